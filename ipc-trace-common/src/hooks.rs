@@ -1,0 +1,275 @@
+//! The hook table: every system call that is, or multiplexes, an IPC operation, for each ABI with
+//! its number and entry function.
+//!
+//! The dispatch tables of backend `syscall`, the programs of backend `function`, `doctor` and the
+//! documents are derived from it. To add a way in, add a row.
+//!
+//! Sources: `arch/x86/entry/syscalls/syscall_{64,32}.tbl`, `include/uapi/asm-generic/unistd.h`,
+//! `arch/arm64/tools/syscall_32.tbl` (6.12), and the symbol tables of 5.10 to 7.2.
+
+use crate::op::{
+    Abi, Code, Op,
+    Timeout::{None as Untimed, Time32, Time64},
+};
+
+/// One system call: a way into the kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// The calling convention that the number belongs to
+    pub abi: Abi,
+    /// The system-call number, without x32's bit 30
+    pub number: u16,
+    /// What it does
+    pub code: Code,
+    /// The kernel functions that implement it; the first that exists is the one
+    pub functions: &'static [&'static str],
+}
+
+const fn row(
+    abi: Abi,
+    number: u16,
+    op: Op,
+    timeout: crate::op::Timeout,
+    functions: &'static [&'static str],
+) -> Entry {
+    Entry { abi, number, code: Code::new(op, timeout), functions }
+}
+
+const fn other(
+    abi: Abi,
+    number: u16,
+    code: Code,
+    functions: &'static [&'static str],
+) -> Entry {
+    Entry { abi, number, code, functions }
+}
+
+use Abi::{Aarch64, Arm, I386, X32, X86_64};
+
+/// Every way in.
+#[rustfmt::skip]
+pub const ENTRIES: &[Entry] = &[
+    // x86_64
+    row(X86_64, 29, Op::Shmget, Untimed, &["__x64_sys_shmget"]),
+    row(X86_64, 30, Op::Shmat, Untimed, &["__x64_sys_shmat"]),
+    row(X86_64, 31, Op::Shmctl, Untimed, &["__x64_sys_shmctl"]),
+    row(X86_64, 64, Op::Semget, Untimed, &["__x64_sys_semget"]),
+    row(X86_64, 65, Op::Semop, Untimed, &["__x64_sys_semop"]),
+    row(X86_64, 66, Op::Semctl, Untimed, &["__x64_sys_semctl"]),
+    row(X86_64, 67, Op::Shmdt, Untimed, &["__x64_sys_shmdt"]),
+    row(X86_64, 68, Op::Msgget, Untimed, &["__x64_sys_msgget"]),
+    row(X86_64, 69, Op::Msgsnd, Untimed, &["__x64_sys_msgsnd"]),
+    row(X86_64, 70, Op::Msgrcv, Untimed, &["__x64_sys_msgrcv"]),
+    row(X86_64, 71, Op::Msgctl, Untimed, &["__x64_sys_msgctl"]),
+    row(X86_64, 220, Op::Semop, Time64, &["__x64_sys_semtimedop"]),
+    row(X86_64, 240, Op::MqOpen, Untimed, &["__x64_sys_mq_open"]),
+    row(X86_64, 241, Op::MqUnlink, Untimed, &["__x64_sys_mq_unlink"]),
+    row(X86_64, 242, Op::MqSend, Time64, &["__x64_sys_mq_timedsend"]),
+    row(X86_64, 243, Op::MqReceive, Time64, &["__x64_sys_mq_timedreceive"]),
+    row(X86_64, 244, Op::MqNotify, Untimed, &["__x64_sys_mq_notify"]),
+    row(X86_64, 245, Op::MqGetsetattr, Untimed, &["__x64_sys_mq_getsetattr"]),
+    other(X86_64, 272, Code::UNSHARE, &["__x64_sys_unshare"]),
+    other(X86_64, 308, Code::SETNS, &["__x64_sys_setns"]),
+    // x32: as x86_64, but for mq_notify
+    row(X32, 29, Op::Shmget, Untimed, &["__x64_sys_shmget"]),
+    row(X32, 30, Op::Shmat, Untimed, &["__x64_sys_shmat"]),
+    row(X32, 31, Op::Shmctl, Untimed, &["__x64_sys_shmctl"]),
+    row(X32, 64, Op::Semget, Untimed, &["__x64_sys_semget"]),
+    row(X32, 65, Op::Semop, Untimed, &["__x64_sys_semop"]),
+    row(X32, 66, Op::Semctl, Untimed, &["__x64_sys_semctl"]),
+    row(X32, 67, Op::Shmdt, Untimed, &["__x64_sys_shmdt"]),
+    row(X32, 68, Op::Msgget, Untimed, &["__x64_sys_msgget"]),
+    row(X32, 69, Op::Msgsnd, Untimed, &["__x64_sys_msgsnd"]),
+    row(X32, 70, Op::Msgrcv, Untimed, &["__x64_sys_msgrcv"]),
+    row(X32, 71, Op::Msgctl, Untimed, &["__x64_sys_msgctl"]),
+    row(X32, 220, Op::Semop, Time64, &["__x64_sys_semtimedop"]),
+    row(X32, 240, Op::MqOpen, Untimed, &["__x64_sys_mq_open"]),
+    row(X32, 241, Op::MqUnlink, Untimed, &["__x64_sys_mq_unlink"]),
+    row(X32, 242, Op::MqSend, Time64, &["__x64_sys_mq_timedsend"]),
+    row(X32, 243, Op::MqReceive, Time64, &["__x64_sys_mq_timedreceive"]),
+    row(X32, 245, Op::MqGetsetattr, Untimed, &["__x64_sys_mq_getsetattr"]),
+    row(X32, 527, Op::MqNotify, Untimed, &["__x64_compat_sys_mq_notify", "__x32_compat_sys_mq_notify"]),
+    other(X32, 272, Code::UNSHARE, &["__x64_sys_unshare"]),
+    other(X32, 308, Code::SETNS, &["__x64_sys_setns"]),
+    // i386
+    other(I386, 117, Code::IPC, &["__ia32_compat_sys_ipc"]),
+    row(I386, 277, Op::MqOpen, Untimed, &["__ia32_compat_sys_mq_open"]),
+    row(I386, 278, Op::MqUnlink, Untimed, &["__ia32_sys_mq_unlink"]),
+    row(I386, 279, Op::MqSend, Time32, &["__ia32_sys_mq_timedsend_time32"]),
+    row(I386, 280, Op::MqReceive, Time32, &["__ia32_sys_mq_timedreceive_time32"]),
+    row(I386, 281, Op::MqNotify, Untimed, &["__ia32_compat_sys_mq_notify"]),
+    row(I386, 282, Op::MqGetsetattr, Untimed, &["__ia32_compat_sys_mq_getsetattr"]),
+    other(I386, 310, Code::UNSHARE, &["__ia32_sys_unshare"]),
+    other(I386, 346, Code::SETNS, &["__ia32_sys_setns"]),
+    row(I386, 393, Op::Semget, Untimed, &["__ia32_sys_semget"]),
+    row(I386, 394, Op::Semctl, Untimed, &["__ia32_compat_sys_semctl"]),
+    row(I386, 395, Op::Shmget, Untimed, &["__ia32_sys_shmget"]),
+    row(I386, 396, Op::Shmctl, Untimed, &["__ia32_compat_sys_shmctl"]),
+    row(I386, 397, Op::Shmat, Untimed, &["__ia32_compat_sys_shmat"]),
+    row(I386, 398, Op::Shmdt, Untimed, &["__ia32_sys_shmdt"]),
+    row(I386, 399, Op::Msgget, Untimed, &["__ia32_sys_msgget"]),
+    row(I386, 400, Op::Msgsnd, Untimed, &["__ia32_compat_sys_msgsnd"]),
+    row(I386, 401, Op::Msgrcv, Untimed, &["__ia32_compat_sys_msgrcv"]),
+    row(I386, 402, Op::Msgctl, Untimed, &["__ia32_compat_sys_msgctl"]),
+    row(I386, 418, Op::MqSend, Time64, &["__ia32_sys_mq_timedsend"]),
+    row(I386, 419, Op::MqReceive, Time64, &["__ia32_sys_mq_timedreceive"]),
+    row(I386, 420, Op::Semop, Time64, &["__ia32_sys_semtimedop"]),
+    // arm64
+    other(Aarch64, 97, Code::UNSHARE, &["__arm64_sys_unshare"]),
+    row(Aarch64, 180, Op::MqOpen, Untimed, &["__arm64_sys_mq_open"]),
+    row(Aarch64, 181, Op::MqUnlink, Untimed, &["__arm64_sys_mq_unlink"]),
+    row(Aarch64, 182, Op::MqSend, Time64, &["__arm64_sys_mq_timedsend"]),
+    row(Aarch64, 183, Op::MqReceive, Time64, &["__arm64_sys_mq_timedreceive"]),
+    row(Aarch64, 184, Op::MqNotify, Untimed, &["__arm64_sys_mq_notify"]),
+    row(Aarch64, 185, Op::MqGetsetattr, Untimed, &["__arm64_sys_mq_getsetattr"]),
+    row(Aarch64, 186, Op::Msgget, Untimed, &["__arm64_sys_msgget"]),
+    row(Aarch64, 187, Op::Msgctl, Untimed, &["__arm64_sys_msgctl"]),
+    row(Aarch64, 188, Op::Msgrcv, Untimed, &["__arm64_sys_msgrcv"]),
+    row(Aarch64, 189, Op::Msgsnd, Untimed, &["__arm64_sys_msgsnd"]),
+    row(Aarch64, 190, Op::Semget, Untimed, &["__arm64_sys_semget"]),
+    row(Aarch64, 191, Op::Semctl, Untimed, &["__arm64_sys_semctl"]),
+    row(Aarch64, 192, Op::Semop, Time64, &["__arm64_sys_semtimedop"]),
+    row(Aarch64, 193, Op::Semop, Untimed, &["__arm64_sys_semop"]),
+    row(Aarch64, 194, Op::Shmget, Untimed, &["__arm64_sys_shmget"]),
+    row(Aarch64, 195, Op::Shmctl, Untimed, &["__arm64_sys_shmctl"]),
+    row(Aarch64, 196, Op::Shmat, Untimed, &["__arm64_sys_shmat"]),
+    row(Aarch64, 197, Op::Shmdt, Untimed, &["__arm64_sys_shmdt"]),
+    other(Aarch64, 268, Code::SETNS, &["__arm64_sys_setns"]),
+    // 32-bit arm on arm64
+    row(Arm, 274, Op::MqOpen, Untimed, &["__arm64_compat_sys_mq_open"]),
+    row(Arm, 275, Op::MqUnlink, Untimed, &["__arm64_sys_mq_unlink"]),
+    row(Arm, 276, Op::MqSend, Time32, &["__arm64_sys_mq_timedsend_time32"]),
+    row(Arm, 277, Op::MqReceive, Time32, &["__arm64_sys_mq_timedreceive_time32"]),
+    row(Arm, 278, Op::MqNotify, Untimed, &["__arm64_compat_sys_mq_notify"]),
+    row(Arm, 279, Op::MqGetsetattr, Untimed, &["__arm64_compat_sys_mq_getsetattr"]),
+    row(Arm, 298, Op::Semop, Untimed, &["__arm64_sys_semop"]),
+    row(Arm, 299, Op::Semget, Untimed, &["__arm64_sys_semget"]),
+    row(Arm, 300, Op::Semctl, Untimed, &["__arm64_compat_sys_old_semctl"]),
+    row(Arm, 301, Op::Msgsnd, Untimed, &["__arm64_compat_sys_msgsnd"]),
+    row(Arm, 302, Op::Msgrcv, Untimed, &["__arm64_compat_sys_msgrcv"]),
+    row(Arm, 303, Op::Msgget, Untimed, &["__arm64_sys_msgget"]),
+    row(Arm, 304, Op::Msgctl, Untimed, &["__arm64_compat_sys_old_msgctl"]),
+    row(Arm, 305, Op::Shmat, Untimed, &["__arm64_compat_sys_shmat"]),
+    row(Arm, 306, Op::Shmdt, Untimed, &["__arm64_sys_shmdt"]),
+    row(Arm, 307, Op::Shmget, Untimed, &["__arm64_sys_shmget"]),
+    row(Arm, 308, Op::Shmctl, Untimed, &["__arm64_compat_sys_old_shmctl"]),
+    row(Arm, 312, Op::Semop, Time32, &["__arm64_sys_semtimedop_time32"]),
+    other(Arm, 337, Code::UNSHARE, &["__arm64_sys_unshare"]),
+    other(Arm, 375, Code::SETNS, &["__arm64_sys_setns"]),
+    row(Arm, 418, Op::MqSend, Time64, &["__arm64_sys_mq_timedsend"]),
+    row(Arm, 419, Op::MqReceive, Time64, &["__arm64_sys_mq_timedreceive"]),
+    row(Arm, 420, Op::Semop, Time64, &["__arm64_sys_semtimedop"]),
+];
+
+/// The calls of `ipc(2)` that are operations: `call & 0xffff` and what it is
+/// (`include/uapi/linux/ipc.h`). Time limits are 32-bit there (`compat_ksys_ipc`, ipc/syscall.c).
+pub const MULTIPLEXED: [(u8, Code); 12] = [
+    (1, Code::new(Op::Semop, Untimed)),
+    (2, Code::new(Op::Semget, Untimed)),
+    (3, Code::new(Op::Semctl, Untimed)),
+    (4, Code::new(Op::Semop, Time32)),
+    (11, Code::new(Op::Msgsnd, Untimed)),
+    (12, Code::new(Op::Msgrcv, Untimed)),
+    (13, Code::new(Op::Msgget, Untimed)),
+    (14, Code::new(Op::Msgctl, Untimed)),
+    (21, Code::new(Op::Shmat, Untimed)),
+    (22, Code::new(Op::Shmdt, Untimed)),
+    (23, Code::new(Op::Shmget, Untimed)),
+    (24, Code::new(Op::Shmctl, Untimed)),
+];
+
+/// x32's bit in a system-call number (`__X32_SYSCALL_BIT`, arch/x86/include/uapi/asm/unistd.h).
+pub const X32_BIT: u64 = 0x4000_0000;
+
+/// System-call numbers that a dispatch table covers.
+pub const NUMBERS: usize = 1024;
+
+/// The tables of one architecture, one after the other: 64-bit calls, 32-bit calls, x32.
+pub type Dispatch = [u8; 3 * NUMBERS];
+
+/// What [`Dispatch`] becomes for the machine architecture: `"x86_64"` or `"aarch64"`.
+pub const fn dispatch(native: Abi) -> Dispatch {
+    let abis = match native {
+        Abi::Aarch64 | Abi::Arm => [Abi::Aarch64, Abi::Arm],
+        Abi::X86_64 | Abi::I386 | Abi::X32 => [Abi::X86_64, Abi::I386],
+    };
+    let mut table = [0; 3 * NUMBERS];
+    let mut i = 0;
+    while i < ENTRIES.len() {
+        let entry = &ENTRIES[i];
+        let at = entry.number as usize;
+        if entry.abi as u8 == abis[0] as u8 {
+            table[at] = entry.code.0;
+        } else if entry.abi as u8 == abis[1] as u8 {
+            table[NUMBERS + at] = entry.code.0;
+        } else if entry.abi as u8 == Abi::X32 as u8 && matches!(abis[0], Abi::X86_64) {
+            table[2 * NUMBERS + at] = entry.code.0;
+        }
+        i += 1;
+    }
+    table
+}
+
+/// For each number: `1` when it means something in any table of `dispatch`. The programs look here
+/// first, so that other calls cost them as little as can be.
+pub const fn any(dispatch: &Dispatch) -> [u8; NUMBERS] {
+    let mut table = [0; NUMBERS];
+    let mut i = 0;
+    while i < dispatch.len() {
+        if dispatch[i] != 0 {
+            table[i % NUMBERS] = 1;
+        }
+        i += 1;
+    }
+    table
+}
+
+/// [`MULTIPLEXED`] by call number.
+pub const fn multiplexed() -> [u8; 32] {
+    let mut table = [0; 32];
+    let mut i = 0;
+    while i < MULTIPLEXED.len() {
+        table[MULTIPLEXED[i].0 as usize] = MULTIPLEXED[i].1.0;
+        i += 1;
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_unique_within_an_abi() {
+        for (i, a) in ENTRIES.iter().enumerate() {
+            assert!((a.number as usize) < NUMBERS);
+            for b in &ENTRIES[i + 1..] {
+                assert!(a.abi != b.abi || a.number != b.number, "{a:?} {b:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_abi_reaches_every_operation() {
+        for abi in Abi::ALL {
+            for op in Op::ALL {
+                let direct = ENTRIES.iter().any(|e| e.abi == abi && e.code.op() == Some(op));
+                let through_ipc = abi == Abi::I386 && MULTIPLEXED.iter().any(|m| m.1.op() == Some(op));
+                assert!(direct || through_ipc, "{} {}", abi.name(), op.name());
+            }
+        }
+    }
+
+    #[test]
+    fn codes_keep_operation_and_timeout() {
+        for op in Op::ALL {
+            for timeout in [Untimed, Time64, Time32] {
+                let code = Code::new(op, timeout);
+                assert_eq!((code.op(), code.timeout()), (Some(op), timeout));
+            }
+        }
+        for code in [Code::IPC, Code::UNSHARE, Code::SETNS] {
+            assert_eq!(code.op(), None);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The kernel-layout table: every field of a kernel structure that the programs read. No other
+//! place knows an offset.
+//!
+//! The user side looks each row up in the running kernel's BTF and hands the result to the
+//! programs as constants ([`Offset`]); a field that is not found is `ABSENT`, and what needs it
+//! is switched off with the reason that stands here.
+
+macro_rules! fields {
+    ($($variant:ident: $way:ident, $need:expr, [$(($structure:literal, $path:literal, $plus:literal)),+];)*) => {
+        /// A field that the programs read.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(usize)]
+        pub enum Field {
+            $(#[doc = concat!($("`", $structure, ".", $path, "` "),+)] $variant,)*
+        }
+
+        /// The table, in the order of [`Field`].
+        pub const FIELDS: &[FieldSpec] = &[
+            $(FieldSpec {
+                field: Field::$variant,
+                way: Way::$way,
+                need: $need,
+                places: &[$(Place { structure: $structure, path: $path, plus: $plus }),+],
+            },)*
+        ];
+    };
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct FieldSpec {
+    /// Which field
+    pub field: Field,
+    /// How the programs read it
+    pub way: Way,
+    /// What is lost without it
+    pub need: Need,
+    /// Where it is, by kernel version and architecture; the first that exists is the one
+    pub places: &'static [Place],
+}
+
+/// A place of a field.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// The structure's name
+    pub structure: &'static str,
+    /// Members down to the field, joined by dots; anonymous members are passed over
+    pub path: &'static str,
+    /// Bytes to add to what BTF says: an index into an array
+    pub plus: u32,
+}
+
+/// How a field is read where the kernel allows both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Through a pointer that the verifier knows, with a plain load
+    Direct,
+    /// With `bpf_probe_read_kernel`: the pointer came out of another such read, or the field is
+    /// read so seldom that it does not matter
+    Probe,
+    /// Never read: its offset is used to find the structure around a member
+    Offset,
+}
+
+/// What happens when a field can't be found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing can be traced.
+    Required,
+    /// This is lost.
+    Optional(&'static str),
+}
+
+/// A field's offset as the programs get it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offset(pub u32);
+
+impl Offset {
+    /// The field does not exist in this kernel.
+    pub const ABSENT: Self = Self(u32::MAX);
+    /// Set: `bpf_probe_read_kernel`; clear: a plain load
+    pub const PROBE: u32 = 1 << 31;
+
+    /// A field at `bytes` that is read with a plain load.
+    pub const fn direct(bytes: u32) -> Self {
+        Self(bytes)
+    }
+
+    /// A field at `bytes` that is read with the helper.
+    pub const fn probe(bytes: u32) -> Self {
+        Self(bytes | Self::PROBE)
+    }
+
+    /// The offset, unless absent.
+    pub const fn bytes(self) -> Option<u32> {
+        if self.0 == u32::MAX { None } else { Some(self.0 & !Self::PROBE) }
+    }
+}
+
+const EXE: Need = Need::Optional("the executable's path");
+const QUEUE: Need = Need::Optional("the namespace and name of a queue behind a descriptor");
+const NAMESPACES: Need = Need::Optional("namespaces that no process is in, and their destruction");
+const PROCESS: Need = Need::Optional("the process's other namespaces");
+
+fields! {
+    // Registers. x86: arch/x86/include/asm/ptrace.h; arm64: arch/arm64/include/asm/ptrace.h, where
+    // regs[0] holds the result at the exit and orig_x0 the first argument.
+    RegNumber: Direct, Need::Required, [("pt_regs", "orig_ax", 0), ("pt_regs", "syscallno", 0)];
+    RegArg0: Direct, Need::Required, [("pt_regs", "di", 0), ("pt_regs", "orig_x0", 0)];
+    RegArg1: Direct, Need::Required, [("pt_regs", "si", 0), ("pt_regs", "regs", 8)];
+    RegArg2: Direct, Need::Required, [("pt_regs", "dx", 0), ("pt_regs", "regs", 16)];
+    RegArg3: Direct, Need::Required, [("pt_regs", "r10", 0), ("pt_regs", "regs", 24)];
+    RegArg4: Direct, Need::Required, [("pt_regs", "r8", 0), ("pt_regs", "regs", 32)];
+    RegCompatArg0: Direct, Need::Required, [("pt_regs", "bx", 0), ("pt_regs", "orig_x0", 0)];
+    RegCompatArg1: Direct, Need::Required, [("pt_regs", "cx", 0), ("pt_regs", "regs", 8)];
+    RegCompatArg2: Direct, Need::Required, [("pt_regs", "dx", 0), ("pt_regs", "regs", 16)];
+    RegCompatArg3: Direct, Need::Required, [("pt_regs", "si", 0), ("pt_regs", "regs", 24)];
+    RegCompatArg4: Direct, Need::Required, [("pt_regs", "di", 0), ("pt_regs", "regs", 32)];
+    RegCompatArg5: Direct, Need::Required, [("pt_regs", "bp", 0), ("pt_regs", "regs", 40)];
+    // x86: TS_COMPAT in `status`; arm64: TIF_32BIT in `flags`.
+    TaskAbi: Direct, Need::Required, [("task_struct", "thread_info.status", 0), ("task_struct", "thread_info.flags", 0)];
+
+    TaskNsproxy: Direct, Need::Required, [("task_struct", "nsproxy", 0)];
+    TaskCred: Direct, Need::Required, [("task_struct", "cred", 0)];
+    TaskComm: Direct, Need::Required, [("task_struct", "comm", 0)];
+    TaskPid: Direct, Need::Required, [("task_struct", "pid", 0)];
+    TaskTgid: Direct, Need::Required, [("task_struct", "tgid", 0)];
+    TaskFiles: Probe, QUEUE, [("task_struct", "files", 0)];
+    TaskGroupLeader: Probe, Need::Required, [("task_struct", "group_leader", 0)];
+    TaskRealParent: Probe, Need::Required, [("task_struct", "real_parent", 0)];
+    TaskStartBoottime: Probe, Need::Required, [("task_struct", "start_boottime", 0), ("task_struct", "real_start_time", 0)];
+    TaskMm: Probe, EXE, [("task_struct", "mm", 0)];
+    TaskThreadPid: Probe, PROCESS, [("task_struct", "thread_pid", 0)];
+    TaskSignal: Probe, Need::Required, [("task_struct", "signal", 0)];
+    SignalLive: Probe, Need::Required, [("signal_struct", "live.counter", 0)];
+    NsproxyIpc: Direct, Need::Required, [("nsproxy", "ipc_ns", 0)];
+    NsproxyMnt: Probe, PROCESS, [("nsproxy", "mnt_ns", 0)];
+    IpcNsInum: Direct, Need::Required, [("ipc_namespace", "ns.inum", 0)];
+    IpcNsId: Probe, Need::Optional("the kernel's own number of a namespace (6.18+)"), [("ipc_namespace", "ns.ns_id", 0)];
+    IpcNsMqMount: Probe, NAMESPACES, [("ipc_namespace", "mq_mnt", 0)];
+    MntNsInum: Probe, PROCESS, [("mnt_namespace", "ns.inum", 0)];
+    UserNsInum: Probe, PROCESS, [("user_namespace", "ns.inum", 0)];
+    PidNsInum: Probe, PROCESS, [("pid_namespace", "ns.inum", 0)];
+    PidLevel: Probe, PROCESS, [("pid", "level", 0)];
+    PidNumbers: Probe, PROCESS, [("pid", "numbers", 0)];
+    UpidNr: Probe, PROCESS, [("upid", "nr", 0)];
+    UpidNs: Probe, PROCESS, [("upid", "ns", 0)];
+    CredEuid: Direct, Need::Required, [("cred", "euid", 0)];
+    CredEgid: Direct, Need::Required, [("cred", "egid", 0)];
+    CredUserNs: Probe, PROCESS, [("cred", "user_ns", 0)];
+
+    MmExeFile: Probe, EXE, [("mm_struct", "exe_file", 0)];
+    FileMount: Probe, EXE, [("file", "f_path.mnt", 0), ("file", "__f_path.mnt", 0)];
+    FileDentry: Probe, EXE, [("file", "f_path.dentry", 0), ("file", "__f_path.dentry", 0)];
+    DentryParent: Probe, EXE, [("dentry", "d_parent", 0)];
+    DentryName: Probe, EXE, [("dentry", "d_name.name", 0), ("dentry", "__d_name.name", 0)];
+    DentryNameLen: Probe, EXE, [("dentry", "d_name.len", 0), ("dentry", "__d_name.len", 0)];
+    DentryHashed: Probe, Need::Optional("the mark of a deleted executable"), [("dentry", "d_hash.pprev", 0)];
+    VfsmountRoot: Probe, EXE, [("vfsmount", "mnt_root", 0)];
+    MountVfsmount: Offset, EXE, [("mount", "mnt", 0)];
+    MountParent: Probe, EXE, [("mount", "mnt_parent", 0)];
+    MountMountpoint: Probe, EXE, [("mount", "mnt_mountpoint", 0)];
+
+    FilesFdt: Probe, QUEUE, [("files_struct", "fdt", 0)];
+    FdtableFd: Probe, QUEUE, [("fdtable", "fd", 0)];
+    FdtableMax: Probe, QUEUE, [("fdtable", "max_fds", 0)];
+    FileInode: Probe, QUEUE, [("file", "f_inode", 0)];
+    InodeSb: Probe, QUEUE, [("inode", "i_sb", 0)];
+    InodeNumber: Probe, QUEUE, [("inode", "i_ino", 0)];
+    SbMagic: Probe, QUEUE, [("super_block", "s_magic", 0)];
+    SbInfo: Probe, QUEUE, [("super_block", "s_fs_info", 0)];
+    SbDev: Probe, QUEUE, [("super_block", "s_dev", 0)];
+    VfsmountSb: Probe, NAMESPACES, [("vfsmount", "mnt_sb", 0)];
+    SbType: Probe, NAMESPACES, [("super_block", "s_type", 0)];
+    SbInstances: Probe, NAMESPACES, [("super_block", "s_instances", 0)];
+    FsSupers: Probe, NAMESPACES, [("file_system_type", "fs_supers.first", 0)];
+}
+
+/// How many fields there are.
+pub const COUNT: usize = FIELDS.len();
+
+const _: () = {
+    let mut i = 0;
+    while i < COUNT {
+        assert!(FIELDS[i].field as usize == i, "FIELDS is in the order of Field");
+        i += 1;
+    }
+};

@@ -1,0 +1,405 @@
+//! The records that the kernel side writes: into the event ring ([`Kind::Call`]), the control ring
+//! (all others) and the census ([`Kind::Pending`], [`Kind::Alive`]).
+//!
+//! A record starts with a [`Header`]. `boot_ns` is `CLOCK_BOOTTIME` in nanoseconds. Parts that a
+//! flag of the header does not vouch for hold whatever was in the ring before.
+
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+/// The version of the records' layout: a reader refuses others.
+pub const VERSION: u8 = 1;
+
+/// What a record is. The value in [`Header::kind`]; readers take others for unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// A call returned: [`CallRecord`] and, after it, what belongs to the operation
+    Call = 1,
+    /// Who a thread is: [`ContextRecord`]
+    Context = 2,
+    /// A namespace shows itself for the first time: [`NamespaceRecord`]
+    Namespace = 3,
+    /// A thread got into another namespace: [`MoveRecord`]
+    Move = 4,
+    /// A thread that made calls ended: [`ExitRecord`]
+    Exit = 5,
+    /// A queue shows itself for the first time: [`QueueRecord`]
+    Queue = 6,
+    /// A call that has not returned yet: [`PendingRecord`]
+    Pending = 7,
+    /// A namespace that exists: [`NamespaceRecord`]
+    Alive = 8,
+    /// The census is complete: a bare [`Header`] with `boot_ns` in an [`EndRecord`]
+    End = 9,
+}
+
+/// What every record starts with.
+#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Header {
+    /// [`VERSION`]
+    pub version: u8,
+    /// A [`Kind`]
+    pub kind: u8,
+    /// An [`crate::op::Abi`]
+    pub abi: u8,
+    /// A [`crate::op::Code`]
+    pub code: u8,
+    /// Bits of `flag`
+    pub flags: u32,
+}
+
+/// Bits of [`Header::flags`].
+pub mod flag {
+    /// The operation's own part was read.
+    pub const DETAIL: u32 = 1;
+    /// The time limit was given and read.
+    pub const TIMEOUT: u32 = 1 << 1;
+    /// User memory could not be read.
+    pub const FAULT: u32 = 1 << 2;
+    /// The call came in through `ipc(2)`.
+    pub const MULTIPLEXED: u32 = 1 << 3;
+    /// `mq_getsetattr`: the old attributes were read.
+    pub const OLD: u32 = 1 << 4;
+    /// `mq_receive`: the priority was read; `msgrcv` through `ipc(2)`: version 0.
+    pub const EXTRA: u32 = 1 << 5;
+    /// The path did not fit, or could not be walked to its end.
+    pub const TRUNCATED: u32 = 1 << 6;
+    /// The executable was deleted.
+    pub const DELETED: u32 = 1 << 7;
+    /// A namespace found by the census, not by its birth.
+    pub const FOUND: u32 = 1 << 8;
+}
+
+/// One life of an IPC namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct NsRef {
+    /// The inode number that `/proc/PID/ns/ipc` shows; `0` is none
+    pub inum: u32,
+    /// Which life of that number within this run, from 1
+    pub generation: u32,
+}
+
+/// [`CallRecord::duration_ns`] of a call whose entry was not seen, or that can't block.
+pub const NO_DURATION: u64 = u64::MAX;
+
+/// A call that returned.
+#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct CallRecord {
+    /// Kind, ABI, code, flags
+    pub header: Header,
+    /// When it returned
+    pub boot_ns: u64,
+    /// Time in the kernel, or [`NO_DURATION`]
+    pub duration_ns: u64,
+    /// The raw result
+    pub ret: i64,
+    /// With the tid: which [`ContextRecord`] describes the thread; `0` where none could be sent
+    pub context: u64,
+    /// The thread, in the initial pid namespace
+    pub tid: u32,
+    /// The process, in the initial pid namespace
+    pub pid: u32,
+    /// The caller's IPC namespace
+    pub ns: NsRef,
+    /// Effective user, in the initial user namespace
+    pub euid: u32,
+    /// Effective group, in the initial user namespace
+    pub egid: u32,
+    /// The thread's name, NUL-padded, any bytes
+    pub comm: [u8; 16],
+    /// The arguments in the order of the native system call, whichever way the call came in
+    pub args: [u64; 5],
+}
+
+/// `struct sembuf` (`include/uapi/linux/sem.h`), the same for all ABIs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Sembuf {
+    /// Semaphore number
+    pub sem_num: u16,
+    /// Operation
+    pub sem_op: i16,
+    /// `IPC_NOWAIT`, `SEM_UNDO`
+    pub sem_flg: i16,
+}
+
+/// How many [`Sembuf`]s of a call are kept.
+pub const SOPS: usize = 8;
+
+/// After a [`CallRecord`] of semop: `DETAIL` vouches for `sops`, `TIMEOUT` for `timeout`.
+#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct SemopPart {
+    /// The first `min(nsops, SOPS)` operations
+    pub sops: [Sembuf; SOPS],
+    /// `struct __kernel_timespec` or `struct old_timespec32`
+    pub timeout: [u8; 16],
+}
+
+/// After a [`CallRecord`] of msgsnd and msgrcv.
+#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct MsgPart {
+    /// The message's type, sent or received, sign-extended; with `DETAIL`
+    pub mtype: i64,
+}
+
+/// After a [`CallRecord`] of shmctl, semctl, msgctl: with `DETAIL`, the start of the structure that
+/// `IPC_SET` was given, as the caller's ABI lays it out.
+#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct CtlPart {
+    /// `struct shmid64_ds`, `semid64_ds`, `msqid64_ds` or an older form
+    pub buf: [u8; 104],
+}
+
+/// A POSIX queue, as found behind a descriptor.
+#[derive(Clone, Copy, Debug, Default, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct QueueRef {
+    /// The queue's namespace; `inum` 0: none, or dead
+    pub ns: NsRef,
+    /// The queue's inode number; `0`: the descriptor is no queue, or nothing is known
+    pub ino: u64,
+    /// The device number of its mqueue file system
+    pub dev: u32,
+    /// Bits of `queue_flag`
+    pub flags: u32,
+}
+
+/// Bits of [`QueueRef::flags`].
+pub mod queue_flag {
+    /// It was looked up; without this bit nothing is known.
+    pub const KNOWN: u32 = 1;
+    /// Its namespace is not the caller's.
+    pub const FOREIGN: u32 = 1 << 1;
+    /// Its namespace is dead.
+    pub const DEAD: u32 = 1 << 2;
+}
+
+/// After a [`CallRecord`] of mq_send, mq_receive, mq_notify, mq_getsetattr.
+#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct QueuePart {
+    /// What the descriptor led to when the call entered the kernel
+    pub queue: QueueRef,
+    /// mq_send, mq_receive: the time limit (`TIMEOUT`); mq_notify: `struct sigevent` (`DETAIL`);
+    /// mq_getsetattr: the new `struct mq_attr` (`DETAIL`)
+    pub input: [u8; 32],
+    /// mq_receive: the message's priority, a `u32` (`EXTRA`); mq_getsetattr: the old `struct
+    /// mq_attr` (`OLD`)
+    pub output: [u8; 32],
+}
+
+/// Bytes kept of a queue's name: `NAME_MAX` and the terminating NUL.
+pub const NAME_LEN: usize = 256;
+
+/// After a [`CallRecord`] of mq_open and mq_unlink.
+#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct NamePart {
+    /// mq_open that succeeded: the queue
+    pub queue: QueueRef,
+    /// mq_open: `struct mq_attr` (`EXTRA`)
+    pub attr: [u8; 32],
+    /// Bytes of `name` that were read, without the NUL
+    pub name_len: u32,
+    /// Padding
+    pub reserved: u32,
+    /// The name as the caller gave it to the kernel, any bytes (`DETAIL`)
+    pub name: [u8; NAME_LEN],
+}
+
+/// Bytes of [`ContextRecord::exe`] that can be filled.
+pub const EXE_LEN: usize = 1024;
+
+/// Who a thread is: sent once, before its first call, and again after exec, setns and unshare.
+#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct ContextRecord {
+    /// `TRUNCATED` and `DELETED` speak of `exe`
+    pub header: Header,
+    /// When it was made
+    pub boot_ns: u64,
+    /// What calls refer to
+    pub context: u64,
+    /// When the process started
+    pub start_boot_ns: u64,
+    /// The thread, in the initial pid namespace
+    pub tid: u32,
+    /// The process
+    pub pid: u32,
+    /// The parent process
+    pub ppid: u32,
+    /// Effective user
+    pub euid: u32,
+    /// Effective group
+    pub egid: u32,
+    /// Inode number of its pid namespace; `0`: unknown
+    pub pid_ns: u32,
+    /// Inode number of its mount namespace
+    pub mnt_ns: u32,
+    /// Inode number of its user namespace
+    pub user_ns: u32,
+    /// Its IPC namespace
+    pub ns: NsRef,
+    /// The thread's name
+    pub comm: [u8; 16],
+    /// Bytes used of `exe`
+    pub exe_len: u32,
+    /// Padding
+    pub reserved: u32,
+    /// The executable's path, last component first, each followed by a NUL
+    pub exe: [u8; EXE_LEN],
+    /// Room that the verifier asks for beyond the last component
+    pub exe_slack: [u8; 256],
+}
+
+/// A namespace: its first appearance in a ring, or its line in the census.
+#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct NamespaceRecord {
+    /// `FOUND`
+    pub header: Header,
+    /// When it was seen
+    pub boot_ns: u64,
+    /// Which
+    pub ns: NsRef,
+    /// The kernel's own number; `0`: it has none
+    pub ns_id: u64,
+}
+
+/// How a thread got into a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Way {
+    /// `clone` with `CLONE_NEWIPC`: the namespace is new, the thread too
+    Clone = 1,
+    /// `unshare`: the namespace is new
+    Unshare = 2,
+    /// `setns`: the namespace existed
+    Setns = 3,
+}
+
+/// A thread got into another namespace.
+#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct MoveRecord {
+    /// No flags
+    pub header: Header,
+    /// When
+    pub boot_ns: u64,
+    /// The thread that made the call
+    pub context: u64,
+    /// Its tid
+    pub tid: u32,
+    /// Its process
+    pub pid: u32,
+    /// Where it was
+    pub from: NsRef,
+    /// Where the thread is now: the same one, or with [`Way::Clone`] the new one
+    pub to: NsRef,
+    /// With [`Way::Clone`]: the new thread
+    pub child_context: u64,
+    /// Its tid
+    pub child_tid: u32,
+    /// Its process
+    pub child_pid: u32,
+    /// The namespace's own number; `0`: it has none
+    pub ns_id: u64,
+    /// A [`Way`]
+    pub way: u32,
+    /// Padding
+    pub reserved: u32,
+}
+
+/// A thread whose context was sent ended.
+#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct ExitRecord {
+    /// No flags
+    pub header: Header,
+    /// When
+    pub boot_ns: u64,
+    /// Its last context
+    pub context: u64,
+    /// The thread
+    pub tid: u32,
+    /// The process
+    pub pid: u32,
+}
+
+/// A queue's name, sent before the first call that refers to the queue by descriptor.
+#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct QueueRecord {
+    /// `DETAIL` vouches for the name
+    pub header: Header,
+    /// When
+    pub boot_ns: u64,
+    /// Which
+    pub queue: QueueRef,
+    /// Bytes of `name`
+    pub name_len: u32,
+    /// Padding
+    pub reserved: u32,
+    /// The file's name, without a slash, any bytes
+    pub name: [u8; NAME_LEN],
+}
+
+/// A call that has not returned yet, as the census finds it.
+#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct PendingRecord {
+    /// ABI and code
+    pub header: Header,
+    /// When it entered the kernel
+    pub enter_boot_ns: u64,
+    /// Its thread's context; `0`: none was sent
+    pub context: u64,
+    /// The thread
+    pub tid: u32,
+    /// The process
+    pub pid: u32,
+    /// The caller's namespace
+    pub ns: NsRef,
+    /// The queue behind the descriptor
+    pub queue: QueueRef,
+    /// The first argument: semid, msqid or mqdes
+    pub arg0: u64,
+    /// The thread's name
+    pub comm: [u8; 16],
+}
+
+/// The end of a census: without it the list was cut short.
+#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct EndRecord {
+    /// `TRUNCATED`: more namespaces exist than could be listed
+    pub header: Header,
+    /// When the census began
+    pub boot_ns: u64,
+    /// Namespaces listed; `u64::MAX`: they could not be listed
+    pub namespaces: u64,
+}
+
+const _: () = {
+    assert!(size_of::<Header>() == 8);
+    assert!(size_of::<CallRecord>() == 120);
+    assert!(size_of::<SemopPart>() == 64);
+    assert!(size_of::<MsgPart>() == 8);
+    assert!(size_of::<CtlPart>() == 104);
+    assert!(size_of::<QueueRef>() == 24);
+    assert!(size_of::<QueuePart>() == 88);
+    assert!(size_of::<NamePart>() == 24 + 32 + 8 + NAME_LEN);
+    assert!(size_of::<ContextRecord>() == 96 + EXE_LEN + 256);
+    assert!(size_of::<NamespaceRecord>() == 32);
+    assert!(size_of::<MoveRecord>() == 80);
+    assert!(size_of::<ExitRecord>() == 32);
+    assert!(size_of::<QueueRecord>() == 48 + NAME_LEN);
+    assert!(size_of::<PendingRecord>() == 88);
+    assert!(size_of::<EndRecord>() == 24);
+};

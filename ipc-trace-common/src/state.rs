@@ -1,0 +1,99 @@
+//! The values of the maps that both sides touch, the filters' bits and the counters.
+
+use crate::op;
+
+/// Counters of one operation on one CPU: `seen = filtered + emitted + dropped`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Counters {
+    /// Calls that a program saw return
+    pub seen: u64,
+    /// Calls that a filter took out
+    pub filtered: u64,
+    /// Records put into the ring
+    pub emitted: u64,
+    /// Calls for which the ring had no room
+    pub dropped: u64,
+}
+
+/// The row of the control ring's records in the counters' array; operations have their numbers.
+pub const CONTROL_ROW: u32 = 0;
+/// Rows of the counters' array.
+pub const COUNTER_ROWS: u32 = op::COUNT as u32 + 1;
+
+/// What a dropped call is counted under.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct DropKey {
+    /// The caller's namespace; `0` where the table was full
+    pub inum: u32,
+    /// Its generation
+    pub generation: u32,
+    /// The operation's number
+    pub op: u16,
+    /// The error's number, positive; `0`: the call succeeded
+    pub error: u16,
+}
+
+/// Rare conditions of the kernel side: counted, and logged by the census, so never per event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Diagnostic {
+    /// A thread shares its entry slot with a sleeping one and the spill table is full.
+    SpillFull = 0,
+    /// More combinations of namespace, operation and error were dropped than the table holds.
+    DropTableFull = 1,
+    /// The return of a move between namespaces had no entry.
+    MoveWithoutEntry = 2,
+    /// A namespace's number lies outside the table, whose spill is full.
+    NamespaceTableFull = 3,
+    /// A kernel field could not be read.
+    Unreadable = 4,
+}
+
+/// How many diagnostics there are.
+pub const DIAGNOSTICS: u32 = 5;
+
+/// Bits of the constant `FILTERS`: which filters are in force.
+pub mod filter {
+    /// Only failed calls
+    pub const FAILED: u32 = 1;
+    /// Only processes of the pid table
+    pub const PID: u32 = 1 << 1;
+    /// Only users of the uid table
+    pub const UID: u32 = 1 << 2;
+    /// Only names of the comm table
+    pub const COMM: u32 = 1 << 3;
+    /// Only namespaces of the namespace table, the caller's or the object's
+    pub const NAMESPACE: u32 = 1 << 4;
+    /// Only calls of at least `MIN_DURATION_NS`
+    pub const MIN_DURATION: u32 = 1 << 5;
+    /// Only descendants of the command
+    pub const COMMAND: u32 = 1 << 6;
+    /// Only operations of `OPS`
+    pub const OP: u32 = 1 << 7;
+}
+
+/// What the programs do; an entry of the control array, written by the user side.
+pub mod gate {
+    /// Moves, births and ends only
+    pub const CONTROL: u32 = 0;
+    /// Everything
+    pub const OPEN: u32 = 1;
+    /// Nothing more
+    pub const CLOSED: u32 = 2;
+}
+
+/// The first inode number that the namespace table covers. `PROC_IPC_INIT_INO` is 0xEFFFFFFF and
+/// `PROC_DYNAMIC_FIRST` 0xF0000000, from where numbers are given out densely, the lowest free one
+/// first (include/linux/proc_ns.h, `proc_alloc_inum`, fs/proc/generic.c).
+pub const FIRST_INUM: u32 = 0xEFFF_FFF0;
+/// Entries of the namespace table; numbers beyond go to its spill.
+pub const INUMS: u32 = 1 << 17;
+/// The initial IPC namespace's number (`PROC_IPC_INIT_INO`).
+pub const HOST_INUM: u32 = 0xEFFF_FFFF;
+
+const _: () = {
+    assert!(size_of::<Counters>() == 32);
+    assert!(size_of::<DropKey>() == 12);
+};

@@ -1,0 +1,66 @@
+//! What the user side sets before it loads the programs: frozen read-only data, so the verifier
+//! knows each value and removes the branches that it rules out.
+
+use ipc_trace_common::{
+    hooks::{Dispatch, NUMBERS},
+    layout::{self, Field, Offset},
+};
+
+macro_rules! constants {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = $value:expr;)*) => {
+        $($(#[$doc])* #[unsafe(no_mangle)] pub(crate) static $name: $type = $value;)*
+    };
+}
+
+constants! {
+    /// The kernel-layout table, resolved: an [`Offset`] for each [`Field`]
+    FIELDS: [u32; layout::COUNT] = [Offset::ABSENT.0; layout::COUNT];
+    /// From (ABI, number) to code
+    DISPATCH: Dispatch = [0; 3 * NUMBERS];
+    /// Numbers that mean something in any ABI
+    DISPATCH_ANY: [u8; NUMBERS] = [0; NUMBERS];
+    /// Bits of [`ipc_trace_common::state::filter`]
+    FILTERS: u32 = 0;
+    /// Operations to keep, with `filter::OP`
+    OPS: u32 = 0;
+    /// Shortest duration to keep, with `filter::MIN_DURATION`
+    MIN_DURATION_NS: u64 = 0;
+    /// The tracer's process, in the initial pid namespace
+    SELF_PID: u32 = 0;
+    /// The bit of `TaskAbi` that marks a 32-bit call: `TS_COMPAT` (x86) or `_TIF_32BIT` (arm64)
+    COMPAT_BIT: u32 = 0;
+    /// `1` on x86, `0` on arm64: the ABI numbers in records
+    IS_X86: u32 = 0;
+}
+
+/// A constant's value. Volatile, so that the compiler does not take the one above for it.
+macro_rules! constant {
+    ($name:ident) => {
+        // SAFETY: a static is readable.
+        unsafe { core::ptr::addr_of!($crate::constants::$name).read_volatile() }
+    };
+}
+pub(crate) use constant;
+
+/// Where `field` is.
+#[inline(always)]
+pub(crate) fn offset(field: Field) -> u32 {
+    // SAFETY: the table has an entry for each field.
+    unsafe { core::ptr::addr_of!(FIELDS).cast::<u32>().add(field as usize).read_volatile() }
+}
+
+/// The code of a number in one of the tables of [`Dispatch`].
+#[inline(always)]
+pub(crate) fn code(table: u64, number: u64) -> u8 {
+    let at = table * NUMBERS as u64 + (number & (NUMBERS as u64 - 1));
+    // SAFETY: `table` is at most 2, so `at` lies within the three tables.
+    unsafe { core::ptr::addr_of!(DISPATCH).cast::<u8>().add(at as usize).read_volatile() }
+}
+
+/// Whether a number means something in any table.
+#[inline(always)]
+pub(crate) fn any(number: u64) -> bool {
+    let at = number & (NUMBERS as u64 - 1);
+    // SAFETY: `at` lies within the table.
+    unsafe { core::ptr::addr_of!(DISPATCH_ANY).cast::<u8>().add(at as usize).read_volatile() != 0 }
+}

@@ -1,0 +1,168 @@
+//! Who a thread is: sent on the control ring once, when it makes its first call, and again after
+//! exec, setns and unshare. Everything is read here and now, so it is right for a process that
+//! lives for a millisecond.
+
+use aya_ebpf::{
+    bindings::BPF_RB_NO_WAKEUP,
+    helpers::generated::{bpf_ktime_get_boot_ns, bpf_ringbuf_submit},
+};
+use ipc_trace_common::{
+    layout::Field,
+    record::{ContextRecord, EXE_LEN, Header, Kind, NsRef, VERSION, flag},
+};
+
+use crate::{
+    maps,
+    memory::{exists, field, kernel, kernel_bytes},
+    slots::Slot,
+};
+
+/// The header of a record that is no call.
+#[inline(always)]
+pub(crate) fn header(kind: Kind, flags: u32) -> Header {
+    Header { version: VERSION, kind: kind as u8, abi: 0, code: 0, flags }
+}
+
+/// Hands a record to the reader, which looks by itself every few milliseconds.
+#[inline(always)]
+pub(crate) fn submit<T>(record: *mut T) {
+    // SAFETY: the record came from a ring and is written.
+    unsafe { bpf_ringbuf_submit(record.cast(), u64::from(BPF_RB_NO_WAKEUP)) };
+}
+
+/// The number of the thread's context, which is sent if it was not.
+#[inline(always)]
+pub(crate) fn ensure(slot: &mut Slot, task: u64, ns: NsRef) -> u64 {
+    if slot.context == 0 {
+        slot.context = send(task, slot.pid_tgid, ns);
+    }
+    slot.context
+}
+
+/// Sends the context of `task`: its number, or `0` when the ring was full.
+#[inline(never)]
+pub(crate) fn send(task: u64, pid_tgid: u64, ns: NsRef) -> u64 {
+    let Some(record) = maps::reserve_control::<ContextRecord>() else {
+        return 0;
+    };
+    // SAFETY: the ring gave room for a whole record; every field but the unused end of `exe` is
+    // written.
+    unsafe {
+        let now = bpf_ktime_get_boot_ns();
+        (*record).boot_ns = now;
+        (*record).context = now;
+        (*record).tid = pid_tgid as u32;
+        (*record).pid = (pid_tgid >> 32) as u32;
+        (*record).ns = ns;
+        (*record).reserved = 0;
+
+        let leader = field(task, Field::TaskGroupLeader);
+        (*record).start_boot_ns = kernel_field(leader, Field::TaskStartBoottime);
+        let parent = field(task, Field::TaskRealParent);
+        (*record).ppid = kernel_field(parent, Field::TaskTgid);
+        kernel_bytes(
+            core::ptr::addr_of_mut!((*record).comm).cast(),
+            16,
+            task + bytes(Field::TaskComm),
+        );
+
+        let cred = kernel_field(task, Field::TaskCred);
+        (*record).euid = kernel_field(cred, Field::CredEuid);
+        (*record).egid = kernel_field(cred, Field::CredEgid);
+        (*record).user_ns = field(field(cred, Field::CredUserNs), Field::UserNsInum);
+        let nsproxy = kernel_field(task, Field::TaskNsproxy);
+        (*record).mnt_ns = field(field(nsproxy, Field::NsproxyMnt), Field::MntNsInum);
+        (*record).pid_ns = pid_namespace(task);
+
+        let (len, flags) = executable(task, core::ptr::addr_of_mut!((*record).exe).cast());
+        (*record).exe_len = len;
+        (*record).header = header(Kind::Context, flags);
+        submit(record);
+        now
+    }
+}
+
+/// A field that other programs read with plain loads, read with the helper: what leads here is
+/// not known to the verifier.
+#[inline(always)]
+fn kernel_field<T: Copy + Default>(base: u64, field: Field) -> T {
+    kernel(base + bytes(field))
+}
+
+/// A field's offset, however it is read. Not for absent fields.
+#[inline(always)]
+pub(crate) fn bytes(field: Field) -> u64 {
+    u64::from(crate::constants::offset(field) & !ipc_trace_common::layout::Offset::PROBE)
+}
+
+/// `task_active_pid_ns`: the namespace of the task's innermost number (kernel/pid.c).
+#[inline(always)]
+fn pid_namespace(task: u64) -> u32 {
+    if !exists(Field::TaskThreadPid) || !exists(Field::PidNumbers) || !exists(Field::UpidNs) {
+        return 0;
+    }
+    let pid = field(task, Field::TaskThreadPid);
+    let level: u32 = field(pid, Field::PidLevel);
+    // struct upid { int nr; struct pid_namespace *ns; }: 16 bytes on every 64-bit kernel.
+    let upid = pid + bytes(Field::PidNumbers) + u64::from(level) * 16;
+    field(field(upid, Field::UpidNs), Field::PidNsInum)
+}
+
+/// Components of a path that are followed.
+const DEPTH: u32 = 24;
+
+/// Writes the path of the task's executable to `to`, last component first: the bytes used, and
+/// `TRUNCATED`, `DELETED`. As `prepend_path` (fs/d_path.c) walks, but to the root of the mount
+/// tree and not to the root directory of whoever asks.
+#[inline(always)]
+fn executable(task: u64, to: *mut u8) -> (u32, u32) {
+    if !exists(Field::MmExeFile) || !exists(Field::FileDentry) || !exists(Field::MountParent) {
+        return (0, flag::TRUNCATED);
+    }
+    let mm = field(task, Field::TaskMm);
+    let file: u64 = field(mm, Field::MmExeFile);
+    if mm == 0 || file == 0 {
+        return (0, 0);
+    }
+    let mut dentry: u64 = field(file, Field::FileDentry);
+    let mut vfsmount: u64 = field(file, Field::FileMount);
+    let mut flags = 0;
+    if exists(Field::DentryHashed) {
+        let unhashed = field::<u64>(dentry, Field::DentryHashed) == 0;
+        let root = field::<u64>(dentry, Field::DentryParent) == dentry;
+        if unhashed && !root {
+            flags |= flag::DELETED;
+        }
+    }
+    let mut len: u32 = 0;
+    for _ in 0..DEPTH {
+        let parent: u64 = field(dentry, Field::DentryParent);
+        if dentry == field::<u64>(vfsmount, Field::VfsmountRoot) || dentry == parent {
+            let mount = vfsmount - bytes(Field::MountVfsmount);
+            let above: u64 = field(mount, Field::MountParent);
+            if above == mount || above == 0 {
+                return (len, flags);
+            }
+            dentry = field(mount, Field::MountMountpoint);
+            vfsmount = above + bytes(Field::MountVfsmount);
+            continue;
+        }
+        let name: u64 = field(dentry, Field::DentryName);
+        let name_len = field::<u32>(dentry, Field::DentryNameLen) & 0xff;
+        if len + name_len + 1 > EXE_LEN as u32 {
+            return (len, flags | flag::TRUNCATED);
+        }
+        let at = len & (EXE_LEN as u32 - 1);
+        // SAFETY: `at` is below EXE_LEN and a name has at most 255 bytes: `exe_slack` has room for
+        // one and its NUL beyond.
+        unsafe {
+            if !kernel_bytes(to.add(at as usize), name_len, name) {
+                return (len, flags | flag::TRUNCATED);
+            }
+            to.add(at as usize + name_len as usize).write_volatile(0);
+        }
+        len = at + name_len + 1;
+        dentry = parent;
+    }
+    (len, flags | flag::TRUNCATED)
+}

@@ -1,0 +1,203 @@
+//! What belongs to one operation and lies in the caller's memory: semaphore operations, message
+//! types, names, attributes, time limits. Read at the return, when it has been faulted in.
+
+use ipc_trace_common::{
+    op::{Abi, Op, Timeout},
+    record::{CtlPart, MsgPart, NAME_LEN, NamePart, QueuePart, SOPS, Sembuf, SemopPart, flag},
+};
+
+use crate::{
+    filters::failed,
+    memory::{user, user_bytes},
+    registers::Call,
+};
+
+/// The call's facts that the parts depend on.
+#[derive(Clone, Copy)]
+pub(crate) struct Facts {
+    pub(crate) call: Call,
+    pub(crate) ret: i64,
+    pub(crate) args: [u64; 5],
+}
+
+impl Facts {
+    fn wide(self) -> bool {
+        // x32 has 64-bit longs in these structures (COMPAT_USE_64BIT_TIME,
+        // arch/x86/include/asm/compat.h; uapi/asm-x86 sizes).
+        !self.call.abi.is_32_bit()
+    }
+}
+
+/// Reads a time limit: 16 bytes, or 8 with 32-bit time.
+#[inline(always)]
+unsafe fn timeout(facts: Facts, address: u64, to: *mut u8) -> u32 {
+    let len = match facts.call.code.timeout() {
+        Timeout::None => return 0,
+        Timeout::Time64 => 16,
+        Timeout::Time32 => 8,
+    };
+    if address == 0 {
+        return 0;
+    }
+    // SAFETY: `to` has room for 16 bytes, as the callers see to.
+    if unsafe { user_bytes(to, len, address) } { flag::TIMEOUT } else { flag::FAULT }
+}
+
+/// Of semop: the operations and the time limit. Flags to add.
+///
+/// # Safety
+/// `part` is valid for writing.
+#[inline(always)]
+pub(crate) unsafe fn semop(part: *mut SemopPart, facts: Facts) -> u32 {
+    let nsops = facts.args[2] as u32;
+    let count = if nsops > SOPS as u32 { SOPS as u32 } else { nsops };
+    // SAFETY: at most SOPS operations are read.
+    unsafe {
+        let to = core::ptr::addr_of_mut!((*part).sops).cast();
+        let read = user_bytes(to, count * size_of::<Sembuf>() as u32, facts.args[1]);
+        let to = core::ptr::addr_of_mut!((*part).timeout).cast();
+        let limit = timeout(facts, facts.args[3], to);
+        limit | if read { flag::DETAIL } else { flag::FAULT }
+    }
+}
+
+/// Of msgsnd and msgrcv: the message's type.
+///
+/// # Safety
+/// `part` is valid for writing.
+#[inline(always)]
+pub(crate) unsafe fn message(part: *mut MsgPart, facts: Facts, op: Op) -> u32 {
+    if matches!(op, Op::Msgrcv) && failed(facts.ret) {
+        return 0;
+    }
+    // struct msgbuf { long mtype; … } / struct compat_msgbuf { compat_long_t mtype; … }
+    let mtype = if facts.call.abi.is_32_bit() {
+        user::<i32>(facts.args[1]).map(i64::from)
+    } else {
+        user::<i64>(facts.args[1])
+    };
+    match mtype {
+        Some(mtype) => {
+            // SAFETY: as the caller says.
+            unsafe { (*part).mtype = mtype };
+            flag::DETAIL
+        }
+        None => flag::FAULT,
+    }
+}
+
+/// `IPC_SET`; on 32-bit ABIs `IPC_64` (0x100) may be added (include/uapi/linux/ipc.h).
+const IPC_SET: u64 = 1;
+const IPC_64: u64 = 0x100;
+
+/// Of shmctl, semctl, msgctl with `IPC_SET`: the structure.
+///
+/// # Safety
+/// `part` is valid for writing.
+#[inline(always)]
+pub(crate) unsafe fn ctl(part: *mut CtlPart, facts: Facts, op: Op) -> u32 {
+    let (cmd, buf) = if matches!(op, Op::Semctl) {
+        (facts.args[2], facts.args[3])
+    } else {
+        (facts.args[1], facts.args[2])
+    };
+    if cmd & 0xffff_ffff & !IPC_64 != IPC_SET {
+        return 0;
+    }
+    // The shortest form that holds uid, gid, mode and what follows them is struct compat_shmid_ds;
+    // all are at least 44 bytes, and msqid64_ds needs 104 for `qbytes`.
+    // SAFETY: `part` has room for 104 bytes.
+    unsafe {
+        let to = core::ptr::addr_of_mut!((*part).buf).cast();
+        let len = if matches!(op, Op::Msgctl) && facts.wide() { 104 } else { 44 };
+        if user_bytes(to, len, buf) { flag::DETAIL } else { flag::FAULT }
+    }
+}
+
+/// Of mq_send, mq_receive, mq_notify, mq_getsetattr: all but `queue`.
+///
+/// # Safety
+/// `part` is valid for writing.
+#[inline(always)]
+pub(crate) unsafe fn queue(part: *mut QueuePart, facts: Facts, op: Op) -> u32 {
+    // SAFETY: both areas have 32 bytes, and no read is longer.
+    unsafe {
+        let input: *mut u8 = core::ptr::addr_of_mut!((*part).input).cast();
+        let output: *mut u8 = core::ptr::addr_of_mut!((*part).output).cast();
+        match op {
+            Op::MqSend => timeout(facts, facts.args[4], input),
+            Op::MqReceive => {
+                let limit = timeout(facts, facts.args[4], input);
+                let prio = facts.args[3];
+                if failed(facts.ret) || prio == 0 {
+                    limit
+                } else if user_bytes(output, 4, prio) {
+                    limit | flag::EXTRA
+                } else {
+                    limit | flag::FAULT
+                }
+            }
+            Op::MqNotify => optional(facts.args[1], input, 16, flag::DETAIL),
+            _ => {
+                let len = attr_len(facts.call.abi);
+                let new = optional(facts.args[1], input, len, flag::DETAIL);
+                if failed(facts.ret) {
+                    new
+                } else {
+                    new | optional(facts.args[2], output, len, flag::OLD)
+                }
+            }
+        }
+    }
+}
+
+/// Of mq_open and mq_unlink: all but `queue`.
+///
+/// # Safety
+/// `part` is valid for writing.
+#[inline(always)]
+pub(crate) unsafe fn name(part: *mut NamePart, facts: Facts, op: Op) -> u32 {
+    // SAFETY: both areas are as long as what is read to them.
+    unsafe {
+        let to: *mut u8 = core::ptr::addr_of_mut!((*part).name).cast();
+        let len = aya_ebpf::helpers::generated::bpf_probe_read_user_str(
+            to.cast(),
+            NAME_LEN as u32,
+            facts.args[0] as *const _,
+        );
+        (*part).reserved = 0;
+        let mut flags = if len > 0 {
+            (*part).name_len = len as u32 - 1;
+            flag::DETAIL
+        } else {
+            (*part).name_len = 0;
+            flag::FAULT
+        };
+        /// `O_CREAT`: without it the kernel looks at neither mode nor attributes.
+        const O_CREAT: u64 = 0o100;
+        if matches!(op, Op::MqOpen) && facts.args[1] & O_CREAT != 0 {
+            let to = core::ptr::addr_of_mut!((*part).attr).cast();
+            flags |= optional(facts.args[3], to, attr_len(facts.call.abi), flag::EXTRA);
+        }
+        flags
+    }
+}
+
+/// The part of `struct mq_attr` that means something: four longs.
+#[inline(always)]
+fn attr_len(abi: Abi) -> u32 {
+    match abi {
+        Abi::I386 | Abi::Arm => 16,
+        Abi::X86_64 | Abi::X32 | Abi::Aarch64 => 32,
+    }
+}
+
+/// Reads what a pointer that may be NULL leads to.
+#[inline(always)]
+unsafe fn optional(address: u64, to: *mut u8, len: u32, flag: u32) -> u32 {
+    if address == 0 {
+        return 0;
+    }
+    // SAFETY: `to` has room, as the callers see to.
+    if unsafe { user_bytes(to, len, address) } { flag } else { flag::FAULT }
+}

@@ -1,0 +1,102 @@
+//! The kernel side of ipc-trace: the programs' entry points, each a few lines long.
+//!
+//! | module | its job |
+//! | --- | --- |
+//! | [`constants`] | what the user side sets before loading |
+//! | [`maps`] | the maps, and access to them |
+//! | [`memory`] | reading kernel and user memory; the only place that follows kernel pointers |
+//! | [`registers`] | a call's number, ABI and arguments |
+//! | [`slots`] | what is remembered of a thread: its context, the call that it is in |
+//! | [`namespaces`] | identity of IPC namespaces: number and generation |
+//! | [`context`] | who a thread is, sent once |
+//! | [`queues`] | from a descriptor to a queue and its namespace |
+//! | [`filters`] | which calls are wanted |
+//! | [`calls`] | entry and return of a call |
+//! | [`detail`] | what belongs to one operation: semaphore operations, names, time limits |
+//! | [`moves`] | namespaces entered and made |
+//! | [`census`] | what exists: namespaces, calls that have not returned |
+//!
+//! Invariant: every return of a wanted call ends in exactly one of the counters `filtered`,
+//! `emitted`, `dropped`, after `seen`.
+
+#![no_std]
+#![no_main]
+// For the one atomic addition in `maps`.
+#![feature(asm_experimental_arch)]
+
+mod calls;
+mod census;
+mod constants;
+mod context;
+mod detail;
+mod filters;
+mod maps;
+mod memory;
+mod moves;
+mod namespaces;
+mod queues;
+mod registers;
+mod slots;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    macros::{btf_tracepoint, raw_tracepoint},
+    programs::{BtfTracePointContext, RawTracePointContext},
+};
+
+/// Argument `n` of a tracepoint. BTF tracepoints and raw tracepoints lay them out alike: an array
+/// of 64-bit values (`struct bpf_raw_tracepoint_args`, include/uapi/linux/bpf.h).
+macro_rules! argument {
+    ($ctx:expr, $n:literal) => {
+        // SAFETY: the verifier checks that the tracepoint has that many arguments.
+        unsafe { $ctx.as_ptr().cast::<u64>().add($n).read_volatile() }
+    };
+}
+
+/// Both kinds of tracepoint programs, from one body: BTF tracepoints, whose pointers can be
+/// followed with plain loads, and raw tracepoints for kernels that refuse them.
+macro_rules! tracepoint {
+    ($name:ident, $raw:ident, $tracepoint:literal, |$ctx:ident| $body:expr) => {
+        #[btf_tracepoint(function = $tracepoint)]
+        fn $name($ctx: BtfTracePointContext) -> i32 {
+            $body;
+            0
+        }
+
+        #[raw_tracepoint(tracepoint = $tracepoint)]
+        fn $raw($ctx: RawTracePointContext) -> i32 {
+            $body;
+            0
+        }
+    };
+}
+
+// TP_PROTO(struct pt_regs *regs, long id), include/trace/events/syscalls.h
+tracepoint!(sys_enter, sys_enter_raw, "sys_enter", |ctx| {
+    calls::enter(argument!(ctx, 0), argument!(ctx, 1))
+});
+// TP_PROTO(struct pt_regs *regs, long ret)
+tracepoint!(sys_exit, sys_exit_raw, "sys_exit", |ctx| {
+    calls::exit(argument!(ctx, 0), argument!(ctx, 1) as i64)
+});
+// TP_PROTO(struct task_struct *task, unsigned long clone_flags), include/trace/events/task.h
+tracepoint!(task_newtask, task_newtask_raw, "task_newtask", |ctx| {
+    moves::newtask(argument!(ctx, 0), argument!(ctx, 1))
+});
+// TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm),
+// include/trace/events/sched.h
+tracepoint!(process_exec, process_exec_raw, "sched_process_exec", |ctx| {
+    slots::forget_context(argument!(ctx, 1) as u32)
+});
+// TP_PROTO(struct task_struct *p), since 6.15 with a second argument
+tracepoint!(process_exit, process_exit_raw, "sched_process_exit", |_ctx| slots::thread_ends());
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

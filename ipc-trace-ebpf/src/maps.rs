@@ -1,0 +1,188 @@
+//! The maps, and access to them. None is newer than Linux 5.10.
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::generated::bpf_ringbuf_reserve,
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+};
+use ipc_trace_common::{
+    op,
+    record::NsRef,
+    state::{COUNTER_ROWS, Counters, DIAGNOSTICS, Diagnostic, DropKey, INUMS},
+};
+
+use crate::slots::Slot;
+
+/// Slots of [`SLOTS`].
+pub(crate) const SLOT_COUNT: u32 = 1 << 16;
+
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+#[map]
+pub(crate) static CONTROL: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+#[map]
+static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(COUNTER_ROWS, 0);
+/// Lost calls by namespace, operation and error.
+#[map]
+static DROPS: HashMap<DropKey, u64> = HashMap::with_max_entries(1 << 16, 0);
+/// Lost calls by operation and error, for which [`DROPS`] was full.
+#[map]
+static DROPS_REST: HashMap<DropKey, u64> = HashMap::with_max_entries(1 << 12, 0);
+/// By `tid & 0xffff`.
+#[map]
+pub(crate) static SLOTS: Array<Slot> = Array::with_max_entries(SLOT_COUNT, 0);
+/// By pid_tgid, for threads whose slot another thread sleeps in.
+#[map]
+pub(crate) static SLOTS_SPILL: LruHashMap<u64, Slot> = LruHashMap::with_max_entries(1 << 13, 0);
+/// By number, from [`ipc_trace_common::state::FIRST_INUM`]: generation, and whether it was sent.
+#[map]
+pub(crate) static NAMESPACES: Array<u64> = Array::with_max_entries(INUMS, 0);
+/// By number, for those beyond [`NAMESPACES`].
+#[map]
+pub(crate) static NAMESPACES_SPILL: HashMap<u32, u64> = HashMap::with_max_entries(1 << 13, 0);
+/// Queues met, by `ino & 0xfff`.
+#[map]
+pub(crate) static QUEUES: Array<crate::queues::Met> = Array::with_max_entries(1 << 12, 0);
+/// [0]: a value of [`ipc_trace_common::state::gate`].
+#[map]
+static GATE: Array<u32> = Array::with_max_entries(1, 0);
+#[map]
+static DIAGNOSTIC_COUNTS: Array<u64> = Array::with_max_entries(DIAGNOSTICS, 0);
+#[map]
+static DIAGNOSTIC_LOGGED: Array<u64> = Array::with_max_entries(DIAGNOSTICS, 0);
+
+#[map]
+pub(crate) static FILTER_PIDS: HashMap<u32, u8> = HashMap::with_max_entries(1024, 0);
+#[map]
+pub(crate) static FILTER_UIDS: HashMap<u32, u8> = HashMap::with_max_entries(1024, 0);
+#[map]
+pub(crate) static FILTER_COMMS: HashMap<[u8; 16], u8> = HashMap::with_max_entries(1024, 0);
+#[map]
+pub(crate) static FILTER_NAMESPACES: HashMap<NsRef, u8> = HashMap::with_max_entries(1024, 0);
+/// The command's process and its descendants.
+#[map]
+pub(crate) static DESCENDANTS: HashMap<u32, u8> = HashMap::with_max_entries(1 << 16, 0);
+
+/// What the programs are to do.
+#[inline(always)]
+pub(crate) fn gate() -> u32 {
+    GATE.get(0).copied().unwrap_or(0)
+}
+
+/// Which counter to increment.
+#[derive(Clone, Copy)]
+pub(crate) enum Count {
+    Seen,
+    Filtered,
+    Emitted,
+    Dropped,
+}
+
+/// Increments a counter of a row, and returns its value on this CPU. The increment is atomic
+/// (XADD), as a program can be interrupted by another that counts in the same row; the value is
+/// good for nothing but a decision that may be wrong now and then.
+#[inline(always)]
+pub(crate) fn count(row: u32, which: Count) -> u64 {
+    let Some(counters) = COUNTERS.get_ptr_mut(row) else {
+        return 0;
+    };
+    // SAFETY: the map gave the pointer; the value lives as long as the map.
+    let counter = unsafe {
+        match which {
+            Count::Seen => core::ptr::addr_of_mut!((*counters).seen),
+            Count::Filtered => core::ptr::addr_of_mut!((*counters).filtered),
+            Count::Emitted => core::ptr::addr_of_mut!((*counters).emitted),
+            Count::Dropped => core::ptr::addr_of_mut!((*counters).dropped),
+        }
+    };
+    add(counter);
+    // SAFETY: as above.
+    unsafe { counter.read_volatile() }
+}
+
+/// Adds one without fetching: the form of an atomic addition that all kernels know (fetching ones
+/// need 5.12).
+#[inline(always)]
+fn add(counter: *mut u64) {
+    // `AtomicU64::fetch_add` does not exist for this target, which has no compare-and-swap.
+    // SAFETY: the pointer came from a map and is aligned.
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({at} + 0) += {one}", at = in(reg) counter, one = in(reg) 1u64);
+    }
+}
+
+/// Counts a lost call.
+#[inline(never)]
+pub(crate) fn count_drop(inum: u32, generation: u32, op: u16, error: u16) {
+    let key = DropKey { inum, generation, op, error };
+    if count_in(&DROPS, &key) {
+        return;
+    }
+    diagnose(Diagnostic::DropTableFull);
+    count_in(&DROPS_REST, &DropKey { inum: 0, generation: 0, op, error });
+}
+
+#[inline(always)]
+fn count_in(map: &HashMap<DropKey, u64>, key: &DropKey) -> bool {
+    if map.get_ptr_mut(key).is_none() {
+        // Fails when another CPU was quicker, or when it is full: the second look tells.
+        let _ = map.insert(key, &0, u64::from(BPF_NOEXIST));
+    }
+    match map.get_ptr_mut(key) {
+        Some(counter) => {
+            add(counter);
+            true
+        }
+        None => false,
+    }
+}
+
+/// Room for a record in a ring, or nothing when it is full.
+#[inline(always)]
+pub(crate) fn reserve<T>(ring: &'static RingBuf) -> Option<*mut T> {
+    // SAFETY: a `RingBuf` is the map's definition, which is what the helper takes.
+    let at = unsafe {
+        bpf_ringbuf_reserve(
+            core::ptr::from_ref(ring).cast_mut().cast(),
+            size_of::<T>() as u64,
+            0,
+        )
+    };
+    if at.is_null() { None } else { Some(at.cast()) }
+}
+
+/// Room for a record in the control ring; when there is none, that is counted.
+#[inline(always)]
+pub(crate) fn reserve_control<T>() -> Option<*mut T> {
+    count(ipc_trace_common::state::CONTROL_ROW, Count::Seen);
+    let at = reserve(&CONTROL);
+    let outcome = if at.is_some() { Count::Emitted } else { Count::Dropped };
+    count(ipc_trace_common::state::CONTROL_ROW, outcome);
+    at
+}
+
+/// Counts a rare condition; the census logs it.
+#[inline(always)]
+pub(crate) fn diagnose(what: Diagnostic) {
+    if let Some(counter) = DIAGNOSTIC_COUNTS.get_ptr_mut(what as u32) {
+        add(counter);
+    }
+}
+
+/// How often a condition came up, if more often than when this was asked last.
+#[inline(always)]
+pub(crate) fn diagnosed(what: u32) -> Option<u64> {
+    let count = *DIAGNOSTIC_COUNTS.get(what)?;
+    let logged = DIAGNOSTIC_LOGGED.get_ptr_mut(what)?;
+    // SAFETY: the pointer came from the map; only the census touches this one.
+    unsafe {
+        if *logged == count {
+            return None;
+        }
+        *logged = count;
+    }
+    Some(count)
+}
+
+const _: () = assert!(op::COUNT < COUNTER_ROWS as usize);

@@ -1,0 +1,115 @@
+//! Namespaces entered and made: unshare, setns, and clone with `CLONE_NEWIPC`.
+
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_ktime_get_boot_ns};
+use ipc_trace_common::{
+    layout::Field,
+    op::Code,
+    record::{Kind, MoveRecord, NsRef, Way},
+    state::{Diagnostic, filter, gate},
+};
+
+use crate::{
+    constants::constant,
+    context,
+    maps::{self, DESCENDANTS},
+    memory::{current_task, field},
+    namespaces, slots,
+};
+
+/// include/uapi/linux/sched.h
+const CLONE_NEWIPC: u64 = 0x0800_0000;
+const CLONE_THREAD: u64 = 0x0001_0000;
+
+/// unshare or setns returned.
+#[inline(always)]
+pub(crate) fn returned(task: u64, pid_tgid: u64, code: Code, ret: i64) {
+    let Some(slot) = slots::find(pid_tgid) else {
+        maps::diagnose(Diagnostic::MoveWithoutEntry);
+        return;
+    };
+    if slot.code != code.0 || slot.from.inum == 0 {
+        return;
+    }
+    let from = slot.from;
+    slot.from.inum = 0;
+    if ret != 0 {
+        return;
+    }
+    // Other namespaces may have changed, too: the next call sends the context anew.
+    slot.context = 0;
+    let ipc_ns = namespaces::of_task(task);
+    if field::<u32>(ipc_ns, Field::IpcNsInum) == from.inum {
+        return;
+    }
+    let (way, to) = if code.0 == Code::UNSHARE.0 {
+        (Way::Unshare, namespaces::born(ipc_ns))
+    } else {
+        (Way::Setns, namespaces::identify(ipc_ns))
+    };
+    let context = context::ensure(slot, task, to);
+    let ns_id = namespaces::ns_id(ipc_ns);
+    report(way, from, to, ns_id, (pid_tgid, context), (0, 0));
+}
+
+/// `task_newtask`: a thread was made, and does not run yet.
+#[inline(always)]
+pub(crate) fn newtask(task: u64, clone_flags: u64) {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let pid = (pid_tgid >> 32) as u32;
+    if constant!(FILTERS) & filter::COMMAND != 0 && clone_flags & CLONE_THREAD == 0 {
+        // The tracer itself makes one process only: the command.
+        if pid == constant!(SELF_PID) || DESCENDANTS.get_ptr(&pid).is_some() {
+            let child: u32 = field(task, Field::TaskTgid);
+            let _ = DESCENDANTS.insert(&child, &0, 0);
+        }
+    }
+    if clone_flags & CLONE_NEWIPC == 0
+        || pid == constant!(SELF_PID)
+        || maps::gate() == gate::CLOSED
+    {
+        return;
+    }
+    let parent = current_task();
+    let from = namespaces::identify(namespaces::of_task(parent));
+    let ipc_ns = namespaces::of_task(task);
+    let ns_id = namespaces::ns_id(ipc_ns);
+    let to = namespaces::born(ipc_ns);
+    let child_tid: u32 = field(task, Field::TaskPid);
+    let child_pid: u32 = field(task, Field::TaskTgid);
+    let child = u64::from(child_pid) << 32 | u64::from(child_tid);
+    let context = match slots::find_or_take(pid_tgid) {
+        Some(slot) => context::ensure(slot, parent, from),
+        None => 0,
+    };
+    let child_context = match slots::find_or_take(child) {
+        Some(slot) => context::ensure(slot, task, to),
+        None => 0,
+    };
+    report(Way::Clone, from, to, ns_id, (pid_tgid, context), (child, child_context));
+}
+
+#[inline(always)]
+fn report(way: Way, from: NsRef, to: NsRef, ns_id: u64, by: (u64, u64), child: (u64, u64)) {
+    let Some(record) = maps::reserve_control::<MoveRecord>() else {
+        return;
+    };
+    // SAFETY: the ring gave room for a whole record, and every field is written.
+    unsafe {
+        record.write(MoveRecord {
+            header: context::header(Kind::Move, 0),
+            boot_ns: bpf_ktime_get_boot_ns(),
+            context: by.1,
+            tid: by.0 as u32,
+            pid: (by.0 >> 32) as u32,
+            from,
+            to,
+            child_context: child.1,
+            child_tid: child.0 as u32,
+            child_pid: (child.0 >> 32) as u32,
+            ns_id,
+            way: way as u32,
+            reserved: 0,
+        });
+    }
+    context::submit(record);
+}

@@ -1,0 +1,110 @@
+//! From a queue descriptor to the queue and the namespace that it belongs to, which need not be
+//! the caller's.
+//!
+//! `files->fdt->fd[n]->f_inode->i_sb`: the superblock of an mqueue file system has `s_magic`
+//! `MQUEUE_MAGIC` and the IPC namespace in `s_fs_info`, which becomes NULL when the namespace dies
+//! (`mq_clear_sbinfo`, ipc/mqueue.c). Looked up when the call enters the kernel: while it sleeps,
+//! another thread can close the descriptor or put another file there.
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
+use ipc_trace_common::{
+    layout::Field,
+    record::{Kind, NAME_LEN, QueueRecord, QueueRef, flag, queue_flag},
+};
+
+use crate::{
+    context,
+    maps::{self, QUEUES},
+    memory::{exists, field, kernel, kernel_bytes},
+    namespaces,
+};
+
+/// `MQUEUE_MAGIC`, ipc/mqueue.c
+const MQUEUE_MAGIC: u64 = 0x1980_0202;
+
+/// A queue that was met: inode numbers of mqueue file systems come from `get_next_ino` and do not
+/// repeat for 2^32 inodes, so (inode, number) is a queue that was checked before.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Met {
+    inode: u64,
+    ino: u64,
+    sb: u64,
+    dev: u32,
+    reserved: u32,
+}
+
+/// The queue behind descriptor `fd` of `task`, whose namespace is at `caller_ns`.
+#[inline(always)]
+pub(crate) fn behind(task: u64, fd: u32, caller_ns: u64) -> QueueRef {
+    let mut queue = QueueRef::default();
+    if !exists(Field::TaskFiles) || !exists(Field::SbInfo) || !exists(Field::InodeSb) {
+        return queue;
+    }
+    let fdt: u64 = field(field(task, Field::TaskFiles), Field::FilesFdt);
+    if fd >= field::<u32>(fdt, Field::FdtableMax) {
+        return queue;
+    }
+    let file: u64 = kernel(field::<u64>(fdt, Field::FdtableFd) + u64::from(fd) * 8);
+    if file == 0 {
+        return queue;
+    }
+    let inode: u64 = field(file, Field::FileInode);
+    let ino: u64 = field(inode, Field::InodeNumber);
+    let Some(met) = QUEUES.get_ptr_mut(ino as u32 & 0xfff) else {
+        return queue;
+    };
+    // SAFETY: the map gave the pointer. Two queues may share an entry, and two CPUs write to it at
+    // once; what is taken from it is checked against `inode` and `ino` first.
+    let met = unsafe { &mut *met };
+    let (sb, dev) = if met.inode == inode && met.ino == ino {
+        (met.sb, met.dev)
+    } else {
+        let sb: u64 = field(inode, Field::InodeSb);
+        if field::<u64>(sb, Field::SbMagic) != MQUEUE_MAGIC {
+            return queue;
+        }
+        (sb, field(sb, Field::SbDev))
+    };
+    let ipc_ns: u64 = field(sb, Field::SbInfo);
+    queue.ino = ino;
+    queue.dev = dev;
+    queue.flags = queue_flag::KNOWN;
+    if ipc_ns == 0 {
+        queue.flags |= queue_flag::DEAD | queue_flag::FOREIGN;
+    } else if ipc_ns == caller_ns {
+        queue.ns = namespaces::identify_read(ipc_ns);
+    } else {
+        queue.flags |= queue_flag::FOREIGN;
+        queue.ns = namespaces::identify_read(ipc_ns);
+    }
+    if met.inode != inode || met.ino != ino {
+        announce(file, &queue);
+        met.inode = inode;
+        met.ino = ino;
+        met.sb = sb;
+        met.dev = dev;
+    }
+    queue
+}
+
+/// Sends a queue's name.
+#[inline(never)]
+fn announce(file: u64, queue: &QueueRef) {
+    let Some(record) = maps::reserve_control::<QueueRecord>() else {
+        return;
+    };
+    let dentry: u64 = field(file, Field::FileDentry);
+    let len = field::<u32>(dentry, Field::DentryNameLen) & (NAME_LEN as u32 - 1);
+    let name: u64 = field(dentry, Field::DentryName);
+    // SAFETY: the ring gave room for a whole record; `len` is below NAME_LEN.
+    unsafe {
+        let read = kernel_bytes(core::ptr::addr_of_mut!((*record).name).cast(), len, name);
+        (*record).header = context::header(Kind::Queue, if read { flag::DETAIL } else { 0 });
+        (*record).boot_ns = bpf_ktime_get_boot_ns();
+        (*record).queue = *queue;
+        (*record).name_len = len;
+        (*record).reserved = 0;
+    }
+    context::submit(record);
+}

@@ -1,0 +1,138 @@
+//! A call's number, ABI and arguments, out of its `struct pt_regs`.
+
+use ipc_trace_common::{
+    hooks::{self, X32_BIT},
+    layout::Field,
+    op::{Abi, Code},
+};
+
+use crate::{
+    constants::{any, code, constant},
+    memory::{field, user},
+};
+
+/// What a call is.
+#[derive(Clone, Copy)]
+pub(crate) struct Call {
+    /// Where its registers are
+    regs: u64,
+    /// Its ABI
+    pub(crate) abi: Abi,
+    /// What it does; never `0` and never [`Code::IPC`]
+    pub(crate) code: Code,
+    /// For `ipc(2)`: its first argument, version and call; `0` for all other calls
+    pub(crate) multiplexed: u32,
+}
+
+/// Whether a number can be one of ours. Cheap: this is what every other call of the host pays.
+#[inline(always)]
+pub(crate) fn worth_a_look(number: u64) -> bool {
+    number & !(X32_BIT | (hooks::NUMBERS as u64 - 1)) == 0 && any(number)
+}
+
+impl Call {
+    /// The call with that number, of `task`, if it is one of ours.
+    #[inline(always)]
+    pub(crate) fn new(task: u64, regs: u64, number: u64) -> Option<Self> {
+        let compat = field::<u32>(task, Field::TaskAbi) & constant!(COMPAT_BIT) != 0;
+        let x86 = constant!(IS_X86) != 0;
+        let (table, abi) = match (compat, x86) {
+            (true, true) => (1, Abi::I386),
+            (true, false) => (1, Abi::Arm),
+            (false, true) if number & X32_BIT != 0 => (2, Abi::X32),
+            (false, true) => (0, Abi::X86_64),
+            (false, false) => (0, Abi::Aarch64),
+        };
+        let mut code = Code(code(table, number));
+        let mut multiplexed = 0;
+        if code.0 == Code::IPC.0 {
+            multiplexed = field::<u64>(regs, Field::RegCompatArg0) as u32;
+            code = demultiplex(multiplexed);
+        }
+        if code.0 == 0 { None } else { Some(Self { regs, abi, code, multiplexed }) }
+    }
+
+    #[inline(always)]
+    fn is_compat(self) -> bool {
+        self.abi.is_32_bit()
+    }
+
+    /// The first argument: a key, an id, a descriptor, flags or a pointer.
+    #[inline(always)]
+    pub(crate) fn first(self) -> u64 {
+        if !self.is_compat() {
+            field(self.regs, Field::RegArg0)
+        } else if self.multiplexed == 0 {
+            field::<u64>(self.regs, Field::RegCompatArg0) & 0xffff_ffff
+        } else {
+            // SHMDT alone takes its argument as `ptr` (ksys_ipc, ipc/syscall.c, 6.12).
+            let register = if self.multiplexed & 0xffff == 22 {
+                Field::RegCompatArg4
+            } else {
+                Field::RegCompatArg1
+            };
+            field::<u64>(self.regs, register) & 0xffff_ffff
+        }
+    }
+
+    /// All arguments, in the order of the native system call.
+    #[inline(always)]
+    pub(crate) fn arguments(self) -> [u64; 5] {
+        if !self.is_compat() {
+            return [
+                field(self.regs, Field::RegArg0),
+                field(self.regs, Field::RegArg1),
+                field(self.regs, Field::RegArg2),
+                field(self.regs, Field::RegArg3),
+                field(self.regs, Field::RegArg4),
+            ];
+        }
+        let low = |register| field::<u64>(self.regs, register) & 0xffff_ffff;
+        if self.multiplexed == 0 {
+            return [
+                low(Field::RegCompatArg0),
+                low(Field::RegCompatArg1),
+                low(Field::RegCompatArg2),
+                low(Field::RegCompatArg3),
+                low(Field::RegCompatArg4),
+            ];
+        }
+        let [first, second, third, ptr, fifth] = [
+            low(Field::RegCompatArg1),
+            low(Field::RegCompatArg2),
+            low(Field::RegCompatArg3),
+            low(Field::RegCompatArg4),
+            low(Field::RegCompatArg5),
+        ];
+        // compat_ksys_ipc, ipc/syscall.c (6.12): which of its arguments means what.
+        match self.multiplexed & 0xffff {
+            1 => [first, ptr, second, 0, 0],
+            4 => [first, ptr, second, fifth, 0],
+            3 => [first, second, third, u64::from(user::<u32>(ptr).unwrap_or(0)), 0],
+            11 => [first, ptr, second, third, 0],
+            12 if self.multiplexed >> 16 == 0 => {
+                // struct compat_ipc_kludge { compat_uptr_t msgp; compat_long_t msgtyp; }
+                let [msgp, msgtyp] = user::<[u32; 2]>(ptr).unwrap_or_default();
+                [first, u64::from(msgp), second, u64::from(msgtyp), third]
+            }
+            12 => [first, ptr, second, fifth, third],
+            14 | 24 => [first, second, ptr, 0, 0],
+            21 => [first, ptr, second, 0, 0],
+            22 => [ptr, 0, 0, 0, 0],
+            // SEMGET, MSGGET, SHMGET
+            _ => [first, second, third, 0, 0],
+        }
+    }
+}
+
+/// What the first argument of `ipc(2)` means; `0`: nothing.
+#[inline(always)]
+fn demultiplex(call: u32) -> Code {
+    static TABLE: [u8; 32] = hooks::multiplexed();
+    let call = call & 0xffff;
+    if call >= 32 {
+        return Code(0);
+    }
+    // SAFETY: within the table.
+    Code(unsafe { core::ptr::addr_of!(TABLE).cast::<u8>().add(call as usize).read_volatile() })
+}

@@ -1,0 +1,160 @@
+//! What is remembered of a thread between programs: its context, and the call that it is in.
+//!
+//! A slot is found by the low 16 bits of the tid, in a plain array: the cheapest map there is.
+//! The full pid_tgid is kept beside, so a slot never speaks of another thread. While one thread
+//! sleeps in a call, others with the same low bits get a slot in the spill.
+
+use aya_ebpf::helpers::{
+    bpf_get_current_pid_tgid,
+    generated::bpf_ktime_get_boot_ns,
+};
+use ipc_trace_common::{
+    layout::Field,
+    record::{ExitRecord, Kind, NsRef, QueueRef},
+    state::Diagnostic,
+};
+
+use crate::{
+    constants::constant,
+    context,
+    maps::{self, DESCENDANTS, SLOT_COUNT, SLOTS, SLOTS_SPILL},
+    memory::{current_task, field},
+};
+
+/// A thread's slot.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Slot {
+    /// Whose it is; `0`: nobody's
+    pub(crate) pid_tgid: u64,
+    /// The context that was sent; `0`: none
+    pub(crate) context: u64,
+    /// When the call that the thread is in began; `0`: it is in none
+    pub(crate) enter_ns: u64,
+    /// The first argument of that call
+    pub(crate) arg0: u64,
+    /// The queue that its descriptor led to
+    pub(crate) queue: QueueRef,
+    /// The namespace before a call that changes it
+    pub(crate) from: NsRef,
+    /// ABI and code of that call
+    pub(crate) abi: u8,
+    pub(crate) code: u8,
+    pub(crate) reserved: [u8; 6],
+}
+
+impl Slot {
+    const EMPTY: Self = Self {
+        pid_tgid: 0,
+        context: 0,
+        enter_ns: 0,
+        arg0: 0,
+        queue: QueueRef { ns: NsRef { inum: 0, generation: 0 }, ino: 0, dev: 0, flags: 0 },
+        from: NsRef { inum: 0, generation: 0 },
+        abi: 0,
+        code: 0,
+        reserved: [0; 6],
+    };
+}
+
+/// The thread's slot, if it has one.
+#[inline(always)]
+pub(crate) fn find(pid_tgid: u64) -> Option<&'static mut Slot> {
+    let slot = SLOTS.get_ptr_mut(pid_tgid as u32 & (SLOT_COUNT - 1))?;
+    // SAFETY: the map gave the pointer. Another thread may write to a slot that it takes over at
+    // the same time; the programs read what they need of a slot right after this check, and a
+    // thread that sleeps in a call is never dispossessed.
+    let slot = unsafe { &mut *slot };
+    if slot.pid_tgid == pid_tgid {
+        return Some(slot);
+    }
+    SLOTS_SPILL.get_ptr_mut(&pid_tgid).map(|slot| {
+        // SAFETY: the map gave the pointer.
+        unsafe { &mut *slot }
+    })
+}
+
+/// The thread's slot; it gets one if it has none. Nothing only when the spill is full, too.
+#[inline(always)]
+pub(crate) fn find_or_take(pid_tgid: u64) -> Option<&'static mut Slot> {
+    let slot = SLOTS.get_ptr_mut(pid_tgid as u32 & (SLOT_COUNT - 1))?;
+    // SAFETY: as in `find`.
+    let slot = unsafe { &mut *slot };
+    if slot.pid_tgid == pid_tgid {
+        return Some(slot);
+    }
+    if slot.enter_ns == 0 {
+        slot.context = 0;
+        slot.pid_tgid = pid_tgid;
+        return Some(slot);
+    }
+    spill(pid_tgid)
+}
+
+#[inline(always)]
+fn spill(pid_tgid: u64) -> Option<&'static mut Slot> {
+    if SLOTS_SPILL.get_ptr_mut(&pid_tgid).is_none() {
+        let empty = Slot { pid_tgid, ..Slot::EMPTY };
+        if SLOTS_SPILL.insert(&pid_tgid, &empty, 0).is_err() {
+            maps::diagnose(Diagnostic::SpillFull);
+        }
+    }
+    SLOTS_SPILL.get_ptr_mut(&pid_tgid).map(|slot| {
+        // SAFETY: the map gave the pointer.
+        unsafe { &mut *slot }
+    })
+}
+
+/// After exec: the context is to be sent anew. A thread that is not the leader takes the leader's
+/// tid in exec (`de_thread`, fs/exec.c); `old_tid` is what it was before.
+#[inline(always)]
+pub(crate) fn forget_context(old_tid: u32) {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    if let Some(slot) = find(pid_tgid) {
+        slot.context = 0;
+    }
+    if pid_tgid as u32 != old_tid {
+        if let Some(slot) = find(pid_tgid & !0xffff_ffff | u64::from(old_tid)) {
+            slot.pid_tgid = 0;
+            slot.context = 0;
+            slot.enter_ns = 0;
+        }
+    }
+}
+
+/// At the end of a thread: its slot becomes free, and the user side may forget its context.
+#[inline(always)]
+pub(crate) fn thread_ends() {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    if constant!(FILTERS) & ipc_trace_common::state::filter::COMMAND != 0 {
+        let signal = field(current_task(), Field::TaskSignal);
+        // do_exit has counted this thread down before the tracepoint (kernel/exit.c).
+        if field::<i32>(signal, Field::SignalLive) == 0 {
+            let _ = DESCENDANTS.remove(&((pid_tgid >> 32) as u32));
+        }
+    }
+    let Some(slot) = find(pid_tgid) else {
+        return;
+    };
+    let context = slot.context;
+    slot.pid_tgid = 0;
+    slot.context = 0;
+    slot.enter_ns = 0;
+    let _ = SLOTS_SPILL.remove(&pid_tgid);
+    if context == 0 {
+        return;
+    }
+    if let Some(record) = maps::reserve_control::<ExitRecord>() {
+        // SAFETY: the ring gave room for a whole record, and every field is written.
+        unsafe {
+            record.write(ExitRecord {
+                header: context::header(Kind::Exit, 0),
+                boot_ns: bpf_ktime_get_boot_ns(),
+                context,
+                tid: pid_tgid as u32,
+                pid: (pid_tgid >> 32) as u32,
+            });
+        }
+        context::submit(record);
+    }
+}

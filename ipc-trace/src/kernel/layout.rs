@@ -1,0 +1,212 @@
+//! Resolves the kernel-layout table against the BTF of a kernel.
+
+use std::path::{Path, PathBuf};
+
+use btfparse::{Offset as BtfOffset, Readable, TypeInformation};
+use ipc_trace_common::layout::{self, FIELDS, Field, FieldSpec, Need, Offset, Way};
+
+/// Where the running kernel describes itself.
+pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// Why the layout is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum LayoutError {
+    /// The file can't be read.
+    #[error(
+        "can't read the kernel's type information (BTF) from {path}: {source}; this kernel may be built without CONFIG_DEBUG_INFO_BTF: name a file with its BTF by --btf FILE"
+    )]
+    Read {
+        /// Which file
+        path: PathBuf,
+        /// What the system said
+        source: std::io::Error,
+    },
+    /// The file is no BTF.
+    #[error(
+        "{path} is not BTF that can be used: {reason}; name the BTF of this very kernel by --btf FILE"
+    )]
+    Parse {
+        /// Which file
+        path: PathBuf,
+        /// What is wrong
+        reason: String,
+    },
+    /// A field without which nothing can be traced is not there.
+    #[error(
+        "the kernel's BTF has no field {tried}, without which nothing can be traced; is it the BTF of this very kernel?"
+    )]
+    Missing {
+        /// The places where it was looked for
+        tried: String,
+    },
+}
+
+/// One row of the table, resolved.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The row
+    pub spec: &'static FieldSpec,
+    /// Structure and member where the field is, with its offset; `None`: nowhere
+    pub found: Option<(String, u32)>,
+}
+
+/// The table, resolved for one kernel.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    rows: Vec<Resolved>,
+}
+
+impl Layout {
+    /// Reads the BTF in `path` and resolves every row.
+    ///
+    /// # Errors
+    /// The file can't be read or is no BTF, or a required field is missing.
+    pub fn from_file(path: &Path) -> Result<Self, LayoutError> {
+        let bytes = std::fs::read(path)
+            .map_err(|source| LayoutError::Read { path: path.to_owned(), source })?;
+        let parse = |reason: String| LayoutError::Parse { path: path.to_owned(), reason };
+        // btfparse takes either byte order; the programs are little-endian.
+        if bytes.len() < 24 || bytes[..2] != [0x9f, 0xeb] {
+            return Err(parse("it does not start as little-endian BTF does".to_owned()));
+        }
+        let types =
+            TypeInformation::new(&Bytes(bytes)).map_err(|e| parse(e.message().to_owned()))?;
+        Self::resolve(|structure, path| {
+            let id = types.id_of(structure)?;
+            match types.offset_of(id, path).ok()?.1 {
+                BtfOffset::ByteOffset(bytes) => Some(bytes),
+                BtfOffset::BitOffsetAndSize(..) => None,
+            }
+        })
+    }
+
+    /// Resolves every row by `offset_of(structure, path)`, in bytes.
+    ///
+    /// # Errors
+    /// A required field is missing.
+    pub fn resolve(
+        offset_of: impl Fn(&str, &str) -> Option<u32>,
+    ) -> Result<Self, LayoutError> {
+        let rows: Vec<_> = FIELDS
+            .iter()
+            .map(|spec| Resolved {
+                spec,
+                found: spec.places.iter().find_map(|place| {
+                    let bytes = offset_of(place.structure, place.path)? + place.plus;
+                    Some((format!("{}.{}", place.structure, place.path), bytes))
+                }),
+            })
+            .collect();
+        match rows.iter().find(|row| row.found.is_none() && row.spec.need == Need::Required) {
+            Some(row) => Err(LayoutError::Missing { tried: places(row.spec) }),
+            None => Ok(Self { rows }),
+        }
+    }
+
+    /// The rows, in the table's order.
+    #[must_use]
+    pub fn rows(&self) -> &[Resolved] {
+        &self.rows
+    }
+
+    /// What the programs get. Where `plain_loads` are not allowed, every field is read with the
+    /// helper.
+    #[must_use]
+    pub fn constants(&self, plain_loads: bool) -> [u32; layout::COUNT] {
+        let mut constants = [Offset::ABSENT.0; layout::COUNT];
+        for (constant, row) in constants.iter_mut().zip(&self.rows) {
+            if let Some((_, bytes)) = row.found {
+                *constant = match row.spec.way {
+                    Way::Direct if plain_loads => Offset::direct(bytes).0,
+                    Way::Direct | Way::Probe | Way::Offset => Offset::probe(bytes).0,
+                };
+            }
+        }
+        constants
+    }
+
+    /// The offset of a field, if the kernel has it.
+    #[must_use]
+    pub fn offset(&self, field: Field) -> Option<u32> {
+        self.rows.get(field as usize)?.found.as_ref().map(|found| found.1)
+    }
+
+    /// What is lost for want of a field: the missing field and what needs it.
+    pub fn losses(&self) -> impl Iterator<Item = (String, &'static str)> {
+        self.rows.iter().filter(|row| row.found.is_none()).filter_map(|row| match row.spec.need {
+            Need::Required => None,
+            Need::Optional(what) => Some((places(row.spec), what)),
+        })
+    }
+}
+
+fn places(spec: &FieldSpec) -> String {
+    let names: Vec<_> =
+        spec.places.iter().map(|place| format!("{}.{}", place.structure, place.path)).collect();
+    names.join(" or ")
+}
+
+struct Bytes(Vec<u8>);
+
+impl Readable for Bytes {
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> btfparse::Result<()> {
+        let part = usize::try_from(offset)
+            .ok()
+            .and_then(|from| self.0.get(from..)?.get(..buffer.len()))
+            .ok_or_else(|| {
+                btfparse::Error::new(btfparse::ErrorKind::IOError, "the file ends too early")
+            })?;
+        buffer.copy_from_slice(part);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_running_kernel_has_all_required_fields() {
+        let layout = Layout::from_file(Path::new(KERNEL_BTF)).unwrap();
+        assert!(layout.offset(Field::IpcNsInum).is_some());
+    }
+
+    #[test]
+    fn a_missing_optional_field_says_what_is_lost() {
+        let layout =
+            Layout::resolve(|_, path| (path != "ns.ns_id").then_some(8)).unwrap();
+        let losses: Vec<_> = layout.losses().collect();
+        assert_eq!(losses.len(), 1);
+        assert_eq!(losses[0].0, "ipc_namespace.ns.ns_id");
+        assert_eq!(layout.constants(true)[Field::IpcNsId as usize], Offset::ABSENT.0);
+    }
+
+    #[test]
+    fn a_missing_required_field_is_an_error_that_names_it() {
+        let error = Layout::resolve(|_, path| (path != "nsproxy").then_some(8)).unwrap_err();
+        assert!(error.to_string().contains("task_struct.nsproxy"), "{error}");
+    }
+
+    #[test]
+    fn without_plain_loads_every_field_is_probed() {
+        let layout = Layout::resolve(|_, _| Some(16)).unwrap();
+        assert!(layout.constants(false).iter().all(|c| c & Offset::PROBE != 0));
+        assert!(layout.constants(true).iter().any(|c| c & Offset::PROBE == 0));
+    }
+
+    #[test]
+    fn files_that_are_no_btf_are_errors() {
+        let dir = std::env::temp_dir().join(format!("ipc-trace-layout-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        for (name, content) in [
+            ("empty", vec![]),
+            ("text", b"not btf at all, but long enough to hold a header".to_vec()),
+            ("cut", [&[0x9f, 0xeb, 1, 0, 24, 0, 0, 0][..], &[0xff; 16]].concat()),
+        ] {
+            let path = dir.join(name);
+            std::fs::write(&path, content).unwrap();
+            assert!(Layout::from_file(&path).is_err(), "{name}");
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}

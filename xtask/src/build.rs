@@ -1,0 +1,182 @@
+//! `cargo xtask build`: the kernel side, then the program with it inside.
+//!
+//! Invariant: the flags of the kernel side are the same whoever asks for it, so that no command
+//! makes another one build it anew. They deny warnings: dependencies are capped by cargo.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, bail};
+
+use crate::toolchain::{self, Toolchain};
+
+/// The environment variable which tells ipc-trace's build script where the kernel side is.
+const OBJECT_VARIABLE: &str = "IPC_TRACE_EBPF_OBJECT";
+const BPF_TARGET: &str = "bpfel-unknown-none";
+
+/// Options of `cargo xtask build`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct BuildArgs {
+    /// Build only the kernel side
+    #[arg(long)]
+    kernel_only: bool,
+}
+
+/// What a build has made.
+#[derive(Clone, Debug)]
+pub(crate) struct Built {
+    root: PathBuf,
+    object: PathBuf,
+    program: PathBuf,
+}
+
+impl Built {
+    /// `target/release/ipc-trace`, as an absolute path.
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// A cargo for the host's side of the workspace, which knows the kernel side.
+    pub(crate) fn cargo(&self) -> Command {
+        let mut command = host_cargo(&self.root);
+        command.env(OBJECT_VARIABLE, &self.object);
+        command
+    }
+}
+
+/// Runs `cargo xtask build`.
+pub(crate) fn main(args: &BuildArgs) -> anyhow::Result<()> {
+    let root = workspace_root()?;
+    if args.kernel_only {
+        let object = kernel_side(&root, &toolchain::ensure(&root)?, false)?;
+        println!("{}", object.display());
+    } else {
+        println!("{}", everything(&root, false)?.program().display());
+    }
+    Ok(())
+}
+
+/// Makes the toolchain available and builds both sides. `quiet` leaves out cargo's progress.
+pub(crate) fn everything(root: &Path, quiet: bool) -> anyhow::Result<Built> {
+    let toolchain = toolchain::ensure(root)?;
+    let object = kernel_side(root, &toolchain, quiet)?;
+    let target = root.join("target");
+    let built = Built { root: root.to_owned(), object, program: target.join("release/ipc-trace") };
+    let mut command = built.cargo();
+    command.args(["build", "--release", "--package", "ipc-trace"]).arg("--target-dir").arg(target);
+    run_cargo(command, quiet, "ipc-trace")?;
+    Ok(built)
+}
+
+fn kernel_side(root: &Path, toolchain: &Toolchain, quiet: bool) -> anyhow::Result<PathBuf> {
+    let target = root.join("target/ebpf");
+    let mut command = toolchain.cargo();
+    command
+        .current_dir(root)
+        .args(["build", "--release", "-Z", "build-std=core"])
+        .args(["--target", BPF_TARGET])
+        .args(["--manifest-path", "ipc-trace-ebpf/Cargo.toml"])
+        .arg("--target-dir")
+        .arg(&target)
+        .env("CARGO_ENCODED_RUSTFLAGS", kernel_flags(toolchain.linker()));
+    run_cargo(command, quiet, "the kernel side")?;
+    let object = target.join(BPF_TARGET).join("release/ipc-trace-ebpf");
+    if !is_bpf_object(&object) {
+        bail!("{} is not a BPF object; remove target/ebpf and build again", object.display());
+    }
+    Ok(object)
+}
+
+/// The flags for rustc, as cargo wants them encoded. Scripts and macros, which run on the host,
+/// do not get them, since a target is given.
+fn kernel_flags(linker: &Path) -> OsString {
+    let mut with_linker = OsString::from("-Clinker=");
+    with_linker.push(linker);
+    [
+        // The architecture whose registers and structures the programs see.
+        format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH).into(),
+        "-Cdebuginfo=2".into(),
+        "-Clink-arg=--btf".into(),
+        with_linker,
+        "-Dwarnings".into(),
+    ]
+    .join(OsStr::new("\x1f"))
+}
+
+/// Whether the file is an ELF relocatable for the BPF machine, little-endian.
+fn is_bpf_object(path: &Path) -> bool {
+    fs::read(path).is_ok_and(|bytes| is_bpf_header(&bytes))
+}
+
+fn is_bpf_header(bytes: &[u8]) -> bool {
+    const CLASS_64_LITTLE_ENDIAN: [u8; 2] = [2, 1];
+    const RELOCATABLE_FOR_BPF: [u8; 4] = [1, 0, 247, 0];
+    bytes.starts_with(b"\x7fELF")
+        && bytes.get(4..6) == Some(&CLASS_64_LITTLE_ENDIAN)
+        && bytes.get(16..20) == Some(&RELOCATABLE_FOR_BPF)
+}
+
+fn run_cargo(mut command: Command, quiet: bool, what: &str) -> anyhow::Result<()> {
+    if quiet {
+        command.arg("--quiet");
+    }
+    let program = command.get_program().to_owned();
+    let status = command
+        .status()
+        .with_context(|| format!("cannot run {} to build {what}", program.display()))?;
+    if !status.success() {
+        bail!("{what} did not build; the messages above say why");
+    }
+    Ok(())
+}
+
+/// The cargo which runs us, in the workspace.
+fn host_cargo(root: &Path) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root);
+    command
+}
+
+/// The workspace's folder.
+///
+/// # Errors
+///
+/// When it is no longer where cargo says, or said when this program was built.
+pub(crate) fn workspace_root() -> anyhow::Result<PathBuf> {
+    let manifest_dir = env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    let root = manifest_dir.parent().unwrap_or(&manifest_dir);
+    if !root.join("ipc-trace-ebpf/Cargo.toml").is_file() {
+        bail!("{} is not the workspace of ipc-trace; run `cargo xtask` inside it", root.display());
+    }
+    Ok(root.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_separated_and_name_the_linker() {
+        let flags = kernel_flags(Path::new("/a folder/bpf-linker"));
+        let flags = flags.to_str().expect("UTF-8");
+        let flags: Vec<&str> = flags.split('\x1f').collect();
+        assert_eq!(flags.len(), 5);
+        assert!(flags.contains(&"-Clinker=/a folder/bpf-linker"));
+    }
+
+    #[test]
+    fn only_bpf_objects_are_taken() {
+        let mut header = *b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x01\0\xf7\0";
+        assert!(is_bpf_header(&header));
+        header[18] = 0x3e;
+        assert!(!is_bpf_header(&header));
+        assert!(!is_bpf_header(b"\x7fELF"));
+        assert!(!is_bpf_header(b""));
+    }
+}

@@ -1,0 +1,56 @@
+//! `cargo xtask`: sets up the kernel-side toolchain, builds, tests and shows `ipc-trace`.
+//!
+//! Invariant: a command which needs something built first makes it itself, so that each of them
+//! works in a fresh clone.
+
+mod build;
+mod demo;
+mod test;
+mod toolchain;
+mod workload;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make the toolchain for the kernel side available
+    Setup,
+    /// Build the kernel side, then target/release/ipc-trace with it inside
+    Build(build::BuildArgs),
+    /// Build, check the style, and run all tests
+    Test(test::TestArgs),
+    /// Build, then trace the demo workload and report (needs root)
+    Demo(demo::DemoArgs),
+    /// Run a program which makes IPC calls, for tests, the demo and benches
+    #[command(subcommand)]
+    Workload(workload::Workload),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Setup => {
+            build::workspace_root().and_then(|root| toolchain::ensure(&root)).map(|toolchain| {
+                println!("{toolchain}");
+                ExitCode::SUCCESS
+            })
+        }
+        Command::Build(args) => build::main(&args).map(|()| ExitCode::SUCCESS),
+        Command::Test(args) => test::main(&args),
+        Command::Demo(args) => demo::main(&args),
+        Command::Workload(workload) => workload::run(workload).map(|()| ExitCode::SUCCESS),
+    };
+    result.unwrap_or_else(|error| {
+        // `{:#}`: the causes in one line, and no backtrace.
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

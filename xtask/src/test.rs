@@ -1,0 +1,192 @@
+//! `cargo xtask test`: builds, checks the style, and runs all tests.
+//!
+//! Invariant: the last line of standard output is `N passed, N failed, N skipped` over all that
+//! has run, and a step which did not succeed never leaves it at `0 failed`.
+
+mod tally;
+
+use std::{
+    io::{self, Read as _, Write as _},
+    process::{Command, ExitCode, Stdio},
+    time::Instant,
+};
+
+use anyhow::Context as _;
+
+use crate::build::{self, Built};
+use tally::Tally;
+
+/// Options of `cargo xtask test`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct TestArgs {
+    /// Run only the tests which trace a live kernel
+    #[arg(long, conflicts_with = "no_live")]
+    live_only: bool,
+    /// Leave out the tests which trace a live kernel
+    #[arg(long)]
+    no_live: bool,
+    /// Run only tests whose names contain this, and no checks of the style
+    filter: Option<String>,
+}
+
+/// Runs `cargo xtask test`.
+pub(crate) fn main(args: &TestArgs) -> anyhow::Result<ExitCode> {
+    let root = build::workspace_root()?;
+    let mut tally = Tally::default();
+    heading("build");
+    let begin = Instant::now();
+    match build::everything(&root, false) {
+        Ok(built) => {
+            println!("    {:.1} s", begin.elapsed().as_secs_f64());
+            for step in steps(args, &built) {
+                step.run(&mut tally)?;
+            }
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            tally.fail("build");
+        }
+    }
+    if !tally.failures().is_empty() {
+        heading("failures");
+        for failure in tally.failures() {
+            println!("    {failure}");
+        }
+    }
+    println!("{tally}");
+    Ok(if tally.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn heading(text: &str) {
+    println!("==> {text}");
+}
+
+/// A part of `cargo xtask test`.
+#[derive(Debug)]
+struct Step {
+    name: &'static str,
+    kind: Kind,
+    commands: Vec<Command>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// Counts as one test.
+    Check {
+        /// What rustup calls that which this check needs, and the cargo command which it is.
+        needs: Option<(&'static str, &'static str)>,
+    },
+    /// Its output says how many tests it ran.
+    Tests,
+}
+
+fn steps(args: &TestArgs, built: &Built) -> Vec<Step> {
+    let host = ["--workspace", "--exclude", "ipc-trace-ebpf"];
+    let cargo = |words: &[&str]| {
+        let mut command = built.cargo();
+        command.args(words).env("IPC_TRACE_BIN", built.program()).env_remove("RUSTDOCFLAGS");
+        command
+    };
+    let check = |name, needs, commands| Step { name, kind: Kind::Check { needs }, commands };
+    let mut steps = Vec::new();
+    if !args.live_only && args.filter.is_none() {
+        let fmt = cargo(&["fmt", "--all", "--check"]);
+        let mut clippy = cargo(&["clippy"]);
+        clippy.args(host).args(["--all-targets", "--", "-D", "warnings"]);
+        // `--all-targets` leaves it out, being no part of a plain `cargo test`.
+        let mut clippy_live = cargo(&["clippy", "--package", "xtask", "--test", "live"]);
+        clippy_live.args(["--", "-D", "warnings"]);
+        let mut doc = cargo(&["doc", "--no-deps", "--document-private-items"]);
+        doc.args(host).env("RUSTDOCFLAGS", "-D warnings");
+        steps.push(check("fmt", Some(("rustfmt", "fmt")), vec![fmt]));
+        steps.push(check("clippy", Some(("clippy", "clippy")), vec![clippy, clippy_live]));
+        steps.push(check("rustdoc", None, vec![doc]));
+    }
+    let filter = args.filter.as_slice();
+    if !args.live_only {
+        let mut tests = cargo(&["test", "--no-fail-fast"]);
+        tests.args(host).args(filter);
+        steps.push(Step { name: "tests", kind: Kind::Tests, commands: vec![tests] });
+    }
+    if !args.no_live {
+        let mut live = cargo(&["test", "--package", "xtask", "--test", "live", "--"]);
+        live.arg("--test-threads=1").args(filter);
+        steps.push(Step { name: "live tests", kind: Kind::Tests, commands: vec![live] });
+    }
+    steps
+}
+
+impl Step {
+    fn run(self, tally: &mut Tally) -> anyhow::Result<()> {
+        heading(self.name);
+        let begin = Instant::now();
+        match self.kind {
+            Kind::Check { needs } => {
+                let mut ok = needs.is_none_or(|(component, command)| has(component, command));
+                for mut command in self.commands {
+                    ok = ok && status(&mut command)?;
+                }
+                if ok {
+                    tally.pass();
+                } else {
+                    tally.fail(self.name);
+                }
+            }
+            Kind::Tests => {
+                for mut command in self.commands {
+                    run_tests(&mut command, self.name, tally)?;
+                }
+            }
+        }
+        println!("    {:.1} s", begin.elapsed().as_secs_f64());
+        Ok(())
+    }
+}
+
+/// Whether a part of the Rust toolchain is there; says how to get it when not.
+fn has(component: &str, subcommand: &str) -> bool {
+    let there = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args([subcommand, "--version"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if !there {
+        eprintln!(
+            "error: {component} is not installed. Run:\n    rustup component add {component}"
+        );
+    }
+    there
+}
+
+fn status(command: &mut Command) -> anyhow::Result<bool> {
+    let status = command.status().context("cannot run cargo")?;
+    Ok(status.success())
+}
+
+/// Runs `cargo test`, passing on its output while reading it.
+fn run_tests(command: &mut Command, name: &str, tally: &mut Tally) -> anyhow::Result<()> {
+    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot run cargo test")?;
+    let mut output = child.stdout.take().context("cargo test has no output")?;
+    let mut run = tally::Run::new(name);
+    let mut bytes = [0; 8192];
+    loop {
+        let length = match output.read(&mut bytes) {
+            Ok(0) => break,
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error).context("cannot read the output of cargo test"),
+        };
+        let part = bytes.get(..length).unwrap_or_default();
+        let mut stdout = io::stdout().lock();
+        stdout
+            .write_all(part)
+            .and_then(|()| stdout.flush())
+            .context("cannot write to standard output")?;
+        run.read(part);
+    }
+    let status = child.wait().context("cannot wait for cargo test")?;
+    tally.add(run, status.success());
+    Ok(())
+}

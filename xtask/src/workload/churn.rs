@@ -1,0 +1,112 @@
+//! `churn-processes` and `churn-namespaces`: many of them, each for a very short time.
+
+use std::collections::BTreeSet;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+
+use super::book::{Op, Report};
+use super::calls::Caller;
+use super::process;
+
+const NO_ENTRY: i64 = -(libc::ENOENT as i64);
+
+/// Options of `churn-processes`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Processes {
+    /// How many processes are run.
+    #[arg(long, default_value_t = 1000)]
+    count: u64,
+    /// How many of them at the same time.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    parallel: u32,
+}
+
+/// Options of `churn-namespaces`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Namespaces {
+    /// How many namespaces are made.
+    #[arg(long, default_value_t = 1000)]
+    count: u64,
+}
+
+/// Options of `one-call`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct OneCall {
+    /// The key asked for; there must be no such segment.
+    #[arg(long, default_value_t = 0x0ca1_1000)]
+    key: i32,
+}
+
+/// The first key that `churn-processes` asks for; each process has its own.
+const FIRST_KEY: u64 = 0x0c40_0000;
+
+pub(crate) fn processes(options: &Processes) -> Result<()> {
+    let exe = std::env::current_exe().context("/proc/self/exe")?;
+    let next = AtomicU64::new(0);
+    let start = Instant::now();
+    std::thread::scope(|scope| -> Result<()> {
+        let worker = || -> Result<()> {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= options.count {
+                    return Ok(());
+                }
+                let status = Command::new("/proc/self/exe")
+                    .args(["workload", "one-call", "--key"])
+                    .arg((FIRST_KEY + number).to_string())
+                    .stdin(Stdio::null())
+                    .stdout(Stdio::null())
+                    .status()
+                    .context("/proc/self/exe")?;
+                ensure!(status.success(), "one-call: {status}");
+            }
+        };
+        let workers: Vec<_> = (0..options.parallel).map(|_| scope.spawn(worker)).collect();
+        workers
+            .into_iter()
+            .try_for_each(|w| w.join().expect("a thread panicked"))
+    })?;
+    let seconds = start.elapsed().as_secs_f64();
+    // Each process made the same call in the same namespace, or it would have said so.
+    let mut book = Caller::new("home")?;
+    book.note_many(Op::Shmget, NO_ENTRY, options.count);
+    let report = book.report();
+    report
+        .fact("count", options.count)
+        .fact("exe", exe.to_string_lossy())
+        .fact("seconds", seconds)
+        .fact("per_second", options.count as f64 / seconds)
+        .print()
+}
+
+pub(crate) fn one_call(options: &OneCall) -> Result<()> {
+    let mut caller = Caller::new("home")?;
+    let ret = caller.shmget(options.key, 0, 0);
+    caller.report().fact("tid", process::tid()).print()?;
+    ensure!(ret == NO_ENTRY, "shmget({:#x}): {ret}", options.key);
+    Ok(())
+}
+
+pub(crate) fn namespaces(options: &Namespaces) -> Result<()> {
+    let mut inums = BTreeSet::new();
+    let mut all = Report::default();
+    let start = Instant::now();
+    for number in 0..options.count {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC)
+            .with_context(|| format!("namespace {number}"))?;
+        let mut caller = Caller::new(&format!("churn-{number}"))?;
+        caller.semget(0x0c40_0000 | number as i32, 1, 0);
+        inums.insert(caller.inum());
+        all.book.append(caller.report().book);
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    all.fact("count", options.count)
+        .fact("tid", process::tid())
+        .fact("distinct_inums", inums.len())
+        .fact("seconds", seconds)
+        .fact("per_second", options.count as f64 / seconds)
+        .print()
+}

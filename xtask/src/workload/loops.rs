@@ -1,0 +1,159 @@
+//! Tight loops for benches: what one call costs, with and without a tracer.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use super::abi;
+use super::book::{Op, Report};
+use super::calls::Caller;
+use super::process;
+
+/// Options of the loops with a number of calls.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Loop {
+    /// How many calls are timed.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    calls: u64,
+    /// Leave for a new IPC namespace first.
+    #[arg(long)]
+    fresh: bool,
+}
+
+/// Options of `semop-flood`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Flood {
+    /// For how long.
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// How many threads, each with its own semaphore set.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    threads: u32,
+    /// Leave for a new IPC namespace first.
+    #[arg(long)]
+    fresh: bool,
+}
+
+/// A semaphore set and the two operations which undo each other, laid out in advance.
+struct Seesaw {
+    caller: Caller,
+    sem: i32,
+    steps: [[u16; 3]; 2],
+}
+
+impl Seesaw {
+    fn new(mut caller: Caller) -> Result<Self> {
+        let sem = caller.semget(libc::IPC_PRIVATE, 1, 0o600);
+        ensure!(!abi::is_error(sem), "semget: {sem}");
+        let nowait = libc::IPC_NOWAIT as u16;
+        Ok(Self {
+            caller,
+            sem: sem as i32,
+            steps: [[0, 1, nowait], [0, -1_i16 as u16, nowait]],
+        })
+    }
+
+    /// Makes `calls` calls; how many of them failed is returned.
+    #[inline]
+    fn swing(&self, calls: u64) -> u64 {
+        let mut failed = 0;
+        for i in 0..calls {
+            let step = self.steps[(i & 1) as usize].as_ptr() as u64;
+            // SAFETY: one sembuf, which is only read, and no timeout.
+            let ret =
+                unsafe { abi::native(libc::SYS_semtimedop, [self.sem as u64, step, 1, 0, 0, 0]) };
+            failed += u64::from(ret != 0);
+        }
+        failed
+    }
+
+    /// Removes the set; the book says that so many calls succeeded.
+    fn end(mut self, calls: u64, failed: u64) -> Result<Report> {
+        ensure!(failed == 0, "{failed} calls of semtimedop failed");
+        self.caller.note_many(Op::Semop, 0, calls);
+        self.caller.semctl(self.sem, 0, libc::IPC_RMID, 0);
+        Ok(self.caller.report())
+    }
+}
+
+fn caller(fresh: bool) -> Result<Caller> {
+    if fresh {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC)?;
+    }
+    Caller::new(if fresh { "fresh" } else { "home" })
+}
+
+fn per_call(start: Instant, calls: u64) -> f64 {
+    start.elapsed().as_nanos() as f64 / calls as f64
+}
+
+pub(crate) fn semop(options: &Loop) -> Result<()> {
+    let seesaw = Seesaw::new(caller(options.fresh)?)?;
+    let start = Instant::now();
+    let failed = seesaw.swing(options.calls);
+    let ns = per_call(start, options.calls);
+    let report = seesaw.end(options.calls, failed)?;
+    report
+        .fact("calls", options.calls)
+        .fact("ns_per_call", ns)
+        .fact("tid", process::tid())
+        .print()
+}
+
+pub(crate) fn getppid(options: &Loop) -> Result<()> {
+    let caller = caller(options.fresh)?;
+    let start = Instant::now();
+    for _ in 0..options.calls {
+        // SAFETY: getppid takes no argument.
+        unsafe { abi::native(libc::SYS_getppid, [0; 6]) };
+    }
+    let ns = per_call(start, options.calls);
+    let report = caller.report();
+    report
+        .fact("calls", options.calls)
+        .fact("ns_per_call", ns)
+        .fact("tid", process::tid())
+        .print()
+}
+
+pub(crate) fn flood(options: &Flood) -> Result<()> {
+    let seconds = Duration::try_from_secs_f64(options.seconds)?;
+    let parent = caller(options.fresh)?;
+    let over = AtomicBool::new(false);
+    let start = Instant::now();
+    let report = std::thread::scope(|scope| -> Result<Report> {
+        let mut threads = Vec::new();
+        for number in 0..options.threads {
+            let (over, sibling) = (&over, parent.sibling());
+            let name = format!("flood-{number}");
+            threads.push(std::thread::Builder::new().name(name).spawn_scoped(
+                scope,
+                move || {
+                    let seesaw = Seesaw::new(sibling?)?;
+                    let (mut calls, mut failed) = (0, 0);
+                    while !over.load(Ordering::Relaxed) {
+                        failed += seesaw.swing(1000);
+                        calls += 1000;
+                    }
+                    seesaw.end(calls, failed)
+                },
+            )?);
+        }
+        std::thread::sleep(seconds);
+        over.store(true, Ordering::Relaxed);
+        let mut report = Report::default();
+        for thread in threads {
+            report.absorb(thread.join().expect("a thread of the workload panicked")?);
+        }
+        Ok(report)
+    })?;
+    let elapsed = start.elapsed().as_secs_f64();
+    // Each thread also made and removed its set.
+    let calls = report.book.total() - 2 * u64::from(options.threads);
+    report
+        .fact("calls", calls)
+        .fact("seconds", elapsed)
+        .fact("calls_per_second", calls as f64 / elapsed)
+        .print()
+}

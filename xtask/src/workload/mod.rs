@@ -1,0 +1,83 @@
+//! Programs which make IPC calls and keep books of their own about them, for tests, the demo
+//! and benches: what a tracer says can be held against what was really done.
+//!
+//! Every IPC call of these processes goes through [`calls::Caller`] (or is entered by hand in
+//! `loops.rs`) and never through glibc. Each workload prints one JSON object when it ends:
+//! `{"namespaces": [{"label", "inum", "ops": {OP: {"calls", "failed", "errors"}}}], ...}`,
+//! with further facts of its own beside `namespaces`. Calls count for the namespace which the
+//! calling thread is in.
+
+mod abi;
+mod blocking;
+mod book;
+mod calls;
+mod carried;
+mod churn;
+mod count;
+mod demo;
+mod hostile;
+mod loops;
+mod mq;
+mod process;
+mod seccomp;
+mod sysv;
+mod tour;
+mod walk;
+mod zoo;
+
+/// A workload and its options.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub(crate) enum Workload {
+    /// Make an exact number of calls of all kinds, from several namespaces and threads
+    Count(count::Count),
+    /// Be two small companies for a second or two: something to look at with a tracer
+    Demo,
+    /// Make semtimedop calls as fast as possible, and say what one costs
+    SemopLoop(loops::Loop),
+    /// Make getppid calls as fast as possible, and say what one costs
+    GetppidLoop(loops::Loop),
+    /// Make semtimedop calls as fast as possible for some time, in several threads
+    SemopFlood(loops::Flood),
+    /// Send signals to sleeping calls, with and without SA_RESTART
+    Restart,
+    /// Let a thread sleep in a call; its tid is printed first, once it sleeps
+    Blocked(blocking::Blocked),
+    /// Make calls which a seccomp filter answers with EPERM
+    Seccomp,
+    /// Make calls from processes, and on queues, whose names are hard to print
+    HostileNames,
+    /// Run many processes which make one call each
+    ChurnProcesses(churn::Processes),
+    /// Make many IPC namespaces, with one call in each
+    ChurnNamespaces(churn::Namespaces),
+    /// Use queue descriptors in other namespaces than those of their queues
+    CarriedQueue,
+    /// Go from one IPC namespace to another by setns, unshare and clone
+    SetnsWalk,
+    /// Make every operation with distinctive arguments, by every route into the kernel
+    ArgsZoo,
+    /// Make one shmget call
+    #[command(hide = true)]
+    OneCall(churn::OneCall),
+}
+
+/// Runs a workload to its end. It may leave the process in another IPC namespace.
+pub(crate) fn run(workload: Workload) -> anyhow::Result<()> {
+    match workload {
+        Workload::Count(options) => count::run(&options),
+        Workload::Demo => demo::run(),
+        Workload::SemopLoop(options) => loops::semop(&options),
+        Workload::GetppidLoop(options) => loops::getppid(&options),
+        Workload::SemopFlood(options) => loops::flood(&options),
+        Workload::Restart => blocking::restart(),
+        Workload::Blocked(options) => blocking::blocked(&options),
+        Workload::Seccomp => seccomp::run(),
+        Workload::HostileNames => hostile::run(),
+        Workload::ChurnProcesses(options) => churn::processes(&options),
+        Workload::ChurnNamespaces(options) => churn::namespaces(&options),
+        Workload::CarriedQueue => carried::run(),
+        Workload::SetnsWalk => walk::run(),
+        Workload::ArgsZoo => zoo::run(),
+        Workload::OneCall(options) => churn::one_call(&options),
+    }
+}
