@@ -14,13 +14,33 @@ use ipc_trace_common::{
 };
 
 use crate::{
-    context, maps,
+    context,
+    maps::{self, WALK},
     memory::{exists, field, kernel},
     namespaces, slots,
 };
 
-/// Namespaces that one census can list.
-const LIMIT: u32 = 8192;
+/// Namespaces that are listed per task of the iteration: what the verifier can follow to its end.
+/// A host has far more tasks than one, so the list gets long enough.
+const STEP: u32 = 64;
+
+/// Where the walk through the superblocks stands.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Walk {
+    /// When the census began
+    boot_ns: u64,
+    /// The type's address: every superblock in the list has it
+    kind: u64,
+    /// The next node (`super_block.s_instances`); `0`: the end is reached
+    node: u64,
+    /// Namespaces listed
+    listed: u64,
+    /// [`flag::TRUNCATED`]: the list changed under the walk's feet
+    flags: u32,
+    /// Padding
+    reserved: u32,
+}
 
 /// `struct bpf_iter__task` (kernel/bpf/task_iter.c) with `struct bpf_iter_meta`
 /// (include/linux/bpf.h), whose first member is the `seq_file`.
@@ -33,13 +53,20 @@ fn census(ctx: *mut u64) -> i32 {
     let (seq, number) = unsafe {
         ((meta as *const u64).read_volatile(), (meta as *const u64).add(2).read_volatile())
     };
+    let Some(walk) = WALK.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: the map gave the pointer; one process reads one census at a time.
+    let walk = unsafe { &mut *walk };
     if task == 0 {
+        end(seq, walk);
         return 0;
     }
     if number == 0 {
         log_diagnostics(ctx);
-        list_namespaces(seq, task);
+        begin(walk, task);
     }
+    list_namespaces(seq, walk);
     let tid: u32 = kernel(task + context::bytes(Field::TaskPid));
     let pid: u32 = kernel(task + context::bytes(Field::TaskTgid));
     let Some(slot) = slots::find(u64::from(pid) << 32 | u64::from(tid)) else {
@@ -80,52 +107,70 @@ fn write<T>(seq: u64, record: &T) {
     };
 }
 
-#[inline(never)]
-fn list_namespaces(seq: u64, task: u64) {
+#[inline(always)]
+fn begin(walk: &mut Walk, task: u64) {
     // SAFETY: no arguments.
-    let boot_ns = unsafe { bpf_ktime_get_boot_ns() };
-    let mut end =
-        EndRecord { header: context::header(Kind::End, 0), boot_ns, namespaces: u64::MAX };
+    walk.boot_ns = unsafe { bpf_ktime_get_boot_ns() };
+    walk.node = 0;
+    walk.listed = u64::MAX;
+    walk.flags = 0;
     let able = exists(Field::IpcNsMqMount)
         && exists(Field::VfsmountSb)
         && exists(Field::SbType)
         && exists(Field::SbInstances)
         && exists(Field::FsSupers)
         && exists(Field::SbInfo);
-    if !able {
-        write(seq, &end);
-        return;
+    if able {
+        let nsproxy: u64 = kernel(task + context::bytes(Field::TaskNsproxy));
+        let ipc_ns: u64 = kernel(nsproxy + context::bytes(Field::NsproxyIpc));
+        let mount: u64 = field(ipc_ns, Field::IpcNsMqMount);
+        let sb: u64 = field(mount, Field::VfsmountSb);
+        walk.kind = field(sb, Field::SbType);
+        walk.node = field(walk.kind, Field::FsSupers);
+        walk.listed = 0;
     }
-    let nsproxy: u64 = kernel(task + context::bytes(Field::TaskNsproxy));
-    let ipc_ns: u64 = kernel(nsproxy + context::bytes(Field::NsproxyIpc));
-    let mount: u64 = field(ipc_ns, Field::IpcNsMqMount);
-    let sb: u64 = field(mount, Field::VfsmountSb);
-    let kind: u64 = field(sb, Field::SbType);
-    let mut node: u64 = field(kind, Field::FsSupers);
-    end.namespaces = 0;
-    for _ in 0..LIMIT {
+}
+
+#[inline(always)]
+fn list_namespaces(seq: u64, walk: &mut Walk) {
+    let mut node = walk.node;
+    for _ in 0..STEP {
         if node == 0 {
             break;
         }
         let sb = node - context::bytes(Field::SbInstances);
+        if field::<u64>(sb, Field::SbType) != walk.kind {
+            // It was freed since the step before, and the way on is lost.
+            walk.flags = flag::TRUNCATED;
+            node = 0;
+            break;
+        }
         let ipc_ns: u64 = field(sb, Field::SbInfo);
         if ipc_ns != 0 {
             let record = NamespaceRecord {
                 header: context::header(Kind::Alive, 0),
-                boot_ns,
+                boot_ns: walk.boot_ns,
                 ns: namespaces::look(kernel(ipc_ns + context::bytes(Field::IpcNsInum))),
                 ns_id: field(ipc_ns, Field::IpcNsId),
             };
             write(seq, &record);
-            end.namespaces += 1;
+            walk.listed += 1;
         }
         // struct hlist_node { struct hlist_node *next, **pprev; }
         node = kernel(node);
     }
-    if node != 0 {
-        end.header.flags = flag::TRUNCATED;
-    }
-    write(seq, &end);
+    walk.node = node;
+}
+
+#[inline(always)]
+fn end(seq: u64, walk: &Walk) {
+    let flags = if walk.node == 0 { walk.flags } else { flag::TRUNCATED };
+    let record = EndRecord {
+        header: context::header(Kind::End, flags),
+        boot_ns: walk.boot_ns,
+        namespaces: walk.listed,
+    };
+    write(seq, &record);
 }
 
 /// Rare conditions go to the user's log from here, so at most once per census.

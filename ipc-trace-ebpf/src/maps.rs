@@ -52,6 +52,10 @@ static DIAGNOSTIC_COUNTS: Array<u64> = Array::with_max_entries(DIAGNOSTICS, 0);
 #[map]
 static DIAGNOSTIC_LOGGED: Array<u64> = Array::with_max_entries(DIAGNOSTICS, 0);
 
+/// [0]: where the census stands.
+#[map]
+pub(crate) static WALK: Array<crate::census::Walk> = Array::with_max_entries(1, 0);
+
 #[map]
 pub(crate) static FILTER_PIDS: HashMap<u32, u8> = HashMap::with_max_entries(1024, 0);
 #[map]

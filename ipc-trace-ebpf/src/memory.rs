@@ -90,3 +90,12 @@ pub(crate) fn user<T: Copy + Default>(address: u64) -> Option<T> {
     };
     read.then_some(value)
 }
+
+/// `value & MASK`, where the compiler can't see it: a bound that it thinks to know already, it would
+/// optimise away, and the verifier would miss it.
+#[inline(always)]
+pub(crate) fn masked<const MASK: u64>(mut value: u64) -> u64 {
+    // SAFETY: the instruction touches the register alone.
+    unsafe { core::arch::asm!("{value} &= {mask}", value = inout(reg) value, mask = const MASK) };
+    value
+}

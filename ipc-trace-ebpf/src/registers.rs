@@ -8,7 +8,7 @@ use ipc_trace_common::{
 
 use crate::{
     constants::{any, code, constant},
-    memory::{field, user},
+    memory::{field, masked, user},
 };
 
 /// What a call is.
@@ -125,14 +125,15 @@ impl Call {
     }
 }
 
+static MULTIPLEXED: [u8; 32] = hooks::multiplexed();
+
 /// What the first argument of `ipc(2)` means; `0`: nothing.
 #[inline(always)]
 fn demultiplex(call: u32) -> Code {
-    static TABLE: [u8; 32] = hooks::multiplexed();
-    let call = call & 0xffff;
-    if call >= 32 {
+    if call & 0xffff >= MULTIPLEXED.len() as u32 {
         return Code(0);
     }
-    // SAFETY: within the table.
-    Code(unsafe { core::ptr::addr_of!(TABLE).cast::<u8>().add(call as usize).read_volatile() })
+    let at = masked::<{ MULTIPLEXED.len() as u64 - 1 }>(u64::from(call));
+    // SAFETY: `at` lies within the table.
+    Code(unsafe { core::ptr::addr_of!(MULTIPLEXED).cast::<u8>().add(at as usize).read_volatile() })
 }

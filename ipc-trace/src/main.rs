@@ -18,15 +18,16 @@ fn main() {
     gate.set(0,1,0).unwrap();
     let _ = state::gate::OPEN;
     let names = [("process_exit","sched_process_exit"),("process_exec","sched_process_exec"),("task_newtask","task_newtask"),("sys_enter","sys_enter"),("sys_exit","sys_exit")];
-    for (n,t) in names {
-        let r: Result<(),ProgramError> = if raw { let p: &mut RawTracePoint = e.program_mut(&format!("{n}_raw")).unwrap().try_into().unwrap(); p.load().and_then(|_| p.attach(t).map(|_|())) }
-        else { let p: &mut BtfTracePoint = e.program_mut(n).unwrap().try_into().unwrap(); p.load(t,&btf).and_then(|_| p.attach().map(|_|())) };
+    let want: Vec<String> = std::env::args().skip(2).collect();
+    for (n,t) in names { if !want.iter().any(|w| w==n) { continue; }
+        let r: Result<(),ProgramError> = if raw { let p: &mut RawTracePoint = e.program_mut(&format!("{n}_raw")).unwrap().try_into().unwrap(); p.load().and_then(|_| if want.iter().any(|w| w=="noattach") {Ok(())} else {p.attach(t).map(|_|())}) }
+        else { let p: &mut BtfTracePoint = e.program_mut(n).unwrap().try_into().unwrap(); p.load(t,&btf).and_then(|_| if want.iter().any(|w| w=="noattach") {Ok(())} else {p.attach().map(|_|())}) };
         match r { Ok(())=>{ let i=e.program(&if raw {format!("{n}_raw")} else {n.into()}).unwrap().info().unwrap(); println!("{n} ok insns {:?} jited {:?} xlated {:?}", i.verified_instruction_count(), i.size_jitted(), i.size_translated()) }
           Err(ProgramError::LoadError{io_error,verifier_log})=>{ let s=format!("{verifier_log}"); println!("{n}: {io_error}\n{}", &s[s.len().saturating_sub(3500)..]); }
           Err(x)=>println!("{n} {x:?}") }
     }
-    let mut p: &mut Iter = e.program_mut("census").unwrap().try_into().unwrap();
-    match p.load("task",&btf) { Ok(())=>println!("census ok {:?}", p.info().unwrap().verified_instruction_count()), Err(ProgramError::LoadError{io_error,verifier_log})=>{ let s=format!("{verifier_log}"); println!("census: {io_error}\n{}", &s[s.len().saturating_sub(3500)..]); } Err(x)=>println!("{x:?}") }
+    if want.iter().any(|w| w=="census") { let p: &mut Iter = e.program_mut("census").unwrap().try_into().unwrap();
+    match p.load("task",&btf) { Ok(())=>println!("census ok {:?}", p.info().unwrap().verified_instruction_count()), Err(ProgramError::LoadError{io_error,verifier_log})=>{ let s=format!("{verifier_log}"); println!("census: {io_error}\n{}", &s[s.len().saturating_sub(3500)..]); } Err(x)=>println!("{x:?}") } }
     let mut ring: aya::maps::RingBuf<_> = e.take_map("EVENTS").unwrap().try_into().unwrap();
     let mut ctl: aya::maps::RingBuf<_> = e.take_map("CONTROL").unwrap().try_into().unwrap();
     std::thread::sleep(std::time::Duration::from_secs(2));
