@@ -35,12 +35,7 @@ const fn row(
     Entry { abi, number, code: Code::new(op, timeout), functions }
 }
 
-const fn other(
-    abi: Abi,
-    number: u16,
-    code: Code,
-    functions: &'static [&'static str],
-) -> Entry {
+const fn other(abi: Abi, number: u16, code: Code, functions: &'static [&'static str]) -> Entry {
     Entry { abi, number, code, functions }
 }
 
@@ -254,7 +249,8 @@ mod tests {
         for abi in Abi::ALL {
             for op in Op::ALL {
                 let direct = ENTRIES.iter().any(|e| e.abi == abi && e.code.op() == Some(op));
-                let through_ipc = abi == Abi::I386 && MULTIPLEXED.iter().any(|m| m.1.op() == Some(op));
+                let through_ipc =
+                    abi == Abi::I386 && MULTIPLEXED.iter().any(|m| m.1.op() == Some(op));
                 assert!(direct || through_ipc, "{} {}", abi.name(), op.name());
             }
         }

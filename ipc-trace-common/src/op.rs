@@ -90,18 +90,12 @@ impl Op {
 
     /// Whether the call can sleep until another process acts; its duration is then measured.
     pub const fn blocks(self) -> bool {
-        matches!(
-            self,
-            Self::Semop | Self::Msgsnd | Self::Msgrcv | Self::MqSend | Self::MqReceive
-        )
+        matches!(self, Self::Semop | Self::Msgsnd | Self::Msgrcv | Self::MqSend | Self::MqReceive)
     }
 
     /// Whether the first argument is a queue descriptor, which may belong to another namespace.
     pub const fn takes_descriptor(self) -> bool {
-        matches!(
-            self,
-            Self::MqSend | Self::MqReceive | Self::MqNotify | Self::MqGetsetattr
-        )
+        matches!(self, Self::MqSend | Self::MqReceive | Self::MqNotify | Self::MqGetsetattr)
     }
 
     /// The operation's bit in a set of operations.

@@ -72,7 +72,20 @@ pub mod flag {
 }
 
 /// One life of an IPC namespace.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, KnownLayout, Immutable)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    KnownLayout,
+    Immutable,
+)]
 #[repr(C)]
 pub struct NsRef {
     /// The inode number that `/proc/PID/ns/ipc` shows; `0` is none

@@ -147,11 +147,7 @@ fn count_in(map: &HashMap<DropKey, u64>, key: &DropKey) -> bool {
 pub(crate) fn reserve<T>(ring: &'static RingBuf) -> Option<*mut T> {
     // SAFETY: a `RingBuf` is the map's definition, which is what the helper takes.
     let at = unsafe {
-        bpf_ringbuf_reserve(
-            core::ptr::from_ref(ring).cast_mut().cast(),
-            size_of::<T>() as u64,
-            0,
-        )
+        bpf_ringbuf_reserve(core::ptr::from_ref(ring).cast_mut().cast(), size_of::<T>() as u64, 0)
     };
     if at.is_null() { None } else { Some(at.cast()) }
 }

@@ -63,9 +63,7 @@ pub(crate) fn newtask(task: u64, clone_flags: u64) {
             let _ = DESCENDANTS.insert(&child, &0, 0);
         }
     }
-    if clone_flags & CLONE_NEWIPC == 0
-        || pid == constant!(SELF_PID)
-        || maps::gate() == gate::CLOSED
+    if clone_flags & CLONE_NEWIPC == 0 || pid == constant!(SELF_PID) || maps::gate() == gate::CLOSED
     {
         return;
     }

@@ -4,10 +4,7 @@
 //! The full pid_tgid is kept beside, so a slot never speaks of another thread. While one thread
 //! sleeps in a call, others with the same low bits get a slot in the spill.
 
-use aya_ebpf::helpers::{
-    bpf_get_current_pid_tgid,
-    generated::bpf_ktime_get_boot_ns,
-};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_ktime_get_boot_ns};
 use ipc_trace_common::{
     layout::Field,
     record::{ExitRecord, Kind, NsRef, QueueRef},

@@ -84,9 +84,7 @@ impl Layout {
     ///
     /// # Errors
     /// A required field is missing.
-    pub fn resolve(
-        offset_of: impl Fn(&str, &str) -> Option<u32>,
-    ) -> Result<Self, LayoutError> {
+    pub fn resolve(offset_of: impl Fn(&str, &str) -> Option<u32>) -> Result<Self, LayoutError> {
         let rows: Vec<_> = FIELDS
             .iter()
             .map(|spec| Resolved {
@@ -173,8 +171,7 @@ mod tests {
 
     #[test]
     fn a_missing_optional_field_says_what_is_lost() {
-        let layout =
-            Layout::resolve(|_, path| (path != "ns.ns_id").then_some(8)).unwrap();
+        let layout = Layout::resolve(|_, path| (path != "ns.ns_id").then_some(8)).unwrap();
         let losses: Vec<_> = layout.losses().collect();
         assert_eq!(losses.len(), 1);
         assert_eq!(losses[0].0, "ipc_namespace.ns.ns_id");

@@ -67,11 +67,7 @@ pub(crate) unsafe fn int80(number: u32, args: [u32; 6]) -> i64 {
         );
     }
     let low = eax as u32;
-    if is_error(i64::from(low as i32)) {
-        i64::from(low as i32)
-    } else {
-        i64::from(low)
-    }
+    if is_error(i64::from(low as i32)) { i64::from(low as i32) } else { i64::from(low) }
 }
 
 /// Whether a raw answer means failure.
@@ -106,9 +102,7 @@ impl Arena {
         if base == libc::MAP_FAILED {
             bail!("mmap below 2 GiB: {}", std::io::Error::last_os_error());
         }
-        Ok(Self {
-            base: base as usize,
-        })
+        Ok(Self { base: base as usize })
     }
 
     /// The address of the byte at `offset`.
@@ -122,11 +116,7 @@ impl Arena {
     ///
     /// If they do not fit.
     pub(crate) fn write(&mut self, offset: usize, bytes: &[u8]) {
-        assert!(
-            offset
-                .checked_add(bytes.len())
-                .is_some_and(|end| end <= Self::SIZE)
-        );
+        assert!(offset.checked_add(bytes.len()).is_some_and(|end| end <= Self::SIZE));
         // SAFETY: the range was just checked to lie in the mapping, which this value owns
         // and which no Rust reference points into.
         unsafe {

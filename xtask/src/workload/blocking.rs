@@ -63,10 +63,7 @@ impl Bed {
             }
         };
         ensure!(!is_error(id), "nothing to sleep on: {}", outcome(id));
-        Ok(Self {
-            kind,
-            id: id as i32,
-        })
+        Ok(Self { kind, id: id as i32 })
     }
 
     fn sleep(self, caller: &mut Caller) -> i64 {
@@ -125,9 +122,8 @@ pub(crate) fn blocked(options: &Blocked) -> Result<()> {
     let mut sleeper = caller.sibling()?;
     let tid = AtomicI32::new(0);
     let (sleeper, ret) = std::thread::scope(|scope| -> Result<_> {
-        let thread = std::thread::Builder::new()
-            .name("sleeper".into())
-            .spawn_scoped(scope, || {
+        let thread =
+            std::thread::Builder::new().name("sleeper".into()).spawn_scoped(scope, || {
                 tid.store(process::tid(), Ordering::Release);
                 let ret = bed.sleep(&mut sleeper);
                 (sleeper, ret)
@@ -151,12 +147,7 @@ pub(crate) fn blocked(options: &Blocked) -> Result<()> {
     bed.remove(&mut caller);
     caller.absorb(sleeper);
     let tid = tid.into_inner();
-    caller
-        .report()
-        .fact("tid", tid)
-        .fact("op", bed.name())
-        .fact("ret", outcome(ret))
-        .print()
+    caller.report().fact("tid", tid).fact("op", bed.name()).fact("ret", outcome(ret)).print()
 }
 
 /// What disturbs a sleeper.
@@ -218,10 +209,7 @@ fn disturb(bed: Bed, disturbance: Disturbance, caller: &mut Caller) -> Result<Re
         unsafe { sigaction(Signal::SIGUSR1, &action) }?;
         let mut caller = Caller::new("restart")?;
         let mut results = Vec::new();
-        while results
-            .last()
-            .is_none_or(|&ret| ret == -i64::from(libc::EINTR))
-        {
+        while results.last().is_none_or(|&ret| ret == -i64::from(libc::EINTR)) {
             results.push(bed.sleep(&mut caller));
         }
         // Each signal either ended a call or made the kernel enter it once more.
@@ -231,10 +219,7 @@ fn disturb(bed: Bed, disturbance: Disturbance, caller: &mut Caller) -> Result<Re
             .fact("op", bed.name())
             .fact("signal", format!("{disturbance:?}").to_lowercase())
             .fact("tid", process::tid())
-            .fact(
-                "results",
-                results.iter().map(|&ret| outcome(ret)).collect::<Vec<_>>(),
-            )
+            .fact("results", results.iter().map(|&ret| outcome(ret)).collect::<Vec<_>>())
             .fact("signals", SIGNALS)
             .fact("restarts", restarts))
     })?;
@@ -257,10 +242,7 @@ fn send(pid: Pid, disturbance: Disturbance, handled: &Flag) -> Result<()> {
         Disturbance::Stop => {
             nix::sys::signal::kill(pid, Signal::SIGSTOP)?;
             let status = waitpid(pid, Some(WaitPidFlag::WUNTRACED))?;
-            ensure!(
-                matches!(status, WaitStatus::Stopped(..)),
-                "not stopped: {status:?}"
-            );
+            ensure!(matches!(status, WaitStatus::Stopped(..)), "not stopped: {status:?}");
             nix::sys::signal::kill(pid, Signal::SIGCONT)?;
             Ok(())
         }

@@ -44,11 +44,7 @@ pub(crate) struct Error(pub(crate) i32);
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let known = Errno::from_raw(self.0);
-        if known == Errno::UnknownErrno {
-            write!(f, "E{}", self.0)
-        } else {
-            write!(f, "{known:?}")
-        }
+        if known == Errno::UnknownErrno { write!(f, "E{}", self.0) } else { write!(f, "{known:?}") }
     }
 }
 
@@ -70,11 +66,7 @@ impl<'de> Deserialize<'de> for Error {
 
 /// A raw answer as a person would write it: a number, or the name of the error.
 pub(crate) fn outcome(ret: i64) -> Value {
-    if is_error(ret) {
-        Error(-ret as i32).to_string().into()
-    } else {
-        ret.into()
-    }
+    if is_error(ret) { Error(-ret as i32).to_string().into() } else { ret.into() }
 }
 
 /// The calls of one operation in one namespace.
@@ -164,24 +156,13 @@ impl Book {
 
     /// The number of all calls in the book.
     pub(crate) fn total(&self) -> u64 {
-        self.namespaces
-            .iter()
-            .flat_map(|ns| ns.ops.values())
-            .map(|tally| tally.calls)
-            .sum()
+        self.namespaces.iter().flat_map(|ns| ns.ops.values()).map(|tally| tally.calls).sum()
     }
 
     fn page(&mut self, label: &str, inum: u64) -> usize {
-        let known = self
-            .namespaces
-            .iter()
-            .position(|ns| ns.label == label && ns.inum == inum);
+        let known = self.namespaces.iter().position(|ns| ns.label == label && ns.inum == inum);
         known.unwrap_or_else(|| {
-            self.namespaces.push(NsBook {
-                label: label.into(),
-                inum,
-                ops: BTreeMap::new(),
-            });
+            self.namespaces.push(NsBook { label: label.into(), inum, ops: BTreeMap::new() });
             self.namespaces.len() - 1
         })
     }
@@ -201,10 +182,7 @@ pub(crate) struct Report {
 impl Report {
     /// A report without further facts.
     pub(crate) fn of(book: Book) -> Self {
-        Self {
-            book,
-            facts: Map::new(),
-        }
+        Self { book, facts: Map::new() }
     }
 
     /// Adds a fact.

@@ -74,17 +74,7 @@ pub(super) struct Spelling {
 /// The arguments of `ipc(2)`.
 pub(super) fn ipc(call: u32, version: u32, rest: [u64; 5]) -> (u32, [u64; 6]) {
     let [first, second, third, ptr, fifth] = rest;
-    (
-        117,
-        [
-            u64::from(call | version << 16),
-            first,
-            second,
-            third,
-            ptr,
-            fifth,
-        ],
-    )
+    (117, [u64::from(call | version << 16), first, second, third, ptr, fifth])
 }
 
 /// One thread's calls and their book.
@@ -214,11 +204,7 @@ impl Caller {
 
     /// The address of a slot, or the bad one if that was asked for.
     pub(super) fn pointer(&self, slot: usize) -> u64 {
-        if self.bad_pointer {
-            BAD_ADDRESS
-        } else {
-            self.arena.at(slot)
-        }
+        if self.bad_pointer { BAD_ADDRESS } else { self.arena.at(slot) }
     }
 
     /// The address of a slot, in any case.
@@ -242,8 +228,7 @@ impl Caller {
     pub(super) fn put_longs(&mut self, offset: usize, longs: &[i64]) -> usize {
         let size = if self.route.is_32bit() { 4 } else { 8 };
         for (i, long) in longs.iter().enumerate() {
-            self.arena
-                .write(offset + size * i, &long.to_ne_bytes()[..size]);
+            self.arena.write(offset + size * i, &long.to_ne_bytes()[..size]);
         }
         size * longs.len()
     }
@@ -308,13 +293,8 @@ impl Time {
     /// The moment on `CLOCK_REALTIME` which lies so many milliseconds ahead.
     pub(crate) fn in_millis(millis: u64) -> Self {
         let then = std::time::SystemTime::now() + std::time::Duration::from_millis(millis);
-        let since = then
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default();
-        Self {
-            sec: since.as_secs() as i64,
-            nsec: i64::from(since.subsec_nanos()),
-        }
+        let since = then.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Self { sec: since.as_secs() as i64, nsec: i64::from(since.subsec_nanos()) }
     }
 
     pub(super) fn json(time: Option<Self>) -> Value {

@@ -26,16 +26,9 @@ struct Steps {
 }
 
 pub(crate) fn run() -> Result<()> {
-    let steps = Steps {
-        sent: Flag::new()?,
-        dead: Flag::new()?,
-    };
-    let (left, right) = socketpair(
-        AddressFamily::Unix,
-        SockType::Datagram,
-        None,
-        SockFlag::SOCK_CLOEXEC,
-    )?;
+    let steps = Steps { sent: Flag::new()?, dead: Flag::new()? };
+    let (left, right) =
+        socketpair(AddressFamily::Unix, SockType::Datagram, None, SockFlag::SOCK_CLOEXEC)?;
     let stranger = process::spawn(b"stranger", || stranger(&right, &steps))?;
     let carrier = process::spawn(b"carrier", || carrier(&left, &steps))?;
     // The carrier first: it is the one that knows why, should anything fail.
@@ -96,12 +89,7 @@ fn carrier(socket: &OwnedFd, steps: &Steps) -> Result<Report> {
     caller.mq_open(NAME, libc::O_RDWR, 0, None);
     caller.mq_unlink(NAME);
     calls.extend(about(&mut caller, y, true));
-    Ok(caller
-        .report()
-        .fact("calls", calls)
-        .fact("home", home)
-        .fact("x", x)
-        .fact("y", y))
+    Ok(caller.report().fact("calls", calls).fact("home", home).fact("x", x).fact("y", y))
 }
 
 /// Gets the descriptor in Z, a namespace which never had to do with X or Y.
@@ -138,18 +126,10 @@ fn take(socket: &OwnedFd) -> Result<(OwnedFd, u64)> {
     let mut inum = [0; 8];
     let mut parts = [IoSliceMut::new(&mut inum)];
     let mut space = nix::cmsg_space!([RawFd; 1]);
-    let message = recvmsg::<()>(
-        socket.as_raw_fd(),
-        &mut parts,
-        Some(&mut space),
-        MsgFlags::empty(),
-    )?;
+    let message =
+        recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::empty())?;
     let fd = message.cmsgs()?.find_map(|control| {
-        if let ControlMessageOwned::ScmRights(fds) = control {
-            fds.first().copied()
-        } else {
-            None
-        }
+        if let ControlMessageOwned::ScmRights(fds) = control { fds.first().copied() } else { None }
     });
     let fd = fd.context("no descriptor came")?;
     // SAFETY: the kernel has just made this descriptor for this process.

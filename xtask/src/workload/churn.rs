@@ -65,9 +65,7 @@ pub(crate) fn processes(options: &Processes) -> Result<()> {
             }
         };
         let workers: Vec<_> = (0..options.parallel).map(|_| scope.spawn(worker)).collect();
-        workers
-            .into_iter()
-            .try_for_each(|w| w.join().expect("a thread panicked"))
+        workers.into_iter().try_for_each(|w| w.join().expect("a thread panicked"))
     })?;
     let seconds = start.elapsed().as_secs_f64();
     // Each process made the same call in the same namespace, or it would have said so.

@@ -46,9 +46,7 @@ pub(crate) fn run(options: &Count) -> Result<()> {
     let mut children = Vec::new();
     for ns in 0..options.namespaces.min(options.threads) {
         let comm = format!("count-{ns}");
-        children.push(process::spawn(comm.as_bytes(), || {
-            namespace(options, ns, &ready, &go)
-        })?);
+        children.push(process::spawn(comm.as_bytes(), || namespace(options, ns, &ready, &go))?);
     }
     for _ in &children {
         ready.wait()?;
@@ -56,19 +54,13 @@ pub(crate) fn run(options: &Count) -> Result<()> {
     if let Some(fd) = options.hold_start_fd {
         // SAFETY: the option says that the descriptor is there for this process to use.
         let mut hold = std::fs::File::from(unsafe { OwnedFd::from_raw_fd(fd) });
-        let _ = hold
-            .read(&mut [0])
-            .context("the descriptor that holds the start")?;
+        let _ = hold.read(&mut [0]).context("the descriptor that holds the start")?;
     }
     let start = Instant::now();
     go.raise(children.len() as u64)?;
     let report = process::join_all(children)?;
     let seconds = start.elapsed().as_secs_f64();
-    ensure!(
-        report.book.total() == options.calls,
-        "the book has {}",
-        report.book.total()
-    );
+    ensure!(report.book.total() == options.calls, "the book has {}", report.book.total());
     report
         .fact("calls", options.calls)
         .fact("seconds", seconds)
@@ -82,9 +74,7 @@ fn namespace(options: &Count, ns: u32, ready: &Flag, go: &Flag) -> Result<Report
     if ns > 0 || options.fresh {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC)?;
     }
-    let numbers: Vec<u32> = (ns..options.threads)
-        .step_by(options.namespaces as usize)
-        .collect();
+    let numbers: Vec<u32> = (ns..options.threads).step_by(options.namespaces as usize).collect();
     let barrier = Barrier::new(numbers.len() + 1);
     std::thread::scope(|scope| {
         let thread = |&number: &u32| {
@@ -204,9 +194,8 @@ impl Worker {
         };
         let mut helper = caller.sibling()?;
         let helper = std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new()
-                .name(label.into())
-                .spawn_scoped(scope, || {
+            let thread =
+                std::thread::Builder::new().name(label.into()).spawn_scoped(scope, || {
                     tid.store(process::tid(), Ordering::Release);
                     helper.msgrcv(msq, 64, 0, 0);
                     helper.semop(sem, &[Step(0, -1, 0)]);

@@ -70,9 +70,7 @@ pub(crate) fn run() -> Result<()> {
     let bank = person(BANK.name, || company(&BANK, None, &ready, &close_down))?;
     ready.wait()?;
     let elsewhere = File::open(format!("/proc/{}/ns/ipc", bank.pid))?;
-    let shop = person(SHOP.name, || {
-        company(&SHOP, Some(&elsewhere), &ready, &close_down)
-    })?;
+    let shop = person(SHOP.name, || company(&SHOP, Some(&elsewhere), &ready, &close_down))?;
     close_down.raise(2)?;
     let mut report = host.report();
     report.absorb(shop.join()?);
@@ -124,11 +122,8 @@ fn company(
         caller.msgrcv(night, 64, 0, 0);
         Ok(caller.report())
     })?;
-    let waits = process::wait_blocked(
-        watchman.pid.as_raw(),
-        watchman.pid.as_raw(),
-        libc::SYS_msgrcv,
-    );
+    let waits =
+        process::wait_blocked(watchman.pid.as_raw(), watchman.pid.as_raw(), libc::SYS_msgrcv);
     caller.msgctl(night, libc::IPC_RMID);
     waits?;
     staff.push(watchman);
@@ -154,12 +149,7 @@ fn open(caller: &mut Caller, names: &Company) -> Result<Office> {
         ensure!(!is_error(id), "{} cannot open: {}", names.name, outcome(id));
     }
     caller.semctl(sem as i32, 0, libc::SETVAL, 1);
-    Ok(Office {
-        shm: shm as i32,
-        sem: sem as i32,
-        msq: msq as i32,
-        mq: mq as i32,
-    })
+    Ok(Office { shm: shm as i32, sem: sem as i32, msq: msq as i32, mq: mq as i32 })
 }
 
 /// Whether something extra is due with this order.
@@ -203,10 +193,7 @@ fn back(names: &Company, office: Office) -> Result<Report> {
         if due(order) {
             caller.semop(office.sem, &[Step(1, -1, 0)]);
             caller.semop(office.sem, &[Step(2, -1, NOWAIT)]);
-            let brief = Time {
-                sec: 0,
-                nsec: 2_000_000,
-            };
+            let brief = Time { sec: 0, nsec: 2_000_000 };
             caller.semtimedop(office.sem, &[Step(2, -1, 0)], Some(brief));
             caller.msgrcv(office.msq, 128, 99, libc::IPC_NOWAIT);
             caller.mq_getsetattr(office.mq, None);
@@ -233,12 +220,7 @@ fn legacy(names: &Company) -> Result<Report> {
 fn courier(names: &Company, elsewhere: &File) -> Result<Report> {
     let mut caller = Caller::with_log(names.name)?;
     let home = caller.inum();
-    let fd = caller.mq_open(
-        b"parcels",
-        libc::O_CREAT | libc::O_RDWR,
-        0o600,
-        Some((8, 64)),
-    );
+    let fd = caller.mq_open(b"parcels", libc::O_CREAT | libc::O_RDWR, 0o600, Some((8, 64)));
     ensure!(!is_error(fd), "mq_open: {}", outcome(fd));
     caller.mq_unlink(b"parcels");
     caller.take_log();

@@ -47,11 +47,7 @@ impl Seesaw {
         let sem = caller.semget(libc::IPC_PRIVATE, 1, 0o600);
         ensure!(!abi::is_error(sem), "semget: {sem}");
         let nowait = libc::IPC_NOWAIT as u16;
-        Ok(Self {
-            caller,
-            sem: sem as i32,
-            steps: [[0, 1, nowait], [0, -1_i16 as u16, nowait]],
-        })
+        Ok(Self { caller, sem: sem as i32, steps: [[0, 1, nowait], [0, -1_i16 as u16, nowait]] })
     }
 
     /// Makes `calls` calls; how many of them failed is returned.
@@ -94,11 +90,7 @@ pub(crate) fn semop(options: &Loop) -> Result<()> {
     let failed = seesaw.swing(options.calls);
     let ns = per_call(start, options.calls);
     let report = seesaw.end(options.calls, failed)?;
-    report
-        .fact("calls", options.calls)
-        .fact("ns_per_call", ns)
-        .fact("tid", process::tid())
-        .print()
+    report.fact("calls", options.calls).fact("ns_per_call", ns).fact("tid", process::tid()).print()
 }
 
 pub(crate) fn getppid(options: &Loop) -> Result<()> {
@@ -110,11 +102,7 @@ pub(crate) fn getppid(options: &Loop) -> Result<()> {
     }
     let ns = per_call(start, options.calls);
     let report = caller.report();
-    report
-        .fact("calls", options.calls)
-        .fact("ns_per_call", ns)
-        .fact("tid", process::tid())
-        .print()
+    report.fact("calls", options.calls).fact("ns_per_call", ns).fact("tid", process::tid()).print()
 }
 
 pub(crate) fn flood(options: &Flood) -> Result<()> {

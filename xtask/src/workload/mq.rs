@@ -18,11 +18,7 @@ fn w(value: i32) -> u64 {
 
 /// The numbers and the arguments which are the same by every route.
 fn same(native: i64, direct: u32, ipc: u32, args: [u64; 6]) -> Spelling {
-    Spelling {
-        native: (native, args),
-        direct: (direct, args),
-        ipc: (ipc, args),
-    }
+    Spelling { native: (native, args), direct: (direct, args), ipc: (ipc, args) }
 }
 
 impl Caller {
@@ -48,12 +44,7 @@ impl Caller {
             }
             None => 0,
         };
-        let spelling = same(
-            240,
-            277,
-            277,
-            [at, w(oflag), u64::from(mode), attr_at, 0, 0],
-        );
+        let spelling = same(240, 277, 277, [at, w(oflag), u64::from(mode), attr_at, 0, 0]);
         self.go(Op::MqOpen, &spelling, || {
             let attr = attr.map_or(Value::Null, |(maxmsg, msgsize)| {
                 json!({"mq_flags": 0, "mq_maxmsg": maxmsg, "mq_msgsize": msgsize, "mq_curmsgs": 0})
@@ -121,16 +112,12 @@ impl Caller {
             }
             None => 0,
         };
-        self.go(
-            Op::MqNotify,
-            &same(244, 281, 281, [w(mqdes), at, 0, 0, 0, 0]),
-            || {
-                let sevp = notify.map_or(Value::Null, |(how, signo, value)| {
+        self.go(Op::MqNotify, &same(244, 281, 281, [w(mqdes), at, 0, 0, 0, 0]), || {
+            let sevp = notify.map_or(Value::Null, |(how, signo, value)| {
                 json!({"sigev_notify": how, "sigev_signo": signo, "sigev_value": value})
             });
-                json!({"mqdes": mqdes, "sevp": sevp})
-            },
-        )
+            json!({"mqdes": mqdes, "sevp": sevp})
+        })
     }
 
     /// `mq_getsetattr(2)`; `flags` are the new `mq_flags`, the old attributes go to the

@@ -23,9 +23,7 @@ pub(crate) fn tid() -> i32 {
 
 /// The inode number of the IPC namespace that the thread is in.
 pub(crate) fn ipc_namespace() -> Result<u64> {
-    Ok(fs::metadata("/proc/thread-self/ns/ipc")
-        .context("the IPC namespace")?
-        .ino())
+    Ok(fs::metadata("/proc/thread-self/ns/ipc").context("the IPC namespace")?.ino())
 }
 
 /// The thread's IPC namespace as a descriptor, which also keeps it alive.
@@ -41,10 +39,7 @@ pub(crate) fn enter_namespace(ns: &File) -> Result<()> {
 /// Names the thread; the bytes may be anything but NUL, 15 at most.
 pub(crate) fn set_comm(name: &[u8]) -> Result<()> {
     let mut comm = [0_u8; 16];
-    ensure!(
-        name.len() < comm.len(),
-        "a thread name has at most 15 bytes"
-    );
+    ensure!(name.len() < comm.len(), "a thread name has at most 15 bytes");
     comm[..name.len()].copy_from_slice(name);
     // SAFETY: PR_SET_NAME reads up to 16 bytes, which there are, ending with NUL.
     let ret = unsafe { libc::prctl(libc::PR_SET_NAME, comm.as_ptr()) };
@@ -67,10 +62,7 @@ pub(crate) fn spawn(comm: &[u8], work: impl FnOnce() -> Result<Report>) -> Resul
     let (read, write) = nix::unistd::pipe()?;
     // SAFETY: the callers keep to the condition above, so that the child may allocate.
     match unsafe { fork() }? {
-        ForkResult::Parent { child } => Ok(Child {
-            pid: child,
-            pipe: File::from(read),
-        }),
+        ForkResult::Parent { child } => Ok(Child { pid: child, pipe: File::from(read) }),
         ForkResult::Child => {
             drop(read);
             finish(File::from(write), comm, work)
@@ -94,10 +86,7 @@ pub(crate) fn spawn_in_new_namespace(
             drop(read);
             finish(File::from(write), comm, work)
         }
-        pid => Ok(Child {
-            pid: Pid::from_raw(pid as i32),
-            pipe: File::from(read),
-        }),
+        pid => Ok(Child { pid: Pid::from_raw(pid as i32), pipe: File::from(read) }),
     }
 }
 
@@ -109,10 +98,7 @@ fn finish(mut pipe: File, comm: &[u8], work: impl FnOnce() -> Result<Report>) ->
     let code = match text {
         Ok(text) => i32::from(pipe.write_all(text.as_bytes()).is_err()),
         Err(error) => {
-            eprintln!(
-                "{}: {error:#}",
-                String::from_utf8_lossy(comm).escape_debug()
-            );
+            eprintln!("{}: {error:#}", String::from_utf8_lossy(comm).escape_debug());
             1
         }
     };
@@ -132,10 +118,7 @@ impl Child {
                 other => break other?,
             }
         };
-        ensure!(
-            matches!(status, WaitStatus::Exited(_, 0)),
-            "a process ended with {status:?}"
-        );
+        ensure!(matches!(status, WaitStatus::Exited(_, 0)), "a process ended with {status:?}");
         read?;
         serde_json::from_str(&text).with_context(|| format!("report of process {}", self.pid))
     }
@@ -181,16 +164,11 @@ impl Flag {
     }
 
     fn wait_within(&self, patience: Duration) -> Result<()> {
-        let mut poll = libc::pollfd {
-            fd: self.0.as_fd().as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let mut poll =
+            libc::pollfd { fd: self.0.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
         let deadline = Instant::now() + patience;
         loop {
-            let left = deadline
-                .saturating_duration_since(Instant::now())
-                .as_millis() as i32;
+            let left = deadline.saturating_duration_since(Instant::now()).as_millis() as i32;
             // SAFETY: one valid pollfd.
             match unsafe { libc::poll(&raw mut poll, 1, left) } {
                 0 => bail!("waited in vain for another process"),
@@ -214,9 +192,7 @@ pub(crate) fn wait_blocked(pid: i32, tid: i32, number: i64) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         let stat = fs::read_to_string(format!("{task}/stat"))?;
-        let sleeps = stat
-            .rsplit_once(") ")
-            .is_some_and(|(_, rest)| rest.starts_with('S'));
+        let sleeps = stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'));
         let call = fs::read_to_string(format!("{task}/syscall"))?;
         let inside = call.split(' ').next().and_then(|word| word.parse().ok()) == Some(number);
         if sleeps && inside {

@@ -23,21 +23,11 @@ const ARCH: u32 = 4;
 const FIRST_ARGUMENT: u32 = 16;
 
 const fn op(code: u16, k: u32) -> libc::sock_filter {
-    libc::sock_filter {
-        code,
-        jt: 0,
-        jf: 0,
-        k,
-    }
+    libc::sock_filter { code, jt: 0, jf: 0, k }
 }
 
 const fn jump(k: u32, jt: u8, jf: u8) -> libc::sock_filter {
-    libc::sock_filter {
-        code: JUMP_IF_EQUAL,
-        jt,
-        jf,
-        k,
-    }
+    libc::sock_filter { code: JUMP_IF_EQUAL, jt, jf, k }
 }
 
 /// Answers `semget` and `msgget` with EPERM, by every route.
@@ -61,21 +51,13 @@ static FILTER: [libc::sock_filter; 16] = [
 ];
 
 fn install() -> Result<()> {
-    let program = libc::sock_fprog {
-        len: FILTER.len() as u16,
-        filter: FILTER.as_ptr().cast_mut(),
-    };
+    let program = libc::sock_fprog { len: FILTER.len() as u16, filter: FILTER.as_ptr().cast_mut() };
     // SAFETY: plain numbers; afterwards no exec can gain privileges.
     let ret = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
     ensure!(ret == 0, "prctl: {}", std::io::Error::last_os_error());
     // SAFETY: the program is only read, and outlives the call.
     let ret = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            0,
-            &raw const program,
-        )
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
     };
     ensure!(ret == 0, "seccomp: {}", std::io::Error::last_os_error());
     Ok(())
@@ -94,14 +76,8 @@ fn filtered() -> Result<Report> {
     let mut filtered = 0;
     for route in Route::ALL {
         caller.by(route);
-        for ret in [
-            caller.semget(libc::IPC_PRIVATE, 1, 0o600),
-            caller.msgget(0x5ecc, 0o600),
-        ] {
-            ensure!(
-                ret == -i64::from(libc::EPERM),
-                "the filter let a call pass: {ret}"
-            );
+        for ret in [caller.semget(libc::IPC_PRIVATE, 1, 0o600), caller.msgget(0x5ecc, 0o600)] {
+            ensure!(ret == -i64::from(libc::EPERM), "the filter let a call pass: {ret}");
             filtered += 1;
         }
         caller.semop(sem, &[Step(0, 1, 0)]);

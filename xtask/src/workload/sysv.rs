@@ -23,11 +23,7 @@ fn w(value: i32) -> u64 {
 impl Caller {
     /// The command as the route wants it.
     fn versioned(&self, cmd: i32) -> i32 {
-        if self.route() == Route::Int80Ipc {
-            cmd | IPC_64
-        } else {
-            cmd
-        }
+        if self.route() == Route::Int80Ipc { cmd | IPC_64 } else { cmd }
     }
 
     /// `shmget(2)`.
@@ -39,11 +35,7 @@ impl Caller {
             direct: (395, args),
             ipc: ipc(23, 0, [a[0], a[1], a[2], 0, 0]),
         };
-        self.go(
-            Op::Shmget,
-            &spelling,
-            || json!({"key": key, "size": size, "shmflg": shmflg}),
-        )
+        self.go(Op::Shmget, &spelling, || json!({"key": key, "size": size, "shmflg": shmflg}))
     }
 
     /// `shmat(2)`; the address is returned by every route, also where the kernel stores it
@@ -106,11 +98,7 @@ impl Caller {
             direct: (393, args),
             ipc: ipc(2, 0, [args[0], args[1], args[2], 0, 0]),
         };
-        self.go(
-            Op::Semget,
-            &spelling,
-            || json!({"key": key, "nsems": nsems, "semflg": semflg}),
-        )
+        self.go(Op::Semget, &spelling, || json!({"key": key, "nsems": nsems, "semflg": semflg}))
     }
 
     fn put_steps(&mut self, sops: &[Step]) -> Value {
@@ -170,11 +158,7 @@ impl Caller {
                 cmd,
                 libc::IPC_STAT | libc::IPC_SET | libc::IPC_INFO | libc::GETALL | libc::SETALL
             ) || matches!(cmd, libc::SEM_STAT | libc::SEM_INFO | libc::SEM_STAT_ANY);
-        let arg = if takes_address {
-            self.pointer(slot::OUT)
-        } else {
-            w(val)
-        };
+        let arg = if takes_address { self.pointer(slot::OUT) } else { w(val) };
         let raw = self.versioned(cmd);
         let args = [w(semid), w(semnum), w(cmd), arg, 0, 0];
         self.put_words(slot::WORD, &[arg as u32]);
@@ -199,11 +183,7 @@ impl Caller {
             direct: (399, args),
             ipc: ipc(13, 0, [args[0], args[1], 0, 0, 0]),
         };
-        self.go(
-            Op::Msgget,
-            &spelling,
-            || json!({"key": key, "msgflg": msgflg}),
-        )
+        self.go(Op::Msgget, &spelling, || json!({"key": key, "msgflg": msgflg}))
     }
 
     /// `msgsnd(2)`. The text is padded with what is left in the arena if `msgsz` claims more
@@ -250,19 +230,11 @@ impl Caller {
         let old = self.old_msgrcv();
         let through_ipc = if old {
             self.put_words(slot::WORD, &[at as u32, msgtyp as u32]);
-            ipc(
-                12,
-                0,
-                [args[0], size, flags, self.good_pointer(slot::WORD), 0],
-            )
+            ipc(12, 0, [args[0], size, flags, self.good_pointer(slot::WORD), 0])
         } else {
             ipc(12, 1, [args[0], size, flags, at, msgtyp as u64])
         };
-        let spelling = Spelling {
-            native: (70, args),
-            direct: (401, args),
-            ipc: through_ipc,
-        };
+        let spelling = Spelling { native: (70, args), direct: (401, args), ipc: through_ipc };
         let version = (self.route() == Route::Int80Ipc).then_some(u32::from(!old));
         self.go(Op::Msgrcv, &spelling, || {
             json!({"msqid": msqid, "msgsz": msgsz, "msgtyp": msgtyp, "msgflg": msgflg,

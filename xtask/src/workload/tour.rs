@@ -35,14 +35,7 @@ fn semaphores(caller: &mut Caller) {
     caller.semctl(id, 0, libc::SETVAL, 1);
     caller.semop(id, &[Step(0, -1, NOWAIT), Step(1, 1, 0)]);
     caller.semop(id, &[Step(0, -1, NOWAIT)]);
-    caller.semtimedop(
-        id,
-        &[Step(0, -1, 0)],
-        Some(Time {
-            sec: 0,
-            nsec: 300_000,
-        }),
-    );
+    caller.semtimedop(id, &[Step(0, -1, 0)], Some(Time { sec: 0, nsec: 300_000 }));
     caller.semop(id, &[Step(7, 1, 0)]);
     caller.fault().semop(id, &[Step(0, 1, 0)]);
     caller.semctl(id, 1, libc::GETVAL, 0);

@@ -51,9 +51,7 @@ pub(crate) fn run() -> Result<()> {
         holders.push(child);
     }
     let pids: Vec<Pid> = holders.iter().map(|child| child.pid).collect();
-    let walker = std::thread::Builder::new()
-        .name("walker".into())
-        .spawn(move || walk(&pids))?;
+    let walker = std::thread::Builder::new().name("walker".into()).spawn(move || walk(&pids))?;
     let walked = walker.join().expect("the walker panicked")?;
 
     let there = Flag::new()?;
@@ -108,10 +106,7 @@ fn walk(pids: &[Pid]) -> Result<Report> {
     // Nowhere: an attempt which moves nothing and so is no event.
     let no_namespace = fs::File::open("/proc/self/stat").context("/proc/self/stat")?;
     let refused = process::enter_namespace(&no_namespace).is_err();
-    ensure!(
-        refused && caller.inum() == process::ipc_namespace()?,
-        "setns went astray"
-    );
+    ensure!(refused && caller.inum() == process::ipc_namespace()?, "setns went astray");
     Ok(caller.report().fact("events", events).fact("walker", tid))
 }
 

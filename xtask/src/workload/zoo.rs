@@ -23,37 +23,19 @@ pub(crate) fn run() -> Result<()> {
         queues(&mut caller, n);
     }
     let calls = caller.take_log();
-    caller
-        .report()
-        .fact("tid", process::tid())
-        .fact("calls", calls)
-        .print()
+    caller.report().fact("tid", process::tid()).fact("calls", calls).print()
 }
 
 fn shared_memory(caller: &mut Caller, n: i32) {
     // A negative key is a key; a size above 2 GiB is a size.
     caller.shmget(-0x0021_5200 - n, 0x1_2345, CREATE | 0o640);
     caller.shmget(0x0051_5200 + n, 0xfedc_b000, 0);
-    let id = caller.shmget(
-        0x0051_5200 + n,
-        0x5678,
-        CREATE | 0o600 | libc::SHM_NORESERVE,
-    ) as i32;
-    let hint = if caller.route().is_32bit() {
-        0x1234_5678
-    } else {
-        0x0123_4567_89ab
-    };
+    let id = caller.shmget(0x0051_5200 + n, 0x5678, CREATE | 0o600 | libc::SHM_NORESERVE) as i32;
+    let hint = if caller.route().is_32bit() { 0x1234_5678 } else { 0x0123_4567_89ab };
     let at = caller.shmat(id, hint, libc::SHM_RND);
     let read_only = caller.shmat(id, 0, libc::SHM_RDONLY);
     caller.shmat(id, 0x1001, 0);
-    for cmd in [
-        libc::IPC_STAT,
-        libc::IPC_SET,
-        libc::SHM_LOCK,
-        libc::SHM_UNLOCK,
-        libc::IPC_INFO,
-    ] {
+    for cmd in [libc::IPC_STAT, libc::IPC_SET, libc::SHM_LOCK, libc::SHM_UNLOCK, libc::IPC_INFO] {
         caller.shmctl(id, cmd);
     }
     caller.shmctl(0x7bad_1d00, libc::IPC_STAT);
@@ -82,14 +64,7 @@ fn semaphores(caller: &mut Caller, n: i32) {
     caller.semctl(id, 0, libc::IPC_STAT, 0);
     caller.semctl(id, 0, libc::IPC_SET, 0);
     caller.semop(id, &[Step(5, 11, 0)]);
-    caller.semop(
-        id,
-        &[
-            Step(6, -3, libc::SEM_UNDO as i16),
-            Step(69, 0, NOWAIT),
-            Step(7, 2, 0),
-        ],
-    );
+    caller.semop(id, &[Step(6, -3, libc::SEM_UNDO as i16), Step(69, 0, NOWAIT), Step(7, 2, 0)]);
     caller.semop(id, &[Step(8, -32_000, NOWAIT)]);
     let many: Vec<Step> = (0..70).map(|i| Step(i, i as i16 + 1, 0)).collect();
     caller.semop(id, &many);
@@ -97,20 +72,10 @@ fn semaphores(caller: &mut Caller, n: i32) {
     caller.semop(id, &[Step(70, 1, 0)]);
     caller.semop(0x7bad_1d01, &[Step(1, 2, 0)]);
     caller.fault().semop(id, &[Step(0, 1, 0)]);
-    let brief = Time {
-        sec: 0,
-        nsec: 1_234_567,
-    };
+    let brief = Time { sec: 0, nsec: 1_234_567 };
     caller.semtimedop(id, &[Step(9, -31_000, 0)], Some(brief));
     caller.semtimedop(id, &[Step(10, 1, 0)], Some(Time { sec: 77, nsec: 88 }));
-    caller.semtimedop(
-        id,
-        &[Step(11, 1, 0)],
-        Some(Time {
-            sec: 1,
-            nsec: 2_000_000_000,
-        }),
-    );
+    caller.semtimedop(id, &[Step(11, 1, 0)], Some(Time { sec: 1, nsec: 2_000_000_000 }));
     caller.semtimedop(id, &[Step(12, 1, 0)], None);
     caller.semctl(id, 0, libc::IPC_RMID, 0);
 }
@@ -124,12 +89,7 @@ fn messages(caller: &mut Caller, n: i32) {
     caller.msgsnd_sized(id, 6, b"too long", 0x2_0001, 0);
     caller.fault().msgsnd(id, 7, b"nowhere", 0);
     if !caller.route().is_32bit() {
-        caller.msgsnd(
-            id,
-            0x0012_3456_789a,
-            b"a type for 64 bits",
-            libc::IPC_NOWAIT,
-        );
+        caller.msgsnd(id, 0x0012_3456_789a, b"a type for 64 bits", libc::IPC_NOWAIT);
         caller.msgrcv(id, 99, 0x0012_3456_789a, libc::IPC_NOWAIT);
     }
     caller.msgrcv(id, 5, 0x1234_5678, libc::IPC_NOWAIT);
@@ -155,12 +115,7 @@ fn queues(caller: &mut Caller, n: i32) {
     let fd = caller.mq_open(name, oflag, 0o651, Some((3, 77)));
     caller.mq_open(name, oflag, 0o600, None);
     caller.mq_open(b"zoo-missing", libc::O_WRONLY, 0, None);
-    caller.mq_open(
-        b"zoo-bad-size",
-        libc::O_CREAT | libc::O_RDWR,
-        0o600,
-        Some((-1, 8)),
-    );
+    caller.mq_open(b"zoo-bad-size", libc::O_CREAT | libc::O_RDWR, 0o600, Some((-1, 8)));
     caller.mq_open(&[b'n'; 255], libc::O_RDONLY, 0, None);
     caller.mq_open(&[b'n'; 256], libc::O_RDONLY, 0, None);
     caller.mq_open(b"with/slash", libc::O_CREAT | libc::O_RDWR, 0o600, None);
@@ -171,10 +126,7 @@ fn queues(caller: &mut Caller, n: i32) {
     caller.mq_notify(mqdes, Some((libc::SIGEV_SIGNAL, libc::SIGUSR2, 0x1deb)));
     caller.mq_notify(mqdes, Some((libc::SIGEV_SIGNAL, 99, 0x1dec)));
     caller.mq_notify(mqdes, None);
-    let until = Time {
-        sec: 2_000_000_000,
-        nsec: 123_456_789,
-    };
+    let until = Time { sec: 2_000_000_000, nsec: 123_456_789 };
     caller.mq_send(mqdes, b"eleven.....", 12_345, None);
     caller.mq_send(mqdes, b"sixteen.........", 32_767, Some(until));
     caller.mq_send(mqdes, b"bad priority", 32_768, None);

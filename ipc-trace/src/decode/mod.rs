@@ -1,0 +1,219 @@
+//! From the bytes of a record to a typed view of it: pure, checked, and without copies.
+//!
+//! | module | its job |
+//! | --- | --- |
+//! | [`args`] | the arguments of a call |
+//! | [`flags`] | the names of flags and commands |
+//!
+//! Invariant: any bytes give a record, `Unknown`, or an error; never a panic. Parts that no flag of
+//! the header vouches for are not looked at.
+
+pub mod args;
+pub mod flags;
+
+use ipc_trace_common::{
+    op::{Abi, Code, Op},
+    record::{
+        CallRecord, ContextRecord, CtlPart, EndRecord, ExitRecord, Header, Kind, MoveRecord,
+        MsgPart, NamePart, NamespaceRecord, PendingRecord, QueuePart, QueueRecord, QueueRef,
+        SemopPart, VERSION,
+    },
+};
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+/// Why bytes are no record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Fewer bytes than the record has.
+    #[error("a record of kind {kind} with only {len} bytes")]
+    Short {
+        /// Its kind
+        kind: u8,
+        /// The bytes that are there
+        len: usize,
+    },
+    /// The kernel side is of another version.
+    #[error("a record of version {0}, not {VERSION}")]
+    Version(u8),
+    /// A value that no record holds.
+    #[error("a call with ABI {abi} and code {code}")]
+    Call {
+        /// The ABI's number
+        abi: u8,
+        /// The code
+        code: u8,
+    },
+}
+
+/// A record.
+#[derive(Clone, Copy, Debug)]
+pub enum Record<'a> {
+    /// A call returned
+    Call(Call<'a>),
+    /// Who a thread is
+    Context(&'a ContextRecord),
+    /// A namespace shows itself
+    Namespace(&'a NamespaceRecord),
+    /// A thread got into another namespace
+    Move(&'a MoveRecord),
+    /// A thread ended
+    Exit(&'a ExitRecord),
+    /// A queue shows itself
+    Queue(&'a QueueRecord),
+    /// A call that has not returned
+    Pending(&'a PendingRecord, Op, Abi),
+    /// A namespace that exists
+    Alive(&'a NamespaceRecord),
+    /// The census is complete
+    End(&'a EndRecord),
+    /// A kind that this version does not know
+    Unknown(u8),
+}
+
+/// A call that returned.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// What was called
+    pub op: Op,
+    /// How it came in
+    pub abi: Abi,
+    /// The operation with the variant of its arguments
+    pub code: Code,
+    /// What all calls have
+    pub record: &'a CallRecord,
+    /// What belongs to the operation
+    pub part: Part<'a>,
+}
+
+/// What belongs to an operation.
+#[derive(Clone, Copy, Debug)]
+pub enum Part<'a> {
+    /// shmget, shmat, shmdt, semget, msgget
+    None,
+    /// semop
+    Semop(&'a SemopPart),
+    /// msgsnd, msgrcv
+    Msg(&'a MsgPart),
+    /// shmctl, semctl, msgctl
+    Ctl(&'a CtlPart),
+    /// mq_send, mq_receive, mq_notify, mq_getsetattr
+    Queue(&'a QueuePart),
+    /// mq_open, mq_unlink
+    Name(&'a NamePart),
+}
+
+impl Call<'_> {
+    /// The queue behind the descriptor, for operations that have one.
+    #[must_use]
+    pub fn queue(&self) -> Option<&QueueRef> {
+        match self.part {
+            Part::Queue(part) => Some(&part.queue),
+            Part::Name(part) => Some(&part.queue),
+            Part::None | Part::Semop(_) | Part::Msg(_) | Part::Ctl(_) => None,
+        }
+    }
+
+    /// Whether a flag of the header is set.
+    #[must_use]
+    pub const fn has(&self, flag: u32) -> bool {
+        self.record.header.flags & flag != 0
+    }
+}
+
+fn view<T: FromBytes + KnownLayout + Immutable>(
+    bytes: &[u8],
+    kind: u8,
+) -> Result<(&T, &[u8]), DecodeError> {
+    T::ref_from_prefix(bytes).map_err(|_| DecodeError::Short { kind, len: bytes.len() })
+}
+
+/// The record in `bytes`, which are aligned to 8 as the ring has them.
+///
+/// # Errors
+/// The bytes are too few, of another version, or no call that exists.
+pub fn record(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
+    let (header, _) = view::<Header>(bytes, 0)?;
+    if header.version != VERSION {
+        return Err(DecodeError::Version(header.version));
+    }
+    let kind = header.kind;
+    const CALL: u8 = Kind::Call as u8;
+    const CONTEXT: u8 = Kind::Context as u8;
+    const NAMESPACE: u8 = Kind::Namespace as u8;
+    const MOVE: u8 = Kind::Move as u8;
+    const EXIT: u8 = Kind::Exit as u8;
+    const QUEUE: u8 = Kind::Queue as u8;
+    const PENDING: u8 = Kind::Pending as u8;
+    const ALIVE: u8 = Kind::Alive as u8;
+    const END: u8 = Kind::End as u8;
+    Ok(match kind {
+        CALL => Record::Call(call(bytes)?),
+        CONTEXT => Record::Context(view(bytes, kind)?.0),
+        NAMESPACE => Record::Namespace(view(bytes, kind)?.0),
+        MOVE => Record::Move(view(bytes, kind)?.0),
+        EXIT => Record::Exit(view(bytes, kind)?.0),
+        QUEUE => Record::Queue(view(bytes, kind)?.0),
+        PENDING => {
+            let (op, abi, _) = meaning(header)?;
+            Record::Pending(view(bytes, kind)?.0, op, abi)
+        }
+        ALIVE => Record::Alive(view(bytes, kind)?.0),
+        END => Record::End(view(bytes, kind)?.0),
+        other => Record::Unknown(other),
+    })
+}
+
+fn meaning(header: &Header) -> Result<(Op, Abi, Code), DecodeError> {
+    let code = Code(header.code);
+    match (code.op(), Abi::ALL.get(usize::from(header.abi))) {
+        (Some(op), Some(&abi)) => Ok((op, abi, code)),
+        _ => Err(DecodeError::Call { abi: header.abi, code: header.code }),
+    }
+}
+
+fn call(bytes: &[u8]) -> Result<Call<'_>, DecodeError> {
+    let kind = Kind::Call as u8;
+    let (record, rest) = view::<CallRecord>(bytes, kind)?;
+    let (op, abi, code) = meaning(&record.header)?;
+    let part = match op {
+        Op::Shmget | Op::Shmat | Op::Shmdt | Op::Semget | Op::Msgget => Part::None,
+        Op::Semop => Part::Semop(view(rest, kind)?.0),
+        Op::Msgsnd | Op::Msgrcv => Part::Msg(view(rest, kind)?.0),
+        Op::Shmctl | Op::Semctl | Op::Msgctl => Part::Ctl(view(rest, kind)?.0),
+        Op::MqSend | Op::MqReceive | Op::MqNotify | Op::MqGetsetattr => {
+            Part::Queue(view(rest, kind)?.0)
+        }
+        Op::MqOpen | Op::MqUnlink => Part::Name(view(rest, kind)?.0),
+    };
+    Ok(Call { op, abi, code, record, part })
+}
+
+/// Splits what the census wrote into records: they follow one another without gaps.
+///
+/// # Errors
+/// The bytes end within a record, or one has another version.
+pub fn census(mut bytes: &[u8], mut each: impl FnMut(Record<'_>)) -> Result<(), DecodeError> {
+    while !bytes.is_empty() {
+        let one = record(bytes)?;
+        let len = match one {
+            Record::Pending(..) => size_of::<PendingRecord>(),
+            Record::Alive(_) => size_of::<NamespaceRecord>(),
+            Record::End(_) => size_of::<EndRecord>(),
+            Record::Call(_)
+            | Record::Context(_)
+            | Record::Namespace(_)
+            | Record::Move(_)
+            | Record::Exit(_)
+            | Record::Queue(_)
+            | Record::Unknown(_) => {
+                return Err(DecodeError::Short {
+                    kind: bytes.get(1).copied().unwrap_or(0),
+                    len: 0,
+                });
+            }
+        };
+        each(one);
+        bytes = bytes.get(len..).unwrap_or_default();
+    }
+    Ok(())
+}

@@ -1,0 +1,368 @@
+//! What ipc-trace says: the lines of `live -o json`, as types. The JSON schema is derived from
+//! them, and the text output shows the same values.
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`value`] | names, keys, flags and other values that have a form of their own in JSON |
+//! | [`args`] | the arguments of each operation |
+//! | [`report`] | the object that `report -o json` prints |
+//!
+//! Invariant: within `v` 1 no member is renamed or given another type. A value that is not known is
+//! `null`, never invented.
+
+pub mod args;
+pub mod report;
+pub mod value;
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use args::Args;
+use value::{AbiName, Error, FamilyName, Hex32, OpName, Text, Time};
+
+/// The version of the lines and objects.
+pub const VERSION: u8 = 1;
+
+/// One line of `live -o json`.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(title = "A line of ipc-trace live -o json")]
+pub struct Line<'a> {
+    /// The version of the lines
+    pub v: u8,
+    /// What the line says
+    #[serde(flatten)]
+    pub event: &'a Event<'a>,
+}
+
+/// What happened.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "the largest is the one that is made all the time")]
+pub enum Event<'a> {
+    /// The first line
+    Start(Start<'a>),
+    /// A call returned
+    Ipc(Ipc<'a>),
+    /// Something happened to a namespace
+    Namespace(Namespace<'a>),
+    /// Calls were lost since the line before
+    Loss(Loss<'a>),
+    /// The last line
+    End(End<'a>),
+}
+
+/// Backend by operation: `"function"` or `"syscall"`.
+pub type Backends = BTreeMap<OpName, &'static str>;
+
+/// Tracing started.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Start<'a> {
+    /// When
+    pub time: Time,
+    /// The host's name
+    pub host: Cow<'a, str>,
+    /// The kernel's release
+    pub kernel: Cow<'a, str>,
+    /// The machine
+    pub arch: &'static str,
+    /// How each operation is seen: `function` or `syscall`
+    pub backend: &'a Backends,
+    /// The version of ipc-trace
+    pub version: &'static str,
+}
+
+/// A call returned.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Ipc<'a> {
+    /// Number of the line, from 1, without gaps
+    pub seq: u64,
+    /// When the call returned
+    pub time: Time,
+    /// The same on `CLOCK_BOOTTIME`, nanoseconds
+    pub boot_ns: u64,
+    /// What was called
+    pub op: OpName,
+    /// How it came into the kernel
+    pub abi: AbiName,
+    /// The kernel's raw result
+    pub ret: i64,
+    /// The name of the error, if it is one
+    pub error: Option<Error>,
+    /// Nanoseconds in the kernel, for semop, msgsnd, msgrcv, mq_send and mq_receive that entered
+    /// after the start
+    pub duration_ns: Option<u64>,
+    /// Who called
+    pub process: Process<'a>,
+    /// Its container; `null` on the host
+    pub container: Option<Container>,
+    /// The caller's IPC namespace
+    pub ipc_ns: IpcNs,
+    /// What the call was about
+    pub object: Object<'a>,
+    /// The arguments, by the man page's names
+    pub args: Args,
+}
+
+/// A process, as it was when the call was made.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Process<'a> {
+    /// In the initial pid namespace
+    pub pid: u32,
+    /// The thread
+    pub tid: u32,
+    /// The parent
+    pub ppid: Option<u32>,
+    /// The thread's name
+    pub comm: Text<'a>,
+    /// Path of the executable, seen from the root of its mount namespace
+    pub exe: Option<Text<'a>>,
+    /// Whether the executable's file was deleted
+    #[serde(skip_serializing_if = "is_false")]
+    pub exe_deleted: bool,
+    /// Effective user
+    pub uid: u32,
+    /// Effective group
+    pub gid: u32,
+    /// When the process started, on `CLOCK_BOOTTIME`, nanoseconds; with `pid` it is the process
+    pub start_boot_ns: Option<u64>,
+    /// Its other namespaces
+    pub ns: OtherNs,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+const fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+/// Inode numbers of a process's namespaces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct OtherNs {
+    /// The pid namespace
+    pub pid: Option<u32>,
+    /// The mount namespace
+    pub mnt: Option<u32>,
+    /// The user namespace of its credentials
+    pub user: Option<u32>,
+}
+
+/// A container.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Container {
+    /// What runs it
+    pub runtime: String,
+    /// Its id
+    pub id: String,
+    /// Its name
+    pub name: Option<String>,
+    /// Its image
+    pub image: Option<String>,
+    /// Its pod
+    pub pod: Option<String>,
+}
+
+/// An IPC namespace: one life of an inode number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct IpcNs {
+    /// What `/proc/PID/ns/ipc` shows
+    pub inum: u32,
+    /// Which life of that number within this run, from 1
+    pub r#gen: u32,
+    /// The kernel's own number of it, which is never reused (Linux 6.18 and later)
+    pub ns_id: Option<u64>,
+    /// Whether it is the host's: the initial one
+    pub host: bool,
+}
+
+/// The short form of [`IpcNs`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct IpcNsRef {
+    /// Inode number
+    pub inum: u32,
+    /// Which life of it
+    pub r#gen: u32,
+}
+
+/// What a call was about, as far as the call names it.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Object<'a> {
+    /// `shm`, `sem`, `msg` or `mq`
+    pub kind: FamilyName,
+    /// shmid, semid or msqid
+    pub id: Option<i32>,
+    /// The key that was looked up
+    pub key: Option<Hex32>,
+    /// A queue's name, without the slash
+    pub name: Option<Text<'a>>,
+    /// The namespace that the object belongs to
+    pub ipc_ns: Option<IpcNsRef>,
+    /// Whether that is another one than the caller's
+    pub foreign: Option<bool>,
+    /// Whether that namespace had died before the call
+    #[serde(skip_serializing_if = "is_false")]
+    pub ipc_ns_dead: bool,
+}
+
+/// What happened to a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Life {
+    /// By unshare or clone
+    Created,
+    /// By a thread: unshare, setns, or its birth in clone
+    Entered,
+    /// By a thread: unshare or setns
+    Left,
+    /// It was there at `after` and gone at `before`
+    Destroyed,
+}
+
+/// Something happened to a namespace.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Namespace<'a> {
+    /// Number of the line
+    pub seq: u64,
+    /// When; of `destroyed`, when it was noticed
+    pub time: Time,
+    /// What
+    pub event: Life,
+    /// Which namespace
+    pub ipc_ns: IpcNs,
+    /// The namespace that the thread came from: of `created`, `entered`
+    pub from: Option<IpcNs>,
+    /// Who; `null` where that is not known
+    pub process: Option<Process<'a>>,
+    /// Of `destroyed`: it existed then
+    pub after: Option<Time>,
+    /// Of `destroyed`: it did not exist any more then
+    pub before: Option<Time>,
+}
+
+/// Calls that were lost.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Loss<'a> {
+    /// Number of the line
+    pub seq: u64,
+    /// When it was noticed
+    pub time: Time,
+    /// Calls for which the ring had no room, since the last such line
+    pub dropped: u64,
+    /// Calls for which the kernel did not run the program, since the last such line
+    pub missed: u64,
+    /// The dropped ones, by namespace, operation and error
+    pub by: &'a [LossBy],
+}
+
+/// One kind of lost calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct LossBy {
+    /// The caller's namespace; `null`: more kinds were lost than could be told apart
+    pub inum: Option<u32>,
+    /// Which life of it
+    pub r#gen: Option<u32>,
+    /// The operation
+    pub op: OpName,
+    /// The error; `null`: the calls succeeded
+    pub error: Option<Error>,
+    /// How many
+    pub count: u64,
+}
+
+/// Tracing ended.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct End<'a> {
+    /// Number of the line
+    pub seq: u64,
+    /// When
+    pub time: Time,
+    /// What was seen, and what became of it
+    pub accounting: &'a Accounting,
+    /// The end of COMMAND
+    pub command: Option<&'a Command>,
+    /// Calls that have not returned
+    pub pending: &'a [Pending],
+}
+
+/// `seen = filtered + emitted + dropped`, and `emitted = delivered`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct OpAccounting {
+    /// Calls that returned, counted at the hook
+    pub seen: u64,
+    /// Calls that the filters took out
+    pub filtered: u64,
+    /// Calls whose record went into the ring
+    pub emitted: u64,
+    /// Calls for which the ring had no room
+    pub dropped: u64,
+    /// Records that came out of the ring
+    pub delivered: u64,
+}
+
+/// Records on the control ring: namespaces' lives, processes' facts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct ControlAccounting {
+    /// Records that went into the ring
+    pub emitted: u64,
+    /// Records that came out
+    pub delivered: u64,
+    /// Records for which it had no room
+    pub dropped: u64,
+}
+
+/// What was seen, and what became of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Accounting {
+    /// All operations together
+    #[serde(flatten)]
+    pub total: OpAccounting,
+    /// Calls for which the kernel did not run the program: while this is not 0, counts are lower
+    /// bounds
+    pub missed: u64,
+    /// Each operation
+    pub by_op: BTreeMap<OpName, OpAccounting>,
+    /// The control ring
+    pub control: ControlAccounting,
+}
+
+/// COMMAND and its end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Command {
+    /// Its words
+    pub argv: Vec<String>,
+    /// Its exit status; `null`: a signal ended it, or it was still running
+    pub exit_code: Option<i32>,
+    /// The signal that ended it
+    pub signal: Option<String>,
+}
+
+/// A call that has not returned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Pending {
+    /// What was called
+    pub op: OpName,
+    /// How it came into the kernel
+    pub abi: AbiName,
+    /// The process
+    pub pid: u32,
+    /// The thread
+    pub tid: u32,
+    /// The thread's name
+    pub comm: Text<'static>,
+    /// Path of the executable
+    pub exe: Option<Text<'static>>,
+    /// The caller's namespace
+    pub ipc_ns: IpcNs,
+    /// `sem`, `msg` or `mq`
+    pub kind: FamilyName,
+    /// semid or msqid
+    pub id: Option<i32>,
+    /// The queue's descriptor
+    pub mqdes: Option<i32>,
+    /// The queue's name
+    pub name: Option<Text<'static>>,
+    /// When it entered the kernel
+    pub since: Time,
+    /// Nanoseconds that it has been there
+    pub for_ns: u64,
+}

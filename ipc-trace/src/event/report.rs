@@ -1,0 +1,174 @@
+//! The object that `report -o json` prints.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{
+    Accounting, Backends, Command, Container, OtherNs, Pending, Process,
+    value::{Error, OpName, Text, Time},
+};
+
+/// What happened, by namespace.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(title = "The output of ipc-trace report -o json")]
+pub struct Report {
+    /// The version of this object
+    pub v: u8,
+    /// The host's name
+    pub host: String,
+    /// The kernel's release
+    pub kernel: String,
+    /// How each operation was seen
+    pub backend: Backends,
+    /// When tracing started
+    pub started: Time,
+    /// When it ended
+    pub ended: Time,
+    /// What was seen, and what became of it
+    pub accounting: Accounting,
+    /// COMMAND and its end
+    pub command: Option<Command>,
+    /// Calls that had not returned at the end
+    pub pending: Vec<Pending>,
+    /// The namespaces, the host's first, then by number
+    pub namespaces: Vec<NamespaceReport>,
+    /// Lost calls of which not even the namespace is known
+    pub unattributed: BTreeMap<OpName, Calls>,
+    /// Namespaces that had died and had to make room, taken together
+    pub folded: Option<Folded>,
+    /// Access across namespaces
+    pub findings: Vec<Finding>,
+}
+
+/// Access across namespaces.
+#[derive(Debug, Serialize, JsonSchema)]
+pub enum Finding {}
+
+/// One namespace.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct NamespaceReport {
+    /// What `/proc/PID/ns/ipc` shows
+    pub inum: u32,
+    /// Which life of that number within this run
+    pub r#gen: u32,
+    /// The kernel's own number of it
+    pub ns_id: Option<u64>,
+    /// Whether it is the host's
+    pub host: bool,
+    /// How it came to be, if that was seen
+    pub created: Option<Created>,
+    /// Its end, if that was seen
+    pub destroyed: Option<Destroyed>,
+    /// Containers in it
+    pub containers: Vec<Container>,
+    /// Processes that made calls in it, or on its objects from elsewhere; most calls first
+    pub processes: Vec<ProcessReport>,
+    /// Further processes, which had ended and had to make room
+    pub processes_folded: u64,
+    /// What was called from it
+    pub ops: BTreeMap<OpName, OpReport>,
+    /// Calls from other namespaces on its objects
+    pub foreign_calls: u64,
+    /// Calls of which only counts are known, because the ring had no room: they are in `ops`
+    pub dropped: u64,
+    /// Objects
+    pub objects: Vec<ObjectReport>,
+}
+
+/// How a namespace came to be.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Created {
+    /// When
+    pub time: Time,
+    /// Who made it
+    pub process: Option<Process<'static>>,
+}
+
+/// The end of a namespace: between two moments.
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
+pub struct Destroyed {
+    /// It existed then
+    pub after: Option<Time>,
+    /// It did not exist any more then
+    pub before: Time,
+}
+
+/// A process in a namespace.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct ProcessReport {
+    /// In the initial pid namespace
+    pub pid: u32,
+    /// The parent
+    pub ppid: Option<u32>,
+    /// The name of the thread that called first
+    pub comm: Text<'static>,
+    /// Path of the executable
+    pub exe: Option<Text<'static>>,
+    /// Effective user
+    pub uid: u32,
+    /// Effective group
+    pub gid: u32,
+    /// When it started, on `CLOCK_BOOTTIME`, nanoseconds
+    pub start_boot_ns: Option<u64>,
+    /// Its other namespaces
+    pub ns: OtherNs,
+    /// Its calls, as far as they were delivered
+    pub calls: u64,
+    /// Those that failed
+    pub failed: u64,
+    /// Those on objects of other namespaces
+    pub foreign_calls: u64,
+}
+
+/// Counts of calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Calls {
+    /// All calls
+    pub calls: u64,
+    /// The sum of `errors`
+    pub failed: u64,
+    /// Failed calls, by error
+    pub errors: BTreeMap<Error, u64>,
+    /// Those among `errors` that the kernel restarts, or ends with `EINTR`
+    pub restarts: u64,
+}
+
+/// An operation in a namespace.
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
+pub struct OpReport {
+    /// Counts, also of calls whose details were lost
+    #[serde(flatten)]
+    pub counts: Calls,
+    /// Bytes of the messages sent or received
+    pub bytes: Option<u64>,
+    /// Nanoseconds in the kernel
+    pub duration_ns: Option<Durations>,
+}
+
+/// Times, in nanoseconds; percentiles are within 1 %.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Durations {
+    /// Half of the calls took no longer
+    pub p50: u64,
+    /// 90 % took no longer
+    pub p90: u64,
+    /// 99 % took no longer
+    pub p99: u64,
+    /// The longest
+    pub max: u64,
+}
+
+/// An object.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct ObjectReport {}
+
+/// Namespaces that are not listed one by one.
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
+pub struct Folded {
+    /// How many
+    pub namespaces: u64,
+    /// What was called from them
+    pub ops: BTreeMap<OpName, Calls>,
+}

@@ -1,0 +1,2 @@
+//! The kernel at hand.
+pub mod layout;

@@ -1,0 +1,5 @@
+//! Traces System V and POSIX-queue IPC by IPC namespace.
+
+pub mod decode;
+pub mod event;
+pub mod kernel;
