@@ -279,7 +279,7 @@ pub struct NamespaceRecord {
     pub header: Header,
     /// When it was seen
     pub boot_ns: u64,
-    /// Which
+    /// Which; in the census, generation `0`: it is being made
     pub ns: NsRef,
     /// The kernel's own number; `0`: it has none
     pub ns_id: u64,
@@ -397,6 +397,10 @@ pub struct EndRecord {
     pub boot_ns: u64,
     /// Namespaces listed; `u64::MAX`: they could not be listed
     pub namespaces: u64,
+    /// The process that reads the census, in the initial pid namespace
+    pub self_pid: u32,
+    /// Inode number of its IPC namespace, by the way that the programs take
+    pub self_ns_inum: u32,
 }
 
 const _: () = {
@@ -414,5 +418,5 @@ const _: () = {
     assert!(size_of::<ExitRecord>() == 32);
     assert!(size_of::<QueueRecord>() == 48 + NAME_LEN);
     assert!(size_of::<PendingRecord>() == 88);
-    assert!(size_of::<EndRecord>() == 24);
+    assert!(size_of::<EndRecord>() == 32);
 };

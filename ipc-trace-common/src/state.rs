@@ -74,7 +74,8 @@ pub mod filter {
     pub const OP: u32 = 1 << 7;
 }
 
-/// What the programs do; an entry of the control array, written by the user side.
+/// What the programs do: the low half of the gate. The high half is the tracer's own process, in the
+/// initial pid namespace, which is not traced.
 pub mod gate {
     /// Moves, births and ends only
     pub const CONTROL: u32 = 0;
@@ -82,6 +83,11 @@ pub mod gate {
     pub const OPEN: u32 = 1;
     /// Nothing more
     pub const CLOSED: u32 = 2;
+
+    /// The gate's value.
+    pub const fn value(gate: u32, self_pid: u32) -> u64 {
+        (self_pid as u64) << 32 | gate as u64
+    }
 }
 
 /// The first inode number that the namespace table covers. `PROC_IPC_INIT_INO` is 0xEFFFFFFF and

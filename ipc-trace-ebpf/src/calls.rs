@@ -14,11 +14,9 @@ use ipc_trace_common::{
         CallRecord, CtlPart, Header, Kind, MsgPart, NO_DURATION, NamePart, QueuePart, QueueRef,
         SemopPart, VERSION, flag,
     },
-    state::gate,
 };
 
 use crate::{
-    constants::constant,
     context, detail,
     detail::Facts,
     filters,
@@ -38,7 +36,7 @@ pub(crate) fn enter(regs: u64, number: u64) {
     }
     let gate = maps::gate();
     let pid_tgid = bpf_get_current_pid_tgid();
-    if gate == gate::CLOSED || (pid_tgid >> 32) as u32 == constant!(SELF_PID) {
+    if gate.keeps_out((pid_tgid >> 32) as u32) {
         return;
     }
     let task = current_task();
@@ -52,7 +50,7 @@ pub(crate) fn enter(regs: u64, number: u64) {
         }
         return;
     };
-    if gate != gate::OPEN || !(op.blocks() || op.takes_descriptor()) {
+    if !gate.is_open() || !(op.blocks() || op.takes_descriptor()) {
         return;
     }
     let Some(slot) = slots::find_or_take(pid_tgid) else {
@@ -78,7 +76,7 @@ pub(crate) fn exit(regs: u64, ret: i64) {
     }
     let gate = maps::gate();
     let pid_tgid = bpf_get_current_pid_tgid();
-    if gate == gate::CLOSED || (pid_tgid >> 32) as u32 == constant!(SELF_PID) {
+    if gate.keeps_out((pid_tgid >> 32) as u32) {
         return;
     }
     let task = current_task();
@@ -89,7 +87,7 @@ pub(crate) fn exit(regs: u64, ret: i64) {
         moves::returned(task, pid_tgid, call.code, ret);
         return;
     };
-    if gate != gate::OPEN {
+    if !gate.is_open() {
         return;
     }
     maps::count(op as u32, Count::Seen);

@@ -5,7 +5,10 @@
 //! that type's superblocks is the list of namespaces. It is walked without its lock: an entry may
 //! be missed or seen twice while the list changes, and the user side allows for that.
 
-use aya_ebpf::helpers::generated::{bpf_ktime_get_boot_ns, bpf_seq_write};
+use aya_ebpf::helpers::{
+    bpf_get_current_pid_tgid,
+    generated::{bpf_get_current_task, bpf_ktime_get_boot_ns, bpf_seq_write},
+};
 use aya_log_ebpf::warn;
 use ipc_trace_common::{
     layout::Field,
@@ -76,8 +79,6 @@ fn census(ctx: *mut u64) -> i32 {
     if enter_boot_ns == 0 {
         return 0;
     }
-    let nsproxy: u64 = kernel(task + context::bytes(Field::TaskNsproxy));
-    let ipc_ns: u64 = kernel(nsproxy + context::bytes(Field::NsproxyIpc));
     let record = PendingRecord {
         header: Header {
             version: VERSION,
@@ -90,7 +91,7 @@ fn census(ctx: *mut u64) -> i32 {
         context: slot.context,
         tid,
         pid,
-        ns: namespaces::look(kernel(ipc_ns + context::bytes(Field::IpcNsInum))),
+        ns: namespaces::look(inum(task)),
         queue: slot.queue,
         arg0: slot.arg0,
         comm: kernel(task + context::bytes(Field::TaskComm)),
@@ -107,6 +108,18 @@ fn write<T>(seq: u64, record: &T) {
     };
 }
 
+/// Inode number of the task's IPC namespace.
+#[inline(always)]
+fn inum(task: u64) -> u32 {
+    kernel(ipc_ns(task) + context::bytes(Field::IpcNsInum))
+}
+
+#[inline(always)]
+fn ipc_ns(task: u64) -> u64 {
+    let nsproxy: u64 = kernel(task + context::bytes(Field::TaskNsproxy));
+    kernel(nsproxy + context::bytes(Field::NsproxyIpc))
+}
+
 #[inline(always)]
 fn begin(walk: &mut Walk, task: u64) {
     // SAFETY: no arguments.
@@ -121,9 +134,7 @@ fn begin(walk: &mut Walk, task: u64) {
         && exists(Field::FsSupers)
         && exists(Field::SbInfo);
     if able {
-        let nsproxy: u64 = kernel(task + context::bytes(Field::TaskNsproxy));
-        let ipc_ns: u64 = kernel(nsproxy + context::bytes(Field::NsproxyIpc));
-        let mount: u64 = field(ipc_ns, Field::IpcNsMqMount);
+        let mount: u64 = field(ipc_ns(task), Field::IpcNsMqMount);
         let sb: u64 = field(mount, Field::VfsmountSb);
         walk.kind = field(sb, Field::SbType);
         walk.node = field(walk.kind, Field::FsSupers);
@@ -150,7 +161,7 @@ fn list_namespaces(seq: u64, walk: &mut Walk) {
             let record = NamespaceRecord {
                 header: context::header(Kind::Alive, 0),
                 boot_ns: walk.boot_ns,
-                ns: namespaces::look(kernel(ipc_ns + context::bytes(Field::IpcNsInum))),
+                ns: namespaces::listed(kernel(ipc_ns + context::bytes(Field::IpcNsInum))),
                 ns_id: field(ipc_ns, Field::IpcNsId),
             };
             write(seq, &record);
@@ -169,6 +180,9 @@ fn end(seq: u64, walk: &Walk) {
         header: context::header(Kind::End, flags),
         boot_ns: walk.boot_ns,
         namespaces: walk.listed,
+        self_pid: (bpf_get_current_pid_tgid() >> 32) as u32,
+        // SAFETY: no arguments.
+        self_ns_inum: inum(unsafe { bpf_get_current_task() }),
     };
     write(seq, &record);
 }

@@ -25,8 +25,6 @@ constants! {
     OPS: u32 = 0;
     /// Shortest duration to keep, with `filter::MIN_DURATION`
     MIN_DURATION_NS: u64 = 0;
-    /// The tracer's process, in the initial pid namespace
-    SELF_PID: u32 = 0;
     /// The bit of `TaskAbi` that marks a 32-bit call: `TS_COMPAT` (x86) or `_TIF_32BIT` (arm64)
     COMPAT_BIT: u32 = 0;
     /// `1` on x86, `0` on arm64: the ABI numbers in records

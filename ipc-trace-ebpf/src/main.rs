@@ -40,8 +40,8 @@ mod slots;
 
 use aya_ebpf::{
     EbpfContext as _,
-    macros::{btf_tracepoint, raw_tracepoint},
-    programs::{BtfTracePointContext, RawTracePointContext},
+    macros::{btf_tracepoint, fentry, raw_tracepoint},
+    programs::{BtfTracePointContext, FEntryContext, RawTracePointContext},
 };
 
 /// Argument `n` of a tracepoint. BTF tracepoints and raw tracepoints lay them out alike: an array
@@ -90,6 +90,12 @@ tracepoint!(process_exec, process_exec_raw, "sched_process_exec", |ctx| {
 });
 // TP_PROTO(struct task_struct *p), since 6.15 with a second argument
 tracepoint!(process_exit, process_exit_raw, "sched_process_exit", |_ctx| slots::thread_ends());
+
+/// Does nothing. Whether it loads tells whether the kernel takes fentry programs.
+#[fentry]
+fn fentry_probe(_ctx: FEntryContext) -> i32 {
+    0
+}
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use ipc_trace_common::{
     op,
     record::NsRef,
-    state::{COUNTER_ROWS, Counters, DIAGNOSTICS, Diagnostic, DropKey, INUMS},
+    state::{COUNTER_ROWS, Counters, DIAGNOSTICS, Diagnostic, DropKey, INUMS, gate},
 };
 
 use crate::slots::Slot;
@@ -44,9 +44,9 @@ pub(crate) static NAMESPACES_SPILL: HashMap<u32, u64> = HashMap::with_max_entrie
 /// Queues met, by `ino & 0xfff`.
 #[map]
 pub(crate) static QUEUES: Array<crate::queues::Met> = Array::with_max_entries(1 << 12, 0);
-/// [0]: a value of [`ipc_trace_common::state::gate`].
+/// [0]: see [`ipc_trace_common::state::gate`].
 #[map]
-static GATE: Array<u32> = Array::with_max_entries(1, 0);
+static GATE: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 static DIAGNOSTIC_COUNTS: Array<u64> = Array::with_max_entries(DIAGNOSTICS, 0);
 #[map]
@@ -68,10 +68,34 @@ pub(crate) static FILTER_NAMESPACES: HashMap<NsRef, u8> = HashMap::with_max_entr
 #[map]
 pub(crate) static DESCENDANTS: HashMap<u32, u8> = HashMap::with_max_entries(1 << 16, 0);
 
-/// What the programs are to do.
+/// What the programs are to do, and for whom not.
+#[derive(Clone, Copy)]
+pub(crate) struct Gate(u64);
+
+/// The gate as it is now.
 #[inline(always)]
-pub(crate) fn gate() -> u32 {
-    GATE.get(0).copied().unwrap_or(0)
+pub(crate) fn gate() -> Gate {
+    Gate(GATE.get(0).copied().unwrap_or(0))
+}
+
+impl Gate {
+    /// Whether calls are wanted.
+    #[inline(always)]
+    pub(crate) fn is_open(self) -> bool {
+        self.0 as u32 == gate::OPEN
+    }
+
+    /// Whether nothing is wanted of this process: tracing has ended, or it is the tracer.
+    #[inline(always)]
+    pub(crate) fn keeps_out(self, pid: u32) -> bool {
+        self.0 as u32 == gate::CLOSED || self.is_self(pid)
+    }
+
+    /// Whether this process is the tracer.
+    #[inline(always)]
+    pub(crate) fn is_self(self, pid: u32) -> bool {
+        (self.0 >> 32) as u32 == pid
+    }
 }
 
 /// Which counter to increment.

@@ -5,7 +5,7 @@ use ipc_trace_common::{
     layout::Field,
     op::Code,
     record::{Kind, MoveRecord, NsRef, Way},
-    state::{Diagnostic, filter, gate},
+    state::{Diagnostic, filter},
 };
 
 use crate::{
@@ -56,15 +56,15 @@ pub(crate) fn returned(task: u64, pid_tgid: u64, code: Code, ret: i64) {
 pub(crate) fn newtask(task: u64, clone_flags: u64) {
     let pid_tgid = bpf_get_current_pid_tgid();
     let pid = (pid_tgid >> 32) as u32;
+    let gate = maps::gate();
     if constant!(FILTERS) & filter::COMMAND != 0 && clone_flags & CLONE_THREAD == 0 {
         // The tracer itself makes one process only: the command.
-        if pid == constant!(SELF_PID) || DESCENDANTS.get_ptr(&pid).is_some() {
+        if gate.is_self(pid) || DESCENDANTS.get_ptr(&pid).is_some() {
             let child: u32 = field(task, Field::TaskTgid);
             let _ = DESCENDANTS.insert(&child, &0, 0);
         }
     }
-    if clone_flags & CLONE_NEWIPC == 0 || pid == constant!(SELF_PID) || maps::gate() == gate::CLOSED
-    {
+    if clone_flags & CLONE_NEWIPC == 0 || gate.keeps_out(pid) {
         return;
     }
     let parent = current_task();
