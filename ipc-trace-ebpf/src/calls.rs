@@ -77,6 +77,7 @@ pub(crate) fn exit(regs: u64, ret: i64) {
     let gate = maps::gate();
     let pid_tgid = bpf_get_current_pid_tgid();
     if gate.keeps_out((pid_tgid >> 32) as u32) {
+        slots::call_ends(pid_tgid);
         return;
     }
     let task = current_task();

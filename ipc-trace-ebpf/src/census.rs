@@ -69,15 +69,26 @@ fn census(ctx: *mut u64) -> i32 {
         log_diagnostics(ctx);
         begin(walk, task);
     }
-    list_namespaces(seq, walk);
+    // When the buffer is full, the kernel throws away what was written for this task and comes back
+    // with it (`bpf_seq_read`, kernel/bpf/bpf_iter.c): the walk goes on only when all got in.
+    let mut next = *walk;
+    if list_namespaces(seq, &mut next) && list_pending(seq, task) {
+        *walk = next;
+    }
+    0
+}
+
+/// Lists the call that `task` is in, if it is in one. Whether there was room.
+#[inline(always)]
+fn list_pending(seq: u64, task: u64) -> bool {
     let tid: u32 = kernel(task + context::bytes(Field::TaskPid));
     let pid: u32 = kernel(task + context::bytes(Field::TaskTgid));
     let Some(slot) = slots::find(u64::from(pid) << 32 | u64::from(tid)) else {
-        return 0;
+        return true;
     };
     let enter_boot_ns = slot.enter_ns;
     if enter_boot_ns == 0 {
-        return 0;
+        return true;
     }
     let record = PendingRecord {
         header: Header {
@@ -96,16 +107,15 @@ fn census(ctx: *mut u64) -> i32 {
         arg0: slot.arg0,
         comm: kernel(task + context::bytes(Field::TaskComm)),
     };
-    write(seq, &record);
-    0
+    write(seq, &record)
 }
 
 #[inline(always)]
-fn write<T>(seq: u64, record: &T) {
+fn write<T>(seq: u64, record: &T) -> bool {
     // SAFETY: `seq` came from the iterator's context, and `record` has that many bytes.
     unsafe {
-        bpf_seq_write(seq as *mut _, core::ptr::from_ref(record).cast(), size_of::<T>() as u32)
-    };
+        bpf_seq_write(seq as *mut _, core::ptr::from_ref(record).cast(), size_of::<T>() as u32) == 0
+    }
 }
 
 /// Inode number of the task's IPC namespace.
@@ -142,8 +152,9 @@ fn begin(walk: &mut Walk, task: u64) {
     }
 }
 
+/// Lists the namespaces from where the walk stands. Whether there was room.
 #[inline(always)]
-fn list_namespaces(seq: u64, walk: &mut Walk) {
+fn list_namespaces(seq: u64, walk: &mut Walk) -> bool {
     let mut node = walk.node;
     for _ in 0..STEP {
         if node == 0 {
@@ -164,13 +175,16 @@ fn list_namespaces(seq: u64, walk: &mut Walk) {
                 ns: namespaces::listed(kernel(ipc_ns + context::bytes(Field::IpcNsInum))),
                 ns_id: field(ipc_ns, Field::IpcNsId),
             };
-            write(seq, &record);
+            if !write(seq, &record) {
+                return false;
+            }
             walk.listed += 1;
         }
         // struct hlist_node { struct hlist_node *next, **pprev; }
         node = kernel(node);
     }
     walk.node = node;
+    true
 }
 
 #[inline(always)]

@@ -102,6 +102,14 @@ fn spill(pid_tgid: u64) -> Option<&'static mut Slot> {
     })
 }
 
+/// The call that the thread was in has returned, unreported: the last census is not to list it.
+#[inline(always)]
+pub(crate) fn call_ends(pid_tgid: u64) {
+    if let Some(slot) = find(pid_tgid) {
+        slot.enter_ns = 0;
+    }
+}
+
 /// After exec: the context is to be sent anew. A thread that is not the leader takes the leader's
 /// tid in exec (`de_thread`, fs/exec.c); `old_tid` is what it was before.
 #[inline(always)]

@@ -1,5 +1,13 @@
 //! Traces System V and POSIX-queue IPC by IPC namespace.
+//!
+//! A record goes one way: [`kernel`] (programs, rings) → [`decode`] → [`track`] → [`sinks`], in the
+//! order that [`pipeline`] gives; [`event`] has the types of what comes out, [`run`] owns the whole.
 
+pub mod cli;
 pub mod decode;
 pub mod event;
 pub mod kernel;
+pub mod pipeline;
+pub mod run;
+pub mod sinks;
+pub mod track;

@@ -1,2 +1,31 @@
-//! ipc-trace: the program.
-fn main() {}
+//! ipc-trace: the program. Options in, exit status out; all else is in the library.
+
+use std::{io::Write as _, process::ExitCode};
+
+use clap::Parser as _;
+use ipc_trace::{
+    cli::{Cli, Command},
+    run::{self, RunError},
+    sinks::output::OutputError,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn"))
+        .format(|f, record| {
+            let level = record.level().as_str().to_ascii_lowercase();
+            writeln!(f, "ipc-trace: {level}: {}", record.args())
+        })
+        .init();
+    let result = match &cli.command {
+        Command::Live(args) => run::run(true, args),
+        Command::Report(args) => run::run(false, args),
+        Command::Doctor(_) | Command::Schema { .. } => Ok(ExitCode::FAILURE),
+    };
+    result.unwrap_or_else(|error| {
+        if !matches!(error, RunError::Output(OutputError::Closed)) {
+            eprintln!("ipc-trace: error: {error}");
+        }
+        error.status()
+    })
+}

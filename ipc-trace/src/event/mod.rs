@@ -131,6 +131,25 @@ pub struct Process<'a> {
     pub ns: OtherNs,
 }
 
+impl Process<'_> {
+    /// The same, independent of what it was read from.
+    #[must_use]
+    pub fn into_owned(self) -> Process<'static> {
+        Process {
+            pid: self.pid,
+            tid: self.tid,
+            ppid: self.ppid,
+            comm: self.comm.into_owned(),
+            exe: self.exe.map(Text::into_owned),
+            exe_deleted: self.exe_deleted,
+            uid: self.uid,
+            gid: self.gid,
+            start_boot_ns: self.start_boot_ns,
+            ns: self.ns,
+        }
+    }
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 const fn is_false(value: &bool) -> bool {
     !*value

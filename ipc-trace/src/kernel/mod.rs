@@ -1,2 +1,17 @@
-//! The kernel at hand.
+//! The kernel at hand: what it can do, what is attached to it, and what comes out of it.
+//!
+//! | module | its job |
+//! | --- | --- |
+//! | [`features`] | what this kernel and this user may do |
+//! | [`layout`] | where the fields are that the programs read |
+//! | [`plan`] | which operation is seen by which backend, and why: pure |
+//! | [`session`] | loads and attaches the programs; owns maps and rings |
+//! | [`census`] | what exists now: namespaces, calls that have not returned |
+//!
+//! Invariant: nothing here knows what an event means or how it is shown.
+
+pub mod census;
+pub mod features;
 pub mod layout;
+pub mod plan;
+pub mod session;

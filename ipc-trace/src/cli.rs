@@ -1,0 +1,274 @@
+//! The command line.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipc_trace_common::op::{Family, Op};
+
+use crate::kernel::plan::Choice;
+
+/// Traces System V and POSIX-queue IPC on this host, by IPC namespace.
+#[derive(Debug, Parser)]
+#[command(name = "ipc-trace", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show every call as it returns
+    Live(TraceArgs),
+    /// Count calls, and show them by namespace in the end
+    Report(TraceArgs),
+    /// Show what can be traced on this host, by which hooks, and at what cost
+    Doctor(DoctorArgs),
+    /// Print the JSON schema of what a command prints with -o json
+    Schema {
+        /// Of what
+        #[arg(value_enum)]
+        of: SchemaOf,
+    },
+}
+
+/// What has a schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SchemaOf {
+    /// A line of `live`
+    Event,
+    /// The object that `report` prints
+    Report,
+    /// The object that `doctor` prints
+    Doctor,
+}
+
+/// How output looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+}
+
+/// Options of `live` and `report`.
+#[derive(Debug, Args)]
+pub struct TraceArgs {
+    /// How the output looks
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: OutputFormat,
+    /// End after this time: a number with ns, us, ms, s, m or h; seconds without
+    #[arg(long, value_name = "D", value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// Which calls to show or count
+    #[command(flatten)]
+    pub filters: Filters,
+    /// How to trace
+    #[command(flatten)]
+    pub how: HowArgs,
+    /// Trace while this command runs, and end with it
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// How to trace.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Tracing")]
+pub struct HowArgs {
+    /// How to see calls: `auto` takes what is cheapest on this host
+    #[arg(long, value_enum, default_value = "auto")]
+    pub backend: Choice,
+    /// Bytes of the ring between kernel and program; rounded up to a power of two, at least a page
+    #[arg(long, value_name = "N", default_value_t = 8 << 20,
+          value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
+    pub ring_bytes: u32,
+    /// Read the kernel's type information (BTF) from this file
+    #[arg(long, value_name = "FILE")]
+    pub btf: Option<PathBuf>,
+}
+
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// How the output looks
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: OutputFormat,
+    /// How to trace
+    #[command(flatten)]
+    pub how: HowArgs,
+}
+
+/// Which calls to show or count. Options restrict one another; several values of one option are
+/// alternatives.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Filters (values of one option are alternatives; options add up)")]
+pub struct Filters {
+    /// Calls from this IPC namespace, or on its objects: an inode number, `self`, `host`, `pid:PID`
+    #[arg(long, value_name = "NS", value_delimiter = ',', value_parser = namespace)]
+    pub ipc_ns: Vec<NamespaceName>,
+    /// Calls of these processes
+    #[arg(long, value_name = "PID", value_delimiter = ',')]
+    pub pid: Vec<u32>,
+    /// Calls of threads with these names
+    #[arg(long, value_name = "NAME", value_parser = comm)]
+    pub comm: Vec<Comm>,
+    /// Calls of these effective users: names or numbers
+    #[arg(long, value_name = "USER", value_delimiter = ',', value_parser = user)]
+    pub uid: Vec<u32>,
+    /// These operations, or the families shm, sem, msg, mq
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = operations)]
+    pub op: Vec<Operations>,
+    /// Calls that failed
+    #[arg(long)]
+    pub failed: bool,
+    /// Calls that took at least this long; drops those that have no duration
+    #[arg(long, value_name = "D", value_parser = duration)]
+    pub min_duration: Option<Duration>,
+    /// Calls of COMMAND and its descendants
+    #[arg(long, requires = "command")]
+    pub only_command: bool,
+}
+
+/// A namespace, as the user names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NamespaceName {
+    /// By its inode number
+    Inum(u32),
+    /// The one that this process is in
+    Own,
+    /// The initial one
+    Host,
+    /// The one that a process is in
+    OfPid(u32),
+}
+
+/// A set of operations, as bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operations(pub u32);
+
+/// A thread's name, as the kernel holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Comm(pub [u8; 16]);
+
+/// A duration: `ns us ms s m h`, seconds without.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit_ns = match unit.trim() {
+        "ns" => 1.0,
+        "us" => 1e3,
+        "ms" => 1e6,
+        "" | "s" => 1e9,
+        "m" => 60e9,
+        "h" => 3600e9,
+        other => return Err(format!("unknown unit {other:?}: use ns, us, ms, s, m or h")),
+    };
+    let number: f64 = number.parse().map_err(|_| "no number: try 500ms, 10 or 2m".to_owned())?;
+    let ns = number * unit_ns;
+    // 2^63 ns are 292 years; beyond, a sum with the time of day could overflow.
+    if ns >= 9.0e18 {
+        return Err("too long".to_owned());
+    }
+    Ok(Duration::from_nanos(ns.round() as u64))
+}
+
+fn namespace(text: &str) -> Result<NamespaceName, String> {
+    if let Some(pid) = text.strip_prefix("pid:") {
+        let pid = pid.parse().map_err(|_| format!("no process number: {pid:?}"))?;
+        return Ok(NamespaceName::OfPid(pid));
+    }
+    match text {
+        "self" => Ok(NamespaceName::Own),
+        "host" => Ok(NamespaceName::Host),
+        number => number.parse().map(NamespaceName::Inum).map_err(|_| {
+            "name a namespace by its inode number (as lsns -t ipc shows it), or as self, host or pid:PID"
+                .to_owned()
+        }),
+    }
+}
+
+fn comm(text: &str) -> Result<Comm, String> {
+    // TASK_COMM_LEN with its NUL (include/linux/sched.h).
+    let mut comm = [0; 16];
+    match comm.get_mut(..text.len().min(16)) {
+        Some(room) if !text.is_empty() && text.len() < 16 => room.copy_from_slice(text.as_bytes()),
+        _ => return Err("the kernel keeps the first 15 bytes of a thread's name".to_owned()),
+    }
+    Ok(Comm(comm))
+}
+
+fn user(text: &str) -> Result<u32, String> {
+    if let Ok(uid) = text.parse() {
+        return Ok(uid);
+    }
+    match nix::unistd::User::from_name(text) {
+        Ok(Some(user)) => Ok(user.uid.as_raw()),
+        Ok(None) => Err("no such user".to_owned()),
+        Err(error) => Err(format!("can't look the user up: {error}")),
+    }
+}
+
+fn operations(text: &str) -> Result<Operations, String> {
+    if let Some(op) = Op::ALL.into_iter().find(|op| op.name() == text) {
+        return Ok(Operations(op.bit()));
+    }
+    match Family::ALL.into_iter().find(|family| family.name() == text) {
+        Some(family) => {
+            let members = Op::ALL.into_iter().filter(|op| op.family() == family);
+            Ok(Operations(members.fold(0, |bits, op| bits | op.bit())))
+        }
+        None => {
+            let names: Vec<_> = Op::ALL.iter().map(|op| op.name()).collect();
+            Err(format!("no such operation; there are shm, sem, msg, mq, {}", names.join(", ")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("2"), Ok(Duration::from_secs(2)));
+        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("7us"), Ok(Duration::from_micros(7)));
+        for bad in ["", "ms", "5 weeks", "-1", "1e99", "99999999999h", "..", "nan"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn operations_are_named_one_by_one_or_by_family() {
+        assert_eq!(operations("semop"), Ok(Operations(Op::Semop.bit())));
+        assert_eq!(operations("sem").unwrap().0.count_ones(), 3);
+        assert_eq!(operations("mq").unwrap().0.count_ones(), 6);
+        assert!(operations("nonsense").unwrap_err().contains("mq_getsetattr"));
+    }
+
+    #[test]
+    fn namespaces_have_names() {
+        assert_eq!(namespace("4026531839"), Ok(NamespaceName::Inum(4_026_531_839)));
+        assert_eq!(namespace("pid:7"), Ok(NamespaceName::OfPid(7)));
+        for bad in ["", "pid:", "pid:x", "-1", "hostile"] {
+            assert!(namespace(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn thread_names_are_what_the_kernel_can_hold() {
+        assert_eq!(comm("worker").unwrap().0, *b"worker\0\0\0\0\0\0\0\0\0\0");
+        assert!(comm("sixteen-bytes-xx").is_err());
+        assert!(comm("").is_err());
+    }
+}

@@ -1,0 +1,90 @@
+//! What exists now: namespaces, and calls that have not returned.
+
+use std::{fs::File, io, io::Read as _};
+
+use ipc_trace_common::{
+    op::{Abi, Op},
+    record::{NsRef, PendingRecord, flag},
+};
+
+use crate::decode::{self, DecodeError, Record};
+
+/// Why a census can't be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum CensusError {
+    /// The iterator can't be read.
+    #[error("the list of tasks and namespaces can't be read: {0}")]
+    Read(#[from] io::Error),
+    /// It gave something else.
+    #[error("the list of tasks and namespaces is not understood: {0}")]
+    Decode(#[from] DecodeError),
+    /// It can't be opened.
+    #[error("the list of tasks and namespaces can't be opened: {0}")]
+    Open(#[from] aya::programs::ProgramError),
+    /// It can't be opened.
+    #[error("the list of tasks and namespaces can't be opened: {0}")]
+    Link(#[from] aya::programs::links::LinkError),
+}
+
+/// A namespace that exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alive {
+    /// Which
+    pub ns: NsRef,
+    /// The kernel's own number
+    pub ns_id: Option<u64>,
+}
+
+/// What existed at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Census {
+    /// When it began, on `CLOCK_BOOTTIME`, nanoseconds
+    pub boot_ns: u64,
+    /// The namespaces
+    pub alive: Vec<Alive>,
+    /// Whether these are all
+    pub complete: bool,
+    /// Calls that have not returned
+    pub pending: Vec<(PendingRecord, Op, Abi)>,
+    /// This process, in the initial pid namespace
+    pub self_pid: u32,
+    /// Inode number of this process's IPC namespace, by the way that the programs take
+    pub self_ns_inum: u32,
+}
+
+impl Census {
+    /// Reads what the iterator writes.
+    ///
+    /// # Errors
+    /// It can't be read, or what it gave is no census.
+    pub fn read(mut iterator: File) -> Result<Self, CensusError> {
+        let mut bytes = Vec::new();
+        iterator.read_to_end(&mut bytes)?;
+        Ok(Self::from_bytes(&bytes)?)
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut census = Self::default();
+        decode::census(bytes, |record| match record {
+            Record::Alive(r) if r.ns.generation != 0 => {
+                census.alive.push(Alive { ns: r.ns, ns_id: (r.ns_id != 0).then_some(r.ns_id) });
+            }
+            Record::Pending(r, op, abi) => census.pending.push((*r, op, abi)),
+            Record::End(r) => {
+                census.boot_ns = r.boot_ns;
+                census.complete = r.header.flags & flag::TRUNCATED == 0 && r.namespaces != u64::MAX;
+                census.self_pid = r.self_pid;
+                census.self_ns_inum = r.self_ns_inum;
+            }
+            Record::Alive(_)
+            | Record::Call(_)
+            | Record::Context(_)
+            | Record::Namespace(_)
+            | Record::Move(_)
+            | Record::Exit(_)
+            | Record::Queue(_)
+            | Record::Unknown(_) => {}
+        })?;
+        Ok(census)
+    }
+}

@@ -1,0 +1,111 @@
+//! What this kernel and this user may do.
+
+use std::{fs, io, path::Path};
+
+use nix::sys::utsname;
+
+/// Bits of a process's effective capabilities (include/uapi/linux/capability.h).
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
+const CAP_BPF: u32 = 39;
+
+/// Capabilities that tracing needs and that are missing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "loading BPF programs needs {}, which this process does not have: run it as root, or give it these capabilities (with setpriv, or systemd's AmbientCapabilities=)",
+    missing.join(" and ")
+)]
+pub struct MissingCapabilities {
+    /// Their names
+    pub missing: Vec<&'static str>,
+}
+
+/// The kernel and the machine.
+#[derive(Clone, Debug)]
+pub struct System {
+    /// The host's name
+    pub host: String,
+    /// The kernel's release
+    pub kernel: String,
+    /// The machine: `x86_64` or `aarch64`
+    pub arch: &'static str,
+}
+
+impl System {
+    /// Asks uname(2).
+    ///
+    /// # Errors
+    /// The system call failed.
+    pub fn read() -> io::Result<Self> {
+        let name = utsname::uname()?;
+        Ok(Self {
+            host: name.nodename().to_string_lossy().into_owned(),
+            kernel: name.release().to_string_lossy().into_owned(),
+            arch: std::env::consts::ARCH,
+        })
+    }
+}
+
+/// Checks the effective capabilities that `/proc/self/status`, under `proc`, shows.
+///
+/// # Errors
+/// Some that are needed are missing. Where the file can't be read, the kernel is left to say so.
+pub fn check_capabilities(proc: &Path) -> Result<(), MissingCapabilities> {
+    let Ok(status) = fs::read_to_string(proc.join("self/status")) else {
+        return Ok(());
+    };
+    match effective(&status) {
+        Some(set) => missing(set),
+        None => Ok(()),
+    }
+}
+
+fn effective(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(line.trim(), 16).ok()
+}
+
+fn missing(set: u64) -> Result<(), MissingCapabilities> {
+    let has = |cap: u32| set >> cap & 1 != 0;
+    // CAP_SYS_ADMIN stands for both (include/linux/capability.h: bpf_capable, perfmon_capable).
+    if has(CAP_SYS_ADMIN) {
+        return Ok(());
+    }
+    let missing: Vec<_> = [(CAP_BPF, "CAP_BPF"), (CAP_PERFMON, "CAP_PERFMON")]
+        .into_iter()
+        .filter(|(cap, _)| !has(*cap))
+        .map(|(_, name)| name)
+        .collect();
+    if missing.is_empty() { Ok(()) } else { Err(MissingCapabilities { missing }) }
+}
+
+/// The inode number of a namespace file, such as `/proc/self/ns/ipc`.
+///
+/// # Errors
+/// The file can't be looked at.
+pub fn namespace_inum(path: &Path) -> io::Result<u32> {
+    use std::os::unix::fs::MetadataExt as _;
+    // `proc_ns` numbers are 32-bit (include/linux/ns_common.h, inum).
+    Ok(fs::metadata(path)?.ino() as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_are_named_when_they_are_missing() {
+        let names = |set| missing(set).map_err(|e| e.missing);
+        assert_eq!(names(u64::MAX), Ok(()));
+        assert_eq!(names(1 << CAP_SYS_ADMIN), Ok(()));
+        assert_eq!(names(1 << CAP_BPF | 1 << CAP_PERFMON), Ok(()));
+        assert_eq!(names(1 << CAP_BPF), Err(vec!["CAP_PERFMON"]));
+        assert_eq!(names(0), Err(vec!["CAP_BPF", "CAP_PERFMON"]));
+    }
+
+    #[test]
+    fn the_status_file_is_understood() {
+        assert_eq!(effective("Name:\tx\nCapEff:\t000001ffffffffff\n"), Some(0x1ff_ffff_ffff));
+        assert_eq!(effective("Name:\tx\n"), None);
+    }
+}

@@ -1,0 +1,317 @@
+//! The way of a record from the rings to a sink: decode, track, hand on.
+//!
+//! The rings are merged by `boot_ns`. A control record takes effect before the first call that came
+//! after it; a call that refers to a context waits for that context, which was written into the
+//! control ring before the call was written into its own.
+//!
+//! Invariant: every record that comes out of a ring is counted as delivered, whatever it is.
+
+use std::{collections::VecDeque, rc::Rc};
+
+use ipc_trace_common::{
+    op,
+    record::{
+        CallRecord, ContextRecord, ExitRecord, MoveRecord, NamespaceRecord, NsRef, QueueRecord, Way,
+    },
+};
+
+use crate::{
+    decode::{self, Call, Record},
+    event::Life,
+    kernel::census::Census,
+    track::{
+        Tracker,
+        clock::boot_ns,
+        contexts::Facts,
+        namespaces::{Birth, Death},
+    },
+};
+
+/// Where events go.
+pub trait Sink {
+    /// A call returned.
+    fn call(&mut self, call: &Call<'_>, tracker: &Tracker);
+    /// Something happened to a namespace.
+    fn namespace(&mut self, change: &Change, tracker: &Tracker);
+}
+
+/// Something happened to a namespace.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// When
+    pub boot_ns: u64,
+    /// What
+    pub life: Life,
+    /// Which namespace
+    pub ns: NsRef,
+    /// Where the thread came from
+    pub from: Option<NsRef>,
+    /// Which thread, and who that is
+    pub by: Option<(u32, Rc<Facts>)>,
+    /// Of `destroyed`
+    pub death: Option<Death>,
+}
+
+/// A source of records: a ring.
+pub trait Source {
+    /// Hands the next record to `with`. `None`: there is none.
+    fn next<R>(&mut self, with: impl FnOnce(&[u8]) -> R) -> Option<R>;
+}
+
+impl<T> Source for aya::maps::RingBuf<T> {
+    fn next<R>(&mut self, with: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        Self::next(self).map(|item| with(&item))
+    }
+}
+
+/// A control record that waits for its turn.
+#[derive(Clone, Debug)]
+enum Control {
+    Context(Box<ContextRecord>),
+    Namespace(NamespaceRecord),
+    Move(MoveRecord),
+    Exit(ExitRecord),
+    Queue(Box<QueueRecord>),
+}
+
+impl Control {
+    const fn boot_ns(&self) -> u64 {
+        match self {
+            Self::Context(r) => r.boot_ns,
+            Self::Namespace(r) => r.boot_ns,
+            Self::Move(r) => r.boot_ns,
+            Self::Exit(r) => r.boot_ns,
+            Self::Queue(r) => r.boot_ns,
+        }
+    }
+}
+
+/// Records that came out of the rings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// By the operation's number
+    pub ops: [u64; op::COUNT + 1],
+    /// Control records
+    pub control: u64,
+    /// Records that could not be decoded; they are among the others
+    pub garbled: u64,
+}
+
+impl Delivered {
+    /// All calls.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.ops.iter().sum()
+    }
+}
+
+/// How many calls are handled before others get a turn.
+const BATCH: usize = 1 << 14;
+
+/// The pipeline's state.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// What is known
+    pub tracker: Tracker,
+    /// What came out of the rings
+    pub delivered: Delivered,
+    waiting: VecDeque<Control>,
+    /// The control ring was emptied at that time, or later
+    control_read: u64,
+}
+
+impl Pipeline {
+    /// An empty one.
+    #[must_use]
+    pub fn new(tracker: Tracker) -> Self {
+        Self { tracker, delivered: Delivered::default(), waiting: VecDeque::new(), control_read: 0 }
+    }
+
+    /// Takes what is in the rings, at most a batch: how many calls.
+    pub fn drain(
+        &mut self,
+        events: &mut impl Source,
+        control: &mut impl Source,
+        sink: &mut impl Sink,
+    ) -> usize {
+        self.read_control(control);
+        let mut calls = 0;
+        while calls < BATCH {
+            let next = events.next(|bytes| self.event(bytes, control, sink));
+            if next.is_none() {
+                // All calls that came before what is waiting have been handled.
+                self.apply(u64::MAX, sink);
+                break;
+            }
+            calls += 1;
+        }
+        self.tracker.namespaces.forget();
+        calls
+    }
+
+    fn event(&mut self, bytes: &[u8], control: &mut impl Source, sink: &mut impl Sink) {
+        match decode::record(bytes) {
+            Ok(Record::Call(call)) => {
+                if let Some(count) = self.delivered.ops.get_mut(call.op as usize) {
+                    *count += 1;
+                }
+                self.call(&call, control, sink);
+            }
+            Ok(other) => self.garbled(&format!("a record that is no call: {other:?}")),
+            Err(error) => self.garbled(&error.to_string()),
+        }
+    }
+
+    fn garbled(&mut self, what: &str) {
+        self.delivered.garbled += 1;
+        if self.delivered.garbled == 1 {
+            log::warn!("the kernel side wrote what is not understood: {what}");
+        }
+    }
+
+    fn call(&mut self, call: &Call<'_>, control: &mut impl Source, sink: &mut impl Sink) {
+        let CallRecord { boot_ns, context, tid, .. } = *call.record;
+        let known = |p: &Self| context == 0 || p.tracker.contexts.get(tid, context).is_some();
+        // A context is made after its call's time was taken: its number is its time.
+        let until = boot_ns.max(context);
+        if until > self.control_read || !known(self) {
+            self.read_control(control);
+        }
+        self.apply(until, sink);
+        if !known(self) {
+            self.apply_context(tid, context);
+        }
+        self.tracker.queues.opened(call);
+        sink.call(call, &self.tracker);
+    }
+
+    /// Brings a context forward: on the control ring, records of different CPUs can be in another
+    /// order than their times, so that it waits behind a later one.
+    fn apply_context(&mut self, tid: u32, context: u64) {
+        let wanted =
+            |c: &Control| matches!(c, Control::Context(r) if r.tid == tid && r.context == context);
+        if let Some(at) = self.waiting.iter().position(wanted)
+            && let Some(Control::Context(record)) = self.waiting.remove(at)
+        {
+            self.tracker.contexts.insert(&record);
+        }
+    }
+
+    fn read_control(&mut self, control: &mut impl Source) {
+        let now = boot_ns();
+        while let Some(record) = control.next(read_one) {
+            self.delivered.control += 1;
+            match record {
+                Ok(Some(record)) => self.waiting.push_back(record),
+                Ok(None) => self.garbled("a control record of another kind"),
+                Err(error) => self.garbled(&error.to_string()),
+            }
+        }
+        self.control_read = now;
+    }
+
+    /// Lets control records take effect up to a moment.
+    fn apply(&mut self, until: u64, sink: &mut impl Sink) {
+        while let Some(next) = self.waiting.front() {
+            if next.boot_ns() > until {
+                break;
+            }
+            if let Some(next) = self.waiting.pop_front() {
+                self.take_effect(&next, sink);
+            }
+        }
+    }
+
+    fn take_effect(&mut self, control: &Control, sink: &mut impl Sink) {
+        match control {
+            Control::Context(record) => self.tracker.contexts.insert(record),
+            Control::Exit(record) => self.tracker.contexts.remove(record),
+            Control::Queue(record) => self.tracker.queues.insert(record),
+            Control::Namespace(record) => {
+                let id = (record.ns_id != 0).then_some(record.ns_id);
+                let ended = self.tracker.namespaces.found(record.ns, id, record.boot_ns);
+                self.ended(ended, record.boot_ns, sink);
+            }
+            Control::Move(record) => self.moved(record, sink),
+        }
+    }
+
+    fn moved(&mut self, record: &MoveRecord, sink: &mut impl Sink) {
+        let facts = |tid, context| {
+            self.tracker.contexts.get(tid, context).map(|facts| (tid, Rc::clone(facts)))
+        };
+        let mover = facts(record.tid, record.context);
+        let child = facts(record.child_tid, record.child_context);
+        let id = (record.ns_id != 0).then_some(record.ns_id);
+        let change = |life, ns, from, by: &Option<(u32, Rc<Facts>)>| Change {
+            boot_ns: record.boot_ns,
+            life,
+            ns,
+            from,
+            by: by.clone(),
+            death: None,
+        };
+        const CLONE: u32 = Way::Clone as u32;
+        const UNSHARE: u32 = Way::Unshare as u32;
+        let (from, to) = (record.from, record.to);
+        let made = matches!(record.way, CLONE | UNSHARE);
+        let namespaces = &mut self.tracker.namespaces;
+        let ended = if made {
+            let by = mover.as_ref().map(|m| Rc::clone(&m.1));
+            namespaces.born(to, id, Birth { boot_ns: record.boot_ns, tid: record.tid, by })
+        } else {
+            namespaces.found(to, id, record.boot_ns)
+        };
+        self.ended(ended, record.boot_ns, sink);
+        let mut tell = |change| sink.namespace(&change, &self.tracker);
+        if made {
+            tell(change(Life::Created, to, Some(from), &mover));
+        }
+        if record.way == CLONE {
+            tell(change(Life::Entered, to, Some(from), &child));
+        } else {
+            tell(change(Life::Left, from, None, &mover));
+            tell(change(Life::Entered, to, Some(from), &mover));
+        }
+    }
+
+    fn ended(
+        &self,
+        ended: impl IntoIterator<Item = (NsRef, Death)>,
+        now: u64,
+        sink: &mut impl Sink,
+    ) {
+        for (ns, death) in ended {
+            let change = Change {
+                boot_ns: now,
+                life: Life::Destroyed,
+                ns,
+                from: None,
+                by: None,
+                death: Some(death),
+            };
+            sink.namespace(&change, &self.tracker);
+        }
+    }
+
+    /// A census was taken. The rings have been drained since.
+    pub fn listed(&mut self, census: &Census, sink: &mut impl Sink) {
+        let ended = self.tracker.namespaces.listed(census);
+        self.ended(ended, boot_ns(), sink);
+    }
+}
+
+fn read_one(bytes: &[u8]) -> Result<Option<Control>, decode::DecodeError> {
+    Ok(match decode::record(bytes)? {
+        Record::Context(r) => Some(Control::Context(Box::new(*r))),
+        Record::Namespace(r) => Some(Control::Namespace(*r)),
+        Record::Move(r) => Some(Control::Move(*r)),
+        Record::Exit(r) => Some(Control::Exit(*r)),
+        Record::Queue(r) => Some(Control::Queue(Box::new(*r))),
+        Record::Call(_)
+        | Record::Pending(..)
+        | Record::Alive(_)
+        | Record::End(_)
+        | Record::Unknown(_) => None,
+    })
+}

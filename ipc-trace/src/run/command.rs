@@ -1,0 +1,89 @@
+//! COMMAND: started when tracing has begun, its end is data.
+
+use std::{io, process::Stdio};
+
+use nix::sys::signal::Signal;
+use tokio::process;
+
+use crate::event;
+
+/// COMMAND can't be started.
+#[derive(Debug, thiserror::Error)]
+#[error("can't start {name}: {source}")]
+pub struct StartError {
+    name: String,
+    source: io::Error,
+}
+
+impl StartError {
+    /// As shells have it: 127 when it does not exist, 126 when it can't be executed.
+    #[must_use]
+    pub fn status(&self) -> u8 {
+        if self.source.kind() == io::ErrorKind::NotFound { 127 } else { 126 }
+    }
+}
+
+/// COMMAND.
+#[derive(Debug)]
+pub struct Child {
+    argv: Vec<String>,
+    process: process::Child,
+    status: Option<std::process::ExitStatus>,
+}
+
+impl Child {
+    /// Starts it. With `output_to_stderr` its standard output is our standard error.
+    ///
+    /// # Errors
+    /// It does not exist or can't be executed.
+    pub fn start(words: &[String], output_to_stderr: bool) -> Result<Self, StartError> {
+        let name = words.first().cloned().unwrap_or_default();
+        let error = |source| StartError { name: name.clone(), source };
+        let mut command = process::Command::new(&name);
+        command.args(words.get(1..).unwrap_or_default());
+        if output_to_stderr {
+            use std::os::fd::AsFd as _;
+            let stderr = io::stderr().as_fd().try_clone_to_owned().map_err(error)?;
+            command.stdout(Stdio::from(stderr));
+        }
+        let process = command.spawn().map_err(error)?;
+        Ok(Self { argv: words.to_vec(), process, status: None })
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        if self.status.is_none()
+            && let Ok(Some(status)) = self.process.try_wait()
+        {
+            self.status = Some(status);
+        }
+        self.status.is_some()
+    }
+
+    /// Until it ends.
+    pub async fn wait(&mut self) {
+        if self.status.is_none() {
+            match self.process.wait().await {
+                Ok(status) => self.status = Some(status),
+                // It is our own child, so there is an end to wait for.
+                Err(_) => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Its words and its end.
+    #[must_use]
+    pub fn report(&mut self) -> event::Command {
+        use std::os::unix::process::ExitStatusExt as _;
+        self.has_ended();
+        let signal = self.status.and_then(|s| s.signal());
+        event::Command {
+            argv: self.argv.clone(),
+            exit_code: self.status.and_then(|s| s.code()),
+            signal: signal.map(|number| match Signal::try_from(number) {
+                Ok(signal) => signal.as_str().to_owned(),
+                Err(_) => format!("SIG{number}"),
+            }),
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! A run of `live` or `report`, from the first program to the last line.
+//!
+//! | module | its job |
+//! | --- | --- |
+//! | [`setup`] | from options to a session that traces |
+//! | [`command`] | COMMAND, its output and its end |
+//! | [`accounts`] | counters, losses and pending calls, as they are shown |
+//!
+//! Order at the start: attach, list what exists, open the gate, start COMMAND. Order at the end:
+//! close the gate, empty the rings, list what exists, account.
+
+pub mod accounts;
+pub mod command;
+pub mod setup;
+
+use std::{
+    io,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::io::{Interest, unix::AsyncFd};
+
+use crate::{
+    cli::{OutputFormat, TraceArgs},
+    decode::Call,
+    event::{Accounting, Command, Pending, Start, VERSION, report::Report, value::Time},
+    kernel::session::{AllCounts, SessionError},
+    pipeline::{Change, Pipeline, Sink},
+    sinks::{
+        live::{Format, Live},
+        output::{Output, OutputError},
+    },
+    track::{
+        Tracker,
+        clock::{Clock, boot_ns},
+        losses::{Losses, NewLosses},
+        stats::Stats,
+    },
+};
+use command::Child;
+use setup::Setup;
+
+/// Why a run ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Tracing can't start.
+    #[error(transparent)]
+    Setup(#[from] setup::SetupError),
+    /// The maps can't be used.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// COMMAND can't be started.
+    #[error(transparent)]
+    Command(#[from] command::StartError),
+    /// Output can't go on.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// The system refused something.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried
+        what: &'static str,
+        /// What the system said
+        source: io::Error,
+    },
+}
+
+impl RunError {
+    /// The exit status that says so.
+    #[must_use]
+    pub fn status(&self) -> ExitCode {
+        match self {
+            Self::Setup(error) if error.is_usage() => ExitCode::from(2),
+            Self::Command(error) => ExitCode::from(error.status()),
+            Self::Output(OutputError::Closed) => ExitCode::SUCCESS,
+            Self::Setup(_) | Self::Session(_) | Self::Output(_) | Self::System { .. } => {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+fn system(what: &'static str) -> impl Fn(io::Error) -> RunError {
+    move |source| RunError::System { what, source }
+}
+
+/// What is made of the events.
+#[derive(Debug)]
+pub enum Mode {
+    /// Lines while they happen
+    Live(Live),
+    /// A report in the end
+    Report(Box<Stats>),
+}
+
+impl Sink for Mode {
+    fn call(&mut self, call: &Call<'_>, tracker: &Tracker) {
+        match self {
+            Self::Live(live) => live.call(call, tracker),
+            Self::Report(stats) => stats.call(call, tracker),
+        }
+    }
+
+    fn namespace(&mut self, change: &Change, tracker: &Tracker) {
+        match self {
+            Self::Live(live) => live.namespace(change, tracker),
+            Self::Report(stats) => {
+                if change.death.is_some() {
+                    stats.died(change.ns);
+                }
+            }
+        }
+    }
+}
+
+impl Mode {
+    fn loss(&mut self, losses: &NewLosses, tracker: &Tracker) {
+        match self {
+            Self::Live(live) => live.loss(losses, boot_ns(), tracker),
+            Self::Report(stats) => losses.by.iter().for_each(|loss| stats.lost(loss)),
+        }
+    }
+}
+
+/// Lines are written out when so many bytes of them have come together, and after every look.
+const FLUSH_AT: usize = 1 << 16;
+/// How often namespaces, losses and pending calls are looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// How long the reader sleeps after it found something, and at most.
+const NAP: Duration = Duration::from_millis(2);
+const LONG_NAP: Duration = Duration::from_millis(20);
+/// How long programs that were running when the gate closed are waited for.
+const LAST_RECORDS: Duration = Duration::from_millis(250);
+
+/// Runs `live` or `report`.
+///
+/// # Errors
+/// Tracing can't start, COMMAND can't be started, or output can't go on.
+pub fn run(live: bool, args: &TraceArgs) -> Result<ExitCode, RunError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("can't start the event loop"))?;
+    runtime.block_on(Run::new(live, args)?.whole(args))
+}
+
+/// A run.
+#[derive(Debug)]
+struct Run {
+    setup: Setup,
+    pipeline: Pipeline,
+    losses: Losses,
+    mode: Mode,
+    output: Output,
+    ending: Arc<AtomicBool>,
+    started: u64,
+}
+
+impl Run {
+    fn new(live: bool, args: &TraceArgs) -> Result<Self, RunError> {
+        let ending = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            signal_hook::flag::register(signal, Arc::clone(&ending))
+                .map_err(system("can't handle signals"))?;
+        }
+        let setup = setup::setup(&args.how, &args.filters)?;
+        let clock = Clock::now();
+        let mut pipeline = Pipeline::new(Tracker::new(clock));
+        let started = boot_ns();
+        let output = Output::new(Arc::clone(&ending));
+        let mode = if live {
+            let format = match args.output {
+                OutputFormat::Json | OutputFormat::Text => Format::Json,
+            };
+            Mode::Live(Live::new(format, start(&setup, clock.time(started))))
+        } else {
+            Mode::Report(Box::default())
+        };
+        pipeline.tracker.namespaces.listed(&setup.census);
+        Ok(Self { setup, pipeline, losses: Losses::default(), mode, output, ending, started })
+    }
+
+    async fn whole(mut self, args: &TraceArgs) -> Result<ExitCode, RunError> {
+        self.setup.session.open()?;
+        self.flush()?;
+        let mut child = match args.command.as_slice() {
+            [] => None,
+            words => Some(Child::start(words, args.output == OutputFormat::Json)?),
+        };
+        raise_priority();
+        let events = self.setup.session.events_fd().map_err(system("can't watch the ring"))?;
+        let result = self.trace(args.duration, &events, child.as_mut()).await;
+        drop(events);
+        if let Err(error) = result {
+            self.setup.session.close()?;
+            return Err(error);
+        }
+        self.end(child.as_mut()).await
+    }
+
+    /// Until COMMAND ends, the time is over, or a signal comes.
+    async fn trace(
+        &mut self,
+        duration: Option<Duration>,
+        events: &AsyncFd<std::os::fd::OwnedFd>,
+        mut child: Option<&mut Child>,
+    ) -> Result<(), RunError> {
+        let begin = Instant::now();
+        let mut next_tick = begin + TICK;
+        let mut nap = NAP;
+        loop {
+            let calls = self.drain()?;
+            let now = Instant::now();
+            if now >= next_tick {
+                self.tick()?;
+                next_tick = now + TICK;
+            }
+            let over = duration.is_some_and(|d| now.duration_since(begin) >= d);
+            if over || self.ending.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            if child.as_mut().is_some_and(|child| child.has_ended()) {
+                return Ok(());
+            }
+            nap = match calls {
+                0 => (nap * 2).min(LONG_NAP),
+                _ => NAP,
+            };
+            let until_end = duration.map_or(LONG_NAP, |d| (begin + d).duration_since(now));
+            tokio::select! {
+                biased;
+                () = child_ends(&mut child) => {}
+                guard = events.ready(Interest::READABLE) => {
+                    guard.map_err(system("can't watch the ring"))?.clear_ready();
+                }
+                () = tokio::time::sleep(nap.min(until_end)) => {}
+            }
+        }
+    }
+
+    fn drain(&mut self) -> Result<usize, RunError> {
+        let session = &mut self.setup.session;
+        let calls = self.pipeline.drain(&mut session.events, &mut session.control, &mut self.mode);
+        self.flush()?;
+        Ok(calls)
+    }
+
+    fn flush(&mut self) -> Result<(), RunError> {
+        if let Mode::Live(live) = &mut self.mode
+            && !live.buffer.is_empty()
+        {
+            self.output.write_all(&live.buffer)?;
+            live.buffer.clear();
+            live.buffer.shrink_to(2 * FLUSH_AT);
+        }
+        Ok(())
+    }
+
+    /// What is looked at now and then.
+    fn tick(&mut self) -> Result<AllCounts, RunError> {
+        self.pipeline.tracker.clock.follow();
+        match self.setup.session.census() {
+            Ok(census) => self.pipeline.listed(&census, &mut self.mode),
+            Err(error) => log::warn!("{error}"),
+        }
+        let counts = self.setup.session.counts()?;
+        if self.losses.grew(counts.total().dropped, counts.missed) {
+            let losses = self.losses.update(self.setup.session.drops()?, counts.missed);
+            self.mode.loss(&losses, &self.pipeline.tracker);
+        }
+        self.flush()?;
+        Ok(counts)
+    }
+
+    async fn end(mut self, child: Option<&mut Child>) -> Result<ExitCode, RunError> {
+        self.setup.session.close()?;
+        let ended = boot_ns();
+        let mut counts = self.settle().await?;
+        let census = match self.setup.session.census() {
+            Ok(census) => census,
+            Err(error) => {
+                log::warn!("{error}");
+                crate::kernel::census::Census::default()
+            }
+        };
+        self.pipeline.listed(&census, &mut self.mode);
+        let losses = self.losses.update(self.setup.session.drops()?, counts.missed);
+        if losses.dropped > 0 || losses.missed > 0 {
+            self.mode.loss(&losses, &self.pipeline.tracker);
+        }
+        counts.missed = counts.missed.max(losses.missed);
+        let accounting = accounts::accounting(&counts, &self.pipeline.delivered);
+        let pending = accounts::pending(&census, &self.pipeline.tracker, ended);
+        let command = child.map(|child| child.report());
+        self.last_words(ended, accounting, command, pending)?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Programs that were running when the gate closed still write; then the rings are empty.
+    async fn settle(&mut self) -> Result<AllCounts, RunError> {
+        let deadline = Instant::now() + LAST_RECORDS;
+        loop {
+            while self.drain()? > 0 {}
+            let counts = self.setup.session.counts()?;
+            let total = counts.total();
+            let settled = total.emitted == self.pipeline.delivered.calls()
+                && total.seen == total.filtered + total.emitted + total.dropped
+                && counts.control.emitted == self.pipeline.delivered.control;
+            if settled || Instant::now() >= deadline {
+                return Ok(counts);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    fn last_words(
+        &mut self,
+        ended: u64,
+        accounting: Accounting,
+        command: Option<Command>,
+        pending: Vec<Pending>,
+    ) -> Result<(), RunError> {
+        let tracker = &self.pipeline.tracker;
+        match &mut self.mode {
+            Mode::Live(live) => {
+                live.end(ended, tracker, &accounting, command.as_ref(), &pending);
+                self.flush()
+            }
+            Mode::Report(stats) => {
+                let report = Report {
+                    v: VERSION,
+                    host: self.setup.system.host.clone(),
+                    kernel: self.setup.system.kernel.clone(),
+                    backend: self.setup.backends.clone(),
+                    started: tracker.clock.time(self.started),
+                    ended: tracker.clock.time(ended),
+                    accounting,
+                    command,
+                    pending,
+                    namespaces: stats.report(tracker),
+                    unattributed: stats.unattributed().clone(),
+                    folded: stats.folded(),
+                    findings: Vec::new(),
+                };
+                let mut text = serde_json::to_vec_pretty(&report)
+                    .map_err(|e| OutputError::Failed(e.into()))?;
+                text.push(b'\n');
+                Ok(self.output.write_all(&text)?)
+            }
+        }
+    }
+}
+
+fn start(setup: &Setup, time: Time) -> Start<'_> {
+    Start {
+        time,
+        host: setup.system.host.as_str().into(),
+        kernel: setup.system.kernel.as_str().into(),
+        arch: setup.system.arch,
+        backend: &setup.backends,
+        version: env!("CARGO_PKG_VERSION"),
+    }
+}
+
+async fn child_ends(child: &mut Option<&mut Child>) {
+    match child {
+        Some(child) => child.wait().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The reader must get its turn on a busy host, or the ring runs over. It uses little.
+fn raise_priority() {
+    // SAFETY: no pointers; 0 is this thread, as Linux has it.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -10) } != 0 {
+        log::info!("the reader's priority can't be raised: {}", io::Error::last_os_error());
+    }
+}

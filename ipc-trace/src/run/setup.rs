@@ -1,0 +1,228 @@
+//! From options to a session that traces.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use ipc_trace_common::{
+    record::NsRef,
+    state::{HOST_INUM, filter},
+};
+
+use crate::{
+    cli::{Filters, HowArgs, NamespaceName},
+    event::{Backends, value::OpName},
+    kernel::{
+        census::Census,
+        features::{self, MissingCapabilities, System},
+        layout::{KERNEL_BTF, Layout, LayoutError},
+        plan::{self, Choice, Features, NotPossible},
+        session::{self, KernelFilters, Options, Session, SessionError},
+    },
+};
+
+/// Why tracing can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// Capabilities are missing.
+    #[error(transparent)]
+    Capabilities(#[from] MissingCapabilities),
+    /// Another machine than those that are known.
+    #[error("ipc-trace knows x86_64 and aarch64, not {0}")]
+    Machine(&'static str),
+    /// The kernel's fields are not known.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The backend can't be had.
+    #[error(transparent)]
+    Backend(#[from] NotPossible),
+    /// Programs can't be loaded.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// A namespace that was named does not exist.
+    #[error("--ipc-ns {name}: {reason}")]
+    Namespace {
+        /// As the user named it
+        name: String,
+        /// Why not
+        reason: String,
+    },
+    /// The system refused something.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried
+        what: &'static str,
+        /// What it said
+        source: io::Error,
+    },
+}
+
+impl SetupError {
+    /// Whether what the user asked for makes no sense: exit status 2.
+    #[must_use]
+    pub const fn is_usage(&self) -> bool {
+        matches!(self, Self::Namespace { .. })
+    }
+}
+
+/// Everything that is needed to trace.
+#[derive(Debug)]
+pub struct Setup {
+    /// The host
+    pub system: System,
+    /// How each operation is seen
+    pub backends: Backends,
+    /// The programs
+    pub session: Session,
+    /// What existed when they had been attached
+    pub census: Census,
+}
+
+/// Loads and attaches what the options ask for.
+///
+/// # Errors
+/// Something is missing; the error says what.
+pub fn setup(how: &HowArgs, filters: &Filters) -> Result<Setup, SetupError> {
+    let system = System::read().map_err(|source| SetupError::System { what: "uname", source })?;
+    features::check_capabilities(Path::new("/proc"))?;
+    let native =
+        plan::native_abi(system.arch).ok_or(SetupError::Machine(std::env::consts::ARCH))?;
+    if let Err(error) = session::lift_memory_lock_limit() {
+        log::info!("the limit on locked memory can't be lifted: {error}");
+    }
+    let plan = plan::plan(how.backend, native, &known_features(how.backend))?;
+    let layout = Layout::from_file(&btf_path(how))?;
+    let options = Options {
+        ring_bytes: ring_bytes(how.ring_bytes),
+        filters: kernel_filters(filters),
+        native,
+    };
+    let namespaces = filters
+        .ipc_ns
+        .iter()
+        .map(|name| Ok((describe(*name), inum(*name)?)))
+        .collect::<Result<Vec<_>, SetupError>>()?;
+    let (mut session, census) = Session::start(&plan, &layout, &options)?;
+    let wanted = namespaces
+        .iter()
+        .map(|(name, inum)| existing(name, *inum, &census))
+        .collect::<Result<Vec<_>, SetupError>>()?;
+    session.filter_namespaces(&wanted)?;
+    for reason in &session.fallbacks {
+        log::warn!("not used, though cheaper: {reason}");
+    }
+    for (field, what) in layout.losses() {
+        log::info!("not known on this kernel: {what} (no field {field})");
+    }
+    let backends = plan.ops.iter().map(|op| (OpName(op.op), op.backend.name())).collect();
+    Ok(Setup { system, backends, session, census })
+}
+
+/// What the plan depends on. Whether fentry works matters only when it is asked for: the question
+/// costs the loading of a program.
+fn known_features(choice: Choice) -> Features {
+    Features {
+        kernel_btf: Path::new(KERNEL_BTF).exists(),
+        fentry_refused: match choice {
+            Choice::Function => session::fentry_refused(),
+            Choice::Auto | Choice::Syscall => None,
+        },
+    }
+}
+
+/// Where the layout comes from.
+#[must_use]
+pub fn btf_path(how: &HowArgs) -> PathBuf {
+    how.btf.clone().unwrap_or_else(|| PathBuf::from(KERNEL_BTF))
+}
+
+/// The size of the ring: a power of two, at least a page.
+#[must_use]
+pub fn ring_bytes(wanted: u32) -> u32 {
+    let page = match nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE) {
+        Ok(Some(page)) => u32::try_from(page).unwrap_or(4096),
+        Ok(None) | Err(_) => 4096,
+    };
+    wanted.max(page).next_power_of_two()
+}
+
+fn kernel_filters(filters: &Filters) -> KernelFilters {
+    let mut bits = 0;
+    let mut when = |condition: bool, bit: u32| {
+        if condition {
+            bits |= bit;
+        }
+    };
+    when(filters.failed, filter::FAILED);
+    when(!filters.pid.is_empty(), filter::PID);
+    when(!filters.uid.is_empty(), filter::UID);
+    when(!filters.comm.is_empty(), filter::COMM);
+    when(!filters.ipc_ns.is_empty(), filter::NAMESPACE);
+    when(filters.min_duration.is_some(), filter::MIN_DURATION);
+    when(filters.only_command, filter::COMMAND);
+    when(!filters.op.is_empty(), filter::OP);
+    KernelFilters {
+        bits,
+        ops: filters.op.iter().fold(0, |all, op| all | op.0),
+        min_duration_ns: filters
+            .min_duration
+            .map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)),
+        pids: filters.pid.clone(),
+        uids: filters.uid.clone(),
+        comms: filters.comm.iter().map(|comm| comm.0).collect(),
+    }
+}
+
+fn describe(name: NamespaceName) -> String {
+    match name {
+        NamespaceName::Inum(inum) => inum.to_string(),
+        NamespaceName::Own => "self".to_owned(),
+        NamespaceName::Host => "host".to_owned(),
+        NamespaceName::OfPid(pid) => format!("pid:{pid}"),
+    }
+}
+
+fn inum(name: NamespaceName) -> Result<u32, SetupError> {
+    let of = |path: &str| {
+        features::namespace_inum(Path::new(path)).map_err(|error| SetupError::Namespace {
+            name: describe(name),
+            reason: if error.kind() == io::ErrorKind::NotFound {
+                "no such process".to_owned()
+            } else {
+                format!("{path}: {error}")
+            },
+        })
+    };
+    match name {
+        NamespaceName::Inum(inum) => Ok(inum),
+        NamespaceName::Host => Ok(HOST_INUM),
+        NamespaceName::Own => of("/proc/self/ns/ipc"),
+        NamespaceName::OfPid(pid) => of(&format!("/proc/{pid}/ns/ipc")),
+    }
+}
+
+/// The namespace of that number, which must exist where that can be known.
+fn existing(name: &str, inum: u32, census: &Census) -> Result<NsRef, SetupError> {
+    match census.alive.iter().find(|alive| alive.ns.inum == inum) {
+        Some(alive) => Ok(alive.ns),
+        None if !census.complete => Ok(NsRef { inum, generation: 1 }),
+        None => Err(SetupError::Namespace {
+            name: name.to_owned(),
+            reason: "no IPC namespace has that number (any more); lsns -t ipc lists those that processes are in".to_owned(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ring_is_a_power_of_two_and_at_least_a_page() {
+        assert_eq!(ring_bytes(1), 4096);
+        assert_eq!(ring_bytes(4096), 4096);
+        assert_eq!(ring_bytes(5000), 8192);
+        assert_eq!(ring_bytes(1 << 30), 1 << 30);
+    }
+}

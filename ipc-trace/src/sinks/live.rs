@@ -1,0 +1,107 @@
+//! Events as lines, while they happen.
+
+use crate::{
+    decode::Call,
+    event::{Accounting, Command, End, Event, Line, Loss, Namespace, Pending, Start, VERSION},
+    pipeline::{Change, Sink},
+    track::{Tracker, losses::NewLosses},
+};
+
+/// How lines look.
+#[derive(Debug)]
+pub enum Format {
+    /// A JSON object each
+    Json,
+}
+
+impl Format {
+    fn write(&mut self, buffer: &mut Vec<u8>, event: &Event<'_>) {
+        match self {
+            Self::Json => {
+                let len = buffer.len();
+                // Writing to memory does not fail, and no value here refuses to be JSON.
+                if let Err(error) = serde_json::to_writer(&mut *buffer, &Line { v: VERSION, event })
+                {
+                    log::error!("an event could not be written as JSON: {error}");
+                    buffer.truncate(len);
+                    return;
+                }
+                buffer.push(b'\n');
+            }
+        }
+    }
+}
+
+/// Collects lines; who owns it writes them out.
+#[derive(Debug)]
+pub struct Live {
+    format: Format,
+    seq: u64,
+    /// Lines that are not written out yet
+    pub buffer: Vec<u8>,
+}
+
+impl Live {
+    /// With the first line.
+    #[must_use]
+    pub fn new(format: Format, start: Start<'_>) -> Self {
+        let mut live = Self { format, seq: 0, buffer: Vec::new() };
+        live.format.write(&mut live.buffer, &Event::Start(start));
+        live
+    }
+
+    fn next(&mut self) -> u64 {
+        self.seq += 1;
+        self.seq
+    }
+
+    /// Calls were lost.
+    pub fn loss(&mut self, losses: &NewLosses, now: u64, tracker: &Tracker) {
+        let event = Event::Loss(Loss {
+            seq: self.next(),
+            time: tracker.clock.time(now),
+            dropped: losses.dropped,
+            missed: losses.missed,
+            by: &losses.by,
+        });
+        self.format.write(&mut self.buffer, &event);
+    }
+
+    /// The last line.
+    pub fn end(
+        &mut self,
+        now: u64,
+        tracker: &Tracker,
+        accounting: &Accounting,
+        command: Option<&Command>,
+        pending: &[Pending],
+    ) {
+        let seq = self.next();
+        let time = tracker.clock.time(now);
+        let event = Event::End(End { seq, time, accounting, command, pending });
+        self.format.write(&mut self.buffer, &event);
+    }
+}
+
+impl Sink for Live {
+    fn call(&mut self, call: &Call<'_>, tracker: &Tracker) {
+        let seq = self.next();
+        self.format.write(&mut self.buffer, &Event::Ipc(tracker.ipc(call, seq)));
+    }
+
+    fn namespace(&mut self, change: &Change, tracker: &Tracker) {
+        let seq = self.next();
+        let time = |boot_ns| tracker.clock.time(boot_ns);
+        let event = Event::Namespace(Namespace {
+            seq,
+            time: time(change.boot_ns),
+            event: change.life,
+            ipc_ns: tracker.namespaces.show(change.ns),
+            from: change.from.map(|ns| tracker.namespaces.show(ns)),
+            process: change.by.as_ref().map(|(tid, facts)| facts.process(*tid)),
+            after: change.death.and_then(|d| d.after).map(time),
+            before: change.death.map(|d| time(d.before)),
+        });
+        self.format.write(&mut self.buffer, &event);
+    }
+}

@@ -1,0 +1,94 @@
+//! Standard output, which may be slow, stuck, full or closed.
+//!
+//! It is written to in pieces that a pipe takes whole once it is ready (`PIPE_BUF`), after waiting
+//! for it to be ready. So a reader that has stopped reading does not keep the program from seeing
+//! that it is to end.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, BorrowedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    unistd::write,
+};
+
+/// `PIPE_BUF` (include/uapi/linux/limits.h): a pipe that polls as writable takes that much.
+const PIECE: usize = 4096;
+/// How long a stuck reader is waited for once the program is to end.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Why output can't go on.
+#[derive(Debug, thiserror::Error)]
+pub enum OutputError {
+    /// The reader is gone: a quiet end.
+    #[error("standard output was closed")]
+    Closed,
+    /// The reader does not read, and the program was told to end.
+    #[error("standard output is stuck: {0} bytes could not be written before the end")]
+    Stuck(usize),
+    /// Another error, such as a full disk.
+    #[error("can't write to standard output: {0}")]
+    Failed(#[from] io::Error),
+}
+
+/// Standard output.
+#[derive(Debug)]
+pub struct Output {
+    stdout: io::Stdout,
+    /// Set when the program is to end
+    ending: Arc<AtomicBool>,
+    since: Option<Instant>,
+}
+
+impl Output {
+    /// Standard output; `ending` is set when the program is to end.
+    #[must_use]
+    pub fn new(ending: Arc<AtomicBool>) -> Self {
+        Self { stdout: io::stdout(), ending, since: None }
+    }
+
+    /// Writes everything.
+    ///
+    /// # Errors
+    /// The reader is gone, or is stuck while the program is to end, or writing failed.
+    pub fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), OutputError> {
+        while !bytes.is_empty() {
+            let fd = self.stdout.as_fd();
+            if !ready(fd)? {
+                if self.ending.load(Ordering::Relaxed)
+                    && self.since.get_or_insert_with(Instant::now).elapsed() > PATIENCE
+                {
+                    return Err(OutputError::Stuck(bytes.len()));
+                }
+                continue;
+            }
+            let piece = bytes.get(..PIECE).unwrap_or(bytes);
+            match write(fd, piece) {
+                Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+                Err(Errno::EINTR | Errno::EAGAIN) => {}
+                Err(Errno::EPIPE) => return Err(OutputError::Closed),
+                Err(error) => return Err(OutputError::Failed(error.into())),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a piece can be written without waiting, within a short time.
+fn ready(fd: BorrowedFd<'_>) -> Result<bool, OutputError> {
+    let mut fds = [PollFd::new(fd, PollFlags::POLLOUT)];
+    match poll(&mut fds, PollTimeout::from(100u8)) {
+        // An error shows itself when writing.
+        Ok(n) => Ok(n > 0),
+        Err(Errno::EINTR) => Ok(false),
+        Err(error) => Err(OutputError::Failed(error.into())),
+    }
+}

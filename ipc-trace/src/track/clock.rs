@@ -1,0 +1,80 @@
+//! From `CLOCK_BOOTTIME`, which the kernel side stamps records with, to the time of day.
+
+use std::time::{Duration, SystemTime};
+
+use nix::time::{ClockId, clock_gettime};
+
+use crate::event::value::Time;
+
+/// A step of the time of day that is taken over; smaller ones are the reading's own noise.
+const STEP_NS: i128 = 1_000_000;
+
+/// What lies between the two clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clock {
+    /// Time of day minus boot time, nanoseconds
+    offset_ns: i128,
+}
+
+impl Clock {
+    /// Reads both clocks.
+    #[must_use]
+    pub fn now() -> Self {
+        Self { offset_ns: offset() }
+    }
+
+    /// With a given distance, in nanoseconds.
+    #[must_use]
+    pub const fn with_offset(offset_ns: i128) -> Self {
+        Self { offset_ns }
+    }
+
+    /// Follows the time of day when it was set.
+    pub fn follow(&mut self) {
+        let offset = offset();
+        if (offset - self.offset_ns).abs() > STEP_NS {
+            self.offset_ns = offset;
+        }
+    }
+
+    /// The time of day at a boot time in nanoseconds.
+    #[must_use]
+    pub fn time(&self, boot_ns: u64) -> Time {
+        let ns = u64::try_from(self.offset_ns + i128::from(boot_ns)).unwrap_or(0);
+        Time(SystemTime::UNIX_EPOCH + Duration::from_nanos(ns))
+    }
+}
+
+/// The boot time now, in nanoseconds.
+#[must_use]
+pub fn boot_ns() -> u64 {
+    u64::try_from(read(ClockId::CLOCK_BOOTTIME)).unwrap_or(0)
+}
+
+fn offset() -> i128 {
+    read(ClockId::CLOCK_REALTIME) - read(ClockId::CLOCK_BOOTTIME)
+}
+
+fn read(clock: ClockId) -> i128 {
+    // Fails only for clocks that do not exist; these two do since Linux 2.6.39.
+    clock_gettime(clock)
+        .map_or(0, |t| i128::from(t.tv_sec()) * 1_000_000_000 + i128::from(t.tv_nsec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boot_time_becomes_time_of_day() {
+        let clock = Clock::with_offset(1_700_000_000_000_000_000);
+        assert_eq!(clock.time(5).to_string(), "2023-11-14T22:13:20.000000005Z");
+    }
+
+    #[test]
+    fn both_clocks_are_read() {
+        let shown = Clock::now().time(boot_ns()).0;
+        let distance = SystemTime::now().duration_since(shown).unwrap();
+        assert!(distance < Duration::from_secs(5), "{distance:?}");
+    }
+}

@@ -1,0 +1,138 @@
+//! The processes that made calls in one namespace: bounded, and right for those that live.
+
+use std::{borrow::Cow, rc::Rc};
+
+use ipc_trace_common::record::CallRecord;
+
+use super::{HashMap, contexts::Facts};
+use crate::event::{OtherNs, report::ProcessReport, value::Text};
+
+/// Processes of one namespace that are kept apart.
+const LIMIT: usize = 512;
+
+/// A process: its number and start time, where that is known.
+type Key = (u32, u64);
+
+#[derive(Clone, Debug)]
+struct One {
+    facts: Option<Rc<Facts>>,
+    comm: [u8; 16],
+    uid: u32,
+    gid: u32,
+    calls: u64,
+    failed: u64,
+    foreign: u64,
+    last_boot_ns: u64,
+}
+
+/// What one call says of its process.
+#[derive(Clone, Copy, Debug)]
+pub struct Deed {
+    /// It failed
+    pub failed: bool,
+    /// Its object belongs to another namespace
+    pub foreign: bool,
+}
+
+/// The processes of one namespace.
+#[derive(Clone, Debug, Default)]
+pub struct Processes {
+    known: HashMap<Key, One>,
+    folded: u64,
+}
+
+impl Processes {
+    /// A process made a call.
+    pub fn count(&mut self, record: &CallRecord, facts: Option<&Rc<Facts>>, deed: Deed) {
+        let key = (record.pid, facts.map_or(0, |f| f.start_boot_ns));
+        if self.known.len() >= LIMIT && !self.known.contains_key(&key) {
+            self.make_room();
+        }
+        let one = self.known.entry(key).or_insert_with(|| One {
+            facts: facts.cloned(),
+            comm: record.comm,
+            uid: record.euid,
+            gid: record.egid,
+            calls: 0,
+            failed: 0,
+            foreign: 0,
+            last_boot_ns: 0,
+        });
+        one.calls += 1;
+        one.failed += u64::from(deed.failed);
+        one.foreign += u64::from(deed.foreign);
+        one.last_boot_ns = record.boot_ns;
+    }
+
+    /// Drops the half that matters less: those that have been silent, by calls. One that reached
+    /// into another namespace goes last.
+    fn make_room(&mut self) {
+        let mut order: Vec<_> = self
+            .known
+            .iter()
+            .map(|(key, one)| ((one.foreign, one.calls, one.last_boot_ns), *key))
+            .collect();
+        order.sort_unstable();
+        for (_, key) in order.iter().take(LIMIT / 2) {
+            self.known.remove(key);
+        }
+        self.folded += (LIMIT / 2) as u64;
+    }
+
+    /// How many had to make room.
+    #[must_use]
+    pub const fn folded(&self) -> u64 {
+        self.folded
+    }
+
+    /// All that are kept, those with most calls first.
+    #[must_use]
+    pub fn report(&self) -> Vec<ProcessReport> {
+        let mut all: Vec<_> = self.known.iter().collect();
+        all.sort_unstable_by_key(|(key, one)| (std::cmp::Reverse(one.calls), **key));
+        all.into_iter().map(|(key, one)| one.report(key.0)).collect()
+    }
+}
+
+impl One {
+    fn report(&self, pid: u32) -> ProcessReport {
+        let facts = self.facts.as_deref();
+        let comm = Text::until_nul(&self.comm);
+        ProcessReport {
+            pid,
+            ppid: facts.map(|f| f.ppid),
+            comm: Text(Cow::Owned(comm.0.into_owned())),
+            exe: facts.and_then(|f| f.exe.clone()),
+            uid: self.uid,
+            gid: self.gid,
+            start_boot_ns: facts.map(|f| f.start_boot_ns),
+            ns: facts.map_or(OtherNs::default(), |f| f.ns),
+            calls: self.calls,
+            failed: self.failed,
+            foreign_calls: self.foreign,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerocopy::FromZeros as _;
+
+    #[test]
+    fn many_processes_are_folded_and_the_busy_one_stays() {
+        let mut processes = Processes::default();
+        let mut record = CallRecord::new_zeroed();
+        let deed = Deed { failed: false, foreign: false };
+        for round in 0..10_000 {
+            record.pid = 1;
+            processes.count(&record, None, deed);
+            record.pid = 100 + round;
+            processes.count(&record, None, deed);
+        }
+        let report = processes.report();
+        assert!(report.len() <= LIMIT);
+        assert_eq!((report[0].pid, report[0].calls), (1, 10_000));
+        assert_eq!(report.len() as u64 + processes.folded(), 10_001);
+    }
+}

@@ -1,0 +1,161 @@
+//! Queues: their names, and the namespaces that their file systems belonged to.
+
+use std::borrow::Cow;
+
+use ipc_trace_common::record::{NAME_LEN, NsRef, QueueRecord, QueueRef, flag, queue_flag};
+
+use super::HashMap;
+use crate::{
+    decode::{Call, Part},
+    event::value::Text,
+};
+
+/// Queues and file systems that are remembered. When there are more, those that have not been
+/// used since the half before are forgotten.
+const LIMIT: usize = 1 << 16;
+
+/// A queue: device number of its file system, inode number.
+type Key = (u32, u64);
+
+/// A table of which the older half is forgotten when it is full.
+#[derive(Debug)]
+struct Generations<K, V> {
+    young: HashMap<K, V>,
+    old: HashMap<K, V>,
+    forgotten: u64,
+}
+
+impl<K, V> Default for Generations<K, V> {
+    fn default() -> Self {
+        Self { young: HashMap::default(), old: HashMap::default(), forgotten: 0 }
+    }
+}
+
+impl<K: std::hash::Hash + Eq, V> Generations<K, V> {
+    fn insert(&mut self, key: K, value: V) {
+        if self.young.len() >= LIMIT / 2 {
+            self.forgotten += self.old.len() as u64;
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.old.remove(&key);
+        self.young.insert(key, value);
+    }
+
+    fn get(&self, key: &K) -> Option<&V> {
+        self.young.get(key).or_else(|| self.old.get(key))
+    }
+}
+
+/// What is known of queues.
+#[derive(Debug, Default)]
+pub struct Queues {
+    names: Generations<Key, Box<[u8]>>,
+    namespaces: Generations<u32, NsRef>,
+}
+
+impl Queues {
+    /// A queue showed itself.
+    pub fn insert(&mut self, record: &QueueRecord) {
+        self.remember_namespace(&record.queue);
+        if record.header.flags & flag::DETAIL != 0 {
+            let len = (record.name_len as usize).min(NAME_LEN);
+            self.remember_name(&record.queue, record.name.get(..len).unwrap_or_default());
+        }
+    }
+
+    /// A call opened a queue.
+    pub fn opened(&mut self, call: &Call<'_>) {
+        if let Part::Name(part) = call.part
+            && part.queue.flags & queue_flag::KNOWN != 0
+            && call.has(flag::DETAIL)
+        {
+            self.remember_namespace(&part.queue);
+            let len = (part.name_len as usize).min(NAME_LEN);
+            self.remember_name(&part.queue, part.name.get(..len).unwrap_or_default());
+        }
+    }
+
+    fn remember_namespace(&mut self, queue: &QueueRef) {
+        if queue.flags & queue_flag::DEAD == 0
+            && queue.ns.inum != 0
+            && self.namespaces.get(&queue.dev) != Some(&queue.ns)
+        {
+            self.namespaces.insert(queue.dev, queue.ns);
+        }
+    }
+
+    fn remember_name(&mut self, queue: &QueueRef, name: &[u8]) {
+        let key = (queue.dev, queue.ino);
+        if self.names.get(&key).is_none_or(|known| **known != *name) {
+            self.names.insert(key, name.into());
+        }
+    }
+
+    /// A queue's name.
+    #[must_use]
+    pub fn name(&self, queue: &QueueRef) -> Option<Text<'_>> {
+        if queue.flags & queue_flag::KNOWN == 0 {
+            return None;
+        }
+        self.names.get(&(queue.dev, queue.ino)).map(|name| Text(Cow::Borrowed(&**name)))
+    }
+
+    /// The namespace that a file system belonged to while it was alive.
+    #[must_use]
+    pub fn namespace_of(&self, dev: u32) -> Option<NsRef> {
+        self.namespaces.get(&dev).copied()
+    }
+
+    /// Names and file systems that had to make room.
+    #[must_use]
+    pub fn forgotten(&self) -> u64 {
+        self.names.forgotten + self.namespaces.forgotten
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerocopy::FromZeros as _;
+
+    fn record(dev: u32, ino: u64, ns: NsRef, name: &[u8], flags: u32) -> QueueRecord {
+        let mut record = QueueRecord::new_zeroed();
+        record.header.flags = flag::DETAIL;
+        record.queue = QueueRef { ns, ino, dev, flags: queue_flag::KNOWN | flags };
+        record.name_len = name.len() as u32;
+        record.name[..name.len()].copy_from_slice(name);
+        record
+    }
+
+    const NS: NsRef = NsRef { inum: 4_026_532_200, generation: 2 };
+
+    #[test]
+    fn the_namespace_of_a_dead_file_system_is_remembered() {
+        let mut queues = Queues::default();
+        queues.insert(&record(9, 5, NS, b"jobs", 0));
+        let dead = record(9, 5, NsRef::default(), b"jobs", queue_flag::DEAD);
+        queues.insert(&dead);
+        assert_eq!(queues.namespace_of(9), Some(NS));
+        assert_eq!(queues.name(&dead.queue).unwrap().to_str(), "jobs");
+        assert_eq!(queues.namespace_of(8), None);
+    }
+
+    #[test]
+    fn a_device_number_that_is_reused_is_the_new_namespace() {
+        let mut queues = Queues::default();
+        queues.insert(&record(9, 5, NS, b"a", 0));
+        let next = NsRef { generation: 3, ..NS };
+        queues.insert(&record(9, 6, next, b"b", 0));
+        assert_eq!(queues.namespace_of(9), Some(next));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_what_is_not_is_counted() {
+        let mut queues = Queues::default();
+        for ino in 0..2 * LIMIT as u64 {
+            queues.insert(&record(1, ino, NS, b"q", 0));
+        }
+        assert!(queues.names.young.len() + queues.names.old.len() <= LIMIT);
+        assert!(queues.forgotten() >= LIMIT as u64);
+    }
+}
