@@ -300,7 +300,9 @@ impl Session {
     /// It can't be duplicated or watched.
     pub fn events_fd(&self) -> io::Result<AsyncFd<OwnedFd>> {
         let fd = self.events.as_fd().try_clone_to_owned()?;
-        AsyncFd::register_with_interest(fd, Interest::READABLE).map_err(|e| e.into_parts().1)
+        // SAFETY: an `OwnedFd` keeps one descriptor, its own, until it is dropped.
+        unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
+            .map_err(|e| e.into_parts().1)
     }
 
     /// Adds namespaces that the filter lets through, before [`Self::open`].
