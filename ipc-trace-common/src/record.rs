@@ -67,6 +67,9 @@ pub mod flag {
     pub const TRUNCATED: u32 = 1 << 6;
     /// The executable was deleted.
     pub const DELETED: u32 = 1 << 7;
+    /// semop of at most one operation and without a time limit: no [`super::SemopPart`] follows; with
+    /// `DETAIL`, the [`super::Sembuf`] is the low 48 bits of the fifth argument.
+    pub const INLINE: u32 = 1 << 9;
     /// A namespace found by the census, not by its birth.
     pub const FOUND: u32 = 1 << 8;
 }

@@ -11,15 +11,16 @@ use ipc_trace_common::{
     layout::{Field, Offset},
     op::{Code, Op},
     record::{
-        CallRecord, CtlPart, Header, Kind, MsgPart, NO_DURATION, NamePart, QueuePart, QueueRef,
+        CallRecord, CtlPart, Kind, MsgPart, NO_DURATION, NamePart, NsRef, QueuePart, QueueRef,
         SemopPart, VERSION, flag,
     },
+    state::Counters,
 };
 
 use crate::{
     context, detail,
     detail::Facts,
-    filters,
+    filters::{self, Subject},
     maps::{self, Count, EVENTS},
     memory::{current_task, field, kernel},
     moves, namespaces, queues,
@@ -91,41 +92,36 @@ pub(crate) fn exit(regs: u64, ret: i64) {
     if !gate.is_open() {
         return;
     }
-    maps::count(op as u32, Count::Seen);
+    let Some(counters) = maps::counters(op as u32) else {
+        return;
+    };
+    maps::count(counters, Count::Seen);
 
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
     let ipc_ns = namespaces::of_task(task);
-    let cred: u64 = field(task, Field::TaskCred);
-    let mut event = CallRecord {
-        header: Header {
-            version: VERSION,
-            kind: Kind::Call as u8,
-            abi: call.abi as u8,
-            code: call.code.0,
-            flags: if call.multiplexed == 0 { 0 } else { flag::MULTIPLEXED },
-        },
-        boot_ns: now,
-        duration_ns: NO_DURATION,
+    let mut event = Event {
+        call,
+        op,
         ret,
+        now,
+        duration_ns: NO_DURATION,
         context: 0,
-        tid: pid_tgid as u32,
-        pid: (pid_tgid >> 32) as u32,
+        pid_tgid,
+        task,
         ns: namespaces::identify(ipc_ns),
-        euid: field(cred, Field::CredEuid),
-        egid: field(cred, Field::CredEgid),
-        comm: comm(task),
-        args: [0; 5],
+        counters,
     };
-    let mut queue = QueueRef::default();
-    let slot = slots::find_or_take(pid_tgid);
-    let mut slot = slot;
+    let mut queue = queues::none();
+    let mut slot = slots::find_or_take(pid_tgid);
     if let Some(slot) = &mut slot {
         if slot.enter_ns != 0 {
             if op.blocks() {
                 event.duration_ns = now - slot.enter_ns;
             }
-            queue = slot.queue;
+            if op.takes_descriptor() {
+                queue = slot.queue;
+            }
             slot.enter_ns = 0;
         }
     }
@@ -137,22 +133,47 @@ pub(crate) fn exit(regs: u64, ret: i64) {
     } else if matches!(op, Op::MqOpen) && ret >= 0 {
         queue = queues::behind(task, ret as u32, ipc_ns);
     }
-    let queue_op = op.takes_descriptor() || matches!(op, Op::MqOpen);
-    if !filters::wanted(&event, op as u8, queue_op.then_some(&queue)) {
-        maps::count(op as u32, Count::Filtered);
-        return;
+    if filters::in_force() {
+        let cred: u64 = field(task, Field::TaskCred);
+        let subject = Subject {
+            op: op as u8,
+            ret,
+            duration_ns: event.duration_ns,
+            pid: (pid_tgid >> 32) as u32,
+            euid: field(cred, Field::CredEuid),
+            comm: comm(task),
+            ns: event.ns,
+            object_ns: queue.ns,
+        };
+        if !filters::wanted(&subject) {
+            maps::count(counters, Count::Filtered);
+            return;
+        }
     }
     if let Some(slot) = slot {
         event.context = context::ensure(slot, task, event.ns);
     }
-    event.args = call.arguments();
-    emit(&event, call, op, &queue);
+    emit(&event, &queue);
+}
+
+/// A call that returned and is wanted.
+struct Event {
+    call: Call,
+    op: Op,
+    ret: i64,
+    now: u64,
+    duration_ns: u64,
+    context: u64,
+    pid_tgid: u64,
+    task: u64,
+    ns: NsRef,
+    counters: *mut Counters,
 }
 
 #[inline(always)]
-fn comm(task: u64) -> [u8; 16] {
+fn comm(task: u64) -> [u64; 2] {
     let at = crate::constants::offset(Field::TaskComm);
-    let comm: [u64; 2] = if at & Offset::PROBE == 0 {
+    if at & Offset::PROBE == 0 {
         // SAFETY: the task is known to the verifier, and `comm` has 16 bytes.
         unsafe {
             let from = (task + u64::from(at)) as *const u64;
@@ -160,9 +181,7 @@ fn comm(task: u64) -> [u8; 16] {
         }
     } else {
         kernel(task + context::bytes(Field::TaskComm))
-    };
-    // SAFETY: both are 16 bytes of integers.
-    unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>(comm) }
+    }
 }
 
 /// A call and what belongs to its operation, as they lie in the ring.
@@ -174,26 +193,33 @@ struct With<P> {
 
 /// Puts the event into the ring, with the operation's own part.
 #[inline(always)]
-fn emit(event: &CallRecord, call: Call, op: Op, queue: &QueueRef) {
-    let facts = Facts { call, ret: event.ret, args: event.args };
+fn emit(event: &Event, queue: &QueueRef) {
+    let facts = Facts { call: event.call, ret: event.ret, args: event.call.arguments() };
+    let op = event.op;
     match op {
         Op::Shmget | Op::Shmat | Op::Shmdt | Op::Semget | Op::Msgget => {
-            put::<()>(event, op, |_| 0);
+            put::<()>(event, &facts, |_| 0);
+        }
+        Op::Semop if detail::fits_inline(&facts) => {
+            let (flags, sembuf) = detail::inline_semop(&facts);
+            let [semid, sops, nsops, timeout, _] = facts.args;
+            let facts = Facts { args: [semid, sops, nsops, timeout, sembuf], ..facts };
+            put::<()>(event, &facts, |_| flags);
         }
         // SAFETY (all below): `put` gives room for a whole part.
-        Op::Semop => put::<SemopPart>(event, op, |part| {
+        Op::Semop => put::<SemopPart>(event, &facts, |part| {
             // SAFETY: as above.
             unsafe { detail::semop(part, facts) }
         }),
-        Op::Msgsnd | Op::Msgrcv => put::<MsgPart>(event, op, |part| {
+        Op::Msgsnd | Op::Msgrcv => put::<MsgPart>(event, &facts, |part| {
             // SAFETY: as above.
             unsafe { detail::message(part, facts, op) }
         }),
-        Op::Shmctl | Op::Semctl | Op::Msgctl => put::<CtlPart>(event, op, |part| {
+        Op::Shmctl | Op::Semctl | Op::Msgctl => put::<CtlPart>(event, &facts, |part| {
             // SAFETY: as above.
             unsafe { detail::ctl(part, facts, op) }
         }),
-        Op::MqOpen | Op::MqUnlink => put::<NamePart>(event, op, |part| {
+        Op::MqOpen | Op::MqUnlink => put::<NamePart>(event, &facts, |part| {
             // SAFETY: as above.
             unsafe {
                 (*part).queue = *queue;
@@ -201,7 +227,7 @@ fn emit(event: &CallRecord, call: Call, op: Op, queue: &QueueRef) {
             }
         }),
         Op::MqSend | Op::MqReceive | Op::MqNotify | Op::MqGetsetattr => {
-            put::<QueuePart>(event, op, |part| {
+            put::<QueuePart>(event, &facts, |part| {
                 // SAFETY: as above.
                 unsafe {
                     (*part).queue = *queue;
@@ -216,22 +242,45 @@ fn emit(event: &CallRecord, call: Call, op: Op, queue: &QueueRef) {
 /// every few milliseconds.
 const WAKE_EVERY: u64 = 4096;
 
+/// Fills a record in place: nothing is built elsewhere and copied.
 #[inline(always)]
-fn put<P>(event: &CallRecord, op: Op, fill: impl FnOnce(*mut P) -> u32) {
+fn put<P>(event: &Event, facts: &Facts, fill: impl FnOnce(*mut P) -> u32) {
     let Some(record) = maps::reserve::<With<P>>(&EVENTS) else {
-        maps::count(op as u32, Count::Dropped);
+        maps::count(event.counters, Count::Dropped);
         let error = if filters::failed(event.ret) { -event.ret as u16 } else { 0 };
-        maps::count_drop(event.ns.inum, event.ns.generation, op as u16, error);
+        maps::count_drop(event.ns.inum, event.ns.generation, event.op as u16, error);
         return;
     };
-    let emitted = maps::count(op as u32, Count::Emitted);
-    // SAFETY: the ring gave room for a call and its part.
+    let emitted = maps::count(event.counters, Count::Emitted);
+    let multiplexed = if event.call.multiplexed == 0 { 0 } else { flag::MULTIPLEXED };
+    let cred: u64 = field(event.task, Field::TaskCred);
+    // SAFETY: the ring gave room for a call and its part; every field of the call is written.
+    // `comm` is 8-aligned within the record, and has 16 bytes.
     unsafe {
-        core::ptr::addr_of_mut!((*record).call).write(*event);
-        (*record).call.header.flags |= fill(core::ptr::addr_of_mut!((*record).part));
+        let call = core::ptr::addr_of_mut!((*record).call);
+        (*call).header.version = VERSION;
+        (*call).header.kind = Kind::Call as u8;
+        (*call).header.abi = event.call.abi as u8;
+        (*call).header.code = event.call.code.0;
+        (*call).boot_ns = event.now;
+        (*call).duration_ns = event.duration_ns;
+        (*call).ret = event.ret;
+        (*call).context = event.context;
+        (*call).tid = event.pid_tgid as u32;
+        (*call).pid = (event.pid_tgid >> 32) as u32;
+        (*call).ns = event.ns;
+        (*call).euid = field(cred, Field::CredEuid);
+        (*call).egid = field(cred, Field::CredEgid);
+        core::ptr::addr_of_mut!((*call).comm).cast::<[u64; 2]>().write(comm(event.task));
+        (*call).args = facts.args;
+        let found = fill(core::ptr::addr_of_mut!((*record).part));
+        (*call).header.flags = multiplexed | found;
         let wake = if emitted % WAKE_EVERY == 0 { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
         bpf_ringbuf_submit(record.cast(), u64::from(wake));
     }
 }
 
-const _: () = assert!(Code::IPC.op().is_none());
+const _: () = {
+    assert!(Code::IPC.op().is_none());
+    assert!(core::mem::offset_of!(CallRecord, comm) % 8 == 0);
+};

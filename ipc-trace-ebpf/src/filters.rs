@@ -1,7 +1,7 @@
 //! Which calls are wanted. Filters that are not in force cost nothing: their bits are constants.
 
 use ipc_trace_common::{
-    record::{CallRecord, NO_DURATION, QueueRef},
+    record::{NO_DURATION, NsRef},
     state::filter,
 };
 
@@ -10,11 +10,30 @@ use crate::{
     maps::{DESCENDANTS, FILTER_COMMS, FILTER_NAMESPACES, FILTER_PIDS, FILTER_UIDS},
 };
 
-/// Whether the call passes all filters. Of `call`, everything but the arguments counts.
+/// What the filters look at.
+pub(crate) struct Subject {
+    pub(crate) op: u8,
+    pub(crate) ret: i64,
+    pub(crate) duration_ns: u64,
+    pub(crate) pid: u32,
+    pub(crate) euid: u32,
+    pub(crate) comm: [u64; 2],
+    pub(crate) ns: NsRef,
+    /// The namespace of the queue behind a descriptor, where there is one
+    pub(crate) object_ns: NsRef,
+}
+
+/// Whether any filter is in force: a constant, so that none costs nothing.
 #[inline(always)]
-pub(crate) fn wanted(call: &CallRecord, op: u8, queue: Option<&QueueRef>) -> bool {
+pub(crate) fn in_force() -> bool {
+    constant!(FILTERS) != 0
+}
+
+/// Whether a call passes all filters.
+#[inline(always)]
+pub(crate) fn wanted(call: &Subject) -> bool {
     let in_force = constant!(FILTERS);
-    if in_force & filter::OP != 0 && constant!(OPS) & 1 << op == 0 {
+    if in_force & filter::OP != 0 && constant!(OPS) & 1 << call.op == 0 {
         return false;
     }
     if in_force & filter::FAILED != 0 && !failed(call.ret) {
@@ -37,13 +56,9 @@ pub(crate) fn wanted(call: &CallRecord, op: u8, queue: Option<&QueueRef>) -> boo
     if in_force & filter::COMMAND != 0 && DESCENDANTS.get_ptr(&call.pid).is_none() {
         return false;
     }
-    if in_force & filter::NAMESPACE != 0 && FILTER_NAMESPACES.get_ptr(&call.ns).is_none() {
-        let Some(queue) = queue else {
-            return false;
-        };
-        return FILTER_NAMESPACES.get_ptr(&queue.ns).is_some();
-    }
-    true
+    in_force & filter::NAMESPACE == 0
+        || FILTER_NAMESPACES.get_ptr(&call.ns).is_some()
+        || FILTER_NAMESPACES.get_ptr(&call.object_ns).is_some()
 }
 
 /// Whether a raw result is an error (`IS_ERR_VALUE`, include/linux/err.h).

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use ipc_trace_common::{
     op,
     record::NsRef,
-    state::{COUNTER_ROWS, Counters, DIAGNOSTICS, Diagnostic, DropKey, INUMS, gate},
+    state::{CONTROL_ROW, COUNTER_ROWS, Counters, DIAGNOSTICS, Diagnostic, DropKey, INUMS, gate},
 };
 
 use crate::slots::Slot;
@@ -61,7 +61,7 @@ pub(crate) static FILTER_PIDS: HashMap<u32, u8> = HashMap::with_max_entries(1024
 #[map]
 pub(crate) static FILTER_UIDS: HashMap<u32, u8> = HashMap::with_max_entries(1024, 0);
 #[map]
-pub(crate) static FILTER_COMMS: HashMap<[u8; 16], u8> = HashMap::with_max_entries(1024, 0);
+pub(crate) static FILTER_COMMS: HashMap<[u64; 2], u8> = HashMap::with_max_entries(1024, 0);
 #[map]
 pub(crate) static FILTER_NAMESPACES: HashMap<NsRef, u8> = HashMap::with_max_entries(1024, 0);
 /// The command's process and its descendants.
@@ -107,14 +107,17 @@ pub(crate) enum Count {
     Dropped,
 }
 
-/// Increments a counter of a row, and returns its value on this CPU. The increment is atomic
-/// (XADD), as a program can be interrupted by another that counts in the same row; the value is
-/// good for nothing but a decision that may be wrong now and then.
+/// This CPU's counters of a row.
 #[inline(always)]
-pub(crate) fn count(row: u32, which: Count) -> u64 {
-    let Some(counters) = COUNTERS.get_ptr_mut(row) else {
-        return 0;
-    };
+pub(crate) fn counters(row: u32) -> Option<*mut Counters> {
+    COUNTERS.get_ptr_mut(row)
+}
+
+/// Increments a counter, and returns its value on this CPU. The increment is atomic (XADD), as a
+/// program can be interrupted by another that counts in the same row; the value is good for nothing
+/// but a decision that may be wrong now and then.
+#[inline(always)]
+pub(crate) fn count(counters: *mut Counters, which: Count) -> u64 {
     // SAFETY: the map gave the pointer; the value lives as long as the map.
     let counter = unsafe {
         match which {
@@ -179,10 +182,10 @@ pub(crate) fn reserve<T>(ring: &'static RingBuf) -> Option<*mut T> {
 /// Room for a record in the control ring; when there is none, that is counted.
 #[inline(always)]
 pub(crate) fn reserve_control<T>() -> Option<*mut T> {
-    count(ipc_trace_common::state::CONTROL_ROW, Count::Seen);
+    let counters = counters(CONTROL_ROW)?;
+    count(counters, Count::Seen);
     let at = reserve(&CONTROL);
-    let outcome = if at.is_some() { Count::Emitted } else { Count::Dropped };
-    count(ipc_trace_common::state::CONTROL_ROW, outcome);
+    count(counters, if at.is_some() { Count::Emitted } else { Count::Dropped });
     at
 }
 

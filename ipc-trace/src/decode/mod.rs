@@ -16,7 +16,7 @@ use ipc_trace_common::{
     record::{
         CallRecord, ContextRecord, CtlPart, EndRecord, ExitRecord, Header, Kind, MoveRecord,
         MsgPart, NamePart, NamespaceRecord, PendingRecord, QueuePart, QueueRecord, QueueRef,
-        SemopPart, VERSION,
+        Sembuf, SemopPart, VERSION, flag,
     },
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
@@ -90,6 +90,8 @@ pub struct Call<'a> {
 pub enum Part<'a> {
     /// shmget, shmat, shmdt, semget, msgget
     None,
+    /// semop of at most one operation, without a time limit
+    InlineSemop(Sembuf),
     /// semop
     Semop(&'a SemopPart),
     /// msgsnd, msgrcv
@@ -109,7 +111,9 @@ impl Call<'_> {
         match self.part {
             Part::Queue(part) => Some(&part.queue),
             Part::Name(part) => Some(&part.queue),
-            Part::None | Part::Semop(_) | Part::Msg(_) | Part::Ctl(_) => None,
+            Part::None | Part::InlineSemop(_) | Part::Semop(_) | Part::Msg(_) | Part::Ctl(_) => {
+                None
+            }
         }
     }
 
@@ -177,6 +181,10 @@ fn call(bytes: &[u8]) -> Result<Call<'_>, DecodeError> {
     let (op, abi, code) = meaning(&record.header)?;
     let part = match op {
         Op::Shmget | Op::Shmat | Op::Shmdt | Op::Semget | Op::Msgget => Part::None,
+        Op::Semop if record.header.flags & flag::INLINE != 0 => {
+            let [.., packed] = record.args;
+            Part::InlineSemop(sembuf(packed))
+        }
         Op::Semop => Part::Semop(view(rest, kind)?.0),
         Op::Msgsnd | Op::Msgrcv => Part::Msg(view(rest, kind)?.0),
         Op::Shmctl | Op::Semctl | Op::Msgctl => Part::Ctl(view(rest, kind)?.0),
@@ -186,6 +194,16 @@ fn call(bytes: &[u8]) -> Result<Call<'_>, DecodeError> {
         Op::MqOpen | Op::MqUnlink => Part::Name(view(rest, kind)?.0),
     };
     Ok(Call { op, abi, code, record, part })
+}
+
+/// The `struct sembuf` in the low 48 bits.
+const fn sembuf(packed: u64) -> Sembuf {
+    let [a, b, c, d, e, f, _, _] = packed.to_le_bytes();
+    Sembuf {
+        sem_num: u16::from_le_bytes([a, b]),
+        sem_op: i16::from_le_bytes([c, d]),
+        sem_flg: i16::from_le_bytes([e, f]),
+    }
 }
 
 /// Splits what the census wrote into records: they follow one another without gaps.

@@ -29,6 +29,7 @@ use crate::{
     cli::{OutputFormat, TraceArgs},
     decode::Call,
     event::{Accounting, Command, Pending, Start, VERSION, report::Report, value::Time},
+    kernel::census::Census,
     kernel::session::{AllCounts, SessionError},
     pipeline::{Change, Pipeline, Sink},
     sinks::{
@@ -264,10 +265,7 @@ impl Run {
     /// What is looked at now and then.
     fn tick(&mut self) -> Result<AllCounts, RunError> {
         self.pipeline.tracker.clock.follow();
-        match self.setup.session.census() {
-            Ok(census) => self.pipeline.listed(&census, &mut self.mode),
-            Err(error) => log::warn!("{error}"),
-        }
+        self.list();
         let counts = self.setup.session.counts()?;
         if self.losses.grew(counts.total().dropped, counts.missed) {
             let losses = self.losses.update(self.setup.session.drops()?, counts.missed);
@@ -277,18 +275,23 @@ impl Run {
         Ok(counts)
     }
 
+    /// Looks at what exists.
+    fn list(&mut self) -> Census {
+        let census = self.setup.session.census().unwrap_or_else(|error| {
+            log::warn!("{error}");
+            Census::default()
+        });
+        self.pipeline.listed(&census, &mut self.mode);
+        census
+    }
+
     async fn end(mut self, child: Option<&mut Child>) -> Result<ExitCode, RunError> {
         self.setup.session.close()?;
         let ended = boot_ns();
         let mut counts = self.settle().await?;
-        let census = match self.setup.session.census() {
-            Ok(census) => census,
-            Err(error) => {
-                log::warn!("{error}");
-                crate::kernel::census::Census::default()
-            }
-        };
-        self.pipeline.listed(&census, &mut self.mode);
+        // Twice: a namespace is dead when it is missing from two lists.
+        self.list();
+        let census = self.list();
         let losses = self.losses.update(self.setup.session.drops()?, counts.missed);
         if losses.dropped > 0 || losses.missed > 0 {
             self.mode.loss(&losses, &self.pipeline.tracker);

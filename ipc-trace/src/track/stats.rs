@@ -56,12 +56,16 @@ impl OpStats {
 
     fn took(&mut self, duration_ns: u64) {
         // Two significant digits: within 1 %. Without bounds, it grows to what comes.
-        let histogram = self.durations.get_or_insert_with(|| {
-            let mut histogram = Histogram::new(2).unwrap_or_else(|_| unreachable_precision());
-            histogram.auto(true);
-            histogram
-        });
-        histogram.saturating_record(duration_ns);
+        let histogram = match &mut self.durations {
+            Some(histogram) => histogram,
+            // `new` fails for more than five digits alone.
+            none => match Histogram::new(2) {
+                Ok(histogram) => none.insert(histogram),
+                Err(_) => return,
+            },
+        };
+        // Fails when it can't grow; this one can.
+        let _ = histogram.record(duration_ns);
     }
 
     fn counts(&self) -> Calls {
@@ -86,11 +90,6 @@ impl OpStats {
             }),
         }
     }
-}
-
-/// `Histogram::new` fails for more than five digits alone.
-fn unreachable_precision() -> Histogram<u64> {
-    unreachable!("two digits are a precision that histograms have")
 }
 
 const fn carries_message(op: Op) -> bool {
