@@ -23,6 +23,8 @@ constants! {
     FILTERS: u32 = 0;
     /// Operations to keep, with `filter::OP`
     OPS: u32 = 0;
+    /// `1`: what arguments point to is wanted, where it is for show alone; `0`: it is left unread
+    ARGUMENTS: u32 = 1;
     /// Shortest duration to keep, with `filter::MIN_DURATION`
     MIN_DURATION_NS: u64 = 0;
     /// The bit of `TaskAbi` that marks a 32-bit call: `TS_COMPAT` (x86) or `_TIF_32BIT` (arm64)

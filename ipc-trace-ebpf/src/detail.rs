@@ -7,6 +7,7 @@ use ipc_trace_common::{
 };
 
 use crate::{
+    constants::constant,
     filters::failed,
     memory::{user, user_bytes},
     registers::Call,
@@ -47,6 +48,9 @@ unsafe fn timeout(facts: Facts, address: u64, to: *mut u8) -> u32 {
 /// then needs two cache lines and not three.
 #[inline(always)]
 pub(crate) fn fits_inline(facts: &Facts) -> bool {
+    if constant!(ARGUMENTS) == 0 {
+        return true;
+    }
     let no_limit = matches!(facts.call.code.timeout(), Timeout::None) || facts.args[3] == 0;
     facts.args[2] as u32 <= 1 && no_limit
 }
@@ -54,6 +58,9 @@ pub(crate) fn fits_inline(facts: &Facts) -> bool {
 /// Of such a semop: flags, and the operation.
 #[inline(always)]
 pub(crate) fn inline_semop(facts: &Facts) -> (u32, u64) {
+    if constant!(ARGUMENTS) == 0 {
+        return (flag::INLINE, 0);
+    }
     let mut sembuf = 0u64;
     let len = facts.args[2] as u32 * size_of::<Sembuf>() as u32 & 7;
     // SAFETY: `sembuf` has 8 bytes, `len` is 0 or 6.
@@ -85,7 +92,7 @@ pub(crate) unsafe fn semop(part: *mut SemopPart, facts: Facts) -> u32 {
 /// `part` is valid for writing.
 #[inline(always)]
 pub(crate) unsafe fn message(part: *mut MsgPart, facts: Facts, op: Op) -> u32 {
-    if matches!(op, Op::Msgrcv) && failed(facts.ret) {
+    if constant!(ARGUMENTS) == 0 || matches!(op, Op::Msgrcv) && failed(facts.ret) {
         return 0;
     }
     // struct msgbuf { long mtype; … } / struct compat_msgbuf { compat_long_t mtype; … }
@@ -138,6 +145,9 @@ pub(crate) unsafe fn ctl(part: *mut CtlPart, facts: Facts, op: Op) -> u32 {
 /// `part` is valid for writing.
 #[inline(always)]
 pub(crate) unsafe fn queue(part: *mut QueuePart, facts: Facts, op: Op) -> u32 {
+    if constant!(ARGUMENTS) == 0 {
+        return 0;
+    }
     // SAFETY: both areas have 32 bytes, and no read is longer.
     unsafe {
         let input: *mut u8 = core::ptr::addr_of_mut!((*part).input).cast();

@@ -107,6 +107,8 @@ pub struct Options {
     pub ring_bytes: u32,
     /// Filters
     pub filters: KernelFilters,
+    /// Whether what arguments point to is wanted, where it is for show alone
+    pub arguments: bool,
     /// The machine's native ABI
     pub native: Abi,
 }
@@ -441,6 +443,7 @@ fn attach(
     // TS_COMPAT (arch/x86/include/asm/thread_info.h), _TIF_32BIT (arch/arm64/include/asm/…).
     let compat_bit: u32 = if is_x86 == 1 { 0x2 } else { 1 << 22 };
     let filters = &options.filters;
+    let arguments = u32::from(options.arguments);
     let mut ebpf = EbpfLoader::new()
         .btf(btf)
         .override_global("FIELDS", &fields, true)
@@ -449,6 +452,7 @@ fn attach(
         .override_global("IS_X86", &is_x86, true)
         .override_global("COMPAT_BIT", &compat_bit, true)
         .override_global("FILTERS", &filters.bits, true)
+        .override_global("ARGUMENTS", &arguments, true)
         .override_global("OPS", &filters.ops, true)
         .override_global("MIN_DURATION_NS", &filters.min_duration_ns, true)
         .map_max_entries("EVENTS", options.ring_bytes)

@@ -169,7 +169,7 @@ impl Run {
             signal_hook::flag::register(signal, Arc::clone(&ending))
                 .map_err(system("can't handle signals"))?;
         }
-        let setup = setup::setup(&args.how, &args.filters)?;
+        let setup = setup::setup(&args.how, &args.filters, live)?;
         let clock = Clock::now();
         let mut pipeline = Pipeline::new(Tracker::new(clock));
         let started = boot_ns();

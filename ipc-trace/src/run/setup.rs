@@ -79,11 +79,11 @@ pub struct Setup {
     pub census: Census,
 }
 
-/// Loads and attaches what the options ask for.
+/// Loads and attaches what the options ask for. `arguments`: whether calls are shown one by one.
 ///
 /// # Errors
 /// Something is missing; the error says what.
-pub fn setup(how: &HowArgs, filters: &Filters) -> Result<Setup, SetupError> {
+pub fn setup(how: &HowArgs, filters: &Filters, arguments: bool) -> Result<Setup, SetupError> {
     let system = System::read().map_err(|source| SetupError::System { what: "uname", source })?;
     features::check_capabilities(Path::new("/proc"))?;
     let native =
@@ -96,6 +96,7 @@ pub fn setup(how: &HowArgs, filters: &Filters) -> Result<Setup, SetupError> {
     let options = Options {
         ring_bytes: ring_bytes(how.ring_bytes),
         filters: kernel_filters(filters),
+        arguments,
         native,
     };
     let namespaces = filters
