@@ -61,12 +61,15 @@ pub mod flag {
     pub const MULTIPLEXED: u32 = 1 << 3;
     /// `mq_getsetattr`: the old attributes were read.
     pub const OLD: u32 = 1 << 4;
-    /// `mq_receive`: the priority was read; `msgrcv` through `ipc(2)`: version 0.
+    /// `mq_receive`: the priority was read; `mq_open`: the attributes were read.
     pub const EXTRA: u32 = 1 << 5;
     /// The path did not fit, or could not be walked to its end.
     pub const TRUNCATED: u32 = 1 << 6;
     /// The executable was deleted.
     pub const DELETED: u32 = 1 << 7;
+    /// Arguments of `ipc(2)` that lie in memory could not be read: semctl's fourth, msgrcv's `msgp` and
+    /// `msgtyp`.
+    pub const ARGUMENT_FAULT: u32 = 1 << 10;
     /// semop of at most one operation and without a time limit: no [`super::SemopPart`] follows; with
     /// `DETAIL`, the [`super::Sembuf`] is the low 48 bits of the fifth argument.
     pub const INLINE: u32 = 1 << 9;

@@ -12,7 +12,7 @@ use ipc_trace_common::{
     op::{Code, Op},
     record::{
         CallRecord, CtlPart, Kind, MsgPart, NO_DURATION, NamePart, NsRef, QueuePart, QueueRef,
-        SemopPart, VERSION, flag,
+        SemopPart, VERSION,
     },
     state::Counters,
 };
@@ -194,7 +194,8 @@ struct With<P> {
 /// Puts the event into the ring, with the operation's own part.
 #[inline(always)]
 fn emit(event: &Event, queue: &QueueRef) {
-    let facts = Facts { call: event.call, ret: event.ret, args: event.call.arguments() };
+    let (args, flags) = event.call.arguments();
+    let facts = Facts { call: event.call, ret: event.ret, args, flags };
     let op = event.op;
     match op {
         Op::Shmget | Op::Shmat | Op::Shmdt | Op::Semget | Op::Msgget => {
@@ -252,7 +253,6 @@ fn put<P>(event: &Event, facts: &Facts, fill: impl FnOnce(*mut P) -> u32) {
         return;
     };
     let emitted = maps::count(event.counters, Count::Emitted);
-    let multiplexed = if event.call.multiplexed == 0 { 0 } else { flag::MULTIPLEXED };
     let cred: u64 = field(event.task, Field::TaskCred);
     // SAFETY: the ring gave room for a call and its part; every field of the call is written.
     // `comm` is 8-aligned within the record, and has 16 bytes.
@@ -274,7 +274,7 @@ fn put<P>(event: &Event, facts: &Facts, fill: impl FnOnce(*mut P) -> u32) {
         core::ptr::addr_of_mut!((*call).comm).cast::<[u64; 2]>().write(comm(event.task));
         (*call).args = facts.args;
         let found = fill(core::ptr::addr_of_mut!((*record).part));
-        (*call).header.flags = multiplexed | found;
+        (*call).header.flags = facts.flags | found;
         let wake = if emitted % WAKE_EVERY == 0 { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
         bpf_ringbuf_submit(record.cast(), u64::from(wake));
     }

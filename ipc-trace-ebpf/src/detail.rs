@@ -19,6 +19,8 @@ pub(crate) struct Facts {
     pub(crate) call: Call,
     pub(crate) ret: i64,
     pub(crate) args: [u64; 5],
+    /// Flags about the arguments
+    pub(crate) flags: u32,
 }
 
 impl Facts {
@@ -129,12 +131,24 @@ pub(crate) unsafe fn ctl(part: *mut CtlPart, facts: Facts, op: Op) -> u32 {
     if cmd & 0xffff_ffff & !IPC_64 != IPC_SET {
         return 0;
     }
-    // The shortest form that holds uid, gid, mode and what follows them is struct compat_shmid_ds;
-    // all are at least 44 bytes, and msqid64_ds needs 104 for `qbytes`.
+    // No more than the kernel looks at, which may end where mapped memory ends: up to `mode`, and
+    // of msgctl up to `msg_qbytes`. Native: struct ipc64_perm, msqid64_ds (uapi/asm-generic/
+    // {ipcbuf,msgbuf}.h); compat: compat_ipc64_perm, compat_msqid64_ds (asm-generic/compat.h);
+    // and, without IPC_64, compat_ipc_perm (ipc/util.h), compat_msqid_ds (ipc/msg.c, 6.12).
+    // i386's own system calls imply IPC_64; ipc(2) and arm's ask for it.
+    let asks = facts.call.multiplexed != 0 || matches!(facts.call.abi, Abi::Arm);
+    let old = asks && cmd & IPC_64 == 0;
+    let len = match (matches!(op, Op::Msgctl), facts.wide(), old) {
+        (false, true, _) => 24,
+        (false, false, false) => 22,
+        (false, false, true) => 14,
+        (true, true, _) => 96,
+        (true, false, false) => 72,
+        (true, false, true) => 50,
+    };
     // SAFETY: `part` has room for 104 bytes.
     unsafe {
         let to = core::ptr::addr_of_mut!((*part).buf).cast();
-        let len = if matches!(op, Op::Msgctl) && facts.wide() { 104 } else { 44 };
         if user_bytes(to, len, buf) { flag::DETAIL } else { flag::FAULT }
     }
 }

@@ -4,6 +4,7 @@ use ipc_trace_common::{
     hooks::{self, X32_BIT},
     layout::Field,
     op::{Abi, Code},
+    record::flag,
 };
 
 use crate::{
@@ -75,27 +76,29 @@ impl Call {
         }
     }
 
-    /// All arguments, in the order of the native system call.
+    /// All arguments, in the order of the native system call, and flags about them.
     #[inline(always)]
-    pub(crate) fn arguments(self) -> [u64; 5] {
+    pub(crate) fn arguments(self) -> ([u64; 5], u32) {
         if !self.is_compat() {
-            return [
+            let arguments = [
                 field(self.regs, Field::RegArg0),
                 field(self.regs, Field::RegArg1),
                 field(self.regs, Field::RegArg2),
                 field(self.regs, Field::RegArg3),
                 field(self.regs, Field::RegArg4),
             ];
+            return (arguments, 0);
         }
         let low = |register| field::<u64>(self.regs, register) & 0xffff_ffff;
         if self.multiplexed == 0 {
-            return [
+            let arguments = [
                 low(Field::RegCompatArg0),
                 low(Field::RegCompatArg1),
                 low(Field::RegCompatArg2),
                 low(Field::RegCompatArg3),
                 low(Field::RegCompatArg4),
             ];
+            return (arguments, 0);
         }
         let [first, second, third, ptr, fifth] = [
             low(Field::RegCompatArg1),
@@ -105,14 +108,25 @@ impl Call {
             low(Field::RegCompatArg5),
         ];
         // compat_ksys_ipc, ipc/syscall.c (6.12): which of its arguments means what.
-        match self.multiplexed & 0xffff {
+        let mut flags = flag::MULTIPLEXED;
+        let arguments = match self.multiplexed & 0xffff {
             1 => [first, ptr, second, 0, 0],
             4 => [first, ptr, second, fifth, 0],
-            3 => [first, second, third, u64::from(user::<u32>(ptr).unwrap_or(0)), 0],
+            3 => {
+                let fourth = user::<u32>(ptr);
+                if fourth.is_none() {
+                    flags |= flag::ARGUMENT_FAULT;
+                }
+                [first, second, third, u64::from(fourth.unwrap_or(0)), 0]
+            }
             11 => [first, ptr, second, third, 0],
             12 if self.multiplexed >> 16 == 0 => {
                 // struct compat_ipc_kludge { compat_uptr_t msgp; compat_long_t msgtyp; }
-                let [msgp, msgtyp] = user::<[u32; 2]>(ptr).unwrap_or_default();
+                let kludge = user::<[u32; 2]>(ptr);
+                if kludge.is_none() {
+                    flags |= flag::ARGUMENT_FAULT;
+                }
+                let [msgp, msgtyp] = kludge.unwrap_or_default();
                 [first, u64::from(msgp), second, u64::from(msgtyp), third]
             }
             12 => [first, ptr, second, fifth, third],
@@ -121,7 +135,8 @@ impl Call {
             22 => [ptr, 0, 0, 0, 0],
             // SEMGET, MSGGET, SHMGET
             _ => [first, second, third, 0, 0],
-        }
+        };
+        (arguments, flags)
     }
 }
 

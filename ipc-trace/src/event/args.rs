@@ -78,7 +78,7 @@ pub enum Args {
         /// The command
         cmd: CommandName,
         /// The fourth argument, as it was given
-        arg: Address,
+        arg: Option<Address>,
         /// With `SETVAL`: the value in `arg`
         val: Option<i32>,
         /// With `IPC_SET`: what was set
@@ -111,11 +111,11 @@ pub enum Args {
         /// The queue
         msqid: i32,
         /// Where the message goes
-        msgp: Address,
+        msgp: Option<Address>,
         /// Bytes that there is room for
         msgsz: u64,
         /// The type that is wanted
-        msgtyp: i64,
+        msgtyp: Option<i64>,
         /// `IPC_NOWAIT`, `MSG_…`
         msgflg: Flags,
         /// The type of the message that came
