@@ -23,8 +23,6 @@ pub enum Command {
     Live(TraceArgs),
     /// Count calls, and show them by namespace in the end
     Report(TraceArgs),
-    /// Show what can be traced on this host, by which hooks, and at what cost
-    Doctor(DoctorArgs),
     /// Print the JSON schema of what a command prints with -o json
     Schema {
         /// Of what
@@ -40,8 +38,6 @@ pub enum SchemaOf {
     Event,
     /// The object that `report` prints
     Report,
-    /// The object that `doctor` prints
-    Doctor,
 }
 
 /// How output looks.
@@ -88,17 +84,6 @@ pub struct HowArgs {
     /// Read the kernel's type information (BTF) from this file
     #[arg(long, value_name = "FILE")]
     pub btf: Option<PathBuf>,
-}
-
-/// Options of `doctor`.
-#[derive(Debug, Args)]
-pub struct DoctorArgs {
-    /// How the output looks
-    #[arg(short, long, value_enum, default_value_t)]
-    pub output: OutputFormat,
-    /// How to trace
-    #[command(flatten)]
-    pub how: HowArgs,
 }
 
 /// Which calls to show or count. Options restrict one another; several values of one option are

@@ -9,5 +9,6 @@ pub mod event;
 pub mod kernel;
 pub mod pipeline;
 pub mod run;
+pub mod schema;
 pub mod sinks;
 pub mod track;

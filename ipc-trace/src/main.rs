@@ -6,6 +6,7 @@ use clap::Parser as _;
 use ipc_trace::{
     cli::{Cli, Command},
     run::{self, RunError},
+    schema,
     sinks::output::OutputError,
 };
 
@@ -20,7 +21,10 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Live(args) => run::run(true, args),
         Command::Report(args) => run::run(false, args),
-        Command::Doctor(_) | Command::Schema { .. } => Ok(ExitCode::FAILURE),
+        Command::Schema { of } => {
+            println!("{}", schema::of(*of));
+            Ok(ExitCode::SUCCESS)
+        }
     };
     result.unwrap_or_else(|error| {
         if !matches!(error, RunError::Output(OutputError::Closed)) {

@@ -1,0 +1,170 @@
+//! Tests with real programs in the running kernel, against workloads that keep books of their own.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+
+fn tracer() -> Command {
+    Command::new(env::var_os("IPC_TRACE_BIN").expect("cargo xtask test sets IPC_TRACE_BIN"))
+}
+
+/// Runs a workload under the tracer: what the tracer printed, and the workload's book.
+fn traced(mode: &str, options: &[&str], workload: &[&str]) -> (Output, Value) {
+    let output = tracer()
+        .args([mode, "-o", "json"])
+        .args(options)
+        .args(["--", env!("CARGO_BIN_EXE_xtask"), "workload"])
+        .args(workload)
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{:?}: {stderr}", output.status);
+    // The workload's standard output goes to the tracer's standard error.
+    let book = stderr.lines().rev().find_map(|line| serde_json::from_str(line).ok());
+    (output, book.expect("the workload prints its book"))
+}
+
+fn report(options: &[&str], workload: &[&str]) -> (Value, Value) {
+    let (output, book) = traced("report", options, workload);
+    (serde_json::from_slice(&output.stdout).unwrap(), book)
+}
+
+fn lines(options: &[&str], workload: &[&str]) -> (Vec<Value>, Value) {
+    let (output, book) = traced("live", options, workload);
+    let lines = String::from_utf8(output.stdout).unwrap();
+    (lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect(), book)
+}
+
+/// Calls and errors by namespace and operation, of those operations that were called at all.
+type Counts = BTreeMap<u64, BTreeMap<String, (u64, Value)>>;
+
+fn counts(namespaces: &Value, only: Option<&Counts>) -> Counts {
+    let mut all = Counts::new();
+    for namespace in namespaces.as_array().unwrap() {
+        let inum = namespace["inum"].as_u64().unwrap();
+        if only.is_some_and(|only| !only.contains_key(&inum)) {
+            continue;
+        }
+        let ops = namespace["ops"].as_object().unwrap();
+        let ops: BTreeMap<_, _> = ops
+            .iter()
+            .map(|(op, counts)| {
+                (op.clone(), (counts["calls"].as_u64().unwrap(), counts["errors"].clone()))
+            })
+            .collect();
+        if !ops.is_empty() {
+            all.insert(inum, ops);
+        }
+    }
+    all
+}
+
+fn assert_balanced(accounting: &Value) {
+    let n = |path: &str| accounting[path].as_u64().unwrap();
+    assert_eq!(n("seen"), n("filtered") + n("emitted") + n("dropped"), "{accounting}");
+    assert_eq!(n("emitted"), n("delivered"), "{accounting}");
+    assert_eq!(n("missed"), 0, "{accounting}");
+}
+
+fn assert_valid(kind: &str, value: &Value) {
+    let schema = tracer().args(["schema", kind]).output().unwrap();
+    let schema: Value = serde_json::from_slice(&schema.stdout).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    if let Err(error) = validator.validate(value) {
+        panic!("{error} at {}: {value}", error.instance_path());
+    }
+}
+
+#[test]
+fn a_report_has_the_exact_counts_of_a_million_calls() {
+    let (report, book) = report(
+        &["--only-command"],
+        &[
+            "count",
+            "--calls",
+            "1000000",
+            "--threads",
+            "8",
+            "--namespaces",
+            "3",
+            "--int80-percent",
+            "30",
+        ],
+    );
+    let expected = counts(&book["namespaces"], None);
+    assert_eq!(counts(&report["namespaces"], Some(&expected)), expected);
+    assert_balanced(&report["accounting"]);
+    assert_eq!(report["accounting"]["dropped"], 0, "{}", report["accounting"]);
+    assert_valid("report", &report);
+}
+
+#[test]
+fn counts_stay_exact_when_the_ring_is_too_small() {
+    let (report, book) = report(
+        &["--only-command", "--ring-bytes", "4096"],
+        &["count", "--calls", "200000", "--threads", "4", "--namespaces", "3"],
+    );
+    let expected = counts(&book["namespaces"], None);
+    assert_eq!(counts(&report["namespaces"], Some(&expected)), expected);
+    assert_balanced(&report["accounting"]);
+    assert!(report["accounting"]["dropped"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn the_demo_shows_all_operations_in_three_namespaces() {
+    let (report, book) = report(&[], &["demo"]);
+    let expected = counts(&book["namespaces"], None);
+    assert!(expected.len() >= 3);
+    assert_eq!(counts(&report["namespaces"], Some(&expected)), expected);
+    assert!(expected.values().all(|ops| ops.len() == 17), "{expected:?}");
+    let foreign = report["namespaces"].as_array().unwrap().iter();
+    assert!(foreign.map(|ns| ns["foreign_calls"].as_u64().unwrap()).sum::<u64>() > 0);
+    assert_valid("report", &report);
+}
+
+#[test]
+fn lines_follow_their_schema_and_are_numbered_without_gaps() {
+    let (lines, _) = lines(&["--only-command"], &["hostile-names"]);
+    assert_eq!(lines[0]["type"], "start");
+    for (i, line) in lines.iter().enumerate().skip(1) {
+        assert_eq!(line["seq"], i);
+    }
+    for line in &lines {
+        assert_valid("event", line);
+    }
+    assert_balanced(&lines.last().unwrap()["accounting"]);
+}
+
+#[test]
+fn the_end_of_the_command_is_data_and_its_absence_is_127() {
+    let output =
+        tracer().args(["report", "-o", "json", "--", "sh", "-c", "exit 7"]).output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["command"]["exit_code"], 7);
+    assert!(output.status.success());
+    let output = tracer().args(["report", "--", "/nonexistent/program"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(127));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent/program"));
+    let output = tracer().args(["report", "--", "/etc/passwd"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(126));
+}
+
+#[test]
+fn bad_options_are_usage_errors_that_name_themselves() {
+    for (args, named) in [
+        (&["live", "--op", "nonsense"][..], "nonsense"),
+        (&["live", "--ipc-ns", "4294967295"], "4294967295"),
+        (&["live", "--ipc-ns", "pid:99999999"], "pid:99999999"),
+        (&["live", "--duration", "5 weeks"], "weeks"),
+        (&["live", "--only-command"], "--only-command"),
+    ] {
+        let output = tracer().args(args).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
+        assert!(stderr.contains(named), "{stderr}");
+    }
+}
