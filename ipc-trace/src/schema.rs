@@ -1,6 +1,6 @@
 //! The JSON schemas of the outputs, derived from their types.
 
-use schemars::{Schema, schema_for};
+use schemars::generate::SchemaSettings;
 
 use crate::{
     cli::SchemaOf,
@@ -10,9 +10,12 @@ use crate::{
 /// The schema, as JSON.
 #[must_use]
 pub fn of(what: SchemaOf) -> String {
-    let schema: Schema = match what {
-        SchemaOf::Event => schema_for!(Line<'static>),
-        SchemaOf::Report => schema_for!(Report),
+    // What is written, as opposed to what would be understood: a member that may be left out is not
+    // required.
+    let generator = SchemaSettings::draft2020_12().for_serialize().into_generator();
+    let schema = match what {
+        SchemaOf::Event => generator.into_root_schema_for::<Line<'static>>(),
+        SchemaOf::Report => generator.into_root_schema_for::<Report>(),
     };
     format!("{:#}", schema.to_value())
 }

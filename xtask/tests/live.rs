@@ -75,7 +75,11 @@ fn assert_valid(kind: &str, value: &Value) {
     let schema: Value = serde_json::from_slice(&schema.stdout).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
     if let Err(error) = validator.validate(value) {
-        panic!("{error} at {}: {value}", error.instance_path());
+        panic!(
+            "{kind} does not follow its schema at {}: {:.300}",
+            error.instance_path(),
+            error.to_string()
+        );
     }
 }
 
