@@ -11,4 +11,5 @@ pub mod pipeline;
 pub mod run;
 pub mod schema;
 pub mod sinks;
+pub mod text;
 pub mod track;

@@ -14,7 +14,7 @@ pub mod command;
 pub mod setup;
 
 use std::{
-    io,
+    io::{self, IsTerminal as _},
     process::ExitCode,
     sync::{
         Arc,
@@ -36,6 +36,7 @@ use crate::{
         live::{Format, Live},
         output::{Output, OutputError},
     },
+    text::{self, call::Look, style::Palette},
     track::{
         Tracker,
         clock::{Clock, boot_ns},
@@ -96,21 +97,21 @@ pub enum Mode {
     /// Lines while they happen
     Live(Live),
     /// A report in the end
-    Report(Box<Stats>),
+    Report(Box<Stats>, OutputFormat),
 }
 
 impl Sink for Mode {
     fn call(&mut self, call: &Call<'_>, tracker: &Tracker) {
         match self {
             Self::Live(live) => live.call(call, tracker),
-            Self::Report(stats) => stats.call(call, tracker),
+            Self::Report(stats, _) => stats.call(call, tracker),
         }
     }
 
     fn namespace(&mut self, change: &Change, tracker: &Tracker) {
         match self {
             Self::Live(live) => live.namespace(change, tracker),
-            Self::Report(stats) => {
+            Self::Report(stats, _) => {
                 if change.death.is_some() {
                     stats.died(change.ns);
                 }
@@ -123,7 +124,7 @@ impl Mode {
     fn loss(&mut self, losses: &NewLosses, tracker: &Tracker) {
         match self {
             Self::Live(live) => live.loss(losses, boot_ns(), tracker),
-            Self::Report(stats) => losses.by.iter().for_each(|loss| stats.lost(loss)),
+            Self::Report(stats, _) => losses.by.iter().for_each(|loss| stats.lost(loss)),
         }
     }
 }
@@ -176,11 +177,16 @@ impl Run {
         let output = Output::new(Arc::clone(&ending));
         let mode = if live {
             let format = match args.output {
-                OutputFormat::Json | OutputFormat::Text => Format::Json,
+                OutputFormat::Json => Format::Json,
+                OutputFormat::Text => {
+                    let (palette, width) = terminal();
+                    let look = Look { palette, native: setup.native };
+                    Format::Text { look, width, line: String::new() }
+                }
             };
             Mode::Live(Live::new(format, start(&setup, clock.time(started))))
         } else {
-            Mode::Report(Box::default())
+            Mode::Report(Box::default(), args.output)
         };
         pipeline.tracker.namespaces.listed(&setup.census);
         Ok(Self { setup, pipeline, losses: Losses::default(), mode, output, ending, started })
@@ -334,7 +340,7 @@ impl Run {
                 live.end(ended, tracker, &accounting, command.as_ref(), &pending);
                 self.flush()
             }
-            Mode::Report(stats) => {
+            Mode::Report(stats, format) => {
                 let report = Report {
                     v: VERSION,
                     host: self.setup.system.host.clone(),
@@ -350,9 +356,18 @@ impl Run {
                     folded: stats.folded(),
                     findings: Vec::new(),
                 };
-                let mut text = serde_json::to_vec_pretty(&report)
-                    .map_err(|e| OutputError::Failed(e.into()))?;
-                text.push(b'\n');
+                let text = match format {
+                    OutputFormat::Json => {
+                        let mut text = serde_json::to_vec_pretty(&report)
+                            .map_err(|e| OutputError::Failed(e.into()))?;
+                        text.push(b'\n');
+                        text
+                    }
+                    OutputFormat::Text => {
+                        let (palette, width) = terminal();
+                        text::report::text(&report, palette, width).to_string().into_bytes()
+                    }
+                };
                 Ok(self.output.write_all(&text)?)
             }
         }
@@ -368,6 +383,16 @@ fn start(setup: &Setup, time: Time) -> Start<'_> {
         backend: &setup.backends,
         version: env!("CARGO_PKG_VERSION"),
     }
+}
+
+/// Colours for a terminal that wants them, and its width; a pipe gets lines of 100 cells.
+fn terminal() -> (Palette, usize) {
+    let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let coloured = wanted && io::stdout().is_terminal();
+    let palette = if coloured { Palette::COLOURED } else { Palette::PLAIN };
+    let width = terminal_size::terminal_size_of(io::stdout())
+        .map_or(100, |(terminal_size::Width(width), _)| usize::from(width));
+    (palette, width)
 }
 
 async fn child_ends(child: &mut Option<&mut Child>) {

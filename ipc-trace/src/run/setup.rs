@@ -6,6 +6,7 @@ use std::{
 };
 
 use ipc_trace_common::{
+    op::Abi,
     record::NsRef,
     state::{HOST_INUM, filter},
 };
@@ -71,6 +72,8 @@ impl SetupError {
 pub struct Setup {
     /// The host
     pub system: System,
+    /// The machine's native ABI
+    pub native: Abi,
     /// How each operation is seen
     pub backends: Backends,
     /// The programs
@@ -117,7 +120,7 @@ pub fn setup(how: &HowArgs, filters: &Filters, arguments: bool) -> Result<Setup,
         log::info!("not known on this kernel: {what} (no field {field})");
     }
     let backends = plan.ops.iter().map(|op| (OpName(op.op), op.backend.name())).collect();
-    Ok(Setup { system, backends, session, census })
+    Ok(Setup { system, native, backends, session, census })
 }
 
 /// What the plan depends on. Whether fentry works matters only when it is asked for: the question

@@ -4,6 +4,7 @@ use crate::{
     decode::Call,
     event::{Accounting, Command, End, Event, Line, Loss, Namespace, Pending, Start, VERSION},
     pipeline::{Change, Sink},
+    text::{self, call::Look},
     track::{Tracker, losses::NewLosses},
 };
 
@@ -12,6 +13,15 @@ use crate::{
 pub enum Format {
     /// A JSON object each
     Json,
+    /// For people
+    Text {
+        /// Colours, and what goes without saying
+        look: Look,
+        /// Cells of the terminal
+        width: usize,
+        /// Reused for each line
+        line: String,
+    },
 }
 
 impl Format {
@@ -27,6 +37,13 @@ impl Format {
                     return;
                 }
                 buffer.push(b'\n');
+            }
+            Self::Text { look, width, line } => {
+                line.clear();
+                // Writing to a string does not fail.
+                if text::line::write(line, event, *look, *width).is_ok() {
+                    buffer.extend_from_slice(line.as_bytes());
+                }
             }
         }
     }

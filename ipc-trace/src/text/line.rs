@@ -1,0 +1,155 @@
+//! The lines of `live`: calls by [`call`](super::call), everything else here.
+
+use std::fmt::{self, Display};
+
+use super::{
+    call::{self, Look, NS_WIDTH, PID_WIDTH},
+    escape::escaped,
+    style::{Palette, Role},
+    summary::{self, BackendsText},
+    tag::{COMM_WIDTH, NsTag, ProcessTag},
+    units::{Clock, Count},
+};
+use crate::event::{End, Event, Life, Loss, LossBy, Namespace, Start};
+
+/// Cells of the host's name and the kernel's release.
+const HOST_WIDTH: usize = 64;
+/// Kinds of lost calls that a line names.
+const KINDS: usize = 3;
+
+/// Writes what happened, each line with its end. `width` is that of the terminal: the end's summary
+/// keeps to it, the lines of events do not.
+///
+/// # Errors
+/// Those of `out`.
+pub fn write(out: &mut dyn fmt::Write, event: &Event<'_>, look: Look, width: usize) -> fmt::Result {
+    match event {
+        Event::Start(start) => write_start(out, start, look.palette),
+        Event::Ipc(ipc) => writeln!(out, "{}", call::line(ipc, look)),
+        Event::Namespace(namespace) => write_namespace(out, namespace, look.palette),
+        Event::Loss(loss) => write_loss(out, loss, look.palette),
+        Event::End(end) => write_end(out, end, look.palette, width),
+    }
+}
+
+fn write_start(out: &mut dyn fmt::Write, start: &Start<'_>, palette: Palette) -> fmt::Result {
+    let Start { time: _, host, kernel, arch, backend, version } = start;
+    writeln!(
+        out,
+        "{} on {} · Linux {} {arch} · {}",
+        palette.paint(Role::Heading, format_args!("ipc-trace {version}")),
+        escaped(host.as_bytes(), HOST_WIDTH),
+        escaped(kernel.as_bytes(), HOST_WIDTH),
+        BackendsText(backend),
+    )?;
+    let headings = format_args!(
+        "{:<12}  {:<NS_WIDTH$} {:>PID_WIDTH$} {:<COMM_WIDTH$}  {}",
+        "TIME (UTC)", "NAMESPACE", "PID", "THREAD", "CALL"
+    )
+    .to_string();
+    writeln!(out, "{}", palette.paint(Role::Dim, headings))
+}
+
+fn write_namespace(
+    out: &mut dyn fmt::Write,
+    namespace: &Namespace<'_>,
+    palette: Palette,
+) -> fmt::Result {
+    let Namespace { seq: _, time, event, ipc_ns, from, process, after, before } = namespace;
+    let verb = match event {
+        Life::Created => "created",
+        Life::Entered => "entered",
+        Life::Left => "left",
+        Life::Destroyed => "destroyed",
+    };
+    write!(
+        out,
+        "{}  {:<NS_WIDTH$} {}",
+        palette.paint(Role::Dim, Clock(*time)),
+        palette.paint(Role::Namespace, NsTag::from(*ipc_ns)),
+        palette.paint(Role::Heading, verb),
+    )?;
+    if let Some(process) = process {
+        write!(out, " by {}", ProcessTag::new(&process.comm, process.pid))?;
+    }
+    if let Some(from) = from {
+        write!(out, " from {}", palette.paint(Role::Namespace, NsTag::from(*from)))?;
+    }
+    match (after, before) {
+        (Some(after), Some(before)) => {
+            writeln!(out, " between {} and {}", Clock(*after), Clock(*before))
+        }
+        (Some(after), None) => writeln!(out, " after {}", Clock(*after)),
+        (None, Some(before)) => writeln!(out, " before {}", Clock(*before)),
+        (None, None) => writeln!(out),
+    }
+}
+
+fn write_loss(out: &mut dyn fmt::Write, loss: &Loss<'_>, palette: Palette) -> fmt::Result {
+    let Loss { seq: _, time, dropped, missed, by } = loss;
+    let time = palette.paint(Role::Dim, Clock(*time));
+    if *dropped > 0 {
+        writeln!(
+            out,
+            "{time}  {}: ring full{} (counts stay exact in `report`; raise --ring-bytes)",
+            palette
+                .paint(Role::Loss, format_args!("lost {} {}", Count(*dropped), events(*dropped))),
+            Kinds(by),
+        )?;
+    }
+    if *missed > 0 {
+        writeln!(
+            out,
+            "{time}  {}: the kernel did not run the program; counts are lower bounds from here on",
+            palette
+                .paint(Role::Loss, format_args!("missed {} {}", Count(*missed), events(*missed))),
+        )?;
+    }
+    Ok(())
+}
+
+const fn events(count: u64) -> &'static str {
+    if count == 1 { "event" } else { "events" }
+}
+
+/// `: 4026532180 semop 812, host msgsnd EAGAIN 4, and 2 more kinds`, the most frequent first.
+struct Kinds<'a>(&'a [LossBy]);
+
+impl Display for Kinds<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut kinds: Vec<&LossBy> = self.0.iter().collect();
+        kinds.sort_by_key(|kind| std::cmp::Reverse(kind.count));
+        let mut before = ": ";
+        for LossBy { inum, r#gen, op, error, count } in kinds.iter().take(KINDS) {
+            match inum {
+                Some(inum) => write!(f, "{before}{} {op}", NsTag::new(*inum, r#gen.unwrap_or(1)))?,
+                None => write!(f, "{before}unknown namespace {op}")?,
+            }
+            if let Some(error) = error {
+                write!(f, " {error}")?;
+            }
+            write!(f, " {}", Count(*count))?;
+            before = ", ";
+        }
+        match kinds.len().saturating_sub(KINDS) {
+            0 => Ok(()),
+            1 => f.write_str(", and 1 more kind"),
+            more => write!(f, ", and {more} more kinds"),
+        }
+    }
+}
+
+fn write_end(
+    out: &mut dyn fmt::Write,
+    end: &End<'_>,
+    palette: Palette,
+    width: usize,
+) -> fmt::Result {
+    let End { seq: _, time: _, accounting, command, pending } = end;
+    writeln!(out)?;
+    summary::pending(out, pending, palette, width)?;
+    if let Some(command) = command {
+        summary::command(out, command, palette, width)?;
+    }
+    summary::accounting(out, accounting, palette, width)
+}

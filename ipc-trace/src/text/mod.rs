@@ -1,0 +1,37 @@
+//! What a person at a terminal reads: the event types as text.
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`escape`] | names that others chose, made safe and bounded for a terminal |
+//! | [`units`] | durations, sizes, counts and times of day |
+//! | [`style`] | what may be coloured, and in what colour |
+//! | [`tag`] | the short forms of a namespace, a process, an object's key |
+//! | [`args`] | a call with its arguments, by the names of its man page |
+//! | [`call`] | one line for a call that returned |
+//! | [`line`](mod@line) | one line for anything else that `live` says |
+//! | [`summary`] | backends, accounting, COMMAND's end, pending calls |
+//! | [`footer`] | the line that is rewritten below the others |
+//! | [`flow`] | words onto lines of a width, and tables |
+//! | [`report`] | `report`, namespace by namespace |
+//!
+//! Invariant: these are functions from values to text. They know no file, clock, terminal or kernel;
+//! width and colours are parameters. Bytes that another process chose go through [`escape`], so that
+//! no name can move the cursor, hide itself or forge a line. A value that is not known is `?` or
+//! left out, never invented.
+
+pub mod args;
+pub mod call;
+pub mod escape;
+pub mod flow;
+pub mod footer;
+pub mod line;
+pub mod report;
+pub mod style;
+pub mod summary;
+pub mod tag;
+pub mod units;
+
+#[cfg(test)]
+mod samples;
+#[cfg(test)]
+mod snapshot_tests;
