@@ -1,4 +1,4 @@
-//! The lines of `live`: calls by [`call`](super::call), everything else here.
+//! The lines of `live`: calls by [`call`], everything else here.
 
 use std::fmt::{self, Display};
 

@@ -94,9 +94,9 @@ fn number(count: u64, role: Role) -> Span {
 }
 
 impl ReportText<'_> {
-    /// Writes spans as a paragraph whose further lines are indented.
+    /// Writes spans as a paragraph, whose further lines start where its first one did, or indented.
     fn paragraph(&self, f: &mut fmt::Formatter<'_>, used: usize, spans: &[Span]) -> fmt::Result {
-        let shape = Shape { width: self.width, used, indent: 2 };
+        let shape = Shape { width: self.width, used, indent: used.max(2) };
         flow(f, spans, " · ", shape, self.palette)?;
         writeln!(f)
     }
@@ -201,13 +201,12 @@ impl ReportText<'_> {
             .collect();
         self.operations(f, &lines)?;
         if namespace.dropped > 0 {
-            let text = format_args!(
-                "{} of these {} lost their detail: calls and errors are exact, the rest is partial",
-                Count(namespace.dropped),
-                calls(namespace.dropped)
-            )
-            .to_string();
-            writeln!(f, "  {}", self.palette.paint(Role::Loss, text))?;
+            let count = namespace.dropped;
+            let lost = format_args!("{} of these {} lost their detail", Count(count), calls(count))
+                .to_string();
+            let rest = "calls and errors are exact, the rest is partial";
+            f.write_str("  ")?;
+            self.paragraph(f, 2, &[Span::new(Role::Loss, lost), Span::new(Role::Loss, rest)])?;
         }
         self.processes(f, namespace)
     }
