@@ -1,4 +1,5 @@
-//! The kernel side of ipc-trace: the programs' entry points, each a few lines long.
+//! The kernel side of ipc-trace. Here are the entry points of the tracepoints' programs, each a few
+//! lines long.
 //!
 //! | module | its job |
 //! | --- | --- |
@@ -11,6 +12,7 @@
 //! | [`context`] | who a thread is, sent once |
 //! | [`queues`] | from a descriptor to a queue and its namespace |
 //! | [`filters`] | which calls are wanted |
+//! | [`functions`] | the entry points of backend `function` |
 //! | [`calls`] | entry and return of a call |
 //! | [`detail`] | what belongs to one operation: semaphore operations, names, time limits |
 //! | [`moves`] | namespaces entered and made |
@@ -30,6 +32,7 @@ mod constants;
 mod context;
 mod detail;
 mod filters;
+mod functions;
 mod maps;
 mod memory;
 mod moves;
@@ -40,8 +43,8 @@ mod slots;
 
 use aya_ebpf::{
     EbpfContext as _,
-    macros::{btf_tracepoint, fentry, raw_tracepoint},
-    programs::{BtfTracePointContext, FEntryContext, RawTracePointContext},
+    macros::{btf_tracepoint, raw_tracepoint},
+    programs::{BtfTracePointContext, RawTracePointContext},
 };
 
 /// Argument `n` of a tracepoint. BTF tracepoints and raw tracepoints lay them out alike: an array
@@ -90,12 +93,6 @@ tracepoint!(process_exec, process_exec_raw, "sched_process_exec", |ctx| {
 });
 // TP_PROTO(struct task_struct *p), since 6.15 with a second argument
 tracepoint!(process_exit, process_exit_raw, "sched_process_exit", |_ctx| slots::thread_ends());
-
-/// Does nothing. Whether it loads tells whether the kernel takes fentry programs.
-#[fentry]
-fn fentry_probe(_ctx: FEntryContext) -> i32 {
-    0
-}
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

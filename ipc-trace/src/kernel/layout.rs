@@ -1,9 +1,15 @@
 //! Resolves the kernel-layout table against the BTF of a kernel.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use btfparse::{Offset as BtfOffset, Readable, TypeInformation};
-use ipc_trace_common::layout::{self, FIELDS, Field, FieldSpec, Need, Offset, Way};
+use ipc_trace_common::{
+    hooks::ENTRIES,
+    layout::{self, FIELDS, Field, FieldSpec, Need, Offset, Way},
+};
 
 /// Where the running kernel describes itself.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -54,6 +60,7 @@ pub struct Resolved {
 #[derive(Clone, Debug)]
 pub struct Layout {
     rows: Vec<Resolved>,
+    functions: BTreeSet<&'static str>,
 }
 
 impl Layout {
@@ -71,13 +78,16 @@ impl Layout {
         }
         let types =
             TypeInformation::new(&Bytes(bytes)).map_err(|e| parse(e.message().to_owned()))?;
-        Self::resolve(|structure, path| {
+        let mut layout = Self::resolve(|structure, path| {
             let id = types.id_of(structure)?;
             match types.offset_of(id, path).ok()?.1 {
                 BtfOffset::ByteOffset(bytes) => Some(bytes),
                 BtfOffset::BitOffsetAndSize(..) => None,
             }
-        })
+        })?;
+        let named = ENTRIES.iter().flat_map(|entry| entry.functions).copied();
+        layout.functions = named.filter(|name| types.id_of(name).is_some()).collect();
+        Ok(layout)
     }
 
     /// Resolves every row by `offset_of(structure, path)`, in bytes.
@@ -97,7 +107,7 @@ impl Layout {
             .collect();
         match rows.iter().find(|row| row.found.is_none() && row.spec.need == Need::Required) {
             Some(row) => Err(LayoutError::Missing { tried: places(row.spec) }),
-            None => Ok(Self { rows }),
+            None => Ok(Self { rows, functions: BTreeSet::new() }),
         }
     }
 
@@ -105,6 +115,12 @@ impl Layout {
     #[must_use]
     pub fn rows(&self) -> &[Resolved] {
         &self.rows
+    }
+
+    /// Functions of the hook table that the BTF describes.
+    #[must_use]
+    pub const fn functions(&self) -> &BTreeSet<&'static str> {
+        &self.functions
     }
 
     /// What the programs get. Where `plain_loads` are not allowed, every field is read with the
