@@ -1,11 +1,11 @@
 //! Resolves the kernel-layout table against the BTF of a kernel.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
-use btfparse::{Offset as BtfOffset, Readable, TypeInformation};
+use btfparse::{Offset as BtfOffset, Readable, TypeInformation, TypeVariant};
 use ipc_trace_common::{
     hooks::ENTRIES,
     layout::{self, FIELDS, Field, FieldSpec, Need, Offset, Way},
@@ -78,12 +78,16 @@ impl Layout {
         }
         let types =
             TypeInformation::new(&Bytes(bytes)).map_err(|e| parse(e.message().to_owned()))?;
+        let structures = structures(&types);
         let mut layout = Self::resolve(|structure, path| {
-            let id = types.id_of(structure)?;
-            match types.offset_of(id, path).ok()?.1 {
+            let offset = |&id: &u32| match types.offset_of(id, path).ok()?.1 {
                 BtfOffset::ByteOffset(bytes) => Some(bytes),
                 BtfOffset::BitOffsetAndSize(..) => None,
-            }
+            };
+            let mut offsets = structures.get(structure)?.iter().filter_map(offset);
+            let first = offsets.next()?;
+            // Structures of one name that disagree: nothing says which of them is meant.
+            offsets.all(|other| other == first).then_some(first)
         })?;
         let named = ENTRIES.iter().flat_map(|entry| entry.functions).copied();
         layout.functions = named.filter(|name| types.id_of(name).is_some()).collect();
@@ -160,6 +164,20 @@ fn places(spec: &FieldSpec) -> String {
     names.join(" or ")
 }
 
+/// The types of each structure's name. `TypeInformation::id_of` gives the last type of a name,
+/// of whatever kind: for `pt_regs` on 5.10 that is a forward declaration.
+fn structures(types: &TypeInformation) -> BTreeMap<String, Vec<u32>> {
+    let mut structures = BTreeMap::<String, Vec<u32>>::new();
+    for (&id, variant) in types.get() {
+        if let TypeVariant::Struct(structure) = variant
+            && let Some(name) = structure.name()
+        {
+            structures.entry(name.to_owned()).or_default().push(id);
+        }
+    }
+    structures
+}
+
 struct Bytes(Vec<u8>);
 
 impl Readable for Bytes {
@@ -221,5 +239,20 @@ mod tests {
             assert!(Layout::from_file(&path).is_err(), "{name}");
         }
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_forward_declaration_does_not_hide_the_structure() {
+        const STRUCTURE: u32 = 4 << 24;
+        const FORWARD: u32 = 7 << 24;
+        let strings = b"\0pt_regs\0";
+        let types = [1, STRUCTURE, 8, 1, FORWARD, 0].map(u32::to_le_bytes).concat();
+        let lengths = [24, 0, types.len() as u32, types.len() as u32, strings.len() as u32];
+        let header =
+            [0x9f, 0xeb, 1, 0].into_iter().chain(lengths.iter().flat_map(|n| n.to_le_bytes()));
+        let bytes = header.chain(types.iter().chain(strings).copied()).collect();
+        let types = TypeInformation::new(&Bytes(bytes)).unwrap();
+        assert_eq!(types.id_of("pt_regs"), Some(2));
+        assert_eq!(structures(&types)["pt_regs"], [1]);
     }
 }
