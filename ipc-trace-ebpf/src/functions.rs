@@ -19,18 +19,26 @@ use ipc_trace_common::{
 
 use crate::{calls, constants::offset, memory::kernel, registers::Function};
 
-/// Value `n` of the context: the function's arguments, then its result.
+/// The value `AT` bytes into the context: the function's argument, then its result.
 #[inline(always)]
-fn value(context: *mut core::ffi::c_void, n: usize) -> u64 {
-    // SAFETY: a system call's function has one argument, so the context has two values.
-    let at = unsafe { context.cast::<u64>().add(n) };
+fn value<const AT: i16>(context: *mut core::ffi::c_void) -> u64 {
     if offset(Field::RegNumber) & Offset::PROBE == 0 {
-        // SAFETY: as above; the verifier checks it, and knows what the argument points to.
-        unsafe { at.read_volatile() }
+        let value: u64;
+        // By hand, since the verifier wants the offset in the load itself: the compiler may add it
+        // to the pointer first, as the other way needs the sum.
+        // SAFETY: a system call's function has one argument, so the context has two values; the
+        // verifier checks it, and knows what the argument points to.
+        unsafe {
+            core::arch::asm!(
+                "{value} = *(u64 *)({context} + {at})",
+                value = lateout(reg) value, context = in(reg) context, at = const AT
+            );
+        }
+        value
     } else {
         // 5.10 knows `struct pt_regs` as a forward declaration alone there, and refuses the load
         // (`btf_ctx_access`, kernel/bpf/btf.c).
-        kernel(at as u64)
+        kernel(context as u64 + AT as u64)
     }
 }
 
@@ -46,14 +54,14 @@ macro_rules! programs {
         #[fexit(function = $function)]
         fn $exit(ctx: FExitContext) -> i32 {
             let ctx = ctx.as_ptr();
-            calls::exit_function(const { function!($function) }, value(ctx, 0), value(ctx, 1) as i64);
+            calls::exit_function(const { function!($function) }, value::<0>(ctx), value::<8>(ctx) as i64);
             0
         }
 
         $(
             #[fentry(function = $function)]
             fn $entry(ctx: FEntryContext) -> i32 {
-                calls::enter_function(const { function!($function) }, value(ctx.as_ptr(), 0));
+                calls::enter_function(const { function!($function) }, value::<0>(ctx.as_ptr()));
                 0
             }
         )?
