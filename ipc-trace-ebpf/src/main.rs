@@ -10,6 +10,7 @@
 //! | [`slots`] | what is remembered of a thread: its context, the call that it is in |
 //! | [`namespaces`] | identity of IPC namespaces: number and generation |
 //! | [`context`] | who a thread is, sent once |
+//! | [`executables`] | paths of executables |
 //! | [`queues`] | from a descriptor to a queue and its namespace |
 //! | [`filters`] | which calls are wanted |
 //! | [`functions`] | the entry points of backend `function` |
@@ -31,6 +32,7 @@ mod census;
 mod constants;
 mod context;
 mod detail;
+mod executables;
 mod filters;
 mod functions;
 mod maps;
@@ -89,7 +91,8 @@ tracepoint!(task_newtask, task_newtask_raw, "task_newtask", |ctx| {
 // TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm),
 // include/trace/events/sched.h
 tracepoint!(process_exec, process_exec_raw, "sched_process_exec", |ctx| {
-    slots::forget_context(argument!(ctx, 1) as u32)
+    slots::forget_context(argument!(ctx, 1) as u32);
+    executables::executed(memory::current_task())
 });
 // TP_PROTO(struct task_struct *p), since 6.15 with a second argument
 tracepoint!(process_exit, process_exit_raw, "sched_process_exit", |_ctx| slots::thread_ends());
