@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
+    time::Instant,
 };
 
 use aya::{
@@ -87,9 +88,12 @@ pub(super) fn attach(
     options: &Options,
     btf: Option<&Btf>,
 ) -> Result<Ebpf, AttachError> {
+    let begin = Instant::now();
     let mut ebpf = load(plan, flavour, layout, options, btf).map_err(AttachError::Session)?;
+    log::debug!("the object was loaded after {:?}", begin.elapsed());
     if let Some(btf) = btf {
         attach_functions(&mut ebpf, &plan.hooks, btf)?;
+        log::debug!("{} functions were hooked after {:?}", plan.hooks.len(), begin.elapsed());
     }
     let syscall = if plan.syscall_kinds == 0 { &[][..] } else { &SYSCALL };
     for (name, tracepoint) in CONTROL.iter().chain(syscall) {
@@ -97,6 +101,7 @@ pub(super) fn attach(
             AttachError::Tracepoint(format!("program {name} on {tracepoint}: {reason}"))
         })?;
     }
+    log::debug!("all programs were attached after {:?}", begin.elapsed());
     Ok(ebpf)
 }
 

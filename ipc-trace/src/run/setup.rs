@@ -3,6 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use ipc_trace_common::{
@@ -98,7 +99,9 @@ pub fn setup(how: &HowArgs, filters: &Filters, arguments: bool) -> Result<Setup,
     if let Err(error) = attach::lift_memory_lock_limit() {
         log::info!("the limit on locked memory can't be lifted: {error}");
     }
+    let begin = Instant::now();
     let layout = Layout::from_file(&btf_path(how))?;
+    log::debug!("the kernel's fields were found after {:?}", begin.elapsed());
     let options = Options {
         ring_bytes: ring_bytes(how.ring_bytes),
         filters: kernel_filters(filters),
@@ -111,6 +114,7 @@ pub fn setup(how: &HowArgs, filters: &Filters, arguments: bool) -> Result<Setup,
         .map(|name| Ok((describe(*name), inum(*name)?)))
         .collect::<Result<Vec<_>, SetupError>>()?;
     let (plan, mut session, census) = start(how.backend, &layout, &options)?;
+    log::debug!("the session was ready after {:?}", begin.elapsed());
     let wanted = namespaces
         .iter()
         .map(|(name, inum)| existing(name, *inum, &census))
@@ -142,6 +146,7 @@ fn start(
         },
         ..Features::default()
     };
+    log::debug!("the kernel's symbols were read");
     loop {
         let plan = plan::plan(choice, options.native, &features)?;
         match Session::start(&plan, layout, options) {
