@@ -172,3 +172,46 @@ fn bad_options_are_usage_errors_that_name_themselves() {
         assert!(stderr.contains(named), "{stderr}");
     }
 }
+
+#[test]
+fn doctor_is_right_for_root_and_tells_nobody_what_is_missing() {
+    use std::{
+        fs,
+        os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    };
+
+    let doctor = |command: &mut Command, status: i32| -> Value {
+        let output = command.args(["doctor", "-o", "json"]).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{stderr}");
+        let doctor = serde_json::from_slice(&output.stdout).unwrap();
+        assert_valid("doctor", &doctor);
+        doctor
+    };
+    let root = doctor(&mut tracer(), 0);
+    assert_eq!(root["ready"], true, "{root:#}");
+    assert!(root["verdict"].as_str().unwrap().starts_with("ready: "), "{}", root["verdict"]);
+    let operations = root["operations"].as_array().unwrap();
+    assert_eq!(operations.len(), 17);
+    for operation in operations {
+        assert!(operation["backend"].is_string(), "{operation}");
+        assert!(!operation["entries"].as_array().unwrap().is_empty(), "{operation}");
+    }
+
+    // Nobody may not reach the build's folder.
+    let folder = env::temp_dir().join(format!("ipc-trace-live-doctor-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let program = folder.join("ipc-trace");
+    fs::copy(env::var_os("IPC_TRACE_BIN").unwrap(), &program).unwrap();
+    let nobody = doctor(Command::new(&program).uid(65_534).gid(65_534), 1);
+    fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(nobody["ready"], false);
+    for capability in ["CAP_BPF", "CAP_PERFMON"] {
+        let verdict = nobody["verdict"].as_str().unwrap();
+        assert!(verdict.contains(capability), "{verdict}");
+    }
+
+    let output = tracer().args(["doctor", "--backend", "nonsense"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}

@@ -427,7 +427,7 @@ fn start(setup: &Setup, time: Time) -> Start<'_> {
 }
 
 /// Colours for a terminal that wants them, and its width; a pipe gets lines of 100 cells.
-fn terminal() -> (Palette, usize) {
+pub(crate) fn terminal() -> (Palette, usize) {
     let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let coloured = wanted && io::stdout().is_terminal();
     let palette = if coloured { Palette::COLOURED } else { Palette::PLAIN };

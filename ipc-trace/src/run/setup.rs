@@ -132,7 +132,7 @@ pub fn setup(how: &HowArgs, filters: &Filters, arguments: bool) -> Result<Setup,
 
 /// Starts a session by the best plan. What a kernel takes is found out by trying: after a refusal
 /// comes another plan, without what was refused.
-fn start(
+pub(crate) fn start(
     choice: Choice,
     layout: &Layout,
     options: &Options,
