@@ -1,24 +1,30 @@
-//! Finds the kernel side, which `cargo xtask build` has made, so that the program can embed it.
+//! Finds the two builds of the kernel side, which `cargo xtask build` has made, so that the program can
+//! embed them.
 
 use std::{env, path::PathBuf};
 
-const VARIABLE: &str = "IPC_TRACE_EBPF_OBJECT";
+/// The variables that name the files, and the files' names where `cargo xtask build` leaves them.
+const OBJECTS: [(&str, &str); 2] =
+    [("IPC_TRACE_EBPF_PLAIN", "plain.o"), ("IPC_TRACE_EBPF_PROBE", "probe.o")];
 
 fn main() {
-    println!("cargo::rerun-if-env-changed={VARIABLE}");
-    let object = match env::var_os(VARIABLE) {
-        Some(path) => PathBuf::from(path),
-        None => PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"))
-            .join("../target/ebpf/bpfel-unknown-none/release/ipc-trace-ebpf"),
-    };
-    println!("cargo::rerun-if-changed={}", object.display());
-    if !object.is_file() {
-        println!(
-            "cargo::error=the kernel side is not built: run `cargo xtask build` ({} is missing)",
-            object.display()
-        );
-        return;
+    for (variable, name) in OBJECTS {
+        println!("cargo::rerun-if-env-changed={variable}");
+        let object = match env::var_os(variable) {
+            Some(path) => PathBuf::from(path),
+            None => PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"))
+                .join("../target/ebpf")
+                .join(name),
+        };
+        println!("cargo::rerun-if-changed={}", object.display());
+        if !object.is_file() {
+            println!(
+                "cargo::error=the kernel side is not built: run `cargo xtask build` ({} is missing)",
+                object.display()
+            );
+            return;
+        }
+        let object = object.canonicalize().unwrap_or(object);
+        println!("cargo::rustc-env={variable}={}", object.display());
     }
-    let object = object.canonicalize().unwrap_or(object);
-    println!("cargo::rustc-env={VARIABLE}={}", object.display());
 }

@@ -1,9 +1,9 @@
 //! The kernel-layout table: every field of a kernel structure that the programs read. No other
 //! place knows an offset.
 //!
-//! The user side looks each row up in the running kernel's BTF and hands the result to the
-//! programs as constants ([`Offset`]); a field that is not found is `ABSENT`, and what needs it
-//! is switched off with the reason that stands here.
+//! The user side looks each row up in the running kernel's BTF and hands its offset to the programs as
+//! a constant; a field that is not found is [`ABSENT`], and what needs it is switched off with the
+//! reason that stands here.
 
 macro_rules! fields {
     ($($variant:ident: $way:ident, $need:expr, [$(($structure:literal, $path:literal, $plus:literal)),+];)*) => {
@@ -84,31 +84,9 @@ pub enum Need {
     Optional(&'static str),
 }
 
-/// A field's offset as the programs get it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Offset(pub u32);
-
-impl Offset {
-    /// The field does not exist in this kernel.
-    pub const ABSENT: Self = Self(u32::MAX);
-    /// Set: `bpf_probe_read_kernel`; clear: a plain load
-    pub const PROBE: u32 = 1 << 31;
-
-    /// A field at `bytes` that is read with a plain load.
-    pub const fn direct(bytes: u32) -> Self {
-        Self(bytes)
-    }
-
-    /// A field at `bytes` that is read with the helper.
-    pub const fn probe(bytes: u32) -> Self {
-        Self(bytes | Self::PROBE)
-    }
-
-    /// The offset, unless absent.
-    pub const fn bytes(self) -> Option<u32> {
-        if self.0 == u32::MAX { None } else { Some(self.0 & !Self::PROBE) }
-    }
-}
+/// What the programs get for a field that does not exist in this kernel; for others its offset in
+/// bytes.
+pub const ABSENT: u32 = u32::MAX;
 
 const EXE: Need = Need::Optional("the executable's path");
 const QUEUE: Need = Need::Optional("the namespace and name of a queue behind a descriptor");

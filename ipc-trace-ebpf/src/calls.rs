@@ -8,7 +8,7 @@ use aya_ebpf::{
     },
 };
 use ipc_trace_common::{
-    layout::{Field, Offset},
+    layout::Field,
     op::{Code, Op},
     record::{
         CallRecord, CtlPart, Kind, MsgPart, NO_DURATION, NamePart, NsRef, QueuePart, QueueRef,
@@ -22,7 +22,7 @@ use crate::{
     detail::Facts,
     filters::{self, Subject},
     maps::{self, Count, EVENTS, Gate},
-    memory::{current_task, field, kernel},
+    memory::{PLAIN, current_task, field, kernel},
     moves, namespaces, queues,
     registers::{Call, Function, worth_a_look},
     slots,
@@ -60,7 +60,7 @@ pub(crate) fn exit(regs: u64, ret: i64) {
     }
     let task = current_task();
     if let Some(call) = Call::new(task, regs, number) {
-        returned(gate, pid_tgid, task, call, ret);
+        returned(gate, &Caller::new(pid_tgid, task), call, ret);
     }
 }
 
@@ -93,9 +93,12 @@ pub(crate) fn exit_function(function: Function, regs: u64, ret: i64) {
         slots::call_ends(pid_tgid);
         return;
     }
-    let task = current_task();
-    if let Some(call) = Call::of_function(task, regs, function) {
-        returned(gate, pid_tgid, task, call, ret);
+    // First, before ways part: for each load of a pointer from a known structure, and on each way that
+    // leads to it, 6.12's verifier searches all of BTF (`btf_nested_type_is_trusted`,
+    // kernel/bpf/btf.c), which makes up most of the time that loading takes.
+    let caller = Caller::new(pid_tgid, current_task());
+    if let Some(call) = Call::of_function(caller.task, regs, function) {
+        returned(gate, &caller, call, ret);
     }
 }
 
@@ -121,17 +124,40 @@ fn entered(gate: Gate, pid_tgid: u64, task: u64, call: Call) {
     slot.code = call.code.0;
     slot.queue.flags = 0;
     if op.takes_descriptor() {
-        slot.queue = queues::behind(task, slot.arg0 as u32, namespaces::of_task(task));
+        slot.queue = queues::behind(task, slot.arg0 as u32);
     }
     // SAFETY: no arguments.
     slot.enter_ns = unsafe { bpf_ktime_get_boot_ns() };
 }
 
+/// The thread that made the call.
+struct Caller {
+    pid_tgid: u64,
+    task: u64,
+    /// `struct ipc_namespace *`
+    ipc_ns: u64,
+    /// `struct cred *`
+    cred: u64,
+}
+
+impl Caller {
+    #[inline(always)]
+    fn new(pid_tgid: u64, task: u64) -> Self {
+        Self {
+            pid_tgid,
+            task,
+            ipc_ns: namespaces::of_task(task),
+            cred: field(task, Field::TaskCred),
+        }
+    }
+}
+
 /// The event.
 #[inline(always)]
-fn returned(gate: Gate, pid_tgid: u64, task: u64, call: Call, ret: i64) {
+fn returned(gate: Gate, caller: &Caller, call: Call, ret: i64) {
+    let Caller { pid_tgid, task, ipc_ns, cred } = *caller;
     let Some(op) = call.code.op() else {
-        moves::returned(task, pid_tgid, call.code, ret);
+        moves::returned(task, ipc_ns, pid_tgid, call.code, ret);
         return;
     };
     if !gate.is_open() {
@@ -144,7 +170,6 @@ fn returned(gate: Gate, pid_tgid: u64, task: u64, call: Call, ret: i64) {
 
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
-    let ipc_ns = namespaces::of_task(task);
     let mut event = Event {
         call,
         op,
@@ -154,6 +179,7 @@ fn returned(gate: Gate, pid_tgid: u64, task: u64, call: Call, ret: i64) {
         context: 0,
         pid_tgid,
         task,
+        cred,
         ns: namespaces::identify(ipc_ns),
         counters,
     };
@@ -173,13 +199,14 @@ fn returned(gate: Gate, pid_tgid: u64, task: u64, call: Call, ret: i64) {
     if op.takes_descriptor() {
         if queue.flags == 0 {
             // It entered before the start, or was refused before the entry was seen.
-            queue = queues::behind(task, call.first() as u32, ipc_ns);
+            queue = queues::behind(task, call.first() as u32);
         }
+        queues::compare(&mut queue, event.ns);
     } else if matches!(op, Op::MqOpen) && ret >= 0 {
-        queue = queues::behind(task, ret as u32, ipc_ns);
+        queue = queues::behind(task, ret as u32);
+        queues::compare(&mut queue, event.ns);
     }
     if filters::in_force() {
-        let cred: u64 = field(task, Field::TaskCred);
         let subject = Subject {
             op: op as u8,
             ret,
@@ -211,21 +238,20 @@ struct Event {
     context: u64,
     pid_tgid: u64,
     task: u64,
+    cred: u64,
     ns: NsRef,
     counters: *mut Counters,
 }
 
 #[inline(always)]
 fn comm(task: u64) -> [u64; 2] {
-    let at = crate::constants::offset(Field::TaskComm);
-    if at & Offset::PROBE == 0 {
+    let from = task + context::bytes(Field::TaskComm);
+    if PLAIN {
+        let from = from as *const u64;
         // SAFETY: the task is known to the verifier, and `comm` has 16 bytes.
-        unsafe {
-            let from = (task + u64::from(at)) as *const u64;
-            [from.read_volatile(), from.add(1).read_volatile()]
-        }
+        unsafe { [from.read_volatile(), from.add(1).read_volatile()] }
     } else {
-        kernel(task + context::bytes(Field::TaskComm))
+        kernel(from)
     }
 }
 
@@ -298,7 +324,6 @@ fn put<P>(event: &Event, facts: &Facts, fill: impl FnOnce(*mut P) -> u32) {
         return;
     };
     let emitted = maps::count(event.counters, Count::Emitted);
-    let cred: u64 = field(event.task, Field::TaskCred);
     // SAFETY: the ring gave room for a call and its part; every field of the call is written.
     // `comm` is 8-aligned within the record, and has 16 bytes.
     unsafe {
@@ -314,8 +339,8 @@ fn put<P>(event: &Event, facts: &Facts, fill: impl FnOnce(*mut P) -> u32) {
         (*call).tid = event.pid_tgid as u32;
         (*call).pid = (event.pid_tgid >> 32) as u32;
         (*call).ns = event.ns;
-        (*call).euid = field(cred, Field::CredEuid);
-        (*call).egid = field(cred, Field::CredEgid);
+        (*call).euid = field(event.cred, Field::CredEuid);
+        (*call).egid = field(event.cred, Field::CredEgid);
         core::ptr::addr_of_mut!((*call).comm).cast::<[u64; 2]>().write(comm(event.task));
         (*call).args = facts.args;
         let found = fill(core::ptr::addr_of_mut!((*record).part));

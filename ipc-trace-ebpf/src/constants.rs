@@ -3,7 +3,7 @@
 
 use ipc_trace_common::{
     hooks::{Dispatch, NUMBERS},
-    layout::{self, Field, Offset},
+    layout::{self, ABSENT, Field},
 };
 
 use crate::memory::masked;
@@ -15,8 +15,8 @@ macro_rules! constants {
 }
 
 constants! {
-    /// The kernel-layout table, resolved: an [`Offset`] for each [`Field`]
-    FIELDS: [u32; layout::COUNT] = [Offset::ABSENT.0; layout::COUNT];
+    /// The kernel-layout table, resolved: the offset of each [`Field`], or [`ABSENT`]
+    FIELDS: [u32; layout::COUNT] = [ABSENT; layout::COUNT];
     /// From (ABI, number) to code
     DISPATCH: Dispatch = [0; 4 * NUMBERS];
     /// Numbers that mean something in any ABI

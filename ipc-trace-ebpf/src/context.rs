@@ -98,7 +98,7 @@ fn kernel_field<T: Copy + Default>(base: u64, field: Field) -> T {
 /// A field's offset, however it is read. Not for absent fields.
 #[inline(always)]
 pub(crate) fn bytes(field: Field) -> u64 {
-    u64::from(crate::constants::offset(field) & !ipc_trace_common::layout::Offset::PROBE)
+    u64::from(crate::constants::offset(field))
 }
 
 /// `task_active_pid_ns`: the namespace of the task's innermost number (kernel/pid.c).

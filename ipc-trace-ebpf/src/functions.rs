@@ -12,20 +12,21 @@ use aya_ebpf::{
     macros::{fentry, fexit},
     programs::{FEntryContext, FExitContext},
 };
-use ipc_trace_common::{
-    hooks::{ENTRIES, row_of},
-    layout::{Field, Offset},
-};
+use ipc_trace_common::hooks::{ENTRIES, row_of};
 
-use crate::{calls, constants::offset, memory::kernel, registers::Function};
+use crate::{
+    calls,
+    memory::{PLAIN, kernel},
+    registers::Function,
+};
 
 /// The value `AT` bytes into the context: the function's argument, then its result.
 #[inline(always)]
 fn value<const AT: i16>(context: *mut core::ffi::c_void) -> u64 {
-    if offset(Field::RegNumber) & Offset::PROBE == 0 {
+    if PLAIN {
         let value: u64;
-        // By hand, since the verifier wants the offset in the load itself: the compiler may add it
-        // to the pointer first, as the other way needs the sum.
+        // By hand, since the verifier wants the offset in the load itself, and the compiler may add it
+        // to the pointer first.
         // SAFETY: a system call's function has one argument, so the context has two values; the
         // verifier checks it, and knows what the argument points to.
         unsafe {

@@ -43,11 +43,7 @@ mod queues;
 mod registers;
 mod slots;
 
-use aya_ebpf::{
-    EbpfContext as _,
-    macros::{btf_tracepoint, raw_tracepoint},
-    programs::{BtfTracePointContext, RawTracePointContext},
-};
+use aya_ebpf::EbpfContext as _;
 
 /// Argument `n` of a tracepoint. BTF tracepoints and raw tracepoints lay them out alike: an array
 /// of 64-bit values (`struct bpf_raw_tracepoint_args`, include/uapi/linux/bpf.h).
@@ -58,18 +54,20 @@ macro_rules! argument {
     };
 }
 
-/// Both kinds of tracepoint programs, from one body: BTF tracepoints, whose pointers can be
-/// followed with plain loads, and raw tracepoints for kernels that refuse them.
+/// A tracepoint's program: of a BTF tracepoint, whose pointers can be followed with plain loads, or of
+/// a raw one.
 macro_rules! tracepoint {
-    ($name:ident, $raw:ident, $tracepoint:literal, |$ctx:ident| $body:expr) => {
-        #[btf_tracepoint(function = $tracepoint)]
-        fn $name($ctx: BtfTracePointContext) -> i32 {
+    ($name:ident, $tracepoint:literal, |$ctx:ident| $body:expr) => {
+        #[cfg(not(feature = "probe"))]
+        #[aya_ebpf::macros::btf_tracepoint(function = $tracepoint)]
+        fn $name($ctx: aya_ebpf::programs::BtfTracePointContext) -> i32 {
             $body;
             0
         }
 
-        #[raw_tracepoint(tracepoint = $tracepoint)]
-        fn $raw($ctx: RawTracePointContext) -> i32 {
+        #[cfg(feature = "probe")]
+        #[aya_ebpf::macros::raw_tracepoint(tracepoint = $tracepoint)]
+        fn $name($ctx: aya_ebpf::programs::RawTracePointContext) -> i32 {
             $body;
             0
         }
@@ -77,25 +75,23 @@ macro_rules! tracepoint {
 }
 
 // TP_PROTO(struct pt_regs *regs, long id), include/trace/events/syscalls.h
-tracepoint!(sys_enter, sys_enter_raw, "sys_enter", |ctx| {
-    calls::enter(argument!(ctx, 0), argument!(ctx, 1))
-});
+tracepoint!(sys_enter, "sys_enter", |ctx| { calls::enter(argument!(ctx, 0), argument!(ctx, 1)) });
 // TP_PROTO(struct pt_regs *regs, long ret)
-tracepoint!(sys_exit, sys_exit_raw, "sys_exit", |ctx| {
+tracepoint!(sys_exit, "sys_exit", |ctx| {
     calls::exit(argument!(ctx, 0), argument!(ctx, 1) as i64)
 });
 // TP_PROTO(struct task_struct *task, unsigned long clone_flags), include/trace/events/task.h
-tracepoint!(task_newtask, task_newtask_raw, "task_newtask", |ctx| {
+tracepoint!(task_newtask, "task_newtask", |ctx| {
     moves::newtask(argument!(ctx, 0), argument!(ctx, 1))
 });
 // TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm),
 // include/trace/events/sched.h
-tracepoint!(process_exec, process_exec_raw, "sched_process_exec", |ctx| {
+tracepoint!(process_exec, "sched_process_exec", |ctx| {
     slots::forget_context(argument!(ctx, 1) as u32);
     executables::executed(memory::current_task())
 });
 // TP_PROTO(struct task_struct *p), since 6.15 with a second argument
-tracepoint!(process_exit, process_exit_raw, "sched_process_exit", |_ctx| slots::thread_ends());
+tracepoint!(process_exit, "sched_process_exit", |_ctx| slots::thread_ends());
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

@@ -1,22 +1,26 @@
 //! Reading kernel and user memory. The only module that follows kernel pointers.
 //!
-//! A kernel field is read by its row of the layout table. Whether with a plain load, through a
-//! pointer that the verifier knows, or with `bpf_probe_read_kernel`, is part of the row's constant
-//! ([`Offset::PROBE`]): the verifier sees one way and removes the other, so there is one set of
-//! programs for all kernels.
+//! A kernel field is read by its row of the layout table: with a plain load, through a pointer that the
+//! verifier knows, or with `bpf_probe_read_kernel`. There are two builds of the programs, from the same
+//! source: one with plain loads where the row allows them, and one without any (feature `probe`), for
+//! kernels whose verifier does not know the pointers. A choice at load time, for each access, would
+//! leave the verifier a hundred branches to cut out of every program.
 
 use aya_ebpf::helpers::generated::{
     bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_user,
 };
-use ipc_trace_common::layout::{Field, Offset};
+use ipc_trace_common::layout::{ABSENT, Field};
 
 use crate::constants::offset;
+
+/// Whether plain loads are allowed.
+pub(crate) const PLAIN: bool = cfg!(not(feature = "probe"));
 
 /// The current task: known to the verifier where tasks' fields are read with plain loads.
 #[inline(always)]
 pub(crate) fn current_task() -> u64 {
-    if offset(Field::TaskNsproxy) & Offset::PROBE == 0 {
-        // SAFETY: no arguments; the verifier allows it from 5.11 on, and drops it before.
+    if PLAIN {
+        // SAFETY: no arguments; the kernel has it from 5.11 on.
         unsafe { bpf_get_current_task_btf() as u64 }
     } else {
         // SAFETY: no arguments.
@@ -25,26 +29,25 @@ pub(crate) fn current_task() -> u64 {
 }
 
 /// The field of the structure at `base`; zero when it is absent or can't be read.
-///
-/// Which ways are possible is known when this is built, and which of them it is when it is loaded.
 #[inline(always)]
 pub(crate) fn field<T: Copy + Default>(base: u64, field: Field) -> T {
-    let at = offset(field);
-    if !field.is_required() && at == Offset::ABSENT.0 {
-        T::default()
-    } else if field.is_direct() && at & Offset::PROBE == 0 {
+    if !exists(field) {
+        return T::default();
+    }
+    let address = base + u64::from(offset(field));
+    if PLAIN && field.is_direct() {
         // SAFETY: `base` is a pointer that the verifier knows, which checks the access; the
         // kernel turns a fault into zero (BPF_PROBE_MEM).
-        unsafe { ((base + u64::from(at)) as *const T).read_volatile() }
+        unsafe { (address as *const T).read_volatile() }
     } else {
-        kernel(base + u64::from(at & !Offset::PROBE))
+        kernel(address)
     }
 }
 
 /// Whether the field exists in this kernel.
 #[inline(always)]
 pub(crate) fn exists(field: Field) -> bool {
-    field.is_required() || offset(field) != Offset::ABSENT.0
+    field.is_required() || offset(field) != ABSENT
 }
 
 /// What is at a kernel address; zero when it can't be read.

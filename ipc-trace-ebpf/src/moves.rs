@@ -22,7 +22,7 @@ const CLONE_THREAD: u64 = 0x0001_0000;
 
 /// unshare or setns returned.
 #[inline(always)]
-pub(crate) fn returned(task: u64, pid_tgid: u64, code: Code, ret: i64) {
+pub(crate) fn returned(task: u64, ipc_ns: u64, pid_tgid: u64, code: Code, ret: i64) {
     let Some(slot) = slots::find(pid_tgid) else {
         maps::diagnose(Diagnostic::MoveWithoutEntry);
         return;
@@ -37,7 +37,6 @@ pub(crate) fn returned(task: u64, pid_tgid: u64, code: Code, ret: i64) {
     }
     // Other namespaces may have changed, too: the next call sends the context anew.
     slot.context = 0;
-    let ipc_ns = namespaces::of_task(task);
     if field::<u32>(ipc_ns, Field::IpcNsInum) == from.inum {
         return;
     }

@@ -43,9 +43,19 @@ pub(crate) fn none() -> QueueRef {
     QueueRef { ns: NsRef { inum: half, generation: half }, ino: zero, dev: half, flags: half }
 }
 
-/// The queue behind descriptor `fd` of `task`, whose namespace is at `caller_ns`.
+/// Marks a queue as foreign that is not in the caller's namespace.
 #[inline(always)]
-pub(crate) fn behind(task: u64, fd: u32, caller_ns: u64) -> QueueRef {
+pub(crate) fn compare(queue: &mut QueueRef, caller: NsRef) {
+    let known = queue.flags & queue_flag::KNOWN != 0;
+    let same = queue.ns.inum == caller.inum && queue.ns.generation == caller.generation;
+    if known && !same {
+        queue.flags |= queue_flag::FOREIGN;
+    }
+}
+
+/// The queue behind descriptor `fd` of `task`.
+#[inline(always)]
+pub(crate) fn behind(task: u64, fd: u32) -> QueueRef {
     let mut queue = none();
     if !exists(Field::TaskFiles) || !exists(Field::SbInfo) || !exists(Field::InodeSb) {
         return queue;
@@ -80,11 +90,8 @@ pub(crate) fn behind(task: u64, fd: u32, caller_ns: u64) -> QueueRef {
     queue.dev = dev;
     queue.flags = queue_flag::KNOWN;
     if ipc_ns == 0 {
-        queue.flags |= queue_flag::DEAD | queue_flag::FOREIGN;
-    } else if ipc_ns == caller_ns {
-        queue.ns = namespaces::identify_read(ipc_ns);
+        queue.flags |= queue_flag::DEAD;
     } else {
-        queue.flags |= queue_flag::FOREIGN;
         queue.ns = namespaces::identify_read(ipc_ns);
     }
     if met.inode != inode || met.ino != ino {

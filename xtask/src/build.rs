@@ -15,9 +15,13 @@ use anyhow::{Context as _, bail};
 
 use crate::toolchain::{self, Toolchain};
 
-/// The environment variable which tells ipc-trace's build script where the kernel side is.
-const OBJECT_VARIABLE: &str = "IPC_TRACE_EBPF_OBJECT";
+/// The builds of the kernel side: the feature which makes the difference, the file which it becomes,
+/// and the environment variable which tells ipc-trace's build script where that is.
+const OBJECTS: [(Option<&str>, &str, &str); 2] =
+    [(None, "plain.o", "IPC_TRACE_EBPF_PLAIN"), (Some("probe"), "probe.o", "IPC_TRACE_EBPF_PROBE")];
 const BPF_TARGET: &str = "bpfel-unknown-none";
+/// Where the kernel side is built, in the workspace.
+const EBPF: &str = "target/ebpf";
 
 /// Options of `cargo xtask build`.
 #[derive(Clone, Debug, clap::Args)]
@@ -31,7 +35,6 @@ pub(crate) struct BuildArgs {
 #[derive(Clone, Debug)]
 pub(crate) struct Built {
     root: PathBuf,
-    object: PathBuf,
     program: PathBuf,
 }
 
@@ -44,7 +47,9 @@ impl Built {
     /// A cargo for the host's side of the workspace, which knows the kernel side.
     pub(crate) fn cargo(&self) -> Command {
         let mut command = host_cargo(&self.root);
-        command.env(OBJECT_VARIABLE, &self.object);
+        for (_, name, variable) in OBJECTS {
+            command.env(variable, self.root.join(EBPF).join(name));
+        }
         command
     }
 }
@@ -53,8 +58,10 @@ impl Built {
 pub(crate) fn main(args: &BuildArgs) -> anyhow::Result<()> {
     let root = workspace_root()?;
     if args.kernel_only {
-        let object = kernel_side(&root, &toolchain::ensure(&root)?, false)?;
-        println!("{}", object.display());
+        kernel_side(&root, &toolchain::ensure(&root)?, false)?;
+        for (_, name, _) in OBJECTS {
+            println!("{}", root.join(EBPF).join(name).display());
+        }
     } else {
         println!("{}", everything(&root, false)?.program().display());
     }
@@ -64,32 +71,44 @@ pub(crate) fn main(args: &BuildArgs) -> anyhow::Result<()> {
 /// Makes the toolchain available and builds both sides. `quiet` leaves out cargo's progress.
 pub(crate) fn everything(root: &Path, quiet: bool) -> anyhow::Result<Built> {
     let toolchain = toolchain::ensure(root)?;
-    let object = kernel_side(root, &toolchain, quiet)?;
+    kernel_side(root, &toolchain, quiet)?;
     let target = root.join("target");
-    let built = Built { root: root.to_owned(), object, program: target.join("release/ipc-trace") };
+    let built = Built { root: root.to_owned(), program: target.join("release/ipc-trace") };
     let mut command = built.cargo();
     command.args(["build", "--release", "--package", "ipc-trace"]).arg("--target-dir").arg(target);
     run_cargo(command, quiet, "ipc-trace")?;
     Ok(built)
 }
 
-fn kernel_side(root: &Path, toolchain: &Toolchain, quiet: bool) -> anyhow::Result<PathBuf> {
-    let target = root.join("target/ebpf");
-    let mut command = toolchain.cargo();
-    command
-        .current_dir(root)
-        .args(["build", "--release", "-Z", "build-std=core"])
-        .args(["--target", BPF_TARGET])
-        .args(["--manifest-path", "ipc-trace-ebpf/Cargo.toml"])
-        .arg("--target-dir")
-        .arg(&target)
-        .env("CARGO_ENCODED_RUSTFLAGS", kernel_flags(toolchain.linker()));
-    run_cargo(command, quiet, "the kernel side")?;
-    let object = target.join(BPF_TARGET).join("release/ipc-trace-ebpf");
-    if !is_bpf_object(&object) {
-        bail!("{} is not a BPF object; remove target/ebpf and build again", object.display());
+fn kernel_side(root: &Path, toolchain: &Toolchain, quiet: bool) -> anyhow::Result<()> {
+    let target = root.join(EBPF);
+    for (feature, name, _) in OBJECTS {
+        let mut command = toolchain.cargo();
+        command
+            .current_dir(root)
+            .args(["build", "--release", "-Z", "build-std=core"])
+            .args(["--target", BPF_TARGET])
+            .args(["--manifest-path", "ipc-trace-ebpf/Cargo.toml"])
+            .arg("--target-dir")
+            .arg(&target)
+            .env("CARGO_ENCODED_RUSTFLAGS", kernel_flags(toolchain.linker()));
+        if let Some(feature) = feature {
+            command.args(["--features", feature]);
+        }
+        run_cargo(command, quiet, "the kernel side")?;
+        let made = target.join(BPF_TARGET).join("release/ipc-trace-ebpf");
+        let bytes = fs::read(&made).with_context(|| format!("cannot read {}", made.display()))?;
+        if !is_bpf_header(&bytes) {
+            bail!("{} is not a BPF object; remove target/ebpf and build again", made.display());
+        }
+        // Only what has changed is written, so that cargo does not build the other side anew.
+        let object = target.join(name);
+        if fs::read(&object).ok().as_deref() != Some(&bytes) {
+            fs::write(&object, &bytes)
+                .with_context(|| format!("cannot write {}", object.display()))?;
+        }
     }
-    Ok(object)
+    Ok(())
 }
 
 /// The flags for rustc, as cargo wants them encoded. Scripts and macros, which run on the host,
@@ -108,11 +127,7 @@ fn kernel_flags(linker: &Path) -> OsString {
     .join(OsStr::new("\x1f"))
 }
 
-/// Whether the file is an ELF relocatable for the BPF machine, little-endian.
-fn is_bpf_object(path: &Path) -> bool {
-    fs::read(path).is_ok_and(|bytes| is_bpf_header(&bytes))
-}
-
+/// Whether a file starts as an ELF relocatable for the BPF machine, little-endian.
 fn is_bpf_header(bytes: &[u8]) -> bool {
     const CLASS_64_LITTLE_ENDIAN: [u8; 2] = [2, 1];
     const RELOCATABLE_FOR_BPF: [u8; 4] = [1, 0, 247, 0];

@@ -23,8 +23,9 @@ use super::{
     session::{KernelFilters, Options, SessionError, map_error},
 };
 
-/// The kernel side.
-pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("IPC_TRACE_EBPF_OBJECT"));
+/// The kernel side, with plain loads where they are allowed, and without any.
+static PLAIN: &[u8] = aya::include_bytes_aligned!(env!("IPC_TRACE_EBPF_PLAIN"));
+static PROBE: &[u8] = aya::include_bytes_aligned!(env!("IPC_TRACE_EBPF_PROBE"));
 
 /// Programs that every plan needs, and the tracepoints that they hook. The gate is closed until the
 /// session is begun, so their order does not matter.
@@ -43,7 +44,7 @@ pub enum AttachError {
     /// Another flavour or backend would not help.
     Session(SessionError),
     /// Another flavour may.
-    Tracepoint(String),
+    Flavour(String),
     /// A plan without these functions may: each with the reason.
     Functions(BTreeMap<&'static str, String>),
     /// A plan without any function may.
@@ -98,7 +99,7 @@ pub(super) fn attach(
     let syscall = if plan.syscall_kinds == 0 { &[][..] } else { &SYSCALL };
     for (name, tracepoint) in CONTROL.iter().chain(syscall) {
         attach_tracepoint(&mut ebpf, flavour, name, tracepoint, btf).map_err(|reason| {
-            AttachError::Tracepoint(format!("program {name} on {tracepoint}: {reason}"))
+            AttachError::Flavour(format!("program {name} on {tracepoint}: {reason}"))
         })?;
     }
     log::debug!("all programs were attached after {:?}", begin.elapsed());
@@ -112,7 +113,11 @@ fn load(
     options: &Options,
     btf: Option<&Btf>,
 ) -> Result<Ebpf, SessionError> {
-    let fields = layout.constants(flavour == Flavour::Btf);
+    let object = match flavour {
+        Flavour::Btf => PLAIN,
+        Flavour::Raw => PROBE,
+    };
+    let fields = layout.constants();
     let dispatch = hooks::dispatch(options.native, dispatched(plan.syscall_kinds));
     let any = hooks::any(&dispatch);
     let is_x86 = u32::from(options.native == Abi::X86_64);
@@ -133,7 +138,7 @@ fn load(
         .override_global("OPS", &filters.ops, true)
         .override_global("MIN_DURATION_NS", &filters.min_duration_ns, true)
         .map_max_entries("EVENTS", options.ring_bytes)
-        .load(OBJECT)
+        .load(object)
         .map_err(|e| SessionError::Maps(root_cause(&e)))?;
     fill_filters(&mut ebpf, filters)?;
     // Zero, as it is; here so that no other value can slip in unseen.
@@ -156,7 +161,7 @@ fn attach_tracepoint(
             program.attach().map_err(|e| describe(&e))?;
         }
         (Flavour::Raw | Flavour::Btf, _) => {
-            let program: &mut RawTracePoint = program(ebpf, &format!("{name}_raw"))?;
+            let program: &mut RawTracePoint = program(ebpf, name)?;
             program.load().map_err(|e| describe(&e))?;
             program.attach(tracepoint).map_err(|e| describe(&e))?;
         }
@@ -165,10 +170,16 @@ fn attach_tracepoint(
 }
 
 /// Puts programs on functions. Where one fails, the others are tried: a new plan can leave out all
-/// that fail. Where fentry programs are refused altogether, the first one tells.
+/// that fail. Where fentry programs are refused altogether, or none of this flavour is taken, the
+/// first ones tell.
 fn attach_functions(ebpf: &mut Ebpf, hooks: &[Hook], btf: &Btf) -> Result<(), AttachError> {
+    const FIRST: usize = 2;
     let mut failed = BTreeMap::new();
-    for hook in hooks {
+    for (at, hook) in hooks.iter().enumerate() {
+        if at == FIRST && failed.len() == FIRST {
+            let reasons = failed.iter().map(|(name, reason)| format!("{name}: {reason}"));
+            return Err(AttachError::Flavour(reasons.collect::<Vec<_>>().join("; ")));
+        }
         match attach_function(ebpf, hook, btf) {
             Ok(()) => {}
             Err(error) if is_refusal(&error) => {
@@ -303,7 +314,6 @@ mod tests {
     /// Table and object match: each function has its programs, and each program its function.
     #[test]
     fn every_function_of_the_table_has_its_programs_and_no_other() {
-        let object = aya_obj::Object::parse(OBJECT).unwrap();
         let native = crate::kernel::plan::native_abi(std::env::consts::ARCH).unwrap();
         let here = ENTRIES.iter().filter(|entry| abis(native).contains(&entry.abi));
         let mut expected = BTreeSet::new();
@@ -317,16 +327,15 @@ mod tests {
                 expected.insert(name);
             }
         }
-        let found: BTreeSet<String> = object
-            .programs
-            .iter()
-            .filter(|(_, program)| {
+        for object in [PLAIN, PROBE] {
+            let object = aya_obj::Object::parse(object).unwrap();
+            let on_functions = object.programs.iter().filter(|(_, program)| {
                 use aya_obj::ProgramSection::{FEntry, FExit};
                 matches!(program.section, FEntry { .. } | FExit { .. })
-            })
-            .map(|(name, _)| name.clone())
-            .collect();
-        assert_eq!(found, expected);
+            });
+            let found: BTreeSet<_> = on_functions.map(|(name, _)| name.clone()).collect();
+            assert_eq!(found, expected);
+        }
     }
 
     #[test]

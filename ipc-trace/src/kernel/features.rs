@@ -79,6 +79,27 @@ fn missing(set: u64) -> Result<(), MissingCapabilities> {
     if missing.is_empty() { Ok(()) } else { Err(MissingCapabilities { missing }) }
 }
 
+/// Whether the kernel has no x32 calls: it knows none of them, and no seccomp filter of this process,
+/// which `/proc/self/status` under `proc` would show, has answered in its place.
+#[must_use]
+pub fn has_no_x32(proc: &Path) -> bool {
+    let unfiltered = fs::read_to_string(proc.join("self/status"))
+        .is_ok_and(|status| status.lines().any(|line| line == "Seccomp:\t0"));
+    unfiltered && !x32_answers()
+}
+
+#[cfg(target_arch = "x86_64")]
+fn x32_answers() -> bool {
+    let getpid = libc::SYS_getpid | ipc_trace_common::hooks::X32_BIT as i64;
+    // SAFETY: getpid takes no arguments.
+    unsafe { libc::syscall(getpid) != -1 || nix::errno::Errno::last() != nix::errno::Errno::ENOSYS }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+const fn x32_answers() -> bool {
+    false
+}
+
 /// The inode number of a namespace file, such as `/proc/self/ns/ipc`.
 ///
 /// # Errors

@@ -7,7 +7,7 @@ use std::{
 
 use ipc_trace_common::{
     hooks::ENTRIES,
-    layout::{self, FIELDS, Field, FieldSpec, Need, Offset, Place, Way},
+    layout::{self, FIELDS, Field, FieldSpec, Need, Place},
 };
 
 use super::btf::Types;
@@ -114,17 +114,13 @@ impl Layout {
         &self.functions
     }
 
-    /// What the programs get. Where `plain_loads` are not allowed, every field is read with the
-    /// helper.
+    /// What the programs get.
     #[must_use]
-    pub fn constants(&self, plain_loads: bool) -> [u32; layout::COUNT] {
-        let mut constants = [Offset::ABSENT.0; layout::COUNT];
+    pub fn constants(&self) -> [u32; layout::COUNT] {
+        let mut constants = [layout::ABSENT; layout::COUNT];
         for (constant, row) in constants.iter_mut().zip(&self.rows) {
             if let Some((_, bytes)) = row.found {
-                *constant = match row.spec.way {
-                    Way::Direct if plain_loads => Offset::direct(bytes).0,
-                    Way::Direct | Way::Probe | Way::Offset => Offset::probe(bytes).0,
-                };
+                *constant = bytes;
             }
         }
         constants
@@ -192,24 +188,17 @@ mod tests {
 
     #[test]
     fn a_missing_optional_field_says_what_is_lost() {
-        let layout = Layout::resolve(|_, path| (path != "ns.ns_id").then_some(8)).unwrap();
-        let losses: Vec<_> = layout.losses().collect();
+        let found = Layout::resolve(|_, path| (path != "ns.ns_id").then_some(8)).unwrap();
+        let losses: Vec<_> = found.losses().collect();
         assert_eq!(losses.len(), 1);
         assert_eq!(losses[0].0, "ipc_namespace.ns.ns_id");
-        assert_eq!(layout.constants(true)[Field::IpcNsId as usize], Offset::ABSENT.0);
+        assert_eq!(found.constants()[Field::IpcNsId as usize], layout::ABSENT);
     }
 
     #[test]
     fn a_missing_required_field_is_an_error_that_names_it() {
         let error = Layout::resolve(|_, path| (path != "nsproxy").then_some(8)).unwrap_err();
         assert!(error.to_string().contains("task_struct.nsproxy"), "{error}");
-    }
-
-    #[test]
-    fn without_plain_loads_every_field_is_probed() {
-        let layout = Layout::resolve(|_, _| Some(16)).unwrap();
-        assert!(layout.constants(false).iter().all(|c| c & Offset::PROBE != 0));
-        assert!(layout.constants(true).iter().any(|c| c & Offset::PROBE == 0));
     }
 
     #[test]

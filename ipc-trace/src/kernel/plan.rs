@@ -69,6 +69,8 @@ pub struct Features {
     pub described: BTreeSet<&'static str>,
     /// Functions of the hook table that the kernel has; `None`: not known
     pub present: Option<BTreeSet<&'static str>>,
+    /// The kernel has no x32 calls
+    pub no_x32: bool,
     /// Why fentry programs can't be used; `None`: nothing is known against them
     pub fentry_refused: Option<String>,
     /// Functions that programs can't be used on, and why: found out by trying
@@ -208,11 +210,12 @@ pub fn plan(choice: Choice, native: Abi, features: &Features) -> Result<Plan, No
 /// Whether the functions that BTF describes are enough for every way in. If not, it matters which
 /// others the kernel has.
 #[must_use]
-pub fn describes_all(native: Abi, described: &BTreeSet<&'static str>) -> bool {
+pub fn describes_all(native: Abi, features: &Features) -> bool {
     ENTRIES
         .iter()
         .filter(|entry| abis(native).contains(&entry.abi))
-        .all(|entry| entry.functions.iter().any(|name| described.contains(name)))
+        .filter(|entry| !(entry.abi == Abi::X32 && features.no_x32))
+        .all(|entry| entry.functions.iter().any(|name| features.described.contains(name)))
 }
 
 /// What is seen: the operations, and moves between namespaces.
@@ -249,6 +252,9 @@ fn function_of(way: &WayIn, features: &Features) -> Result<Option<&'static str>,
             Some(reason) => Err(format!("{name}: {reason}")),
             None => Ok(Some(name)),
         };
+    }
+    if way.abi == Abi::X32 && features.no_x32 {
+        return Ok(None);
     }
     match &features.present {
         Some(present) if !names.iter().any(|name| present.contains(name)) => Ok(None),

@@ -224,7 +224,7 @@ impl Session {
                     return Err(SessionError::Functions(reasons));
                 }
                 Err(AttachError::Fentry(reason)) => return Err(SessionError::Fentry(reason)),
-                Err(AttachError::Tracepoint(reason)) => {
+                Err(AttachError::Flavour(reason)) => {
                     fallbacks.push(format!("{flavour}: {reason}"));
                 }
             }

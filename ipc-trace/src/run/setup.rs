@@ -137,22 +137,23 @@ pub(crate) fn start(
     layout: &Layout,
     options: &Options,
 ) -> Result<(Plan, Session, Census), SetupError> {
-    let mut features = Features {
+    let mut known = Features {
         kernel_btf: Path::new(KERNEL_BTF).exists(),
         described: layout.functions().clone(),
+        no_x32: features::has_no_x32(Path::new("/proc")),
         ..Features::default()
     };
     // A quarter of a million lines, which matter only where BTF leaves something open.
-    if choice != Choice::Syscall && !plan::describes_all(options.native, layout.functions()) {
-        features.present = attach::present_functions(Path::new(KALLSYMS));
+    if choice != Choice::Syscall && !plan::describes_all(options.native, &known) {
+        known.present = attach::present_functions(Path::new(KALLSYMS));
     }
     loop {
-        let plan = plan::plan(choice, options.native, &features)?;
+        let plan = plan::plan(choice, options.native, &known)?;
         match Session::start(&plan, layout, options) {
             Ok((session, census)) => return Ok((plan, session, census)),
             // Each time there are fewer functions left to try.
-            Err(SessionError::Functions(reasons)) => features.unusable.extend(reasons),
-            Err(SessionError::Fentry(reason)) => features.fentry_refused = Some(reason),
+            Err(SessionError::Functions(reasons)) => known.unusable.extend(reasons),
+            Err(SessionError::Fentry(reason)) => known.fentry_refused = Some(reason),
             Err(error) => return Err(error.into()),
         }
     }
