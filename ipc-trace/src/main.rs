@@ -7,7 +7,7 @@ use ipc_trace::{
     cli::{Cli, Command},
     run::{self, RunError},
     schema,
-    sinks::output::OutputError,
+    sinks::output::{self, OutputError},
 };
 
 fn main() -> ExitCode {
@@ -22,13 +22,13 @@ fn main() -> ExitCode {
         Command::Live(args) => run::run(true, args),
         Command::Report(args) => run::run(false, args),
         Command::Schema { of } => {
-            println!("{}", schema::of(*of));
-            Ok(ExitCode::SUCCESS)
+            output::print(&schema::of(*of)).map(|()| ExitCode::SUCCESS).map_err(RunError::from)
         }
     };
     result.unwrap_or_else(|error| {
         if !matches!(error, RunError::Output(OutputError::Closed)) {
-            eprintln!("ipc-trace: error: {error}");
+            // Where this can't be written either, the exit status still says it.
+            let _ = writeln!(std::io::stderr(), "ipc-trace: error: {error}");
         }
         error.status()
     })

@@ -270,6 +270,7 @@ impl Run {
 
     /// What is looked at now and then.
     fn tick(&mut self) -> Result<AllCounts, RunError> {
+        self.output.check()?;
         self.pipeline.tracker.clock.follow();
         self.list();
         let counts = self.setup.session.counts()?;
