@@ -182,8 +182,9 @@ pub const NUMBERS: usize = 1024;
 /// The tables of one architecture, one after the other: 64-bit calls, 32-bit calls, x32.
 pub type Dispatch = [u8; 3 * NUMBERS];
 
-/// What [`Dispatch`] becomes for the machine architecture: `"x86_64"` or `"aarch64"`.
-pub const fn dispatch(native: Abi) -> Dispatch {
+/// What [`Dispatch`] becomes for the machine architecture, `"x86_64"` or `"aarch64"`, when the kinds
+/// of code in `kinds` (bits of [`Code::bit`]) are wanted.
+pub const fn dispatch(native: Abi, kinds: u32) -> Dispatch {
     let abis = match native {
         Abi::Aarch64 | Abi::Arm => [Abi::Aarch64, Abi::Arm],
         Abi::X86_64 | Abi::I386 | Abi::X32 => [Abi::X86_64, Abi::I386],
@@ -192,6 +193,10 @@ pub const fn dispatch(native: Abi) -> Dispatch {
     let mut i = 0;
     while i < ENTRIES.len() {
         let entry = &ENTRIES[i];
+        i += 1;
+        if kinds & entry.code.bit() == 0 {
+            continue;
+        }
         let at = entry.number as usize;
         if entry.abi as u8 == abis[0] as u8 {
             table[at] = entry.code.0;
@@ -200,9 +205,48 @@ pub const fn dispatch(native: Abi) -> Dispatch {
         } else if entry.abi as u8 == Abi::X32 as u8 && matches!(abis[0], Abi::X86_64) {
             table[2 * NUMBERS + at] = entry.code.0;
         }
-        i += 1;
     }
     table
+}
+
+/// Kinds of code that `ipc(2)` must be looked at for: operations that it multiplexes.
+pub const fn multiplexed_kinds() -> u32 {
+    let mut kinds = 0;
+    let mut i = 0;
+    while i < MULTIPLEXED.len() {
+        kinds |= MULTIPLEXED[i].1.bit();
+        i += 1;
+    }
+    kinds
+}
+
+/// The first row whose system call `function` implements. The programs of backend `function` name
+/// their rows so: one that is not in the table does not compile.
+///
+/// # Panics
+/// No row names it.
+pub const fn row_of(function: &str) -> usize {
+    let mut i = 0;
+    while i < ENTRIES.len() {
+        let mut j = 0;
+        while j < ENTRIES[i].functions.len() {
+            if equal(ENTRIES[i].functions[j], function) {
+                return i;
+            }
+            j += 1;
+        }
+        i += 1;
+    }
+    panic!("no row of the hook table names this function");
+}
+
+const fn equal(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut i = 0;
+    while i < a.len() && i < b.len() && a[i] == b[i] {
+        i += 1;
+    }
+    i == a.len() && i == b.len()
 }
 
 /// For each number: `1` when it means something in any table of `dispatch`. The programs look here
@@ -267,5 +311,23 @@ mod tests {
         for code in [Code::IPC, Code::UNSHARE, Code::SETNS] {
             assert_eq!(code.op(), None);
         }
+    }
+
+    #[test]
+    fn a_function_does_one_thing_whatever_the_abi() {
+        for entry in ENTRIES {
+            for function in entry.functions {
+                let first = &ENTRIES[row_of(function)];
+                assert_eq!(first.code, entry.code, "{function}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_dispatch_table_has_what_is_wanted_alone() {
+        let semop = dispatch(Abi::X86_64, Op::Semop.bit());
+        assert_eq!(semop.iter().filter(|code| **code != 0).count(), 2 + 1 + 2);
+        assert_eq!(semop[29], 0);
+        assert!(dispatch(Abi::X86_64, 0).iter().all(|code| *code == 0));
     }
 }

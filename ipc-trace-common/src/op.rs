@@ -144,6 +144,11 @@ impl Code {
         self.0 & Self::KIND_BITS
     }
 
+    /// Its bit in a set of kinds: that of the operation, or of the special value.
+    pub const fn bit(self) -> u32 {
+        1 << self.kind()
+    }
+
     /// The operation, if it is one.
     pub const fn op(self) -> Option<Op> {
         Op::from_number(self.kind())

@@ -273,8 +273,6 @@ pub struct ContextRecord {
     pub reserved: u32,
     /// The executable's path, last component first, each followed by a NUL
     pub exe: [u8; EXE_LEN],
-    /// Room that the verifier asks for beyond the last component
-    pub exe_slack: [u8; 256],
 }
 
 /// A namespace: its first appearance in a ring, or its line in the census.
@@ -418,7 +416,7 @@ const _: () = {
     assert!(size_of::<QueueRef>() == 24);
     assert!(size_of::<QueuePart>() == 88);
     assert!(size_of::<NamePart>() == 24 + 32 + 8 + NAME_LEN);
-    assert!(size_of::<ContextRecord>() == 96 + EXE_LEN + 256);
+    assert!(size_of::<ContextRecord>() == 96 + EXE_LEN);
     assert!(size_of::<NamespaceRecord>() == 32);
     assert!(size_of::<MoveRecord>() == 80);
     assert!(size_of::<ExitRecord>() == 32);

@@ -1,6 +1,6 @@
 //! The values of the maps that both sides touch, the filters' bits and the counters.
 
-use crate::op;
+use crate::{hooks, op};
 
 /// Counters of one operation on one CPU: `seen = filtered + emitted + dropped`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,17 +77,28 @@ pub mod filter {
 /// What the programs do: the low half of the gate. The high half is the tracer's own process, in the
 /// initial pid namespace, which is not traced.
 pub mod gate {
+    /// Nothing yet: programs only mark that they were run, for the self-test
+    pub const TEST: u32 = 0;
     /// Moves, births and ends only
-    pub const CONTROL: u32 = 0;
+    pub const CONTROL: u32 = 1;
     /// Everything
-    pub const OPEN: u32 = 1;
+    pub const OPEN: u32 = 2;
     /// Nothing more
-    pub const CLOSED: u32 = 2;
+    pub const CLOSED: u32 = 3;
 
     /// The gate's value.
     pub const fn value(gate: u32, self_pid: u32) -> u64 {
         (self_pid as u64) << 32 | gate as u64
     }
+}
+
+/// Places in the table of programs that were run while the gate stood at `gate::TEST`: by the row
+/// of the hook table, the one at the entry of its function and then the one at its return.
+pub const FIRED: u32 = 2 * hooks::ENTRIES.len() as u32;
+
+/// The place of the program on the function of a row.
+pub const fn fired_at(row: usize, entry: bool) -> u32 {
+    (2 * row + if entry { 0 } else { 1 }) as u32
 }
 
 /// The first inode number that the namespace table covers. `PROC_IPC_INIT_INO` is 0xEFFFFFFF and

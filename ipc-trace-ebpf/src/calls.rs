@@ -14,22 +14,21 @@ use ipc_trace_common::{
         CallRecord, CtlPart, Kind, MsgPart, NO_DURATION, NamePart, NsRef, QueuePart, QueueRef,
         SemopPart, VERSION,
     },
-    state::Counters,
+    state::{Counters, fired_at},
 };
 
 use crate::{
     context, detail,
     detail::Facts,
     filters::{self, Subject},
-    maps::{self, Count, EVENTS},
+    maps::{self, Count, EVENTS, Gate},
     memory::{current_task, field, kernel},
     moves, namespaces, queues,
-    registers::{Call, worth_a_look},
+    registers::{Call, Function, worth_a_look},
     slots,
 };
 
-/// `sys_enter`: remembers when a call that can block began, what its descriptor leads to, and the
-/// namespace that a thread may be about to leave.
+/// `sys_enter`.
 #[inline(always)]
 pub(crate) fn enter(regs: u64, number: u64) {
     if !worth_a_look(number) {
@@ -41,9 +40,69 @@ pub(crate) fn enter(regs: u64, number: u64) {
         return;
     }
     let task = current_task();
-    let Some(call) = Call::new(task, regs, number) else {
+    if let Some(call) = Call::new(task, regs, number) {
+        entered(gate, pid_tgid, task, call);
+    }
+}
+
+/// `sys_exit`.
+#[inline(always)]
+pub(crate) fn exit(regs: u64, ret: i64) {
+    let number: u64 = field(regs, Field::RegNumber);
+    if !worth_a_look(number) {
         return;
-    };
+    }
+    let gate = maps::gate();
+    let pid_tgid = bpf_get_current_pid_tgid();
+    if gate.keeps_out((pid_tgid >> 32) as u32) {
+        slots::call_ends(pid_tgid);
+        return;
+    }
+    let task = current_task();
+    if let Some(call) = Call::new(task, regs, number) {
+        returned(gate, pid_tgid, task, call, ret);
+    }
+}
+
+/// Entry of a function that implements a system call.
+#[inline(always)]
+pub(crate) fn enter_function(function: Function, regs: u64) {
+    let gate = maps::gate();
+    let pid_tgid = bpf_get_current_pid_tgid();
+    if gate.keeps_out((pid_tgid >> 32) as u32) {
+        if gate.is_test() {
+            maps::fired(fired_at(function.row, true));
+        }
+        return;
+    }
+    let task = current_task();
+    if let Some(call) = Call::of_function(task, regs, function) {
+        entered(gate, pid_tgid, task, call);
+    }
+}
+
+/// Return of that function.
+#[inline(always)]
+pub(crate) fn exit_function(function: Function, regs: u64, ret: i64) {
+    let gate = maps::gate();
+    let pid_tgid = bpf_get_current_pid_tgid();
+    if gate.keeps_out((pid_tgid >> 32) as u32) {
+        if gate.is_test() {
+            maps::fired(fired_at(function.row, false));
+        }
+        slots::call_ends(pid_tgid);
+        return;
+    }
+    let task = current_task();
+    if let Some(call) = Call::of_function(task, regs, function) {
+        returned(gate, pid_tgid, task, call, ret);
+    }
+}
+
+/// Remembers when a call that can block began, what its descriptor leads to, and the namespace that
+/// a thread may be about to leave.
+#[inline(always)]
+fn entered(gate: Gate, pid_tgid: u64, task: u64, call: Call) {
     let Some(op) = call.code.op() else {
         if let Some(slot) = slots::find_or_take(pid_tgid) {
             slot.from = namespaces::identify(namespaces::of_task(task));
@@ -68,23 +127,9 @@ pub(crate) fn enter(regs: u64, number: u64) {
     slot.enter_ns = unsafe { bpf_ktime_get_boot_ns() };
 }
 
-/// `sys_exit`: the event.
+/// The event.
 #[inline(always)]
-pub(crate) fn exit(regs: u64, ret: i64) {
-    let number: u64 = field(regs, Field::RegNumber);
-    if !worth_a_look(number) {
-        return;
-    }
-    let gate = maps::gate();
-    let pid_tgid = bpf_get_current_pid_tgid();
-    if gate.keeps_out((pid_tgid >> 32) as u32) {
-        slots::call_ends(pid_tgid);
-        return;
-    }
-    let task = current_task();
-    let Some(call) = Call::new(task, regs, number) else {
-        return;
-    };
+fn returned(gate: Gate, pid_tgid: u64, task: u64, call: Call, ret: i64) {
     let Some(op) = call.code.op() else {
         moves::returned(task, pid_tgid, call.code, ret);
         return;

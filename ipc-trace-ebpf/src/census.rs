@@ -17,7 +17,7 @@ use ipc_trace_common::{
 };
 
 use crate::{
-    context,
+    context, executables,
     maps::{self, WALK},
     memory::{exists, field, kernel},
     namespaces, slots,
@@ -68,6 +68,10 @@ fn census(ctx: *mut u64) -> i32 {
     if number == 0 {
         log_diagnostics(ctx);
         begin(walk, task);
+    }
+    // Those that run already; from then on, exec tells.
+    if !maps::gate().is_open() {
+        executables::found(task);
     }
     // When the buffer is full, the kernel throws away what was written for this task and comes back
     // with it (`bpf_seq_read`, kernel/bpf/bpf_iter.c): the walk goes on only when all got in.

@@ -19,6 +19,8 @@ constants! {
     DISPATCH: Dispatch = [0; 3 * NUMBERS];
     /// Numbers that mean something in any ABI
     DISPATCH_ANY: [u8; NUMBERS] = [0; NUMBERS];
+    /// Kinds of code that backend `syscall` sees; the others are backend `function`'s
+    SYSCALL_KINDS: u32 = 0;
     /// Bits of [`ipc_trace_common::state::filter`]
     FILTERS: u32 = 0;
     /// Operations to keep, with `filter::OP`

@@ -8,11 +8,11 @@ use aya_ebpf::{
 };
 use ipc_trace_common::{
     layout::Field,
-    record::{ContextRecord, EXE_LEN, Header, Kind, NsRef, VERSION, flag},
+    record::{ContextRecord, Header, Kind, NsRef, VERSION},
 };
 
 use crate::{
-    maps,
+    executables, maps,
     memory::{exists, field, kernel, kernel_bytes},
     slots::Slot,
 };
@@ -44,7 +44,7 @@ pub(crate) fn ensure(slot: &mut Slot, task: u64, ns: NsRef) -> u64 {
 /// Sends the context of `task`: its number, or `0` when the ring was full.
 ///
 /// A global function, so that the verifier looks at it once and not once for each way that leads
-/// here: the walk along a path is the longest thing that it has to follow.
+/// here.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn send_context(task: u64, pid_tgid: u64, inum: u32, generation: u32) -> u64 {
@@ -80,7 +80,7 @@ extern "C" fn send_context(task: u64, pid_tgid: u64, inum: u32, generation: u32)
         (*record).mnt_ns = field(field(nsproxy, Field::NsproxyMnt), Field::MntNsInum);
         (*record).pid_ns = pid_namespace(task);
 
-        let (len, flags) = executable(task, core::ptr::addr_of_mut!((*record).exe).cast());
+        let (len, flags) = executables::path(task, core::ptr::addr_of_mut!((*record).exe).cast());
         (*record).exe_len = len;
         (*record).header = header(Kind::Context, flags);
         submit(record);
@@ -112,63 +112,4 @@ fn pid_namespace(task: u64) -> u32 {
     // struct upid { int nr; struct pid_namespace *ns; }: 16 bytes on every 64-bit kernel.
     let upid = pid + bytes(Field::PidNumbers) + u64::from(level) * 16;
     field(field(upid, Field::UpidNs), Field::PidNsInum)
-}
-
-/// Components of a path that are followed.
-const DEPTH: u32 = 24;
-
-/// Writes the path of the task's executable to `to`, last component first: the bytes used, and
-/// `TRUNCATED`, `DELETED`. As `prepend_path` (fs/d_path.c) walks, but to the root of the mount
-/// tree and not to the root directory of whoever asks.
-#[inline(always)]
-fn executable(task: u64, to: *mut u8) -> (u32, u32) {
-    if !exists(Field::MmExeFile) || !exists(Field::FileDentry) || !exists(Field::MountParent) {
-        return (0, flag::TRUNCATED);
-    }
-    let mm = field(task, Field::TaskMm);
-    let file: u64 = field(mm, Field::MmExeFile);
-    if mm == 0 || file == 0 {
-        return (0, 0);
-    }
-    let mut dentry: u64 = field(file, Field::FileDentry);
-    let mut vfsmount: u64 = field(file, Field::FileMount);
-    let mut flags = 0;
-    if exists(Field::DentryHashed) {
-        let unhashed = field::<u64>(dentry, Field::DentryHashed) == 0;
-        let root = field::<u64>(dentry, Field::DentryParent) == dentry;
-        if unhashed && !root {
-            flags |= flag::DELETED;
-        }
-    }
-    let mut len: u32 = 0;
-    for _ in 0..DEPTH {
-        let parent: u64 = field(dentry, Field::DentryParent);
-        if dentry == field::<u64>(vfsmount, Field::VfsmountRoot) || dentry == parent {
-            let mount = vfsmount - bytes(Field::MountVfsmount);
-            let above: u64 = field(mount, Field::MountParent);
-            if above == mount || above == 0 {
-                return (len, flags);
-            }
-            dentry = field(mount, Field::MountMountpoint);
-            vfsmount = above + bytes(Field::MountVfsmount);
-            continue;
-        }
-        let name: u64 = field(dentry, Field::DentryName);
-        let name_len = field::<u32>(dentry, Field::DentryNameLen) & 0xff;
-        if len + name_len + 1 > EXE_LEN as u32 {
-            return (len, flags | flag::TRUNCATED);
-        }
-        let at = len & (EXE_LEN as u32 - 1);
-        // SAFETY: `at` is below EXE_LEN and a name has at most 255 bytes: `exe_slack` has room for
-        // one and its NUL beyond.
-        unsafe {
-            if !kernel_bytes(to.add(at as usize), name_len, name) {
-                return (len, flags | flag::TRUNCATED);
-            }
-            to.add(at as usize + name_len as usize).write_volatile(0);
-        }
-        len = at + name_len + 1;
-        dentry = parent;
-    }
-    (len, flags | flag::TRUNCATED)
 }

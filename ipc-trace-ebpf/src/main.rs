@@ -1,4 +1,5 @@
-//! The kernel side of ipc-trace: the programs' entry points, each a few lines long.
+//! The kernel side of ipc-trace. Here are the entry points of the tracepoints' programs, each a few
+//! lines long.
 //!
 //! | module | its job |
 //! | --- | --- |
@@ -9,8 +10,10 @@
 //! | [`slots`] | what is remembered of a thread: its context, the call that it is in |
 //! | [`namespaces`] | identity of IPC namespaces: number and generation |
 //! | [`context`] | who a thread is, sent once |
+//! | [`executables`] | paths of executables |
 //! | [`queues`] | from a descriptor to a queue and its namespace |
 //! | [`filters`] | which calls are wanted |
+//! | [`functions`] | the entry points of backend `function` |
 //! | [`calls`] | entry and return of a call |
 //! | [`detail`] | what belongs to one operation: semaphore operations, names, time limits |
 //! | [`moves`] | namespaces entered and made |
@@ -29,7 +32,9 @@ mod census;
 mod constants;
 mod context;
 mod detail;
+mod executables;
 mod filters;
+mod functions;
 mod maps;
 mod memory;
 mod moves;
@@ -40,8 +45,8 @@ mod slots;
 
 use aya_ebpf::{
     EbpfContext as _,
-    macros::{btf_tracepoint, fentry, raw_tracepoint},
-    programs::{BtfTracePointContext, FEntryContext, RawTracePointContext},
+    macros::{btf_tracepoint, raw_tracepoint},
+    programs::{BtfTracePointContext, RawTracePointContext},
 };
 
 /// Argument `n` of a tracepoint. BTF tracepoints and raw tracepoints lay them out alike: an array
@@ -86,16 +91,11 @@ tracepoint!(task_newtask, task_newtask_raw, "task_newtask", |ctx| {
 // TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm),
 // include/trace/events/sched.h
 tracepoint!(process_exec, process_exec_raw, "sched_process_exec", |ctx| {
-    slots::forget_context(argument!(ctx, 1) as u32)
+    slots::forget_context(argument!(ctx, 1) as u32);
+    executables::executed(memory::current_task())
 });
 // TP_PROTO(struct task_struct *p), since 6.15 with a second argument
 tracepoint!(process_exit, process_exit_raw, "sched_process_exit", |_ctx| slots::thread_ends());
-
-/// Does nothing. Whether it loads tells whether the kernel takes fentry programs.
-#[fentry]
-fn fentry_probe(_ctx: FEntryContext) -> i32 {
-    0
-}
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

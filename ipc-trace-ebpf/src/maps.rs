@@ -9,7 +9,10 @@ use aya_ebpf::{
 use ipc_trace_common::{
     op,
     record::NsRef,
-    state::{CONTROL_ROW, COUNTER_ROWS, Counters, DIAGNOSTICS, Diagnostic, DropKey, INUMS, gate},
+    state::{
+        CONTROL_ROW, COUNTER_ROWS, Counters, DIAGNOSTICS, Diagnostic, DropKey, FIRED as PROGRAMS,
+        INUMS, gate,
+    },
 };
 
 use crate::slots::Slot;
@@ -47,6 +50,9 @@ pub(crate) static QUEUES: Array<crate::queues::Met> = Array::with_max_entries(1 
 /// [0]: see [`ipc_trace_common::state::gate`].
 #[map]
 static GATE: Array<u64> = Array::with_max_entries(1, 0);
+/// By [`ipc_trace_common::state::fired_at`]: whether the program was run.
+#[map]
+static FIRED: Array<u32> = Array::with_max_entries(PROGRAMS, 0);
 #[map]
 static DIAGNOSTIC_COUNTS: Array<u64> = Array::with_max_entries(DIAGNOSTICS, 0);
 #[map]
@@ -85,16 +91,32 @@ impl Gate {
         self.0 as u32 == gate::OPEN
     }
 
-    /// Whether nothing is wanted of this process: tracing has ended, or it is the tracer.
+    /// Whether programs only mark that they were run.
+    #[inline(always)]
+    pub(crate) fn is_test(self) -> bool {
+        self.0 as u32 == gate::TEST
+    }
+
+    /// Whether nothing is wanted of this process: tracing has ended or has not begun, or it is the
+    /// tracer.
     #[inline(always)]
     pub(crate) fn keeps_out(self, pid: u32) -> bool {
-        self.0 as u32 == gate::CLOSED || self.is_self(pid)
+        self.0 as u32 == gate::CLOSED || self.is_test() || self.is_self(pid)
     }
 
     /// Whether this process is the tracer.
     #[inline(always)]
     pub(crate) fn is_self(self, pid: u32) -> bool {
         (self.0 >> 32) as u32 == pid
+    }
+}
+
+/// Marks that a program was run.
+#[inline(always)]
+pub(crate) fn fired(at: u32) {
+    if let Some(mark) = FIRED.get_ptr_mut(at) {
+        // SAFETY: the map gave the pointer; all write the same.
+        unsafe { mark.write_volatile(1) };
     }
 }
 

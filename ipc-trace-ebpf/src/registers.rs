@@ -25,6 +25,17 @@ pub(crate) struct Call {
     pub(crate) multiplexed: u32,
 }
 
+/// A function that implements a system call: the first row of the hook table that names it.
+#[derive(Clone, Copy)]
+pub(crate) struct Function {
+    /// The row's place
+    pub(crate) row: usize,
+    /// Its ABI
+    pub(crate) abi: Abi,
+    /// What it does
+    pub(crate) code: Code,
+}
+
 /// Whether a number can be one of ours. Cheap: this is what every other call of the host pays.
 #[inline(always)]
 pub(crate) fn worth_a_look(number: u64) -> bool {
@@ -35,22 +46,42 @@ impl Call {
     /// The call with that number, of `task`, if it is one of ours.
     #[inline(always)]
     pub(crate) fn new(task: u64, regs: u64, number: u64) -> Option<Self> {
-        let compat = field::<u32>(task, Field::TaskAbi) & constant!(COMPAT_BIT) != 0;
         let x86 = constant!(IS_X86) != 0;
-        let (table, abi) = match (compat, x86) {
+        let (table, abi) = match (is_compat(task), x86) {
             (true, true) => (1, Abi::I386),
             (true, false) => (1, Abi::Arm),
             (false, true) if number & X32_BIT != 0 => (2, Abi::X32),
             (false, true) => (0, Abi::X86_64),
             (false, false) => (0, Abi::Aarch64),
         };
-        let mut code = Code(code(table, number));
-        let mut multiplexed = 0;
-        if code.0 == Code::IPC.0 {
-            multiplexed = field::<u64>(regs, Field::RegCompatArg0) as u32;
-            code = demultiplex(multiplexed);
+        let code = Code(code(table, number));
+        if code.0 == 0 { None } else { Self::with(regs, abi, code, constant!(SYSCALL_KINDS)) }
+    }
+
+    /// The call that a function implements.
+    #[inline(always)]
+    pub(crate) fn of_function(task: u64, regs: u64, function: Function) -> Option<Self> {
+        // Where the arguments are the same for both, one function serves two ABIs.
+        let abi = match function.abi {
+            Abi::X86_64 if field::<u64>(regs, Field::RegNumber) & X32_BIT != 0 => Abi::X32,
+            Abi::Aarch64 if is_compat(task) => Abi::Arm,
+            abi => abi,
+        };
+        Self::with(regs, abi, function.code, !constant!(SYSCALL_KINDS))
+    }
+
+    /// `kinds`: which operations of `ipc(2)` are this backend's.
+    #[inline(always)]
+    fn with(regs: u64, abi: Abi, code: Code, kinds: u32) -> Option<Self> {
+        if code.0 != Code::IPC.0 {
+            return Some(Self { regs, abi, code, multiplexed: 0 });
         }
-        if code.0 == 0 { None } else { Some(Self { regs, abi, code, multiplexed }) }
+        let multiplexed = field::<u64>(regs, Field::RegCompatArg0) as u32;
+        let code = demultiplex(multiplexed);
+        if code.0 == 0 || kinds & 1u32.wrapping_shl(u32::from(code.kind())) == 0 {
+            return None;
+        }
+        Some(Self { regs, abi, code, multiplexed })
     }
 
     #[inline(always)]
@@ -138,6 +169,12 @@ impl Call {
         };
         (arguments, flags)
     }
+}
+
+/// Whether the task is in a 32-bit call.
+#[inline(always)]
+fn is_compat(task: u64) -> bool {
+    field::<u32>(task, Field::TaskAbi) & constant!(COMPAT_BIT) != 0
 }
 
 static MULTIPLEXED: [u8; 32] = hooks::multiplexed();

@@ -23,6 +23,8 @@ pub enum Command {
     Live(TraceArgs),
     /// Count calls, and show them by namespace in the end
     Report(TraceArgs),
+    /// Tell whether tracing works on this host, how, at what cost, and what is missing
+    Doctor(DoctorArgs),
     /// Print the JSON schema of what a command prints with -o json
     Schema {
         /// Of what
@@ -38,6 +40,8 @@ pub enum SchemaOf {
     Event,
     /// The object that `report` prints
     Report,
+    /// The object that `doctor` prints
+    Doctor,
 }
 
 /// How output looks.
@@ -68,6 +72,20 @@ pub struct TraceArgs {
     /// Trace while this command runs, and end with it
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+}
+
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// How the output looks
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: OutputFormat,
+    /// Show also, as text, where each field of the kernel is found
+    #[arg(short, long)]
+    pub all: bool,
+    /// How to trace
+    #[command(flatten)]
+    pub how: HowArgs,
 }
 
 /// How to trace.

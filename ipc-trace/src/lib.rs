@@ -2,9 +2,11 @@
 //!
 //! A record goes one way: [`kernel`] (programs, rings) → [`decode`] → [`track`] → [`sinks`], in the
 //! order that [`pipeline`] gives; [`event`] has the types of what comes out, [`run`] owns the whole.
+//! [`doctor`] tells beforehand whether that works.
 
 pub mod cli;
 pub mod decode;
+pub mod doctor;
 pub mod event;
 pub mod kernel;
 pub mod pipeline;

@@ -5,6 +5,7 @@ use std::{io::Write as _, process::ExitCode};
 use clap::Parser as _;
 use ipc_trace::{
     cli::{Cli, Command},
+    doctor,
     run::{self, RunError},
     schema,
     sinks::output::{self, OutputError},
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Live(args) => run::run(true, args),
         Command::Report(args) => run::run(false, args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Schema { of } => {
             output::print(&schema::of(*of)).map(|()| ExitCode::SUCCESS).map_err(RunError::from)
         }

@@ -51,13 +51,13 @@ impl System {
 /// # Errors
 /// Some that are needed are missing. Where the file can't be read, the kernel is left to say so.
 pub fn check_capabilities(proc: &Path) -> Result<(), MissingCapabilities> {
-    let Ok(status) = fs::read_to_string(proc.join("self/status")) else {
-        return Ok(());
-    };
-    match effective(&status) {
-        Some(set) => missing(set),
-        None => Ok(()),
-    }
+    effective_capabilities(proc).map_or(Ok(()), missing)
+}
+
+/// The effective capabilities, a bit each, that `/proc/self/status`, under `proc`, shows.
+#[must_use]
+pub fn effective_capabilities(proc: &Path) -> Option<u64> {
+    effective(&fs::read_to_string(proc.join("self/status")).ok()?)
 }
 
 fn effective(status: &str) -> Option<u64> {

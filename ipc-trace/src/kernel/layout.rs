@@ -1,9 +1,15 @@
 //! Resolves the kernel-layout table against the BTF of a kernel.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
 
-use btfparse::{Offset as BtfOffset, Readable, TypeInformation};
-use ipc_trace_common::layout::{self, FIELDS, Field, FieldSpec, Need, Offset, Way};
+use btfparse::{Offset as BtfOffset, Readable, TypeInformation, TypeVariant};
+use ipc_trace_common::{
+    hooks::ENTRIES,
+    layout::{self, FIELDS, Field, FieldSpec, Need, Offset, Place, Way},
+};
 
 /// Where the running kernel describes itself.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -50,10 +56,20 @@ pub struct Resolved {
     pub found: Option<(String, u32)>,
 }
 
+/// What a BTF says, whether or not anything can be traced by it.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The whole table, in its order
+    pub rows: Vec<Resolved>,
+    /// Functions of the hook table that it describes
+    pub functions: BTreeSet<&'static str>,
+}
+
 /// The table, resolved for one kernel.
 #[derive(Clone, Debug)]
 pub struct Layout {
     rows: Vec<Resolved>,
+    functions: BTreeSet<&'static str>,
 }
 
 impl Layout {
@@ -62,22 +78,7 @@ impl Layout {
     /// # Errors
     /// The file can't be read or is no BTF, or a required field is missing.
     pub fn from_file(path: &Path) -> Result<Self, LayoutError> {
-        let bytes = std::fs::read(path)
-            .map_err(|source| LayoutError::Read { path: path.to_owned(), source })?;
-        let parse = |reason: String| LayoutError::Parse { path: path.to_owned(), reason };
-        // btfparse takes either byte order; the programs are little-endian.
-        if bytes.len() < 24 || bytes[..2] != [0x9f, 0xeb] {
-            return Err(parse("it does not start as little-endian BTF does".to_owned()));
-        }
-        let types =
-            TypeInformation::new(&Bytes(bytes)).map_err(|e| parse(e.message().to_owned()))?;
-        Self::resolve(|structure, path| {
-            let id = types.id_of(structure)?;
-            match types.offset_of(id, path).ok()?.1 {
-                BtfOffset::ByteOffset(bytes) => Some(bytes),
-                BtfOffset::BitOffsetAndSize(..) => None,
-            }
-        })
+        Self::of(look_up(path)?)
     }
 
     /// Resolves every row by `offset_of(structure, path)`, in bytes.
@@ -85,19 +86,18 @@ impl Layout {
     /// # Errors
     /// A required field is missing.
     pub fn resolve(offset_of: impl Fn(&str, &str) -> Option<u32>) -> Result<Self, LayoutError> {
-        let rows: Vec<_> = FIELDS
-            .iter()
-            .map(|spec| Resolved {
-                spec,
-                found: spec.places.iter().find_map(|place| {
-                    let bytes = offset_of(place.structure, place.path)? + place.plus;
-                    Some((format!("{}.{}", place.structure, place.path), bytes))
-                }),
-            })
-            .collect();
+        Self::of(Found { rows: rows(offset_of), functions: BTreeSet::new() })
+    }
+
+    /// The layout that was found, if nothing is missing that is required.
+    ///
+    /// # Errors
+    /// A required field is missing.
+    pub fn of(found: Found) -> Result<Self, LayoutError> {
+        let Found { rows, functions } = found;
         match rows.iter().find(|row| row.found.is_none() && row.spec.need == Need::Required) {
             Some(row) => Err(LayoutError::Missing { tried: places(row.spec) }),
-            None => Ok(Self { rows }),
+            None => Ok(Self { rows, functions }),
         }
     }
 
@@ -105,6 +105,12 @@ impl Layout {
     #[must_use]
     pub fn rows(&self) -> &[Resolved] {
         &self.rows
+    }
+
+    /// Functions of the hook table that the BTF describes.
+    #[must_use]
+    pub const fn functions(&self) -> &BTreeSet<&'static str> {
+        &self.functions
     }
 
     /// What the programs get. Where `plain_loads` are not allowed, every field is read with the
@@ -138,10 +144,64 @@ impl Layout {
     }
 }
 
-fn places(spec: &FieldSpec) -> String {
+/// Looks in the BTF in `path` for every field of the table and every function of the hook table.
+///
+/// # Errors
+/// The file can't be read or is no BTF.
+pub fn look_up(path: &Path) -> Result<Found, LayoutError> {
+    let bytes = std::fs::read(path)
+        .map_err(|source| LayoutError::Read { path: path.to_owned(), source })?;
+    let parse = |reason: String| LayoutError::Parse { path: path.to_owned(), reason };
+    // btfparse takes either byte order; the programs are little-endian.
+    if bytes.len() < 24 || bytes[..2] != [0x9f, 0xeb] {
+        return Err(parse("it does not start as little-endian BTF does".to_owned()));
+    }
+    let types = TypeInformation::new(&Bytes(bytes)).map_err(|e| parse(e.message().to_owned()))?;
+    let structures = structures(&types);
+    let rows = rows(|structure, path| {
+        let offset = |&id: &u32| match types.offset_of(id, path).ok()?.1 {
+            BtfOffset::ByteOffset(bytes) => Some(bytes),
+            BtfOffset::BitOffsetAndSize(..) => None,
+        };
+        let mut offsets = structures.get(structure)?.iter().filter_map(offset);
+        let first = offsets.next()?;
+        // Structures of one name that disagree: nothing says which of them is meant.
+        offsets.all(|other| other == first).then_some(first)
+    });
+    let named = ENTRIES.iter().flat_map(|entry| entry.functions).copied();
+    let functions = named.filter(|name| types.id_of(name).is_some()).collect();
+    Ok(Found { rows, functions })
+}
+
+/// Every row, looked up by `offset_of(structure, path)`, in bytes.
+pub fn rows(offset_of: impl Fn(&str, &str) -> Option<u32>) -> Vec<Resolved> {
+    let place = |place: &Place| {
+        let bytes = offset_of(place.structure, place.path)? + place.plus;
+        Some((format!("{}.{}", place.structure, place.path), bytes))
+    };
+    FIELDS.iter().map(|spec| Resolved { spec, found: spec.places.iter().find_map(place) }).collect()
+}
+
+/// Where a field was looked for, in words.
+#[must_use]
+pub fn places(spec: &FieldSpec) -> String {
     let names: Vec<_> =
         spec.places.iter().map(|place| format!("{}.{}", place.structure, place.path)).collect();
     names.join(" or ")
+}
+
+/// The types of each structure's name. `TypeInformation::id_of` gives the last type of a name,
+/// of whatever kind: for `pt_regs` on 5.10 that is a forward declaration.
+fn structures(types: &TypeInformation) -> BTreeMap<String, Vec<u32>> {
+    let mut structures = BTreeMap::<String, Vec<u32>>::new();
+    for (&id, variant) in types.get() {
+        if let TypeVariant::Struct(structure) = variant
+            && let Some(name) = structure.name()
+        {
+            structures.entry(name.to_owned()).or_default().push(id);
+        }
+    }
+    structures
 }
 
 struct Bytes(Vec<u8>);
@@ -205,5 +265,20 @@ mod tests {
             assert!(Layout::from_file(&path).is_err(), "{name}");
         }
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_forward_declaration_does_not_hide_the_structure() {
+        const STRUCTURE: u32 = 4 << 24;
+        const FORWARD: u32 = 7 << 24;
+        let strings = b"\0pt_regs\0";
+        let types = [1, STRUCTURE, 8, 1, FORWARD, 0].map(u32::to_le_bytes).concat();
+        let lengths = [24, 0, types.len() as u32, types.len() as u32, strings.len() as u32];
+        let header =
+            [0x9f, 0xeb, 1, 0].into_iter().chain(lengths.iter().flat_map(|n| n.to_le_bytes()));
+        let bytes = header.chain(types.iter().chain(strings).copied()).collect();
+        let types = TypeInformation::new(&Bytes(bytes)).unwrap();
+        assert_eq!(types.id_of("pt_regs"), Some(2));
+        assert_eq!(structures(&types)["pt_regs"], [1]);
     }
 }

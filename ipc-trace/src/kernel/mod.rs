@@ -5,13 +5,19 @@
 //! | [`features`] | what this kernel and this user may do |
 //! | [`layout`] | where the fields are that the programs read |
 //! | [`plan`] | which operation is seen by which backend, and why: pure |
-//! | [`session`] | loads and attaches the programs; owns maps and rings |
+//! | [`attach`] | loads the object and attaches a plan's programs |
+//! | [`selftest`] | whether the programs on functions are run |
+//! | [`session`] | programs that are attached, their maps and rings |
+//! | [`letgo`] | detaching without waiting for it |
 //! | [`census`] | what exists now: namespaces, calls that have not returned |
 //!
 //! Invariant: nothing here knows what an event means or how it is shown.
 
+pub mod attach;
 pub mod census;
 pub mod features;
 pub mod layout;
+pub mod letgo;
 pub mod plan;
+pub mod selftest;
 pub mod session;

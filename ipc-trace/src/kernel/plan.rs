@@ -1,10 +1,13 @@
 //! From the hook table and what the kernel can do to what is attached: pure.
 
-use std::{fmt, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use ipc_trace_common::{
-    hooks::{ENTRIES, Entry, MULTIPLEXED},
-    op::{Abi, Code, Op},
+    hooks::{ENTRIES, Entry, MULTIPLEXED, multiplexed_kinds, row_of},
+    op::{Abi, Code, Op, Timeout},
 };
 
 /// Which backend the user asked for.
@@ -57,13 +60,19 @@ impl fmt::Display for Flavour {
 }
 
 /// What the kernel at hand can do, as far as the plan depends on it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Features {
     /// The kernel has BTF of its own, without which neither BTF tracepoints nor iterators nor
-    /// fentry programs load.
+    /// fentry programs load
     pub kernel_btf: bool,
-    /// Why fentry programs can't be used; `None`: they can
+    /// Functions of the hook table that its BTF describes: programs can be put on them
+    pub described: BTreeSet<&'static str>,
+    /// Functions of the hook table that the kernel has; `None`: not known
+    pub present: Option<BTreeSet<&'static str>>,
+    /// Why fentry programs can't be used; `None`: nothing is known against them
     pub fentry_refused: Option<String>,
+    /// Functions that programs can't be used on, and why: found out by trying
+    pub unusable: BTreeMap<&'static str, String>,
 }
 
 /// A choice that can't be had.
@@ -81,6 +90,11 @@ pub struct Plan {
     pub flavours: Vec<Flavour>,
     /// Each operation
     pub ops: Vec<OpPlan>,
+    /// The functions that programs are put on
+    pub hooks: Vec<Hook>,
+    /// Kinds of code that backend `syscall` sees: bits of [`Code::bit`]; none: its tracepoints are
+    /// not attached
+    pub syscall_kinds: u32,
     /// Why the census can't be had, if it can't
     pub census_refused: Option<String>,
 }
@@ -92,7 +106,7 @@ pub struct OpPlan {
     pub op: Op,
     /// How
     pub backend: Backend,
-    /// Why not by the cheaper backend
+    /// Why so
     pub reason: String,
     /// The ways in of this machine's ABIs
     pub entries: Vec<WayIn>,
@@ -107,6 +121,41 @@ pub struct WayIn {
     pub number: u16,
     /// With `ipc(2)`: the call's number
     pub call: Option<u8>,
+    /// The function by which it is seen
+    pub function: Option<&'static str>,
+}
+
+/// A function that programs are put on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hook {
+    /// Its name
+    pub function: &'static str,
+    /// Its first row in the hook table
+    pub row: usize,
+    /// Whether there is a program at its entry, too
+    pub entry: bool,
+}
+
+impl Hook {
+    pub(super) fn new(function: &'static str) -> Self {
+        let row = row_of(function);
+        let code = ENTRIES.get(row).map_or(Code(0), |entry| entry.code);
+        // As the kernel side has them: calls that can block or take a descriptor, and moves.
+        let entry = code.op().is_none_or(|op| op.blocks() || op.takes_descriptor());
+        Self { function, row, entry }
+    }
+
+    /// The program at its return.
+    #[must_use]
+    pub fn exit_program(&self) -> &'static str {
+        self.function.trim_start_matches('_')
+    }
+
+    /// The program at its entry.
+    #[must_use]
+    pub fn entry_program(&self) -> Option<String> {
+        self.entry.then(|| format!("{}_entry", self.exit_program()))
+    }
 }
 
 /// What is tried first: the flavours that the kernel's features allow.
@@ -117,29 +166,89 @@ fn flavours(features: &Features) -> Vec<Flavour> {
 /// The plan.
 ///
 /// # Errors
-/// `function` was asked for and can't be had.
+/// `function` was asked for and can't be had for every operation.
 pub fn plan(choice: Choice, native: Abi, features: &Features) -> Result<Plan, NotPossible> {
-    let reason = match &features.fentry_refused {
-        Some(reason) => reason.clone(),
-        None => "this version has no programs on the entry functions".to_owned(),
+    let refused = match choice {
+        Choice::Syscall => Some("--backend syscall".to_owned()),
+        Choice::Auto | Choice::Function if !features.kernel_btf => {
+            Some("the kernel has no BTF, so no fentry programs".to_owned())
+        }
+        Choice::Auto | Choice::Function => features.fentry_refused.clone(),
     };
-    let reason = match choice {
-        Choice::Auto => reason,
-        Choice::Syscall => "--backend syscall".to_owned(),
-        Choice::Function => return Err(NotPossible { reason }),
+    let mut plan = Plan {
+        flavours: flavours(features),
+        ops: Vec::new(),
+        hooks: Vec::new(),
+        syscall_kinds: 0,
+        census_refused: (!features.kernel_btf)
+            .then(|| "the kernel has no BTF, so no iterators".to_owned()),
     };
-    let ops = Op::ALL
-        .into_iter()
-        .map(|op| OpPlan {
-            op,
-            backend: Backend::Syscall,
-            reason: reason.clone(),
-            entries: ways_in(op, native),
-        })
-        .collect();
-    let census_refused =
-        (!features.kernel_btf).then(|| "the kernel has no BTF, so no iterators".to_owned());
-    Ok(Plan { flavours: flavours(features), ops, census_refused })
+    let mut hooks = BTreeSet::new();
+    for code in kinds() {
+        let (backend, reason, entries) = match &refused {
+            Some(reason) => (Backend::Syscall, reason.clone(), ways_in(code, native)),
+            None => by_function(code, native, features),
+        };
+        match backend {
+            Backend::Function => hooks.extend(entries.iter().filter_map(|way| way.function)),
+            Backend::Syscall if choice == Choice::Function => {
+                let what = code.op().map_or("moves between namespaces", Op::name);
+                return Err(NotPossible { reason: format!("{what}: {reason}") });
+            }
+            Backend::Syscall => plan.syscall_kinds |= code.bit(),
+        }
+        if let Some(op) = code.op() {
+            plan.ops.push(OpPlan { op, backend, reason, entries });
+        }
+    }
+    plan.hooks = hooks.into_iter().map(Hook::new).collect();
+    Ok(plan)
+}
+
+/// What is seen: the operations, and moves between namespaces.
+fn kinds() -> impl Iterator<Item = Code> {
+    let ops = Op::ALL.into_iter().map(|op| Code::new(op, Timeout::None));
+    ops.chain([Code::UNSHARE, Code::SETNS])
+}
+
+/// The kinds that the tracepoints must be asked about for `kinds`: `ipc(2)` with what it multiplexes.
+#[must_use]
+pub const fn dispatched(kinds: u32) -> u32 {
+    if kinds & multiplexed_kinds() == 0 { kinds } else { kinds | Code::IPC.bit() }
+}
+
+/// By the functions of all ways in that this kernel has; and if one of them can't be had, not at all,
+/// since the tracepoints would see the others again.
+fn by_function(code: Code, native: Abi, features: &Features) -> (Backend, String, Vec<WayIn>) {
+    let mut ways = ways_in(code, native);
+    for way in &mut ways {
+        match function_of(way, features) {
+            Ok(function) => way.function = function,
+            Err(reason) => return (Backend::Syscall, reason, ways_in(code, native)),
+        }
+    }
+    (Backend::Function, "programs on its functions cost other calls nothing".to_owned(), ways)
+}
+
+/// The function of a way in; `None`: the kernel does not have this way.
+fn function_of(way: &WayIn, features: &Features) -> Result<Option<&'static str>, String> {
+    let entry = ENTRIES.iter().find(|entry| entry.abi == way.abi && entry.number == way.number);
+    let names = entry.map_or(&[][..], |entry| entry.functions);
+    if let Some(name) = names.iter().find(|name| features.described.contains(*name)) {
+        return match features.unusable.get(name) {
+            Some(reason) => Err(format!("{name}: {reason}")),
+            None => Ok(Some(name)),
+        };
+    }
+    match &features.present {
+        Some(present) if !names.iter().any(|name| present.contains(name)) => Ok(None),
+        Some(_) => Err(format!("{}: the kernel's BTF does not describe it", names.join(" or "))),
+        // The self-test would not tell: nothing fires on what is not there.
+        None => Err(format!(
+            "{}: not in the kernel's BTF, and /proc/kallsyms can't tell whether the kernel has it",
+            names.join(" or ")
+        )),
+    }
 }
 
 /// The ABIs of a machine.
@@ -151,18 +260,16 @@ pub const fn abis(native: Abi) -> &'static [Abi] {
     }
 }
 
-fn ways_in(op: Op, native: Abi) -> Vec<WayIn> {
+fn ways_in(code: Code, native: Abi) -> Vec<WayIn> {
     let mut ways = Vec::new();
     let here = |entry: &&Entry| abis(native).contains(&entry.abi);
     for entry in ENTRIES.iter().filter(here) {
-        if entry.code.op() == Some(op) {
-            ways.push(WayIn { abi: entry.abi, number: entry.number, call: None });
+        let way = WayIn { abi: entry.abi, number: entry.number, call: None, function: None };
+        if entry.code.kind() == code.kind() {
+            ways.push(way);
         } else if entry.code == Code::IPC {
-            ways.extend(MULTIPLEXED.iter().filter(|m| m.1.op() == Some(op)).map(|m| WayIn {
-                abi: entry.abi,
-                number: entry.number,
-                call: Some(m.0),
-            }));
+            let calls = MULTIPLEXED.iter().filter(|m| m.1.kind() == code.kind());
+            ways.extend(calls.map(|m| WayIn { call: Some(m.0), ..way }));
         }
     }
     ways
@@ -178,49 +285,106 @@ pub fn native_abi(arch: &str) -> Option<Abi> {
     }
 }
 
-/// Where the kernel's BTF is read from.
-#[derive(Clone, Debug)]
-pub enum BtfSource {
-    /// The running kernel's own
-    Kernel,
-    /// A file that the user named
-    File(PathBuf),
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn features(kernel_btf: bool, fentry: Option<&str>) -> Features {
-        Features { kernel_btf, fentry_refused: fentry.map(str::to_owned) }
+    /// A kernel whose BTF describes all that it has: what the machine's ABIs need but x32's own.
+    fn able(native: Abi) -> Features {
+        let here = ENTRIES.iter().filter(|entry| abis(native).contains(&entry.abi));
+        let functions: BTreeSet<_> = here
+            .filter(|entry| entry.functions.len() == 1)
+            .map(|entry| entry.functions[0])
+            .collect();
+        Features {
+            kernel_btf: true,
+            described: functions.clone(),
+            present: Some(functions),
+            ..Features::default()
+        }
+    }
+
+    fn backend(plan: &Plan, op: Op) -> Backend {
+        plan.ops.iter().find(|plan| plan.op == op).unwrap().backend
+    }
+
+    #[test]
+    fn where_all_functions_can_be_had_no_tracepoint_is_attached() {
+        for native in [Abi::X86_64, Abi::Aarch64] {
+            let plan = plan(Choice::Auto, native, &able(native)).unwrap();
+            assert!(plan.ops.iter().all(|o| o.backend == Backend::Function));
+            assert_eq!(plan.syscall_kinds, 0);
+            for way in plan.ops.iter().flat_map(|op| &op.entries) {
+                let hooked = plan.hooks.iter().any(|h| Some(h.function) == way.function);
+                // x32's mq_notify, which this kernel does not have.
+                assert_eq!(hooked, way.number != 527, "{way:?}");
+            }
+        }
     }
 
     #[test]
     fn auto_ends_up_on_syscall_where_fentry_is_refused_and_says_why() {
-        let plan = plan(Choice::Auto, Abi::X86_64, &features(true, Some("EPERM"))).unwrap();
+        let features = Features { fentry_refused: Some("EPERM".to_owned()), ..able(Abi::X86_64) };
+        let plan = plan(Choice::Auto, Abi::X86_64, &features).unwrap();
         assert!(plan.ops.iter().all(|o| o.backend == Backend::Syscall && o.reason == "EPERM"));
         assert_eq!(plan.flavours, [Flavour::Btf, Flavour::Raw]);
         assert_eq!(plan.census_refused, None);
+        assert!(plan.hooks.is_empty());
+        assert_eq!(plan.syscall_kinds.count_ones(), 19);
+    }
+
+    #[test]
+    fn one_function_that_fails_takes_its_operations_alone() {
+        let mut features = able(Abi::X86_64);
+        features.unusable.insert("__x64_sys_mq_open", "it never fired".to_owned());
+        let plan = plan(Choice::Auto, Abi::X86_64, &features).unwrap();
+        assert_eq!(backend(&plan, Op::MqOpen), Backend::Syscall);
+        assert_eq!(plan.ops.iter().filter(|o| o.backend == Backend::Syscall).count(), 1);
+        assert_eq!(dispatched(plan.syscall_kinds), Op::MqOpen.bit());
+        assert!(!plan.hooks.iter().any(|h| h.function.ends_with("sys_mq_open")));
+
+        features.unusable = BTreeMap::from([("__ia32_compat_sys_ipc", "EBUSY".to_owned())]);
+        let plan = super::plan(Choice::Auto, Abi::X86_64, &features).unwrap();
+        assert_eq!(backend(&plan, Op::Semop), Backend::Syscall);
+        assert_eq!(backend(&plan, Op::MqSend), Backend::Function);
+        assert_eq!(plan.ops.iter().filter(|o| o.backend == Backend::Syscall).count(), 11);
+        assert!(dispatched(plan.syscall_kinds) & Code::IPC.bit() != 0);
+        assert!(!plan.hooks.iter().any(|h| h.function == "__ia32_compat_sys_ipc"));
+    }
+
+    #[test]
+    fn what_the_kernel_has_not_is_not_needed_and_what_btf_lacks_is() {
+        let mut features = able(Abi::X86_64);
+        for set in [&mut features.described, features.present.as_mut().unwrap()] {
+            set.retain(|function| !function.starts_with("__ia32"));
+        }
+        let plan = plan(Choice::Function, Abi::X86_64, &features).unwrap();
+        assert!(plan.hooks.iter().all(|h| h.function.starts_with("__x64_sys_")));
+
+        features.described.remove("__x64_sys_semget");
+        let error = super::plan(Choice::Function, Abi::X86_64, &features).unwrap_err();
+        assert!(error.to_string().contains("semget: __x64_sys_semget"), "{error}");
     }
 
     #[test]
     fn without_btf_only_raw_tracepoints_are_left() {
-        let plan = plan(Choice::Syscall, Abi::X86_64, &features(false, None)).unwrap();
+        let features = Features { kernel_btf: false, ..able(Abi::X86_64) };
+        let plan = plan(Choice::Auto, Abi::X86_64, &features).unwrap();
         assert_eq!(plan.flavours, [Flavour::Raw]);
-        assert!(plan.census_refused.is_some());
+        assert!(plan.census_refused.is_some() && plan.hooks.is_empty());
     }
 
     #[test]
     fn function_is_an_error_that_says_why() {
-        let error =
-            plan(Choice::Function, Abi::X86_64, &features(true, Some("refused"))).unwrap_err();
+        let features = Features { fentry_refused: Some("refused".to_owned()), ..able(Abi::X86_64) };
+        let error = plan(Choice::Function, Abi::X86_64, &features).unwrap_err();
         assert!(error.to_string().contains("refused"), "{error}");
     }
 
     #[test]
     fn every_operation_has_a_way_in_for_each_abi() {
         for native in [Abi::X86_64, Abi::Aarch64] {
-            let plan = plan(Choice::Auto, native, &features(true, None)).unwrap();
+            let plan = plan(Choice::Syscall, native, &able(native)).unwrap();
             for op in plan.ops {
                 for abi in abis(native) {
                     assert!(op.entries.iter().any(|e| e.abi == *abi), "{op:?} {abi:?}");

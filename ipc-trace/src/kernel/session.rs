@@ -1,4 +1,4 @@
-//! Loads and attaches the programs, and owns their maps: all that has to do with aya.
+//! Programs that are attached, and their maps.
 //!
 //! Invariant: a session that can't be built whole is not built, and the error names the program,
 //! the hook or the map; a dropped session leaves nothing in the kernel.
@@ -11,13 +11,11 @@ use std::{
 };
 
 use aya::{
-    Btf, Ebpf, EbpfLoader,
+    Btf, Ebpf,
     maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{BtfTracePoint, FEntry, Iter, ProgramError, RawTracePoint},
 };
 use aya_log::EbpfLogger;
 use ipc_trace_common::{
-    hooks,
     op::{Abi, Op},
     record::NsRef,
     state::{self, CONTROL_ROW, DropKey, gate},
@@ -26,22 +24,13 @@ use ipc_trace_common::{
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
+    attach::{self, AttachError, attach, describe, iterator},
     census::{Census, CensusError},
-    layout::{KERNEL_BTF, Layout},
+    layout::Layout,
+    letgo,
     plan::{Flavour, Plan},
+    selftest,
 };
-
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("IPC_TRACE_EBPF_OBJECT"));
-
-/// Programs and the tracepoints that they hook. The gate is closed to calls until the session is
-/// opened, so their order does not matter.
-const TRACEPOINTS: [(&str, &str); 5] = [
-    ("process_exit", "sched_process_exit"),
-    ("process_exec", "sched_process_exec"),
-    ("task_newtask", "task_newtask"),
-    ("sys_enter", "sys_enter"),
-    ("sys_exit", "sys_exit"),
-];
 
 /// Why tracing can't start.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +46,12 @@ pub enum SessionError {
     /// Maps can't be made.
     #[error("can't create the maps: {0}; is there enough memory, and may this process lock it?")]
     Maps(String),
+    /// Programs can't be put on functions: a plan without them may do. Each with the reason.
+    #[error("can't put programs on the functions of system calls: {}", reasons(.0))]
+    Functions(BTreeMap<&'static str, String>),
+    /// No function takes programs: a plan without any may do.
+    #[error("{0}")]
+    Fentry(String),
     /// A program can't be loaded or attached, in any way that was tried.
     #[error("can't trace system calls: {}", .0.join("; "))]
     Programs(Vec<String>),
@@ -78,9 +73,17 @@ pub enum SessionError {
         /// What `/proc` says
         proc: u32,
     },
+    /// The self-test can't be made.
+    #[error("can't test whether the programs are run: {0}")]
+    SelfTest(io::Error),
     /// No namespaces can be listed.
     #[error(transparent)]
     Census(#[from] CensusError),
+}
+
+fn reasons(reasons: &BTreeMap<&'static str, String>) -> String {
+    let texts: Vec<_> = reasons.iter().map(|(name, reason)| format!("{name}: {reason}")).collect();
+    texts.join("; ")
 }
 
 /// Filters that the kernel side evaluates.
@@ -174,6 +177,8 @@ pub struct Session {
     self_pid: u32,
     // Keeps the programs and their links.
     ebpf: Ebpf,
+    /// Dropped last: see [`letgo`].
+    hold: Option<letgo::Hold>,
 }
 
 impl std::fmt::Debug for Session {
@@ -194,20 +199,30 @@ impl Session {
         options: &Options,
     ) -> Result<(Self, Census), SessionError> {
         let btf = match plan.flavours.contains(&Flavour::Btf) {
-            true => Some(kernel_btf()?),
+            true => Some(attach::kernel_btf()?),
             false => None,
         };
         let mut fallbacks = Vec::new();
         for flavour in &plan.flavours {
-            match attach(*flavour, layout, options, btf.as_ref()) {
+            match attach(plan, *flavour, layout, options, btf.as_ref()) {
                 Ok(ebpf) => {
                     let mut session = Self::from_maps(ebpf, *flavour, fallbacks)?;
+                    if !plan.hooks.is_empty() {
+                        session.hold = letgo::Hold::new();
+                    }
                     session.census_refused.clone_from(&plan.census_refused);
+                    session.test(plan)?;
                     let census = session.begin(btf.as_ref())?;
                     return Ok((session, census));
                 }
                 Err(AttachError::Session(error)) => return Err(error),
-                Err(AttachError::Program(reason)) => fallbacks.push(format!("{flavour}: {reason}")),
+                Err(AttachError::Functions(reasons)) => {
+                    return Err(SessionError::Functions(reasons));
+                }
+                Err(AttachError::Fentry(reason)) => return Err(SessionError::Fentry(reason)),
+                Err(AttachError::Tracepoint(reason)) => {
+                    fallbacks.push(format!("{flavour}: {reason}"));
+                }
             }
         }
         Err(SessionError::Programs(fallbacks))
@@ -249,7 +264,20 @@ impl Session {
             logger,
             self_pid: std::process::id(),
             ebpf,
+            hold: None,
         })
+    }
+
+    /// Makes the calls whose functions are hooked, and sees whether the programs were run.
+    fn test(&mut self, plan: &Plan) -> Result<(), SessionError> {
+        if plan.hooks.is_empty() {
+            return Ok(());
+        }
+        let fired: Array<_, u32> = attach::map(&mut self.ebpf, "FIRED")?;
+        let outcome = selftest::run(plan).map_err(SessionError::SelfTest)?;
+        let ran = |at: u32| fired.get(&at, 0).is_ok_and(|mark| mark != 0);
+        let silent = selftest::silent(plan, &outcome, ran);
+        if silent.is_empty() { Ok(()) } else { Err(SessionError::Functions(silent)) }
     }
 
     /// The first census: it also tells which process this is, in the initial pid namespace.
@@ -391,13 +419,9 @@ impl Session {
     /// Runs that the kernel left out because the program was running on that CPU already
     /// (`recursion_misses`, bpf_prog_show_fdinfo, kernel/bpf/syscall.c).
     fn missed(&self) -> u64 {
-        let fd_of = |name: &str| {
-            let program = self.ebpf.program(&program_name(name, self.flavour))?;
-            Some(program.fd().ok()?.as_fd().as_raw_fd())
-        };
-        TRACEPOINTS
-            .iter()
-            .filter_map(|(name, _)| fd_of(name))
+        self.ebpf
+            .programs()
+            .filter_map(|(_, program)| Some(program.fd().ok()?.as_fd().as_raw_fd()))
             .filter_map(|fd| fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok())
             .filter_map(|info| {
                 let line = info.lines().find_map(|l| l.strip_prefix("recursion_misses:"))?;
@@ -407,162 +431,16 @@ impl Session {
     }
 }
 
-fn map_error(name: &'static str, error: &MapError) -> SessionError {
+pub(super) fn map_error(name: &'static str, error: &MapError) -> SessionError {
     SessionError::Map { name, reason: error.to_string() }
 }
 
-fn kernel_btf() -> Result<Btf, SessionError> {
-    Btf::parse_file(KERNEL_BTF, aya::Endianness::default())
-        .map_err(|e| SessionError::Btf { path: KERNEL_BTF.to_owned(), reason: e.to_string() })
-}
-
-fn program_name(name: &str, flavour: Flavour) -> String {
-    match flavour {
-        Flavour::Btf => name.to_owned(),
-        Flavour::Raw => format!("{name}_raw"),
-    }
-}
-
-enum AttachError {
-    /// Another flavour would not help.
-    Session(SessionError),
-    /// Another flavour may.
-    Program(String),
-}
-
-fn attach(
-    flavour: Flavour,
-    layout: &Layout,
-    options: &Options,
-    btf: Option<&Btf>,
-) -> Result<Ebpf, AttachError> {
-    let fields = layout.constants(flavour == Flavour::Btf);
-    let dispatch = hooks::dispatch(options.native);
-    let any = hooks::any(&dispatch);
-    let is_x86 = u32::from(options.native == Abi::X86_64);
-    // TS_COMPAT (arch/x86/include/asm/thread_info.h), _TIF_32BIT (arch/arm64/include/asm/…).
-    let compat_bit: u32 = if is_x86 == 1 { 0x2 } else { 1 << 22 };
-    let filters = &options.filters;
-    let arguments = u32::from(options.arguments);
-    let mut ebpf = EbpfLoader::new()
-        .btf(btf)
-        .override_global("FIELDS", &fields, true)
-        .override_global("DISPATCH", &dispatch, true)
-        .override_global("DISPATCH_ANY", &any, true)
-        .override_global("IS_X86", &is_x86, true)
-        .override_global("COMPAT_BIT", &compat_bit, true)
-        .override_global("FILTERS", &filters.bits, true)
-        .override_global("ARGUMENTS", &arguments, true)
-        .override_global("OPS", &filters.ops, true)
-        .override_global("MIN_DURATION_NS", &filters.min_duration_ns, true)
-        .map_max_entries("EVENTS", options.ring_bytes)
-        .load(OBJECT)
-        .map_err(|e| AttachError::Session(SessionError::Maps(root_cause(&e))))?;
-    fill_filters(&mut ebpf, filters).map_err(AttachError::Session)?;
-    for (name, tracepoint) in TRACEPOINTS {
-        let at = |e: &ProgramError| {
-            AttachError::Program(format!("program {name} on {tracepoint}: {}", describe(e)))
-        };
-        let missing = || AttachError::Program(format!("program {name} is not in the object"));
-        let program = ebpf.program_mut(&program_name(name, flavour)).ok_or_else(missing)?;
-        match (flavour, btf) {
-            (Flavour::Btf, Some(btf)) => {
-                let program: &mut BtfTracePoint = program.try_into().map_err(|e| at(&e))?;
-                program.load(tracepoint, btf).map_err(|e| at(&e))?;
-                program.attach().map_err(|e| at(&e))?;
-            }
-            (Flavour::Raw | Flavour::Btf, _) => {
-                let program: &mut RawTracePoint = program.try_into().map_err(|e| at(&e))?;
-                program.load().map_err(|e| at(&e))?;
-                program.attach(tracepoint).map_err(|e| at(&e))?;
-            }
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(hold) = &mut self.hold {
+            hold.pass_on();
         }
     }
-    Ok(ebpf)
-}
-
-fn fill_filters(ebpf: &mut Ebpf, filters: &KernelFilters) -> Result<(), SessionError> {
-    fn fill<K: aya::Pod>(
-        ebpf: &mut Ebpf,
-        name: &'static str,
-        keys: &[K],
-    ) -> Result<(), SessionError> {
-        let Some(map) = ebpf.map_mut(name) else {
-            return Err(SessionError::Map { name, reason: "it is not in the object".to_owned() });
-        };
-        let mut map: HashMap<_, K, u8> = map.try_into().map_err(|e| map_error(name, &e))?;
-        for key in keys {
-            map.insert(key, 0, 0).map_err(|e| map_error(name, &e))?;
-        }
-        Ok(())
-    }
-    fill(ebpf, "FILTER_PIDS", &filters.pids)?;
-    fill(ebpf, "FILTER_UIDS", &filters.uids)?;
-    fill(ebpf, "FILTER_COMMS", &filters.comms)
-}
-
-fn iterator(ebpf: &mut Ebpf) -> Result<&mut Iter, String> {
-    let program = ebpf.program_mut("census").ok_or("program census is not in the object")?;
-    program.try_into().map_err(|e: ProgramError| describe(&e))
-}
-
-/// A program's error in one line: what the kernel said, and the verifier's last word.
-fn describe(error: &ProgramError) -> String {
-    if let ProgramError::LoadError { io_error, verifier_log } = error {
-        let log = verifier_log.to_string();
-        let complaint = log.lines().rev().map(str::trim).find(|l| {
-            !l.is_empty()
-                && !l.starts_with("processed")
-                && !l.starts_with("stack depth")
-                && !l.starts_with("verification time")
-        });
-        return match complaint {
-            Some(complaint) => format!("the kernel refused it: {io_error} ({complaint})"),
-            None => format!("the kernel refused it: {io_error}, without a word by the verifier"),
-        };
-    }
-    root_cause(error)
-}
-
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        source = error.source();
-    }
-    text
-}
-
-/// Why this kernel takes no fentry programs; `None`: it does. Loads a program that does nothing,
-/// and does not attach it.
-#[must_use]
-pub fn fentry_refused() -> Option<String> {
-    let attempt = || -> Result<(), String> {
-        let btf = kernel_btf().map_err(|e| e.to_string())?;
-        let mut ebpf = EbpfLoader::new()
-            .btf(Some(&btf))
-            .map_max_entries("EVENTS", 4096)
-            .load(OBJECT)
-            .map_err(|e| root_cause(&e))?;
-        let program = ebpf.program_mut("fentry_probe").ok_or("program fentry_probe is missing")?;
-        let program: &mut FEntry = program.try_into().map_err(|e: ProgramError| describe(&e))?;
-        program.load("do_sys_openat2", &btf).map_err(|e| describe(&e))
-    };
-    attempt().err().map(|reason| format!("no fentry programs: {reason}"))
-}
-
-/// Lifts the limit on locked memory, against which kernels before 5.11 count maps.
-///
-/// # Errors
-/// The limit can't be set.
-pub fn lift_memory_lock_limit() -> io::Result<()> {
-    use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-    Ok(setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY)?)
 }
 
 const _: () = assert!(size_of::<DropKey>() == 12 && size_of::<state::Counters>() == 32);

@@ -5,6 +5,7 @@
 //! | [`setup`] | from options to a session that traces |
 //! | [`command`] | COMMAND, its output and its end |
 //! | [`accounts`] | counters, losses and pending calls, as they are shown |
+//! | [`status`] | the line below the others, on a terminal |
 //!
 //! Order at the start: attach, list what exists, open the gate, start COMMAND. Order at the end:
 //! close the gate, empty the rings, list what exists, account.
@@ -12,6 +13,7 @@
 pub mod accounts;
 pub mod command;
 pub mod setup;
+pub mod status;
 
 use std::{
     io::{self, IsTerminal as _},
@@ -46,6 +48,7 @@ use crate::{
 };
 use command::Child;
 use setup::Setup;
+use status::{Now, Status};
 
 /// Why a run ended badly.
 #[derive(Debug, thiserror::Error)]
@@ -133,6 +136,8 @@ impl Mode {
 const FLUSH_AT: usize = 1 << 16;
 /// How often namespaces, losses and pending calls are looked at.
 const TICK: Duration = Duration::from_secs(1);
+/// A call that has been in the kernel for so long is shown while it is there.
+const LONG_CALL_NS: u64 = 10_000_000_000;
 /// How long the reader sleeps after it found something, and at most.
 const NAP: Duration = Duration::from_millis(2);
 const LONG_NAP: Duration = Duration::from_millis(20);
@@ -159,6 +164,7 @@ struct Run {
     losses: Losses,
     mode: Mode,
     output: Output,
+    status: Option<Status>,
     ending: Arc<AtomicBool>,
     started: u64,
 }
@@ -189,7 +195,9 @@ impl Run {
             Mode::Report(Box::default(), args.output)
         };
         pipeline.tracker.namespaces.listed(&setup.census);
-        Ok(Self { setup, pipeline, losses: Losses::default(), mode, output, ending, started })
+        let losses = Losses::default();
+        let status = wants_status(args).then(Status::new);
+        Ok(Self { setup, pipeline, losses, mode, output, status, ending, started })
     }
 
     async fn whole(mut self, args: &TraceArgs) -> Result<ExitCode, RunError> {
@@ -257,29 +265,61 @@ impl Run {
         Ok(calls)
     }
 
+    /// Writes out the lines that have come together.
     fn flush(&mut self) -> Result<(), RunError> {
-        if let Mode::Live(live) = &mut self.mode
-            && !live.buffer.is_empty()
-        {
-            self.output.write_all(&live.buffer)?;
-            live.buffer.clear();
-            live.buffer.shrink_to(2 * FLUSH_AT);
+        let Mode::Live(live) = &mut self.mode else { return Ok(()) };
+        if live.buffer.is_empty() {
+            return Ok(());
+        }
+        if let Some(status) = &mut self.status {
+            self.output.write_all(status.erase())?;
+        }
+        self.output.write_all(&live.buffer)?;
+        live.buffer.clear();
+        live.buffer.shrink_to(2 * FLUSH_AT);
+        if let Some(status) = &mut self.status {
+            self.output.write_all(status.show())?;
         }
         Ok(())
     }
 
     /// What is looked at now and then.
-    fn tick(&mut self) -> Result<AllCounts, RunError> {
+    fn tick(&mut self) -> Result<(), RunError> {
         self.output.check()?;
         self.pipeline.tracker.clock.follow();
-        self.list();
+        let census = self.list();
         let counts = self.setup.session.counts()?;
         if self.losses.grew(counts.total().dropped, counts.missed) {
             let losses = self.losses.update(self.setup.session.drops()?, counts.missed);
             self.mode.loss(&losses, &self.pipeline.tracker);
         }
         self.flush()?;
-        Ok(counts)
+        self.say_status(&counts, &census)
+    }
+
+    fn say_status(&mut self, counts: &AllCounts, census: &Census) -> Result<(), RunError> {
+        let Some(status) = &mut self.status else { return Ok(()) };
+        let mut pending = accounts::pending(census, &self.pipeline.tracker, boot_ns());
+        pending.retain(|call| call.for_ns >= LONG_CALL_NS);
+        let total = counts.total();
+        let now = Now {
+            seen: total.seen,
+            dropped: total.dropped,
+            missed: counts.missed,
+            pending: &pending,
+        };
+        let (palette, width) = terminal();
+        status.update(now, palette, width);
+        self.output.write_all(status.erase())?;
+        Ok(self.output.write_all(status.show())?)
+    }
+
+    /// Nothing is written below what comes now.
+    fn drop_status(&mut self) -> Result<(), RunError> {
+        match self.status.take() {
+            Some(mut status) => Ok(self.output.write_all(status.erase())?),
+            None => Ok(()),
+        }
     }
 
     /// Looks at what exists.
@@ -294,6 +334,7 @@ impl Run {
 
     async fn end(mut self, child: Option<&mut Child>) -> Result<ExitCode, RunError> {
         self.setup.session.close()?;
+        self.drop_status()?;
         let ended = boot_ns();
         let mut counts = self.settle().await?;
         // Twice: a namespace is dead when it is missing from two lists.
@@ -387,13 +428,22 @@ fn start(setup: &Setup, time: Time) -> Start<'_> {
 }
 
 /// Colours for a terminal that wants them, and its width; a pipe gets lines of 100 cells.
-fn terminal() -> (Palette, usize) {
+pub(crate) fn terminal() -> (Palette, usize) {
     let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let coloured = wanted && io::stdout().is_terminal();
     let palette = if coloured { Palette::COLOURED } else { Palette::PLAIN };
     let width = terminal_size::terminal_size_of(io::stdout())
         .map_or(100, |(terminal_size::Width(width), _)| usize::from(width));
     (palette, width)
+}
+
+/// Whether there is a line to keep below the others: on a terminal that can erase one, and that no
+/// COMMAND writes to.
+fn wants_status(args: &TraceArgs) -> bool {
+    args.output == OutputFormat::Text
+        && args.command.is_empty()
+        && io::stdout().is_terminal()
+        && std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
 async fn child_ends(child: &mut Option<&mut Child>) {

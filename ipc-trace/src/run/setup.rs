@@ -3,6 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use ipc_trace_common::{
@@ -15,13 +16,17 @@ use crate::{
     cli::{Filters, HowArgs, NamespaceName},
     event::{Backends, value::OpName},
     kernel::{
+        attach,
         census::Census,
         features::{self, MissingCapabilities, System},
         layout::{KERNEL_BTF, Layout, LayoutError},
-        plan::{self, Choice, Features, NotPossible},
-        session::{self, KernelFilters, Options, Session, SessionError},
+        plan::{self, Choice, Features, NotPossible, Plan},
+        session::{KernelFilters, Options, Session, SessionError},
     },
 };
+
+/// Where the kernel lists its symbols.
+const KALLSYMS: &str = "/proc/kallsyms";
 
 /// Why tracing can't start.
 #[derive(Debug, thiserror::Error)]
@@ -91,11 +96,12 @@ pub fn setup(how: &HowArgs, filters: &Filters, arguments: bool) -> Result<Setup,
     features::check_capabilities(Path::new("/proc"))?;
     let native =
         plan::native_abi(system.arch).ok_or(SetupError::Machine(std::env::consts::ARCH))?;
-    if let Err(error) = session::lift_memory_lock_limit() {
+    if let Err(error) = attach::lift_memory_lock_limit() {
         log::info!("the limit on locked memory can't be lifted: {error}");
     }
-    let plan = plan::plan(how.backend, native, &known_features(how.backend))?;
+    let begin = Instant::now();
     let layout = Layout::from_file(&btf_path(how))?;
+    log::debug!("the kernel's fields were found after {:?}", begin.elapsed());
     let options = Options {
         ring_bytes: ring_bytes(how.ring_bytes),
         filters: kernel_filters(filters),
@@ -107,7 +113,8 @@ pub fn setup(how: &HowArgs, filters: &Filters, arguments: bool) -> Result<Setup,
         .iter()
         .map(|name| Ok((describe(*name), inum(*name)?)))
         .collect::<Result<Vec<_>, SetupError>>()?;
-    let (mut session, census) = Session::start(&plan, &layout, &options)?;
+    let (plan, mut session, census) = start(how.backend, &layout, &options)?;
+    log::debug!("the session was ready after {:?}", begin.elapsed());
     let wanted = namespaces
         .iter()
         .map(|(name, inum)| existing(name, *inum, &census))
@@ -123,15 +130,32 @@ pub fn setup(how: &HowArgs, filters: &Filters, arguments: bool) -> Result<Setup,
     Ok(Setup { system, native, backends, session, census })
 }
 
-/// What the plan depends on. Whether fentry works matters only when it is asked for: the question
-/// costs the loading of a program.
-fn known_features(choice: Choice) -> Features {
-    Features {
+/// Starts a session by the best plan. What a kernel takes is found out by trying: after a refusal
+/// comes another plan, without what was refused.
+pub(crate) fn start(
+    choice: Choice,
+    layout: &Layout,
+    options: &Options,
+) -> Result<(Plan, Session, Census), SetupError> {
+    let mut features = Features {
         kernel_btf: Path::new(KERNEL_BTF).exists(),
-        fentry_refused: match choice {
-            Choice::Function => session::fentry_refused(),
-            Choice::Auto | Choice::Syscall => None,
+        described: layout.functions().clone(),
+        present: match choice {
+            Choice::Auto | Choice::Function => attach::present_functions(Path::new(KALLSYMS)),
+            Choice::Syscall => None,
         },
+        ..Features::default()
+    };
+    log::debug!("the kernel's symbols were read");
+    loop {
+        let plan = plan::plan(choice, options.native, &features)?;
+        match Session::start(&plan, layout, options) {
+            Ok((session, census)) => return Ok((plan, session, census)),
+            // Each time there are fewer functions left to try.
+            Err(SessionError::Functions(reasons)) => features.unusable.extend(reasons),
+            Err(SessionError::Fentry(reason)) => features.fentry_refused = Some(reason),
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::{self, Display};
 use super::{
     flow::Span,
     style::{Palette, Role},
-    summary::longest,
+    summary::{calls, longest},
     units::{Count, Duration, Rate},
 };
 use crate::event::Pending;
@@ -54,7 +54,7 @@ impl<'a> Footer<'a> {
         let mut parts = vec![
             (3, Span::new(Role::Dim, elapsed)),
             (2, Span::new(Role::Plain, Rate(self.rate))),
-            (4, Span::new(Role::Plain, format_args!("{} calls", Count(self.seen)))),
+            (4, Span::new(Role::Plain, format_args!("{} {}", Count(self.seen), calls(self.seen)))),
         ];
         if self.dropped > 0 {
             parts.push((0, Span::new(Role::Loss, format_args!("{} lost", Count(self.dropped)))));

@@ -13,6 +13,7 @@
 //! | [`footer`] | the line that is rewritten below the others |
 //! | [`flow`] | words onto lines of a width, and tables |
 //! | [`report`] | `report`, namespace by namespace |
+//! | [`doctor`] | `doctor`: the verdict, what is wrong, how things stand |
 //!
 //! Invariant: these are functions from values to text. They know no file, clock, terminal or kernel;
 //! width and colours are parameters. Bytes that another process chose go through [`escape`], so that
@@ -21,6 +22,7 @@
 
 pub mod args;
 pub mod call;
+pub mod doctor;
 pub mod escape;
 pub mod flow;
 pub mod footer;

@@ -1,16 +1,11 @@
 //! What the user got wrong: a clear error that names the option, file or capability and says what to
 //! do, and the right exit status.
 
-use std::{
-    env, fs,
-    os::{fd::AsRawFd as _, unix::process::CommandExt as _},
-    path::PathBuf,
-    process::{Command, Output},
-};
+use std::{env, fs, path::PathBuf, process::Output};
 
 use serde_json::Value;
 
-use crate::tracer::{Beside, eventually, ipc_ns_of, program, text, tracer, workload};
+use crate::tracer::{Beside, as_user, eventually, ipc_ns_of, program, text, tracer, workload};
 
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
@@ -98,26 +93,24 @@ fn a_command_that_can_not_be_started_is_127_or_126_as_in_shells() {
     assert_refused(&run("/"), 126, &["/"]);
 }
 
-/// The tracer as a user without privileges, who may not even be able to look into the directory
-/// where it is.
-fn as_nobody() -> Command {
-    let path = env::var_os("IPC_TRACE_BIN").unwrap();
-    let file = fs::File::open(path).unwrap();
-    let mut command = Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    command.uid(65_534).gid(65_534);
-    // Open until this process ends; exec closes it in the other.
-    std::mem::forget(file);
-    command
-}
-
 #[test]
 fn without_privilege_the_missing_capability_is_named() {
     for mode in ["live", "report"] {
-        let output = as_nobody().args([mode, "--duration", "0"]).output().unwrap();
+        let output = as_user(program().get_program(), 65_534)
+            .args([mode, "--duration", "0"])
+            .output()
+            .unwrap();
         assert_refused(&output, 1, &["CAP_BPF", "CAP_PERFMON", "root"]);
     }
     // What needs no privilege works without.
-    assert!(as_nobody().args(["schema", "event"]).output().unwrap().status.success());
+    assert!(
+        as_user(program().get_program(), 65_534)
+            .args(["schema", "event"])
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
 }
 
 /// A file that is removed in the end.

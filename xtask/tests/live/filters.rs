@@ -1,15 +1,13 @@
 //! Each filter lets through what it says, all of it, and the rest is accounted for: two tracers watch
 //! the same workload, one without filters.
 
-use std::{os::fd::AsRawFd as _, os::unix::process::CommandExt as _, process::Command};
-
 use serde_json::Value;
 
 use crate::{
     book::{Counts, assert_whole, counts, total},
     tracer::{
-        Beside, Live, calls_of, children_of, eventually, ipc_ns_of, lines, number, of_type, scaled,
-        workload, xtask,
+        Beside, Live, as_user, calls_of, children_of, eventually, ipc_ns_of, lines, number,
+        of_type, scaled, workload, xtask,
     },
 };
 
@@ -156,23 +154,15 @@ fn min_duration_drops_what_was_quick_and_what_has_no_duration() {
     assert_eq!(calls_of(&lines, &book["tid"]).len(), 1);
 }
 
-/// Runs a workload as a user who may not even be able to look into the directory where it is.
-fn as_user(uid: u32, words: &[&str]) -> Command {
-    let file = std::fs::File::open(xtask()).unwrap();
-    let mut command = Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    command.arg("workload").args(words).uid(uid).gid(uid);
-    // Open until this process ends; exec closes it in the other.
-    std::mem::forget(file);
-    command
-}
-
 #[test]
 fn uid_takes_calls_of_a_user() {
     // Users that nobody else is.
     let [wanted, other] = [54_321, 54_322];
     let live = Live::start(&["--uid", &wanted.to_string()]);
     let pids = [wanted, other].map(|uid| {
-        let process = Beside::start(as_user(uid, &["one-call"]));
+        let mut one_call = as_user(&xtask(), uid);
+        one_call.args(["workload", "one-call"]);
+        let process = Beside::start(one_call);
         let pid = process.pid();
         process.book();
         pid

@@ -10,6 +10,7 @@
 //! | [`filters`] | what each filter lets through, and that the rest is accounted for |
 //! | [`bad_input`] | what the user got wrong |
 //! | [`bad_days`] | full disks, closed pipes, signals, stuck readers |
+//! | [`doctor`] | what is said of this host and user |
 //! | [`traces_left`] | what is left in the kernel and on disk afterwards: nothing |
 //!
 //! They need root, `/proc`, `/sys` and `/bin/sh`, and nothing else of the machine: they also run in
@@ -21,6 +22,7 @@ mod bad_days;
 mod bad_input;
 mod book;
 mod counts;
+mod doctor;
 mod filters;
 mod lines;
 mod namespaces;

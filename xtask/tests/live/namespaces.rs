@@ -72,13 +72,18 @@ fn a_namespace_is_the_same_life_wherever_it_is_named() {
     assert!(lives.values().all(|lives| lives.len() == 1), "{lives:?}");
 }
 
+/// So many namespaces that numbers are given out again while they are made.
+fn many() -> u64 {
+    scaled(3000).max(500)
+}
+
 /// Namespaces that are made one after the other by one thread, each with one call in it: the key
 /// says which.
 const FIRST_KEY: u32 = 0x0c40_0000;
 
 #[test]
 fn each_life_of_a_number_has_its_own_calls() {
-    let count = scaled(3000).to_string();
+    let count = many().to_string();
     let (lines, book) = lines(&["--only-command"], &["churn-namespaces", "--count", &count]);
     let made: Vec<_> = list(&book["namespaces"]).iter().map(|ns| &ns["inum"]).collect();
     let moves = moves_of(&lines, &book["tid"]);
@@ -103,7 +108,7 @@ fn each_life_of_a_number_has_its_own_calls() {
 
 #[test]
 fn a_report_keeps_the_lives_of_a_number_apart() {
-    let count = scaled(3000).to_string();
+    let count = many().to_string();
     let (report, book) = report(&["--only-command"], &["churn-namespaces", "--count", &count]);
     assert_eq!(report["folded"], Value::Null);
     let mine: Vec<_> = list(&report["namespaces"])

@@ -6,9 +6,10 @@
 
 use std::{
     env,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs,
     io::{BufRead as _, BufReader, Read, Write as _},
+    os::{fd::AsRawFd as _, unix::process::CommandExt as _},
     process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio},
     sync::mpsc::{self, Receiver},
     thread::JoinHandle,
@@ -27,7 +28,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 /// So many calls, or fewer on a slow machine.
 pub(crate) fn scaled(calls: u64) -> u64 {
     let divisor = env::var("IPC_TRACE_TEST_SCALE").map_or(1, |text| text.parse().unwrap());
-    (calls / divisor).max(calls.min(1000))
+    (calls / divisor).max(calls.min(20))
 }
 
 /// The tracer, without arguments.
@@ -57,6 +58,16 @@ pub(crate) fn xtask() -> OsString {
 pub(crate) fn workload(words: &[&str]) -> Command {
     let mut command = Command::new(xtask());
     command.arg("workload").args(words).stdin(Stdio::null());
+    command
+}
+
+/// A program as a user who may not even be able to look into the directory where it is.
+pub(crate) fn as_user(program: &OsStr, uid: u32) -> Command {
+    let file = fs::File::open(program).unwrap();
+    let mut command = Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    command.uid(uid).gid(uid).stdin(Stdio::null());
+    // Open until this process ends; exec closes it in the other.
+    std::mem::forget(file);
     command
 }
 

@@ -1,0 +1,340 @@
+//! Loads the object and attaches the programs of a plan.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    time::Instant,
+};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader, Pod,
+    maps::{Array, HashMap, MapError},
+    programs::{BtfTracePoint, FEntry, FExit, Iter, Program, ProgramError, RawTracePoint},
+};
+use ipc_trace_common::{
+    hooks::{self, ENTRIES},
+    op::Abi,
+    state::gate,
+};
+
+use super::{
+    layout::{KERNEL_BTF, Layout},
+    plan::{Flavour, Hook, Plan, dispatched},
+    session::{KernelFilters, Options, SessionError, map_error},
+};
+
+/// The kernel side.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("IPC_TRACE_EBPF_OBJECT"));
+
+/// Programs that every plan needs, and the tracepoints that they hook. The gate is closed until the
+/// session is begun, so their order does not matter.
+const CONTROL: [(&str, &str); 3] = [
+    ("process_exit", "sched_process_exit"),
+    ("process_exec", "sched_process_exec"),
+    ("task_newtask", "task_newtask"),
+];
+
+/// Those of backend `syscall`.
+const SYSCALL: [(&str, &str); 2] = [("sys_enter", "sys_enter"), ("sys_exit", "sys_exit")];
+
+/// Why programs could not be attached.
+#[derive(Debug)]
+pub enum AttachError {
+    /// Another flavour or backend would not help.
+    Session(SessionError),
+    /// Another flavour may.
+    Tracepoint(String),
+    /// A plan without these functions may: each with the reason.
+    Functions(BTreeMap<&'static str, String>),
+    /// A plan without any function may.
+    Fentry(String),
+}
+
+/// The running kernel's BTF, in which the programs' hooks are found.
+///
+/// # Errors
+/// It can't be read.
+pub fn kernel_btf() -> Result<Btf, SessionError> {
+    Btf::parse_file(KERNEL_BTF, aya::Endianness::default())
+        .map_err(|e| SessionError::Btf { path: KERNEL_BTF.to_owned(), reason: e.to_string() })
+}
+
+/// Functions of the hook table that the kernel has, by `kallsyms`. `None`: it does not say.
+#[must_use]
+pub fn present_functions(kallsyms: &std::path::Path) -> Option<BTreeSet<&'static str>> {
+    let text = fs::read(kallsyms).ok()?;
+    let wanted: BTreeSet<&'static str> =
+        ENTRIES.iter().flat_map(|entry| entry.functions).copied().collect();
+    let mut found = BTreeSet::new();
+    // ADDRESS TYPE NAME [MODULE]; addresses may be hidden, names are not.
+    for line in text.split(|byte| *byte == b'\n') {
+        let Some(name) = line.split(|byte| *byte == b' ').nth(2) else { continue };
+        // Cheap to look at, and true of all that is wanted.
+        if !name.starts_with(b"__") {
+            continue;
+        }
+        if let Some(name) = std::str::from_utf8(name).ok().and_then(|name| wanted.get(name)) {
+            found.insert(*name);
+        }
+    }
+    (!found.is_empty()).then_some(found)
+}
+
+/// Loads the object for a plan and attaches its programs, with the gate at `gate::TEST`.
+pub(super) fn attach(
+    plan: &Plan,
+    flavour: Flavour,
+    layout: &Layout,
+    options: &Options,
+    btf: Option<&Btf>,
+) -> Result<Ebpf, AttachError> {
+    let begin = Instant::now();
+    let mut ebpf = load(plan, flavour, layout, options, btf).map_err(AttachError::Session)?;
+    log::debug!("the object was loaded after {:?}", begin.elapsed());
+    if let Some(btf) = btf {
+        attach_functions(&mut ebpf, &plan.hooks, btf)?;
+        log::debug!("{} functions were hooked after {:?}", plan.hooks.len(), begin.elapsed());
+    }
+    let syscall = if plan.syscall_kinds == 0 { &[][..] } else { &SYSCALL };
+    for (name, tracepoint) in CONTROL.iter().chain(syscall) {
+        attach_tracepoint(&mut ebpf, flavour, name, tracepoint, btf).map_err(|reason| {
+            AttachError::Tracepoint(format!("program {name} on {tracepoint}: {reason}"))
+        })?;
+    }
+    log::debug!("all programs were attached after {:?}", begin.elapsed());
+    Ok(ebpf)
+}
+
+fn load(
+    plan: &Plan,
+    flavour: Flavour,
+    layout: &Layout,
+    options: &Options,
+    btf: Option<&Btf>,
+) -> Result<Ebpf, SessionError> {
+    let fields = layout.constants(flavour == Flavour::Btf);
+    let dispatch = hooks::dispatch(options.native, dispatched(plan.syscall_kinds));
+    let any = hooks::any(&dispatch);
+    let is_x86 = u32::from(options.native == Abi::X86_64);
+    // TS_COMPAT (arch/x86/include/asm/thread_info.h), _TIF_32BIT (arch/arm64/include/asm/…).
+    let compat_bit: u32 = if is_x86 == 1 { 0x2 } else { 1 << 22 };
+    let filters = &options.filters;
+    let arguments = u32::from(options.arguments);
+    let mut ebpf = EbpfLoader::new()
+        .btf(btf)
+        .override_global("FIELDS", &fields, true)
+        .override_global("DISPATCH", &dispatch, true)
+        .override_global("DISPATCH_ANY", &any, true)
+        .override_global("IS_X86", &is_x86, true)
+        .override_global("COMPAT_BIT", &compat_bit, true)
+        .override_global("SYSCALL_KINDS", &plan.syscall_kinds, true)
+        .override_global("FILTERS", &filters.bits, true)
+        .override_global("ARGUMENTS", &arguments, true)
+        .override_global("OPS", &filters.ops, true)
+        .override_global("MIN_DURATION_NS", &filters.min_duration_ns, true)
+        .map_max_entries("EVENTS", options.ring_bytes)
+        .load(OBJECT)
+        .map_err(|e| SessionError::Maps(root_cause(&e)))?;
+    fill_filters(&mut ebpf, filters)?;
+    // Zero, as it is; here so that no other value can slip in unseen.
+    let mut gate: Array<_, u64> = map(&mut ebpf, "GATE")?;
+    gate.set(0, gate::value(gate::TEST, 0), 0).map_err(|e| map_error("GATE", &e))?;
+    Ok(ebpf)
+}
+
+fn attach_tracepoint(
+    ebpf: &mut Ebpf,
+    flavour: Flavour,
+    name: &str,
+    tracepoint: &str,
+    btf: Option<&Btf>,
+) -> Result<(), String> {
+    match (flavour, btf) {
+        (Flavour::Btf, Some(btf)) => {
+            let program: &mut BtfTracePoint = program(ebpf, name)?;
+            program.load(tracepoint, btf).map_err(|e| describe(&e))?;
+            program.attach().map_err(|e| describe(&e))?;
+        }
+        (Flavour::Raw | Flavour::Btf, _) => {
+            let program: &mut RawTracePoint = program(ebpf, &format!("{name}_raw"))?;
+            program.load().map_err(|e| describe(&e))?;
+            program.attach(tracepoint).map_err(|e| describe(&e))?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts programs on functions. Where one fails, the others are tried: a new plan can leave out all
+/// that fail. Where fentry programs are refused altogether, the first one tells.
+fn attach_functions(ebpf: &mut Ebpf, hooks: &[Hook], btf: &Btf) -> Result<(), AttachError> {
+    let mut failed = BTreeMap::new();
+    for hook in hooks {
+        match attach_function(ebpf, hook, btf) {
+            Ok(()) => {}
+            Err(error) if is_refusal(&error) => {
+                return Err(AttachError::Fentry(format!(
+                    "no fentry programs: {}",
+                    describe(&error)
+                )));
+            }
+            Err(error) => {
+                failed.insert(hook.function, describe(&error));
+            }
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { Err(AttachError::Functions(failed)) }
+}
+
+fn attach_function(ebpf: &mut Ebpf, hook: &Hook, btf: &Btf) -> Result<(), ProgramError> {
+    let missing = || ProgramError::UnexpectedProgramType;
+    if let Some(name) = hook.entry_program() {
+        let program: &mut FEntry = ebpf.program_mut(&name).ok_or_else(missing)?.try_into()?;
+        program.load(hook.function, btf)?;
+        program.attach()?;
+    }
+    let name = hook.exit_program();
+    let program: &mut FExit = ebpf.program_mut(name).ok_or_else(missing)?.try_into()?;
+    program.load(hook.function, btf)?;
+    program.attach()?;
+    Ok(())
+}
+
+/// Whether the kernel takes no such programs at all: some hosts refuse them (EPERM), and arm64 has
+/// had no trampolines to attach them by before 6.4 (ENOTSUPP, `bpf_trampoline_link_prog`,
+/// kernel/bpf/trampoline.c).
+fn is_refusal(error: &ProgramError) -> bool {
+    const ENOTSUPP: i32 = 524;
+    let error = match error {
+        ProgramError::LoadError { io_error, .. } => io_error,
+        ProgramError::SyscallError(error) => &error.io_error,
+        _ => return false,
+    };
+    matches!(error.raw_os_error(), Some(libc::EPERM | ENOTSUPP | libc::EOPNOTSUPP))
+}
+
+fn program<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut T, String>
+where
+    &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    let program = ebpf.program_mut(name).ok_or("it is not in the object")?;
+    program.try_into().map_err(|e: ProgramError| describe(&e))
+}
+
+/// The program of the census.
+pub(super) fn iterator(ebpf: &mut Ebpf) -> Result<&mut Iter, String> {
+    program(ebpf, "census")
+}
+
+/// A map that stays with the object.
+pub(super) fn map<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<T, SessionError>
+where
+    T: TryFrom<&'a mut aya::maps::Map, Error = MapError>,
+{
+    let map = ebpf
+        .map_mut(name)
+        .ok_or_else(|| SessionError::Map { name, reason: "it is not in the object".to_owned() })?;
+    T::try_from(map).map_err(|e| map_error(name, &e))
+}
+
+fn fill_filters(ebpf: &mut Ebpf, filters: &KernelFilters) -> Result<(), SessionError> {
+    fn fill<K: Pod>(ebpf: &mut Ebpf, name: &'static str, keys: &[K]) -> Result<(), SessionError> {
+        let mut map: HashMap<_, K, u8> = map(ebpf, name)?;
+        for key in keys {
+            map.insert(key, 0, 0).map_err(|e| map_error(name, &e))?;
+        }
+        Ok(())
+    }
+    fill(ebpf, "FILTER_PIDS", &filters.pids)?;
+    fill(ebpf, "FILTER_UIDS", &filters.uids)?;
+    fill(ebpf, "FILTER_COMMS", &filters.comms)
+}
+
+/// A program's error in one line: what the kernel said, and the verifier's last word.
+pub(super) fn describe(error: &ProgramError) -> String {
+    if let ProgramError::LoadError { io_error, verifier_log } = error {
+        let log = verifier_log.to_string();
+        let complaint = log.lines().rev().map(str::trim).find(|l| {
+            !l.is_empty()
+                && !l.starts_with("processed")
+                && !l.starts_with("stack depth")
+                && !l.starts_with("verification time")
+        });
+        return match complaint {
+            Some(complaint) => format!("the kernel refused it: {io_error} ({complaint})"),
+            None => format!("the kernel refused it: {io_error}, without a word by the verifier"),
+        };
+    }
+    root_cause(error)
+}
+
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        source = error.source();
+    }
+    text
+}
+
+/// Lifts the limit on locked memory, against which kernels before 5.11 count maps.
+///
+/// # Errors
+/// The limit can't be set.
+pub fn lift_memory_lock_limit() -> io::Result<()> {
+    use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+    Ok(setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::kernel::plan::abis;
+    use ipc_trace_common::op::Op;
+
+    /// Table and object match: each function has its programs, and each program its function.
+    #[test]
+    fn every_function_of_the_table_has_its_programs_and_no_other() {
+        let object = aya_obj::Object::parse(OBJECT).unwrap();
+        let native = crate::kernel::plan::native_abi(std::env::consts::ARCH).unwrap();
+        let here = ENTRIES.iter().filter(|entry| abis(native).contains(&entry.abi));
+        let mut expected = BTreeSet::new();
+        for entry in here {
+            let op: Option<Op> = entry.code.op();
+            for function in entry.functions {
+                let name = function.trim_start_matches('_').to_owned();
+                if op.is_none_or(|op| op.blocks() || op.takes_descriptor()) {
+                    expected.insert(format!("{name}_entry"));
+                }
+                expected.insert(name);
+            }
+        }
+        let found: BTreeSet<String> = object
+            .programs
+            .iter()
+            .filter(|(_, program)| {
+                use aya_obj::ProgramSection::{FEntry, FExit};
+                matches!(program.section, FEntry { .. } | FExit { .. })
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn symbols_are_read_with_and_without_addresses() {
+        let path = std::env::temp_dir().join(format!("ipc-trace-kallsyms-{}", std::process::id()));
+        let text = "0000000000000000 T __x64_sys_semop\nffffffff81000000 t other\n\
+                    0000000000000000 t __x64_sys_mq_open\t[module]\nbroken\n";
+        fs::write(&path, text).unwrap();
+        let found = present_functions(&path);
+        fs::remove_file(&path).unwrap();
+        assert_eq!(found, Some(BTreeSet::from(["__x64_sys_semop"])));
+        assert_eq!(present_functions(&path), None);
+    }
+}
