@@ -5,7 +5,10 @@ use std::{env, fs, path::PathBuf, process::Output};
 
 use serde_json::Value;
 
-use crate::tracer::{Beside, as_user, eventually, ipc_ns_of, program, text, tracer, workload};
+use crate::tracer::{
+    Beside, as_user, calls_of, eventually, ipc_ns_of, lines, parse_lines, program, text, tracer,
+    workload,
+};
 
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
@@ -41,6 +44,14 @@ fn bad_options_are_usage_errors_that_name_themselves() {
     ] {
         assert_refused(&program().args(args).output().unwrap(), 2, words);
     }
+}
+
+#[test]
+fn more_values_than_there_is_room_for_are_a_usage_error() {
+    let pids: Vec<String> = (1..=1025).map(|pid| pid.to_string()).collect();
+    let pids = pids.join(",");
+    let output = tracer("report").args(["--duration", "0", "--pid", &pids]).output().unwrap();
+    assert_refused(&output, 2, &["--pid", "1025", "1024"]);
 }
 
 #[test]
@@ -85,12 +96,43 @@ fn the_end_of_the_command_is_data() {
 }
 
 #[test]
+fn the_words_of_a_command_may_be_any_bytes() {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+    let mut command = tracer("report");
+    command.args(["-o", "json", "--", "/bin/sh", "-c", "test ${#1} -ge 1", "sh"]);
+    let output = command.arg(OsStr::from_bytes(b"\xff\x1b")).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["command"]["exit_code"], 0);
+    assert_eq!(report["command"]["argv"][4], "\\xff\u{1b}");
+}
+
+#[test]
 fn a_command_that_can_not_be_started_is_127_or_126_as_in_shells() {
     let run = |command: &str| tracer("report").args(["--", command]).output().unwrap();
     assert_refused(&run("/nonexistent/program"), 127, &["/nonexistent/program"]);
     assert_refused(&run("ipc-trace-no-such-program"), 127, &["ipc-trace-no-such-program"]);
     assert_refused(&run("/proc/self/status"), 126, &["/proc/self/status"]);
     assert_refused(&run("/"), 126, &["/"]);
+}
+
+#[test]
+fn a_backend_that_is_not_to_be_had_says_why_and_auto_does_without() {
+    let run = |backend: &str| {
+        let mut command = program();
+        command.args(["live", "-o", "json", "--duration", "0", "--backend", backend]);
+        command.output().unwrap()
+    };
+    let (function, auto) = (run("function"), run("auto"));
+    assert!(auto.status.success(), "{}", text(&auto.stderr));
+    let start = &parse_lines(&auto.stdout)[0];
+    let mut backends = start["backend"].as_object().unwrap().values();
+    if function.status.success() {
+        assert!(backends.any(|backend| backend == "function"), "{start}");
+    } else {
+        assert_refused(&function, 1, &["function", "--backend auto", "--backend syscall"]);
+        assert!(backends.all(|backend| backend == "syscall"), "{start}");
+    }
 }
 
 #[test]
@@ -203,15 +245,30 @@ impl Btf {
     }
 }
 
+/// The BTF of a kernel where that name is another one.
+fn without(name: &str) -> Vec<u8> {
+    let mut btf = fs::read(KERNEL_BTF).unwrap();
+    let name = ["\0", name, "\0"].concat();
+    let at = btf.windows(name.len()).position(|bytes| bytes == name.as_bytes()).unwrap();
+    btf[at + 1] = b'X';
+    btf
+}
+
+#[test]
+fn a_field_that_can_not_be_found_costs_what_needs_it_and_no_more() {
+    let file = Scratch::new("without", &without("exe_file"));
+    let options = ["--only-command", "--btf", file.0.to_str().unwrap()];
+    let (lines, book) = lines(&options, &["one-call"]);
+    let calls = calls_of(&lines, &book["tid"]);
+    assert_eq!(calls.len(), 1);
+    assert_eq!(calls[0]["process"]["exe"], Value::Null, "it is not invented: {}", calls[0]);
+    assert!(calls[0]["process"]["ppid"].is_u64(), "{}", calls[0]);
+}
+
 #[test]
 fn btf_of_another_kernel_is_noticed() {
     // One where a field that is needed has another name.
-    let btf = fs::read(KERNEL_BTF).unwrap();
-    let name = b"\0nsproxy\0";
-    let at = btf.windows(name.len()).position(|bytes| bytes == name).unwrap();
-    let mut renamed = btf.clone();
-    renamed[at + 1] = b'N';
-    let output = Scratch::new("renamed", &renamed).trace();
+    let output = Scratch::new("renamed", &without("nsproxy")).trace();
     assert_refused(&output, 1, &["nsproxy", "BTF of this very kernel"]);
 
     // One where fields have other places: they are not believed.

@@ -11,8 +11,8 @@ use crate::{
         total,
     },
     tracer::{
-        Beside, Live, Report, children_of, eventually, lines, list, number, of_type, report,
-        scaled, stat, tracer, workload, xtask,
+        Beside, Live, Report, calls_of, children_of, eventually, lines, list, number, of_type,
+        report, scaled, stat, tracer, workload, xtask,
     },
 };
 
@@ -78,6 +78,37 @@ fn counts_stay_exact_while_the_reader_is_stopped_and_the_ring_is_too_small() {
     let of_command = list(&report["namespaces"]).iter();
     let mut of_command = of_command.filter(|ns| expected.contains_key(&number(&ns["inum"])));
     assert!(of_command.all(|ns| number(&ns["dropped"]) > 0), "each namespace lost some");
+}
+
+#[test]
+fn what_is_lost_of_namespaces_and_processes_is_said() {
+    // Stopped for longer than the control ring lasts: then it is not known who made a namespace,
+    // and by how many calls it was used is.
+    let mut live = Live::start(&["--op", "semget"]);
+    live.signal(Signal::SIGSTOP);
+    let words = ["churn-namespaces", "--count", "8000"];
+    let book = Beside::start(workload(&words)).book();
+    live.signal(Signal::SIGCONT);
+    let loss = live.wait_for(|line| line["type"] == "loss");
+    assert!(number(&loss["facts"]) > 0, "{loss}");
+    let lines = live.end();
+    assert_whole(&lines);
+    let end = lines.last().unwrap();
+    let lost = of_type(&lines, "loss").iter().map(|loss| number(&loss["facts"])).sum::<u64>();
+    assert_eq!(end["accounting"]["control"]["dropped"], lost, "{end}");
+    let calls = calls_of(&lines, &book["tid"]);
+    let namespaces = list(&book["namespaces"]);
+    assert_eq!(calls.len(), namespaces.len());
+    for (call, namespace) in calls.iter().zip(namespaces) {
+        assert_eq!(call["ipc_ns"]["inum"], namespace["inum"], "{call}");
+    }
+    // What a call itself tells is there; the rest may not be, and is not taken from elsewhere.
+    assert!(calls.iter().any(|call| call["process"]["exe"].is_null()));
+    for call in calls {
+        let exe = &call["process"]["exe"];
+        assert!(exe.is_null() || *exe == xtask().to_str().unwrap(), "{call}");
+        assert_eq!(call["process"]["comm"], "xtask", "{call}");
+    }
 }
 
 #[test]

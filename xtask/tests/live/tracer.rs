@@ -275,6 +275,10 @@ impl Live {
         self.tracer.pid()
     }
 
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.tracer.signal(signal);
+    }
+
     fn next(&mut self) -> Value {
         let line: Value = serde_json::from_str(&self.tracer.line()).unwrap();
         self.lines.push(line.clone());
