@@ -179,8 +179,9 @@ pub const X32_BIT: u64 = 0x4000_0000;
 /// System-call numbers that a dispatch table covers.
 pub const NUMBERS: usize = 1024;
 
-/// The tables of one architecture, one after the other: 64-bit calls, 32-bit calls, x32.
-pub type Dispatch = [u8; 3 * NUMBERS];
+/// The tables of one architecture, one after the other: 64-bit calls, 32-bit calls, x32, and an empty
+/// one that makes their size a power of two.
+pub type Dispatch = [u8; 4 * NUMBERS];
 
 /// What [`Dispatch`] becomes for the machine architecture, `"x86_64"` or `"aarch64"`, when the kinds
 /// of code in `kinds` (bits of [`Code::bit`]) are wanted.
@@ -189,7 +190,7 @@ pub const fn dispatch(native: Abi, kinds: u32) -> Dispatch {
         Abi::Aarch64 | Abi::Arm => [Abi::Aarch64, Abi::Arm],
         Abi::X86_64 | Abi::I386 | Abi::X32 => [Abi::X86_64, Abi::I386],
     };
-    let mut table = [0; 3 * NUMBERS];
+    let mut table = [0; 4 * NUMBERS];
     let mut i = 0;
     while i < ENTRIES.len() {
         let entry = &ENTRIES[i];

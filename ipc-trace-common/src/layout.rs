@@ -14,6 +14,19 @@ macro_rules! fields {
             $(#[doc = concat!($("`", $structure, ".", $path, "` "),+)] $variant,)*
         }
 
+        impl Field {
+            /// Whether it is ever read with a plain load. A match, so that the programs are built
+            /// without what they can't need.
+            pub const fn is_direct(self) -> bool {
+                matches!(match self { $(Self::$variant => Way::$way,)* }, Way::Direct)
+            }
+
+            /// Whether every kernel has it.
+            pub const fn is_required(self) -> bool {
+                matches!(match self { $(Self::$variant => $need,)* }, Need::Required)
+            }
+        }
+
         /// The table, in the order of [`Field`].
         pub const FIELDS: &[FieldSpec] = &[
             $(FieldSpec {

@@ -6,6 +6,8 @@ use ipc_trace_common::{
     layout::{self, Field, Offset},
 };
 
+use crate::memory::masked;
+
 macro_rules! constants {
     ($($(#[$doc:meta])* $name:ident: $type:ty = $value:expr;)*) => {
         $($(#[$doc])* #[unsafe(no_mangle)] pub(crate) static $name: $type = $value;)*
@@ -16,7 +18,7 @@ constants! {
     /// The kernel-layout table, resolved: an [`Offset`] for each [`Field`]
     FIELDS: [u32; layout::COUNT] = [Offset::ABSENT.0; layout::COUNT];
     /// From (ABI, number) to code
-    DISPATCH: Dispatch = [0; 3 * NUMBERS];
+    DISPATCH: Dispatch = [0; 4 * NUMBERS];
     /// Numbers that mean something in any ABI
     DISPATCH_ANY: [u8; NUMBERS] = [0; NUMBERS];
     /// Kinds of code that backend `syscall` sees; the others are backend `function`'s
@@ -54,8 +56,10 @@ pub(crate) fn offset(field: Field) -> u32 {
 /// The code of a number in one of the tables of [`Dispatch`].
 #[inline(always)]
 pub(crate) fn code(table: u64, number: u64) -> u8 {
-    let at = table * NUMBERS as u64 + (number & (NUMBERS as u64 - 1));
-    // SAFETY: `table` is at most 2, so `at` lies within the three tables.
+    let at = masked::<{ 4 * NUMBERS as u64 - 1 }>(
+        table * NUMBERS as u64 + (number & (NUMBERS as u64 - 1)),
+    );
+    // SAFETY: `at` lies within the four tables.
     unsafe { core::ptr::addr_of!(DISPATCH).cast::<u8>().add(at as usize).read_volatile() }
 }
 

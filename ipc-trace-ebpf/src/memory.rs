@@ -25,12 +25,14 @@ pub(crate) fn current_task() -> u64 {
 }
 
 /// The field of the structure at `base`; zero when it is absent or can't be read.
+///
+/// Which ways are possible is known when this is built, and which of them it is when it is loaded.
 #[inline(always)]
 pub(crate) fn field<T: Copy + Default>(base: u64, field: Field) -> T {
     let at = offset(field);
-    if at == Offset::ABSENT.0 {
+    if !field.is_required() && at == Offset::ABSENT.0 {
         T::default()
-    } else if at & Offset::PROBE == 0 {
+    } else if field.is_direct() && at & Offset::PROBE == 0 {
         // SAFETY: `base` is a pointer that the verifier knows, which checks the access; the
         // kernel turns a fault into zero (BPF_PROBE_MEM).
         unsafe { ((base + u64::from(at)) as *const T).read_volatile() }
@@ -42,7 +44,7 @@ pub(crate) fn field<T: Copy + Default>(base: u64, field: Field) -> T {
 /// Whether the field exists in this kernel.
 #[inline(always)]
 pub(crate) fn exists(field: Field) -> bool {
-    offset(field) != Offset::ABSENT.0
+    field.is_required() || offset(field) != Offset::ABSENT.0
 }
 
 /// What is at a kernel address; zero when it can't be read.

@@ -204,10 +204,12 @@ fn attach_function(ebpf: &mut Ebpf, hook: &Hook, btf: &Btf) -> Result<(), Progra
 /// kernel/bpf/trampoline.c).
 fn is_refusal(error: &ProgramError) -> bool {
     const ENOTSUPP: i32 = 524;
-    let error = match error {
-        ProgramError::LoadError { io_error, .. } => io_error,
-        ProgramError::SyscallError(error) => &error.io_error,
-        _ => return false,
+    let error = if let ProgramError::LoadError { io_error, .. } = error {
+        io_error
+    } else if let ProgramError::SyscallError(error) = error {
+        &error.io_error
+    } else {
+        return false;
     };
     matches!(error.raw_os_error(), Some(libc::EPERM | ENOTSUPP | libc::EOPNOTSUPP))
 }
@@ -253,6 +255,7 @@ fn fill_filters(ebpf: &mut Ebpf, filters: &KernelFilters) -> Result<(), SessionE
 pub(super) fn describe(error: &ProgramError) -> String {
     if let ProgramError::LoadError { io_error, verifier_log } = error {
         let log = verifier_log.to_string();
+        log::trace!("the verifier's log: {log}");
         let complaint = log.lines().rev().map(str::trim).find(|l| {
             !l.is_empty()
                 && !l.starts_with("processed")

@@ -1,15 +1,16 @@
 //! Resolves the kernel-layout table against the BTF of a kernel.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     path::{Path, PathBuf},
 };
 
-use btfparse::{Offset as BtfOffset, Readable, TypeInformation, TypeVariant};
 use ipc_trace_common::{
     hooks::ENTRIES,
     layout::{self, FIELDS, Field, FieldSpec, Need, Offset, Place, Way},
 };
+
+use super::btf::Types;
 
 /// Where the running kernel describes itself.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -152,25 +153,14 @@ pub fn look_up(path: &Path) -> Result<Found, LayoutError> {
     let bytes = std::fs::read(path)
         .map_err(|source| LayoutError::Read { path: path.to_owned(), source })?;
     let parse = |reason: String| LayoutError::Parse { path: path.to_owned(), reason };
-    // btfparse takes either byte order; the programs are little-endian.
-    if bytes.len() < 24 || bytes[..2] != [0x9f, 0xeb] {
-        return Err(parse("it does not start as little-endian BTF does".to_owned()));
-    }
-    let types = TypeInformation::new(&Bytes(bytes)).map_err(|e| parse(e.message().to_owned()))?;
-    let structures = structures(&types);
-    let rows = rows(|structure, path| {
-        let offset = |&id: &u32| match types.offset_of(id, path).ok()?.1 {
-            BtfOffset::ByteOffset(bytes) => Some(bytes),
-            BtfOffset::BitOffsetAndSize(..) => None,
-        };
-        let mut offsets = structures.get(structure)?.iter().filter_map(offset);
-        let first = offsets.next()?;
-        // Structures of one name that disagree: nothing says which of them is meant.
-        offsets.all(|other| other == first).then_some(first)
-    });
-    let named = ENTRIES.iter().flat_map(|entry| entry.functions).copied();
-    let functions = named.filter(|name| types.id_of(name).is_some()).collect();
-    Ok(Found { rows, functions })
+    let types = Types::new(bytes).map_err(parse)?;
+    let places = FIELDS.iter().flat_map(|spec| spec.places);
+    let structures = types.structures(&places.map(|place| place.structure).collect());
+    let functions = ENTRIES.iter().flat_map(|entry| entry.functions).copied();
+    Ok(Found {
+        rows: rows(|structure, path| structures.offset_of(structure, path)),
+        functions: types.functions(&functions.collect()),
+    })
 }
 
 /// Every row, looked up by `offset_of(structure, path)`, in bytes.
@@ -188,35 +178,6 @@ pub fn places(spec: &FieldSpec) -> String {
     let names: Vec<_> =
         spec.places.iter().map(|place| format!("{}.{}", place.structure, place.path)).collect();
     names.join(" or ")
-}
-
-/// The types of each structure's name. `TypeInformation::id_of` gives the last type of a name,
-/// of whatever kind: for `pt_regs` on 5.10 that is a forward declaration.
-fn structures(types: &TypeInformation) -> BTreeMap<String, Vec<u32>> {
-    let mut structures = BTreeMap::<String, Vec<u32>>::new();
-    for (&id, variant) in types.get() {
-        if let TypeVariant::Struct(structure) = variant
-            && let Some(name) = structure.name()
-        {
-            structures.entry(name.to_owned()).or_default().push(id);
-        }
-    }
-    structures
-}
-
-struct Bytes(Vec<u8>);
-
-impl Readable for Bytes {
-    fn read(&self, offset: u64, buffer: &mut [u8]) -> btfparse::Result<()> {
-        let part = usize::try_from(offset)
-            .ok()
-            .and_then(|from| self.0.get(from..)?.get(..buffer.len()))
-            .ok_or_else(|| {
-                btfparse::Error::new(btfparse::ErrorKind::IOError, "the file ends too early")
-            })?;
-        buffer.copy_from_slice(part);
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -265,20 +226,5 @@ mod tests {
             assert!(Layout::from_file(&path).is_err(), "{name}");
         }
         std::fs::remove_dir_all(&dir).unwrap();
-    }
-
-    #[test]
-    fn a_forward_declaration_does_not_hide_the_structure() {
-        const STRUCTURE: u32 = 4 << 24;
-        const FORWARD: u32 = 7 << 24;
-        let strings = b"\0pt_regs\0";
-        let types = [1, STRUCTURE, 8, 1, FORWARD, 0].map(u32::to_le_bytes).concat();
-        let lengths = [24, 0, types.len() as u32, types.len() as u32, strings.len() as u32];
-        let header =
-            [0x9f, 0xeb, 1, 0].into_iter().chain(lengths.iter().flat_map(|n| n.to_le_bytes()));
-        let bytes = header.chain(types.iter().chain(strings).copied()).collect();
-        let types = TypeInformation::new(&Bytes(bytes)).unwrap();
-        assert_eq!(types.id_of("pt_regs"), Some(2));
-        assert_eq!(structures(&types)["pt_regs"], [1]);
     }
 }

@@ -3,6 +3,7 @@
 //! | module | its job |
 //! | --- | --- |
 //! | [`features`] | what this kernel and this user may do |
+//! | [`btf`] | the kernel's type information |
 //! | [`layout`] | where the fields are that the programs read |
 //! | [`plan`] | which operation is seen by which backend, and why: pure |
 //! | [`attach`] | loads the object and attaches a plan's programs |
@@ -14,6 +15,7 @@
 //! Invariant: nothing here knows what an event means or how it is shown.
 
 pub mod attach;
+pub mod btf;
 pub mod census;
 pub mod features;
 pub mod layout;

@@ -205,6 +205,16 @@ pub fn plan(choice: Choice, native: Abi, features: &Features) -> Result<Plan, No
     Ok(plan)
 }
 
+/// Whether the functions that BTF describes are enough for every way in. If not, it matters which
+/// others the kernel has.
+#[must_use]
+pub fn describes_all(native: Abi, described: &BTreeSet<&'static str>) -> bool {
+    ENTRIES
+        .iter()
+        .filter(|entry| abis(native).contains(&entry.abi))
+        .all(|entry| entry.functions.iter().any(|name| described.contains(name)))
+}
+
 /// What is seen: the operations, and moves between namespaces.
 fn kinds() -> impl Iterator<Item = Code> {
     let ops = Op::ALL.into_iter().map(|op| Code::new(op, Timeout::None));

@@ -8,6 +8,7 @@ use std::{
     fs, io,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::Path,
+    time::Instant,
 };
 
 use aya::{
@@ -211,8 +212,11 @@ impl Session {
                         session.hold = letgo::Hold::new();
                     }
                     session.census_refused.clone_from(&plan.census_refused);
+                    let begin = Instant::now();
                     session.test(plan)?;
+                    log::debug!("the self-test took {:?}", begin.elapsed());
                     let census = session.begin(btf.as_ref())?;
+                    log::debug!("after {:?} it was known what exists", begin.elapsed());
                     return Ok((session, census));
                 }
                 Err(AttachError::Session(error)) => return Err(error),

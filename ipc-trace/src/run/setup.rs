@@ -149,13 +149,12 @@ pub(crate) fn start(
     let mut features = Features {
         kernel_btf: Path::new(KERNEL_BTF).exists(),
         described: layout.functions().clone(),
-        present: match choice {
-            Choice::Auto | Choice::Function => attach::present_functions(Path::new(KALLSYMS)),
-            Choice::Syscall => None,
-        },
         ..Features::default()
     };
-    log::debug!("the kernel's symbols were read");
+    // A quarter of a million lines, which matter only where BTF leaves something open.
+    if choice != Choice::Syscall && !plan::describes_all(options.native, layout.functions()) {
+        features.present = attach::present_functions(Path::new(KALLSYMS));
+    }
     loop {
         let plan = plan::plan(choice, options.native, &features)?;
         match Session::start(&plan, layout, options) {
