@@ -222,7 +222,8 @@ pub(crate) fn diagnose(what: Diagnostic) {
 
 /// How often a condition came up, if more often than when this was asked last.
 #[inline(always)]
-pub(crate) fn diagnosed(what: u32) -> Option<u64> {
+pub(crate) fn diagnosed(what: Diagnostic) -> Option<u64> {
+    let what = what as u32;
     let count = *DIAGNOSTIC_COUNTS.get(what)?;
     let logged = DIAGNOSTIC_LOGGED.get_ptr_mut(what)?;
     // SAFETY: the pointer came from the map; only the census touches this one.
