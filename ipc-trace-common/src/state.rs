@@ -74,6 +74,9 @@ pub mod filter {
     pub const OP: u32 = 1 << 7;
 }
 
+/// Values that a filter's table has room for.
+pub const FILTER_VALUES: u32 = 1024;
+
 /// What the programs do: the low half of the gate. The high half is the tracer's own process, in the
 /// initial pid namespace, which is not traced.
 pub mod gate {

@@ -9,11 +9,11 @@ use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid,
     generated::{bpf_get_current_task, bpf_ktime_get_boot_ns, bpf_seq_write},
 };
-use aya_log_ebpf::warn;
+use aya_log_ebpf::{info, warn};
 use ipc_trace_common::{
     layout::Field,
     record::{EndRecord, Header, Kind, NamespaceRecord, PendingRecord, VERSION, flag},
-    state::DIAGNOSTICS,
+    state::Diagnostic,
 };
 
 use crate::{
@@ -208,9 +208,20 @@ fn end(seq: u64, walk: &Walk) {
 /// Rare conditions go to the user's log from here, so at most once per census.
 #[inline(never)]
 fn log_diagnostics(ctx: *mut u64) {
-    for what in 0..DIAGNOSTICS {
-        if let Some(count) = maps::diagnosed(what) {
-            warn!(&ctx, "diagnostic {} came up {} times so far", what, count);
-        }
+    if let Some(n) = maps::diagnosed(Diagnostic::SpillFull) {
+        warn!(&ctx, "{} calls found no room to note when they began: they have no duration", n);
+    }
+    if let Some(n) = maps::diagnosed(Diagnostic::DropTableFull) {
+        warn!(&ctx, "{} lost calls are counted without their namespace: too many kinds", n);
+    }
+    // Nothing to worry about: it happens at the start.
+    if let Some(n) = maps::diagnosed(Diagnostic::MoveWithoutEntry) {
+        info!(&ctx, "{} moves between namespaces had begun before the start: not shown", n);
+    }
+    if let Some(n) = maps::diagnosed(Diagnostic::NamespaceTableFull) {
+        warn!(&ctx, "{} times no room for a namespace: lives of its number are not told apart", n);
+    }
+    if let Some(n) = maps::diagnosed(Diagnostic::Unreadable) {
+        warn!(&ctx, "{} times a field of the kernel could not be read", n);
     }
 }

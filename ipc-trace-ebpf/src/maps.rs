@@ -10,8 +10,8 @@ use ipc_trace_common::{
     op,
     record::NsRef,
     state::{
-        CONTROL_ROW, COUNTER_ROWS, Counters, DIAGNOSTICS, Diagnostic, DropKey, FIRED as PROGRAMS,
-        INUMS, gate,
+        CONTROL_ROW, COUNTER_ROWS, Counters, DIAGNOSTICS, Diagnostic, DropKey, FILTER_VALUES,
+        FIRED as PROGRAMS, INUMS, gate,
     },
 };
 
@@ -63,13 +63,14 @@ static DIAGNOSTIC_LOGGED: Array<u64> = Array::with_max_entries(DIAGNOSTICS, 0);
 pub(crate) static WALK: Array<crate::census::Walk> = Array::with_max_entries(1, 0);
 
 #[map]
-pub(crate) static FILTER_PIDS: HashMap<u32, u8> = HashMap::with_max_entries(1024, 0);
+pub(crate) static FILTER_PIDS: HashMap<u32, u8> = HashMap::with_max_entries(FILTER_VALUES, 0);
 #[map]
-pub(crate) static FILTER_UIDS: HashMap<u32, u8> = HashMap::with_max_entries(1024, 0);
+pub(crate) static FILTER_UIDS: HashMap<u32, u8> = HashMap::with_max_entries(FILTER_VALUES, 0);
 #[map]
-pub(crate) static FILTER_COMMS: HashMap<[u64; 2], u8> = HashMap::with_max_entries(1024, 0);
+pub(crate) static FILTER_COMMS: HashMap<[u64; 2], u8> = HashMap::with_max_entries(FILTER_VALUES, 0);
 #[map]
-pub(crate) static FILTER_NAMESPACES: HashMap<NsRef, u8> = HashMap::with_max_entries(1024, 0);
+pub(crate) static FILTER_NAMESPACES: HashMap<NsRef, u8> =
+    HashMap::with_max_entries(FILTER_VALUES, 0);
 /// The command's process and its descendants.
 #[map]
 pub(crate) static DESCENDANTS: HashMap<u32, u8> = HashMap::with_max_entries(1 << 16, 0);
@@ -221,7 +222,8 @@ pub(crate) fn diagnose(what: Diagnostic) {
 
 /// How often a condition came up, if more often than when this was asked last.
 #[inline(always)]
-pub(crate) fn diagnosed(what: u32) -> Option<u64> {
+pub(crate) fn diagnosed(what: Diagnostic) -> Option<u64> {
+    let what = what as u32;
     let count = *DIAGNOSTIC_COUNTS.get(what)?;
     let logged = DIAGNOSTIC_LOGGED.get_ptr_mut(what)?;
     // SAFETY: the pointer came from the map; only the census touches this one.

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipc_trace_common::op::{Family, Op};
@@ -71,7 +71,7 @@ pub struct TraceArgs {
     pub how: HowArgs,
     /// Trace while this command runs, and end with it
     #[arg(last = true, value_name = "COMMAND")]
-    pub command: Vec<String>,
+    pub command: Vec<OsString>,
 }
 
 /// Options of `doctor`.

@@ -8,7 +8,7 @@ use ipc_trace::{
     doctor,
     run::{self, RunError},
     schema,
-    sinks::output::OutputError,
+    sinks::output::{self, OutputError},
 };
 
 fn main() -> ExitCode {
@@ -24,13 +24,13 @@ fn main() -> ExitCode {
         Command::Report(args) => run::run(false, args),
         Command::Doctor(args) => doctor::run(args),
         Command::Schema { of } => {
-            println!("{}", schema::of(*of));
-            Ok(ExitCode::SUCCESS)
+            output::print(&schema::of(*of)).map(|()| ExitCode::SUCCESS).map_err(RunError::from)
         }
     };
     result.unwrap_or_else(|error| {
         if !matches!(error, RunError::Output(OutputError::Closed)) {
-            eprintln!("ipc-trace: error: {error}");
+            // Where this can't be written either, the exit status still says it.
+            let _ = writeln!(std::io::stderr(), "ipc-trace: error: {error}");
         }
         error.status()
     })

@@ -3,6 +3,7 @@
 //! Invariant: a command which needs something built first makes it itself, so that each of them
 //! works in a fresh clone.
 
+mod bench;
 mod build;
 mod demo;
 mod test;
@@ -30,6 +31,8 @@ enum Command {
     Test(test::TestArgs),
     /// Build, then trace the demo workload and report (needs root)
     Demo(demo::DemoArgs),
+    /// Build, then measure what tracing costs (needs root)
+    Bench(bench::BenchArgs),
     /// Run a program which makes IPC calls, for tests, the demo and benches
     #[command(subcommand)]
     Workload(workload::Workload),
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Command::Build(args) => build::main(&args).map(|()| ExitCode::SUCCESS),
         Command::Test(args) => test::main(&args),
         Command::Demo(args) => demo::main(&args),
+        Command::Bench(args) => bench::main(args),
         Command::Workload(workload) => workload::run(workload).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

@@ -260,7 +260,7 @@ pub struct Namespace<'a> {
     pub before: Option<Time>,
 }
 
-/// Calls that were lost.
+/// Calls that were lost, or facts about who made them.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Loss<'a> {
     /// Number of the line
@@ -271,6 +271,9 @@ pub struct Loss<'a> {
     pub dropped: u64,
     /// Calls for which the kernel did not run the program, since the last such line
     pub missed: u64,
+    /// Records of namespaces' lives, and of who a thread is, for which there was no room since the
+    /// last such line: what needs them is `null`
+    pub facts: u64,
     /// The dropped ones, by namespace, operation and error
     pub by: &'a [LossBy],
 }

@@ -1,11 +1,11 @@
 //! COMMAND: started when tracing has begun, its end is data.
 
-use std::{io, process::Stdio};
+use std::{ffi::OsString, io, os::unix::ffi::OsStrExt as _, process::Stdio};
 
 use nix::sys::signal::Signal;
 use tokio::process;
 
-use crate::event;
+use crate::event::{self, value::Text};
 
 /// COMMAND can't be started.
 #[derive(Debug, thiserror::Error)]
@@ -23,10 +23,15 @@ impl StartError {
     }
 }
 
+/// A word, with bytes that are no text as `\xNN`.
+fn shown(word: &OsString) -> String {
+    Text(word.as_bytes().into()).to_str().into_owned()
+}
+
 /// COMMAND.
 #[derive(Debug)]
 pub struct Child {
-    argv: Vec<String>,
+    argv: Vec<OsString>,
     process: process::Child,
     status: Option<std::process::ExitStatus>,
 }
@@ -36,9 +41,9 @@ impl Child {
     ///
     /// # Errors
     /// It does not exist or can't be executed.
-    pub fn start(words: &[String], output_to_stderr: bool) -> Result<Self, StartError> {
+    pub fn start(words: &[OsString], output_to_stderr: bool) -> Result<Self, StartError> {
         let name = words.first().cloned().unwrap_or_default();
-        let error = |source| StartError { name: name.clone(), source };
+        let error = |source| StartError { name: shown(&name), source };
         let mut command = process::Command::new(&name);
         command.args(words.get(1..).unwrap_or_default());
         if output_to_stderr {
@@ -78,7 +83,7 @@ impl Child {
         self.has_ended();
         let signal = self.status.and_then(|s| s.signal());
         event::Command {
-            argv: self.argv.clone(),
+            argv: self.argv.iter().map(shown).collect(),
             exit_code: self.status.and_then(|s| s.code()),
             signal: signal.map(|number| match Signal::try_from(number) {
                 Ok(signal) => signal.as_str().to_owned(),

@@ -285,11 +285,16 @@ impl Run {
 
     /// What is looked at now and then.
     fn tick(&mut self) -> Result<(), RunError> {
+        self.output.check()?;
         self.pipeline.tracker.clock.follow();
         let census = self.list();
         let counts = self.setup.session.counts()?;
-        if self.losses.grew(counts.total().dropped, counts.missed) {
-            let losses = self.losses.update(self.setup.session.drops()?, counts.missed);
+        if self.losses.grew(counts.total().dropped, counts.missed, counts.control.dropped) {
+            let losses = self.losses.update(
+                self.setup.session.drops()?,
+                counts.missed,
+                counts.control.dropped,
+            );
             self.mode.loss(&losses, &self.pipeline.tracker);
         }
         self.flush()?;
@@ -339,8 +344,9 @@ impl Run {
         // Twice: a namespace is dead when it is missing from two lists.
         self.list();
         let census = self.list();
-        let losses = self.losses.update(self.setup.session.drops()?, counts.missed);
-        if losses.dropped > 0 || losses.missed > 0 {
+        let losses =
+            self.losses.update(self.setup.session.drops()?, counts.missed, counts.control.dropped);
+        if !losses.is_empty() {
             self.mode.loss(&losses, &self.pipeline.tracker);
         }
         counts.missed = counts.missed.max(losses.missed);

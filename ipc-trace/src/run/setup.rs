@@ -9,7 +9,7 @@ use std::{
 use ipc_trace_common::{
     op::Abi,
     record::NsRef,
-    state::{HOST_INUM, filter},
+    state::{FILTER_VALUES, HOST_INUM, filter},
 };
 
 use crate::{
@@ -54,6 +54,14 @@ pub enum SetupError {
         /// Why not
         reason: String,
     },
+    /// A filter has more values than the kernel side has room for.
+    #[error("{option}: {given} values are more than the {FILTER_VALUES} that are possible")]
+    Values {
+        /// The option
+        option: &'static str,
+        /// How many there are
+        given: usize,
+    },
     /// The system refused something.
     #[error("{what}: {source}")]
     System {
@@ -68,7 +76,7 @@ impl SetupError {
     /// Whether what the user asked for makes no sense: exit status 2.
     #[must_use]
     pub const fn is_usage(&self) -> bool {
-        matches!(self, Self::Namespace { .. })
+        matches!(self, Self::Namespace { .. } | Self::Values { .. })
     }
 }
 
@@ -99,6 +107,7 @@ pub fn setup(how: &HowArgs, filters: &Filters, arguments: bool) -> Result<Setup,
     if let Err(error) = attach::lift_memory_lock_limit() {
         log::info!("the limit on locked memory can't be lifted: {error}");
     }
+    check_numbers(filters)?;
     let begin = Instant::now();
     let layout = Layout::from_file(&btf_path(how))?;
     log::debug!("the kernel's fields were found after {:?}", begin.elapsed());
@@ -199,6 +208,20 @@ fn kernel_filters(filters: &Filters) -> KernelFilters {
         pids: filters.pid.clone(),
         uids: filters.uid.clone(),
         comms: filters.comm.iter().map(|comm| comm.0).collect(),
+    }
+}
+
+/// Whether the kernel side has room for all values.
+fn check_numbers(filters: &Filters) -> Result<(), SetupError> {
+    let numbers = [
+        ("--ipc-ns", filters.ipc_ns.len()),
+        ("--pid", filters.pid.len()),
+        ("--comm", filters.comm.len()),
+        ("--uid", filters.uid.len()),
+    ];
+    match numbers.into_iter().find(|(_, given)| *given > FILTER_VALUES as usize) {
+        Some((option, given)) => Err(SetupError::Values { option, given }),
+        None => Ok(()),
     }
 }
 

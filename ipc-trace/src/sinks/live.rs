@@ -79,6 +79,7 @@ impl Live {
             time: tracker.clock.time(now),
             dropped: losses.dropped,
             missed: losses.missed,
+            facts: losses.facts,
             by: &losses.by,
         });
         self.format.write(&mut self.buffer, &event);

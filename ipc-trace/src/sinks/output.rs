@@ -80,6 +80,28 @@ impl Output {
         }
         Ok(())
     }
+
+    /// Looks whether anyone is still reading, which else shows only when there is something to write.
+    ///
+    /// # Errors
+    /// The reader is gone.
+    pub fn check(&self) -> Result<(), OutputError> {
+        // Of errors poll(2) tells unasked: of a pipe without readers, or a terminal that hung up.
+        let mut fds = [PollFd::new(self.stdout.as_fd(), PollFlags::empty())];
+        match poll(&mut fds, PollTimeout::ZERO) {
+            Ok(1..) => Err(OutputError::Closed),
+            // What else is wrong shows itself when writing.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+}
+
+/// Prints a text that is there at once.
+///
+/// # Errors
+/// The reader is gone, or writing failed.
+pub fn print(text: &str) -> Result<(), OutputError> {
+    Output::new(Arc::default()).write_all([text, "\n"].concat().as_bytes())
 }
 
 /// Whether a piece can be written without waiting, within a short time.

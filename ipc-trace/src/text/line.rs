@@ -86,7 +86,7 @@ fn write_namespace(
 }
 
 fn write_loss(out: &mut dyn fmt::Write, loss: &Loss<'_>, palette: Palette) -> fmt::Result {
-    let Loss { seq: _, time, dropped, missed, by } = loss;
+    let Loss { seq: _, time, dropped, missed, facts, by } = loss;
     let time = palette.paint(Role::Dim, Clock(*time));
     if *dropped > 0 {
         writeln!(
@@ -103,6 +103,16 @@ fn write_loss(out: &mut dyn fmt::Write, loss: &Loss<'_>, palette: Palette) -> fm
             "{time}  {}: the kernel did not run the program; counts are lower bounds from here on",
             palette
                 .paint(Role::Loss, format_args!("missed {} {}", Count(*missed), events(*missed))),
+        )?;
+    }
+    if *facts > 0 {
+        writeln!(
+            out,
+            "{time}  {}: no room for them; who and where from stays unknown for some calls",
+            palette.paint(
+                Role::Loss,
+                format_args!("lost {} facts about namespaces and processes", Count(*facts))
+            ),
         )?;
     }
     Ok(())

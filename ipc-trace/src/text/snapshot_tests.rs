@@ -155,7 +155,7 @@ fn lines_of_a_run() {
         LossBy { inum: None, r#gen: None, ..kind(APP, Op::Semop, None, 7) },
         kind(AGAIN, Op::Semop, Some(512), 1),
     ];
-    let loss = Loss { seq: 12, time: at(1_000), dropped: 1_824, missed: 1, by: &by };
+    let loss = Loss { seq: 12, time: at(1_000), dropped: 1_824, missed: 1, facts: 3, by: &by };
     let accounting = accounting(5_260, 812, 0);
     let argv = ["sh", "-c", "echo \x1b[2J; true", ""].map(str::to_owned).to_vec();
     let command = Command { argv, exit_code: None, signal: Some("SIGKILL".to_owned()) };

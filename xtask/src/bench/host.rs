@@ -1,0 +1,100 @@
+//! The figures of the running kernel, one after the other.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{
+    cost::{self, GETPPID, SEMOP},
+    figure::{Figure, HEADING},
+    machine::{self, Machine},
+    memory, times,
+    tracer::Programs,
+};
+use crate::build;
+
+/// Options of `cargo xtask bench host`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct HostArgs {
+    /// How often a loop runs untraced and traced
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// Calls of a loop
+    #[arg(long, default_value_t = 3_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    calls: u64,
+    /// Events after which memory is looked at for the second time
+    #[arg(long, default_value_t = 50_000_000)]
+    events: u64,
+    /// How calls are seen
+    #[arg(long, default_value = "syscall")]
+    backend: String,
+    /// Only these figures
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Part>,
+}
+
+/// A group of figures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// The semop loop
+    Semop,
+    /// The getppid loop
+    Getppid,
+    /// Start, end, idle
+    Times,
+    /// Resident memory
+    Memory,
+}
+
+/// Events after which memory is looked at for the first time.
+const FEW: u64 = 1_000_000;
+
+/// Measures and prints: whether all limits are kept.
+pub(super) fn run(args: &HostArgs) -> Result<bool> {
+    ensure!(nix::unistd::geteuid().is_root(), "loading BPF programs needs root");
+    let programs = programs(&args.backend)?;
+    machine::stay_on_two_processors().context("cannot stay on two processors")?;
+    println!("{}\n\n{HEADING}", Machine::look());
+    let mut within = true;
+    let mut show = |figures: &[Figure]| {
+        for figure in figures {
+            println!("{figure}");
+            within &= figure.is_within();
+        }
+    };
+    let wanted = |part| args.only.is_empty() || args.only.contains(&part);
+    let rounds = usize::from(args.rounds);
+    if wanted(Part::Semop) {
+        show(&cost::measure(&programs, SEMOP, rounds, args.calls)?);
+    }
+    if wanted(Part::Getppid) {
+        show(&cost::measure(&programs, GETPPID, rounds, args.calls)?);
+    }
+    if wanted(Part::Times) {
+        show(&times::measure(&programs, rounds)?);
+        show(&[times::idle(&programs, Duration::from_secs(10))?]);
+    }
+    if wanted(Part::Memory) {
+        show(&memory::measure(&programs, FEW, args.events)?);
+    }
+    Ok(within)
+}
+
+/// Builds both programs as they are released.
+fn programs(backend: &str) -> Result<Programs> {
+    let root = build::workspace_root()?;
+    let built = build::everything(&root, true)?;
+    let status = built
+        .cargo()
+        .args(["build", "--quiet", "--release", "--package", "xtask"])
+        .arg("--target-dir")
+        .arg(root.join("target"))
+        .status()
+        .context("cannot run cargo")?;
+    ensure!(status.success(), "the workloads can't be built");
+    Ok(Programs {
+        tracer: built.program().to_owned(),
+        xtask: built.program().with_file_name("xtask"),
+        backend: backend.to_owned(),
+    })
+}

@@ -1,0 +1,51 @@
+//! `cargo xtask bench`: what tracing costs, and how long it takes to begin and to end.
+//!
+//! | module | its job |
+//! | --- | --- |
+//! | [`host`] | the figures of the running kernel, one after the other |
+//! | [`cost`] | how much slower a loop of calls gets |
+//! | [`memory`] | whether the tracer grows with the events |
+//! | [`times`] | start to first event, end to exit, and what an idle tracer costs |
+//! | [`tracer`] | the tracer beside the bench, and what `/proc` says of it |
+//! | [`figure`] | a result with its limit, as a row of a table |
+//! | [`machine`] | what the results depend on |
+//!
+//! Invariant: a figure is measured against the untraced case in the same run where it can be, so
+//! that it means something on another machine. Programs are those that are released: an unoptimised
+//! loop would hide a part of the cost.
+
+mod cost;
+mod figure;
+mod host;
+mod machine;
+mod memory;
+mod times;
+mod tracer;
+
+use std::process::ExitCode;
+
+/// Options of `cargo xtask bench`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    what: Option<Bench>,
+    #[command(flatten)]
+    host: host::HostArgs,
+}
+
+/// What is measured.
+#[derive(Clone, Debug, clap::Subcommand)]
+enum Bench {
+    /// The running kernel (needs root); what is done without a word more
+    Host(host::HostArgs),
+}
+
+/// Runs `cargo xtask bench`. Fails, too, when a limit is not kept.
+pub(crate) fn main(args: BenchArgs) -> anyhow::Result<ExitCode> {
+    let within = match args.what {
+        Some(Bench::Host(args)) => host::run(&args)?,
+        None => host::run(&args.host)?,
+    };
+    Ok(if within { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,163 @@
+//! The tracer beside the bench, and what `/proc` says of it.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Lines, Read as _},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+/// The programs.
+#[derive(Clone, Debug)]
+pub(super) struct Programs {
+    /// `ipc-trace`
+    pub(super) tracer: PathBuf,
+    /// This program, as it is released
+    pub(super) xtask: PathBuf,
+    /// `--backend`
+    pub(super) backend: String,
+}
+
+impl Programs {
+    fn tracer(&self, mode: &str) -> Command {
+        let mut command = Command::new(&self.tracer);
+        command.args([mode, "-o", "json", "--backend", &self.backend]);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a workload: its book.
+    pub(super) fn workload(&self, words: &[&str]) -> Result<Value> {
+        let output = Command::new(&self.xtask).arg("workload").args(words).output()?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "workload {words:?}: {stderr}");
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+
+    /// Runs a workload under `report`: its book, and the report.
+    pub(super) fn reported(&self, words: &[&str]) -> Result<(Value, Value)> {
+        let mut command = self.tracer("report");
+        command.arg("--").arg(&self.xtask).arg("workload").args(words);
+        let output = command.output()?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "report on {words:?}: {stderr}");
+        let book = stderr.lines().find_map(|line| serde_json::from_str(line).ok());
+        let book = book.with_context(|| format!("no book of {words:?}: {stderr}"))?;
+        Ok((book, serde_json::from_slice(&output.stdout)?))
+    }
+}
+
+/// `live`, whose lines are read as they come.
+#[derive(Debug)]
+pub(super) struct Live {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    /// When it was started
+    pub(super) started: Instant,
+}
+
+impl Live {
+    /// Starts it; calls may not be traced yet when this returns.
+    pub(super) fn start(programs: &Programs, options: &[&str]) -> Result<Self> {
+        let started = Instant::now();
+        let mut command = programs.tracer("live");
+        let mut child = command.args(options).stdout(Stdio::piped()).spawn()?;
+        let stdout = child.stdout.take().context("the tracer has no output")?;
+        Ok(Self { child, lines: BufReader::new(stdout).lines(), started })
+    }
+
+    /// Waits for a line of that type.
+    pub(super) fn wait_for(&mut self, kind: &str) -> Result<()> {
+        let wanted = format!("{{\"v\":1,\"type\":\"{kind}\"");
+        loop {
+            let line = self.lines.next().context("the tracer ended")??;
+            if line.starts_with(&wanted) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Its number.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Tells it to end: how long that takes.
+    pub(super) fn end(mut self) -> Result<Duration> {
+        let begin = Instant::now();
+        kill(Pid::from_raw(self.pid() as i32), Signal::SIGINT)?;
+        let reader = std::thread::spawn(move || self.lines.all(|line| line.is_ok()));
+        let status = self.child.wait()?;
+        let took = begin.elapsed();
+        ensure!(status.success(), "the tracer ended with {status}");
+        ensure!(reader.join().expect("the reader panicked"), "the tracer's lines can't be read");
+        Ok(took)
+    }
+}
+
+/// `report`, for as long as a command sleeps.
+#[derive(Debug)]
+pub(super) struct Report {
+    child: Child,
+    stdin: Option<ChildStdin>,
+}
+
+impl Report {
+    /// Starts it; calls are counted when this returns.
+    pub(super) fn start(programs: &Programs) -> Result<Self> {
+        let mut command = programs.tracer("report");
+        command.args(["--", "/bin/sh", "-c", "echo tracing; read line"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        let stderr = child.stderr.take().context("the tracer has no standard error")?;
+        let mut lines = BufReader::new(stderr).lines();
+        // With -o json the command's standard output is there.
+        let begun = lines.any(|line| line.is_ok_and(|line| line == "tracing"));
+        ensure!(begun, "the tracer did not begin");
+        // What it says later is to find a reader.
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|l| eprintln!("{l}")));
+        Ok(Self { stdin: child.stdin.take(), child })
+    }
+
+    /// Its number.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it: the report.
+    pub(super) fn end(mut self) -> Result<Value> {
+        drop(self.stdin.take());
+        let mut text = String::new();
+        let mut stdout = self.child.stdout.take().context("the tracer has no output")?;
+        stdout.read_to_string(&mut text)?;
+        let status = self.child.wait()?;
+        ensure!(status.success(), "the tracer ended with {status}");
+        Ok(serde_json::from_str(&text)?)
+    }
+}
+
+/// Resident memory of a process in KiB.
+pub(super) fn resident_kib(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+/// Time that all threads of a process have spent on processors. `/proc/PID/stat` counts in ticks of
+/// 10 ms, which is too coarse here.
+pub(super) fn processor_time(pid: u32) -> Result<Duration> {
+    let mut total = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = fs::read_to_string(task?.path().join("schedstat"))?;
+        total += text.split(' ').next().context("schedstat")?.parse::<u64>()?;
+    }
+    Ok(Duration::from_nanos(total))
+}

@@ -1,0 +1,126 @@
+//! Bad days: the disk is full, the reader is gone or stuck, someone wants the run to end.
+
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+};
+
+use nix::sys::signal::{Signal, kill};
+use serde_json::Value;
+
+use crate::{
+    book::{assert_balanced, assert_whole},
+    tracer::{Beside, Live, PATIENCE, eventually, program, text, tracer, workload},
+};
+
+/// Runs it until its reader has read one line: status and standard error.
+fn head_of(mut command: Command) -> (Option<i32>, String) {
+    let mut tracer = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(tracer.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(!line.is_empty());
+    let ended = eventually(|| tracer.try_wait().unwrap().is_some());
+    if !ended {
+        tracer.kill().unwrap();
+    }
+    let output = tracer.wait_with_output().unwrap();
+    assert!(ended, "it does not end; {}", text(&output.stderr));
+    (output.status.code(), text(&output.stderr))
+}
+
+#[test]
+fn a_closed_pipe_ends_it_quietly() {
+    let busy = Beside::start(workload(&["churn-namespaces", "--count", "1000000"]));
+    for output in ["text", "json"] {
+        let mut live = tracer("live");
+        live.args(["-o", output]);
+        assert_eq!(head_of(live), (Some(0), String::new()), "{output}");
+    }
+    drop(busy);
+    let mut schema = program();
+    schema.args(["schema", "event"]);
+    assert_eq!(head_of(schema), (Some(0), String::new()));
+}
+
+#[test]
+fn a_closed_pipe_is_noticed_when_there_is_nothing_to_write() {
+    let mut quiet = tracer("live");
+    // No process has that number, and there is no terminal that would want a footer.
+    quiet.args(["-o", "json", "--pid", "4194305"]);
+    assert_eq!(head_of(quiet), (Some(0), String::new()));
+}
+
+#[test]
+fn a_full_disk_is_an_error_that_says_so() {
+    let commands: [&[&str]; 5] = [
+        &["live", "--duration", "0"],
+        &["live", "-o", "json", "--duration", "0"],
+        &["report", "--duration", "0"],
+        &["report", "-o", "json", "--duration", "0"],
+        &["schema", "report"],
+    ];
+    for words in commands {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let output = program().args(words).stdout(full).output().unwrap();
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {stderr}");
+        assert!(stderr.contains("standard output"), "{words:?}: {stderr}");
+        assert!(stderr.contains("No space left on device"), "{words:?}: {stderr}");
+        assert!(!stderr.contains("panicked"), "{stderr}");
+    }
+}
+
+#[test]
+fn where_not_even_the_error_can_be_written_the_status_says_it() {
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    let mut command = program();
+    command.args(["live", "--btf", "/nonexistent/btf"]).stdout(full()).stderr(full());
+    assert_eq!(command.status().unwrap().code(), Some(1));
+}
+
+#[test]
+fn signals_end_a_run_in_order() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let mut live = Live::start(&[]);
+        let churn = Beside::start(workload(&["churn-namespaces", "--count", "100000"]));
+        live.wait_for(|line| line["type"] == "ipc");
+        let lines = live.end_by(signal);
+        drop(churn);
+        assert_whole(&lines);
+
+        let mut command = tracer("report");
+        command.args(["-o", "json", "--", "/bin/sh", "-c", "echo tracing; read line"]);
+        let mut report = Beside::start(command);
+        report.wait_for_stderr("tracing");
+        report.signal(signal);
+        let (status, stdout, stderr) = report.join();
+        assert_eq!(status.code(), Some(0), "{stderr}");
+        let report: Value = serde_json::from_str(&stdout.join("\n")).unwrap();
+        assert_balanced(&report["accounting"]);
+        // It was still running, or ended by itself when its input did.
+        assert_eq!(report["command"]["signal"], Value::Null);
+    }
+}
+
+#[test]
+fn a_reader_that_does_not_read_can_not_keep_it_from_ending() {
+    let mut command = tracer("live");
+    let mut stuck =
+        command.args(["-o", "json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut out = BufReader::with_capacity(1, stuck.stdout.take().unwrap());
+    let mut start = String::new();
+    out.read_line(&mut start).unwrap();
+    // Far more than a pipe holds.
+    Beside::start(workload(&["count", "--calls", "5000", "--namespaces", "1"])).book();
+    kill(nix::unistd::Pid::from_raw(stuck.id() as i32), Signal::SIGTERM).unwrap();
+    let ended = eventually(|| stuck.try_wait().unwrap().is_some());
+    if !ended {
+        stuck.kill().unwrap();
+    }
+    let output = stuck.wait_with_output().unwrap();
+    assert!(ended, "after {PATIENCE:?} it was still there");
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("standard output is stuck"), "{stderr}");
+}

@@ -1,0 +1,116 @@
+//! What must hold of every report and every run, whatever was traced.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::tracer::{list, number, of_type, program};
+
+/// Calls and errors by namespace and operation, of those operations that were called at all.
+pub(crate) type Counts = BTreeMap<u64, BTreeMap<String, (u64, BTreeMap<String, u64>)>>;
+
+/// The counts of a report or of a workload's book. A number that is given to several namespaces, one
+/// after the other, has them all together.
+pub(crate) fn counts(namespaces: &Value) -> Counts {
+    let mut all = Counts::new();
+    for namespace in list(namespaces) {
+        for (op, counts) in namespace["ops"].as_object().unwrap() {
+            let (calls, errors) = all
+                .entry(number(&namespace["inum"]))
+                .or_default()
+                .entry(op.clone())
+                .or_insert_with(|| (0, BTreeMap::new()));
+            *calls += number(&counts["calls"]);
+            for (error, count) in counts["errors"].as_object().unwrap() {
+                *errors.entry(error.clone()).or_default() += number(count);
+            }
+        }
+    }
+    all
+}
+
+/// The counts of lines: the calls that are shown, and those that were lost.
+pub(crate) fn counts_of_lines(lines: &[Value]) -> Counts {
+    let mut all = Counts::new();
+    let mut add = |inum: &Value, op: &Value, error: &Value, count: u64| {
+        let inum = if inum.is_null() { 0 } else { number(inum) };
+        let op = op.as_str().unwrap().to_owned();
+        let entry = all.entry(inum).or_default().entry(op);
+        let (calls, errors) = entry.or_insert_with(|| (0, BTreeMap::new()));
+        *calls += count;
+        if let Some(error) = error.as_str() {
+            *errors.entry(error.to_owned()).or_default() += count;
+        }
+    };
+    for line in of_type(lines, "ipc") {
+        add(&line["ipc_ns"]["inum"], &line["op"], &line["error"], 1);
+    }
+    for line in of_type(lines, "loss") {
+        for by in list(&line["by"]) {
+            add(&by["inum"], &by["op"], &by["error"], number(&by["count"]));
+        }
+    }
+    all
+}
+
+/// Only those namespaces that `wanted` has, too.
+pub(crate) fn restricted(mut counts: Counts, wanted: &Counts) -> Counts {
+    counts.retain(|inum, _| wanted.contains_key(inum));
+    counts
+}
+
+/// How many calls there are.
+pub(crate) fn total(counts: &Counts) -> u64 {
+    counts.values().flat_map(BTreeMap::values).map(|one| one.0).sum()
+}
+
+/// Everything seen is accounted for, in total and for each operation.
+pub(crate) fn assert_balanced(accounting: &Value) {
+    const NAMES: [&str; 5] = ["seen", "filtered", "emitted", "dropped", "delivered"];
+    let mut sums = [0; NAMES.len()];
+    let by_op = accounting["by_op"].as_object().unwrap();
+    for one in by_op.values().chain([accounting]) {
+        let [seen, filtered, emitted, dropped, delivered] = NAMES.map(|name| number(&one[name]));
+        assert_eq!(seen, filtered + emitted + dropped, "{accounting}");
+        assert_eq!(emitted, delivered, "{accounting}");
+    }
+    for one in by_op.values() {
+        for (sum, name) in sums.iter_mut().zip(NAMES) {
+            *sum += number(&one[name]);
+        }
+    }
+    assert_eq!(sums, NAMES.map(|name| number(&accounting[name])), "{accounting}");
+    assert_eq!(accounting["missed"], 0, "{accounting}");
+    let control = &accounting["control"];
+    assert_eq!(control["emitted"], control["delivered"], "{accounting}");
+}
+
+/// The lines are numbered without gaps, and account for what was traced.
+pub(crate) fn assert_whole(lines: &[Value]) {
+    assert_eq!(lines[0]["type"], "start");
+    for (i, line) in lines.iter().enumerate() {
+        assert_eq!(line["v"], 1);
+        if i > 0 {
+            assert_eq!(line["seq"], i);
+        }
+    }
+    let accounting = &lines.last().unwrap()["accounting"];
+    assert_balanced(accounting);
+    let shown = of_type(lines, "ipc").len() as u64;
+    assert_eq!(number(&accounting["delivered"]), shown, "{accounting}");
+    let sum = |name: &str| of_type(lines, "loss").iter().map(|l| number(&l[name])).sum::<u64>();
+    assert_eq!(number(&accounting["dropped"]), sum("dropped"), "{accounting}");
+}
+
+/// `value` follows the schema that the tracer itself prints.
+pub(crate) fn assert_valid(kind: &str, values: &[&Value]) {
+    let schema = program().args(["schema", kind]).output().unwrap();
+    let schema: Value = serde_json::from_slice(&schema.stdout).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    for value in values {
+        if let Err(error) = validator.validate(value) {
+            let at = error.instance_path();
+            panic!("{kind} does not follow its schema at {at}: {:.300}", error.to_string());
+        }
+    }
+}

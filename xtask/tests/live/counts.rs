@@ -1,0 +1,169 @@
+//! Reports against books: every call is counted, under the right namespace, operation and error.
+
+use std::{fs, path::Path, time::Duration};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::{
+    book::{
+        Counts, assert_balanced, assert_valid, assert_whole, counts, counts_of_lines, restricted,
+        total,
+    },
+    tracer::{
+        Beside, Live, Report, calls_of, children_of, eventually, lines, list, number, of_type,
+        report, scaled, stat, tracer, workload, xtask,
+    },
+};
+
+/// The number of calls as an option's value.
+fn calls(number: u64) -> String {
+    scaled(number).to_string()
+}
+
+/// Calls that were lost, by what the report says of namespaces.
+fn lost(report: &Value) -> u64 {
+    let namespaces = list(&report["namespaces"]).iter();
+    let known: u64 = namespaces.map(|ns| number(&ns["dropped"])).sum();
+    let unattributed = report["unattributed"].as_object().unwrap().values();
+    known + unattributed.map(|op| number(&op["calls"])).sum::<u64>()
+}
+
+fn of_book(report: &Value, book: &Counts) -> Counts {
+    restricted(counts(&report["namespaces"]), book)
+}
+
+#[test]
+fn a_report_has_the_exact_counts_of_a_million_calls() {
+    let words =
+        ["count", "--threads", "8", "--namespaces", "3", "--int80-percent", "30", "--calls"];
+    let calls = calls(1_000_000);
+    let (report, book) = report(&["--only-command"], &[&words[..], &[&calls]].concat());
+    let expected = counts(&book["namespaces"]);
+    assert_eq!(of_book(&report, &expected), expected);
+    assert_balanced(&report["accounting"]);
+    assert_eq!(report["accounting"]["dropped"], 0, "{}", report["accounting"]);
+    assert_valid("report", &[&report]);
+}
+
+#[test]
+fn counts_stay_exact_while_the_reader_is_stopped_and_the_ring_is_too_small() {
+    let mut command = tracer("report");
+    command.args(["-o", "json", "--only-command", "--ring-bytes", "4096", "--"]);
+    command.arg(xtask()).args(["workload", "count", "--threads", "8", "--namespaces", "3"]);
+    // The tracer hands its standard input on to the workload, which waits for a byte there.
+    command.args(["--hold-start-fd", "0", "--calls", &calls(1_000_000)]);
+    let mut tracer = Beside::start(command);
+    let workload = fs::canonicalize(xtask()).unwrap();
+    let is_workload = |pid: u32| {
+        fs::read_link(Path::new("/proc").join(pid.to_string()).join("exe")).ok().as_ref()
+            == Some(&workload)
+    };
+    assert!(eventually(|| children_of(tracer.pid()).into_iter().any(is_workload)));
+    tracer.signal(Signal::SIGSTOP);
+    assert!(eventually(|| stat(tracer.pid()).is_some_and(|stat| stat[0] == "T")));
+    tracer.go();
+    std::thread::sleep(Duration::from_secs(2));
+    tracer.signal(Signal::SIGCONT);
+    let (status, stdout, stderr) = tracer.join();
+    assert!(status.success(), "{status}: {stderr}");
+    let report: Value = serde_json::from_str(&stdout.join("\n")).unwrap();
+    let book: Value = serde_json::from_str(stderr.lines().last().unwrap()).unwrap();
+
+    let expected = counts(&book["namespaces"]);
+    assert_eq!(of_book(&report, &expected), expected);
+    assert_balanced(&report["accounting"]);
+    assert!(number(&report["accounting"]["dropped"]) > 0, "{}", report["accounting"]);
+    assert_eq!(lost(&report), number(&report["accounting"]["dropped"]));
+    let of_command = list(&report["namespaces"]).iter();
+    let mut of_command = of_command.filter(|ns| expected.contains_key(&number(&ns["inum"])));
+    assert!(of_command.all(|ns| number(&ns["dropped"]) > 0), "each namespace lost some");
+}
+
+#[test]
+fn what_is_lost_of_namespaces_and_processes_is_said() {
+    // Stopped for longer than the control ring lasts: then it is not known who made a namespace,
+    // and by how many calls it was used is.
+    let mut live = Live::start(&["--op", "semget"]);
+    live.signal(Signal::SIGSTOP);
+    let words = ["churn-namespaces", "--count", "8000"];
+    let book = Beside::start(workload(&words)).book();
+    live.signal(Signal::SIGCONT);
+    let loss = live.wait_for(|line| line["type"] == "loss");
+    assert!(number(&loss["facts"]) > 0, "{loss}");
+    let lines = live.end();
+    assert_whole(&lines);
+    let end = lines.last().unwrap();
+    let lost = of_type(&lines, "loss").iter().map(|loss| number(&loss["facts"])).sum::<u64>();
+    assert_eq!(end["accounting"]["control"]["dropped"], lost, "{end}");
+    let calls = calls_of(&lines, &book["tid"]);
+    let namespaces = list(&book["namespaces"]);
+    assert_eq!(calls.len(), namespaces.len());
+    for (call, namespace) in calls.iter().zip(namespaces) {
+        assert_eq!(call["ipc_ns"]["inum"], namespace["inum"], "{call}");
+    }
+    // What a call itself tells is there; the rest may not be, and is not taken from elsewhere.
+    assert!(calls.iter().any(|call| call["process"]["exe"].is_null()));
+    for call in calls {
+        let exe = &call["process"]["exe"];
+        assert!(exe.is_null() || *exe == xtask().to_str().unwrap(), "{call}");
+        assert_eq!(call["process"]["comm"], "xtask", "{call}");
+    }
+}
+
+#[test]
+fn lines_and_losses_together_are_all_calls() {
+    let words = ["count", "--threads", "4", "--namespaces", "3", "--calls"];
+    let calls = calls(100_000);
+    let options = ["--only-command", "--ring-bytes", "4096"];
+    let (lines, book) = lines(&options, &[&words[..], &[&calls]].concat());
+    let expected = counts(&book["namespaces"]);
+    assert_eq!(restricted(counts_of_lines(&lines), &expected), expected);
+    assert_whole(&lines);
+    let losses = of_type(&lines, "loss");
+    assert!(!losses.is_empty());
+    for loss in &losses {
+        let by: u64 = list(&loss["by"]).iter().map(|by| number(&by["count"])).sum();
+        assert_eq!(by, number(&loss["dropped"]), "{loss}");
+    }
+    assert_valid("event", &losses);
+}
+
+#[test]
+fn the_demo_shows_all_operations_in_three_namespaces() {
+    let (report, book) = report(&["--only-command"], &["demo"]);
+    let expected = counts(&book["namespaces"]);
+    assert!(expected.len() >= 3);
+    assert_eq!(of_book(&report, &expected), expected);
+    assert!(expected.values().all(|ops| ops.len() == 17), "{expected:?}");
+    let foreign = list(&report["namespaces"]).iter().map(|ns| number(&ns["foreign_calls"]));
+    assert!(foreign.sum::<u64>() > 0);
+    assert_valid("report", &[&report]);
+}
+
+#[test]
+fn two_tracers_see_the_same_and_not_each_other() {
+    // The namespaces of the workload are new ones: in the host's, others may make calls, too.
+    let counting = Report::start(&[]);
+    let live = Live::start(&[]);
+    let calls = calls(20_000);
+    let words = ["count", "--fresh", "--threads", "4", "--namespaces", "2", "--calls", &calls];
+    let book = Beside::start(workload(&words)).book();
+    let pids = [counting.pid(), live.pid()];
+    let (report, lines) = (counting.end(), live.end());
+
+    let expected = counts(&book["namespaces"]);
+    assert_eq!(total(&expected), scaled(20_000));
+    assert_eq!(of_book(&report, &expected), expected);
+    assert_eq!(restricted(counts_of_lines(&lines), &expected), expected);
+    assert_balanced(&report["accounting"]);
+    assert_whole(&lines);
+    for line in &lines {
+        assert!(pids.iter().all(|pid| line["process"]["pid"] != *pid), "{line}");
+    }
+    for namespace in list(&report["namespaces"]) {
+        for process in list(&namespace["processes"]) {
+            assert!(pids.iter().all(|pid| process["pid"] != *pid), "{process}");
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Each filter lets through what it says, all of it, and the rest is accounted for: two tracers watch
+//! the same workload, one without filters.
+
+use serde_json::Value;
+
+use crate::{
+    book::{Counts, assert_whole, counts, total},
+    tracer::{
+        Beside, Live, as_user, calls_of, children_of, eventually, ipc_ns_of, lines, number,
+        of_type, scaled, workload, xtask,
+    },
+};
+
+/// A process of the workload, which is the only one in its namespace.
+struct Member {
+    pid: u32,
+    inum: u64,
+}
+
+/// Starts a workload of three threads, each with a process and a namespace of its own, which waits
+/// to be told to begin.
+fn held() -> (Beside, Vec<Member>) {
+    let calls = scaled(6000).to_string();
+    let words = ["count", "--fresh", "--threads", "3", "--namespaces", "3"];
+    let hold = ["--hold-start-fd", "0", "--calls", &calls];
+    let held = Beside::start(workload(&[&words[..], &hold].concat()));
+    let own = ipc_ns_of(std::process::id());
+    let mut members = Vec::new();
+    let there = eventually(|| {
+        let of = |pid| Member { pid, inum: ipc_ns_of(pid) };
+        members = children_of(held.pid()).into_iter().map(of).collect();
+        members.len() == 3 && members.iter().all(|member| member.inum != own)
+    });
+    assert!(there, "the workload has three processes");
+    (held, members)
+}
+
+/// The calls in those namespaces, thread by thread.
+fn calls_in<'a>(lines: &'a [Value], namespaces: &Counts) -> Vec<&'a Value> {
+    let mut calls = of_type(lines, "ipc");
+    calls.retain(|line| namespaces.contains_key(&number(&line["ipc_ns"]["inum"])));
+    calls.sort_by_key(|line| number(&line["process"]["tid"]));
+    calls
+}
+
+/// With the options, exactly those calls are shown that `wanted` says.
+fn assert_filter(
+    options: impl Fn(&[Member]) -> Vec<String>,
+    wanted: impl Fn(&Value, &[Member]) -> bool,
+) {
+    let (mut held, members) = held();
+    let options = options(&members);
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let (all, some) = (Live::start(&[]), Live::start(&options));
+    held.go();
+    let namespaces = counts(&held.book()["namespaces"]);
+    let (all, some) = (all.end(), some.end());
+    assert_whole(&all);
+    assert_whole(&some);
+
+    let accounting = &some.last().unwrap()["accounting"];
+    assert_eq!(accounting["dropped"], 0, "{accounting}");
+    assert!(number(&accounting["filtered"]) > 0, "{accounting}");
+    let (all, shown) = (calls_in(&all, &namespaces), calls_in(&some, &namespaces));
+    assert_eq!(all.len() as u64, total(&namespaces));
+    let expected: Vec<_> = all.into_iter().filter(|line| wanted(line, &members)).collect();
+    assert!(!expected.is_empty(), "there is something to show");
+    let identity = |line: &&Value| ["op", "ret", "args", "abi"].map(|name| line[name].clone());
+    let expected: Vec<_> = expected.iter().map(identity).collect();
+    let shown: Vec<_> = shown.iter().map(identity).collect();
+    assert!(shown == expected, "{} calls are shown, not {}", shown.len(), expected.len());
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+#[test]
+fn op_takes_operations_and_families() {
+    assert_filter(
+        |_| words(&["--op", "semop,mq"]),
+        |line, _| line["op"] == "semop" || line["object"]["kind"] == "mq",
+    );
+}
+
+#[test]
+fn failed_takes_calls_that_failed() {
+    assert_filter(|_| words(&["--failed"]), |line, _| !line["error"].is_null());
+}
+
+#[test]
+fn pid_takes_calls_of_any_of_the_processes() {
+    assert_filter(
+        |members| {
+            words(&["--pid", &members[0].pid.to_string(), "--pid", &members[2].pid.to_string()])
+        },
+        |line, members| [0, 2].iter().any(|i| line["process"]["pid"] == members[*i].pid),
+    );
+}
+
+#[test]
+fn comm_takes_threads_of_any_of_the_names() {
+    assert_filter(
+        |_| words(&["--comm", "count-1-1", "--comm", "helper"]),
+        |line, _| ["count-1-1", "helper"].iter().any(|comm| line["process"]["comm"] == *comm),
+    );
+}
+
+#[test]
+fn ipc_ns_takes_a_namespace_by_number_and_by_process() {
+    assert_filter(
+        |members| {
+            let of_pid = format!("pid:{}", members[2].pid);
+            words(&["--ipc-ns", &members[1].inum.to_string(), "--ipc-ns", &of_pid])
+        },
+        |line, members| [1, 2].iter().any(|i| line["ipc_ns"]["inum"] == members[*i].inum),
+    );
+}
+
+#[test]
+fn options_restrict_one_another() {
+    assert_filter(
+        |members| words(&["--failed", "--op", "msg,semctl", "--pid", &members[1].pid.to_string()]),
+        |line, members| {
+            !line["error"].is_null()
+                && line["process"]["pid"] == members[1].pid
+                && (line["object"]["kind"] == "msg" || line["op"] == "semctl")
+        },
+    );
+}
+
+#[test]
+fn only_command_takes_the_command_and_all_its_descendants() {
+    let (mut outside, _) = held();
+    outside.go();
+    let count = scaled(200);
+    let churn = ["churn-processes", "--count", &count.to_string()];
+    let (lines, book) = lines(&["--only-command"], &churn);
+    outside.book();
+    assert_whole(&lines);
+    let calls = of_type(&lines, "ipc");
+    assert!(calls.iter().all(|line| line["process"]["exe"] == book["exe"]));
+    assert_eq!(calls.len() as u64, count);
+}
+
+#[test]
+fn min_duration_drops_what_was_quick_and_what_has_no_duration() {
+    let options = ["--only-command", "--min-duration", "100ms"];
+    let (lines, book) = lines(&options, &["blocked", "--op", "msgrcv", "--seconds", "0.2"]);
+    assert_whole(&lines);
+    for line in of_type(&lines, "ipc") {
+        assert!(number(&line["duration_ns"]) >= 100_000_000, "{line}");
+    }
+    assert_eq!(calls_of(&lines, &book["tid"]).len(), 1);
+}
+
+#[test]
+fn uid_takes_calls_of_a_user() {
+    // Users that nobody else is.
+    let [wanted, other] = [54_321, 54_322];
+    let live = Live::start(&["--uid", &wanted.to_string()]);
+    let pids = [wanted, other].map(|uid| {
+        let mut one_call = as_user(&xtask(), uid);
+        one_call.args(["workload", "one-call"]);
+        let process = Beside::start(one_call);
+        let pid = process.pid();
+        process.book();
+        pid
+    });
+    let lines = live.end();
+    assert_whole(&lines);
+    let calls = of_type(&lines, "ipc");
+    let who: Vec<_> = calls.iter().map(|line| number(&line["process"]["pid"]) as u32).collect();
+    assert_eq!(who, [pids[0]]);
+    assert_eq!(calls[0]["process"]["uid"], wanted);
+}
+
+#[test]
+fn ipc_ns_takes_calls_on_an_object_of_the_namespace_from_elsewhere() {
+    let home = ipc_ns_of(std::process::id());
+    let live = Live::start(&["--ipc-ns", "self"]);
+    let name = format!("/ipc-trace-filter-{}", std::process::id());
+    let elsewhere = std::thread::spawn(move || {
+        use nix::{mqueue, mqueue::MQ_OFlag, sys::stat::Mode};
+        let flags = MQ_OFlag::O_CREAT | MQ_OFlag::O_RDWR;
+        let size = mqueue::MqAttr::new(0, 4, 64, 0);
+        let queue = mqueue::mq_open(name.as_str(), flags, Mode::S_IRUSR, Some(&size)).unwrap();
+        mqueue::mq_unlink(name.as_str()).unwrap();
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC).unwrap();
+        mqueue::mq_getattr(&queue).unwrap();
+        // SAFETY: no pointers.
+        unsafe { libc::semget(libc::IPC_PRIVATE, 1, 0o600) };
+        mqueue::mq_close(queue).unwrap();
+        nix::unistd::gettid().as_raw()
+    });
+    let tid = elsewhere.join().unwrap();
+    let lines = live.end();
+    let calls = calls_of(&lines, &tid.into());
+    let ops: Vec<_> = calls.iter().map(|line| line["op"].as_str().unwrap()).collect();
+    assert_eq!(ops, ["mq_open", "mq_unlink", "mq_getsetattr"], "semget was elsewhere");
+    let carried = calls[2];
+    assert_ne!(carried["ipc_ns"]["inum"], home);
+    assert_eq!(carried["object"]["ipc_ns"]["inum"], home);
+    assert_eq!(carried["object"]["foreign"], true);
+}

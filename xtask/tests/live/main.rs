@@ -1,0 +1,31 @@
+//! Tests with real programs in the running kernel, against workloads that keep books of their own.
+//!
+//! | module | what it holds the tracer to |
+//! | --- | --- |
+//! | [`counts`] | reports: every call counted, also when the ring runs over |
+//! | [`lines`] | lines: each call once, with its result, its time, its end |
+//! | [`args`] | the arguments of every operation, by every route |
+//! | [`namespaces`] | births, moves and ends of namespaces; queues carried between them |
+//! | [`processes`] | who called, also of processes that live a millisecond or bear hostile names |
+//! | [`filters`] | what each filter lets through, and that the rest is accounted for |
+//! | [`bad_input`] | what the user got wrong |
+//! | [`bad_days`] | full disks, closed pipes, signals, stuck readers |
+//! | [`doctor`] | what is said of this host and user |
+//! | [`traces_left`] | what is left in the kernel and on disk afterwards: nothing |
+//!
+//! They need root, `/proc`, `/sys` and `/bin/sh`, and nothing else of the machine: they also run in
+//! virtual machines that have nothing else. No test measures time; those that wait, wait for
+//! something.
+
+mod args;
+mod bad_days;
+mod bad_input;
+mod book;
+mod counts;
+mod doctor;
+mod filters;
+mod lines;
+mod namespaces;
+mod processes;
+mod tracer;
+mod traces_left;

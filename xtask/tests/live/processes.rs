@@ -1,0 +1,133 @@
+//! Who called: right also for processes that live a millisecond, and safe whatever they are called.
+
+use std::{collections::BTreeSet, fs};
+
+use nix::time::{ClockId, clock_gettime};
+use serde_json::{Value, json};
+
+use crate::{
+    book::{assert_valid, assert_whole},
+    tracer::{
+        Beside, Live, calls_of, lines, list, number, of_type, scaled, stat, text, traced, workload,
+    },
+};
+
+fn boot_ns() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap();
+    time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64
+}
+
+#[test]
+fn processes_that_live_a_millisecond_are_known() {
+    let live = Live::start(&[]);
+    let begin = boot_ns();
+    let count = scaled(2000);
+    let churn = workload(&["churn-processes", "--count", &count.to_string()]);
+    let churn = Beside::start(churn);
+    let parent = churn.pid();
+    let book = churn.book();
+    let lines = live.end();
+
+    let is_child = |line: &&Value| line["process"]["ppid"] == parent;
+    let calls: Vec<_> = of_type(&lines, "ipc").into_iter().filter(is_child).collect();
+    assert_eq!(calls.len() as u64, count);
+    let mut starts = BTreeSet::new();
+    for call in calls {
+        let process = &call["process"];
+        assert_eq!(process["exe"], book["exe"], "{call}");
+        assert_eq!(process["pid"], process["tid"], "{call}");
+        assert_eq!(process["uid"], nix::unistd::geteuid().as_raw(), "{call}");
+        let start = number(&process["start_boot_ns"]);
+        assert!(begin < start && start < number(&call["boot_ns"]), "{call}");
+        starts.insert(start);
+    }
+    assert_eq!(starts.len() as u64, count, "they started one by one");
+    assert_whole(&lines);
+}
+
+#[test]
+fn the_facts_of_a_process_are_those_in_proc() {
+    let live = Live::start(&[]);
+    let words = ["blocked", "--fresh", "--op", "semop", "--seconds", "3600"];
+    let mut sleeper = Beside::start(workload(&words));
+    let asleep: Value = serde_json::from_str(&sleeper.line()).unwrap();
+    let pid = sleeper.pid();
+    let inum = |kind: &str| {
+        use std::os::unix::fs::MetadataExt as _;
+        fs::metadata(format!("/proc/{pid}/ns/{kind}")).unwrap().ino()
+    };
+    let exe = fs::read_link(format!("/proc/{pid}/exe")).unwrap();
+    let ids = ["pid", "mnt", "user", "ipc"].map(inum);
+    let started_ticks: u64 = stat(pid).unwrap()[19].parse().unwrap();
+    let lines = live.end();
+    drop(sleeper);
+
+    assert_eq!(asleep["pid"], pid);
+    let calls = of_type(&lines, "ipc").into_iter();
+    let calls: Vec<_> = calls.filter(|line| line["process"]["pid"] == pid).collect();
+    assert!(!calls.is_empty());
+    for call in calls {
+        let process = &call["process"];
+        assert_eq!(process["exe"], exe.to_str().unwrap());
+        assert_eq!(process["ppid"], std::process::id());
+        let ns = &process["ns"];
+        let shown = [&ns["pid"], &ns["mnt"], &ns["user"], &call["ipc_ns"]["inum"]].map(number);
+        assert_eq!(shown, ids, "{call}");
+        // /proc counts in ticks of USER_HZ, which is 100 on both architectures.
+        assert_eq!(number(&process["start_boot_ns"]) / 10_000_000, started_ticks, "{call}");
+    }
+}
+
+/// A name of any bytes in JSON: the text where it is one, else `\xNN` for each byte that is none.
+fn in_json(bytes: &Value) -> Value {
+    let bytes: Vec<u8> = list(bytes).iter().map(|byte| number(byte) as u8).collect();
+    let mut name = String::new();
+    for chunk in bytes.utf8_chunks() {
+        name.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            name.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    json!(name)
+}
+
+#[test]
+fn hostile_names_are_json_strings() {
+    let (lines, book) = lines(&["--only-command"], &["hostile-names"]);
+    assert_whole(&lines);
+    assert_valid("event", &lines.iter().collect::<Vec<_>>());
+    let processes = list(&book["processes"]);
+    assert!(processes.len() > 10);
+    for process in processes {
+        let calls = calls_of(&lines, &process["tid"]);
+        assert!(!calls.is_empty());
+        for call in calls {
+            assert_eq!(call["process"]["comm"], in_json(&process["comm"]), "{call}");
+            if call["object"]["kind"] == "mq" {
+                assert_eq!(call["object"]["name"], in_json(&process["queue"]), "{call}");
+            }
+            if let Some(name) = call["args"].get("name") {
+                assert_eq!(*name, in_json(&process["queue"]), "{call}");
+            }
+        }
+    }
+}
+
+/// Characters that change how a terminal shows what is beside them.
+fn is_harmful(char: char) -> bool {
+    let redirects =
+        matches!(char, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    char != '\n' && (char.is_control() || redirects)
+}
+
+#[test]
+fn hostile_names_do_nothing_to_a_terminal() {
+    for mode in ["live", "report"] {
+        let (output, _) = traced(mode, &["--only-command"], &["hostile-names"]);
+        let shown = text(&output.stdout);
+        // COMMAND's own output, its book, is among this; it has names as numbers.
+        let found = shown.chars().find(|char| is_harmful(*char));
+        assert_eq!(found, None, "{mode}: {shown:?}");
+        assert!(shown.contains("\\x1b") && shown.contains("two\\nlines"), "{mode}: {shown}");
+    }
+}

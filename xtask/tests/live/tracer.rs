@@ -1,0 +1,362 @@
+//! The tracer and the workloads as processes: started, listened to, ended.
+//!
+//! Two environment variables adapt a run to where it takes place: `IPC_TRACE_TEST_BACKEND` is handed
+//! to the tracer as `--backend`, and `IPC_TRACE_TEST_SCALE` divides the numbers of calls, for
+//! machines that are emulated.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    fs,
+    io::{BufRead as _, BufReader, Read, Write as _},
+    os::{fd::AsRawFd as _, unix::process::CommandExt as _},
+    process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+/// Nothing takes so long: what does, hangs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+
+/// So many calls, or fewer on a slow machine.
+pub(crate) fn scaled(calls: u64) -> u64 {
+    let divisor = env::var("IPC_TRACE_TEST_SCALE").map_or(1, |text| text.parse().unwrap());
+    (calls / divisor).max(calls.min(20))
+}
+
+/// The tracer, without arguments.
+pub(crate) fn program() -> Command {
+    let mut command =
+        Command::new(env::var_os("IPC_TRACE_BIN").expect("cargo xtask test sets IPC_TRACE_BIN"));
+    command.stdin(Stdio::null());
+    command
+}
+
+/// `live` or `report`.
+pub(crate) fn tracer(mode: &str) -> Command {
+    let mut command = program();
+    command.arg(mode);
+    if let Some(backend) = env::var_os("IPC_TRACE_TEST_BACKEND") {
+        command.arg("--backend").arg(backend);
+    }
+    command
+}
+
+/// The program of the workloads: `IPC_TRACE_XTASK` where it is not where it was built.
+pub(crate) fn xtask() -> OsString {
+    env::var_os("IPC_TRACE_XTASK").unwrap_or_else(|| env!("CARGO_BIN_EXE_xtask").into())
+}
+
+/// A workload.
+pub(crate) fn workload(words: &[&str]) -> Command {
+    let mut command = Command::new(xtask());
+    command.arg("workload").args(words).stdin(Stdio::null());
+    command
+}
+
+/// A program as a user who may not even be able to look into the directory where it is.
+pub(crate) fn as_user(program: &OsStr, uid: u32) -> Command {
+    let file = fs::File::open(program).unwrap();
+    let mut command = Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    command.uid(uid).gid(uid).stdin(Stdio::null());
+    // Open until this process ends; exec closes it in the other.
+    std::mem::forget(file);
+    command
+}
+
+/// Runs a workload under the tracer: what the tracer printed, and the workload's book.
+pub(crate) fn traced(mode: &str, options: &[&str], words: &[&str]) -> (Output, Value) {
+    let output = tracer(mode)
+        .args(options)
+        .arg("--")
+        .arg(xtask())
+        .arg("workload")
+        .args(words)
+        .output()
+        .unwrap();
+    let stderr = text(&output.stderr);
+    assert!(output.status.success(), "{:?}: {stderr}", output.status);
+    // With -o json the workload's standard output goes to the tracer's standard error.
+    let all = [stderr, text(&output.stdout)].concat();
+    let book = all.lines().rev().find(|line| line.starts_with("{\"namespaces\""));
+    (output, book.map_or(Value::Null, |line| serde_json::from_str(line).unwrap()))
+}
+
+/// The report on a workload, and the workload's book.
+pub(crate) fn report(options: &[&str], words: &[&str]) -> (Value, Value) {
+    let (output, book) = traced("report", &[&["-o", "json"], options].concat(), words);
+    assert!(book.is_object(), "the workload prints its book");
+    (serde_json::from_slice(&output.stdout).unwrap(), book)
+}
+
+/// The lines about a workload, and the workload's book.
+pub(crate) fn lines(options: &[&str], words: &[&str]) -> (Vec<Value>, Value) {
+    let (output, book) = traced("live", &[&["-o", "json"], options].concat(), words);
+    assert!(book.is_object(), "the workload prints its book");
+    (parse_lines(&output.stdout), book)
+}
+
+/// One JSON object a line.
+pub(crate) fn parse_lines(bytes: &[u8]) -> Vec<Value> {
+    let text = std::str::from_utf8(bytes).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Output of a program, which is UTF-8.
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// A JSON number.
+pub(crate) fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+/// A JSON list.
+pub(crate) fn list(value: &Value) -> &[Value] {
+    value.as_array().unwrap_or_else(|| panic!("{value} is no list"))
+}
+
+/// The lines of a type.
+pub(crate) fn of_type<'a>(lines: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    lines.iter().filter(|line| line["type"] == kind).collect()
+}
+
+/// The calls of a thread.
+pub(crate) fn calls_of<'a>(lines: &'a [Value], tid: &Value) -> Vec<&'a Value> {
+    assert!(tid.is_u64(), "{tid} is no thread");
+    let calls = of_type(lines, "ipc").into_iter();
+    calls.filter(|line| line["process"]["tid"] == *tid).collect()
+}
+
+/// Whether `condition` comes true before everything takes too long.
+pub(crate) fn eventually(mut condition: impl FnMut() -> bool) -> bool {
+    let begin = Instant::now();
+    loop {
+        if condition() {
+            return true;
+        }
+        if begin.elapsed() > PATIENCE {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A process beside the test, whose output is read all the time. It dies with the test.
+pub(crate) struct Beside {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: Receiver<String>,
+    stderr: Receiver<String>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+fn listen(from: impl Read + Send + 'static) -> (Receiver<String>, JoinHandle<()>) {
+    let (send, receive) = mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            // The test may have lost interest.
+            let _ = send.send(line);
+        }
+    });
+    (receive, reader)
+}
+
+impl Beside {
+    /// Starts it, with a pipe as its standard input.
+    pub(crate) fn start(mut command: Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (stdout, first) = listen(child.stdout.take().unwrap());
+        let (stderr, second) = listen(child.stderr.take().unwrap());
+        let stdin = child.stdin.take();
+        Self { child, stdin, stdout, stderr, readers: vec![first, second] }
+    }
+
+    /// Its number.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next line of its standard output.
+    pub(crate) fn line(&mut self) -> String {
+        match self.stdout.recv_timeout(PATIENCE) {
+            Ok(line) => line,
+            Err(error) => panic!("no line ({error}); {}", self.complaints()),
+        }
+    }
+
+    /// Waits for that line of its standard error.
+    pub(crate) fn wait_for_stderr(&mut self, wanted: &str) {
+        while self.stderr.recv_timeout(PATIENCE).unwrap() != wanted {}
+    }
+
+    fn complaints(&self) -> String {
+        self.stderr.try_iter().collect::<Vec<_>>().join("\n")
+    }
+
+    /// A byte on its standard input, and no more.
+    pub(crate) fn go(&mut self) {
+        if let Some(mut stdin) = self.stdin.take() {
+            stdin.write_all(b"\n").unwrap();
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid() as i32), signal).unwrap();
+    }
+
+    /// Waits for its end: status, and what is left of its output.
+    pub(crate) fn join(mut self) -> (ExitStatus, Vec<String>, String) {
+        drop(self.stdin.take());
+        let status = self.wait();
+        for reader in self.readers.drain(..) {
+            reader.join().unwrap();
+        }
+        (status, self.stdout.try_iter().collect(), self.complaints())
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        let ended = eventually(|| {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        assert!(ended, "process {} does not end; {}", self.pid(), self.complaints());
+        status.unwrap()
+    }
+
+    /// The book of a workload that ends by itself.
+    pub(crate) fn book(self) -> Value {
+        let (status, lines, complaints) = self.join();
+        assert!(status.success(), "{status}: {complaints}");
+        serde_json::from_str(lines.last().expect("a book")).unwrap()
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        // Fails when it has ended, as it should have.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `live -o json` beside the test.
+pub(crate) struct Live {
+    tracer: Beside,
+    lines: Vec<Value>,
+}
+
+impl Live {
+    /// Starts it; calls are traced when this returns.
+    pub(crate) fn start(options: &[&str]) -> Self {
+        let mut command = tracer("live");
+        command.args(["-o", "json"]).args(options);
+        let mut live = Self { tracer: Beside::start(command), lines: Vec::new() };
+        let start = live.next();
+        assert_eq!(start["type"], "start");
+        live
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.tracer.pid()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.tracer.signal(signal);
+    }
+
+    fn next(&mut self) -> Value {
+        let line: Value = serde_json::from_str(&self.tracer.line()).unwrap();
+        self.lines.push(line.clone());
+        line
+    }
+
+    /// Reads on until such a line has come.
+    pub(crate) fn wait_for(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            let line = self.next();
+            if wanted(&line) {
+                return line;
+            }
+        }
+    }
+
+    /// Ends it by a signal: all lines.
+    pub(crate) fn end_by(self, signal: Signal) -> Vec<Value> {
+        self.tracer.signal(signal);
+        let (status, rest, complaints) = self.tracer.join();
+        assert_eq!(status.code(), Some(0), "{complaints}");
+        let rest = rest.iter().map(|line| serde_json::from_str(line).unwrap());
+        let mut lines = self.lines;
+        lines.extend(rest);
+        assert_eq!(lines.last().unwrap()["type"], "end");
+        lines
+    }
+
+    /// Ends it: all lines.
+    pub(crate) fn end(self) -> Vec<Value> {
+        self.end_by(Signal::SIGINT)
+    }
+}
+
+/// `report -o json` beside the test.
+pub(crate) struct Report(Beside);
+
+impl Report {
+    /// Starts it; calls are counted when this returns.
+    pub(crate) fn start(options: &[&str]) -> Self {
+        let mut command = tracer("report");
+        command.args(["-o", "json"]).args(options);
+        command.args(["--", "/bin/sh", "-c", "echo tracing; read line"]);
+        let mut tracer = Beside::start(command);
+        tracer.wait_for_stderr("tracing");
+        Self(tracer)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.pid()
+    }
+
+    /// Ends it: the report.
+    pub(crate) fn end(mut self) -> Value {
+        self.0.go();
+        let (status, lines, complaints) = self.0.join();
+        assert!(status.success(), "{status}: {complaints}");
+        serde_json::from_str(&lines.join("\n")).unwrap()
+    }
+}
+
+/// The processes whose parent is `pid`.
+pub(crate) fn children_of(pid: u32) -> Vec<u32> {
+    let all = fs::read_dir("/proc").unwrap().map_while(Result::ok);
+    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|child| stat(*child).is_some_and(|stat| stat[1] == pid.to_string()))
+        .collect()
+}
+
+/// `/proc/PID/stat` after the name: state, parent and so on (proc_pid_stat(5), from field 3).
+pub(crate) fn stat(pid: u32) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(") ")?;
+    Some(fields.split_whitespace().map(str::to_owned).collect())
+}
+
+/// The IPC namespace of a process.
+pub(crate) fn ipc_ns_of(pid: u32) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    fs::metadata(format!("/proc/{pid}/ns/ipc")).unwrap().ino()
+}

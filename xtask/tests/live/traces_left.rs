@@ -1,0 +1,117 @@
+//! Nothing is left behind: no programs, maps, links, mounts or files.
+
+use std::{collections::BTreeSet, env, fs, io, path::Path};
+
+use nix::sys::signal::Signal;
+
+use crate::tracer::{Beside, Report, eventually, tracer, workload};
+
+/// Kinds of objects that the kernel numbers: the line in a descriptor's fdinfo, and the command of
+/// bpf(2) that looks one up (`enum bpf_cmd`, include/uapi/linux/bpf.h).
+const KINDS: [(&str, i32); 4] =
+    [("prog_id:", 13), ("map_id:", 14), ("btf_id:", 19), ("link_id:", 30)];
+
+type Object = (&'static str, u32);
+
+/// The kernel's objects that a process has descriptors of.
+fn objects_of(pid: u32) -> BTreeSet<Object> {
+    let mut objects = BTreeSet::new();
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap();
+    for descriptor in descriptors.map_while(Result::ok) {
+        let Ok(info) = fs::read_to_string(descriptor.path()) else { continue };
+        for (kind, _) in KINDS {
+            let ids = info.lines().filter_map(|line| line.strip_prefix(kind));
+            objects.extend(ids.map(|id| (kind, id.trim().parse::<u32>().unwrap())));
+        }
+    }
+    objects
+}
+
+/// The attributes of bpf(2), as much of them as any kernel knows here.
+#[repr(C, align(8))]
+struct Attributes([u32; 28]);
+
+fn bpf(command: i32, attributes: &mut Attributes) -> io::Result<i32> {
+    // SAFETY: the attributes are as long as is said, and hold no pointers.
+    let ret = unsafe {
+        libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<Attributes>())
+    };
+    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(ret as i32) }
+}
+
+/// Whether the kernel still has it. Numbers are not given out again until all have been.
+fn exists((kind, id): Object) -> bool {
+    let (_, command) = KINDS.into_iter().find(|(name, _)| *name == kind).unwrap();
+    let mut attributes = Attributes([0; 28]);
+    attributes.0[0] = id;
+    match bpf(command, &mut attributes) {
+        Ok(fd) => {
+            // SAFETY: the descriptor is new and nobody else's.
+            drop(unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) });
+            true
+        }
+        Err(error) => {
+            assert_eq!(error.raw_os_error(), Some(libc::ENOENT), "{kind} {id}: {error}");
+            false
+        }
+    }
+}
+
+/// What lies in a directory, if there is one.
+fn names_in(path: &Path) -> BTreeSet<std::ffi::OsString> {
+    let entries = fs::read_dir(path).into_iter().flatten();
+    entries.map_while(Result::ok).map(|entry| entry.file_name()).collect()
+}
+
+fn mounts() -> BTreeSet<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    mounts.lines().map(str::to_owned).collect()
+}
+
+#[track_caller]
+fn assert_gone(objects: &BTreeSet<Object>) {
+    let count = |kind| objects.iter().filter(|object| object.0 == kind).count();
+    assert!(count("prog_id:") > 3 && count("map_id:") > 5 && count("link_id:") > 0, "{objects:?}");
+    // The kernel lets go of them a grace period later.
+    assert!(
+        eventually(|| !objects.iter().any(|object| exists(*object))),
+        "left: {:?}",
+        objects.iter().filter(|object| exists(**object)).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn a_run_leaves_nothing_behind() {
+    let scratch = env::temp_dir().join(format!("ipc-trace-left-{}", std::process::id()));
+    fs::create_dir(&scratch).unwrap();
+    let (bpffs, before) = (Path::new("/sys/fs/bpf"), mounts());
+    let pinned = names_in(bpffs);
+
+    let mut command = tracer("report");
+    command.args(["-o", "json", "--", "/bin/sh", "-c", "echo tracing; read line"]);
+    command.current_dir(&scratch).env("TMPDIR", &scratch);
+    let mut report = Beside::start(command);
+    report.wait_for_stderr("tracing");
+    Beside::start(workload(&["churn-namespaces", "--count", "50"])).book();
+    let objects = objects_of(report.pid());
+    assert!(objects.iter().all(|object| exists(*object)), "{objects:?}");
+    report.go();
+    let (status, ..) = report.join();
+    assert!(status.success());
+
+    assert_gone(&objects);
+    assert_eq!(names_in(&scratch), BTreeSet::new());
+    assert_eq!(names_in(bpffs), pinned);
+    assert_eq!(mounts(), before);
+    fs::remove_dir(&scratch).unwrap();
+}
+
+#[test]
+fn not_even_a_killed_tracer_leaves_anything_behind() {
+    let report = Report::start(&[]);
+    let objects = objects_of(report.pid());
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(report.pid() as i32), Signal::SIGKILL)
+        .unwrap();
+    drop(report);
+    assert_gone(&objects);
+}
