@@ -3,10 +3,12 @@
 //! Invariant: a command which needs something built first makes it itself, so that each of them
 //! works in a fresh clone.
 
+mod apt;
 mod build;
 mod demo;
 mod test;
 mod toolchain;
+mod vm;
 mod workload;
 
 use std::process::ExitCode;
@@ -28,6 +30,8 @@ enum Command {
     Build(build::BuildArgs),
     /// Build, check the style, and run all tests
     Test(test::TestArgs),
+    /// Build, then run the live tests on other kernels, in emulated machines
+    Vm(vm::VmArgs),
     /// Build, then trace the demo workload and report (needs root)
     Demo(demo::DemoArgs),
     /// Run a program which makes IPC calls, for tests, the demo and benches
@@ -36,6 +40,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if vm::init::is_wanted() {
+        vm::init::main();
+    }
     let result = match Cli::parse().command {
         Command::Setup => {
             build::workspace_root().and_then(|root| toolchain::ensure(&root)).map(|toolchain| {
@@ -45,6 +52,7 @@ fn main() -> ExitCode {
         }
         Command::Build(args) => build::main(&args).map(|()| ExitCode::SUCCESS),
         Command::Test(args) => test::main(&args),
+        Command::Vm(args) => vm::main(&args),
         Command::Demo(args) => demo::main(&args),
         Command::Workload(workload) => workload::run(workload).map(|()| ExitCode::SUCCESS),
     };

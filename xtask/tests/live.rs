@@ -12,10 +12,18 @@ fn tracer() -> Command {
     Command::new(env::var_os("IPC_TRACE_BIN").expect("cargo xtask test sets IPC_TRACE_BIN"))
 }
 
+/// As many calls, or as few as a slow machine can make: `cargo xtask vm` says so.
+fn calls(number: u64) -> String {
+    let scale = env::var("IPC_TRACE_TEST_SCALE").map_or(1, |scale| scale.parse().unwrap());
+    (number / scale).to_string()
+}
+
 /// Runs a workload under the tracer: what the tracer printed, and the workload's book.
 fn traced(mode: &str, options: &[&str], workload: &[&str]) -> (Output, Value) {
+    let backend = env::var("IPC_TRACE_TEST_BACKEND").ok();
     let output = tracer()
         .args([mode, "-o", "json"])
+        .args(backend.iter().flat_map(|backend| ["--backend", backend]))
         .args(options)
         .args(["--", env!("CARGO_BIN_EXE_xtask"), "workload"])
         .args(workload)
@@ -90,7 +98,7 @@ fn a_report_has_the_exact_counts_of_a_million_calls() {
         &[
             "count",
             "--calls",
-            "1000000",
+            &calls(1_000_000),
             "--threads",
             "8",
             "--namespaces",
@@ -110,7 +118,7 @@ fn a_report_has_the_exact_counts_of_a_million_calls() {
 fn counts_stay_exact_when_the_ring_is_too_small() {
     let (report, book) = report(
         &["--only-command", "--ring-bytes", "4096"],
-        &["count", "--calls", "200000", "--threads", "4", "--namespaces", "3"],
+        &["count", "--calls", &calls(200_000), "--threads", "4", "--namespaces", "3"],
     );
     let expected = counts(&book["namespaces"], None);
     assert_eq!(counts(&report["namespaces"], Some(&expected)), expected);

@@ -1,0 +1,271 @@
+//! `cargo xtask vm`: the live tests in virtual machines with other kernels than this machine's.
+//!
+//! | room | what is in it |
+//! | --- | --- |
+//! | `kernels` | which kernels, and the cache of them |
+//! | `archive`, `stanza` | Debian's archive through an apt of our own |
+//! | `initramfs`, `cpio` | a machine's file system, made of files of this machine |
+//! | `qemu` | starts a machine, and waits until it is off |
+//! | `init` | the first program inside |
+//! | `results` | what was printed inside, as tests of that kernel |
+//!
+//! Invariant: a machine sees nothing of this one but copies of files, and this one needs no rights
+//! for it; only a missing qemu must be installed.
+
+mod archive;
+mod cpio;
+pub(crate) mod init;
+mod initramfs;
+mod kernels;
+mod qemu;
+mod results;
+mod stanza;
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    fs::File,
+    path::{Path, PathBuf},
+    process::{ExitCode, Stdio},
+    sync::{Mutex, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+
+use crate::{
+    apt,
+    build::{self, Built},
+    test::tally::{Run, Tally},
+};
+use init::Job;
+use initramfs::Initramfs;
+use kernels::{Kernel, SUITES};
+use qemu::{Clock, Machine, QEMU};
+use results::Expected;
+
+/// Options of `cargo xtask vm`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct VmArgs {
+    /// Boot this kernel image instead; may be given several times
+    #[arg(long, value_name = "FILE", conflicts_with = "suite")]
+    kernel: Vec<PathBuf>,
+    /// Boot only the kernel of this suite of Debian; may be given several times
+    #[arg(long, value_name = "SUITE", value_parser = SUITES)]
+    suite: Vec<String>,
+    /// Look for newer kernels in any case, and not only once a day
+    #[arg(long)]
+    update: bool,
+    /// How many machines run at a time [default: one for each processor, two at most]
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+    /// How many seconds a machine may run
+    #[arg(long, value_name = "SECONDS", default_value_t = LIMIT)]
+    limit: u64,
+    /// Run only tests whose names contain this
+    filter: Option<String>,
+}
+
+impl VmArgs {
+    /// All kernels, and the tests whose names contain this.
+    pub(crate) fn filtered(filter: Option<String>) -> Self {
+        Self { kernel: vec![], suite: vec![], update: false, jobs: None, limit: LIMIT, filter }
+    }
+}
+
+/// Emulated processors are many times slower than real ones, and others may be busy here.
+const LIMIT: u64 = 300;
+const MEBIBYTES: u32 = 1024;
+const PROCESSORS: u32 = 2;
+/// Tests with many calls make only one in so many of them.
+const SCALE: &str = "50";
+/// Where the tracer is in a machine.
+const TRACER_VARIABLE: &str = "IPC_TRACE_BIN";
+
+/// The backends that the tests are run with, each on every kernel.
+const BACKENDS: [&str; 1] = ["syscall"];
+
+/// What some kernel can't do: beginning of its release, backend, and the test that shows it.
+const LIMITS: [(&str, &str, Expected); 0] = [];
+
+/// Runs `cargo xtask vm`.
+pub(crate) fn main(args: &VmArgs) -> anyhow::Result<ExitCode> {
+    let root = build::workspace_root()?;
+    let built = build::everything(&root, false)?;
+    let mut tally = Tally::default();
+    run(args, &built, &mut tally)?;
+    println!("{tally}");
+    Ok(if tally.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs the live tests with every backend on every kernel.
+pub(crate) fn run(args: &VmArgs, built: &Built, tally: &mut Tally) -> anyhow::Result<()> {
+    if env::consts::ARCH != "x86_64" {
+        bail!("the machines are of x86_64, and so must this one be, to make programs for them");
+    }
+    let cache = built.target().join("vm");
+    fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
+    let lock = File::create(cache.join("lock")).context("cannot make the cache's lock")?;
+    lock.lock().context("cannot lock the cache")?;
+    let qemu = apt::program(QEMU.0, QEMU.1)?;
+    let [xtask, tests] = live_tests(built)?;
+    let mut files = Initramfs::new(&xtask, &kernels::busybox(SUITES[1], &cache)?)?;
+    files.program(built.program())?;
+    files.program(&tests)?;
+    let mut queue = Vec::new();
+    for kernel in chosen(args, &cache, tally) {
+        for backend in BACKENDS {
+            let name = format!("vm::{}::{backend}", kernel.version());
+            let machine = Machine {
+                qemu: qemu.clone(),
+                kernel: kernel.image.clone(),
+                files: files.clone(),
+                processors: PROCESSORS,
+                mebibytes: MEBIBYTES,
+                clock: Clock::Host,
+                limit: Duration::from_secs(args.limit),
+                folder: cache.join("runs").join(format!("{}-{backend}", kernel.release)),
+            };
+            let job = job(&tests, built.program(), backend, args.filter.as_deref());
+            queue.push(Planned { name, machine, job, limits: limits(&kernel, backend) });
+        }
+    }
+    run_all(queue, args.jobs.unwrap_or_else(at_a_time), tally)
+}
+
+/// The kernels to boot. One that can't be had is a failed test.
+fn chosen(args: &VmArgs, cache: &Path, tally: &mut Tally) -> Vec<Kernel> {
+    let mut all = Vec::new();
+    let mut add = |name: &str, kernel: anyhow::Result<Kernel>| match kernel {
+        Ok(kernel) => all.push(kernel),
+        Err(error) => {
+            println!("test vm::{name} ... FAILED\n{error:#}");
+            tally.fail(&format!("vm::{name}"));
+        }
+    };
+    for image in &args.kernel {
+        add(&image.display().to_string(), Kernel::open(image));
+    }
+    if args.kernel.is_empty() {
+        for suite in SUITES {
+            if args.suite.is_empty() || args.suite.iter().any(|wanted| wanted == suite) {
+                add(suite, kernels::of_suite(suite, cache, args.update));
+            }
+        }
+    }
+    all
+}
+
+fn limits(kernel: &Kernel, backend: &str) -> Vec<Expected> {
+    LIMITS
+        .iter()
+        .filter(|(release, of, _)| kernel.release.starts_with(release) && *of == backend)
+        .map(|(_, _, expected)| *expected)
+        .collect()
+}
+
+fn job(tests: &Path, tracer: &Path, backend: &str, filter: Option<&str>) -> Job {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let argv = [text(tests), "--test-threads=1".to_owned()];
+    let env = [
+        (TRACER_VARIABLE, text(tracer)),
+        ("IPC_TRACE_TEST_BACKEND", backend.to_owned()),
+        ("IPC_TRACE_TEST_SCALE", SCALE.to_owned()),
+    ];
+    Job {
+        argv: argv.into_iter().chain(filter.map(str::to_owned)).collect(),
+        env: BTreeMap::from(env.map(|(name, value)| (name.to_owned(), value))),
+    }
+}
+
+fn at_a_time() -> usize {
+    thread::available_parallelism().map_or(1, |processors| processors.get().min(2))
+}
+
+/// A machine that waits for its turn.
+#[derive(Debug)]
+struct Planned {
+    name: String,
+    machine: Machine,
+    job: Job,
+    limits: Vec<Expected>,
+}
+
+/// Runs machines, some at a time, and prints each one's tests when it is off.
+fn run_all(queue: Vec<Planned>, at_a_time: usize, tally: &mut Tally) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    let queue = Mutex::new(queue.into_iter());
+    let next = || queue.lock().ok().and_then(|mut queue| queue.next());
+    let (done, results) = mpsc::channel();
+    thread::scope(|scope| {
+        for _ in 0..at_a_time.max(1) {
+            let (done, next) = (done.clone(), &next);
+            scope.spawn(move || {
+                while let Some(planned) = next() {
+                    eprintln!("xtask: {}: booting", planned.name);
+                    let ran = planned.machine.run(&planned.job);
+                    // The receiver is there until all senders are gone.
+                    let _ = done.send((planned, ran));
+                }
+            });
+        }
+        drop(done);
+        for (planned, ran) in results {
+            let ran = ran.with_context(|| planned.name.clone())?;
+            let text = results::render(&planned.name, &ran, &planned.limits);
+            print!("{text}");
+            let mut run = Run::new("vm");
+            run.read(text.as_bytes());
+            tally.add(run, !text.contains("\ntest result: FAILED"));
+        }
+        anyhow::Ok(())
+    })?;
+    eprintln!("xtask: the machines took {:.0} s", begin.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Builds the live tests, and says where they and the `xtask` that they run are. That is not this
+/// very program: with the tests, cargo may build it anew.
+fn live_tests(built: &Built) -> anyhow::Result<[PathBuf; 2]> {
+    let output = built
+        .cargo()
+        .args(["test", "--package", "xtask", "--test", "live", "--no-run", "--quiet"])
+        .args(["--message-format", "json-render-diagnostics"])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo to build the live tests")?;
+    if !output.status.success() {
+        bail!("the live tests did not build; the messages above say why");
+    }
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let executable = |target| {
+        executable_of(target, &messages)
+            .with_context(|| format!("cargo does not say where {target} is"))
+    };
+    Ok([executable("xtask")?, executable("live")?])
+}
+
+/// The executable of a target in cargo's messages.
+fn executable_of(target: &str, messages: &str) -> Option<PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .find(|message| message["target"]["name"] == target && message["executable"].is_string())
+        .and_then(|message| Some(PathBuf::from(message["executable"].as_str()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_executable_is_found_in_cargos_messages() {
+        let messages = "not json\n\
+            {\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"x\"},\"executable\":\"/t/x\"}\n\
+            {\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"live\"},\"executable\":null}\n\
+            {\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"live\"},\"executable\":\"/t/live-1\"}\n";
+        assert_eq!(executable_of("live", messages), Some(PathBuf::from("/t/live-1")));
+        assert_eq!(executable_of("other", messages), None);
+    }
+}
