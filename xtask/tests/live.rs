@@ -12,6 +12,16 @@ fn tracer() -> Command {
     Command::new(env::var_os("IPC_TRACE_BIN").expect("cargo xtask test sets IPC_TRACE_BIN"))
 }
 
+/// A run of the tracer, with the backend that `cargo xtask vm` asks for.
+fn run(mode: &str) -> Command {
+    let mut command = tracer();
+    command.arg(mode);
+    if let Some(backend) = env::var_os("IPC_TRACE_TEST_BACKEND") {
+        command.arg("--backend").arg(backend);
+    }
+    command
+}
+
 /// As many calls, or as few as a slow machine can make: `cargo xtask vm` says so.
 fn calls(number: u64) -> String {
     let scale = env::var("IPC_TRACE_TEST_SCALE").map_or(1, |scale| scale.parse().unwrap());
@@ -20,10 +30,8 @@ fn calls(number: u64) -> String {
 
 /// Runs a workload under the tracer: what the tracer printed, and the workload's book.
 fn traced(mode: &str, options: &[&str], workload: &[&str]) -> (Output, Value) {
-    let backend = env::var("IPC_TRACE_TEST_BACKEND").ok();
-    let output = tracer()
-        .args([mode, "-o", "json"])
-        .args(backend.iter().flat_map(|backend| ["--backend", backend]))
+    let output = run(mode)
+        .args(["-o", "json"])
         .args(options)
         .args(["--", env!("CARGO_BIN_EXE_xtask"), "workload"])
         .args(workload)
@@ -153,15 +161,14 @@ fn lines_follow_their_schema_and_are_numbered_without_gaps() {
 
 #[test]
 fn the_end_of_the_command_is_data_and_its_absence_is_127() {
-    let output =
-        tracer().args(["report", "-o", "json", "--", "sh", "-c", "exit 7"]).output().unwrap();
+    let output = run("report").args(["-o", "json", "--", "sh", "-c", "exit 7"]).output().unwrap();
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["command"]["exit_code"], 7);
     assert!(output.status.success());
-    let output = tracer().args(["report", "--", "/nonexistent/program"]).output().unwrap();
+    let output = run("report").args(["--", "/nonexistent/program"]).output().unwrap();
     assert_eq!(output.status.code(), Some(127));
     assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent/program"));
-    let output = tracer().args(["report", "--", "/etc/passwd"]).output().unwrap();
+    let output = run("report").args(["--", "/etc/passwd"]).output().unwrap();
     assert_eq!(output.status.code(), Some(126));
 }
 

@@ -53,6 +53,12 @@ impl Initramfs {
         Ok(())
     }
 
+    /// Makes a program run by this name.
+    pub(crate) fn command(&mut self, name: &str, program: &Path) -> anyhow::Result<()> {
+        self.links.insert(format!("{PATH}/{name}"), text(program)?);
+        Ok(())
+    }
+
     /// Writes the archive for a machine that is to do `job`.
     pub(super) fn write(&self, job: &Job, to: &Path) -> anyhow::Result<()> {
         let name = || format!("cannot write {}", to.display());

@@ -17,6 +17,9 @@ use super::archive::Archive;
 /// The suites whose kernels are booted: 5.10, 6.1, 6.12, and the newest one that there is.
 pub(super) const SUITES: [&str; 4] = ["bullseye", "bookworm", "trixie", "trixie-backports"];
 
+/// The suite whose busybox is in every machine.
+pub(super) const BUSYBOX_SUITE: &str = "bookworm";
+
 /// The package that depends on a suite's newest kernel for virtual machines: half as large as the
 /// one for all machines.
 const NEWEST: &str = "linux-image-cloud-amd64";

@@ -7,6 +7,7 @@
 //! | `initramfs`, `cpio` | a machine's file system, made of files of this machine |
 //! | `qemu` | starts a machine, and waits until it is off |
 //! | `init` | the first program inside |
+//! | `live` | what is run inside |
 //! | `results` | what was printed inside, as tests of that kernel |
 //!
 //! Invariant: a machine sees nothing of this one but copies of files, and this one needs no rights
@@ -17,16 +18,16 @@ mod cpio;
 pub(crate) mod init;
 mod initramfs;
 mod kernels;
+mod live;
 mod qemu;
 mod results;
 mod stanza;
 
 use std::{
-    collections::BTreeMap,
     env, fs,
     fs::File,
     path::{Path, PathBuf},
-    process::{ExitCode, Stdio},
+    process::ExitCode,
     sync::{Mutex, mpsc},
     thread,
     time::{Duration, Instant},
@@ -40,8 +41,8 @@ use crate::{
     test::tally::{Run, Tally},
 };
 use init::Job;
-use initramfs::Initramfs;
-use kernels::{Kernel, SUITES};
+use kernels::{BUSYBOX_SUITE, Kernel, SUITES};
+use live::{BACKENDS, Programs};
 use qemu::{Clock, Machine, QEMU};
 use results::Expected;
 
@@ -65,12 +66,23 @@ pub(crate) struct VmArgs {
     limit: u64,
     /// Run only tests whose names contain this
     filter: Option<String>,
+    /// Run this in the machines instead of the tests, and print what it prints
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
 }
 
 impl VmArgs {
     /// All kernels, and the tests whose names contain this.
     pub(crate) fn filtered(filter: Option<String>) -> Self {
-        Self { kernel: vec![], suite: vec![], update: false, jobs: None, limit: LIMIT, filter }
+        Self {
+            kernel: vec![],
+            suite: vec![],
+            update: false,
+            jobs: None,
+            limit: LIMIT,
+            filter,
+            command: vec![],
+        }
     }
 }
 
@@ -78,17 +90,6 @@ impl VmArgs {
 const LIMIT: u64 = 300;
 const MEBIBYTES: u32 = 1024;
 const PROCESSORS: u32 = 2;
-/// Tests with many calls make only one in so many of them.
-const SCALE: &str = "50";
-/// Where the tracer is in a machine.
-const TRACER_VARIABLE: &str = "IPC_TRACE_BIN";
-
-/// The backends that the tests are run with, each on every kernel.
-const BACKENDS: [&str; 1] = ["syscall"];
-
-/// What some kernel can't do: beginning of its release, backend, and the test that shows it.
-const LIMITS: [(&str, &str, Expected); 0] = [];
-
 /// Runs `cargo xtask vm`.
 pub(crate) fn main(args: &VmArgs) -> anyhow::Result<ExitCode> {
     let root = build::workspace_root()?;
@@ -109,26 +110,37 @@ pub(crate) fn run(args: &VmArgs, built: &Built, tally: &mut Tally) -> anyhow::Re
     let lock = File::create(cache.join("lock")).context("cannot make the cache's lock")?;
     lock.lock().context("cannot lock the cache")?;
     let qemu = apt::program(QEMU.0, QEMU.1)?;
-    let [xtask, tests] = live_tests(built)?;
-    let mut files = Initramfs::new(&xtask, &kernels::busybox(SUITES[1], &cache)?)?;
-    files.program(built.program())?;
-    files.program(&tests)?;
+    let programs = Programs::build(built)?;
+    let files = programs.files(&kernels::busybox(BUSYBOX_SUITE, &cache)?)?;
     let mut queue = Vec::new();
     for kernel in chosen(args, &cache, tally) {
+        let machine = |what: &str| Machine {
+            qemu: qemu.clone(),
+            kernel: kernel.image.clone(),
+            files: files.clone(),
+            processors: PROCESSORS,
+            mebibytes: MEBIBYTES,
+            clock: Clock::Host,
+            limit: Duration::from_secs(args.limit),
+            folder: cache.join("runs").join(format!("{}-{what}", kernel.release)),
+        };
+        let name = |what: &str| format!("vm::{}::{what}", kernel.version());
+        if !args.command.is_empty() {
+            queue.push(Planned {
+                name: name("command"),
+                machine: machine("command"),
+                job: programs.command(&args.command),
+                shows: Shows::Output,
+            });
+            continue;
+        }
         for backend in BACKENDS {
-            let name = format!("vm::{}::{backend}", kernel.version());
-            let machine = Machine {
-                qemu: qemu.clone(),
-                kernel: kernel.image.clone(),
-                files: files.clone(),
-                processors: PROCESSORS,
-                mebibytes: MEBIBYTES,
-                clock: Clock::Host,
-                limit: Duration::from_secs(args.limit),
-                folder: cache.join("runs").join(format!("{}-{backend}", kernel.release)),
-            };
-            let job = job(&tests, built.program(), backend, args.filter.as_deref());
-            queue.push(Planned { name, machine, job, limits: limits(&kernel, backend) });
+            queue.push(Planned {
+                name: name(backend),
+                machine: machine(backend),
+                job: programs.tests(backend, args.filter.as_deref()),
+                shows: Shows::Tests(live::limits(&kernel.release, backend)),
+            });
         }
     }
     run_all(queue, args.jobs.unwrap_or_else(at_a_time), tally)
@@ -157,28 +169,6 @@ fn chosen(args: &VmArgs, cache: &Path, tally: &mut Tally) -> Vec<Kernel> {
     all
 }
 
-fn limits(kernel: &Kernel, backend: &str) -> Vec<Expected> {
-    LIMITS
-        .iter()
-        .filter(|(release, of, _)| kernel.release.starts_with(release) && *of == backend)
-        .map(|(_, _, expected)| *expected)
-        .collect()
-}
-
-fn job(tests: &Path, tracer: &Path, backend: &str, filter: Option<&str>) -> Job {
-    let text = |path: &Path| path.to_string_lossy().into_owned();
-    let argv = [text(tests), "--test-threads=1".to_owned()];
-    let env = [
-        (TRACER_VARIABLE, text(tracer)),
-        ("IPC_TRACE_TEST_BACKEND", backend.to_owned()),
-        ("IPC_TRACE_TEST_SCALE", SCALE.to_owned()),
-    ];
-    Job {
-        argv: argv.into_iter().chain(filter.map(str::to_owned)).collect(),
-        env: BTreeMap::from(env.map(|(name, value)| (name.to_owned(), value))),
-    }
-}
-
 fn at_a_time() -> usize {
     thread::available_parallelism().map_or(1, |processors| processors.get().min(2))
 }
@@ -189,7 +179,16 @@ struct Planned {
     name: String,
     machine: Machine,
     job: Job,
-    limits: Vec<Expected>,
+    shows: Shows,
+}
+
+/// What the output of a job is.
+#[derive(Debug)]
+enum Shows {
+    /// That of tests, of which these are expected to fail
+    Tests(Vec<Expected>),
+    /// Something to be shown as it is; the job's exit status is its only result
+    Output,
 }
 
 /// Runs machines, some at a time, and prints each one's tests when it is off.
@@ -213,7 +212,10 @@ fn run_all(queue: Vec<Planned>, at_a_time: usize, tally: &mut Tally) -> anyhow::
         drop(done);
         for (planned, ran) in results {
             let ran = ran.with_context(|| planned.name.clone())?;
-            let text = results::render(&planned.name, &ran, &planned.limits);
+            let text = match &planned.shows {
+                Shows::Tests(limits) => results::of_tests(&planned.name, &ran, limits),
+                Shows::Output => results::of_command(&planned.name, &ran),
+            };
             print!("{text}");
             let mut run = Run::new("vm");
             run.read(text.as_bytes());
@@ -223,49 +225,4 @@ fn run_all(queue: Vec<Planned>, at_a_time: usize, tally: &mut Tally) -> anyhow::
     })?;
     eprintln!("xtask: the machines took {:.0} s", begin.elapsed().as_secs_f64());
     Ok(())
-}
-
-/// Builds the live tests, and says where they and the `xtask` that they run are. That is not this
-/// very program: with the tests, cargo may build it anew.
-fn live_tests(built: &Built) -> anyhow::Result<[PathBuf; 2]> {
-    let output = built
-        .cargo()
-        .args(["test", "--package", "xtask", "--test", "live", "--no-run", "--quiet"])
-        .args(["--message-format", "json-render-diagnostics"])
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot run cargo to build the live tests")?;
-    if !output.status.success() {
-        bail!("the live tests did not build; the messages above say why");
-    }
-    let messages = String::from_utf8_lossy(&output.stdout);
-    let executable = |target| {
-        executable_of(target, &messages)
-            .with_context(|| format!("cargo does not say where {target} is"))
-    };
-    Ok([executable("xtask")?, executable("live")?])
-}
-
-/// The executable of a target in cargo's messages.
-fn executable_of(target: &str, messages: &str) -> Option<PathBuf> {
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .find(|message| message["target"]["name"] == target && message["executable"].is_string())
-        .and_then(|message| Some(PathBuf::from(message["executable"].as_str()?)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_executable_is_found_in_cargos_messages() {
-        let messages = "not json\n\
-            {\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"x\"},\"executable\":\"/t/x\"}\n\
-            {\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"live\"},\"executable\":null}\n\
-            {\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"live\"},\"executable\":\"/t/live-1\"}\n";
-        assert_eq!(executable_of("live", messages), Some(PathBuf::from("/t/live-1")));
-        assert_eq!(executable_of("other", messages), None);
-    }
 }

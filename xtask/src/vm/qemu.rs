@@ -127,7 +127,7 @@ impl Machine {
             .arg(&self.kernel)
             .arg("-initrd")
             .arg(archive)
-            .args(["-append", "console=ttyS0 quiet panic=-1 oops=panic"])
+            .args(["-append", "console=ttyS0 panic=-1 oops=panic"])
             .stdin(Stdio::null());
         for port in ports {
             let mut file = std::ffi::OsString::from("file:");

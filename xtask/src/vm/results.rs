@@ -75,7 +75,7 @@ fn end_test(printed: &mut Printed, rest: &str) {
 }
 
 /// As libtest prints it: the tests of a machine, with `prefix` before their names.
-pub(super) fn render(prefix: &str, ran: &Ran, expected: &[Expected]) -> String {
+pub(super) fn of_tests(prefix: &str, ran: &Ran, expected: &[Expected]) -> String {
     let Printed { mut tests, running, mut messages } = read(&ran.output);
     for (name, verdict) in &mut tests {
         let limit = expected.iter().find(|expected| expected.test == name);
@@ -104,6 +104,20 @@ pub(super) fn render(prefix: &str, ran: &Ran, expected: &[Expected]) -> String {
         tests.push((running.unwrap_or_else(|| "boot".to_owned()), Verdict::Failed));
     }
     print(prefix, &tests, &messages, ran.took.as_secs_f64())
+}
+
+/// A job that is one test, and what it printed.
+pub(super) fn of_command(name: &str, ran: &Ran) -> String {
+    let trouble = match ran.end {
+        Some(End::Exited(0)) => None,
+        Some(end) => Some(format!("{end:?}\n")),
+        None => ran.trouble.as_ref().map(|why| format!("{why}\n{}", last_lines(&ran.console))),
+    };
+    let verdict = if trouble.is_none() { Verdict::Passed } else { Verdict::Failed };
+    let (prefix, name) = name.rsplit_once("::").unwrap_or(("vm", name));
+    let tests = [(name.to_owned(), verdict)];
+    let messages = trouble.unwrap_or_default();
+    format!("{}{}", ran.output, print(prefix, &tests, &messages, ran.took.as_secs_f64()))
 }
 
 fn last_lines(console: &str) -> String {
@@ -179,7 +193,7 @@ test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
 
     #[test]
     fn tests_get_the_machine_s_name() {
-        let text = render("vm::6.12", &ran(FAILING, Some(End::Exited(101))), &[]);
+        let text = of_tests("vm::6.12", &ran(FAILING, Some(End::Exited(101))), &[]);
         assert!(text.contains("\nrunning 3 tests\n"), "{text}");
         assert!(text.contains("test vm::6.12::a::holds ... ok\n"), "{text}");
         assert!(text.contains("left is not right"), "{text}");
@@ -191,7 +205,7 @@ test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
     #[test]
     fn a_machine_that_hangs_fails_the_test_that_ran() {
         let output = "running 2 tests\ntest a ... ok\ntest b ... some output\n";
-        let text = render("vm::5.10", &ran(output, None), &[]);
+        let text = of_tests("vm::5.10", &ran(output, None), &[]);
         assert!(text.contains("test vm::5.10::a ... ok\n"), "{text}");
         assert!(text.contains("test vm::5.10::b ... FAILED\n"), "{text}");
         assert!(text.contains("not done after 9 s"), "{text}");
@@ -201,24 +215,24 @@ test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
     #[test]
     fn a_machine_that_runs_nothing_is_a_failure() {
         for end in [None, Some(End::Exited(0)), Some(End::Exited(127)), Some(End::Killed(9))] {
-            let text = render("vm::5.10", &ran("", end), &[]);
+            let text = of_tests("vm::5.10", &ran("", end), &[]);
             assert!(text.contains("test vm::5.10::boot ... FAILED\n"), "{text}");
         }
-        let died = render("vm::5.10", &ran("test a ... ok\n", Some(End::Killed(9))), &[]);
+        let died = of_tests("vm::5.10", &ran("test a ... ok\n", Some(End::Killed(9))), &[]);
         assert!(died.contains("1 passed; 1 failed"), "{died}");
     }
 
     #[test]
     fn what_a_kernel_can_t_do_is_expected_of_it() {
         let expected = [Expected { test: "a::fails", because: "it lacks something" }];
-        let text = render("vm::5.10", &ran(FAILING, Some(End::Exited(101))), &expected);
+        let text = of_tests("vm::5.10", &ran(FAILING, Some(End::Exited(101))), &expected);
         assert!(
             text.contains("a::fails ... ok (fails, as expected: it lacks something)"),
             "{text}"
         );
         assert!(text.contains("ok. 2 passed; 0 failed; 1 ignored"), "{text}");
         let expected = [Expected { test: "a::holds", because: "it lacks something" }];
-        let text = render("vm::5.10", &ran(FAILING, Some(End::Exited(101))), &expected);
+        let text = of_tests("vm::5.10", &ran(FAILING, Some(End::Exited(101))), &expected);
         assert!(text.contains("test vm::5.10::a::holds ... FAILED"), "{text}");
         assert!(text.contains("passes, and was not to: it lacks something"), "{text}");
     }
