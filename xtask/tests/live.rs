@@ -87,15 +87,21 @@ fn assert_balanced(accounting: &Value) {
 }
 
 fn assert_valid(kind: &str, value: &Value) {
+    assert_all_valid(kind, std::slice::from_ref(value));
+}
+
+fn assert_all_valid(kind: &str, values: &[Value]) {
     let schema = tracer().args(["schema", kind]).output().unwrap();
     let schema: Value = serde_json::from_slice(&schema.stdout).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
-    if let Err(error) = validator.validate(value) {
-        panic!(
-            "{kind} does not follow its schema at {}: {:.300}",
-            error.instance_path(),
-            error.to_string()
-        );
+    for value in values {
+        if let Err(error) = validator.validate(value) {
+            panic!(
+                "{kind} does not follow its schema at {}: {:.300}",
+                error.instance_path(),
+                error.to_string()
+            );
+        }
     }
 }
 
@@ -153,9 +159,7 @@ fn lines_follow_their_schema_and_are_numbered_without_gaps() {
     for (i, line) in lines.iter().enumerate().skip(1) {
         assert_eq!(line["seq"], i);
     }
-    for line in &lines {
-        assert_valid("event", line);
-    }
+    assert_all_valid("event", &lines);
     assert_balanced(&lines.last().unwrap()["accounting"]);
 }
 

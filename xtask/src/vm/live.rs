@@ -16,6 +16,12 @@ use crate::build::Built;
 /// The backends that the tests are run with, each on every kernel.
 pub(super) const BACKENDS: [&str; 2] = ["syscall", "function"];
 
+/// Tests that ask for no backend: the first backend's run has them, and the others' do without.
+const OF_NO_BACKEND: [&str; 2] = [
+    "bad_options_are_usage_errors_that_name_themselves",
+    "doctor_is_right_for_root_and_tells_nobody_what_is_missing",
+];
+
 /// What some kernel can't do: beginning of its release, backend, and the test that shows it.
 const LIMITS: [(&str, &str, Expected); 0] = [];
 
@@ -72,6 +78,10 @@ impl Programs {
         let argv = [text(&self.tests), "--test-threads=1".to_owned()];
         let mut job = self.command(&argv);
         job.argv.extend(filter.map(str::to_owned));
+        if backend != BACKENDS[0] {
+            let skip = |name: &str| ["--skip".to_owned(), name.to_owned()];
+            job.argv.extend(OF_NO_BACKEND.into_iter().flat_map(skip));
+        }
         job.env.insert("IPC_TRACE_TEST_BACKEND".to_owned(), backend.to_owned());
         job
     }

@@ -202,7 +202,9 @@ fn run_all(queue: Vec<Planned>, at_a_time: usize, tally: &mut Tally) -> anyhow::
             let (done, next) = (done.clone(), &next);
             scope.spawn(move || {
                 while let Some(planned) = next() {
-                    eprintln!("xtask: {}: booting", planned.name);
+                    // In one piece, as others print at the same time.
+                    let news = format!("xtask: {}: booting\n", planned.name);
+                    eprint!("{news}");
                     let ran = planned.machine.run(&planned.job);
                     // The receiver is there until all senders are gone.
                     let _ = done.send((planned, ran));

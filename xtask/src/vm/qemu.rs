@@ -1,9 +1,11 @@
 //! Runs one virtual machine to its end.
 //!
-//! Invariant: when [`Machine::run`] returns, its qemu has ended, by itself or by our hand.
+//! Invariant: when [`Machine::run`] returns, its qemu has ended, by itself or by our hand; and when
+//! the thread in it dies, the kernel ends it.
 
 use std::{
     fs,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -11,6 +13,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use nix::sys::{prctl, signal::Signal};
 
 use super::{
     init::{End, Job, read_results},
@@ -129,6 +132,8 @@ impl Machine {
             .arg(archive)
             .args(["-append", "console=ttyS0 panic=-1 oops=panic"])
             .stdin(Stdio::null());
+        // SAFETY: between fork and exec, one system call that takes no address.
+        unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
         for port in ports {
             let mut file = std::ffi::OsString::from("file:");
             file.push(port);

@@ -92,7 +92,8 @@ pub(super) fn of_tests(prefix: &str, ran: &Ran, expected: &[Expected]) -> String
     let limited = tests.iter().any(|(_, verdict)| matches!(verdict, Verdict::Limited(_)));
     let trouble = match ran.end {
         None => ran.trouble.clone(),
-        Some(End::Exited(0)) if !tests.is_empty() => None,
+        // A filter may leave no test.
+        Some(End::Exited(0)) if ran.output.contains("\ntest result: ok") => None,
         // libtest's status when tests failed.
         Some(End::Exited(101)) if failed || limited => None,
         Some(end) => {
@@ -220,6 +221,9 @@ test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
         }
         let died = of_tests("vm::5.10", &ran("test a ... ok\n", Some(End::Killed(9))), &[]);
         assert!(died.contains("1 passed; 1 failed"), "{died}");
+        let none = "\nrunning 0 tests\n\ntest result: ok. 0 passed; 0 failed;\n";
+        let none = of_tests("vm::5.10", &ran(none, Some(End::Exited(0))), &[]);
+        assert!(none.contains("ok. 0 passed; 0 failed"), "{none}");
     }
 
     #[test]
