@@ -5,9 +5,12 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, Permissions},
     io::{self, Write as _},
-    os::{fd::OwnedFd, unix::process::ExitStatusExt as _},
+    os::{
+        fd::OwnedFd,
+        unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
+    },
     process::{self, Command, ExitStatus, Stdio},
     sync::mpsc,
     thread,
@@ -60,11 +63,10 @@ pub(super) struct Mount {
 }
 
 /// What is mounted, in this order.
-pub(super) const MOUNTS: [Mount; 8] = [
+pub(super) const MOUNTS: [Mount; 7] = [
     Mount { kind: "proc", to: "/proc", optional: false },
     Mount { kind: "sysfs", to: "/sys", optional: false },
     Mount { kind: "devtmpfs", to: "/dev", optional: false },
-    Mount { kind: "tmpfs", to: "/tmp", optional: false },
     Mount { kind: "cgroup2", to: "/sys/fs/cgroup", optional: true },
     Mount { kind: "bpf", to: "/sys/fs/bpf", optional: true },
     Mount { kind: "debugfs", to: "/sys/kernel/debug", optional: true },
@@ -100,6 +102,8 @@ fn run() -> anyhow::Result<()> {
             return Err(error.context(format!("cannot mount {}", mount.to)));
         }
     }
+    // No file system of its own: the programs may lie there, if that is where they were built.
+    fs::set_permissions("/tmp", Permissions::from_mode(0o1777)).context("/tmp")?;
     setrlimit(Resource::RLIMIT_NOFILE, 65_536, 65_536).context("cannot raise the file limit")?;
     let mut lo = Command::new("/bin/busybox");
     lo.args(["ip", "link", "set", "lo", "up"]).status().context("cannot run busybox")?;
