@@ -64,6 +64,9 @@ pub(crate) struct VmArgs {
     /// How many seconds a machine may run
     #[arg(long, value_name = "SECONDS", default_value_t = LIMIT)]
     limit: u64,
+    /// More words for the kernels' command lines, as `preempt=full`
+    #[arg(long, value_name = "WORDS")]
+    append: Option<String>,
     /// Run only tests whose names contain this
     filter: Option<String>,
     /// Run this in the machines instead of the tests, and print what it prints
@@ -80,6 +83,7 @@ impl VmArgs {
             update: false,
             jobs: None,
             limit: LIMIT,
+            append: None,
             filter,
             command: vec![],
         }
@@ -121,6 +125,7 @@ pub(crate) fn run(args: &VmArgs, built: &Built, tally: &mut Tally) -> anyhow::Re
             processors: PROCESSORS,
             mebibytes: MEBIBYTES,
             clock: Clock::Host,
+            append: args.append.clone().unwrap_or_default(),
             limit: Duration::from_secs(args.limit),
             folder: cache.join("runs").join(format!("{}-{what}", kernel.release)),
         };

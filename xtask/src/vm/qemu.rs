@@ -61,6 +61,8 @@ pub(crate) struct Machine {
     pub(crate) mebibytes: u32,
     /// Its clock
     pub(crate) clock: Clock,
+    /// Words for the kernel's command line
+    pub(crate) append: String,
     /// How long it may run
     pub(crate) limit: Duration,
     /// A folder of its own: the archive of its files and its ports' output are left there
@@ -130,7 +132,7 @@ impl Machine {
             .arg(&self.kernel)
             .arg("-initrd")
             .arg(archive)
-            .args(["-append", "console=ttyS0 panic=-1 oops=panic"])
+            .args(["-append", &format!("console=ttyS0 panic=-1 oops=panic {}", self.append)])
             .stdin(Stdio::null());
         // SAFETY: between fork and exec, one system call that takes no address.
         unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
