@@ -44,6 +44,11 @@ impl Built {
         &self.program
     }
 
+    /// `target`, which no build removes anything from.
+    pub(crate) fn target(&self) -> PathBuf {
+        self.root.join("target")
+    }
+
     /// A cargo for the host's side of the workspace, which knows the kernel side.
     pub(crate) fn cargo(&self) -> Command {
         let mut command = host_cargo(&self.root);

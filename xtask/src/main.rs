@@ -3,11 +3,13 @@
 //! Invariant: a command which needs something built first makes it itself, so that each of them
 //! works in a fresh clone.
 
+mod apt;
 mod bench;
 mod build;
 mod demo;
 mod test;
 mod toolchain;
+mod vm;
 mod workload;
 
 use std::process::ExitCode;
@@ -29,6 +31,8 @@ enum Command {
     Build(build::BuildArgs),
     /// Build, check the style, and run all tests
     Test(test::TestArgs),
+    /// Build, then run the live tests on other kernels, in emulated machines
+    Vm(vm::VmArgs),
     /// Build, then trace the demo workload and report (needs root)
     Demo(demo::DemoArgs),
     /// Build, then measure what tracing costs (needs root)
@@ -39,6 +43,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if vm::init::is_wanted() {
+        vm::init::main();
+    }
     let result = match Cli::parse().command {
         Command::Setup => {
             build::workspace_root().and_then(|root| toolchain::ensure(&root)).map(|toolchain| {
@@ -48,6 +55,7 @@ fn main() -> ExitCode {
         }
         Command::Build(args) => build::main(&args).map(|()| ExitCode::SUCCESS),
         Command::Test(args) => test::main(&args),
+        Command::Vm(args) => vm::main(&args),
         Command::Demo(args) => demo::main(&args),
         Command::Bench(args) => bench::main(args),
         Command::Workload(workload) => workload::run(workload).map(|()| ExitCode::SUCCESS),

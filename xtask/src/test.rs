@@ -3,7 +3,7 @@
 //! Invariant: the last line of standard output is `N passed, N failed, N skipped` over all that
 //! has run, and a step which did not succeed never leaves it at `0 failed`.
 
-mod tally;
+pub(crate) mod tally;
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -13,18 +13,24 @@ use std::{
 
 use anyhow::Context as _;
 
-use crate::build::{self, Built};
+use crate::{
+    build::{self, Built},
+    vm,
+};
 use tally::Tally;
 
 /// Options of `cargo xtask test`.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct TestArgs {
-    /// Run only the tests which trace a live kernel
+    /// Run only the tests which trace the running kernel
     #[arg(long, conflicts_with = "no_live")]
     live_only: bool,
-    /// Leave out the tests which trace a live kernel
+    /// Leave out the tests which trace the running kernel
     #[arg(long)]
     no_live: bool,
+    /// Leave out the tests which trace other kernels, in emulated machines
+    #[arg(long)]
+    no_vm: bool,
     /// Run only tests whose names contain this, and no checks of the style
     filter: Option<String>,
 }
@@ -41,6 +47,9 @@ pub(crate) fn main(args: &TestArgs) -> anyhow::Result<ExitCode> {
             for step in steps(args, &built) {
                 step.run(&mut tally)?;
             }
+            if !args.no_vm && !args.live_only {
+                in_machines(args, &built, &mut tally);
+            }
         }
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -55,6 +64,16 @@ pub(crate) fn main(args: &TestArgs) -> anyhow::Result<ExitCode> {
     }
     println!("{tally}");
     Ok(if tally.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn in_machines(args: &TestArgs, built: &Built, tally: &mut Tally) {
+    heading("vm");
+    let begin = Instant::now();
+    if let Err(error) = vm::run(&vm::VmArgs::filtered(args.filter.clone()), built, tally) {
+        eprintln!("error: {error:#}");
+        tally.fail("vm");
+    }
+    println!("    {:.1} s", begin.elapsed().as_secs_f64());
 }
 
 fn heading(text: &str) {

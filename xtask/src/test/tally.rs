@@ -7,7 +7,7 @@ use std::fmt;
 
 /// The sum over all runs and checks.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     passed: u64,
     failed: u64,
     skipped: u64,
@@ -16,18 +16,18 @@ pub(super) struct Tally {
 
 impl Tally {
     /// Counts a check which succeeded.
-    pub(super) fn pass(&mut self) {
+    pub(crate) fn pass(&mut self) {
         self.passed += 1;
     }
 
     /// Counts one failure.
-    pub(super) fn fail(&mut self, name: &str) {
+    pub(crate) fn fail(&mut self, name: &str) {
         self.failed += 1;
         self.failures.push(name.to_owned());
     }
 
     /// Counts the tests of a run.
-    pub(super) fn add(&mut self, mut run: Run, success: bool) {
+    pub(crate) fn add(&mut self, mut run: Run, success: bool) {
         run.finish_line();
         self.passed += run.counts.passed;
         self.failed += run.counts.failed;
@@ -41,12 +41,12 @@ impl Tally {
     }
 
     /// How many failed.
-    pub(super) fn failed(&self) -> u64 {
+    pub(crate) fn failed(&self) -> u64 {
         self.failed
     }
 
     /// The names of those which failed.
-    pub(super) fn failures(&self) -> &[String] {
+    pub(crate) fn failures(&self) -> &[String] {
         &self.failures
     }
 }
@@ -66,7 +66,7 @@ struct Counts {
 
 /// One `cargo test`, with any number of test programs.
 #[derive(Debug)]
-pub(super) struct Run {
+pub(crate) struct Run {
     name: String,
     counts: Counts,
     failures: Vec<String>,
@@ -79,7 +79,7 @@ pub(super) struct Run {
 
 impl Run {
     /// A run of this name, of which nothing has been read.
-    pub(super) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
             counts: Counts::default(),
@@ -92,7 +92,7 @@ impl Run {
     }
 
     /// Reads a part of the output, which may end anywhere.
-    pub(super) fn read(&mut self, part: &[u8]) {
+    pub(crate) fn read(&mut self, part: &[u8]) {
         for &byte in part {
             if byte == b'\n' {
                 self.finish_line();

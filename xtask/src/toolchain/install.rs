@@ -1,4 +1,4 @@
-//! Installs parts of the kernel-side toolchain: packages with apt, `bpf-linker` with cargo.
+//! Installs `bpf-linker`, with cargo.
 //!
 //! Invariant: a linker's folder is there only when it is whole; it is made under another name
 //! and renamed when `bpf-linker --version` has run.
@@ -12,55 +12,6 @@ use std::{
 use anyhow::{Context as _, bail};
 
 use super::{clear_cargo_env, facts::linker_runs, plan::Recipe};
-
-/// apt, and what it has been asked for so far.
-#[derive(Debug, Default)]
-pub(super) struct Apt {
-    installed: Vec<Vec<String>>,
-    updated: bool,
-}
-
-impl Apt {
-    /// Installs packages. `apt-get update` runs only when that fails, or when the same packages
-    /// are asked for again because what is installed of them is too old.
-    ///
-    /// Returns false when it has done all this before.
-    pub(super) fn install(&mut self, packages: &[String]) -> anyhow::Result<bool> {
-        let again = self.installed.iter().any(|done| done == packages);
-        if again && self.updated {
-            return Ok(false);
-        }
-        self.installed.push(packages.to_vec());
-        if !again && apt_get_install(packages)? {
-            return Ok(true);
-        }
-        if !self.updated {
-            run_apt_get(&["update"])?;
-            self.updated = true;
-            if apt_get_install(packages)? {
-                return Ok(true);
-            }
-        }
-        bail!("apt-get could not install {}; its messages above say why", packages.join(", "));
-    }
-}
-
-fn apt_get_install(packages: &[String]) -> anyhow::Result<bool> {
-    let mut args = vec!["install", "--yes", "--no-install-recommends"];
-    args.extend(packages.iter().map(String::as_str));
-    run_apt_get(&args)
-}
-
-fn run_apt_get(args: &[&str]) -> anyhow::Result<bool> {
-    eprintln!("xtask: apt-get {}", args.join(" "));
-    let status = Command::new("apt-get")
-        .args(["-q", "-o", "DPkg::Lock::Timeout=300"])
-        .args(args)
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .status()
-        .context("cannot run apt-get")?;
-    Ok(status.success())
-}
 
 /// Builds a `bpf-linker` into the first of these folders which can be written to.
 pub(super) fn build_linker(recipe: &Recipe, homes: &[PathBuf]) -> anyhow::Result<()> {

@@ -17,6 +17,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
+use crate::apt::Apt;
 use facts::Facts;
 use plan::{Action, Compiler};
 
@@ -68,7 +69,7 @@ impl fmt::Display for Toolchain {
 ///
 /// When something is missing which cannot be installed from here; the error says how to.
 pub(crate) fn ensure(workspace: &Path) -> anyhow::Result<Toolchain> {
-    let mut apt = install::Apt::default();
+    let mut apt = Apt::default();
     let mut linker_built = false;
     loop {
         let facts = Facts::gather(workspace);

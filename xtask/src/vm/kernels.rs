@@ -1,0 +1,179 @@
+//! The kernels that `cargo xtask vm` boots: which, and where they come from.
+//!
+//! Invariant: what is in the cache is whole, and is used when the archive can't be asked.
+
+use std::{
+    fs::{self, File},
+    io::{Read as _, Seek as _, SeekFrom},
+    path::{Path, PathBuf},
+    process,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context as _, bail};
+
+use super::archive::Archive;
+
+/// The suites whose kernels are booted: 5.10, 6.1, 6.12, and the newest one that there is.
+pub(super) const SUITES: [&str; 4] = ["bullseye", "bookworm", "trixie", "trixie-backports"];
+
+/// The suite whose busybox is in every machine.
+pub(super) const BUSYBOX_SUITE: &str = "bookworm";
+
+/// The package that depends on a suite's newest kernel for virtual machines: half as large as the
+/// one for all machines.
+const NEWEST: &str = "linux-image-cloud-amd64";
+
+/// For how long the archive is not asked for newer ones.
+const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A kernel to boot.
+#[derive(Clone, Debug)]
+pub(super) struct Kernel {
+    /// Its compressed image (bzImage)
+    pub(super) image: PathBuf,
+    /// What `uname -r` will say
+    pub(super) release: String,
+}
+
+impl Kernel {
+    /// The kernel in an image file.
+    ///
+    /// # Errors
+    ///
+    /// When the file is none.
+    pub(super) fn open(image: &Path) -> anyhow::Result<Self> {
+        let release =
+            release(image).with_context(|| format!("{} is no kernel image", image.display()))?;
+        Ok(Self { image: image.to_owned(), release })
+    }
+
+    /// Its version, by its first two numbers.
+    pub(super) fn version(&self) -> String {
+        let mut parts = self.release.split(['.', '-', '+']);
+        format!("{}.{}", parts.next().unwrap_or("?"), parts.next().unwrap_or("?"))
+    }
+}
+
+/// The suite's newest kernel, from the cache while that was filled not long ago.
+pub(super) fn of_suite(suite: &str, cache: &Path, look_anew: bool) -> anyhow::Result<Kernel> {
+    let folder = cache.join("kernels").join(suite);
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let cached = newest_in(&folder);
+    if let Some(image) = &cached
+        && !look_anew
+        && is_fresh(&folder.join("asked"))
+    {
+        return Kernel::open(image);
+    }
+    match fetch(suite, cache, &folder) {
+        Ok(kernel) => Ok(kernel),
+        Err(error) => match cached {
+            Some(image) => {
+                eprintln!("xtask: {suite}: {error:#}; using {}", image.display());
+                Kernel::open(&image)
+            }
+            None => Err(error.context(format!("cannot get the kernel of {suite}"))),
+        },
+    }
+}
+
+/// The statically linked busybox of a suite.
+pub(super) fn busybox(suite: &str, cache: &Path) -> anyhow::Result<PathBuf> {
+    let path = cache.join("busybox");
+    if !path.exists() {
+        let archive = Archive::open(suite, &cache.join("apt").join(suite))?;
+        eprintln!("xtask: fetching busybox-static from {suite}");
+        store(&path, &archive.file_of("busybox-static", "*/bin/busybox")?)?;
+    }
+    Ok(path)
+}
+
+fn fetch(suite: &str, cache: &Path, folder: &Path) -> anyhow::Result<Kernel> {
+    let archive = Archive::open(suite, &cache.join("apt").join(suite))?;
+    let newest = archive.show(NEWEST)?;
+    let image = newest.dependency("linux-image-").context("it depends on no kernel")?;
+    let mut package = archive.show(image)?;
+    let mut name = image.to_owned();
+    // Since 7.2 the image has a package of its own.
+    if let Some(binary) = package.dependency("linux-binary-") {
+        name = binary.to_owned();
+        package = archive.show(&name)?;
+    }
+    let version = package.get("Version").context("it has no version")?;
+    let path = folder.join(format!("vmlinuz-{name}_{version}"));
+    if !path.exists() {
+        eprintln!("xtask: fetching {name} {version} from {suite}");
+        store(&path, &archive.file_of(&name, "*/vmlinuz*")?)?;
+    }
+    let kernel = Kernel::open(&path)?;
+    for old in images_in(folder).filter(|old| *old != path) {
+        fs::remove_file(&old).with_context(|| format!("cannot remove {}", old.display()))?;
+    }
+    File::create(folder.join("asked")).context("cannot note that the archive was asked")?;
+    Ok(kernel)
+}
+
+fn images_in(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(folder).into_iter().flatten().filter_map(|entry| {
+        let entry = entry.ok()?;
+        entry.file_name().to_str()?.starts_with("vmlinuz-").then(|| entry.path())
+    })
+}
+
+fn newest_in(folder: &Path) -> Option<PathBuf> {
+    images_in(folder).max_by_key(|path| fs::metadata(path).and_then(|file| file.modified()).ok())
+}
+
+fn is_fresh(stamp: &Path) -> bool {
+    fs::metadata(stamp)
+        .and_then(|file| file.modified())
+        .is_ok_and(|then| SystemTime::now().duration_since(then).is_ok_and(|age| age < FRESH))
+}
+
+/// Writes a file under another name first, so that it is never there in part.
+fn store(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let partial = path.with_file_name(format!(".partial-{}", process::id()));
+    fs::write(&partial, bytes)
+        .and_then(|()| fs::rename(&partial, path))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The release that an image's header tells (Documentation/arch/x86/boot.rst: `HdrS` at 0x202, and
+/// at 0x20e where from 0x200 on the text is).
+fn release(image: &Path) -> anyhow::Result<String> {
+    let mut file = File::open(image)?;
+    let mut header = [0; 0x210];
+    file.read_exact(&mut header)?;
+    if header.get(0x202..0x206) != Some(b"HdrS") {
+        bail!("it has no header of a bzImage");
+    }
+    let at = header.get(0x20e..).and_then(|bytes| bytes.try_into().ok()).map(u16::from_le_bytes);
+    file.seek(SeekFrom::Start(0x200 + u64::from(at.context("its header is too short")?)))?;
+    let mut text = Vec::new();
+    file.take(256).read_to_end(&mut text)?;
+    let release = text.split(|byte| matches!(byte, 0 | b' ')).next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(release).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_release_is_read_from_the_image() {
+        let path = std::env::temp_dir().join(format!("xtask-bzimage-{}", process::id()));
+        let mut image = vec![0; 0x400];
+        image[0x202..0x206].copy_from_slice(b"HdrS");
+        image[0x20e..0x210].copy_from_slice(&0x100_u16.to_le_bytes());
+        image.splice(0x300..0x300, *b"6.12.117+deb13-cloud-amd64 (somebody) #1\0");
+        fs::write(&path, image).unwrap();
+        let kernel = Kernel::open(&path).unwrap();
+        assert_eq!(kernel.release, "6.12.117+deb13-cloud-amd64");
+        assert_eq!(kernel.version(), "6.12");
+        fs::write(&path, "no kernel").unwrap();
+        let error = Kernel::open(&path).unwrap_err();
+        assert!(error.to_string().contains("xtask-bzimage"), "{error}");
+        fs::remove_file(&path).unwrap();
+    }
+}

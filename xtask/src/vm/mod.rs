@@ -1,0 +1,235 @@
+//! `cargo xtask vm`: the live tests in virtual machines with other kernels than this machine's.
+//!
+//! | room | what is in it |
+//! | --- | --- |
+//! | `kernels` | which kernels, and the cache of them |
+//! | `archive`, `stanza` | Debian's archive through an apt of our own |
+//! | `initramfs`, `cpio` | a machine's file system, made of files of this machine |
+//! | `qemu` | starts a machine, and waits until it is off |
+//! | `init` | the first program inside |
+//! | `live` | what is run inside |
+//! | `results` | what was printed inside, as tests of that kernel |
+//!
+//! Invariant: a machine sees nothing of this one but copies of files, and this one needs no rights
+//! for it; only a missing qemu must be installed.
+
+mod archive;
+mod cpio;
+pub(crate) mod init;
+mod initramfs;
+mod kernels;
+mod live;
+mod qemu;
+mod results;
+mod stanza;
+
+use std::{
+    env, fs,
+    fs::File,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{Mutex, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+
+use crate::{
+    apt,
+    build::{self, Built},
+    test::tally::{Run, Tally},
+};
+use init::Job;
+use kernels::{BUSYBOX_SUITE, Kernel, SUITES};
+use live::{BACKENDS, Programs};
+use qemu::{Clock, Machine, QEMU};
+use results::Expected;
+
+/// Options of `cargo xtask vm`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct VmArgs {
+    /// Boot this kernel image instead; may be given several times
+    #[arg(long, value_name = "FILE", conflicts_with = "suite")]
+    kernel: Vec<PathBuf>,
+    /// Boot only the kernel of this suite of Debian; may be given several times
+    #[arg(long, value_name = "SUITE", value_parser = SUITES)]
+    suite: Vec<String>,
+    /// Look for newer kernels in any case, and not only once a day
+    #[arg(long)]
+    update: bool,
+    /// How many machines run at a time [default: one for each processor, two at most]
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+    /// How many seconds a machine may run
+    #[arg(long, value_name = "SECONDS", default_value_t = LIMIT)]
+    limit: u64,
+    /// More words for the kernels' command lines, as `preempt=full`
+    #[arg(long, value_name = "WORDS")]
+    append: Option<String>,
+    /// Run only tests whose names contain this
+    filter: Option<String>,
+    /// Run this in the machines instead of the tests, and print what it prints
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+impl VmArgs {
+    /// All kernels, and the tests whose names contain this.
+    pub(crate) fn filtered(filter: Option<String>) -> Self {
+        Self {
+            kernel: vec![],
+            suite: vec![],
+            update: false,
+            jobs: None,
+            limit: LIMIT,
+            append: None,
+            filter,
+            command: vec![],
+        }
+    }
+}
+
+/// Emulated processors are many times slower than real ones, and others may be busy here.
+const LIMIT: u64 = 300;
+const MEBIBYTES: u32 = 1024;
+const PROCESSORS: u32 = 2;
+/// Runs `cargo xtask vm`.
+pub(crate) fn main(args: &VmArgs) -> anyhow::Result<ExitCode> {
+    let root = build::workspace_root()?;
+    let built = build::everything(&root, false)?;
+    let mut tally = Tally::default();
+    run(args, &built, &mut tally)?;
+    println!("{tally}");
+    Ok(if tally.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs the live tests with every backend on every kernel.
+pub(crate) fn run(args: &VmArgs, built: &Built, tally: &mut Tally) -> anyhow::Result<()> {
+    if env::consts::ARCH != "x86_64" {
+        bail!("the machines are of x86_64, and so must this one be, to make programs for them");
+    }
+    let cache = built.target().join("vm");
+    fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
+    let lock = File::create(cache.join("lock")).context("cannot make the cache's lock")?;
+    lock.lock().context("cannot lock the cache")?;
+    let qemu = apt::program(QEMU.0, QEMU.1)?;
+    let programs = Programs::build(built)?;
+    let files = programs.files(&kernels::busybox(BUSYBOX_SUITE, &cache)?)?;
+    let mut queue = Vec::new();
+    for kernel in chosen(args, &cache, tally) {
+        let machine = |what: &str| Machine {
+            qemu: qemu.clone(),
+            kernel: kernel.image.clone(),
+            files: files.clone(),
+            processors: PROCESSORS,
+            mebibytes: MEBIBYTES,
+            clock: Clock::Host,
+            append: args.append.clone().unwrap_or_default(),
+            limit: Duration::from_secs(args.limit),
+            folder: cache.join("runs").join(format!("{}-{what}", kernel.release)),
+        };
+        let name = |what: &str| format!("vm::{}::{what}", kernel.version());
+        if !args.command.is_empty() {
+            queue.push(Planned {
+                name: name("command"),
+                machine: machine("command"),
+                job: programs.command(&args.command),
+                shows: Shows::Output,
+            });
+            continue;
+        }
+        for backend in BACKENDS {
+            queue.push(Planned {
+                name: name(backend),
+                machine: machine(backend),
+                job: programs.tests(backend, args.filter.as_deref()),
+                shows: Shows::Tests(live::limits(&kernel.release, backend)),
+            });
+        }
+    }
+    run_all(queue, args.jobs.unwrap_or_else(at_a_time), tally)
+}
+
+/// The kernels to boot. One that can't be had is a failed test.
+fn chosen(args: &VmArgs, cache: &Path, tally: &mut Tally) -> Vec<Kernel> {
+    let mut all = Vec::new();
+    let mut add = |name: &str, kernel: anyhow::Result<Kernel>| match kernel {
+        Ok(kernel) => all.push(kernel),
+        Err(error) => {
+            println!("test vm::{name} ... FAILED\n{error:#}");
+            tally.fail(&format!("vm::{name}"));
+        }
+    };
+    for image in &args.kernel {
+        add(&image.display().to_string(), Kernel::open(image));
+    }
+    if args.kernel.is_empty() {
+        for suite in SUITES {
+            if args.suite.is_empty() || args.suite.iter().any(|wanted| wanted == suite) {
+                add(suite, kernels::of_suite(suite, cache, args.update));
+            }
+        }
+    }
+    all
+}
+
+fn at_a_time() -> usize {
+    thread::available_parallelism().map_or(1, |processors| processors.get().min(2))
+}
+
+/// A machine that waits for its turn.
+#[derive(Debug)]
+struct Planned {
+    name: String,
+    machine: Machine,
+    job: Job,
+    shows: Shows,
+}
+
+/// What the output of a job is.
+#[derive(Debug)]
+enum Shows {
+    /// That of tests, of which these are expected to fail
+    Tests(Vec<Expected>),
+    /// Something to be shown as it is; the job's exit status is its only result
+    Output,
+}
+
+/// Runs machines, some at a time, and prints each one's tests when it is off.
+fn run_all(queue: Vec<Planned>, at_a_time: usize, tally: &mut Tally) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    let queue = Mutex::new(queue.into_iter());
+    let next = || queue.lock().ok().and_then(|mut queue| queue.next());
+    let (done, results) = mpsc::channel();
+    thread::scope(|scope| {
+        for _ in 0..at_a_time.max(1) {
+            let (done, next) = (done.clone(), &next);
+            scope.spawn(move || {
+                while let Some(planned) = next() {
+                    // In one piece, as others print at the same time.
+                    let news = format!("xtask: {}: booting\n", planned.name);
+                    eprint!("{news}");
+                    let ran = planned.machine.run(&planned.job);
+                    // The receiver is there until all senders are gone.
+                    let _ = done.send((planned, ran));
+                }
+            });
+        }
+        drop(done);
+        for (planned, ran) in results {
+            let ran = ran.with_context(|| planned.name.clone())?;
+            let text = match &planned.shows {
+                Shows::Tests(limits) => results::of_tests(&planned.name, &ran, limits),
+                Shows::Output => results::of_command(&planned.name, &ran),
+            };
+            print!("{text}");
+            let mut run = Run::new("vm");
+            run.read(text.as_bytes());
+            tally.add(run, !text.contains("\ntest result: FAILED"));
+        }
+        anyhow::Ok(())
+    })?;
+    eprintln!("xtask: the machines took {:.0} s", begin.elapsed().as_secs_f64());
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! Runs one virtual machine to its end.
+//!
+//! Invariant: when [`Machine::run`] returns, its qemu has ended, by itself or by our hand; and when
+//! the thread in it dies, the kernel ends it.
+
+use std::{
+    fs,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use nix::sys::{prctl, signal::Signal};
+
+use super::{
+    init::{End, Job, read_results},
+    initramfs::Initramfs,
+};
+
+/// The emulator, and the package of Debian that it is in.
+pub(super) const QEMU: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86");
+
+/// How often we look whether qemu has ended.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What a machine's clock follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Clock {
+    /// The time that passes outside.
+    Host,
+    /// The instructions that it executes, one a nanosecond: the same on every run. One processor.
+    #[expect(dead_code, reason = "for benches")]
+    Instructions,
+}
+
+impl Clock {
+    fn options(self) -> &'static [&'static str] {
+        match self {
+            // With a thread for each processor, a 6.12 guest crashed while it patched its own code.
+            Self::Host => &["-accel", "tcg,thread=single"],
+            Self::Instructions => &["-accel", "tcg", "-icount", "shift=0,sleep=off"],
+        }
+    }
+}
+
+/// A machine that can be started any number of times.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    /// The emulator
+    pub(crate) qemu: PathBuf,
+    /// A bzImage
+    pub(crate) kernel: PathBuf,
+    /// Its files
+    pub(crate) files: Initramfs,
+    /// How many processors it has
+    pub(crate) processors: u32,
+    /// Its memory
+    pub(crate) mebibytes: u32,
+    /// Its clock
+    pub(crate) clock: Clock,
+    /// Words for the kernel's command line
+    pub(crate) append: String,
+    /// How long it may run
+    pub(crate) limit: Duration,
+    /// A folder of its own: the archive of its files and its ports' output are left there
+    pub(crate) folder: PathBuf,
+}
+
+/// What has become of a machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Ran {
+    /// How the job ended; `None`: it did not
+    pub(crate) end: Option<End>,
+    /// Why it did not end
+    pub(crate) trouble: Option<String>,
+    /// What the job printed
+    pub(crate) output: String,
+    /// What the kernel printed
+    pub(crate) console: String,
+    /// How long it took
+    pub(crate) took: Duration,
+}
+
+impl Machine {
+    /// Boots the machine, has it do `job`, and waits until it is off.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be started. All that happens afterwards is part of the result.
+    pub(crate) fn run(&self, job: &Job) -> anyhow::Result<Ran> {
+        let [archive, console, results] =
+            ["initramfs.cpio", "console.log", "results.log"].map(|name| self.folder.join(name));
+        fs::create_dir_all(&self.folder)
+            .with_context(|| format!("cannot make {}", self.folder.display()))?;
+        self.files.write(job, &archive)?;
+        let begin = Instant::now();
+        let mut child = self
+            .command(&archive, [&console, &results])
+            .spawn()
+            .with_context(|| format!("cannot run {}", self.qemu.display()))?;
+        let trouble = wait(&mut child, self.limit)?;
+        let took = begin.elapsed();
+        let read = |path: &Path| {
+            fs::read(path).with_context(|| format!("qemu has not written {}", path.display()))
+        };
+        let (output, end) = read_results(&read(&results)?);
+        let console = String::from_utf8_lossy(&read(&console)?).replace('\r', "");
+        let trouble = match (end, trouble) {
+            (Some(_), _) => None,
+            (None, Some(trouble)) => Some(trouble),
+            (None, None) if console.contains("Kernel panic") => {
+                Some("its kernel panicked".to_owned())
+            }
+            (None, None) => Some("it went off before the job had ended".to_owned()),
+        };
+        Ok(Ran { end, trouble, output, console, took })
+    }
+
+    fn command(&self, archive: &Path, ports: [&Path; 2]) -> Command {
+        let mut command = Command::new(&self.qemu);
+        command
+            .args(["-nodefaults", "-no-user-config", "-display", "none"])
+            // With `panic=-1`: a panic ends it.
+            .arg("-no-reboot")
+            .args(self.clock.options())
+            .args(["-smp", &self.processors.to_string()])
+            .args(["-m", &self.mebibytes.to_string()])
+            .arg("-kernel")
+            .arg(&self.kernel)
+            .arg("-initrd")
+            .arg(archive)
+            .args(["-append", &format!("console=ttyS0 panic=-1 oops=panic {}", self.append)])
+            .stdin(Stdio::null());
+        // SAFETY: between fork and exec, one system call that takes no address.
+        unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
+        for port in ports {
+            let mut file = std::ffi::OsString::from("file:");
+            file.push(port);
+            command.arg("-serial").arg(file);
+        }
+        command
+    }
+}
+
+/// Waits for qemu, but not longer than that. Says what went wrong.
+fn wait(child: &mut Child, limit: Duration) -> anyhow::Result<Option<String>> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait().context("cannot wait for qemu")? {
+            return Ok((!status.success()).then(|| format!("qemu ended with {status}")));
+        }
+        if Instant::now() >= deadline {
+            child.kill().context("cannot kill qemu")?;
+            child.wait().context("cannot wait for qemu")?;
+            return Ok(Some(format!("it was not done after {} s", limit.as_secs())));
+        }
+        thread::sleep(LOOK);
+    }
+}
