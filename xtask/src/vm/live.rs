@@ -18,8 +18,8 @@ pub(super) const BACKENDS: [&str; 2] = ["syscall", "function"];
 
 /// Tests that ask for no backend: the first backend's run has them, and the others' do without.
 const OF_NO_BACKEND: [&str; 2] = [
-    "bad_options_are_usage_errors_that_name_themselves",
-    "doctor_is_right_for_root_and_tells_nobody_what_is_missing",
+    "bad_input::bad_options_are_usage_errors_that_name_themselves",
+    "doctor::doctor_is_right_for_root_and_tells_nobody_what_is_missing",
 ];
 
 /// What some kernel can't do: beginning of its release, backend, and the test that shows it.
