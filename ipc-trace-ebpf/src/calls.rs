@@ -18,6 +18,7 @@ use ipc_trace_common::{
 };
 
 use crate::{
+    constants::constant,
     context, detail,
     detail::Facts,
     filters::{self, Subject},
@@ -310,10 +311,6 @@ fn emit(event: &Event, queue: &QueueRef) {
     }
 }
 
-/// So often, per CPU and operation, an event wakes the reader, which otherwise looks by itself
-/// every few milliseconds.
-const WAKE_EVERY: u64 = 4096;
-
 /// Fills a record in place: nothing is built elsewhere and copied.
 #[inline(always)]
 fn put<P>(event: &Event, facts: &Facts, fill: impl FnOnce(*mut P) -> u32) {
@@ -324,6 +321,8 @@ fn put<P>(event: &Event, facts: &Facts, fill: impl FnOnce(*mut P) -> u32) {
         return;
     };
     let emitted = maps::count(event.counters, Count::Emitted);
+    let due = emitted & u64::from(constant!(WAKE_MASK)) == 0;
+    let wake = if due { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
     // SAFETY: the ring gave room for a call and its part; every field of the call is written.
     // `comm` is 8-aligned within the record, and has 16 bytes.
     unsafe {
@@ -345,7 +344,6 @@ fn put<P>(event: &Event, facts: &Facts, fill: impl FnOnce(*mut P) -> u32) {
         (*call).args = facts.args;
         let found = fill(core::ptr::addr_of_mut!((*record).part));
         (*call).header.flags = facts.flags | found;
-        let wake = if emitted % WAKE_EVERY == 0 { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
         bpf_ringbuf_submit(record.cast(), u64::from(wake));
     }
 }

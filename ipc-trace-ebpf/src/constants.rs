@@ -25,6 +25,9 @@ constants! {
     SYSCALL_KINDS: u32 = 0;
     /// Bits of [`ipc_trace_common::state::filter`]
     FILTERS: u32 = 0;
+    /// An event wakes the reader, which otherwise looks by itself every few milliseconds, when the
+    /// number of its operation's events on its CPU has none of these bits
+    WAKE_MASK: u32 = 0xfff;
     /// Operations to keep, with `filter::OP`
     OPS: u32 = 0;
     /// `1`: what arguments point to is wanted, where it is for show alone; `0`: it is left unread

@@ -14,6 +14,7 @@ use aya::{
 use ipc_trace_common::{
     hooks::{self, ENTRIES},
     op::Abi,
+    record::CallRecord,
     state::gate,
 };
 
@@ -106,6 +107,16 @@ pub(super) fn attach(
     Ok(ebpf)
 }
 
+/// After how many events of an operation on one CPU the reader is woken: a power of two. All CPUs
+/// together then fill a quarter of the ring at most, by one operation; a wake-up costs the caller
+/// some microseconds, so it is never for few events.
+fn wake_every(ring_bytes: u32, processors: usize) -> u32 {
+    let records = ring_bytes as usize / size_of::<CallRecord>().next_power_of_two();
+    let share = records / (4 * processors.max(1));
+    let every = share.clamp(64, 4096) as u32;
+    1 << every.ilog2()
+}
+
 fn load(
     plan: &Plan,
     flavour: Flavour,
@@ -125,6 +136,8 @@ fn load(
     let compat_bit: u32 = if is_x86 == 1 { 0x2 } else { 1 << 22 };
     let filters = &options.filters;
     let arguments = u32::from(options.arguments);
+    let processors = aya::util::nr_cpus().unwrap_or(1);
+    let wake_mask = wake_every(options.ring_bytes, processors) - 1;
     let mut ebpf = EbpfLoader::new()
         .btf(btf)
         .override_global("FIELDS", &fields, true)
@@ -133,6 +146,7 @@ fn load(
         .override_global("IS_X86", &is_x86, true)
         .override_global("COMPAT_BIT", &compat_bit, true)
         .override_global("SYSCALL_KINDS", &plan.syscall_kinds, true)
+        .override_global("WAKE_MASK", &wake_mask, true)
         .override_global("FILTERS", &filters.bits, true)
         .override_global("ARGUMENTS", &arguments, true)
         .override_global("OPS", &filters.ops, true)
@@ -310,6 +324,15 @@ mod tests {
 
     use crate::kernel::plan::abis;
     use ipc_trace_common::op::Op;
+
+    #[test]
+    fn the_reader_is_woken_before_all_processors_fill_the_ring() {
+        assert_eq!(wake_every(8 << 20, 2), 4096);
+        assert_eq!(wake_every(8 << 20, 64), 256);
+        assert_eq!(wake_every(8 << 20, 3), 4096);
+        assert_eq!(wake_every(1 << 20, 3), 512);
+        assert_eq!(wake_every(4096, 512), 64);
+    }
 
     /// Table and object match: each function has its programs, and each program its function.
     #[test]

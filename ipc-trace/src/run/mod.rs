@@ -140,7 +140,7 @@ const TICK: Duration = Duration::from_secs(1);
 const LONG_CALL_NS: u64 = 10_000_000_000;
 /// How long the reader sleeps after it found something, and at most.
 const NAP: Duration = Duration::from_millis(2);
-const LONG_NAP: Duration = Duration::from_millis(20);
+const LONG_NAP: Duration = Duration::from_millis(50);
 /// How long programs that were running when the gate closed are waited for.
 const LAST_RECORDS: Duration = Duration::from_millis(250);
 
