@@ -9,7 +9,7 @@ use ipc_trace_common::{
 use crate::{
     constants::constant,
     filters::failed,
-    memory::{user, user_bytes},
+    memory::{masked, user, user_bytes},
     registers::Call,
 };
 
@@ -64,7 +64,7 @@ pub(crate) fn inline_semop(facts: &Facts) -> (u32, u64) {
         return (flag::INLINE, 0);
     }
     let mut sembuf = 0u64;
-    let len = facts.args[2] as u32 * size_of::<Sembuf>() as u32 & 7;
+    let len = masked::<7>((facts.args[2] & 1) * size_of::<Sembuf>() as u64) as u32;
     // SAFETY: `sembuf` has 8 bytes, `len` is 0 or 6.
     let read = unsafe { user_bytes(core::ptr::addr_of_mut!(sembuf).cast(), len, facts.args[1]) };
     (flag::INLINE | if read { flag::DETAIL } else { flag::FAULT }, sembuf)
@@ -78,10 +78,12 @@ pub(crate) fn inline_semop(facts: &Facts) -> (u32, u64) {
 pub(crate) unsafe fn semop(part: *mut SemopPart, facts: Facts) -> u32 {
     let nsops = facts.args[2] as u32;
     let count = if nsops > SOPS as u32 { SOPS as u32 } else { nsops };
-    // SAFETY: at most SOPS operations are read.
+    // SAFETY: at most SOPS operations are read; 63 bytes are no more than the part has.
     unsafe {
         let to = core::ptr::addr_of_mut!((*part).sops).cast();
-        let read = user_bytes(to, count * size_of::<Sembuf>() as u32, facts.args[1]);
+        // At most 48; the verifier may have lost that, as compilers keep values in two places.
+        let len = masked::<63>(u64::from(count) * size_of::<Sembuf>() as u64);
+        let read = user_bytes(to, len as u32, facts.args[1]);
         let to = core::ptr::addr_of_mut!((*part).timeout).cast();
         let limit = timeout(facts, facts.args[3], to);
         limit | if read { flag::DETAIL } else { flag::FAULT }
@@ -208,8 +210,9 @@ pub(crate) unsafe fn name(part: *mut NamePart, facts: Facts, op: Op) -> u32 {
             facts.args[0] as *const _,
         );
         (*part).reserved = 0;
-        let mut flags = if len > 0 {
-            (*part).name_len = len as u32 - 1;
+        // With its NUL; but 0 for an empty string before 6.18 (`strncpy_from_user_nofault`, mm/maccess.c).
+        let mut flags = if len >= 0 {
+            (*part).name_len = if len > 0 { len as u32 - 1 } else { 0 };
             flag::DETAIL
         } else {
             (*part).name_len = 0;

@@ -28,9 +28,9 @@ pub(crate) struct TestArgs {
     /// Leave out the tests which trace the running kernel
     #[arg(long)]
     no_live: bool,
-    /// Leave out the tests which trace other kernels, in emulated machines
+    /// Run the tests which trace other kernels, too: as `cargo xtask vm` does
     #[arg(long)]
-    no_vm: bool,
+    vm: bool,
     /// Run only tests whose names contain this, and no checks of the style
     filter: Option<String>,
 }
@@ -47,7 +47,7 @@ pub(crate) fn main(args: &TestArgs) -> anyhow::Result<ExitCode> {
             for step in steps(args, &built) {
                 step.run(&mut tally)?;
             }
-            if !args.no_vm && !args.live_only {
+            if args.vm {
                 in_machines(args, &built, &mut tally);
             }
         }

@@ -31,8 +31,9 @@ use nix::{
 
 use super::plan::{Hook, Plan};
 
-/// How long the calls are waited for. They take a few milliseconds.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the calls are waited for. They take a few milliseconds, but a busy host may give the child
+/// its turn late.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A call that was not made.
 const NOT_MADE: i64 = i64::MIN;
