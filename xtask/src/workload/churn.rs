@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
 
 use super::book::{Op, Report};
 use super::calls::Caller;
@@ -30,6 +31,9 @@ pub(crate) struct Namespaces {
     /// How many namespaces are made.
     #[arg(long, default_value_t = 1000)]
     count: u64,
+    /// How long it rests after every hundred of them, for the kernel to take some down.
+    #[arg(long, default_value_t = 0)]
+    pause_ms: u64,
 }
 
 /// Options of `one-call`.
@@ -88,17 +92,33 @@ pub(crate) fn one_call(options: &OneCall) -> Result<()> {
     Ok(())
 }
 
+/// Goes into a new namespace. There may be only so many of them (`max_ipc_namespaces`), and the
+/// kernel takes dead ones down in its own time: this waits for it.
+fn leave() -> nix::Result<()> {
+    let deadline = Instant::now() + process::PATIENCE;
+    loop {
+        match nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC) {
+            Err(Errno::ENOSPC) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            other => return other,
+        }
+    }
+}
+
 pub(crate) fn namespaces(options: &Namespaces) -> Result<()> {
     let mut inums = BTreeSet::new();
     let mut all = Report::default();
     let start = Instant::now();
     for number in 0..options.count {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC)
-            .with_context(|| format!("namespace {number}"))?;
+        leave().with_context(|| format!("namespace {number}"))?;
         let mut caller = Caller::new(&format!("churn-{number}"))?;
         caller.semget(0x0c40_0000 | number as i32, 1, 0);
         inums.insert(caller.inum());
         all.book.append(caller.report().book);
+        if number % 100 == 99 {
+            std::thread::sleep(Duration::from_millis(options.pause_ms));
+        }
     }
     let seconds = start.elapsed().as_secs_f64();
     all.fact("count", options.count)

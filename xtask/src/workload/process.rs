@@ -14,7 +14,7 @@ use nix::unistd::{ForkResult, Pid, fork};
 use super::book::Report;
 
 /// How long a process waits for another one before it gives up.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The thread's number.
 pub(crate) fn tid() -> i32 {

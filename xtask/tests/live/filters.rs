@@ -1,5 +1,5 @@
-//! Each filter lets through what it says, all of it, and the rest is accounted for: two tracers watch
-//! the same workload, one without filters.
+//! Each filter lets through what it says, all of it, and the rest is accounted for: several tracers
+//! watch the same workload, one of them without filters.
 
 use serde_json::Value;
 
@@ -20,7 +20,8 @@ struct Member {
 /// Starts a workload of three threads, each with a process and a namespace of its own, which waits
 /// to be told to begin.
 fn held() -> (Beside, Vec<Member>) {
-    let calls = scaled(6000).to_string();
+    // Few would be failures alone.
+    let calls = scaled(6000).max(1500).to_string();
     let words = ["count", "--fresh", "--threads", "3", "--namespaces", "3"];
     let hold = ["--hold-start-fd", "0", "--calls", &calls];
     let held = Beside::start(workload(&[&words[..], &hold].concat()));
@@ -43,90 +44,71 @@ fn calls_in<'a>(lines: &'a [Value], namespaces: &Counts) -> Vec<&'a Value> {
     calls
 }
 
-/// With the options, exactly those calls are shown that `wanted` says.
-fn assert_filter(
-    options: impl Fn(&[Member]) -> Vec<String>,
-    wanted: impl Fn(&Value, &[Member]) -> bool,
-) {
+/// Options, and which calls are to be shown with them.
+struct Case {
+    options: Vec<String>,
+    wanted: Box<dyn Fn(&Value) -> bool>,
+}
+
+fn case(options: &[&str], wanted: impl Fn(&Value) -> bool + 'static) -> Case {
+    let options = options.iter().map(|word| (*word).to_owned()).collect();
+    Case { options, wanted: Box::new(wanted) }
+}
+
+fn cases(members: &[Member]) -> Vec<Case> {
+    let pids: Vec<u32> = members.iter().map(|member| member.pid).collect();
+    let inums: Vec<u64> = members.iter().map(|member| member.inum).collect();
+    let pid = |line: &Value| number(&line["process"]["pid"]) as u32;
+    let [first, second, third] = [0, 1, 2].map(|i| pids[i].to_string());
+    vec![
+        case(&["--op", "semop,mq"], |line| line["op"] == "semop" || line["object"]["kind"] == "mq"),
+        case(&["--failed"], |line| !line["error"].is_null()),
+        case(&["--pid", &first, "--pid", &third], {
+            let pids = pids.clone();
+            move |line| [pids[0], pids[2]].contains(&pid(line))
+        }),
+        case(&["--comm", "count-1-1", "--comm", "helper"], |line| {
+            ["count-1-1", "helper"].iter().any(|comm| line["process"]["comm"] == *comm)
+        }),
+        case(&["--ipc-ns", &inums[1].to_string(), "--ipc-ns", &format!("pid:{third}")], {
+            move |line| inums[1..].contains(&number(&line["ipc_ns"]["inum"]))
+        }),
+        case(&["--failed", "--op", "msg,semctl", "--pid", &second], move |line| {
+            !line["error"].is_null()
+                && pid(line) == pids[1]
+                && (line["object"]["kind"] == "msg" || line["op"] == "semctl")
+        }),
+    ]
+}
+
+#[test]
+fn each_filter_takes_what_it_says_and_all_of_it() {
     let (mut held, members) = held();
-    let options = options(&members);
-    let options: Vec<&str> = options.iter().map(String::as_str).collect();
-    let (all, some) = (Live::start(&[]), Live::start(&options));
+    let cases = cases(&members);
+    let all = Live::start(&[]);
+    let tracers: Vec<_> = cases
+        .iter()
+        .map(|case| Live::start(&case.options.iter().map(String::as_str).collect::<Vec<_>>()))
+        .collect();
     held.go();
     let namespaces = counts(&held.book()["namespaces"]);
-    let (all, some) = (all.end(), some.end());
+    let all = all.end();
     assert_whole(&all);
-    assert_whole(&some);
-
-    let accounting = &some.last().unwrap()["accounting"];
-    assert_eq!(accounting["dropped"], 0, "{accounting}");
-    assert!(number(&accounting["filtered"]) > 0, "{accounting}");
-    let (all, shown) = (calls_in(&all, &namespaces), calls_in(&some, &namespaces));
+    let all = calls_in(&all, &namespaces);
     assert_eq!(all.len() as u64, total(&namespaces));
-    let expected: Vec<_> = all.into_iter().filter(|line| wanted(line, &members)).collect();
-    assert!(!expected.is_empty(), "there is something to show");
-    let identity = |line: &&Value| ["op", "ret", "args", "abi"].map(|name| line[name].clone());
-    let expected: Vec<_> = expected.iter().map(identity).collect();
-    let shown: Vec<_> = shown.iter().map(identity).collect();
-    assert!(shown == expected, "{} calls are shown, not {}", shown.len(), expected.len());
-}
-
-fn words(words: &[&str]) -> Vec<String> {
-    words.iter().map(|word| (*word).to_owned()).collect()
-}
-
-#[test]
-fn op_takes_operations_and_families() {
-    assert_filter(
-        |_| words(&["--op", "semop,mq"]),
-        |line, _| line["op"] == "semop" || line["object"]["kind"] == "mq",
-    );
-}
-
-#[test]
-fn failed_takes_calls_that_failed() {
-    assert_filter(|_| words(&["--failed"]), |line, _| !line["error"].is_null());
-}
-
-#[test]
-fn pid_takes_calls_of_any_of_the_processes() {
-    assert_filter(
-        |members| {
-            words(&["--pid", &members[0].pid.to_string(), "--pid", &members[2].pid.to_string()])
-        },
-        |line, members| [0, 2].iter().any(|i| line["process"]["pid"] == members[*i].pid),
-    );
-}
-
-#[test]
-fn comm_takes_threads_of_any_of_the_names() {
-    assert_filter(
-        |_| words(&["--comm", "count-1-1", "--comm", "helper"]),
-        |line, _| ["count-1-1", "helper"].iter().any(|comm| line["process"]["comm"] == *comm),
-    );
-}
-
-#[test]
-fn ipc_ns_takes_a_namespace_by_number_and_by_process() {
-    assert_filter(
-        |members| {
-            let of_pid = format!("pid:{}", members[2].pid);
-            words(&["--ipc-ns", &members[1].inum.to_string(), "--ipc-ns", &of_pid])
-        },
-        |line, members| [1, 2].iter().any(|i| line["ipc_ns"]["inum"] == members[*i].inum),
-    );
-}
-
-#[test]
-fn options_restrict_one_another() {
-    assert_filter(
-        |members| words(&["--failed", "--op", "msg,semctl", "--pid", &members[1].pid.to_string()]),
-        |line, members| {
-            !line["error"].is_null()
-                && line["process"]["pid"] == members[1].pid
-                && (line["object"]["kind"] == "msg" || line["op"] == "semctl")
-        },
-    );
+    for (Case { options, wanted }, tracer) in cases.iter().zip(tracers) {
+        let some = tracer.end();
+        assert_whole(&some);
+        let accounting = &some.last().unwrap()["accounting"];
+        assert_eq!(accounting["dropped"], 0, "{options:?}: {accounting}");
+        assert!(number(&accounting["filtered"]) > 0, "{options:?}: {accounting}");
+        let identity = |line: &&Value| ["op", "ret", "args", "abi"].map(|name| line[name].clone());
+        let expected: Vec<_> = all.iter().filter(|line| wanted(line)).map(identity).collect();
+        assert!(!expected.is_empty(), "{options:?}: there is something to show");
+        let shown: Vec<_> = calls_in(&some, &namespaces).iter().map(identity).collect();
+        let (found, due) = (shown.len(), expected.len());
+        assert!(shown == expected, "{options:?}: {found} calls are shown, {due} are due");
+    }
 }
 
 #[test]

@@ -72,9 +72,14 @@ fn a_namespace_is_the_same_life_wherever_it_is_named() {
     assert!(lives.values().all(|lives| lives.len() == 1), "{lives:?}");
 }
 
-/// So many namespaces that numbers are given out again while they are made.
-fn many() -> u64 {
-    scaled(3000).max(500)
+/// Many namespaces, some of which the kernel takes down meanwhile, so that their numbers are given
+/// out again.
+fn churn(count: &str) -> [&str; 5] {
+    ["churn-namespaces", "--count", count, "--pause-ms", "20"]
+}
+
+fn many() -> String {
+    scaled(3000).max(500).to_string()
 }
 
 /// Namespaces that are made one after the other by one thread, each with one call in it: the key
@@ -83,8 +88,7 @@ const FIRST_KEY: u32 = 0x0c40_0000;
 
 #[test]
 fn each_life_of_a_number_has_its_own_calls() {
-    let count = many().to_string();
-    let (lines, book) = lines(&["--only-command"], &["churn-namespaces", "--count", &count]);
+    let (lines, book) = lines(&["--only-command"], &churn(&many()));
     let made: Vec<_> = list(&book["namespaces"]).iter().map(|ns| &ns["inum"]).collect();
     let moves = moves_of(&lines, &book["tid"]);
     let created: Vec<_> = moves.iter().filter(|line| line["event"] == "created").collect();
@@ -108,8 +112,7 @@ fn each_life_of_a_number_has_its_own_calls() {
 
 #[test]
 fn a_report_keeps_the_lives_of_a_number_apart() {
-    let count = many().to_string();
-    let (report, book) = report(&["--only-command"], &["churn-namespaces", "--count", &count]);
+    let (report, book) = report(&["--only-command"], &churn(&many()));
     assert_eq!(report["folded"], Value::Null);
     let mine: Vec<_> = list(&report["namespaces"])
         .iter()
