@@ -91,7 +91,7 @@ impl VmArgs {
 }
 
 /// Emulated processors are many times slower than real ones, and others may be busy here.
-const LIMIT: u64 = 300;
+const LIMIT: u64 = 900;
 const MEBIBYTES: u32 = 1024;
 const PROCESSORS: u32 = 2;
 /// Runs `cargo xtask vm`.

@@ -31,9 +31,10 @@ pub(crate) struct Namespaces {
     /// How many namespaces are made.
     #[arg(long, default_value_t = 1000)]
     count: u64,
-    /// How long it rests after every hundred of them, for the kernel to take some down.
-    #[arg(long, default_value_t = 0)]
-    pause_ms: u64,
+    /// Go on beyond that, slowly, until an inode number has been given out for the second time: the
+    /// kernel takes dead namespaces down in its own time.
+    #[arg(long)]
+    until_reused: bool,
 }
 
 /// Options of `one-call`.
@@ -110,21 +111,26 @@ pub(crate) fn namespaces(options: &Namespaces) -> Result<()> {
     let mut inums = BTreeSet::new();
     let mut all = Report::default();
     let start = Instant::now();
-    for number in 0..options.count {
+    let reused = |made: u64, inums: &BTreeSet<u64>| (inums.len() as u64) < made;
+    let mut made = 0;
+    while made < options.count || options.until_reused && !reused(made, &inums) {
+        let number = made;
+        made += 1;
+        if number >= options.count {
+            ensure!(start.elapsed() < process::PATIENCE, "no number is given out again");
+            std::thread::sleep(Duration::from_millis(10));
+        }
         leave().with_context(|| format!("namespace {number}"))?;
         let mut caller = Caller::new(&format!("churn-{number}"))?;
         caller.semget(0x0c40_0000 | number as i32, 1, 0);
         inums.insert(caller.inum());
         all.book.append(caller.report().book);
-        if number % 100 == 99 {
-            std::thread::sleep(Duration::from_millis(options.pause_ms));
-        }
     }
     let seconds = start.elapsed().as_secs_f64();
-    all.fact("count", options.count)
+    all.fact("count", made)
         .fact("tid", process::tid())
         .fact("distinct_inums", inums.len())
         .fact("seconds", seconds)
-        .fact("per_second", options.count as f64 / seconds)
+        .fact("per_second", made as f64 / seconds)
         .print()
 }

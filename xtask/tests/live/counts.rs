@@ -86,7 +86,7 @@ fn what_is_lost_of_namespaces_and_processes_is_said() {
     // and by how many calls it was used is.
     let mut live = Live::start(&["--op", "semget"]);
     live.signal(Signal::SIGSTOP);
-    let words = ["churn-namespaces", "--count", "8000"];
+    let words = ["churn-namespaces", "--count", "4500"];
     let book = Beside::start(workload(&words)).book();
     live.signal(Signal::SIGCONT);
     let loss = live.wait_for(|line| line["type"] == "loss");
