@@ -72,14 +72,13 @@ fn a_namespace_is_the_same_life_wherever_it_is_named() {
     assert!(lives.values().all(|lives| lives.len() == 1), "{lives:?}");
 }
 
-/// Many namespaces, some of which the kernel takes down meanwhile, so that their numbers are given
-/// out again.
-fn churn(count: &str) -> [&str; 5] {
-    ["churn-namespaces", "--count", count, "--pause-ms", "20"]
-}
-
-fn many() -> String {
-    scaled(3000).max(500).to_string()
+/// Many namespaces, with a rest now and then in which the kernel takes some down, so that their
+/// numbers are given out again. It needs a grace period for each (`kern_unmount`, fs/namespace.c).
+fn churn() -> Vec<String> {
+    let count = scaled(3000).max(500);
+    let rest_ms = 1500 * 100 / count;
+    let words = ["churn-namespaces", "--count", &count.to_string(), "--pause-ms"];
+    words.into_iter().map(str::to_owned).chain([rest_ms.to_string()]).collect()
 }
 
 /// Namespaces that are made one after the other by one thread, each with one call in it: the key
@@ -88,7 +87,9 @@ const FIRST_KEY: u32 = 0x0c40_0000;
 
 #[test]
 fn each_life_of_a_number_has_its_own_calls() {
-    let (lines, book) = lines(&["--only-command"], &churn(&many()));
+    let churn = churn();
+    let words: Vec<_> = churn.iter().map(String::as_str).collect();
+    let (lines, book) = lines(&["--only-command"], &words);
     let made: Vec<_> = list(&book["namespaces"]).iter().map(|ns| &ns["inum"]).collect();
     let moves = moves_of(&lines, &book["tid"]);
     let created: Vec<_> = moves.iter().filter(|line| line["event"] == "created").collect();
@@ -112,7 +113,9 @@ fn each_life_of_a_number_has_its_own_calls() {
 
 #[test]
 fn a_report_keeps_the_lives_of_a_number_apart() {
-    let (report, book) = report(&["--only-command"], &churn(&many()));
+    let churn = churn();
+    let words: Vec<_> = churn.iter().map(String::as_str).collect();
+    let (report, book) = report(&["--only-command"], &words);
     assert_eq!(report["folded"], Value::Null);
     let mine: Vec<_> = list(&report["namespaces"])
         .iter()
