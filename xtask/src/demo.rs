@@ -34,13 +34,16 @@ pub(crate) fn main(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     words.push("--");
     if !nix::unistd::geteuid().is_root() {
         bail!(
-            "loading BPF programs needs root. Run:\n    sudo {} {} {} workload demo",
+            "loading BPF programs needs root. Run:\n    sudo {} {} {} workload demo --silent",
             built.program().display(),
             words.join(" "),
             xtask.display()
         );
     }
-    let error =
-        Command::new(built.program()).args(words).arg(xtask).args(["workload", "demo"]).exec();
+    let error = Command::new(built.program())
+        .args(words)
+        .arg(xtask)
+        .args(["workload", "demo", "--silent"])
+        .exec();
     Err(error).with_context(|| format!("cannot run {}", built.program().display()))
 }

@@ -1,6 +1,10 @@
 //! Who a thread is: the facts that the kernel sent once, found again by thread and context.
 
-use std::{borrow::Cow, path::Path, rc::Rc};
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+    rc::Rc,
+};
 
 use ipc_trace_common::record::{CallRecord, ContextRecord, EXE_LEN, ExitRecord, flag};
 
@@ -34,13 +38,13 @@ pub struct Facts {
 }
 
 impl Facts {
-    fn new(record: &ContextRecord) -> Self {
+    fn new(record: &ContextRecord, proc: &Path) -> Self {
         let known = |inum: u32| (inum != 0).then_some(inum);
         Self {
             pid: record.pid,
             ppid: record.ppid,
             comm: Text::until_nul(&record.comm).into_owned(),
-            exe: executable(record),
+            exe: executable(record).or_else(|| executable_in(proc, record)),
             exe_deleted: record.header.flags & flag::DELETED != 0,
             uid: record.euid,
             gid: record.egid,
@@ -91,19 +95,46 @@ fn executable(record: &ContextRecord) -> Option<Text<'static>> {
     Some(Text(Cow::Owned(path)))
 }
 
+/// The path as `proc` has it, where the kernel side had none: its table of paths is bounded. `None`
+/// also where the process has ended, and its number is another's now.
+fn executable_in(proc: &Path, record: &ContextRecord) -> Option<Text<'static>> {
+    if record.header.flags & flag::TRUNCATED == 0 {
+        return None;
+    }
+    let process = proc.join(record.pid.to_string());
+    let path = std::fs::read_link(process.join("exe")).ok()?;
+    // proc_pid_stat(5): the name, in parentheses, may hold anything; `starttime` is the 20th value
+    // behind it, in hundredths of a second (USER_HZ, include/asm-generic/param.h) of boot time.
+    let stat = std::fs::read(process.join("stat")).ok()?;
+    let behind = stat.get(stat.iter().rposition(|byte| *byte == b')')? + 1..)?;
+    let started = behind.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).nth(19)?;
+    let started: u64 = std::str::from_utf8(started).ok()?.parse().ok()?;
+    let same = started == record.start_boot_ns / 10_000_000;
+    same.then(|| Text(Cow::Owned(path.into_os_string().into_encoded_bytes())))
+}
+
 /// The contexts of all threads that made calls.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Contexts {
     by_tid: HashMap<u32, (u64, Rc<Facts>)>,
     sweep_at: usize,
+    /// Where processes are that live
+    proc: PathBuf,
+}
+
+impl Default for Contexts {
+    fn default() -> Self {
+        Self { by_tid: HashMap::default(), sweep_at: 0, proc: "/proc".into() }
+    }
 }
 
 impl Contexts {
     /// A context came.
     pub fn insert(&mut self, record: &ContextRecord) {
-        self.by_tid.insert(record.tid, (record.context, Rc::new(Facts::new(record))));
+        let facts = Rc::new(Facts::new(record, &self.proc));
+        self.by_tid.insert(record.tid, (record.context, facts));
         if self.by_tid.len() > self.sweep_at.max(SWEEP_AT) {
-            self.sweep(Path::new("/proc"));
+            self.sweep();
         }
     }
 
@@ -115,7 +146,8 @@ impl Contexts {
     }
 
     /// Where the record of a thread's end was lost, its context would stay for ever.
-    fn sweep(&mut self, proc: &Path) {
+    fn sweep(&mut self) {
+        let proc = &self.proc;
         self.by_tid.retain(|tid, _| proc.join(tid.to_string()).exists());
         self.sweep_at = self.by_tid.len() * 2;
     }
@@ -180,6 +212,28 @@ mod tests {
     }
 
     #[test]
+    fn a_path_that_the_kernel_side_did_not_have_is_that_of_the_same_process_alone() {
+        let proc = std::env::temp_dir().join(format!("ipc-trace-contexts-{}", std::process::id()));
+        std::fs::create_dir_all(proc.join("7")).unwrap();
+        std::os::unix::fs::symlink("/usr/bin/worker", proc.join("7/exe")).unwrap();
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4321 1 1\n";
+        std::fs::write(proc.join("7/stat"), stat).unwrap();
+        let mut record = context(7, 1, b"", flag::TRUNCATED);
+        record.pid = 7;
+        record.start_boot_ns = 43_219_999_999;
+        let path = |record: &ContextRecord| {
+            executable_in(&proc, record).map(|text| text.to_str().into_owned())
+        };
+        assert_eq!(path(&record).as_deref(), Some("/usr/bin/worker"));
+        record.start_boot_ns = 43_220_000_000;
+        assert_eq!(path(&record), None);
+        record.start_boot_ns = 43_210_000_000;
+        record.header.flags = 0;
+        assert_eq!(path(&record), None);
+        std::fs::remove_dir_all(&proc).unwrap();
+    }
+
+    #[test]
     fn a_context_is_found_by_thread_and_number_alone() {
         let mut contexts = Contexts::default();
         contexts.insert(&context(7, 100, b"a\0", 0));
@@ -203,7 +257,7 @@ mod tests {
         contexts.insert(&context(own, 1, b"", 0));
         // Larger than any pid (PID_MAX_LIMIT, include/linux/threads.h).
         contexts.insert(&context(1 << 30, 2, b"", 0));
-        contexts.sweep(Path::new("/proc"));
+        contexts.sweep();
         assert!(contexts.get(own, 1).is_some());
         assert!(contexts.get(1 << 30, 2).is_none());
     }

@@ -60,7 +60,15 @@ struct Office {
     mq: i32,
 }
 
-pub(crate) fn run() -> Result<()> {
+/// Options of `demo`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Demo {
+    /// Keep the book to itself: for people, who are to read the tracer's report.
+    #[arg(long)]
+    silent: bool,
+}
+
+pub(crate) fn run(options: &Demo) -> Result<()> {
     let mut host = Caller::new("host")?;
     let queue = format!("ipc-trace-demo-{}", std::process::id());
     for route in Route::ALL {
@@ -75,7 +83,7 @@ pub(crate) fn run() -> Result<()> {
     let mut report = host.report();
     report.absorb(shop.join()?);
     report.absorb(bank.join()?);
-    report.print()
+    if options.silent { Ok(()) } else { report.print() }
 }
 
 /// A process that ends by itself should the others leave it waiting.

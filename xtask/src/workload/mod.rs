@@ -31,7 +31,7 @@ pub(crate) enum Workload {
     /// Make an exact number of calls of all kinds, from several namespaces and threads
     Count(count::Count),
     /// Be two small companies for a second or two: something to look at with a tracer
-    Demo,
+    Demo(demo::Demo),
     /// Make semtimedop calls as fast as possible, and say what one costs
     SemopLoop(loops::Loop),
     /// Make getppid calls as fast as possible, and say what one costs
@@ -65,7 +65,7 @@ pub(crate) enum Workload {
 pub(crate) fn run(workload: Workload) -> anyhow::Result<()> {
     match workload {
         Workload::Count(options) => count::run(&options),
-        Workload::Demo => demo::run(),
+        Workload::Demo(options) => demo::run(&options),
         Workload::SemopLoop(options) => loops::semop(&options),
         Workload::GetppidLoop(options) => loops::getppid(&options),
         Workload::SemopFlood(options) => loops::flood(&options),
