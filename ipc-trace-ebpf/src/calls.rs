@@ -214,7 +214,6 @@ fn returned(gate: Gate, caller: &Caller, call: Call, ret: i64) {
             duration_ns: event.duration_ns,
             pid: (pid_tgid >> 32) as u32,
             euid: field(cred, Field::CredEuid),
-            comm: comm(task),
             ns: event.ns,
             object_ns: queue.ns,
         };

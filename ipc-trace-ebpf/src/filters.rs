@@ -1,5 +1,6 @@
 //! Which calls are wanted. Filters that are not in force cost nothing: their bits are constants.
 
+use aya_ebpf::helpers::generated::bpf_get_current_comm;
 use ipc_trace_common::{
     record::{NO_DURATION, NsRef},
     state::filter,
@@ -17,7 +18,6 @@ pub(crate) struct Subject {
     pub(crate) duration_ns: u64,
     pub(crate) pid: u32,
     pub(crate) euid: u32,
-    pub(crate) comm: [u64; 2],
     pub(crate) ns: NsRef,
     /// The namespace of the queue behind a descriptor, where there is one
     pub(crate) object_ns: NsRef,
@@ -50,7 +50,7 @@ pub(crate) fn wanted(call: &Subject) -> bool {
     if in_force & filter::UID != 0 && FILTER_UIDS.get_ptr(&call.euid).is_none() {
         return false;
     }
-    if in_force & filter::COMM != 0 && FILTER_COMMS.get_ptr(&call.comm).is_none() {
+    if in_force & filter::COMM != 0 && FILTER_COMMS.get_ptr(&padded_comm()).is_none() {
         return false;
     }
     if in_force & filter::COMMAND != 0 && DESCENDANTS.get_ptr(&call.pid).is_none() {
@@ -59,6 +59,16 @@ pub(crate) fn wanted(call: &Subject) -> bool {
     in_force & filter::NAMESPACE == 0
         || FILTER_NAMESPACES.get_ptr(&call.ns).is_some()
         || FILTER_NAMESPACES.get_ptr(&call.object_ns).is_some()
+}
+
+/// The current thread's name, with zeros after its end. The kernel's own field has what is left of
+/// an earlier, longer name there before 5.17 (`__set_task_comm`, fs/exec.c); the helper has not.
+#[inline(always)]
+fn padded_comm() -> [u64; 2] {
+    let mut comm = [0u64; 2];
+    // SAFETY: the helper writes that many bytes at most.
+    unsafe { bpf_get_current_comm(core::ptr::addr_of_mut!(comm).cast(), 16) };
+    comm
 }
 
 /// Whether a raw result is an error (`IS_ERR_VALUE`, include/linux/err.h).
