@@ -221,6 +221,11 @@ pub const fn multiplexed_kinds() -> u32 {
     kinds
 }
 
+/// The functions that rows name, some more than once.
+pub fn functions() -> impl Iterator<Item = &'static str> {
+    ENTRIES.iter().flat_map(|entry| entry.functions).copied()
+}
+
 /// The first row whose system call `function` implements. The programs of backend `function` name
 /// their rows so: one that is not in the table does not compile.
 ///

@@ -149,6 +149,15 @@ impl Code {
         1 << self.kind()
     }
 
+    /// Whether something is to be remembered when the call enters the kernel: when that was, what its
+    /// descriptor leads to, or the namespace that the thread may be about to leave.
+    pub const fn needs_entry(self) -> bool {
+        match self.op() {
+            Some(op) => op.blocks() || op.takes_descriptor(),
+            None => true,
+        }
+    }
+
     /// The operation, if it is one.
     pub const fn op(self) -> Option<Op> {
         Op::from_number(self.kind())

@@ -114,7 +114,7 @@ fn entered(gate: Gate, pid_tgid: u64, task: u64, call: Call) {
         }
         return;
     };
-    if !gate.is_open() || !(op.blocks() || op.takes_descriptor()) {
+    if !gate.is_open() || !call.code.needs_entry() {
         return;
     }
     let Some(slot) = slots::find_or_take(pid_tgid) else {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use ipc_trace_common::{
-    hooks::ENTRIES,
+    hooks,
     layout::{FIELDS, Field},
     record::NsRef,
 };
@@ -156,8 +156,7 @@ impl Kernel for Fake {
             let there = is_x86 && !self.lacks.contains(&path);
             there.then(|| (8 * structure.len() + path.len()) as u32)
         });
-        let functions = ENTRIES.iter().flat_map(|entry| entry.functions).copied();
-        let described = functions.filter(|name| !self.lacks.contains(name)).collect();
+        let described = hooks::functions().filter(|name| !self.lacks.contains(name)).collect();
         Ok(Found { rows, functions: described })
     }
 

@@ -8,15 +8,10 @@ use std::{
 
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, MapError},
+    maps::{HashMap, MapError},
     programs::{BtfTracePoint, FEntry, FExit, Iter, Program, ProgramError, RawTracePoint},
 };
-use ipc_trace_common::{
-    hooks::{self, ENTRIES},
-    op::Abi,
-    record::CallRecord,
-    state::gate,
-};
+use ipc_trace_common::{hooks, op::Abi, record::CallRecord, state::gate};
 
 use super::{
     layout::{KERNEL_BTF, Layout},
@@ -65,8 +60,7 @@ pub fn kernel_btf() -> Result<Btf, SessionError> {
 #[must_use]
 pub fn present_functions(kallsyms: &std::path::Path) -> Option<BTreeSet<&'static str>> {
     let text = fs::read(kallsyms).ok()?;
-    let wanted: BTreeSet<&'static str> =
-        ENTRIES.iter().flat_map(|entry| entry.functions).copied().collect();
+    let wanted: BTreeSet<&'static str> = hooks::functions().collect();
     let mut found = BTreeSet::new();
     // ADDRESS TYPE NAME [MODULE]; addresses may be hidden, names are not.
     for line in text.split(|byte| *byte == b'\n') {
@@ -155,11 +149,11 @@ fn load(
         .load(object)
         .map_err(|e| SessionError::Maps(root_cause(&e)))?;
     fill_filters(&mut ebpf, filters)?;
-    // Zero, as it is; here so that no other value can slip in unseen.
-    let mut gate: Array<_, u64> = map(&mut ebpf, "GATE")?;
-    gate.set(0, gate::value(gate::TEST, 0), 0).map_err(|e| map_error("GATE", &e))?;
     Ok(ebpf)
 }
+
+// A map begins with zeros, so the gate stands there from the first program on.
+const _: () = assert!(gate::value(gate::TEST, 0) == 0);
 
 fn attach_tracepoint(
     ebpf: &mut Ebpf,
@@ -323,7 +317,7 @@ mod tests {
     use super::*;
 
     use crate::kernel::plan::abis;
-    use ipc_trace_common::op::Op;
+    use ipc_trace_common::hooks::ENTRIES;
 
     #[test]
     fn the_reader_is_woken_before_all_processors_fill_the_ring() {
@@ -341,10 +335,9 @@ mod tests {
         let here = ENTRIES.iter().filter(|entry| abis(native).contains(&entry.abi));
         let mut expected = BTreeSet::new();
         for entry in here {
-            let op: Option<Op> = entry.code.op();
             for function in entry.functions {
                 let name = function.trim_start_matches('_').to_owned();
-                if op.is_none_or(|op| op.blocks() || op.takes_descriptor()) {
+                if entry.code.needs_entry() {
                     expected.insert(format!("{name}_entry"));
                 }
                 expected.insert(name);

@@ -6,7 +6,7 @@ use std::{
 };
 
 use ipc_trace_common::{
-    hooks::ENTRIES,
+    hooks,
     layout::{self, FIELDS, Field, FieldSpec, Need, Place},
 };
 
@@ -152,10 +152,9 @@ pub fn look_up(path: &Path) -> Result<Found, LayoutError> {
     let types = Types::new(bytes).map_err(parse)?;
     let places = FIELDS.iter().flat_map(|spec| spec.places);
     let structures = types.structures(&places.map(|place| place.structure).collect());
-    let functions = ENTRIES.iter().flat_map(|entry| entry.functions).copied();
     Ok(Found {
         rows: rows(|structure, path| structures.offset_of(structure, path)),
-        functions: types.functions(&functions.collect()),
+        functions: types.functions(&hooks::functions().collect()),
     })
 }
 

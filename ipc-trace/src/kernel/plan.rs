@@ -142,9 +142,7 @@ impl Hook {
     pub(super) fn new(function: &'static str) -> Self {
         let row = row_of(function);
         let code = ENTRIES.get(row).map_or(Code(0), |entry| entry.code);
-        // As the kernel side has them: calls that can block or take a descriptor, and moves.
-        let entry = code.op().is_none_or(|op| op.blocks() || op.takes_descriptor());
-        Self { function, row, entry }
+        Self { function, row, entry: code.needs_entry() }
     }
 
     /// The program at its return.
