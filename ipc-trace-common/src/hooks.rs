@@ -183,13 +183,24 @@ pub const NUMBERS: usize = 1024;
 /// one that makes their size a power of two.
 pub type Dispatch = [u8; 4 * NUMBERS];
 
+/// Where a call is in [`Dispatch`].
+pub const fn place(abi: Abi, number: u16) -> usize {
+    let table = match abi {
+        Abi::X86_64 | Abi::Aarch64 => 0,
+        Abi::I386 | Abi::Arm => 1,
+        Abi::X32 => 2,
+    };
+    table * NUMBERS + number as usize
+}
+
+/// Whether a machine of that native ABI has this one.
+const fn is_one_of(abi: Abi, native: Abi) -> bool {
+    matches!(abi, Abi::Aarch64 | Abi::Arm) == matches!(native, Abi::Aarch64 | Abi::Arm)
+}
+
 /// What [`Dispatch`] becomes for the machine architecture, `"x86_64"` or `"aarch64"`, when the kinds
 /// of code in `kinds` (bits of [`Code::bit`]) are wanted.
 pub const fn dispatch(native: Abi, kinds: u32) -> Dispatch {
-    let abis = match native {
-        Abi::Aarch64 | Abi::Arm => [Abi::Aarch64, Abi::Arm],
-        Abi::X86_64 | Abi::I386 | Abi::X32 => [Abi::X86_64, Abi::I386],
-    };
     let mut table = [0; 4 * NUMBERS];
     let mut i = 0;
     while i < ENTRIES.len() {
@@ -198,13 +209,8 @@ pub const fn dispatch(native: Abi, kinds: u32) -> Dispatch {
         if kinds & entry.code.bit() == 0 {
             continue;
         }
-        let at = entry.number as usize;
-        if entry.abi as u8 == abis[0] as u8 {
-            table[at] = entry.code.0;
-        } else if entry.abi as u8 == abis[1] as u8 {
-            table[NUMBERS + at] = entry.code.0;
-        } else if entry.abi as u8 == Abi::X32 as u8 && matches!(abis[0], Abi::X86_64) {
-            table[2 * NUMBERS + at] = entry.code.0;
+        if is_one_of(entry.abi, native) {
+            table[place(entry.abi, entry.number)] = entry.code.0;
         }
     }
     table

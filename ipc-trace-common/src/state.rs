@@ -18,8 +18,9 @@ pub struct Counters {
 
 /// The row of the control ring's records in the counters' array; operations have their numbers.
 pub const CONTROL_ROW: u32 = 0;
-/// Rows of the counters' array.
-pub const COUNTER_ROWS: u32 = op::COUNT as u32 + 1;
+/// Rows of the counters' array that belong to one CPU, of which the first are used: whole lines of
+/// its cache.
+pub const COUNTER_ROWS: u32 = (op::COUNT as u32 + 1).next_multiple_of(4);
 
 /// What a dropped call is counted under.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -95,13 +96,13 @@ pub mod gate {
     }
 }
 
-/// Places in the table of programs that were run while the gate stood at `gate::TEST`: by the row
-/// of the hook table, the one at the entry of its function and then the one at its return.
-pub const FIRED: u32 = 2 * hooks::ENTRIES.len() as u32;
+/// Places in the table of functions whose programs were run while the gate stood at `gate::TEST`: by
+/// the call's place in [`hooks::Dispatch`], for the entry and then for the return.
+pub const FIRED: u32 = 2 * size_of::<hooks::Dispatch>() as u32;
 
-/// The place of the program on the function of a row.
-pub const fn fired_at(row: usize, entry: bool) -> u32 {
-    (2 * row + if entry { 0 } else { 1 }) as u32
+/// The place of the program at a function's entry or return, for a call.
+pub const fn fired_at(place: usize, entry: bool) -> u32 {
+    (2 * place + if entry { 0 } else { 1 }) as u32
 }
 
 /// The first inode number that the namespace table covers. `PROC_IPC_INIT_INO` is 0xEFFFFFFF and

@@ -25,7 +25,7 @@ use crate::{
     maps::{self, Count, EVENTS, Gate},
     memory::{PLAIN, current_task, field, kernel},
     moves, namespaces, queues,
-    registers::{Call, Function, worth_a_look},
+    registers::{Call, place, worth_a_look},
     slots,
 };
 
@@ -41,7 +41,7 @@ pub(crate) fn enter(regs: u64, number: u64) {
         return;
     }
     let task = current_task();
-    if let Some(call) = Call::new(task, regs, number) {
+    if let Some(call) = Call::new(task, regs, number, constant!(SYSCALL_KINDS)) {
         entered(gate, pid_tgid, task, call);
     }
 }
@@ -60,37 +60,52 @@ pub(crate) fn exit(regs: u64, ret: i64) {
         return;
     }
     let task = current_task();
-    if let Some(call) = Call::new(task, regs, number) {
+    if let Some(call) = Call::new(task, regs, number, constant!(SYSCALL_KINDS)) {
         returned(gate, &Caller::new(pid_tgid, task), call, ret);
+    }
+}
+
+/// `sys_enter`, from whose program the registers can't be reached.
+#[cfg(not(feature = "probe"))]
+#[inline(always)]
+pub(crate) fn enter_steady(number: u64) {
+    if worth_a_look(number) {
+        enter(crate::memory::user_registers(), number);
+    }
+}
+
+/// `sys_exit`, likewise.
+#[cfg(not(feature = "probe"))]
+#[inline(always)]
+pub(crate) fn exit_steady(number: u64, ret: i64) {
+    if worth_a_look(number) {
+        exit(crate::memory::user_registers(), ret);
     }
 }
 
 /// Entry of a function that implements a system call.
 #[inline(always)]
-pub(crate) fn enter_function(function: Function, regs: u64) {
+pub(crate) fn enter_function(regs: u64) {
     let gate = maps::gate();
     let pid_tgid = bpf_get_current_pid_tgid();
     if gate.keeps_out((pid_tgid >> 32) as u32) {
-        if gate.is_test() {
-            maps::fired(fired_at(function.row, true));
-        }
+        mark(gate, regs, true);
         return;
     }
     let task = current_task();
-    if let Some(call) = Call::of_function(task, regs, function) {
+    let number = field(regs, Field::RegNumber);
+    if let Some(call) = Call::new(task, regs, number, !constant!(SYSCALL_KINDS)) {
         entered(gate, pid_tgid, task, call);
     }
 }
 
 /// Return of that function.
 #[inline(always)]
-pub(crate) fn exit_function(function: Function, regs: u64, ret: i64) {
+pub(crate) fn exit_function(regs: u64, ret: i64) {
     let gate = maps::gate();
     let pid_tgid = bpf_get_current_pid_tgid();
     if gate.keeps_out((pid_tgid >> 32) as u32) {
-        if gate.is_test() {
-            maps::fired(fired_at(function.row, false));
-        }
+        mark(gate, regs, false);
         slots::call_ends(pid_tgid);
         return;
     }
@@ -98,8 +113,56 @@ pub(crate) fn exit_function(function: Function, regs: u64, ret: i64) {
     // leads to it, 6.12's verifier searches all of BTF (`btf_nested_type_is_trusted`,
     // kernel/bpf/btf.c), which makes up most of the time that loading takes.
     let caller = Caller::new(pid_tgid, current_task());
-    if let Some(call) = Call::of_function(caller.task, regs, function) {
+    let number = field(regs, Field::RegNumber);
+    if let Some(call) = Call::new(caller.task, regs, number, !constant!(SYSCALL_KINDS)) {
         returned(gate, &caller, call, ret);
+    }
+}
+
+/// Entry of a function that implements a move between namespaces.
+#[inline(always)]
+pub(crate) fn enter_move(regs: u64) {
+    let gate = maps::gate();
+    let pid_tgid = bpf_get_current_pid_tgid();
+    if gate.keeps_out((pid_tgid >> 32) as u32) {
+        mark(gate, regs, true);
+        return;
+    }
+    let task = current_task();
+    if let Some(code) = move_of(task, regs) {
+        moves::entered(task, pid_tgid, code);
+    }
+}
+
+/// Return of that function.
+#[inline(always)]
+pub(crate) fn exit_move(regs: u64, ret: i64) {
+    let gate = maps::gate();
+    let pid_tgid = bpf_get_current_pid_tgid();
+    if gate.keeps_out((pid_tgid >> 32) as u32) {
+        mark(gate, regs, false);
+        return;
+    }
+    let task = current_task();
+    let ipc_ns = namespaces::of_task(task);
+    if let Some(code) = move_of(task, regs) {
+        moves::returned(task, ipc_ns, pid_tgid, code, ret);
+    }
+}
+
+#[inline(always)]
+fn move_of(task: u64, regs: u64) -> Option<Code> {
+    let number = field(regs, Field::RegNumber);
+    let call = Call::new(task, regs, number, !constant!(SYSCALL_KINDS))?;
+    call.code.op().is_none().then_some(call.code)
+}
+
+/// During the self-test: this program was run.
+#[inline(always)]
+fn mark(gate: Gate, regs: u64, entry: bool) {
+    if gate.is_test() {
+        let number = field(regs, Field::RegNumber);
+        maps::fired(fired_at(place(current_task(), number), entry));
     }
 }
 
@@ -108,10 +171,7 @@ pub(crate) fn exit_function(function: Function, regs: u64, ret: i64) {
 #[inline(always)]
 fn entered(gate: Gate, pid_tgid: u64, task: u64, call: Call) {
     let Some(op) = call.code.op() else {
-        if let Some(slot) = slots::find_or_take(pid_tgid) {
-            slot.from = namespaces::identify(namespaces::of_task(task));
-            slot.code = call.code.0;
-        }
+        moves::entered(task, pid_tgid, call.code);
         return;
     };
     if !gate.is_open() || !call.code.needs_entry() {

@@ -1,24 +1,44 @@
 //! Backend `function`: programs on the functions that implement the system calls, one at the return
 //! of each, and one at the entry where the call can block, takes a descriptor, or changes the
 //! namespace. Their argument is the caller's `struct pt_regs`, as it is for the tracepoints, so one
-//! decoder serves both backends; and as the function is known, so is the operation: no table is
-//! looked into.
+//! decoder serves both backends.
+//!
+//! All that they do is to call a program that many share, so that this is verified once and not sixty
+//! times. The kernel lets only those share one whose functions have one prototype, the argument's name
+//! included (`__bpf_prog_map_compatible`, kernel/bpf/core.c, 6.12): calls that a kernel may be built
+//! without have it from kernel/sys_ni.c, so IPC calls differ from unshare and setns.
 //!
 //! Each is a row of the hook table: one that is not there does not compile, and a test on the user
-//! side finds rows without programs.
+//! side finds rows without programs. How they are attached without being preempted is in `steady`.
 
 use aya_ebpf::{
     EbpfContext as _,
-    macros::{fentry, fexit},
+    macros::{fentry, fexit, map},
+    maps::ProgramArray,
     programs::{FEntryContext, FExitContext},
 };
-use ipc_trace_common::hooks::{ENTRIES, row_of};
+use ipc_trace_common::{
+    hooks::{ENTRIES, row_of},
+    op::Code,
+};
 
 use crate::{
     calls,
     memory::{PLAIN, kernel},
-    registers::Function,
 };
+
+/// [0]: [`call_entry`]
+#[map]
+static CALL_ENTRY: ProgramArray = ProgramArray::with_max_entries(1, 0);
+/// [0]: [`call_return`]
+#[map]
+static CALL_RETURN: ProgramArray = ProgramArray::with_max_entries(1, 0);
+/// [0]: [`move_entry`]
+#[map]
+static MOVE_ENTRY: ProgramArray = ProgramArray::with_max_entries(1, 0);
+/// [0]: [`move_return`]
+#[map]
+static MOVE_RETURN: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 /// The value `AT` bytes into the context: the function's argument, then its result.
 #[inline(always)]
@@ -43,26 +63,60 @@ fn value<const AT: i16>(context: *mut core::ffi::c_void) -> u64 {
     }
 }
 
-macro_rules! function {
-    ($function:literal) => {{
-        const ROW: usize = row_of($function);
-        Function { row: ROW, abi: ENTRIES[ROW].abi, code: ENTRIES[ROW].code }
-    }};
+// The shared programs. They are not attached themselves: the user side loads each for one of its
+// functions, and puts it into the map of its name.
+
+#[fentry(function = "")]
+fn call_entry(ctx: FEntryContext) -> i32 {
+    calls::enter_function(value::<0>(ctx.as_ptr()));
+    0
+}
+
+#[fexit(function = "")]
+fn call_return(ctx: FExitContext) -> i32 {
+    let ctx = ctx.as_ptr();
+    calls::exit_function(value::<0>(ctx), value::<8>(ctx) as i64);
+    0
+}
+
+#[fentry(function = "")]
+fn move_entry(ctx: FEntryContext) -> i32 {
+    calls::enter_move(value::<0>(ctx.as_ptr()));
+    0
+}
+
+#[fexit(function = "")]
+fn move_return(ctx: FExitContext) -> i32 {
+    let ctx = ctx.as_ptr();
+    calls::exit_move(value::<0>(ctx), value::<8>(ctx) as i64);
+    0
+}
+
+/// The map with the program that is shared at returns, and at entries.
+macro_rules! shared {
+    ($function:literal, $of_calls:ident, $of_moves:ident) => {
+        if const { is_move($function) } { &$of_moves } else { &$of_calls }
+    };
+}
+
+const fn is_move(function: &str) -> bool {
+    matches!(ENTRIES[row_of(function)].code, Code(code) if code == Code::UNSHARE.0 || code == Code::SETNS.0)
 }
 
 macro_rules! programs {
     ($($exit:ident $(after $entry:ident)? = $function:literal;)*) => {$(
         #[fexit(function = $function)]
         fn $exit(ctx: FExitContext) -> i32 {
-            let ctx = ctx.as_ptr();
-            calls::exit_function(const { function!($function) }, value::<0>(ctx), value::<8>(ctx) as i64);
+            // SAFETY: there is nothing here that a call without return would leave behind.
+            unsafe { shared!($function, CALL_RETURN, MOVE_RETURN).tail_call(&ctx, 0) };
             0
         }
 
         $(
             #[fentry(function = $function)]
             fn $entry(ctx: FEntryContext) -> i32 {
-                calls::enter_function(const { function!($function) }, value::<0>(ctx.as_ptr()));
+                // SAFETY: as above.
+                unsafe { shared!($function, CALL_ENTRY, MOVE_ENTRY).tail_call(&ctx, 0) };
                 0
             }
         )?

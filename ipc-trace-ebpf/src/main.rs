@@ -14,6 +14,7 @@
 //! | [`queues`] | from a descriptor to a queue and its namespace |
 //! | [`filters`] | which calls are wanted |
 //! | [`functions`] | the entry points of backend `function` |
+//! | `steady` | the entry points of both backends where programs might be preempted |
 //! | [`calls`] | entry and return of a call |
 //! | [`detail`] | what belongs to one operation: semaphore operations, names, time limits |
 //! | [`moves`] | namespaces entered and made |
@@ -42,6 +43,8 @@ mod namespaces;
 mod queues;
 mod registers;
 mod slots;
+#[cfg(not(feature = "probe"))]
+mod steady;
 
 use aya_ebpf::EbpfContext as _;
 

@@ -1,10 +1,10 @@
 //! The maps, and access to them. None is newer than Linux 5.10.
 
 use aya_ebpf::{
-    bindings::BPF_NOEXIST,
-    helpers::generated::bpf_ringbuf_reserve,
+    bindings::{BPF_F_MMAPABLE, BPF_NOEXIST},
+    helpers::generated::{bpf_get_smp_processor_id, bpf_ringbuf_reserve},
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, RingBuf},
 };
 use ipc_trace_common::{
     op,
@@ -24,8 +24,9 @@ pub(crate) const SLOT_COUNT: u32 = 1 << 16;
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 #[map]
 pub(crate) static CONTROL: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+/// By CPU and row; the user side makes it as large as the number of CPUs asks for.
 #[map]
-static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(COUNTER_ROWS, 0);
+static COUNTERS: Array<Counters> = Array::with_max_entries(COUNTER_ROWS, BPF_F_MMAPABLE);
 /// Lost calls by namespace, operation and error.
 #[map]
 static DROPS: HashMap<DropKey, u64> = HashMap::with_max_entries(1 << 16, 0);
@@ -49,7 +50,7 @@ pub(crate) static NAMESPACES_SPILL: HashMap<u32, u64> = HashMap::with_max_entrie
 pub(crate) static QUEUES: Array<crate::queues::Met> = Array::with_max_entries(1 << 12, 0);
 /// [0]: see [`ipc_trace_common::state::gate`].
 #[map]
-static GATE: Array<u64> = Array::with_max_entries(1, 0);
+static GATE: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// By [`ipc_trace_common::state::fired_at`]: whether the program was run.
 #[map]
 static FIRED: Array<u32> = Array::with_max_entries(PROGRAMS, 0);
@@ -133,7 +134,9 @@ pub(crate) enum Count {
 /// This CPU's counters of a row.
 #[inline(always)]
 pub(crate) fn counters(row: u32) -> Option<*mut Counters> {
-    COUNTERS.get_ptr_mut(row)
+    // SAFETY: no arguments.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    COUNTERS.get_ptr_mut(cpu * COUNTER_ROWS + row)
 }
 
 /// Increments a counter, and returns its value on this CPU. The increment is atomic (XADD), as a

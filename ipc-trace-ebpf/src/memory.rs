@@ -6,6 +6,8 @@
 //! kernels whose verifier does not know the pointers. A choice at load time, for each access, would
 //! leave the verifier a hundred branches to cut out of every program.
 
+#[cfg(not(feature = "probe"))]
+use aya_ebpf::helpers::generated::bpf_task_pt_regs;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_user,
 };
@@ -26,6 +28,14 @@ pub(crate) fn current_task() -> u64 {
         // SAFETY: no arguments.
         unsafe { bpf_get_current_task() }
     }
+}
+
+/// The registers that the current task had when it came into the kernel.
+#[cfg(not(feature = "probe"))]
+#[inline(always)]
+pub(crate) fn user_registers() -> u64 {
+    // SAFETY: the argument is a task; the kernel has both from 5.15 on.
+    unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) as u64 }
 }
 
 /// The field of the structure at `base`; zero when it is absent or can't be read.

@@ -20,6 +20,15 @@ use crate::{
 const CLONE_NEWIPC: u64 = 0x0800_0000;
 const CLONE_THREAD: u64 = 0x0001_0000;
 
+/// unshare or setns begins: what the thread may be about to leave.
+#[inline(always)]
+pub(crate) fn entered(task: u64, pid_tgid: u64, code: Code) {
+    if let Some(slot) = slots::find_or_take(pid_tgid) {
+        slot.from = namespaces::identify(namespaces::of_task(task));
+        slot.code = code.0;
+    }
+}
+
 /// unshare or setns returned.
 #[inline(always)]
 pub(crate) fn returned(task: u64, ipc_ns: u64, pid_tgid: u64, code: Code, ret: i64) {

@@ -25,27 +25,21 @@ pub(crate) struct Call {
     pub(crate) multiplexed: u32,
 }
 
-/// A function that implements a system call: the first row of the hook table that names it.
-#[derive(Clone, Copy)]
-pub(crate) struct Function {
-    /// The row's place
-    pub(crate) row: usize,
-    /// Its ABI
-    pub(crate) abi: Abi,
-    /// What it does
-    pub(crate) code: Code,
-}
-
 /// Whether a number can be one of ours. Cheap: this is what every other call of the host pays.
 #[inline(always)]
 pub(crate) fn worth_a_look(number: u64) -> bool {
     number & !(X32_BIT | (hooks::NUMBERS as u64 - 1)) == 0 && any(number)
 }
 
-impl Call {
-    /// The call with that number, of `task`, if it is one of ours.
+/// Which table of [`hooks::Dispatch`] tells what a call is, and its ABI.
+struct Place {
+    table: u64,
+    abi: Abi,
+}
+
+impl Place {
     #[inline(always)]
-    pub(crate) fn new(task: u64, regs: u64, number: u64) -> Option<Self> {
+    fn of(task: u64, number: u64) -> Self {
         let x86 = constant!(IS_X86) != 0;
         let (table, abi) = match (is_compat(task), x86) {
             (true, true) => (1, Abi::I386),
@@ -54,34 +48,32 @@ impl Call {
             (false, true) => (0, Abi::X86_64),
             (false, false) => (0, Abi::Aarch64),
         };
-        let code = Code(code(table, number));
-        if code.0 == 0 { None } else { Self::with(regs, abi, code, constant!(SYSCALL_KINDS)) }
+        Self { table, abi }
     }
+}
 
-    /// The call that a function implements.
-    #[inline(always)]
-    pub(crate) fn of_function(task: u64, regs: u64, function: Function) -> Option<Self> {
-        // Where the arguments are the same for both, one function serves two ABIs.
-        let abi = match function.abi {
-            Abi::X86_64 if field::<u64>(regs, Field::RegNumber) & X32_BIT != 0 => Abi::X32,
-            Abi::Aarch64 if is_compat(task) => Abi::Arm,
-            abi => abi,
-        };
-        Self::with(regs, abi, function.code, !constant!(SYSCALL_KINDS))
-    }
+/// The place in [`hooks::Dispatch`] of the call of `task` with that number.
+#[inline(always)]
+pub(crate) fn place(task: u64, number: u64) -> usize {
+    Place::of(task, number).table as usize * hooks::NUMBERS
+        + (number as usize & (hooks::NUMBERS - 1))
+}
 
-    /// `kinds`: which operations of `ipc(2)` are this backend's.
+impl Call {
+    /// The call of `task` with that number, if it is one of `kinds` (bits of [`Code::bit`]).
     #[inline(always)]
-    fn with(regs: u64, abi: Abi, code: Code, kinds: u32) -> Option<Self> {
-        if code.0 != Code::IPC.0 {
-            return Some(Self { regs, abi, code, multiplexed: 0 });
+    pub(crate) fn new(task: u64, regs: u64, number: u64, kinds: u32) -> Option<Self> {
+        let place = Place::of(task, number);
+        let mut code = Code(code(place.table, number));
+        let mut multiplexed = 0;
+        if code.0 == Code::IPC.0 {
+            multiplexed = field::<u64>(regs, Field::RegCompatArg0) as u32;
+            code = demultiplex(multiplexed);
         }
-        let multiplexed = field::<u64>(regs, Field::RegCompatArg0) as u32;
-        let code = demultiplex(multiplexed);
-        if code.0 == 0 || kinds & 1u32.wrapping_shl(u32::from(code.kind())) == 0 {
+        if code.0 == 0 || kinds & code.bit() == 0 {
             return None;
         }
-        Some(Self { regs, abi, code, multiplexed })
+        Some(Self { regs, abi: place.abi, code, multiplexed })
     }
 
     #[inline(always)]

@@ -93,7 +93,7 @@ pub fn examine(system: &System, roots: &Roots, how: &HowArgs, kernel: &dyn Kerne
     let started = trial.started();
     let operations = native.map(|native| operations(native, &trial)).unwrap_or_default();
     // As a kernel with BTF of its own would have it, where that was not tried.
-    let plain_loads = started.is_none_or(|started| started.flavour == Flavour::Btf);
+    let plain_loads = started.is_none_or(|started| started.flavour != Flavour::Raw);
     let rows = found.iter().flat_map(|found| &found.rows);
     Doctor {
         v: VERSION,
@@ -263,7 +263,7 @@ fn attached(started: &Started) -> [Check; 3] {
     let programs = match fallbacks.as_slice() {
         [] => check(CheckName::Programs, Status::Ok, how),
         better => {
-            let detail = format!("{how}; not used, though cheaper: {}", better.join("; "));
+            let detail = format!("{how}; not used, though better: {}", better.join("; "));
             warning(CheckName::Programs, detail, None)
         }
     };
@@ -361,6 +361,7 @@ fn backends(choice: Choice, trial: &Trial) -> [Backend; 2] {
         }
         if syscall.usable == Some(true) {
             syscall.tracepoints = Some(match started.flavour {
+                Flavour::Perf => Tracepoints::Perf,
                 Flavour::Btf => Tracepoints::Btf,
                 Flavour::Raw => Tracepoints::Raw,
             });

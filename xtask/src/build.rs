@@ -106,6 +106,8 @@ fn kernel_side(root: &Path, toolchain: &Toolchain, quiet: bool) -> anyhow::Resul
         if !is_bpf_header(&bytes) {
             bail!("{} is not a BPF object; remove target/ebpf and build again", made.display());
         }
+        let bytes = without_debug_info(&bytes)
+            .with_context(|| format!("cannot strip {}", made.display()))?;
         // Only what has changed is written, so that cargo does not build the other side anew.
         let object = target.join(name);
         if fs::read(&object).ok().as_deref() != Some(&bytes) {
@@ -114,6 +116,25 @@ fn kernel_side(root: &Path, toolchain: &Toolchain, quiet: bool) -> anyhow::Resul
         }
     }
     Ok(())
+}
+
+/// The object without DWARF, which is most of it, and which `--btf` asks the compiler for: loading would
+/// read all of it at each start.
+fn without_debug_info(object: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let mut builder = object::build::elf::Builder::read(object)?;
+    for section in &mut builder.sections {
+        let name = section.name.as_slice();
+        section.delete = [&b".debug_"[..], b".rel.debug_"].iter().any(|of| name.starts_with(of));
+    }
+    // LLVM keeps the sections' names with the symbols'; here they have a table of their own.
+    let names = builder.sections.add();
+    names.name = b".shstrtab"[..].into();
+    names.sh_type = object::elf::SHT_STRTAB;
+    names.data = object::build::elf::SectionData::SectionString;
+    builder.delete_orphans();
+    let mut stripped = Vec::new();
+    builder.write(&mut stripped)?;
+    Ok(stripped)
 }
 
 /// The flags for rustc, as cargo wants them encoded. Scripts and macros, which run on the host,

@@ -157,7 +157,7 @@ impl Kernel for Fake {
             there.then(|| (8 * structure.len() + path.len()) as u32)
         });
         let described = hooks::functions().filter(|name| !self.lacks.contains(name)).collect();
-        Ok(Found { rows, functions: described })
+        Ok(Found { rows, functions: described, fprobe: false })
     }
 
     fn start(

@@ -117,6 +117,8 @@ pub enum BackendName {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Tracepoints {
+    /// As perf events: on this kernel programs might be preempted otherwise, and miss calls
+    Perf,
     /// Fields are read with plain loads
     Btf,
     /// Every field is read with a helper, which costs more

@@ -3,36 +3,53 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
+    os::fd::AsFd as _,
     time::Instant,
 };
 
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
-    maps::{HashMap, MapError},
-    programs::{BtfTracePoint, FEntry, FExit, Iter, Program, ProgramError, RawTracePoint},
+    maps::{HashMap, MapError, ProgramArray},
+    programs::{
+        BtfTracePoint, FEntry, FExit, Iter, Program, ProgramError, RawTracePoint, TracePoint,
+    },
 };
-use ipc_trace_common::{hooks, op::Abi, record::CallRecord, state::gate};
+use ipc_trace_common::{
+    hooks,
+    op::Abi,
+    record::CallRecord,
+    state::{COUNTER_ROWS, gate},
+};
 
 use super::{
     layout::{KERNEL_BTF, Layout},
     plan::{Flavour, Hook, Plan, dispatched},
-    session::{KernelFilters, Options, SessionError, map_error},
+    session::{KernelFilters, Options, SessionError, map_error, processors},
+    steady::Steady,
 };
 
 /// The kernel side, with plain loads where they are allowed, and without any.
 static PLAIN: &[u8] = aya::include_bytes_aligned!(env!("IPC_TRACE_EBPF_PLAIN"));
 static PROBE: &[u8] = aya::include_bytes_aligned!(env!("IPC_TRACE_EBPF_PROBE"));
 
-/// Programs that every plan needs, and the tracepoints that they hook. The gate is closed until the
-/// session is begun, so their order does not matter.
-const CONTROL: [(&str, &str); 3] = [
-    ("process_exit", "sched_process_exit"),
-    ("process_exec", "sched_process_exec"),
-    ("task_newtask", "task_newtask"),
+/// A program, its tracepoint, and what this is called as a perf event: with the kind that tracefs has
+/// it under, where the program has a twin for perf events.
+type OnTracepoint = (&'static str, &'static str, Option<&'static str>);
+
+/// Programs that every plan needs. The gate is closed until the session is begun, so their order does
+/// not matter. A perf event does not lead to the new thread; the program there is done after a few
+/// instructions for all but the births of namespaces.
+const CONTROL: [OnTracepoint; 3] = [
+    ("process_exit", "sched_process_exit", Some("sched/sched_process_exit")),
+    ("process_exec", "sched_process_exec", Some("sched/sched_process_exec")),
+    ("task_newtask", "task_newtask", None),
 ];
 
 /// Those of backend `syscall`.
-const SYSCALL: [(&str, &str); 2] = [("sys_enter", "sys_enter"), ("sys_exit", "sys_exit")];
+const SYSCALL: [OnTracepoint; 2] = [
+    ("sys_enter", "sys_enter", Some("raw_syscalls/sys_enter")),
+    ("sys_exit", "sys_exit", Some("raw_syscalls/sys_exit")),
+];
 
 /// Why programs could not be attached.
 #[derive(Debug)]
@@ -45,6 +62,8 @@ pub enum AttachError {
     Functions(BTreeMap<&'static str, String>),
     /// A plan without any function may.
     Fentry(String),
+    /// A plan without fprobe may.
+    Fprobe(String),
 }
 
 /// The running kernel's BTF, in which the programs' hooks are found.
@@ -83,22 +102,29 @@ pub(super) fn attach(
     layout: &Layout,
     options: &Options,
     btf: Option<&Btf>,
-) -> Result<Ebpf, AttachError> {
+) -> Result<(Ebpf, Steady), AttachError> {
     let begin = Instant::now();
     let mut ebpf = load(plan, flavour, layout, options, btf).map_err(AttachError::Session)?;
     log::debug!("the object was loaded after {:?}", begin.elapsed());
-    if let Some(btf) = btf {
+    let mut steady = Steady::default();
+    if plan.fprobe && flavour != Flavour::Raw && !plan.hooks.is_empty() {
+        steady.hook(PLAIN, &ebpf, &plan.hooks).map_err(AttachError::Fprobe)?;
+    } else if let Some(btf) = btf {
         attach_functions(&mut ebpf, &plan.hooks, btf)?;
-        log::debug!("{} functions were hooked after {:?}", plan.hooks.len(), begin.elapsed());
     }
+    log::debug!("{} functions were hooked after {:?}", plan.hooks.len(), begin.elapsed());
     let syscall = if plan.syscall_kinds == 0 { &[][..] } else { &SYSCALL };
-    for (name, tracepoint) in CONTROL.iter().chain(syscall) {
-        attach_tracepoint(&mut ebpf, flavour, name, tracepoint, btf).map_err(|reason| {
+    for (name, tracepoint, event) in CONTROL.iter().chain(syscall) {
+        let attached = match event.filter(|_| flavour == Flavour::Perf) {
+            Some(event) => attach_perf_event(&mut ebpf, &mut steady, name, event),
+            None => attach_tracepoint(&mut ebpf, flavour, name, tracepoint, btf),
+        };
+        attached.map_err(|reason| {
             AttachError::Flavour(format!("program {name} on {tracepoint}: {reason}"))
         })?;
     }
     log::debug!("all programs were attached after {:?}", begin.elapsed());
-    Ok(ebpf)
+    Ok((ebpf, steady))
 }
 
 /// After how many events of an operation on one CPU the reader is woken: a power of two. All CPUs
@@ -119,18 +145,18 @@ fn load(
     btf: Option<&Btf>,
 ) -> Result<Ebpf, SessionError> {
     let object = match flavour {
-        Flavour::Btf => PLAIN,
+        Flavour::Perf | Flavour::Btf => PLAIN,
         Flavour::Raw => PROBE,
     };
     let fields = layout.constants();
-    let dispatch = hooks::dispatch(options.native, dispatched(plan.syscall_kinds));
-    let any = hooks::any(&dispatch);
+    let dispatch = hooks::dispatch(options.native, u32::MAX);
+    let any = hooks::any(&hooks::dispatch(options.native, dispatched(plan.syscall_kinds)));
     let is_x86 = u32::from(options.native == Abi::X86_64);
     // TS_COMPAT (arch/x86/include/asm/thread_info.h), _TIF_32BIT (arch/arm64/include/asm/…).
     let compat_bit: u32 = if is_x86 == 1 { 0x2 } else { 1 << 22 };
     let filters = &options.filters;
     let arguments = u32::from(options.arguments);
-    let processors = aya::util::nr_cpus().unwrap_or(1);
+    let processors = processors();
     let wake_mask = wake_every(options.ring_bytes, processors) - 1;
     let mut ebpf = EbpfLoader::new()
         .btf(btf)
@@ -146,6 +172,7 @@ fn load(
         .override_global("OPS", &filters.ops, true)
         .override_global("MIN_DURATION_NS", &filters.min_duration_ns, true)
         .map_max_entries("EVENTS", options.ring_bytes)
+        .map_max_entries("COUNTERS", processors as u32 * COUNTER_ROWS)
         .load(object)
         .map_err(|e| SessionError::Maps(root_cause(&e)))?;
     fill_filters(&mut ebpf, filters)?;
@@ -163,12 +190,12 @@ fn attach_tracepoint(
     btf: Option<&Btf>,
 ) -> Result<(), String> {
     match (flavour, btf) {
-        (Flavour::Btf, Some(btf)) => {
+        (Flavour::Perf | Flavour::Btf, Some(btf)) => {
             let program: &mut BtfTracePoint = program(ebpf, name)?;
             program.load(tracepoint, btf).map_err(|e| describe(&e))?;
             program.attach().map_err(|e| describe(&e))?;
         }
-        (Flavour::Raw | Flavour::Btf, _) => {
+        (Flavour::Raw, _) | (_, None) => {
             let program: &mut RawTracePoint = program(ebpf, name)?;
             program.load().map_err(|e| describe(&e))?;
             program.attach(tracepoint).map_err(|e| describe(&e))?;
@@ -177,31 +204,78 @@ fn attach_tracepoint(
     Ok(())
 }
 
+fn attach_perf_event(
+    ebpf: &mut Ebpf,
+    steady: &mut Steady,
+    name: &str,
+    event: &str,
+) -> Result<(), String> {
+    let program: &mut TracePoint = program(ebpf, &format!("steady_{name}"))?;
+    program.load().map_err(|e| describe(&e))?;
+    let fd = program.fd().map_err(|e| describe(&e))?;
+    steady.perf_event(fd.as_fd(), event).map_err(|e| format!("as perf event {event}: {e}"))
+}
+
 /// Puts programs on functions. Where one fails, the others are tried: a new plan can leave out all
-/// that fail. Where fentry programs are refused altogether, or none of this flavour is taken, the
-/// first ones tell.
+/// that fail.
 fn attach_functions(ebpf: &mut Ebpf, hooks: &[Hook], btf: &Btf) -> Result<(), AttachError> {
-    const FIRST: usize = 2;
+    if hooks.is_empty() {
+        return Ok(());
+    }
+    load_shared(ebpf, hooks, btf)?;
     let mut failed = BTreeMap::new();
-    for (at, hook) in hooks.iter().enumerate() {
-        if at == FIRST && failed.len() == FIRST {
-            let reasons = failed.iter().map(|(name, reason)| format!("{name}: {reason}"));
-            return Err(AttachError::Flavour(reasons.collect::<Vec<_>>().join("; ")));
-        }
-        match attach_function(ebpf, hook, btf) {
-            Ok(()) => {}
-            Err(error) if is_refusal(&error) => {
-                return Err(AttachError::Fentry(format!(
-                    "no fentry programs: {}",
-                    describe(&error)
-                )));
-            }
-            Err(error) => {
-                failed.insert(hook.function, describe(&error));
-            }
+    for hook in hooks {
+        if let Err(error) = attach_function(ebpf, hook, btf) {
+            failed.insert(hook.function, describe(&error));
         }
     }
     if failed.is_empty() { Ok(()) } else { Err(AttachError::Functions(failed)) }
+}
+
+/// Loads the programs that those on the functions call, each for one of its functions: they have the
+/// same prototype.
+fn load_shared(ebpf: &mut Ebpf, hooks: &[Hook], btf: &Btf) -> Result<(), AttachError> {
+    for (of_moves, entry, exit) in
+        [(false, "call_entry", "call_return"), (true, "move_entry", "move_return")]
+    {
+        let mut hooks = hooks.iter().filter(|hook| hook.is_move() == of_moves);
+        let Some(first) = hooks.next() else { continue };
+        load_shared_one::<FExit>(ebpf, exit, |program| program.load(first.function, btf))?;
+        if let Some(hook) = std::iter::once(first).chain(hooks).find(|hook| hook.entry) {
+            load_shared_one::<FEntry>(ebpf, entry, |program| program.load(hook.function, btf))?;
+        }
+    }
+    Ok(())
+}
+
+/// Loads a program by `load`, and puts it into the map of its name.
+fn load_shared_one<T>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    load: impl FnOnce(&mut T) -> Result<(), ProgramError>,
+) -> Result<(), AttachError>
+where
+    for<'a> &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    let failed = |error: &ProgramError| {
+        let reason = describe(error);
+        if is_refusal(error) {
+            AttachError::Fentry(format!("no fentry programs: {reason}"))
+        } else {
+            AttachError::Flavour(format!("program {name}: {reason}"))
+        }
+    };
+    load(program(ebpf, name).map_err(AttachError::Flavour)?).map_err(|e| failed(&e))?;
+    let loaded = ebpf.program(name).ok_or(ProgramError::NotLoaded).and_then(Program::fd);
+    let fd = loaded.and_then(|fd| Ok(fd.try_clone()?)).map_err(|e| failed(&e))?;
+    let map = name.to_ascii_uppercase();
+    let programs = ebpf.map_mut(&map).ok_or_else(|| format!("there is no map {map}"));
+    programs
+        .and_then(|map| {
+            let mut programs = ProgramArray::try_from(map).map_err(|e| e.to_string())?;
+            programs.set(0, &fd, 0).map_err(|e| e.to_string())
+        })
+        .map_err(|reason| AttachError::Flavour(format!("program {name} can't be shared: {reason}")))
 }
 
 fn attach_function(ebpf: &mut Ebpf, hook: &Hook, btf: &Btf) -> Result<(), ProgramError> {
@@ -275,18 +349,23 @@ pub(super) fn describe(error: &ProgramError) -> String {
     if let ProgramError::LoadError { io_error, verifier_log } = error {
         let log = verifier_log.to_string();
         log::trace!("the verifier's log: {log}");
-        let complaint = log.lines().rev().map(str::trim).find(|l| {
-            !l.is_empty()
-                && !l.starts_with("processed")
-                && !l.starts_with("stack depth")
-                && !l.starts_with("verification time")
-        });
-        return match complaint {
-            Some(complaint) => format!("the kernel refused it: {io_error} ({complaint})"),
-            None => format!("the kernel refused it: {io_error}, without a word by the verifier"),
-        };
+        return refusal(io_error, &log);
     }
     root_cause(error)
+}
+
+/// A refusal in one line, with the last word in the verifier's log.
+pub(super) fn refusal(error: &io::Error, log: &str) -> String {
+    let complaint = log.lines().rev().map(str::trim).find(|l| {
+        !l.is_empty()
+            && !l.starts_with("processed")
+            && !l.starts_with("stack depth")
+            && !l.starts_with("verification time")
+    });
+    match complaint {
+        Some(complaint) => format!("the kernel refused it: {error} ({complaint})"),
+        None => format!("the kernel refused it: {error}, without a word by the verifier"),
+    }
 }
 
 fn root_cause(error: &dyn std::error::Error) -> String {
@@ -343,6 +422,9 @@ mod tests {
                 expected.insert(name);
             }
         }
+        // Those that are called by the others.
+        expected
+            .extend(["call_entry", "call_return", "move_entry", "move_return"].map(str::to_owned));
         for object in [PLAIN, PROBE] {
             let object = aya_obj::Object::parse(object).unwrap();
             let on_functions = object.programs.iter().filter(|(_, program)| {

@@ -212,6 +212,12 @@ pub struct Structures<'a, 'b> {
 }
 
 impl Structures<'_, '_> {
+    /// Whether there is one of that name.
+    #[must_use]
+    pub fn has(&self, structure: &str) -> bool {
+        self.by_name.contains_key(structure)
+    }
+
     /// Where a member is, in bytes; names are joined by dots, anonymous members passed over. `None`:
     /// nowhere, or structures of that name disagree, and nothing says which of them is meant.
     #[must_use]

@@ -46,6 +46,13 @@ impl System {
     }
 }
 
+/// Whether kernels of that release run programs on tracepoints with preemption on: all since 7.0
+/// (`__DECLARE_TRACE`, include/linux/tracepoint.h).
+#[must_use]
+pub fn preempts_programs(release: &str) -> bool {
+    release.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_some_and(|v| v >= 7)
+}
+
 /// Checks the effective capabilities that `/proc/self/status`, under `proc`, shows.
 ///
 /// # Errors

@@ -15,6 +15,10 @@ use super::btf::Types;
 /// Where the running kernel describes itself.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
+/// A structure that fprobe has since it is built on the function graph tracer (include/linux/fprobe.h,
+/// 6.14).
+const FPROBE: &str = "fprobe_hlist";
+
 /// Why the layout is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
@@ -64,6 +68,9 @@ pub struct Found {
     pub rows: Vec<Resolved>,
     /// Functions of the hook table that it describes
     pub functions: BTreeSet<&'static str>,
+    /// The kernel has the fprobe of 6.14 and later, which does without a store of return addresses
+    /// that may run out
+    pub fprobe: bool,
 }
 
 /// The table, resolved for one kernel.
@@ -71,6 +78,7 @@ pub struct Found {
 pub struct Layout {
     rows: Vec<Resolved>,
     functions: BTreeSet<&'static str>,
+    fprobe: bool,
 }
 
 impl Layout {
@@ -87,7 +95,7 @@ impl Layout {
     /// # Errors
     /// A required field is missing.
     pub fn resolve(offset_of: impl Fn(&str, &str) -> Option<u32>) -> Result<Self, LayoutError> {
-        Self::of(Found { rows: rows(offset_of), functions: BTreeSet::new() })
+        Self::of(Found { rows: rows(offset_of), functions: BTreeSet::new(), fprobe: false })
     }
 
     /// The layout that was found, if nothing is missing that is required.
@@ -95,10 +103,10 @@ impl Layout {
     /// # Errors
     /// A required field is missing.
     pub fn of(found: Found) -> Result<Self, LayoutError> {
-        let Found { rows, functions } = found;
+        let Found { rows, functions, fprobe } = found;
         match rows.iter().find(|row| row.found.is_none() && row.spec.need == Need::Required) {
             Some(row) => Err(LayoutError::Missing { tried: places(row.spec) }),
-            None => Ok(Self { rows, functions }),
+            None => Ok(Self { rows, functions, fprobe }),
         }
     }
 
@@ -112,6 +120,12 @@ impl Layout {
     #[must_use]
     pub const fn functions(&self) -> &BTreeSet<&'static str> {
         &self.functions
+    }
+
+    /// Whether one program can be put on many functions, and see every return of them.
+    #[must_use]
+    pub const fn has_fprobe(&self) -> bool {
+        self.fprobe
     }
 
     /// What the programs get.
@@ -151,10 +165,12 @@ pub fn look_up(path: &Path) -> Result<Found, LayoutError> {
     let parse = |reason: String| LayoutError::Parse { path: path.to_owned(), reason };
     let types = Types::new(bytes).map_err(parse)?;
     let places = FIELDS.iter().flat_map(|spec| spec.places);
-    let structures = types.structures(&places.map(|place| place.structure).collect());
+    let names = places.map(|place| place.structure).chain([FPROBE]);
+    let structures = types.structures(&names.collect());
     Ok(Found {
         rows: rows(|structure, path| structures.offset_of(structure, path)),
         functions: types.functions(&hooks::functions().collect()),
+        fprobe: structures.has(FPROBE),
     })
 }
 

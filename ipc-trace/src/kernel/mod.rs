@@ -7,6 +7,9 @@
 //! | [`layout`] | where the fields are that the programs read |
 //! | [`plan`] | which operation is seen by which backend, and why: pure |
 //! | [`attach`] | loads the object and attaches a plan's programs |
+//! | `steady` | attaches in ways on which programs are not preempted |
+//! | `mapped` | maps that are read and written in memory |
+//! | `mounts` | looks into file systems without mounting them anywhere |
 //! | [`selftest`] | whether the programs on functions are run |
 //! | [`session`] | programs that are attached, their maps and rings |
 //! | [`letgo`] | detaching without waiting for it |
@@ -20,6 +23,23 @@ pub mod census;
 pub mod features;
 pub mod layout;
 pub mod letgo;
+mod mapped;
+mod mounts;
 pub mod plan;
 pub mod selftest;
 pub mod session;
+mod steady;
+
+use std::{
+    io,
+    os::fd::{FromRawFd as _, OwnedFd},
+};
+
+/// What a system call that makes a descriptor came back with.
+fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
+    match i32::try_from(fd) {
+        // SAFETY: the kernel has just given it to this process.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

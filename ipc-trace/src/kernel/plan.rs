@@ -6,7 +6,7 @@ use std::{
 };
 
 use ipc_trace_common::{
-    hooks::{ENTRIES, Entry, MULTIPLEXED, multiplexed_kinds, row_of},
+    hooks::{ENTRIES, Entry, MULTIPLEXED, multiplexed_kinds, place, row_of},
     op::{Abi, Code, Op, Timeout},
 };
 
@@ -44,6 +44,8 @@ impl Backend {
 /// How programs are attached to tracepoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flavour {
+    /// Perf events, on which programs are not preempted, with plain loads
+    Perf,
     /// BTF tracepoints: the verifier knows the pointers, fields are read with plain loads
     Btf,
     /// Raw tracepoints: every field is read with a helper
@@ -53,6 +55,7 @@ pub enum Flavour {
 impl fmt::Display for Flavour {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Perf => "tracepoints as perf events",
             Self::Btf => "BTF tracepoints",
             Self::Raw => "raw tracepoints",
         })
@@ -71,6 +74,10 @@ pub struct Features {
     pub present: Option<BTreeSet<&'static str>>,
     /// The kernel has no x32 calls
     pub no_x32: bool,
+    /// Programs on tracepoints may be preempted, but not those of perf events
+    pub preempts: bool,
+    /// One program can be put on many functions by fprobe, and is not preempted
+    pub fprobe: bool,
     /// Why fentry programs can't be used; `None`: nothing is known against them
     pub fentry_refused: Option<String>,
     /// Functions that programs can't be used on, and why: found out by trying
@@ -94,6 +101,8 @@ pub struct Plan {
     pub ops: Vec<OpPlan>,
     /// The functions that programs are put on
     pub hooks: Vec<Hook>,
+    /// All functions have the same programs, put on them by fprobe, and not programs of their own
+    pub fprobe: bool,
     /// Kinds of code that backend `syscall` sees: bits of [`Code::bit`]; none: its tracepoints are
     /// not attached
     pub syscall_kinds: u32,
@@ -145,6 +154,19 @@ impl Hook {
         Self { function, row, entry: code.needs_entry() }
     }
 
+    /// Whether it is one of moves between namespaces.
+    #[must_use]
+    pub fn is_move(&self) -> bool {
+        let code = ENTRIES.get(self.row).map(|entry| entry.code);
+        code == Some(Code::UNSHARE) || code == Some(Code::SETNS)
+    }
+
+    /// The place in the dispatch table of the calls that its first row names.
+    #[must_use]
+    pub fn place(&self) -> usize {
+        ENTRIES.get(self.row).map_or(0, |entry| place(entry.abi, entry.number))
+    }
+
     /// The program at its return.
     #[must_use]
     pub fn exit_program(&self) -> &'static str {
@@ -160,7 +182,14 @@ impl Hook {
 
 /// What is tried first: the flavours that the kernel's features allow.
 fn flavours(features: &Features) -> Vec<Flavour> {
-    if features.kernel_btf { vec![Flavour::Btf, Flavour::Raw] } else { vec![Flavour::Raw] }
+    let mut flavours = vec![Flavour::Raw];
+    if features.kernel_btf {
+        flavours.insert(0, Flavour::Btf);
+        if features.preempts {
+            flavours.insert(0, Flavour::Perf);
+        }
+    }
+    flavours
 }
 
 /// The plan.
@@ -179,6 +208,7 @@ pub fn plan(choice: Choice, native: Abi, features: &Features) -> Result<Plan, No
         flavours: flavours(features),
         ops: Vec::new(),
         hooks: Vec::new(),
+        fprobe: features.fprobe,
         syscall_kinds: 0,
         census_refused: (!features.kernel_btf)
             .then(|| "the kernel has no BTF, so no iterators".to_owned()),

@@ -113,7 +113,7 @@ pub fn silent(
     ran: impl Fn(u32) -> bool,
 ) -> BTreeMap<&'static str, String> {
     let all_ran = |hook: &Hook| {
-        ran(fired_at(hook.row, false)) && (!hook.entry || ran(fired_at(hook.row, true)))
+        ran(fired_at(hook.place(), false)) && (!hook.entry || ran(fired_at(hook.place(), true)))
     };
     // ENOSYS: the kernel was told to do without this ABI, so nobody's calls come this way.
     let came_back = |hook: &Hook| {
@@ -219,7 +219,14 @@ mod tests {
 
     fn plan(functions: &[&'static str]) -> Plan {
         let hooks = functions.iter().map(|function| Hook::new(function)).collect();
-        Plan { flavours: vec![], ops: vec![], hooks, syscall_kinds: 0, census_refused: None }
+        Plan {
+            flavours: vec![],
+            ops: vec![],
+            hooks,
+            fprobe: false,
+            syscall_kinds: 0,
+            census_refused: None,
+        }
     }
 
     #[test]
@@ -244,7 +251,7 @@ mod tests {
         let semop = plan.hooks.iter().find(|h| h.function == "__x64_sys_semop").unwrap();
         let names = |silent: BTreeMap<&'static str, String>| silent.into_keys().collect::<Vec<_>>();
         assert!(silent(&plan, &outcome, |_| true).is_empty());
-        let without_entry = |at| at != fired_at(semop.row, true);
+        let without_entry = |at| at != fired_at(semop.place(), true);
         assert_eq!(names(silent(&plan, &outcome, without_entry)), ["__x64_sys_semop"]);
         let none = names(silent(&plan, &outcome, |_| false));
         assert_eq!(none, ["__x64_sys_semget", "__x64_sys_semop"]);

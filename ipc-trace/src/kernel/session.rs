@@ -13,13 +13,13 @@ use std::{
 
 use aya::{
     Btf, Ebpf,
-    maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, Map, MapData, MapError, RingBuf},
 };
 use aya_log::EbpfLogger;
 use ipc_trace_common::{
     op::{Abi, Op},
     record::NsRef,
-    state::{self, CONTROL_ROW, DropKey, gate},
+    state::{self, CONTROL_ROW, COUNTER_ROWS, DropKey, gate},
 };
 
 use tokio::io::{Interest, unix::AsyncFd};
@@ -29,8 +29,10 @@ use super::{
     census::{Census, CensusError},
     layout::Layout,
     letgo,
+    mapped::Words,
     plan::{Flavour, Plan},
     selftest,
+    steady::Steady,
 };
 
 /// Why tracing can't start.
@@ -53,6 +55,9 @@ pub enum SessionError {
     /// No function takes programs: a plan without any may do.
     #[error("{0}")]
     Fentry(String),
+    /// Functions take no programs by fprobe: a plan without it may do.
+    #[error("{0}")]
+    Fprobe(String),
     /// A program can't be loaded or attached, in any way that was tried.
     #[error("can't trace system calls: {}", .0.join("; "))]
     Programs(Vec<String>),
@@ -169,15 +174,19 @@ pub struct Session {
     pub fallbacks: Vec<String>,
     /// Why no census can be taken
     pub census_refused: Option<String>,
-    counters: PerCpuArray<MapData, [u64; 4]>,
+    counters: Words,
+    processors: usize,
     drops: HashMap<MapData, [u32; 3], u64>,
     drops_rest: HashMap<MapData, [u32; 3], u64>,
-    gate: Array<MapData, u64>,
+    gate: Words,
+    /// Runs that were left out before calls were wanted
+    missed_before: u64,
     namespaces_filter: HashMap<MapData, [u32; 2], u8>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     self_pid: u32,
-    // Keeps the programs and their links.
+    // These keep the programs and their links.
     ebpf: Ebpf,
+    steady: Steady,
     /// Dropped last: see [`letgo`].
     hold: Option<letgo::Hold>,
 }
@@ -206,8 +215,8 @@ impl Session {
         let mut fallbacks = Vec::new();
         for flavour in &plan.flavours {
             match attach(plan, *flavour, layout, options, btf.as_ref()) {
-                Ok(ebpf) => {
-                    let mut session = Self::from_maps(ebpf, *flavour, fallbacks)?;
+                Ok((ebpf, steady)) => {
+                    let mut session = Self::from_maps(ebpf, steady, *flavour, fallbacks)?;
                     if !plan.hooks.is_empty() {
                         session.hold = letgo::Hold::new();
                     }
@@ -224,6 +233,7 @@ impl Session {
                     return Err(SessionError::Functions(reasons));
                 }
                 Err(AttachError::Fentry(reason)) => return Err(SessionError::Fentry(reason)),
+                Err(AttachError::Fprobe(reason)) => return Err(SessionError::Fprobe(reason)),
                 Err(AttachError::Flavour(reason)) => {
                     fallbacks.push(format!("{flavour}: {reason}"));
                 }
@@ -234,6 +244,7 @@ impl Session {
 
     fn from_maps(
         mut ebpf: Ebpf,
+        steady: Steady,
         flavour: Flavour,
         fallbacks: Vec<String>,
     ) -> Result<Self, SessionError> {
@@ -247,6 +258,7 @@ impl Session {
             })?;
             T::try_from(map).map_err(|e| SessionError::Map { name, reason: e.to_string() })
         }
+        let processors = processors();
         let logger = match EbpfLogger::init(&mut ebpf) {
             Ok(logger) => Some(logger),
             Err(error) => {
@@ -260,14 +272,17 @@ impl Session {
             flavour,
             fallbacks,
             census_refused: None,
-            counters: take(&mut ebpf, "COUNTERS")?,
+            counters: words(&mut ebpf, "COUNTERS", processors * ROW_WORDS * COUNTER_ROWS as usize)?,
+            processors,
             drops: take(&mut ebpf, "DROPS")?,
             drops_rest: take(&mut ebpf, "DROPS_REST")?,
-            gate: take(&mut ebpf, "GATE")?,
+            gate: words(&mut ebpf, "GATE", 1)?,
+            missed_before: 0,
             namespaces_filter: take(&mut ebpf, "FILTER_NAMESPACES")?,
             logger,
             self_pid: std::process::id(),
             ebpf,
+            steady,
             hold: None,
         })
     }
@@ -286,7 +301,7 @@ impl Session {
 
     /// The first census: it also tells which process this is, in the initial pid namespace.
     fn begin(&mut self, btf: Option<&Btf>) -> Result<Census, SessionError> {
-        self.set_gate(gate::CONTROL)?;
+        self.set_gate(gate::CONTROL);
         let Some(btf) = btf.filter(|_| self.census_refused.is_none()) else {
             return Ok(Census::default());
         };
@@ -304,7 +319,7 @@ impl Session {
             return Err(SessionError::Mismatch { read: census.self_ns_inum, proc });
         }
         self.self_pid = census.self_pid;
-        self.set_gate(gate::CONTROL)?;
+        self.set_gate(gate::CONTROL);
         Ok(census)
     }
 
@@ -353,47 +368,43 @@ impl Session {
     }
 
     /// From now on calls are reported.
-    ///
-    /// # Errors
-    /// The gate can't be written.
-    pub fn open(&mut self) -> Result<(), SessionError> {
-        self.set_gate(gate::OPEN)
+    pub fn open(&mut self) {
+        self.missed_before = self.missed();
+        self.set_gate(gate::OPEN);
     }
 
     /// From now on nothing is reported. Programs that are running may still do so.
-    ///
-    /// # Errors
-    /// The gate can't be written.
-    pub fn close(&mut self) -> Result<(), SessionError> {
-        self.set_gate(gate::CLOSED)
+    pub fn close(&mut self) {
+        self.set_gate(gate::CLOSED);
     }
 
-    fn set_gate(&mut self, value: u32) -> Result<(), SessionError> {
-        self.gate.set(0, gate::value(value, self.self_pid), 0).map_err(|e| map_error("GATE", &e))
+    fn set_gate(&mut self, value: u32) {
+        self.gate.set(0, gate::value(value, self.self_pid));
     }
 
     /// The counters as they are now.
-    ///
-    /// # Errors
-    /// They can't be read.
-    pub fn counts(&self) -> Result<AllCounts, SessionError> {
-        let row = |row: u32| -> Result<Counts, SessionError> {
-            let cpus = self.counters.get(&row, 0).map_err(|e| map_error("COUNTERS", &e))?;
-            Ok(cpus.iter().fold(Counts::default(), |sum, [seen, filtered, emitted, dropped]| {
-                Counts {
-                    seen: sum.seen + seen,
-                    filtered: sum.filtered + filtered,
-                    emitted: sum.emitted + emitted,
-                    dropped: sum.dropped + dropped,
-                }
-            }))
-        };
-        let mut counts =
-            AllCounts { control: row(CONTROL_ROW)?, missed: self.missed(), ..Default::default() };
+    #[must_use]
+    pub fn counts(&self) -> AllCounts {
+        let missed = self.missed().saturating_sub(self.missed_before);
+        let mut counts = AllCounts { control: self.row(CONTROL_ROW), missed, ..Default::default() };
         for op in Op::ALL {
-            counts.ops.insert(op, row(op as u32)?);
+            counts.ops.insert(op, self.row(op as u32));
         }
-        Ok(counts)
+        counts
+    }
+
+    /// The counters of a row, of all CPUs together.
+    fn row(&self, row: u32) -> Counts {
+        (0..self.processors).fold(Counts::default(), |sum, cpu| {
+            let at = (cpu * COUNTER_ROWS as usize + row as usize) * ROW_WORDS;
+            // As `state::Counters` has them.
+            Counts {
+                seen: sum.seen + self.counters.get(at),
+                filtered: sum.filtered + self.counters.get(at + 1),
+                emitted: sum.emitted + self.counters.get(at + 2),
+                dropped: sum.dropped + self.counters.get(at + 3),
+            }
+        })
     }
 
     /// Lost calls so far.
@@ -423,15 +434,34 @@ impl Session {
     /// Runs that the kernel left out because the program was running on that CPU already
     /// (`recursion_misses`, bpf_prog_show_fdinfo, kernel/bpf/syscall.c).
     fn missed(&self) -> u64 {
-        self.ebpf
-            .programs()
-            .filter_map(|(_, program)| Some(program.fd().ok()?.as_fd().as_raw_fd()))
+        let of_aya =
+            self.ebpf.programs().filter_map(|(_, program)| Some(program.fd().ok()?.as_fd()));
+        of_aya
+            .chain(self.steady.programs())
+            .map(|fd| fd.as_raw_fd())
             .filter_map(|fd| fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok())
             .filter_map(|info| {
                 let line = info.lines().find_map(|l| l.strip_prefix("recursion_misses:"))?;
                 line.trim().parse::<u64>().ok()
             })
             .sum()
+    }
+}
+
+/// Words of one row of counters.
+const ROW_WORDS: usize = size_of::<state::Counters>() / size_of::<u64>();
+
+/// How many CPUs there can be: their numbers are below that.
+pub(super) fn processors() -> usize {
+    aya::util::nr_cpus().unwrap_or(1)
+}
+
+/// The words of an array.
+fn words(ebpf: &mut Ebpf, name: &'static str, len: usize) -> Result<Words, SessionError> {
+    let error = |reason: String| SessionError::Map { name, reason };
+    match ebpf.take_map(name) {
+        Some(Map::Array(map)) => Words::new(map, len).map_err(|e| error(format!("mmap: {e}"))),
+        _ => Err(error("it is not in the object, or no array".to_owned())),
     }
 }
 

@@ -201,7 +201,7 @@ impl Run {
     }
 
     async fn whole(mut self, args: &TraceArgs) -> Result<ExitCode, RunError> {
-        self.setup.session.open()?;
+        self.setup.session.open();
         self.flush()?;
         let mut child = match args.command.as_slice() {
             [] => None,
@@ -212,7 +212,7 @@ impl Run {
         let result = self.trace(args.duration, &events, child.as_mut()).await;
         drop(events);
         if let Err(error) = result {
-            self.setup.session.close()?;
+            self.setup.session.close();
             return Err(error);
         }
         self.end(child.as_mut()).await
@@ -288,7 +288,7 @@ impl Run {
         self.output.check()?;
         self.pipeline.tracker.clock.follow();
         let census = self.list();
-        let counts = self.setup.session.counts()?;
+        let counts = self.setup.session.counts();
         if self.losses.grew(counts.total().dropped, counts.missed, counts.control.dropped) {
             let losses = self.losses.update(
                 self.setup.session.drops()?,
@@ -337,7 +337,7 @@ impl Run {
     }
 
     async fn end(mut self, child: Option<&mut Child>) -> Result<ExitCode, RunError> {
-        self.setup.session.close()?;
+        self.setup.session.close();
         self.drop_status()?;
         let ended = boot_ns();
         let mut counts = self.settle().await?;
@@ -362,7 +362,7 @@ impl Run {
         let deadline = Instant::now() + LAST_RECORDS;
         loop {
             while self.drain()? > 0 {}
-            let counts = self.setup.session.counts()?;
+            let counts = self.setup.session.counts();
             let total = counts.total();
             let settled = total.emitted == self.pipeline.delivered.calls()
                 && total.seen == total.filtered + total.emitted + total.dropped

@@ -130,7 +130,7 @@ pub fn setup(how: &HowArgs, filters: &Filters, arguments: bool) -> Result<Setup,
         .collect::<Result<Vec<_>, SetupError>>()?;
     session.filter_namespaces(&wanted)?;
     for reason in &session.fallbacks {
-        log::warn!("not used, though cheaper: {reason}");
+        log::warn!("not used, though better: {reason}");
     }
     for (field, what) in layout.losses() {
         log::info!("not known on this kernel: {what} (no field {field})");
@@ -150,6 +150,8 @@ pub(crate) fn start(
         kernel_btf: Path::new(KERNEL_BTF).exists(),
         described: layout.functions().clone(),
         no_x32: features::has_no_x32(Path::new("/proc")),
+        preempts: System::read().is_ok_and(|system| features::preempts_programs(&system.kernel)),
+        fprobe: layout.has_fprobe(),
         ..Features::default()
     };
     // A quarter of a million lines, which matter only where BTF leaves something open.
@@ -163,6 +165,10 @@ pub(crate) fn start(
             // Each time there are fewer functions left to try.
             Err(SessionError::Functions(reasons)) => known.unusable.extend(reasons),
             Err(SessionError::Fentry(reason)) => known.fentry_refused = Some(reason),
+            Err(SessionError::Fprobe(reason)) => {
+                log::info!("functions are hooked one by one: {reason}");
+                known.fprobe = false;
+            }
             Err(error) => return Err(error.into()),
         }
     }

@@ -169,6 +169,9 @@ impl DoctorText<'_> {
             write!(f, "  {:<16}{:<9}", name(*which), self.palette.paint(role, word))?;
             let how = match (functions, tracepoints) {
                 (Some(functions), _) => format!("programs on {functions} functions"),
+                (None, Some(Tracepoints::Perf)) => {
+                    "on tracepoints as perf events, with plain loads".to_owned()
+                }
                 (None, Some(Tracepoints::Btf)) => "on BTF tracepoints, with plain loads".to_owned(),
                 (None, Some(Tracepoints::Raw)) => {
                     "on raw tracepoints, which read by helper calls".to_owned()

@@ -27,7 +27,7 @@ fn head_of(mut command: Command) -> (Option<i32>, String) {
     let output = tracer.wait_with_output().unwrap();
     assert!(ended, "it does not end; {}", text(&output.stderr));
     // A kernel that can't do what is cheapest is said to be one.
-    let about_kernel = |line: &&str| line.contains("not used, though cheaper");
+    let about_kernel = |line: &&str| line.contains("not used, though better");
     let stderr = text(&output.stderr);
     let rest: Vec<_> = stderr.lines().filter(|line| !about_kernel(line)).collect();
     (output.status.code(), rest.join("\n"))

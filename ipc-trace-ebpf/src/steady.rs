@@ -1,0 +1,72 @@
+//! The same programs for kernels that may preempt a program in its middle, which 7.0 and later do
+//! unless they are told not to preempt anything: what another thread does on that CPU in the meantime
+//! does not run the program, as it is running already (`bpf_prog_get_recursion_context`,
+//! include/linux/bpf.h, 7.3), so calls would be missed. There are two ways in on which the kernel
+//! keeps preemption off while programs run, and both are dearer where it would not preempt anyway:
+//!
+//! - many functions at once by fprobe (`function_graph_enter_regs`, kernel/trace/fgraph.c): one program
+//!   at their entries, and one at their returns;
+//! - tracepoints as perf events (`perf_trace_##call`, include/trace/perf.h).
+//!
+//! Their contexts do not lead to the caller's registers, so the task is asked for them.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    macros::{kprobe, kretprobe, tracepoint},
+    programs::{ProbeContext, RetProbeContext, TracePointContext},
+};
+
+use crate::{
+    calls, executables,
+    memory::{current_task, user_registers},
+    slots,
+};
+
+#[kprobe]
+fn functions_entry(_ctx: ProbeContext) -> u32 {
+    calls::enter_function(user_registers());
+    0
+}
+
+#[kretprobe]
+fn functions_return(ctx: RetProbeContext) -> u32 {
+    let ret: u64 = ctx.ret();
+    calls::exit_function(user_registers(), ret as i64);
+    0
+}
+
+/// What a tracepoint tells, `AT` bytes into its record (tracefs: `events/…/format`).
+macro_rules! told {
+    ($ctx:expr, $at:literal as $type:ty) => {
+        // SAFETY: the verifier checks that records may be read there.
+        unsafe { $ctx.as_ptr().byte_add($at).cast::<$type>().read_volatile() }
+    };
+}
+
+// long id; unsigned long args[6]
+#[tracepoint(category = "raw_syscalls", name = "sys_enter")]
+fn steady_sys_enter(ctx: TracePointContext) -> u32 {
+    calls::enter_steady(told!(ctx, 8 as u64));
+    0
+}
+
+// long id; long ret
+#[tracepoint(category = "raw_syscalls", name = "sys_exit")]
+fn steady_sys_exit(ctx: TracePointContext) -> u32 {
+    calls::exit_steady(told!(ctx, 8 as u64), told!(ctx, 16 as i64));
+    0
+}
+
+// __data_loc char[] filename; pid_t pid; pid_t old_pid
+#[tracepoint(category = "sched", name = "sched_process_exec")]
+fn steady_process_exec(ctx: TracePointContext) -> u32 {
+    slots::forget_context(told!(ctx, 16 as u32));
+    executables::executed(current_task());
+    0
+}
+
+#[tracepoint(category = "sched", name = "sched_process_exit")]
+fn steady_process_exit(_ctx: TracePointContext) -> u32 {
+    slots::thread_ends();
+    0
+}
