@@ -1,5 +1,8 @@
 //! `blocked` and `restart`: calls that sleep, until they are woken or a signal comes.
 
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::FromRawFd as _;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
@@ -37,6 +40,9 @@ pub(crate) struct Blocked {
     /// For how long.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
+    /// Not for some time, but until this descriptor yields a byte or ends.
+    #[arg(long, conflicts_with = "seconds")]
+    until_fd: Option<i32>,
     /// Leave for a new IPC namespace first.
     #[arg(long)]
     fresh: bool,
@@ -138,7 +144,11 @@ pub(crate) fn blocked(options: &Blocked) -> Result<()> {
             json!({"tid": tid, "pid": std::process::id(), "inum": caller.inum(), "op": bed.name(),
                    "blocked": there.is_ok()})
         );
-        std::thread::sleep(seconds);
+        match options.until_fd {
+            // SAFETY: the option says that the descriptor is there for this process to use.
+            Some(fd) => drop(unsafe { File::from_raw_fd(fd) }.read(&mut [0])),
+            None => std::thread::sleep(seconds),
+        }
         // Woken in any case, or this would wait for the thread for ever.
         bed.wake(&mut caller);
         let done = thread.join().expect("the sleeper panicked");

@@ -4,7 +4,9 @@ use std::{collections::BTreeSet, env, fs, io, path::Path};
 
 use nix::sys::signal::Signal;
 
-use crate::tracer::{Beside, Report, eventually, tracer, workload};
+use serde_json::Value;
+
+use crate::tracer::{Beside, Report, eventually, number, tracer, workload};
 
 /// Kinds of objects that the kernel numbers: the line in a descriptor's fdinfo, and the command of
 /// bpf(2) that looks one up (`enum bpf_cmd`, include/uapi/linux/bpf.h).
@@ -106,12 +108,39 @@ fn a_run_leaves_nothing_behind() {
     fs::remove_dir(&scratch).unwrap();
 }
 
-#[test]
-fn not_even_a_killed_tracer_leaves_anything_behind() {
+/// Two threads make calls all the time and others sleep in theirs, while the tracer goes: nobody is
+/// disturbed.
+#[track_caller]
+fn assert_goes_unnoticed(end: impl FnOnce(Report)) {
     let report = Report::start(&[]);
     let objects = objects_of(report.pid());
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(report.pid() as i32), Signal::SIGKILL)
-        .unwrap();
-    drop(report);
+    let mut sleepers = ["semop", "msgrcv", "mq_receive"]
+        .map(|op| Beside::start(workload(&["blocked", "--fresh", "--op", op, "--until-fd", "0"])));
+    for sleeper in &mut sleepers {
+        let asleep: Value = serde_json::from_str(&sleeper.line()).unwrap();
+        assert_eq!(asleep["blocked"], true);
+    }
+    let flood = Beside::start(workload(&["semop-flood", "--fresh", "--seconds", "2"]));
+    end(report);
     assert_gone(&objects);
+    for mut sleeper in sleepers {
+        sleeper.go();
+        let book = sleeper.book();
+        assert!(number(&book["ret"]) < 64, "{book}");
+    }
+    assert!(number(&flood.book()["calls"]) > 1000);
+}
+
+#[test]
+fn a_run_ends_under_load_and_while_calls_sleep() {
+    assert_goes_unnoticed(|report| drop(report.end()));
+}
+
+#[test]
+fn not_even_a_killed_tracer_leaves_anything_behind() {
+    assert_goes_unnoticed(|report| {
+        let pid = nix::unistd::Pid::from_raw(report.pid() as i32);
+        nix::sys::signal::kill(pid, Signal::SIGKILL).unwrap();
+        drop(report);
+    });
 }
