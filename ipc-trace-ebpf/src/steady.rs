@@ -23,13 +23,13 @@ use crate::{
 };
 
 #[kprobe]
-fn functions_entry(_ctx: ProbeContext) -> u32 {
+fn fprobe_entry(_ctx: ProbeContext) -> u32 {
     calls::enter_function(user_registers());
     0
 }
 
 #[kretprobe]
-fn functions_return(ctx: RetProbeContext) -> u32 {
+fn fprobe_return(ctx: RetProbeContext) -> u32 {
     let ret: u64 = ctx.ret();
     calls::exit_function(user_registers(), ret as i64);
     0

@@ -17,6 +17,7 @@ use super::*;
 use crate::{
     event::doctor::Measured,
     kernel::{
+        btf::Function,
         census::{Alive, Census},
         layout::{self, LayoutError},
     },
@@ -156,7 +157,8 @@ impl Kernel for Fake {
             let there = is_x86 && !self.lacks.contains(&path);
             there.then(|| (8 * structure.len() + path.len()) as u32)
         });
-        let described = hooks::functions().filter(|name| !self.lacks.contains(name)).collect();
+        let there = hooks::functions().filter(|name| !self.lacks.contains(name));
+        let described = there.map(|name| (name, Function { id: 1, prototype: 1 })).collect();
         Ok(Found { rows, functions: described, fprobe: false })
     }
 
@@ -172,7 +174,7 @@ impl Kernel for Fake {
         }
         let features = Features {
             kernel_btf: true,
-            described: layout.functions().clone(),
+            described: layout.functions().keys().copied().collect(),
             fentry_refused: self.fentry_refused.map(str::to_owned),
             ..Features::default()
         };

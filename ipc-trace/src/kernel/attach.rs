@@ -9,10 +9,8 @@ use std::{
 
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
-    maps::{HashMap, MapError, ProgramArray},
-    programs::{
-        BtfTracePoint, FEntry, FExit, Iter, Program, ProgramError, RawTracePoint, TracePoint,
-    },
+    maps::{HashMap, MapError},
+    programs::{BtfTracePoint, Iter, Program, ProgramError, RawTracePoint, TracePoint},
 };
 use ipc_trace_common::{
     hooks,
@@ -22,10 +20,12 @@ use ipc_trace_common::{
 };
 
 use super::{
+    bpf::Linked,
     layout::{KERNEL_BTF, Layout},
-    plan::{Flavour, Hook, Plan, dispatched},
+    plan::{Flavour, Plan, dispatched},
+    programs::Programs,
     session::{KernelFilters, Options, SessionError, map_error, processors},
-    steady::Steady,
+    steady, trampolines,
 };
 
 /// The kernel side, with plain loads where they are allowed, and without any.
@@ -102,21 +102,24 @@ pub(super) fn attach(
     layout: &Layout,
     options: &Options,
     btf: Option<&Btf>,
-) -> Result<(Ebpf, Steady), AttachError> {
+) -> Result<(Ebpf, Programs), AttachError> {
     let begin = Instant::now();
     let mut ebpf = load(plan, flavour, layout, options, btf).map_err(AttachError::Session)?;
     log::debug!("the object was loaded after {:?}", begin.elapsed());
-    let mut steady = Steady::default();
-    if plan.fprobe && flavour != Flavour::Raw && !plan.hooks.is_empty() {
-        steady.hook(PLAIN, &ebpf, &plan.hooks).map_err(AttachError::Fprobe)?;
-    } else if let Some(btf) = btf {
-        attach_functions(&mut ebpf, &plan.hooks, btf)?;
+    let mut programs = Programs::default();
+    if !plan.hooks.is_empty() {
+        let linked = Linked::new(object(flavour), &ebpf).map_err(AttachError::Flavour)?;
+        if plan.fprobe && flavour != Flavour::Raw {
+            steady::hook(&mut programs, &linked, &plan.hooks).map_err(AttachError::Fprobe)?;
+        } else {
+            trampolines::attach(&mut programs, &linked, &plan.hooks, layout.functions())?;
+        }
     }
     log::debug!("{} functions were hooked after {:?}", plan.hooks.len(), begin.elapsed());
     let syscall = if plan.syscall_kinds == 0 { &[][..] } else { &SYSCALL };
     for (name, tracepoint, event) in CONTROL.iter().chain(syscall) {
         let attached = match event.filter(|_| flavour == Flavour::Perf) {
-            Some(event) => attach_perf_event(&mut ebpf, &mut steady, name, event),
+            Some(event) => attach_perf_event(&mut ebpf, &mut programs, name, event),
             None => attach_tracepoint(&mut ebpf, flavour, name, tracepoint, btf),
         };
         attached.map_err(|reason| {
@@ -124,7 +127,14 @@ pub(super) fn attach(
         })?;
     }
     log::debug!("all programs were attached after {:?}", begin.elapsed());
-    Ok((ebpf, steady))
+    Ok((ebpf, programs))
+}
+
+const fn object(flavour: Flavour) -> &'static [u8] {
+    match flavour {
+        Flavour::Perf | Flavour::Btf => PLAIN,
+        Flavour::Raw => PROBE,
+    }
 }
 
 /// After how many events of an operation on one CPU the reader is woken: a power of two. All CPUs
@@ -144,10 +154,6 @@ fn load(
     options: &Options,
     btf: Option<&Btf>,
 ) -> Result<Ebpf, SessionError> {
-    let object = match flavour {
-        Flavour::Perf | Flavour::Btf => PLAIN,
-        Flavour::Raw => PROBE,
-    };
     let fields = layout.constants();
     let dispatch = hooks::dispatch(options.native, u32::MAX);
     let any = hooks::any(&hooks::dispatch(options.native, dispatched(plan.syscall_kinds)));
@@ -173,7 +179,7 @@ fn load(
         .override_global("MIN_DURATION_NS", &filters.min_duration_ns, true)
         .map_max_entries("EVENTS", options.ring_bytes)
         .map_max_entries("COUNTERS", processors as u32 * COUNTER_ROWS)
-        .load(object)
+        .load(object(flavour))
         .map_err(|e| SessionError::Maps(root_cause(&e)))?;
     fill_filters(&mut ebpf, filters)?;
     Ok(ebpf)
@@ -206,105 +212,15 @@ fn attach_tracepoint(
 
 fn attach_perf_event(
     ebpf: &mut Ebpf,
-    steady: &mut Steady,
+    programs: &mut Programs,
     name: &str,
     event: &str,
 ) -> Result<(), String> {
     let program: &mut TracePoint = program(ebpf, &format!("steady_{name}"))?;
     program.load().map_err(|e| describe(&e))?;
     let fd = program.fd().map_err(|e| describe(&e))?;
-    steady.perf_event(fd.as_fd(), event).map_err(|e| format!("as perf event {event}: {e}"))
-}
-
-/// Puts programs on functions. Where one fails, the others are tried: a new plan can leave out all
-/// that fail.
-fn attach_functions(ebpf: &mut Ebpf, hooks: &[Hook], btf: &Btf) -> Result<(), AttachError> {
-    if hooks.is_empty() {
-        return Ok(());
-    }
-    load_shared(ebpf, hooks, btf)?;
-    let mut failed = BTreeMap::new();
-    for hook in hooks {
-        if let Err(error) = attach_function(ebpf, hook, btf) {
-            failed.insert(hook.function, describe(&error));
-        }
-    }
-    if failed.is_empty() { Ok(()) } else { Err(AttachError::Functions(failed)) }
-}
-
-/// Loads the programs that those on the functions call, each for one of its functions: they have the
-/// same prototype.
-fn load_shared(ebpf: &mut Ebpf, hooks: &[Hook], btf: &Btf) -> Result<(), AttachError> {
-    for (of_moves, entry, exit) in
-        [(false, "call_entry", "call_return"), (true, "move_entry", "move_return")]
-    {
-        let mut hooks = hooks.iter().filter(|hook| hook.is_move() == of_moves);
-        let Some(first) = hooks.next() else { continue };
-        load_shared_one::<FExit>(ebpf, exit, |program| program.load(first.function, btf))?;
-        if let Some(hook) = std::iter::once(first).chain(hooks).find(|hook| hook.entry) {
-            load_shared_one::<FEntry>(ebpf, entry, |program| program.load(hook.function, btf))?;
-        }
-    }
-    Ok(())
-}
-
-/// Loads a program by `load`, and puts it into the map of its name.
-fn load_shared_one<T>(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-    load: impl FnOnce(&mut T) -> Result<(), ProgramError>,
-) -> Result<(), AttachError>
-where
-    for<'a> &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
-{
-    let failed = |error: &ProgramError| {
-        let reason = describe(error);
-        if is_refusal(error) {
-            AttachError::Fentry(format!("no fentry programs: {reason}"))
-        } else {
-            AttachError::Flavour(format!("program {name}: {reason}"))
-        }
-    };
-    load(program(ebpf, name).map_err(AttachError::Flavour)?).map_err(|e| failed(&e))?;
-    let loaded = ebpf.program(name).ok_or(ProgramError::NotLoaded).and_then(Program::fd);
-    let fd = loaded.and_then(|fd| Ok(fd.try_clone()?)).map_err(|e| failed(&e))?;
-    let map = name.to_ascii_uppercase();
-    let programs = ebpf.map_mut(&map).ok_or_else(|| format!("there is no map {map}"));
-    programs
-        .and_then(|map| {
-            let mut programs = ProgramArray::try_from(map).map_err(|e| e.to_string())?;
-            programs.set(0, &fd, 0).map_err(|e| e.to_string())
-        })
-        .map_err(|reason| AttachError::Flavour(format!("program {name} can't be shared: {reason}")))
-}
-
-fn attach_function(ebpf: &mut Ebpf, hook: &Hook, btf: &Btf) -> Result<(), ProgramError> {
-    let missing = || ProgramError::UnexpectedProgramType;
-    if let Some(name) = hook.entry_program() {
-        let program: &mut FEntry = ebpf.program_mut(&name).ok_or_else(missing)?.try_into()?;
-        program.load(hook.function, btf)?;
-        program.attach()?;
-    }
-    let name = hook.exit_program();
-    let program: &mut FExit = ebpf.program_mut(name).ok_or_else(missing)?.try_into()?;
-    program.load(hook.function, btf)?;
-    program.attach()?;
-    Ok(())
-}
-
-/// Whether the kernel takes no such programs at all: some hosts refuse them (EPERM), and arm64 has
-/// had no trampolines to attach them by before 6.4 (ENOTSUPP, `bpf_trampoline_link_prog`,
-/// kernel/bpf/trampoline.c).
-fn is_refusal(error: &ProgramError) -> bool {
-    const ENOTSUPP: i32 = 524;
-    let error = if let ProgramError::LoadError { io_error, .. } = error {
-        io_error
-    } else if let ProgramError::SyscallError(error) = error {
-        &error.io_error
-    } else {
-        return false;
-    };
-    matches!(error.raw_os_error(), Some(libc::EPERM | ENOTSUPP | libc::EOPNOTSUPP))
+    steady::perf_event(programs, fd.as_fd(), event)
+        .map_err(|e| format!("as perf event {event}: {e}"))
 }
 
 fn program<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut T, String>
@@ -395,9 +311,6 @@ pub fn lift_memory_lock_limit() -> io::Result<()> {
 mod tests {
     use super::*;
 
-    use crate::kernel::plan::abis;
-    use ipc_trace_common::hooks::ENTRIES;
-
     #[test]
     fn the_reader_is_woken_before_all_processors_fill_the_ring() {
         assert_eq!(wake_every(8 << 20, 2), 4096);
@@ -405,35 +318,6 @@ mod tests {
         assert_eq!(wake_every(8 << 20, 3), 4096);
         assert_eq!(wake_every(1 << 20, 3), 512);
         assert_eq!(wake_every(4096, 512), 64);
-    }
-
-    /// Table and object match: each function has its programs, and each program its function.
-    #[test]
-    fn every_function_of_the_table_has_its_programs_and_no_other() {
-        let native = crate::kernel::plan::native_abi(std::env::consts::ARCH).unwrap();
-        let here = ENTRIES.iter().filter(|entry| abis(native).contains(&entry.abi));
-        let mut expected = BTreeSet::new();
-        for entry in here {
-            for function in entry.functions {
-                let name = function.trim_start_matches('_').to_owned();
-                if entry.code.needs_entry() {
-                    expected.insert(format!("{name}_entry"));
-                }
-                expected.insert(name);
-            }
-        }
-        // Those that are called by the others.
-        expected
-            .extend(["call_entry", "call_return", "move_entry", "move_return"].map(str::to_owned));
-        for object in [PLAIN, PROBE] {
-            let object = aya_obj::Object::parse(object).unwrap();
-            let on_functions = object.programs.iter().filter(|(_, program)| {
-                use aya_obj::ProgramSection::{FEntry, FExit};
-                matches!(program.section, FEntry { .. } | FExit { .. })
-            });
-            let found: BTreeSet<_> = on_functions.map(|(name, _)| name.clone()).collect();
-            assert_eq!(found, expected);
-        }
     }
 
     #[test]

@@ -70,6 +70,15 @@ pub struct Types {
     strings: std::ops::Range<usize>,
 }
 
+/// A function that is described.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// Its type's number
+    pub id: u32,
+    /// The number of its prototype's type: names of arguments make a difference
+    pub prototype: u32,
+}
+
 impl Types {
     /// Finds the types in `bytes`.
     ///
@@ -130,11 +139,19 @@ impl Types {
 
     /// Those of the functions that are described.
     #[must_use]
-    pub fn functions<'a>(&self, wanted: &BTreeSet<&'a str>) -> BTreeSet<&'a str> {
-        let names = self.all().filter(|one| one.kind == FUNC).map(|one| self.name(one.name));
-        // Cheap to look at, and true of all system calls' functions.
-        let names = names.filter(|name| name.starts_with(b"__"));
-        names.filter_map(|name| wanted.get(std::str::from_utf8(name).ok()?).copied()).collect()
+    pub fn functions<'a>(&self, wanted: &BTreeSet<&'a str>) -> BTreeMap<&'a str, Function> {
+        let mut found = BTreeMap::new();
+        for (one, id) in self.all().zip(1_u32..).filter(|(one, _)| one.kind == FUNC) {
+            let name = self.name(one.name);
+            // Cheap to look at, and true of all system calls' functions.
+            if !name.starts_with(b"__") {
+                continue;
+            }
+            if let Some(name) = std::str::from_utf8(name).ok().and_then(|name| wanted.get(name)) {
+                found.entry(*name).or_insert(Function { id, prototype: one.target });
+            }
+        }
+        found
     }
 
     /// The structures with these names. One name can have several.
@@ -286,13 +303,14 @@ mod tests {
             PT_REGS, info(STRUCT, 3) | 1 << 31, 32, NS, 3, 64, 0, 4, 128, FLAG, 1, 3 << 24 | 160,
             // 6: a function of that name, and one that is wanted
             PT_REGS, info(FUNC, 0), 0,
-            SEMOP, info(FUNC, 0), 0,
+            SEMOP, info(FUNC, 0), 4,
         ];
         let found = offsets(btf(&types, NAMES), &["ns", "ns.inum", "ax", "flag", "ax.inum", "no"]);
         assert_eq!(found, [Some(8), Some(12), Some(16), None, None, None]);
         let types = Types::new(btf(&types, NAMES)).unwrap();
         let wanted = BTreeSet::from(["__x64_sys_semop", "__x64_sys_semget"]);
-        assert_eq!(types.functions(&wanted), BTreeSet::from(["__x64_sys_semop"]));
+        let semop = Function { id: 7, prototype: 4 };
+        assert_eq!(types.functions(&wanted), BTreeMap::from([("__x64_sys_semop", semop)]));
     }
 
     /// On 5.10 there is a forward declaration of `pt_regs` besides the structure.

@@ -1,7 +1,7 @@
 //! Resolves the kernel-layout table against the BTF of a kernel.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
@@ -10,7 +10,7 @@ use ipc_trace_common::{
     layout::{self, FIELDS, Field, FieldSpec, Need, Place},
 };
 
-use super::btf::Types;
+use super::btf::{Function, Types};
 
 /// Where the running kernel describes itself.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -67,7 +67,7 @@ pub struct Found {
     /// The whole table, in its order
     pub rows: Vec<Resolved>,
     /// Functions of the hook table that it describes
-    pub functions: BTreeSet<&'static str>,
+    pub functions: BTreeMap<&'static str, Function>,
     /// The kernel has the fprobe of 6.14 and later, which does without a store of return addresses
     /// that may run out
     pub fprobe: bool,
@@ -77,7 +77,7 @@ pub struct Found {
 #[derive(Clone, Debug)]
 pub struct Layout {
     rows: Vec<Resolved>,
-    functions: BTreeSet<&'static str>,
+    functions: BTreeMap<&'static str, Function>,
     fprobe: bool,
 }
 
@@ -95,7 +95,7 @@ impl Layout {
     /// # Errors
     /// A required field is missing.
     pub fn resolve(offset_of: impl Fn(&str, &str) -> Option<u32>) -> Result<Self, LayoutError> {
-        Self::of(Found { rows: rows(offset_of), functions: BTreeSet::new(), fprobe: false })
+        Self::of(Found { rows: rows(offset_of), functions: BTreeMap::new(), fprobe: false })
     }
 
     /// The layout that was found, if nothing is missing that is required.
@@ -118,7 +118,7 @@ impl Layout {
 
     /// Functions of the hook table that the BTF describes.
     #[must_use]
-    pub const fn functions(&self) -> &BTreeSet<&'static str> {
+    pub const fn functions(&self) -> &BTreeMap<&'static str, Function> {
         &self.functions
     }
 
@@ -167,9 +167,12 @@ pub fn look_up(path: &Path) -> Result<Found, LayoutError> {
     let places = FIELDS.iter().flat_map(|spec| spec.places);
     let names = places.map(|place| place.structure).chain([FPROBE]);
     let structures = types.structures(&names.collect());
+    // Numbers of functions mean something in the kernel's own BTF alone.
+    let own = if path == Path::new(KERNEL_BTF) { None } else { std::fs::read(KERNEL_BTF).ok() };
+    let own = own.and_then(|bytes| Types::new(bytes).ok());
     Ok(Found {
         rows: rows(|structure, path| structures.offset_of(structure, path)),
-        functions: types.functions(&hooks::functions().collect()),
+        functions: own.as_ref().unwrap_or(&types).functions(&hooks::functions().collect()),
         fprobe: structures.has(FPROBE),
     })
 }

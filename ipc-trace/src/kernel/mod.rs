@@ -7,7 +7,9 @@
 //! | [`layout`] | where the fields are that the programs read |
 //! | [`plan`] | which operation is seen by which backend, and why: pure |
 //! | [`attach`] | loads the object and attaches a plan's programs |
+//! | `trampolines` | programs on functions by fentry and fexit |
 //! | `steady` | attaches in ways on which programs are not preempted |
+//! | `bpf`, `programs` | bpf(2) as far as aya does not have it; what it made |
 //! | `mapped` | maps that are read and written in memory |
 //! | `mounts` | looks into file systems without mounting them anywhere |
 //! | [`selftest`] | whether the programs on functions are run |
@@ -18,6 +20,7 @@
 //! Invariant: nothing here knows what an event means or how it is shown.
 
 pub mod attach;
+mod bpf;
 pub mod btf;
 pub mod census;
 pub mod features;
@@ -26,9 +29,11 @@ pub mod letgo;
 mod mapped;
 mod mounts;
 pub mod plan;
+mod programs;
 pub mod selftest;
 pub mod session;
 mod steady;
+mod trampolines;
 
 use std::{
     io,

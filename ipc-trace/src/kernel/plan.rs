@@ -166,18 +166,6 @@ impl Hook {
     pub fn place(&self) -> usize {
         ENTRIES.get(self.row).map_or(0, |entry| place(entry.abi, entry.number))
     }
-
-    /// The program at its return.
-    #[must_use]
-    pub fn exit_program(&self) -> &'static str {
-        self.function.trim_start_matches('_')
-    }
-
-    /// The program at its entry.
-    #[must_use]
-    pub fn entry_program(&self) -> Option<String> {
-        self.entry.then(|| format!("{}_entry", self.exit_program()))
-    }
 }
 
 /// What is tried first: the flavours that the kernel's features allow.

@@ -31,8 +31,8 @@ use super::{
     letgo,
     mapped::Words,
     plan::{Flavour, Plan},
+    programs::Programs,
     selftest,
-    steady::Steady,
 };
 
 /// Why tracing can't start.
@@ -186,7 +186,7 @@ pub struct Session {
     self_pid: u32,
     // These keep the programs and their links.
     ebpf: Ebpf,
-    steady: Steady,
+    programs: Programs,
     /// Dropped last: see [`letgo`].
     hold: Option<letgo::Hold>,
 }
@@ -215,8 +215,8 @@ impl Session {
         let mut fallbacks = Vec::new();
         for flavour in &plan.flavours {
             match attach(plan, *flavour, layout, options, btf.as_ref()) {
-                Ok((ebpf, steady)) => {
-                    let mut session = Self::from_maps(ebpf, steady, *flavour, fallbacks)?;
+                Ok((ebpf, programs)) => {
+                    let mut session = Self::from_maps(ebpf, programs, *flavour, fallbacks)?;
                     if !plan.hooks.is_empty() {
                         session.hold = letgo::Hold::new();
                     }
@@ -244,7 +244,7 @@ impl Session {
 
     fn from_maps(
         mut ebpf: Ebpf,
-        steady: Steady,
+        programs: Programs,
         flavour: Flavour,
         fallbacks: Vec<String>,
     ) -> Result<Self, SessionError> {
@@ -282,7 +282,7 @@ impl Session {
             logger,
             self_pid: std::process::id(),
             ebpf,
-            steady,
+            programs,
             hold: None,
         })
     }
@@ -437,7 +437,7 @@ impl Session {
         let of_aya =
             self.ebpf.programs().filter_map(|(_, program)| Some(program.fd().ok()?.as_fd()));
         of_aya
-            .chain(self.steady.programs())
+            .chain(self.programs.all())
             .map(|fd| fd.as_raw_fd())
             .filter_map(|fd| fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok())
             .filter_map(|info| {

@@ -148,7 +148,7 @@ pub(crate) fn start(
 ) -> Result<(Plan, Session, Census), SetupError> {
     let mut known = Features {
         kernel_btf: Path::new(KERNEL_BTF).exists(),
-        described: layout.functions().clone(),
+        described: layout.functions().keys().copied().collect(),
         no_x32: features::has_no_x32(Path::new("/proc")),
         preempts: System::read().is_ok_and(|system| features::preempts_programs(&system.kernel)),
         fprobe: layout.has_fprobe(),
