@@ -11,6 +11,7 @@
 //! | [`bad_input`] | what the user got wrong |
 //! | [`bad_days`] | full disks, closed pipes, signals, stuck readers |
 //! | [`doctor`] | what is said of this host and user |
+//! | [`strace`] | what strace sees of the same commands, call by call |
 //! | [`traces_left`] | what is left in the kernel and on disk afterwards: nothing |
 //!
 //! They need root, `/proc`, `/sys` and `/bin/sh`, and nothing else of the machine: they also run in
@@ -27,5 +28,6 @@ mod filters;
 mod lines;
 mod namespaces;
 mod processes;
+mod strace;
 mod tracer;
 mod traces_left;

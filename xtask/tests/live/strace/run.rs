@@ -1,0 +1,212 @@
+//! Runs a command under both tracers at once, and holds their accounts against each other.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+
+use super::{
+    call::{Shown, Traced},
+    line::Line,
+    traced,
+};
+use crate::tracer::{text, tracer};
+
+/// Room for what comes while the tracer does not read: nothing may be dropped.
+const RING_BYTES: &str = "67108864";
+/// So many differences say what is wrong.
+const TOLD: usize = 20;
+
+/// The calls of each thread, in order.
+type Threads<T> = BTreeMap<u64, Vec<T>>;
+
+/// A folder of its own, which ends with it.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    /// Makes it. `name` tells it from those of other tests.
+    pub(crate) fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("ipc-trace-{name}-{}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What is left behind is of no use to anybody, and no test's concern.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Runs `command`, with `options` for strace, and demands that each call which strace saw is told of
+/// exactly once, in its thread's order, and no other. How many there were.
+///
+/// # Panics
+///
+/// When there is any difference, when a call was lost, when the command failed.
+pub(crate) fn no_difference(name: &str, options: &[&str], command: &[OsString]) -> usize {
+    let folder = Folder::new(name);
+    let output = tracer("live")
+        .args(["-o", "json", "--only-command", "--ring-bytes", RING_BYTES, "--", "strace"])
+        // A file for each thread, so that no line is interrupted by another thread's; appended to, as
+        // a thread's number may be used again.
+        .args(["-ff", "--output-append-mode", "-o"])
+        .arg(folder.path().join("strace"))
+        .args(["-e", "trace=%ipc,/^mq_", "-e", "signal=none"])
+        // Numbers and no names, structures in full, names of queues in hexadecimal, no messages.
+        .args(["--syscall-number", "-X", "raw", "-v", "-xx", "-s", "0", "-a", "0"])
+        .args(options)
+        .args(command)
+        .env("LC_ALL", "C")
+        .output()
+        .unwrap();
+    let complaints = text(&output.stderr);
+    assert!(output.status.success(), "{:?}: {complaints}", output.status);
+    let traced = of_tracer(&output.stdout, &complaints);
+    let shown = of_strace(folder.path());
+    let differences = differences(&shown, &traced);
+    assert!(differences.is_empty(), "{}", told(&differences));
+    let calls = shown.values().map(Vec::len).sum();
+    println!("{calls} calls of {} threads, and no difference", shown.len());
+    calls
+}
+
+fn of_tracer(stdout: &[u8], complaints: &str) -> Threads<Traced> {
+    let stdout = std::str::from_utf8(stdout).unwrap();
+    let mut threads = Threads::new();
+    let mut end = Value::Null;
+    // One by one: together they would fill the memory of a small machine.
+    for line in stdout.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        match line["type"].as_str() {
+            Some("ipc") => {
+                let tid = line["process"]["tid"].as_u64().unwrap();
+                threads.entry(tid).or_insert_with(Vec::new).push(traced::call(&line));
+            }
+            Some("end") => end = line,
+            _ => assert_ne!(line["type"], "loss", "{line}"),
+        }
+    }
+    let accounting = &end["accounting"];
+    assert_eq!(end["command"]["exit_code"], 0, "{end}\n{complaints}");
+    assert_eq!((&accounting["dropped"], &accounting["missed"]), (&0.into(), &0.into()), "{end}");
+    assert_eq!(accounting["emitted"], accounting["delivered"], "{end}");
+    threads
+}
+
+fn of_strace(folder: &Path) -> Threads<Shown> {
+    let mut threads = Threads::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let tid = path.extension().unwrap().to_str().unwrap().parse().unwrap();
+        let text = fs::read_to_string(path).unwrap();
+        let lines = text.lines().filter(|line| !is_news(line));
+        let calls = lines.filter_map(|line| {
+            let call = line.parse::<Line>().and_then(|line| line.call());
+            call.unwrap_or_else(|error| panic!("strace printed {error}"))
+        });
+        let calls: Vec<_> = calls.collect();
+        if !calls.is_empty() {
+            threads.insert(tid, calls);
+        }
+    }
+    threads
+}
+
+/// `[ 231] +++ exited with 0 +++` and `[  65] --- stopped by SIGSTOP ---` are no calls.
+fn is_news(line: &str) -> bool {
+    let news = line.split_once("] ").map_or(line, |(_, news)| news);
+    news.starts_with("+++ ") || news.starts_with("--- ")
+}
+
+fn differences(shown: &Threads<Shown>, traced: &Threads<Traced>) -> Vec<String> {
+    let none = Vec::new();
+    let mut all = Vec::new();
+    for (tid, shown) in shown {
+        all.extend(difference(*tid, shown, traced.get(tid).unwrap_or(&none)));
+    }
+    let others = traced.iter().filter(|(tid, _)| !shown.contains_key(tid));
+    all.extend(others.map(|(tid, calls)| {
+        format!(
+            "thread {tid}: strace saw nothing, and ipc-trace {} calls, as\n  {:?}",
+            calls.len(),
+            calls[0]
+        )
+    }));
+    all
+}
+
+/// The first difference between two accounts of one thread.
+fn difference(tid: u64, shown: &[Shown], traced: &[Traced]) -> Option<String> {
+    let mut traced = traced.iter().peekable();
+    for (at, shown) in shown.iter().enumerate() {
+        if traced.next_if(|traced| shown.is(traced)).is_none() && !shown.may_be_void() {
+            let other = traced.peek();
+            return Some(format!(
+                "thread {tid}, call {at}: strace saw\n  {shown:?}\nand ipc-trace\n  {other:?}"
+            ));
+        }
+    }
+    let more = traced.next()?;
+    Some(format!("thread {tid}: strace saw nothing more, and ipc-trace\n  {more:?}"))
+}
+
+fn told(differences: &[String]) -> String {
+    let mut text = format!("{} threads differ\n", differences.len());
+    for difference in differences.iter().take(TOLD) {
+        let _ = writeln!(text, "{difference}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::strace::line::Outcome;
+
+    fn pair(shmaddr: u64) -> (Shown, Traced) {
+        let outcome = Outcome::Value(0);
+        let args = BTreeMap::from([("shmaddr", Some(json!(shmaddr)))]);
+        let shown = Shown { op: "shmdt", abi: "x86_64", args, outcome: outcome.clone() };
+        let args = BTreeMap::from([("shmaddr".to_owned(), json!(shmaddr))]);
+        let (op, abi) = ("shmdt".to_owned(), "x86_64".to_owned());
+        (shown, Traced { op, abi, args, outcome })
+    }
+
+    #[test]
+    fn what_one_side_lacks_has_twice_or_in_another_order_is_a_difference() {
+        let ((s1, t1), (s2, t2)) = (pair(1), pair(2));
+        let differ = |shown: &[&Shown], traced: &[&Traced]| {
+            let shown: Vec<_> = shown.iter().copied().cloned().collect();
+            let traced: Vec<_> = traced.iter().copied().cloned().collect();
+            let thread = |n| if n == 0 { None } else { Some(7) };
+            let shown = Threads::from_iter(thread(shown.len()).map(|tid| (tid, shown)));
+            let traced = Threads::from_iter(thread(traced.len()).map(|tid| (tid, traced)));
+            !differences(&shown, &traced).is_empty()
+        };
+        assert!(!differ(&[&s1, &s2], &[&t1, &t2]));
+        assert!(differ(&[&s1, &s2], &[&t2, &t1]));
+        assert!(differ(&[&s1, &s2], &[&t1]));
+        assert!(differ(&[&s1], &[&t1, &t1]));
+        assert!(differ(&[&s1], &[]));
+        assert!(differ(&[], &[&t1]));
+        let mut void = s2.clone();
+        void.outcome = Outcome::Unknown;
+        assert!(!differ(&[&s1, &void], &[&t1]));
+        assert!(!differ(&[&s1, &void], &[&t1, &t2]));
+        assert!(differ(&[&s1, &void], &[&t1, &t1]));
+    }
+}
