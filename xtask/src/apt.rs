@@ -41,6 +41,24 @@ impl Apt {
         bail!("apt-get could not install {}; its messages above say why", packages.join(", "));
     }
 
+    /// Installs the package that `what` is in, which is lacking.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be installed from here; the error says how to.
+    pub(crate) fn obtain(&mut self, what: &str, package: &str) -> anyhow::Result<()> {
+        if find_on_path("apt-get").is_none() {
+            bail!("{what} is not installed, and there is no apt-get to install it with");
+        }
+        if !nix::unistd::geteuid().is_root() {
+            bail!(
+                "{what} is not installed. Run:\n    \
+                 sudo apt-get install --no-install-recommends {package}"
+            );
+        }
+        self.install(&[package.to_owned()]).map(|_| ())
+    }
+
     /// Fetches the lists of packages. What comes of it shows later.
     pub(crate) fn update(&mut self) -> anyhow::Result<()> {
         run_apt_get(&["update"])?;
@@ -75,16 +93,7 @@ pub(crate) fn program(name: &str, package: &str) -> anyhow::Result<PathBuf> {
     if let Some(path) = find_on_path(name) {
         return Ok(path);
     }
-    if find_on_path("apt-get").is_none() {
-        bail!("{name} is not installed, and there is no apt-get to install it with");
-    }
-    if !nix::unistd::geteuid().is_root() {
-        bail!(
-            "{name} is not installed. Run:\n    \
-             sudo apt-get install --no-install-recommends {package}"
-        );
-    }
-    Apt::default().install(&[package.to_owned()])?;
+    Apt::default().obtain(name, package)?;
     find_on_path(name).with_context(|| format!("{package} is installed, but {name} is not on PATH"))
 }
 

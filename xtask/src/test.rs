@@ -3,6 +3,7 @@
 //! Invariant: the last line of standard output is `N passed, N failed, N skipped` over all that
 //! has run, and a step which did not succeed never leaves it at `0 failed`.
 
+pub(crate) mod programs;
 pub(crate) mod tally;
 
 use std::{
@@ -44,6 +45,12 @@ pub(crate) fn main(args: &TestArgs) -> anyhow::Result<ExitCode> {
     match build::everything(&root, false) {
         Ok(built) => {
             println!("    {:.1} s", begin.elapsed().as_secs_f64());
+            if !args.no_live
+                && let Err(error) = programs::ensure()
+            {
+                eprintln!("error: {error:#}");
+                tally.fail("programs");
+            }
             for step in steps(args, &built) {
                 step.run(&mut tally)?;
             }

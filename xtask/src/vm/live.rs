@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, bail};
 
 use super::{init::Job, initramfs::Initramfs, results::Expected};
-use crate::build::Built;
+use crate::{apt, build::Built, test::programs::PROGRAMS};
 
 /// The backends that the tests are run with, each on every kernel.
 pub(super) const BACKENDS: [&str; 2] = ["syscall", "function"];
@@ -19,6 +19,9 @@ pub(super) const BACKENDS: [&str; 2] = ["syscall", "function"];
 /// Tests of what is the same for every backend: the first backend's run has them, and the others' do
 /// without. Each starts the tracer a few times, and an emulated machine takes seconds for that.
 const OF_NO_BACKEND: [&str; 4] = ["bad_days::", "bad_input::", "doctor::", "filters::"];
+
+/// Tests for which a machine's files would be too many: PostgreSQL needs a disk.
+const OF_THE_HOST: [&str; 1] = ["strace::a_postgresql_cluster"];
 
 /// What some kernel can't do: beginning of its release, backend, and the test that shows it.
 const LIMITS: [(&str, &str, Expected); 0] = [];
@@ -60,13 +63,18 @@ impl Programs {
         })
     }
 
-    /// A machine's files: these programs, and a shell.
+    /// A machine's files: these programs, those that the tests run, and a shell.
     pub(super) fn files(&self, busybox: &Path) -> anyhow::Result<Initramfs> {
         let mut files = Initramfs::new(&self.xtask, busybox)?;
         files.program(&self.tests)?;
         for (name, program) in [("ipc-trace", &self.tracer), ("xtask", &self.xtask)] {
             files.program(program)?;
             files.command(name, program)?;
+        }
+        for (name, package) in PROGRAMS {
+            let program = apt::program(name, package)?;
+            files.program(&program)?;
+            files.command(name, &program)?;
         }
         Ok(files)
     }
@@ -76,8 +84,9 @@ impl Programs {
         let argv = [text(&self.tests), "--test-threads=1".to_owned()];
         let mut job = self.command(&argv);
         job.argv.extend(filter.map(str::to_owned));
+        let skip = |name: &str| ["--skip".to_owned(), name.to_owned()];
+        job.argv.extend(OF_THE_HOST.into_iter().flat_map(skip));
         if backend != BACKENDS[0] {
-            let skip = |name: &str| ["--skip".to_owned(), name.to_owned()];
             job.argv.extend(OF_NO_BACKEND.into_iter().flat_map(skip));
         }
         job.env.insert("IPC_TRACE_TEST_BACKEND".to_owned(), backend.to_owned());

@@ -14,8 +14,8 @@
 //! | [`strace`] | what strace sees of the same commands, call by call |
 //! | [`traces_left`] | what is left in the kernel and on disk afterwards: nothing |
 //!
-//! They need root, `/proc`, `/sys` and `/bin/sh`, and nothing else of the machine: they also run in
-//! virtual machines that have nothing else. No test measures time; those that wait, wait for
+//! They need root, `/proc`, `/sys` and `/bin/sh`, and nothing else of the machine but the programs
+//! that [`strace`] runs: they also run in virtual machines that have nothing else. No test measures time; those that wait, wait for
 //! something.
 
 mod args;

@@ -1,0 +1,47 @@
+//! Programs that the live tests run beside the tracer, from Debian's packages.
+//!
+//! Invariant: nothing is started, and no setting of the machine is another one afterwards.
+
+use std::{fs, path::Path};
+
+use anyhow::Context as _;
+
+use crate::apt::{self, Apt};
+
+/// Names, and packages: those that machines have, too.
+pub(crate) const PROGRAMS: [(&str, &str); 5] = [
+    ("strace", "strace"),
+    ("stress-ng", "stress-ng"),
+    ("ipcmk", "util-linux"),
+    ("ipcs", "util-linux"),
+    ("ipcrm", "util-linux"),
+];
+
+/// A program of PostgreSQL's that is not on `PATH`, and its package.
+const POSTGRESQL: (&str, &str) = ("/usr/lib/postgresql/15/bin/initdb", "postgresql-15");
+/// The package that makes a cluster when a PostgreSQL is installed, and where it is told not to.
+const COMMON: [&str; 2] = ["postgresql-common", "/etc/postgresql-common/createcluster.conf"];
+
+/// Installs what is lacking.
+///
+/// # Errors
+///
+/// When that can't be done from here; the error says how to.
+pub(super) fn ensure() -> anyhow::Result<()> {
+    for (name, package) in PROGRAMS {
+        apt::program(name, package)?;
+    }
+    if Path::new(POSTGRESQL.0).exists() {
+        return Ok(());
+    }
+    let (postgresql, [common, settings]) = (POSTGRESQL.1, COMMON);
+    let mut apt = Apt::default();
+    apt.obtain(common, common)?;
+    let write =
+        |text: &str| fs::write(settings, text).with_context(|| format!("cannot write {settings}"));
+    let before = fs::read_to_string(settings).with_context(|| format!("cannot read {settings}"))?;
+    write(&format!("{before}\ncreate_main_cluster = false\n"))?;
+    let obtained = apt.obtain(POSTGRESQL.0, postgresql);
+    write(&before)?;
+    obtained
+}
