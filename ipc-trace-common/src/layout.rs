@@ -124,6 +124,7 @@ fields! {
     TaskThreadPid: Probe, PROCESS, [("task_struct", "thread_pid", 0)];
     TaskSignal: Probe, Need::Required, [("task_struct", "signal", 0)];
     SignalLive: Probe, Need::Required, [("signal_struct", "live.counter", 0)];
+    TaskPending: Probe, Need::Required, [("task_struct", "pending.signal", 0)];
     NsproxyIpc: Direct, Need::Required, [("nsproxy", "ipc_ns", 0)];
     NsproxyMnt: Probe, PROCESS, [("nsproxy", "mnt_ns", 0)];
     IpcNsInum: Direct, Need::Required, [("ipc_namespace", "ns.inum", 0)];

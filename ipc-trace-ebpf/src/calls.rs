@@ -60,9 +60,26 @@ pub(crate) fn exit(regs: u64, ret: i64) {
         return;
     }
     let task = current_task();
+    if ret == NOT_MADE && is_killed(task) {
+        return;
+    }
     if let Some(call) = Call::new(task, regs, number, constant!(SYSCALL_KINDS)) {
         returned(gate, &Caller::new(pid_tgid, task), call, ret);
     }
+}
+
+/// `-ENOSYS`: what x86 has for a result until the call is made (`entry_SYSCALL_64`,
+/// arch/x86/entry/entry_64.S, 6.12). On arm64 such a call has no number any more.
+const NOT_MADE: i64 = -38;
+/// `SIGKILL` in a `sigset_t`.
+const KILLED: u64 = 1 << 8;
+
+/// Whether the thread is to die. One that is killed while a tracer holds it at the entry of a call does
+/// not make the call, but comes to `sys_exit` (`syscall_trace_enter`, kernel/entry/common.c, 6.12).
+#[inline(always)]
+fn is_killed(task: u64) -> bool {
+    let pending: u64 = field(task, Field::TaskPending);
+    pending & KILLED != 0
 }
 
 /// `sys_enter`, from whose program the registers can't be reached.

@@ -16,6 +16,7 @@ mod churn;
 mod count;
 mod demo;
 mod hostile;
+mod killed;
 mod loops;
 mod mq;
 mod process;
@@ -44,6 +45,8 @@ pub(crate) enum Workload {
     Blocked(blocking::Blocked),
     /// Make calls which a seccomp filter answers with EPERM
     Seccomp,
+    /// Let threads be killed at the entries of calls, which they then do not make
+    Killed,
     /// Make calls from processes, and on queues, whose names are hard to print
     HostileNames,
     /// Run many processes which make one call each
@@ -72,6 +75,7 @@ pub(crate) fn run(workload: Workload) -> anyhow::Result<()> {
         Workload::Restart => blocking::restart(),
         Workload::Blocked(options) => blocking::blocked(&options),
         Workload::Seccomp => seccomp::run(),
+        Workload::Killed => killed::run(),
         Workload::HostileNames => hostile::run(),
         Workload::ChurnProcesses(options) => churn::processes(&options),
         Workload::ChurnNamespaces(options) => churn::namespaces(&options),

@@ -32,6 +32,18 @@ fn calls_that_a_filter_of_the_caller_refuses_are_calls() {
     assert_eq!(restricted(counts_of_lines(&lines), &expected), expected);
 }
 
+#[test]
+fn a_call_that_its_thread_did_not_live_to_make_is_none() {
+    let (lines, book) = lines(&["--only-command"], &["killed"]);
+    let killed = list(&book["killed"]);
+    assert_eq!(killed.len(), 4);
+    for tid in killed {
+        let made = calls_of(&lines, tid);
+        assert!(made.len() == 1 && made[0]["op"] == "semget", "{made:?}");
+    }
+    assert_eq!(lines.last().unwrap()["accounting"]["seen"], killed.len(), "nor are they counted");
+}
+
 /// What the kernel says of a call that a signal disturbs, before anyone decides whether it is
 /// restarted (ipc/sem.c, msg.c, mqueue.c: the same from 5.10 to 7.3).
 fn disturbed(op: &Value) -> &'static str {

@@ -1,0 +1,101 @@
+//! `killed`: threads that are killed where a tracer holds them, at the entry of a call. Such a call
+//! is never made: the kernel leaves before it gets there.
+
+use anyhow::{Result, ensure};
+use nix::{
+    sys::{
+        ptrace,
+        signal::{Signal, raise},
+        wait::{WaitStatus, waitpid},
+    },
+    unistd::{ForkResult, Pid, fork},
+};
+
+use super::{
+    book::{Book, Report},
+    calls::{Caller, Route},
+};
+
+/// A key which nothing has.
+const FREE: i32 = 0x3fff_ffd0;
+
+/// How a call is made, which one, and its number there.
+type Call = (Route, fn(&mut Caller), u64);
+
+/// The calls which are not made: one that could block, and one that could not.
+const CALLS: [Call; 4] = [
+    (Route::Native, receive, 70),
+    (Route::Native, get, 29),
+    (Route::Int80Direct, receive, 401),
+    (Route::Int80Direct, get, 395),
+];
+
+fn receive(caller: &mut Caller) {
+    caller.msgrcv(0, 16, 0, libc::IPC_NOWAIT);
+}
+
+fn get(caller: &mut Caller) {
+    caller.shmget(FREE, 1, 0);
+}
+
+/// Each thread makes a `semget` that fails, and then dies.
+pub(crate) fn run() -> Result<()> {
+    let mut killed = Vec::new();
+    for (route, call, number) in CALLS {
+        // SAFETY: this process has one thread.
+        match unsafe { fork() }? {
+            ForkResult::Child => {
+                // Nobody is told what went wrong: the parent sees that it ended.
+                let _ = tracee(route, call);
+                // SAFETY: ends the child without running what belongs to the parent.
+                unsafe { libc::_exit(1) }
+            }
+            ForkResult::Parent { child } => {
+                kill_at_entry(child, number)?;
+                killed.push(child.as_raw());
+            }
+        }
+    }
+    Report::of(Book::default()).fact("killed", killed).print()
+}
+
+fn tracee(route: Route, call: fn(&mut Caller)) -> Result<()> {
+    let mut caller = Caller::new("home")?;
+    caller.by(route);
+    ptrace::traceme()?;
+    raise(Signal::SIGSTOP)?;
+    caller.semget(FREE, 1, 0);
+    call(&mut caller);
+    Ok(())
+}
+
+/// The stops at a call's entry and at its return are alike, but this one never comes to its return.
+fn kill_at_entry(child: Pid, number: u64) -> Result<()> {
+    let status = waitpid(child, None)?;
+    ensure!(
+        status == WaitStatus::Stopped(child, Signal::SIGSTOP),
+        "the child did not stop: {status:?}"
+    );
+    ptrace::setoptions(
+        child,
+        ptrace::Options::PTRACE_O_TRACESYSGOOD | ptrace::Options::PTRACE_O_EXITKILL,
+    )?;
+    loop {
+        ptrace::syscall(child, None)?;
+        let status = waitpid(child, None)?;
+        ensure!(
+            status == WaitStatus::PtraceSyscall(child),
+            "the child did not come to the call: {status:?}"
+        );
+        if ptrace::getregs(child)?.orig_rax == number {
+            break;
+        }
+    }
+    ptrace::kill(child)?;
+    let status = waitpid(child, None)?;
+    ensure!(
+        status == WaitStatus::Signaled(child, Signal::SIGKILL, false),
+        "the child was not killed: {status:?}"
+    );
+    Ok(())
+}
