@@ -5,6 +5,7 @@
 
 mod apt;
 mod bench;
+mod budget;
 mod build;
 mod demo;
 mod test;
@@ -37,6 +38,9 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Build, then measure what tracing costs (needs root)
     Bench(bench::BenchArgs),
+    /// Tell how large the kernel makes the programs, against what is stored
+    #[command(subcommand)]
+    Budget(budget::Budget),
     /// Run a program which makes IPC calls, for tests, the demo and benches
     #[command(subcommand)]
     Workload(workload::Workload),
@@ -58,6 +62,7 @@ fn main() -> ExitCode {
         Command::Vm(args) => vm::main(&args),
         Command::Demo(args) => demo::main(&args),
         Command::Bench(args) => bench::main(args),
+        Command::Budget(what) => budget::main(&what),
         Command::Workload(workload) => workload::run(workload).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

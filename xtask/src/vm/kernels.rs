@@ -15,7 +15,7 @@ use anyhow::{Context as _, bail};
 use super::archive::Archive;
 
 /// The suites whose kernels are booted: 5.10, 6.1, 6.12, and the newest one that there is.
-pub(super) const SUITES: [&str; 4] = ["bullseye", "bookworm", "trixie", "trixie-backports"];
+pub(crate) const SUITES: [&str; 4] = ["bullseye", "bookworm", "trixie", "trixie-backports"];
 
 /// The suite whose busybox is in every machine.
 pub(super) const BUSYBOX_SUITE: &str = "bookworm";

@@ -41,7 +41,9 @@ use crate::{
     test::tally::{Run, Tally},
 };
 use init::Job;
-use kernels::{BUSYBOX_SUITE, Kernel, SUITES};
+use initramfs::Initramfs;
+pub(crate) use kernels::SUITES;
+use kernels::{BUSYBOX_SUITE, Kernel};
 use live::{BACKENDS, Programs};
 use qemu::{Clock, Machine, QEMU};
 use results::Expected;
@@ -106,34 +108,15 @@ pub(crate) fn main(args: &VmArgs) -> anyhow::Result<ExitCode> {
 
 /// Runs the live tests with every backend on every kernel.
 pub(crate) fn run(args: &VmArgs, built: &Built, tally: &mut Tally) -> anyhow::Result<()> {
-    if env::consts::ARCH != "x86_64" {
-        bail!("the machines are of x86_64, and so must this one be, to make programs for them");
-    }
-    let cache = built.target().join("vm");
-    fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
-    let lock = File::create(cache.join("lock")).context("cannot make the cache's lock")?;
-    lock.lock().context("cannot lock the cache")?;
-    let qemu = apt::program(QEMU.0, QEMU.1)?;
-    let programs = Programs::build(built)?;
-    let files = programs.files(&kernels::busybox(BUSYBOX_SUITE, &cache)?)?;
+    let host = Host::prepare(built)?;
+    let programs = &host.programs;
     let mut queue = Vec::new();
-    for kernel in chosen(args, &cache, tally) {
-        let machine = |what: &str| Machine {
-            qemu: qemu.clone(),
-            kernel: kernel.image.clone(),
-            files: files.clone(),
-            processors: PROCESSORS,
-            mebibytes: MEBIBYTES,
-            clock: Clock::Host,
-            append: args.append.clone().unwrap_or_default(),
-            limit: Duration::from_secs(args.limit),
-            folder: cache.join("runs").join(format!("{}-{what}", kernel.release)),
-        };
+    for kernel in chosen(args, &host.cache, tally) {
         let name = |what: &str| format!("vm::{}::{what}", kernel.version());
         if !args.command.is_empty() {
             queue.push(Planned {
                 name: name("command"),
-                machine: machine("command"),
+                machine: host.machine(&kernel, "command", args),
                 job: programs.command(&args.command),
                 shows: Shows::Output,
             });
@@ -142,13 +125,81 @@ pub(crate) fn run(args: &VmArgs, built: &Built, tally: &mut Tally) -> anyhow::Re
         for backend in BACKENDS {
             queue.push(Planned {
                 name: name(backend),
-                machine: machine(backend),
+                machine: host.machine(&kernel, backend, args),
                 job: programs.tests(backend, args.filter.as_deref()),
                 shows: Shows::Tests(live::limits(&kernel.release, backend)),
             });
         }
     }
     run_all(queue, args.jobs.unwrap_or_else(at_a_time), tally)
+}
+
+/// What a command prints on the kernels of these suites, or of all.
+///
+/// # Errors
+///
+/// When a kernel can't be had, or the command does not succeed there.
+pub(crate) fn outputs(
+    suites: &[String],
+    built: &Built,
+    command: &[String],
+) -> anyhow::Result<Vec<String>> {
+    let args = VmArgs { suite: suites.to_owned(), ..VmArgs::filtered(None) };
+    let host = Host::prepare(built)?;
+    let mut tally = Tally::default();
+    let kernels = chosen(&args, &host.cache, &mut tally);
+    if tally.failed() > 0 {
+        bail!("a kernel can't be had; the messages above say why");
+    }
+    let output = |kernel: &Kernel| {
+        eprintln!("xtask: vm::{}: booting", kernel.version());
+        let ran = host.machine(kernel, "output", &args).run(&host.programs.command(command))?;
+        match ran.end {
+            Some(init::End::Exited(0)) => Ok(ran.output),
+            _ => bail!("{}", results::of_command(&format!("vm::{}", kernel.version()), &ran)),
+        }
+    };
+    kernels.iter().map(output).collect()
+}
+
+/// What machines are made of, on this one.
+struct Host {
+    cache: PathBuf,
+    qemu: PathBuf,
+    programs: Programs,
+    files: Initramfs,
+    /// Held as long as there are machines
+    _lock: File,
+}
+
+impl Host {
+    fn prepare(built: &Built) -> anyhow::Result<Self> {
+        if env::consts::ARCH != "x86_64" {
+            bail!("the machines are of x86_64, and so must this one be, to make programs for them");
+        }
+        let cache = built.target().join("vm");
+        fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
+        let lock = File::create(cache.join("lock")).context("cannot make the cache's lock")?;
+        lock.lock().context("cannot lock the cache")?;
+        let qemu = apt::program(QEMU.0, QEMU.1)?;
+        let programs = Programs::build(built)?;
+        let files = programs.files(&kernels::busybox(BUSYBOX_SUITE, &cache)?)?;
+        Ok(Self { cache, qemu, programs, files, _lock: lock })
+    }
+
+    fn machine(&self, kernel: &Kernel, what: &str, args: &VmArgs) -> Machine {
+        Machine {
+            qemu: self.qemu.clone(),
+            kernel: kernel.image.clone(),
+            files: self.files.clone(),
+            processors: PROCESSORS,
+            mebibytes: MEBIBYTES,
+            clock: Clock::Host,
+            append: args.append.clone().unwrap_or_default(),
+            limit: Duration::from_secs(args.limit),
+            folder: self.cache.join("runs").join(format!("{}-{what}", kernel.release)),
+        }
+    }
 }
 
 /// The kernels to boot. One that can't be had is a failed test.

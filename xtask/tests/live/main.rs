@@ -2,6 +2,7 @@
 //!
 //! | module | what it holds the tracer to |
 //! | --- | --- |
+//! | [`budget`] | how large the kernel's programs may be |
 //! | [`counts`] | reports: every call counted, also when the ring runs over |
 //! | [`lines`] | lines: each call once, with its result, its time, its end |
 //! | [`args`] | the arguments of every operation, by every route |
@@ -22,6 +23,7 @@ mod args;
 mod bad_days;
 mod bad_input;
 mod book;
+mod budget;
 mod counts;
 mod doctor;
 mod filters;

@@ -1,0 +1,150 @@
+//! Asks the running kernel how large the programs of a running tracer are.
+//!
+//! A program's own name in the kernel is cut to 15 bytes, and no longer unique then. Its symbol is
+//! not: `bpf_prog_TAG_NAME` has the whole name of the function, from its BTF (`bpf_get_prog_name`,
+//! kernel/bpf/core.c, 6.12), and the tag leads to it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{self, BufRead, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::programs::{ProgramInfo, loaded_programs};
+
+use super::table::{Program, Size, Sizes};
+
+/// The commands whose programs differ: `report` shows no arguments.
+const MODES: [&str; 2] = ["live", "report"];
+/// What the tracer's COMMAND says once tracing has begun; it then waits for its input to end.
+const TRACING: &str = "tracing";
+
+/// The programs that `tracer` loads with a backend, by both commands.
+///
+/// # Errors
+///
+/// When the tracer can't be run with it, or when the kernel doesn't tell.
+pub(super) fn measure(tracer: &Path, backend: &str) -> Result<Sizes> {
+    let mut all = Sizes::new();
+    for mode in MODES {
+        for (name, size) in of_mode(tracer, backend, mode)? {
+            let [backend, mode] = [backend, mode].map(str::to_owned);
+            all.insert(Program { backend, mode, name }, size);
+        }
+    }
+    Ok(all)
+}
+
+fn of_mode(tracer: &Path, backend: &str, mode: &str) -> Result<BTreeMap<String, Size>> {
+    let mut child = Command::new(tracer)
+        .args([mode, "-o", "json", "--backend", backend, "--"])
+        .args(["/bin/sh", "-c", &format!("echo {TRACING}; read line")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        // Its COMMAND's output, too.
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {}", tracer.display()))?;
+    let mut stderr = BufReader::new(child.stderr.take().context("no standard error")?);
+    let sizes = when_tracing(&mut stderr, child.id());
+    // Its COMMAND ends, and with it the tracer, which may still have something to say.
+    drop(child.stdin.take());
+    io::copy(&mut stderr, &mut io::sink())?;
+    let status = child.wait()?;
+    let sizes = sizes.with_context(|| format!("{mode} --backend {backend}"))?;
+    ensure!(status.success(), "{mode} --backend {backend} ended with {status}");
+    Ok(sizes)
+}
+
+fn when_tracing(stderr: &mut impl BufRead, tracer: u32) -> Result<BTreeMap<String, Size>> {
+    let mut said = Vec::new();
+    for line in stderr.lines() {
+        let line = line?;
+        if line == TRACING {
+            return sizes_of(tracer);
+        }
+        said.push(line);
+    }
+    bail!("the tracer does not start: {}", said.join("\n"))
+}
+
+/// The programs that a process has descriptors of.
+fn sizes_of(pid: u32) -> Result<BTreeMap<String, Size>> {
+    let own = programs_of(pid)?;
+    // Others may be unloaded while we ask; what is lacking of the tracer's shows below.
+    let loaded = loaded_programs().filter_map(Result::ok);
+    let loaded: Vec<_> = loaded.filter(|program| own.contains(&program.id())).collect();
+    ensure!(loaded.len() == own.len(), "the kernel does not tell of all programs {own:?}");
+    let names = names(&fs::read("/proc/kallsyms").context("cannot read /proc/kallsyms")?);
+    let mut by_tag: BTreeMap<u64, Vec<&ProgramInfo>> = BTreeMap::new();
+    for program in &loaded {
+        by_tag.entry(program.tag()).or_default().push(program);
+    }
+    let mut sizes = BTreeMap::new();
+    for (tag, programs) in by_tag {
+        let named = names.get(&tag).with_context(|| {
+            format!("no symbol of program {tag:016x}: is net.core.bpf_jit_kallsyms 0?")
+        })?;
+        // The same instructions have the same tag; which is which makes no difference then.
+        ensure!(named.len() == programs.len(), "{named:?} are {} programs", programs.len());
+        for (name, program) in named.iter().zip(programs) {
+            let verified = program.verified_instruction_count();
+            sizes.insert(name.clone(), Size { verified, jited: program.size_jitted() });
+        }
+    }
+    ensure!(sizes.len() == loaded.len(), "programs have the same names: {:?}", sizes.keys());
+    Ok(sizes)
+}
+
+fn programs_of(pid: u32) -> Result<BTreeSet<u32>> {
+    let folder = format!("/proc/{pid}/fdinfo");
+    let mut ids = BTreeSet::new();
+    for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {folder}"))? {
+        // One that was closed in the meantime is no program.
+        let Ok(info) = fs::read_to_string(entry?.path()) else { continue };
+        // Descriptors of links tell of programs, too, but not of their types.
+        if info.lines().any(|line| line.starts_with("prog_type:")) {
+            let id = info.lines().find_map(|line| line.strip_prefix("prog_id:"));
+            ids.insert(id.context("a program without a number")?.trim().parse()?);
+        }
+    }
+    Ok(ids)
+}
+
+/// The names of all programs, by tag. A line is `ADDRESS TYPE bpf_prog_TAG_NAME [bpf]`.
+fn names(symbols: &[u8]) -> BTreeMap<u64, BTreeSet<String>> {
+    let mut names: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
+    for line in String::from_utf8_lossy(symbols).lines() {
+        let symbol = line.split_whitespace().nth(2);
+        let parts = symbol.and_then(|symbol| symbol.strip_prefix("bpf_prog_")?.split_once('_'));
+        if let Some((tag, name)) = parts
+            && line.ends_with("[bpf]")
+            && let Ok(tag) = u64::from_str_radix(tag, 16)
+        {
+            names.entry(tag).or_default().insert(name.to_owned());
+        }
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn symbols_name_programs() {
+        let symbols = b"ffffffff814cf3b0 T bpf_prog_alloc\n\
+            ffffffffc0025b94 t bpf_prog_b8efefdfab99040e_process_exit\t[bpf]\n\
+            ffffffffc0029324 t bpf_prog_640092533bafd9af_sys_exit\t[bpf]\n\
+            ffffffffc0029324 t bpf_prog_640092533bafd9af_sys_exit\t[bpf]\n\
+            ffffffffc0029999 t bpf_trampoline_1\t[bpf]\n";
+        let names = names(symbols);
+        let of = |tag| names[&tag].iter().map(String::as_str).collect::<Vec<_>>();
+        assert_eq!(of(0xb8ef_efdf_ab99_040e), ["process_exit"]);
+        assert_eq!(of(0x6400_9253_3baf_d9af), ["sys_exit"]);
+        assert_eq!(names.len(), 2);
+    }
+}

@@ -1,0 +1,181 @@
+//! `cargo xtask budget`: how large the kernel's programs are, against what is stored.
+//!
+//! | module | its job |
+//! | --- | --- |
+//! | [`measure`] | asks the running kernel about a running tracer's programs |
+//! | [`table`] | what is stored, and the comparison: pure |
+//!
+//! Invariant: the stored figures are those of the released build of the kernel side, and come from
+//! running tracers alone.
+
+mod measure;
+mod table;
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{build, vm};
+use table::{Kernel, Program, Size, Sizes, Table};
+
+/// Where the table is, in the workspace.
+const FILE: &str = "xtask/budget.txt";
+/// The table as it was when this was built: machines have no workspace.
+const STORED: &str = include_str!("../../budget.txt");
+/// The backends, each of which a kernel may refuse.
+const BACKENDS: [&str; 2] = ["function", "syscall"];
+/// Before each line of [`Budget::Measure`].
+const MARK: &str = "size";
+
+/// What to do.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub(crate) enum Budget {
+    /// Compare the programs of this kernel with the table (needs root)
+    Check {
+        /// With this backend of the tracer
+        #[arg(long, value_parser = BACKENDS, default_value = "syscall")]
+        backend: String,
+    },
+    /// Print the sizes of the programs of this kernel, with each backend that it has (needs root)
+    Measure,
+    /// Measure on this kernel and in emulated machines, and write the table (needs root)
+    Update {
+        /// Only on the kernels of these suites of Debian, and on this one
+        #[arg(long, value_name = "SUITE", value_parser = vm::SUITES)]
+        suite: Vec<String>,
+    },
+}
+
+/// Runs `cargo xtask budget`.
+pub(crate) fn main(what: &Budget) -> Result<ExitCode> {
+    match what {
+        Budget::Check { backend } => check(backend),
+        Budget::Measure => measure_all().map(|()| ExitCode::SUCCESS),
+        Budget::Update { suite } => update(suite).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// The tracer: `IPC_TRACE_BIN`, or what is built now.
+fn tracer() -> Result<PathBuf> {
+    match env::var_os("IPC_TRACE_BIN") {
+        Some(path) => Ok(path.into()),
+        None => Ok(build::everything(&build::workspace_root()?, false)?.program().to_owned()),
+    }
+}
+
+fn running_kernel() -> Result<Kernel> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    release.parse()
+}
+
+fn check(backend: &str) -> Result<ExitCode> {
+    let kernel = running_kernel()?;
+    let stored: Table = STORED.parse().with_context(|| format!("cannot read {FILE}"))?;
+    let measured = measure::measure(&tracer()?, backend)?;
+    let comparison = stored.compare(kernel, backend, &measured);
+    if !comparison.known {
+        eprintln!(
+            "note: {FILE} lacks kernel {kernel} with --backend {backend}: its programs are held to the \
+             largest sizes of all kernels there"
+        );
+    }
+    for problem in &comparison.problems {
+        eprintln!("kernel {kernel}: {problem}");
+    }
+    if comparison.problems.is_empty() {
+        println!("{} programs are within {FILE}", measured.len());
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("if that is as it should be, run:\n    cargo xtask budget update");
+    Ok(ExitCode::FAILURE)
+}
+
+/// Prints a line `size KERNEL BACKEND MODE NAME SIZE` for each program.
+fn measure_all() -> Result<()> {
+    let (kernel, tracer) = (running_kernel()?, tracer()?);
+    for backend in BACKENDS {
+        match measure::measure(&tracer, backend) {
+            Ok(sizes) => {
+                for (Program { backend, mode, name }, size) in sizes {
+                    println!("{MARK} {kernel} {backend} {mode} {name} {size}");
+                }
+            }
+            Err(error) => eprintln!("note: kernel {kernel} has no sizes for the table: {error:#}"),
+        }
+    }
+    Ok(())
+}
+
+fn update(suites: &[String]) -> Result<()> {
+    let root = build::workspace_root()?;
+    let built = build::everything(&root, false)?;
+    let output = Command::new(env::current_exe()?)
+        .args(["budget", "measure"])
+        .env("IPC_TRACE_BIN", built.program())
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .context("cannot measure on this kernel")?;
+    if !output.status.success() {
+        bail!("measuring on this kernel ended with {}; the messages above say why", output.status);
+    }
+    let mut outputs = vec![String::from_utf8_lossy(&output.stdout).into_owned()];
+    let words = ["xtask", "budget", "measure"].map(str::to_owned);
+    outputs.extend(vm::outputs(suites, &built, &words)?);
+    let path = root.join(FILE);
+    write(&path, &outputs)?;
+    println!("{} is written", path.display());
+    Ok(())
+}
+
+/// Stores what was measured, and keeps what was not.
+fn write(path: &Path, outputs: &[String]) -> Result<()> {
+    let name = || format!("cannot use {}", path.display());
+    let mut table: Table = fs::read_to_string(path)?.parse().with_context(name)?;
+    for output in outputs {
+        let lines = output.lines().map(str::trim_end);
+        // What else a machine prints is for people.
+        let lines = lines.filter_map(|line| line.strip_prefix(MARK)?.strip_prefix(' '));
+        let all: Vec<_> = lines.map(row).collect::<Result<_>>()?;
+        let (kernel, ..) =
+            all.first().with_context(|| format!("nothing was measured:\n{output}"))?;
+        for backend in BACKENDS {
+            let sizes = all.iter().filter(|(_, program, _)| program.backend == backend);
+            let sizes: Sizes = sizes.map(|(_, program, size)| (program.clone(), *size)).collect();
+            println!("kernel {kernel}: {} programs with --backend {backend}", sizes.len());
+            table.replace(*kernel, backend, sizes);
+        }
+    }
+    fs::write(path, table.to_string()).with_context(name)
+}
+
+fn row(line: &str) -> Result<(Kernel, Program, Size)> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [kernel, backend, mode, name, size] = words.as_slice() else {
+        bail!("{line:?} is no size of a program");
+    };
+    let [backend, mode, name] = [backend, mode, name].map(|word| (*word).to_owned());
+    Ok((kernel.parse()?, Program { backend, mode, name }, size.parse()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stored_table_is_as_it_is_written() {
+        let table: Table = STORED.parse().unwrap();
+        assert_eq!(table.to_string(), STORED);
+    }
+
+    #[test]
+    fn a_line_says_which_program_has_which_size() {
+        let (kernel, program, size) = row("6.12 syscall live sys_exit 4/5").unwrap();
+        assert_eq!((kernel.to_string().as_str(), size.jited), ("6.12", 5));
+        assert_eq!(program.to_string(), "sys_exit of live --backend syscall");
+        assert!(row("6.12 syscall live sys_exit").is_err());
+    }
+}

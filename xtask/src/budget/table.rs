@@ -1,0 +1,313 @@
+//! The stored table: read, written, and compared with what was measured. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+};
+
+use anyhow::{Context as _, bail};
+
+/// What a program may grow by, as a fraction: 20 %.
+const GROWTH: (u64, u64) = (6, 5);
+/// Before the table's first row.
+const HEAD: &str = "\
+# What kernels make of the programs: instructions that the verifier goes through, a slash, and bytes of
+# machine code. `-`: this kernel does not tell; `.`: it was not given the program.
+# `cargo xtask budget update` writes this file; a test fails when a program outgrows it by 20 %.
+";
+
+/// A kernel, by the first two numbers of its release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Kernel(u32, u32);
+
+impl FromStr for Kernel {
+    type Err = anyhow::Error;
+
+    /// `6.12`, also when more follows: `6.12.117-amd64`, `6.12+deb13`.
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(major)), Some(Ok(minor))) => Ok(Self(major, minor)),
+            _ => bail!("{text:?} is no kernel's release"),
+        }
+    }
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{}.{}", self.0, self.1))
+    }
+}
+
+/// Which program, as it is loaded with a backend by a command of the tracer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Program {
+    /// `function` or `syscall`
+    pub(crate) backend: String,
+    /// `live` or `report`
+    pub(crate) mode: String,
+    /// Its function's name
+    pub(crate) name: String,
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} --backend {}", self.name, self.mode, self.backend)
+    }
+}
+
+/// How large a program is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size {
+    /// Instructions that the verifier went through (Linux 5.16 and later)
+    pub(crate) verified: Option<u32>,
+    /// Bytes of machine code
+    pub(crate) jited: u32,
+}
+
+impl FromStr for Size {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let size = || {
+            let (verified, jited) = text.split_once('/')?;
+            let verified = if verified == "-" { None } else { Some(verified.parse().ok()?) };
+            Some(Self { verified, jited: jited.parse().ok()? })
+        };
+        size().with_context(|| format!("{text:?} is no size"))
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verified = self.verified.map_or_else(|| "-".to_owned(), |number| number.to_string());
+        f.pad(&format!("{verified}/{}", self.jited))
+    }
+}
+
+impl Size {
+    /// Which of its figures outgrow `stored`.
+    fn outgrows(self, stored: Self) -> Vec<String> {
+        let figures = [
+            ("verified instructions", self.verified, stored.verified),
+            ("bytes of machine code", Some(self.jited), Some(stored.jited)),
+        ];
+        let (parts, of) = GROWTH;
+        figures
+            .into_iter()
+            .filter_map(|(what, now, stored)| Some((what, now?, stored?)))
+            .filter(|(_, now, stored)| u64::from(*now) * of > u64::from(*stored) * parts)
+            .map(|(what, now, stored)| format!("{now} {what}, {stored} are stored"))
+            .collect()
+    }
+
+    /// The larger one of each figure.
+    fn max(self, other: Self) -> Self {
+        let verified = self.verified.max(other.verified);
+        Self { verified, jited: self.jited.max(other.jited) }
+    }
+}
+
+/// The programs of one backend on one kernel, in both modes.
+pub(crate) type Sizes = BTreeMap<Program, Size>;
+
+/// All that is stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Table(BTreeMap<Program, BTreeMap<Kernel, Size>>);
+
+/// What a comparison came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Comparison {
+    /// Whether the table has this kernel and backend, so that the set of programs was compared, too
+    pub(crate) known: bool,
+    /// What is not as it should be
+    pub(crate) problems: Vec<String>,
+}
+
+impl Table {
+    /// Stores what was measured in place of what is stored of that backend on that kernel.
+    pub(crate) fn replace(&mut self, kernel: Kernel, backend: &str, measured: Sizes) {
+        for (program, sizes) in &mut self.0 {
+            if program.backend == backend {
+                sizes.remove(&kernel);
+            }
+        }
+        for (program, size) in measured {
+            self.0.entry(program).or_default().insert(kernel, size);
+        }
+        self.0.retain(|_, sizes| !sizes.is_empty());
+    }
+
+    /// Compares what was measured. On a kernel that the table lacks, each program is held to the
+    /// largest figures of all kernels.
+    pub(crate) fn compare(&self, kernel: Kernel, backend: &str, measured: &Sizes) -> Comparison {
+        let of_backend = || self.0.iter().filter(|(program, _)| program.backend == backend);
+        let known = of_backend().any(|(_, sizes)| sizes.contains_key(&kernel));
+        let mut problems = Vec::new();
+        for (program, now) in measured {
+            let stored = self.0.get(program).and_then(|sizes| {
+                if known {
+                    sizes.get(&kernel).copied()
+                } else {
+                    sizes.values().copied().reduce(Size::max)
+                }
+            });
+            match stored {
+                None => problems.push(format!("{program} is not in the table")),
+                Some(stored) => problems.extend(
+                    now.outgrows(stored).iter().map(|figure| format!("{program} has {figure}")),
+                ),
+            }
+        }
+        let gone = of_backend().filter(|(program, sizes)| {
+            sizes.contains_key(&kernel) && !measured.contains_key(program)
+        });
+        problems.extend(gone.map(|(program, _)| format!("{program} is in the table, and gone")));
+        Comparison { known, problems }
+    }
+
+    fn kernels(&self) -> BTreeSet<Kernel> {
+        self.0.values().flat_map(|sizes| sizes.keys().copied()).collect()
+    }
+}
+
+impl FromStr for Table {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let mut lines = text.lines().filter(|line| !line.starts_with('#'));
+        let head = lines.next().context("the table has no head")?;
+        let kernels: Vec<Kernel> =
+            head.split_whitespace().skip(3).map(str::parse).collect::<Result<_, _>>()?;
+        let mut table = Self::default();
+        for line in lines {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let [backend, mode, name, cells @ ..] = words.as_slice() else {
+                bail!("{line:?} is no row of the table");
+            };
+            if cells.len() != kernels.len() {
+                bail!("{line:?} has not one size for each kernel");
+            }
+            let [backend, mode, name] = [backend, mode, name].map(|word| (*word).to_owned());
+            let program = Program { backend, mode, name };
+            let mut sizes = BTreeMap::new();
+            for (kernel, cell) in kernels.iter().zip(cells).filter(|(_, cell)| **cell != ".") {
+                sizes.insert(*kernel, cell.parse()?);
+            }
+            if table.0.insert(program, sizes).is_some() {
+                bail!("{line:?} is in the table twice");
+            }
+        }
+        Ok(table)
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kernels = self.kernels();
+        let width = self.0.keys().map(|program| program.name.len()).max().unwrap_or(0);
+        f.write_str(HEAD)?;
+        write!(f, "backend  mode   {:width$}", "program")?;
+        for kernel in &kernels {
+            write!(f, " {kernel:>13}")?;
+        }
+        for (program, sizes) in &self.0 {
+            let Program { backend, mode, name } = program;
+            write!(f, "\n{backend:8} {mode:6} {name:width$}")?;
+            for kernel in &kernels {
+                match sizes.get(kernel) {
+                    Some(size) => write!(f, " {size:>13}")?,
+                    None => write!(f, " {:>13}", ".")?,
+                }
+            }
+        }
+        writeln!(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEW: Kernel = Kernel(6, 12);
+    const OLD: Kernel = Kernel(5, 10);
+
+    fn program(backend: &str, name: &str) -> Program {
+        Program { backend: backend.to_owned(), mode: "live".to_owned(), name: name.to_owned() }
+    }
+
+    fn sizes(all: &[(&str, Option<u32>, u32)]) -> Sizes {
+        let size = |(name, verified, jited): &(&str, Option<u32>, u32)| {
+            (program("syscall", name), Size { verified: *verified, jited: *jited })
+        };
+        all.iter().map(size).collect()
+    }
+
+    fn table() -> Table {
+        let mut table = Table::default();
+        table.replace(NEW, "syscall", sizes(&[("sys_exit", Some(1000), 500), ("b", Some(10), 10)]));
+        table.replace(OLD, "syscall", sizes(&[("sys_exit", None, 700)]));
+        table
+    }
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        let text = table().to_string();
+        assert_eq!(text.parse::<Table>().unwrap(), table());
+        assert!(text.contains("sys_exit         -/700      1000/500\n"), "{text}");
+        assert!(text.contains("b                    .         10/10\n"), "{text}");
+        for bad in ["", "a b c 6.x\n", "a b c 6.1\na b c\n", "a b c 6.1\na b c 5\n"] {
+            assert!(bad.parse::<Table>().is_err(), "{bad:?}");
+        }
+        assert!("a b c 6.1\na b c 1/1\na b c 1/1\n".parse::<Table>().is_err());
+    }
+
+    #[test]
+    fn releases_are_two_numbers() {
+        assert_eq!("6.12.117-amd64".parse::<Kernel>().unwrap(), NEW);
+        assert_eq!("6.12+deb13-cloud".parse::<Kernel>().unwrap(), NEW);
+        assert!("linux".parse::<Kernel>().is_err() && "6".parse::<Kernel>().is_err());
+    }
+
+    #[test]
+    fn growth_by_a_fifth_is_allowed() {
+        let compare = |verified, jited| {
+            let now = sizes(&[("sys_exit", Some(verified), jited), ("b", Some(1), 1)]);
+            table().compare(NEW, "syscall", &now)
+        };
+        assert_eq!(compare(1200, 600), Comparison { known: true, problems: vec![] });
+        let [verified] = compare(1201, 600).problems.try_into().unwrap();
+        assert!(verified.contains("1201 verified instructions, 1000 are stored"), "{verified}");
+        assert_eq!(compare(1201, 601).problems.len(), 2);
+    }
+
+    #[test]
+    fn the_programs_are_those_of_the_table() {
+        let now = sizes(&[("sys_exit", Some(1), 1), ("new", Some(1), 1)]);
+        let Comparison { known, problems } = table().compare(NEW, "syscall", &now);
+        assert!(known);
+        let [new, gone] = problems.try_into().unwrap();
+        assert!(new.contains("new of live --backend syscall is not in the table"), "{new}");
+        assert!(gone.contains("b of live --backend syscall is in the table, and gone"), "{gone}");
+    }
+
+    #[test]
+    fn an_unknown_kernel_is_held_to_the_largest_figures() {
+        let compare = |now: &[_]| table().compare(Kernel(9, 9), "syscall", &sizes(now));
+        let fits = compare(&[("sys_exit", Some(1200), 840)]);
+        assert_eq!(fits, Comparison { known: false, problems: vec![] });
+        assert_eq!(compare(&[("sys_exit", Some(1201), 841)]).problems.len(), 2);
+        assert_eq!(compare(&[("new", Some(1), 1)]).problems.len(), 1);
+        assert!(!table().compare(NEW, "function", &Sizes::new()).known, "nor has it the backend");
+    }
+
+    #[test]
+    fn what_is_measured_again_replaces_what_was() {
+        let mut table = table();
+        table.replace(NEW, "syscall", sizes(&[("new", Some(1), 1)]));
+        let left: Vec<_> = table.0.keys().map(|program| program.name.as_str()).collect();
+        assert_eq!(left, ["new", "sys_exit"]);
+        assert_eq!(table.0[&program("syscall", "sys_exit")].keys().collect::<Vec<_>>(), [&OLD]);
+    }
+}
