@@ -1,8 +1,9 @@
 //! Asks the running kernel how large the programs of a running tracer are.
 //!
 //! A program's own name in the kernel is cut to 15 bytes, and no longer unique then. Its symbol is
-//! not: `bpf_prog_TAG_NAME` has the whole name of the function, from its BTF (`bpf_get_prog_name`,
-//! kernel/bpf/core.c, 6.12), and the tag leads to it.
+//! not: `bpf_prog_TAG_NAME` has the whole name of the function, where the program has BTF, else the cut
+//! one (`bpf_get_prog_name`, kernel/bpf/core.c, 6.12); and the tag leads to it. That names are unique
+//! is checked.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
