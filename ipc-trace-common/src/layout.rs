@@ -92,6 +92,8 @@ const EXE: Need = Need::Optional("the executable's path");
 const QUEUE: Need = Need::Optional("the namespace and name of a queue behind a descriptor");
 const NAMESPACES: Need = Need::Optional("namespaces that no process is in, and their destruction");
 const PROCESS: Need = Need::Optional("the process's other namespaces");
+const HOLDERS: Need =
+    Need::Optional("the namespaces of mapped segments and of open /proc/sysvipc files");
 
 fields! {
     // Registers. x86: arch/x86/include/asm/ptrace.h; arm64: arch/arm64/include/asm/ptrace.h, where
@@ -166,6 +168,17 @@ fields! {
     SbType: Probe, NAMESPACES, [("super_block", "s_type", 0)];
     SbInstances: Probe, NAMESPACES, [("super_block", "s_instances", 0)];
     FsSupers: Probe, NAMESPACES, [("file_system_type", "fs_supers.first", 0)];
+
+    // What a look at what exists reads (`iter/task_file`, `iter/task_vma`).
+    FilePrivate: Probe, HOLDERS, [("file", "private_data", 0)];
+    SeqPrivate: Probe, HOLDERS, [("seq_file", "private", 0)];
+    IpcProcIterNs: Probe, HOLDERS, [("ipc_proc_iter", "ns", 0)];
+    ShmFileId: Probe, HOLDERS, [("shm_file_data", "id", 0)];
+    ShmFileNs: Probe, HOLDERS, [("shm_file_data", "ns", 0)];
+    VmaFile: Probe, HOLDERS, [("vm_area_struct", "vm_file", 0)];
+    VmaStart: Probe, HOLDERS, [("vm_area_struct", "vm_start", 0)];
+    VmaEnd: Probe, HOLDERS, [("vm_area_struct", "vm_end", 0)];
+    InodeLinks: Probe, HOLDERS, [("inode", "i_nlink", 0)];
 }
 
 /// How many fields there are.

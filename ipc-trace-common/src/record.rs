@@ -1,5 +1,6 @@
 //! The records that the kernel side writes: into the event ring ([`Kind::Call`]), the control ring
-//! (all others) and the census ([`Kind::Pending`], [`Kind::Alive`]).
+//! (all others), the census ([`Kind::Pending`], [`Kind::Alive`]) and the survey ([`Kind::Task`],
+//! [`Kind::Descriptor`], [`Kind::Mapping`]).
 //!
 //! A record starts with a [`Header`]. `boot_ns` is `CLOCK_BOOTTIME` in nanoseconds. Parts that a
 //! flag of the header does not vouch for hold whatever was in the ring before.
@@ -31,6 +32,12 @@ pub enum Kind {
     Alive = 8,
     /// The census is complete: a bare [`Header`] with `boot_ns` in an [`EndRecord`]
     End = 9,
+    /// A thread that exists: [`TaskRecord`]
+    Task = 10,
+    /// A descriptor that has to do with an IPC namespace: [`DescriptorRecord`]
+    Descriptor = 11,
+    /// A mapped shared memory segment: [`MappingRecord`]
+    Mapping = 12,
 }
 
 /// What every record starts with.
@@ -287,6 +294,11 @@ pub struct NamespaceRecord {
     pub ns: NsRef,
     /// The kernel's own number; `0`: it has none
     pub ns_id: u64,
+    /// In the census: the device number of its mqueue file system, as the kernel has it (`dev_t`,
+    /// include/linux/kdev_t.h)
+    pub mqueue_dev: u32,
+    /// Padding
+    pub reserved: u32,
 }
 
 /// How a thread got into a namespace.
@@ -407,7 +419,102 @@ pub struct EndRecord {
     pub self_ns_inum: u32,
 }
 
+/// A thread that exists, as a survey finds it.
+#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct TaskRecord {
+    /// No flags
+    pub header: Header,
+    /// When its process started
+    pub start_boot_ns: u64,
+    /// The thread, in the initial pid namespace
+    pub tid: u32,
+    /// Its process
+    pub pid: u32,
+    /// The parent process
+    pub ppid: u32,
+    /// Effective user
+    pub euid: u32,
+    /// Effective group
+    pub egid: u32,
+    /// Inode number of its IPC namespace; `0`: it is ending and in none
+    pub ipc_ns: u32,
+    /// Inode number of its pid namespace; `0`: unknown
+    pub pid_ns: u32,
+    /// Inode number of its mount namespace
+    pub mnt_ns: u32,
+    /// Inode number of its user namespace
+    pub user_ns: u32,
+    /// Padding
+    pub reserved: u32,
+    /// The thread's name, NUL-padded, any bytes
+    pub comm: [u8; 16],
+}
+
+/// What a descriptor is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum DescriptorOf {
+    /// A namespace of any kind: `ino` is its number
+    Namespace = 1,
+    /// A queue, or the root of an mqueue file system
+    Queue = 2,
+    /// A file of `/proc/sysvipc`
+    Sysvipc = 3,
+}
+
+/// A descriptor that has to do with an IPC namespace.
+#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct DescriptorRecord {
+    /// `DETAIL` vouches for the name
+    pub header: Header,
+    /// The file's inode number
+    pub ino: u64,
+    /// The process that has it
+    pub pid: u32,
+    /// The thread of that process through which it was found
+    pub tid: u32,
+    /// Its number
+    pub fd: u32,
+    /// A [`DescriptorOf`]
+    pub of: u32,
+    /// Inode number of the IPC namespace that the file belongs to; `0`: a dead one's
+    pub ipc_ns: u32,
+    /// Links to the file: `0` is a queue that was unlinked
+    pub links: u32,
+    /// Bytes of `name`
+    pub name_len: u32,
+    /// Padding
+    pub reserved: u32,
+    /// The file's name, without a slash but for the root's, any bytes
+    pub name: [u8; NAME_LEN],
+}
+
+/// A mapped shared memory segment.
+#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct MappingRecord {
+    /// No flags
+    pub header: Header,
+    /// Where the mapping starts
+    pub start: u64,
+    /// Where it ends
+    pub end: u64,
+    /// The process that has it
+    pub pid: u32,
+    /// The segment
+    pub shmid: i32,
+    /// Inode number of the segment's IPC namespace
+    pub ipc_ns: u32,
+    /// Padding
+    pub reserved: u32,
+}
+
 const _: () = {
+    assert!(size_of::<TaskRecord>() == 72);
+    assert!(size_of::<DescriptorRecord>() == 48 + NAME_LEN);
+    assert!(size_of::<MappingRecord>() == 40);
     assert!(size_of::<Header>() == 8);
     assert!(size_of::<CallRecord>() == 120);
     assert!(size_of::<SemopPart>() == 64);
@@ -417,7 +524,7 @@ const _: () = {
     assert!(size_of::<QueuePart>() == 88);
     assert!(size_of::<NamePart>() == 24 + 32 + 8 + NAME_LEN);
     assert!(size_of::<ContextRecord>() == 96 + EXE_LEN);
-    assert!(size_of::<NamespaceRecord>() == 32);
+    assert!(size_of::<NamespaceRecord>() == 40);
     assert!(size_of::<MoveRecord>() == 80);
     assert!(size_of::<ExitRecord>() == 32);
     assert!(size_of::<QueueRecord>() == 48 + NAME_LEN);

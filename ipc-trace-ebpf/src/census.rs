@@ -115,7 +115,7 @@ fn list_pending(seq: u64, task: u64) -> bool {
 }
 
 #[inline(always)]
-fn write<T>(seq: u64, record: &T) -> bool {
+pub(crate) fn write<T>(seq: u64, record: &T) -> bool {
     // SAFETY: `seq` came from the iterator's context, and `record` has that many bytes.
     unsafe {
         bpf_seq_write(seq as *mut _, core::ptr::from_ref(record).cast(), size_of::<T>() as u32) == 0
@@ -129,13 +129,13 @@ fn inum(task: u64) -> u32 {
 }
 
 #[inline(always)]
-fn ipc_ns(task: u64) -> u64 {
+pub(crate) fn ipc_ns(task: u64) -> u64 {
     let nsproxy: u64 = kernel(task + context::bytes(Field::TaskNsproxy));
     kernel(nsproxy + context::bytes(Field::NsproxyIpc))
 }
 
 #[inline(always)]
-fn begin(walk: &mut Walk, task: u64) {
+pub(crate) fn begin(walk: &mut Walk, task: u64) {
     // SAFETY: no arguments.
     walk.boot_ns = unsafe { bpf_ktime_get_boot_ns() };
     walk.node = 0;
@@ -158,7 +158,7 @@ fn begin(walk: &mut Walk, task: u64) {
 
 /// Lists the namespaces from where the walk stands. Whether there was room.
 #[inline(always)]
-fn list_namespaces(seq: u64, walk: &mut Walk) -> bool {
+pub(crate) fn list_namespaces(seq: u64, walk: &mut Walk) -> bool {
     let mut node = walk.node;
     for _ in 0..STEP {
         if node == 0 {
@@ -178,6 +178,8 @@ fn list_namespaces(seq: u64, walk: &mut Walk) -> bool {
                 boot_ns: walk.boot_ns,
                 ns: namespaces::listed(kernel(ipc_ns + context::bytes(Field::IpcNsInum))),
                 ns_id: field(ipc_ns, Field::IpcNsId),
+                mqueue_dev: field(sb, Field::SbDev),
+                reserved: 0,
             };
             if !write(seq, &record) {
                 return false;
@@ -192,7 +194,7 @@ fn list_namespaces(seq: u64, walk: &mut Walk) -> bool {
 }
 
 #[inline(always)]
-fn end(seq: u64, walk: &Walk) {
+pub(crate) fn end(seq: u64, walk: &Walk) {
     let flags = if walk.node == 0 { walk.flags } else { flag::TRUNCATED };
     let record = EndRecord {
         header: context::header(Kind::End, flags),

@@ -91,7 +91,7 @@ extern "C" fn send_context(task: u64, pid_tgid: u64, inum: u32, generation: u32)
 /// A field that other programs read with plain loads, read with the helper: what leads here is
 /// not known to the verifier.
 #[inline(always)]
-fn kernel_field<T: Copy + Default>(base: u64, field: Field) -> T {
+pub(crate) fn kernel_field<T: Copy + Default>(base: u64, field: Field) -> T {
     kernel(base + bytes(field))
 }
 
@@ -103,7 +103,7 @@ pub(crate) fn bytes(field: Field) -> u64 {
 
 /// `task_active_pid_ns`: the namespace of the task's innermost number (kernel/pid.c).
 #[inline(always)]
-fn pid_namespace(task: u64) -> u32 {
+pub(crate) fn pid_namespace(task: u64) -> u32 {
     if !exists(Field::TaskThreadPid) || !exists(Field::PidNumbers) || !exists(Field::UpidNs) {
         return 0;
     }

@@ -19,6 +19,7 @@
 //! | [`detail`] | what belongs to one operation: semaphore operations, names, time limits |
 //! | [`moves`] | namespaces entered and made |
 //! | [`census`] | what exists: namespaces, calls that have not returned |
+//! | [`survey`] | who holds what: threads, descriptors, mapped segments |
 //!
 //! Invariant: every return of a wanted call ends in exactly one of the counters `filtered`,
 //! `emitted`, `dropped`, after `seen`.
@@ -45,6 +46,7 @@ mod registers;
 mod slots;
 #[cfg(not(feature = "probe"))]
 mod steady;
+mod survey;
 
 use aya_ebpf::EbpfContext as _;
 

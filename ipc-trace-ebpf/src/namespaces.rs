@@ -128,6 +128,8 @@ fn announce(ipc_ns: u64, inum: u32) -> NsRef {
                 boot_ns: bpf_ktime_get_boot_ns(),
                 ns,
                 ns_id: ns_id(ipc_ns),
+                mqueue_dev: 0,
+                reserved: 0,
             });
         }
         context::submit(record);

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// `MQUEUE_MAGIC`, ipc/mqueue.c
-const MQUEUE_MAGIC: u64 = 0x1980_0202;
+pub(crate) const MQUEUE_MAGIC: u64 = 0x1980_0202;
 
 /// A queue that was met: inode numbers of mqueue file systems come from `get_next_ino` and do not
 /// repeat for 2^32 inodes, so (inode, number) is a queue that was checked before.

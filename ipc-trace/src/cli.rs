@@ -23,6 +23,8 @@ pub enum Command {
     Live(TraceArgs),
     /// Count calls, and show them by namespace in the end
     Report(TraceArgs),
+    /// List the IPC namespaces that exist: who is in them, what is in them, how full they are
+    Ls(LsArgs),
     /// Tell whether tracing works on this host, how, at what cost, and what is missing
     Doctor(DoctorArgs),
     /// Print the JSON schema of what a command prints with -o json
@@ -40,6 +42,8 @@ pub enum SchemaOf {
     Event,
     /// The object that `report` prints
     Report,
+    /// The object that `ls` prints
+    Ls,
     /// The object that `doctor` prints
     Doctor,
 }
@@ -72,6 +76,20 @@ pub struct TraceArgs {
     /// Trace while this command runs, and end with it
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+}
+
+/// Options of `ls`.
+#[derive(Debug, Args)]
+pub struct LsArgs {
+    /// Show this namespace alone, in full: an inode number, `self`, `host`, `pid:PID`
+    #[arg(value_name = "INUM", value_parser = namespace)]
+    pub namespace: Option<NamespaceName>,
+    /// How the output looks
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: OutputFormat,
+    /// Read the kernel's type information (BTF) from this file
+    #[arg(long, value_name = "FILE")]
+    pub btf: Option<PathBuf>,
 }
 
 /// Options of `doctor`.

@@ -9,6 +9,7 @@ pub mod decode;
 pub mod doctor;
 pub mod event;
 pub mod kernel;
+pub mod look;
 pub mod pipeline;
 pub mod run;
 pub mod schema;

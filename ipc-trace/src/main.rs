@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Live(args) => run::run(true, args),
         Command::Report(args) => run::run(false, args),
+        Command::Ls(args) => run::ls::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Schema { of } => {
             output::print(&schema::of(*of)).map(|()| ExitCode::SUCCESS).map_err(RunError::from)

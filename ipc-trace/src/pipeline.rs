@@ -312,6 +312,9 @@ fn read_one(bytes: &[u8]) -> Result<Option<Control>, decode::DecodeError> {
         | Record::Pending(..)
         | Record::Alive(_)
         | Record::End(_)
+        | Record::Task(_)
+        | Record::Descriptor(_)
+        | Record::Mapping(_)
         | Record::Unknown(_) => None,
     })
 }

@@ -4,7 +4,7 @@ use schemars::generate::SchemaSettings;
 
 use crate::{
     cli::SchemaOf,
-    event::{Line, doctor::Doctor, report::Report},
+    event::{Line, doctor::Doctor, ls::Ls, report::Report},
 };
 
 /// The schema, as JSON.
@@ -16,6 +16,7 @@ pub fn of(what: SchemaOf) -> String {
     let schema = match what {
         SchemaOf::Event => generator.into_root_schema_for::<Line<'static>>(),
         SchemaOf::Report => generator.into_root_schema_for::<Report>(),
+        SchemaOf::Ls => generator.into_root_schema_for::<Ls>(),
         SchemaOf::Doctor => generator.into_root_schema_for::<Doctor>(),
     };
     format!("{:#}", schema.to_value())

@@ -14,9 +14,9 @@ pub mod flags;
 use ipc_trace_common::{
     op::{Abi, Code, Op},
     record::{
-        CallRecord, ContextRecord, CtlPart, EndRecord, ExitRecord, Header, Kind, MoveRecord,
-        MsgPart, NamePart, NamespaceRecord, PendingRecord, QueuePart, QueueRecord, QueueRef,
-        Sembuf, SemopPart, VERSION, flag,
+        CallRecord, ContextRecord, CtlPart, DescriptorRecord, EndRecord, ExitRecord, Header, Kind,
+        MappingRecord, MoveRecord, MsgPart, NamePart, NamespaceRecord, PendingRecord, QueuePart,
+        QueueRecord, QueueRef, Sembuf, SemopPart, TaskRecord, VERSION, flag,
     },
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
@@ -66,6 +66,12 @@ pub enum Record<'a> {
     Alive(&'a NamespaceRecord),
     /// The census is complete
     End(&'a EndRecord),
+    /// A thread that exists
+    Task(&'a TaskRecord),
+    /// A descriptor that has to do with an IPC namespace
+    Descriptor(&'a DescriptorRecord),
+    /// A mapped segment
+    Mapping(&'a MappingRecord),
     /// A kind that this version does not know
     Unknown(u8),
 }
@@ -150,6 +156,9 @@ pub fn record(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     const PENDING: u8 = Kind::Pending as u8;
     const ALIVE: u8 = Kind::Alive as u8;
     const END: u8 = Kind::End as u8;
+    const TASK: u8 = Kind::Task as u8;
+    const DESCRIPTOR: u8 = Kind::Descriptor as u8;
+    const MAPPING: u8 = Kind::Mapping as u8;
     Ok(match kind {
         CALL => Record::Call(call(bytes)?),
         CONTEXT => Record::Context(view(bytes, kind)?.0),
@@ -163,6 +172,9 @@ pub fn record(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         }
         ALIVE => Record::Alive(view(bytes, kind)?.0),
         END => Record::End(view(bytes, kind)?.0),
+        TASK => Record::Task(view(bytes, kind)?.0),
+        DESCRIPTOR => Record::Descriptor(view(bytes, kind)?.0),
+        MAPPING => Record::Mapping(view(bytes, kind)?.0),
         other => Record::Unknown(other),
     })
 }
@@ -206,17 +218,20 @@ const fn sembuf(packed: u64) -> Sembuf {
     }
 }
 
-/// Splits what the census wrote into records: they follow one another without gaps.
+/// Splits what an iterator wrote into records: they follow one another without gaps.
 ///
 /// # Errors
 /// The bytes end within a record, or one has another version.
-pub fn census(mut bytes: &[u8], mut each: impl FnMut(Record<'_>)) -> Result<(), DecodeError> {
+pub fn iterated(mut bytes: &[u8], mut each: impl FnMut(Record<'_>)) -> Result<(), DecodeError> {
     while !bytes.is_empty() {
         let one = record(bytes)?;
         let len = match one {
             Record::Pending(..) => size_of::<PendingRecord>(),
             Record::Alive(_) => size_of::<NamespaceRecord>(),
             Record::End(_) => size_of::<EndRecord>(),
+            Record::Task(_) => size_of::<TaskRecord>(),
+            Record::Descriptor(_) => size_of::<DescriptorRecord>(),
+            Record::Mapping(_) => size_of::<MappingRecord>(),
             Record::Call(_)
             | Record::Context(_)
             | Record::Namespace(_)

@@ -6,6 +6,7 @@
 //! | [`value`] | names, keys, flags and other values that have a form of their own in JSON |
 //! | [`args`] | the arguments of each operation |
 //! | [`report`] | the object that `report -o json` prints |
+//! | [`ls`] | the object that `ls -o json` prints |
 //! | [`doctor`] | the object that `doctor -o json` prints |
 //!
 //! Invariant: within `v` 1 no member is renamed or given another type. A value that is not known is
@@ -13,6 +14,7 @@
 
 pub mod args;
 pub mod doctor;
+pub mod ls;
 pub mod report;
 pub mod value;
 

@@ -147,6 +147,21 @@ fn wake_every(ring_bytes: u32, processors: usize) -> u32 {
     1 << every.ilog2()
 }
 
+/// Loads the object, without any program, for iterators alone, which need no rings.
+pub(super) fn load_for_iterators(layout: &Layout, btf: &Btf) -> Result<Ebpf, SessionError> {
+    // A page on every machine.
+    const RING_BYTES: u32 = 1 << 16;
+    let fields = layout.constants();
+    // No field is read with a plain load by an iterator, so this one suits every kernel.
+    EbpfLoader::new()
+        .btf(Some(btf))
+        .override_global("FIELDS", &fields, true)
+        .map_max_entries("EVENTS", RING_BYTES)
+        .map_max_entries("CONTROL", RING_BYTES)
+        .load(PROBE)
+        .map_err(|e| SessionError::Maps(root_cause(&e)))
+}
+
 fn load(
     plan: &Plan,
     flavour: Flavour,
@@ -231,9 +246,9 @@ where
     program.try_into().map_err(|e: ProgramError| describe(&e))
 }
 
-/// The program of the census.
-pub(super) fn iterator(ebpf: &mut Ebpf) -> Result<&mut Iter, String> {
-    program(ebpf, "census")
+/// An iterator's program.
+pub(super) fn iterator<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Iter, String> {
+    program(ebpf, name)
 }
 
 /// A map that stays with the object.

@@ -4,7 +4,7 @@ use std::{fs::File, io, io::Read as _};
 
 use ipc_trace_common::{
     op::{Abi, Op},
-    record::{NsRef, PendingRecord, flag},
+    record::{NamespaceRecord, NsRef, PendingRecord, flag},
 };
 
 use crate::decode::{self, DecodeError, Record};
@@ -18,6 +18,9 @@ pub enum CensusError {
     /// It gave something else.
     #[error("the list of tasks and namespaces is not understood: {0}")]
     Decode(#[from] DecodeError),
+    /// The kernel does not take its program.
+    #[error("the list of tasks and namespaces can't be had: {0}")]
+    Load(String),
     /// It can't be opened.
     #[error("the list of tasks and namespaces can't be opened: {0}")]
     Open(#[from] aya::programs::ProgramError),
@@ -33,6 +36,13 @@ pub struct Alive {
     pub ns: NsRef,
     /// The kernel's own number
     pub ns_id: Option<u64>,
+}
+
+impl From<&NamespaceRecord> for Alive {
+    fn from(record: &NamespaceRecord) -> Self {
+        let NamespaceRecord { ns, ns_id, .. } = *record;
+        Self { ns, ns_id: (ns_id != 0).then_some(ns_id) }
+    }
 }
 
 /// What existed at one moment.
@@ -65,9 +75,9 @@ impl Census {
 
     fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut census = Self::default();
-        decode::census(bytes, |record| match record {
+        decode::iterated(bytes, |record| match record {
             Record::Alive(r) if r.ns.generation != 0 => {
-                census.alive.push(Alive { ns: r.ns, ns_id: (r.ns_id != 0).then_some(r.ns_id) });
+                census.alive.push(r.into());
             }
             Record::Pending(r, op, abi) => census.pending.push((*r, op, abi)),
             Record::End(r) => {
@@ -83,6 +93,9 @@ impl Census {
             | Record::Move(_)
             | Record::Exit(_)
             | Record::Queue(_)
+            | Record::Task(_)
+            | Record::Descriptor(_)
+            | Record::Mapping(_)
             | Record::Unknown(_) => {}
         })?;
         Ok(census)

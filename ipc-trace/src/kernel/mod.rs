@@ -16,6 +16,7 @@
 //! | [`session`] | programs that are attached, their maps and rings |
 //! | [`letgo`] | detaching without waiting for it |
 //! | [`census`] | what exists now: namespaces, calls that have not returned |
+//! | [`survey`] | who holds what now: threads, descriptors, mapped segments |
 //!
 //! Invariant: nothing here knows what an event means or how it is shown.
 
@@ -33,6 +34,7 @@ mod programs;
 pub mod selftest;
 pub mod session;
 mod steady;
+pub mod survey;
 mod trampolines;
 
 use std::{

@@ -87,6 +87,9 @@ pub enum SessionError {
     Census(#[from] CensusError),
 }
 
+/// The program of the census.
+const CENSUS: &str = "census";
+
 fn reasons(reasons: &BTreeMap<&'static str, String>) -> String {
     let texts: Vec<_> = reasons.iter().map(|(name, reason)| format!("{name}: {reason}")).collect();
     texts.join("; ")
@@ -305,7 +308,7 @@ impl Session {
         let Some(btf) = btf.filter(|_| self.census_refused.is_none()) else {
             return Ok(Census::default());
         };
-        let loaded = iterator(&mut self.ebpf)
+        let loaded = iterator(&mut self.ebpf, CENSUS)
             .and_then(|program| program.load("task", btf).map_err(|e| describe(&e)));
         if let Err(reason) = loaded {
             self.census_refused = Some(reason);
@@ -331,7 +334,7 @@ impl Session {
         if self.census_refused.is_some() {
             return Ok(Census::default());
         }
-        let Ok(program) = iterator(&mut self.ebpf) else {
+        let Ok(program) = iterator(&mut self.ebpf, CENSUS) else {
             return Ok(Census::default());
         };
         let link = program.attach()?;

@@ -6,12 +6,14 @@
 //! | [`command`] | COMMAND, its output and its end |
 //! | [`accounts`] | counters, losses and pending calls, as they are shown |
 //! | [`status`] | the line below the others, on a terminal |
+//! | [`ls`] | `ls`, which traces nothing |
 //!
 //! Order at the start: attach, list what exists, open the gate, start COMMAND. Order at the end:
 //! close the gate, empty the rings, list what exists, account.
 
 pub mod accounts;
 pub mod command;
+pub mod ls;
 pub mod setup;
 pub mod status;
 
@@ -62,6 +64,9 @@ pub enum RunError {
     /// COMMAND can't be started.
     #[error(transparent)]
     Command(#[from] command::StartError),
+    /// There is nothing to be seen.
+    #[error(transparent)]
+    Look(#[from] crate::look::LookError),
     /// Output can't go on.
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -83,9 +88,11 @@ impl RunError {
             Self::Setup(error) if error.is_usage() => ExitCode::from(2),
             Self::Command(error) => ExitCode::from(error.status()),
             Self::Output(OutputError::Closed) => ExitCode::SUCCESS,
-            Self::Setup(_) | Self::Session(_) | Self::Output(_) | Self::System { .. } => {
-                ExitCode::FAILURE
-            }
+            Self::Setup(_)
+            | Self::Session(_)
+            | Self::Look(_)
+            | Self::Output(_)
+            | Self::System { .. } => ExitCode::FAILURE,
         }
     }
 }

@@ -240,7 +240,8 @@ fn describe(name: NamespaceName) -> String {
     }
 }
 
-fn inum(name: NamespaceName) -> Result<u32, SetupError> {
+/// The inode number of a namespace that the user named.
+pub(super) fn inum(name: NamespaceName) -> Result<u32, SetupError> {
     let of = |path: &str| {
         features::namespace_inum(Path::new(path)).map_err(|error| SetupError::Namespace {
             name: describe(name),

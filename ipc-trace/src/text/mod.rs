@@ -13,6 +13,7 @@
 //! | [`footer`] | the line that is rewritten below the others |
 //! | [`flow`] | words onto lines of a width, and tables |
 //! | [`report`] | `report`, namespace by namespace |
+//! | [`ls`] | `ls`: what exists, by namespace |
 //! | [`doctor`] | `doctor`: the verdict, what is wrong, how things stand |
 //!
 //! Invariant: these are functions from values to text. They know no file, clock, terminal or kernel;
@@ -27,6 +28,7 @@ pub mod escape;
 pub mod flow;
 pub mod footer;
 pub mod line;
+pub mod ls;
 pub mod report;
 pub mod style;
 pub mod summary;

@@ -1,0 +1,269 @@
+//! What only a thread inside of a namespace sees: objects and limits.
+//!
+//! Invariant: the thread that enters namespaces does nothing else and ends with its work, and each
+//! descriptor of it is closed before it goes on to the next namespace: nothing of it keeps one alive
+//! longer than the look at it takes.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io,
+    os::{
+        fd::{FromRawFd as _, OwnedFd},
+        unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    },
+    path::PathBuf,
+};
+
+use ipc_trace_common::op::Family;
+use nix::{errno::Errno, sched::CloneFlags};
+
+use super::{mqueue, sysvipc};
+use crate::event::{
+    ls::{Limit, LimitName, ObjectLook, Unseen, UnseenWhat},
+    value::FamilyName,
+};
+
+/// A way into a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// It is this process's own
+    Own,
+    /// The file of a thread's namespace
+    Thread(u32, u32),
+    /// The kernel's own number of it (Linux 6.18 and later)
+    Id(u64),
+    /// A process's descriptor of it
+    Descriptor(u32, u32),
+    /// Where a process sees it mounted
+    Mount(u32, Vec<u8>),
+}
+
+/// A namespace to look into.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Its inode number
+    pub inum: u32,
+    /// Ways in, the best first
+    pub ways: Vec<Way>,
+}
+
+/// What is inside of a namespace.
+#[derive(Debug, Default)]
+pub struct Inside {
+    /// Objects
+    pub objects: Vec<ObjectLook>,
+    /// Limits; nothing is known yet of how much of them is used
+    pub limits: BTreeMap<LimitName, Limit>,
+    /// Device number of its mqueue file system
+    pub mqueue_dev: Option<libc::dev_t>,
+    /// What could not be seen
+    pub unseen: Vec<Unseen>,
+}
+
+impl Inside {
+    fn fail(&mut self, what: UnseenWhat, reason: impl Into<String>) {
+        self.unseen.push(Unseen { what, reason: reason.into() });
+    }
+
+    fn closed(reason: &str) -> Self {
+        let all = [UnseenWhat::Sysv, UnseenWhat::Queues, UnseenWhat::Limits];
+        let unseen = all.map(|what| Unseen { what, reason: reason.to_owned() });
+        Self { unseen: unseen.into(), ..Self::default() }
+    }
+}
+
+/// Looks into each of the namespaces. `None`: it was gone.
+///
+/// # Errors
+/// No thread can be started.
+pub fn look(targets: &[Target]) -> io::Result<Vec<Option<Inside>>> {
+    let look = || {
+        // Where the thread is already, it is before it goes anywhere else.
+        let mut order: Vec<_> = targets.iter().enumerate().collect();
+        order.sort_by_key(|(_, target)| !target.ways.contains(&Way::Own));
+        let mut found: Vec<_> = order.into_iter().map(|(at, one)| (at, look_into(one))).collect();
+        found.sort_by_key(|(at, _)| *at);
+        found.into_iter().map(|(_, inside)| inside).collect()
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("look".to_owned());
+        let looking = thread.spawn_scoped(scope, look)?;
+        looking.join().map_err(|_| io::Error::other("the thread that looks into namespaces failed"))
+    })
+}
+
+fn look_into(target: &Target) -> Option<Inside> {
+    // As long as there is a way in whose failure says that the namespace is there.
+    let mut refused = None;
+    for way in &target.ways {
+        match enter(target.inum, way) {
+            Ok(true) => return Some(read()),
+            Ok(false) => {}
+            Err(error) => refused = refused.or(Some(error)),
+        }
+    }
+    match refused {
+        Some(error) => Some(Inside::closed(&format!("it can't be entered: {error}"))),
+        None if target.ways.is_empty() => Some(Inside::closed(NO_WAY)),
+        None => None,
+    }
+}
+
+/// Why a namespace can't be entered that the kernel lists.
+const NO_WAY: &str =
+    "nothing that it could be entered by is to be seen; Linux 6.18 and later can do without";
+
+/// Moves this thread into the namespace. `false`: by this way there is no such namespace any more.
+fn enter(inum: u32, way: &Way) -> io::Result<bool> {
+    let opened = match way {
+        Way::Own => return Ok(true),
+        Way::Thread(pid, tid) => open(format!("/proc/{pid}/task/{tid}/ns/ipc").into()),
+        Way::Id(id) => open_by_id(*id, inum),
+        Way::Descriptor(pid, fd) => open(format!("/proc/{pid}/fd/{fd}").into()),
+        Way::Mount(pid, point) => {
+            let mut path = PathBuf::from(format!("/proc/{pid}/root"));
+            let point = point.strip_prefix(b"/").unwrap_or(point);
+            path.push(std::ffi::OsStr::from_bytes(point));
+            open(path)
+        }
+    };
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if is_gone(&error) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    // What was there a moment ago may have given way to another one.
+    if file.metadata()?.ino() != u64::from(inum) {
+        return Ok(false);
+    }
+    nix::sched::setns(&file, CloneFlags::CLONE_NEWIPC)?;
+    Ok(true)
+}
+
+/// Opens without waiting, whatever took the place of what was meant.
+fn open(path: PathBuf) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    File::options().read(true).custom_flags(flags).open(path)
+}
+
+/// Whether an error says that a process, a descriptor or a namespace is no more.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH | libc::ESTALE | libc::ENOTDIR))
+}
+
+/// `FD_NSFS_ROOT` (include/uapi/linux/fcntl.h), `FILEID_NSFS` (include/linux/exportfs.h).
+const FD_NSFS_ROOT: i32 = -10003;
+const FILEID_NSFS: i32 = 0xf1;
+
+/// `struct file_handle` (include/linux/fs.h) with `struct nsfs_file_handle`
+/// (include/uapi/linux/nsfs.h).
+#[repr(C)]
+struct Handle {
+    bytes: u32,
+    kind: i32,
+    // Two halves: after the head it is not aligned to 8.
+    ns_id: [u32; 2],
+    ns_type: u32,
+    ns_inum: u32,
+}
+
+fn open_by_id(id: u64, inum: u32) -> io::Result<File> {
+    let [a, b, c, d, e, f, g, h] = id.to_ne_bytes();
+    let mut handle = Handle {
+        bytes: 16,
+        kind: FILEID_NSFS,
+        ns_id: [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])],
+        ns_type: libc::CLONE_NEWIPC as u32,
+        ns_inum: inum,
+    };
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+    // SAFETY: the handle is as long as it says.
+    let fd =
+        unsafe { libc::syscall(libc::SYS_open_by_handle_at, FD_NSFS_ROOT, &raw mut handle, flags) };
+    let fd = Errno::result(fd)?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+    Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd as i32) }))
+}
+
+/// Reads everything of the namespace that this thread is in.
+fn read() -> Inside {
+    let mut inside = Inside::default();
+    for kind in [Family::Shm, Family::Sem, Family::Msg] {
+        // It is of the namespace that the thread is in when it opens it (sysvipc_proc_open).
+        let path = format!("/proc/sysvipc/{}", kind.name());
+        let parsed = fs::read_to_string(&path).map_err(|e| e.to_string());
+        match parsed.and_then(|table| sysvipc::parse(kind, &table)) {
+            Ok(objects) => inside.objects.extend(objects),
+            Err(reason) => {
+                inside.fail(UnseenWhat::Sysv, format!("{path} can't be read: {reason}"));
+            }
+        }
+    }
+    for object in &mut inside.objects {
+        if object.kind == FamilyName(Family::Msg) {
+            object.size = object.id.and_then(queue_bytes);
+        }
+    }
+    match mqueue::queues() {
+        Ok((queues, device)) => {
+            inside.objects.extend(queues);
+            inside.mqueue_dev = Some(device);
+        }
+        Err(error) => {
+            let reason = match error.raw_os_error() {
+                Some(libc::EPERM) => "listing queues needs CAP_SYS_ADMIN".to_owned(),
+                _ => format!("its queues can't be listed: {error}"),
+            };
+            inside.fail(UnseenWhat::Queues, reason);
+        }
+    }
+    limits(&mut inside);
+    inside
+}
+
+/// `msg_qbytes` of a queue, for which `/proc/sysvipc/msg` has no column.
+fn queue_bytes(id: i32) -> Option<u64> {
+    let mut status = std::mem::MaybeUninit::<libc::msqid_ds>::zeroed();
+    // SAFETY: there is room for the status of a queue.
+    let ret = unsafe { libc::msgctl(id, libc::IPC_STAT, status.as_mut_ptr()) };
+    // SAFETY: zeros are a status too.
+    let status = unsafe { status.assume_init() };
+    (ret == 0).then_some(status.msg_qbytes)
+}
+
+/// Files of `/proc/sys`, and the limits in each, in order: each file shows those of the namespace
+/// that the reading thread is in (ipc/ipc_sysctl.c, ipc/mq_sysctl.c).
+const FILES: [(&str, &[LimitName]); 12] = [
+    ("kernel/shmmni", &[LimitName::Shmmni]),
+    ("kernel/shmall", &[LimitName::Shmall]),
+    ("kernel/shmmax", &[LimitName::Shmmax]),
+    ("kernel/sem", &[LimitName::Semmsl, LimitName::Semmns, LimitName::Semopm, LimitName::Semmni]),
+    ("kernel/msgmni", &[LimitName::Msgmni]),
+    ("kernel/msgmnb", &[LimitName::Msgmnb]),
+    ("kernel/msgmax", &[LimitName::Msgmax]),
+    ("fs/mqueue/queues_max", &[LimitName::QueuesMax]),
+    ("fs/mqueue/msg_max", &[LimitName::MsgMax]),
+    ("fs/mqueue/msgsize_max", &[LimitName::MsgsizeMax]),
+    ("fs/mqueue/msg_default", &[LimitName::MsgDefault]),
+    ("fs/mqueue/msgsize_default", &[LimitName::MsgsizeDefault]),
+];
+
+fn limits(inside: &mut Inside) {
+    for (file, names) in FILES {
+        let path = format!("/proc/sys/{file}");
+        match fs::read_to_string(&path) {
+            Ok(text) => {
+                for (name, value) in names.iter().zip(text.split_whitespace()) {
+                    if let Ok(limit) = value.parse() {
+                        inside.limits.insert(*name, Limit { limit, used: None });
+                    }
+                }
+            }
+            Err(error) => {
+                inside.fail(UnseenWhat::Limits, format!("{path} can't be read: {error}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! A look at what exists: all IPC namespaces, who holds them, their objects and limits. Nothing is
+//! traced for it.
+//!
+//! | module | its job |
+//! | --- | --- |
+//! | [`found`] | who holds what, from whichever source |
+//! | [`procfs`] | who holds what, as `/proc` shows it |
+//! | [`inside`] | what only a thread inside of a namespace sees: objects and limits |
+//! | [`sysvipc`] | the tables of `/proc/sysvipc`: pure |
+//! | [`mqueue`] | the queues of a namespace |
+//! | [`lines`] | lines of mountinfo and maps files: pure |
+//! | [`assemble`] | all of it together, by namespace: pure |
+//!
+//! Order: who holds what comes first, the namespaces are entered afterwards. What was there first and
+//! has gone then is left out.
+//!
+//! Invariant: what exists is the same before and after: no object is used, no namespace outlives the
+//! look because of it, no file is mounted where another process could see it.
+
+pub mod assemble;
+pub mod found;
+pub mod inside;
+pub mod lines;
+pub mod mqueue;
+pub mod procfs;
+pub mod sysvipc;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use crate::{
+    event::{
+        VERSION,
+        ls::{DescriptorOf, Ls, NamespaceLook},
+        value::Time,
+    },
+    kernel::{
+        attach,
+        features::{self, System},
+        layout::{KERNEL_BTF, Layout},
+        survey::Survey,
+    },
+};
+use assemble::{MountSeen, Seen};
+use found::{Belongs, Found};
+use inside::{Inside, Target, Way};
+use lines::Mounted;
+use procfs::Procfs;
+
+/// Why there is nothing to be seen.
+#[derive(Debug, thiserror::Error)]
+pub enum LookError {
+    /// The wanted namespace does not exist.
+    #[error(
+        "no IPC namespace has the number {inum}{}; `ipc-trace ls` lists those that exist",
+        if *.complete { "" } else { ", or it can't be seen by this user" }
+    )]
+    NoSuchNamespace {
+        /// Its number
+        inum: u32,
+        /// Whether all were seen
+        complete: bool,
+    },
+    /// The system refused something without which nothing can be seen.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried
+        what: &'static str,
+        /// What it said
+        source: io::Error,
+    },
+}
+
+/// What to look at.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// This namespace alone
+    pub namespace: Option<u32>,
+    /// A file with the kernel's BTF
+    pub btf: Option<PathBuf>,
+}
+
+/// Looks at what exists.
+///
+/// # Errors
+/// The wanted namespace does not exist, or `/proc` can't be read. What else can't be seen is said in
+/// the result.
+pub fn look(options: &Options) -> Result<Ls, LookError> {
+    let system = |what| move |source| LookError::System { what, source };
+    let host = System::read().map_err(system("uname"))?;
+    let time = Time(SystemTime::now());
+    let mut procfs = Procfs::new(Path::new("/proc"));
+    let (mut found, same_numbers) =
+        holders(options, &mut procfs).map_err(system("reading /proc"))?;
+    let mounts = mounts(&mut procfs, &found);
+    found.unseen.extend(procfs.unseen());
+
+    let own = features::namespace_inum(Path::new("/proc/self/ns/ipc"))
+        .map_err(system("/proc/self/ns/ipc"))?;
+    let mut wanted = found.namespaces(&mounts);
+    wanted.insert(own);
+    if let Some(inum) = options.namespace {
+        if !wanted.contains(&inum) {
+            return Err(LookError::NoSuchNamespace { inum, complete: found.complete });
+        }
+        wanted = BTreeSet::from([inum]);
+    }
+    let targets = targets(&wanted, own, &found, &mounts);
+    let looked = inside::look(&targets).map_err(system("looking into namespaces"))?;
+    let mut insides: BTreeMap<u32, Inside> = targets
+        .iter()
+        .zip(looked)
+        .filter_map(|(target, inside)| Some((target.inum, inside?)))
+        .collect();
+    if let Some(inum) = options.namespace
+        && insides.is_empty()
+    {
+        return Err(LookError::NoSuchNamespace { inum, complete: found.complete });
+    }
+    unlinked(&found, &mut insides);
+
+    let (complete, unseen) = (found.complete, std::mem::take(&mut found.unseen));
+    let mut namespaces = Seen { found, mounts, insides, page: page() }.namespaces();
+    if same_numbers {
+        for process in namespaces.iter_mut().flat_map(|ns: &mut NamespaceLook| &mut ns.processes) {
+            process.exe = procfs.executable(process.pid);
+        }
+    }
+    Ok(Ls { v: VERSION, host: host.host, kernel: host.kernel, time, complete, unseen, namespaces })
+}
+
+fn page() -> u64 {
+    match nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE) {
+        Ok(Some(page)) => u64::try_from(page).unwrap_or(4096),
+        Ok(None) | Err(_) => 4096,
+    }
+}
+
+/// Who holds what: by the kernel side's lists, and where it can't list something, by `/proc`.
+/// Whether processes have the same numbers in both.
+fn holders(options: &Options, procfs: &mut Procfs) -> io::Result<(Found, bool)> {
+    let mut found = Found::default();
+    let mut survey = match survey(options) {
+        Ok(survey) => Some(survey),
+        Err(reason) => {
+            found.unseen.push(format!(
+                "namespaces that no process is to be seen in, and open files of /proc/sysvipc: {reason}"
+            ));
+            None
+        }
+    };
+    let mut same_numbers = true;
+    let tasks = survey.as_mut().map(|survey| survey.tasks());
+    let listed = match tasks {
+        Some(Ok(tasks)) => {
+            same_numbers = tasks.self_pid == std::process::id();
+            if !same_numbers {
+                found.unseen.push(
+                    "processes outside of the pid namespace that this process is in".to_owned(),
+                );
+            }
+            found.add_tasks(&tasks);
+            true
+        }
+        Some(Err(error)) => {
+            found.unseen.push(format!("namespaces that no process is to be seen in: {error}"));
+            false
+        }
+        None => false,
+    };
+    let descriptors = survey.as_mut().and_then(|survey| match survey.descriptors() {
+        Ok(descriptors) => Some(descriptors),
+        Err(error) => {
+            found.unseen.push(format!("open files of /proc/sysvipc: {error}"));
+            None
+        }
+    });
+    let mappings = survey.as_mut().and_then(|survey| {
+        survey
+            .mappings()
+            .inspect_err(|error| log::info!("mappings are read from /proc: {error}"))
+            .ok()
+    });
+    // Lets go of programs and maps, which nothing needs any more.
+    drop(survey);
+    found.add_descriptors(descriptors.as_deref().unwrap_or_default());
+    found.add_mappings(mappings.as_deref().unwrap_or_default());
+    if !listed || descriptors.is_none() || mappings.is_none() {
+        for pid in procfs.processes()? {
+            if !listed {
+                procfs.threads(pid, &mut found);
+            }
+            if descriptors.is_none() {
+                procfs.descriptors(pid, &mut found);
+            }
+            if mappings.is_none() {
+                procfs.mappings(pid, &mut found);
+            }
+        }
+    }
+    Ok((found, same_numbers))
+}
+
+/// Loads the iterators.
+fn survey(options: &Options) -> Result<Survey, String> {
+    features::check_capabilities(Path::new("/proc")).map_err(|e| e.to_string())?;
+    if let Err(error) = attach::lift_memory_lock_limit() {
+        log::info!("the limit on locked memory can't be lifted: {error}");
+    }
+    let btf = options.btf.as_deref().unwrap_or(Path::new(KERNEL_BTF));
+    let layout = Layout::from_file(btf).map_err(|e| e.to_string())?;
+    Survey::load(&layout).map_err(|e| e.to_string())
+}
+
+/// The mounts of IPC in every mount namespace that a process is in.
+fn mounts(procfs: &mut Procfs, found: &Found) -> Vec<MountSeen> {
+    // Processes that share a mount namespace and are to be asked about it until one sees all of it.
+    const ASKED: usize = 8;
+    let mut views: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+    for thread in &found.threads {
+        if let Some(mnt) = thread.ns.mnt {
+            views.entry(mnt).or_default().insert(thread.pid);
+        }
+    }
+    let mut seen = Vec::new();
+    for (mnt_ns, pids) in views {
+        let mut asked = pids.iter().take(ASKED).copied();
+        let pid = asked.find(|pid| procfs.sees_all_mounts(*pid)).or_else(|| pids.first().copied());
+        if let Some(pid) = pid {
+            let mounts = procfs.mounts(pid).into_iter();
+            seen.extend(mounts.map(|mount| MountSeen { mnt_ns, pid, mount }));
+        }
+    }
+    seen
+}
+
+/// The ways into each of the namespaces.
+fn targets(wanted: &BTreeSet<u32>, own: u32, found: &Found, mounts: &[MountSeen]) -> Vec<Target> {
+    // As many threads of a namespace as may end before one is found that does not.
+    const THREADS: usize = 4;
+    let mut ways: BTreeMap<u32, Vec<Way>> = wanted.iter().map(|inum| (*inum, Vec::new())).collect();
+    for thread in &found.threads {
+        if let Some(ways) = ways.get_mut(&thread.ipc_ns)
+            && ways.len() < THREADS
+        {
+            ways.push(Way::Thread(thread.pid, thread.tid));
+        }
+    }
+    for (inum, ways) in &mut ways {
+        ways.extend(found.listed.get(inum).and_then(|one| one.ns_id).map(Way::Id));
+    }
+    for descriptor in &found.descriptors {
+        if descriptor.of == DescriptorOf::Namespace
+            && let Belongs::Namespace(inum) = descriptor.belongs
+            && let Some(ways) = ways.get_mut(&inum)
+        {
+            ways.push(Way::Descriptor(descriptor.pid, descriptor.fd));
+        }
+    }
+    for MountSeen { pid, mount, .. } in mounts {
+        if let Mounted::Namespace(inum) = mount.of
+            && let Some(ways) = ways.get_mut(&inum)
+        {
+            ways.push(Way::Mount(*pid, mount.point.clone()));
+        }
+    }
+    if let Some(ways) = ways.get_mut(&own) {
+        *ways = vec![Way::Own];
+    }
+    ways.into_iter().map(|(inum, ways)| Target { inum, ways }).collect()
+}
+
+/// Adds queues that no name leads to any more: they exist, and count, as long as they are open.
+fn unlinked(found: &Found, insides: &mut BTreeMap<u32, Inside>) {
+    let mut met = BTreeSet::new();
+    for descriptor in &found.descriptors {
+        let (Some(ino), Belongs::Namespace(inum)) = (descriptor.unlinked, descriptor.belongs)
+        else {
+            continue;
+        };
+        let Some(inside) = insides.get_mut(&inum) else { continue };
+        if !met.insert((inum, ino)) {
+            continue;
+        }
+        let path = format!("/proc/{}/fd/{}", descriptor.pid, descriptor.fd);
+        let flags = libc::O_NONBLOCK;
+        let name = descriptor.name.as_ref().map(|name| name.0.to_vec()).unwrap_or_default();
+        let queue = File::options().read(true).custom_flags(flags).open(path);
+        match queue.and_then(|queue| mqueue::described(&queue, &name)) {
+            Ok(queue) => inside.objects.push(queue),
+            // Closed meanwhile.
+            Err(error) => log::debug!("an unlinked queue can't be asked: {error}"),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The queues of the IPC namespace that a thread is in, by an mqueue file system of its own that is
+//! mounted nowhere.
+
+use std::{
+    ffi::CStr,
+    io,
+    os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd},
+};
+
+use ipc_trace_common::op::Family;
+use nix::{
+    dir::Dir,
+    errno::Errno,
+    fcntl::{OFlag, openat},
+    sys::stat::{FileStat, Mode as CreateMode, fstat},
+};
+
+use crate::event::{
+    ls::ObjectLook,
+    value::{FamilyName, Mode, Text},
+};
+
+/// `FSOPEN_CLOEXEC`, `FSCONFIG_CMD_CREATE`, `FSMOUNT_CLOEXEC` (include/uapi/linux/mount.h)
+const FSOPEN_CLOEXEC: u32 = 1;
+const FSCONFIG_CMD_CREATE: u32 = 6;
+const FSMOUNT_CLOEXEC: u32 = 1;
+
+/// The result of a call that gives a descriptor.
+fn descriptor(ret: libc::c_long) -> io::Result<OwnedFd> {
+    let fd = Errno::result(ret)?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// The root of the mqueue file system of the namespace that this thread is in. The mount is gone
+/// with the descriptor.
+fn root() -> io::Result<OwnedFd> {
+    let name = c"mqueue";
+    // SAFETY: the name is a C string; fsopen reads nothing else.
+    let context =
+        descriptor(unsafe { libc::syscall(libc::SYS_fsopen, name.as_ptr(), FSOPEN_CLOEXEC) })?;
+    let context = context.as_raw_fd();
+    // SAFETY: this command takes neither key nor value.
+    let created = unsafe {
+        libc::syscall(libc::SYS_fsconfig, context, FSCONFIG_CMD_CREATE, 0_usize, 0_usize, 0)
+    };
+    Errno::result(created)?;
+    // SAFETY: numbers alone.
+    let mount =
+        descriptor(unsafe { libc::syscall(libc::SYS_fsmount, context, FSMOUNT_CLOEXEC, 0_u32) })?;
+    // The mount's descriptor can't be read (O_PATH); its root can.
+    Ok(openat(
+        mount,
+        c".",
+        OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+        CreateMode::empty(),
+    )?)
+}
+
+/// The queues of the namespace that this thread is in, and the device number of its mqueue file
+/// system.
+///
+/// # Errors
+/// The file system can't be had or read: without CAP_SYS_ADMIN, above all.
+pub fn queues() -> io::Result<(Vec<ObjectLook>, libc::dev_t)> {
+    let root = root()?;
+    let device = fstat(&root)?.st_dev;
+    let mut objects = Vec::new();
+    let mut directory = Dir::from_fd(root.try_clone()?)?;
+    for entry in directory.iter() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        objects.extend(queue(&root, name)?);
+    }
+    Ok((objects, device))
+}
+
+/// The queue of that name. `None`: it is gone.
+fn queue(root: &OwnedFd, name: &CStr) -> io::Result<Option<ObjectLook>> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    match openat(root, name, flags, CreateMode::empty()) {
+        Ok(queue) => Ok(Some(described(&queue, name.to_bytes())?)),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The queue behind a descriptor. Nothing changes in it by this, its times neither.
+///
+/// # Errors
+/// It can't be asked.
+pub fn described(queue: impl AsFd, name: &[u8]) -> io::Result<ObjectLook> {
+    let queue = queue.as_fd();
+    let FileStat { st_mode, st_uid, st_gid, st_nlink, .. } = fstat(queue)?;
+    let mut attributes = std::mem::MaybeUninit::<libc::mq_attr>::zeroed();
+    // SAFETY: there are no new attributes, and room for the old ones.
+    let asked = unsafe {
+        let none = std::ptr::null::<libc::mq_attr>();
+        libc::syscall(libc::SYS_mq_getsetattr, queue.as_raw_fd(), none, attributes.as_mut_ptr())
+    };
+    Errno::result(asked)?;
+    // SAFETY: the kernel wrote them, and zeros are attributes too.
+    let libc::mq_attr { mq_maxmsg, mq_msgsize, mq_curmsgs, .. } =
+        unsafe { attributes.assume_init() };
+    let number = |value: i64| u64::try_from(value).unwrap_or(0);
+    Ok(ObjectLook {
+        kind: FamilyName(Family::Mq),
+        id: None,
+        key: None,
+        name: Some(Text(name.to_vec().into())),
+        mode: Mode(st_mode & 0o7777),
+        uid: st_uid,
+        gid: st_gid,
+        size: Some(number(mq_maxmsg).saturating_mul(number(mq_msgsize))),
+        messages: Some(number(mq_curmsgs)),
+        max_messages: Some(number(mq_maxmsg)),
+        bytes: None,
+        creator: None,
+        last: None,
+        attached: None,
+        removed: st_nlink == 0,
+    })
+}
