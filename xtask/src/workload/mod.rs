@@ -14,7 +14,9 @@ mod calls;
 mod carried;
 mod churn;
 mod count;
+mod crowd;
 mod demo;
+mod hold;
 mod hostile;
 mod killed;
 mod loops;
@@ -59,6 +61,10 @@ pub(crate) enum Workload {
     SetnsWalk,
     /// Make every operation with distinctive arguments, by every route into the kernel
     ArgsZoo,
+    /// Hold IPC namespaces with objects in every way there is, until standard input ends
+    Hold,
+    /// Be many processes in many namespaces with many objects, until standard input ends
+    Crowd(crowd::Crowd),
     /// Make one shmget call
     #[command(hide = true)]
     OneCall(churn::OneCall),
@@ -82,6 +88,8 @@ pub(crate) fn run(workload: Workload) -> anyhow::Result<()> {
         Workload::CarriedQueue => carried::run(),
         Workload::SetnsWalk => walk::run(),
         Workload::ArgsZoo => zoo::run(),
+        Workload::Hold => hold::run(),
+        Workload::Crowd(options) => crowd::run(&options),
         Workload::OneCall(options) => churn::one_call(&options),
     }
 }

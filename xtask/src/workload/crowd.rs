@@ -1,0 +1,95 @@
+//! `crowd`: many processes in many IPC namespaces with many objects. It reports when all are there,
+//! and waits for the end of its standard input.
+
+use std::io::Read as _;
+
+use anyhow::{Result, ensure};
+use nix::{
+    sys::{
+        resource::{Resource, setrlimit},
+        signal::{Signal, kill},
+        wait::waitpid,
+    },
+    unistd::{ForkResult, fork, pause},
+};
+
+use super::{
+    abi::is_error,
+    book::outcome,
+    calls::Caller,
+    process::{self, Flag},
+};
+
+/// Options of `crowd`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Crowd {
+    /// Namespaces
+    #[arg(long, default_value_t = 10)]
+    namespaces: u32,
+    /// Processes in each
+    #[arg(long, default_value_t = 10)]
+    processes: u32,
+    /// Objects of each of the four kinds in each namespace
+    #[arg(long, default_value_t = 25)]
+    objects: u32,
+}
+
+pub(crate) fn run(options: &Crowd) -> Result<()> {
+    // It counts a user's queues in all namespaces.
+    setrlimit(Resource::RLIMIT_MSGQUEUE, u64::MAX, u64::MAX)?;
+    let caller = Caller::new("home")?;
+    let (ready, mut all) = (Flag::new()?, Vec::new());
+    for _ in 0..options.namespaces {
+        all.push(process::spawn(b"founder", || found(options, &ready))?);
+    }
+    for _ in 0..options.namespaces {
+        ready.wait_long()?;
+    }
+    let pids: Vec<i32> = all.iter().map(|founder| founder.pid.as_raw()).collect();
+    caller.report().fact("founders", pids).print()?;
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    // Each takes its namespace's other processes with it.
+    for founder in &all {
+        kill(founder.pid, Signal::SIGKILL)?;
+    }
+    for founder in &all {
+        waitpid(founder.pid, None)?;
+    }
+    Ok(())
+}
+
+/// Founds a namespace, and stays in it.
+fn found(options: &Crowd, ready: &Flag) -> Result<super::book::Report> {
+    let mut caller = Caller::new("home")?;
+    caller.unshare("crowd")?;
+    let flags = libc::IPC_CREAT | 0o600;
+    for number in 0..options.objects {
+        let key = 0x1c5f_0000 | number as i32;
+        let name = format!("crowd-{number}");
+        let queue = libc::O_CREAT | libc::O_RDWR;
+        let fd = caller.mq_open(name.as_bytes(), queue, 0o600, Some((1, 8)));
+        super::mq::close(fd);
+        for ret in [
+            caller.shmget(key, 4096, flags),
+            caller.semget(key, 1, flags),
+            caller.msgget(key, flags),
+            fd,
+        ] {
+            ensure!(!is_error(ret), "object {number}: {}", outcome(ret));
+        }
+    }
+    for _ in 1..options.processes {
+        // SAFETY: this process has one thread, and the child only waits.
+        if let ForkResult::Child = unsafe { fork() }? {
+            // SAFETY: PR_SET_PDEATHSIG takes a signal number and no address.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+            loop {
+                pause();
+            }
+        }
+    }
+    ready.raise(1)?;
+    loop {
+        pause();
+    }
+}
