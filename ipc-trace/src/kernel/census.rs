@@ -29,6 +29,19 @@ pub enum CensusError {
     Link(#[from] aya::programs::links::LinkError),
 }
 
+/// All that an iterator writes. After a million objects of which it wrote nothing, it wants to be
+/// asked again (`bpf_seq_read`, kernel/bpf/bpf_iter.c: EAGAIN).
+pub(super) fn read_all(mut iterator: File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    loop {
+        match iterator.read_to_end(&mut bytes) {
+            Ok(_) => return Ok(bytes),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// A namespace that exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Alive {
@@ -67,10 +80,8 @@ impl Census {
     ///
     /// # Errors
     /// It can't be read, or what it gave is no census.
-    pub fn read(mut iterator: File) -> Result<Self, CensusError> {
-        let mut bytes = Vec::new();
-        iterator.read_to_end(&mut bytes)?;
-        Ok(Self::from_bytes(&bytes)?)
+    pub fn read(iterator: File) -> Result<Self, CensusError> {
+        Ok(Self::from_bytes(&read_all(iterator)?)?)
     }
 
     fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {

@@ -1,8 +1,6 @@
 //! Who holds what now, as the kernel side's iterators list it: all IPC namespaces and threads,
 //! descriptors that have to do with IPC, mapped segments. Nothing is traced for it.
 
-use std::io::Read as _;
-
 use aya::Ebpf;
 use ipc_trace_common::record::{
     DescriptorRecord, MappingRecord, NamespaceRecord, TaskRecord, flag,
@@ -10,20 +8,17 @@ use ipc_trace_common::record::{
 
 use super::{
     attach::{self, describe, iterator},
-    census::CensusError,
+    census::{CensusError, read_all},
     layout::Layout,
     session::SessionError,
 };
 use crate::decode::{self, Record};
 
-/// A namespace that exists.
-pub type Alive = NamespaceRecord;
-
 /// The threads and namespaces that exist.
 #[derive(Debug, Default)]
 pub struct Tasks {
     /// All IPC namespaces
-    pub namespaces: Vec<Alive>,
+    pub namespaces: Vec<NamespaceRecord>,
     /// Whether these are all
     pub complete: bool,
     /// All threads of the pid namespace that this process is in
@@ -122,9 +117,7 @@ impl Survey {
         let program = iterator(&mut self.ebpf, name).map_err(CensusError::Load)?;
         program.load(kind, &self.btf).map_err(|e| CensusError::Load(describe(&e)))?;
         let link = program.attach()?;
-        let mut file = program.take_link(link)?.into_file()?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        Ok(decode::iterated(&bytes, each)?)
+        let iterator = program.take_link(link)?.into_file()?;
+        Ok(decode::iterated(&read_all(iterator)?, each)?)
     }
 }

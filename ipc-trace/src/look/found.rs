@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use ipc_trace_common::record::{self, DescriptorRecord, MappingRecord, TaskRecord, flag};
+use ipc_trace_common::record::{
+    self, DescriptorRecord, MappingRecord, NamespaceRecord, TaskRecord, flag,
+};
 
 use crate::{
     event::{OtherNs, ls::DescriptorOf, value::Text},
-    kernel::survey::{Alive, Tasks},
+    kernel::survey::Tasks,
 };
 
 /// A namespace that the kernel lists.
@@ -109,8 +111,8 @@ fn device(dev: u32) -> Option<libc::dev_t> {
     (dev != 0).then(|| libc::makedev(dev >> 20, dev & 0xf_ffff))
 }
 
-impl From<&Alive> for Listed {
-    fn from(alive: &Alive) -> Self {
+impl From<&NamespaceRecord> for Listed {
+    fn from(alive: &NamespaceRecord) -> Self {
         Self {
             ns_id: (alive.ns_id != 0).then_some(alive.ns_id),
             mqueue_dev: device(alive.mqueue_dev),

@@ -9,11 +9,12 @@ use anyhow::Context as _;
 use crate::apt::{self, Apt};
 
 /// Names, and packages: those that machines have, too.
-pub(crate) const PROGRAMS: [(&str, &str); 5] = [
+pub(crate) const PROGRAMS: [(&str, &str); 6] = [
     ("strace", "strace"),
     ("stress-ng", "stress-ng"),
     ("ipcmk", "util-linux"),
     ("ipcs", "util-linux"),
+    ("lsns", "util-linux"),
     ("ipcrm", "util-linux"),
 ];
 

@@ -43,6 +43,11 @@ pub(crate) fn run() -> Result<()> {
 }
 
 fn hold(scratch: &Path) -> Result<()> {
+    // Before there is anything that it could inherit.
+    let (done, ready) = (Flag::new()?, Flag::new()?);
+    let path = scratch.join("member");
+    let member = process::spawn(b"member", || member(path, &ready, &done))?;
+    ready.wait()?;
     let home = process::open_namespace()?;
     let mut caller = Caller::new("home")?;
     let mut held = Vec::new();
@@ -75,10 +80,6 @@ fn hold(scratch: &Path) -> Result<()> {
 
     process::enter_namespace(&home)?;
     caller.moved("home")?;
-    let (done, ready) = (Flag::new()?, Flag::new()?);
-    let path = scratch.join("member");
-    let member = process::spawn(b"member", || member(path, &ready, &done))?;
-    ready.wait()?;
     let (told, tell) = std::sync::mpsc::channel();
     let (end, ended) = std::sync::mpsc::channel::<()>();
     let thread = std::thread::spawn(move || thread(&told, &ended));

@@ -13,11 +13,12 @@
 //! | [`bad_days`] | full disks, closed pipes, signals, stuck readers |
 //! | [`doctor`] | what is said of this host and user |
 //! | [`strace`] | what strace sees of the same commands, call by call |
+//! | [`ls`] | what exists, without tracing |
 //! | [`traces_left`] | what is left in the kernel and on disk afterwards: nothing |
 //!
 //! They need root, `/proc`, `/sys` and `/bin/sh`, and nothing else of the machine but the programs
-//! that [`strace`] runs: they also run in virtual machines that have nothing else. No test measures time; those that wait, wait for
-//! something.
+//! that [`strace`] and [`ls`] run: they also run in virtual machines that have nothing else. No test
+//! measures time; those that wait, wait for something.
 
 mod args;
 mod bad_days;
@@ -28,6 +29,7 @@ mod counts;
 mod doctor;
 mod filters;
 mod lines;
+mod ls;
 mod namespaces;
 mod processes;
 mod strace;

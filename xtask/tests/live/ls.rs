@@ -1,0 +1,441 @@
+//! `ls`: what exists, held against what workloads know of it from inside, and against lsns and ipcs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::Command,
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    book::assert_valid,
+    tracer::{
+        Beside, as_user, eventually, ipc_ns_of, list, number, program, scaled, text, workload,
+    },
+};
+
+/// What `ls -o json` prints.
+fn look(arguments: &[&str]) -> Value {
+    let output = program().args(["ls", "-o", "json"]).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stderr), "");
+    let ls = serde_json::from_slice(&output.stdout).unwrap();
+    assert_valid("ls", &[&ls]);
+    ls
+}
+
+/// The workload `hold`, and its report.
+fn hold() -> (Beside, Value) {
+    let mut hold = Beside::start(workload(&["hold"]));
+    let report = serde_json::from_str(&hold.line()).unwrap();
+    (hold, report)
+}
+
+#[track_caller]
+fn namespace<'a>(ls: &'a Value, inum: &Value) -> &'a Value {
+    let found = list(&ls["namespaces"]).iter().find(|namespace| namespace["inum"] == *inum);
+    found.unwrap_or_else(|| panic!("no namespace {inum} in {ls:#}"))
+}
+
+/// A namespace that the workload holds.
+#[track_caller]
+fn held<'a>(report: &'a Value, label: &str) -> &'a Value {
+    list(&report["held"]).iter().find(|held| held["label"] == label).unwrap()
+}
+
+/// Holders without what differs between runs.
+fn holders<'a>(namespace: &'a Value, kind: &str) -> Vec<&'a Value> {
+    list(&namespace["holders"]).iter().filter(|holder| holder["kind"] == kind).collect()
+}
+
+/// `value` has these members.
+#[track_caller]
+fn assert_has(value: &Value, members: &Value) {
+    for (name, member) in members.as_object().unwrap() {
+        assert_eq!(value[name], *member, "{name} of {value:#}");
+    }
+}
+
+/// Whether namespaces can be entered that nothing else names: Linux 6.18 and later.
+fn enters_by_id(namespace: &Value) -> bool {
+    namespace["ns_id"].is_u64()
+}
+
+/// The rows of a table of `/proc/sysvipc`, by its columns' names.
+fn rows(table: &Value) -> Vec<BTreeMap<String, i64>> {
+    let mut lines = table.as_str().unwrap().lines();
+    let names: Vec<&str> = lines.next().unwrap().split_whitespace().collect();
+    let row = |line: &str| {
+        let values = line.split_whitespace().map(|value| value.parse().unwrap());
+        names.iter().map(|name| (*name).to_owned()).zip(values).collect()
+    };
+    lines.map(row).collect()
+}
+
+/// An object as a table has it.
+fn expected(kind: &str, row: &BTreeMap<String, i64>) -> Value {
+    let octal = row["perms"];
+    let mode = octal % 10 + octal / 10 % 10 * 8 + octal / 100 % 10 * 64;
+    let mut object = json!({
+        "kind": kind,
+        "key": format!("{:#010x}", row["key"] as u32),
+        "mode": format!("{mode:04o}"),
+        "uid": row["uid"], "gid": row["gid"],
+        "removed": octal / 1000 % 2 == 1,
+    });
+    let (id, more): (_, &[(&str, &str)]) = match kind {
+        "shm" => ("shmid", &[("size", "size"), ("attached", "nattch")]),
+        "sem" => ("semid", &[("size", "nsems")]),
+        _ => ("msqid", &[("bytes", "cbytes"), ("messages", "qnum")]),
+    };
+    object["id"] = json!(row[id]);
+    for (name, column) in more {
+        object[*name] = json!(row[*column]);
+    }
+    object
+}
+
+/// The objects of `found` are those that were seen from inside.
+fn assert_same_objects(found: &Value, seen: &Value) {
+    for kind in ["shm", "sem", "msg"] {
+        let expected: Vec<_> = rows(&seen[kind]).iter().map(|row| expected(kind, row)).collect();
+        let objects: Vec<_> =
+            list(&found["objects"]).iter().filter(|object| object["kind"] == kind).collect();
+        assert_eq!(objects.len(), expected.len(), "{found:#}\n{seen:#}");
+        for (object, expected) in objects.iter().zip(&expected) {
+            assert_has(object, expected);
+        }
+    }
+}
+
+/// A queue's name as JSON has it.
+fn shown(name: &Value) -> String {
+    let bytes: Vec<u8> = list(name).iter().map(|byte| number(byte) as u8).collect();
+    let chunks = bytes.utf8_chunks().map(|chunk| {
+        let invalid: String = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")).collect();
+        [chunk.valid(), &invalid].concat()
+    });
+    chunks.collect()
+}
+
+#[test]
+fn ls_shows_what_is_to_be_seen_from_inside() {
+    let (hold, report) = hold();
+    let ls = look(&[]);
+    assert_eq!(ls["complete"], true, "{ls:#}");
+    for label in ["descriptor", "mount", "member", "thread"] {
+        let seen = held(&report, label);
+        let found = namespace(&ls, &seen["inum"]);
+        assert_eq!(found["unseen"], json!([]), "{found:#}");
+        assert_same_objects(found, seen);
+    }
+    let member = held(&report, "member");
+    let found = namespace(&ls, &member["inum"]);
+    let queues = list(&found["objects"]).iter().filter(|object| object["kind"] == "mq");
+    let (gone, there): (Vec<&Value>, Vec<_>) =
+        queues.partition(|queue| queue["removed"].as_bool().unwrap());
+    let names: BTreeSet<_> = there.iter().map(|queue| queue["name"].as_str().unwrap()).collect();
+    let expected: BTreeSet<_> = list(&member["queues"]).iter().map(shown).collect();
+    assert_eq!(names, expected.iter().map(String::as_str).collect());
+    assert!(names.contains("\u{1b}[2Jforged\nline\\xff"), "{names:?}");
+    assert_eq!(gone.len(), 1, "{found:#}");
+    assert_eq!(gone[0]["name"], "gone");
+    let jobs = there.iter().find(|queue| queue["name"] == "jobs").unwrap();
+    assert_has(jobs, &json!({"messages": 1, "max_messages": 4, "size": 64}));
+
+    // What counts against a limit, an unlinked queue too.
+    let used = |name: &str| {
+        let limit = &found["limits"][name];
+        (number(&limit["used"]), number(&limit["limit"]))
+    };
+    assert_eq!(used("queues_max"), (3, 3));
+    assert_eq!([used("shmmni").0, used("shmall").0, used("semmni").0], [1, 1, 1]);
+    assert_eq!([used("semmns").0, used("msgmni").0], [7, 1]);
+    let queue = list(&found["objects"]).iter().find(|object| object["kind"] == "msg").unwrap();
+    assert_eq!(queue["size"], found["limits"]["msgmnb"]["limit"]);
+
+    // The member alone, by each of its names.
+    let by_pid = format!("pid:{}", report["member"]);
+    for name in [member["inum"].to_string(), by_pid] {
+        let one = look(&[&name]);
+        assert_eq!(list(&one["namespaces"]).len(), 1);
+        assert_eq!(one["namespaces"][0]["objects"], found["objects"]);
+        let full = program().args(["ls", &name]).output().unwrap();
+        let full = text(&full.stdout);
+        assert!(full.contains(r#""\x1b[2Jforged\nline\xff""#), "{full}");
+        assert!(full.contains("! queues_max: 3 of 3 (100 %)"), "{full}");
+        assert!(!full.contains('\u{1b}'), "{full}");
+    }
+    end(hold);
+}
+
+fn end(hold: Beside) {
+    let (status, _, complaints) = hold.join();
+    assert!(status.success(), "{status}: {complaints}");
+}
+
+#[test]
+fn ls_says_who_holds_a_namespace_that_no_process_is_in() {
+    let (hold, report) = hold();
+    let ls = look(&[]);
+    let of = |label: &str| namespace(&ls, &held(&report, label)["inum"]);
+    let pid = &report["pid"];
+    for label in ["descriptor", "mount", "mapping", "sysvipc"] {
+        let found = of(label);
+        assert_eq!(found["processes"], json!([]), "{label}: {found:#}");
+        assert_eq!(found["host"], false);
+    }
+
+    let by = |found, kind| -> Vec<Value> {
+        let mine = holders(found, kind).into_iter().filter(|holder| holder["pid"] == *pid);
+        mine.cloned().collect()
+    };
+    let [descriptor] = &by(of("descriptor"), "descriptor")[..] else { panic!("{ls:#}") };
+    assert_has(descriptor, &json!({"fd": report["fds"]["namespace"], "of": "namespace"}));
+    assert_has(descriptor, &json!({"pins": true, "comm": "xtask"}));
+
+    let [mount] = holders(of("mount"), "mount")[..] else { panic!("{ls:#}") };
+    assert_has(
+        mount,
+        &json!({"mount_point": report["mount_point"], "of": "namespace", "pins": true}),
+    );
+
+    let [sysvipc] = &by(of("sysvipc"), "descriptor")[..] else { panic!("{ls:#}") };
+    assert_has(sysvipc, &json!({"fd": report["fds"]["sysvipc"], "of": "sysvipc", "name": "sem"}));
+
+    // Where the kernel can't list mappings by namespace (before 5.12), and none of the objects can be
+    // seen, it can't be told whose they are.
+    let mapping = of("mapping");
+    let mappings = by(mapping, "mapping");
+    for mapping in &mappings {
+        assert_has(mapping, &json!({"shmid": 0, "mappings": 2, "bytes": 16384}));
+        assert_eq!(mapping["exact"], true);
+    }
+    let release = nix::sys::utsname::uname().unwrap();
+    let release = release.release().to_str().unwrap();
+    assert_eq!(mappings.len(), usize::from(!release.starts_with("5.10.")), "{mapping:#}");
+
+    for label in ["mapping", "sysvipc"] {
+        let found = of(label);
+        if enters_by_id(found) {
+            assert_eq!(found["unseen"], json!([]));
+            assert_same_objects(found, held(&report, label));
+        } else {
+            // It exists, and what can't be seen of it is said.
+            let unseen = list(&found["unseen"]).iter().map(|one| one["what"].as_str().unwrap());
+            let unseen: BTreeSet<_> = unseen.collect();
+            assert_eq!(unseen, BTreeSet::from(["limits", "queues", "sysv"]), "{found:#}");
+        }
+    }
+
+    let member = of("member");
+    let [process] = list(&member["processes"]) else { panic!("{member:#}") };
+    assert_has(process, &json!({"pid": report["member"], "comm": "member"}));
+    let queues = holders(member, "descriptor");
+    let queues: BTreeSet<_> =
+        queues.iter().map(|holder| holder["name"].as_str().unwrap()).collect();
+    assert_eq!(queues, BTreeSet::from(["gone", "jobs", "\u{1b}[2Jforged\nline\\xff"]));
+    let [mqueue] = holders(member, "mount")[..] else { panic!("{member:#}") };
+    assert_has(
+        mqueue,
+        &json!({"mount_point": held(&report, "member")["mqueue"], "of": "mqueue", "pins": false}),
+    );
+
+    // A process is in each namespace that one of its threads is in.
+    let [process] = list(&of("thread")["processes"]) else { panic!("{ls:#}") };
+    assert_has(process, &json!({"pid": pid, "threads": 1}));
+    end(hold);
+}
+
+/// Lines of a program's output as words.
+fn words(command: &mut Command) -> Vec<Vec<String>> {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", text(&output.stderr));
+    let text = text(&output.stdout);
+    text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
+}
+
+#[test]
+fn ls_agrees_with_lsns_and_ipcs() {
+    let (hold, report) = hold();
+    let lsns = || -> BTreeMap<u64, u64> {
+        let lines = words(Command::new("lsns").args(["-n", "-t", "ipc", "-o", "NS,NPROCS"]));
+        let number = |text: &String| text.parse().unwrap();
+        lines.iter().map(|line| (number(&line[0]), number(&line[1]))).collect()
+    };
+    let before = lsns();
+    let ls = look(&[]);
+    let after = lsns();
+    // Others' namespaces may come and go, and so may processes.
+    let found: BTreeMap<u64, u64> = list(&ls["namespaces"])
+        .iter()
+        .map(|ns| (number(&ns["inum"]), list(&ns["processes"]).len() as u64))
+        .collect();
+    for inum in before.keys().filter(|inum| after.contains_key(inum)) {
+        assert!(found.contains_key(inum), "{inum} is missing: {found:?}");
+    }
+    let member = held(&report, "member");
+    let inum = number(&member["inum"]);
+    assert_eq!((before[&inum], found[&inum]), (1, 1));
+    for label in ["descriptor", "mount", "mapping", "sysvipc"] {
+        assert!(found.contains_key(&number(&held(&report, label)["inum"])), "{label}");
+    }
+    let hosts: Vec<_> = list(&ls["namespaces"]).iter().filter(|ns| ns["host"] == true).collect();
+    assert_eq!(hosts.len(), 1);
+    // PROC_IPC_INIT_INO, include/linux/proc_ns.h
+    assert_eq!(hosts[0]["inum"], 0xefff_ffff_u32);
+
+    // ipcs knows the namespace that it is run in.
+    let ipcs = |kind: &str| {
+        let mut ipcs = Command::new("ipcs");
+        let namespace = std::fs::File::open(format!("/proc/{}/ns/ipc", report["member"])).unwrap();
+        // SAFETY: setns is a system call alone.
+        unsafe {
+            std::os::unix::process::CommandExt::pre_exec(&mut ipcs, move || {
+                nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWIPC)?;
+                Ok(())
+            });
+        }
+        words(ipcs.arg(kind))
+    };
+    let objects = list(&namespace(&ls, &member["inum"])["objects"]);
+    for (option, kind) in [("-m", "shm"), ("-s", "sem"), ("-q", "msg")] {
+        let lines = ipcs(option);
+        let rows: Vec<_> = lines
+            .iter()
+            .filter(|line| line[0..].first().is_some_and(|word| word.starts_with("0x")))
+            .collect();
+        let objects: Vec<_> = objects.iter().filter(|object| object["kind"] == kind).collect();
+        assert_eq!(rows.len(), objects.len(), "{lines:?}");
+        for (row, object) in rows.iter().zip(objects) {
+            // key, id, owner, perms, bytes or nsems or used-bytes, …
+            assert_eq!(object["key"], *row[0]);
+            assert_eq!(object["id"].to_string(), row[1]);
+            assert_eq!(object["mode"].as_str().unwrap(), format!("0{}", row[3]));
+            let amount = if kind == "msg" { &object["bytes"] } else { &object["size"] };
+            assert_eq!(amount.to_string(), row[4]);
+        }
+    }
+    end(hold);
+}
+
+#[test]
+fn ls_keeps_nothing_alive() {
+    let (hold, report) = hold();
+    let mut keys: BTreeSet<String> = BTreeSet::new();
+    for kind in ["shm", "sem"] {
+        for held in list(&report["held"]) {
+            let keyed = rows(&held[kind]).into_iter().filter(|row| row["key"] != 0);
+            keys.extend(keyed.map(|row| format!("{:#010x}", row["key"] as u32)));
+        }
+    }
+    assert!(keys.len() >= 5, "{keys:?}");
+    let ls = look(&[]);
+    let there = |ls: &Value| {
+        let objects = list(&ls["namespaces"]).iter().flat_map(|ns| list(&ns["objects"]));
+        objects.filter(|object| keys.contains(object["key"].as_str().unwrap_or(""))).count()
+    };
+    assert!(there(&ls) >= 3, "{ls:#}");
+    end(hold);
+    // Numbers are given out again, keys are not; a namespace is taken down by a kernel worker.
+    let numbers: BTreeSet<u64> =
+        list(&report["held"]).iter().map(|held| number(&held["inum"])).collect();
+    assert!(eventually(|| {
+        let ls = look(&[]);
+        let alive = list(&ls["namespaces"]).iter();
+        let left = alive
+            .filter(|ns| numbers.contains(&number(&ns["inum"])) && ns["processes"] == json!([]));
+        there(&ls) == 0 && left.count() == 0
+    }));
+}
+
+#[test]
+fn ls_is_whole_however_much_there_is() {
+    let (namespaces, processes, objects) = (scaled(500), 10, 25);
+    let words = [
+        "crowd".to_owned(),
+        format!("--namespaces={namespaces}"),
+        format!("--processes={processes}"),
+        format!("--objects={objects}"),
+    ];
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let mut crowd = Beside::start(workload(&words));
+    let report: Value = serde_json::from_str(&crowd.line()).unwrap();
+    let inums: BTreeSet<u64> =
+        list(&report["founders"]).iter().map(|pid| ipc_ns_of(number(pid) as u32)).collect();
+    assert_eq!(inums.len() as u64, namespaces);
+    let ls = look(&[]);
+    let crowded = list(&ls["namespaces"]).iter().filter(|ns| inums.contains(&number(&ns["inum"])));
+    let mut found = 0;
+    for namespace in crowded {
+        found += 1;
+        assert_eq!(list(&namespace["processes"]).len(), processes, "{namespace:#}");
+        assert_eq!(list(&namespace["objects"]).len(), 4 * objects, "{namespace:#}");
+        assert_eq!(namespace["limits"]["queues_max"]["used"], json!(objects));
+        let distinct: BTreeSet<_> = list(&namespace["objects"])
+            .iter()
+            .map(|object| {
+                (
+                    object["kind"].to_string(),
+                    object["key"].to_string() + &object["name"].to_string(),
+                )
+            })
+            .collect();
+        assert_eq!(distinct.len(), 4 * objects);
+    }
+    assert_eq!(found, namespaces);
+    let shown = program().arg("ls").output().unwrap();
+    let shown = text(&shown.stdout);
+    assert!(inums.iter().all(|inum| shown.contains(&inum.to_string())), "{shown}");
+    end(crowd);
+}
+
+#[test]
+fn ls_shows_nobody_what_there_is_and_says_what_is_missing() {
+    let (hold, report) = hold();
+    let mut nobody = as_user(program().get_program(), 65_534);
+    let output = nobody.args(["ls", "-o", "json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let stderr = text(&output.stderr);
+    assert!(stderr.contains("CAP_BPF"), "{stderr}");
+    let ls: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_valid("ls", &[&ls]);
+    assert_eq!(ls["complete"], false);
+    assert!(!list(&ls["unseen"]).is_empty(), "{ls:#}");
+    // Its own namespace is this test's.
+    let own = namespace(&ls, &json!(ipc_ns_of(std::process::id())));
+    let unseen: Vec<_> = list(&own["unseen"]).iter().map(|one| &one["what"]).collect();
+    assert_eq!(unseen, ["queues"], "{own:#}");
+    assert!(own["limits"]["shmmni"]["used"].is_u64(), "{own:#}");
+    assert!(own["limits"]["queues_max"]["used"].is_null(), "{own:#}");
+
+    let inum = held(&report, "member")["inum"].to_string();
+    let output = as_user(program().get_program(), 65_534).args(["ls", &inum]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("can't be seen by this user"));
+    end(hold);
+}
+
+#[test]
+fn ls_tells_what_the_user_got_wrong() {
+    let run = |argument: &str| {
+        let output = program().args(["ls", argument]).output().unwrap();
+        (output.status.code(), text(&output.stderr))
+    };
+    let (status, stderr) = run("1");
+    assert_eq!(status, Some(1), "{stderr}");
+    assert!(stderr.contains("no IPC namespace has the number 1;"), "{stderr}");
+    for bad in ["nonsense", "-1", "pid:", "99999999999"] {
+        assert_eq!(run(bad).0, Some(2), "{bad}");
+    }
+    let output = program().args(["ls", "-o", "json", "--btf", "/dev/null"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stderr).contains("/dev/null"), "{}", text(&output.stderr));
+    let ls: &Value = &serde_json::from_slice(&output.stdout).unwrap();
+    // Processes are seen all the same.
+    assert_eq!(ls["complete"], false);
+    let own = namespace(ls, &json!(ipc_ns_of(std::process::id())));
+    let pids: BTreeSet<u64> =
+        list(&own["processes"]).iter().map(|one| number(&one["pid"])).collect();
+    assert!(pids.contains(&u64::from(std::process::id())), "{own:#}");
+}
