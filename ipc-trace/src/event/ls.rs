@@ -259,8 +259,8 @@ limits! {
     QueuesMax = "queues_max", "POSIX queues";
     MsgMax = "msg_max", "messages of a POSIX queue";
     MsgsizeMax = "msgsize_max", "bytes of a POSIX message";
-    MsgDefault = "msg_default", "messages of a POSIX queue, by default";
-    MsgsizeDefault = "msgsize_default", "bytes of a POSIX message, by default";
+    MsgDefault = "msg_default", "messages of such a queue, by default";
+    MsgsizeDefault = "msgsize_default", "bytes of such a message, by default";
 }
 
 impl std::fmt::Display for LimitName {

@@ -383,3 +383,6 @@ fn limit_row(name: LimitName, limit: &Limit) -> Row {
 fn is(kind: Family) -> impl Fn(&&ObjectLook) -> bool {
     move |object| object.kind == FamilyName(kind)
 }
+
+#[cfg(test)]
+mod tests;

@@ -140,15 +140,21 @@ impl LsText<'_> {
         if pid_namespaces.len() > 1 {
             title.push(plain(format_args!("of {} pid namespaces", pid_namespaces.len())));
         }
-        title.push(plain(counted(objects.len(), "object", "objects")));
+        if objects.is_empty() && !namespace.unseen.is_empty() {
+            title.push(Span::new(Role::Loss, "objects not seen"));
+        } else {
+            title.push(plain(counted(objects.len(), "object", "objects")));
+        }
         self.paragraph(f, 0, &title)?;
         for one in fullness(namespace).iter().filter(|one| one.is_pressing()) {
             f.write_str("  ")?;
             self.paragraph(f, 2, &[pressing_span(one)])?;
         }
-        for unseen in &namespace.unseen {
+        let mut reasons: Vec<_> = namespace.unseen.iter().map(|unseen| &unseen.reason).collect();
+        reasons.dedup();
+        for reason in reasons {
             f.write_str("  ")?;
-            self.words(f, 2, Role::Loss, &format!("not seen: {}", unseen.reason))?;
+            self.words(f, 2, Role::Loss, &format!("not seen: {reason}"))?;
         }
         self.processes(f, namespace)?;
         self.held(f, namespace)?;
