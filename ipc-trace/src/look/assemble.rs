@@ -75,9 +75,10 @@ struct Members<'a> {
 }
 
 impl Seen {
-    /// The namespaces that were looked into, the host's first, then by number.
+    /// The namespaces that were looked into, the host's first, then by number; and how many mappings
+    /// it can't be told of whose they are.
     #[must_use]
-    pub fn namespaces(mut self) -> Vec<NamespaceLook> {
+    pub fn namespaces(mut self) -> (Vec<NamespaceLook>, u64) {
         let insides = std::mem::take(&mut self.insides);
         let mut all: BTreeMap<u32, NamespaceLook> = BTreeMap::new();
         let mut devices = BTreeMap::new();
@@ -109,14 +110,14 @@ impl Seen {
         self.processes(&mut all);
         self.descriptors(&mut all, &devices);
         self.mounts(&mut all, &devices);
-        self.mappings(&mut all);
+        let unknown = self.mappings(&mut all);
         for namespace in all.values_mut() {
             namespace.holders.sort();
             fill(namespace, self.page);
         }
         let (mut host, others): (Vec<_>, Vec<_>) = all.into_values().partition(|ns| ns.host);
         host.extend(others);
-        host
+        (host, unknown)
     }
 
     fn processes(&self, all: &mut BTreeMap<u32, NamespaceLook>) {
@@ -197,12 +198,16 @@ impl Seen {
         }
     }
 
-    fn mappings(&self, all: &mut BTreeMap<u32, NamespaceLook>) {
+    fn mappings(&self, all: &mut BTreeMap<u32, NamespaceLook>) -> u64 {
+        let mut unknown = 0;
         let comms = self.comms();
         let mut sums: BTreeMap<(u32, u32, i32, bool), (u32, u64)> = BTreeMap::new();
         for mapping in &self.found.mappings {
             let inum = mapping.ipc_ns.or_else(|| self.guess(mapping, all));
-            let Some(inum) = inum else { continue };
+            let Some(inum) = inum else {
+                unknown += 1;
+                continue;
+            };
             let key = (inum, mapping.pid, mapping.shmid, mapping.ipc_ns.is_some());
             let (count, bytes) = sums.entry(key).or_default();
             *count += 1;
@@ -213,10 +218,11 @@ impl Seen {
             let comm = comms.get(&pid).copied().cloned();
             namespace.holders.push(Holder::Mapping { pid, comm, shmid, mappings, bytes, exact });
         }
+        unknown
     }
 
-    /// The namespace that a mapped segment must be of: the only one with such a segment, or else
-    /// that of the process.
+    /// The namespace that a mapped segment must be of: the only one of all with such a segment, or
+    /// else that of the process.
     fn guess(&self, mapping: &Mapping, all: &BTreeMap<u32, NamespaceLook>) -> Option<u32> {
         let is_it = |object: &ObjectLook| {
             object.kind == FamilyName(Family::Shm)
@@ -227,7 +233,8 @@ impl Seen {
         };
         let mut fits = all.values().filter(|ns| ns.objects.iter().any(is_it)).map(|ns| ns.inum);
         let (first, second) = (fits.next()?, fits.next());
-        if second.is_none() {
+        let all_seen = !all.values().any(|ns| ns.is_unseen(UnseenWhat::Sysv));
+        if second.is_none() && all_seen {
             return Some(first);
         }
         let own: BTreeSet<u32> = self
@@ -273,5 +280,106 @@ fn fill(namespace: &mut NamespaceLook, page: u64) {
         if let Some(limit) = namespace.limits.get_mut(&name) {
             limit.used = Some(used);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        event::{OtherNs, ls::Limit},
+        look::sysvipc,
+    };
+
+    fn thread(pid: u32, tid: u32, ipc_ns: u32) -> Thread {
+        Thread {
+            tid,
+            pid,
+            ppid: Some(0),
+            comm: Text(format!("t{tid}").into_bytes().into()),
+            uid: Some(0),
+            gid: Some(0),
+            start_boot_ns: None,
+            ipc_ns,
+            ns: OtherNs::default(),
+        }
+    }
+
+    /// What is inside: segments by id, with key, size and whether removed.
+    fn inside(segments: &[(i32, i32, u64, bool)]) -> Inside {
+        let names = "key shmid perms size cpid nattch uid gid cuid cgid\n";
+        let rows = segments.iter().map(|(id, key, size, removed)| {
+            let perms = if *removed { 1600 } else { 600 };
+            format!("{key} {id} {perms} {size} 0 1 0 0 0 0\n")
+        });
+        let table = names.to_owned() + &rows.collect::<String>();
+        Inside {
+            objects: sysvipc::parse(Family::Shm, &table).unwrap(),
+            limits: LimitName::ALL.map(|name| (name, Limit { limit: 9, used: None })).into(),
+            ..Inside::default()
+        }
+    }
+
+    fn seen(
+        found: Found,
+        insides: impl IntoIterator<Item = (u32, Inside)>,
+    ) -> (Vec<NamespaceLook>, u64) {
+        Seen { found, mounts: Vec::new(), insides: insides.into_iter().collect(), page: 4096 }
+            .namespaces()
+    }
+
+    #[test]
+    fn a_process_is_in_each_namespace_that_a_thread_of_it_is_in() {
+        let found = Found {
+            threads: vec![thread(5, 6, 10), thread(5, 5, 20), thread(5, 7, 10), thread(5, 8, 20)],
+            ..Found::default()
+        };
+        let (all, _) = seen(found, [(10, inside(&[])), (20, inside(&[])), (30, inside(&[]))]);
+        let processes: Vec<Vec<_>> = all
+            .iter()
+            .map(|ns| ns.processes.iter().map(|p| (p.pid, p.threads, p.comm.to_string())).collect())
+            .collect();
+        let at = |threads, comm: &str| vec![(5, threads, comm.to_owned())];
+        assert_eq!(processes, [at(2, "t6"), at(2, "t5"), vec![]]);
+    }
+
+    #[test]
+    fn a_mapping_is_of_the_only_namespace_that_it_can_be_of() {
+        let mapping =
+            |pid, shmid, key| Mapping { pid, shmid, ipc_ns: None, key: Some(key), bytes: 1 };
+        let found = Found {
+            threads: vec![thread(5, 5, 10), thread(6, 6, 30)],
+            mappings: vec![
+                mapping(5, 1, 7),
+                mapping(5, 1, 7),
+                mapping(5, 2, 7),
+                mapping(6, 2, 7),
+                mapping(6, 3, 7),
+                mapping(6, 4, 7),
+            ],
+            ..Found::default()
+        };
+        let insides = [
+            (10, inside(&[(1, 8, 1, false), (2, 7, 1, false)])),
+            (20, inside(&[(1, 0, 1, true), (2, 7, 1, false), (3, 7, 4097, false)])),
+        ];
+        let (all, unknown) = seen(found, insides);
+        let mappings: Vec<(u32, u32, i32, u32)> = all
+            .iter()
+            .flat_map(|ns| ns.holders.iter().map(move |holder| (ns.inum, holder)))
+            .filter_map(|(inum, holder)| match holder {
+                Holder::Mapping { pid, shmid, mappings, exact: false, .. } => {
+                    Some((inum, *pid, *shmid, *mappings))
+                }
+                Holder::Mapping { .. }
+                | Holder::Process { .. }
+                | Holder::Descriptor { .. }
+                | Holder::Mount { .. } => None,
+            })
+            .collect();
+        // By its key, by its process, by its number; 2 of process 6 may be of either, 4 is of none.
+        assert_eq!(mappings, [(10, 5, 2, 1), (20, 5, 1, 2), (20, 6, 3, 1)]);
+        assert_eq!(unknown, 2);
+        assert_eq!(all[1].limits[&LimitName::Shmall].used, Some(1 + 1 + 2));
     }
 }

@@ -109,7 +109,10 @@ pub fn look(options: &Options) -> Result<Ls, LookError> {
         if !wanted.contains(&inum) {
             return Err(LookError::NoSuchNamespace { inum, complete: found.complete });
         }
-        wanted = BTreeSet::from([inum]);
+        // Whose a mapping is can else only be told by what is in the others.
+        if found.mappings.iter().all(|mapping| mapping.ipc_ns.is_some()) {
+            wanted = BTreeSet::from([inum]);
+        }
     }
     let targets = targets(&wanted, own, &found, &mounts);
     let looked = inside::look(&targets).map_err(system("looking into namespaces"))?;
@@ -118,15 +121,19 @@ pub fn look(options: &Options) -> Result<Ls, LookError> {
         .zip(looked)
         .filter_map(|(target, inside)| Some((target.inum, inside?)))
         .collect();
-    if let Some(inum) = options.namespace
-        && insides.is_empty()
-    {
-        return Err(LookError::NoSuchNamespace { inum, complete: found.complete });
-    }
     unlinked(&found, &mut insides);
 
-    let (complete, unseen) = (found.complete, std::mem::take(&mut found.unseen));
-    let mut namespaces = Seen { found, mounts, insides, page: page() }.namespaces();
+    let (complete, mut unseen) = (found.complete, std::mem::take(&mut found.unseen));
+    let (mut namespaces, unknown) = Seen { found, mounts, insides, page: page() }.namespaces();
+    if unknown > 0 {
+        unseen.push(format!("whose {unknown} mapped segments are: /proc/PID/maps does not say"));
+    }
+    if let Some(inum) = options.namespace {
+        namespaces.retain(|namespace| namespace.inum == inum);
+        if namespaces.is_empty() {
+            return Err(LookError::NoSuchNamespace { inum, complete });
+        }
+    }
     if same_numbers {
         for process in namespaces.iter_mut().flat_map(|ns: &mut NamespaceLook| &mut ns.processes) {
             process.exe = procfs.executable(process.pid);

@@ -72,19 +72,15 @@ fn queue(name: &str, messages: u64) -> ObjectLook {
 }
 
 fn limits() -> BTreeMap<LimitName, Limit> {
-    LimitName::ALL
-        .into_iter()
-        .map(|name| {
-            let (limit, used) = match name {
-                LimitName::Shmmni => (4096, Some(3300)),
-                LimitName::Shmall => (u64::MAX - (1 << 24), Some(7)),
-                LimitName::Shmmax => (u64::MAX - (1 << 24), None),
-                LimitName::QueuesMax => (256, Some(2)),
-                _ => (32000, None),
-            };
-            (name, Limit { limit, used })
-        })
-        .collect()
+    let all = LimitName::ALL.map(|name| (name, Limit { limit: 32000, used: None }));
+    let mut limits = BTreeMap::from(all);
+    limits.extend([
+        (LimitName::Shmmni, Limit { limit: 4096, used: Some(3300) }),
+        (LimitName::Shmall, Limit { limit: u64::MAX - (1 << 24), used: Some(7) }),
+        (LimitName::Shmmax, Limit { limit: u64::MAX - (1 << 24), used: None }),
+        (LimitName::QueuesMax, Limit { limit: 256, used: Some(2) }),
+    ]);
+    limits
 }
 
 fn empty(inum: u32) -> NamespaceLook {
