@@ -1,8 +1,8 @@
 //! What only a thread inside of a namespace sees: objects and limits.
 //!
-//! Invariant: the thread that enters namespaces does nothing else and ends with its work, and each
+//! Invariant: a thread that enters namespaces does nothing else and ends with its work, and each
 //! descriptor of it is closed before it goes on to the next namespace: nothing of it keeps one alive
-//! longer than the look at it takes.
+//! longer than the looks take.
 
 use std::{
     collections::BTreeMap,
@@ -73,24 +73,41 @@ impl Inside {
     }
 }
 
+/// Namespaces that one thread looks into, when there are many. Most of the time goes by waiting for a
+/// grace period when a mount goes (`namespace_unlock`, fs/namespace.c), for which threads can wait
+/// together.
+const SHARE: usize = 64;
+/// Threads that look into namespaces, at most.
+const THREADS: usize = 8;
+
 /// Looks into each of the namespaces. `None`: it was gone.
 ///
 /// # Errors
 /// No thread can be started.
 pub fn look(targets: &[Target]) -> io::Result<Vec<Option<Inside>>> {
-    let look = || {
-        // Where the thread is already, it is before it goes anywhere else.
-        let mut order: Vec<_> = targets.iter().enumerate().collect();
-        order.sort_by_key(|(_, target)| !target.ways.contains(&Way::Own));
-        let mut found: Vec<_> = order.into_iter().map(|(at, one)| (at, look_into(one))).collect();
-        found.sort_by_key(|(at, _)| *at);
-        found.into_iter().map(|(_, inside)| inside).collect()
-    };
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("look".to_owned());
-        let looking = thread.spawn_scoped(scope, look)?;
-        looking.join().map_err(|_| io::Error::other("the thread that looks into namespaces failed"))
-    })
+    // Where a thread is already, it is before it goes anywhere else.
+    let (own, others): (Vec<_>, Vec<_>) =
+        targets.iter().enumerate().partition(|(_, target)| target.ways.contains(&Way::Own));
+    let order: Vec<_> = own.into_iter().chain(others).collect();
+    let threads = order.len().div_ceil(SHARE).clamp(1, THREADS);
+    let mut found = std::thread::scope(|scope| {
+        let mut looking = Vec::new();
+        for share in order.chunks(order.len().div_ceil(threads).max(1)) {
+            let look = move || -> Vec<_> {
+                share.iter().map(|(at, target)| (*at, look_into(target))).collect()
+            };
+            let thread = std::thread::Builder::new().name("look".to_owned());
+            looking.push(thread.spawn_scoped(scope, look)?);
+        }
+        let mut found = Vec::new();
+        for thread in looking {
+            let failed = |_| io::Error::other("a thread that looks into namespaces failed");
+            found.append(&mut thread.join().map_err(failed)?);
+        }
+        Ok::<_, io::Error>(found)
+    })?;
+    found.sort_by_key(|(at, _)| *at);
+    Ok(found.into_iter().map(|(_, inside)| inside).collect())
 }
 
 fn look_into(target: &Target) -> Option<Inside> {
