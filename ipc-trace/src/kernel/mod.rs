@@ -28,7 +28,7 @@ pub mod features;
 pub mod layout;
 pub mod letgo;
 mod mapped;
-mod mounts;
+pub(crate) mod mounts;
 pub mod plan;
 mod programs;
 pub mod selftest;
@@ -43,7 +43,7 @@ use std::{
 };
 
 /// What a system call that makes a descriptor came back with.
-fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
+pub(crate) fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
     match i32::try_from(fd) {
         // SAFETY: the kernel has just given it to this process.
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),

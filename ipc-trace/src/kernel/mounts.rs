@@ -4,16 +4,17 @@ use std::{
     ffi::CStr,
     fs::File,
     io::{self, Read as _},
-    os::fd::AsRawFd as _,
+    os::fd::{AsRawFd as _, OwnedFd},
 };
 
 use super::owned;
 
-/// What is in a file of a file system of that kind: fsopen(2), fsmount(2), which 5.2 and later have.
+/// A mount of a file system of that kind, which is gone with the descriptor: fsopen(2), fsmount(2),
+/// which 5.2 and later have. The descriptor is one to open files from, and can't be read (`O_PATH`).
 ///
 /// # Errors
-/// The kernel refuses the mount or has no such file.
-pub(super) fn read_detached(kind: &CStr, path: &str) -> io::Result<String> {
+/// The kernel refuses the mount.
+pub(crate) fn detached(kind: &CStr) -> io::Result<OwnedFd> {
     const FSOPEN_CLOEXEC: u32 = 1;
     const FSCONFIG_CMD_CREATE: u32 = 6;
     const FSMOUNT_CLOEXEC: u32 = 1;
@@ -28,9 +29,15 @@ pub(super) fn read_detached(kind: &CStr, path: &str) -> io::Result<String> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: takes numbers alone.
-    let mount = owned(unsafe {
-        libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, 0)
-    })?;
+    owned(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, 0) })
+}
+
+/// What is in a file of a file system of that kind.
+///
+/// # Errors
+/// The kernel refuses the mount or has no such file.
+pub(super) fn read_detached(kind: &CStr, path: &str) -> io::Result<String> {
+    let mount = detached(kind)?;
     let file = nix::fcntl::openat(
         &mount,
         path,

@@ -8,20 +8,20 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io,
-    os::{
-        fd::{FromRawFd as _, OwnedFd},
-        unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
-    },
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::PathBuf,
 };
 
 use ipc_trace_common::op::Family;
-use nix::{errno::Errno, sched::CloneFlags};
+use nix::sched::CloneFlags;
 
 use super::{mqueue, sysvipc};
-use crate::event::{
-    ls::{Limit, LimitName, ObjectLook, Unseen, UnseenWhat},
-    value::FamilyName,
+use crate::{
+    event::{
+        ls::{Limit, LimitName, ObjectLook, Unseen, UnseenWhat},
+        value::FamilyName,
+    },
+    kernel::owned,
 };
 
 /// A way into a namespace.
@@ -199,9 +199,7 @@ fn open_by_id(id: u64, inum: u32) -> io::Result<File> {
     // SAFETY: the handle is as long as it says.
     let fd =
         unsafe { libc::syscall(libc::SYS_open_by_handle_at, FD_NSFS_ROOT, &raw mut handle, flags) };
-    let fd = Errno::result(fd)?;
-    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
-    Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd as i32) }))
+    Ok(File::from(owned(fd)?))
 }
 
 /// Reads everything of the namespace that this thread is in.

@@ -4,7 +4,7 @@
 use std::{
     ffi::CStr,
     io,
-    os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _, OwnedFd},
 };
 
 use ipc_trace_common::op::Family;
@@ -15,46 +15,18 @@ use nix::{
     sys::stat::{FileStat, Mode as CreateMode, fstat},
 };
 
-use crate::event::{
-    ls::ObjectLook,
-    value::{FamilyName, Mode, Text},
+use crate::{
+    event::{
+        ls::ObjectLook,
+        value::{FamilyName, Mode, Text},
+    },
+    kernel::mounts,
 };
 
-/// `FSOPEN_CLOEXEC`, `FSCONFIG_CMD_CREATE`, `FSMOUNT_CLOEXEC` (include/uapi/linux/mount.h)
-const FSOPEN_CLOEXEC: u32 = 1;
-const FSCONFIG_CMD_CREATE: u32 = 6;
-const FSMOUNT_CLOEXEC: u32 = 1;
-
-/// The result of a call that gives a descriptor.
-fn descriptor(ret: libc::c_long) -> io::Result<OwnedFd> {
-    let fd = Errno::result(ret)?;
-    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
-}
-
-/// The root of the mqueue file system of the namespace that this thread is in. The mount is gone
-/// with the descriptor.
+/// The root of the mqueue file system of the namespace that this thread is in.
 fn root() -> io::Result<OwnedFd> {
-    let name = c"mqueue";
-    // SAFETY: the name is a C string; fsopen reads nothing else.
-    let context =
-        descriptor(unsafe { libc::syscall(libc::SYS_fsopen, name.as_ptr(), FSOPEN_CLOEXEC) })?;
-    let context = context.as_raw_fd();
-    // SAFETY: this command takes neither key nor value.
-    let created = unsafe {
-        libc::syscall(libc::SYS_fsconfig, context, FSCONFIG_CMD_CREATE, 0_usize, 0_usize, 0)
-    };
-    Errno::result(created)?;
-    // SAFETY: numbers alone.
-    let mount =
-        descriptor(unsafe { libc::syscall(libc::SYS_fsmount, context, FSMOUNT_CLOEXEC, 0_u32) })?;
-    // The mount's descriptor can't be read (O_PATH); its root can.
-    Ok(openat(
-        mount,
-        c".",
-        OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
-        CreateMode::empty(),
-    )?)
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    Ok(openat(mounts::detached(c"mqueue")?, c".", flags, CreateMode::empty())?)
 }
 
 /// The queues of the namespace that this thread is in, and the device number of its mqueue file
