@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipc_trace_common::{op::Family, state::HOST_INUM};
 
 use super::{
-    found::{Belongs, Descriptor, Found, Listed, Mapping, Thread},
+    found::{Belongs, Descriptor, Found, Mapping, Thread},
     inside::Inside,
     lines::{Mount, Mounted},
 };
@@ -37,6 +37,8 @@ pub struct Seen {
     pub mounts: Vec<MountSeen>,
     /// By namespace, what is inside
     pub insides: BTreeMap<u32, Inside>,
+    /// By the device of its mqueue file system, the namespace
+    pub devices: BTreeMap<libc::dev_t, u32>,
     /// Bytes of a page
     pub page: u64,
 }
@@ -81,12 +83,8 @@ impl Seen {
     pub fn namespaces(mut self) -> (Vec<NamespaceLook>, u64) {
         let insides = std::mem::take(&mut self.insides);
         let mut all: BTreeMap<u32, NamespaceLook> = BTreeMap::new();
-        let mut devices = BTreeMap::new();
         for (inum, inside) in insides {
-            let Listed { ns_id, mqueue_dev } =
-                self.found.listed.get(&inum).copied().unwrap_or_default();
-            let dev = inside.mqueue_dev.or(mqueue_dev);
-            devices.extend(dev.map(|dev| (dev, inum)));
+            let ns_id = self.found.listed.get(&inum).and_then(|one| one.ns_id);
             let Inside { mut objects, limits, mut unseen, mqueue_dev: _ } = inside;
             objects.sort_by(|a, b| order(a).cmp(&order(b)));
             unseen.dedup();
@@ -108,8 +106,8 @@ impl Seen {
             );
         }
         self.processes(&mut all);
-        self.descriptors(&mut all, &devices);
-        self.mounts(&mut all, &devices);
+        self.descriptors(&mut all);
+        self.mounts(&mut all);
         let unknown = self.mappings(&mut all);
         for namespace in all.values_mut() {
             namespace.holders.sort();
@@ -155,16 +153,12 @@ impl Seen {
         main.map(|thread| (thread.pid, &thread.comm)).collect()
     }
 
-    fn descriptors(
-        &self,
-        all: &mut BTreeMap<u32, NamespaceLook>,
-        devices: &BTreeMap<libc::dev_t, u32>,
-    ) {
+    fn descriptors(&self, all: &mut BTreeMap<u32, NamespaceLook>) {
         let comms = self.comms();
         for one in &self.found.descriptors {
             let inum = match one.belongs {
                 Belongs::Namespace(inum) => Some(inum),
-                Belongs::Device(device) => devices.get(&device).copied(),
+                Belongs::Device(device) => self.devices.get(&device).copied(),
             };
             let Some(namespace) = inum.and_then(|inum| all.get_mut(&inum)) else { continue };
             namespace.holders.push(Holder::Descriptor {
@@ -179,12 +173,12 @@ impl Seen {
         }
     }
 
-    fn mounts(&self, all: &mut BTreeMap<u32, NamespaceLook>, devices: &BTreeMap<libc::dev_t, u32>) {
+    fn mounts(&self, all: &mut BTreeMap<u32, NamespaceLook>) {
         for MountSeen { mnt_ns, pid, mount } in &self.mounts {
             let (inum, of) = match mount.of {
                 Mounted::Namespace(inum) => (Some(inum), MountOf::Namespace),
                 Mounted::Mqueue(major, minor) => {
-                    (devices.get(&libc::makedev(major, minor)).copied(), MountOf::Mqueue)
+                    (self.devices.get(&libc::makedev(major, minor)).copied(), MountOf::Mqueue)
                 }
             };
             let Some(namespace) = inum.and_then(|inum| all.get_mut(&inum)) else { continue };
@@ -233,7 +227,8 @@ impl Seen {
         };
         let mut fits = all.values().filter(|ns| ns.objects.iter().any(is_it)).map(|ns| ns.inum);
         let (first, second) = (fits.next()?, fits.next());
-        let all_seen = !all.values().any(|ns| ns.is_unseen(UnseenWhat::Sysv));
+        let all_seen =
+            self.found.complete && !all.values().any(|ns| ns.is_unseen(UnseenWhat::Sysv));
         if second.is_none() && all_seen {
             return Some(first);
         }
@@ -324,8 +319,9 @@ mod tests {
         found: Found,
         insides: impl IntoIterator<Item = (u32, Inside)>,
     ) -> (Vec<NamespaceLook>, u64) {
-        Seen { found, mounts: Vec::new(), insides: insides.into_iter().collect(), page: 4096 }
-            .namespaces()
+        let insides = insides.into_iter().collect();
+        let devices = BTreeMap::new();
+        Seen { found, mounts: Vec::new(), insides, devices, page: 4096 }.namespaces()
     }
 
     #[test]
@@ -357,6 +353,7 @@ mod tests {
                 mapping(6, 3, 7),
                 mapping(6, 4, 7),
             ],
+            complete: true,
             ..Found::default()
         };
         let insides = [

@@ -121,10 +121,12 @@ pub fn look(options: &Options) -> Result<Ls, LookError> {
         .zip(looked)
         .filter_map(|(target, inside)| Some((target.inum, inside?)))
         .collect();
-    unlinked(&found, &mut insides);
+    let devices = devices(&found, &insides);
+    unlinked(&found, &devices, &mut insides);
 
     let (complete, mut unseen) = (found.complete, std::mem::take(&mut found.unseen));
-    let (mut namespaces, unknown) = Seen { found, mounts, insides, page: page() }.namespaces();
+    let (mut namespaces, unknown) =
+        Seen { found, mounts, insides, devices, page: page() }.namespaces();
     if unknown > 0 {
         unseen.push(format!("whose {unknown} mapped segments are: /proc/PID/maps does not say"));
     }
@@ -283,14 +285,26 @@ fn targets(wanted: &BTreeSet<u32>, own: u32, found: &Found, mounts: &[MountSeen]
     ways.into_iter().map(|(inum, ways)| Target { inum, ways }).collect()
 }
 
+/// By the device of its mqueue file system, each namespace.
+fn devices(found: &Found, insides: &BTreeMap<u32, Inside>) -> BTreeMap<libc::dev_t, u32> {
+    let listed = found.listed.iter().filter_map(|(inum, one)| Some((one.mqueue_dev?, *inum)));
+    let seen = insides.iter().filter_map(|(inum, one)| Some((one.mqueue_dev?, *inum)));
+    listed.chain(seen).collect()
+}
+
 /// Adds queues that no name leads to any more: they exist, and count, as long as they are open.
-fn unlinked(found: &Found, insides: &mut BTreeMap<u32, Inside>) {
+fn unlinked(
+    found: &Found,
+    devices: &BTreeMap<libc::dev_t, u32>,
+    insides: &mut BTreeMap<u32, Inside>,
+) {
     let mut met = BTreeSet::new();
     for descriptor in &found.descriptors {
-        let (Some(ino), Belongs::Namespace(inum)) = (descriptor.unlinked, descriptor.belongs)
-        else {
-            continue;
+        let inum = match descriptor.belongs {
+            Belongs::Namespace(inum) => Some(inum),
+            Belongs::Device(device) => devices.get(&device).copied(),
         };
+        let (Some(ino), Some(inum)) = (descriptor.unlinked, inum) else { continue };
         let Some(inside) = insides.get_mut(&inum) else { continue };
         if !met.insert((inum, ino)) {
             continue;

@@ -434,14 +434,41 @@ fn ls_tells_what_the_user_got_wrong() {
     for bad in ["nonsense", "-1", "pid:", "99999999999"] {
         assert_eq!(run(bad).0, Some(2), "{bad}");
     }
+}
+
+#[test]
+fn ls_reads_proc_where_the_kernel_side_can_not_be_had() {
+    let (hold, report) = hold();
     let output = program().args(["ls", "-o", "json", "--btf", "/dev/null"]).output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     assert!(text(&output.stderr).contains("/dev/null"), "{}", text(&output.stderr));
     let ls: &Value = &serde_json::from_slice(&output.stdout).unwrap();
-    // Processes are seen all the same.
+    assert_valid("ls", &[ls]);
     assert_eq!(ls["complete"], false);
-    let own = namespace(ls, &json!(ipc_ns_of(std::process::id())));
-    let pids: BTreeSet<u64> =
-        list(&own["processes"]).iter().map(|one| number(&one["pid"])).collect();
-    assert!(pids.contains(&u64::from(std::process::id())), "{own:#}");
+    for label in ["descriptor", "mount", "member", "thread"] {
+        let seen = held(&report, label);
+        let found = namespace(ls, &seen["inum"]);
+        assert_eq!(found["unseen"], json!([]), "{found:#}");
+        assert_same_objects(found, seen);
+    }
+    let [mount] = holders(namespace(ls, &held(&report, "mount")["inum"]), "mount")[..] else {
+        panic!("{ls:#}")
+    };
+    assert_has(mount, &json!({"mount_point": report["mount_point"], "of": "namespace"}));
+    let member = namespace(ls, &held(&report, "member")["inum"]);
+    let [process] = list(&member["processes"]) else { panic!("{member:#}") };
+    assert_has(process, &json!({"pid": report["member"], "comm": "member", "uid": 0}));
+    let names: BTreeSet<_> = holders(member, "descriptor")
+        .iter()
+        .map(|holder| holder["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, BTreeSet::from(["gone", "jobs", "\u{1b}[2Jforged\nline\\xff"]));
+    let [mapping] = holders(member, "mapping")[..] else { panic!("{member:#}") };
+    assert_has(mapping, &json!({"pid": report["member"], "shmid": 0, "exact": false}));
+    assert_eq!(member["limits"]["queues_max"]["used"], 3);
+    let [process] = list(&namespace(ls, &held(&report, "thread")["inum"])["processes"]) else {
+        panic!("{ls:#}")
+    };
+    assert_has(process, &json!({"pid": report["pid"], "threads": 1}));
+    end(hold);
 }
