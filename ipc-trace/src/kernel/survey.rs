@@ -115,7 +115,9 @@ impl Survey {
         each: impl FnMut(Record<'_>),
     ) -> Result<(), CensusError> {
         let program = iterator(&mut self.ebpf, name).map_err(CensusError::Load)?;
-        program.load(kind, &self.btf).map_err(|e| CensusError::Load(describe(&e)))?;
+        if program.fd().is_err() {
+            program.load(kind, &self.btf).map_err(|e| CensusError::Load(describe(&e)))?;
+        }
         let link = program.attach()?;
         let iterator = program.take_link(link)?.into_file()?;
         Ok(decode::iterated(&read_all(iterator)?, each)?)

@@ -66,7 +66,9 @@ impl Inside {
         self.unseen.push(Unseen { what, reason: reason.into() });
     }
 
-    fn closed(reason: &str) -> Self {
+    /// The inside of a namespace that can't be entered.
+    #[must_use]
+    pub fn closed(reason: &str) -> Self {
         let all = [UnseenWhat::Sysv, UnseenWhat::Queues, UnseenWhat::Limits];
         let unseen = all.map(|what| Unseen { what, reason: reason.to_owned() });
         Self { unseen: unseen.into(), ..Self::default() }
@@ -80,7 +82,7 @@ const SHARE: usize = 64;
 /// Threads that look into namespaces, at most.
 const THREADS: usize = 8;
 
-/// Looks into each of the namespaces. `None`: it was gone.
+/// Looks into each of the namespaces. `None`: it was gone, or there is no way in.
 ///
 /// # Errors
 /// No thread can be started.
@@ -120,16 +122,8 @@ fn look_into(target: &Target) -> Option<Inside> {
             Err(error) => refused = refused.or(Some(error)),
         }
     }
-    match refused {
-        Some(error) => Some(Inside::closed(&format!("it can't be entered: {error}"))),
-        None if target.ways.is_empty() => Some(Inside::closed(NO_WAY)),
-        None => None,
-    }
+    refused.map(|error| Inside::closed(&format!("it can't be entered: {error}")))
 }
-
-/// Why a namespace can't be entered that the kernel lists.
-const NO_WAY: &str =
-    "nothing that it could be entered by is to be seen; Linux 6.18 and later can do without";
 
 /// Moves this thread into the namespace. `false`: by this way there is no such namespace any more.
 fn enter(inum: u32, way: &Way) -> io::Result<bool> {

@@ -96,7 +96,7 @@ pub fn look(options: &Options) -> Result<Ls, LookError> {
     let host = System::read().map_err(system("uname"))?;
     let time = Time(SystemTime::now());
     let mut procfs = Procfs::new(Path::new("/proc"));
-    let (mut found, same_numbers) =
+    let Holders { mut found, same_numbers, mut survey } =
         holders(options, &mut procfs).map_err(system("reading /proc"))?;
     let mounts = mounts(&mut procfs, &found);
     found.unseen.extend(procfs.unseen());
@@ -121,6 +121,12 @@ pub fn look(options: &Options) -> Result<Ls, LookError> {
         .zip(looked)
         .filter_map(|(target, inside)| Some((target.inum, inside?)))
         .collect();
+    let missing: Vec<u32> = wanted.into_iter().filter(|one| !insides.contains_key(one)).collect();
+    if !missing.is_empty() {
+        let closed = |inum| (inum, Inside::closed(NO_WAY));
+        insides.extend(alive(survey.as_mut(), &found, missing).into_iter().map(closed));
+    }
+    drop(survey);
     let devices = devices(&found, &insides);
     unlinked(&found, &devices, &mut insides);
 
@@ -144,6 +150,23 @@ pub fn look(options: &Options) -> Result<Ls, LookError> {
     Ok(Ls { v: VERSION, host: host.host, kernel: host.kernel, time, complete, unseen, namespaces })
 }
 
+/// Why a namespace can't be entered that the kernel lists.
+const NO_WAY: &str = "this kernel has no way into a namespace that only mappings or open files of \
+                      /proc/sysvipc hold";
+
+/// Which of the namespaces that could not be entered the kernel still lists. The others had ended.
+fn alive(survey: Option<&mut Survey>, found: &Found, missing: Vec<u32>) -> Vec<u32> {
+    let mut now = Found::default();
+    match survey.map(Survey::tasks) {
+        Some(Ok(tasks)) => now.add_tasks(&tasks),
+        Some(Err(_)) | None => return Vec::new(),
+    }
+    let same = |inum: &u32| {
+        now.listed.contains_key(inum) && now.listed.get(inum) == found.listed.get(inum)
+    };
+    missing.into_iter().filter(same).collect()
+}
+
 fn page() -> u64 {
     match nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE) {
         Ok(Some(page)) => u64::try_from(page).unwrap_or(4096),
@@ -151,9 +174,16 @@ fn page() -> u64 {
     }
 }
 
+/// Who holds what.
+struct Holders {
+    found: Found,
+    /// Processes have the same numbers in the kernel side's lists and in `/proc`
+    same_numbers: bool,
+    survey: Option<Survey>,
+}
+
 /// Who holds what: by the kernel side's lists, and where it can't list something, by `/proc`.
-/// Whether processes have the same numbers in both.
-fn holders(options: &Options, procfs: &mut Procfs) -> io::Result<(Found, bool)> {
+fn holders(options: &Options, procfs: &mut Procfs) -> io::Result<Holders> {
     let mut found = Found::default();
     let mut survey = match survey(options) {
         Ok(survey) => Some(survey),
@@ -196,8 +226,6 @@ fn holders(options: &Options, procfs: &mut Procfs) -> io::Result<(Found, bool)> 
             .inspect_err(|error| log::info!("mappings are read from /proc: {error}"))
             .ok()
     });
-    // Lets go of programs and maps, which nothing needs any more.
-    drop(survey);
     found.add_descriptors(descriptors.as_deref().unwrap_or_default());
     found.add_mappings(mappings.as_deref().unwrap_or_default());
     if !listed || descriptors.is_none() || mappings.is_none() {
@@ -213,7 +241,7 @@ fn holders(options: &Options, procfs: &mut Procfs) -> io::Result<(Found, bool)> 
             }
         }
     }
-    Ok((found, same_numbers))
+    Ok(Holders { found, same_numbers, survey })
 }
 
 /// Loads the iterators.
