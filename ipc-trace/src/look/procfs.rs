@@ -4,7 +4,7 @@
 //! What vanishes meanwhile is no error. What may not be looked at is counted.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     fs, io,
     os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
@@ -23,7 +23,7 @@ use crate::event::{OtherNs, ls::DescriptorOf, value::Text};
 pub struct Procfs {
     root: PathBuf,
     /// Processes of which something could not be read, by what
-    refused: BTreeMap<&'static str, u64>,
+    refused: BTreeMap<&'static str, BTreeSet<u32>>,
 }
 
 impl Procfs {
@@ -35,20 +35,21 @@ impl Procfs {
 
     /// What could not be read, one sentence each.
     pub fn unseen(&self) -> impl Iterator<Item = String> {
-        self.refused.iter().map(|(what, count)| {
-            let processes = if *count == 1 { "process" } else { "processes" };
+        self.refused.iter().map(|(what, pids)| {
+            let count = pids.len();
+            let processes = if count == 1 { "process" } else { "processes" };
             format!("{what} of {count} {processes} could not be read")
         })
     }
 
-    fn read<T>(&mut self, what: &'static str, result: io::Result<T>) -> Option<T> {
+    fn read<T>(&mut self, what: &'static str, pid: u32, result: io::Result<T>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
             Err(error) if is_gone(&error) => None,
             // Kernel threads, and processes that are ending, have none.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => None,
             Err(_) => {
-                *self.refused.entry(what).or_default() += 1;
+                self.refused.entry(what).or_default().insert(pid);
                 None
             }
         }
@@ -69,15 +70,13 @@ impl Procfs {
     /// All threads of a process that are in some IPC namespace.
     pub fn threads(&mut self, pid: u32, found: &mut Found) {
         let tasks = numbers(&self.path(pid, "task"));
-        let Some(tids) = self.read("threads", tasks) else { return };
+        let Some(tids) = self.read("threads", pid, tasks) else { return };
         let mut ids = None;
         for tid in tids {
             let task = self.path(pid, &format!("task/{tid}"));
             let link = fs::read_link(task.join("ns/ipc"));
-            let Some(ipc_ns) = self.read("namespaces", link).and_then(|link| inum(&link, "ipc"))
-            else {
-                if self.refused.contains_key("namespaces") { return } else { continue }
-            };
+            let link = self.read("namespaces", pid, link);
+            let Some(ipc_ns) = link.and_then(|link| inum(&link, "ipc")) else { continue };
             let ids = ids.get_or_insert_with(|| Ids::read(&task.join("status")));
             let comm = fs::read(task.join("comm")).unwrap_or_default();
             let ns = |kind: &str| inum(&fs::read_link(task.join("ns").join(kind)).ok()?, kind);
@@ -98,7 +97,7 @@ impl Procfs {
     /// A process's descriptors. Whose namespace a file of `/proc/sysvipc` is can't be told so.
     pub fn descriptors(&mut self, pid: u32, found: &mut Found) {
         let directory = self.path(pid, "fd");
-        let Some(fds) = self.read("descriptors", numbers(&directory)) else { return };
+        let Some(fds) = self.read("descriptors", pid, numbers(&directory)) else { return };
         for fd in fds {
             let path = directory.join(fd.to_string());
             let Ok(link) = fs::read_link(&path) else { continue };
@@ -135,7 +134,7 @@ impl Procfs {
     /// The segments that a process has mapped.
     pub fn mappings(&mut self, pid: u32, found: &mut Found) {
         let maps = fs::read(self.path(pid, "maps"));
-        let Some(maps) = self.read("mappings", maps) else { return };
+        let Some(maps) = self.read("mappings", pid, maps) else { return };
         found.mappings.extend(lines::segments(&maps).map(|one| Mapping {
             pid,
             shmid: one.shmid,
@@ -148,7 +147,7 @@ impl Procfs {
     /// The mounts of IPC that a process sees.
     pub fn mounts(&mut self, pid: u32) -> Vec<Mount> {
         let text = fs::read(self.path(pid, "mountinfo"));
-        let text = self.read("mounts", text).unwrap_or_default();
+        let text = self.read("mounts", pid, text).unwrap_or_default();
         lines::mounts(&text).collect()
     }
 
