@@ -20,19 +20,19 @@ use ipc_trace_common::{
 use crate::{
     constants::constant,
     context, detail,
-    detail::Facts,
+    detail::{Facts, Inline, Part},
     filters::{self, Subject},
     maps::{self, Count, EVENTS, Gate},
     memory::{PLAIN, current_task, field, kernel},
     moves, namespaces, queues,
-    registers::{Call, place, worth_a_look},
+    registers::{Call, has_place, place, worth_a_look},
     slots,
 };
 
-/// `sys_enter`.
+/// `sys_enter`. The context is read when it is needed: most calls are none of ours.
 #[inline(always)]
-pub(crate) fn enter(regs: u64, number: u64) {
-    if !worth_a_look(number) {
+pub(crate) fn enter(regs: impl Fn() -> u64, number: impl Fn() -> u64) {
+    if !worth_a_look(number()) {
         return;
     }
     let gate = maps::gate();
@@ -40,16 +40,19 @@ pub(crate) fn enter(regs: u64, number: u64) {
     if gate.keeps_out((pid_tgid >> 32) as u32) {
         return;
     }
-    let task = current_task();
-    if let Some(call) = Call::new(task, regs, number, constant!(SYSCALL_KINDS)) {
+    let (task, number) = (current_task(), number());
+    if !has_place(number) {
+        return;
+    }
+    if let Some(call) = Call::new(task, regs(), number, constant!(SYSCALL_KINDS)) {
         entered(gate, pid_tgid, task, call);
     }
 }
 
 /// `sys_exit`.
 #[inline(always)]
-pub(crate) fn exit(regs: u64, ret: i64) {
-    let number: u64 = field(regs, Field::RegNumber);
+pub(crate) fn exit(regs: impl Fn() -> u64, ret: impl Fn() -> i64) {
+    let number: u64 = field(regs(), Field::RegNumber);
     if !worth_a_look(number) {
         return;
     }
@@ -60,10 +63,14 @@ pub(crate) fn exit(regs: u64, ret: i64) {
         return;
     }
     let task = current_task();
+    if !has_place(number) {
+        return;
+    }
+    let ret = ret();
     if ret == NOT_MADE && is_killed(task) {
         return;
     }
-    if let Some(call) = Call::new(task, regs, number, constant!(SYSCALL_KINDS)) {
+    if let Some(call) = Call::new(task, regs(), number, constant!(SYSCALL_KINDS)) {
         returned(gate, &Caller::new(pid_tgid, task), call, ret);
     }
 }
@@ -87,7 +94,8 @@ fn is_killed(task: u64) -> bool {
 #[inline(always)]
 pub(crate) fn enter_steady(number: u64) {
     if worth_a_look(number) {
-        enter(crate::memory::user_registers(), number);
+        let regs = crate::memory::user_registers();
+        enter(|| regs, || number);
     }
 }
 
@@ -96,7 +104,8 @@ pub(crate) fn enter_steady(number: u64) {
 #[inline(always)]
 pub(crate) fn exit_steady(number: u64, ret: i64) {
     if worth_a_look(number) {
-        exit(crate::memory::user_registers(), ret);
+        let regs = crate::memory::user_registers();
+        exit(|| regs, || ret);
     }
 }
 
@@ -342,63 +351,35 @@ struct With<P> {
 /// Puts the event into the ring, with the operation's own part.
 #[inline(always)]
 fn emit(event: &Event, queue: &QueueRef) {
-    let (args, flags) = event.call.arguments();
-    let facts = Facts { call: event.call, ret: event.ret, args, flags };
-    let op = event.op;
-    match op {
-        Op::Shmget | Op::Shmat | Op::Shmdt | Op::Semget | Op::Msgget => {
-            put::<()>(event, &facts, |_| 0);
-        }
-        Op::Semop if detail::fits_inline(&facts) => {
-            let (flags, sembuf) = detail::inline_semop(&facts);
-            let [semid, sops, nsops, timeout, _] = facts.args;
-            let facts = Facts { args: [semid, sops, nsops, timeout, sembuf], ..facts };
-            put::<()>(event, &facts, |_| flags);
-        }
-        // SAFETY (all below): `put` gives room for a whole part.
-        Op::Semop => put::<SemopPart>(event, &facts, |part| {
-            // SAFETY: as above.
-            unsafe { detail::semop(part, facts) }
-        }),
-        Op::Msgsnd | Op::Msgrcv => put::<MsgPart>(event, &facts, |part| {
-            // SAFETY: as above.
-            unsafe { detail::message(part, facts, op) }
-        }),
-        Op::Shmctl | Op::Semctl | Op::Msgctl => put::<CtlPart>(event, &facts, |part| {
-            // SAFETY: as above.
-            unsafe { detail::ctl(part, facts, op) }
-        }),
-        Op::MqOpen | Op::MqUnlink => put::<NamePart>(event, &facts, |part| {
-            // SAFETY: as above.
-            unsafe {
-                (*part).queue = *queue;
-                detail::name(part, facts, op)
-            }
-        }),
+    match event.op {
+        Op::Shmget | Op::Shmat | Op::Shmdt | Op::Semget | Op::Msgget => put::<()>(event, queue),
+        Op::Semop if detail::fits_inline(event.call) => put::<Inline>(event, queue),
+        Op::Semop => put::<SemopPart>(event, queue),
+        Op::Msgsnd | Op::Msgrcv => put::<MsgPart>(event, queue),
+        Op::Shmctl | Op::Semctl | Op::Msgctl => put::<CtlPart>(event, queue),
+        Op::MqOpen | Op::MqUnlink => put::<NamePart>(event, queue),
         Op::MqSend | Op::MqReceive | Op::MqNotify | Op::MqGetsetattr => {
-            put::<QueuePart>(event, &facts, |part| {
-                // SAFETY: as above.
-                unsafe {
-                    (*part).queue = *queue;
-                    detail::queue(part, facts, op)
-                }
-            });
+            put::<QueuePart>(event, queue);
         }
     }
 }
 
+/// Whether the reader is woken up, after so many events of one operation on one CPU.
+#[inline(always)]
+fn wake_up(emitted: u64) -> u64 {
+    let due = emitted & u64::from(constant!(WAKE_MASK)) == 0;
+    u64::from(if due { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP })
+}
+
 /// Fills a record in place: nothing is built elsewhere and copied.
 #[inline(always)]
-fn put<P>(event: &Event, facts: &Facts, fill: impl FnOnce(*mut P) -> u32) {
+fn put<P: Part>(event: &Event, queue: &QueueRef) {
     let Some(record) = maps::reserve::<With<P>>(&EVENTS) else {
         maps::count(event.counters, Count::Dropped);
         let error = if filters::failed(event.ret) { -event.ret as u16 } else { 0 };
         maps::count_drop(event.ns.inum, event.ns.generation, event.op as u16, error);
         return;
     };
-    let emitted = maps::count(event.counters, Count::Emitted);
-    let due = emitted & u64::from(constant!(WAKE_MASK)) == 0;
-    let wake = if due { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
     // SAFETY: the ring gave room for a call and its part; every field of the call is written.
     // `comm` is 8-aligned within the record, and has 16 bytes.
     unsafe {
@@ -417,10 +398,13 @@ fn put<P>(event: &Event, facts: &Facts, fill: impl FnOnce(*mut P) -> u32) {
         (*call).euid = field(event.cred, Field::CredEuid);
         (*call).egid = field(event.cred, Field::CredEgid);
         core::ptr::addr_of_mut!((*call).comm).cast::<[u64; 2]>().write(comm(event.task));
+        let (args, flags) = event.call.arguments();
+        let mut facts = Facts { call: event.call, op: event.op, ret: event.ret, args, flags };
+        let found = P::fill(core::ptr::addr_of_mut!((*record).part), &mut facts, queue);
         (*call).args = facts.args;
-        let found = fill(core::ptr::addr_of_mut!((*record).part));
         (*call).header.flags = facts.flags | found;
-        bpf_ringbuf_submit(record.cast(), u64::from(wake));
+        let emitted = maps::count(event.counters, Count::Emitted);
+        bpf_ringbuf_submit(record.cast(), wake_up(emitted));
     }
 }
 

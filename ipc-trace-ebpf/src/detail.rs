@@ -3,13 +3,16 @@
 
 use ipc_trace_common::{
     op::{Abi, Op, Timeout},
-    record::{CtlPart, MsgPart, NAME_LEN, NamePart, QueuePart, SOPS, Sembuf, SemopPart, flag},
+    record::{
+        CtlPart, MsgPart, NAME_LEN, NamePart, QueuePart, QueueRef, SOPS, Sembuf, SemopPart, flag,
+    },
 };
 
 use crate::{
     constants::constant,
     filters::failed,
     memory::{masked, user, user_bytes},
+    queues,
     registers::Call,
 };
 
@@ -17,6 +20,7 @@ use crate::{
 #[derive(Clone, Copy)]
 pub(crate) struct Facts {
     pub(crate) call: Call,
+    pub(crate) op: Op,
     pub(crate) ret: i64,
     pub(crate) args: [u64; 5],
     /// Flags about the arguments
@@ -46,28 +50,52 @@ unsafe fn timeout(facts: Facts, address: u64, to: *mut u8) -> u32 {
     if unsafe { user_bytes(to, len, address) } { flag::TIMEOUT } else { flag::FAULT }
 }
 
+/// What belongs to an operation, behind a call's record.
+pub(crate) trait Part {
+    /// Fills it, and may change what the record says of the arguments. Flags to add.
+    ///
+    /// # Safety
+    /// `part` is valid for writing.
+    unsafe fn fill(part: *mut Self, facts: &mut Facts, queue: &QueueRef) -> u32;
+}
+
+/// Of operations whose arguments say all.
+impl Part for () {
+    #[inline(always)]
+    unsafe fn fill(_part: *mut Self, _facts: &mut Facts, _queue: &QueueRef) -> u32 {
+        0
+    }
+}
+
+/// No part: of a semop whose operation fits into the arguments.
+pub(crate) struct Inline;
+
 /// Whether a semop has no more than one operation and no time limit, as nearly all have: its record
 /// then needs two cache lines and not three.
 #[inline(always)]
-pub(crate) fn fits_inline(facts: &Facts) -> bool {
+pub(crate) fn fits_inline(call: Call) -> bool {
     if constant!(ARGUMENTS) == 0 {
         return true;
     }
-    let no_limit = matches!(facts.call.code.timeout(), Timeout::None) || facts.args[3] == 0;
-    facts.args[2] as u32 <= 1 && no_limit
+    let ([_, _, nsops, timeout, _], _) = call.arguments();
+    nsops as u32 <= 1 && (matches!(call.code.timeout(), Timeout::None) || timeout == 0)
 }
 
-/// Of such a semop: flags, and the operation.
-#[inline(always)]
-pub(crate) fn inline_semop(facts: &Facts) -> (u32, u64) {
-    if constant!(ARGUMENTS) == 0 {
-        return (flag::INLINE, 0);
+impl Part for Inline {
+    #[inline(always)]
+    unsafe fn fill(_part: *mut Self, facts: &mut Facts, _queue: &QueueRef) -> u32 {
+        let mut sembuf = 0u64;
+        let mut read = flag::INLINE;
+        if constant!(ARGUMENTS) != 0 {
+            let len = masked::<7>((facts.args[2] & 1) * size_of::<Sembuf>() as u64) as u32;
+            let to = core::ptr::addr_of_mut!(sembuf).cast();
+            // SAFETY: `sembuf` has 8 bytes, `len` is 0 or 6.
+            let there = unsafe { user_bytes(to, len, facts.args[1]) };
+            read |= if there { flag::DETAIL } else { flag::FAULT };
+        }
+        facts.args[4] = sembuf;
+        read
     }
-    let mut sembuf = 0u64;
-    let len = masked::<7>((facts.args[2] & 1) * size_of::<Sembuf>() as u64) as u32;
-    // SAFETY: `sembuf` has 8 bytes, `len` is 0 or 6.
-    let read = unsafe { user_bytes(core::ptr::addr_of_mut!(sembuf).cast(), len, facts.args[1]) };
-    (flag::INLINE | if read { flag::DETAIL } else { flag::FAULT }, sembuf)
 }
 
 /// Of semop: the operations and the time limit. Flags to add.
@@ -75,7 +103,7 @@ pub(crate) fn inline_semop(facts: &Facts) -> (u32, u64) {
 /// # Safety
 /// `part` is valid for writing.
 #[inline(always)]
-pub(crate) unsafe fn semop(part: *mut SemopPart, facts: Facts) -> u32 {
+unsafe fn semop(part: *mut SemopPart, facts: Facts) -> u32 {
     let nsops = facts.args[2] as u32;
     let count = if nsops > SOPS as u32 { SOPS as u32 } else { nsops };
     // SAFETY: at most SOPS operations are read; 63 bytes are no more than the part has.
@@ -95,8 +123,8 @@ pub(crate) unsafe fn semop(part: *mut SemopPart, facts: Facts) -> u32 {
 /// # Safety
 /// `part` is valid for writing.
 #[inline(always)]
-pub(crate) unsafe fn message(part: *mut MsgPart, facts: Facts, op: Op) -> u32 {
-    if constant!(ARGUMENTS) == 0 || matches!(op, Op::Msgrcv) && failed(facts.ret) {
+unsafe fn message(part: *mut MsgPart, facts: Facts) -> u32 {
+    if constant!(ARGUMENTS) == 0 || matches!(facts.op, Op::Msgrcv) && failed(facts.ret) {
         return 0;
     }
     // struct msgbuf { long mtype; … } / struct compat_msgbuf { compat_long_t mtype; … }
@@ -124,8 +152,8 @@ const IPC_64: u64 = 0x100;
 /// # Safety
 /// `part` is valid for writing.
 #[inline(always)]
-pub(crate) unsafe fn ctl(part: *mut CtlPart, facts: Facts, op: Op) -> u32 {
-    let (cmd, buf) = if matches!(op, Op::Semctl) {
+unsafe fn ctl(part: *mut CtlPart, facts: Facts) -> u32 {
+    let (cmd, buf) = if matches!(facts.op, Op::Semctl) {
         (facts.args[2], facts.args[3])
     } else {
         (facts.args[1], facts.args[2])
@@ -140,7 +168,7 @@ pub(crate) unsafe fn ctl(part: *mut CtlPart, facts: Facts, op: Op) -> u32 {
     // i386's own system calls imply IPC_64; ipc(2) and arm's ask for it.
     let asks = facts.call.multiplexed != 0 || matches!(facts.call.abi, Abi::Arm);
     let old = asks && cmd & IPC_64 == 0;
-    let len = match (matches!(op, Op::Msgctl), facts.wide(), old) {
+    let len = match (matches!(facts.op, Op::Msgctl), facts.wide(), old) {
         (false, true, _) => 24,
         (false, false, false) => 22,
         (false, false, true) => 14,
@@ -160,7 +188,7 @@ pub(crate) unsafe fn ctl(part: *mut CtlPart, facts: Facts, op: Op) -> u32 {
 /// # Safety
 /// `part` is valid for writing.
 #[inline(always)]
-pub(crate) unsafe fn queue(part: *mut QueuePart, facts: Facts, op: Op) -> u32 {
+unsafe fn queue(part: *mut QueuePart, facts: Facts) -> u32 {
     if constant!(ARGUMENTS) == 0 {
         return 0;
     }
@@ -168,7 +196,7 @@ pub(crate) unsafe fn queue(part: *mut QueuePart, facts: Facts, op: Op) -> u32 {
     unsafe {
         let input: *mut u8 = core::ptr::addr_of_mut!((*part).input).cast();
         let output: *mut u8 = core::ptr::addr_of_mut!((*part).output).cast();
-        match op {
+        match facts.op {
             Op::MqSend => timeout(facts, facts.args[4], input),
             Op::MqReceive => {
                 let limit = timeout(facts, facts.args[4], input);
@@ -200,7 +228,7 @@ pub(crate) unsafe fn queue(part: *mut QueuePart, facts: Facts, op: Op) -> u32 {
 /// # Safety
 /// `part` is valid for writing.
 #[inline(always)]
-pub(crate) unsafe fn name(part: *mut NamePart, facts: Facts, op: Op) -> u32 {
+unsafe fn name(part: *mut NamePart, facts: Facts) -> u32 {
     // SAFETY: both areas are as long as what is read to them.
     unsafe {
         let to: *mut u8 = core::ptr::addr_of_mut!((*part).name).cast();
@@ -220,7 +248,7 @@ pub(crate) unsafe fn name(part: *mut NamePart, facts: Facts, op: Op) -> u32 {
         };
         /// `O_CREAT`: without it the kernel looks at neither mode nor attributes.
         const O_CREAT: u64 = 0o100;
-        if matches!(op, Op::MqOpen) && facts.args[1] & O_CREAT != 0 {
+        if matches!(facts.op, Op::MqOpen) && facts.args[1] & O_CREAT != 0 {
             let to = core::ptr::addr_of_mut!((*part).attr).cast();
             flags |= optional(facts.args[3], to, attr_len(facts.call.abi), flag::EXTRA);
         }
@@ -245,4 +273,32 @@ unsafe fn optional(address: u64, to: *mut u8, len: u32, flag: u32) -> u32 {
     }
     // SAFETY: `to` has room, as the callers see to.
     if unsafe { user_bytes(to, len, address) } { flag } else { flag::FAULT }
+}
+
+/// The parts that are filled by the functions above.
+macro_rules! parts {
+    ($($part:ty, |$at:ident, $facts:ident, $queue:ident| $fill:expr;)*) => {$(
+        impl Part for $part {
+            #[inline(always)]
+            unsafe fn fill($at: *mut Self, $facts: &mut Facts, $queue: &QueueRef) -> u32 {
+                let $facts = *$facts;
+                // SAFETY: as the caller says.
+                unsafe { $fill }
+            }
+        }
+    )*};
+}
+
+parts! {
+    SemopPart, |part, facts, _queue| semop(part, facts);
+    MsgPart, |part, facts, _queue| message(part, facts);
+    CtlPart, |part, facts, _queue| ctl(part, facts);
+    QueuePart, |part, facts, queue| {
+        queues::write(core::ptr::addr_of_mut!((*part).queue), queue);
+        self::queue(part, facts)
+    };
+    NamePart, |part, facts, queue| {
+        queues::write(core::ptr::addr_of_mut!((*part).queue), queue);
+        name(part, facts)
+    };
 }

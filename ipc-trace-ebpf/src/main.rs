@@ -80,10 +80,12 @@ macro_rules! tracepoint {
 }
 
 // TP_PROTO(struct pt_regs *regs, long id), include/trace/events/syscalls.h
-tracepoint!(sys_enter, "sys_enter", |ctx| { calls::enter(argument!(ctx, 0), argument!(ctx, 1)) });
+tracepoint!(sys_enter, "sys_enter", |ctx| {
+    calls::enter(|| argument!(ctx, 0), || argument!(ctx, 1))
+});
 // TP_PROTO(struct pt_regs *regs, long ret)
 tracepoint!(sys_exit, "sys_exit", |ctx| {
-    calls::exit(argument!(ctx, 0), argument!(ctx, 1) as i64)
+    calls::exit(|| argument!(ctx, 0), || argument!(ctx, 1) as i64)
 });
 // TP_PROTO(struct task_struct *task, unsigned long clone_flags), include/trace/events/task.h
 tracepoint!(task_newtask, "task_newtask", |ctx| {

@@ -43,6 +43,18 @@ pub(crate) fn none() -> QueueRef {
     QueueRef { ns: NsRef { inum: half, generation: half }, ino: zero, dev: half, flags: half }
 }
 
+/// Writes a queue, in words: an assignment becomes a call of `memmove`, which is a loop over bytes here.
+///
+/// # Safety
+/// `to` is valid for writing, and aligned.
+#[inline(always)]
+pub(crate) unsafe fn write(to: *mut QueueRef, queue: &QueueRef) {
+    // SAFETY: a queue is three words, aligned as such; the rest is as the caller says.
+    unsafe { to.cast::<[u64; 3]>().write(core::ptr::from_ref(queue).cast::<[u64; 3]>().read()) };
+}
+
+const _: () = assert!(size_of::<QueueRef>() == 24 && align_of::<QueueRef>() == 8);
+
 /// Marks a queue as foreign that is not in the caller's namespace.
 #[inline(always)]
 pub(crate) fn compare(queue: &mut QueueRef, caller: NsRef) {

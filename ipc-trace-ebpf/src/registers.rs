@@ -25,10 +25,17 @@ pub(crate) struct Call {
     pub(crate) multiplexed: u32,
 }
 
-/// Whether a number can be one of ours. Cheap: this is what every other call of the host pays.
+/// Whether a number can be one of ours, by its low bits; [`has_place`] looks at the others. Cheap: this
+/// is what every other call of the host pays.
 #[inline(always)]
 pub(crate) fn worth_a_look(number: u64) -> bool {
-    number & !(X32_BIT | (hooks::NUMBERS as u64 - 1)) == 0 && any(number)
+    any(number)
+}
+
+/// Whether the tables have a place for a number.
+#[inline(always)]
+pub(crate) fn has_place(number: u64) -> bool {
+    number & !(X32_BIT | (hooks::NUMBERS as u64 - 1)) == 0
 }
 
 /// Which table of [`hooks::Dispatch`] tells what a call is, and its ABI.

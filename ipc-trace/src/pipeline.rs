@@ -149,6 +149,7 @@ impl Pipeline {
         calls
     }
 
+    #[inline]
     fn event(&mut self, bytes: &[u8], control: &mut impl Source, sink: &mut impl Sink) {
         match decode::record(bytes) {
             Ok(Record::Call(call)) => {
@@ -162,6 +163,7 @@ impl Pipeline {
         }
     }
 
+    #[cold]
     fn garbled(&mut self, what: &str) {
         self.delivered.garbled += 1;
         if self.delivered.garbled == 1 {
@@ -169,17 +171,22 @@ impl Pipeline {
         }
     }
 
+    #[inline]
     fn call(&mut self, call: &Call<'_>, control: &mut impl Source, sink: &mut impl Sink) {
         let CallRecord { boot_ns, context, tid, .. } = *call.record;
-        let known = |p: &Self| context == 0 || p.tracker.contexts.get(tid, context).is_some();
         // A context is made after its call's time was taken: its number is its time.
         let until = boot_ns.max(context);
-        if until > self.control_read || !known(self) {
+        if until > self.control_read {
             self.read_control(control);
         }
         self.apply(until, sink);
+        let known = |p: &Self| context == 0 || p.tracker.contexts.get(tid, context).is_some();
         if !known(self) {
-            self.apply_context(tid, context);
+            self.read_control(control);
+            self.apply(until, sink);
+            if !known(self) {
+                self.apply_context(tid, context);
+            }
         }
         self.tracker.queues.opened(call);
         sink.call(call, &self.tracker);
@@ -211,6 +218,7 @@ impl Pipeline {
     }
 
     /// Lets control records take effect up to a moment.
+    #[inline]
     fn apply(&mut self, until: u64, sink: &mut impl Sink) {
         while let Some(next) = self.waiting.front() {
             if next.boot_ns() > until {
@@ -222,6 +230,7 @@ impl Pipeline {
         }
     }
 
+    #[cold]
     fn take_effect(&mut self, control: &Control, sink: &mut impl Sink) {
         match control {
             Control::Context(record) => self.tracker.contexts.insert(record),

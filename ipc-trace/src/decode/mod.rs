@@ -141,6 +141,7 @@ fn view<T: FromBytes + KnownLayout + Immutable>(
 ///
 /// # Errors
 /// The bytes are too few, of another version, or no call that exists.
+#[inline(always)] // Where it is known which kinds are wanted, the others go.
 pub fn record(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     let (header, _) = view::<Header>(bytes, 0)?;
     if header.version != VERSION {
@@ -179,6 +180,7 @@ pub fn record(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     })
 }
 
+#[inline(always)]
 fn meaning(header: &Header) -> Result<(Op, Abi, Code), DecodeError> {
     let code = Code(header.code);
     match (code.op(), Abi::ALL.get(usize::from(header.abi))) {
@@ -187,6 +189,7 @@ fn meaning(header: &Header) -> Result<(Op, Abi, Code), DecodeError> {
     }
 }
 
+#[inline(always)]
 fn call(bytes: &[u8]) -> Result<Call<'_>, DecodeError> {
     let kind = Kind::Call as u8;
     let (record, rest) = view::<CallRecord>(bytes, kind)?;

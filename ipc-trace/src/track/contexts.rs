@@ -8,7 +8,7 @@ use std::{
 
 use ipc_trace_common::record::{CallRecord, ContextRecord, EXE_LEN, ExitRecord, flag};
 
-use super::HashMap;
+use super::recent::Recent;
 use crate::event::{OtherNs, Process, value::Text};
 
 /// Contexts that are kept at least before threads that have ended unseen are looked for.
@@ -116,7 +116,7 @@ fn executable_in(proc: &Path, record: &ContextRecord) -> Option<Text<'static>> {
 /// The contexts of all threads that made calls.
 #[derive(Debug)]
 pub struct Contexts {
-    by_tid: HashMap<u32, (u64, Rc<Facts>)>,
+    by_tid: Recent<u32, (u64, Rc<Facts>)>,
     sweep_at: usize,
     /// Where processes are that live
     proc: PathBuf,
@@ -124,7 +124,7 @@ pub struct Contexts {
 
 impl Default for Contexts {
     fn default() -> Self {
-        Self { by_tid: HashMap::default(), sweep_at: 0, proc: "/proc".into() }
+        Self { by_tid: Recent::default(), sweep_at: 0, proc: "/proc".into() }
     }
 }
 
@@ -148,7 +148,7 @@ impl Contexts {
     /// Where the record of a thread's end was lost, its context would stay for ever.
     fn sweep(&mut self) {
         let proc = &self.proc;
-        self.by_tid.retain(|tid, _| proc.join(tid.to_string()).exists());
+        self.by_tid.retain(|tid| proc.join(tid.to_string()).exists());
         self.sweep_at = self.by_tid.len() * 2;
     }
 

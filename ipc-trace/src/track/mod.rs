@@ -9,6 +9,7 @@
 //! | [`queues`] | queues' names, and the namespaces of queues whose namespace is dead |
 //! | [`losses`] | what was lost since the last look |
 //! | [`stats`] | counts by namespace, for the report |
+//! | [`recent`] | a table that remembers what it was asked for last |
 //! | [`processes`] | the processes in one namespace |
 //!
 //! Invariant: state is bounded by what lives plus a fixed remainder, and what falls out is counted.
@@ -19,6 +20,7 @@ pub mod losses;
 pub mod namespaces;
 pub mod processes;
 pub mod queues;
+pub mod recent;
 pub mod stats;
 
 use ipc_trace_common::record::{NsRef, QueueRef, queue_flag};

@@ -4,7 +4,7 @@ use std::{borrow::Cow, rc::Rc};
 
 use ipc_trace_common::record::CallRecord;
 
-use super::{HashMap, contexts::Facts};
+use super::{contexts::Facts, recent::Recent};
 use crate::event::{OtherNs, report::ProcessReport, value::Text};
 
 /// Processes of one namespace that are kept apart.
@@ -37,46 +37,35 @@ pub struct Deed {
 /// The processes of one namespace.
 #[derive(Clone, Debug, Default)]
 pub struct Processes {
-    known: HashMap<Key, One>,
+    known: Recent<Key, One>,
     folded: u64,
 }
 
 impl Processes {
     /// A process made a call.
+    #[inline]
     pub fn count(&mut self, record: &CallRecord, facts: Option<&Rc<Facts>>, deed: Deed) {
         let key = (record.pid, facts.map_or(0, |f| f.start_boot_ns));
-        if self.known.len() >= LIMIT && !self.known.contains_key(&key) {
-            self.make_room();
-        }
-        let one = self.known.entry(key).or_insert_with(|| One {
-            facts: facts.cloned(),
-            comm: record.comm,
-            uid: record.euid,
-            gid: record.egid,
-            calls: 0,
-            failed: 0,
-            foreign: 0,
-            last_boot_ns: 0,
+        let one = self.known.get_or_insert(key, |known| {
+            if known.len() >= LIMIT {
+                make_room(known);
+                self.folded += (LIMIT / 2) as u64;
+            }
+            One {
+                facts: facts.cloned(),
+                comm: record.comm,
+                uid: record.euid,
+                gid: record.egid,
+                calls: 0,
+                failed: 0,
+                foreign: 0,
+                last_boot_ns: 0,
+            }
         });
         one.calls += 1;
         one.failed += u64::from(deed.failed);
         one.foreign += u64::from(deed.foreign);
         one.last_boot_ns = record.boot_ns;
-    }
-
-    /// Drops the half that matters less: those that have been silent, by calls. One that reached
-    /// into another namespace goes last.
-    fn make_room(&mut self) {
-        let mut order: Vec<_> = self
-            .known
-            .iter()
-            .map(|(key, one)| ((one.foreign, one.calls, one.last_boot_ns), *key))
-            .collect();
-        order.sort_unstable();
-        for (_, key) in order.iter().take(LIMIT / 2) {
-            self.known.remove(key);
-        }
-        self.folded += (LIMIT / 2) as u64;
     }
 
     /// How many had to make room.
@@ -91,6 +80,17 @@ impl Processes {
         let mut all: Vec<_> = self.known.iter().collect();
         all.sort_unstable_by_key(|(key, one)| (std::cmp::Reverse(one.calls), **key));
         all.into_iter().map(|(key, one)| one.report(key.0)).collect()
+    }
+}
+
+/// Drops the half that matters less: those that have been silent, by calls. One that reached into
+/// another namespace goes last.
+fn make_room(known: &mut Recent<Key, One>) {
+    let mut order: Vec<_> =
+        known.iter().map(|(key, one)| ((one.foreign, one.calls, one.last_boot_ns), *key)).collect();
+    order.sort_unstable();
+    for (_, key) in order.iter().take(LIMIT / 2) {
+        known.remove(key);
     }
 }
 

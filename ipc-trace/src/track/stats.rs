@@ -12,9 +12,10 @@ use ipc_trace_common::{
 };
 
 use super::{
-    HashMap, Place, Tracker,
+    Place, Tracker,
     namespaces::is_host,
     processes::{Deed, Processes},
+    recent::Recent,
 };
 use crate::{
     decode::Call,
@@ -125,7 +126,7 @@ impl NsStats {
 /// Counts of everything.
 #[derive(Debug, Default)]
 pub struct Stats {
-    namespaces: HashMap<NsRef, NsStats>,
+    namespaces: Recent<NsRef, NsStats>,
     dead: VecDeque<NsRef>,
     unattributed: BTreeMap<OpName, Calls>,
     folded: Folded,
@@ -133,7 +134,7 @@ pub struct Stats {
 
 impl Stats {
     fn of(&mut self, ns: NsRef) -> &mut NsStats {
-        self.namespaces.entry(ns).or_insert_with(|| NsStats::new(Processes::default()))
+        self.namespaces.get_or_insert(ns, |_| NsStats::new(Processes::default()))
     }
 
     /// A call was delivered.
@@ -218,11 +219,16 @@ impl Stats {
     pub fn report(&self, tracker: &Tracker) -> Vec<NamespaceReport> {
         let known = tracker.namespaces.all();
         let mut all: Vec<NsRef> = known.iter().map(|one| one.0).collect();
-        all.extend(self.namespaces.keys().filter(|ns| tracker.namespaces.get(**ns).is_none()));
+        all.extend(
+            self.namespaces
+                .iter()
+                .map(|one| one.0)
+                .filter(|ns| tracker.namespaces.get(**ns).is_none()),
+        );
         // Those that were folded are not listed again.
         let dead_and_listed: std::collections::BTreeSet<_> = self.dead.iter().copied().collect();
         all.retain(|ns| {
-            self.namespaces.contains_key(ns)
+            self.namespaces.get(ns).is_some()
                 || dead_and_listed.contains(ns)
                 || tracker.namespaces.get(*ns).is_some_and(|info| info.death.is_none())
         });

@@ -1,0 +1,118 @@
+//! A table that remembers where it found what it was asked for last: calls come in bursts, of one
+//! thread in one namespace, and to compare one key is cheaper than to hash it.
+//!
+//! Invariant: a remembered place counts only where its key is the wanted one.
+
+use std::{cell::Cell, hash::Hash};
+
+use indexmap::IndexMap;
+
+/// The table. Its order means nothing.
+#[derive(Clone, Debug)]
+pub(super) struct Recent<K, V> {
+    map: IndexMap<K, V, foldhash::fast::RandomState>,
+    last: Cell<usize>,
+}
+
+impl<K, V> Default for Recent<K, V> {
+    fn default() -> Self {
+        Self { map: IndexMap::default(), last: Cell::new(0) }
+    }
+}
+
+impl<K: Hash + Eq, V> Recent<K, V> {
+    pub(super) fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.map.iter()
+    }
+
+    #[inline]
+    pub(super) fn get(&self, key: &K) -> Option<&V> {
+        if let Some((known, value)) = self.map.get_index(self.last.get())
+            && known == key
+        {
+            return Some(value);
+        }
+        self.find(key)
+    }
+
+    #[cold]
+    fn find(&self, key: &K) -> Option<&V> {
+        let (at, _, value) = self.map.get_full(key)?;
+        self.last.set(at);
+        Some(value)
+    }
+
+    /// The value of a key, made by `make(self)` where there is none.
+    #[inline]
+    pub(super) fn get_or_insert(&mut self, key: K, make: impl FnOnce(&mut Self) -> V) -> &mut V {
+        let mut at = self.last.get();
+        if self.map.get_index(at).is_none_or(|(known, _)| *known != key) {
+            at = self.find_or_insert(key, make);
+        }
+        #[expect(clippy::indexing_slicing, reason = "it was found there, or put there")]
+        &mut self.map[at]
+    }
+
+    #[cold]
+    fn find_or_insert(&mut self, key: K, make: impl FnOnce(&mut Self) -> V) -> usize {
+        let at = match self.map.get_index_of(&key) {
+            Some(at) => at,
+            None => {
+                let value = make(self);
+                self.map.insert_full(key, value).0
+            }
+        };
+        self.last.set(at);
+        at
+    }
+
+    pub(super) fn insert(&mut self, key: K, value: V) {
+        self.map.insert(key, value);
+    }
+
+    pub(super) fn remove(&mut self, key: &K) -> Option<V> {
+        self.map.swap_remove(key)
+    }
+
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&K) -> bool) {
+        self.map.retain(|key, _| keep(key));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_remembered_place_is_not_taken_for_another_key() {
+        let mut table = Recent::default();
+        for key in 0..4 {
+            assert_eq!(*table.get_or_insert(key, |_| key * 10), key * 10);
+        }
+        assert_eq!(table.get(&1), Some(&10));
+        // The last entry takes the place of the one that was asked for last.
+        assert_eq!(table.remove(&1), Some(10));
+        assert_eq!(table.get(&1), None);
+        assert_eq!(table.get(&3), Some(&30));
+        table.retain(|key| *key == 0);
+        assert_eq!(table.get(&3), None);
+        assert_eq!(*table.get_or_insert(3, |_| 33), 33);
+        assert_eq!(table.len(), 2);
+    }
+
+    #[test]
+    fn what_makes_a_value_may_make_room_first() {
+        let mut table = Recent::default();
+        table.insert(1, 1);
+        let value = table.get_or_insert(2, |table| {
+            table.remove(&1);
+            2
+        });
+        assert_eq!(*value, 2);
+        assert_eq!(table.get(&1), None);
+    }
+}
