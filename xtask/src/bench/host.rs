@@ -11,7 +11,6 @@ use super::{
     memory, times,
     tracer::Programs,
 };
-use crate::build;
 
 /// Options of `cargo xtask bench host`.
 #[derive(Clone, Debug, clap::Args)]
@@ -52,7 +51,7 @@ const FEW: u64 = 1_000_000;
 /// Measures and prints: whether all limits are kept.
 pub(super) fn run(args: &HostArgs) -> Result<bool> {
     ensure!(nix::unistd::geteuid().is_root(), "loading BPF programs needs root");
-    let programs = programs(&args.backend)?;
+    let (_, programs) = Programs::build(&args.backend)?;
     machine::stay_on_two_processors().context("cannot stay on two processors")?;
     println!("{}\n\n{HEADING}", Machine::look());
     let mut within = true;
@@ -78,23 +77,4 @@ pub(super) fn run(args: &HostArgs) -> Result<bool> {
         show(&memory::measure(&programs, FEW, args.events)?);
     }
     Ok(within)
-}
-
-/// Builds both programs as they are released.
-fn programs(backend: &str) -> Result<Programs> {
-    let root = build::workspace_root()?;
-    let built = build::everything(&root, true)?;
-    let status = built
-        .cargo()
-        .args(["build", "--quiet", "--release", "--package", "xtask"])
-        .arg("--target-dir")
-        .arg(root.join("target"))
-        .status()
-        .context("cannot run cargo")?;
-    ensure!(status.success(), "the workloads can't be built");
-    Ok(Programs {
-        tracer: built.program().to_owned(),
-        xtask: built.program().with_file_name("xtask"),
-        backend: backend.to_owned(),
-    })
 }

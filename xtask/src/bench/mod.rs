@@ -7,6 +7,7 @@
 //! | [`memory`] | whether the tracer grows with the events |
 //! | [`times`] | start to first event, end to exit, and what an idle tracer costs |
 //! | [`tracer`] | the tracer beside the bench, and what `/proc` says of it |
+//! | [`vm`] | instructions a call, in emulated machines |
 //! | [`figure`] | a result with its limit, as a row of a table |
 //! | [`machine`] | what the results depend on |
 //!
@@ -21,6 +22,7 @@ mod machine;
 mod memory;
 mod times;
 mod tracer;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -39,12 +41,19 @@ pub(crate) struct BenchArgs {
 enum Bench {
     /// The running kernel (needs root); what is done without a word more
     Host(host::HostArgs),
+    /// Instructions a call, in emulated machines, beside bpftrace and strace
+    Vm(vm::VmArgs),
+    /// What runs inside those machines
+    #[command(hide = true)]
+    Inside(vm::inside::InsideArgs),
 }
 
 /// Runs `cargo xtask bench`. Fails, too, when a limit is not kept.
 pub(crate) fn main(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let within = match args.what {
         Some(Bench::Host(args)) => host::run(&args)?,
+        Some(Bench::Vm(args)) => vm::run(&args)?,
+        Some(Bench::Inside(args)) => vm::inside::run(&args)?,
         None => host::run(&args.host)?,
     };
     Ok(if within { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -9,8 +9,9 @@ use anyhow::Result;
 
 use super::{
     figure::{Figure, Unit, largest, median},
-    tracer::{Live, Programs, processor_time},
+    tracer::{Live, Programs},
 };
+use crate::workload::process::processor_time;
 
 /// Calls something every millisecond while `work` is done, so that there is an event to see.
 fn with_calls<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {

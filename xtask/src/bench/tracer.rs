@@ -15,6 +15,8 @@ use nix::{
 };
 use serde_json::Value;
 
+use crate::build::{self, Built};
+
 /// The programs.
 #[derive(Clone, Debug)]
 pub(super) struct Programs {
@@ -27,6 +29,26 @@ pub(super) struct Programs {
 }
 
 impl Programs {
+    /// Builds both programs as they are released.
+    pub(super) fn build(backend: &str) -> Result<(Built, Self)> {
+        let root = build::workspace_root()?;
+        let built = build::everything(&root, true)?;
+        let status = built
+            .cargo()
+            .args(["build", "--quiet", "--release", "--package", "xtask"])
+            .arg("--target-dir")
+            .arg(root.join("target"))
+            .status()
+            .context("cannot run cargo")?;
+        ensure!(status.success(), "the workloads can't be built");
+        let programs = Self {
+            tracer: built.program().to_owned(),
+            xtask: built.program().with_file_name("xtask"),
+            backend: backend.to_owned(),
+        };
+        Ok((built, programs))
+    }
+
     fn tracer(&self, mode: &str) -> Command {
         let mut command = Command::new(&self.tracer);
         command.args([mode, "-o", "json", "--backend", &self.backend]);
@@ -149,15 +171,4 @@ pub(super) fn resident_kib(pid: u32) -> Result<u64> {
     let status = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
-}
-
-/// Time that all threads of a process have spent on processors. `/proc/PID/stat` counts in ticks of
-/// 10 ms, which is too coarse here.
-pub(super) fn processor_time(pid: u32) -> Result<Duration> {
-    let mut total = 0;
-    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = fs::read_to_string(task?.path().join("schedstat"))?;
-        total += text.split(' ').next().context("schedstat")?.parse::<u64>()?;
-    }
-    Ok(Duration::from_nanos(total))
 }

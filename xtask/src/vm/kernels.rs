@@ -29,11 +29,11 @@ const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A kernel to boot.
 #[derive(Clone, Debug)]
-pub(super) struct Kernel {
+pub(crate) struct Kernel {
     /// Its compressed image (bzImage)
-    pub(super) image: PathBuf,
+    pub(crate) image: PathBuf,
     /// What `uname -r` will say
-    pub(super) release: String,
+    pub(crate) release: String,
 }
 
 impl Kernel {

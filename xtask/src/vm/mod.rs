@@ -5,6 +5,7 @@
 //! | `kernels` | which kernels, and the cache of them |
 //! | `archive`, `stanza` | Debian's archive through an apt of our own |
 //! | `initramfs`, `cpio` | a machine's file system, made of files of this machine |
+//! | `place` | the cache, the emulator, and the queue of machines |
 //! | `qemu` | starts a machine, and waits until it is off |
 //! | `init` | the first program inside |
 //! | `live` | what is run inside |
@@ -19,34 +20,32 @@ pub(crate) mod init;
 mod initramfs;
 mod kernels;
 mod live;
+mod place;
 mod qemu;
 mod results;
 mod stanza;
 
 use std::{
-    env, fs,
-    fs::File,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::{Mutex, mpsc},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 
 use crate::{
-    apt,
     build::{self, Built},
     test::tally::{Run, Tally},
 };
-use init::Job;
-use initramfs::Initramfs;
-pub(crate) use kernels::SUITES;
-use kernels::{BUSYBOX_SUITE, Kernel};
 use live::{BACKENDS, Programs};
-use qemu::{Clock, Machine, QEMU};
+use place::LIMIT;
 use results::Expected;
+
+pub(crate) use init::Job;
+pub(crate) use initramfs::Initramfs;
+pub(crate) use kernels::{Kernel, SUITES};
+pub(crate) use place::{Place, Planned, at_a_time, run_all};
+pub(crate) use qemu::{Clock, Machine, Ran};
 
 /// Options of `cargo xtask vm`.
 #[derive(Clone, Debug, clap::Args)]
@@ -92,10 +91,6 @@ impl VmArgs {
     }
 }
 
-/// Emulated processors are many times slower than real ones, and others may be busy here.
-const LIMIT: u64 = 900;
-const MEBIBYTES: u32 = 1024;
-const PROCESSORS: u32 = 2;
 /// Runs `cargo xtask vm`.
 pub(crate) fn main(args: &VmArgs) -> anyhow::Result<ExitCode> {
     let root = build::workspace_root()?;
@@ -111,14 +106,14 @@ pub(crate) fn run(args: &VmArgs, built: &Built, tally: &mut Tally) -> anyhow::Re
     let host = Host::prepare(built)?;
     let programs = &host.programs;
     let mut queue = Vec::new();
-    for kernel in chosen(args, &host.cache, tally) {
+    for kernel in chosen(args, &host.place.cache, tally) {
         let name = |what: &str| format!("vm::{}::{what}", kernel.version());
         if !args.command.is_empty() {
             queue.push(Planned {
                 name: name("command"),
                 machine: host.machine(&kernel, "command", args),
                 job: programs.command(&args.command),
-                shows: Shows::Output,
+                what: Shows::Output,
             });
             continue;
         }
@@ -127,11 +122,21 @@ pub(crate) fn run(args: &VmArgs, built: &Built, tally: &mut Tally) -> anyhow::Re
                 name: name(backend),
                 machine: host.machine(&kernel, backend, args),
                 job: programs.tests(backend, args.filter.as_deref()),
-                shows: Shows::Tests(live::limits(&kernel.release, backend)),
+                what: Shows::Tests(live::limits(&kernel.release, backend)),
             });
         }
     }
-    run_all(queue, args.jobs.unwrap_or_else(at_a_time), tally)
+    run_all(queue, args.jobs.unwrap_or_else(at_a_time), |planned, ran| {
+        let text = match &planned.what {
+            Shows::Tests(limits) => results::of_tests(&planned.name, &ran, limits),
+            Shows::Output => results::of_command(&planned.name, &ran),
+        };
+        print!("{text}");
+        let mut run = Run::new("vm");
+        run.read(text.as_bytes());
+        tally.add(run, !text.contains("\ntest result: FAILED"));
+        Ok(())
+    })
 }
 
 /// What a command prints on the kernels of these suites, or of all.
@@ -147,7 +152,7 @@ pub(crate) fn outputs(
     let args = VmArgs { suite: suites.to_owned(), ..VmArgs::filtered(None) };
     let host = Host::prepare(built)?;
     let mut tally = Tally::default();
-    let kernels = chosen(&args, &host.cache, &mut tally);
+    let kernels = chosen(&args, &host.place.cache, &mut tally);
     if tally.failed() > 0 {
         bail!("a kernel can't be had; the messages above say why");
     }
@@ -162,42 +167,26 @@ pub(crate) fn outputs(
     kernels.iter().map(output).collect()
 }
 
-/// What machines are made of, on this one.
+/// What machines that run the live tests are made of, on this one.
 struct Host {
-    cache: PathBuf,
-    qemu: PathBuf,
+    place: Place,
     programs: Programs,
     files: Initramfs,
-    /// Held as long as there are machines
-    _lock: File,
 }
 
 impl Host {
     fn prepare(built: &Built) -> anyhow::Result<Self> {
-        if env::consts::ARCH != "x86_64" {
-            bail!("the machines are of x86_64, and so must this one be, to make programs for them");
-        }
-        let cache = built.target().join("vm");
-        fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
-        let lock = File::create(cache.join("lock")).context("cannot make the cache's lock")?;
-        lock.lock().context("cannot lock the cache")?;
-        let qemu = apt::program(QEMU.0, QEMU.1)?;
+        let place = Place::take(built)?;
         let programs = Programs::build(built)?;
-        let files = programs.files(&kernels::busybox(BUSYBOX_SUITE, &cache)?)?;
-        Ok(Self { cache, qemu, programs, files, _lock: lock })
+        let files = programs.files(&place.busybox()?)?;
+        Ok(Self { place, programs, files })
     }
 
     fn machine(&self, kernel: &Kernel, what: &str, args: &VmArgs) -> Machine {
         Machine {
-            qemu: self.qemu.clone(),
-            kernel: kernel.image.clone(),
-            files: self.files.clone(),
-            processors: PROCESSORS,
-            mebibytes: MEBIBYTES,
-            clock: Clock::Host,
             append: args.append.clone().unwrap_or_default(),
             limit: Duration::from_secs(args.limit),
-            folder: self.cache.join("runs").join(format!("{}-{what}", kernel.release)),
+            ..self.place.machine(kernel, self.files.clone(), what)
         }
     }
 }
@@ -225,19 +214,6 @@ fn chosen(args: &VmArgs, cache: &Path, tally: &mut Tally) -> Vec<Kernel> {
     all
 }
 
-fn at_a_time() -> usize {
-    thread::available_parallelism().map_or(1, |processors| processors.get().min(2))
-}
-
-/// A machine that waits for its turn.
-#[derive(Debug)]
-struct Planned {
-    name: String,
-    machine: Machine,
-    job: Job,
-    shows: Shows,
-}
-
 /// What the output of a job is.
 #[derive(Debug)]
 enum Shows {
@@ -245,42 +221,4 @@ enum Shows {
     Tests(Vec<Expected>),
     /// Something to be shown as it is; the job's exit status is its only result
     Output,
-}
-
-/// Runs machines, some at a time, and prints each one's tests when it is off.
-fn run_all(queue: Vec<Planned>, at_a_time: usize, tally: &mut Tally) -> anyhow::Result<()> {
-    let begin = Instant::now();
-    let queue = Mutex::new(queue.into_iter());
-    let next = || queue.lock().ok().and_then(|mut queue| queue.next());
-    let (done, results) = mpsc::channel();
-    thread::scope(|scope| {
-        for _ in 0..at_a_time.max(1) {
-            let (done, next) = (done.clone(), &next);
-            scope.spawn(move || {
-                while let Some(planned) = next() {
-                    // In one piece, as others print at the same time.
-                    let news = format!("xtask: {}: booting\n", planned.name);
-                    eprint!("{news}");
-                    let ran = planned.machine.run(&planned.job);
-                    // The receiver is there until all senders are gone.
-                    let _ = done.send((planned, ran));
-                }
-            });
-        }
-        drop(done);
-        for (planned, ran) in results {
-            let ran = ran.with_context(|| planned.name.clone())?;
-            let text = match &planned.shows {
-                Shows::Tests(limits) => results::of_tests(&planned.name, &ran, limits),
-                Shows::Output => results::of_command(&planned.name, &ran),
-            };
-            print!("{text}");
-            let mut run = Run::new("vm");
-            run.read(text.as_bytes());
-            tally.add(run, !text.contains("\ntest result: FAILED"));
-        }
-        anyhow::Ok(())
-    })?;
-    eprintln!("xtask: the machines took {:.0} s", begin.elapsed().as_secs_f64());
-    Ok(())
 }

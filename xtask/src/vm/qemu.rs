@@ -32,7 +32,6 @@ pub(crate) enum Clock {
     /// The time that passes outside.
     Host,
     /// The instructions that it executes, one a nanosecond: the same on every run. One processor.
-    #[expect(dead_code, reason = "for benches")]
     Instructions,
 }
 

@@ -2,8 +2,8 @@
 //! and benches: what a tracer says can be held against what was really done.
 //!
 //! Every IPC call of these processes goes through [`calls::Caller`] (or is entered by hand in
-//! `loops.rs`) and never through glibc. Each workload prints one JSON object when it ends:
-//! `{"namespaces": [{"label", "inum", "ops": {OP: {"calls", "failed", "errors"}}}], ...}`,
+//! `loops.rs` and `laps.rs`) and never through glibc. Each workload prints one JSON object when it
+//! ends: `{"namespaces": [{"label", "inum", "ops": {OP: {"calls", "failed", "errors"}}}], ...}`,
 //! with further facts of its own beside `namespaces`. Calls count for the namespace which the
 //! calling thread is in.
 
@@ -19,9 +19,10 @@ mod demo;
 mod hold;
 mod hostile;
 mod killed;
+mod laps;
 mod loops;
 mod mq;
-mod process;
+pub(crate) mod process;
 mod seccomp;
 mod sysv;
 mod tour;
@@ -41,6 +42,8 @@ pub(crate) enum Workload {
     GetppidLoop(loops::Loop),
     /// Make semtimedop calls as fast as possible for some time, in several threads
     SemopFlood(loops::Flood),
+    /// Make calls of several kinds, and say what one of each costs on a machine with one processor
+    Laps(laps::Laps),
     /// Send signals to sleeping calls, with and without SA_RESTART
     Restart,
     /// Let a thread sleep in a call; its tid is printed first, once it sleeps
@@ -78,6 +81,7 @@ pub(crate) fn run(workload: Workload) -> anyhow::Result<()> {
         Workload::SemopLoop(options) => loops::semop(&options),
         Workload::GetppidLoop(options) => loops::getppid(&options),
         Workload::SemopFlood(options) => loops::flood(&options),
+        Workload::Laps(options) => laps::run(&options),
         Workload::Restart => blocking::restart(),
         Workload::Blocked(options) => blocking::blocked(&options),
         Workload::Seccomp => seccomp::run(),

@@ -47,6 +47,17 @@ pub(crate) fn set_comm(name: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Time that all threads of a process have spent on processors. `/proc/PID/stat` counts in ticks of
+/// 10 ms, which is too coarse here.
+pub(crate) fn processor_time(pid: u32) -> Result<Duration> {
+    let mut total = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = fs::read_to_string(task?.path().join("schedstat"))?;
+        total += text.split(' ').next().context("schedstat")?.parse::<u64>()?;
+    }
+    Ok(Duration::from_nanos(total))
+}
+
 /// A process started by [`spawn`].
 #[derive(Debug)]
 pub(crate) struct Child {

@@ -1,0 +1,79 @@
+//! What runs inside a machine: the laps, traced in one way.
+
+use std::{collections::BTreeMap, process::Output, thread, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::tracers::{Saw, Tracer};
+
+/// How long the machine is left alone at first.
+const BOOTED: Duration = Duration::from_secs(60);
+
+/// Options of `cargo xtask bench inside`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct InsideArgs {
+    /// How to trace
+    tracer: Tracer,
+}
+
+/// One kind of call, as the workload says it (`workload::laps`).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Lap {
+    /// Which
+    pub(super) name: String,
+    /// What a call took: instructions, where the clock counts those
+    pub(super) ns_per_call: f64,
+    /// The part of it that the tracer's process used
+    pub(super) tracer_ns_per_call: f64,
+    /// How many calls there were of each operation
+    pub(super) made: BTreeMap<String, u64>,
+}
+
+impl Lap {
+    /// How many calls there were that a tracer can see.
+    pub(super) fn made(&self) -> u64 {
+        self.made.values().sum()
+    }
+}
+
+/// The laps, and what the tracer saw of them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Outcome {
+    pub(super) laps: Vec<Lap>,
+    pub(super) saw: Saw,
+}
+
+/// Runs the laps, and prints an [`Outcome`] as one line of JSON.
+pub(crate) fn run(args: &InsideArgs) -> Result<bool> {
+    let tracer = args.tracer;
+    // What a kernel does on the side after it has booted is over by then. It costs nothing: the clock
+    // of a machine that does nothing leaps ahead.
+    thread::sleep(BOOTED);
+    let calls = tracer.calls().to_string();
+    let output = tracer
+        .command(&["xtask", "workload", "laps", "--calls", &calls])
+        .output()
+        .with_context(|| format!("cannot run {}", tracer.name()))?;
+    let error = || {
+        format!("{}: {}\n{}", tracer.name(), output.status, String::from_utf8_lossy(&output.stderr))
+    };
+    ensure!(output.status.success(), error());
+    let laps = laps(&output).with_context(error)?;
+    println!("{}", serde_json::to_string(&Outcome { laps, saw: tracer.saw(&output)? })?);
+    Ok(true)
+}
+
+/// The workload's own words. ipc-trace, whose output is JSON, has them on standard error.
+fn laps(output: &Output) -> Result<Vec<Lap>> {
+    #[derive(Deserialize)]
+    struct Book {
+        laps: Vec<Lap>,
+    }
+    let lines = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    let book = lines
+        .iter()
+        .flat_map(|text| text.lines())
+        .find_map(|line| serde_json::from_str::<Book>(line).ok());
+    Ok(book.context("the workload has not said what its calls took")?.laps)
+}

@@ -1,0 +1,246 @@
+//! What is measured beside nothing at all: ipc-trace and its peers, each as its users run it, on a
+//! command; and what each says that it saw.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{BufRead, BufReader},
+    process::{Command, Output},
+};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::inside::Lap;
+
+/// bpftrace's own program for one line a call.
+const STREAM: &str = include_str!("stream.bt");
+/// bpftrace's own program for counts.
+const COUNT: &str = include_str!("count.bt");
+
+/// Where a peer's output goes: a file in memory, which costs it less than a reader would.
+const OUTPUT: &str = "/tmp/output";
+
+/// A way to trace.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Tracer {
+    /// Nothing
+    Untraced,
+    /// `ipc-trace report --backend function`
+    Function,
+    /// `ipc-trace report --backend syscall`
+    Syscall,
+    /// bpftrace with a line a call
+    Stream,
+    /// bpftrace with counts
+    Count,
+    /// strace
+    Strace,
+}
+
+/// What a tracer saw.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Saw {
+    /// Calls of each operation
+    pub(super) calls: BTreeMap<String, u64>,
+    /// Calls that it says it lost
+    pub(super) lost: u64,
+}
+
+impl Saw {
+    /// Calls of a lap.
+    pub(super) fn of(&self, lap: &Lap) -> u64 {
+        lap.made.keys().filter_map(|operation| self.calls.get(operation)).sum()
+    }
+}
+
+impl Tracer {
+    /// All of them. Those that take longest come first.
+    pub(super) const ALL: [Self; 6] =
+        [Self::Stream, Self::Count, Self::Function, Self::Syscall, Self::Strace, Self::Untraced];
+
+    /// As options and folders have it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Untraced => "untraced",
+            Self::Function => "function",
+            Self::Syscall => "syscall",
+            Self::Stream => "stream",
+            Self::Count => "count",
+            Self::Strace => "strace",
+        }
+    }
+
+    /// As a table has it.
+    pub(super) const fn title(self) -> &'static str {
+        match self {
+            Self::Untraced => "untraced",
+            Self::Function => "ipc-trace, `function`",
+            Self::Syscall => "ipc-trace, `syscall`",
+            Self::Stream => "bpftrace, a line a call",
+            Self::Count => "bpftrace, counts alone",
+            Self::Strace => "strace",
+        }
+    }
+
+    /// How many calls of each kind are timed: where one costs more, fewer of them do.
+    pub(super) const fn calls(self) -> u64 {
+        match self {
+            Self::Untraced | Self::Function | Self::Syscall => 300_000,
+            Self::Stream | Self::Count => 60_000,
+            Self::Strace => 10_000,
+        }
+    }
+
+    /// The command that traces `words`.
+    pub(super) fn command(self, words: &[&str]) -> Command {
+        let with = |program: &str, options: &[&str]| {
+            let mut command = Command::new(program);
+            command.args(options);
+            command
+        };
+        let ours = |backend| {
+            let mut command =
+                with("ipc-trace", &["report", "-o", "json", "--backend", backend, "--"]);
+            command.args(words);
+            command
+        };
+        let bpftrace =
+            |script| with("bpftrace", &["-o", OUTPUT, "-e", script, "-c", &words.join(" ")]);
+        match self {
+            Self::Untraced => {
+                let (program, options) = words.split_first().expect("a command has words");
+                with(program, options)
+            }
+            Self::Function => ours("function"),
+            Self::Syscall => ours("syscall"),
+            Self::Stream => bpftrace(STREAM),
+            Self::Count => bpftrace(COUNT),
+            Self::Strace => {
+                let calls = "trace=semtimedop,msgsnd,msgrcv,shmget,mq_timedsend,mq_timedreceive";
+                let mut command = with("strace", &["-f", "--seccomp-bpf", "-ttt", "-T"]);
+                command.args(["-e", calls, "-o", OUTPUT]).args(words);
+                command
+            }
+        }
+    }
+
+    /// What it saw, by what it printed.
+    pub(super) fn saw(self, output: &Output) -> Result<Saw> {
+        match self {
+            Self::Untraced => Ok(Saw::default()),
+            Self::Function | Self::Syscall => of_report(&output.stdout),
+            Self::Stream => of_stream(written()?),
+            Self::Count => of_counts(written()?),
+            Self::Strace => of_strace(written()?),
+        }
+    }
+}
+
+/// The operation in a line of strace: `PID TIME CALL(…`.
+fn operation(line: &str) -> Option<&str> {
+    let (call, _) = line.split_ascii_whitespace().nth(2)?.split_once('(')?;
+    Some(match call {
+        "semtimedop" => "semop",
+        "mq_timedsend" => "mq_send",
+        "mq_timedreceive" => "mq_receive",
+        other => other,
+    })
+}
+
+/// A peer's output.
+fn written() -> Result<BufReader<File>> {
+    Ok(BufReader::new(File::open(OUTPUT).context(OUTPUT)?))
+}
+
+fn of_strace(output: impl BufRead) -> Result<Saw> {
+    let mut saw = Saw::default();
+    for line in output.lines() {
+        if let Some(operation) = operation(&line?) {
+            *saw.calls.entry(operation.to_owned()).or_default() += 1;
+        }
+    }
+    Ok(saw)
+}
+
+/// `@OPERATION[NAMESPACE]: CALLS`
+fn of_counts(output: impl BufRead) -> Result<Saw> {
+    let mut saw = Saw::default();
+    for line in output.lines() {
+        let line = line?;
+        if let Some((key, count)) = line.split_once("]: ")
+            && let Some((operation, _)) = key.strip_prefix('@').and_then(|key| key.split_once('['))
+        {
+            *saw.calls.entry(operation.to_owned()).or_default() += count.parse::<u64>()?;
+        }
+    }
+    Ok(saw)
+}
+
+/// `TIME PID TID COMM UID NAMESPACE OPERATION …`, and among them `Lost N events`.
+fn of_stream(output: impl BufRead) -> Result<Saw> {
+    let mut saw = Saw::default();
+    for line in output.lines() {
+        let line = line?;
+        let lost = line.strip_prefix("Lost ").and_then(|rest| rest.strip_suffix(" events"));
+        if let Some(lost) = lost {
+            saw.lost += lost.parse::<u64>()?;
+        } else if let Some(operation) = line.split(' ').nth(6) {
+            *saw.calls.entry(operation.to_owned()).or_default() += 1;
+        }
+    }
+    Ok(saw)
+}
+
+fn of_report(stdout: &[u8]) -> Result<Saw> {
+    let report: Value = serde_json::from_slice(stdout).context("the report")?;
+    let accounting = &report["accounting"];
+    let count = |name: &str| accounting[name].as_u64().context("the report's accounting");
+    let by_op = accounting["by_op"].as_object().context("the report's operations")?;
+    let delivered =
+        |(op, counts): (&String, &Value)| Some((op.clone(), counts["delivered"].as_u64()?));
+    Ok(Saw {
+        calls: by_op.iter().filter_map(delivered).collect(),
+        lost: count("dropped")? + count("missed")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn calls<const N: usize>(expected: [(&str, u64); N]) -> BTreeMap<String, u64> {
+        expected.map(|(operation, calls)| (operation.to_owned(), calls)).into()
+    }
+
+    #[test]
+    fn lines_of_bpftrace_are_calls_and_losses() {
+        // As bpftrace 0.17 writes them with `-o`.
+        let text = "Attaching 12 probes...\n\
+                    68463692889 145 145 xtask 0 4026531839 semop 0 5572bfc10a6a 1 0 0 0 3219\n\
+                    Lost 435 events\nLost 679 events\n\
+                    68463695889 145 145 xtask 0 4026531839 semop 0 5572bfc10a6a 1 0 0 0 3219\n";
+        let saw = of_stream(text.as_bytes()).unwrap();
+        assert_eq!((saw.calls, saw.lost), (calls([("semop", 2)]), 1114));
+    }
+
+    #[test]
+    fn counts_of_bpftrace_are_added_up_over_namespaces() {
+        let text = "\n@semop[4026531839]: 5\n@semop[4026532180]: 2\n@mq_send[4026531839]: 1\n";
+        let saw = of_counts(text.as_bytes()).unwrap();
+        assert_eq!(saw.calls, calls([("semop", 7), ("mq_send", 1)]));
+    }
+
+    #[test]
+    fn lines_of_strace_are_calls() {
+        let text = "12 1.5 semtimedop(0, 0x1, 1, NULL) = 0 <0.000010>\n\
+                    12 1.6 shmget(0x1, 1, 000) = -1 ENOENT (No such file) <0.000010>\n\
+                    12 1.7 +++ exited with 0 +++\n";
+        let saw = of_strace(text.as_bytes()).unwrap();
+        assert_eq!(saw.calls, calls([("semop", 1), ("shmget", 1)]));
+    }
+}

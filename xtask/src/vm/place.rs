@@ -1,0 +1,134 @@
+//! Where machines come from and run: the cache, the emulator, and a queue of machines.
+//!
+//! Invariant: one process at a time uses the cache.
+
+use std::{
+    env, fs,
+    fs::File,
+    path::PathBuf,
+    sync::{Mutex, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+
+use super::{
+    init::Job,
+    initramfs::Initramfs,
+    kernels::{self, BUSYBOX_SUITE, Kernel},
+    qemu::{Clock, Machine, QEMU, Ran},
+};
+use crate::{apt, build::Built};
+
+/// How many seconds a machine may run: emulated processors are many times slower than real ones, and
+/// others may be busy here.
+pub(super) const LIMIT: u64 = 900;
+const MEBIBYTES: u32 = 1024;
+const PROCESSORS: u32 = 2;
+
+/// The cache and the emulator.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(super) cache: PathBuf,
+    qemu: PathBuf,
+    /// Held as long as this lives
+    _lock: File,
+}
+
+impl Place {
+    /// Makes it, and waits until no other process uses it.
+    ///
+    /// # Errors
+    ///
+    /// This machine is of another architecture, or there is no emulator to be had.
+    pub(crate) fn take(built: &Built) -> anyhow::Result<Self> {
+        if env::consts::ARCH != "x86_64" {
+            bail!("the machines are of x86_64, and so must this one be, to make programs for them");
+        }
+        let cache = built.target().join("vm");
+        fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
+        let lock = File::create(cache.join("lock")).context("cannot make the cache's lock")?;
+        lock.lock().context("cannot lock the cache")?;
+        Ok(Self { cache, qemu: apt::program(QEMU.0, QEMU.1)?, _lock: lock })
+    }
+
+    /// The newest kernel of a suite.
+    pub(crate) fn kernel(&self, suite: &str) -> anyhow::Result<Kernel> {
+        kernels::of_suite(suite, &self.cache, false)
+    }
+
+    /// The busybox of all machines.
+    pub(crate) fn busybox(&self) -> anyhow::Result<PathBuf> {
+        kernels::busybox(BUSYBOX_SUITE, &self.cache)
+    }
+
+    /// A machine with two processors and this machine's clock. `what` it does names its folder.
+    pub(crate) fn machine(&self, kernel: &Kernel, files: Initramfs, what: &str) -> Machine {
+        Machine {
+            qemu: self.qemu.clone(),
+            kernel: kernel.image.clone(),
+            files,
+            processors: PROCESSORS,
+            mebibytes: MEBIBYTES,
+            clock: Clock::Host,
+            append: String::new(),
+            limit: Duration::from_secs(LIMIT),
+            folder: self.cache.join("runs").join(format!("{}-{what}", kernel.release)),
+        }
+    }
+}
+
+/// One machine for each processor, two at most.
+pub(crate) fn at_a_time() -> usize {
+    thread::available_parallelism().map_or(1, |processors| processors.get().min(2))
+}
+
+/// A machine that waits for its turn.
+#[derive(Debug)]
+pub(crate) struct Planned<T> {
+    pub(crate) name: String,
+    pub(crate) machine: Machine,
+    pub(crate) job: Job,
+    /// What its output is
+    pub(crate) what: T,
+}
+
+/// Runs machines, some at a time, and hands on each one that is off.
+///
+/// # Errors
+///
+/// A machine can't be started, or `done` fails.
+pub(crate) fn run_all<T: Send>(
+    queue: Vec<Planned<T>>,
+    at_a_time: usize,
+    mut done: impl FnMut(Planned<T>, Ran) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    let queue = Mutex::new(queue.into_iter());
+    let next = || queue.lock().ok().and_then(|mut queue| queue.next());
+    let (off, results) = mpsc::channel();
+    thread::scope(|scope| {
+        for _ in 0..at_a_time.max(1) {
+            let (off, next) = (off.clone(), &next);
+            scope.spawn(move || {
+                while let Some(planned) = next() {
+                    // In one piece, as others print at the same time.
+                    let news = format!("xtask: {}: booting\n", planned.name);
+                    eprint!("{news}");
+                    let ran = planned.machine.run(&planned.job);
+                    // The receiver is there until all senders are gone.
+                    let _ = off.send((planned, ran));
+                }
+            });
+        }
+        drop(off);
+        for (planned, ran) in results {
+            let ran = ran.with_context(|| planned.name.clone())?;
+            done(planned, ran)?;
+        }
+        anyhow::Ok(())
+    })?;
+    eprintln!("xtask: the machines took {:.0} s", begin.elapsed().as_secs_f64());
+    Ok(())
+}
