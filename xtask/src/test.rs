@@ -29,11 +29,21 @@ pub(crate) struct TestArgs {
     /// Leave out the tests which trace the running kernel
     #[arg(long)]
     no_live: bool,
-    /// Run the tests which trace other kernels, too: as `cargo xtask vm` does
-    #[arg(long)]
+    /// Run the tests which trace other kernels, as `cargo xtask vm` does, also with FILTER
+    #[arg(long, conflicts_with_all = ["no_vm", "no_live", "live_only"])]
     vm: bool,
-    /// Run only tests whose names contain this, and no checks of the style
+    /// Leave out the tests which trace other kernels
+    #[arg(long)]
+    no_vm: bool,
+    /// Run only tests whose names contain this, on this kernel, and no checks of the style
     filter: Option<String>,
+}
+
+impl TestArgs {
+    fn machines(&self) -> bool {
+        let all = !self.live_only && !self.no_live && self.filter.is_none();
+        self.vm || all && !self.no_vm
+    }
 }
 
 /// Runs `cargo xtask test`.
@@ -54,7 +64,7 @@ pub(crate) fn main(args: &TestArgs) -> anyhow::Result<ExitCode> {
             for step in steps(args, &built) {
                 step.run(&mut tally)?;
             }
-            if args.vm {
+            if args.machines() {
                 in_machines(args, &built, &mut tally);
             }
         }

@@ -22,11 +22,35 @@ use super::{
     programs::Programs,
 };
 
-/// Where a program is put: whether at the entry, the large program's name, that of the one which serves
-/// moves between namespaces alone, and how it is attached.
-const PLACES: [(bool, &str, &str, bpf_attach_type); 2] = [
-    (true, "function_entry", "move_entry", bpf_attach_type::BPF_TRACE_FENTRY),
-    (false, "function_return", "move_return", bpf_attach_type::BPF_TRACE_FEXIT),
+/// Where a program is put.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    entry: bool,
+    /// The large program
+    of_all: &'static str,
+    /// That which serves moves between namespaces alone
+    of_moves: &'static str,
+    /// The program on a function. It does not tell functions apart, as the kernel would keep 15 bytes of
+    /// their names: what it is attached to does.
+    call: &'static str,
+    attach: bpf_attach_type,
+}
+
+const PLACES: [Place; 2] = [
+    Place {
+        entry: true,
+        of_all: "function_entry",
+        of_moves: "move_entry",
+        call: "on_entry",
+        attach: bpf_attach_type::BPF_TRACE_FENTRY,
+    },
+    Place {
+        entry: false,
+        of_all: "function_return",
+        of_moves: "move_return",
+        call: "on_return",
+        attach: bpf_attach_type::BPF_TRACE_FEXIT,
+    },
 ];
 
 /// Puts programs on functions. Where one fails, the others are tried: a new plan can leave out all that
@@ -50,18 +74,19 @@ pub(super) fn attach(
             failed.insert(hook.function, "the kernel's BTF does not describe it".to_owned());
             continue;
         };
-        for (entry, of_all, of_moves, attach) in PLACES {
-            if entry && !hook.entry {
+        for place in PLACES {
+            if place.entry && !hook.entry {
                 continue;
             }
-            let name = if of_calls.contains(&function.prototype) { of_all } else { of_moves };
-            let array = match shared.entry((entry, function.prototype)) {
+            let of_calls = of_calls.contains(&function.prototype);
+            let name = if of_calls { place.of_all } else { place.of_moves };
+            let array = match shared.entry((place.entry, function.prototype)) {
                 Entry::Occupied(made) => made.into_mut(),
-                Entry::Vacant(place) => {
-                    place.insert(share(programs, linked, name, attach, *function)?)
+                Entry::Vacant(free) => {
+                    free.insert(share(programs, linked, name, place.attach, *function)?)
                 }
             };
-            if let Err(reason) = put(programs, hook, attach, *function, array.as_fd()) {
+            if let Err(reason) = put(programs, place, *function, array.as_fd()) {
                 failed.insert(hook.function, reason);
             }
         }
@@ -101,16 +126,14 @@ fn share(
 /// Puts a program on one function.
 fn put(
     programs: &mut Programs,
-    hook: &Hook,
-    attach: bpf_attach_type,
+    place: Place,
     function: Function,
     array: BorrowedFd<'_>,
 ) -> Result<(), String> {
     let code = Code {
-        // Without the underscores, as the kernel keeps 15 bytes.
-        name: hook.function.trim_start_matches('_'),
+        name: place.call,
         kind: bpf_prog_type::BPF_PROG_TYPE_TRACING,
-        attach,
+        attach: place.attach,
         function: function.id,
         instructions: &call_of(array),
     };

@@ -2,8 +2,8 @@
 //!
 //! A program's own name in the kernel is cut to 15 bytes, and no longer unique then. Its symbol is
 //! not: `bpf_prog_TAG_NAME` has the whole name of the function, where the program has BTF, else the cut
-//! one (`bpf_get_prog_name`, kernel/bpf/core.c, 6.12); and the tag leads to it. That names are unique
-//! is checked.
+//! one (`bpf_get_prog_name`, kernel/bpf/core.c, 6.12); and the tag leads to it. That different programs
+//! have different names is checked.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -90,13 +90,14 @@ fn sizes_of(pid: u32) -> Result<BTreeMap<String, Size>> {
             format!("no symbol of program {tag:016x}: is net.core.bpf_jit_kallsyms 0?")
         })?;
         // The same instructions have the same tag; which is which makes no difference then.
-        ensure!(named.len() == programs.len(), "{named:?} are {} programs", programs.len());
-        for (name, program) in named.iter().zip(programs) {
-            let verified = program.verified_instruction_count();
-            sizes.insert(name.clone(), Size { verified, jited: program.size_jitted() });
+        ensure!(named.len() <= programs.len(), "{named:?} are {} programs", programs.len());
+        let verified = programs.iter().filter_map(|p| p.verified_instruction_count()).max();
+        let jited = programs.iter().map(|program| program.size_jitted()).max().unwrap_or(0);
+        for name in named {
+            let other = sizes.insert(name.clone(), Size { verified, jited });
+            ensure!(other.is_none(), "programs have the same name: {name}");
         }
     }
-    ensure!(sizes.len() == loaded.len(), "programs have the same names: {:?}", sizes.keys());
     Ok(sizes)
 }
 
