@@ -79,9 +79,10 @@ impl Place {
     }
 }
 
-/// One machine for each processor, two at most.
+/// Two machines for each processor, four at most: half of their time, they need none, since taking
+/// programs off functions is waiting.
 pub(crate) fn at_a_time() -> usize {
-    thread::available_parallelism().map_or(1, |processors| processors.get().min(2))
+    thread::available_parallelism().map_or(1, |processors| (2 * processors.get()).min(4))
 }
 
 /// A machine that waits for its turn.
