@@ -62,8 +62,6 @@ pub enum AttachError {
     Functions(BTreeMap<&'static str, String>),
     /// A plan without any function may.
     Fentry(String),
-    /// A plan without fprobe may.
-    Fprobe(String),
 }
 
 /// The running kernel's BTF, in which the programs' hooks are found.
@@ -109,11 +107,16 @@ pub(super) fn attach(
     let mut programs = Programs::default();
     if !plan.hooks.is_empty() {
         let linked = Linked::new(object(flavour), &ebpf).map_err(AttachError::Flavour)?;
-        if plan.fprobe && flavour != Flavour::Raw {
-            steady::hook(&mut programs, &linked, &plan.hooks).map_err(AttachError::Fprobe)?;
-        } else {
-            trampolines::attach(&mut programs, &linked, &plan.hooks, layout.functions())?;
-        }
+        let fprobe = plan.fprobe && flavour != Flavour::Raw;
+        programs = match fprobe.then(|| steady::hook(&linked, &plan.hooks)) {
+            Some(Ok(hooked)) => hooked,
+            refused => {
+                if let Some(Err(reason)) = refused {
+                    log::info!("functions are hooked one by one: {reason}");
+                }
+                trampolines::attach(&linked, &plan.hooks, layout.functions())?
+            }
+        };
     }
     log::debug!("{} functions were hooked after {:?}", plan.hooks.len(), begin.elapsed());
     let syscall = if plan.syscall_kinds == 0 { &[][..] } else { &SYSCALL };

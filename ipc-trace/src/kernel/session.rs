@@ -55,9 +55,6 @@ pub enum SessionError {
     /// No function takes programs: a plan without any may do.
     #[error("{0}")]
     Fentry(String),
-    /// Functions take no programs by fprobe: a plan without it may do.
-    #[error("{0}")]
-    Fprobe(String),
     /// A program can't be loaded or attached, in any way that was tried.
     #[error("can't trace system calls: {}", .0.join("; "))]
     Programs(Vec<String>),
@@ -236,7 +233,6 @@ impl Session {
                     return Err(SessionError::Functions(reasons));
                 }
                 Err(AttachError::Fentry(reason)) => return Err(SessionError::Fentry(reason)),
-                Err(AttachError::Fprobe(reason)) => return Err(SessionError::Fprobe(reason)),
                 Err(AttachError::Flavour(reason)) => {
                     fallbacks.push(format!("{flavour}: {reason}"));
                 }

@@ -19,7 +19,8 @@ use super::{
 ///
 /// # Errors
 /// The kernel can't: a text that says what it was asked for.
-pub(super) fn hook(programs: &mut Programs, linked: &Linked, hooks: &[Hook]) -> Result<(), String> {
+pub(super) fn hook(linked: &Linked, hooks: &[Hook]) -> Result<Programs, String> {
+    let mut programs = Programs::default();
     for (name, at_return) in [("fprobe_entry", false), ("fprobe_return", true)] {
         let code = Code {
             name,
@@ -35,7 +36,7 @@ pub(super) fn hook(programs: &mut Programs, linked: &Linked, hooks: &[Hook]) -> 
         programs.keep_link(link);
         programs.keep(program);
     }
-    Ok(())
+    Ok(programs)
 }
 
 /// Attaches a loaded program to a tracepoint, such as `sched/sched_process_exec`.

@@ -56,11 +56,11 @@ const PLACES: [Place; 2] = [
 /// Puts programs on functions. Where one fails, the others are tried: a new plan can leave out all that
 /// fail.
 pub(super) fn attach(
-    programs: &mut Programs,
     linked: &Linked,
     hooks: &[Hook],
     functions: &BTreeMap<&'static str, Function>,
-) -> Result<(), AttachError> {
+) -> Result<Programs, AttachError> {
+    let mut programs = Programs::default();
     // Prototypes that calls have.
     let of_calls: BTreeSet<_> = hooks
         .iter()
@@ -83,16 +83,16 @@ pub(super) fn attach(
             let array = match shared.entry((place.entry, function.prototype)) {
                 Entry::Occupied(made) => made.into_mut(),
                 Entry::Vacant(free) => {
-                    free.insert(share(programs, linked, name, place.attach, *function)?)
+                    free.insert(share(&mut programs, linked, name, place.attach, *function)?)
                 }
             };
-            if let Err(reason) = put(programs, place, *function, array.as_fd()) {
+            if let Err(reason) = put(&mut programs, place, *function, array.as_fd()) {
                 failed.insert(hook.function, reason);
             }
         }
     }
     programs.keep_arrays(shared.into_values());
-    if failed.is_empty() { Ok(()) } else { Err(AttachError::Functions(failed)) }
+    if failed.is_empty() { Ok(programs) } else { Err(AttachError::Functions(failed)) }
 }
 
 /// Loads a large program, and makes an array for others to call it by.

@@ -165,10 +165,6 @@ pub(crate) fn start(
             // Each time there are fewer functions left to try.
             Err(SessionError::Functions(reasons)) => known.unusable.extend(reasons),
             Err(SessionError::Fentry(reason)) => known.fentry_refused = Some(reason),
-            Err(SessionError::Fprobe(reason)) => {
-                log::info!("functions are hooked one by one: {reason}");
-                known.fprobe = false;
-            }
             Err(error) => return Err(error.into()),
         }
     }
