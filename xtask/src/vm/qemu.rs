@@ -68,6 +68,10 @@ pub(crate) struct Machine {
     pub(crate) folder: PathBuf,
 }
 
+/// Of the kernel's command line. No check of the timer: while this machine is busy, it may see no tick for
+/// so long that it gives up (`check_timer`, arch/x86/kernel/apic/io_apic.c).
+const WORDS: &str = "console=ttyS0 panic=-1 oops=panic no_timer_check";
+
 /// What has become of a machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Ran {
@@ -131,7 +135,7 @@ impl Machine {
             .arg(&self.kernel)
             .arg("-initrd")
             .arg(archive)
-            .args(["-append", &format!("console=ttyS0 panic=-1 oops=panic {}", self.append)])
+            .args(["-append", &format!("{WORDS} {}", self.append)])
             .stdin(Stdio::null());
         // SAFETY: between fork and exec, one system call that takes no address.
         unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
