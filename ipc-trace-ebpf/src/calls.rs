@@ -63,8 +63,6 @@ pub(crate) fn exit(regs: impl Fn() -> u64, ret: impl Fn() -> i64) {
         return;
     }
     let task = current_task();
-    // Read anew: with the value of above the verifier goes through three times as many instructions.
-    let number: u64 = field(regs(), Field::RegNumber);
     if !has_place(number) {
         return;
     }
@@ -353,19 +351,15 @@ struct With<P> {
 /// Puts the event into the ring, with the operation's own part.
 #[inline(always)]
 fn emit(event: &Event, queue: &QueueRef) {
-    let (args, flags) = event.call.arguments();
-    let facts = Facts { call: event.call, op: event.op, ret: event.ret, args, flags };
     match event.op {
-        Op::Shmget | Op::Shmat | Op::Shmdt | Op::Semget | Op::Msgget => {
-            put::<()>(event, facts, queue);
-        }
-        Op::Semop if detail::fits_inline(&facts) => put::<Inline>(event, facts, queue),
-        Op::Semop => put::<SemopPart>(event, facts, queue),
-        Op::Msgsnd | Op::Msgrcv => put::<MsgPart>(event, facts, queue),
-        Op::Shmctl | Op::Semctl | Op::Msgctl => put::<CtlPart>(event, facts, queue),
-        Op::MqOpen | Op::MqUnlink => put::<NamePart>(event, facts, queue),
+        Op::Shmget | Op::Shmat | Op::Shmdt | Op::Semget | Op::Msgget => put::<()>(event, queue),
+        Op::Semop if detail::fits_inline(event.call) => put::<Inline>(event, queue),
+        Op::Semop => put::<SemopPart>(event, queue),
+        Op::Msgsnd | Op::Msgrcv => put::<MsgPart>(event, queue),
+        Op::Shmctl | Op::Semctl | Op::Msgctl => put::<CtlPart>(event, queue),
+        Op::MqOpen | Op::MqUnlink => put::<NamePart>(event, queue),
         Op::MqSend | Op::MqReceive | Op::MqNotify | Op::MqGetsetattr => {
-            put::<QueuePart>(event, facts, queue);
+            put::<QueuePart>(event, queue);
         }
     }
 }
@@ -379,7 +373,7 @@ fn wake_up(emitted: u64) -> u64 {
 
 /// Fills a record in place: nothing is built elsewhere and copied.
 #[inline(always)]
-fn put<P: Part>(event: &Event, mut facts: Facts, queue: &QueueRef) {
+fn put<P: Part>(event: &Event, queue: &QueueRef) {
     let Some(record) = maps::reserve::<With<P>>(&EVENTS) else {
         maps::count(event.counters, Count::Dropped);
         let error = if filters::failed(event.ret) { -event.ret as u16 } else { 0 };
@@ -404,6 +398,8 @@ fn put<P: Part>(event: &Event, mut facts: Facts, queue: &QueueRef) {
         (*call).euid = field(event.cred, Field::CredEuid);
         (*call).egid = field(event.cred, Field::CredEgid);
         core::ptr::addr_of_mut!((*call).comm).cast::<[u64; 2]>().write(comm(event.task));
+        let (args, flags) = event.call.arguments();
+        let mut facts = Facts { call: event.call, op: event.op, ret: event.ret, args, flags };
         let found = P::fill(core::ptr::addr_of_mut!((*record).part), &mut facts, queue);
         (*call).args = facts.args;
         (*call).header.flags = facts.flags | found;

@@ -73,12 +73,12 @@ pub(crate) struct Inline;
 /// Whether a semop has no more than one operation and no time limit, as nearly all have: its record
 /// then needs two cache lines and not three.
 #[inline(always)]
-pub(crate) fn fits_inline(facts: &Facts) -> bool {
+pub(crate) fn fits_inline(call: Call) -> bool {
     if constant!(ARGUMENTS) == 0 {
         return true;
     }
-    let no_limit = matches!(facts.call.code.timeout(), Timeout::None) || facts.args[3] == 0;
-    facts.args[2] as u32 <= 1 && no_limit
+    let ([_, _, nsops, timeout, _], _) = call.arguments();
+    nsops as u32 <= 1 && (matches!(call.code.timeout(), Timeout::None) || timeout == 0)
 }
 
 impl Part for Inline {
