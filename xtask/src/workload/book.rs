@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::{self, Write as _};
 
 use anyhow::Result;
 use nix::errno::Errno;
@@ -205,10 +206,11 @@ impl Report {
         }
     }
 
-    /// Prints the report as one line of JSON.
+    /// Prints the report as one line of JSON, in one piece: a tracer may print to the same pipe.
     pub(crate) fn print(&self) -> Result<()> {
-        println!("{}", serde_json::to_string(self)?);
-        Ok(())
+        let mut line = serde_json::to_vec(self)?;
+        line.push(b'\n');
+        Ok(io::stdout().write_all(&line)?)
     }
 }
 
