@@ -178,6 +178,7 @@ fields! {
     VmaFile: Probe, HOLDERS, [("vm_area_struct", "vm_file", 0)];
     VmaStart: Probe, HOLDERS, [("vm_area_struct", "vm_start", 0)];
     VmaEnd: Probe, HOLDERS, [("vm_area_struct", "vm_end", 0)];
+    InodeMode: Probe, Need::Optional("the mode of a new queue"), [("inode", "i_mode", 0)];
     InodeLinks: Probe, HOLDERS, [("inode", "i_nlink", 0)];
 }
 

@@ -98,6 +98,23 @@ impl Op {
         matches!(self, Self::MqSend | Self::MqReceive | Self::MqNotify | Self::MqGetsetattr)
     }
 
+    /// Whether the call can make or remove an object, change whose it is, or attach it.
+    pub const fn changes_objects(self) -> bool {
+        matches!(
+            self,
+            Self::Shmget
+                | Self::Shmat
+                | Self::Shmdt
+                | Self::Shmctl
+                | Self::Semget
+                | Self::Semctl
+                | Self::Msgget
+                | Self::Msgctl
+                | Self::MqOpen
+                | Self::MqUnlink
+        )
+    }
+
     /// The operation's bit in a set of operations.
     pub const fn bit(self) -> u32 {
         1 << self as u8

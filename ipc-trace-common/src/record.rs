@@ -1,5 +1,5 @@
 //! The records that the kernel side writes: into the event ring ([`Kind::Call`]), the control ring
-//! (all others), the census ([`Kind::Pending`], [`Kind::Alive`]) and the survey ([`Kind::Task`],
+//! (all others, [`Kind::Change`] among them), the census ([`Kind::Pending`], [`Kind::Alive`]) and the survey ([`Kind::Task`],
 //! [`Kind::Descriptor`], [`Kind::Mapping`]).
 //!
 //! A record starts with a [`Header`]. `boot_ns` is `CLOCK_BOOTTIME` in nanoseconds. Parts that a
@@ -38,6 +38,9 @@ pub enum Kind {
     Descriptor = 11,
     /// A mapped shared memory segment: [`MappingRecord`]
     Mapping = 12,
+    /// A call that changed objects and is not among the events, since a filter took it out, there was
+    /// no room for it, or calls were not reported yet: as [`Kind::Call`]
+    Change = 13,
 }
 
 /// What every record starts with.
@@ -183,7 +186,9 @@ pub struct CtlPart {
 }
 
 /// A POSIX queue, as found behind a descriptor.
-#[derive(Clone, Copy, Debug, Default, FromBytes, KnownLayout, Immutable)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, KnownLayout, Immutable,
+)]
 #[repr(C)]
 pub struct QueueRef {
     /// The queue's namespace; `inum` 0: none, or dead
@@ -233,8 +238,8 @@ pub struct NamePart {
     pub attr: [u8; 32],
     /// Bytes of `name` that were read, without the NUL
     pub name_len: u32,
-    /// Padding
-    pub reserved: u32,
+    /// mq_open that succeeded: `i_mode` of the queue; `0`: not known
+    pub mode: u32,
     /// The name as the caller gave it to the kernel, any bytes (`DETAIL`)
     pub name: [u8; NAME_LEN],
 }

@@ -83,7 +83,7 @@ pub const FILTER_VALUES: u32 = 1024;
 pub mod gate {
     /// Nothing yet: programs only mark that they were run, for the self-test
     pub const TEST: u32 = 0;
-    /// Moves, births and ends only
+    /// Moves, births, ends, and calls that change objects only
     pub const CONTROL: u32 = 1;
     /// Everything
     pub const OPEN: u32 = 2;

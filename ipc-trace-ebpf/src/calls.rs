@@ -247,13 +247,17 @@ fn returned(gate: Gate, caller: &Caller, call: Call, ret: i64) {
         moves::returned(task, ipc_ns, pid_tgid, call.code, ret);
         return;
     };
-    if !gate.is_open() {
+    let open = gate.is_open();
+    let changes = op.changes_objects() && !filters::failed(ret);
+    if !open && !changes {
         return;
     }
     let Some(counters) = maps::counters(op as u32) else {
         return;
     };
-    maps::count(counters, Count::Seen);
+    if open {
+        maps::count(counters, Count::Seen);
+    }
 
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
@@ -269,6 +273,7 @@ fn returned(gate: Gate, caller: &Caller, call: Call, ret: i64) {
         cred,
         ns: namespaces::identify(ipc_ns),
         counters,
+        reported: open,
     };
     let mut queue = queues::none();
     let mut slot = slots::find_or_take(pid_tgid);
@@ -293,7 +298,7 @@ fn returned(gate: Gate, caller: &Caller, call: Call, ret: i64) {
         queue = queues::behind(task, ret as u32);
         queues::compare(&mut queue, event.ns);
     }
-    if filters::in_force() {
+    if open && filters::in_force() {
         let subject = Subject {
             op: op as u8,
             ret,
@@ -305,7 +310,10 @@ fn returned(gate: Gate, caller: &Caller, call: Call, ret: i64) {
         };
         if !filters::wanted(&subject) {
             maps::count(counters, Count::Filtered);
-            return;
+            if !changes {
+                return;
+            }
+            event.reported = false;
         }
     }
     if let Some(slot) = slot {
@@ -314,7 +322,7 @@ fn returned(gate: Gate, caller: &Caller, call: Call, ret: i64) {
     emit(&event, &queue);
 }
 
-/// A call that returned and is wanted.
+/// A call that returned and is wanted, or may have changed an object.
 struct Event {
     call: Call,
     op: Op,
@@ -327,6 +335,8 @@ struct Event {
     cred: u64,
     ns: NsRef,
     counters: *mut Counters,
+    /// Whether it goes into the event ring
+    reported: bool,
 }
 
 #[inline(always)]
@@ -346,6 +356,31 @@ fn comm(task: u64) -> [u64; 2] {
 struct With<P> {
     call: CallRecord,
     part: P,
+}
+
+/// Whether a call has changed an object, or which objects there are. Flags and commands:
+/// include/uapi/linux/ipc.h, include/uapi/asm-generic/fcntl.h.
+#[inline(always)]
+fn has_changed(event: &Event) -> bool {
+    const IPC_CREAT: u64 = 0o1000;
+    const O_CREAT: u64 = 0o100;
+    /// What `IPC_RMID` (0) and `IPC_SET` (1) do not have, with or without `IPC_64`.
+    const NOT_THESE: u64 = 0xffff_ffff & !0x101;
+    if filters::failed(event.ret) {
+        return false;
+    }
+    let ([first, second, third, ..], _) = event.call.arguments();
+    match event.op {
+        Op::Shmat | Op::Shmdt | Op::MqUnlink => true,
+        // 0 is IPC_PRIVATE.
+        Op::Shmget | Op::Semget => third & IPC_CREAT != 0 || first as u32 == 0,
+        Op::Msgget => second & IPC_CREAT != 0 || first as u32 == 0,
+        Op::Shmctl | Op::Msgctl => second & NOT_THESE == 0,
+        Op::Semctl => third & NOT_THESE == 0,
+        Op::MqOpen => second & O_CREAT != 0,
+        Op::Semop | Op::Msgsnd | Op::Msgrcv => false,
+        Op::MqSend | Op::MqReceive | Op::MqNotify | Op::MqGetsetattr => false,
+    }
 }
 
 /// Puts the event into the ring, with the operation's own part.
@@ -371,21 +406,39 @@ fn wake_up(emitted: u64) -> u64 {
     u64::from(if due { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP })
 }
 
-/// Fills a record in place: nothing is built elsewhere and copied.
+/// Room for a record in the event ring, if it is to go there; when there is none, that is counted.
 #[inline(always)]
-fn put<P: Part>(event: &Event, queue: &QueueRef) {
-    let Some(record) = maps::reserve::<With<P>>(&EVENTS) else {
+fn reserve<P>(event: &Event) -> Option<*mut With<P>> {
+    if !event.reported {
+        return None;
+    }
+    let record = maps::reserve(&EVENTS);
+    if record.is_none() {
         maps::count(event.counters, Count::Dropped);
         let error = if filters::failed(event.ret) { -event.ret as u16 } else { 0 };
         maps::count_drop(event.ns.inum, event.ns.generation, event.op as u16, error);
-        return;
+    }
+    record
+}
+
+/// Fills a record in place: nothing is built elsewhere and copied. A call that changed objects goes into
+/// the control ring where it can't be among the events.
+#[inline(always)]
+fn put<P: Part>(event: &Event, queue: &QueueRef) {
+    let (record, kind) = match reserve::<P>(event) {
+        Some(record) => (record, Kind::Call),
+        None if P::CHANGES && has_changed(event) => match maps::reserve_control::<With<P>>() {
+            Some(record) => (record, Kind::Change),
+            None => return,
+        },
+        None => return,
     };
     // SAFETY: the ring gave room for a call and its part; every field of the call is written.
     // `comm` is 8-aligned within the record, and has 16 bytes.
     unsafe {
         let call = core::ptr::addr_of_mut!((*record).call);
         (*call).header.version = VERSION;
-        (*call).header.kind = Kind::Call as u8;
+        (*call).header.kind = kind as u8;
         (*call).header.abi = event.call.abi as u8;
         (*call).header.code = event.call.code.0;
         (*call).boot_ns = event.now;
@@ -403,8 +456,11 @@ fn put<P: Part>(event: &Event, queue: &QueueRef) {
         let found = P::fill(core::ptr::addr_of_mut!((*record).part), &mut facts, queue);
         (*call).args = facts.args;
         (*call).header.flags = facts.flags | found;
-        let emitted = maps::count(event.counters, Count::Emitted);
-        bpf_ringbuf_submit(record.cast(), wake_up(emitted));
+        let wake = match kind {
+            Kind::Call => wake_up(maps::count(event.counters, Count::Emitted)),
+            _ => u64::from(BPF_RB_NO_WAKEUP),
+        };
+        bpf_ringbuf_submit(record.cast(), wake);
     }
 }
 

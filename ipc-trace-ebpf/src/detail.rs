@@ -52,6 +52,9 @@ unsafe fn timeout(facts: Facts, address: u64, to: *mut u8) -> u32 {
 
 /// What belongs to an operation, behind a call's record.
 pub(crate) trait Part {
+    /// Whether there are calls with it that change objects.
+    const CHANGES: bool = false;
+
     /// Fills it, and may change what the record says of the arguments. Flags to add.
     ///
     /// # Safety
@@ -61,6 +64,8 @@ pub(crate) trait Part {
 
 /// Of operations whose arguments say all.
 impl Part for () {
+    const CHANGES: bool = true;
+
     #[inline(always)]
     unsafe fn fill(_part: *mut Self, _facts: &mut Facts, _queue: &QueueRef) -> u32 {
         0
@@ -223,7 +228,7 @@ unsafe fn queue(part: *mut QueuePart, facts: Facts) -> u32 {
     }
 }
 
-/// Of mq_open and mq_unlink: all but `queue`.
+/// Of mq_open and mq_unlink: all but `queue` and `mode`.
 ///
 /// # Safety
 /// `part` is valid for writing.
@@ -237,7 +242,6 @@ unsafe fn name(part: *mut NamePart, facts: Facts) -> u32 {
             NAME_LEN as u32,
             facts.args[0] as *const _,
         );
-        (*part).reserved = 0;
         // With its NUL; but 0 for an empty string before 6.18 (`strncpy_from_user_nofault`, mm/maccess.c).
         let mut flags = if len >= 0 {
             (*part).name_len = if len > 0 { len as u32 - 1 } else { 0 };
@@ -277,8 +281,10 @@ unsafe fn optional(address: u64, to: *mut u8, len: u32, flag: u32) -> u32 {
 
 /// The parts that are filled by the functions above.
 macro_rules! parts {
-    ($($part:ty, |$at:ident, $facts:ident, $queue:ident| $fill:expr;)*) => {$(
+    ($($part:ty, $changes:literal, |$at:ident, $facts:ident, $queue:ident| $fill:expr;)*) => {$(
         impl Part for $part {
+            const CHANGES: bool = $changes;
+
             #[inline(always)]
             unsafe fn fill($at: *mut Self, $facts: &mut Facts, $queue: &QueueRef) -> u32 {
                 let $facts = *$facts;
@@ -290,15 +296,16 @@ macro_rules! parts {
 }
 
 parts! {
-    SemopPart, |part, facts, _queue| semop(part, facts);
-    MsgPart, |part, facts, _queue| message(part, facts);
-    CtlPart, |part, facts, _queue| ctl(part, facts);
-    QueuePart, |part, facts, queue| {
+    SemopPart, false, |part, facts, _queue| semop(part, facts);
+    MsgPart, false, |part, facts, _queue| message(part, facts);
+    CtlPart, true, |part, facts, _queue| ctl(part, facts);
+    QueuePart, false, |part, facts, queue| {
         queues::write(core::ptr::addr_of_mut!((*part).queue), queue);
         self::queue(part, facts)
     };
-    NamePart, |part, facts, queue| {
+    NamePart, true, |part, facts, queue| {
         queues::write(core::ptr::addr_of_mut!((*part).queue), queue);
+        (*part).mode = queues::mode(facts.ret, queue);
         name(part, facts)
     };
 }

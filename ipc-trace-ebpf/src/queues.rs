@@ -15,7 +15,7 @@ use ipc_trace_common::{
 use crate::{
     context,
     maps::{self, QUEUES},
-    memory::{exists, field, kernel, kernel_bytes, masked},
+    memory::{current_task, exists, field, kernel, kernel_bytes, masked},
     namespaces,
 };
 
@@ -65,18 +65,37 @@ pub(crate) fn compare(queue: &mut QueueRef, caller: NsRef) {
     }
 }
 
+/// The file behind descriptor `fd` of `task` (`struct file *`); `0`: none.
+#[inline(always)]
+fn file(task: u64, fd: u32) -> u64 {
+    if !exists(Field::TaskFiles) {
+        return 0;
+    }
+    let fdt: u64 = field(field(task, Field::TaskFiles), Field::FilesFdt);
+    if fd >= field::<u32>(fdt, Field::FdtableMax) {
+        return 0;
+    }
+    kernel(field::<u64>(fdt, Field::FdtableFd) + u64::from(fd) * 8)
+}
+
+/// `i_mode` of the queue that mq_open gave the descriptor `ret` of; `0`: not known.
+#[inline(always)]
+pub(crate) fn mode(ret: i64, queue: &QueueRef) -> u32 {
+    if queue.flags & queue_flag::KNOWN == 0 {
+        return 0;
+    }
+    let file = file(current_task(), ret as u32);
+    u32::from(field::<u16>(field(file, Field::FileInode), Field::InodeMode))
+}
+
 /// The queue behind descriptor `fd` of `task`.
 #[inline(always)]
 pub(crate) fn behind(task: u64, fd: u32) -> QueueRef {
     let mut queue = none();
-    if !exists(Field::TaskFiles) || !exists(Field::SbInfo) || !exists(Field::InodeSb) {
+    if !exists(Field::SbInfo) || !exists(Field::InodeSb) {
         return queue;
     }
-    let fdt: u64 = field(field(task, Field::TaskFiles), Field::FilesFdt);
-    if fd >= field::<u32>(fdt, Field::FdtableMax) {
-        return queue;
-    }
-    let file: u64 = kernel(field::<u64>(fdt, Field::FdtableFd) + u64::from(fd) * 8);
+    let file = file(task, fd);
     if file == 0 {
         return queue;
     }

@@ -15,15 +15,18 @@ use ipc_trace_common::{
     },
 };
 
+use zerocopy::IntoBytes as _;
+
 use crate::{
     decode::{self, Call, Record},
-    event::Life,
+    event::{Life, ls::Ls},
     kernel::census::Census,
     track::{
         Tracker,
         clock::boot_ns,
         contexts::Facts,
         namespaces::{Birth, Death},
+        objects,
     },
 };
 
@@ -33,6 +36,8 @@ pub trait Sink {
     fn call(&mut self, call: &Call<'_>, tracker: &Tracker);
     /// Something happened to a namespace.
     fn namespace(&mut self, change: &Change, tracker: &Tracker);
+    /// Something happened to objects.
+    fn objects(&mut self, changes: &[objects::Change], tracker: &Tracker);
 }
 
 /// Something happened to a namespace.
@@ -72,6 +77,8 @@ enum Control {
     Move(MoveRecord),
     Exit(ExitRecord),
     Queue(Box<QueueRecord>),
+    /// A call, in words, as the ring aligns it
+    Change(u64, Box<[u64]>),
 }
 
 impl Control {
@@ -82,6 +89,7 @@ impl Control {
             Self::Move(r) => r.boot_ns,
             Self::Exit(r) => r.boot_ns,
             Self::Queue(r) => r.boot_ns,
+            Self::Change(boot_ns, _) => *boot_ns,
         }
     }
 }
@@ -189,7 +197,26 @@ impl Pipeline {
             }
         }
         self.tracker.queues.opened(call);
+        let changes = self.tracker.act(call);
         sink.call(call, &self.tracker);
+        if !changes.is_empty() {
+            sink.objects(&changes, &self.tracker);
+        }
+    }
+
+    /// A call that is no event changed objects.
+    fn changed(&mut self, words: &[u64], sink: &mut impl Sink) {
+        // It was decoded before.
+        let Ok(Record::Change(call)) = decode::record(words.as_bytes()) else { return };
+        let CallRecord { context, tid, .. } = *call.record;
+        if self.tracker.contexts.get(tid, context).is_none() {
+            self.apply_context(tid, context);
+        }
+        self.tracker.queues.opened(&call);
+        let changes = self.tracker.act(&call);
+        if !changes.is_empty() {
+            sink.objects(&changes, &self.tracker);
+        }
     }
 
     /// Brings a context forward: on the control ring, records of different CPUs can be in another
@@ -236,6 +263,7 @@ impl Pipeline {
             Control::Context(record) => self.tracker.contexts.insert(record),
             Control::Exit(record) => self.tracker.contexts.remove(record),
             Control::Queue(record) => self.tracker.queues.insert(record),
+            Control::Change(_, words) => self.changed(words, sink),
             Control::Namespace(record) => {
                 let id = (record.ns_id != 0).then_some(record.ns_id);
                 let ended = self.tracker.namespaces.found(record.ns, id, record.boot_ns);
@@ -285,7 +313,7 @@ impl Pipeline {
     }
 
     fn ended(
-        &self,
+        &mut self,
         ended: impl IntoIterator<Item = (NsRef, Death)>,
         now: u64,
         sink: &mut impl Sink,
@@ -300,6 +328,67 @@ impl Pipeline {
                 death: Some(death),
             };
             sink.namespace(&change, &self.tracker);
+            let changes = self.tracker.objects.ended(ns, death);
+            if !changes.is_empty() {
+                sink.objects(&changes, &self.tracker);
+            }
+        }
+    }
+
+    /// A look found what there was at the start. `before` and `after`: what was listed before and after
+    /// it; `opened`: when calls began to be reported. What happened meanwhile is in the control ring, and
+    /// is told here, with what was there.
+    ///
+    /// A namespace is what the look found under its number if both lists have the same life of it. All
+    /// that happened in another one is in the ring, since it was made meanwhile.
+    pub fn looked(
+        &mut self,
+        ls: Option<&Ls>,
+        (before, after): (&Census, &Census),
+        opened: u64,
+        control: &mut impl Source,
+        sink: &mut impl Sink,
+    ) {
+        let tracker = &mut self.tracker;
+        match ls {
+            Some(ls) if ls.complete => {}
+            Some(_) | None => tracker.objects.is_blind(),
+        }
+        for look in ls.iter().flat_map(|ls| &ls.namespaces) {
+            let of = |census: &Census| {
+                let mut alive = census.alive.iter().map(|alive| alive.ns);
+                alive.find(|ns| ns.inum == look.inum)
+            };
+            let first = NsRef { inum: look.inum, generation: 1 };
+            let ns = match before.complete && after.complete {
+                true => of(before).filter(|ns| of(after) == Some(*ns)),
+                // Nobody counts the lives of a number then.
+                false => Some(first),
+            };
+            if let Some(ns) = ns {
+                tracker.objects.found(ns, look, opened);
+            }
+        }
+        self.read_control(control);
+        self.apply(opened, sink);
+        let present = self.tracker.objects.present();
+        if !present.is_empty() {
+            sink.objects(&present, &self.tracker);
+        }
+        self.listed(after, sink);
+    }
+
+    /// A look at the end, after all records.
+    pub fn settled(&mut self, ls: &Ls, census: &Census, sink: &mut impl Sink) {
+        let found = |inum: u32| {
+            let mut alive = census.alive.iter().map(|alive| alive.ns);
+            alive.find(|ns| ns.inum == inum).or_else(|| self.tracker.namespaces.of_inum(inum))
+        };
+        let looks: Vec<_> =
+            ls.namespaces.iter().filter_map(|look| Some((found(look.inum)?, look))).collect();
+        let changes = self.tracker.objects.settled(&looks, boot_ns());
+        if !changes.is_empty() {
+            sink.objects(&changes, &self.tracker);
         }
     }
 
@@ -317,6 +406,7 @@ fn read_one(bytes: &[u8]) -> Result<Option<Control>, decode::DecodeError> {
         Record::Move(r) => Some(Control::Move(*r)),
         Record::Exit(r) => Some(Control::Exit(*r)),
         Record::Queue(r) => Some(Control::Queue(Box::new(*r))),
+        Record::Change(call) => Some(Control::Change(call.record.boot_ns, words(bytes))),
         Record::Call(_)
         | Record::Pending(..)
         | Record::Alive(_)
@@ -326,4 +416,13 @@ fn read_one(bytes: &[u8]) -> Result<Option<Control>, decode::DecodeError> {
         | Record::Mapping(_)
         | Record::Unknown(_) => None,
     })
+}
+
+/// The bytes of a record, as the ring aligns them.
+fn words(bytes: &[u8]) -> Box<[u64]> {
+    let mut words = vec![0; bytes.len().div_ceil(size_of::<u64>())].into_boxed_slice();
+    if let Some(place) = words.as_mut_bytes().get_mut(..bytes.len()) {
+        place.copy_from_slice(bytes);
+    }
+    words
 }

@@ -28,7 +28,7 @@ use crate::event::{
 
 /// Permissions of a System V object (`S_IRWXUGO`): what shmget, semget, msgget and `IPC_SET` take
 /// (`ipcget`, `ipc_update_perm`, ipc/util.c, 6.12).
-const PERMISSIONS: u32 = 0o777;
+pub(super) const PERMISSIONS: u32 = 0o777;
 
 /// Permissions of a file (`S_IALLUGO`): what mq_open takes (`vfs_mkobj`, fs/namei.c, 6.12).
 const FILE_PERMISSIONS: u32 = 0o7777;
@@ -225,11 +225,11 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn uint(&self, at: usize) -> u32 {
+    pub(super) fn uint(&self, at: usize) -> u32 {
         self.record.args[at] as u32
     }
 
-    fn int(&self, at: usize) -> i32 {
+    pub(super) fn int(&self, at: usize) -> i32 {
         self.uint(at).cast_signed()
     }
 
@@ -237,7 +237,7 @@ impl<'a> Call<'a> {
         Address(self.record.args[at])
     }
 
-    fn key(&self) -> Hex32 {
+    pub(super) fn key(&self) -> Hex32 {
         Hex32(self.uint(0))
     }
 
@@ -247,7 +247,7 @@ impl<'a> Call<'a> {
 
     /// The command without `IPC_64`, which only 32-bit calls may add: the native ones know no such
     /// command (`ksys_shmctl`, ipc/shm.c, 6.12).
-    fn plain_command(&self, at: usize) -> u32 {
+    pub(super) fn plain_command(&self, at: usize) -> u32 {
         let command = self.uint(at);
         if self.abi.is_32_bit() { command & !flags::IPC_64 } else { command }
     }
@@ -256,7 +256,7 @@ impl<'a> Call<'a> {
         CommandName { number: self.uint(at), name: control.name(self.plain_command(at)) }
     }
 
-    fn returned_id(&self) -> Option<i32> {
+    pub(super) fn returned_id(&self) -> Option<i32> {
         i32::try_from(self.record.ret).ok().filter(|id| *id >= 0)
     }
 
@@ -272,7 +272,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn name(&self) -> Option<Text<'a>> {
+    pub(super) fn name(&self) -> Option<Text<'a>> {
         let Part::Name(part) = self.part else { return None };
         let name = part.name.get(..part.name_len as usize)?;
         self.has(flag::DETAIL).then(|| Text::until_nul(name))

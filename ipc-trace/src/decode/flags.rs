@@ -24,8 +24,13 @@ const fn huge(log2: u64, name: &'static str) -> (u64, u64, &'static str) {
     (0x3f << 26, log2 << 26, name)
 }
 
-const IPC_CREAT: (u64, u64, &str) = bit(0o1000, "IPC_CREAT");
-const IPC_EXCL: (u64, u64, &str) = bit(0o2000, "IPC_EXCL");
+/// Makes the object if it is not there (`IPC_CREAT`, include/uapi/linux/ipc.h).
+pub const CREAT: u32 = 0o1000;
+/// With [`CREAT`]: fails if it is there (`IPC_EXCL`).
+pub const EXCL: u32 = 0o2000;
+
+const IPC_CREAT: (u64, u64, &str) = bit(CREAT as u64, "IPC_CREAT");
+const IPC_EXCL: (u64, u64, &str) = bit(EXCL as u64, "IPC_EXCL");
 const IPC_NOWAIT: (u64, u64, &str) = bit(0o4000, "IPC_NOWAIT");
 
 /// shmget: include/uapi/linux/{ipc,shm}.h

@@ -3,12 +3,14 @@
 //! | module | its job |
 //! | --- | --- |
 //! | [`args`] | the arguments of a call |
+//! | [`deeds`] | what a call did to objects |
 //! | [`flags`] | the names of flags and commands |
 //!
 //! Invariant: any bytes give a record, `Unknown`, or an error; never a panic. Parts that no flag of
 //! the header vouches for are not looked at.
 
 pub mod args;
+pub mod deeds;
 pub mod flags;
 
 use ipc_trace_common::{
@@ -72,6 +74,8 @@ pub enum Record<'a> {
     Descriptor(&'a DescriptorRecord),
     /// A mapped segment
     Mapping(&'a MappingRecord),
+    /// A call that changed objects and is not among the events
+    Change(Call<'a>),
     /// A kind that this version does not know
     Unknown(u8),
 }
@@ -160,6 +164,7 @@ pub fn record(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     const TASK: u8 = Kind::Task as u8;
     const DESCRIPTOR: u8 = Kind::Descriptor as u8;
     const MAPPING: u8 = Kind::Mapping as u8;
+    const CHANGE: u8 = Kind::Change as u8;
     Ok(match kind {
         CALL => Record::Call(call(bytes)?),
         CONTEXT => Record::Context(view(bytes, kind)?.0),
@@ -176,6 +181,7 @@ pub fn record(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         TASK => Record::Task(view(bytes, kind)?.0),
         DESCRIPTOR => Record::Descriptor(view(bytes, kind)?.0),
         MAPPING => Record::Mapping(view(bytes, kind)?.0),
+        CHANGE => Record::Change(call(bytes)?),
         other => Record::Unknown(other),
     })
 }
@@ -241,6 +247,7 @@ pub fn iterated(mut bytes: &[u8], mut each: impl FnMut(Record<'_>)) -> Result<()
             | Record::Move(_)
             | Record::Exit(_)
             | Record::Queue(_)
+            | Record::Change(_)
             | Record::Unknown(_) => {
                 return Err(DecodeError::Short {
                     kind: bytes.get(1).copied().unwrap_or(0),

@@ -8,8 +8,9 @@ use serde::{Serialize, Serializer};
 
 use super::{
     OtherNs,
+    objects::ObjectLook,
     report::{Created, Destroyed},
-    value::{FamilyName, Hex32, Mode, Text, Time},
+    value::{FamilyName, Text, Time},
 };
 
 /// What exists.
@@ -58,6 +59,9 @@ pub struct NamespaceLook {
     pub limits: BTreeMap<LimitName, Limit>,
     /// What could not be seen of it: where `objects` or `limits` are not whole
     pub unseen: Vec<Unseen>,
+    /// Device number of its mqueue file system
+    #[serde(skip)]
+    pub mqueue_dev: Option<libc::dev_t>,
 }
 
 /// A process with a thread in a namespace.
@@ -160,62 +164,6 @@ pub enum MountOf {
     Namespace,
     /// Its mqueue file system
     Mqueue,
-}
-
-/// An object.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct ObjectLook {
-    /// `shm`, `sem`, `msg` or `mq`
-    pub kind: FamilyName,
-    /// shmid, semid or msqid
-    pub id: Option<i32>,
-    /// The key
-    pub key: Option<Hex32>,
-    /// A queue's name, without the slash
-    pub name: Option<Text<'static>>,
-    /// Permission bits
-    pub mode: Mode,
-    /// Owner
-    pub uid: u32,
-    /// Group
-    pub gid: u32,
-    /// shm: bytes; sem: semaphores; msg: bytes that there is room for (`msg_qbytes`); mq: the same
-    /// (`mq_maxmsg` times `mq_msgsize`)
-    pub size: Option<u64>,
-    /// msg, mq: messages in it
-    pub messages: Option<u64>,
-    /// mq: messages that there is room for (`mq_maxmsg`)
-    pub max_messages: Option<u64>,
-    /// msg: bytes of the messages in it; shm: bytes in memory
-    pub bytes: Option<u64>,
-    /// Who made it, as far as the kernel remembers
-    pub creator: Option<Creator>,
-    /// Its last use, as far as the kernel remembers
-    pub last: Option<LastUse>,
-    /// shm: how often it is attached
-    pub attached: Option<u64>,
-    /// Removed, and gone when nobody uses it any more: no key or name leads to it
-    pub removed: bool,
-}
-
-/// Who made an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Creator {
-    /// shm: the process
-    pub pid: Option<u32>,
-    /// User
-    pub uid: u32,
-    /// Group
-    pub gid: u32,
-}
-
-/// The last use of an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct LastUse {
-    /// shm: who attached or detached it last; msg: who sent or received last
-    pub pid: Option<u32>,
-    /// When, to the second
-    pub time: Option<Time>,
 }
 
 macro_rules! limits {

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | [`value`] | names, keys, flags and other values that have a form of their own in JSON |
 //! | [`args`] | the arguments of each operation |
+//! | [`objects`] | objects and their lives |
 //! | [`report`] | the object that `report -o json` prints |
 //! | [`ls`] | the object that `ls -o json` prints |
 //! | [`doctor`] | the object that `doctor -o json` prints |
@@ -15,6 +16,7 @@
 pub mod args;
 pub mod doctor;
 pub mod ls;
+pub mod objects;
 pub mod report;
 pub mod value;
 
@@ -24,6 +26,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use args::Args;
+use objects::ObjectEvent;
 use value::{AbiName, Error, FamilyName, Hex32, OpName, Text, Time};
 
 /// The version of the lines and objects.
@@ -51,6 +54,8 @@ pub enum Event<'a> {
     Ipc(Ipc<'a>),
     /// Something happened to a namespace
     Namespace(Namespace<'a>),
+    /// Something happened to an object
+    Object(ObjectEvent<'a>),
     /// Calls were lost since the line before
     Loss(Loss<'a>),
     /// The last line

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{
     Accounting, Backends, Command, Container, OtherNs, Pending, Process,
+    objects::ObjectReport,
     value::{Error, OpName, Text, Time},
 };
 
@@ -38,6 +39,8 @@ pub struct Report {
     pub unattributed: BTreeMap<OpName, Calls>,
     /// Namespaces that had died and had to make room, taken together
     pub folded: Option<Folded>,
+    /// Objects that were gone and had to make room
+    pub objects_folded: u64,
     /// Access across namespaces
     pub findings: Vec<Finding>,
 }
@@ -73,7 +76,7 @@ pub struct NamespaceReport {
     pub foreign_calls: u64,
     /// Calls of which only counts are known, because the ring had no room: they are in `ops`
     pub dropped: u64,
-    /// Objects
+    /// Objects that exist or existed: those that exist first, by kind, then by id or name
     pub objects: Vec<ObjectReport>,
 }
 
@@ -159,10 +162,6 @@ pub struct Durations {
     /// The longest
     pub max: u64,
 }
-
-/// An object.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct ObjectReport {}
 
 /// Namespaces that are not listed one by one.
 #[derive(Clone, Debug, Default, Serialize, JsonSchema)]

@@ -107,6 +107,7 @@ impl Census {
             | Record::Task(_)
             | Record::Descriptor(_)
             | Record::Mapping(_)
+            | Record::Change(_)
             | Record::Unknown(_) => {}
         })?;
         Ok(census)

@@ -75,6 +75,7 @@ impl Survey {
             | Record::Pending(..)
             | Record::Descriptor(_)
             | Record::Mapping(_)
+            | Record::Change(_)
             | Record::Unknown(_) => {}
         })?;
         Ok(found)

@@ -11,9 +11,9 @@ use super::{
 };
 use crate::event::{
     ls::{
-        DescriptorOf, Holder, LimitName, MountOf, NamespaceLook, ObjectLook, ProcessLook,
-        UnseenWhat,
+        DescriptorOf, Holder, LimitName, MountOf, NamespaceLook, ProcessLook, UnseenWhat,
     },
+    objects::ObjectLook,
     value::{FamilyName, Hex32, Text},
 };
 
@@ -85,7 +85,7 @@ impl Seen {
         let mut all: BTreeMap<u32, NamespaceLook> = BTreeMap::new();
         for (inum, inside) in insides {
             let ns_id = self.found.listed.get(&inum).and_then(|one| one.ns_id);
-            let Inside { mut objects, limits, mut unseen, mqueue_dev: _ } = inside;
+            let Inside { mut objects, limits, mut unseen, mqueue_dev } = inside;
             objects.sort_by(|a, b| order(a).cmp(&order(b)));
             unseen.dedup();
             all.insert(
@@ -102,6 +102,7 @@ impl Seen {
                     objects,
                     limits,
                     unseen,
+                    mqueue_dev,
                 },
             );
         }

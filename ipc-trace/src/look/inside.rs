@@ -18,7 +18,8 @@ use nix::sched::CloneFlags;
 use super::{mqueue, sysvipc};
 use crate::{
     event::{
-        ls::{Limit, LimitName, ObjectLook, Unseen, UnseenWhat},
+        ls::{Limit, LimitName, Unseen, UnseenWhat},
+        objects::ObjectLook,
         value::FamilyName,
     },
     kernel::owned,

@@ -17,7 +17,7 @@ use nix::{
 
 use crate::{
     event::{
-        ls::ObjectLook,
+        objects::ObjectLook,
         value::{FamilyName, Mode, Text},
     },
     kernel::mounts,
@@ -66,7 +66,7 @@ fn queue(root: &OwnedFd, name: &CStr) -> io::Result<Option<ObjectLook>> {
 /// It can't be asked.
 pub fn described(queue: impl AsFd, name: &[u8]) -> io::Result<ObjectLook> {
     let queue = queue.as_fd();
-    let FileStat { st_mode, st_uid, st_gid, st_nlink, .. } = fstat(queue)?;
+    let FileStat { st_mode, st_uid, st_gid, st_nlink, st_ino, .. } = fstat(queue)?;
     let mut attributes = std::mem::MaybeUninit::<libc::mq_attr>::zeroed();
     // SAFETY: there are no new attributes, and room for the old ones.
     let asked = unsafe {
@@ -83,9 +83,9 @@ pub fn described(queue: impl AsFd, name: &[u8]) -> io::Result<ObjectLook> {
         id: None,
         key: None,
         name: Some(Text(name.to_vec().into())),
-        mode: Mode(st_mode & 0o7777),
-        uid: st_uid,
-        gid: st_gid,
+        mode: Some(Mode(st_mode & 0o7777)),
+        uid: Some(st_uid),
+        gid: Some(st_gid),
         size: Some(number(mq_maxmsg).saturating_mul(number(mq_msgsize))),
         messages: Some(number(mq_curmsgs)),
         max_messages: Some(number(mq_maxmsg)),
@@ -94,5 +94,6 @@ pub fn described(queue: impl AsFd, name: &[u8]) -> io::Result<ObjectLook> {
         last: None,
         attached: None,
         removed: st_nlink == 0,
+        ino: Some(st_ino),
     })
 }

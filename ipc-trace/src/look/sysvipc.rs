@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use ipc_trace_common::op::Family;
 
 use crate::event::{
-    ls::{Creator, LastUse, ObjectLook},
+    objects::{Creator, LastUse, ObjectLook},
     value::{FamilyName, Hex32, Mode, Time},
 };
 
@@ -49,9 +49,9 @@ impl Line<'_> {
             id: Some(self.number(id)?),
             key: Some(Hex32(self.number::<i32>("key")? as u32)),
             name: None,
-            mode: Mode(mode & 0o777),
-            uid: self.number("uid")?,
-            gid: self.number("gid")?,
+            mode: Some(Mode(mode & 0o777)),
+            uid: Some(self.number("uid")?),
+            gid: Some(self.number("gid")?),
             size: None,
             messages: None,
             max_messages: None,
@@ -60,10 +60,15 @@ impl Line<'_> {
                 pid: self.pid("cpid"),
                 uid: self.number("cuid")?,
                 gid: self.number("cgid")?,
+                comm: None,
+                exe: None,
+                start_boot_ns: None,
+                exact: true,
             }),
             last: None,
             attached: None,
             removed: kind == Family::Shm && mode & SHM_DEST != 0,
+            ino: None,
         })
     }
 
@@ -99,7 +104,7 @@ impl Line<'_> {
 }
 
 fn last_use(pid: Option<u32>, time: Option<SystemTime>) -> Option<LastUse> {
-    (pid.is_some() || time.is_some()).then(|| LastUse { pid, time: time.map(Time) })
+    (pid.is_some() || time.is_some()).then(|| LastUse { pid, comm: None, time: time.map(Time) })
 }
 
 /// The objects of a table; an error is a line that is not understood.
@@ -140,11 +145,12 @@ mod tests {
         let objects = parse(Family::Shm, SHM).unwrap();
         let [one] = objects.as_slice() else { panic!("{objects:?}") };
         assert_eq!((one.id, one.key), (Some(32768), Some(Hex32(0x8cd1_ab21))));
-        assert_eq!((one.mode, one.removed), (Mode(0o600), true));
-        assert_eq!((one.uid, one.gid, one.size), (1000, 100, Some(u64::MAX)));
+        assert_eq!((one.mode, one.removed), (Some(Mode(0o600)), true));
+        assert_eq!((one.uid, one.gid, one.size), (Some(1000), Some(100), Some(u64::MAX)));
         assert_eq!((one.attached, one.bytes), (Some(2), Some(4096)));
-        assert_eq!(one.creator, Some(Creator { pid: Some(4242), uid: 0, gid: 0 }));
-        let last = one.last.unwrap();
+        let creator = one.creator.as_ref().unwrap();
+        assert_eq!((creator.pid, creator.uid, creator.gid), (Some(4242), 0, 0));
+        let last = one.last.as_ref().unwrap();
         assert_eq!(last.pid, None);
         assert_eq!(last.time.unwrap().to_string(), "2026-11-23T14:44:40.000000000Z");
     }
@@ -157,7 +163,7 @@ mod tests {
                  0 3 666 12 2 71 72 0 0 0 0 {stime} {rtime} 5\n"
             )
         };
-        let last = |stime, rtime| parse(Family::Msg, &table(stime, rtime)).unwrap()[0].last;
+        let last = |stime, rtime| parse(Family::Msg, &table(stime, rtime)).unwrap()[0].last.clone();
         assert_eq!(last(10, 5).unwrap().pid, Some(71));
         assert_eq!(last(5, 10).unwrap().pid, Some(72));
     }

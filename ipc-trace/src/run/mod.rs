@@ -8,8 +8,12 @@
 //! | [`status`] | the line below the others, on a terminal |
 //! | [`ls`] | `ls`, which traces nothing |
 //!
-//! Order at the start: attach, list what exists, open the gate, start COMMAND. Order at the end:
-//! close the gate, empty the rings, list what exists, account.
+//! Order at the start: attach with the gate open for changes alone, list what exists, look at it, open
+//! the gate, list what exists again, tell what was there with what happened to it since, start COMMAND.
+//! Changes travel on the control ring, so none is lost while there is nobody to read calls, and what a
+//! look and a change both tell of is one object.
+//!
+//! Order at the end: close the gate, empty the rings, list what exists, look at it, account.
 
 pub mod accounts;
 pub mod command;
@@ -32,9 +36,10 @@ use tokio::io::{Interest, unix::AsyncFd};
 use crate::{
     cli::{OutputFormat, TraceArgs},
     decode::Call,
-    event::{Accounting, Command, Pending, Start, VERSION, report::Report, value::Time},
+    event::{Accounting, Command, Pending, Start, VERSION, ls::Ls, report::Report, value::Time},
     kernel::census::Census,
     kernel::session::{AllCounts, SessionError},
+    look,
     pipeline::{Change, Pipeline, Sink},
     sinks::{
         live::{Format, Live},
@@ -45,6 +50,7 @@ use crate::{
         Tracker,
         clock::{Clock, boot_ns},
         losses::{Losses, NewLosses},
+        objects::{self, looks::Holders},
         stats::Stats,
     },
 };
@@ -115,6 +121,14 @@ impl Sink for Mode {
         match self {
             Self::Live(live) => live.call(call, tracker),
             Self::Report(stats, _) => stats.call(call, tracker),
+        }
+    }
+
+    fn objects(&mut self, changes: &[objects::Change], tracker: &Tracker) {
+        match self {
+            Self::Live(live) => live.objects(changes, tracker),
+            // The tracker keeps them.
+            Self::Report(..) => {}
         }
     }
 
@@ -208,7 +222,7 @@ impl Run {
     }
 
     async fn whole(mut self, args: &TraceArgs) -> Result<ExitCode, RunError> {
-        self.setup.session.open();
+        self.look();
         self.flush()?;
         let mut child = match args.command.as_slice() {
             [] => None,
@@ -223,6 +237,34 @@ impl Run {
             return Err(error);
         }
         self.end(child.as_mut()).await
+    }
+
+    /// Looks at what exists, and opens the gate.
+    fn look(&mut self) {
+        let begin = Instant::now();
+        let ls = self.what_exists();
+        log::debug!("the look at what exists took {:?}", begin.elapsed());
+        self.started = boot_ns();
+        self.setup.session.open();
+        let census = self.setup.session.census().unwrap_or_else(|error| {
+            log::warn!("{error}");
+            Census::default()
+        });
+        let (session, censuses) = (&mut self.setup.session, (&self.setup.census, &census));
+        let (control, started) = (&mut session.control, self.started);
+        self.pipeline.looked(ls.as_ref(), censuses, started, control, &mut self.mode);
+    }
+
+    /// A look; `None` where there is nothing to be seen.
+    fn what_exists(&self) -> Option<Ls> {
+        let options = look::Options { namespace: None, btf: Some(self.setup.btf.clone()) };
+        let ls = look::look(&options)
+            .inspect_err(|error| log::warn!("objects that were there are not known: {error}"))
+            .ok()?;
+        for unseen in &ls.unseen {
+            log::info!("not seen of what exists: {unseen}");
+        }
+        Some(ls)
     }
 
     /// Until COMMAND ends, the time is over, or a signal comes.
@@ -302,7 +344,7 @@ impl Run {
                 counts.missed,
                 counts.control.dropped,
             );
-            self.mode.loss(&losses, &self.pipeline.tracker);
+            self.lost(&losses);
         }
         self.flush()?;
         self.say_status(&counts, &census)
@@ -333,7 +375,15 @@ impl Run {
         }
     }
 
-    /// Looks at what exists.
+    fn lost(&mut self, losses: &NewLosses) {
+        // Calls that change objects and find no room among the events are facts.
+        if losses.missed > 0 || losses.facts > 0 {
+            self.pipeline.tracker.objects.lost();
+        }
+        self.mode.loss(losses, &self.pipeline.tracker);
+    }
+
+    /// Lists what exists.
     fn list(&mut self) -> Census {
         let census = self.setup.session.census().unwrap_or_else(|error| {
             log::warn!("{error}");
@@ -351,16 +401,21 @@ impl Run {
         // Twice: a namespace is dead when it is missing from two lists.
         self.list();
         let census = self.list();
+        let ls = self.what_exists();
+        if let Some(ls) = &ls {
+            self.pipeline.settled(ls, &census, &mut self.mode);
+        }
         let losses =
             self.losses.update(self.setup.session.drops()?, counts.missed, counts.control.dropped);
         if !losses.is_empty() {
-            self.mode.loss(&losses, &self.pipeline.tracker);
+            self.lost(&losses);
         }
         counts.missed = counts.missed.max(losses.missed);
         let accounting = accounts::accounting(&counts, &self.pipeline.delivered);
         let pending = accounts::pending(&census, &self.pipeline.tracker, ended);
         let command = child.map(|child| child.report());
-        self.last_words(ended, accounting, command, pending)?;
+        let holders = ls.as_ref().and_then(Holders::new);
+        self.last_words(ended, accounting, command, pending, holders.as_ref())?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -387,6 +442,7 @@ impl Run {
         accounting: Accounting,
         command: Option<Command>,
         pending: Vec<Pending>,
+        holders: Option<&Holders>,
     ) -> Result<(), RunError> {
         let tracker = &self.pipeline.tracker;
         match &mut self.mode {
@@ -405,9 +461,10 @@ impl Run {
                     accounting,
                     command,
                     pending,
-                    namespaces: stats.report(tracker),
+                    namespaces: stats.report(tracker, holders),
                     unattributed: stats.unattributed().clone(),
                     folded: stats.folded(),
+                    objects_folded: tracker.objects.forgotten(),
                     findings: Vec::new(),
                 };
                 let text = match format {

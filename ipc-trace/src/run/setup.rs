@@ -93,6 +93,8 @@ pub struct Setup {
     pub session: Session,
     /// What existed when they had been attached
     pub census: Census,
+    /// Where the kernel's fields are described
+    pub btf: PathBuf,
 }
 
 /// Loads and attaches what the options ask for. `arguments`: whether calls are shown one by one.
@@ -109,7 +111,8 @@ pub fn setup(how: &HowArgs, filters: &Filters, arguments: bool) -> Result<Setup,
     }
     check_numbers(filters)?;
     let begin = Instant::now();
-    let layout = Layout::from_file(&btf_path(how))?;
+    let btf = btf_path(how);
+    let layout = Layout::from_file(&btf)?;
     log::debug!("the kernel's fields were found after {:?}", begin.elapsed());
     let options = Options {
         ring_bytes: ring_bytes(how.ring_bytes),
@@ -136,7 +139,7 @@ pub fn setup(how: &HowArgs, filters: &Filters, arguments: bool) -> Result<Setup,
         log::info!("not known on this kernel: {what} (no field {field})");
     }
     let backends = plan.ops.iter().map(|op| (OpName(op.op), op.backend.name())).collect();
-    Ok(Setup { system, native, backends, session, census })
+    Ok(Setup { system, native, backends, session, census, btf })
 }
 
 /// Starts a session by the best plan. What a kernel takes is found out by trying: after a refusal

@@ -2,10 +2,13 @@
 
 use crate::{
     decode::Call,
-    event::{Accounting, Command, End, Event, Line, Loss, Namespace, Pending, Start, VERSION},
+    event::{
+        Accounting, Command, End, Event, IpcNsRef, Line, Loss, Namespace, Pending, Start, VERSION,
+        objects::{ObjectEvent, ObjectLife, ObjectOfNs},
+    },
     pipeline::{Change, Sink},
     text::{self, call::Look},
-    track::{Tracker, losses::NewLosses},
+    track::{Tracker, losses::NewLosses, objects},
 };
 
 /// How lines look.
@@ -121,5 +124,44 @@ impl Sink for Live {
             before: change.death.map(|d| time(d.before)),
         });
         self.format.write(&mut self.buffer, &event);
+    }
+
+    fn objects(&mut self, changes: &[objects::Change], tracker: &Tracker) {
+        // A person wants to know that they are there, not each of thousands.
+        if let Format::Text { look, line, .. } = &mut self.format {
+            let present = changes.iter().filter(|change| change.life == ObjectLife::Present);
+            line.clear();
+            // Writing to a string does not fail.
+            if text::objects::present(line, present.map(|one| (one.ns, one.local.kind())), *look)
+                .is_ok()
+            {
+                self.buffer.extend_from_slice(line.as_bytes());
+            }
+        }
+        let json = matches!(self.format, Format::Json);
+        for change in changes.iter().filter(|one| json || one.life != ObjectLife::Present) {
+            let event = self.object(change, tracker);
+            self.format.write(&mut self.buffer, &Event::Object(event));
+        }
+    }
+}
+
+impl Live {
+    fn object<'a>(&mut self, change: &'a objects::Change, tracker: &Tracker) -> ObjectEvent<'a> {
+        let time = |boot_ns| tracker.clock.time(boot_ns);
+        let objects::Change { boot_ns, life, ns, local, one, by, death } = change;
+        ObjectEvent {
+            seq: self.next(),
+            time: time(*boot_ns),
+            event: *life,
+            ipc_ns: tracker.namespaces.show(*ns),
+            object: ObjectOfNs {
+                look: one.look(*local, &tracker.clock),
+                ipc_ns: IpcNsRef { inum: ns.inum, r#gen: ns.generation },
+            },
+            process: by.as_ref().map(|(tid, facts)| facts.process(*tid)),
+            after: death.and_then(|death| death.after).map(time),
+            before: death.map(|death| time(death.before)),
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::fmt::{self, Display};
 use super::{
     call::{self, Look, NS_WIDTH, PID_WIDTH},
     escape::escaped,
+    objects,
     style::{Palette, Role},
     summary::{self, BackendsText},
     tag::{COMM_WIDTH, NsTag, ProcessTag},
@@ -27,6 +28,7 @@ pub fn write(out: &mut dyn fmt::Write, event: &Event<'_>, look: Look, width: usi
         Event::Start(start) => write_start(out, start, look.palette),
         Event::Ipc(ipc) => writeln!(out, "{}", call::line(ipc, look)),
         Event::Namespace(namespace) => write_namespace(out, namespace, look.palette),
+        Event::Object(object) => objects::line(out, object, look.palette),
         Event::Loss(loss) => write_loss(out, loss, look.palette),
         Event::End(end) => write_end(out, end, look.palette, width),
     }

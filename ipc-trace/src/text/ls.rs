@@ -13,9 +13,10 @@ use super::{
 };
 use crate::event::{
     ls::{
-        DescriptorOf, Holder, Limit, LimitName, Ls, MountOf, NamespaceLook, ObjectLook, PRESSING,
-        ProcessLook, UnseenWhat, percent,
+        DescriptorOf, Holder, Limit, LimitName, Ls, MountOf, NamespaceLook, PRESSING, ProcessLook,
+        UnseenWhat, percent,
     },
+    objects::ObjectLook,
     value::{FamilyName, Text},
 };
 

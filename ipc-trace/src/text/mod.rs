@@ -9,6 +9,7 @@
 //! | [`args`] | a call with its arguments, by the names of its man page |
 //! | [`call`] | one line for a call that returned |
 //! | [`line`](mod@line) | one line for anything else that `live` says |
+//! | [`objects`] | lives of objects, and those of a namespace |
 //! | [`summary`] | backends, accounting, COMMAND's end, pending calls |
 //! | [`footer`] | the line that is rewritten below the others |
 //! | [`flow`] | words onto lines of a width, and tables |
@@ -29,6 +30,7 @@ pub mod flow;
 pub mod footer;
 pub mod line;
 pub mod ls;
+pub mod objects;
 pub mod report;
 pub mod style;
 pub mod summary;

@@ -8,6 +8,7 @@ use std::{
 use super::{
     escape::escaped,
     flow::{Align, Row, Shape, Span, Table, flow},
+    objects,
     style::{Palette, Role},
     summary::{self, BackendsText, calls},
     tag::{COMM_WIDTH, NsTag, ProcessTag},
@@ -80,6 +81,7 @@ fn is_busy(namespace: &NamespaceReport) -> bool {
         || !namespace.processes.is_empty()
         || namespace.foreign_calls > 0
         || namespace.dropped > 0
+        || namespace.objects.iter().any(|object| object.leaked == Some(true) || object.created.is_some())
 }
 
 /// An operation's line: counts, and what else is known.
@@ -208,7 +210,8 @@ impl ReportText<'_> {
             f.write_str("  ")?;
             self.paragraph(f, 2, &[Span::new(Role::Loss, lost), Span::new(Role::Loss, rest)])?;
         }
-        self.processes(f, namespace)
+        self.processes(f, namespace)?;
+        objects::table(f, namespace, self.width, self.palette)
     }
 
     fn operations(&self, f: &mut fmt::Formatter<'_>, lines: &[Line<'_>]) -> fmt::Result {

@@ -263,6 +263,7 @@ fn report(namespaces: Vec<NamespaceReport>) -> Report {
         namespaces,
         unattributed: BTreeMap::new(),
         folded: None,
+        objects_folded: 0,
         findings: vec![],
     }
 }

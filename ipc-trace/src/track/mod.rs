@@ -7,6 +7,7 @@
 //! | [`contexts`] | who a thread is |
 //! | [`namespaces`] | which namespaces live, since when, made by whom |
 //! | [`queues`] | queues' names, and the namespaces of queues whose namespace is dead |
+//! | [`objects`] | objects and their lives |
 //! | [`losses`] | what was lost since the last look |
 //! | [`stats`] | counts by namespace, for the report |
 //! | [`recent`] | a table that remembers what it was asked for last |
@@ -16,25 +17,34 @@
 
 pub mod clock;
 pub mod contexts;
+mod generations;
 pub mod losses;
 pub mod namespaces;
+pub mod objects;
 pub mod processes;
 pub mod queues;
 pub mod recent;
 pub mod stats;
 
-use ipc_trace_common::record::{NsRef, QueueRef, queue_flag};
+use ipc_trace_common::{
+    op::Op,
+    record::{NsRef, QueueRef, queue_flag},
+};
 
 use crate::{
-    decode::Call,
+    decode::{
+        Call,
+        deeds::{Deed, Made},
+    },
     event::{
         Ipc, IpcNsRef, Object,
-        value::{AbiName, Error, FamilyName, OpName},
+        value::{AbiName, Error, FamilyName, Hex32, OpName},
     },
 };
 use clock::Clock;
 use contexts::Contexts;
 use namespaces::Namespaces;
+use objects::{Act, Objects, one::Local};
 use queues::Queues;
 
 /// Hash tables keyed by numbers that the kernel gave out.
@@ -51,6 +61,8 @@ pub struct Tracker {
     pub namespaces: Namespaces,
     /// Queues
     pub queues: Queues,
+    /// Objects
+    pub objects: Objects,
 }
 
 /// Where an object is.
@@ -73,6 +85,7 @@ impl Tracker {
             contexts: Contexts::default(),
             namespaces: Namespaces::default(),
             queues: Queues::default(),
+            objects: Objects::default(),
         }
     }
 
@@ -96,6 +109,71 @@ impl Tracker {
         Place { ns, foreign: Some(queue.flags & queue_flag::FOREIGN != 0), dead }
     }
 
+    /// What a call did to objects.
+    pub fn act(&mut self, call: &Call<'_>) -> Vec<objects::Change> {
+        let Some(deed) = call.deed() else { return Vec::new() };
+        let record = call.record;
+        let (queue_ns, makes) = match &deed {
+            Deed::Opened { queue, made, .. } => (self.whose(queue), *made != Made::No),
+            Deed::QueueUsed(queue) => (self.whose(queue), false),
+            Deed::Got { made, .. } => (None, *made != Made::No),
+            Deed::Used(..)
+            | Deed::Removed(..)
+            | Deed::Set(..)
+            | Deed::Attached { .. }
+            | Deed::Detached { .. }
+            | Deed::Unlinked(_) => (None, false),
+        };
+        let ns = queue_ns.unwrap_or(record.ns);
+        let death = self.namespaces.get(ns).and_then(|info| info.death);
+        // A record of a namespace that has died comes late: its objects are gone.
+        if death.is_some() && !makes {
+            return Vec::new();
+        }
+        let act = Act {
+            boot_ns: record.boot_ns,
+            ns: record.ns,
+            tid: record.tid,
+            pid: record.pid,
+            uid: record.euid,
+            gid: record.egid,
+            facts: self.contexts.get(record.tid, record.context),
+            deed,
+        };
+        let mut changes = self.objects.act(&act, queue_ns);
+        if let Some(death) = death {
+            changes.extend(self.objects.ended(ns, death));
+        }
+        changes
+    }
+
+    /// The namespace of a queue.
+    fn whose(&self, queue: &QueueRef) -> Option<NsRef> {
+        objects::namespace_of(queue, |dev| self.queues.namespace_of(dev))
+    }
+
+    /// The id and key of a System V object that a call was about, as far as they are known.
+    fn identity(&self, call: &Call<'_>, ns: Option<NsRef>) -> (Option<i32>, Option<Hex32>) {
+        let named = call.named();
+        let record = call.record;
+        let mut id = named.id;
+        let mut ns = ns;
+        if call.op == Op::Shmdt {
+            let facts = self.contexts.get(record.tid, record.context);
+            let [at, ..] = record.args;
+            (ns, id) = self.objects.attachment(record.pid, facts, at).unzip();
+        }
+        let kind = call.op.family();
+        // It is there, and the call was refused for another reason.
+        const ENOENT: Error = Error(2);
+        let refused = Error::of(record.ret).is_some_and(|error| error != ENOENT);
+        if let (Some(ns), None, Some(Hex32(key)), true) = (ns, id, named.key, refused) {
+            id = self.objects.of_key(ns, kind, key);
+        }
+        let known = ns.zip(id).and_then(|(ns, id)| self.objects.get(ns, Local::Sysv(kind, id)));
+        (id, named.key.or_else(|| known.and_then(|one| one.key).map(Hex32)))
+    }
+
     /// The event of a call.
     #[must_use]
     pub fn ipc<'a>(&'a self, call: &Call<'a>, seq: u64) -> Ipc<'a> {
@@ -104,6 +182,7 @@ impl Tracker {
         let named = call.named();
         let name = named.name.or_else(|| self.queues.name(call.queue()?));
         let duration = record.duration_ns;
+        let (id, key) = self.identity(call, place.ns);
         Ipc {
             seq,
             time: self.clock.time(record.boot_ns),
@@ -118,8 +197,8 @@ impl Tracker {
             ipc_ns: self.namespaces.show(record.ns),
             object: Object {
                 kind: FamilyName(call.op.family()),
-                id: named.id,
-                key: named.key,
+                id,
+                key,
                 name,
                 ipc_ns: place.ns.map(|ns| IpcNsRef { inum: ns.inum, r#gen: ns.generation }),
                 foreign: place.foreign,

@@ -4,47 +4,14 @@ use std::borrow::Cow;
 
 use ipc_trace_common::record::{NAME_LEN, NsRef, QueueRecord, QueueRef, flag, queue_flag};
 
-use super::HashMap;
+use super::generations::Generations;
 use crate::{
     decode::{Call, Part},
     event::value::Text,
 };
 
-/// Queues and file systems that are remembered. When there are more, those that have not been
-/// used since the half before are forgotten.
-const LIMIT: usize = 1 << 16;
-
 /// A queue: device number of its file system, inode number.
 type Key = (u32, u64);
-
-/// A table of which the older half is forgotten when it is full.
-#[derive(Debug)]
-struct Generations<K, V> {
-    young: HashMap<K, V>,
-    old: HashMap<K, V>,
-    forgotten: u64,
-}
-
-impl<K, V> Default for Generations<K, V> {
-    fn default() -> Self {
-        Self { young: HashMap::default(), old: HashMap::default(), forgotten: 0 }
-    }
-}
-
-impl<K: std::hash::Hash + Eq, V> Generations<K, V> {
-    fn insert(&mut self, key: K, value: V) {
-        if self.young.len() >= LIMIT / 2 {
-            self.forgotten += self.old.len() as u64;
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.old.remove(&key);
-        self.young.insert(key, value);
-    }
-
-    fn get(&self, key: &K) -> Option<&V> {
-        self.young.get(key).or_else(|| self.old.get(key))
-    }
-}
 
 /// What is known of queues.
 #[derive(Debug, Default)]
@@ -109,13 +76,14 @@ impl Queues {
     /// Names and file systems that had to make room.
     #[must_use]
     pub fn forgotten(&self) -> u64 {
-        self.names.forgotten + self.namespaces.forgotten
+        self.names.forgotten() + self.namespaces.forgotten()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::track::generations::LIMIT;
     use zerocopy::FromZeros as _;
 
     fn record(dev: u32, ino: u64, ns: NsRef, name: &[u8], flags: u32) -> QueueRecord {
@@ -155,7 +123,7 @@ mod tests {
         for ino in 0..2 * LIMIT as u64 {
             queues.insert(&record(1, ino, NS, b"q", 0));
         }
-        assert!(queues.names.young.len() + queues.names.old.len() <= LIMIT);
+        assert!(queues.names.len() <= LIMIT);
         assert!(queues.forgotten() >= LIMIT as u64);
     }
 }

@@ -14,6 +14,7 @@ use ipc_trace_common::{
 use super::{
     Place, Tracker,
     namespaces::is_host,
+    objects::looks::Holders,
     processes::{Deed, Processes},
     recent::Recent,
 };
@@ -21,6 +22,7 @@ use crate::{
     decode::Call,
     event::{
         LossBy,
+        objects::ObjectReport,
         report::{Calls, Created, Destroyed, Durations, Folded, NamespaceReport, OpReport},
         value::{Error, OpName},
     },
@@ -214,9 +216,10 @@ impl Stats {
         (self.folded.namespaces > 0).then(|| self.folded.clone())
     }
 
-    /// All namespaces: the host's first, then by number.
+    /// All namespaces: the host's first, then by number. `end`: who there was at the end, if that is
+    /// known.
     #[must_use]
-    pub fn report(&self, tracker: &Tracker) -> Vec<NamespaceReport> {
+    pub fn report(&self, tracker: &Tracker, end: Option<&Holders>) -> Vec<NamespaceReport> {
         let known = tracker.namespaces.all();
         let mut all: Vec<NsRef> = known.iter().map(|one| one.0).collect();
         all.extend(
@@ -234,9 +237,12 @@ impl Stats {
         });
         all.sort_unstable_by_key(|ns| (!is_host(*ns), *ns));
         let none = NsStats::new(Processes::default());
-        all.into_iter()
-            .map(|ns| namespace(ns, self.namespaces.get(&ns).unwrap_or(&none), tracker))
-            .collect()
+        let mut objects = tracker.objects.report(&tracker.clock, end);
+        let report = |ns| {
+            let objects = objects.remove(&ns).unwrap_or_default();
+            namespace(ns, self.namespaces.get(&ns).unwrap_or(&none), tracker, objects)
+        };
+        all.into_iter().map(report).collect()
     }
 }
 
@@ -273,7 +279,12 @@ fn message_bytes(call: &Call<'_>) -> u64 {
     }
 }
 
-fn namespace(ns: NsRef, stats: &NsStats, tracker: &Tracker) -> NamespaceReport {
+fn namespace(
+    ns: NsRef,
+    stats: &NsStats,
+    tracker: &Tracker,
+    objects: Vec<ObjectReport>,
+) -> NamespaceReport {
     let shown = tracker.namespaces.show(ns);
     let info = tracker.namespaces.get(ns);
     let time = |boot_ns| tracker.clock.time(boot_ns);
@@ -295,6 +306,6 @@ fn namespace(ns: NsRef, stats: &NsStats, tracker: &Tracker) -> NamespaceReport {
         ops: stats.ops().map(|(op, stats)| (OpName(op), stats.report(op))).collect(),
         foreign_calls: stats.foreign_calls,
         dropped: stats.dropped,
-        objects: Vec::new(),
+        objects,
     }
 }

@@ -71,7 +71,7 @@ impl Call<'_> {
 
     /// `struct mq_attr`: four longs. x32's entries are the native ones, and its `__kernel_long_t`
     /// has 64 bits (arch/x86/include/uapi/asm/posix_types_x32.h).
-    pub(super) fn mq_attr(&self, flag: u32) -> Option<MqAttr> {
+    pub(in crate::decode) fn mq_attr(&self, flag: u32) -> Option<MqAttr> {
         let bytes: &[u8] = match self.part {
             Part::Queue(part) if flag == flag::OLD => &part.output,
             Part::Queue(part) => &part.input,
@@ -112,7 +112,7 @@ impl Call<'_> {
     }
 
     /// What `IPC_SET` was given; the command is argument `at`.
-    pub(super) fn ipc_set(&self, at: usize) -> Option<IpcSet> {
+    pub(in crate::decode) fn ipc_set(&self, at: usize) -> Option<IpcSet> {
         let Part::Ctl(part) = self.part else { return None };
         if self.plain_command(at) != flags::IPC_SET || !self.has(flag::DETAIL) {
             return None;

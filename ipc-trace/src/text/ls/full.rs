@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     event::{
-        ls::{LastUse, NamespaceLook, ObjectLook, ProcessLook},
+        ls::{NamespaceLook, ProcessLook},
+        objects::{LastUse, ObjectLook},
         value::{Hex32, Time},
     },
     text::{
@@ -49,11 +50,11 @@ fn second(time: Time) -> String {
     text.split('.').next().unwrap_or_default().to_owned()
 }
 
-fn last_use(last: Option<LastUse>) -> Option<Span> {
-    let LastUse { pid, time } = last?;
+fn last_use(last: &LastUse) -> Span {
+    let LastUse { pid, comm: _, time } = last;
     let by = pid.map(|pid| format!(" by {pid}")).unwrap_or_default();
     let at = time.map(|time| format!(" {}", second(time))).unwrap_or_default();
-    Some(Span::new(Role::Dim, format_args!("last used{by}{at}")))
+    Span::new(Role::Dim, format_args!("last used{by}{at}"))
 }
 
 /// Who made it, where that is not who owns it, when it was used, and whether it is going.
@@ -62,9 +63,9 @@ fn notes(object: &ObjectLook) -> Vec<Span> {
     if object.removed {
         notes.push(Span::new(Role::Loss, "removed, in use"));
     }
-    if let Some(creator) = object.creator {
+    if let Some(creator) = &object.creator {
         let by = creator.pid.map(|pid| format!(" by {pid}")).unwrap_or_default();
-        let whose = if (creator.uid, creator.gid) == (object.uid, object.gid) {
+        let whose = if (Some(creator.uid), Some(creator.gid)) == (object.uid, object.gid) {
             String::new()
         } else {
             format!(" as {}:{}", creator.uid, creator.gid)
@@ -73,12 +74,12 @@ fn notes(object: &ObjectLook) -> Vec<Span> {
             notes.push(Span::new(Role::Dim, format_args!("made{by}{whose}")));
         }
     }
-    notes.extend(last_use(object.last));
+    notes.extend(object.last.as_ref().map(last_use));
     notes
 }
 
 fn owner(object: &ObjectLook) -> Span {
-    plain(format_args!("{}:{}", object.uid, object.gid))
+    known(object.uid.zip(object.gid).map(|(uid, gid)| format!("{uid}:{gid}")))
 }
 
 /// A column, and what stands in it.
@@ -90,7 +91,7 @@ const RIGHT: Align = Align::Right;
 const ID: Column = ("ID", RIGHT, |one| known(one.id));
 const KEY: Column = ("KEY", LEFT, |one| key(one.key));
 const OWNER: Column = ("OWNER", LEFT, owner);
-const MODE: Column = ("MODE", LEFT, |one| plain(one.mode));
+const MODE: Column = ("MODE", LEFT, |one| known(one.mode));
 const MESSAGES: Column = ("MESSAGES", RIGHT, |one| count(one.messages));
 
 const SHM: &[Column] = &[

@@ -8,9 +8,10 @@ use crate::{
     event::{
         OtherNs, VERSION,
         ls::{
-            Creator, DescriptorOf, Holder, LastUse, Limit, LimitName, Ls, MountOf, NamespaceLook,
-            ObjectLook, ProcessLook, Unseen, UnseenWhat,
+            DescriptorOf, Holder, Limit, LimitName, Ls, MountOf, NamespaceLook, ProcessLook,
+            Unseen, UnseenWhat,
         },
+        objects::{Creator, LastUse, ObjectLook},
         value::{FamilyName, Hex32, Mode},
     },
     text::{
@@ -51,9 +52,9 @@ fn object(kind: Family, id: i32) -> ObjectLook {
         id: Some(id),
         key: Some(Hex32(0x8cd1_ab21)),
         name: None,
-        mode: Mode(0o640),
-        uid: 1000,
-        gid: 100,
+        mode: Some(Mode(0o640)),
+        uid: Some(1000),
+        gid: Some(100),
         size: Some(16384),
         messages: None,
         max_messages: None,
@@ -62,6 +63,7 @@ fn object(kind: Family, id: i32) -> ObjectLook {
         last: None,
         attached: None,
         removed: false,
+        ino: None,
     }
 }
 
@@ -96,6 +98,7 @@ fn empty(inum: u32) -> NamespaceLook {
         objects: Vec::new(),
         limits: BTreeMap::new(),
         unseen: Vec::new(),
+        mqueue_dev: None,
     }
 }
 
@@ -134,15 +137,23 @@ fn everything() -> NamespaceLook {
                 attached: Some(2),
                 removed: true,
                 key: Some(Hex32(0)),
-                creator: Some(Creator { pid: Some(42), uid: 0, gid: 0 }),
-                last: Some(LastUse { pid: Some(43), time: Some(at(0)) }),
+                creator: Some(Creator {
+                    pid: Some(42),
+                    uid: 0,
+                    gid: 0,
+                    comm: None,
+                    exe: None,
+                    start_boot_ns: None,
+                    exact: true,
+                }),
+                last: Some(LastUse { pid: Some(43), comm: None, time: Some(at(0)) }),
                 ..object(Family::Shm, 3)
             },
             ObjectLook { size: Some(250), ..object(Family::Sem, 32768) },
             ObjectLook {
                 bytes: Some(16000),
                 messages: Some(1000),
-                last: Some(LastUse { pid: None, time: Some(at(61_000)) }),
+                last: Some(LastUse { pid: None, comm: None, time: Some(at(61_000)) }),
                 ..object(Family::Msg, 0)
             },
             ObjectLook { size: None, bytes: Some(1), messages: Some(1), ..object(Family::Msg, 1) },

@@ -1,0 +1,194 @@
+//! What a look at what exists adds: what there was at the start, and how it stands at the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipc_trace_common::{op::Family, record::NsRef};
+
+use super::{
+    Change, Objects,
+    one::{Birth, Last, Local, One, ProcessKey},
+};
+use crate::{
+    event::{
+        ls::{DescriptorOf, Holder, Ls, NamespaceLook, UnseenWhat},
+        objects::{ObjectLook, ObjectReport},
+    },
+    track::{HashMap, clock::Clock},
+};
+
+/// The device number of a file system as the kernel has it (`MKDEV`, include/linux/kdev_t.h).
+fn kernel_device(dev: libc::dev_t) -> u32 {
+    libc::major(dev) << 20 | libc::minor(dev)
+}
+
+fn local(look: &ObjectLook, dev: Option<libc::dev_t>) -> Option<Local> {
+    match look.kind.0 {
+        Family::Mq => Some(Local::Queue(kernel_device(dev?), look.ino?)),
+        kind => Some(Local::Sysv(kind, look.id?)),
+    }
+}
+
+fn is_whole(look: &NamespaceLook) -> bool {
+    !look.is_unseen(UnseenWhat::Sysv) && !look.is_unseen(UnseenWhat::Queues)
+}
+
+impl Objects {
+    /// What existed could not be looked at: what a call uses may have been there for long.
+    pub fn is_blind(&mut self) {
+        self.blind = true;
+    }
+
+    /// A look found this in a namespace before any call on it was told of. No line tells of it yet:
+    /// what happened meanwhile is told first.
+    pub fn found(&mut self, ns: NsRef, look: &NamespaceLook, boot_ns: u64) {
+        let (space, _) = self.space(ns);
+        if !is_whole(look) {
+            space.is_not_whole();
+        }
+        for object in &look.objects {
+            if let Some(local) = local(object, look.mqueue_dev) {
+                space.found(local, One::found(object, boot_ns));
+            }
+        }
+    }
+
+    /// What was there at the start and no line has told of.
+    pub fn present(&mut self) -> Vec<Change> {
+        self.untold(false)
+    }
+
+    fn untold(&mut self, all: bool) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for space in self.spaces.values_mut() {
+            space.untold(all, &mut changes);
+        }
+        changes.sort_by_key(|change| (change.ns, change.local));
+        changes
+    }
+
+    /// A look at the end. What it does not find of what was removed has ended; of the rest it tells how
+    /// it stands. What nobody was seen to make is told of now.
+    pub fn settled(&mut self, looks: &[(NsRef, &NamespaceLook)], boot_ns: u64) -> Vec<Change> {
+        let mut changes = self.untold(true);
+        for (ns, look) in looks {
+            let Some(space) = self.spaces.get_mut(ns) else { continue };
+            let found: BTreeMap<Local, &ObjectLook> = look
+                .objects
+                .iter()
+                .filter_map(|object| Some((local(object, look.mqueue_dev)?, object)))
+                .collect();
+            if is_whole(look) {
+                let still = |local| found.contains_key(&local);
+                space.looked(&still, boot_ns, &mut self.gone, &mut changes);
+            }
+            for (local, object) in found {
+                if let Some(one) = space.get_mut(local) {
+                    one.fill(object);
+                }
+            }
+        }
+        changes
+    }
+
+    /// The objects for a report, by namespace. `end`: who there was at the end, if that is known.
+    #[must_use]
+    pub fn report(
+        &self,
+        clock: &Clock,
+        end: Option<&Holders>,
+    ) -> HashMap<NsRef, Vec<ObjectReport>> {
+        let report = |ns, (local, one): (Local, &One)| ObjectReport {
+            look: one.look(local, clock),
+            created: one.created(clock),
+            removed_at: one.removed.map(|at| clock.time(at)),
+            destroyed: one.destroyed.map(|at| clock.time(at)),
+            uses: one.uses,
+            leaked: match end {
+                Some(end) => end.leaked(ns, local, one),
+                None => (one.is_removed() || one.destroyed.is_some()).then_some(false),
+            },
+        };
+        let all = self.all().into_iter();
+        all.map(|(ns, objects)| (ns, objects.into_iter().map(|one| report(ns, one)).collect()))
+            .collect()
+    }
+}
+
+/// Who there was at the end: whose objects are in use.
+#[derive(Debug, Default)]
+pub struct Holders {
+    /// Processes, with their starts where these are known
+    processes: BTreeMap<u32, Option<u64>>,
+    /// Names of queues that are open, by namespace
+    open: BTreeSet<(u32, Vec<u8>)>,
+}
+
+/// A tick of the clock that `/proc/PID/stat` tells the start of a process by (USER_HZ,
+/// include/asm-generic/param.h).
+const TICK_NS: u64 = 10_000_000;
+
+impl Holders {
+    /// From a look; `None` where it did not see all processes.
+    #[must_use]
+    pub fn new(ls: &Ls) -> Option<Self> {
+        if !ls.complete || !ls.unseen.is_empty() {
+            return None;
+        }
+        let mut end = Self::default();
+        for namespace in &ls.namespaces {
+            let processes = namespace.processes.iter();
+            end.processes.extend(processes.map(|one| (one.pid, one.start_boot_ns)));
+            for holder in &namespace.holders {
+                if let Holder::Descriptor { of: DescriptorOf::Queue, name: Some(name), .. } = holder {
+                    end.open.insert((namespace.inum, name.0.to_vec()));
+                }
+            }
+        }
+        Some(end)
+    }
+
+    fn lives(&self, (pid, start): ProcessKey) -> bool {
+        let known = self.processes.get(&pid);
+        known.is_some_and(|known| known.is_none_or(|known| known.abs_diff(start) < TICK_NS))
+    }
+
+    fn leaked(&self, ns: NsRef, local: Local, one: &One) -> Option<bool> {
+        let open = match local.kind() {
+            Family::Shm => one.attached.map(|count| count > 0),
+            Family::Sem | Family::Msg => Some(false),
+            Family::Mq => {
+                let name = one.name.as_ref().map(|name| name.to_vec());
+                name.map(|name| self.open.contains(&(ns.inum, name)))
+            }
+        };
+        let lives = |process| self.lives(process);
+        let leaked = one.leaked(open, &lives);
+        let from_birth = matches!(one.birth, Birth::Seen(_) | Birth::Inferred(_));
+        match leaked {
+            // Others may have used it before anybody was seen to.
+            Some(true) if !from_birth => self.left(local, one, open),
+            None if !from_birth => self.left(local, one, open),
+            other => other,
+        }
+    }
+
+    /// Of an object that was there at the start: whether all who are known to have to do with it have
+    /// ended. That are all for a queue, which its users have open, and for a segment that nobody has
+    /// attached.
+    fn left(&self, local: Local, one: &One, open: Option<bool>) -> Option<bool> {
+        let ended = |pid: Option<u32>| Some(!self.processes.contains_key(&pid?));
+        match local.kind() {
+            Family::Mq => open.map(|open| !open),
+            Family::Shm if open == Some(false) => {
+                let creator = ended(one.creator.as_ref()?.pid)?;
+                let last = match one.last.as_ref()? {
+                    Last::Seen { pid, .. } => Some(*pid),
+                    Last::Found(last) => last.pid,
+                };
+                // Never attached: nobody but its creator has to do with it.
+                (creator && last.is_none_or(|pid| ended(Some(pid)) == Some(true))).then_some(true)
+            }
+            Family::Shm | Family::Sem | Family::Msg => None,
+        }
+    }
+}

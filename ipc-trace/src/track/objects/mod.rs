@@ -1,0 +1,270 @@
+//! Objects and their lives: who made them, who used them last, whose they are, what became of them.
+//!
+//! | module | its job |
+//! | --- | --- |
+//! | [`one`] | one object |
+//! | [`space`] | the objects of one namespace: what calls do to them |
+//! | [`gone`] | objects that are no more, of which some are remembered |
+//! | [`looks`] | what a look at what exists adds |
+//!
+//! Calls are told in the order of their returns, which need not be that of what they did: an object
+//! can be used and removed before the call that made it returns. So what a use or a removal shows is
+//! kept, and the birth that comes after it is put together with it.
+//!
+//! Invariant: what exists takes room, and beyond that a fixed number of objects that are gone or
+//! removed; what falls out is counted.
+
+pub mod gone;
+pub mod looks;
+pub mod one;
+pub mod space;
+#[cfg(test)]
+mod tests;
+
+use std::rc::Rc;
+
+use ipc_trace_common::{
+    op::Family,
+    record::{NsRef, QueueRef, queue_flag},
+};
+
+use super::{HashMap, contexts::Facts, generations::Generations, namespaces::Death};
+use crate::{decode::deeds::Deed, event::objects::ObjectLife};
+use gone::Gone;
+use one::{Local, One, Who};
+use space::Space;
+
+/// Who did what, and when.
+#[derive(Clone, Debug)]
+pub struct Act<'a> {
+    /// When the call returned
+    pub boot_ns: u64,
+    /// The caller's namespace
+    pub ns: NsRef,
+    /// The thread
+    pub tid: u32,
+    /// Its process
+    pub pid: u32,
+    /// Effective user
+    pub uid: u32,
+    /// Effective group
+    pub gid: u32,
+    /// What else is known of it
+    pub facts: Option<&'a Rc<Facts>>,
+    /// What it did
+    pub deed: Deed<'a>,
+}
+
+impl Act<'_> {
+    fn who(&self) -> Who {
+        Who { pid: Some(self.pid), uid: self.uid, gid: self.gid, facts: self.facts.cloned() }
+    }
+}
+
+/// Something happened to an object.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// When
+    pub boot_ns: u64,
+    /// What
+    pub life: ObjectLife,
+    /// The object's namespace
+    pub ns: NsRef,
+    /// Which object of it
+    pub local: Local,
+    /// The object, as it was then
+    pub one: Box<One>,
+    /// Which thread did it, and who that is
+    pub by: Option<(u32, Rc<Facts>)>,
+    /// Of `destroyed` that was noticed later
+    pub death: Option<Death>,
+}
+
+impl Change {
+    fn new(life: ObjectLife, boot_ns: u64, ns: NsRef, local: Local, one: &mut One) -> Self {
+        one.told = true;
+        Self { boot_ns, life, ns, local, one: Box::new(one.clone()), by: None, death: None }
+    }
+
+    fn by(mut self, act: &Act<'_>) -> Self {
+        self.by = act.facts.map(|facts| (act.tid, Rc::clone(facts)));
+        self
+    }
+}
+
+/// Where a process attached a segment: its number, its start, the address.
+type Place = (u32, u64, u64);
+
+/// All objects that are known.
+#[derive(Debug, Default)]
+pub struct Objects {
+    spaces: HashMap<NsRef, Space>,
+    gone: Gone,
+    attachments: Generations<Place, (NsRef, i32)>,
+    /// Namespaces of which nobody has said what was in them are not whole
+    blind: bool,
+}
+
+impl Objects {
+    /// A call did something. `queue_ns`: the namespace of the queue that it was done to.
+    pub fn act(&mut self, act: &Act<'_>, queue_ns: Option<NsRef>) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let queue = |queue: &QueueRef| Local::Queue(queue.dev, queue.ino);
+        match &act.deed {
+            Deed::Got { kind, id, key, made, like } => {
+                let (space, gone) = self.space(act.ns);
+                let local = Local::Sysv(*kind, *id);
+                space.met(act, local, Some(*key), None, (*made, *like), gone, &mut changes);
+            }
+            Deed::Used(kind, id) => self.used(act, act.ns, Local::Sysv(*kind, *id), &mut changes),
+            Deed::Removed(kind, id) => {
+                let (space, gone) = self.space(act.ns);
+                space.removed(act, Local::Sysv(*kind, *id), gone, &mut changes);
+            }
+            Deed::Set(kind, id, set) => {
+                let local = Local::Sysv(*kind, *id);
+                self.used(act, act.ns, local, &mut changes);
+                let (space, _) = self.space(act.ns);
+                space.set(act, local, *set, &mut changes);
+            }
+            Deed::Attached { id, at } => {
+                self.attached(act, act.ns, *id, &mut changes);
+                if let (Some(at), Some(facts)) = (at, act.facts) {
+                    let place = (act.pid, facts.start_boot_ns, *at);
+                    self.attachments.insert(place, (act.ns, *id));
+                }
+            }
+            Deed::Detached { at } => {
+                if let Some((ns, id)) = self.attachment(act.pid, act.facts, *at) {
+                    self.attached(act, ns, id, &mut changes);
+                }
+            }
+            Deed::Opened { queue: opened, name, made, like } => {
+                if let Some(ns) = queue_ns {
+                    let (space, gone) = self.space(ns);
+                    let name = name.as_ref().map(|name| &*name.0);
+                    let local = queue(opened);
+                    space.met(act, local, None, name, (*made, *like), gone, &mut changes);
+                }
+            }
+            Deed::QueueUsed(used) => {
+                if let Some(ns) = queue_ns {
+                    self.used(act, ns, queue(used), &mut changes);
+                }
+            }
+            Deed::Unlinked(name) => {
+                let (space, gone) = self.space(act.ns);
+                space.unlinked(act, &name.0, gone, &mut changes);
+            }
+        }
+        changes
+    }
+
+    fn space(&mut self, ns: NsRef) -> (&mut Space, &mut Gone) {
+        let whole = !self.blind;
+        (self.spaces.entry(ns).or_insert_with(|| Space::new(ns, whole)), &mut self.gone)
+    }
+
+    fn used(&mut self, act: &Act<'_>, ns: NsRef, local: Local, changes: &mut Vec<Change>) {
+        let (space, gone) = self.space(ns);
+        space.used(act, local, gone, changes);
+    }
+
+    /// A segment was attached or detached: from then on, how often it is can't be counted, since
+    /// processes inherit attachments and lose them by ending.
+    fn attached(&mut self, act: &Act<'_>, ns: NsRef, id: i32, changes: &mut Vec<Change>) {
+        let local = Local::Sysv(Family::Shm, id);
+        self.used(act, ns, local, changes);
+        if let Some(one) = self.space(ns).0.get_mut(local) {
+            one.attached = None;
+        }
+    }
+
+    /// The segment that a process has attached, or had, at an address.
+    #[must_use]
+    pub fn attachment(
+        &self,
+        pid: u32,
+        facts: Option<&Rc<Facts>>,
+        at: u64,
+    ) -> Option<(NsRef, i32)> {
+        self.attachments.get(&(pid, facts?.start_boot_ns, at)).copied()
+    }
+
+    /// A namespace died, and all of its objects with it.
+    pub fn ended(&mut self, ns: NsRef, death: Death) -> Vec<Change> {
+        let Some(space) = self.spaces.remove(&ns) else { return Vec::new() };
+        let mut changes: Vec<_> = space
+            .into_all()
+            .map(|(local, mut one)| {
+                one.destroyed = Some(death.before);
+                let life = ObjectLife::Destroyed;
+                let change = Change::new(life, death.before, ns, local, &mut one);
+                self.gone.insert(ns, local, one);
+                Change { death: Some(death), ..change }
+            })
+            .collect();
+        changes.sort_by_key(|change| change.local);
+        changes
+    }
+
+    /// Records were lost: nothing that rests on having seen all holds any more.
+    pub fn lost(&mut self) {
+        self.blind = true;
+        for space in self.spaces.values_mut() {
+            space.lost();
+        }
+    }
+
+    /// An object that exists, is removed, or is remembered.
+    #[must_use]
+    pub fn get(&self, ns: NsRef, local: Local) -> Option<&One> {
+        let space = self.spaces.get(&ns);
+        space.and_then(|space| space.get(local)).or_else(|| self.gone.get(ns, local))
+    }
+
+    /// The id of the object that has a key.
+    #[must_use]
+    pub fn of_key(&self, ns: NsRef, kind: Family, key: u32) -> Option<i32> {
+        self.spaces.get(&ns)?.of_key(kind, key)
+    }
+
+    /// All that are remembered, by namespace: those that exist by kind, id and name, then those that
+    /// existed.
+    #[must_use]
+    pub fn all(&self) -> HashMap<NsRef, Vec<(Local, &One)>> {
+        let mut all: HashMap<NsRef, Vec<_>> =
+            self.spaces.iter().map(|(ns, space)| (*ns, space.all())).collect();
+        for (ns, local, one) in self.gone.all() {
+            all.entry(ns).or_default().push((local, one));
+        }
+        for objects in all.values_mut() {
+            objects.sort_by(|(a, one), (b, other)| {
+                let place = |local: &Local, one: &One| (one.destroyed.is_some(), local.kind());
+                let named = |local: &Local| matches!(local, Local::Queue(..));
+                let by_name = || match named(a) && named(b) {
+                    true => one.name.cmp(&other.name),
+                    false => std::cmp::Ordering::Equal,
+                };
+                place(a, one).cmp(&place(b, other)).then_with(by_name).then(a.cmp(b))
+            });
+        }
+        all
+    }
+
+    /// Objects that had to make room.
+    #[must_use]
+    pub fn forgotten(&self) -> u64 {
+        self.gone.forgotten() + self.spaces.values().map(Space::forgotten).sum::<u64>()
+    }
+}
+
+/// The namespace of a queue that a call was done to, where `dead` says whose a dead one's was.
+#[must_use]
+pub fn namespace_of(queue: &QueueRef, dead: impl FnOnce(u32) -> Option<NsRef>) -> Option<NsRef> {
+    match queue.flags {
+        flags if flags & queue_flag::KNOWN == 0 => None,
+        flags if flags & queue_flag::DEAD != 0 => dead(queue.dev),
+        _ => Some(queue.ns),
+    }
+}

@@ -1,0 +1,342 @@
+//! One object, as far as it is known.
+
+use std::rc::Rc;
+
+use ipc_trace_common::op::Family;
+
+use crate::{
+    decode::deeds::Likeness,
+    event::{
+        objects::{Creator, LastUse, ObjectLook},
+        value::{FamilyName, Hex32, Mode, Text, Time},
+    },
+    track::{clock::Clock, contexts::Facts},
+};
+
+/// Within one namespace, which object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Local {
+    /// A System V object: its kind and id
+    Sysv(Family, i32),
+    /// A queue: the device number of its file system and its inode number
+    Queue(u32, u64),
+}
+
+impl Local {
+    /// Its kind.
+    #[must_use]
+    pub const fn kind(self) -> Family {
+        match self {
+            Self::Sysv(kind, _) => kind,
+            Self::Queue(..) => Family::Mq,
+        }
+    }
+}
+
+/// How an object became known, and when, on `CLOCK_BOOTTIME`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Birth {
+    /// A call made it
+    Seen(u64),
+    /// A call that would make it was the first to come back with it
+    Inferred(u64),
+    /// A look found it
+    Found(u64),
+    /// A call used it
+    Used(u64),
+    /// A call removed it
+    Removed(u64),
+}
+
+/// Records of calls come in the order of their returns, and an object can be used and removed before
+/// the call that made it has returned: a call that made an object is taken for its birth when the
+/// object became known no longer ago than this. Shorter than the time in which the ids of a namespace
+/// can go round: 2^22 objects must be made for that (`ipc_idr_alloc`, ipc/util.c, 6.12).
+pub(super) const LATE_NS: u64 = 2_000_000_000;
+
+impl Birth {
+    /// When it became known.
+    const fn known(self) -> u64 {
+        match self {
+            Self::Seen(at)
+            | Self::Inferred(at)
+            | Self::Found(at)
+            | Self::Used(at)
+            | Self::Removed(at) => at,
+        }
+    }
+
+    /// Whether a call that made such an object and returned at `boot_ns` is what began it.
+    pub(super) const fn may_be_by(self, boot_ns: u64) -> bool {
+        !matches!(self, Self::Seen(_)) && boot_ns <= self.known().saturating_add(LATE_NS)
+    }
+}
+
+/// Who did something, as far as it is known.
+#[derive(Clone, Debug)]
+pub struct Who {
+    /// The process
+    pub pid: Option<u32>,
+    /// User
+    pub uid: u32,
+    /// Group
+    pub gid: u32,
+    /// What else is known of it
+    pub facts: Option<Rc<Facts>>,
+}
+
+/// The last use.
+#[derive(Clone, Debug)]
+pub(super) enum Last {
+    /// A call was seen
+    Seen { boot_ns: u64, pid: u32, facts: Option<Rc<Facts>> },
+    /// A look found this
+    Found(LastUse),
+}
+
+/// A process for good: its number, and when it started.
+pub(super) type ProcessKey = (u32, u64);
+
+/// Processes that used an object.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Users {
+    known: Vec<ProcessKey>,
+    /// There were others
+    more: bool,
+}
+
+/// Users of an object that are told apart.
+const USERS: usize = 8;
+
+impl Users {
+    fn add(&mut self, pid: u32, start_boot_ns: Option<u64>) {
+        let Some(start) = start_boot_ns else {
+            self.more = true;
+            return;
+        };
+        // Mostly it is the one that used it last.
+        if self.known.iter().rev().any(|one| *one == (pid, start)) {
+            return;
+        }
+        if self.known.len() == USERS {
+            self.more = true;
+        } else {
+            self.known.push((pid, start));
+        }
+    }
+
+    /// Whether all have ended; `None` where that is not known.
+    fn gone(&self, lives: &dyn Fn(ProcessKey) -> bool) -> Option<bool> {
+        if self.known.iter().any(|one| lives(*one)) {
+            return Some(false);
+        }
+        (!self.more && !self.known.is_empty()).then_some(true)
+    }
+}
+
+/// What a look alone knows.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Looked {
+    messages: Option<u64>,
+    max_messages: Option<u64>,
+    bytes: Option<u64>,
+}
+
+/// An object.
+#[derive(Clone, Debug)]
+pub struct One {
+    /// How it became known
+    pub birth: Birth,
+    /// The key
+    pub key: Option<u32>,
+    /// A queue's name
+    pub name: Option<Box<[u8]>>,
+    pub(super) mode: Option<u32>,
+    pub(super) uid: Option<u32>,
+    pub(super) gid: Option<u32>,
+    pub(super) size: Option<u64>,
+    /// Who made it
+    pub creator: Option<Who>,
+    pub(super) last: Option<Last>,
+    pub(super) users: Users,
+    /// Calls on it
+    pub uses: u64,
+    /// shm: how often it is attached, where that is known
+    pub attached: Option<u64>,
+    pub(super) looked: Option<Box<Looked>>,
+    /// Its removal
+    pub removed: Option<u64>,
+    /// A look saw that it is removed
+    pub(super) seen_removed: bool,
+    /// Its end: when it was noticed, at the latest
+    pub destroyed: Option<u64>,
+    /// Whether a line has told of it
+    pub(super) told: bool,
+}
+
+impl One {
+    pub(super) fn new(birth: Birth) -> Self {
+        Self {
+            birth,
+            key: None,
+            name: None,
+            mode: None,
+            uid: None,
+            gid: None,
+            size: None,
+            creator: None,
+            last: None,
+            users: Users::default(),
+            uses: 0,
+            attached: None,
+            looked: None,
+            removed: None,
+            seen_removed: false,
+            destroyed: None,
+            told: false,
+        }
+    }
+
+    /// As a look found it.
+    pub(super) fn found(look: &ObjectLook, boot_ns: u64) -> Self {
+        let mut one = Self::new(Birth::Found(boot_ns));
+        one.fill(look);
+        one.seen_removed = look.removed;
+        one
+    }
+
+    /// Takes over what a look knows: what changes by itself, and what is not known better.
+    pub(super) fn fill(&mut self, look: &ObjectLook) {
+        // The key of a removed segment is IPC_PRIVATE (do_shm_rmid, ipc/shm.c, 6.12).
+        self.key = self.key.or(look.key.map(|key| key.0).filter(|_| !look.removed));
+        if self.name.is_none() {
+            self.name = look.name.as_ref().map(|name| name.0.as_ref().into());
+        }
+        self.mode = look.mode.map(|mode| mode.0).or(self.mode);
+        self.uid = look.uid.or(self.uid);
+        self.gid = look.gid.or(self.gid);
+        self.size = look.size.or(self.size);
+        self.attached = look.attached;
+        if self.creator.is_none() {
+            self.creator = look.creator.as_ref().map(|creator| Who {
+                pid: creator.pid,
+                uid: creator.uid,
+                gid: creator.gid,
+                facts: None,
+            });
+        }
+        if self.last.is_none() {
+            self.last = look.last.clone().map(Last::Found);
+        }
+        let ObjectLook { messages, max_messages, bytes, .. } = *look;
+        self.looked = (messages.is_some() || max_messages.is_some() || bytes.is_some())
+            .then(|| Box::new(Looked { messages, max_messages, bytes }));
+    }
+
+    /// A call made it.
+    pub(super) fn made(&mut self, birth: Birth, by: Who, like: Likeness) {
+        self.birth = birth;
+        self.uid = Some(by.uid);
+        self.gid = Some(by.gid);
+        self.mode = like.mode.or(self.mode);
+        self.size = like.size.or(self.size);
+        self.creator = Some(by);
+    }
+
+    /// A call used it.
+    pub(super) fn used(&mut self, boot_ns: u64, pid: u32, facts: Option<&Rc<Facts>>) {
+        self.uses += 1;
+        match &mut self.last {
+            Some(Last::Seen { boot_ns: at, pid: last, facts: known })
+                if *last == pid && known.as_ref().map(Rc::as_ptr) == facts.map(Rc::as_ptr) =>
+            {
+                *at = boot_ns;
+            }
+            last => *last = Some(Last::Seen { boot_ns, pid, facts: facts.cloned() }),
+        }
+        self.users.add(pid, facts.map(|facts| facts.start_boot_ns));
+    }
+
+    /// When it was known to exist last.
+    pub(super) const fn last_seen(&self) -> Option<u64> {
+        match &self.last {
+            Some(Last::Seen { boot_ns, .. }) => Some(*boot_ns),
+            Some(Last::Found(_)) | None => Some(self.birth.known()),
+        }
+    }
+
+    /// Whether a key or name leads to it no more.
+    #[must_use]
+    pub const fn is_removed(&self) -> bool {
+        self.removed.is_some() || self.seen_removed
+    }
+
+    /// Whether its users are gone and it is still there; `None`: not known. `open`: whether somebody
+    /// is known to have it open or attached.
+    pub(super) fn leaked(
+        &self,
+        open: Option<bool>,
+        lives: &dyn Fn(ProcessKey) -> bool,
+    ) -> Option<bool> {
+        if self.is_removed() || self.destroyed.is_some() || open == Some(true) {
+            return Some(false);
+        }
+        match self.users.gone(lives) {
+            Some(true) => open.map(|open| !open),
+            other => other,
+        }
+    }
+
+    /// As it is shown.
+    #[must_use]
+    pub fn look(&self, local: Local, clock: &Clock) -> ObjectLook {
+        let owned = |text: &Text<'static>| text.clone();
+        let (id, ino) = match local {
+            Local::Sysv(_, id) => (Some(id), None),
+            Local::Queue(_, ino) => (None, (ino != 0).then_some(ino)),
+        };
+        let looked = self.looked.as_deref();
+        ObjectLook {
+            kind: FamilyName(local.kind()),
+            id,
+            key: self.key.map(Hex32),
+            name: self.name.as_ref().map(|name| Text(name.to_vec().into())),
+            mode: self.mode.map(Mode),
+            uid: self.uid,
+            gid: self.gid,
+            size: self.size,
+            messages: looked.and_then(|one| one.messages),
+            max_messages: looked.and_then(|one| one.max_messages),
+            bytes: looked.and_then(|one| one.bytes),
+            creator: self.creator.as_ref().map(|who| Creator {
+                pid: who.pid,
+                uid: who.uid,
+                gid: who.gid,
+                comm: who.facts.as_ref().map(|facts| owned(&facts.comm)),
+                exe: who.facts.as_ref().and_then(|facts| facts.exe.as_ref().map(owned)),
+                start_boot_ns: who.facts.as_ref().map(|facts| facts.start_boot_ns),
+                exact: !matches!(self.birth, Birth::Inferred(_)),
+            }),
+            last: self.last.as_ref().map(|last| match last {
+                Last::Found(last) => last.clone(),
+                Last::Seen { boot_ns, pid, facts } => LastUse {
+                    pid: Some(*pid),
+                    comm: facts.as_ref().map(|facts| owned(&facts.comm)),
+                    time: Some(clock.time(*boot_ns)),
+                },
+            }),
+            attached: self.attached,
+            removed: self.is_removed(),
+            ino,
+        }
+    }
+
+    /// When a call made it, if that was seen.
+    #[must_use]
+    pub fn created(&self, clock: &Clock) -> Option<Time> {
+        match self.birth {
+            Birth::Seen(at) | Birth::Inferred(at) => Some(clock.time(at)),
+            Birth::Found(_) | Birth::Used(_) | Birth::Removed(_) => None,
+        }
+    }
+}

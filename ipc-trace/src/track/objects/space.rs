@@ -1,0 +1,444 @@
+//! The objects of one namespace, and what calls do to them.
+
+use std::collections::VecDeque;
+
+use ipc_trace_common::{op::Family, record::NsRef};
+
+use super::{
+    Act, Change,
+    gone::Gone,
+    one::{Birth, LATE_NS, Local, One},
+};
+use crate::{
+    decode::deeds::{Likeness, Made},
+    event::{args::IpcSet, objects::ObjectLife},
+    track::{HashMap, namespaces::Death},
+};
+
+/// Removed objects of a namespace of which it is not known whether they are still in use, and that are
+/// remembered.
+pub(super) const REMOVED: usize = 1 << 14;
+
+/// The objects of one namespace.
+#[derive(Debug)]
+pub struct Space {
+    ns: NsRef,
+    /// Those that keys and names lead to
+    live: HashMap<Local, One>,
+    /// Those that are removed, and may be in use
+    removed: HashMap<Local, One>,
+    removed_order: VecDeque<Local>,
+    keys: HashMap<(Family, u32), i32>,
+    names: HashMap<Box<[u8]>, Local>,
+    /// Names that were unlinked, and when, before the call that made the queue has returned
+    unlinked: HashMap<Box<[u8]>, u64>,
+    /// All that existed at the start is known, and everything since
+    whole: bool,
+    forgotten: u64,
+}
+
+impl Space {
+    pub(super) fn new(ns: NsRef, whole: bool) -> Self {
+        Self {
+            ns,
+            live: HashMap::default(),
+            removed: HashMap::default(),
+            removed_order: VecDeque::new(),
+            keys: HashMap::default(),
+            names: HashMap::default(),
+            unlinked: HashMap::default(),
+            whole,
+            forgotten: 0,
+        }
+    }
+
+    pub(super) fn get(&self, local: Local) -> Option<&One> {
+        self.live.get(&local).or_else(|| self.removed.get(&local))
+    }
+
+    pub(super) fn get_mut(&mut self, local: Local) -> Option<&mut One> {
+        self.live.get_mut(&local).or_else(|| self.removed.get_mut(&local))
+    }
+
+    pub(super) fn of_key(&self, kind: Family, key: u32) -> Option<i32> {
+        self.keys.get(&(kind, key)).copied()
+    }
+
+    pub(super) fn all(&self) -> Vec<(Local, &One)> {
+        self.live.iter().chain(&self.removed).map(|(local, one)| (*local, one)).collect()
+    }
+
+    pub(super) fn into_all(self) -> impl Iterator<Item = (Local, One)> {
+        self.live.into_iter().chain(self.removed)
+    }
+
+    pub(super) const fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
+    pub(super) const fn is_not_whole(&mut self) {
+        self.whole = false;
+    }
+
+    pub(super) fn lost(&mut self) {
+        self.whole = false;
+        for one in self.live.values_mut().chain(self.removed.values_mut()) {
+            one.attached = None;
+        }
+    }
+
+    /// An object that a look found.
+    pub(super) fn found(&mut self, local: Local, one: One) {
+        if one.is_removed() {
+            self.keep_removed(local, one);
+        } else {
+            self.index(local, one.key, one.name.as_deref());
+            self.live.insert(local, one);
+        }
+    }
+
+    fn index(&mut self, local: Local, key: Option<u32>, name: Option<&[u8]>) {
+        if let (Local::Sysv(kind, id), Some(key)) = (local, key.filter(|key| *key != 0)) {
+            self.keys.insert((kind, key), id);
+        }
+        if let Some(name) = name {
+            self.names.insert(name.into(), local);
+        }
+    }
+
+    /// A call came back with the object, by key or name.
+    #[expect(clippy::too_many_arguments, reason = "what a call of get or open says")]
+    pub(super) fn met(
+        &mut self,
+        act: &Act<'_>,
+        local: Local,
+        key: Option<u32>,
+        name: Option<&[u8]>,
+        (made, like): (Made, Likeness),
+        gone: &mut Gone,
+        changes: &mut Vec<Change>,
+    ) {
+        let birth = match made {
+            Made::Yes => Some(Birth::Seen(act.boot_ns)),
+            Made::Maybe if self.whole => Some(Birth::Inferred(act.boot_ns)),
+            Made::Maybe | Made::No => None,
+        };
+        let ns = self.ns;
+        // What is known already, and may be what this call began.
+        let known = match self.live.get_mut(&local).or_else(|| self.removed.get_mut(&local)) {
+            Some(one) => Some(one),
+            None => gone.get_mut(ns, local),
+        };
+        match (known, birth) {
+            (Some(one), Some(Birth::Seen(at))) if one.birth.may_be_by(at) => {
+                born_late(act, (ns, local), one, Birth::Seen(at), (key, name, like), changes);
+                let live = !one.is_removed() && one.destroyed.is_none();
+                if live {
+                    self.index(local, key, name);
+                }
+            }
+            (Some(one), Some(birth)) if is_shown(one) && one.birth.may_be_by(act.boot_ns) => {
+                born_late(act, (ns, local), one, birth, (key, name, like), changes);
+                let live = !one.is_removed() && one.destroyed.is_none();
+                if live {
+                    self.index(local, key, name);
+                }
+            }
+            (Some(one), Some(Birth::Seen(_))) => {
+                // What had this identity has ended, unseen.
+                if one.destroyed.is_none() {
+                    self.ended_unseen(act, local, gone, changes);
+                }
+                self.begin(act, local, birth, (key, name, like), changes);
+            }
+            (Some(one), _) if one.destroyed.is_none() || is_late(act, one) => {
+                one.used(act.boot_ns, act.pid, act.facts);
+                one.key = one.key.or(key);
+                if one.name.is_none() {
+                    one.name = name.map(Into::into);
+                }
+                if one.destroyed.is_none() && !one.is_removed() {
+                    self.index(local, key, name);
+                }
+            }
+            (None, _) | (Some(_), _) => self.begin(act, local, birth, (key, name, like), changes),
+        }
+    }
+
+    /// An object that was not known.
+    fn begin(
+        &mut self,
+        act: &Act<'_>,
+        local: Local,
+        birth: Option<Birth>,
+        (key, name, like): (Option<u32>, Option<&[u8]>, Likeness),
+        changes: &mut Vec<Change>,
+    ) {
+        let mut one = One::new(birth.unwrap_or(Birth::Used(act.boot_ns)));
+        one.key = key;
+        one.name = name.map(Into::into);
+        if let Some(birth) = birth {
+            one.made(birth, act.who(), like);
+            // Nobody can have attached it before, if nobody was seen to.
+            let fresh = matches!(birth, Birth::Seen(_)) && local.kind() == Family::Shm;
+            one.attached = (fresh && self.whole).then_some(0);
+        }
+        one.used(act.boot_ns, act.pid, act.facts);
+        let ns = self.ns;
+        let at = act.boot_ns;
+        if birth.is_some() {
+            changes.push(Change::new(ObjectLife::Created, at, ns, local, &mut one).by(act));
+        } else if !self.whole {
+            changes.push(Change::new(ObjectLife::Present, at, ns, local, &mut one));
+        }
+        let unlinked = name.and_then(|name| self.unlinked.remove(name));
+        match unlinked.filter(|at| act.boot_ns <= at.saturating_add(LATE_NS)) {
+            Some(at) if birth.is_some() => {
+                one.removed = Some(at);
+                self.keep_removed(local, one);
+            }
+            _ => {
+                self.index(local, key, name);
+                self.live.insert(local, one);
+            }
+        }
+    }
+
+    /// A call used the object.
+    pub(super) fn used(
+        &mut self,
+        act: &Act<'_>,
+        local: Local,
+        gone: &mut Gone,
+        changes: &mut Vec<Change>,
+    ) {
+        if let Some(one) = self.get_mut(local) {
+            one.used(act.boot_ns, act.pid, act.facts);
+            return;
+        }
+        if gone.get(self.ns, local).is_some_and(|one| is_late(act, one)) {
+            return;
+        }
+        self.begin(act, local, None, (None, None, Likeness::default()), changes);
+    }
+
+    /// `IPC_SET`.
+    pub(super) fn set(
+        &mut self,
+        act: &Act<'_>,
+        local: Local,
+        set: Option<IpcSet>,
+        changes: &mut Vec<Change>,
+    ) {
+        let ns = self.ns;
+        let Some(one) = self.get_mut(local) else { return };
+        tell_present(ns, local, one, changes);
+        match set {
+            Some(set) => {
+                (one.uid, one.gid) = (Some(set.uid), Some(set.gid));
+                one.mode = Some(set.mode.0);
+                one.size = set.msg_qbytes.or(one.size);
+            }
+            None => (one.uid, one.gid, one.mode) = (None, None, None),
+        }
+        changes.push(Change::new(ObjectLife::Changed, act.boot_ns, ns, local, one).by(act));
+    }
+
+    /// `IPC_RMID`.
+    pub(super) fn removed(
+        &mut self,
+        act: &Act<'_>,
+        local: Local,
+        gone: &mut Gone,
+        changes: &mut Vec<Change>,
+    ) {
+        let ns = self.ns;
+        if let Some(one) = self.removed.get_mut(&local) {
+            // A look saw it removed, or it is removed again, which does nothing.
+            if one.removed.is_none() {
+                one.removed = Some(act.boot_ns);
+                changes.push(Change::new(ObjectLife::Removed, act.boot_ns, ns, local, one).by(act));
+            }
+            return;
+        }
+        let known = self.take(local);
+        if known.is_none() && gone.get(ns, local).is_some_and(|one| is_late(act, one)) {
+            return;
+        }
+        let mut one = known.unwrap_or_else(|| One::new(Birth::Removed(act.boot_ns)));
+        self.remove(act, local, &mut one, changes);
+        // Semaphores and queues are gone at once, a segment when nobody has it attached.
+        if local.kind() == Family::Shm && one.attached != Some(0) {
+            self.keep_removed(local, one);
+        } else {
+            one.destroyed = Some(act.boot_ns);
+            let gone_now = ObjectLife::Destroyed;
+            changes.push(Change::new(gone_now, act.boot_ns, ns, local, &mut one).by(act));
+            gone.insert(ns, local, one);
+        }
+    }
+
+    /// Takes out an object to which its key or name leads no more.
+    fn take(&mut self, local: Local) -> Option<One> {
+        let one = self.live.remove(&local)?;
+        if let (Local::Sysv(kind, id), Some(key)) = (local, one.key)
+            && self.keys.get(&(kind, key)) == Some(&id)
+        {
+            self.keys.remove(&(kind, key));
+        }
+        if let Some(name) = &one.name
+            && self.names.get(name) == Some(&local)
+        {
+            self.names.remove(name);
+        }
+        Some(one)
+    }
+
+    fn remove(&mut self, act: &Act<'_>, local: Local, one: &mut One, changes: &mut Vec<Change>) {
+        let ns = self.ns;
+        tell_present(ns, local, one, changes);
+        one.used(act.boot_ns, act.pid, act.facts);
+        one.removed = Some(act.boot_ns);
+        changes.push(Change::new(ObjectLife::Removed, act.boot_ns, ns, local, one).by(act));
+    }
+
+    /// mq_unlink: the queue lives on while it is open.
+    pub(super) fn unlinked(
+        &mut self,
+        act: &Act<'_>,
+        name: &[u8],
+        gone: &mut Gone,
+        changes: &mut Vec<Change>,
+    ) {
+        let known = self.names.get(name).copied();
+        if let Some((local, mut one)) = known.and_then(|local| Some((local, self.take(local)?))) {
+            self.remove(act, local, &mut one, changes);
+            self.keep_removed(local, one);
+            return;
+        }
+        // Not even its inode is known.
+        let local = Local::Queue(0, 0);
+        let mut one = One::new(Birth::Removed(act.boot_ns));
+        one.name = Some(name.into());
+        self.remove(act, local, &mut one, changes);
+        if self.whole {
+            self.unlinked.retain(|_, at| act.boot_ns <= at.saturating_add(LATE_NS));
+            self.unlinked.insert(name.into(), act.boot_ns);
+        } else {
+            gone.insert(self.ns, local, one);
+        }
+    }
+
+    fn keep_removed(&mut self, local: Local, one: One) {
+        self.removed.insert(local, one);
+        self.removed_order.push_back(local);
+        while self.removed_order.len() > REMOVED {
+            if let Some(oldest) = self.removed_order.pop_front()
+                && self.removed.remove(&oldest).is_some()
+            {
+                self.forgotten += 1;
+            }
+        }
+    }
+
+    /// Its end was not seen, but it has ended.
+    fn ended_unseen(
+        &mut self,
+        act: &Act<'_>,
+        local: Local,
+        gone: &mut Gone,
+        changes: &mut Vec<Change>,
+    ) {
+        let removed = self.removed.remove(&local);
+        if let Some(mut one) = removed.or_else(|| self.take(local)) {
+            one.destroyed = Some(act.boot_ns);
+            let (life, at) = (ObjectLife::Destroyed, act.boot_ns);
+            changes.push(Change::new(life, at, self.ns, local, &mut one));
+            gone.insert(self.ns, local, one);
+        }
+    }
+
+    /// Objects that no line has told of; `all`: also those that a call used, and whose birth may yet
+    /// be told.
+    pub(super) fn untold(&mut self, all: bool, changes: &mut Vec<Change>) {
+        let ns = self.ns;
+        for (local, one) in self.live.iter_mut().chain(&mut self.removed) {
+            if all && matches!(one.birth, Birth::Used(_)) && !one.told {
+                let Birth::Used(at) = one.birth else { continue };
+                changes.push(Change::new(ObjectLife::Present, at, ns, *local, one));
+            }
+            tell_present(ns, *local, one, changes);
+        }
+    }
+
+    /// Objects that a look did not find any more. One that nobody was seen to remove was removed just
+    /// before, or while it was being made when the programs were attached.
+    pub(super) fn looked(
+        &mut self,
+        still: &dyn Fn(Local) -> bool,
+        since: u64,
+        gone: &mut Gone,
+        changes: &mut Vec<Change>,
+    ) {
+        let known = self.live.keys().chain(self.removed.keys()).copied();
+        let mut ended: Vec<Local> = known.filter(|local| !still(*local)).collect();
+        ended.sort_unstable();
+        for local in ended {
+            let removed = self.removed.remove(&local);
+            let Some(mut one) = removed.or_else(|| self.take(local)) else { continue };
+            one.destroyed = Some(since);
+            let change = Change::new(ObjectLife::Destroyed, since, self.ns, local, &mut one);
+            let last = one.removed.or(one.last_seen());
+            let death = Death { after: last, before: since };
+            changes.push(Change { death: Some(death), ..change });
+            gone.insert(self.ns, local, one);
+        }
+    }
+}
+
+/// Whether it became known by a use or a removal alone.
+const fn is_shown(one: &One) -> bool {
+    matches!(one.birth, Birth::Used(_) | Birth::Removed(_))
+}
+
+/// Whether a call on an object that is gone returned so soon after its end that it may have been made
+/// before.
+fn is_late(act: &Act<'_>, one: &One) -> bool {
+    one.destroyed.is_some_and(|at| act.boot_ns <= at.saturating_add(LATE_NS))
+}
+
+/// The call that made an object comes after others on it.
+fn born_late(
+    act: &Act<'_>,
+    (ns, local): (NsRef, Local),
+    one: &mut One,
+    birth: Birth,
+    (key, name, like): (Option<u32>, Option<&[u8]>, Likeness),
+    changes: &mut Vec<Change>,
+) {
+    let inferred = matches!(one.birth, Birth::Inferred(_));
+    let life = match inferred || one.told && !is_shown(one) {
+        true => ObjectLife::Changed,
+        false => ObjectLife::Created,
+    };
+    let (mode, uid, gid) = (one.mode, one.uid, one.gid);
+    one.made(birth, act.who(), like);
+    if !inferred {
+        // What the object is like now is what a look found, or what was set since.
+        (one.mode, one.uid, one.gid) = (mode.or(one.mode), uid.or(one.uid), gid.or(one.gid));
+    }
+    one.key = key.or(one.key);
+    if one.name.is_none() {
+        one.name = name.map(Into::into);
+    }
+    one.uses += 1;
+    changes.push(Change::new(life, act.boot_ns, ns, local, one).by(act));
+}
+
+fn tell_present(ns: NsRef, local: Local, one: &mut One, changes: &mut Vec<Change>) {
+    if let (Birth::Found(at), false) = (one.birth, one.told) {
+        changes.push(Change::new(ObjectLife::Present, at, ns, local, one));
+        // It was so then.
+        one.attached = one.attached.filter(|count| *count == 0);
+    }
+}

@@ -1,0 +1,316 @@
+//! Random programs in a model of the kernel, whose calls take time: their records come in the order
+//! of the returns, while what they did happened in another one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipc_trace_common::{op::Family, record::NsRef};
+use proptest::prelude::*;
+
+use super::{
+    Act, Change, Objects,
+    one::{Birth, Local, One},
+};
+use crate::{
+    decode::deeds::{Deed, Likeness, Made},
+    event::objects::ObjectLife,
+    track::namespaces::Death,
+};
+
+const NS: NsRef = NsRef { inum: 4_026_532_180, generation: 1 };
+
+fn act(boot_ns: u64, pid: u32, deed: Deed<'static>) -> Act<'static> {
+    Act { boot_ns, ns: NS, tid: pid, pid, uid: pid, gid: 0, facts: None, deed }
+}
+
+fn got(id: i32, key: u32, made: Made) -> Deed<'static> {
+    Deed::Got { kind: Family::Sem, id, key, made, like: Likeness::default() }
+}
+
+/// What a step of a program wants.
+#[derive(Clone, Copy, Debug)]
+enum Want {
+    Private,
+    Create(u32),
+    Exclusive(u32),
+    Find(u32),
+    Use(u8),
+    Remove(u8),
+}
+
+/// A call: who, what, and its way through time.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    pid: u32,
+    want: Want,
+    /// Between the return of the call before and this one's effect, and from there to its return
+    before: u64,
+    after: u64,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let key = 1..4_u32;
+    let want = prop_oneof![
+        Just(Want::Private),
+        key.clone().prop_map(Want::Create),
+        key.clone().prop_map(Want::Exclusive),
+        key.prop_map(Want::Find),
+        any::<u8>().prop_map(Want::Use),
+        any::<u8>().prop_map(Want::Remove),
+    ];
+    // Far less than what may pass between a birth and its record.
+    let time = 1..400_000_000_u64;
+    (1..5_u32, want, time.clone(), time)
+        .prop_map(|(pid, want, before, after)| Step { pid, want, before, after })
+}
+
+/// An object in the model of the kernel.
+#[derive(Clone, Debug)]
+struct Truth {
+    creator: u32,
+    sure: bool,
+    born: u64,
+    dead: Option<u64>,
+}
+
+/// What really happened, and the records of it, in the order of the returns.
+fn run(steps: &[Step]) -> (BTreeMap<i32, Truth>, Vec<Act<'static>>) {
+    let mut clocks: BTreeMap<u32, u64> = BTreeMap::new();
+    let mut timed: Vec<(u64, u64, Step)> = Vec::new();
+    for step in steps {
+        let clock = clocks.entry(step.pid).or_default();
+        let effect = *clock + step.before;
+        *clock = effect + step.after;
+        timed.push((effect, *clock, *step));
+    }
+    timed.sort_by_key(|one| one.0);
+    let mut objects: BTreeMap<i32, Truth> = BTreeMap::new();
+    let mut keys: BTreeMap<u32, i32> = BTreeMap::new();
+    let mut acts = Vec::new();
+    for (effect, back, Step { pid, want, .. }) in timed {
+        let mut make = |sure| {
+            let id = objects.len() as i32;
+            objects.insert(id, Truth { creator: pid, sure, born: effect, dead: None });
+            id
+        };
+        let deed = match want {
+            Want::Private => Some(got(make(true), 0, Made::Yes)),
+            Want::Create(key) => {
+                let id = *keys.entry(key).or_insert_with(|| make(false));
+                Some(got(id, key, Made::Maybe))
+            }
+            Want::Exclusive(key) => (!keys.contains_key(&key)).then(|| {
+                let id = make(true);
+                keys.insert(key, id);
+                got(id, key, Made::Yes)
+            }),
+            Want::Find(key) => keys.get(&key).map(|id| got(*id, key, Made::No)),
+            Want::Use(which) | Want::Remove(which) => {
+                let live: Vec<i32> =
+                    objects.iter().filter(|one| one.1.dead.is_none()).map(|one| *one.0).collect();
+                let id = live.get(usize::from(which) % live.len().max(1)).copied();
+                match (id, want) {
+                    (Some(id), Want::Remove(_)) => {
+                        objects.get_mut(&id).unwrap().dead = Some(effect);
+                        keys.retain(|_, one| *one != id);
+                        Some(Deed::Removed(Family::Sem, id))
+                    }
+                    (id, _) => id.map(|id| Deed::Used(Family::Sem, id)),
+                }
+            }
+        };
+        acts.extend(deed.map(|deed| act(back, pid, deed)));
+    }
+    acts.sort_by_key(|act| act.boot_ns);
+    (objects, acts)
+}
+
+/// How often each object's lines said so.
+fn told(changes: &[Change]) -> BTreeMap<(i32, &'static str), u32> {
+    let mut told = BTreeMap::new();
+    for change in changes {
+        let Local::Sysv(_, id) = change.local else { panic!("{change:?}") };
+        let what = match change.life {
+            ObjectLife::Present | ObjectLife::Created => "birth",
+            ObjectLife::Changed => continue,
+            ObjectLife::Removed => "removal",
+            ObjectLife::Destroyed => "end",
+        };
+        *told.entry((id, what)).or_default() += 1;
+    }
+    told
+}
+
+fn live(objects: &Objects) -> BTreeSet<i32> {
+    let all = objects.all().remove(&NS).unwrap_or_default();
+    all.into_iter()
+        .filter(|(_, one)| one.destroyed.is_none() && !one.is_removed())
+        .map(|(local, _)| match local {
+            Local::Sysv(_, id) => id,
+            Local::Queue(..) => panic!("{local:?}"),
+        })
+        .collect()
+}
+
+fn check(objects: &Objects, truth: &BTreeMap<i32, Truth>) {
+    let living = truth.iter().filter(|one| one.1.dead.is_none());
+    assert_eq!(live(objects), living.map(|one| *one.0).collect());
+    for (id, one) in truth {
+        let Some(known) = objects.get(NS, Local::Sysv(Family::Sem, *id)) else { continue };
+        if let Birth::Seen(_) = known.birth {
+            assert!(one.sure, "{id}");
+            assert_eq!(known.creator.as_ref().unwrap().pid, Some(one.creator), "{id}");
+        }
+    }
+    let state = objects.spaces.get(&NS);
+    for key in 1..4 {
+        if let Some(id) = state.and_then(|space| space.of_key(Family::Sem, key)) {
+            assert!(truth[&id].dead.is_none(), "key {key} leads to {id}");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn objects_and_their_creators_are_those_of_the_kernel(
+        steps in prop::collection::vec(step(), 0..60),
+    ) {
+        let (truth, acts) = run(&steps);
+        let mut objects = Objects::default();
+        let mut changes = Vec::new();
+        for act in &acts {
+            changes.extend(objects.act(act, None));
+        }
+        check(&objects, &truth);
+        let told = told(&changes);
+        for (id, one) in &truth {
+            let count = |what| told.get(&(*id, what)).copied().unwrap_or(0);
+            let ends = u32::from(one.dead.is_some());
+            assert_eq!((count("birth"), count("removal"), count("end")), (1, ends, ends), "{id}");
+            if one.sure {
+                let known = objects.get(NS, Local::Sysv(Family::Sem, *id)).unwrap();
+                assert!(matches!(known.birth, Birth::Seen(_)), "{known:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_look_and_the_records_tell_of_is_one_object(
+        steps in prop::collection::vec(step(), 0..60),
+        attached in 0..4_000_000_000_u64,
+        looks in prop::collection::vec(0..1_000_000_000_u64, 60),
+    ) {
+        let (truth, acts) = run(&steps);
+        let mut objects = Objects::default();
+        // Each table is read at another moment after the programs were attached.
+        for (id, one) in &truth {
+            let at = attached + looks[*id as usize];
+            if one.born <= at && one.dead.is_none_or(|dead| dead > at) {
+                let found = One::new(Birth::Found(attached + 1_000_000_000));
+                objects.space(NS).0.found(Local::Sysv(Family::Sem, *id), found);
+            }
+        }
+        let mut changes = Vec::new();
+        let (meanwhile, later): (Vec<_>, Vec<_>) = acts
+            .iter()
+            .filter(|act| act.boot_ns >= attached)
+            .partition(|act| act.boot_ns < attached + 1_000_000_000);
+        for act in meanwhile {
+            changes.extend(objects.act(act, None));
+        }
+        changes.extend(objects.present());
+        for act in later {
+            changes.extend(objects.act(act, None));
+        }
+        changes.extend(objects.settled(&[], u64::MAX));
+        let still = |local| match local {
+            Local::Sysv(_, id) => truth[&id].dead.is_none(),
+            Local::Queue(..) => false,
+        };
+        if let Some(space) = objects.spaces.get_mut(&NS) {
+            space.looked(&still, u64::MAX, &mut objects.gone, &mut changes);
+        }
+        check(&objects, &truth);
+        let told = told(&changes);
+        for (id, one) in &truth {
+            let count = |what| told.get(&(*id, what)).copied().unwrap_or(0);
+            assert!(count("birth") <= 1 && count("removal") <= 1 && count("end") <= 1, "{id}");
+            if one.dead.is_none() {
+                assert_eq!((count("birth"), count("removal")), (1, 0), "{id}");
+            }
+        }
+    }
+}
+
+fn apply(objects: &mut Objects, acts: &[Act<'_>]) -> Vec<ObjectLife> {
+    acts.iter().flat_map(|act| objects.act(act, None)).map(|change| change.life).collect()
+}
+
+#[test]
+fn a_segment_is_gone_when_it_is_removed_only_if_nobody_ever_attached_it() {
+    use ObjectLife::{Created, Destroyed, Removed};
+    let segment = |id| Deed::Got {
+        kind: Family::Shm,
+        id,
+        key: 0,
+        made: Made::Yes,
+        like: Likeness::default(),
+    };
+    let mut objects = Objects::default();
+    let removed = act(2, 1, Deed::Removed(Family::Shm, 1));
+    let lives = apply(&mut objects, &[act(1, 1, segment(1)), removed]);
+    assert_eq!(lives, [Created, Removed, Destroyed]);
+    let attach = Deed::Attached { id: 2, at: Some(0x7000) };
+    let removed = act(5, 1, Deed::Removed(Family::Shm, 2));
+    let lives = apply(&mut objects, &[act(3, 1, segment(2)), act(4, 1, attach), removed]);
+    assert_eq!(lives, [Created, Removed]);
+    let one = objects.get(NS, Local::Sysv(Family::Shm, 2)).unwrap();
+    assert!(one.is_removed() && one.destroyed.is_none());
+}
+
+#[test]
+fn an_id_that_comes_again_is_another_object() {
+    let mut objects = Objects::default();
+    let day = 86_400_000_000_000;
+    let removed = act(2, 1, Deed::Removed(Family::Sem, 7));
+    apply(&mut objects, &[act(1, 1, got(7, 0, Made::Yes)), removed]);
+    apply(&mut objects, &[act(day, 2, got(7, 5, Made::Maybe))]);
+    let one = objects.get(NS, Local::Sysv(Family::Sem, 7)).unwrap();
+    assert_eq!((one.birth, one.creator.as_ref().unwrap().pid), (Birth::Inferred(day), Some(2)));
+    assert_eq!(objects.of_key(NS, Family::Sem, 5), Some(7));
+    // Its removal was lost.
+    let lives = apply(&mut objects, &[act(2 * day, 3, got(7, 6, Made::Yes))]);
+    assert_eq!(lives, [ObjectLife::Destroyed, ObjectLife::Created]);
+    assert_eq!(live(&objects), BTreeSet::from([7]));
+}
+
+#[test]
+fn a_namespace_takes_its_objects_along() {
+    let mut objects = Objects::default();
+    apply(&mut objects, &[act(1, 1, got(0, 0, Made::Yes)), act(2, 1, got(1, 0, Made::Yes))]);
+    let ended = objects.ended(NS, Death { after: Some(5), before: 9 });
+    let told: Vec<_> = ended.iter().map(|change| (change.life, change.local)).collect();
+    let of = |id| (ObjectLife::Destroyed, Local::Sysv(Family::Sem, id));
+    assert_eq!(told, [of(0), of(1)]);
+    assert!(objects.spaces.is_empty());
+}
+
+#[test]
+fn what_is_remembered_of_the_gone_is_bounded_and_what_is_not_is_counted() {
+    let mut objects = Objects::default();
+    let count = 3 * super::gone::LIMIT as u64;
+    for id in 0..count {
+        let removed = Deed::Removed(Family::Sem, id as i32);
+        let made = got(id as i32, 0, Made::Yes);
+        apply(&mut objects, &[act(2 * id, 1, made), act(2 * id + 1, 1, removed)]);
+    }
+    let kept = objects.all().remove(&NS).unwrap().len() as u64;
+    assert_eq!(kept, super::gone::LIMIT as u64);
+    assert_eq!(kept + objects.forgotten(), count);
+}
+
+#[test]
+fn an_object_takes_little_room() {
+    // With its places in the tables of objects, keys and users.
+    let room = size_of::<(Local, One)>() + 8 * size_of::<(u32, u64)>() + 64;
+    assert!(room * 8 / 7 <= 600, "{room}");
+}
