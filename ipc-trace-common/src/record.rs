@@ -139,7 +139,8 @@ pub struct CallRecord {
     pub egid: u32,
     /// The thread's name, NUL-padded, any bytes
     pub comm: [u8; 16],
-    /// The arguments in the order of the native system call, whichever way the call came in
+    /// The arguments in the order of the native system call, whichever way the call came in; of a shmat
+    /// by `ipc(2)` the fourth is the address that it gave, `0` where it could not be read
     pub args: [u64; 5],
 }
 

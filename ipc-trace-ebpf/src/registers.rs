@@ -161,7 +161,8 @@ impl Call {
             }
             12 => [first, ptr, second, fifth, third],
             14 | 24 => [first, second, ptr, 0, 0],
-            21 => [first, ptr, second, 0, 0],
+            // Where the segment is, which the kernel has told by now.
+            21 => [first, ptr, second, u64::from(user::<u32>(third).unwrap_or(0)), 0],
             22 => [ptr, 0, 0, 0, 0],
             // SEMGET, MSGGET, SHMGET
             _ => [first, second, third, 0, 0],

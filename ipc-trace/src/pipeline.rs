@@ -6,7 +6,10 @@
 //!
 //! Invariant: every record that comes out of a ring is counted as delivered, whatever it is.
 
-use std::{collections::VecDeque, rc::Rc};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    rc::Rc,
+};
 
 use ipc_trace_common::{
     op,
@@ -19,8 +22,11 @@ use zerocopy::IntoBytes as _;
 
 use crate::{
     decode::{self, Call, Record},
-    event::{Life, ls::Ls},
-    kernel::census::Census,
+    event::{
+        Life,
+        ls::{Ls, NamespaceLook},
+    },
+    kernel::census::{Alive, Census},
     track::{
         Tracker,
         clock::boot_ns,
@@ -300,6 +306,9 @@ impl Pipeline {
             namespaces.found(to, id, record.boot_ns)
         };
         self.ended(ended, record.boot_ns, sink);
+        if made {
+            self.tracker.objects.born(to);
+        }
         let mut tell = |change| sink.namespace(&change, &self.tracker);
         if made {
             tell(change(Life::Created, to, Some(from), &mover));
@@ -339,8 +348,9 @@ impl Pipeline {
     /// it; `opened`: when calls began to be reported. What happened meanwhile is in the control ring, and
     /// is told here, with what was there.
     ///
-    /// A namespace is what the look found under its number if both lists have the same life of it. All
-    /// that happened in another one is in the ring, since it was made meanwhile.
+    /// A namespace is what the look found under its number if both lists have the same life of it, or if
+    /// the kernel's own number says so. All that happened in one that the first list does not have is in
+    /// the ring, since it was made meanwhile.
     pub fn looked(
         &mut self,
         ls: Option<&Ls>,
@@ -350,22 +360,22 @@ impl Pipeline {
         sink: &mut impl Sink,
     ) {
         let tracker = &mut self.tracker;
-        match ls {
-            Some(ls) if ls.complete => {}
-            Some(_) | None => tracker.objects.is_blind(),
-        }
-        for look in ls.iter().flat_map(|ls| &ls.namespaces) {
-            let of = |census: &Census| {
-                let mut alive = census.alive.iter().map(|alive| alive.ns);
-                alive.find(|ns| ns.inum == look.inum)
-            };
-            let first = NsRef { inum: look.inum, generation: 1 };
-            let ns = match before.complete && after.complete {
-                true => of(before).filter(|ns| of(after) == Some(*ns)),
+        let looks = ls.iter().flat_map(|ls| &ls.namespaces);
+        if before.complete && after.complete {
+            let looks: BTreeMap<u32, _> = looks.map(|look| (look.inum, look)).collect();
+            let still: BTreeSet<NsRef> = after.alive.iter().map(|alive| alive.ns).collect();
+            for Alive { ns, ns_id } in &before.alive {
+                let same = |look: &&&NamespaceLook| {
+                    still.contains(ns) || ns_id.is_some() && *ns_id == look.ns_id
+                };
+                if let Some(look) = looks.get(&ns.inum).filter(same) {
+                    tracker.objects.found(*ns, look, opened);
+                }
+            }
+        } else {
+            for look in looks {
                 // Nobody counts the lives of a number then.
-                false => Some(first),
-            };
-            if let Some(ns) = ns {
+                let ns = NsRef { inum: look.inum, generation: 1 };
                 tracker.objects.found(ns, look, opened);
             }
         }

@@ -101,11 +101,15 @@ impl<'a> Call<'a> {
             Op::Semop | Op::Msgsnd | Op::Msgrcv => Some(Deed::Used(self.op.family(), self.int(0))),
             Op::Shmctl | Op::Msgctl => self.controlled_deed(1),
             Op::Semctl => self.controlled_deed(2),
-            // By way of ipc(2) the address goes to the caller's memory, and the result is 0.
-            Op::Shmat => Some(Deed::Attached {
-                id: self.int(0),
-                at: (!self.has(flag::MULTIPLEXED)).then_some(self.record.ret.cast_unsigned()),
-            }),
+            Op::Shmat => {
+                // By way of ipc(2) the address goes to the caller's memory, and the result is 0.
+                let [_, _, _, stored, _] = self.record.args;
+                let at = match self.has(flag::MULTIPLEXED) {
+                    true => Some(stored).filter(|at| *at != 0),
+                    false => Some(self.record.ret.cast_unsigned()),
+                };
+                Some(Deed::Attached { id: self.int(0), at })
+            }
             Op::Shmdt => Some(Deed::Detached { at: self.record.args[0] }),
             Op::MqOpen => self.opened(),
             Op::MqUnlink => self.name().map(Deed::Unlinked),
@@ -213,14 +217,15 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_known_where_the_result_is_one() {
-        let at = |flags| {
-            deed(Op::Shmat, [3, 0, 0, 0, 0], 0x7f00_0000, flags, |deed| match deed {
+    fn an_address_is_the_result_or_was_stored() {
+        let at = |stored, ret, flags| {
+            deed(Op::Shmat, [3, 0, 0, stored, 0], ret, flags, |deed| match deed {
                 Some(Deed::Attached { id: 3, at }) => at,
                 other => panic!("{other:?}"),
             })
         };
-        assert_eq!(at(0), Some(0x7f00_0000));
-        assert_eq!(at(flag::MULTIPLEXED), None);
+        assert_eq!(at(7, 0x7f00_0000, 0), Some(0x7f00_0000));
+        assert_eq!(at(0x7f00_0000, 0, flag::MULTIPLEXED), Some(0x7f00_0000));
+        assert_eq!(at(0, 0, flag::MULTIPLEXED), None);
     }
 }

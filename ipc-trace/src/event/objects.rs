@@ -43,8 +43,7 @@ pub struct ObjectLook {
     pub attached: Option<u64>,
     /// Removed, and gone when nobody uses it any more: no key or name leads to it
     pub removed: bool,
-    /// A queue's inode number
-    #[serde(skip)]
+    /// A queue's inode number, which tells queues of one name apart
     pub ino: Option<u64>,
 }
 

@@ -161,7 +161,11 @@ impl Tracker {
         if call.op == Op::Shmdt {
             let facts = self.contexts.get(record.tid, record.context);
             let [at, ..] = record.args;
-            (ns, id) = self.objects.attachment(record.pid, facts, at).unzip();
+            let known = match Error::of(record.ret) {
+                None => self.objects.attachment(record.pid, facts, at, record.boot_ns),
+                Some(_) => None,
+            };
+            (ns, id) = known.unzip();
         }
         let kind = call.op.family();
         // It is there, and the call was refused for another reason.

@@ -21,6 +21,7 @@ mod hostile;
 mod killed;
 mod laps;
 mod loops;
+mod model;
 mod mq;
 pub(crate) mod process;
 mod seccomp;
@@ -68,6 +69,8 @@ pub(crate) enum Workload {
     Hold,
     /// Be many processes in many namespaces with many objects, until standard input ends
     Crowd(crowd::Crowd),
+    /// Make, use and remove objects at random in processes and namespaces that come and go
+    Model(model::Model),
     /// Make one shmget call
     #[command(hide = true)]
     OneCall(churn::OneCall),
@@ -94,6 +97,7 @@ pub(crate) fn run(workload: Workload) -> anyhow::Result<()> {
         Workload::ArgsZoo => zoo::run(),
         Workload::Hold => hold::run(),
         Workload::Crowd(options) => crowd::run(&options),
+        Workload::Model(options) => model::run(&options),
         Workload::OneCall(options) => churn::one_call(&options),
     }
 }

@@ -7,6 +7,7 @@
 //! | [`lines`] | lines: each call once, with its result, its time, its end |
 //! | [`args`] | the arguments of every operation, by every route |
 //! | [`namespaces`] | births, moves and ends of namespaces; queues carried between them |
+//! | [`objects`] | lives of objects: what there was, who made and left what |
 //! | [`processes`] | who called, also of processes that live a millisecond or bear hostile names |
 //! | [`filters`] | what each filter lets through, and that the rest is accounted for |
 //! | [`bad_input`] | what the user got wrong |
@@ -31,6 +32,7 @@ mod filters;
 mod lines;
 mod ls;
 mod namespaces;
+mod objects;
 mod processes;
 mod strace;
 mod tracer;

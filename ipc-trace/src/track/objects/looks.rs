@@ -33,18 +33,11 @@ fn is_whole(look: &NamespaceLook) -> bool {
 }
 
 impl Objects {
-    /// What existed could not be looked at: what a call uses may have been there for long.
-    pub fn is_blind(&mut self) {
-        self.blind = true;
-    }
-
     /// A look found this in a namespace before any call on it was told of. No line tells of it yet:
     /// what happened meanwhile is told first.
     pub fn found(&mut self, ns: NsRef, look: &NamespaceLook, boot_ns: u64) {
         let (space, _) = self.space(ns);
-        if !is_whole(look) {
-            space.is_not_whole();
-        }
+        space.is_whole(is_whole(look));
         for object in &look.objects {
             if let Some(local) = local(object, look.mqueue_dev) {
                 space.found(local, One::found(object, boot_ns));

@@ -95,13 +95,22 @@ impl Change {
 /// Where a process attached a segment: its number, its start, the address.
 type Place = (u32, u64, u64);
 
+/// An attached segment.
+#[derive(Clone, Copy, Debug)]
+struct Attachment {
+    ns: NsRef,
+    id: i32,
+    /// When it was detached: another may be there since that nobody was seen to attach
+    detached: Option<u64>,
+}
+
 /// All objects that are known.
 #[derive(Debug, Default)]
 pub struct Objects {
     spaces: HashMap<NsRef, Space>,
     gone: Gone,
-    attachments: Generations<Place, (NsRef, i32)>,
-    /// Namespaces of which nobody has said what was in them are not whole
+    attachments: Generations<Place, Attachment>,
+    /// Records were lost: not all that happens in a new namespace can be known
     blind: bool,
 }
 
@@ -131,11 +140,18 @@ impl Objects {
                 self.attached(act, act.ns, *id, &mut changes);
                 if let (Some(at), Some(facts)) = (at, act.facts) {
                     let place = (act.pid, facts.start_boot_ns, *at);
-                    self.attachments.insert(place, (act.ns, *id));
+                    let new = Attachment { ns: act.ns, id: *id, detached: None };
+                    self.attachments.insert(place, new);
                 }
             }
             Deed::Detached { at } => {
-                if let Some((ns, id)) = self.attachment(act.pid, act.facts, *at) {
+                let detached = act.boot_ns;
+                if let Some((ns, id)) = self.attachment(act.pid, act.facts, *at, detached)
+                    && let Some(facts) = act.facts
+                {
+                    let place = (act.pid, facts.start_boot_ns, *at);
+                    let known = Attachment { ns, id, detached: Some(detached) };
+                    self.attachments.insert(place, known);
                     self.attached(act, ns, id, &mut changes);
                 }
             }
@@ -153,16 +169,20 @@ impl Objects {
                 }
             }
             Deed::Unlinked(name) => {
-                let (space, gone) = self.space(act.ns);
-                space.unlinked(act, &name.0, gone, &mut changes);
+                self.space(act.ns).0.unlinked(act, &name.0, &mut changes);
             }
         }
         changes
     }
 
-    fn space(&mut self, ns: NsRef) -> (&mut Space, &mut Gone) {
+    /// A namespace was made: all that happens in it is told.
+    pub fn born(&mut self, ns: NsRef) {
         let whole = !self.blind;
-        (self.spaces.entry(ns).or_insert_with(|| Space::new(ns, whole)), &mut self.gone)
+        self.space(ns).0.is_whole(whole);
+    }
+
+    fn space(&mut self, ns: NsRef) -> (&mut Space, &mut Gone) {
+        (self.spaces.entry(ns).or_insert_with(|| Space::new(ns)), &mut self.gone)
     }
 
     fn used(&mut self, act: &Act<'_>, ns: NsRef, local: Local, changes: &mut Vec<Change>) {
@@ -180,31 +200,40 @@ impl Objects {
         }
     }
 
-    /// The segment that a process has attached, or had, at an address.
+    /// The segment that a process had attached at an address, which it detached at `boot_ns`.
     #[must_use]
     pub fn attachment(
         &self,
         pid: u32,
         facts: Option<&Rc<Facts>>,
         at: u64,
+        boot_ns: u64,
     ) -> Option<(NsRef, i32)> {
-        self.attachments.get(&(pid, facts?.start_boot_ns, at)).copied()
+        let known = self.attachments.get(&(pid, facts?.start_boot_ns, at))?;
+        let holds = known.detached.is_none_or(|detached| detached == boot_ns);
+        holds.then_some((known.ns, known.id))
     }
 
     /// A namespace died, and all of its objects with it.
     pub fn ended(&mut self, ns: NsRef, death: Death) -> Vec<Change> {
-        let Some(space) = self.spaces.remove(&ns) else { return Vec::new() };
-        let mut changes: Vec<_> = space
+        let Some(mut space) = self.spaces.remove(&ns) else { return Vec::new() };
+        let mut changes = Vec::new();
+        space.untold(true, &mut changes);
+        let ended = space
             .into_all()
             .map(|(local, mut one)| {
                 one.destroyed = Some(death.before);
+                // A call on it tells more than the namespace itself.
+                let seen = one.last_seen().max(one.removed).filter(|at| *at <= death.before);
+                let death = Death { after: death.after.max(seen), ..death };
                 let life = ObjectLife::Destroyed;
                 let change = Change::new(life, death.before, ns, local, &mut one);
                 self.gone.insert(ns, local, one);
                 Change { death: Some(death), ..change }
-            })
-            .collect();
-        changes.sort_by_key(|change| change.local);
+            });
+        changes.extend(ended);
+        // What was there before what is gone.
+        changes.sort_by_key(|change| (change.life == ObjectLife::Destroyed, change.local));
         changes
     }
 

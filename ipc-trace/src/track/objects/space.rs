@@ -30,15 +30,17 @@ pub struct Space {
     removed_order: VecDeque<Local>,
     keys: HashMap<(Family, u32), i32>,
     names: HashMap<Box<[u8]>, Local>,
-    /// Names that were unlinked, and when, before the call that made the queue has returned
-    unlinked: HashMap<Box<[u8]>, u64>,
+    /// Names that were unlinked before the call that made the queue has returned: what is to be told of
+    /// the removal
+    unlinked: HashMap<Box<[u8]>, Change>,
     /// All that existed at the start is known, and everything since
     whole: bool,
     forgotten: u64,
 }
 
 impl Space {
-    pub(super) fn new(ns: NsRef, whole: bool) -> Self {
+    /// Nobody has said yet what was in it.
+    pub(super) fn new(ns: NsRef) -> Self {
         Self {
             ns,
             live: HashMap::default(),
@@ -47,7 +49,7 @@ impl Space {
             keys: HashMap::default(),
             names: HashMap::default(),
             unlinked: HashMap::default(),
-            whole,
+            whole: false,
             forgotten: 0,
         }
     }
@@ -76,8 +78,9 @@ impl Space {
         self.forgotten
     }
 
-    pub(super) const fn is_not_whole(&mut self) {
-        self.whole = false;
+    /// All that existed is known or not, and all that happens.
+    pub(super) const fn is_whole(&mut self, whole: bool) {
+        self.whole = whole;
     }
 
     pub(super) fn lost(&mut self) {
@@ -191,13 +194,15 @@ impl Space {
         } else if !self.whole {
             changes.push(Change::new(ObjectLife::Present, at, ns, local, &mut one));
         }
-        let unlinked = name.and_then(|name| self.unlinked.remove(name));
-        match unlinked.filter(|at| act.boot_ns <= at.saturating_add(LATE_NS)) {
-            Some(at) if birth.is_some() => {
-                one.removed = Some(at);
+        let unlinked = birth.and(name).and_then(|name| self.unlinked.remove(name));
+        match unlinked {
+            Some(removal) if act.boot_ns <= removal.boot_ns.saturating_add(LATE_NS) => {
+                one.removed = Some(removal.boot_ns);
+                changes.push(Change { local, one: Box::new(one.clone()), ..removal });
                 self.keep_removed(local, one);
             }
-            _ => {
+            unlinked => {
+                changes.extend(unlinked);
                 self.index(local, key, name);
                 self.live.insert(local, one);
             }
@@ -303,13 +308,7 @@ impl Space {
     }
 
     /// mq_unlink: the queue lives on while it is open.
-    pub(super) fn unlinked(
-        &mut self,
-        act: &Act<'_>,
-        name: &[u8],
-        gone: &mut Gone,
-        changes: &mut Vec<Change>,
-    ) {
+    pub(super) fn unlinked(&mut self, act: &Act<'_>, name: &[u8], changes: &mut Vec<Change>) {
         let known = self.names.get(name).copied();
         if let Some((local, mut one)) = known.and_then(|local| Some((local, self.take(local)?))) {
             self.remove(act, local, &mut one, changes);
@@ -320,13 +319,24 @@ impl Space {
         let local = Local::Queue(0, 0);
         let mut one = One::new(Birth::Removed(act.boot_ns));
         one.name = Some(name.into());
-        self.remove(act, local, &mut one, changes);
-        if self.whole {
-            self.unlinked.retain(|_, at| act.boot_ns <= at.saturating_add(LATE_NS));
-            self.unlinked.insert(name.into(), act.boot_ns);
-        } else {
-            gone.insert(self.ns, local, one);
+        let mut removal = Vec::new();
+        self.remove(act, local, &mut one, &mut removal);
+        if !self.whole {
+            changes.extend(removal);
+            return;
         }
+        self.give_up(Some(act.boot_ns), changes);
+        for change in removal {
+            changes.extend(self.unlinked.insert(name.into(), change));
+        }
+    }
+
+    /// Tells of removals of queues whose births have not been told of until now, and will not be.
+    fn give_up(&mut self, now: Option<u64>, changes: &mut Vec<Change>) {
+        let over = |change: &Change| {
+            now.is_none_or(|now| now > change.boot_ns.saturating_add(LATE_NS))
+        };
+        changes.extend(self.unlinked.extract_if(|_, change| over(change)).map(|one| one.1));
     }
 
     fn keep_removed(&mut self, local: Local, one: One) {
@@ -361,6 +371,9 @@ impl Space {
     /// Objects that no line has told of; `all`: also those that a call used, and whose birth may yet
     /// be told.
     pub(super) fn untold(&mut self, all: bool, changes: &mut Vec<Change>) {
+        if all {
+            self.give_up(None, changes);
+        }
         let ns = self.ns;
         for (local, one) in self.live.iter_mut().chain(&mut self.removed) {
             if all && matches!(one.birth, Birth::Used(_)) && !one.told {

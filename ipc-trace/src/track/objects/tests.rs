@@ -18,6 +18,12 @@ use crate::{
 
 const NS: NsRef = NsRef { inum: 4_026_532_180, generation: 1 };
 
+fn whole() -> Objects {
+    let mut objects = Objects::default();
+    objects.born(NS);
+    objects
+}
+
 fn act(boot_ns: u64, pid: u32, deed: Deed<'static>) -> Act<'static> {
     Act { boot_ns, ns: NS, tid: pid, pid, uid: pid, gid: 0, facts: None, deed }
 }
@@ -175,7 +181,7 @@ proptest! {
         steps in prop::collection::vec(step(), 0..60),
     ) {
         let (truth, acts) = run(&steps);
-        let mut objects = Objects::default();
+        let mut objects = whole();
         let mut changes = Vec::new();
         for act in &acts {
             changes.extend(objects.act(act, None));
@@ -200,7 +206,7 @@ proptest! {
         looks in prop::collection::vec(0..1_000_000_000_u64, 60),
     ) {
         let (truth, acts) = run(&steps);
-        let mut objects = Objects::default();
+        let mut objects = whole();
         // Each table is read at another moment after the programs were attached.
         for (id, one) in &truth {
             let at = attached + looks[*id as usize];
@@ -255,7 +261,7 @@ fn a_segment_is_gone_when_it_is_removed_only_if_nobody_ever_attached_it() {
         made: Made::Yes,
         like: Likeness::default(),
     };
-    let mut objects = Objects::default();
+    let mut objects = whole();
     let removed = act(2, 1, Deed::Removed(Family::Shm, 1));
     let lives = apply(&mut objects, &[act(1, 1, segment(1)), removed]);
     assert_eq!(lives, [Created, Removed, Destroyed]);
@@ -269,7 +275,7 @@ fn a_segment_is_gone_when_it_is_removed_only_if_nobody_ever_attached_it() {
 
 #[test]
 fn an_id_that_comes_again_is_another_object() {
-    let mut objects = Objects::default();
+    let mut objects = whole();
     let day = 86_400_000_000_000;
     let removed = act(2, 1, Deed::Removed(Family::Sem, 7));
     apply(&mut objects, &[act(1, 1, got(7, 0, Made::Yes)), removed]);
@@ -285,7 +291,7 @@ fn an_id_that_comes_again_is_another_object() {
 
 #[test]
 fn a_namespace_takes_its_objects_along() {
-    let mut objects = Objects::default();
+    let mut objects = whole();
     apply(&mut objects, &[act(1, 1, got(0, 0, Made::Yes)), act(2, 1, got(1, 0, Made::Yes))]);
     let ended = objects.ended(NS, Death { after: Some(5), before: 9 });
     let told: Vec<_> = ended.iter().map(|change| (change.life, change.local)).collect();
@@ -296,7 +302,7 @@ fn a_namespace_takes_its_objects_along() {
 
 #[test]
 fn what_is_remembered_of_the_gone_is_bounded_and_what_is_not_is_counted() {
-    let mut objects = Objects::default();
+    let mut objects = whole();
     let count = 3 * super::gone::LIMIT as u64;
     for id in 0..count {
         let removed = Deed::Removed(Family::Sem, id as i32);

@@ -1,0 +1,220 @@
+//! A process that does what it is told, one order after the other.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::net::UnixStream,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::{
+    sched::CloneFlags,
+    sys::{
+        signal::{Signal, kill},
+        wait::waitpid,
+    },
+    unistd::{ForkResult, Pid, fork, pause},
+};
+use serde::{Deserialize, Serialize};
+
+use super::Kind;
+use crate::workload::{
+    calls::{Caller, slot},
+    mq, process,
+    sysv::Step,
+};
+
+/// What a process is to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Order {
+    /// shmget, semget or msgget
+    Get { kind: Kind, key: i32, flags: i32 },
+    /// Any call that changes nothing
+    Use { kind: Kind, id: i32 },
+    /// `IPC_RMID`
+    Remove { kind: Kind, id: i32 },
+    /// `IPC_SET`
+    Own { kind: Kind, id: i32, uid: u32, gid: u32, mode: u32 },
+    /// shmat
+    Attach { id: i32 },
+    /// shmdt
+    Detach { at: u64 },
+    /// mq_open, and close
+    Open { name: String, oflag: i32 },
+    /// mq_unlink
+    Unlink { name: String },
+    /// A new namespace
+    Unshare,
+    /// The namespace of another process
+    Enter { pid: i32 },
+    /// A child that does nothing; it has what its parent has
+    Fork,
+    /// The end of that child
+    Reap,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Outcome {
+    /// The kernel's answer, or the child
+    pub(super) ret: i64,
+    /// The namespace that the process is in now
+    pub(super) inum: u64,
+}
+
+/// Bytes of a segment, semaphores of a set.
+pub(super) const SIZE: (usize, i32) = (8192, 3);
+/// Messages of a queue, and their bytes.
+pub(super) const ROOM: (i64, i64) = (2, 16);
+
+/// The other end of a process.
+#[derive(Debug)]
+pub(super) struct Worker {
+    /// Its number
+    pub(super) pid: Pid,
+    stream: UnixStream,
+    answers: BufReader<UnixStream>,
+}
+
+impl Worker {
+    /// Forks one, which ends with this process. This process has one thread.
+    pub(super) fn start() -> Result<Self> {
+        let (mine, its) = UnixStream::pair()?;
+        // SAFETY: there is one thread.
+        match unsafe { fork() }? {
+            ForkResult::Parent { child } => {
+                let answers = BufReader::new(mine.try_clone()?);
+                Ok(Self { pid: child, stream: mine, answers })
+            }
+            ForkResult::Child => {
+                die_with_parent();
+                drop(mine);
+                let code = match work(its) {
+                    Ok(()) => 0,
+                    Err(error) => {
+                        eprintln!("worker: {error:#}");
+                        1
+                    }
+                };
+                // SAFETY: ends the process without running what its parent registered.
+                unsafe { libc::_exit(code) }
+            }
+        }
+    }
+
+    /// Gives an order and waits for what comes of it.
+    pub(super) fn give(&mut self, order: &Order) -> Result<Outcome> {
+        let mut line = serde_json::to_vec(order)?;
+        line.push(b'\n');
+        self.stream.write_all(&line)?;
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer)?;
+        serde_json::from_str(&answer).with_context(|| format!("{order:?}: {answer:?}"))
+    }
+
+    /// Ends it.
+    pub(super) fn end(self) -> Result<()> {
+        drop((self.stream, self.answers));
+        waitpid(self.pid, None)?;
+        Ok(())
+    }
+}
+
+fn die_with_parent() {
+    // SAFETY: PR_SET_PDEATHSIG takes a signal number and no address.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+}
+
+fn work(mut stream: UnixStream) -> Result<()> {
+    // Other workers' ends, which this one has inherited, must not keep them from ending.
+    let own = std::os::fd::AsRawFd::as_raw_fd(&stream) as u32;
+    for (first, last) in [(3, own - 1), (own + 1, u32::MAX)] {
+        // SAFETY: whoever owns these descriptors is not run in this process.
+        unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    }
+    let mut caller = Caller::new("model")?;
+    let mut child = None;
+    let orders = BufReader::new(stream.try_clone()?);
+    for line in orders.lines() {
+        let order: Order = serde_json::from_str(&line?)?;
+        let ret = act(&mut caller, &mut child, order)?;
+        let answer = Outcome { ret, inum: process::ipc_namespace()? };
+        stream.write_all(format!("{}\n", serde_json::to_string(&answer)?).as_bytes())?;
+    }
+    reap(&mut child)
+}
+
+fn reap(child: &mut Option<Pid>) -> Result<()> {
+    if let Some(pid) = child.take() {
+        kill(pid, Signal::SIGKILL)?;
+        waitpid(pid, None)?;
+    }
+    Ok(())
+}
+
+fn act(caller: &mut Caller, child: &mut Option<Pid>, order: Order) -> Result<i64> {
+    Ok(match order {
+        Order::Get { kind, key, flags } => match kind {
+            Kind::Shm => caller.shmget(key, SIZE.0, flags),
+            Kind::Sem => caller.semget(key, SIZE.1, flags),
+            Kind::Msg => caller.msgget(key, flags),
+            Kind::Mq => bail!("a queue has no key"),
+        },
+        Order::Use { kind, id } => match kind {
+            Kind::Shm => caller.shmctl(id, libc::IPC_STAT),
+            Kind::Sem => caller.semop(id, &[Step(0, 1, 0)]),
+            Kind::Msg => caller.msgrcv(id, 8, 0, libc::IPC_NOWAIT),
+            Kind::Mq => bail!("a queue has no id"),
+        },
+        Order::Remove { kind, id } => control(caller, kind, id, libc::IPC_RMID),
+        Order::Own { kind, id, uid, gid, mode } => {
+            ensure!(control(caller, kind, id, libc::IPC_STAT) == 0, "IPC_STAT");
+            // struct ipc64_perm, include/uapi/asm-generic/ipcbuf.h
+            for (at, value) in [(4, uid), (8, gid), (20, mode)] {
+                caller.put(slot::OUT + at, &value.to_ne_bytes());
+            }
+            control(caller, kind, id, libc::IPC_SET)
+        }
+        Order::Attach { id } => caller.shmat(id, 0, 0),
+        Order::Detach { at } => caller.shmdt(at),
+        Order::Open { name, oflag } => {
+            let fd = caller.mq_open(name.as_bytes(), oflag | libc::O_RDWR, 0o640, Some(ROOM));
+            mq::close(fd);
+            fd
+        }
+        Order::Unlink { name } => caller.mq_unlink(name.as_bytes()),
+        Order::Unshare => {
+            nix::sched::unshare(CloneFlags::CLONE_NEWIPC)?;
+            0
+        }
+        Order::Enter { pid } => {
+            process::enter_namespace(&std::fs::File::open(format!("/proc/{pid}/ns/ipc"))?)?;
+            0
+        }
+        // SAFETY: there is one thread.
+        Order::Fork => match unsafe { fork() }? {
+            ForkResult::Parent { child: pid } => {
+                *child = Some(pid);
+                i64::from(pid.as_raw())
+            }
+            ForkResult::Child => {
+                die_with_parent();
+                loop {
+                    pause();
+                }
+            }
+        },
+        Order::Reap => {
+            reap(child)?;
+            0
+        }
+    })
+}
+
+fn control(caller: &mut Caller, kind: Kind, id: i32, cmd: i32) -> i64 {
+    match kind {
+        Kind::Shm => caller.shmctl(id, cmd),
+        Kind::Sem => caller.semctl(id, 0, cmd, 0),
+        Kind::Msg => caller.msgctl(id, cmd),
+        Kind::Mq => -i64::from(libc::EINVAL),
+    }
+}

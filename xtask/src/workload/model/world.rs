@@ -1,0 +1,306 @@
+//! What must exist: namespaces with members or attached segments, and the objects in them.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use super::{
+    Kind, Random,
+    worker::{Order, Outcome, ROOM, SIZE, Worker},
+};
+
+/// Processes at most, and objects of a namespace that are made without being wanted.
+const WORKERS: usize = 6;
+const CROWD: usize = 24;
+/// Keys and names that several want.
+const KEYS: i32 = 4;
+
+/// A namespace, by the order in which they were made.
+type Ns = usize;
+/// A System V object's id, or a queue's number in its name.
+type Id = i32;
+
+/// An attached segment: where, and what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Attachment {
+    at: u64,
+    ns: Ns,
+    id: Id,
+}
+
+/// A process.
+#[derive(Debug)]
+struct Member {
+    worker: Worker,
+    ns: Ns,
+    attached: Vec<Attachment>,
+    /// Its child: where it is, and what it inherited
+    child: Option<(Ns, Vec<Attachment>)>,
+}
+
+/// An object.
+#[derive(Clone, Debug)]
+struct Object {
+    key: Option<i32>,
+    creator: i32,
+    uid: u32,
+    gid: u32,
+    mode: u32,
+    removed: bool,
+}
+
+/// All there is.
+#[derive(Debug)]
+pub(super) struct World {
+    random: Random,
+    members: Vec<Member>,
+    /// Inode numbers of all namespaces there ever were
+    namespaces: Vec<u64>,
+    objects: BTreeMap<(Ns, Kind, Id), Object>,
+    steps: u64,
+}
+
+impl World {
+    pub(super) fn new(random: Random) -> Result<Self> {
+        let mut world = Self {
+            random,
+            members: Vec::new(),
+            namespaces: Vec::new(),
+            objects: BTreeMap::new(),
+            steps: 0,
+        };
+        // Not in the host's namespace, where others have objects.
+        world.hire()?;
+        Ok(world)
+    }
+
+    /// Another process, in a namespace of its own.
+    fn hire(&mut self) -> Result<()> {
+        let mut worker = Worker::start()?;
+        let Outcome { inum, .. } = worker.give(&Order::Unshare)?;
+        self.namespaces.push(inum);
+        let ns = self.namespaces.len() - 1;
+        self.members.push(Member { worker, ns, attached: Vec::new(), child: None });
+        Ok(())
+    }
+
+    pub(super) fn step(&mut self) -> Result<()> {
+        self.steps += 1;
+        let who = self.random.below(self.members.len());
+        match self.random.below(100) {
+            0..40 => self.get(who),
+            40..55 => self.change(who),
+            55..72 => self.remove(who),
+            72..86 => self.attachments(who),
+            86..93 => self.travel(who),
+            93..96 => self.child(who),
+            96..98 if self.members.len() < WORKERS => self.hire(),
+            _ if self.members.len() > 1 => self.fire(who),
+            _ => Ok(()),
+        }
+        .with_context(|| format!("step {}", self.steps))?;
+        self.bury();
+        Ok(())
+    }
+
+    fn give(&mut self, who: usize, order: &Order) -> Result<i64> {
+        Ok(self.members[who].worker.give(order)?.ret)
+    }
+
+    /// Objects of the namespace that a process is in, and that can be found.
+    fn reachable(&self, who: usize) -> Vec<(Ns, Kind, Id)> {
+        let ns = self.members[who].ns;
+        let mine = self.objects.iter().filter(|(place, object)| place.0 == ns && !object.removed);
+        mine.map(|(place, _)| *place).collect()
+    }
+
+    fn get(&mut self, who: usize) -> Result<()> {
+        let ns = self.members[who].ns;
+        let crowded = self.reachable(who).len() >= CROWD;
+        let which = self.random.below(KEYS as usize) as i32 + 1;
+        let kind = [Kind::Shm, Kind::Sem, Kind::Msg, Kind::Mq][self.random.below(4)];
+        let exclusive = self.random.below(3) == 0;
+        let make = if crowded { 0 } else { self.random.below(3) };
+        if kind == Kind::Mq {
+            let oflag = match make {
+                0 => 0,
+                _ if exclusive => libc::O_CREAT | libc::O_EXCL,
+                _ => libc::O_CREAT,
+            };
+            let fd = self.give(who, &Order::Open { name: format!("model-{which}"), oflag })?;
+            if fd >= 0 {
+                self.met(who, (ns, kind, which), None);
+            }
+            return Ok(());
+        }
+        let (key, flags) = match make {
+            0 => (which, 0),
+            1 if exclusive => (0, 0o640),
+            _ if exclusive => (which, libc::IPC_CREAT | libc::IPC_EXCL | 0o640),
+            _ => (which, libc::IPC_CREAT | 0o640),
+        };
+        let key = if key == 0 { 0 } else { 0x1c60_0000 | key };
+        let id = self.give(who, &Order::Get { kind, key, flags })?;
+        if id >= 0 {
+            self.met(who, (ns, kind, id as Id), Some(key));
+        }
+        Ok(())
+    }
+
+    /// A process came back with an object.
+    fn met(&mut self, who: usize, place: (Ns, Kind, Id), key: Option<i32>) {
+        let creator = self.members[who].worker.pid.as_raw();
+        self.objects.entry(place).or_insert(Object {
+            key,
+            creator,
+            uid: 0,
+            gid: 0,
+            mode: 0o640,
+            removed: false,
+        });
+    }
+
+    fn change(&mut self, who: usize) -> Result<()> {
+        let all = self.reachable(who);
+        let Some(&(ns, kind, id)) = self.random.one_of(&all) else { return Ok(()) };
+        if kind == Kind::Mq {
+            return Ok(());
+        }
+        if self.random.below(2) == 0 {
+            self.give(who, &Order::Use { kind, id })?;
+            return Ok(());
+        }
+        let (uid, gid) = (self.random.below(1000) as u32, self.random.below(1000) as u32);
+        let mode = 0o600 | self.random.below(0o100) as u32;
+        let ret = self.give(who, &Order::Own { kind, id, uid, gid, mode })?;
+        ensure!(ret == 0, "IPC_SET of {kind:?} {id}: {ret}");
+        if let Some(object) = self.objects.get_mut(&(ns, kind, id)) {
+            (object.uid, object.gid, object.mode) = (uid, gid, mode);
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, who: usize) -> Result<()> {
+        let all = self.reachable(who);
+        let Some(&(ns, kind, id)) = self.random.one_of(&all) else { return Ok(()) };
+        let order = match kind {
+            Kind::Mq => Order::Unlink { name: format!("model-{id}") },
+            Kind::Shm | Kind::Sem | Kind::Msg => Order::Remove { kind, id },
+        };
+        let ret = self.give(who, &order)?;
+        ensure!(ret == 0, "{order:?}: {ret}");
+        if let Some(object) = self.objects.get_mut(&(ns, kind, id)) {
+            object.removed = true;
+        }
+        Ok(())
+    }
+
+    fn attachments(&mut self, who: usize) -> Result<()> {
+        if self.random.below(3) == 0
+            && let Some(&one) = self.random.one_of(&self.members[who].attached)
+        {
+            let ret = self.give(who, &Order::Detach { at: one.at })?;
+            ensure!(ret == 0, "shmdt: {ret}");
+            self.members[who].attached.retain(|other| *other != one);
+            return Ok(());
+        }
+        let all = self.reachable(who).into_iter().filter(|place| place.1 == Kind::Shm);
+        let all: Vec<_> = all.collect();
+        let Some(&(ns, _, id)) = self.random.one_of(&all) else { return Ok(()) };
+        let at = self.give(who, &Order::Attach { id })?;
+        ensure!(at > 0, "shmat: {at}");
+        self.members[who].attached.push(Attachment { at: at as u64, ns, id });
+        Ok(())
+    }
+
+    fn travel(&mut self, who: usize) -> Result<()> {
+        if self.random.below(2) == 0 {
+            let Outcome { inum, .. } = self.members[who].worker.give(&Order::Unshare)?;
+            self.namespaces.push(inum);
+            self.members[who].ns = self.namespaces.len() - 1;
+            return Ok(());
+        }
+        let other = self.random.below(self.members.len());
+        let (pid, ns) = (self.members[other].worker.pid.as_raw(), self.members[other].ns);
+        let Outcome { inum, .. } = self.members[who].worker.give(&Order::Enter { pid })?;
+        ensure!(inum == self.namespaces[ns], "setns went to {inum}");
+        self.members[who].ns = ns;
+        Ok(())
+    }
+
+    fn child(&mut self, who: usize) -> Result<()> {
+        if self.members[who].child.is_some() {
+            self.give(who, &Order::Reap)?;
+            self.members[who].child = None;
+        } else {
+            self.give(who, &Order::Fork)?;
+            let member = &mut self.members[who];
+            member.child = Some((member.ns, member.attached.clone()));
+        }
+        Ok(())
+    }
+
+    /// A process ends, and its child with it.
+    fn fire(&mut self, who: usize) -> Result<()> {
+        self.members.swap_remove(who).worker.end()
+    }
+
+    fn attached(&self) -> impl Iterator<Item = &Attachment> {
+        self.members.iter().flat_map(|member| {
+            member.attached.iter().chain(member.child.iter().flat_map(|child| &child.1))
+        })
+    }
+
+    /// Whether somebody is in a namespace, or has a segment of it attached (`shm_mmap` and
+    /// `do_shmat` hold the namespace, ipc/shm.c, 6.12).
+    fn lives(&self, ns: Ns) -> bool {
+        let members = self.members.iter();
+        let mut all = members.flat_map(|one| [Some(one.ns), one.child.as_ref().map(|child| child.0)]);
+        all.any(|one| one == Some(ns)) || self.attached().any(|one| one.ns == ns)
+    }
+
+    /// Takes out what is gone.
+    fn bury(&mut self) {
+        let objects = std::mem::take(&mut self.objects);
+        let stays = |(ns, kind, id): &(Ns, Kind, Id), object: &Object| {
+            let held = *kind == Kind::Shm && self.attached().any(|one| (one.ns, one.id) == (*ns, *id));
+            self.lives(*ns) && (!object.removed || held)
+        };
+        self.objects = objects.into_iter().filter(|(place, one)| stays(place, one)).collect();
+    }
+
+    /// The namespaces that exist and their objects.
+    pub(super) fn book(&self) -> Value {
+        let object = |(ns, kind, id): &(Ns, Kind, Id), object: &Object| {
+            let sysv = *kind != Kind::Mq;
+            let attached = self.attached().filter(|one| (one.ns, one.id) == (*ns, *id)).count();
+            json!({
+                "kind": kind,
+                "id": sysv.then_some(id),
+                "name": (!sysv).then(|| format!("model-{id}")),
+                "key": object.key.filter(|_| !object.removed).map(|key| format!("{key:#010x}")),
+                "creator": object.creator,
+                "uid": object.uid, "gid": object.gid, "mode": format!("{:04o}", object.mode),
+                "size": match kind {
+                    Kind::Shm => json!(SIZE.0),
+                    Kind::Sem => json!(SIZE.1),
+                    Kind::Msg => Value::Null,
+                    Kind::Mq => json!(ROOM.0 * ROOM.1),
+                },
+                "attached": (*kind == Kind::Shm).then_some(attached),
+                "removed": object.removed,
+            })
+        };
+        let namespace = |(ns, inum): (Ns, &u64)| {
+            let mine = self.objects.iter().filter(|(place, _)| place.0 == ns);
+            json!({"inum": inum, "objects": mine.map(|(place, one)| object(place, one)).collect::<Vec<_>>()})
+        };
+        let alive = self.namespaces.iter().enumerate().filter(|(ns, _)| self.lives(*ns));
+        json!({
+            "namespaces": alive.map(namespace).collect::<Vec<_>>(),
+            "made": self.namespaces.len(),
+            "steps": self.steps,
+        })
+    }
+}

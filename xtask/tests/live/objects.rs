@@ -1,0 +1,219 @@
+//! Lives of objects, held against what workloads know of them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    book::{assert_balanced, assert_valid, assert_whole},
+    tracer::{Beside, Live, Report, lines, list, number, of_type, report, scaled, workload},
+};
+
+/// A namespace: number and life. An object in it: kind, id, name, inode number.
+type Place = (u64, u64, String);
+
+fn place(object: &Value) -> Place {
+    let ns = &object["ipc_ns"];
+    let which = ["kind", "id", "name", "ino"].map(|name| object[name].to_string()).join(" ");
+    (number(&ns["inum"]), number(&ns["gen"]), which)
+}
+
+/// What the lines of objects' lives leave: those that exist, as they were told of last.
+fn left(lines: &[Value]) -> BTreeMap<Place, &Value> {
+    let mut left = BTreeMap::new();
+    for line in of_type(lines, "object") {
+        let (object, event) = (&line["object"], line["event"].as_str().unwrap());
+        if object["id"] == Value::Null && object["ino"] == Value::Null {
+            // A name was unlinked, and it is not known whose.
+            assert_eq!(event, "removed", "{line}");
+            continue;
+        }
+        let at = place(object);
+        let known = left.contains_key(&at);
+        match event {
+            "created" | "present" => assert!(!known, "{event} again: {line}"),
+            "destroyed" if !known => assert_eq!(line["object"]["removed"], true, "{line}"),
+            _ => {}
+        }
+        match event {
+            "destroyed" => left.remove(&at),
+            _ => left.insert(at, line),
+        };
+    }
+    left
+}
+
+/// The seeds that random programs are made of.
+fn seeds() -> Vec<u64> {
+    let count = env::var("IPC_TRACE_TEST_SEEDS").map_or(4, |text| text.parse().unwrap());
+    (1..=count).collect()
+}
+
+/// What a line or a report says of an object that the book has, but for who made it.
+fn described(object: &Value) -> Value {
+    let queue = object["kind"] == "mq";
+    let mut told = json!({});
+    for name in ["kind", "id", "name", "uid", "gid", "mode", "removed"] {
+        told[name] = object[name].clone();
+    }
+    if object["size"] != Value::Null && object["kind"] != "msg" {
+        told["size"] = object["size"].clone();
+    }
+    if !queue && object["removed"] == false {
+        told["key"] = object["key"].clone();
+    }
+    told
+}
+
+/// Who made an object is known of those that were made while tracing, and of segments.
+fn assert_creator(line: &Value, made: bool, book: &Value) {
+    let creator = &line["creator"];
+    match (made, book["kind"].as_str().unwrap()) {
+        (true, _) | (false, "shm") => assert_eq!(creator["pid"], book["creator"], "{line} {book}"),
+        (false, "mq") => assert_eq!(*creator, Value::Null, "{line}"),
+        (false, _) => assert_eq!(creator["pid"], Value::Null, "{line}"),
+    }
+}
+
+/// The objects of a namespace, by kind and then by id or name.
+fn in_order(mut objects: Vec<Value>) -> Vec<Value> {
+    objects.sort_by_key(|one| {
+        (one["kind"].to_string(), one["id"].as_u64(), one["name"].to_string())
+    });
+    objects
+}
+
+#[test]
+fn a_random_program_leaves_what_its_book_says_whenever_tracing_starts() {
+    for seed in seeds() {
+        let mut program = Beside::start(workload(&["model", "--seed", &seed.to_string()]));
+        // Somewhere in it.
+        std::thread::sleep(Duration::from_millis(seed * 37 % 400));
+        let live = Live::start(&[]);
+        program.go();
+        let book: Value = serde_json::from_str(&program.line()).unwrap();
+        let lines = live.end();
+        drop(program);
+        assert_valid("event", &of_type(&lines, "object"));
+        let left = left(&lines);
+        for namespace in list(&book["namespaces"]) {
+            let mine: Vec<_> =
+                left.iter().filter(|(at, _)| at.0 == number(&namespace["inum"])).collect();
+            let lives: BTreeSet<u64> = mine.iter().map(|(at, _)| at.1).collect();
+            assert!(lives.len() <= 1, "seed {seed}: {lives:?} of {namespace}");
+            let told = mine.iter().map(|(_, line)| described(&line["object"])).collect();
+            let books = list(&namespace["objects"]);
+            let wanted = books.iter().map(described).collect();
+            assert_eq!(in_order(told), in_order(wanted), "seed {seed}");
+            for book in books {
+                let same = |line: &&Value| described(&line["object"]) == described(book);
+                let line = mine.iter().map(|(_, line)| **line).find(same).unwrap();
+                let births = of_type(&lines, "object").into_iter();
+                let made = births
+                    .filter(|birth| place(&birth["object"]) == place(&line["object"]))
+                    .any(|birth| birth["event"] == "created");
+                assert_creator(&line["object"], made, book);
+            }
+        }
+        // The others are gone, and their objects with them.
+        let alive: BTreeSet<u64> =
+            list(&book["namespaces"]).iter().map(|one| number(&one["inum"])).collect();
+        let dead = of_type(&lines, "namespace").into_iter();
+        for line in dead.filter(|line| line["event"] == "destroyed") {
+            let (inum, life) = (number(&line["ipc_ns"]["inum"]), number(&line["ipc_ns"]["gen"]));
+            assert!(!left.keys().any(|at| (at.0, at.1) == (inum, life)), "seed {seed}: {line}");
+        }
+        assert!(!alive.is_empty());
+        assert_whole(&lines);
+    }
+}
+
+#[test]
+fn a_report_tells_how_objects_stand_at_the_end() {
+    let mut program = Beside::start(workload(&["model", "--seed", "77"]));
+    let report = Report::start(&[]);
+    program.go();
+    let book: Value = serde_json::from_str(&program.line()).unwrap();
+    let report = report.end();
+    drop(program);
+    assert_valid("report", &[&report]);
+    for namespace in list(&book["namespaces"]) {
+        let told = list(&report["namespaces"])
+            .iter()
+            .filter(|told| told["inum"] == namespace["inum"] && told["destroyed"] == Value::Null)
+            .flat_map(|told| list(&told["objects"]))
+            .filter(|object| object["destroyed"] == Value::Null);
+        let told: Vec<&Value> = told.collect();
+        let attached = |object: &Value| {
+            let mut described = described(object);
+            described["attached"] = object["attached"].clone();
+            described
+        };
+        let wanted: Vec<Value> = list(&namespace["objects"]).iter().map(attached).collect();
+        assert_eq!(in_order(told.iter().map(|one| attached(one)).collect()), in_order(wanted));
+        assert!(told.iter().all(|object| object["removed"] == false || object["leaked"] == false));
+    }
+}
+
+#[test]
+fn what_exists_comes_before_the_first_call_whatever_the_filter() {
+    let mut hold = Beside::start(workload(&["hold"]));
+    let book: Value = serde_json::from_str(&hold.line()).unwrap();
+    let (lines, _) = lines(&["--op", "mq_notify", "--pid", "1"], &["args-zoo"]);
+    assert_eq!(of_type(&lines, "ipc").len(), 0);
+    let present: Vec<_> =
+        of_type(&lines, "object").into_iter().filter(|line| line["event"] == "present").collect();
+    for held in list(&book["held"]) {
+        let rows = ["shm", "sem", "msg"].map(|kind| held[kind].as_str().unwrap().lines().count() - 1);
+        let wanted = rows.iter().sum::<usize>() + list(&held["queues"]).len();
+        let mine = present.iter().filter(|line| line["ipc_ns"]["inum"] == held["inum"]);
+        let mine = mine.filter(|line| line["object"]["kind"] != "mq" || line["object"]["removed"] == false);
+        // Most kernels have no way into a namespace that only a mapping or an open file holds.
+        if mine.clone().count() != 0 || !["mapping", "sysvipc"].contains(&held["label"].as_str().unwrap()) {
+            assert_eq!(mine.count(), wanted, "{held}");
+        }
+    }
+    // What the filter takes out still changes what is known.
+    let count = |event| of_type(&lines, "object").iter().filter(|line| line["event"] == event).count();
+    assert!(count("created") >= 12 && count("removed") >= 12, "{lines:?}");
+    assert_whole(&lines);
+    drop(hold);
+}
+
+#[test]
+fn objects_are_complete_also_when_the_ring_runs_over() {
+    let options = ["--ring-bytes", "4096"];
+    let (lines, _) = lines(&options, &["count", "--calls", &scaled(20_000).to_string()]);
+    assert!(number(&lines.last().unwrap()["accounting"]["dropped"]) > 0);
+    let told = |event| {
+        let of_event = of_type(&lines, "object").into_iter();
+        let places = of_event.filter(move |line| line["event"] == event);
+        places.map(|line| place(&line["object"])).collect::<BTreeSet<_>>()
+    };
+    let (created, removed) = (told("created"), told("removed"));
+    assert!(!created.is_empty());
+    assert_eq!(created, removed);
+}
+
+#[test]
+fn an_object_whose_users_have_ended_is_leaked() {
+    let (report, book) = report(&["--only-command"], &["leak"]);
+    assert_balanced(&report["accounting"]);
+    let mine: Vec<_> = list(&report["namespaces"])
+        .iter()
+        .filter(|ns| ns["inum"] == book["inum"])
+        .flat_map(|ns| list(&ns["objects"]))
+        .collect();
+    for object in &mine {
+        let kept = object["key"] == book["kept"] || object["name"] == book["kept_name"];
+        assert_eq!(object["leaked"], !kept, "{object}");
+        if !kept {
+            assert_eq!(object["last"]["pid"], book["left_by"], "{object}");
+        }
+    }
+    assert_eq!(mine.len(), 5, "{mine:?}");
+}
