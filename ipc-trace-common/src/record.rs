@@ -187,9 +187,7 @@ pub struct CtlPart {
 }
 
 /// A POSIX queue, as found behind a descriptor.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct QueueRef {
     /// The queue's namespace; `inum` 0: none, or dead

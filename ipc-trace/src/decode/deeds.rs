@@ -97,7 +97,9 @@ impl<'a> Call<'a> {
             return None;
         }
         match self.op {
-            Op::Shmget | Op::Semget | Op::Msgget => self.got(),
+            Op::Shmget => self.got(self.uint(2), Some(self.record.args[1])),
+            Op::Semget => self.got(self.uint(2), Some(u64::from(self.uint(1)))),
+            Op::Msgget => self.got(self.uint(1), None),
             Op::Semop | Op::Msgsnd | Op::Msgrcv => Some(Deed::Used(self.op.family(), self.int(0))),
             Op::Shmctl | Op::Msgctl => self.controlled_deed(1),
             Op::Semctl => self.controlled_deed(2),
@@ -120,12 +122,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn got(&self) -> Option<Deed<'a>> {
-        let (flags, size) = match self.op {
-            Op::Msgget => (self.uint(1), None),
-            Op::Semget => (self.uint(2), Some(u64::from(self.uint(1)))),
-            _ => (self.uint(2), Some(self.record.args[1])),
-        };
+    fn got(&self, flags: u32, size: Option<u64>) -> Option<Deed<'a>> {
         let key = self.key().0;
         let made = match (key, flags & CREAT != 0, flags & EXCL != 0) {
             (0, ..) | (_, true, true) => Made::Yes,
@@ -211,7 +208,11 @@ mod tests {
 
     #[test]
     fn calls_that_failed_did_nothing() {
-        let used = |ret| deed(Op::Semop, [3, 0, 0, 0, 0], ret, 0, |deed| deed == Some(Deed::Used(Family::Sem, 3)));
+        let used = |ret| {
+            deed(Op::Semop, [3, 0, 0, 0, 0], ret, 0, |deed| {
+                deed == Some(Deed::Used(Family::Sem, 3))
+            })
+        };
         assert!(!used(-11));
         assert!(used(0));
     }

@@ -46,7 +46,6 @@ pub struct Line<'a> {
 /// What happened.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
-#[expect(clippy::large_enum_variant, reason = "the largest is the one that is made all the time")]
 pub enum Event<'a> {
     /// The first line
     Start(Start<'a>),

@@ -10,9 +10,7 @@ use super::{
     lines::{Mount, Mounted},
 };
 use crate::event::{
-    ls::{
-        DescriptorOf, Holder, LimitName, MountOf, NamespaceLook, ProcessLook, UnseenWhat,
-    },
+    ls::{DescriptorOf, Holder, LimitName, MountOf, NamespaceLook, ProcessLook, UnseenWhat},
     objects::ObjectLook,
     value::{FamilyName, Hex32, Text},
 };

@@ -6,6 +6,7 @@
 //! | [`command`] | COMMAND, its output and its end |
 //! | [`accounts`] | counters, losses and pending calls, as they are shown |
 //! | [`status`] | the line below the others, on a terminal |
+//! | `looks` | looks at what exists: at the start, now and then, at the end |
 //! | [`ls`] | `ls`, which traces nothing |
 //!
 //! Order at the start: attach with the gate open for changes alone, list what exists, look at it, open
@@ -17,6 +18,7 @@
 
 pub mod accounts;
 pub mod command;
+mod looks;
 pub mod ls;
 pub mod setup;
 pub mod status;
@@ -36,10 +38,9 @@ use tokio::io::{Interest, unix::AsyncFd};
 use crate::{
     cli::{OutputFormat, TraceArgs},
     decode::Call,
-    event::{Accounting, Command, Pending, Start, VERSION, ls::Ls, report::Report, value::Time},
+    event::{Accounting, Command, Pending, Start, VERSION, report::Report, value::Time},
     kernel::census::Census,
     kernel::session::{AllCounts, SessionError},
-    look,
     pipeline::{Change, Pipeline, Sink},
     sinks::{
         live::{Format, Live},
@@ -239,34 +240,6 @@ impl Run {
         self.end(child.as_mut()).await
     }
 
-    /// Looks at what exists, and opens the gate.
-    fn look(&mut self) {
-        let begin = Instant::now();
-        let ls = self.what_exists();
-        log::debug!("the look at what exists took {:?}", begin.elapsed());
-        self.started = boot_ns();
-        self.setup.session.open();
-        let census = self.setup.session.census().unwrap_or_else(|error| {
-            log::warn!("{error}");
-            Census::default()
-        });
-        let (session, censuses) = (&mut self.setup.session, (&self.setup.census, &census));
-        let (control, started) = (&mut session.control, self.started);
-        self.pipeline.looked(ls.as_ref(), censuses, started, control, &mut self.mode);
-    }
-
-    /// A look; `None` where there is nothing to be seen.
-    fn what_exists(&self) -> Option<Ls> {
-        let options = look::Options { namespace: None, btf: Some(self.setup.btf.clone()) };
-        let ls = look::look(&options)
-            .inspect_err(|error| log::warn!("objects that were there are not known: {error}"))
-            .ok()?;
-        for unseen in &ls.unseen {
-            log::info!("not seen of what exists: {unseen}");
-        }
-        Some(ls)
-    }
-
     /// Until COMMAND ends, the time is over, or a signal comes.
     async fn trace(
         &mut self,
@@ -337,6 +310,7 @@ impl Run {
         self.output.check()?;
         self.pipeline.tracker.clock.follow();
         let census = self.list();
+        self.look_for_the_removed();
         let counts = self.setup.session.counts();
         if self.losses.grew(counts.total().dropped, counts.missed, counts.control.dropped) {
             let losses = self.losses.update(

@@ -24,7 +24,7 @@ use crate::event::{
 /// Cells of a queue's name.
 const NAME_WIDTH: usize = 48;
 /// Objects of a namespace that a report lists.
-const LISTED: usize = 20;
+const LISTED: usize = 10;
 
 /// `shm 3`, `mq "jobs"`
 struct Tag<'a>(&'a ObjectLook);
@@ -142,9 +142,8 @@ fn who(pid: Option<u32>, comm: Option<&Text<'static>>, uid: Option<u32>) -> Opti
 fn notes(object: &ObjectReport) -> Vec<Span> {
     let look = &object.look;
     let creator = look.creator.as_ref();
-    let made = creator.and_then(|Creator { pid, uid, comm, .. }| {
-        who(*pid, comm.as_ref(), Some(*uid))
-    });
+    let made =
+        creator.and_then(|Creator { pid, uid, comm, .. }| who(*pid, comm.as_ref(), Some(*uid)));
     let last = look.last.as_ref();
     let last = last.and_then(|LastUse { pid, comm, .. }| who(*pid, comm.as_ref(), None));
     let mut notes = Vec::new();
@@ -154,7 +153,9 @@ fn notes(object: &ObjectReport) -> Vec<Span> {
         notes.push(Span::new(Role::Loss, format_args!("LEAKED{by}")));
     }
     if look.removed {
-        notes.push(Span::new(Role::Loss, "removed, in use"));
+        let attached =
+            look.attached.map_or("in use".to_owned(), |count| format!("attached {count}×"));
+        notes.push(Span::new(Role::Loss, format_args!("removed, {attached}")));
     }
     if let Some(made) = &made {
         let inferred = if creator.is_some_and(|one| one.exact) { "" } else { " (inferred)" };
@@ -176,7 +177,9 @@ pub(super) fn table(
     let (gone, mut there): (Vec<&ObjectReport>, Vec<_>) =
         namespace.objects.iter().partition(|object| object.destroyed.is_some());
     // A stable order: among the like, they stay by kind and id.
-    there.sort_by_key(|object| (object.leaked != Some(true), !object.look.removed, object.uses == 0));
+    there.sort_by_key(|object| {
+        (object.leaked != Some(true), !object.look.removed, object.uses == 0)
+    });
     let plain = |text: Option<String>| match text {
         Some(text) => Span::new(Role::Plain, text),
         None => Span::new(Role::Dim, "?"),

@@ -81,7 +81,10 @@ fn is_busy(namespace: &NamespaceReport) -> bool {
         || !namespace.processes.is_empty()
         || namespace.foreign_calls > 0
         || namespace.dropped > 0
-        || namespace.objects.iter().any(|object| object.leaked == Some(true) || object.created.is_some())
+        || namespace
+            .objects
+            .iter()
+            .any(|object| object.leaked == Some(true) || object.created.is_some())
 }
 
 /// An operation's line: counts, and what else is known.

@@ -13,6 +13,7 @@ use ipc_trace_common::{
 use crate::event::{
     Container, Ipc, IpcNs, IpcNsRef, Object, OtherNs, Pending, Process,
     args::{Args, CommandName, IpcSet, MqAttr, Sigevent, Sop, Timespec},
+    objects::{Creator, LastUse, ObjectLook},
     value::{AbiName, Address, Error, FamilyName, Flags, Hex32, Mode, OpName, Text, Time},
 };
 
@@ -59,6 +60,43 @@ pub(super) fn container() -> Container {
         image: Some("alpine:latest".to_owned()),
         pod: None,
     }
+}
+
+/// An object of [`APP`] or another, of which all is known.
+pub(super) fn object(kind: Family, id: Option<i32>, name: Option<&str>) -> ObjectLook {
+    ObjectLook {
+        kind: FamilyName(kind),
+        id,
+        key: id.map(|_| Hex32(0x8cd1_ab21)),
+        name: name.map(text),
+        mode: Some(Mode(0o640)),
+        uid: Some(1000),
+        gid: Some(100),
+        size: Some(16_384),
+        messages: None,
+        max_messages: None,
+        bytes: None,
+        creator: Some(Creator {
+            pid: Some(4242),
+            uid: 1000,
+            gid: 100,
+            comm: Some(text("worker")),
+            exe: Some(text("/usr/bin/worker")),
+            start_boot_ns: Some(1_443_900_000_000),
+            exact: true,
+        }),
+        last: Some(LastUse { pid: Some(7), comm: Some(text(HOSTILE)), time: Some(at(565)) }),
+        attached: None,
+        removed: false,
+        ino: None,
+    }
+}
+
+/// An object of which nothing is known but that it was.
+pub(super) fn unknown_object(kind: Family) -> ObjectLook {
+    let (key, name, last) = (None, None, None);
+    let (mode, uid, gid, size, creator) = (None, None, None, None, None);
+    ObjectLook { key, name, last, mode, uid, gid, size, creator, ..object(kind, None, None) }
 }
 
 /// A call in [`APP`] by `worker[4242]` about nothing that is known.

@@ -3,15 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use ipc_trace_common::op::{Abi, Op};
+use ipc_trace_common::op::{Abi, Family, Op};
 
 use super::{
     args::Call,
     call::Look,
     line, report,
     samples::{
-        AGAIN, APP, HOST, HOSTILE, at, call, container, every_operation, ns_ref, one_sop, pending,
-        process, semop, text,
+        AGAIN, APP, HOST, HOSTILE, at, call, container, every_operation, ns_ref, object, one_sop,
+        pending, process, semop, text, unknown_object,
     },
     style::Palette,
 };
@@ -19,6 +19,7 @@ use crate::event::{
     Accounting, Backends, Command, ControlAccounting, End, Event, Ipc, IpcNs, Life, Loss, LossBy,
     Namespace, OpAccounting, OtherNs, Start, VERSION,
     args::Args,
+    objects::{ObjectEvent, ObjectLife, ObjectLook, ObjectOfNs, ObjectReport},
     report::{
         Calls, Created, Destroyed, Durations, Folded, NamespaceReport, OpReport, ProcessReport,
         Report,
@@ -139,6 +140,41 @@ fn moves() -> Vec<Event<'static>> {
     .into()
 }
 
+fn lives() -> Vec<Event<'static>> {
+    let life = |event, ipc_ns, look, by: &str| ObjectEvent {
+        seq: 10,
+        time: at(600),
+        event,
+        ipc_ns,
+        object: ObjectOfNs { look, ipc_ns: ns_ref(ipc_ns) },
+        process: (!by.is_empty()).then(|| process(4242, by)),
+        after: None,
+        before: None,
+    };
+    let segment = || object(Family::Shm, Some(3), None);
+    let mut inferred = object(Family::Sem, Some(32_768), None);
+    inferred.size = Some(3);
+    if let Some(creator) = &mut inferred.creator {
+        creator.exact = false;
+    }
+    let removed = ObjectLook { removed: true, ..segment() };
+    let noticed = ObjectEvent {
+        after: Some(at(300)),
+        before: Some(at(600)),
+        ..life(ObjectLife::Destroyed, AGAIN, removed.clone(), "")
+    };
+    [
+        life(ObjectLife::Created, APP, segment(), "worker"),
+        life(ObjectLife::Created, HOST, inferred, HOSTILE),
+        life(ObjectLife::Changed, APP, object(Family::Mq, None, Some(HOSTILE)), "worker"),
+        life(ObjectLife::Removed, APP, removed, "ipcrm"),
+        life(ObjectLife::Removed, APP, unknown_object(Family::Mq), "worker"),
+        noticed,
+    ]
+    .map(Event::Object)
+    .into()
+}
+
 #[test]
 fn lines_of_a_run() {
     let backend = backends();
@@ -170,6 +206,7 @@ fn lines_of_a_run() {
     let mut events = vec![start(&backend)];
     events.extend(tails().into_iter().map(Event::Ipc));
     events.extend(moves());
+    events.extend(lives());
     events.push(Event::Loss(loss));
     events.push(Event::End(end));
     insta::assert_snapshot!("lines", lines(&events, PLAIN));
@@ -268,6 +305,29 @@ fn report(namespaces: Vec<NamespaceReport>) -> Report {
     }
 }
 
+fn objects() -> Vec<ObjectReport> {
+    let told = |look, uses| ObjectReport {
+        look,
+        created: None,
+        removed_at: None,
+        destroyed: None,
+        uses,
+        leaked: None,
+    };
+    let leaked = told(object(Family::Mq, None, Some(HOSTILE)), 3);
+    let removed =
+        ObjectLook { removed: true, attached: Some(2), ..object(Family::Shm, Some(3), None) };
+    let gone = told(object(Family::Msg, Some(0), None), 9);
+    let mut all = vec![
+        told(unknown_object(Family::Sem), 1),
+        told(removed, 12),
+        ObjectReport { leaked: Some(true), ..leaked },
+        ObjectReport { destroyed: Some(at(9)), ..gone },
+    ];
+    all.extend((0..20).map(|id| told(object(Family::Msg, Some(32_768 + id), None), 0)));
+    all
+}
+
 fn busy() -> Report {
     let host = NamespaceReport {
         ops: BTreeMap::from([
@@ -297,6 +357,7 @@ fn busy() -> Report {
         processes_folded: 1_998,
         foreign_calls: 2,
         dropped: 812,
+        objects: objects(),
         ..namespace(IpcNs { ns_id: Some(4_711), ..AGAIN })
     };
     let quiet = (0..9).map(|index| namespace(IpcNs { inum: 4_026_532_400 + index, ..APP }));

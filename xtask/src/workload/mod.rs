@@ -20,6 +20,7 @@ mod hold;
 mod hostile;
 mod killed;
 mod laps;
+mod leak;
 mod loops;
 mod model;
 mod mq;
@@ -69,6 +70,8 @@ pub(crate) enum Workload {
     Hold,
     /// Be many processes in many namespaces with many objects, until standard input ends
     Crowd(crowd::Crowd),
+    /// Leave objects behind, until standard input ends
+    Leak,
     /// Make, use and remove objects at random in processes and namespaces that come and go
     Model(model::Model),
     /// Make one shmget call
@@ -97,6 +100,7 @@ pub(crate) fn run(workload: Workload) -> anyhow::Result<()> {
         Workload::ArgsZoo => zoo::run(),
         Workload::Hold => hold::run(),
         Workload::Crowd(options) => crowd::run(&options),
+        Workload::Leak => leak::run(),
         Workload::Model(options) => model::run(&options),
         Workload::OneCall(options) => churn::one_call(&options),
     }

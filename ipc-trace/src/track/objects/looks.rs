@@ -24,7 +24,7 @@ fn kernel_device(dev: libc::dev_t) -> u32 {
 fn local(look: &ObjectLook, dev: Option<libc::dev_t>) -> Option<Local> {
     match look.kind.0 {
         Family::Mq => Some(Local::Queue(kernel_device(dev?), look.ino?)),
-        kind => Some(Local::Sysv(kind, look.id?)),
+        kind @ (Family::Shm | Family::Sem | Family::Msg) => Some(Local::Sysv(kind, look.id?)),
     }
 }
 
@@ -56,6 +56,25 @@ impl Objects {
             space.untold(all, &mut changes);
         }
         changes.sort_by_key(|change| (change.ns, change.local));
+        changes
+    }
+
+    /// Namespaces in which removed segments may have ended since, with processes that may be in them.
+    pub fn lingering(&mut self, now: u64) -> Vec<(NsRef, BTreeSet<u32>)> {
+        let spaces = self.spaces.iter_mut();
+        let mut all: Vec<_> =
+            spaces.filter_map(|(ns, space)| Some((*ns, space.lingering(now)?))).collect();
+        all.sort_unstable_by_key(|one| one.0);
+        all
+    }
+
+    /// What there was in such a namespace at a moment.
+    pub fn lingered(&mut self, ns: NsRef, found: &[ObjectLook], boot_ns: u64) -> Vec<Change> {
+        let mut changes = Vec::new();
+        if let Some(space) = self.spaces.get_mut(&ns) {
+            let found: BTreeSet<Local> = found.iter().filter_map(|one| local(one, None)).collect();
+            space.lingered(&|local| found.contains(&local), boot_ns, &mut self.gone, &mut changes);
+        }
         changes
     }
 
@@ -132,7 +151,8 @@ impl Holders {
             let processes = namespace.processes.iter();
             end.processes.extend(processes.map(|one| (one.pid, one.start_boot_ns)));
             for holder in &namespace.holders {
-                if let Holder::Descriptor { of: DescriptorOf::Queue, name: Some(name), .. } = holder {
+                if let Holder::Descriptor { of: DescriptorOf::Queue, name: Some(name), .. } = holder
+                {
                     end.open.insert((namespace.inum, name.0.to_vec()));
                 }
             }

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`one`] | one object |
 //! | [`space`] | the objects of one namespace: what calls do to them |
+//! | `ends` | ends that no call tells |
 //! | [`gone`] | objects that are no more, of which some are remembered |
 //! | [`looks`] | what a look at what exists adds |
 //!
@@ -14,6 +15,7 @@
 //! Invariant: what exists takes room, and beyond that a fixed number of objects that are gone or
 //! removed; what falls out is counted.
 
+mod ends;
 pub mod gone;
 pub mod looks;
 pub mod one;
@@ -219,18 +221,16 @@ impl Objects {
         let Some(mut space) = self.spaces.remove(&ns) else { return Vec::new() };
         let mut changes = Vec::new();
         space.untold(true, &mut changes);
-        let ended = space
-            .into_all()
-            .map(|(local, mut one)| {
-                one.destroyed = Some(death.before);
-                // A call on it tells more than the namespace itself.
-                let seen = one.last_seen().max(one.removed).filter(|at| *at <= death.before);
-                let death = Death { after: death.after.max(seen), ..death };
-                let life = ObjectLife::Destroyed;
-                let change = Change::new(life, death.before, ns, local, &mut one);
-                self.gone.insert(ns, local, one);
-                Change { death: Some(death), ..change }
-            });
+        let ended = space.into_all().map(|(local, mut one)| {
+            one.destroyed = Some(death.before);
+            // A call on it tells more than the namespace itself.
+            let seen = one.last_seen().max(one.removed).filter(|at| *at <= death.before);
+            let death = Death { after: death.after.max(seen), ..death };
+            let life = ObjectLife::Destroyed;
+            let change = Change::new(life, death.before, ns, local, &mut one);
+            self.gone.insert(ns, local, one);
+            Change { death: Some(death), ..change }
+        });
         changes.extend(ended);
         // What was there before what is gone.
         changes.sort_by_key(|change| (change.life == ObjectLife::Destroyed, change.local));

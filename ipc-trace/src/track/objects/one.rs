@@ -1,6 +1,6 @@
 //! One object, as far as it is known.
 
-use std::rc::Rc;
+use std::{collections::BTreeSet, rc::Rc};
 
 use ipc_trace_common::op::Family;
 
@@ -255,6 +255,16 @@ impl One {
             last => *last = Some(Last::Seen { boot_ns, pid, facts: facts.cloned() }),
         }
         self.users.add(pid, facts.map(|facts| facts.start_boot_ns));
+    }
+
+    /// Processes that are known to have had to do with it.
+    pub(super) fn pids(&self) -> BTreeSet<u32> {
+        let creator = self.creator.iter().filter_map(|who| who.pid);
+        let last = self.last.iter().filter_map(|last| match last {
+            Last::Seen { pid, .. } => Some(*pid),
+            Last::Found(last) => last.pid,
+        });
+        creator.chain(last).chain(self.users.known.iter().map(|user| user.0)).collect()
     }
 
     /// When it was known to exist last.

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     decode::deeds::{Likeness, Made},
     event::{args::IpcSet, objects::ObjectLife},
-    track::{HashMap, namespaces::Death},
+    track::HashMap,
 };
 
 /// Removed objects of a namespace of which it is not known whether they are still in use, and that are
@@ -22,11 +22,11 @@ pub(super) const REMOVED: usize = 1 << 14;
 /// The objects of one namespace.
 #[derive(Debug)]
 pub struct Space {
-    ns: NsRef,
+    pub(super) ns: NsRef,
     /// Those that keys and names lead to
-    live: HashMap<Local, One>,
+    pub(super) live: HashMap<Local, One>,
     /// Those that are removed, and may be in use
-    removed: HashMap<Local, One>,
+    pub(super) removed: HashMap<Local, One>,
     removed_order: VecDeque<Local>,
     keys: HashMap<(Family, u32), i32>,
     names: HashMap<Box<[u8]>, Local>,
@@ -36,7 +36,13 @@ pub struct Space {
     /// All that existed at the start is known, and everything since
     whole: bool,
     forgotten: u64,
+    /// When removed segments are looked for next, and how long after that again
+    pub(super) ask_at: u64,
+    pub(super) ask_after: u64,
 }
+
+/// How long after its removal a segment is looked for.
+const ASK_NS: u64 = 1_000_000_000;
 
 impl Space {
     /// Nobody has said yet what was in it.
@@ -51,6 +57,8 @@ impl Space {
             unlinked: HashMap::default(),
             whole: false,
             forgotten: 0,
+            ask_at: 0,
+            ask_after: ASK_NS,
         }
     }
 
@@ -284,7 +292,7 @@ impl Space {
     }
 
     /// Takes out an object to which its key or name leads no more.
-    fn take(&mut self, local: Local) -> Option<One> {
+    pub(super) fn take(&mut self, local: Local) -> Option<One> {
         let one = self.live.remove(&local)?;
         if let (Local::Sysv(kind, id), Some(key)) = (local, one.key)
             && self.keys.get(&(kind, key)) == Some(&id)
@@ -333,13 +341,15 @@ impl Space {
 
     /// Tells of removals of queues whose births have not been told of until now, and will not be.
     fn give_up(&mut self, now: Option<u64>, changes: &mut Vec<Change>) {
-        let over = |change: &Change| {
-            now.is_none_or(|now| now > change.boot_ns.saturating_add(LATE_NS))
-        };
+        let over =
+            |change: &Change| now.is_none_or(|now| now > change.boot_ns.saturating_add(LATE_NS));
         changes.extend(self.unlinked.extract_if(|_, change| over(change)).map(|one| one.1));
     }
 
     fn keep_removed(&mut self, local: Local, one: One) {
+        if let (Family::Shm, Some(at)) = (local.kind(), one.removed) {
+            (self.ask_at, self.ask_after) = (at.saturating_add(ASK_NS), ASK_NS);
+        }
         self.removed.insert(local, one);
         self.removed_order.push_back(local);
         while self.removed_order.len() > REMOVED {
@@ -381,30 +391,6 @@ impl Space {
                 changes.push(Change::new(ObjectLife::Present, at, ns, *local, one));
             }
             tell_present(ns, *local, one, changes);
-        }
-    }
-
-    /// Objects that a look did not find any more. One that nobody was seen to remove was removed just
-    /// before, or while it was being made when the programs were attached.
-    pub(super) fn looked(
-        &mut self,
-        still: &dyn Fn(Local) -> bool,
-        since: u64,
-        gone: &mut Gone,
-        changes: &mut Vec<Change>,
-    ) {
-        let known = self.live.keys().chain(self.removed.keys()).copied();
-        let mut ended: Vec<Local> = known.filter(|local| !still(*local)).collect();
-        ended.sort_unstable();
-        for local in ended {
-            let removed = self.removed.remove(&local);
-            let Some(mut one) = removed.or_else(|| self.take(local)) else { continue };
-            one.destroyed = Some(since);
-            let change = Change::new(ObjectLife::Destroyed, since, self.ns, local, &mut one);
-            let last = one.removed.or(one.last_seen());
-            let death = Death { after: last, before: since };
-            changes.push(Change { death: Some(death), ..change });
-            gone.insert(self.ns, local, one);
         }
     }
 }

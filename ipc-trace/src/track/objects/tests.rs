@@ -65,8 +65,12 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     // Far less than what may pass between a birth and its record.
     let time = 1..400_000_000_u64;
-    (1..5_u32, want, time.clone(), time)
-        .prop_map(|(pid, want, before, after)| Step { pid, want, before, after })
+    (1..5_u32, want, time.clone(), time).prop_map(|(pid, want, before, after)| Step {
+        pid,
+        want,
+        before,
+        after,
+    })
 }
 
 /// An object in the model of the kernel.

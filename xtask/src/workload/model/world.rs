@@ -256,7 +256,8 @@ impl World {
     /// `do_shmat` hold the namespace, ipc/shm.c, 6.12).
     fn lives(&self, ns: Ns) -> bool {
         let members = self.members.iter();
-        let mut all = members.flat_map(|one| [Some(one.ns), one.child.as_ref().map(|child| child.0)]);
+        let mut all =
+            members.flat_map(|one| [Some(one.ns), one.child.as_ref().map(|child| child.0)]);
         all.any(|one| one == Some(ns)) || self.attached().any(|one| one.ns == ns)
     }
 
@@ -264,7 +265,8 @@ impl World {
     fn bury(&mut self) {
         let objects = std::mem::take(&mut self.objects);
         let stays = |(ns, kind, id): &(Ns, Kind, Id), object: &Object| {
-            let held = *kind == Kind::Shm && self.attached().any(|one| (one.ns, one.id) == (*ns, *id));
+            let held =
+                *kind == Kind::Shm && self.attached().any(|one| (one.ns, one.id) == (*ns, *id));
             self.lives(*ns) && (!object.removed || held)
         };
         self.objects = objects.into_iter().filter(|(place, one)| stays(place, one)).collect();
