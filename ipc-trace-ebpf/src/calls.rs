@@ -361,7 +361,7 @@ struct With<P> {
 /// Whether a call has changed an object, or which objects there are. Flags and commands:
 /// include/uapi/linux/ipc.h, include/uapi/asm-generic/fcntl.h.
 #[inline(always)]
-fn has_changed(event: &Event) -> bool {
+fn has_changed(event: &Event, args: &[u64; 5]) -> bool {
     const IPC_CREAT: u64 = 0o1000;
     const O_CREAT: u64 = 0o100;
     /// What `IPC_RMID` (0) and `IPC_SET` (1) do not have, with or without `IPC_64`.
@@ -369,7 +369,7 @@ fn has_changed(event: &Event) -> bool {
     if filters::failed(event.ret) {
         return false;
     }
-    let ([first, second, third, ..], _) = event.call.arguments();
+    let [first, second, third, ..] = *args;
     match event.op {
         Op::Shmat | Op::Shmdt | Op::MqUnlink => true,
         // 0 is IPC_PRIVATE.
@@ -422,13 +422,17 @@ fn reserve<P>(event: &Event) -> Option<*mut With<P>> {
 }
 
 /// Fills a record in place: nothing is built elsewhere and copied. A call that changed objects goes into
-/// the control ring where it can't be among the events.
+/// the control ring where it can't be among the events: what is different then are values that no way
+/// depends on, so that the verifier need not look at all of it twice.
 #[inline(always)]
 fn put<P: Part>(event: &Event, queue: &QueueRef) {
-    let (record, kind) = match reserve::<P>(event) {
-        Some(record) => (record, Kind::Call),
-        None if P::CHANGES && has_changed(event) => match maps::reserve_control::<With<P>>() {
-            Some(record) => (record, Kind::Change),
+    // Only where they are needed for it before there is a record: it takes registers.
+    let early = if P::CHANGES { Some(event.call.arguments()) } else { None };
+    let changed = || early.is_some_and(|(args, _)| has_changed(event, &args));
+    let (record, counters, kind) = match reserve::<P>(event) {
+        Some(record) => (record, event.counters, Kind::Call),
+        None if changed() => match maps::reserve_uncounted() {
+            Some((record, counters)) => (record, counters, Kind::Change),
             None => return,
         },
         None => return,
@@ -451,16 +455,16 @@ fn put<P: Part>(event: &Event, queue: &QueueRef) {
         (*call).euid = field(event.cred, Field::CredEuid);
         (*call).egid = field(event.cred, Field::CredEgid);
         core::ptr::addr_of_mut!((*call).comm).cast::<[u64; 2]>().write(comm(event.task));
-        let (args, flags) = event.call.arguments();
+        let (args, flags) = match early {
+            Some(early) => early,
+            None => event.call.arguments(),
+        };
         let mut facts = Facts { call: event.call, op: event.op, ret: event.ret, args, flags };
         let found = P::fill(core::ptr::addr_of_mut!((*record).part), &mut facts, queue);
         (*call).args = facts.args;
         (*call).header.flags = facts.flags | found;
-        let wake = match kind {
-            Kind::Call => wake_up(maps::count(event.counters, Count::Emitted)),
-            _ => u64::from(BPF_RB_NO_WAKEUP),
-        };
-        bpf_ringbuf_submit(record.cast(), wake);
+        let emitted = maps::count(counters, Count::Emitted);
+        bpf_ringbuf_submit(record.cast(), wake_up(emitted));
     }
 }
 

@@ -208,11 +208,21 @@ pub(crate) fn reserve<T>(ring: &'static RingBuf) -> Option<*mut T> {
 /// Room for a record in the control ring; when there is none, that is counted.
 #[inline(always)]
 pub(crate) fn reserve_control<T>() -> Option<*mut T> {
+    let (at, counters) = reserve_uncounted()?;
+    count(counters, Count::Emitted);
+    Some(at)
+}
+
+/// As [`reserve_control`], for who counts the record among the emitted.
+#[inline(always)]
+pub(crate) fn reserve_uncounted<T>() -> Option<(*mut T, *mut Counters)> {
     let counters = counters(CONTROL_ROW)?;
     count(counters, Count::Seen);
     let at = reserve(&CONTROL);
-    count(counters, if at.is_some() { Count::Emitted } else { Count::Dropped });
-    at
+    if at.is_none() {
+        count(counters, Count::Dropped);
+    }
+    Some((at?, counters))
 }
 
 /// Counts a rare condition; the census logs it.

@@ -79,11 +79,13 @@ pub enum LookError {
 
 /// What to look at.
 #[derive(Clone, Debug, Default)]
-pub struct Options {
+pub struct Options<'a> {
     /// This namespace alone
     pub namespace: Option<u32>,
     /// A file with the kernel's BTF
     pub btf: Option<PathBuf>,
+    /// The kernel's fields, where they are known already
+    pub layout: Option<&'a Layout>,
 }
 
 /// Looks at what exists.
@@ -91,7 +93,7 @@ pub struct Options {
 /// # Errors
 /// The wanted namespace does not exist, or `/proc` can't be read. What else can't be seen is said in
 /// the result.
-pub fn look(options: &Options) -> Result<Ls, LookError> {
+pub fn look(options: &Options<'_>) -> Result<Ls, LookError> {
     let system = |what| move |source| LookError::System { what, source };
     let host = System::read().map_err(system("uname"))?;
     let time = Time(SystemTime::now());
@@ -183,7 +185,7 @@ struct Holders {
 }
 
 /// Who holds what: by the kernel side's lists, and where it can't list something, by `/proc`.
-fn holders(options: &Options, procfs: &mut Procfs) -> io::Result<Holders> {
+fn holders(options: &Options<'_>, procfs: &mut Procfs) -> io::Result<Holders> {
     let mut found = Found::default();
     let mut survey = match survey(options) {
         Ok(survey) => Some(survey),
@@ -245,14 +247,21 @@ fn holders(options: &Options, procfs: &mut Procfs) -> io::Result<Holders> {
 }
 
 /// Loads the iterators.
-fn survey(options: &Options) -> Result<Survey, String> {
+fn survey(options: &Options<'_>) -> Result<Survey, String> {
     features::check_capabilities(Path::new("/proc")).map_err(|e| e.to_string())?;
     if let Err(error) = attach::lift_memory_lock_limit() {
         log::info!("the limit on locked memory can't be lifted: {error}");
     }
-    let btf = options.btf.as_deref().unwrap_or(Path::new(KERNEL_BTF));
-    let layout = Layout::from_file(btf).map_err(|e| e.to_string())?;
-    Survey::load(&layout).map_err(|e| e.to_string())
+    let read;
+    let layout = match options.layout {
+        Some(layout) => layout,
+        None => {
+            let btf = options.btf.as_deref().unwrap_or(Path::new(KERNEL_BTF));
+            read = Layout::from_file(btf).map_err(|e| e.to_string())?;
+            &read
+        }
+    };
+    Survey::load(layout).map_err(|e| e.to_string())
 }
 
 /// The mounts of IPC in every mount namespace that a process is in.

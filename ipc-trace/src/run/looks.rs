@@ -34,7 +34,8 @@ impl Run {
 
     /// A look; `None` where there is nothing to be seen.
     pub(super) fn what_exists(&self) -> Option<Ls> {
-        let options = look::Options { namespace: None, btf: Some(self.setup.btf.clone()) };
+        let layout = Some(&self.setup.layout);
+        let options = look::Options { layout, ..look::Options::default() };
         let ls = look::look(&options)
             .inspect_err(|error| log::warn!("objects that were there are not known: {error}"))
             .ok()?;

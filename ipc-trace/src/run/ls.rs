@@ -16,7 +16,7 @@ use crate::{
 /// The wanted namespace does not exist, `/proc` can't be read, or standard output failed.
 pub fn run(args: &LsArgs) -> Result<ExitCode, RunError> {
     let namespace = args.namespace.map(setup::inum).transpose()?;
-    let ls = look::look(&Options { namespace, btf: args.btf.clone() })?;
+    let ls = look::look(&Options { namespace, btf: args.btf.clone(), layout: None })?;
     for unseen in &ls.unseen {
         log::warn!("not seen: {unseen}");
     }

@@ -93,8 +93,8 @@ pub struct Setup {
     pub session: Session,
     /// What existed when they had been attached
     pub census: Census,
-    /// Where the kernel's fields are described
-    pub btf: PathBuf,
+    /// The kernel's fields
+    pub layout: Layout,
 }
 
 /// Loads and attaches what the options ask for. `arguments`: whether calls are shown one by one.
@@ -111,8 +111,7 @@ pub fn setup(how: &HowArgs, filters: &Filters, arguments: bool) -> Result<Setup,
     }
     check_numbers(filters)?;
     let begin = Instant::now();
-    let btf = btf_path(how);
-    let layout = Layout::from_file(&btf)?;
+    let layout = Layout::from_file(&btf_path(how))?;
     log::debug!("the kernel's fields were found after {:?}", begin.elapsed());
     let options = Options {
         ring_bytes: ring_bytes(how.ring_bytes),
@@ -139,7 +138,7 @@ pub fn setup(how: &HowArgs, filters: &Filters, arguments: bool) -> Result<Setup,
         log::info!("not known on this kernel: {what} (no field {field})");
     }
     let backends = plan.ops.iter().map(|op| (OpName(op.op), op.backend.name())).collect();
-    Ok(Setup { system, native, backends, session, census, btf })
+    Ok(Setup { system, native, backends, session, census, layout })
 }
 
 /// Starts a session by the best plan. What a kernel takes is found out by trying: after a refusal
