@@ -52,9 +52,6 @@ unsafe fn timeout(facts: Facts, address: u64, to: *mut u8) -> u32 {
 
 /// What belongs to an operation, behind a call's record.
 pub(crate) trait Part {
-    /// Whether there are calls with it that change objects.
-    const CHANGES: bool = false;
-
     /// Fills it, and may change what the record says of the arguments. Flags to add.
     ///
     /// # Safety
@@ -64,8 +61,6 @@ pub(crate) trait Part {
 
 /// Of operations whose arguments say all.
 impl Part for () {
-    const CHANGES: bool = true;
-
     #[inline(always)]
     unsafe fn fill(_part: *mut Self, _facts: &mut Facts, _queue: &QueueRef) -> u32 {
         0
@@ -281,10 +276,8 @@ unsafe fn optional(address: u64, to: *mut u8, len: u32, flag: u32) -> u32 {
 
 /// The parts that are filled by the functions above.
 macro_rules! parts {
-    ($($part:ty, $changes:literal, |$at:ident, $facts:ident, $queue:ident| $fill:expr;)*) => {$(
+    ($($part:ty, |$at:ident, $facts:ident, $queue:ident| $fill:expr;)*) => {$(
         impl Part for $part {
-            const CHANGES: bool = $changes;
-
             #[inline(always)]
             unsafe fn fill($at: *mut Self, $facts: &mut Facts, $queue: &QueueRef) -> u32 {
                 let $facts = *$facts;
@@ -296,14 +289,14 @@ macro_rules! parts {
 }
 
 parts! {
-    SemopPart, false, |part, facts, _queue| semop(part, facts);
-    MsgPart, false, |part, facts, _queue| message(part, facts);
-    CtlPart, true, |part, facts, _queue| ctl(part, facts);
-    QueuePart, false, |part, facts, queue| {
+    SemopPart, |part, facts, _queue| semop(part, facts);
+    MsgPart, |part, facts, _queue| message(part, facts);
+    CtlPart, |part, facts, _queue| ctl(part, facts);
+    QueuePart, |part, facts, queue| {
         queues::write(core::ptr::addr_of_mut!((*part).queue), queue);
         self::queue(part, facts)
     };
-    NamePart, true, |part, facts, queue| {
+    NamePart, |part, facts, queue| {
         queues::write(core::ptr::addr_of_mut!((*part).queue), queue);
         (*part).mode = queues::mode(facts.ret, queue);
         name(part, facts)

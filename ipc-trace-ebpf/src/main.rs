@@ -16,6 +16,7 @@
 //! | [`functions`] | the entry points of backend `function` |
 //! | `steady` | the entry points of both backends where programs might be preempted |
 //! | [`calls`] | entry and return of a call |
+//! | [`emit`] | records of calls: as events, or as changes of objects |
 //! | [`detail`] | what belongs to one operation: semaphore operations, names, time limits |
 //! | [`moves`] | namespaces entered and made |
 //! | [`census`] | what exists: namespaces, calls that have not returned |
@@ -34,6 +35,7 @@ mod census;
 mod constants;
 mod context;
 mod detail;
+mod emit;
 mod executables;
 mod filters;
 mod functions;

@@ -9,7 +9,8 @@ use ipc_trace_common::{
 
 use crate::{
     constants::{any, code, constant},
-    memory::{field, masked, user},
+    context::kernel_field,
+    memory::{field, kernel, masked, user},
 };
 
 /// What a call is.
@@ -17,6 +18,8 @@ use crate::{
 pub(crate) struct Call {
     /// Where its registers are
     regs: u64,
+    /// Whether the verifier knows that
+    known: bool,
     /// Its ABI
     pub(crate) abi: Abi,
     /// What it does; never `0` and never [`Code::IPC`]
@@ -80,7 +83,35 @@ impl Call {
         if code.0 == 0 || kinds & code.bit() == 0 {
             return None;
         }
-        Some(Self { regs, abi: place.abi, code, multiplexed })
+        Some(Self { regs, known: true, abi: place.abi, code, multiplexed })
+    }
+
+    /// What a function that takes numbers alone is given of it: where its registers are, and the rest.
+    #[inline(always)]
+    pub(crate) fn packed(self) -> (u64, u64) {
+        let call = u64::from(self.abi as u8) | u64::from(self.code.0) << 8;
+        // Copied so, the pointer is a number to the verifier.
+        let regs = kernel(core::ptr::addr_of!(self.regs) as u64);
+        (regs, call | u64::from(self.multiplexed) << 32)
+    }
+
+    /// The call again.
+    #[inline(always)]
+    pub(crate) fn unpacked(regs: u64, packed: u64) -> Self {
+        let abi = match packed as u8 {
+            0 => Abi::X86_64,
+            1 => Abi::I386,
+            2 => Abi::X32,
+            3 => Abi::Aarch64,
+            _ => Abi::Arm,
+        };
+        let multiplexed = (packed >> 32) as u32;
+        Self { regs, known: false, abi, code: Code((packed >> 8) as u8), multiplexed }
+    }
+
+    #[inline(always)]
+    fn register(self, register: Field) -> u64 {
+        if self.known { field(self.regs, register) } else { kernel_field(self.regs, register) }
     }
 
     #[inline(always)]
@@ -92,9 +123,9 @@ impl Call {
     #[inline(always)]
     pub(crate) fn first(self) -> u64 {
         if !self.is_compat() {
-            field(self.regs, Field::RegArg0)
+            self.register(Field::RegArg0)
         } else if self.multiplexed == 0 {
-            field::<u64>(self.regs, Field::RegCompatArg0) & 0xffff_ffff
+            self.register(Field::RegCompatArg0) & 0xffff_ffff
         } else {
             // SHMDT alone takes its argument as `ptr` (ksys_ipc, ipc/syscall.c, 6.12).
             let register = if self.multiplexed & 0xffff == 22 {
@@ -102,7 +133,7 @@ impl Call {
             } else {
                 Field::RegCompatArg1
             };
-            field::<u64>(self.regs, register) & 0xffff_ffff
+            self.register(register) & 0xffff_ffff
         }
     }
 
@@ -111,15 +142,15 @@ impl Call {
     pub(crate) fn arguments(self) -> ([u64; 5], u32) {
         if !self.is_compat() {
             let arguments = [
-                field(self.regs, Field::RegArg0),
-                field(self.regs, Field::RegArg1),
-                field(self.regs, Field::RegArg2),
-                field(self.regs, Field::RegArg3),
-                field(self.regs, Field::RegArg4),
+                self.register(Field::RegArg0),
+                self.register(Field::RegArg1),
+                self.register(Field::RegArg2),
+                self.register(Field::RegArg3),
+                self.register(Field::RegArg4),
             ];
             return (arguments, 0);
         }
-        let low = |register| field::<u64>(self.regs, register) & 0xffff_ffff;
+        let low = |register| self.register(register) & 0xffff_ffff;
         if self.multiplexed == 0 {
             let arguments = [
                 low(Field::RegCompatArg0),

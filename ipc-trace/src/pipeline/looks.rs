@@ -11,7 +11,7 @@ use crate::{
         objects::ObjectLook,
     },
     kernel::census::{Alive, Census},
-    track::clock::boot_ns,
+    track::{clock::boot_ns, objects::looks::Holders},
 };
 
 impl Pipeline {
@@ -74,14 +74,20 @@ impl Pipeline {
     }
 
     /// A look at the end, after all records.
-    pub fn settled(&mut self, ls: &Ls, census: &Census, sink: &mut impl Sink) {
+    pub fn settled(
+        &mut self,
+        ls: &Ls,
+        held: Option<&Holders>,
+        census: &Census,
+        sink: &mut impl Sink,
+    ) {
         let found = |inum: u32| {
             let mut alive = census.alive.iter().map(|alive| alive.ns);
             alive.find(|ns| ns.inum == inum).or_else(|| self.tracker.namespaces.of_inum(inum))
         };
         let looks: Vec<_> =
             ls.namespaces.iter().filter_map(|look| Some((found(look.inum)?, look))).collect();
-        let changes = self.tracker.objects.settled(&looks, boot_ns());
+        let changes = self.tracker.objects.settled(&looks, held, boot_ns());
         if !changes.is_empty() {
             sink.objects(&changes, &self.tracker);
         }

@@ -376,8 +376,9 @@ impl Run {
         self.list();
         let census = self.list();
         let ls = self.what_exists();
+        let holders = ls.as_ref().and_then(Holders::new);
         if let Some(ls) = &ls {
-            self.pipeline.settled(ls, &census, &mut self.mode);
+            self.pipeline.settled(ls, holders.as_ref(), &census, &mut self.mode);
         }
         let losses =
             self.losses.update(self.setup.session.drops()?, counts.missed, counts.control.dropped);
@@ -388,7 +389,6 @@ impl Run {
         let accounting = accounts::accounting(&counts, &self.pipeline.delivered);
         let pending = accounts::pending(&census, &self.pipeline.tracker, ended);
         let command = child.map(|child| child.report());
-        let holders = ls.as_ref().and_then(Holders::new);
         self.last_words(ended, accounting, command, pending, holders.as_ref())?;
         Ok(ExitCode::SUCCESS)
     }

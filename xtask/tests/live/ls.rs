@@ -69,7 +69,7 @@ fn assert_has(value: &Value, members: &Value) {
 
 /// Whether the kernel has a way into namespaces that nothing in `/proc` names: 6.18 does. Later ones
 /// have it for those that are in use (`nsfs_fh_to_dentry`, fs/nsfs.c).
-fn kernel_enters_by_number() -> bool {
+pub(crate) fn kernel_enters_by_number() -> bool {
     release().starts_with("6.18.")
 }
 

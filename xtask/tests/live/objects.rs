@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     book::{assert_balanced, assert_valid, assert_whole},
+    ls::kernel_enters_by_number,
     tracer::{Beside, Live, Report, lines, list, number, of_type, scaled, workload},
 };
 
@@ -86,6 +87,19 @@ fn in_order(mut objects: Vec<Value>) -> Vec<Value> {
     objects
 }
 
+/// What was told of a namespace is what the book says. Most kernels have no way into one that only
+/// attached segments hold: what was in it before tracing started is not known there.
+#[track_caller]
+fn assert_same(namespace: &Value, told: Vec<Value>, wanted: Vec<Value>) {
+    if namespace["members"] == false && !kernel_enters_by_number() {
+        for one in &told {
+            assert!(wanted.contains(one), "{one} is not of {namespace}");
+        }
+    } else {
+        assert_eq!(in_order(told), in_order(wanted), "{namespace}");
+    }
+}
+
 #[test]
 fn a_random_program_leaves_what_its_book_says_whenever_tracing_starts() {
     for seed in seeds() {
@@ -104,13 +118,13 @@ fn a_random_program_leaves_what_its_book_says_whenever_tracing_starts() {
                 left.iter().filter(|(at, _)| at.0 == number(&namespace["inum"])).collect();
             let lives: BTreeSet<u64> = mine.iter().map(|(at, _)| at.1).collect();
             assert!(lives.len() <= 1, "seed {seed}: {lives:?} of {namespace}");
-            let told = mine.iter().map(|(_, line)| described(&line["object"])).collect();
             let books = list(&namespace["objects"]);
-            let wanted = books.iter().map(described).collect();
-            assert_eq!(in_order(told), in_order(wanted), "seed {seed}");
+            let told = mine.iter().map(|(_, line)| described(&line["object"])).collect();
+            assert_same(namespace, told, books.iter().map(described).collect());
             for book in books {
                 let same = |line: &&Value| described(&line["object"]) == described(book);
-                let line = mine.iter().map(|(_, line)| **line).find(same).unwrap();
+                // Those that were not seen: see `assert_same`.
+                let Some(line) = mine.iter().map(|(_, line)| **line).find(same) else { continue };
                 let births = of_type(&lines, "object").into_iter();
                 let made = births
                     .filter(|birth| place(&birth["object"]) == place(&line["object"]))
@@ -152,8 +166,8 @@ fn a_report_tells_how_objects_stand_at_the_end() {
             described["attached"] = object["attached"].clone();
             described
         };
-        let wanted: Vec<Value> = list(&namespace["objects"]).iter().map(attached).collect();
-        assert_eq!(in_order(told.iter().map(|one| attached(one)).collect()), in_order(wanted));
+        let wanted = list(&namespace["objects"]).iter().map(attached).collect();
+        assert_same(namespace, told.iter().map(|one| attached(one)).collect(), wanted);
         assert!(told.iter().all(|object| object["removed"] == false || object["leaked"] == false));
     }
 }

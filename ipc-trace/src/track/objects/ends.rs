@@ -5,7 +5,12 @@ use std::collections::BTreeSet;
 
 use ipc_trace_common::op::Family;
 
-use super::{Change, gone::Gone, one::Local, space::Space};
+use super::{
+    Change,
+    gone::Gone,
+    one::{Local, One},
+    space::Space,
+};
 use crate::{event::objects::ObjectLife, track::namespaces::Death};
 
 /// How long at most between two looks for removed segments.
@@ -24,19 +29,19 @@ impl Space {
         (!pids.is_empty()).then(|| pids.into_iter().flatten().collect())
     }
 
-    /// Removed segments that a look did not find any more.
+    /// Removed objects that nobody was found to use any more.
     pub(super) fn lingered(
         &mut self,
-        still: &dyn Fn(Local) -> bool,
+        still: &dyn Fn(Local, &One) -> bool,
         since: u64,
         gone: &mut Gone,
         changes: &mut Vec<Change>,
     ) {
-        let known = self.removed.iter().filter(|(local, one)| {
-            local.kind() == Family::Shm && one.removed.is_none_or(|at| at < since)
-        });
-        let known = known.map(|(local, _)| *local);
-        let ended = known.filter(|local| !still(*local)).collect();
+        let known = self
+            .removed
+            .iter()
+            .filter(|(local, one)| !still(**local, one) && one.removed.is_none_or(|at| at < since));
+        let ended = known.map(|(local, _)| *local).collect();
         self.have_ended(ended, since, gone, changes);
     }
 

@@ -73,14 +73,21 @@ impl Objects {
         let mut changes = Vec::new();
         if let Some(space) = self.spaces.get_mut(&ns) {
             let found: BTreeSet<Local> = found.iter().filter_map(|one| local(one, None)).collect();
-            space.lingered(&|local| found.contains(&local), boot_ns, &mut self.gone, &mut changes);
+            let still =
+                |local: Local, _: &One| local.kind() != Family::Shm || found.contains(&local);
+            space.lingered(&still, boot_ns, &mut self.gone, &mut changes);
         }
         changes
     }
 
     /// A look at the end. What it does not find of what was removed has ended; of the rest it tells how
     /// it stands. What nobody was seen to make is told of now.
-    pub fn settled(&mut self, looks: &[(NsRef, &NamespaceLook)], boot_ns: u64) -> Vec<Change> {
+    pub fn settled(
+        &mut self,
+        looks: &[(NsRef, &NamespaceLook)],
+        held: Option<&Holders>,
+        boot_ns: u64,
+    ) -> Vec<Change> {
         let mut changes = self.untold(true);
         for (ns, look) in looks {
             let Some(space) = self.spaces.get_mut(ns) else { continue };
@@ -92,6 +99,11 @@ impl Objects {
             if is_whole(look) {
                 let still = |local| found.contains_key(&local);
                 space.looked(&still, boot_ns, &mut self.gone, &mut changes);
+            } else if let Some(held) = held.filter(|held| held.exact.contains(&ns.inum)) {
+                // There is no way in, but who has its objects open or attached is known.
+                let still = |local, one: &One| held.in_use(*ns, local, one) != Some(0);
+                space.lingered(&still, boot_ns, &mut self.gone, &mut changes);
+                space.attached(&|local, one| held.in_use(*ns, local, one));
             }
             for (local, object) in found {
                 if let Some(one) = space.get_mut(local) {
@@ -133,6 +145,10 @@ pub struct Holders {
     processes: BTreeMap<u32, Option<u64>>,
     /// Names of queues that are open, by namespace
     open: BTreeSet<(u32, Vec<u8>)>,
+    /// How often each segment is attached, by namespace
+    attached: BTreeMap<(u32, i32), u64>,
+    /// Namespaces whose attached segments are known
+    exact: BTreeSet<u32>,
 }
 
 /// A tick of the clock that `/proc/PID/stat` tells the start of a process by (USER_HZ,
@@ -150,10 +166,20 @@ impl Holders {
         for namespace in &ls.namespaces {
             let processes = namespace.processes.iter();
             end.processes.extend(processes.map(|one| (one.pid, one.start_boot_ns)));
+            let inum = namespace.inum;
+            end.exact.insert(inum);
             for holder in &namespace.holders {
-                if let Holder::Descriptor { of: DescriptorOf::Queue, name: Some(name), .. } = holder
-                {
-                    end.open.insert((namespace.inum, name.0.to_vec()));
+                match holder {
+                    Holder::Descriptor { of: DescriptorOf::Queue, name: Some(name), .. } => {
+                        end.open.insert((inum, name.0.to_vec()));
+                    }
+                    Holder::Mapping { shmid, mappings, exact, .. } => {
+                        *end.attached.entry((inum, *shmid)).or_default() += u64::from(*mappings);
+                        if !exact {
+                            end.exact.remove(&inum);
+                        }
+                    }
+                    Holder::Descriptor { .. } | Holder::Process { .. } | Holder::Mount { .. } => {}
                 }
             }
         }
@@ -165,14 +191,25 @@ impl Holders {
         known.is_some_and(|known| known.is_none_or(|known| known.abs_diff(start) < TICK_NS))
     }
 
+    /// How often an object is attached, or whether it is open; `None`: that says nothing about it.
+    fn in_use(&self, ns: NsRef, local: Local, one: &One) -> Option<u64> {
+        match local {
+            Local::Sysv(Family::Shm, id) => {
+                Some(self.attached.get(&(ns.inum, id)).copied().unwrap_or(0))
+            }
+            Local::Sysv(..) => None,
+            Local::Queue(..) => {
+                let name = one.name.as_ref()?.to_vec();
+                Some(u64::from(self.open.contains(&(ns.inum, name))))
+            }
+        }
+    }
+
     fn leaked(&self, ns: NsRef, local: Local, one: &One) -> Option<bool> {
         let open = match local.kind() {
             Family::Shm => one.attached.map(|count| count > 0),
             Family::Sem | Family::Msg => Some(false),
-            Family::Mq => {
-                let name = one.name.as_ref().map(|name| name.to_vec());
-                name.map(|name| self.open.contains(&(ns.inum, name)))
-            }
+            Family::Mq => self.in_use(ns, local, one).map(|count| count > 0),
         };
         let lives = |process| self.lives(process);
         let leaked = one.leaked(open, &lives);

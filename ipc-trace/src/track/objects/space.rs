@@ -98,6 +98,15 @@ impl Space {
         }
     }
 
+    /// Segments are attached so often.
+    pub(super) fn attached(&mut self, count: &dyn Fn(Local, &One) -> Option<u64>) {
+        for (local, one) in self.live.iter_mut().chain(&mut self.removed) {
+            if local.kind() == Family::Shm {
+                one.attached = count(*local, one);
+            }
+        }
+    }
+
     /// An object that a look found.
     pub(super) fn found(&mut self, local: Local, one: One) {
         if one.is_removed() {

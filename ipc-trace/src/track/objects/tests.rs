@@ -231,7 +231,7 @@ proptest! {
         for act in later {
             changes.extend(objects.act(act, None));
         }
-        changes.extend(objects.settled(&[], u64::MAX));
+        changes.extend(objects.settled(&[], None, u64::MAX));
         let still = |local| match local {
             Local::Sysv(_, id) => truth[&id].dead.is_none(),
             Local::Queue(..) => false,

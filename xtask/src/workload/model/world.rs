@@ -252,13 +252,18 @@ impl World {
         })
     }
 
-    /// Whether somebody is in a namespace, or has a segment of it attached (`shm_mmap` and
-    /// `do_shmat` hold the namespace, ipc/shm.c, 6.12).
-    fn lives(&self, ns: Ns) -> bool {
+    /// Whether somebody is in a namespace.
+    fn has_members(&self, ns: Ns) -> bool {
         let members = self.members.iter();
         let mut all =
             members.flat_map(|one| [Some(one.ns), one.child.as_ref().map(|child| child.0)]);
-        all.any(|one| one == Some(ns)) || self.attached().any(|one| one.ns == ns)
+        all.any(|one| one == Some(ns))
+    }
+
+    /// Whether somebody is in a namespace, or has a segment of it attached (`do_shmat` holds the
+    /// namespace, ipc/shm.c, 6.12).
+    fn lives(&self, ns: Ns) -> bool {
+        self.has_members(ns) || self.attached().any(|one| one.ns == ns)
     }
 
     /// Takes out what is gone.
@@ -296,7 +301,8 @@ impl World {
         };
         let namespace = |(ns, inum): (Ns, &u64)| {
             let mine = self.objects.iter().filter(|(place, _)| place.0 == ns);
-            json!({"inum": inum, "objects": mine.map(|(place, one)| object(place, one)).collect::<Vec<_>>()})
+            let objects: Vec<_> = mine.map(|(place, one)| object(place, one)).collect();
+            json!({"inum": inum, "members": self.has_members(ns), "objects": objects})
         };
         let alive = self.namespaces.iter().enumerate().filter(|(ns, _)| self.lives(*ns));
         json!({
