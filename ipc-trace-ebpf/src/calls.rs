@@ -43,26 +43,30 @@ pub(crate) fn enter(regs: impl Fn() -> u64, number: impl Fn() -> u64) {
 /// `sys_exit`.
 #[inline(always)]
 pub(crate) fn exit(regs: impl Fn() -> u64, ret: impl Fn() -> i64) {
-    let number: u64 = field(regs(), Field::RegNumber);
-    if !worth_a_look(number) {
-        return;
+    if worth_a_look(field(regs(), Field::RegNumber)) {
+        let rest = exit_of_ours(regs(), ret());
+        emit::rest(regs(), ret(), rest);
     }
+}
+
+/// `sys_exit` of a call whose number may be one of ours. What is left to do for [`emit::rest`], which the
+/// program calls when this has returned: on the stack there is not room for both.
+#[inline(never)]
+fn exit_of_ours(regs: u64, ret: i64) -> u64 {
+    let number: u64 = field(regs, Field::RegNumber);
     let gate = maps::gate();
     let pid_tgid = bpf_get_current_pid_tgid();
     if gate.keeps_out((pid_tgid >> 32) as u32) {
         slots::call_ends(pid_tgid);
-        return;
+        return 0;
     }
     let task = current_task();
-    if !has_place(number) {
-        return;
+    if !has_place(number) || ret == NOT_MADE && is_killed(task) {
+        return 0;
     }
-    let ret = ret();
-    if ret == NOT_MADE && is_killed(task) {
-        return;
-    }
-    if let Some(call) = Call::new(task, regs(), number, constant!(SYSCALL_KINDS)) {
-        returned(gate, &Caller::new(pid_tgid, task), call, ret);
+    match Call::new(task, regs, number, constant!(SYSCALL_KINDS)) {
+        Some(call) => returned(gate, &Caller::new(pid_tgid, task), call, ret),
+        None => 0,
     }
 }
 
@@ -119,20 +123,28 @@ pub(crate) fn enter_function(regs: u64) {
 /// Return of that function.
 #[inline(always)]
 pub(crate) fn exit_function(regs: u64, ret: i64) {
+    let rest = exit_of_function(regs, ret);
+    emit::rest(regs, ret, rest);
+}
+
+/// As [`exit_of_ours`].
+#[inline(never)]
+fn exit_of_function(regs: u64, ret: i64) -> u64 {
     let gate = maps::gate();
     let pid_tgid = bpf_get_current_pid_tgid();
     if gate.keeps_out((pid_tgid >> 32) as u32) {
         mark(gate, regs, false);
         slots::call_ends(pid_tgid);
-        return;
+        return 0;
     }
     // First, before ways part: for each load of a pointer from a known structure, and on each way that
     // leads to it, 6.12's verifier searches all of BTF (`btf_nested_type_is_trusted`,
     // kernel/bpf/btf.c), which makes up most of the time that loading takes.
     let caller = Caller::new(pid_tgid, current_task());
     let number = field(regs, Field::RegNumber);
-    if let Some(call) = Call::new(caller.task, regs, number, !constant!(SYSCALL_KINDS)) {
-        returned(gate, &caller, call, ret);
+    match Call::new(caller.task, regs, number, !constant!(SYSCALL_KINDS)) {
+        Some(call) => returned(gate, &caller, call, ret),
+        None => 0,
     }
 }
 
@@ -230,31 +242,31 @@ impl Caller {
     }
 }
 
-/// The event.
+/// The event. What is left to do.
 #[inline(always)]
-fn returned(gate: Gate, caller: &Caller, call: Call, ret: i64) {
+fn returned(gate: Gate, caller: &Caller, call: Call, ret: i64) -> u64 {
     let Caller { pid_tgid, task, ipc_ns, cred } = *caller;
     let Some(op) = call.code.op() else {
         moves::returned(task, ipc_ns, pid_tgid, call.code, ret);
-        return;
+        return 0;
     };
     let changes = op.changes_objects() && !filters::failed(ret);
-    // SAFETY: no arguments.
-    let now = unsafe { bpf_ktime_get_boot_ns() };
     if !gate.is_open() {
-        if changes {
-            let slot = slots::find_or_take(pid_tgid);
-            let ns = namespaces::identify(ipc_ns);
-            let context = slot.map_or(0, |slot| context::ensure(slot, task, ns));
-            emit::change(call, ret, now, context);
+        if !changes {
+            return 0;
         }
-        return;
+        if let Some(slot) = slots::find_or_take(pid_tgid) {
+            context::ensure(slot, task, namespaces::identify(ipc_ns));
+        }
+        return call.packed();
     }
     let Some(counters) = maps::counters(op as u32) else {
-        return;
+        return 0;
     };
     maps::count(counters, Count::Seen);
 
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
     let mut event = Event {
         call,
         op,
@@ -267,7 +279,6 @@ fn returned(gate: Gate, caller: &Caller, call: Call, ret: i64) {
         cred,
         ns: namespaces::identify(ipc_ns),
         counters,
-        arguments: None,
     };
     let mut queue = queues::none();
     let mut slot = slots::find_or_take(pid_tgid);
@@ -304,17 +315,23 @@ fn returned(gate: Gate, caller: &Caller, call: Call, ret: i64) {
         };
         if !filters::wanted(&subject) {
             maps::count(counters, Count::Filtered);
-            if changes {
-                let context = slot.map_or(0, |slot| context::ensure(slot, task, event.ns));
-                emit::change(call, ret, now, context);
+            if !changes {
+                return 0;
             }
-            return;
+            if let Some(slot) = slot {
+                context::ensure(slot, task, event.ns);
+            }
+            return call.packed();
         }
     }
     if let Some(slot) = slot {
         event.context = context::ensure(slot, task, event.ns);
     }
+    if op.changes_objects() {
+        return call.packed() | emit::REPORTED;
+    }
     emit::event(&event, &queue);
+    0
 }
 
 const _: () = assert!(Code::IPC.op().is_none());

@@ -3,7 +3,10 @@
 
 use aya_ebpf::{
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-    helpers::{bpf_get_current_pid_tgid, generated::bpf_ringbuf_submit},
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_ktime_get_boot_ns, bpf_ringbuf_submit},
+    },
 };
 use ipc_trace_common::{
     layout::Field,
@@ -24,23 +27,13 @@ use crate::{
     memory::{PLAIN, current_task, field, kernel},
     namespaces, queues,
     registers::Call,
+    slots,
 };
 
-/// A call that succeeded and is no event may have changed objects.
-#[inline(always)]
-pub(crate) fn change(call: Call, ret: i64, now: u64, context: u64) {
-    send(call, ret, now, context, false);
-}
-
-/// Hands a call of an operation that can change objects to the function that sends these.
-#[inline(always)]
-fn send(call: Call, ret: i64, now: u64, context: u64, reported: bool) {
-    let (regs, packed) = call.packed();
-    send_change(regs, packed | if reported { REPORTED } else { 0 }, ret as u64, now, context);
-}
-
-/// Of what [`Call::packed`] leaves free.
-const REPORTED: u64 = 1 << 31;
+/// A call's arguments, and flags about them.
+type Arguments = ([u64; 5], u32);
+/// They have not been read.
+const NONE: Arguments = ([0; 5], 0);
 
 /// A call that returned and is wanted.
 pub(crate) struct Event {
@@ -55,8 +48,6 @@ pub(crate) struct Event {
     pub(crate) cred: u64,
     pub(crate) ns: NsRef,
     pub(crate) counters: *mut Counters,
-    /// Arguments and flags about them, where they have been read
-    pub(crate) arguments: Option<([u64; 5], u32)>,
 }
 
 #[inline(always)]
@@ -88,16 +79,9 @@ pub(crate) fn event(event: &Event, queue: &QueueRef) {
         Op::MqSend | Op::MqReceive | Op::MqNotify | Op::MqGetsetattr => {
             put::<QueuePart>(event, queue);
         }
-        Op::Shmget
-        | Op::Shmat
-        | Op::Shmdt
-        | Op::Shmctl
-        | Op::Semget
-        | Op::Semctl
-        | Op::Msgget
-        | Op::Msgctl
-        | Op::MqOpen
-        | Op::MqUnlink => send(event.call, event.ret, event.now, event.context, true),
+        // What is left of these is done by `rest`.
+        Op::Shmget | Op::Shmat | Op::Shmdt | Op::Semget | Op::Msgget => {}
+        Op::Shmctl | Op::Semctl | Op::Msgctl | Op::MqOpen | Op::MqUnlink => {}
     }
 }
 
@@ -125,7 +109,9 @@ fn reserve<P>(event: &Event) -> Option<*mut With<P>> {
 fn put<P: Part>(event: &Event, queue: &QueueRef) {
     if let Some(record) = reserve::<P>(event) {
         // SAFETY: the ring gave room for a call and its part.
-        unsafe { finish(record, event.counters, Kind::Call, event, queue) };
+        unsafe {
+            finish::<P, false>(record, event.counters, Kind::Call, event, queue, &NONE);
+        }
     }
 }
 
@@ -134,16 +120,17 @@ fn put<P: Part>(event: &Event, queue: &QueueRef) {
 /// # Safety
 /// `record` came from a ring.
 #[inline(always)]
-unsafe fn finish<P: Part>(
+unsafe fn finish<P: Part, const READ: bool>(
     record: *mut With<P>,
     counters: *mut Counters,
     kind: Kind,
     event: &Event,
     queue: &QueueRef,
+    arguments: &Arguments,
 ) {
     // SAFETY: as the caller says.
     unsafe {
-        fill(record, kind, event, queue);
+        fill::<P, READ>(record, kind, event, queue, arguments);
         let emitted = maps::count(counters, Count::Emitted);
         bpf_ringbuf_submit(record.cast(), wake_up(emitted));
     }
@@ -154,7 +141,13 @@ unsafe fn finish<P: Part>(
 /// # Safety
 /// `record` is valid for writing.
 #[inline(always)]
-unsafe fn fill<P: Part>(record: *mut With<P>, kind: Kind, event: &Event, queue: &QueueRef) {
+unsafe fn fill<P: Part, const READ: bool>(
+    record: *mut With<P>,
+    kind: Kind,
+    event: &Event,
+    queue: &QueueRef,
+    arguments: &Arguments,
+) {
     // SAFETY: as the caller says; every field of the call is written. `comm` is 8-aligned within the
     // record, and has 16 bytes.
     unsafe {
@@ -173,10 +166,7 @@ unsafe fn fill<P: Part>(record: *mut With<P>, kind: Kind, event: &Event, queue: 
         (*call).euid = field(event.cred, Field::CredEuid);
         (*call).egid = field(event.cred, Field::CredEgid);
         core::ptr::addr_of_mut!((*call).comm).cast::<[u64; 2]>().write(comm(event.task));
-        let (args, flags) = match event.arguments {
-            Some(arguments) => arguments,
-            None => event.call.arguments(),
-        };
+        let (args, flags) = if READ { *arguments } else { event.call.arguments() };
         let mut facts = Facts { call: event.call, op: event.op, ret: event.ret, args, flags };
         let found = P::fill(core::ptr::addr_of_mut!((*record).part), &mut facts, queue);
         (*call).args = facts.args;
@@ -184,14 +174,28 @@ unsafe fn fill<P: Part>(record: *mut With<P>, kind: Kind, event: &Event, queue: 
     }
 }
 
-/// Sends a call of the current task that can change objects: as an event if it is to be one and there is
-/// room for it, else, if it did change any, in the control ring.
+/// Of what [`Call::packed`] leaves free: the call is to be an event.
+pub(crate) const REPORTED: u64 = 1 << 31;
+
+/// What was left of a call, `0` for nothing: of an operation that can change objects. It becomes an event
+/// if it is to be one and there is room for it, else, if it did change objects, a record in the control
+/// ring.
+#[inline(always)]
+pub(crate) fn rest(regs: u64, ret: i64, packed: u64) {
+    if packed == 0 {
+        return;
+    }
+    // Copied so, the pointer is a number to the verifier.
+    let regs: u64 = kernel(core::ptr::addr_of!(regs) as u64);
+    send_change(regs, packed, ret as u64);
+}
+
+/// Sends a call of the current task that can change objects.
 ///
-/// A global function, so that the verifier looks at it once and not once for each way that leads
-/// here.
+/// A global function, so that the verifier looks at it once and not once for each way that leads here.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn send_change(regs: u64, packed: u64, ret: u64, now: u64, context: u64) -> u64 {
+extern "C" fn send_change(regs: u64, packed: u64, ret: u64) -> u64 {
     let call = Call::unpacked(regs, packed);
     let Some(op) = call.code.op() else {
         return 0;
@@ -200,27 +204,29 @@ extern "C" fn send_change(regs: u64, packed: u64, ret: u64, now: u64, context: u
         return 0;
     };
     let task = current_task();
+    let pid_tgid = bpf_get_current_pid_tgid();
     let event = Event {
         call,
         op,
         ret: ret as i64,
-        now,
+        // SAFETY: no arguments.
+        now: unsafe { bpf_ktime_get_boot_ns() },
         duration_ns: NO_DURATION,
-        context,
-        pid_tgid: bpf_get_current_pid_tgid(),
+        context: slots::find(pid_tgid).map_or(0, |slot| slot.context),
+        pid_tgid,
         task,
         cred: field(task, Field::TaskCred),
         ns: namespaces::look(field(namespaces::of_task(task), Field::IpcNsInum)),
         counters,
-        arguments: Some(call.arguments()),
     };
     let reported = packed & REPORTED != 0;
+    let arguments = call.arguments();
     match op {
         Op::Shmget | Op::Shmat | Op::Shmdt | Op::Semget | Op::Msgget => {
-            put_or_tell::<()>(&event, reported);
+            send::<()>(&event, reported, &arguments);
         }
-        Op::Shmctl | Op::Semctl | Op::Msgctl => put_or_tell::<CtlPart>(&event, reported),
-        Op::MqOpen | Op::MqUnlink => put_or_tell::<NamePart>(&event, reported),
+        Op::Shmctl | Op::Semctl | Op::Msgctl => send::<CtlPart>(&event, reported, &arguments),
+        Op::MqOpen | Op::MqUnlink => send::<NamePart>(&event, reported, &arguments),
         Op::Semop | Op::Msgsnd | Op::Msgrcv => {}
         Op::MqSend | Op::MqReceive | Op::MqNotify | Op::MqGetsetattr => {}
     }
@@ -228,39 +234,37 @@ extern "C" fn send_change(regs: u64, packed: u64, ret: u64, now: u64, context: u
 }
 
 #[inline(always)]
-fn put_or_tell<P: Part>(event: &Event, reported: bool) {
-    let mut queue = queues::none();
-    if matches!(event.op, Op::MqOpen) && event.ret >= 0 {
-        queue = queues::behind(event.task, event.ret as u32);
-        queues::compare(&mut queue, event.ns);
-    }
+fn send<P: Part>(event: &Event, reported: bool, arguments: &Arguments) {
     let reserved = if reported { reserve::<P>(event) } else { None };
     let (record, counters, kind) = match reserved {
         Some(record) => (record, event.counters, Kind::Call),
-        None if has_changed(event) => match maps::reserve_uncounted() {
+        None if has_changed(event, arguments) => match maps::reserve_uncounted() {
             Some((record, counters)) => (record, counters, Kind::Change),
             None => return,
         },
         None => return,
     };
+    let mut queue = queues::none();
+    if matches!(event.op, Op::MqOpen) && event.ret >= 0 {
+        queue = queues::behind(event.task, event.ret as u32);
+        queues::compare(&mut queue, event.ns);
+    }
     // SAFETY: the ring gave room for a call and its part.
-    unsafe { finish(record, counters, kind, event, &queue) };
+    unsafe { finish::<P, true>(record, counters, kind, event, &queue, arguments) };
 }
 
 /// Whether a call has changed an object, or which objects there are. Flags and commands:
 /// include/uapi/linux/ipc.h, include/uapi/asm-generic/fcntl.h.
 #[inline(always)]
-fn has_changed(event: &Event) -> bool {
+fn has_changed(event: &Event, arguments: &Arguments) -> bool {
     const IPC_CREAT: u64 = 0o1000;
     const O_CREAT: u64 = 0o100;
     /// What `IPC_RMID` (0) and `IPC_SET` (1) do not have, with or without `IPC_64`.
     const NOT_THESE: u64 = 0xffff_ffff & !0x101;
-    let Some(([first, second, third, ..], _)) = event.arguments else {
-        return false;
-    };
     if filters::failed(event.ret) {
         return false;
     }
+    let ([first, second, third, ..], _) = *arguments;
     match event.op {
         Op::Shmat | Op::Shmdt | Op::MqUnlink => true,
         // 0 is IPC_PRIVATE.

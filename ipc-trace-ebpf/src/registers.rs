@@ -10,7 +10,7 @@ use ipc_trace_common::{
 use crate::{
     constants::{any, code, constant},
     context::kernel_field,
-    memory::{field, kernel, masked, user},
+    memory::{field, masked, user},
 };
 
 /// What a call is.
@@ -86,16 +86,14 @@ impl Call {
         Some(Self { regs, known: true, abi: place.abi, code, multiplexed })
     }
 
-    /// What a function that takes numbers alone is given of it: where its registers are, and the rest.
+    /// All of it but where its registers are, in one number: never 0.
     #[inline(always)]
-    pub(crate) fn packed(self) -> (u64, u64) {
+    pub(crate) fn packed(self) -> u64 {
         let call = u64::from(self.abi as u8) | u64::from(self.code.0) << 8;
-        // Copied so, the pointer is a number to the verifier.
-        let regs = kernel(core::ptr::addr_of!(self.regs) as u64);
-        (regs, call | u64::from(self.multiplexed) << 32)
+        call | u64::from(self.multiplexed) << 32
     }
 
-    /// The call again.
+    /// The call again, with its registers at an address that the verifier does not know.
     #[inline(always)]
     pub(crate) fn unpacked(regs: u64, packed: u64) -> Self {
         let abi = match packed as u8 {
