@@ -25,6 +25,15 @@ pub struct Entry {
     pub functions: &'static [&'static str],
 }
 
+/// Numbers in programs of the kernel side for which the user side puts others, as it loads them:
+/// 64-bit immediates, which occur nowhere else.
+pub mod patch {
+    /// What calls the function: ABI, and above it the code, 8 bits each.
+    pub const KIND: u64 = 0x4b49_4e44_4b49_4e44;
+    /// The array with the program that serves all functions
+    pub const ALL: u64 = 0x4f46_414c_4f46_414c;
+}
+
 const fn row(
     abi: Abi,
     number: u16,

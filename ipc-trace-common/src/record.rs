@@ -1,4 +1,4 @@
-//! The records that the kernel side writes: into the event ring ([`Kind::Call`]), the control ring
+//! The records that the kernel side writes: into the event ring ([`Kind::Call`], [`Kind::Batch`]), the control ring
 //! (all others, [`Kind::Change`] among them), the census ([`Kind::Pending`], [`Kind::Alive`]) and the survey ([`Kind::Task`],
 //! [`Kind::Descriptor`], [`Kind::Mapping`]).
 //!
@@ -41,6 +41,8 @@ pub enum Kind {
     /// A call that changed objects and is not among the events, since a filter took it out, there was
     /// no room for it, or calls were not reported yet: as [`Kind::Call`]
     Change = 13,
+    /// Calls of one thread that returned one after another: [`BatchRecord`]
+    Batch = 14,
 }
 
 /// What every record starts with.
@@ -142,6 +144,87 @@ pub struct CallRecord {
     /// The arguments in the order of the native system call, whichever way the call came in; of a shmat
     /// by `ipc(2)` the fourth is the address that it gave, `0` where it could not be read
     pub args: [u64; 5],
+}
+
+/// One call of a [`BatchRecord`]: of an operation that can block, on a System V object.
+#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Outcome {
+    /// When it returned
+    pub boot_ns: u64,
+    /// Time in the kernel
+    pub duration_ns: u64,
+    /// The raw result, of operations that give an `int`
+    pub ret: i32,
+    /// msgsnd: the message's length
+    pub size: u32,
+    /// What was called: see [`What`]
+    pub what: u64,
+}
+
+/// What was called, and on which object, in one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct What {
+    /// The object
+    pub id: i32,
+    /// A number of `Abi`
+    pub abi: u8,
+    /// A `Code`
+    pub code: u8,
+}
+
+impl What {
+    /// Its number.
+    pub const fn packed(self) -> u64 {
+        self.id as u32 as u64 | (self.abi as u64) << 32 | (self.code as u64) << 40
+    }
+
+    /// What a number means.
+    pub const fn unpacked(what: u64) -> Self {
+        Self { id: what as i32, abi: (what >> 32) as u8, code: (what >> 40) as u8 }
+    }
+}
+
+/// Calls in a [`BatchRecord`], at most.
+pub const BATCH: usize = 32;
+
+/// Calls of one thread, from one namespace, that returned one after another, where calls are counted
+/// and not shown: one record costs less than many.
+#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct BatchHead {
+    /// No flags
+    pub header: Header,
+    /// When the last one returned
+    pub boot_ns: u64,
+    /// As in a [`CallRecord`]
+    pub context: u64,
+    /// The thread, in the initial pid namespace
+    pub tid: u32,
+    /// The process, in the initial pid namespace
+    pub pid: u32,
+    /// The thread's IPC namespace
+    pub ns: NsRef,
+    /// Effective user at a call before these, in the initial user namespace
+    pub euid: u32,
+    /// Effective group, likewise
+    pub egid: u32,
+    /// The thread's name then
+    pub comm: [u8; 16],
+    /// How many [`Outcome`]s follow: 1 to [`BATCH`]
+    pub count: u32,
+    /// Padding
+    pub reserved: u32,
+}
+
+/// A [`BatchHead`] with room for all that can follow; in the ring lie those alone that there are.
+#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct BatchRecord {
+    /// What they have in common
+    pub head: BatchHead,
+    /// Each
+    pub outcomes: [Outcome; BATCH],
 }
 
 /// `struct sembuf` (`include/uapi/linux/sem.h`), the same for all ABIs.
@@ -521,6 +604,9 @@ const _: () = {
     assert!(size_of::<MappingRecord>() == 40);
     assert!(size_of::<Header>() == 8);
     assert!(size_of::<CallRecord>() == 120);
+    assert!(size_of::<Outcome>() == 32);
+    assert!(size_of::<BatchHead>() == 72);
+    assert!(size_of::<BatchRecord>() == 72 + 32 * BATCH);
     assert!(size_of::<SemopPart>() == 64);
     assert!(size_of::<MsgPart>() == 8);
     assert!(size_of::<CtlPart>() == 104);

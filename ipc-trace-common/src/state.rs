@@ -1,6 +1,6 @@
 //! The values of the maps that both sides touch, the filters' bits and the counters.
 
-use crate::{hooks, op};
+use crate::{hooks, op, record::BatchRecord};
 
 /// Counters of one operation on one CPU: `seen = filtered + emitted + dropped`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +34,29 @@ pub struct DropKey {
     pub op: u16,
     /// The error's number, positive; `0`: the call succeeded
     pub error: u16,
+}
+
+/// Places for [`Batch`]es.
+pub const BATCHES: u32 = 1 << 12;
+
+/// A thread's calls that have not been sent yet. Once the gate is closed it is the reader's.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Batch {
+    /// Whose it is; `0`: nobody's
+    pub pid_tgid: u64,
+    /// When the call that the thread is in began; `0`: it is in none that is going to be among these
+    pub enter_ns: u64,
+    /// That call's `Outcome::what`
+    pub what: u64,
+    /// That call's size, as it lies above the result in an `Outcome`
+    pub size: u64,
+    /// `struct nsproxy *` of the thread when this was begun
+    pub nsproxy: u64,
+    /// How many calls there are, by the kind of their code
+    pub counts: [u32; 32],
+    /// The calls
+    pub record: BatchRecord,
 }
 
 /// Rare conditions of the kernel side: counted, and logged by the census, so never per event.
@@ -116,5 +139,6 @@ pub const HOST_INUM: u32 = 0xEFFF_FFFF;
 
 const _: () = {
     assert!(size_of::<Counters>() == 32);
+    assert!(size_of::<Batch>() == 168 + size_of::<BatchRecord>());
     assert!(size_of::<DropKey>() == 12);
 };

@@ -9,6 +9,7 @@ use ipc_trace_common::{
 };
 
 use crate::{
+    batches,
     constants::constant,
     context,
     emit::{self, Event},
@@ -61,6 +62,9 @@ fn exit_of_ours(regs: u64, ret: i64) -> u64 {
         return 0;
     }
     let task = current_task();
+    if gate.is_open() && batches::exit(pid_tgid, task, ret) {
+        return 0;
+    }
     if !has_place(number) || ret == NOT_MADE && is_killed(task) {
         return 0;
     }
@@ -141,11 +145,26 @@ fn exit_of_function(regs: u64, ret: i64) -> u64 {
     // leads to it, 6.12's verifier searches all of BTF (`btf_nested_type_is_trusted`,
     // kernel/bpf/btf.c), which makes up most of the time that loading takes.
     let caller = Caller::new(pid_tgid, current_task());
+    if gate.is_open() && batches::exit(pid_tgid, caller.task, ret) {
+        return 0;
+    }
     let number = field(regs, Field::RegNumber);
     match Call::new(caller.task, regs, number, !constant!(SYSCALL_KINDS)) {
         Some(call) => returned(gate, &caller, call, ret),
         None => 0,
     }
+}
+
+/// Entry of a function of which is known what calls it (`kind`). Whether nothing is left to do.
+#[inline(always)]
+pub(crate) fn enter_known(regs: u64, kind: u64) -> bool {
+    batches::enter_known(bpf_get_current_pid_tgid(), Call::of_function(regs, kind))
+}
+
+/// Return of such a function. Whether nothing is left to do.
+#[inline(always)]
+pub(crate) fn exit_known(ret: i64) -> bool {
+    maps::gate().is_open() && batches::exit_known(bpf_get_current_pid_tgid(), current_task(), ret)
 }
 
 /// Entry of a function that implements a move between namespaces.
@@ -203,7 +222,7 @@ fn entered(gate: Gate, pid_tgid: u64, task: u64, call: Call) {
         moves::entered(task, pid_tgid, call.code);
         return;
     };
-    if !gate.is_open() || !call.code.needs_entry() {
+    if !gate.is_open() || !call.code.needs_entry() || batches::enter(pid_tgid, call) {
         return;
     }
     let Some(slot) = slots::find_or_take(pid_tgid) else {
@@ -265,6 +284,7 @@ fn returned(gate: Gate, caller: &Caller, call: Call, ret: i64) -> u64 {
     };
     maps::count(counters, Count::Seen);
 
+    let noted_ns = batches::leave(pid_tgid);
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
     let mut event = Event {
@@ -292,6 +312,9 @@ fn returned(gate: Gate, caller: &Caller, call: Call, ret: i64) -> u64 {
             }
             slot.enter_ns = 0;
         }
+    }
+    if noted_ns != 0 {
+        event.duration_ns = now - noted_ns;
     }
     if op.takes_descriptor() {
         if queue.flags == 0 {
@@ -324,13 +347,18 @@ fn returned(gate: Gate, caller: &Caller, call: Call, ret: i64) -> u64 {
             return call.packed();
         }
     }
+    let mut made_others = false;
     if let Some(slot) = slot {
+        made_others = slot.context != 0;
         event.context = context::ensure(slot, task, event.ns);
     }
     if op.changes_objects() {
         return call.packed() | emit::REPORTED;
     }
     emit::event(&event, &queue);
+    if made_others {
+        batches::begin(call, event.context, event.ns);
+    }
     0
 }
 

@@ -12,15 +12,15 @@ use aya_ebpf::helpers::{
 use aya_log_ebpf::{info, warn};
 use ipc_trace_common::{
     layout::Field,
-    record::{EndRecord, Header, Kind, NamespaceRecord, PendingRecord, VERSION, flag},
+    record::{EndRecord, Kind, NamespaceRecord, NsRef, PendingRecord, What, flag},
     state::Diagnostic,
 };
 
 use crate::{
-    context, executables,
+    batches, context, executables,
     maps::{self, WALK},
     memory::{exists, field, kernel},
-    namespaces, slots,
+    namespaces, queues, slots,
 };
 
 /// Namespaces that are listed per task of the iteration: what the verifier can follow to its end.
@@ -87,30 +87,33 @@ fn census(ctx: *mut u64) -> i32 {
 fn list_pending(seq: u64, task: u64) -> bool {
     let tid: u32 = kernel(task + context::bytes(Field::TaskPid));
     let pid: u32 = kernel(task + context::bytes(Field::TaskTgid));
-    let Some(slot) = slots::find(u64::from(pid) << 32 | u64::from(tid)) else {
-        return true;
-    };
-    let enter_boot_ns = slot.enter_ns;
-    if enter_boot_ns == 0 {
-        return true;
-    }
-    let record = PendingRecord {
-        header: Header {
-            version: VERSION,
-            kind: Kind::Pending as u8,
-            abi: slot.abi,
-            code: slot.code,
-            flags: 0,
-        },
-        enter_boot_ns,
-        context: slot.context,
+    let pid_tgid = u64::from(pid) << 32 | u64::from(tid);
+    let mut record = PendingRecord {
+        header: context::header(Kind::Pending, 0),
+        enter_boot_ns: 0,
+        context: 0,
         tid,
         pid,
-        ns: namespaces::look(inum(task)),
-        queue: slot.queue,
-        arg0: slot.arg0,
-        comm: kernel(task + context::bytes(Field::TaskComm)),
+        ns: NsRef { inum: 0, generation: 0 },
+        queue: queues::none(),
+        arg0: 0,
+        comm: [0; 16],
     };
+    if let Some(batch) = batches::pending(pid_tgid) {
+        (record.enter_boot_ns, record.context) = (batch.enter_ns, batch.record.head.context);
+        let What { id, abi, code } = What::unpacked(batch.what);
+        (record.header.abi, record.header.code) = (abi, code);
+        record.arg0 = u64::from(id as u32);
+    } else if let Some(slot) = slots::find(pid_tgid) {
+        (record.enter_boot_ns, record.context) = (slot.enter_ns, slot.context);
+        (record.header.abi, record.header.code) = (slot.abi, slot.code);
+        (record.queue, record.arg0) = (slot.queue, slot.arg0);
+    }
+    if record.enter_boot_ns == 0 {
+        return true;
+    }
+    record.ns = namespaces::look(inum(task));
+    record.comm = kernel(task + context::bytes(Field::TaskComm));
     write(seq, &record)
 }
 

@@ -32,6 +32,9 @@ constants! {
     OPS: u32 = 0;
     /// `1`: what arguments point to is wanted, where it is for show alone; `0`: it is left unread
     ARGUMENTS: u32 = 1;
+    /// `1`: calls may be sent in batches, as they are counted and not shown, and no filter looks at
+    /// what differs between calls of one thread
+    BATCHED: u32 = 0;
     /// Shortest duration to keep, with `filter::MIN_DURATION`
     MIN_DURATION_NS: u64 = 0;
     /// The bit of `TaskAbi` that marks a 32-bit call: `TS_COMPAT` (x86) or `_TIF_32BIT` (arm64)

@@ -12,7 +12,7 @@ use ipc_trace_common::{
 };
 
 use crate::{
-    executables, maps,
+    batches, executables, maps,
     memory::{exists, field, kernel, kernel_bytes},
     slots::Slot,
 };
@@ -34,6 +34,8 @@ pub(crate) fn submit<T>(record: *mut T) {
 #[inline(always)]
 pub(crate) fn ensure(slot: &mut Slot, task: u64, ns: NsRef) -> u64 {
     if slot.context == 0 {
+        // The user side knows one context of a thread at a time.
+        batches::flush(slot.pid_tgid);
         // The function takes numbers alone. Copied so, the pointer is one to the verifier.
         let task: u64 = kernel(core::ptr::addr_of!(task) as u64);
         slot.context = send_context(task, slot.pid_tgid, ns.inum, ns.generation);

@@ -50,8 +50,9 @@ pub(crate) struct Event {
     pub(crate) counters: *mut Counters,
 }
 
+/// The task's name, of a task that the verifier knows.
 #[inline(always)]
-fn comm(task: u64) -> [u64; 2] {
+pub(crate) fn comm(task: u64) -> [u64; 2] {
     let from = task + context::bytes(Field::TaskComm);
     if PLAIN {
         let from = from as *const u64;

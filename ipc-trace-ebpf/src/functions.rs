@@ -10,9 +10,12 @@
 
 use aya_ebpf::{
     EbpfContext as _,
+    helpers::generated::bpf_tail_call,
     macros::{fentry, fexit},
     programs::{FEntryContext, FExitContext},
 };
+
+use ipc_trace_common::hooks::patch;
 
 use crate::{
     calls,
@@ -52,6 +55,46 @@ fn function_entry(ctx: FEntryContext) -> i32 {
 fn function_return(ctx: FExitContext) -> i32 {
     let ctx = ctx.as_ptr();
     calls::exit_function(value::<0>(ctx), value::<8>(ctx) as i64);
+    0
+}
+
+/// What the user side puts in the place of a number.
+macro_rules! patched {
+    ($number:ident) => {{
+        let value: u64;
+        // SAFETY: it loads a number.
+        unsafe {
+            core::arch::asm!(
+                "{value} = {number} ll",
+                value = lateout(reg) value, number = const patch::$number
+            );
+        }
+        value
+    }};
+}
+
+/// Calls the program that serves all functions.
+#[inline(always)]
+fn leave_to_all(ctx: *mut core::ffi::c_void) {
+    let all = patched!(ALL) as *mut _;
+    // SAFETY: the user side puts an array of programs there; when the call succeeds, it does not return.
+    unsafe { bpf_tail_call(ctx, all, 0) };
+}
+
+// On functions whose calls can be in a batch, of one ABI each; patched for each of them.
+#[fentry(function = "")]
+fn batch_entry(ctx: FEntryContext) -> i32 {
+    if !calls::enter_known(value::<0>(ctx.as_ptr()), patched!(KIND)) {
+        leave_to_all(ctx.as_ptr());
+    }
+    0
+}
+
+#[fexit(function = "")]
+fn batch_return(ctx: FExitContext) -> i32 {
+    if !calls::exit_known(value::<8>(ctx.as_ptr()) as i64) {
+        leave_to_all(ctx.as_ptr());
+    }
     0
 }
 

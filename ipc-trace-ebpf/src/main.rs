@@ -16,6 +16,7 @@
 //! | [`functions`] | the entry points of backend `function` |
 //! | `steady` | the entry points of both backends where programs might be preempted |
 //! | [`calls`] | entry and return of a call |
+//! | [`batches`] | calls of one thread that are sent together |
 //! | [`emit`] | records of calls: as events, or as changes of objects |
 //! | [`detail`] | what belongs to one operation: semaphore operations, names, time limits |
 //! | [`moves`] | namespaces entered and made |
@@ -30,6 +31,7 @@
 // For the one atomic addition in `maps`.
 #![feature(asm_experimental_arch)]
 
+mod batches;
 mod calls;
 mod census;
 mod constants;

@@ -10,8 +10,8 @@ use ipc_trace_common::{
     op,
     record::NsRef,
     state::{
-        CONTROL_ROW, COUNTER_ROWS, Counters, DIAGNOSTICS, Diagnostic, DropKey, FILTER_VALUES,
-        FIRED as PROGRAMS, INUMS, gate,
+        BATCHES as BATCH_COUNT, Batch, CONTROL_ROW, COUNTER_ROWS, Counters, DIAGNOSTICS,
+        Diagnostic, DropKey, FILTER_VALUES, FIRED as PROGRAMS, INUMS, gate,
     },
 };
 
@@ -39,6 +39,12 @@ pub(crate) static SLOTS: Array<Slot> = Array::with_max_entries(SLOT_COUNT, 0);
 /// By pid_tgid, for threads whose slot another thread sleeps in.
 #[map]
 pub(crate) static SLOTS_SPILL: LruHashMap<u64, Slot> = LruHashMap::with_max_entries(1 << 13, 0);
+/// By `tid % BATCHES`.
+#[map]
+pub(crate) static BATCHES: Array<Batch> = Array::with_max_entries(BATCH_COUNT, BPF_F_MMAPABLE);
+/// Places of [`BATCHES`] that threads have, by number: to take one is atomic.
+#[map]
+pub(crate) static BATCHES_TAKEN: HashMap<u32, u8> = HashMap::with_max_entries(BATCH_COUNT, 0);
 /// By number, from [`ipc_trace_common::state::FIRST_INUM`]: generation, and whether it was sent.
 #[map]
 pub(crate) static NAMESPACES: Array<u64> = Array::with_max_entries(INUMS, 0);
@@ -144,6 +150,12 @@ pub(crate) fn counters(row: u32) -> Option<*mut Counters> {
 /// but a decision that may be wrong now and then.
 #[inline(always)]
 pub(crate) fn count(counters: *mut Counters, which: Count) -> u64 {
+    count_many(counters, which, 1)
+}
+
+/// As [`count`], of several at once.
+#[inline(always)]
+pub(crate) fn count_many(counters: *mut Counters, which: Count, by: u64) -> u64 {
     // SAFETY: the map gave the pointer; the value lives as long as the map.
     let counter = unsafe {
         match which {
@@ -153,19 +165,19 @@ pub(crate) fn count(counters: *mut Counters, which: Count) -> u64 {
             Count::Dropped => core::ptr::addr_of_mut!((*counters).dropped),
         }
     };
-    add(counter);
+    add(counter, by);
     // SAFETY: as above.
     unsafe { counter.read_volatile() }
 }
 
-/// Adds one without fetching: the form of an atomic addition that all kernels know (fetching ones
-/// need 5.12).
+/// Adds without fetching: the form of an atomic addition that all kernels know (fetching ones need
+/// 5.12).
 #[inline(always)]
-fn add(counter: *mut u64) {
+fn add(counter: *mut u64, by: u64) {
     // `AtomicU64::fetch_add` does not exist for this target, which has no compare-and-swap.
     // SAFETY: the pointer came from a map and is aligned.
     unsafe {
-        core::arch::asm!("lock *(u64 *)({at} + 0) += {one}", at = in(reg) counter, one = in(reg) 1u64);
+        core::arch::asm!("lock *(u64 *)({at} + 0) += {by}", at = in(reg) counter, by = in(reg) by);
     }
 }
 
@@ -188,7 +200,7 @@ fn count_in(map: &HashMap<DropKey, u64>, key: &DropKey) -> bool {
     }
     match map.get_ptr_mut(key) {
         Some(counter) => {
-            add(counter);
+            add(counter, 1);
             true
         }
         None => false,
@@ -229,7 +241,7 @@ pub(crate) fn reserve_uncounted<T>() -> Option<(*mut T, *mut Counters)> {
 #[inline(always)]
 pub(crate) fn diagnose(what: Diagnostic) {
     if let Some(counter) = DIAGNOSTIC_COUNTS.get_ptr_mut(what as u32) {
-        add(counter);
+        add(counter, 1);
     }
 }
 

@@ -3,7 +3,7 @@
 use ipc_trace_common::{
     hooks::{self, X32_BIT},
     layout::Field,
-    op::{Abi, Code},
+    op::{Abi, Code, Op},
     record::flag,
 };
 
@@ -133,6 +133,25 @@ impl Call {
             };
             self.register(register) & 0xffff_ffff
         }
+    }
+
+    /// The first argument, and the third where that is the length of a message to be sent. Not for
+    /// `ipc(2)`.
+    #[inline(always)]
+    pub(crate) fn id_and_size(self) -> [u64; 2] {
+        let sends = self.code.kind() == Op::Msgsnd as u8;
+        let size = match (sends, self.is_compat()) {
+            (false, _) => 0,
+            (true, false) => self.register(Field::RegArg2),
+            (true, true) => self.register(Field::RegCompatArg2),
+        };
+        [self.first(), size]
+    }
+
+    /// The call of a function of which it is known what calls it: ABI and code, as `batches` has them.
+    #[inline(always)]
+    pub(crate) fn of_function(regs: u64, kind: u64) -> Self {
+        Self { known: true, ..Self::unpacked(regs, kind) }
     }
 
     /// All arguments, in the order of the native system call, and flags about them.

@@ -12,6 +12,7 @@ use ipc_trace_common::{
 };
 
 use crate::{
+    batches,
     constants::constant,
     context,
     maps::{self, DESCENDANTS, SLOT_COUNT, SLOTS, SLOTS_SPILL},
@@ -105,6 +106,7 @@ fn spill(pid_tgid: u64) -> Option<&'static mut Slot> {
 /// The call that the thread was in has returned, unreported: the last census is not to list it.
 #[inline(always)]
 pub(crate) fn call_ends(pid_tgid: u64) {
+    batches::forget_call(pid_tgid);
     if let Some(slot) = find(pid_tgid) {
         slot.enter_ns = 0;
     }
@@ -115,11 +117,13 @@ pub(crate) fn call_ends(pid_tgid: u64) {
 #[inline(always)]
 pub(crate) fn forget_context(old_tid: u32) {
     let pid_tgid = bpf_get_current_pid_tgid();
+    let old = pid_tgid & !0xffff_ffff | u64::from(old_tid);
+    batches::release(old);
     if let Some(slot) = find(pid_tgid) {
         slot.context = 0;
     }
-    if pid_tgid as u32 != old_tid {
-        if let Some(slot) = find(pid_tgid & !0xffff_ffff | u64::from(old_tid)) {
+    if old != pid_tgid {
+        if let Some(slot) = find(old) {
             slot.pid_tgid = 0;
             slot.context = 0;
             slot.enter_ns = 0;
@@ -131,6 +135,7 @@ pub(crate) fn forget_context(old_tid: u32) {
 #[inline(always)]
 pub(crate) fn thread_ends() {
     let pid_tgid = bpf_get_current_pid_tgid();
+    batches::release(pid_tgid);
     if constant!(FILTERS) & ipc_trace_common::state::filter::COMMAND != 0 {
         let signal = field(current_task(), Field::TaskSignal);
         // do_exit has counted this thread down before the tracepoint (kernel/exit.c).

@@ -13,14 +13,18 @@ use std::{collections::VecDeque, rc::Rc};
 use ipc_trace_common::{
     op,
     record::{
-        CallRecord, ContextRecord, ExitRecord, MoveRecord, NamespaceRecord, NsRef, QueueRecord, Way,
+        BatchHead, CallRecord, ContextRecord, ExitRecord, MoveRecord, NamespaceRecord, NsRef,
+        QueueRecord, Way,
     },
 };
 
 use zerocopy::IntoBytes as _;
 
 use crate::{
-    decode::{self, Call, Record},
+    decode::{
+        self, Call, Record,
+        batch::{Batch, Group},
+    },
     event::Life,
     kernel::census::Census,
     track::{
@@ -36,6 +40,8 @@ use crate::{
 pub trait Sink {
     /// A call returned.
     fn call(&mut self, call: &Call<'_>, tracker: &Tracker);
+    /// Calls returned that came together.
+    fn group(&mut self, head: &BatchHead, group: &Group<'_>, tracker: &Tracker);
     /// Something happened to a namespace.
     fn namespace(&mut self, change: &Change, tracker: &Tracker);
     /// Something happened to objects.
@@ -168,6 +174,7 @@ impl Pipeline {
                 }
                 self.call(&call, control, sink);
             }
+            Ok(Record::Batch(batch)) => self.batch(&batch, control, sink),
             Ok(other) => self.garbled(&format!("a record that is no call: {other:?}")),
             Err(error) => self.garbled(&error.to_string()),
         }
@@ -184,6 +191,24 @@ impl Pipeline {
     #[inline]
     fn call(&mut self, call: &Call<'_>, control: &mut impl Source, sink: &mut impl Sink) {
         let CallRecord { boot_ns, context, tid, .. } = *call.record;
+        self.come_to(boot_ns, (tid, context), control, sink);
+        self.tracker.queues.opened(call);
+        let changes = self.tracker.act(call);
+        sink.call(call, &self.tracker);
+        if !changes.is_empty() {
+            sink.objects(&changes, &self.tracker);
+        }
+    }
+
+    /// What happened before a moment takes effect, and a thread's context becomes known.
+    #[inline]
+    fn come_to(
+        &mut self,
+        boot_ns: u64,
+        (tid, context): (u32, u64),
+        control: &mut impl Source,
+        sink: &mut impl Sink,
+    ) {
         // A context is made after its call's time was taken: its number is its time.
         let until = boot_ns.max(context);
         if until > self.control_read {
@@ -198,12 +223,33 @@ impl Pipeline {
                 self.apply_context(tid, context);
             }
         }
-        self.tracker.queues.opened(call);
-        let changes = self.tracker.act(call);
-        sink.call(call, &self.tracker);
-        if !changes.is_empty() {
-            sink.objects(&changes, &self.tracker);
+    }
+
+    fn batch(&mut self, batch: &Batch<'_>, control: &mut impl Source, sink: &mut impl Sink) {
+        let BatchHead { boot_ns, tid, context, .. } = *batch.head;
+        self.come_to(boot_ns, (tid, context), control, sink);
+        for group in batch.groups() {
+            match group {
+                Ok(group) => {
+                    if let Some(count) = self.delivered.ops.get_mut(group.op as usize) {
+                        *count += u64::from(group.count());
+                    }
+                    self.tracker.act_all(batch.head, &group);
+                    sink.group(batch.head, &group, &self.tracker);
+                }
+                Err(error) => self.garbled(&error.to_string()),
+            }
         }
+    }
+
+    /// Records of the event ring's kinds that were left elsewhere when tracing ended.
+    pub fn left<'a>(
+        &mut self,
+        records: impl Iterator<Item = &'a [u8]>,
+        control: &mut impl Source,
+        sink: &mut impl Sink,
+    ) {
+        records.for_each(|bytes| self.event(bytes, control, sink));
     }
 
     /// A call that is no event changed objects.
@@ -356,6 +402,7 @@ fn read_one(bytes: &[u8]) -> Result<Option<Control>, decode::DecodeError> {
         Record::Queue(r) => Some(Control::Queue(Box::new(*r))),
         Record::Change(call) => Some(Control::Change(call.record.boot_ns, words(bytes))),
         Record::Call(_)
+        | Record::Batch(_)
         | Record::Pending(..)
         | Record::Alive(_)
         | Record::End(_)

@@ -3,6 +3,7 @@
 //! | module | its job |
 //! | --- | --- |
 //! | [`args`] | the arguments of a call |
+//! | [`batch`] | calls that came together |
 //! | [`deeds`] | what a call did to objects |
 //! | [`flags`] | the names of flags and commands |
 //!
@@ -10,6 +11,7 @@
 //! the header vouches for are not looked at.
 
 pub mod args;
+pub mod batch;
 pub mod deeds;
 pub mod flags;
 
@@ -22,6 +24,8 @@ use ipc_trace_common::{
     },
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+use batch::Batch;
 
 /// Why bytes are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,6 +80,8 @@ pub enum Record<'a> {
     Mapping(&'a MappingRecord),
     /// A call that changed objects and is not among the events
     Change(Call<'a>),
+    /// Calls that returned one after another
+    Batch(Batch<'a>),
     /// A kind that this version does not know
     Unknown(u8),
 }
@@ -165,6 +171,7 @@ pub fn record(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     const DESCRIPTOR: u8 = Kind::Descriptor as u8;
     const MAPPING: u8 = Kind::Mapping as u8;
     const CHANGE: u8 = Kind::Change as u8;
+    const BATCH: u8 = Kind::Batch as u8;
     Ok(match kind {
         CALL => Record::Call(call(bytes)?),
         CONTEXT => Record::Context(view(bytes, kind)?.0),
@@ -182,6 +189,7 @@ pub fn record(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         DESCRIPTOR => Record::Descriptor(view(bytes, kind)?.0),
         MAPPING => Record::Mapping(view(bytes, kind)?.0),
         CHANGE => Record::Change(call(bytes)?),
+        BATCH => Record::Batch(Batch::new(bytes)?),
         other => Record::Unknown(other),
     })
 }
@@ -248,6 +256,7 @@ pub fn iterated(mut bytes: &[u8], mut each: impl FnMut(Record<'_>)) -> Result<()
             | Record::Exit(_)
             | Record::Queue(_)
             | Record::Change(_)
+            | Record::Batch(_)
             | Record::Unknown(_) => {
                 return Err(DecodeError::Short {
                     kind: bytes.get(1).copied().unwrap_or(0),

@@ -16,7 +16,7 @@ use ipc_trace_common::{
     hooks,
     op::Abi,
     record::CallRecord,
-    state::{COUNTER_ROWS, gate},
+    state::{BATCHES, COUNTER_ROWS, gate},
 };
 
 use super::{
@@ -114,7 +114,8 @@ pub(super) fn attach(
                 if let Some(Err(reason)) = refused {
                     log::info!("functions are hooked one by one: {reason}");
                 }
-                trampolines::attach(&linked, &plan.hooks, layout.functions())?
+                let batched = options.is_batched();
+                trampolines::attach(&linked, &plan.hooks, layout.functions(), batched)?
             }
         };
     }
@@ -160,6 +161,8 @@ pub(super) fn load_for_iterators(layout: &Layout, btf: &Btf) -> Result<Ebpf, Ses
         .btf(Some(btf))
         .override_global("FIELDS", &fields, true)
         .map_max_entries("EVENTS", RING_BYTES)
+        .map_max_entries("BATCHES", 1)
+        .map_max_entries("BATCHES_TAKEN", 1)
         .map_max_entries("CONTROL", RING_BYTES)
         .load(PROBE)
         .map_err(|e| SessionError::Maps(root_cause(&e)))
@@ -182,6 +185,7 @@ fn load(
     let arguments = u32::from(options.arguments);
     let processors = processors();
     let wake_mask = wake_every(options.ring_bytes, processors) - 1;
+    let batches = if options.is_batched() { BATCHES } else { 1 };
     let mut ebpf = EbpfLoader::new()
         .btf(btf)
         .override_global("FIELDS", &fields, true)
@@ -193,9 +197,12 @@ fn load(
         .override_global("WAKE_MASK", &wake_mask, true)
         .override_global("FILTERS", &filters.bits, true)
         .override_global("ARGUMENTS", &arguments, true)
+        .override_global("BATCHED", &u32::from(options.is_batched()), true)
         .override_global("OPS", &filters.ops, true)
         .override_global("MIN_DURATION_NS", &filters.min_duration_ns, true)
         .map_max_entries("EVENTS", options.ring_bytes)
+        .map_max_entries("BATCHES", batches)
+        .map_max_entries("BATCHES_TAKEN", batches)
         .map_max_entries("COUNTERS", processors as u32 * COUNTER_ROWS)
         .load(object(flavour))
         .map_err(|e| SessionError::Maps(root_cause(&e)))?;

@@ -108,6 +108,7 @@ impl Census {
             | Record::Descriptor(_)
             | Record::Mapping(_)
             | Record::Change(_)
+            | Record::Batch(_)
             | Record::Unknown(_) => {}
         })?;
         Ok(census)

@@ -145,13 +145,25 @@ pub struct Hook {
     pub row: usize,
     /// Whether there is a program at its entry, too
     pub entry: bool,
+    /// What its calls are, where they can come in batches and by one ABI alone: ABI, and above it the
+    /// code, 8 bits each
+    pub batched: Option<u16>,
 }
 
 impl Hook {
-    pub(super) fn new(function: &'static str) -> Self {
+    pub(super) fn new(function: &'static str, features: &Features) -> Self {
         let row = row_of(function);
         let code = ENTRIES.get(row).map_or(Code(0), |entry| entry.code);
-        Self { function, row, entry: code.needs_entry() }
+        let exists = |entry: &&Entry| !(entry.abi == Abi::X32 && features.no_x32);
+        let entries = ENTRIES.iter().filter(|entry| entry.functions.contains(&function));
+        let mut kinds: BTreeSet<_> = entries
+            .filter(exists)
+            .map(|entry| u16::from(entry.abi as u8) | u16::from(entry.code.0) << 8)
+            .collect();
+        let can_be = matches!(code.op(), Some(Op::Semop | Op::Msgsnd | Op::Msgrcv));
+        let kind = kinds.pop_first();
+        let batched = kind.filter(|_| can_be && kinds.is_empty());
+        Self { function, row, entry: code.needs_entry(), batched }
     }
 
     /// Whether it is one of moves between namespaces.
@@ -219,7 +231,7 @@ pub fn plan(choice: Choice, native: Abi, features: &Features) -> Result<Plan, No
             plan.ops.push(OpPlan { op, backend, reason, entries });
         }
     }
-    plan.hooks = hooks.into_iter().map(Hook::new).collect();
+    plan.hooks = hooks.into_iter().map(|name| Hook::new(name, features)).collect();
     Ok(plan)
 }
 

@@ -215,10 +215,11 @@ impl Drop for Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::plan::Hook;
+    use crate::kernel::plan::{Features, Hook};
 
     fn plan(functions: &[&'static str]) -> Plan {
-        let hooks = functions.iter().map(|function| Hook::new(function)).collect();
+        let hooks =
+            functions.iter().map(|function| Hook::new(function, &Features::default())).collect();
         Plan {
             flavours: vec![],
             ops: vec![],

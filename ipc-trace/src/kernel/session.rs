@@ -8,7 +8,7 @@ use std::{
     fs, io,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::Path,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use aya::{
@@ -18,11 +18,12 @@ use aya::{
 use aya_log::EbpfLogger;
 use ipc_trace_common::{
     op::{Abi, Op},
-    record::NsRef,
-    state::{self, CONTROL_ROW, COUNTER_ROWS, DropKey, gate},
+    record::{BatchHead, NsRef},
+    state::{self, BATCHES, Batch, CONTROL_ROW, COUNTER_ROWS, DropKey, gate},
 };
 
 use tokio::io::{Interest, unix::AsyncFd};
+use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::{
     attach::{self, AttachError, attach, describe, iterator},
@@ -118,8 +119,18 @@ pub struct Options {
     pub filters: KernelFilters,
     /// Whether what arguments point to is wanted, where it is for show alone
     pub arguments: bool,
+    /// Whether calls may come in batches, without their arguments
+    pub batched: bool,
     /// The machine's native ABI
     pub native: Abi,
+}
+
+impl Options {
+    /// Whether calls come in batches: no filter may look at what differs between calls of one thread.
+    pub(super) const fn is_batched(&self) -> bool {
+        use state::filter::{COMM, FAILED, MIN_DURATION, OP, UID};
+        self.batched && self.filters.bits & (FAILED | UID | COMM | MIN_DURATION | OP) == 0
+    }
 }
 
 /// Counters of one row, summed over the CPUs.
@@ -179,6 +190,8 @@ pub struct Session {
     drops: HashMap<MapData, [u32; 3], u64>,
     drops_rest: HashMap<MapData, [u32; 3], u64>,
     gate: Words,
+    /// Calls that are not sent yet
+    batches: Option<Words>,
     /// Runs that were left out before calls were wanted
     missed_before: u64,
     namespaces_filter: HashMap<MapData, [u32; 2], u8>,
@@ -216,7 +229,8 @@ impl Session {
         for flavour in &plan.flavours {
             match attach(plan, *flavour, layout, options, btf.as_ref()) {
                 Ok((ebpf, programs)) => {
-                    let mut session = Self::from_maps(ebpf, programs, *flavour, fallbacks)?;
+                    let mut session =
+                        Self::from_maps(ebpf, programs, *flavour, fallbacks, options.is_batched())?;
                     if !plan.hooks.is_empty() {
                         session.hold = letgo::Hold::new();
                     }
@@ -246,6 +260,7 @@ impl Session {
         programs: Programs,
         flavour: Flavour,
         fallbacks: Vec<String>,
+        batched: bool,
     ) -> Result<Self, SessionError> {
         fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(
             ebpf: &mut Ebpf,
@@ -276,6 +291,10 @@ impl Session {
             drops: take(&mut ebpf, "DROPS")?,
             drops_rest: take(&mut ebpf, "DROPS_REST")?,
             gate: words(&mut ebpf, "GATE", 1)?,
+            batches: match batched {
+                true => Some(words(&mut ebpf, "BATCHES", BATCH_WORDS * BATCHES as usize)?),
+                false => None,
+            },
             missed_before: 0,
             namespaces_filter: take(&mut ebpf, "FILTER_NAMESPACES")?,
             logger,
@@ -377,6 +396,34 @@ impl Session {
         self.set_gate(gate::CLOSED);
     }
 
+    /// Waits until all programs that ran when the gate was closed have ended: they run in read-side
+    /// critical sections of RCU, and this waits for a grace period (`sys_membarrier`,
+    /// kernel/sched/membarrier.c).
+    pub fn wait_for_programs(&self) {
+        const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+        // SAFETY: no pointers.
+        if unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } != 0 {
+            // With nohz_full. None takes that long.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Records of calls that had not been sent when the gate was closed, each in words.
+    #[must_use]
+    pub fn left(&self) -> Vec<Vec<u64>> {
+        let Some(batches) = &self.batches else { return Vec::new() };
+        let first = core::mem::offset_of!(Batch, record) / size_of::<u64>();
+        let begin = |place| place * BATCH_WORDS;
+        let places = (0..BATCHES as usize).filter(|place| batches.get(begin(*place)) != 0);
+        let record =
+            |place| (first..BATCH_WORDS).map(|at| batches.get(begin(place) + at)).collect();
+        let has_calls = |record: &Vec<u64>| {
+            let head = BatchHead::ref_from_prefix(record.as_bytes());
+            head.is_ok_and(|(head, _)| head.count != 0)
+        };
+        places.map(record).filter(has_calls).collect()
+    }
+
     fn set_gate(&mut self, value: u32) {
         self.gate.set(0, gate::value(value, self.self_pid));
     }
@@ -447,6 +494,8 @@ impl Session {
     }
 }
 
+/// Words of one batch.
+const BATCH_WORDS: usize = size_of::<Batch>() / size_of::<u64>();
 /// Words of one row of counters.
 const ROW_WORDS: usize = size_of::<state::Counters>() / size_of::<u64>();
 

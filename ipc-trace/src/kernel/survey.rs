@@ -76,6 +76,7 @@ impl Survey {
             | Record::Descriptor(_)
             | Record::Mapping(_)
             | Record::Change(_)
+            | Record::Batch(_)
             | Record::Unknown(_) => {}
         })?;
         Ok(found)

@@ -13,6 +13,7 @@ use std::{
 };
 
 use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
+use ipc_trace_common::hooks::patch;
 
 use super::{
     attach::AttachError,
@@ -33,6 +34,8 @@ struct Place {
     /// The program on a function. It does not tell functions apart, as the kernel would keep 15 bytes of
     /// their names: what it is attached to does.
     call: &'static str,
+    /// That on a function whose calls can come in batches
+    of_batches: &'static str,
     attach: bpf_attach_type,
 }
 
@@ -42,6 +45,7 @@ const PLACES: [Place; 2] = [
         of_all: "function_entry",
         of_moves: "move_entry",
         call: "on_entry",
+        of_batches: "batch_entry",
         attach: bpf_attach_type::BPF_TRACE_FENTRY,
     },
     Place {
@@ -49,6 +53,7 @@ const PLACES: [Place; 2] = [
         of_all: "function_return",
         of_moves: "move_return",
         call: "on_return",
+        of_batches: "batch_return",
         attach: bpf_attach_type::BPF_TRACE_FEXIT,
     },
 ];
@@ -59,6 +64,7 @@ pub(super) fn attach(
     linked: &Linked,
     hooks: &[Hook],
     functions: &BTreeMap<&'static str, Function>,
+    batched: bool,
 ) -> Result<Programs, AttachError> {
     let mut programs = Programs::default();
     // Prototypes that calls have.
@@ -86,7 +92,15 @@ pub(super) fn attach(
                     free.insert(share(&mut programs, linked, name, place.attach, *function)?)
                 }
             };
-            if let Err(reason) = put(&mut programs, place, *function, array.as_fd()) {
+            let (name, code) = match hook.batched.filter(|_| batched) {
+                Some(kind) => {
+                    let code = linked.instructions(place.of_batches);
+                    let code = code.map_err(AttachError::Flavour)?;
+                    (place.of_batches, patched(code, kind, array.as_fd()))
+                }
+                None => (place.call, call_of(array.as_fd()).to_vec()),
+            };
+            if let Err(reason) = put(&mut programs, name, place.attach, *function, &code) {
                 failed.insert(hook.function, reason);
             }
         }
@@ -126,17 +140,13 @@ fn share(
 /// Puts a program on one function.
 fn put(
     programs: &mut Programs,
-    place: Place,
+    name: &str,
+    attach: bpf_attach_type,
     function: Function,
-    array: BorrowedFd<'_>,
+    instructions: &[u64],
 ) -> Result<(), String> {
-    let code = Code {
-        name: place.call,
-        kind: bpf_prog_type::BPF_PROG_TYPE_TRACING,
-        attach: place.attach,
-        function: function.id,
-        instructions: &call_of(array),
-    };
+    let kind = bpf_prog_type::BPF_PROG_TYPE_TRACING;
+    let code = Code { name, kind, attach, function: function.id, instructions };
     let program = code.load().map_err(|e| e.to_string())?;
     let link = bpf::attach_tracing(program.as_fd()).map_err(|e| format!("attaching: {e}"))?;
     programs.keep(program);
@@ -144,12 +154,39 @@ fn put(
     Ok(())
 }
 
+/// include/uapi/linux/bpf.h
+const BPF_PSEUDO_MAP_FD: u64 = 1;
+/// `BPF_LD | BPF_IMM | BPF_DW`: the low half of the number is in this instruction, the high one in
+/// the next.
+const LOAD: u64 = 0x18;
+
+/// A program of the object, with what it loads as [`patch`]es put in its place.
+fn patched(code: &[u64], kind: u16, array: BorrowedFd<'_>) -> Vec<u64> {
+    let halves = |number: u64| [number << 32, number & !0xffff_ffff];
+    let mut code = code.to_vec();
+    for at in 1..code.len() {
+        let [Some(first), Some(second)] = [code.get(at - 1).copied(), code.get(at).copied()] else {
+            continue;
+        };
+        let register = first & 0xf00;
+        let is = |number| [first & !0xf00, second] == [halves(number)[0] | LOAD, halves(number)[1]];
+        let array = u64::from(array.as_raw_fd().cast_unsigned());
+        let (number, source) = match () {
+            () if is(patch::KIND) => (u64::from(kind), 0),
+            () if is(patch::ALL) => (array, BPF_PSEUDO_MAP_FD << 12),
+            () => continue,
+        };
+        if let Some(pair) = code.get_mut(at - 1..=at) {
+            let [low, high] = halves(number);
+            pair.copy_from_slice(&[LOAD | register | source | low, high]);
+        }
+    }
+    code
+}
+
 /// A program that calls the one in the array, with its own context, and returns 0.
 fn call_of(array: BorrowedFd<'_>) -> [u64; 6] {
-    /// include/uapi/linux/bpf.h
-    const BPF_PSEUDO_MAP_FD: u64 = 1;
     const BPF_FUNC_TAIL_CALL: u64 = 12;
-    const LOAD: u64 = 0x18;
     const MOVE: u64 = 0xb7;
     const CALL: u64 = 0x85;
     const EXIT: u64 = 0x95;

@@ -52,6 +52,8 @@ pub fn pending(census: &Census, tracker: &Tracker, now: u64) -> Vec<Pending> {
     let mut pending: Vec<_> = census
         .pending
         .iter()
+        // Not those that entered the kernel since.
+        .filter(|(record, ..)| record.enter_boot_ns <= now)
         .map(|(record, op, abi)| {
             let facts = tracker.contexts.get(record.tid, record.context);
             // Identifiers and descriptors are ints; the register's upper half means nothing.

@@ -33,11 +33,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ipc_trace_common::record::BatchHead;
 use tokio::io::{Interest, unix::AsyncFd};
+use zerocopy::IntoBytes as _;
 
 use crate::{
     cli::{OutputFormat, TraceArgs},
-    decode::Call,
+    decode::{Call, batch::Group},
     event::{Accounting, Command, Pending, Start, VERSION, report::Report, value::Time},
     kernel::census::Census,
     kernel::session::{AllCounts, SessionError},
@@ -122,6 +124,13 @@ impl Sink for Mode {
         match self {
             Self::Live(live) => live.call(call, tracker),
             Self::Report(stats, _) => stats.call(call, tracker),
+        }
+    }
+
+    fn group(&mut self, head: &BatchHead, group: &Group<'_>, tracker: &Tracker) {
+        match self {
+            Self::Live(live) => live.group(head, group, tracker),
+            Self::Report(stats, _) => stats.group(head, group, tracker),
         }
     }
 
@@ -369,12 +378,14 @@ impl Run {
 
     async fn end(mut self, child: Option<&mut Child>) -> Result<ExitCode, RunError> {
         self.setup.session.close();
+        self.setup.session.wait_for_programs();
         self.drop_status()?;
         let ended = boot_ns();
         let mut counts = self.settle().await?;
         // Twice: a namespace is dead when it is missing from two lists.
         self.list();
         let census = self.list();
+        self.take_what_is_left(&mut counts);
         let ls = self.what_exists();
         let holders = ls.as_ref().and_then(Holders::new);
         if let Some(ls) = &ls {
@@ -391,6 +402,20 @@ impl Run {
         let command = child.map(|child| child.report());
         self.last_words(ended, accounting, command, pending, holders.as_ref())?;
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// Calls that were not sent when the gate closed. All programs that ran then have ended.
+    fn take_what_is_left(&mut self, counts: &mut AllCounts) {
+        let session = &mut self.setup.session;
+        let left = session.left();
+        let before = self.pipeline.delivered.clone();
+        let records = left.iter().map(|words| words.as_bytes());
+        self.pipeline.left(records, &mut session.control, &mut self.mode);
+        for (op, counts) in &mut counts.ops {
+            let of = |ops: &[u64]| ops.get(*op as usize).copied().unwrap_or(0);
+            let more = of(&self.pipeline.delivered.ops) - of(&before.ops);
+            (counts.seen, counts.emitted) = (counts.seen + more, counts.emitted + more);
+        }
     }
 
     /// Programs that were running when the gate closed still write; then the rings are empty.

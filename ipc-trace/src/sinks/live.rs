@@ -1,7 +1,9 @@
 //! Events as lines, while they happen.
 
+use ipc_trace_common::record::BatchHead;
+
 use crate::{
-    decode::Call,
+    decode::{Call, batch::Group},
     event::{
         Accounting, Command, End, Event, IpcNsRef, Line, Loss, Namespace, Pending, Start, VERSION,
         objects::{ObjectEvent, ObjectLife, ObjectOfNs},
@@ -108,6 +110,11 @@ impl Sink for Live {
     fn call(&mut self, call: &Call<'_>, tracker: &Tracker) {
         let seq = self.next();
         self.format.write(&mut self.buffer, &Event::Ipc(tracker.ipc(call, seq)));
+    }
+
+    fn group(&mut self, _: &BatchHead, _: &Group<'_>, _: &Tracker) {
+        // The kernel side is asked for one by one.
+        log::error!("calls are not shown, as they came without their arguments");
     }
 
     fn namespace(&mut self, change: &Change, tracker: &Tracker) {

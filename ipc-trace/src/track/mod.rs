@@ -28,12 +28,13 @@ pub mod stats;
 
 use ipc_trace_common::{
     op::Op,
-    record::{NsRef, QueueRef, queue_flag},
+    record::{BatchHead, NsRef, QueueRef, queue_flag},
 };
 
 use crate::{
     decode::{
         Call,
+        batch::Group,
         deeds::{Deed, Made},
     },
     event::{
@@ -145,6 +146,31 @@ impl Tracker {
             changes.extend(self.objects.ended(ns, death));
         }
         changes
+    }
+
+    /// What calls did to an object that came together: all are uses, which nothing is told of.
+    pub fn act_all(&mut self, head: &BatchHead, group: &Group<'_>) {
+        if self.namespaces.get(head.ns).is_some_and(|info| info.death.is_some()) {
+            return;
+        }
+        let (uses, last) = group
+            .calls()
+            .filter(|call| call.ret >= 0)
+            .fold((0, 0), |(uses, _), call| (uses + 1, call.boot_ns));
+        if uses == 0 {
+            return;
+        }
+        let act = Act {
+            boot_ns: last,
+            ns: head.ns,
+            tid: head.tid,
+            pid: head.pid,
+            uid: head.euid,
+            gid: head.egid,
+            facts: self.contexts.get(head.tid, head.context),
+            deed: Deed::Used(group.op.family(), group.id),
+        };
+        self.objects.act_often(&act, uses);
     }
 
     /// The namespace of a queue.

@@ -2,8 +2,6 @@
 
 use std::{borrow::Cow, rc::Rc};
 
-use ipc_trace_common::record::CallRecord;
-
 use super::{contexts::Facts, recent::Recent};
 use crate::event::{OtherNs, report::ProcessReport, value::Text};
 
@@ -25,13 +23,30 @@ struct One {
     last_boot_ns: u64,
 }
 
-/// What one call says of its process.
+/// What a record says of its process.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// Its number
+    pub pid: u32,
+    /// The thread's name, NUL-padded
+    pub comm: [u8; 16],
+    /// Effective user
+    pub uid: u32,
+    /// Effective group
+    pub gid: u32,
+    /// When it called last
+    pub boot_ns: u64,
+}
+
+/// What a process did.
 #[derive(Clone, Copy, Debug)]
 pub struct Deed {
-    /// It failed
-    pub failed: bool,
-    /// Its object belongs to another namespace
-    pub foreign: bool,
+    /// Calls
+    pub calls: u64,
+    /// Those that failed
+    pub failed: u64,
+    /// Those whose object belongs to another namespace
+    pub foreign: u64,
 }
 
 /// The processes of one namespace.
@@ -42,10 +57,10 @@ pub struct Processes {
 }
 
 impl Processes {
-    /// A process made a call.
+    /// A process made calls.
     #[inline]
-    pub fn count(&mut self, record: &CallRecord, facts: Option<&Rc<Facts>>, deed: Deed) {
-        let key = (record.pid, facts.map_or(0, |f| f.start_boot_ns));
+    pub fn count(&mut self, caller: &Caller, facts: Option<&Rc<Facts>>, deed: Deed) {
+        let key = (caller.pid, facts.map_or(0, |f| f.start_boot_ns));
         let one = self.known.get_or_insert(key, |known| {
             if known.len() >= LIMIT {
                 make_room(known);
@@ -53,19 +68,19 @@ impl Processes {
             }
             One {
                 facts: facts.cloned(),
-                comm: record.comm,
-                uid: record.euid,
-                gid: record.egid,
+                comm: caller.comm,
+                uid: caller.uid,
+                gid: caller.gid,
                 calls: 0,
                 failed: 0,
                 foreign: 0,
                 last_boot_ns: 0,
             }
         });
-        one.calls += 1;
-        one.failed += u64::from(deed.failed);
-        one.foreign += u64::from(deed.foreign);
-        one.last_boot_ns = record.boot_ns;
+        one.calls += deed.calls;
+        one.failed += deed.failed;
+        one.foreign += deed.foreign;
+        one.last_boot_ns = caller.boot_ns;
     }
 
     /// How many had to make room.
@@ -117,18 +132,15 @@ impl One {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zerocopy::FromZeros as _;
 
     #[test]
     fn many_processes_are_folded_and_the_busy_one_stays() {
         let mut processes = Processes::default();
-        let mut record = CallRecord::new_zeroed();
-        let deed = Deed { failed: false, foreign: false };
+        let caller = |pid| Caller { pid, comm: [0; 16], uid: 0, gid: 0, boot_ns: 0 };
+        let deed = Deed { calls: 1, failed: 0, foreign: 0 };
         for round in 0..10_000 {
-            record.pid = 1;
-            processes.count(&record, None, deed);
-            record.pid = 100 + round;
-            processes.count(&record, None, deed);
+            processes.count(&caller(1), None, deed);
+            processes.count(&caller(100 + round), None, deed);
         }
         let report = processes.report();
         assert!(report.len() <= LIMIT);

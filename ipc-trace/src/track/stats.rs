@@ -8,18 +8,18 @@ use std::collections::{BTreeMap, VecDeque};
 use hdrhistogram::Histogram;
 use ipc_trace_common::{
     op::{self, Op},
-    record::{NO_DURATION, NsRef},
+    record::{BatchHead, NO_DURATION, NsRef},
 };
 
 use super::{
     Place, Tracker,
     namespaces::is_host,
     objects::looks::Holders,
-    processes::{Deed, Processes},
+    processes::{Caller, Deed, Processes},
     recent::Recent,
 };
 use crate::{
-    decode::Call,
+    decode::{Call, batch::Group},
     event::{
         LossBy,
         objects::ObjectReport,
@@ -57,7 +57,7 @@ impl OpStats {
         }
     }
 
-    fn took(&mut self, duration_ns: u64) {
+    fn took(&mut self, durations_ns: impl IntoIterator<Item = u64>) {
         // Two significant digits: within 1 %. Without bounds, it grows to what comes.
         let histogram = match &mut self.durations {
             Some(histogram) => histogram,
@@ -67,8 +67,10 @@ impl OpStats {
                 Err(_) => return,
             },
         };
-        // Fails when it can't grow; this one can.
-        let _ = histogram.record(duration_ns);
+        for duration_ns in durations_ns {
+            // Fails when it can't grow; this one can.
+            let _ = histogram.record(duration_ns);
+        }
     }
 
     fn counts(&self) -> Calls {
@@ -146,23 +148,63 @@ impl Stats {
         let facts = tracker.contexts.get(record.tid, record.context);
         let place = tracker.place(call);
         let foreign = place.foreign == Some(true);
-        let deed = Deed { failed: error.is_some(), foreign };
+        let deed =
+            Deed { calls: 1, failed: u64::from(error.is_some()), foreign: u64::from(foreign) };
+        let caller = Caller {
+            pid: record.pid,
+            comm: record.comm,
+            uid: record.euid,
+            gid: record.egid,
+            boot_ns: record.boot_ns,
+        };
 
         let own = self.of(record.ns);
-        own.processes.count(record, facts, deed);
+        own.processes.count(&caller, facts, deed);
         let stats = own.op(call.op);
         stats.add(error, 1);
         if record.duration_ns != NO_DURATION {
-            stats.took(record.duration_ns);
+            stats.took([record.duration_ns]);
         }
         if error.is_none() {
-            stats.bytes += message_bytes(call);
+            let [_, _, size, ..] = record.args;
+            stats.bytes += message_bytes(call.op, size, record.ret);
         }
         if let (true, Place { ns: Some(ns), .. }) = (foreign, place) {
             let other = self.of(ns);
             other.foreign_calls += 1;
-            other.processes.count(record, facts, deed);
+            other.processes.count(&caller, facts, deed);
         }
+    }
+
+    /// Calls were delivered that came together.
+    pub fn group(&mut self, head: &BatchHead, group: &Group<'_>, tracker: &Tracker) {
+        let facts = tracker.contexts.get(head.tid, head.context);
+        let own = self.of(head.ns);
+        let stats = own.op(group.op);
+        stats.took(group.calls().map(|call| call.duration_ns));
+        let mut failed = 0;
+        for call in group.calls() {
+            let ret = i64::from(call.ret);
+            match Error::of(ret) {
+                Some(error) => {
+                    failed += 1;
+                    stats.add(Some(error), 1);
+                }
+                None => {
+                    stats.calls += 1;
+                    stats.bytes += message_bytes(group.op, u64::from(call.size), ret);
+                }
+            }
+        }
+        let caller = Caller {
+            pid: head.pid,
+            comm: head.comm,
+            uid: head.euid,
+            gid: head.egid,
+            boot_ns: head.boot_ns,
+        };
+        let deed = Deed { calls: u64::from(group.count()), failed, foreign: 0 };
+        own.processes.count(&caller, facts, deed);
     }
 
     /// Calls were lost, of which only this is known.
@@ -257,12 +299,11 @@ fn add(calls: &mut Calls, error: Option<Error>, count: u64) {
     }
 }
 
-/// Bytes of the message that a successful call sent or received.
-fn message_bytes(call: &Call<'_>) -> u64 {
-    let [_, _, size, ..] = call.record.args;
-    match call.op {
+/// Bytes of the message that a successful call sent or received; `size`: its third argument.
+fn message_bytes(op: Op, size: u64, ret: i64) -> u64 {
+    match op {
         Op::Msgsnd | Op::MqSend => size,
-        Op::Msgrcv | Op::MqReceive => u64::try_from(call.record.ret).unwrap_or(0),
+        Op::Msgrcv | Op::MqReceive => u64::try_from(ret).unwrap_or(0),
         Op::Shmget
         | Op::Shmat
         | Op::Shmdt

@@ -127,14 +127,16 @@ impl Objects {
                 let local = Local::Sysv(*kind, *id);
                 space.met(act, local, Some(*key), None, (*made, *like), gone, &mut changes);
             }
-            Deed::Used(kind, id) => self.used(act, act.ns, Local::Sysv(*kind, *id), &mut changes),
+            Deed::Used(kind, id) => {
+                self.used(act, act.ns, Local::Sysv(*kind, *id), 1, &mut changes)
+            }
             Deed::Removed(kind, id) => {
                 let (space, gone) = self.space(act.ns);
                 space.removed(act, Local::Sysv(*kind, *id), gone, &mut changes);
             }
             Deed::Set(kind, id, set) => {
                 let local = Local::Sysv(*kind, *id);
-                self.used(act, act.ns, local, &mut changes);
+                self.used(act, act.ns, local, 1, &mut changes);
                 let (space, _) = self.space(act.ns);
                 space.set(act, local, *set, &mut changes);
             }
@@ -167,7 +169,7 @@ impl Objects {
             }
             Deed::QueueUsed(used) => {
                 if let Some(ns) = queue_ns {
-                    self.used(act, ns, queue(used), &mut changes);
+                    self.used(act, ns, queue(used), 1, &mut changes);
                 }
             }
             Deed::Unlinked(name) => {
@@ -175,6 +177,13 @@ impl Objects {
             }
         }
         changes
+    }
+
+    /// So many calls used an object; no other deed is done often.
+    pub fn act_often(&mut self, act: &Act<'_>, uses: u64) {
+        if let Deed::Used(kind, id) = &act.deed {
+            self.used(act, act.ns, Local::Sysv(*kind, *id), uses, &mut Vec::new());
+        }
     }
 
     /// A namespace was made: all that happens in it is told.
@@ -187,16 +196,23 @@ impl Objects {
         (self.spaces.entry(ns).or_insert_with(|| Space::new(ns)), &mut self.gone)
     }
 
-    fn used(&mut self, act: &Act<'_>, ns: NsRef, local: Local, changes: &mut Vec<Change>) {
+    fn used(
+        &mut self,
+        act: &Act<'_>,
+        ns: NsRef,
+        local: Local,
+        uses: u64,
+        changes: &mut Vec<Change>,
+    ) {
         let (space, gone) = self.space(ns);
-        space.used(act, local, gone, changes);
+        space.used(act, local, uses, gone, changes);
     }
 
     /// A segment was attached or detached: from then on, how often it is can't be counted, since
     /// processes inherit attachments and lose them by ending.
     fn attached(&mut self, act: &Act<'_>, ns: NsRef, id: i32, changes: &mut Vec<Change>) {
         let local = Local::Sysv(Family::Shm, id);
-        self.used(act, ns, local, changes);
+        self.used(act, ns, local, 1, changes);
         if let Some(one) = self.space(ns).0.get_mut(local) {
             one.attached = None;
         }

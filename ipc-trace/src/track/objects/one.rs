@@ -245,8 +245,21 @@ impl One {
 
     /// A call used it.
     pub(super) fn used(&mut self, boot_ns: u64, pid: u32, facts: Option<&Rc<Facts>>) {
-        self.uses += 1;
+        self.used_often(boot_ns, pid, facts, 1);
+    }
+
+    /// Calls of one thread used it, the last of them at `boot_ns`.
+    pub(super) fn used_often(
+        &mut self,
+        boot_ns: u64,
+        pid: u32,
+        facts: Option<&Rc<Facts>>,
+        uses: u64,
+    ) {
+        self.uses += uses;
         match &mut self.last {
+            // Calls that come together come late.
+            Some(Last::Seen { boot_ns: at, .. }) if *at > boot_ns => {}
             Some(Last::Seen { boot_ns: at, pid: last, facts: known })
                 if *last == pid && known.as_ref().map(Rc::as_ptr) == facts.map(Rc::as_ptr) =>
             {

@@ -226,22 +226,27 @@ impl Space {
         }
     }
 
-    /// A call used the object.
+    /// Calls used the object.
     pub(super) fn used(
         &mut self,
         act: &Act<'_>,
         local: Local,
+        uses: u64,
         gone: &mut Gone,
         changes: &mut Vec<Change>,
     ) {
-        if let Some(one) = self.get_mut(local) {
-            one.used(act.boot_ns, act.pid, act.facts);
-            return;
-        }
-        if gone.get(self.ns, local).is_some_and(|one| is_late(act, one)) {
+        let ns = self.ns;
+        let late = |one: &&mut One| is_late(act, one);
+        let known = self.get_mut(local);
+        if let Some(one) = known.or_else(|| gone.get_mut(ns, local).filter(late)) {
+            one.used_often(act.boot_ns, act.pid, act.facts, uses);
             return;
         }
         self.begin(act, local, None, (None, None, Likeness::default()), changes);
+        if let Some(one) = self.get_mut(local) {
+            // The first is counted.
+            one.uses += uses - 1;
+        }
     }
 
     /// `IPC_SET`.
