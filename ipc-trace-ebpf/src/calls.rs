@@ -11,8 +11,7 @@ use ipc_trace_common::{
 use crate::{
     batches,
     constants::constant,
-    context,
-    emit::{self, Event},
+    context, emit,
     filters::{self, Subject},
     maps::{self, Count, Gate},
     memory::{current_task, field},
@@ -158,7 +157,7 @@ fn exit_of_function(regs: u64, ret: i64) -> u64 {
 /// Entry of a function of which is known what calls it (`kind`). Whether nothing is left to do.
 #[inline(always)]
 pub(crate) fn enter_known(regs: u64, kind: u64) -> bool {
-    batches::enter_known(bpf_get_current_pid_tgid(), Call::of_function(regs, kind))
+    batches::enter_known(bpf_get_current_pid_tgid(), Call::unpacked(regs, kind))
 }
 
 /// Return of such a function. Whether nothing is left to do.
@@ -261,7 +260,7 @@ impl Caller {
     }
 }
 
-/// The event. What is left to do.
+/// What is left to do, for [`emit::rest`].
 #[inline(always)]
 fn returned(gate: Gate, caller: &Caller, call: Call, ret: i64) -> u64 {
     let Caller { pid_tgid, task, ipc_ns, cred } = *caller;
@@ -270,42 +269,21 @@ fn returned(gate: Gate, caller: &Caller, call: Call, ret: i64) -> u64 {
         return 0;
     };
     let changes = op.changes_objects() && !filters::failed(ret);
-    if !gate.is_open() {
-        if !changes {
-            return 0;
-        }
-        if let Some(slot) = slots::find_or_take(pid_tgid) {
-            context::ensure(slot, task, namespaces::identify(ipc_ns));
-        }
-        return call.packed();
-    }
-    let Some(counters) = maps::counters(op as u32) else {
+    if !gate.is_open() && !changes {
         return 0;
-    };
-    maps::count(counters, Count::Seen);
-
+    }
     let noted_ns = batches::leave(pid_tgid);
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
-    let mut event = Event {
-        call,
-        op,
-        ret,
-        now,
-        duration_ns: NO_DURATION,
-        context: 0,
-        pid_tgid,
-        task,
-        cred,
-        ns: namespaces::identify(ipc_ns),
-        counters,
-    };
+    let ns = namespaces::identify(ipc_ns);
+    let mut duration_ns = NO_DURATION;
     let mut queue = queues::none();
     let mut slot = slots::find_or_take(pid_tgid);
     if let Some(slot) = &mut slot {
-        if slot.enter_ns != 0 {
+        let enter_ns = if noted_ns != 0 { noted_ns } else { slot.enter_ns };
+        if enter_ns != 0 {
             if op.blocks() {
-                event.duration_ns = now - slot.enter_ns;
+                duration_ns = now - enter_ns;
             }
             if op.takes_descriptor() {
                 queue = slot.queue;
@@ -313,53 +291,52 @@ fn returned(gate: Gate, caller: &Caller, call: Call, ret: i64) -> u64 {
             slot.enter_ns = 0;
         }
     }
-    if noted_ns != 0 {
-        event.duration_ns = now - noted_ns;
-    }
-    if op.takes_descriptor() {
+    let opens = matches!(op, Op::MqOpen) && ret >= 0;
+    if op.takes_descriptor() || opens {
+        // It entered before the start, or was refused before the entry was seen; or it opened the queue.
         if queue.flags == 0 {
-            // It entered before the start, or was refused before the entry was seen.
-            queue = queues::behind(task, call.first() as u32);
+            let fd = if opens { ret as u64 } else { call.first() };
+            queue = queues::behind(task, fd as u32);
         }
-        queues::compare(&mut queue, event.ns);
-    } else if matches!(op, Op::MqOpen) && ret >= 0 {
-        queue = queues::behind(task, ret as u32);
-        queues::compare(&mut queue, event.ns);
+        queues::compare(&mut queue, ns);
     }
-    if filters::in_force() {
-        let subject = Subject {
-            op: op as u8,
-            ret,
-            duration_ns: event.duration_ns,
-            pid: (pid_tgid >> 32) as u32,
-            euid: field(cred, Field::CredEuid),
-            ns: event.ns,
-            object_ns: queue.ns,
+    let mut packed = call.packed();
+    if gate.is_open() {
+        let Some(counters) = maps::counters(op as u32) else {
+            return 0;
         };
-        if !filters::wanted(&subject) {
+        maps::count(counters, Count::Seen);
+        let wanted = !filters::in_force()
+            || filters::wanted(&Subject {
+                op: op as u8,
+                ret,
+                duration_ns,
+                pid: (pid_tgid >> 32) as u32,
+                euid: field(cred, Field::CredEuid),
+                ns,
+                object_ns: queue.ns,
+            });
+        if wanted {
+            packed |= emit::REPORTED;
+        } else {
             maps::count(counters, Count::Filtered);
             if !changes {
                 return 0;
             }
-            if let Some(slot) = slot {
-                context::ensure(slot, task, event.ns);
-            }
-            return call.packed();
         }
     }
-    let mut made_others = false;
     if let Some(slot) = slot {
-        made_others = slot.context != 0;
-        event.context = context::ensure(slot, task, event.ns);
+        let made_others = slot.context != 0;
+        let context = context::ensure(slot, task, ns);
+        (slot.exit_ns, slot.duration_ns) = (now, duration_ns);
+        if op.takes_descriptor() || opens {
+            slot.queue = queue;
+        }
+        if made_others && packed & emit::REPORTED != 0 {
+            batches::begin(call, context, ns);
+        }
     }
-    if op.changes_objects() {
-        return call.packed() | emit::REPORTED;
-    }
-    emit::event(&event, &queue);
-    if made_others {
-        batches::begin(call, event.context, event.ns);
-    }
-    0
+    packed
 }
 
 const _: () = assert!(Code::IPC.op().is_none());

@@ -73,11 +73,11 @@ pub(crate) struct Inline;
 /// Whether a semop has no more than one operation and no time limit, as nearly all have: its record
 /// then needs two cache lines and not three.
 #[inline(always)]
-pub(crate) fn fits_inline(call: Call) -> bool {
+pub(crate) fn fits_inline(call: Call, args: &[u64; 5]) -> bool {
     if constant!(ARGUMENTS) == 0 {
         return true;
     }
-    let ([_, _, nsops, timeout, _], _) = call.arguments();
+    let [_, _, nsops, timeout, _] = *args;
     nsops as u32 <= 1 && (matches!(call.code.timeout(), Timeout::None) || timeout == 0)
 }
 

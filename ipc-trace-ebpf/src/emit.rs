@@ -18,6 +18,8 @@ use ipc_trace_common::{
     state::Counters,
 };
 
+#[cfg(not(feature = "probe"))]
+use crate::memory::user_registers;
 use crate::{
     constants::constant,
     context,
@@ -32,22 +34,21 @@ use crate::{
 
 /// A call's arguments, and flags about them.
 type Arguments = ([u64; 5], u32);
-/// They have not been read.
-const NONE: Arguments = ([0; 5], 0);
 
-/// A call that returned and is wanted.
-pub(crate) struct Event {
-    pub(crate) call: Call,
-    pub(crate) op: Op,
-    pub(crate) ret: i64,
-    pub(crate) now: u64,
-    pub(crate) duration_ns: u64,
-    pub(crate) context: u64,
-    pub(crate) pid_tgid: u64,
-    pub(crate) task: u64,
-    pub(crate) cred: u64,
-    pub(crate) ns: NsRef,
-    pub(crate) counters: *mut Counters,
+/// A call that returned.
+struct Event {
+    call: Call,
+    op: Op,
+    ret: i64,
+    now: u64,
+    duration_ns: u64,
+    context: u64,
+    pid_tgid: u64,
+    task: u64,
+    cred: u64,
+    ns: NsRef,
+    counters: *mut Counters,
+    queue: QueueRef,
 }
 
 /// The task's name, of a task that the verifier knows.
@@ -70,22 +71,6 @@ struct With<P> {
     part: P,
 }
 
-/// Puts the event into the ring, with the operation's own part.
-#[inline(always)]
-pub(crate) fn event(event: &Event, queue: &QueueRef) {
-    match event.op {
-        Op::Semop if detail::fits_inline(event.call) => put::<Inline>(event, queue),
-        Op::Semop => put::<SemopPart>(event, queue),
-        Op::Msgsnd | Op::Msgrcv => put::<MsgPart>(event, queue),
-        Op::MqSend | Op::MqReceive | Op::MqNotify | Op::MqGetsetattr => {
-            put::<QueuePart>(event, queue);
-        }
-        // What is left of these is done by `rest`.
-        Op::Shmget | Op::Shmat | Op::Shmdt | Op::Semget | Op::Msgget => {}
-        Op::Shmctl | Op::Semctl | Op::Msgctl | Op::MqOpen | Op::MqUnlink => {}
-    }
-}
-
 /// Whether the reader is woken up, after so many events of one operation on one CPU.
 #[inline(always)]
 fn wake_up(emitted: u64) -> u64 {
@@ -105,50 +90,12 @@ fn reserve<P>(event: &Event) -> Option<*mut With<P>> {
     record
 }
 
-/// Puts the event into the ring.
-#[inline(always)]
-fn put<P: Part>(event: &Event, queue: &QueueRef) {
-    if let Some(record) = reserve::<P>(event) {
-        // SAFETY: the ring gave room for a call and its part.
-        unsafe {
-            finish::<P, false>(record, event.counters, Kind::Call, event, queue, &NONE);
-        }
-    }
-}
-
-/// Fills a record and hands it to the reader. `counters`: those of the ring that it came from.
-///
-/// # Safety
-/// `record` came from a ring.
-#[inline(always)]
-unsafe fn finish<P: Part, const READ: bool>(
-    record: *mut With<P>,
-    counters: *mut Counters,
-    kind: Kind,
-    event: &Event,
-    queue: &QueueRef,
-    arguments: &Arguments,
-) {
-    // SAFETY: as the caller says.
-    unsafe {
-        fill::<P, READ>(record, kind, event, queue, arguments);
-        let emitted = maps::count(counters, Count::Emitted);
-        bpf_ringbuf_submit(record.cast(), wake_up(emitted));
-    }
-}
-
 /// Fills a record in place: nothing is built elsewhere and copied.
 ///
 /// # Safety
 /// `record` is valid for writing.
 #[inline(always)]
-unsafe fn fill<P: Part, const READ: bool>(
-    record: *mut With<P>,
-    kind: Kind,
-    event: &Event,
-    queue: &QueueRef,
-    arguments: &Arguments,
-) {
+unsafe fn fill<P: Part>(record: *mut With<P>, kind: Kind, event: &Event, arguments: &Arguments) {
     // SAFETY: as the caller says; every field of the call is written. `comm` is 8-aligned within the
     // record, and has 16 bytes.
     unsafe {
@@ -167,9 +114,9 @@ unsafe fn fill<P: Part, const READ: bool>(
         (*call).euid = field(event.cred, Field::CredEuid);
         (*call).egid = field(event.cred, Field::CredEgid);
         core::ptr::addr_of_mut!((*call).comm).cast::<[u64; 2]>().write(comm(event.task));
-        let (args, flags) = if READ { *arguments } else { event.call.arguments() };
+        let (args, flags) = *arguments;
         let mut facts = Facts { call: event.call, op: event.op, ret: event.ret, args, flags };
-        let found = P::fill(core::ptr::addr_of_mut!((*record).part), &mut facts, queue);
+        let found = P::fill(core::ptr::addr_of_mut!((*record).part), &mut facts, &event.queue);
         (*call).args = facts.args;
         (*call).header.flags = facts.flags | found;
     }
@@ -178,25 +125,38 @@ unsafe fn fill<P: Part, const READ: bool>(
 /// Of what [`Call::packed`] leaves free: the call is to be an event.
 pub(crate) const REPORTED: u64 = 1 << 31;
 
-/// What was left of a call, `0` for nothing: of an operation that can change objects. It becomes an event
-/// if it is to be one and there is room for it, else, if it did change objects, a record in the control
-/// ring.
+/// What was left of a call, `0` for nothing. It becomes an event if it is to be one and there is room for
+/// it, else, if it did change objects, a record in the control ring.
 #[inline(always)]
 pub(crate) fn rest(regs: u64, ret: i64, packed: u64) {
-    if packed == 0 {
-        return;
+    if packed != 0 {
+        #[cfg(feature = "probe")]
+        send_call(packed, ret as u64, regs);
+        // What the verifier knows to be registers, it does not let into a function.
+        #[cfg(not(feature = "probe"))]
+        let _ = (regs, send_call(packed, ret as u64));
     }
-    // Copied so, the pointer is a number to the verifier.
-    let regs: u64 = kernel(core::ptr::addr_of!(regs) as u64);
-    send_change(regs, packed, ret as u64);
 }
 
-/// Sends a call of the current task that can change objects.
+/// Sends a call of the current thread, of which its slot says the rest.
 ///
 /// A global function, so that the verifier looks at it once and not once for each way that leads here.
+#[cfg(not(feature = "probe"))]
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn send_change(regs: u64, packed: u64, ret: u64) -> u64 {
+extern "C" fn send_call(packed: u64, ret: u64) -> u64 {
+    send_whole(user_registers(), packed, ret)
+}
+
+#[cfg(feature = "probe")]
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn send_call(packed: u64, ret: u64, regs: u64) -> u64 {
+    send_whole(regs, packed, ret)
+}
+
+#[inline(always)]
+fn send_whole(regs: u64, packed: u64, ret: u64) -> u64 {
     let call = Call::unpacked(regs, packed);
     let Some(op) = call.code.op() else {
         return 0;
@@ -206,30 +166,47 @@ extern "C" fn send_change(regs: u64, packed: u64, ret: u64) -> u64 {
     };
     let task = current_task();
     let pid_tgid = bpf_get_current_pid_tgid();
-    let event = Event {
+    let mut event = Event {
         call,
         op,
         ret: ret as i64,
-        // SAFETY: no arguments.
-        now: unsafe { bpf_ktime_get_boot_ns() },
+        now: 0,
         duration_ns: NO_DURATION,
-        context: slots::find(pid_tgid).map_or(0, |slot| slot.context),
+        context: 0,
         pid_tgid,
         task,
         cred: field(task, Field::TaskCred),
         ns: namespaces::look(field(namespaces::of_task(task), Field::IpcNsInum)),
         counters,
+        queue: queues::none(),
     };
+    match slots::find(pid_tgid) {
+        Some(slot) => {
+            (event.now, event.duration_ns) = (slot.exit_ns, slot.duration_ns);
+            event.context = slot.context;
+            if op.takes_descriptor() || matches!(op, Op::MqOpen) && !filters::failed(event.ret) {
+                event.queue = slot.queue;
+            }
+        }
+        // SAFETY: no arguments.
+        None => event.now = unsafe { bpf_ktime_get_boot_ns() },
+    }
     let reported = packed & REPORTED != 0;
     let arguments = call.arguments();
     match op {
         Op::Shmget | Op::Shmat | Op::Shmdt | Op::Semget | Op::Msgget => {
             send::<()>(&event, reported, &arguments);
         }
+        Op::Semop if detail::fits_inline(call, &arguments.0) => {
+            send::<Inline>(&event, reported, &arguments);
+        }
+        Op::Semop => send::<SemopPart>(&event, reported, &arguments),
+        Op::Msgsnd | Op::Msgrcv => send::<MsgPart>(&event, reported, &arguments),
         Op::Shmctl | Op::Semctl | Op::Msgctl => send::<CtlPart>(&event, reported, &arguments),
         Op::MqOpen | Op::MqUnlink => send::<NamePart>(&event, reported, &arguments),
-        Op::Semop | Op::Msgsnd | Op::Msgrcv => {}
-        Op::MqSend | Op::MqReceive | Op::MqNotify | Op::MqGetsetattr => {}
+        Op::MqSend | Op::MqReceive | Op::MqNotify | Op::MqGetsetattr => {
+            send::<QueuePart>(&event, reported, &arguments);
+        }
     }
     0
 }
@@ -245,13 +222,12 @@ fn send<P: Part>(event: &Event, reported: bool, arguments: &Arguments) {
         },
         None => return,
     };
-    let mut queue = queues::none();
-    if matches!(event.op, Op::MqOpen) && event.ret >= 0 {
-        queue = queues::behind(event.task, event.ret as u32);
-        queues::compare(&mut queue, event.ns);
-    }
     // SAFETY: the ring gave room for a call and its part.
-    unsafe { finish::<P, true>(record, counters, kind, event, &queue, arguments) };
+    unsafe {
+        fill::<P>(record, kind, event, arguments);
+        let emitted = maps::count(counters, Count::Emitted);
+        bpf_ringbuf_submit(record.cast(), wake_up(emitted));
+    }
 }
 
 /// Whether a call has changed an object, or which objects there are. Flags and commands:

@@ -9,7 +9,6 @@ use ipc_trace_common::{
 
 use crate::{
     constants::{any, code, constant},
-    context::kernel_field,
     memory::{field, masked, user},
 };
 
@@ -18,8 +17,6 @@ use crate::{
 pub(crate) struct Call {
     /// Where its registers are
     regs: u64,
-    /// Whether the verifier knows that
-    known: bool,
     /// Its ABI
     pub(crate) abi: Abi,
     /// What it does; never `0` and never [`Code::IPC`]
@@ -83,7 +80,7 @@ impl Call {
         if code.0 == 0 || kinds & code.bit() == 0 {
             return None;
         }
-        Some(Self { regs, known: true, abi: place.abi, code, multiplexed })
+        Some(Self { regs, abi: place.abi, code, multiplexed })
     }
 
     /// All of it but where its registers are, in one number: never 0.
@@ -93,7 +90,7 @@ impl Call {
         call | u64::from(self.multiplexed) << 32
     }
 
-    /// The call again, with its registers at an address that the verifier does not know.
+    /// The call again.
     #[inline(always)]
     pub(crate) fn unpacked(regs: u64, packed: u64) -> Self {
         let abi = match packed as u8 {
@@ -104,12 +101,12 @@ impl Call {
             _ => Abi::Arm,
         };
         let multiplexed = (packed >> 32) as u32;
-        Self { regs, known: false, abi, code: Code((packed >> 8) as u8), multiplexed }
+        Self { regs, abi, code: Code((packed >> 8) as u8), multiplexed }
     }
 
     #[inline(always)]
     fn register(self, register: Field) -> u64 {
-        if self.known { field(self.regs, register) } else { kernel_field(self.regs, register) }
+        field(self.regs, register)
     }
 
     #[inline(always)]
@@ -146,12 +143,6 @@ impl Call {
             (true, true) => self.register(Field::RegCompatArg2),
         };
         [self.first(), size]
-    }
-
-    /// The call of a function of which it is known what calls it: ABI and code, as `batches` has them.
-    #[inline(always)]
-    pub(crate) fn of_function(regs: u64, kind: u64) -> Self {
-        Self { known: true, ..Self::unpacked(regs, kind) }
     }
 
     /// All arguments, in the order of the native system call, and flags about them.

@@ -31,8 +31,12 @@ pub(crate) struct Slot {
     pub(crate) enter_ns: u64,
     /// The first argument of that call
     pub(crate) arg0: u64,
-    /// The queue that its descriptor led to
+    /// The queue that its descriptor led to, or that it opened
     pub(crate) queue: QueueRef,
+    /// When the thread's last call returned that is to be sent
+    pub(crate) exit_ns: u64,
+    /// How long that took, or `NO_DURATION`
+    pub(crate) duration_ns: u64,
     /// The namespace before a call that changes it
     pub(crate) from: NsRef,
     /// ABI and code of that call
@@ -48,6 +52,8 @@ impl Slot {
         enter_ns: 0,
         arg0: 0,
         queue: QueueRef { ns: NsRef { inum: 0, generation: 0 }, ino: 0, dev: 0, flags: 0 },
+        exit_ns: 0,
+        duration_ns: 0,
         from: NsRef { inum: 0, generation: 0 },
         abi: 0,
         code: 0,
