@@ -18,9 +18,11 @@ pub struct Counters {
 
 /// The row of the control ring's records in the counters' array; operations have their numbers.
 pub const CONTROL_ROW: u32 = 0;
+/// The row that counts calls which were sent in batches, for the kernel side's own use.
+pub const BATCH_ROW: u32 = op::COUNT as u32 + 1;
 /// Rows of the counters' array that belong to one CPU, of which the first are used: whole lines of
 /// its cache.
-pub const COUNTER_ROWS: u32 = (op::COUNT as u32 + 1).next_multiple_of(4);
+pub const COUNTER_ROWS: u32 = (op::COUNT as u32 + 2).next_multiple_of(4);
 
 /// What a dropped call is counted under.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

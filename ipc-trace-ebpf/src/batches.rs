@@ -20,7 +20,7 @@ use ipc_trace_common::{
     layout::Field,
     op::{Code, Op},
     record::{BATCH, BatchHead, Kind, NsRef, Outcome, What},
-    state::{BATCHES as PLACES, Batch},
+    state::{BATCH_ROW, BATCHES as PLACES, Batch},
 };
 
 use crate::{
@@ -33,6 +33,10 @@ use crate::{
     registers::Call,
 };
 
+/// In the place of a thread: what is there could not be sent when the thread lost it. The place is
+/// never free again; its calls are told of in the end.
+const NOBODYS: u64 = u64::MAX;
+
 /// The operations whose calls can be in a batch.
 const OPS: [Op; 3] = [Op::Semop, Op::Msgsnd, Op::Msgrcv];
 
@@ -41,6 +45,12 @@ const OPS: [Op; 3] = [Op::Semop, Op::Msgsnd, Op::Msgrcv];
 fn can_be(call: Call) -> bool {
     let kind = 1u32 << call.code.kind();
     call.multiplexed == 0 && kind & (Op::Semop.bit() | Op::Msgsnd.bit() | Op::Msgrcv.bit()) != 0
+}
+
+/// The place of a thread's batch.
+#[inline(always)]
+fn place(pid_tgid: u64) -> u32 {
+    pid_tgid as u32 & (PLACES - 1)
 }
 
 /// The thread's batch, if it has one.
@@ -52,7 +62,7 @@ fn owned(pid_tgid: u64) -> Option<&'static mut Batch> {
 /// As [`owned`], where calls come in batches.
 #[inline(always)]
 fn of_thread(pid_tgid: u64) -> Option<&'static mut Batch> {
-    let batch = BATCHES.get_ptr_mut(pid_tgid as u32 & (PLACES - 1))?;
+    let batch = BATCHES.get_ptr_mut(place(pid_tgid))?;
     // SAFETY: the map gave the pointer. Only the thread whose batch it is looks beyond `pid_tgid`.
     let batch = unsafe { &mut *batch };
     (batch.pid_tgid == pid_tgid).then_some(batch)
@@ -102,6 +112,14 @@ pub(crate) fn exit_known(pid_tgid: u64, task: u64, ret: i64) -> bool {
     }
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
+    if batch.record.head.count >= BATCH as u32 {
+        send_batch(place(pid_tgid));
+        if batch.record.head.count >= BATCH as u32 {
+            drop_one(pid_tgid, ret as u64);
+            batch.enter_ns = 0;
+            return true;
+        }
+    }
     let at = masked::<{ BATCH as u64 - 1 }>(u64::from(batch.record.head.count));
     // SAFETY: `at` lies within the array, whose entries are four words each.
     unsafe {
@@ -118,9 +136,6 @@ pub(crate) fn exit_known(pid_tgid: u64, task: u64, ret: i64) -> bool {
     batch.enter_ns = 0;
     batch.record.head.count = at as u32 + 1;
     batch.record.head.boot_ns = now;
-    if at == BATCH as u64 - 1 {
-        send_batch(pid_tgid);
-    }
     true
 }
 
@@ -134,7 +149,7 @@ pub(crate) fn leave(pid_tgid: u64) -> u64 {
     let enter_ns = batch.enter_ns;
     batch.enter_ns = 0;
     if batch.record.head.count != 0 {
-        send_batch(pid_tgid);
+        send_batch(place(pid_tgid));
     }
     enter_ns
 }
@@ -153,29 +168,32 @@ pub(crate) fn pending(pid_tgid: u64) -> Option<&'static Batch> {
     owned(pid_tgid).filter(|batch| batch.enter_ns != 0).map(|batch| &*batch)
 }
 
-/// Sends what the thread's batch has.
+/// The thread is not to be taken for what it was any more: it gets another context, becomes another
+/// program, or ends. What it has is sent; its place is free.
 #[inline(always)]
-pub(crate) fn flush(pid_tgid: u64) {
+pub(crate) fn release(pid_tgid: u64) {
     if constant!(BATCHED) != 0 {
-        send_batch(pid_tgid);
+        release_batch(pid_tgid);
     }
 }
 
-/// The thread ends, or becomes another program: its place is free.
-#[inline(always)]
-pub(crate) fn release(pid_tgid: u64) {
-    if constant!(BATCHED) == 0 {
-        return;
-    }
-    send_batch(pid_tgid);
+/// A global function, as `context::send_context`, and so are the next.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn release_batch(pid_tgid: u64) -> u64 {
+    let place = place(pid_tgid);
+    send_batch(place);
     if let Some(batch) = owned(pid_tgid) {
         batch.enter_ns = 0;
-        // Else it is the reader's.
         if batch.record.head.count == 0 {
             batch.pid_tgid = 0;
-            let _ = BATCHES_TAKEN.remove(&(pid_tgid as u32 & (PLACES - 1)));
+            let _ = BATCHES_TAKEN.remove(&place);
+        } else {
+            // No room, or the end has come: it is nobody's until it can be sent.
+            batch.pid_tgid = NOBODYS;
         }
     }
+    0
 }
 
 /// The thread has made a call that could have been in a batch, and others before: from now on its
@@ -187,16 +205,15 @@ pub(crate) fn begin(call: Call, context: u64, ns: NsRef) {
     }
 }
 
-/// A global function, as `context::send_context`, and so are the next.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn begin_batch(context: u64, inum: u32, generation: u32) -> u64 {
     let pid_tgid = bpf_get_current_pid_tgid();
-    let place = pid_tgid as u32 & (PLACES - 1);
+    let place = place(pid_tgid);
     let Some(batch) = BATCHES.get_ptr_mut(place) else {
         return 0;
     };
-    // SAFETY: as in `owned`.
+    // SAFETY: as in `of_thread`.
     let batch = unsafe { &mut *batch };
     if batch.pid_tgid != pid_tgid {
         // Who puts it there has the place, whatever other threads do at the same time.
@@ -229,26 +246,20 @@ extern "C" fn begin_batch(context: u64, inum: u32, generation: u32) -> u64 {
     0
 }
 
+/// Sends what is in a place, if the gate is open and the ring has room; else it stays there.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn send_batch(pid_tgid: u64) -> u64 {
-    let Some(batch) = owned(pid_tgid) else {
+extern "C" fn send_batch(place: u32) -> u64 {
+    let Some(batch) = BATCHES.get_ptr_mut(place) else {
         return 0;
     };
-    let count = batch.record.head.count;
-    if !maps::gate().is_open() || count == 0 || count > BATCH as u32 {
+    // SAFETY: as in `of_thread`.
+    let batch = unsafe { &mut *batch };
+    let count = u64::from(batch.record.head.count);
+    if !maps::gate().is_open() || count == 0 || count > BATCH as u64 {
         return 0;
     }
-    let wake_mask = u64::from(constant!(WAKE_MASK));
-    let mut wake = false;
-    for op in OPS {
-        let count = u64::from(batch.counts[op as usize]);
-        if let (true, Some(counters)) = (count != 0, maps::counters(op as u32)) {
-            wake |= maps::count_many(counters, Count::Seen, count) & wake_mask < count;
-        }
-    }
-    let len = size_of::<BatchHead>() as u64 + u64::from(count) * size_of::<Outcome>() as u64;
-    let flags = if wake { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+    let len = size_of::<BatchHead>() as u64 + count * size_of::<Outcome>() as u64;
     // SAFETY: a `RingBuf` is the map's definition, which is what the helper takes; `len` is no more
     // than a whole record has.
     let sent = unsafe {
@@ -256,41 +267,51 @@ extern "C" fn send_batch(pid_tgid: u64) -> u64 {
             core::ptr::from_ref(&EVENTS).cast_mut().cast(),
             core::ptr::addr_of_mut!(batch.record).cast(),
             len,
-            u64::from(flags),
-        ) == 0
+            wake_up(count),
+        )
     };
-    let which = if sent { Count::Emitted } else { Count::Dropped };
+    if sent != 0 {
+        return 0;
+    }
+    batch.record.head.count = 0;
     for op in OPS {
-        let count = u64::from(batch.counts[op as usize]);
-        if let (true, Some(counters)) = (count != 0, maps::counters(op as u32)) {
-            maps::count_many(counters, which, count);
+        if let Some(counters) = maps::counters(op as u32) {
+            let count = u64::from(batch.counts[op as usize]);
+            maps::count_many(counters, Count::Seen, count);
+            maps::count_many(counters, Count::Emitted, count);
         }
         batch.counts[op as usize] = 0;
     }
-    if !sent {
-        drop_batch(pid_tgid);
-    }
-    batch.record.head.count = 0;
     0
 }
 
-/// Counts what a batch has as lost.
+/// Whether the reader is woken up: as for calls that come one by one, by how many were sent before.
+#[inline(always)]
+fn wake_up(count: u64) -> u64 {
+    let mut due = false;
+    if let Some(counters) = maps::counters(BATCH_ROW) {
+        due = maps::count_many(counters, Count::Emitted, count) & u64::from(constant!(WAKE_MASK))
+            < count;
+    }
+    u64::from(if due { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP })
+}
+
+/// Counts a call as lost, for which there was no room.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn drop_batch(pid_tgid: u64) -> u64 {
+extern "C" fn drop_one(pid_tgid: u64, ret: u64) -> u64 {
     let Some(batch) = owned(pid_tgid) else {
         return 0;
     };
-    let ns = batch.record.head.ns;
-    for at in 0..BATCH {
-        if at as u32 >= batch.record.head.count {
-            break;
-        }
-        let Outcome { ret, what, .. } = batch.record.outcomes[at];
-        let What { code, .. } = What::unpacked(what);
-        let error = if filters::failed(i64::from(ret)) { -ret as u16 } else { 0 };
-        maps::count_drop(ns.inum, ns.generation, u16::from(Code(code).kind()), error);
+    let kind = Code(What::unpacked(batch.what).code).kind();
+    if let Some(counters) = maps::counters(u32::from(kind)) {
+        maps::count(counters, Count::Seen);
+        maps::count(counters, Count::Dropped);
     }
+    let ret = i64::from(ret as i32);
+    let error = if filters::failed(ret) { -ret as u16 } else { 0 };
+    let ns = batch.record.head.ns;
+    maps::count_drop(ns.inum, ns.generation, u16::from(kind), error);
     0
 }
 

@@ -14,7 +14,7 @@ use crate::{
     context, emit,
     filters::{self, Subject},
     maps::{self, Count, Gate},
-    memory::{current_task, field},
+    memory::{PLAIN, current_task, field, registers},
     moves, namespaces, queues,
     registers::{Call, has_place, place, worth_a_look},
     slots,
@@ -43,33 +43,26 @@ pub(crate) fn enter(regs: impl Fn() -> u64, number: impl Fn() -> u64) {
 /// `sys_exit`.
 #[inline(always)]
 pub(crate) fn exit(regs: impl Fn() -> u64, ret: impl Fn() -> i64) {
-    if worth_a_look(field(regs(), Field::RegNumber)) {
-        let rest = exit_of_ours(regs(), ret());
-        emit::rest(regs(), ret(), rest);
+    let number: u64 = field(regs(), Field::RegNumber);
+    if !worth_a_look(number) {
+        return;
     }
-}
-
-/// `sys_exit` of a call whose number may be one of ours. What is left to do for [`emit::rest`], which the
-/// program calls when this has returned: on the stack there is not room for both.
-#[inline(never)]
-fn exit_of_ours(regs: u64, ret: i64) -> u64 {
-    let number: u64 = field(regs, Field::RegNumber);
     let gate = maps::gate();
     let pid_tgid = bpf_get_current_pid_tgid();
     if gate.keeps_out((pid_tgid >> 32) as u32) {
         slots::call_ends(pid_tgid);
-        return 0;
+        return;
     }
     let task = current_task();
+    let ret = ret();
     if gate.is_open() && batches::exit(pid_tgid, task, ret) {
-        return 0;
+        return;
     }
     if !has_place(number) || ret == NOT_MADE && is_killed(task) {
-        return 0;
+        return;
     }
-    match Call::new(task, regs, number, constant!(SYSCALL_KINDS)) {
-        Some(call) => returned(gate, &Caller::new(pid_tgid, task), call, ret),
-        None => 0,
+    if let Some(call) = Call::new(task, regs(), number, constant!(SYSCALL_KINDS)) {
+        returned(call, regs(), ret);
     }
 }
 
@@ -126,31 +119,20 @@ pub(crate) fn enter_function(regs: u64) {
 /// Return of that function.
 #[inline(always)]
 pub(crate) fn exit_function(regs: u64, ret: i64) {
-    let rest = exit_of_function(regs, ret);
-    emit::rest(regs, ret, rest);
-}
-
-/// As [`exit_of_ours`].
-#[inline(never)]
-fn exit_of_function(regs: u64, ret: i64) -> u64 {
     let gate = maps::gate();
     let pid_tgid = bpf_get_current_pid_tgid();
     if gate.keeps_out((pid_tgid >> 32) as u32) {
         mark(gate, regs, false);
         slots::call_ends(pid_tgid);
-        return 0;
+        return;
     }
-    // First, before ways part: for each load of a pointer from a known structure, and on each way that
-    // leads to it, 6.12's verifier searches all of BTF (`btf_nested_type_is_trusted`,
-    // kernel/bpf/btf.c), which makes up most of the time that loading takes.
-    let caller = Caller::new(pid_tgid, current_task());
-    if gate.is_open() && batches::exit(pid_tgid, caller.task, ret) {
-        return 0;
+    let task = current_task();
+    if gate.is_open() && batches::exit(pid_tgid, task, ret) {
+        return;
     }
     let number = field(regs, Field::RegNumber);
-    match Call::new(caller.task, regs, number, !constant!(SYSCALL_KINDS)) {
-        Some(call) => returned(gate, &caller, call, ret),
-        None => 0,
+    if let Some(call) = Call::new(task, regs, number, !constant!(SYSCALL_KINDS)) {
+        returned(call, regs, ret);
     }
 }
 
@@ -191,9 +173,9 @@ pub(crate) fn exit_move(regs: u64, ret: i64) {
         return;
     }
     let task = current_task();
-    let ipc_ns = namespaces::of_task(task);
-    if let Some(code) = move_of(task, regs) {
-        moves::returned(task, ipc_ns, pid_tgid, code, ret);
+    let number = field(regs, Field::RegNumber);
+    if let Some(call) = Call::new(task, regs, number, !constant!(SYSCALL_KINDS)) {
+        move_returned(call.packed(), ret as u64);
     }
 }
 
@@ -238,36 +220,52 @@ fn entered(gate: Gate, pid_tgid: u64, task: u64, call: Call) {
     slot.enter_ns = unsafe { bpf_ktime_get_boot_ns() };
 }
 
-/// The thread that made the call.
-struct Caller {
-    pid_tgid: u64,
-    task: u64,
-    /// `struct ipc_namespace *`
-    ipc_ns: u64,
-    /// `struct cred *`
-    cred: u64,
-}
-
-impl Caller {
-    #[inline(always)]
-    fn new(pid_tgid: u64, task: u64) -> Self {
-        Self {
-            pid_tgid,
-            task,
-            ipc_ns: namespaces::of_task(task),
-            cred: field(task, Field::TaskCred),
-        }
+/// A call returned.
+#[inline(always)]
+fn returned(call: Call, regs: u64, ret: i64) {
+    let (packed, ret) = (call.packed(), ret as u64);
+    let regs = if PLAIN { 0 } else { regs };
+    if call.code.op().is_none() {
+        move_returned(packed, ret);
+        return;
+    }
+    let left = finish_call(packed, ret, regs);
+    if left != 0 {
+        emit::send_call(left, ret, regs);
     }
 }
 
-/// What is left to do, for [`emit::rest`].
-#[inline(always)]
-fn returned(gate: Gate, caller: &Caller, call: Call, ret: i64) -> u64 {
-    let Caller { pid_tgid, task, ipc_ns, cred } = *caller;
+/// unshare or setns returned. A global function, as the next one.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn move_returned(packed: u64, ret: u64) -> u64 {
+    let code = Call::unpacked(0, packed).code;
+    let task = current_task();
+    moves::returned(task, namespaces::of_task(task), bpf_get_current_pid_tgid(), code, ret as i64);
+    0
+}
+
+/// Notes in the thread's slot what [`emit::send_call`] needs to know of a call that returned, and gives
+/// what that is to be called with: `0`, if there is nothing to be sent.
+///
+/// A global function, so that the verifier looks at it by itself: kernels before 6.2 tell states of programs
+/// with functions apart by every number (`__mark_reg_unknown`, kernel/bpf/verifier.c, 6.1).
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
+    let call = Call::unpacked(registers(regs), packed);
     let Some(op) = call.code.op() else {
-        moves::returned(task, ipc_ns, pid_tgid, call.code, ret);
         return 0;
     };
+    let ret = ret as i64;
+    let gate = maps::gate();
+    let pid_tgid = bpf_get_current_pid_tgid();
+    // First, before ways part: for each load of a pointer from a known structure, and on each way that
+    // leads to it, 6.12's verifier searches all of BTF (`btf_nested_type_is_trusted`,
+    // kernel/bpf/btf.c), which makes up most of the time that loading takes.
+    let task = current_task();
+    let ipc_ns = namespaces::of_task(task);
+    let cred = field(task, Field::TaskCred);
     let changes = op.changes_objects() && !filters::failed(ret);
     if !gate.is_open() && !changes {
         return 0;

@@ -35,7 +35,7 @@ pub(crate) fn submit<T>(record: *mut T) {
 pub(crate) fn ensure(slot: &mut Slot, task: u64, ns: NsRef) -> u64 {
     if slot.context == 0 {
         // The user side knows one context of a thread at a time.
-        batches::flush(slot.pid_tgid);
+        batches::release(slot.pid_tgid);
         // The function takes numbers alone. Copied so, the pointer is one to the verifier.
         let task: u64 = kernel(core::ptr::addr_of!(task) as u64);
         slot.context = send_context(task, slot.pid_tgid, ns.inum, ns.generation);

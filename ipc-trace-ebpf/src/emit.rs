@@ -18,15 +18,13 @@ use ipc_trace_common::{
     state::Counters,
 };
 
-#[cfg(not(feature = "probe"))]
-use crate::memory::user_registers;
 use crate::{
     constants::constant,
     context,
     detail::{self, Facts, Inline, Part},
     filters,
     maps::{self, Count, EVENTS},
-    memory::{PLAIN, current_task, field, kernel},
+    memory::{PLAIN, current_task, field, kernel, registers},
     namespaces, queues,
     registers::Call,
     slots,
@@ -125,39 +123,15 @@ unsafe fn fill<P: Part>(record: *mut With<P>, kind: Kind, event: &Event, argumen
 /// Of what [`Call::packed`] leaves free: the call is to be an event.
 pub(crate) const REPORTED: u64 = 1 << 31;
 
-/// What was left of a call, `0` for nothing. It becomes an event if it is to be one and there is room for
-/// it, else, if it did change objects, a record in the control ring.
-#[inline(always)]
-pub(crate) fn rest(regs: u64, ret: i64, packed: u64) {
-    if packed != 0 {
-        #[cfg(feature = "probe")]
-        send_call(packed, ret as u64, regs);
-        // What the verifier knows to be registers, it does not let into a function.
-        #[cfg(not(feature = "probe"))]
-        let _ = (regs, send_call(packed, ret as u64));
-    }
-}
-
-/// Sends a call of the current thread, of which its slot says the rest.
+/// Sends a call of the current thread, of which its slot says the rest. It becomes an event if it is to be
+/// one and there is room for it, else, if it did change objects, a record in the control ring. `regs`: see
+/// [`registers`].
 ///
 /// A global function, so that the verifier looks at it once and not once for each way that leads here.
-#[cfg(not(feature = "probe"))]
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn send_call(packed: u64, ret: u64) -> u64 {
-    send_whole(user_registers(), packed, ret)
-}
-
-#[cfg(feature = "probe")]
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn send_call(packed: u64, ret: u64, regs: u64) -> u64 {
-    send_whole(regs, packed, ret)
-}
-
-#[inline(always)]
-fn send_whole(regs: u64, packed: u64, ret: u64) -> u64 {
-    let call = Call::unpacked(regs, packed);
+pub(crate) extern "C" fn send_call(packed: u64, ret: u64, regs: u64) -> u64 {
+    let call = Call::unpacked(registers(regs), packed);
     let Some(op) = call.code.op() else {
         return 0;
     };

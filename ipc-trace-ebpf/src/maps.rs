@@ -261,4 +261,4 @@ pub(crate) fn diagnosed(what: Diagnostic) -> Option<u64> {
     Some(count)
 }
 
-const _: () = assert!(op::COUNT < COUNTER_ROWS as usize);
+const _: () = assert!(op::COUNT + 1 < COUNTER_ROWS as usize);

@@ -38,6 +38,21 @@ pub(crate) fn user_registers() -> u64 {
     unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) as u64 }
 }
 
+/// The registers of the current task's call, for a function that was given `regs`: `0` where the verifier
+/// knows registers, since it does not let what it knows into a function; else where they are.
+#[inline(always)]
+pub(crate) fn registers(regs: u64) -> u64 {
+    #[cfg(not(feature = "probe"))]
+    let regs = {
+        // Else the compiler, which sees that the value is not used, would pass whatever is at hand, and
+        // the verifier takes nothing but a number.
+        // SAFETY: a register is moved to itself.
+        unsafe { core::arch::asm!("{regs} = {regs}", regs = inout(reg) regs => _) };
+        user_registers()
+    };
+    regs
+}
+
 /// The field of the structure at `base`; zero when it is absent or can't be read.
 #[inline(always)]
 pub(crate) fn field<T: Copy + Default>(base: u64, field: Field) -> T {

@@ -11,7 +11,7 @@ use std::{
 use aya::{Ebpf, maps::Map};
 use aya_obj::{
     Object,
-    generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type, bpf_prog_type},
+    generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_func_info, bpf_map_type, bpf_prog_type},
 };
 
 use super::owned;
@@ -27,6 +27,16 @@ pub(super) struct Code<'a> {
     pub(super) function: u32,
     /// Instructions, each eight bytes (include/uapi/linux/bpf.h, `struct bpf_insn`)
     pub(super) instructions: &'a [u64],
+    /// Its functions' types: without them the verifier goes through each function on every way that
+    /// leads there
+    pub(super) types: Option<Types<'a>>,
+}
+
+/// Types of a program's functions.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Types<'a> {
+    btf: BorrowedFd<'a>,
+    functions: &'a [bpf_func_info],
 }
 
 /// Why a program can't be loaded.
@@ -59,6 +69,12 @@ impl Code<'_> {
         load.insns = self.instructions.as_ptr() as u64;
         load.insn_cnt = self.instructions.len() as u32;
         load.license = c"Dual MIT/GPL".as_ptr() as u64;
+        if let Some(types) = self.types {
+            load.prog_btf_fd = types.btf.as_raw_fd().cast_unsigned();
+            load.func_info = types.functions.as_ptr() as u64;
+            load.func_info_cnt = types.functions.len() as u32;
+            load.func_info_rec_size = size_of::<bpf_func_info>() as u32;
+        }
         // The terminating NUL stays.
         for (to, from) in load.prog_name.iter_mut().take(15).zip(self.name.bytes()) {
             *to = from.cast_signed();
@@ -82,7 +98,11 @@ impl Code<'_> {
 
 /// An object's programs, with the maps that aya has made for it.
 #[derive(Debug)]
-pub(super) struct Linked(Object);
+pub(super) struct Linked {
+    object: Object,
+    /// The object's types; `None`: the kernel takes none
+    btf: Option<OwnedFd>,
+}
 
 impl Linked {
     /// Links `object`, which `ebpf` was loaded from.
@@ -98,24 +118,44 @@ impl Linked {
         });
         let sections: HashSet<_> = object.functions.keys().map(|(section, _)| *section).collect();
         object.relocate_maps(made, &sections).map_err(|e| e.to_string())?;
+        let btf = match aya::features().btf() {
+            Some(features) => object.fixup_and_sanitize_btf(features).map_err(|e| e.to_string())?,
+            None => None,
+        };
+        let btf = btf.map(|btf| load_types(&btf.to_bytes()));
+        let btf = btf.transpose().map_err(|e| format!("the object's BTF: {e}"))?;
         object.relocate_calls(&sections).map_err(|e| e.to_string())?;
-        Ok(Self(object))
+        Ok(Self { object, btf })
     }
 
-    /// The instructions of a program.
+    /// The instructions of a program, and the types of its functions.
     ///
     /// # Errors
     /// There is none of that name.
-    pub(super) fn instructions(&self, name: &str) -> Result<&[u64], String> {
-        let program = self.0.programs.get(name);
-        let function = program.and_then(|program| self.0.functions.get(&program.function_key()));
+    pub(super) fn program(&self, name: &str) -> Result<(&[u64], Option<Types<'_>>), String> {
+        let functions = &self.object.functions;
+        let program = self.object.programs.get(name);
+        let function = program.and_then(|program| functions.get(&program.function_key()));
         let function = function.ok_or_else(|| format!("program {name} is not in the object"))?;
         let all = &function.instructions;
         const { assert!(size_of::<aya_obj::generated::bpf_insn>() == size_of::<u64>()) };
         assert!(all.as_ptr().cast::<u64>().is_aligned());
         // SAFETY: an instruction is as long as that, and any eight bytes are a number.
-        Ok(unsafe { std::slice::from_raw_parts(all.as_ptr().cast(), all.len()) })
+        let instructions = unsafe { std::slice::from_raw_parts(all.as_ptr().cast(), all.len()) };
+        let functions = function.func_info.func_info.as_slice();
+        let types = self.btf.as_ref().map(|btf| Types { btf: btf.as_fd(), functions });
+        Ok((instructions, types.filter(|_| !functions.is_empty())))
     }
+}
+
+/// Gives types to the kernel.
+fn load_types(btf: &[u8]) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    // SAFETY: of an all-zero union, every member may be used.
+    let load = unsafe { &mut attr.__bindgen_anon_7 };
+    load.btf = btf.as_ptr() as u64;
+    load.btf_size = btf.len() as u32;
+    bpf(bpf_cmd::BPF_BTF_LOAD, &mut attr)
 }
 
 /// A map's descriptor. `None`: a kind that the object has none of.

@@ -22,12 +22,14 @@ use super::{
 pub(super) fn hook(linked: &Linked, hooks: &[Hook]) -> Result<Programs, String> {
     let mut programs = Programs::default();
     for (name, at_return) in [("fprobe_entry", false), ("fprobe_return", true)] {
+        let (instructions, types) = linked.program(name)?;
         let code = Code {
             name,
             kind: bpf_prog_type::BPF_PROG_TYPE_KPROBE,
             attach: bpf_attach_type::BPF_TRACE_KPROBE_MULTI,
             function: 0,
-            instructions: linked.instructions(name)?,
+            instructions,
+            types,
         };
         let program = code.load().map_err(|e| format!("program {name}: {e}"))?;
         let functions = hooks.iter().filter(|hook| at_return || hook.entry).map(|h| h.function);

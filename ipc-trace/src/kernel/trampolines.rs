@@ -17,7 +17,7 @@ use ipc_trace_common::hooks::patch;
 
 use super::{
     attach::AttachError,
-    bpf::{self, Code, Linked},
+    bpf::{self, Code, Linked, Types},
     btf::Function,
     plan::Hook,
     programs::Programs,
@@ -92,15 +92,16 @@ pub(super) fn attach(
                     free.insert(share(&mut programs, linked, name, place.attach, *function)?)
                 }
             };
-            let (name, code) = match hook.batched.filter(|_| batched) {
+            let (name, code, types) = match hook.batched.filter(|_| batched) {
                 Some(kind) => {
-                    let code = linked.instructions(place.of_batches);
-                    let code = code.map_err(AttachError::Flavour)?;
-                    (place.of_batches, patched(code, kind, array.as_fd()))
+                    let program = linked.program(place.of_batches);
+                    let (code, types) = program.map_err(AttachError::Flavour)?;
+                    (place.of_batches, patched(code, kind, array.as_fd()), types)
                 }
-                None => (place.call, call_of(array.as_fd()).to_vec()),
+                None => (place.call, call_of(array.as_fd()).to_vec(), None),
             };
-            if let Err(reason) = put(&mut programs, name, place.attach, *function, &code) {
+            let code = code_on(place.attach, *function, name, (&code, types));
+            if let Err(reason) = put(&mut programs, code) {
                 failed.insert(hook.function, reason);
             }
         }
@@ -117,13 +118,8 @@ fn share(
     attach: bpf_attach_type,
     function: Function,
 ) -> Result<OwnedFd, AttachError> {
-    let code = Code {
-        name,
-        kind: bpf_prog_type::BPF_PROG_TYPE_TRACING,
-        attach,
-        function: function.id,
-        instructions: linked.instructions(name).map_err(AttachError::Flavour)?,
-    };
+    let code = linked.program(name).map_err(AttachError::Flavour)?;
+    let code = code_on(attach, function, name, code);
     let program = code.load().map_err(|refused| {
         if is_refusal(&refused.error) {
             AttachError::Fentry(format!("no fentry programs: {refused}"))
@@ -137,16 +133,19 @@ fn share(
     Ok(array)
 }
 
-/// Puts a program on one function.
-fn put(
-    programs: &mut Programs,
-    name: &str,
+/// A program for a function.
+fn code_on<'a>(
     attach: bpf_attach_type,
     function: Function,
-    instructions: &[u64],
-) -> Result<(), String> {
+    name: &'a str,
+    (instructions, types): (&'a [u64], Option<Types<'a>>),
+) -> Code<'a> {
     let kind = bpf_prog_type::BPF_PROG_TYPE_TRACING;
-    let code = Code { name, kind, attach, function: function.id, instructions };
+    Code { name, kind, attach, function: function.id, instructions, types }
+}
+
+/// Puts a program on one function.
+fn put(programs: &mut Programs, code: Code<'_>) -> Result<(), String> {
     let program = code.load().map_err(|e| e.to_string())?;
     let link = bpf::attach_tracing(program.as_fd()).map_err(|e| format!("attaching: {e}"))?;
     programs.keep(program);
