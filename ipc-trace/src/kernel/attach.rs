@@ -16,7 +16,7 @@ use ipc_trace_common::{
     hooks,
     op::Abi,
     record::CallRecord,
-    state::{BATCHES, COUNTER_ROWS, gate},
+    state::{BATCHES, COUNTER_ROWS, filter, gate},
 };
 
 use super::{
@@ -164,6 +164,11 @@ pub(super) fn load_for_iterators(layout: &Layout, btf: &Btf) -> Result<Ebpf, Ses
         .map_max_entries("BATCHES", 1)
         .map_max_entries("BATCHES_TAKEN", 1)
         .map_max_entries("CONTROL", RING_BYTES)
+        .map_max_entries("SLOTS", 1)
+        .map_max_entries("SLOTS_SPILL", 64)
+        .map_max_entries("DROPS", 1)
+        .map_max_entries("EXECUTABLES", 64)
+        .map_max_entries("DESCENDANTS", 1)
         .load(PROBE)
         .map_err(|e| SessionError::Maps(root_cause(&e)))
 }
@@ -185,6 +190,8 @@ fn load(
     let arguments = u32::from(options.arguments);
     let processors = processors();
     let wake_mask = wake_every(options.ring_bytes, processors) - 1;
+    // Memory is taken for all entries at once.
+    let descendants = if filters.bits & filter::COMMAND != 0 { 1 << 16 } else { 1 };
     let batches = if options.is_batched() { BATCHES } else { 1 };
     let mut ebpf = EbpfLoader::new()
         .btf(btf)
@@ -202,6 +209,7 @@ fn load(
         .override_global("MIN_DURATION_NS", &filters.min_duration_ns, true)
         .map_max_entries("EVENTS", options.ring_bytes)
         .map_max_entries("BATCHES", batches)
+        .map_max_entries("DESCENDANTS", descendants)
         .map_max_entries("BATCHES_TAKEN", batches)
         .map_max_entries("COUNTERS", processors as u32 * COUNTER_ROWS)
         .load(object(flavour))

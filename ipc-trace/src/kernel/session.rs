@@ -220,14 +220,11 @@ impl Session {
         plan: &Plan,
         layout: &Layout,
         options: &Options,
+        btf: Option<&Btf>,
     ) -> Result<(Self, Census), SessionError> {
-        let btf = match plan.flavours.contains(&Flavour::Btf) {
-            true => Some(attach::kernel_btf()?),
-            false => None,
-        };
         let mut fallbacks = Vec::new();
         for flavour in &plan.flavours {
-            match attach(plan, *flavour, layout, options, btf.as_ref()) {
+            match attach(plan, *flavour, layout, options, btf) {
                 Ok((ebpf, programs)) => {
                     let mut session =
                         Self::from_maps(ebpf, programs, *flavour, fallbacks, options.is_batched())?;
@@ -238,7 +235,7 @@ impl Session {
                     let begin = Instant::now();
                     session.test(plan)?;
                     log::debug!("the self-test took {:?}", begin.elapsed());
-                    let census = session.begin(btf.as_ref())?;
+                    let census = session.begin(btf)?;
                     log::debug!("after {:?} it was known what exists", begin.elapsed());
                     return Ok((session, census));
                 }

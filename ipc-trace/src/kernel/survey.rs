@@ -1,7 +1,9 @@
 //! Who holds what now, as the kernel side's iterators list it: all IPC namespaces and threads,
 //! descriptors that have to do with IPC, mapped segments. Nothing is traced for it.
 
-use aya::Ebpf;
+use std::collections::BTreeMap;
+
+use aya::{Btf, Ebpf};
 use ipc_trace_common::record::{
     DescriptorRecord, MappingRecord, NamespaceRecord, TaskRecord, flag,
 };
@@ -29,10 +31,18 @@ pub struct Tasks {
     pub self_ns_inum: u32,
 }
 
+/// Programs, and what each iterates over.
+const PROGRAMS: [(&str, &str); 3] = [
+    ("survey_tasks", "task"),
+    ("survey_descriptors", "task_file"),
+    ("survey_mappings", "task_vma"),
+];
+
 /// The iterators, loaded.
 pub struct Survey {
     ebpf: Ebpf,
-    btf: aya::Btf,
+    /// Why the kernel did not take a program
+    refused: BTreeMap<&'static str, String>,
 }
 
 impl std::fmt::Debug for Survey {
@@ -42,14 +52,29 @@ impl std::fmt::Debug for Survey {
 }
 
 impl Survey {
-    /// Loads the object of the kernel side.
+    /// Loads the object of the kernel side. `btf`: the running kernel's, if it was read already.
     ///
     /// # Errors
     /// The kernel's BTF can't be read, or maps can't be made.
-    pub fn load(layout: &Layout) -> Result<Self, SessionError> {
-        let btf = attach::kernel_btf()?;
-        let ebpf = attach::load_for_iterators(layout, &btf)?;
-        Ok(Self { ebpf, btf })
+    pub fn load(layout: &Layout, btf: Option<&Btf>) -> Result<Self, SessionError> {
+        let read;
+        let btf = match btf {
+            Some(btf) => btf,
+            None => {
+                read = attach::kernel_btf()?;
+                &read
+            }
+        };
+        let mut ebpf = attach::load_for_iterators(layout, btf)?;
+        let mut refused = BTreeMap::new();
+        for (name, kind) in PROGRAMS {
+            let loaded = iterator(&mut ebpf, name)
+                .and_then(|program| program.load(kind, btf).map_err(|e| describe(&e)));
+            if let Err(reason) = loaded {
+                refused.insert(name, reason);
+            }
+        }
+        Ok(Self { ebpf, refused })
     }
 
     /// The namespaces and threads.
@@ -58,7 +83,7 @@ impl Survey {
     /// The kernel does not take the program, or what it gives can't be read.
     pub fn tasks(&mut self) -> Result<Tasks, CensusError> {
         let mut found = Tasks::default();
-        self.each("survey_tasks", "task", |record| match record {
+        self.each("survey_tasks", |record| match record {
             Record::Alive(r) => found.namespaces.push(*r),
             Record::Task(r) => found.tasks.push(*r),
             Record::End(r) => {
@@ -88,7 +113,7 @@ impl Survey {
     /// As [`Self::tasks`].
     pub fn descriptors(&mut self) -> Result<Vec<DescriptorRecord>, CensusError> {
         let mut found = Vec::new();
-        self.each("survey_descriptors", "task_file", |record| {
+        self.each("survey_descriptors", |record| {
             if let Record::Descriptor(r) = record {
                 found.push(*r);
             }
@@ -102,7 +127,7 @@ impl Survey {
     /// As [`Self::tasks`]; kernels before 5.12 can't list mappings so.
     pub fn mappings(&mut self) -> Result<Vec<MappingRecord>, CensusError> {
         let mut found = Vec::new();
-        self.each("survey_mappings", "task_vma", |record| {
+        self.each("survey_mappings", |record| {
             if let Record::Mapping(r) = record {
                 found.push(*r);
             }
@@ -110,16 +135,11 @@ impl Survey {
         Ok(found)
     }
 
-    fn each(
-        &mut self,
-        name: &str,
-        kind: &str,
-        each: impl FnMut(Record<'_>),
-    ) -> Result<(), CensusError> {
-        let program = iterator(&mut self.ebpf, name).map_err(CensusError::Load)?;
-        if program.fd().is_err() {
-            program.load(kind, &self.btf).map_err(|e| CensusError::Load(describe(&e)))?;
+    fn each(&mut self, name: &str, each: impl FnMut(Record<'_>)) -> Result<(), CensusError> {
+        if let Some(reason) = self.refused.get(name) {
+            return Err(CensusError::Load(reason.clone()));
         }
+        let program = iterator(&mut self.ebpf, name).map_err(CensusError::Load)?;
         let link = program.attach()?;
         let iterator = program.take_link(link)?.into_file()?;
         Ok(decode::iterated(&read_all(iterator)?, each)?)

@@ -34,6 +34,8 @@ use std::{
     time::SystemTime,
 };
 
+use aya::Btf;
+
 use crate::{
     event::{
         VERSION,
@@ -88,18 +90,39 @@ pub struct Options<'a> {
     pub layout: Option<&'a Layout>,
 }
 
+/// Loads what lists who holds what.
+///
+/// # Errors
+/// It can't be had, and why. Then `/proc` tells some of it.
+pub fn survey(options: &Options<'_>, btf: Option<&Btf>) -> Result<Survey, String> {
+    features::check_capabilities(Path::new("/proc")).map_err(|e| e.to_string())?;
+    if let Err(error) = attach::lift_memory_lock_limit() {
+        log::info!("the limit on locked memory can't be lifted: {error}");
+    }
+    let read;
+    let layout = match options.layout {
+        Some(layout) => layout,
+        None => {
+            let btf = options.btf.as_deref().unwrap_or(Path::new(KERNEL_BTF));
+            read = Layout::from_file(btf).map_err(|e| e.to_string())?;
+            &read
+        }
+    };
+    Survey::load(layout, btf).map_err(|e| e.to_string())
+}
+
 /// Looks at what exists.
 ///
 /// # Errors
 /// The wanted namespace does not exist, or `/proc` can't be read. What else can't be seen is said in
 /// the result.
-pub fn look(options: &Options<'_>) -> Result<Ls, LookError> {
+pub fn look(options: &Options<'_>, survey: &mut Result<Survey, String>) -> Result<Ls, LookError> {
     let system = |what| move |source| LookError::System { what, source };
     let host = System::read().map_err(system("uname"))?;
     let time = Time(SystemTime::now());
     let mut procfs = Procfs::new(Path::new("/proc"));
-    let Holders { mut found, same_numbers, mut survey } =
-        holders(options, &mut procfs).map_err(system("reading /proc"))?;
+    let (mut found, same_numbers) =
+        holders(survey, &mut procfs).map_err(system("reading /proc"))?;
     let mounts = mounts(&mut procfs, &found);
     found.unseen.extend(procfs.unseen());
 
@@ -126,9 +149,8 @@ pub fn look(options: &Options<'_>) -> Result<Ls, LookError> {
     let missing: Vec<u32> = wanted.into_iter().filter(|one| !insides.contains_key(one)).collect();
     if !missing.is_empty() {
         let closed = |inum| (inum, Inside::closed(NO_WAY));
-        insides.extend(alive(survey.as_mut(), &found, missing).into_iter().map(closed));
+        insides.extend(alive(survey.as_mut().ok(), &found, missing).into_iter().map(closed));
     }
-    drop(survey);
     let devices = devices(&found, &insides);
     unlinked(&found, &devices, &mut insides);
 
@@ -176,18 +198,11 @@ fn page() -> u64 {
     }
 }
 
-/// Who holds what.
-struct Holders {
-    found: Found,
-    /// Processes have the same numbers in the kernel side's lists and in `/proc`
-    same_numbers: bool,
-    survey: Option<Survey>,
-}
-
-/// Who holds what: by the kernel side's lists, and where it can't list something, by `/proc`.
-fn holders(options: &Options<'_>, procfs: &mut Procfs) -> io::Result<Holders> {
+/// Who holds what: by the kernel side's lists, and where it can't list something, by `/proc`. Whether
+/// processes have the same numbers in both.
+fn holders(survey: &mut Result<Survey, String>, procfs: &mut Procfs) -> io::Result<(Found, bool)> {
     let mut found = Found::default();
-    let mut survey = match survey(options) {
+    let mut survey = match survey {
         Ok(survey) => Some(survey),
         Err(reason) => {
             found.unseen.push(format!(
@@ -243,25 +258,7 @@ fn holders(options: &Options<'_>, procfs: &mut Procfs) -> io::Result<Holders> {
             }
         }
     }
-    Ok(Holders { found, same_numbers, survey })
-}
-
-/// Loads the iterators.
-fn survey(options: &Options<'_>) -> Result<Survey, String> {
-    features::check_capabilities(Path::new("/proc")).map_err(|e| e.to_string())?;
-    if let Err(error) = attach::lift_memory_lock_limit() {
-        log::info!("the limit on locked memory can't be lifted: {error}");
-    }
-    let read;
-    let layout = match options.layout {
-        Some(layout) => layout,
-        None => {
-            let btf = options.btf.as_deref().unwrap_or(Path::new(KERNEL_BTF));
-            read = Layout::from_file(btf).map_err(|e| e.to_string())?;
-            &read
-        }
-    };
-    Survey::load(layout).map_err(|e| e.to_string())
+    Ok((found, same_numbers))
 }
 
 /// The mounts of IPC in every mount namespace that a process is in.

@@ -33,10 +33,14 @@ impl Run {
     }
 
     /// A look; `None` where there is nothing to be seen.
-    pub(super) fn what_exists(&self) -> Option<Ls> {
+    pub(super) fn what_exists(&mut self) -> Option<Ls> {
         let layout = Some(&self.setup.layout);
         let options = look::Options { layout, ..look::Options::default() };
-        let ls = look::look(&options)
+        // Loaded once for all looks; the kernel's BTF, which is large, is not needed afterwards.
+        let btf = self.setup.btf.take();
+        let survey = self.survey.get_or_insert_with(|| look::survey(&options, btf.as_ref()));
+        drop(btf);
+        let ls = look::look(&options, survey)
             .inspect_err(|error| log::warn!("objects that were there are not known: {error}"))
             .ok()?;
         for unseen in &ls.unseen {

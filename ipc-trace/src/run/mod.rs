@@ -41,8 +41,11 @@ use crate::{
     cli::{OutputFormat, TraceArgs},
     decode::{Call, batch::Group},
     event::{Accounting, Command, Pending, Start, VERSION, report::Report, value::Time},
-    kernel::census::Census,
-    kernel::session::{AllCounts, SessionError},
+    kernel::{
+        census::Census,
+        session::{AllCounts, SessionError},
+        survey::Survey,
+    },
     pipeline::{Change, Pipeline, Sink},
     sinks::{
         live::{Format, Live},
@@ -193,6 +196,8 @@ struct Run {
     setup: Setup,
     pipeline: Pipeline,
     losses: Losses,
+    /// What lists who holds what, once it was needed
+    survey: Option<Result<Survey, String>>,
     mode: Mode,
     output: Output,
     status: Option<Status>,
@@ -228,7 +233,7 @@ impl Run {
         pipeline.tracker.namespaces.listed(&setup.census);
         let losses = Losses::default();
         let status = wants_status(args).then(Status::new);
-        Ok(Self { setup, pipeline, losses, mode, output, status, ending, started })
+        Ok(Self { setup, pipeline, losses, survey: None, mode, output, status, ending, started })
     }
 
     async fn whole(mut self, args: &TraceArgs) -> Result<ExitCode, RunError> {

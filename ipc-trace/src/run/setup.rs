@@ -6,6 +6,7 @@ use std::{
     time::Instant,
 };
 
+use aya::Btf;
 use ipc_trace_common::{
     op::Abi,
     record::NsRef,
@@ -95,6 +96,8 @@ pub struct Setup {
     pub census: Census,
     /// The kernel's fields
     pub layout: Layout,
+    /// The running kernel's BTF, where it has any, for the first look
+    pub btf: Option<Btf>,
 }
 
 /// Loads and attaches what the options ask for. `arguments`: whether calls are shown one by one.
@@ -125,7 +128,8 @@ pub fn setup(how: &HowArgs, filters: &Filters, arguments: bool) -> Result<Setup,
         .iter()
         .map(|name| Ok((describe(*name), inum(*name)?)))
         .collect::<Result<Vec<_>, SetupError>>()?;
-    let (plan, mut session, census) = start(how.backend, &layout, &options)?;
+    let btf = kernel_btf()?;
+    let (plan, mut session, census) = start(how.backend, &layout, &options, btf.as_ref())?;
     log::debug!("the session was ready after {:?}", begin.elapsed());
     let wanted = namespaces
         .iter()
@@ -139,7 +143,12 @@ pub fn setup(how: &HowArgs, filters: &Filters, arguments: bool) -> Result<Setup,
         log::info!("not known on this kernel: {what} (no field {field})");
     }
     let backends = plan.ops.iter().map(|op| (OpName(op.op), op.backend.name())).collect();
-    Ok(Setup { system, native, backends, session, census, layout })
+    Ok(Setup { system, native, backends, session, census, layout, btf })
+}
+
+/// The running kernel's BTF, if it has any.
+pub(crate) fn kernel_btf() -> Result<Option<Btf>, SessionError> {
+    Path::new(KERNEL_BTF).exists().then(attach::kernel_btf).transpose()
 }
 
 /// Starts a session by the best plan. What a kernel takes is found out by trying: after a refusal
@@ -148,9 +157,10 @@ pub(crate) fn start(
     choice: Choice,
     layout: &Layout,
     options: &Options,
+    btf: Option<&Btf>,
 ) -> Result<(Plan, Session, Census), SetupError> {
     let mut known = Features {
-        kernel_btf: Path::new(KERNEL_BTF).exists(),
+        kernel_btf: btf.is_some(),
         described: layout.functions().keys().copied().collect(),
         no_x32: features::has_no_x32(Path::new("/proc")),
         preempts: System::read().is_ok_and(|system| features::preempts_programs(&system.kernel)),
@@ -163,7 +173,7 @@ pub(crate) fn start(
     }
     loop {
         let plan = plan::plan(choice, options.native, &known)?;
-        match Session::start(&plan, layout, options) {
+        match Session::start(&plan, layout, options, btf) {
             Ok((session, census)) => return Ok((plan, session, census)),
             // Each time there are fewer functions left to try.
             Err(SessionError::Functions(reasons)) => known.unusable.extend(reasons),
