@@ -51,7 +51,7 @@ fn holders<'a>(namespace: &'a Value, kind: &str) -> Vec<&'a Value> {
 }
 
 /// Whether the kernel has iterators over mappings: Linux 5.12 and later.
-fn kernel_lists_mappings() -> bool {
+pub(crate) fn kernel_lists_mappings() -> bool {
     !release().starts_with("5.10.")
 }
 
