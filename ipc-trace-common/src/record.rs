@@ -146,7 +146,7 @@ pub struct CallRecord {
     pub args: [u64; 5],
 }
 
-/// One call of a [`BatchRecord`]: of an operation that can block, on a System V object.
+/// One call of a [`BatchRecord`]: of an operation that can block.
 #[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Outcome {
@@ -156,7 +156,7 @@ pub struct Outcome {
     pub duration_ns: u64,
     /// The raw result, of operations that give an `int`
     pub ret: i32,
-    /// msgsnd: the message's length
+    /// msgsnd, mq_send: the message's length
     pub size: u32,
     /// What was called: see [`What`]
     pub what: u64,
@@ -165,7 +165,7 @@ pub struct Outcome {
 /// What was called, and on which object, in one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct What {
-    /// The object
+    /// The System V object, or the queue's descriptor
     pub id: i32,
     /// A number of `Abi`
     pub abi: u8,
@@ -195,8 +195,6 @@ pub const BATCH: usize = 32;
 pub struct BatchHead {
     /// No flags
     pub header: Header,
-    /// When the last one returned
-    pub boot_ns: u64,
     /// As in a [`CallRecord`]
     pub context: u64,
     /// The thread, in the initial pid namespace
@@ -211,6 +209,8 @@ pub struct BatchHead {
     pub egid: u32,
     /// The thread's name then
     pub comm: [u8; 16],
+    /// The queue of all calls on queues that are among these
+    pub queue: QueueRef,
     /// How many [`Outcome`]s follow: 1 to [`BATCH`]
     pub count: u32,
     /// Padding
@@ -605,8 +605,8 @@ const _: () = {
     assert!(size_of::<Header>() == 8);
     assert!(size_of::<CallRecord>() == 120);
     assert!(size_of::<Outcome>() == 32);
-    assert!(size_of::<BatchHead>() == 72);
-    assert!(size_of::<BatchRecord>() == 72 + 32 * BATCH);
+    assert!(size_of::<BatchHead>() == 88);
+    assert!(size_of::<BatchRecord>() == 88 + 32 * BATCH);
     assert!(size_of::<SemopPart>() == 64);
     assert!(size_of::<MsgPart>() == 8);
     assert!(size_of::<CtlPart>() == 104);

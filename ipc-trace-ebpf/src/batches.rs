@@ -1,5 +1,5 @@
-//! Calls of one thread that are sent together, where calls are counted and not shown: System V calls
-//! that can block, which are those that come by the million.
+//! Calls of one thread that are sent together, where calls are counted and not shown: those that can
+//! block, which are those that come by the million.
 //!
 //! A thread that makes a second call gets a place in an array, if that is free, and keeps it until it
 //! ends or executes something else. There its calls are collected; it alone writes there. All that is
@@ -19,7 +19,7 @@ use aya_ebpf::{
 use ipc_trace_common::{
     layout::Field,
     op::{Code, Op},
-    record::{BATCH, BatchHead, Kind, NsRef, Outcome, What},
+    record::{BATCH, BatchHead, Kind, NsRef, Outcome, QueueRef, What},
     state::{BATCH_ROW, BATCHES as PLACES, Batch},
 };
 
@@ -30,6 +30,7 @@ use crate::{
     filters,
     maps::{self, BATCHES, BATCHES_TAKEN, Count, EVENTS},
     memory::{current_task, field, masked},
+    queues,
     registers::Call,
 };
 
@@ -38,13 +39,22 @@ use crate::{
 const NOBODYS: u64 = u64::MAX;
 
 /// The operations whose calls can be in a batch.
-const OPS: [Op; 3] = [Op::Semop, Op::Msgsnd, Op::Msgrcv];
+const OPS: [Op; 5] = [Op::Semop, Op::Msgsnd, Op::Msgrcv, Op::MqSend, Op::MqReceive];
+
+/// Their bits.
+const OF_OPS: u32 = {
+    let (mut at, mut bits) = (0, 0);
+    while at < OPS.len() {
+        bits |= OPS[at].bit();
+        at += 1;
+    }
+    bits
+};
 
 /// Whether a call can be in a batch. Calls of `ipc(2)` are too rare.
 #[inline(always)]
 fn can_be(call: Call) -> bool {
-    let kind = 1u32 << call.code.kind();
-    call.multiplexed == 0 && kind & (Op::Semop.bit() | Op::Msgsnd.bit() | Op::Msgrcv.bit()) != 0
+    call.multiplexed == 0 && call.code.bit() & OF_OPS != 0
 }
 
 /// The place of a thread's batch.
@@ -68,10 +78,40 @@ fn of_thread(pid_tgid: u64) -> Option<&'static mut Batch> {
     (batch.pid_tgid == pid_tgid).then_some(batch)
 }
 
-/// A call enters the kernel. Whether that is noted here.
+/// A call enters the kernel; `queue`: what its descriptor leads to, if it takes one. Whether that is noted
+/// here.
 #[inline(always)]
-pub(crate) fn enter(pid_tgid: u64, call: Call) -> bool {
-    can_be(call) && note(owned(pid_tgid), call)
+pub(crate) fn enter(pid_tgid: u64, call: Call, queue: &QueueRef) -> bool {
+    if !can_be(call) {
+        return false;
+    }
+    let Some(batch) = owned(pid_tgid) else {
+        return false;
+    };
+    if call.code.bit() & (Op::MqSend.bit() | Op::MqReceive.bit()) != 0
+        && !set_queue(batch, pid_tgid, *queue)
+    {
+        return false;
+    }
+    note(Some(batch), call)
+}
+
+/// From now on, calls on queues are on this one. Whether that can be.
+#[inline(always)]
+fn set_queue(batch: &mut Batch, pid_tgid: u64, mut queue: QueueRef) -> bool {
+    queues::compare(&mut queue, batch.record.head.ns);
+    if queues::same(&queue, &batch.record.head.queue) {
+        return true;
+    }
+    if batch.counts[Op::MqSend as usize] | batch.counts[Op::MqReceive as usize] != 0 {
+        send_batch(place(pid_tgid));
+        if batch.record.head.count != 0 {
+            return false;
+        }
+    }
+    // SAFETY: the record is valid for writing.
+    unsafe { queues::write(core::ptr::addr_of_mut!(batch.record.head.queue), &queue) };
+    true
 }
 
 /// As [`enter`], of a call that is known to be one that can be in a batch, where those are in use. The
@@ -135,7 +175,6 @@ pub(crate) fn exit_known(pid_tgid: u64, task: u64, ret: i64) -> bool {
     unsafe { *core::ptr::addr_of_mut!(batch.counts).cast::<u32>().add(kind as usize) += 1 };
     batch.enter_ns = 0;
     batch.record.head.count = at as u32 + 1;
-    batch.record.head.boot_ns = now;
     true
 }
 
@@ -238,6 +277,7 @@ extern "C" fn begin_batch(context: u64, inum: u32, generation: u32) -> u64 {
     head.tid = pid_tgid as u32;
     head.pid = (pid_tgid >> 32) as u32;
     head.ns = NsRef { inum, generation };
+    head.queue = queues::none();
     let cred = field(task, Field::TaskCred);
     head.euid = field(cred, Field::CredEuid);
     head.egid = field(cred, Field::CredEgid);

@@ -23,19 +23,25 @@ use crate::{
 /// `sys_enter`. The context is read when it is needed: most calls are none of ours.
 #[inline(always)]
 pub(crate) fn enter(regs: impl Fn() -> u64, number: impl Fn() -> u64) {
-    if !worth_a_look(number()) {
-        return;
+    if worth_a_look(number()) {
+        enter_of_ours(regs(), number());
     }
+}
+
+/// `sys_enter` of a call whose number may be one of ours. By itself, so that other calls need not save
+/// registers for it.
+#[inline(never)]
+fn enter_of_ours(regs: u64, number: u64) {
     let gate = maps::gate();
     let pid_tgid = bpf_get_current_pid_tgid();
     if gate.keeps_out((pid_tgid >> 32) as u32) {
         return;
     }
-    let (task, number) = (current_task(), number());
+    let task = current_task();
     if !has_place(number) {
         return;
     }
-    if let Some(call) = Call::new(task, regs(), number, constant!(SYSCALL_KINDS)) {
+    if let Some(call) = Call::new(task, regs, number, constant!(SYSCALL_KINDS)) {
         entered(gate, pid_tgid, task, call);
     }
 }
@@ -43,10 +49,15 @@ pub(crate) fn enter(regs: impl Fn() -> u64, number: impl Fn() -> u64) {
 /// `sys_exit`.
 #[inline(always)]
 pub(crate) fn exit(regs: impl Fn() -> u64, ret: impl Fn() -> i64) {
-    let number: u64 = field(regs(), Field::RegNumber);
-    if !worth_a_look(number) {
-        return;
+    if worth_a_look(field(regs(), Field::RegNumber)) {
+        exit_of_ours(regs(), ret());
     }
+}
+
+/// As [`enter_of_ours`].
+#[inline(never)]
+fn exit_of_ours(regs: u64, ret: i64) {
+    let number: u64 = field(regs, Field::RegNumber);
     let gate = maps::gate();
     let pid_tgid = bpf_get_current_pid_tgid();
     if gate.keeps_out((pid_tgid >> 32) as u32) {
@@ -54,15 +65,14 @@ pub(crate) fn exit(regs: impl Fn() -> u64, ret: impl Fn() -> i64) {
         return;
     }
     let task = current_task();
-    let ret = ret();
     if gate.is_open() && batches::exit(pid_tgid, task, ret) {
         return;
     }
     if !has_place(number) || ret == NOT_MADE && is_killed(task) {
         return;
     }
-    if let Some(call) = Call::new(task, regs(), number, constant!(SYSCALL_KINDS)) {
-        returned(call, regs(), ret);
+    if let Some(call) = Call::new(task, regs, number, constant!(SYSCALL_KINDS)) {
+        returned(call, regs, ret);
     }
 }
 
@@ -203,7 +213,14 @@ fn entered(gate: Gate, pid_tgid: u64, task: u64, call: Call) {
         moves::entered(task, pid_tgid, call.code);
         return;
     };
-    if !gate.is_open() || !call.code.needs_entry() || batches::enter(pid_tgid, call) {
+    if !gate.is_open() || !call.code.needs_entry() {
+        return;
+    }
+    let mut queue = queues::none();
+    if op.takes_descriptor() {
+        queue = queues::behind(task, call.first() as u32);
+    }
+    if batches::enter(pid_tgid, call, &queue) {
         return;
     }
     let Some(slot) = slots::find_or_take(pid_tgid) else {
@@ -212,10 +229,7 @@ fn entered(gate: Gate, pid_tgid: u64, task: u64, call: Call) {
     slot.arg0 = call.first();
     slot.abi = call.abi as u8;
     slot.code = call.code.0;
-    slot.queue.flags = 0;
-    if op.takes_descriptor() {
-        slot.queue = queues::behind(task, slot.arg0 as u32);
-    }
+    slot.queue = queue;
     // SAFETY: no arguments.
     slot.enter_ns = unsafe { bpf_ktime_get_boot_ns() };
 }
@@ -283,7 +297,7 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
             if op.blocks() {
                 duration_ns = now - enter_ns;
             }
-            if op.takes_descriptor() {
+            if op.takes_descriptor() && noted_ns == 0 {
                 queue = slot.queue;
             }
             slot.enter_ns = 0;

@@ -104,6 +104,7 @@ fn list_pending(seq: u64, task: u64) -> bool {
         let What { id, abi, code } = What::unpacked(batch.what);
         (record.header.abi, record.header.code) = (abi, code);
         record.arg0 = u64::from(id as u32);
+        record.queue = batch.record.head.queue;
     } else if let Some(slot) = slots::find(pid_tgid) {
         (record.enter_boot_ns, record.context) = (slot.enter_ns, slot.context);
         (record.header.abi, record.header.code) = (slot.abi, slot.code);

@@ -55,6 +55,16 @@ pub(crate) unsafe fn write(to: *mut QueueRef, queue: &QueueRef) {
 
 const _: () = assert!(size_of::<QueueRef>() == 24 && align_of::<QueueRef>() == 8);
 
+/// Whether all is the same that is known of two queues.
+#[inline(always)]
+pub(crate) fn same(one: &QueueRef, other: &QueueRef) -> bool {
+    one.ino == other.ino
+        && one.dev == other.dev
+        && one.flags == other.flags
+        && one.ns.inum == other.ns.inum
+        && one.ns.generation == other.ns.generation
+}
+
 /// Marks a queue as foreign that is not in the caller's namespace.
 #[inline(always)]
 pub(crate) fn compare(queue: &mut QueueRef, caller: NsRef) {

@@ -132,11 +132,11 @@ impl Call {
         }
     }
 
-    /// The first argument, and the third where that is the length of a message to be sent. Not for
+    /// The first argument, and the third where that is the length of a message to be sent. Not of
     /// `ipc(2)`.
     #[inline(always)]
     pub(crate) fn id_and_size(self) -> [u64; 2] {
-        let sends = self.code.kind() == Op::Msgsnd as u8;
+        let sends = self.code.bit() & (Op::Msgsnd.bit() | Op::MqSend.bit()) != 0;
         let size = match (sends, self.is_compat()) {
             (false, _) => 0,
             (true, false) => self.register(Field::RegArg2),

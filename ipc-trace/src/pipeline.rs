@@ -226,13 +226,13 @@ impl Pipeline {
     }
 
     fn batch(&mut self, batch: &Batch<'_>, control: &mut impl Source, sink: &mut impl Sink) {
-        let BatchHead { boot_ns, tid, context, .. } = *batch.head;
-        self.come_to(boot_ns, (tid, context), control, sink);
+        let BatchHead { tid, context, .. } = *batch.head;
+        self.come_to(batch.boot_ns(), (tid, context), control, sink);
         for group in batch.groups() {
             match group {
                 Ok(group) => {
                     if let Some(count) = self.delivered.ops.get_mut(group.op as usize) {
-                        *count += u64::from(group.count());
+                        *count += group.count();
                     }
                     self.tracker.act_all(batch.head, &group);
                     sink.group(batch.head, &group, &self.tracker);

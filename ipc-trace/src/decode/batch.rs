@@ -2,7 +2,7 @@
 
 use ipc_trace_common::{
     op::Op,
-    record::{BATCH, BatchHead, Header, Kind, Outcome, What},
+    record::{BATCH, BatchHead, Header, Kind, Outcome, QueueRef, What},
 };
 use zerocopy::FromBytes as _;
 
@@ -21,8 +21,20 @@ pub struct Batch<'a> {
 pub struct Group<'a> {
     /// What was called
     pub op: Op,
-    /// The object
+    /// The object's id, for System V
     pub id: i32,
+    /// What the descriptor led to, for operations that take one
+    pub queue: Option<&'a QueueRef>,
+    /// When the last one returned
+    pub last_ns: u64,
+    /// Calls that succeeded
+    pub succeeded: u64,
+    /// When the last one of those returned; `0`: there is none
+    pub succeeded_ns: u64,
+    /// Lengths of the messages that those were to send, together
+    pub sent: u64,
+    /// Their results, together: of receiving operations, the lengths of messages
+    pub results: u64,
     outcomes: &'a [Outcome],
     /// Bits of outcomes
     members: u32,
@@ -46,6 +58,12 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// When the last call returned.
+    #[must_use]
+    pub fn boot_ns(&self) -> u64 {
+        self.outcomes.last().map_or(0, |last| last.boot_ns)
+    }
+
     /// All calls. A group that is no call which exists is an error.
     pub fn groups(&self) -> impl Iterator<Item = Result<Group<'a>, DecodeError>> + use<'a> {
         let (head, outcomes) = (self.head, self.outcomes);
@@ -55,14 +73,35 @@ impl<'a> Batch<'a> {
         }
         std::iter::from_fn(move || {
             let first = outcomes.get(left.trailing_zeros() as usize)?.what;
-            let same = |members, (at, outcome): (usize, &Outcome)| {
-                members | u32::from(outcome.what == first) << at
-            };
-            let members = outcomes.iter().enumerate().fold(0, same);
+            let (mut members, mut succeeded, mut succeeded_ns) = (0, 0, 0);
+            let (mut sent, mut results, mut last_ns) = (0, 0, 0);
+            for (at, outcome) in outcomes.iter().enumerate() {
+                if outcome.what == first {
+                    members |= 1 << at;
+                    last_ns = outcome.boot_ns;
+                    if let Ok(result) = u64::try_from(outcome.ret) {
+                        succeeded += 1;
+                        succeeded_ns = outcome.boot_ns;
+                        sent += u64::from(outcome.size);
+                        results += result;
+                    }
+                }
+            }
             left &= !members;
             let What { id, abi, code } = What::unpacked(first);
             let header = Header { abi, code, ..head.header };
-            Some(meaning(&header).map(|(op, ..)| Group { op, id, outcomes, members }))
+            Some(meaning(&header).map(|(op, ..)| Group {
+                op,
+                id,
+                queue: op.takes_descriptor().then_some(&head.queue),
+                last_ns,
+                succeeded,
+                succeeded_ns,
+                sent,
+                results,
+                outcomes,
+                members,
+            }))
         })
     }
 }
@@ -70,8 +109,8 @@ impl<'a> Batch<'a> {
 impl<'a> Group<'a> {
     /// How many calls.
     #[must_use]
-    pub const fn count(&self) -> u32 {
-        self.members.count_ones()
+    pub const fn count(&self) -> u64 {
+        self.members.count_ones() as u64
     }
 
     /// Each call, in the order in which they returned.
@@ -114,6 +153,7 @@ mod tests {
         let shown = |group: Group<'_>| {
             let times: Vec<_> = group.calls().map(|call| call.boot_ns).collect();
             assert_eq!(group.count() as usize, times.len());
+            assert_eq!((group.succeeded, Some(&group.succeeded_ns)), (group.count(), times.last()));
             (group.op, group.id, times)
         };
         batch.groups().map(|group| shown(group.unwrap())).collect()

@@ -104,6 +104,16 @@ impl Tracker {
         }
     }
 
+    /// As [`Self::place`], of calls that came together.
+    #[must_use]
+    pub fn place_of_group(&self, head: &BatchHead, group: &Group<'_>) -> Place {
+        match group.queue {
+            None => Place { ns: Some(head.ns), foreign: Some(false), dead: false },
+            Some(queue) if queue.flags & queue_flag::KNOWN != 0 => self.place_of_queue(queue),
+            Some(_) => Place { ns: None, foreign: None, dead: false },
+        }
+    }
+
     fn place_of_queue(&self, queue: &QueueRef) -> Place {
         let dead = queue.flags & queue_flag::DEAD != 0;
         let ns = if dead { self.queues.namespace_of(queue.dev) } else { Some(queue.ns) };
@@ -150,27 +160,28 @@ impl Tracker {
 
     /// What calls did to an object that came together: all are uses, which nothing is told of.
     pub fn act_all(&mut self, head: &BatchHead, group: &Group<'_>) {
-        if self.namespaces.get(head.ns).is_some_and(|info| info.death.is_some()) {
+        let (deed, ns) = match group.queue {
+            None => (Deed::Used(group.op.family(), group.id), Some(head.ns)),
+            Some(queue) => (Deed::QueueUsed(*queue), self.whose(queue)),
+        };
+        let Some(ns) = ns else { return };
+        if self.namespaces.get(ns).is_some_and(|info| info.death.is_some()) {
             return;
         }
-        let (uses, last) = group
-            .calls()
-            .filter(|call| call.ret >= 0)
-            .fold((0, 0), |(uses, _), call| (uses + 1, call.boot_ns));
-        if uses == 0 {
+        if group.succeeded == 0 {
             return;
         }
         let act = Act {
-            boot_ns: last,
+            boot_ns: group.succeeded_ns,
             ns: head.ns,
             tid: head.tid,
             pid: head.pid,
             uid: head.euid,
             gid: head.egid,
             facts: self.contexts.get(head.tid, head.context),
-            deed: Deed::Used(group.op.family(), group.id),
+            deed,
         };
-        self.objects.act_often(&act, uses);
+        self.objects.act_often(&act, ns, group.succeeded);
     }
 
     /// The namespace of a queue.

@@ -182,18 +182,16 @@ impl Stats {
         let own = self.of(head.ns);
         let stats = own.op(group.op);
         stats.took(group.calls().map(|call| call.duration_ns));
-        let mut failed = 0;
-        for call in group.calls() {
-            let ret = i64::from(call.ret);
-            match Error::of(ret) {
-                Some(error) => {
-                    failed += 1;
-                    stats.add(Some(error), 1);
-                }
-                None => {
-                    stats.calls += 1;
-                    stats.bytes += message_bytes(group.op, u64::from(call.size), ret);
-                }
+        stats.calls += group.succeeded;
+        stats.bytes += match (carries_message(group.op), sends(group.op)) {
+            (true, true) => group.sent,
+            (true, false) => group.results,
+            (false, _) => 0,
+        };
+        let failed = group.count() - group.succeeded;
+        if failed != 0 {
+            for error in group.calls().filter_map(|call| Error::of(i64::from(call.ret))) {
+                stats.add(Some(error), 1);
             }
         }
         let caller = Caller {
@@ -201,10 +199,18 @@ impl Stats {
             comm: head.comm,
             uid: head.euid,
             gid: head.egid,
-            boot_ns: head.boot_ns,
+            boot_ns: group.last_ns,
         };
-        let deed = Deed { calls: u64::from(group.count()), failed, foreign: 0 };
+        let calls = group.count();
+        let place = tracker.place_of_group(head, group);
+        let foreign = if place.foreign == Some(true) { calls } else { 0 };
+        let deed = Deed { calls, failed, foreign };
         own.processes.count(&caller, facts, deed);
+        if let (1.., Some(ns)) = (foreign, place.ns) {
+            let other = self.of(ns);
+            other.foreign_calls += calls;
+            other.processes.count(&caller, facts, deed);
+        }
     }
 
     /// Calls were lost, of which only this is known.
@@ -297,6 +303,10 @@ fn add(calls: &mut Calls, error: Option<Error>, count: u64) {
             calls.restarts += count;
         }
     }
+}
+
+const fn sends(op: Op) -> bool {
+    matches!(op, Op::Msgsnd | Op::MqSend)
 }
 
 /// Bytes of the message that a successful call sent or received; `size`: its third argument.

@@ -179,10 +179,12 @@ impl Objects {
         changes
     }
 
-    /// So many calls used an object; no other deed is done often.
-    pub fn act_often(&mut self, act: &Act<'_>, uses: u64) {
-        if let Deed::Used(kind, id) = &act.deed {
-            self.used(act, act.ns, Local::Sysv(*kind, *id), uses, &mut Vec::new());
+    /// So many calls used an object of a namespace; no other deed is done often.
+    pub fn act_often(&mut self, act: &Act<'_>, ns: NsRef, uses: u64) {
+        if let Deed::Used(kind, id) = act.deed {
+            self.used(act, ns, Local::Sysv(kind, id), uses, &mut Vec::new());
+        } else if let Deed::QueueUsed(QueueRef { dev, ino, .. }) = act.deed {
+            self.used(act, ns, Local::Queue(dev, ino), uses, &mut Vec::new());
         }
     }
 
