@@ -50,30 +50,32 @@ fn enter_of_ours(regs: u64, number: u64) {
 #[inline(always)]
 pub(crate) fn exit(regs: impl Fn() -> u64, ret: impl Fn() -> i64) {
     if worth_a_look(field(regs(), Field::RegNumber)) {
-        exit_of_ours(regs(), ret());
+        let packed = exit_of_ours(regs(), ret());
+        if packed != 0 {
+            returned(packed, regs(), ret());
+        }
     }
 }
 
-/// As [`enter_of_ours`].
+/// As [`enter_of_ours`]: the call, if there is something left to do. That is left to the program, since
+/// on the stack there is not room for all of them.
 #[inline(never)]
-fn exit_of_ours(regs: u64, ret: i64) {
+fn exit_of_ours(regs: u64, ret: i64) -> u64 {
     let number: u64 = field(regs, Field::RegNumber);
     let gate = maps::gate();
     let pid_tgid = bpf_get_current_pid_tgid();
     if gate.keeps_out((pid_tgid >> 32) as u32) {
         slots::call_ends(pid_tgid);
-        return;
+        return 0;
     }
     let task = current_task();
-    if gate.is_open() && batches::exit(pid_tgid, task, ret) {
-        return;
+    if gate.is_open() && batches::exit(pid_tgid, task, ret)
+        || !has_place(number)
+        || ret == NOT_MADE && is_killed(task)
+    {
+        return 0;
     }
-    if !has_place(number) || ret == NOT_MADE && is_killed(task) {
-        return;
-    }
-    if let Some(call) = Call::new(task, regs, number, constant!(SYSCALL_KINDS)) {
-        returned(call, regs, ret);
-    }
+    Call::new(task, regs, number, constant!(SYSCALL_KINDS)).map_or(0, Call::packed)
 }
 
 /// `-ENOSYS`: what x86 has for a result until the call is made (`entry_SYSCALL_64`,
@@ -142,7 +144,7 @@ pub(crate) fn exit_function(regs: u64, ret: i64) {
     }
     let number = field(regs, Field::RegNumber);
     if let Some(call) = Call::new(task, regs, number, !constant!(SYSCALL_KINDS)) {
-        returned(call, regs, ret);
+        returned(call.packed(), regs, ret);
     }
 }
 
@@ -236,10 +238,10 @@ fn entered(gate: Gate, pid_tgid: u64, task: u64, call: Call) {
 
 /// A call returned.
 #[inline(always)]
-fn returned(call: Call, regs: u64, ret: i64) {
-    let (packed, ret) = (call.packed(), ret as u64);
+fn returned(packed: u64, regs: u64, ret: i64) {
+    let ret = ret as u64;
     let regs = if PLAIN { 0 } else { regs };
-    if call.code.op().is_none() {
+    if Call::unpacked(0, packed).code.op().is_none() {
         move_returned(packed, ret);
         return;
     }
