@@ -174,3 +174,60 @@ fn two_tracers_see_the_same_and_not_each_other() {
         }
     }
 }
+
+/// One operation on a semaphore of this process's own: what semop(2) gave.
+fn semop(semid: i32, by: i16) -> i32 {
+    let mut operation = libc::sembuf { sem_num: 0, sem_op: by, sem_flg: 0 };
+    // SAFETY: one operation, which lives through the call.
+    unsafe { libc::semop(semid, &raw mut operation, 1) }
+}
+
+/// The report on the calls of this process.
+fn of_this_process(report: &Value) -> &Value {
+    let mut all = list(&report["namespaces"]).iter().flat_map(|ns| list(&ns["processes"]));
+    all.find(|process| process["pid"] == std::process::id()).unwrap()
+}
+
+#[test]
+fn calls_are_counted_that_their_thread_had_not_sent_in_the_end() {
+    let report = Report::start(&[]);
+    // SAFETY: no pointers.
+    let semid = unsafe { libc::semget(libc::IPC_PRIVATE, 1, 0o600) };
+    // More than are sent together, and not a multiple of that.
+    for _ in 0..101 {
+        assert_eq!(semop(semid, 1), 0);
+    }
+    let mut wrong = libc::sembuf { sem_num: 1, sem_op: 1, sem_flg: 0 };
+    // SAFETY: one operation, which lives through the call.
+    assert_eq!(unsafe { libc::semop(semid, &raw mut wrong, 1) }, -1);
+    // It has a batch of its own when it sleeps, and what it sleeps in is to be seen.
+    let sleeper = std::thread::spawn(move || {
+        assert_eq!((semop(semid, 1), semop(semid, 1), semop(semid, -50)), (0, 0, 0));
+        semop(semid, -500)
+    });
+    let sleeps = |pending: u64| {
+        let tasks = fs::read_dir("/proc/self/task").unwrap().map_while(Result::ok);
+        let calls = tasks.filter_map(|task| fs::read_to_string(task.path().join("syscall")).ok());
+        let semops = [libc::SYS_semop, libc::SYS_semtimedop].map(|number| format!("{number} "));
+        calls.filter(|call| semops.iter().any(|number| call.starts_with(number))).count() as u64
+            == pending
+    };
+    assert!(eventually(|| sleeps(1)));
+    let report = report.end();
+    // SAFETY: IPC_RMID takes no pointer.
+    assert_eq!(unsafe { libc::semctl(semid, 0, libc::IPC_RMID) }, 0);
+    assert_eq!(sleeper.join().unwrap(), -1);
+
+    let process = of_this_process(&report);
+    assert_eq!((number(&process["calls"]), number(&process["failed"])), (1 + 101 + 1 + 3, 1));
+    assert_balanced(&report["accounting"]);
+    let pending = list(&report["pending"]).iter();
+    let mut mine = pending.filter(|call| call["pid"] == std::process::id());
+    let call = mine.next().unwrap();
+    assert_eq!((&call["op"], &call["id"]), (&"semop".into(), &semid.into()), "{call}");
+    assert_eq!(mine.next(), None);
+    let objects = list(&report["namespaces"]).iter().flat_map(|ns| list(&ns["objects"]));
+    let mut same = objects.filter(|object| object["kind"] == "sem" && object["id"] == semid);
+    let object = same.next().unwrap();
+    assert_eq!(number(&object["uses"]), 1 + 101 + 3, "{object}");
+}
