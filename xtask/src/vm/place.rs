@@ -23,7 +23,7 @@ use crate::{apt, build::Built};
 
 /// How many seconds a machine may run: emulated processors are many times slower than real ones, and
 /// others may be busy here.
-pub(super) const LIMIT: u64 = 900;
+pub(super) const LIMIT: u64 = 1800;
 const MEBIBYTES: u32 = 1024;
 const PROCESSORS: u32 = 2;
 
