@@ -221,14 +221,15 @@ pub(crate) fn release(pid_tgid: u64) {
 #[unsafe(no_mangle)]
 extern "C" fn release_batch(pid_tgid: u64) -> u64 {
     let place = place(pid_tgid);
-    send_batch(place);
+    // Else it is another thread's, who may be writing there.
     if let Some(batch) = owned(pid_tgid) {
+        send_batch(place);
         batch.enter_ns = 0;
         if batch.record.head.count == 0 {
             batch.pid_tgid = 0;
             let _ = BATCHES_TAKEN.remove(&place);
         } else {
-            // No room, or the end has come: it is nobody's until it can be sent.
+            // No room, or the end has come.
             batch.pid_tgid = NOBODYS;
         }
     }
@@ -286,7 +287,8 @@ extern "C" fn begin_batch(context: u64, inum: u32, generation: u32) -> u64 {
     0
 }
 
-/// Sends what is in a place, if the gate is open and the ring has room; else it stays there.
+/// Sends what is in the place of this thread, if the gate is open and the ring has room; else it stays
+/// there.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn send_batch(place: u32) -> u64 {
