@@ -36,12 +36,12 @@ fn held() -> (Beside, Vec<Member>) {
     (held, members)
 }
 
-/// The calls in those namespaces, thread by thread, but for those of other tracers, which look at the
-/// namespaces as they start and end.
+/// The workload's calls in those namespaces, thread by thread: other tracers look at the namespaces as
+/// they start and end.
 fn calls_in<'a>(lines: &'a [Value], namespaces: &Counts) -> Vec<&'a Value> {
     let mut calls = of_type(lines, "ipc");
     calls.retain(|line| namespaces.contains_key(&number(&line["ipc_ns"]["inum"])));
-    calls.retain(|line| line["process"]["comm"] != "ipc-trace");
+    calls.retain(|line| line["process"]["exe"] == xtask().to_str().unwrap());
     calls.sort_by_key(|line| number(&line["process"]["tid"]));
     calls
 }
