@@ -1,7 +1,7 @@
 //! Runs a command under both tracers at once, and holds their accounts against each other.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     fmt::Write as _,
     fs,
@@ -74,8 +74,8 @@ pub(crate) fn no_difference(name: &str, options: &[&str], command: &[OsString]) 
     let complaints = text(&output.stderr);
     assert!(output.status.success(), "{:?}: {complaints}", output.status);
     let traced = of_tracer(&output.stdout, &complaints);
-    let shown = of_strace(folder.path());
-    let differences = differences(&shown, &traced);
+    let (shown, detached) = of_strace(folder.path());
+    let differences = differences(&shown, &traced, &detached);
     assert!(differences.is_empty(), "{}", told(&differences));
     let calls = shown.values().map(Vec::len).sum();
     println!("{calls} calls of {} threads, and no difference", shown.len());
@@ -105,13 +105,19 @@ fn of_tracer(stdout: &[u8], complaints: &str) -> Threads<Traced> {
     threads
 }
 
-fn of_strace(folder: &Path) -> Threads<Shown> {
+/// What strace saw, and the threads that it let go of in the middle of a call, since a signal ended it:
+/// stress-ng sends some to all of its process group.
+fn of_strace(folder: &Path) -> (Threads<Shown>, BTreeSet<u64>) {
     let mut threads = Threads::new();
+    let mut detached = BTreeSet::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let tid = path.extension().unwrap().to_str().unwrap().parse().unwrap();
         let text = fs::read_to_string(path).unwrap();
-        let lines = text.lines().filter(|line| !is_news(line));
+        if text.lines().any(|line| line.ends_with(DETACHED)) {
+            detached.insert(tid);
+        }
+        let lines = text.lines().filter(|line| !is_news(line) && !line.ends_with(DETACHED));
         let calls = lines.filter_map(|line| {
             let call = line.parse::<Line>().and_then(|line| line.call());
             call.unwrap_or_else(|error| panic!("strace printed {error}"))
@@ -121,8 +127,11 @@ fn of_strace(folder: &Path) -> Threads<Shown> {
             threads.insert(tid, calls);
         }
     }
-    threads
+    (threads, detached)
 }
+
+/// The end of the line of a call in whose middle strace let go of the thread.
+const DETACHED: &str = " <detached ...>";
 
 /// `[ 231] +++ exited with 0 +++` and `[  65] --- stopped by SIGSTOP ---` are no calls.
 fn is_news(line: &str) -> bool {
@@ -130,13 +139,20 @@ fn is_news(line: &str) -> bool {
     news.starts_with("+++ ") || news.starts_with("--- ")
 }
 
-fn differences(shown: &Threads<Shown>, traced: &Threads<Traced>) -> Vec<String> {
+/// `detached`: threads of which strace does not know what they did afterwards.
+fn differences(
+    shown: &Threads<Shown>,
+    traced: &Threads<Traced>,
+    detached: &BTreeSet<u64>,
+) -> Vec<String> {
     let none = Vec::new();
     let mut all = Vec::new();
     for (tid, shown) in shown {
-        all.extend(difference(*tid, shown, traced.get(tid).unwrap_or(&none)));
+        let traced = traced.get(tid).unwrap_or(&none);
+        all.extend(difference(*tid, shown, traced, !detached.contains(tid)));
     }
-    let others = traced.iter().filter(|(tid, _)| !shown.contains_key(tid));
+    let unknown = |tid| !shown.contains_key(tid) && !detached.contains(tid);
+    let others = traced.iter().filter(|(tid, _)| unknown(*tid));
     all.extend(others.map(|(tid, calls)| {
         format!(
             "thread {tid}: strace saw nothing, and ipc-trace {} calls, as\n  {:?}",
@@ -147,8 +163,8 @@ fn differences(shown: &Threads<Shown>, traced: &Threads<Traced>) -> Vec<String> 
     all
 }
 
-/// The first difference between two accounts of one thread.
-fn difference(tid: u64, shown: &[Shown], traced: &[Traced]) -> Option<String> {
+/// The first difference between two accounts of one thread; `whole`: whether strace saw it to its end.
+fn difference(tid: u64, shown: &[Shown], traced: &[Traced], whole: bool) -> Option<String> {
     let mut traced = traced.iter().peekable();
     for (at, shown) in shown.iter().enumerate() {
         if traced.next_if(|traced| shown.is(traced)).is_none() && !shown.may_be_void() {
@@ -158,7 +174,7 @@ fn difference(tid: u64, shown: &[Shown], traced: &[Traced]) -> Option<String> {
             ));
         }
     }
-    let more = traced.next()?;
+    let more = traced.next().filter(|_| whole)?;
     Some(format!("thread {tid}: strace saw nothing more, and ipc-trace\n  {more:?}"))
 }
 
@@ -195,7 +211,7 @@ mod tests {
             let thread = |n| if n == 0 { None } else { Some(7) };
             let shown = Threads::from_iter(thread(shown.len()).map(|tid| (tid, shown)));
             let traced = Threads::from_iter(thread(traced.len()).map(|tid| (tid, traced)));
-            !differences(&shown, &traced).is_empty()
+            !differences(&shown, &traced, &BTreeSet::new()).is_empty()
         };
         assert!(!differ(&[&s1, &s2], &[&t1, &t2]));
         assert!(differ(&[&s1, &s2], &[&t2, &t1]));
