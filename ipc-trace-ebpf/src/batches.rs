@@ -10,7 +10,7 @@
 //! what was not sent is the reader's.
 
 use aya_ebpf::{
-    bindings::{BPF_NOEXIST, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    bindings::{BPF_NOEXIST, BPF_RB_NO_WAKEUP},
     helpers::{
         bpf_get_current_pid_tgid,
         generated::{bpf_ktime_get_boot_ns, bpf_ringbuf_output},
@@ -93,7 +93,8 @@ pub(crate) fn enter(pid_tgid: u64, call: Call, queue: &QueueRef) -> bool {
     {
         return false;
     }
-    note(Some(batch), call)
+    note(batch, call);
+    true
 }
 
 /// From now on, calls on queues are on this one. Whether that can be.
@@ -119,20 +120,22 @@ fn set_queue(batch: &mut Batch, pid_tgid: u64, mut queue: QueueRef) -> bool {
 /// reader.
 #[inline(always)]
 pub(crate) fn enter_known(pid_tgid: u64, call: Call) -> bool {
-    note(of_thread(pid_tgid), call)
+    match of_thread(pid_tgid) {
+        Some(batch) => {
+            note(batch, call);
+            true
+        }
+        None => false,
+    }
 }
 
 #[inline(always)]
-fn note(batch: Option<&mut Batch>, call: Call) -> bool {
-    let Some(batch) = batch else {
-        return false;
-    };
+fn note(batch: &mut Batch, call: Call) {
     let [id, size] = call.id_and_size();
     batch.what = What { id: id as i32, abi: call.abi as u8, code: call.code.0 }.packed();
     batch.size = size << 32;
     // SAFETY: no arguments.
     batch.enter_ns = unsafe { bpf_ktime_get_boot_ns() };
-    true
 }
 
 /// The call that the thread is in returns. Whether it is in its batch now.
@@ -330,12 +333,10 @@ extern "C" fn send_batch(place: u32) -> u64 {
 /// Whether the reader is woken up: as for calls that come one by one, by how many were sent before.
 #[inline(always)]
 fn wake_up(count: u64) -> u64 {
-    let mut due = false;
-    if let Some(counters) = maps::counters(BATCH_ROW) {
-        due = maps::count_many(counters, Count::Emitted, count) & u64::from(constant!(WAKE_MASK))
-            < count;
+    match maps::counters(BATCH_ROW) {
+        Some(counters) => maps::wake_up(maps::count_many(counters, Count::Emitted, count), count),
+        None => u64::from(BPF_RB_NO_WAKEUP),
     }
-    u64::from(if due { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP })
 }
 
 /// Counts a call as lost, for which there was no room.
@@ -350,8 +351,7 @@ extern "C" fn drop_one(pid_tgid: u64, ret: u64) -> u64 {
         maps::count(counters, Count::Seen);
         maps::count(counters, Count::Dropped);
     }
-    let ret = i64::from(ret as i32);
-    let error = if filters::failed(ret) { -ret as u16 } else { 0 };
+    let error = filters::error(i64::from(ret as i32));
     let ns = batch.record.head.ns;
     maps::count_drop(ns.inum, ns.generation, u16::from(kind), error);
     0

@@ -1,12 +1,9 @@
 //! From a call that returned to a record of it: in the event ring, or in the control ring where it changed
 //! objects and is no event.
 
-use aya_ebpf::{
-    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-    helpers::{
-        bpf_get_current_pid_tgid,
-        generated::{bpf_ktime_get_boot_ns, bpf_ringbuf_submit},
-    },
+use aya_ebpf::helpers::{
+    bpf_get_current_pid_tgid,
+    generated::{bpf_ktime_get_boot_ns, bpf_ringbuf_submit},
 };
 use ipc_trace_common::{
     layout::Field,
@@ -19,7 +16,6 @@ use ipc_trace_common::{
 };
 
 use crate::{
-    constants::constant,
     context,
     detail::{self, Facts, Inline, Part},
     filters,
@@ -69,20 +65,13 @@ struct With<P> {
     part: P,
 }
 
-/// Whether the reader is woken up, after so many events of one operation on one CPU.
-#[inline(always)]
-fn wake_up(emitted: u64) -> u64 {
-    let due = emitted & u64::from(constant!(WAKE_MASK)) == 0;
-    u64::from(if due { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP })
-}
-
 /// Room for an event; when there is none, that is counted.
 #[inline(always)]
 fn reserve<P>(event: &Event) -> Option<*mut With<P>> {
     let record = maps::reserve(&EVENTS);
     if record.is_none() {
         maps::count(event.counters, Count::Dropped);
-        let error = if filters::failed(event.ret) { -event.ret as u16 } else { 0 };
+        let error = filters::error(event.ret);
         maps::count_drop(event.ns.inum, event.ns.generation, event.op as u16, error);
     }
     record
@@ -200,7 +189,7 @@ fn send<P: Part>(event: &Event, reported: bool, arguments: &Arguments) {
     unsafe {
         fill::<P>(record, kind, event, arguments);
         let emitted = maps::count(counters, Count::Emitted);
-        bpf_ringbuf_submit(record.cast(), wake_up(emitted));
+        bpf_ringbuf_submit(record.cast(), maps::wake_up(emitted, 1));
     }
 }
 

@@ -71,6 +71,12 @@ fn padded_comm() -> [u64; 2] {
     comm
 }
 
+/// The error's number in a raw result; `0`: it is none.
+#[inline(always)]
+pub(crate) fn error(ret: i64) -> u16 {
+    if failed(ret) { -ret as u16 } else { 0 }
+}
+
 /// Whether a raw result is an error (`IS_ERR_VALUE`, include/linux/err.h).
 #[inline(always)]
 pub(crate) fn failed(ret: i64) -> bool {

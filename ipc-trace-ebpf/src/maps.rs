@@ -1,7 +1,7 @@
 //! The maps, and access to them. None is newer than Linux 5.10.
 
 use aya_ebpf::{
-    bindings::{BPF_F_MMAPABLE, BPF_NOEXIST},
+    bindings::{BPF_F_MMAPABLE, BPF_NOEXIST, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::generated::{bpf_get_smp_processor_id, bpf_ringbuf_reserve},
     macros::map,
     maps::{Array, HashMap, LruHashMap, RingBuf},
@@ -15,7 +15,7 @@ use ipc_trace_common::{
     },
 };
 
-use crate::slots::Slot;
+use crate::{constants::constant, slots::Slot};
 
 /// Slots of [`SLOTS`].
 pub(crate) const SLOT_COUNT: u32 = 1 << 16;
@@ -215,6 +215,14 @@ pub(crate) fn reserve<T>(ring: &'static RingBuf) -> Option<*mut T> {
         bpf_ringbuf_reserve(core::ptr::from_ref(ring).cast_mut().cast(), size_of::<T>() as u64, 0)
     };
     if at.is_null() { None } else { Some(at.cast()) }
+}
+
+/// Whether the reader is woken up, when so many events were put into the ring on this CPU, the last `count`
+/// of them just now: a flag for the ring's helpers.
+#[inline(always)]
+pub(crate) fn wake_up(emitted: u64, count: u64) -> u64 {
+    let due = emitted & u64::from(constant!(WAKE_MASK)) < count;
+    u64::from(if due { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP })
 }
 
 /// Room for a record in the control ring; when there is none, that is counted.

@@ -130,7 +130,6 @@ fn options(how: &HowArgs, native: Abi) -> Options {
         ring_bytes: setup::ring_bytes(how.ring_bytes),
         filters: KernelFilters::default(),
         arguments: true,
-        batched: false,
         native,
     }
 }

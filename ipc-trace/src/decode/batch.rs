@@ -34,7 +34,7 @@ pub struct Group<'a> {
     /// Lengths of the messages that those were to send, together
     pub sent: u64,
     /// Their results, together: of receiving operations, the lengths of messages
-    pub results: u64,
+    pub results: i64,
     outcomes: &'a [Outcome],
     /// Bits of outcomes
     members: u32,
@@ -79,11 +79,11 @@ impl<'a> Batch<'a> {
                 if outcome.what == first {
                     members |= 1 << at;
                     last_ns = outcome.boot_ns;
-                    if let Ok(result) = u64::try_from(outcome.ret) {
+                    if outcome.ret >= 0 {
                         succeeded += 1;
                         succeeded_ns = outcome.boot_ns;
                         sent += u64::from(outcome.size);
-                        results += result;
+                        results += i64::from(outcome.ret);
                     }
                 }
             }

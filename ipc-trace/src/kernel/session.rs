@@ -119,17 +119,16 @@ pub struct Options {
     pub filters: KernelFilters,
     /// Whether what arguments point to is wanted, where it is for show alone
     pub arguments: bool,
-    /// Whether calls may come in batches, without their arguments
-    pub batched: bool,
     /// The machine's native ABI
     pub native: Abi,
 }
 
 impl Options {
-    /// Whether calls come in batches: no filter may look at what differs between calls of one thread.
+    /// Whether calls come in batches, without their arguments: no filter may look at what differs between
+    /// calls of one thread.
     pub(super) const fn is_batched(&self) -> bool {
         use state::filter::{COMM, FAILED, MIN_DURATION, OP, UID};
-        self.batched && self.filters.bits & (FAILED | UID | COMM | MIN_DURATION | OP) == 0
+        !self.arguments && self.filters.bits & (FAILED | UID | COMM | MIN_DURATION | OP) == 0
     }
 }
 
@@ -393,11 +392,14 @@ impl Session {
         self.set_gate(gate::CLOSED);
     }
 
-    /// Waits until all programs that ran when the gate was closed have ended: they run in read-side
-    /// critical sections of RCU, and this waits for a grace period (`sys_membarrier`,
-    /// kernel/sched/membarrier.c).
+    /// Waits until all programs that ran when the gate was closed have ended, where they may write to
+    /// what [`Self::left`] reads: they run in read-side critical sections of RCU, and this waits for a
+    /// grace period (`sys_membarrier`, kernel/sched/membarrier.c).
     pub fn wait_for_programs(&self) {
         const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+        if self.batches.is_none() {
+            return;
+        }
         // SAFETY: no pointers.
         if unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } != 0 {
             // With nohz_full. None takes that long.

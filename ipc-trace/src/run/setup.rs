@@ -120,7 +120,6 @@ pub fn setup(how: &HowArgs, filters: &Filters, arguments: bool) -> Result<Setup,
         ring_bytes: ring_bytes(how.ring_bytes),
         filters: kernel_filters(filters),
         arguments,
-        batched: !arguments,
         native,
     };
     let namespaces = filters

@@ -183,11 +183,7 @@ impl Stats {
         let stats = own.op(group.op);
         stats.took(group.calls().map(|call| call.duration_ns));
         stats.calls += group.succeeded;
-        stats.bytes += match (carries_message(group.op), sends(group.op)) {
-            (true, true) => group.sent,
-            (true, false) => group.results,
-            (false, _) => 0,
-        };
+        stats.bytes += message_bytes(group.op, group.sent, group.results);
         let failed = group.count() - group.succeeded;
         if failed != 0 {
             for error in group.calls().filter_map(|call| Error::of(i64::from(call.ret))) {
@@ -305,11 +301,8 @@ fn add(calls: &mut Calls, error: Option<Error>, count: u64) {
     }
 }
 
-const fn sends(op: Op) -> bool {
-    matches!(op, Op::Msgsnd | Op::MqSend)
-}
-
-/// Bytes of the message that a successful call sent or received; `size`: its third argument.
+/// Bytes of messages that successful calls sent or received; `size`: their third arguments, `ret`: their
+/// results, together.
 fn message_bytes(op: Op, size: u64, ret: i64) -> u64 {
     match op {
         Op::Msgsnd | Op::MqSend => size,
