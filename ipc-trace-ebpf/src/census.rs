@@ -23,8 +23,8 @@ use crate::{
     namespaces, queues, slots,
 };
 
-/// Namespaces that are listed per task of the iteration: what the verifier can follow to its end.
-/// A host has far more tasks than one, so the list gets long enough.
+/// Superblocks that are looked at per task of the iteration: a host has far more tasks than one, so the
+/// list gets long enough.
 const STEP: u32 = 64;
 
 /// Where the walk through the superblocks stands.
@@ -43,7 +43,12 @@ pub(crate) struct Walk {
     flags: u32,
     /// Padding
     reserved: u32,
+    /// The namespace that was found last
+    found: NamespaceRecord,
 }
+
+/// The part of a [`Walk`] that a full buffer takes back.
+type Stand = (u64, u64, u32);
 
 /// `struct bpf_iter__task` (kernel/bpf/task_iter.c) with `struct bpf_iter_meta`
 /// (include/linux/bpf.h), whose first member is the `seq_file`.
@@ -66,20 +71,32 @@ fn census(ctx: *mut u64) -> i32 {
         return 0;
     }
     if number == 0 {
-        log_diagnostics(ctx);
         begin(walk, task);
     }
     // Those that run already; from then on, exec tells.
     if !maps::gate().is_open() {
-        executables::found(task);
+        // Copied so, the pointer is a number to the verifier.
+        executables::found_task(kernel(core::ptr::addr_of!(task) as u64));
     }
     // When the buffer is full, the kernel throws away what was written for this task and comes back
     // with it (`bpf_seq_read`, kernel/bpf/bpf_iter.c): the walk goes on only when all got in.
-    let mut next = *walk;
-    if list_namespaces(seq, &mut next) && list_pending(seq, task) {
-        *walk = next;
+    let stood = walk.stand();
+    if !list_namespaces(seq, walk) || !list_pending(seq, task) {
+        walk.go_back(stood);
     }
     0
+}
+
+impl Walk {
+    #[inline(always)]
+    pub(crate) fn stand(&self) -> Stand {
+        (self.node, self.listed, self.flags)
+    }
+
+    #[inline(always)]
+    pub(crate) fn go_back(&mut self, to: Stand) {
+        (self.node, self.listed, self.flags) = to;
+    }
 }
 
 /// Lists the call that `task` is in, if it is in one. Whether there was room.
@@ -163,38 +180,60 @@ pub(crate) fn begin(walk: &mut Walk, task: u64) {
 /// Lists the namespaces from where the walk stands. Whether there was room.
 #[inline(always)]
 pub(crate) fn list_namespaces(seq: u64, walk: &mut Walk) -> bool {
-    let mut node = walk.node;
     for _ in 0..STEP {
+        // Read anew in each step: so the verifier finds each step like the one before.
+        let walk = core::ptr::from_mut(walk);
+        // SAFETY: it was made of a reference.
+        let node = unsafe { core::ptr::addr_of!((*walk).node).read_volatile() };
         if node == 0 {
             break;
         }
-        let sb = node - context::bytes(Field::SbInstances);
-        if field::<u64>(sb, Field::SbType) != walk.kind {
-            // It was freed since the step before, and the way on is lost.
-            walk.flags = flag::TRUNCATED;
-            node = 0;
-            break;
+        if next_namespace(node) == 0 {
+            continue;
         }
-        let ipc_ns: u64 = field(sb, Field::SbInfo);
-        if ipc_ns != 0 {
-            let record = NamespaceRecord {
-                header: context::header(Kind::Alive, 0),
-                boot_ns: walk.boot_ns,
-                ns: namespaces::listed(kernel(ipc_ns + context::bytes(Field::IpcNsInum))),
-                ns_id: field(ipc_ns, Field::IpcNsId),
-                mqueue_dev: field(sb, Field::SbDev),
-                reserved: 0,
-            };
-            if !write(seq, &record) {
-                return false;
-            }
-            walk.listed += 1;
+        // SAFETY: as above; the function has written it.
+        let (found, listed) = unsafe { (&(*walk).found, &mut (*walk).listed) };
+        if !write(seq, found) {
+            return false;
         }
-        // struct hlist_node { struct hlist_node *next, **pprev; }
-        node = kernel(node);
+        *listed += 1;
     }
-    walk.node = node;
     true
+}
+
+/// Makes the step from `node`, where the walk stands. Whether there is a namespace: `1`, or `0`.
+///
+/// A global function, so that the verifier looks at it once and not once a step.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn next_namespace(node: u64) -> u64 {
+    let Some(walk) = WALK.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: the map gave the pointer; one process reads one census at a time.
+    let walk = unsafe { &mut *walk };
+    let sb = node - context::bytes(Field::SbInstances);
+    if field::<u64>(sb, Field::SbType) != walk.kind {
+        // It was freed since the step before, and the way on is lost.
+        walk.flags = flag::TRUNCATED;
+        walk.node = 0;
+        return 0;
+    }
+    // struct hlist_node { struct hlist_node *next, **pprev; }
+    walk.node = kernel(node);
+    let ipc_ns: u64 = field(sb, Field::SbInfo);
+    if ipc_ns == 0 {
+        return 0;
+    }
+    walk.found = NamespaceRecord {
+        header: context::header(Kind::Alive, 0),
+        boot_ns: walk.boot_ns,
+        ns: namespaces::listed(kernel(ipc_ns + context::bytes(Field::IpcNsInum))),
+        ns_id: field(ipc_ns, Field::IpcNsId),
+        mqueue_dev: field(sb, Field::SbDev),
+        reserved: 0,
+    };
+    1
 }
 
 #[inline(always)]
@@ -211,9 +250,17 @@ pub(crate) fn end(seq: u64, walk: &Walk) {
     write(seq, &record);
 }
 
-/// Rare conditions go to the user's log from here, so at most once per census.
-#[inline(never)]
-fn log_diagnostics(ctx: *mut u64) {
+/// Rare conditions go to the user's log from here. Its verification takes as long as that of all else
+/// together, so it is a program of its own, an iterator like the census but for its single step, that is
+/// loaded when there is something to tell.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task")]
+fn diagnostics(ctx: *mut u64) -> i32 {
+    // SAFETY: as in the census.
+    let number = unsafe { (ctx.read_volatile() as *const u64).add(2).read_volatile() };
+    if number != 0 {
+        return 0;
+    }
     if let Some(n) = maps::diagnosed(Diagnostic::SpillFull) {
         warn!(&ctx, "{} calls found no room to note when they began: they have no duration", n);
     }
@@ -230,4 +277,5 @@ fn log_diagnostics(ctx: *mut u64) {
     if let Some(n) = maps::diagnosed(Diagnostic::Unreadable) {
         warn!(&ctx, "{} times a field of the kernel could not be read", n);
     }
+    0
 }

@@ -16,7 +16,7 @@ use ipc_trace_common::{
 
 use crate::{
     context::bytes,
-    memory::{exists, field, kernel_bytes},
+    memory::{exists, field, kernel, kernel_bytes},
 };
 
 /// A file, as `struct path` has it (include/linux/path.h).
@@ -99,14 +99,17 @@ pub(crate) fn executed(task: u64) {
     }
 }
 
-/// A task was found: the path of its executable is written unless it is there.
-#[inline(always)]
-pub(crate) fn found(task: u64) {
+/// A task was found: the path of its executable is written unless it is there. A global function, so
+/// that the verifier goes through it once and not once for each way that leads on from it.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn found_task(task: u64) -> u64 {
     if let Some(place) = place(task)
         && EXECUTABLES.get_ptr(&place).is_none()
     {
         write(&place);
     }
+    0
 }
 
 #[inline(always)]
@@ -142,6 +145,8 @@ unsafe fn walk(place: &Place, to: *mut u8) -> (u32, u32) {
     let Place { mut vfsmount, mut dentry } = *place;
     let mut len: u32 = 0;
     for _ in 0..DEPTH {
+        // Copied so, it may be anything to the verifier, which then finds each step like the one before.
+        len = kernel(core::ptr::addr_of!(len) as u64);
         let parent: u64 = field(dentry, Field::DentryParent);
         if dentry == field::<u64>(vfsmount, Field::VfsmountRoot) || dentry == parent {
             let mount = vfsmount - bytes(Field::MountVfsmount);

@@ -61,7 +61,7 @@ static GATE: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static FIRED: Array<u32> = Array::with_max_entries(PROGRAMS, 0);
 #[map]
-static DIAGNOSTIC_COUNTS: Array<u64> = Array::with_max_entries(DIAGNOSTICS, 0);
+static DIAGNOSTIC_COUNTS: Array<u64> = Array::with_max_entries(DIAGNOSTICS, BPF_F_MMAPABLE);
 #[map]
 static DIAGNOSTIC_LOGGED: Array<u64> = Array::with_max_entries(DIAGNOSTICS, 0);
 

@@ -57,9 +57,9 @@ fn survey_tasks(ctx: *mut u64) -> i32 {
         census::begin(walk, task);
     }
     // As in the census: the walk goes on only when all got in.
-    let mut next = *walk;
-    if census::list_namespaces(seq, &mut next) && list_task(seq, task) {
-        *walk = next;
+    let stood = walk.stand();
+    if !census::list_namespaces(seq, walk) || !list_task(seq, task) {
+        walk.go_back(stood);
     }
     0
 }

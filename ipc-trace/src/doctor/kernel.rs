@@ -89,8 +89,7 @@ impl Kernel for ThisKernel {
     ) -> Result<Started, SetupError> {
         let before_ns = getppid_ns();
         let begin = Instant::now();
-        let btf = setup::kernel_btf()?;
-        let (plan, session, census) = setup::start(choice, layout, options, btf.as_ref())?;
+        let (plan, session, census) = setup::start(choice, layout, options)?;
         let took = begin.elapsed();
         let attached_ns = getppid_ns();
         Ok(Started {

@@ -1,17 +1,15 @@
 //! Loads the object and attaches the programs of a plan.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap as StdHashMap},
+    ffi::CString,
     fs, io,
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, OwnedFd},
     time::Instant,
 };
 
-use aya::{
-    Btf, Ebpf, EbpfLoader, Pod,
-    maps::{HashMap, MapError},
-    programs::{BtfTracePoint, Iter, Program, ProgramError, RawTracePoint, TracePoint},
-};
+use aya::{Pod, maps::HashMap};
+use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
 use ipc_trace_common::{
     hooks,
     op::Abi,
@@ -20,8 +18,9 @@ use ipc_trace_common::{
 };
 
 use super::{
-    bpf::Linked,
-    layout::{KERNEL_BTF, Layout},
+    bpf,
+    layout::Layout,
+    object::{Linked, Settings},
     plan::{Flavour, Plan, dispatched},
     programs::Programs,
     session::{KernelFilters, Options, SessionError, map_error, processors},
@@ -64,15 +63,6 @@ pub enum AttachError {
     Fentry(String),
 }
 
-/// The running kernel's BTF, in which the programs' hooks are found.
-///
-/// # Errors
-/// It can't be read.
-pub fn kernel_btf() -> Result<Btf, SessionError> {
-    Btf::parse_file(KERNEL_BTF, aya::Endianness::default())
-        .map_err(|e| SessionError::Btf { path: KERNEL_BTF.to_owned(), reason: e.to_string() })
-}
-
 /// Functions of the hook table that the kernel has, by `kallsyms`. `None`: it does not say.
 #[must_use]
 pub fn present_functions(kallsyms: &std::path::Path) -> Option<BTreeSet<&'static str>> {
@@ -99,14 +89,13 @@ pub(super) fn attach(
     flavour: Flavour,
     layout: &Layout,
     options: &Options,
-    btf: Option<&Btf>,
-) -> Result<(Ebpf, Programs), AttachError> {
+) -> Result<(Linked, Programs), AttachError> {
     let begin = Instant::now();
-    let mut ebpf = load(plan, flavour, layout, options, btf).map_err(AttachError::Session)?;
-    log::debug!("the object was loaded after {:?}", begin.elapsed());
+    let mut linked = link(plan, flavour, layout, options).map_err(AttachError::Session)?;
+    log::debug!("the object's maps were made after {:?}", begin.elapsed());
     let mut programs = Programs::default();
+    fill_filters(&mut linked, &options.filters).map_err(AttachError::Session)?;
     if !plan.hooks.is_empty() {
-        let linked = Linked::new(object(flavour), &ebpf).map_err(AttachError::Flavour)?;
         let fprobe = plan.fprobe && flavour != Flavour::Raw;
         programs = match fprobe.then(|| steady::hook(&linked, &plan.hooks)) {
             Some(Ok(hooked)) => hooked,
@@ -122,16 +111,19 @@ pub(super) fn attach(
     log::debug!("{} functions were hooked after {:?}", plan.hooks.len(), begin.elapsed());
     let syscall = if plan.syscall_kinds == 0 { &[][..] } else { &SYSCALL };
     for (name, tracepoint, event) in CONTROL.iter().chain(syscall) {
-        let attached = match event.filter(|_| flavour == Flavour::Perf) {
-            Some(event) => attach_perf_event(&mut ebpf, &mut programs, name, event),
-            None => attach_tracepoint(&mut ebpf, flavour, name, tracepoint, btf),
+        let attached = match (flavour, event) {
+            (Flavour::Perf, Some(event)) => on_perf_event(&mut programs, &linked, name, event),
+            (Flavour::Perf | Flavour::Btf, _) => {
+                on_tracepoint(&mut programs, &linked, name, tracepoint, layout)
+            }
+            (Flavour::Raw, _) => on_raw_tracepoint(&mut programs, &linked, name, tracepoint),
         };
         attached.map_err(|reason| {
             AttachError::Flavour(format!("program {name} on {tracepoint}: {reason}"))
         })?;
     }
     log::debug!("all programs were attached after {:?}", begin.elapsed());
-    Ok((ebpf, programs))
+    Ok((linked, programs))
 }
 
 const fn object(flavour: Flavour) -> &'static [u8] {
@@ -151,35 +143,35 @@ fn wake_every(ring_bytes: u32, processors: usize) -> u32 {
     1 << every.ilog2()
 }
 
-/// Loads the object, without any program, for iterators alone, which need no rings.
-pub(super) fn load_for_iterators(layout: &Layout, btf: &Btf) -> Result<Ebpf, SessionError> {
+/// The object for iterators alone, which need no rings.
+pub(super) fn link_for_iterators(layout: &Layout) -> Result<Linked, SessionError> {
     // A page on every machine.
     const RING_BYTES: u32 = 1 << 16;
     let fields = layout.constants();
+    let settings = Settings {
+        constants: StdHashMap::from([("FIELDS", bytes_of(&fields))]),
+        entries: BTreeMap::from([
+            ("EVENTS", RING_BYTES),
+            ("BATCHES", 1),
+            ("BATCHES_TAKEN", 1),
+            ("CONTROL", RING_BYTES),
+            ("SLOTS", 1),
+            ("SLOTS_SPILL", 64),
+            ("DROPS", 1),
+            ("EXECUTABLES", 64),
+            ("DESCENDANTS", 1),
+        ]),
+    };
     // No field is read with a plain load by an iterator, so this one suits every kernel.
-    EbpfLoader::new()
-        .btf(Some(btf))
-        .override_global("FIELDS", &fields, true)
-        .map_max_entries("EVENTS", RING_BYTES)
-        .map_max_entries("BATCHES", 1)
-        .map_max_entries("BATCHES_TAKEN", 1)
-        .map_max_entries("CONTROL", RING_BYTES)
-        .map_max_entries("SLOTS", 1)
-        .map_max_entries("SLOTS_SPILL", 64)
-        .map_max_entries("DROPS", 1)
-        .map_max_entries("EXECUTABLES", 64)
-        .map_max_entries("DESCENDANTS", 1)
-        .load(PROBE)
-        .map_err(|e| SessionError::Maps(root_cause(&e)))
+    Linked::new(PROBE, &settings).map_err(SessionError::Maps)
 }
 
-fn load(
+fn link(
     plan: &Plan,
     flavour: Flavour,
     layout: &Layout,
     options: &Options,
-    btf: Option<&Btf>,
-) -> Result<Ebpf, SessionError> {
+) -> Result<Linked, SessionError> {
     let fields = layout.constants();
     let dispatch = hooks::dispatch(options.native, u32::MAX);
     let any = hooks::any(&hooks::dispatch(options.native, dispatched(plan.syscall_kinds)));
@@ -188,119 +180,114 @@ fn load(
     let compat_bit: u32 = if is_x86 == 1 { 0x2 } else { 1 << 22 };
     let filters = &options.filters;
     let arguments = u32::from(options.arguments);
+    let batched = u32::from(options.is_batched());
     let processors = processors();
     let wake_mask = wake_every(options.ring_bytes, processors) - 1;
     // Memory is taken for all entries at once.
     let descendants = if filters.bits & filter::COMMAND != 0 { 1 << 16 } else { 1 };
     let batches = if options.is_batched() { BATCHES } else { 1 };
-    let mut ebpf = EbpfLoader::new()
-        .btf(btf)
-        .override_global("FIELDS", &fields, true)
-        .override_global("DISPATCH", &dispatch, true)
-        .override_global("DISPATCH_ANY", &any, true)
-        .override_global("IS_X86", &is_x86, true)
-        .override_global("COMPAT_BIT", &compat_bit, true)
-        .override_global("SYSCALL_KINDS", &plan.syscall_kinds, true)
-        .override_global("WAKE_MASK", &wake_mask, true)
-        .override_global("FILTERS", &filters.bits, true)
-        .override_global("ARGUMENTS", &arguments, true)
-        .override_global("BATCHED", &u32::from(options.is_batched()), true)
-        .override_global("OPS", &filters.ops, true)
-        .override_global("MIN_DURATION_NS", &filters.min_duration_ns, true)
-        .map_max_entries("EVENTS", options.ring_bytes)
-        .map_max_entries("BATCHES", batches)
-        .map_max_entries("DESCENDANTS", descendants)
-        .map_max_entries("BATCHES_TAKEN", batches)
-        .map_max_entries("COUNTERS", processors as u32 * COUNTER_ROWS)
-        .load(object(flavour))
-        .map_err(|e| SessionError::Maps(root_cause(&e)))?;
-    fill_filters(&mut ebpf, filters)?;
-    Ok(ebpf)
+    let settings = Settings {
+        constants: StdHashMap::from([
+            ("FIELDS", bytes_of(&fields)),
+            ("DISPATCH", bytes_of(&dispatch)),
+            ("DISPATCH_ANY", bytes_of(&any)),
+            ("IS_X86", bytes_of(&is_x86)),
+            ("COMPAT_BIT", bytes_of(&compat_bit)),
+            ("SYSCALL_KINDS", bytes_of(&plan.syscall_kinds)),
+            ("WAKE_MASK", bytes_of(&wake_mask)),
+            ("FILTERS", bytes_of(&filters.bits)),
+            ("ARGUMENTS", bytes_of(&arguments)),
+            ("BATCHED", bytes_of(&batched)),
+            ("OPS", bytes_of(&filters.ops)),
+            ("MIN_DURATION_NS", bytes_of(&filters.min_duration_ns)),
+        ]),
+        entries: BTreeMap::from([
+            ("EVENTS", options.ring_bytes),
+            ("BATCHES", batches),
+            ("BATCHES_TAKEN", batches),
+            ("DESCENDANTS", descendants),
+            ("COUNTERS", processors as u32 * COUNTER_ROWS),
+        ]),
+    };
+    Linked::new(object(flavour), &settings).map_err(SessionError::Maps)
+}
+
+/// The bytes of a constant.
+fn bytes_of<T: zerocopy::IntoBytes + zerocopy::Immutable>(value: &T) -> &[u8] {
+    value.as_bytes()
 }
 
 // A map begins with zeros, so the gate stands there from the first program on.
 const _: () = assert!(gate::value(gate::TEST, 0) == 0);
 
-fn attach_tracepoint(
-    ebpf: &mut Ebpf,
-    flavour: Flavour,
+/// On a tracepoint, with arguments that the verifier knows.
+fn on_tracepoint(
+    programs: &mut Programs,
+    linked: &Linked,
     name: &str,
     tracepoint: &str,
-    btf: Option<&Btf>,
+    layout: &Layout,
 ) -> Result<(), String> {
-    match (flavour, btf) {
-        (Flavour::Perf | Flavour::Btf, Some(btf)) => {
-            let program: &mut BtfTracePoint = program(ebpf, name)?;
-            program.load(tracepoint, btf).map_err(|e| describe(&e))?;
-            program.attach().map_err(|e| describe(&e))?;
-        }
-        (Flavour::Raw, _) | (_, None) => {
-            let program: &mut RawTracePoint = program(ebpf, name)?;
-            program.load().map_err(|e| describe(&e))?;
-            program.attach(tracepoint).map_err(|e| describe(&e))?;
-        }
-    }
-    Ok(())
+    let hook = layout.hook(&format!("btf_trace_{tracepoint}"))?;
+    let kind = bpf_prog_type::BPF_PROG_TYPE_TRACING;
+    let program = linked.load(name, kind, bpf_attach_type::BPF_TRACE_RAW_TP, hook)?;
+    keep_attached(programs, bpf::attach_tracing(program.as_fd()), program)
 }
 
-fn attach_perf_event(
-    ebpf: &mut Ebpf,
+/// On a tracepoint, with arguments that may be anything to the verifier.
+fn on_raw_tracepoint(
     programs: &mut Programs,
+    linked: &Linked,
+    name: &str,
+    tracepoint: &str,
+) -> Result<(), String> {
+    let kind = bpf_prog_type::BPF_PROG_TYPE_RAW_TRACEPOINT;
+    let program = linked.load(name, kind, OF_NO_TYPE, 0)?;
+    let tracepoint = CString::new(tracepoint).map_err(|e| e.to_string())?;
+    keep_attached(programs, bpf::attach_raw(program.as_fd(), Some(&tracepoint)), program)
+}
+
+/// On a tracepoint by a perf event, where the program has a twin for that.
+fn on_perf_event(
+    programs: &mut Programs,
+    linked: &Linked,
     name: &str,
     event: &str,
 ) -> Result<(), String> {
-    let program: &mut TracePoint = program(ebpf, &format!("steady_{name}"))?;
-    program.load().map_err(|e| describe(&e))?;
-    let fd = program.fd().map_err(|e| describe(&e))?;
-    steady::perf_event(programs, fd.as_fd(), event)
-        .map_err(|e| format!("as perf event {event}: {e}"))
+    let kind = bpf_prog_type::BPF_PROG_TYPE_TRACEPOINT;
+    let program = linked.load(&format!("steady_{name}"), kind, OF_NO_TYPE, 0)?;
+    let link = steady::perf_event(program.as_fd(), event);
+    keep_attached(programs, link, program).map_err(|e| format!("as perf event {event}: {e}"))
 }
 
-fn program<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut T, String>
-where
-    &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
-{
-    let program = ebpf.program_mut(name).ok_or("it is not in the object")?;
-    program.try_into().map_err(|e: ProgramError| describe(&e))
+/// The attach type of programs of which the kernel asks none: 0.
+const OF_NO_TYPE: bpf_attach_type = bpf_attach_type::BPF_CGROUP_INET_INGRESS;
+
+fn keep_attached(
+    programs: &mut Programs,
+    link: io::Result<OwnedFd>,
+    program: OwnedFd,
+) -> Result<(), String> {
+    programs.keep_link(link.map_err(|e| format!("attaching: {e}"))?);
+    programs.keep(program);
+    Ok(())
 }
 
-/// An iterator's program.
-pub(super) fn iterator<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Iter, String> {
-    program(ebpf, name)
-}
-
-/// A map that stays with the object.
-pub(super) fn map<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<T, SessionError>
-where
-    T: TryFrom<&'a mut aya::maps::Map, Error = MapError>,
-{
-    let map = ebpf
-        .map_mut(name)
-        .ok_or_else(|| SessionError::Map { name, reason: "it is not in the object".to_owned() })?;
-    T::try_from(map).map_err(|e| map_error(name, &e))
-}
-
-fn fill_filters(ebpf: &mut Ebpf, filters: &KernelFilters) -> Result<(), SessionError> {
-    fn fill<K: Pod>(ebpf: &mut Ebpf, name: &'static str, keys: &[K]) -> Result<(), SessionError> {
-        let mut map: HashMap<_, K, u8> = map(ebpf, name)?;
+fn fill_filters(linked: &mut Linked, filters: &KernelFilters) -> Result<(), SessionError> {
+    fn fill<K: Pod>(
+        linked: &mut Linked,
+        name: &'static str,
+        keys: &[K],
+    ) -> Result<(), SessionError> {
+        let mut map: HashMap<_, K, u8> = linked.map(name)?;
         for key in keys {
             map.insert(key, 0, 0).map_err(|e| map_error(name, &e))?;
         }
         Ok(())
     }
-    fill(ebpf, "FILTER_PIDS", &filters.pids)?;
-    fill(ebpf, "FILTER_UIDS", &filters.uids)?;
-    fill(ebpf, "FILTER_COMMS", &filters.comms)
-}
-
-/// A program's error in one line: what the kernel said, and the verifier's last word.
-pub(super) fn describe(error: &ProgramError) -> String {
-    if let ProgramError::LoadError { io_error, verifier_log } = error {
-        let log = verifier_log.to_string();
-        log::trace!("the verifier's log: {log}");
-        return refusal(io_error, &log);
-    }
-    root_cause(error)
+    fill(linked, "FILTER_PIDS", &filters.pids)?;
+    fill(linked, "FILTER_UIDS", &filters.uids)?;
+    fill(linked, "FILTER_COMMS", &filters.comms)
 }
 
 /// A refusal in one line, with the last word in the verifier's log.
@@ -317,7 +304,8 @@ pub(super) fn refusal(error: &io::Error, log: &str) -> String {
     }
 }
 
-fn root_cause(error: &dyn std::error::Error) -> String {
+/// An error with what is behind it.
+pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

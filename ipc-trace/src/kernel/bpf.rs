@@ -1,17 +1,15 @@
-//! bpf(2), as far as aya does not have it: programs of attach types that it does not know, loaded from
-//! the object or written on the spot, their links, and arrays of programs.
+//! bpf(2): programs, also of attach types that aya does not know, loaded from the object or written on
+//! the spot, their links, arrays of programs, and constants. The maps are aya's.
 
 use std::{
-    collections::HashSet,
-    ffi::CString,
+    ffi::{CStr, CString},
+    fs::File,
     io,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
-use aya::{Ebpf, maps::Map};
-use aya_obj::{
-    Object,
-    generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_func_info, bpf_map_type, bpf_prog_type},
+use aya_obj::generated::{
+    bpf_attach_type, bpf_attr, bpf_cmd, bpf_func_info, bpf_map_type, bpf_prog_type,
 };
 
 use super::owned;
@@ -35,8 +33,8 @@ pub(super) struct Code<'a> {
 /// Types of a program's functions.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Types<'a> {
-    btf: BorrowedFd<'a>,
-    functions: &'a [bpf_func_info],
+    pub(super) btf: BorrowedFd<'a>,
+    pub(super) functions: &'a [bpf_func_info],
 }
 
 /// Why a program can't be loaded.
@@ -96,60 +94,11 @@ impl Code<'_> {
     }
 }
 
-/// An object's programs, with the maps that aya has made for it.
-#[derive(Debug)]
-pub(super) struct Linked {
-    object: Object,
-    /// The object's types; `None`: the kernel takes none
-    btf: Option<OwnedFd>,
-}
-
-impl Linked {
-    /// Links `object`, which `ebpf` was loaded from.
-    ///
-    /// # Errors
-    /// It does not fit the maps.
-    pub(super) fn new(object: &[u8], ebpf: &Ebpf) -> Result<Self, String> {
-        let mut object = Object::parse(object).map_err(|e| e.to_string())?;
-        let maps = std::mem::take(&mut object.maps);
-        let made = ebpf.maps().filter_map(|(name, map)| {
-            let (name, of_object) = maps.get_key_value(name)?;
-            Some((name.as_str(), descriptor(map)?, of_object))
-        });
-        let sections: HashSet<_> = object.functions.keys().map(|(section, _)| *section).collect();
-        object.relocate_maps(made, &sections).map_err(|e| e.to_string())?;
-        let btf = match aya::features().btf() {
-            Some(features) => object.fixup_and_sanitize_btf(features).map_err(|e| e.to_string())?,
-            None => None,
-        };
-        let btf = btf.map(|btf| load_types(&btf.to_bytes()));
-        let btf = btf.transpose().map_err(|e| format!("the object's BTF: {e}"))?;
-        object.relocate_calls(&sections).map_err(|e| e.to_string())?;
-        Ok(Self { object, btf })
-    }
-
-    /// The instructions of a program, and the types of its functions.
-    ///
-    /// # Errors
-    /// There is none of that name.
-    pub(super) fn program(&self, name: &str) -> Result<(&[u64], Option<Types<'_>>), String> {
-        let functions = &self.object.functions;
-        let program = self.object.programs.get(name);
-        let function = program.and_then(|program| functions.get(&program.function_key()));
-        let function = function.ok_or_else(|| format!("program {name} is not in the object"))?;
-        let all = &function.instructions;
-        const { assert!(size_of::<aya_obj::generated::bpf_insn>() == size_of::<u64>()) };
-        assert!(all.as_ptr().cast::<u64>().is_aligned());
-        // SAFETY: an instruction is as long as that, and any eight bytes are a number.
-        let instructions = unsafe { std::slice::from_raw_parts(all.as_ptr().cast(), all.len()) };
-        let functions = function.func_info.func_info.as_slice();
-        let types = self.btf.as_ref().map(|btf| Types { btf: btf.as_fd(), functions });
-        Ok((instructions, types.filter(|_| !functions.is_empty())))
-    }
-}
-
 /// Gives types to the kernel.
-fn load_types(btf: &[u8]) -> io::Result<OwnedFd> {
+///
+/// # Errors
+/// It does not take them.
+pub(super) fn load_types(btf: &[u8]) -> io::Result<OwnedFd> {
     let mut attr = zeroed();
     // SAFETY: of an all-zero union, every member may be used.
     let load = unsafe { &mut attr.__bindgen_anon_7 };
@@ -158,18 +107,33 @@ fn load_types(btf: &[u8]) -> io::Result<OwnedFd> {
     bpf(bpf_cmd::BPF_BTF_LOAD, &mut attr)
 }
 
-/// A map's descriptor. `None`: a kind that the object has none of.
-#[expect(clippy::wildcard_enum_match_arm, reason = "aya knows thirty kinds, and more to come")]
-fn descriptor(map: &Map) -> Option<i32> {
-    match map {
-        Map::Array(data)
-        | Map::HashMap(data)
-        | Map::LruHashMap(data)
-        | Map::PerCpuArray(data)
-        | Map::PerCpuHashMap(data)
-        | Map::RingBuf(data) => Some(data.fd().as_fd().as_raw_fd()),
-        _ => None,
-    }
+/// Writes the only value of an array.
+///
+/// # Errors
+/// The kernel refuses.
+pub(super) fn fill(array: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
+    update(array, value.as_ptr() as u64)
+}
+
+/// Makes an array constant: the verifier then knows what is in it.
+///
+/// # Errors
+/// The kernel refuses.
+pub(super) fn freeze(array: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_2.map_fd = array.as_raw_fd().cast_unsigned();
+    done(bpf_cmd::BPF_MAP_FREEZE, &mut attr)
+}
+
+fn update(array: BorrowedFd<'_>, value: u64) -> io::Result<()> {
+    let key = 0_u32;
+    let mut attr = zeroed();
+    // SAFETY: of an all-zero union, every member may be used.
+    let update = unsafe { &mut attr.__bindgen_anon_2 };
+    update.map_fd = array.as_raw_fd().cast_unsigned();
+    update.key = std::ptr::from_ref(&key) as u64;
+    update.__bindgen_anon_1.value = value;
+    done(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr)
 }
 
 /// An array with one program, for others to call.
@@ -183,27 +147,45 @@ pub(super) fn array_of(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     create.map_type = bpf_map_type::BPF_MAP_TYPE_PROG_ARRAY as u32;
     (create.key_size, create.value_size, create.max_entries) = (4, 4, 1);
     let array = bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr)?;
-    let (key, value) = (0_u32, program.as_raw_fd());
-    let mut attr = zeroed();
-    // SAFETY: as above.
-    let update = unsafe { &mut attr.__bindgen_anon_2 };
-    update.map_fd = array.as_raw_fd().cast_unsigned();
-    update.key = std::ptr::from_ref(&key) as u64;
-    update.__bindgen_anon_1.value = std::ptr::from_ref(&value) as u64;
-    if call(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr) != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    let value = program.as_raw_fd();
+    update(array.as_fd(), std::ptr::from_ref(&value) as u64)?;
     Ok(array)
 }
 
-/// Attaches a program to the function that it was loaded for.
+/// Attaches a program to the function, or the tracepoint, that it was loaded for.
 ///
 /// # Errors
 /// The kernel refuses.
 pub(super) fn attach_tracing(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    attach_raw(program, None)
+}
+
+/// Attaches a program to a tracepoint; `None`: to what it was loaded for.
+///
+/// # Errors
+/// The kernel refuses.
+pub(super) fn attach_raw(
+    program: BorrowedFd<'_>,
+    tracepoint: Option<&CStr>,
+) -> io::Result<OwnedFd> {
     let mut attr = zeroed();
+    attr.raw_tracepoint.name = tracepoint.map_or(0, |name| name.as_ptr() as u64);
     attr.raw_tracepoint.prog_fd = program.as_raw_fd().cast_unsigned();
     bpf(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr)
+}
+
+/// What an iterator writes, from its beginning.
+///
+/// # Errors
+/// The kernel refuses.
+pub(super) fn iterate(program: BorrowedFd<'_>) -> io::Result<File> {
+    let mut attr = zeroed();
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd().cast_unsigned();
+    attr.link_create.attach_type = bpf_attach_type::BPF_TRACE_ITER as u32;
+    let link = bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?;
+    let mut attr = zeroed();
+    attr.iter_create.link_fd = link.as_raw_fd().cast_unsigned();
+    Ok(bpf(bpf_cmd::BPF_ITER_CREATE, &mut attr)?.into())
 }
 
 /// Attaches a program to all functions with these names, at their entries or their returns.
@@ -233,6 +215,11 @@ pub(super) fn attach_multi<'a>(
 fn zeroed() -> bpf_attr {
     // SAFETY: all zero is a valid value of every member of the union.
     unsafe { std::mem::zeroed() }
+}
+
+/// For commands that make nothing.
+fn done(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<()> {
+    if call(command, attr) == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// For commands that make a descriptor.

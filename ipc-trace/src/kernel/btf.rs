@@ -154,6 +154,28 @@ impl Types {
         found
     }
 
+    /// What programs other than those on functions are put on, by name: iterators' functions
+    /// (`bpf_iter_…`) and tracepoints' types (`btf_trace_…`).
+    #[must_use]
+    pub fn hooks<'a>(&self, wanted: &BTreeSet<&'a str>) -> BTreeMap<&'a str, u32> {
+        let mut found = BTreeMap::new();
+        for (one, id) in self.all().zip(1_u32..) {
+            let beginning: &[u8] = match one.kind {
+                FUNC => b"bpf_iter_",
+                TYPEDEF => b"btf_trace_",
+                _ => continue,
+            };
+            let name = self.name(one.name);
+            if !name.starts_with(beginning) {
+                continue;
+            }
+            if let Some(name) = std::str::from_utf8(name).ok().and_then(|name| wanted.get(name)) {
+                found.entry(*name).or_insert(id);
+            }
+        }
+        found
+    }
+
     /// The structures with these names. One name can have several.
     #[must_use]
     pub fn structures<'a>(&self, wanted: &BTreeSet<&'a str>) -> Structures<'a, '_> {
@@ -313,6 +335,23 @@ mod tests {
         assert_eq!(types.functions(&wanted), BTreeMap::from([("__x64_sys_semop", semop)]));
     }
 
+    #[test]
+    fn hooks_are_functions_of_iterators_and_types_of_tracepoints() {
+        let names = b"\0bpf_iter_task\0btf_trace_exit\0";
+        #[rustfmt::skip]
+        let types = [
+            // The other's kind.
+            1, info(TYPEDEF, 0), 0,
+            15, info(FUNC, 0), 0,
+            1, info(FUNC, 0), 0,
+            15, info(TYPEDEF, 0), 0,
+        ];
+        let types = Types::new(btf(&types, names)).unwrap();
+        let wanted = BTreeSet::from(["bpf_iter_task", "btf_trace_exit", "bpf_iter_none"]);
+        let found = BTreeMap::from([("bpf_iter_task", 3), ("btf_trace_exit", 4)]);
+        assert_eq!(types.hooks(&wanted), found);
+    }
+
     /// On 5.10 there is a forward declaration of `pt_regs` besides the structure.
     #[test]
     fn a_forward_declaration_does_not_hide_the_structure() {
@@ -354,6 +393,7 @@ mod tests {
                 let structures = types.structures(&BTreeSet::from([""]));
                 let _ = structures.offset_of("", "a.b");
                 let _ = types.functions(&BTreeSet::from(["__"]));
+                let _ = types.hooks(&BTreeSet::from(["bpf_iter_"]));
             }
         }
     }

@@ -23,10 +23,7 @@ pub enum CensusError {
     Load(String),
     /// It can't be opened.
     #[error("the list of tasks and namespaces can't be opened: {0}")]
-    Open(#[from] aya::programs::ProgramError),
-    /// It can't be opened.
-    #[error("the list of tasks and namespaces can't be opened: {0}")]
-    Link(#[from] aya::programs::links::LinkError),
+    Open(io::Error),
 }
 
 /// All that an iterator writes. After a million objects of which it wrote nothing, it wants to be

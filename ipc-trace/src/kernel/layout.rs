@@ -19,6 +19,18 @@ pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 /// 6.14).
 const FPROBE: &str = "fprobe_hlist";
 
+/// Iterators and tracepoints that programs are put on, as BTF names them.
+const HOOKS: [&str; 8] = [
+    "bpf_iter_task",
+    "bpf_iter_task_file",
+    "bpf_iter_task_vma",
+    "btf_trace_sched_process_exec",
+    "btf_trace_sched_process_exit",
+    "btf_trace_sys_enter",
+    "btf_trace_sys_exit",
+    "btf_trace_task_newtask",
+];
+
 /// Why the layout is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
@@ -68,6 +80,8 @@ pub struct Found {
     pub rows: Vec<Resolved>,
     /// Functions of the hook table that it describes
     pub functions: BTreeMap<&'static str, Function>,
+    /// Types of iterators and tracepoints
+    pub hooks: BTreeMap<&'static str, u32>,
     /// The kernel has the fprobe of 6.14 and later, which does without a store of return addresses
     /// that may run out
     pub fprobe: bool,
@@ -78,6 +92,7 @@ pub struct Found {
 pub struct Layout {
     rows: Vec<Resolved>,
     functions: BTreeMap<&'static str, Function>,
+    hooks: BTreeMap<&'static str, u32>,
     fprobe: bool,
 }
 
@@ -95,7 +110,12 @@ impl Layout {
     /// # Errors
     /// A required field is missing.
     pub fn resolve(offset_of: impl Fn(&str, &str) -> Option<u32>) -> Result<Self, LayoutError> {
-        Self::of(Found { rows: rows(offset_of), functions: BTreeMap::new(), fprobe: false })
+        Self::of(Found {
+            rows: rows(offset_of),
+            functions: BTreeMap::new(),
+            hooks: BTreeMap::new(),
+            fprobe: false,
+        })
     }
 
     /// The layout that was found, if nothing is missing that is required.
@@ -103,10 +123,10 @@ impl Layout {
     /// # Errors
     /// A required field is missing.
     pub fn of(found: Found) -> Result<Self, LayoutError> {
-        let Found { rows, functions, fprobe } = found;
+        let Found { rows, functions, hooks, fprobe } = found;
         match rows.iter().find(|row| row.found.is_none() && row.spec.need == Need::Required) {
             Some(row) => Err(LayoutError::Missing { tried: places(row.spec) }),
-            None => Ok(Self { rows, functions, fprobe }),
+            None => Ok(Self { rows, functions, hooks, fprobe }),
         }
     }
 
@@ -120,6 +140,15 @@ impl Layout {
     #[must_use]
     pub const fn functions(&self) -> &BTreeMap<&'static str, Function> {
         &self.functions
+    }
+
+    /// The type of an iterator or tracepoint in the kernel's own BTF.
+    ///
+    /// # Errors
+    /// It has none of that name.
+    pub fn hook(&self, name: &str) -> Result<u32, String> {
+        let none = || format!("the kernel's BTF has no {name}");
+        self.hooks.get(name).copied().ok_or_else(none)
     }
 
     /// Whether one program can be put on many functions, and see every return of them.
@@ -170,9 +199,11 @@ pub fn look_up(path: &Path) -> Result<Found, LayoutError> {
     // Numbers of functions mean something in the kernel's own BTF alone.
     let own = if path == Path::new(KERNEL_BTF) { None } else { std::fs::read(KERNEL_BTF).ok() };
     let own = own.and_then(|bytes| Types::new(bytes).ok());
+    let numbers = own.as_ref().unwrap_or(&types);
     Ok(Found {
         rows: rows(|structure, path| structures.offset_of(structure, path)),
-        functions: own.as_ref().unwrap_or(&types).functions(&hooks::functions().collect()),
+        functions: numbers.functions(&hooks::functions().collect()),
+        hooks: numbers.hooks(&HOOKS.into_iter().collect()),
         fprobe: structures.has(FPROBE),
     })
 }

@@ -9,7 +9,8 @@
 //! | [`attach`] | loads the object and attaches a plan's programs |
 //! | `trampolines` | programs on functions by fentry and fexit |
 //! | `steady` | attaches in ways on which programs are not preempted |
-//! | `bpf`, `programs` | bpf(2) as far as aya does not have it; what it made |
+//! | `object` | the object with its maps, of which programs are loaded |
+//! | `bpf`, `programs` | bpf(2), as far as it is not about maps; what it made |
 //! | `mapped` | maps that are read and written in memory |
 //! | `mounts` | looks into file systems without mounting them anywhere |
 //! | [`selftest`] | whether the programs on functions are run |
@@ -29,6 +30,7 @@ pub mod layout;
 pub mod letgo;
 mod mapped;
 pub(crate) mod mounts;
+mod object;
 pub mod plan;
 mod programs;
 pub mod selftest;

@@ -1,4 +1,4 @@
-//! Programs and links that aya does not keep for us.
+//! Programs and their links.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 

@@ -6,15 +6,12 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     path::Path,
     time::{Duration, Instant},
 };
 
-use aya::{
-    Btf, Ebpf,
-    maps::{Array, HashMap, Map, MapData, MapError, RingBuf},
-};
+use aya::maps::{Array, HashMap, MapData, MapError, RingBuf};
 use aya_log::EbpfLogger;
 use ipc_trace_common::{
     op::{Abi, Op},
@@ -26,27 +23,22 @@ use tokio::io::{Interest, unix::AsyncFd};
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::{
-    attach::{self, AttachError, attach, describe, iterator},
-    census::{Census, CensusError},
+    attach::{AttachError, attach},
+    bpf,
+    census::{Census, CensusError, read_all},
     layout::Layout,
     letgo,
     mapped::Words,
+    object::Linked,
     plan::{Flavour, Plan},
     programs::Programs,
     selftest,
+    survey::Survey,
 };
 
 /// Why tracing can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// The kernel's BTF can't be read.
-    #[error("can't read BTF for the programs from {path}: {reason}")]
-    Btf {
-        /// Which file
-        path: String,
-        /// Why
-        reason: String,
-    },
     /// Maps can't be made.
     #[error("can't create the maps: {0}; is there enough memory, and may this process lock it?")]
     Maps(String),
@@ -85,8 +77,9 @@ pub enum SessionError {
     Census(#[from] CensusError),
 }
 
-/// The program of the census.
+/// The program of the census, and that which logs what is rare, which is loaded when there is something.
 const CENSUS: &str = "census";
+const DIAGNOSTICS: &str = "diagnostics";
 
 fn reasons(reasons: &BTreeMap<&'static str, String>) -> String {
     let texts: Vec<_> = reasons.iter().map(|(name, reason)| format!("{name}: {reason}")).collect();
@@ -194,10 +187,15 @@ pub struct Session {
     /// Runs that were left out before calls were wanted
     missed_before: u64,
     namespaces_filter: HashMap<MapData, [u32; 2], u8>,
-    logger: Option<EbpfLogger<&'static dyn log::Log>>,
+    /// What is rare, counted
+    diagnostics: Words,
+    /// How often it had come up when it was logged last
+    logged: u64,
+    /// The program that lists what exists
+    census: Option<OwnedFd>,
     self_pid: u32,
-    // These keep the programs and their links.
-    ebpf: Ebpf,
+    linked: Linked,
+    // The programs and their links.
     programs: Programs,
     /// Dropped last: see [`letgo`].
     hold: Option<letgo::Hold>,
@@ -219,14 +217,14 @@ impl Session {
         plan: &Plan,
         layout: &Layout,
         options: &Options,
-        btf: Option<&Btf>,
     ) -> Result<(Self, Census), SessionError> {
         let mut fallbacks = Vec::new();
         for flavour in &plan.flavours {
-            match attach(plan, *flavour, layout, options, btf) {
-                Ok((ebpf, programs)) => {
+            match attach(plan, *flavour, layout, options) {
+                Ok((linked, programs)) => {
+                    let batched = options.is_batched();
                     let mut session =
-                        Self::from_maps(ebpf, programs, *flavour, fallbacks, options.is_batched())?;
+                        Self::from_maps(linked, programs, *flavour, fallbacks, batched)?;
                     if !plan.hooks.is_empty() {
                         session.hold = letgo::Hold::new();
                     }
@@ -234,7 +232,7 @@ impl Session {
                     let begin = Instant::now();
                     session.test(plan)?;
                     log::debug!("the self-test took {:?}", begin.elapsed());
-                    let census = session.begin(btf)?;
+                    let census = session.begin(layout)?;
                     log::debug!("after {:?} it was known what exists", begin.elapsed());
                     return Ok((session, census));
                 }
@@ -252,50 +250,36 @@ impl Session {
     }
 
     fn from_maps(
-        mut ebpf: Ebpf,
+        mut linked: Linked,
         programs: Programs,
         flavour: Flavour,
         fallbacks: Vec<String>,
         batched: bool,
     ) -> Result<Self, SessionError> {
-        fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(
-            ebpf: &mut Ebpf,
-            name: &'static str,
-        ) -> Result<T, SessionError> {
-            let map = ebpf.take_map(name).ok_or_else(|| SessionError::Map {
-                name,
-                reason: "it is not in the object".to_owned(),
-            })?;
-            T::try_from(map).map_err(|e| SessionError::Map { name, reason: e.to_string() })
-        }
         let processors = processors();
-        let logger = match EbpfLogger::init(&mut ebpf) {
-            Ok(logger) => Some(logger),
-            Err(error) => {
-                log::warn!("the kernel side's log can't be read: {error}");
-                None
-            }
-        };
+        let rows = processors * ROW_WORDS * COUNTER_ROWS as usize;
         Ok(Self {
-            events: take(&mut ebpf, "EVENTS")?,
-            control: take(&mut ebpf, "CONTROL")?,
+            events: linked.take("EVENTS")?,
+            control: linked.take("CONTROL")?,
             flavour,
             fallbacks,
             census_refused: None,
-            counters: words(&mut ebpf, "COUNTERS", processors * ROW_WORDS * COUNTER_ROWS as usize)?,
+            counters: linked.words("COUNTERS", rows)?,
             processors,
-            drops: take(&mut ebpf, "DROPS")?,
-            drops_rest: take(&mut ebpf, "DROPS_REST")?,
-            gate: words(&mut ebpf, "GATE", 1)?,
+            drops: linked.take("DROPS")?,
+            drops_rest: linked.take("DROPS_REST")?,
+            gate: linked.words("GATE", 1)?,
             batches: match batched {
-                true => Some(words(&mut ebpf, "BATCHES", BATCH_WORDS * BATCHES as usize)?),
+                true => Some(linked.words("BATCHES", BATCH_WORDS * BATCHES as usize)?),
                 false => None,
             },
             missed_before: 0,
-            namespaces_filter: take(&mut ebpf, "FILTER_NAMESPACES")?,
-            logger,
+            namespaces_filter: linked.take("FILTER_NAMESPACES")?,
+            diagnostics: linked.words("DIAGNOSTIC_COUNTS", state::DIAGNOSTICS as usize)?,
+            logged: 0,
+            census: None,
             self_pid: std::process::id(),
-            ebpf,
+            linked,
             programs,
             hold: None,
         })
@@ -306,7 +290,7 @@ impl Session {
         if plan.hooks.is_empty() {
             return Ok(());
         }
-        let fired: Array<_, u32> = attach::map(&mut self.ebpf, "FIRED")?;
+        let fired: Array<_, u32> = self.linked.map("FIRED")?;
         let outcome = selftest::run(plan).map_err(SessionError::SelfTest)?;
         let ran = |at: u32| fired.get(&at, 0).is_ok_and(|mark| mark != 0);
         let silent = selftest::silent(plan, &outcome, ran);
@@ -314,16 +298,17 @@ impl Session {
     }
 
     /// The first census: it also tells which process this is, in the initial pid namespace.
-    fn begin(&mut self, btf: Option<&Btf>) -> Result<Census, SessionError> {
+    fn begin(&mut self, layout: &Layout) -> Result<Census, SessionError> {
         self.set_gate(gate::CONTROL);
-        let Some(btf) = btf.filter(|_| self.census_refused.is_none()) else {
+        if self.census_refused.is_some() {
             return Ok(Census::default());
-        };
-        let loaded = iterator(&mut self.ebpf, CENSUS)
-            .and_then(|program| program.load("task", btf).map_err(|e| describe(&e)));
-        if let Err(reason) = loaded {
-            self.census_refused = Some(reason);
-            return Ok(Census::default());
+        }
+        match self.linked.iterator(CENSUS, "task", layout) {
+            Ok(program) => self.census = Some(program),
+            Err(reason) => {
+                self.census_refused = Some(reason);
+                return Ok(Census::default());
+            }
         }
         let census = self.census()?;
         let own = Path::new("/proc/self/ns/ipc");
@@ -342,19 +327,42 @@ impl Session {
     /// # Errors
     /// The iterator can't be opened or read.
     pub fn census(&mut self) -> Result<Census, CensusError> {
-        if self.census_refused.is_some() {
-            return Ok(Census::default());
+        match &self.census {
+            Some(program) => {
+                Census::read(bpf::iterate(program.as_fd()).map_err(CensusError::Open)?)
+            }
+            None => Ok(Census::default()),
         }
-        let Ok(program) = iterator(&mut self.ebpf, CENSUS) else {
-            return Ok(Census::default());
-        };
-        let link = program.attach()?;
-        let file = program.take_link(link)?.into_file()?;
-        let census = Census::read(file)?;
-        if let Some(logger) = &mut self.logger {
+    }
+
+    /// Has the kernel side log what is rare, if it came up since this was asked last.
+    pub fn log_diagnostics(&mut self, layout: &Layout) {
+        let so_far = (0..state::DIAGNOSTICS as usize).map(|at| self.diagnostics.get(at)).sum();
+        if so_far == std::mem::replace(&mut self.logged, so_far) {
+            return;
+        }
+        let logged = self.linked.iterator(DIAGNOSTICS, "task", layout).and_then(|program| {
+            let mut logger = EbpfLogger::init_from_id(number(program.as_fd())?)
+                .map_err(|e| format!("its log: {e}"))?;
+            let file = bpf::iterate(program.as_fd()).map_err(|e| e.to_string())?;
+            read_all(file).map_err(|e| e.to_string())?;
             logger.flush();
+            Ok(())
+        });
+        if let Err(reason) = logged {
+            log::warn!("rare conditions, {so_far} in all, can't be told apart: {reason}");
         }
-        Ok(census)
+    }
+
+    /// What lists who holds what.
+    ///
+    /// # Errors
+    /// Nothing can be listed, and why.
+    pub fn survey(&self, layout: &Layout) -> Result<Survey, String> {
+        match &self.census_refused {
+            Some(reason) => Err(reason.clone()),
+            None => Ok(Survey::of(&self.linked, layout)),
+        }
     }
 
     /// The event ring's descriptor, which becomes readable when the kernel side wakes the reader.
@@ -479,18 +487,20 @@ impl Session {
     /// Runs that the kernel left out because the program was running on that CPU already
     /// (`recursion_misses`, bpf_prog_show_fdinfo, kernel/bpf/syscall.c).
     fn missed(&self) -> u64 {
-        let of_aya =
-            self.ebpf.programs().filter_map(|(_, program)| Some(program.fd().ok()?.as_fd()));
-        of_aya
-            .chain(self.programs.all())
-            .map(|fd| fd.as_raw_fd())
-            .filter_map(|fd| fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok())
-            .filter_map(|info| {
-                let line = info.lines().find_map(|l| l.strip_prefix("recursion_misses:"))?;
-                line.trim().parse::<u64>().ok()
-            })
-            .sum()
+        self.programs.all().filter_map(|fd| fact(fd, "recursion_misses:")).sum()
     }
+}
+
+/// A number that the kernel tells of a descriptor.
+fn fact(fd: BorrowedFd<'_>, name: &str) -> Option<u64> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
+    info.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
+}
+
+/// A program's number.
+fn number(program: BorrowedFd<'_>) -> Result<u32, String> {
+    let number = fact(program, "prog_id:").and_then(|number| u32::try_from(number).ok());
+    number.ok_or_else(|| "the kernel does not tell its number".to_owned())
 }
 
 /// Words of one batch.
@@ -501,15 +511,6 @@ const ROW_WORDS: usize = size_of::<state::Counters>() / size_of::<u64>();
 /// How many CPUs there can be: their numbers are below that.
 pub(super) fn processors() -> usize {
     aya::util::nr_cpus().unwrap_or(1)
-}
-
-/// The words of an array.
-fn words(ebpf: &mut Ebpf, name: &'static str, len: usize) -> Result<Words, SessionError> {
-    let error = |reason: String| SessionError::Map { name, reason };
-    match ebpf.take_map(name) {
-        Some(Map::Array(map)) => Words::new(map, len).map_err(|e| error(format!("mmap: {e}"))),
-        _ => Err(error("it is not in the object, or no array".to_owned())),
-    }
 }
 
 pub(super) fn map_error(name: &'static str, error: &MapError) -> SessionError {

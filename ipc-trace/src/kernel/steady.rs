@@ -8,12 +8,7 @@ use std::{
 
 use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
 
-use super::{
-    bpf::{self, Code, Linked},
-    owned,
-    plan::Hook,
-    programs::Programs,
-};
+use super::{bpf, object::Linked, owned, plan::Hook, programs::Programs};
 
 /// Puts two programs on all functions: one at entries where there is need, one at returns.
 ///
@@ -22,16 +17,10 @@ use super::{
 pub(super) fn hook(linked: &Linked, hooks: &[Hook]) -> Result<Programs, String> {
     let mut programs = Programs::default();
     for (name, at_return) in [("fprobe_entry", false), ("fprobe_return", true)] {
-        let (instructions, types) = linked.program(name)?;
-        let code = Code {
-            name,
-            kind: bpf_prog_type::BPF_PROG_TYPE_KPROBE,
-            attach: bpf_attach_type::BPF_TRACE_KPROBE_MULTI,
-            function: 0,
-            instructions,
-            types,
-        };
-        let program = code.load().map_err(|e| format!("program {name}: {e}"))?;
+        let kind = bpf_prog_type::BPF_PROG_TYPE_KPROBE;
+        let program = linked
+            .load(name, kind, bpf_attach_type::BPF_TRACE_KPROBE_MULTI, 0)
+            .map_err(|e| format!("program {name}: {e}"))?;
         let functions = hooks.iter().filter(|hook| at_return || hook.entry).map(|h| h.function);
         let link = bpf::attach_multi(program.as_fd(), functions, at_return)
             .map_err(|e| format!("program {name} on the functions: {e}"))?;
@@ -45,13 +34,8 @@ pub(super) fn hook(linked: &Linked, hooks: &[Hook]) -> Result<Programs, String> 
 ///
 /// # Errors
 /// There is no such tracepoint, or the kernel refuses.
-pub(super) fn perf_event(
-    programs: &mut Programs,
-    program: BorrowedFd<'_>,
-    tracepoint: &str,
-) -> io::Result<()> {
-    programs.keep_link(open_perf_event(program, tracefs_id(tracepoint)?)?);
-    Ok(())
+pub(super) fn perf_event(program: BorrowedFd<'_>, tracepoint: &str) -> io::Result<OwnedFd> {
+    open_perf_event(program, tracefs_id(tracepoint)?)
 }
 
 /// The number of a tracepoint, which tracefs tells: where it is mounted, or by a mount that nobody sees.

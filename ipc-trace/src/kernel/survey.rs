@@ -1,17 +1,20 @@
 //! Who holds what now, as the kernel side's iterators list it: all IPC namespaces and threads,
 //! descriptors that have to do with IPC, mapped segments. Nothing is traced for it.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
-use aya::{Btf, Ebpf};
 use ipc_trace_common::record::{
     DescriptorRecord, MappingRecord, NamespaceRecord, TaskRecord, flag,
 };
 
 use super::{
-    attach::{self, describe, iterator},
+    attach, bpf,
     census::{CensusError, read_all},
     layout::Layout,
+    object::Linked,
     session::SessionError,
 };
 use crate::decode::{self, Record};
@@ -38,50 +41,32 @@ const PROGRAMS: [(&str, &str); 3] = [
     ("survey_mappings", "task_vma"),
 ];
 
-/// The iterators, loaded.
+/// The iterators, loaded; or why the kernel did not take one.
+#[derive(Debug)]
 pub struct Survey {
-    ebpf: Ebpf,
-    /// Why the kernel did not take a program
-    refused: BTreeMap<&'static str, String>,
-}
-
-impl std::fmt::Debug for Survey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Survey").finish_non_exhaustive()
-    }
+    programs: BTreeMap<&'static str, Result<OwnedFd, String>>,
 }
 
 impl Survey {
-    /// Loads the object of the kernel side. `btf`: the running kernel's, if it was read already.
+    /// Loads the object of the kernel side for this alone.
     ///
     /// # Errors
-    /// The kernel's BTF can't be read, or maps can't be made.
-    pub fn load(layout: &Layout, btf: Option<&Btf>) -> Result<Self, SessionError> {
-        let read;
-        let btf = match btf {
-            Some(btf) => btf,
-            None => {
-                read = attach::kernel_btf()?;
-                &read
-            }
-        };
-        let mut ebpf = attach::load_for_iterators(layout, btf)?;
-        let mut refused = BTreeMap::new();
-        for (name, kind) in PROGRAMS {
-            let loaded = iterator(&mut ebpf, name)
-                .and_then(|program| program.load(kind, btf).map_err(|e| describe(&e)));
-            if let Err(reason) = loaded {
-                refused.insert(name, reason);
-            }
-        }
-        Ok(Self { ebpf, refused })
+    /// The maps can't be made.
+    pub fn load(layout: &Layout) -> Result<Self, SessionError> {
+        Ok(Self::of(&attach::link_for_iterators(layout)?, layout))
+    }
+
+    /// Loads them from an object.
+    pub(super) fn of(linked: &Linked, layout: &Layout) -> Self {
+        let load = |(name, over)| (name, linked.iterator(name, over, layout));
+        Self { programs: PROGRAMS.into_iter().map(load).collect() }
     }
 
     /// The namespaces and threads.
     ///
     /// # Errors
     /// The kernel does not take the program, or what it gives can't be read.
-    pub fn tasks(&mut self) -> Result<Tasks, CensusError> {
+    pub fn tasks(&self) -> Result<Tasks, CensusError> {
         let mut found = Tasks::default();
         self.each("survey_tasks", |record| match record {
             Record::Alive(r) => found.namespaces.push(*r),
@@ -111,7 +96,7 @@ impl Survey {
     ///
     /// # Errors
     /// As [`Self::tasks`].
-    pub fn descriptors(&mut self) -> Result<Vec<DescriptorRecord>, CensusError> {
+    pub fn descriptors(&self) -> Result<Vec<DescriptorRecord>, CensusError> {
         let mut found = Vec::new();
         self.each("survey_descriptors", |record| {
             if let Record::Descriptor(r) = record {
@@ -125,7 +110,7 @@ impl Survey {
     ///
     /// # Errors
     /// As [`Self::tasks`]; kernels before 5.12 can't list mappings so.
-    pub fn mappings(&mut self) -> Result<Vec<MappingRecord>, CensusError> {
+    pub fn mappings(&self) -> Result<Vec<MappingRecord>, CensusError> {
         let mut found = Vec::new();
         self.each("survey_mappings", |record| {
             if let Record::Mapping(r) = record {
@@ -135,13 +120,13 @@ impl Survey {
         Ok(found)
     }
 
-    fn each(&mut self, name: &str, each: impl FnMut(Record<'_>)) -> Result<(), CensusError> {
-        if let Some(reason) = self.refused.get(name) {
-            return Err(CensusError::Load(reason.clone()));
-        }
-        let program = iterator(&mut self.ebpf, name).map_err(CensusError::Load)?;
-        let link = program.attach()?;
-        let iterator = program.take_link(link)?.into_file()?;
+    fn each(&self, name: &str, each: impl FnMut(Record<'_>)) -> Result<(), CensusError> {
+        let program = match self.programs.get(name) {
+            Some(Ok(program)) => program,
+            Some(Err(reason)) => return Err(CensusError::Load(reason.clone())),
+            None => return Err(CensusError::Load(format!("there is no program {name}"))),
+        };
+        let iterator = bpf::iterate(program.as_fd()).map_err(CensusError::Open)?;
         Ok(decode::iterated(&read_all(iterator)?, each)?)
     }
 }

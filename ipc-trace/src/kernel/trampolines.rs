@@ -17,8 +17,9 @@ use ipc_trace_common::hooks::patch;
 
 use super::{
     attach::AttachError,
-    bpf::{self, Code, Linked, Types},
+    bpf::{self, Code, Types},
     btf::Function,
+    object::Linked,
     plan::Hook,
     programs::Programs,
 };

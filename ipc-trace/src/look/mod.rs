@@ -34,8 +34,6 @@ use std::{
     time::SystemTime,
 };
 
-use aya::Btf;
-
 use crate::{
     event::{
         VERSION,
@@ -81,34 +79,25 @@ pub enum LookError {
 
 /// What to look at.
 #[derive(Clone, Debug, Default)]
-pub struct Options<'a> {
+pub struct Options {
     /// This namespace alone
     pub namespace: Option<u32>,
     /// A file with the kernel's BTF
     pub btf: Option<PathBuf>,
-    /// The kernel's fields, where they are known already
-    pub layout: Option<&'a Layout>,
 }
 
 /// Loads what lists who holds what.
 ///
 /// # Errors
 /// It can't be had, and why. Then `/proc` tells some of it.
-pub fn survey(options: &Options<'_>, btf: Option<&Btf>) -> Result<Survey, String> {
+pub fn survey(options: &Options) -> Result<Survey, String> {
     features::check_capabilities(Path::new("/proc")).map_err(|e| e.to_string())?;
     if let Err(error) = attach::lift_memory_lock_limit() {
         log::info!("the limit on locked memory can't be lifted: {error}");
     }
-    let read;
-    let layout = match options.layout {
-        Some(layout) => layout,
-        None => {
-            let btf = options.btf.as_deref().unwrap_or(Path::new(KERNEL_BTF));
-            read = Layout::from_file(btf).map_err(|e| e.to_string())?;
-            &read
-        }
-    };
-    Survey::load(layout, btf).map_err(|e| e.to_string())
+    let btf = options.btf.as_deref().unwrap_or(Path::new(KERNEL_BTF));
+    let layout = Layout::from_file(btf).map_err(|e| e.to_string())?;
+    Survey::load(&layout).map_err(|e| e.to_string())
 }
 
 /// Looks at what exists.
@@ -116,7 +105,7 @@ pub fn survey(options: &Options<'_>, btf: Option<&Btf>) -> Result<Survey, String
 /// # Errors
 /// The wanted namespace does not exist, or `/proc` can't be read. What else can't be seen is said in
 /// the result.
-pub fn look(options: &Options<'_>, survey: &mut Result<Survey, String>) -> Result<Ls, LookError> {
+pub fn look(options: &Options, survey: &Result<Survey, String>) -> Result<Ls, LookError> {
     let system = |what| move |source| LookError::System { what, source };
     let host = System::read().map_err(system("uname"))?;
     let time = Time(SystemTime::now());
@@ -149,7 +138,7 @@ pub fn look(options: &Options<'_>, survey: &mut Result<Survey, String>) -> Resul
     let missing: Vec<u32> = wanted.into_iter().filter(|one| !insides.contains_key(one)).collect();
     if !missing.is_empty() {
         let closed = |inum| (inum, Inside::closed(NO_WAY));
-        insides.extend(alive(survey.as_mut().ok(), &found, missing).into_iter().map(closed));
+        insides.extend(alive(survey.as_ref().ok(), &found, missing).into_iter().map(closed));
     }
     let devices = devices(&found, &insides);
     unlinked(&found, &devices, &mut insides);
@@ -179,7 +168,7 @@ const NO_WAY: &str = "this kernel has no way into a namespace that only mappings
                       /proc/sysvipc hold";
 
 /// Which of the namespaces that could not be entered the kernel still lists. The others had ended.
-fn alive(survey: Option<&mut Survey>, found: &Found, missing: Vec<u32>) -> Vec<u32> {
+fn alive(survey: Option<&Survey>, found: &Found, missing: Vec<u32>) -> Vec<u32> {
     let mut now = Found::default();
     match survey.map(Survey::tasks) {
         Some(Ok(tasks)) => now.add_tasks(&tasks),
@@ -200,9 +189,9 @@ fn page() -> u64 {
 
 /// Who holds what: by the kernel side's lists, and where it can't list something, by `/proc`. Whether
 /// processes have the same numbers in both.
-fn holders(survey: &mut Result<Survey, String>, procfs: &mut Procfs) -> io::Result<(Found, bool)> {
+fn holders(survey: &Result<Survey, String>, procfs: &mut Procfs) -> io::Result<(Found, bool)> {
     let mut found = Found::default();
-    let mut survey = match survey {
+    let survey = match survey {
         Ok(survey) => Some(survey),
         Err(reason) => {
             found.unseen.push(format!(
@@ -212,7 +201,7 @@ fn holders(survey: &mut Result<Survey, String>, procfs: &mut Procfs) -> io::Resu
         }
     };
     let mut same_numbers = true;
-    let tasks = survey.as_mut().map(|survey| survey.tasks());
+    let tasks = survey.map(Survey::tasks);
     let listed = match tasks {
         Some(Ok(tasks)) => {
             same_numbers = tasks.self_pid == std::process::id();
@@ -230,14 +219,14 @@ fn holders(survey: &mut Result<Survey, String>, procfs: &mut Procfs) -> io::Resu
         }
         None => false,
     };
-    let descriptors = survey.as_mut().and_then(|survey| match survey.descriptors() {
+    let descriptors = survey.and_then(|survey| match survey.descriptors() {
         Ok(descriptors) => Some(descriptors),
         Err(error) => {
             found.unseen.push(format!("open files of /proc/sysvipc: {error}"));
             None
         }
     });
-    let mappings = survey.as_mut().and_then(|survey| {
+    let mappings = survey.and_then(|survey| {
         survey
             .mappings()
             .inspect_err(|error| log::info!("mappings are read from /proc: {error}"))

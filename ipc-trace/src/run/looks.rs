@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Instant};
 
 use ipc_trace_common::record::NsRef;
 
-use super::Run;
+use super::{Run, setup::Setup};
 use crate::{
     event::ls::Ls,
     kernel::census::Census,
@@ -34,13 +34,10 @@ impl Run {
 
     /// A look; `None` where there is nothing to be seen.
     pub(super) fn what_exists(&mut self) -> Option<Ls> {
-        let layout = Some(&self.setup.layout);
-        let options = look::Options { layout, ..look::Options::default() };
-        // Loaded once for all looks; the kernel's BTF, which is large, is not needed afterwards.
-        let btf = self.setup.btf.take();
-        let survey = self.survey.get_or_insert_with(|| look::survey(&options, btf.as_ref()));
-        drop(btf);
-        let ls = look::look(&options, survey)
+        let Setup { session, layout, .. } = &self.setup;
+        // Loaded once for all looks.
+        let survey = self.survey.get_or_insert_with(|| session.survey(layout));
+        let ls = look::look(&look::Options::default(), survey)
             .inspect_err(|error| log::warn!("objects that were there are not known: {error}"))
             .ok()?;
         for unseen in &ls.unseen {

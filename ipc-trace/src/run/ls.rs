@@ -16,8 +16,8 @@ use crate::{
 /// The wanted namespace does not exist, `/proc` can't be read, or standard output failed.
 pub fn run(args: &LsArgs) -> Result<ExitCode, RunError> {
     let namespace = args.namespace.map(setup::inum).transpose()?;
-    let options = Options { namespace, btf: args.btf.clone(), layout: None };
-    let ls = look::look(&options, &mut look::survey(&options, None))?;
+    let options = Options { namespace, btf: args.btf.clone() };
+    let ls = look::look(&options, &look::survey(&options))?;
     for unseen in &ls.unseen {
         log::warn!("not seen: {unseen}");
     }

@@ -373,6 +373,7 @@ impl Run {
 
     /// Lists what exists.
     fn list(&mut self) -> Census {
+        self.setup.session.log_diagnostics(&self.setup.layout);
         let census = self.setup.session.census().unwrap_or_else(|error| {
             log::warn!("{error}");
             Census::default()

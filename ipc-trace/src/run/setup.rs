@@ -6,7 +6,6 @@ use std::{
     time::Instant,
 };
 
-use aya::Btf;
 use ipc_trace_common::{
     op::Abi,
     record::NsRef,
@@ -96,8 +95,6 @@ pub struct Setup {
     pub census: Census,
     /// The kernel's fields
     pub layout: Layout,
-    /// The running kernel's BTF, where it has any, for the first look
-    pub btf: Option<Btf>,
 }
 
 /// Loads and attaches what the options ask for. `arguments`: whether calls are shown one by one.
@@ -127,8 +124,7 @@ pub fn setup(how: &HowArgs, filters: &Filters, arguments: bool) -> Result<Setup,
         .iter()
         .map(|name| Ok((describe(*name), inum(*name)?)))
         .collect::<Result<Vec<_>, SetupError>>()?;
-    let btf = kernel_btf()?;
-    let (plan, mut session, census) = start(how.backend, &layout, &options, btf.as_ref())?;
+    let (plan, mut session, census) = start(how.backend, &layout, &options)?;
     log::debug!("the session was ready after {:?}", begin.elapsed());
     let wanted = namespaces
         .iter()
@@ -142,12 +138,7 @@ pub fn setup(how: &HowArgs, filters: &Filters, arguments: bool) -> Result<Setup,
         log::info!("not known on this kernel: {what} (no field {field})");
     }
     let backends = plan.ops.iter().map(|op| (OpName(op.op), op.backend.name())).collect();
-    Ok(Setup { system, native, backends, session, census, layout, btf })
-}
-
-/// The running kernel's BTF, if it has any.
-pub(crate) fn kernel_btf() -> Result<Option<Btf>, SessionError> {
-    Path::new(KERNEL_BTF).exists().then(attach::kernel_btf).transpose()
+    Ok(Setup { system, native, backends, session, census, layout })
 }
 
 /// Starts a session by the best plan. What a kernel takes is found out by trying: after a refusal
@@ -156,10 +147,9 @@ pub(crate) fn start(
     choice: Choice,
     layout: &Layout,
     options: &Options,
-    btf: Option<&Btf>,
 ) -> Result<(Plan, Session, Census), SetupError> {
     let mut known = Features {
-        kernel_btf: btf.is_some(),
+        kernel_btf: Path::new(KERNEL_BTF).exists(),
         described: layout.functions().keys().copied().collect(),
         no_x32: features::has_no_x32(Path::new("/proc")),
         preempts: System::read().is_ok_and(|system| features::preempts_programs(&system.kernel)),
@@ -172,7 +162,7 @@ pub(crate) fn start(
     }
     loop {
         let plan = plan::plan(choice, options.native, &known)?;
-        match Session::start(&plan, layout, options, btf) {
+        match Session::start(&plan, layout, options) {
             Ok((session, census)) => return Ok((plan, session, census)),
             // Each time there are fewer functions left to try.
             Err(SessionError::Functions(reasons)) => known.unusable.extend(reasons),

@@ -69,8 +69,9 @@ pub(crate) struct Machine {
 }
 
 /// Of the kernel's command line. No check of the timer: while this machine is busy, it may see no tick for
-/// so long that it gives up (`check_timer`, arch/x86/kernel/apic/io_apic.c).
-const WORDS: &str = "console=ttyS0 panic=-1 oops=panic no_timer_check";
+/// so long that it gives up (`check_timer`, arch/x86/kernel/apic/io_apic.c). Programs at the same addresses
+/// in every process: else the emulator would translate them anew for each.
+const WORDS: &str = "console=ttyS0 panic=-1 oops=panic no_timer_check norandmaps";
 
 /// What has become of a machine.
 #[derive(Clone, Debug)]

@@ -1,0 +1,198 @@
+//! The kernel side's object: its constants set, its maps made, its programs ready to be loaded. As aya's
+//! loader does it, without what that does first, each time: it takes the kernel's whole BTF apart.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+};
+
+use aya::maps::{Map, MapData, MapError};
+use aya_obj::{
+    EbpfSectionKind, Object,
+    generated::{bpf_attach_type, bpf_map_type, bpf_prog_type},
+};
+
+use super::{
+    bpf::{self, Code, Types},
+    layout::Layout,
+    mapped::Words,
+    session::{SessionError, map_error},
+};
+
+/// What an object is to be made with.
+#[derive(Debug, Default)]
+pub(super) struct Settings<'a> {
+    /// Constants, by name
+    pub(super) constants: HashMap<&'a str, &'a [u8]>,
+    /// How many entries maps have, where it is not as the object says
+    pub(super) entries: BTreeMap<&'a str, u32>,
+}
+
+/// An object with its maps.
+#[derive(Debug)]
+pub(super) struct Linked {
+    object: Object,
+    /// The object's types; `None`: the kernel takes none
+    btf: Option<OwnedFd>,
+    maps: HashMap<String, Map>,
+}
+
+impl Linked {
+    /// Makes the maps of the object in `bytes`.
+    ///
+    /// # Errors
+    /// It is none, or the kernel does not make its maps.
+    pub(super) fn new(bytes: &[u8], settings: &Settings<'_>) -> Result<Self, String> {
+        let mut object = Object::parse(bytes).map_err(|e| e.to_string())?;
+        let constants = settings.constants.iter().map(|(name, value)| (*name, (*value, true)));
+        object.patch_map_data(constants.collect()).map_err(|e| e.to_string())?;
+        let btf = match aya::features().btf() {
+            Some(features) => object.fixup_and_sanitize_btf(features).map_err(|e| e.to_string())?,
+            None => None,
+        };
+        let btf = btf.map(|btf| bpf::load_types(&btf.to_bytes()));
+        let btf = btf.transpose().map_err(|e| format!("the object's BTF: {e}"))?;
+        let of_object = std::mem::take(&mut object.maps);
+        let mut maps = HashMap::new();
+        for (name, map) in &of_object {
+            let made = make(name, map.clone(), &btf, settings);
+            maps.insert(name.clone(), made.map_err(|reason| format!("map {name}: {reason}"))?);
+        }
+        let sections: HashSet<_> = object.functions.keys().map(|(section, _)| *section).collect();
+        let made = of_object.iter().filter_map(|(name, map)| {
+            Some((name.as_str(), maps.get(name)?.fd().as_fd().as_raw_fd(), map))
+        });
+        object.relocate_maps(made, &sections).map_err(|e| e.to_string())?;
+        object.relocate_calls(&sections).map_err(|e| e.to_string())?;
+        let mut linked = Self { object, btf, maps: HashMap::new() };
+        for (name, map) in maps {
+            let kind = of_object.get(&name).map_or(0, aya_obj::Map::map_type);
+            let typed = typed(kind, map).map_err(|reason| format!("map {name}: {reason}"))?;
+            linked.maps.insert(name, typed);
+        }
+        Ok(linked)
+    }
+
+    /// Takes a map. Programs that are loaded later refer to it by its descriptor: it must stay.
+    ///
+    /// # Errors
+    /// The object has none of that name, or it is of another kind.
+    pub(super) fn take<T: TryFrom<Map, Error = MapError>>(
+        &mut self,
+        name: &'static str,
+    ) -> Result<T, SessionError> {
+        let map = self.maps.remove(name).ok_or_else(|| none_of(name))?;
+        T::try_from(map).map_err(|e| map_error(name, &e))
+    }
+
+    /// A map that stays here.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub(super) fn map<'a, T: TryFrom<&'a mut Map, Error = MapError>>(
+        &'a mut self,
+        name: &'static str,
+    ) -> Result<T, SessionError> {
+        let map = self.maps.get_mut(name).ok_or_else(|| none_of(name))?;
+        T::try_from(map).map_err(|e| map_error(name, &e))
+    }
+
+    /// The words of an array, which stays as long as they do.
+    ///
+    /// # Errors
+    /// As [`Self::take`], or it can't be mapped.
+    pub(super) fn words(&mut self, name: &'static str, len: usize) -> Result<Words, SessionError> {
+        let error = |reason: String| SessionError::Map { name, reason };
+        match self.maps.remove(name) {
+            Some(Map::Array(map)) => Words::new(map, len).map_err(|e| error(format!("mmap: {e}"))),
+            _ => Err(error("it is not in the object, or no array".to_owned())),
+        }
+    }
+
+    /// The instructions of a program, and the types of its functions.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub(super) fn program(&self, name: &str) -> Result<(&[u64], Option<Types<'_>>), String> {
+        let functions = &self.object.functions;
+        let program = self.object.programs.get(name);
+        let function = program.and_then(|program| functions.get(&program.function_key()));
+        let function = function.ok_or_else(|| format!("program {name} is not in the object"))?;
+        let all = &function.instructions;
+        const { assert!(size_of::<aya_obj::generated::bpf_insn>() == size_of::<u64>()) };
+        assert!(all.as_ptr().cast::<u64>().is_aligned());
+        // SAFETY: an instruction is as long as that, and any eight bytes are a number.
+        let instructions = unsafe { std::slice::from_raw_parts(all.as_ptr().cast(), all.len()) };
+        let functions = function.func_info.func_info.as_slice();
+        let types = self.btf.as_ref().map(|btf| Types { btf: btf.as_fd(), functions });
+        Ok((instructions, types.filter(|_| !functions.is_empty())))
+    }
+
+    /// Loads a program. `hook`: its type in the kernel's BTF, where it is of the kind that needs one.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub(super) fn load(
+        &self,
+        name: &str,
+        kind: bpf_prog_type,
+        attach: bpf_attach_type,
+        hook: u32,
+    ) -> Result<OwnedFd, String> {
+        let (instructions, types) = self.program(name)?;
+        let code = Code { name, kind, attach, function: hook, instructions, types };
+        code.load().map_err(|refused| refused.to_string())
+    }
+
+    /// Loads an iterator over what `over` names.
+    ///
+    /// # Errors
+    /// The kernel has no such iterator, or refuses the program.
+    pub(super) fn iterator(
+        &self,
+        name: &str,
+        over: &str,
+        layout: &Layout,
+    ) -> Result<OwnedFd, String> {
+        let hook = layout.hook(&format!("bpf_iter_{over}"))?;
+        let kind = bpf_prog_type::BPF_PROG_TYPE_TRACING;
+        self.load(name, kind, bpf_attach_type::BPF_TRACE_ITER, hook)
+    }
+}
+
+fn none_of(name: &'static str) -> SessionError {
+    SessionError::Map { name, reason: "it is not in the object".to_owned() }
+}
+
+/// A map as what it is.
+fn typed(kind: u32, map: MapData) -> Result<Map, String> {
+    match bpf_map_type::try_from(kind) {
+        Ok(bpf_map_type::BPF_MAP_TYPE_ARRAY) => Ok(Map::Array(map)),
+        Ok(bpf_map_type::BPF_MAP_TYPE_HASH) => Ok(Map::HashMap(map)),
+        Ok(bpf_map_type::BPF_MAP_TYPE_LRU_HASH) => Ok(Map::LruHashMap(map)),
+        Ok(bpf_map_type::BPF_MAP_TYPE_RINGBUF) => Ok(Map::RingBuf(map)),
+        _ => Err(format!("its kind, {kind}, is none that is expected")),
+    }
+}
+
+/// Makes a map, and fills it where it is for constants or variables.
+fn make(
+    name: &str,
+    mut map: aya_obj::Map,
+    btf: &Option<OwnedFd>,
+    settings: &Settings<'_>,
+) -> Result<MapData, String> {
+    if let Some(entries) = settings.entries.get(name) {
+        map.set_max_entries(*entries);
+    }
+    let btf = btf.as_ref().map(|btf| btf.as_fd());
+    let (data, section) = (map.data().to_owned(), map.section_kind());
+    let made = MapData::create(map, name, btf).map_err(|e| super::attach::root_cause(&e))?;
+    if !data.is_empty() {
+        bpf::fill(made.fd().as_fd(), &data).map_err(|e| format!("writing to it: {e}"))?;
+    }
+    if section == EbpfSectionKind::Rodata {
+        bpf::freeze(made.fd().as_fd()).map_err(|e| format!("making it constant: {e}"))?;
+    }
+    Ok(made)
+}
