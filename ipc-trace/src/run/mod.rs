@@ -183,6 +183,7 @@ const LAST_RECORDS: Duration = Duration::from_millis(250);
 /// # Errors
 /// Tracing can't start, COMMAND can't be started, or output can't go on.
 pub fn run(live: bool, args: &TraceArgs) -> Result<ExitCode, RunError> {
+    looks::one_heap();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -14,14 +14,14 @@ pub(super) const LIMIT: usize = 1 << 14;
 #[derive(Debug, Default)]
 pub struct Gone {
     /// With the number of each entry, which says whether it is the one that its turn is about
-    known: HashMap<(NsRef, Local), (u64, One)>,
+    known: HashMap<(NsRef, Local), (u64, Box<One>)>,
     order: VecDeque<(u64, NsRef, Local)>,
     entered: u64,
     forgotten: u64,
 }
 
 impl Gone {
-    pub(super) fn insert(&mut self, ns: NsRef, local: Local, one: One) {
+    pub(super) fn insert(&mut self, ns: NsRef, local: Local, one: Box<One>) {
         self.entered += 1;
         self.order.push_back((self.entered, ns, local));
         if self.known.insert((ns, local), (self.entered, one)).is_some() {
@@ -38,15 +38,15 @@ impl Gone {
     }
 
     pub(super) fn get(&self, ns: NsRef, local: Local) -> Option<&One> {
-        self.known.get(&(ns, local)).map(|one| &one.1)
+        self.known.get(&(ns, local)).map(|one| one.1.as_ref())
     }
 
     pub(super) fn get_mut(&mut self, ns: NsRef, local: Local) -> Option<&mut One> {
-        self.known.get_mut(&(ns, local)).map(|one| &mut one.1)
+        self.known.get_mut(&(ns, local)).map(|one| one.1.as_mut())
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = (NsRef, Local, &One)> {
-        self.known.iter().map(|((ns, local), one)| (*ns, *local, &one.1))
+        self.known.iter().map(|((ns, local), one)| (*ns, *local, one.1.as_ref()))
     }
 
     pub(super) const fn forgotten(&self) -> u64 {

@@ -40,7 +40,7 @@ impl Objects {
         space.is_whole(is_whole(look));
         for object in &look.objects {
             if let Some(local) = local(object, look.mqueue_dev) {
-                space.found(local, One::found(object, boot_ns));
+                space.found(local, Box::new(One::found(object, boot_ns)));
             }
         }
     }

@@ -91,17 +91,20 @@ pub(super) enum Last {
     /// A call was seen
     Seen { boot_ns: u64, pid: u32, facts: Option<Rc<Facts>> },
     /// A look found this
-    Found(LastUse),
+    Found(Box<LastUse>),
 }
 
 /// A process for good: its number, and when it started.
 pub(super) type ProcessKey = (u32, u64);
 
-/// Processes that used an object.
+/// Processes that used an object. Most objects of a host are not used while it is traced.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Users {
-    known: Vec<ProcessKey>,
-    /// There were others
+pub(super) struct Users(Option<Box<Used>>);
+
+#[derive(Clone, Debug, Default)]
+struct Used {
+    by: Vec<ProcessKey>,
+    /// By others, too
     more: bool,
 }
 
@@ -110,27 +113,34 @@ const USERS: usize = 8;
 
 impl Users {
     fn add(&mut self, pid: u32, start_boot_ns: Option<u64>) {
+        let used = self.0.get_or_insert_default();
         let Some(start) = start_boot_ns else {
-            self.more = true;
+            used.more = true;
             return;
         };
         // Mostly it is the one that used it last.
-        if self.known.iter().rev().any(|one| *one == (pid, start)) {
+        if used.by.iter().rev().any(|one| *one == (pid, start)) {
             return;
         }
-        if self.known.len() == USERS {
-            self.more = true;
+        if used.by.len() == USERS {
+            used.more = true;
         } else {
-            self.known.push((pid, start));
+            used.by.push((pid, start));
         }
+    }
+
+    /// Those that are known.
+    fn known(&self) -> &[ProcessKey] {
+        self.0.as_ref().map_or(&[], |used| used.by.as_slice())
     }
 
     /// Whether all have ended; `None` where that is not known.
     fn gone(&self, lives: &dyn Fn(ProcessKey) -> bool) -> Option<bool> {
-        if self.known.iter().any(|one| lives(*one)) {
+        let used = self.0.as_ref()?;
+        if used.by.iter().any(|one| lives(*one)) {
             return Some(false);
         }
-        (!self.more && !self.known.is_empty()).then_some(true)
+        (!used.more && !used.by.is_empty()).then_some(true)
     }
 }
 
@@ -226,7 +236,7 @@ impl One {
             });
         }
         if self.last.is_none() {
-            self.last = look.last.clone().map(Last::Found);
+            self.last = look.last.clone().map(|last| Last::Found(Box::new(last)));
         }
         let ObjectLook { messages, max_messages, bytes, .. } = *look;
         self.looked = (messages.is_some() || max_messages.is_some() || bytes.is_some())
@@ -277,7 +287,7 @@ impl One {
             Last::Seen { pid, .. } => Some(*pid),
             Last::Found(last) => last.pid,
         });
-        creator.chain(last).chain(self.users.known.iter().map(|user| user.0)).collect()
+        creator.chain(last).chain(self.users.known().iter().map(|user| user.0)).collect()
     }
 
     /// When it was known to exist last.
@@ -341,7 +351,7 @@ impl One {
                 exact: !matches!(self.birth, Birth::Inferred(_)),
             }),
             last: self.last.as_ref().map(|last| match last {
-                Last::Found(last) => last.clone(),
+                Last::Found(last) => (**last).clone(),
                 Last::Seen { boot_ns, pid, facts } => LastUse {
                     pid: Some(*pid),
                     comm: facts.as_ref().map(|facts| owned(&facts.comm)),

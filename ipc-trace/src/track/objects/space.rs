@@ -24,9 +24,9 @@ pub(super) const REMOVED: usize = 1 << 14;
 pub struct Space {
     pub(super) ns: NsRef,
     /// Those that keys and names lead to
-    pub(super) live: HashMap<Local, One>,
+    pub(super) live: HashMap<Local, Box<One>>,
     /// Those that are removed, and may be in use
-    pub(super) removed: HashMap<Local, One>,
+    pub(super) removed: HashMap<Local, Box<One>>,
     removed_order: VecDeque<Local>,
     keys: HashMap<(Family, u32), i32>,
     names: HashMap<Box<[u8]>, Local>,
@@ -63,11 +63,12 @@ impl Space {
     }
 
     pub(super) fn get(&self, local: Local) -> Option<&One> {
-        self.live.get(&local).or_else(|| self.removed.get(&local))
+        self.live.get(&local).or_else(|| self.removed.get(&local)).map(Box::as_ref)
     }
 
     pub(super) fn get_mut(&mut self, local: Local) -> Option<&mut One> {
-        self.live.get_mut(&local).or_else(|| self.removed.get_mut(&local))
+        let known = self.live.get_mut(&local).or_else(|| self.removed.get_mut(&local));
+        known.map(Box::as_mut)
     }
 
     pub(super) fn of_key(&self, kind: Family, key: u32) -> Option<i32> {
@@ -75,10 +76,10 @@ impl Space {
     }
 
     pub(super) fn all(&self) -> Vec<(Local, &One)> {
-        self.live.iter().chain(&self.removed).map(|(local, one)| (*local, one)).collect()
+        self.live.iter().chain(&self.removed).map(|(local, one)| (*local, one.as_ref())).collect()
     }
 
-    pub(super) fn into_all(self) -> impl Iterator<Item = (Local, One)> {
+    pub(super) fn into_all(self) -> impl Iterator<Item = (Local, Box<One>)> {
         self.live.into_iter().chain(self.removed)
     }
 
@@ -108,7 +109,7 @@ impl Space {
     }
 
     /// An object that a look found.
-    pub(super) fn found(&mut self, local: Local, one: One) {
+    pub(super) fn found(&mut self, local: Local, one: Box<One>) {
         if one.is_removed() {
             self.keep_removed(local, one);
         } else {
@@ -146,7 +147,7 @@ impl Space {
         let ns = self.ns;
         // What is known already, and may be what this call began.
         let known = match self.live.get_mut(&local).or_else(|| self.removed.get_mut(&local)) {
-            Some(one) => Some(one),
+            Some(one) => Some(one.as_mut()),
             None => gone.get_mut(ns, local),
         };
         match (known, birth) {
@@ -194,7 +195,7 @@ impl Space {
         (key, name, like): (Option<u32>, Option<&[u8]>, Likeness),
         changes: &mut Vec<Change>,
     ) {
-        let mut one = One::new(birth.unwrap_or(Birth::Used(act.boot_ns)));
+        let mut one = Box::new(One::new(birth.unwrap_or(Birth::Used(act.boot_ns))));
         one.key = key;
         one.name = name.map(Into::into);
         if let Some(birth) = birth {
@@ -215,7 +216,7 @@ impl Space {
         match unlinked {
             Some(removal) if act.boot_ns <= removal.boot_ns.saturating_add(LATE_NS) => {
                 one.removed = Some(removal.boot_ns);
-                changes.push(Change { local, one: Box::new(one.clone()), ..removal });
+                changes.push(Change { local, one: one.clone(), ..removal });
                 self.keep_removed(local, one);
             }
             unlinked => {
@@ -292,7 +293,7 @@ impl Space {
         if known.is_none() && gone.get(ns, local).is_some_and(|one| is_late(act, one)) {
             return;
         }
-        let mut one = known.unwrap_or_else(|| One::new(Birth::Removed(act.boot_ns)));
+        let mut one = known.unwrap_or_else(|| Box::new(One::new(Birth::Removed(act.boot_ns))));
         self.remove(act, local, &mut one, changes);
         // Semaphores and queues are gone at once, a segment when nobody has it attached.
         if local.kind() == Family::Shm && one.attached != Some(0) {
@@ -306,7 +307,7 @@ impl Space {
     }
 
     /// Takes out an object to which its key or name leads no more.
-    pub(super) fn take(&mut self, local: Local) -> Option<One> {
+    pub(super) fn take(&mut self, local: Local) -> Option<Box<One>> {
         let one = self.live.remove(&local)?;
         if let (Local::Sysv(kind, id), Some(key)) = (local, one.key)
             && self.keys.get(&(kind, key)) == Some(&id)
@@ -339,7 +340,7 @@ impl Space {
         }
         // Not even its inode is known.
         let local = Local::Queue(0, 0);
-        let mut one = One::new(Birth::Removed(act.boot_ns));
+        let mut one = Box::new(One::new(Birth::Removed(act.boot_ns)));
         one.name = Some(name.into());
         let mut removal = Vec::new();
         self.remove(act, local, &mut one, &mut removal);
@@ -360,7 +361,7 @@ impl Space {
         changes.extend(self.unlinked.extract_if(|_, change| over(change)).map(|one| one.1));
     }
 
-    fn keep_removed(&mut self, local: Local, one: One) {
+    fn keep_removed(&mut self, local: Local, one: Box<One>) {
         if let (Family::Shm, Some(at)) = (local.kind(), one.removed) {
             (self.ask_at, self.ask_after) = (at.saturating_add(ASK_NS), ASK_NS);
         }

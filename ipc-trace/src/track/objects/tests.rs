@@ -216,7 +216,7 @@ proptest! {
             let at = attached + looks[*id as usize];
             if one.born <= at && one.dead.is_none_or(|dead| dead > at) {
                 let found = One::new(Birth::Found(attached + 1_000_000_000));
-                objects.space(NS).0.found(Local::Sysv(Family::Sem, *id), found);
+                objects.space(NS).0.found(Local::Sysv(Family::Sem, *id), Box::new(found));
             }
         }
         let mut changes = Vec::new();
