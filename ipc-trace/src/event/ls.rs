@@ -62,6 +62,9 @@ pub struct NamespaceLook {
     /// Device number of its mqueue file system
     #[serde(skip)]
     pub mqueue_dev: Option<libc::dev_t>,
+    /// From when to when its objects were listed, on `CLOCK_BOOTTIME`, nanoseconds
+    #[serde(skip)]
+    pub listed: (u64, u64),
 }
 
 /// A process with a thread in a namespace.

@@ -83,7 +83,7 @@ impl Seen {
         let mut all: BTreeMap<u32, NamespaceLook> = BTreeMap::new();
         for (inum, inside) in insides {
             let ns_id = self.found.listed.get(&inum).and_then(|one| one.ns_id);
-            let Inside { mut objects, limits, mut unseen, mqueue_dev } = inside;
+            let Inside { mut objects, limits, mut unseen, mqueue_dev, listed } = inside;
             objects.sort_by(|a, b| order(a).cmp(&order(b)));
             unseen.dedup();
             all.insert(
@@ -101,6 +101,7 @@ impl Seen {
                     limits,
                     unseen,
                     mqueue_dev,
+                    listed,
                 },
             );
         }

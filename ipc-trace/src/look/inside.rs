@@ -23,6 +23,7 @@ use crate::{
         value::FamilyName,
     },
     kernel::owned,
+    track::clock::boot_ns,
 };
 
 /// A way into a namespace.
@@ -60,6 +61,8 @@ pub struct Inside {
     pub mqueue_dev: Option<libc::dev_t>,
     /// What could not be seen
     pub unseen: Vec<Unseen>,
+    /// From when to when its objects were listed, on `CLOCK_BOOTTIME`, nanoseconds
+    pub listed: (u64, u64),
 }
 
 impl Inside {
@@ -200,6 +203,7 @@ fn open_by_id(id: u64, inum: u32) -> io::Result<File> {
 /// Reads everything of the namespace that this thread is in.
 fn read() -> Inside {
     let mut inside = Inside::default();
+    inside.listed.0 = boot_ns();
     for kind in [Family::Shm, Family::Sem, Family::Msg] {
         // It is of the namespace that the thread is in when it opens it (sysvipc_proc_open).
         let path = format!("/proc/sysvipc/{}", kind.name());
@@ -229,6 +233,7 @@ fn read() -> Inside {
             inside.fail(UnseenWhat::Queues, reason);
         }
     }
+    inside.listed.1 = boot_ns();
     limits(&mut inside);
     inside
 }

@@ -1,6 +1,6 @@
 //! Looks at what exists: at the start, now and then, at the end.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{collections::BTreeSet, time::Duration};
 
 use ipc_trace_common::record::NsRef;
 
@@ -37,10 +37,11 @@ pub(super) fn one_heap() {
 impl Run {
     /// Looks at what exists, and opens the gate.
     pub(super) fn look(&mut self) {
-        let begin = Instant::now();
+        let began = boot_ns();
         let ls = self.what_exists();
-        log::debug!("the look at what exists took {:?}", begin.elapsed());
         self.started = boot_ns();
+        let took = Duration::from_nanos(self.started - began);
+        log::debug!("the look at what exists took {took:?}");
         self.setup.session.open();
         let census = self.setup.session.census().unwrap_or_else(|error| {
             log::warn!("{error}");

@@ -122,7 +122,7 @@ pub(crate) fn namespaces(options: &Namespaces) -> Result<()> {
         }
         leave().with_context(|| format!("namespace {number}"))?;
         let mut caller = Caller::new(&format!("churn-{number}"))?;
-        caller.semget(0x0c40_0000 | number as i32, 1, 0);
+        caller.semget(0x0c40_0000 | number as i32, 1, libc::IPC_CREAT | libc::IPC_EXCL | 0o600);
         inums.insert(caller.inum());
         all.book.append(caller.report().book);
     }

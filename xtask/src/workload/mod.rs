@@ -58,7 +58,7 @@ pub(crate) enum Workload {
     HostileNames,
     /// Run many processes which make one call each
     ChurnProcesses(churn::Processes),
-    /// Make many IPC namespaces, with one call in each
+    /// Make many IPC namespaces, with one call in each, which makes semaphores
     ChurnNamespaces(churn::Namespaces),
     /// Use queue descriptors in other namespaces than those of their queues
     CarriedQueue,

@@ -92,7 +92,14 @@ fn each_life_of_a_number_has_its_own_calls() {
     let moves = moves_of(&lines, &book["tid"]);
     let created: Vec<_> = moves.iter().filter(|line| line["event"] == "created").collect();
     let calls = calls_of(&lines, &book["tid"]);
-    assert_eq!((created.len(), calls.len()), (made.len(), made.len()));
+    let mut semaphores = BTreeMap::new();
+    for line in of_type(&lines, "object") {
+        if line["event"] == "created" && line["process"]["tid"] == book["tid"] {
+            semaphores.insert(line["object"]["key"].as_str().unwrap(), &line["object"]);
+        }
+    }
+    let all = (created.len(), calls.len(), semaphores.len());
+    assert_eq!(all, (made.len(), made.len(), made.len()));
     // Numbers are given out again at once, or this would prove nothing.
     assert!(number(&book["distinct_inums"]) < made.len() as u64);
     let mut latest: BTreeMap<u64, u64> = BTreeMap::new();
@@ -100,7 +107,9 @@ fn each_life_of_a_number_has_its_own_calls() {
         let (born, call) = (&created[i]["ipc_ns"], calls[i]);
         assert_eq!(born["inum"], *inum);
         assert_eq!(call["ipc_ns"], *born);
-        assert_eq!(call["args"]["key"], format!("{:#010x}", FIRST_KEY | i as u32));
+        let key = format!("{:#010x}", FIRST_KEY | i as u32);
+        assert_eq!(call["args"]["key"], key);
+        assert_eq!(semaphores[key.as_str()]["ipc_ns"], call["object"]["ipc_ns"]);
         let life = number(&born["gen"]);
         if let Some(before) = latest.insert(number(inum), life) {
             assert!(life > before, "{born} after life {before}");
@@ -123,10 +132,14 @@ fn a_report_keeps_the_lives_of_a_number_apart() {
     let lives: BTreeSet<_> =
         mine.iter().map(|ns| (number(&ns["inum"]), number(&ns["gen"]))).collect();
     assert_eq!(lives.len(), mine.len());
+    let mut keys = BTreeSet::new();
     for ns in mine {
         assert_eq!(ns["ops"]["semget"]["calls"], 1, "{ns}");
         assert_eq!(ns["ops"].as_object().unwrap().len(), 1, "{ns}");
+        assert_eq!(list(&ns["objects"]).len(), 1, "{ns}");
+        keys.insert(ns["objects"][0]["key"].as_str().unwrap());
     }
+    assert_eq!(keys.len(), lives.len());
 }
 
 #[test]

@@ -99,6 +99,7 @@ fn empty(inum: u32) -> NamespaceLook {
         limits: BTreeMap::new(),
         unseen: Vec::new(),
         mqueue_dev: None,
+        listed: (0, 0),
     }
 }
 

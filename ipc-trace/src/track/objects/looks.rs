@@ -37,6 +37,7 @@ impl Objects {
     /// what happened meanwhile is told first.
     pub fn found(&mut self, ns: NsRef, look: &NamespaceLook, boot_ns: u64) {
         let (space, _) = self.space(ns);
+        space.listed = look.listed;
         space.is_whole(is_whole(look));
         for object in &look.objects {
             if let Some(local) = local(object, look.mqueue_dev) {

@@ -36,6 +36,8 @@ pub struct Space {
     /// All that existed at the start is known, and everything since
     whole: bool,
     forgotten: u64,
+    /// From when to when the look went through it that has found what was there
+    pub(super) listed: (u64, u64),
     /// When removed segments are looked for next, and how long after that again
     pub(super) ask_at: u64,
     pub(super) ask_after: u64,
@@ -57,6 +59,7 @@ impl Space {
             unlinked: HashMap::default(),
             whole: false,
             forgotten: 0,
+            listed: (0, 0),
             ask_at: 0,
             ask_after: ASK_NS,
         }
@@ -141,10 +144,16 @@ impl Space {
     ) {
         let birth = match made {
             Made::Yes => Some(Birth::Seen(act.boot_ns)),
-            Made::Maybe if self.whole => Some(Birth::Inferred(act.boot_ns)),
+            // What was there before may have gone when the look came to it.
+            Made::Maybe if self.whole && act.boot_ns >= self.listed.0 => {
+                Some(Birth::Inferred(act.boot_ns))
+            }
             Made::Maybe | Made::No => None,
         };
         let ns = self.ns;
+        if name.is_some() {
+            self.unlinked_another(act, local, changes);
+        }
         // What is known already, and may be what this call began.
         let known = match self.live.get_mut(&local).or_else(|| self.removed.get_mut(&local)) {
             Some(one) => Some(one.as_mut()),
@@ -330,9 +339,37 @@ impl Space {
         changes.push(Change::new(ObjectLife::Removed, act.boot_ns, ns, local, one).by(act));
     }
 
+    /// A call came back with a queue, by name, after one of that name was unlinked. Where a look has
+    /// found the queue, with its name, since then, it was another that was unlinked: while the look was
+    /// taken, the one was followed by the other.
+    fn unlinked_another(&mut self, act: &Act<'_>, local: Local, changes: &mut Vec<Change>) {
+        let late = |at: u64| at < act.boot_ns && act.boot_ns <= at.saturating_add(LATE_NS);
+        let another = |one: &Box<One>| {
+            matches!(one.birth, Birth::Found(_))
+                && !one.seen_removed
+                && one.removed.is_some_and(late)
+        };
+        if self.removed.get(&local).is_some_and(another)
+            && let Some(mut one) = self.removed.remove(&local)
+        {
+            one.removed = None;
+            // The line of the removal named this one.
+            let ns = self.ns;
+            changes.push(Change::new(ObjectLife::Changed, act.boot_ns, ns, local, &mut one));
+            self.live.insert(local, one);
+        }
+    }
+
+    /// Whether a look that began later has found it.
+    fn found_later(&self, act: &Act<'_>, local: Local) -> bool {
+        let found = |one: &Box<One>| matches!(one.birth, Birth::Found(_));
+        act.boot_ns < self.listed.0 && self.live.get(&local).is_some_and(found)
+    }
+
     /// mq_unlink: the queue lives on while it is open.
     pub(super) fn unlinked(&mut self, act: &Act<'_>, name: &[u8], changes: &mut Vec<Change>) {
         let known = self.names.get(name).copied();
+        let known = known.filter(|local| !self.found_later(act, *local));
         if let Some((local, mut one)) = known.and_then(|local| Some((local, self.take(local)?))) {
             self.remove(act, local, &mut one, changes);
             self.keep_removed(local, one);
@@ -344,7 +381,8 @@ impl Space {
         one.name = Some(name.into());
         let mut removal = Vec::new();
         self.remove(act, local, &mut one, &mut removal);
-        if !self.whole {
+        // What was there before the look, and was not when it came to it, is not known at all.
+        if !self.whole || act.boot_ns < self.listed.1 {
             changes.extend(removal);
             return;
         }

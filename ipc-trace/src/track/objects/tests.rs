@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipc_trace_common::{op::Family, record::NsRef};
+use ipc_trace_common::{
+    op::Family,
+    record::{NsRef, QueueRef},
+};
 use proptest::prelude::*;
 
 use super::{
@@ -12,7 +15,7 @@ use super::{
 };
 use crate::{
     decode::deeds::{Deed, Likeness, Made},
-    event::objects::ObjectLife,
+    event::{objects::ObjectLife, value::Text},
     track::namespaces::Death,
 };
 
@@ -323,4 +326,38 @@ fn an_object_takes_little_room() {
     // With its places in the tables of objects, keys and users.
     let room = size_of::<(Local, One)>() + 8 * size_of::<(u32, u64)>() + 64;
     assert!(room * 8 / 7 <= 600, "{room}");
+}
+
+/// The name of a queue leads to another after it was unlinked: what a look found is not what calls from
+/// before it, or from while it was taken, were about.
+#[test]
+fn a_queue_that_a_look_found_is_not_the_one_of_its_name_that_was_unlinked() {
+    let name = || Text(b"q".as_slice().into());
+    let queue = |ino| QueueRef { ns: NS, ino, dev: 7, flags: 0 };
+    let local = Local::Queue(7, 2);
+    let found = || {
+        let mut objects = whole();
+        let mut one = One::new(Birth::Found(20));
+        one.name = Some(b"q".as_slice().into());
+        let space = objects.space(NS).0;
+        space.listed = (10, 20);
+        space.found(local, Box::new(one));
+        objects
+    };
+    let is_removed = |objects: &Objects| objects.get(NS, local).unwrap().is_removed();
+    let made = Deed::Opened {
+        queue: queue(2),
+        name: Some(name()),
+        made: Made::Maybe,
+        like: Likeness::default(),
+    };
+    let mut objects = found();
+    objects.act(&act(9, 1, Deed::Unlinked(name())), None);
+    assert!(!is_removed(&objects), "before the look");
+    objects.act(&act(15, 1, Deed::Unlinked(name())), None);
+    assert!(is_removed(&objects), "while the look was taken, or after it");
+    objects.act(&act(16, 2, made), Some(NS));
+    assert!(!is_removed(&objects), "that was another, and then came this one");
+    objects.act(&act(30, 1, Deed::Unlinked(name())), None);
+    assert!(is_removed(&objects), "its name leads to it again");
 }
