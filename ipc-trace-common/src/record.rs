@@ -152,7 +152,7 @@ pub struct CallRecord {
 pub struct Outcome {
     /// When it returned
     pub boot_ns: u64,
-    /// Time in the kernel
+    /// Time in the kernel, or [`NO_DURATION`]
     pub duration_ns: u64,
     /// The raw result, of operations that give an `int`
     pub ret: i32,
@@ -165,7 +165,7 @@ pub struct Outcome {
 /// What was called, and on which object, in one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct What {
-    /// The System V object, or the queue's descriptor
+    /// The System V object, or the key that it was looked for by, or the queue's descriptor
     pub id: i32,
     /// A number of `Abi`
     pub abi: u8,

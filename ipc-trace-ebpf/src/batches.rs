@@ -1,5 +1,5 @@
-//! Calls of one thread that are sent together, where calls are counted and not shown: those that can
-//! block, which are those that come by the million.
+//! Calls of one thread that are sent together, where calls are counted and not shown: those that come by
+//! the million, since they can block, or look for an object in vain.
 //!
 //! A thread that makes a second call gets a place in an array, if that is free, and keeps it until it
 //! ends or executes something else. There its calls are collected; it alone writes there. All that is
@@ -19,7 +19,7 @@ use aya_ebpf::{
 use ipc_trace_common::{
     layout::Field,
     op::{Code, Op},
-    record::{BATCH, BatchHead, Kind, NsRef, Outcome, QueueRef, What},
+    record::{BATCH, BatchHead, Kind, NO_DURATION, NsRef, Outcome, QueueRef, What},
     state::{BATCH_ROW, BATCHES as PLACES, Batch},
 };
 
@@ -38,8 +38,18 @@ use crate::{
 /// never free again; its calls are told of in the end.
 const NOBODYS: u64 = u64::MAX;
 
-/// The operations whose calls can be in a batch.
-const OPS: [Op; 5] = [Op::Semop, Op::Msgsnd, Op::Msgrcv, Op::MqSend, Op::MqReceive];
+/// The operations whose calls can be in a batch: those that can block, and those that look for an object,
+/// if they fail.
+const OPS: [Op; 8] = [
+    Op::Semop,
+    Op::Msgsnd,
+    Op::Msgrcv,
+    Op::MqSend,
+    Op::MqReceive,
+    Op::Shmget,
+    Op::Semget,
+    Op::Msgget,
+];
 
 /// Their bits.
 const OF_OPS: u32 = {
@@ -50,6 +60,9 @@ const OF_OPS: u32 = {
     }
     bits
 };
+
+/// Bits of those that look for an object.
+const GETS: u32 = Op::Shmget.bit() | Op::Semget.bit() | Op::Msgget.bit();
 
 /// Whether a call can be in a batch. Calls of `ipc(2)` are too rare.
 #[inline(always)]
@@ -97,6 +110,13 @@ pub(crate) fn enter(pid_tgid: u64, call: Call, queue: &QueueRef) -> bool {
     true
 }
 
+/// How many calls are in a batch, after a function that may have sent them.
+#[inline(always)]
+fn calls_in(batch: *const Batch) -> u32 {
+    // SAFETY: the map gave the pointer.
+    unsafe { core::ptr::addr_of!((*batch).record.head.count).read_volatile() }
+}
+
 /// From now on, calls on queues are on this one. Whether that can be.
 #[inline(always)]
 fn set_queue(batch: &mut Batch, pid_tgid: u64, mut queue: QueueRef) -> bool {
@@ -106,7 +126,7 @@ fn set_queue(batch: &mut Batch, pid_tgid: u64, mut queue: QueueRef) -> bool {
     }
     if batch.counts[Op::MqSend as usize] | batch.counts[Op::MqReceive as usize] != 0 {
         send_batch(place(pid_tgid));
-        if batch.record.head.count != 0 {
+        if calls_in(batch) != 0 {
             return false;
         }
     }
@@ -155,12 +175,48 @@ pub(crate) fn exit_known(pid_tgid: u64, task: u64, ret: i64) -> bool {
     }
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
+    let duration_ns = now - batch.enter_ns;
+    add(batch, pid_tgid, (now, duration_ns), ret);
+    true
+}
+
+/// A call returns that looked for an object, and failed. Whether it is in the thread's batch now.
+#[inline(always)]
+pub(crate) fn looked_up(pid_tgid: u64, task: u64, call: Call, ret: i64) -> bool {
+    if constant!(BATCHED) == 0
+        || call.code.bit() & GETS == 0
+        || call.multiplexed != 0
+        || !filters::failed(ret)
+    {
+        return false;
+    }
+    let Some(batch) = of_thread(pid_tgid) else {
+        return false;
+    };
+    if batch.nsproxy != field::<u64>(task, Field::TaskNsproxy) {
+        return false;
+    }
+    let key = call.first() as i32;
+    batch.what = What { id: key, abi: call.abi as u8, code: call.code.0 }.packed();
+    batch.size = 0;
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    add(batch, pid_tgid, (now, NO_DURATION), ret);
+    true
+}
+
+/// Adds the thread's call to its batch, or counts it as lost. By a pointer: the functions called here
+/// write to the batch, too, which no reference to it would let the compiler see.
+#[inline(always)]
+fn add(batch: *mut Batch, pid_tgid: u64, (now, duration_ns): (u64, u64), ret: i64) {
+    // SAFETY: the map gave the pointer, and the thread alone writes there.
+    let batch = unsafe { &mut *batch };
     if batch.record.head.count >= BATCH as u32 {
         send_batch(place(pid_tgid));
-        if batch.record.head.count >= BATCH as u32 {
+        if calls_in(batch) >= BATCH as u32 {
             drop_one(pid_tgid, ret as u64);
             batch.enter_ns = 0;
-            return true;
+            return;
         }
     }
     let at = masked::<{ BATCH as u64 - 1 }>(u64::from(batch.record.head.count));
@@ -169,7 +225,7 @@ pub(crate) fn exit_known(pid_tgid: u64, task: u64, ret: i64) -> bool {
         let outcome = core::ptr::addr_of_mut!(batch.record.outcomes).cast::<Outcome>();
         let outcome = outcome.add(at as usize).cast::<u64>();
         outcome.write_volatile(now);
-        outcome.add(1).write_volatile(now - batch.enter_ns);
+        outcome.add(1).write_volatile(duration_ns);
         outcome.add(2).write_volatile(ret as u32 as u64 | batch.size);
         outcome.add(3).write_volatile(batch.what);
     }
@@ -178,7 +234,6 @@ pub(crate) fn exit_known(pid_tgid: u64, task: u64, ret: i64) -> bool {
     unsafe { *core::ptr::addr_of_mut!(batch.counts).cast::<u32>().add(kind as usize) += 1 };
     batch.enter_ns = 0;
     batch.record.head.count = at as u32 + 1;
-    true
 }
 
 /// A call that the thread entered returns, and is not to be in the batch: when it began, `0` where

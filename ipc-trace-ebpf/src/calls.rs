@@ -286,6 +286,9 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
     if !gate.is_open() && !changes {
         return 0;
     }
+    if gate.is_open() && batches::looked_up(pid_tgid, task, call, ret) {
+        return 0;
+    }
     let noted_ns = batches::leave(pid_tgid);
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };

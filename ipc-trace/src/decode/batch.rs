@@ -21,7 +21,7 @@ pub struct Batch<'a> {
 pub struct Group<'a> {
     /// What was called
     pub op: Op,
-    /// The object's id, for System V
+    /// The object's id, for System V; the key, of calls that look for one
     pub id: i32,
     /// What the descriptor led to, for operations that take one
     pub queue: Option<&'a QueueRef>,

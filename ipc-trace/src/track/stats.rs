@@ -181,7 +181,9 @@ impl Stats {
         let facts = tracker.contexts.get(head.tid, head.context);
         let own = self.of(head.ns);
         let stats = own.op(group.op);
-        stats.took(group.calls().map(|call| call.duration_ns));
+        if group.op.blocks() {
+            stats.took(group.calls().map(|call| call.duration_ns));
+        }
         stats.calls += group.succeeded;
         stats.bytes += message_bytes(group.op, group.sent, group.results);
         let failed = group.count() - group.succeeded;

@@ -59,7 +59,7 @@ pub(crate) struct VmArgs {
     /// Look for newer kernels in any case, and not only once a day
     #[arg(long)]
     update: bool,
-    /// How many machines run at a time [default: two for each processor, four at most]
+    /// How many machines run at a time [default: four for each processor, eight at most]
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
     /// How many seconds a machine may run

@@ -79,10 +79,10 @@ impl Place {
     }
 }
 
-/// Two machines for each processor, four at most: half of their time, they need none, since taking
+/// Four machines for each processor, eight at most: most of their time, they need none, since taking
 /// programs off functions is waiting.
 pub(crate) fn at_a_time() -> usize {
-    thread::available_parallelism().map_or(1, |processors| (2 * processors.get()).min(4))
+    thread::available_parallelism().map_or(1, |processors| (4 * processors.get()).min(8))
 }
 
 /// A machine that waits for its turn.
