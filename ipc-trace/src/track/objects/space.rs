@@ -344,12 +344,12 @@ impl Space {
     /// taken, the one was followed by the other.
     fn unlinked_another(&mut self, act: &Act<'_>, local: Local, changes: &mut Vec<Change>) {
         let late = |at: u64| at < act.boot_ns && act.boot_ns <= at.saturating_add(LATE_NS);
-        let another = |one: &Box<One>| {
+        let another = |one: &One| {
             matches!(one.birth, Birth::Found(_))
                 && !one.seen_removed
                 && one.removed.is_some_and(late)
         };
-        if self.removed.get(&local).is_some_and(another)
+        if self.removed.get(&local).is_some_and(|one| another(one))
             && let Some(mut one) = self.removed.remove(&local)
         {
             one.removed = None;
@@ -362,8 +362,8 @@ impl Space {
 
     /// Whether a look that began later has found it.
     fn found_later(&self, act: &Act<'_>, local: Local) -> bool {
-        let found = |one: &Box<One>| matches!(one.birth, Birth::Found(_));
-        act.boot_ns < self.listed.0 && self.live.get(&local).is_some_and(found)
+        let known = self.live.get(&local);
+        act.boot_ns < self.listed.0 && known.is_some_and(|one| matches!(one.birth, Birth::Found(_)))
     }
 
     /// mq_unlink: the queue lives on while it is open.
