@@ -20,7 +20,7 @@ pub mod objects;
 pub mod report;
 pub mod value;
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, rc::Rc};
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -104,7 +104,7 @@ pub struct Ipc<'a> {
     /// Who called
     pub process: Process<'a>,
     /// Its container; `null` on the host
-    pub container: Option<Container>,
+    pub container: Option<Rc<Container>>,
     /// The caller's IPC namespace
     pub ipc_ns: IpcNs,
     /// What the call was about
@@ -175,18 +175,29 @@ pub struct OtherNs {
 }
 
 /// A container.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Container {
-    /// What runs it
-    pub runtime: String,
-    /// Its id
-    pub id: String,
-    /// Its name
-    pub name: Option<String>,
-    /// Its image
-    pub image: Option<String>,
-    /// Its pod
-    pub pod: Option<String>,
+    /// What runs it: `docker`, `containerd`, `cri-o`, `podman`, `lxc`, `systemd-nspawn`; `cri` is some
+    /// runtime of Kubernetes, `unknown` one that the cgroup does not tell
+    pub runtime: &'static str,
+    /// Its id; of LXC and systemd-nspawn its name
+    pub id: Text<'static>,
+    /// Its name, if its runtime has told
+    pub name: Option<Text<'static>>,
+    /// Its image, likewise
+    pub image: Option<Text<'static>>,
+    /// Its pod's name, likewise
+    pub pod: Option<Text<'static>>,
+    /// Its pod's uid, or in Podman the pod's id
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<Text<'static>>,
+    /// Its pod's namespace in Kubernetes
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_namespace: Option<Text<'static>>,
+    /// Which IPC namespace its runtime was told to give it: `private`, `shareable`, `host`,
+    /// `container:ID`, `none`, …
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ipc_mode: Option<Text<'static>>,
 }
 
 /// An IPC namespace: one life of an inode number.

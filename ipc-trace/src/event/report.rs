@@ -1,6 +1,6 @@
 //! The object that `report -o json` prints.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, rc::Rc};
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -65,7 +65,7 @@ pub struct NamespaceReport {
     /// Its end, if that was seen
     pub destroyed: Option<Destroyed>,
     /// Containers in it
-    pub containers: Vec<Container>,
+    pub containers: Vec<Rc<Container>>,
     /// Processes that made calls in it, or on its objects from elsewhere; most calls first
     pub processes: Vec<ProcessReport>,
     /// Further processes, which had ended and had to make room

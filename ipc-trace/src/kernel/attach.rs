@@ -14,6 +14,7 @@ use aya::{
 };
 use ipc_trace_common::{
     hooks,
+    layout::ABSENT,
     op::Abi,
     record::CallRecord,
     state::{BATCHES, COUNTER_ROWS, filter, gate},
@@ -44,6 +45,9 @@ const CONTROL: [OnTracepoint; 3] = [
     ("process_exec", "sched_process_exec", Some("sched/sched_process_exec")),
     ("task_newtask", "task_newtask", None),
 ];
+
+/// Those that tell of cgroups. Tracing can do without them.
+const CGROUPS: [&str; 3] = ["cgroup_mkdir", "cgroup_rmdir", "cgroup_attach_task"];
 
 /// Those of backend `syscall`.
 const SYSCALL: [OnTracepoint; 2] = [
@@ -130,6 +134,13 @@ pub(super) fn attach(
             AttachError::Flavour(format!("program {name} on {tracepoint}: {reason}"))
         })?;
     }
+    if options.cgroups.is_some() {
+        for name in CGROUPS {
+            if let Err(reason) = attach_tracepoint(&mut ebpf, flavour, name, name, btf) {
+                log::warn!("containers are not told for certain: program {name}: {reason}");
+            }
+        }
+    }
     log::debug!("all programs were attached after {:?}", begin.elapsed());
     Ok((ebpf, programs))
 }
@@ -192,6 +203,10 @@ fn load(
     let wake_mask = wake_every(options.ring_bytes, processors) - 1;
     // Memory is taken for all entries at once.
     let descendants = if filters.bits & filter::COMMAND != 0 { 1 << 16 } else { 1 };
+    let hierarchy = options.cgroups.map_or(u32::MAX, |cgroups| cgroups.hierarchy);
+    let controller = options.cgroups.and_then(|cgroups| cgroups.controller);
+    // struct cgroup_subsys_state *subsys[CGROUP_SUBSYS_COUNT]
+    let subsystem = controller.map_or(ABSENT, |number| number * size_of::<u64>() as u32);
     let batches = if options.is_batched() { BATCHES } else { 1 };
     let mut ebpf = EbpfLoader::new()
         .btf(btf)
@@ -206,6 +221,8 @@ fn load(
         .override_global("ARGUMENTS", &arguments, true)
         .override_global("BATCHED", &u32::from(options.is_batched()), true)
         .override_global("OPS", &filters.ops, true)
+        .override_global("CGROUP_HIERARCHY", &hierarchy, true)
+        .override_global("CGROUP_SUBSYSTEM", &subsystem, true)
         .override_global("MIN_DURATION_NS", &filters.min_duration_ns, true)
         .map_max_entries("EVENTS", options.ring_bytes)
         .map_max_entries("BATCHES", batches)

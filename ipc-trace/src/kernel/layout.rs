@@ -19,6 +19,14 @@ pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 /// 6.14).
 const FPROBE: &str = "fprobe_hlist";
 
+/// The enumeration of the controllers of cgroups (include/linux/cgroup-defs.h), whose members' names end
+/// in `_cgrp_id`.
+const SUBSYSTEMS: &str = "cgroup_subsys_id";
+
+/// Controllers by whose hierarchy containers can be told where cgroups are of version 1, best first:
+/// every runtime puts its containers into a cgroup of their own there.
+pub const CONTROLLERS: [&str; 2] = ["pids", "memory"];
+
 /// Why the layout is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
@@ -68,6 +76,8 @@ pub struct Found {
     pub rows: Vec<Resolved>,
     /// Functions of the hook table that it describes
     pub functions: BTreeMap<&'static str, Function>,
+    /// The kernel's numbers of the controllers of cgroups
+    pub controllers: BTreeMap<&'static str, u32>,
     /// The kernel has the fprobe of 6.14 and later, which does without a store of return addresses
     /// that may run out
     pub fprobe: bool,
@@ -78,6 +88,7 @@ pub struct Found {
 pub struct Layout {
     rows: Vec<Resolved>,
     functions: BTreeMap<&'static str, Function>,
+    controllers: BTreeMap<&'static str, u32>,
     fprobe: bool,
 }
 
@@ -95,7 +106,12 @@ impl Layout {
     /// # Errors
     /// A required field is missing.
     pub fn resolve(offset_of: impl Fn(&str, &str) -> Option<u32>) -> Result<Self, LayoutError> {
-        Self::of(Found { rows: rows(offset_of), functions: BTreeMap::new(), fprobe: false })
+        Self::of(Found {
+            rows: rows(offset_of),
+            functions: BTreeMap::new(),
+            controllers: BTreeMap::new(),
+            fprobe: false,
+        })
     }
 
     /// The layout that was found, if nothing is missing that is required.
@@ -103,10 +119,10 @@ impl Layout {
     /// # Errors
     /// A required field is missing.
     pub fn of(found: Found) -> Result<Self, LayoutError> {
-        let Found { rows, functions, fprobe } = found;
+        let Found { rows, functions, controllers, fprobe } = found;
         match rows.iter().find(|row| row.found.is_none() && row.spec.need == Need::Required) {
             Some(row) => Err(LayoutError::Missing { tried: places(row.spec) }),
-            None => Ok(Self { rows, functions, fprobe }),
+            None => Ok(Self { rows, functions, controllers, fprobe }),
         }
     }
 
@@ -120,6 +136,12 @@ impl Layout {
     #[must_use]
     pub const fn functions(&self) -> &BTreeMap<&'static str, Function> {
         &self.functions
+    }
+
+    /// The kernel's number of a controller of cgroups, of those that containers can be told by.
+    #[must_use]
+    pub fn controller(&self, name: &str) -> Option<u32> {
+        self.controllers.get(name).copied()
     }
 
     /// Whether one program can be put on many functions, and see every return of them.
@@ -170,7 +192,11 @@ pub fn look_up(path: &Path) -> Result<Found, LayoutError> {
     // Numbers of functions mean something in the kernel's own BTF alone.
     let own = if path == Path::new(KERNEL_BTF) { None } else { std::fs::read(KERNEL_BTF).ok() };
     let own = own.and_then(|bytes| Types::new(bytes).ok());
+    let numbers = types.enumerators(SUBSYSTEMS);
+    let number =
+        |name: &'static str| Some((name, *numbers.get(format!("{name}_cgrp_id").as_bytes())?));
     Ok(Found {
+        controllers: CONTROLLERS.into_iter().filter_map(number).collect(),
         rows: rows(|structure, path| structures.offset_of(structure, path)),
         functions: own.as_ref().unwrap_or(&types).functions(&hooks::functions().collect()),
         fprobe: structures.has(FPROBE),

@@ -102,6 +102,7 @@ impl Survey {
             | Record::Mapping(_)
             | Record::Change(_)
             | Record::Batch(_)
+            | Record::Cgroup(_)
             | Record::Unknown(_) => {}
         })?;
         Ok(found)

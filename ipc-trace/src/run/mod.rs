@@ -212,7 +212,7 @@ impl Run {
             signal_hook::flag::register(signal, Arc::clone(&ending))
                 .map_err(system("can't handle signals"))?;
         }
-        let setup = setup::setup(&args.how, &args.filters, live)?;
+        let mut setup = setup::setup(&args.how, &args.filters, live)?;
         let clock = Clock::now();
         let mut pipeline = Pipeline::new(Tracker::new(clock));
         let started = boot_ns();
@@ -231,6 +231,9 @@ impl Run {
             Mode::Report(Box::default(), args.output)
         };
         pipeline.tracker.namespaces.listed(&setup.census);
+        if let Some(hierarchy) = setup.hierarchy.take() {
+            pipeline.tracker.containers.begin(hierarchy);
+        }
         let losses = Losses::default();
         let status = wants_status(args).then(Status::new);
         Ok(Self { setup, pipeline, losses, survey: None, mode, output, status, ending, started })

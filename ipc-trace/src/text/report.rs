@@ -11,7 +11,7 @@ use super::{
     objects,
     style::{Palette, Role},
     summary::{self, BackendsText, calls},
-    tag::{COMM_WIDTH, NsTag, ProcessTag},
+    tag::{COMM_WIDTH, ContainerTag, NsTag, ProcessTag},
     units::{Bytes, Count, Date, Duration, Moment, between},
 };
 use crate::event::{
@@ -364,11 +364,13 @@ struct ContainerText<'a>(&'a Container);
 
 impl Display for ContainerText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Container { runtime, id, name, image, pod } = self.0;
-        let safe = |text: &str| escaped(text.as_bytes(), NAME_WIDTH).to_string();
-        write!(f, "{} ({}", safe(name.as_deref().unwrap_or(id)), safe(runtime))?;
+        let Container { runtime, image, pod, ipc_mode, .. } = self.0;
+        write!(f, "{} ({runtime}", ContainerTag(self.0))?;
         for more in [image, pod].into_iter().flatten() {
-            write!(f, ", {}", safe(more))?;
+            write!(f, ", {}", escaped(&more.0, NAME_WIDTH))?;
+        }
+        if let Some(mode) = ipc_mode {
+            write!(f, ", --ipc {}", escaped(&mode.0, NAME_WIDTH))?;
         }
         f.write_str(")")
     }

@@ -65,7 +65,7 @@ fn foreign() -> Ipc<'static> {
     foreign.duration_ns = Some(812);
     foreign.process.tid = 4_194_303;
     foreign.process.pid = 4_194_300;
-    foreign.container = Some(container());
+    foreign.container = Some(container().into());
     foreign
 }
 
@@ -341,7 +341,7 @@ fn busy() -> Report {
     let app = NamespaceReport {
         created: Some(Created { time: at(1_123), process: Some(process(4242, "unshare")) }),
         destroyed: Some(Destroyed { after: Some(at(90_000)), before: at(90_500) }),
-        containers: vec![container()],
+        containers: vec![container().into()],
         ops: BTreeMap::from([
             (OpName(Op::Semop), operation(1_234_567_890, &errors, None, Some(u64::MAX))),
             (OpName(Op::MqReceive), operation(812, &[], Some(u64::MAX), Some(14_000_000))),

@@ -6,7 +6,7 @@ use ipc_trace_common::state::HOST_INUM;
 
 use super::escape::{escaped, pad};
 use crate::event::{
-    IpcNs, IpcNsRef,
+    Container, IpcNs, IpcNsRef,
     value::{Hex32, Text},
 };
 
@@ -78,6 +78,25 @@ impl<'a> ProcessTag<'a> {
 impl fmt::Display for ProcessTag<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}[{}]", escaped(&self.comm.0, COMM_WIDTH), self.pid)
+    }
+}
+
+/// Cells of a container's name: longer ones are cut.
+const NAME_WIDTH: usize = 48;
+/// Digits that are shown of an id, as its runtime does.
+const ID_WIDTH: usize = 12;
+
+/// A container: its name, or the beginning of its id.
+#[derive(Clone, Copy, Debug)]
+pub struct ContainerTag<'a>(pub &'a Container);
+
+impl fmt::Display for ContainerTag<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Container { id, name, .. } = self.0;
+        match name {
+            Some(name) => escaped(&name.0, NAME_WIDTH).fmt(f),
+            None => escaped(id.0.get(..ID_WIDTH).unwrap_or(&id.0), NAME_WIDTH).fmt(f),
+        }
     }
 }
 
