@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | [`hierarchy`] | the hierarchy of cgroups that counts, and what is in it |
 //! | [`identity`] | from a cgroup's path to a container: pure |
+//! | [`sharing`] | whether containers share a namespace because somebody said so: pure |
+//! | [`runtimes`] | what runtimes say of their containers |
 //!
 //! The kernel side tells of births and deaths of cgroups once, with path and number, and a thread's
 //! context has the number, which is never given again. So the answer is right for a process that lived
@@ -14,18 +16,21 @@
 
 pub mod hierarchy;
 pub mod identity;
+pub mod runtimes;
+pub mod sharing;
 
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     path::PathBuf,
     rc::{Rc, Weak},
+    sync::Arc,
 };
 
 use ipc_trace_common::record::{CgroupRecord, NsRef, flag};
 
 use crate::{
-    event::{Container, value::Text},
+    event::{Container, ls::Ls, value::Text},
     track::HashMap,
 };
 use hierarchy::Hierarchy;
@@ -42,7 +47,7 @@ const NAMES: usize = 1 << 13;
 #[derive(Debug)]
 pub struct Known {
     identity: Identity,
-    container: RefCell<Rc<Container>>,
+    container: RefCell<Arc<Container>>,
     /// Whether it was shown without its name
     nameless: Cell<bool>,
     /// The IPC namespace that a thread of it was in last
@@ -65,7 +70,7 @@ impl Known {
         };
         Self {
             identity,
-            container: RefCell::new(Rc::new(container)),
+            container: RefCell::new(Arc::new(container)),
             nameless: Cell::new(false),
             ns: Cell::new(None),
         }
@@ -73,13 +78,13 @@ impl Known {
 
     /// As it is shown now.
     #[must_use]
-    pub fn container(&self) -> Rc<Container> {
-        Rc::clone(&self.container.borrow())
+    pub fn container(&self) -> Arc<Container> {
+        Arc::clone(&self.container.borrow())
     }
 
     /// As it is shown on a line, which a later one amends when there is more to say.
     #[must_use]
-    pub fn show(&self) -> Rc<Container> {
+    pub fn show(&self) -> Arc<Container> {
         let container = self.container();
         if container.name.is_none() {
             self.nameless.set(true);
@@ -170,6 +175,12 @@ impl Default for Containers {
 }
 
 impl Containers {
+    /// For a look: nothing is known but where cgroups are.
+    #[must_use]
+    pub fn looking(hierarchy: Option<Hierarchy>) -> Self {
+        Self { hierarchy, ..Self::default() }
+    }
+
     /// Those that exist. From now on the kernel side tells of others.
     pub fn begin(&mut self, hierarchy: Hierarchy) {
         let all = hierarchy.walk(|number, path| {
@@ -257,10 +268,34 @@ impl Containers {
         self.made(cgroup, &path)
     }
 
-    /// The container that a process is in by `/proc`.
-    pub fn of_process(&mut self, pid: u32) -> Option<Rc<Known>> {
-        let path = self.hierarchy.as_ref()?.path_of_process(&self.proc, pid)?;
-        identity::of_path(&path).map(|identity| self.known(identity))
+    /// The container whose cgroup has this path.
+    pub fn of_path(&mut self, path: &[u8]) -> Option<Rc<Known>> {
+        identity::of_path(path).map(|identity| self.known(identity))
+    }
+
+    /// The hierarchy that counts, if there are cgroups.
+    #[must_use]
+    pub const fn hierarchy(&self) -> Option<&Hierarchy> {
+        self.hierarchy.as_ref()
+    }
+
+    /// Fills in the containers of a look. `each`: what is in which namespace.
+    pub fn fill(&mut self, ls: &mut Ls, mut each: impl FnMut(u32, &Rc<Known>)) {
+        for namespace in &mut ls.namespaces {
+            let mut all: Vec<Rc<Known>> = Vec::new();
+            for process in &mut namespace.processes {
+                let path = process.cgroup.as_deref();
+                let Some(known) = path.and_then(|path| self.of_path(path)) else { continue };
+                process.container = Some(known.container());
+                if !all.iter().any(|one| Rc::ptr_eq(one, &known)) {
+                    each(namespace.inum, &known);
+                    all.push(known);
+                }
+            }
+            namespace.containers = all.iter().map(|known| known.container()).collect();
+            namespace.containers.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+            namespace.sharing = sharing::of(&namespace.containers, namespace.host);
+        }
     }
 
     /// A runtime of the host said something. Returns the container if it was shown without a name and
@@ -292,11 +327,12 @@ impl Containers {
         told
     }
 
-    /// A runtime does not know a container any more: its names are kept as long as it is seen.
-    pub fn unnamed(&mut self, id: &str) {
-        if self.names.remove(id).is_some() {
-            self.names_order.retain(|one| one != id);
-        }
+    /// Whether a container was seen that a runtime of the host may have a name for, and has not told.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        let nameless =
+            |known: Rc<Known>| known.identity.of_host && known.container.borrow().name.is_none();
+        self.known.values().flatten().filter_map(Weak::upgrade).any(nameless)
     }
 
     /// What had to make room.
@@ -315,7 +351,7 @@ fn amend(known: &Known, named: &Named) -> bool {
         |text: &Option<String>| text.as_ref().map(|text| Text(text.clone().into_bytes().into()));
     let mut container = known.container.borrow_mut();
     let had = container.name.is_some();
-    let one = Rc::make_mut(&mut container);
+    let one = Arc::make_mut(&mut container);
     if let Some(runtime) = named.runtime {
         one.runtime = runtime.name();
     }

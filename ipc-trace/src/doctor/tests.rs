@@ -15,6 +15,7 @@ use ipc_trace_common::{
 
 use super::*;
 use crate::{
+    cli::RuntimeArgs,
     event::doctor::Measured,
     kernel::{
         btf::Function,
@@ -202,7 +203,7 @@ impl Kernel for Fake {
 }
 
 pub(crate) fn how(backend: Choice) -> HowArgs {
-    HowArgs { backend, ring_bytes: 8 << 20, btf: None }
+    HowArgs { backend, ring_bytes: 8 << 20, btf: None, runtimes: RuntimeArgs::default() }
 }
 
 #[track_caller]

@@ -20,7 +20,7 @@ pub mod objects;
 pub mod report;
 pub mod value;
 
-use std::{borrow::Cow, collections::BTreeMap, rc::Rc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -55,6 +55,8 @@ pub enum Event<'a> {
     Namespace(Namespace<'a>),
     /// Something happened to an object
     Object(ObjectEvent<'a>),
+    /// The name of a container became known, after lines that lack it
+    Container(ContainerNamed),
     /// Calls were lost since the line before
     Loss(Loss<'a>),
     /// The last line
@@ -104,7 +106,7 @@ pub struct Ipc<'a> {
     /// Who called
     pub process: Process<'a>,
     /// Its container; `null` on the host
-    pub container: Option<Rc<Container>>,
+    pub container: Option<Arc<Container>>,
     /// The caller's IPC namespace
     pub ipc_ns: IpcNs,
     /// What the call was about
@@ -200,6 +202,31 @@ pub struct Container {
     pub ipc_mode: Option<Text<'static>>,
 }
 
+/// How containers share an IPC namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Sharing {
+    /// Their runtimes were told to: `--ipc host`, `--ipc container:…`, a pod
+    Declared,
+    /// Not all their runtimes have told
+    Unknown,
+    /// At least one of them was to have another namespace
+    Undeclared,
+}
+
+/// The name of a container became known, after lines that lack it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct ContainerNamed {
+    /// Number of the line
+    pub seq: u64,
+    /// When
+    pub time: Time,
+    /// The container
+    pub container: Arc<Container>,
+    /// The IPC namespace that a thread of it was in last
+    pub ipc_ns: Option<IpcNs>,
+}
+
 /// An IPC namespace: one life of an inode number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct IpcNs {
@@ -271,6 +298,8 @@ pub struct Namespace<'a> {
     pub from: Option<IpcNs>,
     /// Who; `null` where that is not known
     pub process: Option<Process<'a>>,
+    /// Its container; `null` on the host
+    pub container: Option<Arc<Container>>,
     /// Of `destroyed`: it existed then
     pub after: Option<Time>,
     /// Of `destroyed`: it did not exist any more then

@@ -37,6 +37,7 @@ use std::{
 use aya::Btf;
 
 use crate::{
+    containers::hierarchy::Hierarchy,
     event::{
         VERSION,
         ls::{DescriptorOf, Ls, NamespaceLook},
@@ -88,6 +89,8 @@ pub struct Options<'a> {
     pub btf: Option<PathBuf>,
     /// The kernel's fields, where they are known already
     pub layout: Option<&'a Layout>,
+    /// The cgroups that tell containers, if those are wanted
+    pub cgroups: Option<&'a Hierarchy>,
 }
 
 /// Loads what lists who holds what.
@@ -169,6 +172,9 @@ pub fn look(options: &Options<'_>, survey: &mut Result<Survey, String>) -> Resul
     if same_numbers {
         for process in namespaces.iter_mut().flat_map(|ns: &mut NamespaceLook| &mut ns.processes) {
             process.exe = procfs.executable(process.pid);
+            let path =
+                |cgroups: &Hierarchy| cgroups.path_of_process(Path::new("/proc"), process.pid);
+            process.cgroup = options.cgroups.and_then(path);
         }
     }
     Ok(Ls { v: VERSION, host: host.host, kernel: host.kernel, time, complete, unseen, namespaces })

@@ -35,7 +35,8 @@ impl Run {
     /// A look; `None` where there is nothing to be seen.
     pub(super) fn what_exists(&mut self) -> Option<Ls> {
         let layout = Some(&self.setup.layout);
-        let options = look::Options { layout, ..look::Options::default() };
+        let cgroups = self.pipeline.tracker.containers.hierarchy();
+        let options = look::Options { layout, cgroups, ..look::Options::default() };
         // Loaded once for all looks; the kernel's BTF, which is large, is not needed afterwards.
         let btf = self.setup.btf.take();
         let survey = self.survey.get_or_insert_with(|| look::survey(&options, btf.as_ref()));

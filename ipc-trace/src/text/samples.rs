@@ -86,6 +86,7 @@ pub(super) fn object(kind: Family, id: Option<i32>, name: Option<&str>) -> Objec
             comm: Some(text("worker")),
             exe: Some(text("/usr/bin/worker")),
             start_boot_ns: Some(1_443_900_000_000),
+            container: None,
             exact: true,
         }),
         last: Some(LastUse { pid: Some(7), comm: Some(text(HOSTILE)), time: Some(at(565)) }),

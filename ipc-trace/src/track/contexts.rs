@@ -4,6 +4,7 @@ use std::{
     borrow::Cow,
     path::{Path, PathBuf},
     rc::Rc,
+    sync::Arc,
 };
 
 use ipc_trace_common::record::{CallRecord, ContextRecord, EXE_LEN, ExitRecord, flag};
@@ -11,7 +12,7 @@ use ipc_trace_common::record::{CallRecord, ContextRecord, EXE_LEN, ExitRecord, f
 use super::recent::Recent;
 use crate::{
     containers::Known,
-    event::{OtherNs, Process, value::Text},
+    event::{Container, OtherNs, Process, value::Text},
 };
 
 /// Contexts that are kept at least before threads that have ended unseen are looked for.
@@ -61,6 +62,18 @@ impl Facts {
             },
             container,
         }
+    }
+
+    /// Its container, as it is shown now.
+    #[must_use]
+    pub fn container(&self) -> Option<Arc<Container>> {
+        self.container.as_ref().map(|known| known.container())
+    }
+
+    /// As [`Self::container`], on a line, which a later one amends when there is more to say.
+    #[must_use]
+    pub fn show_container(&self) -> Option<Arc<Container>> {
+        self.container.as_ref().map(|known| known.show())
     }
 
     /// The process, with one of its threads.

@@ -26,7 +26,7 @@ pub mod queues;
 pub mod recent;
 pub mod stats;
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use ipc_trace_common::{
     op::Op,
@@ -222,9 +222,8 @@ impl Tracker {
     }
 
     /// The container of the thread that made a call.
-    fn container(&self, record: &CallRecord) -> Option<Rc<Container>> {
-        let facts = self.contexts.get(record.tid, record.context)?;
-        facts.container.as_ref().map(|known| known.show())
+    fn container(&self, record: &CallRecord) -> Option<Arc<Container>> {
+        self.contexts.get(record.tid, record.context)?.show_container()
     }
 
     /// A thread's context came.
