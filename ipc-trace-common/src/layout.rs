@@ -92,6 +92,7 @@ const EXE: Need = Need::Optional("the executable's path");
 const QUEUE: Need = Need::Optional("the namespace and name of a queue behind a descriptor");
 const NAMESPACES: Need = Need::Optional("namespaces that no process is in, and their destruction");
 const PROCESS: Need = Need::Optional("the process's other namespaces");
+const CGROUP: Need = Need::Optional("the containers of processes");
 const HOLDERS: Need =
     Need::Optional("the namespaces of mapped segments and of open /proc/sysvipc files");
 
@@ -142,6 +143,16 @@ fields! {
     CredEuid: Direct, Need::Required, [("cred", "euid", 0)];
     CredEgid: Direct, Need::Required, [("cred", "egid", 0)];
     CredUserNs: Probe, PROCESS, [("cred", "user_ns", 0)];
+
+    // `id` is a 64-bit number since 5.5 (include/linux/kernfs.h).
+    TaskCgroups: Probe, CGROUP, [("task_struct", "cgroups", 0)];
+    CssSetDefault: Probe, CGROUP, [("css_set", "dfl_cgrp", 0)];
+    CssSetSubsystems: Probe, CGROUP, [("css_set", "subsys", 0)];
+    CssCgroup: Probe, CGROUP, [("cgroup_subsys_state", "cgroup", 0)];
+    CgroupNode: Probe, CGROUP, [("cgroup", "kn", 0)];
+    CgroupRoot: Probe, CGROUP, [("cgroup", "root", 0)];
+    CgroupRootHierarchy: Probe, CGROUP, [("cgroup_root", "hierarchy_id", 0)];
+    KernfsId: Probe, CGROUP, [("kernfs_node", "id", 0)];
 
     MmExeFile: Probe, EXE, [("mm_struct", "exe_file", 0)];
     FileMount: Probe, EXE, [("file", "f_path.mnt", 0), ("file", "__f_path.mnt", 0)];

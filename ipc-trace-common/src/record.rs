@@ -43,6 +43,8 @@ pub enum Kind {
     Change = 13,
     /// Calls of one thread that returned one after another: [`BatchRecord`]
     Batch = 14,
+    /// A cgroup was made or removed: [`CgroupRecord`]
+    Cgroup = 15,
 }
 
 /// What every record starts with.
@@ -329,7 +331,8 @@ pub struct NamePart {
 /// Bytes of [`ContextRecord::exe`] that can be filled.
 pub const EXE_LEN: usize = 1024;
 
-/// Who a thread is: sent once, before its first call, and again after exec, setns and unshare.
+/// Who a thread is: sent once, before its first call, and again after exec, setns, unshare and a move
+/// to another cgroup.
 #[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct ContextRecord {
@@ -359,6 +362,8 @@ pub struct ContextRecord {
     pub user_ns: u32,
     /// Its IPC namespace
     pub ns: NsRef,
+    /// Its cgroup, in the hierarchy that the user side chose; `0`: unknown
+    pub cgroup: u64,
     /// The thread's name
     pub comm: [u8; 16],
     /// Bytes used of `exe`
@@ -446,6 +451,28 @@ pub struct ExitRecord {
     pub tid: u32,
     /// The process
     pub pid: u32,
+}
+
+/// Bytes kept of a cgroup's path: what the kernel has at its tracepoints (`TRACE_CGROUP_PATH_LEN`,
+/// kernel/cgroup/cgroup-internal.h).
+pub const CGROUP_PATH_LEN: usize = 1024;
+
+/// A cgroup of the hierarchy that the user side chose was made, or removed.
+#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct CgroupRecord {
+    /// `DELETED`: it was removed
+    pub header: Header,
+    /// When
+    pub boot_ns: u64,
+    /// Its number, which is never given again (`kernfs_node.id`)
+    pub id: u64,
+    /// Bytes of `path`
+    pub path_len: u32,
+    /// Padding
+    pub reserved: u32,
+    /// From the root of the hierarchy, any bytes; not there of one that was removed
+    pub path: [u8; CGROUP_PATH_LEN],
 }
 
 /// A queue's name, sent before the first call that refers to the queue by descriptor.
@@ -613,7 +640,8 @@ const _: () = {
     assert!(size_of::<QueueRef>() == 24);
     assert!(size_of::<QueuePart>() == 88);
     assert!(size_of::<NamePart>() == 24 + 32 + 8 + NAME_LEN);
-    assert!(size_of::<ContextRecord>() == 96 + EXE_LEN);
+    assert!(size_of::<ContextRecord>() == 104 + EXE_LEN);
+    assert!(size_of::<CgroupRecord>() == 32 + CGROUP_PATH_LEN);
     assert!(size_of::<NamespaceRecord>() == 40);
     assert!(size_of::<MoveRecord>() == 80);
     assert!(size_of::<ExitRecord>() == 32);

@@ -55,6 +55,10 @@ pub struct Batch {
     pub size: u64,
     /// `struct nsproxy *` of the thread when this was begun
     pub nsproxy: u64,
+    /// How many moves between cgroups there had been then
+    pub moves: u32,
+    /// Padding
+    pub reserved: u32,
     /// How many calls there are, by the kind of their code
     pub counts: [u32; 32],
     /// The calls
@@ -141,6 +145,6 @@ pub const HOST_INUM: u32 = 0xEFFF_FFFF;
 
 const _: () = {
     assert!(size_of::<Counters>() == 32);
-    assert!(size_of::<Batch>() == 168 + size_of::<BatchRecord>());
+    assert!(size_of::<Batch>() == 176 + size_of::<BatchRecord>());
     assert!(size_of::<DropKey>() == 12);
 };

@@ -24,6 +24,7 @@ use ipc_trace_common::{
 };
 
 use crate::{
+    cgroups,
     constants::constant,
     context,
     emit::comm,
@@ -170,7 +171,10 @@ pub(crate) fn exit_known(pid_tgid: u64, task: u64, ret: i64) -> bool {
     let Some(batch) = of_thread(pid_tgid) else {
         return false;
     };
-    if batch.enter_ns == 0 || batch.nsproxy != field::<u64>(task, Field::TaskNsproxy) {
+    if batch.enter_ns == 0
+        || batch.nsproxy != field::<u64>(task, Field::TaskNsproxy)
+        || batch.moves != cgroups::moves()
+    {
         return false;
     }
     // SAFETY: no arguments.
@@ -330,6 +334,7 @@ extern "C" fn begin_batch(context: u64, inum: u32, generation: u32) -> u64 {
     }
     let task = current_task();
     batch.nsproxy = field(task, Field::TaskNsproxy);
+    batch.moves = cgroups::moves();
     let head = &mut batch.record.head;
     head.header = context::header(Kind::Batch, 0);
     head.context = context;

@@ -37,6 +37,11 @@ constants! {
     BATCHED: u32 = 0;
     /// Shortest duration to keep, with `filter::MIN_DURATION`
     MIN_DURATION_NS: u64 = 0;
+    /// The hierarchy of cgroups that containers are told by (`cgroup_root.hierarchy_id`)
+    CGROUP_HIERARCHY: u32 = 0;
+    /// Where `css_set.subsys` has a controller of that hierarchy, in bytes from its begin; or [`ABSENT`]:
+    /// it is the default hierarchy
+    CGROUP_SUBSYSTEM: u32 = ABSENT;
     /// The bit of `TaskAbi` that marks a 32-bit call: `TS_COMPAT` (x86) or `_TIF_32BIT` (arm64)
     COMPAT_BIT: u32 = 0;
     /// `1` on x86, `0` on arm64: the ABI numbers in records

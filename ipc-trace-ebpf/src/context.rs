@@ -12,7 +12,7 @@ use ipc_trace_common::{
 };
 
 use crate::{
-    batches, executables, maps,
+    batches, cgroups, executables, maps,
     memory::{exists, field, kernel, kernel_bytes},
     slots::Slot,
 };
@@ -33,12 +33,17 @@ pub(crate) fn submit<T>(record: *mut T) {
 /// The number of the thread's context, which is sent if it was not.
 #[inline(always)]
 pub(crate) fn ensure(slot: &mut Slot, task: u64, ns: NsRef) -> u64 {
-    if slot.context == 0 {
-        // The user side knows one context of a thread at a time.
-        batches::release(slot.pid_tgid);
-        // The function takes numbers alone. Copied so, the pointer is one to the verifier.
+    let moves = cgroups::moves();
+    if slot.context == 0 || slot.moves != moves {
+        // The functions take numbers alone. Copied so, the pointer is one to the verifier.
         let task: u64 = kernel(core::ptr::addr_of!(task) as u64);
-        slot.context = send_context(task, slot.pid_tgid, ns.inum, ns.generation);
+        let cgroup = cgroups::of_task(task);
+        if slot.context == 0 || slot.cgroup != cgroup {
+            // The user side knows one context of a thread at a time.
+            batches::release(slot.pid_tgid);
+            slot.context = send_context(task, slot.pid_tgid, ns.inum, ns.generation, cgroup);
+        }
+        (slot.moves, slot.cgroup) = (moves, cgroup);
     }
     slot.context
 }
@@ -49,7 +54,13 @@ pub(crate) fn ensure(slot: &mut Slot, task: u64, ns: NsRef) -> u64 {
 /// here.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn send_context(task: u64, pid_tgid: u64, inum: u32, generation: u32) -> u64 {
+extern "C" fn send_context(
+    task: u64,
+    pid_tgid: u64,
+    inum: u32,
+    generation: u32,
+    cgroup: u64,
+) -> u64 {
     let Some(record) = maps::reserve_control::<ContextRecord>() else {
         return 0;
     };
@@ -62,6 +73,7 @@ extern "C" fn send_context(task: u64, pid_tgid: u64, inum: u32, generation: u32)
         (*record).tid = pid_tgid as u32;
         (*record).pid = (pid_tgid >> 32) as u32;
         (*record).ns = NsRef { inum, generation };
+        (*record).cgroup = cgroup;
         (*record).reserved = 0;
 
         let leader = field(task, Field::TaskGroupLeader);

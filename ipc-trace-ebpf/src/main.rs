@@ -11,6 +11,7 @@
 //! | [`namespaces`] | identity of IPC namespaces: number and generation |
 //! | [`context`] | who a thread is, sent once |
 //! | [`executables`] | paths of executables |
+//! | [`cgroups`] | which cgroup a thread is in; cgroups made and removed |
 //! | [`queues`] | from a descriptor to a queue and its namespace |
 //! | [`filters`] | which calls are wanted |
 //! | [`functions`] | the entry points of backend `function` |
@@ -34,6 +35,7 @@
 mod batches;
 mod calls;
 mod census;
+mod cgroups;
 mod constants;
 mod context;
 mod detail;
@@ -103,6 +105,14 @@ tracepoint!(process_exec, "sched_process_exec", |ctx| {
 });
 // TP_PROTO(struct task_struct *p), since 6.15 with a second argument
 tracepoint!(process_exit, "sched_process_exit", |_ctx| slots::thread_ends());
+// TP_PROTO(struct cgroup *cgrp, const char *path), include/trace/events/cgroup.h. These three are run
+// under a spinlock (`TRACE_CGROUP_PATH`, kernel/cgroup/cgroup-internal.h, 6.12): nothing preempts them.
+tracepoint!(cgroup_mkdir, "cgroup_mkdir", |ctx| {
+    cgroups::made(argument!(ctx, 0), argument!(ctx, 1))
+});
+tracepoint!(cgroup_rmdir, "cgroup_rmdir", |ctx| cgroups::removed(argument!(ctx, 0)));
+// TP_PROTO(struct cgroup *dst_cgrp, const char *path, struct task_struct *task, bool threadgroup)
+tracepoint!(cgroup_attach_task, "cgroup_attach_task", |ctx| { cgroups::moved(argument!(ctx, 0)) });
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

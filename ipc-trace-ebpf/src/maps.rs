@@ -57,6 +57,9 @@ pub(crate) static QUEUES: Array<crate::queues::Met> = Array::with_max_entries(1 
 /// [0]: see [`ipc_trace_common::state::gate`].
 #[map]
 static GATE: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// [0]: how many moves between cgroups there have been.
+#[map]
+static CGROUP_MOVES: Array<u32> = Array::with_max_entries(1, 0);
 /// By [`ipc_trace_common::state::fired_at`]: whether the program was run.
 #[map]
 static FIRED: Array<u32> = Array::with_max_entries(PROGRAMS, 0);
@@ -112,11 +115,23 @@ impl Gate {
         self.0 as u32 == gate::CLOSED || self.is_test() || self.is_self(pid)
     }
 
+    /// Whether tracing has begun and not ended.
+    #[inline(always)]
+    pub(crate) fn is_tracing(self) -> bool {
+        self.0 as u32 == gate::CONTROL || self.is_open()
+    }
+
     /// Whether this process is the tracer.
     #[inline(always)]
     pub(crate) fn is_self(self, pid: u32) -> bool {
         (self.0 >> 32) as u32 == pid
     }
+}
+
+/// How many moves between cgroups there have been.
+#[inline(always)]
+pub(crate) fn cgroup_moves() -> Option<*mut u32> {
+    CGROUP_MOVES.get_ptr_mut(0)
 }
 
 /// Marks that a program was run.

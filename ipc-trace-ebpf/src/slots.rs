@@ -39,10 +39,14 @@ pub(crate) struct Slot {
     pub(crate) duration_ns: u64,
     /// The namespace before a call that changes it
     pub(crate) from: NsRef,
+    /// The cgroup that the context tells
+    pub(crate) cgroup: u64,
+    /// How many moves between cgroups there had been when that was looked at
+    pub(crate) moves: u32,
     /// ABI and code of that call
     pub(crate) abi: u8,
     pub(crate) code: u8,
-    pub(crate) reserved: [u8; 6],
+    pub(crate) reserved: [u8; 2],
 }
 
 impl Slot {
@@ -55,9 +59,11 @@ impl Slot {
         exit_ns: 0,
         duration_ns: 0,
         from: NsRef { inum: 0, generation: 0 },
+        cgroup: 0,
+        moves: 0,
         abi: 0,
         code: 0,
-        reserved: [0; 6],
+        reserved: [0; 2],
     };
 }
 

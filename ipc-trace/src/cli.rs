@@ -5,7 +5,13 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipc_trace_common::op::{Family, Op};
 
-use crate::kernel::plan::Choice;
+use crate::{
+    containers::{
+        identity::Runtime,
+        runtimes::{self, Socket},
+    },
+    kernel::plan::Choice,
+};
 
 /// Traces System V and POSIX-queue IPC on this host, by IPC namespace.
 #[derive(Debug, Parser)]
@@ -90,6 +96,42 @@ pub struct LsArgs {
     /// Read the kernel's type information (BTF) from this file
     #[arg(long, value_name = "FILE")]
     pub btf: Option<PathBuf>,
+    /// Whom to ask for containers' names
+    #[command(flatten)]
+    pub runtimes: RuntimeArgs,
+}
+
+/// Whom to ask for containers' names.
+#[derive(Debug, Default, Args)]
+pub struct RuntimeArgs {
+    /// Ask this container runtime, docker or podman, for names at this socket, in place of those at the
+    /// usual places; `none`: ask nobody
+    #[arg(long, value_name = "RUNTIME=PATH", value_parser = socket)]
+    pub runtime_socket: Vec<SocketName>,
+}
+
+/// A runtime's socket, as the user names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SocketName {
+    /// There is none
+    None,
+    /// This one
+    Some(Socket),
+}
+
+impl RuntimeArgs {
+    /// The sockets to ask at.
+    #[must_use]
+    pub fn sockets(&self) -> Vec<Socket> {
+        if self.runtime_socket.is_empty() {
+            return runtimes::usual();
+        }
+        let some = |name: &SocketName| match name {
+            SocketName::None => None,
+            SocketName::Some(socket) => Some(socket.clone()),
+        };
+        self.runtime_socket.iter().filter_map(some).collect()
+    }
 }
 
 /// Options of `doctor`.
@@ -120,6 +162,9 @@ pub struct HowArgs {
     /// Read the kernel's type information (BTF) from this file
     #[arg(long, value_name = "FILE")]
     pub btf: Option<PathBuf>,
+    /// Whom to ask for containers' names
+    #[command(flatten)]
+    pub runtimes: RuntimeArgs,
 }
 
 /// Which calls to show or count. Options restrict one another; several values of one option are
@@ -208,6 +253,21 @@ fn namespace(text: &str) -> Result<NamespaceName, String> {
             "name a namespace by its inode number (as lsns -t ipc shows it), or as self, host or pid:PID"
                 .to_owned()
         }),
+    }
+}
+
+fn socket(text: &str) -> Result<SocketName, String> {
+    if text == "none" {
+        return Ok(SocketName::None);
+    }
+    let (runtime, path) = text.split_once('=').unwrap_or((text, ""));
+    let runtime = [Runtime::Docker, Runtime::Podman].into_iter().find(|one| one.name() == runtime);
+    match runtime {
+        Some(runtime) if path.starts_with('/') => {
+            Ok(SocketName::Some(Socket { runtime, path: path.into() }))
+        }
+        Some(_) => Err("name the socket by its whole path".to_owned()),
+        None => Err("name a socket as docker=PATH or podman=PATH, or none".to_owned()),
     }
 }
 

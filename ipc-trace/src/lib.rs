@@ -5,6 +5,7 @@
 //! [`doctor`] tells beforehand whether that works.
 
 pub mod cli;
+pub mod containers;
 pub mod decode;
 pub mod doctor;
 pub mod event;

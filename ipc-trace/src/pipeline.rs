@@ -13,8 +13,8 @@ use std::{collections::VecDeque, rc::Rc};
 use ipc_trace_common::{
     op,
     record::{
-        BatchHead, CallRecord, ContextRecord, ExitRecord, MoveRecord, NamespaceRecord, NsRef,
-        QueueRecord, Way,
+        BatchHead, CallRecord, CgroupRecord, ContextRecord, ExitRecord, MoveRecord,
+        NamespaceRecord, NsRef, QueueRecord, Way,
     },
 };
 
@@ -85,6 +85,7 @@ enum Control {
     Move(MoveRecord),
     Exit(ExitRecord),
     Queue(Box<QueueRecord>),
+    Cgroup(Box<CgroupRecord>),
     /// A call, in words, as the ring aligns it
     Change(u64, Box<[u64]>),
 }
@@ -97,6 +98,7 @@ impl Control {
             Self::Move(r) => r.boot_ns,
             Self::Exit(r) => r.boot_ns,
             Self::Queue(r) => r.boot_ns,
+            Self::Cgroup(r) => r.boot_ns,
             Self::Change(boot_ns, _) => *boot_ns,
         }
     }
@@ -275,7 +277,7 @@ impl Pipeline {
         if let Some(at) = self.waiting.iter().position(wanted)
             && let Some(Control::Context(record)) = self.waiting.remove(at)
         {
-            self.tracker.contexts.insert(&record);
+            self.tracker.context(&record);
         }
     }
 
@@ -308,7 +310,8 @@ impl Pipeline {
     #[cold]
     fn take_effect(&mut self, control: &Control, sink: &mut impl Sink) {
         match control {
-            Control::Context(record) => self.tracker.contexts.insert(record),
+            Control::Context(record) => self.tracker.context(record),
+            Control::Cgroup(record) => self.tracker.containers.record(record),
             Control::Exit(record) => self.tracker.contexts.remove(record),
             Control::Queue(record) => self.tracker.queues.insert(record),
             Control::Change(_, words) => self.changed(words, sink),
@@ -400,6 +403,7 @@ fn read_one(bytes: &[u8]) -> Result<Option<Control>, decode::DecodeError> {
         Record::Move(r) => Some(Control::Move(*r)),
         Record::Exit(r) => Some(Control::Exit(*r)),
         Record::Queue(r) => Some(Control::Queue(Box::new(*r))),
+        Record::Cgroup(r) => Some(Control::Cgroup(Box::new(*r))),
         Record::Change(call) => Some(Control::Change(call.record.boot_ns, words(bytes))),
         Record::Call(_)
         | Record::Batch(_)

@@ -18,9 +18,9 @@ pub mod flags;
 use ipc_trace_common::{
     op::{Abi, Code, Op},
     record::{
-        CallRecord, ContextRecord, CtlPart, DescriptorRecord, EndRecord, ExitRecord, Header, Kind,
-        MappingRecord, MoveRecord, MsgPart, NamePart, NamespaceRecord, PendingRecord, QueuePart,
-        QueueRecord, QueueRef, Sembuf, SemopPart, TaskRecord, VERSION, flag,
+        CallRecord, CgroupRecord, ContextRecord, CtlPart, DescriptorRecord, EndRecord, ExitRecord,
+        Header, Kind, MappingRecord, MoveRecord, MsgPart, NamePart, NamespaceRecord, PendingRecord,
+        QueuePart, QueueRecord, QueueRef, Sembuf, SemopPart, TaskRecord, VERSION, flag,
     },
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
@@ -82,6 +82,8 @@ pub enum Record<'a> {
     Change(Call<'a>),
     /// Calls that returned one after another
     Batch(Batch<'a>),
+    /// A cgroup was made or removed
+    Cgroup(&'a CgroupRecord),
     /// A kind that this version does not know
     Unknown(u8),
 }
@@ -172,6 +174,7 @@ pub fn record(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     const MAPPING: u8 = Kind::Mapping as u8;
     const CHANGE: u8 = Kind::Change as u8;
     const BATCH: u8 = Kind::Batch as u8;
+    const CGROUP: u8 = Kind::Cgroup as u8;
     Ok(match kind {
         CALL => Record::Call(call(bytes)?),
         CONTEXT => Record::Context(view(bytes, kind)?.0),
@@ -190,6 +193,7 @@ pub fn record(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         MAPPING => Record::Mapping(view(bytes, kind)?.0),
         CHANGE => Record::Change(call(bytes)?),
         BATCH => Record::Batch(Batch::new(bytes)?),
+        CGROUP => Record::Cgroup(view(bytes, kind)?.0),
         other => Record::Unknown(other),
     })
 }
@@ -257,6 +261,7 @@ pub fn iterated(mut bytes: &[u8], mut each: impl FnMut(Record<'_>)) -> Result<()
             | Record::Queue(_)
             | Record::Change(_)
             | Record::Batch(_)
+            | Record::Cgroup(_)
             | Record::Unknown(_) => {
                 return Err(DecodeError::Short {
                     kind: bytes.get(1).copied().unwrap_or(0),

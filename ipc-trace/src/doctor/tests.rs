@@ -15,6 +15,7 @@ use ipc_trace_common::{
 
 use super::*;
 use crate::{
+    cli::RuntimeArgs,
     event::doctor::Measured,
     kernel::{
         btf::Function,
@@ -159,7 +160,7 @@ impl Kernel for Fake {
         });
         let there = hooks::functions().filter(|name| !self.lacks.contains(name));
         let described = there.map(|name| (name, Function { id: 1, prototype: 1 })).collect();
-        Ok(Found { rows, functions: described, hooks: BTreeMap::new(), fprobe: false })
+        Ok(Found { rows, functions: described, hooks: BTreeMap::new(), controllers: BTreeMap::new(), fprobe: false })
     }
 
     fn start(
@@ -202,7 +203,7 @@ impl Kernel for Fake {
 }
 
 pub(crate) fn how(backend: Choice) -> HowArgs {
-    HowArgs { backend, ring_bytes: 8 << 20, btf: None }
+    HowArgs { backend, ring_bytes: 8 << 20, btf: None, runtimes: RuntimeArgs::default() }
 }
 
 #[track_caller]

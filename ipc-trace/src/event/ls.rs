@@ -1,13 +1,13 @@
 //! The object that `ls -o json` prints: what exists, by IPC namespace.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use ipc_trace_common::op::Family;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
 use super::{
-    OtherNs,
+    Container, OtherNs, Sharing,
     objects::ObjectLook,
     report::{Created, Destroyed},
     value::{FamilyName, Text, Time},
@@ -49,6 +49,10 @@ pub struct NamespaceLook {
     pub created: Option<Created>,
     /// Its end: not known to a look
     pub destroyed: Option<Destroyed>,
+    /// Containers with a process in it, by name
+    pub containers: Vec<Arc<Container>>,
+    /// How the containers share it; `null`: there is at most one, or in the host's none
+    pub sharing: Option<Sharing>,
     /// Processes with a thread in it, by number
     pub processes: Vec<ProcessLook>,
     /// What keeps it alive or has to do with it
@@ -86,6 +90,11 @@ pub struct ProcessLook {
     pub start_boot_ns: Option<u64>,
     /// Its other namespaces
     pub ns: OtherNs,
+    /// Its container; `null` on the host
+    pub container: Option<Arc<Container>>,
+    /// Path of its cgroup, where containers are looked for
+    #[serde(skip)]
+    pub cgroup: Option<Vec<u8>>,
     /// Threads of it that are in this namespace: each thread can be in another one
     pub threads: u32,
 }

@@ -20,7 +20,7 @@ pub mod objects;
 pub mod report;
 pub mod value;
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -55,6 +55,8 @@ pub enum Event<'a> {
     Namespace(Namespace<'a>),
     /// Something happened to an object
     Object(ObjectEvent<'a>),
+    /// The name of a container became known, after lines that lack it
+    Container(ContainerNamed),
     /// Calls were lost since the line before
     Loss(Loss<'a>),
     /// The last line
@@ -104,7 +106,7 @@ pub struct Ipc<'a> {
     /// Who called
     pub process: Process<'a>,
     /// Its container; `null` on the host
-    pub container: Option<Container>,
+    pub container: Option<Arc<Container>>,
     /// The caller's IPC namespace
     pub ipc_ns: IpcNs,
     /// What the call was about
@@ -175,18 +177,54 @@ pub struct OtherNs {
 }
 
 /// A container.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Container {
-    /// What runs it
-    pub runtime: String,
-    /// Its id
-    pub id: String,
-    /// Its name
-    pub name: Option<String>,
-    /// Its image
-    pub image: Option<String>,
-    /// Its pod
-    pub pod: Option<String>,
+    /// What runs it: `docker`, `containerd`, `cri-o`, `podman`, `lxc`, `systemd-nspawn`; `cri` is some
+    /// runtime of Kubernetes, `unknown` one that the cgroup does not tell
+    pub runtime: &'static str,
+    /// Its id; of LXC and systemd-nspawn its name
+    pub id: Text<'static>,
+    /// Its name, if its runtime has told
+    pub name: Option<Text<'static>>,
+    /// Its image, likewise
+    pub image: Option<Text<'static>>,
+    /// Its pod's name, likewise
+    pub pod: Option<Text<'static>>,
+    /// Its pod's uid, or in Podman the pod's id
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<Text<'static>>,
+    /// Its pod's namespace in Kubernetes
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_namespace: Option<Text<'static>>,
+    /// Which IPC namespace its runtime was told to give it: `private`, `shareable`, `host`,
+    /// `container:ID`, `none`, …
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ipc_mode: Option<Text<'static>>,
+}
+
+/// How containers share an IPC namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Sharing {
+    /// Their runtimes were told to: `--ipc host`, `--ipc container:…`, a pod
+    Declared,
+    /// Not all their runtimes have told
+    Unknown,
+    /// At least one of them was to have another namespace
+    Undeclared,
+}
+
+/// The name of a container became known, after lines that lack it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct ContainerNamed {
+    /// Number of the line
+    pub seq: u64,
+    /// When
+    pub time: Time,
+    /// The container
+    pub container: Arc<Container>,
+    /// The IPC namespace that a thread of it was in last
+    pub ipc_ns: Option<IpcNs>,
 }
 
 /// An IPC namespace: one life of an inode number.
@@ -260,6 +298,8 @@ pub struct Namespace<'a> {
     pub from: Option<IpcNs>,
     /// Who; `null` where that is not known
     pub process: Option<Process<'a>>,
+    /// Its container; `null` on the host
+    pub container: Option<Arc<Container>>,
     /// Of `destroyed`: it existed then
     pub after: Option<Time>,
     /// Of `destroyed`: it did not exist any more then

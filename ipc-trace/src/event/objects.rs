@@ -1,10 +1,12 @@
 //! Objects, wherever they are shown: in the lines about their lives, in a report, in a look.
 
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    IpcNs, IpcNsRef, Process,
+    Container, IpcNs, IpcNsRef, Process,
     value::{FamilyName, Hex32, Mode, Text, Time},
 };
 
@@ -63,6 +65,8 @@ pub struct Creator {
     pub exe: Option<Text<'static>>,
     /// When the process started, on `CLOCK_BOOTTIME`, nanoseconds; with `pid` it is the process
     pub start_boot_ns: Option<u64>,
+    /// Its container; `null` on the host, and where that is not known
+    pub container: Option<Arc<Container>>,
     /// Whether it is known that this made it: the call had `IPC_PRIVATE`, `IPC_EXCL` or `O_EXCL`, or
     /// the kernel remembers it. Else it is inferred: the call had `IPC_CREAT` or `O_CREAT` alone, and
     /// was the first to come back with an object that had not existed.
@@ -113,6 +117,8 @@ pub struct ObjectEvent<'a> {
     pub object: ObjectOfNs,
     /// Who; `null` of `present`, and where that is not known
     pub process: Option<Process<'a>>,
+    /// Its container; `null` on the host
+    pub container: Option<Arc<Container>>,
     /// Of `destroyed` that was noticed later: it existed then
     pub after: Option<Time>,
     /// Of `destroyed` that was noticed later: it did not exist any more then

@@ -1,12 +1,12 @@
 //! The object that `report -o json` prints.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    Accounting, Backends, Command, Container, OtherNs, Pending, Process,
+    Accounting, Backends, Command, Container, OtherNs, Pending, Process, Sharing,
     objects::ObjectReport,
     value::{Error, OpName, Text, Time},
 };
@@ -64,8 +64,12 @@ pub struct NamespaceReport {
     pub created: Option<Created>,
     /// Its end, if that was seen
     pub destroyed: Option<Destroyed>,
-    /// Containers in it
-    pub containers: Vec<Container>,
+    /// Containers whose processes made calls in it, or are in it at the end, by name
+    pub containers: Vec<Arc<Container>>,
+    /// Further containers, which had to make room
+    pub containers_folded: u64,
+    /// How the containers share it; `null`: there is at most one, or in the host's none
+    pub sharing: Option<Sharing>,
     /// Processes that made calls in it, or on its objects from elsewhere; most calls first
     pub processes: Vec<ProcessReport>,
     /// Further processes, which had ended and had to make room
@@ -117,6 +121,8 @@ pub struct ProcessReport {
     pub start_boot_ns: Option<u64>,
     /// Its other namespaces
     pub ns: OtherNs,
+    /// Its container; `null` on the host
+    pub container: Option<Arc<Container>>,
     /// Its calls, as far as they were delivered
     pub calls: u64,
     /// Those that failed

@@ -12,6 +12,7 @@ use aya::{Pod, maps::HashMap};
 use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
 use ipc_trace_common::{
     hooks,
+    layout::ABSENT,
     op::Abi,
     record::CallRecord,
     state::{BATCHES, COUNTER_ROWS, filter, gate},
@@ -43,6 +44,9 @@ const CONTROL: [OnTracepoint; 3] = [
     ("process_exec", "sched_process_exec", Some("sched/sched_process_exec")),
     ("task_newtask", "task_newtask", None),
 ];
+
+/// Those that tell of cgroups. Tracing can do without them.
+const CGROUPS: [&str; 3] = ["cgroup_mkdir", "cgroup_rmdir", "cgroup_attach_task"];
 
 /// Those of backend `syscall`.
 const SYSCALL: [OnTracepoint; 2] = [
@@ -122,6 +126,19 @@ pub(super) fn attach(
             AttachError::Flavour(format!("program {name} on {tracepoint}: {reason}"))
         })?;
     }
+    if options.cgroups.is_some() {
+        for name in CGROUPS {
+            let attached = match flavour {
+                Flavour::Perf | Flavour::Btf => {
+                    on_tracepoint(&mut programs, &linked, name, name, layout)
+                }
+                Flavour::Raw => on_raw_tracepoint(&mut programs, &linked, name, name),
+            };
+            if let Err(reason) = attached {
+                log::warn!("containers are not told for certain: program {name}: {reason}");
+            }
+        }
+    }
     log::debug!("all programs were attached after {:?}", begin.elapsed());
     Ok((linked, programs))
 }
@@ -185,6 +202,10 @@ fn link(
     let wake_mask = wake_every(options.ring_bytes, processors) - 1;
     // Memory is taken for all entries at once.
     let descendants = if filters.bits & filter::COMMAND != 0 { 1 << 16 } else { 1 };
+    let hierarchy = options.cgroups.map_or(u32::MAX, |cgroups| cgroups.hierarchy);
+    let controller = options.cgroups.and_then(|cgroups| cgroups.controller);
+    // struct cgroup_subsys_state *subsys[CGROUP_SUBSYS_COUNT]
+    let subsystem = controller.map_or(ABSENT, |number| number * size_of::<u64>() as u32);
     let batches = if options.is_batched() { BATCHES } else { 1 };
     let settings = Settings {
         constants: StdHashMap::from([
@@ -199,6 +220,8 @@ fn link(
             ("ARGUMENTS", bytes_of(&arguments)),
             ("BATCHED", bytes_of(&batched)),
             ("OPS", bytes_of(&filters.ops)),
+            ("CGROUP_HIERARCHY", bytes_of(&hierarchy)),
+            ("CGROUP_SUBSYSTEM", bytes_of(&subsystem)),
             ("MIN_DURATION_NS", bytes_of(&filters.min_duration_ns)),
         ]),
         entries: BTreeMap::from([

@@ -16,12 +16,15 @@ const HEADER: usize = 24;
 const TYPE: usize = 12;
 /// `struct btf_member`
 const MEMBER: usize = 12;
+/// `struct btf_enum`
+const ENUMERATOR: usize = 8;
 /// How deep members are followed into anonymous structures, and types through typedefs. The kernel's
 /// own limit on nesting is 32 (`MAX_RESOLVE_DEPTH`, kernel/bpf/btf.c).
 const DEPTH: u32 = 32;
 
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
+const ENUM: u32 = 6;
 const TYPEDEF: u32 = 8;
 const VOLATILE: u32 = 9;
 const CONST: u32 = 10;
@@ -187,6 +190,20 @@ impl Types {
             }
         }
         Structures { types: self, by_name }
+    }
+
+    /// The values of the enumeration of that name, by their names.
+    #[must_use]
+    pub fn enumerators(&self, name: &str) -> BTreeMap<&[u8], u32> {
+        let found =
+            self.all().find(|one| one.kind == ENUM && self.name(one.name) == name.as_bytes());
+        let values = found.into_iter().flat_map(|one| {
+            (0..one.vlen).filter_map(move |index| {
+                let at = one.rest + index * ENUMERATOR;
+                Some((self.name(word(&self.bytes, at)?), word(&self.bytes, at + 4)?))
+            })
+        });
+        values.collect()
     }
 
     /// The members of a structure or union: name, type, offset in bits, size in bits of a bit field.
@@ -363,6 +380,14 @@ mod tests {
     }
 
     #[test]
+    fn an_enumeration_has_its_values() {
+        let types = [NS, info(ENUM, 2), 4, AX, 3, INUM, u32::MAX, FLAG, info(ENUM, 1), 4, AX, 7];
+        let types = Types::new(btf(&types, NAMES)).unwrap();
+        assert_eq!(types.enumerators("ns"), BTreeMap::from([(&b"ax"[..], 3), (b"inum", u32::MAX)]));
+        assert_eq!(types.enumerators("no"), BTreeMap::new());
+    }
+
+    #[test]
     fn structures_of_one_name_that_disagree_tell_nothing() {
         let at = |offset| [PT_REGS, info(STRUCT, 1), 16, AX, 0, offset];
         assert_eq!(offsets(btf(&[at(0), at(64)].concat(), NAMES), &["ax"]), [None]);
@@ -394,6 +419,7 @@ mod tests {
                 let _ = structures.offset_of("", "a.b");
                 let _ = types.functions(&BTreeSet::from(["__"]));
                 let _ = types.hooks(&BTreeSet::from(["bpf_iter_"]));
+                let _ = types.enumerators("");
             }
         }
     }

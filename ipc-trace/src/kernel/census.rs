@@ -106,6 +106,7 @@ impl Census {
             | Record::Mapping(_)
             | Record::Change(_)
             | Record::Batch(_)
+            | Record::Cgroup(_)
             | Record::Unknown(_) => {}
         })?;
         Ok(census)

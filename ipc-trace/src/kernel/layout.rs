@@ -20,16 +20,27 @@ pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 const FPROBE: &str = "fprobe_hlist";
 
 /// Iterators and tracepoints that programs are put on, as BTF names them.
-const HOOKS: [&str; 8] = [
+const HOOKS: [&str; 11] = [
     "bpf_iter_task",
     "bpf_iter_task_file",
     "bpf_iter_task_vma",
+    "btf_trace_cgroup_attach_task",
+    "btf_trace_cgroup_mkdir",
+    "btf_trace_cgroup_rmdir",
     "btf_trace_sched_process_exec",
     "btf_trace_sched_process_exit",
     "btf_trace_sys_enter",
     "btf_trace_sys_exit",
     "btf_trace_task_newtask",
 ];
+
+/// The enumeration of the controllers of cgroups (include/linux/cgroup-defs.h), whose members' names end
+/// in `_cgrp_id`.
+const SUBSYSTEMS: &str = "cgroup_subsys_id";
+
+/// Controllers by whose hierarchy containers can be told where cgroups are of version 1, best first:
+/// every runtime puts its containers into a cgroup of their own there.
+pub const CONTROLLERS: [&str; 2] = ["pids", "memory"];
 
 /// Why the layout is not known.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +93,8 @@ pub struct Found {
     pub functions: BTreeMap<&'static str, Function>,
     /// Types of iterators and tracepoints
     pub hooks: BTreeMap<&'static str, u32>,
+    /// The kernel's numbers of the controllers of cgroups
+    pub controllers: BTreeMap<&'static str, u32>,
     /// The kernel has the fprobe of 6.14 and later, which does without a store of return addresses
     /// that may run out
     pub fprobe: bool,
@@ -93,6 +106,7 @@ pub struct Layout {
     rows: Vec<Resolved>,
     functions: BTreeMap<&'static str, Function>,
     hooks: BTreeMap<&'static str, u32>,
+    controllers: BTreeMap<&'static str, u32>,
     fprobe: bool,
 }
 
@@ -114,6 +128,7 @@ impl Layout {
             rows: rows(offset_of),
             functions: BTreeMap::new(),
             hooks: BTreeMap::new(),
+            controllers: BTreeMap::new(),
             fprobe: false,
         })
     }
@@ -123,10 +138,10 @@ impl Layout {
     /// # Errors
     /// A required field is missing.
     pub fn of(found: Found) -> Result<Self, LayoutError> {
-        let Found { rows, functions, hooks, fprobe } = found;
+        let Found { rows, functions, hooks, controllers, fprobe } = found;
         match rows.iter().find(|row| row.found.is_none() && row.spec.need == Need::Required) {
             Some(row) => Err(LayoutError::Missing { tried: places(row.spec) }),
-            None => Ok(Self { rows, functions, hooks, fprobe }),
+            None => Ok(Self { rows, functions, hooks, controllers, fprobe }),
         }
     }
 
@@ -149,6 +164,12 @@ impl Layout {
     pub fn hook(&self, name: &str) -> Result<u32, String> {
         let none = || format!("the kernel's BTF has no {name}");
         self.hooks.get(name).copied().ok_or_else(none)
+    }
+
+    /// The kernel's number of a controller of cgroups, of those that containers can be told by.
+    #[must_use]
+    pub fn controller(&self, name: &str) -> Option<u32> {
+        self.controllers.get(name).copied()
     }
 
     /// Whether one program can be put on many functions, and see every return of them.
@@ -200,7 +221,11 @@ pub fn look_up(path: &Path) -> Result<Found, LayoutError> {
     let own = if path == Path::new(KERNEL_BTF) { None } else { std::fs::read(KERNEL_BTF).ok() };
     let own = own.and_then(|bytes| Types::new(bytes).ok());
     let numbers = own.as_ref().unwrap_or(&types);
+    let controllers = types.enumerators(SUBSYSTEMS);
+    let number =
+        |name: &'static str| Some((name, *controllers.get(format!("{name}_cgrp_id").as_bytes())?));
     Ok(Found {
+        controllers: CONTROLLERS.into_iter().filter_map(number).collect(),
         rows: rows(|structure, path| structures.offset_of(structure, path)),
         functions: numbers.functions(&hooks::functions().collect()),
         hooks: numbers.hooks(&HOOKS.into_iter().collect()),

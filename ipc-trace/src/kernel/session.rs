@@ -103,6 +103,15 @@ pub struct KernelFilters {
     pub comms: Vec<[u8; 16]>,
 }
 
+/// The hierarchy of cgroups that containers are told by, as the programs know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cgroups {
+    /// Its number; 0 is the default one
+    pub hierarchy: u32,
+    /// The number of a controller in it; `None`: it is the default one
+    pub controller: Option<u32>,
+}
+
 /// What a session is to be like.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -112,6 +121,8 @@ pub struct Options {
     pub filters: KernelFilters,
     /// Whether what arguments point to is wanted, where it is for show alone
     pub arguments: bool,
+    /// The cgroups that tell containers; `None`: there are none
+    pub cgroups: Option<Cgroups>,
     /// The machine's native ABI
     pub native: Abi,
 }

@@ -87,6 +87,7 @@ impl Survey {
             | Record::Mapping(_)
             | Record::Change(_)
             | Record::Batch(_)
+            | Record::Cgroup(_)
             | Record::Unknown(_) => {}
         })?;
         Ok(found)

@@ -95,6 +95,8 @@ impl Seen {
                     host: inum == HOST_INUM,
                     created: None,
                     destroyed: None,
+                    containers: Vec::new(),
+                    sharing: None,
                     processes: Vec::new(),
                     holders: Vec::new(),
                     objects,
@@ -142,6 +144,8 @@ impl Seen {
                 gid,
                 start_boot_ns,
                 ns,
+                container: None,
+                cgroup: None,
                 threads: count,
             });
         }

@@ -52,7 +52,7 @@ pub fn numbered(link: &str, kind: &str) -> Option<u32> {
 }
 
 /// Blanks, line ends and backslashes are `\NNN` in octal (`mangle`, fs/seq_file.c).
-fn unescaped(text: &[u8]) -> Vec<u8> {
+pub(crate) fn unescaped(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((first, after)) = rest.split_first() {

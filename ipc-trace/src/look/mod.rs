@@ -35,6 +35,7 @@ use std::{
 };
 
 use crate::{
+    containers::hierarchy::Hierarchy,
     event::{
         VERSION,
         ls::{DescriptorOf, Ls, NamespaceLook},
@@ -79,18 +80,20 @@ pub enum LookError {
 
 /// What to look at.
 #[derive(Clone, Debug, Default)]
-pub struct Options {
+pub struct Options<'a> {
     /// This namespace alone
     pub namespace: Option<u32>,
     /// A file with the kernel's BTF
     pub btf: Option<PathBuf>,
+    /// The cgroups that tell containers, if those are wanted
+    pub cgroups: Option<&'a Hierarchy>,
 }
 
 /// Loads what lists who holds what.
 ///
 /// # Errors
 /// It can't be had, and why. Then `/proc` tells some of it.
-pub fn survey(options: &Options) -> Result<Survey, String> {
+pub fn survey(options: &Options<'_>) -> Result<Survey, String> {
     features::check_capabilities(Path::new("/proc")).map_err(|e| e.to_string())?;
     if let Err(error) = attach::lift_memory_lock_limit() {
         log::info!("the limit on locked memory can't be lifted: {error}");
@@ -105,7 +108,7 @@ pub fn survey(options: &Options) -> Result<Survey, String> {
 /// # Errors
 /// The wanted namespace does not exist, or `/proc` can't be read. What else can't be seen is said in
 /// the result.
-pub fn look(options: &Options, survey: &Result<Survey, String>) -> Result<Ls, LookError> {
+pub fn look(options: &Options<'_>, survey: &Result<Survey, String>) -> Result<Ls, LookError> {
     let system = |what| move |source| LookError::System { what, source };
     let host = System::read().map_err(system("uname"))?;
     let time = Time(SystemTime::now());
@@ -158,6 +161,9 @@ pub fn look(options: &Options, survey: &Result<Survey, String>) -> Result<Ls, Lo
     if same_numbers {
         for process in namespaces.iter_mut().flat_map(|ns: &mut NamespaceLook| &mut ns.processes) {
             process.exe = procfs.executable(process.pid);
+            let path =
+                |cgroups: &Hierarchy| cgroups.path_of_process(Path::new("/proc"), process.pid);
+            process.cgroup = options.cgroups.and_then(path);
         }
     }
     Ok(Ls { v: VERSION, host: host.host, kernel: host.kernel, time, complete, unseen, namespaces })

@@ -63,6 +63,7 @@ impl Line<'_> {
                 comm: None,
                 exe: None,
                 start_boot_ns: None,
+                container: None,
                 exact: true,
             }),
             last: None,

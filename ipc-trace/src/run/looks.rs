@@ -59,7 +59,8 @@ impl Run {
         let Setup { session, layout, .. } = &self.setup;
         // Loaded once for all looks.
         let survey = self.survey.get_or_insert_with(|| session.survey(layout));
-        let ls = look::look(&look::Options::default(), survey)
+        let cgroups = self.pipeline.tracker.containers.hierarchy();
+        let ls = look::look(&look::Options { cgroups, ..look::Options::default() }, survey)
             .inspect_err(|error| log::warn!("objects that were there are not known: {error}"))
             .ok()?;
         for unseen in &ls.unseen {

@@ -1,14 +1,18 @@
 //! `ls`: a look at what exists, printed.
 
-use std::{io, process::ExitCode, sync::Arc};
+use std::{io, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use super::{RunError, setup, terminal};
 use crate::{
     cli::{LsArgs, OutputFormat},
+    containers::{Containers, hierarchy::Hierarchy, runtimes::Names},
     look::{self, Options},
     sinks::output::{Output, OutputError},
     text,
 };
+
+/// How long runtimes are waited for, where there are containers.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs `ls`. What could not be seen is said on standard error.
 ///
@@ -16,8 +20,21 @@ use crate::{
 /// The wanted namespace does not exist, `/proc` can't be read, or standard output failed.
 pub fn run(args: &LsArgs) -> Result<ExitCode, RunError> {
     let namespace = args.namespace.map(setup::inum).transpose()?;
-    let options = Options { namespace, btf: args.btf.clone() };
-    let ls = look::look(&options, &look::survey(&options))?;
+    let mut containers = Containers::looking(Hierarchy::find(Path::new("/proc")));
+    let names = Names::ask(args.runtimes.sockets());
+    let cgroups = containers.hierarchy().cloned();
+    let cgroups = cgroups.as_ref();
+    let options = Options { namespace, btf: args.btf.clone(), cgroups };
+    let mut ls = look::look(&options, &look::survey(&options))?;
+    let mut met = false;
+    containers.fill(&mut ls, |_, _| met = true);
+    if met {
+        match names {
+            Ok(mut names) => names.wait(PATIENCE, |named| drop(containers.named(named))),
+            Err(error) => log::warn!("nobody can be asked for containers' names: {error}"),
+        }
+        containers.fill(&mut ls, |_, _| ());
+    }
     for unseen in &ls.unseen {
         log::warn!("not seen: {unseen}");
     }

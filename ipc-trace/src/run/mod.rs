@@ -39,8 +39,9 @@ use zerocopy::IntoBytes as _;
 
 use crate::{
     cli::{OutputFormat, TraceArgs},
+    containers::{Known, runtimes::Names},
     decode::{Call, batch::Group},
-    event::{Accounting, Command, Pending, Start, VERSION, report::Report, value::Time},
+    event::{Accounting, Command, Pending, Start, VERSION, ls::Ls, report::Report, value::Time},
     kernel::{
         census::Census,
         session::{AllCounts, SessionError},
@@ -158,6 +159,14 @@ impl Sink for Mode {
 }
 
 impl Mode {
+    fn container(&mut self, known: &Known, tracker: &Tracker) {
+        match self {
+            Self::Live(live) => live.container(known, boot_ns(), tracker),
+            // It has the name in the end.
+            Self::Report(..) => {}
+        }
+    }
+
     fn loss(&mut self, losses: &NewLosses, tracker: &Tracker) {
         match self {
             Self::Live(live) => live.loss(losses, boot_ns(), tracker),
@@ -177,6 +186,9 @@ const NAP: Duration = Duration::from_millis(2);
 const LONG_NAP: Duration = Duration::from_millis(50);
 /// How long programs that were running when the gate closed are waited for.
 const LAST_RECORDS: Duration = Duration::from_millis(250);
+
+/// How long names are waited for in the end, where a runtime answers.
+const LAST_NAMES: Duration = Duration::from_millis(250);
 
 /// Runs `live` or `report`.
 ///
@@ -202,6 +214,8 @@ struct Run {
     mode: Mode,
     output: Output,
     status: Option<Status>,
+    /// What runtimes call their containers
+    names: Names,
     ending: Arc<AtomicBool>,
     started: u64,
 }
@@ -213,7 +227,7 @@ impl Run {
             signal_hook::flag::register(signal, Arc::clone(&ending))
                 .map_err(system("can't handle signals"))?;
         }
-        let setup = setup::setup(&args.how, &args.filters, live)?;
+        let mut setup = setup::setup(&args.how, &args.filters, live)?;
         let clock = Clock::now();
         let mut pipeline = Pipeline::new(Tracker::new(clock));
         let started = boot_ns();
@@ -232,9 +246,25 @@ impl Run {
             Mode::Report(Box::default(), args.output)
         };
         pipeline.tracker.namespaces.listed(&setup.census);
+        if let Some(hierarchy) = setup.hierarchy.take() {
+            pipeline.tracker.containers.begin(hierarchy);
+        }
         let losses = Losses::default();
         let status = wants_status(args).then(Status::new);
-        Ok(Self { setup, pipeline, losses, survey: None, mode, output, status, ending, started })
+        let names = Names::ask(args.how.runtimes.sockets())
+            .map_err(system("can't start to ask for containers' names"))?;
+        Ok(Self {
+            setup,
+            pipeline,
+            losses,
+            survey: None,
+            mode,
+            output,
+            status,
+            names,
+            ending,
+            started,
+        })
     }
 
     async fn whole(mut self, args: &TraceArgs) -> Result<ExitCode, RunError> {
@@ -298,8 +328,31 @@ impl Run {
     fn drain(&mut self) -> Result<usize, RunError> {
         let session = &mut self.setup.session;
         let calls = self.pipeline.drain(&mut session.events, &mut session.control, &mut self.mode);
+        self.take_names();
         self.flush()?;
         Ok(calls)
+    }
+
+    /// Takes what runtimes have said.
+    fn take_names(&mut self) {
+        while let Some(named) = self.names.heard() {
+            if let Some(known) = self.pipeline.tracker.containers.named(named) {
+                self.mode.container(&known, &self.pipeline.tracker);
+            }
+        }
+    }
+
+    /// Names of containers that began just before the end are on their way.
+    async fn take_last_names(&mut self) {
+        let deadline = Instant::now() + LAST_NAMES;
+        loop {
+            self.take_names();
+            let waits = self.names.any_answers() && self.pipeline.tracker.containers.waits();
+            if !waits || Instant::now() >= deadline {
+                return;
+            }
+            tokio::time::sleep(NAP).await;
+        }
     }
 
     /// Writes out the lines that have come together.
@@ -393,11 +446,15 @@ impl Run {
         self.list();
         let census = self.list();
         self.take_what_is_left(&mut counts);
-        let ls = self.what_exists();
+        let mut ls = self.what_exists();
+        if let Some(ls) = &mut ls {
+            self.who_lives(ls);
+        }
         let holders = ls.as_ref().and_then(Holders::new);
         if let Some(ls) = &ls {
             self.pipeline.settled(ls, holders.as_ref(), &census, &mut self.mode);
         }
+        self.take_last_names().await;
         let losses =
             self.losses.update(self.setup.session.drops()?, counts.missed, counts.control.dropped);
         if !losses.is_empty() {
@@ -409,6 +466,17 @@ impl Run {
         let command = child.map(|child| child.report());
         self.last_words(ended, accounting, command, pending, holders.as_ref())?;
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// Which containers have processes in which namespaces, at the end.
+    fn who_lives(&mut self, ls: &mut Ls) {
+        let Mode::Report(stats, _) = &mut self.mode else { return };
+        let Tracker { containers, namespaces, .. } = &mut self.pipeline.tracker;
+        containers.fill(ls, |inum, known| {
+            if let Some(ns) = namespaces.of_inum(inum) {
+                stats.lives(ns, known);
+            }
+        });
     }
 
     /// Calls that were not sent when the gate closed. All programs that ran then have ended.

@@ -14,6 +14,7 @@ use ipc_trace_common::{
 
 use crate::{
     cli::{Filters, HowArgs, NamespaceName},
+    containers::hierarchy::Hierarchy,
     event::{Backends, value::OpName},
     kernel::{
         attach,
@@ -95,6 +96,8 @@ pub struct Setup {
     pub census: Census,
     /// The kernel's fields
     pub layout: Layout,
+    /// The cgroups that containers are told by
+    pub hierarchy: Option<Hierarchy>,
 }
 
 /// Loads and attaches what the options ask for. `arguments`: whether calls are shown one by one.
@@ -113,10 +116,13 @@ pub fn setup(how: &HowArgs, filters: &Filters, arguments: bool) -> Result<Setup,
     let begin = Instant::now();
     let layout = Layout::from_file(&btf_path(how))?;
     log::debug!("the kernel's fields were found after {:?}", begin.elapsed());
+    let hierarchy = Hierarchy::find(Path::new("/proc"));
+    let cgroups = hierarchy.as_ref().and_then(|hierarchy| hierarchy.known(&layout));
     let options = Options {
         ring_bytes: ring_bytes(how.ring_bytes),
         filters: kernel_filters(filters),
         arguments,
+        cgroups,
         native,
     };
     let namespaces = filters
@@ -138,7 +144,8 @@ pub fn setup(how: &HowArgs, filters: &Filters, arguments: bool) -> Result<Setup,
         log::info!("not known on this kernel: {what} (no field {field})");
     }
     let backends = plan.ops.iter().map(|op| (OpName(op.op), op.backend.name())).collect();
-    Ok(Setup { system, native, backends, session, census, layout })
+    let hierarchy = hierarchy.filter(|_| cgroups.is_some());
+    Ok(Setup { system, native, backends, session, census, layout, hierarchy })
 }
 
 /// Starts a session by the best plan. What a kernel takes is found out by trying: after a refusal

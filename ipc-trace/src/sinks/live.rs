@@ -3,9 +3,11 @@
 use ipc_trace_common::record::BatchHead;
 
 use crate::{
+    containers::Known,
     decode::{Call, batch::Group},
     event::{
-        Accounting, Command, End, Event, IpcNsRef, Line, Loss, Namespace, Pending, Start, VERSION,
+        Accounting, Command, ContainerNamed, End, Event, IpcNsRef, Line, Loss, Namespace, Pending,
+        Start, VERSION,
         objects::{ObjectEvent, ObjectLife, ObjectOfNs},
     },
     pipeline::{Change, Sink},
@@ -77,6 +79,17 @@ impl Live {
         self.seq
     }
 
+    /// The name of a container became known, after it was shown without.
+    pub fn container(&mut self, known: &Known, now: u64, tracker: &Tracker) {
+        let event = Event::Container(ContainerNamed {
+            seq: self.next(),
+            time: tracker.clock.time(now),
+            container: known.container(),
+            ipc_ns: known.ns().map(|ns| tracker.namespaces.show(ns)),
+        });
+        self.format.write(&mut self.buffer, &event);
+    }
+
     /// Calls were lost.
     pub fn loss(&mut self, losses: &NewLosses, now: u64, tracker: &Tracker) {
         let event = Event::Loss(Loss {
@@ -127,6 +140,7 @@ impl Sink for Live {
             ipc_ns: tracker.namespaces.show(change.ns),
             from: change.from.map(|ns| tracker.namespaces.show(ns)),
             process: change.by.as_ref().map(|(tid, facts)| facts.process(*tid)),
+            container: change.by.as_ref().and_then(|(_, facts)| facts.show_container()),
             after: change.death.and_then(|d| d.after).map(time),
             before: change.death.map(|d| time(d.before)),
         });
@@ -167,6 +181,7 @@ impl Live {
                 ipc_ns: IpcNsRef { inum: ns.inum, r#gen: ns.generation },
             },
             process: by.as_ref().map(|(tid, facts)| facts.process(*tid)),
+            container: by.as_ref().and_then(|(_, facts)| facts.show_container()),
             after: death.and_then(|death| death.after).map(time),
             before: death.map(|death| time(death.before)),
         }

@@ -15,7 +15,7 @@ use super::{
     args::{Call, Said},
     escape::{escaped, quoted},
     style::{Palette, Role},
-    tag::{COMM_WIDTH, Key, NsTag},
+    tag::{COMM_WIDTH, ContainerTag, Key, NsTag},
     units::{Clock, Duration},
 };
 use crate::event::{Ipc, value::Error};
@@ -77,9 +77,8 @@ impl Display for CallLine<'_> {
             write!(f, "  {}", palette.paint(Role::Dim, ipc.abi))?;
         }
         if let Some(container) = &ipc.container {
-            let name = container.name.as_deref().unwrap_or(&container.id);
-            let name = escaped(name.as_bytes(), NAME_WIDTH);
-            write!(f, "  {}", palette.paint(Role::Dim, format_args!("in {name}")))?;
+            let tag = ContainerTag(container);
+            write!(f, "  {}", palette.paint(Role::Dim, format_args!("in {tag}")))?;
         }
         Ok(())
     }

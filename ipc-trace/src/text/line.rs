@@ -8,10 +8,10 @@ use super::{
     objects,
     style::{Palette, Role},
     summary::{self, BackendsText},
-    tag::{COMM_WIDTH, NsTag, ProcessTag},
+    tag::{COMM_WIDTH, ContainerTag, ContainerText, NsTag, ProcessTag, ShortId},
     units::{Clock, Count},
 };
-use crate::event::{End, Event, Life, Loss, LossBy, Namespace, Start};
+use crate::event::{ContainerNamed, End, Event, Life, Loss, LossBy, Namespace, Start};
 
 /// Cells of the host's name and the kernel's release.
 const HOST_WIDTH: usize = 64;
@@ -29,6 +29,7 @@ pub fn write(out: &mut dyn fmt::Write, event: &Event<'_>, look: Look, width: usi
         Event::Ipc(ipc) => writeln!(out, "{}", call::line(ipc, look)),
         Event::Namespace(namespace) => write_namespace(out, namespace, look.palette),
         Event::Object(object) => objects::line(out, object, look.palette),
+        Event::Container(named) => write_container(out, named, look.palette),
         Event::Loss(loss) => write_loss(out, loss, look.palette),
         Event::End(end) => write_end(out, end, look.palette, width),
     }
@@ -57,7 +58,8 @@ fn write_namespace(
     namespace: &Namespace<'_>,
     palette: Palette,
 ) -> fmt::Result {
-    let Namespace { seq: _, time, event, ipc_ns, from, process, after, before } = namespace;
+    let Namespace { seq: _, time, event, ipc_ns, from, process, container, after, before } =
+        namespace;
     let verb = match event {
         Life::Created => "created",
         Life::Entered => "entered",
@@ -74,6 +76,9 @@ fn write_namespace(
     if let Some(process) = process {
         write!(out, " by {}", ProcessTag::new(&process.comm, process.pid))?;
     }
+    if let Some(container) = container {
+        write!(out, " in {}", ContainerTag(container))?;
+    }
     if let Some(from) = from {
         write!(out, " from {}", palette.paint(Role::Namespace, NsTag::from(*from)))?;
     }
@@ -85,6 +90,23 @@ fn write_namespace(
         (None, Some(before)) => writeln!(out, " before {}", Clock(*before)),
         (None, None) => writeln!(out),
     }
+}
+
+fn write_container(
+    out: &mut dyn fmt::Write,
+    named: &ContainerNamed,
+    palette: Palette,
+) -> fmt::Result {
+    let ContainerNamed { seq: _, time, container, ipc_ns } = named;
+    let tag = ipc_ns.map(|ns| NsTag::from(ns).to_string()).unwrap_or_default();
+    writeln!(
+        out,
+        "{}  {:<NS_WIDTH$} container {} is {}",
+        palette.paint(Role::Dim, Clock(*time)),
+        palette.paint(Role::Namespace, tag),
+        ShortId(container),
+        palette.paint(Role::Heading, ContainerText(container)),
+    )
 }
 
 fn write_loss(out: &mut dyn fmt::Write, loss: &Loss<'_>, palette: Palette) -> fmt::Result {

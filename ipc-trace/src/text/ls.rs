@@ -8,7 +8,7 @@ use super::{
     escape::{escaped, quoted},
     flow::{Align, Row, Shape, Span, Table, flow},
     style::{Palette, Role},
-    tag::{NsTag, ProcessTag},
+    tag::{self, NsTag, ProcessTag},
     units::{Count, Date},
 };
 use crate::event::{
@@ -337,10 +337,9 @@ fn holders(namespace: &NamespaceLook) -> Vec<Span> {
     let (users, kernel): (Vec<_>, Vec<_>) =
         namespace.processes.iter().partition(|process| process.exe.is_some());
     let members = users.into_iter().chain(kernel);
-    let mut spans: Vec<Span> = members
-        .take(NAMED)
-        .map(|ProcessLook { pid, comm, .. }| plain(ProcessTag::new(comm, *pid)))
-        .collect();
+    let mut spans = tag::containers(&namespace.containers, namespace.sharing);
+    let tags = members.take(NAMED);
+    spans.extend(tags.map(|ProcessLook { pid, comm, .. }| plain(ProcessTag::new(comm, *pid))));
     let more = |spans: &mut Vec<Span>, more: usize| {
         if more > 0 {
             spans.push(Span::new(Role::Dim, format_args!("{} more", Count(more as u64))));

@@ -12,7 +12,7 @@ use super::{
     escape::quoted,
     flow::{Align, Row, Span, Table},
     style::{Palette, Role},
-    tag::{Key, NsTag, ProcessTag},
+    tag::{ContainerTag, Key, NsTag, ProcessTag},
     units::{Bytes, Clock, Count},
 };
 use crate::event::{
@@ -55,7 +55,8 @@ fn size(object: &ObjectLook) -> Option<String> {
 /// # Errors
 /// Those of `out`.
 pub fn line(out: &mut dyn fmt::Write, event: &ObjectEvent<'_>, palette: Palette) -> fmt::Result {
-    let ObjectEvent { seq: _, time, event, ipc_ns, object, process, after, before } = event;
+    let ObjectEvent { seq: _, time, event, ipc_ns, object, process, container, after, before } =
+        event;
     let verb = match event {
         ObjectLife::Present => "present",
         ObjectLife::Created => "created",
@@ -74,6 +75,9 @@ pub fn line(out: &mut dyn fmt::Write, event: &ObjectEvent<'_>, palette: Palette)
     )?;
     if let Some(process) = process {
         write!(out, " by {}", ProcessTag::new(&process.comm, process.pid))?;
+    }
+    if let Some(container) = container {
+        write!(out, " in {}", ContainerTag(container))?;
     }
     if *event == ObjectLife::Created && look.creator.as_ref().is_some_and(|one| !one.exact) {
         write!(out, " {}", palette.paint(Role::Dim, "(inferred)"))?;

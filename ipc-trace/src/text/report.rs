@@ -11,11 +11,10 @@ use super::{
     objects,
     style::{Palette, Role},
     summary::{self, BackendsText, calls},
-    tag::{COMM_WIDTH, NsTag, ProcessTag},
+    tag::{self, COMM_WIDTH, NsTag, ProcessTag},
     units::{Bytes, Count, Date, Duration, Moment, between},
 };
 use crate::event::{
-    Container,
     report::{
         Calls, Created, Destroyed, Durations, Folded, NamespaceReport, OpReport, ProcessReport,
         Report,
@@ -175,13 +174,22 @@ impl ReportText<'_> {
     }
 
     fn namespace(&self, f: &mut fmt::Formatter<'_>, namespace: &NamespaceReport) -> fmt::Result {
-        let NamespaceReport { inum, r#gen, ns_id, host, created, destroyed, containers, .. } =
-            namespace;
+        let NamespaceReport {
+            inum,
+            r#gen,
+            ns_id,
+            host,
+            created,
+            destroyed,
+            containers,
+            sharing,
+            ..
+        } = namespace;
         let mut title = vec![Span::new(Role::Namespace, NsTag::new(*inum, *r#gen))];
         if *host {
             title.push(Span::new(Role::Dim, inum));
         }
-        title.extend(containers.iter().map(|one| Span::new(Role::Heading, ContainerText(one))));
+        title.extend(tag::containers(containers, *sharing));
         title.extend(ns_id.map(|id| Span::new(Role::Dim, format_args!("ns_id {id}"))));
         title.extend(created.as_ref().map(|one| Span::new(Role::Plain, self.created(one))));
         title.extend(destroyed.as_ref().map(|one| Span::new(Role::Plain, self.destroyed(one))));
@@ -356,20 +364,5 @@ impl ReportText<'_> {
         let text = format!("{count} {noun} without calls: {}", tags.join(", "));
         let text = Span::new(Role::Dim, text).clipped(self.width);
         writeln!(f, "\n{}", text.paint(self.palette))
-    }
-}
-
-/// `app1 (docker, alpine:latest)`
-struct ContainerText<'a>(&'a Container);
-
-impl Display for ContainerText<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Container { runtime, id, name, image, pod } = self.0;
-        let safe = |text: &str| escaped(text.as_bytes(), NAME_WIDTH).to_string();
-        write!(f, "{} ({}", safe(name.as_deref().unwrap_or(id)), safe(runtime))?;
-        for more in [image, pod].into_iter().flatten() {
-            write!(f, ", {}", safe(more))?;
-        }
-        f.write_str(")")
     }
 }

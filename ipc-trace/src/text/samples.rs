@@ -54,11 +54,14 @@ pub(super) fn process(pid: u32, comm: &str) -> Process<'static> {
 
 pub(super) fn container() -> Container {
     Container {
-        runtime: "docker".to_owned(),
-        id: "d8522205927a".to_owned(),
-        name: Some("app1".to_owned()),
-        image: Some("alpine:latest".to_owned()),
+        runtime: "docker",
+        id: text("d8522205927a2b6a4f1b7c3c0e9d5a4f8e7d6c5b4a39281706f5e4d3c2b1a090"),
+        name: Some(text("app1")),
+        image: Some(text("alpine:latest")),
         pod: None,
+        pod_uid: None,
+        pod_namespace: None,
+        ipc_mode: None,
     }
 }
 
@@ -83,6 +86,7 @@ pub(super) fn object(kind: Family, id: Option<i32>, name: Option<&str>) -> Objec
             comm: Some(text("worker")),
             exe: Some(text("/usr/bin/worker")),
             start_boot_ns: Some(1_443_900_000_000),
+            container: None,
             exact: true,
         }),
         last: Some(LastUse { pid: Some(7), comm: Some(text(HOSTILE)), time: Some(at(565)) }),

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::event::{
     Accounting, Backends, Command, ControlAccounting, End, Event, Ipc, IpcNs, Life, Loss, LossBy,
-    Namespace, OpAccounting, OtherNs, Start, VERSION,
+    Namespace, OpAccounting, OtherNs, Sharing, Start, VERSION,
     args::Args,
     objects::{ObjectEvent, ObjectLife, ObjectLook, ObjectOfNs, ObjectReport},
     report::{
@@ -65,7 +65,7 @@ fn foreign() -> Ipc<'static> {
     foreign.duration_ns = Some(812);
     foreign.process.tid = 4_194_303;
     foreign.process.pid = 4_194_300;
-    foreign.container = Some(container());
+    foreign.container = Some(container().into());
     foreign
 }
 
@@ -120,6 +120,7 @@ fn moves() -> Vec<Event<'static>> {
         event,
         ipc_ns,
         from,
+        container: (by == HOSTILE).then(|| container().into()),
         process: (!by.is_empty()).then(|| process(4242, by)),
         after: None,
         before: None,
@@ -147,6 +148,7 @@ fn lives() -> Vec<Event<'static>> {
         event,
         ipc_ns,
         object: ObjectOfNs { look, ipc_ns: ns_ref(ipc_ns) },
+        container: (by == HOSTILE).then(|| container().into()),
         process: (!by.is_empty()).then(|| process(4242, by)),
         after: None,
         before: None,
@@ -262,6 +264,7 @@ fn who(pid: u32, comm: &str, exe: &str, calls: u64) -> ProcessReport {
         gid: 1000,
         start_boot_ns: None,
         ns: OtherNs::default(),
+        container: None,
         calls,
         failed: calls / 350,
         foreign_calls: 0,
@@ -277,6 +280,8 @@ fn namespace(ns: IpcNs) -> NamespaceReport {
         created: None,
         destroyed: None,
         containers: vec![],
+        containers_folded: 0,
+        sharing: None,
         processes: vec![],
         processes_folded: 0,
         ops: BTreeMap::new(),
@@ -341,7 +346,8 @@ fn busy() -> Report {
     let app = NamespaceReport {
         created: Some(Created { time: at(1_123), process: Some(process(4242, "unshare")) }),
         destroyed: Some(Destroyed { after: Some(at(90_000)), before: at(90_500) }),
-        containers: vec![container()],
+        containers: vec![container().into(); 6],
+        sharing: Some(Sharing::Declared),
         ops: BTreeMap::from([
             (OpName(Op::Semop), operation(1_234_567_890, &errors, None, Some(u64::MAX))),
             (OpName(Op::MqReceive), operation(812, &[], Some(u64::MAX), Some(14_000_000))),

@@ -1,12 +1,17 @@
 //! The short forms of what lines are about: a namespace, a process, a key.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use ipc_trace_common::state::HOST_INUM;
 
-use super::escape::{escaped, pad};
+use super::{
+    escape::{escaped, pad},
+    flow::Span,
+    style::Role,
+    units::Count,
+};
 use crate::event::{
-    IpcNs, IpcNsRef,
+    Container, IpcNs, IpcNsRef, Sharing,
     value::{Hex32, Text},
 };
 
@@ -79,6 +84,79 @@ impl fmt::Display for ProcessTag<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}[{}]", escaped(&self.comm.0, COMM_WIDTH), self.pid)
     }
+}
+
+/// Cells of a container's name: longer ones are cut.
+const NAME_WIDTH: usize = 48;
+/// Digits that are shown of an id, as its runtime does.
+const ID_WIDTH: usize = 12;
+
+/// A container: its name, or the beginning of its id.
+#[derive(Clone, Copy, Debug)]
+pub struct ContainerTag<'a>(pub &'a Container);
+
+impl fmt::Display for ContainerTag<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Container { name, .. } = self.0;
+        match name {
+            Some(name) => escaped(&name.0, NAME_WIDTH).fmt(f),
+            None => ShortId(self.0).fmt(f),
+        }
+    }
+}
+
+/// The beginning of a container's id.
+#[derive(Clone, Copy, Debug)]
+pub struct ShortId<'a>(pub &'a Container);
+
+impl fmt::Display for ShortId<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let id = &self.0.id.0;
+        escaped(id.get(..ID_WIDTH).unwrap_or(id), NAME_WIDTH).fmt(f)
+    }
+}
+
+/// `app1 (docker, alpine:latest)`
+#[derive(Clone, Copy, Debug)]
+pub struct ContainerText<'a>(pub &'a Container);
+
+impl fmt::Display for ContainerText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Container { runtime, image, pod, ipc_mode, .. } = self.0;
+        write!(f, "{} ({runtime}", ContainerTag(self.0))?;
+        for more in [image, pod].into_iter().flatten() {
+            write!(f, ", {}", escaped(&more.0, NAME_WIDTH))?;
+        }
+        if let Some(mode) = ipc_mode {
+            let len = match mode.0.strip_prefix(b"container:") {
+                Some(id) if id.len() == 64 => mode.0.len() - id.len() + ID_WIDTH,
+                _ => mode.0.len(),
+            };
+            let mode = mode.0.get(..len).unwrap_or(&mode.0);
+            write!(f, ", --ipc {}", escaped(mode, NAME_WIDTH))?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// Containers that are named for one namespace.
+const NAMED: usize = 4;
+
+/// The containers in a namespace, and how they share it.
+pub(super) fn containers(all: &[Arc<Container>], sharing: Option<Sharing>) -> Vec<Span> {
+    let named = all.iter().take(NAMED);
+    let mut spans: Vec<_> = named.map(|one| Span::new(Role::Heading, ContainerText(one))).collect();
+    if let more @ 1.. = all.len().saturating_sub(NAMED) {
+        let noun = if more == 1 { "container" } else { "containers" };
+        let text = format_args!("{} more {noun}", Count(more as u64)).to_string();
+        spans.push(Span::new(Role::Dim, text));
+    }
+    spans.extend(sharing.map(|sharing| match sharing {
+        Sharing::Declared => Span::new(Role::Dim, "sharing declared"),
+        Sharing::Unknown => Span::new(Role::Plain, "sharing, declared or not"),
+        Sharing::Undeclared => Span::new(Role::Loss, "sharing not declared"),
+    }));
+    spans
 }
 
 /// A key: `0x8cd1ab21`, or `IPC_PRIVATE` (include/uapi/linux/ipc.h: 0).

@@ -4,18 +4,22 @@ use std::{
     borrow::Cow,
     path::{Path, PathBuf},
     rc::Rc,
+    sync::Arc,
 };
 
 use ipc_trace_common::record::{CallRecord, ContextRecord, EXE_LEN, ExitRecord, flag};
 
 use super::recent::Recent;
-use crate::event::{OtherNs, Process, value::Text};
+use crate::{
+    containers::Known,
+    event::{Container, OtherNs, Process, value::Text},
+};
 
 /// Contexts that are kept at least before threads that have ended unseen are looked for.
 const SWEEP_AT: usize = 1 << 16;
 
 /// The facts of a process, as they were at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Facts {
     /// The process
     pub pid: u32,
@@ -35,10 +39,12 @@ pub struct Facts {
     pub start_boot_ns: u64,
     /// Its other namespaces
     pub ns: OtherNs,
+    /// Its container; `None`: it is the host's
+    pub container: Option<Rc<Known>>,
 }
 
 impl Facts {
-    fn new(record: &ContextRecord, proc: &Path) -> Self {
+    fn new(record: &ContextRecord, container: Option<Rc<Known>>, proc: &Path) -> Self {
         let known = |inum: u32| (inum != 0).then_some(inum);
         Self {
             pid: record.pid,
@@ -54,7 +60,20 @@ impl Facts {
                 mnt: known(record.mnt_ns),
                 user: known(record.user_ns),
             },
+            container,
         }
+    }
+
+    /// Its container, as it is shown now.
+    #[must_use]
+    pub fn container(&self) -> Option<Arc<Container>> {
+        self.container.as_ref().map(|known| known.container())
+    }
+
+    /// As [`Self::container`], on a line, which a later one amends when there is more to say.
+    #[must_use]
+    pub fn show_container(&self) -> Option<Arc<Container>> {
+        self.container.as_ref().map(|known| known.show())
     }
 
     /// The process, with one of its threads.
@@ -129,9 +148,9 @@ impl Default for Contexts {
 }
 
 impl Contexts {
-    /// A context came.
-    pub fn insert(&mut self, record: &ContextRecord) {
-        let facts = Rc::new(Facts::new(record, &self.proc));
+    /// A context came, of a thread in a container.
+    pub fn insert(&mut self, record: &ContextRecord, container: Option<Rc<Known>>) {
+        let facts = Rc::new(Facts::new(record, container, &self.proc));
         self.by_tid.insert(record.tid, (record.context, facts));
         if self.by_tid.len() > self.sweep_at.max(SWEEP_AT) {
             self.sweep();
@@ -236,12 +255,12 @@ mod tests {
     #[test]
     fn a_context_is_found_by_thread_and_number_alone() {
         let mut contexts = Contexts::default();
-        contexts.insert(&context(7, 100, b"a\0", 0));
+        contexts.insert(&context(7, 100, b"a\0", 0), None);
         assert!(contexts.get(7, 100).is_some());
         assert!(contexts.get(7, 99).is_none());
         assert!(contexts.get(8, 100).is_none());
         // After exec.
-        contexts.insert(&context(7, 200, b"b\0", 0));
+        contexts.insert(&context(7, 200, b"b\0", 0), None);
         assert!(contexts.get(7, 100).is_none());
         // The end of an earlier thread with that number comes late.
         contexts.remove(&exit(7, 100));
@@ -254,9 +273,9 @@ mod tests {
     fn threads_whose_end_was_missed_do_not_stay() {
         let mut contexts = Contexts::default();
         let own = std::process::id();
-        contexts.insert(&context(own, 1, b"", 0));
+        contexts.insert(&context(own, 1, b"", 0), None);
         // Larger than any pid (PID_MAX_LIMIT, include/linux/threads.h).
-        contexts.insert(&context(1 << 30, 2, b"", 0));
+        contexts.insert(&context(1 << 30, 2, b"", 0), None);
         contexts.sweep();
         assert!(contexts.get(own, 1).is_some());
         assert!(contexts.get(1 << 30, 2).is_none());

@@ -26,19 +26,22 @@ pub mod queues;
 pub mod recent;
 pub mod stats;
 
+use std::sync::Arc;
+
 use ipc_trace_common::{
     op::Op,
-    record::{BatchHead, NsRef, QueueRef, queue_flag},
+    record::{BatchHead, CallRecord, ContextRecord, NsRef, QueueRef, queue_flag},
 };
 
 use crate::{
+    containers::Containers,
     decode::{
         Call,
         batch::Group,
         deeds::{Deed, Made},
     },
     event::{
-        Ipc, IpcNsRef, Object,
+        Container, Ipc, IpcNsRef, Object,
         value::{AbiName, Error, FamilyName, Hex32, OpName},
     },
 };
@@ -64,6 +67,8 @@ pub struct Tracker {
     pub queues: Queues,
     /// Objects
     pub objects: Objects,
+    /// Containers
+    pub containers: Containers,
 }
 
 /// Where an object is.
@@ -87,6 +92,7 @@ impl Tracker {
             namespaces: Namespaces::default(),
             queues: Queues::default(),
             objects: Objects::default(),
+            containers: Containers::default(),
         }
     }
 
@@ -215,6 +221,20 @@ impl Tracker {
         (id, named.key.or_else(|| known.and_then(|one| one.key).map(Hex32)))
     }
 
+    /// The container of the thread that made a call.
+    fn container(&self, record: &CallRecord) -> Option<Arc<Container>> {
+        self.contexts.get(record.tid, record.context)?.show_container()
+    }
+
+    /// A thread's context came.
+    pub fn context(&mut self, record: &ContextRecord) {
+        let container = self.containers.of(record.cgroup, record.pid);
+        if let Some(known) = &container {
+            known.is_in(record.ns);
+        }
+        self.contexts.insert(record, container);
+    }
+
     /// The event of a call.
     #[must_use]
     pub fn ipc<'a>(&'a self, call: &Call<'a>, seq: u64) -> Ipc<'a> {
@@ -234,7 +254,7 @@ impl Tracker {
             error: Error::of(record.ret),
             duration_ns: (duration != ipc_trace_common::record::NO_DURATION).then_some(duration),
             process: self.contexts.caller(record),
-            container: None,
+            container: self.container(record),
             ipc_ns: self.namespaces.show(record.ns),
             object: Object {
                 kind: FamilyName(call.op.family()),

@@ -1,9 +1,12 @@
 //! The processes that made calls in one namespace: bounded, and right for those that live.
 
-use std::{borrow::Cow, rc::Rc};
+use std::{borrow::Cow, rc::Rc, sync::Arc};
 
 use super::{contexts::Facts, recent::Recent};
-use crate::event::{OtherNs, report::ProcessReport, value::Text};
+use crate::{
+    containers::Known,
+    event::{Container, OtherNs, report::ProcessReport, value::Text},
+};
 
 /// Processes of one namespace that are kept apart.
 const LIMIT: usize = 512;
@@ -54,6 +57,8 @@ pub struct Deed {
 pub struct Processes {
     known: Recent<Key, One>,
     folded: u64,
+    containers: Vec<Rc<Known>>,
+    containers_folded: u64,
 }
 
 impl Processes {
@@ -65,6 +70,9 @@ impl Processes {
             if known.len() >= LIMIT {
                 make_room(known);
                 self.folded += (LIMIT / 2) as u64;
+            }
+            if let Some(container) = facts.and_then(|facts| facts.container.as_ref()) {
+                add(&mut self.containers, &mut self.containers_folded, container);
             }
             One {
                 facts: facts.cloned(),
@@ -83,6 +91,19 @@ impl Processes {
         one.last_boot_ns = caller.boot_ns;
     }
 
+    /// A container has a process there.
+    pub fn lives(&mut self, container: &Rc<Known>) {
+        add(&mut self.containers, &mut self.containers_folded, container);
+    }
+
+    /// The containers of all, by name, and how many processes had others for which there was no room.
+    #[must_use]
+    pub fn containers(&self) -> (Vec<Arc<Container>>, u64) {
+        let mut all: Vec<_> = self.containers.iter().map(|known| known.container()).collect();
+        all.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+        (all, self.containers_folded)
+    }
+
     /// How many had to make room.
     #[must_use]
     pub const fn folded(&self) -> u64 {
@@ -95,6 +116,17 @@ impl Processes {
         let mut all: Vec<_> = self.known.iter().collect();
         all.sort_unstable_by_key(|(key, one)| (std::cmp::Reverse(one.calls), **key));
         all.into_iter().map(|(key, one)| one.report(key.0)).collect()
+    }
+}
+
+fn add(containers: &mut Vec<Rc<Known>>, folded: &mut u64, container: &Rc<Known>) {
+    if containers.iter().rev().any(|known| Rc::ptr_eq(known, container)) {
+        return;
+    }
+    if containers.len() < LIMIT {
+        containers.push(Rc::clone(container));
+    } else {
+        *folded += 1;
     }
 }
 
@@ -122,6 +154,7 @@ impl One {
             gid: self.gid,
             start_boot_ns: facts.map(|f| f.start_boot_ns),
             ns: facts.map_or(OtherNs::default(), |f| f.ns),
+            container: facts.and_then(Facts::container),
             calls: self.calls,
             failed: self.failed,
             foreign_calls: self.foreign,

@@ -3,7 +3,10 @@
 //! Invariant: `calls` and `errors` are exact for every namespace that is listed: what was delivered,
 //! plus what the kernel counted because it could not deliver it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    rc::Rc,
+};
 
 use hdrhistogram::Histogram;
 use ipc_trace_common::{
@@ -19,6 +22,7 @@ use super::{
     recent::Recent,
 };
 use crate::{
+    containers::{Known, sharing},
     decode::{Call, batch::Group},
     event::{
         LossBy,
@@ -211,6 +215,11 @@ impl Stats {
         }
     }
 
+    /// A container has a process in a namespace, whether or not that makes calls.
+    pub fn lives(&mut self, ns: NsRef, container: &Rc<Known>) {
+        self.of(ns).processes.lives(container);
+    }
+
     /// Calls were lost, of which only this is known.
     pub fn lost(&mut self, loss: &LossBy) {
         match (loss.inum, loss.r#gen) {
@@ -334,6 +343,7 @@ fn namespace(
     let shown = tracker.namespaces.show(ns);
     let info = tracker.namespaces.get(ns);
     let time = |boot_ns| tracker.clock.time(boot_ns);
+    let (containers, containers_folded) = stats.processes.containers();
     NamespaceReport {
         inum: ns.inum,
         r#gen: ns.generation,
@@ -346,7 +356,9 @@ fn namespace(
         destroyed: info
             .and_then(|i| i.death)
             .map(|death| Destroyed { after: death.after.map(time), before: time(death.before) }),
-        containers: Vec::new(),
+        sharing: sharing::of(&containers, shown.host),
+        containers,
+        containers_folded,
         processes: stats.processes.report(),
         processes_folded: stats.processes.folded(),
         ops: stats.ops().map(|(op, stats)| (OpName(op), stats.report(op))).collect(),

@@ -17,7 +17,7 @@ use crate::{
     text::{
         escape::{escaped, quoted},
         flow::Align,
-        tag::{COMM_WIDTH, Key},
+        tag::{self, COMM_WIDTH, ContainerTag, Key},
         units::{Bytes, Date},
     },
 };
@@ -146,6 +146,7 @@ impl LsText<'_> {
         } else {
             title.push(plain(counted(objects.len(), "object", "objects")));
         }
+        title.extend(tag::containers(&namespace.containers, namespace.sharing));
         self.paragraph(f, 0, &title)?;
         for one in fullness(namespace).iter().filter(|one| one.is_pressing()) {
             f.write_str("  ")?;
@@ -176,8 +177,9 @@ impl LsText<'_> {
         }
         self.title(f, "PROCESSES")?;
         let row = |process: &ProcessLook| {
-            let ProcessLook { pid, comm, exe, uid, threads, .. } = process;
+            let ProcessLook { pid, comm, exe, uid, threads, container, .. } = process;
             let exe = exe.as_ref().map(|exe| Span::new(Role::Dim, escaped(&exe.0, EXE_WIDTH)));
+            let container = container.as_ref().map(|one| format!("in {}", ContainerTag(one)));
             Row {
                 cells: vec![
                     plain(escaped(&comm.0, COMM_WIDTH)),
@@ -185,7 +187,7 @@ impl LsText<'_> {
                     known(*uid),
                     plain(Count(u64::from(*threads))),
                 ],
-                notes: exe.into_iter().collect(),
+                notes: exe.into_iter().chain(container.map(plain)).collect(),
             }
         };
         let table = Table {

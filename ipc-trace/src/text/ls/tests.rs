@@ -6,7 +6,7 @@ use unicode_width::UnicodeWidthStr as _;
 use super::text as ls_text;
 use crate::{
     event::{
-        OtherNs, VERSION,
+        OtherNs, Sharing, VERSION,
         ls::{
             DescriptorOf, Holder, Limit, LimitName, Ls, MountOf, NamespaceLook, ProcessLook,
             Unseen, UnseenWhat,
@@ -15,7 +15,7 @@ use crate::{
         value::{FamilyName, Hex32, Mode},
     },
     text::{
-        samples::{HOSTILE, at, text},
+        samples::{HOSTILE, at, container, text},
         style::Palette,
     },
 };
@@ -42,6 +42,8 @@ fn process(pid: u32, comm: &str, exe: Option<&str>) -> ProcessLook {
         gid: Some(1000),
         start_boot_ns: Some(7),
         ns: OtherNs { pid: Some(pid / 10), mnt: None, user: None },
+        container: (pid == 43).then(|| container().into()),
+        cgroup: None,
         threads: 2,
     }
 }
@@ -93,6 +95,8 @@ fn empty(inum: u32) -> NamespaceLook {
         host: inum == HOST_INUM,
         created: None,
         destroyed: None,
+        containers: Vec::new(),
+        sharing: None,
         processes: Vec::new(),
         holders: Vec::new(),
         objects: Vec::new(),
@@ -107,6 +111,8 @@ fn empty(inum: u32) -> NamespaceLook {
 fn everything() -> NamespaceLook {
     let name = |name: &str| Some(text(name));
     NamespaceLook {
+        containers: vec![container().into()],
+        sharing: Some(Sharing::Undeclared),
         processes: vec![
             process(7, "kworker/0:1", None),
             process(42, "worker", Some("/usr/bin/worker")),
@@ -145,6 +151,7 @@ fn everything() -> NamespaceLook {
                     comm: None,
                     exe: None,
                     start_boot_ns: None,
+                    container: None,
                     exact: true,
                 }),
                 last: Some(LastUse { pid: Some(43), comm: None, time: Some(at(0)) }),

@@ -348,6 +348,7 @@ impl One {
                 comm: who.facts.as_ref().map(|facts| owned(&facts.comm)),
                 exe: who.facts.as_ref().and_then(|facts| facts.exe.as_ref().map(owned)),
                 start_boot_ns: who.facts.as_ref().map(|facts| facts.start_boot_ns),
+                container: who.facts.as_ref().and_then(|facts| facts.container()),
                 exact: !matches!(self.birth, Birth::Inferred(_)),
             }),
             last: self.last.as_ref().map(|last| match last {

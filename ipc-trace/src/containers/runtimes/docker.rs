@@ -1,0 +1,160 @@
+//! Docker and Podman, by Docker's API: the containers that exist, and events of those that are made.
+//! An event tells the name and the image before the first process of a container runs; which IPC
+//! namespace it was given is asked for then.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    future::Future,
+    pin::pin,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use bollard::{
+    Docker,
+    errors::Error,
+    models::{ContainerSummary, EventMessage},
+    query_parameters::{EventsOptions, ListContainersOptions},
+};
+use futures_util::StreamExt as _;
+use tokio::{
+    sync::mpsc::{Sender, error::SendError},
+    task::JoinSet,
+    time::timeout,
+};
+
+use super::{ANSWER, IMAGE_LEN, NAME_LEN, News, Socket, kept, kept_id, socket};
+use crate::containers::{Named, identity::Runtime};
+
+/// Containers that are asked about at a time, and that wait to be.
+const ASKED: usize = 4;
+const TO_ASK: usize = 1 << 14;
+/// Seconds before the connection from which on events are wanted, so that none falls between.
+const BEFORE: u64 = 2;
+
+/// Follows a runtime until it closes the connection.
+///
+/// # Errors
+/// Why it is of no use (any more).
+pub(super) async fn follow(socket: &Socket, at: usize, news: &Sender<News>) -> Result<(), String> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    let docker = socket::client(socket.path.clone()).map_err(|error| reason(&error))?;
+    let docker = answered(docker.negotiate_version()).await?;
+    let filters = HashMap::from([
+        ("type".to_owned(), vec!["container".to_owned()]),
+        ("event".to_owned(), ["create", "start", "rename"].map(str::to_owned).into()),
+    ]);
+    let options = EventsOptions {
+        since: Some(now.saturating_sub(BEFORE).to_string()),
+        filters: Some(filters),
+        ..EventsOptions::default()
+    };
+    let mut events = pin!(docker.events(Some(options)));
+    let all = ListContainersOptions { all: true, ..ListContainersOptions::default() };
+    let mut list = pin!(answered(docker.list_containers(Some(all))));
+    let (mut listed, mut caught) = (false, false);
+    let mut to_ask = VecDeque::new();
+    let mut asked = JoinSet::new();
+    loop {
+        while asked.len() < ASKED
+            && let Some(id) = to_ask.pop_front()
+        {
+            asked.spawn(ask(docker.clone(), id));
+        }
+        if listed && !caught && asked.is_empty() {
+            caught = true;
+            news.send(News::Caught(at)).await.map_err(nobody)?;
+        }
+        let named = tokio::select! {
+            event = events.next() => match event {
+                Some(event) => of_event(event.map_err(|error| reason(&error))?),
+                None => return Ok(()),
+            },
+            summaries = &mut list, if !listed => {
+                listed = true;
+                for named in summaries?.into_iter().filter_map(of_summary) {
+                    tell(named, socket.runtime, &mut to_ask, news).await?;
+                }
+                None
+            }
+            Some(answer) = asked.join_next(), if !asked.is_empty() => {
+                if let Ok(Some(named)) = answer {
+                    news.send(News::Named(named)).await.map_err(nobody)?;
+                }
+                None
+            }
+        };
+        if let Some(named) = named {
+            tell(named, socket.runtime, &mut to_ask, news).await?;
+        }
+    }
+}
+
+/// Tells of a container, about which more will be asked.
+async fn tell(
+    mut named: Named,
+    runtime: Runtime,
+    to_ask: &mut VecDeque<String>,
+    news: &Sender<News>,
+) -> Result<(), String> {
+    named.runtime = Some(runtime);
+    if to_ask.len() < TO_ASK && !to_ask.contains(&named.id) {
+        to_ask.push_back(named.id.clone());
+    }
+    news.send(News::Named(named)).await.map_err(nobody)
+}
+
+/// An answer, if it comes in time.
+async fn answered<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T, String> {
+    match timeout(ANSWER, answer).await {
+        Ok(answer) => answer.map_err(|error| reason(&error)),
+        Err(_) => Err(format!("no answer within {} s", ANSWER.as_secs())),
+    }
+}
+
+fn reason(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+fn nobody(_: SendError<News>) -> String {
+    "nobody listens".to_owned()
+}
+
+fn of_event(event: EventMessage) -> Option<Named> {
+    let actor = event.actor?;
+    let mut attributes = actor.attributes.unwrap_or_default();
+    Some(Named {
+        id: kept_id(actor.id)?,
+        name: kept(attributes.remove("name"), NAME_LEN),
+        image: kept(attributes.remove("image"), IMAGE_LEN),
+        ..Named::default()
+    })
+}
+
+fn of_summary(summary: ContainerSummary) -> Option<Named> {
+    // A container that others link to has their names for it, too, with a slash in them.
+    let names = summary.names.unwrap_or_default();
+    let own = |name: &&String| !name.trim_start_matches('/').contains('/');
+    let name = names.iter().find(own).map(|name| name.trim_start_matches('/').to_owned());
+    Some(Named {
+        id: kept_id(summary.id)?,
+        name: kept(name, NAME_LEN),
+        image: kept(summary.image, IMAGE_LEN),
+        ..Named::default()
+    })
+}
+
+/// Asks which IPC namespace a container was given. `None`: it is gone, or that is not said.
+async fn ask(docker: Docker, id: String) -> Option<Named> {
+    let answer = answered(docker.inspect_container(&id, None)).await.ok()?;
+    let mode = answer.host_config?.ipc_mode;
+    Some(Named { id, ipc_mode: Some(kept(mode, NAME_LEN)?), ..Named::default() })
+}
