@@ -85,6 +85,15 @@ impl Processes {
                 last_boot_ns: 0,
             }
         });
+        if let (Some(facts), Some(before)) = (facts, &one.facts)
+            && facts.container.as_ref().map(Rc::as_ptr) != before.container.as_ref().map(Rc::as_ptr)
+        {
+            // It was moved.
+            if let Some(container) = &facts.container {
+                add(&mut self.containers, &mut self.containers_folded, container);
+            }
+            one.facts = Some(Rc::clone(facts));
+        }
         one.calls += deed.calls;
         one.failed += deed.failed;
         one.foreign += deed.foreign;

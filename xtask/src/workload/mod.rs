@@ -26,6 +26,7 @@ mod model;
 mod mq;
 pub(crate) mod process;
 mod seccomp;
+mod steps;
 mod sysv;
 mod tour;
 mod walk;
@@ -74,6 +75,8 @@ pub(crate) enum Workload {
     Leak,
     /// Make, use and remove objects at random in processes and namespaces that come and go
     Model(model::Model),
+    /// Let threads make one call each for every line of standard input
+    Steps(steps::Steps),
     /// Make one shmget call
     #[command(hide = true)]
     OneCall(churn::OneCall),
@@ -102,6 +105,7 @@ pub(crate) fn run(workload: Workload) -> anyhow::Result<()> {
         Workload::Crowd(options) => crowd::run(&options),
         Workload::Leak => leak::run(),
         Workload::Model(options) => model::run(&options),
+        Workload::Steps(options) => steps::run(&options),
         Workload::OneCall(options) => churn::one_call(&options),
     }
 }

@@ -9,6 +9,7 @@
 //! | [`namespaces`] | births, moves and ends of namespaces; queues carried between them |
 //! | [`objects`] | lives of objects: what there was, who made and left what |
 //! | [`processes`] | who called, also of processes that live a millisecond or bear hostile names |
+//! | [`containers`] | in which container: moved threads, real Docker |
 //! | [`filters`] | what each filter lets through, and that the rest is accounted for |
 //! | [`bad_input`] | what the user got wrong |
 //! | [`bad_days`] | full disks, closed pipes, signals, stuck readers |
@@ -18,7 +19,7 @@
 //! | [`traces_left`] | what is left in the kernel and on disk afterwards: nothing |
 //!
 //! They need root, `/proc`, `/sys` and `/bin/sh`, and nothing else of the machine but the programs
-//! that [`strace`] and [`ls`] run: they also run in virtual machines that have nothing else. No test
+//! that [`strace`], [`ls`] and [`containers`] run: they also run in virtual machines that have nothing else. No test
 //! measures time; those that wait, wait for something.
 
 mod args;
@@ -26,6 +27,7 @@ mod bad_days;
 mod bad_input;
 mod book;
 mod budget;
+mod containers;
 mod counts;
 mod doctor;
 mod filters;

@@ -207,6 +207,12 @@ impl Beside {
         self.stderr.try_iter().collect::<Vec<_>>().join("\n")
     }
 
+    /// A line on its standard input.
+    pub(crate) fn tell(&mut self, line: &str) {
+        let stdin = self.stdin.as_mut().expect("its standard input is open");
+        writeln!(stdin, "{line}").unwrap();
+    }
+
     /// A byte on its standard input, and no more.
     pub(crate) fn go(&mut self) {
         if let Some(mut stdin) = self.stdin.take() {

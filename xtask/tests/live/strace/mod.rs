@@ -16,7 +16,7 @@
 mod call;
 mod line;
 mod program32;
-mod run;
+pub(crate) mod run;
 mod shown;
 mod traced;
 

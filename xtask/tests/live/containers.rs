@@ -1,0 +1,134 @@
+//! In which container a call was made: threads that are moved between cgroups, and real containers.
+
+mod docker;
+
+use std::{fs, path::PathBuf};
+
+use serde_json::Value;
+
+use crate::tracer::{Beside, Live, Report, calls_of, list, of_type, workload};
+
+/// An id that no runtime has given.
+fn id(number: u32) -> String {
+    // Of this process, so that two runs at one time have cgroups of their own.
+    let own = format!("{:08x}{number:08x}", std::process::id());
+    own.repeat(4)
+}
+
+/// Where the hierarchy is mounted that containers are told by.
+fn hierarchy() -> PathBuf {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounted = |wanted: &dyn Fn(&str, &str) -> bool| {
+        mounts.lines().find_map(|line| {
+            let (mount, kind) = line.split_once(" - ")?;
+            let mut kind = kind.split(' ');
+            let (kind, options) = (kind.next()?, kind.nth(1)?);
+            wanted(kind, options).then(|| PathBuf::from(mount.split(' ').nth(4).unwrap()))
+        })
+    };
+    let pids = |kind: &str, options: &str| {
+        kind == "cgroup" && options.split(',').any(|option| option == "pids")
+    };
+    let found = mounted(&pids).or_else(|| mounted(&|kind, _| kind == "cgroup2"));
+    found.expect("cgroups are mounted")
+}
+
+/// A cgroup, gone with it.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    /// As Docker would make it for a container.
+    fn of_container(id: &str) -> Self {
+        let folder = hierarchy().join("docker").join(id);
+        fs::create_dir_all(&folder).unwrap();
+        Self(folder)
+    }
+
+    /// Moves a whole process there.
+    fn take(&self, pid: u32) {
+        fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // Who is still there, because a test failed, goes first.
+        if let Ok(pids) = fs::read_to_string(self.0.join("cgroup.procs")) {
+            for pid in pids.lines() {
+                let _ = fs::write(hierarchy().join("cgroup.procs"), pid);
+            }
+        }
+        let _ = fs::remove_dir(&self.0);
+        let _ = self.0.parent().map(fs::remove_dir);
+    }
+}
+
+/// A process of two threads that make a call each when they are told to.
+struct Stepper(Beside);
+
+impl Stepper {
+    fn start() -> Self {
+        Self(Beside::start(workload(&["steps", "--threads", "2"])))
+    }
+
+    fn step(&mut self) {
+        self.0.tell("");
+        assert_eq!(self.0.line(), "done");
+    }
+}
+
+/// The ids of the containers of a thread's calls.
+fn ids(lines: &[Value], tid: &Value) -> Vec<Value> {
+    calls_of(lines, tid).into_iter().map(|call| call["container"]["id"].clone()).collect()
+}
+
+#[test]
+fn threads_that_are_moved_are_where_they_were_moved_to() {
+    let old = Cgroup::of_container(&id(1));
+    let mut stepper = Stepper::start();
+    let live = Live::start(&["--runtime-socket", "none"]);
+    stepper.step();
+    old.take(stepper.0.pid());
+    stepper.step();
+    // Made after the start.
+    let new = Cgroup::of_container(&id(2));
+    new.take(stepper.0.pid());
+    stepper.step();
+    stepper.step();
+    let pid = stepper.0.pid();
+    stepper.0.book();
+    let lines = live.end();
+
+    let mine = |line: &&Value| line["process"]["pid"] == pid;
+    let mut tids: Vec<u64> = of_type(&lines, "ipc")
+        .into_iter()
+        .filter(mine)
+        .map(|call| call["process"]["tid"].as_u64().unwrap())
+        .collect();
+    tids.sort_unstable();
+    tids.dedup();
+    assert_eq!(tids.len(), 2);
+    for tid in tids {
+        let expected = [Value::Null, id(1).into(), id(2).into(), id(2).into()];
+        assert_eq!(ids(&lines, &tid.into()), expected);
+    }
+}
+
+#[test]
+fn a_report_has_the_containers_of_moved_processes() {
+    let cgroup = Cgroup::of_container(&id(3));
+    let mut stepper = Stepper::start();
+    let report = Report::start(&["--runtime-socket", "none"]);
+    stepper.step();
+    cgroup.take(stepper.0.pid());
+    stepper.step();
+    let pid = stepper.0.pid();
+    stepper.0.book();
+    let report = report.end();
+
+    let host = list(&report["namespaces"])
+        .iter()
+        .find(|ns| list(&ns["processes"]).iter().any(|process| process["pid"] == pid));
+    let host = host.expect("its namespace");
+    assert!(list(&host["containers"]).iter().any(|one| one["id"] == id(3)), "{host}");
+}

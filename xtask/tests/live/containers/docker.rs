@@ -1,0 +1,320 @@
+//! A real Docker daemon with real containers: its socket and its data are the test's own, and end with
+//! it.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::{fs::symlink, process::CommandExt as _},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    strace::run::Folder,
+    tracer::{Live, Report, eventually, list, of_type, program, scaled, text},
+};
+
+/// What containers run, from the host's `PATH`.
+const PROGRAMS: [&str; 2] = ["ipcmk", "ipcs"];
+const IMAGE: &str = "ipc-test:latest";
+
+struct Docker {
+    folder: Folder,
+    daemon: Child,
+}
+
+impl Docker {
+    /// Starts it, with an image.
+    fn start(name: &str) -> Self {
+        let folder = Folder::new(name);
+        let path = |name: &str| folder.path().join(name);
+        let log = fs::File::create(path("log")).unwrap();
+        let mut command = Command::new("dockerd");
+        command
+            .arg("--host")
+            .arg(format!("unix://{}", path("docker.sock").display()))
+            .arg("--data-root")
+            .arg(path("data"))
+            .arg("--exec-root")
+            .arg(path("exec"))
+            .arg("--pidfile")
+            .arg(path("pid"))
+            .arg("--deprecated-key-path")
+            .arg(path("key.json"))
+            .args(["--iptables=false", "--ip6tables=false", "--bridge=none"])
+            .args(["--storage-driver=vfs", "--shutdown-timeout=1"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        // SAFETY: prctl is async-signal-safe, and takes no pointers here.
+        unsafe {
+            command.pre_exec(|| {
+                // Should the test be killed, so that it can't end the daemon itself.
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
+                Ok(())
+            });
+        }
+        let daemon = command.spawn().unwrap();
+        let docker = Self { folder, daemon };
+        let socket = docker.folder.path().join("docker.sock");
+        let answers =
+            || socket.exists() && docker.command(&["version"]).output().unwrap().status.success();
+        assert!(eventually(answers), "{}", docker.log());
+        docker.import();
+        docker
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// A command of the client.
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("docker");
+        command
+            .arg("--config")
+            .arg(self.folder.path().join("config"))
+            .arg("--host")
+            .arg(format!("unix://{}", self.folder.path().join("docker.sock").display()))
+            .args(words)
+            .env_remove("DOCKER_CONTEXT")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command of the client: what it printed.
+    fn run(&self, words: &[&str]) -> String {
+        let output = self.command(words).output().unwrap();
+        assert!(
+            output.status.success(),
+            "docker {words:?}: {}\n{}",
+            text(&output.stderr),
+            self.log()
+        );
+        text(&output.stdout)
+    }
+
+    /// Makes an image of busybox and the programs with their libraries.
+    fn import(&self) {
+        let root = self.folder.path().join("image");
+        let add = |from: &Path| {
+            let to = root.join(from.strip_prefix("/").unwrap());
+            fs::create_dir_all(to.parent().unwrap()).unwrap();
+            fs::copy(from, to).unwrap();
+        };
+        let on_path = |name: &str| {
+            let found = Command::new("sh").args(["-c", &format!("command -v {name}")]).output();
+            text(&found.unwrap().stdout).trim_end().to_owned()
+        };
+        fs::create_dir_all(root.join("bin")).unwrap();
+        fs::copy(on_path("busybox"), root.join("bin/busybox")).unwrap();
+        for name in ["sh", "sleep"] {
+            symlink("busybox", root.join("bin").join(name)).unwrap();
+        }
+        for name in PROGRAMS {
+            let path = on_path(name);
+            let libraries = text(&Command::new("ldd").arg(&path).output().unwrap().stdout);
+            add(Path::new(&path));
+            let words = libraries.split_whitespace().filter(|word| word.starts_with('/'));
+            words.for_each(|word| add(Path::new(word)));
+        }
+        let tar = self.folder.path().join("image.tar");
+        let made = Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&tar).arg(".").status();
+        assert!(made.unwrap().success());
+        self.run(&["import", tar.to_str().unwrap(), IMAGE]);
+    }
+
+    /// Starts a container that sleeps: its id.
+    fn sleeper(&self, name: &str, ipc: &str) -> String {
+        let words = ["run", "--detach", "--network", "none", "--name", name, "--ipc", ipc];
+        self.run(&[&words[..], &[IMAGE, "sleep", "3600"]].concat()).trim_end().to_owned()
+    }
+
+    /// The option that has the tracer ask this daemon.
+    fn socket(&self) -> [String; 2] {
+        let path = self.folder.path().join("docker.sock");
+        ["--runtime-socket".to_owned(), format!("docker={}", path.display())]
+    }
+
+    /// What `ls` says.
+    fn ls(&self) -> Value {
+        let output = program().args(["ls", "-o", "json"]).args(self.socket()).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        if let Ok(output) = self.command(&["ps", "--all", "--quiet"]).output() {
+            let ids = String::from_utf8_lossy(&output.stdout).into_owned();
+            let ids: Vec<&str> = ids.split_whitespace().collect();
+            if !ids.is_empty() {
+                let _ = self.command(&[&["rm", "--force"][..], &ids].concat()).output();
+            }
+        }
+        // It ends containerd, which it has started.
+        let _ = kill(Pid::from_raw(self.daemon.id() as i32), Signal::SIGTERM);
+        if !eventually(|| self.daemon.try_wait().is_ok_and(|status| status.is_some())) {
+            let _ = self.daemon.kill();
+            let _ = self.daemon.wait();
+        }
+    }
+}
+
+/// By id, each container in a list.
+fn by_id(containers: &Value) -> BTreeMap<&str, &Value> {
+    list(containers).iter().map(|one| (one["id"].as_str().unwrap(), one)).collect()
+}
+
+/// The namespaces of a report or a look that a container is in.
+fn of_container<'a>(all: &'a Value, id: &str) -> Vec<&'a Value> {
+    let in_it = |ns: &&Value| by_id(&ns["containers"]).contains_key(id);
+    list(&all["namespaces"]).iter().filter(in_it).collect()
+}
+
+#[test]
+fn containers_that_live_for_one_call_have_their_ids_and_names() {
+    const WORKERS: u64 = 4;
+    let docker = Docker::start("docker-short");
+    let socket = docker.socket();
+    let options = socket.each_ref().map(String::as_str);
+    let live = Live::start(&options);
+    let report = Report::start(&options);
+    let count = scaled(200);
+    let run = |number: u64| {
+        let name = format!("short{number}");
+        let file = docker.folder.path().join(&name);
+        let words = ["run", "--rm", "--network", "none", "--name", &name, "--cidfile"];
+        let program = [file.to_str().unwrap(), IMAGE, "ipcmk", "--queue"];
+        docker.run(&[&words[..], &program].concat());
+        (fs::read_to_string(file).unwrap(), name)
+    };
+    let names: BTreeMap<String, String> = std::thread::scope(|scope| {
+        let run = &run;
+        let workers: Vec<_> = (0..WORKERS)
+            .map(|first| {
+                let mine = (0..count).filter(move |number| number % WORKERS == first);
+                scope.spawn(move || mine.map(run).collect::<Vec<_>>())
+            })
+            .collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
+    let (lines, report) = (live.end(), report.end());
+    assert_eq!(names.len() as u64, count);
+
+    let mut seen = BTreeMap::new();
+    let calls = of_type(&lines, "ipc").into_iter();
+    for call in calls.filter(|call| call["process"]["comm"] == "ipcmk") {
+        let container = &call["container"];
+        let id = container["id"].as_str().unwrap_or_else(|| panic!("no container: {call}"));
+        let name = names.get(id).unwrap_or_else(|| panic!("no such container: {call}"));
+        // A name that comes late is on a line of its own.
+        let amended = || {
+            let named = of_type(&lines, "container").into_iter();
+            named.map(|line| &line["container"]).find(|one| one["id"] == id).cloned()
+        };
+        let shown = match &container["name"] {
+            Value::Null => {
+                amended().unwrap_or_else(|| panic!("never named: {call}"))["name"].clone()
+            }
+            name => name.clone(),
+        };
+        assert_eq!(shown, *name, "{call}");
+        assert_eq!(container["runtime"], "docker");
+        *seen.entry(id).or_insert(0) += 1;
+    }
+    // ipcmk makes one call.
+    assert_eq!(seen, names.keys().map(|id| (id.as_str(), 1)).collect());
+
+    for (id, name) in &names {
+        let namespaces = of_container(&report, id);
+        assert_eq!(namespaces.len(), 1, "{id}");
+        let container = by_id(&namespaces[0]["containers"])[id.as_str()];
+        assert_eq!(container["name"], *name);
+        assert_eq!(container["image"], IMAGE);
+    }
+}
+
+/// The walk of the guide that the program came from.
+#[test]
+fn sharing_is_shown_and_whether_it_was_declared() {
+    let docker = Docker::start("docker-walk");
+    let app1 = docker.sleeper("app1", "shareable");
+    let segments = |name: &str| {
+        let rows = docker.run(&["exec", name, "ipcs", "--shmems"]);
+        rows.lines().filter(|line| line.starts_with("0x")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    // A fresh container has nothing, and what is made in it is there alone.
+    assert_eq!(segments("app1"), [""; 0]);
+    docker.run(&["exec", "app1", "ipcmk", "--shmem", "1024"]);
+    let made = segments("app1");
+    assert_eq!(made.len(), 1);
+    let key = made[0].split(' ').next().unwrap();
+
+    let app2 = docker.sleeper("app2", &format!("container:{app1}"));
+    let app3 = docker.sleeper("app3", "host");
+    assert_eq!(segments("app2"), made);
+
+    let ls = docker.ls();
+    let [shared] = of_container(&ls, &app1)[..] else { panic!("{ls}") };
+    assert_eq!(shared["sharing"], "declared");
+    let containers = by_id(&shared["containers"]);
+    assert_eq!(containers.keys().copied().collect::<Vec<_>>(), {
+        let mut ids = [app1.as_str(), &app2];
+        ids.sort_unstable();
+        ids
+    });
+    assert_eq!(containers[app1.as_str()]["ipc_mode"], "shareable");
+    assert_eq!(containers[app2.as_str()]["ipc_mode"], format!("container:{app1}"));
+    assert_eq!(containers[app2.as_str()]["name"], "app2");
+    let keys: Vec<_> = list(&shared["objects"]).iter().map(|one| &one["key"]).collect();
+    assert_eq!(keys, [key]);
+    let elsewhere = list(&ls["namespaces"]).iter().filter(|ns| ns["inum"] != shared["inum"]);
+    for object in elsewhere.flat_map(|ns| list(&ns["objects"])) {
+        assert_ne!(object["key"], key);
+    }
+    let [host] = of_container(&ls, &app3)[..] else { panic!("{ls}") };
+    assert_eq!((&host["host"], &host["sharing"]), (&json!(true), &json!("declared")));
+    assert_eq!(by_id(&host["containers"])[app3.as_str()]["ipc_mode"], "host");
+
+    // Two containers, one after the other, of one name; and app2, which only sleeps.
+    let socket = docker.socket();
+    let options = socket.each_ref().map(String::as_str);
+    let (live, report) = (Live::start(&options), Report::start(&options));
+    let twins = ["first", "second"].map(|_| {
+        let id = docker.sleeper("twin", "private");
+        docker.run(&["exec", "twin", "ipcmk", "--queue"]);
+        docker.run(&["rm", "--force", "twin"]);
+        id
+    });
+    docker.run(&["exec", "app1", "ipcmk", "--semaphore", "1"]);
+    let (lines, report) = (live.end(), report.end());
+    let made = |id: &str| {
+        let calls = of_type(&lines, "ipc").into_iter();
+        let of_id = |call: &&Value| call["container"]["id"] == id;
+        calls.filter(of_id).map(|call| call["op"].clone()).collect::<Vec<_>>()
+    };
+    assert_ne!(twins[0], twins[1]);
+    assert_eq!(twins.each_ref().map(|id| made(id)), [[json!("msgget")], [json!("msgget")]]);
+    assert_eq!(made(&app1), [json!("semget")]);
+    let objects = of_type(&lines, "object").into_iter();
+    let made_by: Vec<_> = objects
+        .filter(|line| line["event"] == "created" && line["object"]["kind"] == "sem")
+        .map(|line| &line["object"]["creator"]["container"]["name"])
+        .collect();
+    assert_eq!(made_by, ["app1"]);
+
+    let [shared] = of_container(&report, &app1)[..] else { panic!("{report}") };
+    assert_eq!(shared["sharing"], "declared");
+    assert!(by_id(&shared["containers"]).contains_key(app2.as_str()), "{shared}");
+    for id in &twins {
+        assert_eq!(by_id(&of_container(&report, id)[0]["containers"])[id.as_str()]["name"], "twin");
+    }
+}
