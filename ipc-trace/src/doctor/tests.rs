@@ -160,7 +160,13 @@ impl Kernel for Fake {
         });
         let there = hooks::functions().filter(|name| !self.lacks.contains(name));
         let described = there.map(|name| (name, Function { id: 1, prototype: 1 })).collect();
-        Ok(Found { rows, functions: described, hooks: BTreeMap::new(), controllers: BTreeMap::new(), fprobe: false })
+        Ok(Found {
+            rows,
+            functions: described,
+            hooks: BTreeMap::new(),
+            controllers: BTreeMap::new(),
+            fprobe: false,
+        })
     }
 
     fn start(

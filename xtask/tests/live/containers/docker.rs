@@ -45,8 +45,6 @@ impl Docker {
             .arg(path("exec"))
             .arg("--pidfile")
             .arg(path("pid"))
-            .arg("--deprecated-key-path")
-            .arg(path("key.json"))
             .args(["--iptables=false", "--ip6tables=false", "--bridge=none"])
             .args(["--storage-driver=vfs", "--shutdown-timeout=1"])
             .stdin(Stdio::null())
@@ -61,11 +59,16 @@ impl Docker {
             });
         }
         let daemon = command.spawn().unwrap();
-        let docker = Self { folder, daemon };
+        let mut docker = Self { folder, daemon };
         let socket = docker.folder.path().join("docker.sock");
-        let answers =
-            || socket.exists() && docker.command(&["version"]).output().unwrap().status.success();
-        assert!(eventually(answers), "{}", docker.log());
+        let mut answers = false;
+        let decided = || {
+            answers =
+                socket.exists() && docker.command(&["version"]).output().unwrap().status.success();
+            answers || docker.daemon.try_wait().unwrap().is_some()
+        };
+        eventually(decided);
+        assert!(answers, "{}", docker.log());
         docker.import();
         docker
     }
@@ -214,7 +217,8 @@ fn containers_that_live_for_one_call_have_their_ids_and_names() {
     for call in calls.filter(|call| call["process"]["comm"] == "ipcmk") {
         let container = &call["container"];
         let id = container["id"].as_str().unwrap_or_else(|| panic!("no container: {call}"));
-        let name = names.get(id).unwrap_or_else(|| panic!("no such container: {call}"));
+        // The other test's. One of these with a wrong id would be missing below.
+        let Some(name) = names.get(id) else { continue };
         // A name that comes late is on a line of its own.
         let amended = || {
             let named = of_type(&lines, "container").into_iter();
