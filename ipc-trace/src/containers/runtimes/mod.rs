@@ -3,7 +3,7 @@
 //! | module | its job |
 //! | --- | --- |
 //! | [`docker`] | Docker and Podman, by Docker's API |
-//! | [`socket`] | connections that take no more than a runtime has to say |
+//! | `socket` | connections that take no more than a runtime has to say |
 //!
 //! Invariant: nothing waits for a runtime. What it says goes through a bounded channel, which is looked
 //! at between events; while that is full, the runtime waits. An absent, slow or garbling runtime is

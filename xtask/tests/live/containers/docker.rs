@@ -224,11 +224,9 @@ fn containers_that_live_for_one_call_have_their_ids_and_names() {
             let named = of_type(&lines, "container").into_iter();
             named.map(|line| &line["container"]).find(|one| one["id"] == id).cloned()
         };
-        let shown = match &container["name"] {
-            Value::Null => {
-                amended().unwrap_or_else(|| panic!("never named: {call}"))["name"].clone()
-            }
-            name => name.clone(),
+        let shown = match container["name"].is_null() {
+            true => amended().unwrap_or_else(|| panic!("never named: {call}"))["name"].clone(),
+            false => container["name"].clone(),
         };
         assert_eq!(shown, *name, "{call}");
         assert_eq!(container["runtime"], "docker");
