@@ -34,8 +34,8 @@ impl Hold {
     /// Makes the child. To be called once, right before the descriptors are dropped.
     pub fn pass_on(&mut self) {
         let Some(reader) = self.reader.take() else { return };
-        // SAFETY: the event loop runs on this thread and there is no other, so the child may do what
-        // any process may; it ends without running what is registered for the end.
+        // SAFETY: another thread may ask runtimes for names, and hold what it likes; the child makes system
+        // calls alone, and ends without running what is registered for the end.
         match unsafe { fork() } {
             Ok(ForkResult::Child) => {
                 self.writer = None;
