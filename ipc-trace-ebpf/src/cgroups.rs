@@ -13,8 +13,7 @@ use ipc_trace_common::{
 
 use crate::{
     constants::constant,
-    context,
-    maps::{self, cgroup_moves},
+    context, maps,
     memory::{exists, field, kernel},
 };
 
@@ -55,14 +54,16 @@ fn number(cgroup: u64) -> u64 {
     field(field(cgroup, Field::CgroupNode), Field::KernfsId)
 }
 
+/// How many moves between cgroups there have been. A variable, whose address the verifier knows: every
+/// call asks for it, and a map would have to be looked into.
+#[unsafe(no_mangle)]
+static mut CGROUP_MOVES: u32 = 0;
+
 /// How many moves there have been. Only whether that changed matters.
 #[inline(always)]
 pub(crate) fn moves() -> u32 {
-    match cgroup_moves() {
-        // SAFETY: the map gave the pointer.
-        Some(moves) => unsafe { moves.read_volatile() },
-        None => 0,
-    }
+    // SAFETY: the variable is there; programs write whole numbers.
+    unsafe { (&raw const CGROUP_MOVES).read_volatile() }
 }
 
 /// Whether something happened in the hierarchy that counts.
@@ -79,9 +80,9 @@ fn counts(cgroup: u64) -> bool {
 /// `cgroup_mutex` (`cgroup_attach_task`, kernel/cgroup/cgroup.c), so none is lost.
 #[inline(always)]
 pub(crate) fn moved(cgroup: u64) {
-    if let (true, Some(moves)) = (counts(cgroup), cgroup_moves()) {
-        // SAFETY: the map gave the pointer.
-        unsafe { moves.write_volatile(moves.read_volatile().wrapping_add(1)) };
+    if counts(cgroup) {
+        // SAFETY: as in `moves`.
+        unsafe { (&raw mut CGROUP_MOVES).write_volatile(moves().wrapping_add(1)) };
     }
 }
 

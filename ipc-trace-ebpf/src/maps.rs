@@ -57,9 +57,6 @@ pub(crate) static QUEUES: Array<crate::queues::Met> = Array::with_max_entries(1 
 /// [0]: see [`ipc_trace_common::state::gate`].
 #[map]
 static GATE: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
-/// [0]: how many moves between cgroups there have been.
-#[map]
-static CGROUP_MOVES: Array<u32> = Array::with_max_entries(1, 0);
 /// By [`ipc_trace_common::state::fired_at`]: whether the program was run.
 #[map]
 static FIRED: Array<u32> = Array::with_max_entries(PROGRAMS, 0);
@@ -126,12 +123,6 @@ impl Gate {
     pub(crate) fn is_self(self, pid: u32) -> bool {
         (self.0 >> 32) as u32 == pid
     }
-}
-
-/// How many moves between cgroups there have been.
-#[inline(always)]
-pub(crate) fn cgroup_moves() -> Option<*mut u32> {
-    CGROUP_MOVES.get_ptr_mut(0)
 }
 
 /// Marks that a program was run.
