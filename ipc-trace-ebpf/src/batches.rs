@@ -152,11 +152,23 @@ pub(crate) fn enter_known(pid_tgid: u64, call: Call) -> bool {
 
 #[inline(always)]
 fn note(batch: &mut Batch, call: Call) {
+    describe(batch, call);
+    // SAFETY: no arguments.
+    batch.enter_ns = unsafe { bpf_ktime_get_boot_ns() };
+}
+
+/// Notes what is called.
+#[inline(always)]
+fn describe(batch: &mut Batch, call: Call) {
     let [id, size] = call.id_and_size();
     batch.what = What { id: id as i32, abi: call.abi as u8, code: call.code.0 }.packed();
     batch.size = size << 32;
-    // SAFETY: no arguments.
-    batch.enter_ns = unsafe { bpf_ktime_get_boot_ns() };
+}
+
+/// Whether the thread is still where it was when its batch was begun: in its namespaces and its cgroup.
+#[inline(always)]
+fn is_there(batch: &Batch, task: u64) -> bool {
+    batch.nsproxy == field::<u64>(task, Field::TaskNsproxy) && batch.moves == cgroups::moves()
 }
 
 /// The call that the thread is in returns. Whether it is in its batch now.
@@ -171,10 +183,7 @@ pub(crate) fn exit_known(pid_tgid: u64, task: u64, ret: i64) -> bool {
     let Some(batch) = of_thread(pid_tgid) else {
         return false;
     };
-    if batch.enter_ns == 0
-        || batch.nsproxy != field::<u64>(task, Field::TaskNsproxy)
-        || batch.moves != cgroups::moves()
-    {
+    if batch.enter_ns == 0 || !is_there(batch, task) {
         return false;
     }
     // SAFETY: no arguments.
@@ -197,12 +206,10 @@ pub(crate) fn looked_up(pid_tgid: u64, task: u64, call: Call, ret: i64) -> bool 
     let Some(batch) = of_thread(pid_tgid) else {
         return false;
     };
-    if batch.nsproxy != field::<u64>(task, Field::TaskNsproxy) {
+    if !is_there(batch, task) {
         return false;
     }
-    let key = call.first() as i32;
-    batch.what = What { id: key, abi: call.abi as u8, code: call.code.0 }.packed();
-    batch.size = 0;
+    describe(batch, call);
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
     add(batch, pid_tgid, (now, NO_DURATION), ret);
