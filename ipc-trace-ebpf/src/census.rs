@@ -19,7 +19,7 @@ use ipc_trace_common::{
 use crate::{
     batches, context, executables,
     maps::{self, WALK},
-    memory::{exists, field, kernel},
+    memory::{exists, field, kernel, unknown},
     namespaces, queues, slots,
 };
 
@@ -75,8 +75,7 @@ fn census(ctx: *mut u64) -> i32 {
     }
     // Those that run already; from then on, exec tells.
     if !maps::gate().is_open() {
-        // Copied so, the pointer is a number to the verifier.
-        executables::found_task(kernel(core::ptr::addr_of!(task) as u64));
+        executables::found_task(unknown(task));
     }
     // When the buffer is full, the kernel throws away what was written for this task and comes back
     // with it (`bpf_seq_read`, kernel/bpf/bpf_iter.c): the walk goes on only when all got in.

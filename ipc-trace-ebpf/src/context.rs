@@ -13,7 +13,7 @@ use ipc_trace_common::{
 
 use crate::{
     batches, cgroups, executables, maps,
-    memory::{exists, field, kernel, kernel_bytes},
+    memory::{exists, field, kernel, kernel_bytes, unknown},
     slots::Slot,
 };
 
@@ -35,8 +35,8 @@ pub(crate) fn submit<T>(record: *mut T) {
 pub(crate) fn ensure(slot: &mut Slot, task: u64, ns: NsRef) -> u64 {
     let moves = cgroups::moves();
     if slot.context == 0 || slot.moves != moves {
-        // The functions take numbers alone. Copied so, the pointer is one to the verifier.
-        let task: u64 = kernel(core::ptr::addr_of!(task) as u64);
+        // The functions take numbers alone.
+        let task = unknown(task);
         let cgroup = cgroups::of_task(task);
         if slot.context == 0 || slot.cgroup != cgroup {
             // The user side knows one context of a thread at a time.

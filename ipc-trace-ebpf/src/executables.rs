@@ -16,7 +16,7 @@ use ipc_trace_common::{
 
 use crate::{
     context::bytes,
-    memory::{exists, field, kernel, kernel_bytes},
+    memory::{exists, field, kernel_bytes, unknown},
 };
 
 /// A file, as `struct path` has it (include/linux/path.h).
@@ -145,8 +145,7 @@ unsafe fn walk(place: &Place, to: *mut u8) -> (u32, u32) {
     let Place { mut vfsmount, mut dentry } = *place;
     let mut len: u32 = 0;
     for _ in 0..DEPTH {
-        // Copied so, it may be anything to the verifier, which then finds each step like the one before.
-        len = kernel(core::ptr::addr_of!(len) as u64);
+        len = unknown(len);
         let parent: u64 = field(dentry, Field::DentryParent);
         if dentry == field::<u64>(vfsmount, Field::VfsmountRoot) || dentry == parent {
             let mount = vfsmount - bytes(Field::MountVfsmount);

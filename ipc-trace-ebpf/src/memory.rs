@@ -75,6 +75,13 @@ pub(crate) fn exists(field: Field) -> bool {
     field.is_required() || offset(field) != ABSENT
 }
 
+/// The value, of which the verifier knows nothing any more: a pointer is a number to it, as functions take
+/// them, and a number any number, so that it finds each step of a loop like the one before.
+#[inline(always)]
+pub(crate) fn unknown<T: Copy + Default>(value: T) -> T {
+    kernel(core::ptr::addr_of!(value) as u64)
+}
+
 /// What is at a kernel address; zero when it can't be read.
 #[inline(always)]
 pub(crate) fn kernel<T: Copy + Default>(address: u64) -> T {
