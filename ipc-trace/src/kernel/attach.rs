@@ -17,6 +17,7 @@ use ipc_trace_common::{
     record::CallRecord,
     state::{BATCHES, COUNTER_ROWS, filter, gate},
 };
+use zerocopy::IntoBytes as _;
 
 use super::{
     bpf,
@@ -46,7 +47,11 @@ const CONTROL: [OnTracepoint; 3] = [
 ];
 
 /// Those that tell of cgroups. Tracing can do without them.
-const CGROUPS: [&str; 3] = ["cgroup_mkdir", "cgroup_rmdir", "cgroup_attach_task"];
+const CGROUPS: [OnTracepoint; 3] = [
+    ("cgroup_mkdir", "cgroup_mkdir", None),
+    ("cgroup_rmdir", "cgroup_rmdir", None),
+    ("cgroup_attach_task", "cgroup_attach_task", None),
+];
 
 /// Those of backend `syscall`.
 const SYSCALL: [OnTracepoint; 2] = [
@@ -114,29 +119,12 @@ pub(super) fn attach(
     }
     log::debug!("{} functions were hooked after {:?}", plan.hooks.len(), begin.elapsed());
     let syscall = if plan.syscall_kinds == 0 { &[][..] } else { &SYSCALL };
-    for (name, tracepoint, event) in CONTROL.iter().chain(syscall) {
-        let attached = match (flavour, event) {
-            (Flavour::Perf, Some(event)) => on_perf_event(&mut programs, &linked, name, event),
-            (Flavour::Perf | Flavour::Btf, _) => {
-                on_tracepoint(&mut programs, &linked, name, tracepoint, layout)
-            }
-            (Flavour::Raw, _) => on_raw_tracepoint(&mut programs, &linked, name, tracepoint),
-        };
-        attached.map_err(|reason| {
-            AttachError::Flavour(format!("program {name} on {tracepoint}: {reason}"))
-        })?;
+    for on in CONTROL.iter().chain(syscall) {
+        attach_one(&mut programs, &linked, flavour, layout, *on).map_err(AttachError::Flavour)?;
     }
-    if options.cgroups.is_some() {
-        for name in CGROUPS {
-            let attached = match flavour {
-                Flavour::Perf | Flavour::Btf => {
-                    on_tracepoint(&mut programs, &linked, name, name, layout)
-                }
-                Flavour::Raw => on_raw_tracepoint(&mut programs, &linked, name, name),
-            };
-            if let Err(reason) = attached {
-                log::warn!("containers are not told for certain: program {name}: {reason}");
-            }
+    for on in CGROUPS.iter().filter(|_| options.cgroups.is_some()) {
+        if let Err(reason) = attach_one(&mut programs, &linked, flavour, layout, *on) {
+            log::warn!("containers are not told for certain: {reason}");
         }
     }
     log::debug!("all programs were attached after {:?}", begin.elapsed());
@@ -166,7 +154,7 @@ pub(super) fn link_for_iterators(layout: &Layout) -> Result<Linked, SessionError
     const RING_BYTES: u32 = 1 << 16;
     let fields = layout.constants();
     let settings = Settings {
-        constants: StdHashMap::from([("FIELDS", bytes_of(&fields))]),
+        constants: StdHashMap::from([("FIELDS", fields.as_bytes())]),
         entries: BTreeMap::from([
             ("EVENTS", RING_BYTES),
             ("BATCHES", 1),
@@ -209,20 +197,20 @@ fn link(
     let batches = if options.is_batched() { BATCHES } else { 1 };
     let settings = Settings {
         constants: StdHashMap::from([
-            ("FIELDS", bytes_of(&fields)),
-            ("DISPATCH", bytes_of(&dispatch)),
-            ("DISPATCH_ANY", bytes_of(&any)),
-            ("IS_X86", bytes_of(&is_x86)),
-            ("COMPAT_BIT", bytes_of(&compat_bit)),
-            ("SYSCALL_KINDS", bytes_of(&plan.syscall_kinds)),
-            ("WAKE_MASK", bytes_of(&wake_mask)),
-            ("FILTERS", bytes_of(&filters.bits)),
-            ("ARGUMENTS", bytes_of(&arguments)),
-            ("BATCHED", bytes_of(&batched)),
-            ("OPS", bytes_of(&filters.ops)),
-            ("CGROUP_HIERARCHY", bytes_of(&hierarchy)),
-            ("CGROUP_SUBSYSTEM", bytes_of(&subsystem)),
-            ("MIN_DURATION_NS", bytes_of(&filters.min_duration_ns)),
+            ("FIELDS", fields.as_bytes()),
+            ("DISPATCH", dispatch.as_bytes()),
+            ("DISPATCH_ANY", any.as_bytes()),
+            ("IS_X86", is_x86.as_bytes()),
+            ("COMPAT_BIT", compat_bit.as_bytes()),
+            ("SYSCALL_KINDS", plan.syscall_kinds.as_bytes()),
+            ("WAKE_MASK", wake_mask.as_bytes()),
+            ("FILTERS", filters.bits.as_bytes()),
+            ("ARGUMENTS", arguments.as_bytes()),
+            ("BATCHED", batched.as_bytes()),
+            ("OPS", filters.ops.as_bytes()),
+            ("CGROUP_HIERARCHY", hierarchy.as_bytes()),
+            ("CGROUP_SUBSYSTEM", subsystem.as_bytes()),
+            ("MIN_DURATION_NS", filters.min_duration_ns.as_bytes()),
         ]),
         entries: BTreeMap::from([
             ("EVENTS", options.ring_bytes),
@@ -235,13 +223,26 @@ fn link(
     Linked::new(object(flavour), &settings).map_err(SessionError::Maps)
 }
 
-/// The bytes of a constant.
-fn bytes_of<T: zerocopy::IntoBytes + zerocopy::Immutable>(value: &T) -> &[u8] {
-    value.as_bytes()
-}
-
 // A map begins with zeros, so the gate stands there from the first program on.
 const _: () = assert!(gate::value(gate::TEST, 0) == 0);
+
+/// Puts a program on its tracepoint.
+fn attach_one(
+    programs: &mut Programs,
+    linked: &Linked,
+    flavour: Flavour,
+    layout: &Layout,
+    (name, tracepoint, event): OnTracepoint,
+) -> Result<(), String> {
+    let attached = match (flavour, event) {
+        (Flavour::Perf, Some(event)) => on_perf_event(programs, linked, name, event),
+        (Flavour::Perf | Flavour::Btf, _) => {
+            on_tracepoint(programs, linked, name, tracepoint, layout)
+        }
+        (Flavour::Raw, _) => on_raw_tracepoint(programs, linked, name, tracepoint),
+    };
+    attached.map_err(|reason| format!("program {name} on {tracepoint}: {reason}"))
+}
 
 /// On a tracepoint, with arguments that the verifier knows.
 fn on_tracepoint(
@@ -325,21 +326,6 @@ pub(super) fn refusal(error: &io::Error, log: &str) -> String {
         Some(complaint) => format!("the kernel refused it: {error} ({complaint})"),
         None => format!("the kernel refused it: {error}, without a word by the verifier"),
     }
-}
-
-/// An error with what is behind it.
-pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        source = error.source();
-    }
-    text
 }
 
 /// Lifts the limit on locked memory, against which kernels before 5.11 count maps.

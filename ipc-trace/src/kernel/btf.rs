@@ -143,37 +143,41 @@ impl Types {
     /// Those of the functions that are described.
     #[must_use]
     pub fn functions<'a>(&self, wanted: &BTreeSet<&'a str>) -> BTreeMap<&'a str, Function> {
-        let mut found = BTreeMap::new();
-        for (one, id) in self.all().zip(1_u32..).filter(|(one, _)| one.kind == FUNC) {
-            let name = self.name(one.name);
-            // Cheap to look at, and true of all system calls' functions.
-            if !name.starts_with(b"__") {
-                continue;
-            }
-            if let Some(name) = std::str::from_utf8(name).ok().and_then(|name| wanted.get(name)) {
-                found.entry(*name).or_insert(Function { id, prototype: one.target });
-            }
-        }
-        found
+        // True of all system calls' functions.
+        let found = self.named(wanted, |kind| (kind == FUNC).then_some(b"__".as_slice()));
+        let function =
+            |(name, (id, one)): (_, (u32, Type))| (name, Function { id, prototype: one.target });
+        found.into_iter().map(function).collect()
     }
 
     /// What programs other than those on functions are put on, by name: iterators' functions
     /// (`bpf_iter_…`) and tracepoints' types (`btf_trace_…`).
     #[must_use]
     pub fn hooks<'a>(&self, wanted: &BTreeSet<&'a str>) -> BTreeMap<&'a str, u32> {
+        let found = self.named(wanted, |kind| match kind {
+            FUNC => Some(b"bpf_iter_".as_slice()),
+            TYPEDEF => Some(b"btf_trace_"),
+            _ => None,
+        });
+        found.into_iter().map(|(name, (id, _))| (name, id)).collect()
+    }
+
+    /// The first type of each name that is wanted, and its number. `beginning`: how the names begin that
+    /// are wanted of a kind, which is cheap to look at; `None`: none is.
+    fn named<'a>(
+        &self,
+        wanted: &BTreeSet<&'a str>,
+        beginning: impl Fn(u32) -> Option<&'static [u8]>,
+    ) -> BTreeMap<&'a str, (u32, Type)> {
         let mut found = BTreeMap::new();
         for (one, id) in self.all().zip(1_u32..) {
-            let beginning: &[u8] = match one.kind {
-                FUNC => b"bpf_iter_",
-                TYPEDEF => b"btf_trace_",
-                _ => continue,
-            };
+            let Some(beginning) = beginning(one.kind) else { continue };
             let name = self.name(one.name);
             if !name.starts_with(beginning) {
                 continue;
             }
             if let Some(name) = std::str::from_utf8(name).ok().and_then(|name| wanted.get(name)) {
-                found.entry(*name).or_insert(id);
+                found.entry(*name).or_insert((id, one));
             }
         }
         found

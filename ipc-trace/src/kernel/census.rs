@@ -1,12 +1,13 @@
 //! What exists now: namespaces, and calls that have not returned.
 
-use std::{fs::File, io, io::Read as _};
+use std::{io, io::Read as _, os::fd::BorrowedFd};
 
 use ipc_trace_common::{
     op::{Abi, Op},
     record::{NamespaceRecord, NsRef, PendingRecord, flag},
 };
 
+use super::bpf;
 use crate::decode::{self, DecodeError, Record};
 
 /// Why a census can't be taken.
@@ -26,15 +27,16 @@ pub enum CensusError {
     Open(io::Error),
 }
 
-/// All that an iterator writes. After a million objects of which it wrote nothing, it wants to be
+/// All that an iterator's program writes. After a million objects of which it wrote nothing, it wants to be
 /// asked again (`bpf_seq_read`, kernel/bpf/bpf_iter.c: EAGAIN).
-pub(super) fn read_all(mut iterator: File) -> io::Result<Vec<u8>> {
+pub(super) fn listed(program: BorrowedFd<'_>) -> Result<Vec<u8>, CensusError> {
+    let mut iterator = bpf::iterate(program).map_err(CensusError::Open)?;
     let mut bytes = Vec::new();
     loop {
         match iterator.read_to_end(&mut bytes) {
             Ok(_) => return Ok(bytes),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
     }
 }
@@ -73,12 +75,12 @@ pub struct Census {
 }
 
 impl Census {
-    /// Reads what the iterator writes.
+    /// Reads what the census's program writes.
     ///
     /// # Errors
     /// It can't be read, or what it gave is no census.
-    pub fn read(iterator: File) -> Result<Self, CensusError> {
-        Ok(Self::from_bytes(&read_all(iterator)?)?)
+    pub(super) fn read(program: BorrowedFd<'_>) -> Result<Self, CensusError> {
+        Ok(Self::from_bytes(&listed(program)?)?)
     }
 
     fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {

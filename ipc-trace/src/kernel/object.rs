@@ -187,7 +187,7 @@ fn make(
     }
     let btf = btf.as_ref().map(|btf| btf.as_fd());
     let (data, section) = (map.data().to_owned(), map.section_kind());
-    let made = MapData::create(map, name, btf).map_err(|e| super::attach::root_cause(&e))?;
+    let made = MapData::create(map, name, btf).map_err(|e| crate::with_causes(&e))?;
     if !data.is_empty() {
         bpf::fill(made.fd().as_fd(), &data).map_err(|e| format!("writing to it: {e}"))?;
     }

@@ -24,8 +24,7 @@ use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::{
     attach::{AttachError, attach},
-    bpf,
-    census::{Census, CensusError, read_all},
+    census::{Census, CensusError, listed},
     layout::Layout,
     letgo,
     mapped::Words,
@@ -339,9 +338,7 @@ impl Session {
     /// The iterator can't be opened or read.
     pub fn census(&mut self) -> Result<Census, CensusError> {
         match &self.census {
-            Some(program) => {
-                Census::read(bpf::iterate(program.as_fd()).map_err(CensusError::Open)?)
-            }
+            Some(program) => Census::read(program.as_fd()),
             None => Ok(Census::default()),
         }
     }
@@ -355,8 +352,7 @@ impl Session {
         let logged = self.linked.iterator(DIAGNOSTICS, "task", layout).and_then(|program| {
             let mut logger = EbpfLogger::init_from_id(number(program.as_fd())?)
                 .map_err(|e| format!("its log: {e}"))?;
-            let file = bpf::iterate(program.as_fd()).map_err(|e| e.to_string())?;
-            read_all(file).map_err(|e| e.to_string())?;
+            listed(program.as_fd()).map_err(|e| e.to_string())?;
             logger.flush();
             Ok(())
         });

@@ -11,8 +11,8 @@ use ipc_trace_common::record::{
 };
 
 use super::{
-    attach, bpf,
-    census::{CensusError, read_all},
+    attach,
+    census::{CensusError, listed},
     layout::Layout,
     object::Linked,
     session::SessionError,
@@ -127,7 +127,6 @@ impl Survey {
             Some(Err(reason)) => return Err(CensusError::Load(reason.clone())),
             None => return Err(CensusError::Load(format!("there is no program {name}"))),
         };
-        let iterator = bpf::iterate(program.as_fd()).map_err(CensusError::Open)?;
-        Ok(decode::iterated(&read_all(iterator)?, each)?)
+        Ok(decode::iterated(&listed(program.as_fd())?, each)?)
     }
 }

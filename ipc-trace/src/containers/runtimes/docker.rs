@@ -23,7 +23,10 @@ use tokio::{
 };
 
 use super::{ANSWER, IMAGE_LEN, NAME_LEN, News, Socket, kept, kept_id, socket};
-use crate::containers::{Named, identity::Runtime};
+use crate::{
+    containers::{Named, identity::Runtime},
+    with_causes,
+};
 
 /// Containers that are asked about at a time, and that wait to be.
 const ASKED: usize = 4;
@@ -37,7 +40,7 @@ const BEFORE: u64 = 2;
 /// Why it is of no use (any more).
 pub(super) async fn follow(socket: &Socket, at: usize, news: &Sender<News>) -> Result<(), String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-    let docker = socket::client(socket.path.clone()).map_err(|error| reason(&error))?;
+    let docker = socket::client(socket.path.clone()).map_err(|error| with_causes(&error))?;
     let docker = answered(docker.negotiate_version()).await?;
     let filters = HashMap::from([
         ("type".to_owned(), vec!["container".to_owned()]),
@@ -66,7 +69,7 @@ pub(super) async fn follow(socket: &Socket, at: usize, news: &Sender<News>) -> R
         }
         let named = tokio::select! {
             event = events.next() => match event {
-                Some(event) => of_event(event.map_err(|error| reason(&error))?),
+                Some(event) => of_event(event.map_err(|error| with_causes(&error))?),
                 None => return Ok(()),
             },
             summaries = &mut list, if !listed => {
@@ -106,22 +109,9 @@ async fn tell(
 /// An answer, if it comes in time.
 async fn answered<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T, String> {
     match timeout(ANSWER, answer).await {
-        Ok(answer) => answer.map_err(|error| reason(&error)),
+        Ok(answer) => answer.map_err(|error| with_causes(&error)),
         Err(_) => Err(format!("no answer within {} s", ANSWER.as_secs())),
     }
-}
-
-fn reason(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = error.source();
-    }
-    text
 }
 
 fn nobody(_: SendError<News>) -> String {
