@@ -38,7 +38,7 @@ impl Run {
     /// Looks at what exists, and opens the gate.
     pub(super) fn look(&mut self) {
         let began = boot_ns();
-        let ls = self.what_exists();
+        let ls = self.what_exists(false);
         self.started = boot_ns();
         let took = Duration::from_nanos(self.started - began);
         log::debug!("the look at what exists took {took:?}");
@@ -54,12 +54,12 @@ impl Run {
         give_back();
     }
 
-    /// A look; `None` where there is nothing to be seen.
-    pub(super) fn what_exists(&mut self) -> Option<Ls> {
+    /// A look; `None` where there is nothing to be seen. `cgroups`: those of all processes, too.
+    pub(super) fn what_exists(&mut self, cgroups: bool) -> Option<Ls> {
         let Setup { session, layout, .. } = &self.setup;
         // Loaded once for all looks.
         let survey = self.survey.get_or_insert_with(|| session.survey(layout));
-        let cgroups = self.pipeline.tracker.containers.hierarchy();
+        let cgroups = self.pipeline.tracker.containers.hierarchy().filter(|_| cgroups);
         let ls = look::look(&look::Options { cgroups, ..look::Options::default() }, survey)
             .inspect_err(|error| log::warn!("objects that were there are not known: {error}"))
             .ok()?;

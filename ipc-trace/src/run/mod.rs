@@ -7,6 +7,7 @@
 //! | [`accounts`] | counters, losses and pending calls, as they are shown |
 //! | [`status`] | the line below the others, on a terminal |
 //! | `looks` | looks at what exists: at the start, now and then, at the end |
+//! | `names` | what runtimes call the containers |
 //! | [`ls`] | `ls`, which traces nothing |
 //!
 //! Order at the start: attach with the gate open for changes alone, list what exists, look at it, open
@@ -20,6 +21,7 @@ pub mod accounts;
 pub mod command;
 mod looks;
 pub mod ls;
+mod names;
 pub mod setup;
 pub mod status;
 
@@ -41,7 +43,7 @@ use crate::{
     cli::{OutputFormat, TraceArgs},
     containers::{Known, runtimes::Names},
     decode::{Call, batch::Group},
-    event::{Accounting, Command, Pending, Start, VERSION, ls::Ls, report::Report, value::Time},
+    event::{Accounting, Command, Pending, Start, VERSION, report::Report, value::Time},
     kernel::{
         census::Census,
         session::{AllCounts, SessionError},
@@ -187,9 +189,6 @@ const LONG_NAP: Duration = Duration::from_millis(50);
 /// How long programs that were running when the gate closed are waited for.
 const LAST_RECORDS: Duration = Duration::from_millis(250);
 
-/// How long names are waited for in the end, where a runtime answers.
-const LAST_NAMES: Duration = Duration::from_millis(250);
-
 /// Runs `live` or `report`.
 ///
 /// # Errors
@@ -333,28 +332,6 @@ impl Run {
         Ok(calls)
     }
 
-    /// Takes what runtimes have said.
-    fn take_names(&mut self) {
-        while let Some(named) = self.names.heard() {
-            if let Some(known) = self.pipeline.tracker.containers.named(named) {
-                self.mode.container(&known, &self.pipeline.tracker);
-            }
-        }
-    }
-
-    /// Names of containers that began just before the end are on their way.
-    async fn take_last_names(&mut self) {
-        let deadline = Instant::now() + LAST_NAMES;
-        loop {
-            self.take_names();
-            let waits = self.names.any_answers() && self.pipeline.tracker.containers.waits();
-            if !waits || Instant::now() >= deadline {
-                return;
-            }
-            tokio::time::sleep(NAP).await;
-        }
-    }
-
     /// Writes out the lines that have come together.
     fn flush(&mut self) -> Result<(), RunError> {
         let Mode::Live(live) = &mut self.mode else { return Ok(()) };
@@ -446,7 +423,7 @@ impl Run {
         self.list();
         let census = self.list();
         self.take_what_is_left(&mut counts);
-        let mut ls = self.what_exists();
+        let mut ls = self.what_exists(matches!(self.mode, Mode::Report(..)));
         if let Some(ls) = &mut ls {
             self.who_lives(ls);
         }
@@ -466,17 +443,6 @@ impl Run {
         let command = child.map(|child| child.report());
         self.last_words(ended, accounting, command, pending, holders.as_ref())?;
         Ok(ExitCode::SUCCESS)
-    }
-
-    /// Which containers have processes in which namespaces, at the end.
-    fn who_lives(&mut self, ls: &mut Ls) {
-        let Mode::Report(stats, _) = &mut self.mode else { return };
-        let Tracker { containers, namespaces, .. } = &mut self.pipeline.tracker;
-        containers.fill(ls, |inum, known| {
-            if let Some(ns) = namespaces.of_inum(inum) {
-                stats.lives(ns, known);
-            }
-        });
     }
 
     /// Calls that were not sent when the gate closed. All programs that ran then have ended.

@@ -1,0 +1,44 @@
+//! Containers of a run: what runtimes call them, and where they are in the end.
+
+use std::time::{Duration, Instant};
+
+use super::{Mode, NAP, Run};
+use crate::{event::ls::Ls, track::Tracker};
+
+/// How long names are waited for in the end, where a runtime answers.
+const LAST_NAMES: Duration = Duration::from_millis(250);
+
+impl Run {
+    /// Takes what runtimes have said.
+    pub(super) fn take_names(&mut self) {
+        while let Some(named) = self.names.heard() {
+            if let Some(known) = self.pipeline.tracker.containers.named(named) {
+                self.mode.container(&known, &self.pipeline.tracker);
+            }
+        }
+    }
+
+    /// Names of containers that began just before the end are on their way.
+    pub(super) async fn take_last_names(&mut self) {
+        let deadline = Instant::now() + LAST_NAMES;
+        loop {
+            self.take_names();
+            let waits = self.names.any_answers() && self.pipeline.tracker.containers.waits();
+            if !waits || Instant::now() >= deadline {
+                return;
+            }
+            tokio::time::sleep(NAP).await;
+        }
+    }
+
+    /// Which containers have processes in which namespaces, at the end.
+    pub(super) fn who_lives(&mut self, ls: &mut Ls) {
+        let Mode::Report(stats, _) = &mut self.mode else { return };
+        let Tracker { containers, namespaces, .. } = &mut self.pipeline.tracker;
+        containers.fill(ls, |inum, known| {
+            if let Some(ns) = namespaces.of_inum(inum) {
+                stats.lives(ns, known);
+            }
+        });
+    }
+}
