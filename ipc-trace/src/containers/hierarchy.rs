@@ -15,7 +15,7 @@ use crate::{
         layout::{CONTROLLERS, Layout},
         session::Cgroups,
     },
-    look::lines::unescaped,
+    look::lines::{MountInfo, mountinfo},
 };
 
 /// Cgroups that a walk lists, at most: more than any host has.
@@ -114,22 +114,16 @@ impl Hierarchy {
 }
 
 /// Where a hierarchy is mounted from its root on.
-fn mount_point(mountinfo: &[u8], controller: Option<&str>) -> Option<PathBuf> {
-    mountinfo.split(|byte| *byte == b'\n').find_map(|line| {
-        // proc_pid_mountinfo(5): … ROOT MOUNT-POINT OPTIONS FIELDS… - TYPE SOURCE SUPER-OPTIONS
-        let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-        let dash = words.iter().position(|word| *word == b"-")?;
-        let (kind, options) = (*words.get(dash + 1)?, *words.get(dash + 3)?);
-        let is_it = match controller {
-            None => kind == b"cgroup2",
-            Some(name) => {
-                let mut options = options.split(|byte| *byte == b',');
-                kind == b"cgroup" && options.any(|option| option == name.as_bytes())
-            }
-        };
-        (is_it && *words.get(3)? == b"/").then_some(())?;
-        Some(PathBuf::from(std::ffi::OsString::from_vec(unescaped(words.get(4)?))))
-    })
+fn mount_point(text: &[u8], controller: Option<&str>) -> Option<PathBuf> {
+    let is_it = |line: &MountInfo<'_>| match controller {
+        None => line.kind == b"cgroup2",
+        Some(name) => {
+            let mut options = line.options.split(|byte| *byte == b',');
+            line.kind == b"cgroup" && options.any(|option| option == name.as_bytes())
+        }
+    };
+    let found = mountinfo(text).find(|line| is_it(line) && line.root == b"/")?;
+    Some(PathBuf::from(std::ffi::OsString::from_vec(found.point())))
 }
 
 #[cfg(test)]

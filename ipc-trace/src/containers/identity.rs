@@ -6,6 +6,8 @@
 //! another container's: so it is told apart whether a runtime of this host can know a container, and only
 //! those get names from it.
 
+use crate::look::lines::unescaped;
+
 /// What runs a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Runtime {
@@ -168,23 +170,7 @@ fn machine(name: &[u8], parent: &[u8], below: &[u8]) -> Option<(Runtime, String)
 
 /// systemd.unit(5), "string escaping": `\xNN`.
 fn unescape(name: &[u8]) -> String {
-    let mut bytes = Vec::with_capacity(name.len());
-    let mut rest = name;
-    while let Some((first, others)) = rest.split_first() {
-        let code = rest.strip_prefix(b"\\x").and_then(|rest| rest.get(..2));
-        let code = code.and_then(|code| std::str::from_utf8(code).ok());
-        match code.and_then(|code| u8::from_str_radix(code, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = rest.get(4..).unwrap_or_default();
-            }
-            None => {
-                bytes.push(*first);
-                rest = others;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+    String::from_utf8_lossy(&unescaped(name, b"\\x", 2, 16)).into_owned()
 }
 
 #[cfg(test)]

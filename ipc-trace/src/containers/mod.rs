@@ -57,14 +57,13 @@ pub struct Known {
 impl Known {
     fn new(identity: Identity) -> Self {
         let named = matches!(identity.runtime, identity::Runtime::Lxc | identity::Runtime::Nspawn);
-        let text = |text: &str| Text(text.to_owned().into_bytes().into());
         let container = Container {
             runtime: identity.runtime.name(),
-            id: text(&identity.id),
-            name: named.then(|| text(&identity.id)),
+            id: identity.id.as_str().into(),
+            name: named.then(|| identity.id.as_str().into()),
             image: None,
             pod: None,
-            pod_uid: identity.pod_uid.as_deref().map(text),
+            pod_uid: identity.pod_uid.as_deref().map(Text::from),
             pod_namespace: None,
             ipc_mode: None,
         };
@@ -292,8 +291,7 @@ impl Containers {
                     all.push(known);
                 }
             }
-            namespace.containers = all.iter().map(|known| known.container()).collect();
-            namespace.containers.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+            namespace.containers = shown(&all);
             namespace.sharing = sharing::of(&namespace.containers, namespace.host);
         }
     }
@@ -342,13 +340,20 @@ impl Containers {
     }
 }
 
+/// Containers as they are shown, by name.
+#[must_use]
+pub fn shown(all: &[Rc<Known>]) -> Vec<Arc<Container>> {
+    let mut all: Vec<_> = all.iter().map(|known| known.container()).collect();
+    all.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+    all
+}
+
 /// Takes over what a runtime says. Whether that gives it a name.
 fn amend(known: &Known, named: &Named) -> bool {
     if !known.identity.of_host {
         return false;
     }
-    let text =
-        |text: &Option<String>| text.as_ref().map(|text| Text(text.clone().into_bytes().into()));
+    let text = |text: &Option<String>| text.as_deref().map(Text::from);
     let mut container = known.container.borrow_mut();
     let had = container.name.is_some();
     let one = Arc::make_mut(&mut container);

@@ -14,11 +14,13 @@ fn mode(container: &Container) -> Option<&[u8]> {
 #[must_use]
 pub fn of(containers: &[Arc<Container>], host: bool) -> Option<Sharing> {
     if host {
-        return worst(containers.iter().map(|one| match mode(one) {
+        let each = containers.iter().map(|one| match mode(one) {
             Some(b"host") => Sharing::Declared,
             Some(_) => Sharing::Undeclared,
             None => Sharing::Unknown,
-        }));
+        });
+        // Of all is said the least good that is said of one.
+        return each.max();
     }
     let [first, _, ..] = containers else { return None };
     if first.pod_uid.is_some() && containers.iter().all(|one| one.pod_uid == first.pod_uid) {
@@ -44,26 +46,20 @@ pub fn of(containers: &[Arc<Container>], host: bool) -> Option<Sharing> {
     }
 }
 
-/// What is to be said of all: the least good that is said of one.
-fn worst(all: impl Iterator<Item = Sharing>) -> Option<Sharing> {
-    all.max()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn container(id: &str, mode: Option<&str>, pod: Option<&str>) -> Arc<Container> {
-        let text = |text: &str| Text(text.to_owned().into_bytes().into());
         Arc::new(Container {
             runtime: "docker",
-            id: text(id),
-            name: Some(text(&format!("app{id}"))),
+            id: id.into(),
+            name: Some(format!("app{id}").as_str().into()),
             image: None,
             pod: None,
-            pod_uid: pod.map(text),
+            pod_uid: pod.map(Text::from),
             pod_namespace: None,
-            ipc_mode: mode.map(text),
+            ipc_mode: mode.map(Text::from),
         })
     }
 

@@ -208,6 +208,12 @@ impl JsonSchema for Flags {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Text<'a>(pub Cow<'a, [u8]>);
 
+impl From<&str> for Text<'static> {
+    fn from(text: &str) -> Self {
+        Self(Cow::Owned(text.as_bytes().to_vec()))
+    }
+}
+
 impl<'a> Text<'a> {
     /// The bytes before the first NUL.
     #[must_use]

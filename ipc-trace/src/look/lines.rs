@@ -18,25 +18,56 @@ pub enum Mounted {
     Mqueue(u32, u32),
 }
 
-/// The mounts in a mountinfo file that have to do with IPC (proc_pid_mountinfo(5)).
+/// The mounts in a mountinfo file that have to do with IPC.
 pub fn mounts(text: &[u8]) -> impl Iterator<Item = Mount> {
-    text.split(|byte| *byte == b'\n').filter_map(mount)
+    mountinfo(text).filter_map(mount)
 }
 
-fn mount(line: &[u8]) -> Option<Mount> {
-    // ID PARENT MAJOR:MINOR ROOT POINT OPTIONS [OPTIONAL…] - TYPE SOURCE OPTIONS
-    let mut fields = line.split(|byte| *byte == b' ');
-    let (device, root, point) = (fields.nth(2)?, fields.next()?, fields.next()?);
-    fields.find(|field| *field == b"-")?;
-    let of = match fields.next()? {
+/// A line of mountinfo (proc_pid_mountinfo(5)), as far as it is of use here.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MountInfo<'a> {
+    /// MAJOR:MINOR
+    device: &'a [u8],
+    /// What of the file system is mounted
+    pub(crate) root: &'a [u8],
+    point: &'a [u8],
+    /// The file system's type
+    pub(crate) kind: &'a [u8],
+    /// Its options
+    pub(crate) options: &'a [u8],
+}
+
+impl MountInfo<'_> {
+    /// Where it is mounted.
+    pub(crate) fn point(&self) -> Vec<u8> {
+        // Blanks, line ends and backslashes are in octal (`mangle`, fs/seq_file.c).
+        unescaped(self.point, b"\\", 3, 8)
+    }
+}
+
+/// The lines of a mountinfo file.
+pub(crate) fn mountinfo(text: &[u8]) -> impl Iterator<Item = MountInfo<'_>> {
+    text.split(|byte| *byte == b'\n').filter_map(|line| {
+        // ID PARENT MAJOR:MINOR ROOT POINT OPTIONS [OPTIONAL…] - TYPE SOURCE OPTIONS
+        let mut fields = line.split(|byte| *byte == b' ');
+        let (device, root, point) = (fields.nth(2)?, fields.next()?, fields.next()?);
+        fields.find(|field| *field == b"-")?;
+        let kind = fields.next()?;
+        let options = fields.nth(1).unwrap_or_default();
+        Some(MountInfo { device, root, point, kind, options })
+    })
+}
+
+fn mount(line: MountInfo<'_>) -> Option<Mount> {
+    let of = match line.kind {
         b"mqueue" => {
-            let (major, minor) = std::str::from_utf8(device).ok()?.split_once(':')?;
+            let (major, minor) = std::str::from_utf8(line.device).ok()?.split_once(':')?;
             Mounted::Mqueue(major.parse().ok()?, minor.parse().ok()?)
         }
-        b"nsfs" => Mounted::Namespace(namespace(std::str::from_utf8(root).ok()?)?),
+        b"nsfs" => Mounted::Namespace(namespace(std::str::from_utf8(line.root).ok()?)?),
         _ => return None,
     };
-    Some(Mount { of, point: unescaped(point) })
+    Some(Mount { of, point: line.point() })
 }
 
 /// The number in `ipc:[4026531839]`, as links of `/proc/PID/ns` and descriptors have it.
@@ -51,25 +82,19 @@ pub fn numbered(link: &str, kind: &str) -> Option<u32> {
     link.strip_prefix(kind)?.strip_prefix(":[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// Blanks, line ends and backslashes are `\NNN` in octal (`mangle`, fs/seq_file.c).
-pub(crate) fn unescaped(text: &[u8]) -> Vec<u8> {
+/// A text in which `mark` and so many digits to the base `radix` stand for a byte.
+pub(crate) fn unescaped(text: &[u8], mark: &[u8], digits: usize, radix: u32) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
-    while let Some((first, after)) = rest.split_first() {
-        let octal = after
-            .get(..3)
-            .filter(|_| *first == b'\\')
-            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        match octal {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = after.get(3..).unwrap_or_default();
-            }
-            None => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
+    while let Some((first, others)) = rest.split_first() {
+        let code = rest.strip_prefix(mark).and_then(|rest| rest.split_at_checked(digits));
+        let byte = code.and_then(|(code, after)| {
+            let code = std::str::from_utf8(code).ok()?;
+            Some((u8::from_str_radix(code, radix).ok()?, after))
+        });
+        let (byte, after) = byte.unwrap_or((*first, others));
+        bytes.push(byte);
+        rest = after;
     }
     bytes
 }

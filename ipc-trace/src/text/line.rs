@@ -8,7 +8,7 @@ use super::{
     objects,
     style::{Palette, Role},
     summary::{self, BackendsText},
-    tag::{COMM_WIDTH, ContainerTag, ContainerText, NsTag, ProcessTag, ShortId},
+    tag::{self, COMM_WIDTH, ContainerText, NsTag, ShortId},
     units::{Clock, Count},
 };
 use crate::event::{ContainerNamed, End, Event, Life, Loss, LossBy, Namespace, Start};
@@ -73,12 +73,7 @@ fn write_namespace(
         palette.paint(Role::Namespace, NsTag::from(*ipc_ns)),
         palette.paint(Role::Heading, verb),
     )?;
-    if let Some(process) = process {
-        write!(out, " by {}", ProcessTag::new(&process.comm, process.pid))?;
-    }
-    if let Some(container) = container {
-        write!(out, " in {}", ContainerTag(container))?;
-    }
+    tag::write_who(out, process.as_ref(), container.as_deref())?;
     if let Some(from) = from {
         write!(out, " from {}", palette.paint(Role::Namespace, NsTag::from(*from)))?;
     }

@@ -12,7 +12,7 @@ use super::{
     escape::quoted,
     flow::{Align, Row, Span, Table},
     style::{Palette, Role},
-    tag::{ContainerTag, Key, NsTag, ProcessTag},
+    tag::{self, Key, NsTag, ProcessTag},
     units::{Bytes, Clock, Count},
 };
 use crate::event::{
@@ -73,12 +73,7 @@ pub fn line(out: &mut dyn fmt::Write, event: &ObjectEvent<'_>, palette: Palette)
         Tag(look),
         palette.paint(Role::Heading, verb),
     )?;
-    if let Some(process) = process {
-        write!(out, " by {}", ProcessTag::new(&process.comm, process.pid))?;
-    }
-    if let Some(container) = container {
-        write!(out, " in {}", ContainerTag(container))?;
-    }
+    tag::write_who(out, process.as_ref(), container.as_deref())?;
     if *event == ObjectLife::Created && look.creator.as_ref().is_some_and(|one| !one.exact) {
         write!(out, " {}", palette.paint(Role::Dim, "(inferred)"))?;
     }

@@ -11,7 +11,7 @@ use super::{
     units::Count,
 };
 use crate::event::{
-    Container, IpcNs, IpcNsRef, Sharing,
+    Container, IpcNs, IpcNsRef, Process, Sharing,
     value::{Hex32, Text},
 };
 
@@ -136,6 +136,21 @@ impl fmt::Display for ContainerText<'_> {
             write!(f, ", --ipc {}", escaped(mode, NAME_WIDTH))?;
         }
         f.write_str(")")
+    }
+}
+
+/// Who did something: ` by worker[4242] in app1`, as far as it is known.
+pub(super) fn write_who(
+    out: &mut dyn fmt::Write,
+    process: Option<&Process<'_>>,
+    container: Option<&Container>,
+) -> fmt::Result {
+    if let Some(process) = process {
+        write!(out, " by {}", ProcessTag::new(&process.comm, process.pid))?;
+    }
+    match container {
+        Some(container) => write!(out, " in {}", ContainerTag(container)),
+        None => Ok(()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::{borrow::Cow, rc::Rc, sync::Arc};
 
 use super::{contexts::Facts, recent::Recent};
 use crate::{
-    containers::Known,
+    containers::{self, Known},
     event::{Container, OtherNs, report::ProcessReport, value::Text},
 };
 
@@ -108,9 +108,7 @@ impl Processes {
     /// The containers of all, by name, and how many processes had others for which there was no room.
     #[must_use]
     pub fn containers(&self) -> (Vec<Arc<Container>>, u64) {
-        let mut all: Vec<_> = self.containers.iter().map(|known| known.container()).collect();
-        all.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
-        (all, self.containers_folded)
+        (containers::shown(&self.containers), self.containers_folded)
     }
 
     /// How many had to make room.
