@@ -13,7 +13,7 @@ use std::{collections::VecDeque, rc::Rc};
 use ipc_trace_common::{
     op,
     record::{
-        BatchHead, CallRecord, CgroupRecord, ContextRecord, ExitRecord, MoveRecord,
+        AccessRecord, BatchHead, CallRecord, CgroupRecord, ContextRecord, ExitRecord, MoveRecord,
         NamespaceRecord, NsRef, QueueRecord, Way,
     },
 };
@@ -46,6 +46,8 @@ pub trait Sink {
     fn namespace(&mut self, change: &Change, tracker: &Tracker);
     /// Something happened to objects.
     fn objects(&mut self, changes: &[objects::Change], tracker: &Tracker);
+    /// A thread reached what may be another namespace's.
+    fn access(&mut self, access: &AccessRecord, tracker: &Tracker);
 }
 
 /// Something happened to a namespace.
@@ -86,6 +88,7 @@ enum Control {
     Exit(ExitRecord),
     Queue(Box<QueueRecord>),
     Cgroup(Box<CgroupRecord>),
+    Access(Box<AccessRecord>),
     /// A call, in words, as the ring aligns it
     Change(u64, Box<[u64]>),
 }
@@ -99,6 +102,7 @@ impl Control {
             Self::Exit(r) => r.boot_ns,
             Self::Queue(r) => r.boot_ns,
             Self::Cgroup(r) => r.boot_ns,
+            Self::Access(r) => r.boot_ns,
             Self::Change(boot_ns, _) => *boot_ns,
         }
     }
@@ -259,13 +263,17 @@ impl Pipeline {
         // It was decoded before.
         let Ok(Record::Change(call)) = decode::record(words.as_bytes()) else { return };
         let CallRecord { context, tid, .. } = *call.record;
-        if self.tracker.contexts.get(tid, context).is_none() {
-            self.apply_context(tid, context);
-        }
+        self.need_context(tid, context);
         self.tracker.queues.opened(&call);
         let changes = self.tracker.act(&call);
         if !changes.is_empty() {
             sink.objects(&changes, &self.tracker);
+        }
+    }
+
+    fn need_context(&mut self, tid: u32, context: u64) {
+        if self.tracker.contexts.get(tid, context).is_none() {
+            self.apply_context(tid, context);
         }
     }
 
@@ -315,6 +323,10 @@ impl Pipeline {
             Control::Exit(record) => self.tracker.contexts.remove(record),
             Control::Queue(record) => self.tracker.queues.insert(record),
             Control::Change(_, words) => self.changed(words, sink),
+            Control::Access(record) => {
+                self.need_context(record.tid, record.context);
+                sink.access(record, &self.tracker);
+            }
             Control::Namespace(record) => {
                 let id = (record.ns_id != 0).then_some(record.ns_id);
                 let ended = self.tracker.namespaces.found(record.ns, id, record.boot_ns);
@@ -404,6 +416,7 @@ fn read_one(bytes: &[u8]) -> Result<Option<Control>, decode::DecodeError> {
         Record::Exit(r) => Some(Control::Exit(*r)),
         Record::Queue(r) => Some(Control::Queue(Box::new(*r))),
         Record::Cgroup(r) => Some(Control::Cgroup(Box::new(*r))),
+        Record::Access(r) => Some(Control::Access(Box::new(*r))),
         Record::Change(call) => Some(Control::Change(call.record.boot_ns, words(bytes))),
         Record::Call(_)
         | Record::Batch(_)

@@ -18,9 +18,10 @@ pub mod flags;
 use ipc_trace_common::{
     op::{Abi, Code, Op},
     record::{
-        CallRecord, CgroupRecord, ContextRecord, CtlPart, DescriptorRecord, EndRecord, ExitRecord,
-        Header, Kind, MappingRecord, MoveRecord, MsgPart, NamePart, NamespaceRecord, PendingRecord,
-        QueuePart, QueueRecord, QueueRef, Sembuf, SemopPart, TaskRecord, VERSION, flag,
+        AccessRecord, CallRecord, CgroupRecord, ContextRecord, CtlPart, DescriptorRecord,
+        EndRecord, ExitRecord, Header, Kind, MappingRecord, MoveRecord, MsgPart, NamePart,
+        NamespaceRecord, PendingRecord, QueuePart, QueueRecord, QueueRef, Sembuf, SemopPart,
+        TaskRecord, VERSION, flag,
     },
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
@@ -84,6 +85,8 @@ pub enum Record<'a> {
     Batch(Batch<'a>),
     /// A cgroup was made or removed
     Cgroup(&'a CgroupRecord),
+    /// A thread reached what may be another namespace's
+    Access(&'a AccessRecord),
     /// A kind that this version does not know
     Unknown(u8),
 }
@@ -175,6 +178,7 @@ pub fn record(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     const CHANGE: u8 = Kind::Change as u8;
     const BATCH: u8 = Kind::Batch as u8;
     const CGROUP: u8 = Kind::Cgroup as u8;
+    const ACCESS: u8 = Kind::Access as u8;
     Ok(match kind {
         CALL => Record::Call(call(bytes)?),
         CONTEXT => Record::Context(view(bytes, kind)?.0),
@@ -194,6 +198,7 @@ pub fn record(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         CHANGE => Record::Change(call(bytes)?),
         BATCH => Record::Batch(Batch::new(bytes)?),
         CGROUP => Record::Cgroup(view(bytes, kind)?.0),
+        ACCESS => Record::Access(view(bytes, kind)?.0),
         other => Record::Unknown(other),
     })
 }
@@ -262,6 +267,7 @@ pub fn iterated(mut bytes: &[u8], mut each: impl FnMut(Record<'_>)) -> Result<()
             | Record::Change(_)
             | Record::Batch(_)
             | Record::Cgroup(_)
+            | Record::Access(_)
             | Record::Unknown(_) => {
                 return Err(DecodeError::Short {
                     kind: bytes.get(1).copied().unwrap_or(0),

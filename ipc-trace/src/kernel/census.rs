@@ -109,6 +109,7 @@ impl Census {
             | Record::Change(_)
             | Record::Batch(_)
             | Record::Cgroup(_)
+            | Record::Access(_)
             | Record::Unknown(_) => {}
         })?;
         Ok(census)

@@ -88,6 +88,7 @@ impl Survey {
             | Record::Change(_)
             | Record::Batch(_)
             | Record::Cgroup(_)
+            | Record::Access(_)
             | Record::Unknown(_) => {}
         })?;
         Ok(found)

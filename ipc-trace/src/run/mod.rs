@@ -35,7 +35,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipc_trace_common::record::BatchHead;
+use ipc_trace_common::record::{AccessRecord, BatchHead};
 use tokio::io::{Interest, unix::AsyncFd};
 use zerocopy::IntoBytes as _;
 
@@ -144,6 +144,13 @@ impl Sink for Mode {
         match self {
             Self::Live(live) => live.objects(changes, tracker),
             // The tracker keeps them.
+            Self::Report(..) => {}
+        }
+    }
+
+    fn access(&mut self, access: &AccessRecord, tracker: &Tracker) {
+        match self {
+            Self::Live(live) => live.access(access, tracker),
             Self::Report(..) => {}
         }
     }

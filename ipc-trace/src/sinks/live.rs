@@ -1,6 +1,6 @@
 //! Events as lines, while they happen.
 
-use ipc_trace_common::record::BatchHead;
+use ipc_trace_common::record::{AccessRecord, BatchHead};
 
 use crate::{
     containers::Known,
@@ -128,6 +128,10 @@ impl Sink for Live {
     fn group(&mut self, _: &BatchHead, _: &Group<'_>, _: &Tracker) {
         // The kernel side is asked for one by one.
         log::error!("calls are not shown, as they came without their arguments");
+    }
+
+    fn access(&mut self, _: &AccessRecord, _: &Tracker) {
+        // It is judged, not shown.
     }
 
     fn namespace(&mut self, change: &Change, tracker: &Tracker) {
