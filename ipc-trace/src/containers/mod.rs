@@ -21,7 +21,7 @@ pub mod sharing;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     path::PathBuf,
     rc::{Rc, Weak},
     sync::Arc,
@@ -48,8 +48,8 @@ const NAMES: usize = 1 << 13;
 pub struct Known {
     identity: Identity,
     container: RefCell<Arc<Container>>,
-    /// Whether it was shown without its name
-    nameless: Cell<bool>,
+    /// Whether it was shown, so that a line has to tell what is learnt of it later
+    shown: Cell<bool>,
     /// The IPC namespace that a thread of it was in last
     ns: Cell<Option<NsRef>>,
 }
@@ -65,12 +65,14 @@ impl Known {
             pod: None,
             pod_uid: identity.pod_uid.as_deref().map(Text::from),
             pod_namespace: None,
+            labels: BTreeMap::new(),
+            labels_lost: 0,
             ipc_mode: None,
         };
         Self {
             identity,
             container: RefCell::new(Arc::new(container)),
-            nameless: Cell::new(false),
+            shown: Cell::new(false),
             ns: Cell::new(None),
         }
     }
@@ -84,11 +86,8 @@ impl Known {
     /// As it is shown on a line, which a later one amends when there is more to say.
     #[must_use]
     pub fn show(&self) -> Arc<Container> {
-        let container = self.container();
-        if container.name.is_none() {
-            self.nameless.set(true);
-        }
-        container
+        self.shown.set(true);
+        self.container()
     }
 
     /// A thread of it is in that namespace.
@@ -116,10 +115,23 @@ pub struct Named {
     pub image: Option<String>,
     /// Its pod's name
     pub pod: Option<String>,
+    /// That pod's uid, which not every cgroup tells
+    pub pod_uid: Option<String>,
     /// That pod's namespace
     pub pod_namespace: Option<String>,
+    /// That pod's labels
+    pub labels: Option<Labels>,
     /// Which IPC namespace it was given: `private`, `shareable`, `host`, `container:ID`, `pod`, …
     pub ipc_mode: Option<String>,
+}
+
+/// Labels of a pod, as far as they are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels {
+    /// Those
+    pub kept: BTreeMap<String, String>,
+    /// Others that there are, and those that are cut
+    pub lost: u32,
 }
 
 impl Named {
@@ -134,7 +146,9 @@ impl Named {
         take(&mut self.name, later.name);
         take(&mut self.image, later.image);
         take(&mut self.pod, later.pod);
+        take(&mut self.pod_uid, later.pod_uid);
         take(&mut self.pod_namespace, later.pod_namespace);
+        take(&mut self.labels, later.labels);
         take(&mut self.ipc_mode, later.ipc_mode);
     }
 }
@@ -296,8 +310,7 @@ impl Containers {
         }
     }
 
-    /// A runtime of the host said something. Returns the container if it was shown without a name and
-    /// has one now.
+    /// A runtime of the host said something. Returns the container if it was shown without that.
     pub fn named(&mut self, named: Named) -> Option<Rc<Known>> {
         let id = named.id.clone();
         let all = match self.names.get_mut(&id) {
@@ -318,7 +331,7 @@ impl Containers {
         }
         let mut told = None;
         for known in self.of_id(&id) {
-            if amend(&known, &all) && known.nameless.replace(false) {
+            if amend(&known, &all) && known.shown.get() {
                 told = Some(known);
             }
         }
@@ -348,24 +361,37 @@ pub fn shown(all: &[Rc<Known>]) -> Vec<Arc<Container>> {
     all
 }
 
-/// Takes over what a runtime says. Whether that gives it a name.
+/// Takes over what a runtime says. Whether that is something new.
 fn amend(known: &Known, named: &Named) -> bool {
     if !known.identity.of_host {
         return false;
     }
-    let text = |text: &Option<String>| text.as_deref().map(Text::from);
-    let mut container = known.container.borrow_mut();
-    let had = container.name.is_some();
-    let one = Arc::make_mut(&mut container);
+    let take = |to: &mut Option<Text<'static>>, from: &Option<String>| {
+        if let Some(from) = from.as_deref() {
+            *to = Some(from.into());
+        }
+    };
+    let mut one = Container::clone(&known.container());
     if let Some(runtime) = named.runtime {
         one.runtime = runtime.name();
     }
-    one.name = text(&named.name).or_else(|| one.name.take());
-    one.image = text(&named.image).or_else(|| one.image.take());
-    one.pod = text(&named.pod).or_else(|| one.pod.take());
-    one.pod_namespace = text(&named.pod_namespace).or_else(|| one.pod_namespace.take());
-    one.ipc_mode = text(&named.ipc_mode).or_else(|| one.ipc_mode.take());
-    !had && one.name.is_some()
+    take(&mut one.name, &named.name);
+    take(&mut one.image, &named.image);
+    take(&mut one.pod, &named.pod);
+    take(&mut one.pod_uid, &named.pod_uid);
+    take(&mut one.pod_namespace, &named.pod_namespace);
+    take(&mut one.ipc_mode, &named.ipc_mode);
+    if let Some(labels) = &named.labels {
+        let text = |(key, value): (&String, &String)| (key.as_str().into(), value.as_str().into());
+        one.labels = labels.kept.iter().map(text).collect();
+        one.labels_lost = labels.lost;
+    }
+    let mut container = known.container.borrow_mut();
+    let is_new = **container != one;
+    if is_new {
+        *container = Arc::new(one);
+    }
+    is_new
 }
 
 #[cfg(test)]
@@ -408,6 +434,28 @@ mod tests {
         assert!(containers.named(named(1, "app1")).is_none());
         made(&mut containers, 5, 1);
         assert_eq!(name(&containers.of(5, 1).unwrap()).as_deref(), Some("app1"));
+    }
+
+    #[test]
+    fn what_is_learnt_of_a_shown_one_is_told_once_whatever_it_is() {
+        let mut containers = Containers::default();
+        let _ = containers.named(named(1, "app1"));
+        made(&mut containers, 5, 1);
+        let known = containers.of(5, 1).unwrap();
+        let pod = |label: &str| {
+            let kept = BTreeMap::from([("app".to_owned(), label.to_owned())]);
+            let labels = Some(Labels { kept, lost: 2 });
+            Named { id: id(1), pod: Some("web-0".to_owned()), labels, ..Named::default() }
+        };
+        // Nobody has seen it yet.
+        assert!(containers.named(pod("shop")).is_none());
+        let shown = known.show();
+        assert_eq!(shown.labels, BTreeMap::from([("app".into(), "shop".into())]));
+        assert_eq!(shown.labels_lost, 2);
+        assert!(containers.named(pod("shop")).is_none());
+        let told = containers.named(pod("bank")).unwrap().container();
+        assert_eq!(told.labels, BTreeMap::from([("app".into(), "bank".into())]));
+        assert_eq!(name(&known).as_deref(), Some("app1"));
     }
 
     #[test]

@@ -59,6 +59,8 @@ mod tests {
             pod: None,
             pod_uid: pod.map(Text::from),
             pod_namespace: None,
+            labels: std::collections::BTreeMap::new(),
+            labels_lost: 0,
             ipc_mode: mode.map(Text::from),
         })
     }

@@ -165,6 +165,11 @@ const fn is_false(value: &bool) -> bool {
     !*value
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+const fn is_zero(value: &u32) -> bool {
+    *value == 0
+}
+
 /// Inode numbers of a process's namespaces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct OtherNs {
@@ -196,8 +201,14 @@ pub struct Container {
     /// Its pod's namespace in Kubernetes
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod_namespace: Option<Text<'static>>,
+    /// Its pod's labels
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<Text<'static>, Text<'static>>,
+    /// Labels that the pod has beyond those, and those that are cut
+    #[serde(skip_serializing_if = "is_zero")]
+    pub labels_lost: u32,
     /// Which IPC namespace its runtime was told to give it: `private`, `shareable`, `host`,
-    /// `container:ID`, `none`, …
+    /// `container:ID`, `pod`, `none`, …
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ipc_mode: Option<Text<'static>>,
 }
@@ -214,7 +225,7 @@ pub enum Sharing {
     Undeclared,
 }
 
-/// The name of a container became known, after lines that lack it.
+/// More became known of a container, after lines that lack it: above all its name.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct ContainerNamed {
     /// Number of the line

@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    collections::BTreeMap,
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -61,6 +62,8 @@ pub(super) fn container() -> Container {
         pod: None,
         pod_uid: None,
         pod_namespace: None,
+        labels: BTreeMap::new(),
+        labels_lost: 0,
         ipc_mode: None,
     }
 }

@@ -116,16 +116,23 @@ impl fmt::Display for ShortId<'_> {
     }
 }
 
-/// `app1 (docker, alpine:latest)`
+/// `app1 (docker, alpine:latest)`, `app (containerd, pod shop/web-0)`
 #[derive(Clone, Copy, Debug)]
 pub struct ContainerText<'a>(pub &'a Container);
 
 impl fmt::Display for ContainerText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Container { runtime, image, pod, ipc_mode, .. } = self.0;
+        let Container { runtime, image, pod, pod_namespace, ipc_mode, .. } = self.0;
         write!(f, "{} ({runtime}", ContainerTag(self.0))?;
-        for more in [image, pod].into_iter().flatten() {
-            write!(f, ", {}", escaped(&more.0, NAME_WIDTH))?;
+        if let Some(image) = image {
+            write!(f, ", {}", escaped(&image.0, NAME_WIDTH))?;
+        }
+        if let Some(pod) = pod {
+            f.write_str(", pod ")?;
+            if let Some(namespace) = pod_namespace {
+                write!(f, "{}/", escaped(&namespace.0, NAME_WIDTH))?;
+            }
+            escaped(&pod.0, NAME_WIDTH).fmt(f)?;
         }
         if let Some(mode) = ipc_mode {
             let len = match mode.0.strip_prefix(b"container:") {
