@@ -1,12 +1,13 @@
 //! Traces System V and POSIX-queue IPC by IPC namespace.
 //!
-//! A record goes one way: [`kernel`] (programs, rings) → [`decode`] → [`track`] → [`sinks`], in the
+//! A record goes one way: [`kernel`] (programs, rings) → [`decode`] → [`track`] → [`detect`] → [`sinks`], in the
 //! order that [`pipeline`] gives; [`event`] has the types of what comes out, [`run`] owns the whole.
 //! [`doctor`] tells beforehand whether that works.
 
 pub mod cli;
 pub mod containers;
 pub mod decode;
+pub mod detect;
 pub mod doctor;
 pub mod event;
 pub mod kernel;

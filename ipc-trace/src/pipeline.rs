@@ -1,4 +1,4 @@
-//! The way of a record from the rings to a sink: decode, track, hand on.
+//! The way of a record from the rings to a sink: decode, track, hand on, judge.
 //!
 //! The rings are merged by `boot_ns`. A control record takes effect before the first call that came
 //! after it; a call that refers to a context waits for that context, which was written into the
@@ -25,6 +25,11 @@ use crate::{
         self, Call, Record,
         batch::{Batch, Group},
     },
+    detect::{
+        Detect,
+        sighting::Moved,
+        store::{Shown, Which},
+    },
     event::Life,
     kernel::census::Census,
     track::{
@@ -38,16 +43,16 @@ use crate::{
 
 /// Where events go.
 pub trait Sink {
-    /// A call returned.
-    fn call(&mut self, call: &Call<'_>, tracker: &Tracker);
+    /// A call returned. The number of the line that tells of it, if one does.
+    fn call(&mut self, call: &Call<'_>, tracker: &Tracker) -> Option<u64>;
     /// Calls returned that came together.
     fn group(&mut self, head: &BatchHead, group: &Group<'_>, tracker: &Tracker);
-    /// Something happened to a namespace.
-    fn namespace(&mut self, change: &Change, tracker: &Tracker);
+    /// Something happened to a namespace. The number of the line that tells of it, if one does.
+    fn namespace(&mut self, change: &Change, tracker: &Tracker) -> Option<u64>;
     /// Something happened to objects.
     fn objects(&mut self, changes: &[objects::Change], tracker: &Tracker);
-    /// A thread reached what may be another namespace's.
-    fn access(&mut self, access: &AccessRecord, tracker: &Tracker);
+    /// There is a finding, or more to tell of one.
+    fn finding(&mut self, shown: &Shown, now: u64, tracker: &Tracker);
 }
 
 /// Something happened to a namespace.
@@ -135,6 +140,8 @@ const BATCH: usize = 1 << 14;
 pub struct Pipeline {
     /// What is known
     pub tracker: Tracker,
+    /// What is made of it
+    pub detect: Detect,
     /// What came out of the rings
     pub delivered: Delivered,
     waiting: VecDeque<Control>,
@@ -146,7 +153,13 @@ impl Pipeline {
     /// An empty one.
     #[must_use]
     pub fn new(tracker: Tracker) -> Self {
-        Self { tracker, delivered: Delivered::default(), waiting: VecDeque::new(), control_read: 0 }
+        Self {
+            tracker,
+            detect: Detect::default(),
+            delivered: Delivered::default(),
+            waiting: VecDeque::new(),
+            control_read: 0,
+        }
     }
 
     /// Takes what is in the rings, at most a batch: how many calls.
@@ -168,7 +181,32 @@ impl Pipeline {
             calls += 1;
         }
         self.tracker.namespaces.forget();
+        self.tell(Which::New, sink);
         calls
+    }
+
+    /// Tells of findings.
+    #[inline]
+    fn tell(&mut self, which: Which, sink: &mut impl Sink) {
+        if which != Which::New || self.detect.findings.has_new() {
+            self.tell_all(which, sink);
+        }
+    }
+
+    #[cold]
+    fn tell_all(&mut self, which: Which, sink: &mut impl Sink) {
+        let now = boot_ns();
+        let time = self.tracker.clock.time(now).0;
+        for shown in self.detect.findings.show(which, &self.tracker, time) {
+            sink.finding(&shown, now, &self.tracker);
+        }
+    }
+
+    /// Time went on, and the rings have been drained since: findings that time decides, and those that
+    /// have grown.
+    pub fn tick(&mut self, boot_ns: u64, sink: &mut impl Sink) {
+        self.detect.tick(boot_ns, &self.tracker);
+        self.tell(Which::Grown, sink);
     }
 
     #[inline]
@@ -200,10 +238,9 @@ impl Pipeline {
         self.come_to(boot_ns, (tid, context), control, sink);
         self.tracker.queues.opened(call);
         let changes = self.tracker.act(call);
-        sink.call(call, &self.tracker);
-        if !changes.is_empty() {
-            sink.objects(&changes, &self.tracker);
-        }
+        let seq = sink.call(call, &self.tracker);
+        self.detect.call(call, seq, &self.tracker);
+        self.changes(&changes, sink);
     }
 
     /// What happened before a moment takes effect, and a thread's context becomes known.
@@ -242,6 +279,7 @@ impl Pipeline {
                     }
                     self.tracker.act_all(batch.head, &group);
                     sink.group(batch.head, &group, &self.tracker);
+                    self.detect.group(batch.head, &group, &self.tracker);
                 }
                 Err(error) => self.garbled(&error.to_string()),
             }
@@ -266,8 +304,16 @@ impl Pipeline {
         self.need_context(tid, context);
         self.tracker.queues.opened(&call);
         let changes = self.tracker.act(&call);
+        self.detect.call(&call, None, &self.tracker);
+        self.changes(&changes, sink);
+    }
+
+    /// Something happened to objects, perhaps.
+    #[inline]
+    fn changes(&mut self, changes: &[objects::Change], sink: &mut impl Sink) {
         if !changes.is_empty() {
-            sink.objects(&changes, &self.tracker);
+            sink.objects(changes, &self.tracker);
+            self.detect.objects(changes, &self.tracker);
         }
     }
 
@@ -325,7 +371,7 @@ impl Pipeline {
             Control::Change(_, words) => self.changed(words, sink),
             Control::Access(record) => {
                 self.need_context(record.tid, record.context);
-                sink.access(record, &self.tracker);
+                self.detect.access(record, &self.tracker);
             }
             Control::Namespace(record) => {
                 let id = (record.ns_id != 0).then_some(record.ns_id);
@@ -370,12 +416,21 @@ impl Pipeline {
         if made {
             tell(change(Life::Created, to, Some(from), &mover));
         }
-        if record.way == CLONE {
-            tell(change(Life::Entered, to, Some(from), &child));
+        let seq = if record.way == CLONE {
+            tell(change(Life::Entered, to, Some(from), &child))
         } else {
             tell(change(Life::Left, from, None, &mover));
-            tell(change(Life::Entered, to, Some(from), &mover));
-        }
+            tell(change(Life::Entered, to, Some(from), &mover))
+        };
+        let facts = |of: &Option<(u32, Rc<Facts>)>| of.as_ref().map(|(_, facts)| Rc::clone(facts));
+        let (mover, child) = (facts(&mover), facts(&child));
+        self.detect.moved(&Moved {
+            record,
+            mover: mover.as_ref(),
+            child: child.as_ref(),
+            seq,
+            tracker: &self.tracker,
+        });
     }
 
     fn ended(
@@ -394,10 +449,9 @@ impl Pipeline {
                 death: Some(death),
             };
             sink.namespace(&change, &self.tracker);
+            self.detect.died(ns);
             let changes = self.tracker.objects.ended(ns, death);
-            if !changes.is_empty() {
-                sink.objects(&changes, &self.tracker);
-            }
+            self.changes(&changes, sink);
         }
     }
 

@@ -346,6 +346,15 @@ impl Containers {
         self.known.values().flatten().filter_map(Weak::upgrade).any(nameless)
     }
 
+    /// The container whose threads were last in an IPC namespace, if there is one alone.
+    #[must_use]
+    pub fn alone_in(&self, ns: NsRef) -> Option<Arc<Container>> {
+        let all = self.known.values().flatten().filter_map(Weak::upgrade);
+        let mut inside = all.filter(|known| known.ns() == Some(ns));
+        let first = inside.next()?;
+        inside.next().is_none().then(|| first.show())
+    }
+
     /// What had to make room.
     #[must_use]
     pub const fn forgotten(&self) -> u64 {

@@ -6,6 +6,7 @@
 //! | [`value`] | names, keys, flags and other values that have a form of their own in JSON |
 //! | [`args`] | the arguments of each operation |
 //! | [`objects`] | objects and their lives |
+//! | [`finding`] | findings, with what they rest on |
 //! | [`report`] | the object that `report -o json` prints |
 //! | [`ls`] | the object that `ls -o json` prints |
 //! | [`doctor`] | the object that `doctor -o json` prints |
@@ -15,6 +16,7 @@
 
 pub mod args;
 pub mod doctor;
+pub mod finding;
 pub mod ls;
 pub mod objects;
 pub mod report;
@@ -26,6 +28,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use args::Args;
+use finding::{FindingLine, FindingsAccounting};
 use objects::ObjectEvent;
 use value::{AbiName, Error, FamilyName, Hex32, OpName, Text, Time};
 
@@ -59,6 +62,8 @@ pub enum Event<'a> {
     Container(ContainerNamed),
     /// Calls were lost since the line before
     Loss(Loss<'a>),
+    /// Something was done, or tried, across namespaces; or there is more to say of that
+    Finding(FindingLine<'a>),
     /// The last line
     End(End<'a>),
 }
@@ -404,6 +409,8 @@ pub struct Accounting {
     pub by_op: BTreeMap<OpName, OpAccounting>,
     /// The control ring
     pub control: ControlAccounting,
+    /// What became of findings
+    pub findings: FindingsAccounting,
 }
 
 /// COMMAND and its end.

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{
     Accounting, Backends, Command, Container, OtherNs, Pending, Process, Sharing,
+    finding::Finding,
     objects::ObjectReport,
     value::{Error, OpName, Text, Time},
 };
@@ -41,13 +42,9 @@ pub struct Report {
     pub folded: Option<Folded>,
     /// Objects that were gone and had to make room
     pub objects_folded: u64,
-    /// Access across namespaces
+    /// What was done, or tried, across namespaces: the severest first
     pub findings: Vec<Finding>,
 }
-
-/// Access across namespaces.
-#[derive(Debug, Serialize, JsonSchema)]
-pub enum Finding {}
 
 /// One namespace.
 #[derive(Debug, Serialize, JsonSchema)]

@@ -53,9 +53,7 @@ impl Pipeline {
         self.read_control(control);
         self.apply(opened, sink);
         let present = self.tracker.objects.present();
-        if !present.is_empty() {
-            sink.objects(&present, &self.tracker);
-        }
+        self.changes(&present, sink);
         self.listed(after, sink);
     }
 
@@ -68,9 +66,7 @@ impl Pipeline {
         sink: &mut impl Sink,
     ) {
         let changes = self.tracker.objects.lingered(ns, found, boot_ns);
-        if !changes.is_empty() {
-            sink.objects(&changes, &self.tracker);
-        }
+        self.changes(&changes, sink);
     }
 
     /// A look at the end, after all records.
@@ -88,8 +84,6 @@ impl Pipeline {
         let looks: Vec<_> =
             ls.namespaces.iter().filter_map(|look| Some((found(look.inum)?, look))).collect();
         let changes = self.tracker.objects.settled(&looks, held, boot_ns());
-        if !changes.is_empty() {
-            sink.objects(&changes, &self.tracker);
-        }
+        self.changes(&changes, sink);
     }
 }

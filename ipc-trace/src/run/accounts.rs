@@ -5,6 +5,7 @@ use ipc_trace_common::record::{PendingRecord, queue_flag};
 use crate::{
     event::{
         Accounting, ControlAccounting, OpAccounting, Pending,
+        finding::FindingsAccounting,
         value::{AbiName, FamilyName, OpName, Text},
     },
     kernel::{
@@ -43,6 +44,7 @@ pub fn accounting(counts: &AllCounts, delivered: &Delivered) -> Accounting {
             delivered: delivered.control,
             dropped: counts.control.dropped,
         },
+        findings: FindingsAccounting::default(),
     }
 }
 

@@ -35,7 +35,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipc_trace_common::record::{AccessRecord, BatchHead};
+use ipc_trace_common::record::BatchHead;
 use tokio::io::{Interest, unix::AsyncFd};
 use zerocopy::IntoBytes as _;
 
@@ -43,6 +43,7 @@ use crate::{
     cli::{OutputFormat, TraceArgs},
     containers::{Known, runtimes::Names},
     decode::{Call, batch::Group},
+    detect::store::Shown,
     event::{Accounting, Command, Pending, Start, VERSION, report::Report, value::Time},
     kernel::{
         census::Census,
@@ -126,10 +127,13 @@ pub enum Mode {
 }
 
 impl Sink for Mode {
-    fn call(&mut self, call: &Call<'_>, tracker: &Tracker) {
+    fn call(&mut self, call: &Call<'_>, tracker: &Tracker) -> Option<u64> {
         match self {
             Self::Live(live) => live.call(call, tracker),
-            Self::Report(stats, _) => stats.call(call, tracker),
+            Self::Report(stats, _) => {
+                stats.call(call, tracker);
+                None
+            }
         }
     }
 
@@ -148,20 +152,22 @@ impl Sink for Mode {
         }
     }
 
-    fn access(&mut self, access: &AccessRecord, tracker: &Tracker) {
+    fn finding(&mut self, shown: &Shown, now: u64, tracker: &Tracker) {
         match self {
-            Self::Live(live) => live.access(access, tracker),
+            Self::Live(live) => live.finding(shown, now, tracker),
+            // They are kept for the end.
             Self::Report(..) => {}
         }
     }
 
-    fn namespace(&mut self, change: &Change, tracker: &Tracker) {
+    fn namespace(&mut self, change: &Change, tracker: &Tracker) -> Option<u64> {
         match self {
             Self::Live(live) => live.namespace(change, tracker),
             Self::Report(stats, _) => {
                 if change.death.is_some() {
                     stats.died(change.ns);
                 }
+                None
             }
         }
     }
@@ -238,6 +244,9 @@ impl Run {
         let mut pipeline = Pipeline::new(Tracker::new(clock));
         let started = boot_ns();
         let output = Output::new(Arc::clone(&ending));
+        if live {
+            pipeline.detect.findings.are_told();
+        }
         let mode = if live {
             let format = match args.output {
                 OutputFormat::Json => Format::Json,
@@ -363,6 +372,7 @@ impl Run {
         self.pipeline.tracker.clock.follow();
         let census = self.list();
         self.look_for_the_removed();
+        self.pipeline.tick(boot_ns(), &mut self.mode);
         let counts = self.setup.session.counts();
         if self.losses.grew(counts.total().dropped, counts.missed, counts.control.dropped) {
             let losses = self.losses.update(
@@ -445,7 +455,10 @@ impl Run {
             self.lost(&losses);
         }
         counts.missed = counts.missed.max(losses.missed);
-        let accounting = accounts::accounting(&counts, &self.pipeline.delivered);
+        self.pipeline.tick(ended, &mut self.mode);
+        let mut accounting = accounts::accounting(&counts, &self.pipeline.delivered);
+        let detect = &self.pipeline.detect;
+        accounting.findings = detect.findings.accounting(detect.unjudged());
         let pending = accounts::pending(&census, &self.pipeline.tracker, ended);
         let command = child.map(|child| child.report());
         self.last_words(ended, accounting, command, pending, holders.as_ref())?;
@@ -491,7 +504,7 @@ impl Run {
         pending: Vec<Pending>,
         holders: Option<&Holders>,
     ) -> Result<(), RunError> {
-        let tracker = &self.pipeline.tracker;
+        let Pipeline { tracker, detect, .. } = &mut self.pipeline;
         match &mut self.mode {
             Mode::Live(live) => {
                 live.end(ended, tracker, &accounting, command.as_ref(), &pending);
@@ -512,7 +525,7 @@ impl Run {
                     unattributed: stats.unattributed().clone(),
                     folded: stats.folded(),
                     objects_folded: tracker.objects.forgotten(),
-                    findings: Vec::new(),
+                    findings: detect.findings.report(tracker, tracker.clock.time(ended).0),
                 };
                 let text = match format {
                     OutputFormat::Json => {

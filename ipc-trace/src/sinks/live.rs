@@ -1,13 +1,15 @@
 //! Events as lines, while they happen.
 
-use ipc_trace_common::record::{AccessRecord, BatchHead};
+use ipc_trace_common::record::BatchHead;
 
 use crate::{
     containers::Known,
     decode::{Call, batch::Group},
+    detect::store::Shown,
     event::{
         Accounting, Command, ContainerNamed, End, Event, IpcNsRef, Line, Loss, Namespace, Pending,
         Start, VERSION,
+        finding::FindingLine,
         objects::{ObjectEvent, ObjectLife, ObjectOfNs},
     },
     pipeline::{Change, Sink},
@@ -120,9 +122,10 @@ impl Live {
 }
 
 impl Sink for Live {
-    fn call(&mut self, call: &Call<'_>, tracker: &Tracker) {
+    fn call(&mut self, call: &Call<'_>, tracker: &Tracker) -> Option<u64> {
         let seq = self.next();
         self.format.write(&mut self.buffer, &Event::Ipc(tracker.ipc(call, seq)));
+        Some(seq)
     }
 
     fn group(&mut self, _: &BatchHead, _: &Group<'_>, _: &Tracker) {
@@ -130,11 +133,21 @@ impl Sink for Live {
         log::error!("calls are not shown, as they came without their arguments");
     }
 
-    fn access(&mut self, _: &AccessRecord, _: &Tracker) {
-        // It is judged, not shown.
+    fn finding(&mut self, shown: &Shown, now: u64, tracker: &Tracker) {
+        // A person reads it once; how it went on is said in the end.
+        if !shown.new && !matches!(self.format, Format::Json) {
+            return;
+        }
+        let event = Event::Finding(FindingLine {
+            seq: self.next(),
+            time: tracker.clock.time(now),
+            new: shown.new,
+            finding: &shown.finding,
+        });
+        self.format.write(&mut self.buffer, &event);
     }
 
-    fn namespace(&mut self, change: &Change, tracker: &Tracker) {
+    fn namespace(&mut self, change: &Change, tracker: &Tracker) -> Option<u64> {
         let seq = self.next();
         let time = |boot_ns| tracker.clock.time(boot_ns);
         let event = Event::Namespace(Namespace {
@@ -149,6 +162,7 @@ impl Sink for Live {
             before: change.death.map(|d| time(d.before)),
         });
         self.format.write(&mut self.buffer, &event);
+        Some(seq)
     }
 
     fn objects(&mut self, changes: &[objects::Change], tracker: &Tracker) {

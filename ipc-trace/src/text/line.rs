@@ -5,7 +5,7 @@ use std::fmt::{self, Display};
 use super::{
     call::{self, Look, NS_WIDTH, PID_WIDTH},
     escape::escaped,
-    objects,
+    findings, objects,
     style::{Palette, Role},
     summary::{self, BackendsText},
     tag::{self, COMM_WIDTH, ContainerText, NsTag, ShortId},
@@ -31,6 +31,7 @@ pub fn write(out: &mut dyn fmt::Write, event: &Event<'_>, look: Look, width: usi
         Event::Object(object) => objects::line(out, object, look.palette),
         Event::Container(named) => write_container(out, named, look.palette),
         Event::Loss(loss) => write_loss(out, loss, look.palette),
+        Event::Finding(line) => findings::line(out, line, look.palette),
         Event::End(end) => write_end(out, end, look.palette, width),
     }
 }

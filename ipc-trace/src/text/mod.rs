@@ -9,6 +9,7 @@
 //! | [`args`] | a call with its arguments, by the names of its man page |
 //! | [`call`] | one line for a call that returned |
 //! | [`line`](mod@line) | one line for anything else that `live` says |
+//! | [`findings`] | findings, in a line and in full |
 //! | [`objects`] | lives of objects, and those of a namespace |
 //! | [`summary`] | backends, accounting, COMMAND's end, pending calls |
 //! | [`footer`] | the line that is rewritten below the others |
@@ -26,6 +27,7 @@ pub mod args;
 pub mod call;
 pub mod doctor;
 pub mod escape;
+pub mod findings;
 pub mod flow;
 pub mod footer;
 pub mod line;

@@ -19,6 +19,7 @@ use crate::event::{
     Accounting, Backends, Command, ControlAccounting, End, Event, Ipc, IpcNs, Life, Loss, LossBy,
     Namespace, OpAccounting, OtherNs, Sharing, Start, VERSION,
     args::Args,
+    finding::FindingsAccounting,
     objects::{ObjectEvent, ObjectLife, ObjectLook, ObjectOfNs, ObjectReport},
     report::{
         Calls, Created, Destroyed, Durations, Folded, NamespaceReport, OpReport, ProcessReport,
@@ -222,6 +223,7 @@ fn accounting(seen: u64, dropped: u64, missed: u64) -> Accounting {
         missed,
         by_op: BTreeMap::new(),
         control: ControlAccounting { emitted: 9, delivered: 9, dropped: 0 },
+        findings: FindingsAccounting::default(),
     }
 }
 

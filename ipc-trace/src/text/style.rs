@@ -25,6 +25,8 @@ pub enum Role {
     Good,
     /// Something was not seen
     Loss,
+    /// A boundary was crossed
+    Alarm,
 }
 
 /// The colours.
@@ -52,6 +54,7 @@ impl Palette {
             Role::Heading => Style::new().bold(),
             Role::Good => AnsiColor::Green.on_default(),
             Role::Loss => AnsiColor::Yellow.on_default().bold(),
+            Role::Alarm => AnsiColor::Red.on_default().bold(),
         }
     }
 

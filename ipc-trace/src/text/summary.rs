@@ -72,7 +72,7 @@ pub fn accounting(
 
 /// What was not seen or not kept, one statement each; none when all is well.
 fn verdicts(accounting: &Accounting) -> Vec<Span> {
-    let Accounting { total, missed, control, by_op: _ } = accounting;
+    let Accounting { total, missed, control, findings: _, by_op: _ } = accounting;
     let OpAccounting { seen, filtered, emitted, dropped, delivered } = *total;
     let mut said = Vec::new();
     let mut say = |text: &dyn Display| said.push(Span::new(Role::Loss, text));

@@ -177,6 +177,12 @@ impl Contexts {
         self.by_tid.get(&tid).filter(|known| known.0 == context).map(|known| &known.1)
     }
 
+    /// The number of a thread's context.
+    #[cfg(test)]
+    pub(crate) fn number(&self, tid: u32) -> Option<u64> {
+        self.by_tid.get(&tid).map(|known| known.0)
+    }
+
     /// Who made a call. What every call carries comes from the call itself: it may have changed
     /// since the context was sent.
     #[must_use]

@@ -1,0 +1,372 @@
+//! What classes work with: who did something, what to, and what they make of it.
+
+use std::{borrow::Cow, rc::Rc};
+
+use ipc_trace_common::{
+    op::{Family, Op},
+    record::{AccessRecord, BatchHead, CallRecord, MoveRecord, NsRef, QueueRef},
+};
+
+use crate::{
+    decode::{Call, batch::Group},
+    event::{
+        Container, OtherNs, Process,
+        finding::{Class, Reason, Severity},
+        value::{Error, Text},
+    },
+    track::{Place, Tracker, contexts::Facts},
+};
+
+/// A process for good: its number, and when it started; `0` where that is not known.
+pub type ProcessKey = (u32, u64);
+
+/// Who did something.
+#[derive(Clone, Copy, Debug)]
+pub struct Who<'a> {
+    /// The process
+    pub pid: u32,
+    /// The thread
+    pub tid: u32,
+    /// Effective user
+    pub uid: u32,
+    /// Effective group
+    pub gid: u32,
+    /// The thread's name, NUL-padded
+    pub comm: &'a [u8; 16],
+    /// The thread's IPC namespace
+    pub ns: NsRef,
+    /// What else is known
+    pub facts: Option<&'a Rc<Facts>>,
+}
+
+impl Who<'_> {
+    /// The process for good.
+    #[must_use]
+    pub fn key(&self) -> ProcessKey {
+        (self.pid, self.facts.map_or(0, |facts| facts.start_boot_ns))
+    }
+
+    /// Its container, as it is shown now.
+    #[must_use]
+    pub fn container(&self) -> Option<std::sync::Arc<Container>> {
+        self.facts.and_then(|facts| facts.container())
+    }
+
+    /// As it is shown.
+    #[must_use]
+    pub fn process(&self) -> Process<'static> {
+        let facts = self.facts;
+        Process {
+            pid: self.pid,
+            tid: self.tid,
+            ppid: facts.map(|facts| facts.ppid),
+            comm: Text::until_nul(self.comm).into_owned(),
+            exe: facts.and_then(|facts| facts.exe.clone()),
+            exe_deleted: facts.is_some_and(|facts| facts.exe_deleted),
+            uid: self.uid,
+            gid: self.gid,
+            start_boot_ns: facts.map(|facts| facts.start_boot_ns),
+            ns: facts.map_or(OtherNs::default(), |facts| facts.ns),
+        }
+    }
+}
+
+/// Calls that returned: one, or several that came together.
+#[derive(Clone, Copy, Debug)]
+pub enum Calls<'a> {
+    /// One
+    One(&'a Call<'a>),
+    /// The same call on the same object
+    Group(&'a BatchHead, &'a Group<'a>),
+}
+
+/// Calls, with who made them: what classes see of the calls of a host.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// What was called
+    pub op: Op,
+    /// When the last of them returned
+    pub boot_ns: u64,
+    /// How many
+    pub count: u64,
+    /// Who
+    pub who: Who<'a>,
+    /// What the descriptor led to, of operations that take one
+    pub queue: Option<&'a QueueRef>,
+    /// The number of the line that told of it
+    pub seq: Option<u64>,
+    /// The calls themselves
+    pub calls: Calls<'a>,
+    /// What is known
+    pub tracker: &'a Tracker,
+}
+
+impl<'a> Seen<'a> {
+    /// One call.
+    #[inline]
+    #[must_use]
+    pub fn one(call: &'a Call<'a>, seq: Option<u64>, tracker: &'a Tracker) -> Self {
+        let record: &CallRecord = call.record;
+        Self {
+            op: call.op,
+            boot_ns: record.boot_ns,
+            count: 1,
+            who: Who {
+                pid: record.pid,
+                tid: record.tid,
+                uid: record.euid,
+                gid: record.egid,
+                comm: &record.comm,
+                ns: record.ns,
+                facts: tracker.contexts.get(record.tid, record.context),
+            },
+            queue: call.queue(),
+            seq,
+            calls: Calls::One(call),
+            tracker,
+        }
+    }
+
+    /// Calls that came together.
+    #[inline]
+    #[must_use]
+    pub fn group(head: &'a BatchHead, group: &'a Group<'a>, tracker: &'a Tracker) -> Self {
+        Self {
+            op: group.op,
+            boot_ns: group.last_ns,
+            count: group.count(),
+            who: Who {
+                pid: head.pid,
+                tid: head.tid,
+                uid: head.euid,
+                gid: head.egid,
+                comm: &head.comm,
+                ns: head.ns,
+                facts: tracker.contexts.get(head.tid, head.context),
+            },
+            queue: group.queue,
+            seq: None,
+            calls: Calls::Group(head, group),
+            tracker,
+        }
+    }
+
+    /// Where the object is.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        match self.calls {
+            Calls::One(call) => self.tracker.place(call),
+            Calls::Group(head, group) => self.tracker.place_of_group(head, group),
+        }
+    }
+
+    /// The result, of one call.
+    #[must_use]
+    pub fn ret(&self) -> Option<i64> {
+        match self.calls {
+            Calls::One(call) => Some(call.record.ret),
+            Calls::Group(..) => None,
+        }
+    }
+
+    /// As evidence.
+    #[must_use]
+    pub fn trace(&self) -> Trace {
+        let ret = self.ret();
+        Trace {
+            boot_ns: self.boot_ns,
+            seq: self.seq,
+            what: self.op.name().into(),
+            ret,
+            error: ret.and_then(Error::of),
+            count: self.count,
+        }
+    }
+}
+
+/// A thread reached something by a way that is no operation.
+#[derive(Clone, Copy, Debug)]
+pub struct Access<'a> {
+    /// What the kernel side says
+    pub record: &'a AccessRecord,
+    /// By which way
+    pub channel: ipc_trace_common::record::Channel,
+    /// Who
+    pub who: Who<'a>,
+    /// The namespace of what was reached, as far as the record or queues known tell
+    pub ns: Option<NsRef>,
+    /// Whether that is another one than the thread's; `None`: not known
+    pub foreign: Option<bool>,
+    /// Whether it had died
+    pub dead: bool,
+    /// What is known
+    pub tracker: &'a Tracker,
+}
+
+impl Access<'_> {
+    /// The name of the file, where it is known.
+    #[must_use]
+    pub fn name(&self) -> Option<&[u8]> {
+        let record = self.record;
+        let known = record.header.flags & ipc_trace_common::record::flag::DETAIL != 0;
+        record.name.get(..record.name_len as usize).filter(|_| known)
+    }
+
+    /// As evidence.
+    #[must_use]
+    pub fn trace(&self, what: impl Into<Cow<'static, str>>) -> Trace {
+        Trace {
+            boot_ns: self.record.boot_ns,
+            seq: None,
+            what: what.into(),
+            ret: None,
+            error: None,
+            count: u64::from(self.record.count.max(1)),
+        }
+    }
+}
+
+/// A thread got into another namespace.
+#[derive(Clone, Copy, Debug)]
+pub struct Moved<'a> {
+    /// What the kernel side says
+    pub record: &'a MoveRecord,
+    /// The thread that made the call
+    pub mover: Option<&'a Rc<Facts>>,
+    /// The new thread, of `Way::Clone`
+    pub child: Option<&'a Rc<Facts>>,
+    /// The number of the line that told of it
+    pub seq: Option<u64>,
+    /// What is known
+    pub tracker: &'a Tracker,
+}
+
+/// What a finding is about. What is equal is one finding, if class and subject are, too.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// A namespace itself
+    Namespace(NsRef),
+    /// A System V object
+    Sysv(NsRef, Family, i32),
+    /// A key, name or id that was looked for and is not here: in one namespace, or in several
+    Sought(Family, Option<NsRef>),
+    /// A queue: its file system's device number and its inode number. The namespace is found by them
+    Queue(u32, u64),
+    /// A queue's name in a namespace
+    Name(Option<NsRef>, Box<[u8]>),
+    /// A file that shows a namespace, by its name
+    View(Option<NsRef>, Box<[u8]>),
+}
+
+/// Whose finding it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Whose {
+    /// A process's
+    Process(ProcessKey),
+    /// A container's, by its id
+    Container(Box<[u8]>),
+    /// Nobody's alone
+    Shared,
+}
+
+/// What folds sightings into one finding.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// What happened
+    pub class: Class,
+    /// Who did it
+    pub whose: Whose,
+    /// What to
+    pub target: Target,
+}
+
+/// An event that a finding rests on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// When
+    pub boot_ns: u64,
+    /// The number of the line that told of it
+    pub seq: Option<u64>,
+    /// The operation, or what else happened
+    pub what: Cow<'static, str>,
+    /// The result
+    pub ret: Option<i64>,
+    /// The error
+    pub error: Option<Error>,
+    /// How many such came together
+    pub count: u64,
+}
+
+/// What a class says when it sees something for the first time.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// How much it matters
+    pub severity: Severity,
+    /// What happened, in one sentence. Names that others chose are escaped in it
+    pub title: String,
+    /// Who did it; `None`: the finding is about the container in `container`
+    pub process: Option<Process<'static>>,
+    /// The container, kept so that a name which comes late is shown
+    pub container: Option<Rc<crate::containers::Known>>,
+    /// The namespace that it was in
+    pub ns: Option<NsRef>,
+    /// Where the object is, if there is one
+    pub object_ns: Option<NsRef>,
+    /// Whether that is another one than the subject's
+    pub foreign: Option<bool>,
+    /// Whether it had died
+    pub dead: bool,
+    /// A name, where the target has none or what is known may be forgotten
+    pub name: Option<Text<'static>>,
+    /// A key, likewise
+    pub key: Option<u32>,
+    /// Why it is as sure as it is
+    pub reasons: Vec<Reason>,
+    /// What else would explain it
+    pub explains: &'static str,
+    /// The runtime's word by which it is deliberate
+    pub declared_by: Option<String>,
+}
+
+impl Draft {
+    /// By a process. The rest is to be filled in.
+    #[must_use]
+    pub fn by(who: &Who<'_>, severity: Severity, title: String) -> Self {
+        Self {
+            severity,
+            title,
+            process: Some(who.process()),
+            container: who.facts.and_then(|facts| facts.container.clone()),
+            ns: Some(who.ns),
+            object_ns: None,
+            foreign: None,
+            dead: false,
+            name: None,
+            key: None,
+            reasons: Vec::new(),
+            explains: "",
+            declared_by: None,
+        }
+    }
+
+    /// The same, with one more reason.
+    #[must_use]
+    pub fn because(mut self, weight: i32, text: impl Into<Cow<'static, str>>) -> Self {
+        self.reasons.push(Reason { text: text.into(), weight });
+        self
+    }
+
+    /// The same, about something in a namespace.
+    #[must_use]
+    pub fn of(mut self, ns: Option<NsRef>, foreign: Option<bool>, dead: bool) -> Self {
+        (self.object_ns, self.foreign, self.dead) = (ns, foreign, dead);
+        self
+    }
+
+    /// From 0 to 100.
+    #[must_use]
+    pub fn confidence(&self) -> u8 {
+        let sum = self.reasons.iter().fold(0_i32, |sum, one| sum.saturating_add(one.weight));
+        u8::try_from(sum.clamp(0, 100)).unwrap_or(100)
+    }
+}

@@ -1,0 +1,58 @@
+//! What is looked up on the host when something was seen: who the parents are, what is mapped, which
+//! namespaces a thread is in now.
+//!
+//! Classes are fed by events; this adds what no event tells. On a recording there is nobody to ask, and
+//! classes do with less.
+
+use std::fmt;
+
+use crate::event::{OtherNs, Process, finding::Ancestor};
+
+/// A mapped segment, as `/proc/PID/maps` has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapped {
+    /// Where it starts
+    pub start: u64,
+    /// The segment's id: the file's inode number
+    pub id: i32,
+    /// Its key, as the file is called; 0 also of one that was removed
+    pub key: u32,
+}
+
+/// Who can be asked about processes.
+pub trait Witness: fmt::Debug {
+    /// The parents of a process: its own first, up to the container's first process, or the host's.
+    fn ancestry(&self, process: &Process<'_>) -> Vec<Ancestor>;
+
+    /// The segments that a process has mapped; `None`: it is gone, or can't be looked at.
+    fn mapped(&self, pid: u32) -> Option<Vec<Mapped>>;
+
+    /// The namespaces that a thread is in now, with the number of its IPC namespace.
+    fn namespaces(&self, tid: u32) -> Option<(u32, OtherNs)>;
+
+    /// Whether a process that is in an IPC namespace, other than `but`, is in this mount namespace.
+    /// `None`: none is known to be in it.
+    fn lives_with(&self, ipc_ns: u32, mnt_ns: u32, but: u32) -> Option<bool>;
+}
+
+/// There is nobody to ask.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Nobody;
+
+impl Witness for Nobody {
+    fn ancestry(&self, _: &Process<'_>) -> Vec<Ancestor> {
+        Vec::new()
+    }
+
+    fn mapped(&self, _: u32) -> Option<Vec<Mapped>> {
+        None
+    }
+
+    fn namespaces(&self, _: u32) -> Option<(u32, OtherNs)> {
+        None
+    }
+
+    fn lives_with(&self, _: u32, _: u32, _: u32) -> Option<bool> {
+        None
+    }
+}

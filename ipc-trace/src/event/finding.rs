@@ -1,0 +1,273 @@
+//! Findings: judgements about what happened, with what they rest on.
+
+use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc};
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{
+    Container, IpcNs, IpcNsRef, Process,
+    objects::Creator,
+    value::{Error, FamilyName, Hex32, Text, Time},
+};
+
+/// What a finding says has happened.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema, clap::ValueEnum,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    /// An operation on a queue whose namespace is not the caller's
+    ForeignObject,
+    /// A queue was opened, made, read or unlinked through another namespace's mqueue file system
+    ForeignMount,
+    /// Shared memory of one namespace is mapped, or was touched, by a thread that lives in another
+    CarriedMapping,
+    /// Another namespace's `/proc/sysvipc` was read, or its settings were written
+    ForeignView,
+    /// A thread entered a namespace that is neither of its own making nor its home, and kept its
+    /// other namespaces
+    NamespaceMismatch,
+    /// A key was looked for in vain that lives in another namespace
+    ProbeKey,
+    /// An id was tried in vain that lives in another namespace
+    ProbeId,
+    /// A queue's name was looked for in vain that lives in another namespace
+    ProbeName,
+    /// Two containers use one object
+    CrossContainer,
+    /// A container uses the host's IPC namespace
+    HostIpc,
+    /// Permission was denied on an object that another container made
+    CrossContainerDenied,
+    /// An object that anybody may write is used by more than one user or container
+    WeakMode,
+}
+
+impl Class {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::ForeignObject,
+        Self::ForeignMount,
+        Self::CarriedMapping,
+        Self::ForeignView,
+        Self::NamespaceMismatch,
+        Self::ProbeKey,
+        Self::ProbeId,
+        Self::ProbeName,
+        Self::CrossContainer,
+        Self::HostIpc,
+        Self::CrossContainerDenied,
+        Self::WeakMode,
+    ];
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ForeignObject => "foreign-object",
+            Self::ForeignMount => "foreign-mount",
+            Self::CarriedMapping => "carried-mapping",
+            Self::ForeignView => "foreign-view",
+            Self::NamespaceMismatch => "namespace-mismatch",
+            Self::ProbeKey => "probe-key",
+            Self::ProbeId => "probe-id",
+            Self::ProbeName => "probe-name",
+            Self::CrossContainer => "cross-container",
+            Self::HostIpc => "host-ipc",
+            Self::CrossContainerDenied => "cross-container-denied",
+            Self::WeakMode => "weak-mode",
+        }
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// How much a finding matters, if it is what it seems to be.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema, clap::ValueEnum,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// Good to know; deliberate
+    Info,
+    /// To be looked at one day
+    Low,
+    /// To be looked at
+    Medium,
+    /// A boundary was crossed
+    High,
+    /// A boundary was crossed, and somebody said that this is the worst
+    Critical,
+}
+
+impl Severity {
+    /// All of them, the least first.
+    pub const ALL: [Self; 5] = [Self::Info, Self::Low, Self::Medium, Self::High, Self::Critical];
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A judgement about one or more events.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Finding {
+    /// Which: a later line with the same number tells how it went on
+    pub id: u64,
+    /// What happened
+    pub class: Class,
+    /// How much it matters
+    pub severity: Severity,
+    /// How sure it is, from 0 to 100: the sum of the reasons' weights, within these bounds
+    pub confidence: u8,
+    /// What happened, in one sentence
+    pub title: String,
+    /// Who did it
+    pub subject: Subject,
+    /// What it was done to; `null`: no object
+    pub object: Option<FoundObject>,
+    /// When it was seen first
+    pub first: Time,
+    /// When it was seen last
+    pub last: Time,
+    /// How often it was seen
+    pub count: u64,
+    /// Numbers of the lines that it rests on: the first and the last of them, where there are many.
+    /// What no line told of, since a filter took it out or there was no room for it, is in `events` alone
+    pub evidence: Vec<u64>,
+    /// What it rests on: the first and the last of it, where there is much
+    pub events: Vec<Evidence>,
+    /// Why it is as sure as it is
+    pub reasons: Vec<Reason>,
+    /// The rule of the policy, or the runtime's word, by which it is deliberate
+    pub declared_by: Option<String>,
+    /// What else would explain it
+    pub explains: Cow<'static, str>,
+    /// What a policy would say to declare it deliberate
+    pub policy: Option<String>,
+}
+
+/// Who did something.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Subject {
+    /// The process; `null`: the finding is about a container
+    pub process: Option<Process<'static>>,
+    /// Its container; `null` on the host
+    pub container: Option<Arc<Container>>,
+    /// The IPC namespace that it was in
+    pub ipc_ns: Option<IpcNs>,
+    /// Its parent, and so on, as far as they were known or still there
+    pub ancestry: Vec<Ancestor>,
+}
+
+/// A parent of a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Ancestor {
+    /// In the initial pid namespace
+    pub pid: u32,
+    /// Its name
+    pub comm: Text<'static>,
+    /// Path of its executable
+    pub exe: Option<Text<'static>>,
+}
+
+/// What something was done to.
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
+pub struct FoundObject {
+    /// `shm`, `sem`, `msg` or `mq`; `null`: the namespace itself
+    pub kind: Option<FamilyName>,
+    /// shmid, semid or msqid
+    pub id: Option<i32>,
+    /// The key
+    pub key: Option<Hex32>,
+    /// A queue's name, without the slash; of another file its own
+    pub name: Option<Text<'static>>,
+    /// The namespace that it belongs to
+    pub ipc_ns: Option<IpcNsRef>,
+    /// Whether that is another one than the subject's
+    pub foreign: Option<bool>,
+    /// Whether that namespace had died
+    #[serde(skip_serializing_if = "super::is_false")]
+    pub ipc_ns_dead: bool,
+    /// The container that made it, or whose namespace it is; `null` on the host, and where that is not
+    /// known
+    pub owner_container: Option<Arc<Container>>,
+    /// Whether it is the host's, in no container; `null`: not known
+    pub owner_on_host: Option<bool>,
+    /// Who made it; `null` where that is not known
+    pub creator: Option<Creator>,
+}
+
+/// One event that a finding rests on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Evidence {
+    /// When
+    pub time: Time,
+    /// The number of the line that told of it; `null`: none did
+    pub seq: Option<u64>,
+    /// The operation, or what else happened
+    pub what: Cow<'static, str>,
+    /// The kernel's result, if it was one call
+    pub ret: Option<i64>,
+    /// The error, if it was one
+    pub error: Option<Error>,
+    /// How many such events came together
+    pub count: u64,
+}
+
+/// Why a finding is as sure as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Reason {
+    /// In words
+    pub text: Cow<'static, str>,
+    /// What it adds to the confidence, or takes from it
+    pub weight: i32,
+}
+
+/// A finding, as a line tells of it: at first sight, and again when it has grown.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct FindingLine<'a> {
+    /// Number of the line
+    pub seq: u64,
+    /// When the line was written
+    pub time: Time,
+    /// Whether it is told of for the first time
+    pub new: bool,
+    /// The finding
+    #[serde(flatten)]
+    pub finding: &'a Finding,
+}
+
+/// What became of findings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct FindingsAccounting {
+    /// Findings, by class
+    pub by_class: BTreeMap<Class, u64>,
+    /// Findings that the policy does not want to be shown, by class
+    pub muted: BTreeMap<Class, u64>,
+    /// Findings that had to make room, after they were shown
+    pub folded: u64,
+    /// Sightings that would have been new findings, and for which there was no room, by class
+    pub no_room: BTreeMap<Class, u64>,
+    /// Records of ways to objects whose namespace could not be told: nothing was made of them
+    pub unjudged: u64,
+}
