@@ -33,11 +33,27 @@ pub enum Command {
     Ls(LsArgs),
     /// Tell whether tracing works on this host, how, at what cost, and what is missing
     Doctor(DoctorArgs),
+    /// Work with a policy: which findings are deliberate, or not to be shown
+    Policy {
+        /// What to do with it
+        #[command(subcommand)]
+        what: PolicyCommand,
+    },
     /// Print the JSON schema of what a command prints with -o json
     Schema {
         /// Of what
         #[arg(value_enum)]
         of: SchemaOf,
+    },
+}
+
+/// What can be done with a policy.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Tell which rules are in a file, or what is wrong with it: then the exit status is 2
+    Check {
+        /// The policy
+        file: PathBuf,
     },
 }
 
@@ -281,7 +297,8 @@ fn comm(text: &str) -> Result<Comm, String> {
     Ok(Comm(comm))
 }
 
-fn user(text: &str) -> Result<u32, String> {
+/// The number of a user, by name or number.
+pub(crate) fn user(text: &str) -> Result<u32, String> {
     if let Ok(uid) = text.parse() {
         return Ok(uid);
     }

@@ -13,6 +13,7 @@ pub mod event;
 pub mod kernel;
 pub mod look;
 pub mod pipeline;
+pub mod policy;
 pub mod run;
 pub mod schema;
 pub mod sinks;

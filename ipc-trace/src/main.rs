@@ -4,7 +4,7 @@ use std::{io::Write as _, process::ExitCode};
 
 use clap::Parser as _;
 use ipc_trace::{
-    cli::{Cli, Command},
+    cli::{Cli, Command, PolicyCommand},
     doctor,
     run::{self, RunError},
     schema,
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Command::Report(args) => run::run(false, args),
         Command::Ls(args) => run::ls::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Policy { what: PolicyCommand::Check { file } } => run::policy::check(file),
         Command::Schema { of } => {
             output::print(&schema::of(*of)).map(|()| ExitCode::SUCCESS).map_err(RunError::from)
         }

@@ -9,6 +9,7 @@
 //! | `looks` | looks at what exists: at the start, now and then, at the end |
 //! | `names` | what runtimes call the containers |
 //! | [`ls`] | `ls`, which traces nothing |
+//! | [`policy`] | reading a policy; `policy check` |
 //!
 //! Order at the start: attach with the gate open for changes alone, list what exists, look at it, open
 //! the gate, list what exists again, tell what was there with what happened to it since, start COMMAND.
@@ -22,6 +23,7 @@ pub mod command;
 mod looks;
 pub mod ls;
 mod names;
+pub mod policy;
 pub mod setup;
 pub mod status;
 
@@ -51,6 +53,7 @@ use crate::{
         survey::Survey,
     },
     pipeline::{Change, Pipeline, Sink},
+    policy::parse::PolicyError,
     sinks::{
         live::{Format, Live},
         output::{Output, OutputError},
@@ -83,6 +86,9 @@ pub enum RunError {
     /// There is nothing to be seen.
     #[error(transparent)]
     Look(#[from] crate::look::LookError),
+    /// The policy is none.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// Output can't go on.
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -102,6 +108,7 @@ impl RunError {
     pub fn status(&self) -> ExitCode {
         match self {
             Self::Setup(error) if error.is_usage() => ExitCode::from(2),
+            Self::Policy(_) => ExitCode::from(2),
             Self::Command(error) => ExitCode::from(error.status()),
             Self::Output(OutputError::Closed) => ExitCode::SUCCESS,
             Self::Setup(_)

@@ -1,0 +1,68 @@
+//! What a policy judges: who reached what of whose, with nothing that a rule could not name.
+
+use ipc_trace_common::op::Family;
+
+use crate::event::{Container, finding::Class};
+
+/// In which container something is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Home<'a> {
+    /// It is not known
+    #[default]
+    Unknown,
+    /// On the host, in none
+    Host,
+    /// In this one
+    Container(&'a Container),
+}
+
+impl<'a> Home<'a> {
+    /// The home of a process that is in this container, or in none.
+    #[must_use]
+    pub fn of(container: Option<&'a Container>) -> Self {
+        container.map_or(Self::Host, Self::Container)
+    }
+
+    /// The container, if it is one.
+    #[must_use]
+    pub const fn container(self) -> Option<&'a Container> {
+        match self {
+            Self::Unknown | Self::Host => None,
+            Self::Container(container) => Some(container),
+        }
+    }
+}
+
+/// One side of a case: who reached something, or whose it is. What is not known matches no rule.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Side<'a> {
+    /// Its container
+    pub home: Home<'a>,
+    /// Its effective user
+    pub uid: Option<u32>,
+    /// Path of its cgroup, from the root of the hierarchy
+    pub cgroup: Option<&'a [u8]>,
+    /// Path of its executable
+    pub exe: Option<&'a [u8]>,
+    /// The thread's name
+    pub comm: Option<&'a [u8]>,
+    /// Its IPC namespace: its number, and whether it is the host's
+    pub ipc_ns: Option<(u32, bool)>,
+}
+
+/// A finding, as a policy sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    /// What happened
+    pub class: Class,
+    /// Who did it
+    pub subject: Side<'a>,
+    /// Whose the object is: its creator, and the namespace that it belongs to
+    pub owner: Side<'a>,
+    /// The object's kind
+    pub kind: Option<Family>,
+    /// Its key
+    pub key: Option<u32>,
+    /// A queue's name, without the slash
+    pub name: Option<&'a [u8]>,
+}
