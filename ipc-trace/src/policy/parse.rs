@@ -451,6 +451,7 @@ impl Reader<'_> {
                 What::Image
                 | What::Pod
                 | What::PodNamespace
+                | What::Label
                 | What::Cgroup
                 | What::Exe
                 | What::Comm

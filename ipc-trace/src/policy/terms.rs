@@ -19,6 +19,8 @@ pub enum What {
     Pod,
     /// That pod's namespace in Kubernetes
     PodNamespace,
+    /// A label of that pod
+    Label,
     /// The user
     User,
     /// The cgroup's path
@@ -39,11 +41,12 @@ pub enum What {
 
 impl What {
     /// All, in the order of the documentation.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Container,
         Self::Image,
         Self::Pod,
         Self::PodNamespace,
+        Self::Label,
         Self::User,
         Self::Cgroup,
         Self::Exe,
@@ -62,6 +65,7 @@ impl What {
             Self::Image => "image",
             Self::Pod => "pod",
             Self::PodNamespace => "pod_namespace",
+            Self::Label => "label",
             Self::User => "user",
             Self::Cgroup => "cgroup",
             Self::Exe => "exe",
@@ -81,6 +85,7 @@ impl What {
             | Self::Image
             | Self::Pod
             | Self::PodNamespace
+            | Self::Label
             | Self::User
             | Self::Cgroup
             | Self::Exe
@@ -98,6 +103,7 @@ impl What {
             | Self::Image
             | Self::Pod
             | Self::PodNamespace
+            | Self::Label
             | Self::User
             | Self::Exe
             | Self::IpcNs
@@ -157,6 +163,13 @@ impl What {
             Self::Image => text(want, of(side, |one| one.image.as_ref())),
             Self::Pod => text(want, of(side, |one| one.pod.as_ref())),
             Self::PodNamespace => text(want, of(side, |one| one.pod_namespace.as_ref())),
+            Self::Label => {
+                let labels = side.home.container().into_iter().flat_map(|one| &one.labels);
+                let written = |(key, value): (&Text<'_>, &Text<'_>)| {
+                    [key.0.as_ref(), b"=", value.0.as_ref()].concat()
+                };
+                labels.map(written).any(|label| text(want, Some(&label)))
+            }
             Self::User => number(want, side.uid),
             Self::Cgroup => text(want, side.cgroup),
             Self::Exe => text(want, side.exe),

@@ -1,6 +1,7 @@
 //! Rules, what is wrong with them, and what they say of random cases.
 
 use std::{
+    collections::BTreeMap,
     panic::{RefUnwindSafe, catch_unwind},
     path::PathBuf,
     time::{Duration, SystemTime},
@@ -54,6 +55,8 @@ fn container(name: &str, image: &str) -> Container {
         pod: None,
         pod_uid: None,
         pod_namespace: None,
+        labels: BTreeMap::from([("app.example/tier".into(), name.into())]),
+        labels_lost: 0,
         ipc_mode: None,
     }
 }
@@ -91,6 +94,7 @@ fn every_answer_must_be_so_and_one_of_several_suffices() {
         "subject = { container = 'd8522205927a' }",
         "subject = { container = true, image = 'web:*', exe = '/usr/**', comm = 'w*' }",
         "subject = { cgroup = '/docker/*', ipc_ns = 4026532180, user = 999 }",
+        "subject = { label = ['x=y', 'app.example/tier=web-*'] }",
         "object = { container = 'db', image = 'postgres:1?', ipc_ns = 'host' }",
         "object = { kind = ['msg', 'mq'], name = 'jobs' }",
         "class = 'foreign-object'\nsubject = { container = 'web-1' }",
@@ -103,6 +107,7 @@ fn every_answer_must_be_so_and_one_of_several_suffices() {
         "subject = { container = false }",
         "subject = { container = 'd85222' }",
         "subject = { pod = '*' }",
+        "subject = { label = 'app.example/tier=db' }",
         "subject = { ipc_ns = 'host' }",
         "object = { key = '0x00000001' }",
         "object = { user = 999 }",

@@ -6,7 +6,8 @@ use ipc_trace_common::{op::Family, record::NsRef};
 
 use super::{
     Change, Objects,
-    one::{Birth, Last, Local, One, ProcessKey},
+    one::{Birth, Last, Local, One},
+    users::ProcessKey,
 };
 use crate::{
     event::{

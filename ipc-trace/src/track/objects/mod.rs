@@ -6,6 +6,8 @@
 //! | [`space`] | the objects of one namespace: what calls do to them |
 //! | `ends` | ends that no call tells |
 //! | [`gone`] | objects that are no more, of which some are remembered |
+//! | [`ways`] | keys and names, and in which namespaces these and ids lead to something |
+//! | [`users`] | who has used an object |
 //! | [`looks`] | what a look at what exists adds |
 //!
 //! Calls are told in the order of their returns, which need not be that of what they did: an object
@@ -22,8 +24,10 @@ pub mod one;
 pub mod space;
 #[cfg(test)]
 mod tests;
+pub mod users;
+pub mod ways;
 
-use std::rc::Rc;
+use std::{cell::RefCell, rc::Rc};
 
 use ipc_trace_common::{
     op::Family,
@@ -35,6 +39,7 @@ use crate::{decode::deeds::Deed, event::objects::ObjectLife};
 use gone::Gone;
 use one::{Local, One, Who};
 use space::Space;
+use ways::{Everywhere, Sought};
 
 /// Who did what, and when.
 #[derive(Clone, Debug)]
@@ -110,6 +115,7 @@ struct Attachment {
 #[derive(Debug, Default)]
 pub struct Objects {
     spaces: HashMap<NsRef, Space>,
+    everywhere: Rc<RefCell<Everywhere>>,
     gone: Gone,
     attachments: Generations<Place, Attachment>,
     /// Records were lost: not all that happens in a new namespace can be known
@@ -195,7 +201,8 @@ impl Objects {
     }
 
     fn space(&mut self, ns: NsRef) -> (&mut Space, &mut Gone) {
-        (self.spaces.entry(ns).or_insert_with(|| Space::new(ns)), &mut self.gone)
+        let new = || Space::new(ns, Rc::clone(&self.everywhere));
+        (self.spaces.entry(ns).or_insert_with(new), &mut self.gone)
     }
 
     fn used(
@@ -274,6 +281,41 @@ impl Objects {
     #[must_use]
     pub fn of_key(&self, ns: NsRef, kind: Family, key: u32) -> Option<i32> {
         self.spaces.get(&ns)?.of_key(kind, key)
+    }
+
+    /// The queue that has a name.
+    #[must_use]
+    pub fn of_name(&self, ns: NsRef, name: &[u8]) -> Option<Local> {
+        self.spaces.get(&ns)?.ways.of_name(name)
+    }
+
+    /// What such a key, id or name leads to in other namespaces than one; at most [`ways::MANY`].
+    #[must_use]
+    pub fn elsewhere(&self, but: NsRef, sought: Sought<'_>) -> Vec<(NsRef, Local)> {
+        let found = |ns: NsRef| {
+            let space = self.spaces.get(&ns)?;
+            let local = match sought {
+                Sought::Key(kind, key) => Local::Sysv(kind, space.of_key(kind, key)?),
+                Sought::Id(kind, id) => Local::Sysv(kind, id),
+                Sought::Name(name) => space.ways.of_name(name)?,
+            };
+            space.live.contains_key(&local).then_some((ns, local))
+        };
+        let candidates = self.everywhere.borrow().candidates(sought, but);
+        candidates.into_iter().filter_map(found).collect()
+    }
+
+    /// Whether objects were used by somebody of a container or user that had not used them.
+    #[inline]
+    #[must_use]
+    pub fn has_met(&self) -> bool {
+        self.everywhere.borrow().has_met()
+    }
+
+    /// Those objects, since it was asked last.
+    #[must_use]
+    pub fn take_met(&self) -> Vec<(NsRef, Local)> {
+        self.everywhere.borrow_mut().take_met()
     }
 
     /// All that are remembered, by namespace: those that exist by kind, id and name, then those that

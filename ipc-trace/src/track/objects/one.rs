@@ -4,6 +4,10 @@ use std::{collections::BTreeSet, rc::Rc};
 
 use ipc_trace_common::op::Family;
 
+use super::{
+    Act,
+    users::{Party, ProcessKey, Users},
+};
 use crate::{
     decode::deeds::Likeness,
     event::{
@@ -89,59 +93,9 @@ pub struct Who {
 #[derive(Clone, Debug)]
 pub(super) enum Last {
     /// A call was seen
-    Seen { boot_ns: u64, pid: u32, facts: Option<Rc<Facts>> },
+    Seen { boot_ns: u64, pid: u32, uid: u32, facts: Option<Rc<Facts>> },
     /// A look found this
     Found(Box<LastUse>),
-}
-
-/// A process for good: its number, and when it started.
-pub(super) type ProcessKey = (u32, u64);
-
-/// Processes that used an object. Most objects of a host are not used while it is traced.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Users(Option<Box<Used>>);
-
-#[derive(Clone, Debug, Default)]
-struct Used {
-    by: Vec<ProcessKey>,
-    /// By others, too
-    more: bool,
-}
-
-/// Users of an object that are told apart.
-const USERS: usize = 8;
-
-impl Users {
-    fn add(&mut self, pid: u32, start_boot_ns: Option<u64>) {
-        let used = self.0.get_or_insert_default();
-        let Some(start) = start_boot_ns else {
-            used.more = true;
-            return;
-        };
-        // Mostly it is the one that used it last.
-        if used.by.iter().rev().any(|one| *one == (pid, start)) {
-            return;
-        }
-        if used.by.len() == USERS {
-            used.more = true;
-        } else {
-            used.by.push((pid, start));
-        }
-    }
-
-    /// Those that are known.
-    fn known(&self) -> &[ProcessKey] {
-        self.0.as_ref().map_or(&[], |used| used.by.as_slice())
-    }
-
-    /// Whether all have ended; `None` where that is not known.
-    fn gone(&self, lives: &dyn Fn(ProcessKey) -> bool) -> Option<bool> {
-        let used = self.0.as_ref()?;
-        if used.by.iter().any(|one| lives(*one)) {
-            return Some(false);
-        }
-        (!used.more && !used.by.is_empty()).then_some(true)
-    }
 }
 
 /// What a look alone knows.
@@ -253,31 +207,61 @@ impl One {
         self.creator = Some(by);
     }
 
-    /// A call used it.
-    pub(super) fn used(&mut self, boot_ns: u64, pid: u32, facts: Option<&Rc<Facts>>) {
-        self.used_often(boot_ns, pid, facts, 1);
+    /// A call used it. As [`Self::used_often`].
+    pub(super) fn used(&mut self, act: &Act<'_>) -> bool {
+        self.used_often(act, 1)
     }
 
-    /// Calls of one thread used it, the last of them at `boot_ns`.
-    pub(super) fn used_often(
-        &mut self,
-        boot_ns: u64,
-        pid: u32,
-        facts: Option<&Rc<Facts>>,
-        uses: u64,
-    ) {
+    /// Calls of one thread used it, of which `act` was the last. Whether that is by somebody of a
+    /// container or user that had not used it.
+    pub(super) fn used_often(&mut self, act: &Act<'_>, uses: u64) -> bool {
+        let Act { boot_ns, pid, uid, facts, .. } = *act;
         self.uses += uses;
         match &mut self.last {
+            // Mostly it is the one that used it last.
+            Some(Last::Seen { boot_ns: at, pid: last, uid: user, facts: known })
+                if *last == pid
+                    && *user == uid
+                    && known.as_ref().map(Rc::as_ptr) == facts.map(Rc::as_ptr) =>
+            {
+                *at = boot_ns.max(*at);
+                return false;
+            }
             // Calls that come together come late.
             Some(Last::Seen { boot_ns: at, .. }) if *at > boot_ns => {}
-            Some(Last::Seen { boot_ns: at, pid: last, facts: known })
-                if *last == pid && known.as_ref().map(Rc::as_ptr) == facts.map(Rc::as_ptr) =>
-            {
-                *at = boot_ns;
-            }
-            last => *last = Some(Last::Seen { boot_ns, pid, facts: facts.cloned() }),
+            last => *last = Some(Last::Seen { boot_ns, pid, uid, facts: facts.cloned() }),
         }
-        self.users.add(pid, facts.map(|facts| facts.start_boot_ns));
+        self.users.add(act)
+    }
+
+    /// In which containers and as which users it was used; some, if they are many.
+    #[must_use]
+    pub fn parties(&self) -> &[Party] {
+        self.users.parties()
+    }
+
+    /// Whether a process is known to have used it.
+    #[must_use]
+    pub fn was_used_by(&self, pid: u32, start_boot_ns: u64) -> bool {
+        self.users.known().contains(&(pid, start_boot_ns))
+    }
+
+    /// Permission bits.
+    #[must_use]
+    pub const fn mode(&self) -> Option<u32> {
+        self.mode
+    }
+
+    /// Its owner and group.
+    #[must_use]
+    pub const fn owner(&self) -> (Option<u32>, Option<u32>) {
+        (self.uid, self.gid)
+    }
+
+    /// As `ObjectLook::size`.
+    #[must_use]
+    pub const fn size(&self) -> Option<u64> {
+        self.size
     }
 
     /// Processes that are known to have had to do with it.
@@ -353,7 +337,7 @@ impl One {
             }),
             last: self.last.as_ref().map(|last| match last {
                 Last::Found(last) => (**last).clone(),
-                Last::Seen { boot_ns, pid, facts } => LastUse {
+                Last::Seen { boot_ns, pid, facts, .. } => LastUse {
                     pid: Some(*pid),
                     comm: facts.as_ref().map(|facts| owned(&facts.comm)),
                     time: Some(clock.time(*boot_ns)),

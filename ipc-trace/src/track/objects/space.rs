@@ -1,6 +1,6 @@
 //! The objects of one namespace, and what calls do to them.
 
-use std::collections::VecDeque;
+use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
 use ipc_trace_common::{op::Family, record::NsRef};
 
@@ -8,6 +8,7 @@ use super::{
     Act, Change,
     gone::Gone,
     one::{Birth, LATE_NS, Local, One},
+    ways::{Everywhere, Ways},
 };
 use crate::{
     decode::deeds::{Likeness, Made},
@@ -28,8 +29,7 @@ pub struct Space {
     /// Those that are removed, and may be in use
     pub(super) removed: HashMap<Local, Box<One>>,
     removed_order: VecDeque<Local>,
-    keys: HashMap<(Family, u32), i32>,
-    names: HashMap<Box<[u8]>, Local>,
+    pub(super) ways: Ways,
     /// Names that were unlinked before the call that made the queue has returned: what is to be told of
     /// the removal
     unlinked: HashMap<Box<[u8]>, Change>,
@@ -48,14 +48,13 @@ const ASK_NS: u64 = 1_000_000_000;
 
 impl Space {
     /// Nobody has said yet what was in it.
-    pub(super) fn new(ns: NsRef) -> Self {
+    pub(super) fn new(ns: NsRef, everywhere: Rc<RefCell<Everywhere>>) -> Self {
         Self {
             ns,
             live: HashMap::default(),
             removed: HashMap::default(),
             removed_order: VecDeque::new(),
-            keys: HashMap::default(),
-            names: HashMap::default(),
+            ways: Ways::new(ns, everywhere),
             unlinked: HashMap::default(),
             whole: false,
             forgotten: 0,
@@ -75,14 +74,17 @@ impl Space {
     }
 
     pub(super) fn of_key(&self, kind: Family, key: u32) -> Option<i32> {
-        self.keys.get(&(kind, key)).copied()
+        self.ways.of_key(kind, key)
     }
 
     pub(super) fn all(&self) -> Vec<(Local, &One)> {
         self.live.iter().chain(&self.removed).map(|(local, one)| (*local, one.as_ref())).collect()
     }
 
-    pub(super) fn into_all(self) -> impl Iterator<Item = (Local, Box<One>)> {
+    pub(super) fn into_all(mut self) -> impl Iterator<Item = (Local, Box<One>)> {
+        for (local, one) in &self.live {
+            self.ways.remove(*local, one);
+        }
         self.live.into_iter().chain(self.removed)
     }
 
@@ -116,17 +118,8 @@ impl Space {
         if one.is_removed() {
             self.keep_removed(local, one);
         } else {
-            self.index(local, one.key, one.name.as_deref());
+            self.ways.add(local, one.key, one.name.as_deref());
             self.live.insert(local, one);
-        }
-    }
-
-    fn index(&mut self, local: Local, key: Option<u32>, name: Option<&[u8]>) {
-        if let (Local::Sysv(kind, id), Some(key)) = (local, key.filter(|key| *key != 0)) {
-            self.keys.insert((kind, key), id);
-        }
-        if let Some(name) = name {
-            self.names.insert(name.into(), local);
         }
     }
 
@@ -164,14 +157,14 @@ impl Space {
                 born_late(act, (ns, local), one, Birth::Seen(at), (key, name, like), changes);
                 let live = !one.is_removed() && one.destroyed.is_none();
                 if live {
-                    self.index(local, key, name);
+                    self.ways.add(local, key, name);
                 }
             }
             (Some(one), Some(birth)) if is_shown(one) && one.birth.may_be_by(act.boot_ns) => {
                 born_late(act, (ns, local), one, birth, (key, name, like), changes);
                 let live = !one.is_removed() && one.destroyed.is_none();
                 if live {
-                    self.index(local, key, name);
+                    self.ways.add(local, key, name);
                 }
             }
             (Some(one), Some(Birth::Seen(_))) => {
@@ -182,13 +175,15 @@ impl Space {
                 self.begin(act, local, birth, (key, name, like), changes);
             }
             (Some(one), _) if one.destroyed.is_none() || is_late(act, one) => {
-                one.used(act.boot_ns, act.pid, act.facts);
+                if one.used(act) {
+                    self.ways.meets(local);
+                }
                 one.key = one.key.or(key);
                 if one.name.is_none() {
                     one.name = name.map(Into::into);
                 }
                 if one.destroyed.is_none() && !one.is_removed() {
-                    self.index(local, key, name);
+                    self.ways.add(local, key, name);
                 }
             }
             (None, _) | (Some(_), _) => self.begin(act, local, birth, (key, name, like), changes),
@@ -213,7 +208,9 @@ impl Space {
             let fresh = matches!(birth, Birth::Seen(_)) && local.kind() == Family::Shm;
             one.attached = (fresh && self.whole).then_some(0);
         }
-        one.used(act.boot_ns, act.pid, act.facts);
+        if one.used(act) {
+            self.ways.meets(local);
+        }
         let ns = self.ns;
         let at = act.boot_ns;
         if birth.is_some() {
@@ -230,7 +227,7 @@ impl Space {
             }
             unlinked => {
                 changes.extend(unlinked);
-                self.index(local, key, name);
+                self.ways.add(local, key, name);
                 self.live.insert(local, one);
             }
         }
@@ -249,7 +246,9 @@ impl Space {
         let late = |one: &&mut One| is_late(act, one);
         let known = self.get_mut(local);
         if let Some(one) = known.or_else(|| gone.get_mut(ns, local).filter(late)) {
-            one.used_often(act.boot_ns, act.pid, act.facts, uses);
+            if one.used_often(act, uses) {
+                self.ways.meets(local);
+            }
             return;
         }
         self.begin(act, local, None, (None, None, Likeness::default()), changes);
@@ -318,23 +317,16 @@ impl Space {
     /// Takes out an object to which its key or name leads no more.
     pub(super) fn take(&mut self, local: Local) -> Option<Box<One>> {
         let one = self.live.remove(&local)?;
-        if let (Local::Sysv(kind, id), Some(key)) = (local, one.key)
-            && self.keys.get(&(kind, key)) == Some(&id)
-        {
-            self.keys.remove(&(kind, key));
-        }
-        if let Some(name) = &one.name
-            && self.names.get(name) == Some(&local)
-        {
-            self.names.remove(name);
-        }
+        self.ways.remove(local, &one);
         Some(one)
     }
 
     fn remove(&mut self, act: &Act<'_>, local: Local, one: &mut One, changes: &mut Vec<Change>) {
         let ns = self.ns;
         tell_present(ns, local, one, changes);
-        one.used(act.boot_ns, act.pid, act.facts);
+        if one.used(act) {
+            self.ways.meets(local);
+        }
         one.removed = Some(act.boot_ns);
         changes.push(Change::new(ObjectLife::Removed, act.boot_ns, ns, local, one).by(act));
     }
@@ -368,7 +360,7 @@ impl Space {
 
     /// mq_unlink: the queue lives on while it is open.
     pub(super) fn unlinked(&mut self, act: &Act<'_>, name: &[u8], changes: &mut Vec<Change>) {
-        let known = self.names.get(name).copied();
+        let known = self.ways.of_name(name);
         let known = known.filter(|local| !self.found_later(act, *local));
         if let Some((local, mut one)) = known.and_then(|local| Some((local, self.take(local)?))) {
             self.remove(act, local, &mut one, changes);

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use super::{
     Act, Change, Objects,
     one::{Birth, Local, One},
+    ways::Sought,
 };
 use crate::{
     decode::deeds::{Deed, Likeness, Made},
@@ -174,7 +175,20 @@ fn check(objects: &Objects, truth: &BTreeMap<i32, Truth>) {
             assert_eq!(known.creator.as_ref().unwrap().pid, Some(one.creator), "{id}");
         }
     }
+    let another = NsRef { inum: 1, generation: 1 };
+    for (id, one) in truth {
+        let sought = Sought::Id(Family::Sem, *id);
+        let found = objects.elsewhere(another, sought);
+        let expected = one.dead.is_none().then_some((NS, Local::Sysv(Family::Sem, *id)));
+        assert_eq!(found, Vec::from_iter(expected));
+        assert_eq!(objects.elsewhere(NS, sought), []);
+    }
     let state = objects.spaces.get(&NS);
+    for key in 1..4 {
+        let found = objects.elsewhere(another, Sought::Key(Family::Sem, key));
+        let known = state.and_then(|space| space.of_key(Family::Sem, key));
+        assert_eq!(found, Vec::from_iter(known.map(|id| (NS, Local::Sysv(Family::Sem, id)))));
+    }
     for key in 1..4 {
         if let Some(id) = state.and_then(|space| space.of_key(Family::Sem, key)) {
             assert!(truth[&id].dead.is_none(), "key {key} leads to {id}");
@@ -305,6 +319,9 @@ fn a_namespace_takes_its_objects_along() {
     let of = |id| (ObjectLife::Destroyed, Local::Sysv(Family::Sem, id));
     assert_eq!(told, [of(0), of(1)]);
     assert!(objects.spaces.is_empty());
+    let other = NsRef { generation: 2, ..NS };
+    assert!(objects.elsewhere(other, Sought::Id(Family::Sem, 0)).is_empty());
+    assert!(objects.everywhere.borrow().candidates(Sought::Id(Family::Sem, 0), other).is_empty());
 }
 
 #[test]
@@ -323,9 +340,39 @@ fn what_is_remembered_of_the_gone_is_bounded_and_what_is_not_is_counted() {
 
 #[test]
 fn an_object_takes_little_room() {
-    // With its places in the tables of objects, keys and users.
-    let room = size_of::<(Local, One)>() + 8 * size_of::<(u32, u64)>() + 64;
+    // With its places in the tables of objects, keys and users, and in the index of all namespaces: a
+    // node of a B-tree is at least half full.
+    let index = 2 * 2 * size_of::<(Family, u32, NsRef)>();
+    let room = size_of::<(Local, One)>() + 8 * size_of::<(u32, u64)>() + 64 + index;
     assert!(room * 8 / 7 <= 600, "{room}");
+}
+
+/// A queue's name in every namespace but the asker's own, until it is unlinked or its namespace is dead.
+#[test]
+fn a_name_is_found_in_all_other_namespaces() {
+    let mut objects = whole();
+    let spaces = [2, 3, 4].map(|inum| NsRef { inum, generation: 1 });
+    for (at, ns) in spaces.into_iter().enumerate() {
+        let queue = QueueRef { ns, ino: 5, dev: at as u32 + 1, flags: 0 };
+        let deed = Deed::Opened {
+            queue,
+            name: Some(Text(b"q".as_slice().into())),
+            made: Made::Yes,
+            like: Likeness::default(),
+        };
+        objects.act(&Act { ns, ..act(1, 1, deed) }, Some(ns));
+    }
+    let found = |objects: &Objects, but| {
+        let found = objects.elsewhere(but, Sought::Name(b"q"));
+        found.into_iter().map(|one| one.0.inum).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&objects, NS), [2, 3, 4]);
+    assert_eq!(found(&objects, spaces[1]), [2, 4]);
+    assert!(objects.elsewhere(NS, Sought::Name(b"r")).is_empty());
+    let unlinked = Deed::Unlinked(Text(b"q".as_slice().into()));
+    objects.act(&Act { ns: spaces[0], ..act(2, 1, unlinked) }, None);
+    objects.ended(spaces[2], Death { after: Some(5), before: 9 });
+    assert_eq!(found(&objects, NS), [3]);
 }
 
 /// The name of a queue leads to another after it was unlinked: what a look found is not what calls from
