@@ -92,6 +92,8 @@ const EXE: Need = Need::Optional("the executable's path");
 const QUEUE: Need = Need::Optional("the namespace and name of a queue behind a descriptor");
 const NAMESPACES: Need = Need::Optional("namespaces that no process is in, and their destruction");
 const PROCESS: Need = Need::Optional("the process's other namespaces");
+const USER: Need = Need::Optional("users in their own namespaces");
+const ARGS: Need = Need::Optional("the arguments of processes");
 const CGROUP: Need = Need::Optional("the containers of processes");
 const HOLDERS: Need =
     Need::Optional("the namespaces of mapped segments and of open /proc/sysvipc files");
@@ -143,6 +145,12 @@ fields! {
     CredEuid: Direct, Need::Required, [("cred", "euid", 0)];
     CredEgid: Direct, Need::Required, [("cred", "egid", 0)];
     CredUserNs: Probe, PROCESS, [("cred", "user_ns", 0)];
+    // 64 bits in all, as one number (6.3) or two (include/linux/capability.h).
+    CredCapabilities: Probe, Need::Optional("the capabilities of processes"), [("cred", "cap_effective", 0)];
+    UserNsMap: Probe, USER, [("user_namespace", "uid_map.extent", 0)];
+    UserNsMapLen: Probe, USER, [("user_namespace", "uid_map.nr_extents", 0)];
+    MmArgStart: Probe, ARGS, [("mm_struct", "arg_start", 0)];
+    MmArgEnd: Probe, ARGS, [("mm_struct", "arg_end", 0)];
 
     // `id` is a 64-bit number since 5.5 (include/linux/kernfs.h).
     TaskCgroups: Probe, CGROUP, [("task_struct", "cgroups", 0)];

@@ -92,6 +92,8 @@ pub mod flag {
     pub const INLINE: u32 = 1 << 9;
     /// A namespace found by the census, not by its birth.
     pub const FOUND: u32 = 1 << 8;
+    /// A list has more entries than there is room for.
+    pub const CUT: u32 = 1 << 11;
 }
 
 /// One life of an IPC namespace.
@@ -334,12 +336,50 @@ pub struct NamePart {
 /// Bytes of [`ContextRecord::exe`] that can be filled.
 pub const EXE_LEN: usize = 1024;
 
+/// Bytes kept of a process's arguments.
+pub const ARGS_LEN: usize = 512;
+/// Ancestors that a context names, at most.
+pub const ANCESTORS: usize = 8;
+/// Extents of a user namespace's map that lie within it (`UID_GID_MAP_MAX_BASE_EXTENTS`,
+/// include/linux/user_namespace.h); of one with more, nothing is known here.
+pub const UID_EXTENTS: usize = 5;
+
+/// A process that another one descends from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct AncestorRecord {
+    /// When it started
+    pub start_boot_ns: u64,
+    /// Its cgroup, as [`ContextRecord::cgroup`]
+    pub cgroup: u64,
+    /// The name of its first thread
+    pub comm: [u8; 16],
+    /// Its number, in the initial pid namespace
+    pub pid: u32,
+    /// Padding
+    pub reserved: u32,
+}
+
+/// A part of a user namespace's map (`struct uid_gid_extent`, include/linux/user_namespace.h).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct UidExtent {
+    /// The first user, in the namespace
+    pub first: u32,
+    /// The first user, in the initial namespace
+    pub lower_first: u32,
+    /// How many there are
+    pub count: u32,
+}
+
 /// Who a thread is: sent once, before its first call, and again after exec, setns, unshare and a move
-/// to another cgroup.
+/// to another cgroup. With `DETAIL`, [`ARGS_LEN`] bytes follow: of them, `args_len` are the process's
+/// arguments as they lie in its memory, each with a NUL behind.
 #[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct ContextRecord {
-    /// `TRUNCATED` and `DELETED` speak of `exe`
+    /// `TRUNCATED` and `DELETED` speak of `exe`, `FAULT` of the arguments; `CUT`: there are more
+    /// ancestors
     pub header: Header,
     /// When it was made
     pub boot_ns: u64,
@@ -369,6 +409,20 @@ pub struct ContextRecord {
     pub cgroup: u64,
     /// The thread's name
     pub comm: [u8; 16],
+    /// Effective capabilities, by their numbers' bits
+    pub capabilities: u64,
+    /// The arguments' length, also where not all of them are there
+    pub args_len: u64,
+    /// Its number in its own pid namespace; `0`: unknown
+    pub ns_pid: u32,
+    /// Extents of its user namespace's map; more than [`UID_EXTENTS`]: they are not in `uid_map`
+    pub uid_extents: u32,
+    /// That map
+    pub uid_map: [UidExtent; UID_EXTENTS],
+    /// How many `ancestors` there are
+    pub ancestor_count: u32,
+    /// Its parent, and so on
+    pub ancestors: [AncestorRecord; ANCESTORS],
     /// Bytes used of `exe`
     pub exe_len: u32,
     /// Padding
@@ -741,7 +795,9 @@ const _: () = {
     assert!(size_of::<QueueRef>() == 24);
     assert!(size_of::<QueuePart>() == 88);
     assert!(size_of::<NamePart>() == 24 + 32 + 8 + NAME_LEN);
-    assert!(size_of::<ContextRecord>() == 104 + EXE_LEN);
+    assert!(size_of::<AncestorRecord>() == 40);
+    assert!(size_of::<UidExtent>() == 12);
+    assert!(size_of::<ContextRecord>() == 192 + 40 * ANCESTORS + EXE_LEN);
     assert!(size_of::<CgroupRecord>() == 32 + CGROUP_PATH_LEN);
     assert!(size_of::<NamespaceRecord>() == 40);
     assert!(size_of::<MoveRecord>() == 80);

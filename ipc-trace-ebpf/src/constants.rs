@@ -32,6 +32,8 @@ constants! {
     OPS: u32 = 0;
     /// `1`: what arguments point to is wanted, where it is for show alone; `0`: it is left unread
     ARGUMENTS: u32 = 1;
+    /// `1`: processes' arguments are wanted
+    WITH_ARGS: u32 = 0;
     /// `1`: calls may be sent in batches, as they are counted and not shown, and no filter looks at
     /// what differs between calls of one thread
     BATCHED: u32 = 0;

@@ -8,14 +8,23 @@ use aya_ebpf::{
 };
 use ipc_trace_common::{
     layout::Field,
-    record::{ContextRecord, Header, Kind, NsRef, VERSION},
+    record::{ARGS_LEN, ContextRecord, Header, Kind, NsRef, UID_EXTENTS, UidExtent, VERSION, flag},
 };
 
 use crate::{
-    batches, cgroups, executables, maps,
-    memory::{exists, field, kernel, kernel_bytes, unknown},
+    ancestry, batches, cgroups,
+    constants::constant,
+    executables, maps,
+    memory::{exists, field, kernel, kernel_bytes, unknown, user_bytes},
     slots::Slot,
 };
+
+/// A context and the arguments of its process, as they lie in the ring.
+#[repr(C)]
+struct WithArgs {
+    context: ContextRecord,
+    args: [u8; ARGS_LEN],
+}
 
 /// The header of a record that is no call.
 #[inline(always)]
@@ -61,12 +70,19 @@ extern "C" fn send_context(
     generation: u32,
     cgroup: u64,
 ) -> u64 {
-    let Some(record) = maps::reserve_control::<ContextRecord>() else {
+    let with_args = constant!(WITH_ARGS) != 0;
+    let room = if with_args {
+        maps::reserve_control::<WithArgs>()
+    } else {
+        maps::reserve_control::<ContextRecord>().map(<*mut ContextRecord>::cast)
+    };
+    let Some(whole) = room else {
         return 0;
     };
-    // SAFETY: the ring gave room for a whole record; every field but the unused end of `exe` is
-    // written.
+    // SAFETY: the ring gave room for a whole record, and for the arguments where they are wanted; every
+    // field but the unused ends of `exe`, the arguments and `ancestors` is written.
     unsafe {
+        let record = core::ptr::addr_of_mut!((*whole).context);
         let now = bpf_ktime_get_boot_ns();
         (*record).boot_ns = now;
         (*record).context = now;
@@ -93,13 +109,61 @@ extern "C" fn send_context(
         let nsproxy = kernel_field(task, Field::TaskNsproxy);
         (*record).mnt_ns = field(field(nsproxy, Field::NsproxyMnt), Field::MntNsInum);
         (*record).pid_ns = pid_namespace(task);
-
-        let (len, flags) = executables::path(task, core::ptr::addr_of_mut!((*record).exe).cast());
+        (*record).ns_pid = own_number(leader);
+        (*record).capabilities = field(cred, Field::CredCapabilities);
+        let to = core::ptr::addr_of_mut!((*record).uid_map).cast();
+        (*record).uid_extents = users(field(cred, Field::CredUserNs), to);
+        let (count, mut flags) = ancestry::of(leader, core::ptr::addr_of_mut!((*record).ancestors));
+        (*record).ancestor_count = count;
+        (*record).args_len = 0;
+        if with_args {
+            let (len, found) = arguments(task, core::ptr::addr_of_mut!((*whole).args).cast());
+            (*record).args_len = len;
+            flags |= found;
+        }
+        let (len, found) = executables::path(task, core::ptr::addr_of_mut!((*record).exe).cast());
         (*record).exe_len = len;
-        (*record).header = header(Kind::Context, flags);
+        (*record).header = header(Kind::Context, flags | found);
         submit(record);
         now
     }
+}
+
+/// Writes the map of a user namespace: how many extents it has.
+///
+/// # Safety
+/// `to` has room for [`UID_EXTENTS`].
+#[inline(always)]
+unsafe fn users(user_ns: u64, to: *mut u8) -> u32 {
+    if !exists(Field::UserNsMap) || !exists(Field::UserNsMapLen) {
+        return 0;
+    }
+    let len = (size_of::<UidExtent>() * UID_EXTENTS) as u32;
+    // SAFETY: as the caller says.
+    if !unsafe { kernel_bytes(to, len, user_ns + bytes(Field::UserNsMap)) } {
+        return 0;
+    }
+    field(user_ns, Field::UserNsMapLen)
+}
+
+/// Writes the arguments of the current task's process to `to`: their length, and flags. A task that is being
+/// made has those of the one that makes it, at the same place.
+///
+/// # Safety
+/// `to` has room for [`ARGS_LEN`] bytes.
+#[inline(always)]
+unsafe fn arguments(task: u64, to: *mut u8) -> (u64, u32) {
+    if !exists(Field::TaskMm) || !exists(Field::MmArgStart) || !exists(Field::MmArgEnd) {
+        return (0, flag::FAULT);
+    }
+    let mm: u64 = field(task, Field::TaskMm);
+    let start: u64 = field(mm, Field::MmArgStart);
+    let end: u64 = field(mm, Field::MmArgEnd);
+    let len = end - start;
+    let read = if len > ARGS_LEN as u64 { ARGS_LEN as u64 } else { len };
+    // SAFETY: as the caller says.
+    let found = unsafe { user_bytes(to, read as u32, start) };
+    (len, if found { flag::DETAIL } else { flag::DETAIL | flag::FAULT })
 }
 
 /// A field that other programs read with plain loads, read with the helper: what leads here is
@@ -118,12 +182,26 @@ pub(crate) fn bytes(field: Field) -> u64 {
 /// `task_active_pid_ns`: the namespace of the task's innermost number (kernel/pid.c).
 #[inline(always)]
 pub(crate) fn pid_namespace(task: u64) -> u32 {
-    if !exists(Field::TaskThreadPid) || !exists(Field::PidNumbers) || !exists(Field::UpidNs) {
+    if !exists(Field::UpidNs) {
+        return 0;
+    }
+    field(field(innermost(task), Field::UpidNs), Field::PidNsInum)
+}
+
+/// The number of a process in its own pid namespace, by its leader.
+#[inline(always)]
+fn own_number(leader: u64) -> u32 {
+    field(innermost(leader), Field::UpidNr)
+}
+
+/// The `struct upid` of the task's innermost number.
+#[inline(always)]
+fn innermost(task: u64) -> u64 {
+    if !exists(Field::TaskThreadPid) || !exists(Field::PidNumbers) {
         return 0;
     }
     let pid = field(task, Field::TaskThreadPid);
     let level: u32 = field(pid, Field::PidLevel);
     // struct upid { int nr; struct pid_namespace *ns; }: 16 bytes on every 64-bit kernel.
-    let upid = pid + bytes(Field::PidNumbers) + u64::from(level) * 16;
-    field(field(upid, Field::UpidNs), Field::PidNsInum)
+    pid + bytes(Field::PidNumbers) + u64::from(level) * 16
 }

@@ -10,6 +10,7 @@
 //! | [`slots`] | what is remembered of a thread: its context, the call that it is in |
 //! | [`namespaces`] | identity of IPC namespaces: number and generation |
 //! | [`context`] | who a thread is, sent once |
+//! | [`ancestry`] | whom a process descends from |
 //! | [`executables`] | paths of executables |
 //! | [`cgroups`] | which cgroup a thread is in; cgroups made and removed |
 //! | [`queues`] | from a descriptor to a queue and its namespace |
@@ -32,6 +33,7 @@
 // For the one atomic addition in `maps`.
 #![feature(asm_experimental_arch)]
 
+mod ancestry;
 mod batches;
 mod calls;
 mod census;

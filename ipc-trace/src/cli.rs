@@ -89,6 +89,12 @@ pub struct TraceArgs {
     /// End after this time: a number with ns, us, ms, s, m or h; seconds without
     #[arg(long, value_name = "D", value_parser = duration)]
     pub duration: Option<Duration>,
+    /// Tell also with which arguments processes were executed: there may be passwords among them
+    #[arg(long)]
+    pub with_args: bool,
+    /// Tell on every line of a call also whom its process descends from
+    #[arg(long)]
+    pub with_ancestry: bool,
     /// Which calls to show or count
     #[command(flatten)]
     pub filters: Filters,

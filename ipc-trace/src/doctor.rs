@@ -130,6 +130,7 @@ fn options(how: &HowArgs, native: Abi) -> Options {
         ring_bytes: setup::ring_bytes(how.ring_bytes),
         filters: KernelFilters::default(),
         arguments: true,
+        with_args: false,
         cgroups: None,
         native,
     }

@@ -36,6 +36,7 @@ use crate::{
         Tracker,
         clock::boot_ns,
         contexts::Facts,
+        identity::Called,
         namespaces::{Birth, Death},
         objects,
     },
@@ -87,7 +88,7 @@ impl<T> Source for aya::maps::RingBuf<T> {
 /// A control record that waits for its turn.
 #[derive(Clone, Debug)]
 enum Control {
-    Context(Box<ContextRecord>),
+    Context(Box<ContextRecord>, Called),
     Namespace(NamespaceRecord),
     Move(MoveRecord),
     Exit(ExitRecord),
@@ -101,7 +102,7 @@ enum Control {
 impl Control {
     const fn boot_ns(&self) -> u64 {
         match self {
-            Self::Context(r) => r.boot_ns,
+            Self::Context(r, _) => r.boot_ns,
             Self::Namespace(r) => r.boot_ns,
             Self::Move(r) => r.boot_ns,
             Self::Exit(r) => r.boot_ns,
@@ -326,12 +327,11 @@ impl Pipeline {
     /// Brings a context forward: on the control ring, records of different CPUs can be in another
     /// order than their times, so that it waits behind a later one.
     fn apply_context(&mut self, tid: u32, context: u64) {
-        let wanted =
-            |c: &Control| matches!(c, Control::Context(r) if r.tid == tid && r.context == context);
+        let wanted = |c: &Control| matches!(c, Control::Context(r, _) if r.tid == tid && r.context == context);
         if let Some(at) = self.waiting.iter().position(wanted)
-            && let Some(Control::Context(record)) = self.waiting.remove(at)
+            && let Some(Control::Context(record, called)) = self.waiting.remove(at)
         {
-            self.tracker.context(&record);
+            self.tracker.context(&record, called);
         }
     }
 
@@ -364,7 +364,7 @@ impl Pipeline {
     #[cold]
     fn take_effect(&mut self, control: &Control, sink: &mut impl Sink) {
         match control {
-            Control::Context(record) => self.tracker.context(record),
+            Control::Context(record, called) => self.tracker.context(record, called.clone()),
             Control::Cgroup(record) => self.tracker.containers.record(record),
             Control::Exit(record) => self.tracker.contexts.remove(record),
             Control::Queue(record) => self.tracker.queues.insert(record),
@@ -464,7 +464,10 @@ impl Pipeline {
 
 fn read_one(bytes: &[u8]) -> Result<Option<Control>, decode::DecodeError> {
     Ok(match decode::record(bytes)? {
-        Record::Context(r) => Some(Control::Context(Box::new(*r))),
+        Record::Context(r, arguments) => {
+            let called = Called::new(arguments, r.args_len);
+            Some(Control::Context(Box::new(*r), called))
+        }
         Record::Namespace(r) => Some(Control::Namespace(*r)),
         Record::Move(r) => Some(Control::Move(*r)),
         Record::Exit(r) => Some(Control::Exit(*r)),

@@ -5,6 +5,7 @@
 //! | [`hierarchy`] | the hierarchy of cgroups that counts, and what is in it |
 //! | [`identity`] | from a cgroup's path to a container: pure |
 //! | [`sharing`] | whether containers share a namespace because somebody said so: pure |
+//! | `units` | from a cgroup's path to a systemd unit: pure |
 //! | [`runtimes`] | what runtimes say of their containers |
 //!
 //! The kernel side tells of births and deaths of cgroups once, with path and number, and a thread's
@@ -18,6 +19,7 @@ pub mod hierarchy;
 pub mod identity;
 pub mod runtimes;
 pub mod sharing;
+mod units;
 
 use std::{
     cell::{Cell, RefCell},
@@ -102,6 +104,24 @@ impl Known {
     }
 }
 
+/// Whose a cgroup is.
+#[derive(Clone, Debug)]
+enum Whose {
+    /// A container's
+    Container(Rc<Known>),
+    /// The host's, and of which systemd unit
+    Host(Option<Arc<Text<'static>>>),
+}
+
+impl Whose {
+    fn container(&self) -> Option<Rc<Known>> {
+        match self {
+            Self::Container(known) => Some(Rc::clone(known)),
+            Self::Host(_) => None,
+        }
+    }
+}
+
 /// What a runtime says of a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Named {
@@ -157,7 +177,7 @@ impl Named {
 #[derive(Debug)]
 pub struct Containers {
     hierarchy: Option<Hierarchy>,
-    cgroups: HashMap<u64, Option<Rc<Known>>>,
+    cgroups: HashMap<u64, Whose>,
     order: VecDeque<u64>,
     removed: VecDeque<u64>,
     /// By id
@@ -216,8 +236,12 @@ impl Containers {
     }
 
     fn made(&mut self, number: u64, path: &[u8]) -> Option<Rc<Known>> {
-        let known = identity::of_path(path).map(|identity| self.known(identity));
-        if self.cgroups.insert(number, known.clone()).is_none() {
+        let whose = match identity::of_path(path) {
+            Some(identity) => Whose::Container(self.known(identity)),
+            None => Whose::Host(units::of_path(path)),
+        };
+        let known = whose.container();
+        if self.cgroups.insert(number, whose).is_none() {
             self.order.push_back(number);
         }
         while self.cgroups.len() > CGROUPS {
@@ -270,8 +294,8 @@ impl Containers {
 
     /// The container of a process whose thread is in a cgroup. `None`: it is the host's.
     pub fn of(&mut self, cgroup: u64, pid: u32) -> Option<Rc<Known>> {
-        if let Some(known) = self.cgroups.get(&cgroup) {
-            return known.clone();
+        if let Some(whose) = self.cgroups.get(&cgroup) {
+            return whose.container();
         }
         if cgroup == 0 {
             return None;
@@ -279,6 +303,15 @@ impl Containers {
         // It was forgotten, or the record of its birth was lost.
         let path = self.hierarchy.as_ref()?.path_of(&self.proc, pid, cgroup)?;
         self.made(cgroup, &path)
+    }
+
+    /// The systemd unit that a cgroup is of, after [`Self::of`] was asked for it.
+    #[must_use]
+    pub fn unit(&self, cgroup: u64) -> Option<Arc<Text<'static>>> {
+        match self.cgroups.get(&cgroup)? {
+            Whose::Host(unit) => unit.clone(),
+            Whose::Container(_) => None,
+        }
     }
 
     /// The container whose cgroup has this path.

@@ -18,7 +18,7 @@ pub mod flags;
 use ipc_trace_common::{
     op::{Abi, Code, Op},
     record::{
-        AccessRecord, CallRecord, CgroupRecord, ContextRecord, CtlPart, DescriptorRecord,
+        ARGS_LEN, AccessRecord, CallRecord, CgroupRecord, ContextRecord, CtlPart, DescriptorRecord,
         EndRecord, ExitRecord, Header, Kind, MappingRecord, MoveRecord, MsgPart, NamePart,
         NamespaceRecord, PendingRecord, QueuePart, QueueRecord, QueueRef, Sembuf, SemopPart,
         TaskRecord, VERSION, flag,
@@ -57,8 +57,8 @@ pub enum DecodeError {
 pub enum Record<'a> {
     /// A call returned
     Call(Call<'a>),
-    /// Who a thread is
-    Context(&'a ContextRecord),
+    /// Who a thread is, and what its process was called with
+    Context(&'a ContextRecord, Arguments<'a>),
     /// A namespace shows itself
     Namespace(&'a NamespaceRecord),
     /// A thread got into another namespace
@@ -89,6 +89,29 @@ pub enum Record<'a> {
     Access(&'a AccessRecord),
     /// A kind that this version does not know
     Unknown(u8),
+}
+
+/// What a process was called with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arguments<'a> {
+    /// That was not asked for
+    None,
+    /// It could not be read
+    Unread,
+    /// The beginning, each with a NUL behind
+    Read(&'a [u8]),
+}
+
+fn arguments<'a>(record: &ContextRecord, rest: &'a [u8]) -> Arguments<'a> {
+    let has = |bit| record.header.flags & bit != 0;
+    if !has(flag::DETAIL) {
+        return Arguments::None;
+    }
+    let len = usize::try_from(record.args_len).map_or(ARGS_LEN, |len| len.min(ARGS_LEN));
+    match rest.get(..len) {
+        Some(bytes) if !has(flag::FAULT) => Arguments::Read(bytes),
+        Some(_) | None => Arguments::Unread,
+    }
 }
 
 /// A call that returned.
@@ -181,7 +204,10 @@ pub fn record(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     const ACCESS: u8 = Kind::Access as u8;
     Ok(match kind {
         CALL => Record::Call(call(bytes)?),
-        CONTEXT => Record::Context(view(bytes, kind)?.0),
+        CONTEXT => {
+            let (record, rest) = view(bytes, kind)?;
+            Record::Context(record, arguments(record, rest))
+        }
         NAMESPACE => Record::Namespace(view(bytes, kind)?.0),
         MOVE => Record::Move(view(bytes, kind)?.0),
         EXIT => Record::Exit(view(bytes, kind)?.0),
@@ -259,7 +285,7 @@ pub fn iterated(mut bytes: &[u8], mut each: impl FnMut(Record<'_>)) -> Result<()
             Record::Descriptor(_) => size_of::<DescriptorRecord>(),
             Record::Mapping(_) => size_of::<MappingRecord>(),
             Record::Call(_)
-            | Record::Context(_)
+            | Record::Context(..)
             | Record::Namespace(_)
             | Record::Move(_)
             | Record::Exit(_)

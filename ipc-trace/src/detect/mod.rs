@@ -50,7 +50,7 @@ pub struct Judging<'a> {
 impl Judging<'_> {
     /// A class saw something. `draft` is asked for when that is new.
     pub fn saw(&mut self, key: Key, trace: Trace, draft: impl FnOnce() -> Draft) {
-        self.findings.saw(key, trace, self.witness, draft);
+        self.findings.saw(key, trace, draft);
     }
 }
 

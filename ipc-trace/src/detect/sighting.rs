@@ -67,6 +67,7 @@ impl Who<'_> {
             gid: self.gid,
             start_boot_ns: facts.map(|facts| facts.start_boot_ns),
             ns: facts.map_or(OtherNs::default(), |facts| facts.ns),
+            identity: facts.map(|facts| facts.identity_as(self.uid)).unwrap_or_default(),
         }
     }
 }

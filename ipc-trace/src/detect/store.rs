@@ -12,14 +12,11 @@ use std::{
 use super::{
     judge::{Judge, Silent, Verdict},
     sighting::{Draft, Key, Target, Trace, Whose},
-    witness::Witness,
 };
 use crate::{
     event::{
         IpcNsRef,
-        finding::{
-            Ancestor, Class, Evidence, Finding, FindingsAccounting, FoundObject, Severity, Subject,
-        },
+        finding::{Class, Evidence, Finding, FindingsAccounting, FoundObject, Severity, Subject},
         value::{FamilyName, Hex32, Text},
     },
     track::{
@@ -80,7 +77,6 @@ impl<T> Ends<T> {
 struct Kept {
     id: u64,
     draft: Draft,
-    ancestry: Vec<Ancestor>,
     first_ns: u64,
     last_ns: u64,
     count: u64,
@@ -159,13 +155,7 @@ impl Findings {
     }
 
     /// A class saw something. `draft` is asked for when that is new.
-    pub fn saw(
-        &mut self,
-        key: Key,
-        trace: Trace,
-        witness: &dyn Witness,
-        draft: impl FnOnce() -> Draft,
-    ) {
+    pub fn saw(&mut self, key: Key, trace: Trace, draft: impl FnOnce() -> Draft) {
         if let Some(kept) = self.kept.get_mut(&key) {
             kept.add(trace);
             return;
@@ -176,12 +166,9 @@ impl Findings {
         }
         self.next += 1;
         let draft = draft();
-        let process = draft.process.as_ref();
-        let ancestry = process.map(|process| witness.ancestry(process)).unwrap_or_default();
         let mut kept = Kept {
             id: self.next,
             draft,
-            ancestry,
             first_ns: trace.boot_ns,
             last_ns: trace.boot_ns,
             count: 0,
@@ -377,7 +364,6 @@ impl Kept {
                 process: draft.process.clone(),
                 container: draft.container.as_ref().map(|known| known.show()),
                 ipc_ns: draft.ns.map(|ns| tracker.namespaces.show(ns)),
-                ancestry: self.ancestry.clone(),
             },
             object: self.object.clone(),
             first: time(self.first_ns),

@@ -1,4 +1,4 @@
-//! What is looked up on the host when something was seen: who the parents are, what is mapped, which
+//! What is looked up on the host when something was seen: what is mapped, which
 //! namespaces a thread is in now.
 //!
 //! Classes are fed by events; this adds what no event tells. On a recording there is nobody to ask, and
@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use crate::event::{OtherNs, Process, finding::Ancestor};
+use crate::event::OtherNs;
 
 /// A mapped segment, as `/proc/PID/maps` has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,9 +21,6 @@ pub struct Mapped {
 
 /// Who can be asked about processes.
 pub trait Witness: fmt::Debug {
-    /// The parents of a process: its own first, up to the container's first process, or the host's.
-    fn ancestry(&self, process: &Process<'_>) -> Vec<Ancestor>;
-
     /// The segments that a process has mapped; `None`: it is gone, or can't be looked at.
     fn mapped(&self, pid: u32) -> Option<Vec<Mapped>>;
 
@@ -40,10 +37,6 @@ pub trait Witness: fmt::Debug {
 pub struct Nobody;
 
 impl Witness for Nobody {
-    fn ancestry(&self, _: &Process<'_>) -> Vec<Ancestor> {
-        Vec::new()
-    }
-
     fn mapped(&self, _: u32) -> Option<Vec<Mapped>> {
         None
     }

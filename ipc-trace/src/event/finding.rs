@@ -175,19 +175,6 @@ pub struct Subject {
     pub container: Option<Arc<Container>>,
     /// The IPC namespace that it was in
     pub ipc_ns: Option<IpcNs>,
-    /// Its parent, and so on, as far as they were known or still there
-    pub ancestry: Vec<Ancestor>,
-}
-
-/// A parent of a process.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Ancestor {
-    /// In the initial pid namespace
-    pub pid: u32,
-    /// Its name
-    pub comm: Text<'static>,
-    /// Path of its executable
-    pub exe: Option<Text<'static>>,
 }
 
 /// What something was done to.

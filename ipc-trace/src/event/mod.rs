@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | [`value`] | names, keys, flags and other values that have a form of their own in JSON |
 //! | [`args`] | the arguments of each operation |
+//! | [`identity`] | who a process is: whom it descends from, what it may |
 //! | [`objects`] | objects and their lives |
 //! | [`finding`] | findings, with what they rest on |
 //! | [`report`] | the object that `report -o json` prints |
@@ -17,6 +18,7 @@
 pub mod args;
 pub mod doctor;
 pub mod finding;
+pub mod identity;
 pub mod ls;
 pub mod objects;
 pub mod report;
@@ -29,6 +31,7 @@ use serde::Serialize;
 
 use args::Args;
 use finding::{FindingLine, FindingsAccounting};
+use identity::Identity;
 use objects::ObjectEvent;
 use value::{AbiName, Error, FamilyName, Hex32, OpName, Text, Time};
 
@@ -144,6 +147,9 @@ pub struct Process<'a> {
     pub start_boot_ns: Option<u64>,
     /// Its other namespaces
     pub ns: OtherNs,
+    /// Who it is beside that
+    #[serde(flatten)]
+    pub identity: Identity,
 }
 
 impl Process<'_> {
@@ -161,6 +167,7 @@ impl Process<'_> {
             gid: self.gid,
             start_boot_ns: self.start_boot_ns,
             ns: self.ns,
+            identity: self.identity,
         }
     }
 }

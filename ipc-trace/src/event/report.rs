@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{
     Accounting, Backends, Command, Container, OtherNs, Pending, Process, Sharing,
     finding::Finding,
+    identity::Identity,
     objects::ObjectReport,
     value::{Error, OpName, Text, Time},
 };
@@ -118,6 +119,9 @@ pub struct ProcessReport {
     pub start_boot_ns: Option<u64>,
     /// Its other namespaces
     pub ns: OtherNs,
+    /// Who it is beside that
+    #[serde(flatten)]
+    pub identity: Identity,
     /// Its container; `null` on the host
     pub container: Option<Arc<Container>>,
     /// Its calls, as far as they were delivered

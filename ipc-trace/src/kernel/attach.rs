@@ -186,6 +186,7 @@ fn link(
     let filters = &options.filters;
     let arguments = u32::from(options.arguments);
     let batched = u32::from(options.is_batched());
+    let with_args = u32::from(options.with_args);
     let processors = processors();
     let wake_mask = wake_every(options.ring_bytes, processors) - 1;
     // Memory is taken for all entries at once.
@@ -207,6 +208,7 @@ fn link(
             ("FILTERS", filters.bits.as_bytes()),
             ("ARGUMENTS", arguments.as_bytes()),
             ("BATCHED", batched.as_bytes()),
+            ("WITH_ARGS", with_args.as_bytes()),
             ("OPS", filters.ops.as_bytes()),
             ("CGROUP_HIERARCHY", hierarchy.as_bytes()),
             ("CGROUP_SUBSYSTEM", subsystem.as_bytes()),

@@ -98,7 +98,7 @@ impl Census {
             }
             Record::Alive(_)
             | Record::Call(_)
-            | Record::Context(_)
+            | Record::Context(..)
             | Record::Namespace(_)
             | Record::Move(_)
             | Record::Exit(_)

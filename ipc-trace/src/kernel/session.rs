@@ -120,6 +120,8 @@ pub struct Options {
     pub filters: KernelFilters,
     /// Whether what arguments point to is wanted, where it is for show alone
     pub arguments: bool,
+    /// Whether what processes were called with is wanted
+    pub with_args: bool,
     /// The cgroups that tell containers; `None`: there are none
     pub cgroups: Option<Cgroups>,
     /// The machine's native ABI

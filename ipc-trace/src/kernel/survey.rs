@@ -77,7 +77,7 @@ impl Survey {
                 found.self_ns_inum = r.self_ns_inum;
             }
             Record::Call(_)
-            | Record::Context(_)
+            | Record::Context(..)
             | Record::Namespace(_)
             | Record::Move(_)
             | Record::Exit(_)

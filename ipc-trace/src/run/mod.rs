@@ -246,9 +246,10 @@ impl Run {
             signal_hook::flag::register(signal, Arc::clone(&ending))
                 .map_err(system("can't handle signals"))?;
         }
-        let mut setup = setup::setup(&args.how, &args.filters, live)?;
+        let mut setup = setup::setup(&args.how, &args.filters, live, args.with_args)?;
         let clock = Clock::now();
         let mut pipeline = Pipeline::new(Tracker::new(clock));
+        pipeline.tracker.contexts.with_ancestry = args.with_ancestry;
         let started = boot_ns();
         let output = Output::new(Arc::clone(&ending));
         if live {

@@ -100,11 +100,17 @@ pub struct Setup {
     pub hierarchy: Option<Hierarchy>,
 }
 
-/// Loads and attaches what the options ask for. `arguments`: whether calls are shown one by one.
+/// Loads and attaches what the options ask for. `arguments`: whether calls are shown one by one;
+/// `with_args`: whether what processes were called with is shown.
 ///
 /// # Errors
 /// Something is missing; the error says what.
-pub fn setup(how: &HowArgs, filters: &Filters, arguments: bool) -> Result<Setup, SetupError> {
+pub fn setup(
+    how: &HowArgs,
+    filters: &Filters,
+    arguments: bool,
+    with_args: bool,
+) -> Result<Setup, SetupError> {
     let system = System::read().map_err(|source| SetupError::System { what: "uname", source })?;
     features::check_capabilities(Path::new("/proc"))?;
     let native =
@@ -122,6 +128,7 @@ pub fn setup(how: &HowArgs, filters: &Filters, arguments: bool) -> Result<Setup,
         ring_bytes: ring_bytes(how.ring_bytes),
         filters: kernel_filters(filters),
         arguments,
+        with_args,
         cgroups,
         native,
     };

@@ -14,6 +14,7 @@ use ipc_trace_common::{
 use crate::event::{
     Container, Ipc, IpcNs, IpcNsRef, Object, OtherNs, Pending, Process,
     args::{Args, CommandName, IpcSet, MqAttr, Sigevent, Sop, Timespec},
+    identity::Identity,
     objects::{Creator, LastUse, ObjectLook},
     value::{AbiName, Address, Error, FamilyName, Flags, Hex32, Mode, OpName, Text, Time},
 };
@@ -50,6 +51,7 @@ pub(super) fn process(pid: u32, comm: &str) -> Process<'static> {
         gid: 1000,
         start_boot_ns: Some(1_443_900_000_000),
         ns: OtherNs::default(),
+        identity: Identity::default(),
     }
 }
 

@@ -20,6 +20,7 @@ use crate::event::{
     Namespace, OpAccounting, OtherNs, Sharing, Start, VERSION,
     args::Args,
     finding::FindingsAccounting,
+    identity::Identity,
     objects::{ObjectEvent, ObjectLife, ObjectLook, ObjectOfNs, ObjectReport},
     report::{
         Calls, Created, Destroyed, Durations, Folded, NamespaceReport, OpReport, ProcessReport,
@@ -266,6 +267,7 @@ fn who(pid: u32, comm: &str, exe: &str, calls: u64) -> ProcessReport {
         gid: 1000,
         start_boot_ns: None,
         ns: OtherNs::default(),
+        identity: Identity::default(),
         container: None,
         calls,
         failed: calls / 350,

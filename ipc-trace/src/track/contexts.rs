@@ -7,12 +7,17 @@ use std::{
     sync::Arc,
 };
 
-use ipc_trace_common::record::{CallRecord, ContextRecord, EXE_LEN, ExitRecord, flag};
+use ipc_trace_common::record::{
+    AncestorRecord, CallRecord, ContextRecord, EXE_LEN, ExitRecord, flag,
+};
 
-use super::recent::Recent;
+use super::{
+    identity::{self, Ancestors, Called, Users},
+    recent::Recent,
+};
 use crate::{
-    containers::Known,
-    event::{Container, OtherNs, Process, value::Text},
+    containers::{Containers, Known},
+    event::{Container, OtherNs, Process, identity::Capabilities, identity::Identity, value::Text},
 };
 
 /// Contexts that are kept at least before threads that have ended unseen are looked for.
@@ -41,10 +46,18 @@ pub struct Facts {
     pub ns: OtherNs,
     /// Its container; `None`: it is the host's
     pub container: Option<Rc<Known>>,
+    /// Who it is beside that
+    pub identity: Identity,
+    users: Users,
 }
 
 impl Facts {
-    fn new(record: &ContextRecord, container: Option<Rc<Known>>, proc: &Path) -> Self {
+    fn new(
+        record: &ContextRecord,
+        container: Option<Rc<Known>>,
+        identity: Identity,
+        proc: &Path,
+    ) -> Self {
         let known = |inum: u32| (inum != 0).then_some(inum);
         Self {
             pid: record.pid,
@@ -61,7 +74,20 @@ impl Facts {
                 user: known(record.user_ns),
             },
             container,
+            identity,
+            users: Users::of(record),
         }
+    }
+
+    /// Who it is, when its effective user is that.
+    #[must_use]
+    pub fn identity_as(&self, uid: u32) -> Identity {
+        let mut identity = self.identity.clone();
+        identity.ns_uid = self.users.inside(uid);
+        if uid != self.uid {
+            identity.capabilities = None;
+        }
+        identity
     }
 
     /// Its container, as it is shown now.
@@ -90,6 +116,7 @@ impl Facts {
             gid: self.gid,
             start_boot_ns: Some(self.start_boot_ns),
             ns: self.ns,
+            identity: self.identity_as(self.uid),
         }
     }
 }
@@ -121,15 +148,8 @@ fn executable_in(proc: &Path, record: &ContextRecord) -> Option<Text<'static>> {
         return None;
     }
     let process = proc.join(record.pid.to_string());
-    let path = std::fs::read_link(process.join("exe")).ok()?;
-    // proc_pid_stat(5): the name, in parentheses, may hold anything; `starttime` is the 20th value
-    // behind it, in hundredths of a second (USER_HZ, include/asm-generic/param.h) of boot time.
-    let stat = std::fs::read(process.join("stat")).ok()?;
-    let behind = stat.get(stat.iter().rposition(|byte| *byte == b')')? + 1..)?;
-    let started = behind.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).nth(19)?;
-    let started: u64 = std::str::from_utf8(started).ok()?.parse().ok()?;
-    let same = started == record.start_boot_ns / 10_000_000;
-    same.then(|| Text(Cow::Owned(path.into_os_string().into_encoded_bytes())))
+    let path = identity::executable(&process, record.start_boot_ns, None)?;
+    Some(Text(Cow::Owned(path.into_os_string().into_encoded_bytes())))
 }
 
 /// The contexts of all threads that made calls.
@@ -137,20 +157,50 @@ fn executable_in(proc: &Path, record: &ContextRecord) -> Option<Text<'static>> {
 pub struct Contexts {
     by_tid: Recent<u32, (u64, Rc<Facts>)>,
     sweep_at: usize,
+    ancestors: Ancestors,
+    /// Whether calls are shown with the ancestry of who made them
+    pub with_ancestry: bool,
     /// Where processes are that live
     proc: PathBuf,
 }
 
 impl Default for Contexts {
     fn default() -> Self {
-        Self { by_tid: Recent::default(), sweep_at: 0, proc: "/proc".into() }
+        Self {
+            by_tid: Recent::default(),
+            sweep_at: 0,
+            ancestors: Ancestors::default(),
+            with_ancestry: false,
+            proc: "/proc".into(),
+        }
     }
 }
 
 impl Contexts {
     /// A context came, of a thread in a container.
-    pub fn insert(&mut self, record: &ContextRecord, container: Option<Rc<Known>>) {
-        let facts = Rc::new(Facts::new(record, container, &self.proc));
+    pub fn insert(&mut self, record: &ContextRecord, called: Called, containers: &mut Containers) {
+        let container = containers.of(record.cgroup, record.pid);
+        if let Some(known) = &container {
+            known.is_in(record.ns);
+        }
+        let of_container = container.as_ref().map(Rc::as_ptr);
+        let (ancestry, ancestry_truncated) =
+            self.ancestors.of(record, &self.proc, |one: &AncestorRecord| {
+                let mut its = || containers.of(one.cgroup, one.pid).as_ref().map(Rc::as_ptr);
+                of_container.is_none() || its() == of_container
+            });
+        let called = called.or_in(&self.proc, record);
+        let identity = Identity {
+            ns_pid: (record.ns_pid != 0).then_some(record.ns_pid),
+            ns_uid: None,
+            capabilities: Some(Capabilities(record.capabilities)),
+            unit: containers.unit(record.cgroup),
+            args: called.args,
+            args_truncated: called.truncated,
+            ancestry: Some(ancestry),
+            ancestry_truncated,
+        };
+        let facts = Rc::new(Facts::new(record, container, identity, &self.proc));
         self.by_tid.insert(record.tid, (record.context, facts));
         if self.by_tid.len() > self.sweep_at.max(SWEEP_AT) {
             self.sweep();
@@ -188,6 +238,10 @@ impl Contexts {
     #[must_use]
     pub fn caller<'a>(&'a self, record: &'a CallRecord) -> Process<'a> {
         let facts = self.get(record.tid, record.context);
+        let mut identity = facts.map(|f| f.identity_as(record.euid)).unwrap_or_default();
+        if !self.with_ancestry {
+            (identity.ancestry, identity.ancestry_truncated) = (None, false);
+        }
         Process {
             pid: record.pid,
             tid: record.tid,
@@ -199,6 +253,7 @@ impl Contexts {
             gid: record.egid,
             start_boot_ns: facts.map(|f| f.start_boot_ns),
             ns: facts.map(|f| f.ns).unwrap_or_default(),
+            identity,
         }
     }
 }
@@ -261,12 +316,12 @@ mod tests {
     #[test]
     fn a_context_is_found_by_thread_and_number_alone() {
         let mut contexts = Contexts::default();
-        contexts.insert(&context(7, 100, b"a\0", 0), None);
+        contexts.insert(&context(7, 100, b"a\0", 0), Called::default(), &mut Containers::default());
         assert!(contexts.get(7, 100).is_some());
         assert!(contexts.get(7, 99).is_none());
         assert!(contexts.get(8, 100).is_none());
         // After exec.
-        contexts.insert(&context(7, 200, b"b\0", 0), None);
+        contexts.insert(&context(7, 200, b"b\0", 0), Called::default(), &mut Containers::default());
         assert!(contexts.get(7, 100).is_none());
         // The end of an earlier thread with that number comes late.
         contexts.remove(&exit(7, 100));
@@ -279,9 +334,13 @@ mod tests {
     fn threads_whose_end_was_missed_do_not_stay() {
         let mut contexts = Contexts::default();
         let own = std::process::id();
-        contexts.insert(&context(own, 1, b"", 0), None);
+        contexts.insert(&context(own, 1, b"", 0), Called::default(), &mut Containers::default());
         // Larger than any pid (PID_MAX_LIMIT, include/linux/threads.h).
-        contexts.insert(&context(1 << 30, 2, b"", 0), None);
+        contexts.insert(
+            &context(1 << 30, 2, b"", 0),
+            Called::default(),
+            &mut Containers::default(),
+        );
         contexts.sweep();
         assert!(contexts.get(own, 1).is_some());
         assert!(contexts.get(1 << 30, 2).is_none());

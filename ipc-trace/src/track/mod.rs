@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | [`clock`] | from boot time to the time of day |
 //! | [`contexts`] | who a thread is |
+//! | [`identity`] | who a process is, beside its numbers |
 //! | [`namespaces`] | which namespaces live, since when, made by whom |
 //! | [`queues`] | queues' names, and the namespaces of queues whose namespace is dead |
 //! | [`objects`] | objects and their lives |
@@ -18,6 +19,7 @@
 pub mod clock;
 pub mod contexts;
 mod generations;
+pub mod identity;
 pub mod losses;
 pub mod namespaces;
 pub mod objects;
@@ -47,6 +49,7 @@ use crate::{
 };
 use clock::Clock;
 use contexts::Contexts;
+use identity::Called;
 use namespaces::Namespaces;
 use objects::{Act, Objects, one::Local};
 use queues::Queues;
@@ -227,12 +230,8 @@ impl Tracker {
     }
 
     /// A thread's context came.
-    pub fn context(&mut self, record: &ContextRecord) {
-        let container = self.containers.of(record.cgroup, record.pid);
-        if let Some(known) = &container {
-            known.is_in(record.ns);
-        }
-        self.contexts.insert(record, container);
+    pub fn context(&mut self, record: &ContextRecord, called: Called) {
+        self.contexts.insert(record, called, &mut self.containers);
     }
 
     /// The event of a call.

@@ -161,6 +161,7 @@ impl One {
             gid: self.gid,
             start_boot_ns: facts.map(|f| f.start_boot_ns),
             ns: facts.map_or(OtherNs::default(), |f| f.ns),
+            identity: facts.map(|f| f.identity_as(self.uid)).unwrap_or_default(),
             container: facts.and_then(Facts::container),
             calls: self.calls,
             failed: self.failed,

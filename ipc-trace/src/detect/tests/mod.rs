@@ -15,7 +15,7 @@ use super::{Detect, sighting::Moved, store::Which};
 use crate::{
     decode::{Call, Part},
     event::finding::Finding,
-    track::{Tracker, clock::Clock},
+    track::{Tracker, clock::Clock, identity::Called},
 };
 
 pub(super) const HOST: NsRef = NsRef { inum: ipc_trace_common::state::HOST_INUM, generation: 1 };
@@ -84,7 +84,7 @@ impl World {
         let exe = task.exe.as_bytes();
         record.exe[..exe.len()].copy_from_slice(exe);
         record.exe_len = exe.len() as u32 + 1;
-        self.tracker.context(&record);
+        self.tracker.context(&record, Called::default());
         record.context
     }
 
