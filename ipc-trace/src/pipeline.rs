@@ -182,6 +182,9 @@ impl Pipeline {
             calls += 1;
         }
         self.tracker.namespaces.forget();
+        if self.detect.waits() {
+            self.detect.look(self.control_read);
+        }
         self.tell(Which::New, sink);
         calls
     }
@@ -366,7 +369,10 @@ impl Pipeline {
         match control {
             Control::Context(record, called) => self.tracker.context(record, called.clone()),
             Control::Cgroup(record) => self.tracker.containers.record(record),
-            Control::Exit(record) => self.tracker.contexts.remove(record),
+            Control::Exit(record) => {
+                self.detect.ended(record, &self.tracker);
+                self.tracker.contexts.remove(record);
+            }
             Control::Queue(record) => self.tracker.queues.insert(record),
             Control::Change(_, words) => self.changed(words, sink),
             Control::Access(record) => {

@@ -54,6 +54,8 @@ pub struct Known {
     shown: Cell<bool>,
     /// The IPC namespace that a thread of it was in last
     ns: Cell<Option<NsRef>>,
+    /// The one that a thread of it was in first, and the context that told so
+    home: Cell<Option<(NsRef, u64)>>,
 }
 
 impl Known {
@@ -76,6 +78,7 @@ impl Known {
             container: RefCell::new(Arc::new(container)),
             shown: Cell::new(false),
             ns: Cell::new(None),
+            home: Cell::new(None),
         }
     }
 
@@ -92,9 +95,30 @@ impl Known {
         self.container()
     }
 
-    /// A thread of it is in that namespace.
-    pub fn is_in(&self, ns: NsRef) {
+    /// A thread of it is in that namespace, as its context says.
+    pub fn is_in(&self, ns: NsRef, context: u64) {
         self.ns.set(Some(ns));
+        if self.home.get().is_none() {
+            self.home.set(Some((ns, context)));
+        }
+    }
+
+    /// The IPC namespace that its processes live in, as far as threads were seen before one of them
+    /// moved from `from`, which made its context anew.
+    #[must_use]
+    pub fn home_before(&self, context: u64, from: NsRef) -> Option<NsRef> {
+        match self.home.get() {
+            Some((_, told)) if told == context && context != 0 => {
+                self.home.set(Some((from, 0)));
+                Some(from)
+            }
+            known => known.map(|(ns, _)| ns),
+        }
+    }
+
+    /// Its processes live in that namespace: one went over there as a whole.
+    pub fn lives_in(&self, ns: NsRef) {
+        self.home.set(Some((ns, 0)));
     }
 
     /// The IPC namespace that a thread of it was in last.

@@ -9,7 +9,7 @@ use ipc_trace_common::record::{Channel, queue_flag};
 
 use super::{
     Judging,
-    sighting::{Access, Draft, Key, Seen, Target},
+    sighting::{Access, Draft, Key, Seen, Target, Who},
 };
 use crate::{
     event::finding::{Class, Severity},
@@ -29,9 +29,8 @@ fn received(key: &Key, access: &Access<'_>, to: &mut Judging<'_>) {
     let Access { who, ns, dead, .. } = *access;
     let draft = || {
         let title = format!(
-            "{}[{}] was handed a descriptor of a queue of {}, and has not been seen to use it",
-            escaped(name(who.comm), COMM_WIDTH),
-            who.pid,
+            "{} was handed a descriptor of a queue of {}, and has not been seen to use it",
+            thread(&who),
             of(ns, dead),
         );
         let mut draft = Draft::by(&who, Severity::Low, title)
@@ -44,12 +43,14 @@ fn received(key: &Key, access: &Access<'_>, to: &mut Judging<'_>) {
     to.saw(key.clone(), access.trace("descriptor received"), draft);
 }
 
-/// The bytes of a thread's name.
-fn name(comm: &[u8; 16]) -> &[u8] {
-    comm.split(|byte| *byte == 0).next().unwrap_or_default()
+/// Who did it, as a title says it.
+pub(super) fn thread(who: &Who<'_>) -> String {
+    let name = who.comm.split(|byte| *byte == 0).next().unwrap_or_default();
+    format!("{}[{}]", escaped(name, COMM_WIDTH), who.pid)
 }
 
-fn of(ns: Option<ipc_trace_common::record::NsRef>, dead: bool) -> String {
+/// Whose it is, as a title says it.
+pub(super) fn of(ns: Option<ipc_trace_common::record::NsRef>, dead: bool) -> String {
     match (ns, dead) {
         (Some(ns), false) => format!("namespace {}", NsTag::new(ns.inum, ns.generation)),
         (Some(ns), true) => {
@@ -77,9 +78,8 @@ pub(super) fn calls(seen: &Seen<'_>, to: &mut Judging<'_>) {
             |called| format!("queue \"/{}\"", escaped(&called.0, NAME_WIDTH)),
         );
         let title = format!(
-            "{}[{}] in namespace {} used {shown} of {}",
-            escaped(name(who.comm), COMM_WIDTH),
-            who.pid,
+            "{} in namespace {} used {shown} of {}",
+            thread(&who),
             NsTag::new(who.ns.inum, who.ns.generation),
             of(place.ns, place.dead),
         );

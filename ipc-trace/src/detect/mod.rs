@@ -6,7 +6,12 @@
 //! | [`store`] | sightings folded into findings, counted, bounded, shown |
 //! | [`judge`] | where an operator's word comes in |
 //! | [`witness`] | what is looked up on the host, beside the events |
+//! | [`processes`] | the witness that reads `/proc` |
 //! | [`foreign_object`] | an operation on another namespace's queue |
+//! | [`foreign_mount`] | another namespace's queues by their paths |
+//! | [`carried_mapping`] | shared memory that goes along into another namespace |
+//! | [`foreign_view`] | another namespace's tables and settings |
+//! | [`namespace_mismatch`] | a namespace entered that is neither one's own nor one's home |
 //!
 //! **To add a class**: a file with a type that holds its state, if it needs one, and a function for each
 //! kind of event that it listens to, called from the function of [`Detect`] for that event. It
@@ -20,20 +25,27 @@
 //! times of events. Lost and reordered events make it say less, or less surely; never something that did
 //! not happen.
 
+pub mod carried_mapping;
+pub mod foreign_mount;
 pub mod foreign_object;
+pub mod foreign_view;
 pub mod judge;
+pub mod namespace_mismatch;
+pub mod processes;
 pub mod sighting;
 pub mod store;
 #[cfg(test)]
 mod tests;
 pub mod witness;
 
-use ipc_trace_common::record::{AccessRecord, BatchHead, Channel, NsRef, queue_flag};
+use ipc_trace_common::record::{AccessRecord, BatchHead, Channel, ExitRecord, NsRef, queue_flag};
 
 use crate::{
     decode::{Call, batch::Group},
     track::{Tracker, objects},
 };
+use carried_mapping::Carried;
+use namespace_mismatch::Mismatch;
 use sighting::{Access, Draft, Key, Moved, Seen, Trace, Who};
 use store::Findings;
 use witness::{Nobody, Witness};
@@ -64,11 +76,20 @@ pub struct Detect {
     own_pid: u32,
     /// Records of ways to objects whose namespace could not be told
     unjudged: u64,
+    carried: Carried,
+    mismatch: Mismatch,
 }
 
 impl Default for Detect {
     fn default() -> Self {
-        Self { findings: Findings::default(), witness: Box::new(Nobody), own_pid: 0, unjudged: 0 }
+        Self {
+            findings: Findings::default(),
+            witness: Box::new(Nobody),
+            own_pid: 0,
+            unjudged: 0,
+            carried: Carried::default(),
+            mismatch: Mismatch::default(),
+        }
     }
 }
 
@@ -99,6 +120,8 @@ impl Detect {
     fn seen(&mut self, seen: &Seen<'_>) {
         let to = &mut Judging { findings: &mut self.findings, witness: self.witness.as_ref() };
         foreign_object::calls(seen, to);
+        self.carried.calls(seen);
+        self.mismatch.calls(seen, to);
     }
 
     /// A thread reached something by a way that is no operation.
@@ -112,14 +135,46 @@ impl Detect {
         }
         let access = whose(record, channel, tracker);
         let to = &mut Judging { findings: &mut self.findings, witness: self.witness.as_ref() };
-        if access.foreign.is_none() {
+        foreign_object::access(&access, to);
+        foreign_mount::access(&access, to);
+        foreign_view::access(&access, to);
+        let told = self.carried.access(&access, to);
+        // Whose a segment is can be told by other means.
+        if !told || access.foreign.is_none() && !is_of_segments(channel) {
             self.unjudged += 1;
         }
-        foreign_object::access(&access, to);
     }
 
     /// A thread got into another namespace.
-    pub fn moved(&mut self, _moved: &Moved<'_>) {}
+    pub fn moved(&mut self, moved: &Moved<'_>) {
+        if moved.record.pid == self.own_pid {
+            return;
+        }
+        let to = &mut Judging { findings: &mut self.findings, witness: self.witness.as_ref() };
+        self.carried.moved(moved, to);
+        self.mismatch.moved(moved, to);
+    }
+
+    /// A thread ended. To be called before the tracker forgets it.
+    pub fn ended(&mut self, record: &ExitRecord, tracker: &Tracker) {
+        let to = &mut Judging { findings: &mut self.findings, witness: self.witness.as_ref() };
+        self.mismatch.ended(record, to);
+        self.carried.ended(record, tracker.contexts.get(record.tid, record.context));
+    }
+
+    /// Whether there is something that [`Self::look`] may decide.
+    #[inline]
+    #[must_use]
+    pub const fn waits(&self) -> bool {
+        self.mismatch.waits()
+    }
+
+    /// A little time went on: what is to be looked at soon is looked at.
+    #[cold]
+    pub fn look(&mut self, boot_ns: u64) {
+        let to = &mut Judging { findings: &mut self.findings, witness: self.witness.as_ref() };
+        self.mismatch.look(boot_ns, to);
+    }
 
     /// A namespace died.
     pub fn died(&mut self, _ns: NsRef) {}
@@ -128,12 +183,37 @@ impl Detect {
     pub fn objects(&mut self, _changes: &[objects::Change], _tracker: &Tracker) {}
 
     /// Time went on: all that happened before this moment has been told, as far as it will be.
-    pub fn tick(&mut self, _boot_ns: u64, _tracker: &Tracker) {}
+    pub fn tick(&mut self, boot_ns: u64, tracker: &Tracker) {
+        self.look(boot_ns);
+        let to = &mut Judging { findings: &mut self.findings, witness: self.witness.as_ref() };
+        self.carried.tick(boot_ns, tracker, to);
+    }
 
     /// Records of which nothing could be made.
     #[must_use]
     pub const fn unjudged(&self) -> u64 {
         self.unjudged
+    }
+}
+
+/// Whether a way is one to shared memory.
+const fn is_of_segments(channel: Channel) -> bool {
+    match channel {
+        Channel::MappingTouched
+        | Channel::MappingHeld
+        | Channel::MapFiles
+        | Channel::SegmentDestroyed => true,
+        Channel::QueueOpen
+        | Channel::QueueCreate
+        | Channel::QueueUnlink
+        | Channel::QueueRead
+        | Channel::QueuePoll
+        | Channel::QueueList
+        | Channel::QueueMount
+        | Channel::QueueReceived
+        | Channel::SysvipcRead
+        | Channel::SysvipcHeld
+        | Channel::SettingWritten => false,
     }
 }
 

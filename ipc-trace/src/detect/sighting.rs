@@ -39,7 +39,19 @@ pub struct Who<'a> {
     pub facts: Option<&'a Rc<Facts>>,
 }
 
-impl Who<'_> {
+impl<'a> Who<'a> {
+    /// A process and its thread in a namespace, by what is known of it.
+    #[must_use]
+    pub fn of_facts(
+        (pid, tid): (u32, u32),
+        ns: NsRef,
+        comm: &'a [u8; 16],
+        facts: Option<&'a Rc<Facts>>,
+    ) -> Self {
+        let (uid, gid) = facts.map_or((0, 0), |facts| (facts.uid, facts.gid));
+        Self { pid, tid, uid, gid, comm, ns, facts }
+    }
+
     /// The process for good.
     #[must_use]
     pub fn key(&self) -> ProcessKey {
@@ -242,6 +254,21 @@ pub struct Moved<'a> {
     pub tracker: &'a Tracker,
 }
 
+impl Moved<'_> {
+    /// As evidence.
+    #[must_use]
+    pub fn trace(&self, how: &'static str) -> Trace {
+        Trace {
+            boot_ns: self.record.boot_ns,
+            seq: self.seq,
+            what: how.into(),
+            ret: Some(0),
+            error: None,
+            count: 1,
+        }
+    }
+}
+
 /// What a finding is about. What is equal is one finding, if class and subject are, too.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
@@ -350,10 +377,15 @@ impl Draft {
         }
     }
 
+    /// One more reason.
+    pub fn add(&mut self, weight: i32, text: impl Into<Cow<'static, str>>) {
+        self.reasons.push(Reason { text: text.into(), weight });
+    }
+
     /// The same, with one more reason.
     #[must_use]
     pub fn because(mut self, weight: i32, text: impl Into<Cow<'static, str>>) -> Self {
-        self.reasons.push(Reason { text: text.into(), weight });
+        self.add(weight, text);
         self
     }
 
@@ -370,4 +402,16 @@ impl Draft {
         let sum = self.reasons.iter().fold(0_i32, |sum, one| sum.saturating_add(one.weight));
         u8::try_from(sum.clamp(0, 100)).unwrap_or(100)
     }
+}
+
+/// A thread's name, as records have it.
+#[must_use]
+pub fn comm_of(facts: Option<&Rc<Facts>>) -> [u8; 16] {
+    let mut comm = [0; 16];
+    if let Some(facts) = facts {
+        for (to, from) in comm.iter_mut().take(15).zip(facts.comm.0.iter()) {
+            *to = *from;
+        }
+    }
+    comm
 }

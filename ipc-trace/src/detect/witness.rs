@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use super::sighting::ProcessKey;
 use crate::event::OtherNs;
 
 /// A mapped segment, as `/proc/PID/maps` has it.
@@ -22,7 +23,7 @@ pub struct Mapped {
 /// Who can be asked about processes.
 pub trait Witness: fmt::Debug {
     /// The segments that a process has mapped; `None`: it is gone, or can't be looked at.
-    fn mapped(&self, pid: u32) -> Option<Vec<Mapped>>;
+    fn mapped(&self, process: ProcessKey) -> Option<Vec<Mapped>>;
 
     /// The namespaces that a thread is in now, with the number of its IPC namespace.
     fn namespaces(&self, tid: u32) -> Option<(u32, OtherNs)>;
@@ -37,7 +38,7 @@ pub trait Witness: fmt::Debug {
 pub struct Nobody;
 
 impl Witness for Nobody {
-    fn mapped(&self, _: u32) -> Option<Vec<Mapped>> {
+    fn mapped(&self, _: ProcessKey) -> Option<Vec<Mapped>> {
         None
     }
 

@@ -181,7 +181,7 @@ impl Contexts {
     pub fn insert(&mut self, record: &ContextRecord, called: Called, containers: &mut Containers) {
         let container = containers.of(record.cgroup, record.pid);
         if let Some(known) = &container {
-            known.is_in(record.ns);
+            known.is_in(record.ns, record.context);
         }
         let of_container = container.as_ref().map(Rc::as_ptr);
         let (ancestry, ancestry_truncated) =

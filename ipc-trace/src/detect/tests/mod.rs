@@ -1,12 +1,16 @@
 //! A host without a kernel: records made by hand, and what is found in them.
 
+mod classes;
+mod random;
 mod store;
+
+use std::collections::BTreeMap;
 
 use ipc_trace_common::{
     op::{Abi, Code, Op, Timeout},
     record::{
-        AccessRecord, CallRecord, Channel, ContextRecord, MoveRecord, NsRef, QueuePart, QueueRef,
-        Way, flag, queue_flag,
+        AccessRecord, CallRecord, Channel, ContextRecord, ExitRecord, MoveRecord, NsRef, QueuePart,
+        QueueRef, Way, flag, queue_flag,
     },
 };
 use zerocopy::FromZeros as _;
@@ -54,6 +58,8 @@ pub(super) struct World {
     pub(super) detect: Detect,
     pub(super) tracker: Tracker,
     pub(super) now: u64,
+    /// Parents of parents
+    pub(super) parents: BTreeMap<u32, u32>,
     seq: u64,
 }
 
@@ -63,6 +69,7 @@ impl World {
             detect: Detect::default(),
             tracker: Tracker::new(Clock::with_offset(0)),
             now: 1_000_000_000,
+            parents: BTreeMap::new(),
             seq: 0,
         }
     }
@@ -78,6 +85,12 @@ impl World {
         record.boot_ns = record.context;
         (record.tid, record.pid, record.ppid) = (task.pid, task.pid, task.ppid);
         record.start_boot_ns = task.start();
+        let parents = std::iter::successors(Some(task.ppid), |pid| self.parents.get(pid).copied());
+        for (at, pid) in parents.enumerate() {
+            record.ancestors[at].pid = pid;
+            record.ancestors[at].start_boot_ns = u64::from(pid) * 1000;
+            record.ancestor_count = at as u32 + 1;
+        }
         (record.mnt_ns, record.pid_ns) = (task.mnt, 1);
         record.ns = task.ns;
         record.comm[..4].copy_from_slice(b"work");
@@ -178,6 +191,16 @@ impl World {
             tracker: &self.tracker,
         });
         moved
+    }
+
+    /// A thread ended.
+    pub(super) fn ended(&mut self, task: Task) {
+        let mut record = ExitRecord::new_zeroed();
+        record.boot_ns = self.step();
+        (record.tid, record.pid) = (task.pid, task.pid);
+        record.context = self.tracker.contexts.number(task.pid).unwrap_or(0);
+        self.detect.ended(&record, &self.tracker);
+        self.tracker.contexts.remove(&record);
     }
 
     /// So much time goes by.

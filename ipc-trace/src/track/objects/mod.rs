@@ -318,6 +318,21 @@ impl Objects {
         self.everywhere.borrow_mut().take_met()
     }
 
+    /// The namespaces that have a segment of this id and key, by their number. A removed one has its key no
+    /// more, but the name of its mapping has.
+    #[must_use]
+    pub fn segments(&self, id: i32, key: u32) -> Vec<NsRef> {
+        let local = Local::Sysv(Family::Shm, id);
+        let has = |space: &Space| {
+            let one = space.get(local);
+            one.is_some_and(|one| one.key.is_none_or(|known| known == key))
+        };
+        let mut all: Vec<_> =
+            self.spaces.iter().filter(|(_, space)| has(space)).map(|(ns, _)| *ns).collect();
+        all.sort_unstable();
+        all
+    }
+
     /// All that are remembered, by namespace: those that exist by kind, id and name, then those that
     /// existed.
     #[must_use]
