@@ -10,6 +10,7 @@ use crate::{
         identity::Runtime,
         runtimes::{self, Socket},
     },
+    event::finding::Severity,
     kernel::plan::Choice,
 };
 
@@ -98,12 +99,29 @@ pub struct TraceArgs {
     /// Which calls to show or count
     #[command(flatten)]
     pub filters: Filters,
+    /// What to make of findings
+    #[command(flatten)]
+    pub findings: FindingArgs,
     /// How to trace
     #[command(flatten)]
     pub how: HowArgs,
     /// Trace while this command runs, and end with it
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+}
+
+/// What to make of findings. Filters do not touch them.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Findings")]
+pub struct FindingArgs {
+    /// Leave out of the text, and of --fail-on, what is less sure than this, from 0 to 100; JSON has all
+    #[arg(long, value_name = "N", default_value_t = 25,
+          value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub min_confidence: u8,
+    /// Exit with status 3 when there was a finding of this severity or a higher one that no policy declares
+    /// or mutes
+    #[arg(long, value_name = "SEVERITY", value_enum)]
+    pub fail_on: Option<Severity>,
 }
 
 /// Options of `ls`.

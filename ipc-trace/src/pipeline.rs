@@ -213,6 +213,12 @@ impl Pipeline {
         self.tell(Which::Grown, sink);
     }
 
+    /// Nothing comes any more: all findings are what they will be.
+    pub fn finish(&mut self, boot_ns: u64, sink: &mut impl Sink) {
+        self.detect.finish(boot_ns, &self.tracker);
+        self.tell(Which::Grown, sink);
+    }
+
     #[inline]
     fn event(&mut self, bytes: &[u8], control: &mut impl Source, sink: &mut impl Sink) {
         match decode::record(bytes) {

@@ -189,6 +189,13 @@ impl Detect {
         self.carried.tick(boot_ns, tracker, to);
     }
 
+    /// Nothing comes any more.
+    pub fn finish(&mut self, boot_ns: u64, tracker: &Tracker) {
+        self.tick(boot_ns, tracker);
+        let to = &mut Judging { findings: &mut self.findings, witness: self.witness.as_ref() };
+        self.mismatch.finish(to);
+    }
+
     /// Records of which nothing could be made.
     #[must_use]
     pub const fn unjudged(&self) -> u64 {

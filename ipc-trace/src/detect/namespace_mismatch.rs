@@ -289,6 +289,18 @@ impl Mismatch {
         }
     }
 
+    /// Nothing comes any more: what can be decided now is.
+    pub(super) fn finish(&mut self, to: &mut Judging<'_>) {
+        for (tid, entered) in &mut self.inside {
+            let seen = to.witness.namespaces(*tid).filter(|seen| seen.0 == entered.to.inum);
+            let unchanged = seen.is_some_and(|(_, ns)| changed(entered.mnt, ns.mnt) == Some(false));
+            if entered.state != State::Told && (unchanged || entered.state == State::Kept) {
+                entered.tell(By::EndAfterLook, to);
+                self.waiting = self.waiting.saturating_sub(1);
+            }
+        }
+    }
+
     /// A thread ended.
     pub(super) fn ended(&mut self, record: &ExitRecord, to: &mut Judging<'_>) {
         self.origins.remove(&record.tid);

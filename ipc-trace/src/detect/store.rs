@@ -124,6 +124,9 @@ pub struct Findings {
     pending: bool,
     folded: BTreeMap<Class, u64>,
     no_room: BTreeMap<Class, u64>,
+    /// What is less sure does not count as the worst
+    least: u8,
+    /// The worst of those that made room
     worst: Option<Severity>,
 }
 
@@ -138,6 +141,7 @@ impl Default for Findings {
             pending: false,
             folded: BTreeMap::new(),
             no_room: BTreeMap::new(),
+            least: 0,
             worst: None,
         }
     }
@@ -147,6 +151,11 @@ impl Findings {
     /// Who has a say in what is shown.
     pub fn judged_by(&mut self, judge: Box<dyn Judge>) {
         self.judge = judge;
+    }
+
+    /// What is less sure than this does not count as the worst.
+    pub const fn from_confidence(&mut self, least: u8) {
+        self.least = least;
     }
 
     /// Lines tell of findings as they come: one that was told of may be forgotten when it is old.
@@ -225,12 +234,12 @@ impl Findings {
         let stale = |key: &Key, kept: &Kept| {
             key.class == class && !kept.grown && kept.last_ns.saturating_add(STALE_NS) < now
         };
-        let (folded, worst) = (&mut self.folded, &mut self.worst);
+        let (folded, worst, least) = (&mut self.folded, &mut self.worst, self.least);
         self.kept.retain(|key, kept| {
             let goes = stale(key, kept);
             if goes && !kept.verdict.muted {
                 *folded.entry(class).or_default() += 1;
-                *worst = (*worst).max(counts_as(kept));
+                *worst = (*worst).max(counts_as(kept, least));
             }
             !goes
         });
@@ -280,7 +289,8 @@ impl Findings {
     /// The severest of what was not declared, and not muted: as it was shown last.
     #[must_use]
     pub fn worst(&self) -> Option<Severity> {
-        self.kept.values().filter_map(counts_as).max().max(self.worst)
+        let all = self.kept.values().filter_map(|kept| counts_as(kept, self.least));
+        all.max().max(self.worst)
     }
 
     /// What became of them.
@@ -303,10 +313,10 @@ impl Findings {
 }
 
 /// How much a finding weighs for `--fail-on`.
-fn counts_as(kept: &Kept) -> Option<Severity> {
+fn counts_as(kept: &Kept, least: u8) -> Option<Severity> {
     let Verdict { muted, declared_by, severity } = &kept.verdict;
     let declared = *muted || declared_by.is_some() || kept.draft.declared_by.is_some();
-    (!declared).then(|| severity.unwrap_or(kept.draft.severity))
+    (!declared && kept.draft.confidence() >= least).then(|| severity.unwrap_or(kept.draft.severity))
 }
 
 impl Kept {

@@ -45,8 +45,11 @@ use crate::{
     cli::{OutputFormat, TraceArgs},
     containers::{Known, runtimes::Names},
     decode::{Call, batch::Group},
-    detect::store::Shown,
-    event::{Accounting, Command, Pending, Start, VERSION, report::Report, value::Time},
+    detect::{processes::Processes, store::Shown},
+    event::{
+        Accounting, Command, Pending, Start, VERSION, finding::Severity, report::Report,
+        value::Time,
+    },
     kernel::{
         census::Census,
         session::{AllCounts, SessionError},
@@ -197,6 +200,8 @@ impl Mode {
     }
 }
 
+/// The exit status that says that `--fail-on` matched.
+const FOUND: u8 = 3;
 /// Lines are written out when so many bytes of them have come together, and after every look.
 const FLUSH_AT: usize = 1 << 16;
 /// How often namespaces, losses and pending calls are looked at.
@@ -231,6 +236,10 @@ struct Run {
     /// What lists who holds what, once it was needed
     survey: Option<Result<Survey, String>>,
     mode: Mode,
+    /// Findings less sure than this are left out of text
+    least: u8,
+    /// Such a finding is a failure
+    fail_on: Option<Severity>,
     output: Output,
     status: Option<Status>,
     /// What runtimes call their containers
@@ -252,6 +261,8 @@ impl Run {
         pipeline.tracker.contexts.with_ancestry = args.with_ancestry;
         let started = boot_ns();
         let output = Output::new(Arc::clone(&ending));
+        pipeline.detect.ask(Box::new(Processes::in_directory("/proc")), std::process::id());
+        pipeline.detect.findings.from_confidence(args.findings.min_confidence);
         if live {
             pipeline.detect.findings.are_told();
         }
@@ -261,7 +272,8 @@ impl Run {
                 OutputFormat::Text => {
                     let (palette, width) = terminal();
                     let look = Look { palette, native: setup.native };
-                    Format::Text { look, width, line: String::new() }
+                    let least = args.findings.min_confidence;
+                    Format::Text { look, width, least, line: String::new() }
                 }
             };
             Mode::Live(Live::new(format, start(&setup, clock.time(started))))
@@ -282,6 +294,8 @@ impl Run {
             losses,
             survey: None,
             mode,
+            least: args.findings.min_confidence,
+            fail_on: args.findings.fail_on,
             output,
             status,
             names,
@@ -463,14 +477,14 @@ impl Run {
             self.lost(&losses);
         }
         counts.missed = counts.missed.max(losses.missed);
-        self.pipeline.tick(ended, &mut self.mode);
-        let mut accounting = accounts::accounting(&counts, &self.pipeline.delivered);
-        let detect = &self.pipeline.detect;
-        accounting.findings = detect.findings.accounting(detect.unjudged());
+        self.pipeline.finish(ended, &mut self.mode);
+        let accounting = accounts::accounting(&counts, &self.pipeline.delivered);
         let pending = accounts::pending(&census, &self.pipeline.tracker, ended);
         let command = child.map(|child| child.report());
         self.last_words(ended, accounting, command, pending, holders.as_ref())?;
-        Ok(ExitCode::SUCCESS)
+        let worst = self.pipeline.detect.findings.worst();
+        let fails = self.fail_on.is_some_and(|least| worst >= Some(least));
+        Ok(if fails { ExitCode::from(FOUND) } else { ExitCode::SUCCESS })
     }
 
     /// Calls that were not sent when the gate closed. All programs that ran then have ended.
@@ -507,14 +521,17 @@ impl Run {
     fn last_words(
         &mut self,
         ended: u64,
-        accounting: Accounting,
+        mut accounting: Accounting,
         command: Option<Command>,
         pending: Vec<Pending>,
         holders: Option<&Holders>,
     ) -> Result<(), RunError> {
         let Pipeline { tracker, detect, .. } = &mut self.pipeline;
+        let findings = detect.findings.report(tracker, tracker.clock.time(ended).0);
+        accounting.findings = detect.findings.accounting(detect.unjudged());
         match &mut self.mode {
             Mode::Live(live) => {
+                live.findings(&findings);
                 live.end(ended, tracker, &accounting, command.as_ref(), &pending);
                 self.flush()
             }
@@ -533,7 +550,7 @@ impl Run {
                     unattributed: stats.unattributed().clone(),
                     folded: stats.folded(),
                     objects_folded: tracker.objects.forgotten(),
-                    findings: detect.findings.report(tracker, tracker.clock.time(ended).0),
+                    findings,
                 };
                 let text = match format {
                     OutputFormat::Json => {
@@ -544,7 +561,9 @@ impl Run {
                     }
                     OutputFormat::Text => {
                         let (palette, width) = terminal();
-                        text::report::text(&report, palette, width).to_string().into_bytes()
+                        text::report::text(&report, self.least, palette, width)
+                            .to_string()
+                            .into_bytes()
                     }
                 };
                 Ok(self.output.write_all(&text)?)

@@ -9,7 +9,7 @@ use crate::{
     event::{
         Accounting, Command, ContainerNamed, End, Event, IpcNsRef, Line, Loss, Namespace, Pending,
         Start, VERSION,
-        finding::FindingLine,
+        finding::{Finding, FindingLine},
         objects::{ObjectEvent, ObjectLife, ObjectOfNs},
     },
     pipeline::{Change, Sink},
@@ -28,6 +28,8 @@ pub enum Format {
         look: Look,
         /// Cells of the terminal
         width: usize,
+        /// Findings less sure than this are left out
+        least: u8,
         /// Reused for each line
         line: String,
     },
@@ -47,7 +49,7 @@ impl Format {
                 }
                 buffer.push(b'\n');
             }
-            Self::Text { look, width, line } => {
+            Self::Text { look, width, line, least: _ } => {
                 line.clear();
                 // Writing to a string does not fail.
                 if text::line::write(line, event, *look, *width).is_ok() {
@@ -105,6 +107,16 @@ impl Live {
         self.format.write(&mut self.buffer, &event);
     }
 
+    /// All findings, in the end: a person reads how they went on.
+    pub fn findings(&mut self, all: &[Finding]) {
+        let Format::Text { look, width, line, least } = &mut self.format else { return };
+        line.clear();
+        // Writing to a string does not fail.
+        if text::findings::summary(line, all, *least, look.palette, *width).is_ok() {
+            self.buffer.extend_from_slice(line.as_bytes());
+        }
+    }
+
     /// The last line.
     pub fn end(
         &mut self,
@@ -135,7 +147,9 @@ impl Sink for Live {
 
     fn finding(&mut self, shown: &Shown, now: u64, tracker: &Tracker) {
         // A person reads it once; how it went on is said in the end.
-        if !shown.new && !matches!(self.format, Format::Json) {
+        if let Format::Text { least, .. } = self.format
+            && (!shown.new || shown.finding.confidence < least)
+        {
             return;
         }
         let event = Event::Finding(FindingLine {

@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     escape::escaped,
+    findings,
     flow::{Align, Row, Shape, Span, Table, flow},
     objects,
     style::{Palette, Role},
@@ -35,20 +36,23 @@ const EXE_WIDTH: usize = 100;
 #[derive(Clone, Copy, Debug)]
 pub struct ReportText<'a> {
     report: &'a Report,
+    least: u8,
     palette: Palette,
     width: usize,
 }
 
-/// The report for a terminal of `width` cells.
+/// The report for a terminal of `width` cells, without findings less sure than `least`.
 #[must_use]
-pub const fn text(report: &Report, palette: Palette, width: usize) -> ReportText<'_> {
-    ReportText { report, palette, width }
+pub const fn text(report: &Report, least: u8, palette: Palette, width: usize) -> ReportText<'_> {
+    ReportText { report, least, palette, width }
 }
 
 impl Display for ReportText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let report = self.report;
         self.heading(f)?;
+        let what = (self.least, report.started);
+        findings::in_full(f, &report.findings, what, self.palette, self.width)?;
         let (busy, quiet): (Vec<_>, Vec<_>) = report.namespaces.iter().partition(|ns| is_busy(ns));
         for namespace in &busy {
             writeln!(f)?;

@@ -392,7 +392,7 @@ fn busy() -> Report {
 
 fn show(report: &Report, width: usize) -> String {
     use unicode_width::UnicodeWidthStr as _;
-    let text = report::text(report, Palette::PLAIN, width).to_string();
+    let text = report::text(report, 0, Palette::PLAIN, width).to_string();
     for line in text.lines() {
         assert!(line.width() <= width, "{} cells: {line}", line.width());
         assert_eq!(line, line.trim_end());

@@ -4,6 +4,7 @@ use std::fmt::{self, Display, Write as _};
 
 use super::{
     escape::{escaped, quoted},
+    findings,
     flow::{Align, Row, Shape, Span, Table, flow},
     style::{Palette, Role},
     tag::{NsTag, ProcessTag},
@@ -66,6 +67,7 @@ pub fn accounting(
         verdicts.push(Span::new(Role::Good, "nothing lost"));
     }
     spans.append(&mut verdicts);
+    spans.append(&mut findings::verdicts(&accounting.findings));
     flow(out, &spans, " · ", Shape { width, used: 0, indent: 2 }, palette)?;
     out.write_char('\n')
 }
