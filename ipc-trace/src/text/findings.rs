@@ -247,8 +247,9 @@ impl Full<'_> {
         writeln!(out, "{} {id}", kind(finding).paint(palette))?;
         self.words(out, "what", &finding.title)?;
         self.labelled(out, "who", &self.who(), " · ")?;
-        if !finding.subject.ancestry.is_empty() {
-            self.words(out, "parents", &self.parents())?;
+        let parents = self.parents();
+        if !parents.is_empty() {
+            self.words(out, "parents", &parents)?;
         }
         if let Some(object) = &finding.object {
             self.labelled(out, "whose", &whose(object), " · ")?;
@@ -309,7 +310,10 @@ impl Full<'_> {
     }
 
     fn parents(&self) -> String {
-        let all = &self.finding.subject.ancestry;
+        let process = self.finding.subject.process.as_ref();
+        let Some(all) = process.and_then(|process| process.identity.ancestry.as_ref()) else {
+            return String::new();
+        };
         let named: Vec<_> = all
             .iter()
             .take(PARENTS)

@@ -7,9 +7,9 @@ use ipc_trace_common::op::Family;
 use super::{in_full, line, summary};
 use crate::{
     event::{
-        finding::{
-            Ancestor, Class, Evidence, Finding, FindingLine, FoundObject, Reason, Severity, Subject,
-        },
+        Process,
+        finding::{Class, Evidence, Finding, FindingLine, FoundObject, Reason, Severity, Subject},
+        identity::{Ancestor, Identity},
         objects::Creator,
         value::{Error, FamilyName, Hex32},
     },
@@ -36,7 +36,10 @@ fn evidence(what: &'static str, ret: i64, count: u64) -> Evidence {
 
 /// A queue that was used, by whom and whose it is known in full.
 fn used() -> Finding {
-    let ancestor = |pid, comm| Ancestor { pid, comm: text(comm), exe: None };
+    let ancestor =
+        |pid, comm| Arc::new(Ancestor { pid, start_boot_ns: 5, comm: text(comm), exe: None });
+    let ancestry = [ancestor(4200, "sh"), ancestor(900, HOSTILE), ancestor(1, "systemd")];
+    let identity = Identity { ancestry: Some(ancestry.into()), ..Identity::default() };
     Finding {
         id: 1,
         class: Class::ForeignObject,
@@ -44,10 +47,9 @@ fn used() -> Finding {
         confidence: 95,
         title: "worker[4242] in namespace host used queue \"/jobs\" of namespace 4026532180".into(),
         subject: Subject {
-            process: Some(process(4242, "worker")),
+            process: Some(Process { identity, ..process(4242, "worker") }),
             container: Some(Arc::new(container())),
             ipc_ns: Some(HOST),
-            ancestry: vec![ancestor(4200, "sh"), ancestor(900, HOSTILE), ancestor(1, "systemd")],
         },
         object: Some(FoundObject {
             kind: Some(FamilyName(Family::Mq)),
