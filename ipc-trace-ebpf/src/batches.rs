@@ -122,6 +122,10 @@ fn calls_in(batch: *const Batch) -> u32 {
 #[inline(always)]
 fn set_queue(batch: &mut Batch, pid_tgid: u64, mut queue: QueueRef) -> bool {
     queues::compare(&mut queue, batch.record.head.ns);
+    // Such a call is told of by itself: a full ring must not keep it back.
+    if queues::is_foreign(&queue) {
+        return false;
+    }
     if queues::same(&queue, &batch.record.head.queue) {
         return true;
     }

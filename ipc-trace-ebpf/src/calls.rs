@@ -337,7 +337,7 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
             packed |= emit::REPORTED;
         } else {
             maps::count(counters, Count::Filtered);
-            if !changes {
+            if !changes && !queues::is_foreign(&queue) {
                 return 0;
             }
         }

@@ -113,7 +113,7 @@ unsafe fn fill<P: Part>(record: *mut With<P>, kind: Kind, event: &Event, argumen
 pub(crate) const REPORTED: u64 = 1 << 31;
 
 /// Sends a call of the current thread, of which its slot says the rest. It becomes an event if it is to be
-/// one and there is room for it, else, if it did change objects, a record in the control ring. `regs`: see
+/// one and there is room for it, else, if it is a fact, a record in the control ring. `regs`: see
 /// [`registers`].
 ///
 /// A global function, so that the verifier looks at it once and not once for each way that leads here.
@@ -179,7 +179,7 @@ fn send<P: Part>(event: &Event, reported: bool, arguments: &Arguments) {
     let reserved = if reported { reserve::<P>(event) } else { None };
     let (record, counters, kind) = match reserved {
         Some(record) => (record, event.counters, Kind::Call),
-        None if has_changed(event, arguments) => match maps::reserve_uncounted() {
+        None if is_fact(event, arguments) => match maps::reserve_uncounted() {
             Some((record, counters)) => (record, counters, Kind::Change),
             None => return,
         },
@@ -193,14 +193,18 @@ fn send<P: Part>(event: &Event, reported: bool, arguments: &Arguments) {
     }
 }
 
-/// Whether a call has changed an object, or which objects there are. Flags and commands:
-/// include/uapi/linux/ipc.h, include/uapi/asm-generic/fcntl.h.
+/// Whether a call is a fact that nothing may keep from the reader: it has changed an object, or which objects
+/// there are, or it was on a queue of another namespace. Flags and commands: include/uapi/linux/ipc.h,
+/// include/uapi/asm-generic/fcntl.h.
 #[inline(always)]
-fn has_changed(event: &Event, arguments: &Arguments) -> bool {
+fn is_fact(event: &Event, arguments: &Arguments) -> bool {
     const IPC_CREAT: u64 = 0o1000;
     const O_CREAT: u64 = 0o100;
     /// What `IPC_RMID` (0) and `IPC_SET` (1) do not have, with or without `IPC_64`.
     const NOT_THESE: u64 = 0xffff_ffff & !0x101;
+    if queues::is_foreign(&event.queue) {
+        return true;
+    }
     if filters::failed(event.ret) {
         return false;
     }

@@ -55,6 +55,12 @@ pub(crate) unsafe fn write(to: *mut QueueRef, queue: &QueueRef) {
 
 const _: () = assert!(size_of::<QueueRef>() == 24 && align_of::<QueueRef>() == 8);
 
+/// Whether a queue is known to be another namespace's than that of the thread that it was compared with.
+#[inline(always)]
+pub(crate) fn is_foreign(queue: &QueueRef) -> bool {
+    queue.flags & queue_flag::FOREIGN != 0
+}
+
 /// Whether all is the same that is known of two queues.
 #[inline(always)]
 pub(crate) fn same(one: &QueueRef, other: &QueueRef) -> bool {
