@@ -102,10 +102,15 @@ pub mod filter {
     pub const COMMAND: u32 = 1 << 6;
     /// Only operations of `OPS`
     pub const OP: u32 = 1 << 7;
+    /// Only threads in cgroups that are marked as wanted in the table, or not marked at all yet
+    pub const CGROUP: u32 = 1 << 8;
 }
 
 /// Values that a filter's table has room for.
 pub const FILTER_VALUES: u32 = 1024;
+
+/// Cgroups that the filter for containers has room for: others are judged in user space.
+pub const FILTER_CGROUPS: u32 = 1 << 16;
 
 /// What the programs do: the low half of the gate. The high half is the tracer's own process, in the
 /// initial pid namespace, which is not traced.

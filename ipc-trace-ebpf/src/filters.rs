@@ -7,8 +7,12 @@ use ipc_trace_common::{
 };
 
 use crate::{
+    cgroups,
     constants::constant,
-    maps::{DESCENDANTS, FILTER_COMMS, FILTER_NAMESPACES, FILTER_PIDS, FILTER_UIDS},
+    maps::{
+        DESCENDANTS, FILTER_CGROUPS, FILTER_COMMS, FILTER_NAMESPACES, FILTER_PIDS, FILTER_UIDS,
+    },
+    memory::{current_task, unknown},
 };
 
 /// What the filters look at.
@@ -56,9 +60,24 @@ pub(crate) fn wanted(call: &Subject) -> bool {
     if in_force & filter::COMMAND != 0 && DESCENDANTS.get_ptr(&call.pid).is_none() {
         return false;
     }
+    if in_force & filter::CGROUP != 0 && !in_wanted_cgroup() {
+        return false;
+    }
     in_force & filter::NAMESPACE == 0
         || FILTER_NAMESPACES.get_ptr(&call.ns).is_some()
         || FILTER_NAMESPACES.get_ptr(&call.object_ns).is_some()
+}
+
+/// Whether the current thread's cgroup is wanted, or it is not known yet whether it is: then the user side
+/// says.
+#[inline(always)]
+fn in_wanted_cgroup() -> bool {
+    let cgroup = cgroups::of_task(unknown(current_task()));
+    match FILTER_CGROUPS.get_ptr(&cgroup) {
+        // SAFETY: the map gave the pointer.
+        Some(wanted) => unsafe { wanted.read_volatile() != 0 },
+        None => true,
+    }
 }
 
 /// The current thread's name, with zeros after its end. The kernel's own field has what is left of

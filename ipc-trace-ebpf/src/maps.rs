@@ -78,6 +78,10 @@ pub(crate) static FILTER_COMMS: HashMap<[u64; 2], u8> = HashMap::with_max_entrie
 #[map]
 pub(crate) static FILTER_NAMESPACES: HashMap<NsRef, u8> =
     HashMap::with_max_entries(FILTER_VALUES, 0);
+/// By cgroup: whether calls of threads in it are wanted. The user side makes it as large as that filter
+/// asks for.
+#[map]
+pub(crate) static FILTER_CGROUPS: HashMap<u64, u8> = HashMap::with_max_entries(1, 0);
 /// The command's process and its descendants.
 #[map]
 pub(crate) static DESCENDANTS: HashMap<u32, u8> = HashMap::with_max_entries(1 << 16, 0);

@@ -9,9 +9,11 @@ use crate::{
     containers::{
         identity::Runtime,
         runtimes::{self, Socket},
+        wanted::Wanted,
     },
     event::finding::Severity,
     kernel::plan::Choice,
+    policy::pattern::Pattern,
 };
 
 /// Traces System V and POSIX-queue IPC on this host, by IPC namespace.
@@ -224,6 +226,16 @@ pub struct Filters {
     /// Calls of these effective users: names or numbers
     #[arg(long, value_name = "USER", value_delimiter = ',', value_parser = user)]
     pub uid: Vec<u32>,
+    /// Calls from containers with this name, id, or beginning of an id (12 digits or more); * and ? stand for
+    /// any characters
+    #[arg(long, value_name = "NAME|ID", value_parser = pattern)]
+    pub container: Vec<Pattern>,
+    /// Calls from containers of this image: * stands for any characters but a slash, ** for any components
+    #[arg(long, value_name = "IMAGE", value_parser = pattern)]
+    pub image: Vec<Pattern>,
+    /// Calls from containers of this pod: POD, or NAMESPACE/POD
+    #[arg(long, value_name = "POD", value_parser = pattern)]
+    pub pod: Vec<Pattern>,
     /// These operations, or the families shm, sem, msg, mq
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = operations)]
     pub op: Vec<Operations>,
@@ -236,6 +248,18 @@ pub struct Filters {
     /// Calls of COMMAND and its descendants
     #[arg(long, requires = "command")]
     pub only_command: bool,
+}
+
+impl Filters {
+    /// The containers whose calls are to be shown or counted.
+    #[must_use]
+    pub fn containers(&self) -> Wanted {
+        Wanted {
+            containers: self.container.clone(),
+            images: self.image.clone(),
+            pods: self.pod.clone(),
+        }
+    }
 }
 
 /// A namespace, as the user names it.
@@ -309,6 +333,10 @@ fn socket(text: &str) -> Result<SocketName, String> {
         Some(_) => Err("name the socket by its whole path".to_owned()),
         None => Err("name a socket as docker=PATH or podman=PATH, or none".to_owned()),
     }
+}
+
+fn pattern(text: &str) -> Result<Pattern, String> {
+    Pattern::new(text)
 }
 
 fn comm(text: &str) -> Result<Comm, String> {

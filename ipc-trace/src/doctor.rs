@@ -2,12 +2,14 @@
 //!
 //! | module | its job |
 //! | --- | --- |
+//! | `containers` | by what containers are told, and who names them |
 //! | [`host`] | what `/proc` and `/sys` say: privileges, limits, settings |
 //! | [`kernel`] | what only the kernel can say: the programs are loaded and attached, as a run would |
 //!
 //! Invariant: it says what was seen. What was not tried is `null` or `unknown`, and the programs are
 //! gone, their gate never opened, before a word is printed.
 
+mod containers;
 pub mod host;
 pub mod kernel;
 #[cfg(test)]
@@ -22,6 +24,7 @@ use ipc_trace_common::{
 
 use crate::{
     cli::{DoctorArgs, HowArgs, OutputFormat},
+    containers::hierarchy::Hierarchy,
     event::{
         VERSION,
         doctor::{
@@ -36,7 +39,7 @@ use crate::{
         plan::{
             self, Backend as PlannedBackend, Choice, Features, Flavour, NotPossible, OpPlan, WayIn,
         },
-        session::{KernelFilters, Options, SessionError},
+        session::{Cgroups, KernelFilters, Options, SessionError},
     },
     run::{
         RunError,
@@ -55,7 +58,8 @@ use kernel::{Kernel, Started, ThisKernel};
 /// uname(2) or standard output failed.
 pub fn run(args: &DoctorArgs) -> Result<ExitCode, RunError> {
     let system = System::read().map_err(|source| RunError::System { what: "uname", source })?;
-    let doctor = examine(&system, &Roots::default(), &args.how, &ThisKernel::new());
+    let mut doctor = examine(&system, &Roots::default(), &args.how, &ThisKernel::new());
+    doctor.runtimes = containers::runtimes(args.how.runtimes.sockets());
     let text = match args.output {
         OutputFormat::Json => {
             let json = serde_json::to_string_pretty(&doctor)
@@ -71,17 +75,22 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode, RunError> {
     Ok(if doctor.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Looks at everything.
+/// Looks at everything but the runtimes.
 pub fn examine(system: &System, roots: &Roots, how: &HowArgs, kernel: &dyn Kernel) -> Doctor {
     let (privileges, mut checks) = host::checks(system, roots);
     let may_load = !privileges.capabilities.iter().any(|c| c.required && c.present == Some(false));
     let (btf, found) = types(roots, how, kernel, &mut checks);
     let layout = found.clone().map(Layout::of);
     let native = plan::native_abi(system.arch);
+    let hierarchy = Hierarchy::find(&roots.proc);
+    let cgroups = match (&hierarchy, &layout) {
+        (Some(hierarchy), Some(Ok(layout))) => hierarchy.known(layout),
+        _ => None,
+    };
     let trial = match (native, layout) {
         _ if !may_load => Trial::Not("not tried without the privileges"),
         (Some(native), Some(Ok(layout))) => {
-            match kernel.start(how.backend, &layout, &options(how, native)) {
+            match kernel.start(how.backend, &layout, &options(how, native, cgroups)) {
                 Ok(started) => Trial::Good(Box::new(started)),
                 Err(SetupError::Backend(error)) => Trial::NotPossible(error),
                 Err(error) => Trial::Failed(error),
@@ -90,6 +99,9 @@ pub fn examine(system: &System, roots: &Roots, how: &HowArgs, kernel: &dyn Kerne
         _ => Trial::Not("not tried"),
     };
     trial.check(&mut checks);
+    if found.is_some() {
+        checks.push(containers::cgroups(hierarchy.as_ref(), cgroups.is_some()));
+    }
     let started = trial.started();
     let operations = native.map(|native| operations(native, &trial)).unwrap_or_default();
     // As a kernel with BTF of its own would have it, where that was not tried.
@@ -107,6 +119,7 @@ pub fn examine(system: &System, roots: &Roots, how: &HowArgs, kernel: &dyn Kerne
         btf,
         backends: backends(how.backend, &trial).into(),
         measured: started.and_then(|started| started.measured),
+        runtimes: Vec::new(),
         operations,
         fields: rows.map(|row| field(row, plain_loads)).collect(),
         checks,
@@ -125,13 +138,13 @@ enum Trial {
     Good(Box<Started>),
 }
 
-fn options(how: &HowArgs, native: Abi) -> Options {
+fn options(how: &HowArgs, native: Abi, cgroups: Option<Cgroups>) -> Options {
     Options {
         ring_bytes: setup::ring_bytes(how.ring_bytes),
         filters: KernelFilters::default(),
         arguments: true,
         with_args: false,
-        cgroups: None,
+        cgroups,
         native,
     }
 }

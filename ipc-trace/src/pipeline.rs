@@ -6,6 +6,7 @@
 //!
 //! Invariant: every record that comes out of a ring is counted as delivered, whatever it is.
 
+mod held;
 mod looks;
 
 use std::{collections::VecDeque, rc::Rc};
@@ -19,6 +20,8 @@ use ipc_trace_common::{
 };
 
 use zerocopy::IntoBytes as _;
+
+use held::Held;
 
 use crate::{
     decode::{
@@ -119,6 +122,8 @@ impl Control {
 pub struct Delivered {
     /// By the operation's number
     pub ops: [u64; op::COUNT + 1],
+    /// Of these, calls of containers that are not wanted, by the operation's number
+    pub unwanted: [u64; op::COUNT + 1],
     /// Control records
     pub control: u64,
     /// Records that could not be decoded; they are among the others
@@ -148,6 +153,7 @@ pub struct Pipeline {
     waiting: VecDeque<Control>,
     /// The control ring was emptied at that time, or later
     control_read: u64,
+    held: Held,
 }
 
 impl Pipeline {
@@ -160,6 +166,7 @@ impl Pipeline {
             delivered: Delivered::default(),
             waiting: VecDeque::new(),
             control_read: 0,
+            held: Held::default(),
         }
     }
 
@@ -215,6 +222,7 @@ impl Pipeline {
 
     /// Nothing comes any more: all findings are what they will be.
     pub fn finish(&mut self, boot_ns: u64, sink: &mut impl Sink) {
+        self.release(u64::MAX, sink);
         self.detect.finish(boot_ns, &self.tracker);
         self.tell(Which::Grown, sink);
     }
@@ -226,7 +234,7 @@ impl Pipeline {
                 if let Some(count) = self.delivered.ops.get_mut(call.op as usize) {
                     *count += 1;
                 }
-                self.call(&call, control, sink);
+                self.call(&call, bytes, control, sink);
             }
             Ok(Record::Batch(batch)) => self.batch(&batch, control, sink),
             Ok(other) => self.garbled(&format!("a record that is no call: {other:?}")),
@@ -243,12 +251,21 @@ impl Pipeline {
     }
 
     #[inline]
-    fn call(&mut self, call: &Call<'_>, control: &mut impl Source, sink: &mut impl Sink) {
+    fn call(
+        &mut self,
+        call: &Call<'_>,
+        bytes: &[u8],
+        control: &mut impl Source,
+        sink: &mut impl Sink,
+    ) {
         let CallRecord { boot_ns, context, tid, .. } = *call.record;
         self.come_to(boot_ns, (tid, context), control, sink);
         self.tracker.queues.opened(call);
         let changes = self.tracker.act(call);
-        let seq = sink.call(call, &self.tracker);
+        let seq = match self.tracker.containers.are_filtered() {
+            false => sink.call(call, &self.tracker),
+            true => self.of_container(call, bytes, sink),
+        };
         self.detect.call(call, seq, &self.tracker);
         self.changes(&changes, sink);
     }

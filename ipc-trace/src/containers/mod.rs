@@ -6,6 +6,7 @@
 //! | [`identity`] | from a cgroup's path to a container: pure |
 //! | [`sharing`] | whether containers share a namespace because somebody said so: pure |
 //! | `units` | from a cgroup's path to a systemd unit: pure |
+//! | [`wanted`] | whether a container's calls are wanted: pure |
 //! | [`runtimes`] | what runtimes say of their containers |
 //!
 //! The kernel side tells of births and deaths of cgroups once, with path and number, and a thread's
@@ -20,6 +21,7 @@ pub mod identity;
 pub mod runtimes;
 pub mod sharing;
 mod units;
+pub mod wanted;
 
 use std::{
     cell::{Cell, RefCell},
@@ -37,6 +39,7 @@ use crate::{
 };
 use hierarchy::Hierarchy;
 use identity::Identity;
+use wanted::Wanted;
 
 /// Cgroups that are kept, those that exist among them: some hundred bytes each.
 const CGROUPS: usize = 1 << 17;
@@ -56,6 +59,8 @@ pub struct Known {
     ns: Cell<Option<NsRef>>,
     /// The one that a thread of it was in first, and the context that told so
     home: Cell<Option<(NsRef, u64)>>,
+    /// Whether its calls are wanted; `None`: what is known of it does not tell yet
+    wanted: Cell<Option<bool>>,
 }
 
 impl Known {
@@ -79,6 +84,7 @@ impl Known {
             shown: Cell::new(false),
             ns: Cell::new(None),
             home: Cell::new(None),
+            wanted: Cell::new(Some(true)),
         }
     }
 
@@ -119,6 +125,13 @@ impl Known {
     /// Its processes live in that namespace: one went over there as a whole.
     pub fn lives_in(&self, ns: NsRef) {
         self.home.set(Some((ns, 0)));
+    }
+
+    /// Whether its calls are wanted; `None`: what is known of it does not tell yet.
+    #[inline]
+    #[must_use]
+    pub fn is_wanted(&self) -> Option<bool> {
+        self.wanted.get()
     }
 
     /// The IPC namespace that a thread of it was in last.
@@ -210,6 +223,10 @@ pub struct Containers {
     names: HashMap<String, Named>,
     names_order: VecDeque<String>,
     forgotten: u64,
+    /// What is asked of the containers whose calls are wanted
+    wanted: Wanted,
+    /// What the kernel side does not know yet of cgroups
+    verdicts: Vec<(u64, Option<bool>)>,
     /// Where processes are that live
     proc: PathBuf,
 }
@@ -226,6 +243,8 @@ impl Default for Containers {
             names: HashMap::default(),
             names_order: VecDeque::new(),
             forgotten: 0,
+            wanted: Wanted::default(),
+            verdicts: Vec::new(),
             proc: "/proc".into(),
         }
     }
@@ -236,6 +255,51 @@ impl Containers {
     #[must_use]
     pub fn looking(hierarchy: Option<Hierarchy>) -> Self {
         Self { hierarchy, ..Self::default() }
+    }
+
+    /// The calls of these alone are wanted. To be said first.
+    pub fn want(&mut self, wanted: Wanted) {
+        self.wanted = wanted;
+    }
+
+    /// Whether the calls of some containers alone are wanted.
+    #[inline]
+    #[must_use]
+    pub fn are_filtered(&self) -> bool {
+        !self.wanted.is_empty()
+    }
+
+    /// What became known of cgroups since this was asked last: whether the calls of threads in them are
+    /// wanted; `None`: nobody is in them any more.
+    pub fn take_verdicts(&mut self) -> Vec<(u64, Option<bool>)> {
+        std::mem::take(&mut self.verdicts)
+    }
+
+    /// It was long enough to wait for what would tell: a container's calls are not wanted, unless more
+    /// becomes known of it.
+    pub fn give_up(&mut self, known: &Rc<Known>) {
+        if known.is_wanted().is_none() {
+            self.decide(known, Some(false));
+        }
+    }
+
+    /// Judges a container by what is known of it now.
+    fn judge(&mut self, known: &Rc<Known>) {
+        if self.are_filtered() {
+            let wanted = self.wanted.is(&known.container());
+            if wanted.is_some() {
+                self.decide(known, wanted);
+            }
+        }
+    }
+
+    fn decide(&mut self, known: &Rc<Known>, wanted: Option<bool>) {
+        if known.wanted.replace(wanted) == wanted {
+            return;
+        }
+        let its = |whose: &Whose| matches!(whose, Whose::Container(one) if Rc::ptr_eq(one, known));
+        let all = self.cgroups.iter().filter(|(_, whose)| its(whose));
+        self.verdicts.extend(all.map(|(number, _)| (*number, wanted)));
     }
 
     /// Those that exist. From now on the kernel side tells of others.
@@ -265,6 +329,10 @@ impl Containers {
             None => Whose::Host(units::of_path(path)),
         };
         let known = whose.container();
+        if self.are_filtered() {
+            let wanted = known.as_ref().map_or(Some(false), |known| known.is_wanted());
+            self.verdicts.extend(wanted.map(|wanted| (number, Some(wanted))));
+        }
         if self.cgroups.insert(number, whose).is_none() {
             self.order.push_back(number);
         }
@@ -280,6 +348,9 @@ impl Containers {
     fn gone(&mut self, number: u64) {
         if !self.cgroups.contains_key(&number) {
             return;
+        }
+        if self.are_filtered() {
+            self.verdicts.push((number, None));
         }
         self.removed.push_back(number);
         while self.removed.len() > REMOVED {
@@ -305,6 +376,9 @@ impl Containers {
         let known = Rc::new(Known::new(identity.clone()));
         if let Some(named) = self.names.get(&identity.id) {
             amend(&known, named);
+        }
+        if self.are_filtered() {
+            known.wanted.set(self.wanted.is(&known.container()));
         }
         let same = self.known.entry(identity.id).or_default();
         same.retain(|one| one.strong_count() > 0);
@@ -387,9 +461,12 @@ impl Containers {
             self.forgotten += 1;
         }
         let mut told = None;
-        for known in self.of_id(&id) {
-            if amend(&known, &all) && known.shown.get() {
-                told = Some(known);
+        for known in self.of_id(&id).collect::<Vec<_>>() {
+            if amend(&known, &all) {
+                self.judge(&known);
+                if known.shown.get() {
+                    told = Some(known);
+                }
             }
         }
         told

@@ -5,7 +5,7 @@
 //! namespace as well, before or after: so what a thread did is judged by the first IPC call that it or a
 //! child of it makes there, when it leaves, or a second later.
 //!
-//! Invariant: what is remembered is bounded: threads that are where they entered, at most [`THREADS`].
+//! Invariant: what is remembered is bounded: threads that are where they entered, at most `THREADS`.
 
 use std::{collections::VecDeque, rc::Rc};
 

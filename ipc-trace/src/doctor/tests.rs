@@ -37,6 +37,8 @@ const FILES: &[(&str, &str)] = &[
     ("proc/sys/kernel/bpf_stats_enabled", "0\n"),
     ("sys/kernel/security/lsm", "lockdown,capability"),
     ("sys/kernel/security/lockdown", "[none] integrity confidentiality\n"),
+    ("proc/self/cgroup", "0::/\n"),
+    ("proc/self/mountinfo", "30 1 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"),
     ("sys/kernel/btf/vmlinux", "not read by the kernel of the tests"),
 ];
 

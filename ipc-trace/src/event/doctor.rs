@@ -31,6 +31,8 @@ pub struct Doctor {
     pub backends: Vec<Backend>,
     /// What was paid here while the programs were attached
     pub measured: Option<Measured>,
+    /// Whom names of containers are asked of
+    pub runtimes: Vec<Runtime>,
     /// The operations, and how each is seen. Empty on a machine that is not known
     pub operations: Vec<Operation>,
     /// The kernel's fields that the programs read. Empty where the BTF can't be used
@@ -155,6 +157,19 @@ pub struct Measured {
     pub attached_ns: u64,
 }
 
+/// A container runtime that is asked for names.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Runtime {
+    /// Its name
+    pub runtime: &'static str,
+    /// Its socket
+    pub socket: Text<'static>,
+    /// Whether it has told of its containers; `null`: there is no such socket, or it takes its time
+    pub answers: Option<bool>,
+    /// Why not
+    pub reason: Option<String>,
+}
+
 /// An operation, and how it is seen.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Operation {
@@ -272,6 +287,8 @@ pub enum CheckName {
     Namespace,
     /// The list of what exists
     Census,
+    /// The cgroups that containers are told by
+    Containers,
 }
 
 impl CheckName {
@@ -292,6 +309,7 @@ impl CheckName {
             Self::Programs => "programs",
             Self::Namespace => "namespace",
             Self::Census => "census",
+            Self::Containers => "containers",
         }
     }
 }

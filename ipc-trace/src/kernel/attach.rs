@@ -15,7 +15,7 @@ use ipc_trace_common::{
     layout::ABSENT,
     op::Abi,
     record::CallRecord,
-    state::{BATCHES, COUNTER_ROWS, filter, gate},
+    state::{BATCHES, COUNTER_ROWS, FILTER_CGROUPS, filter, gate},
 };
 use zerocopy::IntoBytes as _;
 
@@ -196,6 +196,7 @@ fn link(
     // struct cgroup_subsys_state *subsys[CGROUP_SUBSYS_COUNT]
     let subsystem = controller.map_or(ABSENT, |number| number * size_of::<u64>() as u32);
     let batches = if options.is_batched() { BATCHES } else { 1 };
+    let cgroups = if filters.bits & filter::CGROUP != 0 { FILTER_CGROUPS } else { 1 };
     let settings = Settings {
         constants: StdHashMap::from([
             ("FIELDS", fields.as_bytes()),
@@ -218,6 +219,7 @@ fn link(
             ("EVENTS", options.ring_bytes),
             ("BATCHES", batches),
             ("BATCHES_TAKEN", batches),
+            ("FILTER_CGROUPS", cgroups),
             ("DESCENDANTS", descendants),
             ("COUNTERS", processors as u32 * COUNTER_ROWS),
         ]),

@@ -132,8 +132,9 @@ impl Options {
     /// Whether calls come in batches, without their arguments: no filter may look at what differs between
     /// calls of one thread.
     pub(super) const fn is_batched(&self) -> bool {
-        use state::filter::{COMM, FAILED, MIN_DURATION, OP, UID};
-        !self.arguments && self.filters.bits & (FAILED | UID | COMM | MIN_DURATION | OP) == 0
+        use state::filter::{CGROUP, COMM, FAILED, MIN_DURATION, OP, UID};
+        const DIFFERS: u32 = FAILED | UID | COMM | MIN_DURATION | OP | CGROUP;
+        !self.arguments && self.filters.bits & DIFFERS == 0
     }
 }
 
@@ -199,6 +200,7 @@ pub struct Session {
     /// Runs that were left out before calls were wanted
     missed_before: u64,
     namespaces_filter: HashMap<MapData, [u32; 2], u8>,
+    cgroups_filter: HashMap<MapData, u64, u8>,
     /// What is rare, counted
     diagnostics: Words,
     /// How often it had come up when it was logged last
@@ -287,6 +289,7 @@ impl Session {
             },
             missed_before: 0,
             namespaces_filter: linked.take("FILTER_NAMESPACES")?,
+            cgroups_filter: linked.take("FILTER_CGROUPS")?,
             diagnostics: linked.words("DIAGNOSTIC_COUNTS", state::DIAGNOSTICS as usize)?,
             logged: 0,
             census: None,
@@ -396,6 +399,20 @@ impl Session {
                 .map_err(|e| map_error("FILTER_NAMESPACES", &e))?;
         }
         Ok(())
+    }
+
+    /// Has the kernel side know of cgroups whether their calls are wanted; `None`: they are gone. Where
+    /// there is no room for one, its calls come, and are judged here.
+    pub fn filter_cgroups(&mut self, verdicts: &[(u64, Option<bool>)]) {
+        for (cgroup, wanted) in verdicts {
+            let result = match wanted {
+                Some(wanted) => self.cgroups_filter.insert(cgroup, u8::from(*wanted), 0),
+                None => self.cgroups_filter.remove(cgroup),
+            };
+            if let Err(error) = result {
+                log::debug!("cgroup {cgroup} is filtered here: {error}");
+            }
+        }
     }
 
     /// From now on calls are reported.

@@ -196,7 +196,8 @@ fn of<'a>(
     side.home.container().and_then(get).map(|text| text.0.as_ref())
 }
 
-fn is_called(pattern: &Pattern, container: &Container) -> bool {
+/// Whether a container has that name or id, or an id that begins so.
+pub(crate) fn is_called(pattern: &Pattern, container: &Container) -> bool {
     let id = container.id.0.as_ref();
     let name = container.name.as_ref().map(|name| name.0.as_ref());
     name.is_some_and(|name| pattern.matches(name)) || pattern.matches(id) || pattern.begins(id)

@@ -16,28 +16,32 @@ use crate::{
     track::Tracker,
 };
 
-fn account(counts: &Counts, delivered: u64) -> OpAccounting {
+/// `unwanted`: of those that were delivered, filtered here.
+fn account(counts: &Counts, delivered: u64, unwanted: u64) -> OpAccounting {
     OpAccounting {
         seen: counts.seen,
-        filtered: counts.filtered,
-        emitted: counts.emitted,
+        filtered: counts.filtered + unwanted,
+        emitted: counts.emitted.saturating_sub(unwanted),
         dropped: counts.dropped,
-        delivered,
+        delivered: delivered.saturating_sub(unwanted),
     }
 }
 
 /// What was seen, and what became of it. Operations that were not seen are left out.
 #[must_use]
 pub fn accounting(counts: &AllCounts, delivered: &Delivered) -> Accounting {
-    let of = |op: u8| delivered.ops.get(usize::from(op)).copied().unwrap_or(0);
+    let of = |all: &[u64], op: u8| all.get(usize::from(op)).copied().unwrap_or(0);
+    let of_op = |counts: &Counts, op: u8| {
+        account(counts, of(&delivered.ops, op), of(&delivered.unwanted, op))
+    };
     Accounting {
-        total: account(&counts.total(), delivered.calls()),
+        total: account(&counts.total(), delivered.calls(), delivered.unwanted.iter().sum()),
         missed: counts.missed,
         by_op: counts
             .ops
             .iter()
             .filter(|(_, counts)| counts.seen > 0)
-            .map(|(op, counts)| (OpName(*op), account(counts, of(*op as u8))))
+            .map(|(op, counts)| (OpName(*op), of_op(counts, *op as u8)))
             .collect(),
         control: ControlAccounting {
             emitted: counts.control.emitted,

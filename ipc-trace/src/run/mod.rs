@@ -281,6 +281,7 @@ impl Run {
             Mode::Report(Box::default(), args.output)
         };
         pipeline.tracker.namespaces.listed(&setup.census);
+        pipeline.tracker.containers.want(args.filters.containers());
         if let Some(hierarchy) = setup.hierarchy.take() {
             pipeline.tracker.containers.begin(hierarchy);
         }
@@ -366,6 +367,7 @@ impl Run {
         let session = &mut self.setup.session;
         let calls = self.pipeline.drain(&mut session.events, &mut session.control, &mut self.mode);
         self.take_names();
+        self.filter_containers();
         self.flush()?;
         Ok(calls)
     }

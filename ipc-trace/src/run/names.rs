@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::{Mode, NAP, Run};
-use crate::{event::ls::Ls, track::Tracker};
+use crate::{
+    event::ls::Ls,
+    track::{Tracker, clock::boot_ns},
+};
 
 /// How long names are waited for in the end, where a runtime answers.
 const LAST_NAMES: Duration = Duration::from_millis(250);
@@ -16,6 +19,17 @@ impl Run {
                 self.mode.container(&known, &self.pipeline.tracker);
             }
         }
+    }
+
+    /// Has the kernel side know which cgroups' calls are wanted, and shows calls whose container is known
+    /// to be wanted now.
+    pub(super) fn filter_containers(&mut self) {
+        if !self.pipeline.tracker.containers.are_filtered() {
+            return;
+        }
+        let verdicts = self.pipeline.tracker.containers.take_verdicts();
+        self.setup.session.filter_cgroups(&verdicts);
+        self.pipeline.release(boot_ns(), &mut self.mode);
     }
 
     /// Names of containers that began just before the end are on their way.

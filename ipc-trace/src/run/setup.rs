@@ -55,6 +55,12 @@ pub enum SetupError {
         /// Why not
         reason: String,
     },
+    /// A filter for containers, and nothing that tells them.
+    #[error(
+        "--container, --image, --pod: no cgroups are known by which containers could be told; mount a cgroup file system, and see \
+         ipc-trace doctor"
+    )]
+    NoCgroups,
     /// A filter has more values than the kernel side has room for.
     #[error("{option}: {given} values are more than the {FILTER_VALUES} that are possible")]
     Values {
@@ -124,6 +130,9 @@ pub fn setup(
     log::debug!("the kernel's fields were found after {:?}", begin.elapsed());
     let hierarchy = Hierarchy::find(Path::new("/proc"));
     let cgroups = hierarchy.as_ref().and_then(|hierarchy| hierarchy.known(&layout));
+    if cgroups.is_none() && !filters.containers().is_empty() {
+        return Err(SetupError::NoCgroups);
+    }
     let options = Options {
         ring_bytes: ring_bytes(how.ring_bytes),
         filters: kernel_filters(filters),
@@ -217,6 +226,7 @@ fn kernel_filters(filters: &Filters) -> KernelFilters {
     when(filters.min_duration.is_some(), filter::MIN_DURATION);
     when(filters.only_command, filter::COMMAND);
     when(!filters.op.is_empty(), filter::OP);
+    when(!filters.containers().is_empty(), filter::CGROUP);
     KernelFilters {
         bits,
         ops: filters.op.iter().fold(0, |all, op| all | op.0),

@@ -14,7 +14,7 @@ use super::{
 use crate::event::{
     doctor::{
         Backend, BackendName, Check, Doctor, FieldState, Instructions, Operation, PaidBy, Read,
-        Status, Tracepoints,
+        Runtime, Status, Tracepoints,
     },
     value::AbiName,
 };
@@ -48,6 +48,7 @@ impl Display for DoctorText<'_> {
         self.heading(f)?;
         self.checks(f)?;
         self.backends(f)?;
+        self.runtimes(f)?;
         self.operations(f)?;
         if self.all { self.fields(f) } else { Ok(()) }
     }
@@ -203,6 +204,28 @@ impl DoctorText<'_> {
         Ok(())
     }
 
+    fn runtimes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.doctor.runtimes.is_empty() {
+            return Ok(());
+        }
+        self.title(f, "RUNTIMES, asked for containers' names")?;
+        for Runtime { runtime, socket, answers, reason } in &self.doctor.runtimes {
+            let (role, word) = match answers {
+                Some(true) => (Role::Good, "answers"),
+                Some(false) => (Role::Loss, "silent"),
+                None => (Role::Dim, "none"),
+            };
+            write!(f, "  {runtime:<16}{:<9}", self.palette.paint(role, word))?;
+            let socket = escaped(&socket.0, WORD_WIDTH);
+            let text = match reason {
+                Some(reason) => format!("{socket}: {reason}"),
+                None => socket.to_string(),
+            };
+            self.prose(f, COLUMN, COLUMN, Role::Plain, &text)?;
+        }
+        Ok(())
+    }
+
     fn operations(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let operations = &self.doctor.operations;
         if operations.is_empty() {
@@ -349,6 +372,27 @@ mod tests {
         let doctor = Host::new("text-mixed")
             .examine(&sample::how(Choice::Auto), &Fake::lacking(&["__x64_sys_semtimedop"]));
         insta::assert_snapshot!("mixed_80", show(&doctor, false, Palette::PLAIN, 80));
+    }
+
+    #[test]
+    fn runtimes_answer_or_not() {
+        let mut doctor =
+            Host::new("text-runtimes").examine(&sample::how(Choice::Auto), &Fake::default());
+        let runtime = |runtime, answers, reason: &str| Runtime {
+            runtime,
+            socket: format!("/run/{runtime}.sock").as_str().into(),
+            answers,
+            reason: (!reason.is_empty()).then(|| reason.to_owned()),
+        };
+        doctor.runtimes = vec![
+            runtime("docker", Some(true), ""),
+            runtime("podman", Some(false), "no answer within 5 s"),
+            runtime("containerd", None, "no such socket"),
+        ];
+        let text = show(&doctor, false, Palette::PLAIN, 80);
+        let at = text.find("RUNTIMES").unwrap();
+        let end = text.find("OPERATIONS").unwrap();
+        insta::assert_snapshot!("runtimes_80", &text[at..end]);
     }
 
     #[test]

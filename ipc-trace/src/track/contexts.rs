@@ -227,6 +227,19 @@ impl Contexts {
         self.by_tid.get(&tid).filter(|known| known.0 == context).map(|known| &known.1)
     }
 
+    /// Has a thread's context be these facts for a while: gives what is to be put there again.
+    pub fn replace(
+        &mut self,
+        tid: u32,
+        known: Option<(u64, Rc<Facts>)>,
+    ) -> Option<(u64, Rc<Facts>)> {
+        let before = self.by_tid.remove(&tid);
+        if let Some(known) = known {
+            self.by_tid.insert(tid, known);
+        }
+        before
+    }
+
     /// The number of a thread's context.
     #[cfg(test)]
     pub(crate) fn number(&self, tid: u32) -> Option<u64> {

@@ -6,7 +6,10 @@ use std::{fs, path::PathBuf};
 
 use serde_json::Value;
 
-use crate::tracer::{Beside, Live, Report, calls_of, list, of_type, workload};
+use crate::{
+    book::{assert_balanced, assert_whole},
+    tracer::{Beside, Live, Report, calls_of, list, number, of_type, workload},
+};
 
 /// An id that no runtime has given.
 fn id(number: u32) -> String {
@@ -134,4 +137,48 @@ fn a_report_has_the_containers_of_moved_processes() {
         .find(|ns| list(&ns["processes"]).iter().any(|process| process["pid"] == pid));
     let host = host.expect("its namespace");
     assert!(list(&host["containers"]).iter().any(|one| one["id"] == id(3)), "{host}");
+}
+
+#[test]
+fn a_filter_takes_the_calls_of_its_container_alone() {
+    const STEPS: usize = 3;
+    let known = Cgroup::of_container(&id(4));
+    let mut steppers = [Stepper::start(), Stepper::start(), Stepper::start()];
+    let options = |id: &str| ["--runtime-socket", "none", "--container", id].map(str::to_owned);
+    // An id's beginning, and whole.
+    let (early, late) = (options(&id(4)[..16]), options(&id(5)));
+    let live = Live::start(&early.each_ref().map(String::as_str));
+    let report = Report::start(&late.each_ref().map(String::as_str));
+    known.take(steppers[0].0.pid());
+    let new = Cgroup::of_container(&id(5));
+    new.take(steppers[1].0.pid());
+    for _ in 0..STEPS {
+        steppers.iter_mut().for_each(Stepper::step);
+    }
+    let [first, second, _] = steppers.map(|stepper| {
+        let pid = stepper.0.pid();
+        stepper.0.book();
+        pid
+    });
+    let (lines, report) = (live.end(), report.end());
+
+    assert_whole(&lines);
+    let calls = of_type(&lines, "ipc");
+    assert!(calls.iter().all(|call| call["container"]["id"] == id(4)), "{calls:?}");
+    // Two threads.
+    assert_eq!(calls.len(), 2 * STEPS);
+    assert!(calls.iter().all(|call| call["process"]["pid"] == first), "{calls:?}");
+
+    let accounting = &report["accounting"];
+    assert_balanced(accounting);
+    assert_eq!(number(&accounting["delivered"]), 2 * STEPS as u64);
+    // What the others called was seen, and is not shown.
+    assert!(number(&accounting["filtered"]) >= 4 * STEPS as u64, "{accounting}");
+    let processes: Vec<_> = list(&report["namespaces"])
+        .iter()
+        .filter(|ns| !ns["ops"].as_object().unwrap().is_empty())
+        .flat_map(|ns| list(&ns["processes"]))
+        .map(|process| &process["pid"])
+        .collect();
+    assert_eq!(processes, [second]);
 }

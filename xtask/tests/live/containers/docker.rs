@@ -16,6 +16,7 @@ use nix::{
 use serde_json::{Value, json};
 
 use crate::{
+    book::assert_whole,
     strace::run::Folder,
     tracer::{Live, Report, eventually, list, of_type, program, scaled, text},
 };
@@ -190,6 +191,8 @@ fn containers_that_live_for_one_call_have_their_ids_and_names() {
     let options = socket.each_ref().map(String::as_str);
     let live = Live::start(&options);
     let report = Report::start(&options);
+    let some = [&options[..], &["--container", "short1*", "--image", IMAGE]].concat();
+    let some = Live::start(&some);
     let count = scaled(200);
     let run = |number: u64| {
         let name = format!("short{number}");
@@ -209,8 +212,9 @@ fn containers_that_live_for_one_call_have_their_ids_and_names() {
             .collect();
         workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
     });
-    let (lines, report) = (live.end(), report.end());
+    let (lines, report, some) = (live.end(), report.end(), some.end());
     assert_eq!(names.len() as u64, count);
+    assert_of_some(&some, &names);
 
     let mut seen = BTreeMap::new();
     let calls = of_type(&lines, "ipc").into_iter();
@@ -242,6 +246,20 @@ fn containers_that_live_for_one_call_have_their_ids_and_names() {
         assert_eq!(container["name"], *name);
         assert_eq!(container["image"], IMAGE);
     }
+}
+
+/// The lines are of the containers alone that the filter names, of each its one call.
+fn assert_of_some(lines: &[Value], names: &BTreeMap<String, String>) {
+    assert_whole(lines);
+    let mut seen: Vec<_> = of_type(lines, "ipc")
+        .into_iter()
+        .filter(|call| call["process"]["comm"] == "ipcmk")
+        .map(|call| call["container"]["id"].as_str().unwrap())
+        .filter(|id| names.contains_key(*id))
+        .collect();
+    seen.sort_unstable();
+    let wanted = names.iter().filter(|(_, name)| name.starts_with("short1"));
+    assert_eq!(seen, wanted.map(|(id, _)| id.as_str()).collect::<Vec<_>>());
 }
 
 /// The walk of the guide that the program came from.
