@@ -146,8 +146,8 @@ pub struct LsArgs {
 /// Whom to ask for containers' names.
 #[derive(Debug, Default, Args)]
 pub struct RuntimeArgs {
-    /// Ask this container runtime, docker or podman, for names at this socket, in place of those at the
-    /// usual places; `none`: ask nobody
+    /// Ask this container runtime (docker, podman, containerd, cri-o, or cri for another that serves
+    /// Kubernetes) for names at this socket, in place of those at the usual places; `none`: ask nobody
     #[arg(long, value_name = "RUNTIME=PATH", value_parser = socket)]
     pub runtime_socket: Vec<SocketName>,
 }
@@ -325,13 +325,18 @@ fn socket(text: &str) -> Result<SocketName, String> {
         return Ok(SocketName::None);
     }
     let (runtime, path) = text.split_once('=').unwrap_or((text, ""));
-    let runtime = [Runtime::Docker, Runtime::Podman].into_iter().find(|one| one.name() == runtime);
+    const ASKED: [Runtime; 5] =
+        [Runtime::Docker, Runtime::Podman, Runtime::Containerd, Runtime::Crio, Runtime::Cri];
+    let runtime = ASKED.into_iter().find(|one| one.name() == runtime);
     match runtime {
         Some(runtime) if path.starts_with('/') => {
             Ok(SocketName::Some(Socket { runtime, path: path.into() }))
         }
         Some(_) => Err("name the socket by its whole path".to_owned()),
-        None => Err("name a socket as docker=PATH or podman=PATH, or none".to_owned()),
+        None => Err(
+            "name a socket as RUNTIME=PATH, with docker, podman, containerd, cri-o or cri; or none"
+                .to_owned(),
+        ),
     }
 }
 

@@ -16,13 +16,9 @@ use bollard::{
     query_parameters::{EventsOptions, ListContainersOptions},
 };
 use futures_util::StreamExt as _;
-use tokio::{
-    sync::mpsc::{Sender, error::SendError},
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::{sync::mpsc::Sender, task::JoinSet, time::timeout};
 
-use super::{ANSWER, IMAGE_LEN, NAME_LEN, News, Socket, kept, kept_id, socket};
+use super::{ANSWER, IMAGE_LEN, NAME_LEN, News, Socket, kept, kept_id, nobody, socket};
 use crate::{
     containers::{Named, identity::Runtime},
     with_causes,
@@ -112,10 +108,6 @@ async fn answered<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T
         Ok(answer) => answer.map_err(|error| with_causes(&error)),
         Err(_) => Err(format!("no answer within {} s", ANSWER.as_secs())),
     }
-}
-
-fn nobody(_: SendError<News>) -> String {
-    "nobody listens".to_owned()
 }
 
 fn of_event(event: EventMessage) -> Option<Named> {

@@ -3,12 +3,14 @@
 //! | module | its job |
 //! | --- | --- |
 //! | [`docker`] | Docker and Podman, by Docker's API |
+//! | [`cri`] | containerd and CRI-O, by the API that Kubernetes has for them |
 //! | `socket` | connections that take no more than a runtime has to say |
 //!
 //! Invariant: nothing waits for a runtime. What it says goes through a bounded channel, which is looked
 //! at between events; while that is full, the runtime waits. An absent, slow or garbling runtime is
 //! asked again after a while, and what it has not said stays unknown.
 
+pub mod cri;
 pub mod docker;
 mod socket;
 
@@ -19,7 +21,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::mpsc::{self, Receiver, Sender, error::TryRecvError};
+use tokio::sync::mpsc::{
+    self, Receiver, Sender,
+    error::{SendError, TryRecvError},
+};
 
 use super::{Named, identity::Runtime};
 
@@ -52,9 +57,14 @@ impl fmt::Display for Socket {
 /// The sockets of the host's own runtimes, where they usually are.
 #[must_use]
 pub fn usual() -> Vec<Socket> {
-    [(Runtime::Docker, "/run/docker.sock"), (Runtime::Podman, "/run/podman/podman.sock")]
-        .map(|(runtime, path)| Socket { runtime, path: path.into() })
-        .into()
+    [
+        (Runtime::Docker, "/run/docker.sock"),
+        (Runtime::Podman, "/run/podman/podman.sock"),
+        (Runtime::Containerd, "/run/containerd/containerd.sock"),
+        (Runtime::Crio, "/run/crio/crio.sock"),
+    ]
+    .map(|(runtime, path)| Socket { runtime, path: path.into() })
+    .into()
 }
 
 /// What a runtime's thread tells.
@@ -164,7 +174,17 @@ async fn follow(socket: Socket, at: usize, news: Sender<News>) {
     let (mut pause, mut before) = (PAUSE, None);
     loop {
         let begin = Instant::now();
-        let reason = match docker::follow(&socket, at, &news).await {
+        let followed = match socket.runtime {
+            Runtime::Containerd | Runtime::Crio | Runtime::Cri => {
+                cri::follow(&socket, at, &news).await
+            }
+            Runtime::Docker
+            | Runtime::Podman
+            | Runtime::Lxc
+            | Runtime::Nspawn
+            | Runtime::Unknown => docker::follow(&socket, at, &news).await,
+        };
+        let reason = match followed {
             Ok(()) => "it closed the connection".to_owned(),
             Err(reason) => reason,
         };
@@ -184,6 +204,10 @@ async fn follow(socket: Socket, at: usize, news: Sender<News>) {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONG_PAUSE);
     }
+}
+
+fn nobody(_: SendError<News>) -> String {
+    "nobody listens".to_owned()
 }
 
 /// A text of a runtime, which may say anything, as far as it is kept. `None`: there is none.

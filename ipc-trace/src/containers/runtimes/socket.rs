@@ -37,10 +37,15 @@ pub(super) fn client(path: PathBuf) -> Result<Docker, Error> {
     )
 }
 
+/// Connects to a socket.
+pub(super) async fn connect(path: PathBuf) -> io::Result<TokioIo<Bounded>> {
+    let stream = UnixStream::connect(path).await?;
+    Ok(TokioIo::new(Bounded { stream, left: MOST }))
+}
+
 /// Sends a request by a connection of its own.
 async fn send(path: PathBuf, mut request: BollardRequest) -> Result<Response<Incoming>, Error> {
-    let stream = UnixStream::connect(path).await?;
-    let io = TokioIo::new(Bounded { stream, left: MOST });
+    let io = connect(path).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
     tokio::spawn(connection);
     // As the connection leads to one server alone, it gets no more than the path.
@@ -55,7 +60,7 @@ async fn send(path: PathBuf, mut request: BollardRequest) -> Result<Response<Inc
 
 /// A stream that ends with an error when it has brought too much.
 #[derive(Debug)]
-struct Bounded {
+pub(super) struct Bounded {
     stream: UnixStream,
     left: usize,
 }

@@ -15,10 +15,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const ID: &str = "d8522205927a2b6a4f1b7c3c0e9d5a4f8e7d6c5b4a39281706f5e4d3c2b1a090";
 
 /// A socket in a folder of its own, gone with it.
-struct Place(PathBuf);
+pub(super) struct Place(PathBuf);
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("ipc-trace-socket-{}-{number}", std::process::id());
@@ -27,7 +27,7 @@ impl Place {
         Self(folder)
     }
 
-    fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         self.0.join("docker.sock")
     }
 
@@ -36,7 +36,7 @@ impl Place {
     }
 
     /// Serves each connection by a thread: `answer` is given the request's path, and the connection.
-    fn serve(&self, answer: impl Fn(&str, UnixStream) + Clone + Send + 'static) {
+    pub(super) fn serve(&self, answer: impl Fn(&str, UnixStream) + Clone + Send + 'static) {
         let listener = UnixListener::bind(self.path()).unwrap();
         thread::spawn(move || {
             for stream in listener.incoming() {
@@ -105,7 +105,7 @@ fn docker(told: &'static [&'static str]) -> impl Fn(&str, UnixStream) + Clone + 
 }
 
 /// What is heard until `enough`.
-fn hear(names: &mut Names, enough: impl Fn(&[Named], &Names) -> bool) -> Vec<Named> {
+pub(super) fn hear(names: &mut Names, enough: impl Fn(&[Named], &Names) -> bool) -> Vec<Named> {
     let (begin, mut all) = (Instant::now(), Vec::new());
     loop {
         all.extend(names.heard());
