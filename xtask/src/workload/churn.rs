@@ -6,7 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    sys::wait::{WaitStatus, waitpid},
+    unistd::{ForkResult, fork},
+};
 
 use super::book::{Op, Report};
 use super::calls::Caller;
@@ -23,6 +27,9 @@ pub(crate) struct Processes {
     /// How many of them at the same time.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     parallel: u32,
+    /// Let them be copies of this one, which is several times quicker than to execute something.
+    #[arg(long)]
+    copies: bool,
 }
 
 /// Options of `churn-namespaces`.
@@ -59,9 +66,14 @@ pub(crate) fn processes(options: &Processes) -> Result<()> {
                 if number >= options.count {
                     return Ok(());
                 }
+                let key = FIRST_KEY + number;
+                if options.copies {
+                    copy(key)?;
+                    continue;
+                }
                 let status = Command::new("/proc/self/exe")
                     .args(["workload", "one-call", "--key"])
-                    .arg((FIRST_KEY + number).to_string())
+                    .arg(key.to_string())
                     .stdin(Stdio::null())
                     .stdout(Stdio::null())
                     .status()
@@ -83,6 +95,24 @@ pub(crate) fn processes(options: &Processes) -> Result<()> {
         .fact("seconds", seconds)
         .fact("per_second", options.count as f64 / seconds)
         .print()
+}
+
+/// Makes a process that makes one call and ends.
+fn copy(key: u64) -> Result<()> {
+    // SAFETY: the child makes two system calls and nothing else, whatever other threads held.
+    match unsafe { fork() }? {
+        // SAFETY: numbers alone.
+        ForkResult::Child => unsafe {
+            let ret = libc::syscall(libc::SYS_shmget, key, 0, 0);
+            let found = ret != -1 || Errno::last_raw() != libc::ENOENT;
+            libc::_exit(i32::from(found))
+        },
+        ForkResult::Parent { child } => {
+            let status = waitpid(child, None)?;
+            ensure!(matches!(status, WaitStatus::Exited(_, 0)), "shmget({key:#x}): {status:?}");
+            Ok(())
+        }
+    }
 }
 
 pub(crate) fn one_call(options: &OneCall) -> Result<()> {

@@ -2,13 +2,13 @@
 
 mod docker;
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, process::Command};
 
 use serde_json::Value;
 
 use crate::{
     book::{assert_balanced, assert_whole},
-    tracer::{Beside, Live, Report, calls_of, list, number, of_type, workload},
+    tracer::{Beside, Live, Report, calls_of, list, number, of_type, scaled, workload},
 };
 
 /// An id that no runtime has given.
@@ -50,6 +50,15 @@ impl Cgroup {
     /// Moves a whole process there.
     fn take(&self, pid: u32) {
         fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+
+    /// A workload that is there from its beginning.
+    fn workload(&self, words: &[&str]) -> Command {
+        let inner = workload(words);
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", r#"echo $$ > "$0" && exec "$@""#]).arg(self.0.join("cgroup.procs"));
+        command.arg(inner.get_program()).args(inner.get_args());
+        command
     }
 }
 
@@ -181,4 +190,48 @@ fn a_filter_takes_the_calls_of_its_container_alone() {
         .map(|process| &process["pid"])
         .collect();
     assert_eq!(processes, [second]);
+}
+
+/// Kilobytes of memory that a process has, and its descriptors.
+fn size_of(pid: u32) -> (u64, usize) {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let rss = rss.trim().strip_suffix(" kB").unwrap().parse().unwrap();
+    (rss, fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count())
+}
+
+#[test]
+fn a_hundred_thousand_processes_are_attributed_right_and_leave_nothing_behind() {
+    /// Kilobytes by which the tracer may grow meanwhile.
+    const GROWTH: u64 = 8 << 10;
+    let cgroups = [6, 7].map(|n| (id(n), Cgroup::of_container(&id(n))));
+    let reports = cgroups.each_ref().map(|(id, _)| {
+        Report::start(&["--runtime-socket", "none", "--container", id, "--op", "shmget"])
+    });
+    // Both at a time: their processes' numbers are given to either, again and again.
+    let churn = |count: u64| {
+        let words = ["churn-processes", "--copies", "--count", &count.to_string()];
+        let churns = cgroups.each_ref().map(|one| Beside::start(one.1.workload(&words)));
+        for churn in churns {
+            churn.book();
+        }
+    };
+    let (first, rest) = (scaled(5_000), scaled(45_000));
+    churn(first);
+    let before = reports.each_ref().map(|report| size_of(report.pid()));
+    churn(rest);
+    let after = reports.each_ref().map(|report| size_of(report.pid()));
+    for ((before, descriptors_before), (after, descriptors_after)) in before.into_iter().zip(after)
+    {
+        assert!(after < before + GROWTH, "{before} kB, then {after} kB");
+        assert_eq!(descriptors_after, descriptors_before);
+    }
+    for (report, (id, _)) in reports.map(Report::end).iter().zip(&cgroups) {
+        assert_balanced(&report["accounting"]);
+        assert_eq!(number(&report["accounting"]["delivered"]), first + rest, "{id}");
+        let namespaces = list(&report["namespaces"]).iter();
+        let called = namespaces.filter(|ns| !ns["ops"].as_object().unwrap().is_empty());
+        let calls: u64 = called.map(|ns| number(&ns["ops"]["shmget"]["calls"])).sum();
+        assert_eq!(calls, first + rest);
+    }
 }

@@ -1,6 +1,6 @@
 //! Reports against books: every call is counted, under the right namespace, operation and error.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -63,7 +63,9 @@ fn counts_stay_exact_while_the_reader_is_stopped_and_the_ring_is_too_small() {
     tracer.signal(Signal::SIGSTOP);
     assert!(eventually(|| stat(tracer.pid()).is_some_and(|stat| stat[0] == "T")));
     tracer.go();
-    std::thread::sleep(Duration::from_secs(2));
+    // It has ended when nobody has waited for it: its parent is stopped.
+    let has_ended = |pid: u32| stat(pid).is_some_and(|stat| stat[0] == "Z");
+    assert!(eventually(|| children_of(tracer.pid()).into_iter().any(has_ended)));
     tracer.signal(Signal::SIGCONT);
     let (status, stdout, stderr) = tracer.join();
     assert!(status.success(), "{status}: {stderr}");
