@@ -40,7 +40,7 @@ pub fn of(containers: &[Arc<Container>], host: bool) -> Option<Sharing> {
     let mut owners = owner.filter(|one| !joins(one, &gone));
     match (owners.next(), owners.next()) {
         (None, _) => Some(Sharing::Declared),
-        (Some(owner), None) if mode(owner).is_some() => Some(Sharing::Declared),
+        (Some(_), None) => Some(Sharing::Declared),
         _ if containers.iter().any(|one| mode(one).is_none()) => Some(Sharing::Unknown),
         _ => Some(Sharing::Undeclared),
     }

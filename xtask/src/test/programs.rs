@@ -18,9 +18,14 @@ pub(crate) const PROGRAMS: [(&str, &str); 6] = [
     ("ipcrm", "util-linux"),
 ];
 
-/// Docker's daemon and its package. It is not started when it is installed: machines that run tests
-/// either start no services then, or have Docker already.
-const DOCKER: [(&str, &str); 2] = [("dockerd", "docker.io"), ("busybox", "busybox-static")];
+/// Runtimes of containers, with what a container runs. Docker's daemon is not started when it is installed:
+/// machines that run tests either start no services then, or have Docker already.
+const RUNTIMES: [(&str, &str); 4] = [
+    ("dockerd", "docker.io"),
+    ("podman", "podman"),
+    ("runc", "runc"),
+    ("busybox", "busybox-static"),
+];
 
 /// A program of PostgreSQL's that is not on `PATH`, and its package.
 const POSTGRESQL: (&str, &str) = ("/usr/lib/postgresql/15/bin/initdb", "postgresql-15");
@@ -33,7 +38,7 @@ const COMMON: [&str; 2] = ["postgresql-common", "/etc/postgresql-common/createcl
 ///
 /// When that can't be done from here; the error says how to.
 pub(super) fn ensure() -> anyhow::Result<()> {
-    for (name, package) in PROGRAMS.into_iter().chain(DOCKER) {
+    for (name, package) in PROGRAMS.into_iter().chain(RUNTIMES) {
         apt::program(name, package)?;
     }
     if Path::new(POSTGRESQL.0).exists() {

@@ -20,8 +20,9 @@ pub(super) const BACKENDS: [&str; 2] = ["syscall", "function"];
 /// without. Each starts the tracer a few times, and an emulated machine takes seconds for that.
 const OF_NO_BACKEND: [&str; 5] = ["bad_days::", "bad_input::", "doctor::", "filters::", "ls::"];
 
-/// Tests for which a machine's files would be too many: PostgreSQL and Docker need a disk.
-const OF_THE_HOST: [&str; 2] = ["strace::a_postgresql_cluster", "containers::docker::"];
+/// Tests for which a machine's files would be too many: PostgreSQL, Docker and Podman need a disk.
+const OF_THE_HOST: [&str; 3] =
+    ["strace::a_postgresql_cluster", "containers::docker::", "containers::podman::"];
 
 /// What some kernel can't do: beginning of its release, backend, and the test that shows it.
 const LIMITS: [(&str, &str, Expected); 0] = [];

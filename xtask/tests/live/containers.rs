@@ -1,6 +1,8 @@
 //! In which container a call was made: threads that are moved between cgroups, and real containers.
 
 mod docker;
+mod image;
+mod podman;
 
 use std::{fs, path::PathBuf, process::Command};
 

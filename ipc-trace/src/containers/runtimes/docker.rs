@@ -57,7 +57,7 @@ pub(super) async fn follow(socket: &Socket, at: usize, news: &Sender<News>) -> R
         while asked.len() < ASKED
             && let Some(id) = to_ask.pop_front()
         {
-            asked.spawn(ask(docker.clone(), id));
+            asked.spawn(ask(docker.clone(), socket.runtime, id));
         }
         if listed && !caught && asked.is_empty() {
             caught = true;
@@ -135,8 +135,10 @@ fn of_summary(summary: ContainerSummary) -> Option<Named> {
 }
 
 /// Asks which IPC namespace a container was given. `None`: it is gone, or that is not said.
-async fn ask(docker: Docker, id: String) -> Option<Named> {
+async fn ask(docker: Docker, runtime: Runtime, id: String) -> Option<Named> {
     let answer = answered(docker.inspect_container(&id, None)).await.ok()?;
-    let mode = answer.host_config?.ipc_mode;
+    // Podman (4.3) calls every namespace so that is not another container's, even the host's.
+    let told = |mode: &String| runtime != Runtime::Podman || mode != "shareable";
+    let mode = answer.host_config?.ipc_mode.filter(told);
     Some(Named { id, ipc_mode: Some(kept(mode, NAME_LEN)?), ..Named::default() })
 }

@@ -4,8 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    os::unix::{fs::symlink, process::CommandExt as _},
-    path::Path,
+    os::unix::process::CommandExt as _,
     process::{Child, Command, Stdio},
 };
 
@@ -15,14 +14,13 @@ use nix::{
 };
 use serde_json::{Value, json};
 
+use super::image::{self, by_id, of_container};
 use crate::{
     book::assert_whole,
     strace::run::Folder,
     tracer::{Live, Report, eventually, list, of_type, program, scaled, text},
 };
 
-/// What containers run, from the host's `PATH`.
-const PROGRAMS: [&str; 2] = ["ipcmk", "ipcs"];
 const IMAGE: &str = "ipc-test:latest";
 
 struct Docker {
@@ -104,33 +102,9 @@ impl Docker {
         text(&output.stdout)
     }
 
-    /// Makes an image of busybox and the programs with their libraries.
+    /// Makes an image of busybox and the programs.
     fn import(&self) {
-        let root = self.folder.path().join("image");
-        let add = |from: &Path| {
-            let to = root.join(from.strip_prefix("/").unwrap());
-            fs::create_dir_all(to.parent().unwrap()).unwrap();
-            fs::copy(from, to).unwrap();
-        };
-        let on_path = |name: &str| {
-            let found = Command::new("sh").args(["-c", &format!("command -v {name}")]).output();
-            text(&found.unwrap().stdout).trim_end().to_owned()
-        };
-        fs::create_dir_all(root.join("bin")).unwrap();
-        fs::copy(on_path("busybox"), root.join("bin/busybox")).unwrap();
-        for name in ["sh", "sleep"] {
-            symlink("busybox", root.join("bin").join(name)).unwrap();
-        }
-        for name in PROGRAMS {
-            let path = on_path(name);
-            let libraries = text(&Command::new("ldd").arg(&path).output().unwrap().stdout);
-            add(Path::new(&path));
-            let words = libraries.split_whitespace().filter(|word| word.starts_with('/'));
-            words.for_each(|word| add(Path::new(word)));
-        }
-        let tar = self.folder.path().join("image.tar");
-        let made = Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&tar).arg(".").status();
-        assert!(made.unwrap().success());
+        let tar = image::tar(self.folder.path());
         self.run(&["import", tar.to_str().unwrap(), IMAGE]);
     }
 
@@ -170,17 +144,6 @@ impl Drop for Docker {
             let _ = self.daemon.wait();
         }
     }
-}
-
-/// By id, each container in a list.
-fn by_id(containers: &Value) -> BTreeMap<&str, &Value> {
-    list(containers).iter().map(|one| (one["id"].as_str().unwrap(), one)).collect()
-}
-
-/// The namespaces of a report or a look that a container is in.
-fn of_container<'a>(all: &'a Value, id: &str) -> Vec<&'a Value> {
-    let in_it = |ns: &&Value| by_id(&ns["containers"]).contains_key(id);
-    list(&all["namespaces"]).iter().filter(in_it).collect()
 }
 
 #[test]
