@@ -111,13 +111,13 @@ pub(super) fn argue(
     {
         draft.add(10, "the caller's user would have had access");
     }
-    if attempt.size > 0
-        && one.and_then(One::size).is_some_and(|size| attempt.size <= size)
-    {
+    if attempt.size > 0 && one.and_then(One::size).is_some_and(|size| attempt.size <= size) {
         draft.add(10, "the size that was asked for fits");
     }
-    if same_program(who, found, tracker) {
-        let text = "the caller runs the same executable or image as whose it is: twins look for the same";
+    // Who was there does not meet its twin by chance.
+    if prior.is_none() && same_program(who, found, tracker) {
+        let text =
+            "the caller runs the same executable or image as whose it is: twins look for the same";
         draft.add(-30, text);
     }
     if let Some((weight, why)) = attempt.doubt {
@@ -180,8 +180,7 @@ fn same_program(who: &Who<'_>, found: &[(NsRef, Local)], tracker: &Tracker) -> b
             // It was there before: those who live there are all that is known.
             return same_image(tracker.containers.alone_in(*ns));
         }
-        known.any(|other| {
-            own.exe.is_some() && own.exe == other.exe || same_image(other.container())
-        })
+        known
+            .any(|other| own.exe.is_some() && own.exe == other.exe || same_image(other.container()))
     })
 }

@@ -32,9 +32,7 @@ pub(super) fn look(
         Target::Queue(dev, ino) => (Some(Family::Mq), Some(Local::Queue(*dev, *ino))),
         Target::Sought(kind, _) => (Some(*kind), draft.local),
         Target::Name(..) => (Some(Family::Mq), draft.local),
-        Target::Namespace(_) | Target::View(..) => {
-            (draft.local.map(Local::kind), draft.local)
-        }
+        Target::Namespace(_) | Target::View(..) => (draft.local.map(Local::kind), draft.local),
     };
     let id = match local {
         Some(Local::Sysv(_, id)) => Some(id),

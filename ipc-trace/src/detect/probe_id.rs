@@ -160,8 +160,7 @@ fn of_arguments(call: &Call<'_>) -> Cause {
             const IPC_NOWAIT: u64 = 0o4000;
             const MSG_EXCEPT: u64 = 0o20000;
             const MSG_COPY: u64 = 0o40000;
-            let copy = fifth & MSG_COPY == 0
-                || fifth & MSG_EXCEPT == 0 && fifth & IPC_NOWAIT != 0;
+            let copy = fifth & MSG_COPY == 0 || fifth & MSG_EXCEPT == 0 && fifth & IPC_NOWAIT != 0;
             sole(size(call, third) >= 0 && copy)
         }
         Op::Shmget

@@ -81,7 +81,13 @@ fn base(key: u32) -> (i32, &'static str) {
 fn is_well_known(key: u32) -> bool {
     const POSTGRESQL: std::ops::Range<u32> = 5_432_000..5_440_000;
     const WRITTEN: [u32; 8] = [
-        0x1234_5678, 0x8765_4321, 0x0102_0304, 0xdead_beef, 0xcafe_babe, 0xfeed_face, 0xbaad_f00d,
+        0x1234_5678,
+        0x8765_4321,
+        0x0102_0304,
+        0xdead_beef,
+        0xcafe_babe,
+        0xfeed_face,
+        0xbaad_f00d,
         0x7fff_ffff,
     ];
     let [first, rest @ ..] = key.to_ne_bytes();

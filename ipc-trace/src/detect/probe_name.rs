@@ -7,11 +7,7 @@ use super::{
     failed::Failed,
     sighting::{Calls, Seen},
 };
-use crate::{
-    decode::Part,
-    event::finding::Class,
-    track::objects::ways::Sought,
-};
+use crate::{decode::Part, event::finding::Class, track::objects::ways::Sought};
 
 /// Whether a file is opened for reading, writing, or both (include/uapi/asm-generic/fcntl.h).
 const O_ACCMODE: u64 = 3;

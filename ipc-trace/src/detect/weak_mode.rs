@@ -30,11 +30,7 @@ const EXPLAINS: &str = "a program that has no common group to give its object to
 const OTHERS_WRITE: u32 = 0o002;
 
 /// Somebody new has used an object.
-pub(super) fn met(
-    who: &Who<'_>,
-    (ns, local): (NsRef, Local),
-    one: &One,
-) -> Option<(Key, Draft)> {
+pub(super) fn met(who: &Who<'_>, (ns, local): (NsRef, Local), one: &One) -> Option<(Key, Draft)> {
     let mode = one.mode().filter(|mode| mode & OTHERS_WRITE != 0)?;
     let several = several(one)?;
     let key = Key { class: Class::WeakMode, whose: Whose::Shared, target: target(ns, local) };

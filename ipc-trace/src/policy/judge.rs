@@ -42,7 +42,7 @@ impl Judge for Judges {
             super::Verdict::Silent => {}
             super::Verdict::Muted(rule) => verdict.muted = self.name(rule),
             super::Verdict::Declared(rule) => {
-                verdict.declared_by = self.name(rule).map(|name| format!("policy: {name}"));
+                verdict.declared_by = self.name(rule).map(|name| name.to_string());
             }
             super::Verdict::Weighs(_, severity) => verdict.severity = Some(severity),
         }

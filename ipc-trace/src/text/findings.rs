@@ -403,7 +403,8 @@ fn events(all: &[Evidence]) -> String {
 
 /// What is not shown of findings, one statement each; none when all is.
 pub(super) fn verdicts(accounting: &FindingsAccounting) -> Vec<Span> {
-    let FindingsAccounting { by_class: _, muted: _, muted_by, folded, no_room, unjudged } = accounting;
+    let FindingsAccounting { by_class: _, muted: _, muted_by, folded, no_room, unjudged } =
+        accounting;
     let mut said = Vec::new();
     let mut say = |role, text: fmt::Arguments<'_>| said.push(Span::new(role, text));
     let of = |count: u64| if count == 1 { "finding" } else { "findings" };
