@@ -414,7 +414,11 @@ pub(super) fn verdicts(accounting: &FindingsAccounting) -> Vec<Span> {
             .iter()
             .take(KINDS)
             .map(|(rule, count)| {
-                format!("\"{}\" {}", escaped(rule.as_bytes(), NAME_WIDTH), Count(*count))
+                let name = escaped(rule.as_bytes(), NAME_WIDTH);
+                match muted_by.len() {
+                    1 => format!("\"{name}\""),
+                    _ => format!("\"{name}\" {}", Count(*count)),
+                }
             })
             .collect();
         let more = if muted_by.len() > KINDS { ", …" } else { "" };
