@@ -11,6 +11,7 @@
 //! | [`processes`] | who called, also of processes that live a millisecond or bear hostile names |
 //! | [`containers`] | in which container: moved threads, real Docker |
 //! | [`filters`] | what each filter lets through, and that the rest is accounted for |
+//! | [`policy`] | what a policy makes of findings |
 //! | [`bad_input`] | what the user got wrong |
 //! | [`bad_days`] | full disks, closed pipes, signals, stuck readers |
 //! | [`doctor`] | what is said of this host and user |
@@ -35,6 +36,7 @@ mod lines;
 mod ls;
 mod namespaces;
 mod objects;
+mod policy;
 mod processes;
 mod strace;
 mod tracer;
