@@ -20,7 +20,8 @@ pub fn suggest(case: &Case<'_>) -> Option<String> {
     let object = object(case);
     let subject = match about(case.class) {
         About::Object if !object.is_empty() => Asked::new(),
-        about => subject(&case.subject, about == About::Process),
+        About::Process => subject(&case.subject, true),
+        About::Container | About::Object => subject(&case.subject, false),
     };
     if subject.is_empty() && object.is_empty() {
         return None;
