@@ -1,5 +1,7 @@
 //! Containers whose cgroups come and go, and whose names come early and late.
 
+use std::collections::BTreeMap;
+
 use super::*;
 
 fn id(n: u64) -> String {
