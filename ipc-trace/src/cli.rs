@@ -114,6 +114,9 @@ pub struct TraceArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Findings")]
 pub struct FindingArgs {
+    /// Judge findings by this policy: which are deliberate, and which are not to be shown
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
     /// Leave out of the text, and of --fail-on, what is less sure than this, from 0 to 100; JSON has all
     #[arg(long, value_name = "N", default_value_t = 25,
           value_parser = clap::value_parser!(u8).range(0..=100))]

@@ -323,7 +323,7 @@ impl Pipeline {
     fn changes(&mut self, changes: &[objects::Change], sink: &mut impl Sink) {
         if !changes.is_empty() {
             sink.objects(changes, &self.tracker);
-            self.detect.objects(changes, &self.tracker);
+            self.detect.objects(changes);
         }
     }
 
@@ -461,7 +461,6 @@ impl Pipeline {
                 death: Some(death),
             };
             sink.namespace(&change, &self.tracker);
-            self.detect.died(ns);
             let changes = self.tracker.objects.ended(ns, death);
             self.changes(&changes, sink);
         }

@@ -197,11 +197,18 @@ impl Named {
     }
 }
 
+/// A cgroup.
+#[derive(Clone, Debug)]
+struct Cgroup {
+    whose: Whose,
+    path: Arc<Text<'static>>,
+}
+
 /// All containers, by the cgroups that they are in.
 #[derive(Debug)]
 pub struct Containers {
     hierarchy: Option<Hierarchy>,
-    cgroups: HashMap<u64, Whose>,
+    cgroups: HashMap<u64, Cgroup>,
     order: VecDeque<u64>,
     removed: VecDeque<u64>,
     /// By id
@@ -265,7 +272,8 @@ impl Containers {
             None => Whose::Host(units::of_path(path)),
         };
         let known = whose.container();
-        if self.cgroups.insert(number, whose).is_none() {
+        let cgroup = Cgroup { whose, path: Arc::new(Text(path.to_vec().into())) };
+        if self.cgroups.insert(number, cgroup).is_none() {
             self.order.push_back(number);
         }
         while self.cgroups.len() > CGROUPS {
@@ -318,8 +326,8 @@ impl Containers {
 
     /// The container of a process whose thread is in a cgroup. `None`: it is the host's.
     pub fn of(&mut self, cgroup: u64, pid: u32) -> Option<Rc<Known>> {
-        if let Some(whose) = self.cgroups.get(&cgroup) {
-            return whose.container();
+        if let Some(known) = self.cgroups.get(&cgroup) {
+            return known.whose.container();
         }
         if cgroup == 0 {
             return None;
@@ -332,10 +340,16 @@ impl Containers {
     /// The systemd unit that a cgroup is of, after [`Self::of`] was asked for it.
     #[must_use]
     pub fn unit(&self, cgroup: u64) -> Option<Arc<Text<'static>>> {
-        match self.cgroups.get(&cgroup)? {
+        match &self.cgroups.get(&cgroup)?.whose {
             Whose::Host(unit) => unit.clone(),
             Whose::Container(_) => None,
         }
+    }
+
+    /// The path of a cgroup, from the root of the hierarchy, after [`Self::of`] was asked for it.
+    #[must_use]
+    pub fn path(&self, cgroup: u64) -> Option<Arc<Text<'static>>> {
+        self.cgroups.get(&cgroup).map(|known| Arc::clone(&known.path))
     }
 
     /// The container whose cgroup has this path.

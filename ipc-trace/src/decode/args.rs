@@ -247,7 +247,7 @@ impl<'a> Call<'a> {
 
     /// The command without `IPC_64`, which only 32-bit calls may add: the native ones know no such
     /// command (`ksys_shmctl`, ipc/shm.c, 6.12).
-    pub(super) fn plain_command(&self, at: usize) -> u32 {
+    pub(crate) fn plain_command(&self, at: usize) -> u32 {
         let command = self.uint(at);
         if self.abi.is_32_bit() { command & !flags::IPC_64 } else { command }
     }

@@ -1,14 +1,14 @@
 //! Where an operator's word comes in: between a sighting and the finding that is shown.
 
-use std::{fmt, time::SystemTime};
+use std::{fmt, rc::Rc, time::SystemTime};
 
 use crate::event::finding::{Finding, Severity};
 
 /// What is said of a finding.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// It is not shown, but counted
-    pub muted: bool,
+    /// It is not shown, but counted, by this rule
+    pub muted: Option<Rc<str>>,
     /// It is deliberate, by this rule: it is shown as `info`
     pub declared_by: Option<String>,
     /// It weighs so much

@@ -7,11 +7,23 @@
 //! | [`judge`] | where an operator's word comes in |
 //! | [`witness`] | what is looked up on the host, beside the events |
 //! | [`processes`] | the witness that reads `/proc` |
+//! | `found` | what a finding says of the object |
+//! | `past` | where processes were, and what namespaces had |
+//! | `failed` | calls that failed, one by one or of a batch |
 //! | [`foreign_object`] | an operation on another namespace's queue |
 //! | [`foreign_mount`] | another namespace's queues by their paths |
 //! | [`carried_mapping`] | shared memory that goes along into another namespace |
 //! | [`foreign_view`] | another namespace's tables and settings |
 //! | [`namespace_mismatch`] | a namespace entered that is neither one's own nor one's home |
+//! | `attempts`, `argue` | what is the same for the next three: folding, and how sure one is |
+//! | `probe_key` | a key that only another namespace has |
+//! | `probe_id` | an id that only another namespace has |
+//! | `probe_name` | a queue's name that only another namespace has |
+//! | `shared` | what is the same for the next three: containers and users that meet |
+//! | `cross_container` | two containers use one object |
+//! | `host_ipc` | a container uses the host's namespace |
+//! | `weak_mode` | an object that anybody may write, and several use |
+//! | `cross_container_denied` | permission denied on another container's object |
 //!
 //! **To add a class**: a file with a type that holds its state, if it needs one, and a function for each
 //! kind of event that it listens to, called from the function of [`Detect`] for that event. It
@@ -25,27 +37,42 @@
 //! times of events. Lost and reordered events make it say less, or less surely; never something that did
 //! not happen.
 
+mod argue;
+mod attempts;
 pub mod carried_mapping;
+mod cross_container;
+mod cross_container_denied;
+mod failed;
 pub mod foreign_mount;
 pub mod foreign_object;
 pub mod foreign_view;
+mod found;
+mod host_ipc;
 pub mod judge;
 pub mod namespace_mismatch;
+mod past;
+mod probe_id;
+mod probe_key;
+mod probe_name;
 pub mod processes;
+mod shared;
 pub mod sighting;
 pub mod store;
 #[cfg(test)]
 mod tests;
+mod weak_mode;
 pub mod witness;
 
-use ipc_trace_common::record::{AccessRecord, BatchHead, Channel, ExitRecord, NsRef, queue_flag};
+use ipc_trace_common::record::{AccessRecord, BatchHead, Channel, ExitRecord, queue_flag};
 
 use crate::{
     decode::{Call, batch::Group},
     track::{Tracker, objects},
 };
+use attempts::Attempts;
 use carried_mapping::Carried;
 use namespace_mismatch::Mismatch;
+use shared::Meetings;
 use sighting::{Access, Draft, Key, Moved, Seen, Trace, Who};
 use store::Findings;
 use witness::{Nobody, Witness};
@@ -78,6 +105,8 @@ pub struct Detect {
     unjudged: u64,
     carried: Carried,
     mismatch: Mismatch,
+    attempts: Attempts,
+    meetings: Meetings,
 }
 
 impl Default for Detect {
@@ -89,6 +118,8 @@ impl Default for Detect {
             unjudged: 0,
             carried: Carried::default(),
             mismatch: Mismatch::default(),
+            attempts: Attempts::default(),
+            meetings: Meetings::default(),
         }
     }
 }
@@ -103,7 +134,9 @@ impl Detect {
     /// has learnt of it.
     #[inline]
     pub fn call(&mut self, call: &Call<'_>, seq: Option<u64>, tracker: &Tracker) {
-        if call.record.pid != self.own_pid {
+        if call.record.pid == self.own_pid {
+            drop(tracker.objects.take_met());
+        } else {
             self.seen(&Seen::one(call, seq, tracker));
         }
     }
@@ -111,7 +144,9 @@ impl Detect {
     /// Calls returned that came together.
     #[inline]
     pub fn group(&mut self, head: &BatchHead, group: &Group<'_>, tracker: &Tracker) {
-        if head.pid != self.own_pid {
+        if head.pid == self.own_pid {
+            drop(tracker.objects.take_met());
+        } else {
             self.seen(&Seen::group(head, group, tracker));
         }
     }
@@ -122,6 +157,30 @@ impl Detect {
         foreign_object::calls(seen, to);
         self.carried.calls(seen);
         self.mismatch.calls(seen, to);
+        self.meetings.calls(seen, to);
+        if failed::any(seen) {
+            self.failed(seen);
+        }
+    }
+
+    /// Some of the calls failed.
+    fn failed(&mut self, seen: &Seen<'_>) {
+        let to = &mut Judging { findings: &mut self.findings, witness: self.witness.as_ref() };
+        for failed in failed::all(seen) {
+            let attempt = match failed.error {
+                failed::ENOENT => {
+                    probe_key::attempt(seen, failed).or_else(|| probe_name::attempt(seen, failed))
+                }
+                failed::EINVAL => probe_id::attempt(seen, failed),
+                _ => {
+                    cross_container_denied::failed(seen, failed, to);
+                    None
+                }
+            };
+            if let Some(attempt) = attempt {
+                self.attempts.failed(seen, &attempt, to);
+            }
+        }
     }
 
     /// A thread reached something by a way that is no operation.
@@ -151,6 +210,7 @@ impl Detect {
             return;
         }
         let to = &mut Judging { findings: &mut self.findings, witness: self.witness.as_ref() };
+        self.attempts.moved(moved);
         self.carried.moved(moved, to);
         self.mismatch.moved(moved, to);
     }
@@ -176,17 +236,21 @@ impl Detect {
         self.mismatch.look(boot_ns, to);
     }
 
-    /// A namespace died.
-    pub fn died(&mut self, _ns: NsRef) {}
-
     /// Something happened to objects.
-    pub fn objects(&mut self, _changes: &[objects::Change], _tracker: &Tracker) {}
+    pub fn objects(&mut self, changes: &[objects::Change]) {
+        let to = &mut Judging { findings: &mut self.findings, witness: self.witness.as_ref() };
+        for change in changes {
+            self.attempts.object(change, to);
+            self.meetings.object(change, to);
+        }
+    }
 
     /// Time went on: all that happened before this moment has been told, as far as it will be.
     pub fn tick(&mut self, boot_ns: u64, tracker: &Tracker) {
         self.look(boot_ns);
         let to = &mut Judging { findings: &mut self.findings, witness: self.witness.as_ref() };
         self.carried.tick(boot_ns, tracker, to);
+        self.meetings.tick(boot_ns, tracker, to);
     }
 
     /// Nothing comes any more.
@@ -194,6 +258,7 @@ impl Detect {
         self.tick(boot_ns, tracker);
         let to = &mut Judging { findings: &mut self.findings, witness: self.witness.as_ref() };
         self.mismatch.finish(to);
+        self.meetings.finish(boot_ns, tracker, to);
     }
 
     /// Records of which nothing could be made.

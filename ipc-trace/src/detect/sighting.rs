@@ -1,6 +1,6 @@
 //! What classes work with: who did something, what to, and what they make of it.
 
-use std::{borrow::Cow, rc::Rc};
+use std::{borrow::Cow, rc::Rc, sync::Arc};
 
 use ipc_trace_common::{
     op::{Family, Op},
@@ -8,13 +8,14 @@ use ipc_trace_common::{
 };
 
 use crate::{
+    containers::Known,
     decode::{Call, batch::Group},
     event::{
         Container, OtherNs, Process,
         finding::{Class, Reason, Severity},
         value::{Error, Text},
     },
-    track::{Place, Tracker, contexts::Facts},
+    track::{Place, Tracker, contexts::Facts, objects::one::Local},
 };
 
 /// A process for good: its number, and when it started; `0` where that is not known.
@@ -60,7 +61,7 @@ impl<'a> Who<'a> {
 
     /// Its container, as it is shown now.
     #[must_use]
-    pub fn container(&self) -> Option<std::sync::Arc<Container>> {
+    pub fn container(&self) -> Option<Arc<Container>> {
         self.facts.and_then(|facts| facts.container())
     }
 
@@ -335,11 +336,17 @@ pub struct Draft {
     /// Who did it; `None`: the finding is about the container in `container`
     pub process: Option<Process<'static>>,
     /// The container, kept so that a name which comes late is shown
-    pub container: Option<Rc<crate::containers::Known>>,
+    pub container: Option<Rc<Known>>,
+    /// The path of the process's cgroup
+    pub cgroup: Option<Arc<Text<'static>>>,
     /// The namespace that it was in
     pub ns: Option<NsRef>,
     /// Where the object is, if there is one
     pub object_ns: Option<NsRef>,
+    /// Which one of that namespace, where the target does not say so
+    pub local: Option<Local>,
+    /// Whose it is, where that is not told by who made it
+    pub owner: Option<Rc<Known>>,
     /// Whether that is another one than the subject's
     pub foreign: Option<bool>,
     /// Whether it had died
@@ -365,8 +372,11 @@ impl Draft {
             title,
             process: Some(who.process()),
             container: who.facts.and_then(|facts| facts.container.clone()),
+            cgroup: who.facts.and_then(|facts| facts.cgroup.clone()),
             ns: Some(who.ns),
             object_ns: None,
+            local: None,
+            owner: None,
             foreign: None,
             dead: false,
             name: None,

@@ -6,24 +6,20 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, VecDeque},
+    rc::Rc,
     time::SystemTime,
 };
 
 use super::{
+    found,
     judge::{Judge, Silent, Verdict},
     sighting::{Draft, Key, Target, Trace, Whose},
 };
 use crate::{
-    event::{
-        IpcNsRef,
-        finding::{Class, Evidence, Finding, FindingsAccounting, FoundObject, Severity, Subject},
-        value::{FamilyName, Hex32, Text},
+    event::finding::{
+        Class, Evidence, Finding, FindingsAccounting, FoundObject, Severity, Subject,
     },
-    track::{
-        HashMap, Tracker,
-        namespaces::is_host,
-        objects::one::{Local, One},
-    },
+    track::{HashMap, Tracker},
 };
 
 /// Findings of one class that are kept.
@@ -123,6 +119,8 @@ pub struct Findings {
     next: u64,
     pending: bool,
     folded: BTreeMap<Class, u64>,
+    /// Muted ones that had to make room, by class and rule
+    muted: BTreeMap<(Class, Rc<str>), u64>,
     no_room: BTreeMap<Class, u64>,
     /// What is less sure does not count as the worst
     least: u8,
@@ -140,6 +138,7 @@ impl Default for Findings {
             next: 0,
             pending: false,
             folded: BTreeMap::new(),
+            muted: BTreeMap::new(),
             no_room: BTreeMap::new(),
             least: 0,
             worst: None,
@@ -194,6 +193,13 @@ impl Findings {
         self.pending = true;
     }
 
+    /// The same was seen again, if it is kept.
+    pub fn saw_again(&mut self, key: &Key, trace: Trace) {
+        if let Some(kept) = self.kept.get_mut(key) {
+            kept.add(trace);
+        }
+    }
+
     /// More became known of what was seen before, if it was: of its severity, title or reasons.
     pub fn amend(&mut self, key: &Key, amend: impl FnOnce(&mut Draft)) {
         if let Some(kept) = self.kept.get_mut(key) {
@@ -235,11 +241,16 @@ impl Findings {
             key.class == class && !kept.grown && kept.last_ns.saturating_add(STALE_NS) < now
         };
         let (folded, worst, least) = (&mut self.folded, &mut self.worst, self.least);
+        let muted = &mut self.muted;
         self.kept.retain(|key, kept| {
             let goes = stale(key, kept);
-            if goes && !kept.verdict.muted {
-                *folded.entry(class).or_default() += 1;
-                *worst = (*worst).max(counts_as(kept, least));
+            match &kept.verdict.muted {
+                Some(rule) if goes => *muted.entry((class, Rc::clone(rule))).or_default() += 1,
+                None if goes => {
+                    *folded.entry(class).or_default() += 1;
+                    *worst = (*worst).max(counts_as(kept, least));
+                }
+                Some(_) | None => {}
             }
             !goes
         });
@@ -269,7 +280,7 @@ impl Findings {
         for (key, kept) in self.kept.iter_mut().filter(|(_, kept)| wanted(kept)) {
             let finding = kept.finding(key, tracker, self.judge.as_ref(), now);
             kept.grown = false;
-            if !kept.verdict.muted {
+            if kept.verdict.muted.is_none() {
                 let new = std::mem::take(&mut kept.new);
                 shown.push(Shown { new, finding });
             }
@@ -298,13 +309,24 @@ impl Findings {
     pub fn accounting(&self, unjudged: u64) -> FindingsAccounting {
         let mut by_class: BTreeMap<Class, u64> = self.folded.clone();
         let mut muted: BTreeMap<Class, u64> = BTreeMap::new();
+        let mut muted_by: BTreeMap<String, u64> = BTreeMap::new();
+        let mut mute = |class: Class, rule: &str, count: u64| {
+            *muted.entry(class).or_default() += count;
+            *muted_by.entry(rule.to_owned()).or_default() += count;
+        };
+        for ((class, rule), count) in &self.muted {
+            mute(*class, rule, *count);
+        }
         for (key, kept) in &self.kept {
-            let of = if kept.verdict.muted { &mut muted } else { &mut by_class };
-            *of.entry(key.class).or_default() += 1;
+            match &kept.verdict.muted {
+                Some(rule) => mute(key.class, rule, 1),
+                None => *by_class.entry(key.class).or_default() += 1,
+            }
         }
         FindingsAccounting {
             by_class,
             muted,
+            muted_by,
             folded: self.folded.values().sum(),
             no_room: self.no_room.clone(),
             unjudged,
@@ -315,7 +337,7 @@ impl Findings {
 /// How much a finding weighs for `--fail-on`.
 fn counts_as(kept: &Kept, least: u8) -> Option<Severity> {
     let Verdict { muted, declared_by, severity } = &kept.verdict;
-    let declared = *muted || declared_by.is_some() || kept.draft.declared_by.is_some();
+    let declared = muted.is_some() || declared_by.is_some() || kept.draft.declared_by.is_some();
     (!declared && kept.draft.confidence() >= least).then(|| severity.unwrap_or(kept.draft.severity))
 }
 
@@ -353,7 +375,8 @@ impl Kept {
         judge: &dyn Judge,
         now: SystemTime,
     ) -> Finding {
-        self.look_at_object(key, tracker);
+        let before = self.object.take().unwrap_or_default();
+        self.object = Some(found::look(key, &self.draft, before, tracker));
         let draft = &self.draft;
         let time = |boot_ns| tracker.clock.time(boot_ns);
         let evidence = |trace: &Trace| Evidence {
@@ -373,6 +396,7 @@ impl Kept {
             subject: Subject {
                 process: draft.process.clone(),
                 container: draft.container.as_ref().map(|known| known.show()),
+                cgroup: draft.cgroup.clone(),
                 ipc_ns: draft.ns.map(|ns| tracker.namespaces.show(ns)),
             },
             object: self.object.clone(),
@@ -396,92 +420,6 @@ impl Kept {
             finding.policy = judge.suggest(&finding);
         }
         finding
-    }
-
-    /// What is known of the object now, and what was known of it before.
-    fn look_at_object(&mut self, key: &Key, tracker: &Tracker) {
-        let draft = &self.draft;
-        let ns = draft.object_ns;
-        let (kind, local) = match &key.target {
-            Target::Sysv(_, kind, id) => (Some(*kind), Some(Local::Sysv(*kind, *id))),
-            Target::Queue(dev, ino) => {
-                (Some(ipc_trace_common::op::Family::Mq), Some(Local::Queue(*dev, *ino)))
-            }
-            Target::Sought(kind, _) => (Some(*kind), None),
-            Target::Name(..) => (Some(ipc_trace_common::op::Family::Mq), None),
-            Target::Namespace(_) | Target::View(..) => (None, None),
-        };
-        let one = ns.zip(local).and_then(|(ns, local)| tracker.objects.get(ns, local));
-        let look = one.zip(local).map(|(one, local)| one.look(local, &tracker.clock));
-        let before = self.object.take().unwrap_or_default();
-        let creator = look.as_ref().and_then(|look| look.creator.clone()).or(before.creator);
-        let (owner, on_host) = match owner(one, ns, tracker) {
-            (None, None) => (before.owner_container, before.owner_on_host),
-            known => known,
-        };
-        self.object = Some(FoundObject {
-            kind: kind.map(FamilyName),
-            id: look.as_ref().and_then(|look| look.id).or(match &key.target {
-                Target::Sysv(_, _, id) => Some(*id),
-                Target::Namespace(_)
-                | Target::Sought(..)
-                | Target::Queue(..)
-                | Target::Name(..)
-                | Target::View(..) => None,
-            }),
-            key: look.as_ref().and_then(|look| look.key).or(draft.key.map(Hex32)).or(before.key),
-            name: draft
-                .name
-                .clone()
-                .or_else(|| look.and_then(|look| look.name))
-                .or_else(|| named(&key.target))
-                .or(before.name),
-            ipc_ns: ns.map(|ns| IpcNsRef { inum: ns.inum, r#gen: ns.generation }),
-            foreign: draft.foreign,
-            ipc_ns_dead: draft.dead,
-            owner_container: owner,
-            owner_on_host: on_host,
-            creator,
-        });
-    }
-}
-
-fn named(target: &Target) -> Option<Text<'static>> {
-    match target {
-        Target::Name(_, name) | Target::View(_, name) => Some(Text(name.to_vec().into())),
-        Target::Namespace(_) | Target::Sysv(..) | Target::Sought(..) | Target::Queue(..) => None,
-    }
-}
-
-type Owner = (Option<std::sync::Arc<crate::event::Container>>, Option<bool>);
-
-/// Whose an object is: of who made it, or else of who made its namespace, or is alone in it.
-fn owner(
-    one: Option<&One>,
-    ns: Option<ipc_trace_common::record::NsRef>,
-    tracker: &Tracker,
-) -> Owner {
-    let of = |facts: &crate::track::contexts::Facts| {
-        let container = facts.container();
-        let on_host = container.is_none();
-        (container, Some(on_host))
-    };
-    let creator = one.and_then(|one| one.creator.as_ref()).and_then(|who| who.facts.as_ref());
-    if let Some(facts) = creator {
-        return of(facts);
-    }
-    let Some(ns) = ns else { return (None, None) };
-    if is_host(ns) {
-        return (None, Some(true));
-    }
-    if let Some(alone) = tracker.containers.alone_in(ns) {
-        return (Some(alone), Some(false));
-    }
-    let birth = tracker.namespaces.get(ns).and_then(|info| info.birth.as_ref());
-    match birth.and_then(|birth| birth.by.as_ref()).map(|facts| of(facts)) {
-        // A runtime makes a container's namespace on the host.
-        Some((None, _)) | None => (None, None),
-        Some(known) => known,
     }
 }
 

@@ -173,6 +173,9 @@ pub struct Subject {
     pub process: Option<Process<'static>>,
     /// Its container; `null` on the host
     pub container: Option<Arc<Container>>,
+    /// The path of the process's cgroup, from the root of the hierarchy
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<Arc<Text<'static>>>,
     /// The IPC namespace that it was in
     pub ipc_ns: Option<IpcNs>,
 }
@@ -251,6 +254,8 @@ pub struct FindingsAccounting {
     pub by_class: BTreeMap<Class, u64>,
     /// Findings that the policy does not want to be shown, by class
     pub muted: BTreeMap<Class, u64>,
+    /// The same, by the name of the rule that mutes them
+    pub muted_by: BTreeMap<String, u64>,
     /// Findings that had to make room, after they were shown
     pub folded: u64,
     /// Sightings that would have been new findings, and for which there was no room, by class

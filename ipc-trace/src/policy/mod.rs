@@ -9,12 +9,14 @@
 //! | [`parse`] | from a file to rules, or to what is wrong with it |
 //! | [`suggest`] | from a case to the rule that would declare it |
 //! | [`check`] | what `policy check` says |
+//! | [`judge`] | from a finding to a case, and what the policy says of it |
 //!
 //! Invariant: to judge is pure: the same case, rules and time give the same answer. What is not known of
 //! a case matches no rule.
 
 pub mod case;
 pub mod check;
+pub mod judge;
 pub mod parse;
 pub mod pattern;
 pub mod suggest;

@@ -255,6 +255,8 @@ impl Run {
             signal_hook::flag::register(signal, Arc::clone(&ending))
                 .map_err(system("can't handle signals"))?;
         }
+        // Before anything is loaded: with a mistake in it, nothing begins.
+        let judges = policy::judges(args.findings.policy.as_deref())?;
         let mut setup = setup::setup(&args.how, &args.filters, live, args.with_args)?;
         let clock = Clock::now();
         let mut pipeline = Pipeline::new(Tracker::new(clock));
@@ -262,6 +264,7 @@ impl Run {
         let started = boot_ns();
         let output = Output::new(Arc::clone(&ending));
         pipeline.detect.ask(Box::new(Processes::in_directory("/proc")), std::process::id());
+        pipeline.detect.findings.judged_by(Box::new(judges));
         pipeline.detect.findings.from_confidence(args.findings.min_confidence);
         if live {
             pipeline.detect.findings.are_told();

@@ -403,13 +403,24 @@ fn events(all: &[Evidence]) -> String {
 
 /// What is not shown of findings, one statement each; none when all is.
 pub(super) fn verdicts(accounting: &FindingsAccounting) -> Vec<Span> {
-    let FindingsAccounting { by_class: _, muted, folded, no_room, unjudged } = accounting;
+    let FindingsAccounting { by_class: _, muted: _, muted_by, folded, no_room, unjudged } =
+        accounting;
     let mut said = Vec::new();
     let mut say = |role, text: fmt::Arguments<'_>| said.push(Span::new(role, text));
     let of = |count: u64| if count == 1 { "finding" } else { "findings" };
-    let muted: u64 = muted.values().sum();
+    let muted: u64 = muted_by.values().sum();
     if muted > 0 {
-        say(Role::Plain, format_args!("{} {} muted by the policy", Count(muted), of(muted)));
+        let rules: Vec<_> = muted_by
+            .iter()
+            .take(KINDS)
+            .map(|(rule, count)| {
+                format!("\"{}\" {}", escaped(rule.as_bytes(), NAME_WIDTH), Count(*count))
+            })
+            .collect();
+        let more = if muted_by.len() > KINDS { ", …" } else { "" };
+        let rules = rules.join(", ");
+        let noun = of(muted);
+        say(Role::Plain, format_args!("{} {noun} muted by {rules}{more}", Count(muted)));
     }
     if *folded > 0 {
         say(Role::Plain, format_args!("{} old {} not kept", Count(*folded), of(*folded)));

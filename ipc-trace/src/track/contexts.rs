@@ -46,6 +46,8 @@ pub struct Facts {
     pub ns: OtherNs,
     /// Its container; `None`: it is the host's
     pub container: Option<Rc<Known>>,
+    /// The path of its cgroup, from the root of the hierarchy
+    pub cgroup: Option<Arc<Text<'static>>>,
     /// Who it is beside that
     pub identity: Identity,
     users: Users,
@@ -54,7 +56,7 @@ pub struct Facts {
 impl Facts {
     fn new(
         record: &ContextRecord,
-        container: Option<Rc<Known>>,
+        (container, cgroup): (Option<Rc<Known>>, Option<Arc<Text<'static>>>),
         identity: Identity,
         proc: &Path,
     ) -> Self {
@@ -74,6 +76,7 @@ impl Facts {
                 user: known(record.user_ns),
             },
             container,
+            cgroup,
             identity,
             users: Users::of(record),
         }
@@ -200,7 +203,8 @@ impl Contexts {
             ancestry: Some(ancestry),
             ancestry_truncated,
         };
-        let facts = Rc::new(Facts::new(record, container, identity, &self.proc));
+        let cgroup = containers.path(record.cgroup);
+        let facts = Rc::new(Facts::new(record, (container, cgroup), identity, &self.proc));
         self.by_tid.insert(record.tid, (record.context, facts));
         if self.by_tid.len() > self.sweep_at.max(SWEEP_AT) {
             self.sweep();

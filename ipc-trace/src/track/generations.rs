@@ -3,11 +3,11 @@
 use super::HashMap;
 
 /// How many are remembered. When there are more, those that came before the last half are forgotten.
-pub(super) const LIMIT: usize = 1 << 16;
+pub(crate) const LIMIT: usize = 1 << 16;
 
 /// A table of which the older half is forgotten when it is full.
 #[derive(Debug)]
-pub(super) struct Generations<K, V> {
+pub(crate) struct Generations<K, V> {
     young: HashMap<K, V>,
     old: HashMap<K, V>,
     forgotten: u64,
@@ -21,7 +21,7 @@ impl<K, V> Default for Generations<K, V> {
 
 impl<K: std::hash::Hash + Eq, V> Generations<K, V> {
     /// Remembers a value.
-    pub(super) fn insert(&mut self, key: K, value: V) {
+    pub(crate) fn insert(&mut self, key: K, value: V) {
         if self.young.len() >= LIMIT / 2 {
             self.forgotten += self.old.len() as u64;
             self.old = std::mem::take(&mut self.young);
@@ -31,17 +31,17 @@ impl<K: std::hash::Hash + Eq, V> Generations<K, V> {
     }
 
     /// What is remembered.
-    pub(super) fn get(&self, key: &K) -> Option<&V> {
+    pub(crate) fn get(&self, key: &K) -> Option<&V> {
         self.young.get(key).or_else(|| self.old.get(key))
     }
 
     /// How many had to make room.
-    pub(super) const fn forgotten(&self) -> u64 {
+    pub(crate) const fn forgotten(&self) -> u64 {
         self.forgotten
     }
 
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.young.len() + self.old.len()
     }
 }

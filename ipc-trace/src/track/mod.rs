@@ -18,7 +18,7 @@
 
 pub mod clock;
 pub mod contexts;
-mod generations;
+pub(crate) mod generations;
 pub mod identity;
 pub mod losses;
 pub mod namespaces;

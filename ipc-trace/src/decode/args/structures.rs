@@ -34,7 +34,8 @@ impl Call<'_> {
         }
     }
 
-    pub(super) fn mtype(&self) -> Option<i64> {
+    /// The message's type, of msgsnd and msgrcv, where it could be read.
+    pub(crate) fn mtype(&self) -> Option<i64> {
         let Part::Msg(part) = self.part else { return None };
         self.has(flag::DETAIL).then_some(part.mtype)
     }
@@ -45,7 +46,8 @@ impl Call<'_> {
         self.has(flag::EXTRA).then_some(priority as u32)
     }
 
-    pub(super) fn timeout(&self) -> Option<Timespec> {
+    /// The time limit, where there is one and it could be read.
+    pub(crate) fn timeout(&self) -> Option<Timespec> {
         let bytes: &[u8] = match self.part {
             Part::Semop(part) => &part.timeout,
             Part::Queue(part) => &part.input,

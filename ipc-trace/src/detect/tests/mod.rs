@@ -1,19 +1,24 @@
 //! A host without a kernel: records made by hand, and what is found in them.
 
+mod attempts;
 mod classes;
+mod policy;
 mod random;
+mod random_lookups;
+mod sharing;
 mod store;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, mem::offset_of};
 
 use ipc_trace_common::{
     op::{Abi, Code, Op, Timeout},
     record::{
-        AccessRecord, CallRecord, Channel, ContextRecord, ExitRecord, MoveRecord, NsRef, QueuePart,
-        QueueRef, Way, flag, queue_flag,
+        AccessRecord, BatchHead, BatchRecord, CallRecord, CgroupRecord, Channel, ContextRecord,
+        ExitRecord, Kind, MoveRecord, MsgPart, NamePart, NsRef, QueuePart, QueueRef, VERSION, Way,
+        What, flag, queue_flag,
     },
 };
-use zerocopy::FromZeros as _;
+use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use super::{Detect, sighting::Moved, store::Which};
 use crate::{
@@ -34,16 +39,24 @@ pub(super) struct Task {
     pub(super) ns: NsRef,
     pub(super) mnt: u32,
     pub(super) exe: &'static str,
+    pub(super) uid: u32,
+    /// The number of its container's cgroup; `0`: it is the host's
+    pub(super) cgroup: u64,
 }
 
 pub(super) const fn task(pid: u32, ns: NsRef) -> Task {
-    Task { pid, ppid: 1, ns, mnt: 100, exe: "worker" }
+    Task { pid, ppid: 1, ns, mnt: 100, exe: "worker", uid: 0, cgroup: 0 }
 }
 
 impl Task {
     pub(super) const fn start(self) -> u64 {
         self.pid as u64 * 1000
     }
+}
+
+/// The id of a container.
+pub(super) fn container_id(number: u64) -> String {
+    format!("{number:064x}")
 }
 
 /// A queue of a namespace.
@@ -92,6 +105,7 @@ impl World {
             record.ancestor_count = at as u32 + 1;
         }
         (record.mnt_ns, record.pid_ns) = (task.mnt, 1);
+        (record.euid, record.egid, record.cgroup) = (task.uid, task.uid, task.cgroup);
         record.ns = task.ns;
         record.comm[..4].copy_from_slice(b"work");
         let exe = task.exe.as_bytes();
@@ -109,6 +123,7 @@ impl World {
         let mut record = CallRecord::new_zeroed();
         record.boot_ns = self.step();
         (record.tid, record.pid, record.context) = (task.pid, task.pid, context);
+        (record.euid, record.egid) = (task.uid, task.uid);
         record.ns = task.ns;
         record.comm[..4].copy_from_slice(b"work");
         record
@@ -119,8 +134,9 @@ impl World {
         let call = Call { op, abi: Abi::X86_64, code, record, part };
         self.seq += 1;
         self.tracker.queues.opened(&call);
-        self.tracker.act(&call);
+        let changes = self.tracker.act(&call);
         self.detect.call(&call, Some(self.seq), &self.tracker);
+        self.detect.objects(&changes);
     }
 
     /// A call on a System V object, or one that looks for it.
@@ -128,6 +144,98 @@ impl World {
         let mut record = self.head(task);
         (record.args, record.ret) = (args, ret);
         self.made(op, &record, Part::None);
+    }
+
+    /// A call that sends or receives a message of this type.
+    pub(super) fn message(&mut self, task: Task, op: Op, args: [u64; 5], mtype: i64, ret: i64) {
+        let mut record = self.head(task);
+        (record.args, record.ret) = (args, ret);
+        record.header.flags = flag::DETAIL;
+        let mut part = MsgPart::new_zeroed();
+        part.mtype = mtype;
+        self.made(op, &record, Part::Msg(&part));
+    }
+
+    /// A call on a queue's name. `queue`: what it led to.
+    pub(super) fn named(
+        &mut self,
+        task: Task,
+        op: Op,
+        name: &[u8],
+        oflag: u64,
+        to: Result<u64, i64>,
+    ) {
+        let mut record = self.head(task);
+        record.header.flags = flag::DETAIL;
+        record.args[1] = oflag;
+        let mut part = NamePart::new_zeroed();
+        part.name[..name.len()].copy_from_slice(name);
+        part.name_len = name.len() as u32;
+        part.mode = 0o100_600;
+        match to {
+            Ok(ino) if op == Op::MqOpen => part.queue = queue(task.ns, ino, task.ns),
+            Ok(_) => {}
+            Err(error) => record.ret = -error,
+        }
+        self.made(op, &record, Part::Name(&part));
+    }
+
+    /// Calls that came together: operation, id or key, results.
+    pub(super) fn batch(&mut self, task: Task, op: Op, id: i32, rets: &[i32]) {
+        let head = self.head(task);
+        let mut words = vec![0_u64; size_of::<BatchRecord>() / 8];
+        let code = Code::new(op, Timeout::None).0;
+        let begin = size_of::<BatchHead>() / 8;
+        for (at, ret) in rets.iter().enumerate() {
+            let outcome = &mut words[begin + 4 * at..];
+            outcome[0] = self.now + at as u64;
+            outcome[2] = u64::from(ret.cast_unsigned());
+            outcome[3] = What { id, abi: 0, code }.packed();
+        }
+        let mut bytes = words.as_bytes().to_vec();
+        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+        put(0, &[VERSION, Kind::Batch as u8]);
+        put(offset_of!(BatchHead, context), &head.context.to_ne_bytes());
+        put(offset_of!(BatchHead, tid), &task.pid.to_ne_bytes());
+        put(offset_of!(BatchHead, pid), &task.pid.to_ne_bytes());
+        put(offset_of!(BatchHead, ns), &task.ns.inum.to_ne_bytes());
+        put(offset_of!(BatchHead, ns) + 4, &task.ns.generation.to_ne_bytes());
+        put(offset_of!(BatchHead, comm), b"work");
+        put(offset_of!(BatchHead, count), &(rets.len() as u32).to_ne_bytes());
+        let words: Vec<u64> = bytes
+            .chunks_exact(8)
+            .map(|word| u64::from_ne_bytes(word.try_into().unwrap()))
+            .collect();
+        let Ok(crate::decode::Record::Batch(batch)) = crate::decode::record(words.as_bytes())
+        else {
+            panic!("no batch");
+        };
+        for group in batch.groups() {
+            let group = group.unwrap();
+            self.tracker.act_all(batch.head, &group);
+            self.detect.group(batch.head, &group, &self.tracker);
+        }
+    }
+
+    /// A container of this number has a cgroup of the same number.
+    pub(super) fn container(&mut self, number: u64) {
+        let path = format!("/docker/{}", container_id(number));
+        let mut record = CgroupRecord::new_zeroed();
+        (record.id, record.path_len) = (number, path.len() as u32);
+        record.path[..path.len()].copy_from_slice(path.as_bytes());
+        self.tracker.containers.record(&record);
+    }
+
+    /// A runtime says of a container which IPC namespace it was given.
+    pub(super) fn given(&mut self, number: u64, mode: &str) {
+        let named = crate::containers::Named {
+            id: container_id(number),
+            name: Some(format!("app{number}")),
+            image: Some(format!("image{number}")),
+            ipc_mode: Some(mode.to_owned()),
+            ..crate::containers::Named::default()
+        };
+        drop(self.tracker.containers.named(named));
     }
 
     /// A call on a queue.

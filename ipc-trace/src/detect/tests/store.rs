@@ -134,10 +134,11 @@ fn judged(verdict: Verdict) -> World {
 
 #[test]
 fn what_is_muted_is_counted_and_not_shown() {
-    let mut world = judged(Verdict { muted: true, ..Verdict::default() });
+    let mut world = judged(Verdict { muted: Some("noise".into()), ..Verdict::default() });
     assert!(world.all().is_empty());
     let accounting = world.detect.findings.accounting(0);
     assert_eq!((accounting.muted[&Class::ForeignObject], accounting.by_class.len()), (1, 0));
+    assert_eq!(accounting.muted_by["noise"], 1);
     assert_eq!(world.detect.findings.worst(), None);
 }
 

@@ -49,6 +49,7 @@ fn used() -> Finding {
         subject: Subject {
             process: Some(Process { identity, ..process(4242, "worker") }),
             container: Some(Arc::new(container())),
+            cgroup: None,
             ipc_ns: Some(HOST),
         },
         object: Some(FoundObject {

@@ -277,6 +277,12 @@ impl Objects {
         space.and_then(|space| space.get(local)).or_else(|| self.gone.get(ns, local))
     }
 
+    /// Whether a namespace is known not to have an object, since all of its objects are known.
+    #[must_use]
+    pub fn lacks(&self, ns: NsRef, local: Local) -> bool {
+        self.spaces.get(&ns).is_some_and(|space| space.lacks(local))
+    }
+
     /// The id of the object that has a key.
     #[must_use]
     pub fn of_key(&self, ns: NsRef, kind: Family, key: u32) -> Option<i32> {

@@ -240,6 +240,16 @@ impl One {
         self.users.parties()
     }
 
+    /// Who made it and who used it last, as far as calls of theirs were seen.
+    pub fn acquainted(&self) -> impl Iterator<Item = &Rc<Facts>> {
+        let creator = self.creator.as_ref().and_then(|who| who.facts.as_ref());
+        let last = match &self.last {
+            Some(Last::Seen { facts, .. }) => facts.as_ref(),
+            Some(Last::Found(_)) | None => None,
+        };
+        creator.into_iter().chain(last)
+    }
+
     /// Whether a process is known to have used it.
     #[must_use]
     pub fn was_used_by(&self, pid: u32, start_boot_ns: u64) -> bool {
@@ -275,7 +285,8 @@ impl One {
     }
 
     /// When it was known to exist last.
-    pub(super) const fn last_seen(&self) -> Option<u64> {
+    #[must_use]
+    pub const fn last_seen(&self) -> Option<u64> {
         match &self.last {
             Some(Last::Seen { boot_ns, .. }) => Some(*boot_ns),
             Some(Last::Found(_)) | None => Some(self.birth.known()),

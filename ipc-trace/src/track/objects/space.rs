@@ -68,6 +68,10 @@ impl Space {
         self.live.get(&local).or_else(|| self.removed.get(&local)).map(Box::as_ref)
     }
 
+    pub(super) fn lacks(&self, local: Local) -> bool {
+        self.whole && self.get(local).is_none()
+    }
+
     pub(super) fn get_mut(&mut self, local: Local) -> Option<&mut One> {
         let known = self.live.get_mut(&local).or_else(|| self.removed.get_mut(&local));
         known.map(Box::as_mut)

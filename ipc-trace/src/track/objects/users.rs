@@ -2,6 +2,8 @@
 
 use std::rc::Rc;
 
+use ipc_trace_common::record::NsRef;
+
 use super::Act;
 use crate::containers::Known;
 
@@ -11,24 +13,26 @@ pub(super) type ProcessKey = (u32, u64);
 /// Users of an object that are told apart, and parties.
 const USERS: usize = 8;
 
-/// In which container and as which user an object was used.
+/// In which container, as which user and from which namespace an object was used.
 #[derive(Clone, Debug)]
 pub struct Party {
     /// The container; `None`: none, on the host
     pub container: Option<Rc<Known>>,
     /// The effective user
     pub uid: u32,
+    /// The caller's namespace: a queue can be used from another one than its own
+    pub ns: NsRef,
 }
 
 impl Party {
     fn of(act: &Act<'_>) -> Option<Self> {
         // Without facts it is not known whether it is in a container.
         let facts = act.facts?;
-        Some(Self { container: facts.container.clone(), uid: act.uid })
+        Some(Self { container: facts.container.clone(), uid: act.uid, ns: act.ns })
     }
 
     fn is(&self, other: &Self) -> bool {
-        self.uid == other.uid && self.is_in(other.container.as_ref())
+        (self.uid, self.ns) == (other.uid, other.ns) && self.is_in(other.container.as_ref())
     }
 
     /// Whether it is in that container.
