@@ -26,7 +26,9 @@ pub(super) fn hierarchy() -> Result<PathBuf> {
     let pids = |kind: &str, options: &str| {
         kind == "cgroup" && options.split(',').any(|option| option == "pids")
     };
-    mounted(&pids).or_else(|| mounted(&|kind, _| kind == "cgroup2")).context("no cgroups are mounted")
+    mounted(&pids)
+        .or_else(|| mounted(&|kind, _| kind == "cgroup2"))
+        .context("no cgroups are mounted")
 }
 
 /// A cgroup that ends with this value, as do those above it that are empty then.

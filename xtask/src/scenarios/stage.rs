@@ -10,8 +10,10 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{Read as _, Write as _},
-    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
-    os::unix::{ffi::OsStrExt as _, fs::FileExt as _, process::CommandExt as _},
+    os::{
+        fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+        unix::{fs::FileExt as _, process::CommandExt as _},
+    },
     path::{Path, PathBuf},
     process::Command,
 };
@@ -93,6 +95,8 @@ pub(super) struct Stage {
     /// How many actors have not said yet that they are ready
     awaited: usize,
     containers: Vec<String>,
+    /// Those that are to last as long as it
+    kept: Vec<Cgroup>,
     folder: PathBuf,
 }
 
@@ -110,13 +114,9 @@ impl Stage {
         // Not closed by exec: actors may run other programs.
         let (ready, say_ready) = nix::unistd::pipe()?;
         let (hold, release) = nix::unistd::pipe()?;
-        nix::fcntl::fcntl(
-            &release,
-            nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
-        )?;
+        nix::fcntl::fcntl(&release, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
         let folder = std::env::temp_dir().join(format!("ipc-scenario-{}", std::process::id()));
-        fs::create_dir_all(&folder)
-            .with_context(|| format!("cannot make {}", folder.display()))?;
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         Ok(Self {
             fds: Fds { roll: roll.into(), ready: say_ready.into(), hold: hold.into() },
             ready: ready.into(),
@@ -124,6 +124,7 @@ impl Stage {
             children: Vec::new(),
             awaited: 0,
             containers: Vec::new(),
+            kept: Vec::new(),
             folder,
         })
     }
@@ -150,7 +151,11 @@ impl Stage {
     /// # Errors
     ///
     /// When it can't be started; what goes wrong in it, [`Self::settle`] tells.
-    pub(super) fn act(&mut self, name: &str, work: impl FnOnce(&Actor<'_>) -> Result<()>) -> Result<()> {
+    pub(super) fn act(
+        &mut self,
+        name: &str,
+        work: impl FnOnce(&Actor<'_>) -> Result<()>,
+    ) -> Result<()> {
         self.awaited += 1;
         let child = self.child(name, None, |actor| actor.run(work))?;
         self.children.push(child);
@@ -181,8 +186,44 @@ impl Stage {
         let id = self.new_id();
         let own = std::process::id();
         let slice = format!("kubepods-burstable-pod{own:08x}_0000_4000_8000_{pod:012x}.slice");
-        let path = format!("kubepods.slice/kubepods-burstable.slice/{slice}/cri-containerd-{id}.scope");
+        let path =
+            format!("kubepods.slice/kubepods-burstable.slice/{slice}/cri-containerd-{id}.scope");
         self.called(&path, id)
+    }
+
+    /// Keeps a container's cgroup until the end.
+    pub(super) fn keep(&mut self, container: Container) {
+        self.kept.push(container.cgroup);
+    }
+
+    /// Keeps a cgroup until the end.
+    pub(super) fn keep_cgroup(&mut self, cgroup: Cgroup) {
+        self.kept.push(cgroup);
+    }
+
+    /// A process that a runtime starts in the cgroup of the container that was kept last, in the host's
+    /// namespaces yet.
+    pub(super) fn act_in_last_container(
+        &mut self,
+        name: &str,
+        work: impl FnOnce(&Actor<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let cgroup = self.kept.pop().context("no container is kept")?;
+        let done = self.start_in(&cgroup, name, work);
+        self.kept.push(cgroup);
+        done
+    }
+
+    fn start_in(
+        &mut self,
+        cgroup: &Cgroup,
+        name: &str,
+        work: impl FnOnce(&Actor<'_>) -> Result<()>,
+    ) -> Result<()> {
+        self.awaited += 1;
+        let child = self.child(name, Some(cgroup), work)?;
+        self.children.push(child);
+        Ok(())
     }
 
     fn new_id(&self) -> String {
@@ -220,11 +261,15 @@ impl Stage {
     ) -> Result<Pid> {
         let actor = Actor { fds: &self.fds };
         let release = &mut self.release;
-        actor.fork_with(name, || {
-            // The end that lets actors go is the director's alone.
-            drop(release.take());
-            cgroup.map_or(Ok(()), Cgroup::join)
-        }, work)
+        actor.fork_with(
+            name,
+            || {
+                // The end that lets actors go is the director's alone.
+                drop(release.take());
+                cgroup.map_or(Ok(()), Cgroup::join)
+            },
+            work,
+        )
     }
 
     /// Waits until all actors so far stay or have ended.
