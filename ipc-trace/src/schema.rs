@@ -21,3 +21,22 @@ pub fn of(what: SchemaOf) -> String {
     };
     format!("{:#}", schema.to_value())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::finding::{Class, Severity};
+
+    #[test]
+    fn findings_are_in_the_schemas_of_lines_and_of_the_report() {
+        for what in [SchemaOf::Event, SchemaOf::Report] {
+            let schema = of(what);
+            let members = ["confidence", "declared_by", "owner_container", "reasons", "muted_by"];
+            let names = Class::ALL.map(Class::name).into_iter();
+            for word in names.chain(Severity::ALL.map(Severity::name)).chain(members) {
+                assert!(schema.contains(&format!("\"{word}\"")), "{what:?}: {word}");
+            }
+        }
+        assert!(of(SchemaOf::Event).contains("\"finding\""));
+    }
+}

@@ -24,6 +24,11 @@ pub trait Judge: fmt::Debug {
 
     /// What would have to be said to declare it deliberate.
     fn suggest(&self, finding: &Finding) -> Option<String>;
+
+    /// Whether what there is to say can depend on a container's name.
+    fn asks_names(&self) -> bool {
+        false
+    }
 }
 
 /// Nobody has anything to say.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     containers::{Known, sharing},
-    event::{Container, Sharing, finding::Class},
+    event::{Container, Sharing},
     track::{
         HashMap, Tracker,
         namespaces::is_host,
@@ -60,9 +60,9 @@ impl Shared {
 
     fn draft(&self, containers: &[Arc<Container>]) -> Draft {
         let sharing = self.sharing(containers);
-        match self.key.class {
-            Class::HostIpc => host_ipc::draft(self, sharing),
-            _ => cross_container::draft(self, sharing),
+        match self.other {
+            None => host_ipc::draft(self, sharing),
+            Some(_) => cross_container::draft(self, sharing),
         }
     }
 }

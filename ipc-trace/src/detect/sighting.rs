@@ -387,6 +387,13 @@ impl Draft {
         }
     }
 
+    /// Whether a container has to do with it that has no name yet.
+    #[must_use]
+    pub fn is_nameless(&self) -> bool {
+        let mut all = self.container.iter().chain(&self.owner);
+        all.any(|known| known.container().name.is_none())
+    }
+
     /// One more reason.
     pub fn add(&mut self, weight: i32, text: impl Into<Cow<'static, str>>) {
         self.reasons.push(Reason { text: text.into(), weight });

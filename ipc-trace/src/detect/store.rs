@@ -271,8 +271,10 @@ impl Findings {
     /// Findings to be shown.
     pub fn show(&mut self, which: Which, tracker: &Tracker, now: SystemTime) -> Vec<Shown> {
         self.pending = false;
+        // A name is seldom long in coming, and a rule may ask for it.
+        let patient = self.judge.asks_names();
         let wanted = |kept: &Kept| match which {
-            Which::New => kept.new,
+            Which::New => kept.new && !(patient && kept.draft.is_nameless()),
             Which::Grown => kept.grown,
             Which::All => true,
         };

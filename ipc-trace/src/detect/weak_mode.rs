@@ -35,7 +35,7 @@ pub(super) fn met(who: &Who<'_>, (ns, local): (NsRef, Local), one: &One) -> Opti
     let several = several(one)?;
     let key = Key { class: Class::WeakMode, whose: Whose::Shared, target: target(ns, local) };
     let title = format!(
-        "{} in namespace {} may be written by anybody (mode {mode:04o}), and {several} use it",
+        "{} in namespace {} may be written by anybody (mode {mode:04o}), and is used by {several}",
         name(local, one),
         NsTag::new(ns.inum, ns.generation),
     );
@@ -73,7 +73,7 @@ fn several(one: &One) -> Option<&'static str> {
     // Who made it has used it.
     let maker = one.creator.as_ref().is_some_and(|maker| maker.uid != first.uid);
     if parties.iter().any(others) {
-        Some("several containers")
+        Some("several containers, or by one and the host")
     } else if maker || parties.iter().any(|party| party.uid != first.uid) {
         Some("several users")
     } else {

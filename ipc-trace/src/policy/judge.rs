@@ -52,6 +52,10 @@ impl Judge for Judges {
     fn suggest(&self, finding: &Finding) -> Option<String> {
         suggest(&case(finding))
     }
+
+    fn asks_names(&self) -> bool {
+        !self.policy.rules().is_empty()
+    }
 }
 
 /// Rules that hold no longer.

@@ -9,7 +9,7 @@ use super::{
     pattern::literally,
     terms::What,
 };
-use crate::text::escape::escaped;
+use crate::{event::finding::Class, text::escape::escaped};
 
 /// A rule, in TOML, that says of a case that it is deliberate.
 ///
@@ -17,8 +17,12 @@ use crate::text::escape::escaped;
 /// unless there is nothing else to tell the case by. `None`: nothing is known to tell it by.
 #[must_use]
 pub fn suggest(case: &Case<'_>) -> Option<String> {
-    let subject = subject(&case.subject);
     let object = object(case);
+    let subject = match about(case.class) {
+        About::Object if !object.is_empty() => Asked::new(),
+        About::Process => subject(&case.subject, true),
+        About::Container | About::Object => subject(&case.subject, false),
+    };
     if subject.is_empty() && object.is_empty() {
         return None;
     }
@@ -41,6 +45,33 @@ pub fn suggest(case: &Case<'_>) -> Option<String> {
         }
     }
     Some(text)
+}
+
+/// What is the same next time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum About {
+    /// Who did it
+    Process,
+    /// The container that it is in, whichever process it was
+    Container,
+    /// The object alone
+    Object,
+}
+
+const fn about(class: Class) -> About {
+    match class {
+        Class::ForeignObject
+        | Class::ForeignMount
+        | Class::CarriedMapping
+        | Class::ForeignView
+        | Class::NamespaceMismatch
+        | Class::ProbeKey
+        | Class::ProbeId
+        | Class::ProbeName
+        | Class::CrossContainerDenied => About::Process,
+        Class::CrossContainer | Class::HostIpc => About::Container,
+        Class::WeakMode => About::Object,
+    }
 }
 
 /// A string of TOML, in one line and fit for a terminal.
@@ -93,9 +124,12 @@ fn namespace(side: &Side<'_>, asked: &mut Asked) {
     }
 }
 
-fn subject(side: &Side<'_>) -> Asked {
+fn subject(side: &Side<'_>, process: bool) -> Asked {
     let mut asked = Asked::new();
     home(side.home, &mut asked);
+    if !process && !asked.is_empty() {
+        return asked;
+    }
     if let Some(exe) = side.exe.filter(|exe| !exe.is_empty()) {
         asked.push((What::Exe, text(exe)));
     }

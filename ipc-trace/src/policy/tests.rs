@@ -237,11 +237,32 @@ fn all_that_is_wrong_is_said_at_once_and_not_without_end() {
     assert!(read(&many).unwrap_err().contains("1000 are the most"));
 }
 
-/// Blocks of the documentation in TOML: each is a policy.
-fn documented() -> Vec<&'static str> {
-    let text = include_str!("../../../docs/POLICY.md");
+/// Blocks of a document in TOML: each is a policy.
+fn blocks(text: &'static str) -> Vec<&'static str> {
     let blocks = text.split("```toml\n").skip(1);
     blocks.map(|block| block.split("```").next().unwrap_or_default()).collect()
+}
+
+/// Those of the policy's documentation.
+fn documented() -> Vec<&'static str> {
+    blocks(include_str!("../../../docs/POLICY.md"))
+}
+
+#[test]
+fn each_class_has_a_page_with_a_policy_that_speaks_of_it() {
+    let text = include_str!("../../../docs/DETECTION.md");
+    for class in Class::ALL {
+        let heading = format!("\n## {class}\n");
+        let page = text.split(&heading).nth(1).unwrap_or_else(|| panic!("{class}"));
+        let page = page.split("\n## ").next().unwrap_or_default();
+        let [policy] = blocks(page)[..] else { panic!("{class}: one example") };
+        for rule in good(policy).rules() {
+            assert_eq!(rule.classes, [class], "{policy}");
+            assert!(rule.reason.is_some(), "{policy}");
+        }
+    }
+    let all = blocks(text).concat();
+    assert_eq!(good(&all).rules().len(), Class::ALL.len());
 }
 
 #[test]

@@ -275,7 +275,7 @@ impl Full<'_> {
             let rule = escaped(rule.as_bytes(), NAME_WIDTH).to_string();
             return self.words(out, "declared", &format!("by {rule}"));
         }
-        self.words(out, "else", &finding.explains)?;
+        self.words(out, "perhaps", &finding.explains)?;
         let rule = finding.policy.as_deref().unwrap_or_default();
         for (at, line) in rule.lines().enumerate() {
             let label = if at == 0 { "declare" } else { "" };
@@ -414,7 +414,11 @@ pub(super) fn verdicts(accounting: &FindingsAccounting) -> Vec<Span> {
             .iter()
             .take(KINDS)
             .map(|(rule, count)| {
-                format!("\"{}\" {}", escaped(rule.as_bytes(), NAME_WIDTH), Count(*count))
+                let name = escaped(rule.as_bytes(), NAME_WIDTH);
+                match muted_by.len() {
+                    1 => format!("\"{name}\""),
+                    _ => format!("\"{name}\" {}", Count(*count)),
+                }
             })
             .collect();
         let more = if muted_by.len() > KINDS { ", …" } else { "" };

@@ -100,7 +100,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "probe-id-stale",
         what: "A process uses the id of a semaphore that it used in the namespace that it left.",
         play: id_stale,
-        expected: &[stale("probe-id").times(1)],
+        // It is one of the first, which every namespace gives out: having been there makes up for some.
+        expected: &[Expected::new("probe-id", Low).confident(21, 79).up_to(Medium).times(1)],
         also: &[],
     },
 ];

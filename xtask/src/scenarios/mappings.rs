@@ -9,7 +9,7 @@ use super::{
     stage::Stage,
     table::{Expected, Scenario},
 };
-use crate::workload::calls::Caller;
+use crate::workload::{calls::Caller, process};
 
 const CARRIED: Expected = Expected::high("carried-mapping");
 
@@ -162,19 +162,16 @@ fn by_map_files(stage: &mut Stage) -> Result<()> {
 }
 
 fn destroyed_from_afar(stage: &mut Stage) -> Result<()> {
-    let key = stage.key(1);
+    let (key, home) = (stage.key(1), process::open_namespace()?);
     stage.act("member", |me| {
         let mut caller = unshare_ipc()?;
         fs::write("/proc/sys/kernel/shm_rmid_forced", "1")?;
-        let own = crate::workload::process::open_namespace()?;
+        let own = process::open_namespace()?;
         // The namespace lives on without who made the segment.
         me.fork_and_wait("maker", |_| {
             let mut caller = Caller::new("maker")?;
             segment(&mut caller, key)?;
-            nix::sched::setns(
-                fs::File::open("/proc/1/ns/ipc")?,
-                nix::sched::CloneFlags::CLONE_NEWIPC,
-            )?;
+            process::enter_namespace(&home)?;
             Ok(())
         })?;
         drop(own);

@@ -8,7 +8,7 @@ use super::{
     stage::{self, Inside, Stage},
     table::{Expected, Scenario},
 };
-use crate::workload::calls::Caller;
+use crate::workload::{calls::Caller, process};
 
 const MISMATCH: Expected = Expected::high("namespace-mismatch");
 
@@ -116,11 +116,12 @@ fn by_pidfd(stage: &mut Stage) -> Result<()> {
 }
 
 fn the_host(stage: &mut Stage) -> Result<()> {
-    let key = stage.key(2);
+    let (key, host) = (stage.key(2), process::open_namespace()?);
     let container = stage.container()?;
     stage.contain(&container, Inside::Fresh, "escaped", |me| {
         let mut caller = Caller::new("container")?;
-        enter_ipc(&mut caller, 1)?;
+        setns(&host, CloneFlags::CLONE_NEWIPC)?;
+        caller.moved("host")?;
         let id = semaphore(&mut caller, key, 0o600)?;
         caller.semctl(id, 0, libc::IPC_RMID, 0);
         me.stay()

@@ -25,9 +25,9 @@ const fn prober(pid: u32, ns: NsRef) -> Task {
 }
 
 fn make(world: &mut World, task: Task, op: Op, key: u64, id: i64) {
-    let args = match op {
-        Op::Msgget => [key, CREAT | 0o2600, 0, 0, 0],
-        _ => [key, 8, CREAT | 0o2600, 0, 0],
+    let args = match op == Op::Msgget {
+        true => [key, CREAT | 0o2600, 0, 0, 0],
+        false => [key, 8, CREAT | 0o2600, 0, 0],
     };
     world.call(task, op, args, id);
 }

@@ -86,6 +86,28 @@ fn what_is_muted_is_counted_by_its_rule_and_can_be_silent_for_ever() {
 }
 
 #[test]
+fn a_rule_waits_for_a_name_that_it_may_ask_for() {
+    use crate::detect::store::Which;
+    let show = |world: &mut World, which| {
+        let now = std::time::SystemTime::UNIX_EPOCH;
+        world.detect.findings.show(which, &world.tracker, now).len()
+    };
+    let rule = "[[mute]]\nname = 'r'\nreason = 'r'\nsubject = { container = 'app3' }\n";
+    for (text, named, shown) in [("", false, [1, 0]), (rule, false, [0, 1]), (rule, true, [0, 0])] {
+        let mut world = judged(text);
+        world.all();
+        world.container(3);
+        let worker = Task { cgroup: 3, ..task(300, B) };
+        world.queue_call(worker, Op::MqSend, queue(A, 5, B), 0);
+        let now = show(&mut world, Which::New);
+        if named {
+            world.given(3, "private");
+        }
+        assert_eq!([now, show(&mut world, Which::Grown)], shown, "{text} {named}");
+    }
+}
+
+#[test]
 fn a_finding_carries_the_rule_that_declares_it() {
     let mut world = judged("");
     let rule = world.all()[0].policy.clone().unwrap();

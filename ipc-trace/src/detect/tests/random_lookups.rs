@@ -172,7 +172,15 @@ fn is_true(all: &[Finding], truth: &Truth) -> Result<(), TestCaseError> {
                 prop_assert!(one.subject.container.is_some(), "{:?}", one);
             }
             // Objects of 0660, with nobody but those in their namespace.
-            other => prop_assert!(false, "{other}: {one:?}"),
+            other @ (Class::ForeignObject
+            | Class::ForeignMount
+            | Class::CarriedMapping
+            | Class::ForeignView
+            | Class::NamespaceMismatch
+            | Class::ProbeId
+            | Class::ProbeName
+            | Class::CrossContainerDenied
+            | Class::WeakMode) => prop_assert!(false, "{other}: {one:?}"),
         }
     }
     for (pid, count) in attempts {
