@@ -210,7 +210,7 @@ fn id_far(stage: &mut Stage) -> Result<()> {
     database(stage, key, 0, BURNT)?;
     // The index is given out in turn, up to 64 of them, and the sequence number grows with each turn
     // (ipc_idr_alloc, ipc/util.c, 6.12).
-    let id = (BURNT / 64 << 15 | BURNT % 64) as i32;
+    let id = (((BURNT / 64) << 15) | (BURNT % 64)) as i32;
     prober(stage, |caller| {
         let ret = up(caller, id);
         ensure!(ret == -i64::from(libc::EINVAL), "it answers {ret}");

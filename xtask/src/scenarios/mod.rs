@@ -67,6 +67,9 @@ pub(crate) struct Scenarios {
     /// Print outcomes as JSON, too
     #[arg(long)]
     json: bool,
+    /// Play them with no tracer of their own
+    #[arg(long, conflicts_with_all = ["backend", "report", "json"])]
+    unseen: bool,
     /// List them, and play none
     #[arg(long)]
     list: bool,
@@ -103,6 +106,7 @@ pub(crate) fn main(args: &Scenarios) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         None if args.update => update(),
+        None if args.unseen => runner::unseen(&args.filter).map(|()| ExitCode::SUCCESS),
         None => here(args),
     }
 }

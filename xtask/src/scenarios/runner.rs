@@ -273,3 +273,15 @@ pub(super) fn run(
     outcome.failures.extend(about_us.map(|found| format!("the runner: unexpected {found}")));
     Ok(Some(outcome))
 }
+
+/// Plays the scenarios whose names contain `filter`, one after the other, for who traces the host.
+///
+/// # Errors
+///
+/// When one can't be played.
+pub(super) fn unseen(filter: &str) -> Result<()> {
+    for scenario in all().into_iter().filter(|one| one.name.contains(filter)) {
+        Director::start(scenario.name)?.0.end()?;
+    }
+    Ok(())
+}

@@ -169,10 +169,7 @@ impl Stage {
         name: &str,
         work: impl FnOnce(&Actor<'_>) -> Result<()>,
     ) -> Result<()> {
-        self.awaited += 1;
-        let child = self.child(name, Some(cgroup), |actor| actor.run(work))?;
-        self.children.push(child);
-        Ok(())
+        self.start_in(cgroup, name, |actor| actor.run(work))
     }
 
     /// A new container, as Docker makes one.
@@ -406,10 +403,7 @@ impl Actor<'_> {
     pub(super) fn stay(&self) -> Result<()> {
         self.say(STAYS)?;
         // It ends without a byte.
-        (&self.fds.hold).read_exact(&mut [0]).or_else(|error| match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => Ok(()),
-            _ => Err(error),
-        })?;
+        (&self.fds.hold).read_to_end(&mut Vec::new())?;
         // Nobody counts what it says from now on.
         Ok(())
     }
