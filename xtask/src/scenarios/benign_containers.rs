@@ -3,7 +3,10 @@
 use std::fs::File;
 
 use anyhow::{Result, ensure};
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::wait::waitpid,
+};
 
 use super::{
     acts::{self, attach, open_queue, owner_with_queues, segment, semaphore, touch, up},
@@ -149,12 +152,15 @@ fn exec(stage: &mut Stage, enter: impl FnOnce(u64) -> Result<()>) -> Result<()> 
     let owner = stage.pid_of("owner")?;
     stage.act_in_last_container("runc:[2:INIT]", |me| {
         enter(owner)?;
-        me.fork_and_wait("sh", |me| {
+        let shell = me.fork("sh", |me| {
             let mut caller = Caller::new("inside")?;
             let id = acts::made("semget", caller.semget(key, 1, 0))?;
             up(&mut caller, id);
             me.stay()
-        })
+        })?;
+        // It is killed if the container's first process ends before it does.
+        waitpid(shell, None)?;
+        Ok(())
     })
 }
 
