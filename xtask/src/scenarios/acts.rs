@@ -79,19 +79,26 @@ pub(super) fn touch(at: u64) {
     unsafe { std::ptr::write_volatile(at as *mut u8, 1) };
 }
 
+/// A descriptor of a process (pidfd_open(2), Linux 5.3).
+pub(super) fn pidfd(pid: u64) -> Result<OwnedFd> {
+    // SAFETY: pidfd_open takes numbers alone.
+    descriptor("pidfd_open", unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
+}
+
 /// Takes the descriptor of that number out of a process (pidfd_getfd(2), Linux 5.6).
 pub(super) fn take_descriptor(pid: u64, fd: u64) -> Result<OwnedFd> {
-    let last = || std::io::Error::last_os_error();
-    // SAFETY: pidfd_open takes numbers alone, and what it returns is nobody else's.
-    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32;
-    ensure!(pidfd >= 0, "pidfd_open: {}", last());
-    // SAFETY: as above.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    // SAFETY: pidfd_getfd takes numbers alone, and what it returns is nobody else's.
-    let taken = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) } as i32;
-    ensure!(taken >= 0, "pidfd_getfd: {}", last());
-    // SAFETY: as above.
-    Ok(unsafe { OwnedFd::from_raw_fd(taken) })
+    let of = pidfd(pid)?;
+    // SAFETY: pidfd_getfd takes numbers alone.
+    descriptor("pidfd_getfd", unsafe {
+        libc::syscall(libc::SYS_pidfd_getfd, of.as_raw_fd(), fd, 0)
+    })
+}
+
+/// What a system call returned that makes a descriptor, and has just returned.
+pub(super) fn descriptor(call: &str, ret: libc::c_long) -> Result<OwnedFd> {
+    ensure!(ret >= 0, "{call}: {}", std::io::Error::last_os_error());
+    // SAFETY: it is new, and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(ret as i32) })
 }
 
 /// Mounts the thread's own mqueue file system at a new folder of the stage.

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use nix::{
     sched::{CloneFlags, setns},
     sys::wait::waitpid,
@@ -133,15 +133,8 @@ fn docker_exec(stage: &mut Stage) -> Result<()> {
 
 fn kubectl_exec(stage: &mut Stage) -> Result<()> {
     exec(stage, |owner| {
-        // SAFETY: pidfd_open takes numbers alone, and what it returns is nobody else's.
-        let pidfd = unsafe {
-            use std::os::fd::FromRawFd as _;
-            let fd = libc::syscall(libc::SYS_pidfd_open, owner, 0) as i32;
-            ensure!(fd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
-            std::os::fd::OwnedFd::from_raw_fd(fd)
-        };
         let all = CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
-        Ok(setns(pidfd, all)?)
+        Ok(setns(acts::pidfd(owner)?, all)?)
     })
 }
 

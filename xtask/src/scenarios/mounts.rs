@@ -3,10 +3,7 @@
 use std::{
     ffi::CString,
     fs::{self, File, OpenOptions},
-    os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-        unix::ffi::OsStrExt as _,
-    },
+    os::{fd::AsRawFd as _, unix::ffi::OsStrExt as _},
     path::Path,
 };
 
@@ -211,9 +208,9 @@ fn fsopen(stage: &mut Stage) -> Result<()> {
     stage.act("mover", |me| {
         let mut caller = unshare_ipc()?;
         open_queue(&mut caller, &queue)?;
-        let context = new_descriptor("fsopen", |call| {
+        let context = acts::descriptor("fsopen", {
             // SAFETY: a name that ends with NUL.
-            unsafe { libc::syscall(call, c"mqueue".as_ptr(), 0) }
+            unsafe { libc::syscall(libc::SYS_fsopen, c"mqueue".as_ptr(), 0) }
         })?;
         // Kept from dying, which it would with its queues as its only member leaves.
         me.fork("member", |_| {
@@ -228,9 +225,9 @@ fn fsopen(stage: &mut Stage) -> Result<()> {
         let ret =
             unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), 6, null, null, 0) };
         ensure!(ret == 0, "fsconfig: {}", std::io::Error::last_os_error());
-        let root = new_descriptor("fsmount", |call| {
+        let root = acts::descriptor("fsmount", {
             // SAFETY: a descriptor of ours and numbers.
-            unsafe { libc::syscall(call, context.as_raw_fd(), 0, 0) }
+            unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), 0, 0) }
         })?;
         let name = CString::new(queue.as_slice())?;
         // SAFETY: a descriptor of ours, and a name that ends with NUL.
@@ -238,14 +235,6 @@ fn fsopen(stage: &mut Stage) -> Result<()> {
         ensure!(fd >= 0, "openat: {}", std::io::Error::last_os_error());
         me.stay()
     })
-}
-
-fn new_descriptor(name: &str, make: impl FnOnce(libc::c_long) -> libc::c_long) -> Result<OwnedFd> {
-    let number = if name == "fsopen" { libc::SYS_fsopen } else { libc::SYS_fsmount };
-    let fd = make(number) as i32;
-    ensure!(fd >= 0, "{name}: {}", std::io::Error::last_os_error());
-    // SAFETY: it is new and nobody else's.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn list(stage: &mut Stage) -> Result<()> {

@@ -4,7 +4,7 @@ use anyhow::Result;
 use nix::sched::{CloneFlags, setns};
 
 use super::{
-    acts::{enter_ipc, owner_with_queues, semaphore, up},
+    acts::{self, enter_ipc, owner_with_queues, semaphore, up},
     stage::{self, Inside, Stage},
     table::{Expected, Scenario},
 };
@@ -103,16 +103,7 @@ fn and_fork(stage: &mut Stage) -> Result<()> {
 }
 
 fn by_pidfd(stage: &mut Stage) -> Result<()> {
-    intrude(stage, |owner, _, _| {
-        // SAFETY: pidfd_open takes numbers alone, and what it returns is nobody else's.
-        let pidfd = unsafe {
-            use std::os::fd::FromRawFd as _;
-            let fd = libc::syscall(libc::SYS_pidfd_open, owner, 0) as i32;
-            anyhow::ensure!(fd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
-            std::os::fd::OwnedFd::from_raw_fd(fd)
-        };
-        Ok(setns(pidfd, CloneFlags::CLONE_NEWIPC)?)
-    })
+    intrude(stage, |owner, _, _| Ok(setns(acts::pidfd(owner)?, CloneFlags::CLONE_NEWIPC)?))
 }
 
 fn the_host(stage: &mut Stage) -> Result<()> {
