@@ -4,9 +4,10 @@
 use anyhow::{Result, ensure};
 
 use super::{
+    actor::Actor,
     acts::{open_queue, semaphore, unshare_ipc, up},
     own::database,
-    stage::{Actor, Stage},
+    stage::Stage,
     table::{
         Expected, Scenario,
         Severity::{High, Info, Low, Medium},

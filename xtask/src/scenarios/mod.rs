@@ -7,7 +7,7 @@
 //! | [`objects`], [`mounts`], [`mappings`], [`views`], [`moves`] | access across namespaces |
 //! | [`attempts`], [`sharing`] | lookups in vain, containers that meet |
 //! | [`benign`], [`benign_containers`] | what must stay silent |
-//! | [`stage`], [`cgroup`], [`wire`], [`acts`], [`own`] | what scenarios are made of |
+//! | [`stage`], [`actor`], [`cgroup`], [`wire`], [`acts`], [`own`] | what scenarios are made of |
 //! | [`runner`] | plays them under one tracer |
 //! | [`judge`] | what was found against what was to be found: pure |
 //! | [`document`] | the table in `docs/DETECTION.md`: pure |
@@ -15,6 +15,7 @@
 //! Invariant: findings are told apart by the processes and containers that they are about, so whatever else
 //! happens on the host makes no difference.
 
+mod actor;
 mod acts;
 mod attempts;
 mod benign;

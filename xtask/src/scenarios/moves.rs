@@ -4,6 +4,7 @@ use anyhow::Result;
 use nix::sched::{CloneFlags, setns};
 
 use super::{
+    actor::Actor,
     acts::{self, enter_ipc, owner_with_queues, semaphore, up},
     stage::{self, Inside, Stage},
     table::{Expected, Scenario},
@@ -58,10 +59,7 @@ pub(super) const ALL: &[Scenario] = &[
     },
 ];
 
-fn intrude(
-    stage: &mut Stage,
-    work: impl FnOnce(u64, i32, &stage::Actor<'_>) -> Result<()>,
-) -> Result<()> {
+fn intrude(stage: &mut Stage, work: impl FnOnce(u64, i32, &Actor<'_>) -> Result<()>) -> Result<()> {
     let key = stage.key(1);
     owner_with_queues(stage)?;
     let owner = stage.pid_of("owner")?;

@@ -4,8 +4,9 @@
 use anyhow::Result;
 
 use super::{
+    actor::{self, Image},
     acts::{made, open_queue},
-    stage::{self, Image, Inside, Stage},
+    stage::{Inside, Stage},
 };
 use crate::workload::calls::Caller;
 
@@ -28,7 +29,7 @@ pub(crate) struct Own {
 
 /// Is the actor.
 pub(super) fn be(own: &Own) -> Result<()> {
-    stage::inherited(|me| {
+    actor::inherited(|me| {
         let mut caller = Caller::new("owner")?;
         for _ in 0..own.burn {
             let id = made("semget", caller.semget(libc::IPC_PRIVATE, 1, 0o600))?;
