@@ -17,11 +17,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use nix::{
     mount::{MsFlags, mount},
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::CloneFlags,
+    sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use serde::{Deserialize, Serialize};
@@ -261,7 +262,13 @@ impl Stage {
         while self.awaited > 0 {
             let mut ready = [PollFd::new(self.ready.as_fd(), PollFlags::POLLIN)];
             let patience = PollTimeout::try_from(process::PATIENCE).unwrap_or(PollTimeout::NONE);
-            ensure!(poll(&mut ready, patience)? == 1, "an actor hangs");
+            if poll(&mut ready, patience)? != 1 {
+                for child in &self.children {
+                    // Fails for one that has ended.
+                    let _ = kill(*child, Signal::SIGKILL);
+                }
+                bail!("an actor hangs");
+            }
             let mut said = [0];
             self.ready.read_exact(&mut said)?;
             match said[0] {
@@ -312,6 +319,11 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
+        // After a failure some are still there, and in the cgroups.
+        drop(self.release.take());
+        for child in std::mem::take(&mut self.children) {
+            let _ = end_of(child);
+        }
         // Mounts in it are this mount namespace's own, but keep their mount points from being removed.
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             let _ = nix::mount::umount2(&entry.path(), nix::mount::MntFlags::MNT_DETACH);
