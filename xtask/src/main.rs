@@ -8,6 +8,8 @@ mod bench;
 mod budget;
 mod build;
 mod demo;
+mod mixed;
+mod scenarios;
 mod test;
 mod toolchain;
 mod vm;
@@ -41,6 +43,10 @@ enum Command {
     /// Tell how large the kernel makes the programs, against what is stored
     #[command(subcommand)]
     Budget(budget::Budget),
+    /// Build, then play small scenes that have, or have not, to be found (needs root)
+    Scenarios(scenarios::Scenarios),
+    /// Build, then trace a busy host for some time, which must lead to no finding (needs root)
+    Mixed(mixed::Mixed),
     /// Run a program which makes IPC calls, for tests, the demo and benches
     #[command(subcommand)]
     Workload(workload::Workload),
@@ -63,6 +69,8 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::main(&args),
         Command::Bench(args) => bench::main(args),
         Command::Budget(what) => budget::main(&what),
+        Command::Scenarios(args) => scenarios::main(&args),
+        Command::Mixed(args) => mixed::main(&args),
         Command::Workload(workload) => workload::run(workload).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

@@ -109,7 +109,7 @@ fn stranger(socket: &OwnedFd, steps: &Steps) -> Result<Report> {
 }
 
 /// Sends the descriptor, and the number of its queue's namespace.
-fn give(socket: &OwnedFd, fd: RawFd, inum: u64) -> Result<()> {
+pub(crate) fn give(socket: &OwnedFd, fd: RawFd, inum: u64) -> Result<()> {
     let rights = [fd];
     sendmsg::<()>(
         socket.as_raw_fd(),
@@ -122,7 +122,7 @@ fn give(socket: &OwnedFd, fd: RawFd, inum: u64) -> Result<()> {
 }
 
 /// Receives what [`give`] sent.
-fn take(socket: &OwnedFd) -> Result<(OwnedFd, u64)> {
+pub(crate) fn take(socket: &OwnedFd) -> Result<(OwnedFd, u64)> {
     let mut inum = [0; 8];
     let mut parts = [IoSliceMut::new(&mut inum)];
     let mut space = nix::cmsg_space!([RawFd; 1]);

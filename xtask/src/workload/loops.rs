@@ -34,6 +34,9 @@ pub(crate) struct Flood {
     /// Leave for a new IPC namespace first.
     #[arg(long)]
     fresh: bool,
+    /// So many calls, spread over the time, on a queue of another namespace.
+    #[arg(long, default_value_t = 0)]
+    foreign: u32,
 }
 
 /// A semaphore set and the two operations which undo each other, laid out in advance.
@@ -152,20 +155,48 @@ pub(crate) fn flood(options: &Flood) -> Result<()> {
                 },
             )?);
         }
-        std::thread::sleep(seconds);
+        let foreign = if options.foreign > 0 {
+            use_foreign_queue(parent.sibling()?, options.foreign, seconds)
+        } else {
+            std::thread::sleep(seconds);
+            Ok(Report::default())
+        };
         over.store(true, Ordering::Relaxed);
-        let mut report = Report::default();
+        let mut report = foreign?;
         for thread in threads {
             report.absorb(thread.join().expect("a thread of the workload panicked")?);
         }
         Ok(report)
     })?;
     let elapsed = start.elapsed().as_secs_f64();
-    // Each thread also made and removed its set.
-    let calls = report.book.total() - 2 * u64::from(options.threads);
+    // Each thread also made and removed its set; the queue was opened and unlinked.
+    let foreign = u64::from(options.foreign);
+    let others = if foreign > 0 { foreign + 2 } else { 0 };
+    let calls = report.book.total() - 2 * u64::from(options.threads) - others;
     report
         .fact("calls", calls)
         .fact("seconds", elapsed)
         .fact("calls_per_second", calls as f64 / elapsed)
         .print()
+}
+
+/// Makes a queue, leaves its namespace, and makes so many calls on it within this time.
+fn use_foreign_queue(mut caller: Caller, calls: u32, within: Duration) -> Result<Report> {
+    const NAME: &[u8] = b"foreign-in-a-flood";
+    let (flags, size) = (libc::O_CREAT | libc::O_RDWR | libc::O_NONBLOCK, Some((8, 64)));
+    let fd = caller.mq_open(NAME, flags, 0o600, size);
+    ensure!(!abi::is_error(fd), "mq_open: {fd}");
+    caller.mq_unlink(NAME);
+    caller.unshare("beside-the-flood")?;
+    let start = Instant::now();
+    for number in 0..calls {
+        match number % 3 {
+            0 => caller.mq_send(fd as i32, b"in between", 1, None),
+            1 => caller.mq_receive(fd as i32, 64, None),
+            _ => caller.mq_getsetattr(fd as i32, None),
+        };
+        let due = within.mul_f64(f64::from(number + 1) / f64::from(calls));
+        std::thread::sleep(due.saturating_sub(start.elapsed()));
+    }
+    Ok(caller.report().fact("foreign_tid", process::tid()))
 }

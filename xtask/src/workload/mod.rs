@@ -7,11 +7,11 @@
 //! with further facts of its own beside `namespaces`. Calls count for the namespace which the
 //! calling thread is in.
 
-mod abi;
+pub(crate) mod abi;
 mod blocking;
-mod book;
-mod calls;
-mod carried;
+pub(crate) mod book;
+pub(crate) mod calls;
+pub(crate) mod carried;
 mod churn;
 mod count;
 mod crowd;
@@ -23,11 +23,11 @@ mod laps;
 mod leak;
 mod loops;
 mod model;
-mod mq;
+pub(crate) mod mq;
 pub(crate) mod process;
 mod seccomp;
 mod steps;
-mod sysv;
+pub(crate) mod sysv;
 mod tour;
 mod walk;
 mod zoo;

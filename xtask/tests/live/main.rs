@@ -10,6 +10,7 @@
 //! | [`objects`] | lives of objects: what there was, who made and left what |
 //! | [`processes`] | who called, also of processes that live a millisecond or bear hostile names |
 //! | [`containers`] | in which container: moved threads, real Docker |
+//! | [`scenarios`] | what is found of access across namespaces, and what is not |
 //! | [`filters`] | what each filter lets through, and that the rest is accounted for |
 //! | [`policy`] | what a policy makes of findings |
 //! | [`bad_input`] | what the user got wrong |
@@ -38,6 +39,7 @@ mod namespaces;
 mod objects;
 mod policy;
 mod processes;
+mod scenarios;
 mod strace;
 mod tracer;
 mod traces_left;

@@ -1,0 +1,196 @@
+//! `cargo xtask mixed`: what a busy host does, under the tracer, which must find nothing of it.
+//!
+//! All at a time: stress-ng's System V and POSIX queue stressors in namespaces of their own, the benign
+//! scenarios over and over with containers that come and go, and a PostgreSQL cluster with pgbench where
+//! the machine has them.
+
+use std::{
+    env, fs,
+    io::{BufRead as _, BufReader, Read as _},
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitCode, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::build;
+
+/// Options of `cargo xtask mixed`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Mixed {
+    /// For how long
+    #[arg(long, default_value_t = 2.0)]
+    minutes: f64,
+    /// The tracer's backend
+    #[arg(long, default_value = "auto")]
+    backend: String,
+}
+
+/// stress-ng's stressors that make IPC calls.
+const STRESSORS: [&str; 10] =
+    ["--shm-sysv", "1", "--sem-sysv", "1", "--msg", "1", "--mq", "1", "--sem", "1"];
+/// Where Debian has PostgreSQL's programs.
+const POSTGRESQL: &str = "/usr/lib/postgresql/15/bin";
+/// What is worse than these is a failure.
+const MILD: [&str; 2] = ["info", "low"];
+
+/// Runs `cargo xtask mixed`.
+pub(crate) fn main(args: &Mixed) -> Result<ExitCode> {
+    let tracer = match env::var_os("IPC_TRACE_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => build::everything(&build::workspace_root()?, false)?.program().to_owned(),
+    };
+    let time = Duration::try_from_secs_f64(args.minutes * 60.0)?;
+    let mut command = Command::new(&tracer);
+    command.args(["report", "-o", "json", "--runtime-socket", "none", "--backend", &args.backend]);
+    command.args(["--", "/bin/sh", "-c", "echo tracing; read line"]);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {}", tracer.display()))?;
+    let mut messages = BufReader::new(child.stderr.take().context("no standard error")?).lines();
+    // With -o json COMMAND's standard output is there.
+    let begun = messages.any(|line| line.is_ok_and(|line| line == "tracing"));
+    ensure!(begun, "the tracer did not begin");
+    std::thread::spawn(move || messages.map_while(Result::ok).for_each(|line| eprintln!("{line}")));
+    let done = load(&tracer, time);
+    drop(child.stdin.take());
+    let mut text = String::new();
+    child.stdout.take().context("no output")?.read_to_string(&mut text)?;
+    ensure!(child.wait()?.success(), "the tracer failed");
+    let (programs, rounds) = done?;
+    judge(&serde_json::from_str(&text)?, time, &programs, rounds)
+}
+
+/// Makes the load for that long: which programs made it, and how often the benign scenarios were played.
+fn load(tracer: &Path, time: Duration) -> Result<(Vec<&'static str>, u32)> {
+    let (begin, seconds) = (Instant::now(), time.as_secs().max(1).to_string());
+    let mut programs = vec!["scenarios"];
+    let mut beside = Vec::new();
+    for _ in 0..2 {
+        let mut stress = Command::new("stress-ng");
+        stress.args(STRESSORS).args(["--timeout", &seconds, "--quiet"]);
+        // SAFETY: unshare is async-signal-safe, and takes a number.
+        unsafe {
+            stress.pre_exec(|| Ok(nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC)?));
+        }
+        beside.extend(start(stress)?);
+    }
+    if !beside.is_empty() {
+        programs.push("stress-ng");
+    }
+    let cluster = Cluster::start()?;
+    if let Some(cluster) = &cluster {
+        programs.push("PostgreSQL");
+        beside.extend(start(cluster.pgbench(&seconds))?);
+    }
+    let mut rounds = 0;
+    while begin.elapsed() < time {
+        let mut play = Command::new(env::current_exe()?);
+        play.args(["scenarios", "benign-", "--unseen"]).env("IPC_TRACE_BIN", tracer);
+        let status = play.stdout(Stdio::null()).status()?;
+        ensure!(status.success(), "the benign scenarios can't be played");
+        rounds += 1;
+    }
+    for mut child in beside {
+        // How well it did is not the question.
+        child.wait()?;
+    }
+    Ok((programs, rounds))
+}
+
+/// Starts a program without its output, if the machine has it.
+fn start(mut command: Command) -> Result<Option<Child>> {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    match command.spawn() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        child => Ok(Some(child?)),
+    }
+}
+
+/// A PostgreSQL cluster of its own, gone with it.
+#[derive(Debug)]
+struct Cluster {
+    folder: PathBuf,
+    server: Child,
+}
+
+impl Cluster {
+    /// Starts it, with pgbench's tables. `None`: the machine has no PostgreSQL.
+    fn start() -> Result<Option<Self>> {
+        let Some(user) = nix::unistd::User::from_name("postgres")? else { return Ok(None) };
+        if !Path::new(POSTGRESQL).join("initdb").exists() {
+            return Ok(None);
+        }
+        let folder = env::temp_dir().join(format!("ipc-mixed-{}", std::process::id()));
+        fs::create_dir_all(&folder)?;
+        std::os::unix::fs::chown(&folder, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
+        let data = folder.join("data");
+        let made = program("initdb", &user).args(["-N", "-D"]).arg(&data).output()?;
+        ensure!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+        let mut server = program("postgres", &user);
+        server.arg("-D").arg(&data).arg("-k").arg(&folder).args(["-c", "listen_addresses="]);
+        // System V memory, which is what there is to see of it.
+        server.args(["-c", "shared_memory_type=sysv", "-c", "dynamic_shared_memory_type=sysv"]);
+        let server = start(server)?.context("postgres was there just now")?;
+        let cluster = Self { folder, server };
+        let begin = Instant::now();
+        loop {
+            let mut fill = program("pgbench", &user);
+            fill.args(["-i", "-q", "-h"]).arg(&cluster.folder).arg("postgres");
+            if fill.output()?.status.success() {
+                return Ok(Some(cluster));
+            }
+            ensure!(begin.elapsed() < Duration::from_secs(60), "PostgreSQL does not start");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    fn pgbench(&self, seconds: &str) -> Command {
+        let mut command = Command::new(Path::new(POSTGRESQL).join("pgbench"));
+        command.args(["-c", "4", "-T", seconds, "-U", "postgres", "-h"]).arg(&self.folder);
+        command.arg("postgres");
+        command
+    }
+}
+
+fn program(name: &str, user: &nix::unistd::User) -> Command {
+    let mut command = Command::new(Path::new(POSTGRESQL).join(name));
+    command.uid(user.uid.as_raw()).gid(user.gid.as_raw()).current_dir("/").stdin(Stdio::null());
+    command
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // SIGINT: a fast shutdown, which removes its shared memory.
+        let pid = nix::unistd::Pid::from_raw(self.server.id() as i32);
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT);
+        let _ = self.server.wait();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Says what was found, and whether it may be.
+fn judge(report: &Value, time: Duration, programs: &[&str], rounds: u32) -> Result<ExitCode> {
+    let findings = report["findings"].as_array().context("a report has findings")?;
+    let mild = |finding: &&Value| MILD.iter().any(|mild| finding["severity"] == *mild);
+    let (mild, bad): (Vec<_>, Vec<_>) = findings.iter().partition(mild);
+    println!(
+        "{} s of {}, {rounds} times all benign scenarios: {} calls, {} findings of info or low, {} of medium \
+         or above",
+        time.as_secs(),
+        programs.join(", "),
+        report["accounting"]["seen"],
+        mild.len(),
+        bad.len()
+    );
+    for finding in &bad {
+        println!("    {} {}: {}", finding["severity"], finding["class"], finding["title"]);
+    }
+    Ok(if bad.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

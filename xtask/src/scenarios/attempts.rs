@@ -1,0 +1,220 @@
+//! `probe-key`, `probe-id`, `probe-name`: lookups that fail though what they look for lives in another
+//! namespace, with as much confidence as each deserves.
+
+use anyhow::{Result, ensure};
+
+use super::{
+    actor::Actor,
+    acts::{open_queue, semaphore, unshare_ipc, up},
+    own::database,
+    stage::Stage,
+    table::{
+        Expected, Scenario,
+        Severity::{High, Info, Low, Medium},
+    },
+};
+use crate::workload::calls::{Caller, Route};
+
+/// A key or name of many bits, that exists in exactly one other namespace.
+const fn strong(class: &'static str) -> Expected {
+    Expected::new(class, Medium).confident(60, 100)
+}
+
+/// By who was there.
+const fn stale(class: &'static str) -> Expected {
+    Expected::new(class, High).confident(80, 100)
+}
+
+/// These scenarios.
+pub(super) const ALL: &[Scenario] = &[
+    Scenario {
+        name: "probe-key-of-memory",
+        what: "A process looks for a segment of a random key that a container has.",
+        play: |stage| looks(stage, |caller, key| caller.shmget(key, 4096, 0)),
+        expected: &[strong("probe-key").times(1)],
+        also: &[],
+    },
+    Scenario {
+        name: "probe-key-of-semaphores",
+        what: "A process looks for semaphores of a random key that a container has.",
+        play: |stage| looks(stage, |caller, key| caller.semget(key, 0, 0)),
+        expected: &[strong("probe-key").times(1)],
+        also: &[],
+    },
+    Scenario {
+        name: "probe-key-of-messages",
+        what: "A process of 32 bits looks for a message queue of a random key that a container has.",
+        play: |stage| looks(stage, |caller, key| caller.by(Route::Int80Ipc).msgget(key, 0)),
+        expected: &[strong("probe-key").times(1)],
+        also: &[],
+    },
+    Scenario {
+        name: "probe-key-in-a-burst",
+        what: "A process looks for twenty keys that a container has, again and again.",
+        play: in_a_burst,
+        expected: &[strong("probe-key").times(60)],
+        also: &[],
+    },
+    Scenario {
+        name: "probe-key-small",
+        what: "A process looks for a key of four digits that a container has.",
+        play: small,
+        expected: &[Expected::new("probe-key", Info).confident(1, 40).up_to(Low)],
+        also: &[],
+    },
+    Scenario {
+        name: "probe-key-stale",
+        what: "A process looks for the key of a semaphore that it used in the namespace that it left.",
+        play: key_stale,
+        expected: &[stale("probe-key").times(1)],
+        also: &[],
+    },
+    Scenario {
+        name: "probe-name",
+        what: "A process looks for a queue whose name exists in a container alone.",
+        play: |stage| named(stage, |caller, name| caller.mq_open(name, libc::O_RDWR, 0, None)),
+        expected: &[strong("probe-name").times(1)],
+        also: &[],
+    },
+    Scenario {
+        name: "probe-name-to-unlink",
+        what: "A process tries to unlink a queue whose name exists in a container alone.",
+        play: |stage| named(stage, Caller::mq_unlink),
+        expected: &[strong("probe-name").times(1)],
+        also: &[],
+    },
+    Scenario {
+        name: "probe-name-stale",
+        what: "A process looks for the name of a queue that it used in the namespace that it left.",
+        play: name_stale,
+        expected: &[stale("probe-name").times(1)],
+        also: &[],
+    },
+    Scenario {
+        name: "probe-id-far",
+        what: "A process uses an id that has been given out in one container alone.",
+        play: id_far,
+        expected: &[Expected::new("probe-id", Low).confident(40, 79).up_to(Medium)],
+        also: &[],
+    },
+    Scenario {
+        name: "probe-id-stale",
+        what: "A process uses the id of a semaphore that it used in the namespace that it left.",
+        play: id_stale,
+        // It is one of the first, which every namespace gives out: having been there makes up for some.
+        expected: &[Expected::new("probe-id", Low).confident(21, 79).up_to(Medium).times(1)],
+        also: &[],
+    },
+];
+
+/// A process in a namespace of its own.
+fn prober(stage: &mut Stage, work: impl FnOnce(&mut Caller) -> Result<()>) -> Result<()> {
+    stage.act("prober", |me: &Actor<'_>| {
+        work(&mut unshare_ipc()?)?;
+        me.stay()
+    })
+}
+
+fn is_absent(ret: i64) -> Result<()> {
+    ensure!(ret == -i64::from(libc::ENOENT), "it answers {ret}");
+    Ok(())
+}
+
+fn looks(stage: &mut Stage, look: impl FnOnce(&mut Caller, i32) -> i64) -> Result<()> {
+    let key = stage.key(1);
+    database(stage, key, 0, 0)?;
+    prober(stage, |caller| is_absent(look(caller, key)))
+}
+
+fn named(stage: &mut Stage, look: impl FnOnce(&mut Caller, &[u8]) -> i64) -> Result<()> {
+    let (key, name) = (stage.key(1), stage.queue());
+    database(stage, key, 0, 0)?;
+    prober(stage, |caller| is_absent(look(caller, &name)))
+}
+
+fn in_a_burst(stage: &mut Stage) -> Result<()> {
+    let key = stage.key(1);
+    database(stage, key, 19, 0)?;
+    prober(stage, |caller| {
+        for key in (0..3).flat_map(|_| key..key + 20) {
+            is_absent(caller.semget(key, 1, 0))?;
+        }
+        Ok(())
+    })
+}
+
+fn small(stage: &mut Stage) -> Result<()> {
+    let key = 1024 + stage.key(1) % 8192;
+    database(stage, key, 0, 0)?;
+    prober(stage, |caller| is_absent(caller.semget(key, 1, 0)))
+}
+
+/// A process that has done something in a namespace, which lives on, and then something in the next one.
+fn mover(
+    stage: &mut Stage,
+    before: impl FnOnce(&mut Caller) -> Result<i32>,
+    after: impl FnOnce(&mut Caller, i32) -> Result<()>,
+) -> Result<()> {
+    stage.act("mover", |me| {
+        let mut caller = unshare_ipc()?;
+        let made = before(&mut caller)?;
+        me.fork("member", |_| {
+            loop {
+                nix::unistd::pause();
+            }
+        })?;
+        caller.unshare("y")?;
+        after(&mut caller, made)?;
+        me.stay()
+    })
+}
+
+fn key_stale(stage: &mut Stage) -> Result<()> {
+    let key = stage.key(1);
+    mover(
+        stage,
+        |caller| semaphore(caller, key, 0o600),
+        |caller, _| is_absent(caller.semget(key, 1, 0)),
+    )
+}
+
+fn name_stale(stage: &mut Stage) -> Result<()> {
+    let name = stage.queue();
+    mover(
+        stage,
+        |caller| {
+            let fd = open_queue(caller, &name)?;
+            crate::workload::mq::close(i64::from(fd));
+            Ok(fd)
+        },
+        |caller, _| is_absent(caller.mq_open(&name, libc::O_RDWR, 0, None)),
+    )
+}
+
+fn id_stale(stage: &mut Stage) -> Result<()> {
+    let key = stage.key(1);
+    mover(
+        stage,
+        |caller| semaphore(caller, key, 0o600),
+        |caller, id| {
+            ensure!(up(caller, id) < 0, "the id exists in a new namespace");
+            Ok(())
+        },
+    )
+}
+
+/// How many semaphores are made before the one with the id.
+const BURNT: u32 = 64 * 7 + 13;
+
+fn id_far(stage: &mut Stage) -> Result<()> {
+    let key = stage.key(1);
+    database(stage, key, 0, BURNT)?;
+    // The index is given out in turn, up to 64 of them, and the sequence number grows with each turn
+    // (ipc_idr_alloc, ipc/util.c, 6.12).
+    let id = (((BURNT / 64) << 15) | (BURNT % 64)) as i32;
+    prober(stage, |caller| {
+        let ret = up(caller, id);
+        ensure!(ret == -i64::from(libc::EINVAL), "it answers {ret}");
+        Ok(())
+    })
+}

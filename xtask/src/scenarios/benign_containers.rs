@@ -1,0 +1,247 @@
+//! What containers and their runtimes do on purpose, and that must stay silent.
+
+use std::fs::File;
+
+use anyhow::Result;
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::wait::waitpid,
+};
+
+use super::{
+    acts::{self, attach, open_queue, owner_with_queues, segment, semaphore, touch, up},
+    stage::{self, Inside, Stage},
+    table::Scenario,
+};
+use crate::workload::calls::Caller;
+
+const fn benign(
+    name: &'static str,
+    what: &'static str,
+    play: fn(&mut Stage) -> Result<()>,
+) -> Scenario {
+    Scenario { name, what, play, expected: &[], also: &[] }
+}
+
+/// These scenarios.
+pub(super) const ALL: &[Scenario] = &[
+    benign(
+        "benign-postgresql-twins",
+        "Databases of one image in two containers have the same keys, and look for them first.",
+        postgresql_twins,
+    ),
+    Scenario {
+        // The same key of 32 bits in two containers of one image is told of, as what it most likely is.
+        also: &["probe-key", "probe-name"],
+        ..benign(
+            "benign-twins-apart",
+            "Of two containers of one image only one has made what both look for by a well-known key.",
+            twins_apart,
+        )
+    },
+    benign(
+        "benign-docker-exec",
+        "A runtime enters all namespaces of a container one after the other, and starts a shell there.",
+        docker_exec,
+    ),
+    benign(
+        "benign-kubectl-exec",
+        "A runtime enters all namespaces of a container at once, and starts a shell there.",
+        kubectl_exec,
+    ),
+    Scenario {
+        also: &["cross-container"],
+        ..benign(
+            "benign-pod",
+            "Two containers of a pod join the namespace of a third, and use a queue together.",
+            pod,
+        )
+    },
+    benign(
+        "benign-idle-on-the-host",
+        "A container in the host's IPC namespace uses no IPC.",
+        idle_on_the_host,
+    ),
+    benign(
+        "benign-file-scanner",
+        "A scanner reads files of a container through /proc/PID/root, but no queues.",
+        file_scanner,
+    ),
+    benign(
+        "benign-churn",
+        "Containers of a CI come and go, with the same keys and names in each.",
+        churn,
+    ),
+    benign(
+        "benign-many-workers",
+        "A container with memory, semaphores and queues forks workers that use them.",
+        many_workers,
+    ),
+];
+
+/// PostgreSQL's for port 5432, and the next.
+const POSTGRESQL: [i32; 2] = [5_432_001, 5_432_002];
+
+fn postgresql_twins(stage: &mut Stage) -> Result<()> {
+    for name in ["postgres-1", "postgres-2"] {
+        let container = stage.container()?;
+        stage.contain(&container, Inside::Fresh, name, |me| {
+            let mut caller = Caller::new(name)?;
+            for key in POSTGRESQL {
+                // As InternalIpcMemoryCreate and IpcSemaphoreCreate do: made exclusively, or the next.
+                semaphore(&mut caller, key, 0o600 | libc::IPC_EXCL)?;
+                let id = segment(&mut caller, key)?;
+                touch(attach(&mut caller, id)?);
+            }
+            me.stay()
+        })?;
+        stage.settle()?;
+        stage.keep(container);
+    }
+    Ok(())
+}
+
+fn twins_apart(stage: &mut Stage) -> Result<()> {
+    let well_known = 0x5354_4154;
+    for (name, makes) in [("twin-1", true), ("twin-2", false)] {
+        let container = stage.container()?;
+        stage.contain(&container, Inside::Fresh, name, |me| {
+            let mut caller = Caller::new(name)?;
+            if makes {
+                segment(&mut caller, well_known)?;
+                open_queue(&mut caller, b"statistics")?;
+            } else {
+                caller.shmget(well_known, 0, 0);
+                caller.mq_open(b"statistics", libc::O_RDWR, 0, None);
+            }
+            me.stay()
+        })?;
+        stage.settle()?;
+        stage.keep(container);
+    }
+    Ok(())
+}
+
+fn docker_exec(stage: &mut Stage) -> Result<()> {
+    exec(stage, |owner| {
+        for kind in ["ipc", "uts", "net", "pid", "mnt"] {
+            stage::enter(owner, kind)?;
+        }
+        Ok(())
+    })
+}
+
+fn kubectl_exec(stage: &mut Stage) -> Result<()> {
+    exec(stage, |owner| {
+        let all = CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
+        Ok(setns(acts::pidfd(owner)?, all)?)
+    })
+}
+
+/// Plays a container, and a process of its runtime that enters it and starts another one there.
+fn exec(stage: &mut Stage, enter: impl FnOnce(u64) -> Result<()>) -> Result<()> {
+    let key = stage.key(1);
+    owner_with_queues(stage)?;
+    let owner = stage.pid_of("owner")?;
+    stage.act_in_last_container("runc:[2:INIT]", |me| {
+        enter(owner)?;
+        let shell = me.fork("sh", |me| {
+            let mut caller = Caller::new("inside")?;
+            let id = acts::made("semget", caller.semget(key, 1, 0))?;
+            up(&mut caller, id);
+            me.stay()
+        })?;
+        // It is killed if the container's first process ends before it does.
+        waitpid(shell, None)?;
+        Ok(())
+    })
+}
+
+fn pod(stage: &mut Stage) -> Result<()> {
+    let queue = stage.queue();
+    let pause = stage.container_of_pod(1)?;
+    stage.contain(&pause, Inside::Fresh, "pause", |me| me.stay())?;
+    stage.settle()?;
+    stage.keep(pause);
+    let with = Inside::With(stage.pid_of("pause")?);
+    for name in ["app", "sidecar"] {
+        let container = stage.container_of_pod(1)?;
+        stage.contain(&container, with, name, |me| {
+            let mut caller = Caller::new(name)?;
+            let fd = open_queue(&mut caller, &queue)?;
+            caller.mq_send(fd, b"to the pod", 1, None);
+            caller.mq_receive(fd, 64, None);
+            me.stay()
+        })?;
+        stage.settle()?;
+        stage.keep(container);
+    }
+    Ok(())
+}
+
+fn idle_on_the_host(stage: &mut Stage) -> Result<()> {
+    let container = stage.container()?;
+    stage.contain(&container, Inside::HostIpc, "idle", |me| me.stay())?;
+    stage.settle()?;
+    stage.keep(container);
+    Ok(())
+}
+
+fn file_scanner(stage: &mut Stage) -> Result<()> {
+    owner_with_queues(stage)?;
+    let owner = stage.pid_of("owner")?;
+    stage.act("scanner", |me| {
+        File::open(format!("/proc/{owner}/root"))?;
+        std::fs::read_dir(format!("/proc/{owner}/root/"))?.for_each(drop);
+        std::fs::read_to_string(format!("/proc/{owner}/root/proc/self/mountinfo"))?;
+        me.stay()
+    })
+}
+
+/// How many containers.
+const CONTAINERS: u32 = 12;
+
+fn churn(stage: &mut Stage) -> Result<()> {
+    let (key, queue) = (stage.key(1), stage.queue());
+    for number in 0..CONTAINERS {
+        let container = stage.container()?;
+        stage.contain(&container, Inside::Fresh, &format!("job-{number}"), |_| {
+            let mut caller = Caller::new("job")?;
+            let id = segment(&mut caller, key)?;
+            touch(attach(&mut caller, id)?);
+            let id = semaphore(&mut caller, key, 0o600)?;
+            up(&mut caller, id);
+            let fd = open_queue(&mut caller, &queue)?;
+            caller.mq_send(fd, b"done", 1, None);
+            Ok(())
+        })?;
+        stage.settle()?;
+        stage.keep(container);
+    }
+    Ok(())
+}
+
+fn many_workers(stage: &mut Stage) -> Result<()> {
+    let (key, queue) = (stage.key(1), stage.queue());
+    let container = stage.container()?;
+    stage.contain(&container, Inside::Fresh, "master", |me| {
+        let mut caller = Caller::new("master")?;
+        let id = segment(&mut caller, key)?;
+        let at = attach(&mut caller, id)?;
+        let sem = semaphore(&mut caller, key, 0o600)?;
+        let fd = open_queue(&mut caller, &queue)?;
+        for _ in 0..5 {
+            me.fork_and_wait("worker", |_| {
+                let mut caller = Caller::new("worker")?;
+                touch(at);
+                up(&mut caller, sem);
+                caller.mq_send(fd, b"done", 1, None);
+                Ok(())
+            })?;
+        }
+        me.stay()
+    })?;
+    stage.settle()?;
+    stage.keep(container);
+    Ok(())
+}

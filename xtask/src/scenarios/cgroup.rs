@@ -1,0 +1,74 @@
+//! Cgroups that are called as container runtimes call them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+
+/// Where the hierarchy is mounted that containers are told by: that of `pids` in version 1, which hybrid
+/// hosts have beside version 2, else version 2.
+///
+/// # Errors
+///
+/// When there is neither.
+pub(super) fn hierarchy() -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo")?;
+    let mounted = |wanted: &dyn Fn(&str, &str) -> bool| {
+        mounts.lines().find_map(|line| {
+            let (mount, kind) = line.split_once(" - ")?;
+            let mut kind = kind.split(' ');
+            let (kind, options) = (kind.next()?, kind.nth(1)?);
+            wanted(kind, options).then(|| mount.split(' ').nth(4).map(PathBuf::from)).flatten()
+        })
+    };
+    let pids = |kind: &str, options: &str| {
+        kind == "cgroup" && options.split(',').any(|option| option == "pids")
+    };
+    mounted(&pids)
+        .or_else(|| mounted(&|kind, _| kind == "cgroup2"))
+        .context("no cgroups are mounted")
+}
+
+/// A cgroup that ends with this value, as do those above it that are empty then.
+#[derive(Debug)]
+pub(super) struct Cgroup {
+    root: PathBuf,
+    path: PathBuf,
+}
+
+impl Cgroup {
+    /// Makes it, at a path below the hierarchy's root.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not let us.
+    pub(super) fn make(path: &str) -> Result<Self> {
+        let root = hierarchy()?;
+        let path = root.join(path);
+        fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Self { root, path })
+    }
+
+    /// Moves the calling process there.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not let us.
+    pub(super) fn join(&self) -> Result<()> {
+        let procs = self.path.join("cgroup.procs");
+        fs::write(&procs, "0").with_context(|| format!("cannot write {}", procs.display()))
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let mut path: &Path = &self.path;
+        // One that is in use, by somebody else of that runtime's name, refuses.
+        while path != self.root && fs::remove_dir(path).is_ok() {
+            let Some(parent) = path.parent() else { break };
+            path = parent;
+        }
+    }
+}

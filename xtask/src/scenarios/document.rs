@@ -1,0 +1,131 @@
+//! The table in `docs/DETECTION.md`: what scenarios led to, by class, backend and kernel.
+
+use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
+
+use anyhow::{Context as _, Result};
+
+use super::{
+    judge::{Outcome, Tally},
+    table::Version,
+};
+
+/// Where it is, in the workspace.
+pub(super) const FILE: &str = "docs/DETECTION.md";
+/// What is before and behind it there.
+const MARKERS: [&str; 2] = ["<!-- scenarios -->", "<!-- /scenarios -->"];
+
+/// Writes the table into the document.
+///
+/// # Errors
+///
+/// When the document isn't there, or has no place for it.
+pub(super) fn write(path: &Path, outcomes: &[Outcome]) -> Result<()> {
+    let name = || format!("cannot use {}", path.display());
+    let text = fs::read_to_string(path).with_context(name)?;
+    let (before, table, after) = parts(&text).with_context(name)?;
+    let _ = table;
+    let [begin, end] = MARKERS;
+    let text = format!("{before}{begin}\n{}{end}{after}", tables(outcomes));
+    fs::write(path, text).with_context(name)
+}
+
+/// What is before the markers, between them, and behind them.
+fn parts(text: &str) -> Result<(&str, &str, &str)> {
+    let [begin, end] = MARKERS;
+    let lacks = || format!("it lacks {begin} … {end}");
+    let (before, rest) = text.split_once(begin).with_context(lacks)?;
+    let (table, after) = rest.split_once(end).with_context(lacks)?;
+    Ok((before, table, after))
+}
+
+/// A table for each backend: a row a class, a column a kernel.
+fn tables(outcomes: &[Outcome]) -> String {
+    let mut backends: BTreeMap<&str, BTreeMap<Version, &Outcome>> = BTreeMap::new();
+    for outcome in outcomes {
+        backends.entry(&outcome.backend).or_default().insert(outcome.kernel, outcome);
+    }
+    let mut text = String::from(
+        "\nIn each cell: how many scenarios led to the finding that they have to lead to, of how many; and \
+         how many findings were true, of how many. Written by `cargo xtask scenarios --update`.\n",
+    );
+    for (backend, kernels) in backends {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "\nBackend `{backend}`:\n");
+        row(&mut text, "class", kernels.keys().map(|(major, minor)| format!("{major}.{minor}")));
+        row(&mut text, "---", kernels.keys().map(|_| "---".to_owned()));
+        let mut classes: Vec<&String> =
+            kernels.values().flat_map(|outcome| outcome.classes.keys()).collect();
+        classes.sort_unstable();
+        classes.dedup();
+        for class in classes {
+            row(&mut text, class, kernels.values().map(|outcome| cell(outcome.classes.get(class))));
+        }
+        let silent = |outcome: &&Outcome| format!("{}/{}", outcome.silent, outcome.benign);
+        row(&mut text, "benign and silent", kernels.values().map(silent));
+    }
+    text.push('\n');
+    text
+}
+
+fn cell(tally: Option<&Tally>) -> String {
+    let tally = tally.copied().unwrap_or_default();
+    format!("{}/{}, {}/{}", tally.found, tally.expected, tally.right, tally.told)
+}
+
+fn row(text: &mut String, first: &str, cells: impl Iterator<Item = String>) {
+    let _ = write!(text, "| {first} |");
+    for cell in cells {
+        let _ = write!(text, " {cell} |");
+    }
+    text.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STORED: &str = include_str!("../../../docs/DETECTION.md");
+
+    /// The rows of the stored tables, by backend.
+    fn stored() -> BTreeMap<String, Vec<Vec<String>>> {
+        let (_, table, _) = parts(STORED).unwrap();
+        let mut all: BTreeMap<String, Vec<Vec<String>>> = BTreeMap::new();
+        let mut backend = String::new();
+        for line in table.lines() {
+            if let Some(rest) = line.strip_prefix("Backend `") {
+                backend = rest.split('`').next().unwrap().to_owned();
+            } else if let Some(row) = line.strip_prefix("| ") {
+                let cells = row.trim_end_matches(" |").split(" | ").map(str::to_owned).collect();
+                all.entry(backend.clone()).or_default().push(cells);
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn the_stored_table_says_that_everything_was_found_and_nothing_else() {
+        let stored = stored();
+        for (backend, kernels, classes) in [("function", 4, 12), ("syscall", 5, 12)] {
+            let rows = &stored[backend];
+            assert_eq!(rows[0].len(), 1 + kernels, "{backend}: {:?}", rows[0]);
+            assert_eq!(rows.len(), 2 + classes + 1, "{backend}");
+            for row in &rows[2..] {
+                for ratio in row[1..].iter().flat_map(|cell| cell.split(", ")) {
+                    let (part, whole) = ratio.split_once('/').unwrap();
+                    assert_eq!(part, whole, "{backend}: {row:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_table_has_a_row_for_each_class_and_a_column_for_each_kernel() {
+        let mut outcome = Outcome::new((5, 10), "syscall");
+        let tally = Tally { expected: 3, found: 2, told: 4, right: 3 };
+        outcome.classes.insert("probe-id".to_owned(), tally);
+        let later = Outcome { kernel: (6, 1), ..outcome.clone() };
+        let text = tables(&[later, outcome]);
+        assert!(text.contains("| class | 5.10 | 6.1 |\n"), "{text}");
+        assert!(text.contains("| probe-id | 2/3, 3/4 | 2/3, 3/4 |\n"), "{text}");
+    }
+}

@@ -1,0 +1,186 @@
+//! `carried-mapping`: shared memory of one namespace in the hands of a thread of another.
+
+use std::{fs, thread};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{
+    acts::{self, attach, segment, touch, unshare_ipc},
+    stage::Stage,
+    table::{Expected, Scenario},
+};
+use crate::workload::{calls::Caller, process};
+
+const CARRIED: Expected = Expected::high("carried-mapping");
+
+/// These scenarios.
+pub(super) const ALL: &[Scenario] = &[
+    Scenario {
+        name: "memory-held-by-unshare",
+        what: "A process makes itself a new namespace, and keeps shared memory attached.",
+        play: held_by_unshare,
+        expected: &[CARRIED],
+        also: &[],
+    },
+    Scenario {
+        name: "memory-held-by-setns",
+        what: "A process enters another's namespace, and keeps shared memory attached.",
+        play: held_by_setns,
+        expected: &[CARRIED, Expected::high("namespace-mismatch")],
+        also: &[],
+    },
+    Scenario {
+        name: "memory-held-by-clone",
+        what: "A child that is cloned into a new namespace goes on with the memory that it inherited.",
+        play: held_by_clone,
+        expected: &[CARRIED],
+        also: &[],
+    },
+    Scenario {
+        name: "memory-touched-by-clone",
+        what: "A child that is cloned into a new namespace writes to memory that it inherited, and ends.",
+        play: touched_by_clone,
+        expected: &[CARRIED.by_function()],
+        also: &[],
+    },
+    Scenario {
+        name: "memory-touched-by-thread",
+        what: "A thread in a new namespace writes to memory that another thread of it attached in the old one.",
+        play: touched_by_thread,
+        expected: &[CARRIED.by_function()],
+        also: &["carried-mapping"],
+    },
+    Scenario {
+        name: "memory-by-map-files",
+        what: "A process opens a segment of another namespace through /proc/PID/map_files.",
+        play: by_map_files,
+        expected: &[CARRIED],
+        also: &[],
+    },
+    Scenario {
+        name: "memory-destroyed-from-afar",
+        what: "A process that has left by setns ends, and with it a segment that it made (shm_rmid_forced).",
+        play: destroyed_from_afar,
+        // Before 5.16 a process that ends only looks for its segments in the namespace that it is in then
+        // (exit_shm, ipc/shm.c).
+        expected: &[CARRIED.by_function().since((6, 1))],
+        also: &["carried-mapping"],
+    },
+];
+
+fn held_by_unshare(stage: &mut Stage) -> Result<()> {
+    let key = stage.key(1);
+    stage.act("carrier", |me| {
+        let mut caller = unshare_ipc()?;
+        let id = segment(&mut caller, key)?;
+        attach(&mut caller, id)?;
+        caller.unshare("y")?;
+        me.stay()
+    })
+}
+
+fn held_by_setns(stage: &mut Stage) -> Result<()> {
+    let key = stage.key(1);
+    stage.act("owner", |me| {
+        unshare_ipc()?;
+        me.stay()
+    })?;
+    stage.settle()?;
+    let owner = stage.pid_of("owner")?;
+    stage.act("carrier", |me| {
+        let mut caller = unshare_ipc()?;
+        let id = segment(&mut caller, key)?;
+        attach(&mut caller, id)?;
+        acts::enter_ipc(&mut caller, owner)?;
+        me.stay()
+    })
+}
+
+fn held_by_clone(stage: &mut Stage) -> Result<()> {
+    let key = stage.key(1);
+    stage.act("parent", |me| {
+        let mut caller = unshare_ipc()?;
+        let id = segment(&mut caller, key)?;
+        attach(&mut caller, id)?;
+        me.clone_and_wait(libc::CLONE_NEWIPC, "child", |me| me.stay())
+    })
+}
+
+fn touched_by_clone(stage: &mut Stage) -> Result<()> {
+    let key = stage.key(1);
+    stage.act("parent", |me| {
+        let mut caller = unshare_ipc()?;
+        let id = segment(&mut caller, key)?;
+        let at = attach(&mut caller, id)?;
+        me.clone_and_wait(libc::CLONE_NEWIPC, "child", |_| {
+            touch(at);
+            Ok(())
+        })?;
+        me.stay()
+    })
+}
+
+fn touched_by_thread(stage: &mut Stage) -> Result<()> {
+    let key = stage.key(1);
+    stage.act("threads", |me| {
+        let mut caller = unshare_ipc()?;
+        let id = segment(&mut caller, key)?;
+        let (tell, told) = std::sync::mpsc::channel();
+        let (left, has_left) = std::sync::mpsc::channel();
+        let other = thread::spawn(move || -> Result<()> {
+            unshare_ipc()?;
+            left.send(())?;
+            touch(told.recv()?);
+            Ok(())
+        });
+        has_left.recv()?;
+        tell.send(attach(&mut caller, id)?)?;
+        other.join().ok().context("the thread panicked")??;
+        me.stay()
+    })
+}
+
+fn by_map_files(stage: &mut Stage) -> Result<()> {
+    let key = stage.key(1);
+    stage.act("owner", |me| {
+        let mut caller = unshare_ipc()?;
+        let id = segment(&mut caller, key)?;
+        attach(&mut caller, id)?;
+        me.stay()
+    })?;
+    stage.settle()?;
+    let owner = stage.pid_of("owner")?;
+    stage.act("intruder", |me| {
+        unshare_ipc()?;
+        let name = format!("SYSV{key:08x}");
+        let maps = fs::read_to_string(format!("/proc/{owner}/maps"))?;
+        let line = maps.lines().find(|line| line.contains(&name)).context("it is not mapped")?;
+        let range = line.split(' ').next().context("a range")?;
+        acts::open(format!("/proc/{owner}/map_files/{range}").as_ref())?;
+        me.stay()
+    })
+}
+
+fn destroyed_from_afar(stage: &mut Stage) -> Result<()> {
+    let (key, home) = (stage.key(1), process::open_namespace()?);
+    stage.act("member", |me| {
+        let mut caller = unshare_ipc()?;
+        fs::write("/proc/sys/kernel/shm_rmid_forced", "1")?;
+        let own = process::open_namespace()?;
+        // The namespace lives on without who made the segment.
+        me.fork_and_wait("maker", |_| {
+            let mut caller = Caller::new("maker")?;
+            segment(&mut caller, key)?;
+            process::enter_namespace(&home)?;
+            Ok(())
+        })?;
+        drop(own);
+        let ret = caller.shmget(key, 0, 0);
+        ensure!(ret < 0 || !is_since_5_16()?, "the segment is still there");
+        me.stay()
+    })
+}
+
+fn is_since_5_16() -> Result<bool> {
+    Ok(super::runner::kernel()? >= (5, 16))
+}

@@ -1,0 +1,246 @@
+//! `foreign-mount`: queues reached by their paths in another namespace's mqueue file system.
+
+use std::{
+    ffi::CString,
+    fs::{self, File, OpenOptions},
+    os::{fd::AsRawFd as _, unix::ffi::OsStrExt as _},
+    path::Path,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::{
+    mount::{MsFlags, mount},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+use std::os::fd::AsFd as _;
+
+use super::{
+    acts::{self, file_of, open, open_queue, owner_with_queues, through_root, unshare_ipc},
+    stage::Stage,
+    table::{Expected, Scenario},
+    wire::Wire,
+};
+use crate::workload::calls::Caller;
+
+const FOREIGN: Expected = Expected::high("foreign-mount");
+
+/// These scenarios.
+pub(super) const ALL: &[Scenario] = &[
+    Scenario {
+        name: "mount-by-root",
+        what: "A process opens a container's queue through /proc/PID/root, and sends to it.",
+        play: by_root,
+        expected: &[FOREIGN, Expected::high("foreign-object")],
+        also: &[],
+    },
+    Scenario {
+        name: "mount-by-bind",
+        what: "A process opens a queue through a bind mount of another namespace's mqueue file system.",
+        play: by_bind,
+        expected: &[FOREIGN],
+        also: &[],
+    },
+    Scenario {
+        name: "mount-by-openat2",
+        what: "A process opens a container's queue by openat2.",
+        play: by_openat2,
+        expected: &[FOREIGN],
+        also: &[],
+    },
+    Scenario {
+        name: "mount-create",
+        what: "A process makes a queue in a container's mqueue file system.",
+        play: create,
+        expected: &[FOREIGN],
+        also: &["foreign-object"],
+    },
+    Scenario {
+        name: "mount-read",
+        what: "A process reads the state of a container's queue.",
+        play: read,
+        expected: &[FOREIGN],
+        also: &[],
+    },
+    Scenario {
+        name: "mount-poll",
+        what: "A process waits for messages of a container's queue by poll.",
+        play: poll_queue,
+        expected: &[FOREIGN],
+        also: &[],
+    },
+    Scenario {
+        name: "mount-unlink",
+        what: "A process unlinks a container's queue by its path.",
+        play: unlink,
+        expected: &[FOREIGN.by_function()],
+        also: &[],
+    },
+    Scenario {
+        name: "mount-reopen",
+        what: "A process opens a queue that it was sent anew, through /proc/self/fd.",
+        play: reopen,
+        expected: &[FOREIGN],
+        also: &["foreign-object"],
+    },
+    Scenario {
+        name: "mount-fsopen",
+        what: "A process prepares its mqueue file system, mounts it in another namespace, and opens a queue.",
+        play: fsopen,
+        expected: &[FOREIGN],
+        also: &["foreign-object"],
+    },
+    Scenario {
+        name: "mount-list",
+        what: "A process lists the queues of a container.",
+        play: list,
+        expected: &[Expected::new("foreign-mount", super::table::Severity::Low)
+            .up_to(super::table::Severity::High)
+            .by_function()],
+        also: &[],
+    },
+];
+
+/// Plays a container with a queue, and a process of the host that is told where the queue's file is.
+fn reached(stage: &mut Stage, work: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let queue = stage.queue();
+    let folder = owner_with_queues(stage)?;
+    let path = through_root(stage.pid_of("owner")?, &file_of(&folder, &queue));
+    stage.act("intruder", |me| {
+        work(&path)?;
+        me.stay()
+    })
+}
+
+fn by_root(stage: &mut Stage) -> Result<()> {
+    reached(stage, |path| {
+        let queue = open(path)?;
+        let ret = Caller::new("home")?.mq_send(queue.as_raw_fd(), b"from the host", 1, None);
+        ensure!(ret == 0, "mq_send: {ret}");
+        Ok(())
+    })
+}
+
+fn by_bind(stage: &mut Stage) -> Result<()> {
+    let (queue, folder) = (stage.queue(), stage.folder().to_owned());
+    let bind = folder.join("bind");
+    fs::create_dir_all(&bind)?;
+    let none: Option<&str> = None;
+    stage.act("owner", |me| {
+        let mut caller = unshare_ipc()?;
+        open_queue(&mut caller, &queue)?;
+        let from = acts::mount_queues(&folder, "queues")?;
+        mount(Some(&from), &bind, none, MsFlags::MS_BIND, none)?;
+        me.stay()
+    })?;
+    stage.settle()?;
+    stage.act("intruder", |me| {
+        open(&file_of(&bind, &queue))?;
+        me.stay()
+    })
+}
+
+fn by_openat2(stage: &mut Stage) -> Result<()> {
+    reached(stage, |path| {
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        // `struct open_how`: flags, mode, resolve (include/uapi/linux/openat2.h).
+        let how = [libc::O_RDONLY as u64, 0, 0];
+        // SAFETY: a path that ends with NUL, and a structure of the size that is told.
+        let fd = unsafe {
+            libc::syscall(
+                libc::SYS_openat2,
+                libc::AT_FDCWD,
+                path.as_ptr(),
+                how.as_ptr(),
+                size_of_val(&how),
+            )
+        };
+        ensure!(fd >= 0, "openat2: {}", std::io::Error::last_os_error());
+        Ok(())
+    })
+}
+
+fn create(stage: &mut Stage) -> Result<()> {
+    reached(stage, |path| {
+        let path = path.with_file_name("made-by-another");
+        OpenOptions::new().write(true).create_new(true).open(path)?;
+        Ok(())
+    })
+}
+
+fn read(stage: &mut Stage) -> Result<()> {
+    reached(stage, |path| {
+        let state = fs::read_to_string(path)?;
+        ensure!(state.starts_with("QSIZE:"), "{state}");
+        Ok(())
+    })
+}
+
+fn poll_queue(stage: &mut Stage) -> Result<()> {
+    reached(stage, |path| {
+        let queue = File::open(path)?;
+        let mut all = [PollFd::new(queue.as_fd(), PollFlags::POLLIN)];
+        poll(&mut all, PollTimeout::ZERO)?;
+        Ok(())
+    })
+}
+
+fn unlink(stage: &mut Stage) -> Result<()> {
+    reached(stage, |path| Ok(fs::remove_file(path)?))
+}
+
+fn reopen(stage: &mut Stage) -> Result<()> {
+    let (queue, wire) = (stage.queue(), Wire::new()?);
+    stage.act("owner", |me| {
+        let mut caller = unshare_ipc()?;
+        wire.pass(open_queue(&mut caller, &queue)?)?;
+        me.stay()
+    })?;
+    stage.act("stranger", |me| {
+        let _caller = unshare_ipc()?;
+        let fd = wire.take()?;
+        open(Path::new(&format!("/proc/self/fd/{}", fd.as_raw_fd())))?;
+        me.stay()
+    })
+}
+
+fn fsopen(stage: &mut Stage) -> Result<()> {
+    let queue = stage.queue();
+    stage.act("mover", |me| {
+        let mut caller = unshare_ipc()?;
+        open_queue(&mut caller, &queue)?;
+        let context = acts::descriptor("fsopen", {
+            // SAFETY: a name that ends with NUL.
+            unsafe { libc::syscall(libc::SYS_fsopen, c"mqueue".as_ptr(), 0) }
+        })?;
+        // Kept from dying, which it would with its queues as its only member leaves.
+        me.fork("member", |_| {
+            loop {
+                nix::unistd::pause();
+            }
+        })?;
+        caller.unshare("other")?;
+        // FSCONFIG_CMD_CREATE (include/uapi/linux/mount.h); no key and no value.
+        let null = std::ptr::null::<libc::c_char>();
+        // SAFETY: a descriptor of ours, and no addresses.
+        let ret =
+            unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), 6, null, null, 0) };
+        ensure!(ret == 0, "fsconfig: {}", std::io::Error::last_os_error());
+        let root = acts::descriptor("fsmount", {
+            // SAFETY: a descriptor of ours and numbers.
+            unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), 0, 0) }
+        })?;
+        let name = CString::new(queue.as_slice())?;
+        // SAFETY: a descriptor of ours, and a name that ends with NUL.
+        let fd = unsafe { libc::openat(root.as_raw_fd(), name.as_ptr(), libc::O_RDWR) };
+        ensure!(fd >= 0, "openat: {}", std::io::Error::last_os_error());
+        me.stay()
+    })
+}
+
+fn list(stage: &mut Stage) -> Result<()> {
+    reached(stage, |path| {
+        let folder = path.parent().context("a queue is in a folder")?;
+        ensure!(fs::read_dir(folder)?.count() > 0, "no queue is there");
+        Ok(())
+    })
+}
