@@ -6,6 +6,7 @@
 //!
 //! Invariant: every record that comes out of a ring is counted as delivered, whatever it is.
 
+mod folds;
 mod looks;
 
 use std::{collections::VecDeque, rc::Rc};
@@ -146,6 +147,7 @@ pub struct Pipeline {
     /// What came out of the rings
     pub delivered: Delivered,
     waiting: VecDeque<Control>,
+    told: folds::Told,
     /// The control ring was emptied at that time, or later
     control_read: u64,
 }
@@ -159,6 +161,7 @@ impl Pipeline {
             detect: Detect::default(),
             delivered: Delivered::default(),
             waiting: VecDeque::new(),
+            told: folds::Told::default(),
             control_read: 0,
         }
     }
@@ -383,6 +386,7 @@ impl Pipeline {
             Control::Change(_, words) => self.changed(words, sink),
             Control::Access(record) => {
                 self.need_context(record.tid, record.context);
+                self.told.note(record);
                 self.detect.access(record, &self.tracker);
             }
             Control::Namespace(record) => {
