@@ -182,6 +182,86 @@ pub const MULTIPLEXED: [(u8, Code); 12] = [
     (24, Code::new(Op::Shmctl, Untimed)),
 ];
 
+/// Calls that are no IPC, but lead to files that may belong to an IPC namespace: those that give descriptors, and
+/// those that read from them. Backend `syscall` looks at them when they return; backend `function` has
+/// better ways.
+#[rustfmt::skip]
+pub const ACCESSES: &[(Abi, u16, Code)] = &[
+    (X86_64, 0, Code::READ),      // read
+    (X86_64, 2, Code::OPEN),      // open
+    (X86_64, 17, Code::READ),     // pread64
+    (X86_64, 19, Code::READ),     // readv
+    (X86_64, 85, Code::OPEN),     // creat
+    (X86_64, 257, Code::OPEN),    // openat
+    (X86_64, 295, Code::READ),    // preadv
+    (X86_64, 304, Code::OPEN),    // open_by_handle_at
+    (X86_64, 327, Code::READ),    // preadv2
+    (X86_64, 432, Code::MOUNT),   // fsmount
+    (X86_64, 437, Code::OPEN),    // openat2
+    (X86_64, 438, Code::RECEIVE), // pidfd_getfd
+    (X32, 0, Code::READ),
+    (X32, 2, Code::OPEN),
+    (X32, 17, Code::READ),
+    (X32, 85, Code::OPEN),
+    (X32, 257, Code::OPEN),
+    (X32, 304, Code::OPEN),
+    (X32, 432, Code::MOUNT),
+    (X32, 437, Code::OPEN),
+    (X32, 438, Code::RECEIVE),
+    (X32, 515, Code::READ),       // readv
+    (X32, 534, Code::READ),       // preadv
+    (X32, 546, Code::READ),       // preadv2
+    (I386, 3, Code::READ),        // read
+    (I386, 5, Code::OPEN),        // open
+    (I386, 8, Code::OPEN),        // creat
+    (I386, 145, Code::READ),      // readv
+    (I386, 180, Code::READ),      // pread64
+    (I386, 295, Code::OPEN),      // openat
+    (I386, 333, Code::READ),      // preadv
+    (I386, 342, Code::OPEN),      // open_by_handle_at
+    (I386, 378, Code::READ),      // preadv2
+    (I386, 432, Code::MOUNT),
+    (I386, 437, Code::OPEN),
+    (I386, 438, Code::RECEIVE),
+    (Aarch64, 56, Code::OPEN),    // openat
+    (Aarch64, 63, Code::READ),    // read
+    (Aarch64, 65, Code::READ),    // readv
+    (Aarch64, 67, Code::READ),    // pread64
+    (Aarch64, 69, Code::READ),    // preadv
+    (Aarch64, 265, Code::OPEN),   // open_by_handle_at
+    (Aarch64, 286, Code::READ),   // preadv2
+    (Aarch64, 432, Code::MOUNT),
+    (Aarch64, 437, Code::OPEN),
+    (Aarch64, 438, Code::RECEIVE),
+    (Arm, 3, Code::READ),         // read
+    (Arm, 5, Code::OPEN),         // open
+    (Arm, 8, Code::OPEN),         // creat
+    (Arm, 145, Code::READ),       // readv
+    // Not 180, pread64, which is mq_open of arm64.
+    (Arm, 322, Code::OPEN),       // openat
+    (Arm, 361, Code::READ),       // preadv
+    (Arm, 371, Code::OPEN),       // open_by_handle_at
+    (Arm, 392, Code::READ),       // preadv2
+    (Arm, 432, Code::MOUNT),
+    (Arm, 437, Code::OPEN),
+    (Arm, 438, Code::RECEIVE),
+];
+
+/// The kinds of code in [`ACCESSES`].
+pub const ACCESS_KINDS: u32 = Code::OPEN.bit() | Code::READ.bit();
+
+/// What a number means at a call's return, in any ABI.
+pub mod look {
+    /// Nothing
+    pub const NONE: u8 = 0;
+    /// An operation, or a move between namespaces
+    pub const CALL: u8 = 1;
+    /// A call that reads from a descriptor
+    pub const READ: u8 = 2;
+    /// A call that gives a descriptor
+    pub const OPEN: u8 = 3;
+}
+
 /// x32's bit in a system-call number (`__X32_SYSCALL_BIT`, arch/x86/include/uapi/asm/unistd.h).
 pub const X32_BIT: u64 = 0x4000_0000;
 
@@ -220,6 +300,14 @@ pub const fn dispatch(native: Abi, kinds: u32) -> Dispatch {
         }
         if is_one_of(entry.abi, native) {
             table[place(entry.abi, entry.number)] = entry.code.0;
+        }
+    }
+    let mut i = 0;
+    while i < ACCESSES.len() {
+        let (abi, number, code) = ACCESSES[i];
+        i += 1;
+        if kinds & code.bit() != 0 && is_one_of(abi, native) {
+            table[place(abi, number)] = code.0;
         }
     }
     table
@@ -270,14 +358,25 @@ const fn equal(a: &str, b: &str) -> bool {
     i == a.len() && i == b.len()
 }
 
-/// For each number: `1` when it means something in any table of `dispatch`. The programs look here
-/// first, so that other calls cost them as little as can be.
+/// For each number: one of [`look`], by what it means in any table of `dispatch`. The programs look here
+/// first, so that other calls cost them as little as can be. No number is an operation in one ABI and
+/// an access in another; one that reads in one and opens in another is looked at as one that opens.
 pub const fn any(dispatch: &Dispatch) -> [u8; NUMBERS] {
-    let mut table = [0; NUMBERS];
+    let mut table = [look::NONE; NUMBERS];
     let mut i = 0;
     while i < dispatch.len() {
-        if dispatch[i] != 0 {
-            table[i % NUMBERS] = 1;
+        let code = Code(dispatch[i]);
+        let what = if code.0 == 0 {
+            look::NONE
+        } else if code.bit() == Code::READ.bit() {
+            look::READ
+        } else if code.bit() == Code::OPEN.bit() {
+            look::OPEN
+        } else {
+            look::CALL
+        };
+        if what > table[i % NUMBERS] {
+            table[i % NUMBERS] = what;
         }
         i += 1;
     }
@@ -307,6 +406,30 @@ mod tests {
                 assert!(a.abi != b.abi || a.number != b.number, "{a:?} {b:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_number_is_an_operation_or_an_access_whatever_the_abi() {
+        for (i, (abi, number, code)) in ACCESSES.iter().enumerate() {
+            assert!((*number as usize) < NUMBERS && code.bit() & ACCESS_KINDS != 0);
+            for other in &ACCESSES[i + 1..] {
+                assert!((*abi, *number) != (other.0, other.1), "{abi:?} {number}");
+            }
+            for entry in ENTRIES.iter().filter(|entry| is_one_of(entry.abi, *abi)) {
+                assert!(entry.number != *number, "{abi:?} {number} and {entry:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_reads_and_what_opens_is_looked_at_by_its_own_way() {
+        let table = any(&dispatch(Abi::X86_64, u32::MAX));
+        let of = |number: usize| table[number];
+        assert_eq!((of(0), of(257), of(220), of(110)), (look::READ, look::OPEN, look::CALL, 0));
+        // readv of i386 is mlock of x86_64; open of i386 is fstat.
+        assert_eq!((of(145), of(5)), (look::READ, look::OPEN));
+        let entry = any(&dispatch(Abi::X86_64, !ACCESS_KINDS));
+        assert_eq!((entry[0], entry[257], entry[220]), (0, 0, look::CALL));
     }
 
     #[test]

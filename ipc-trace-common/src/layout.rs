@@ -97,6 +97,8 @@ const ARGS: Need = Need::Optional("the arguments of processes");
 const CGROUP: Need = Need::Optional("the containers of processes");
 const HOLDERS: Need =
     Need::Optional("the namespaces of mapped segments and of open /proc/sysvipc files");
+const ACCESSES: Need = Need::Optional("some of the ways to other namespaces' objects");
+const SETTINGS: Need = Need::Optional("writes of other namespaces' settings");
 
 fields! {
     // Registers. x86: arch/x86/include/asm/ptrace.h; arm64: arch/arm64/include/asm/ptrace.h, where
@@ -197,6 +199,23 @@ fields! {
     VmaFile: Probe, HOLDERS, [("vm_area_struct", "vm_file", 0)];
     VmaStart: Probe, HOLDERS, [("vm_area_struct", "vm_start", 0)];
     VmaEnd: Probe, HOLDERS, [("vm_area_struct", "vm_end", 0)];
+    // What ways to objects are seen by that are no operations.
+    FileMode: Probe, ACCESSES, [("file", "f_mode", 0)];
+    DentryInode: Probe, ACCESSES, [("dentry", "d_inode", 0)];
+    DentrySb: Probe, ACCESSES, [("dentry", "d_sb", 0)];
+    SeqFile: Probe, ACCESSES, [("seq_file", "file", 0)];
+    FaultVma: Probe, ACCESSES, [("vm_fault", "vma", 0)];
+    FsContextRoot: Probe, ACCESSES, [("fs_context", "root", 0)];
+    SegmentId: Probe, ACCESSES, [("shmid_kernel", "shm_perm.id", 0)];
+    SegmentKey: Probe, ACCESSES, [("shmid_kernel", "shm_perm.key", 0)];
+    SegmentFile: Probe, ACCESSES, [("shmid_kernel", "shm_file", 0)];
+    IocbFile: Probe, SETTINGS, [("kiocb", "ki_filp", 0)];
+    ProcInode: Offset, SETTINGS, [("proc_inode", "vfs_inode", 0)];
+    ProcSysctl: Probe, SETTINGS, [("proc_inode", "sysctl", 0)];
+    SysctlSet: Probe, SETTINGS, [("ctl_table_header", "set", 0)];
+    IpcNsSet: Offset, SETTINGS, [("ipc_namespace", "ipc_set", 0)];
+    IpcNsMqSet: Offset, SETTINGS, [("ipc_namespace", "mq_set", 0)];
+    IpcNsOps: Probe, SETTINGS, [("ipc_namespace", "ns.ops", 0)];
     InodeMode: Probe, Need::Optional("the mode of a new queue"), [("inode", "i_mode", 0)];
     InodeLinks: Probe, HOLDERS, [("inode", "i_nlink", 0)];
 }

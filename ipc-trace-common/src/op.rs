@@ -141,6 +141,14 @@ pub enum Timeout {
 pub struct Code(pub u8);
 
 impl Code {
+    /// A call that reads from a descriptor.
+    pub const READ: Self = Self(27);
+    /// A call that opens a file, and gives its descriptor.
+    pub const OPEN: Self = Self(28);
+    /// `fsmount(2)`: the descriptor that it gives is of the root of a new mount.
+    pub const MOUNT: Self = Self(28 | 1 << Self::TIMEOUT_SHIFT);
+    /// `pidfd_getfd(2)`: the descriptor that it gives is another process's.
+    pub const RECEIVE: Self = Self(28 | 2 << Self::TIMEOUT_SHIFT);
     /// `ipc(2)`: the operation is in its first argument.
     pub const IPC: Self = Self(29);
     /// `unshare(2)`

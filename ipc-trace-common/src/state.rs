@@ -65,6 +65,37 @@ pub struct Batch {
     pub record: BatchRecord,
 }
 
+/// How long repeated accesses of one kind are counted, and not told of, after one was: nanoseconds.
+pub const FOLD_NS: u64 = 1_000_000_000;
+/// Kinds of accesses that can be counted at a time.
+pub const FOLDS: u32 = 1 << 11;
+
+/// Accesses that are the same but for their time: what their [`crate::record::AccessRecord`]s have in common.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FoldKey {
+    /// The thread, and above it the process
+    pub pid_tgid: u64,
+    /// As in the record
+    pub file: u64,
+    /// Whose it is, as in the record
+    pub ns: crate::record::NsRef,
+    /// A [`crate::record::Channel`]
+    pub channel: u32,
+    /// Padding
+    pub reserved: u32,
+}
+
+/// What is known of such accesses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Fold {
+    /// When one was told of
+    pub sent_ns: u64,
+    /// How many were not told of
+    pub count: u64,
+}
+
 /// Rare conditions of the kernel side: counted, and logged by the census, so never per event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -79,10 +110,14 @@ pub enum Diagnostic {
     NamespaceTableFull = 3,
     /// A kernel field could not be read.
     Unreadable = 4,
+    /// A process has more descriptors than are looked at when it gets into another namespace.
+    ManyDescriptors = 5,
+    /// More processes hold files of other namespaces' /proc/sysvipc than there is room for.
+    ReadersFull = 6,
 }
 
 /// How many diagnostics there are.
-pub const DIAGNOSTICS: u32 = 5;
+pub const DIAGNOSTICS: u32 = 7;
 
 /// Bits of the constant `FILTERS`: which filters are in force.
 pub mod filter {
@@ -152,4 +187,6 @@ const _: () = {
     assert!(size_of::<Counters>() == 32);
     assert!(size_of::<Batch>() == 176 + size_of::<BatchRecord>());
     assert!(size_of::<DropKey>() == 12);
+    assert!(size_of::<FoldKey>() == 32);
+    assert!(size_of::<Fold>() == 16);
 };

@@ -2,6 +2,7 @@
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_ktime_get_boot_ns};
 use ipc_trace_common::{
+    hooks::{ACCESS_KINDS, look},
     layout::Field,
     op::{Code, Op},
     record::NO_DURATION,
@@ -10,20 +11,20 @@ use ipc_trace_common::{
 
 use crate::{
     batches,
-    constants::constant,
-    context, emit,
+    constants::{at_entry, at_return, constant},
+    context, emit, files,
     filters::{self, Subject},
     maps::{self, Count, Gate},
     memory::{PLAIN, current_task, field, registers},
     moves, namespaces, queues,
-    registers::{Call, has_place, place, worth_a_look},
+    registers::{Call, has_place, place},
     slots,
 };
 
 /// `sys_enter`. The context is read when it is needed: most calls are none of ours.
 #[inline(always)]
 pub(crate) fn enter(regs: impl Fn() -> u64, number: impl Fn() -> u64) {
-    if worth_a_look(number()) {
+    if at_entry(number()) {
         enter_of_ours(regs(), number());
     }
 }
@@ -49,10 +50,37 @@ fn enter_of_ours(regs: u64, number: u64) {
 /// `sys_exit`.
 #[inline(always)]
 pub(crate) fn exit(regs: impl Fn() -> u64, ret: impl Fn() -> i64) {
-    if worth_a_look(field(regs(), Field::RegNumber)) {
-        let packed = exit_of_ours(regs(), ret());
-        if packed != 0 {
-            returned(packed, regs(), ret());
+    // Cheap: this is what every other call of the host pays.
+    match at_return(field(regs(), Field::RegNumber)) {
+        look::NONE => {}
+        look::READ => {
+            if files::are_held() {
+                access_of_ours(regs(), ret());
+            }
+        }
+        look::OPEN => access_of_ours(regs(), ret()),
+        _ => {
+            let packed = exit_of_ours(regs(), ret());
+            if packed != 0 {
+                returned(packed, regs(), ret());
+            }
+        }
+    }
+}
+
+/// A call returned that reads from a file, or gives a descriptor.
+#[inline(never)]
+fn access_of_ours(regs: u64, ret: i64) {
+    let number: u64 = field(regs, Field::RegNumber);
+    let task = current_task();
+    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    if filters::failed(ret) || !has_place(number) || maps::gate().keeps_out(pid) {
+        return;
+    }
+    if let Some(call) = Call::new(task, regs, number, constant!(SYSCALL_KINDS) & ACCESS_KINDS) {
+        match call.code {
+            Code::READ => files::was_read(pid, call.first() as u32),
+            code => files::given(code, ret as u32),
         }
     }
 }
@@ -96,7 +124,7 @@ fn is_killed(task: u64) -> bool {
 #[cfg(not(feature = "probe"))]
 #[inline(always)]
 pub(crate) fn enter_steady(number: u64) {
-    if worth_a_look(number) {
+    if at_entry(number) {
         let regs = crate::memory::user_registers();
         enter(|| regs, || number);
     }
@@ -106,7 +134,8 @@ pub(crate) fn enter_steady(number: u64) {
 #[cfg(not(feature = "probe"))]
 #[inline(always)]
 pub(crate) fn exit_steady(number: u64, ret: i64) {
-    if worth_a_look(number) {
+    let look = at_return(number);
+    if look != look::NONE && (look != look::READ || files::are_held()) {
         let regs = crate::memory::user_registers();
         exit(|| regs, || ret);
     }

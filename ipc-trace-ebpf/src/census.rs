@@ -276,5 +276,11 @@ fn diagnostics(ctx: *mut u64) -> i32 {
     if let Some(n) = maps::diagnosed(Diagnostic::Unreadable) {
         warn!(&ctx, "{} times a field of the kernel could not be read", n);
     }
+    if let Some(n) = maps::diagnosed(Diagnostic::ManyDescriptors) {
+        warn!(&ctx, "{} moves of processes with more descriptors than are looked at", n);
+    }
+    if let Some(n) = maps::diagnosed(Diagnostic::ReadersFull) {
+        warn!(&ctx, "{} more processes hold others' /proc/sysvipc than are followed", n);
+    }
     0
 }

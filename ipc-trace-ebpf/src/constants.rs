@@ -19,8 +19,10 @@ constants! {
     FIELDS: [u32; layout::COUNT] = [ABSENT; layout::COUNT];
     /// From (ABI, number) to code
     DISPATCH: Dispatch = [0; 4 * NUMBERS];
-    /// Numbers that mean something in any ABI
-    DISPATCH_ANY: [u8; NUMBERS] = [0; NUMBERS];
+    /// By number, at a call's entry: one of [`ipc_trace_common::hooks::look`]
+    DISPATCH_ENTRY: [u8; NUMBERS] = [0; NUMBERS];
+    /// The same at its return
+    DISPATCH_RETURN: [u8; NUMBERS] = [0; NUMBERS];
     /// Kinds of code that backend `syscall` sees; the others are backend `function`'s
     SYSCALL_KINDS: u32 = 0;
     /// Bits of [`ipc_trace_common::state::filter`]
@@ -76,10 +78,20 @@ pub(crate) fn code(table: u64, number: u64) -> u8 {
     unsafe { core::ptr::addr_of!(DISPATCH).cast::<u8>().add(at as usize).read_volatile() }
 }
 
-/// Whether a number means something in any table.
+/// Whether a call with that number is looked at when it enters the kernel.
 #[inline(always)]
-pub(crate) fn any(number: u64) -> bool {
+pub(crate) fn at_entry(number: u64) -> bool {
     let at = number & (NUMBERS as u64 - 1);
     // SAFETY: `at` lies within the table.
-    unsafe { core::ptr::addr_of!(DISPATCH_ANY).cast::<u8>().add(at as usize).read_volatile() != 0 }
+    unsafe {
+        core::ptr::addr_of!(DISPATCH_ENTRY).cast::<u8>().add(at as usize).read_volatile() != 0
+    }
+}
+
+/// How a call with that number is looked at when it returns: one of [`ipc_trace_common::hooks::look`].
+#[inline(always)]
+pub(crate) fn at_return(number: u64) -> u8 {
+    let at = number & (NUMBERS as u64 - 1);
+    // SAFETY: `at` lies within the table.
+    unsafe { core::ptr::addr_of!(DISPATCH_RETURN).cast::<u8>().add(at as usize).read_volatile() }
 }

@@ -14,6 +14,8 @@
 //! | [`executables`] | paths of executables |
 //! | [`cgroups`] | which cgroup a thread is in; cgroups made and removed |
 //! | [`queues`] | from a descriptor to a queue and its namespace |
+//! | [`files`] | files that may belong to another namespace: queues, segments, `/proc/sysvipc` |
+//! | [`accesses`] | ways to other namespaces' objects that are no operations |
 //! | [`filters`] | which calls are wanted |
 //! | [`functions`] | the entry points of backend `function` |
 //! | `steady` | the entry points of both backends where programs might be preempted |
@@ -33,6 +35,7 @@
 // For the one atomic addition in `maps`.
 #![feature(asm_experimental_arch)]
 
+mod accesses;
 mod ancestry;
 mod batches;
 mod calls;
@@ -43,6 +46,7 @@ mod context;
 mod detail;
 mod emit;
 mod executables;
+mod files;
 mod filters;
 mod functions;
 mod maps;

@@ -1,8 +1,11 @@
 //! The maps, and access to them. None is newer than Linux 5.10.
 
 use aya_ebpf::{
-    bindings::{BPF_F_MMAPABLE, BPF_NOEXIST, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-    helpers::generated::{bpf_get_smp_processor_id, bpf_ringbuf_reserve},
+    bindings::{
+        BPF_F_MMAPABLE, BPF_NOEXIST, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP,
+        BPF_RB_RING_SIZE,
+    },
+    helpers::generated::{bpf_get_smp_processor_id, bpf_ringbuf_query, bpf_ringbuf_reserve},
     macros::map,
     maps::{Array, HashMap, LruHashMap, RingBuf},
 };
@@ -11,7 +14,7 @@ use ipc_trace_common::{
     record::NsRef,
     state::{
         BATCHES as BATCH_COUNT, Batch, CONTROL_ROW, COUNTER_ROWS, Counters, DIAGNOSTICS,
-        Diagnostic, DropKey, FILTER_VALUES, FIRED as PROGRAMS, INUMS, gate,
+        Diagnostic, DropKey, FILTER_VALUES, FIRED as PROGRAMS, FOLDS, Fold, FoldKey, INUMS, gate,
     },
 };
 
@@ -64,6 +67,13 @@ static FIRED: Array<u32> = Array::with_max_entries(PROGRAMS, 0);
 static DIAGNOSTIC_COUNTS: Array<u64> = Array::with_max_entries(DIAGNOSTICS, BPF_F_MMAPABLE);
 #[map]
 static DIAGNOSTIC_LOGGED: Array<u64> = Array::with_max_entries(DIAGNOSTICS, 0);
+
+/// Accesses that are counted, and not told of each.
+#[map]
+pub(crate) static ACCESS_FOLDS: HashMap<FoldKey, Fold> = HashMap::with_max_entries(FOLDS, 0);
+/// Processes that hold files of other namespaces' `/proc/sysvipc`.
+#[map]
+pub(crate) static READERS: HashMap<u32, u8> = HashMap::with_max_entries(1 << 12, 0);
 
 /// [0]: where the census stands.
 #[map]
@@ -183,7 +193,7 @@ pub(crate) fn count_many(counters: *mut Counters, which: Count, by: u64) -> u64 
 /// Adds without fetching: the form of an atomic addition that all kernels know (fetching ones need
 /// 5.12).
 #[inline(always)]
-fn add(counter: *mut u64, by: u64) {
+pub(crate) fn add(counter: *mut u64, by: u64) {
     // `AtomicU64::fetch_add` does not exist for this target, which has no compare-and-swap.
     // SAFETY: the pointer came from a map and is aligned.
     unsafe {
@@ -253,6 +263,27 @@ pub(crate) fn reserve_uncounted<T>() -> Option<(*mut T, *mut Counters)> {
         count(counters, Count::Dropped);
     }
     Some((at?, counters))
+}
+
+/// As [`reserve_control`], for records of which others can cause any number: they get no more than half of the
+/// ring, so that those are not pushed out that come before and after them.
+#[inline(always)]
+pub(crate) fn reserve_of_many<T>() -> Option<*mut T> {
+    // SAFETY: a `RingBuf` is the map's definition, which is what the helper takes.
+    let (used, size) = unsafe {
+        let ring = core::ptr::from_ref(&CONTROL).cast_mut().cast();
+        (
+            bpf_ringbuf_query(ring, u64::from(BPF_RB_AVAIL_DATA)),
+            bpf_ringbuf_query(ring, u64::from(BPF_RB_RING_SIZE)),
+        )
+    };
+    if used > size / 2 {
+        let counters = counters(CONTROL_ROW)?;
+        count(counters, Count::Seen);
+        count(counters, Count::Dropped);
+        return None;
+    }
+    reserve_control()
 }
 
 /// Counts a rare condition; the census logs it.

@@ -10,7 +10,7 @@ use ipc_trace_common::{
 
 use crate::{
     constants::constant,
-    context,
+    context, files,
     maps::{self, DESCENDANTS},
     memory::{current_task, field},
     namespaces, slots,
@@ -57,6 +57,7 @@ pub(crate) fn returned(task: u64, ipc_ns: u64, pid_tgid: u64, code: Code, ret: i
     let context = context::ensure(slot, task, to);
     let ns_id = namespaces::ns_id(ipc_ns);
     report(way, from, to, ns_id, (pid_tgid, context), (0, 0));
+    files::moved(task, (pid_tgid >> 32) as u32, ipc_ns, true);
 }
 
 /// `task_newtask`: a thread was made, and does not run yet.
@@ -71,6 +72,9 @@ pub(crate) fn newtask(task: u64, clone_flags: u64) {
             let child: u32 = field(task, Field::TaskTgid);
             let _ = DESCENDANTS.insert(&child, &0, 0);
         }
+    }
+    if clone_flags & CLONE_THREAD == 0 && files::are_held() {
+        files::forked(pid, field(task, Field::TaskTgid));
     }
     if clone_flags & CLONE_NEWIPC == 0 || gate.keeps_out(pid) {
         return;
@@ -92,6 +96,8 @@ pub(crate) fn newtask(task: u64, clone_flags: u64) {
         None => 0,
     };
     report(Way::Clone, from, to, ns_id, (pid_tgid, context), (child, child_context));
+    // What it goes on to hold after its exec, nobody knows yet: that it reads is told.
+    files::moved(task, child_pid, ipc_ns, false);
 }
 
 #[inline(always)]

@@ -83,7 +83,7 @@ pub(crate) fn compare(queue: &mut QueueRef, caller: NsRef) {
 
 /// The file behind descriptor `fd` of `task` (`struct file *`); `0`: none.
 #[inline(always)]
-fn file(task: u64, fd: u32) -> u64 {
+pub(crate) fn file(task: u64, fd: u32) -> u64 {
     if !exists(Field::TaskFiles) {
         return 0;
     }

@@ -8,7 +8,7 @@ use ipc_trace_common::{
 };
 
 use crate::{
-    constants::{any, code, constant},
+    constants::{code, constant},
     memory::{field, masked, user},
 };
 
@@ -25,14 +25,7 @@ pub(crate) struct Call {
     pub(crate) multiplexed: u32,
 }
 
-/// Whether a number can be one of ours, by its low bits; [`has_place`] looks at the others. Cheap: this
-/// is what every other call of the host pays.
-#[inline(always)]
-pub(crate) fn worth_a_look(number: u64) -> bool {
-    any(number)
-}
-
-/// Whether the tables have a place for a number.
+/// Whether the tables have a place for a number: they are asked by its low bits first.
 #[inline(always)]
 pub(crate) fn has_place(number: u64) -> bool {
     number & !(X32_BIT | (hooks::NUMBERS as u64 - 1)) == 0

@@ -14,7 +14,7 @@ use ipc_trace_common::{
 use crate::{
     batches,
     constants::constant,
-    context,
+    context, files,
     maps::{self, DESCENDANTS, SLOT_COUNT, SLOTS, SLOTS_SPILL},
     memory::{current_task, field},
 };
@@ -158,6 +158,7 @@ pub(crate) fn thread_ends() {
             let _ = DESCENDANTS.remove(&((pid_tgid >> 32) as u32));
         }
     }
+    files::process_ends(pid_tgid);
     let Some(slot) = find(pid_tgid) else {
         return;
     };

@@ -12,16 +12,14 @@ use ipc_trace_common::{
 use crate::{
     census,
     context::{self, kernel_field},
+    files::{HUGETLBFS_MAGIC, PROC_SUPER_MAGIC, TMPFS_MAGIC, is_sysvipc, sysvipc_namespace},
     maps::WALK,
-    memory::{exists, field, kernel, kernel_bytes},
+    memory::{exists, field, kernel_bytes},
     queues::MQUEUE_MAGIC,
 };
 
-/// `NSFS_MAGIC`, `PROC_SUPER_MAGIC`, `TMPFS_MAGIC`, `HUGETLBFS_MAGIC` (include/uapi/linux/magic.h)
+/// `NSFS_MAGIC` (include/uapi/linux/magic.h)
 const NSFS_MAGIC: u64 = 0x6e73_6673;
-const PROC_SUPER_MAGIC: u64 = 0x9fa0;
-const TMPFS_MAGIC: u64 = 0x0102_1994;
-const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
 
 /// Member `n` of an iterator's context: `struct bpf_iter__task` and its like are 64-bit values.
 #[inline(always)]
@@ -142,25 +140,6 @@ fn survey_descriptors(ctx: *mut u64) -> i32 {
     }
     census::write(seq, &record);
     0
-}
-
-/// Whether a file of proc is one of `/proc/sysvipc` (`ipc_init_proc_interface`, ipc/util.c). The
-/// name of its directory is short, so it lies in the dentry with its NUL.
-#[inline(always)]
-fn is_sysvipc(dentry: u64) -> bool {
-    let parent: u64 = kernel_field(dentry, Field::DentryParent);
-    kernel::<u64>(kernel_field(parent, Field::DentryName)) == u64::from_le_bytes(*b"sysvipc\0")
-}
-
-/// The namespace that a file of `/proc/sysvipc` was opened in: `struct ipc_proc_iter` in
-/// `seq_file.private` (`sysvipc_proc_open`, ipc/util.c).
-#[inline(always)]
-fn sysvipc_namespace(file: u64) -> u64 {
-    if !exists(Field::FilePrivate) || !exists(Field::SeqPrivate) || !exists(Field::IpcProcIterNs) {
-        return 0;
-    }
-    let seq: u64 = field(file, Field::FilePrivate);
-    field(field(seq, Field::SeqPrivate), Field::IpcProcIterNs)
 }
 
 /// The inode number of the namespace at `ipc_ns`; `0`: none.

@@ -6,6 +6,7 @@
 //!
 //! Invariant: every record that comes out of a ring is counted as delivered, whatever it is.
 
+mod folds;
 mod held;
 mod looks;
 
@@ -151,6 +152,7 @@ pub struct Pipeline {
     /// What came out of the rings
     pub delivered: Delivered,
     waiting: VecDeque<Control>,
+    told: folds::Told,
     /// The control ring was emptied at that time, or later
     control_read: u64,
     held: Held,
@@ -165,6 +167,7 @@ impl Pipeline {
             detect: Detect::default(),
             delivered: Delivered::default(),
             waiting: VecDeque::new(),
+            told: folds::Told::default(),
             control_read: 0,
             held: Held::default(),
         }
@@ -400,6 +403,7 @@ impl Pipeline {
             Control::Change(_, words) => self.changed(words, sink),
             Control::Access(record) => {
                 self.need_context(record.tid, record.context);
+                self.told.note(record);
                 self.detect.access(record, &self.tracker);
             }
             Control::Namespace(record) => {

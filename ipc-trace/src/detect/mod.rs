@@ -261,6 +261,11 @@ impl Detect {
         self.meetings.finish(boot_ns, tracker, to);
     }
 
+    /// Accesses were seen of which nothing can be made.
+    pub(crate) const fn unjudged_more(&mut self, count: u64) {
+        self.unjudged += count;
+    }
+
     /// Records of which nothing could be made.
     #[must_use]
     pub const fn unjudged(&self) -> u64 {

@@ -179,7 +179,9 @@ fn link(
 ) -> Result<Linked, SessionError> {
     let fields = layout.constants();
     let dispatch = hooks::dispatch(options.native, u32::MAX);
-    let any = hooks::any(&hooks::dispatch(options.native, dispatched(plan.syscall_kinds)));
+    let kinds = dispatched(plan.syscall_kinds);
+    let at_entry = hooks::any(&hooks::dispatch(options.native, kinds & !hooks::ACCESS_KINDS));
+    let at_return = hooks::any(&hooks::dispatch(options.native, kinds));
     let is_x86 = u32::from(options.native == Abi::X86_64);
     // TS_COMPAT (arch/x86/include/asm/thread_info.h), _TIF_32BIT (arch/arm64/include/asm/…).
     let compat_bit: u32 = if is_x86 == 1 { 0x2 } else { 1 << 22 };
@@ -201,7 +203,8 @@ fn link(
         constants: StdHashMap::from([
             ("FIELDS", fields.as_bytes()),
             ("DISPATCH", dispatch.as_bytes()),
-            ("DISPATCH_ANY", any.as_bytes()),
+            ("DISPATCH_ENTRY", at_entry.as_bytes()),
+            ("DISPATCH_RETURN", at_return.as_bytes()),
             ("IS_X86", is_x86.as_bytes()),
             ("COMPAT_BIT", compat_bit.as_bytes()),
             ("SYSCALL_KINDS", plan.syscall_kinds.as_bytes()),

@@ -15,6 +15,7 @@
 //! | `mounts` | looks into file systems without mounting them anywhere |
 //! | [`selftest`] | whether the programs on functions are run |
 //! | [`session`] | programs that are attached, their maps and rings |
+//! | `folds` | accesses that are counted and not told of each |
 //! | [`letgo`] | detaching without waiting for it |
 //! | [`census`] | what exists now: namespaces, calls that have not returned |
 //! | [`survey`] | who holds what now: threads, descriptors, mapped segments |
@@ -26,6 +27,7 @@ mod bpf;
 pub mod btf;
 pub mod census;
 pub mod features;
+mod folds;
 pub mod layout;
 pub mod letgo;
 mod mapped;

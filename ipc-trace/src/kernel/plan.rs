@@ -6,7 +6,7 @@ use std::{
 };
 
 use ipc_trace_common::{
-    hooks::{ENTRIES, Entry, MULTIPLEXED, multiplexed_kinds, place, row_of},
+    hooks::{ACCESS_KINDS, ENTRIES, Entry, MULTIPLEXED, multiplexed_kinds, place, row_of},
     op::{Abi, Code, Op, Timeout},
 };
 
@@ -231,6 +231,10 @@ pub fn plan(choice: Choice, native: Abi, features: &Features) -> Result<Plan, No
             plan.ops.push(OpPlan { op, backend, reason, entries });
         }
     }
+    // Where functions are hooked, files are seen by those that open them, and other calls pay nothing.
+    if hooks.is_empty() {
+        plan.syscall_kinds |= ACCESS_KINDS;
+    }
     plan.hooks = hooks.into_iter().map(|name| Hook::new(name, features)).collect();
     Ok(plan)
 }
@@ -374,7 +378,7 @@ mod tests {
         assert_eq!(plan.flavours, [Flavour::Btf, Flavour::Raw]);
         assert_eq!(plan.census_refused, None);
         assert!(plan.hooks.is_empty());
-        assert_eq!(plan.syscall_kinds.count_ones(), 19);
+        assert_eq!(plan.syscall_kinds.count_ones(), 19 + ACCESS_KINDS.count_ones());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use aya_log::EbpfLogger;
 use ipc_trace_common::{
     op::{Abi, Op},
     record::{BatchHead, NsRef},
-    state::{self, BATCHES, Batch, CONTROL_ROW, COUNTER_ROWS, DropKey, gate},
+    state::{self, BATCHES, Batch, CONTROL_ROW, COUNTER_ROWS, DropKey, Fold, FoldKey, gate},
 };
 
 use tokio::io::{Interest, unix::AsyncFd};
@@ -25,6 +25,7 @@ use zerocopy::{FromBytes as _, IntoBytes as _};
 use super::{
     attach::{AttachError, attach},
     census::{Census, CensusError, listed},
+    folds::Folds,
     layout::Layout,
     letgo,
     mapped::Words,
@@ -194,6 +195,7 @@ pub struct Session {
     processors: usize,
     drops: HashMap<MapData, [u32; 3], u64>,
     drops_rest: HashMap<MapData, [u32; 3], u64>,
+    folds: Folds,
     gate: Words,
     /// Calls that are not sent yet
     batches: Option<Words>,
@@ -282,6 +284,7 @@ impl Session {
             processors,
             drops: linked.take("DROPS")?,
             drops_rest: linked.take("DROPS_REST")?,
+            folds: Folds::new(linked.take("ACCESS_FOLDS")?),
             gate: linked.words("GATE", 1)?,
             batches: match batched {
                 true => Some(linked.words("BATCHES", BATCH_WORDS * BATCHES as usize)?),
@@ -508,6 +511,14 @@ impl Session {
             }
         }
         Ok(drops)
+    }
+
+    /// Accesses that were counted since this was asked last, and not told of.
+    ///
+    /// # Errors
+    /// The table can't be read.
+    pub fn folded(&mut self, now: u64) -> Result<Vec<(FoldKey, Fold)>, SessionError> {
+        self.folds.take(now).map_err(|e| map_error("ACCESS_FOLDS", &e))
     }
 
     /// Runs that the kernel left out because the program was running on that CPU already

@@ -399,6 +399,7 @@ impl Run {
         self.pipeline.tracker.clock.follow();
         let census = self.list();
         self.look_for_the_removed();
+        self.take_folded()?;
         self.pipeline.tick(boot_ns(), &mut self.mode);
         let counts = self.setup.session.counts();
         if self.losses.grew(counts.total().dropped, counts.missed, counts.control.dropped) {
@@ -411,6 +412,17 @@ impl Run {
         }
         self.flush()?;
         self.say_status(&counts, &census)
+    }
+
+    /// Accesses that the kernel side counted, and did not tell of each.
+    fn take_folded(&mut self) -> Result<(), RunError> {
+        let folded = self.setup.session.folded(boot_ns())?;
+        if !folded.is_empty() {
+            // Those that they are like may be in the ring still.
+            self.drain()?;
+            self.pipeline.folded(&folded);
+        }
+        Ok(())
     }
 
     fn say_status(&mut self, counts: &AllCounts, census: &Census) -> Result<(), RunError> {
@@ -482,6 +494,7 @@ impl Run {
             self.lost(&losses);
         }
         counts.missed = counts.missed.max(losses.missed);
+        self.take_folded()?;
         self.pipeline.finish(ended, &mut self.mode);
         let accounting = accounts::accounting(&counts, &self.pipeline.delivered);
         let pending = accounts::pending(&census, &self.pipeline.tracker, ended);
