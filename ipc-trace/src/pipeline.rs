@@ -403,7 +403,7 @@ impl Pipeline {
             Control::Change(_, words) => self.changed(words, sink),
             Control::Access(record) => {
                 self.need_context(record.tid, record.context);
-                self.told.note(record);
+                self.told.note(record, &self.tracker);
                 self.detect.access(record, &self.tracker);
             }
             Control::Namespace(record) => {

@@ -63,11 +63,13 @@ mod tests;
 mod weak_mode;
 pub mod witness;
 
+use std::rc::Rc;
+
 use ipc_trace_common::record::{AccessRecord, BatchHead, Channel, ExitRecord, queue_flag};
 
 use crate::{
     decode::{Call, batch::Group},
-    track::{Tracker, objects},
+    track::{Tracker, contexts::Facts, objects},
 };
 use attempts::Attempts;
 use carried_mapping::Carried;
@@ -185,6 +187,17 @@ impl Detect {
 
     /// A thread reached something by a way that is no operation.
     pub fn access(&mut self, record: &AccessRecord, tracker: &Tracker) {
+        let facts = tracker.contexts.get(record.tid, record.context);
+        self.access_by(record, facts, tracker);
+    }
+
+    /// As [`Self::access`], by a thread that may be forgotten since.
+    pub(crate) fn access_by(
+        &mut self,
+        record: &AccessRecord,
+        facts: Option<&Rc<Facts>>,
+        tracker: &Tracker,
+    ) {
         let Some(channel) = channel(record) else {
             self.unjudged += 1;
             return;
@@ -192,7 +205,7 @@ impl Detect {
         if record.pid == self.own_pid {
             return;
         }
-        let access = whose(record, channel, tracker);
+        let access = whose(record, channel, facts, tracker);
         let to = &mut Judging { findings: &mut self.findings, witness: self.witness.as_ref() };
         foreign_object::access(&access, to);
         foreign_mount::access(&access, to);
@@ -300,7 +313,12 @@ fn channel(record: &AccessRecord) -> Option<Channel> {
 }
 
 /// What a record says of whose it is that was reached.
-fn whose<'a>(record: &'a AccessRecord, channel: Channel, tracker: &'a Tracker) -> Access<'a> {
+fn whose<'a>(
+    record: &'a AccessRecord,
+    channel: Channel,
+    facts: Option<&'a Rc<Facts>>,
+    tracker: &'a Tracker,
+) -> Access<'a> {
     let object = &record.object;
     let known = object.flags & queue_flag::KNOWN != 0;
     let dead = object.flags & queue_flag::DEAD != 0;
@@ -324,7 +342,7 @@ fn whose<'a>(record: &'a AccessRecord, channel: Channel, tracker: &'a Tracker) -
         gid: record.egid,
         comm: &record.comm,
         ns: record.ns,
-        facts: tracker.contexts.get(record.tid, record.context),
+        facts,
     };
     Access { record, channel, who, ns, foreign, dead, tracker }
 }
