@@ -247,6 +247,54 @@ pub const ACCESSES: &[(Abi, u16, Code)] = &[
     (Arm, 438, Code::RECEIVE),
 ];
 
+/// A function on a way to objects that is no operation.
+#[derive(Clone, Copy, Debug)]
+pub struct Reached {
+    /// The program; its twin for kernels that preempt programs has `steady_` before that
+    pub program: &'static str,
+    /// The function; the first that exists is the one
+    pub functions: &'static [&'static str],
+    /// Whether the program is at its return
+    pub at_return: bool,
+    /// What is not seen without it
+    pub gives: &'static str,
+}
+
+const fn reached(
+    program: &'static str,
+    functions: &'static [&'static str],
+    gives: &'static str,
+) -> Reached {
+    Reached { program, functions, at_return: false, gives }
+}
+
+/// Those that backend `function` watches, beside the functions of the system calls. Each is called by way
+/// of a table of functions, or is another file's, so that no caller has it inlined (5.10 to 7.3).
+pub const REACHED: [Reached; 10] = [
+    reached("file_opened", &["security_file_open"], "queues and segments that are opened by paths"),
+    reached("file_received", &["security_file_receive"], "descriptors that are received"),
+    reached("table_read", &["sysvipc_proc_start"], "reads of /proc/sysvipc"),
+    reached("queue_read", &["mqueue_read_file"], "reads of queues' files"),
+    reached("queue_polled", &["mqueue_poll_file"], "queues that are polled"),
+    reached("queue_unlinked", &["mqueue_unlink"], "queues that are unlinked by their paths"),
+    reached("segment_touched", &["shm_fault"], "touches of mapped segments"),
+    reached("segment_destroyed", &["shm_destroy"], "segments destroyed from elsewhere"),
+    reached("setting_written", &["proc_sys_write"], "settings that are written"),
+    Reached {
+        at_return: true,
+        ..reached(
+            "queues_mounted",
+            &["__x64_sys_fsmount", "__arm64_sys_fsmount"],
+            "mqueue file systems that are mounted",
+        )
+    },
+];
+
+/// The functions in [`REACHED`].
+pub fn all_reached() -> impl Iterator<Item = &'static str> {
+    REACHED.iter().flat_map(|one| one.functions).copied()
+}
+
 /// The kinds of code in [`ACCESSES`].
 pub const ACCESS_KINDS: u32 = Code::OPEN.bit() | Code::READ.bit();
 

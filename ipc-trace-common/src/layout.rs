@@ -205,9 +205,7 @@ fields! {
     DentrySb: Probe, ACCESSES, [("dentry", "d_sb", 0)];
     SeqFile: Probe, ACCESSES, [("seq_file", "file", 0)];
     FaultVma: Probe, ACCESSES, [("vm_fault", "vma", 0)];
-    FsContextRoot: Probe, ACCESSES, [("fs_context", "root", 0)];
-    SegmentId: Probe, ACCESSES, [("shmid_kernel", "shm_perm.id", 0)];
-    SegmentKey: Probe, ACCESSES, [("shmid_kernel", "shm_perm.key", 0)];
+    TaskFlags: Probe, ACCESSES, [("task_struct", "flags", 0)];
     SegmentFile: Probe, ACCESSES, [("shmid_kernel", "shm_file", 0)];
     IocbFile: Probe, SETTINGS, [("kiocb", "ki_filp", 0)];
     ProcInode: Offset, SETTINGS, [("proc_inode", "vfs_inode", 0)];

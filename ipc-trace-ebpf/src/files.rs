@@ -133,7 +133,7 @@ pub(crate) extern "C" fn got(file: u64, how: u64) -> u64 {
 /// parent, and its name is made of the key (`newseg`, ipc/shm.c): nobody else can make one that looks so, as
 /// those of memfd_create have a prefix (`memfd_create`, mm/memfd.c), and all others have parents.
 #[inline(always)]
-fn segment(dentry: u64, inode: u64) -> u64 {
+pub(crate) fn segment(dentry: u64, inode: u64) -> u64 {
     const NAME: u32 = u32::from_le_bytes(*b"SYSV");
     if field::<u64>(dentry, Field::DentryParent) != dentry
         || kernel_field::<u32>(dentry, Field::DentryNameLen) != 12
@@ -270,67 +270,78 @@ pub(crate) extern "C" fn table_was_read(file: u64) -> u64 {
 const ROW: u64 = 64;
 const ROWS: u64 = 64;
 
-/// A thread has got into the namespace `ipc_ns`. `tells`: it is the current one, and what it holds is told of.
+/// A thread has got into the namespace `ipc_ns`. `tells`: it is the current one, and what it holds is told of:
+/// of several tables, the first. That the others are read is told, too.
 #[inline(always)]
 pub(crate) fn moved(task: u64, pid: u32, ipc_ns: u64, tells: bool) {
     if !able() {
         return;
     }
     let files: u64 = field(task, Field::TaskFiles);
-    look_through(
-        kernel_field(files, Field::FilesFdt),
-        unknown(ipc_ns),
-        u64::from(pid),
-        tells.into(),
-    );
+    let file = look_through(kernel_field(files, Field::FilesFdt), unknown(ipc_ns));
+    if file == 0 {
+        return;
+    }
+    hold(pid);
+    if tells {
+        // Here and not where it was found: there is not room on the stack for all of them.
+        let dentry: u64 = kernel_field(file, Field::FileDentry);
+        let inode: u64 = kernel_field(file, Field::FileInode);
+        tell(what(Channel::SysvipcHeld), table_of(file), dentry, inode, 0);
+    }
 }
 
-/// Looks for other namespaces' tables among the descriptors of a process.
+/// The first file among the descriptors in `fdt` that is another namespace's table; `0`: there is none.
 ///
 /// A global function, as [`got`].
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn look_through(fdt: u64, ipc_ns: u64, pid: u64, tells: u64) -> u64 {
+extern "C" fn look_through(fdt: u64, ipc_ns: u64) -> u64 {
     let count = u64::from(kernel_field::<u32>(fdt, Field::FdtableMax));
     let table: u64 = kernel_field(fdt, Field::FdtableFd);
-    let mut held = 0;
-    for row in 0..ROWS {
-        if row * ROW >= count {
+    let mut row = 0;
+    // The condition comes last, here and below: kernels up to 6.1 want a loop to go back by a jump, not by
+    // running into its beginning (`check_cfg`, kernel/bpf/verifier.c).
+    loop {
+        let found = look_at_row(table + row * ROW * 8, ipc_ns);
+        row += 1;
+        if found != 0 {
+            return found;
+        }
+        if row == ROWS || row * ROW >= count {
             break;
         }
-        held |= look_at_row(table + row * ROW * 8, ipc_ns, tells);
     }
     if count > ROWS * ROW {
         maps::diagnose(Diagnostic::ManyDescriptors);
     }
-    if held != 0 {
-        hold(pid as u32);
-    }
     0
 }
 
-/// Looks at as many descriptors as a row has, which a table has no less than
-/// (`alloc_fdtable`, fs/file.c: a multiple of BITS_PER_LONG). Whether there is another namespace's table.
+/// As [`look_through`], of as many descriptors as a row has, which a table has no less than
+/// (`alloc_fdtable`, fs/file.c: a multiple of BITS_PER_LONG).
 ///
 /// A global function, as [`got`].
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn look_at_row(files: u64, ipc_ns: u64, tells: u64) -> u64 {
-    let mut held = 0;
-    for at in 0..ROW {
-        let file: u64 = kernel(files + at * 8);
-        if file == 0 {
-            continue;
-        }
-        let whose = table_of(file);
-        if whose != 0 && whose != ipc_ns {
-            held = 1;
-            if tells != 0 {
-                let dentry: u64 = kernel_field(file, Field::FileDentry);
-                let inode: u64 = kernel_field(file, Field::FileInode);
-                tell(what(Channel::SysvipcHeld), whose, dentry, inode, 0);
-            }
+extern "C" fn look_at_row(files: u64, ipc_ns: u64) -> u64 {
+    let mut at = 0;
+    loop {
+        let found = look_at_place(files + at * 8, ipc_ns);
+        at += 1;
+        if found != 0 || at == ROW {
+            return found;
         }
     }
-    unknown(held)
+}
+
+/// The file whose address is at `place`, if it is another namespace's table; else `0`.
+///
+/// A global function, as [`got`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn look_at_place(place: u64, ipc_ns: u64) -> u64 {
+    let file: u64 = kernel(place);
+    let whose = if file == 0 { 0 } else { table_of(file) };
+    if whose == 0 || whose == ipc_ns { 0 } else { file }
 }

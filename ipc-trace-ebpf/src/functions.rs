@@ -24,7 +24,7 @@ use crate::{
 
 /// The value `AT` bytes into the context: the function's argument, then its result.
 #[inline(always)]
-fn value<const AT: i16>(context: *mut core::ffi::c_void) -> u64 {
+pub(crate) fn value<const AT: i16>(context: *mut core::ffi::c_void) -> u64 {
     if PLAIN {
         let value: u64;
         // By hand, since the verifier wants the offset in the load itself, and the compiler may add it

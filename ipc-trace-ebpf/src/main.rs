@@ -18,6 +18,7 @@
 //! | [`accesses`] | ways to other namespaces' objects that are no operations |
 //! | [`filters`] | which calls are wanted |
 //! | [`functions`] | the entry points of backend `function` |
+//! | [`reached`] | functions on those ways, for backend `function` |
 //! | `steady` | the entry points of both backends where programs might be preempted |
 //! | [`calls`] | entry and return of a call |
 //! | [`batches`] | calls of one thread that are sent together |
@@ -54,6 +55,7 @@ mod memory;
 mod moves;
 mod namespaces;
 mod queues;
+mod reached;
 mod registers;
 mod slots;
 #[cfg(not(feature = "probe"))]

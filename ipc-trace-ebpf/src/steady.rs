@@ -16,10 +16,13 @@ use aya_ebpf::{
     programs::{ProbeContext, RetProbeContext, TracePointContext},
 };
 
+use ipc_trace_common::record::Channel;
+
 use crate::{
     calls, executables,
+    files::How,
     memory::{current_task, user_registers},
-    slots,
+    reached, slots,
 };
 
 #[kprobe]
@@ -32,6 +35,36 @@ fn fprobe_entry(_ctx: ProbeContext) -> u32 {
 fn fprobe_return(ctx: RetProbeContext) -> u32 {
     let ret: u64 = ctx.ret();
     calls::exit_function(user_registers(), ret as i64);
+    0
+}
+
+/// A program at a function's entry, of which it takes argument `N`.
+macro_rules! reached_at_entry {
+    ($name:ident, |$($argument:ident = $n:literal),+| $body:expr) => {
+        #[kprobe]
+        fn $name(ctx: ProbeContext) -> u32 {
+            $(let $argument = ctx.arg::<u64>($n).unwrap_or(0);)+
+            $body;
+            0
+        }
+    };
+}
+
+// The twins of those in `reached`.
+reached_at_entry!(steady_file_opened, |file = 0| reached::file(file, How::Opened));
+reached_at_entry!(steady_file_received, |file = 0| reached::file(file, How::Received));
+reached_at_entry!(steady_table_read, |seq = 0| reached::table(seq));
+reached_at_entry!(steady_queue_read, |file = 0| reached::queue(file, Channel::QueueRead));
+reached_at_entry!(steady_queue_polled, |file = 0| reached::queue(file, Channel::QueuePoll));
+reached_at_entry!(steady_queue_unlinked, |dentry = 1| reached::unlinked(dentry));
+reached_at_entry!(steady_segment_touched, |vmf = 0| reached::touched(vmf));
+reached_at_entry!(steady_segment_destroyed, |ns = 0, shp = 1| reached::destroyed(ns, shp));
+reached_at_entry!(steady_setting_written, |iocb = 0| reached::setting(iocb));
+
+#[kretprobe]
+fn steady_queues_mounted(ctx: RetProbeContext) -> u32 {
+    let ret: u64 = ctx.ret();
+    reached::mounted(ret as i64);
     0
 }
 

@@ -265,7 +265,7 @@ impl Trial {
     }
 }
 
-fn attached(started: &Started) -> [Check; 3] {
+fn attached(started: &Started) -> [Check; 4] {
     let Started { plan, flavour, fallbacks, census_refused, census, took, .. } = started;
     let seconds = took.as_secs_f64();
     let functions = match plan.hooks.len() {
@@ -307,7 +307,27 @@ fn attached(started: &Started) -> [Check; 3] {
             [check(CheckName::Namespace, Status::Ok, detail), census]
         }
     };
-    [programs, namespace, census]
+    [programs, namespace, census, ways(started)]
+}
+
+/// What is seen of ways to other namespaces' objects that are no operations.
+fn ways(started: &Started) -> Check {
+    let Started { watched, unseen, .. } = started;
+    let how = match watched {
+        0 => {
+            "by the descriptors that calls give: not when mapped memory is touched, nor who polls, \
+              unlinks or writes settings by a descriptor that was received"
+                .to_owned()
+        }
+        count => format!("{count} functions are watched"),
+    };
+    match unseen.as_slice() {
+        [] => check(CheckName::Ways, Status::Ok, how),
+        unseen => {
+            let detail = format!("{how}; not seen: {}", unseen.join("; "));
+            warning(CheckName::Ways, detail, None)
+        }
+    }
 }
 
 const fn backend_name(backend: PlannedBackend) -> BackendName {

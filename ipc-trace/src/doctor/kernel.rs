@@ -50,6 +50,10 @@ pub struct Started {
     pub fallbacks: Vec<String>,
     /// Why no census can be taken
     pub census_refused: Option<String>,
+    /// How many functions are watched on ways to objects that are no operations
+    pub watched: usize,
+    /// What is not seen, and why
+    pub unseen: Vec<String>,
     /// What existed
     pub census: Census,
     /// How long it took until the programs were attached
@@ -97,6 +101,8 @@ impl Kernel for ThisKernel {
             flavour: session.flavour,
             fallbacks: session.fallbacks.clone(),
             census_refused: session.census_refused.clone(),
+            watched: session.watched,
+            unseen: session.unseen.clone(),
             census,
             took,
             measured: Some(Measured { call: "getppid", before_ns, attached_ns }),

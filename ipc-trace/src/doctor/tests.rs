@@ -196,9 +196,11 @@ impl Kernel for Fake {
                 attached_ns: if plan.syscall_kinds == 0 { 199 } else { 365 },
             }),
             flavour: plan.flavours.get(self.fallbacks.len()).copied().unwrap(),
-            plan,
             fallbacks: self.fallbacks.iter().map(|&reason| reason.to_owned()).collect(),
             census_refused: self.census_refused.map(str::to_owned),
+            watched: if plan.hooks.is_empty() { 0 } else { 10 },
+            plan,
+            unseen: Vec::new(),
             census: Census {
                 alive: vec![alive(4_026_531_839), alive(4_026_532_180)],
                 complete: true,

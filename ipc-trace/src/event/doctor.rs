@@ -287,6 +287,8 @@ pub enum CheckName {
     Namespace,
     /// The list of what exists
     Census,
+    /// Ways to other namespaces' objects that are no operations
+    Ways,
     /// The cgroups that containers are told by
     Containers,
 }
@@ -309,6 +311,7 @@ impl CheckName {
             Self::Programs => "programs",
             Self::Namespace => "namespace",
             Self::Census => "census",
+            Self::Ways => "other ways",
             Self::Containers => "containers",
         }
     }

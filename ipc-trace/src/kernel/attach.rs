@@ -25,6 +25,7 @@ use super::{
     object::{Linked, Settings},
     plan::{Flavour, Plan, dispatched},
     programs::Programs,
+    reached,
     session::{KernelFilters, Options, SessionError, map_error, processors},
     steady, trampolines,
 };
@@ -118,13 +119,17 @@ pub(super) fn attach(
         };
     }
     log::debug!("{} functions were hooked after {:?}", plan.hooks.len(), begin.elapsed());
+    if !plan.hooks.is_empty() {
+        reached::watch(&mut programs, &linked, flavour == Flavour::Perf, layout);
+        log::debug!("{} other ways were after {:?}", programs.watched, begin.elapsed());
+    }
     let syscall = if plan.syscall_kinds == 0 { &[][..] } else { &SYSCALL };
     for on in CONTROL.iter().chain(syscall) {
         attach_one(&mut programs, &linked, flavour, layout, *on).map_err(AttachError::Flavour)?;
     }
     for on in CGROUPS.iter().filter(|_| options.cgroups.is_some()) {
         if let Err(reason) = attach_one(&mut programs, &linked, flavour, layout, *on) {
-            log::warn!("containers are not told for certain: {reason}");
+            programs.unseen.push(format!("moves of threads between containers ({reason})"));
         }
     }
     log::debug!("all programs were attached after {:?}", begin.elapsed());

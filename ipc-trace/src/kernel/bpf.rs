@@ -82,15 +82,17 @@ impl Code<'_> {
             Err(error) => error,
         };
         // Once more, for what the verifier says.
-        let mut log = vec![0u8; 1 << 16];
+        let mut log = vec![0u8; 1 << 20];
         // SAFETY: as above.
         let load = unsafe { &mut attr.__bindgen_anon_3 };
         load.log_level = 1;
         load.log_buf = log.as_mut_ptr() as u64;
         load.log_size = log.len() as u32;
         drop(bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr));
-        let log = String::from_utf8_lossy(&log);
-        Err(Refused { error, log: log.trim_end_matches('\0').to_owned() })
+        // Behind the end may be what the verifier took back (`bpf_vlog_reset`, kernel/bpf/log.c).
+        let log = log.split(|byte| *byte == 0).next().unwrap_or_default();
+        let log = String::from_utf8_lossy(log).into_owned();
+        Err(Refused { error, log })
     }
 }
 

@@ -143,8 +143,10 @@ impl Types {
     /// Those of the functions that are described.
     #[must_use]
     pub fn functions<'a>(&self, wanted: &BTreeSet<&'a str>) -> BTreeMap<&'a str, Function> {
-        // True of all system calls' functions.
-        let found = self.named(wanted, |kind| (kind == FUNC).then_some(b"__".as_slice()));
+        // True of all system calls' functions, and of those on other ways to objects.
+        const BEGINNINGS: &[&[u8]] =
+            &[b"__", b"security_file_", b"sysvipc_", b"mqueue_", b"shm_", b"proc_sys_"];
+        let found = self.named(wanted, |kind| if kind == FUNC { BEGINNINGS } else { &[] });
         let function =
             |(name, (id, one)): (_, (u32, Type))| (name, Function { id, prototype: one.target });
         found.into_iter().map(function).collect()
@@ -155,25 +157,28 @@ impl Types {
     #[must_use]
     pub fn hooks<'a>(&self, wanted: &BTreeSet<&'a str>) -> BTreeMap<&'a str, u32> {
         let found = self.named(wanted, |kind| match kind {
-            FUNC => Some(b"bpf_iter_".as_slice()),
-            TYPEDEF => Some(b"btf_trace_"),
-            _ => None,
+            FUNC => &[b"bpf_iter_"],
+            TYPEDEF => &[b"btf_trace_"],
+            _ => &[],
         });
         found.into_iter().map(|(name, (id, _))| (name, id)).collect()
     }
 
-    /// The first type of each name that is wanted, and its number. `beginning`: how the names begin that
-    /// are wanted of a kind, which is cheap to look at; `None`: none is.
+    /// The first type of each name that is wanted, and its number. `beginnings`: how the names begin that
+    /// are wanted of a kind, which is cheap to look at.
     fn named<'a>(
         &self,
         wanted: &BTreeSet<&'a str>,
-        beginning: impl Fn(u32) -> Option<&'static [u8]>,
+        beginnings: impl Fn(u32) -> &'static [&'static [u8]],
     ) -> BTreeMap<&'a str, (u32, Type)> {
         let mut found = BTreeMap::new();
         for (one, id) in self.all().zip(1_u32..) {
-            let Some(beginning) = beginning(one.kind) else { continue };
+            let beginnings = beginnings(one.kind);
+            if beginnings.is_empty() {
+                continue;
+            }
             let name = self.name(one.name);
-            if !name.starts_with(beginning) {
+            if !beginnings.iter().any(|beginning| name.starts_with(beginning)) {
                 continue;
             }
             if let Some(name) = std::str::from_utf8(name).ok().and_then(|name| wanted.get(name)) {
@@ -233,7 +238,8 @@ impl Types {
             if !member.is_empty() {
                 return None;
             }
-            let (found, offset) = self.member(self.of(id)?, name, depth)?;
+            // One may be qualified, as the first of `struct vm_fault` is const (include/linux/mm.h, 5.11).
+            let (found, offset) = self.member(self.plain(id)?, name, depth)?;
             Some((found, offset + bits / 8))
         })
     }

@@ -227,7 +227,7 @@ pub fn look_up(path: &Path) -> Result<Found, LayoutError> {
     Ok(Found {
         controllers: CONTROLLERS.into_iter().filter_map(number).collect(),
         rows: rows(|structure, path| structures.offset_of(structure, path)),
-        functions: numbers.functions(&hooks::functions().collect()),
+        functions: numbers.functions(&hooks::functions().chain(hooks::all_reached()).collect()),
         hooks: numbers.hooks(&HOOKS.into_iter().collect()),
         fprobe: structures.has(FPROBE),
     })

@@ -35,6 +35,7 @@ pub(crate) mod mounts;
 mod object;
 pub mod plan;
 mod programs;
+mod reached;
 pub mod selftest;
 pub mod session;
 mod steady;

@@ -8,6 +8,10 @@ pub(super) struct Programs {
     links: Vec<OwnedFd>,
     programs: Vec<OwnedFd>,
     arrays: Vec<OwnedFd>,
+    /// How many ways to objects are watched that are no operations
+    pub(super) watched: usize,
+    /// What is not seen, and why
+    pub(super) unseen: Vec<String>,
 }
 
 impl Programs {

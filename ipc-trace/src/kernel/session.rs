@@ -191,6 +191,10 @@ pub struct Session {
     pub fallbacks: Vec<String>,
     /// Why no census can be taken
     pub census_refused: Option<String>,
+    /// How many functions are watched on ways to objects that are no operations
+    pub watched: usize,
+    /// What is not seen, and why
+    pub unseen: Vec<String>,
     counters: Words,
     processors: usize,
     drops: HashMap<MapData, [u32; 3], u64>,
@@ -267,7 +271,7 @@ impl Session {
 
     fn from_maps(
         mut linked: Linked,
-        programs: Programs,
+        mut programs: Programs,
         flavour: Flavour,
         fallbacks: Vec<String>,
         batched: bool,
@@ -280,6 +284,8 @@ impl Session {
             flavour,
             fallbacks,
             census_refused: None,
+            watched: programs.watched,
+            unseen: std::mem::take(&mut programs.unseen),
             counters: linked.words("COUNTERS", rows)?,
             processors,
             drops: linked.take("DROPS")?,

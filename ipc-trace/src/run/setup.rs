@@ -156,6 +156,9 @@ pub fn setup(
     for reason in &session.fallbacks {
         log::warn!("not used, though better: {reason}");
     }
+    for what in &session.unseen {
+        log::warn!("not seen on this kernel: {what}");
+    }
     for (field, what) in layout.losses() {
         log::info!("not known on this kernel: {what} (no field {field})");
     }

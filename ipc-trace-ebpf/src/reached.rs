@@ -1,0 +1,228 @@
+//! Functions on the ways to other namespaces' objects that are no operations: what backend `function` sees
+//! where `syscall` has but the returns of calls that give descriptors.
+//!
+//! Each is asked at its entry whose the object is, and is left after a few instructions where that is the
+//! thread's own namespace's. They come as fentry programs, and by fprobe where programs might be preempted
+//! (`steady`).
+
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::bpf_get_current_pid_tgid,
+    macros::{fentry, fexit},
+    programs::{FEntryContext, FExitContext},
+};
+use ipc_trace_common::{layout::Field, op::Code, record::Channel};
+
+use crate::{
+    accesses::{NAMELESS, QUEUE, tell, what},
+    context::{bytes, kernel_field},
+    files::{self, How, own, segment},
+    functions::value,
+    maps,
+    memory::{current_task, exists, field, unknown},
+};
+
+/// Whether nothing is wanted of the current process.
+#[inline(always)]
+fn keeps_out() -> bool {
+    maps::gate().keeps_out((bpf_get_current_pid_tgid() >> 32) as u32)
+}
+
+/// A file is about to be opened, or comes by a descriptor.
+#[inline(always)]
+pub(crate) fn file(file: u64, how: How) {
+    if !keeps_out() {
+        files::got(unknown(file), how as u64);
+    }
+}
+
+/// `fsmount(2)` gave a descriptor.
+#[inline(always)]
+pub(crate) fn mounted(ret: i64) {
+    if ret >= 0 && !keeps_out() {
+        files::given(Code::MOUNT, ret as u32);
+    }
+}
+
+/// A table of `/proc/sysvipc` is read: `seq` is a `struct seq_file *`.
+#[inline(always)]
+pub(crate) fn table(seq: u64) {
+    if exists(Field::SeqFile) && !keeps_out() {
+        files::table_was_read(field(unknown(seq), Field::SeqFile));
+    }
+}
+
+/// A queue's file is read or polled.
+#[inline(always)]
+pub(crate) fn queue(file: u64, channel: Channel) {
+    if !keeps_out() {
+        let file = unknown(file);
+        let inode: u64 = kernel_field(file, Field::FileInode);
+        let dentry: u64 = kernel_field(file, Field::FileDentry);
+        queue_of(kernel_field(inode, Field::InodeSb), dentry, inode, what(channel));
+    }
+}
+
+/// A queue is unlinked by its path, which need not be a call of mq_unlink.
+#[inline(always)]
+pub(crate) fn unlinked(dentry: u64) {
+    if exists(Field::DentrySb) && exists(Field::DentryInode) && !keeps_out() {
+        let dentry = unknown(dentry);
+        let inode: u64 = field(dentry, Field::DentryInode);
+        queue_of(field(dentry, Field::DentrySb), dentry, inode, what(Channel::QueueUnlink));
+    }
+}
+
+/// A global function, as `files::got`, and so are the next.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn queue_of(sb: u64, dentry: u64, inode: u64, channel: u64) -> u64 {
+    if !exists(Field::SbInfo) {
+        return 0;
+    }
+    let ipc_ns: u64 = field(sb, Field::SbInfo);
+    if ipc_ns == own() {
+        return 0;
+    }
+    tell(channel | QUEUE, ipc_ns, dentry, inode, 0)
+}
+
+/// A mapped segment is touched for the first time, or since its page went: `vmf` is a `struct vm_fault *`.
+#[inline(always)]
+pub(crate) fn touched(vmf: u64) {
+    if !keeps_out() {
+        segment_touched_by(unknown(vmf));
+    }
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn segment_touched_by(vmf: u64) -> u64 {
+    if !exists(Field::FaultVma) || !exists(Field::VmaFile) || !exists(Field::ShmFileNs) {
+        return 0;
+    }
+    let file: u64 = field(field(vmf, Field::FaultVma), Field::VmaFile);
+    let data: u64 = field(file, Field::FilePrivate);
+    let ipc_ns: u64 = field(data, Field::ShmFileNs);
+    if ipc_ns == 0 || ipc_ns == own() {
+        return 0;
+    }
+    of_segment(what(Channel::MappingTouched), ipc_ns, file)
+}
+
+/// A segment is destroyed, of the namespace `ipc_ns`: `shp` is its `struct shmid_kernel *`. Dead namespaces'
+/// are by kernel threads, which nobody has told to.
+#[inline(always)]
+pub(crate) fn destroyed(ipc_ns: u64, shp: u64) {
+    if !keeps_out() {
+        segment_destroyed_by(unknown(ipc_ns), unknown(shp));
+    }
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn segment_destroyed_by(ipc_ns: u64, shp: u64) -> u64 {
+    /// `PF_KTHREAD` (include/linux/sched.h)
+    const KERNEL_THREAD: u32 = 0x0020_0000;
+    if !exists(Field::SegmentFile) || !exists(Field::TaskFlags) {
+        return 0;
+    }
+    let task = unknown(current_task());
+    if ipc_ns == own() || field::<u32>(task, Field::TaskFlags) & KERNEL_THREAD != 0 {
+        return 0;
+    }
+    of_segment(what(Channel::SegmentDestroyed), ipc_ns, field(shp, Field::SegmentFile))
+}
+
+#[inline(always)]
+fn of_segment(channel: u64, ipc_ns: u64, file: u64) -> u64 {
+    let dentry: u64 = kernel_field(file, Field::FileDentry);
+    let inode: u64 = kernel_field(file, Field::FileInode);
+    match segment(dentry, inode) {
+        0 => 0,
+        found => tell(channel | NAMELESS, ipc_ns, dentry, inode, found - 1),
+    }
+}
+
+/// A setting is written: `iocb` is a `struct kiocb *` of a file of `/proc/sys`.
+#[inline(always)]
+pub(crate) fn setting(iocb: u64) {
+    if !keeps_out() {
+        setting_written_by(unknown(iocb));
+    }
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn setting_written_by(iocb: u64) -> u64 {
+    if !exists(Field::IocbFile)
+        || !exists(Field::ProcInode)
+        || !exists(Field::ProcSysctl)
+        || !exists(Field::SysctlSet)
+        || !exists(Field::IpcNsSet)
+        || !exists(Field::IpcNsMqSet)
+        || !exists(Field::IpcNsOps)
+    {
+        return 0;
+    }
+    let file: u64 = field(iocb, Field::IocbFile);
+    let inode: u64 = kernel_field(file, Field::FileInode);
+    let sysctl: u64 = field(inode - bytes(Field::ProcInode), Field::ProcSysctl);
+    let set: u64 = field(sysctl, Field::SysctlSet);
+    let own = own();
+    // Each namespace has its settings in sets within itself (`setup_ipc_sysctls`, ipc/ipc_sysctl.c,
+    // 5.19); what kind of namespace it is that a set lies in, its operations tell.
+    let operations: u64 = field(own, Field::IpcNsOps);
+    let of_ipc = set - bytes(Field::IpcNsSet);
+    let of_queues = set - bytes(Field::IpcNsMqSet);
+    if of_ipc == own || of_queues == own || operations == 0 {
+        return 0;
+    }
+    let whose = if field::<u64>(of_ipc, Field::IpcNsOps) == operations {
+        of_ipc
+    } else if field::<u64>(of_queues, Field::IpcNsOps) == operations {
+        of_queues
+    } else {
+        return 0;
+    };
+    let dentry: u64 = kernel_field(file, Field::FileDentry);
+    tell(what(Channel::SettingWritten), whose, dentry, inode, 0)
+}
+
+/// A program at a function's entry, of which it takes the first one or two arguments.
+macro_rules! at_entry {
+    ($name:ident, |$first:ident| $body:expr) => {
+        #[fentry(function = "")]
+        fn $name(ctx: FEntryContext) -> i32 {
+            let $first = value::<0>(ctx.as_ptr());
+            $body;
+            0
+        }
+    };
+    ($name:ident, |$first:ident, $second:ident| $body:expr) => {
+        #[fentry(function = "")]
+        fn $name(ctx: FEntryContext) -> i32 {
+            let ($first, $second) = (value::<0>(ctx.as_ptr()), value::<8>(ctx.as_ptr()));
+            $body;
+            0
+        }
+    };
+}
+
+// The names of these are those of `hooks::REACHED`.
+at_entry!(file_opened, |opened| file(opened, How::Opened));
+at_entry!(file_received, |received| file(received, How::Received));
+at_entry!(table_read, |seq| table(seq));
+at_entry!(queue_read, |read| queue(read, Channel::QueueRead));
+at_entry!(queue_polled, |polled| queue(polled, Channel::QueuePoll));
+at_entry!(queue_unlinked, |_dir, dentry| unlinked(dentry));
+at_entry!(segment_touched, |vmf| touched(vmf));
+at_entry!(segment_destroyed, |ipc_ns, shp| destroyed(ipc_ns, shp));
+at_entry!(setting_written, |iocb| setting(iocb));
+
+// A system call's function has one argument, so its result is the second value.
+#[fexit(function = "")]
+fn queues_mounted(ctx: FExitContext) -> i32 {
+    mounted(value::<8>(ctx.as_ptr()) as i64);
+    0
+}
