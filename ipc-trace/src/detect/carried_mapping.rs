@@ -9,8 +9,8 @@
 //! tracing began, is told when it is touched, or is still there a second after the move: who is cloned
 //! into a new namespace and calls exec loses it before.
 //!
-//! Invariant: what is remembered is bounded: attachments of [`PROCESSES`] processes, at most [`EACH`] of
-//! each, and [`PENDING`] processes that moved.
+//! Invariant: what is remembered is bounded: attachments of `PROCESSES` processes, at most `EACH` of
+//! each, and `PENDING` processes that moved.
 
 use std::{collections::VecDeque, rc::Rc};
 
