@@ -315,8 +315,9 @@ fn ways(started: &Started) -> Check {
     let Started { watched, unseen, .. } = started;
     let how = match watched {
         0 => {
-            "by the descriptors that calls give: not when mapped memory is touched, nor who polls, \
-              unlinks or writes settings by a descriptor that was received"
+            "by the descriptors that calls give: not seen are touches of mapped memory, queues that are \
+              unlinked or polled by their paths, settings that are written, and descriptors that are \
+              received and not used"
                 .to_owned()
         }
         count => format!("{count} functions are watched"),

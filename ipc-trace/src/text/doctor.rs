@@ -186,7 +186,9 @@ impl DoctorText<'_> {
                     "cost: every system call of this host pays, IPC or not: {min} to {max} instructions"
                 ),
                 PaidBy::IpcCalls => {
-                    format!("cost: IPC calls alone pay; others at most {max} instructions")
+                    format!(
+                        "cost: IPC calls pay, and files that are opened a little; other calls at most {max} instructions"
+                    )
                 }
             };
             // Where both are in use, it is the tracepoints that such a call pays for.
