@@ -1,7 +1,7 @@
 //! Attempts: lookups that failed though what they looked for lives in another namespace.
 //!
 //! A lookup by key, id or name never leaves the caller's namespace, so an attempt reaches nothing. What it
-//! says depends on how likely the same key, id or name is by chance: [`argue`](super::argue) weighs that.
+//! says depends on how likely the same key, id or name is by chance: [`argue`] weighs that.
 //! Attempts of one process against one namespace are one finding, which says what its surest one does; what
 //! several namespaces have is another.
 //!

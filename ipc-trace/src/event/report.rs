@@ -43,6 +43,8 @@ pub struct Report {
     pub folded: Option<Folded>,
     /// Objects that were gone and had to make room
     pub objects_folded: u64,
+    /// Cgroups, and names of containers, that had to make room: processes of theirs may be shown without
+    pub containers_folded: u64,
     /// What was done, or tried, across namespaces: the severest first
     pub findings: Vec<Finding>,
 }

@@ -568,6 +568,7 @@ impl Run {
                     unattributed: stats.unattributed().clone(),
                     folded: stats.folded(),
                     objects_folded: tracker.objects.forgotten(),
+                    containers_folded: tracker.containers.forgotten(),
                     findings,
                 };
                 let text = match format {

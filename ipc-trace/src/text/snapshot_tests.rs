@@ -310,6 +310,7 @@ fn report(namespaces: Vec<NamespaceReport>) -> Report {
         unattributed: BTreeMap::new(),
         folded: None,
         objects_folded: 0,
+        containers_folded: 0,
         findings: vec![],
     }
 }
