@@ -8,7 +8,8 @@ use super::{
     Judging,
     failed::Failed,
     foreign_object::thread,
-    sighting::{Calls, Draft, Key, Seen, Target},
+    shared::target,
+    sighting::{Calls, Draft, Key, Seen},
 };
 use crate::{
     event::{
@@ -39,11 +40,7 @@ pub(super) fn failed(seen: &Seen<'_>, failed: Failed, to: &mut Judging<'_>) {
     if std::rc::Rc::ptr_eq(own, owner) {
         return;
     }
-    let target = match local {
-        Local::Sysv(kind, id) => Target::Sysv(who.ns, kind, id),
-        Local::Queue(dev, ino) => Target::Queue(dev, ino),
-    };
-    let key = Key::of(Class::CrossContainerDenied, who.key(), target);
+    let key = Key::of(Class::CrossContainerDenied, who.key(), target(who.ns, local));
     let draft = || {
         let title = format!(
             "{} in container {} was denied {} on {} of container {} in namespace {}",

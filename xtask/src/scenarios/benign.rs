@@ -26,7 +26,8 @@ use super::{
 };
 use crate::workload::{calls::Caller, mq, process};
 
-const fn benign(
+/// One that must stay silent.
+pub(super) const fn benign(
     name: &'static str,
     what: &'static str,
     play: fn(&mut Stage) -> Result<()>,

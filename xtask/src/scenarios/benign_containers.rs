@@ -10,18 +10,11 @@ use nix::{
 
 use super::{
     acts::{self, attach, open_queue, owner_with_queues, segment, semaphore, touch, up},
+    benign::benign,
     stage::{self, Inside, Stage},
     table::Scenario,
 };
 use crate::workload::calls::Caller;
-
-const fn benign(
-    name: &'static str,
-    what: &'static str,
-    play: fn(&mut Stage) -> Result<()>,
-) -> Scenario {
-    Scenario { name, what, play, expected: &[], also: &[] }
-}
 
 /// These scenarios.
 pub(super) const ALL: &[Scenario] = &[

@@ -5,7 +5,7 @@ use ipc_trace_common::{
     record::{NsRef, Way},
 };
 
-use super::{A, B, HOST, Task, World, task};
+use super::{A, B, HOST, Task, World, quiet, task};
 use crate::event::finding::{Class, Finding, Severity};
 
 const ENOENT: i64 = -2;
@@ -46,11 +46,6 @@ fn only(world: &mut World) -> Finding {
     let all = world.all();
     let [one] = all.as_slice() else { panic!("{all:#?}") };
     one.clone()
-}
-
-fn quiet(world: &mut World) {
-    let all = world.all();
-    assert!(all.is_empty(), "{all:#?}");
 }
 
 /// A world where A has a segment of this key and id.

@@ -7,7 +7,7 @@ use ipc_trace_common::{
     record::{Channel, NsRef, QueueRef, Way, queue_flag},
 };
 
-use super::{A, B, HOST, Task, World, queue, task};
+use super::{A, B, HOST, Task, World, only, queue, quiet, task};
 use crate::{
     detect::{
         sighting::ProcessKey,
@@ -15,7 +15,7 @@ use crate::{
     },
     event::{
         OtherNs,
-        finding::{Class, Finding, Severity},
+        finding::{Class, Severity},
     },
 };
 
@@ -58,18 +58,6 @@ fn host() -> (World, Shared) {
         world.moved(task(pid, HOST), ns, Way::Unshare, None);
     }
     (world, shared)
-}
-
-fn only(world: &mut World, class: Class) -> Finding {
-    let all = world.all();
-    let [one] = all.as_slice() else { panic!("{all:#?}") };
-    assert_eq!(one.class, class, "{one:#?}");
-    one.clone()
-}
-
-fn quiet(world: &mut World) {
-    let all = world.all();
-    assert!(all.is_empty(), "{all:#?}");
 }
 
 const ATTACHED: i64 = 0x7f00_0000_0000;

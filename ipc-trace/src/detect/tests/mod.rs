@@ -23,7 +23,7 @@ use zerocopy::{FromZeros as _, IntoBytes as _};
 use super::{Detect, sighting::Moved, store::Which};
 use crate::{
     decode::{Call, Part},
-    event::finding::Finding,
+    event::finding::{Class, Finding},
     track::{Tracker, clock::Clock, identity::Called},
 };
 
@@ -322,4 +322,18 @@ impl World {
         let shown = self.detect.findings.show(Which::All, &self.tracker, now);
         shown.into_iter().map(|one| one.finding).collect()
     }
+}
+
+/// The only finding, which is of that class.
+pub(super) fn only(world: &mut World, class: Class) -> Finding {
+    let all = world.all();
+    let [one] = all.as_slice() else { panic!("{all:#?}") };
+    assert_eq!(one.class, class, "{one:#?}");
+    one.clone()
+}
+
+/// There is no finding.
+pub(super) fn quiet(world: &mut World) {
+    let all = world.all();
+    assert!(all.is_empty(), "{all:#?}");
 }

@@ -2,8 +2,8 @@
 
 use ipc_trace_common::{op::Op, record::NsRef};
 
-use super::{A, B, HOST, Task, World, queue, task};
-use crate::event::finding::{Class, Finding, Severity};
+use super::{A, B, HOST, Task, World, only, queue, quiet, task};
+use crate::event::finding::{Class, Severity};
 
 const SECOND: u64 = 1_000_000_000;
 const KEY: u64 = 0x8cd1_ab21;
@@ -30,18 +30,6 @@ fn world(modes: &[(u64, &str)]) -> World {
         world.given(*number, mode);
     }
     world
-}
-
-fn only(world: &mut World, class: Class) -> Finding {
-    let all = world.all();
-    let [one] = all.as_slice() else { panic!("{all:#?}") };
-    assert_eq!(one.class, class, "{one:#?}");
-    one.clone()
-}
-
-fn quiet(world: &mut World) {
-    let all = world.all();
-    assert!(all.is_empty(), "{all:#?}");
 }
 
 #[test]
