@@ -1,22 +1,28 @@
 //! `cargo xtask mixed`: what a busy host does, under the tracer, which must find nothing of it.
 //!
-//! All at a time: stress-ng's System V and POSIX queue stressors in namespaces of their own, the benign
-//! scenarios over and over with containers that come and go, and a PostgreSQL cluster with pgbench where
-//! the machine has them.
+//! All at a time: stress-ng's System V and POSIX queue stressors in containers, short containers one after
+//! the other, the benign scenarios over and over with containers of their own, and a PostgreSQL cluster with
+//! pgbench. Where a machine has no Docker, the stressors are in namespaces of their own; where it has no
+//! stress-ng or no PostgreSQL, it does without. The last line names what there was.
 
 use std::{
-    env, fs,
+    env,
     io::{BufRead as _, BufReader, Read as _},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::build;
+use crate::{
+    apt, build,
+    containers::{Docker, IMAGE},
+    folder::Folder,
+};
 
 /// Options of `cargo xtask mixed`.
 #[derive(Clone, Debug, clap::Args)]
@@ -44,8 +50,16 @@ pub(crate) fn main(args: &Mixed) -> Result<ExitCode> {
         None => build::everything(&build::workspace_root()?, false)?.program().to_owned(),
     };
     let time = Duration::try_from_secs_f64(args.minutes * 60.0)?;
+    let docker = match apt::find_on_path("dockerd") {
+        Some(_) => Some(Docker::start("mixed", &["stress-ng", "ipcmk"])?),
+        None => None,
+    };
+    let socket = match &docker {
+        Some(docker) => format!("docker={}", docker.socket().display()),
+        None => "none".to_owned(),
+    };
     let mut command = Command::new(&tracer);
-    command.args(["report", "-o", "json", "--runtime-socket", "none", "--backend", &args.backend]);
+    command.args(["report", "-o", "json", "--runtime-socket", &socket, "--backend", &args.backend]);
     command.args(["--", "/bin/sh", "-c", "echo tracing; read line"]);
     let mut child = command
         .stdin(Stdio::piped())
@@ -57,28 +71,38 @@ pub(crate) fn main(args: &Mixed) -> Result<ExitCode> {
     // With -o json COMMAND's standard output is there.
     let begun = messages.any(|line| line.is_ok_and(|line| line == "tracing"));
     ensure!(begun, "the tracer did not begin");
-    std::thread::spawn(move || messages.map_while(Result::ok).for_each(|line| eprintln!("{line}")));
-    let done = load(&tracer, time);
+    thread::spawn(move || messages.map_while(Result::ok).for_each(|line| eprintln!("{line}")));
+    let done = load(&tracer, docker.as_ref(), time);
     drop(child.stdin.take());
     let mut text = String::new();
     child.stdout.take().context("no output")?.read_to_string(&mut text)?;
     ensure!(child.wait()?.success(), "the tracer failed");
-    let (programs, rounds) = done?;
-    judge(&serde_json::from_str(&text)?, time, &programs, rounds)
+    judge(&serde_json::from_str(&text)?, time, &done?)
 }
 
-/// Makes the load for that long: which programs made it, and how often the benign scenarios were played.
-fn load(tracer: &Path, time: Duration) -> Result<(Vec<&'static str>, u32)> {
+/// What kept the host busy.
+#[derive(Debug)]
+struct Load {
+    /// Which programs
+    programs: Vec<&'static str>,
+    /// How often the benign scenarios were played
+    rounds: u32,
+    /// How many short containers there were
+    containers: u32,
+}
+
+/// Makes the load for that long.
+fn load(tracer: &Path, docker: Option<&Docker>, time: Duration) -> Result<Load> {
     let (begin, seconds) = (Instant::now(), time.as_secs().max(1).to_string());
     let mut programs = vec!["scenarios"];
+    programs.extend(docker.map(|_| "Docker"));
     let mut beside = Vec::new();
     for _ in 0..2 {
-        let mut stress = Command::new("stress-ng");
+        let mut stress = match docker {
+            Some(docker) => docker.command(&[&RUN[..], &[IMAGE, "stress-ng"]].concat()),
+            None => in_a_namespace("stress-ng"),
+        };
         stress.args(STRESSORS).args(["--timeout", &seconds, "--quiet"]);
-        // SAFETY: unshare is async-signal-safe, and takes a number.
-        unsafe {
-            stress.pre_exec(|| Ok(nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC)?));
-        }
         beside.extend(start(stress)?);
     }
     if !beside.is_empty() {
@@ -89,19 +113,53 @@ fn load(tracer: &Path, time: Duration) -> Result<(Vec<&'static str>, u32)> {
         programs.push("PostgreSQL");
         beside.extend(start(cluster.pgbench(&seconds))?);
     }
+    let (rounds, containers) = thread::scope(|scope| {
+        let short = docker.map(|docker| scope.spawn(move || churn(docker, begin + time)));
+        let rounds = play(tracer, begin + time);
+        let containers = short.map_or(Ok(0), |short| short.join().expect("it does not panic"));
+        anyhow::Ok((rounds?, containers?))
+    })?;
+    for mut child in beside {
+        // How well it did is not the question.
+        child.wait()?;
+    }
+    Ok(Load { programs, rounds, containers })
+}
+
+/// Words that run a container of [`IMAGE`].
+const RUN: [&str; 4] = ["run", "--rm", "--network", "none"];
+
+/// Runs a short container after the other until then: how many.
+fn churn(docker: &Docker, until: Instant) -> Result<u32> {
+    let mut containers = 0;
+    while Instant::now() < until {
+        docker.run(&[&RUN[..], &[IMAGE, "ipcmk", "--queue", "--semaphore", "1"]].concat())?;
+        containers += 1;
+    }
+    Ok(containers)
+}
+
+/// Plays the benign scenarios over and over until then: how often.
+fn play(tracer: &Path, until: Instant) -> Result<u32> {
     let mut rounds = 0;
-    while begin.elapsed() < time {
+    while Instant::now() < until {
         let mut play = Command::new(env::current_exe()?);
         play.args(["scenarios", "benign-", "--unseen"]).env("IPC_TRACE_BIN", tracer);
         let status = play.stdout(Stdio::null()).status()?;
         ensure!(status.success(), "the benign scenarios can't be played");
         rounds += 1;
     }
-    for mut child in beside {
-        // How well it did is not the question.
-        child.wait()?;
+    Ok(rounds)
+}
+
+/// A program in an IPC namespace of its own.
+fn in_a_namespace(program: &str) -> Command {
+    let mut command = Command::new(program);
+    // SAFETY: unshare is async-signal-safe, and takes a number.
+    unsafe {
+        command.pre_exec(|| Ok(nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC)?));
     }
-    Ok((programs, rounds))
+    command
 }
 
 /// Starts a program without its output, if the machine has it.
@@ -116,7 +174,7 @@ fn start(mut command: Command) -> Result<Option<Child>> {
 /// A PostgreSQL cluster of its own, gone with it.
 #[derive(Debug)]
 struct Cluster {
-    folder: PathBuf,
+    folder: Folder,
     server: Child,
 }
 
@@ -127,14 +185,14 @@ impl Cluster {
         if !Path::new(POSTGRESQL).join("initdb").exists() {
             return Ok(None);
         }
-        let folder = env::temp_dir().join(format!("ipc-mixed-{}", std::process::id()));
-        fs::create_dir_all(&folder)?;
-        std::os::unix::fs::chown(&folder, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
-        let data = folder.join("data");
+        let folder = Folder::new("cluster")?;
+        let owner = (Some(user.uid.as_raw()), Some(user.gid.as_raw()));
+        std::os::unix::fs::chown(folder.path(), owner.0, owner.1)?;
+        let data = folder.path().join("data");
         let made = program("initdb", &user).args(["-N", "-D"]).arg(&data).output()?;
         ensure!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
         let mut server = program("postgres", &user);
-        server.arg("-D").arg(&data).arg("-k").arg(&folder).args(["-c", "listen_addresses="]);
+        server.arg("-D").arg(&data).arg("-k").arg(folder.path()).args(["-c", "listen_addresses="]);
         // System V memory, which is what there is to see of it.
         server.args(["-c", "shared_memory_type=sysv", "-c", "dynamic_shared_memory_type=sysv"]);
         let server = start(server)?.context("postgres was there just now")?;
@@ -142,7 +200,7 @@ impl Cluster {
         let begin = Instant::now();
         loop {
             let mut fill = program("pgbench", &user);
-            fill.args(["-i", "-q", "-h"]).arg(&cluster.folder).arg("postgres");
+            fill.args(["-i", "-q", "-h"]).arg(cluster.folder.path()).arg("postgres");
             if fill.output()?.status.success() {
                 return Ok(Some(cluster));
             }
@@ -153,7 +211,8 @@ impl Cluster {
 
     fn pgbench(&self, seconds: &str) -> Command {
         let mut command = Command::new(Path::new(POSTGRESQL).join("pgbench"));
-        command.args(["-c", "4", "-T", seconds, "-U", "postgres", "-h"]).arg(&self.folder);
+        command.args(["-c", "4", "-T", seconds, "-U", "postgres", "-h"]);
+        command.arg(self.folder.path());
         command.arg("postgres");
         command
     }
@@ -171,20 +230,21 @@ impl Drop for Cluster {
         let pid = nix::unistd::Pid::from_raw(self.server.id() as i32);
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT);
         let _ = self.server.wait();
-        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
 /// Says what was found, and whether it may be.
-fn judge(report: &Value, time: Duration, programs: &[&str], rounds: u32) -> Result<ExitCode> {
+fn judge(report: &Value, time: Duration, load: &Load) -> Result<ExitCode> {
     let findings = report["findings"].as_array().context("a report has findings")?;
     let mild = |finding: &&Value| MILD.iter().any(|mild| finding["severity"] == *mild);
     let (mild, bad): (Vec<_>, Vec<_>) = findings.iter().partition(mild);
     println!(
-        "{} s of {}, {rounds} times all benign scenarios: {} calls, {} findings of info or low, {} of medium \
-         or above",
+        "{} s of {}, {} times all benign scenarios, {} containers one after the other: {} calls, {} findings \
+         of info or low, {} of medium or above",
         time.as_secs(),
-        programs.join(", "),
+        load.programs.join(", "),
+        load.rounds,
+        load.containers,
         report["accounting"]["seen"],
         mild.len(),
         bad.len()

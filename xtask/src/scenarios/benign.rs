@@ -18,13 +18,15 @@ use nix::{
 
 use super::{
     acts::{self, attach, made, open_queue, segment, semaphore, touch, unshare_ipc, up},
-    cgroup::Cgroup,
     own::database,
     stage::Stage,
     table::Scenario,
     wire::Wire,
 };
-use crate::workload::{calls::Caller, mq, process};
+use crate::{
+    containers::Cgroup,
+    workload::{calls::Caller, mq, process},
+};
 
 /// One that must stay silent.
 pub(super) const fn benign(

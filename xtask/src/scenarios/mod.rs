@@ -7,7 +7,7 @@
 //! | [`objects`], [`mounts`], [`mappings`], [`views`], [`moves`] | access across namespaces |
 //! | [`attempts`], [`sharing`] | lookups in vain, containers that meet |
 //! | [`benign`], [`benign_containers`] | what must stay silent |
-//! | [`stage`], [`actor`], [`cgroup`], [`wire`], [`acts`], [`own`] | what scenarios are made of |
+//! | [`stage`], [`actor`], [`wire`], [`acts`], [`own`] | what scenarios are made of |
 //! | [`runner`] | plays them under one tracer |
 //! | [`judge`] | what was found against what was to be found: pure |
 //! | [`document`] | the table in `docs/DETECTION.md`: pure |
@@ -20,7 +20,6 @@ mod acts;
 mod attempts;
 mod benign;
 mod benign_containers;
-mod cgroup;
 mod document;
 mod judge;
 mod mappings;

@@ -27,11 +27,8 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{
-    actor::{Actor, ENDED, Fds, STAYS, end_of},
-    cgroup::Cgroup,
-};
-use crate::workload::process;
+use super::actor::{Actor, ENDED, Fds, STAYS, end_of};
+use crate::{containers::Cgroup, workload::process};
 
 /// A process of a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -1,17 +1,23 @@
 //! In which container a call was made: threads that are moved between cgroups, and real containers.
 
 mod docker;
-mod image;
+mod found;
 mod podman;
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, process::Command};
 
 use serde_json::Value;
+use xtask::containers::Cgroup;
+
+use found::{by_id, of_container};
 
 use crate::{
     book::{assert_balanced, assert_whole},
     tracer::{Beside, Live, Report, calls_of, list, number, of_type, scaled, workload},
 };
+
+/// What real containers run, from the host's `PATH`.
+const PROGRAMS: [&str; 2] = ["ipcmk", "ipcs"];
 
 /// An id that no runtime has given.
 fn id(number: u32) -> String {
@@ -20,61 +26,18 @@ fn id(number: u32) -> String {
     own.repeat(4)
 }
 
-/// Where the hierarchy is mounted that containers are told by.
-fn hierarchy() -> PathBuf {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let mounted = |wanted: &dyn Fn(&str, &str) -> bool| {
-        mounts.lines().find_map(|line| {
-            let (mount, kind) = line.split_once(" - ")?;
-            let mut kind = kind.split(' ');
-            let (kind, options) = (kind.next()?, kind.nth(1)?);
-            wanted(kind, options).then(|| PathBuf::from(mount.split(' ').nth(4).unwrap()))
-        })
-    };
-    let pids = |kind: &str, options: &str| {
-        kind == "cgroup" && options.split(',').any(|option| option == "pids")
-    };
-    let found = mounted(&pids).or_else(|| mounted(&|kind, _| kind == "cgroup2"));
-    found.expect("cgroups are mounted")
+/// A cgroup as Docker would make it for a container.
+fn cgroup(id: &str) -> Cgroup {
+    Cgroup::make(&format!("docker/{id}")).unwrap()
 }
 
-/// A cgroup, gone with it.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    /// As Docker would make it for a container.
-    fn of_container(id: &str) -> Self {
-        let folder = hierarchy().join("docker").join(id);
-        fs::create_dir_all(&folder).unwrap();
-        Self(folder)
-    }
-
-    /// Moves a whole process there.
-    fn take(&self, pid: u32) {
-        fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
-    }
-
-    /// A workload that is there from its beginning.
-    fn workload(&self, words: &[&str]) -> Command {
-        let inner = workload(words);
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", r#"echo $$ > "$0" && exec "$@""#]).arg(self.0.join("cgroup.procs"));
-        command.arg(inner.get_program()).args(inner.get_args());
-        command
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        // Who is still there, because a test failed, goes first.
-        if let Ok(pids) = fs::read_to_string(self.0.join("cgroup.procs")) {
-            for pid in pids.lines() {
-                let _ = fs::write(hierarchy().join("cgroup.procs"), pid);
-            }
-        }
-        let _ = fs::remove_dir(&self.0);
-        let _ = self.0.parent().map(fs::remove_dir);
-    }
+/// A workload that is in a cgroup from its beginning.
+fn workload_in(cgroup: &Cgroup, words: &[&str]) -> Command {
+    let inner = workload(words);
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", r#"echo $$ > "$0" && exec "$@""#]).arg(cgroup.procs());
+    command.arg(inner.get_program()).args(inner.get_args());
+    command
 }
 
 /// A process of two threads that make a call each when they are told to.
@@ -98,15 +61,15 @@ fn ids(lines: &[Value], tid: &Value) -> Vec<Value> {
 
 #[test]
 fn threads_that_are_moved_are_where_they_were_moved_to() {
-    let old = Cgroup::of_container(&id(1));
+    let old = cgroup(&id(1));
     let mut stepper = Stepper::start();
     let live = Live::start(&["--runtime-socket", "none"]);
     stepper.step();
-    old.take(stepper.0.pid());
+    old.take(stepper.0.pid()).unwrap();
     stepper.step();
     // Made after the start.
-    let new = Cgroup::of_container(&id(2));
-    new.take(stepper.0.pid());
+    let new = cgroup(&id(2));
+    new.take(stepper.0.pid()).unwrap();
     stepper.step();
     stepper.step();
     let pid = stepper.0.pid();
@@ -130,14 +93,14 @@ fn threads_that_are_moved_are_where_they_were_moved_to() {
 
 #[test]
 fn a_report_has_the_containers_of_moved_processes() {
-    let cgroup = Cgroup::of_container(&id(3));
+    let cgroup = cgroup(&id(3));
     let mut stepper = Stepper::start();
     let report = Report::start(&["--runtime-socket", "none"]);
     // From the second on, its calls are sent together.
     for _ in 0..3 {
         stepper.step();
     }
-    cgroup.take(stepper.0.pid());
+    cgroup.take(stepper.0.pid()).unwrap();
     stepper.step();
     let pid = stepper.0.pid();
     stepper.0.book();
@@ -153,16 +116,16 @@ fn a_report_has_the_containers_of_moved_processes() {
 #[test]
 fn a_filter_takes_the_calls_of_its_container_alone() {
     const STEPS: usize = 3;
-    let known = Cgroup::of_container(&id(4));
+    let known = cgroup(&id(4));
     let mut steppers = [Stepper::start(), Stepper::start(), Stepper::start()];
     let options = |id: &str| ["--runtime-socket", "none", "--container", id].map(str::to_owned);
     // An id's beginning, and whole.
     let (early, late) = (options(&id(4)[..16]), options(&id(5)));
     let live = Live::start(&early.each_ref().map(String::as_str));
     let report = Report::start(&late.each_ref().map(String::as_str));
-    known.take(steppers[0].0.pid());
-    let new = Cgroup::of_container(&id(5));
-    new.take(steppers[1].0.pid());
+    known.take(steppers[0].0.pid()).unwrap();
+    let new = cgroup(&id(5));
+    new.take(steppers[1].0.pid()).unwrap();
     for _ in 0..STEPS {
         steppers.iter_mut().for_each(Stepper::step);
     }
@@ -206,14 +169,14 @@ fn size_of(pid: u32) -> (u64, usize) {
 fn a_hundred_thousand_processes_are_attributed_right_and_leave_nothing_behind() {
     /// Kilobytes by which the tracer may grow meanwhile.
     const GROWTH: u64 = 8 << 10;
-    let cgroups = [6, 7].map(|n| (id(n), Cgroup::of_container(&id(n))));
+    let cgroups = [6, 7].map(|n| (id(n), cgroup(&id(n))));
     let reports = cgroups.each_ref().map(|(id, _)| {
         Report::start(&["--runtime-socket", "none", "--container", id, "--op", "shmget"])
     });
     // Both at a time: their processes' numbers are given to either, again and again.
     let churn = |count: u64| {
         let words = ["churn-processes", "--copies", "--count", &count.to_string()];
-        let churns = cgroups.each_ref().map(|one| Beside::start(one.1.workload(&words)));
+        let churns = cgroups.each_ref().map(|one| Beside::start(workload_in(&one.1, &words)));
         for churn in churns {
             churn.book();
         }

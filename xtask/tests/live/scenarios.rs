@@ -3,7 +3,7 @@
 
 use std::{env, process::Command};
 
-use crate::tracer::{lines, list, number, of_type, report, xtask};
+use crate::tracer::{lines, list, number, of_type, report, scaled, xtask};
 
 /// A flood on two processors, and how many calls on a queue of another namespace in between.
 const FLOOD: [&str; 7] =
@@ -55,14 +55,16 @@ fn a_flood_takes_nothing_from_a_finding_of_a_report() {
     assert!(ours.next().is_none(), "it is one finding");
 }
 
-/// How long a load is traced here. `cargo xtask mixed` takes two minutes unless it is told otherwise.
-const MIXED_MINUTES: &str = "0.5";
+/// How long a load is traced, in seconds, and at least.
+const MIXED: [u64; 2] = [120, 6];
 
 #[test]
 fn a_busy_host_leads_to_no_finding() {
     let backend = env::var_os("IPC_TRACE_TEST_BACKEND").unwrap_or_else(|| "syscall".into());
     let mut command = Command::new(xtask());
-    command.args(["mixed", "--minutes", MIXED_MINUTES, "--backend"]).arg(backend);
+    let seconds = scaled(MIXED[0]).max(MIXED[1]);
+    let minutes = (seconds as f64 / 60.0).to_string();
+    command.args(["mixed", "--minutes", &minutes, "--backend"]).arg(backend);
     let output = command.output().unwrap();
     let [stdout, stderr] =
         [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));

@@ -1,156 +1,40 @@
-//! A real Docker daemon with real containers: its socket and its data are the test's own, and end with
-//! it.
+//! What is said of real Docker containers.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    os::unix::process::CommandExt as _,
-    process::{Child, Command, Stdio},
-};
+use std::{collections::BTreeMap, fs};
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use serde_json::{Value, json};
+use xtask::containers::{Docker, IMAGE};
 
-use super::image::{self, by_id, of_container};
+use super::{PROGRAMS, by_id, of_container};
 use crate::{
     book::assert_whole,
-    strace::run::Folder,
-    tracer::{Live, Report, eventually, list, of_type, program, scaled, text},
+    tracer::{Live, Report, list, of_type, program, scaled, text},
 };
 
-const IMAGE: &str = "ipc-test:latest";
-
-struct Docker {
-    folder: Folder,
-    daemon: Child,
+/// Starts a container that sleeps: its id.
+fn sleeper(docker: &Docker, name: &str, ipc: &str) -> String {
+    let words = ["run", "--detach", "--network", "none", "--name", name, "--ipc", ipc];
+    let id = docker.run(&[&words[..], &[IMAGE, "sleep", "3600"]].concat()).unwrap();
+    id.trim_end().to_owned()
 }
 
-impl Docker {
-    /// Starts it, with an image.
-    fn start(name: &str) -> Self {
-        let folder = Folder::new(name);
-        let path = |name: &str| folder.path().join(name);
-        let log = fs::File::create(path("log")).unwrap();
-        let mut command = Command::new("dockerd");
-        command
-            .arg("--host")
-            .arg(format!("unix://{}", path("docker.sock").display()))
-            .arg("--data-root")
-            .arg(path("data"))
-            .arg("--exec-root")
-            .arg(path("exec"))
-            .arg("--pidfile")
-            .arg(path("pid"))
-            .args(["--iptables=false", "--ip6tables=false", "--bridge=none"])
-            .args(["--storage-driver=vfs", "--shutdown-timeout=1"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
-        // SAFETY: prctl is async-signal-safe, and takes no pointers here.
-        unsafe {
-            command.pre_exec(|| {
-                // Should the test be killed, so that it can't end the daemon itself.
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
-                Ok(())
-            });
-        }
-        let daemon = command.spawn().unwrap();
-        let mut docker = Self { folder, daemon };
-        let socket = docker.folder.path().join("docker.sock");
-        let mut answers = false;
-        let decided = || {
-            answers =
-                socket.exists() && docker.command(&["version"]).output().unwrap().status.success();
-            answers || docker.daemon.try_wait().unwrap().is_some()
-        };
-        eventually(decided);
-        assert!(answers, "{}", docker.log());
-        docker.import();
-        docker
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
-    }
-
-    /// A command of the client.
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new("docker");
-        command
-            .arg("--config")
-            .arg(self.folder.path().join("config"))
-            .arg("--host")
-            .arg(format!("unix://{}", self.folder.path().join("docker.sock").display()))
-            .args(words)
-            .env_remove("DOCKER_CONTEXT")
-            .stdin(Stdio::null());
-        command
-    }
-
-    /// Runs a command of the client: what it printed.
-    fn run(&self, words: &[&str]) -> String {
-        let output = self.command(words).output().unwrap();
-        assert!(
-            output.status.success(),
-            "docker {words:?}: {}\n{}",
-            text(&output.stderr),
-            self.log()
-        );
-        text(&output.stdout)
-    }
-
-    /// Makes an image of busybox and the programs.
-    fn import(&self) {
-        let tar = image::tar(self.folder.path());
-        self.run(&["import", tar.to_str().unwrap(), IMAGE]);
-    }
-
-    /// Starts a container that sleeps: its id.
-    fn sleeper(&self, name: &str, ipc: &str) -> String {
-        let words = ["run", "--detach", "--network", "none", "--name", name, "--ipc", ipc];
-        self.run(&[&words[..], &[IMAGE, "sleep", "3600"]].concat()).trim_end().to_owned()
-    }
-
-    /// The option that has the tracer ask this daemon.
-    fn socket(&self) -> [String; 2] {
-        let path = self.folder.path().join("docker.sock");
-        ["--runtime-socket".to_owned(), format!("docker={}", path.display())]
-    }
-
-    /// What `ls` says.
-    fn ls(&self) -> Value {
-        let output = program().args(["ls", "-o", "json"]).args(self.socket()).output().unwrap();
-        assert!(output.status.success(), "{}", text(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
+/// The option that has the tracer ask this daemon.
+fn socket(docker: &Docker) -> [String; 2] {
+    ["--runtime-socket".to_owned(), format!("docker={}", docker.socket().display())]
 }
 
-impl Drop for Docker {
-    fn drop(&mut self) {
-        if let Ok(output) = self.command(&["ps", "--all", "--quiet"]).output() {
-            let ids = String::from_utf8_lossy(&output.stdout).into_owned();
-            let ids: Vec<&str> = ids.split_whitespace().collect();
-            if !ids.is_empty() {
-                let _ = self.command(&[&["rm", "--force"][..], &ids].concat()).output();
-            }
-        }
-        // It ends containerd, which it has started.
-        let _ = kill(Pid::from_raw(self.daemon.id() as i32), Signal::SIGTERM);
-        if !eventually(|| self.daemon.try_wait().is_ok_and(|status| status.is_some())) {
-            let _ = self.daemon.kill();
-            let _ = self.daemon.wait();
-        }
-    }
+/// What `ls` says.
+fn ls(docker: &Docker) -> Value {
+    let output = program().args(["ls", "-o", "json"]).args(socket(docker)).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 #[test]
 fn containers_that_live_for_one_call_have_their_ids_and_names() {
     const WORKERS: u64 = 4;
-    let docker = Docker::start("docker-short");
-    let socket = docker.socket();
+    let docker = Docker::start("docker-short", &PROGRAMS).unwrap();
+    let socket = socket(&docker);
     let options = socket.each_ref().map(String::as_str);
     let live = Live::start(&options);
     let report = Report::start(&options);
@@ -159,10 +43,10 @@ fn containers_that_live_for_one_call_have_their_ids_and_names() {
     let count = scaled(200);
     let run = |number: u64| {
         let name = format!("short{number}");
-        let file = docker.folder.path().join(&name);
+        let file = docker.folder().join(&name);
         let words = ["run", "--rm", "--network", "none", "--name", &name, "--cidfile"];
         let program = [file.to_str().unwrap(), IMAGE, "ipcmk", "--queue"];
-        docker.run(&[&words[..], &program].concat());
+        docker.run(&[&words[..], &program].concat()).unwrap();
         (fs::read_to_string(file).unwrap(), name)
     };
     let names: BTreeMap<String, String> = std::thread::scope(|scope| {
@@ -228,24 +112,24 @@ fn assert_of_some(lines: &[Value], names: &BTreeMap<String, String>) {
 /// The walk of the guide that the program came from.
 #[test]
 fn sharing_is_shown_and_whether_it_was_declared() {
-    let docker = Docker::start("docker-walk");
-    let app1 = docker.sleeper("app1", "shareable");
+    let docker = Docker::start("docker-walk", &PROGRAMS).unwrap();
+    let app1 = sleeper(&docker, "app1", "shareable");
     let segments = |name: &str| {
-        let rows = docker.run(&["exec", name, "ipcs", "--shmems"]);
+        let rows = docker.run(&["exec", name, "ipcs", "--shmems"]).unwrap();
         rows.lines().filter(|line| line.starts_with("0x")).map(str::to_owned).collect::<Vec<_>>()
     };
     // A fresh container has nothing, and what is made in it is there alone.
     assert_eq!(segments("app1"), [""; 0]);
-    docker.run(&["exec", "app1", "ipcmk", "--shmem", "1024"]);
+    docker.run(&["exec", "app1", "ipcmk", "--shmem", "1024"]).unwrap();
     let made = segments("app1");
     assert_eq!(made.len(), 1);
     let key = made[0].split(' ').next().unwrap();
 
-    let app2 = docker.sleeper("app2", &format!("container:{app1}"));
-    let app3 = docker.sleeper("app3", "host");
+    let app2 = sleeper(&docker, "app2", &format!("container:{app1}"));
+    let app3 = sleeper(&docker, "app3", "host");
     assert_eq!(segments("app2"), made);
 
-    let ls = docker.ls();
+    let ls = ls(&docker);
     let [shared] = of_container(&ls, &app1)[..] else { panic!("{ls}") };
     assert_eq!(shared["sharing"], "declared");
     let containers = by_id(&shared["containers"]);
@@ -268,16 +152,16 @@ fn sharing_is_shown_and_whether_it_was_declared() {
     assert_eq!(by_id(&host["containers"])[app3.as_str()]["ipc_mode"], "host");
 
     // Two containers, one after the other, of one name; and app2, which only sleeps.
-    let socket = docker.socket();
+    let socket = socket(&docker);
     let options = socket.each_ref().map(String::as_str);
     let (live, report) = (Live::start(&options), Report::start(&options));
     let twins = ["first", "second"].map(|_| {
-        let id = docker.sleeper("twin", "private");
-        docker.run(&["exec", "twin", "ipcmk", "--queue"]);
-        docker.run(&["rm", "--force", "twin"]);
+        let id = sleeper(&docker, "twin", "private");
+        docker.run(&["exec", "twin", "ipcmk", "--queue"]).unwrap();
+        docker.run(&["rm", "--force", "twin"]).unwrap();
         id
     });
-    docker.run(&["exec", "app1", "ipcmk", "--semaphore", "1"]);
+    docker.run(&["exec", "app1", "ipcmk", "--semaphore", "1"]).unwrap();
     let (lines, report) = (live.end(), report.end());
     let made = |id: &str| {
         let calls = of_type(&lines, "ipc").into_iter();

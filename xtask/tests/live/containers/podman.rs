@@ -7,12 +7,10 @@ use std::{
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use xtask::{containers, folder::Folder};
 
-use super::image::{self, by_id, of_container};
-use crate::{
-    strace::run::Folder,
-    tracer::{Beside, Live, Report, eventually, of_type, text},
-};
+use super::{PROGRAMS, by_id, of_container};
+use crate::tracer::{Beside, Live, Report, eventually, of_type, text};
 
 const IMAGE: &str = "localhost/ipc-test:latest";
 
@@ -24,8 +22,8 @@ struct Podman {
 
 impl Podman {
     fn start(name: &str) -> Self {
-        let mut podman = Self { folder: Folder::new(name), service: None };
-        let tar = image::tar(podman.folder.path());
+        let mut podman = Self { folder: Folder::new(name).unwrap(), service: None };
+        let tar = containers::image(podman.folder.path(), &PROGRAMS).unwrap();
         podman.run(&["import", tar.to_str().unwrap(), IMAGE]);
         let socket = podman.folder.path().join("podman.sock");
         let url = format!("unix://{}", socket.display());

@@ -29,10 +29,11 @@ use std::{
 };
 
 use nix::unistd::User;
+use xtask::folder::Folder;
 
 use crate::tracer::{scaled, xtask};
 use program32::{Call, Word};
-use run::{Folder, no_difference};
+use run::no_difference;
 
 /// The executable of that name; `cargo xtask test` has seen to it that it is there.
 fn executable(name: &str) -> OsString {
@@ -194,7 +195,7 @@ fn calls_32() -> Vec<Call> {
 
 #[test]
 fn a_32_bit_program() {
-    let folder = Folder::new("program32");
+    let folder = Folder::new("program32").unwrap();
     let path = folder.path().join("program32");
     let calls = calls_32();
     let name = format!("ipc-trace-32-{}\0", std::process::id());
@@ -215,7 +216,7 @@ fn a_postgresql_cluster() {
         pgbench --client=2 --jobs=2 --time=10 postgres
         pg_ctl --pgdata="$1/data" --mode=fast --wait stop >/dev/null"#;
     let postgres = User::from_name("postgres").unwrap().expect("the user postgres");
-    let folder = Folder::new("postgresql");
+    let folder = Folder::new("postgresql").unwrap();
     // It refuses to run as root.
     chown(folder.path(), Some(postgres.uid.as_raw()), Some(postgres.gid.as_raw())).unwrap();
     let path = env::join_paths(

@@ -5,10 +5,11 @@ use std::{
     ffi::OsString,
     fmt::Write as _,
     fs,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use serde_json::Value;
+use xtask::folder::Folder;
 
 use super::{
     call::{Shown, Traced},
@@ -25,30 +26,6 @@ const TOLD: usize = 20;
 /// The calls of each thread, in order.
 type Threads<T> = BTreeMap<u64, Vec<T>>;
 
-/// A folder of its own, which ends with it.
-pub(crate) struct Folder(PathBuf);
-
-impl Folder {
-    /// Makes it. `name` tells it from those of other tests.
-    pub(crate) fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("ipc-trace-{name}-{}", std::process::id()));
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    /// Where it is.
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // What is left behind is of no use to anybody, and no test's concern.
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 /// Runs `command`, with `options` for strace, and demands that each call which strace saw is told of
 /// exactly once, in its thread's order, and no other. How many there were.
 ///
@@ -56,7 +33,7 @@ impl Drop for Folder {
 ///
 /// When there is any difference, when a call was lost, when the command failed.
 pub(crate) fn no_difference(name: &str, options: &[&str], command: &[OsString]) -> usize {
-    let folder = Folder::new(name);
+    let folder = Folder::new(name).unwrap();
     let output = tracer("live")
         .args(["-o", "json", "--only-command", "--ring-bytes", RING_BYTES, "--", "strace"])
         // A file for each thread, so that no line is interrupted by another thread's; appended to, as

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 /// # Errors
 ///
 /// When there is neither.
-pub(super) fn hierarchy() -> Result<PathBuf> {
+fn hierarchy() -> Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo")?;
     let mounted = |wanted: &dyn Fn(&str, &str) -> bool| {
         mounts.lines().find_map(|line| {
@@ -33,7 +33,7 @@ pub(super) fn hierarchy() -> Result<PathBuf> {
 
 /// A cgroup that ends with this value, as do those above it that are empty then.
 #[derive(Debug)]
-pub(super) struct Cgroup {
+pub struct Cgroup {
     root: PathBuf,
     path: PathBuf,
 }
@@ -44,11 +44,28 @@ impl Cgroup {
     /// # Errors
     ///
     /// When the kernel does not let us.
-    pub(super) fn make(path: &str) -> Result<Self> {
+    pub fn make(path: &str) -> Result<Self> {
         let root = hierarchy()?;
         let path = root.join(path);
         fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Self { root, path })
+    }
+
+    /// The file that moves whole processes there: their numbers are written to it, and 0 for who writes.
+    #[must_use]
+    pub fn procs(&self) -> PathBuf {
+        self.path.join("cgroup.procs")
+    }
+
+    /// Moves a process there.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not let us.
+    pub fn take(&self, pid: u32) -> Result<()> {
+        let procs = self.procs();
+        fs::write(&procs, pid.to_string())
+            .with_context(|| format!("cannot write {}", procs.display()))
     }
 
     /// Moves the calling process there.
@@ -56,14 +73,17 @@ impl Cgroup {
     /// # Errors
     ///
     /// When the kernel does not let us.
-    pub(super) fn join(&self) -> Result<()> {
-        let procs = self.path.join("cgroup.procs");
-        fs::write(&procs, "0").with_context(|| format!("cannot write {}", procs.display()))
+    pub fn join(&self) -> Result<()> {
+        self.take(0)
     }
 }
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
+        // Who is still there, because something failed, goes first.
+        for pid in fs::read_to_string(self.procs()).unwrap_or_default().lines() {
+            let _ = fs::write(self.root.join("cgroup.procs"), pid);
+        }
         let mut path: &Path = &self.path;
         // One that is in use, by somebody else of that runtime's name, refuses.
         while path != self.root && fs::remove_dir(path).is_ok() {

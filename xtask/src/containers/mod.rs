@@ -1,0 +1,9 @@
+//! Containers for tests and loads: cgroups as runtimes make them, and a real Docker with an image.
+
+mod cgroup;
+mod docker;
+mod image;
+
+pub use cgroup::Cgroup;
+pub use docker::{Docker, IMAGE};
+pub use image::tar as image;

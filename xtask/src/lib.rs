@@ -1,0 +1,84 @@
+//! `cargo xtask`: sets up the kernel-side toolchain, builds, tests and shows `ipc-trace`.
+//!
+//! Invariant: a command which needs something built first makes it itself, so that each of them
+//! works in a fresh clone.
+
+mod apt;
+mod bench;
+mod budget;
+mod build;
+pub mod containers;
+mod demo;
+pub mod folder;
+mod mixed;
+mod scenarios;
+mod test;
+mod toolchain;
+mod vm;
+mod workload;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make the toolchain for the kernel side available
+    Setup,
+    /// Build the kernel side, then target/release/ipc-trace with it inside
+    Build(build::BuildArgs),
+    /// Build, check the style, and run all tests
+    Test(test::TestArgs),
+    /// Build, then run the live tests on other kernels, in emulated machines
+    Vm(vm::VmArgs),
+    /// Build, then trace the demo workload and report (needs root)
+    Demo(demo::DemoArgs),
+    /// Build, then measure what tracing costs (needs root)
+    Bench(bench::BenchArgs),
+    /// Tell how large the kernel makes the programs, against what is stored
+    #[command(subcommand)]
+    Budget(budget::Budget),
+    /// Build, then play small scenes that have, or have not, to be found (needs root)
+    Scenarios(scenarios::Scenarios),
+    /// Build, then trace a busy host for some time, which must lead to no finding (needs root)
+    Mixed(mixed::Mixed),
+    /// Run a program which makes IPC calls, for tests, the demo and benches
+    #[command(subcommand)]
+    Workload(workload::Workload),
+}
+
+/// Runs the command that this process's arguments name.
+pub fn main() -> ExitCode {
+    if vm::init::is_wanted() {
+        vm::init::main();
+    }
+    let result = match Cli::parse().command {
+        Command::Setup => {
+            build::workspace_root().and_then(|root| toolchain::ensure(&root)).map(|toolchain| {
+                println!("{toolchain}");
+                ExitCode::SUCCESS
+            })
+        }
+        Command::Build(args) => build::main(&args).map(|()| ExitCode::SUCCESS),
+        Command::Test(args) => test::main(&args),
+        Command::Vm(args) => vm::main(&args),
+        Command::Demo(args) => demo::main(&args),
+        Command::Bench(args) => bench::main(args),
+        Command::Budget(what) => budget::main(&what),
+        Command::Scenarios(args) => scenarios::main(&args),
+        Command::Mixed(args) => mixed::main(&args),
+        Command::Workload(workload) => workload::run(workload).map(|()| ExitCode::SUCCESS),
+    };
+    result.unwrap_or_else(|error| {
+        // `{:#}`: the causes in one line, and no backtrace.
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
