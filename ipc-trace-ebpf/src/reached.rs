@@ -2,8 +2,8 @@
 //! backend `function` sees where `syscall` has but the returns of calls.
 //!
 //! Each of the former is asked at its entry whose the object is, and is left after a few instructions where
-//! that is the thread's own namespace's. They come as fentry programs, and by fprobe where programs might be preempted
-//! (`steady`).
+//! that is the thread's own namespace's; the latter, at their returns, mark the call that the thread is in.
+//! They come as fentry and fexit programs, and by fprobe where programs might be preempted (`steady`).
 
 use aya_ebpf::{
     EbpfContext as _,

@@ -143,7 +143,10 @@ fn made(op: Op, ret: i64) -> u64 {
 }
 
 /// The call of `op` that the thread is in has made an object. It is in no other that needs to be
-/// remembered, as none of these can block; until it returns, the slot is its own.
+/// remembered, as none of these can block; until it returns, the slot is its own. It always returns: also if
+/// the thread is to be killed, and none of these is restarted. Were the program at its return left out, which
+/// counts as missed, the mark would stay until the thread's next call of these: that would be taken for the one
+/// that made an object only if it gave the same id, which this thread did make, or opened a queue.
 #[inline(always)]
 pub(crate) fn note_birth(pid_tgid: u64, op: Op, ret: i64) {
     if let Some(slot) = find_or_take(pid_tgid) {

@@ -193,7 +193,7 @@ fn who_made_an_object_is_known_where_functions_are_hooked() {
         let asked = born.iter().filter(|line| line["object"]["kind"] == kind).filter(is_asked);
         // One by each route into the kernel, of the two that would have made it.
         let makers: Vec<_> = asked.map(|line| by(line)).collect();
-        assert_eq!(makers, [&book["maker"]; 3], "{kind}");
+        assert_eq!(makers, vec![book["maker"].clone(); 3], "{kind}");
     }
     // No call of mq_open made this queue; without the functions, that one is taken for its birth.
     let by_path = born.iter().filter(|line| line["object"]["name"] == "by-path");
