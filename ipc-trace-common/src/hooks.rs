@@ -247,7 +247,7 @@ pub const ACCESSES: &[(Abi, u16, Code)] = &[
     (Arm, 438, Code::RECEIVE),
 ];
 
-/// A function on a way to objects that is no operation.
+/// A function on a way to objects that is no operation, or one that makes objects.
 #[derive(Clone, Copy, Debug)]
 pub struct Reached {
     /// The program; its twin for kernels that preempt programs has `steady_` before that
@@ -256,6 +256,8 @@ pub struct Reached {
     pub functions: &'static [&'static str],
     /// Whether the program is at its return
     pub at_return: bool,
+    /// The operation of which it tells whether a call made the object that it gave
+    pub births_of: Option<Op>,
     /// What is not seen without it
     pub gives: &'static str,
 }
@@ -265,12 +267,22 @@ const fn reached(
     functions: &'static [&'static str],
     gives: &'static str,
 ) -> Reached {
-    Reached { program, functions, at_return: false, gives }
+    Reached { program, functions, at_return: false, births_of: None, gives }
 }
 
-/// Those that backend `function` watches, beside the functions of the system calls. Each is called by way
+const fn births(
+    program: &'static str,
+    functions: &'static [&'static str],
+    op: Op,
+    gives: &'static str,
+) -> Reached {
+    Reached { at_return: true, births_of: Some(op), ..reached(program, functions, gives) }
+}
+
+/// Those that backend `function` watches, beside the functions of the system calls: on ways to objects, and
+/// where objects are made. Each is called by way
 /// of a table of functions, or is another file's, so that no caller has it inlined (5.10 to 7.3).
-pub const REACHED: [Reached; 10] = [
+pub const REACHED: [Reached; 14] = [
     reached("file_opened", &["security_file_open"], "queues and segments that are opened by paths"),
     reached("file_received", &["security_file_receive"], "descriptors that are received"),
     reached("table_read", &["sysvipc_proc_start"], "reads of /proc/sysvipc"),
@@ -288,6 +300,16 @@ pub const REACHED: [Reached; 10] = [
             "mqueue file systems that are mounted",
         )
     },
+    // `ipc_ops.getnew`, which `ipcget` calls (ipc/util.c), and what mq_open has `vfs_mkobj` call.
+    births("segment_made", &["newseg"], Op::Shmget, "which calls of shmget made their segments"),
+    births("set_made", &["newary"], Op::Semget, "which calls of semget made their sets"),
+    births("messages_made", &["newque"], Op::Msgget, "which calls of msgget made their queues"),
+    births(
+        "queue_made",
+        &["mqueue_create_attr"],
+        Op::MqOpen,
+        "which calls of mq_open made their queues",
+    ),
 ];
 
 /// The functions in [`REACHED`].

@@ -216,6 +216,7 @@ fields! {
     IpcNsOps: Probe, SETTINGS, [("ipc_namespace", "ns.ops", 0)];
     InodeMode: Probe, Need::Optional("the mode of a new queue"), [("inode", "i_mode", 0)];
     InodeLinks: Probe, HOLDERS, [("inode", "i_nlink", 0)];
+    TaskStack: Probe, Need::Optional("whether open(2) or mq_open made a queue"), [("task_struct", "stack", 0)];
 }
 
 /// How many fields there are.

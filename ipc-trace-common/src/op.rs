@@ -115,6 +115,11 @@ impl Op {
         )
     }
 
+    /// Whether the call can make the object that it gives.
+    pub const fn makes_objects(self) -> bool {
+        matches!(self, Self::Shmget | Self::Semget | Self::Msgget | Self::MqOpen)
+    }
+
     /// The operation's bit in a set of operations.
     pub const fn bit(self) -> u32 {
         1 << self as u8

@@ -94,6 +94,10 @@ pub mod flag {
     pub const FOUND: u32 = 1 << 8;
     /// A list has more entries than there is room for.
     pub const CUT: u32 = 1 << 11;
+    /// shmget, semget, msgget, mq_open: it is known whether the call made the object that it gave.
+    pub const BIRTH_KNOWN: u32 = 1 << 12;
+    /// With `BIRTH_KNOWN`: it did.
+    pub const MADE: u32 = 1 << 13;
 }
 
 /// One life of an IPC namespace.

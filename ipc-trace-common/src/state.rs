@@ -159,6 +159,13 @@ pub mod gate {
     /// Nothing more
     pub const CLOSED: u32 = 3;
 
+    /// Words of the gate's map: the gate itself, and beside it
+    pub const WORDS: u32 = 3;
+    /// the operations, by their bits, of whose calls it is known whether they made an object,
+    pub const BIRTHS: u32 = 1;
+    /// and how far into a task's stack its registers lie, for kernels that do not say.
+    pub const REGISTERS: u32 = 2;
+
     /// The gate's value.
     pub const fn value(gate: u32, self_pid: u32) -> u64 {
         (self_pid as u64) << 32 | gate as u64

@@ -15,7 +15,7 @@ use crate::{
     context, emit, files,
     filters::{self, Subject},
     maps::{self, Count, Gate},
-    memory::{PLAIN, current_task, field, registers},
+    memory::{PLAIN, current_task, field, learn_registers, registers},
     moves, namespaces, queues,
     registers::{Call, has_place, place},
     slots,
@@ -231,6 +231,7 @@ fn move_of(task: u64, regs: u64) -> Option<Code> {
 #[inline(always)]
 fn mark(gate: Gate, regs: u64, entry: bool) {
     if gate.is_test() {
+        learn_registers(regs);
         let number = field(regs, Field::RegNumber);
         maps::fired(fired_at(place(current_task(), number), entry));
     }
@@ -313,6 +314,10 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
     let cred = field(task, Field::TaskCred);
     let changes = op.changes_objects() && !filters::failed(ret);
     if !gate.is_open() && !changes {
+        // It may have made a queue before it failed.
+        if matches!(op, Op::MqOpen) {
+            slots::forget_birth(pid_tgid);
+        }
         return 0;
     }
     if gate.is_open() && batches::looked_up(pid_tgid, task, call, ret) {
@@ -324,8 +329,12 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
     let ns = namespaces::identify(ipc_ns);
     let mut duration_ns = NO_DURATION;
     let mut queue = queues::none();
+    let mut births = 0;
     let mut slot = slots::find_or_take(pid_tgid);
     if let Some(slot) = &mut slot {
+        if op.makes_objects() {
+            births = slots::birth(slot, op, ret);
+        }
         let enter_ns = if noted_ns != 0 { noted_ns } else { slot.enter_ns };
         if enter_ns != 0 {
             if op.blocks() {
@@ -346,7 +355,7 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
         }
         queues::compare(&mut queue, ns);
     }
-    let mut packed = call.packed();
+    let mut packed = call.packed() | u64::from(births) << emit::BIRTHS_AT;
     if gate.is_open() {
         let Some(counters) = maps::counters(op as u32) else {
             return 0;

@@ -10,7 +10,7 @@ use ipc_trace_common::{
     op::Op,
     record::{
         CallRecord, CtlPart, Kind, MsgPart, NO_DURATION, NamePart, NsRef, QueuePart, QueueRef,
-        SemopPart, VERSION,
+        SemopPart, VERSION, flag,
     },
     state::Counters,
 };
@@ -111,6 +111,9 @@ unsafe fn fill<P: Part>(record: *mut With<P>, kind: Kind, event: &Event, argumen
 
 /// Of what [`Call::packed`] leaves free: the call is to be an event.
 pub(crate) const REPORTED: u64 = 1 << 31;
+/// And from here on: flags of its record, of these.
+pub(crate) const BIRTHS_AT: u32 = 16;
+const BIRTHS: u32 = flag::BIRTH_KNOWN | flag::MADE;
 
 /// Sends a call of the current thread, of which its slot says the rest. It becomes an event if it is to be
 /// one and there is room for it, else, if it is a fact, a record in the control ring. `regs`: see
@@ -155,7 +158,8 @@ pub(crate) extern "C" fn send_call(packed: u64, ret: u64, regs: u64) -> u64 {
         None => event.now = unsafe { bpf_ktime_get_boot_ns() },
     }
     let reported = packed & REPORTED != 0;
-    let arguments = call.arguments();
+    let (args, flags) = call.arguments();
+    let arguments = (args, flags | (packed >> BIRTHS_AT) as u32 & BIRTHS);
     match op {
         Op::Shmget | Op::Shmat | Op::Shmdt | Op::Semget | Op::Msgget => {
             send::<()>(&event, reported, &arguments);
@@ -222,4 +226,8 @@ fn is_fact(event: &Event, arguments: &Arguments) -> bool {
     }
 }
 
-const _: () = assert!(core::mem::offset_of!(CallRecord, comm) % 8 == 0);
+const _: () = {
+    assert!(core::mem::offset_of!(CallRecord, comm) % 8 == 0);
+    // Above a call's ABI and code.
+    assert!(BIRTHS & 0xffff < REPORTED as u32 >> BIRTHS_AT);
+};

@@ -57,9 +57,9 @@ pub(crate) static NAMESPACES_SPILL: HashMap<u32, u64> = HashMap::with_max_entrie
 /// Queues met, by `ino & 0xfff`.
 #[map]
 pub(crate) static QUEUES: Array<crate::queues::Met> = Array::with_max_entries(1 << 12, 0);
-/// [0]: see [`ipc_trace_common::state::gate`].
+/// See [`ipc_trace_common::state::gate`].
 #[map]
-static GATE: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+static GATE: Array<u64> = Array::with_max_entries(gate::WORDS, BPF_F_MMAPABLE);
 /// By [`ipc_trace_common::state::fired_at`]: whether the program was run.
 #[map]
 static FIRED: Array<u32> = Array::with_max_entries(PROGRAMS, 0);
@@ -104,6 +104,20 @@ pub(crate) struct Gate(u64);
 #[inline(always)]
 pub(crate) fn gate() -> Gate {
     Gate(GATE.get(0).copied().unwrap_or(0))
+}
+
+/// The operations, by their bits, of whose calls it is known whether they made an object.
+#[inline(always)]
+pub(crate) fn births() -> u32 {
+    GATE.get(gate::BIRTHS).copied().unwrap_or(0) as u32
+}
+
+/// How far into a task's stack its registers lie; `0`: that was not found out.
+#[cfg(feature = "probe")]
+#[inline(always)]
+pub(crate) fn registers_at() -> Option<&'static mut u64> {
+    // SAFETY: the map gave the pointer; all write the same.
+    GATE.get_ptr_mut(gate::REGISTERS).map(|at| unsafe { &mut *at })
 }
 
 impl Gate {

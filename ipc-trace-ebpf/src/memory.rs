@@ -38,6 +38,26 @@ pub(crate) fn user_registers() -> u64 {
     unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) as u64 }
 }
 
+/// As above, where the kernel does not tell: as far into the task's stack as during the self-test, when
+/// [`learn_registers`] was told; `0`: that is not known.
+#[cfg(feature = "probe")]
+#[inline(always)]
+pub(crate) fn user_registers() -> u64 {
+    match crate::maps::registers_at() {
+        Some(at) if *at != 0 => field::<u64>(current_task(), Field::TaskStack) + *at,
+        _ => 0,
+    }
+}
+
+/// Notes where the registers of the current task lie.
+#[inline(always)]
+pub(crate) fn learn_registers(_regs: u64) {
+    #[cfg(feature = "probe")]
+    if let (true, Some(at)) = (exists(Field::TaskStack), crate::maps::registers_at()) {
+        *at = _regs - field::<u64>(current_task(), Field::TaskStack);
+    }
+}
+
 /// The registers of the current task's call, for a function that was given `regs`: `0` where the verifier
 /// knows registers, since it does not let what it knows into a function; else where they are.
 #[inline(always)]

@@ -1,9 +1,9 @@
-//! Functions on the ways to other namespaces' objects that are no operations: what backend `function` sees
-//! where `syscall` has but the returns of calls that give descriptors.
+//! Functions on the ways to other namespaces' objects that are no operations, and those that make objects: what
+//! backend `function` sees where `syscall` has but the returns of calls.
 //!
-//! Each is asked at its entry whose the object is, and is left after a few instructions where that is the
-//! thread's own namespace's. They come as fentry programs, and by fprobe where programs might be preempted
-//! (`steady`).
+//! Each of the former is asked at its entry whose the object is, and is left after a few instructions where
+//! that is the thread's own namespace's; the latter, at their returns, mark the call that the thread is in.
+//! They come as fentry and fexit programs, and by fprobe where programs might be preempted (`steady`).
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -11,7 +11,11 @@ use aya_ebpf::{
     macros::{fentry, fexit},
     programs::{FEntryContext, FExitContext},
 };
-use ipc_trace_common::{layout::Field, op::Code, record::Channel};
+use ipc_trace_common::{
+    layout::Field,
+    op::{Code, Op},
+    record::Channel,
+};
 
 use crate::{
     accesses::{NAMELESS, QUEUE, tell, what},
@@ -19,7 +23,9 @@ use crate::{
     files::{self, How, own, segment},
     functions::value,
     maps,
-    memory::{current_task, exists, field, unknown},
+    memory::{PLAIN, current_task, exists, field, unknown, user_registers},
+    registers::Call,
+    slots,
 };
 
 /// Whether nothing is wanted of the current process.
@@ -189,6 +195,39 @@ extern "C" fn setting_written_by(iocb: u64) -> u64 {
     tell(what(Channel::SettingWritten), whose, dentry, inode, 0)
 }
 
+/// A System V object was made, by a call of `op` that the current thread is in: a function that makes such
+/// objects is called by the calls of its kind alone. Its result is the id, or an error.
+///
+/// Were this run left out, as it is while a program is running on that CPU already, or a thread that was
+/// preempted there looks at a map (`mapped.rs` of the user side), the object would be taken for one that was
+/// there: it would have no creator, and never a wrong one. The run counts as missed. Where programs are not
+/// preempted, nothing that makes an object comes between one's beginning and its end.
+#[inline(always)]
+pub(crate) fn made(op: Op, ret: u64) {
+    let ret = i64::from(ret as i32);
+    if ret >= 0 && !keeps_out() {
+        slots::note_birth(bpf_get_current_pid_tgid(), op, ret);
+    }
+}
+
+/// A queue was made, or not, if `ret` is not 0.
+#[inline(always)]
+pub(crate) fn made_queue(ret: u64) {
+    if ret as i32 == 0 && !keeps_out() && opens_queue() {
+        slots::note_birth(bpf_get_current_pid_tgid(), Op::MqOpen, 0);
+    }
+}
+
+/// Whether the current thread is in a call of mq_open. What makes a queue may also be open(2), in an mqueue
+/// file system (`mqueue_create`, ipc/mqueue.c), or a worker of io_uring. Where that can't be told, it is
+/// taken for mq_open.
+#[inline(always)]
+fn opens_queue() -> bool {
+    let regs = user_registers();
+    let number = field(regs, Field::RegNumber);
+    !PLAIN && regs == 0 || Call::new(current_task(), regs, number, Op::MqOpen.bit()).is_some()
+}
+
 /// A program at a function's entry, of which it takes the first one or two arguments.
 macro_rules! at_entry {
     ($name:ident, |$first:ident| $body:expr) => {
@@ -220,9 +259,20 @@ at_entry!(segment_touched, |vmf| touched(vmf));
 at_entry!(segment_destroyed, |ipc_ns, shp| destroyed(ipc_ns, shp));
 at_entry!(setting_written, |iocb| setting(iocb));
 
-// A system call's function has one argument, so its result is the second value.
-#[fexit(function = "")]
-fn queues_mounted(ctx: FExitContext) -> i32 {
-    mounted(value::<8>(ctx.as_ptr()) as i64);
-    0
+/// A program at a function's return, of which it takes the result: it comes after the arguments.
+macro_rules! at_return {
+    ($name:ident, |$result:ident = $at:literal| $body:expr) => {
+        #[fexit(function = "")]
+        fn $name(ctx: FExitContext) -> i32 {
+            let $result = value::<$at>(ctx.as_ptr());
+            $body;
+            0
+        }
+    };
 }
+
+at_return!(queues_mounted, |ret = 8| mounted(ret as i64));
+at_return!(segment_made, |ret = 16| made(Op::Shmget, ret));
+at_return!(set_made, |ret = 16| made(Op::Semget, ret));
+at_return!(messages_made, |ret = 16| made(Op::Msgget, ret));
+at_return!(queue_made, |ret = 24| made_queue(ret));

@@ -7,7 +7,8 @@
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_ktime_get_boot_ns};
 use ipc_trace_common::{
     layout::Field,
-    record::{ExitRecord, Kind, NsRef, QueueRef},
+    op::Op,
+    record::{ExitRecord, Kind, NsRef, QueueRef, flag},
     state::Diagnostic,
 };
 
@@ -29,7 +30,7 @@ pub(crate) struct Slot {
     pub(crate) context: u64,
     /// When the call that the thread is in began; `0`: it is in none
     pub(crate) enter_ns: u64,
-    /// The first argument of that call
+    /// The first argument of that call; with `made`, what that made
     pub(crate) arg0: u64,
     /// The queue that its descriptor led to, or that it opened
     pub(crate) queue: QueueRef,
@@ -46,7 +47,9 @@ pub(crate) struct Slot {
     /// ABI and code of that call
     pub(crate) abi: u8,
     pub(crate) code: u8,
-    pub(crate) reserved: [u8; 2],
+    /// The operation's number, when the call that the thread is in has made an object; `0`: none did
+    pub(crate) made: u8,
+    pub(crate) reserved: u8,
 }
 
 impl Slot {
@@ -63,7 +66,8 @@ impl Slot {
         moves: 0,
         abi: 0,
         code: 0,
-        reserved: [0; 2],
+        made: 0,
+        reserved: 0,
     };
 }
 
@@ -93,14 +97,17 @@ pub(crate) fn find_or_take(pid_tgid: u64) -> Option<&'static mut Slot> {
     if slot.pid_tgid == pid_tgid {
         return Some(slot);
     }
-    if slot.enter_ns == 0 {
+    // One that it got in the spill it keeps: what is noted there is of the call that it is in.
+    if let Some(slot) = SLOTS_SPILL.get_ptr_mut(&pid_tgid) {
+        // SAFETY: the map gave the pointer.
+        return Some(unsafe { &mut *slot });
+    }
+    if slot.enter_ns == 0 && slot.made == 0 {
         slot.context = 0;
         slot.pid_tgid = pid_tgid;
         return Some(slot);
     }
-    if SLOTS_SPILL.get_ptr_mut(&pid_tgid).is_none() {
-        make_spilled(pid_tgid);
-    }
+    make_spilled(pid_tgid);
     SLOTS_SPILL.get_ptr_mut(&pid_tgid).map(|slot| {
         // SAFETY: the map gave the pointer.
         unsafe { &mut *slot }
@@ -124,6 +131,48 @@ pub(crate) fn call_ends(pid_tgid: u64) {
     batches::forget_call(pid_tgid);
     if let Some(slot) = find(pid_tgid) {
         slot.enter_ns = 0;
+        slot.made = 0;
+    }
+}
+
+/// What a call that made an object gives: of System V the id, which the function that makes it gives, too;
+/// a queue's descriptor is not known to that yet.
+#[inline(always)]
+fn made(op: Op, ret: i64) -> u64 {
+    if matches!(op, Op::MqOpen) { 0 } else { u64::from(ret as u32) }
+}
+
+/// The call of `op` that the thread is in has made an object. It is in no other that needs to be
+/// remembered, as none of these can block; until it returns, the slot is its own. It always returns: also if
+/// the thread is to be killed, and none of these is restarted. Were the program at its return left out, which
+/// counts as missed, the mark would stay until the thread's next call of these: that would be taken for the one
+/// that made an object only if it gave the same id, which this thread did make, or opened a queue.
+#[inline(always)]
+pub(crate) fn note_birth(pid_tgid: u64, op: Op, ret: i64) {
+    if let Some(slot) = find_or_take(pid_tgid) {
+        slot.arg0 = made(op, ret);
+        slot.made = op as u8;
+    }
+}
+
+/// The call of `op` that the thread was in has returned: what its record says of the birth of the object, in
+/// bits of `flag`.
+#[inline(always)]
+pub(crate) fn birth(slot: &mut Slot, op: Op, ret: i64) -> u32 {
+    let by_this = slot.made == op as u8 && slot.arg0 == made(op, ret);
+    slot.made = 0;
+    match (maps::births() & op.bit() != 0, by_this) {
+        (false, _) => 0,
+        (true, false) => flag::BIRTH_KNOWN,
+        (true, true) => flag::BIRTH_KNOWN | flag::MADE,
+    }
+}
+
+/// The call that the thread was in has failed, and is not told of.
+#[inline(always)]
+pub(crate) fn forget_birth(pid_tgid: u64) {
+    if let Some(slot) = find(pid_tgid) {
+        slot.made = 0;
     }
 }
 
@@ -166,6 +215,7 @@ pub(crate) fn thread_ends() {
     slot.pid_tgid = 0;
     slot.context = 0;
     slot.enter_ns = 0;
+    slot.made = 0;
     let _ = SLOTS_SPILL.remove(&pid_tgid);
     if context == 0 {
         return;

@@ -16,7 +16,7 @@ use aya_ebpf::{
     programs::{ProbeContext, RetProbeContext, TracePointContext},
 };
 
-use ipc_trace_common::record::Channel;
+use ipc_trace_common::{op::Op, record::Channel};
 
 use crate::{
     calls, executables,
@@ -61,12 +61,23 @@ reached_at_entry!(steady_segment_touched, |vmf = 0| reached::touched(vmf));
 reached_at_entry!(steady_segment_destroyed, |ns = 0, shp = 1| reached::destroyed(ns, shp));
 reached_at_entry!(steady_setting_written, |iocb = 0| reached::setting(iocb));
 
-#[kretprobe]
-fn steady_queues_mounted(ctx: RetProbeContext) -> u32 {
-    let ret: u64 = ctx.ret();
-    reached::mounted(ret as i64);
-    0
+/// A program at a function's return, of which it takes the result.
+macro_rules! reached_at_return {
+    ($name:ident, |$result:ident| $body:expr) => {
+        #[kretprobe]
+        fn $name(ctx: RetProbeContext) -> u32 {
+            let $result: u64 = ctx.ret();
+            $body;
+            0
+        }
+    };
 }
+
+reached_at_return!(steady_queues_mounted, |ret| reached::mounted(ret as i64));
+reached_at_return!(steady_segment_made, |ret| reached::made(Op::Shmget, ret));
+reached_at_return!(steady_set_made, |ret| reached::made(Op::Semget, ret));
+reached_at_return!(steady_messages_made, |ret| reached::made(Op::Msgget, ret));
+reached_at_return!(steady_queue_made, |ret| reached::made_queue(ret));
 
 /// What a tracepoint tells, `AT` bytes into its record (tracefs: `events/…/format`).
 macro_rules! told {

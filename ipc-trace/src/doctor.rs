@@ -312,15 +312,18 @@ fn attached(started: &Started) -> [Check; 4] {
 
 /// What is seen of ways to other namespaces' objects that are no operations.
 fn ways(started: &Started) -> Check {
-    let Started { watched, unseen, .. } = started;
+    let Started { watched, births, unseen, .. } = started;
     let how = match watched {
         0 => {
             "by the descriptors that calls give: not seen are touches of mapped memory, queues that are \
               unlinked or polled by their paths, settings that are written, and descriptors that are \
-              received and not used"
+              received and not used; which call made an object is inferred where it does not say so"
                 .to_owned()
         }
-        count => format!("{count} functions are watched"),
+        count => match births.count_ones() {
+            0 => format!("{count} functions are watched"),
+            makers => format!("{count} functions are watched, and {makers} that make objects"),
+        },
     };
     match unseen.as_slice() {
         [] => check(CheckName::Ways, Status::Ok, how),

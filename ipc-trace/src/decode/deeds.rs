@@ -18,9 +18,10 @@ use crate::event::{
 /// Whether the call made the object that it gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Made {
-    /// It did: `IPC_PRIVATE`, `IPC_EXCL` or `O_EXCL`
+    /// It did: `IPC_PRIVATE`, `IPC_EXCL` or `O_EXCL`, or the kernel was seen to make it
     Yes,
-    /// It would have, and does not say whether it was there: `IPC_CREAT` or `O_CREAT` alone
+    /// It would have, and nothing says whether it was there: `IPC_CREAT` or `O_CREAT` alone, where
+    /// the kernel is not seen to make objects
     Maybe,
     /// It was there.
     No,
@@ -126,12 +127,21 @@ impl<'a> Call<'a> {
         let key = self.key().0;
         let made = match (key, flags & CREAT != 0, flags & EXCL != 0) {
             (0, ..) | (_, true, true) => Made::Yes,
-            (_, true, false) => Made::Maybe,
+            (_, true, false) => self.made_if_absent(),
             // Without IPC_CREAT, IPC_EXCL means nothing (ipcget_public, ipc/util.c, 6.12).
             (_, false, _) => Made::No,
         };
         let like = Likeness { mode: Some(flags & PERMISSIONS), size };
         Some(Deed::Got { kind: self.op.family(), id: self.returned_id()?, key, made, like })
+    }
+
+    /// Whether a call made the object, which would not have done so if it had been there.
+    const fn made_if_absent(&self) -> Made {
+        match (self.has(flag::BIRTH_KNOWN), self.has(flag::MADE)) {
+            (false, _) => Made::Maybe,
+            (true, true) => Made::Yes,
+            (true, false) => Made::No,
+        }
     }
 
     fn controlled_deed(&self, at: usize) -> Option<Deed<'a>> {
@@ -151,7 +161,7 @@ impl<'a> Call<'a> {
         let oflag = self.record.args[1];
         let made = match (oflag & flags::O_CREAT != 0, oflag & O_EXCL != 0) {
             (true, true) => Made::Yes,
-            (true, false) => Made::Maybe,
+            (true, false) => self.made_if_absent(),
             (false, _) => Made::No,
         };
         let attr = self.mq_attr(flag::EXTRA);
@@ -170,7 +180,7 @@ impl<'a> Call<'a> {
 mod tests {
     use ipc_trace_common::{
         op::{Abi, Code, Timeout},
-        record::CallRecord,
+        record::{CallRecord, NamePart},
     };
     use zerocopy::FromZeros as _;
 
@@ -204,6 +214,46 @@ mod tests {
         assert_eq!(made(5, 0o3600), Made::Yes);
         assert_eq!(made(5, 0o2600), Made::No);
         assert_eq!(made(5, 0), Made::No);
+    }
+
+    #[test]
+    fn what_the_kernel_was_seen_to_make_or_not_is_known() {
+        let made = |semflg, flags| {
+            deed(Op::Semget, [5, 3, semflg, 0, 0], 7, flags, |deed| match deed {
+                Some(Deed::Got { made, .. }) => made,
+                other => panic!("{other:?}"),
+            })
+        };
+        assert_eq!(made(0o1600, flag::BIRTH_KNOWN), Made::No);
+        assert_eq!(made(0o1600, flag::BIRTH_KNOWN | flag::MADE), Made::Yes);
+        assert_eq!(made(0o1600, flag::MADE), Made::Maybe);
+        // What the call says by itself holds.
+        assert_eq!(made(0o3600, flag::BIRTH_KNOWN), Made::Yes);
+        assert_eq!(made(0, flag::BIRTH_KNOWN | flag::MADE), Made::No);
+    }
+
+    #[test]
+    fn of_a_queue_that_was_there_the_attributes_say_nothing() {
+        let mut part = NamePart::new_zeroed();
+        part.queue.flags = queue_flag::KNOWN;
+        let attr = [0_i64, 10, 100, 0];
+        for (to, from) in part.attr.chunks_exact_mut(8).zip(attr) {
+            to.copy_from_slice(&from.to_ne_bytes());
+        }
+        let mut record = CallRecord::new_zeroed();
+        record.args[1] = flags::O_CREAT;
+        let mut opened = |seen| {
+            record.header.flags = flag::EXTRA | flag::DETAIL | seen;
+            let (op, code) = (Op::MqOpen, Code::new(Op::MqOpen, Timeout::None));
+            let (record, part) = (&record, Part::Name(&part));
+            match (Call { op, abi: Abi::X86_64, code, record, part }).deed() {
+                Some(Deed::Opened { made, like, .. }) => (made, like.size),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(opened(0), (Made::Maybe, Some(1000)));
+        assert_eq!(opened(flag::BIRTH_KNOWN), (Made::No, None));
+        assert_eq!(opened(flag::BIRTH_KNOWN | flag::MADE), (Made::Yes, Some(1000)));
     }
 
     #[test]

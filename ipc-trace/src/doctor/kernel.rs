@@ -52,6 +52,8 @@ pub struct Started {
     pub census_refused: Option<String>,
     /// How many functions are watched on ways to objects that are no operations
     pub watched: usize,
+    /// The operations, by their bits, of whose calls it is known whether they made an object
+    pub births: u32,
     /// What is not seen, and why
     pub unseen: Vec<String>,
     /// What existed
@@ -102,6 +104,7 @@ impl Kernel for ThisKernel {
             fallbacks: session.fallbacks.clone(),
             census_refused: session.census_refused.clone(),
             watched: session.watched,
+            births: session.births,
             unseen: session.unseen.clone(),
             census,
             took,

@@ -24,6 +24,12 @@ use crate::{
     },
 };
 
+/// The operations of which functions tell whether they made an object.
+fn makers() -> u32 {
+    let ops = hooks::REACHED.iter().filter_map(|one| one.births_of);
+    ops.fold(0, |bits, op| bits | op.bit())
+}
+
 /// What every host has that is well. All files that `doctor` reads, beside the BTF and the link of
 /// the user namespace, are among them.
 const FILES: &[(&str, &str)] = &[
@@ -199,6 +205,7 @@ impl Kernel for Fake {
             fallbacks: self.fallbacks.iter().map(|&reason| reason.to_owned()).collect(),
             census_refused: self.census_refused.map(str::to_owned),
             watched: if plan.hooks.is_empty() { 0 } else { 10 },
+            births: if plan.hooks.is_empty() { 0 } else { makers() },
             plan,
             unseen: Vec::new(),
             census: Census {

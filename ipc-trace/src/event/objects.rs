@@ -67,9 +67,10 @@ pub struct Creator {
     pub start_boot_ns: Option<u64>,
     /// Its container; `null` on the host, and where that is not known
     pub container: Option<Arc<Container>>,
-    /// Whether it is known that this made it: the call had `IPC_PRIVATE`, `IPC_EXCL` or `O_EXCL`, or
-    /// the kernel remembers it. Else it is inferred: the call had `IPC_CREAT` or `O_CREAT` alone, and
-    /// was the first to come back with an object that had not existed.
+    /// Whether it is known that this made it: the kernel was seen to make it for the call (backend
+    /// `function`), or the call had `IPC_PRIVATE`, `IPC_EXCL` or `O_EXCL`, or the kernel remembers it. Else
+    /// it is inferred: the call had `IPC_CREAT` or `O_CREAT` alone, and was the first to come back with an
+    /// object that had not existed.
     pub exact: bool,
 }
 

@@ -32,6 +32,11 @@ const RESTRICT: u32 = 11;
 const FUNC: u32 = 12;
 const TYPE_TAG: u32 = 18;
 
+/// How the names begin of all system calls' functions, of those on other ways to objects, and of those that make
+/// objects.
+const BEGINNINGS: &[&[u8]] =
+    &[b"__", b"security_file_", b"sysvipc_", b"mqueue_", b"shm_", b"proc_sys_", b"new"];
+
 /// Bytes that follow a `struct btf_type`, by its kind and the number of its members.
 fn trailing(kind: u32, vlen: usize) -> Option<usize> {
     Some(match kind {
@@ -143,9 +148,6 @@ impl Types {
     /// Those of the functions that are described.
     #[must_use]
     pub fn functions<'a>(&self, wanted: &BTreeSet<&'a str>) -> BTreeMap<&'a str, Function> {
-        // True of all system calls' functions, and of those on other ways to objects.
-        const BEGINNINGS: &[&[u8]] =
-            &[b"__", b"security_file_", b"sysvipc_", b"mqueue_", b"shm_", b"proc_sys_"];
         let found = self.named(wanted, |kind| if kind == FUNC { BEGINNINGS } else { &[] });
         let function =
             |(name, (id, one)): (_, (u32, Type))| (name, Function { id, prototype: one.target });
@@ -334,6 +336,15 @@ mod tests {
         let types = Types::new(bytes).unwrap();
         let structures = types.structures(&BTreeSet::from(["pt_regs"]));
         paths.iter().map(|path| structures.offset_of("pt_regs", path)).collect()
+    }
+
+    #[test]
+    fn every_function_that_is_hooked_begins_as_is_looked_for() {
+        use ipc_trace_common::hooks;
+        for name in hooks::functions().chain(hooks::all_reached()) {
+            let begins = |beginning: &&[u8]| name.as_bytes().starts_with(beginning);
+            assert!(BEGINNINGS.iter().any(begins), "{name}");
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@ pub(super) struct Programs {
     arrays: Vec<OwnedFd>,
     /// How many ways to objects are watched that are no operations
     pub(super) watched: usize,
+    /// The operations, by their bits, of whose calls it is known whether they made an object
+    pub(super) births: u32,
     /// What is not seen, and why
     pub(super) unseen: Vec<String>,
 }

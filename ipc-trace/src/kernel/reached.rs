@@ -1,5 +1,5 @@
-//! Functions on the ways to other namespaces' objects that are no operations: programs are put on each by
-//! itself, and what can't be watched is noted, as tracing can do without.
+//! Functions on the ways to other namespaces' objects that are no operations, and those that make objects:
+//! programs are put on each by itself, and what can't be watched is noted, as tracing can do without.
 
 use std::os::fd::AsFd as _;
 
@@ -13,7 +13,10 @@ pub(super) fn watch(programs: &mut Programs, linked: &Linked, preempted: bool, l
     for way in &REACHED {
         let put = if preempted { by_fprobe } else { by_trampoline };
         match put(programs, linked, way, layout) {
-            Ok(()) => programs.watched += 1,
+            Ok(()) => match way.births_of {
+                Some(op) => programs.births |= op.bit(),
+                None => programs.watched += 1,
+            },
             Err(reason) => programs.unseen.push(format!("{} ({reason})", way.gives)),
         }
     }

@@ -193,6 +193,8 @@ pub struct Session {
     pub census_refused: Option<String>,
     /// How many functions are watched on ways to objects that are no operations
     pub watched: usize,
+    /// The operations, by their bits, of whose calls it is known whether they made an object
+    pub births: u32,
     /// What is not seen, and why
     pub unseen: Vec<String>,
     counters: Words,
@@ -285,13 +287,14 @@ impl Session {
             fallbacks,
             census_refused: None,
             watched: programs.watched,
+            births: programs.births,
             unseen: std::mem::take(&mut programs.unseen),
             counters: linked.words("COUNTERS", rows)?,
             processors,
             drops: linked.take("DROPS")?,
             drops_rest: linked.take("DROPS_REST")?,
             folds: Folds::new(linked.take("ACCESS_FOLDS")?),
-            gate: linked.words("GATE", 1)?,
+            gate: linked.words("GATE", gate::WORDS as usize)?,
             batches: match batched {
                 true => Some(linked.words("BATCHES", BATCH_WORDS * BATCHES as usize)?),
                 false => None,
@@ -323,6 +326,8 @@ impl Session {
 
     /// The first census: it also tells which process this is, in the initial pid namespace.
     fn begin(&mut self, layout: &Layout) -> Result<Census, SessionError> {
+        // What is made before the gate is at `CONTROL` was there when the look at the start comes to it.
+        self.gate.set(gate::BIRTHS as usize, u64::from(self.births));
         self.set_gate(gate::CONTROL);
         if self.census_refused.is_some() {
             return Ok(Census::default());

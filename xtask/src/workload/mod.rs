@@ -8,6 +8,7 @@
 //! calling thread is in.
 
 pub(crate) mod abi;
+mod births;
 mod blocking;
 pub(crate) mod book;
 pub(crate) mod calls;
@@ -71,6 +72,8 @@ pub(crate) enum Workload {
     Hold,
     /// Be many processes in many namespaces with many objects, until standard input ends
     Crowd(crowd::Crowd),
+    /// Ask for objects that others have made, by calls that make what is not there
+    Births,
     /// Leave objects behind, until standard input ends
     Leak,
     /// Make, use and remove objects at random in processes and namespaces that come and go
@@ -103,6 +106,7 @@ pub(crate) fn run(workload: Workload) -> anyhow::Result<()> {
         Workload::ArgsZoo => zoo::run(),
         Workload::Hold => hold::run(),
         Workload::Crowd(options) => crowd::run(&options),
+        Workload::Births => births::run(),
         Workload::Leak => leak::run(),
         Workload::Model(options) => model::run(&options),
         Workload::Steps(options) => steps::run(&options),
