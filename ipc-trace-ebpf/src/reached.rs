@@ -11,7 +11,7 @@ use aya_ebpf::{
     macros::{fentry, fexit},
     programs::{FEntryContext, FExitContext},
 };
-use ipc_trace_common::{layout::Field, op::Code, record::Channel};
+use ipc_trace_common::{hooks, layout::Field, op::Code, record::Channel, state::way_fired_at};
 
 use crate::{
     accesses::{NAMELESS, QUEUE, tell, what},
@@ -22,24 +22,30 @@ use crate::{
     memory::{current_task, exists, field, unknown},
 };
 
-/// Whether nothing is wanted of the current process.
+/// Whether a program is to do its work, for the current process. It isn't during the self-test, which wants
+/// to know that the program of this row was run.
 #[inline(always)]
-fn keeps_out() -> bool {
-    maps::gate().keeps_out((bpf_get_current_pid_tgid() >> 32) as u32)
+pub(crate) fn wanted(row: usize) -> bool {
+    let gate = maps::gate();
+    if !gate.keeps_out((bpf_get_current_pid_tgid() >> 32) as u32) {
+        return true;
+    }
+    if gate.is_test() {
+        maps::fired(way_fired_at(row));
+    }
+    false
 }
 
 /// A file is about to be opened, or comes by a descriptor.
 #[inline(always)]
 pub(crate) fn file(file: u64, how: How) {
-    if !keeps_out() {
-        files::got(unknown(file), how as u64);
-    }
+    files::got(unknown(file), how as u64);
 }
 
 /// `fsmount(2)` gave a descriptor.
 #[inline(always)]
 pub(crate) fn mounted(ret: i64) {
-    if ret >= 0 && !keeps_out() {
+    if ret >= 0 {
         files::given(Code::MOUNT, ret as u32);
     }
 }
@@ -47,7 +53,7 @@ pub(crate) fn mounted(ret: i64) {
 /// A table of `/proc/sysvipc` is read: `seq` is a `struct seq_file *`.
 #[inline(always)]
 pub(crate) fn table(seq: u64) {
-    if exists(Field::SeqFile) && !keeps_out() {
+    if exists(Field::SeqFile) {
         files::table_was_read(field(unknown(seq), Field::SeqFile));
     }
 }
@@ -55,18 +61,16 @@ pub(crate) fn table(seq: u64) {
 /// A queue's file is read or polled.
 #[inline(always)]
 pub(crate) fn queue(file: u64, channel: Channel) {
-    if !keeps_out() {
-        let file = unknown(file);
-        let inode: u64 = kernel_field(file, Field::FileInode);
-        let dentry: u64 = kernel_field(file, Field::FileDentry);
-        queue_of(kernel_field(inode, Field::InodeSb), dentry, inode, what(channel));
-    }
+    let file = unknown(file);
+    let inode: u64 = kernel_field(file, Field::FileInode);
+    let dentry: u64 = kernel_field(file, Field::FileDentry);
+    queue_of(kernel_field(inode, Field::InodeSb), dentry, inode, what(channel));
 }
 
 /// A queue is unlinked by its path, which need not be a call of mq_unlink.
 #[inline(always)]
 pub(crate) fn unlinked(dentry: u64) {
-    if exists(Field::DentrySb) && exists(Field::DentryInode) && !keeps_out() {
+    if exists(Field::DentrySb) && exists(Field::DentryInode) {
         let dentry = unknown(dentry);
         let inode: u64 = field(dentry, Field::DentryInode);
         queue_of(field(dentry, Field::DentrySb), dentry, inode, what(Channel::QueueUnlink));
@@ -90,9 +94,7 @@ extern "C" fn queue_of(sb: u64, dentry: u64, inode: u64, channel: u64) -> u64 {
 /// A mapped segment is touched for the first time, or since its page went: `vmf` is a `struct vm_fault *`.
 #[inline(always)]
 pub(crate) fn touched(vmf: u64) {
-    if !keeps_out() {
-        segment_touched_by(unknown(vmf));
-    }
+    segment_touched_by(unknown(vmf));
 }
 
 #[inline(never)]
@@ -114,9 +116,7 @@ extern "C" fn segment_touched_by(vmf: u64) -> u64 {
 /// are by kernel threads, which nobody has told to.
 #[inline(always)]
 pub(crate) fn destroyed(ipc_ns: u64, shp: u64) {
-    if !keeps_out() {
-        segment_destroyed_by(unknown(ipc_ns), unknown(shp));
-    }
+    segment_destroyed_by(unknown(ipc_ns), unknown(shp));
 }
 
 #[inline(never)]
@@ -147,9 +147,7 @@ fn of_segment(channel: u64, ipc_ns: u64, file: u64) -> u64 {
 /// A setting is written: `iocb` is a `struct kiocb *` of a file of `/proc/sys`.
 #[inline(always)]
 pub(crate) fn setting(iocb: u64) {
-    if !keeps_out() {
-        setting_written_by(unknown(iocb));
-    }
+    setting_written_by(unknown(iocb));
 }
 
 #[inline(never)]
@@ -191,19 +189,14 @@ extern "C" fn setting_written_by(iocb: u64) -> u64 {
 
 /// A program at a function's entry, of which it takes the first one or two arguments.
 macro_rules! at_entry {
-    ($name:ident, |$first:ident| $body:expr) => {
+    ($name:ident, |$first:ident $(, $second:ident)?| $body:expr) => {
         #[fentry(function = "")]
         fn $name(ctx: FEntryContext) -> i32 {
-            let $first = value::<0>(ctx.as_ptr());
-            $body;
-            0
-        }
-    };
-    ($name:ident, |$first:ident, $second:ident| $body:expr) => {
-        #[fentry(function = "")]
-        fn $name(ctx: FEntryContext) -> i32 {
-            let ($first, $second) = (value::<0>(ctx.as_ptr()), value::<8>(ctx.as_ptr()));
-            $body;
+            if wanted(const { hooks::way_of(stringify!($name)) }) {
+                let $first = value::<0>(ctx.as_ptr());
+                $(let $second = value::<8>(ctx.as_ptr());)?
+                $body;
+            }
             0
         }
     };
@@ -223,6 +216,8 @@ at_entry!(setting_written, |iocb| setting(iocb));
 // A system call's function has one argument, so its result is the second value.
 #[fexit(function = "")]
 fn queues_mounted(ctx: FExitContext) -> i32 {
-    mounted(value::<8>(ctx.as_ptr()) as i64);
+    if wanted(const { hooks::way_of("queues_mounted") }) {
+        mounted(value::<8>(ctx.as_ptr()) as i64);
+    }
     0
 }

@@ -16,7 +16,7 @@ use aya_ebpf::{
     programs::{ProbeContext, RetProbeContext, TracePointContext},
 };
 
-use ipc_trace_common::record::Channel;
+use ipc_trace_common::{hooks, record::Channel};
 
 use crate::{
     calls, executables,
@@ -43,8 +43,10 @@ macro_rules! reached_at_entry {
     ($name:ident, |$($argument:ident = $n:literal),+| $body:expr) => {
         #[kprobe]
         fn $name(ctx: ProbeContext) -> u32 {
-            $(let $argument = ctx.arg::<u64>($n).unwrap_or(0);)+
-            $body;
+            if reached::wanted(const { hooks::way_of(stringify!($name)) }) {
+                $(let $argument = ctx.arg::<u64>($n).unwrap_or(0);)+
+                $body;
+            }
             0
         }
     };
@@ -63,8 +65,10 @@ reached_at_entry!(steady_setting_written, |iocb = 0| reached::setting(iocb));
 
 #[kretprobe]
 fn steady_queues_mounted(ctx: RetProbeContext) -> u32 {
-    let ret: u64 = ctx.ret();
-    reached::mounted(ret as i64);
+    if reached::wanted(const { hooks::way_of("steady_queues_mounted") }) {
+        let ret: u64 = ctx.ret();
+        reached::mounted(ret as i64);
+    }
     0
 }
 

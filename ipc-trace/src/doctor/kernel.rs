@@ -54,6 +54,8 @@ pub struct Started {
     pub watched: usize,
     /// What is not seen, and why
     pub unseen: Vec<String>,
+    /// Which of the functions could not be tested, and why
+    pub untested: Vec<String>,
     /// What existed
     pub census: Census,
     /// How long it took until the programs were attached
@@ -101,8 +103,9 @@ impl Kernel for ThisKernel {
             flavour: session.flavour,
             fallbacks: session.fallbacks.clone(),
             census_refused: session.census_refused.clone(),
-            watched: session.watched,
+            watched: session.watched(),
             unseen: session.unseen.clone(),
+            untested: session.untested.clone(),
             census,
             took,
             measured: Some(Measured { call: "getppid", before_ns, attached_ns }),

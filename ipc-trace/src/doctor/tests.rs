@@ -201,6 +201,7 @@ impl Kernel for Fake {
             watched: if plan.hooks.is_empty() { 0 } else { 10 },
             plan,
             unseen: Vec::new(),
+            untested: Vec::new(),
             census: Census {
                 alive: vec![alive(4_026_531_839), alive(4_026_532_180)],
                 complete: true,

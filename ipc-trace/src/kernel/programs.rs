@@ -2,14 +2,29 @@
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
+/// A function on another way that is watched. Dropped, it is let go of: the link first.
+#[derive(Debug)]
+pub(super) struct Way {
+    /// Its row in `hooks::REACHED`
+    pub(super) row: usize,
+    _link: OwnedFd,
+    program: OwnedFd,
+}
+
+impl Way {
+    pub(super) const fn new(row: usize, link: OwnedFd, program: OwnedFd) -> Self {
+        Self { row, _link: link, program }
+    }
+}
+
 /// Descriptors; dropped, they are let go of: links first.
 #[derive(Debug, Default)]
 pub(super) struct Programs {
     links: Vec<OwnedFd>,
     programs: Vec<OwnedFd>,
     arrays: Vec<OwnedFd>,
-    /// How many ways to objects are watched that are no operations
-    pub(super) watched: usize,
+    /// Ways to objects that are no operations
+    pub(super) ways: Vec<Way>,
     /// What is not seen, and why
     pub(super) unseen: Vec<String>,
 }
@@ -31,6 +46,7 @@ impl Programs {
 
     /// The programs.
     pub(super) fn all(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.programs.iter().map(|fd| fd.as_fd())
+        let ways = self.ways.iter().map(|way| way.program.as_fd());
+        self.programs.iter().map(|fd| fd.as_fd()).chain(ways)
     }
 }
