@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_way_is_silent_only_if_its_deed_was_done() {
-        let row = hooks::way_of("segment_touched");
+        let row = ipc_trace_common::hooks::way_of("segment_touched");
         let mut outcome = Outcome { calls: vec![], deeds: [0; Deed::ALL.len()] };
         assert_eq!(proof(row, &outcome, |_| false), Proof::Silent);
         assert_eq!(proof(row, &outcome, |at| at != way_fired_at(row)), Proof::Silent);
