@@ -173,12 +173,20 @@ pub mod gate {
 }
 
 /// Places in the table of functions whose programs were run while the gate stood at `gate::TEST`: by
-/// the call's place in [`hooks::Dispatch`], for the entry and then for the return.
-pub const FIRED: u32 = 2 * size_of::<hooks::Dispatch>() as u32;
+/// the call's place in [`hooks::Dispatch`], for the entry and then for the return; and then by the row of
+/// [`hooks::REACHED`].
+pub const FIRED: u32 = OF_CALLS + hooks::REACHED.len() as u32;
+/// Those of calls.
+const OF_CALLS: u32 = 2 * size_of::<hooks::Dispatch>() as u32;
 
 /// The place of the program at a function's entry or return, for a call.
 pub const fn fired_at(place: usize, entry: bool) -> u32 {
     (2 * place + if entry { 0 } else { 1 }) as u32
+}
+
+/// The place of the program of a row of [`hooks::REACHED`].
+pub const fn way_fired_at(row: usize) -> u32 {
+    OF_CALLS + row as u32
 }
 
 /// The first inode number that the namespace table covers. `PROC_IPC_INIT_INO` is 0xEFFFFFFF and

@@ -12,9 +12,11 @@ use aya_ebpf::{
     programs::{FEntryContext, FExitContext},
 };
 use ipc_trace_common::{
+    hooks,
     layout::Field,
     op::{Code, Op},
     record::Channel,
+    state::way_fired_at,
 };
 
 use crate::{
@@ -28,24 +30,30 @@ use crate::{
     slots,
 };
 
-/// Whether nothing is wanted of the current process.
+/// Whether a program is to do its work, for the current process. It isn't during the self-test, which wants
+/// to know that the program of this row was run.
 #[inline(always)]
-fn keeps_out() -> bool {
-    maps::gate().keeps_out((bpf_get_current_pid_tgid() >> 32) as u32)
+pub(crate) fn wanted(row: usize) -> bool {
+    let gate = maps::gate();
+    if !gate.keeps_out((bpf_get_current_pid_tgid() >> 32) as u32) {
+        return true;
+    }
+    if gate.is_test() {
+        maps::fired(way_fired_at(row));
+    }
+    false
 }
 
 /// A file is about to be opened, or comes by a descriptor.
 #[inline(always)]
 pub(crate) fn file(file: u64, how: How) {
-    if !keeps_out() {
-        files::got(unknown(file), how as u64);
-    }
+    files::got(unknown(file), how as u64);
 }
 
 /// `fsmount(2)` gave a descriptor.
 #[inline(always)]
 pub(crate) fn mounted(ret: i64) {
-    if ret >= 0 && !keeps_out() {
+    if ret >= 0 {
         files::given(Code::MOUNT, ret as u32);
     }
 }
@@ -53,7 +61,7 @@ pub(crate) fn mounted(ret: i64) {
 /// A table of `/proc/sysvipc` is read: `seq` is a `struct seq_file *`.
 #[inline(always)]
 pub(crate) fn table(seq: u64) {
-    if exists(Field::SeqFile) && !keeps_out() {
+    if exists(Field::SeqFile) {
         files::table_was_read(field(unknown(seq), Field::SeqFile));
     }
 }
@@ -61,18 +69,16 @@ pub(crate) fn table(seq: u64) {
 /// A queue's file is read or polled.
 #[inline(always)]
 pub(crate) fn queue(file: u64, channel: Channel) {
-    if !keeps_out() {
-        let file = unknown(file);
-        let inode: u64 = kernel_field(file, Field::FileInode);
-        let dentry: u64 = kernel_field(file, Field::FileDentry);
-        queue_of(kernel_field(inode, Field::InodeSb), dentry, inode, what(channel));
-    }
+    let file = unknown(file);
+    let inode: u64 = kernel_field(file, Field::FileInode);
+    let dentry: u64 = kernel_field(file, Field::FileDentry);
+    queue_of(kernel_field(inode, Field::InodeSb), dentry, inode, what(channel));
 }
 
 /// A queue is unlinked by its path, which need not be a call of mq_unlink.
 #[inline(always)]
 pub(crate) fn unlinked(dentry: u64) {
-    if exists(Field::DentrySb) && exists(Field::DentryInode) && !keeps_out() {
+    if exists(Field::DentrySb) && exists(Field::DentryInode) {
         let dentry = unknown(dentry);
         let inode: u64 = field(dentry, Field::DentryInode);
         queue_of(field(dentry, Field::DentrySb), dentry, inode, what(Channel::QueueUnlink));
@@ -96,9 +102,7 @@ extern "C" fn queue_of(sb: u64, dentry: u64, inode: u64, channel: u64) -> u64 {
 /// A mapped segment is touched for the first time, or since its page went: `vmf` is a `struct vm_fault *`.
 #[inline(always)]
 pub(crate) fn touched(vmf: u64) {
-    if !keeps_out() {
-        segment_touched_by(unknown(vmf));
-    }
+    segment_touched_by(unknown(vmf));
 }
 
 #[inline(never)]
@@ -120,9 +124,7 @@ extern "C" fn segment_touched_by(vmf: u64) -> u64 {
 /// are by kernel threads, which nobody has told to.
 #[inline(always)]
 pub(crate) fn destroyed(ipc_ns: u64, shp: u64) {
-    if !keeps_out() {
-        segment_destroyed_by(unknown(ipc_ns), unknown(shp));
-    }
+    segment_destroyed_by(unknown(ipc_ns), unknown(shp));
 }
 
 #[inline(never)]
@@ -153,9 +155,7 @@ fn of_segment(channel: u64, ipc_ns: u64, file: u64) -> u64 {
 /// A setting is written: `iocb` is a `struct kiocb *` of a file of `/proc/sys`.
 #[inline(always)]
 pub(crate) fn setting(iocb: u64) {
-    if !keeps_out() {
-        setting_written_by(unknown(iocb));
-    }
+    setting_written_by(unknown(iocb));
 }
 
 #[inline(never)]
@@ -205,7 +205,7 @@ extern "C" fn setting_written_by(iocb: u64) -> u64 {
 #[inline(always)]
 pub(crate) fn made(op: Op, ret: u64) {
     let ret = i64::from(ret as i32);
-    if ret >= 0 && !keeps_out() {
+    if ret >= 0 {
         slots::note_birth(bpf_get_current_pid_tgid(), op, ret);
     }
 }
@@ -213,7 +213,7 @@ pub(crate) fn made(op: Op, ret: u64) {
 /// A queue was made, or not, if `ret` is not 0.
 #[inline(always)]
 pub(crate) fn made_queue(ret: u64) {
-    if ret as i32 == 0 && !keeps_out() && opens_queue() {
+    if ret as i32 == 0 && opens_queue() {
         slots::note_birth(bpf_get_current_pid_tgid(), Op::MqOpen, 0);
     }
 }
@@ -230,19 +230,14 @@ fn opens_queue() -> bool {
 
 /// A program at a function's entry, of which it takes the first one or two arguments.
 macro_rules! at_entry {
-    ($name:ident, |$first:ident| $body:expr) => {
+    ($name:ident, |$first:ident $(, $second:ident)?| $body:expr) => {
         #[fentry(function = "")]
         fn $name(ctx: FEntryContext) -> i32 {
-            let $first = value::<0>(ctx.as_ptr());
-            $body;
-            0
-        }
-    };
-    ($name:ident, |$first:ident, $second:ident| $body:expr) => {
-        #[fentry(function = "")]
-        fn $name(ctx: FEntryContext) -> i32 {
-            let ($first, $second) = (value::<0>(ctx.as_ptr()), value::<8>(ctx.as_ptr()));
-            $body;
+            if wanted(const { hooks::way_of(stringify!($name)) }) {
+                let $first = value::<0>(ctx.as_ptr());
+                $(let $second = value::<8>(ctx.as_ptr());)?
+                $body;
+            }
             0
         }
     };
@@ -264,8 +259,10 @@ macro_rules! at_return {
     ($name:ident, |$result:ident = $at:literal| $body:expr) => {
         #[fexit(function = "")]
         fn $name(ctx: FExitContext) -> i32 {
-            let $result = value::<$at>(ctx.as_ptr());
-            $body;
+            if wanted(const { hooks::way_of(stringify!($name)) }) {
+                let $result = value::<$at>(ctx.as_ptr());
+                $body;
+            }
             0
         }
     };

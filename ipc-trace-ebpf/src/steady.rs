@@ -16,7 +16,7 @@ use aya_ebpf::{
     programs::{ProbeContext, RetProbeContext, TracePointContext},
 };
 
-use ipc_trace_common::{op::Op, record::Channel};
+use ipc_trace_common::{hooks, op::Op, record::Channel};
 
 use crate::{
     calls, executables,
@@ -43,8 +43,10 @@ macro_rules! reached_at_entry {
     ($name:ident, |$($argument:ident = $n:literal),+| $body:expr) => {
         #[kprobe]
         fn $name(ctx: ProbeContext) -> u32 {
-            $(let $argument = ctx.arg::<u64>($n).unwrap_or(0);)+
-            $body;
+            if reached::wanted(const { hooks::way_of(stringify!($name)) }) {
+                $(let $argument = ctx.arg::<u64>($n).unwrap_or(0);)+
+                $body;
+            }
             0
         }
     };
@@ -66,8 +68,10 @@ macro_rules! reached_at_return {
     ($name:ident, |$result:ident| $body:expr) => {
         #[kretprobe]
         fn $name(ctx: RetProbeContext) -> u32 {
-            let $result: u64 = ctx.ret();
-            $body;
+            if reached::wanted(const { hooks::way_of(stringify!($name)) }) {
+                let $result: u64 = ctx.ret();
+                $body;
+            }
             0
         }
     };

@@ -312,18 +312,24 @@ fn attached(started: &Started) -> [Check; 4] {
 
 /// What is seen of ways to other namespaces' objects that are no operations.
 fn ways(started: &Started) -> Check {
-    let Started { watched, births, unseen, .. } = started;
+    let Started { plan, watched, unseen, untested, .. } = started;
     let how = match watched {
-        0 => {
+        0 if plan.hooks.is_empty() => {
             "by the descriptors that calls give: not seen are touches of mapped memory, queues that are \
               unlinked or polled by their paths, settings that are written, and descriptors that are \
               received and not used; which call made an object is inferred where it does not say so"
                 .to_owned()
         }
-        count => match births.count_ones() {
-            0 => format!("{count} functions are watched"),
-            makers => format!("{count} functions are watched, and {makers} that make objects"),
-        },
+        0 => "no function is watched".to_owned(),
+        count if untested.is_empty() => {
+            format!("{count} functions are watched, each seen to run its program in the self-test")
+        }
+        count => format!(
+            "{count} functions are watched, {} of them seen to run their programs in the self-test; not \
+             tested: {}",
+            count - untested.len(),
+            untested.join(", ")
+        ),
     };
     match unseen.as_slice() {
         [] => check(CheckName::Ways, Status::Ok, how),

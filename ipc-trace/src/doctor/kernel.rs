@@ -50,12 +50,12 @@ pub struct Started {
     pub fallbacks: Vec<String>,
     /// Why no census can be taken
     pub census_refused: Option<String>,
-    /// How many functions are watched on ways to objects that are no operations
+    /// How many functions are watched beside those of the system calls
     pub watched: usize,
-    /// The operations, by their bits, of whose calls it is known whether they made an object
-    pub births: u32,
     /// What is not seen, and why
     pub unseen: Vec<String>,
+    /// Which of the functions could not be tested, and why
+    pub untested: Vec<String>,
     /// What existed
     pub census: Census,
     /// How long it took until the programs were attached
@@ -103,9 +103,9 @@ impl Kernel for ThisKernel {
             flavour: session.flavour,
             fallbacks: session.fallbacks.clone(),
             census_refused: session.census_refused.clone(),
-            watched: session.watched,
-            births: session.births,
+            watched: session.watched(),
             unseen: session.unseen.clone(),
+            untested: session.untested.clone(),
             census,
             took,
             measured: Some(Measured { call: "getppid", before_ns, attached_ns }),

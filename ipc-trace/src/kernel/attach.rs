@@ -121,7 +121,7 @@ pub(super) fn attach(
     log::debug!("{} functions were hooked after {:?}", plan.hooks.len(), begin.elapsed());
     if !plan.hooks.is_empty() {
         reached::watch(&mut programs, &linked, flavour == Flavour::Perf, layout);
-        log::debug!("{} other ways were after {:?}", programs.watched, begin.elapsed());
+        log::debug!("{} other ways were after {:?}", programs.ways.len(), begin.elapsed());
     }
     let syscall = if plan.syscall_kinds == 0 { &[][..] } else { &SYSCALL };
     for on in CONTROL.iter().chain(syscall) {

@@ -2,16 +2,31 @@
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
+use ipc_trace_common::hooks::REACHED;
+
+/// A function of `hooks::REACHED` that is watched. Dropped, it is let go of: the link first.
+#[derive(Debug)]
+pub(super) struct Way {
+    /// Its row in `hooks::REACHED`
+    pub(super) row: usize,
+    _link: OwnedFd,
+    program: OwnedFd,
+}
+
+impl Way {
+    pub(super) const fn new(row: usize, link: OwnedFd, program: OwnedFd) -> Self {
+        Self { row, _link: link, program }
+    }
+}
+
 /// Descriptors; dropped, they are let go of: links first.
 #[derive(Debug, Default)]
 pub(super) struct Programs {
     links: Vec<OwnedFd>,
     programs: Vec<OwnedFd>,
     arrays: Vec<OwnedFd>,
-    /// How many ways to objects are watched that are no operations
-    pub(super) watched: usize,
-    /// The operations, by their bits, of whose calls it is known whether they made an object
-    pub(super) births: u32,
+    /// Functions that are watched beside those of the system calls
+    pub(super) ways: Vec<Way>,
     /// What is not seen, and why
     pub(super) unseen: Vec<String>,
 }
@@ -31,8 +46,15 @@ impl Programs {
         self.arrays.extend(arrays);
     }
 
+    /// The operations, by their bits, of whose calls it is known whether they made an object.
+    pub(super) fn births(&self) -> u32 {
+        let rows = self.ways.iter().filter_map(|way| REACHED.get(way.row)?.births_of);
+        rows.fold(0, |bits, op| bits | op.bit())
+    }
+
     /// The programs.
     pub(super) fn all(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.programs.iter().map(|fd| fd.as_fd())
+        let ways = self.ways.iter().map(|way| way.program.as_fd());
+        self.programs.iter().map(|fd| fd.as_fd()).chain(ways)
     }
 }

@@ -2,8 +2,11 @@
 //! function, so each one is called once, and its programs must have been run.
 //!
 //! A child process makes one harmless call for each way in, in an IPC namespace of its own: its first
-//! argument is −1, which is no id, no descriptor and no address, and the others are 0. Programs mark
-//! that they were run while the gate stands at `gate::TEST`, and report nothing.
+//! argument is −1, which is no id, no descriptor and no address, and the others are 0. What calls the functions
+//! on other ways it does before that (`deeds`). Programs mark that they were run while the gate stands at
+//! `gate::TEST`, and report nothing.
+
+mod deeds;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,9 +17,9 @@ use std::{
 };
 
 use ipc_trace_common::{
-    hooks::{ENTRIES, MULTIPLEXED, X32_BIT},
+    hooks::{Deed, ENTRIES, MULTIPLEXED, REACHED, X32_BIT},
     op::{Abi, Code},
-    state::fired_at,
+    state::{fired_at, way_fired_at},
 };
 use nix::{
     errno::Errno,
@@ -30,6 +33,7 @@ use nix::{
 };
 
 use super::plan::{Hook, Plan};
+use deeds::Child;
 
 /// How long the calls are waited for. They take a few milliseconds, but a busy host may give the child
 /// its turn late.
@@ -48,8 +52,25 @@ struct Probe {
     function: &'static str,
 }
 
-/// What came of the calls: function and raw result; calls that were not made are left out.
-pub type Outcome = Vec<(&'static str, i64)>;
+/// What came of the test.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Of the calls: function and raw result; those that were not made are left out
+    calls: Vec<(&'static str, i64)>,
+    /// Of [`Deed::ALL`]: not negative, if it was done
+    deeds: [i64; Deed::ALL.len()],
+}
+
+/// What the test tells of a function on another way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// Its program was run
+    Ran,
+    /// It was called, and its program was not run
+    Silent,
+    /// Nothing, as it could not be called: which, and why
+    None(String),
+}
 
 /// The calls, those by `int 0x80` last: where the kernel was told to refuse them, the first ends the
 /// child.
@@ -74,22 +95,27 @@ fn probes(plan: &Plan) -> Vec<Probe> {
 /// No memory can be shared with a child, or no child can be made.
 pub fn run(plan: &Plan) -> io::Result<Outcome> {
     let probes = probes(plan);
-    let results = Shared::new(probes.len())?;
+    let results = Shared::new(Deed::ALL.len() + probes.len())?;
     // SAFETY: there is no other thread; the child makes system calls alone and ends.
     match unsafe { fork() }? {
         ForkResult::Child => {
             // Should it be refused, the calls are harmless all the same.
-            let _ = unshare(CloneFlags::CLONE_NEWIPC);
+            let mut child = Child::new(unshare(CloneFlags::CLONE_NEWIPC).is_ok());
+            for (at, deed) in Deed::ALL.into_iter().enumerate() {
+                results.set(at, child.does(deed));
+            }
             for (at, probe) in probes.iter().enumerate() {
-                results.set(at, probe.call());
+                results.set(Deed::ALL.len() + at, probe.call());
             }
             // SAFETY: ends this process at once.
             unsafe { libc::_exit(0) }
         }
         ForkResult::Parent { child } => wait(child)?,
     }
-    let made = probes.iter().enumerate().map(|(at, probe)| (probe.function, results.get(at)));
-    Ok(made.filter(|(_, result)| *result != NOT_MADE).collect())
+    let result = |at| results.get(Deed::ALL.len() + at);
+    let made = probes.iter().enumerate().map(|(at, probe)| (probe.function, result(at)));
+    let calls = made.filter(|(_, result)| *result != NOT_MADE).collect();
+    Ok(Outcome { calls, deeds: std::array::from_fn(|at| results.get(at)) })
 }
 
 fn wait(child: nix::unistd::Pid) -> io::Result<()> {
@@ -118,13 +144,25 @@ pub fn silent(
     // ENOSYS: the kernel was told to do without this ABI, so nobody's calls come this way.
     let came_back = |hook: &Hook| {
         let no_such_call = -i64::from(Errno::ENOSYS as i32);
-        outcome.iter().any(|(name, ret)| *name == hook.function && *ret != no_such_call)
+        outcome.calls.iter().any(|(name, ret)| *name == hook.function && *ret != no_such_call)
     };
     plan.hooks
         .iter()
         .filter(|hook| came_back(hook) && !all_ran(hook))
         .map(|hook| (hook.function, "a call was made and no program was run".to_owned()))
         .collect()
+}
+
+/// What is known of the function in a row of [`REACHED`]. `ran` as above.
+pub fn proof(row: usize, outcome: &Outcome, ran: impl Fn(u32) -> bool) -> Proof {
+    if ran(way_fired_at(row)) {
+        return Proof::Ran;
+    }
+    let way = &REACHED[row];
+    match outcome.deeds[way.deed as usize] {
+        0.. => Proof::Silent,
+        refused => Proof::None(format!("{} ({})", way.functions[0], deeds::refusal(refused))),
+    }
 }
 
 impl Probe {
@@ -243,12 +281,13 @@ mod tests {
     fn a_program_that_was_not_run_is_told_and_a_call_that_is_not_there_is_not() {
         let plan = plan(&["__x64_sys_semget", "__x64_sys_semop", "__x64_compat_sys_mq_notify"]);
         let enosys = -i64::from(libc::ENOSYS);
-        let outcome = vec![
+        let calls = vec![
             ("__x64_sys_semget", -2),
             ("__x64_sys_semop", -22),
             ("__x64_sys_semop", enosys),
             ("__x64_compat_sys_mq_notify", enosys),
         ];
+        let outcome = Outcome { calls, deeds: [0; Deed::ALL.len()] };
         let semop = plan.hooks.iter().find(|h| h.function == "__x64_sys_semop").unwrap();
         let names = |silent: BTreeMap<&'static str, String>| silent.into_keys().collect::<Vec<_>>();
         assert!(silent(&plan, &outcome, |_| true).is_empty());
@@ -256,6 +295,45 @@ mod tests {
         assert_eq!(names(silent(&plan, &outcome, without_entry)), ["__x64_sys_semop"]);
         let none = names(silent(&plan, &outcome, |_| false));
         assert_eq!(none, ["__x64_sys_semget", "__x64_sys_semop"]);
+    }
+
+    #[test]
+    fn a_way_is_silent_only_if_its_deed_was_done() {
+        let row = ipc_trace_common::hooks::way_of("segment_touched");
+        let mut outcome = Outcome { calls: vec![], deeds: [0; Deed::ALL.len()] };
+        assert_eq!(proof(row, &outcome, |_| false), Proof::Silent);
+        assert_eq!(proof(row, &outcome, |at| at != way_fired_at(row)), Proof::Silent);
+        assert_eq!(proof(row, &outcome, |at| at == way_fired_at(row)), Proof::Ran);
+
+        outcome.deeds[Deed::TouchSegment as usize] = -i64::from(libc::EPERM);
+        let Proof::None(reason) = proof(row, &outcome, |_| false) else { panic!("it was refused") };
+        assert_eq!(reason, "shm_fault (the test was refused it: EPERM)");
+        // Others may have called it.
+        assert_eq!(proof(row, &outcome, |_| true), Proof::Ran);
+
+        outcome.deeds[Deed::TouchSegment as usize] = NOT_MADE;
+        assert!(matches!(proof(row, &outcome, |_| false), Proof::None(_)));
+    }
+
+    /// What needs an IPC namespace of the child's own is done in one, or not at all.
+    #[test]
+    fn deeds_are_done_where_they_harm_nobody() {
+        let outcome = run(&plan(&[])).unwrap();
+        let of = |deed: Deed| outcome.deeds[deed as usize];
+        let has_namespace = of(Deed::MakeSemaphores) != deeds::NO_NAMESPACE;
+        for deed in Deed::ALL {
+            assert_ne!(of(deed), NOT_MADE, "{deed:?}");
+            let makes = deed as usize >= Deed::MakeSemaphores as usize;
+            if matches!(deed, Deed::Open | Deed::Receive) || makes && has_namespace {
+                assert!(of(deed) >= 0, "{deed:?}: {}", of(deed));
+            }
+        }
+        let mut child = Child::new(false);
+        for deed in
+            Deed::ALL.into_iter().filter(|deed| *deed as usize >= Deed::MakeSemaphores as usize)
+        {
+            assert_eq!(child.does(deed), deeds::NO_NAMESPACE, "{deed:?}");
+        }
     }
 
     /// Whether programs are attached or not, the calls do no harm.
@@ -269,8 +347,8 @@ mod tests {
             .copied()
             .collect();
         let outcome = run(&plan(&every)).unwrap();
-        assert!(outcome.len() >= 20);
-        for (function, ret) in outcome {
+        assert!(outcome.calls.len() >= 20);
+        for (function, ret) in outcome.calls {
             assert!((-4095..0).contains(&ret), "{function}: {ret}");
         }
     }

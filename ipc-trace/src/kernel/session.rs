@@ -32,7 +32,7 @@ use super::{
     object::Linked,
     plan::{Flavour, Plan},
     programs::Programs,
-    selftest,
+    reached, selftest,
     survey::Survey,
 };
 
@@ -191,12 +191,11 @@ pub struct Session {
     pub fallbacks: Vec<String>,
     /// Why no census can be taken
     pub census_refused: Option<String>,
-    /// How many functions are watched on ways to objects that are no operations
-    pub watched: usize,
-    /// The operations, by their bits, of whose calls it is known whether they made an object
-    pub births: u32,
     /// What is not seen, and why
     pub unseen: Vec<String>,
+    /// Functions on ways to objects that are no operations of which nothing shows that their programs are
+    /// run, and why
+    pub untested: Vec<String>,
     counters: Words,
     processors: usize,
     drops: HashMap<MapData, [u32; 3], u64>,
@@ -286,9 +285,8 @@ impl Session {
             flavour,
             fallbacks,
             census_refused: None,
-            watched: programs.watched,
-            births: programs.births,
             unseen: std::mem::take(&mut programs.unseen),
+            untested: Vec::new(),
             counters: linked.words("COUNTERS", rows)?,
             processors,
             drops: linked.take("DROPS")?,
@@ -312,7 +310,14 @@ impl Session {
         })
     }
 
-    /// Makes the calls whose functions are hooked, and sees whether the programs were run.
+    /// How many functions are watched beside those of the system calls.
+    #[must_use]
+    pub fn watched(&self) -> usize {
+        self.programs.ways.len()
+    }
+
+    /// Makes the calls whose functions are hooked, and sees whether the programs were run. What is silent on
+    /// other ways, tracing can do without.
     fn test(&mut self, plan: &Plan) -> Result<(), SessionError> {
         if plan.hooks.is_empty() {
             return Ok(());
@@ -321,13 +326,18 @@ impl Session {
         let outcome = selftest::run(plan).map_err(SessionError::SelfTest)?;
         let ran = |at: u32| fired.get(&at, 0).is_ok_and(|mark| mark != 0);
         let silent = selftest::silent(plan, &outcome, ran);
-        if silent.is_empty() { Ok(()) } else { Err(SessionError::Functions(silent)) }
+        if !silent.is_empty() {
+            return Err(SessionError::Functions(silent));
+        }
+        self.untested = reached::judge(&mut self.programs, &outcome, ran);
+        self.unseen.append(&mut self.programs.unseen);
+        Ok(())
     }
 
     /// The first census: it also tells which process this is, in the initial pid namespace.
     fn begin(&mut self, layout: &Layout) -> Result<Census, SessionError> {
         // What is made before the gate is at `CONTROL` was there when the look at the start comes to it.
-        self.gate.set(gate::BIRTHS as usize, u64::from(self.births));
+        self.gate.set(gate::BIRTHS as usize, u64::from(self.programs.births()));
         self.set_gate(gate::CONTROL);
         if self.census_refused.is_some() {
             return Ok(Census::default());

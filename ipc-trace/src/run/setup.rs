@@ -159,6 +159,9 @@ pub fn setup(
     for what in &session.unseen {
         log::warn!("not seen on this kernel: {what}");
     }
+    for function in &session.untested {
+        log::info!("nothing shows that the program on it is run: {function}");
+    }
     for (field, what) in layout.losses() {
         log::info!("not known on this kernel: {what} (no field {field})");
     }

@@ -91,6 +91,14 @@ pub(super) const ALL: &[Scenario] = &[
         also: &[],
     },
     Scenario {
+        name: "probe-id-low",
+        what: "A program tries all ids below 64, which others have.",
+        play: low_ids,
+        // On such ids alone nobody is ever surer.
+        expected: &[Expected::new("probe-id", Info).confident(0, 20)],
+        also: &[],
+    },
+    Scenario {
         name: "probe-id-far",
         what: "A process uses an id that has been given out in one container alone.",
         play: id_far,
@@ -201,6 +209,20 @@ fn id_stale(stage: &mut Stage) -> Result<()> {
             Ok(())
         },
     )
+}
+
+fn low_ids(stage: &mut Stage) -> Result<()> {
+    let key = stage.key(1);
+    database(stage, key, 0, 0)?;
+    stage.act("guesser", |me| {
+        let mut caller = unshare_ipc()?;
+        for id in 0..64 {
+            up(&mut caller, id);
+            caller.msgctl(id, libc::IPC_STAT);
+            caller.shmctl(id, libc::IPC_STAT);
+        }
+        me.stay()
+    })
 }
 
 /// How many semaphores are made before the one with the id.

@@ -78,10 +78,6 @@ pub(super) const ALL: &[Scenario] = &[
         ),
         &["probe-key"],
     ),
-    but(
-        benign("benign-low-ids", "A program tries all ids below 64, which others have.", low_ids),
-        &["probe-id"],
-    ),
     benign(
         "benign-own-errors",
         "A program is denied, finds what exists already, and uses what was removed.",
@@ -243,20 +239,6 @@ fn own_free_keys(stage: &mut Stage) -> Result<()> {
         let ret = caller.semget(key, 1, 0);
         ensure!(ret == -i64::from(libc::ENOENT), "it answers {ret}");
         semaphore(&mut caller, key, 0o600 | libc::IPC_EXCL)?;
-        me.stay()
-    })
-}
-
-fn low_ids(stage: &mut Stage) -> Result<()> {
-    let key = stage.key(1);
-    database(stage, key, 0, 0)?;
-    stage.act("guesser", |me| {
-        let mut caller = unshare_ipc()?;
-        for id in 0..64 {
-            up(&mut caller, id);
-            caller.msgctl(id, libc::IPC_STAT);
-            caller.shmctl(id, libc::IPC_STAT);
-        }
         me.stay()
     })
 }

@@ -4,7 +4,7 @@ use std::{
     ffi::CString,
     fs::{self, File, OpenOptions},
     os::{fd::AsRawFd as _, unix::ffi::OsStrExt as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -20,7 +20,10 @@ use super::{
     table::{Expected, Scenario},
     wire::Wire,
 };
-use crate::workload::calls::Caller;
+use crate::workload::{
+    calls::Caller,
+    uring::{By, Uring},
+};
 
 const FOREIGN: Expected = Expected::high("foreign-mount");
 
@@ -38,6 +41,20 @@ pub(super) const ALL: &[Scenario] = &[
         what: "A process opens a queue through a bind mount of another namespace's mqueue file system.",
         play: by_bind,
         expected: &[FOREIGN],
+        also: &[],
+    },
+    Scenario {
+        name: "mount-by-io-uring",
+        what: "A process has io_uring open and read a queue of another namespace.",
+        play: |stage| by_io_uring(stage, By::Caller),
+        expected: &[FOREIGN.by_function()],
+        also: &[],
+    },
+    Scenario {
+        name: "mount-by-io-uring-worker",
+        what: "A process has a worker of io_uring open and read a queue of another namespace.",
+        play: |stage| by_io_uring(stage, By::Worker),
+        expected: &[FOREIGN.by_function()],
         also: &[],
     },
     Scenario {
@@ -120,21 +137,47 @@ fn by_root(stage: &mut Stage) -> Result<()> {
     })
 }
 
-fn by_bind(stage: &mut Stage) -> Result<()> {
+/// Plays a process with a queue, in which there is a message, in a namespace of its own: the path of the queue
+/// in a bind mount of its mqueue file system.
+fn bound(stage: &mut Stage) -> Result<PathBuf> {
     let (queue, folder) = (stage.queue(), stage.folder().to_owned());
     let bind = folder.join("bind");
     fs::create_dir_all(&bind)?;
     let none: Option<&str> = None;
     stage.act("owner", |me| {
         let mut caller = unshare_ipc()?;
-        open_queue(&mut caller, &queue)?;
+        let fd = open_queue(&mut caller, &queue)?;
+        let ret = caller.mq_send(fd, b"for its own", 1, None);
+        ensure!(ret == 0, "mq_send: {ret}");
         let from = acts::mount_queues(&folder, "queues")?;
         mount(Some(&from), &bind, none, MsFlags::MS_BIND, none)?;
         me.stay()
     })?;
     stage.settle()?;
+    Ok(file_of(&bind, &queue))
+}
+
+fn by_bind(stage: &mut Stage) -> Result<()> {
+    let path = bound(stage)?;
     stage.act("intruder", |me| {
-        open(&file_of(&bind, &queue))?;
+        open(&path)?;
+        me.stay()
+    })
+}
+
+fn by_io_uring(stage: &mut Stage, by: By) -> Result<()> {
+    if let Err(refused) = Uring::new()? {
+        stage.lacks(&format!("io_uring ({refused:?})"));
+        return Ok(());
+    }
+    let path = CString::new(bound(stage)?.as_os_str().as_bytes())?;
+    stage.act("intruder", |me| {
+        let mut uring = Uring::new()?.context("io_uring is refused")?;
+        let queue = uring.open(&path, libc::O_RDONLY, by)?;
+        // A request that can wait does so until there is a message (io_arm_poll_handler, io_uring/poll.c, 6.12).
+        let mut state = [0; 64];
+        uring.read(&queue, &mut state, by)?;
+        ensure!(state.starts_with(b"QSIZE:"), "{state:?}");
         me.stay()
     })
 }

@@ -46,6 +46,8 @@ pub(super) struct Played {
     pub(super) processes: Vec<Id>,
     /// The ids of its containers
     pub(super) containers: Vec<String>,
+    /// What the kernel lacks or refuses that it is about: then nothing happened
+    pub(super) lacks: Option<String>,
 }
 
 /// Where a container's namespaces come from.
@@ -76,6 +78,7 @@ pub(super) struct Stage {
     /// How many actors have not said yet that they are ready
     awaited: usize,
     containers: Vec<String>,
+    lacks: Option<String>,
     /// Those that are to last as long as it
     kept: Vec<Cgroup>,
     folder: PathBuf,
@@ -105,6 +108,7 @@ impl Stage {
             children: Vec::new(),
             awaited: 0,
             containers: Vec::new(),
+            lacks: None,
             kept: Vec::new(),
             folder,
         })
@@ -276,6 +280,11 @@ impl Stage {
         Ok(())
     }
 
+    /// The kernel lacks, or was told to refuse, what the scenario is about.
+    pub(super) fn lacks(&mut self, what: &str) {
+        self.lacks = Some(what.to_owned());
+    }
+
     /// The number, on the host, of the actor of that name.
     pub(super) fn pid_of(&self, name: &str) -> Result<u64> {
         let roll = self.roll()?;
@@ -297,7 +306,7 @@ impl Stage {
     pub(super) fn played(&self) -> Result<Played> {
         let lines = self.roll_lines()?;
         let processes = lines.lines().filter_map(line_of_roll).map(|(_, id)| id).collect();
-        Ok(Played { processes, containers: self.containers.clone() })
+        Ok(Played { processes, containers: self.containers.clone(), lacks: self.lacks.clone() })
     }
 
     /// Lets all actors go, and waits for them.

@@ -30,6 +30,7 @@ mod seccomp;
 mod steps;
 pub(crate) mod sysv;
 mod tour;
+pub(crate) mod uring;
 mod walk;
 mod zoo;
 

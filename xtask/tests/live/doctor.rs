@@ -1,14 +1,17 @@
 //! What `doctor` says of this host and user.
 
+use std::{env, process::Command};
+
 use serde_json::Value;
 
 use crate::{
     book::assert_valid,
-    tracer::{as_user, list, program, text},
+    tracer::{as_user, list, program, text, tracer},
 };
 
-fn doctor(mut command: std::process::Command, status: i32) -> Value {
-    let output = command.args(["doctor", "-o", "json"]).output().unwrap();
+/// What it says as JSON. `command` has its name.
+fn doctor(command: &mut Command, status: i32) -> Value {
+    let output = command.args(["-o", "json"]).output().unwrap();
     assert_eq!(output.status.code(), Some(status), "{}", text(&output.stderr));
     let doctor = serde_json::from_slice(&output.stdout).unwrap();
     assert_valid("doctor", &[&doctor]);
@@ -17,7 +20,7 @@ fn doctor(mut command: std::process::Command, status: i32) -> Value {
 
 #[test]
 fn doctor_is_right_for_root_and_tells_nobody_what_is_missing() {
-    let root = doctor(program(), 0);
+    let root = doctor(program().arg("doctor"), 0);
     assert_eq!(root["ready"], true, "{root:#}");
     assert!(root["verdict"].as_str().unwrap().starts_with("ready: "), "{}", root["verdict"]);
     let operations = list(&root["operations"]);
@@ -27,7 +30,7 @@ fn doctor_is_right_for_root_and_tells_nobody_what_is_missing() {
         assert!(!list(&operation["entries"]).is_empty(), "{operation}");
     }
 
-    let nobody = doctor(as_user(program().get_program(), 65_534), 1);
+    let nobody = doctor(as_user(program().get_program(), 65_534).arg("doctor"), 1);
     assert_eq!(nobody["ready"], false);
     let verdict = nobody["verdict"].as_str().unwrap();
     for capability in ["CAP_BPF", "CAP_PERFMON"] {
@@ -36,4 +39,18 @@ fn doctor_is_right_for_root_and_tells_nobody_what_is_missing() {
 
     let output = program().args(["doctor", "--backend", "nonsense"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
+}
+
+/// On the kernels of the tests all functions that backend `function` watches on other ways are there, and the
+/// self-test can call each.
+#[test]
+fn functions_on_other_ways_are_seen_to_run_their_programs() {
+    let doctor = doctor(&mut tracer("doctor"), 0);
+    let ways = list(&doctor["checks"]).iter().find(|check| check["name"] == "ways").unwrap();
+    assert_eq!(ways["status"], "ok", "{ways}");
+    let expected = match env::var("IPC_TRACE_TEST_BACKEND").as_deref() {
+        Ok("function") => " functions are watched, each seen to run its program in the self-test",
+        _ => "by the descriptors that calls give",
+    };
+    assert!(ways["detail"].as_str().unwrap().contains(expected), "{ways}");
 }
