@@ -552,6 +552,8 @@ pub const fn multiplexed() -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use super::*;
 
     #[test]
@@ -592,7 +594,7 @@ mod tests {
     fn a_program_and_its_twin_are_of_one_row() {
         for (row, way) in REACHED.iter().enumerate() {
             assert_eq!(way_of(way.program), row);
-            assert_eq!(way_of(&format!("{STEADY}{}", way.program)), row);
+            assert_eq!(way_of(&std::format!("{STEADY}{}", way.program)), row);
         }
     }
 

@@ -17,9 +17,18 @@ use crate::{apt, build::Built, test::programs::PROGRAMS};
 pub(super) const BACKENDS: [&str; 2] = ["syscall", "function"];
 
 /// Tests of what is the same for every backend: the first backend's run has them, and the others' do
-/// without. Each starts the tracer a few times, and an emulated machine takes seconds for that.
-const OF_NO_BACKEND: [&str; 5] =
-    ["bad_days::", "bad_input::", "doctor::doctor_is", "filters::", "ls::"];
+/// without, unless all are asked for. Each starts the tracer a few times, and an emulated machine takes
+/// seconds for that.
+const OF_NO_BACKEND: [&str; 8] = [
+    "bad_days::",
+    "bad_input::",
+    "containers::a_hundred_thousand",
+    "doctor::doctor_is",
+    "filters::",
+    "ls::",
+    "policy::",
+    "processes::",
+];
 
 /// Tests for which a machine's files would be too many: PostgreSQL, Docker and Podman need a disk.
 const OF_THE_HOST: [&str; 3] =
@@ -81,14 +90,14 @@ impl Programs {
         Ok(files)
     }
 
-    /// Running the tests whose names contain `filter`.
-    pub(super) fn tests(&self, backend: &str, filter: Option<&str>) -> Job {
+    /// Running the tests whose names contain `filter`. `all`: also those that another backend's run has.
+    pub(super) fn tests(&self, backend: &str, filter: Option<&str>, all: bool) -> Job {
         let argv = [text(&self.tests), "--test-threads=1".to_owned()];
         let mut job = self.command(&argv);
         job.argv.extend(filter.map(str::to_owned));
         let skip = |name: &str| ["--skip".to_owned(), name.to_owned()];
         job.argv.extend(OF_THE_HOST.into_iter().flat_map(skip));
-        if backend != BACKENDS[0] {
+        if backend != BACKENDS[0] && !all {
             job.argv.extend(OF_NO_BACKEND.into_iter().flat_map(skip));
         }
         job.env.insert("IPC_TRACE_TEST_BACKEND".to_owned(), backend.to_owned());

@@ -62,6 +62,9 @@ pub(crate) struct VmArgs {
     /// How many machines run at a time [default: four for each processor, eight at most]
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
+    /// Run all tests with every backend, also those of what is the same for each
+    #[arg(long)]
+    all: bool,
     /// How many seconds a machine may run
     #[arg(long, value_name = "SECONDS", default_value_t = LIMIT)]
     limit: u64,
@@ -83,6 +86,7 @@ impl VmArgs {
             suite: vec![],
             update: false,
             jobs: None,
+            all: false,
             limit: LIMIT,
             append: None,
             filter,
@@ -121,7 +125,7 @@ pub(crate) fn run(args: &VmArgs, built: &Built, tally: &mut Tally) -> anyhow::Re
             queue.push(Planned {
                 name: name(backend),
                 machine: host.machine(&kernel, backend, args),
-                job: programs.tests(backend, args.filter.as_deref()),
+                job: programs.tests(backend, args.filter.as_deref(), args.all),
                 what: Shows::Tests(live::limits(&kernel.release, backend)),
             });
         }
