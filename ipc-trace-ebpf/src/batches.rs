@@ -169,11 +169,10 @@ fn describe(batch: &mut Batch, call: Call) {
     batch.size = size << 32;
 }
 
-/// Whether the thread is still where it was when its batch was begun: in its namespaces, of which `nsproxy`
-/// tells, and its cgroup.
+/// Whether the thread is still where it was when its batch was begun: in its namespaces and its cgroup.
 #[inline(always)]
-fn is_there(batch: &Batch, nsproxy: u64) -> bool {
-    batch.nsproxy == nsproxy && batch.moves == cgroups::moves()
+fn is_there(batch: &Batch, task: u64) -> bool {
+    batch.nsproxy == field::<u64>(task, Field::TaskNsproxy) && batch.moves == cgroups::moves()
 }
 
 /// The call that the thread is in returns. Whether it is in its batch now.
@@ -188,7 +187,7 @@ pub(crate) fn exit_known(pid_tgid: u64, task: u64, ret: i64) -> bool {
     let Some(batch) = of_thread(pid_tgid) else {
         return false;
     };
-    if batch.enter_ns == 0 || !is_there(batch, field(task, Field::TaskNsproxy)) {
+    if batch.enter_ns == 0 || !is_there(batch, task) {
         return false;
     }
     // SAFETY: no arguments.
@@ -200,7 +199,7 @@ pub(crate) fn exit_known(pid_tgid: u64, task: u64, ret: i64) -> bool {
 
 /// A call returns that looked for an object, and failed. Whether it is in the thread's batch now.
 #[inline(always)]
-pub(crate) fn looked_up(pid_tgid: u64, nsproxy: u64, call: Call, ret: i64) -> bool {
+pub(crate) fn looked_up(pid_tgid: u64, task: u64, call: Call, ret: i64) -> bool {
     if constant!(BATCHED) == 0
         || call.code.bit() & GETS == 0
         || call.multiplexed != 0
@@ -211,7 +210,7 @@ pub(crate) fn looked_up(pid_tgid: u64, nsproxy: u64, call: Call, ret: i64) -> bo
     let Some(batch) = of_thread(pid_tgid) else {
         return false;
     };
-    if !is_there(batch, nsproxy) {
+    if !is_there(batch, task) {
         return false;
     }
     describe(batch, call);

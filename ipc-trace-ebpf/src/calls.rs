@@ -310,8 +310,7 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
     // leads to it, 6.12's verifier searches all of BTF (`btf_nested_type_is_trusted`,
     // kernel/bpf/btf.c), which makes up most of the time that loading takes.
     let task = current_task();
-    let nsproxy = field(task, Field::TaskNsproxy);
-    let ipc_ns: u64 = field(nsproxy, Field::NsproxyIpc);
+    let ipc_ns = namespaces::of_task(task);
     let cred = field(task, Field::TaskCred);
     let changes = op.changes_objects() && !filters::failed(ret);
     if !gate.is_open() && !changes {
@@ -321,7 +320,7 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
         }
         return 0;
     }
-    if gate.is_open() && batches::looked_up(pid_tgid, nsproxy, call, ret) {
+    if gate.is_open() && batches::looked_up(pid_tgid, task, call, ret) {
         return 0;
     }
     let noted_ns = batches::leave(pid_tgid);
