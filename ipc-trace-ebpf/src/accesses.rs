@@ -43,6 +43,10 @@ pub(crate) extern "C" fn tell(
     segment: u64,
 ) -> u64 {
     let pid_tgid = bpf_get_current_pid_tgid();
+    // First, before ways part, as in `calls::finish_call`: there are ten programs that call this.
+    let task = current_task();
+    let ipc_ns_of_caller = namespaces::of_task(task);
+    let cred = field(task, Field::TaskCred);
     let mut whose = NsRef { inum: 0, generation: 0 };
     let mut flags = 0;
     if what & UNTOLD == 0 {
@@ -69,8 +73,7 @@ pub(crate) extern "C" fn tell(
             }
         }
     }
-    let task = current_task();
-    let ns = namespaces::identify(namespaces::of_task(task));
+    let ns = namespaces::identify(ipc_ns_of_caller);
     let context = match slots::find_or_take(pid_tgid) {
         Some(slot) => context::ensure(slot, task, ns),
         None => 0,
@@ -96,7 +99,6 @@ pub(crate) extern "C" fn tell(
         (*record).context = context;
         (*record).tid = pid_tgid as u32;
         (*record).pid = (pid_tgid >> 32) as u32;
-        let cred = field(task, Field::TaskCred);
         (*record).euid = field(cred, Field::CredEuid);
         (*record).egid = field(cred, Field::CredEgid);
         (*record).ns = ns;

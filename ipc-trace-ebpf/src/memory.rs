@@ -148,6 +148,25 @@ pub(crate) fn user<T: Copy + Default>(address: u64) -> Option<T> {
     read.then_some(value)
 }
 
+/// 1 if the value is 0, else 0, without a branch, which the compiler would make of anything that it sees.
+#[inline(always)]
+pub(crate) fn is_zero(value: u64) -> u64 {
+    let zero: u64;
+    // SAFETY: the instructions touch the registers alone.
+    unsafe {
+        core::arch::asm!(
+            "{zero} = {value}",
+            "{zero} = -{zero}",
+            "{zero} |= {value}",
+            "{zero} >>= 63",
+            "{zero} ^= 1",
+            value = in(reg) value,
+            zero = out(reg) zero,
+        );
+    }
+    zero
+}
+
 /// `value & MASK`, where the compiler can't see it: a bound that it thinks to know already, it would
 /// optimise away, and the verifier would miss it.
 #[inline(always)]

@@ -17,7 +17,7 @@ use crate::{
     constants::constant,
     context, files,
     maps::{self, DESCENDANTS, SLOT_COUNT, SLOTS, SLOTS_SPILL},
-    memory::{current_task, field},
+    memory::{current_task, field, is_zero, masked},
 };
 
 /// A thread's slot.
@@ -159,13 +159,11 @@ pub(crate) fn note_birth(pid_tgid: u64, op: Op, ret: i64) {
 /// bits of `flag`.
 #[inline(always)]
 pub(crate) fn birth(slot: &mut Slot, op: Op, ret: i64) -> u32 {
-    let by_this = slot.made == op as u8 && slot.arg0 == made(op, ret);
+    // Without a branch: the verifier would go through all that follows once for each outcome.
+    let other = u64::from(slot.made ^ op as u8) | slot.arg0 ^ made(op, ret);
     slot.made = 0;
-    match (maps::births() & op.bit() != 0, by_this) {
-        (false, _) => 0,
-        (true, false) => flag::BIRTH_KNOWN,
-        (true, true) => flag::BIRTH_KNOWN | flag::MADE,
-    }
+    let known = masked::<1>(u64::from(maps::births() >> (op as u32)));
+    (known | (known & is_zero(other)) << 1) as u32 * flag::BIRTH_KNOWN
 }
 
 /// The call that the thread was in has failed, and is not told of.
@@ -194,6 +192,8 @@ pub(crate) fn forget_context(old_tid: u32) {
         }
     }
 }
+
+const _: () = assert!(flag::MADE == flag::BIRTH_KNOWN << 1);
 
 /// At the end of a thread: its slot becomes free, and the user side may forget its context.
 #[inline(always)]
