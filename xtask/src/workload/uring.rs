@@ -10,7 +10,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nix::{
     errno::Errno,
     sys::mman::{MapFlags, ProtFlags, mmap, munmap},
@@ -159,10 +159,10 @@ impl Uring {
         // SAFETY: the kernel reads and writes the parameters, which are as large as it takes them to be.
         let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, &raw mut parameters) };
         if fd < 0 {
-            return match Errno::last() {
-                refused @ (Errno::EPERM | Errno::ENOSYS) => Ok(Err(refused)),
-                error => bail!("io_uring_setup: {error}"),
-            };
+            let error = Errno::last();
+            let refused = matches!(error, Errno::EPERM | Errno::ENOSYS);
+            ensure!(refused, "io_uring_setup: {error}");
+            return Ok(Err(error));
         }
         // SAFETY: it is new, and nobody else's.
         let ring = unsafe { OwnedFd::from_raw_fd(fd as i32) };
