@@ -98,7 +98,8 @@ pub(crate) fn program(name: &str, package: &str) -> anyhow::Result<PathBuf> {
 }
 
 /// The executable of that name on `PATH`.
-pub(crate) fn find_on_path(name: &str) -> Option<PathBuf> {
+#[must_use]
+pub fn find_on_path(name: &str) -> Option<PathBuf> {
     env::split_paths(&env::var_os("PATH")?)
         .map(|folder| folder.join(name))
         .find(|path| is_executable(path))

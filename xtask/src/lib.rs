@@ -7,6 +7,7 @@ mod apt;
 mod bench;
 mod budget;
 mod build;
+mod child;
 pub mod containers;
 mod demo;
 pub mod folder;
@@ -20,6 +21,8 @@ mod workload;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+pub use apt::find_on_path;
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about)]

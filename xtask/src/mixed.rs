@@ -186,8 +186,7 @@ impl Cluster {
             return Ok(None);
         }
         let folder = Folder::new("cluster")?;
-        let owner = (Some(user.uid.as_raw()), Some(user.gid.as_raw()));
-        std::os::unix::fs::chown(folder.path(), owner.0, owner.1)?;
+        nix::unistd::chown(folder.path(), Some(user.uid), Some(user.gid))?;
         let data = folder.path().join("data");
         let made = program("initdb", &user).args(["-N", "-D"]).arg(&data).output()?;
         ensure!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
@@ -212,8 +211,7 @@ impl Cluster {
     fn pgbench(&self, seconds: &str) -> Command {
         let mut command = Command::new(Path::new(POSTGRESQL).join("pgbench"));
         command.args(["-c", "4", "-T", seconds, "-U", "postgres", "-h"]);
-        command.arg(self.folder.path());
-        command.arg("postgres");
+        command.arg(self.folder.path()).arg("postgres");
         command
     }
 }

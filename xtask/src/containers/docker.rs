@@ -3,7 +3,6 @@
 
 use std::{
     fs,
-    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -17,7 +16,7 @@ use nix::{
 };
 
 use super::image;
-use crate::folder::Folder;
+use crate::{child::ends_with_us, folder::Folder};
 
 /// The image that a daemon has from its start.
 pub const IMAGE: &str = "ipc-test:latest";
@@ -57,14 +56,7 @@ impl Docker {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
-        // SAFETY: prctl is async-signal-safe, and takes no pointers here.
-        unsafe {
-            command.pre_exec(|| {
-                // Should we be killed, so that we can't end the daemon.
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
-                Ok(())
-            });
-        }
+        ends_with_us(&mut command, Signal::SIGTERM);
         let daemon = command.spawn().context("cannot run dockerd")?;
         let mut docker = Self { folder, daemon };
         let begin = Instant::now();

@@ -5,7 +5,6 @@
 
 use std::{
     fs,
-    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -13,12 +12,13 @@ use std::{
 };
 
 use anyhow::Context as _;
-use nix::sys::{prctl, signal::Signal};
+use nix::sys::signal::Signal;
 
 use super::{
     init::{End, Job, read_results},
     initramfs::Initramfs,
 };
+use crate::child::ends_with_us;
 
 /// The emulator, and the package of Debian that it is in.
 pub(super) const QEMU: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86");
@@ -138,8 +138,7 @@ impl Machine {
             .arg(archive)
             .args(["-append", &format!("{WORDS} {}", self.append)])
             .stdin(Stdio::null());
-        // SAFETY: between fork and exec, one system call that takes no address.
-        unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
+        ends_with_us(&mut command, Signal::SIGKILL);
         for port in ports {
             let mut file = std::ffi::OsString::from("file:");
             file.push(port);

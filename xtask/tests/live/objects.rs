@@ -142,6 +142,7 @@ fn a_random_program_leaves_what_its_book_says_whenever_tracing_starts() {
         drop(program);
         assert_valid("event", &of_type(&lines, "object"));
         let left = left(&lines);
+        let known = births_are_known(&lines);
         for namespace in list(&book["namespaces"]) {
             let mine: Vec<_> =
                 left.iter().filter(|(at, _)| at.0 == number(&namespace["inum"])).collect();
@@ -158,7 +159,7 @@ fn a_random_program_leaves_what_its_book_says_whenever_tracing_starts() {
                 let made = births
                     .filter(|birth| place(&birth["object"]) == place(&line["object"]))
                     .any(|birth| birth["event"] == "created");
-                assert_creator(&line["object"], made, births_are_known(&lines), book);
+                assert_creator(&line["object"], made, known, book);
             }
         }
         // The others are gone, and their objects with them.

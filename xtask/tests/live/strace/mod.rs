@@ -29,7 +29,7 @@ use std::{
 };
 
 use nix::unistd::User;
-use xtask::folder::Folder;
+use xtask::{find_on_path, folder::Folder};
 
 use crate::tracer::{scaled, xtask};
 use program32::{Call, Word};
@@ -37,9 +37,7 @@ use run::no_difference;
 
 /// The executable of that name; `cargo xtask test` has seen to it that it is there.
 fn executable(name: &str) -> OsString {
-    let path = env::var_os("PATH").unwrap();
-    let found = env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file());
-    found.unwrap_or_else(|| panic!("{name} is not on PATH")).into()
+    find_on_path(name).unwrap_or_else(|| panic!("{name} is not on PATH")).into()
 }
 
 fn words(words: &[&str]) -> Vec<OsString> {
