@@ -7,6 +7,10 @@
 //! Sources: `arch/x86/entry/syscalls/syscall_{64,32}.tbl`, `include/uapi/asm-generic/unistd.h`,
 //! `arch/arm64/tools/syscall_32.tbl` (6.12), and the symbol tables of 5.10 to 7.2.
 
+mod reached;
+
+pub use reached::{Deed, REACHED, Reached, STEADY, all_reached, way_of};
+
 use crate::op::{
     Abi, Code, Op,
     Timeout::{None as Untimed, Time32, Time64},
@@ -247,159 +251,6 @@ pub const ACCESSES: &[(Abi, u16, Code)] = &[
     (Arm, 438, Code::RECEIVE),
 ];
 
-/// What a child of the tracer does in the self-test, so that the functions of [`REACHED`] are called, in this
-/// order; without harm, and visible to nobody else.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Deed {
-    /// Opens a directory
-    Open,
-    /// Receives a descriptor, by a socket
-    Receive,
-    /// Reads a table of `/proc/sysvipc`
-    ReadTable,
-    /// Writes nothing to a setting
-    WriteSetting,
-    /// Prepares an mqueue file system, and mounts it nowhere
-    Mount,
-    /// Makes a set of semaphores
-    MakeSemaphores,
-    /// Makes a System V message queue
-    MakeMessages,
-    /// Makes a queue
-    MakeQueue,
-    /// Reads its file
-    ReadQueue,
-    /// Polls it
-    PollQueue,
-    /// Unlinks it
-    UnlinkQueue,
-    /// Makes a segment
-    MakeSegment,
-    /// Has it attached, and touches it
-    TouchSegment,
-    /// Removes and detaches it
-    DestroySegment,
-}
-
-impl Deed {
-    /// All, in their order.
-    pub const ALL: [Self; 14] = [
-        Self::Open,
-        Self::Receive,
-        Self::ReadTable,
-        Self::WriteSetting,
-        Self::Mount,
-        Self::MakeSemaphores,
-        Self::MakeMessages,
-        Self::MakeQueue,
-        Self::ReadQueue,
-        Self::PollQueue,
-        Self::UnlinkQueue,
-        Self::MakeSegment,
-        Self::TouchSegment,
-        Self::DestroySegment,
-    ];
-}
-
-/// A function on a way to objects that is no operation, or one that makes objects.
-#[derive(Clone, Copy, Debug)]
-pub struct Reached {
-    /// The program; its twin for kernels that preempt programs has [`STEADY`] before that
-    pub program: &'static str,
-    /// The function; the first that exists is the one
-    pub functions: &'static [&'static str],
-    /// Whether the program is at its return
-    pub at_return: bool,
-    /// The operation of which it tells whether a call made the object that it gave
-    pub births_of: Option<Op>,
-    /// What is not seen without it
-    pub gives: &'static str,
-    /// What calls it, in the self-test
-    pub deed: Deed,
-}
-
-/// Before the names of programs for kernels that preempt programs.
-pub const STEADY: &str = "steady_";
-
-const fn reached(
-    program: &'static str,
-    functions: &'static [&'static str],
-    gives: &'static str,
-    deed: Deed,
-) -> Reached {
-    Reached { program, functions, at_return: false, births_of: None, gives, deed }
-}
-
-const fn births(
-    program: &'static str,
-    functions: &'static [&'static str],
-    op: Op,
-    gives: &'static str,
-    deed: Deed,
-) -> Reached {
-    Reached { at_return: true, births_of: Some(op), ..reached(program, functions, gives, deed) }
-}
-
-/// Those that backend `function` watches, beside the functions of the system calls: on ways to objects, and
-/// where objects are made. Each is called by way
-/// of a table of functions, or is another file's, so that no caller has it inlined (5.10 to 7.3).
-#[rustfmt::skip]
-pub const REACHED: [Reached; 14] = [
-    reached("file_opened", &["security_file_open"], "queues and segments that are opened by paths", Deed::Open),
-    reached("file_received", &["security_file_receive"], "descriptors that are received", Deed::Receive),
-    reached("table_read", &["sysvipc_proc_start"], "reads of /proc/sysvipc", Deed::ReadTable),
-    reached("queue_read", &["mqueue_read_file"], "reads of queues' files", Deed::ReadQueue),
-    reached("queue_polled", &["mqueue_poll_file"], "queues that are polled", Deed::PollQueue),
-    reached("queue_unlinked", &["mqueue_unlink"], "queues that are unlinked by their paths", Deed::UnlinkQueue),
-    reached("segment_touched", &["shm_fault"], "touches of mapped segments", Deed::TouchSegment),
-    reached("segment_destroyed", &["shm_destroy"], "segments destroyed from elsewhere", Deed::DestroySegment),
-    reached("setting_written", &["proc_sys_write"], "settings that are written", Deed::WriteSetting),
-    Reached {
-        at_return: true,
-        ..reached(
-            "queues_mounted",
-            &["__x64_sys_fsmount", "__arm64_sys_fsmount"],
-            "mqueue file systems that are mounted",
-            Deed::Mount,
-        )
-    },
-    // `ipc_ops.getnew`, which `ipcget` calls (ipc/util.c), and what mq_open has `vfs_mkobj` call.
-    births("segment_made", &["newseg"], Op::Shmget, "which calls of shmget made their segments", Deed::MakeSegment),
-    births("set_made", &["newary"], Op::Semget, "which calls of semget made their sets", Deed::MakeSemaphores),
-    births("messages_made", &["newque"], Op::Msgget, "which calls of msgget made their queues", Deed::MakeMessages),
-    births("queue_made", &["mqueue_create_attr"], Op::MqOpen, "which calls of mq_open made their queues", Deed::MakeQueue),
-];
-
-/// The row of [`REACHED`] that a program, or its twin, belongs to: programs name their rows so, and one that
-/// is not in the table does not compile.
-///
-/// # Panics
-/// No row names it.
-pub const fn way_of(program: &str) -> usize {
-    let mut i = 0;
-    while i < REACHED.len() {
-        if equal(REACHED[i].program, program) || is_twin(REACHED[i].program, program) {
-            return i;
-        }
-        i += 1;
-    }
-    panic!("no row of the table of functions on other ways names this program");
-}
-
-/// Whether `twin` is called as the twin of `program`.
-const fn is_twin(program: &str, twin: &str) -> bool {
-    let Some((prefix, rest)) = twin.as_bytes().split_at_checked(STEADY.len()) else {
-        return false;
-    };
-    same(prefix, STEADY.as_bytes()) && same(rest, program.as_bytes())
-}
-
-/// The functions in [`REACHED`].
-pub fn all_reached() -> impl Iterator<Item = &'static str> {
-    REACHED.iter().flat_map(|one| one.functions).copied()
-}
-
 /// The kinds of code in [`ACCESSES`].
 pub const ACCESS_KINDS: u32 = Code::OPEN.bit() | Code::READ.bit();
 
@@ -552,8 +403,6 @@ pub const fn multiplexed() -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
-    extern crate std;
-
     use super::*;
 
     #[test]
@@ -588,21 +437,6 @@ mod tests {
         assert_eq!((of(145), of(5)), (look::READ, look::OPEN));
         let entry = any(&dispatch(Abi::X86_64, !ACCESS_KINDS));
         assert_eq!((entry[0], entry[257], entry[220]), (0, 0, look::CALL));
-    }
-
-    #[test]
-    fn a_program_and_its_twin_are_of_one_row() {
-        for (row, way) in REACHED.iter().enumerate() {
-            assert_eq!(way_of(way.program), row);
-            assert_eq!(way_of(&std::format!("{STEADY}{}", way.program)), row);
-        }
-    }
-
-    #[test]
-    fn deeds_are_numbered_in_their_order() {
-        for (at, deed) in Deed::ALL.into_iter().enumerate() {
-            assert_eq!(deed as usize, at);
-        }
     }
 
     #[test]
