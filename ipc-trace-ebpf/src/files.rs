@@ -277,7 +277,7 @@ pub(crate) fn moved(task: u64, pid: u32, ipc_ns: u64, tells: bool) {
     if !able() {
         return;
     }
-    let files: u64 = field(task, Field::TaskFiles);
+    let files: u64 = kernel_field(task, Field::TaskFiles);
     let file = look_through(kernel_field(files, Field::FilesFdt), unknown(ipc_ns));
     if file == 0 {
         return;

@@ -10,7 +10,8 @@ use ipc_trace_common::{
 
 use crate::{
     constants::constant,
-    context, files,
+    context::{self, kernel_field},
+    files,
     maps::{self, DESCENDANTS},
     memory::{current_task, field},
     namespaces, slots,
@@ -60,7 +61,7 @@ pub(crate) fn returned(task: u64, ipc_ns: u64, pid_tgid: u64, code: Code, ret: i
     files::moved(task, (pid_tgid >> 32) as u32, ipc_ns, true);
 }
 
-/// `task_newtask`: a thread was made, and does not run yet.
+/// `task_newtask`: a thread was made, and does not run yet. The verifier need not know the task.
 #[inline(always)]
 pub(crate) fn newtask(task: u64, clone_flags: u64) {
     let pid_tgid = bpf_get_current_pid_tgid();
@@ -69,23 +70,23 @@ pub(crate) fn newtask(task: u64, clone_flags: u64) {
     if constant!(FILTERS) & filter::COMMAND != 0 && clone_flags & CLONE_THREAD == 0 {
         // The tracer itself makes one process only: the command.
         if gate.is_self(pid) || DESCENDANTS.get_ptr(&pid).is_some() {
-            let child: u32 = field(task, Field::TaskTgid);
+            let child: u32 = kernel_field(task, Field::TaskTgid);
             let _ = DESCENDANTS.insert(&child, &0, 0);
         }
     }
     if clone_flags & CLONE_THREAD == 0 && files::are_held() {
-        files::forked(pid, field(task, Field::TaskTgid));
+        files::forked(pid, kernel_field(task, Field::TaskTgid));
     }
     if clone_flags & CLONE_NEWIPC == 0 || gate.keeps_out(pid) {
         return;
     }
     let parent = current_task();
     let from = namespaces::identify(namespaces::of_task(parent));
-    let ipc_ns = namespaces::of_task(task);
+    let ipc_ns: u64 = kernel_field(kernel_field(task, Field::TaskNsproxy), Field::NsproxyIpc);
     let ns_id = namespaces::ns_id(ipc_ns);
     let to = namespaces::born(ipc_ns);
-    let child_tid: u32 = field(task, Field::TaskPid);
-    let child_pid: u32 = field(task, Field::TaskTgid);
+    let child_tid: u32 = kernel_field(task, Field::TaskPid);
+    let child_pid: u32 = kernel_field(task, Field::TaskTgid);
     let child = u64::from(child_pid) << 32 | u64::from(child_tid);
     let context = match slots::find_or_take(pid_tgid) {
         Some(slot) => context::ensure(slot, parent, from),

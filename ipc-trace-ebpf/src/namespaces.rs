@@ -14,9 +14,9 @@ use ipc_trace_common::{
 };
 
 use crate::{
-    context,
+    context::{self, kernel_field},
     maps::{self, NAMESPACES, NAMESPACES_SPILL},
-    memory::{field, kernel},
+    memory::{exists, field},
 };
 
 const ANNOUNCED: u64 = 1 << 32;
@@ -45,13 +45,13 @@ pub(crate) fn identify(ipc_ns: u64) -> NsRef {
 /// As [`identify`], of a pointer that was found and not walked to: the verifier knows nothing of it.
 #[inline(always)]
 pub(crate) fn identify_read(ipc_ns: u64) -> NsRef {
-    look(kernel(ipc_ns + context::bytes(Field::IpcNsInum)))
+    look(kernel_field(ipc_ns, Field::IpcNsInum))
 }
 
-/// A namespace was born: the next life of its number begins.
+/// A namespace was born: the next life of its number begins. The verifier need not know the pointer.
 #[inline(always)]
 pub(crate) fn born(ipc_ns: u64) -> NsRef {
-    let inum: u32 = field(ipc_ns, Field::IpcNsInum);
+    let inum: u32 = kernel_field(ipc_ns, Field::IpcNsInum);
     let Some(entry) = entry(inum) else {
         return NsRef { inum, generation: 1 };
     };
@@ -64,10 +64,10 @@ pub(crate) fn born(ipc_ns: u64) -> NsRef {
     }
 }
 
-/// The kernel's own number of a namespace; `0`: it has none.
+/// The kernel's own number of a namespace; `0`: it has none. The verifier need not know the pointer.
 #[inline(always)]
 pub(crate) fn ns_id(ipc_ns: u64) -> u64 {
-    field(ipc_ns, Field::IpcNsId)
+    if exists(Field::IpcNsId) { kernel_field(ipc_ns, Field::IpcNsId) } else { 0 }
 }
 
 /// As [`identify`], but silent: for the census, which lists namespaces itself. A namespace that

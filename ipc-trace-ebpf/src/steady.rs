@@ -22,7 +22,7 @@ use crate::{
     calls, executables,
     files::How,
     memory::{current_task, user_registers},
-    reached, slots,
+    moves, reached, slots,
 };
 
 #[kprobe]
@@ -35,6 +35,15 @@ fn fprobe_entry(_ctx: ProbeContext) -> u32 {
 fn fprobe_return(ctx: RetProbeContext) -> u32 {
     let ret: u64 = ctx.ret();
     calls::exit_function(user_registers(), ret as i64);
+    0
+}
+
+// struct task_struct *t, u64 flags: those of the tracepoint, which it follows at once (`copy_process`,
+// kernel/fork.c, 7.3). A perf event does not lead to the new thread.
+#[kprobe]
+fn steady_task_newtask(ctx: ProbeContext) -> u32 {
+    let [task, flags] = [0, 1].map(|n| ctx.arg::<u64>(n).unwrap_or(0));
+    moves::newtask(task, flags);
     0
 }
 

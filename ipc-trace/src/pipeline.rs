@@ -9,8 +9,10 @@
 mod folds;
 mod held;
 mod looks;
+#[cfg(test)]
+mod tests;
 
-use std::{collections::VecDeque, rc::Rc};
+use std::{collections::VecDeque, rc::Rc, thread, time::Duration};
 
 use ipc_trace_common::{
     op,
@@ -79,15 +81,30 @@ pub struct Change {
 
 /// A source of records: a ring.
 pub trait Source {
-    /// Hands the next record to `with`. `None`: there is none.
+    /// Hands the next record to `with`. `None`: there is none, or it is unfinished.
     fn next<R>(&mut self, with: impl FnOnce(&[u8]) -> R) -> Option<R>;
+
+    /// What is there and can't be read yet, after there was no next record. `None`: nothing.
+    fn unfinished(&self) -> Option<Unfinished>;
 }
 
-impl<T> Source for aya::maps::RingBuf<T> {
-    fn next<R>(&mut self, with: impl FnOnce(&[u8]) -> R) -> Option<R> {
-        Self::next(self).map(|item| with(&item))
-    }
+/// Records that can't be read, as the first of them is still being written, by another CPU, or by a thread
+/// that was preempted meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// The position of the first
+    pub at: usize,
+    /// The position behind the last
+    pub end: usize,
 }
+
+/// How often a ring is looked at again without a pause for a record that is being written, which takes
+/// about a microsecond.
+const LOOKS: u32 = 20;
+/// The pauses after that,
+const PAUSE: Duration = Duration::from_micros(100);
+/// and how many of them a record is given: its writer may be kept from running.
+const PAUSES: u32 = 500;
 
 /// A control record that waits for its turn.
 #[derive(Clone, Debug)]
@@ -155,6 +172,8 @@ pub struct Pipeline {
     told: folds::Told,
     /// The control ring was emptied at that time, or later
     control_read: u64,
+    /// The position in it of the record that was waited for in vain
+    given_up: Option<usize>,
     held: Held,
 }
 
@@ -169,6 +188,7 @@ impl Pipeline {
             waiting: VecDeque::new(),
             told: folds::Told::default(),
             control_read: 0,
+            given_up: None,
             held: Held::default(),
         }
     }
@@ -185,8 +205,10 @@ impl Pipeline {
         while calls < BATCH {
             let next = events.next(|bytes| self.event(bytes, control, sink));
             if next.is_none() {
-                // All calls that came before what is waiting have been handled.
-                self.apply(u64::MAX, sink);
+                // Else some of the calls that came before what is waiting are still to be handled.
+                if events.unfinished().is_none() {
+                    self.apply(u64::MAX, sink);
+                }
                 break;
             }
             calls += 1;
@@ -364,8 +386,44 @@ impl Pipeline {
         }
     }
 
+    /// Reads all that is in the control ring by now, so that what calls refer to is known: a record that is
+    /// still being written keeps those behind it back, and is waited for.
     fn read_control(&mut self, control: &mut impl Source) {
         let now = boot_ns();
+        self.take_control(control);
+        if let Some(unfinished) = control.unfinished() {
+            self.await_control(control, unfinished.end);
+        }
+        self.control_read = now;
+    }
+
+    /// Reads on until all before the position `end` was read.
+    #[cold]
+    fn await_control(&mut self, control: &mut impl Source, end: usize) {
+        // Positions grow, and wrap around.
+        let is_before = |at: usize| (at.wrapping_sub(end) as isize) < 0;
+        for look in 0..LOOKS + PAUSES {
+            match control.unfinished() {
+                Some(Unfinished { at, .. }) if is_before(at) && self.given_up != Some(at) => {}
+                _ => return,
+            }
+            if look < LOOKS {
+                thread::yield_now();
+            } else {
+                thread::sleep(PAUSE);
+            }
+            self.take_control(control);
+        }
+        let at = control.unfinished().map(|unfinished| unfinished.at);
+        if at.is_some_and(is_before) {
+            log::warn!(
+                "a record of the kernel side is not finished, and who some threads are will be known late"
+            );
+            self.given_up = at;
+        }
+    }
+
+    fn take_control(&mut self, control: &mut impl Source) {
         while let Some(record) = control.next(read_one) {
             self.delivered.control += 1;
             match record {
@@ -374,7 +432,6 @@ impl Pipeline {
                 Err(error) => self.garbled(&error.to_string()),
             }
         }
-        self.control_read = now;
     }
 
     /// Lets control records take effect up to a moment.

@@ -34,17 +34,24 @@ use super::{
 static PLAIN: &[u8] = aya::include_bytes_aligned!(env!("IPC_TRACE_EBPF_PLAIN"));
 static PROBE: &[u8] = aya::include_bytes_aligned!(env!("IPC_TRACE_EBPF_PROBE"));
 
-/// A program, its tracepoint, and what this is called as a perf event: with the kind that tracefs has
-/// it under, where the program has a twin for perf events.
-type OnTracepoint = (&'static str, &'static str, Option<&'static str>);
+/// Where the twin of a program is put, for kernels that may preempt the program on its tracepoint.
+#[derive(Clone, Copy)]
+enum Steady {
+    /// On the tracepoint as a perf event: with the kind that tracefs has it under
+    Event(&'static str),
+    /// By fprobe on a function
+    Function(&'static str),
+}
+
+/// A program, its tracepoint, and where its twin is put, if it has one.
+type OnTracepoint = (&'static str, &'static str, Option<Steady>);
 
 /// Programs that every plan needs. The gate is closed until the session is begun, so their order does
-/// not matter. A perf event does not lead to the new thread; the program there is done after a few
-/// instructions for all but the births of namespaces.
+/// not matter.
 const CONTROL: [OnTracepoint; 3] = [
-    ("process_exit", "sched_process_exit", Some("sched/sched_process_exit")),
-    ("process_exec", "sched_process_exec", Some("sched/sched_process_exec")),
-    ("task_newtask", "task_newtask", None),
+    ("process_exit", "sched_process_exit", Some(Steady::Event("sched/sched_process_exit"))),
+    ("process_exec", "sched_process_exec", Some(Steady::Event("sched/sched_process_exec"))),
+    ("task_newtask", "task_newtask", Some(Steady::Function("uprobe_copy_process"))),
 ];
 
 /// Those that tell of cgroups. Tracing can do without them.
@@ -56,8 +63,8 @@ const CGROUPS: [OnTracepoint; 3] = [
 
 /// Those of backend `syscall`.
 const SYSCALL: [OnTracepoint; 2] = [
-    ("sys_enter", "sys_enter", Some("raw_syscalls/sys_enter")),
-    ("sys_exit", "sys_exit", Some("raw_syscalls/sys_exit")),
+    ("sys_enter", "sys_enter", Some(Steady::Event("raw_syscalls/sys_enter"))),
+    ("sys_exit", "sys_exit", Some(Steady::Event("raw_syscalls/sys_exit"))),
 ];
 
 /// Why programs could not be attached.
@@ -244,10 +251,16 @@ fn attach_one(
     linked: &Linked,
     flavour: Flavour,
     layout: &Layout,
-    (name, tracepoint, event): OnTracepoint,
+    (name, tracepoint, twin): OnTracepoint,
 ) -> Result<(), String> {
-    let attached = match (flavour, event) {
-        (Flavour::Perf, Some(event)) => on_perf_event(programs, linked, name, event),
+    let attached = match (flavour, twin) {
+        (Flavour::Perf, Some(Steady::Event(event))) => on_perf_event(programs, linked, name, event),
+        (Flavour::Perf, Some(Steady::Function(function))) => {
+            on_function(programs, linked, name, function).or_else(|reason| {
+                log::info!("program {name} may be preempted, and runs of it missed: {reason}");
+                on_tracepoint(programs, linked, name, tracepoint, layout)
+            })
+        }
         (Flavour::Perf | Flavour::Btf, _) => {
             on_tracepoint(programs, linked, name, tracepoint, layout)
         }
@@ -283,7 +296,20 @@ fn on_raw_tracepoint(
     keep_attached(programs, bpf::attach_raw(program.as_fd(), Some(&tracepoint)), program)
 }
 
-/// On a tracepoint by a perf event, where the program has a twin for that.
+/// On a function by fprobe, by the program's twin.
+fn on_function(
+    programs: &mut Programs,
+    linked: &Linked,
+    name: &str,
+    function: &str,
+) -> Result<(), String> {
+    let (link, program) = steady::function(linked, name, &[function], false)?;
+    programs.keep_link(link);
+    programs.keep(program);
+    Ok(())
+}
+
+/// On a tracepoint by a perf event, by the program's twin.
 fn on_perf_event(
     programs: &mut Programs,
     linked: &Linked,
@@ -291,7 +317,7 @@ fn on_perf_event(
     event: &str,
 ) -> Result<(), String> {
     let kind = bpf_prog_type::BPF_PROG_TYPE_TRACEPOINT;
-    let program = linked.load(&format!("steady_{name}"), kind, OF_NO_TYPE, 0)?;
+    let program = linked.load(&steady::twin(name), kind, OF_NO_TYPE, 0)?;
     let link = steady::perf_event(program.as_fd(), event);
     keep_attached(programs, link, program).map_err(|e| format!("as perf event {event}: {e}"))
 }

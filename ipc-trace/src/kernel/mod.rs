@@ -14,6 +14,7 @@
 //! | `mapped` | maps that are read and written in memory |
 //! | `mounts` | looks into file systems without mounting them anywhere |
 //! | [`selftest`] | whether the programs on functions are run |
+//! | [`ring`] | a ring, with how far it is written and read |
 //! | [`session`] | programs that are attached, their maps and rings |
 //! | `folds` | accesses that are counted and not told of each |
 //! | [`letgo`] | detaching without waiting for it |
@@ -36,6 +37,7 @@ mod object;
 pub mod plan;
 mod programs;
 mod reached;
+pub mod ring;
 pub mod selftest;
 pub mod session;
 mod steady;

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    io,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
 };
 
@@ -16,6 +17,7 @@ use super::{
     bpf::{self, Code, Types},
     layout::Layout,
     mapped::Words,
+    ring::Ring,
     session::{SessionError, map_error},
 };
 
@@ -107,6 +109,16 @@ impl Linked {
             Some(Map::Array(map)) => Words::new(map, len).map_err(|e| error(format!("mmap: {e}"))),
             _ => Err(error("it is not in the object, or no array".to_owned())),
         }
+    }
+
+    /// A ring.
+    ///
+    /// # Errors
+    /// As [`Self::words`].
+    pub(super) fn ring(&mut self, name: &'static str) -> Result<Ring, SessionError> {
+        let error =
+            |e: io::Error| SessionError::Map { name, reason: format!("its positions: {e}") };
+        Ring::new(self.take(name)?).map_err(error)
     }
 
     /// The instructions of a program, and the types of its functions.

@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
-use ipc_trace_common::hooks::{REACHED, Reached, STEADY};
+use ipc_trace_common::hooks::{REACHED, Reached};
 
 use super::{
     bpf,
@@ -12,6 +12,7 @@ use super::{
     object::Linked,
     programs::{Programs, Way},
     selftest::{self, Outcome, Proof},
+    steady,
 };
 
 /// Watches all of them. `preempted`: by the twins for kernels that would preempt the programs.
@@ -72,15 +73,5 @@ fn by_trampoline(
 }
 
 fn by_fprobe(linked: &Linked, way: &Reached, _: &Layout) -> Result<(OwnedFd, OwnedFd), String> {
-    let name = format!("{STEADY}{}", way.program);
-    let kind = bpf_prog_type::BPF_PROG_TYPE_KPROBE;
-    let program = linked.load(&name, kind, bpf_attach_type::BPF_TRACE_KPROBE_MULTI, 0)?;
-    let mut refused = String::new();
-    for function in way.functions {
-        match bpf::attach_multi(program.as_fd(), std::iter::once(*function), way.at_return) {
-            Ok(link) => return Ok((link, program)),
-            Err(error) => refused = format!("attaching {name} to {function}: {error}"),
-        }
-    }
-    Err(refused)
+    steady::function(linked, way.program, way.functions, way.at_return)
 }

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::maps::{Array, HashMap, MapData, MapError, RingBuf};
+use aya::maps::{Array, HashMap, MapData, MapError};
 use aya_log::EbpfLogger;
 use ipc_trace_common::{
     op::{Abi, Op},
@@ -32,7 +32,9 @@ use super::{
     object::Linked,
     plan::{Flavour, Plan},
     programs::Programs,
-    reached, selftest,
+    reached,
+    ring::Ring,
+    selftest,
     survey::Survey,
 };
 
@@ -182,9 +184,9 @@ pub type Drops = std::collections::HashMap<DropKey, u64>;
 /// Programs that are attached, and their maps.
 pub struct Session {
     /// Calls
-    pub events: RingBuf<MapData>,
+    pub events: Ring,
     /// Everything else
-    pub control: RingBuf<MapData>,
+    pub control: Ring,
     /// How the programs are attached
     pub flavour: Flavour,
     /// Why better flavours were not to be had
@@ -280,8 +282,8 @@ impl Session {
         let processors = processors();
         let rows = processors * ROW_WORDS * COUNTER_ROWS as usize;
         Ok(Self {
-            events: linked.take("EVENTS")?,
-            control: linked.take("CONTROL")?,
+            events: linked.ring("EVENTS")?,
+            control: linked.ring("CONTROL")?,
             flavour,
             fallbacks,
             census_refused: None,

@@ -7,6 +7,7 @@ use std::{
 };
 
 use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
+use ipc_trace_common::hooks::STEADY;
 
 use super::{bpf, object::Linked, owned, plan::Hook, programs::Programs};
 
@@ -28,6 +29,35 @@ pub(super) fn hook(linked: &Linked, hooks: &[Hook]) -> Result<Programs, String> 
         programs.keep(program);
     }
     Ok(programs)
+}
+
+/// The name of a program's twin.
+pub(super) fn twin(program: &str) -> String {
+    format!("{STEADY}{program}")
+}
+
+/// Puts a program's twin on the first of the functions that exists, at its entry or its return: the link
+/// and the program.
+///
+/// # Errors
+/// The kernel can't: a text that says what it was asked for.
+pub(super) fn function(
+    linked: &Linked,
+    program: &str,
+    functions: &[&str],
+    at_return: bool,
+) -> Result<(OwnedFd, OwnedFd), String> {
+    let name = twin(program);
+    let kind = bpf_prog_type::BPF_PROG_TYPE_KPROBE;
+    let program = linked.load(&name, kind, bpf_attach_type::BPF_TRACE_KPROBE_MULTI, 0)?;
+    let mut refused = String::new();
+    for function in functions {
+        match bpf::attach_multi(program.as_fd(), std::iter::once(*function), at_return) {
+            Ok(link) => return Ok((link, program)),
+            Err(error) => refused = format!("attaching {name} to {function}: {error}"),
+        }
+    }
+    Err(refused)
 }
 
 /// Attaches a loaded program to a tracepoint, such as `sched/sched_process_exec`.

@@ -193,7 +193,8 @@ fn a_hundred_thousand_processes_are_attributed_right_and_leave_nothing_behind() 
     }
     for (report, (id, _)) in reports.map(Report::end).iter().zip(&cgroups) {
         assert_balanced(&report["accounting"]);
-        assert_eq!(number(&report["accounting"]["delivered"]), first + rest, "{id}");
+        let accounting = &report["accounting"];
+        assert_eq!(number(&accounting["delivered"]), first + rest, "{id}: {accounting}");
         let namespaces = list(&report["namespaces"]).iter();
         let called = namespaces.filter(|ns| !ns["ops"].as_object().unwrap().is_empty());
         let calls: u64 = called.map(|ns| number(&ns["ops"]["shmget"]["calls"])).sum();

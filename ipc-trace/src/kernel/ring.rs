@@ -1,0 +1,95 @@
+//! A ring of the kernel side, with where it has been written and read.
+//!
+//! Records are given their places in one order and are finished in another. The reader stops at the first
+//! that is not finished, whatever is behind it; so that it has read nothing does not mean that there is
+//! nothing.
+
+use std::{
+    io,
+    num::NonZeroUsize,
+    os::fd::{AsFd, BorrowedFd},
+    ptr::NonNull,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use aya::maps::{MapData, RingBuf};
+use nix::{
+    sys::mman::{MapFlags, ProtFlags, mmap, munmap},
+    unistd::{SysconfVar, sysconf},
+};
+
+use crate::pipeline::{Source, Unfinished};
+
+/// A ring.
+pub struct Ring {
+    ring: RingBuf<MapData>,
+    /// Of its pages, the one with the reader's position is the first, and that with the writers' the second
+    /// (`struct bpf_ringbuf`, kernel/bpf/ringbuf.c).
+    read: Position,
+    written: Position,
+}
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ring").field("read", &self.read).field("written", &self.written).finish()
+    }
+}
+
+impl Ring {
+    /// Takes the ring over.
+    ///
+    /// # Errors
+    /// The kernel does not let its positions be read.
+    pub(super) fn new(ring: RingBuf<MapData>) -> io::Result<Self> {
+        let page = sysconf(SysconfVar::PAGE_SIZE)?
+            .and_then(|page| NonZeroUsize::new(usize::try_from(page).ok()?))
+            .ok_or_else(|| io::Error::other("sysconf does not tell the size of a page"))?;
+        let [read, written] = [0, page.get()].map(|at| Position::map(ring.as_fd(), at, page));
+        Ok(Self { read: read?, written: written?, ring })
+    }
+}
+
+impl AsFd for Ring {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
+    }
+}
+
+impl Source for Ring {
+    fn next<R>(&mut self, with: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        self.ring.next().map(|item| with(&item))
+    }
+
+    fn unfinished(&self) -> Option<Unfinished> {
+        let (read, written) = (self.read.get(), self.written.get());
+        (read != written).then_some(Unfinished { at: read, end: written })
+    }
+}
+
+/// A position, at the beginning of a page of the ring's.
+#[derive(Debug)]
+struct Position {
+    at: NonNull<AtomicUsize>,
+    page: NonZeroUsize,
+}
+
+impl Position {
+    fn map(ring: BorrowedFd<'_>, at: usize, page: NonZeroUsize) -> io::Result<Self> {
+        let at = libc::off_t::try_from(at).map_err(io::Error::other)?;
+        // SAFETY: a new mapping, at an address of the kernel's choice.
+        let at = unsafe { mmap(None, page, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, ring, at)? };
+        Ok(Self { at: at.cast(), page })
+    }
+
+    fn get(&self) -> usize {
+        // SAFETY: the mapping is there and begins with an aligned `unsigned long`.
+        unsafe { self.at.as_ref() }.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Position {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `map`, and not used any more.
+        let _ = unsafe { munmap(self.at.cast(), self.page.get()) };
+    }
+}

@@ -1,0 +1,131 @@
+use ipc_trace_common::{
+    op::{Abi, Code, Op, Timeout},
+    record::{Header, Kind, VERSION},
+};
+use zerocopy::{FromZeros as _, Immutable};
+
+use super::*;
+use crate::track::clock::Clock;
+
+/// A ring, of which each record is finished once the ring was looked at so many times.
+#[derive(Default)]
+struct Ring {
+    records: Vec<(Box<[u64]>, u32)>,
+    read: usize,
+    looks: std::cell::Cell<u32>,
+}
+
+impl Ring {
+    fn write<T: Immutable>(&mut self, record: &T, finished: u32) {
+        let words = size_of::<T>() / size_of::<u64>();
+        // SAFETY: records are made of words, without gaps.
+        let words = unsafe { std::slice::from_raw_parts(std::ptr::from_ref(record).cast(), words) };
+        self.records.push((words.into(), finished));
+    }
+}
+
+impl Source for Ring {
+    fn next<R>(&mut self, with: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        let (words, _) =
+            self.records.get(self.read).filter(|(_, finished)| *finished <= self.looks.get())?;
+        self.read += 1;
+        Some(with(words.as_bytes()))
+    }
+
+    fn unfinished(&self) -> Option<Unfinished> {
+        self.looks.set(self.looks.get() + 1);
+        let end = self.records.len();
+        (self.read < end).then_some(Unfinished { at: self.read, end })
+    }
+}
+
+/// The calls, each with whether it was known who made it.
+#[derive(Default)]
+struct Calls(Vec<(u32, bool)>);
+
+impl Sink for Calls {
+    fn call(&mut self, call: &Call<'_>, tracker: &Tracker) -> Option<u64> {
+        let CallRecord { tid, context, .. } = *call.record;
+        self.0.push((tid, tracker.contexts.get(tid, context).is_some()));
+        None
+    }
+    fn group(&mut self, _: &BatchHead, _: &Group<'_>, _: &Tracker) {}
+    fn namespace(&mut self, _: &Change, _: &Tracker) -> Option<u64> {
+        None
+    }
+    fn objects(&mut self, _: &[objects::Change], _: &Tracker) {}
+    fn finding(&mut self, _: &Shown, _: u64, _: &Tracker) {}
+}
+
+const fn header(kind: Kind) -> Header {
+    let code = Code::new(Op::Shmget, Timeout::None).0;
+    Header { version: VERSION, kind: kind as u8, abi: Abi::X86_64 as u8, code, flags: 0 }
+}
+
+fn call(tid: u32, boot_ns: u64) -> CallRecord {
+    let mut record = CallRecord::new_zeroed();
+    record.header = header(Kind::Call);
+    (record.tid, record.pid, record.boot_ns, record.context) = (tid, tid, boot_ns, boot_ns + 1);
+    record
+}
+
+/// The context of that call, and the end of its thread.
+fn life(call: &CallRecord) -> (ContextRecord, ExitRecord) {
+    let (mut context, mut exit) = (ContextRecord::new_zeroed(), ExitRecord::new_zeroed());
+    (context.header, exit.header) = (header(Kind::Context), header(Kind::Exit));
+    (context.tid, context.pid, exit.tid, exit.pid) = (call.tid, call.pid, call.tid, call.pid);
+    (context.boot_ns, context.context) = (call.context, call.context);
+    (exit.boot_ns, exit.context) = (call.boot_ns + 2, call.context);
+    (context, exit)
+}
+
+fn pipeline() -> Pipeline {
+    Pipeline::new(Tracker::new(Clock::with_offset(0)))
+}
+
+#[test]
+fn a_thread_is_known_that_has_ended_while_a_record_kept_its_call_back() {
+    let (mut events, mut control, mut calls) = (Ring::default(), Ring::default(), Calls::default());
+    let [first, second] = [call(1, 10), call(2, 20)];
+    for call in [&first, &second] {
+        let (context, exit) = life(call);
+        control.write(&context, 0);
+        control.write(&exit, 0);
+    }
+    // It is written slowly, by a CPU that others have overtaken.
+    events.write(&first, 1);
+    events.write(&second, 0);
+    let mut pipeline = pipeline();
+    assert_eq!(pipeline.drain(&mut events, &mut control, &mut calls), 0);
+    assert_eq!(pipeline.drain(&mut events, &mut control, &mut calls), 2);
+    assert_eq!(calls.0, [(1, true), (2, true)]);
+    // And then their threads are forgotten.
+    assert!(pipeline.tracker.contexts.get(2, second.context).is_none());
+}
+
+#[test]
+fn a_context_is_waited_for_that_is_behind_a_record_in_the_making() {
+    let (mut events, mut control, mut calls) = (Ring::default(), Ring::default(), Calls::default());
+    let (mine, others) = (call(1, 10), call(2, 5));
+    control.write(&life(&others).0, LOOKS + 2);
+    control.write(&life(&mine).0, 0);
+    events.write(&mine, 0);
+    assert_eq!(pipeline().drain(&mut events, &mut control, &mut calls), 1);
+    assert_eq!(calls.0, [(1, true)]);
+}
+
+#[test]
+fn what_is_never_finished_is_given_up_once() {
+    let (mut events, mut control, mut calls) = (Ring::default(), Ring::default(), Calls::default());
+    control.write(&life(&call(9, 1)).0, u32::MAX);
+    let mine: Vec<_> = (0..100).map(|n| call(1, 10 + n)).collect();
+    for one in &mine {
+        events.write(one, 0);
+    }
+    let mut pipeline = pipeline();
+    assert_eq!(pipeline.drain(&mut events, &mut control, &mut calls), 100);
+    assert_eq!(calls.0, vec![(1, false); 100]);
+    let looks = control.looks.get();
+    assert!(looks < 2 * (LOOKS + PAUSES), "{looks}");
+    assert_eq!(pipeline.delivered.control, 0);
+}
