@@ -9,7 +9,7 @@
 
 mod reached;
 
-pub use reached::{Deed, REACHED, Reached, STEADY, all_reached, way_of};
+pub use reached::{Deed, REACHED, Reached, all_reached, way_of};
 
 use crate::op::{
     Abi, Code, Op,

@@ -3,7 +3,7 @@
 //!
 //! Each of the former is asked at its entry whose the object is, and is left after a few instructions where
 //! that is the thread's own namespace's; the latter, at their returns, mark the call that the thread is in.
-//! They come as fentry and fexit programs, and by fprobe where programs might be preempted (`steady`).
+//! They come as fentry and fexit programs, a program for each, and in one for all by fprobe (`steady`).
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -228,10 +228,22 @@ fn opens_queue() -> bool {
     !PLAIN && regs == 0 || Call::new(current_task(), regs, number, Op::MqOpen.bit()).is_some()
 }
 
-/// A program at a function's entry, of which it takes the first one or two arguments.
+/// What is done at the entries of functions, by row, with the first one or two arguments; and each as a
+/// program by fentry.
 macro_rules! at_entry {
-    ($name:ident, |$first:ident $(, $second:ident)?| $body:expr) => {
-        #[fentry(function = "")]
+    ($($name:ident: |$first:ident $(, $second:ident)?| $body:expr;)+) => {
+        #[cfg(not(feature = "probe"))]
+        #[inline(always)]
+        pub(crate) fn entered(row: usize, first: u64, second: u64) {
+            $(if row == const { hooks::way_of(stringify!($name)) } {
+                let $first = first;
+                $(let $second = second;)?
+                $body;
+            })+
+            let _ = second;
+        }
+
+        $(#[fentry(function = "")]
         fn $name(ctx: FEntryContext) -> i32 {
             if wanted(const { hooks::way_of(stringify!($name)) }) {
                 let $first = value::<0>(ctx.as_ptr());
@@ -239,37 +251,50 @@ macro_rules! at_entry {
                 $body;
             }
             0
-        }
+        })+
     };
 }
 
 // The names of these are those of `hooks::REACHED`.
-at_entry!(file_opened, |opened| file(opened, How::Opened));
-at_entry!(file_received, |received| file(received, How::Received));
-at_entry!(table_read, |seq| table(seq));
-at_entry!(queue_read, |read| queue(read, Channel::QueueRead));
-at_entry!(queue_polled, |polled| queue(polled, Channel::QueuePoll));
-at_entry!(queue_unlinked, |_dir, dentry| unlinked(dentry));
-at_entry!(segment_touched, |vmf| touched(vmf));
-at_entry!(segment_destroyed, |ipc_ns, shp| destroyed(ipc_ns, shp));
-at_entry!(setting_written, |iocb| setting(iocb));
+at_entry! {
+    file_opened: |opened| file(opened, How::Opened);
+    file_received: |received| file(received, How::Received);
+    table_read: |seq| table(seq);
+    queue_read: |read| queue(read, Channel::QueueRead);
+    queue_polled: |polled| queue(polled, Channel::QueuePoll);
+    queue_unlinked: |_dir, dentry| unlinked(dentry);
+    segment_touched: |vmf| touched(vmf);
+    segment_destroyed: |ipc_ns, shp| destroyed(ipc_ns, shp);
+    setting_written: |iocb| setting(iocb);
+}
 
-/// A program at a function's return, of which it takes the result: it comes after the arguments.
+/// Likewise at their returns, with the result: it comes after the arguments.
 macro_rules! at_return {
-    ($name:ident, |$result:ident = $at:literal| $body:expr) => {
-        #[fexit(function = "")]
+    ($($name:ident: |$result:ident = $at:literal| $body:expr;)+) => {
+        #[cfg(not(feature = "probe"))]
+        #[inline(always)]
+        pub(crate) fn returned(row: usize, result: u64) {
+            $(if row == const { hooks::way_of(stringify!($name)) } {
+                let $result = result;
+                $body;
+            })+
+        }
+
+        $(#[fexit(function = "")]
         fn $name(ctx: FExitContext) -> i32 {
             if wanted(const { hooks::way_of(stringify!($name)) }) {
                 let $result = value::<$at>(ctx.as_ptr());
                 $body;
             }
             0
-        }
+        })+
     };
 }
 
-at_return!(queues_mounted, |ret = 8| mounted(ret as i64));
-at_return!(segment_made, |ret = 16| made(Op::Shmget, ret));
-at_return!(set_made, |ret = 16| made(Op::Semget, ret));
-at_return!(messages_made, |ret = 16| made(Op::Msgget, ret));
-at_return!(queue_made, |ret = 24| made_queue(ret));
+at_return! {
+    queues_mounted: |ret = 8| mounted(ret as i64);
+    segment_made: |ret = 16| made(Op::Shmget, ret);
+    set_made: |ret = 16| made(Op::Semget, ret);
+    messages_made: |ret = 16| made(Op::Msgget, ret);
+    queue_made: |ret = 24| made_queue(ret);
+}

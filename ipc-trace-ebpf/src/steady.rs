@@ -5,22 +5,21 @@
 //! keeps preemption off while programs run, and both are dearer where it would not preempt anyway:
 //!
 //! - many functions at once by fprobe (`function_graph_enter_regs`, kernel/trace/fgraph.c): one program
-//!   at their entries, and one at their returns;
+//!   at their entries, and one at their returns. That is also quicker to attach, and far quicker to let go
+//!   of, so that functions that are rarely called are hooked so on other kernels, too;
 //! - tracepoints as perf events (`perf_trace_##call`, include/trace/perf.h).
 //!
 //! Their contexts do not lead to the caller's registers, so the task is asked for them.
 
 use aya_ebpf::{
-    EbpfContext as _,
+    EbpfContext,
+    helpers::generated::bpf_get_attach_cookie,
     macros::{kprobe, kretprobe, tracepoint},
     programs::{ProbeContext, RetProbeContext, TracePointContext},
 };
 
-use ipc_trace_common::{hooks, op::Op, record::Channel};
-
 use crate::{
     calls, executables,
-    files::How,
     memory::{current_task, user_registers},
     moves, reached, slots,
 };
@@ -47,50 +46,33 @@ fn steady_task_newtask(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// A program at a function's entry, of which it takes argument `N`.
-macro_rules! reached_at_entry {
-    ($name:ident, |$($argument:ident = $n:literal),+| $body:expr) => {
-        #[kprobe]
-        fn $name(ctx: ProbeContext) -> u32 {
-            if reached::wanted(const { hooks::way_of(stringify!($name)) }) {
-                $(let $argument = ctx.arg::<u64>($n).unwrap_or(0);)+
-                $body;
-            }
-            0
-        }
-    };
+/// The row of `hooks::REACHED` that a function is in: what its attachment says.
+#[inline(always)]
+fn row(ctx: &impl EbpfContext) -> usize {
+    // SAFETY: the context is the program's.
+    unsafe { bpf_get_attach_cookie(ctx.as_ptr()) as usize }
 }
 
-// The twins of those in `reached`.
-reached_at_entry!(steady_file_opened, |file = 0| reached::file(file, How::Opened));
-reached_at_entry!(steady_file_received, |file = 0| reached::file(file, How::Received));
-reached_at_entry!(steady_table_read, |seq = 0| reached::table(seq));
-reached_at_entry!(steady_queue_read, |file = 0| reached::queue(file, Channel::QueueRead));
-reached_at_entry!(steady_queue_polled, |file = 0| reached::queue(file, Channel::QueuePoll));
-reached_at_entry!(steady_queue_unlinked, |dentry = 1| reached::unlinked(dentry));
-reached_at_entry!(steady_segment_touched, |vmf = 0| reached::touched(vmf));
-reached_at_entry!(steady_segment_destroyed, |ns = 0, shp = 1| reached::destroyed(ns, shp));
-reached_at_entry!(steady_setting_written, |iocb = 0| reached::setting(iocb));
-
-/// A program at a function's return, of which it takes the result.
-macro_rules! reached_at_return {
-    ($name:ident, |$result:ident| $body:expr) => {
-        #[kretprobe]
-        fn $name(ctx: RetProbeContext) -> u32 {
-            if reached::wanted(const { hooks::way_of(stringify!($name)) }) {
-                let $result: u64 = ctx.ret();
-                $body;
-            }
-            0
-        }
-    };
+/// A program for the entries of all that are in `reached`.
+#[kprobe]
+fn way_entered(ctx: ProbeContext) -> u32 {
+    let row = row(&ctx);
+    if reached::wanted(row) {
+        let [first, second] = [0, 1].map(|n| ctx.arg::<u64>(n).unwrap_or(0));
+        reached::entered(row, first, second);
+    }
+    0
 }
 
-reached_at_return!(steady_queues_mounted, |ret| reached::mounted(ret as i64));
-reached_at_return!(steady_segment_made, |ret| reached::made(Op::Shmget, ret));
-reached_at_return!(steady_set_made, |ret| reached::made(Op::Semget, ret));
-reached_at_return!(steady_messages_made, |ret| reached::made(Op::Msgget, ret));
-reached_at_return!(steady_queue_made, |ret| reached::made_queue(ret));
+/// Likewise for returns.
+#[kretprobe]
+fn way_returned(ctx: RetProbeContext) -> u32 {
+    let row = row(&ctx);
+    if reached::wanted(row) {
+        reached::returned(row, ctx.ret());
+    }
+    0
+}
 
 /// What a tracepoint tells, `AT` bytes into its record (tracefs: `events/…/format`).
 macro_rules! told {

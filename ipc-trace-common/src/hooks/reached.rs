@@ -1,7 +1,7 @@
 //! Functions beside those of the system calls that backend `function` hooks: on ways to objects that are no
 //! operations, and where objects are made.
 
-use super::{equal, same};
+use super::equal;
 use crate::op::Op;
 
 /// What a child of the tracer does in the self-test, so that the functions of [`REACHED`] are called, in this
@@ -62,7 +62,7 @@ impl Deed {
 /// A function on a way to objects that is no operation, or one that makes objects.
 #[derive(Clone, Copy, Debug)]
 pub struct Reached {
-    /// The program; its twin for kernels that preempt programs has [`STEADY`] before that
+    /// Its own program, by fentry or fexit
     pub program: &'static str,
     /// The function; the first that exists is the one
     pub functions: &'static [&'static str],
@@ -70,14 +70,13 @@ pub struct Reached {
     pub at_return: bool,
     /// The operation of which it tells whether a call made the object that it gave
     pub births_of: Option<Op>,
+    /// Whether it is called so often that a program by fprobe, which all could share, would be dear
+    pub often: bool,
     /// What is not seen without it
     pub gives: &'static str,
     /// What calls it, in the self-test
     pub deed: Deed,
 }
-
-/// Before the names of programs for kernels that preempt programs.
-pub const STEADY: &str = "steady_";
 
 const fn reached(
     program: &'static str,
@@ -85,7 +84,7 @@ const fn reached(
     gives: &'static str,
     deed: Deed,
 ) -> Reached {
-    Reached { program, functions, at_return: false, births_of: None, gives, deed }
+    Reached { program, functions, at_return: false, births_of: None, often: false, gives, deed }
 }
 
 const fn births(
@@ -103,13 +102,29 @@ const fn births(
 /// caller has it inlined (5.10 to 7.3).
 #[rustfmt::skip]
 pub const REACHED: [Reached; 14] = [
-    reached("file_opened", &["security_file_open"], "queues and segments that are opened by paths", Deed::Open),
+    Reached {
+        often: true,
+        ..reached(
+            "file_opened",
+            &["security_file_open"],
+            "queues and segments that are opened by paths",
+            Deed::Open,
+        )
+    },
     reached("file_received", &["security_file_receive"], "descriptors that are received", Deed::Receive),
     reached("table_read", &["sysvipc_proc_start"], "reads of /proc/sysvipc", Deed::ReadTable),
     reached("queue_read", &["mqueue_read_file"], "reads of queues' files", Deed::ReadQueue),
     reached("queue_polled", &["mqueue_poll_file"], "queues that are polled", Deed::PollQueue),
     reached("queue_unlinked", &["mqueue_unlink"], "queues that are unlinked by their paths", Deed::UnlinkQueue),
-    reached("segment_touched", &["shm_fault"], "touches of mapped segments", Deed::TouchSegment),
+    Reached {
+        often: true,
+        ..reached(
+            "segment_touched",
+            &["shm_fault"],
+            "touches of mapped segments",
+            Deed::TouchSegment,
+        )
+    },
     reached("segment_destroyed", &["shm_destroy"], "segments destroyed from elsewhere", Deed::DestroySegment),
     reached("setting_written", &["proc_sys_write"], "settings that are written", Deed::WriteSetting),
     Reached {
@@ -128,28 +143,20 @@ pub const REACHED: [Reached; 14] = [
     births("queue_made", &["mqueue_create_attr"], Op::MqOpen, "which calls of mq_open made their queues", Deed::MakeQueue),
 ];
 
-/// The row of [`REACHED`] that a program, or its twin, belongs to: programs name their rows so, and one that
-/// is not in the table does not compile.
+/// The row of [`REACHED`] that a program belongs to: programs name their rows so, and one that is not in the
+/// table does not compile.
 ///
 /// # Panics
 /// No row names it.
 pub const fn way_of(program: &str) -> usize {
     let mut i = 0;
     while i < REACHED.len() {
-        if equal(REACHED[i].program, program) || is_twin(REACHED[i].program, program) {
+        if equal(REACHED[i].program, program) {
             return i;
         }
         i += 1;
     }
     panic!("no row of the table of functions on other ways names this program");
-}
-
-/// Whether `twin` is called as the twin of `program`.
-const fn is_twin(program: &str, twin: &str) -> bool {
-    let Some((prefix, rest)) = twin.as_bytes().split_at_checked(STEADY.len()) else {
-        return false;
-    };
-    same(prefix, STEADY.as_bytes()) && same(rest, program.as_bytes())
 }
 
 /// The functions in [`REACHED`].
@@ -159,15 +166,12 @@ pub fn all_reached() -> impl Iterator<Item = &'static str> {
 
 #[cfg(test)]
 mod tests {
-    extern crate std;
-
     use super::*;
 
     #[test]
-    fn a_program_and_its_twin_are_of_one_row() {
+    fn each_program_is_of_its_row() {
         for (row, way) in REACHED.iter().enumerate() {
             assert_eq!(way_of(way.program), row);
-            assert_eq!(way_of(&std::format!("{STEADY}{}", way.program)), row);
         }
     }
 

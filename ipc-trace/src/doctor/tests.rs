@@ -20,7 +20,7 @@ use crate::{
     kernel::{
         btf::Function,
         census::{Alive, Census},
-        layout::{self, LayoutError},
+        layout::{self, Fprobe, LayoutError},
     },
 };
 
@@ -167,7 +167,7 @@ impl Kernel for Fake {
             functions: described,
             hooks: BTreeMap::new(),
             controllers: BTreeMap::new(),
-            fprobe: false,
+            fprobe: Fprobe::None,
         })
     }
 

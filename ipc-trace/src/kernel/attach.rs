@@ -127,7 +127,7 @@ pub(super) fn attach(
     }
     log::debug!("{} functions were hooked after {:?}", plan.hooks.len(), begin.elapsed());
     if !plan.hooks.is_empty() {
-        reached::watch(&mut programs, &linked, flavour == Flavour::Perf, layout);
+        reached::watch(&mut programs, &linked, flavour, layout);
         log::debug!("{} other ways were after {:?}", programs.ways.len(), begin.elapsed());
     }
     let syscall = if plan.syscall_kinds == 0 { &[][..] } else { &SYSCALL };
@@ -303,7 +303,7 @@ fn on_function(
     name: &str,
     function: &str,
 ) -> Result<(), String> {
-    let (link, program) = steady::function(linked, name, &[function], false)?;
+    let (link, program) = steady::functions(linked, &steady::twin(name), &[function], &[], false)?;
     programs.keep_link(link);
     programs.keep(program);
     Ok(())

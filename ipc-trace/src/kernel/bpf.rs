@@ -194,14 +194,15 @@ pub(super) fn iterate(program: BorrowedFd<'_>) -> io::Result<File> {
 ///
 /// # Errors
 /// The kernel refuses, or has not got all.
-pub(super) fn attach_multi<'a>(
+pub(super) fn attach_multi(
     program: BorrowedFd<'_>,
-    functions: impl Iterator<Item = &'a str>,
+    functions: &[&str],
+    cookies: &[u64],
     at_return: bool,
 ) -> io::Result<OwnedFd> {
     /// include/uapi/linux/bpf.h
     const BPF_F_KPROBE_MULTI_RETURN: u32 = 1;
-    let names: Vec<_> = functions.filter_map(|name| CString::new(name).ok()).collect();
+    let names: Vec<_> = functions.iter().filter_map(|name| CString::new(*name).ok()).collect();
     let symbols: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
     let mut attr = zeroed();
     attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd().cast_unsigned();
@@ -211,6 +212,9 @@ pub(super) fn attach_multi<'a>(
     multi.flags = if at_return { BPF_F_KPROBE_MULTI_RETURN } else { 0 };
     multi.cnt = symbols.len() as u32;
     multi.syms = symbols.as_ptr() as u64;
+    if cookies.len() == symbols.len() {
+        multi.cookies = cookies.as_ptr() as u64;
+    }
     bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)
 }
 

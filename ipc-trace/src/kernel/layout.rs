@@ -15,9 +15,23 @@ use super::btf::{Function, Types};
 /// Where the running kernel describes itself.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
+/// A structure that kernels have that put programs on functions by fprobe (kernel/trace/bpf_trace.c, 5.18).
+const PROGRAMS_BY_FPROBE: &str = "bpf_kprobe_multi_link";
 /// A structure that fprobe has since it is built on the function graph tracer (include/linux/fprobe.h,
 /// 6.14).
-const FPROBE: &str = "fprobe_hlist";
+const GRAPH_FPROBE: &str = "fprobe_hlist";
+
+/// What the kernel can do by fprobe: put one program on many functions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fprobe {
+    /// Nothing
+    #[default]
+    None,
+    /// It sees each entry of them, and returns as long as its store of return addresses lasts
+    Entries,
+    /// It sees each return, too
+    All,
+}
 
 /// Iterators and tracepoints that programs are put on, as BTF names them.
 const HOOKS: [&str; 11] = [
@@ -95,9 +109,8 @@ pub struct Found {
     pub hooks: BTreeMap<&'static str, u32>,
     /// The kernel's numbers of the controllers of cgroups
     pub controllers: BTreeMap<&'static str, u32>,
-    /// The kernel has the fprobe of 6.14 and later, which does without a store of return addresses
-    /// that may run out
-    pub fprobe: bool,
+    /// What the kernel can do by fprobe
+    pub fprobe: Fprobe,
 }
 
 /// The table, resolved for one kernel.
@@ -107,7 +120,7 @@ pub struct Layout {
     functions: BTreeMap<&'static str, Function>,
     hooks: BTreeMap<&'static str, u32>,
     controllers: BTreeMap<&'static str, u32>,
-    fprobe: bool,
+    fprobe: Fprobe,
 }
 
 impl Layout {
@@ -129,7 +142,7 @@ impl Layout {
             functions: BTreeMap::new(),
             hooks: BTreeMap::new(),
             controllers: BTreeMap::new(),
-            fprobe: false,
+            fprobe: Fprobe::None,
         })
     }
 
@@ -172,9 +185,9 @@ impl Layout {
         self.controllers.get(name).copied()
     }
 
-    /// Whether one program can be put on many functions, and see every return of them.
+    /// What the kernel can do by fprobe.
     #[must_use]
-    pub const fn has_fprobe(&self) -> bool {
+    pub const fn fprobe(&self) -> Fprobe {
         self.fprobe
     }
 
@@ -215,7 +228,7 @@ pub fn look_up(path: &Path) -> Result<Found, LayoutError> {
     let parse = |reason: String| LayoutError::Parse { path: path.to_owned(), reason };
     let types = Types::new(bytes).map_err(parse)?;
     let places = FIELDS.iter().flat_map(|spec| spec.places);
-    let names = places.map(|place| place.structure).chain([FPROBE]);
+    let names = places.map(|place| place.structure).chain([PROGRAMS_BY_FPROBE, GRAPH_FPROBE]);
     let structures = types.structures(&names.collect());
     // Numbers of functions mean something in the kernel's own BTF alone.
     let own = if path == Path::new(KERNEL_BTF) { None } else { std::fs::read(KERNEL_BTF).ok() };
@@ -229,7 +242,11 @@ pub fn look_up(path: &Path) -> Result<Found, LayoutError> {
         rows: rows(|structure, path| structures.offset_of(structure, path)),
         functions: numbers.functions(&hooks::functions().chain(hooks::all_reached()).collect()),
         hooks: numbers.hooks(&HOOKS.into_iter().collect()),
-        fprobe: structures.has(FPROBE),
+        fprobe: match () {
+            () if structures.has(GRAPH_FPROBE) => Fprobe::All,
+            () if structures.has(PROGRAMS_BY_FPROBE) => Fprobe::Entries,
+            () => Fprobe::None,
+        },
     })
 }
 

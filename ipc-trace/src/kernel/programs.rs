@@ -4,19 +4,13 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use ipc_trace_common::hooks::REACHED;
 
-/// A function of `hooks::REACHED` that is watched. Dropped, it is let go of: the link first.
+/// A function of `hooks::REACHED` that is watched. Dropped, its own program is let go of.
 #[derive(Debug)]
 pub(super) struct Way {
     /// Its row in `hooks::REACHED`
     pub(super) row: usize,
-    _link: OwnedFd,
-    program: OwnedFd,
-}
-
-impl Way {
-    pub(super) const fn new(row: usize, link: OwnedFd, program: OwnedFd) -> Self {
-        Self { row, _link: link, program }
-    }
+    /// Its link and its program, in the order in which they are let go of; `None`: it shares others'
+    pub(super) own: Option<(OwnedFd, OwnedFd)>,
 }
 
 /// Descriptors; dropped, they are let go of: links first.
@@ -54,7 +48,7 @@ impl Programs {
 
     /// The programs.
     pub(super) fn all(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let ways = self.ways.iter().map(|way| way.program.as_fd());
+        let ways = self.ways.iter().filter_map(|way| Some(way.own.as_ref()?.1.as_fd()));
         self.programs.iter().map(|fd| fd.as_fd()).chain(ways)
     }
 }

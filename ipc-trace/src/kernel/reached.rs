@@ -1,5 +1,5 @@
 //! Functions on the ways to other namespaces' objects that are no operations, and those that make objects:
-//! programs are put on each by itself, and what can't be watched is noted, as tracing can do without.
+//! what can't be watched is noted, as tracing can do without.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -8,19 +8,59 @@ use ipc_trace_common::hooks::{REACHED, Reached};
 
 use super::{
     bpf,
-    layout::Layout,
+    btf::Function,
+    layout::{Fprobe, Layout},
     object::Linked,
+    plan::Flavour,
     programs::{Programs, Way},
     selftest::{self, Outcome, Proof},
     steady,
 };
 
-/// Watches all of them. `preempted`: by the twins for kernels that would preempt the programs.
-pub(super) fn watch(programs: &mut Programs, linked: &Linked, preempted: bool, layout: &Layout) {
-    for (row, way) in REACHED.iter().enumerate() {
-        let put = if preempted { by_fprobe } else { by_trampoline };
-        match put(linked, way, layout) {
-            Ok((link, program)) => programs.ways.push(Way::new(row, link, program)),
+/// Watches all of them. As far as the kernel can, those that are rarely called share a program, and all where
+/// they would be preempted by another way; the others have programs of their own.
+pub(super) fn watch(programs: &mut Programs, linked: &Linked, flavour: Flavour, layout: &Layout) {
+    let mut alone = Vec::new();
+    for at_return in [false, true] {
+        let mut together = Vec::new();
+        let ways = REACHED.iter().enumerate().filter(|(_, way)| way.at_return == at_return);
+        for (row, way) in ways {
+            let can = match layout.fprobe() {
+                Fprobe::All => true,
+                Fprobe::Entries => !at_return,
+                Fprobe::None => false,
+            };
+            let shares = can
+                && match flavour {
+                    Flavour::Perf => true,
+                    Flavour::Btf => !way.often,
+                    Flavour::Raw => false,
+                };
+            match described(way, layout) {
+                Ok(function) if shares => together.push((row, function)),
+                Ok(function) => alone.push((row, function)),
+                Err(reason) => programs.unseen.push(unseen(way, &reason)),
+            }
+        }
+        if together.is_empty() {
+            continue;
+        }
+        match by_fprobe(linked, &together, at_return) {
+            Ok((link, program)) => {
+                programs.keep_link(link);
+                programs.keep(program);
+                programs.ways.extend(together.into_iter().map(|(row, _)| Way { row, own: None }));
+            }
+            Err(reason) => {
+                log::info!("functions are watched one by one: {reason}");
+                alone.extend(together);
+            }
+        }
+    }
+    for (row, (_, function)) in alone {
+        let way = &REACHED[row];
+        match by_trampoline(linked, way, function) {
+            Ok(own) => programs.ways.push(Way { row, own: Some(own) }),
             Err(reason) => programs.unseen.push(unseen(way, &reason)),
         }
     }
@@ -55,11 +95,8 @@ pub(super) fn judge(
 fn by_trampoline(
     linked: &Linked,
     way: &Reached,
-    layout: &Layout,
+    function: Function,
 ) -> Result<(OwnedFd, OwnedFd), String> {
-    let described = way.functions.iter().find_map(|name| layout.functions().get(name));
-    let function = described
-        .ok_or_else(|| format!("the kernel's BTF has no {}", way.functions.join(" or ")))?;
     let attach = if way.at_return {
         bpf_attach_type::BPF_TRACE_FEXIT
     } else {
@@ -72,6 +109,24 @@ fn by_trampoline(
     Ok((link, program))
 }
 
-fn by_fprobe(linked: &Linked, way: &Reached, _: &Layout) -> Result<(OwnedFd, OwnedFd), String> {
-    steady::function(linked, way.program, way.functions, way.at_return)
+/// Puts one program on the functions of these rows.
+fn by_fprobe(
+    linked: &Linked,
+    rows: &[(usize, Described)],
+    at_return: bool,
+) -> Result<(OwnedFd, OwnedFd), String> {
+    let functions: Vec<_> = rows.iter().map(|(_, (name, _))| *name).collect();
+    let cookies: Vec<_> = rows.iter().map(|(row, _)| *row as u64).collect();
+    let name = if at_return { "way_returned" } else { "way_entered" };
+    steady::functions(linked, name, &functions, &cookies, at_return)
+}
+
+/// A function, and what the kernel's BTF says of it.
+type Described = (&'static str, Function);
+
+/// The function of a row that the kernel has.
+fn described(way: &Reached, layout: &Layout) -> Result<Described, String> {
+    let mut known =
+        way.functions.iter().filter_map(|name| Some((*name, *layout.functions().get(name)?)));
+    known.next().ok_or_else(|| format!("the kernel's BTF has no {}", way.functions.join(" or ")))
 }

@@ -7,7 +7,6 @@ use std::{
 };
 
 use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
-use ipc_trace_common::hooks::STEADY;
 
 use super::{bpf, object::Linked, owned, plan::Hook, programs::Programs};
 
@@ -18,13 +17,9 @@ use super::{bpf, object::Linked, owned, plan::Hook, programs::Programs};
 pub(super) fn hook(linked: &Linked, hooks: &[Hook]) -> Result<Programs, String> {
     let mut programs = Programs::default();
     for (name, at_return) in [("fprobe_entry", false), ("fprobe_return", true)] {
-        let kind = bpf_prog_type::BPF_PROG_TYPE_KPROBE;
-        let program = linked
-            .load(name, kind, bpf_attach_type::BPF_TRACE_KPROBE_MULTI, 0)
-            .map_err(|e| format!("program {name}: {e}"))?;
-        let functions = hooks.iter().filter(|hook| at_return || hook.entry).map(|h| h.function);
-        let link = bpf::attach_multi(program.as_fd(), functions, at_return)
-            .map_err(|e| format!("program {name} on the functions: {e}"))?;
+        let hooked = hooks.iter().filter(|hook| at_return || hook.entry);
+        let hooked: Vec<_> = hooked.map(|hook| hook.function).collect();
+        let (link, program) = functions(linked, name, &hooked, &[], at_return)?;
         programs.keep_link(link);
         programs.keep(program);
     }
@@ -33,31 +28,28 @@ pub(super) fn hook(linked: &Linked, hooks: &[Hook]) -> Result<Programs, String> 
 
 /// The name of a program's twin.
 pub(super) fn twin(program: &str) -> String {
-    format!("{STEADY}{program}")
+    format!("steady_{program}")
 }
 
-/// Puts a program's twin on the first of the functions that exists, at its entry or its return: the link
-/// and the program.
+/// Puts a program on functions, at their entries or their returns: the link and the program. With cookies, it
+/// is told which function it is, by that of the same place.
 ///
 /// # Errors
 /// The kernel can't: a text that says what it was asked for.
-pub(super) fn function(
+pub(super) fn functions(
     linked: &Linked,
-    program: &str,
+    name: &str,
     functions: &[&str],
+    cookies: &[u64],
     at_return: bool,
 ) -> Result<(OwnedFd, OwnedFd), String> {
-    let name = twin(program);
     let kind = bpf_prog_type::BPF_PROG_TYPE_KPROBE;
-    let program = linked.load(&name, kind, bpf_attach_type::BPF_TRACE_KPROBE_MULTI, 0)?;
-    let mut refused = String::new();
-    for function in functions {
-        match bpf::attach_multi(program.as_fd(), std::iter::once(*function), at_return) {
-            Ok(link) => return Ok((link, program)),
-            Err(error) => refused = format!("attaching {name} to {function}: {error}"),
-        }
-    }
-    Err(refused)
+    let program = linked
+        .load(name, kind, bpf_attach_type::BPF_TRACE_KPROBE_MULTI, 0)
+        .map_err(|e| format!("program {name}: {e}"))?;
+    let link = bpf::attach_multi(program.as_fd(), functions, cookies, at_return)
+        .map_err(|e| format!("program {name} on {}: {e}", functions.join(", ")))?;
+    Ok((link, program))
 }
 
 /// Attaches a loaded program to a tracepoint, such as `sched/sched_process_exec`.

@@ -20,7 +20,7 @@ use crate::{
         attach,
         census::Census,
         features::{self, MissingCapabilities, System},
-        layout::{KERNEL_BTF, Layout, LayoutError},
+        layout::{Fprobe, KERNEL_BTF, Layout, LayoutError},
         plan::{self, Choice, Features, NotPossible, Plan},
         session::{KernelFilters, Options, Session, SessionError},
     },
@@ -182,7 +182,7 @@ pub(crate) fn start(
         described: layout.functions().keys().copied().collect(),
         no_x32: features::has_no_x32(Path::new("/proc")),
         preempts: System::read().is_ok_and(|system| features::preempts_programs(&system.kernel)),
-        fprobe: layout.has_fprobe(),
+        fprobe: layout.fprobe() == Fprobe::All,
         ..Features::default()
     };
     // A quarter of a million lines, which matter only where BTF leaves something open.
