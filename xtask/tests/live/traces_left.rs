@@ -1,6 +1,6 @@
 //! Nothing is left behind: no programs, maps, links, mounts or files.
 
-use std::{collections::BTreeSet, env, fs, io, path::Path};
+use std::{collections::BTreeSet, env, fs, io, path::Path, time::Instant};
 
 use nix::sys::signal::Signal;
 
@@ -74,12 +74,14 @@ fn mounts() -> BTreeSet<String> {
 fn assert_gone(objects: &BTreeSet<Object>) {
     let count = |kind| objects.iter().filter(|object| object.0 == kind).count();
     assert!(count("prog_id:") > 3 && count("map_id:") > 5 && count("link_id:") > 0, "{objects:?}");
-    // The kernel lets go of them a grace period later.
+    // The kernel lets go of them some grace periods later.
+    let end = Instant::now();
     assert!(
         eventually(|| !objects.iter().any(|object| exists(*object))),
         "left: {:?}",
         objects.iter().filter(|object| exists(**object)).collect::<Vec<_>>()
     );
+    println!("gone after {:.1} s", end.elapsed().as_secs_f64());
 }
 
 #[test]
