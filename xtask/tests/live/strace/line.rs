@@ -104,7 +104,10 @@ impl<'a> Reader<'a> {
             loop {
                 // "a,  <unfinished ...>) = ?"
                 self.take_while(|c| c == ' ');
-                if self.eat("<unfinished ...>") {
+                // "a, ) = ?", of a thread that was killed before strace had read the rest
+                if self.eat("<unfinished ...>")
+                    || !args.is_empty() && self.rest.starts_with(") = ?")
+                {
                     complete = false;
                     break;
                 }
@@ -289,9 +292,11 @@ mod tests {
         );
         assert_eq!(outcome("?"), Outcome::Unknown);
         assert_eq!(outcome("? <unavailable>"), Outcome::Unknown);
-        for text in
-            ["[  70] msgrcv(5,  <unfinished ...>) = ?", "[  70] msgrcv(5,  <unfinished ...>"]
-        {
+        for text in [
+            "[  70] msgrcv(5,  <unfinished ...>) = ?",
+            "[  70] msgrcv(5,  <unfinished ...>",
+            "[  70] msgrcv(5, ) = ? <unavailable>",
+        ] {
             let line = read(text);
             assert_eq!((line.args, line.complete), (vec![Arg::Number(5)], false), "{text}");
             assert_eq!(line.outcome, Outcome::Unknown, "{text}");
@@ -310,6 +315,7 @@ mod tests {
             "[  64] semget(1) = 5 and more",
             "[  64] semget(IPC_PRIVATE) = 0",
             "[  64] semget({a=1) = 0",
+            "[  64] semget(1, ) = 0",
             "[ 240] mq_open(\"plain\") = 0",
         ] {
             assert!(text.parse::<Line>().is_err(), "{text}");
