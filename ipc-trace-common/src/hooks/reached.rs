@@ -87,6 +87,16 @@ const fn reached(
     Reached { program, functions, at_return: false, births_of: None, often: false, gives, deed }
 }
 
+impl Reached {
+    const fn often(self) -> Self {
+        Self { often: true, ..self }
+    }
+
+    const fn at_return(self) -> Self {
+        Self { at_return: true, ..self }
+    }
+}
+
 const fn births(
     program: &'static str,
     functions: &'static [&'static str],
@@ -94,7 +104,7 @@ const fn births(
     gives: &'static str,
     deed: Deed,
 ) -> Reached {
-    Reached { at_return: true, births_of: Some(op), ..reached(program, functions, gives, deed) }
+    Reached { births_of: Some(op), ..reached(program, functions, gives, deed).at_return() }
 }
 
 /// Those that backend `function` watches, beside the functions of the system calls: on ways to objects, and
@@ -102,40 +112,23 @@ const fn births(
 /// caller has it inlined (5.10 to 7.3).
 #[rustfmt::skip]
 pub const REACHED: [Reached; 14] = [
-    Reached {
-        often: true,
-        ..reached(
-            "file_opened",
-            &["security_file_open"],
-            "queues and segments that are opened by paths",
-            Deed::Open,
-        )
-    },
+    reached("file_opened", &["security_file_open"], "queues and segments that are opened by paths", Deed::Open)
+        .often(),
     reached("file_received", &["security_file_receive"], "descriptors that are received", Deed::Receive),
     reached("table_read", &["sysvipc_proc_start"], "reads of /proc/sysvipc", Deed::ReadTable),
     reached("queue_read", &["mqueue_read_file"], "reads of queues' files", Deed::ReadQueue),
     reached("queue_polled", &["mqueue_poll_file"], "queues that are polled", Deed::PollQueue),
     reached("queue_unlinked", &["mqueue_unlink"], "queues that are unlinked by their paths", Deed::UnlinkQueue),
-    Reached {
-        often: true,
-        ..reached(
-            "segment_touched",
-            &["shm_fault"],
-            "touches of mapped segments",
-            Deed::TouchSegment,
-        )
-    },
+    reached("segment_touched", &["shm_fault"], "touches of mapped segments", Deed::TouchSegment).often(),
     reached("segment_destroyed", &["shm_destroy"], "segments destroyed from elsewhere", Deed::DestroySegment),
     reached("setting_written", &["proc_sys_write"], "settings that are written", Deed::WriteSetting),
-    Reached {
-        at_return: true,
-        ..reached(
-            "queues_mounted",
-            &["__x64_sys_fsmount", "__arm64_sys_fsmount"],
-            "mqueue file systems that are mounted",
-            Deed::Mount,
-        )
-    },
+    reached(
+        "queues_mounted",
+        &["__x64_sys_fsmount", "__arm64_sys_fsmount"],
+        "mqueue file systems that are mounted",
+        Deed::Mount,
+    )
+    .at_return(),
     // `ipc_ops.getnew`, which `ipcget` calls (ipc/util.c), and what mq_open has `vfs_mkobj` call.
     births("segment_made", &["newseg"], Op::Shmget, "which calls of shmget made their segments", Deed::MakeSegment),
     births("set_made", &["newary"], Op::Semget, "which calls of semget made their sets", Deed::MakeSemaphores),

@@ -303,9 +303,13 @@ fn on_function(
     name: &str,
     function: &str,
 ) -> Result<(), String> {
-    let (link, program) = steady::functions(linked, &steady::twin(name), &[function], &[], false)?;
-    programs.keep_link(link);
-    programs.keep(program);
+    programs.keep_attached(steady::functions(
+        linked,
+        &steady::twin(name),
+        &[function],
+        &[],
+        false,
+    )?);
     Ok(())
 }
 
@@ -330,8 +334,7 @@ fn keep_attached(
     link: io::Result<OwnedFd>,
     program: OwnedFd,
 ) -> Result<(), String> {
-    programs.keep_link(link.map_err(|e| format!("attaching: {e}"))?);
-    programs.keep(program);
+    programs.keep_attached((link.map_err(|e| format!("attaching: {e}"))?, program));
     Ok(())
 }
 

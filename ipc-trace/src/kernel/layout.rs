@@ -22,10 +22,9 @@ const PROGRAMS_BY_FPROBE: &str = "bpf_kprobe_multi_link";
 const GRAPH_FPROBE: &str = "fprobe_hlist";
 
 /// What the kernel can do by fprobe: put one program on many functions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fprobe {
     /// Nothing
-    #[default]
     None,
     /// It sees each entry of them, and returns as long as its store of return addresses lasts
     Entries,

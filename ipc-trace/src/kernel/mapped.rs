@@ -3,14 +3,56 @@
 //! counts them as missed (`bpf_disable_instrumentation`, include/linux/bpf.h); the thread that makes it
 //! may be preempted in its middle.
 
-use std::{io, num::NonZeroUsize, ptr::NonNull};
+use std::{
+    io,
+    num::NonZeroUsize,
+    os::fd::{AsFd as _, BorrowedFd},
+    ptr::NonNull,
+};
 
 use aya::maps::MapData;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
+/// Memory of a map, shared with the kernel.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    at: NonNull<u64>,
+    bytes: NonZeroUsize,
+}
+
+impl Mapping {
+    /// Maps so many bytes from `offset` on, which is a multiple of a page.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(super) fn new(
+        map: BorrowedFd<'_>,
+        offset: usize,
+        bytes: NonZeroUsize,
+        access: ProtFlags,
+    ) -> io::Result<Self> {
+        let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+        // SAFETY: a new mapping, at an address of the kernel's choice.
+        let at = unsafe { mmap(None, bytes, access, MapFlags::MAP_SHARED, map, offset)? };
+        Ok(Self { at: at.cast(), bytes })
+    }
+
+    /// Its beginning: valid for as many bytes as were mapped, for what access was asked for.
+    pub(super) const fn at(&self) -> NonNull<u64> {
+        self.at
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `new`, and no place is used any more.
+        let _ = unsafe { munmap(self.at.cast(), self.bytes.get()) };
+    }
+}
+
 /// The first `len` words of an array that may be mapped (`BPF_F_MMAPABLE`).
 pub(super) struct Words {
-    at: NonNull<u64>,
+    mapping: Mapping,
     len: usize,
     /// Programs that are loaded later refer to it by its descriptor.
     _map: MapData,
@@ -29,15 +71,14 @@ impl Words {
     /// The kernel refuses.
     pub(super) fn new(map: MapData, len: usize) -> io::Result<Self> {
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping, at an address of the kernel's choice.
-        let at = unsafe { mmap(None, bytes(len), access, MapFlags::MAP_SHARED, map.fd(), 0)? };
-        Ok(Self { at: at.cast(), len, _map: map })
+        let mapping = Mapping::new(map.fd().as_fd(), 0, bytes(len), access)?;
+        Ok(Self { mapping, len, _map: map })
     }
 
     fn place(&self, at: usize) -> *mut u64 {
         assert!(at < self.len);
         // SAFETY: it lies within the mapping.
-        unsafe { self.at.as_ptr().add(at) }
+        unsafe { self.mapping.at().as_ptr().add(at) }
     }
 
     /// A word as it is now.
@@ -55,11 +96,4 @@ impl Words {
 
 fn bytes(len: usize) -> NonZeroUsize {
     NonZeroUsize::new(len * size_of::<u64>()).unwrap_or(NonZeroUsize::MIN)
-}
-
-impl Drop for Words {
-    fn drop(&mut self) {
-        // SAFETY: mapped in `new`, and no place is used any more.
-        let _ = unsafe { munmap(self.at.cast(), bytes(self.len).get()) };
-    }
 }

@@ -34,6 +34,12 @@ impl Programs {
         self.links.push(link);
     }
 
+    /// A link and its program.
+    pub(super) fn keep_attached(&mut self, (link, program): (OwnedFd, OwnedFd)) {
+        self.keep_link(link);
+        self.keep(program);
+    }
+
     /// Arrays of programs, which are emptied when their last descriptor is closed
     /// (`prog_array_map_clear`, kernel/bpf/arraymap.c).
     pub(super) fn keep_arrays(&mut self, arrays: impl Iterator<Item = OwnedFd>) {

@@ -25,19 +25,10 @@ pub(super) fn watch(programs: &mut Programs, linked: &Linked, flavour: Flavour, 
         let mut together = Vec::new();
         let ways = REACHED.iter().enumerate().filter(|(_, way)| way.at_return == at_return);
         for (row, way) in ways {
-            let can = match layout.fprobe() {
-                Fprobe::All => true,
-                Fprobe::Entries => !at_return,
-                Fprobe::None => false,
-            };
-            let shares = can
-                && match flavour {
-                    Flavour::Perf => true,
-                    Flavour::Btf => !way.often,
-                    Flavour::Raw => false,
-                };
             match described(way, layout) {
-                Ok(function) if shares => together.push((row, function)),
+                Ok(function) if shares(way, flavour, layout.fprobe()) => {
+                    together.push((row, function));
+                }
                 Ok(function) => alone.push((row, function)),
                 Err(reason) => programs.unseen.push(unseen(way, &reason)),
             }
@@ -46,9 +37,8 @@ pub(super) fn watch(programs: &mut Programs, linked: &Linked, flavour: Flavour, 
             continue;
         }
         match by_fprobe(linked, &together, at_return) {
-            Ok((link, program)) => {
-                programs.keep_link(link);
-                programs.keep(program);
+            Ok(attached) => {
+                programs.keep_attached(attached);
                 programs.ways.extend(together.into_iter().map(|(row, _)| Way { row, own: None }));
             }
             Err(reason) => {
@@ -64,6 +54,21 @@ pub(super) fn watch(programs: &mut Programs, linked: &Linked, flavour: Flavour, 
             Err(reason) => programs.unseen.push(unseen(way, &reason)),
         }
     }
+}
+
+/// Whether a function is to have the program that others have, too.
+const fn shares(way: &Reached, flavour: Flavour, fprobe: Fprobe) -> bool {
+    let can = match fprobe {
+        Fprobe::All => true,
+        Fprobe::Entries => !way.at_return,
+        Fprobe::None => false,
+    };
+    let is_to = match flavour {
+        Flavour::Perf => true,
+        Flavour::Btf => !way.often,
+        Flavour::Raw => false,
+    };
+    can && is_to
 }
 
 fn unseen(way: &Reached, reason: &str) -> String {

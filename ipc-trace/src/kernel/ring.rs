@@ -8,16 +8,16 @@ use std::{
     io,
     num::NonZeroUsize,
     os::fd::{AsFd, BorrowedFd},
-    ptr::NonNull,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
 use aya::maps::{MapData, RingBuf};
 use nix::{
-    sys::mman::{MapFlags, ProtFlags, mmap, munmap},
+    sys::mman::ProtFlags,
     unistd::{SysconfVar, sysconf},
 };
 
+use super::mapped::Mapping;
 use crate::pipeline::{Source, Unfinished};
 
 /// A ring.
@@ -68,28 +68,15 @@ impl Source for Ring {
 
 /// A position, at the beginning of a page of the ring's.
 #[derive(Debug)]
-struct Position {
-    at: NonNull<AtomicUsize>,
-    page: NonZeroUsize,
-}
+struct Position(Mapping);
 
 impl Position {
     fn map(ring: BorrowedFd<'_>, at: usize, page: NonZeroUsize) -> io::Result<Self> {
-        let at = libc::off_t::try_from(at).map_err(io::Error::other)?;
-        // SAFETY: a new mapping, at an address of the kernel's choice.
-        let at = unsafe { mmap(None, page, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, ring, at)? };
-        Ok(Self { at: at.cast(), page })
+        Ok(Self(Mapping::new(ring, at, page, ProtFlags::PROT_READ)?))
     }
 
     fn get(&self) -> usize {
         // SAFETY: the mapping is there and begins with an aligned `unsigned long`.
-        unsafe { self.at.as_ref() }.load(Ordering::Acquire)
-    }
-}
-
-impl Drop for Position {
-    fn drop(&mut self) {
-        // SAFETY: mapped in `map`, and not used any more.
-        let _ = unsafe { munmap(self.at.cast(), self.page.get()) };
+        unsafe { self.0.at().cast::<AtomicUsize>().as_ref() }.load(Ordering::Acquire)
     }
 }
