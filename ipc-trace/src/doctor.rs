@@ -15,7 +15,7 @@ pub mod kernel;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{collections::BTreeMap, io, path::Path, process::ExitCode, sync::Arc};
+use std::{collections::BTreeMap, io, path::Path, process::ExitCode};
 
 use ipc_trace_common::{
     layout::{Need, Way as ReadWay},
@@ -46,6 +46,7 @@ use crate::{
         setup::{self, SetupError},
         terminal,
     },
+    signals::Signals,
     sinks::output::{Output, OutputError},
     text,
 };
@@ -71,7 +72,7 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode, RunError> {
             text::doctor::text(&doctor, args.all, palette, width).to_string()
         }
     };
-    Output::new(Arc::default()).write_all(text.as_bytes())?;
+    Output::new(Signals::default()).write_all(text.as_bytes())?;
     Ok(if doctor.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

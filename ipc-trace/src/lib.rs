@@ -16,6 +16,7 @@ pub mod pipeline;
 pub mod policy;
 pub mod run;
 pub mod schema;
+pub mod signals;
 pub mod sinks;
 pub mod text;
 pub mod track;

@@ -1,12 +1,13 @@
 //! `ls`: a look at what exists, printed.
 
-use std::{io, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{io, path::Path, process::ExitCode, time::Duration};
 
 use super::{RunError, setup, terminal};
 use crate::{
     cli::{LsArgs, OutputFormat},
     containers::{Containers, hierarchy::Hierarchy, runtimes::Names},
     look::{self, Options},
+    signals::Signals,
     sinks::output::{Output, OutputError},
     text,
 };
@@ -49,6 +50,6 @@ pub fn run(args: &LsArgs) -> Result<ExitCode, RunError> {
             text::ls::text(&ls, namespace.is_some(), palette, width).to_string()
         }
     };
-    Output::new(Arc::default()).write_all(text.as_bytes())?;
+    Output::new(Signals::default()).write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -30,10 +30,6 @@ pub mod status;
 use std::{
     io::{self, IsTerminal as _},
     process::ExitCode,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     time::{Duration, Instant},
 };
 
@@ -57,6 +53,7 @@ use crate::{
     },
     pipeline::{Change, Pipeline, Sink},
     policy::parse::PolicyError,
+    signals::Signals,
     sinks::{
         live::{Format, Live},
         output::{Output, OutputError},
@@ -244,17 +241,13 @@ struct Run {
     status: Option<Status>,
     /// What runtimes call their containers
     names: Names,
-    ending: Arc<AtomicBool>,
+    signals: Signals,
     started: u64,
 }
 
 impl Run {
     fn new(live: bool, args: &TraceArgs) -> Result<Self, RunError> {
-        let ending = Arc::new(AtomicBool::new(false));
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            signal_hook::flag::register(signal, Arc::clone(&ending))
-                .map_err(system("can't handle signals"))?;
-        }
+        let signals = Signals::handle().map_err(system("can't handle signals"))?;
         // Before anything is loaded: with a mistake in it, nothing begins.
         let judges = policy::judges(args.findings.policy.as_deref())?;
         let mut setup = setup::setup(&args.how, &args.filters, live, args.with_args)?;
@@ -262,7 +255,7 @@ impl Run {
         let mut pipeline = Pipeline::new(Tracker::new(clock));
         pipeline.tracker.contexts.with_ancestry = args.with_ancestry;
         let started = boot_ns();
-        let output = Output::new(Arc::clone(&ending));
+        let output = Output::new(signals.clone());
         pipeline.detect.ask(Box::new(Processes::in_directory("/proc")), std::process::id());
         pipeline.detect.findings.judged_by(Box::new(judges));
         pipeline.detect.findings.from_confidence(args.findings.min_confidence);
@@ -303,7 +296,7 @@ impl Run {
             output,
             status,
             names,
-            ending,
+            signals,
             started,
         })
     }
@@ -344,7 +337,7 @@ impl Run {
                 next_tick = now + TICK;
             }
             let over = duration.is_some_and(|d| now.duration_since(begin) >= d);
-            if over || self.ending.load(Ordering::Relaxed) {
+            if over || self.signals.end() {
                 return Ok(());
             }
             if child.as_mut().is_some_and(|child| child.has_ended()) {

@@ -7,10 +7,6 @@
 use std::{
     io,
     os::fd::{AsFd as _, BorrowedFd},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     time::{Duration, Instant},
 };
 
@@ -20,9 +16,11 @@ use nix::{
     unistd::write,
 };
 
+use crate::signals::Signals;
+
 /// `PIPE_BUF` (include/uapi/linux/limits.h): a pipe that polls as writable takes that much.
 const PIECE: usize = 4096;
-/// How long a stuck reader is waited for once the program is to end.
+/// Once the program is to end: how long a reader is waited for that takes nothing.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why output can't go on.
@@ -34,6 +32,9 @@ pub enum OutputError {
     /// The reader does not read, and the program was told to end.
     #[error("standard output is stuck: {0} bytes could not be written before the end")]
     Stuck(usize),
+    /// The reader reads, and the program was told to end for the second time.
+    #[error("told to end for the second time: {0} bytes were not written")]
+    Hurried(usize),
     /// Another error, such as a full disk.
     #[error("can't write to standard output: {0}")]
     Failed(#[from] io::Error),
@@ -43,33 +44,38 @@ pub enum OutputError {
 #[derive(Debug)]
 pub struct Output {
     stdout: io::Stdout,
-    /// Set when the program is to end
-    ending: Arc<AtomicBool>,
+    signals: Signals,
+    /// The reader has taken nothing since
     since: Option<Instant>,
 }
 
 impl Output {
-    /// Standard output; `ending` is set when the program is to end.
+    /// Standard output of a program that ends by such signals.
     #[must_use]
-    pub fn new(ending: Arc<AtomicBool>) -> Self {
-        Self { stdout: io::stdout(), ending, since: None }
+    pub fn new(signals: Signals) -> Self {
+        Self { stdout: io::stdout(), signals, since: None }
     }
 
-    /// Writes everything.
+    /// Writes everything, as slowly as the reader takes it.
     ///
     /// # Errors
-    /// The reader is gone, or is stuck while the program is to end, or writing failed.
+    /// The reader is gone, or is stuck while the program is to end, or the program is to end now, or
+    /// writing failed.
     pub fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), OutputError> {
         while !bytes.is_empty() {
+            if self.signals.end_now() {
+                return Err(OutputError::Hurried(bytes.len()));
+            }
             let fd = self.stdout.as_fd();
             if !ready(fd)? {
-                if self.ending.load(Ordering::Relaxed)
+                if self.signals.end()
                     && self.since.get_or_insert_with(Instant::now).elapsed() > PATIENCE
                 {
                     return Err(OutputError::Stuck(bytes.len()));
                 }
                 continue;
             }
+            self.since = None;
             let piece = bytes.get(..PIECE).unwrap_or(bytes);
             match write(fd, piece) {
                 Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
@@ -101,7 +107,7 @@ impl Output {
 /// # Errors
 /// The reader is gone, or writing failed.
 pub fn print(text: &str) -> Result<(), OutputError> {
-    Output::new(Arc::default()).write_all([text, "\n"].concat().as_bytes())
+    Output::new(Signals::default()).write_all([text, "\n"].concat().as_bytes())
 }
 
 /// Whether a piece can be written without waiting, within a short time.

@@ -2,8 +2,9 @@
 
 use std::{
     fs::File,
-    io::{BufRead as _, BufReader},
-    process::{Command, Stdio},
+    io::{BufRead as _, BufReader, Read as _},
+    process::{Child, ChildStdout, Command, Stdio},
+    time::Duration,
 };
 
 use nix::sys::signal::{Signal, kill};
@@ -107,17 +108,59 @@ fn signals_end_a_run_in_order() {
     }
 }
 
-#[test]
-fn a_reader_that_does_not_read_can_not_keep_it_from_ending() {
+/// A tracer that was told to end, and has far more to write than a pipe holds.
+fn ending_with_much_to_write() -> (Child, BufReader<ChildStdout>) {
     let mut command = tracer("live");
-    let mut stuck =
+    let mut live =
         command.args(["-o", "json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut out = BufReader::with_capacity(1, stuck.stdout.take().unwrap());
+    let mut out = BufReader::with_capacity(1, live.stdout.take().unwrap());
     let mut start = String::new();
     out.read_line(&mut start).unwrap();
-    // Far more than a pipe holds.
     Beside::start(workload(&["count", "--calls", "5000", "--namespaces", "1"])).book();
-    kill(nix::unistd::Pid::from_raw(stuck.id() as i32), Signal::SIGTERM).unwrap();
+    tell_to_end(&live);
+    (live, out)
+}
+
+fn tell_to_end(live: &Child) {
+    kill(nix::unistd::Pid::from_raw(live.id() as i32), Signal::SIGTERM).unwrap();
+}
+
+#[test]
+fn a_slow_reader_gets_everything() {
+    let (live, mut out) = ending_with_much_to_write();
+    let mut piece = [0; 32 << 10];
+    for _ in 0..8 {
+        out.read_exact(&mut piece).unwrap();
+        std::thread::sleep(Duration::from_millis(150));
+    }
+    let rest = std::thread::spawn(move || BufReader::new(out).lines().last().unwrap().unwrap());
+    let output = live.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let last: Value = serde_json::from_str(&rest.join().unwrap()).unwrap();
+    assert_eq!(last["type"], "end");
+}
+
+#[test]
+fn told_twice_it_does_not_wait_for_a_slow_reader() {
+    let (mut live, mut out) = ending_with_much_to_write();
+    let mut piece = [0; 4096];
+    // It takes little, but again and again.
+    let ended = eventually(|| {
+        out.read_exact(&mut piece).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        tell_to_end(&live);
+        live.try_wait().unwrap().is_some()
+    });
+    assert!(ended, "after {PATIENCE:?} it was still there");
+    let output = live.wait_with_output().unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("told to end for the second time"), "{stderr}");
+}
+
+#[test]
+fn a_reader_that_does_not_read_can_not_keep_it_from_ending() {
+    let (mut stuck, _out) = ending_with_much_to_write();
     let ended = eventually(|| stuck.try_wait().unwrap().is_some());
     if !ended {
         stuck.kill().unwrap();
