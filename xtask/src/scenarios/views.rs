@@ -90,6 +90,8 @@ fn setting_written(stage: &mut Stage) -> Result<()> {
     stage.act("writer", |me| {
         let mut caller = unshare_ipc()?;
         let mut setting = OpenOptions::new().write(true).open("/proc/sys/kernel/msgmax")?;
+        // Else the settings may go before they are written, with their namespace.
+        let _kept = File::open("/proc/thread-self/ns/ipc")?;
         caller.unshare("y")?;
         setting.write_all(b"4096")?;
         me.stay()

@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, bail};
@@ -16,29 +16,13 @@ use crate::{apt, build::Built, test::programs::PROGRAMS};
 /// The backends that the tests are run with, each on every kernel.
 pub(super) const BACKENDS: [&str; 2] = ["syscall", "function"];
 
-/// Tests of what is the same for every backend: the first backend's run has them, and the others' do
-/// without, unless all are asked for. Each starts the tracer a few times, and an emulated machine takes
-/// seconds for that.
-const OF_NO_BACKEND: [&str; 8] = [
-    "bad_days::",
-    "bad_input::",
-    "containers::a_hundred_thousand",
-    "doctor::doctor_is",
-    "filters::",
-    "ls::",
-    "policy::",
-    "processes::",
-];
-
-/// Tests for which a machine's files would be too many: PostgreSQL, Docker and Podman need a disk.
-const OF_THE_HOST: [&str; 3] =
-    ["strace::a_postgresql_cluster", "containers::docker::", "containers::podman::"];
-
 /// What some kernel can't do: beginning of its release, backend, and the test that shows it.
 const LIMITS: [(&str, &str, Expected); 0] = [];
 
 /// Tests with many calls make only one in so many of them.
 const SCALE: &str = "50";
+/// How many random programs are tried.
+const SEEDS: &str = "2";
 
 /// The programs that machines have, as files of this one.
 #[derive(Clone, Debug)]
@@ -90,24 +74,34 @@ impl Programs {
         Ok(files)
     }
 
-    /// Running the tests whose names contain `filter`. `all`: also those that another backend's run has.
-    pub(super) fn tests(&self, backend: &str, filter: Option<&str>, all: bool) -> Job {
-        let argv = [text(&self.tests), "--test-threads=1".to_owned()];
+    /// The names of all tests.
+    pub(super) fn list(&self) -> anyhow::Result<Vec<String>> {
+        let output = Command::new(&self.tests)
+            .args(["--list", "--format", "terse"])
+            .stderr(Stdio::inherit())
+            .output()
+            .with_context(|| format!("cannot run {}", self.tests.display()))?;
+        let text = String::from_utf8(output.stdout).context("the names of the tests")?;
+        let names = text.lines().filter_map(|line| line.strip_suffix(": test"));
+        Ok(names.map(str::to_owned).collect())
+    }
+
+    /// Running these tests.
+    pub(super) fn tests(&self, backend: &str, names: &[&str]) -> Job {
+        let argv = [text(&self.tests), "--test-threads=1".to_owned(), "--exact".to_owned()];
         let mut job = self.command(&argv);
-        job.argv.extend(filter.map(str::to_owned));
-        let skip = |name: &str| ["--skip".to_owned(), name.to_owned()];
-        job.argv.extend(OF_THE_HOST.into_iter().flat_map(skip));
-        if backend != BACKENDS[0] && !all {
-            job.argv.extend(OF_NO_BACKEND.into_iter().flat_map(skip));
-        }
+        job.argv.extend(names.iter().map(|name| (*name).to_owned()));
         job.env.insert("IPC_TRACE_TEST_BACKEND".to_owned(), backend.to_owned());
         job
     }
 
     /// Running a command.
     pub(super) fn command(&self, argv: &[String]) -> Job {
-        let env =
-            [("IPC_TRACE_BIN", text(&self.tracer)), ("IPC_TRACE_TEST_SCALE", SCALE.to_owned())];
+        let env = [
+            ("IPC_TRACE_BIN", text(&self.tracer)),
+            ("IPC_TRACE_TEST_SCALE", SCALE.to_owned()),
+            ("IPC_TRACE_TEST_SEEDS", SEEDS.to_owned()),
+        ];
         let env = env.map(|(name, value)| (name.to_owned(), value));
         Job { argv: argv.to_owned(), env: BTreeMap::from(env) }
     }

@@ -9,6 +9,7 @@
 //! | `qemu` | starts a machine, and waits until it is off |
 //! | `init` | the first program inside |
 //! | `live` | what is run inside |
+//! | `share` | which machine runs which tests |
 //! | `results` | what was printed inside, as tests of that kernel |
 //!
 //! Invariant: a machine sees nothing of this one but copies of files, and this one needs no rights
@@ -23,6 +24,7 @@ mod live;
 mod place;
 mod qemu;
 mod results;
+mod share;
 mod stanza;
 
 use std::{
@@ -40,6 +42,7 @@ use crate::{
 use live::{BACKENDS, Programs};
 use place::LIMIT;
 use results::Expected;
+use share::Share;
 
 pub(crate) use init::Job;
 pub(crate) use initramfs::Initramfs;
@@ -59,10 +62,12 @@ pub(crate) struct VmArgs {
     /// Look for newer kernels in any case, and not only once a day
     #[arg(long)]
     update: bool,
-    /// How many machines run at a time [default: four for each processor, eight at most]
+    /// How many machines run at a time [default: one for each processor, and one more; eight at most]
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
-    /// Run all tests with every backend, also those of what is the same for each
+    /// Run all tests on every kernel, with every backend, on two processors, mitigations on. Otherwise, what kernels differ in
+    /// is tested on each, and of the rest each test on one of them; on those chosen by --kernel or --suite,
+    /// all tests, and of those that FILTER names too, but with one backend those of what is the same for each
     #[arg(long)]
     all: bool,
     /// How many seconds a machine may run
@@ -93,6 +98,16 @@ impl VmArgs {
             command: vec![],
         }
     }
+
+    /// What the machine of that number runs.
+    fn share(&self, nth: usize, of: usize) -> Share<'_> {
+        let all = self.all;
+        let chosen = !self.kernel.is_empty() || !self.suite.is_empty();
+        match self.filter.as_deref() {
+            None if !all && !chosen => Share::Dealt { nth, of },
+            filter => Share::Named { part: filter.unwrap_or(""), all },
+        }
+    }
 }
 
 /// Runs `cargo xtask vm`.
@@ -105,31 +120,58 @@ pub(crate) fn main(args: &VmArgs) -> anyhow::Result<ExitCode> {
     Ok(if tally.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs the live tests with every backend on every kernel.
+/// Runs the live tests on every kernel.
 pub(crate) fn run(args: &VmArgs, built: &Built, tally: &mut Tally) -> anyhow::Result<()> {
     let host = Host::prepare(built)?;
     let programs = &host.programs;
     let mut queue = Vec::new();
-    for kernel in chosen(args, &host.place.cache, tally) {
-        let name = |what: &str| format!("vm::{}::{what}", kernel.version());
-        if !args.command.is_empty() {
+    let kernels = chosen(args, &host.place.cache, tally);
+    let tests = programs.list()?;
+    let name = |kernel: &Kernel, what: &str| format!("vm::{}::{what}", kernel.version());
+    if !args.command.is_empty() {
+        queue.extend(kernels.iter().map(|kernel| Planned {
+            name: name(kernel, "command"),
+            machine: host.machine(kernel, "command", args),
+            job: programs.command(&args.command),
+            what: Shows::Output,
+        }));
+        return show(queue, args, tally);
+    }
+    // Those that take longest begin first.
+    for backend in BACKENDS.into_iter().rev() {
+        for (nth, kernel) in kernels.iter().enumerate() {
+            let share = args.share(nth, kernels.len());
+            let names = share::of(&tests, backend, share)?;
+            let name = name(kernel, backend);
+            eprintln!("xtask: {name}: {} of {} tests", names.len(), tests.len());
+            if names.is_empty() {
+                continue;
+            }
+            let machine = host.machine(kernel, backend, args);
+            let machine = match share {
+                Share::Dealt { .. } => quick(machine),
+                Share::Named { .. } => machine,
+            };
             queue.push(Planned {
-                name: name("command"),
-                machine: host.machine(&kernel, "command", args),
-                job: programs.command(&args.command),
-                what: Shows::Output,
-            });
-            continue;
-        }
-        for backend in BACKENDS {
-            queue.push(Planned {
-                name: name(backend),
-                machine: host.machine(&kernel, backend, args),
-                job: programs.tests(backend, args.filter.as_deref(), args.all),
+                name,
+                machine,
+                job: programs.tests(backend, &names),
                 what: Shows::Tests(live::limits(&kernel.release, backend)),
             });
         }
     }
+    show(queue, args, tally)
+}
+
+/// A machine that wastes no time: one processor need not wait for another, and one that is emulated has none of
+/// the defects that kernels mitigate.
+fn quick(machine: Machine) -> Machine {
+    let append = format!("mitigations=off {}", machine.append);
+    Machine { processors: 1, append, ..machine }
+}
+
+/// Runs machines, and shows what each printed as it goes off.
+fn show(queue: Vec<Planned<Shows>>, args: &VmArgs, tally: &mut Tally) -> anyhow::Result<()> {
     run_all(queue, args.jobs.unwrap_or_else(at_a_time), |planned, ran| {
         let text = match &planned.what {
             Shows::Tests(limits) => results::of_tests(&planned.name, &ran, limits),

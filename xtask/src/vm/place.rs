@@ -79,10 +79,10 @@ impl Place {
     }
 }
 
-/// Four machines for each processor, eight at most: most of their time, they need none, since taking
-/// programs off functions is waiting.
+/// A machine for each processor, and one for when another waits, as it does for programs to be taken off
+/// functions; eight at most. With more of them, each is slower by more than the waiting.
 pub(crate) fn at_a_time() -> usize {
-    thread::available_parallelism().map_or(1, |processors| (4 * processors.get()).min(8))
+    thread::available_parallelism().map_or(1, |processors| (processors.get() + 1).min(8))
 }
 
 /// A machine that waits for its turn.

@@ -1,6 +1,6 @@
 //! Reports against books: every call is counted, under the right namespace, operation and error.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -147,10 +147,17 @@ fn the_demo_shows_all_operations_in_three_namespaces() {
 fn two_tracers_see_the_same_and_not_each_other() {
     // The namespaces of the workload are new ones: in the host's, others may make calls, too.
     let counting = Report::start(&[]);
-    let live = Live::start(&[]);
+    let mut live = Live::start(&[]);
     let calls = calls(20_000);
     let words = ["count", "--fresh", "--threads", "4", "--namespaces", "2", "--calls", &calls];
     let book = Beside::start(workload(&words)).book();
+    let expected = counts(&book["namespaces"]);
+    // Tracers look at namespaces that exist as they end, and see that of each other.
+    let mut alive: BTreeSet<u64> = expected.keys().copied().collect();
+    while !alive.is_empty() {
+        let end = live.wait_for(|line| line["event"] == "destroyed" && line["type"] == "namespace");
+        alive.remove(&number(&end["ipc_ns"]["inum"]));
+    }
     let pids = [counting.pid(), live.pid()];
     let (mut report, lines) = (counting.end(), live.end());
     // A child of the second tracer may have tried its programs in a namespace whose number has been
@@ -161,13 +168,11 @@ fn two_tracers_see_the_same_and_not_each_other() {
     };
     report["namespaces"].as_array_mut().unwrap().retain(of_workload);
 
-    let expected = counts(&book["namespaces"]);
     assert_eq!(total(&expected), scaled(20_000));
     assert_eq!(of_book(&report, &expected), expected);
     assert_eq!(restricted(counts_of_lines(&lines), &expected), expected);
     assert_balanced(&report["accounting"]);
     assert_whole(&lines);
-    // Tracers look at namespaces that exist as they end: there are others than the workload's.
     let calls = of_type(&lines, "ipc").into_iter();
     for line in calls.filter(|line| expected.contains_key(&number(&line["ipc_ns"]["inum"]))) {
         assert!(pids.iter().all(|pid| line["process"]["pid"] != *pid), "{line}");

@@ -55,15 +55,15 @@ fn a_flood_takes_nothing_from_a_finding_of_a_report() {
     assert!(ours.next().is_none(), "it is one finding");
 }
 
-/// How long a load is traced, in seconds, and at least.
-const MIXED: [u64; 2] = [120, 6];
+/// How long a load is traced, in tenths of a second, and at least.
+const MIXED: [u64; 2] = [1200, 100];
 
 #[test]
 fn a_busy_host_leads_to_no_finding() {
     let backend = env::var_os("IPC_TRACE_TEST_BACKEND").unwrap_or_else(|| "syscall".into());
     let mut command = Command::new(xtask());
-    let seconds = scaled(MIXED[0]).max(MIXED[1]);
-    let minutes = (seconds as f64 / 60.0).to_string();
+    let tenths = scaled(MIXED[0]).max(MIXED[1]);
+    let minutes = (tenths as f64 / 600.0).to_string();
     command.args(["mixed", "--minutes", &minutes, "--backend"]).arg(backend);
     let output = command.output().unwrap();
     let [stdout, stderr] =

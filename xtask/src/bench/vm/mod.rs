@@ -39,7 +39,7 @@ pub(crate) struct VmArgs {
     /// Only these ways to trace, besides `untraced`; limits that need others are not looked at
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Tracer>,
-    /// How many machines run at a time [default: four for each processor, eight at most]
+    /// How many machines run at a time [default: one for each processor, and one more; eight at most]
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
 }

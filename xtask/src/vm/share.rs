@@ -1,0 +1,151 @@
+//! Which machine runs which of the live tests.
+//!
+//! An emulated processor works for six seconds to attach and let go of all programs of backend `function`: all
+//! tests on all kernels with both backends are more than an hour of its work. So what kernels differ in is
+//! tested on each of them with both backends; and of the others, which [`crate::test`] runs on this machine
+//! with `syscall`, each is run with `function` in one of the machines.
+
+use anyhow::{Result, ensure};
+
+use super::live::BACKENDS;
+
+/// Tests for which a machine's files would be too many: PostgreSQL, Docker and Podman need a disk.
+const OF_THE_HOST: &[&str] =
+    &["strace::a_postgresql_cluster", "containers::docker::", "containers::podman::"];
+
+/// Tests of what is the same for every backend.
+const OF_NO_BACKEND: &[&str] = &[
+    "bad_days::",
+    "bad_input::",
+    "containers::a_hundred_thousand",
+    "counts::the_demo",
+    "counts::what_is_lost_of",
+    "doctor::doctor_is",
+    "filters::",
+    "lines::a_run_of_a_given_duration",
+    "lines::lines_follow_their_schema",
+    "ls::",
+    "objects::a_report_tells",
+    "objects::an_object_whose_users",
+    "policy::",
+    "processes::",
+    "scenarios::a_report_has",
+];
+
+/// Tests of what kernels differ in: functions, fields, ways in, and what they let go of.
+const OF_EACH_KERNEL: &[&str] = &[
+    "args::",
+    "budget::",
+    "doctor::functions_on_other_ways",
+    "objects::who_made",
+    "strace::every_operation",
+    "traces_left::not_even",
+];
+
+/// Such tests that one backend is enough for.
+const OF_EACH_KERNEL_ONCE: &[&str] = &[
+    "containers::threads_that_are_moved",
+    "ls::",
+    "namespaces::a_queue_belongs",
+    "namespaces::births_and_moves",
+];
+
+/// What is to be run.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Share<'a> {
+    /// Tests whose names contain that, on each kernel
+    Named {
+        /// Part of their names
+        part: &'a str,
+        /// Those of no backend, too, with every backend
+        all: bool,
+    },
+    /// What each kernel is to run, and of the rest each so-and-so-many-th test, from that one on
+    Dealt {
+        /// The machine's number, from 0
+        nth: usize,
+        /// How many there are
+        of: usize,
+    },
+}
+
+/// The names of the tests that a machine runs with a backend.
+///
+/// # Errors
+///
+/// A table here names a test that is not among `tests`.
+pub(super) fn of<'a>(tests: &'a [String], backend: &str, share: Share<'_>) -> Result<Vec<&'a str>> {
+    let tables = [OF_THE_HOST, OF_NO_BACKEND, OF_EACH_KERNEL, OF_EACH_KERNEL_ONCE];
+    for named in tables.into_iter().flatten() {
+        let is_there = tests.iter().any(|test| test.starts_with(named));
+        ensure!(is_there, "xtask/src/vm/share.rs names {named}, and there is no such test");
+    }
+    let is = |test: &str, table: &[&str]| table.iter().any(|named| test.starts_with(named));
+    let first = backend == BACKENDS[0];
+    let mut dealt = 0;
+    let runs = |test: &&str| match share {
+        Share::Named { part, all } => {
+            test.contains(part) && (all || first || !is(test, OF_NO_BACKEND))
+        }
+        Share::Dealt { .. } if is(test, OF_EACH_KERNEL) => true,
+        Share::Dealt { .. } if first => is(test, OF_EACH_KERNEL_ONCE),
+        Share::Dealt { .. } if is(test, OF_NO_BACKEND) => false,
+        Share::Dealt { nth, of } => {
+            dealt += 1;
+            // The last kernel is the newest one, which takes a third of the others' time for a session: it
+            // gets three shares.
+            (dealt % (of + 2)).min(of - 1) == nth
+        }
+    };
+    let tests = tests.iter().map(String::as_str);
+    Ok(tests.filter(|test| !is(test, OF_THE_HOST)).filter(runs).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One of each name in the tables, and some more.
+    fn all() -> Vec<String> {
+        let tables = [OF_THE_HOST, OF_NO_BACKEND, OF_EACH_KERNEL, OF_EACH_KERNEL_ONCE];
+        let named = tables.into_iter().flatten().map(|named| format!("{named}x"));
+        named.chain((0..7).map(|n| format!("counts::more_{n}"))).collect()
+    }
+
+    #[test]
+    fn every_test_of_a_backend_is_run_by_some_machine_and_those_of_each_kernel_by_all() {
+        let all = all();
+        let machines: Vec<_> =
+            (0..4).map(|nth| of(&all, "function", Share::Dealt { nth, of: 4 }).unwrap()).collect();
+        for test in &all {
+            let is = |table: &[&str]| table.iter().any(|named| test.starts_with(named));
+            let runs = machines.iter().filter(|tests| tests.contains(&test.as_str())).count();
+            let wanted = match () {
+                () if is(OF_THE_HOST) => 0,
+                () if is(OF_EACH_KERNEL) => 4,
+                () if is(OF_NO_BACKEND) => 0,
+                () => 1,
+            };
+            assert_eq!(runs, wanted, "{test}");
+        }
+        let syscall = of(&all, "syscall", Share::Dealt { nth: 1, of: 4 }).unwrap();
+        assert!(syscall.contains(&"ls::x") && !syscall.contains(&"counts::more_1"), "{syscall:?}");
+    }
+
+    #[test]
+    fn a_name_asks_for_it_on_each_kernel() {
+        let all = all();
+        let names = |backend| of(&all, backend, Share::Named { part: "s::", all: false }).unwrap();
+        assert!(names("syscall").contains(&"ls::x") && !names("function").contains(&"ls::x"));
+        assert!(names("function").contains(&"counts::more_3"));
+        let everything = of(&all, "function", Share::Named { part: "", all: true }).unwrap();
+        assert_eq!(everything.len(), all.len() - OF_THE_HOST.len());
+    }
+
+    #[test]
+    fn a_table_that_names_no_test_is_an_error() {
+        let error =
+            of(&["args::x".to_owned()], "syscall", Share::Dealt { nth: 0, of: 1 }).unwrap_err();
+        assert!(error.to_string().contains("there is no such test"), "{error}");
+    }
+}
