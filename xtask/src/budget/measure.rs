@@ -19,18 +19,18 @@ use aya::programs::{ProgramInfo, loaded_programs};
 use super::table::{Program, Size, Sizes};
 
 /// The commands whose programs differ: `report` shows no arguments.
-const MODES: [&str; 2] = ["live", "report"];
+pub(super) const MODES: [&str; 2] = ["live", "report"];
 /// What the tracer's COMMAND says once tracing has begun; it then waits for its input to end.
 const TRACING: &str = "tracing";
 
-/// The programs that `tracer` loads with a backend, by both commands.
+/// The programs that `tracer` loads with a backend, by these commands.
 ///
 /// # Errors
 ///
 /// When the tracer can't be run with it, or when the kernel doesn't tell.
-pub(super) fn measure(tracer: &Path, backend: &str) -> Result<Sizes> {
+pub(super) fn measure(tracer: &Path, backend: &str, modes: &[&str]) -> Result<Sizes> {
     let mut all = Sizes::new();
-    for mode in MODES {
+    for mode in modes {
         for (name, size) in of_mode(tracer, backend, mode)? {
             let [backend, mode] = [backend, mode].map(str::to_owned);
             all.insert(Program { backend, mode, name }, size);

@@ -20,6 +20,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{build, vm};
+use measure::MODES;
 use table::{Kernel, Program, Size, Sizes, Table};
 
 /// Where the table is, in the workspace.
@@ -39,6 +40,9 @@ pub(crate) enum Budget {
         /// With this backend of the tracer
         #[arg(long, value_parser = BACKENDS, default_value = "syscall")]
         backend: String,
+        /// Only those of this command [default: of both]
+        #[arg(long, value_parser = MODES)]
+        mode: Option<String>,
     },
     /// Print the sizes of the programs of this kernel, with each backend that it has (needs root)
     Measure,
@@ -53,7 +57,10 @@ pub(crate) enum Budget {
 /// Runs `cargo xtask budget`.
 pub(crate) fn main(what: &Budget) -> Result<ExitCode> {
     match what {
-        Budget::Check { backend } => check(backend),
+        Budget::Check { backend, mode } => match mode.as_deref() {
+            Some(mode) => check(backend, &[mode]),
+            None => check(backend, &MODES),
+        },
         Budget::Measure => measure_all().map(|()| ExitCode::SUCCESS),
         Budget::Update { suite } => update(suite).map(|()| ExitCode::SUCCESS),
     }
@@ -72,11 +79,11 @@ fn running_kernel() -> Result<Kernel> {
     release.parse()
 }
 
-fn check(backend: &str) -> Result<ExitCode> {
+fn check(backend: &str, modes: &[&str]) -> Result<ExitCode> {
     let kernel = running_kernel()?;
     let stored: Table = STORED.parse().with_context(|| format!("cannot read {FILE}"))?;
-    let measured = measure::measure(&tracer()?, backend)?;
-    let comparison = stored.compare(kernel, backend, &measured);
+    let measured = measure::measure(&tracer()?, backend, modes)?;
+    let comparison = stored.compare(kernel, (backend, modes), &measured);
     if !comparison.known {
         eprintln!(
             "note: {FILE} lacks kernel {kernel} with --backend {backend}: its programs are held to the \
@@ -98,7 +105,7 @@ fn check(backend: &str) -> Result<ExitCode> {
 fn measure_all() -> Result<()> {
     let (kernel, tracer) = (running_kernel()?, tracer()?);
     for backend in BACKENDS {
-        match measure::measure(&tracer, backend) {
+        match measure::measure(&tracer, backend, &MODES) {
             Ok(sizes) => {
                 for (Program { backend, mode, name }, size) in sizes {
                     println!("{MARK} {kernel} {backend} {mode} {name} {size}");

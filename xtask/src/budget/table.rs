@@ -139,10 +139,18 @@ impl Table {
         self.0.retain(|_, sizes| !sizes.is_empty());
     }
 
-    /// Compares what was measured. On a kernel that the table lacks, each program is held to the
+    /// Compares what was measured of a backend, by these commands. On a kernel that the table lacks, each program is held to the
     /// largest figures of all kernels.
-    pub(crate) fn compare(&self, kernel: Kernel, backend: &str, measured: &Sizes) -> Comparison {
-        let of_backend = || self.0.iter().filter(|(program, _)| program.backend == backend);
+    pub(crate) fn compare(
+        &self,
+        kernel: Kernel,
+        (backend, modes): (&str, &[&str]),
+        measured: &Sizes,
+    ) -> Comparison {
+        let is = |program: &Program| {
+            program.backend == backend && modes.contains(&program.mode.as_str())
+        };
+        let of_backend = || self.0.iter().filter(|(program, _)| is(program));
         let known = of_backend().any(|(_, sizes)| sizes.contains_key(&kernel));
         let mut problems = Vec::new();
         for (program, now) in measured {
@@ -229,6 +237,7 @@ impl fmt::Display for Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::measure::MODES;
 
     const NEW: Kernel = Kernel(6, 12);
     const OLD: Kernel = Kernel(5, 10);
@@ -274,7 +283,7 @@ mod tests {
     fn growth_by_a_fifth_is_allowed() {
         let compare = |verified, jited| {
             let now = sizes(&[("sys_exit", Some(verified), jited), ("b", Some(1), 1)]);
-            table().compare(NEW, "syscall", &now)
+            table().compare(NEW, ("syscall", &MODES), &now)
         };
         assert_eq!(compare(1200, 600), Comparison { known: true, problems: vec![] });
         let [verified] = compare(1201, 600).problems.try_into().unwrap();
@@ -285,7 +294,7 @@ mod tests {
     #[test]
     fn the_programs_are_those_of_the_table() {
         let now = sizes(&[("sys_exit", Some(1), 1), ("new", Some(1), 1)]);
-        let Comparison { known, problems } = table().compare(NEW, "syscall", &now);
+        let Comparison { known, problems } = table().compare(NEW, ("syscall", &MODES), &now);
         assert!(known);
         let [new, gone] = problems.try_into().unwrap();
         assert!(new.contains("new of live --backend syscall is not in the table"), "{new}");
@@ -294,12 +303,15 @@ mod tests {
 
     #[test]
     fn an_unknown_kernel_is_held_to_the_largest_figures() {
-        let compare = |now: &[_]| table().compare(Kernel(9, 9), "syscall", &sizes(now));
+        let compare = |now: &[_]| table().compare(Kernel(9, 9), ("syscall", &MODES), &sizes(now));
         let fits = compare(&[("sys_exit", Some(1200), 840)]);
         assert_eq!(fits, Comparison { known: false, problems: vec![] });
         assert_eq!(compare(&[("sys_exit", Some(1201), 841)]).problems.len(), 2);
         assert_eq!(compare(&[("new", Some(1), 1)]).problems.len(), 1);
-        assert!(!table().compare(NEW, "function", &Sizes::new()).known, "nor has it the backend");
+        assert!(
+            !table().compare(NEW, ("function", &MODES), &Sizes::new()).known,
+            "nor has it the backend"
+        );
     }
 
     #[test]

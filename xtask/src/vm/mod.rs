@@ -139,7 +139,7 @@ pub(crate) fn run(args: &VmArgs, built: &Built, tally: &mut Tally) -> anyhow::Re
     }
     // Those that take longest begin first.
     for backend in BACKENDS.into_iter().rev() {
-        for (nth, kernel) in kernels.iter().enumerate() {
+        for (nth, kernel) in kernels.iter().enumerate().rev() {
             let share = args.share(nth, kernels.len());
             let names = share::of(&tests, backend, share)?;
             let name = name(kernel, backend);

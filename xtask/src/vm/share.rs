@@ -35,7 +35,7 @@ const OF_NO_BACKEND: &[&str] = &[
 /// Tests of what kernels differ in: functions, fields, ways in, and what they let go of.
 const OF_EACH_KERNEL: &[&str] = &[
     "args::",
-    "budget::",
+    "budget::no_program_of_report",
     "doctor::functions_on_other_ways",
     "objects::who_made",
     "strace::every_operation",
