@@ -53,7 +53,7 @@ impl Signals {
         self.0.first.load(Ordering::Relaxed) != 0
     }
 
-    /// It was told so again: it is to end now.
+    /// It was told so again: it is to end now, whatever is lost by it.
     #[must_use]
     pub fn end_now(&self) -> bool {
         self.0.again.load(Ordering::Relaxed) != 0

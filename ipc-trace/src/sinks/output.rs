@@ -20,7 +20,8 @@ use crate::signals::Signals;
 
 /// `PIPE_BUF` (include/uapi/linux/limits.h): a pipe that polls as writable takes that much.
 const PIECE: usize = 4096;
-/// Once the program is to end: how long a reader is waited for that takes nothing.
+/// Once the program is to end: how long a reader is waited for that takes nothing, and, once it was told so
+/// again, one that takes little.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why output can't go on.
@@ -47,23 +48,27 @@ pub struct Output {
     signals: Signals,
     /// The reader has taken nothing since
     since: Option<Instant>,
+    /// The program was told to end for the second time, as was seen then
+    told_again: Option<Instant>,
 }
 
 impl Output {
     /// Standard output of a program that ends by such signals.
     #[must_use]
     pub fn new(signals: Signals) -> Self {
-        Self { stdout: io::stdout(), signals, since: None }
+        Self { stdout: io::stdout(), signals, since: None, told_again: None }
     }
 
     /// Writes everything, as slowly as the reader takes it.
     ///
     /// # Errors
-    /// The reader is gone, or is stuck while the program is to end, or the program is to end now, or
+    /// The reader is gone, or is stuck while the program is to end, or is slow when it was told so again, or
     /// writing failed.
     pub fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), OutputError> {
         while !bytes.is_empty() {
-            if self.signals.end_now() {
+            if self.signals.end_now()
+                && self.told_again.get_or_insert_with(Instant::now).elapsed() > PATIENCE
+            {
                 return Err(OutputError::Hurried(bytes.len()));
             }
             let fd = self.stdout.as_fd();

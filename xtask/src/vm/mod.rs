@@ -65,9 +65,11 @@ pub(crate) struct VmArgs {
     /// How many machines run at a time [default: one for each processor, and one more; eight at most]
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
-    /// Run all tests on every kernel, with every backend, on two processors, mitigations on. Otherwise, what kernels differ in
-    /// is tested on each, and of the rest each test on one of them; on those chosen by --kernel or --suite,
-    /// all tests, and of those that FILTER names too, but with one backend those of what is the same for each
+    /// Run all tests on every kernel with every backend
+    ///
+    /// Without it, what kernels differ in is tested on each of them, and of the rest each test on one, by one
+    /// processor and without mitigations. With --kernel, --suite or FILTER, all tests that these choose
+    /// are run, but with one backend those of what is the same for each.
     #[arg(long)]
     all: bool,
     /// How many seconds a machine may run
