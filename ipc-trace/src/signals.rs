@@ -4,7 +4,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -15,13 +15,13 @@ const SAME_NS: u64 = 300_000_000;
 
 /// Whether the program was told to end.
 #[derive(Clone, Debug, Default)]
-pub struct Signals(Arc<Times>);
+pub struct Signals(Arc<Told>);
 
-/// When, in nanoseconds since boot; 0 for never
 #[derive(Debug, Default)]
-struct Times {
+struct Told {
+    /// In nanoseconds since boot; 0 for never
     first: AtomicU64,
-    again: AtomicU64,
+    again: AtomicBool,
 }
 
 impl Signals {
@@ -32,18 +32,18 @@ impl Signals {
     pub fn handle() -> io::Result<Self> {
         let signals = Self::default();
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            let times = signals.clone();
+            let told = signals.clone();
             // SAFETY: reading a clock and changing an atomic are safe in a handler (signal-safety(7)).
-            unsafe { signal_hook::low_level::register(signal, move || times.came(boot_ns())) }?;
+            unsafe { signal_hook::low_level::register(signal, move || told.came(boot_ns())) }?;
         }
         Ok(signals)
     }
 
     fn came(&self, now: u64) {
-        let Times { first, again } = &*self.0;
+        let Told { first, again } = &*self.0;
         let earlier = first.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
         if earlier.is_err_and(|earlier| now.saturating_sub(earlier) > SAME_NS) {
-            again.store(now, Ordering::Relaxed);
+            again.store(true, Ordering::Relaxed);
         }
     }
 
@@ -56,7 +56,7 @@ impl Signals {
     /// It was told so again: it is to end now, whatever is lost by it.
     #[must_use]
     pub fn end_now(&self) -> bool {
-        self.0.again.load(Ordering::Relaxed) != 0
+        self.0.again.load(Ordering::Relaxed)
     }
 }
 

@@ -139,8 +139,8 @@ impl Table {
         self.0.retain(|_, sizes| !sizes.is_empty());
     }
 
-    /// Compares what was measured of a backend, by these commands. On a kernel that the table lacks, each program is held to the
-    /// largest figures of all kernels.
+    /// Compares what was measured of a backend, by these commands. On a kernel that the table lacks, each
+    /// program is held to the largest figures of all kernels.
     pub(crate) fn compare(
         &self,
         kernel: Kernel,

@@ -50,6 +50,13 @@ const OF_EACH_KERNEL_ONCE: &[&str] = &[
     "namespaces::births_and_moves",
 ];
 
+const TABLES: [&[&str]; 4] = [OF_THE_HOST, OF_NO_BACKEND, OF_EACH_KERNEL, OF_EACH_KERNEL_ONCE];
+
+/// Whether a table names a test.
+fn is(test: &str, table: &[&str]) -> bool {
+    table.iter().any(|named| test.starts_with(named))
+}
+
 /// What is to be run.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Share<'a> {
@@ -75,12 +82,10 @@ pub(super) enum Share<'a> {
 ///
 /// A table here names a test that is not among `tests`.
 pub(super) fn of<'a>(tests: &'a [String], backend: &str, share: Share<'_>) -> Result<Vec<&'a str>> {
-    let tables = [OF_THE_HOST, OF_NO_BACKEND, OF_EACH_KERNEL, OF_EACH_KERNEL_ONCE];
-    for named in tables.into_iter().flatten() {
+    for named in TABLES.into_iter().flatten() {
         let is_there = tests.iter().any(|test| test.starts_with(named));
         ensure!(is_there, "xtask/src/vm/share.rs names {named}, and there is no such test");
     }
-    let is = |test: &str, table: &[&str]| table.iter().any(|named| test.starts_with(named));
     let first = backend == BACKENDS[0];
     let mut dealt = 0;
     let runs = |test: &&str| match share {
@@ -107,8 +112,7 @@ mod tests {
 
     /// One of each name in the tables, and some more.
     fn all() -> Vec<String> {
-        let tables = [OF_THE_HOST, OF_NO_BACKEND, OF_EACH_KERNEL, OF_EACH_KERNEL_ONCE];
-        let named = tables.into_iter().flatten().map(|named| format!("{named}x"));
+        let named = TABLES.into_iter().flatten().map(|named| format!("{named}x"));
         named.chain((0..7).map(|n| format!("counts::more_{n}"))).collect()
     }
 
@@ -118,12 +122,11 @@ mod tests {
         let machines: Vec<_> =
             (0..4).map(|nth| of(&all, "function", Share::Dealt { nth, of: 4 }).unwrap()).collect();
         for test in &all {
-            let is = |table: &[&str]| table.iter().any(|named| test.starts_with(named));
             let runs = machines.iter().filter(|tests| tests.contains(&test.as_str())).count();
             let wanted = match () {
-                () if is(OF_THE_HOST) => 0,
-                () if is(OF_EACH_KERNEL) => 4,
-                () if is(OF_NO_BACKEND) => 0,
+                () if is(test, OF_THE_HOST) => 0,
+                () if is(test, OF_EACH_KERNEL) => 4,
+                () if is(test, OF_NO_BACKEND) => 0,
                 () => 1,
             };
             assert_eq!(runs, wanted, "{test}");

@@ -5,13 +5,11 @@ use std::{env, process::Command};
 
 use crate::tracer::{lines, list, number, of_type, report, scaled, xtask};
 
-/// A flood on two processors, and how many calls on a queue of another namespace in between.
-const FLOOD: [&str; 5] = ["semop-flood", "--fresh", "--threads", "2", "--foreign=1000"];
-
-/// It takes four seconds, or two where what it leaves to be read is read slowly.
-fn flood() -> Vec<&'static str> {
+/// A flood on two processors, and how many calls on a queue of another namespace in between. It takes four
+/// seconds, or two where what it leaves to be read is read slowly.
+fn flood() -> [&'static str; 7] {
     let seconds = if scaled(100) < 100 { "2" } else { "4" };
-    [&FLOOD[..], &["--seconds", seconds]].concat()
+    ["semop-flood", "--fresh", "--seconds", seconds, "--threads", "2", "--foreign=1000"]
 }
 
 /// Plays them with the backend that is tested.
