@@ -60,6 +60,10 @@ pub trait Sink {
     fn objects(&mut self, changes: &[objects::Change], tracker: &Tracker);
     /// There is a finding, or more to tell of one.
     fn finding(&mut self, shown: &Shown, now: u64, tracker: &Tracker);
+    /// Whether enough has come together to be handed on.
+    fn is_full(&self) -> bool {
+        false
+    }
 }
 
 /// Something happened to a namespace.
@@ -159,6 +163,15 @@ impl Delivered {
 /// How many calls are handled before others get a turn.
 const BATCH: usize = 1 << 14;
 
+/// What was taken out of the rings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// Records of calls
+    pub calls: usize,
+    /// It ended for a bound: there may be more at once
+    pub more: bool,
+}
+
 /// The pipeline's state.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -193,21 +206,21 @@ impl Pipeline {
         }
     }
 
-    /// Takes what is in the rings, at most a batch: how many calls.
+    /// Takes what is in the rings, at most a batch, or what fills the sink.
     pub fn drain(
         &mut self,
         events: &mut impl Source,
         control: &mut impl Source,
         sink: &mut impl Sink,
-    ) -> usize {
+    ) -> Drained {
         self.read_control(control);
         let mut calls = 0;
-        while calls < BATCH {
+        while calls < BATCH && !sink.is_full() {
             let next = events.next(|bytes| self.event(bytes, control, sink));
             if next.is_none() {
                 // Else some of the calls that came before what is waiting are still to be handled.
                 if events.unfinished().is_none() {
-                    self.apply(u64::MAX, sink);
+                    self.apply_some(sink);
                 }
                 break;
             }
@@ -218,7 +231,15 @@ impl Pipeline {
             self.detect.look(self.control_read);
         }
         self.tell(Which::New, sink);
-        calls
+        Drained { calls, more: calls >= BATCH || sink.is_full() }
+    }
+
+    /// Whether the control ring may still hold, or has handed out without effect yet, what came before
+    /// that time.
+    #[must_use]
+    pub fn is_behind(&self, boot_ns: u64) -> bool {
+        self.control_read < boot_ns
+            || self.waiting.front().is_some_and(|next| next.boot_ns() <= boot_ns)
     }
 
     /// Tells of findings.
@@ -444,6 +465,15 @@ impl Pipeline {
             if let Some(next) = self.waiting.pop_front() {
                 self.take_effect(&next, sink);
             }
+        }
+    }
+
+    /// Lets what is waiting take effect, as far as the sink has room: no call that came before is left.
+    fn apply_some(&mut self, sink: &mut impl Sink) {
+        while !sink.is_full()
+            && let Some(next) = self.waiting.pop_front()
+        {
+            self.take_effect(&next, sink);
         }
     }
 

@@ -9,8 +9,11 @@
 //! tracing began, is told when it is touched, or is still there a second after the move: who is cloned
 //! into a new namespace and calls exec loses it before.
 //!
+//! A process that had nothing mapped when it was looked at has nothing until it attaches something, which
+//! is seen: one that moves a thousand times a second is looked at once in it.
+//!
 //! Invariant: what is remembered is bounded: attachments of `PROCESSES` processes, at most `EACH` of
-//! each, and `PENDING` processes that moved.
+//! each, as many processes without any, and `PENDING` processes that moved.
 
 use std::{collections::VecDeque, rc::Rc};
 
@@ -42,6 +45,8 @@ const PENDING: usize = 4096;
 const FILES: usize = 4096;
 /// What is inherited counts when it is there for so long.
 const INHERITED_NS: u64 = 1_000_000_000;
+/// For so long a process that had nothing mapped is not looked at again.
+const BARE_NS: u64 = 1_000_000_000;
 
 const EXPLAINS: &str = "a service that sandboxes itself, or a helper of it, and keeps shared memory that it \
                         had before on purpose; a supervisor that goes from namespace to namespace";
@@ -85,6 +90,8 @@ pub struct Carried {
     order: VecDeque<ProcessKey>,
     pending: VecDeque<Pending>,
     files: HashMap<u64, NsRef>,
+    /// Processes that had nothing mapped, and when that was seen
+    bare: HashMap<ProcessKey, u64>,
 }
 
 impl Carried {
@@ -172,8 +179,16 @@ impl Carried {
         let facts = moved.mover;
         let process = (record.pid, facts.map_or(0, |facts| facts.start_boot_ns));
         let how = if record.way == UNSHARE { "unshare" } else { "setns" };
-        let mapped = to.witness.mapped(process);
         let held = self.attached.get(&process).cloned().unwrap_or_default();
+        let mapped = if held.is_empty() && self.is_bare(process, record.boot_ns) {
+            None
+        } else {
+            let mapped = to.witness.mapped(process);
+            if mapped.as_ref().is_some_and(Vec::is_empty) {
+                self.had_nothing(process, record.boot_ns);
+            }
+            mapped
+        };
         let comm = comm_of(facts);
         let who = Who::of_facts((record.pid, record.tid), record.to, &comm, facts);
         for one in held.iter().filter(|one| one.ns != record.to && !one.is_lost(facts)) {
@@ -206,6 +221,21 @@ impl Carried {
                 tid: record.tid,
                 trace: moved.trace(how),
             });
+        }
+    }
+
+    /// Whether it had nothing mapped a short time ago: what it attached since may not have been seen.
+    fn is_bare(&self, process: ProcessKey, now: u64) -> bool {
+        self.bare.get(&process).is_some_and(|then| now.saturating_sub(*then) < BARE_NS)
+    }
+
+    fn had_nothing(&mut self, process: ProcessKey, now: u64) {
+        // Its number alone may be another process's next time.
+        if process.1 != 0 {
+            if self.bare.len() >= PROCESSES {
+                self.bare.clear();
+            }
+            self.bare.insert(process, now);
         }
     }
 
@@ -257,7 +287,9 @@ impl Carried {
         }
         self.pending.retain(|one| one.process.0 != record.pid);
         if let Some(facts) = facts {
-            self.attached.remove(&(record.pid, facts.start_boot_ns));
+            let process = (record.pid, facts.start_boot_ns);
+            self.attached.remove(&process);
+            self.bare.remove(&process);
         }
     }
 

@@ -43,6 +43,13 @@ impl Source for Ring {
 #[derive(Default)]
 struct Calls(Vec<(u32, bool)>);
 
+/// Calls and moves, by their threads, as far as there is room.
+#[derive(Default)]
+struct Small {
+    taken: Vec<u32>,
+    room: usize,
+}
+
 impl Sink for Calls {
     fn call(&mut self, call: &Call<'_>, tracker: &Tracker) -> Option<u64> {
         let CallRecord { tid, context, .. } = *call.record;
@@ -55,6 +62,23 @@ impl Sink for Calls {
     }
     fn objects(&mut self, _: &[objects::Change], _: &Tracker) {}
     fn finding(&mut self, _: &Shown, _: u64, _: &Tracker) {}
+}
+
+impl Sink for Small {
+    fn call(&mut self, call: &Call<'_>, _: &Tracker) -> Option<u64> {
+        self.taken.push(call.record.tid);
+        None
+    }
+    fn group(&mut self, _: &BatchHead, _: &Group<'_>, _: &Tracker) {}
+    fn namespace(&mut self, change: &Change, _: &Tracker) -> Option<u64> {
+        self.taken.extend(change.by.as_ref().map(|(tid, _)| *tid));
+        None
+    }
+    fn objects(&mut self, _: &[objects::Change], _: &Tracker) {}
+    fn finding(&mut self, _: &Shown, _: u64, _: &Tracker) {}
+    fn is_full(&self) -> bool {
+        self.taken.len() >= self.room
+    }
 }
 
 const fn header(kind: Kind) -> Header {
@@ -79,6 +103,11 @@ fn life(call: &CallRecord) -> (ContextRecord, ExitRecord) {
     (context, exit)
 }
 
+/// That many calls, and no more are left.
+const fn all(calls: usize) -> Drained {
+    Drained { calls, more: false }
+}
+
 fn pipeline() -> Pipeline {
     Pipeline::new(Tracker::new(Clock::with_offset(0)))
 }
@@ -96,8 +125,8 @@ fn a_thread_is_known_that_has_ended_while_a_record_kept_its_call_back() {
     events.write(&first, 1);
     events.write(&second, 0);
     let mut pipeline = pipeline();
-    assert_eq!(pipeline.drain(&mut events, &mut control, &mut calls), 0);
-    assert_eq!(pipeline.drain(&mut events, &mut control, &mut calls), 2);
+    assert_eq!(pipeline.drain(&mut events, &mut control, &mut calls), all(0));
+    assert_eq!(pipeline.drain(&mut events, &mut control, &mut calls), all(2));
     assert_eq!(calls.0, [(1, true), (2, true)]);
     // And then their threads are forgotten.
     assert!(pipeline.tracker.contexts.get(2, second.context).is_none());
@@ -110,7 +139,7 @@ fn a_context_is_waited_for_that_is_behind_a_record_in_the_making() {
     control.write(&life(&others).0, LOOKS + 2);
     control.write(&life(&mine).0, 0);
     events.write(&mine, 0);
-    assert_eq!(pipeline().drain(&mut events, &mut control, &mut calls), 1);
+    assert_eq!(pipeline().drain(&mut events, &mut control, &mut calls), all(1));
     assert_eq!(calls.0, [(1, true)]);
 }
 
@@ -123,9 +152,46 @@ fn what_is_never_finished_is_given_up_once() {
         events.write(one, 0);
     }
     let mut pipeline = pipeline();
-    assert_eq!(pipeline.drain(&mut events, &mut control, &mut calls), 100);
+    assert_eq!(pipeline.drain(&mut events, &mut control, &mut calls), all(100));
     assert_eq!(calls.0, vec![(1, false); 100]);
     let looks = control.looks.get();
     assert!(looks < 2 * (LOOKS + PAUSES), "{looks}");
     assert_eq!(pipeline.delivered.control, 0);
+}
+
+#[test]
+fn no_more_is_taken_than_there_is_room_for_and_nothing_is_left() {
+    let (mut events, mut control) = (Ring::default(), Ring::default());
+    let calls: Vec<_> = (1..=10).map(|n| call(n, u64::from(10 * n))).collect();
+    for one in &calls {
+        control.write(&life(one).0, 0);
+        events.write(one, 0);
+    }
+    // They come after all calls.
+    for one in &calls {
+        let mut moved = MoveRecord::new_zeroed();
+        (moved.header, moved.boot_ns) = (header(Kind::Move), 1000 + one.boot_ns);
+        (moved.tid, moved.pid, moved.context) = (one.tid, one.tid, one.context);
+        (moved.from.inum, moved.to.inum) = (1, 2);
+        control.write(&moved, 0);
+    }
+    let mut pipeline = pipeline();
+    let mut taken = Vec::new();
+    loop {
+        let mut small = Small { room: 3, ..Small::default() };
+        let drained = pipeline.drain(&mut events, &mut control, &mut small);
+        // A move may be two lines.
+        assert!(small.taken.len() <= 4);
+        assert_eq!(drained.more, small.is_full());
+        taken.extend(small.taken);
+        if !drained.more {
+            break;
+        }
+        assert!(pipeline.is_behind(2000) || taken.len() >= 20);
+    }
+    let all: Vec<_> = (1..=10).collect();
+    let mut moved = taken.split_off(10);
+    assert_eq!(taken, all);
+    moved.dedup();
+    assert_eq!(moved, all);
 }

@@ -51,11 +51,11 @@ use crate::{
         session::{AllCounts, SessionError},
         survey::Survey,
     },
-    pipeline::{Change, Pipeline, Sink},
+    pipeline::{Change, Drained, Pipeline, Sink},
     policy::parse::PolicyError,
     signals::Signals,
     sinks::{
-        live::{Format, Live},
+        live::{FULL, Format, Live},
         output::{Output, OutputError},
     },
     text::{self, call::Look, style::Palette},
@@ -151,6 +151,13 @@ impl Sink for Mode {
         }
     }
 
+    fn is_full(&self) -> bool {
+        match self {
+            Self::Live(live) => live.is_full(),
+            Self::Report(..) => false,
+        }
+    }
+
     fn objects(&mut self, changes: &[objects::Change], tracker: &Tracker) {
         match self {
             Self::Live(live) => live.objects(changes, tracker),
@@ -199,8 +206,6 @@ impl Mode {
 
 /// The exit status that says that `--fail-on` matched.
 const FOUND: u8 = 3;
-/// Lines are written out when so many bytes of them have come together, and after every look.
-const FLUSH_AT: usize = 1 << 16;
 /// How often namespaces, losses and pending calls are looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// A call that has been in the kernel for so long is shown while it is there.
@@ -330,7 +335,7 @@ impl Run {
         let mut next_tick = begin + TICK;
         let mut nap = NAP;
         loop {
-            let calls = self.drain()?;
+            let drained = self.drain()?;
             let now = Instant::now();
             if now >= next_tick {
                 self.tick()?;
@@ -343,7 +348,11 @@ impl Run {
             if child.as_mut().is_some_and(|child| child.has_ended()) {
                 return Ok(());
             }
-            nap = match calls {
+            if drained.more {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            nap = match drained.calls {
                 0 => (nap * 2).min(LONG_NAP),
                 _ => NAP,
             };
@@ -359,13 +368,14 @@ impl Run {
         }
     }
 
-    fn drain(&mut self) -> Result<usize, RunError> {
+    fn drain(&mut self) -> Result<Drained, RunError> {
         let session = &mut self.setup.session;
-        let calls = self.pipeline.drain(&mut session.events, &mut session.control, &mut self.mode);
+        let drained =
+            self.pipeline.drain(&mut session.events, &mut session.control, &mut self.mode);
         self.take_names();
         self.filter_containers();
         self.flush()?;
-        Ok(calls)
+        Ok(drained)
     }
 
     /// Writes out the lines that have come together.
@@ -379,7 +389,7 @@ impl Run {
         }
         self.output.write_all(&live.buffer)?;
         live.buffer.clear();
-        live.buffer.shrink_to(2 * FLUSH_AT);
+        live.buffer.shrink_to(2 * FULL);
         if let Some(status) = &mut self.status {
             self.output.write_all(status.show())?;
         }
@@ -412,7 +422,8 @@ impl Run {
         let folded = self.setup.session.folded(boot_ns())?;
         if !folded.is_empty() {
             // Those that they are like may be in the ring still.
-            self.drain()?;
+            let now = boot_ns();
+            while self.pipeline.is_behind(now) && self.drain()? != Drained::default() {}
             self.pipeline.folded(&folded);
         }
         Ok(())
@@ -516,7 +527,7 @@ impl Run {
     async fn settle(&mut self) -> Result<AllCounts, RunError> {
         let deadline = Instant::now() + LAST_RECORDS;
         loop {
-            while self.drain()? > 0 {}
+            while self.drain()? != Drained::default() {}
             let counts = self.setup.session.counts();
             let total = counts.total();
             let settled = total.emitted == self.pipeline.delivered.calls()

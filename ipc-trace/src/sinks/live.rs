@@ -60,6 +60,9 @@ impl Format {
     }
 }
 
+/// Lines are written out when so many bytes of them have come together, and after every look.
+pub const FULL: usize = 1 << 19;
+
 /// Collects lines; who owns it writes them out.
 #[derive(Debug)]
 pub struct Live {
@@ -134,6 +137,10 @@ impl Live {
 }
 
 impl Sink for Live {
+    fn is_full(&self) -> bool {
+        self.buffer.len() >= FULL
+    }
+
     fn call(&mut self, call: &Call<'_>, tracker: &Tracker) -> Option<u64> {
         let seq = self.next();
         self.format.write(&mut self.buffer, &Event::Ipc(tracker.ipc(call, seq)));

@@ -20,9 +20,11 @@ use crate::signals::Signals;
 
 /// `PIPE_BUF` (include/uapi/linux/limits.h): a pipe that polls as writable takes that much.
 const PIECE: usize = 4096;
-/// Once the program is to end: how long a reader is waited for that takes nothing, and, once it was told so
-/// again, one that takes little.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// Once the program is to end: how long a reader is waited for that takes nothing. One that reads may well
+/// be busy with what it has for half a second, or be kept from running.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Once it was told so again: how long is written to any reader.
+const LAST: Duration = Duration::from_millis(500);
 
 /// Why output can't go on.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +69,7 @@ impl Output {
     pub fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), OutputError> {
         while !bytes.is_empty() {
             if self.signals.end_now()
-                && self.told_again.get_or_insert_with(Instant::now).elapsed() > PATIENCE
+                && self.told_again.get_or_insert_with(Instant::now).elapsed() > LAST
             {
                 return Err(OutputError::Hurried(bytes.len()));
             }

@@ -25,6 +25,8 @@ const SECOND: u64 = 1_000_000_000;
 #[derive(Clone, Debug, Default)]
 struct Host {
     mapped: BTreeMap<u32, Vec<Mapped>>,
+    /// How often it was asked what is mapped
+    asked: usize,
     namespaces: BTreeMap<u32, (u32, u32)>,
 }
 
@@ -33,7 +35,9 @@ struct Shared(Rc<RefCell<Host>>);
 
 impl Witness for Shared {
     fn mapped(&self, process: ProcessKey) -> Option<Vec<Mapped>> {
-        self.0.borrow().mapped.get(&process.0).cloned()
+        let mut host = self.0.borrow_mut();
+        host.asked += 1;
+        host.mapped.get(&process.0).cloned()
     }
 
     fn namespaces(&self, tid: u32) -> Option<(u32, OtherNs)> {
@@ -140,6 +144,28 @@ fn memory_that_a_process_takes_along_is_told_at_once() {
             assert_eq!((object.id, object.ipc_ns.unwrap().inum), (Some(3), A.inum));
         }
     }
+}
+
+#[test]
+fn who_moves_again_and_again_without_memory_is_looked_at_now_and_then() {
+    let (mut world, shared) = host();
+    let carrier = task(7, A);
+    let asked = || shared.0.borrow().asked;
+    let before = asked();
+    shared.0.borrow_mut().mapped.insert(7, vec![]);
+    for way in [Way::Unshare, Way::Setns].repeat(500) {
+        world.moved(carrier, B, way, None);
+    }
+    assert_eq!(asked(), before + 1);
+    // Something may have been missed since.
+    shared.0.borrow_mut().mapped.insert(7, vec![mapping(3)]);
+    world.wait(SECOND);
+    world.moved(carrier, B, Way::Setns, None);
+    assert_eq!(asked(), before + 2);
+    // What it attached is known without.
+    attach(&mut world, carrier, 3);
+    world.moved(carrier, HOST, Way::Setns, None);
+    assert!(only(&mut world, Class::CarriedMapping).confidence >= 90);
 }
 
 #[test]
