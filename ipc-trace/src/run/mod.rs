@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | [`setup`] | from options to a session that traces |
 //! | [`command`] | COMMAND, its output and its end |
+//! | [`mode`] | what is made of the events: lines, or a report |
+//! | `end` | what is left in the rings, a last look, the account |
 //! | [`accounts`] | counters, losses and pending calls, as they are shown |
 //! | [`status`] | the line below the others, on a terminal |
 //! | `looks` | looks at what exists: at the start, now and then, at the end |
@@ -20,8 +22,10 @@
 
 pub mod accounts;
 pub mod command;
+mod end;
 mod looks;
 pub mod ls;
+pub mod mode;
 mod names;
 pub mod policy;
 pub mod setup;
@@ -33,41 +37,34 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipc_trace_common::record::BatchHead;
 use tokio::io::{Interest, unix::AsyncFd};
-use zerocopy::IntoBytes as _;
 
 use crate::{
     cli::{OutputFormat, TraceArgs},
-    containers::{Known, runtimes::Names},
-    decode::{Call, batch::Group},
-    detect::{processes::Processes, store::Shown},
-    event::{
-        Accounting, Command, Pending, Start, VERSION, finding::Severity, report::Report,
-        value::Time,
-    },
+    containers::runtimes::Names,
+    detect::processes::Processes,
+    event::{Start, finding::Severity, value::Time},
     kernel::{
         census::Census,
         session::{AllCounts, SessionError},
         survey::Survey,
     },
-    pipeline::{Change, Drained, Pipeline, Sink},
+    pipeline::{Drained, Pipeline},
     policy::parse::PolicyError,
     signals::Signals,
     sinks::{
         live::{FULL, Format, Live},
         output::{Output, OutputError},
     },
-    text::{self, call::Look, style::Palette},
+    text::{call::Look, style::Palette},
     track::{
         Tracker,
         clock::{Clock, boot_ns},
         losses::{Losses, NewLosses},
-        objects::{self, looks::Holders},
-        stats::Stats,
     },
 };
 use command::Child;
+use mode::Mode;
 use setup::Setup;
 use status::{Now, Status};
 
@@ -124,88 +121,6 @@ fn system(what: &'static str) -> impl Fn(io::Error) -> RunError {
     move |source| RunError::System { what, source }
 }
 
-/// What is made of the events.
-#[derive(Debug)]
-pub enum Mode {
-    /// Lines while they happen
-    Live(Live),
-    /// A report in the end
-    Report(Box<Stats>, OutputFormat),
-}
-
-impl Sink for Mode {
-    fn call(&mut self, call: &Call<'_>, tracker: &Tracker) -> Option<u64> {
-        match self {
-            Self::Live(live) => live.call(call, tracker),
-            Self::Report(stats, _) => {
-                stats.call(call, tracker);
-                None
-            }
-        }
-    }
-
-    fn group(&mut self, head: &BatchHead, group: &Group<'_>, tracker: &Tracker) {
-        match self {
-            Self::Live(live) => live.group(head, group, tracker),
-            Self::Report(stats, _) => stats.group(head, group, tracker),
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        match self {
-            Self::Live(live) => live.is_full(),
-            Self::Report(..) => false,
-        }
-    }
-
-    fn objects(&mut self, changes: &[objects::Change], tracker: &Tracker) {
-        match self {
-            Self::Live(live) => live.objects(changes, tracker),
-            // The tracker keeps them.
-            Self::Report(..) => {}
-        }
-    }
-
-    fn finding(&mut self, shown: &Shown, now: u64, tracker: &Tracker) {
-        match self {
-            Self::Live(live) => live.finding(shown, now, tracker),
-            // They are kept for the end.
-            Self::Report(..) => {}
-        }
-    }
-
-    fn namespace(&mut self, change: &Change, tracker: &Tracker) -> Option<u64> {
-        match self {
-            Self::Live(live) => live.namespace(change, tracker),
-            Self::Report(stats, _) => {
-                if change.death.is_some() {
-                    stats.died(change.ns);
-                }
-                None
-            }
-        }
-    }
-}
-
-impl Mode {
-    fn container(&mut self, known: &Known, tracker: &Tracker) {
-        match self {
-            Self::Live(live) => live.container(known, boot_ns(), tracker),
-            // It has the name in the end.
-            Self::Report(..) => {}
-        }
-    }
-
-    fn loss(&mut self, losses: &NewLosses, tracker: &Tracker) {
-        match self {
-            Self::Live(live) => live.loss(losses, boot_ns(), tracker),
-            Self::Report(stats, _) => losses.by.iter().for_each(|loss| stats.lost(loss)),
-        }
-    }
-}
-
-/// The exit status that says that `--fail-on` matched.
-const FOUND: u8 = 3;
 /// How often namespaces, losses and pending calls are looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// A call that has been in the kernel for so long is shown while it is there.
@@ -213,8 +128,6 @@ const LONG_CALL_NS: u64 = 10_000_000_000;
 /// How long the reader sleeps after it found something, and at most.
 const NAP: Duration = Duration::from_millis(2);
 const LONG_NAP: Duration = Duration::from_millis(50);
-/// How long programs that were running when the gate closed are waited for.
-const LAST_RECORDS: Duration = Duration::from_millis(250);
 
 /// Runs `live` or `report`.
 ///
@@ -471,127 +384,6 @@ impl Run {
         });
         self.pipeline.listed(&census, &mut self.mode);
         census
-    }
-
-    async fn end(mut self, child: Option<&mut Child>) -> Result<ExitCode, RunError> {
-        self.setup.session.close();
-        self.setup.session.wait_for_programs();
-        self.drop_status()?;
-        let ended = boot_ns();
-        let mut counts = self.settle().await?;
-        // Twice: a namespace is dead when it is missing from two lists.
-        self.list();
-        let census = self.list();
-        self.take_what_is_left(&mut counts);
-        let mut ls = self.what_exists(matches!(self.mode, Mode::Report(..)));
-        if let Some(ls) = &mut ls {
-            self.who_lives(ls);
-        }
-        let holders = ls.as_ref().and_then(Holders::new);
-        if let Some(ls) = &ls {
-            self.pipeline.settled(ls, holders.as_ref(), &census, &mut self.mode);
-        }
-        self.take_last_names().await;
-        let losses =
-            self.losses.update(self.setup.session.drops()?, counts.missed, counts.control.dropped);
-        if !losses.is_empty() {
-            self.lost(&losses);
-        }
-        counts.missed = counts.missed.max(losses.missed);
-        self.take_folded()?;
-        self.pipeline.finish(ended, &mut self.mode);
-        let accounting = accounts::accounting(&counts, &self.pipeline.delivered);
-        let pending = accounts::pending(&census, &self.pipeline.tracker, ended);
-        let command = child.map(|child| child.report());
-        self.last_words(ended, accounting, command, pending, holders.as_ref())?;
-        let worst = self.pipeline.detect.findings.worst();
-        let fails = self.fail_on.is_some_and(|least| worst >= Some(least));
-        Ok(if fails { ExitCode::from(FOUND) } else { ExitCode::SUCCESS })
-    }
-
-    /// Calls that were not sent when the gate closed. All programs that ran then have ended.
-    fn take_what_is_left(&mut self, counts: &mut AllCounts) {
-        let session = &mut self.setup.session;
-        let left = session.left();
-        let before = self.pipeline.delivered.clone();
-        let records = left.iter().map(|words| words.as_bytes());
-        self.pipeline.left(records, &mut session.control, &mut self.mode);
-        for (op, counts) in &mut counts.ops {
-            let of = |ops: &[u64]| ops.get(*op as usize).copied().unwrap_or(0);
-            let more = of(&self.pipeline.delivered.ops) - of(&before.ops);
-            (counts.seen, counts.emitted) = (counts.seen + more, counts.emitted + more);
-        }
-    }
-
-    /// Programs that were running when the gate closed still write; then the rings are empty.
-    async fn settle(&mut self) -> Result<AllCounts, RunError> {
-        let deadline = Instant::now() + LAST_RECORDS;
-        loop {
-            while self.drain()? != Drained::default() {}
-            let counts = self.setup.session.counts();
-            let total = counts.total();
-            let settled = total.emitted == self.pipeline.delivered.calls()
-                && total.seen == total.filtered + total.emitted + total.dropped
-                && counts.control.emitted == self.pipeline.delivered.control;
-            if settled || Instant::now() >= deadline {
-                return Ok(counts);
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    }
-
-    fn last_words(
-        &mut self,
-        ended: u64,
-        mut accounting: Accounting,
-        command: Option<Command>,
-        pending: Vec<Pending>,
-        holders: Option<&Holders>,
-    ) -> Result<(), RunError> {
-        let Pipeline { tracker, detect, .. } = &mut self.pipeline;
-        let findings = detect.findings.report(tracker, tracker.clock.time(ended).0);
-        accounting.findings = detect.findings.accounting(detect.unjudged());
-        match &mut self.mode {
-            Mode::Live(live) => {
-                live.findings(&findings);
-                live.end(ended, tracker, &accounting, command.as_ref(), &pending);
-                self.flush()
-            }
-            Mode::Report(stats, format) => {
-                let report = Report {
-                    v: VERSION,
-                    host: self.setup.system.host.clone(),
-                    kernel: self.setup.system.kernel.clone(),
-                    backend: self.setup.backends.clone(),
-                    started: tracker.clock.time(self.started),
-                    ended: tracker.clock.time(ended),
-                    accounting,
-                    command,
-                    pending,
-                    namespaces: stats.report(tracker, holders),
-                    unattributed: stats.unattributed().clone(),
-                    folded: stats.folded(),
-                    objects_folded: tracker.objects.forgotten(),
-                    containers_folded: tracker.containers.forgotten(),
-                    findings,
-                };
-                let text = match format {
-                    OutputFormat::Json => {
-                        let mut text = serde_json::to_vec_pretty(&report)
-                            .map_err(|e| OutputError::Failed(e.into()))?;
-                        text.push(b'\n');
-                        text
-                    }
-                    OutputFormat::Text => {
-                        let (palette, width) = terminal();
-                        text::report::text(&report, self.least, palette, width)
-                            .to_string()
-                            .into_bytes()
-                    }
-                };
-                Ok(self.output.write_all(&text)?)
-            }
-        }
     }
 }
 

@@ -1,0 +1,147 @@
+//! The end of a run: what is left in the rings, a last look, the account.
+
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use zerocopy::IntoBytes as _;
+
+use super::{Run, RunError, accounts, command::Child, mode::Mode, terminal};
+use crate::{
+    cli::OutputFormat,
+    event::{Accounting, Command, Pending, VERSION, report::Report},
+    kernel::session::AllCounts,
+    pipeline::{Drained, Pipeline},
+    sinks::output::OutputError,
+    text,
+    track::{clock::boot_ns, objects::looks::Holders},
+};
+
+/// The exit status that says that `--fail-on` matched.
+const FOUND: u8 = 3;
+/// How long programs that were running when the gate closed are waited for.
+const LAST_RECORDS: Duration = Duration::from_millis(250);
+
+impl Run {
+    pub(super) async fn end(mut self, child: Option<&mut Child>) -> Result<ExitCode, RunError> {
+        self.setup.session.close();
+        self.setup.session.wait_for_programs();
+        self.drop_status()?;
+        let ended = boot_ns();
+        let mut counts = self.settle().await?;
+        // Twice: a namespace is dead when it is missing from two lists.
+        self.list();
+        let census = self.list();
+        self.take_what_is_left(&mut counts);
+        let mut ls = self.what_exists(matches!(self.mode, Mode::Report(..)));
+        if let Some(ls) = &mut ls {
+            self.who_lives(ls);
+        }
+        let holders = ls.as_ref().and_then(Holders::new);
+        if let Some(ls) = &ls {
+            self.pipeline.settled(ls, holders.as_ref(), &census, &mut self.mode);
+        }
+        self.take_last_names().await;
+        let losses =
+            self.losses.update(self.setup.session.drops()?, counts.missed, counts.control.dropped);
+        if !losses.is_empty() {
+            self.lost(&losses);
+        }
+        counts.missed = counts.missed.max(losses.missed);
+        self.take_folded()?;
+        self.pipeline.finish(ended, &mut self.mode);
+        let accounting = accounts::accounting(&counts, &self.pipeline.delivered);
+        let pending = accounts::pending(&census, &self.pipeline.tracker, ended);
+        let command = child.map(|child| child.report());
+        self.last_words(ended, accounting, command, pending, holders.as_ref())?;
+        let worst = self.pipeline.detect.findings.worst();
+        let fails = self.fail_on.is_some_and(|least| worst >= Some(least));
+        Ok(if fails { ExitCode::from(FOUND) } else { ExitCode::SUCCESS })
+    }
+
+    /// Calls that were not sent when the gate closed. All programs that ran then have ended.
+    fn take_what_is_left(&mut self, counts: &mut AllCounts) {
+        let session = &mut self.setup.session;
+        let left = session.left();
+        let before = self.pipeline.delivered.clone();
+        let records = left.iter().map(|words| words.as_bytes());
+        self.pipeline.left(records, &mut session.control, &mut self.mode);
+        for (op, counts) in &mut counts.ops {
+            let of = |ops: &[u64]| ops.get(*op as usize).copied().unwrap_or(0);
+            let more = of(&self.pipeline.delivered.ops) - of(&before.ops);
+            (counts.seen, counts.emitted) = (counts.seen + more, counts.emitted + more);
+        }
+    }
+
+    /// Programs that were running when the gate closed still write; then the rings are empty.
+    async fn settle(&mut self) -> Result<AllCounts, RunError> {
+        let deadline = Instant::now() + LAST_RECORDS;
+        loop {
+            while self.drain()? != Drained::default() {}
+            let counts = self.setup.session.counts();
+            let total = counts.total();
+            let settled = total.emitted == self.pipeline.delivered.calls()
+                && total.seen == total.filtered + total.emitted + total.dropped
+                && counts.control.emitted == self.pipeline.delivered.control;
+            if settled || Instant::now() >= deadline {
+                return Ok(counts);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    fn last_words(
+        &mut self,
+        ended: u64,
+        mut accounting: Accounting,
+        command: Option<Command>,
+        pending: Vec<Pending>,
+        holders: Option<&Holders>,
+    ) -> Result<(), RunError> {
+        let Pipeline { tracker, detect, .. } = &mut self.pipeline;
+        let findings = detect.findings.report(tracker, tracker.clock.time(ended).0);
+        accounting.findings = detect.findings.accounting(detect.unjudged());
+        match &mut self.mode {
+            Mode::Live(live) => {
+                live.findings(&findings);
+                live.end(ended, tracker, &accounting, command.as_ref(), &pending);
+                self.flush()
+            }
+            Mode::Report(stats, format) => {
+                let report = Report {
+                    v: VERSION,
+                    host: self.setup.system.host.clone(),
+                    kernel: self.setup.system.kernel.clone(),
+                    backend: self.setup.backends.clone(),
+                    started: tracker.clock.time(self.started),
+                    ended: tracker.clock.time(ended),
+                    accounting,
+                    command,
+                    pending,
+                    namespaces: stats.report(tracker, holders),
+                    unattributed: stats.unattributed().clone(),
+                    folded: stats.folded(),
+                    objects_folded: tracker.objects.forgotten(),
+                    containers_folded: tracker.containers.forgotten(),
+                    findings,
+                };
+                let text = match format {
+                    OutputFormat::Json => {
+                        let mut text = serde_json::to_vec_pretty(&report)
+                            .map_err(|e| OutputError::Failed(e.into()))?;
+                        text.push(b'\n');
+                        text
+                    }
+                    OutputFormat::Text => {
+                        let (palette, width) = terminal();
+                        text::report::text(&report, self.least, palette, width)
+                            .to_string()
+                            .into_bytes()
+                    }
+                };
+                Ok(self.output.write_all(&text)?)
+            }
+        }
+    }
+}
