@@ -6,24 +6,23 @@
 //!
 //! Invariant: every record that comes out of a ring is counted as delivered, whatever it is.
 
+mod control;
 mod folds;
 mod held;
 mod looks;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::VecDeque, rc::Rc, thread, time::Duration};
+use std::{collections::VecDeque, rc::Rc};
 
 use ipc_trace_common::{
     op,
-    record::{
-        AccessRecord, BatchHead, CallRecord, CgroupRecord, ContextRecord, ExitRecord, MoveRecord,
-        NamespaceRecord, NsRef, QueueRecord, Way,
-    },
+    record::{BatchHead, CallRecord, MoveRecord, NsRef, Way},
 };
 
 use zerocopy::IntoBytes as _;
 
+use control::Control;
 use held::Held;
 
 use crate::{
@@ -42,7 +41,6 @@ use crate::{
         Tracker,
         clock::boot_ns,
         contexts::Facts,
-        identity::Called,
         namespaces::{Birth, Death},
         objects,
     },
@@ -100,43 +98,6 @@ pub struct Unfinished {
     pub at: usize,
     /// The position behind the last
     pub end: usize,
-}
-
-/// How often a ring is looked at again without a pause for a record that is being written, which takes
-/// about a microsecond.
-const LOOKS: u32 = 20;
-/// The pauses after that,
-const PAUSE: Duration = Duration::from_micros(100);
-/// and how many of them a record is given: its writer may be kept from running.
-const PAUSES: u32 = 500;
-
-/// A control record that waits for its turn.
-#[derive(Clone, Debug)]
-enum Control {
-    Context(Box<ContextRecord>, Called),
-    Namespace(NamespaceRecord),
-    Move(MoveRecord),
-    Exit(ExitRecord),
-    Queue(Box<QueueRecord>),
-    Cgroup(Box<CgroupRecord>),
-    Access(Box<AccessRecord>),
-    /// A call, in words, as the ring aligns it
-    Change(u64, Box<[u64]>),
-}
-
-impl Control {
-    const fn boot_ns(&self) -> u64 {
-        match self {
-            Self::Context(r, _) => r.boot_ns,
-            Self::Namespace(r) => r.boot_ns,
-            Self::Move(r) => r.boot_ns,
-            Self::Exit(r) => r.boot_ns,
-            Self::Queue(r) => r.boot_ns,
-            Self::Cgroup(r) => r.boot_ns,
-            Self::Access(r) => r.boot_ns,
-            Self::Change(boot_ns, _) => *boot_ns,
-        }
-    }
 }
 
 /// Records that came out of the rings.
@@ -228,18 +189,10 @@ impl Pipeline {
         }
         self.tracker.namespaces.forget();
         if self.detect.waits() {
-            self.detect.look(self.control_read);
+            self.detect.look(self.reached());
         }
         self.tell(Which::New, sink);
         Drained { calls, more: calls >= BATCH || sink.is_full() }
-    }
-
-    /// Whether the control ring may still hold, or has handed out without effect yet, what came before
-    /// that time.
-    #[must_use]
-    pub fn is_behind(&self, boot_ns: u64) -> bool {
-        self.control_read < boot_ns
-            || self.waiting.front().is_some_and(|next| next.boot_ns() <= boot_ns)
     }
 
     /// Tells of findings.
@@ -396,87 +349,6 @@ impl Pipeline {
         }
     }
 
-    /// Brings a context forward: on the control ring, records of different CPUs can be in another
-    /// order than their times, so that it waits behind a later one.
-    fn apply_context(&mut self, tid: u32, context: u64) {
-        let wanted = |c: &Control| matches!(c, Control::Context(r, _) if r.tid == tid && r.context == context);
-        if let Some(at) = self.waiting.iter().position(wanted)
-            && let Some(Control::Context(record, called)) = self.waiting.remove(at)
-        {
-            self.tracker.context(&record, called);
-        }
-    }
-
-    /// Reads all that is in the control ring by now, so that what calls refer to is known: a record that is
-    /// still being written keeps those behind it back, and is waited for.
-    fn read_control(&mut self, control: &mut impl Source) {
-        let now = boot_ns();
-        self.take_control(control);
-        if let Some(unfinished) = control.unfinished() {
-            self.await_control(control, unfinished.end);
-        }
-        self.control_read = now;
-    }
-
-    /// Reads on until all before the position `end` was read.
-    #[cold]
-    fn await_control(&mut self, control: &mut impl Source, end: usize) {
-        // Positions grow, and wrap around.
-        let is_before = |at: usize| (at.wrapping_sub(end) as isize) < 0;
-        for look in 0..LOOKS + PAUSES {
-            match control.unfinished() {
-                Some(Unfinished { at, .. }) if is_before(at) && self.given_up != Some(at) => {}
-                _ => return,
-            }
-            if look < LOOKS {
-                thread::yield_now();
-            } else {
-                thread::sleep(PAUSE);
-            }
-            self.take_control(control);
-        }
-        let at = control.unfinished().map(|unfinished| unfinished.at);
-        if at.is_some_and(is_before) {
-            log::warn!(
-                "a record of the kernel side is not finished, and who some threads are will be known late"
-            );
-            self.given_up = at;
-        }
-    }
-
-    fn take_control(&mut self, control: &mut impl Source) {
-        while let Some(record) = control.next(read_one) {
-            self.delivered.control += 1;
-            match record {
-                Ok(Some(record)) => self.waiting.push_back(record),
-                Ok(None) => self.garbled("a control record of another kind"),
-                Err(error) => self.garbled(&error.to_string()),
-            }
-        }
-    }
-
-    /// Lets control records take effect up to a moment.
-    #[inline]
-    fn apply(&mut self, until: u64, sink: &mut impl Sink) {
-        while let Some(next) = self.waiting.front() {
-            if next.boot_ns() > until {
-                break;
-            }
-            if let Some(next) = self.waiting.pop_front() {
-                self.take_effect(&next, sink);
-            }
-        }
-    }
-
-    /// Lets what is waiting take effect, as far as the sink has room: no call that came before is left.
-    fn apply_some(&mut self, sink: &mut impl Sink) {
-        while !sink.is_full()
-            && let Some(next) = self.waiting.pop_front()
-        {
-            self.take_effect(&next, sink);
-        }
-    }
-
     #[cold]
     fn take_effect(&mut self, control: &Control, sink: &mut impl Sink) {
         match control {
@@ -579,38 +451,4 @@ impl Pipeline {
         let ended = self.tracker.namespaces.listed(census);
         self.ended(ended, boot_ns(), sink);
     }
-}
-
-fn read_one(bytes: &[u8]) -> Result<Option<Control>, decode::DecodeError> {
-    Ok(match decode::record(bytes)? {
-        Record::Context(r, arguments) => {
-            let called = Called::new(arguments, r.args_len);
-            Some(Control::Context(Box::new(*r), called))
-        }
-        Record::Namespace(r) => Some(Control::Namespace(*r)),
-        Record::Move(r) => Some(Control::Move(*r)),
-        Record::Exit(r) => Some(Control::Exit(*r)),
-        Record::Queue(r) => Some(Control::Queue(Box::new(*r))),
-        Record::Cgroup(r) => Some(Control::Cgroup(Box::new(*r))),
-        Record::Access(r) => Some(Control::Access(Box::new(*r))),
-        Record::Change(call) => Some(Control::Change(call.record.boot_ns, words(bytes))),
-        Record::Call(_)
-        | Record::Batch(_)
-        | Record::Pending(..)
-        | Record::Alive(_)
-        | Record::End(_)
-        | Record::Task(_)
-        | Record::Descriptor(_)
-        | Record::Mapping(_)
-        | Record::Unknown(_) => None,
-    })
-}
-
-/// The bytes of a record, as the ring aligns them.
-fn words(bytes: &[u8]) -> Box<[u64]> {
-    let mut words = vec![0; bytes.len().div_ceil(size_of::<u64>())].into_boxed_slice();
-    if let Some(place) = words.as_mut_bytes().get_mut(..bytes.len()) {
-        place.copy_from_slice(bytes);
-    }
-    words
 }

@@ -180,15 +180,13 @@ impl Carried {
         let process = (record.pid, facts.map_or(0, |facts| facts.start_boot_ns));
         let how = if record.way == UNSHARE { "unshare" } else { "setns" };
         let held = self.attached.get(&process).cloned().unwrap_or_default();
-        let mapped = if held.is_empty() && self.is_bare(process, record.boot_ns) {
-            None
-        } else {
-            let mapped = to.witness.mapped(process);
-            if mapped.as_ref().is_some_and(Vec::is_empty) {
-                self.had_nothing(process, record.boot_ns);
-            }
-            mapped
+        let mapped = match held.is_empty() && self.is_bare(process, record.boot_ns) {
+            true => None,
+            false => to.witness.mapped(process),
         };
+        if mapped.as_ref().is_some_and(Vec::is_empty) {
+            self.had_nothing(process, record.boot_ns);
+        }
         let comm = comm_of(facts);
         let who = Who::of_facts((record.pid, record.tid), record.to, &comm, facts);
         for one in held.iter().filter(|one| one.ns != record.to && !one.is_lost(facts)) {

@@ -7,7 +7,7 @@ use std::{collections::VecDeque, rc::Rc};
 
 use zerocopy::IntoBytes as _;
 
-use super::{Pipeline, Sink, words};
+use super::{Pipeline, Sink, control::words};
 use crate::{
     containers::Known,
     decode::{self, Call, Record},

@@ -1,10 +1,13 @@
 use ipc_trace_common::{
     op::{Abi, Code, Op, Timeout},
-    record::{Header, Kind, VERSION},
+    record::{ContextRecord, ExitRecord, Header, Kind, VERSION},
 };
 use zerocopy::{FromZeros as _, Immutable};
 
-use super::*;
+use super::{
+    control::{LOOKS, PAUSES},
+    *,
+};
 use crate::track::clock::Clock;
 
 /// A ring, of which each record is finished once the ring was looked at so many times.
@@ -187,7 +190,7 @@ fn no_more_is_taken_than_there_is_room_for_and_nothing_is_left() {
         if !drained.more {
             break;
         }
-        assert!(pipeline.is_behind(2000) || taken.len() >= 20);
+        assert!(pipeline.reached() <= 2000 || taken.len() >= 20);
     }
     let all: Vec<_> = (1..=10).collect();
     let mut moved = taken.split_off(10);

@@ -291,6 +291,12 @@ impl Run {
         Ok(drained)
     }
 
+    /// Takes all that came before that time.
+    fn catch_up(&mut self, boot_ns: u64) -> Result<(), RunError> {
+        while self.pipeline.reached() <= boot_ns && self.drain()? != Drained::default() {}
+        Ok(())
+    }
+
     /// Writes out the lines that have come together.
     fn flush(&mut self) -> Result<(), RunError> {
         let Mode::Live(live) = &mut self.mode else { return Ok(()) };
@@ -316,7 +322,9 @@ impl Run {
         let census = self.list();
         self.look_for_the_removed();
         self.take_folded()?;
-        self.pipeline.tick(boot_ns(), &mut self.mode);
+        let now = boot_ns();
+        self.catch_up(now)?;
+        self.pipeline.tick(now, &mut self.mode);
         let counts = self.setup.session.counts();
         if self.losses.grew(counts.total().dropped, counts.missed, counts.control.dropped) {
             let losses = self.losses.update(
@@ -335,8 +343,7 @@ impl Run {
         let folded = self.setup.session.folded(boot_ns())?;
         if !folded.is_empty() {
             // Those that they are like may be in the ring still.
-            let now = boot_ns();
-            while self.pipeline.is_behind(now) && self.drain()? != Drained::default() {}
+            self.catch_up(boot_ns())?;
             self.pipeline.folded(&folded);
         }
         Ok(())
