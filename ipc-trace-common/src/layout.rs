@@ -131,7 +131,8 @@ fields! {
     TaskThreadPid: Probe, PROCESS, [("task_struct", "thread_pid", 0)];
     TaskSignal: Probe, Need::Required, [("task_struct", "signal", 0)];
     SignalLive: Probe, Need::Required, [("signal_struct", "live.counter", 0)];
-    TaskPending: Probe, Need::Required, [("task_struct", "pending.signal", 0)];
+    TaskFlags: Probe, Need::Required, [("task_struct", "flags", 0)];
+    TaskPtrace: Probe, Need::Required, [("task_struct", "ptrace", 0)];
     NsproxyIpc: Direct, Need::Required, [("nsproxy", "ipc_ns", 0)];
     NsproxyMnt: Probe, PROCESS, [("nsproxy", "mnt_ns", 0)];
     IpcNsInum: Direct, Need::Required, [("ipc_namespace", "ns.inum", 0)];
@@ -205,7 +206,6 @@ fields! {
     DentrySb: Probe, ACCESSES, [("dentry", "d_sb", 0)];
     SeqFile: Probe, ACCESSES, [("seq_file", "file", 0)];
     FaultVma: Probe, ACCESSES, [("vm_fault", "vma", 0)];
-    TaskFlags: Probe, ACCESSES, [("task_struct", "flags", 0)];
     SegmentFile: Probe, ACCESSES, [("shmid_kernel", "shm_file", 0)];
     IocbFile: Probe, SETTINGS, [("kiocb", "ki_filp", 0)];
     ProcInode: Offset, SETTINGS, [("proc_inode", "vfs_inode", 0)];

@@ -120,6 +120,26 @@ impl Op {
         matches!(self, Self::Shmget | Self::Semget | Self::Msgget | Self::MqOpen)
     }
 
+    /// Whether the kernel takes something from the caller's memory: semaphore operations, a message's type, a
+    /// time limit, attributes, a name. Of a message that is received, `ipc(2)` alone takes something.
+    pub const fn reads_memory(self) -> bool {
+        match self {
+            Self::Semop
+            | Self::Msgsnd
+            | Self::Msgrcv
+            | Self::Shmctl
+            | Self::Semctl
+            | Self::Msgctl
+            | Self::MqOpen
+            | Self::MqUnlink
+            | Self::MqSend
+            | Self::MqReceive
+            | Self::MqNotify
+            | Self::MqGetsetattr => true,
+            Self::Shmget | Self::Shmat | Self::Shmdt | Self::Semget | Self::Msgget => false,
+        }
+    }
+
     /// The operation's bit in a set of operations.
     pub const fn bit(self) -> u32 {
         1 << self as u8
@@ -180,10 +200,11 @@ impl Code {
     }
 
     /// Whether something is to be remembered when the call enters the kernel: when that was, what its
-    /// descriptor leads to, or the namespace that the thread may be about to leave.
+    /// descriptor leads to, what the kernel is about to take from the caller's memory, or the namespace
+    /// that the thread may be about to leave.
     pub const fn needs_entry(self) -> bool {
         match self.op() {
-            Some(op) => op.blocks() || op.takes_descriptor(),
+            Some(op) => op.blocks() || op.takes_descriptor() || op.reads_memory(),
             None => true,
         }
     }

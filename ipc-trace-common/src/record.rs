@@ -98,6 +98,17 @@ pub mod flag {
     pub const BIRTH_KNOWN: u32 = 1 << 12;
     /// With `BIRTH_KNOWN`: it did.
     pub const MADE: u32 = 1 << 13;
+    /// The kernel never made the call: seccomp refused or answered it, or a tracer skipped it.
+    pub const NOT_MADE: u32 = 1 << 14;
+    /// Whether the kernel made the call is not known: its entry was not seen.
+    pub const ENTRY_UNSEEN: u32 = 1 << 15;
+    /// With `NOT_MADE`: what the caller got is not known.
+    pub const RET_UNKNOWN: u32 = 1 << 16;
+    /// What the kernel takes from the caller's memory was read when the call entered the kernel, and not
+    /// when it returned.
+    pub const AT_ENTRY: u32 = 1 << 17;
+    /// Some of the arguments lay in the caller's memory, by way of `ipc(2)`.
+    pub const INDIRECT: u32 = 1 << 18;
 }
 
 /// One life of an IPC namespace.
@@ -318,8 +329,12 @@ pub struct QueuePart {
     pub output: [u8; 32],
 }
 
-/// Bytes kept of a queue's name: `NAME_MAX` and the terminating NUL.
+/// Bytes kept of a file's name: `NAME_MAX` and the terminating NUL.
 pub const NAME_LEN: usize = 256;
+
+/// Bytes kept of a queue's name as a caller gave it, with the terminating NUL: more than a name may have, so
+/// that one that is too long can be told from one that is not.
+pub const GIVEN_NAME_LEN: usize = 264;
 
 /// After a [`CallRecord`] of mq_open and mq_unlink.
 #[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
@@ -333,8 +348,8 @@ pub struct NamePart {
     pub name_len: u32,
     /// mq_open that succeeded: `i_mode` of the queue; `0`: not known
     pub mode: u32,
-    /// The name as the caller gave it to the kernel, any bytes (`DETAIL`)
-    pub name: [u8; NAME_LEN],
+    /// The name as the caller gave it to the kernel, any bytes (`DETAIL`); with `CUT` it is longer
+    pub name: [u8; GIVEN_NAME_LEN],
 }
 
 /// Bytes of [`ContextRecord::exe`] that can be filled.
@@ -798,7 +813,7 @@ const _: () = {
     assert!(size_of::<CtlPart>() == 104);
     assert!(size_of::<QueueRef>() == 24);
     assert!(size_of::<QueuePart>() == 88);
-    assert!(size_of::<NamePart>() == 24 + 32 + 8 + NAME_LEN);
+    assert!(size_of::<NamePart>() == 24 + 32 + 8 + GIVEN_NAME_LEN);
     assert!(size_of::<AncestorRecord>() == 40);
     assert!(size_of::<UidExtent>() == 12);
     assert!(size_of::<ContextRecord>() == 192 + 40 * ANCESTORS + EXE_LEN);

@@ -14,14 +14,19 @@ pub struct Counters {
     pub emitted: u64,
     /// Calls for which the ring had no room
     pub dropped: u64,
+    /// Calls that the kernel never made; they are none of the others
+    pub not_made: u64,
+    /// Those of them for which the ring had no room
+    pub not_made_dropped: u64,
+    /// Padding, to a line of the cache
+    pub reserved: [u64; 2],
 }
 
 /// The row of the control ring's records in the counters' array; operations have their numbers.
 pub const CONTROL_ROW: u32 = 0;
 /// The row that counts calls which were sent in batches, for the kernel side's own use.
 pub const BATCH_ROW: u32 = op::COUNT as u32 + 1;
-/// Rows of the counters' array that belong to one CPU, of which the first are used: whole lines of
-/// its cache.
+/// Rows of the counters' array that belong to one CPU, of which the first are used.
 pub const COUNTER_ROWS: u32 = (op::COUNT as u32 + 2).next_multiple_of(4);
 
 /// What a dropped call is counted under.
@@ -37,6 +42,11 @@ pub struct DropKey {
     /// The error's number, positive; `0`: the call succeeded
     pub error: u16,
 }
+
+/// Places for what is remembered of threads, by the low bits of their tids.
+pub const SLOT_COUNT: u32 = 1 << 16;
+/// How many threads are remembered beside those, whose places others have.
+pub const SPILLED_SLOTS: u32 = 1 << 17;
 
 /// Places for [`Batch`]es.
 pub const BATCHES: u32 = 1 << 12;
@@ -100,8 +110,9 @@ pub struct Fold {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Diagnostic {
-    /// A thread shares its entry slot with a sleeping one and the spill table is full.
-    SpillFull = 0,
+    /// There was no slot for a thread, as its own was another's and the spill is full: when its call began,
+    /// and what it took from memory, could not be noted.
+    NoSlotForCall = 0,
     /// More combinations of namespace, operation and error were dropped than the table holds.
     DropTableFull = 1,
     /// The return of a move between namespaces had no entry.
@@ -114,10 +125,18 @@ pub enum Diagnostic {
     ManyDescriptors = 5,
     /// More processes hold files of other namespaces' /proc/sysvipc than there is room for.
     ReadersFull = 6,
+    /// No slot: the namespace that a thread was about to leave could not be noted.
+    NoSlotForMove = 7,
+    /// No slot: who made a call could not be told.
+    NoSlotForTask = 8,
+    /// No slot: that a call made an object could not be noted.
+    NoSlotForCreation = 9,
+    /// Names and structures of more calls at a time than there is room for: they were read at the return.
+    InputsFull = 10,
 }
 
 /// How many diagnostics there are.
-pub const DIAGNOSTICS: u32 = 7;
+pub const DIAGNOSTICS: u32 = 11;
 
 /// Bits of the constant `FILTERS`: which filters are in force.
 pub mod filter {
@@ -160,11 +179,13 @@ pub mod gate {
     pub const CLOSED: u32 = 3;
 
     /// Words of the gate's map: the gate itself, and beside it
-    pub const WORDS: u32 = 3;
+    pub const WORDS: u32 = 4;
     /// the operations, by their bits, of whose calls it is known whether they made an object,
     pub const BIRTHS: u32 = 1;
-    /// and how far into a task's stack its registers lie, for kernels that do not say.
+    /// how far into a task's stack its registers lie, for kernels that do not say,
     pub const REGISTERS: u32 = 2;
+    /// and when tracing began: calls of threads that are older may have begun before it.
+    pub const STARTED: u32 = 3;
 
     /// The gate's value.
     pub const fn value(gate: u32, self_pid: u32) -> u64 {
@@ -199,7 +220,7 @@ pub const INUMS: u32 = 1 << 17;
 pub const HOST_INUM: u32 = 0xEFFF_FFFF;
 
 const _: () = {
-    assert!(size_of::<Counters>() == 32);
+    assert!(size_of::<Counters>() == 64);
     assert!(size_of::<Batch>() == 176 + size_of::<BatchRecord>());
     assert!(size_of::<DropKey>() == 12);
     assert!(size_of::<FoldKey>() == 32);

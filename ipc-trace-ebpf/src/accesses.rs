@@ -11,7 +11,7 @@ use aya_ebpf::{
 use ipc_trace_common::{
     layout::Field,
     record::{AccessRecord, Channel, Kind, NAME_LEN, NsRef, flag, queue_flag},
-    state::{FOLD_NS, Fold, FoldKey},
+    state::{Diagnostic, FOLD_NS, Fold, FoldKey},
 };
 
 use crate::{
@@ -74,8 +74,12 @@ pub(crate) extern "C" fn tell(
         }
     }
     let ns = namespaces::identify(ipc_ns_of_caller);
-    let context = match slots::find_or_take(pid_tgid) {
+    // A thread that is ending has given its slot back, or is about to: it is described for this alone.
+    let slot = slots::find_or_take(pid_tgid, Diagnostic::NoSlotForTask);
+    let once = slot.is_none() && slots::is_ending();
+    let context = match slot {
         Some(slot) => context::ensure(slot, task, ns),
+        None if once => context::send_once(task, pid_tgid, ns),
         None => 0,
     };
     let Some(record) = maps::reserve_of_many::<AccessRecord>() else {
@@ -123,6 +127,9 @@ pub(crate) extern "C" fn tell(
         (*record).reserved = 0;
     }
     context::submit(record);
+    if once && context != 0 {
+        slots::tell_end(pid_tgid, context);
+    }
     match fold {
         // SAFETY: as above.
         Some(fold) => unsafe { core::ptr::addr_of_mut!((*fold).sent_ns).write_volatile(now) },

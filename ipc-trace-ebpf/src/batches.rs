@@ -169,25 +169,42 @@ fn describe(batch: &mut Batch, call: Call) {
     batch.size = size << 32;
 }
 
-/// Whether the thread is still where it was when its batch was begun: in its namespaces and its cgroup.
+/// Whether the thread is still who and where it was when its batch was begun: of its user, group and name, in its
+/// namespaces and its cgroup.
 #[inline(always)]
-fn is_there(batch: &Batch, task: u64) -> bool {
-    batch.nsproxy == field::<u64>(task, Field::TaskNsproxy) && batch.moves == cgroups::moves()
+fn is_same(batch: &Batch, task: u64) -> bool {
+    let head = &batch.record.head;
+    let cred = field(task, Field::TaskCred);
+    // SAFETY: `comm` has 16 bytes and is aligned to 8 there.
+    let name = unsafe { core::ptr::addr_of!(head.comm).cast::<[u64; 2]>().read() };
+    batch.nsproxy == field::<u64>(task, Field::TaskNsproxy)
+        && batch.moves == cgroups::moves()
+        && head.euid == field::<u32>(cred, Field::CredEuid)
+        && head.egid == field::<u32>(cred, Field::CredEgid)
+        && name == comm(task)
 }
 
-/// The call that the thread is in returns. Whether it is in its batch now.
-#[inline(always)]
-pub(crate) fn exit(pid_tgid: u64, task: u64, ret: i64) -> bool {
-    constant!(BATCHED) != 0 && exit_known(pid_tgid, task, ret)
+/// What tells a call from others in [`What`]: ABI and code.
+const fn identity(what: u64) -> u16 {
+    (what >> 32) as u16
 }
 
-/// As [`exit`], where batches are in use.
+/// A call returns. Whether it is in the thread's batch now.
 #[inline(always)]
-pub(crate) fn exit_known(pid_tgid: u64, task: u64, ret: i64) -> bool {
+pub(crate) fn exit(pid_tgid: u64, task: u64, call: Call, ret: i64) -> bool {
+    constant!(BATCHED) != 0
+        && call.multiplexed == 0
+        && exit_known(pid_tgid, task, call.identity(), ret)
+}
+
+/// As [`exit`], where batches are in use, of a call with that [`Call::identity`].
+#[inline(always)]
+pub(crate) fn exit_known(pid_tgid: u64, task: u64, call: u16, ret: i64) -> bool {
     let Some(batch) = of_thread(pid_tgid) else {
         return false;
     };
-    if batch.enter_ns == 0 || !is_there(batch, task) {
+    // The call that was noted may be one before, of whose return the program was not run.
+    if batch.enter_ns == 0 || identity(batch.what) != call || !is_same(batch, task) {
         return false;
     }
     // SAFETY: no arguments.
@@ -210,7 +227,7 @@ pub(crate) fn looked_up(pid_tgid: u64, task: u64, call: Call, ret: i64) -> bool 
     let Some(batch) = of_thread(pid_tgid) else {
         return false;
     };
-    if !is_there(batch, task) {
+    if !is_same(batch, task) {
         return false;
     }
     describe(batch, call);
@@ -254,16 +271,26 @@ fn add(batch: *mut Batch, pid_tgid: u64, (now, duration_ns): (u64, u64), ret: i6
 /// A call that the thread entered returns, and is not to be in the batch: when it began, `0` where
 /// that was not noted here.
 #[inline(always)]
-pub(crate) fn leave(pid_tgid: u64) -> u64 {
+pub(crate) fn leave(pid_tgid: u64, call: Call) -> u64 {
     let Some(batch) = owned(pid_tgid) else {
         return 0;
     };
-    let enter_ns = batch.enter_ns;
+    let same = call.multiplexed == 0 && identity(batch.what) == call.identity();
+    let enter_ns = if same { batch.enter_ns } else { 0 };
     batch.enter_ns = 0;
     if batch.record.head.count != 0 {
         send_batch(place(pid_tgid));
     }
     enter_ns
+}
+
+/// The queue of the call that the thread has left, if that was noted here and has one.
+#[inline(always)]
+pub(crate) fn queue(pid_tgid: u64, queue: &mut QueueRef) {
+    if let Some(batch) = owned(pid_tgid) {
+        // SAFETY: a reference is valid for writing.
+        unsafe { queues::write(queue, &batch.record.head.queue) };
+    }
 }
 
 /// The call that the thread was in has returned, unreported.
@@ -310,10 +337,11 @@ extern "C" fn release_batch(pid_tgid: u64) -> u64 {
 }
 
 /// The thread has made a call that could have been in a batch, and others before: from now on its
-/// calls are.
+/// calls are. Not where nobody was told who it is, and not after a call on another namespace's queue: that
+/// may be wanted for the queue's namespace, where the thread's other calls are not.
 #[inline(always)]
-pub(crate) fn begin(call: Call, context: u64, ns: NsRef) {
-    if constant!(BATCHED) != 0 && can_be(call) {
+pub(crate) fn begin(call: Call, context: u64, ns: NsRef, queue: &QueueRef) {
+    if constant!(BATCHED) != 0 && can_be(call) && context != 0 && !queues::is_foreign(queue) {
         begin_batch(context, ns.inum, ns.generation);
     }
 }

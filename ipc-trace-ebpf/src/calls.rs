@@ -5,8 +5,8 @@ use ipc_trace_common::{
     hooks::{ACCESS_KINDS, look},
     layout::Field,
     op::{Code, Op},
-    record::NO_DURATION,
-    state::fired_at,
+    record::{NO_DURATION, flag},
+    state::{Diagnostic, fired_at},
 };
 
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     constants::{at_entry, at_return, constant},
     context, emit, files,
     filters::{self, Subject},
+    inputs,
     maps::{self, Count, Gate},
     memory::{PLAIN, current_task, field, learn_registers, registers},
     moves, namespaces, queues,
@@ -43,7 +44,7 @@ fn enter_of_ours(regs: u64, number: u64) {
         return;
     }
     if let Some(call) = Call::new(task, regs, number, constant!(SYSCALL_KINDS)) {
-        entered(gate, pid_tgid, task, call);
+        entered(gate, pid_tgid, task, call, regs);
     }
 }
 
@@ -96,28 +97,10 @@ fn exit_of_ours(regs: u64, ret: i64) -> u64 {
         slots::call_ends(pid_tgid);
         return 0;
     }
-    let task = current_task();
-    if gate.is_open() && batches::exit(pid_tgid, task, ret)
-        || !has_place(number)
-        || ret == NOT_MADE && is_killed(task)
-    {
+    if !has_place(number) {
         return 0;
     }
-    Call::new(task, regs, number, constant!(SYSCALL_KINDS)).map_or(0, Call::packed)
-}
-
-/// `-ENOSYS`: what x86 has for a result until the call is made (`entry_SYSCALL_64`,
-/// arch/x86/entry/entry_64.S, 6.12). On arm64 such a call has no number any more.
-const NOT_MADE: i64 = -38;
-/// `SIGKILL` in a `sigset_t`.
-const KILLED: u64 = 1 << 8;
-
-/// Whether the thread is to die. One that is killed while a tracer holds it at the entry of a call does
-/// not make the call, but comes to `sys_exit` (`syscall_trace_enter`, kernel/entry/common.c, 6.12).
-#[inline(always)]
-fn is_killed(task: u64) -> bool {
-    let pending: u64 = field(task, Field::TaskPending);
-    pending & KILLED != 0
+    unbatched(gate, pid_tgid, regs, (number, ret), constant!(SYSCALL_KINDS))
 }
 
 /// `sys_enter`, from whose program the registers can't be reached.
@@ -153,27 +136,40 @@ pub(crate) fn enter_function(regs: u64) {
     let task = current_task();
     let number = field(regs, Field::RegNumber);
     if let Some(call) = Call::new(task, regs, number, !constant!(SYSCALL_KINDS)) {
-        entered(gate, pid_tgid, task, call);
+        entered(gate, pid_tgid, task, call, regs);
     }
 }
 
 /// Return of that function.
 #[inline(always)]
 pub(crate) fn exit_function(regs: u64, ret: i64) {
+    let packed = exit_of_function(regs, ret);
+    if packed != 0 {
+        returned(packed, regs, ret);
+    }
+}
+
+/// As [`exit_of_ours`].
+#[inline(never)]
+fn exit_of_function(regs: u64, ret: i64) -> u64 {
     let gate = maps::gate();
     let pid_tgid = bpf_get_current_pid_tgid();
     if gate.keeps_out((pid_tgid >> 32) as u32) {
         mark(gate, regs, false);
         slots::call_ends(pid_tgid);
-        return;
-    }
-    let task = current_task();
-    if gate.is_open() && batches::exit(pid_tgid, task, ret) {
-        return;
+        return 0;
     }
     let number = field(regs, Field::RegNumber);
-    if let Some(call) = Call::new(task, regs, number, !constant!(SYSCALL_KINDS)) {
-        returned(call.packed(), regs, ret);
+    unbatched(gate, pid_tgid, regs, (number, ret), !constant!(SYSCALL_KINDS))
+}
+
+/// The call of those `kinds` that returns, if it is one, and has not been put into the thread's batch.
+#[inline(always)]
+fn unbatched(gate: Gate, pid_tgid: u64, regs: u64, (number, ret): (u64, i64), kinds: u32) -> u64 {
+    let task = current_task();
+    match Call::new(task, regs, number, kinds) {
+        Some(call) if gate.is_open() && batches::exit(pid_tgid, task, call, ret) => 0,
+        call => call.map_or(0, Call::packed),
     }
 }
 
@@ -185,8 +181,9 @@ pub(crate) fn enter_known(regs: u64, kind: u64) -> bool {
 
 /// Return of such a function. Whether nothing is left to do.
 #[inline(always)]
-pub(crate) fn exit_known(ret: i64) -> bool {
-    maps::gate().is_open() && batches::exit_known(bpf_get_current_pid_tgid(), current_task(), ret)
+pub(crate) fn exit_known(kind: u64, ret: i64) -> bool {
+    maps::gate().is_open()
+        && batches::exit_known(bpf_get_current_pid_tgid(), current_task(), kind as u16, ret)
 }
 
 /// Entry of a function that implements a move between namespaces.
@@ -199,8 +196,8 @@ pub(crate) fn enter_move(regs: u64) {
         return;
     }
     let task = current_task();
-    if let Some(code) = move_of(task, regs) {
-        moves::entered(task, pid_tgid, code);
+    if let Some(call) = move_of(task, regs) {
+        moves::entered(task, pid_tgid, call);
     }
 }
 
@@ -221,10 +218,10 @@ pub(crate) fn exit_move(regs: u64, ret: i64) {
 }
 
 #[inline(always)]
-fn move_of(task: u64, regs: u64) -> Option<Code> {
+fn move_of(task: u64, regs: u64) -> Option<Call> {
     let number = field(regs, Field::RegNumber);
     let call = Call::new(task, regs, number, !constant!(SYSCALL_KINDS))?;
-    call.code.op().is_none().then_some(call.code)
+    call.code.op().is_none().then_some(call)
 }
 
 /// During the self-test: this program was run.
@@ -237,33 +234,41 @@ fn mark(gate: Gate, regs: u64, entry: bool) {
     }
 }
 
-/// Remembers when a call that can block began, what its descriptor leads to, and the namespace that
-/// a thread may be about to leave.
+/// Remembers that a call was entered; when, if it can block; what its descriptor leads to, what it is about to take
+/// from memory, and the namespace that a thread may be about to leave.
 #[inline(always)]
-fn entered(gate: Gate, pid_tgid: u64, task: u64, call: Call) {
+fn entered(gate: Gate, pid_tgid: u64, task: u64, call: Call, regs: u64) {
     let Some(op) = call.code.op() else {
-        moves::entered(task, pid_tgid, call.code);
+        moves::entered(task, pid_tgid, call);
         return;
     };
-    if !gate.is_open() || !call.code.needs_entry() {
-        return;
-    }
     let mut queue = queues::none();
-    if op.takes_descriptor() {
-        queue = queues::behind(task, call.first() as u32);
+    if gate.is_open() {
+        if op.takes_descriptor() {
+            queue = queues::behind(task, call.first() as u32);
+        }
+        if batches::enter(pid_tgid, call, &queue) {
+            return;
+        }
     }
-    if batches::enter(pid_tgid, call, &queue) {
-        return;
-    }
-    let Some(slot) = slots::find_or_take(pid_tgid) else {
+    let Some(slot) = slots::find_or_take(pid_tgid, Diagnostic::NoSlotForCall) else {
         return;
     };
-    slot.arg0 = call.first();
-    slot.abi = call.abi as u8;
-    slot.code = call.code.0;
-    slot.queue = queue;
-    // SAFETY: no arguments.
-    slot.enter_ns = unsafe { bpf_ktime_get_boot_ns() };
+    slot.entered = call.packed();
+    slot.seen = 1;
+    slot.enter_ns = 0;
+    if op.makes_objects() {
+        slot.made = 0;
+    }
+    if op.takes_descriptor() {
+        slot.queue = queue;
+    }
+    if op.blocks() {
+        slot.arg0 = call.first();
+        // SAFETY: no arguments.
+        slot.enter_ns = unsafe { bpf_ktime_get_boot_ns() };
+    }
+    inputs::read(slot, call, op, regs);
 }
 
 /// A call returned.
@@ -285,9 +290,9 @@ fn returned(packed: u64, regs: u64, ret: i64) {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn move_returned(packed: u64, ret: u64) -> u64 {
-    let code = Call::unpacked(0, packed).code;
+    let call = Call::unpacked(0, packed);
     let task = current_task();
-    moves::returned(task, namespaces::of_task(task), bpf_get_current_pid_tgid(), code, ret as i64);
+    moves::returned(task, namespaces::of_task(task), bpf_get_current_pid_tgid(), call, ret as i64);
     0
 }
 
@@ -313,41 +318,56 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
     let ipc_ns = namespaces::of_task(task);
     let cred = field(task, Field::TaskCred);
     let changes = op.changes_objects() && !filters::failed(ret);
-    if !gate.is_open() && !changes {
-        // It may have made a queue before it failed.
-        if matches!(op, Op::MqOpen) {
-            slots::forget_birth(pid_tgid);
+    let mut slot = slots::find_or_take(pid_tgid, Diagnostic::NoSlotForTask);
+    let mut entered = false;
+    let mut flags = 0;
+    if let Some(slot) = &mut slot {
+        entered = slot.entered == call.packed();
+        slot.entered = 0;
+        if !entered {
+            slot.enter_ns = 0;
+            slot.input.flags = 0;
+        }
+        if op.makes_objects() {
+            flags = slots::birth(slot, op, ret);
+        }
+    }
+    if gate.is_open() && entered && batches::looked_up(pid_tgid, task, call, ret) {
+        return 0;
+    }
+    let noted_ns = batches::leave(pid_tgid, call);
+    let is_seen_at_entry = constant!(SYSCALL_KINDS) & call.code.bit() != 0;
+    if is_seen_at_entry && !entered && noted_ns == 0 {
+        flags |= unentered(pid_tgid, if PLAIN { 0 } else { regs }, ret as u64) as u32;
+    }
+    let made = flags & flag::NOT_MADE == 0;
+    if !gate.is_open() && (!changes || !made) {
+        if let Some(slot) = slot {
+            inputs::forget(slot);
         }
         return 0;
     }
-    if gate.is_open() && batches::looked_up(pid_tgid, task, call, ret) {
-        return 0;
-    }
-    let noted_ns = batches::leave(pid_tgid);
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
     let ns = namespaces::identify(ipc_ns);
     let mut duration_ns = NO_DURATION;
     let mut queue = queues::none();
-    let mut births = 0;
-    let mut slot = slots::find_or_take(pid_tgid);
-    if let Some(slot) = &mut slot {
-        if op.makes_objects() {
-            births = slots::birth(slot, op, ret);
+    if noted_ns != 0 && op.takes_descriptor() {
+        batches::queue(pid_tgid, &mut queue);
+    }
+    let mut enter_ns = noted_ns;
+    if let (Some(slot), true) = (&mut slot, entered) {
+        enter_ns = slot.enter_ns;
+        if op.takes_descriptor() {
+            queue = slot.queue;
         }
-        let enter_ns = if noted_ns != 0 { noted_ns } else { slot.enter_ns };
-        if enter_ns != 0 {
-            if op.blocks() {
-                duration_ns = now - enter_ns;
-            }
-            if op.takes_descriptor() && noted_ns == 0 {
-                queue = slot.queue;
-            }
-            slot.enter_ns = 0;
-        }
+        slot.enter_ns = 0;
+    }
+    if op.blocks() && enter_ns != 0 {
+        duration_ns = now - enter_ns;
     }
     let opens = matches!(op, Op::MqOpen) && ret >= 0;
-    if op.takes_descriptor() || opens {
+    if made && (op.takes_descriptor() || opens) {
         // It entered before the start, or was refused before the entry was seen; or it opened the queue.
         if queue.flags == 0 {
             let fd = if opens { ret as u64 } else { call.first() };
@@ -355,12 +375,12 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
         }
         queues::compare(&mut queue, ns);
     }
-    let mut packed = call.packed() | u64::from(births) << emit::BIRTHS_AT;
+    let mut packed = call.packed();
     if gate.is_open() {
         let Some(counters) = maps::counters(op as u32) else {
             return 0;
         };
-        maps::count(counters, Count::Seen);
+        maps::count(counters, if made { Count::Seen } else { Count::NotMade });
         let wanted = !filters::in_force()
             || filters::wanted(&Subject {
                 op: op as u8,
@@ -371,11 +391,16 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
                 ns,
                 object_ns: queue.ns,
             });
-        if wanted {
+        if wanted && (made || constant!(ARGUMENTS) != 0) {
             packed |= emit::REPORTED;
         } else {
-            maps::count(counters, Count::Filtered);
-            if !changes && !queues::is_foreign(&queue) {
+            if made {
+                maps::count(counters, Count::Filtered);
+            }
+            if !made || !changes && !queues::is_foreign(&queue) {
+                if let Some(slot) = slot {
+                    inputs::forget(slot);
+                }
                 return 0;
             }
         }
@@ -384,14 +409,47 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
         let made_others = slot.context != 0;
         let context = context::ensure(slot, task, ns);
         (slot.exit_ns, slot.duration_ns) = (now, duration_ns);
+        slot.flags = flags;
         if op.takes_descriptor() || opens {
             slot.queue = queue;
         }
-        if made_others && packed & emit::REPORTED != 0 {
-            batches::begin(call, context, ns);
+        if made && made_others && packed & emit::REPORTED != 0 {
+            batches::begin(call, context, ns, &queue);
         }
     }
     packed
+}
+
+/// What is to be said of a call of backend `syscall` that returns, and that was not seen to enter the kernel: bits
+/// of [`flag`]. A call that seccomp refused or answered, or that a tracer skipped, comes to `sys_exit` and not to
+/// `sys_enter` (`syscall_trace_enter`, kernel/entry/common.c, 6.12): the kernel never made it. But a thread that
+/// existed before the start, and made no call since, may have entered this one before.
+///
+/// A global function, so that the verifier looks at it once.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn unentered(pid_tgid: u64, regs: u64, ret: u64) -> u64 {
+    /// What x86 has for a result until the call is made, or a tracer gives another one: `-ENOSYS`
+    /// (`entry_SYSCALL_64`, arch/x86/entry/entry_64.S, 6.12)
+    const PRESET: i64 = -38;
+    let task = current_task();
+    let Some(slot) = slots::find(pid_tgid) else {
+        return u64::from(flag::ENTRY_UNSEEN);
+    };
+    let seen = slot.seen != 0;
+    slot.seen = 1;
+    if !seen && context::kernel_field::<u64>(task, Field::TaskStartBoottime) < maps::started() {
+        return u64::from(flag::ENTRY_UNSEEN);
+    }
+    // What a trap leaves there: the call's number, or its first argument (`syscall_rollback`,
+    // arch/{x86,arm64}/include/asm/syscall.h). What the caller gets is up to a signal's handler.
+    let rolled_back = if constant!(IS_X86) != 0 { Field::RegNumber } else { Field::RegArg0 };
+    let rolled_back: u64 = field(registers(regs), rolled_back);
+    let traced: u32 = context::kernel_field(task, Field::TaskPtrace);
+    if ret == rolled_back || ret as i64 == PRESET && traced != 0 {
+        return u64::from(flag::NOT_MADE | flag::RET_UNKNOWN);
+    }
+    u64::from(flag::NOT_MADE)
 }
 
 const _: () = assert!(Code::IPC.op().is_none());

@@ -20,7 +20,9 @@ use crate::{
     batches, context, executables,
     maps::{self, WALK},
     memory::{exists, field, kernel, unknown},
-    namespaces, queues, slots,
+    namespaces, queues,
+    registers::Call,
+    slots,
 };
 
 /// Superblocks that are looked at per task of the iteration: a host has far more tasks than one, so the
@@ -123,7 +125,8 @@ fn list_pending(seq: u64, task: u64) -> bool {
         record.queue = batch.record.head.queue;
     } else if let Some(slot) = slots::find(pid_tgid) {
         (record.enter_boot_ns, record.context) = (slot.enter_ns, slot.context);
-        (record.header.abi, record.header.code) = (slot.abi, slot.code);
+        let call = Call::unpacked(0, slot.entered);
+        (record.header.abi, record.header.code) = (call.abi as u8, call.code.0);
         (record.queue, record.arg0) = (slot.queue, slot.arg0);
     }
     if record.enter_boot_ns == 0 {
@@ -260,8 +263,29 @@ fn diagnostics(ctx: *mut u64) -> i32 {
     if number != 0 {
         return 0;
     }
-    if let Some(n) = maps::diagnosed(Diagnostic::SpillFull) {
-        warn!(&ctx, "{} calls found no room to note when they began: they have no duration", n);
+    if let Some(n) = maps::diagnosed(Diagnostic::NoSlotForCall) {
+        warn!(
+            &ctx,
+            "{} calls found no room to note their entry: no duration, arguments of later", n
+        );
+    }
+    if let Some(n) = maps::diagnosed(Diagnostic::NoSlotForMove) {
+        warn!(&ctx, "{} moves between namespaces found no room to note their entry: not shown", n);
+    }
+    if let Some(n) = maps::diagnosed(Diagnostic::NoSlotForTask) {
+        warn!(
+            &ctx,
+            "{} times no room to note that a thread was described: calls by nobody known", n
+        );
+    }
+    if let Some(n) = maps::diagnosed(Diagnostic::NoSlotForCreation) {
+        warn!(&ctx, "{} objects were created, with no room to note by whom", n);
+    }
+    if let Some(n) = maps::diagnosed(Diagnostic::InputsFull) {
+        warn!(
+            &ctx,
+            "{} names or structures were read when calls returned: no room to keep them", n
+        );
     }
     if let Some(n) = maps::diagnosed(Diagnostic::DropTableFull) {
         warn!(&ctx, "{} lost calls are counted without their namespace: too many kinds", n);

@@ -57,6 +57,13 @@ pub(crate) fn ensure(slot: &mut Slot, task: u64, ns: NsRef) -> u64 {
     slot.context
 }
 
+/// As [`ensure`], for a thread that has no slot.
+#[inline(always)]
+pub(crate) fn send_once(task: u64, pid_tgid: u64, ns: NsRef) -> u64 {
+    let task = unknown(task);
+    send_context(task, pid_tgid, ns.inum, ns.generation, cgroups::of_task(task))
+}
+
 /// Sends the context of `task`: its number, or `0` when the ring was full.
 ///
 /// A global function, so that the verifier looks at it once and not once for each way that leads

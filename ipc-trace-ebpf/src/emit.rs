@@ -16,9 +16,10 @@ use ipc_trace_common::{
 };
 
 use crate::{
+    constants::constant,
     context,
-    detail::{self, Facts, Inline, Part},
-    filters,
+    detail::{self, Entered, Facts, Inline, Part},
+    filters, inputs,
     maps::{self, Count, EVENTS},
     memory::{PLAIN, current_task, field, kernel, registers},
     namespaces, queues,
@@ -43,6 +44,10 @@ struct Event {
     ns: NsRef,
     counters: *mut Counters,
     queue: QueueRef,
+    /// The thread's slot
+    entered: Entered,
+    /// Whether the kernel made it, as far as is known
+    made: bool,
 }
 
 /// The task's name, of a task that the verifier knows.
@@ -69,7 +74,9 @@ struct With<P> {
 #[inline(always)]
 fn reserve<P>(event: &Event) -> Option<*mut With<P>> {
     let record = maps::reserve(&EVENTS);
-    if record.is_none() {
+    if record.is_none() && !event.made {
+        maps::count(event.counters, Count::NotMadeDropped);
+    } else if record.is_none() {
         maps::count(event.counters, Count::Dropped);
         let error = filters::error(event.ret);
         maps::count_drop(event.ns.inum, event.ns.generation, event.op as u16, error);
@@ -103,7 +110,8 @@ unsafe fn fill<P: Part>(record: *mut With<P>, kind: Kind, event: &Event, argumen
         core::ptr::addr_of_mut!((*call).comm).cast::<[u64; 2]>().write(comm(event.task));
         let (args, flags) = *arguments;
         let mut facts = Facts { call: event.call, op: event.op, ret: event.ret, args, flags };
-        let found = P::fill(core::ptr::addr_of_mut!((*record).part), &mut facts, &event.queue);
+        let part = core::ptr::addr_of_mut!((*record).part);
+        let found = P::fill(part, &mut facts, &event.queue, event.entered);
         (*call).args = facts.args;
         (*call).header.flags = facts.flags | found;
     }
@@ -111,9 +119,6 @@ unsafe fn fill<P: Part>(record: *mut With<P>, kind: Kind, event: &Event, argumen
 
 /// Of what [`Call::packed`] leaves free: the call is to be an event.
 pub(crate) const REPORTED: u64 = 1 << 31;
-/// And from here on: flags of its record, of these.
-pub(crate) const BIRTHS_AT: u32 = 16;
-const BIRTHS: u32 = flag::BIRTH_KNOWN | flag::MADE;
 
 /// Sends a call of the current thread, of which its slot says the rest. It becomes an event if it is to be
 /// one and there is room for it, else, if it is a fact, a record in the control ring. `regs`: see
@@ -145,7 +150,13 @@ pub(crate) extern "C" fn send_call(packed: u64, ret: u64, regs: u64) -> u64 {
         ns: namespaces::look(field(namespaces::of_task(task), Field::IpcNsInum)),
         counters,
         queue: queues::none(),
+        entered: None,
+        made: true,
     };
+    // Of a thread for which there was no slot, nothing is known that its entry would have told.
+    let is_seen_at_entry = constant!(SYSCALL_KINDS) & call.code.bit() != 0;
+    let mut known = if is_seen_at_entry { flag::ENTRY_UNSEEN } else { 0 };
+    let (mut indirect, mut is_known) = (0, false);
     match slots::find(pid_tgid) {
         Some(slot) => {
             (event.now, event.duration_ns) = (slot.exit_ns, slot.duration_ns);
@@ -153,13 +164,28 @@ pub(crate) extern "C" fn send_call(packed: u64, ret: u64, regs: u64) -> u64 {
             if op.takes_descriptor() || matches!(op, Op::MqOpen) && !filters::failed(event.ret) {
                 event.queue = slot.queue;
             }
+            known = slot.flags;
+            if slot.input.flags != 0 {
+                (indirect, is_known) = (slot.input.indirect, true);
+            }
+            event.entered = Some(slot);
         }
         // SAFETY: no arguments.
         None => event.now = unsafe { bpf_ktime_get_boot_ns() },
     }
     let reported = packed & REPORTED != 0;
-    let (args, flags) = call.arguments();
-    let arguments = (args, flags | (packed >> BIRTHS_AT) as u32 & BIRTHS);
+    if call.has_indirect() {
+        known |= flag::INDIRECT;
+        if !is_known {
+            (indirect, is_known) = call.indirect();
+        }
+        if !is_known {
+            known |= flag::ARGUMENT_FAULT;
+        }
+    }
+    event.made = known & flag::NOT_MADE == 0;
+    let (args, flags) = call.arguments(indirect);
+    let arguments = (args, flags | known);
     match op {
         Op::Shmget | Op::Shmat | Op::Shmdt | Op::Semget | Op::Msgget => {
             send::<()>(&event, reported, &arguments);
@@ -174,6 +200,9 @@ pub(crate) extern "C" fn send_call(packed: u64, ret: u64, regs: u64) -> u64 {
         Op::MqSend | Op::MqReceive | Op::MqNotify | Op::MqGetsetattr => {
             send::<QueuePart>(&event, reported, &arguments);
         }
+    }
+    if let Some(slot) = slots::find(pid_tgid) {
+        inputs::forget(slot);
     }
     0
 }
@@ -192,7 +221,8 @@ fn send<P: Part>(event: &Event, reported: bool, arguments: &Arguments) {
     // SAFETY: the ring gave room for a call and its part.
     unsafe {
         fill::<P>(record, kind, event, arguments);
-        let emitted = maps::count(counters, Count::Emitted);
+        // What was not made is counted by itself.
+        let emitted = if event.made { maps::count(counters, Count::Emitted) } else { 1 };
         bpf_ringbuf_submit(record.cast(), maps::wake_up(emitted, 1));
     }
 }
@@ -206,6 +236,9 @@ fn is_fact(event: &Event, arguments: &Arguments) -> bool {
     const O_CREAT: u64 = 0o100;
     /// What `IPC_RMID` (0) and `IPC_SET` (1) do not have, with or without `IPC_64`.
     const NOT_THESE: u64 = 0xffff_ffff & !0x101;
+    if !event.made {
+        return false;
+    }
     if queues::is_foreign(&event.queue) {
         return true;
     }
@@ -228,6 +261,4 @@ fn is_fact(event: &Event, arguments: &Arguments) -> bool {
 
 const _: () = {
     assert!(core::mem::offset_of!(CallRecord, comm) % 8 == 0);
-    // Above a call's ABI and code.
-    assert!(BIRTHS & 0xffff < REPORTED as u32 >> BIRTHS_AT);
 };

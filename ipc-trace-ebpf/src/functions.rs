@@ -92,7 +92,7 @@ fn batch_entry(ctx: FEntryContext) -> i32 {
 
 #[fexit(function = "")]
 fn batch_return(ctx: FExitContext) -> i32 {
-    if !calls::exit_known(value::<8>(ctx.as_ptr()) as i64) {
+    if !calls::exit_known(patched!(KIND), value::<8>(ctx.as_ptr()) as i64) {
         leave_to_all(ctx.as_ptr());
     }
     0

@@ -23,6 +23,7 @@
 //! | [`calls`] | entry and return of a call |
 //! | [`batches`] | calls of one thread that are sent together |
 //! | [`emit`] | records of calls: as events, or as changes of objects |
+//! | [`inputs`] | what calls take from memory, read when they enter the kernel |
 //! | [`detail`] | what belongs to one operation: semaphore operations, names, time limits |
 //! | [`moves`] | namespaces entered and made |
 //! | [`census`] | what exists: namespaces, calls that have not returned |
@@ -50,6 +51,7 @@ mod executables;
 mod files;
 mod filters;
 mod functions;
+mod inputs;
 mod maps;
 mod memory;
 mod moves;

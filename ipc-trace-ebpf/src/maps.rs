@@ -7,21 +7,19 @@ use aya_ebpf::{
     },
     helpers::generated::{bpf_get_smp_processor_id, bpf_ringbuf_query, bpf_ringbuf_reserve},
     macros::map,
-    maps::{Array, HashMap, LruHashMap, RingBuf},
+    maps::{Array, HashMap, RingBuf},
 };
 use ipc_trace_common::{
     op,
     record::NsRef,
     state::{
         BATCHES as BATCH_COUNT, Batch, CONTROL_ROW, COUNTER_ROWS, Counters, DIAGNOSTICS,
-        Diagnostic, DropKey, FILTER_VALUES, FIRED as PROGRAMS, FOLDS, Fold, FoldKey, INUMS, gate,
+        Diagnostic, DropKey, FILTER_VALUES, FIRED as PROGRAMS, FOLDS, Fold, FoldKey, INUMS,
+        SLOT_COUNT, SPILLED_SLOTS, gate,
     },
 };
 
-use crate::{constants::constant, slots::Slot};
-
-/// Slots of [`SLOTS`].
-pub(crate) const SLOT_COUNT: u32 = 1 << 16;
+use crate::{constants::constant, inputs::LargeInput, slots::Slot};
 
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
@@ -39,9 +37,16 @@ static DROPS_REST: HashMap<DropKey, u64> = HashMap::with_max_entries(1 << 12, 0)
 /// By `tid & 0xffff`.
 #[map]
 pub(crate) static SLOTS: Array<Slot> = Array::with_max_entries(SLOT_COUNT, 0);
-/// By pid_tgid, for threads whose slot another thread sleeps in.
+/// Places in [`SLOTS`] that threads have, by number: to take one is atomic.
 #[map]
-pub(crate) static SLOTS_SPILL: LruHashMap<u64, Slot> = LruHashMap::with_max_entries(1 << 13, 0);
+pub(crate) static SLOTS_TAKEN: HashMap<u32, u8> = HashMap::with_max_entries(SLOT_COUNT, 0);
+/// By pid_tgid, for threads whose place another thread has; the user side makes it smaller where no two threads
+/// can have the same.
+#[map]
+pub(crate) static SLOTS_SPILL: HashMap<u64, Slot> = HashMap::with_max_entries(SPILLED_SLOTS, 0);
+/// By pid_tgid: what has no room in a slot of what calls take from memory.
+#[map]
+pub(crate) static LARGE_INPUTS: HashMap<u64, LargeInput> = HashMap::with_max_entries(1 << 12, 0);
 /// By `tid % BATCHES`.
 #[map]
 pub(crate) static BATCHES: Array<Batch> = Array::with_max_entries(BATCH_COUNT, BPF_F_MMAPABLE);
@@ -112,6 +117,12 @@ pub(crate) fn births() -> u32 {
     GATE.get(gate::BIRTHS).copied().unwrap_or(0) as u32
 }
 
+/// When tracing began.
+#[inline(always)]
+pub(crate) fn started() -> u64 {
+    GATE.get(gate::STARTED).copied().unwrap_or(0)
+}
+
 /// How far into a task's stack its registers lie; `0`: that was not found out.
 #[cfg(feature = "probe")]
 #[inline(always)]
@@ -169,6 +180,8 @@ pub(crate) enum Count {
     Filtered,
     Emitted,
     Dropped,
+    NotMade,
+    NotMadeDropped,
 }
 
 /// This CPU's counters of a row.
@@ -197,6 +210,8 @@ pub(crate) fn count_many(counters: *mut Counters, which: Count, by: u64) -> u64 
             Count::Filtered => core::ptr::addr_of_mut!((*counters).filtered),
             Count::Emitted => core::ptr::addr_of_mut!((*counters).emitted),
             Count::Dropped => core::ptr::addr_of_mut!((*counters).dropped),
+            Count::NotMade => core::ptr::addr_of_mut!((*counters).not_made),
+            Count::NotMadeDropped => core::ptr::addr_of_mut!((*counters).not_made_dropped),
         }
     };
     add(counter, by);
@@ -303,6 +318,12 @@ pub(crate) fn reserve_of_many<T>() -> Option<*mut T> {
 /// Counts a rare condition; the census logs it.
 #[inline(always)]
 pub(crate) fn diagnose(what: Diagnostic) {
+    diagnosed_at(what as u64);
+}
+
+/// As [`diagnose`], by the condition's number.
+#[inline(always)]
+pub(crate) fn diagnosed_at(what: u64) {
     if let Some(counter) = DIAGNOSTIC_COUNTS.get_ptr_mut(what as u32) {
         add(counter, 1);
     }

@@ -14,7 +14,9 @@ use crate::{
     files,
     maps::{self, DESCENDANTS},
     memory::{current_task, field},
-    namespaces, slots,
+    namespaces,
+    registers::Call,
+    slots,
 };
 
 /// include/uapi/linux/sched.h
@@ -23,21 +25,26 @@ const CLONE_THREAD: u64 = 0x0001_0000;
 
 /// unshare or setns begins: what the thread may be about to leave.
 #[inline(always)]
-pub(crate) fn entered(task: u64, pid_tgid: u64, code: Code) {
-    if let Some(slot) = slots::find_or_take(pid_tgid) {
+pub(crate) fn entered(task: u64, pid_tgid: u64, call: Call) {
+    if let Some(slot) = slots::find_or_take(pid_tgid, Diagnostic::NoSlotForMove) {
         slot.from = namespaces::identify(namespaces::of_task(task));
-        slot.code = code.0;
+        slot.entered = call.packed();
+        slot.enter_ns = 0;
     }
 }
 
 /// unshare or setns returned.
 #[inline(always)]
-pub(crate) fn returned(task: u64, ipc_ns: u64, pid_tgid: u64, code: Code, ret: i64) {
+pub(crate) fn returned(task: u64, ipc_ns: u64, pid_tgid: u64, call: Call, ret: i64) {
+    let code = call.code;
     let Some(slot) = slots::find(pid_tgid) else {
         maps::diagnose(Diagnostic::MoveWithoutEntry);
         return;
     };
-    if slot.code != code.0 || slot.from.inum == 0 {
+    // Else it was entered before the start, or the kernel did not make the call.
+    let entered = slot.entered == call.packed();
+    slot.entered = 0;
+    if !entered || slot.from.inum == 0 {
         return;
     }
     let from = slot.from;
@@ -88,11 +95,11 @@ pub(crate) fn newtask(task: u64, clone_flags: u64) {
     let child_tid: u32 = kernel_field(task, Field::TaskPid);
     let child_pid: u32 = kernel_field(task, Field::TaskTgid);
     let child = u64::from(child_pid) << 32 | u64::from(child_tid);
-    let context = match slots::find_or_take(pid_tgid) {
+    let context = match slots::find_or_take(pid_tgid, Diagnostic::NoSlotForTask) {
         Some(slot) => context::ensure(slot, parent, from),
         None => 0,
     };
-    let child_context = match slots::find_or_take(child) {
+    let child_context = match slots::find_or_take(child, Diagnostic::NoSlotForTask) {
         Some(slot) => context::ensure(slot, task, to),
         None => 0,
     };

@@ -132,7 +132,7 @@ pub(crate) fn destroyed(ipc_ns: u64, shp: u64) {
 extern "C" fn segment_destroyed_by(ipc_ns: u64, shp: u64) -> u64 {
     /// `PF_KTHREAD` (include/linux/sched.h)
     const KERNEL_THREAD: u32 = 0x0020_0000;
-    if !exists(Field::SegmentFile) || !exists(Field::TaskFlags) {
+    if !exists(Field::SegmentFile) {
         return 0;
     }
     let task = unknown(current_task());

@@ -9,7 +9,7 @@ use ipc_trace_common::{
 
 use crate::{
     constants::{code, constant},
-    memory::{field, masked, user},
+    memory::{field, masked, user, user_bytes},
 };
 
 /// What a call is.
@@ -42,6 +42,9 @@ impl Place {
     fn of(task: u64, number: u64) -> Self {
         let x86 = constant!(IS_X86) != 0;
         let (table, abi) = match (is_compat(task), x86) {
+            // Bit 30 belongs to x32 alone: to `int 0x80` it makes the number one that no call has
+            // (`do_syscall_32_irqs_on`, arch/x86/entry/common.c, 6.12). The last table is empty.
+            (true, true) if number & X32_BIT != 0 => (3, Abi::I386),
             (true, true) => (1, Abi::I386),
             (true, false) => (1, Abi::Arm),
             (false, true) if number & X32_BIT != 0 => (2, Abi::X32),
@@ -81,6 +84,12 @@ impl Call {
     pub(crate) fn packed(self) -> u64 {
         let call = u64::from(self.abi as u8) | u64::from(self.code.0) << 8;
         call | u64::from(self.multiplexed) << 32
+    }
+
+    /// What tells it from others that are not multiplexed: ABI, and above it the code.
+    #[inline(always)]
+    pub(crate) fn identity(self) -> u16 {
+        self.packed() as u16
     }
 
     /// The call again.
@@ -138,9 +147,30 @@ impl Call {
         [self.first(), size]
     }
 
-    /// All arguments, in the order of the native system call, and flags about them.
+    /// Whether one of the arguments, by way of `ipc(2)`, lies in memory: semctl's fourth, and msgrcv's second and
+    /// fourth by the old way.
     #[inline(always)]
-    pub(crate) fn arguments(self) -> ([u64; 5], u32) {
+    pub(crate) fn has_indirect(self) -> bool {
+        self.multiplexed != 0 && (self.multiplexed & 0xffff == 3 || self.multiplexed == 12)
+    }
+
+    /// What lies there: of semctl a `u32`, of msgrcv a `struct compat_ipc_kludge { compat_uptr_t msgp;
+    /// compat_long_t msgtyp; }` (compat_ksys_ipc, ipc/syscall.c, 6.12). And whether it could be read: not by an
+    /// `Option`, whose unset value the compiler would copy, which the verifier refuses.
+    #[inline(always)]
+    pub(crate) fn indirect(self) -> (u64, bool) {
+        let mut value = 0;
+        let ptr = self.register(Field::RegCompatArg4) & 0xffff_ffff;
+        let len = if self.multiplexed == 12 { 8 } else { 4 };
+        // SAFETY: `value` has 8 bytes.
+        let read = unsafe { user_bytes(core::ptr::addr_of_mut!(value).cast(), len, ptr) };
+        (value, read)
+    }
+
+    /// All arguments, in the order of the native system call, and flags about them. `indirect`: see
+    /// [`Self::indirect`].
+    #[inline(always)]
+    pub(crate) fn arguments(self, indirect: u64) -> ([u64; 5], u32) {
         if !self.is_compat() {
             let arguments = [
                 self.register(Field::RegArg0),
@@ -170,26 +200,13 @@ impl Call {
             low(Field::RegCompatArg5),
         ];
         // compat_ksys_ipc, ipc/syscall.c (6.12): which of its arguments means what.
-        let mut flags = flag::MULTIPLEXED;
         let arguments = match self.multiplexed & 0xffff {
             1 => [first, ptr, second, 0, 0],
             4 => [first, ptr, second, fifth, 0],
-            3 => {
-                let fourth = user::<u32>(ptr);
-                if fourth.is_none() {
-                    flags |= flag::ARGUMENT_FAULT;
-                }
-                [first, second, third, u64::from(fourth.unwrap_or(0)), 0]
-            }
+            3 => [first, second, third, indirect, 0],
             11 => [first, ptr, second, third, 0],
             12 if self.multiplexed >> 16 == 0 => {
-                // struct compat_ipc_kludge { compat_uptr_t msgp; compat_long_t msgtyp; }
-                let kludge = user::<[u32; 2]>(ptr);
-                if kludge.is_none() {
-                    flags |= flag::ARGUMENT_FAULT;
-                }
-                let [msgp, msgtyp] = kludge.unwrap_or_default();
-                [first, u64::from(msgp), second, u64::from(msgtyp), third]
+                [first, indirect & 0xffff_ffff, second, indirect >> 32, third]
             }
             12 => [first, ptr, second, fifth, third],
             14 | 24 => [first, second, ptr, 0, 0],
@@ -199,7 +216,7 @@ impl Call {
             // SEMGET, MSGGET, SHMGET
             _ => [first, second, third, 0, 0],
         };
-        (arguments, flags)
+        (arguments, flag::MULTIPLEXED)
     }
 }
 

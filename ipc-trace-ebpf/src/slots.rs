@@ -1,23 +1,28 @@
 //! What is remembered of a thread between programs: its context, and the call that it is in.
 //!
-//! A slot is found by the low 16 bits of the tid, in a plain array: the cheapest map there is.
-//! The full pid_tgid is kept beside, so a slot never speaks of another thread. While one thread
-//! sleeps in a call, others with the same low bits get a slot in the spill.
+//! A slot is found by the low 16 bits of the tid, in a plain array: the cheapest map there is. It is its
+//! thread's from the first time that something is to be remembered until the thread ends; who takes it, an
+//! insertion into a hash decides, which only one thread can make. Threads with the same low bits get slots
+//! in the spill, which evicts nobody. So a thread's slot is never another's, whatever others do.
 
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_ktime_get_boot_ns};
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::{bpf_get_current_pid_tgid, generated::bpf_ktime_get_boot_ns},
+};
 use ipc_trace_common::{
     layout::Field,
     op::Op,
     record::{ExitRecord, Kind, NsRef, QueueRef, flag},
-    state::Diagnostic,
+    state::{Diagnostic, SLOT_COUNT},
 };
 
 use crate::{
     batches,
     constants::constant,
     context, files,
-    maps::{self, DESCENDANTS, SLOT_COUNT, SLOTS, SLOTS_SPILL},
-    memory::{current_task, field, is_zero, masked},
+    inputs::{self, Input},
+    maps::{self, DESCENDANTS, SLOTS, SLOTS_SPILL, SLOTS_TAKEN},
+    memory::{current_task, field, is_zero, masked, zero_words},
 };
 
 /// A thread's slot.
@@ -28,9 +33,11 @@ pub(crate) struct Slot {
     pub(crate) pid_tgid: u64,
     /// The context that was sent; `0`: none
     pub(crate) context: u64,
-    /// When the call that the thread is in began; `0`: it is in none
+    /// The call that the thread was seen to enter: `Call::packed`; `0`: none, or it has returned
+    pub(crate) entered: u64,
+    /// When that began, if it can block; `0`: it can't
     pub(crate) enter_ns: u64,
-    /// The first argument of that call; with `made`, what that made
+    /// The first argument of such a call; with `made`, what the call made
     pub(crate) arg0: u64,
     /// The queue that its descriptor led to, or that it opened
     pub(crate) queue: QueueRef,
@@ -44,85 +51,150 @@ pub(crate) struct Slot {
     pub(crate) cgroup: u64,
     /// How many moves between cgroups there had been when that was looked at
     pub(crate) moves: u32,
-    /// ABI and code of that call
-    pub(crate) abi: u8,
-    pub(crate) code: u8,
+    /// Of the call that is to be sent: flags of its record
+    pub(crate) flags: u32,
+    /// What that took from the caller's memory
+    pub(crate) input: Input,
     /// The operation's number, when the call that the thread is in has made an object; `0`: none did
     pub(crate) made: u8,
-    pub(crate) reserved: u8,
+    /// Whether the thread was ever seen to enter a call
+    pub(crate) seen: u8,
+    pub(crate) reserved: [u8; 6],
 }
 
 impl Slot {
-    const EMPTY: Self = Self {
-        pid_tgid: 0,
-        context: 0,
-        enter_ns: 0,
-        arg0: 0,
-        queue: QueueRef { ns: NsRef { inum: 0, generation: 0 }, ino: 0, dev: 0, flags: 0 },
-        exit_ns: 0,
-        duration_ns: 0,
-        from: NsRef { inum: 0, generation: 0 },
-        cgroup: 0,
-        moves: 0,
-        abi: 0,
-        code: 0,
-        made: 0,
-        reserved: 0,
-    };
+    /// The thread is in no call any more.
+    #[inline(always)]
+    pub(crate) fn leave(&mut self) {
+        // SAFETY: both are words. By a function, as the two lie side by side.
+        unsafe { zero_words::<2>(core::ptr::addr_of_mut!(self.entered)) };
+    }
+}
+
+const _: () = {
+    assert!(core::mem::offset_of!(Slot, enter_ns) == core::mem::offset_of!(Slot, entered) + 8);
+    assert!(size_of::<Slot>() % 8 == 0 && core::mem::offset_of!(Slot, pid_tgid) == 0);
+};
+
+/// A slot of nobody: what a new one in the spill begins as.
+static EMPTY: Slot = Slot {
+    pid_tgid: 0,
+    context: 0,
+    entered: 0,
+    enter_ns: 0,
+    arg0: 0,
+    queue: QueueRef { ns: NsRef { inum: 0, generation: 0 }, ino: 0, dev: 0, flags: 0 },
+    exit_ns: 0,
+    duration_ns: 0,
+    from: NsRef { inum: 0, generation: 0 },
+    cgroup: 0,
+    moves: 0,
+    flags: 0,
+    input: Input::EMPTY,
+    made: 0,
+    seen: 0,
+    reserved: [0; 6],
+};
+
+/// The place of a thread's slot in the array.
+#[inline(always)]
+fn place(pid_tgid: u64) -> u32 {
+    pid_tgid as u32 & (SLOT_COUNT - 1)
 }
 
 /// The thread's slot, if it has one.
 #[inline(always)]
 pub(crate) fn find(pid_tgid: u64) -> Option<&'static mut Slot> {
-    let slot = SLOTS.get_ptr_mut(pid_tgid as u32 & (SLOT_COUNT - 1))?;
-    // SAFETY: the map gave the pointer. Another thread may write to a slot that it takes over at
-    // the same time; the programs read what they need of a slot right after this check, and a
-    // thread that sleeps in a call is never dispossessed.
+    let slot = SLOTS.get_ptr_mut(place(pid_tgid))?;
+    // SAFETY: the map gave the pointer, and only the thread whose slot it is looks beyond `pid_tgid`.
     let slot = unsafe { &mut *slot };
     if slot.pid_tgid == pid_tgid {
         return Some(slot);
     }
     SLOTS_SPILL.get_ptr_mut(&pid_tgid).map(|slot| {
-        // SAFETY: the map gave the pointer.
+        // SAFETY: the map gave the pointer; the entry is the thread's, and goes with it.
         unsafe { &mut *slot }
     })
 }
 
-/// The thread's slot; it gets one if it has none. Nothing only when the spill is full, too.
+/// The thread's slot; it gets one if it has none. None is to be had when the spill is full, which is counted as
+/// the loss of `what`, and for a thread that is ending, of which nobody would take it back.
 #[inline(always)]
-pub(crate) fn find_or_take(pid_tgid: u64) -> Option<&'static mut Slot> {
-    let slot = SLOTS.get_ptr_mut(pid_tgid as u32 & (SLOT_COUNT - 1))?;
-    // SAFETY: as in `find`.
-    let slot = unsafe { &mut *slot };
-    if slot.pid_tgid == pid_tgid {
-        return Some(slot);
+pub(crate) fn find_or_take(pid_tgid: u64, what: Diagnostic) -> Option<&'static mut Slot> {
+    let found = find(pid_tgid);
+    if found.is_some() {
+        return found;
     }
-    // One that it got in the spill it keeps: what is noted there is of the call that it is in.
-    if let Some(slot) = SLOTS_SPILL.get_ptr_mut(&pid_tgid) {
-        // SAFETY: the map gave the pointer.
-        return Some(unsafe { &mut *slot });
-    }
-    if slot.enter_ns == 0 && slot.made == 0 {
-        slot.context = 0;
-        slot.pid_tgid = pid_tgid;
-        return Some(slot);
-    }
-    make_spilled(pid_tgid);
-    SLOTS_SPILL.get_ptr_mut(&pid_tgid).map(|slot| {
-        // SAFETY: the map gave the pointer.
-        unsafe { &mut *slot }
-    })
+    take_slot(pid_tgid, what as u64);
+    find(pid_tgid)
 }
 
-/// A global function, so that the verifier looks at it once.
+/// Gives a slot to a thread that has none: the current one, or one that it is making. A global function, so
+/// that the verifier looks at it once.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn make_spilled(pid_tgid: u64) -> u64 {
-    let empty = Slot { pid_tgid, ..Slot::EMPTY };
-    if SLOTS_SPILL.insert(&pid_tgid, &empty, 0).is_err() {
-        maps::diagnose(Diagnostic::SpillFull);
+extern "C" fn take_slot(pid_tgid: u64, what: u64) -> u64 {
+    if is_ending() {
+        return 0;
+    }
+    let place = place(pid_tgid);
+    let Some(slot) = SLOTS.get_ptr_mut(place) else {
+        return 0;
+    };
+    // SAFETY: the map gave the pointer.
+    let slot = unsafe { &mut *slot };
+    if slot.pid_tgid == 0 && SLOTS_TAKEN.insert(&place, &0, u64::from(BPF_NOEXIST)).is_ok() {
+        // SAFETY: a slot is made of words, of which the first says whose it is.
+        unsafe {
+            let words = core::ptr::from_mut(slot).cast::<u64>();
+            zero_words::<{ size_of::<Slot>() / 8 - 1 }>(words.add(1));
+        }
+        slot.pid_tgid = pid_tgid;
+        return 0;
+    }
+    if SLOTS_SPILL.insert(&pid_tgid, &EMPTY, u64::from(BPF_NOEXIST)).is_err() {
+        maps::diagnosed_at(what);
+        return 0;
+    }
+    if let Some(slot) = SLOTS_SPILL.get_ptr_mut(&pid_tgid) {
+        // SAFETY: the map gave the pointer.
+        unsafe { (*slot).pid_tgid = pid_tgid };
     }
     0
+}
+
+/// Whether the current thread is ending: `process_exit` may have run, or is about to.
+#[inline(always)]
+pub(crate) fn is_ending() -> bool {
+    /// `PF_EXITING` (include/linux/sched.h): set before `sched_process_exit` (`do_exit`, kernel/exit.c).
+    const EXITING: u32 = 4;
+    context::kernel_field::<u32>(current_task(), Field::TaskFlags) & EXITING != 0
+}
+
+/// Takes a thread's slot back: the context that it had; `0`: none.
+#[inline(always)]
+fn give_back(pid_tgid: u64) -> u64 {
+    let Some(slot) = find(pid_tgid) else {
+        return 0;
+    };
+    inputs::forget(slot);
+    let context = slot.context;
+    let place = place(pid_tgid);
+    let own = SLOTS.get_ptr_mut(place).is_some_and(|slot| {
+        // SAFETY: the map gave the pointer.
+        let slot = unsafe { &mut *slot };
+        let own = slot.pid_tgid == pid_tgid;
+        if own {
+            slot.pid_tgid = 0;
+        }
+        own
+    });
+    if own {
+        let _ = SLOTS_TAKEN.remove(&place);
+    } else {
+        let _ = SLOTS_SPILL.remove(&pid_tgid);
+    }
+    context
 }
 
 /// The call that the thread was in has returned, unreported: the last census is not to list it.
@@ -130,8 +202,9 @@ extern "C" fn make_spilled(pid_tgid: u64) -> u64 {
 pub(crate) fn call_ends(pid_tgid: u64) {
     batches::forget_call(pid_tgid);
     if let Some(slot) = find(pid_tgid) {
-        slot.enter_ns = 0;
+        slot.leave();
         slot.made = 0;
+        inputs::forget(slot);
     }
 }
 
@@ -143,13 +216,13 @@ fn made(op: Op, ret: i64) -> u64 {
 }
 
 /// The call of `op` that the thread is in has made an object. It is in no other that needs to be
-/// remembered, as none of these can block; until it returns, the slot is its own. It always returns: also if
-/// the thread is to be killed, and none of these is restarted. Were the program at its return left out, which
-/// counts as missed, the mark would stay until the thread's next call of these: that would be taken for the one
-/// that made an object only if it gave the same id, which this thread did make, or opened a queue.
+/// remembered, as none of these can block. It always returns: also if the thread is to be killed, and none of
+/// these is restarted. Were the program at its return left out, which counts as missed, the mark would stay until
+/// the thread's next call of these: of mq_open, its entry takes the mark back; of the others, that would be taken
+/// for the one that made an object only if it gave the same id, which this thread did make.
 #[inline(always)]
 pub(crate) fn note_birth(pid_tgid: u64, op: Op, ret: i64) {
-    if let Some(slot) = find_or_take(pid_tgid) {
+    if let Some(slot) = find_or_take(pid_tgid, Diagnostic::NoSlotForCreation) {
         slot.arg0 = made(op, ret);
         slot.made = op as u8;
     }
@@ -166,14 +239,6 @@ pub(crate) fn birth(slot: &mut Slot, op: Op, ret: i64) -> u32 {
     (known | (known & is_zero(other)) << 1) as u32 * flag::BIRTH_KNOWN
 }
 
-/// The call that the thread was in has failed, and is not told of.
-#[inline(always)]
-pub(crate) fn forget_birth(pid_tgid: u64) {
-    if let Some(slot) = find(pid_tgid) {
-        slot.made = 0;
-    }
-}
-
 /// After exec: the context is to be sent anew. A thread that is not the leader takes the leader's
 /// tid in exec (`de_thread`, fs/exec.c); `old_tid` is what it was before.
 #[inline(always)]
@@ -185,11 +250,7 @@ pub(crate) fn forget_context(old_tid: u32) {
         slot.context = 0;
     }
     if old != pid_tgid {
-        if let Some(slot) = find(old) {
-            slot.pid_tgid = 0;
-            slot.context = 0;
-            slot.enter_ns = 0;
-        }
+        give_back(old);
     }
 }
 
@@ -208,18 +269,15 @@ pub(crate) fn thread_ends() {
         }
     }
     files::process_ends(pid_tgid);
-    let Some(slot) = find(pid_tgid) else {
-        return;
-    };
-    let context = slot.context;
-    slot.pid_tgid = 0;
-    slot.context = 0;
-    slot.enter_ns = 0;
-    slot.made = 0;
-    let _ = SLOTS_SPILL.remove(&pid_tgid);
-    if context == 0 {
-        return;
+    let context = give_back(pid_tgid);
+    if context != 0 {
+        tell_end(pid_tgid, context);
     }
+}
+
+/// Tells that the context of a thread is not referred to any more.
+#[inline(always)]
+pub(crate) fn tell_end(pid_tgid: u64, context: u64) {
     if let Some(record) = maps::reserve_control::<ExitRecord>() {
         // SAFETY: the ring gave room for a whole record, and every field is written.
         unsafe {

@@ -229,6 +229,9 @@ impl Pipeline {
     #[inline]
     fn event(&mut self, bytes: &[u8], control: &mut impl Source, sink: &mut impl Sink) {
         match decode::record(bytes) {
+            Ok(Record::Call(call)) if call.made() == Some(false) => {
+                self.not_made(&call, bytes, control, sink);
+            }
             Ok(Record::Call(call)) => {
                 if let Some(count) = self.delivered.ops.get_mut(call.op as usize) {
                     *count += 1;
@@ -267,6 +270,23 @@ impl Pipeline {
         };
         self.detect.call(call, seq, &self.tracker);
         self.changes(&changes, sink);
+    }
+
+    /// A call that the kernel never made: it is shown, and changes nothing. It is counted by the kernel side alone.
+    #[cold]
+    fn not_made(
+        &mut self,
+        call: &Call<'_>,
+        bytes: &[u8],
+        control: &mut impl Source,
+        sink: &mut impl Sink,
+    ) {
+        let CallRecord { boot_ns, context, tid, .. } = *call.record;
+        self.come_to(boot_ns, (tid, context), control, sink);
+        match self.tracker.containers.are_filtered() {
+            false => sink.call(call, &self.tracker),
+            true => self.of_container(call, bytes, sink),
+        };
     }
 
     /// What happened before a moment takes effect, and a thread's context becomes known.

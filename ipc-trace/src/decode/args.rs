@@ -61,7 +61,10 @@ impl<'a> Call<'a> {
             Op::Msgrcv => self.msgrcv(),
             Op::Msgctl => self.msgctl(),
             Op::MqOpen => self.mq_open(),
-            Op::MqUnlink => Args::MqUnlink { name: self.name().map(Text::into_owned) },
+            Op::MqUnlink => Args::MqUnlink {
+                name: self.name().map(Text::into_owned),
+                name_truncated: self.has(flag::TRUNCATED),
+            },
             Op::MqSend => self.mq_send(),
             Op::MqReceive => self.mq_receive(),
             Op::MqNotify => Args::MqNotify { mqdes: self.int(0), sevp: self.sigevent() },
@@ -199,6 +202,7 @@ impl<'a> Call<'a> {
         let create = self.record.args[1] & flags::O_CREAT != 0;
         Args::MqOpen {
             name: self.name().map(Text::into_owned),
+            name_truncated: self.has(flag::TRUNCATED),
             oflag: self.flags(1, flags::mq_open(self.abi)),
             mode: create.then(|| Mode(self.uint(2) & FILE_PERMISSIONS)),
             attr: if create { self.mq_attr(flag::EXTRA) } else { None },
@@ -257,7 +261,8 @@ impl<'a> Call<'a> {
     }
 
     pub(super) fn returned_id(&self) -> Option<i32> {
-        i32::try_from(self.record.ret).ok().filter(|id| *id >= 0)
+        let made = self.made() != Some(false);
+        i32::try_from(self.record.ret).ok().filter(|id| *id >= 0 && made)
     }
 
     /// The object of shmctl, semctl or msgctl, whose command is argument `at`.

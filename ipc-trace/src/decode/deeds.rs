@@ -94,7 +94,7 @@ impl<'a> Call<'a> {
     /// What the call did; `None`: nothing, since it failed, or it is not known to what.
     #[must_use]
     pub fn deed(&self) -> Option<Deed<'a>> {
-        if Error::of(self.record.ret).is_some() {
+        if Error::of(self.record.ret).is_some() || self.made() == Some(false) {
             return None;
         }
         match self.op {

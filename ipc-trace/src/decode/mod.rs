@@ -26,6 +26,7 @@ use ipc_trace_common::{
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
+use crate::event::ReadFrom;
 use batch::Batch;
 
 /// Why bytes are no record.
@@ -158,6 +159,48 @@ impl Call<'_> {
             Part::None | Part::InlineSemop(_) | Part::Semop(_) | Part::Msg(_) | Part::Ctl(_) => {
                 None
             }
+        }
+    }
+
+    /// Whether the kernel made the call. `None`: its entry was not seen.
+    #[must_use]
+    pub const fn made(&self) -> Option<bool> {
+        match (self.has(flag::NOT_MADE), self.has(flag::ENTRY_UNSEEN)) {
+            (true, _) => Some(false),
+            (false, true) => None,
+            (false, false) => Some(true),
+        }
+    }
+
+    /// The raw result; of a call that was not made, what the caller got. `None`: that is not known.
+    #[must_use]
+    pub fn ret(&self) -> Option<i64> {
+        (!self.has(flag::RET_UNKNOWN)).then_some(self.record.ret)
+    }
+
+    /// Where it was read what the kernel takes: the weakest of all sources.
+    #[must_use]
+    pub fn args_from(&self) -> ReadFrom {
+        match (self.takes_memory(), self.has(flag::AT_ENTRY)) {
+            (false, _) => ReadFrom::Kernel,
+            (true, true) => ReadFrom::Entry,
+            (true, false) => ReadFrom::Return,
+        }
+    }
+
+    /// Whether the kernel takes something for this call from the caller's memory.
+    fn takes_memory(&self) -> bool {
+        let given = |at: usize| self.record.args.get(at).is_some_and(|address| *address != 0);
+        let sets = |at| self.plain_command(at) == flags::IPC_SET;
+        match self.op {
+            Op::Semop | Op::Msgsnd | Op::MqOpen | Op::MqUnlink => true,
+            // Of these, `ipc(2)` takes arguments from there.
+            Op::Msgrcv => self.has(flag::INDIRECT),
+            Op::Semctl => self.has(flag::INDIRECT) || sets(2),
+            Op::Shmctl | Op::Msgctl => sets(1),
+            Op::MqSend | Op::MqReceive => given(4),
+            Op::MqNotify | Op::MqGetsetattr => given(1),
+            Op::Shmget | Op::Shmat | Op::Shmdt | Op::Semget | Op::Msgget => false,
         }
     }
 

@@ -86,7 +86,9 @@ pub(super) fn argue(
     draft.explains = EXPLAINS;
     match attempt.sought {
         Sought::Key(_, key) => draft.key = Some(key),
-        Sought::Name(name) => draft.name = Some(Text(name.to_vec().into())),
+        Sought::Name(name) => {
+            draft.name = Some((Text(name.to_vec().into()), attempt.name_from));
+        }
         Sought::Id(..) => {}
     }
     if let Some((ns, local, _)) = target {

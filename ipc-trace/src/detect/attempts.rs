@@ -21,7 +21,7 @@ use super::{
     sighting::{Key, Moved, ProcessKey, Seen, Target},
 };
 use crate::{
-    event::{finding::Class, objects::ObjectLife, value::Text},
+    event::{ReadFrom, finding::Class, objects::ObjectLife, value::Text},
     track::{
         HashMap,
         objects::{Change, one::Local, ways::Sought},
@@ -48,6 +48,8 @@ pub(super) struct Attempt<'a> {
     pub(super) sought: Sought<'a>,
     /// How much it says that exactly one other namespace has that, and why
     pub(super) base: (i32, &'static str),
+    /// Where a name comes from
+    pub(super) name_from: ReadFrom,
     /// The access that was asked for: bits of `rwx`; `None`: another kind of permission counts
     pub(super) wants: Option<u32>,
     /// The size or number of semaphores that was asked for; `0`: any

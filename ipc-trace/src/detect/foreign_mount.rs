@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     event::{
+        ReadFrom,
         finding::{Class, Severity},
         value::Text,
     },
@@ -79,7 +80,7 @@ pub(super) fn access(access: &Access<'_>, to: &mut Judging<'_>) {
             95,
             "the kernel side read the file system's namespace and the thread's in the same moment",
         );
-        draft.name = name.map(|name| Text(name.to_vec().into()));
+        draft.name = name.map(|name| (Text(name.to_vec().into()), ReadFrom::Kernel));
         draft.explains = EXPLAINS;
         draft
     };

@@ -75,7 +75,7 @@ pub(super) fn calls(seen: &Seen<'_>, to: &mut Judging<'_>) {
         let called = tracker.queues.name(queue);
         let shown = called.as_ref().map_or_else(
             || "a queue".to_owned(),
-            |called| format!("queue \"/{}\"", escaped(&called.0, NAME_WIDTH)),
+            |(called, _)| format!("queue \"/{}\"", escaped(&called.0, NAME_WIDTH)),
         );
         let title = format!(
             "{} in namespace {} used {shown} of {}",
@@ -86,7 +86,7 @@ pub(super) fn calls(seen: &Seen<'_>, to: &mut Judging<'_>) {
         let mut draft = Draft::by(&who, Severity::High, title)
             .of(place.ns, Some(true), place.dead)
             .because(95, "the kernel side read both namespaces in the call itself");
-        draft.name = called.map(crate::event::value::Text::into_owned);
+        draft.name = called.map(|(name, from)| (name.into_owned(), from));
         draft.explains = EXPLAINS;
         draft
     };

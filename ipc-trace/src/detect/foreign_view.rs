@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     event::{
+        ReadFrom,
         finding::{Class, Severity},
         value::Text,
     },
@@ -82,7 +83,7 @@ pub(super) fn access(access: &Access<'_>, to: &mut Judging<'_>) {
         let mut draft = Draft::by(&who, Severity::Medium, title)
             .of(ns, Some(true), dead)
             .because(weight, reason);
-        draft.name = Some(Text(name.to_vec().into()));
+        draft.name = Some((Text(name.to_vec().into()), ReadFrom::Kernel));
         draft.explains = EXPLAINS;
         draft
     };

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use ipc_trace_common::{op::Family, record::NsRef};
+use ipc_trace_common::{
+    op::Family,
+    record::{NsRef, QueueRef, queue_flag},
+};
 
 use super::sighting::{Draft, Key, Target};
 use crate::{
     event::{
-        Container, IpcNsRef,
+        Container, IpcNsRef, ReadFrom,
         finding::FoundObject,
         value::{FamilyName, Hex32, Text},
     },
@@ -15,7 +18,7 @@ use crate::{
         Tracker,
         contexts::Facts,
         namespaces::is_host,
-        objects::one::{Local, One},
+        objects::one::{Birth, Local, One},
     },
 };
 
@@ -39,7 +42,8 @@ pub(super) fn look(
         Some(Local::Queue(..)) | None => None,
     };
     // A finding can come to be about another object, of which more is known.
-    let same = before.id == id && draft.name.as_ref().is_none_or(|_| before.name == draft.name);
+    let named = draft.name.as_ref().map(|(name, _)| name);
+    let same = before.id == id && named.is_none_or(|_| before.name.as_ref() == named);
     let before = if same { before } else { FoundObject::default() };
     let one = ns.zip(local).and_then(|(ns, local)| tracker.objects.get(ns, local));
     let look = one.zip(local).map(|(one, local)| one.look(local, &tracker.clock));
@@ -52,16 +56,20 @@ pub(super) fn look(
         (None, None) => (before.owner_container, before.owner_on_host),
         known => known,
     };
+    let (name, name_from) = draft
+        .name
+        .clone()
+        .or_else(|| Some((look.as_ref()?.name.clone()?, source(one?, local?, tracker))))
+        .or_else(|| named_by(&key.target))
+        .or_else(|| Some((before.name?, before.name_from.unwrap_or(ReadFrom::Return))))
+        .unzip();
+    let name_from = name_from.filter(|_| kind == Some(Family::Mq));
     FoundObject {
         kind: kind.map(FamilyName),
         id,
         key: look.as_ref().and_then(|look| look.key).or(draft.key.map(Hex32)).or(before.key),
-        name: draft
-            .name
-            .clone()
-            .or_else(|| look.and_then(|look| look.name))
-            .or_else(|| named(&key.target))
-            .or(before.name),
+        name,
+        name_from,
         ipc_ns: ns.map(|ns| IpcNsRef { inum: ns.inum, r#gen: ns.generation }),
         foreign: draft.foreign,
         ipc_ns_dead: draft.dead,
@@ -71,9 +79,23 @@ pub(super) fn look(
     }
 }
 
-fn named(target: &Target) -> Option<Text<'static>> {
+/// Where the name of a queue comes from.
+fn source(one: &One, local: Local, tracker: &Tracker) -> ReadFrom {
+    let Local::Queue(dev, ino) = local else { return ReadFrom::Kernel };
+    let queue = QueueRef { ino, dev, flags: queue_flag::KNOWN, ..QueueRef::default() };
+    match tracker.queues.name(&queue) {
+        Some((_, from)) => from,
+        // A directory was listed.
+        None if matches!(one.birth, Birth::Found(_)) => ReadFrom::Kernel,
+        None => ReadFrom::Return,
+    }
+}
+
+fn named_by(target: &Target) -> Option<(Text<'static>, ReadFrom)> {
     match target {
-        Target::Name(_, name) | Target::View(_, name) => Some(Text(name.to_vec().into())),
+        Target::Name(_, name) | Target::View(_, name) => {
+            Some((Text(name.to_vec().into()), ReadFrom::Kernel))
+        }
         Target::Namespace(_) | Target::Sysv(..) | Target::Sought(..) | Target::Queue(..) => None,
     }
 }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     decode::Call,
-    event::finding::Class,
+    event::{ReadFrom, finding::Class},
     track::objects::{one::Local, ways::Sought},
 };
 
@@ -69,6 +69,7 @@ pub(super) fn attempt<'a>(seen: &Seen<'a>, failed: Failed) -> Option<Attempt<'a>
             FIRST..SECOND_ROUND => (15, "an id that each namespace comes to give out"),
             SECOND_ROUND.. => (40, "an id that a namespace gives out after thousands of objects"),
         },
+        name_from: ReadFrom::Kernel,
         wants: Some(wants(seen)),
         size: 0,
         doubt: (cause == Cause::LookupOrUnseen).then_some((-5, unseen)),

@@ -10,7 +10,10 @@ use super::{
     failed::Failed,
     sighting::{Calls, Seen},
 };
-use crate::{event::finding::Class, track::objects::ways::Sought};
+use crate::{
+    event::{ReadFrom, finding::Class},
+    track::objects::ways::Sought,
+};
 
 /// Keys below are counted out by people: 1, 42, 1234.
 const SMALL: u32 = 1 << 16;
@@ -57,6 +60,7 @@ pub(super) fn attempt<'a>(seen: &Seen<'a>, failed: Failed) -> Option<Attempt<'a>
         class: Class::ProbeKey,
         sought: Sought::Key(seen.op.family(), key),
         base: base(key),
+        name_from: ReadFrom::Kernel,
         wants: Some(if wants == 0 { 0o4 } else { wants }),
         size,
         doubt: None,

@@ -7,7 +7,11 @@ use super::{
     failed::Failed,
     sighting::{Calls, Seen},
 };
-use crate::{decode::Part, event::finding::Class, track::objects::ways::Sought};
+use crate::{
+    decode::Part,
+    event::{ReadFrom, finding::Class},
+    track::objects::ways::Sought,
+};
 
 /// Whether a file is opened for reading, writing, or both (include/uapi/asm-generic/fcntl.h).
 const O_ACCMODE: u64 = 3;
@@ -28,13 +32,25 @@ pub(super) fn attempt<'a>(seen: &Seen<'a>, failed: Failed) -> Option<Attempt<'a>
         1 => 0o2,
         _ => 0o6,
     });
+    let name_from = call.args_from();
     Some(Attempt {
         class: Class::ProbeName,
         sought: Sought::Name(name),
         base: (60, "a queue's name, which is hardly the same by chance"),
+        name_from,
         wants,
         size: 0,
-        doubt: None,
+        doubt: match name_from {
+            ReadFrom::Kernel => None,
+            ReadFrom::Entry => Some((
+                -20,
+                "the name was read before the kernel took it, and another thread may change it between",
+            )),
+            ReadFrom::Return => Some((
+                -40,
+                "the name was read after the call, and may not be the one that the kernel took",
+            )),
+        },
         cap: None,
         failed,
     })

@@ -11,7 +11,7 @@ use crate::{
     containers::Known,
     decode::{Call, batch::Group},
     event::{
-        Container, OtherNs, Process,
+        Container, OtherNs, Process, ReadFrom,
         finding::{Class, Reason, Severity},
         value::{Error, Text},
     },
@@ -351,8 +351,8 @@ pub struct Draft {
     pub foreign: Option<bool>,
     /// Whether it had died
     pub dead: bool,
-    /// A name, where the target has none or what is known may be forgotten
-    pub name: Option<Text<'static>>,
+    /// A name, where the target has none or what is known may be forgotten, and where it comes from
+    pub name: Option<(Text<'static>, ReadFrom)>,
     /// A key, likewise
     pub key: Option<u32>,
     /// Why it is as sure as it is

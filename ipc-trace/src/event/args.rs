@@ -136,6 +136,8 @@ pub enum Args {
     MqOpen {
         /// The queue's name, without the slash
         name: Option<Text<'static>>,
+        /// Whether the name is longer
+        name_truncated: bool,
         /// `O_…`
         oflag: Flags,
         /// With `O_CREAT`: the permissions
@@ -147,6 +149,8 @@ pub enum Args {
     MqUnlink {
         /// The queue's name, without the slash
         name: Option<Text<'static>>,
+        /// Whether the name is longer
+        name_truncated: bool,
     },
     /// mq_send
     MqSend {

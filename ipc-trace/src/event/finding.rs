@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    Container, IpcNs, IpcNsRef, Process,
+    Container, IpcNs, IpcNsRef, Process, ReadFrom,
     objects::Creator,
     value::{Error, FamilyName, Hex32, Text, Time},
 };
@@ -191,6 +191,9 @@ pub struct FoundObject {
     pub key: Option<Hex32>,
     /// A queue's name, without the slash; of another file its own
     pub name: Option<Text<'static>>,
+    /// Where a queue's name comes from; `kernel` is its own directory entry
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name_from: Option<ReadFrom>,
     /// The namespace that it belongs to
     pub ipc_ns: Option<IpcNsRef>,
     /// Whether that is another one than the subject's

@@ -104,10 +104,14 @@ pub struct Ipc<'a> {
     pub op: OpName,
     /// How it came into the kernel
     pub abi: AbiName,
-    /// The kernel's raw result
-    pub ret: i64,
+    /// The kernel's raw result; of a call that it did not make, what the caller got, `null` where that is not
+    /// known
+    pub ret: Option<i64>,
     /// The name of the error, if it is one
     pub error: Option<Error>,
+    /// Whether the kernel made the call: it did not if seccomp refused or answered it, or a tracer skipped it;
+    /// `null`: its entry was not seen
+    pub made: Option<bool>,
     /// Nanoseconds in the kernel, for semop, msgsnd, msgrcv, mq_send and mq_receive that entered
     /// after the start
     pub duration_ns: Option<u64>,
@@ -121,6 +125,22 @@ pub struct Ipc<'a> {
     pub object: Object<'a>,
     /// The arguments, by the man page's names
     pub args: Args,
+    /// Where those come from that the kernel takes; of several sources the weakest
+    pub args_from: ReadFrom,
+}
+
+/// Where it was read what the kernel takes from a caller. What lies in the caller's memory, other threads can
+/// change at any time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReadFrom {
+    /// Registers, or the kernel's own copy
+    #[default]
+    Kernel,
+    /// The caller's memory when the call entered the kernel, before the kernel took it
+    Entry,
+    /// The caller's memory when the call returned
+    Return,
 }
 
 /// A process, as it was when the call was made.
@@ -283,6 +303,9 @@ pub struct Object<'a> {
     pub key: Option<Hex32>,
     /// A queue's name, without the slash
     pub name: Option<Text<'a>>,
+    /// Where the name comes from; `kernel` is the queue's own directory entry
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name_from: Option<ReadFrom>,
     /// The namespace that the object belongs to
     pub ipc_ns: Option<IpcNsRef>,
     /// Whether that is another one than the caller's
@@ -390,6 +413,8 @@ pub struct OpAccounting {
     pub dropped: u64,
     /// Records that came out of the ring
     pub delivered: u64,
+    /// Calls that the kernel never made; they are none of the others
+    pub not_made: u64,
 }
 
 /// Records on the control ring: namespaces' lives, processes' facts.

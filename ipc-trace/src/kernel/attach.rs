@@ -5,6 +5,7 @@ use std::{
     ffi::CString,
     fs, io,
     os::fd::{AsFd as _, OwnedFd},
+    path::Path,
     time::Instant,
 };
 
@@ -15,7 +16,7 @@ use ipc_trace_common::{
     layout::ABSENT,
     op::Abi,
     record::CallRecord,
-    state::{BATCHES, COUNTER_ROWS, FILTER_CGROUPS, filter, gate},
+    state::{BATCHES, COUNTER_ROWS, FILTER_CGROUPS, SLOT_COUNT, SPILLED_SLOTS, filter, gate},
 };
 use zerocopy::IntoBytes as _;
 
@@ -82,7 +83,7 @@ pub enum AttachError {
 
 /// Functions of the hook table that the kernel has, by `kallsyms`. `None`: it does not say.
 #[must_use]
-pub fn present_functions(kallsyms: &std::path::Path) -> Option<BTreeSet<&'static str>> {
+pub fn present_functions(kallsyms: &Path) -> Option<BTreeSet<&'static str>> {
     let text = fs::read(kallsyms).ok()?;
     let wanted: BTreeSet<&'static str> = hooks::functions().collect();
     let mut found = BTreeSet::new();
@@ -173,7 +174,9 @@ pub(super) fn link_for_iterators(layout: &Layout) -> Result<Linked, SessionError
             ("BATCHES_TAKEN", 1),
             ("CONTROL", RING_BYTES),
             ("SLOTS", 1),
-            ("SLOTS_SPILL", 64),
+            ("SLOTS_TAKEN", 1),
+            ("SLOTS_SPILL", 1),
+            ("LARGE_INPUTS", 1),
             ("DROPS", 1),
             ("EXECUTABLES", 64),
             ("DESCENDANTS", 1),
@@ -237,9 +240,18 @@ fn link(
             ("FILTER_CGROUPS", cgroups),
             ("DESCENDANTS", descendants),
             ("COUNTERS", processors as u32 * COUNTER_ROWS),
+            ("SLOTS_SPILL", spilled_slots(Path::new("/proc"))),
         ]),
     };
     Linked::new(object(flavour), &settings).map_err(SessionError::Maps)
+}
+
+/// How many threads may be alive whose places in `SLOTS` others have: none, where tids are so few that no two are
+/// the same in their low bits.
+fn spilled_slots(proc: &Path) -> u32 {
+    let path = proc.join("sys/kernel/pid_max");
+    let max: Option<u32> = fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
+    if max.is_some_and(|max| max <= SLOT_COUNT) { 1 } else { SPILLED_SLOTS }
 }
 
 // A map begins with zeros, so the gate stands there from the first program on.

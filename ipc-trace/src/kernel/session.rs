@@ -19,6 +19,7 @@ use ipc_trace_common::{
     state::{self, BATCHES, Batch, CONTROL_ROW, COUNTER_ROWS, DropKey, Fold, FoldKey, gate},
 };
 
+use nix::time::{ClockId, clock_gettime};
 use tokio::io::{Interest, unix::AsyncFd};
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
@@ -152,6 +153,10 @@ pub struct Counts {
     pub emitted: u64,
     /// No room
     pub dropped: u64,
+    /// Never made by the kernel: none of the others
+    pub not_made: u64,
+    /// Those of them for which there was no room
+    pub not_made_dropped: u64,
 }
 
 /// The counters of all operations and of the control ring.
@@ -174,6 +179,8 @@ impl AllCounts {
             filtered: sum.filtered + one.filtered,
             emitted: sum.emitted + one.emitted,
             dropped: sum.dropped + one.dropped,
+            not_made: sum.not_made + one.not_made,
+            not_made_dropped: sum.not_made_dropped + one.not_made_dropped,
         })
     }
 }
@@ -340,18 +347,22 @@ impl Session {
     fn begin(&mut self, layout: &Layout) -> Result<Census, SessionError> {
         // What is made before the gate is at `CONTROL` was there when the look at the start comes to it.
         self.gate.set(gate::BIRTHS as usize, u64::from(self.programs.births()));
+        // Until it is known when that was, any call may have begun before.
+        self.gate.set(gate::STARTED as usize, u64::MAX);
         self.set_gate(gate::CONTROL);
-        if self.census_refused.is_some() {
-            return Ok(Census::default());
-        }
-        match self.linked.iterator(CENSUS, "task", layout) {
-            Ok(program) => self.census = Some(program),
-            Err(reason) => {
-                self.census_refused = Some(reason);
-                return Ok(Census::default());
+        if self.census_refused.is_none() {
+            match self.linked.iterator(CENSUS, "task", layout) {
+                Ok(program) => self.census = Some(program),
+                Err(reason) => self.census_refused = Some(reason),
             }
         }
+        if self.census_refused.is_some() {
+            self.gate.set(gate::STARTED as usize, boot_ns());
+            return Ok(Census::default());
+        }
         let census = self.census()?;
+        // By the programs' clock: this process may be in a time namespace.
+        self.gate.set(gate::STARTED as usize, census.boot_ns);
         let own = Path::new("/proc/self/ns/ipc");
         if let Ok(proc) = super::features::namespace_inum(own)
             && proc != census.self_ns_inum
@@ -508,6 +519,8 @@ impl Session {
                 filtered: sum.filtered + self.counters.get(at + 1),
                 emitted: sum.emitted + self.counters.get(at + 2),
                 dropped: sum.dropped + self.counters.get(at + 3),
+                not_made: sum.not_made + self.counters.get(at + 4),
+                not_made_dropped: sum.not_made_dropped + self.counters.get(at + 5),
             }
         })
     }
@@ -551,6 +564,12 @@ impl Session {
     }
 }
 
+/// The time since the machine was started, in nanoseconds; `0`: the kernel does not tell.
+fn boot_ns() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).ok();
+    now.and_then(|now| u64::try_from(Duration::from(now).as_nanos()).ok()).unwrap_or(0)
+}
+
 /// A number that the kernel tells of a descriptor.
 fn fact(fd: BorrowedFd<'_>, name: &str) -> Option<u64> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
@@ -585,4 +604,4 @@ impl Drop for Session {
     }
 }
 
-const _: () = assert!(size_of::<DropKey>() == 12 && size_of::<state::Counters>() == 32);
+const _: () = assert!(size_of::<DropKey>() == 12 && size_of::<state::Counters>() == 64);

@@ -65,4 +65,7 @@ pub struct Case<'a> {
     pub key: Option<u32>,
     /// A queue's name, without the slash
     pub name: Option<&'a [u8]>,
+    /// Whether that is the queue's own, and not what a caller gave: what another thread may have changed must not
+    /// talk a rule into allowing something
+    pub name_is_proven: bool,
 }

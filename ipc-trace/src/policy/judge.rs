@@ -11,7 +11,10 @@ use super::{
 };
 use crate::{
     detect::judge::{Judge, Verdict},
-    event::finding::{Finding, FoundObject, Subject},
+    event::{
+        ReadFrom,
+        finding::{Finding, FoundObject, Subject},
+    },
 };
 
 /// Judges findings by a policy.
@@ -73,6 +76,7 @@ fn case(finding: &Finding) -> Case<'_> {
         kind: object.and_then(|object| object.kind).map(|kind| kind.0),
         key: object.and_then(|object| object.key).map(|key| key.0),
         name: object.and_then(|object| object.name.as_ref()).map(|name| name.0.as_ref()),
+        name_is_proven: object.and_then(|object| object.name_from) == Some(ReadFrom::Kernel),
     }
 }
 

@@ -29,7 +29,7 @@ use std::{fs::File, io::Read as _, path::Path, time::SystemTime};
 use crate::event::finding::{Class, Severity};
 use case::Case;
 use parse::{PolicyError, Problem};
-use terms::Condition;
+use terms::{Condition, What};
 
 /// Bytes of a policy at most.
 pub const LARGEST: u64 = 256 << 10;
@@ -99,6 +99,13 @@ impl Rule {
     /// Whether it speaks of a case.
     #[must_use]
     pub fn matches(&self, case: &Case<'_>) -> bool {
+        let hides = match self.does {
+            Does::Allow | Does::Mute => true,
+            Does::Severity(_) => false,
+        };
+        if hides && !case.name_is_proven && self.object.iter().any(|one| one.what == What::Name) {
+            return false;
+        }
         (self.classes.is_empty() || self.classes.contains(&case.class))
             && self.subject.iter().all(|one| one.holds(&case.subject, case))
             && self.object.iter().all(|one| one.holds(&case.owner, case))

@@ -152,7 +152,9 @@ fn object(case: &Case<'_>) -> Asked {
     if let Some(key) = case.key.filter(|key| *key != 0) {
         asked.push((What::Key, format!("\"{key:#010x}\"")));
     }
-    if let (Some(name @ [_, ..]), Some(Family::Mq)) = (case.name, case.kind) {
+    if let (Some(name @ [_, ..]), Some(Family::Mq), true) =
+        (case.name, case.kind, case.name_is_proven)
+    {
         asked.push((What::Name, text(name)));
     }
     asked

@@ -77,6 +77,7 @@ fn case<'a>(class: Class, subject: &'a Container, owner: &'a Container) -> Case<
         kind: Some(Family::Mq),
         key: None,
         name: Some(b"jobs"),
+        name_is_proven: true,
     }
 }
 
@@ -367,6 +368,7 @@ fn with<R>(wild: &Wild, then: impl FnOnce(&Case<'_>) -> R) -> R {
         kind: wild.kind,
         key: wild.key,
         name: wild.name.as_deref(),
+        name_is_proven: true,
     })
 }
 

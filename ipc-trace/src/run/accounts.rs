@@ -24,6 +24,7 @@ fn account(counts: &Counts, delivered: u64, unwanted: u64) -> OpAccounting {
         emitted: counts.emitted.saturating_sub(unwanted),
         dropped: counts.dropped,
         delivered: delivered.saturating_sub(unwanted),
+        not_made: counts.not_made,
     }
 }
 
@@ -40,7 +41,7 @@ pub fn accounting(counts: &AllCounts, delivered: &Delivered) -> Accounting {
         by_op: counts
             .ops
             .iter()
-            .filter(|(_, counts)| counts.seen > 0)
+            .filter(|(_, counts)| counts.seen > 0 || counts.not_made > 0)
             .map(|(op, counts)| (OpName(*op), of_op(counts, *op as u8)))
             .collect(),
         control: ControlAccounting {
@@ -90,5 +91,5 @@ fn queue_name(record: &PendingRecord, tracker: &Tracker) -> Option<Text<'static>
     if record.queue.flags & queue_flag::KNOWN == 0 {
         return None;
     }
-    tracker.queues.name(&record.queue).map(Text::into_owned)
+    tracker.queues.name(&record.queue).map(|(name, _)| name.into_owned())
 }

@@ -8,15 +8,16 @@ use std::{
     time::UNIX_EPOCH,
 };
 
+use ipc_trace_common::record::GIVEN_NAME_LEN;
+
 use super::{escape::quoted, tag::Key, units::Date};
 use crate::event::{
     args::{Args, IpcSet, MqAttr, Sigevent, Sop, Timespec},
     value::{Address, Flags, Mode, Text, Time},
 };
 
-/// `NAME_MAX`: a queue's name has no more bytes (include/uapi/linux/limits.h), each of which may
-/// take four cells, in quotes.
-const NAME_WIDTH: usize = 255 * 4 + 2;
+/// As many bytes as are kept of a name, each of which may take four cells, in quotes.
+const NAME_WIDTH: usize = GIVEN_NAME_LEN * 4 + 2;
 
 /// A call as text.
 #[derive(Clone, Copy, Debug)]
@@ -83,14 +84,15 @@ impl Display for Call<'_> {
                 .arg("cmd", cmd)
                 .known("buf", set.map(Set), Pointer(*buf))
                 .end(),
-            Args::MqOpen { name, oflag, mode, attr } => List::of("mq_open", f)
-                .known("name", name.as_ref().map(Name), '?')
+            Args::MqOpen { name, name_truncated, oflag, mode, attr } => List::of("mq_open", f)
+                .known("name", name.as_ref().map(|name| Name(name, *name_truncated)), '?')
                 .arg("oflag", FlagNames(*oflag))
                 .some("mode", *mode)
                 .some("attr", attr.map(Attr))
                 .end(),
-            Args::MqUnlink { name } => {
-                List::of("mq_unlink", f).known("name", name.as_ref().map(Name), '?').end()
+            Args::MqUnlink { name, name_truncated } => {
+                let name = name.as_ref().map(|name| Name(name, *name_truncated));
+                List::of("mq_unlink", f).known("name", name, '?').end()
             }
             Args::MqSend { mqdes, msg_ptr, msg_len, msg_prio, abs_timeout } => {
                 List::of("mq_send", f)
@@ -132,11 +134,12 @@ pub(super) struct Said {
 
 impl Said {
     /// By a call that returned `ret`: a get call's result is the id.
-    pub(super) fn by(args: &Args, ret: i64) -> Self {
+    pub(super) fn by(args: &Args, ret: Option<i64>) -> Self {
         let nothing = Self { id: None, key: false, name: false };
         match args {
             Args::Shmget { .. } | Args::Semget { .. } | Args::Msgget { .. } => {
-                Self { id: i32::try_from(ret).ok(), key: true, ..nothing }
+                let id = ret.and_then(|ret| i32::try_from(ret).ok());
+                Self { id, key: true, ..nothing }
             }
             Args::Shmat { shmid: id, .. }
             | Args::Shmctl { shmid: id, .. }
@@ -145,7 +148,7 @@ impl Said {
             | Args::Msgsnd { msqid: id, .. }
             | Args::Msgrcv { msqid: id, .. }
             | Args::Msgctl { msqid: id, .. } => Self { id: Some(*id), ..nothing },
-            Args::MqOpen { name, .. } | Args::MqUnlink { name } => {
+            Args::MqOpen { name, .. } | Args::MqUnlink { name, .. } => {
                 Self { name: name.is_some(), ..nothing }
             }
             Args::Shmdt { .. }
@@ -379,12 +382,13 @@ impl Display for Event {
     }
 }
 
-/// A queue's name, in quotes.
-struct Name<'a>(&'a Text<'a>);
+/// A queue's name, in quotes, and whether it is longer.
+struct Name<'a>(&'a Text<'a>, bool);
 
 impl Display for Name<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", quoted(&self.0.0, NAME_WIDTH))
+        write!(f, "{}", quoted(&self.0.0, NAME_WIDTH))?;
+        if self.1 { f.write_str("…") } else { Ok(()) }
     }
 }
 

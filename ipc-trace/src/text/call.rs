@@ -18,7 +18,7 @@ use super::{
     tag::{COMM_WIDTH, ContainerTag, Key, NsTag},
     units::{Clock, Duration},
 };
-use crate::event::{Ipc, value::Error};
+use crate::event::{Ipc, ReadFrom, args::Args, value::Error};
 
 /// Cells of a namespace's tag: ten digits, `#`, and a life below 100.
 pub(super) const NS_WIDTH: usize = 13;
@@ -63,6 +63,9 @@ impl Display for CallLine<'_> {
             Call(&ipc.args),
             Outcome(self),
         )?;
+        if ipc.made == Some(false) {
+            write!(f, "  {}", palette.paint(Role::Loss, "not made by the kernel"))?;
+        }
         if ipc.object.foreign == Some(true) {
             write!(f, "  {}", palette.paint(Role::Foreign, Foreign(ipc)))?;
         }
@@ -97,7 +100,12 @@ impl CallLine<'_> {
         if let Some(key) = object.key.filter(|_| !said.key) {
             write!(f, "  {}", palette.paint(Role::Dim, format_args!("key {}", Key(key))))?;
         }
-        if let Some(name) = object.name.as_ref().filter(|_| !said.name) {
+        // The queue that was opened may be another than the caller's memory says.
+        let proven = object.name_from == Some(ReadFrom::Kernel);
+        if let Some(name) = object.name.as_ref().filter(|name| match &ipc.args {
+            Args::MqOpen { name: Some(given), .. } if proven => given != *name,
+            _ => !said.name,
+        }) {
             let name = quoted(&name.0, NAME_WIDTH);
             write!(f, "  {kind} {name}")?;
         }
@@ -115,8 +123,11 @@ impl Display for Outcome<'_> {
             // The program does not see this result: the kernel calls again, or makes it EINTR.
             Some(error) if error.is_restart() => write!(f, "? {error}"),
             Some(error) => write!(f, "{}", look.palette.paint(Role::Error, Failed(error))),
-            None if ipc.op.0 == Op::Shmat => write!(f, "{:#x}", ipc.ret),
-            None => write!(f, "{}", ipc.ret),
+            None => match ipc.ret {
+                Some(ret) if ipc.op.0 == Op::Shmat => write!(f, "{ret:#x}"),
+                Some(ret) => write!(f, "{ret}"),
+                None => f.write_char('?'),
+            },
         }
     }
 }

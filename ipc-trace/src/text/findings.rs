@@ -11,7 +11,7 @@ use super::{
     units::{Clock, Count, Moment},
 };
 use crate::event::{
-    Process,
+    Process, ReadFrom,
     finding::{Evidence, Finding, FindingLine, FindingsAccounting, FoundObject, Severity},
     objects::Creator,
     value::Time,
@@ -330,6 +330,7 @@ fn whose(object: &FoundObject) -> Vec<Span> {
         id,
         key,
         name,
+        name_from,
         ipc_ns,
         foreign: _,
         ipc_ns_dead,
@@ -343,7 +344,11 @@ fn whose(object: &FoundObject) -> Vec<Span> {
     spans.extend(id.map(|id| plain(&format_args!("{kind}{id}"))));
     spans.extend(key.map(|key| plain(&format_args!("key {}", Key(key)))));
     if let Some(name) = name.as_ref().filter(|name| !name.0.is_empty()) {
-        spans.push(plain(&format_args!("{kind}{}", quoted(&name.0, NAME_WIDTH))));
+        let given = match name_from {
+            None | Some(ReadFrom::Kernel) => "",
+            Some(ReadFrom::Entry | ReadFrom::Return) => ", as the caller gave it",
+        };
+        spans.push(plain(&format_args!("{kind}{}{given}", quoted(&name.0, NAME_WIDTH))));
     }
     if let Some(ns) = ipc_ns {
         let dead = if *ipc_ns_dead { ", which is dead" } else { "" };

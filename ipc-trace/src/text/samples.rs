@@ -12,7 +12,7 @@ use ipc_trace_common::{
 };
 
 use crate::event::{
-    Container, Ipc, IpcNs, IpcNsRef, Object, OtherNs, Pending, Process,
+    Container, Ipc, IpcNs, IpcNsRef, Object, OtherNs, Pending, Process, ReadFrom,
     args::{Args, CommandName, IpcSet, MqAttr, Sigevent, Sop, Timespec},
     identity::Identity,
     objects::{Creator, LastUse, ObjectLook},
@@ -116,8 +116,9 @@ pub(super) fn call(op: Op, ret: i64, args: Args) -> Ipc<'static> {
         boot_ns: 1_444_040_565_716,
         op: OpName(op),
         abi: AbiName(Abi::X86_64),
-        ret,
+        ret: Some(ret),
         error: Error::of(ret),
+        made: Some(true),
         duration_ns: None,
         process: process(4242, "worker"),
         container: None,
@@ -127,11 +128,13 @@ pub(super) fn call(op: Op, ret: i64, args: Args) -> Ipc<'static> {
             id: None,
             key: None,
             name: None,
+            name_from: None,
             ipc_ns: None,
             foreign: None,
             ipc_ns_dead: false,
         },
         args,
+        args_from: ReadFrom::Entry,
     }
 }
 
@@ -294,6 +297,7 @@ fn queues() -> Vec<Ipc<'static>> {
             3,
             Args::MqOpen {
                 name: name.clone(),
+                name_truncated: false,
                 oflag: flags(OPEN, 0o102),
                 mode: Some(Mode(0o600)),
                 attr: Some(MqAttr { mq_flags: flags(ATTRIBUTE, 0o4000), ..ATTR }),
@@ -302,9 +306,15 @@ fn queues() -> Vec<Ipc<'static>> {
         call(
             Op::MqOpen,
             -14,
-            Args::MqOpen { name: None, oflag: flags(OPEN, 0), mode: None, attr: None },
+            Args::MqOpen {
+                name: None,
+                name_truncated: false,
+                oflag: flags(OPEN, 0),
+                mode: None,
+                attr: None,
+            },
         ),
-        call(Op::MqUnlink, -2, Args::MqUnlink { name: Some(text(HOSTILE)) }),
+        call(Op::MqUnlink, -2, Args::MqUnlink { name: Some(text(HOSTILE)), name_truncated: true }),
         call(
             Op::MqSend,
             -110,

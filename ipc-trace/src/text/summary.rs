@@ -49,7 +49,7 @@ pub fn accounting(
     palette: Palette,
     width: usize,
 ) -> fmt::Result {
-    let OpAccounting { seen, filtered, emitted, dropped, delivered } = accounting.total;
+    let OpAccounting { seen, filtered, emitted, dropped, delivered, not_made } = accounting.total;
     let sum = format_args!(
         "seen {} = filtered {} + emitted {} + dropped {}",
         Count(seen),
@@ -62,6 +62,10 @@ pub fn accounting(
         Span::new(Role::Plain, sum),
         Span::new(Role::Plain, format_args!("delivered {}", Count(delivered))),
     ];
+    if not_made > 0 {
+        let text = format_args!("{} {} not made by the kernel", Count(not_made), calls(not_made));
+        spans.push(Span::new(Role::Plain, text));
+    }
     let mut verdicts = verdicts(accounting);
     if verdicts.is_empty() {
         verdicts.push(Span::new(Role::Good, "nothing lost"));
@@ -75,7 +79,7 @@ pub fn accounting(
 /// What was not seen or not kept, one statement each; none when all is well.
 fn verdicts(accounting: &Accounting) -> Vec<Span> {
     let Accounting { total, missed, control, findings: _, by_op: _ } = accounting;
-    let OpAccounting { seen, filtered, emitted, dropped, delivered } = *total;
+    let OpAccounting { seen, filtered, emitted, dropped, delivered, not_made: _ } = *total;
     let mut said = Vec::new();
     let mut say = |text: &dyn Display| said.push(Span::new(Role::Loss, text));
     if *missed > 0 {

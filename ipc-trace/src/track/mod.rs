@@ -43,8 +43,8 @@ use crate::{
         deeds::{Deed, Made},
     },
     event::{
-        Container, Ipc, IpcNsRef, Object,
-        value::{AbiName, Error, FamilyName, Hex32, OpName},
+        Container, Ipc, IpcNsRef, Object, ReadFrom,
+        value::{AbiName, Error, FamilyName, Hex32, OpName, Text},
     },
 };
 use clock::Clock;
@@ -131,7 +131,11 @@ impl Tracker {
 
     /// What a call did to objects.
     pub fn act(&mut self, call: &Call<'_>) -> Vec<objects::Change> {
-        let Some(deed) = call.deed() else { return Vec::new() };
+        let Some(mut deed) = call.deed() else { return Vec::new() };
+        if let Deed::Opened { name, .. } = &mut deed {
+            // Not what the caller gave, where the queue's own name is known.
+            *name = self.queue_name(call).map(|(name, _)| name.into_owned());
+        }
         let record = call.record;
         let (queue_ns, makes) = match &deed {
             Deed::Opened { queue, made, .. } => (self.whose(queue), *made != Made::No),
@@ -239,8 +243,7 @@ impl Tracker {
     pub fn ipc<'a>(&'a self, call: &Call<'a>, seq: u64) -> Ipc<'a> {
         let record = call.record;
         let place = self.place(call);
-        let named = call.named();
-        let name = named.name.or_else(|| self.queues.name(call.queue()?));
+        let (name, name_from) = self.queue_name(call).unzip();
         let duration = record.duration_ns;
         let (id, key) = self.identity(call, place.ns);
         Ipc {
@@ -249,8 +252,9 @@ impl Tracker {
             boot_ns: record.boot_ns,
             op: OpName(call.op),
             abi: AbiName(call.abi),
-            ret: record.ret,
-            error: Error::of(record.ret),
+            ret: call.ret(),
+            error: call.ret().and_then(Error::of),
+            made: call.made(),
             duration_ns: (duration != ipc_trace_common::record::NO_DURATION).then_some(duration),
             process: self.contexts.caller(record),
             container: self.container(record),
@@ -260,11 +264,21 @@ impl Tracker {
                 id,
                 key,
                 name,
+                name_from,
                 ipc_ns: place.ns.map(|ns| IpcNsRef { inum: ns.inum, r#gen: ns.generation }),
                 foreign: place.foreign,
                 ipc_ns_dead: place.dead,
             },
             args: call.args(),
+            args_from: call.args_from(),
         }
+    }
+
+    /// The name of the queue that a call was about: its own, where that is known, or else the one that the caller
+    /// gave.
+    #[must_use]
+    pub fn queue_name<'a>(&'a self, call: &Call<'a>) -> Option<(Text<'a>, ReadFrom)> {
+        let own = call.queue().and_then(|queue| self.queues.name(queue));
+        own.or_else(|| Some((call.named().name?, call.args_from())))
     }
 }

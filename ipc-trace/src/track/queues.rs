@@ -7,7 +7,7 @@ use ipc_trace_common::record::{NAME_LEN, NsRef, QueueRecord, QueueRef, flag, que
 use super::generations::Generations;
 use crate::{
     decode::{Call, Part},
-    event::value::Text,
+    event::{ReadFrom, value::Text},
 };
 
 /// A queue: device number of its file system, inode number.
@@ -16,7 +16,7 @@ type Key = (u32, u64);
 /// What is known of queues.
 #[derive(Debug, Default)]
 pub struct Queues {
-    names: Generations<Key, Box<[u8]>>,
+    names: Generations<Key, (Box<[u8]>, ReadFrom)>,
     namespaces: Generations<u32, NsRef>,
 }
 
@@ -26,19 +26,20 @@ impl Queues {
         self.remember_namespace(&record.queue);
         if record.header.flags & flag::DETAIL != 0 {
             let len = (record.name_len as usize).min(NAME_LEN);
-            self.remember_name(&record.queue, record.name.get(..len).unwrap_or_default());
+            let name = record.name.get(..len).unwrap_or_default();
+            self.remember_name(&record.queue, name, ReadFrom::Kernel);
         }
     }
 
-    /// A call opened a queue.
+    /// A call opened a queue. What it gave for a name is no more than a stopgap, until the queue shows itself.
     pub fn opened(&mut self, call: &Call<'_>) {
         if let Part::Name(part) = call.part
             && part.queue.flags & queue_flag::KNOWN != 0
             && call.has(flag::DETAIL)
         {
             self.remember_namespace(&part.queue);
-            let len = (part.name_len as usize).min(NAME_LEN);
-            self.remember_name(&part.queue, part.name.get(..len).unwrap_or_default());
+            let name = part.name.get(..part.name_len as usize).unwrap_or_default();
+            self.remember_name(&part.queue, name, call.args_from());
         }
     }
 
@@ -51,20 +52,24 @@ impl Queues {
         }
     }
 
-    fn remember_name(&mut self, queue: &QueueRef, name: &[u8]) {
+    /// A name that is known never makes room for one from a weaker source.
+    fn remember_name(&mut self, queue: &QueueRef, name: &[u8], from: ReadFrom) {
         let key = (queue.dev, queue.ino);
-        if self.names.get(&key).is_none_or(|known| **known != *name) {
-            self.names.insert(key, name.into());
+        let better =
+            |known: &(Box<[u8]>, ReadFrom)| from < known.1 || from == known.1 && *known.0 != *name;
+        if self.names.get(&key).is_none_or(better) {
+            self.names.insert(key, (name.into(), from));
         }
     }
 
-    /// A queue's name.
+    /// A queue's name, and where that comes from.
     #[must_use]
-    pub fn name(&self, queue: &QueueRef) -> Option<Text<'_>> {
+    pub fn name(&self, queue: &QueueRef) -> Option<(Text<'_>, ReadFrom)> {
         if queue.flags & queue_flag::KNOWN == 0 {
             return None;
         }
-        self.names.get(&(queue.dev, queue.ino)).map(|name| Text(Cow::Borrowed(&**name)))
+        let (name, from) = self.names.get(&(queue.dev, queue.ino))?;
+        Some((Text(Cow::Borrowed(&**name)), *from))
     }
 
     /// The namespace that a file system belonged to while it was alive.
@@ -104,7 +109,7 @@ mod tests {
         let dead = record(9, 5, NsRef::default(), b"jobs", queue_flag::DEAD);
         queues.insert(&dead);
         assert_eq!(queues.namespace_of(9), Some(NS));
-        assert_eq!(queues.name(&dead.queue).unwrap().to_str(), "jobs");
+        assert_eq!(queues.name(&dead.queue).unwrap().0.to_str(), "jobs");
         assert_eq!(queues.namespace_of(8), None);
     }
 

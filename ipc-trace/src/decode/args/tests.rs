@@ -1,6 +1,6 @@
 use ipc_trace_common::{
     op::{Abi, Code, Op, Timeout},
-    record::{Kind, VERSION, flag},
+    record::{GIVEN_NAME_LEN, Kind, VERSION, flag},
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -9,7 +9,10 @@ use zerocopy::IntoBytes as _;
 use super::Named;
 use crate::{
     decode::{self, Call, Record},
-    event::value::{Hex32, Text},
+    event::{
+        ReadFrom,
+        value::{Hex32, Text},
+    },
 };
 
 /// A call by hand: words as they lie in the ring, so that they are aligned.
@@ -110,7 +113,7 @@ fn registers_are_narrowed_to_their_types() {
             json(Op::Semctl, &[3, 1, 16, minus]),
             json!({"semid": 3, "semnum": 1, "cmd": "SETVAL", "arg": format!("{minus:#x}"), "val": -1, "set": null})
         );
-        assert_eq!(json(Op::MqUnlink, &[0x7000]), json!({"name": null}),);
+        assert_eq!(json(Op::MqUnlink, &[0x7000]), json!({"name": null, "name_truncated": false}));
     }
 }
 
@@ -273,15 +276,15 @@ fn mq_open_shows_mode_and_attributes_of_a_new_queue() {
         };
         assert_eq!(
             made(0o102, flag::DETAIL | flag::EXTRA),
-            json!({"name": "q\\xff", "oflag": ["O_RDWR", "O_CREAT"], "mode": "7640", "attr": attr_json()})
+            json!({"name": "q\\xff", "name_truncated": false, "oflag": ["O_RDWR", "O_CREAT"], "mode": "7640", "attr": attr_json()})
         );
         assert_eq!(
             made(0o102, flag::DETAIL),
-            json!({"name": "q\\xff", "oflag": ["O_RDWR", "O_CREAT"], "mode": "7640", "attr": null})
+            json!({"name": "q\\xff", "name_truncated": false, "oflag": ["O_RDWR", "O_CREAT"], "mode": "7640", "attr": null})
         );
         assert_eq!(
             made(0, flag::FAULT | flag::EXTRA),
-            json!({"name": null, "oflag": ["O_RDONLY"], "mode": null, "attr": null})
+            json!({"name": null, "name_truncated": false, "oflag": ["O_RDONLY"], "mode": null, "attr": null})
         );
     }
 }
@@ -432,4 +435,57 @@ proptest! {
         let _ = decode::iterated(words.as_bytes(), |_| seen += 1);
         prop_assert!(seen <= words.len());
     }
+}
+
+#[test]
+fn a_call_says_where_its_arguments_come_from() {
+    let from =
+        |op, args: &[u64], flags| Made::new(Abi::X86_64, op, args).flags(flags).call().args_from();
+    // What lies in registers alone, nobody can change.
+    assert_eq!(from(Op::Shmget, &[1, 2, 3], 0), ReadFrom::Kernel);
+    assert_eq!(from(Op::Msgrcv, &[1, 0x7000, 3, 4, 5], 0), ReadFrom::Kernel);
+    assert_eq!(from(Op::MqSend, &[3, 0x7000, 5, 0, 0], 0), ReadFrom::Kernel);
+    assert_eq!(from(Op::Semctl, &[3, 0, 16, 5], 0), ReadFrom::Kernel);
+    for (op, args) in [
+        (Op::Semop, &[3, 0x7000, 1, 0, 0][..]),
+        (Op::Msgsnd, &[3, 0x7000, 8, 0]),
+        (Op::MqOpen, &[0x7000, 0]),
+        (Op::MqUnlink, &[0x7000]),
+        (Op::MqReceive, &[3, 0x7000, 8, 0, 0x7100]),
+        (Op::MqNotify, &[3, 0x7000]),
+        (Op::MqGetsetattr, &[3, 0x7000, 0]),
+        (Op::Shmctl, &[3, 1, 0x7000]),
+        (Op::Semctl, &[3, 0, 1, 0x7000]),
+        (Op::Msgctl, &[3, 1, 0x7000]),
+    ] {
+        assert_eq!(from(op, args, flag::DETAIL | flag::AT_ENTRY), ReadFrom::Entry);
+        assert_eq!(from(op, args, flag::DETAIL), ReadFrom::Return);
+    }
+    let by_ipc = Made::new(Abi::I386, Op::Msgrcv, &[1, 0x7000, 3, 4, 5]);
+    let flags = flag::MULTIPLEXED | flag::INDIRECT;
+    assert_eq!(by_ipc.flags(flags).call().args_from(), ReadFrom::Return);
+}
+
+#[test]
+fn a_call_that_the_kernel_never_made_has_no_object_and_no_deed() {
+    let made = |flags, ret| Made::new(Abi::X86_64, Op::Shmget, &[0, 4096, 0]).flags(flags).ret(ret);
+    let never = made(flag::NOT_MADE, 7);
+    assert_eq!((never.call().made(), never.call().ret()), (Some(false), Some(7)));
+    assert_eq!((never.call().named().id, never.call().deed()), (None, None));
+    let trapped = made(flag::NOT_MADE | flag::RET_UNKNOWN, 29);
+    assert_eq!(trapped.call().ret(), None);
+    let unseen = made(flag::ENTRY_UNSEEN, 7);
+    assert_eq!((unseen.call().made(), unseen.call().named().id), (None, Some(7)));
+    assert_eq!(made(0, 7).call().made(), Some(true));
+}
+
+#[test]
+fn a_name_that_is_too_long_is_cut_visibly() {
+    let name = [b'n'; GIVEN_NAME_LEN - 1];
+    let made = |flags| {
+        let made = Made::new(Abi::X86_64, Op::MqUnlink, &[0x7000]);
+        made.flags(flags).named_queue(&name).json()["name_truncated"].clone()
+    };
+    assert_eq!(made(flag::DETAIL), json!(false));
+    assert_eq!(made(flag::DETAIL | flag::TRUNCATED), json!(true));
 }

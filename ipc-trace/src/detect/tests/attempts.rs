@@ -6,7 +6,10 @@ use ipc_trace_common::{
 };
 
 use super::{A, B, HOST, Task, World, quiet, task};
-use crate::event::finding::{Class, Finding, Severity};
+use crate::event::{
+    ReadFrom,
+    finding::{Class, Finding, Severity},
+};
 
 const ENOENT: i64 = -2;
 const EINVAL: i64 = -22;
@@ -384,8 +387,10 @@ fn names_are_found_and_explained_as_keys_are() {
         world.named(prober(7, B), op, b"other", 0, Err(2));
         world.named(prober(7, B), op, b"jobs", 0, Err(13));
         let one = only(&mut world);
-        assert_eq!((one.class, one.severity, one.count), (Class::ProbeName, Severity::Medium, 1));
-        assert_eq!(one.confidence, 60);
+        assert_eq!((one.class, one.severity, one.count), (Class::ProbeName, Severity::Low, 1));
+        // The name is the one that was there before the kernel took it.
+        assert_eq!(one.confidence, 40);
+        assert_eq!(one.object.as_ref().unwrap().name_from, Some(ReadFrom::Entry));
         assert_eq!(one.object.unwrap().name.unwrap().to_string(), "jobs");
     }
     let mut world = made();

@@ -14,8 +14,8 @@ use ipc_trace_common::{
     op::{Abi, Code, Op, Timeout},
     record::{
         AccessRecord, BatchHead, BatchRecord, CallRecord, CgroupRecord, Channel, ContextRecord,
-        ExitRecord, Kind, MoveRecord, MsgPart, NamePart, NsRef, QueuePart, QueueRef, VERSION, Way,
-        What, flag, queue_flag,
+        ExitRecord, Kind, MoveRecord, MsgPart, NamePart, NsRef, QueuePart, QueueRecord, QueueRef,
+        VERSION, Way, What, flag, queue_flag,
     },
 };
 use zerocopy::{FromZeros as _, IntoBytes as _};
@@ -166,18 +166,31 @@ impl World {
         to: Result<u64, i64>,
     ) {
         let mut record = self.head(task);
-        record.header.flags = flag::DETAIL;
+        record.header.flags = flag::DETAIL | flag::AT_ENTRY;
         record.args[1] = oflag;
         let mut part = NamePart::new_zeroed();
         part.name[..name.len()].copy_from_slice(name);
         part.name_len = name.len() as u32;
         part.mode = 0o100_600;
         match to {
-            Ok(ino) if op == Op::MqOpen => part.queue = queue(task.ns, ino, task.ns),
+            Ok(ino) if op == Op::MqOpen => {
+                part.queue = queue(task.ns, ino, task.ns);
+                self.showed(part.queue, name);
+            }
             Ok(_) => {}
             Err(error) => record.ret = -error,
         }
         self.made(op, &record, Part::Name(&part));
+    }
+
+    /// A queue shows itself for the first time.
+    fn showed(&mut self, queue: QueueRef, name: &[u8]) {
+        let mut record = QueueRecord::new_zeroed();
+        record.header.flags = flag::DETAIL;
+        record.queue = queue;
+        record.name[..name.len()].copy_from_slice(name);
+        record.name_len = name.len() as u32;
+        self.tracker.queues.insert(&record);
     }
 
     /// Calls that came together: operation, id or key, results.

@@ -8,11 +8,17 @@ use crate::{
     policy::{judge::Judges, parse},
 };
 
-/// What is left of a worker's use of another container's queue.
-fn judged(text: &str) -> World {
+/// Where nothing has happened, with a policy.
+fn by_policy(text: &str) -> World {
     let policy = parse::policy(text.as_bytes(), &|_| Err("no such user".to_owned()));
     let mut world = World::new();
     world.detect.findings.judged_by(Box::new(Judges::by(policy.unwrap())));
+    world
+}
+
+/// What is left of a worker's use of another container's queue.
+fn judged(text: &str) -> World {
+    let mut world = by_policy(text);
     for number in [1, 2] {
         world.container(number);
         world.given(number, "private");
@@ -116,4 +122,18 @@ fn a_finding_carries_the_rule_that_declares_it() {
     let all = again.all();
     assert!(all[0].declared_by.is_some(), "{rule}\n{all:#?}");
     assert_eq!(all[0].policy, None);
+}
+
+#[test]
+fn a_name_that_a_caller_gave_allows_and_mutes_nothing() {
+    for (table, what) in
+        [("allow", "object = { name = 'jobs' }"), ("mute", "object = { name = 'j*' }")]
+    {
+        let rule = "name = 'r'\nreason = 'a test'\nclass = 'probe-name'";
+        let mut world = by_policy(&format!("[[{table}]]\n{rule}\n{what}\n"));
+        world.named(Task { uid: 33, ..task(100, A) }, Op::MqOpen, b"jobs", 0o302, Ok(5));
+        world.named(task(200, B), Op::MqOpen, b"jobs", 0, Err(2));
+        let all = world.all();
+        assert_eq!((all[0].class, all[0].declared_by.as_deref()), (Class::ProbeName, None));
+    }
 }
