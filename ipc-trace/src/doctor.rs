@@ -39,6 +39,7 @@ use crate::{
         plan::{
             self, Backend as PlannedBackend, Choice, Features, Flavour, NotPossible, OpPlan, WayIn,
         },
+        preemption::{Model, Sources},
         session::{Cgroups, KernelFilters, Options, SessionError},
     },
     run::{
@@ -100,6 +101,8 @@ pub fn examine(system: &System, roots: &Roots, how: &HowArgs, kernel: &dyn Kerne
         _ => Trial::Not("not tried"),
     };
     trial.check(&mut checks);
+    let model = Sources::read(&roots.proc, &roots.sys, &system.build).model();
+    checks.push(preemption(model, trial.started()));
     if found.is_some() {
         checks.push(containers::cgroups(hierarchy.as_ref(), cgroups.is_some()));
     }
@@ -119,6 +122,7 @@ pub fn examine(system: &System, roots: &Roots, how: &HowArgs, kernel: &dyn Kerne
         privileges,
         btf,
         backends: backends(how.backend, &trial).into(),
+        auto: started.map(|started| backend_name(started.plan.preferred)),
         measured: started.and_then(|started| started.measured),
         runtimes: Vec::new(),
         operations,
@@ -311,6 +315,34 @@ fn attached(started: &Started) -> [Check; 4] {
     [programs, namespace, census, ways(started)]
 }
 
+/// Whether threads are preempted in the middle of programs, and what that costs.
+fn preemption(model: Model, started: Option<&Started>) -> Check {
+    let name = CheckName::Preemption;
+    let detail = match model {
+        Model::None | Model::Voluntary => {
+            format!("{model}: no thread loses its CPU in the middle of a program")
+        }
+        Model::Lazy | Model::Full | Model::Rt => {
+            format!("{model}: threads lose their CPU nearly anywhere in the kernel")
+        }
+        Model::Unknown => {
+            "not known, which counts as full: debugfs can't be read, and neither the kernel's \
+                           version nor its command line says it"
+                .to_owned()
+        }
+    };
+    let mut inexact = started.into_iter().flat_map(|started| started.plan.inexact());
+    match inexact.next() {
+        Some((backend, why)) => {
+            let detail = format!("{detail}; backend {} is not exact: {why}", backend.name());
+            let other = started.filter(|started| started.plan.preferred != backend);
+            warning(name, detail, other.map(|_| "--backend auto takes the one that is exact"))
+        }
+        None if model == Model::Unknown => check(name, Status::Unknown, detail),
+        None => check(name, Status::Ok, detail),
+    }
+}
+
 /// What is seen of ways to other namespaces' objects that are no operations.
 fn ways(started: &Started) -> Check {
     let Started { plan, watched, unseen, untested, .. } = started;
@@ -380,7 +412,13 @@ fn backends(choice: Choice, trial: &Trial) -> [Backend; 2] {
                 (_, 1..) => (Some(true), None),
                 (Choice::Syscall, 0) => (None, Some(NOT_ASKED_FOR.to_owned())),
                 (Choice::Auto | Choice::Function, 0) => {
-                    (Some(false), plan.ops.first().map(|op| op.reason.clone()))
+                    let reason = plan.ops.first().map(|op| op.reason.clone());
+                    match plan.exactness.inexact(PlannedBackend::Function) {
+                        Some(why) if reason.as_deref() == Some(why.to_string().as_str()) => {
+                            (None, Some(NOT_TAKEN.to_owned()))
+                        }
+                        _ => (Some(false), reason),
+                    }
                 }
             };
             let syscall = match plan.syscall_kinds {
@@ -394,6 +432,8 @@ fn backends(choice: Choice, trial: &Trial) -> [Backend; 2] {
         name,
         usable,
         reason,
+        exact: None,
+        inexact: None,
         functions: None,
         tracepoints: None,
         paid_by: paid_by(name),
@@ -402,6 +442,13 @@ fn backends(choice: Choice, trial: &Trial) -> [Backend; 2] {
     let mut function = backend(BackendName::Function, by_function);
     let mut syscall = backend(BackendName::Syscall, by_syscall);
     if let Some(started) = trial.started() {
+        for (backend, planned) in
+            [(&mut function, PlannedBackend::Function), (&mut syscall, PlannedBackend::Syscall)]
+        {
+            let why = started.plan.exactness.inexact(planned);
+            backend.exact = Some(why.is_none());
+            backend.inexact = why.map(|why| why.to_string());
+        }
         if function.usable == Some(true) {
             function.functions = Some(started.plan.hooks.len());
         }
@@ -418,6 +465,7 @@ fn backends(choice: Choice, trial: &Trial) -> [Backend; 2] {
 
 /// Why a backend was not tried.
 const NOT_ASKED_FOR: &str = "not asked for";
+const NOT_TAKEN: &str = "not taken, as it is not exact here";
 
 fn operations(native: Abi, trial: &Trial) -> Vec<Operation> {
     let entries = |op: &OpPlan| {

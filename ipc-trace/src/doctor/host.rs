@@ -9,7 +9,7 @@ use super::{check, failed, warning};
 use crate::{
     event::doctor::{Capability, Check, CheckName, Privileges, Status},
     kernel::{
-        features::{self, System},
+        features::{self, System, Version, version},
         plan,
     },
 };
@@ -37,9 +37,6 @@ impl Roots {
     }
 }
 
-/// A kernel's version: major and minor.
-type Version = (u32, u32);
-
 /// What the host says of itself.
 pub(super) fn checks(system: &System, roots: &Roots) -> (Privileges, Vec<Check>) {
     let version = version(&system.kernel);
@@ -57,11 +54,6 @@ pub(super) fn checks(system: &System, roots: &Roots) -> (Privileges, Vec<Check>)
         bpf_stats(&roots.proc),
     ];
     (privileges, checks)
-}
-
-fn version(release: &str) -> Option<Version> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 fn kernel(system: &System, version: Option<Version>) -> Check {

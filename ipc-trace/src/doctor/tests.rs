@@ -21,6 +21,7 @@ use crate::{
         btf::Function,
         census::{Alive, Census},
         layout::{self, Fprobe, LayoutError},
+        preemption::Model,
     },
 };
 
@@ -37,6 +38,7 @@ const FILES: &[(&str, &str)] = &[
     ("proc/sys/kernel/bpf_stats_enabled", "0\n"),
     ("sys/kernel/security/lsm", "lockdown,capability"),
     ("sys/kernel/security/lockdown", "[none] integrity confidentiality\n"),
+    ("sys/kernel/debug/sched/preempt", "none (voluntary) full\n"),
     ("proc/self/cgroup", "0::/\n"),
     ("proc/self/mountinfo", "30 1 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"),
     ("sys/kernel/btf/vmlinux", "not read by the kernel of the tests"),
@@ -62,8 +64,12 @@ impl Host {
             std::env::temp_dir().join(format!("ipc-trace-doctor-{}-{name}", std::process::id()));
         drop(fs::remove_dir_all(&root));
         fs::create_dir_all(root.join("proc/self/ns")).unwrap();
-        let system =
-            System { host: "web1".to_owned(), kernel: "6.12.117".to_owned(), arch: "x86_64" };
+        let system = System {
+            host: "web1".to_owned(),
+            kernel: "6.12.117".to_owned(),
+            build: "#1 SMP PREEMPT_DYNAMIC Debian 6.12.117-1 (2026-11-12)".to_owned(),
+            arch: "x86_64",
+        };
         Self { root, system }
     }
 
@@ -82,6 +88,11 @@ impl Host {
     pub(crate) fn release(mut self, release: &str) -> Self {
         self.system.kernel = release.to_owned();
         self
+    }
+
+    /// A host whose kernel preempts threads.
+    pub(crate) fn preempts(self) -> Self {
+        self.file("sys/kernel/debug/sched/preempt", "none voluntary (full)\n")
     }
 
     pub(crate) fn name(mut self, name: &str) -> Self {
@@ -118,6 +129,8 @@ pub(crate) struct Fake {
     fentry_refused: Option<&'static str>,
     fallbacks: &'static [&'static str],
     census_refused: Option<&'static str>,
+    /// The model, where programs on functions are left out
+    preempts: Option<Model>,
     fails: Option<fn() -> SessionError>,
     must_not_be_asked: bool,
 }
@@ -126,6 +139,11 @@ impl Fake {
     /// A kernel that takes no fentry programs.
     pub(crate) fn refusing(reason: &'static str) -> Self {
         Self { fentry_refused: Some(reason), ..Self::default() }
+    }
+
+    /// A kernel that preempts programs on functions.
+    pub(crate) fn preempting(model: Model) -> Self {
+        Self { preempts: Some(model), ..Self::default() }
     }
 
     /// A kernel without these members and functions.
@@ -185,6 +203,8 @@ impl Kernel for Fake {
             kernel_btf: true,
             described: layout.functions().keys().copied().collect(),
             fentry_refused: self.fentry_refused.map(str::to_owned),
+            preemption: self.preempts.unwrap_or(Model::Voluntary),
+            guards_functions: true,
             ..Features::default()
         };
         let plan = plan::plan(choice, options.native, &features)?;
@@ -255,6 +275,15 @@ fn every_file_is_read_below_the_roots() {
         ("proc/sys/net/core/bpf_jit_harden", "2\n", Name::Jit, Status::Warning, "jit_harden=1"),
         ("proc/sys/kernel/bpf_stats_enabled", "1\n", Name::BpfStats, Status::Warning, "timed"),
         (
+            "sys/kernel/debug/sched/preempt",
+            "none voluntary (full)\n",
+            Name::Preemption,
+            Status::Ok,
+            "full: threads lose",
+        ),
+        ("sys/kernel/realtime", "1\n", Name::Preemption, Status::Ok, "rt: threads lose"),
+        ("sys/kernel/debug/sched/preempt", "?\n", Name::Preemption, Status::Unknown, "as full"),
+        (
             "sys/kernel/security/lockdown",
             "none integrity [confidentiality]\n",
             Name::Lockdown,
@@ -274,6 +303,7 @@ fn every_file_is_read_below_the_roots() {
         (Name::UserNamespace, Status::Unknown),
         (Name::Memlock, Status::Unknown),
         (Name::Jit, Status::Unknown),
+        (Name::Preemption, Status::Unknown),
         (Name::Lockdown, Status::Unknown),
         (Name::Btf, Status::Failed),
         (Name::Programs, Status::Unknown),
@@ -379,6 +409,25 @@ fn the_refusal_of_fentry_is_told_in_the_kernels_words() {
     assert!(!doctor.ready);
     assert!(doctor.verdict.contains("EPERM, said the kernel"), "{}", doctor.verdict);
     assert!(doctor.operations.iter().all(|op| op.backend.is_none() && !op.entries.is_empty()));
+}
+
+#[test]
+fn what_misses_calls_is_not_taken_and_named_where_it_is_asked_for() {
+    let host = Host::new("preempted").preempts();
+    let kernel = Fake::preempting(Model::Full);
+    let doctor = host.examine(&how(Choice::Auto), &kernel);
+    assert_eq!(doctor.verdict, "ready: all 17 operations traced by backend syscall");
+    assert_eq!(doctor.auto, Some(BackendName::Syscall));
+    let [function, syscall] = doctor.backends.as_slice() else { panic!() };
+    assert_eq!((function.usable, function.exact), (None, Some(false)));
+    assert!(function.inexact.as_ref().unwrap().contains("model full"));
+    assert_eq!((syscall.usable, syscall.exact), (Some(true), Some(true)));
+    assert_check(&doctor, CheckName::Preemption, Status::Ok, "full");
+
+    let doctor = host.examine(&how(Choice::Function), &kernel);
+    assert!(doctor.ready);
+    assert_eq!(doctor.auto, Some(BackendName::Syscall));
+    assert_check(&doctor, CheckName::Preemption, Status::Warning, "function is not exact");
 }
 
 #[test]

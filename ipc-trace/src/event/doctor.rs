@@ -29,6 +29,8 @@ pub struct Doctor {
     pub btf: Btf,
     /// How calls can be seen
     pub backends: Vec<Backend>,
+    /// Which of them --backend auto takes, for all operations that it can see; `null`: not known
+    pub auto: Option<BackendName>,
     /// What was paid here while the programs were attached
     pub measured: Option<Measured>,
     /// Whom names of containers are asked of
@@ -95,6 +97,10 @@ pub struct Backend {
     pub usable: Option<bool>,
     /// Why it does not work, or was not tried
     pub reason: Option<String>,
+    /// Whether it sees every call on this kernel, however busy that is; `null`: not known
+    pub exact: Option<bool>,
+    /// Why it may miss calls
+    pub inexact: Option<String>,
     /// How many functions have programs: each was seen to fire, or answers no call on this host
     pub functions: Option<usize>,
     /// The kind of tracepoint programs that it was attached with
@@ -275,6 +281,8 @@ pub enum CheckName {
     Jit,
     /// Whether the kernel takes the time of each program
     BpfStats,
+    /// Whether threads are preempted in the middle of programs
+    Preemption,
     /// The kernel's description of its types
     Btf,
     /// The fields that the programs read
@@ -305,6 +313,7 @@ impl CheckName {
             Self::Memlock => "locked memory",
             Self::Jit => "BPF compiler",
             Self::BpfStats => "BPF statistics",
+            Self::Preemption => "preemption",
             Self::Btf => "BTF",
             Self::Fields => "fields",
             Self::Backend => "backend",

@@ -315,13 +315,7 @@ fn on_function(
     name: &str,
     function: &str,
 ) -> Result<(), String> {
-    programs.keep_attached(steady::functions(
-        linked,
-        &steady::twin(name),
-        &[function],
-        &[],
-        false,
-    )?);
+    programs.keep_fprobe(steady::functions(linked, &steady::twin(name), &[function], &[], false)?);
     Ok(())
 }
 

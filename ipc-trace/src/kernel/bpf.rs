@@ -218,6 +218,34 @@ pub(super) fn attach_multi(
     bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)
 }
 
+/// How often fprobe itself did not come to run the program of a link on functions: the kernel counts what it
+/// leaves out later with the program's own misses. Since 6.7; before that 0
+/// (`bpf_kprobe_multi_link_fill_link_info`, kernel/trace/bpf_trace.c, 6.12).
+///
+/// # Errors
+/// The kernel refuses.
+pub(super) fn multi_missed(link: BorrowedFd<'_>) -> io::Result<u64> {
+    /// `struct bpf_link_info` (include/uapi/linux/bpf.h), as long as this needs it.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        kind: u32,
+        id: u32,
+        program: u32,
+        addresses: u64,
+        count: u32,
+        flags: u32,
+        missed: u64,
+    }
+    let mut info = Info::default();
+    let mut attr = zeroed();
+    attr.info.bpf_fd = link.as_raw_fd().cast_unsigned();
+    attr.info.info_len = size_of::<Info>() as u32;
+    attr.info.info = std::ptr::from_mut(&mut info) as u64;
+    done(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info.missed)
+}
+
 fn zeroed() -> bpf_attr {
     // SAFETY: all zero is a valid value of every member of the union.
     unsafe { std::mem::zeroed() }

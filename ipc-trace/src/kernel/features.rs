@@ -27,6 +27,8 @@ pub struct System {
     pub host: String,
     /// The kernel's release
     pub kernel: String,
+    /// What the kernel says of its build: `uname -v`
+    pub build: String,
     /// The machine: `x86_64` or `aarch64`
     pub arch: &'static str,
 }
@@ -41,16 +43,35 @@ impl System {
         Ok(Self {
             host: name.nodename().to_string_lossy().into_owned(),
             kernel: name.release().to_string_lossy().into_owned(),
+            build: name.version().to_string_lossy().into_owned(),
             arch: std::env::consts::ARCH,
         })
     }
 }
 
-/// Whether kernels of that release run programs on tracepoints with preemption on: all since 7.0
+/// A kernel's version: major and minor.
+pub type Version = (u32, u32);
+
+/// The version that a release begins with.
+#[must_use]
+pub fn version(release: &str) -> Option<Version> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+/// Whether kernels of that version leave a program on a function out while it is running on that CPU: since
+/// 5.12 (`__bpf_prog_enter`, kernel/bpf/trampoline.c). Until then nothing is left out, wherever it is
+/// preempted.
+#[must_use]
+pub fn guards_functions(version: Version) -> bool {
+    version >= (5, 12)
+}
+
+/// Whether kernels of that version run programs on tracepoints with preemption on: all since 7.0
 /// (`__DECLARE_TRACE`, include/linux/tracepoint.h).
 #[must_use]
-pub fn preempts_programs(release: &str) -> bool {
-    release.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_some_and(|v| v >= 7)
+pub fn preempts_on_tracepoints(version: Version) -> bool {
+    version >= (7, 0)
 }
 
 /// Checks the effective capabilities that `/proc/self/status`, under `proc`, shows.
@@ -129,6 +150,17 @@ mod tests {
         assert_eq!(names(1 << CAP_BPF | 1 << CAP_PERFMON), Ok(()));
         assert_eq!(names(1 << CAP_BPF), Err(vec!["CAP_PERFMON"]));
         assert_eq!(names(0), Err(vec!["CAP_BPF", "CAP_PERFMON"]));
+    }
+
+    #[test]
+    fn versions_decide_what_is_left_out() {
+        let of =
+            |release| version(release).map(|v| (guards_functions(v), preempts_on_tracepoints(v)));
+        assert_eq!(of("5.10.0-32-amd64"), Some((false, false)));
+        assert_eq!(of("6.1.0-50-rt-amd64"), Some((true, false)));
+        assert_eq!(of("6.19.2"), Some((true, false)));
+        assert_eq!(of("7.3.4+deb13-cloud-amd64"), Some((true, true)));
+        assert_eq!(of("next"), None);
     }
 
     #[test]

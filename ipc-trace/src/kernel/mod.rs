@@ -3,6 +3,7 @@
 //! | module | its job |
 //! | --- | --- |
 //! | [`features`] | what this kernel and this user may do |
+//! | [`preemption`] | whether threads can lose their CPU in the middle of programs |
 //! | [`btf`] | the kernel's type information |
 //! | [`layout`] | where the fields are that the programs read |
 //! | [`plan`] | which operation is seen by which backend, and why: pure |
@@ -35,6 +36,7 @@ mod mapped;
 pub(crate) mod mounts;
 mod object;
 pub mod plan;
+pub mod preemption;
 mod programs;
 mod reached;
 pub mod ring;

@@ -10,6 +10,8 @@ use ipc_trace_common::{
     op::{Abi, Code, Op, Timeout},
 };
 
+use super::preemption::Model;
+
 /// Which backend the user asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Choice {
@@ -74,14 +76,97 @@ pub struct Features {
     pub present: Option<BTreeSet<&'static str>>,
     /// The kernel has no x32 calls
     pub no_x32: bool,
-    /// Programs on tracepoints may be preempted, but not those of perf events
-    pub preempts: bool,
+    /// Whether threads are preempted in the middle of programs that run with preemption on
+    pub preemption: Model,
+    /// Programs on functions run with preemption on, and are left out while they are running on that CPU
+    pub guards_functions: bool,
+    /// Programs on tracepoints likewise, but not those of perf events
+    pub preempts_on_tracepoints: bool,
     /// One program can be put on many functions by fprobe, and is not preempted
     pub fprobe: bool,
     /// Why fentry programs can't be used; `None`: nothing is known against them
     pub fentry_refused: Option<String>,
     /// Functions that programs can't be used on, and why: found out by trying
     pub unusable: BTreeMap<&'static str, String>,
+}
+
+/// What keeps programs from being run where threads are preempted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A thread that is preempted inside of a program on a function: others on that CPU do not run it
+    Functions,
+    /// A thread that is preempted inside of bpf(2): programs by fprobe and as perf events are not run on
+    /// that CPU
+    Bpf,
+}
+
+/// Why calls may be missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inexact {
+    /// By which calls are missed
+    pub cause: Cause,
+    /// The kernel's preemption model
+    pub model: Model,
+}
+
+impl fmt::Display for Inexact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.model == Model::Unknown {
+            f.write_str("this kernel may preempt threads, ")?;
+        } else {
+            write!(f, "this kernel preempts threads (model {}), ", self.model)?;
+        }
+        f.write_str(match self.cause {
+            Cause::Functions => {
+                "and calls are missed on a CPU where one is preempted inside of a program on a function"
+            }
+            Cause::Bpf => {
+                "and calls are missed on a CPU where one is preempted while it uses a BPF map"
+            }
+        })
+    }
+}
+
+/// Which backends see every call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exactness {
+    /// The kernel's preemption model
+    pub model: Model,
+    /// By what `function` would miss calls if threads are preempted; `None`: it sees each
+    pub function: Option<Cause>,
+    /// Likewise for `syscall`
+    pub syscall: Option<Cause>,
+}
+
+impl Exactness {
+    /// What the features lead to.
+    #[must_use]
+    pub fn of(features: &Features) -> Self {
+        let function = match (features.fprobe, features.guards_functions) {
+            (true, _) => Some(Cause::Bpf),
+            (false, true) => Some(Cause::Functions),
+            (false, false) => None,
+        };
+        let syscall = features.preempts_on_tracepoints.then_some(Cause::Bpf);
+        Self { model: features.preemption, function, syscall }
+    }
+
+    /// Why a backend may miss calls; `None`: it sees each.
+    #[must_use]
+    pub fn inexact(&self, backend: Backend) -> Option<Inexact> {
+        let cause = match backend {
+            Backend::Function => self.function,
+            Backend::Syscall => self.syscall,
+        };
+        let cause = cause.filter(|_| self.model.preempts())?;
+        Some(Inexact { cause, model: self.model })
+    }
+
+    /// Why `auto` does without `function`: it may miss calls, and `syscall` does not.
+    fn against_function(&self) -> Option<Inexact> {
+        let inexact = self.inexact(Backend::Function)?;
+        self.inexact(Backend::Syscall).is_none().then_some(inexact)
+    }
 }
 
 /// A choice that can't be had.
@@ -108,6 +193,22 @@ pub struct Plan {
     pub syscall_kinds: u32,
     /// Why the census can't be had, if it can't
     pub census_refused: Option<String>,
+    /// Which backends see every call
+    pub exactness: Exactness,
+    /// What `auto` takes for all operations that it can see
+    pub preferred: Backend,
+}
+
+impl Plan {
+    /// Why calls may be missed by what is attached.
+    pub fn inexact(&self) -> impl Iterator<Item = (Backend, Inexact)> {
+        let used = [
+            (Backend::Function, !self.hooks.is_empty()),
+            (Backend::Syscall, self.syscall_kinds != 0),
+        ];
+        let used = used.into_iter().filter(|(_, is_used)| *is_used);
+        used.filter_map(|(backend, _)| Some((backend, self.exactness.inexact(backend)?)))
+    }
 }
 
 /// How an operation is going to be seen.
@@ -185,7 +286,7 @@ fn flavours(features: &Features) -> Vec<Flavour> {
     let mut flavours = vec![Flavour::Raw];
     if features.kernel_btf {
         flavours.insert(0, Flavour::Btf);
-        if features.preempts {
+        if features.preempts_on_tracepoints && features.preemption.preempts() {
             flavours.insert(0, Flavour::Perf);
         }
     }
@@ -197,12 +298,20 @@ fn flavours(features: &Features) -> Vec<Flavour> {
 /// # Errors
 /// `function` was asked for and can't be had for every operation.
 pub fn plan(choice: Choice, native: Abi, features: &Features) -> Result<Plan, NotPossible> {
+    let exactness = Exactness::of(features);
+    let impossible = match features.kernel_btf {
+        false => Some("the kernel has no BTF, so no fentry programs".to_owned()),
+        true => features.fentry_refused.clone(),
+    };
+    let inexact = exactness.against_function().map(|why| why.to_string());
+    let preferred = match (&impossible, &inexact) {
+        (None, None) => Backend::Function,
+        _ => Backend::Syscall,
+    };
     let refused = match choice {
         Choice::Syscall => Some("--backend syscall".to_owned()),
-        Choice::Auto | Choice::Function if !features.kernel_btf => {
-            Some("the kernel has no BTF, so no fentry programs".to_owned())
-        }
-        Choice::Auto | Choice::Function => features.fentry_refused.clone(),
+        Choice::Auto => impossible.or(inexact),
+        Choice::Function => impossible,
     };
     let mut plan = Plan {
         flavours: flavours(features),
@@ -212,6 +321,8 @@ pub fn plan(choice: Choice, native: Abi, features: &Features) -> Result<Plan, No
         syscall_kinds: 0,
         census_refused: (!features.kernel_btf)
             .then(|| "the kernel has no BTF, so no iterators".to_owned()),
+        exactness,
+        preferred,
     };
     let mut hooks = BTreeSet::new();
     for code in kinds() {
@@ -348,6 +459,7 @@ mod tests {
             kernel_btf: true,
             described: functions.clone(),
             present: Some(functions),
+            preemption: Model::Voluntary,
             ..Features::default()
         }
     }
@@ -379,6 +491,53 @@ mod tests {
         assert_eq!(plan.census_refused, None);
         assert!(plan.hooks.is_empty());
         assert_eq!(plan.syscall_kinds.count_ones(), 19 + ACCESS_KINDS.count_ones());
+    }
+
+    #[test]
+    fn where_functions_miss_calls_auto_takes_tracepoints_and_says_why() {
+        let of = |preemption| Features { preemption, guards_functions: true, ..able(Abi::X86_64) };
+        for model in [Model::Full, Model::Lazy, Model::Rt, Model::Unknown] {
+            let features = of(model);
+            let why = Inexact { cause: Cause::Functions, model };
+            let plan = plan(Choice::Auto, Abi::X86_64, &features).unwrap();
+            let is_so = |o: &OpPlan| o.backend == Backend::Syscall && o.reason == why.to_string();
+            assert!(plan.ops.iter().all(is_so));
+            assert_eq!(plan.flavours, [Flavour::Btf, Flavour::Raw]);
+            assert_eq!(plan.inexact().next(), None);
+
+            let asked_for = super::plan(Choice::Function, Abi::X86_64, &features).unwrap();
+            assert!(asked_for.ops.iter().all(|o| o.backend == Backend::Function));
+            assert_eq!(asked_for.preferred, Backend::Syscall);
+            assert_eq!(asked_for.inexact().collect::<Vec<_>>(), [(Backend::Function, why)]);
+        }
+        for model in [Model::None, Model::Voluntary] {
+            let plan = plan(Choice::Auto, Abi::X86_64, &of(model)).unwrap();
+            assert_eq!(plan.preferred, Backend::Function);
+            assert_eq!(plan.inexact().next(), None);
+        }
+        // Nothing is left out before 5.12.
+        let features = Features { guards_functions: false, ..of(Model::Rt) };
+        let plan = plan(Choice::Auto, Abi::X86_64, &features).unwrap();
+        assert_eq!(plan.preferred, Backend::Function);
+    }
+
+    #[test]
+    fn where_both_miss_calls_function_stays_the_cheaper_one() {
+        let features = Features {
+            preemption: Model::Lazy,
+            guards_functions: true,
+            preempts_on_tracepoints: true,
+            fprobe: true,
+            ..able(Abi::X86_64)
+        };
+        let plan = plan(Choice::Auto, Abi::X86_64, &features).unwrap();
+        assert_eq!(plan.preferred, Backend::Function);
+        assert_eq!(plan.flavours[0], Flavour::Perf);
+        let inexact: Vec<_> = plan.inexact().collect();
+        assert_eq!(
+            inexact,
+            [(Backend::Function, Inexact { cause: Cause::Bpf, model: Model::Lazy })]
+        );
     }
 
     #[test]

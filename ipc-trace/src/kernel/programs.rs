@@ -17,6 +17,8 @@ pub(super) struct Way {
 #[derive(Debug, Default)]
 pub(super) struct Programs {
     links: Vec<OwnedFd>,
+    /// Links by fprobe
+    fprobes: Vec<OwnedFd>,
     programs: Vec<OwnedFd>,
     arrays: Vec<OwnedFd>,
     /// Functions that are watched beside those of the system calls
@@ -40,6 +42,12 @@ impl Programs {
         self.keep(program);
     }
 
+    /// A link by fprobe and its program.
+    pub(super) fn keep_fprobe(&mut self, (link, program): (OwnedFd, OwnedFd)) {
+        self.fprobes.push(link);
+        self.keep(program);
+    }
+
     /// Arrays of programs, which are emptied when their last descriptor is closed
     /// (`prog_array_map_clear`, kernel/bpf/arraymap.c).
     pub(super) fn keep_arrays(&mut self, arrays: impl Iterator<Item = OwnedFd>) {
@@ -50,6 +58,11 @@ impl Programs {
     pub(super) fn births(&self) -> u32 {
         let rows = self.ways.iter().filter_map(|way| REACHED.get(way.row)?.births_of);
         rows.fold(0, |bits, op| bits | op.bit())
+    }
+
+    /// Links by fprobe.
+    pub(super) fn fprobes(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.fprobes.iter().map(|fd| fd.as_fd())
     }
 
     /// The programs.

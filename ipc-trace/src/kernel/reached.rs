@@ -38,7 +38,7 @@ pub(super) fn watch(programs: &mut Programs, linked: &Linked, flavour: Flavour, 
         }
         match by_fprobe(linked, &together, at_return) {
             Ok(attached) => {
-                programs.keep_attached(attached);
+                programs.keep_fprobe(attached);
                 programs.ways.extend(together.into_iter().map(|(row, _)| Way { row, own: None }));
             }
             Err(reason) => {

@@ -253,7 +253,7 @@ impl Drop for Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::plan::{Features, Hook};
+    use crate::kernel::plan::{Backend, Exactness, Features, Hook};
 
     fn plan(functions: &[&'static str]) -> Plan {
         let hooks =
@@ -265,6 +265,8 @@ mod tests {
             fprobe: false,
             syscall_kinds: 0,
             census_refused: None,
+            exactness: Exactness::default(),
+            preferred: Backend::Function,
         }
     }
 

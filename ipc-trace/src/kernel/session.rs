@@ -25,6 +25,7 @@ use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::{
     attach::{AttachError, attach},
+    bpf,
     census::{Census, CensusError, listed},
     folds::Folds,
     layout::Layout,
@@ -557,10 +558,13 @@ impl Session {
         self.folds.take(now).map_err(|e| map_error("ACCESS_FOLDS", &e))
     }
 
-    /// Runs that the kernel left out because the program was running on that CPU already
-    /// (`recursion_misses`, bpf_prog_show_fdinfo, kernel/bpf/syscall.c).
+    /// Runs that the kernel left out because the program was running on that CPU already, or for fprobe and
+    /// perf events since 6.7 because a thread was in bpf(2) there (`recursion_misses`, bpf_prog_show_fdinfo,
+    /// kernel/bpf/syscall.c); and what fprobe had no room for.
     fn missed(&self) -> u64 {
-        self.programs.all().filter_map(|fd| fact(fd, "recursion_misses:")).sum()
+        let left_out = self.programs.all().filter_map(|fd| fact(fd, "recursion_misses:"));
+        let by_fprobe = self.programs.fprobes().filter_map(|link| bpf::multi_missed(link).ok());
+        left_out.chain(by_fprobe).sum()
     }
 }
 

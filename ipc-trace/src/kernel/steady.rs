@@ -19,7 +19,7 @@ pub(super) fn hook(linked: &Linked, hooks: &[Hook]) -> Result<Programs, String> 
     for (name, at_return) in [("fprobe_entry", false), ("fprobe_return", true)] {
         let hooked = hooks.iter().filter(|hook| at_return || hook.entry);
         let hooked: Vec<_> = hooked.map(|hook| hook.function).collect();
-        programs.keep_attached(functions(linked, name, &hooked, &[], at_return)?);
+        programs.keep_fprobe(functions(linked, name, &hooked, &[], at_return)?);
     }
     Ok(programs)
 }

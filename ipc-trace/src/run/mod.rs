@@ -46,6 +46,7 @@ use crate::{
     event::{Start, finding::Severity, value::Time},
     kernel::{
         census::Census,
+        preemption::Change,
         session::{AllCounts, SessionError},
         survey::Survey,
     },
@@ -318,6 +319,7 @@ impl Run {
     /// What is looked at now and then.
     fn tick(&mut self) -> Result<(), RunError> {
         self.output.check()?;
+        self.watch_preemption();
         self.pipeline.tracker.clock.follow();
         let census = self.list();
         self.look_for_the_removed();
@@ -336,6 +338,27 @@ impl Run {
         }
         self.flush()?;
         self.say_status(&counts, &census)
+    }
+
+    /// Says so when threads begin to be preempted, or are no longer.
+    fn watch_preemption(&mut self) {
+        let Setup { preemption, plan, .. } = &mut self.setup;
+        let Some(Change { from, to }) = preemption.update(Instant::now()) else { return };
+        plan.exactness.model = to;
+        let mut inexact = plan.inexact().peekable();
+        let is_exact = inexact.peek().is_none();
+        for (backend, why) in inexact {
+            log::warn!(
+                "the kernel's preemption model is {to} now, and was {from}: backend {} is not exact: {why}; \
+                 started anew, --backend auto takes what is exact",
+                backend.name()
+            );
+        }
+        if is_exact {
+            log::warn!(
+                "the kernel's preemption model is {to} now, and was {from}: all calls are seen"
+            );
+        }
     }
 
     /// Accesses that the kernel side counted, and did not tell of each.

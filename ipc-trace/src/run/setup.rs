@@ -22,6 +22,7 @@ use crate::{
         features::{self, MissingCapabilities, System},
         layout::{Fprobe, KERNEL_BTF, Layout, LayoutError},
         plan::{self, Choice, Features, NotPossible, Plan},
+        preemption::{self, Watch},
         session::{KernelFilters, Options, Session, SessionError},
     },
 };
@@ -104,6 +105,10 @@ pub struct Setup {
     pub layout: Layout,
     /// The cgroups that containers are told by
     pub hierarchy: Option<Hierarchy>,
+    /// The kernel's preemption model
+    pub preemption: Watch,
+    /// What is attached
+    pub plan: Plan,
 }
 
 /// Loads and attaches what the options ask for. `arguments`: whether calls are shown one by one;
@@ -156,6 +161,9 @@ pub fn setup(
     for reason in &session.fallbacks {
         log::warn!("not used, though better: {reason}");
     }
+    for (backend, why) in plan.inexact() {
+        log::warn!("backend {} is not exact: {why}; those are counted as missed", backend.name());
+    }
     for what in &session.unseen {
         log::warn!("not seen on this kernel: {what}");
     }
@@ -167,7 +175,8 @@ pub fn setup(
     }
     let backends = plan.ops.iter().map(|op| (OpName(op.op), op.backend.name())).collect();
     let hierarchy = hierarchy.filter(|_| cgroups.is_some());
-    Ok(Setup { system, native, backends, session, census, layout, hierarchy })
+    let preemption = Watch::new(&system.build);
+    Ok(Setup { system, native, backends, session, census, layout, hierarchy, preemption, plan })
 }
 
 /// Starts a session by the best plan. What a kernel takes is found out by trying: after a refusal
@@ -177,11 +186,15 @@ pub(crate) fn start(
     layout: &Layout,
     options: &Options,
 ) -> Result<(Plan, Session, Census), SetupError> {
+    let system = System::read().map_err(|source| SetupError::System { what: "uname", source })?;
+    let version = features::version(&system.kernel);
     let mut known = Features {
         kernel_btf: Path::new(KERNEL_BTF).exists(),
         described: layout.functions().keys().copied().collect(),
         no_x32: features::has_no_x32(Path::new("/proc")),
-        preempts: System::read().is_ok_and(|system| features::preempts_programs(&system.kernel)),
+        preemption: preemption::read(&system.build),
+        guards_functions: version.is_none_or(features::guards_functions),
+        preempts_on_tracepoints: version.is_some_and(features::preempts_on_tracepoints),
         fprobe: layout.fprobe() == Fprobe::All,
         ..Features::default()
     };

@@ -156,6 +156,8 @@ impl DoctorText<'_> {
                 name: which,
                 usable,
                 reason,
+                exact,
+                inexact,
                 functions,
                 tracepoints,
                 paid_by,
@@ -180,6 +182,19 @@ impl DoctorText<'_> {
                 (None, None) => String::new(),
             };
             self.prose(f, COLUMN, COLUMN, Role::Plain, reason.as_ref().unwrap_or(&how))?;
+            let mut sees = match (exact, inexact) {
+                (_, Some(why)) => format!("not exact: {why}"),
+                (Some(true), None) => "exact: sees every call on this kernel".to_owned(),
+                (Some(false) | None, None) => String::new(),
+            };
+            if self.doctor.auto == Some(*which) {
+                sees.push_str("; --backend auto takes it");
+            }
+            if !sees.is_empty() {
+                write!(f, "{:COLUMN$}", "")?;
+                let role = if inexact.is_some() { Role::Loss } else { Role::Plain };
+                self.prose(f, COLUMN, COLUMN, role, &sees)?;
+            }
             let Instructions { min, max } = other_calls;
             let mut cost = match paid_by {
                 PaidBy::EveryCall => format!(
@@ -237,7 +252,8 @@ impl DoctorText<'_> {
         // Most often it is one reason for all, and a backend's own.
         let mut reasons: Vec<(Option<BackendName>, &str)> = Vec::new();
         for Operation { backend, reason, .. } in operations {
-            let told = self.doctor.backends.iter().any(|b| b.reason.as_ref() == Some(reason))
+            let says = |b: &Backend| [&b.reason, &b.inexact].contains(&&Some(reason.clone()));
+            let told = self.doctor.backends.iter().any(says)
                 || self.doctor.checks.iter().any(|check| check.detail == *reason);
             if !told && !reasons.contains(&(*backend, reason)) {
                 reasons.push((*backend, reason));
@@ -336,7 +352,7 @@ mod tests {
     use crate::{
         cli::HowArgs,
         doctor::tests::{self as sample, Fake, Host},
-        kernel::plan::Choice,
+        kernel::{plan::Choice, preemption::Model},
     };
 
     fn show(doctor: &Doctor, all: bool, palette: Palette, width: usize) -> String {
@@ -367,6 +383,17 @@ mod tests {
         );
         let doctor = Host::new("text-refused").examine(&sample::how(Choice::Auto), &refused);
         insta::assert_snapshot!("refused_80", show(&doctor, false, Palette::PLAIN, 80));
+    }
+
+    #[test]
+    fn functions_miss_calls() {
+        let host = || Host::new("text-preempted").preempts();
+        let fake = Fake::preempting(Model::Full);
+        let doctor = host().examine(&sample::how(Choice::Auto), &fake);
+        insta::assert_snapshot!("preempted_80", show(&doctor, false, Palette::PLAIN, 80));
+        let doctor = host().examine(&sample::how(Choice::Function), &fake);
+        let text = show(&doctor, false, Palette::PLAIN, 80);
+        insta::assert_snapshot!("preempted_function_80", text.split("OPERATIONS").next().unwrap());
     }
 
     #[test]
