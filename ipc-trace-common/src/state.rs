@@ -65,10 +65,12 @@ pub struct Batch {
     pub size: u64,
     /// `struct nsproxy *` of the thread when this was begun
     pub nsproxy: u64,
+    /// Its `struct cred *` then
+    pub cred: u64,
     /// How many moves between cgroups there had been then
     pub moves: u32,
-    /// Padding
-    pub reserved: u32,
+    /// What tells the call that the thread is in from others, for the kernel side's own use
+    pub entered: u32,
     /// How many calls there are, by the kind of their code
     pub counts: [u32; 32],
     /// The calls
@@ -221,7 +223,7 @@ pub const HOST_INUM: u32 = 0xEFFF_FFFF;
 
 const _: () = {
     assert!(size_of::<Counters>() == 64);
-    assert!(size_of::<Batch>() == 176 + size_of::<BatchRecord>());
+    assert!(size_of::<Batch>() == 184 + size_of::<BatchRecord>());
     assert!(size_of::<DropKey>() == 12);
     assert!(size_of::<FoldKey>() == 32);
     assert!(size_of::<Fold>() == 16);

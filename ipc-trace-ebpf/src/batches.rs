@@ -95,7 +95,7 @@ fn of_thread(pid_tgid: u64) -> Option<&'static mut Batch> {
 /// A call enters the kernel; `queue`: what its descriptor leads to, if it takes one. Whether that is noted
 /// here.
 #[inline(always)]
-pub(crate) fn enter(pid_tgid: u64, call: Call, queue: &QueueRef) -> bool {
+pub(crate) fn enter(pid_tgid: u64, number: u64, call: Call, queue: &QueueRef) -> bool {
     if !can_be(call) {
         return false;
     }
@@ -107,7 +107,7 @@ pub(crate) fn enter(pid_tgid: u64, call: Call, queue: &QueueRef) -> bool {
     {
         return false;
     }
-    note(batch, call);
+    note(batch, call, number as u32);
     true
 }
 
@@ -147,7 +147,7 @@ fn set_queue(batch: &mut Batch, pid_tgid: u64, mut queue: QueueRef) -> bool {
 pub(crate) fn enter_known(pid_tgid: u64, call: Call) -> bool {
     match of_thread(pid_tgid) {
         Some(batch) => {
-            note(batch, call);
+            note(batch, call, u32::from(call.packed() as u16));
             true
         }
         None => false,
@@ -155,8 +155,9 @@ pub(crate) fn enter_known(pid_tgid: u64, call: Call) -> bool {
 }
 
 #[inline(always)]
-fn note(batch: &mut Batch, call: Call) {
+fn note(batch: &mut Batch, call: Call, entered: u32) {
     describe(batch, call);
+    batch.entered = entered;
     // SAFETY: no arguments.
     batch.enter_ns = unsafe { bpf_ktime_get_boot_ns() };
 }
@@ -174,37 +175,33 @@ fn describe(batch: &mut Batch, call: Call) {
 #[inline(always)]
 fn is_same(batch: &Batch, task: u64) -> bool {
     let head = &batch.record.head;
-    let cred = field(task, Field::TaskCred);
+    let cred: u64 = field(task, Field::TaskCred);
     // SAFETY: `comm` has 16 bytes and is aligned to 8 there.
     let name = unsafe { core::ptr::addr_of!(head.comm).cast::<[u64; 2]>().read() };
+    // Credentials are never changed, but replaced (Documentation/security/credentials.rst), after two changes perhaps
+    // by others at the same address: so the user, which findings rest on, is compared as well.
     batch.nsproxy == field::<u64>(task, Field::TaskNsproxy)
         && batch.moves == cgroups::moves()
+        && batch.cred == cred
         && head.euid == field::<u32>(cred, Field::CredEuid)
-        && head.egid == field::<u32>(cred, Field::CredEgid)
         && name == comm(task)
 }
 
-/// What tells a call from others in [`What`]: ABI and code.
-const fn identity(what: u64) -> u16 {
-    (what >> 32) as u16
+/// The call with that number returns. Whether it is in the thread's batch now.
+#[inline(always)]
+pub(crate) fn exit(pid_tgid: u64, task: u64, number: u64, ret: i64) -> bool {
+    constant!(BATCHED) != 0 && exit_known(pid_tgid, task, number as u32, ret)
 }
 
-/// A call returns. Whether it is in the thread's batch now.
+/// As [`exit`], where batches are in use, by what was noted of the call.
 #[inline(always)]
-pub(crate) fn exit(pid_tgid: u64, task: u64, call: Call, ret: i64) -> bool {
-    constant!(BATCHED) != 0
-        && call.multiplexed == 0
-        && exit_known(pid_tgid, task, call.identity(), ret)
-}
-
-/// As [`exit`], where batches are in use, of a call with that [`Call::identity`].
-#[inline(always)]
-pub(crate) fn exit_known(pid_tgid: u64, task: u64, call: u16, ret: i64) -> bool {
+pub(crate) fn exit_known(pid_tgid: u64, task: u64, call: u32, ret: i64) -> bool {
     let Some(batch) = of_thread(pid_tgid) else {
         return false;
     };
-    // The call that was noted may be one before, of whose return the program was not run.
-    if batch.enter_ns == 0 || identity(batch.what) != call || !is_same(batch, task) {
+    // The call that was noted may be one before, of whose return the program was not run. That one by another
+    // ABI with the same number is not told from it then, is a second mischance that is not provided for.
+    if batch.enter_ns == 0 || batch.entered != call || !is_same(batch, task) {
         return false;
     }
     // SAFETY: no arguments.
@@ -275,7 +272,7 @@ pub(crate) fn leave(pid_tgid: u64, call: Call) -> u64 {
     let Some(batch) = owned(pid_tgid) else {
         return 0;
     };
-    let same = call.multiplexed == 0 && identity(batch.what) == call.identity();
+    let same = call.multiplexed == 0 && (batch.what >> 32) as u16 == call.packed() as u16;
     let enter_ns = if same { batch.enter_ns } else { 0 };
     batch.enter_ns = 0;
     if batch.record.head.count != 0 {
@@ -382,6 +379,7 @@ extern "C" fn begin_batch(context: u64, inum: u32, generation: u32) -> u64 {
     head.ns = NsRef { inum, generation };
     head.queue = queues::none();
     let cred = field(task, Field::TaskCred);
+    batch.cred = cred;
     head.euid = field(cred, Field::CredEuid);
     head.egid = field(cred, Field::CredEgid);
     // SAFETY: `comm` has 16 bytes and is aligned to 8 there.

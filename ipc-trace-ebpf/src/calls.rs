@@ -44,7 +44,7 @@ fn enter_of_ours(regs: u64, number: u64) {
         return;
     }
     if let Some(call) = Call::new(task, regs, number, constant!(SYSCALL_KINDS)) {
-        entered(gate, pid_tgid, task, call, regs);
+        entered(gate, pid_tgid, task, call, (regs, number));
     }
 }
 
@@ -97,9 +97,6 @@ fn exit_of_ours(regs: u64, ret: i64) -> u64 {
         slots::call_ends(pid_tgid);
         return 0;
     }
-    if !has_place(number) {
-        return 0;
-    }
     unbatched(gate, pid_tgid, regs, (number, ret), constant!(SYSCALL_KINDS))
 }
 
@@ -136,7 +133,7 @@ pub(crate) fn enter_function(regs: u64) {
     let task = current_task();
     let number = field(regs, Field::RegNumber);
     if let Some(call) = Call::new(task, regs, number, !constant!(SYSCALL_KINDS)) {
-        entered(gate, pid_tgid, task, call, regs);
+        entered(gate, pid_tgid, task, call, (regs, number));
     }
 }
 
@@ -167,10 +164,10 @@ fn exit_of_function(regs: u64, ret: i64) -> u64 {
 #[inline(always)]
 fn unbatched(gate: Gate, pid_tgid: u64, regs: u64, (number, ret): (u64, i64), kinds: u32) -> u64 {
     let task = current_task();
-    match Call::new(task, regs, number, kinds) {
-        Some(call) if gate.is_open() && batches::exit(pid_tgid, task, call, ret) => 0,
-        call => call.map_or(0, Call::packed),
+    if gate.is_open() && batches::exit(pid_tgid, task, number, ret) || !has_place(number) {
+        return 0;
     }
+    Call::new(task, regs, number, kinds).map_or(0, Call::packed)
 }
 
 /// Entry of a function of which is known what calls it (`kind`). Whether nothing is left to do.
@@ -183,7 +180,7 @@ pub(crate) fn enter_known(regs: u64, kind: u64) -> bool {
 #[inline(always)]
 pub(crate) fn exit_known(kind: u64, ret: i64) -> bool {
     maps::gate().is_open()
-        && batches::exit_known(bpf_get_current_pid_tgid(), current_task(), kind as u16, ret)
+        && batches::exit_known(bpf_get_current_pid_tgid(), current_task(), kind as u32, ret)
 }
 
 /// Entry of a function that implements a move between namespaces.
@@ -237,7 +234,7 @@ fn mark(gate: Gate, regs: u64, entry: bool) {
 /// Remembers that a call was entered; when, if it can block; what its descriptor leads to, what it is about to take
 /// from memory, and the namespace that a thread may be about to leave.
 #[inline(always)]
-fn entered(gate: Gate, pid_tgid: u64, task: u64, call: Call, regs: u64) {
+fn entered(gate: Gate, pid_tgid: u64, task: u64, call: Call, (regs, number): (u64, u64)) {
     let Some(op) = call.code.op() else {
         moves::entered(task, pid_tgid, call);
         return;
@@ -247,7 +244,7 @@ fn entered(gate: Gate, pid_tgid: u64, task: u64, call: Call, regs: u64) {
         if op.takes_descriptor() {
             queue = queues::behind(task, call.first() as u32);
         }
-        if batches::enter(pid_tgid, call, &queue) {
+        if batches::enter(pid_tgid, number, call, &queue) {
             return;
         }
     }
@@ -318,6 +315,10 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
     let ipc_ns = namespaces::of_task(task);
     let cred = field(task, Field::TaskCred);
     let changes = op.changes_objects() && !filters::failed(ret);
+    let is_seen_at_entry = constant!(SYSCALL_KINDS) & call.code.bit() != 0;
+    if gate.is_open() && !is_seen_at_entry && batches::looked_up(pid_tgid, task, call, ret) {
+        return 0;
+    }
     let mut slot = slots::find_or_take(pid_tgid, Diagnostic::NoSlotForTask);
     let mut entered = false;
     let mut flags = 0;
@@ -332,11 +333,14 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
             flags = slots::birth(slot, op, ret);
         }
     }
-    if gate.is_open() && entered && batches::looked_up(pid_tgid, task, call, ret) {
+    if gate.is_open()
+        && is_seen_at_entry
+        && entered
+        && batches::looked_up(pid_tgid, task, call, ret)
+    {
         return 0;
     }
     let noted_ns = batches::leave(pid_tgid, call);
-    let is_seen_at_entry = constant!(SYSCALL_KINDS) & call.code.bit() != 0;
     if is_seen_at_entry && !entered && noted_ns == 0 {
         flags |= unentered(pid_tgid, if PLAIN { 0 } else { regs }, ret as u64) as u32;
     }

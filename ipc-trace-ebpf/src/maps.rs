@@ -62,9 +62,11 @@ pub(crate) static NAMESPACES_SPILL: HashMap<u32, u64> = HashMap::with_max_entrie
 /// Queues met, by `ino & 0xfff`.
 #[map]
 pub(crate) static QUEUES: Array<crate::queues::Met> = Array::with_max_entries(1 << 12, 0);
-/// See [`ipc_trace_common::state::gate`].
-#[map]
-static GATE: Array<u64> = Array::with_max_entries(gate::WORDS, BPF_F_MMAPABLE);
+/// See [`ipc_trace_common::state::gate`]. A variable in a section, and so in a map, of its own, which the user side
+/// maps: every call asks for it twice, and its address is a constant, where an array would have to be looked into.
+#[unsafe(link_section = ".data.gate")]
+#[unsafe(no_mangle)]
+static mut GATE: [u64; gate::WORDS as usize] = [0; gate::WORDS as usize];
 /// By [`ipc_trace_common::state::fired_at`]: whether the program was run.
 #[map]
 static FIRED: Array<u32> = Array::with_max_entries(PROGRAMS, 0);
@@ -108,27 +110,42 @@ pub(crate) struct Gate(u64);
 /// The gate as it is now.
 #[inline(always)]
 pub(crate) fn gate() -> Gate {
-    Gate(GATE.get(0).copied().unwrap_or(0))
+    Gate(gate_word::<0>())
+}
+
+/// One of its words.
+#[inline(always)]
+fn gate_word<const AT: usize>() -> u64 {
+    const { assert!(AT < gate::WORDS as usize) };
+    // SAFETY: the variable is there, with as many words; the user side writes whole ones.
+    unsafe { (&raw const GATE).cast::<u64>().add(AT).read_volatile() }
 }
 
 /// The operations, by their bits, of whose calls it is known whether they made an object.
 #[inline(always)]
 pub(crate) fn births() -> u32 {
-    GATE.get(gate::BIRTHS).copied().unwrap_or(0) as u32
+    gate_word::<{ gate::BIRTHS as usize }>() as u32
 }
 
 /// When tracing began.
 #[inline(always)]
 pub(crate) fn started() -> u64 {
-    GATE.get(gate::STARTED).copied().unwrap_or(0)
+    gate_word::<{ gate::STARTED as usize }>()
 }
 
 /// How far into a task's stack its registers lie; `0`: that was not found out.
 #[cfg(feature = "probe")]
 #[inline(always)]
-pub(crate) fn registers_at() -> Option<&'static mut u64> {
-    // SAFETY: the map gave the pointer; all write the same.
-    GATE.get_ptr_mut(gate::REGISTERS).map(|at| unsafe { &mut *at })
+pub(crate) fn registers_at() -> u64 {
+    gate_word::<{ gate::REGISTERS as usize }>()
+}
+
+/// Notes that.
+#[cfg(feature = "probe")]
+#[inline(always)]
+pub(crate) fn set_registers_at(at: u64) {
+    // SAFETY: as in `gate_word`; all write the same.
+    unsafe { (&raw mut GATE).cast::<u64>().add(gate::REGISTERS as usize).write_volatile(at) };
 }
 
 impl Gate {

@@ -44,8 +44,8 @@ pub(crate) fn user_registers() -> u64 {
 #[inline(always)]
 pub(crate) fn user_registers() -> u64 {
     match crate::maps::registers_at() {
-        Some(at) if *at != 0 => field::<u64>(current_task(), Field::TaskStack) + *at,
-        _ => 0,
+        0 => 0,
+        at => field::<u64>(current_task(), Field::TaskStack) + at,
     }
 }
 
@@ -53,8 +53,8 @@ pub(crate) fn user_registers() -> u64 {
 #[inline(always)]
 pub(crate) fn learn_registers(_regs: u64) {
     #[cfg(feature = "probe")]
-    if let (true, Some(at)) = (exists(Field::TaskStack), crate::maps::registers_at()) {
-        *at = _regs - field::<u64>(current_task(), Field::TaskStack);
+    if exists(Field::TaskStack) {
+        crate::maps::set_registers_at(_regs - field::<u64>(current_task(), Field::TaskStack));
     }
 }
 

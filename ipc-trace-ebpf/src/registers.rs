@@ -86,12 +86,6 @@ impl Call {
         call | u64::from(self.multiplexed) << 32
     }
 
-    /// What tells it from others that are not multiplexed: ABI, and above it the code.
-    #[inline(always)]
-    pub(crate) fn identity(self) -> u16 {
-        self.packed() as u16
-    }
-
     /// The call again.
     #[inline(always)]
     pub(crate) fn unpacked(regs: u64, packed: u64) -> Self {

@@ -187,6 +187,11 @@ fn typed(kind: u32, map: MapData) -> Result<Map, String> {
     }
 }
 
+/// The section of the gate: the kernel side reads it as a variable, and it is written to in memory here.
+pub(super) const GATE: &str = ".data.gate";
+/// include/uapi/linux/bpf.h
+const BPF_F_MMAPABLE: u32 = 1 << 10;
+
 /// Makes a map, and fills it where it is for constants or variables.
 fn make(
     name: &str,
@@ -196,6 +201,9 @@ fn make(
 ) -> Result<MapData, String> {
     if let Some(entries) = settings.entries.get(name) {
         map.set_max_entries(*entries);
+    }
+    if let (aya_obj::Map::Legacy(map), true) = (&mut map, name == GATE) {
+        map.def.map_flags |= BPF_F_MMAPABLE;
     }
     let btf = btf.as_ref().map(|btf| btf.as_fd());
     let (data, section) = (map.data().to_owned(), map.section_kind());

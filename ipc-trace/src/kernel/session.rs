@@ -31,7 +31,7 @@ use super::{
     layout::Layout,
     letgo,
     mapped::Words,
-    object::Linked,
+    object::{self, Linked},
     plan::{Flavour, Plan},
     programs::Programs,
     reached,
@@ -302,7 +302,7 @@ impl Session {
             drops: linked.take("DROPS")?,
             drops_rest: linked.take("DROPS_REST")?,
             folds: Folds::new(linked.take("ACCESS_FOLDS")?),
-            gate: linked.words("GATE", gate::WORDS as usize)?,
+            gate: linked.words(object::GATE, gate::WORDS as usize)?,
             batches: match batched {
                 true => Some(linked.words("BATCHES", BATCH_WORDS * BATCHES as usize)?),
                 false => None,
