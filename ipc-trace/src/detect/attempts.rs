@@ -18,7 +18,7 @@ use super::{
     argue::{self, Argued},
     failed::Failed,
     past::{Handle, Past},
-    sighting::{Key, Moved, ProcessKey, Seen, Target},
+    sighting::{Key, More, Moved, ProcessKey, Seen, Target},
 };
 use crate::{
     event::{finding::Class, objects::ObjectLife, value::Text},
@@ -262,16 +262,12 @@ impl Burst {
             self.best = handle.clone();
             (self.confidence, self.prior) = (draft.confidence(), prior);
         }
-        let more = if self.values.len() == VALUES { " at least" } else { "" };
+        let or_more = self.values.len() == VALUES;
         to.findings.amend(key, |known| {
             if surer {
                 *known = draft;
             }
-            let title = known.title.split(OTHERS).next().unwrap_or_default();
-            known.title = format!("{title}{OTHERS}{more} {others} more that exist there");
+            known.more = More { count: others, or_more };
         });
     }
 }
-
-/// What titles of several attempts go on with.
-const OTHERS: &str = ", and for";

@@ -394,7 +394,7 @@ impl Kept {
             class: key.class,
             severity: draft.severity,
             confidence: draft.confidence(),
-            title: draft.title.clone(),
+            title: draft.full_title(),
             subject: Subject {
                 process: draft.process.clone(),
                 container: draft.container.as_ref().map(|known| known.show()),
