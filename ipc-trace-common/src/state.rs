@@ -116,6 +116,32 @@ pub enum Diagnostic {
     ReadersFull = 6,
 }
 
+impl Diagnostic {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; DIAGNOSTICS as usize] = [
+        Self::SpillFull,
+        Self::DropTableFull,
+        Self::MoveWithoutEntry,
+        Self::NamespaceTableFull,
+        Self::Unreadable,
+        Self::ManyDescriptors,
+        Self::ReadersFull,
+    ];
+
+    /// Its name in what the program says.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SpillFull => "entry_table_full",
+            Self::DropTableFull => "drop_table_full",
+            Self::MoveWithoutEntry => "move_without_entry",
+            Self::NamespaceTableFull => "namespace_table_full",
+            Self::Unreadable => "unreadable_field",
+            Self::ManyDescriptors => "descriptors_beyond_4096",
+            Self::ReadersFull => "table_holders_full",
+        }
+    }
+}
+
 /// How many diagnostics there are.
 pub const DIAGNOSTICS: u32 = 7;
 

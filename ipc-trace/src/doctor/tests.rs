@@ -62,8 +62,12 @@ impl Host {
             std::env::temp_dir().join(format!("ipc-trace-doctor-{}-{name}", std::process::id()));
         drop(fs::remove_dir_all(&root));
         fs::create_dir_all(root.join("proc/self/ns")).unwrap();
-        let system =
-            System { host: "web1".to_owned(), kernel: "6.12.117".to_owned(), arch: "x86_64" };
+        let system = System {
+            host: "web1".to_owned(),
+            kernel: "6.12.117".to_owned(),
+            arch: "x86_64",
+            boot_id: None,
+        };
         Self { root, system }
     }
 
