@@ -38,6 +38,8 @@ const AWAITED: usize = 4096;
 const CALLERS: usize = 8;
 /// What is made so soon after it was looked for was to be made.
 const SOON_NS: u64 = 5_000_000_000;
+/// Where there is no room, it is looked for again after this.
+const AGAIN_NS: u64 = 500_000_000;
 
 /// A lookup that failed.
 #[derive(Clone, Copy, Debug)]
@@ -104,6 +106,8 @@ pub(super) struct Attempts {
     past: Past,
     bursts: HashMap<Key, Burst>,
     awaited: HashMap<(NsRef, Handle), Awaited>,
+    /// When there was no room among them last
+    awaited_full: u64,
 }
 
 impl Attempts {
@@ -201,7 +205,8 @@ impl Attempts {
         if matches!(handle, Handle::Id(..)) {
             return;
         }
-        if self.awaited.len() >= AWAITED {
+        if self.awaited.len() >= AWAITED && now >= self.awaited_full.saturating_add(AGAIN_NS) {
+            self.awaited_full = now;
             self.awaited.retain(|_, one| one.last_ns.saturating_add(SOON_NS) >= now);
         }
         let place = (seen.who.ns, handle);
@@ -228,7 +233,7 @@ impl Attempts {
         if change.boot_ns > awaited.last_ns.saturating_add(SOON_NS) {
             return;
         }
-        let maker = change.by.as_ref().map(|(_, facts)| facts);
+        let maker = change.by.as_ref().and_then(|by| by.facts.as_ref());
         for caller in awaited.by {
             let Some(burst) = self.bursts.get_mut(&caller.key) else { continue };
             if burst.best != handle {

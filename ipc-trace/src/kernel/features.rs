@@ -29,6 +29,8 @@ pub struct System {
     pub kernel: String,
     /// The machine: `x86_64` or `aarch64`
     pub arch: &'static str,
+    /// Which boot of the host this is, where the kernel tells
+    pub boot_id: Option<String>,
 }
 
 impl System {
@@ -42,6 +44,9 @@ impl System {
             host: name.nodename().to_string_lossy().into_owned(),
             kernel: name.release().to_string_lossy().into_owned(),
             arch: std::env::consts::ARCH,
+            boot_id: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+                .ok()
+                .map(|id| id.trim_end().to_owned()),
         })
     }
 }

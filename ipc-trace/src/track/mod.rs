@@ -157,6 +157,8 @@ impl Tracker {
             pid: record.pid,
             uid: record.euid,
             gid: record.egid,
+            comm: record.comm,
+            context: record.context,
             facts: self.contexts.get(record.tid, record.context),
             deed,
         };
@@ -187,6 +189,8 @@ impl Tracker {
             pid: head.pid,
             uid: head.euid,
             gid: head.egid,
+            comm: head.comm,
+            context: head.context,
             facts: self.contexts.get(head.tid, head.context),
             deed,
         };

@@ -30,6 +30,12 @@ impl Queues {
         }
     }
 
+    /// A snapshot found a queue, with its name.
+    pub fn listed(&mut self, queue: &QueueRef, name: &[u8]) {
+        self.remember_namespace(queue);
+        self.remember_name(queue, name);
+    }
+
     /// A call opened a queue.
     pub fn opened(&mut self, call: &Call<'_>) {
         if let Part::Name(part) = call.part
