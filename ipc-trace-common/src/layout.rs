@@ -138,6 +138,7 @@ fields! {
     IpcNsInum: Direct, Need::Required, [("ipc_namespace", "ns.inum", 0)];
     IpcNsId: Probe, Need::Optional("the kernel's own number of a namespace (6.18+)"), [("ipc_namespace", "ns.ns_id", 0)];
     IpcNsMqMount: Probe, NAMESPACES, [("ipc_namespace", "mq_mnt", 0)];
+    IpcNsMqQueues: Probe, Need::Optional("how many POSIX queues count for a namespace's limit"), [("ipc_namespace", "mq_queues_count", 0)];
     MntNsInum: Probe, PROCESS, [("mnt_namespace", "ns.inum", 0)];
     UserNsInum: Probe, PROCESS, [("user_namespace", "ns.inum", 0)];
     PidNsInum: Probe, PROCESS, [("pid_namespace", "ns.inum", 0)];

@@ -465,9 +465,12 @@ pub struct NamespaceRecord {
     /// In the census: the device number of its mqueue file system, as the kernel has it (`dev_t`,
     /// include/linux/kdev_t.h)
     pub mqueue_dev: u32,
-    /// Padding
-    pub reserved: u32,
+    /// In the census: the POSIX queues that count for its limit; [`UNKNOWN_COUNT`]: not known
+    pub mq_queues: u32,
 }
+
+/// [`NamespaceRecord::mq_queues`] where the kernel does not tell.
+pub const UNKNOWN_COUNT: u32 = u32::MAX;
 
 /// How a thread got into a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -137,6 +137,40 @@ pub enum Diagnostic {
     InputsFull = 10,
 }
 
+impl Diagnostic {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; DIAGNOSTICS as usize] = [
+        Self::NoSlotForCall,
+        Self::DropTableFull,
+        Self::MoveWithoutEntry,
+        Self::NamespaceTableFull,
+        Self::Unreadable,
+        Self::ManyDescriptors,
+        Self::ReadersFull,
+        Self::NoSlotForMove,
+        Self::NoSlotForTask,
+        Self::NoSlotForCreation,
+        Self::InputsFull,
+    ];
+
+    /// Its name in what the program says.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NoSlotForCall => "no_slot_for_call_entry",
+            Self::DropTableFull => "drop_table_full",
+            Self::MoveWithoutEntry => "move_without_entry",
+            Self::NamespaceTableFull => "namespace_table_full",
+            Self::Unreadable => "unreadable_field",
+            Self::ManyDescriptors => "descriptors_beyond_4096",
+            Self::ReadersFull => "table_holders_full",
+            Self::NoSlotForMove => "no_slot_for_namespace_move",
+            Self::NoSlotForTask => "no_slot_for_process_metadata",
+            Self::NoSlotForCreation => "no_slot_for_object_creation",
+            Self::InputsFull => "entry_arguments_full",
+        }
+    }
+}
+
 /// How many diagnostics there are.
 pub const DIAGNOSTICS: u32 = 11;
 

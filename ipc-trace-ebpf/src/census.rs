@@ -12,7 +12,7 @@ use aya_ebpf::helpers::{
 use aya_log_ebpf::{info, warn};
 use ipc_trace_common::{
     layout::Field,
-    record::{EndRecord, Kind, NamespaceRecord, NsRef, PendingRecord, What, flag},
+    record::{EndRecord, Kind, NamespaceRecord, NsRef, PendingRecord, UNKNOWN_COUNT, What, flag},
     state::Diagnostic,
 };
 
@@ -233,7 +233,10 @@ extern "C" fn next_namespace(node: u64) -> u64 {
         ns: namespaces::listed(kernel(ipc_ns + context::bytes(Field::IpcNsInum))),
         ns_id: field(ipc_ns, Field::IpcNsId),
         mqueue_dev: field(sb, Field::SbDev),
-        reserved: 0,
+        mq_queues: match exists(Field::IpcNsMqQueues) {
+            true => field(ipc_ns, Field::IpcNsMqQueues),
+            false => UNKNOWN_COUNT,
+        },
     };
     1
 }

@@ -9,7 +9,7 @@
 use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_ktime_get_boot_ns};
 use ipc_trace_common::{
     layout::Field,
-    record::{Kind, NamespaceRecord, NsRef, flag},
+    record::{Kind, NamespaceRecord, NsRef, UNKNOWN_COUNT, flag},
     state::{Diagnostic, FIRST_INUM, INUMS},
 };
 
@@ -129,7 +129,7 @@ fn announce(ipc_ns: u64, inum: u32) -> NsRef {
                 ns,
                 ns_id: ns_id(ipc_ns),
                 mqueue_dev: 0,
-                reserved: 0,
+                mq_queues: UNKNOWN_COUNT,
             });
         }
         context::submit(record);

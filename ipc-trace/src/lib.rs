@@ -18,6 +18,7 @@ pub mod run;
 pub mod schema;
 pub mod signals;
 pub mod sinks;
+mod steps;
 pub mod text;
 pub mod track;
 

@@ -9,7 +9,7 @@
 mod control;
 mod folds;
 mod held;
-mod looks;
+pub mod looks;
 #[cfg(test)]
 mod tests;
 

@@ -25,6 +25,8 @@ pub struct Known {
     home: Cell<Option<(NsRef, u64)>>,
     /// Whether its calls are wanted; `None`: what is known of it does not tell yet
     pub(super) wanted: Cell<Option<bool>>,
+    /// Numbers of its cgroups, and of some that are gone
+    pub(super) cgroups: RefCell<Vec<u64>>,
 }
 
 impl Known {
@@ -49,6 +51,7 @@ impl Known {
             ns: Cell::new(None),
             home: Cell::new(None),
             wanted: Cell::new(Some(true)),
+            cgroups: RefCell::default(),
         }
     }
 
@@ -66,7 +69,7 @@ impl Known {
     }
 
     /// A thread of it is in that namespace, as its context says.
-    pub fn is_in(&self, ns: NsRef, context: u64) {
+    pub(super) fn is_in(&self, ns: NsRef, context: u64) {
         self.ns.set(Some(ns));
         if self.home.get().is_none() {
             self.home.set(Some((ns, context)));

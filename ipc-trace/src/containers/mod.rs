@@ -26,7 +26,8 @@ mod units;
 pub mod wanted;
 
 use std::{
-    collections::VecDeque,
+    cell::RefCell,
+    collections::{HashSet, VecDeque},
     path::PathBuf,
     rc::{Rc, Weak},
     sync::Arc,
@@ -36,6 +37,7 @@ use ipc_trace_common::record::{CgroupRecord, NsRef, flag};
 
 use crate::{
     event::{Container, ls::Ls, value::Text},
+    steps::step,
     track::HashMap,
 };
 use hierarchy::Hierarchy;
@@ -93,6 +95,10 @@ pub struct Containers {
     wanted: Wanted,
     /// What the kernel side does not know yet of cgroups
     verdicts: Vec<(u64, Option<bool>)>,
+    /// Containers of which it became known whether their calls are wanted
+    decided: Vec<Rc<Known>>,
+    /// Those whose threads were last in an IPC namespace, and some whose threads were there before
+    inside: RefCell<HashMap<NsRef, Vec<Weak<Known>>>>,
     /// Where processes are that live
     proc: PathBuf,
 }
@@ -111,6 +117,8 @@ impl Default for Containers {
             forgotten: 0,
             wanted: Wanted::default(),
             verdicts: Vec::new(),
+            decided: Vec::new(),
+            inside: RefCell::default(),
             proc: "/proc".into(),
         }
     }
@@ -163,9 +171,15 @@ impl Containers {
         if known.wanted.replace(wanted) == wanted {
             return;
         }
-        let its = |whose: &Whose| matches!(whose, Whose::Container(one) if Rc::ptr_eq(one, known));
-        let all = self.cgroups.iter().filter(|(_, cgroup)| its(&cgroup.whose));
-        self.verdicts.extend(all.map(|(number, _)| (*number, wanted)));
+        let its = known.cgroups.borrow();
+        let exist = its.iter().inspect(|_| step()).filter(|one| self.cgroups.contains_key(one));
+        self.verdicts.extend(exist.map(|number| (*number, wanted)));
+        self.decided.push(Rc::clone(known));
+    }
+
+    /// Containers of which it became known, since this was asked last, whether their calls are wanted.
+    pub fn take_decided(&mut self) -> Vec<Rc<Known>> {
+        std::mem::take(&mut self.decided)
     }
 
     /// Those that exist. From now on the kernel side tells of others.
@@ -199,6 +213,9 @@ impl Containers {
             let wanted = known.as_ref().map_or(Some(false), |known| known.is_wanted());
             self.verdicts.extend(wanted.map(|wanted| (number, Some(wanted))));
         }
+        if let Some(known) = &known {
+            self.belongs(number, known);
+        }
         let cgroup = Cgroup { whose, path: Arc::new(Text(path.to_vec().into())) };
         if self.cgroups.insert(number, cgroup).is_none() {
             self.order.push_back(number);
@@ -210,6 +227,32 @@ impl Containers {
             }
         }
         known
+    }
+
+    /// A cgroup is a container's. Those that are gone are forgotten when there are twice as many.
+    fn belongs(&self, number: u64, known: &Known) {
+        let mut its = known.cgroups.borrow_mut();
+        if its.len() >= 64 && its.len().is_power_of_two() {
+            its.retain(|one| self.cgroups.contains_key(one));
+        }
+        its.push(number);
+    }
+
+    /// A thread of a container is in that namespace, as its context says.
+    pub fn is_in(&mut self, known: &Rc<Known>, ns: NsRef, context: u64) {
+        if known.ns() != Some(ns) {
+            let mut inside = self.inside.borrow_mut();
+            if inside.len() >= 64 && inside.len().is_power_of_two() {
+                inside.retain(|ns, all| all.iter().any(|one| is_there(one, *ns).is_some()));
+            }
+            let all = inside.entry(ns).or_default();
+            if all.len() >= 64 && all.len().is_power_of_two() {
+                let mut met = HashSet::new();
+                all.retain(|one| is_there(one, ns).is_some() && met.insert(one.as_ptr()));
+            }
+            all.push(Rc::downgrade(known));
+        }
+        known.is_in(ns, context);
     }
 
     fn gone(&mut self, number: u64) {
@@ -356,10 +399,23 @@ impl Containers {
     /// The container whose threads were last in an IPC namespace, if there is one alone.
     #[must_use]
     pub fn alone_in(&self, ns: NsRef) -> Option<Arc<Container>> {
-        let all = self.known.values().flatten().filter_map(Weak::upgrade);
-        let mut inside = all.filter(|known| known.ns() == Some(ns));
-        let first = inside.next()?;
-        inside.next().is_none().then(|| first.show())
+        let mut inside = self.inside.borrow_mut();
+        let all = inside.get_mut(&ns)?;
+        let mut alone: Option<Rc<Known>> = None;
+        // Who is not there any more is looked at for the last time.
+        let mut at = 0;
+        while let Some(one) = all.get(at) {
+            step();
+            match (is_there(one, ns), &alone) {
+                (None, _) => drop(all.swap_remove(at)),
+                (Some(known), None) => (alone, at) = (Some(known), at + 1),
+                (Some(known), Some(first)) if Rc::ptr_eq(&known, first) => {
+                    drop(all.swap_remove(at));
+                }
+                (Some(_), Some(_)) => return None,
+            }
+        }
+        Some(alone?.show())
     }
 
     /// What had to make room.
@@ -367,6 +423,11 @@ impl Containers {
     pub const fn forgotten(&self) -> u64 {
         self.forgotten
     }
+}
+
+/// A container, if it is still there.
+fn is_there(known: &Weak<Known>, ns: NsRef) -> Option<Rc<Known>> {
+    known.upgrade().filter(|known| known.ns() == Some(ns))
 }
 
 #[cfg(test)]

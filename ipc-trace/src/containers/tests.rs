@@ -127,3 +127,47 @@ fn verdicts_follow_what_becomes_known() {
     verdicts.sort_unstable();
     assert_eq!(verdicts, [(5, Some(false)), (6, None), (7, Some(false)), (7, Some(true))]);
 }
+
+/// Many containers in a namespace of their own each, and all in the host's; asked about after each.
+#[test]
+fn who_is_alone_in_a_namespace_is_found_without_looking_at_all_containers() {
+    let own = |n: u64| NsRef { inum: 10 + n as u32, generation: 1 };
+    let host = NsRef { inum: 1, generation: 1 };
+    crate::steps::assert_linear(5_000, |count| {
+        let mut containers = Containers::default();
+        for n in 0..count as u64 {
+            made(&mut containers, n + 1, n);
+            let known = containers.of(n + 1, 1).unwrap();
+            containers.is_in(&known, own(n), 1);
+            assert_eq!(containers.alone_in(own(n)), Some(known.container()));
+            containers.is_in(&known, host, 2);
+            assert_eq!(containers.alone_in(own(n)), None);
+            assert_eq!(containers.alone_in(host).is_some(), n == 0);
+        }
+        assert!(containers.inside.borrow().len() <= 2 * 64 + count);
+    });
+    // One goes from one to the other and back.
+    let mut containers = Containers::default();
+    made(&mut containers, 1, 1);
+    let known = containers.of(1, 1).unwrap();
+    for n in 0..100_000 {
+        containers.is_in(&known, if n % 2 == 0 { host } else { own(1) }, n);
+    }
+    assert!(containers.inside.borrow().values().all(|all| all.len() <= 128));
+    assert!(containers.alone_in(own(1)).is_some() && containers.alone_in(host).is_none());
+}
+
+#[test]
+fn a_decision_looks_at_the_containers_own_cgroups_alone() {
+    crate::steps::assert_linear(5_000, |count| {
+        let mut containers = Containers::default();
+        let pattern = crate::policy::pattern::Pattern::new("app1").unwrap();
+        containers.want(Wanted { containers: vec![pattern], ..Wanted::default() });
+        for n in 0..count as u64 {
+            made(&mut containers, n + 1, n);
+            let _ = containers.named(named(n, "app1"));
+            assert_eq!(containers.take_verdicts(), [(n + 1, Some(true))]);
+            assert_eq!(containers.take_decided().len(), 1);
+        }
+    });
+}

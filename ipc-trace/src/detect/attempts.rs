@@ -18,7 +18,7 @@ use super::{
     argue::{self, Argued},
     failed::Failed,
     past::{Handle, Past},
-    sighting::{Key, Moved, ProcessKey, Seen, Target},
+    sighting::{Key, More, Moved, ProcessKey, Seen, Target},
 };
 use crate::{
     event::{ReadFrom, finding::Class, objects::ObjectLife, value::Text},
@@ -38,6 +38,8 @@ const AWAITED: usize = 4096;
 const CALLERS: usize = 8;
 /// What is made so soon after it was looked for was to be made.
 const SOON_NS: u64 = 5_000_000_000;
+/// Where there is no room, it is looked for again after this.
+const AGAIN_NS: u64 = 500_000_000;
 
 /// A lookup that failed.
 #[derive(Clone, Copy, Debug)]
@@ -106,6 +108,8 @@ pub(super) struct Attempts {
     past: Past,
     bursts: HashMap<Key, Burst>,
     awaited: HashMap<(NsRef, Handle), Awaited>,
+    /// When there was no room among them last
+    awaited_full: u64,
 }
 
 impl Attempts {
@@ -203,7 +207,8 @@ impl Attempts {
         if matches!(handle, Handle::Id(..)) {
             return;
         }
-        if self.awaited.len() >= AWAITED {
+        if self.awaited.len() >= AWAITED && now >= self.awaited_full.saturating_add(AGAIN_NS) {
+            self.awaited_full = now;
             self.awaited.retain(|_, one| one.last_ns.saturating_add(SOON_NS) >= now);
         }
         let place = (seen.who.ns, handle);
@@ -230,7 +235,7 @@ impl Attempts {
         if change.boot_ns > awaited.last_ns.saturating_add(SOON_NS) {
             return;
         }
-        let maker = change.by.as_ref().map(|(_, facts)| facts);
+        let maker = change.by.as_ref().and_then(|by| by.facts.as_ref());
         for caller in awaited.by {
             let Some(burst) = self.bursts.get_mut(&caller.key) else { continue };
             if burst.best != handle {
@@ -264,16 +269,12 @@ impl Burst {
             self.best = handle.clone();
             (self.confidence, self.prior) = (draft.confidence(), prior);
         }
-        let more = if self.values.len() == VALUES { " at least" } else { "" };
+        let or_more = self.values.len() == VALUES;
         to.findings.amend(key, |known| {
             if surer {
                 *known = draft;
             }
-            let title = known.title.split(OTHERS).next().unwrap_or_default();
-            known.title = format!("{title}{OTHERS}{more} {others} more that exist there");
+            known.more = More { count: others, or_more };
         });
     }
 }
-
-/// What titles of several attempts go on with.
-const OTHERS: &str = ", and for";

@@ -38,12 +38,13 @@ pub(super) fn met(seen: &Seen<'_>, (ns, local): (NsRef, Local), one: &One) -> Op
     let other = other(own, ns, one)?;
     let whose = Whose::Container(own.container().id.0.to_vec().into());
     let key = Key { class: Class::CrossContainer, whose, target: target(ns, local) };
-    let mut draft = Draft::by(&seen.who, Severity::Medium, name(local, one))
+    let mut draft = Draft::by(&seen.who, Severity::Medium, String::new())
         .of(Some(ns), Some(false), false)
         .because(90, "calls of both containers were seen on the object, from this namespace");
     (draft.local, draft.owner) = (Some(local), Some(Rc::clone(&other)));
     draft.explains = EXPLAINS;
-    Some(Shared { key, ns, subject: Rc::clone(own), other: Some(other), draft })
+    let (subject, object) = (Rc::clone(own), name(local, one));
+    Some(Shared { key, ns, subject, other: Some(other), object, draft })
 }
 
 /// Another container that uses an object from its namespace: the one that made it, or the first.
@@ -55,9 +56,9 @@ fn other(own: &Rc<Known>, ns: NsRef, one: &One) -> Option<Rc<Known>> {
     made.or_else(|| others.next()).cloned()
 }
 
-/// What there is to say, as the runtimes' word stands. The title that was drafted names the object.
+/// What there is to say, as the runtimes' word stands.
 pub(super) fn draft(shared: &Shared, sharing: Sharing) -> Draft {
-    let Shared { ns, subject, other, draft, .. } = shared;
+    let Shared { ns, subject, other, object, draft, .. } = shared;
     let mut draft = draft.clone();
     let own = subject.container();
     let other = other.as_ref().map(|known| known.container());
@@ -65,7 +66,7 @@ pub(super) fn draft(shared: &Shared, sharing: Sharing) -> Draft {
     draft.title = format!(
         "container {} shares {}{} in namespace {}",
         ContainerTag(&own),
-        draft.title,
+        object,
         whose.unwrap_or_default(),
         NsTag::new(ns.inum, ns.generation),
     );

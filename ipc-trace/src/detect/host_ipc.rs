@@ -45,7 +45,7 @@ pub(super) fn met(seen: &Seen<'_>, known: &Rc<Known>) -> Shared {
         .of(Some(ns), Some(false), false)
         .because(90, "the kernel side read cgroup and namespace of the thread that made the call");
     draft.explains = EXPLAINS;
-    Shared { key, ns, subject: Rc::clone(known), other: None, draft }
+    Shared { key, ns, subject: Rc::clone(known), other: None, object: String::new(), draft }
 }
 
 /// What there is to say, as the runtime's word stands.

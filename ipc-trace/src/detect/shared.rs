@@ -45,6 +45,8 @@ pub(super) struct Shared {
     pub(super) subject: Rc<Known>,
     /// The other one, of `cross-container`
     pub(super) other: Option<Rc<Known>>,
+    /// What they share, as a title says it; of `cross-container`
+    pub(super) object: String,
     /// What is the same whatever the runtimes say
     pub(super) draft: Draft,
 }

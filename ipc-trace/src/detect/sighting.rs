@@ -326,13 +326,25 @@ pub struct Trace {
     pub count: u64,
 }
 
+/// What else was looked for, beside what a title names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct More {
+    /// How many different things
+    pub count: usize,
+    /// There may be more that were not told apart
+    pub or_more: bool,
+}
+
 /// What a class says when it sees something for the first time.
 #[derive(Clone, Debug)]
 pub struct Draft {
     /// How much it matters
     pub severity: Severity,
-    /// What happened, in one sentence. Names that others chose are escaped in it
+    /// What happened, in one sentence. Names that others chose are escaped in it. It is never read again:
+    /// what may have to be said otherwise later has a field of its own
     pub title: String,
+    /// How many more than the title names were looked for
+    pub more: More,
     /// Who did it; `None`: the finding is about the container in `container`
     pub process: Option<Process<'static>>,
     /// The container, kept so that a name which comes late is shown
@@ -370,6 +382,7 @@ impl Draft {
         Self {
             severity,
             title,
+            more: More::default(),
             process: Some(who.process()),
             container: who.facts.and_then(|facts| facts.container.clone()),
             cgroup: who.facts.and_then(|facts| facts.cgroup.clone()),
@@ -411,6 +424,19 @@ impl Draft {
     pub fn of(mut self, ns: Option<NsRef>, foreign: Option<bool>, dead: bool) -> Self {
         (self.object_ns, self.foreign, self.dead) = (ns, foreign, dead);
         self
+    }
+
+    /// What happened, as it is shown.
+    #[must_use]
+    pub fn full_title(&self) -> String {
+        let More { count, or_more } = self.more;
+        match count {
+            0 => self.title.clone(),
+            _ => {
+                let least = if or_more { " at least" } else { "" };
+                format!("{}, and for{least} {count} more that exist there", self.title)
+            }
+        }
     }
 
     /// From 0 to 100.

@@ -19,6 +19,7 @@ use crate::{
     event::finding::{
         Class, Evidence, Finding, FindingsAccounting, FoundObject, Severity, Subject,
     },
+    steps::step,
     track::{HashMap, Tracker},
 };
 
@@ -27,6 +28,8 @@ const PER_CLASS: usize = 512;
 /// A finding that was shown, and not seen for so long, makes room for a new one where lines tell of
 /// findings as they come.
 const STALE_NS: u64 = 300_000_000_000;
+/// Where nothing was old enough, a class is looked through again after this.
+const AGAIN_NS: u64 = 1_000_000_000;
 /// Of what a finding rests on, so many that came first are kept, and so many that came last.
 const EVENTS: usize = 8;
 /// The same, of lines' numbers.
@@ -122,6 +125,8 @@ pub struct Findings {
     /// Muted ones that had to make room, by class and rule
     muted: BTreeMap<(Class, Rc<str>), u64>,
     no_room: BTreeMap<Class, u64>,
+    /// Classes in which nothing was old enough to make room, and when they are looked through again
+    full_until: BTreeMap<Class, u64>,
     /// What is less sure does not count as the worst
     least: u8,
     /// The worst of those that made room
@@ -140,6 +145,7 @@ impl Default for Findings {
             folded: BTreeMap::new(),
             muted: BTreeMap::new(),
             no_room: BTreeMap::new(),
+            full_until: BTreeMap::new(),
             least: 0,
             worst: None,
         }
@@ -236,6 +242,9 @@ impl Findings {
         if !self.told {
             return false;
         }
+        if self.full_until.get(&class).is_some_and(|until| now < *until) {
+            return false;
+        }
         let before = self.kept.len();
         let stale = |key: &Key, kept: &Kept| {
             key.class == class && !kept.grown && kept.last_ns.saturating_add(STALE_NS) < now
@@ -243,6 +252,7 @@ impl Findings {
         let (folded, worst, least) = (&mut self.folded, &mut self.worst, self.least);
         let muted = &mut self.muted;
         self.kept.retain(|key, kept| {
+            step();
             let goes = stale(key, kept);
             match &kept.verdict.muted {
                 Some(rule) if goes => *muted.entry((class, Rc::clone(rule))).or_default() += 1,
@@ -257,6 +267,9 @@ impl Findings {
         let gone = before - self.kept.len();
         if let Some(count) = self.per_class.get_mut(&class) {
             *count = count.saturating_sub(gone);
+        }
+        if gone == 0 {
+            self.full_until.insert(class, now.saturating_add(AGAIN_NS));
         }
         gone > 0
     }
@@ -394,7 +407,7 @@ impl Kept {
             class: key.class,
             severity: draft.severity,
             confidence: draft.confidence(),
-            title: draft.title.clone(),
+            title: draft.full_title(),
             subject: Subject {
                 process: draft.process.clone(),
                 container: draft.container.as_ref().map(|known| known.show()),

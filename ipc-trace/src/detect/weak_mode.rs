@@ -10,7 +10,7 @@ use ipc_trace_common::record::NsRef;
 use super::{
     cross_container_denied::name,
     shared::target,
-    sighting::{Draft, Key, Trace, Who, Whose, comm_of},
+    sighting::{Draft, Key, Trace, Who, Whose},
 };
 use crate::{
     event::{
@@ -19,7 +19,7 @@ use crate::{
     },
     text::tag::NsTag,
     track::objects::{
-        Change,
+        Caller, Change,
         one::{Local, One},
     },
 };
@@ -52,9 +52,9 @@ pub(super) fn changed(change: &Change) -> Option<(Key, Trace, Draft)> {
     if change.life != ObjectLife::Changed {
         return None;
     }
-    let (tid, facts) = change.by.as_ref()?;
-    let comm = comm_of(Some(facts));
-    let who = Who::of_facts((facts.pid, *tid), change.ns, &comm, Some(facts));
+    let Caller { tid, pid, uid, gid, comm, facts } = change.by.as_ref()?;
+    let (ns, facts) = (change.ns, facts.as_ref());
+    let who = Who { pid: *pid, tid: *tid, uid: *uid, gid: *gid, comm, ns, facts };
     let (key, draft) = met(&who, (change.ns, change.local), &change.one)?;
     let what = "mode changed".into();
     let boot_ns = change.boot_ns;

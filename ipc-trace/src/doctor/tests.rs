@@ -69,6 +69,7 @@ impl Host {
             kernel: "6.12.117".to_owned(),
             build: "#1 SMP PREEMPT_DYNAMIC Debian 6.12.117-1 (2026-11-12)".to_owned(),
             arch: "x86_64",
+            boot_id: None,
         };
         Self { root, system }
     }

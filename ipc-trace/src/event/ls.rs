@@ -289,6 +289,9 @@ pub enum UnseenWhat {
     Sysv,
     /// POSIX queues
     Queues,
+    /// POSIX queues that the kernel counts, without a name and without a descriptor of a process: those
+    /// that have one are there
+    UnlinkedQueues,
     /// Limits
     Limits,
 }

@@ -65,8 +65,12 @@ pub enum Event<'a> {
     Container(ContainerNamed),
     /// Calls were lost since the line before
     Loss(Loss<'a>),
+    /// After a loss, what exists was listed anew
+    Resync(Resync),
     /// Something was done, or tried, across namespaces; or there is more to say of that
     Finding(FindingLine<'a>),
+    /// How it stands, every minute
+    Status(Status<'a>),
     /// The last line
     End(End<'a>),
 }
@@ -81,6 +85,10 @@ pub struct Start<'a> {
     pub time: Time,
     /// The host's name
     pub host: Cow<'a, str>,
+    /// Which boot of the host this is (`/proc/sys/kernel/random/boot_id`)
+    pub boot_id: Option<Cow<'a, str>>,
+    /// Which run of ipc-trace: another one each time
+    pub run_id: Option<Cow<'a, str>>,
     /// The kernel's release
     pub kernel: Cow<'a, str>,
     /// The machine
@@ -327,6 +335,8 @@ pub enum Life {
     Left,
     /// It was there at `after` and gone at `before`
     Destroyed,
+    /// It is there, though how it came to be was not seen: after a loss
+    Present,
 }
 
 /// Something happened to a namespace.
@@ -385,6 +395,46 @@ pub struct LossBy {
     pub count: u64,
 }
 
+/// Records were lost that what is known of namespaces and objects rests on, so what exists was listed anew. What
+/// came and went meanwhile is counted as lost, and is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Resync {
+    /// Number of the line
+    pub seq: u64,
+    /// When what exists had been listed
+    pub time: Time,
+    /// When the loss was noticed
+    pub since: Time,
+    /// Whether all that exists is known again: nothing more was lost meanwhile, and everything was seen. Else
+    /// another such line follows
+    pub complete: bool,
+    /// Namespaces
+    pub namespaces: Found,
+    /// Objects
+    pub objects: Found,
+}
+
+/// What was found when it was listed anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Found {
+    /// How many there are
+    pub present: u64,
+    /// Those of them that were not known: the lines before this one tell of them
+    pub appeared: u64,
+    /// Those that were known and are there no more: the lines before this one tell of them
+    pub ended: u64,
+}
+
+/// How it stands. It has no number: nothing happened.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Status<'a> {
+    /// When
+    pub time: Time,
+    /// What was seen, and what became of it so far. Records on their way are in `emitted`, and not yet in
+    /// `delivered`
+    pub accounting: &'a Accounting,
+}
+
 /// Tracing ended.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct End<'a> {
@@ -441,8 +491,25 @@ pub struct Accounting {
     pub by_op: BTreeMap<OpName, OpAccounting>,
     /// The control ring
     pub control: ControlAccounting,
+    /// Snapshots of what exists that were taken after losses
+    pub resyncs: ResyncAccounting,
+    /// What was not looked at, and other rare conditions of the kernel side that came up, by name, with how
+    /// often: `descriptors_beyond_4096` counts moves into another namespace by processes whose further
+    /// descriptors were not looked through for files of `/proc/sysvipc`
+    pub diagnostics: BTreeMap<&'static str, u64>,
     /// What became of findings
     pub findings: FindingsAccounting,
+}
+
+/// Snapshots of what exists that were taken after losses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct ResyncAccounting {
+    /// Those after which all that exists was known again
+    pub complete: u64,
+    /// Those during which more was lost, or which did not see everything
+    pub partial: u64,
+    /// Whether something was lost after the last of them
+    pub pending: bool,
 }
 
 /// COMMAND and its end.

@@ -21,6 +21,10 @@ pub struct Report {
     pub v: u8,
     /// The host's name
     pub host: String,
+    /// Which boot of the host this is (`/proc/sys/kernel/random/boot_id`)
+    pub boot_id: Option<String>,
+    /// Which run of ipc-trace: another one each time
+    pub run_id: Option<String>,
     /// The kernel's release
     pub kernel: String,
     /// How each operation was seen

@@ -31,6 +31,8 @@ pub struct System {
     pub build: String,
     /// The machine: `x86_64` or `aarch64`
     pub arch: &'static str,
+    /// Which boot of the host this is, where the kernel tells
+    pub boot_id: Option<String>,
 }
 
 impl System {
@@ -45,6 +47,9 @@ impl System {
             kernel: name.release().to_string_lossy().into_owned(),
             build: name.version().to_string_lossy().into_owned(),
             arch: std::env::consts::ARCH,
+            boot_id: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+                .ok()
+                .map(|id| id.trim_end().to_owned()),
         })
     }
 }

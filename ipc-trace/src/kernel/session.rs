@@ -16,7 +16,9 @@ use aya_log::EbpfLogger;
 use ipc_trace_common::{
     op::{Abi, Op},
     record::{BatchHead, NsRef},
-    state::{self, BATCHES, Batch, CONTROL_ROW, COUNTER_ROWS, DropKey, Fold, FoldKey, gate},
+    state::{
+        self, BATCHES, Batch, CONTROL_ROW, COUNTER_ROWS, Diagnostic, DropKey, Fold, FoldKey, gate,
+    },
 };
 
 use nix::time::{ClockId, clock_gettime};
@@ -402,6 +404,14 @@ impl Session {
         if let Err(reason) = logged {
             log::warn!("rare conditions, {so_far} in all, can't be told apart: {reason}");
         }
+    }
+
+    /// What is rare and came up, with how often.
+    #[must_use]
+    pub fn diagnosed(&self) -> BTreeMap<&'static str, u64> {
+        let counts =
+            Diagnostic::ALL.iter().map(|one| (one.name(), self.diagnostics.get(*one as usize)));
+        counts.filter(|(_, count)| *count > 0).collect()
     }
 
     /// What lists who holds what.

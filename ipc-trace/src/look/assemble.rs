@@ -10,7 +10,9 @@ use super::{
     lines::{Mount, Mounted},
 };
 use crate::event::{
-    ls::{DescriptorOf, Holder, LimitName, MountOf, NamespaceLook, ProcessLook, UnseenWhat},
+    ls::{
+        DescriptorOf, Holder, LimitName, MountOf, NamespaceLook, ProcessLook, Unseen, UnseenWhat,
+    },
     objects::ObjectLook,
     value::{FamilyName, Hex32, Text},
 };
@@ -81,11 +83,17 @@ impl Seen {
     pub fn namespaces(mut self) -> (Vec<NamespaceLook>, u64) {
         let insides = std::mem::take(&mut self.insides);
         let mut all: BTreeMap<u32, NamespaceLook> = BTreeMap::new();
+        let mut counted: BTreeMap<u32, Option<u32>> = BTreeMap::new();
         for (inum, inside) in insides {
-            let ns_id = self.found.listed.get(&inum).and_then(|one| one.ns_id);
+            let (ns_id, queues) = match self.found.listed.get(&inum) {
+                Some(one) => (one.ns_id, one.queues),
+                None => (None, None),
+            };
             let Inside { mut objects, limits, mut unseen, mqueue_dev, listed } = inside;
             objects.sort_by(|a, b| order(a).cmp(&order(b)));
             unseen.dedup();
+            unseen.extend(unseen_queues(&objects, &unseen, queues));
+            counted.insert(inum, queues);
             all.insert(
                 inum,
                 NamespaceLook {
@@ -113,7 +121,8 @@ impl Seen {
         let unknown = self.mappings(&mut all);
         for namespace in all.values_mut() {
             namespace.holders.sort();
-            fill(namespace, self.page);
+            let queues = counted.get(&namespace.inum).copied().flatten();
+            fill(namespace, self.page, queues.map(u64::from));
         }
         let (mut host, others): (Vec<_>, Vec<_>) = all.into_values().partition(|ns| ns.host);
         host.extend(others);
@@ -252,8 +261,34 @@ fn order(object: &ObjectLook) -> (Family, Option<i32>, Option<&Text<'static>>) {
     (object.kind.0, object.id, object.name.as_ref())
 }
 
-/// Fills in how much of each limit is used, as far as objects were seen.
-fn fill(namespace: &mut NamespaceLook, page: u64) {
+/// Queues that the kernel counts and that were not seen: no name leads to them, and no descriptor of a
+/// process. Whether that is so can't be told where queues could not be listed at all.
+fn unseen_queues(
+    objects: &[ObjectLook],
+    unseen: &[Unseen],
+    counted: Option<u32>,
+) -> Option<Unseen> {
+    if unseen.iter().any(|one| one.what == UnseenWhat::Queues) {
+        return None;
+    }
+    let seen = objects.iter().filter(|one| one.kind == FamilyName(Family::Mq)).count() as u64;
+    let reason = match u64::from(counted?).checked_sub(seen)? {
+        0 => return None,
+        1 => {
+            "1 unlinked queue that no descriptor of a process leads to: it is on its way through a \
+              socket, or otherwise held by the kernel"
+                .to_owned()
+        }
+        more => format!(
+            "{more} unlinked queues that no descriptor of a process leads to: they are on their way \
+             through sockets, or otherwise held by the kernel"
+        ),
+    };
+    Some(Unseen { what: UnseenWhat::UnlinkedQueues, reason })
+}
+
+/// Fills in how much of each limit is used, as far as objects were seen. `queues`: as the kernel counts them.
+fn fill(namespace: &mut NamespaceLook, page: u64, queues: Option<u64>) {
     let of = |kind| namespace.objects.iter().filter(move |one| one.kind == FamilyName(kind));
     let count = |kind| of(kind).count() as u64;
     let sum = |kind, of_size: &dyn Fn(u64) -> u64| {
@@ -267,14 +302,12 @@ fn fill(namespace: &mut NamespaceLook, page: u64) {
         (LimitName::Semmns, sum(Family::Sem, &|size| size)),
         (LimitName::Msgmni, count(Family::Msg)),
     ];
-    let queues = [(LimitName::QueuesMax, count(Family::Mq))];
+    let seen = (!namespace.is_unseen(UnseenWhat::Queues)).then(|| count(Family::Mq));
     let mut used = Vec::new();
     if !namespace.is_unseen(UnseenWhat::Sysv) {
         used.extend(sysv);
     }
-    if !namespace.is_unseen(UnseenWhat::Queues) {
-        used.extend(queues);
-    }
+    used.extend(queues.or(seen).map(|queues| (LimitName::QueuesMax, queues)));
     for (name, used) in used {
         if let Some(limit) = namespace.limits.get_mut(&name) {
             limit.used = Some(used);
@@ -287,7 +320,7 @@ mod tests {
     use super::*;
     use crate::{
         event::{OtherNs, ls::Limit},
-        look::sysvipc,
+        look::{found::Listed, sysvipc},
     };
 
     fn thread(pid: u32, tid: u32, ipc_ns: u32) -> Thread {
@@ -341,6 +374,28 @@ mod tests {
             .collect();
         let at = |threads, comm: &str| vec![(5, threads, comm.to_owned())];
         assert_eq!(processes, [at(2, "t6"), at(2, "t5"), vec![]]);
+    }
+
+    #[test]
+    fn the_limit_of_queues_is_as_full_as_the_kernel_counts() {
+        let listed = |queues| Listed { queues, ..Listed::default() };
+        let look = |queues, closed: bool| {
+            let found = Found { listed: [(10, listed(queues))].into(), ..Found::default() };
+            let mut inside = inside(&[]);
+            if closed {
+                inside.unseen = Inside::closed("no way").unseen;
+            }
+            let (all, _) = seen(found, [(10, inside)]);
+            let one = &all[0];
+            let what: Vec<_> = one.unseen.iter().map(|one| one.what).collect();
+            (one.limits[&LimitName::QueuesMax].used, what)
+        };
+        assert_eq!(look(None, false), (Some(0), vec![]));
+        assert_eq!(look(Some(0), false), (Some(0), vec![]));
+        assert_eq!(look(Some(2), false), (Some(2), vec![UnseenWhat::UnlinkedQueues]));
+        let closed = vec![UnseenWhat::Sysv, UnseenWhat::Queues, UnseenWhat::Limits];
+        assert_eq!(look(Some(2), true), (Some(2), closed.clone()));
+        assert_eq!(look(None, true), (None, closed));
     }
 
     #[test]

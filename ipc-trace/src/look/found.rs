@@ -18,6 +18,8 @@ pub struct Listed {
     pub ns_id: Option<u64>,
     /// Device number of its mqueue file system
     pub mqueue_dev: Option<libc::dev_t>,
+    /// The queues that count for its limit
+    pub queues: Option<u32>,
 }
 
 /// A thread.
@@ -116,6 +118,7 @@ impl From<&NamespaceRecord> for Listed {
         Self {
             ns_id: (alive.ns_id != 0).then_some(alive.ns_id),
             mqueue_dev: device(alive.mqueue_dev),
+            queues: (alive.mq_queues != record::UNKNOWN_COUNT).then_some(alive.mq_queues),
         }
     }
 }

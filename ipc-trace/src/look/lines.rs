@@ -122,11 +122,13 @@ fn segment(line: &[u8]) -> Option<MappedSegment> {
     let mut fields = fields.split_whitespace();
     let (start, end) = fields.next()?.split_once('-')?;
     let [start, end] = [start, end].map(|at| u64::from_str_radix(at, 16).ok());
-    Some(MappedSegment {
-        shmid: fields.nth(3)?.parse().ok()?,
-        key: u32::from_str_radix(key, 16).ok()?,
-        bytes: end?.checked_sub(start?)?,
-    })
+    let shmid = fields.nth(3)?.parse().ok()?;
+    // More before the name: it is that of a file with such an ending, and anybody names files.
+    if fields.next().is_some() {
+        return None;
+    }
+    let (key, bytes) = (u32::from_str_radix(key, 16).ok()?, end?.checked_sub(start?)?);
+    Some(MappedSegment { shmid, key, bytes })
 }
 
 #[cfg(test)]
@@ -153,7 +155,8 @@ mod tests {
         let text = b"7f00-7f10 rw-p 00000000 00:00 0 \n\
             7f12ab000000-7f12ab002000 rw-s 00000000 00:01 32769                      /SYSV8cd1ab21 (deleted)\n\
             7f12ab000000-7f12ab002000 rw-s 00000000 00:01 7    /dev/shm/SYSV00000001 (deleted)\n\
-            7f12ab000000-7f12ab002000 rw-s 00000000 00:01 8    /SYSV00000001\n";
+            7f12ab000000-7f12ab002000 rw-s 00000000 00:01 8    /SYSV00000001\n\
+            7f12ab000000-7f12ab002000 rw-s 00000000 00:01 9    /tmp/a /SYSV00000001 (deleted)\n";
         let found: Vec<_> = segments(text).collect();
         assert_eq!(found, [MappedSegment { shmid: 32769, key: 0x8cd1_ab21, bytes: 0x2000 }]);
     }

@@ -180,8 +180,11 @@ fn alive(survey: Option<&Survey>, found: &Found, missing: Vec<u32>) -> Vec<u32> 
         Some(Ok(tasks)) => now.add_tasks(&tasks),
         Some(Err(_)) | None => return Vec::new(),
     }
+    // How many queues it has may be another number meanwhile.
+    let identity =
+        |found: &Found, inum: u32| found.listed.get(&inum).map(|one| (one.ns_id, one.mqueue_dev));
     let same = |inum: &u32| {
-        now.listed.contains_key(inum) && now.listed.get(inum) == found.listed.get(inum)
+        now.listed.contains_key(inum) && identity(&now, *inum) == identity(found, *inum)
     };
     missing.into_iter().filter(same).collect()
 }

@@ -114,15 +114,18 @@ impl Procfs {
                 }
             } else if may_be_queue(bytes) {
                 let Ok(meta) = fs::metadata(&path) else { continue };
-                let deleted = bytes.strip_suffix(b" (deleted)").unwrap_or(bytes);
-                let name = deleted.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+                // A name may end so by itself.
+                let is_unlinked = meta.nlink() == 0;
+                let path = bytes.strip_suffix(b" (deleted)").filter(|_| is_unlinked);
+                let name =
+                    path.unwrap_or(bytes).rsplit(|byte| *byte == b'/').next().unwrap_or_default();
                 Descriptor {
                     pid,
                     fd,
                     of: DescriptorOf::Queue,
                     belongs: Belongs::Device(meta.dev()),
                     name: Some(Text(name.to_vec().into())),
-                    unlinked: (meta.nlink() == 0).then_some(meta.ino()),
+                    unlinked: is_unlinked.then_some(meta.ino()),
                 }
             } else {
                 continue;

@@ -1,10 +1,12 @@
 //! Counters, losses and pending calls, as they are shown.
 
+use std::collections::BTreeMap;
+
 use ipc_trace_common::record::{PendingRecord, queue_flag};
 
 use crate::{
     event::{
-        Accounting, ControlAccounting, OpAccounting, Pending,
+        Accounting, ControlAccounting, OpAccounting, Pending, ResyncAccounting,
         finding::FindingsAccounting,
         value::{AbiName, FamilyName, OpName, Text},
     },
@@ -49,6 +51,8 @@ pub fn accounting(counts: &AllCounts, delivered: &Delivered) -> Accounting {
             delivered: delivered.control,
             dropped: counts.control.dropped,
         },
+        resyncs: ResyncAccounting::default(),
+        diagnostics: BTreeMap::new(),
         findings: FindingsAccounting::default(),
     }
 }

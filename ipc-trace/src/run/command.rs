@@ -76,6 +76,15 @@ impl Child {
         }
     }
 
+    /// Its exit status as shells have it, if it has ended: 128 and the signal's number when a signal ended it.
+    pub fn exit_status(&mut self) -> Option<u8> {
+        use std::os::unix::process::ExitStatusExt as _;
+        self.has_ended();
+        let status = self.status?;
+        let code = status.code().or_else(|| Some(128 + status.signal()?))?;
+        Some(u8::try_from(code).unwrap_or(u8::MAX))
+    }
+
     /// Its words and its end.
     #[must_use]
     pub fn report(&mut self) -> event::Command {

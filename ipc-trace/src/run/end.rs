@@ -1,9 +1,6 @@
 //! The end of a run: what is left in the rings, a last look, the account.
 
-use std::{
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use zerocopy::IntoBytes as _;
 
@@ -18,13 +15,11 @@ use crate::{
     track::{clock::boot_ns, objects::looks::Holders},
 };
 
-/// The exit status that says that `--fail-on` matched.
-const FOUND: u8 = 3;
 /// How long programs that were running when the gate closed are waited for.
 const LAST_RECORDS: Duration = Duration::from_millis(250);
 
 impl Run {
-    pub(super) async fn end(mut self, child: Option<&mut Child>) -> Result<ExitCode, RunError> {
+    pub(super) async fn end(&mut self, child: Option<&mut Child>) -> Result<(), RunError> {
         self.setup.session.close();
         self.setup.session.wait_for_programs();
         self.drop_status()?;
@@ -34,6 +29,7 @@ impl Run {
         self.list();
         let census = self.list();
         self.take_what_is_left(&mut counts);
+        self.stop_resync();
         let mut ls = self.what_exists(matches!(self.mode, Mode::Report(..)));
         if let Some(ls) = &mut ls {
             self.who_lives(ls);
@@ -51,13 +47,10 @@ impl Run {
         counts.missed = counts.missed.max(losses.missed);
         self.take_folded()?;
         self.pipeline.finish(ended, &mut self.mode);
-        let accounting = accounts::accounting(&counts, &self.pipeline.delivered);
+        let accounting = self.accounting(&counts, &self.pipeline.delivered);
         let pending = accounts::pending(&census, &self.pipeline.tracker, ended);
         let command = child.map(|child| child.report());
-        self.last_words(ended, accounting, command, pending, holders.as_ref())?;
-        let worst = self.pipeline.detect.findings.worst();
-        let fails = self.fail_on.is_some_and(|least| worst >= Some(least));
-        Ok(if fails { ExitCode::from(FOUND) } else { ExitCode::SUCCESS })
+        self.last_words(ended, accounting, command, pending, holders.as_ref())
     }
 
     /// Calls that were not sent when the gate closed. All programs that ran then have ended.
@@ -94,14 +87,13 @@ impl Run {
     fn last_words(
         &mut self,
         ended: u64,
-        mut accounting: Accounting,
+        accounting: Accounting,
         command: Option<Command>,
         pending: Vec<Pending>,
         holders: Option<&Holders>,
     ) -> Result<(), RunError> {
         let Pipeline { tracker, detect, .. } = &mut self.pipeline;
         let findings = detect.findings.report(tracker, tracker.clock.time(ended).0);
-        accounting.findings = detect.findings.accounting(detect.unjudged());
         match &mut self.mode {
             Mode::Live(live) => {
                 live.findings(&findings);
@@ -112,6 +104,8 @@ impl Run {
                 let report = Report {
                     v: VERSION,
                     host: self.setup.system.host.clone(),
+                    boot_id: self.setup.system.boot_id.clone(),
+                    run_id: self.run_id.clone(),
                     kernel: self.setup.system.kernel.clone(),
                     backend: self.setup.backends.clone(),
                     started: tracker.clock.time(self.started),

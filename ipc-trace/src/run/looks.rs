@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Gives memory back that a look took, several times as much as the tracker needs for what was found.
-fn give_back() {
+pub(super) fn give_back() {
     // SAFETY: no pointers; only memory that is free is touched.
     #[cfg(target_env = "gnu")]
     unsafe {

@@ -9,6 +9,7 @@
 //! | [`accounts`] | counters, losses and pending calls, as they are shown |
 //! | [`status`] | the line below the others, on a terminal |
 //! | `looks` | looks at what exists: at the start, now and then, at the end |
+//! | `resync` | after a loss, what exists is listed anew |
 //! | `names` | what runtimes call the containers |
 //! | [`ls`] | `ls`, which traces nothing |
 //! | [`policy`] | reading a policy; `policy check` |
@@ -28,6 +29,7 @@ pub mod ls;
 pub mod mode;
 mod names;
 pub mod policy;
+mod resync;
 pub mod setup;
 pub mod status;
 
@@ -43,14 +45,14 @@ use crate::{
     cli::{OutputFormat, TraceArgs},
     containers::runtimes::Names,
     detect::processes::Processes,
-    event::{Start, finding::Severity, value::Time},
+    event::{Accounting, Start, finding::Severity, value::Time},
     kernel::{
         census::Census,
         preemption::Change,
         session::{AllCounts, SessionError},
         survey::Survey,
     },
-    pipeline::{Drained, Pipeline},
+    pipeline::{Delivered, Drained, Pipeline},
     policy::parse::PolicyError,
     signals::Signals,
     sinks::{
@@ -66,6 +68,7 @@ use crate::{
 };
 use command::Child;
 use mode::Mode;
+use resync::Resync;
 use setup::Setup;
 use status::{Now, Status};
 
@@ -124,6 +127,8 @@ fn system(what: &'static str) -> impl Fn(io::Error) -> RunError {
 
 /// How often namespaces, losses and pending calls are looked at.
 const TICK: Duration = Duration::from_secs(1);
+/// How often a line says how it stands.
+const STATUS: Duration = Duration::from_secs(60);
 /// A call that has been in the kernel for so long is shown while it is there.
 const LONG_CALL_NS: u64 = 10_000_000_000;
 /// How long the reader sleeps after it found something, and at most.
@@ -143,6 +148,27 @@ pub fn run(live: bool, args: &TraceArgs) -> Result<ExitCode, RunError> {
     runtime.block_on(Run::new(live, args)?.whole(args))
 }
 
+/// What ended a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EndedBy {
+    /// COMMAND did
+    Command,
+    /// The time, or a signal
+    Other,
+}
+
+/// The exit status that says that `--fail-on` matched.
+const FOUND: u8 = 3;
+
+/// The exit status of a run that was not in vain. `commands_end`: that of COMMAND, if it ended first.
+const fn exit_status(fails: bool, commands_end: Option<u8>) -> u8 {
+    match (fails, commands_end) {
+        (true, _) => FOUND,
+        (false, Some(status)) => status,
+        (false, None) => 0,
+    }
+}
+
 /// A run.
 #[derive(Debug)]
 struct Run {
@@ -151,6 +177,7 @@ struct Run {
     losses: Losses,
     /// What lists who holds what, once it was needed
     survey: Option<Result<Survey, String>>,
+    resync: Resync,
     mode: Mode,
     /// Findings less sure than this are left out of text
     least: u8,
@@ -161,7 +188,11 @@ struct Run {
     /// What runtimes call their containers
     names: Names,
     signals: Signals,
+    /// Which run this is
+    run_id: Option<String>,
     started: u64,
+    /// When the next line says how it stands
+    next_status: Instant,
 }
 
 impl Run {
@@ -174,6 +205,7 @@ impl Run {
         let mut pipeline = Pipeline::new(Tracker::new(clock));
         pipeline.tracker.contexts.with_ancestry = args.with_ancestry;
         let started = boot_ns();
+        let run_id = random_id();
         let output = Output::new(signals.clone());
         pipeline.detect.ask(Box::new(Processes::in_directory("/proc")), std::process::id());
         pipeline.detect.findings.judged_by(Box::new(judges));
@@ -191,7 +223,7 @@ impl Run {
                     Format::Text { look, width, least, line: String::new() }
                 }
             };
-            Mode::Live(Live::new(format, start(&setup, clock.time(started))))
+            Mode::Live(Live::new(format, start(&setup, run_id.as_deref(), clock.time(started))))
         } else {
             Mode::Report(Box::default(), args.output)
         };
@@ -209,6 +241,7 @@ impl Run {
             pipeline,
             losses,
             survey: None,
+            resync: Resync::default(),
             mode,
             least: args.findings.min_confidence,
             fail_on: args.findings.fail_on,
@@ -216,7 +249,9 @@ impl Run {
             status,
             names,
             signals,
+            run_id,
             started,
+            next_status: Instant::now() + STATUS,
         })
     }
 
@@ -224,18 +259,40 @@ impl Run {
         self.look();
         self.flush()?;
         let mut child = match args.command.as_slice() {
-            [] => None,
-            words => Some(Child::start(words, args.output == OutputFormat::Json)?),
+            words @ [_, ..] if !self.signals.end() => {
+                Some(Child::start(words, args.output == OutputFormat::Json)?)
+            }
+            // None, or the run is over before it has begun.
+            _ => None,
         };
         raise_priority();
         let events = self.setup.session.events_fd().map_err(system("can't watch the ring"))?;
         let result = self.trace(args.duration, &events, child.as_mut()).await;
         drop(events);
-        if let Err(error) = result {
-            self.setup.session.close();
-            return Err(error);
+        // COMMAND goes on where something else ended the run, and what becomes of it then is not waited for.
+        let (commands_end, result) = match result {
+            Ok(ended_by) => {
+                let end = child.as_mut().filter(|_| ended_by == EndedBy::Command);
+                (end.and_then(|child| child.exit_status()), self.end(child.as_mut()).await)
+            }
+            Err(error) => {
+                self.setup.session.close();
+                (child.as_mut().and_then(|child| child.exit_status()), Err(error))
+            }
+        };
+        match result {
+            // A quiet end.
+            Ok(()) | Err(RunError::Output(OutputError::Closed)) => {
+                Ok(ExitCode::from(exit_status(self.fails(), commands_end)))
+            }
+            Err(error) => Err(error),
         }
-        self.end(child.as_mut()).await
+    }
+
+    /// Whether there was a finding that is a failure.
+    fn fails(&self) -> bool {
+        let worst = self.pipeline.detect.findings.worst();
+        self.fail_on.is_some_and(|least| worst >= Some(least))
     }
 
     /// Until COMMAND ends, the time is over, or a signal comes.
@@ -244,7 +301,7 @@ impl Run {
         duration: Option<Duration>,
         events: &AsyncFd<std::os::fd::OwnedFd>,
         mut child: Option<&mut Child>,
-    ) -> Result<(), RunError> {
+    ) -> Result<EndedBy, RunError> {
         let begin = Instant::now();
         let mut next_tick = begin + TICK;
         let mut nap = NAP;
@@ -255,12 +312,12 @@ impl Run {
                 self.tick()?;
                 next_tick = now + TICK;
             }
+            if child.as_mut().is_some_and(|child| child.has_ended()) {
+                return Ok(EndedBy::Command);
+            }
             let over = duration.is_some_and(|d| now.duration_since(begin) >= d);
             if over || self.signals.end() {
-                return Ok(());
-            }
-            if child.as_mut().is_some_and(|child| child.has_ended()) {
-                return Ok(());
+                return Ok(EndedBy::Other);
             }
             if drained.more {
                 tokio::task::yield_now().await;
@@ -327,14 +384,19 @@ impl Run {
         let now = boot_ns();
         self.catch_up(now)?;
         self.pipeline.tick(now, &mut self.mode);
+        self.take_losses()?;
+        self.resync()?;
+        let delivered = self.pipeline.delivered.clone();
         let counts = self.setup.session.counts();
-        if self.losses.grew(counts.total().dropped, counts.missed, counts.control.dropped) {
-            let losses = self.losses.update(
-                self.setup.session.drops()?,
-                counts.missed,
-                counts.control.dropped,
-            );
-            self.lost(&losses);
+        if let Mode::Live(live) = &self.mode
+            && live.tells_status()
+            && Instant::now() >= self.next_status
+        {
+            self.next_status += STATUS;
+            let accounting = self.accounting(&counts, &delivered);
+            if let Mode::Live(live) = &mut self.mode {
+                live.status(boot_ns(), &self.pipeline.tracker, &accounting);
+            }
         }
         self.flush()?;
         self.say_status(&counts, &census)
@@ -358,6 +420,28 @@ impl Run {
             log::warn!(
                 "the kernel's preemption model is {to} now, and was {from}: all calls are seen"
             );
+        }
+    }
+
+    /// Tells of what was lost since this was asked last. Whether the state rests on some of it.
+    fn take_losses(&mut self) -> Result<bool, RunError> {
+        let counts = self.setup.session.counts();
+        if !self.losses.grew(counts.total().dropped, counts.missed, counts.control.dropped) {
+            return Ok(false);
+        }
+        let drops = self.setup.session.drops()?;
+        let losses = self.losses.update(drops, counts.missed, counts.control.dropped);
+        Ok(self.lost(&losses))
+    }
+
+    /// What was seen, and what became of it.
+    fn accounting(&self, counts: &AllCounts, delivered: &Delivered) -> Accounting {
+        let detect = &self.pipeline.detect;
+        Accounting {
+            resyncs: self.resync.accounting(),
+            diagnostics: self.setup.session.diagnosed(),
+            findings: detect.findings.accounting(detect.unjudged()),
+            ..accounts::accounting(counts, delivered)
         }
     }
 
@@ -397,12 +481,16 @@ impl Run {
         }
     }
 
-    fn lost(&mut self, losses: &NewLosses) {
+    /// Something was lost. Whether the state rests on it.
+    fn lost(&mut self, losses: &NewLosses) -> bool {
         // Calls that change objects and find no room among the events are facts.
-        if losses.missed > 0 || losses.facts > 0 {
+        let of_state = losses.missed > 0 || losses.facts > 0;
+        if of_state {
             self.pipeline.tracker.objects.lost();
+            self.resync.note_loss(boot_ns());
         }
         self.mode.loss(losses, &self.pipeline.tracker);
+        of_state
     }
 
     /// Lists what exists.
@@ -417,15 +505,23 @@ impl Run {
     }
 }
 
-fn start(setup: &Setup, time: Time) -> Start<'_> {
+fn start<'a>(setup: &'a Setup, run_id: Option<&'a str>, time: Time) -> Start<'a> {
     Start {
         time,
         host: setup.system.host.as_str().into(),
+        boot_id: setup.system.boot_id.as_deref().map(Into::into),
+        run_id: run_id.map(Into::into),
         kernel: setup.system.kernel.as_str().into(),
         arch: setup.system.arch,
         backend: &setup.backends,
         version: env!("CARGO_PKG_VERSION"),
     }
+}
+
+/// An id that is never given again.
+fn random_id() -> Option<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid").ok()?;
+    Some(id.trim_end().to_owned())
 }
 
 /// Colours for a terminal that wants them, and its width; a pipe gets lines of 100 cells.

@@ -7,7 +7,7 @@ use crate::{
     containers::Known,
     decode::{Call, batch::Group},
     detect::store::Shown,
-    pipeline::{Change, Sink},
+    pipeline::{Change, Sink, looks::Reconciled},
     sinks::live::Live,
     track::{Tracker, clock::boot_ns, losses::NewLosses, objects, stats::Stats},
 };
@@ -80,6 +80,14 @@ impl Mode {
         match self {
             Self::Live(live) => live.container(known, boot_ns(), tracker),
             // It has the name in the end.
+            Self::Report(..) => {}
+        }
+    }
+
+    pub(super) fn resync(&mut self, reconciled: &Reconciled, tracker: &Tracker) {
+        match self {
+            Self::Live(live) => live.resync(reconciled, boot_ns(), tracker),
+            // The accounting says it.
             Self::Report(..) => {}
         }
     }

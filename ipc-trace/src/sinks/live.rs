@@ -8,13 +8,17 @@ use crate::{
     detect::store::Shown,
     event::{
         Accounting, Command, ContainerNamed, End, Event, IpcNsRef, Line, Loss, Namespace, Pending,
-        Start, VERSION,
+        Resync, Start, Status, VERSION,
         finding::{Finding, FindingLine},
         objects::{ObjectEvent, ObjectLife, ObjectOfNs},
     },
-    pipeline::{Change, Sink},
+    pipeline::{Change, Sink, looks::Reconciled},
     text::{self, call::Look},
-    track::{Tracker, losses::NewLosses, objects},
+    track::{
+        Tracker,
+        losses::NewLosses,
+        objects::{self, Caller},
+    },
 };
 
 /// How lines look.
@@ -107,6 +111,32 @@ impl Live {
             facts: losses.facts,
             by: &losses.by,
         });
+        self.format.write(&mut self.buffer, &event);
+    }
+
+    /// After a loss, what exists was listed anew.
+    pub fn resync(&mut self, reconciled: &Reconciled, now: u64, tracker: &Tracker) {
+        let Reconciled { since, complete, namespaces, objects } = *reconciled;
+        let event = Event::Resync(Resync {
+            seq: self.next(),
+            time: tracker.clock.time(now),
+            since: tracker.clock.time(since),
+            complete,
+            namespaces,
+            objects,
+        });
+        self.format.write(&mut self.buffer, &event);
+    }
+
+    /// Whether [`Self::status`] writes anything.
+    #[must_use]
+    pub const fn tells_status(&self) -> bool {
+        matches!(self.format, Format::Json)
+    }
+
+    /// How it stands.
+    pub fn status(&mut self, now: u64, tracker: &Tracker, accounting: &Accounting) {
+        let event = Event::Status(Status { time: tracker.clock.time(now), accounting });
         self.format.write(&mut self.buffer, &event);
     }
 
@@ -219,8 +249,8 @@ impl Live {
                 look: one.look(*local, &tracker.clock),
                 ipc_ns: IpcNsRef { inum: ns.inum, r#gen: ns.generation },
             },
-            process: by.as_ref().map(|(tid, facts)| facts.process(*tid)),
-            container: by.as_ref().and_then(|(_, facts)| facts.show_container()),
+            process: by.as_ref().map(Caller::process),
+            container: by.as_ref().and_then(|by| by.facts.as_ref()?.show_container()),
             after: death.and_then(|death| death.after).map(time),
             before: death.map(|death| time(death.before)),
         }

@@ -11,7 +11,7 @@ use super::{
     tag::{self, COMM_WIDTH, ContainerText, NsTag, ShortId},
     units::{Clock, Count},
 };
-use crate::event::{ContainerNamed, End, Event, Life, Loss, LossBy, Namespace, Start};
+use crate::event::{ContainerNamed, End, Event, Life, Loss, LossBy, Namespace, Resync, Start};
 
 /// Cells of the host's name and the kernel's release.
 const HOST_WIDTH: usize = 64;
@@ -31,13 +31,16 @@ pub fn write(out: &mut dyn fmt::Write, event: &Event<'_>, look: Look, width: usi
         Event::Object(object) => objects::line(out, object, look.palette),
         Event::Container(named) => write_container(out, named, look.palette),
         Event::Loss(loss) => write_loss(out, loss, look.palette),
+        Event::Resync(resync) => write_resync(out, resync, look.palette),
         Event::Finding(line) => findings::line(out, line, look.palette),
+        // It is for programs: on a terminal there is a line below the others.
+        Event::Status(_) => Ok(()),
         Event::End(end) => write_end(out, end, look.palette, width),
     }
 }
 
 fn write_start(out: &mut dyn fmt::Write, start: &Start<'_>, palette: Palette) -> fmt::Result {
-    let Start { time: _, host, kernel, arch, backend, version } = start;
+    let Start { time: _, host, boot_id: _, run_id: _, kernel, arch, backend, version } = start;
     writeln!(
         out,
         "{} on {} · Linux {} {arch} · {}",
@@ -66,6 +69,7 @@ fn write_namespace(
         Life::Entered => "entered",
         Life::Left => "left",
         Life::Destroyed => "destroyed",
+        Life::Present => "is there, its creation was lost",
     };
     write!(
         out,
@@ -136,6 +140,26 @@ fn write_loss(out: &mut dyn fmt::Write, loss: &Loss<'_>, palette: Palette) -> fm
         )?;
     }
     Ok(())
+}
+
+fn write_resync(out: &mut dyn fmt::Write, resync: &Resync, palette: Palette) -> fmt::Result {
+    let Resync { seq: _, time, since, complete, namespaces, objects } = resync;
+    let heading = match complete {
+        true => palette.paint(Role::Good, "resynchronized").to_string(),
+        false => palette.paint(Role::Loss, "resynchronized in part").to_string(),
+    };
+    writeln!(
+        out,
+        "{}  {heading} after the loss noticed at {}: {} of {} namespaces and {} of {} objects were not known, {} \
+         objects are gone",
+        palette.paint(Role::Dim, Clock(*time)),
+        Clock(*since),
+        Count(namespaces.appeared),
+        Count(namespaces.present),
+        Count(objects.appeared),
+        Count(objects.present),
+        Count(objects.ended),
+    )
 }
 
 const fn events(count: u64) -> &'static str {

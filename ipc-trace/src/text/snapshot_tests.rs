@@ -16,8 +16,8 @@ use super::{
     style::Palette,
 };
 use crate::event::{
-    Accounting, Backends, Command, ControlAccounting, End, Event, Ipc, IpcNs, Life, Loss, LossBy,
-    Namespace, OpAccounting, OtherNs, Sharing, Start, VERSION,
+    Accounting, Backends, Command, ControlAccounting, End, Event, Found, Ipc, IpcNs, Life, Loss,
+    LossBy, Namespace, OpAccounting, OtherNs, Resync, ResyncAccounting, Sharing, Start, VERSION,
     args::Args,
     finding::FindingsAccounting,
     identity::Identity,
@@ -110,6 +110,8 @@ fn start(backend: &Backends) -> Event<'_> {
     Event::Start(Start {
         time: at(0),
         host: "web1".into(),
+        boot_id: None,
+        run_id: None,
         kernel: "6.12.117".into(),
         arch: "x86_64",
         backend,
@@ -214,6 +216,17 @@ fn lines_of_a_run() {
     events.extend(moves());
     events.extend(lives());
     events.push(Event::Loss(loss));
+    let found = |present, appeared, ended| Found { present, appeared, ended };
+    for complete in [false, true] {
+        events.push(Event::Resync(Resync {
+            seq: 13,
+            time: at(1_500),
+            since: at(1_000),
+            complete,
+            namespaces: found(500, 2, 0),
+            objects: found(50_000, 14, 1_003),
+        }));
+    }
     events.push(Event::End(end));
     insta::assert_snapshot!("lines", lines(&events, PLAIN));
     insta::assert_snapshot!("lines_coloured", lines(&events, COLOURED).replace('\x1b', "␛"));
@@ -233,6 +246,8 @@ fn accounting(seen: u64, dropped: u64, missed: u64) -> Accounting {
         missed,
         by_op: BTreeMap::new(),
         control: ControlAccounting { emitted: 9, delivered: 9, dropped: 0 },
+        resyncs: ResyncAccounting::default(),
+        diagnostics: BTreeMap::new(),
         findings: FindingsAccounting::default(),
     }
 }
@@ -242,7 +257,11 @@ fn the_accounting_says_what_counts_are_worth() {
     let mut wrong = accounting(10, 0, 0);
     wrong.total.delivered = 9;
     wrong.control.dropped = 2;
-    let all = [accounting(5_260, 0, 0), accounting(5_260, 1, 0), accounting(5_260, 812, 3), wrong];
+    let mut healed = accounting(5_260, 0, 0);
+    healed.resyncs = ResyncAccounting { complete: 1, partial: 2, pending: true };
+    healed.diagnostics = BTreeMap::from([("descriptors_beyond_4096", 1), ("unreadable_field", 7)]);
+    let [fine, one, many] = [(0, 0), (1, 0), (812, 3)].map(|(d, m)| accounting(5_260, d, m));
+    let all = [fine, one, many, wrong, healed];
     let mut out = String::new();
     for one in &all {
         for width in [80, 200] {
@@ -308,6 +327,8 @@ fn report(namespaces: Vec<NamespaceReport>) -> Report {
     Report {
         v: VERSION,
         host: "web1".to_owned(),
+        boot_id: None,
+        run_id: None,
         kernel: "6.12.117".to_owned(),
         backend: Op::ALL.into_iter().map(|op| (OpName(op), "function")).collect(),
         started: at(0),

@@ -2,6 +2,8 @@
 
 use std::fmt::{self, Display, Write as _};
 
+use ipc_trace_common::state::Diagnostic;
+
 use super::{
     escape::{escaped, quoted},
     findings,
@@ -10,7 +12,9 @@ use super::{
     tag::{NsTag, ProcessTag},
     units::{Clock, Count, Duration},
 };
-use crate::event::{Accounting, Backends, Command, ControlAccounting, OpAccounting, Pending};
+use crate::event::{
+    Accounting, Backends, Command, ControlAccounting, OpAccounting, Pending, ResyncAccounting,
+};
 
 /// Cells of a queue's name: longer ones are cut.
 const NAME_WIDTH: usize = 32;
@@ -78,7 +82,8 @@ pub fn accounting(
 
 /// What was not seen or not kept, one statement each; none when all is well.
 fn verdicts(accounting: &Accounting) -> Vec<Span> {
-    let Accounting { total, missed, control, findings: _, by_op: _ } = accounting;
+    let Accounting { total, missed, control, resyncs, diagnostics, findings: _, by_op: _ } =
+        accounting;
     let OpAccounting { seen, filtered, emitted, dropped, delivered, not_made: _ } = *total;
     let mut said = Vec::new();
     let mut say = |text: &dyn Display| said.push(Span::new(Role::Loss, text));
@@ -99,6 +104,22 @@ fn verdicts(accounting: &Accounting) -> Vec<Span> {
     let facts = dropped.saturating_add(emitted.saturating_sub(delivered));
     if facts > 0 {
         say(&format_args!("{} facts about namespaces and processes lost", Count(facts)));
+    }
+    let ResyncAccounting { complete, partial, pending } = *resyncs;
+    if complete + partial > 0 {
+        let times = if complete + partial == 1 { "once" } else { "several times" };
+        let in_part = if complete == 0 { ", never completely" } else { "" };
+        say(&format_args!("resynchronized {times} after losses{in_part}"));
+    }
+    if pending && complete + partial > 0 {
+        say(&"more was lost since");
+    }
+    if let Some(count) = diagnostics.get(Diagnostic::ManyDescriptors.name()) {
+        let moves = if *count == 1 { "move" } else { "moves" };
+        say(&format_args!(
+            "{} {moves} of processes whose descriptors above 4,096 were not looked through",
+            Count(*count)
+        ));
     }
     said
 }

@@ -2,17 +2,18 @@
 
 use std::{
     borrow::Cow,
+    cell::{Cell, RefCell},
     path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
 };
 
 use ipc_trace_common::record::{
-    AncestorRecord, CallRecord, ContextRecord, EXE_LEN, ExitRecord, flag,
+    AncestorRecord, CallRecord, ContextRecord, EXE_LEN, ExitRecord, UID_EXTENTS, flag,
 };
 
 use super::{
-    identity::{self, Ancestors, Called, Users},
+    identity::{self, Ancestors, Called, MapSearch, Users},
     recent::Recent,
 };
 use crate::{
@@ -50,7 +51,8 @@ pub struct Facts {
     pub cgroup: Option<Arc<Text<'static>>>,
     /// Who it is beside that
     pub identity: Identity,
-    users: Users,
+    users: RefCell<Users>,
+    map: Cell<MapSearch>,
 }
 
 impl Facts {
@@ -78,15 +80,29 @@ impl Facts {
             container,
             cgroup,
             identity,
-            users: Users::of(record),
+            users: RefCell::new(users(record, proc)),
+            map: Cell::default(),
         }
+    }
+
+    /// Looks for the map of its users where that was not written when its facts were read.
+    #[cold]
+    fn look_for_map(&self, proc: &Path, now: u64) {
+        let mut search = self.map.get();
+        if search.is_due(now) {
+            let found = Users::in_proc(proc, self.pid, self.start_boot_ns);
+            if !found.is_empty() {
+                self.users.replace(found);
+            }
+        }
+        self.map.set(search);
     }
 
     /// Who it is, when its effective user is that.
     #[must_use]
     pub fn identity_as(&self, uid: u32) -> Identity {
         let mut identity = self.identity.clone();
-        identity.ns_uid = self.users.inside(uid);
+        identity.ns_uid = self.users.borrow().inside(uid);
         if uid != self.uid {
             identity.capabilities = None;
         }
@@ -124,6 +140,14 @@ impl Facts {
     }
 }
 
+/// The users of its namespace. A map with more parts than the kernel side has room for is in `proc`.
+fn users(record: &ContextRecord, proc: &Path) -> Users {
+    match record.uid_extents as usize > UID_EXTENTS {
+        true => Users::in_proc(proc, record.pid, record.start_boot_ns),
+        false => Users::of(record),
+    }
+}
+
 fn borrowed<'a>(text: &'a Text<'static>) -> Text<'a> {
     Text(Cow::Borrowed(&text.0))
 }
@@ -141,7 +165,20 @@ fn executable(record: &ContextRecord) -> Option<Text<'static>> {
         path.push(b'/');
         path.extend_from_slice(component);
     }
+    if is_memfd(&path, record) {
+        path.extend_from_slice(DELETED);
+    }
     Some(Text(Cow::Owned(path)))
+}
+
+/// What the kernel puts behind a path that leads nowhere any more (`d_path`, fs/d_path.c).
+const DELETED: &[u8] = b" (deleted)";
+
+/// Whether a program was run from a file that never had a path (memfd_create(2)): it is known by the name that the
+/// kernel shows, which ends like that of every deleted file.
+fn is_memfd(path: &[u8], record: &ContextRecord) -> bool {
+    let name = path.strip_prefix(b"/memfd:");
+    record.header.flags & flag::DELETED != 0 && name.is_some_and(|name| !name.contains(&b'/'))
 }
 
 /// The path as `proc` has it, where the kernel side had none: its table of paths is bounded. `None`
@@ -152,7 +189,13 @@ fn executable_in(proc: &Path, record: &ContextRecord) -> Option<Text<'static>> {
     }
     let process = proc.join(record.pid.to_string());
     let path = identity::executable(&process, record.start_boot_ns, None)?;
-    Some(Text(Cow::Owned(path.into_os_string().into_encoded_bytes())))
+    let mut path = path.into_os_string().into_encoded_bytes();
+    // That it is deleted is told beside it.
+    if record.header.flags & flag::DELETED != 0 && !is_memfd(&path, record) {
+        let len = path.strip_suffix(DELETED).unwrap_or(&path).len();
+        path.truncate(len);
+    }
+    Some(Text(Cow::Owned(path)))
 }
 
 /// The contexts of all threads that made calls.
@@ -184,7 +227,7 @@ impl Contexts {
     pub fn insert(&mut self, record: &ContextRecord, called: Called, containers: &mut Containers) {
         let container = containers.of(record.cgroup, record.pid);
         if let Some(known) = &container {
-            known.is_in(record.ns, record.context);
+            containers.is_in(known, record.ns, record.context);
         }
         let of_container = container.as_ref().map(Rc::as_ptr);
         let (ancestry, ancestry_truncated) =
@@ -255,6 +298,13 @@ impl Contexts {
     #[must_use]
     pub fn caller<'a>(&'a self, record: &'a CallRecord) -> Process<'a> {
         let facts = self.get(record.tid, record.context);
+        if let Some(facts) = facts
+            && facts.users.borrow().is_empty()
+            // A call before: the map may have been written since.
+            && record.boot_ns > record.context
+        {
+            facts.look_for_map(&self.proc, record.boot_ns);
+        }
         let mut identity = facts.map(|f| f.identity_as(record.euid)).unwrap_or_default();
         if !self.with_ancestry {
             (identity.ancestry, identity.ancestry_truncated) = (None, false);
@@ -306,6 +356,17 @@ mod tests {
         assert_eq!(path(b"x\0", 0).as_deref(), Some("/x"));
         assert_eq!(path(b"x\0y\0", flag::TRUNCATED).as_deref(), Some(".../y/x"));
         assert_eq!(path(b"", 0), None);
+    }
+
+    #[test]
+    fn a_program_without_a_path_has_the_name_that_the_kernel_shows() {
+        let path = |bytes, flags| {
+            executable(&context(1, 1, bytes, flags)).map(|t| t.to_str().into_owned()).unwrap()
+        };
+        assert_eq!(path(b"memfd:x y\0", flag::DELETED), "/memfd:x y (deleted)");
+        assert_eq!(path(b"memfd:x\0tmp\0", flag::DELETED), "/tmp/memfd:x");
+        assert_eq!(path(b"memfd:x\0", 0), "/memfd:x");
+        assert_eq!(path(b"worker\0", flag::DELETED), "/worker");
     }
 
     #[test]

@@ -73,9 +73,36 @@ fn split(bytes: &[u8]) -> Arc<[Text<'static>]> {
     bytes.split(|byte| *byte == 0).map(|one| Text(Cow::Owned(one.to_vec()))).collect()
 }
 
-/// The map of a user namespace, as it was when a thread's facts were read.
+/// The map of a user namespace, which is written once (`map_write`, kernel/user_namespace.c), perhaps after a
+/// thread's facts were read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Users(Box<[UidExtent]>);
+
+/// How often a map that was not written yet is looked for again: at least so long apart, and after so many times
+/// so long.
+const MAP_AGAIN_NS: u64 = 1_000_000;
+const MAP_TIMES: u32 = 64;
+const MAP_SELDOM_NS: u64 = 1_000_000_000;
+
+/// When it is looked for again.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct MapSearch {
+    times: u32,
+    not_before: u64,
+}
+
+impl MapSearch {
+    /// Whether it is time.
+    pub(super) const fn is_due(&mut self, now: u64) -> bool {
+        if now < self.not_before {
+            return false;
+        }
+        self.times += 1;
+        let pause = if self.times < MAP_TIMES { MAP_AGAIN_NS } else { MAP_SELDOM_NS };
+        self.not_before = now.saturating_add(pause);
+        true
+    }
+}
 
 impl Users {
     /// Of the namespace of a thread. Nothing, where the map is not known.
@@ -83,6 +110,21 @@ impl Users {
     pub(super) fn of(record: &ContextRecord) -> Self {
         let extents = record.uid_map.get(..record.uid_extents as usize);
         Self(extents.unwrap_or_default().into())
+    }
+
+    /// As `proc` has it, of the very process. Nothing, where it is not written yet.
+    #[must_use]
+    pub(super) fn in_proc(proc: &Path, pid: u32, start_boot_ns: u64) -> Self {
+        let process = proc.join(pid.to_string());
+        let map = std::fs::read_to_string(process.join("uid_map"));
+        match map {
+            Ok(map) if is_it(&process, start_boot_ns, None) => Self(extents(&map).collect()),
+            Ok(_) | Err(_) => Self::default(),
+        }
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// What a user of the initial namespace is called there (`map_id_up`, kernel/user_namespace.c).
@@ -94,6 +136,16 @@ impl Users {
         let extent = self.0.iter().find(within)?;
         extent.first.checked_add(uid - extent.lower_first)
     }
+}
+
+/// The lines of a map: FIRST LOWER_FIRST COUNT (user_namespaces(7)). What is lower are the users of the reader's
+/// namespace.
+fn extents(map: &str) -> impl Iterator<Item = UidExtent> {
+    map.lines().filter_map(|line| {
+        let mut numbers = line.split_whitespace().map(str::parse);
+        let mut next = || numbers.next()?.ok();
+        Some(UidExtent { first: next()?, lower_first: next()?, count: next()? })
+    })
 }
 
 /// Ancestors that are kept at least before those that nobody descends from any more are forgotten.
@@ -244,6 +296,34 @@ mod tests {
         record.uid_extents = 1;
         record.uid_map[0] = UidExtent { first: 0, lower_first: 0, count: u32::MAX };
         assert_eq!(Users::of(&record).inside(u32::MAX - 1), Some(u32::MAX - 1));
+    }
+
+    #[test]
+    fn a_map_that_was_written_later_is_that_of_the_same_process_alone() {
+        let proc = std::env::temp_dir().join(format!("ipc-trace-map-{}", std::process::id()));
+        std::fs::create_dir_all(proc.join("7")).unwrap();
+        let stat = "7 (worker) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4321 1 1\n";
+        std::fs::write(proc.join("7/stat"), stat).unwrap();
+        let users = |start| Users::in_proc(&proc, 7, start);
+        std::fs::write(proc.join("7/uid_map"), "").unwrap();
+        assert!(users(43_210_000_000).is_empty());
+        let map = "         0       1000          1\n         1     100000      65536\n";
+        std::fs::write(proc.join("7/uid_map"), map).unwrap();
+        assert_eq!(users(43_210_000_000).inside(100_001), Some(2));
+        assert!(users(43_220_000_000).is_empty());
+        std::fs::remove_dir_all(&proc).unwrap();
+    }
+
+    #[test]
+    fn a_map_is_looked_for_at_once_and_then_seldom() {
+        let mut search = MapSearch::default();
+        let mut reads = |from: u64, calls: u64, apart: u64| {
+            (0..calls).filter(|at| search.is_due(from + at * apart)).count()
+        };
+        assert_eq!(reads(5, 1_000, 1_000), 1);
+        assert_eq!(reads(2_000_000, 3, 1_000_000), 3);
+        // A hundred seconds of a call a microsecond, taken in steps.
+        assert!(reads(1_000_000_000, 1_000_000, 100_000) <= 64 + 100);
     }
 
     fn descendant(pid: u32, ancestors: &[(u32, u64)]) -> ContextRecord {

@@ -161,6 +161,8 @@ impl Tracker {
             pid: record.pid,
             uid: record.euid,
             gid: record.egid,
+            comm: record.comm,
+            context: record.context,
             facts: self.contexts.get(record.tid, record.context),
             deed,
         };
@@ -191,6 +193,8 @@ impl Tracker {
             pid: head.pid,
             uid: head.euid,
             gid: head.egid,
+            comm: head.comm,
+            context: head.context,
             facts: self.contexts.get(head.tid, head.context),
             deed,
         };

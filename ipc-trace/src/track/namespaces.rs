@@ -44,6 +44,8 @@ pub struct Info {
     pub birth: Option<Birth>,
     /// Its end
     pub death: Option<Death>,
+    /// Whether it was there at the start, or a line has told of it
+    told: bool,
     /// When it was known to exist last
     alive: Option<u64>,
     /// The first list, since then, in which it was missing
@@ -74,8 +76,33 @@ impl Namespaces {
         let ended = self.found(ns, ns_id, birth.boot_ns);
         if let Some(info) = self.known.get_mut(&ns) {
             info.birth = Some(birth);
+            info.told = true;
         }
         ended
+    }
+
+    /// All that are known were there at the start.
+    pub fn were_there(&mut self) {
+        self.known.values_mut().for_each(|info| info.told = true);
+    }
+
+    /// Those that live and of which no line has told: their births were lost.
+    pub fn take_untold(&mut self) -> Vec<NsRef> {
+        let untold = self.known.iter_mut().filter(|(_, info)| !info.told && info.death.is_none());
+        let mut untold: Vec<NsRef> = untold
+            .map(|(ns, info)| {
+                info.told = true;
+                *ns
+            })
+            .collect();
+        untold.sort_unstable();
+        untold
+    }
+
+    /// How many live.
+    #[must_use]
+    pub fn living(&self) -> usize {
+        self.known.values().filter(|info| info.death.is_none()).count()
     }
 
     /// A number has one namespace at a time: when a new one has it, the one before is dead.

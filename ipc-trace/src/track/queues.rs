@@ -31,6 +31,12 @@ impl Queues {
         }
     }
 
+    /// A snapshot found a queue, with its name.
+    pub fn listed(&mut self, queue: &QueueRef, name: &[u8]) {
+        self.remember_namespace(queue);
+        self.remember_name(queue, name, ReadFrom::Kernel);
+    }
+
     /// A call opened a queue. What it gave for a name is no more than a stopgap, until the queue shows itself.
     pub fn opened(&mut self, call: &Call<'_>) {
         if let Part::Name(part) = call.part

@@ -117,6 +117,21 @@ fn a_command_that_can_not_be_started_is_127_or_126_as_in_shells() {
 }
 
 #[test]
+fn the_exit_status_is_that_of_the_command_if_it_ended_the_run() {
+    let run = |options: &[&str], command: &str| {
+        let mut traced = tracer("live");
+        traced.args(["-o", "json"]).args(options).args(["--", "/bin/sh", "-c", command]);
+        traced.output().unwrap().status.code()
+    };
+    for (command, status) in [("exit 0", 0), ("exit 7", 7), ("exit 255", 255), ("kill -9 $$", 137)]
+    {
+        assert_eq!(run(&[], command), Some(status), "{command}");
+    }
+    // It goes on, and is not waited for.
+    assert_eq!(run(&["--duration", "100ms"], "exec >&- 2>&-; sleep 2; exit 7"), Some(0));
+}
+
+#[test]
 fn a_backend_that_is_not_to_be_had_says_why_and_auto_does_without() {
     let run = |backend: &str| {
         let mut command = program();

@@ -5,6 +5,7 @@
 //! | [`budget`] | how large the kernel's programs may be |
 //! | [`counts`] | reports: every call counted, also when the ring runs over |
 //! | [`lines`] | lines: each call once, with its result, its time, its end |
+//! | [`losses`] | what is known after records were lost |
 //! | [`args`] | the arguments of every operation, by every route |
 //! | [`namespaces`] | births, moves and ends of namespaces; queues carried between them |
 //! | [`objects`] | lives of objects: what there was, who made and left what |
@@ -34,6 +35,7 @@ mod counts;
 mod doctor;
 mod filters;
 mod lines;
+mod losses;
 mod ls;
 mod namespaces;
 mod objects;

@@ -274,6 +274,7 @@ impl Live {
         let mut live = Self { tracer: Beside::start(command), lines: Vec::new() };
         let start = live.next();
         assert_eq!(start["type"], "start");
+        assert!(start["boot_id"].is_string() && start["run_id"].is_string(), "{start}");
         live
     }
 

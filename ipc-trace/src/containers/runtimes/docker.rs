@@ -3,9 +3,10 @@
 //! namespace it was given is asked for then.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     future::Future,
     pin::pin,
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -30,6 +31,29 @@ const TO_ASK: usize = 1 << 14;
 /// Seconds before the connection from which on events are wanted, so that none falls between.
 const BEFORE: u64 = 2;
 
+/// Containers that wait to be asked about, each once.
+#[derive(Debug, Default)]
+struct ToAsk {
+    order: VecDeque<Arc<str>>,
+    waiting: HashSet<Arc<str>>,
+}
+
+impl ToAsk {
+    fn push(&mut self, id: &str) {
+        if self.order.len() < TO_ASK && !self.waiting.contains(id) {
+            let id: Arc<str> = id.into();
+            self.waiting.insert(Arc::clone(&id));
+            self.order.push_back(id);
+        }
+    }
+
+    fn pop(&mut self) -> Option<String> {
+        let id = self.order.pop_front()?;
+        self.waiting.remove(&id);
+        Some((*id).to_owned())
+    }
+}
+
 /// Follows a runtime until it closes the connection.
 ///
 /// # Errors
@@ -51,11 +75,11 @@ pub(super) async fn follow(socket: &Socket, at: usize, news: &Sender<News>) -> R
     let all = ListContainersOptions { all: true, ..ListContainersOptions::default() };
     let mut list = pin!(answered(docker.list_containers(Some(all))));
     let (mut listed, mut caught) = (false, false);
-    let mut to_ask = VecDeque::new();
+    let mut to_ask = ToAsk::default();
     let mut asked = JoinSet::new();
     loop {
         while asked.len() < ASKED
-            && let Some(id) = to_ask.pop_front()
+            && let Some(id) = to_ask.pop()
         {
             asked.spawn(ask(docker.clone(), socket.runtime, id));
         }
@@ -92,13 +116,11 @@ pub(super) async fn follow(socket: &Socket, at: usize, news: &Sender<News>) -> R
 async fn tell(
     mut named: Named,
     runtime: Runtime,
-    to_ask: &mut VecDeque<String>,
+    to_ask: &mut ToAsk,
     news: &Sender<News>,
 ) -> Result<(), String> {
     named.runtime = Some(runtime);
-    if to_ask.len() < TO_ASK && !to_ask.contains(&named.id) {
-        to_ask.push_back(named.id.clone());
-    }
+    to_ask.push(&named.id);
     news.send(News::Named(named)).await.map_err(nobody)
 }
 

@@ -362,6 +362,27 @@ fn a_burst_is_one_finding_of_its_surest_attempt() {
 }
 
 #[test]
+fn a_title_is_whole_whatever_the_names_in_it_say() {
+    const O_CREAT: u64 = 0o102;
+    const ENOENT: i64 = 2;
+    let names: [&[u8]; 3] = [b"x, and for", b"y, and for 9 more that exist there", b"z, which"];
+    let mut world = World::new();
+    for (ino, name) in (1..).zip(names) {
+        world.named(owner(A), Op::MqOpen, name, O_CREAT, Ok(ino));
+    }
+    for name in names {
+        world.named(prober(7, B), Op::MqOpen, name, 0, Err(ENOENT));
+    }
+    let one = only(&mut world);
+    let named = names.iter().any(|name| {
+        let quoted = format!("\"/{}\", which namespace", String::from_utf8_lossy(name));
+        one.title.contains(&quoted)
+    });
+    assert!(named, "{}", one.title);
+    assert!(one.title.ends_with(" has, and for 2 more that exist there"), "{}", one.title);
+}
+
+#[test]
 fn what_several_namespaces_have_is_another_finding_than_what_one_has() {
     let mut world = with(KEY, 3);
     make(&mut world, owner(HOST), Op::Shmget, KEY + 1, 4);

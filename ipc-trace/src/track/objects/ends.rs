@@ -49,13 +49,29 @@ impl Space {
     /// before, or while it was being made when the programs were attached.
     pub(super) fn looked(
         &mut self,
-        still: &dyn Fn(Local) -> bool,
+        still: &dyn Fn(Local, &One) -> bool,
         since: u64,
         gone: &mut Gone,
         changes: &mut Vec<Change>,
     ) {
-        let known = self.live.keys().chain(self.removed.keys()).copied();
-        let ended = known.filter(|local| !still(*local)).collect();
+        let known = self.live.iter().chain(&self.removed);
+        let ended = known.filter(|(local, one)| !still(**local, one)).map(|one| *one.0).collect();
+        self.have_ended(ended, since, gone, changes);
+    }
+
+    /// Objects that a snapshot did not find, which was taken while records came: those that are known since before
+    /// it began. All records until its end have been applied.
+    pub(super) fn not_found(
+        &mut self,
+        still: &dyn Fn(Local, &One) -> bool,
+        (began, since): (u64, u64),
+        gone: &mut Gone,
+        changes: &mut Vec<Change>,
+    ) {
+        let earlier = |one: &One| one.birth.known() < began;
+        let known = self.live.iter().chain(&self.removed);
+        let ended = known.filter(|(local, one)| earlier(one) && !still(**local, one));
+        let ended = ended.map(|one| *one.0).collect();
         self.have_ended(ended, since, gone, changes);
     }
 

@@ -12,13 +12,13 @@ use super::{
 use crate::{
     event::{
         ls::{DescriptorOf, Holder, Ls, NamespaceLook, UnseenWhat},
-        objects::{ObjectLook, ObjectReport},
+        objects::{ObjectLife, ObjectLook, ObjectReport},
     },
     track::{HashMap, clock::Clock},
 };
 
 /// The device number of a file system as the kernel has it (`MKDEV`, include/linux/kdev_t.h).
-fn kernel_device(dev: libc::dev_t) -> u32 {
+pub(crate) fn kernel_device(dev: libc::dev_t) -> u32 {
     libc::major(dev) << 20 | libc::minor(dev)
 }
 
@@ -33,6 +33,12 @@ fn is_whole(look: &NamespaceLook) -> bool {
     !look.is_unseen(UnseenWhat::Sysv) && !look.is_unseen(UnseenWhat::Queues)
 }
 
+/// Whether an object that a look did not find may be there all the same: an unlinked queue, where the kernel
+/// counts more of them than were found.
+fn is_hidden(local: Local, one: &One, look: &NamespaceLook) -> bool {
+    local.kind() == Family::Mq && one.is_removed() && look.is_unseen(UnseenWhat::UnlinkedQueues)
+}
+
 impl Objects {
     /// A look found this in a namespace before any call on it was told of. No line tells of it yet:
     /// what happened meanwhile is told first.
@@ -45,6 +51,7 @@ impl Objects {
                 space.found(local, Box::new(One::found(object, boot_ns)));
             }
         }
+        self.limit_removed();
     }
 
     /// What was there at the start and no line has told of.
@@ -52,7 +59,7 @@ impl Objects {
         self.untold(false)
     }
 
-    fn untold(&mut self, all: bool) -> Vec<Change> {
+    pub(super) fn untold(&mut self, all: bool) -> Vec<Change> {
         let mut changes = Vec::new();
         for space in self.spaces.values_mut() {
             space.untold(all, &mut changes);
@@ -82,8 +89,51 @@ impl Objects {
         changes
     }
 
+    /// A snapshot of a namespace after a loss, taken while records came; all of them until its end have been
+    /// applied. What it has and nobody was seen to make is told of, and what has ended unseen. `complete`:
+    /// nothing more was lost since before it began.
+    pub fn reconcile(
+        &mut self,
+        ns: NsRef,
+        look: &NamespaceLook,
+        complete: bool,
+        boot_ns: u64,
+    ) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let (space, gone) = self.space(ns);
+        let began = look.listed.0;
+        space.listed = look.listed;
+        space.is_whole(complete && is_whole(look));
+        let objects = look.objects.iter();
+        let found: BTreeMap<Local, &ObjectLook> =
+            objects.filter_map(|object| Some((local(object, look.mqueue_dev)?, object))).collect();
+        if is_whole(look) {
+            let still =
+                |local, one: &One| found.contains_key(&local) || is_hidden(local, one, look);
+            space.not_found(&still, (began, boot_ns), gone, &mut changes);
+        }
+        for (local, object) in found {
+            match space.get_mut(local) {
+                // What calls have told since is newer.
+                Some(one) if one.last_seen() < Some(began) => {
+                    one.fill(object);
+                    one.attached = one.attached.filter(|count| *count == 0);
+                }
+                Some(_) => {}
+                // It has ended since it was found.
+                None if gone.get(ns, local).is_some_and(|one| one.destroyed >= Some(began)) => {}
+                None => space.found(local, Box::new(One::found(object, began))),
+            }
+        }
+        space.untold(false, &mut changes);
+        self.limit_removed();
+        changes.sort_by_key(|change| (change.life != ObjectLife::Destroyed, change.local));
+        changes
+    }
+
     /// A look at the end. What it does not find of what was removed has ended; of the rest it tells how
-    /// it stands. What nobody was seen to make is told of now.
+    /// it stands. What nobody was seen to make or use, such as a queue that was made by its path, is told of
+    /// now.
     pub fn settled(
         &mut self,
         looks: &[(NsRef, &NamespaceLook)],
@@ -92,27 +142,30 @@ impl Objects {
     ) -> Vec<Change> {
         let mut changes = self.untold(true);
         for (ns, look) in looks {
-            let Some(space) = self.spaces.get_mut(ns) else { continue };
+            let (space, gone) = self.space(*ns);
             let found: BTreeMap<Local, &ObjectLook> = look
                 .objects
                 .iter()
                 .filter_map(|object| Some((local(object, look.mqueue_dev)?, object)))
                 .collect();
             if is_whole(look) {
-                let still = |local| found.contains_key(&local);
-                space.looked(&still, boot_ns, &mut self.gone, &mut changes);
+                let still =
+                    |local, one: &One| found.contains_key(&local) || is_hidden(local, one, look);
+                space.looked(&still, boot_ns, gone, &mut changes);
             } else if let Some(held) = held.filter(|held| held.exact.contains(&ns.inum)) {
                 // There is no way in, but who has its objects open or attached is known.
                 let still = |local, one: &One| held.in_use(*ns, local, one) != Some(0);
-                space.lingered(&still, boot_ns, &mut self.gone, &mut changes);
+                space.lingered(&still, boot_ns, gone, &mut changes);
                 space.attached(&|local, one| held.in_use(*ns, local, one));
             }
             for (local, object) in found {
-                if let Some(one) = space.get_mut(local) {
-                    one.fill(object);
+                match space.get_mut(local) {
+                    Some(one) => one.fill(object),
+                    None => space.found(local, Box::new(One::found(object, boot_ns))),
                 }
             }
         }
+        changes.append(&mut self.untold(false));
         changes
     }
 
@@ -233,9 +286,11 @@ impl Holders {
             Family::Mq => open.map(|open| !open),
             Family::Shm if open == Some(false) => {
                 let creator = ended(one.creator.as_ref()?.pid)?;
-                let last = match one.last.as_ref()? {
-                    Last::Seen { pid, .. } => Some(*pid),
-                    Last::Found(last) => last.pid,
+                // The table has neither a last process nor a time of one that was never attached.
+                let last = match one.last.as_ref() {
+                    Some(Last::Seen { pid, .. }) => Some(*pid),
+                    Some(Last::Found(last)) => last.pid,
+                    None => None,
                 };
                 // Never attached: nobody but its creator has to do with it.
                 (creator && last.is_none_or(|pid| ended(Some(pid)) == Some(true))).then_some(true)

@@ -8,6 +8,7 @@
 //! | [`gone`] | objects that are no more, of which some are remembered |
 //! | [`ways`] | keys and names, and in which namespaces these and ids lead to something |
 //! | [`users`] | who has used an object |
+//! | `unlinked` | names that were unlinked before it was known what they led to |
 //! | [`looks`] | what a look at what exists adds |
 //!
 //! Calls are told in the order of their returns, which need not be that of what they did: an object
@@ -24,10 +25,11 @@ pub mod one;
 pub mod space;
 #[cfg(test)]
 mod tests;
+mod unlinked;
 pub mod users;
 pub mod ways;
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, collections::HashSet, rc::Rc};
 
 use ipc_trace_common::{
     op::Family,
@@ -35,7 +37,11 @@ use ipc_trace_common::{
 };
 
 use super::{HashMap, contexts::Facts, generations::Generations, namespaces::Death};
-use crate::{decode::deeds::Deed, event::objects::ObjectLife};
+use crate::{
+    decode::deeds::Deed,
+    event::{Process, objects::ObjectLife, value::Text},
+    steps::step,
+};
 use gone::Gone;
 use one::{Local, One, Who};
 use space::Space;
@@ -56,6 +62,10 @@ pub struct Act<'a> {
     pub uid: u32,
     /// Effective group
     pub gid: u32,
+    /// The thread's name, NUL-padded
+    pub comm: [u8; 16],
+    /// The number of its context: when that was made
+    pub context: u64,
     /// What else is known of it
     pub facts: Option<&'a Rc<Facts>>,
     /// What it did
@@ -64,7 +74,71 @@ pub struct Act<'a> {
 
 impl Act<'_> {
     fn who(&self) -> Who {
-        Who { pid: Some(self.pid), uid: self.uid, gid: self.gid, facts: self.facts.cloned() }
+        Who {
+            pid: Some(self.pid),
+            uid: self.uid,
+            gid: self.gid,
+            comm: self.another_comm(),
+            facts: self.facts.cloned(),
+        }
+    }
+
+    fn caller(&self) -> Caller {
+        let Self { tid, pid, uid, gid, comm, .. } = *self;
+        Caller { tid, pid, uid, gid, comm, facts: self.facts.cloned() }
+    }
+
+    /// The thread's name, where it was another one when its facts were read.
+    fn another_comm(&self) -> Option<Box<[u8; 16]>> {
+        let known = self.facts.map(|facts| facts.comm.0.as_ref());
+        (known != Some(Text::until_nul(&self.comm).0.as_ref())).then(|| Box::new(self.comm))
+    }
+
+    /// Whether the call began after that moment, as far as that can be told. Calls of a thread follow one
+    /// another, and its context was made at the end of one, or before.
+    fn began_after(&self, boot_ns: u64, last_by: Option<u32>) -> bool {
+        let started = self.facts.is_some_and(|facts| facts.start_boot_ns > boot_ns);
+        let later = self.context > boot_ns && self.boot_ns > self.context;
+        let same = last_by == Some(self.tid) && self.boot_ns > boot_ns;
+        started || later || same
+    }
+}
+
+/// Who made a call, as it was then.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The thread
+    pub tid: u32,
+    /// Its process
+    pub pid: u32,
+    /// Effective user
+    pub uid: u32,
+    /// Effective group
+    pub gid: u32,
+    /// The thread's name, NUL-padded
+    pub comm: [u8; 16],
+    /// What else is known of it
+    pub facts: Option<Rc<Facts>>,
+}
+
+impl Caller {
+    /// As it is shown.
+    #[must_use]
+    pub fn process(&self) -> Process<'static> {
+        let facts = self.facts.as_ref();
+        Process {
+            pid: self.pid,
+            tid: self.tid,
+            ppid: facts.map(|facts| facts.ppid),
+            comm: Text::until_nul(&self.comm).into_owned(),
+            exe: facts.and_then(|facts| facts.exe.clone()),
+            exe_deleted: facts.is_some_and(|facts| facts.exe_deleted),
+            uid: self.uid,
+            gid: self.gid,
+            start_boot_ns: facts.map(|facts| facts.start_boot_ns),
+            ns: facts.map(|facts| facts.ns).unwrap_or_default(),
+            identity: facts.map(|facts| facts.identity_as(self.uid)).unwrap_or_default(),
+        }
     }
 }
 
@@ -81,8 +155,8 @@ pub struct Change {
     pub local: Local,
     /// The object, as it was then
     pub one: Box<One>,
-    /// Which thread did it, and who that is
-    pub by: Option<(u32, Rc<Facts>)>,
+    /// Who did it
+    pub by: Option<Caller>,
     /// Of `destroyed` that was noticed later
     pub death: Option<Death>,
 }
@@ -90,11 +164,12 @@ pub struct Change {
 impl Change {
     fn new(life: ObjectLife, boot_ns: u64, ns: NsRef, local: Local, one: &mut One) -> Self {
         one.told = true;
+        one.announced |= matches!(life, ObjectLife::Created | ObjectLife::Present);
         Self { boot_ns, life, ns, local, one: Box::new(one.clone()), by: None, death: None }
     }
 
     fn by(mut self, act: &Act<'_>) -> Self {
-        self.by = act.facts.map(|facts| (act.tid, Rc::clone(facts)));
+        self.by = Some(act.caller());
         self
     }
 }
@@ -118,9 +193,16 @@ pub struct Objects {
     everywhere: Rc<RefCell<Everywhere>>,
     gone: Gone,
     attachments: Generations<Place, Attachment>,
-    /// Records were lost: not all that happens in a new namespace can be known
+    /// Records were lost, and what exists was not listed since: not all that happens in a new namespace can be
+    /// known
     blind: bool,
+    /// Removed objects that had to make room
+    forgotten: u64,
 }
+
+/// Removed objects of all namespaces of which it is not known whether they are still in use, and that are
+/// remembered.
+const MAX_REMOVED: usize = 1 << 14;
 
 impl Objects {
     /// A call did something. `queue_ns`: the namespace of the queue that it was done to.
@@ -182,6 +264,7 @@ impl Objects {
                 self.space(act.ns).0.unlinked(act, &name.0, &mut changes);
             }
         }
+        self.limit_removed();
         changes
     }
 
@@ -198,6 +281,32 @@ impl Objects {
     pub fn born(&mut self, ns: NsRef) {
         let whole = !self.blind;
         self.space(ns).0.is_whole(whole);
+    }
+
+    /// Keeps the number of removed objects within its bound. Those that are gone since are passed over; half as
+    /// many again come before that is done, so that each is looked at a few times at most.
+    fn limit_removed(&mut self) {
+        let mut everywhere = self.everywhere.borrow_mut();
+        let order = &mut everywhere.removed;
+        if order.len() <= MAX_REMOVED + MAX_REMOVED / 2 {
+            return;
+        }
+        let mut met = HashSet::new();
+        order.retain(|(ns, local)| {
+            step();
+            let space = self.spaces.get(ns);
+            space.is_some_and(|space| space.removed.contains_key(local))
+                && met.insert((*ns, *local))
+        });
+        while order.len() > MAX_REMOVED {
+            step();
+            let Some((ns, local)) = order.pop_front() else { break };
+            if let Some(space) = self.spaces.get_mut(&ns)
+                && space.removed.remove(&local).is_some()
+            {
+                self.forgotten += 1;
+            }
+        }
     }
 
     fn space(&mut self, ns: NsRef) -> (&mut Space, &mut Gone) {
@@ -262,7 +371,20 @@ impl Objects {
         changes
     }
 
-    /// Records were lost: nothing that rests on having seen all holds any more.
+    /// From now on nothing is lost, as far as is known: of a namespace that is made, all is told. What was
+    /// there before is listed anew ([`Self::reconcile`]).
+    pub fn sees_again(&mut self) {
+        self.blind = false;
+    }
+
+    /// How many objects exist.
+    #[must_use]
+    pub fn living(&self) -> usize {
+        self.spaces.values().map(Space::living).sum()
+    }
+
+    /// Records were lost: nothing that rests on having seen all holds any more, until what exists has been listed
+    /// anew.
     pub fn lost(&mut self) {
         self.blind = true;
         for space in self.spaces.values_mut() {
@@ -365,7 +487,7 @@ impl Objects {
     /// Objects that had to make room.
     #[must_use]
     pub fn forgotten(&self) -> u64 {
-        self.gone.forgotten() + self.spaces.values().map(Space::forgotten).sum::<u64>()
+        self.gone.forgotten() + self.forgotten
     }
 }
 

@@ -60,7 +60,7 @@ pub(super) const LATE_NS: u64 = 2_000_000_000;
 
 impl Birth {
     /// When it became known.
-    const fn known(self) -> u64 {
+    pub(super) const fn known(self) -> u64 {
         match self {
             Self::Seen(at)
             | Self::Inferred(at)
@@ -85,15 +85,30 @@ pub struct Who {
     pub uid: u32,
     /// Group
     pub gid: u32,
+    /// The thread's name, NUL-padded; `None`: it is that of the facts
+    pub comm: Option<Box<[u8; 16]>>,
     /// What else is known of it
     pub facts: Option<Rc<Facts>>,
+}
+
+/// A thread's name at a call.
+fn comm_at(comm: Option<&[u8; 16]>, facts: Option<&Rc<Facts>>) -> Option<Text<'static>> {
+    let own = comm.map(|comm| Text::until_nul(comm).into_owned());
+    own.or_else(|| facts.map(|facts| facts.comm.clone()))
 }
 
 /// The last use.
 #[derive(Clone, Debug)]
 pub(super) enum Last {
     /// A call was seen
-    Seen { boot_ns: u64, pid: u32, uid: u32, facts: Option<Rc<Facts>> },
+    Seen {
+        boot_ns: u64,
+        pid: u32,
+        uid: u32,
+        /// As [`Who::comm`]
+        comm: Option<Box<[u8; 16]>>,
+        facts: Option<Rc<Facts>>,
+    },
     /// A look found this
     Found(Box<LastUse>),
 }
@@ -132,10 +147,14 @@ pub struct One {
     pub removed: Option<u64>,
     /// A look saw that it is removed
     pub(super) seen_removed: bool,
+    /// The thread whose call removed it
+    pub(super) removed_by: Option<u32>,
     /// Its end: when it was noticed, at the latest
     pub destroyed: Option<u64>,
-    /// Whether a line has told of it
+    /// Whether a line has told of it,
     pub(super) told: bool,
+    /// and that it was made, or is there
+    pub(super) announced: bool,
 }
 
 impl One {
@@ -156,8 +175,10 @@ impl One {
             looked: None,
             removed: None,
             seen_removed: false,
+            removed_by: None,
             destroyed: None,
             told: false,
+            announced: false,
         }
     }
 
@@ -186,6 +207,7 @@ impl One {
                 pid: creator.pid,
                 uid: creator.uid,
                 gid: creator.gid,
+                comm: None,
                 facts: None,
             });
         }
@@ -219,17 +241,22 @@ impl One {
         self.uses += uses;
         match &mut self.last {
             // Mostly it is the one that used it last.
-            Some(Last::Seen { boot_ns: at, pid: last, uid: user, facts: known })
+            Some(Last::Seen { boot_ns: at, pid: last, uid: user, comm, facts: known })
                 if *last == pid
                     && *user == uid
-                    && known.as_ref().map(Rc::as_ptr) == facts.map(Rc::as_ptr) =>
+                    && known.as_ref().map(Rc::as_ptr) == facts.map(Rc::as_ptr)
+                    && comm.is_none()
+                    && act.another_comm().is_none() =>
             {
                 *at = boot_ns.max(*at);
                 return false;
             }
             // Calls that come together come late.
             Some(Last::Seen { boot_ns: at, .. }) if *at > boot_ns => {}
-            last => *last = Some(Last::Seen { boot_ns, pid, uid, facts: facts.cloned() }),
+            last => {
+                let (comm, facts) = (act.another_comm(), facts.cloned());
+                *last = Some(Last::Seen { boot_ns, pid, uid, comm, facts });
+            }
         }
         self.users.add(act)
     }
@@ -282,6 +309,15 @@ impl One {
             Last::Found(last) => last.pid,
         });
         creator.chain(last).chain(self.users.known().iter().map(|user| user.0)).collect()
+    }
+
+    /// When its end was noticed, or the call that removed it returned: what comes back with it then is
+    /// another one.
+    pub(super) const fn ended(&self) -> Option<u64> {
+        match self.removed {
+            Some(at) => Some(at),
+            None => self.destroyed,
+        }
     }
 
     /// When it was known to exist last.
@@ -340,7 +376,7 @@ impl One {
                 pid: who.pid,
                 uid: who.uid,
                 gid: who.gid,
-                comm: who.facts.as_ref().map(|facts| owned(&facts.comm)),
+                comm: comm_at(who.comm.as_deref(), who.facts.as_ref()),
                 exe: who.facts.as_ref().and_then(|facts| facts.exe.as_ref().map(owned)),
                 start_boot_ns: who.facts.as_ref().map(|facts| facts.start_boot_ns),
                 container: who.facts.as_ref().and_then(|facts| facts.container()),
@@ -348,9 +384,9 @@ impl One {
             }),
             last: self.last.as_ref().map(|last| match last {
                 Last::Found(last) => (**last).clone(),
-                Last::Seen { boot_ns, pid, facts, .. } => LastUse {
+                Last::Seen { boot_ns, pid, comm, facts, .. } => LastUse {
                     pid: Some(*pid),
-                    comm: facts.as_ref().map(|facts| owned(&facts.comm)),
+                    comm: comm_at(comm.as_deref(), facts.as_ref()),
                     time: Some(clock.time(*boot_ns)),
                 },
             }),

@@ -1,6 +1,6 @@
 //! The objects of one namespace, and what calls do to them.
 
-use std::{cell::RefCell, collections::VecDeque, rc::Rc};
+use std::{cell::RefCell, rc::Rc};
 
 use ipc_trace_common::{op::Family, record::NsRef};
 
@@ -8,6 +8,7 @@ use super::{
     Act, Change,
     gone::Gone,
     one::{Birth, LATE_NS, Local, One},
+    unlinked::PendingRemovals,
     ways::{Everywhere, Ways},
 };
 use crate::{
@@ -15,10 +16,6 @@ use crate::{
     event::{args::IpcSet, objects::ObjectLife},
     track::HashMap,
 };
-
-/// Removed objects of a namespace of which it is not known whether they are still in use, and that are
-/// remembered.
-pub(super) const REMOVED: usize = 1 << 14;
 
 /// The objects of one namespace.
 #[derive(Debug)]
@@ -28,14 +25,12 @@ pub struct Space {
     pub(super) live: HashMap<Local, Box<One>>,
     /// Those that are removed, and may be in use
     pub(super) removed: HashMap<Local, Box<One>>,
-    removed_order: VecDeque<Local>,
     pub(super) ways: Ways,
     /// Names that were unlinked before the call that made the queue has returned: what is to be told of
     /// the removal
-    unlinked: HashMap<Box<[u8]>, Change>,
+    unlinked: PendingRemovals,
     /// All that existed at the start is known, and everything since
     whole: bool,
-    forgotten: u64,
     /// From when to when the look went through it that has found what was there
     pub(super) listed: (u64, u64),
     /// When removed segments are looked for next, and how long after that again
@@ -49,15 +44,14 @@ const ASK_NS: u64 = 1_000_000_000;
 impl Space {
     /// Nobody has said yet what was in it.
     pub(super) fn new(ns: NsRef, everywhere: Rc<RefCell<Everywhere>>) -> Self {
+        let unlinked = Rc::clone(&everywhere.borrow().unlinked);
         Self {
             ns,
             live: HashMap::default(),
             removed: HashMap::default(),
-            removed_order: VecDeque::new(),
+            unlinked: PendingRemovals::new(unlinked),
             ways: Ways::new(ns, everywhere),
-            unlinked: HashMap::default(),
             whole: false,
-            forgotten: 0,
             listed: (0, 0),
             ask_at: 0,
             ask_after: ASK_NS,
@@ -85,15 +79,15 @@ impl Space {
         self.live.iter().chain(&self.removed).map(|(local, one)| (*local, one.as_ref())).collect()
     }
 
+    pub(super) fn living(&self) -> usize {
+        self.live.len() + self.removed.len()
+    }
+
     pub(super) fn into_all(mut self) -> impl Iterator<Item = (Local, Box<One>)> {
         for (local, one) in &self.live {
             self.ways.remove(*local, one);
         }
         self.live.into_iter().chain(self.removed)
-    }
-
-    pub(super) const fn forgotten(&self) -> u64 {
-        self.forgotten
     }
 
     /// All that existed is known or not, and all that happens.
@@ -157,6 +151,12 @@ impl Space {
             None => gone.get_mut(ns, local),
         };
         match (known, birth) {
+            (Some(one), _) if is_another(act, one, like) => {
+                if one.destroyed.is_none() {
+                    self.ended_unseen(act, local, gone, changes);
+                }
+                self.begin(act, local, birth, (key, name, like), changes);
+            }
             (Some(one), Some(Birth::Seen(at))) if one.birth.may_be_by(at) => {
                 born_late(act, (ns, local), one, Birth::Seen(at), (key, name, like), changes);
                 let live = !one.is_removed() && one.destroyed.is_none();
@@ -296,7 +296,7 @@ impl Space {
         if let Some(one) = self.removed.get_mut(&local) {
             // A look saw it removed, or it is removed again, which does nothing.
             if one.removed.is_none() {
-                one.removed = Some(act.boot_ns);
+                (one.removed, one.removed_by) = (Some(act.boot_ns), Some(act.tid));
                 changes.push(Change::new(ObjectLife::Removed, act.boot_ns, ns, local, one).by(act));
             }
             return;
@@ -331,7 +331,7 @@ impl Space {
         if one.used(act) {
             self.ways.meets(local);
         }
-        one.removed = Some(act.boot_ns);
+        (one.removed, one.removed_by) = (Some(act.boot_ns), Some(act.tid));
         changes.push(Change::new(ObjectLife::Removed, act.boot_ns, ns, local, one).by(act));
     }
 
@@ -382,17 +382,9 @@ impl Space {
             changes.extend(removal);
             return;
         }
-        self.give_up(Some(act.boot_ns), changes);
         for change in removal {
-            changes.extend(self.unlinked.insert(name.into(), change));
+            self.unlinked.insert(name, change, changes);
         }
-    }
-
-    /// Tells of removals of queues whose births have not been told of until now, and will not be.
-    fn give_up(&mut self, now: Option<u64>, changes: &mut Vec<Change>) {
-        let over =
-            |change: &Change| now.is_none_or(|now| now > change.boot_ns.saturating_add(LATE_NS));
-        changes.extend(self.unlinked.extract_if(|_, change| over(change)).map(|one| one.1));
     }
 
     fn keep_removed(&mut self, local: Local, one: Box<One>) {
@@ -400,14 +392,7 @@ impl Space {
             (self.ask_at, self.ask_after) = (at.saturating_add(ASK_NS), ASK_NS);
         }
         self.removed.insert(local, one);
-        self.removed_order.push_back(local);
-        while self.removed_order.len() > REMOVED {
-            if let Some(oldest) = self.removed_order.pop_front()
-                && self.removed.remove(&oldest).is_some()
-            {
-                self.forgotten += 1;
-            }
-        }
+        self.ways.removed(local);
     }
 
     /// Its end was not seen, but it has ended.
@@ -431,7 +416,7 @@ impl Space {
     /// be told.
     pub(super) fn untold(&mut self, all: bool, changes: &mut Vec<Change>) {
         if all {
-            self.give_up(None, changes);
+            self.unlinked.expire(None, changes);
         }
         let ns = self.ns;
         for (local, one) in self.live.iter_mut().chain(&mut self.removed) {
@@ -447,6 +432,17 @@ impl Space {
 /// Whether it became known by a use or a removal alone.
 const fn is_shown(one: &One) -> bool {
     matches!(one.birth, Birth::Used(_) | Birth::Removed(_))
+}
+
+/// Whether a call came back, by key or name, with another object than the one of this identity that was
+/// removed: an id can be given again at once where a process says which is to be next (`msg_next_id` and its
+/// like in proc(5)). No key or name led to the one any more when the call began, or it is too small for what
+/// the call asked for (`ipc_check_perms` and the sizes' checks behind it, ipc/util.c, 6.12).
+fn is_another(act: &Act<'_>, one: &One, like: Likeness) -> bool {
+    let larger = || like.size.zip(one.size).is_some_and(|(asked, has)| asked > has);
+    one.ended().is_some_and(|ended| {
+        act.boot_ns > ended && (act.began_after(ended, one.removed_by) || larger())
+    })
 }
 
 /// Whether a call on an object that is gone returned so soon after its end that it may have been made
@@ -465,7 +461,7 @@ fn born_late(
     changes: &mut Vec<Change>,
 ) {
     let inferred = matches!(one.birth, Birth::Inferred(_));
-    let life = match inferred || one.told && !is_shown(one) {
+    let life = match inferred || one.announced {
         true => ObjectLife::Changed,
         false => ObjectLife::Created,
     };

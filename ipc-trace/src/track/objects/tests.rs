@@ -16,7 +16,12 @@ use super::{
 };
 use crate::{
     decode::deeds::{Deed, Likeness, Made},
-    event::{objects::ObjectLife, value::Text},
+    event::{
+        ls::NamespaceLook,
+        objects::{ObjectLife, ObjectLook},
+        value::Text,
+    },
+    look::sysvipc,
     track::namespaces::Death,
 };
 
@@ -29,7 +34,8 @@ fn whole() -> Objects {
 }
 
 fn act(boot_ns: u64, pid: u32, deed: Deed<'static>) -> Act<'static> {
-    Act { boot_ns, ns: NS, tid: pid, pid, uid: pid, gid: 0, facts: None, deed }
+    let (uid, gid, comm, context) = (pid, 0, [0; 16], 0);
+    Act { boot_ns, ns: NS, tid: pid, pid, uid, gid, comm, context, facts: None, deed }
 }
 
 fn got(id: i32, key: u32, made: Made) -> Deed<'static> {
@@ -81,6 +87,7 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Clone, Debug)]
 struct Truth {
     creator: u32,
+    key: u32,
     sure: bool,
     born: u64,
     dead: Option<u64>,
@@ -101,19 +108,19 @@ fn run(steps: &[Step]) -> (BTreeMap<i32, Truth>, Vec<Act<'static>>) {
     let mut keys: BTreeMap<u32, i32> = BTreeMap::new();
     let mut acts = Vec::new();
     for (effect, back, Step { pid, want, .. }) in timed {
-        let mut make = |sure| {
+        let mut make = |sure, key| {
             let id = objects.len() as i32;
-            objects.insert(id, Truth { creator: pid, sure, born: effect, dead: None });
+            objects.insert(id, Truth { creator: pid, key, sure, born: effect, dead: None });
             id
         };
         let deed = match want {
-            Want::Private => Some(got(make(true), 0, Made::Yes)),
+            Want::Private => Some(got(make(true, 0), 0, Made::Yes)),
             Want::Create(key) => {
-                let id = *keys.entry(key).or_insert_with(|| make(false));
+                let id = *keys.entry(key).or_insert_with(|| make(false, key));
                 Some(got(id, key, Made::Maybe))
             }
             Want::Exclusive(key) => (!keys.contains_key(&key)).then(|| {
-                let id = make(true);
+                let id = make(true, key);
                 keys.insert(key, id);
                 got(id, key, Made::Yes)
             }),
@@ -249,7 +256,7 @@ proptest! {
             changes.extend(objects.act(act, None));
         }
         changes.extend(objects.settled(&[], None, u64::MAX));
-        let still = |local| match local {
+        let still = |local, _: &One| match local {
             Local::Sysv(_, id) => truth[&id].dead.is_none(),
             Local::Queue(..) => false,
         };
@@ -266,6 +273,102 @@ proptest! {
             }
         }
     }
+}
+
+proptest! {
+    /// For a while all records are lost. Then a snapshot is taken, each namespace's table at another moment,
+    /// while records come.
+    #[test]
+    fn after_a_loss_and_a_snapshot_objects_are_those_of_the_kernel(
+        steps in prop::collection::vec(step(), 0..80),
+        lost in (0..3_000_000_000_u64, 0..3_000_000_000_u64),
+        took in 0..500_000_000_u64,
+        looks in prop::collection::vec(0..1_000_000_000_u64, 80),
+    ) {
+        let (truth, acts) = run(&steps);
+        let (from, until) = (lost.0, lost.0 + lost.1);
+        let (began, ended) = (until + 1, until + 1 + took);
+        let mut objects = whole();
+        let mut changes = Vec::new();
+        for act in acts.iter().filter(|act| act.boot_ns < from) {
+            changes.extend(objects.act(act, None));
+        }
+        objects.lost();
+        objects.sees_again();
+        let mut look = snapshot();
+        look.listed = (began, ended);
+        for (id, one) in &truth {
+            let at = began + looks[*id as usize] % (took + 1);
+            if one.born <= at && one.dead.is_none_or(|dead| dead > at) {
+                look.objects.push(semaphores(*id, one.key));
+            }
+        }
+        let (meanwhile, later): (Vec<_>, Vec<_>) =
+            acts.iter().filter(|act| act.boot_ns > until).partition(|act| act.boot_ns <= ended);
+        for act in meanwhile {
+            changes.extend(objects.act(act, None));
+        }
+        changes.extend(objects.reconcile(NS, &look, true, ended + 1));
+        for act in later {
+            changes.extend(objects.act(act, None));
+        }
+        changes.extend(objects.untold(true));
+        // All that lives is known. A call may come back with an object whose removal was lost: the look at the
+        // end tells.
+        let known = live(&objects);
+        for (id, one) in &truth {
+            let is_late = || {
+                let one = objects.get(NS, Local::Sysv(Family::Sem, *id)).unwrap();
+                one.birth.known() > until
+            };
+            assert!(known.contains(id) == one.dead.is_none() || is_late(), "{id}");
+        }
+        let still = |local, _: &One| match local {
+            Local::Sysv(_, id) => truth[&id].dead.is_none(),
+            Local::Queue(..) => false,
+        };
+        if let Some(space) = objects.spaces.get_mut(&NS) {
+            space.looked(&still, u64::MAX, &mut objects.gone, &mut changes);
+        }
+        check(&objects, &truth);
+        let told = told(&changes);
+        for (id, one) in &truth {
+            let count = |what| told.get(&(*id, what)).copied().unwrap_or(0);
+            assert!(count("birth") <= 1 && count("removal") <= 1 && count("end") <= 1, "{id}");
+            if one.dead.is_none() {
+                assert_eq!((count("birth"), count("end")), (1, 0), "{id}");
+            }
+        }
+    }
+}
+
+/// An empty snapshot of a namespace.
+fn snapshot() -> NamespaceLook {
+    NamespaceLook {
+        inum: NS.inum,
+        r#gen: 1,
+        ns_id: None,
+        host: false,
+        created: None,
+        destroyed: None,
+        containers: Vec::new(),
+        sharing: None,
+        processes: Vec::new(),
+        holders: Vec::new(),
+        objects: Vec::new(),
+        limits: BTreeMap::new(),
+        unseen: Vec::new(),
+        mqueue_dev: None,
+        listed: (0, 0),
+    }
+}
+
+/// A set as a snapshot shows it.
+fn semaphores(id: i32, key: u32) -> ObjectLook {
+    let table = format!(
+        "key semid perms nsems uid gid cuid cgid otime ctime\n{key} {id} 600 1 0 0 0 0 0 0\n"
+    );
+    sysvipc::parse(Family::Sem, &table).unwrap().remove(0)
 }
 
 fn apply(objects: &mut Objects, acts: &[Act<'_>]) -> Vec<ObjectLife> {
@@ -310,6 +413,32 @@ fn an_id_that_comes_again_is_another_object() {
     assert_eq!(live(&objects), BTreeSet::from([7]));
 }
 
+/// By `sem_next_id` and its like a process chooses the id that is given next.
+#[test]
+fn an_id_that_comes_again_at_once_is_another_object_where_the_call_began_after_the_ones_end() {
+    use ObjectLife::{Created, Destroyed, Removed};
+    let begin = |objects: &mut Objects| {
+        let made = act(1, 1, got(7, 5, Made::Maybe));
+        let removed = act(10, 2, Deed::Removed(Family::Sem, 7));
+        assert_eq!(apply(objects, &[made, removed]), [Created, Removed, Destroyed]);
+    };
+    let again = act(20, 3, got(7, 5, Made::Maybe));
+    let lives = |act: Act<'_>| {
+        let mut objects = whole();
+        begin(&mut objects);
+        let lives = apply(&mut objects, &[act]);
+        assert_eq!(live(&objects).len(), lives.len());
+        lives
+    };
+    // It may have found the one before that was removed, and come back late.
+    assert_eq!(lives(again.clone()), []);
+    // Its thread came to be known after that, by a call before this one.
+    assert_eq!(lives(Act { context: 15, ..again.clone() }), [Created]);
+    assert_eq!(lives(Act { context: 21, ..again.clone() }), []);
+    // It is the thread that removed the one.
+    assert_eq!(lives(Act { tid: 2, ..again.clone() }), [Created]);
+}
+
 #[test]
 fn a_namespace_takes_its_objects_along() {
     let mut objects = whole();
@@ -336,6 +465,47 @@ fn what_is_remembered_of_the_gone_is_bounded_and_what_is_not_is_counted() {
     let kept = objects.all().remove(&NS).unwrap().len() as u64;
     assert_eq!(kept, super::gone::LIMIT as u64);
     assert_eq!(kept + objects.forgotten(), count);
+}
+
+/// Segments that are removed and may be attached, of a whole host.
+#[test]
+fn what_is_remembered_of_the_removed_is_bounded_for_the_host() {
+    let spaces = 500;
+    let ns = |number: u32| NsRef { inum: 1 + number % spaces, generation: 1 };
+    let remove = |count: usize| {
+        let mut objects = Objects::default();
+        for number in 0..spaces {
+            objects.born(ns(number));
+        }
+        for number in 0..count as u32 {
+            let deed = Deed::Removed(Family::Shm, number as i32);
+            let at = u64::from(number);
+            objects.act(&Act { ns: ns(number), ..act(at, 1, deed) }, None);
+        }
+        let kept: usize = objects.spaces.values().map(|space| space.removed.len()).sum();
+        assert!(kept <= super::MAX_REMOVED * 3 / 2, "{kept}");
+        assert_eq!(kept as u64 + objects.forgotten(), count as u64);
+    };
+    crate::steps::assert_linear(50_000, remove);
+}
+
+/// Names that are unlinked before it was known what they led to.
+#[test]
+fn unlinked_names_wait_in_bounds_and_each_is_told_of() {
+    let unlink = |count: usize| {
+        let mut objects = whole();
+        let mut told = 0;
+        for number in 0..count as u64 {
+            let name = format!("q{number}").into_bytes();
+            // A microsecond apart: all are waited for.
+            let deed = Deed::Unlinked(Text(name.into()));
+            told += objects.act(&act(1_000 * number, 1, deed), None).len();
+        }
+        assert!(told + (1 << 12) >= count, "{told}");
+        told += objects.untold(true).len();
+        assert_eq!(told, count);
+    };
+    crate::steps::assert_linear(25_000, unlink);
 }
 
 #[test]

@@ -4,7 +4,12 @@
 //! Invariant: an object that a key, name or id leads to is in the index of all namespaces; what is in the
 //! index is asked for again in its namespace before it counts.
 
-use std::{cell::RefCell, collections::BTreeSet, hash::BuildHasher as _, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeSet, VecDeque},
+    hash::BuildHasher as _,
+    rc::Rc,
+};
 
 use ipc_trace_common::{op::Family, record::NsRef};
 
@@ -35,6 +40,10 @@ pub(super) struct Everywhere {
     hasher: foldhash::fast::RandomState,
     /// Objects that somebody new has used
     met: Vec<(NsRef, Local)>,
+    /// Objects that were removed and may be in use, the oldest first, and some that are gone since
+    pub(super) removed: VecDeque<(NsRef, Local)>,
+    /// Removals of queues that wait for their births
+    pub(super) unlinked: Rc<Cell<usize>>,
 }
 
 /// Objects that somebody new has used and nobody has asked about: who asks does so after each call.
@@ -139,6 +148,11 @@ impl Ways {
             let hash = everywhere.name(name);
             everywhere.names.remove(&(hash, self.ns));
         }
+    }
+
+    /// An object was removed, and may be in use.
+    pub(super) fn removed(&self, local: Local) {
+        self.everywhere.borrow_mut().removed.push_back((self.ns, local));
     }
 
     /// Somebody new has used an object.

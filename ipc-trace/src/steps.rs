@@ -1,0 +1,29 @@
+//! Steps of scans, counted in tests: what grows faster than its input is found without a clock.
+
+/// A scan made a step.
+#[inline(always)]
+pub(crate) fn step() {
+    #[cfg(test)]
+    STEPS.with(|steps| steps.set(steps.get() + 1));
+}
+
+#[cfg(test)]
+thread_local! {
+    static STEPS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+/// How many steps that takes.
+#[cfg(test)]
+pub(crate) fn of(run: impl FnOnce()) -> u64 {
+    let before = STEPS.with(std::cell::Cell::get);
+    run();
+    STEPS.with(std::cell::Cell::get) - before
+}
+
+/// Asserts that twice the input takes about twice the steps.
+#[cfg(test)]
+pub(crate) fn assert_linear(size: usize, run: impl Fn(usize)) {
+    let [once, twice] = [size, 2 * size].map(|size| of(|| run(size)));
+    assert!(twice <= 2 * once + once / 2 + 1_000, "{size}: {once} steps; {}: {twice}", 2 * size);
+    assert!(once <= 64 * size as u64 + 1_000, "{size}: {once} steps");
+}

@@ -1,0 +1,110 @@
+//! Records that were lost: what there is is known again soon, and the rest of the run is as if nothing had been.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::{
+    book::assert_balanced,
+    tracer::{Beside, Live, ipc_ns_of, list, number, of_type, program, scaled, text, workload},
+};
+
+/// Objects of a namespace: by kind, what tells them.
+type Objects = BTreeSet<(String, String)>;
+
+fn named(object: &Value) -> (String, String) {
+    let by = if object["kind"] == "mq" { &object["name"] } else { &object["id"] };
+    (object["kind"].to_string(), by.to_string())
+}
+
+/// What lives after all lines: objects by the number of their namespace.
+fn living(lines: &[Value]) -> BTreeMap<u64, Objects> {
+    let mut all: BTreeMap<u64, Objects> = BTreeMap::new();
+    for line in lines {
+        let inum = line["ipc_ns"]["inum"].as_u64().unwrap_or(0);
+        match (line["type"].as_str().unwrap(), line["event"].as_str()) {
+            ("namespace", Some("created" | "present")) => drop(all.entry(inum).or_default()),
+            ("namespace", Some("destroyed")) => drop(all.remove(&inum)),
+            ("object", Some("created" | "present")) => {
+                all.entry(inum).or_default().insert(named(&line["object"]));
+            }
+            ("object", Some("destroyed")) => {
+                all.entry(inum).or_default().remove(&named(&line["object"]));
+            }
+            _ => {}
+        }
+    }
+    all
+}
+
+/// The same, as it is.
+fn existing(inum: u64) -> Objects {
+    let output = program().args(["ls", "-o", "json", &inum.to_string()]).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let ls: Value = serde_json::from_slice(&output.stdout).unwrap();
+    list(&ls["namespaces"][0]["objects"]).iter().map(named).collect()
+}
+
+/// Namespaces with objects, and the processes that keep them.
+fn crowd() -> (Beside, Vec<u64>) {
+    let words = ["crowd", "--namespaces", "3", "--processes", "2", "--objects", "40"];
+    let mut crowd = Beside::start(workload(&words));
+    let book: Value = serde_json::from_str(&crowd.line()).unwrap();
+    let inums = list(&book["founders"]).iter().map(|pid| ipc_ns_of(number(pid) as u32)).collect();
+    (crowd, inums)
+}
+
+/// More processes than there is room for on the control ring: each is told of there.
+fn flood() {
+    let count = scaled(6_000).max(3_000).to_string();
+    let words = ["churn-processes", "--copies", "--count", &count];
+    Beside::start(workload(&words)).book();
+}
+
+#[test]
+fn what_lives_is_known_again_after_a_loss() {
+    let mut live = Live::start(&["--ring-bytes", "4096"]);
+    let (before, first) = crowd();
+    let told = |line: &Value| line["type"] == "namespace" && line["event"] == "created";
+    live.wait_for(|line| told(line) && line["ipc_ns"]["inum"] == first[2]);
+    live.signal(Signal::SIGSTOP);
+    flood();
+    // One crowd comes, the other one goes, and nobody sees it.
+    let (during, second) = crowd();
+    let (status, _, complaints) = before.join();
+    assert!(status.success(), "{status}: {complaints}");
+    live.signal(Signal::SIGCONT);
+    let resync = live.wait_for(|line| line["type"] == "resync" && line["complete"] == true);
+    assert!(number(&resync["objects"]["appeared"]) > 0, "{resync}");
+    let (after, third) = crowd();
+    live.wait_for(|line| told(line) && line["ipc_ns"]["inum"] == third[2]);
+    let expected: Vec<(u64, Objects)> =
+        second.iter().chain(&third).map(|inum| (*inum, existing(*inum))).collect();
+    let lines = live.end();
+    for beside in [during, after] {
+        let (status, _, complaints) = beside.join();
+        assert!(status.success(), "{status}: {complaints}");
+    }
+    let living = living(&lines);
+    for (inum, objects) in &expected {
+        assert_eq!(objects.len(), 4 * 40);
+        assert_eq!(living.get(inum), Some(objects), "{inum}");
+    }
+    for inum in first.iter().filter(|inum| !second.contains(inum) && !third.contains(inum)) {
+        assert!(living.get(inum).is_none_or(BTreeSet::is_empty), "{inum}");
+    }
+    // What is made afterwards is told of as ever: by whom, and for sure.
+    let made_after = of_type(&lines, "object").into_iter().filter(|line| {
+        third.contains(&line["ipc_ns"]["inum"].as_u64().unwrap())
+            && line["seq"].as_u64() > resync["seq"].as_u64()
+    });
+    for line in made_after.filter(|line| line["event"] == "created") {
+        assert!(line["process"]["pid"].is_u64(), "{line}");
+    }
+    let lost: u64 = of_type(&lines, "loss").iter().map(|line| number(&line["facts"])).sum();
+    let accounting = &lines.last().unwrap()["accounting"];
+    assert!(lost > 0 && number(&accounting["control"]["dropped"]) == lost, "{accounting}");
+    assert!(number(&accounting["resyncs"]["complete"]) > 0, "{accounting}");
+    assert_balanced(accounting);
+}
