@@ -25,6 +25,7 @@ mod leak;
 mod loops;
 mod model;
 pub(crate) mod mq;
+mod path_swap;
 pub(crate) mod process;
 mod seccomp;
 mod steps;
@@ -71,6 +72,8 @@ pub(crate) enum Workload {
     ArgsZoo,
     /// Hold IPC namespaces with objects in every way there is, until standard input ends
     Hold,
+    /// Put other files in the place of namespaces and queues that are held, until standard input ends
+    PathSwap,
     /// Be many processes in many namespaces with many objects, until standard input ends
     Crowd(crowd::Crowd),
     /// Ask for objects that others have made, by calls that make what is not there
@@ -106,6 +109,7 @@ pub(crate) fn run(workload: Workload) -> anyhow::Result<()> {
         Workload::SetnsWalk => walk::run(),
         Workload::ArgsZoo => zoo::run(),
         Workload::Hold => hold::run(),
+        Workload::PathSwap => path_swap::run(),
         Workload::Crowd(options) => crowd::run(&options),
         Workload::Births => births::run(),
         Workload::Leak => leak::run(),
