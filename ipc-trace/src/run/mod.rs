@@ -150,6 +150,8 @@ struct Run {
     losses: Losses,
     /// What lists who holds what, once it was needed
     survey: Option<Result<Survey, String>>,
+    /// Whether it was said that the kernel's container filter lacks some
+    filter_incomplete: bool,
     mode: Mode,
     /// Findings less sure than this are left out of text
     least: u8,
@@ -208,6 +210,7 @@ impl Run {
             pipeline,
             losses,
             survey: None,
+            filter_incomplete: false,
             mode,
             least: args.findings.min_confidence,
             fail_on: args.findings.fail_on,
