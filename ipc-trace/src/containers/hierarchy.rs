@@ -93,6 +93,10 @@ impl Hierarchy {
     pub fn path_of(&self, proc: &Path, pid: u32, number: u64) -> Option<Vec<u8>> {
         let path = self.path_of_process(proc, pid)?;
         let inside = path.strip_prefix(b"/")?;
+        // From a cgroup namespace, what is outside of it is shown so (cgroup_namespaces(7)).
+        if inside.split(|byte| *byte == b'/').any(|one| one == b"..") {
+            return None;
+        }
         let folder = self.root.as_ref()?.join(std::ffi::OsStr::from_bytes(inside));
         (fs::symlink_metadata(folder).ok()?.ino() == number).then_some(path)
     }
@@ -200,5 +204,8 @@ mod tests {
         // It is in another one by now.
         assert_eq!(hierarchy.path_of(&proc, 7, ino + 1), None);
         assert_eq!(hierarchy.path_of(&proc, 8, ino), None);
+        // Nothing above the hierarchy is looked at.
+        fs::write(proc.join("7/cgroup"), "0::/../cgroup/a/b\n").unwrap();
+        assert_eq!(hierarchy.path_of(&proc, 7, ino), None);
     }
 }

@@ -18,7 +18,8 @@ use ipc_trace_common::{
 use super::{
     Judging,
     foreign_object::thread,
-    sighting::{Calls, Draft, Key, Moved, Seen, Target, Trace, Who, comm_of},
+    sighting::{Calls, Draft, Key, Moved, ProcessKey, Seen, Target, Trace, Who, comm_of},
+    witness::Witness,
 };
 use crate::{
     decode::deeds::Deed,
@@ -64,7 +65,7 @@ struct Entered {
     sure: bool,
     facts: Option<Rc<Facts>>,
     state: State,
-    /// It is called ipc-trace, and has done nothing but look
+    /// It is another ipc-trace, and has done nothing but look
     tracer: bool,
 }
 
@@ -77,6 +78,8 @@ pub struct Mismatch {
     order: VecDeque<u32>,
     /// Where threads that have moved began
     origins: HashMap<u32, (u64, NsRef)>,
+    /// The process that was last recognised as another tracer: it may have ended when its next move is read
+    tracer: Option<ProcessKey>,
     waiting: usize,
 }
 
@@ -135,7 +138,7 @@ impl Mismatch {
             }
             Whole::NotYet { mnt, sure } => (mnt, sure),
         };
-        self.enter(moved, mnt, sure);
+        self.enter(moved, mnt, sure, to.witness);
     }
 
     fn remember_origin(&mut self, tid: u32, start: u64, ns: NsRef) {
@@ -146,12 +149,24 @@ impl Mismatch {
         self.origins.insert(tid, (start, ns));
     }
 
-    fn enter(&mut self, moved: &Moved<'_>, mnt: Option<u32>, sure: bool) {
+    /// Whether a thread is of another tracer.
+    fn is_tracer(&mut self, facts: &Facts, witness: &dyn Witness) -> bool {
+        let process = (facts.pid, facts.start_boot_ns);
+        if self.tracer != Some(process) {
+            if !witness.is_tracer(process) {
+                return false;
+            }
+            self.tracer = Some(process);
+        }
+        true
+    }
+
+    fn enter(&mut self, moved: &Moved<'_>, mnt: Option<u32>, sure: bool, witness: &dyn Witness) {
         let record = moved.record;
         let facts = moved.mover;
         let comm = comm_of(facts);
         let who = Who::of_facts((record.pid, record.tid), record.from, &comm, facts);
-        let tracer = facts.is_some_and(|facts| is_tracer(facts));
+        let tracer = facts.is_some_and(|facts| self.is_tracer(facts, witness));
         // All that another ipc-trace looks into is one finding.
         let target = Target::Namespace(if tracer { NsRef::default() } else { record.to });
         while self.inside.len() >= THREADS {
@@ -420,11 +435,6 @@ fn whole(moved: &Moved<'_>, to: &Judging<'_>) -> Whole {
         },
         None => not_yet(Some(now), false),
     }
-}
-
-/// Whether an executable is called as this one.
-fn is_tracer(facts: &Facts) -> bool {
-    facts.exe.as_ref().is_some_and(|exe| exe.0.ends_with(b"/ipc-trace"))
 }
 
 /// Whether a call changes and takes nothing.

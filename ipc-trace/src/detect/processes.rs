@@ -13,7 +13,7 @@ use super::{
     sighting::ProcessKey,
     witness::{Mapped, Witness},
 };
-use crate::event::OtherNs;
+use crate::{event::OtherNs, look::untrusted};
 
 /// Bytes of `/proc/PID/maps` that are read.
 const MAPS: u64 = 8 << 20;
@@ -97,6 +97,14 @@ impl Witness for Processes {
         }
         found
     }
+
+    fn is_tracer(&self, process: ProcessKey) -> bool {
+        let executable = |pid: &str| untrusted::status_of(&self.proc.join(pid).join("exe"));
+        let (Ok(own), Ok(other)) = (executable("self"), executable(&process.0.to_string())) else {
+            return false;
+        };
+        own.id == other.id && self.is(process)
+    }
 }
 
 /// The segment of a line of `/proc/PID/maps`: `7f0-7f1 rw-s 00000000 00:01 32769  /SYSV0000002a (deleted)`
@@ -153,5 +161,24 @@ mod tests {
         assert_eq!(here.lives_with(1, 1, own), None);
         assert_eq!(here.mapped((own, 0)), Some(Vec::new()));
         assert_eq!(here.mapped((own, 1)), None);
+    }
+
+    #[test]
+    fn a_tracer_is_told_by_the_file_that_it_runs() {
+        let here = Processes::in_directory("/proc");
+        let own = std::process::id();
+        let started = here.started(own).unwrap() * TICK_NS;
+        assert!(here.is_tracer((own, started)));
+        assert!(!here.is_tracer((own, started + TICK_NS)), "the number was used again");
+        // What is called so is none.
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ipc-trace");
+        fs::copy("/bin/sleep", &path).unwrap();
+        let mut other = std::process::Command::new(&path).arg("60").spawn().unwrap();
+        let is_tracer = here.is_tracer((other.id(), 0));
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(!is_tracer);
+        assert!(!here.is_tracer((other.id(), 0)), "it has ended");
     }
 }

@@ -31,6 +31,10 @@ pub trait Witness: fmt::Debug {
     /// Whether a process that is in an IPC namespace, other than `but`, is in this mount namespace.
     /// `None`: none is known to be in it.
     fn lives_with(&self, ipc_ns: u32, mnt_ns: u32, but: u32) -> Option<bool>;
+
+    /// Whether a process is another tracer: it lives, and its executable is the very file that this process
+    /// runs. A path or a name anybody can have.
+    fn is_tracer(&self, process: ProcessKey) -> bool;
 }
 
 /// There is nobody to ask.
@@ -48,5 +52,9 @@ impl Witness for Nobody {
 
     fn lives_with(&self, _: u32, _: u32, _: u32) -> Option<bool> {
         None
+    }
+
+    fn is_tracer(&self, _: ProcessKey) -> bool {
+        false
     }
 }

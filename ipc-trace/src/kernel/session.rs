@@ -449,18 +449,28 @@ impl Session {
         Ok(())
     }
 
-    /// Has the kernel side know of cgroups whether their calls are wanted; `None`: they are gone. Where
-    /// there is no room for one, its calls come, and are judged here.
-    pub fn filter_cgroups(&mut self, verdicts: &[(u64, Option<bool>)]) {
+    /// Tells the eBPF programs whether a cgroup's calls are wanted; `None`: the cgroup is gone. If one can't be
+    /// put into their table, its calls come, and user space evaluates the filter.
+    ///
+    /// # Errors
+    /// The first cgroup that could not be put into the table, and why. The others are.
+    pub fn filter_cgroups(&mut self, verdicts: &[(u64, Option<bool>)]) -> Result<(), String> {
+        let mut failed = Ok(());
         for (cgroup, wanted) in verdicts {
             let result = match wanted {
                 Some(wanted) => self.cgroups_filter.insert(cgroup, u8::from(*wanted), 0),
-                None => self.cgroups_filter.remove(cgroup),
+                // It may never have been there.
+                None => {
+                    let _ = self.cgroups_filter.remove(cgroup);
+                    Ok(())
+                }
             };
             if let Err(error) = result {
-                log::debug!("cgroup {cgroup} is filtered here: {error}");
+                log::debug!("cgroup {cgroup} is not in the kernel's filter: {error}");
+                failed = failed.and(Err(format!("cgroup {cgroup}: {error}")));
             }
         }
+        failed
     }
 
     /// From now on calls are reported.

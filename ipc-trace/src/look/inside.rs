@@ -8,14 +8,17 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io,
-    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
-    path::PathBuf,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
 };
 
 use ipc_trace_common::op::Family;
 use nix::sched::CloneFlags;
 
-use super::{mqueue, sysvipc};
+use super::{
+    mqueue, sysvipc,
+    untrusted::{self, Expected},
+};
 use crate::{
     event::{
         ls::{Limit, LimitName, Unseen, UnseenWhat},
@@ -131,36 +134,23 @@ fn look_into(target: &Target) -> Option<Inside> {
 
 /// Moves this thread into the namespace. `false`: by this way there is no such namespace any more.
 fn enter(inum: u32, way: &Way) -> io::Result<bool> {
+    let expected = Expected::namespace(inum)?;
+    let link = |path: String| untrusted::open_link(Path::new(&path), expected);
     let opened = match way {
         Way::Own => return Ok(true),
-        Way::Thread(pid, tid) => open(format!("/proc/{pid}/task/{tid}/ns/ipc").into()),
+        Way::Thread(pid, tid) => link(format!("/proc/{pid}/task/{tid}/ns/ipc")),
         Way::Id(id) => open_by_id(*id, inum),
-        Way::Descriptor(pid, fd) => open(format!("/proc/{pid}/fd/{fd}").into()),
-        Way::Mount(pid, point) => {
-            let mut path = PathBuf::from(format!("/proc/{pid}/root"));
-            let point = point.strip_prefix(b"/").unwrap_or(point);
-            path.push(std::ffi::OsStr::from_bytes(point));
-            open(path)
-        }
+        Way::Descriptor(pid, fd) => link(format!("/proc/{pid}/fd/{fd}")),
+        Way::Mount(pid, point) => untrusted::open_mount(*pid, point, expected),
     };
-    let file = match opened {
-        Ok(file) => file,
+    match opened {
+        Ok(Some(file)) => nix::sched::setns(&file, CloneFlags::CLONE_NEWIPC)?,
+        // What was there a moment ago may have given way to another one.
+        Ok(None) => return Ok(false),
         Err(error) if is_gone(&error) => return Ok(false),
         Err(error) => return Err(error),
-    };
-    // What was there a moment ago may have given way to another one.
-    if file.metadata()?.ino() != u64::from(inum) {
-        return Ok(false);
     }
-    nix::sched::setns(&file, CloneFlags::CLONE_NEWIPC)?;
     Ok(true)
-}
-
-/// Opens without waiting, whatever took the place of what was meant.
-fn open(path: PathBuf) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-    File::options().read(true).custom_flags(flags).open(path)
 }
 
 /// Whether an error says that a process, a descriptor or a namespace is no more.
@@ -184,7 +174,8 @@ struct Handle {
     ns_inum: u32,
 }
 
-fn open_by_id(id: u64, inum: u32) -> io::Result<File> {
+/// Opens the namespace of that number and inode number. `None`: it is another one's by now.
+fn open_by_id(id: u64, inum: u32) -> io::Result<Option<File>> {
     let [a, b, c, d, e, f, g, h] = id.to_ne_bytes();
     let mut handle = Handle {
         bytes: 16,
@@ -197,7 +188,8 @@ fn open_by_id(id: u64, inum: u32) -> io::Result<File> {
     // SAFETY: the handle is as long as it says.
     let fd =
         unsafe { libc::syscall(libc::SYS_open_by_handle_at, FD_NSFS_ROOT, &raw mut handle, flags) };
-    Ok(File::from(owned(fd)?))
+    let file = File::from(owned(fd)?);
+    Ok((file.metadata()?.ino() == u64::from(inum)).then_some(file))
 }
 
 /// Reads everything of the namespace that this thread is in.

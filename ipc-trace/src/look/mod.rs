@@ -8,6 +8,7 @@
 //! | [`inside`] | what only a thread inside of a namespace sees: objects and limits |
 //! | [`sysvipc`] | the tables of `/proc/sysvipc`: pure |
 //! | [`mqueue`] | the queues of a namespace |
+//! | [`untrusted`] | opens what another process names |
 //! | [`lines`] | lines of mountinfo and maps files: pure |
 //! | [`assemble`] | all of it together, by namespace: pure |
 //!
@@ -24,12 +25,11 @@ pub mod lines;
 pub mod mqueue;
 pub mod procfs;
 pub mod sysvipc;
+pub mod untrusted;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
     io,
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -53,6 +53,7 @@ use found::{Belongs, Found};
 use inside::{Inside, Target, Way};
 use lines::Mounted;
 use procfs::Procfs;
+use untrusted::Expected;
 
 /// Why there is nothing to be seen.
 #[derive(Debug, thiserror::Error)]
@@ -330,24 +331,33 @@ fn unlinked(
     devices: &BTreeMap<libc::dev_t, u32>,
     insides: &mut BTreeMap<u32, Inside>,
 ) {
+    let device_of: BTreeMap<u32, libc::dev_t> =
+        devices.iter().map(|(device, inum)| (*inum, *device)).collect();
     let mut met = BTreeSet::new();
     for descriptor in &found.descriptors {
-        let inum = match descriptor.belongs {
-            Belongs::Namespace(inum) => Some(inum),
-            Belongs::Device(device) => devices.get(&device).copied(),
+        let (device, inum) = match descriptor.belongs {
+            Belongs::Namespace(inum) => (device_of.get(&inum).copied(), Some(inum)),
+            Belongs::Device(device) => (Some(device), devices.get(&device).copied()),
         };
-        let (Some(ino), Some(inum)) = (descriptor.unlinked, inum) else { continue };
+        let (Some(ino), Some(inum), Some(device)) = (descriptor.unlinked, inum, device) else {
+            continue;
+        };
         let Some(inside) = insides.get_mut(&inum) else { continue };
-        if !met.insert((inum, ino)) {
+        if met.contains(&(inum, ino)) {
             continue;
         }
-        let path = format!("/proc/{}/fd/{}", descriptor.pid, descriptor.fd);
-        let flags = libc::O_NONBLOCK;
+        let link = PathBuf::from(format!("/proc/{}/fd/{}", descriptor.pid, descriptor.fd));
         let name = descriptor.name.as_ref().map(|name| name.0.to_vec()).unwrap_or_default();
-        let queue = File::options().read(true).custom_flags(flags).open(path);
-        match queue.and_then(|queue| mqueue::described(&queue, &name)) {
-            Ok(queue) => inside.objects.push(queue),
-            // Closed meanwhile.
+        let queue = untrusted::open_link(&link, Expected::queue(device, ino));
+        match queue
+            .and_then(|queue| queue.map(|queue| mqueue::described(&queue, &name)).transpose())
+        {
+            Ok(Some(queue)) => {
+                met.insert((inum, ino));
+                inside.objects.push(queue);
+            }
+            // Closed meanwhile, as another descriptor of it need not be.
+            Ok(None) => log::debug!("an unlinked queue has given way to another file"),
             Err(error) => log::debug!("an unlinked queue can't be asked: {error}"),
         }
     }

@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     fs, io,
-    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
 
@@ -15,6 +15,7 @@ use super::{
     found::{Belongs, Descriptor, Found, Mapping, Thread},
     inside::is_gone,
     lines::{self, Mount},
+    untrusted,
 };
 use crate::event::{OtherNs, ls::DescriptorOf, value::Text};
 
@@ -113,9 +114,9 @@ impl Procfs {
                     unlinked: None,
                 }
             } else if may_be_queue(bytes) {
-                let Ok(meta) = fs::metadata(&path) else { continue };
+                let Ok(status) = untrusted::status_of(&path) else { continue };
                 // A name may end so by itself.
-                let is_unlinked = meta.nlink() == 0;
+                let is_unlinked = status.links == 0;
                 let path = bytes.strip_suffix(b" (deleted)").filter(|_| is_unlinked);
                 let name =
                     path.unwrap_or(bytes).rsplit(|byte| *byte == b'/').next().unwrap_or_default();
@@ -123,9 +124,9 @@ impl Procfs {
                     pid,
                     fd,
                     of: DescriptorOf::Queue,
-                    belongs: Belongs::Device(meta.dev()),
+                    belongs: Belongs::Device(status.id.dev),
                     name: Some(Text(name.to_vec().into())),
-                    unlinked: is_unlinked.then_some(meta.ino()),
+                    unlinked: is_unlinked.then_some(status.id.ino),
                 }
             } else {
                 continue;
@@ -219,7 +220,8 @@ mod tests {
 
     #[test]
     fn a_process_is_read_from_its_files() {
-        let root = std::env::temp_dir().join(format!("ipc-trace-look-{}", std::process::id()));
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
         let task = root.join("7/task/8");
         fs::create_dir_all(task.join("ns")).unwrap();
         fs::create_dir_all(root.join("7/fd")).unwrap();
@@ -236,14 +238,13 @@ mod tests {
         std::os::unix::fs::symlink("ipc:[104]", root.join("7/fd/3")).unwrap();
         std::os::unix::fs::symlink("/a/b", root.join("7/fd/4")).unwrap();
 
-        let mut procfs = Procfs::new(&root);
+        let mut procfs = Procfs::new(root);
         let mut found = Found::default();
         assert_eq!(procfs.processes().unwrap(), [7]);
         procfs.threads(7, &mut found);
         procfs.descriptors(7, &mut found);
         procfs.mappings(7, &mut found);
         procfs.mappings(9, &mut found);
-        fs::remove_dir_all(&root).unwrap();
 
         let [thread] = found.threads.as_slice() else { panic!("{found:?}") };
         assert_eq!((thread.pid, thread.tid, thread.ipc_ns), (7, 8, 100));

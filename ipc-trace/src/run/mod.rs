@@ -178,6 +178,8 @@ struct Run {
     /// What lists who holds what, once it was needed
     survey: Option<Result<Survey, String>>,
     resync: Resync,
+    /// Whether it was said that the kernel's container filter lacks some
+    filter_incomplete: bool,
     mode: Mode,
     /// Findings less sure than this are left out of text
     least: u8,
@@ -242,6 +244,7 @@ impl Run {
             losses,
             survey: None,
             resync: Resync::default(),
+            filter_incomplete: false,
             mode,
             least: args.findings.min_confidence,
             fail_on: args.findings.fail_on,

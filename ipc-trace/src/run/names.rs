@@ -28,7 +28,15 @@ impl Run {
             return;
         }
         let verdicts = self.pipeline.tracker.containers.take_verdicts();
-        self.setup.session.filter_cgroups(&verdicts);
+        if let Err(reason) = self.setup.session.filter_cgroups(&verdicts)
+            && !std::mem::replace(&mut self.filter_incomplete, true)
+        {
+            log::warn!(
+                "the kernel's container filter is incomplete ({reason}): calls of containers that are not in it \
+                 are filtered in user space, with the same result at a higher cost; trace fewer containers, or \
+                 give --ipc-ns too"
+            );
+        }
         self.pipeline.release(boot_ns(), &mut self.mode);
     }
 

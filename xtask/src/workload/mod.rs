@@ -26,6 +26,7 @@ mod loops;
 mod map_lookups;
 mod model;
 pub(crate) mod mq;
+mod path_swap;
 pub(crate) mod process;
 mod saturate;
 mod seccomp;
@@ -76,6 +77,8 @@ pub(crate) enum Workload {
     ArgsZoo,
     /// Hold IPC namespaces with objects in every way there is, until standard input ends
     Hold,
+    /// Put other files in the place of namespaces and queues that are held, until standard input ends
+    PathSwap,
     /// Be many processes in many namespaces with many objects, until standard input ends
     Crowd(crowd::Crowd),
     /// Ask for objects that others have made, by calls that make what is not there
@@ -112,6 +115,7 @@ pub(crate) fn run(workload: Workload) -> anyhow::Result<()> {
         Workload::SetnsWalk => walk::run(),
         Workload::ArgsZoo => zoo::run(),
         Workload::Hold => hold::run(),
+        Workload::PathSwap => path_swap::run(),
         Workload::Crowd(options) => crowd::run(&options),
         Workload::Births => births::run(),
         Workload::Leak => leak::run(),

@@ -100,8 +100,12 @@ pub(super) async fn follow(socket: &Socket, at: usize, news: &Sender<News>) -> R
                 None
             }
             Some(answer) = asked.join_next(), if !asked.is_empty() => {
-                if let Ok(Some(named)) = answer {
-                    news.send(News::Named(named)).await.map_err(nobody)?;
+                match answer.map_err(|error| error.to_string()).and_then(|answer| answer) {
+                    Ok(Some(named)) => news.send(News::Named(named)).await.map_err(nobody)?,
+                    Ok(None) => {}
+                    Err(reason) => {
+                        news.send(News::Failed(at, reason)).await.map_err(nobody)?;
+                    }
                 }
                 None
             }
@@ -157,10 +161,19 @@ fn of_summary(summary: ContainerSummary) -> Option<Named> {
 }
 
 /// Asks which IPC namespace a container was given. `None`: it is gone, or that is not said.
-async fn ask(docker: Docker, runtime: Runtime, id: String) -> Option<Named> {
-    let answer = answered(docker.inspect_container(&id, None)).await.ok()?;
+///
+/// # Errors
+/// Why there is no answer.
+async fn ask(docker: Docker, runtime: Runtime, id: String) -> Result<Option<Named>, String> {
+    let answer = match timeout(ANSWER, docker.inspect_container(&id, None)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(Error::DockerResponseServerError { status_code: 404, .. })) => return Ok(None),
+        Ok(Err(error)) => return Err(with_causes(&error)),
+        Err(_) => return Err(format!("no answer within {} s", ANSWER.as_secs())),
+    };
     // Podman (4.3) calls every namespace so that is not another container's, even the host's.
     let told = |mode: &String| runtime != Runtime::Podman || mode != "shareable";
-    let mode = answer.host_config?.ipc_mode.filter(told);
-    Some(Named { id, ipc_mode: Some(kept(mode, NAME_LEN)?), ..Named::default() })
+    let mode = answer.host_config.and_then(|config| config.ipc_mode).filter(told);
+    let ipc_mode = kept(mode, NAME_LEN);
+    Ok(ipc_mode.map(|mode| Named { id, ipc_mode: Some(mode), ..Named::default() }))
 }

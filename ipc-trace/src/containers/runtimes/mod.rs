@@ -76,6 +76,8 @@ pub enum News {
     Caught(usize),
     /// A runtime does not answer, and why
     Silent(usize, String),
+    /// A runtime did not answer a question about one container, and why
+    Failed(usize, String),
 }
 
 /// What comes from all runtimes.
@@ -83,6 +85,12 @@ pub enum News {
 pub struct Names {
     news: Receiver<News>,
     states: Vec<State>,
+    /// What is asked, in the order of the states
+    sockets: Vec<Socket>,
+    /// By socket, questions about containers that were not answered
+    failed: Vec<u64>,
+    /// Whether nothing more will come
+    ended: bool,
 }
 
 /// How far a runtime has come.
@@ -104,12 +112,13 @@ impl Names {
     pub fn ask(sockets: Vec<Socket>) -> io::Result<Self> {
         let (sender, news) = mpsc::channel(WAITING);
         let states = vec![State::Asked; sockets.len()];
+        let (asked, failed) = (sockets.clone(), vec![0; sockets.len()]);
         if !sockets.is_empty() {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let ask = move || runtime.block_on(follow_all(sockets, sender));
             thread::Builder::new().name("ipc-trace-names".to_owned()).spawn(ask)?;
         }
-        Ok(Self { news, states })
+        Ok(Self { news, states, sockets: asked, failed, ended: false })
     }
 
     /// The next that was said of a container, if there is something.
@@ -119,9 +128,47 @@ impl Names {
                 Ok(News::Named(named)) => return Some(named),
                 Ok(News::Caught(at)) => self.is_now(at, State::Caught),
                 Ok(News::Silent(at, reason)) => self.is_now(at, State::Silent(reason)),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return None,
+                Ok(News::Failed(at, reason)) => self.count_failure(at, &reason),
+                Err(TryRecvError::Empty) => return None,
+                Err(TryRecvError::Disconnected) => {
+                    self.note_end();
+                    return None;
+                }
             }
         }
+    }
+
+    /// Counts a question that was not answered, and tells of the first one to each runtime.
+    fn count_failure(&mut self, at: usize, reason: &str) {
+        let (Some(count), Some(socket)) = (self.failed.get_mut(at), self.sockets.get(at)) else {
+            return;
+        };
+        *count += 1;
+        if *count == 1 {
+            log::warn!(
+                "{socket} does not tell which IPC namespace a container was given: {reason}; what is found of \
+                 such containers is less sure; see whether the runtime answers `inspect`"
+            );
+        }
+    }
+
+    /// The thread that asks has ended, though it never does while somebody listens: it has panicked.
+    fn note_end(&mut self) {
+        if self.sockets.is_empty() || std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let reason = "the thread that asks it has panicked";
+        self.states.fill(State::Silent(reason.to_owned()));
+        log::warn!(
+            "containers that begin from now on have no names: the thread that asks their runtimes has panicked; \
+             start ipc-trace anew, and report what it wrote above"
+        );
+    }
+
+    /// Questions about containers that runtimes have not answered.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.failed.iter().sum()
     }
 
     fn is_now(&mut self, at: usize, state: State) {
@@ -161,10 +208,19 @@ impl Names {
 async fn follow_all(sockets: Vec<Socket>, news: Sender<News>) {
     let tasks = sockets.into_iter().enumerate().map(|(at, socket)| {
         let news = news.clone();
-        tokio::spawn(follow(socket, at, news))
+        tokio::spawn(async move {
+            let task = tokio::spawn(follow(socket.clone(), at, news.clone()));
+            if task.await.is_err_and(|error| error.is_panic()) {
+                log::warn!("no names from {socket} any more: the task that asks it has panicked");
+                // Nobody may listen any more.
+                let _ = news
+                    .send(News::Silent(at, "the task that asks it has panicked".to_owned()))
+                    .await;
+            }
+        })
     });
     for task in tasks.collect::<Vec<_>>() {
-        // A task that panicked says so itself.
+        // Each has told how its own task ended.
         let _ = task.await;
     }
 }

@@ -122,6 +122,32 @@ fn silent(names: &Names) -> bool {
 }
 
 #[test]
+fn questions_that_are_not_answered_are_counted() {
+    let place = Place::new();
+    let usual = docker(&[]);
+    place.serve(move |path, stream| {
+        if path.contains(&format!("/containers/{ID}/json")) {
+            whole(stream, "500 Internal Server Error", r#"{"message":"out of order"}"#);
+        } else {
+            usual(path, stream);
+        }
+    });
+    let mut names = place.ask();
+    let all = hear(&mut names, |_, names| names.any_answers());
+    assert!(all.iter().any(|named| named.name.as_deref() == Some("app1")), "{all:?}");
+    assert_eq!(names.failures(), 1);
+}
+
+#[test]
+fn the_end_of_the_thread_that_asks_is_noticed() {
+    let mut names = Place::new().ask();
+    // As when it panics: nobody is left to send.
+    (_, names.news) = mpsc::channel(1);
+    assert!(names.heard().is_none());
+    assert!(silent(&names) && names.ended);
+}
+
+#[test]
 fn containers_that_exist_are_told_with_their_namespaces() {
     let place = Place::new();
     place.serve(docker(&[]));
