@@ -93,10 +93,11 @@ fn of_thread(pid_tgid: u64) -> Option<&'static mut Batch> {
 }
 
 /// A call enters the kernel; `queue`: what its descriptor leads to, if it takes one. Whether that is noted
-/// here.
+/// here. Lookups are not: only of those that fail the identifier is known to be no object's, and of the others
+/// it is the result.
 #[inline(always)]
 pub(crate) fn enter(pid_tgid: u64, number: u64, call: Call, queue: &QueueRef) -> bool {
-    if !can_be(call) {
+    if !can_be(call) || call.code.bit() & GETS != 0 {
         return false;
     }
     let Some(batch) = owned(pid_tgid) else {

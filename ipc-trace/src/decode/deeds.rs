@@ -11,6 +11,7 @@ use super::{
     flags::{self, CREAT, EXCL},
 };
 use crate::event::{
+    ReadFrom,
     args::IpcSet,
     value::{Error, Text},
 };
@@ -115,6 +116,8 @@ impl<'a> Call<'a> {
             }
             Op::Shmdt => Some(Deed::Detached { at: self.record.args[0] }),
             Op::MqOpen => self.opened(),
+            // A name that was read when the name in the directory was gone may be another queue's.
+            Op::MqUnlink if self.args_from() == ReadFrom::Return => None,
             Op::MqUnlink => self.name().map(Deed::Unlinked),
             Op::MqSend | Op::MqReceive | Op::MqNotify | Op::MqGetsetattr => {
                 let queue = *self.queue()?;
