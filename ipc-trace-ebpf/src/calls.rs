@@ -201,17 +201,21 @@ pub(crate) fn enter_move(regs: u64) {
 /// Return of that function.
 #[inline(always)]
 pub(crate) fn exit_move(regs: u64, ret: i64) {
+    let packed = exit_of_move(regs);
+    if packed != 0 {
+        move_returned(packed, ret as u64);
+    }
+}
+
+/// As [`exit_of_ours`].
+#[inline(never)]
+fn exit_of_move(regs: u64) -> u64 {
     let gate = maps::gate();
-    let pid_tgid = bpf_get_current_pid_tgid();
-    if gate.keeps_out((pid_tgid >> 32) as u32) {
+    if gate.keeps_out((bpf_get_current_pid_tgid() >> 32) as u32) {
         mark(gate, regs, false);
-        return;
+        return 0;
     }
-    let task = current_task();
-    let number = field(regs, Field::RegNumber);
-    if let Some(call) = Call::new(task, regs, number, !constant!(SYSCALL_KINDS)) {
-        move_returned(call.packed(), ret as u64);
-    }
+    move_of(current_task(), regs).map_or(0, Call::packed)
 }
 
 #[inline(always)]
@@ -411,6 +415,9 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
     }
     if let Some(slot) = slot {
         let made_others = slot.context != 0;
+        if constant!(ARGUMENTS) != 0 && made_others && context::is_outdated(pid_tgid) != 0 {
+            slot.context = 0;
+        }
         let context = context::ensure(slot, task, ns);
         (slot.exit_ns, slot.duration_ns) = (now, duration_ns);
         slot.flags = flags;

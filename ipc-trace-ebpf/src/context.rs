@@ -15,8 +15,8 @@ use crate::{
     ancestry, batches, cgroups,
     constants::constant,
     executables, maps,
-    memory::{exists, field, kernel, kernel_bytes, unknown, user_bytes},
-    slots::Slot,
+    memory::{current_task, exists, field, kernel, kernel_bytes, unknown, user_bytes},
+    slots::{self, Slot},
 };
 
 /// A context and the arguments of its process, as they lie in the ring.
@@ -50,11 +50,53 @@ pub(crate) fn ensure(slot: &mut Slot, task: u64, ns: NsRef) -> u64 {
         if slot.context == 0 || slot.cgroup != cgroup {
             // The user side knows one context of a thread at a time.
             batches::release(slot.pid_tgid);
+            note_changeable(slot.pid_tgid, task);
             slot.context = send_context(task, slot.pid_tgid, ns.inum, ns.generation, cgroup);
         }
         (slot.moves, slot.cgroup) = (moves, cgroup);
     }
     slot.context
+}
+
+/// Notes what of a context may change without a call that is seen: who the parent is, which a process gets
+/// another one of when its own ends; whether the executable was deleted or replaced; whether the user
+/// namespace has a map. A global function, as the next one.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn note_changeable(pid_tgid: u64, task: u64) -> u64 {
+    if let Some(slot) = slots::find(pid_tgid) {
+        slot.parent = kernel_field(task, Field::TaskRealParent);
+        slot.exe_deleted = executables::is_deleted(task) as u8;
+        slot.unmapped = u8::from(!has_map(task));
+    }
+    0
+}
+
+/// Whether a context that was sent tells something of the current thread that is not so any more: `1`, or `0`.
+///
+/// A global function, so that the verifier looks at it once.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn is_outdated(pid_tgid: u64) -> u64 {
+    let Some(slot) = slots::find(pid_tgid) else {
+        return 0;
+    };
+    let task = unknown(current_task());
+    let parent: u64 = kernel_field(task, Field::TaskRealParent);
+    let outdated = slot.parent != parent
+        || u64::from(slot.exe_deleted) != executables::is_deleted(task)
+        || slot.unmapped != 0 && has_map(task);
+    u64::from(outdated)
+}
+
+/// Whether the task's user namespace has a map of users.
+#[inline(always)]
+fn has_map(task: u64) -> bool {
+    if !exists(Field::UserNsMapLen) {
+        return true;
+    }
+    let cred: u64 = kernel_field(task, Field::TaskCred);
+    field::<u32>(field(cred, Field::CredUserNs), Field::UserNsMapLen) != 0
 }
 
 /// As [`ensure`], for a thread that has no slot.

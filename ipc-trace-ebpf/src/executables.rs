@@ -81,14 +81,26 @@ pub(crate) unsafe fn path(task: u64, to: *mut u8) -> (u32, u32) {
     if !unsafe { kernel_bytes(to, len, core::ptr::addr_of!((*path).bytes) as u64) } {
         return (0, flag::TRUNCATED);
     }
-    // As `d_unlinked` (include/linux/dcache.h) tells: off the hash table, and not the root.
-    if exists(Field::DentryHashed)
-        && field::<u64>(place.dentry, Field::DentryHashed) == 0
-        && field::<u64>(place.dentry, Field::DentryParent) != place.dentry
-    {
+    if is_unhashed(&place) {
         flags |= flag::DELETED;
     }
     (len, flags)
+}
+
+/// Whether nothing leads to the file any more, as `d_unlinked` (include/linux/dcache.h) tells: it is off the hash
+/// table, and not the root of a file system. One that was never anywhere, as those of memfd_create(2) (`shmem_dname`,
+/// mm/shmem.c), is its own parent.
+#[inline(always)]
+fn is_unhashed(place: &Place) -> bool {
+    exists(Field::DentryHashed)
+        && field::<u64>(place.dentry, Field::DentryHashed) == 0
+        && place.dentry != field::<u64>(place.vfsmount, Field::VfsmountRoot)
+}
+
+/// Whether the task's executable was deleted, or replaced by another file of its name: `1`, or `0`.
+#[inline(always)]
+pub(crate) fn is_deleted(task: u64) -> u64 {
+    place(task).is_some_and(|place| is_unhashed(&place)).into()
 }
 
 /// The current task has executed a program: its path is written anew.
@@ -126,6 +138,7 @@ fn write(place: &Place) {
     };
     // SAFETY: the map gave the pointer.
     unsafe {
+        core::ptr::addr_of_mut!((*path).len).write_volatile(0);
         let (len, flags) = walk(place, core::ptr::addr_of_mut!((*path).bytes).cast());
         core::ptr::addr_of_mut!((*path).flags).write_volatile(flags);
         core::ptr::addr_of_mut!((*path).len).write_volatile(len);
@@ -147,7 +160,10 @@ unsafe fn walk(place: &Place, to: *mut u8) -> (u32, u32) {
     for _ in 0..DEPTH {
         len = unknown(len);
         let parent: u64 = field(dentry, Field::DentryParent);
-        if dentry == field::<u64>(vfsmount, Field::VfsmountRoot) || dentry == parent {
+        // A file that is in no directory has a name all the same.
+        let is_nowhere = dentry == parent && len == 0;
+        let is_root = dentry == field::<u64>(vfsmount, Field::VfsmountRoot);
+        if is_root || dentry == parent && !is_nowhere {
             let mount = vfsmount - bytes(Field::MountVfsmount);
             let above: u64 = field(mount, Field::MountParent);
             if above == mount || above == 0 {

@@ -49,6 +49,8 @@ pub(crate) struct Slot {
     pub(crate) from: NsRef,
     /// The cgroup that the context tells
     pub(crate) cgroup: u64,
+    /// `struct task_struct *` of the parent that the context tells
+    pub(crate) parent: u64,
     /// How many moves between cgroups there had been when that was looked at
     pub(crate) moves: u32,
     /// Of the call that is to be sent: flags of its record
@@ -59,7 +61,11 @@ pub(crate) struct Slot {
     pub(crate) made: u8,
     /// Whether the thread was ever seen to enter a call
     pub(crate) seen: u8,
-    pub(crate) reserved: [u8; 6],
+    /// Whether the context tells that the executable was deleted
+    pub(crate) exe_deleted: u8,
+    /// Whether the user namespace had no map yet when the context was sent
+    pub(crate) unmapped: u8,
+    pub(crate) reserved: [u8; 4],
 }
 
 impl Slot {
@@ -88,12 +94,15 @@ static EMPTY: Slot = Slot {
     duration_ns: 0,
     from: NsRef { inum: 0, generation: 0 },
     cgroup: 0,
+    parent: 0,
     moves: 0,
     flags: 0,
     input: Input::EMPTY,
     made: 0,
     seen: 0,
-    reserved: [0; 6],
+    exe_deleted: 0,
+    unmapped: 0,
+    reserved: [0; 4],
 };
 
 /// The place of a thread's slot in the array.

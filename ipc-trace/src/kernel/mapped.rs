@@ -8,6 +8,7 @@ use std::{
     num::NonZeroUsize,
     os::fd::{AsFd as _, BorrowedFd},
     ptr::NonNull,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use aya::maps::MapData;
@@ -75,22 +76,21 @@ impl Words {
         Ok(Self { mapping, len, _map: map })
     }
 
-    fn place(&self, at: usize) -> *mut u64 {
+    fn word(&self, at: usize) -> &AtomicU64 {
         assert!(at < self.len);
-        // SAFETY: it lies within the mapping.
-        unsafe { self.mapping.at().as_ptr().add(at) }
+        // SAFETY: it lies within the mapping, which may be read and written, and is aligned; programs of the kernel
+        // side, which share it, read and write whole words.
+        unsafe { AtomicU64::from_ptr(self.mapping.at().as_ptr().add(at)) }
     }
 
     /// A word as it is now.
     pub(super) fn get(&self, at: usize) -> u64 {
-        // SAFETY: the place is valid and aligned, and programs write whole words.
-        unsafe { self.place(at).read_volatile() }
+        self.word(at).load(Ordering::Relaxed)
     }
 
     /// Writes a word, which programs see from now on.
     pub(super) fn set(&mut self, at: usize, value: u64) {
-        // SAFETY: as in `get`.
-        unsafe { self.place(at).write_volatile(value) }
+        self.word(at).store(value, Ordering::Release);
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     io,
     num::NonZeroUsize,
     os::fd::{AsFd, BorrowedFd},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicUsize, Ordering, fence},
 };
 
 use aya::maps::{MapData, RingBuf};
@@ -76,7 +76,12 @@ impl Position {
     }
 
     fn get(&self) -> usize {
+        // Memory that may only be read: of such, relaxed loads alone are sound (std::sync::atomic, "Atomic accesses
+        // to read-only memory").
         // SAFETY: the mapping is there and begins with an aligned `unsigned long`.
-        unsafe { self.0.at().cast::<AtomicUsize>().as_ref() }.load(Ordering::Acquire)
+        let position =
+            unsafe { self.0.at().cast::<AtomicUsize>().as_ref() }.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        position
     }
 }

@@ -611,9 +611,16 @@ const BATCH_WORDS: usize = size_of::<Batch>() / size_of::<u64>();
 /// Words of one row of counters.
 const ROW_WORDS: usize = size_of::<state::Counters>() / size_of::<u64>();
 
-/// How many CPUs there can be: their numbers are below that.
+/// One more than the highest number that a CPU can have. There may be fewer: numbers can be left out.
 pub(super) fn processors() -> usize {
-    aya::util::nr_cpus().unwrap_or(1)
+    let possible = fs::read_to_string("/sys/devices/system/cpu/possible").ok();
+    let highest = possible.as_deref().and_then(highest_cpu);
+    highest.map_or_else(|| aya::util::nr_cpus().unwrap_or(1), |highest| highest + 1)
+}
+
+/// The highest number in a list such as `0-3,8`, whose ranges ascend.
+fn highest_cpu(list: &str) -> Option<usize> {
+    list.trim().rsplit([',', '-']).next()?.parse().ok()
 }
 
 pub(super) fn map_error(name: &'static str, error: &MapError) -> SessionError {
@@ -629,3 +636,16 @@ impl Drop for Session {
 }
 
 const _: () = assert!(size_of::<DropKey>() == 12 && size_of::<state::Counters>() == 64);
+
+#[cfg(test)]
+mod tests {
+    use super::highest_cpu;
+
+    #[test]
+    fn highest_cpu_number_counts_where_numbers_are_left_out() {
+        assert_eq!(highest_cpu("0\n"), Some(0));
+        assert_eq!(highest_cpu("0-7\n"), Some(7));
+        assert_eq!(highest_cpu("0,2-3,9\n"), Some(9));
+        assert_eq!(highest_cpu("\n"), None);
+    }
+}
