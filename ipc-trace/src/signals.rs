@@ -30,6 +30,8 @@ impl Signals {
     /// # Errors
     /// They can't be handled.
     pub fn handle() -> io::Result<Self> {
+        // What is read once for the clock is read now, and not in a handler.
+        let _ = boot_ns();
         let signals = Self::default();
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
             let told = signals.clone();

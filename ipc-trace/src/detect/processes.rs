@@ -13,7 +13,7 @@ use super::{
     sighting::ProcessKey,
     witness::{Mapped, Witness},
 };
-use crate::{event::OtherNs, look::untrusted};
+use crate::{event::OtherNs, look::untrusted, track::clock::as_shown};
 
 /// Bytes of `/proc/PID/maps` that are read.
 const MAPS: u64 = 8 << 20;
@@ -47,7 +47,7 @@ impl Processes {
     }
 
     fn is(&self, (pid, start): ProcessKey) -> bool {
-        start == 0 || self.started(pid) == Some(start / TICK_NS)
+        start == 0 || self.started(pid) == Some(as_shown(start) / TICK_NS)
     }
 
     fn link(&self, tid: u32, name: &str) -> Option<u32> {

@@ -21,7 +21,6 @@ use ipc_trace_common::{
     },
 };
 
-use nix::time::{ClockId, clock_gettime};
 use tokio::io::{Interest, unix::AsyncFd};
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
@@ -360,7 +359,7 @@ impl Session {
             }
         }
         if self.census_refused.is_some() {
-            self.gate.set(gate::STARTED as usize, boot_ns());
+            self.gate.set(gate::STARTED as usize, crate::track::clock::boot_ns());
             return Ok(Census::default());
         }
         let census = self.census()?;
@@ -586,12 +585,6 @@ impl Session {
         let by_fprobe = self.programs.fprobes().filter_map(|link| bpf::multi_missed(link).ok());
         left_out.chain(by_fprobe).sum()
     }
-}
-
-/// The time since the machine was started, in nanoseconds; `0`: the kernel does not tell.
-fn boot_ns() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).ok();
-    now.and_then(|now| u64::try_from(Duration::from(now).as_nanos()).ok()).unwrap_or(0)
 }
 
 /// A number that the kernel tells of a descriptor.

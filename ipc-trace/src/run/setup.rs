@@ -56,6 +56,15 @@ pub enum SetupError {
         /// Why not
         reason: String,
     },
+    /// Processes are named by numbers that mean others outside of this process's pid namespace.
+    #[error(
+        "{option}: this process is in a pid namespace of its own, whose numbers are not those that events show; run it in the \
+         host's pid namespace, or name a namespace by its inode number"
+    )]
+    PidNamespace {
+        /// The option
+        option: &'static str,
+    },
     /// A filter for containers, and nothing that tells them.
     #[error(
         "--container, --image, --pod: no cgroups are known by which containers could be told; mount a cgroup file system, and see \
@@ -84,7 +93,7 @@ impl SetupError {
     /// Whether what the user asked for makes no sense: exit status 2.
     #[must_use]
     pub const fn is_usage(&self) -> bool {
-        matches!(self, Self::Namespace { .. } | Self::Values { .. })
+        matches!(self, Self::Namespace { .. } | Self::Values { .. } | Self::PidNamespace { .. })
     }
 }
 
@@ -130,6 +139,7 @@ pub fn setup(
         log::info!("the limit on locked memory can't be lifted: {error}");
     }
     check_numbers(filters)?;
+    check_pid_namespace(filters, Path::new("/proc"))?;
     let begin = Instant::now();
     let layout = Layout::from_file(&btf_path(how))?;
     log::debug!("the kernel's fields were found after {:?}", begin.elapsed());
@@ -269,6 +279,21 @@ fn check_numbers(filters: &Filters) -> Result<(), SetupError> {
     match numbers.into_iter().find(|(_, given)| *given > FILTER_VALUES as usize) {
         Some((option, given)) => Err(SetupError::Values { option, given }),
         None => Ok(()),
+    }
+}
+
+/// Numbers of processes are those of the initial pid namespace: `PROC_PID_INIT_INO`, include/linux/proc_ns.h.
+fn check_pid_namespace(filters: &Filters, proc: &Path) -> Result<(), SetupError> {
+    const PROC_PID_INIT_INO: u32 = 0xefff_fffc;
+    let by_pid = |name: &NamespaceName| matches!(name, NamespaceName::OfPid(_));
+    let option = match () {
+        () if !filters.pid.is_empty() => "--pid",
+        () if filters.ipc_ns.iter().any(by_pid) => "--ipc-ns pid:PID",
+        () => return Ok(()),
+    };
+    match features::namespace_inum(&proc.join("self/ns/pid")) {
+        Ok(inum) if inum != PROC_PID_INIT_INO => Err(SetupError::PidNamespace { option }),
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 

@@ -1,6 +1,9 @@
 //! From `CLOCK_BOOTTIME`, which the kernel side stamps records with, to the time of day.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::OnceLock,
+    time::{Duration, SystemTime},
+};
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -45,14 +48,44 @@ impl Clock {
     }
 }
 
-/// The boot time now, in nanoseconds.
+/// The boot time now, in nanoseconds: the machine's, also where this process is in a time namespace.
 #[must_use]
 pub fn boot_ns() -> u64 {
-    u64::try_from(read(ClockId::CLOCK_BOOTTIME)).unwrap_or(0)
+    u64::try_from(boot()).unwrap_or(0)
+}
+
+/// A boot time as the kernel shows it to this process, in `/proc/PID/stat`.
+#[must_use]
+pub fn as_shown(boot_ns: u64) -> u64 {
+    u64::try_from(i128::from(boot_ns) + time_namespace_offset()).unwrap_or(0)
+}
+
+fn boot() -> i128 {
+    read(ClockId::CLOCK_BOOTTIME) - time_namespace_offset()
 }
 
 fn offset() -> i128 {
-    read(ClockId::CLOCK_REALTIME) - read(ClockId::CLOCK_BOOTTIME)
+    read(ClockId::CLOCK_REALTIME) - boot()
+}
+
+/// By how much the boot time of this process's time namespace is ahead of the machine's, in nanoseconds
+/// (time_namespaces(7)). It can't change while somebody is in the namespace.
+fn time_namespace_offset() -> i128 {
+    static OFFSET: OnceLock<i128> = OnceLock::new();
+    *OFFSET.get_or_init(|| {
+        // Without time namespaces there is no such file.
+        let offsets = std::fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+        boot_offset(&offsets).unwrap_or(0)
+    })
+}
+
+/// From lines such as `boottime 1000 0`: seconds and nanoseconds; the clock may be its number.
+fn boot_offset(offsets: &str) -> Option<i128> {
+    let mut words = offsets.lines().map(str::split_ascii_whitespace);
+    let mut line = words
+        .find_map(|mut words| matches!(words.next(), Some("boottime" | "7")).then_some(words))?;
+    let [seconds, nanos] = [line.next()?, line.next()?].map(str::parse::<i128>);
+    Some(seconds.ok()? * 1_000_000_000 + nanos.ok()?)
 }
 
 fn read(clock: ClockId) -> i128 {
@@ -69,6 +102,16 @@ mod tests {
     fn boot_time_becomes_time_of_day() {
         let clock = Clock::with_offset(1_700_000_000_000_000_000);
         assert_eq!(clock.time(5).to_string(), "2023-11-14T22:13:20.000000005Z");
+    }
+
+    #[test]
+    fn offset_of_a_time_namespace_is_that_of_its_boot_time() {
+        assert_eq!(
+            boot_offset("monotonic           5         1\nboottime   -1000   7\n"),
+            Some(-999_999_999_993)
+        );
+        assert_eq!(boot_offset(""), None);
+        assert_eq!(boot_offset("boottime x 0"), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
 
 use ipc_trace_common::record::{ANCESTORS, AncestorRecord, ContextRecord, UidExtent, flag};
 
-use super::HashMap;
+use super::{HashMap, clock::as_shown};
 use crate::{
     decode::Arguments,
     event::{identity::Ancestor, value::Text},
@@ -233,7 +233,7 @@ fn is_it(process: &Path, start_boot_ns: u64, comm: Option<&[u8; 16]>) -> bool {
         let started = behind.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).nth(19)?;
         let started: u64 = std::str::from_utf8(started).ok()?.parse().ok()?;
         let same_name = comm.is_none_or(|comm| Text::until_nul(comm).0.as_ref() == name);
-        Some(started == start_boot_ns / 10_000_000 && same_name)
+        Some(started == as_shown(start_boot_ns) / 10_000_000 && same_name)
     };
     is_it().unwrap_or(false)
 }
