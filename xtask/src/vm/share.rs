@@ -37,7 +37,10 @@ const OF_EACH_KERNEL: &[&str] = &[
     "args::",
     "budget::no_program_of_report",
     "doctor::functions_on_other_ways",
+    "lines::calls_that_seccomp",
     "objects::who_made",
+    "policy::a_rule_is_not_talked",
+    "processes::a_report_finds",
     "strace::every_operation",
     "traces_left::not_even",
 ];

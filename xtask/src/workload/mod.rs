@@ -13,10 +13,12 @@ mod blocking;
 pub(crate) mod book;
 pub(crate) mod calls;
 pub(crate) mod carried;
+mod changing;
 mod churn;
 mod count;
 mod crowd;
 mod demo;
+mod false_name;
 mod hold;
 mod hostile;
 mod killed;
@@ -25,7 +27,10 @@ mod leak;
 mod loops;
 mod model;
 pub(crate) mod mq;
+mod never_made;
+mod overwritten;
 pub(crate) mod process;
+mod queue_names;
 mod seccomp;
 mod steps;
 pub(crate) mod sysv;
@@ -55,6 +60,18 @@ pub(crate) enum Workload {
     Blocked(blocking::Blocked),
     /// Make calls which a seccomp filter answers with EPERM
     Seccomp,
+    /// Make calls which the kernel is kept from making: by seccomp's other answers, and by a tracer
+    NeverMade,
+    /// Let a queue's name be overwritten while calls that took it are held in the kernel
+    FalseName,
+    /// Open and unlink queues by names of all lengths and contents
+    QueueNames,
+    /// Change user, group and name between calls that are alike
+    ChangingCaller,
+    /// Use a queue of one namespace, and a set of another, by one thread
+    TwoNamespaces,
+    /// Let memory be overwritten while calls that took something from there are blocked
+    Overwritten,
     /// Let threads be killed at the entries of calls, which they then do not make
     Killed,
     /// Make calls from processes, and on queues, whose names are hard to print
@@ -99,6 +116,12 @@ pub(crate) fn run(workload: Workload) -> anyhow::Result<()> {
         Workload::Blocked(options) => blocking::blocked(&options),
         Workload::Seccomp => seccomp::run(),
         Workload::Killed => killed::run(),
+        Workload::NeverMade => never_made::run(),
+        Workload::FalseName => false_name::run(),
+        Workload::QueueNames => queue_names::run(),
+        Workload::ChangingCaller => changing::caller(),
+        Workload::TwoNamespaces => changing::namespaces(),
+        Workload::Overwritten => overwritten::run(),
         Workload::HostileNames => hostile::run(),
         Workload::ChurnProcesses(options) => churn::processes(&options),
         Workload::ChurnNamespaces(options) => churn::namespaces(&options),
