@@ -93,7 +93,8 @@ pub(super) fn of<'a>(tests: &'a [String], backend: &str, share: Share<'_>) -> Re
     let mut dealt = 0;
     let runs = |test: &&str| match share {
         Share::Named { part, all } => {
-            test.contains(part) && (all || first || !is(test, OF_NO_BACKEND))
+            let once = is(test, OF_NO_BACKEND) && !is(test, OF_EACH_KERNEL);
+            test.contains(part) && (all || first || !once)
         }
         Share::Dealt { .. } if is(test, OF_EACH_KERNEL) => true,
         Share::Dealt { .. } if first => is(test, OF_EACH_KERNEL_ONCE),

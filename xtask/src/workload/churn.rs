@@ -125,7 +125,7 @@ pub(crate) fn one_call(options: &OneCall) -> Result<()> {
 
 /// Goes into a new namespace. There may be only so many of them (`max_ipc_namespaces`), and the
 /// kernel takes dead ones down in its own time: this waits for it.
-fn leave() -> nix::Result<()> {
+pub(super) fn leave() -> nix::Result<()> {
     let deadline = Instant::now() + process::PATIENCE;
     loop {
         match nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC) {

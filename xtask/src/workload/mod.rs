@@ -18,6 +18,7 @@ mod churn;
 mod count;
 mod crowd;
 mod demo;
+mod equal_tids;
 mod false_name;
 mod hold;
 mod hostile;
@@ -66,6 +67,10 @@ pub(crate) enum Workload {
     FalseName,
     /// Open and unlink queues by names of all lengths and contents
     QueueNames,
+    /// Be many threads at a time, of which many have numbers with equal low halves
+    EqualTids(equal_tids::EqualTids),
+    /// Make namespaces while a process calls whose number has the same low half
+    CollidingBirths(equal_tids::CollidingBirths),
     /// Change user, group and name between calls that are alike
     ChangingCaller,
     /// Use a queue of one namespace, and a set of another, by one thread
@@ -119,6 +124,8 @@ pub(crate) fn run(workload: Workload) -> anyhow::Result<()> {
         Workload::NeverMade => never_made::run(),
         Workload::FalseName => false_name::run(),
         Workload::QueueNames => queue_names::run(),
+        Workload::EqualTids(options) => equal_tids::run(&options),
+        Workload::CollidingBirths(options) => equal_tids::births(&options),
         Workload::ChangingCaller => changing::caller(),
         Workload::TwoNamespaces => changing::namespaces(),
         Workload::Overwritten => overwritten::run(),

@@ -6,7 +6,7 @@ use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 use crate::{
-    book::{assert_valid, assert_whole, counts, restricted},
+    book::{assert_balanced, assert_valid, assert_whole, counts, restricted},
     tracer::{
         Beside, Live, calls_of, lines, list, number, of_type, report, scaled, stat, text, traced,
         workload,
@@ -171,4 +171,42 @@ fn a_report_finds_a_set_that_two_users_use_though_one_process_is_both() {
         one["class"] == "weak-mode" && one["object"]["ipc_ns"]["inum"] == book["inum"]
     });
     assert_eq!(found.count(), 1, "{:#}", report["findings"]);
+}
+
+/// So many threads, and the lines of their calls: each has the thread's number, user and name.
+#[test]
+fn threads_whose_numbers_have_equal_low_halves_are_not_taken_for_each_other() {
+    let (threads, shared) = (scaled(70_000), scaled(1000));
+    let [threads, shared] = [threads, shared].map(|number| number.to_string());
+    let words = ["equal-tids", "--threads", &threads, "--shared", &shared, "--candidates", "8"];
+    let (lines, book) =
+        lines(&["--only-command", "--op", "semget", "--ring-bytes", "134217728"], &words);
+    assert_whole(&lines);
+    let accounting = &lines.last().unwrap()["accounting"];
+    assert_eq!(accounting["dropped"], 0, "{accounting}");
+    let (first_key, first_user) = (number(&book["first_key"]), number(&book["first_user"]));
+    let tids = list(&book["tids"]);
+    let mut calls = vec![0; tids.len()];
+    for line in of_type(&lines, "ipc") {
+        let key = line["args"]["key"].as_str().unwrap();
+        let key = u64::from_str_radix(key.trim_start_matches("0x"), 16).unwrap();
+        let index = key.checked_sub(first_key).unwrap();
+        let process = &line["process"];
+        assert_eq!(process["tid"], tids[index as usize], "{line}");
+        assert_eq!(process["uid"], first_user + index % number(&book["users"]), "{line}");
+        assert_eq!(process["comm"], format!("{:08x}", number(&process["tid"])), "{line}");
+        calls[index as usize] += 1;
+    }
+    assert!(calls.iter().all(|calls| *calls == number(&book["calls"])), "each made as many");
+}
+
+#[test]
+fn a_report_has_the_exact_counts_of_threads_whose_numbers_have_equal_low_halves() {
+    let (threads, shared) = (scaled(70_000), scaled(1000));
+    let [threads, shared] = [threads, shared].map(|number| number.to_string());
+    let words = ["equal-tids", "--threads", &threads, "--shared", &shared, "--calls", "10"];
+    let (report, book) = report(&["--only-command"], &words);
+    let expected = counts(&book["namespaces"]);
+    assert_eq!(restricted(counts(&report["namespaces"]), &expected), expected);
+    assert_balanced(&report["accounting"]);
 }
