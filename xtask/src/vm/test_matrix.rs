@@ -41,8 +41,11 @@ const OF_EACH_KERNEL: &[&str] = &[
     "args::",
     "budget::no_program_of_report",
     "doctor::functions_on_other_ways",
+    "lines::calls_that_seccomp",
     "objects::who_made",
+    "policy::a_rule_is_not_talked",
     "preemption::a_report",
+    "processes::a_report_finds",
     "strace::every_operation",
     "traces_left::not_even",
 ];
@@ -119,7 +122,8 @@ pub(super) fn select<'a>(
         Selection::Named { part, .. } if smoke => test.contains(part) && is(test, SMOKE),
         _ if !backends(preemption).contains(&backend) => false,
         Selection::Named { part, all } => {
-            test.contains(part) && (all || first || !is(test, OF_NO_BACKEND))
+            let once = is(test, OF_NO_BACKEND) && !is(test, OF_EACH_KERNEL);
+            test.contains(part) && (all || first || !once)
         }
         Selection::Dealt { .. } if is(test, OF_EACH_KERNEL) => true,
         Selection::Dealt { .. } if first => is(test, OF_EACH_KERNEL_ONCE),

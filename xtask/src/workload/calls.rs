@@ -87,6 +87,7 @@ pub(crate) struct Caller {
     log: Option<Vec<Value>>,
     bad_pointer: bool,
     old_msgrcv: bool,
+    kept_from: bool,
 }
 
 impl Caller {
@@ -100,6 +101,7 @@ impl Caller {
             log: None,
             bad_pointer: false,
             old_msgrcv: false,
+            kept_from: false,
         };
         caller.moved(label)?;
         Ok(caller)
@@ -158,6 +160,12 @@ impl Caller {
     /// Whether `msgrcv` by [`Route::Int80Ipc`] is the old version 0, with an `ipc_kludge`.
     pub(crate) fn use_old_msgrcv(&mut self, old: bool) {
         self.old_msgrcv = old;
+    }
+
+    /// Whether something keeps the kernel from making the calls that follow: they are in the log, and
+    /// don't count.
+    pub(crate) fn be_kept_from(&mut self, kept: bool) {
+        self.kept_from = kept;
     }
 
     pub(super) fn is_logging(&self) -> bool {
@@ -266,8 +274,10 @@ impl Caller {
                 Route::Int80Ipc => abi::int80(spelling.ipc.0, narrow(spelling.ipc.1)),
             }
         };
-        self.made += 1;
-        self.book.note(op, ret);
+        if !self.kept_from {
+            self.made += 1;
+            self.book.note(op, ret);
+        }
         let bad_pointer = std::mem::take(&mut self.bad_pointer);
         if let Some(log) = &mut self.log {
             log.push(json!({

@@ -13,10 +13,13 @@ mod blocking;
 pub(crate) mod book;
 pub(crate) mod calls;
 pub(crate) mod carried;
+mod changing;
 mod churn;
 mod count;
 mod crowd;
 mod demo;
+mod equal_tids;
+mod false_name;
 mod hold;
 mod hostile;
 mod killed;
@@ -26,8 +29,11 @@ mod loops;
 mod map_lookups;
 mod model;
 pub(crate) mod mq;
+mod never_made;
+mod overwritten;
 mod path_swap;
 pub(crate) mod process;
+mod queue_names;
 mod saturate;
 mod seccomp;
 mod steps;
@@ -61,6 +67,22 @@ pub(crate) enum Workload {
     Blocked(blocking::Blocked),
     /// Make calls which a seccomp filter answers with EPERM
     Seccomp,
+    /// Make calls which the kernel is kept from making: by seccomp's other answers, and by a tracer
+    NeverMade,
+    /// Let a queue's name be overwritten while calls that took it are held in the kernel
+    FalseName,
+    /// Open and unlink queues by names of all lengths and contents
+    QueueNames,
+    /// Be many threads at a time, of which many have numbers with equal low halves
+    EqualTids(equal_tids::EqualTids),
+    /// Make namespaces while a process calls whose number has the same low half
+    CollidingBirths(equal_tids::CollidingBirths),
+    /// Change user, group and name between calls that are alike
+    ChangingCaller,
+    /// Use a queue of one namespace, and a set of another, by one thread
+    TwoNamespaces,
+    /// Let memory be overwritten while calls that took something from there are blocked
+    Overwritten,
     /// Let threads be killed at the entries of calls, which they then do not make
     Killed,
     /// Make calls from processes, and on queues, whose names are hard to print
@@ -108,6 +130,14 @@ pub(crate) fn run(workload: Workload) -> anyhow::Result<()> {
         Workload::Blocked(options) => blocking::blocked(&options),
         Workload::Seccomp => seccomp::run(),
         Workload::Killed => killed::run(),
+        Workload::NeverMade => never_made::run(),
+        Workload::FalseName => false_name::run(),
+        Workload::QueueNames => queue_names::run(),
+        Workload::EqualTids(options) => equal_tids::run(&options),
+        Workload::CollidingBirths(options) => equal_tids::births(&options),
+        Workload::ChangingCaller => changing::caller(),
+        Workload::TwoNamespaces => changing::namespaces(),
+        Workload::Overwritten => overwritten::run(),
         Workload::HostileNames => hostile::run(),
         Workload::ChurnProcesses(options) => churn::processes(&options),
         Workload::ChurnNamespaces(options) => churn::namespaces(&options),

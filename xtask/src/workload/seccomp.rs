@@ -30,6 +30,31 @@ const fn jump(k: u32, jt: u8, jf: u8) -> libc::sock_filter {
     libc::sock_filter { code: JUMP_IF_EQUAL, jt, jf, k }
 }
 
+/// A filter that gives some calls an answer, by every route, and lets all others pass. The calls are named
+/// by their numbers on x86-64, those on i386, and those of `ipc(2)`.
+pub(super) fn filter(
+    answer: u32,
+    native: &[u32],
+    i386: &[u32],
+    through_ipc: &[u32],
+) -> Vec<libc::sock_filter> {
+    let answered = |numbers: &[u32]| {
+        let pairs = numbers.iter().map(|number| [jump(*number, 0, 1), op(RETURN, answer)]);
+        pairs.flatten().collect::<Vec<_>>()
+    };
+    let allow = op(RETURN, libc::SECCOMP_RET_ALLOW);
+    let native = [vec![op(LOAD, NUMBER)], answered(native), vec![allow]].concat();
+    let compat = [
+        vec![op(LOAD, NUMBER)],
+        answered(i386),
+        vec![jump(117, 1, 0), allow, op(LOAD, FIRST_ARGUMENT), op(AND, 0xffff)],
+        answered(through_ipc),
+        vec![allow],
+    ];
+    let head = vec![op(LOAD, ARCH), jump(X86_64, 0, native.len() as u8)];
+    [head, native, compat.concat()].concat()
+}
+
 /// Answers `semget` and `msgget` with EPERM, by every route.
 static FILTER: [libc::sock_filter; 16] = [
     op(LOAD, ARCH),
@@ -50,17 +75,18 @@ static FILTER: [libc::sock_filter; 16] = [
     op(RETURN, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
 ];
 
-fn install() -> Result<()> {
-    let program = libc::sock_fprog { len: FILTER.len() as u16, filter: FILTER.as_ptr().cast_mut() };
+/// Puts a filter into force for the thread. With the flag for a listener, its descriptor is returned.
+pub(super) fn install(filter: &[libc::sock_filter], flags: libc::c_ulong) -> Result<i32> {
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
     // SAFETY: plain numbers; afterwards no exec can gain privileges.
     let ret = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
     ensure!(ret == 0, "prctl: {}", std::io::Error::last_os_error());
     // SAFETY: the program is only read, and outlives the call.
     let ret = unsafe {
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)
     };
-    ensure!(ret == 0, "seccomp: {}", std::io::Error::last_os_error());
-    Ok(())
+    ensure!(ret >= 0, "seccomp: {}", std::io::Error::last_os_error());
+    Ok(ret as i32)
 }
 
 pub(crate) fn run() -> Result<()> {
@@ -72,7 +98,7 @@ fn filtered() -> Result<Report> {
     caller.unshare("filtered")?;
     let sem = caller.semget(libc::IPC_PRIVATE, 1, 0o600) as i32;
     let msq = caller.msgget(libc::IPC_PRIVATE, 0o600) as i32;
-    install()?;
+    install(&FILTER, 0)?;
     let mut filtered = 0;
     for route in Route::ALL {
         caller.by(route);

@@ -3,11 +3,11 @@
 //! What a line must say is worked out here from the numbers in the log, by the names that the C
 //! library's headers have for them; nothing is shared with the tracer.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde_json::{Value, json};
 
-use crate::tracer::{calls_of, lines, list, number};
+use crate::tracer::{calls_of, lines, list, number, of_type, scaled};
 
 type Names = &'static [(i32, &'static str)];
 
@@ -139,11 +139,7 @@ fn expected(call: &Value, made: &mut Made) -> Value {
     let (args, ret) = (&call["args"], int(&call["ret"]));
     let readable = call["bad_pointer"] == false;
     let behind = |value: Value| if readable { value } else { Value::Null };
-    // Of a name that is too long for any queue the start is shown.
-    let name = || {
-        let name = args["name"].as_str().unwrap();
-        behind(json!(name.get(..255).unwrap_or(name)))
-    };
+    let name = || behind(args["name"].clone());
     let set = |kind, id: &Value, command: &Value| {
         let mode = made.modes.get(&(kind, int(id)));
         if command == "IPC_SET" { json!({"uid": 0, "gid": 0, "mode": mode}) } else { Value::Null }
@@ -210,11 +206,11 @@ fn expected(call: &Value, made: &mut Made) -> Value {
             if attr.is_object() {
                 attr["mq_flags"] = flags(&attr["mq_flags"], QUEUE);
             }
-            json!({"name": name(), "oflag": open_flags(&args["oflag"]),
+            json!({"name": name(), "name_truncated": false, "oflag": open_flags(&args["oflag"]),
                    "mode": if create { mode(&args["mode"], 0o7777) } else { Value::Null },
                    "attr": attr})
         }
-        "mq_unlink" => json!({"name": name()}),
+        "mq_unlink" => json!({"name": name(), "name_truncated": false}),
         "mq_send" => json!({"mqdes": args["mqdes"], "msg_len": args["msg_len"],
                             "msg_prio": args["msg_prio"], "abs_timeout": timeout(call, "abs_timeout")}),
         // The workload does not ask for the priority.
@@ -288,6 +284,111 @@ fn assert_rest(call: &Value, line: &Value) {
 }
 
 #[test]
+fn memory_that_changes_while_a_call_is_blocked_is_shown_as_the_kernel_took_it() {
+    let (lines, book) = lines(&["--only-command"], &["overwritten"]);
+    let log = list(&book["calls"]);
+    assert_eq!(log.len(), 3 * 6, "each kind by each route");
+    for call in log {
+        let calls = calls_of(&lines, &call["tid"]);
+        let [line] = calls[..] else { panic!("{call} is not one line: {calls:?}") };
+        for name in ["op", "abi", "ret"] {
+            assert_eq!(line[name], call[name], "{name} of {line} is not that of {call}");
+        }
+        let expected = expected(call, &mut Made::default());
+        assert!(shows(&line["args"], &expected), "{call}:\n{}\nis not\n{expected}", line["args"]);
+        assert_rest(call, line);
+        assert_ne!(line["args_from"], "return", "{line}");
+        assert!(number(&line["duration_ns"]) > 0, "{line}");
+    }
+}
+
+/// A name as lines show it: bytes that are no UTF-8 as `\\xff`.
+fn shown_name(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            write!(text, "\\x{byte:02x}").unwrap();
+        }
+    }
+    text
+}
+
+#[test]
+fn names_of_queues_are_shown_as_given_and_cut_visibly() {
+    /// More than any queue's name can have.
+    const ROOM: usize = 263;
+    let (lines, book) = lines(&["--only-command"], &["queue-names"]);
+    let (calls, log) = (calls_of(&lines, &book["tid"]), list(&book["calls"]));
+    assert_eq!(calls.len(), log.len(), "each call is one line");
+    for (line, call) in calls.iter().zip(log) {
+        for name in ["op", "abi", "ret"] {
+            assert_eq!(line[name], call[name], "{name} of {line} is not that of {call}");
+        }
+        let bytes: Vec<u8> =
+            list(&call["args"]["name_bytes"]).iter().map(|byte| number(byte) as u8).collect();
+        let cut = bytes.len() > ROOM;
+        let name = shown_name(bytes.get(..ROOM).unwrap_or(&bytes));
+        let (name, cut, from) = if call["bad_pointer"] == true {
+            (Value::Null, false, "return")
+        } else {
+            (json!(name), cut, "entry")
+        };
+        assert_eq!(line["args"]["name"], name, "{line}");
+        assert_eq!(line["args"]["name_truncated"], cut, "{line}");
+        assert_eq!(line["args_from"], from, "{line}");
+        let by_kernel = line["object"]["name_from"] == "kernel";
+        assert!(line["object"]["name"] == name || by_kernel, "{line}");
+    }
+    let created = of_type(&lines, "object").into_iter().filter(|line| line["event"] == "created");
+    let created = created.filter(|line| line["process"]["tid"] == book["tid"]);
+    let opened = log.iter().filter(|call| call["op"] == "mq_open" && int(&call["ret"]) >= 0);
+    let name = |call: &Value| {
+        let bytes = list(&call["args"]["name_bytes"]).iter().map(|byte| number(byte) as u8);
+        shown_name(&bytes.collect::<Vec<_>>())
+    };
+    let created: Vec<_> = created.map(|line| line["object"]["name"].as_str().unwrap()).collect();
+    assert_eq!(created, opened.map(name).collect::<Vec<_>>());
+}
+
+/// Of how many lines of a run what the kernel takes was read before it took it, and nothing is unknown.
+#[test]
+fn of_a_thousand_calls_whose_memory_nobody_changes_at_most_one_is_read_at_the_return() {
+    let calls = scaled(100_000).to_string();
+    let words = ["count", "--fresh", "--threads", "4", "--int80-percent", "30", "--calls", &calls];
+    let (lines, _) = lines(&["--only-command", "--ring-bytes", "67108864"], &words);
+    let calls = of_type(&lines, "ipc");
+    // What can't be read at all, can't be read before.
+    let late = calls.iter().filter(|line| line["error"] != "EFAULT");
+    let late: Vec<_> = late.filter(|line| line["args_from"] == "return").collect();
+    assert!(
+        late.len() * 1000 <= calls.len(),
+        "{} of {}: {:?}",
+        late.len(),
+        calls.len(),
+        late.first()
+    );
+    let unread = calls.iter().filter(|line| {
+        let args = &line["args"];
+        let taken: &[&str] = match line["op"].as_str().unwrap() {
+            "semop" => &["sops"],
+            "msgsnd" => &["mtype"],
+            "mq_open" | "mq_unlink" => &["name"],
+            _ => &[],
+        };
+        line["error"] != "EFAULT" && taken.iter().any(|name| args[*name].is_null())
+    });
+    let unread: Vec<_> = unread.collect();
+    assert!(
+        unread.len() * 1000 <= calls.len(),
+        "{} of {}: {:?}",
+        unread.len(),
+        calls.len(),
+        unread.first()
+    );
+}
+
+#[test]
 fn every_operation_by_every_route_is_one_line_with_its_arguments() {
     let (lines, book) = lines(&["--only-command"], &["args-zoo"]);
     let (calls, log) = (calls_of(&lines, &book["tid"]), list(&book["calls"]));
@@ -301,6 +402,10 @@ fn every_operation_by_every_route_is_one_line_with_its_arguments() {
         let expected = expected(call, &mut made);
         assert!(shows(&line["args"], &expected), "{call}:\n{}\nis not\n{expected}", line["args"]);
         assert_rest(call, line);
+        // Nothing of its memory is untouched when a call begins, but for what is not there at all.
+        if call["bad_pointer"] == false {
+            assert_ne!(line["args_from"], "return", "{line}");
+        }
     }
     assert_eq!(calls.len(), log.len(), "each call is one line");
 }

@@ -4,9 +4,9 @@
 use serde_json::Value;
 
 use crate::{
-    book::{Counts, assert_whole, counts, total},
+    book::{Counts, assert_balanced, assert_whole, counts, restricted, total},
     tracer::{
-        Beside, Live, as_user, calls_of, children_of, eventually, ipc_ns_of, lines, number,
+        Beside, Live, Report, as_user, calls_of, children_of, eventually, ipc_ns_of, lines, number,
         of_type, scaled, workload, xtask,
     },
 };
@@ -186,4 +186,20 @@ fn ipc_ns_takes_calls_on_an_object_of_the_namespace_from_elsewhere() {
     assert_ne!(carried["ipc_ns"]["inum"], home);
     assert_eq!(carried["object"]["ipc_ns"]["inum"], home);
     assert_eq!(carried["object"]["foreign"], true);
+}
+
+#[test]
+fn a_report_on_a_namespace_has_of_a_thread_of_another_one_only_what_it_did_to_objects_there() {
+    let mut program = Beside::start(workload(&["two-namespaces"]));
+    let first: Value = serde_json::from_str(&program.line()).unwrap();
+    let report = Report::start(&["--ipc-ns", &number(&first["x"]).to_string()]);
+    program.go();
+    let book = program.book();
+    let report = report.end();
+    assert_balanced(&report["accounting"]);
+    let mut expected = counts(&book["namespaces"]);
+    for (inum, ops) in &mut expected {
+        ops.retain(|op, _| *inum == number(&book["x"]) || op == "mq_send");
+    }
+    assert_eq!(restricted(counts(&report["namespaces"]), &expected), expected);
 }

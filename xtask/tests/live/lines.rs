@@ -3,8 +3,12 @@
 use serde_json::{Value, json};
 
 use crate::{
-    book::{assert_valid, assert_whole, counts, counts_of_lines, restricted},
-    tracer::{Beside, Live, calls_of, lines, list, number, of_type, parse_lines, tracer, workload},
+    book::{
+        assert_balanced, assert_valid, assert_whole, counts, counts_of_lines, not_made, restricted,
+    },
+    tracer::{
+        Beside, Live, calls_of, lines, list, number, of_type, parse_lines, report, tracer, workload,
+    },
 };
 
 #[test]
@@ -15,33 +19,50 @@ fn lines_follow_their_schema_and_are_numbered_without_gaps() {
 }
 
 #[test]
-fn calls_that_a_filter_of_the_caller_refuses_are_calls() {
+fn calls_that_a_filter_of_the_caller_refuses_are_not_made() {
     let (lines, book) = lines(&["--only-command"], &["seccomp"]);
+    assert_whole(&lines);
     let mut expected = counts(&book["namespaces"]);
-    // Where the hook lies behind the filter, such calls do not get there.
-    let backend = &lines[0]["backend"];
+    let accounting = &lines.last().unwrap()["accounting"];
     for (op, refused) in book["filtered"].as_object().unwrap() {
-        if backend[op] == "function" {
-            let ops = expected.values_mut().find(|ops| ops.contains_key(op)).unwrap();
-            let (calls, errors) = ops.get_mut(op).unwrap();
-            *calls -= number(refused);
-            *errors.get_mut("EPERM").unwrap() -= number(refused);
-            errors.retain(|_, count| *count > 0);
+        let ops = expected.values_mut().find(|ops| ops.contains_key(op)).unwrap();
+        let (calls, errors) = ops.get_mut(op).unwrap();
+        *calls -= number(refused);
+        *errors.get_mut("EPERM").unwrap() -= number(refused);
+        errors.retain(|_, count| *count > 0);
+        // Where the hook lies behind the filter, such calls do not get there.
+        let seen = if lines[0]["backend"][op] == "function" { 0 } else { number(refused) };
+        let shown: Vec<_> = not_made(&lines).filter(|line| line["op"] == *op).collect();
+        assert_eq!(shown.len() as u64, seen, "{op}");
+        for line in shown {
+            assert_eq!((&line["ret"], &line["error"]), (&json!(-1), &json!("EPERM")), "{line}");
+            assert_eq!(line["process"]["tid"], book["tid"], "{line}");
         }
+        assert!(number(&accounting["by_op"][op]["not_made"]) >= seen, "{accounting}");
     }
     assert_eq!(restricted(counts_of_lines(&lines), &expected), expected);
 }
 
 #[test]
-fn a_call_that_its_thread_did_not_live_to_make_is_none() {
+fn a_call_that_its_thread_did_not_live_to_make_is_not_made() {
     let (lines, book) = lines(&["--only-command"], &["killed"]);
+    assert_whole(&lines);
     let killed = list(&book["killed"]);
     assert_eq!(killed.len(), 4);
+    let mut never_made = 0;
     for tid in killed {
-        let made = calls_of(&lines, tid);
-        assert!(made.len() == 1 && made[0]["op"] == "semget", "{made:?}");
+        let calls = calls_of(&lines, tid);
+        let (first, rest) = calls.split_first().unwrap();
+        assert_eq!((&first["op"], &first["made"]), (&json!("semget"), &json!(true)), "{first}");
+        for line in rest {
+            assert_eq!((&line["made"], &line["ret"]), (&json!(false), &Value::Null), "{line}");
+            assert_ne!(lines[0]["backend"][line["op"].as_str().unwrap()], "function", "{line}");
+        }
+        never_made += rest.len();
     }
-    assert_eq!(lines.last().unwrap()["accounting"]["seen"], killed.len(), "nor are they counted");
+    let by_function = ["shmget", "msgrcv"].map(|op| lines[0]["backend"][op] == "function");
+    let expected = by_function.iter().filter(|function| !**function).count() * 2;
+    assert_eq!(never_made, expected, "each was to make two, by two routes");
 }
 
 /// What the kernel says of a call that a signal disturbs, before anyone decides whether it is
@@ -145,4 +166,68 @@ fn a_run_of_a_given_duration_ends_by_itself() {
     let lines = parse_lines(&output.stdout);
     assert_whole(&lines);
     assert_eq!(lines.last().unwrap()["command"], Value::Null);
+}
+
+/// What comes of calls that the kernel never made: on the tracepoints each is one line that says so, on
+/// functions they are not seen.
+#[test]
+fn calls_that_seccomp_or_a_tracer_answers_are_not_made_and_change_no_object() {
+    let (lines, book) = lines(&[], &["never-made"]);
+    assert_whole(&lines);
+    let expected = counts(&book["namespaces"]);
+    assert_eq!(restricted(counts_of_lines(&lines), &expected), expected);
+
+    let backend = &lines[0]["backend"];
+    let is_visible = |kept: &&Value| backend[kept["op"].as_str().unwrap()] != "function";
+    let kept = list(&book["kept"]);
+    assert_eq!(kept.len(), 4 * 18 + 14 + 18, "six calls, by three routes, by each means");
+    for process in list(&book["processes"]) {
+        let of = |line: &&Value| line["tid"] == process["tid"];
+        let kept: Vec<_> = kept.iter().filter(of).filter(is_visible).collect();
+        let shown = not_made(&lines).filter(|line| line["process"]["tid"] == process["tid"]);
+        let shown: Vec<_> = shown.collect();
+        assert_eq!(shown.len(), kept.len(), "{process}");
+        for (shown, kept) in shown.iter().zip(kept) {
+            for name in ["op", "abi", "ret"] {
+                assert_eq!(shown[name], kept[name], "{name} of {shown} by {}", process["means"]);
+            }
+            assert_eq!(shown["object"]["id"].as_i64().filter(|_| shown["op"] == "shmget"), None);
+        }
+        let of_objects = of_type(&lines, "object").into_iter();
+        let here = of_objects.filter(|line| line["object"]["ipc_ns"]["inum"] == process["inum"]);
+        let caller = here.filter(|line| line["process"]["tid"] == process["tid"]);
+        let made: Vec<_> = caller.filter(|line| line["event"] == "created").collect();
+        // A number may be given out again: what it was called is its own.
+        let really = list(&book["namespaces"]).iter().find(|ns| ns["label"] == process["means"]);
+        let ops = &really.unwrap()["ops"];
+        let really: u64 = ["semget", "shmget", "msgget", "mq_open"]
+            .iter()
+            .filter_map(|op| ops.get(*op))
+            .map(|op| number(&op["calls"]) - number(&op["failed"]))
+            .sum();
+        assert_eq!(made.len() as u64, really, "by {}: {made:#?}", process["means"]);
+        let ends = of_type(&lines, "object").into_iter().filter(|line| {
+            line["event"] == "removed" && line["object"]["ipc_ns"]["inum"] == process["inum"]
+        });
+        assert_eq!(ends.count(), 0, "by {}", process["means"]);
+    }
+    // Counted one by one.
+    let accounting = &lines.last().unwrap()["accounting"];
+    assert_eq!(number(&accounting["not_made"]), not_made(&lines).count() as u64, "{accounting}");
+    let wide = calls_of(&lines, &book["wide"]["tid"]);
+    assert!(wide.is_empty(), "int 0x80 has no such numbers: {wide:?}");
+}
+
+#[test]
+fn a_report_has_calls_that_were_not_made_among_no_others() {
+    let (report, book) = report(&["--only-command"], &["never-made"]);
+    assert_balanced(&report["accounting"]);
+    let expected = counts(&book["namespaces"]);
+    assert_eq!(restricted(counts(&report["namespaces"]), &expected), expected);
+    let by_op = &report["accounting"]["by_op"];
+    for op in ["semget", "shmget", "msgget", "semop", "shmctl", "mq_open"] {
+        let kept = list(&book["kept"]).iter().filter(|kept| kept["op"] == op).count();
+        let visible = if report["backend"][op] == "function" { 0 } else { kept };
+        assert_eq!(by_op[op]["not_made"], visible, "{op}: {by_op:#}");
+    }
 }

@@ -197,3 +197,15 @@ fn a_queue_belongs_to_the_namespace_it_was_made_in_also_when_that_is_dead() {
         }
     }
 }
+
+#[test]
+fn each_namespace_is_told_of_beside_a_process_whose_number_has_the_same_low_half() {
+    let count = scaled(3000);
+    // The neighbour's calls are filtered; what is made is always told.
+    let (lines, book) =
+        lines(&["--op", "shmdt"], &["colliding-births", "--count", &count.to_string()]);
+    let made = of_type(&lines, "namespace").into_iter();
+    let made = made.filter(|line| line["event"] == "created");
+    let made = made.filter(|line| line["process"]["tid"] == book["maker"]).count() as u64;
+    assert_eq!(made, count);
+}

@@ -6,9 +6,10 @@ use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 use crate::{
-    book::{assert_valid, assert_whole},
+    book::{assert_balanced, assert_valid, assert_whole, counts, restricted},
     tracer::{
-        Beside, Live, calls_of, lines, list, number, of_type, scaled, stat, text, traced, workload,
+        Beside, Live, calls_of, lines, list, number, of_type, report, scaled, stat, text, traced,
+        workload,
     },
 };
 
@@ -138,4 +139,74 @@ fn hostile_names_do_nothing_to_a_terminal() {
         assert_eq!(found, None, "{mode}: {shown:?}");
         assert!(shown.contains("\\x1b") && shown.contains("two\\nlines"), "{mode}: {shown}");
     }
+}
+
+#[test]
+fn calls_of_a_thread_that_changes_user_group_and_name_are_those_of_whom_it_was() {
+    let (lines, book) = lines(&["--only-command"], &["changing-caller"]);
+    let mut calls = calls_of(&lines, &book["tid"]).into_iter().skip(1);
+    for phase in list(&book["phases"]) {
+        for _ in 0..number(&phase["calls"]) {
+            let line = calls.next().unwrap();
+            for name in ["comm", "uid", "gid"] {
+                assert_eq!(line["process"][name], phase[name], "{name} of {line}");
+            }
+        }
+    }
+    assert!(calls.next().is_none());
+    let weak = |found: &[&Value]| {
+        let mine = found.iter().filter(|one| one["object"]["ipc_ns"]["inum"] == book["inum"]);
+        mine.filter(|one| one["class"] == "weak-mode").count()
+    };
+    let new = of_type(&lines, "finding").into_iter().filter(|one| one["new"] == true);
+    assert_eq!(weak(&new.collect::<Vec<_>>()), 1, "{lines:#?}");
+}
+
+#[test]
+fn a_report_finds_a_set_that_two_users_use_though_one_process_is_both() {
+    let (report, book) = report(&["--only-command"], &["changing-caller"]);
+    let expected = counts(&book["namespaces"]);
+    assert_eq!(restricted(counts(&report["namespaces"]), &expected), expected);
+    let found = list(&report["findings"]).iter().filter(|one| {
+        one["class"] == "weak-mode" && one["object"]["ipc_ns"]["inum"] == book["inum"]
+    });
+    assert_eq!(found.count(), 1, "{:#}", report["findings"]);
+}
+
+/// So many threads, and the lines of their calls: each has the thread's number, user and name.
+#[test]
+fn threads_whose_numbers_have_equal_low_halves_are_not_taken_for_each_other() {
+    let (threads, shared) = (scaled(70_000), scaled(1000));
+    let [threads, shared] = [threads, shared].map(|number| number.to_string());
+    let words = ["equal-tids", "--threads", &threads, "--shared", &shared, "--candidates", "8"];
+    let (lines, book) =
+        lines(&["--only-command", "--op", "semget", "--ring-bytes", "134217728"], &words);
+    assert_whole(&lines);
+    let accounting = &lines.last().unwrap()["accounting"];
+    assert_eq!(accounting["dropped"], 0, "{accounting}");
+    let (first_key, first_user) = (number(&book["first_key"]), number(&book["first_user"]));
+    let tids = list(&book["tids"]);
+    let mut calls = vec![0; tids.len()];
+    for line in of_type(&lines, "ipc") {
+        let key = line["args"]["key"].as_str().unwrap();
+        let key = u64::from_str_radix(key.trim_start_matches("0x"), 16).unwrap();
+        let index = key.checked_sub(first_key).unwrap();
+        let process = &line["process"];
+        assert_eq!(process["tid"], tids[index as usize], "{line}");
+        assert_eq!(process["uid"], first_user + index % number(&book["users"]), "{line}");
+        assert_eq!(process["comm"], format!("{:08x}", number(&process["tid"])), "{line}");
+        calls[index as usize] += 1;
+    }
+    assert!(calls.iter().all(|calls| *calls == number(&book["calls"])), "each made as many");
+}
+
+#[test]
+fn a_report_has_the_exact_counts_of_threads_whose_numbers_have_equal_low_halves() {
+    let (threads, shared) = (scaled(70_000), scaled(1000));
+    let [threads, shared] = [threads, shared].map(|number| number.to_string());
+    let words = ["equal-tids", "--threads", &threads, "--shared", &shared, "--calls", "10"];
+    let (report, book) = report(&["--only-command"], &words);
+    let expected = counts(&book["namespaces"]);
+    assert_eq!(restricted(counts(&report["namespaces"]), &expected), expected);
+    assert_balanced(&report["accounting"]);
 }

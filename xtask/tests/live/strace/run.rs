@@ -67,6 +67,8 @@ fn of_tracer(stdout: &[u8], complaints: &str) -> Threads<Traced> {
     for line in stdout.lines() {
         let line: Value = serde_json::from_str(line).unwrap();
         match line["type"].as_str() {
+            // The kernel never made it: of a thread that was killed while strace held it at the entry.
+            Some("ipc") if line["made"] == false => {}
             Some("ipc") => {
                 let tid = line["process"]["tid"].as_u64().unwrap();
                 threads.entry(tid).or_insert_with(Vec::new).push(traced::call(&line));

@@ -22,8 +22,8 @@ const IPC: u32 = 117;
 /// (include/uapi/linux/ipc.h).
 const IPC_64: u64 = 0x100;
 const PERMISSIONS: u64 = 0o777;
-/// The bytes of a queue's name that ipc-trace keeps: NAME_MAX. strace shows up to PATH_MAX.
-const NAME_LEN: usize = 255;
+/// The bytes of a queue's name that ipc-trace keeps: more than NAME_MAX. strace shows up to PATH_MAX.
+const NAME_LEN: usize = 263;
 /// So many operations of a semop are kept.
 const SOPS: usize = 8;
 
@@ -150,7 +150,9 @@ impl Reader<'_> {
                 ],
             ),
             "mq_open" => ("mq_open", self.mq_open()),
-            "mq_unlink" => ("mq_unlink", vec![("name", self.name(0))]),
+            "mq_unlink" => {
+                ("mq_unlink", vec![("name", self.name(0)), ("name_truncated", self.is_cut(0))])
+            }
             "mq_timedsend" => (
                 "mq_send",
                 vec![
@@ -299,6 +301,7 @@ impl Reader<'_> {
         let mode = self.number(2).map(|mode| json!(mode & 0o7777));
         vec![
             ("name", self.name(0)),
+            ("name_truncated", self.is_cut(0)),
             ("oflag", self.uint(1)),
             ("mode", with(mode)),
             ("attr", with(self.attr(3))),
@@ -314,6 +317,12 @@ impl Reader<'_> {
             name.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
         }
         Some(json!(name))
+    }
+
+    /// Whether a queue's name is longer than what is kept of it.
+    fn is_cut(&self, at: usize) -> Option<Value> {
+        let length = if let Arg::Text(bytes) = self.arg(at)? { bytes.len() } else { 0 };
+        Some(json!(length > NAME_LEN))
     }
 
     /// A time, or null where none was given or could be read.

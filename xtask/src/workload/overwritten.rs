@@ -1,0 +1,156 @@
+//! `overwritten`: calls that block, and whose arguments in memory another thread overwrites meanwhile. The
+//! kernel took them before; what lies there afterwards was never an argument.
+
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::abi::is_error;
+use super::book::outcome;
+use super::calls::{Caller, Route, Time, slot};
+use super::mq::close;
+use super::process;
+use super::sysv::Step;
+
+/// A call that blocks.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Semop,
+    Semtimedop,
+    Msgsnd,
+    Msgrcv,
+    MqSend,
+    MqReceive,
+}
+
+const KINDS: [Kind; 6] =
+    [Kind::Semop, Kind::Semtimedop, Kind::Msgsnd, Kind::Msgrcv, Kind::MqSend, Kind::MqReceive];
+
+impl Kind {
+    /// Its number by that route.
+    fn number(self, route: Route) -> i64 {
+        match (self, route) {
+            (Self::Semop, Route::Native) => libc::SYS_semop,
+            (Self::Semtimedop, Route::Native) => libc::SYS_semtimedop,
+            (Self::Msgsnd, Route::Native) => libc::SYS_msgsnd,
+            (Self::Msgrcv, Route::Native) => libc::SYS_msgrcv,
+            (Self::MqSend, Route::Native) => libc::SYS_mq_timedsend,
+            (Self::MqReceive, Route::Native) => libc::SYS_mq_timedreceive,
+            (Self::Semop | Self::Semtimedop, Route::Int80Direct) => 420,
+            (Self::Msgsnd, Route::Int80Direct) => 400,
+            (Self::Msgrcv, Route::Int80Direct) => 401,
+            (Self::MqSend, Route::Int80Direct) => 418,
+            (Self::MqReceive, Route::Int80Direct) => 419,
+            (Self::MqSend, Route::Int80Ipc) => 279,
+            (Self::MqReceive, Route::Int80Ipc) => 280,
+            (_, Route::Int80Ipc) => 117,
+        }
+    }
+}
+
+/// What the calls are about.
+#[derive(Clone, Copy, Debug)]
+struct Objects {
+    set: i32,
+    full: i32,
+    empty: i32,
+    full_queue: i32,
+    empty_queue: i32,
+}
+
+const TEXT: &[u8] = &[b'm'; 8000];
+
+impl Objects {
+    fn make(caller: &mut Caller) -> Result<Self> {
+        let set = caller.semget(libc::IPC_PRIVATE, 4, 0o600);
+        let full = caller.msgget(libc::IPC_PRIVATE, 0o600);
+        let empty = caller.msgget(libc::IPC_PRIVATE, 0o600);
+        // 16,384 bytes are a queue's limit: of such messages a third one has to wait.
+        for _ in 0..2 {
+            caller.msgsnd(full as i32, 7, TEXT, 0);
+        }
+        let oflag = libc::O_CREAT | libc::O_EXCL | libc::O_RDWR;
+        let full_queue = caller.mq_open(b"full", oflag, 0o600, Some((1, 64)));
+        let empty_queue = caller.mq_open(b"empty", oflag, 0o600, Some((1, 64)));
+        caller.mq_send(full_queue as i32, b"first", 1, None);
+        for id in [set, full, empty, full_queue, empty_queue] {
+            ensure!(!is_error(id), "nothing to block on: {}", outcome(id));
+        }
+        let [set, full, empty, full_queue, empty_queue] =
+            [set, full, empty, full_queue, empty_queue].map(|id| id as i32);
+        Ok(Self { set, full, empty, full_queue, empty_queue })
+    }
+
+    fn block(self, kind: Kind, caller: &mut Caller) -> i64 {
+        let steps = [Step(1, 3, 0), Step(0, -1, libc::SEM_UNDO as i16)];
+        let limit = Some(Time { sec: 60, nsec: 77 });
+        let until = Some(Time::in_millis(60_000));
+        match kind {
+            Kind::Semop => caller.semop(self.set, &steps[1..]),
+            Kind::Semtimedop => caller.semtimedop(self.set, &steps, limit),
+            Kind::Msgsnd => caller.msgsnd(self.full, 7, TEXT, 0),
+            Kind::Msgrcv => caller.msgrcv(self.empty, 64, 5, 0),
+            Kind::MqSend => caller.mq_send(self.full_queue, b"second", 3, until),
+            Kind::MqReceive => caller.mq_receive(self.empty_queue, 64, until),
+        }
+    }
+
+    fn wake(self, kind: Kind, caller: &mut Caller) -> i64 {
+        match kind {
+            Kind::Semop | Kind::Semtimedop => caller.semop(self.set, &[Step(0, 1, 0)]),
+            Kind::Msgsnd => caller.msgrcv(self.full, 8000, 0, libc::IPC_NOWAIT),
+            Kind::Msgrcv => caller.msgsnd(self.empty, 5, b"wake up", 0),
+            Kind::MqSend => caller.mq_receive(self.full_queue, 64, None),
+            Kind::MqReceive => caller.mq_send(self.empty_queue, b"wake up", 0, None),
+        }
+    }
+}
+
+pub(crate) fn run() -> Result<()> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC)?;
+    let mut caller = Caller::new("overwritten")?;
+    let objects = Objects::make(&mut caller)?;
+    let mut calls = Vec::new();
+    for route in Route::ALL {
+        for kind in KINDS {
+            let mut blocked = overwrite(&mut caller, objects, kind, route)
+                .with_context(|| format!("{kind:?} by {}", route.name()))?;
+            calls.extend(blocked.take_log());
+            caller.absorb(blocked);
+        }
+    }
+    close(i64::from(objects.full_queue));
+    close(i64::from(objects.empty_queue));
+    caller.report().fact("calls", calls).print()
+}
+
+/// One call, in a thread of its own.
+fn overwrite(caller: &mut Caller, objects: Objects, kind: Kind, route: Route) -> Result<Caller> {
+    let mut blocked = Caller::with_log("overwritten")?;
+    blocked.by(route).use_old_msgrcv(true);
+    let places = [slot::IN, slot::TIME, slot::WORD].map(|slot| blocked.good_pointer(slot));
+    let tid = AtomicI32::new(0);
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            tid.store(process::tid(), Ordering::Release);
+            let ret = objects.block(kind, &mut blocked);
+            (blocked, ret)
+        });
+        while tid.load(Ordering::Acquire) == 0 {
+            std::thread::yield_now();
+        }
+        let tid = tid.load(Ordering::Acquire);
+        let is_blocked = process::wait_blocked(std::process::id() as i32, tid, kind.number(route));
+        for place in places {
+            // SAFETY: the arena's mapping lives until the thread is joined, has this much room at each
+            // place, and is only used by the kernel while the thread is blocked.
+            unsafe { std::ptr::write_bytes(place as *mut u8, 0x5a, 64) };
+        }
+        // In any case, or this would wait for the thread for ever.
+        objects.wake(kind, caller);
+        let (blocked, ret) = thread.join().expect("the thread panicked");
+        is_blocked?;
+        ensure!(!is_error(ret), "it failed: {}", outcome(ret));
+        Ok(blocked)
+    })
+}
