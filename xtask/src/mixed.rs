@@ -50,6 +50,16 @@ pub(crate) fn main(args: &Mixed) -> Result<ExitCode> {
         None => build::everything(&build::workspace_root()?, false)?.program().to_owned(),
     };
     let time = Duration::try_from_secs_f64(args.minutes * 60.0)?;
+    let good = run(&tracer, time, &args.backend)?;
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Traces a busy host for that long, and says what was found: whether it may be.
+///
+/// # Errors
+///
+/// Something can't be run, or fails.
+pub(crate) fn run(tracer: &Path, time: Duration, backend: &str) -> Result<bool> {
     let docker = match apt::find_on_path("dockerd") {
         Some(_) => Some(Docker::start("mixed", &["stress-ng", "ipcmk"])?),
         None => None,
@@ -58,8 +68,8 @@ pub(crate) fn main(args: &Mixed) -> Result<ExitCode> {
         Some(docker) => format!("docker={}", docker.socket().display()),
         None => "none".to_owned(),
     };
-    let mut command = Command::new(&tracer);
-    command.args(["report", "-o", "json", "--runtime-socket", &socket, "--backend", &args.backend]);
+    let mut command = Command::new(tracer);
+    command.args(["report", "-o", "json", "--runtime-socket", &socket, "--backend", backend]);
     command.args(["--", "/bin/sh", "-c", "echo tracing; read line"]);
     let mut child = command
         .stdin(Stdio::piped())
@@ -72,7 +82,7 @@ pub(crate) fn main(args: &Mixed) -> Result<ExitCode> {
     let begun = messages.any(|line| line.is_ok_and(|line| line == "tracing"));
     ensure!(begun, "the tracer did not begin");
     thread::spawn(move || messages.map_while(Result::ok).for_each(|line| eprintln!("{line}")));
-    let done = load(&tracer, docker.as_ref(), time);
+    let done = load(tracer, docker.as_ref(), time);
     drop(child.stdin.take());
     let mut text = String::new();
     child.stdout.take().context("no output")?.read_to_string(&mut text)?;
@@ -232,7 +242,7 @@ impl Drop for Cluster {
 }
 
 /// Says what was found, and whether it may be.
-fn judge(report: &Value, time: Duration, load: &Load) -> Result<ExitCode> {
+fn judge(report: &Value, time: Duration, load: &Load) -> Result<bool> {
     let findings = report["findings"].as_array().context("a report has findings")?;
     let mild = |finding: &&Value| MILD.iter().any(|mild| finding["severity"] == *mild);
     let (mild, bad): (Vec<_>, Vec<_>) = findings.iter().partition(mild);
@@ -250,5 +260,5 @@ fn judge(report: &Value, time: Duration, load: &Load) -> Result<ExitCode> {
     for finding in &bad {
         println!("    {} {}: {}", finding["severity"], finding["class"], finding["title"]);
     }
-    Ok(if bad.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(bad.is_empty())
 }

@@ -9,16 +9,19 @@ pub(crate) mod tally;
 use std::{
     io::{self, Read as _, Write as _},
     process::{Command, ExitCode, Stdio},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 
 use crate::{
     build::{self, Built},
-    vm,
+    mixed, vm,
 };
 use tally::Tally;
+
+/// For how long a busy host is traced.
+const BUSY: Duration = Duration::from_secs(300);
 
 /// Options of `cargo xtask test`.
 #[derive(Clone, Debug, clap::Args)]
@@ -29,20 +32,21 @@ pub(crate) struct TestArgs {
     /// Leave out the tests which trace the running kernel
     #[arg(long)]
     no_live: bool,
-    /// Run the tests which trace other kernels, as `cargo xtask vm` does, also with FILTER
-    #[arg(long, conflicts_with_all = ["no_vm", "no_live", "live_only"])]
-    vm: bool,
     /// Leave out the tests which trace other kernels
     #[arg(long)]
     no_vm: bool,
-    /// Run only tests whose names contain this, on this kernel, and no checks of the style
+    /// Run all tests on all kernels with all backends, and trace a busy host for five minutes: hours, on two
+    /// processors
+    #[arg(long, conflicts_with_all = ["no_vm", "no_live", "live_only", "filter"])]
+    all: bool,
+    /// Run only tests whose names contain this, on this kernel, and no checks of the style; `cargo xtask vm`
+    /// runs them on others
     filter: Option<String>,
 }
 
 impl TestArgs {
     fn machines(&self) -> bool {
-        let all = !self.live_only && !self.no_live && self.filter.is_none();
-        self.vm || all && !self.no_vm
+        !self.live_only && !self.no_live && !self.no_vm && self.filter.is_none()
     }
 }
 
@@ -63,6 +67,9 @@ pub(crate) fn main(args: &TestArgs) -> anyhow::Result<ExitCode> {
             }
             for step in steps(args, &built) {
                 step.run(&mut tally)?;
+            }
+            if args.all {
+                on_a_busy_host(&built, &mut tally);
             }
             if args.machines() {
                 in_machines(args, &built, &mut tally);
@@ -86,11 +93,24 @@ pub(crate) fn main(args: &TestArgs) -> anyhow::Result<ExitCode> {
 fn in_machines(args: &TestArgs, built: &Built, tally: &mut Tally) {
     heading("vm");
     let begin = Instant::now();
-    if let Err(error) = vm::run(&vm::VmArgs::filtered(args.filter.clone()), built, tally) {
+    let machines = vm::VmArgs::new(args.all);
+    if let Err(error) = vm::run(&machines, built, tally) {
         eprintln!("error: {error:#}");
         tally.fail("vm");
     }
     println!("    {:.1} s", begin.elapsed().as_secs_f64());
+}
+
+fn on_a_busy_host(built: &Built, tally: &mut Tally) {
+    heading("mixed");
+    match mixed::run(built.program(), BUSY, "auto") {
+        Ok(true) => tally.pass(),
+        Ok(false) => tally.fail("mixed"),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            tally.fail("mixed");
+        }
+    }
 }
 
 fn heading(text: &str) {

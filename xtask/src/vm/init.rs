@@ -28,7 +28,7 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::initramfs;
+use super::{initramfs, platforms::Preemption};
 
 /// Where the kernel looks for its first program.
 pub(super) const PATH: &str = "/init";
@@ -50,6 +50,8 @@ pub(crate) struct Job {
     pub(crate) argv: Vec<String>,
     /// Its environment, besides `PATH`
     pub(crate) env: BTreeMap<String, String>,
+    /// It is done only where the kernel preempts itself so
+    pub(crate) preemption: Preemption,
 }
 
 /// A file system of the kernel's own.
@@ -108,9 +110,9 @@ fn run() -> anyhow::Result<()> {
     let mut lo = Command::new("/bin/busybox");
     lo.args(["ip", "link", "set", "lo", "up"]).status().context("cannot run busybox")?;
     let job = fs::read(JOB).with_context(|| format!("cannot read {JOB}"))?;
-    let job = serde_json::from_slice(&job).with_context(|| format!("cannot read {JOB}"))?;
+    let job: Job = serde_json::from_slice(&job).with_context(|| format!("cannot read {JOB}"))?;
     let port = || OpenOptions::new().write(true).open(RESULTS).context(RESULTS);
-    let end = match perform(&job, port()?) {
+    let end = match job.preemption.verify().and_then(|()| perform(&job, port()?)) {
         Ok(status) => End::from(status),
         Err(error) => {
             writeln!(port()?, "{error:#}")?;

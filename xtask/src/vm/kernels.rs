@@ -1,4 +1,4 @@
-//! The kernels that `cargo xtask vm` boots: which, and where they come from.
+//! Debian's kernels, and the cache of them.
 //!
 //! Invariant: what is in the cache is whole, and is used when the archive can't be asked.
 
@@ -14,15 +14,35 @@ use anyhow::{Context as _, bail};
 
 use super::archive::Archive;
 
-/// The suites whose kernels are booted: 5.10, 6.1, 6.12, and the newest one that there is.
-pub(crate) const SUITES: [&str; 4] = ["bullseye", "bookworm", "trixie", "trixie-backports"];
-
 /// The suite whose busybox is in every machine.
 pub(super) const BUSYBOX_SUITE: &str = "bookworm";
 
-/// The package that depends on a suite's newest kernel for virtual machines: half as large as the
-/// one for all machines.
-const NEWEST: &str = "linux-image-cloud-amd64";
+/// Which of a suite's kernels.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Flavour {
+    /// The one for virtual machines, whose package is half as large as that of the one for all machines
+    Cloud,
+    /// The one that preempts itself almost everywhere
+    RealTime,
+}
+
+impl Flavour {
+    /// The package that depends on the newest one.
+    fn package(self) -> &'static str {
+        match self {
+            Self::Cloud => "linux-image-cloud-amd64",
+            Self::RealTime => "linux-image-rt-amd64",
+        }
+    }
+
+    /// What it adds to the suite's name in the cache.
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Cloud => "",
+            Self::RealTime => "-rt",
+        }
+    }
+}
 
 /// For how long the archive is not asked for newer ones.
 const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
@@ -56,8 +76,13 @@ impl Kernel {
 }
 
 /// The suite's newest kernel, from the cache while that was filled not long ago.
-pub(super) fn of_suite(suite: &str, cache: &Path, look_anew: bool) -> anyhow::Result<Kernel> {
-    let folder = cache.join("kernels").join(suite);
+pub(super) fn of_suite(
+    suite: &str,
+    flavour: Flavour,
+    cache: &Path,
+    look_anew: bool,
+) -> anyhow::Result<Kernel> {
+    let folder = cache.join("kernels").join(format!("{suite}{}", flavour.suffix()));
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let cached = newest_in(&folder);
     if let Some(image) = &cached
@@ -66,7 +91,7 @@ pub(super) fn of_suite(suite: &str, cache: &Path, look_anew: bool) -> anyhow::Re
     {
         return Kernel::open(image);
     }
-    match fetch(suite, cache, &folder) {
+    match fetch(suite, flavour, cache, &folder) {
         Ok(kernel) => Ok(kernel),
         Err(error) => match cached {
             Some(image) => {
@@ -89,9 +114,9 @@ pub(super) fn busybox(suite: &str, cache: &Path) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-fn fetch(suite: &str, cache: &Path, folder: &Path) -> anyhow::Result<Kernel> {
+fn fetch(suite: &str, flavour: Flavour, cache: &Path, folder: &Path) -> anyhow::Result<Kernel> {
     let archive = Archive::open(suite, &cache.join("apt").join(suite))?;
-    let newest = archive.show(NEWEST)?;
+    let newest = archive.show(flavour.package())?;
     let image = newest.dependency("linux-image-").context("it depends on no kernel")?;
     let mut package = archive.show(image)?;
     let mut name = image.to_owned();

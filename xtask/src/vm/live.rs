@@ -10,11 +10,8 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-use super::{init::Job, initramfs::Initramfs, results::Expected};
+use super::{init::Job, initramfs::Initramfs, platforms::Preemption, results::Expected};
 use crate::{apt, build::Built, test::programs::PROGRAMS};
-
-/// The backends that the tests are run with, each on every kernel.
-pub(super) const BACKENDS: [&str; 2] = ["syscall", "function"];
 
 /// What some kernel can't do: beginning of its release, backend, and the test that shows it.
 const LIMITS: [(&str, &str, Expected); 0] = [];
@@ -103,7 +100,7 @@ impl Programs {
             ("IPC_TRACE_TEST_SEEDS", SEEDS.to_owned()),
         ];
         let env = env.map(|(name, value)| (name.to_owned(), value));
-        Job { argv: argv.to_owned(), env: BTreeMap::from(env) }
+        Job { argv: argv.to_owned(), env: BTreeMap::from(env), preemption: Preemption::Default }
     }
 }
 

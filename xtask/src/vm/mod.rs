@@ -2,14 +2,15 @@
 //!
 //! | room | what is in it |
 //! | --- | --- |
-//! | `kernels` | which kernels, and the cache of them |
+//! | `platforms` | what machines boot: which kernels, and how these preempt themselves |
+//! | `kernels` | Debian's kernels, and the cache of them |
 //! | `archive`, `stanza` | Debian's archive through an apt of our own |
 //! | `initramfs`, `cpio` | a machine's file system, made of files of this machine |
 //! | `place` | the cache, the emulator, and the queue of machines |
 //! | `qemu` | starts a machine, and waits until it is off |
 //! | `init` | the first program inside |
 //! | `live` | what is run inside |
-//! | `share` | which machine runs which tests |
+//! | `test_matrix` | which machine runs which tests |
 //! | `results` | what was printed inside, as tests of that kernel |
 //!
 //! Invariant: a machine sees nothing of this one but copies of files, and this one needs no rights
@@ -22,10 +23,11 @@ mod initramfs;
 mod kernels;
 mod live;
 mod place;
+mod platforms;
 mod qemu;
 mod results;
-mod share;
 mod stanza;
+mod test_matrix;
 
 use std::{
     path::{Path, PathBuf},
@@ -39,26 +41,29 @@ use crate::{
     build::{self, Built},
     test::tally::{Run, Tally},
 };
-use live::{BACKENDS, Programs};
+use live::Programs;
 use place::LIMIT;
+use platforms::PLATFORMS;
 use results::Expected;
-use share::Share;
+use test_matrix::{BACKENDS, Selection};
 
 pub(crate) use init::Job;
 pub(crate) use initramfs::Initramfs;
-pub(crate) use kernels::{Kernel, SUITES};
+pub(crate) use kernels::Kernel;
 pub(crate) use place::{Place, Planned, at_a_time, run_all};
+pub(crate) use platforms::{Preemption, SUITES};
 pub(crate) use qemu::{Clock, Machine, Ran};
 
 /// Options of `cargo xtask vm`.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct VmArgs {
     /// Boot this kernel image instead; may be given several times
-    #[arg(long, value_name = "FILE", conflicts_with = "suite")]
+    #[arg(long, value_name = "FILE", conflicts_with = "platform")]
     kernel: Vec<PathBuf>,
-    /// Boot only the kernel of this suite of Debian; may be given several times
-    #[arg(long, value_name = "SUITE", value_parser = SUITES)]
-    suite: Vec<String>,
+    /// Boot only this one: the kernel of a suite of Debian, as it is, with preempt=full, or its real-time
+    /// kernel; may be given several times
+    #[arg(long, value_name = "NAME", value_parser = platforms::names())]
+    platform: Vec<String>,
     /// Look for newer kernels in any case, and not only once a day
     #[arg(long)]
     update: bool,
@@ -68,14 +73,15 @@ pub(crate) struct VmArgs {
     /// Run all tests on every kernel with every backend
     ///
     /// Without it, what kernels differ in is tested on each of them, and of the rest each test on one, by one
-    /// processor and without mitigations. With --kernel, --suite or FILTER, all tests that these choose
-    /// are run, but with one backend those of what is the same for each.
+    /// processor and without mitigations; on those that preempt programs, what that might break. With --kernel,
+    /// --platform or FILTER, all tests that these choose are run, but with one backend those of what is the same
+    /// for each.
     #[arg(long)]
     all: bool,
     /// How many seconds a machine may run
     #[arg(long, value_name = "SECONDS", default_value_t = LIMIT)]
     limit: u64,
-    /// More words for the kernels' command lines, as `preempt=full`
+    /// More words for the kernels' command lines, as `nokaslr`
     #[arg(long, value_name = "WORDS")]
     append: Option<String>,
     /// Run only tests whose names contain this
@@ -86,29 +92,27 @@ pub(crate) struct VmArgs {
 }
 
 impl VmArgs {
-    /// All kernels, and the tests whose names contain this.
-    pub(crate) fn filtered(filter: Option<String>) -> Self {
+    /// What machines run as a part of `cargo xtask test`.
+    pub(crate) fn new(all: bool) -> Self {
         Self {
             kernel: vec![],
-            suite: vec![],
+            platform: vec![],
             update: false,
             jobs: None,
-            all: false,
+            all,
             limit: LIMIT,
             append: None,
-            filter,
+            filter: None,
             command: vec![],
         }
     }
 
-    /// What the machine of that number runs.
-    fn share(&self, nth: usize, of: usize) -> Share<'_> {
-        let all = self.all;
-        let chosen = !self.kernel.is_empty() || !self.suite.is_empty();
-        match self.filter.as_deref() {
-            None if !all && !chosen => Share::Dealt { nth, of },
-            filter => Share::Named { part: filter.unwrap_or(""), all },
-        }
+    /// What is asked for by name. `None`: nothing in particular.
+    fn named(&self) -> Option<Selection<'_>> {
+        let chosen = !self.kernel.is_empty() || !self.platform.is_empty();
+        let part = self.filter.as_deref();
+        (self.all || chosen || part.is_some())
+            .then(|| Selection::Named { part: part.unwrap_or(""), all: self.all })
     }
 }
 
@@ -126,50 +130,50 @@ pub(crate) fn main(args: &VmArgs) -> anyhow::Result<ExitCode> {
 pub(crate) fn run(args: &VmArgs, built: &Built, tally: &mut Tally) -> anyhow::Result<()> {
     let host = Host::prepare(built)?;
     let programs = &host.programs;
-    let mut queue = Vec::new();
-    let kernels = chosen(args, &host.place.cache, tally);
-    let tests = programs.list()?;
-    let name = |kernel: &Kernel, what: &str| format!("vm::{}::{what}", kernel.version());
+    let targets = targets(args, &host.place.cache, tally);
     if !args.command.is_empty() {
-        queue.extend(kernels.iter().map(|kernel| Planned {
-            name: name(kernel, "command"),
-            machine: host.machine(kernel, "command", args),
-            job: programs.command(&args.command),
+        let queue = targets.iter().map(|target| Planned {
+            name: format!("vm::{}::command", target.name()),
+            machine: host.machine(target, "command", args),
+            job: target.job(programs.command(&args.command)),
             what: Shows::Output,
-        }));
-        return show(queue, args, tally);
+        });
+        return show(queue.collect(), args, tally);
     }
+    let tests = programs.list()?;
+    let mut queue = Vec::new();
     // Those that take longest begin first.
     for backend in BACKENDS.into_iter().rev() {
-        for (nth, kernel) in kernels.iter().enumerate().rev() {
-            let share = args.share(nth, kernels.len());
-            let names = share::of(&tests, backend, share)?;
-            let name = name(kernel, backend);
-            eprintln!("xtask: {name}: {} of {} tests", names.len(), tests.len());
+        for (nth, target) in targets.iter().enumerate().rev() {
+            let selection = args.named().unwrap_or_else(|| target.dealt(nth, &targets));
+            let names = test_matrix::select(&tests, backend, target.preemption, selection)?;
             if names.is_empty() {
                 continue;
             }
-            let machine = host.machine(kernel, backend, args);
-            let machine = match share {
-                Share::Dealt { .. } => quick(machine),
-                Share::Named { .. } => machine,
+            let name = format!("vm::{}::{backend}", target.name());
+            eprintln!("xtask: {name}: {} of {} tests", names.len(), tests.len());
+            let machine = host.machine(target, backend, args);
+            let machine = match selection {
+                // One processor need not wait for another.
+                Selection::Dealt { .. } => Machine { processors: 1, ..quick(machine) },
+                Selection::Smoke => quick(machine),
+                Selection::Named { .. } => machine,
             };
             queue.push(Planned {
                 name,
                 machine,
-                job: programs.tests(backend, &names),
-                what: Shows::Tests(live::limits(&kernel.release, backend)),
+                job: target.job(programs.tests(backend, &names)),
+                what: Shows::Tests(live::limits(&target.kernel.release, backend)),
             });
         }
     }
     show(queue, args, tally)
 }
 
-/// A machine that wastes no time: one processor need not wait for another, and one that is emulated has none of
-/// the defects that kernels mitigate.
+/// A machine that is emulated has none of the defects that kernels mitigate.
 fn quick(machine: Machine) -> Machine {
     let append = format!("mitigations=off {}", machine.append);
-    Machine { processors: 1, append, ..machine }
+    Machine { append, ..machine }
 }
 
 /// Runs machines, and shows what each printed as it goes off.
@@ -187,7 +191,7 @@ fn show(queue: Vec<Planned<Shows>>, args: &VmArgs, tally: &mut Tally) -> anyhow:
     })
 }
 
-/// What a command prints on the kernels of these suites, or of all.
+/// What a command prints on the kernels of these suites, or of all, as Debian has built them.
 ///
 /// # Errors
 ///
@@ -197,22 +201,26 @@ pub(crate) fn outputs(
     built: &Built,
     command: &[String],
 ) -> anyhow::Result<Vec<String>> {
-    let args = VmArgs { suite: suites.to_owned(), ..VmArgs::filtered(None) };
+    let suites =
+        if suites.is_empty() { SUITES.map(str::to_owned).to_vec() } else { suites.to_owned() };
+    let args = VmArgs { platform: suites, ..VmArgs::new(false) };
     let host = Host::prepare(built)?;
     let mut tally = Tally::default();
-    let kernels = chosen(&args, &host.place.cache, &mut tally);
+    let targets = targets(&args, &host.place.cache, &mut tally);
     if tally.failed() > 0 {
         bail!("a kernel can't be had; the messages above say why");
     }
-    let output = |kernel: &Kernel| {
-        eprintln!("xtask: vm::{}: booting", kernel.version());
-        let ran = host.machine(kernel, "output", &args).run(&host.programs.command(command))?;
+    let output = |target: &Target| {
+        let name = format!("vm::{}", target.name());
+        eprintln!("xtask: {name}: booting");
+        let job = target.job(host.programs.command(command));
+        let ran = host.machine(target, "output", &args).run(&job)?;
         match ran.end {
             Some(init::End::Exited(0)) => Ok(ran.output),
-            _ => bail!("{}", results::of_command(&format!("vm::{}", kernel.version()), &ran)),
+            _ => bail!("{}", results::of_command(&name, &ran)),
         }
     };
-    kernels.iter().map(output).collect()
+    targets.iter().map(output).collect()
 }
 
 /// What machines that run the live tests are made of, on this one.
@@ -230,32 +238,64 @@ impl Host {
         Ok(Self { place, programs, files })
     }
 
-    fn machine(&self, kernel: &Kernel, what: &str, args: &VmArgs) -> Machine {
+    fn machine(&self, target: &Target, what: &str, args: &VmArgs) -> Machine {
+        let what = format!("{what}{}", target.preemption.suffix());
+        let words = [target.preemption.append(), args.append.as_deref().unwrap_or_default()];
         Machine {
-            append: args.append.clone().unwrap_or_default(),
+            append: words.join(" "),
             limit: Duration::from_secs(args.limit),
-            ..self.place.machine(kernel, self.files.clone(), what)
+            ..self.place.machine(&target.kernel, self.files.clone(), &what)
         }
     }
 }
 
-/// The kernels to boot. One that can't be had is a failed test.
-fn chosen(args: &VmArgs, cache: &Path, tally: &mut Tally) -> Vec<Kernel> {
+/// A kernel to boot, and how it is to preempt itself.
+#[derive(Debug)]
+struct Target {
+    kernel: Kernel,
+    preemption: Preemption,
+}
+
+impl Target {
+    fn name(&self) -> String {
+        format!("{}{}", self.kernel.version(), self.preemption.suffix())
+    }
+
+    fn job(&self, job: Job) -> Job {
+        Job { preemption: self.preemption, ..job }
+    }
+
+    /// What it runs when nothing in particular is asked for, as the `nth` of all.
+    fn dealt(&self, nth: usize, all: &[Self]) -> Selection<'static> {
+        let shares = |target: &&Self| target.preemption == Preemption::Default;
+        match self.preemption {
+            Preemption::Default => Selection::Dealt {
+                nth: all.iter().take(nth).filter(shares).count(),
+                of: all.iter().filter(shares).count(),
+            },
+            Preemption::Full | Preemption::RealTime => Selection::Smoke,
+        }
+    }
+}
+
+/// What to boot. A kernel that can't be had is a failed test.
+fn targets(args: &VmArgs, cache: &Path, tally: &mut Tally) -> Vec<Target> {
     let mut all = Vec::new();
-    let mut add = |name: &str, kernel: anyhow::Result<Kernel>| match kernel {
-        Ok(kernel) => all.push(kernel),
+    let mut add = |name: &str, preemption, kernel: anyhow::Result<Kernel>| match kernel {
+        Ok(kernel) => all.push(Target { kernel, preemption }),
         Err(error) => {
             println!("test vm::{name} ... FAILED\n{error:#}");
             tally.fail(&format!("vm::{name}"));
         }
     };
     for image in &args.kernel {
-        add(&image.display().to_string(), Kernel::open(image));
+        add(&image.display().to_string(), Preemption::Default, Kernel::open(image));
     }
     if args.kernel.is_empty() {
-        for suite in SUITES {
-            if args.suite.is_empty() || args.suite.iter().any(|wanted| wanted == suite) {
-                add(suite, kernels::of_suite(suite, cache, args.update));
+        for platform in PLATFORMS {
+            if args.platform.is_empty() || args.platform.iter().any(|name| name == platform.name) {
+                let kernel = platform.kernel(cache, args.update);
+                add(platform.name, platform.preemption, kernel);
             }
         }
     }

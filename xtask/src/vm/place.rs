@@ -16,7 +16,7 @@ use anyhow::{Context as _, bail};
 use super::{
     init::Job,
     initramfs::Initramfs,
-    kernels::{self, BUSYBOX_SUITE, Kernel},
+    kernels::{self, BUSYBOX_SUITE, Flavour, Kernel},
     qemu::{Clock, Machine, QEMU, Ran},
 };
 use crate::{apt, build::Built};
@@ -55,7 +55,7 @@ impl Place {
 
     /// The newest kernel of a suite.
     pub(crate) fn kernel(&self, suite: &str) -> anyhow::Result<Kernel> {
-        kernels::of_suite(suite, &self.cache, false)
+        kernels::of_suite(suite, Flavour::Cloud, &self.cache, false)
     }
 
     /// The busybox of all machines.

@@ -123,18 +123,23 @@ pub(crate) fn one_call(options: &OneCall) -> Result<()> {
     Ok(())
 }
 
-/// Goes into a new namespace. There may be only so many of them (`max_ipc_namespaces`), and the
-/// kernel takes dead ones down in its own time: this waits for it.
-fn leave() -> nix::Result<()> {
+/// Does what makes a namespace. There may be only so many of them (`max_ipc_namespaces`), and the kernel takes
+/// dead ones down in its own time: this waits for it.
+pub(super) fn retried<T>(make: impl Fn() -> nix::Result<T>) -> nix::Result<T> {
     let deadline = Instant::now() + process::PATIENCE;
     loop {
-        match nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC) {
+        match make() {
             Err(Errno::ENOSPC) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(1));
             }
             other => return other,
         }
     }
+}
+
+/// Goes into a new namespace.
+pub(super) fn leave() -> nix::Result<()> {
+    retried(|| nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC))
 }
 
 pub(crate) fn namespaces(options: &Namespaces) -> Result<()> {

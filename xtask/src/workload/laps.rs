@@ -12,9 +12,9 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::abi;
-use super::book::Op;
 use super::calls::Caller;
 use super::process::processor_time;
+use super::turns::{self, Message, TEXT, Turn};
 
 /// Options of `laps`.
 #[derive(Clone, Debug, clap::Args)]
@@ -33,16 +33,6 @@ const STEP: Duration = Duration::from_millis(100);
 /// A tracer that uses less of a step than this has nothing to do.
 const QUIET: Duration = Duration::from_millis(2);
 
-/// A semaphore is given back and taken: `sem_num`, `sem_op`, `sem_flg`.
-const STEPS: [[u16; 3]; 2] =
-    [[0, 1, libc::IPC_NOWAIT as u16], [0, -1_i16 as u16, libc::IPC_NOWAIT as u16]];
-
-/// Bytes of a message's text.
-const TEXT: usize = 16;
-
-/// A key that is nobody's.
-const NO_KEY: u64 = 0x7bad_0000;
-
 /// The name of a queue.
 const QUEUE: &[u8] = b"laps";
 
@@ -59,30 +49,6 @@ fn settle(tracer: u32) -> Result<Duration> {
     }
 }
 
-/// One call with what it must answer.
-struct Turn {
-    op: Option<Op>,
-    number: i64,
-    args: [u64; 6],
-    expected: i64,
-}
-
-/// Makes so many calls by turns: how many of each, and how many did not answer as they must.
-///
-/// # Safety
-///
-/// The addresses among the arguments suit the calls.
-unsafe fn round(turns: &[Turn], calls: u64) -> (u64, u64) {
-    let (times, mut failed) = (calls.div_ceil(turns.len() as u64), 0);
-    for _ in 0..times {
-        for turn in turns {
-            // SAFETY: as the caller says.
-            failed += u64::from(unsafe { abi::native(turn.number, turn.args) } != turn.expected);
-        }
-    }
-    (times, failed)
-}
-
 /// Makes at least `calls` calls by turns: what one of them took, and how many there were.
 ///
 /// # Safety
@@ -91,11 +57,11 @@ unsafe fn round(turns: &[Turn], calls: u64) -> (u64, u64) {
 unsafe fn lap(caller: &mut Caller, name: &str, calls: u64, turns: &[Turn]) -> Result<Value> {
     let tracer = parent_id();
     // SAFETY: as the caller says.
-    let (warm_up, failed_first) = unsafe { round(turns, WARM_UP) };
+    let (warm_up, failed_first) = unsafe { turns::take(turns, WARM_UP) };
     let used_before = settle(tracer)?;
     let begin = Instant::now();
     // SAFETY: as the caller says.
-    let (times, failed) = unsafe { round(turns, calls) };
+    let (times, failed) = unsafe { turns::take(turns, calls) };
     let during = begin.elapsed();
     let used_during = processor_time(tracer)?;
     let used_after = settle(tracer)?;
@@ -106,9 +72,9 @@ unsafe fn lap(caller: &mut Caller, name: &str, calls: u64, turns: &[Turn]) -> Re
     for turn in turns {
         if let Some(op) = turn.op {
             *made.entry(op).or_insert(0) += warm_up + times;
-            caller.note_many(op, turn.expected, warm_up + times);
         }
     }
+    turns::note(caller, turns, warm_up + times);
     let whole = during + used_after.saturating_sub(used_during);
     let calls = (times * turns.len() as u64) as f64;
     let per_call = |time: Duration| time.as_nanos() as f64 / calls;
@@ -127,44 +93,26 @@ pub(crate) fn run(options: &Laps) -> Result<()> {
         ensure!(!abi::is_error(ret), "{call}: {ret}");
         Ok(ret as u64)
     };
-    let turn = |op, number, args, expected| Turn { op: Some(op), number, args, expected };
+    let mut memory = Message::new();
 
     let sem = id(caller.semget(libc::IPC_PRIVATE, 1, 0o600), "semget")?;
-    let semop = STEPS.each_ref().map(|step| {
-        let args = [sem, step.as_ptr() as u64, 1, 0, 0, 0];
-        turn(Op::Semop, libc::SYS_semtimedop, args, 0)
-    });
     // SAFETY: one sembuf each, which is only read, and no time limit.
-    let semop = unsafe { lap(&mut caller, "semop", calls, &semop)? };
+    let semop = unsafe { lap(&mut caller, "semop", calls, &turns::semop(sem))? };
     caller.semctl(sem as i32, 0, libc::IPC_RMID, 0);
 
-    // struct msgbuf { long mtype; char mtext[]; }; of a queue's message, the text alone.
-    let mut message = [1_u64; 1 + TEXT / 8];
-    let at = message.as_mut_ptr() as u64;
-    let (text, len) = (at + 8, TEXT as u64);
-
     let msq = id(caller.msgget(libc::IPC_PRIVATE, 0o600), "msgget")?;
-    let msg = [
-        turn(Op::Msgsnd, libc::SYS_msgsnd, [msq, at, len, 0, 0, 0], 0),
-        turn(Op::Msgrcv, libc::SYS_msgrcv, [msq, at, len, 0, 0, 0], TEXT as i64),
-    ];
-    // SAFETY: `message` has room for both, and nothing else is done with it meanwhile.
-    let msgsnd = unsafe { lap(&mut caller, "msgsnd, msgrcv", calls, &msg)? };
+    let message = turns::message(msq, &mut memory);
+    // SAFETY: `memory` has room for both, and nothing else is done with it meanwhile.
+    let msgsnd = unsafe { lap(&mut caller, "msgsnd, msgrcv", calls, &message)? };
     caller.msgctl(msq as i32, libc::IPC_RMID);
 
-    let missing = -i64::from(libc::ENOENT);
-    let shmget = turn(Op::Shmget, libc::SYS_shmget, [NO_KEY, 4096, 0, 0, 0, 0], missing);
     // SAFETY: no addresses.
-    let shmget = unsafe { lap(&mut caller, "shmget, ENOENT", calls, &[shmget])? };
+    let shmget = unsafe { lap(&mut caller, "shmget, ENOENT", calls, &[turns::missing_segment()])? };
 
-    let size = Some((10, len as i64));
     let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
-    let mq = id(caller.mq_open(QUEUE, flags, 0o600, size), "mq_open")?;
-    let queue = [
-        turn(Op::MqSend, libc::SYS_mq_timedsend, [mq, text, len, 0, 0, 0], 0),
-        turn(Op::MqReceive, libc::SYS_mq_timedreceive, [mq, text, len, 0, 0, 0], TEXT as i64),
-    ];
-    // SAFETY: as for msgsnd and msgrcv; no time limit, and no address for the priority.
+    let mq = id(caller.mq_open(QUEUE, flags, 0o600, Some((10, TEXT as i64))), "mq_open")?;
+    let queue = turns::queue(mq, &mut memory);
+    // SAFETY: as for msgsnd and msgrcv.
     let mq_send = unsafe { lap(&mut caller, "mq_send, mq_receive", calls, &queue)? };
     caller.mq_unlink(QUEUE);
 

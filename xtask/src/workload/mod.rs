@@ -2,7 +2,7 @@
 //! and benches: what a tracer says can be held against what was really done.
 //!
 //! Every IPC call of these processes goes through [`calls::Caller`] (or is entered by hand in
-//! `loops.rs` and `laps.rs`) and never through glibc. Each workload prints one JSON object when it
+//! `loops.rs` and `turns.rs`) and never through glibc. Each workload prints one JSON object when it
 //! ends: `{"namespaces": [{"label", "inum", "ops": {OP: {"calls", "failed", "errors"}}}], ...}`,
 //! with further facts of its own beside `namespaces`. Calls count for the namespace which the
 //! calling thread is in.
@@ -23,13 +23,16 @@ mod killed;
 mod laps;
 mod leak;
 mod loops;
+mod map_lookups;
 mod model;
 pub(crate) mod mq;
 pub(crate) mod process;
+mod saturate;
 mod seccomp;
 mod steps;
 pub(crate) mod sysv;
 mod tour;
+mod turns;
 pub(crate) mod uring;
 mod walk;
 mod zoo;
@@ -49,6 +52,8 @@ pub(crate) enum Workload {
     SemopFlood(loops::Flood),
     /// Make calls of several kinds, and say what one of each costs on a machine with one processor
     Laps(laps::Laps),
+    /// Make calls and namespaces at full speed, in more threads than there are processors
+    Saturate(saturate::Saturate),
     /// Send signals to sleeping calls, with and without SA_RESTART
     Restart,
     /// Let a thread sleep in a call; its tid is printed first, once it sleeps
@@ -95,6 +100,7 @@ pub(crate) fn run(workload: Workload) -> anyhow::Result<()> {
         Workload::GetppidLoop(options) => loops::getppid(&options),
         Workload::SemopFlood(options) => loops::flood(&options),
         Workload::Laps(options) => laps::run(&options),
+        Workload::Saturate(options) => saturate::run(&options),
         Workload::Restart => blocking::restart(),
         Workload::Blocked(options) => blocking::blocked(&options),
         Workload::Seccomp => seccomp::run(),

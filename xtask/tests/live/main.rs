@@ -8,6 +8,7 @@
 //! | [`args`] | the arguments of every operation, by every route |
 //! | [`namespaces`] | births, moves and ends of namespaces; queues carried between them |
 //! | [`objects`] | lives of objects: what there was, who made and left what |
+//! | [`preemption`] | calls and births of threads that are preempted everywhere, beside neighbours that use BPF maps |
 //! | [`processes`] | who called, also of processes that live a millisecond or bear hostile names |
 //! | [`containers`] | in which container: moved threads, real Docker |
 //! | [`scenarios`] | what is found of access across namespaces, and what is not |
@@ -38,6 +39,7 @@ mod ls;
 mod namespaces;
 mod objects;
 mod policy;
+mod preemption;
 mod processes;
 mod scenarios;
 mod strace;

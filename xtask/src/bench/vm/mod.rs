@@ -24,7 +24,9 @@ use super::{
 };
 use crate::{
     apt,
-    vm::{Clock, Initramfs, Job, Kernel, Machine, Place, Planned, Ran, at_a_time, run_all},
+    vm::{
+        Clock, Initramfs, Job, Kernel, Machine, Place, Planned, Preemption, Ran, at_a_time, run_all,
+    },
 };
 use inside::Outcome;
 use table::Outcomes;
@@ -97,7 +99,7 @@ fn planned(place: &Place, kernel: &Kernel, files: &Initramfs, tracer: Tracer) ->
             append: APPEND.to_owned(),
             ..place.machine(kernel, files.clone(), &what)
         },
-        job: Job { argv, env: BTreeMap::new() },
+        job: Job { argv, env: BTreeMap::new(), preemption: Preemption::Default },
         what: tracer,
     }
 }

@@ -3,11 +3,15 @@
 //! An emulated processor works for six seconds to attach and let go of all programs of backend `function`: all
 //! tests on all kernels with both backends are more than an hour of its work. So what kernels differ in is
 //! tested on each of them with both backends; and of the others, which [`crate::test`] runs on this machine
-//! with `syscall`, each is run with `function` in one of the machines.
+//! with `syscall`, each is run with `function` in one of the machines. Kernels that preempt programs run what
+//! that might break, with the backend that `auto` takes there.
 
 use anyhow::{Result, ensure};
 
-use super::live::BACKENDS;
+use super::platforms::Preemption;
+
+/// What the tracer is told as `--backend`, each time in a machine of its own.
+pub(super) const BACKENDS: [&str; 3] = ["syscall", "auto", "function"];
 
 /// Tests for which a machine's files would be too many: PostgreSQL, Docker and Podman need a disk.
 const OF_THE_HOST: &[&str] =
@@ -38,6 +42,7 @@ const OF_EACH_KERNEL: &[&str] = &[
     "budget::no_program_of_report",
     "doctor::functions_on_other_ways",
     "objects::who_made",
+    "preemption::a_report",
     "strace::every_operation",
     "traces_left::not_even",
 ];
@@ -50,7 +55,18 @@ const OF_EACH_KERNEL_ONCE: &[&str] = &[
     "namespaces::births_and_moves",
 ];
 
-const TABLES: [&[&str]; 4] = [OF_THE_HOST, OF_NO_BACKEND, OF_EACH_KERNEL, OF_EACH_KERNEL_ONCE];
+/// Tests of what might be lost where programs are preempted, and of what real-time kernels lay out otherwise.
+const SMOKE: &[&str] = &[
+    "args::",
+    "counts::a_report_has_the_exact",
+    "namespaces::births_and_moves",
+    "objects::who_made",
+    "preemption::",
+    "traces_left::not_even",
+];
+
+const TABLES: [&[&str]; 5] =
+    [OF_THE_HOST, OF_NO_BACKEND, OF_EACH_KERNEL, OF_EACH_KERNEL_ONCE, SMOKE];
 
 /// Whether a table names a test.
 fn is(test: &str, table: &[&str]) -> bool {
@@ -59,7 +75,7 @@ fn is(test: &str, table: &[&str]) -> bool {
 
 /// What is to be run.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Share<'a> {
+pub(super) enum Selection<'a> {
     /// Tests whose names contain that, on each kernel
     Named {
         /// Part of their names
@@ -74,6 +90,8 @@ pub(super) enum Share<'a> {
         /// How many there are
         of: usize,
     },
+    /// The few tests of a kernel that preempts programs
+    Smoke,
 }
 
 /// The names of the tests that a machine runs with a backend.
@@ -81,21 +99,30 @@ pub(super) enum Share<'a> {
 /// # Errors
 ///
 /// A table here names a test that is not among `tests`.
-pub(super) fn of<'a>(tests: &'a [String], backend: &str, share: Share<'_>) -> Result<Vec<&'a str>> {
+pub(super) fn select<'a>(
+    tests: &'a [String],
+    backend: &str,
+    preemption: Preemption,
+    selection: Selection<'_>,
+) -> Result<Vec<&'a str>> {
     for named in TABLES.into_iter().flatten() {
         let is_there = tests.iter().any(|test| test.starts_with(named));
-        ensure!(is_there, "xtask/src/vm/share.rs names {named}, and there is no such test");
+        ensure!(is_there, "xtask/src/vm/test_matrix.rs names {named}, and there is no such test");
     }
     let first = backend == BACKENDS[0];
+    let smoke = backend == "auto" && preemption != Preemption::Default;
     let mut dealt = 0;
-    let runs = |test: &&str| match share {
-        Share::Named { part, all } => {
+    let runs = |test: &&str| match selection {
+        Selection::Smoke => smoke && is(test, SMOKE),
+        Selection::Named { part, .. } if smoke => test.contains(part) && is(test, SMOKE),
+        _ if !backends(preemption).contains(&backend) => false,
+        Selection::Named { part, all } => {
             test.contains(part) && (all || first || !is(test, OF_NO_BACKEND))
         }
-        Share::Dealt { .. } if is(test, OF_EACH_KERNEL) => true,
-        Share::Dealt { .. } if first => is(test, OF_EACH_KERNEL_ONCE),
-        Share::Dealt { .. } if is(test, OF_NO_BACKEND) => false,
-        Share::Dealt { nth, of } => {
+        Selection::Dealt { .. } if is(test, OF_EACH_KERNEL) => true,
+        Selection::Dealt { .. } if first => is(test, OF_EACH_KERNEL_ONCE),
+        Selection::Dealt { .. } if is(test, OF_NO_BACKEND) => false,
+        Selection::Dealt { nth, of } => {
             dealt += 1;
             // The last kernel is the newest one, which takes a third of the others' time for a session: it
             // gets three shares.
@@ -104,6 +131,14 @@ pub(super) fn of<'a>(tests: &'a [String], backend: &str, share: Share<'_>) -> Re
     };
     let tests = tests.iter().map(String::as_str);
     Ok(tests.filter(|test| !is(test, OF_THE_HOST)).filter(runs).collect())
+}
+
+/// The backends that all tests are run with. Where programs are preempted `function` need not be exact.
+fn backends(preemption: Preemption) -> &'static [&'static str] {
+    match preemption {
+        Preemption::Default => &["syscall", "function"],
+        Preemption::Full | Preemption::RealTime => &["syscall"],
+    }
 }
 
 #[cfg(test)]
@@ -116,11 +151,15 @@ mod tests {
         named.chain((0..7).map(|n| format!("counts::more_{n}"))).collect()
     }
 
+    fn plain<'a>(tests: &'a [String], backend: &str, selection: Selection<'_>) -> Vec<&'a str> {
+        select(tests, backend, Preemption::Default, selection).unwrap()
+    }
+
     #[test]
     fn every_test_of_a_backend_is_run_by_some_machine_and_those_of_each_kernel_by_all() {
         let all = all();
         let machines: Vec<_> =
-            (0..4).map(|nth| of(&all, "function", Share::Dealt { nth, of: 4 }).unwrap()).collect();
+            (0..4).map(|nth| plain(&all, "function", Selection::Dealt { nth, of: 4 })).collect();
         for test in &all {
             let runs = machines.iter().filter(|tests| tests.contains(&test.as_str())).count();
             let wanted = match () {
@@ -131,24 +170,38 @@ mod tests {
             };
             assert_eq!(runs, wanted, "{test}");
         }
-        let syscall = of(&all, "syscall", Share::Dealt { nth: 1, of: 4 }).unwrap();
+        let syscall = plain(&all, "syscall", Selection::Dealt { nth: 1, of: 4 });
         assert!(syscall.contains(&"ls::x") && !syscall.contains(&"counts::more_1"), "{syscall:?}");
+    }
+
+    #[test]
+    fn where_programs_are_preempted_few_tests_are_run_and_with_auto() {
+        let all = all();
+        let of = |backend, selection| select(&all, backend, Preemption::Full, selection).unwrap();
+        let smoke = of("auto", Selection::Smoke);
+        assert!(smoke.contains(&"preemption::x") && !smoke.contains(&"ls::x"), "{smoke:?}");
+        assert!(of("syscall", Selection::Smoke).is_empty());
+        let everything = Selection::Named { part: "", all: true };
+        assert!(of("function", everything).is_empty());
+        assert_eq!(of("auto", everything), smoke);
+        assert_eq!(of("syscall", everything).len(), all.len() - OF_THE_HOST.len());
+        assert!(plain(&all, "auto", everything).is_empty());
     }
 
     #[test]
     fn a_name_asks_for_it_on_each_kernel() {
         let all = all();
-        let names = |backend| of(&all, backend, Share::Named { part: "s::", all: false }).unwrap();
+        let names = |backend| plain(&all, backend, Selection::Named { part: "s::", all: false });
         assert!(names("syscall").contains(&"ls::x") && !names("function").contains(&"ls::x"));
         assert!(names("function").contains(&"counts::more_3"));
-        let everything = of(&all, "function", Share::Named { part: "", all: true }).unwrap();
+        let everything = plain(&all, "function", Selection::Named { part: "", all: true });
         assert_eq!(everything.len(), all.len() - OF_THE_HOST.len());
     }
 
     #[test]
     fn a_table_that_names_no_test_is_an_error() {
-        let error =
-            of(&["args::x".to_owned()], "syscall", Share::Dealt { nth: 0, of: 1 }).unwrap_err();
+        let (tests, selection) = (["args::x".to_owned()], Selection::Dealt { nth: 0, of: 1 });
+        let error = select(&tests, "syscall", Preemption::Default, selection).unwrap_err();
         assert!(error.to_string().contains("there is no such test"), "{error}");
     }
 }

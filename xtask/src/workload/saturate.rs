@@ -1,0 +1,160 @@
+//! `saturate`: calls at full speed from several threads of several namespaces, births of namespaces, and
+//! neighbours on all processors, all at a time. Threads are preempted wherever they can be.
+
+use std::sync::Barrier;
+
+use anyhow::{Result, ensure};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use nix::{errno::Errno, sched::CloneFlags};
+use serde_json::json;
+
+use super::abi;
+use super::book::Report;
+use super::calls::Caller;
+use super::churn;
+use super::map_lookups::MapLookups;
+use super::process::{self, Flag};
+use super::turns::{self, Message, TEXT};
+
+/// Options of `saturate`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Saturate {
+    /// In how many new namespaces.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    namespaces: u32,
+    /// How many threads make calls in each, and how many make namespaces beside them.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    threads: u32,
+    /// How many calls each thread makes at least.
+    #[arg(long, default_value_t = 100_000)]
+    calls: u64,
+    /// How many namespaces each of those that make some makes by unshare, and again by clone.
+    #[arg(long, default_value_t = 0)]
+    births: u64,
+    /// Have a neighbour on each processor that looks a value up in a BPF map all the time.
+    #[arg(long)]
+    lookups: bool,
+}
+
+pub(crate) fn run(options: &Saturate) -> Result<()> {
+    let neighbours = if options.lookups { Some(MapLookups::start()?) } else { None };
+    let (ready, go) = (Flag::new()?, Flag::new()?);
+    let mut children = Vec::new();
+    for number in 0..options.namespaces {
+        let calls = || {
+            nix::sched::unshare(CloneFlags::CLONE_NEWIPC)?;
+            in_threads(options.threads, &ready, &go, |thread| {
+                let label = format!("ns{number}");
+                let mut caller = Caller::new(&label)?;
+                make_calls(&mut caller, options.calls, thread)?;
+                Ok(caller.report())
+            })
+        };
+        children.push(process::spawn(b"saturate-calls", calls)?);
+        let births = || {
+            in_threads(options.threads, &ready, &go, |_| {
+                make_namespaces(options.births)?;
+                Ok(Report::default())
+            })
+            .map(|report| report.fact("births", json!([born(options)])))
+        };
+        children.push(process::spawn(b"saturate-births", births)?);
+    }
+    for _ in &children {
+        ready.wait()?;
+    }
+    go.raise(children.len() as u64)?;
+    let report = process::join_all(children)?;
+    let lookups = neighbours.map(MapLookups::end).transpose()?;
+    report.fact("lookups", lookups).print()
+}
+
+/// What this process has made.
+fn born(options: &Saturate) -> serde_json::Value {
+    let each = u64::from(options.threads) * options.births;
+    json!({"pid": std::process::id(), "unshared": each, "cloned": each})
+}
+
+/// Lets so many threads work at once, beginning when all processes are ready.
+fn in_threads(
+    threads: u32,
+    ready: &Flag,
+    go: &Flag,
+    work: impl Fn(u32) -> Result<Report> + Sync,
+) -> Result<Report> {
+    let barrier = Barrier::new(threads as usize + 1);
+    std::thread::scope(|scope| {
+        let (barrier, work) = (&barrier, &work);
+        let thread = |number| {
+            scope.spawn(move || {
+                barrier.wait();
+                work(number)
+            })
+        };
+        let threads: Vec<_> = (0..threads).map(thread).collect();
+        ready.raise(1)?;
+        let started = go.wait();
+        barrier.wait();
+        let mut sum = Report::default();
+        for thread in threads {
+            sum.absorb(thread.join().expect("a thread of the workload panicked")?);
+        }
+        started.map(|()| sum)
+    })
+}
+
+/// One thread's calls, by turns: semop, msgsnd, msgrcv, shmget, mq_send, mq_receive.
+fn make_calls(caller: &mut Caller, calls: u64, thread: u32) -> Result<()> {
+    let made = |ret: i64, call: &str| {
+        ensure!(!abi::is_error(ret), "{call}: {ret}");
+        Ok(ret as u64)
+    };
+    let name = format!("saturate-{thread}").into_bytes();
+    let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
+    let sem = made(caller.semget(libc::IPC_PRIVATE, 1, 0o600), "semget")?;
+    let msq = made(caller.msgget(libc::IPC_PRIVATE, 0o600), "msgget")?;
+    let mq = made(caller.mq_open(&name, flags, 0o600, Some((1, TEXT as i64))), "mq_open")?;
+
+    let mut message = Message::new();
+    let mut all = Vec::from(turns::semop(sem));
+    all.extend(turns::message(msq, &mut message));
+    all.push(turns::missing_segment());
+    all.extend(turns::queue(mq, &mut message));
+    // SAFETY: a sembuf each, which is only read; `message` has room for all messages, and nothing else is
+    // done with it meanwhile.
+    let (times, failed) = unsafe { turns::take(&all, calls) };
+    ensure!(failed == 0, "{failed} calls did not answer as they must");
+    turns::note(caller, &all, times);
+
+    caller.semctl(sem as i32, 0, libc::IPC_RMID, 0);
+    caller.msgctl(msq as i32, libc::IPC_RMID);
+    caller.mq_unlink(&name);
+    Ok(())
+}
+
+/// Makes so many namespaces by unshare, and as many by clone, by turns.
+fn make_namespaces(times: u64) -> Result<()> {
+    for _ in 0..times {
+        churn::leave()?;
+        let child = churn::retried(clone_into_new)?;
+        let status = waitpid(child, None)?;
+        ensure!(matches!(status, WaitStatus::Exited(_, 0)), "a child in a namespace: {status:?}");
+    }
+    Ok(())
+}
+
+/// Makes a process in a new namespace, which ends at once.
+fn clone_into_new() -> nix::Result<Pid> {
+    let flags = libc::CLONE_NEWIPC | libc::SIGCHLD;
+    // SAFETY: without CLONE_VM and with no stack of its own this is a fork, and the child makes one system
+    // call and nothing else, whatever other threads held.
+    let pid = unsafe {
+        let pid = libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0);
+        if pid == 0 {
+            libc::_exit(0);
+        }
+        pid
+    };
+    Errno::result(pid).map(|pid| Pid::from_raw(pid as i32))
+}
