@@ -59,7 +59,9 @@ pub(crate) struct Slot {
     pub(crate) made: u8,
     /// Whether the thread was ever seen to enter a call
     pub(crate) seen: u8,
-    pub(crate) reserved: [u8; 6],
+    /// Which programs have been run for the call that the thread makes or made last: see `copies`
+    pub(crate) ran: u16,
+    pub(crate) reserved: [u8; 4],
 }
 
 impl Slot {
@@ -93,7 +95,8 @@ static EMPTY: Slot = Slot {
     input: Input::EMPTY,
     made: 0,
     seen: 0,
-    reserved: [0; 6],
+    ran: 0,
+    reserved: [0; 4],
 };
 
 /// The place of a thread's slot in the array.
