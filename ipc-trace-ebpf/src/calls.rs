@@ -137,6 +137,24 @@ pub(crate) fn enter_function(regs: u64) {
     }
 }
 
+/// As [`enter_function`], by one of several programs that are all run: its number.
+#[cfg(not(feature = "probe"))]
+#[inline(always)]
+pub(crate) fn enter_copy(copy: u64) {
+    if maps::gate().is_test() || crate::copies::enters(copy) != 0 {
+        enter_function(crate::memory::user_registers());
+    }
+}
+
+/// Likewise [`exit_function`].
+#[cfg(not(feature = "probe"))]
+#[inline(always)]
+pub(crate) fn exit_copy(copy: u64, ret: i64) {
+    if maps::gate().is_test() || crate::copies::returns(copy) != 0 {
+        exit_function(crate::memory::user_registers(), ret);
+    }
+}
+
 /// Return of that function.
 #[inline(always)]
 pub(crate) fn exit_function(regs: u64, ret: i64) {

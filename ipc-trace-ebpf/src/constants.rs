@@ -39,6 +39,8 @@ constants! {
     /// `1`: calls may be sent in batches, as they are counted and not shown, and no filter looks at
     /// what differs between calls of one thread
     BATCHED: u32 = 0;
+    /// `1`: programs come in [`crate::copies`]
+    COPIED: u32 = 0;
     /// Shortest duration to keep, with `filter::MIN_DURATION`
     MIN_DURATION_NS: u64 = 0;
     /// The hierarchy of cgroups that containers are told by (`cgroup_root.hierarchy_id`)

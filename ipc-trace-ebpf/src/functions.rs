@@ -75,7 +75,7 @@ macro_rules! patched {
 
 /// Calls the program that serves all functions.
 #[inline(always)]
-fn leave_to_all(ctx: *mut core::ffi::c_void) {
+pub(crate) fn leave_to_all(ctx: *mut core::ffi::c_void) {
     let all = patched!(ALL) as *mut _;
     // SAFETY: the user side puts an array of programs there; when the call succeeds, it does not return.
     unsafe { bpf_tail_call(ctx, all, 0) };

@@ -20,6 +20,7 @@
 //! | [`functions`] | the entry points of backend `function` |
 //! | [`reached`] | functions on those ways, for backend `function` |
 //! | `steady` | the entry points of both backends where programs might be preempted |
+//! | `copies` | programs of which there are several, as each might be preempted |
 //! | [`calls`] | entry and return of a call |
 //! | [`batches`] | calls of one thread that are sent together |
 //! | [`emit`] | records of calls: as events, or as changes of objects |
@@ -45,6 +46,8 @@ mod census;
 mod cgroups;
 mod constants;
 mod context;
+#[cfg(not(feature = "probe"))]
+mod copies;
 mod detail;
 mod emit;
 mod executables;
@@ -123,6 +126,30 @@ tracepoint!(cgroup_mkdir, "cgroup_mkdir", |ctx| {
 tracepoint!(cgroup_rmdir, "cgroup_rmdir", |ctx| cgroups::removed(argument!(ctx, 0)));
 // TP_PROTO(struct cgroup *dst_cgrp, const char *path, struct task_struct *task, bool threadgroup)
 tracepoint!(cgroup_attach_task, "cgroup_attach_task", |ctx| { cgroups::moved(argument!(ctx, 0)) });
+
+/// Of the programs above, those that come in copies where they might be preempted.
+macro_rules! copied_tracepoint {
+    ($name:ident, $tracepoint:literal, |$ctx:ident| $body:expr) => {
+        #[cfg(not(feature = "probe"))]
+        #[aya_ebpf::macros::btf_tracepoint(function = $tracepoint)]
+        fn $name($ctx: aya_ebpf::programs::BtfTracePointContext) -> i32 {
+            copies::have_own_stack($ctx.as_ptr());
+            if copies::is_first($ctx.as_ptr()) {
+                $body;
+            }
+            0
+        }
+    };
+}
+
+copied_tracepoint!(copied_task_newtask, "task_newtask", |ctx| {
+    moves::newtask(argument!(ctx, 0), argument!(ctx, 1))
+});
+copied_tracepoint!(copied_process_exec, "sched_process_exec", |ctx| {
+    slots::forget_context(argument!(ctx, 1) as u32);
+    executables::executed(memory::current_task())
+});
+copied_tracepoint!(copied_process_exit, "sched_process_exit", |ctx| slots::thread_ends());
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

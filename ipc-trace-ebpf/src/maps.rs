@@ -53,6 +53,10 @@ pub(crate) static BATCHES: Array<Batch> = Array::with_max_entries(BATCH_COUNT, B
 /// Places of [`BATCHES`] that threads have, by number: to take one is atomic.
 #[map]
 pub(crate) static BATCHES_TAKEN: HashMap<u32, u8> = HashMap::with_max_entries(BATCH_COUNT, 0);
+/// By `tid & 0xffff`; the user side makes it smaller where programs do not come in copies.
+#[cfg(not(feature = "probe"))]
+#[map]
+pub(crate) static LAST_RUNS: Array<crate::copies::LastRun> = Array::with_max_entries(SLOT_COUNT, 0);
 /// By number, from [`ipc_trace_common::state::FIRST_INUM`]: generation, and whether it was sent.
 #[map]
 pub(crate) static NAMESPACES: Array<u64> = Array::with_max_entries(INUMS, 0);
@@ -362,4 +366,4 @@ pub(crate) fn diagnosed(what: Diagnostic) -> Option<u64> {
     Some(count)
 }
 
-const _: () = assert!(op::COUNT + 1 < COUNTER_ROWS as usize);
+const _: () = assert!(op::COUNT + 2 < COUNTER_ROWS as usize);

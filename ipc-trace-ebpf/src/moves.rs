@@ -45,6 +45,10 @@ pub(crate) fn returned(task: u64, ipc_ns: u64, pid_tgid: u64, call: Call, ret: i
     let entered = slot.entered == call.packed();
     slot.entered = 0;
     if !entered || slot.from.inum == 0 {
+        if ret == 0 {
+            #[cfg(not(feature = "probe"))]
+            crate::copies::lost();
+        }
         return;
     }
     let from = slot.from;

@@ -65,7 +65,9 @@ pub(crate) struct Slot {
     pub(crate) exe_deleted: u8,
     /// Whether the user namespace had no map yet when the context was sent
     pub(crate) unmapped: u8,
-    pub(crate) reserved: [u8; 4],
+    /// Which programs have been run for the call that the thread makes or made last: see `copies`
+    pub(crate) ran: u16,
+    pub(crate) reserved: [u8; 2],
 }
 
 impl Slot {
@@ -102,7 +104,8 @@ static EMPTY: Slot = Slot {
     seen: 0,
     exe_deleted: 0,
     unmapped: 0,
-    reserved: [0; 4],
+    ran: 0,
+    reserved: [0; 2],
 };
 
 /// The place of a thread's slot in the array.

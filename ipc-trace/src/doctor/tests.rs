@@ -187,6 +187,7 @@ impl Kernel for Fake {
             hooks: BTreeMap::new(),
             controllers: BTreeMap::new(),
             fprobe: Fprobe::None,
+            tracing_multi: false,
         })
     }
 

@@ -16,7 +16,9 @@ use ipc_trace_common::{
     layout::ABSENT,
     op::Abi,
     record::CallRecord,
-    state::{BATCHES, COUNTER_ROWS, FILTER_CGROUPS, SLOT_COUNT, SPILLED_SLOTS, filter, gate},
+    state::{
+        BATCHES, COUNTER_ROWS, FILTER_CGROUPS, SLOT_COUNT, SPILLED_SLOTS, copies, filter, gate,
+    },
 };
 use zerocopy::IntoBytes as _;
 
@@ -35,37 +37,39 @@ use super::{
 static PLAIN: &[u8] = aya::include_bytes_aligned!(env!("IPC_TRACE_EBPF_PLAIN"));
 static PROBE: &[u8] = aya::include_bytes_aligned!(env!("IPC_TRACE_EBPF_PROBE"));
 
-/// Where the twin of a program is put, for kernels that may preempt the program on its tracepoint.
+/// What a program has for kernels that may preempt it on its tracepoint.
 #[derive(Clone, Copy)]
 enum Steady {
-    /// On the tracepoint as a perf event: with the kind that tracefs has it under
+    /// A twin on the tracepoint as a perf event: with the kind that tracefs has it under
     Event(&'static str),
-    /// By fprobe on a function
-    Function(&'static str),
+    /// Copies: the row in their cookies
+    Copies(u64),
+    /// Nothing: it is not preempted there
+    Nothing,
 }
 
-/// A program, its tracepoint, and where its twin is put, if it has one.
-type OnTracepoint = (&'static str, &'static str, Option<Steady>);
+/// A program, its tracepoint, and what it has for such kernels.
+type OnTracepoint = (&'static str, &'static str, Steady);
 
 /// Programs that every plan needs. The gate is closed until the session is begun, so their order does
 /// not matter.
 const CONTROL: [OnTracepoint; 3] = [
-    ("process_exit", "sched_process_exit", Some(Steady::Event("sched/sched_process_exit"))),
-    ("process_exec", "sched_process_exec", Some(Steady::Event("sched/sched_process_exec"))),
-    ("task_newtask", "task_newtask", Some(Steady::Function("uprobe_copy_process"))),
+    ("process_exit", "sched_process_exit", Steady::Copies(copies::PROCESS_EXIT)),
+    ("process_exec", "sched_process_exec", Steady::Copies(copies::PROCESS_EXEC)),
+    ("task_newtask", "task_newtask", Steady::Copies(copies::TASK_NEWTASK)),
 ];
 
 /// Those that tell of cgroups. Tracing can do without them.
 const CGROUPS: [OnTracepoint; 3] = [
-    ("cgroup_mkdir", "cgroup_mkdir", None),
-    ("cgroup_rmdir", "cgroup_rmdir", None),
-    ("cgroup_attach_task", "cgroup_attach_task", None),
+    ("cgroup_mkdir", "cgroup_mkdir", Steady::Nothing),
+    ("cgroup_rmdir", "cgroup_rmdir", Steady::Nothing),
+    ("cgroup_attach_task", "cgroup_attach_task", Steady::Nothing),
 ];
 
 /// Those of backend `syscall`.
 const SYSCALL: [OnTracepoint; 2] = [
-    ("sys_enter", "sys_enter", Some(Steady::Event("raw_syscalls/sys_enter"))),
-    ("sys_exit", "sys_exit", Some(Steady::Event("raw_syscalls/sys_exit"))),
+    ("sys_enter", "sys_enter", Steady::Event("raw_syscalls/sys_enter")),
+    ("sys_exit", "sys_exit", Steady::Event("raw_syscalls/sys_exit")),
 ];
 
 /// Why programs could not be attached.
@@ -77,6 +81,8 @@ pub enum AttachError {
     Flavour(String),
     /// A plan without these functions may: each with the reason.
     Functions(BTreeMap<&'static str, String>),
+    /// A plan without copies of programs on functions may.
+    Copies(String),
     /// A plan without any function may.
     Fentry(String),
 }
@@ -115,8 +121,15 @@ pub(super) fn attach(
     fill_filters(&mut linked, &options.filters).map_err(AttachError::Session)?;
     if !plan.hooks.is_empty() {
         let fprobe = plan.fprobe && flavour != Flavour::Raw;
-        programs = match fprobe.then(|| steady::hook(&linked, &plan.hooks)) {
+        let is_copied = plan.copied_functions && flavour != Flavour::Raw;
+        programs = match fprobe.then(|| steady::hook(&linked, &plan.hooks, is_copied)) {
             Some(Ok(hooked)) => hooked,
+            refused if is_copied => {
+                if let Some(Err(reason)) = refused {
+                    log::info!("functions are hooked by copies alone: {reason}");
+                }
+                Programs::default()
+            }
             refused => {
                 if let Some(Err(reason)) = refused {
                     log::info!("functions are hooked one by one: {reason}");
@@ -125,18 +138,25 @@ pub(super) fn attach(
                 trampolines::attach(&linked, &plan.hooks, layout.functions(), batched)?
             }
         };
+        if is_copied {
+            steady::back(&mut programs, &linked, &plan.hooks, layout)
+                .map_err(AttachError::Copies)?;
+        }
     }
     log::debug!("{} functions were hooked after {:?}", plan.hooks.len(), begin.elapsed());
     if !plan.hooks.is_empty() {
-        reached::watch(&mut programs, &linked, flavour, layout);
+        let copied = plan.copied_functions;
+        reached::watch(&mut programs, &linked, flavour, layout, copied)
+            .map_err(AttachError::Copies)?;
         log::debug!("{} other ways were after {:?}", programs.ways.len(), begin.elapsed());
     }
     let syscall = if plan.syscall_kinds == 0 { &[][..] } else { &SYSCALL };
     for on in CONTROL.iter().chain(syscall) {
-        attach_one(&mut programs, &linked, flavour, layout, *on).map_err(AttachError::Flavour)?;
+        attach_one(&mut programs, &linked, (flavour, plan.copied), layout, *on)
+            .map_err(AttachError::Flavour)?;
     }
     for on in CGROUPS.iter().filter(|_| options.cgroups.is_some()) {
-        if let Err(reason) = attach_one(&mut programs, &linked, flavour, layout, *on) {
+        if let Err(reason) = attach_one(&mut programs, &linked, (flavour, false), layout, *on) {
             programs.unseen.push(format!("moves of threads between containers ({reason})"));
         }
     }
@@ -172,6 +192,7 @@ pub(super) fn link_for_iterators(layout: &Layout) -> Result<Linked, SessionError
             ("EVENTS", RING_BYTES),
             ("BATCHES", 1),
             ("BATCHES_TAKEN", 1),
+            ("LAST_RUNS", 1),
             ("CONTROL", RING_BYTES),
             ("SLOTS", 1),
             ("SLOTS_TAKEN", 1),
@@ -204,6 +225,8 @@ fn link(
     let arguments = u32::from(options.arguments);
     let batched = u32::from(options.is_batched());
     let with_args = u32::from(options.with_args);
+    let copied = u32::from(plan.copied && flavour != Flavour::Raw);
+    let last_runs = if copied == 0 { 1 } else { SLOT_COUNT };
     let processors = processors();
     let wake_mask = wake_every(options.ring_bytes, processors) - 1;
     // Memory is taken for all entries at once.
@@ -228,6 +251,7 @@ fn link(
             ("ARGUMENTS", arguments.as_bytes()),
             ("BATCHED", batched.as_bytes()),
             ("WITH_ARGS", with_args.as_bytes()),
+            ("COPIED", copied.as_bytes()),
             ("OPS", filters.ops.as_bytes()),
             ("CGROUP_HIERARCHY", hierarchy.as_bytes()),
             ("CGROUP_SUBSYSTEM", subsystem.as_bytes()),
@@ -237,6 +261,7 @@ fn link(
             ("EVENTS", options.ring_bytes),
             ("BATCHES", batches),
             ("BATCHES_TAKEN", batches),
+            ("LAST_RUNS", last_runs),
             ("FILTER_CGROUPS", cgroups),
             ("DESCENDANTS", descendants),
             ("COUNTERS", processors as u32 * COUNTER_ROWS),
@@ -257,20 +282,19 @@ fn spilled_slots(proc: &Path) -> u32 {
 // A map begins with zeros, so the gate stands there from the first program on.
 const _: () = assert!(gate::value(gate::TEST, 0) == 0);
 
-/// Puts a program on its tracepoint.
+/// Puts a program on its tracepoint, in copies where it has some and is to.
 fn attach_one(
     programs: &mut Programs,
     linked: &Linked,
-    flavour: Flavour,
+    (flavour, copied): (Flavour, bool),
     layout: &Layout,
-    (name, tracepoint, twin): OnTracepoint,
+    (name, tracepoint, steady): OnTracepoint,
 ) -> Result<(), String> {
-    let attached = match (flavour, twin) {
-        (Flavour::Perf, Some(Steady::Event(event))) => on_perf_event(programs, linked, name, event),
-        (Flavour::Perf, Some(Steady::Function(function))) => {
-            on_function(programs, linked, name, function).or_else(|reason| {
-                log::info!("program {name} may be preempted, and runs of it missed: {reason}");
-                on_tracepoint(programs, linked, name, tracepoint, layout)
+    let attached = match (flavour, steady) {
+        (Flavour::Perf, Steady::Event(event)) => on_perf_event(programs, linked, name, event),
+        (Flavour::Perf | Flavour::Btf, Steady::Copies(row)) if copied => {
+            layout.hook(&format!("btf_trace_{tracepoint}")).and_then(|hook| {
+                super::copies::on_tracepoint(programs, linked, &format!("copied_{name}"), hook, row)
             })
         }
         (Flavour::Perf | Flavour::Btf, _) => {
@@ -306,17 +330,6 @@ fn on_raw_tracepoint(
     let program = linked.load(name, kind, OF_NO_TYPE, 0)?;
     let tracepoint = CString::new(tracepoint).map_err(|e| e.to_string())?;
     keep_attached(programs, bpf::attach_raw(program.as_fd(), Some(&tracepoint)), program)
-}
-
-/// On a function by fprobe, by the program's twin.
-fn on_function(
-    programs: &mut Programs,
-    linked: &Linked,
-    name: &str,
-    function: &str,
-) -> Result<(), String> {
-    programs.keep_fprobe(steady::functions(linked, &steady::twin(name), &[function], &[], false)?);
-    Ok(())
 }
 
 /// On a tracepoint by a perf event, by the program's twin.

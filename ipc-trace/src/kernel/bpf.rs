@@ -20,7 +20,8 @@ pub(super) struct Code<'a> {
     /// Its name, of which the kernel keeps 15 bytes
     pub(super) name: &'a str,
     pub(super) kind: bpf_prog_type,
-    pub(super) attach: bpf_attach_type,
+    /// A `bpf_attach_type`, which may be newer than those that aya knows
+    pub(super) attach: u32,
     /// For `BPF_PROG_TYPE_TRACING`: the function's type in the kernel's BTF; else 0
     pub(super) function: u32,
     /// Instructions, each eight bytes (include/uapi/linux/bpf.h, `struct bpf_insn`)
@@ -62,7 +63,7 @@ impl Code<'_> {
         // SAFETY: of an all-zero union, every member may be used.
         let load = unsafe { &mut attr.__bindgen_anon_3 };
         load.prog_type = self.kind as u32;
-        load.expected_attach_type = self.attach as u32;
+        load.expected_attach_type = self.attach;
         load.attach_btf_id = self.function;
         load.insns = self.instructions.as_ptr() as u64;
         load.insn_cnt = self.instructions.len() as u32;
@@ -174,6 +175,42 @@ pub(super) fn attach_raw(
     attr.raw_tracepoint.name = tracepoint.map_or(0, |name| name.as_ptr() as u64);
     attr.raw_tracepoint.prog_fd = program.as_raw_fd().cast_unsigned();
     bpf(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr)
+}
+
+/// As [`attach_tracing`]; the program can ask for the cookie. Tracepoints have that since 6.10.
+///
+/// # Errors
+/// The kernel refuses.
+pub(super) fn attach_with_cookie(program: BorrowedFd<'_>, cookie: u64) -> io::Result<OwnedFd> {
+    /// The end of `raw_tracepoint` in `union bpf_attr` (include/uapi/linux/bpf.h).
+    const COOKIE: usize = 2;
+    let mut attr = zeroed();
+    attr.raw_tracepoint.prog_fd = program.as_raw_fd().cast_unsigned();
+    // SAFETY: the union is longer than three words, and aligned to one.
+    unsafe { std::ptr::from_mut(&mut attr).cast::<u64>().add(COOKIE).write(cookie) };
+    bpf(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr)
+}
+
+/// Attaches a program to functions by their types in the kernel's BTF, with a cookie for each; `attach`: as it was
+/// loaded with.
+///
+/// # Errors
+/// The kernel refuses.
+pub(super) fn attach_tracing_multi(
+    program: BorrowedFd<'_>,
+    attach: u32,
+    functions: &[u32],
+    cookies: &[u64],
+) -> io::Result<OwnedFd> {
+    /// `link_create.tracing_multi` (include/uapi/linux/bpf.h, 7.3), from the third word of `union bpf_attr` on.
+    const MULTI: usize = 2;
+    let mut attr = zeroed();
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd().cast_unsigned();
+    attr.link_create.attach_type = attach;
+    let multi = [functions.as_ptr() as u64, cookies.as_ptr() as u64, functions.len() as u64];
+    // SAFETY: the union is longer than five words, and aligned to one. The number is 32-bit; little-endian.
+    unsafe { std::ptr::from_mut(&mut attr).cast::<[u64; 3]>().byte_add(MULTI * 8).write(multi) };
+    bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)
 }
 
 /// What an iterator writes, from its beginning.

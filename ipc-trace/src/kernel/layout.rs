@@ -21,6 +21,10 @@ const PROGRAMS_BY_FPROBE: &str = "bpf_kprobe_multi_link";
 /// 6.14).
 const GRAPH_FPROBE: &str = "fprobe_hlist";
 
+/// A structure that kernels have that put one program on many functions as fentry and fexit do
+/// (kernel/trace/bpf_trace.c, 7.3).
+const TRACING_MULTI: &str = "bpf_tracing_multi_link";
+
 /// What the kernel can do by fprobe: put one program on many functions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fprobe {
@@ -110,6 +114,8 @@ pub struct Found {
     pub controllers: BTreeMap<&'static str, u32>,
     /// What the kernel can do by fprobe
     pub fprobe: Fprobe,
+    /// Whether it can put one program on many functions as fentry and fexit do
+    pub tracing_multi: bool,
 }
 
 /// The table, resolved for one kernel.
@@ -120,6 +126,7 @@ pub struct Layout {
     hooks: BTreeMap<&'static str, u32>,
     controllers: BTreeMap<&'static str, u32>,
     fprobe: Fprobe,
+    tracing_multi: bool,
 }
 
 impl Layout {
@@ -142,6 +149,7 @@ impl Layout {
             hooks: BTreeMap::new(),
             controllers: BTreeMap::new(),
             fprobe: Fprobe::None,
+            tracing_multi: false,
         })
     }
 
@@ -150,10 +158,10 @@ impl Layout {
     /// # Errors
     /// A required field is missing.
     pub fn of(found: Found) -> Result<Self, LayoutError> {
-        let Found { rows, functions, hooks, controllers, fprobe } = found;
+        let Found { rows, functions, hooks, controllers, fprobe, tracing_multi } = found;
         match rows.iter().find(|row| row.found.is_none() && row.spec.need == Need::Required) {
             Some(row) => Err(LayoutError::Missing { tried: places(row.spec) }),
-            None => Ok(Self { rows, functions, hooks, controllers, fprobe }),
+            None => Ok(Self { rows, functions, hooks, controllers, fprobe, tracing_multi }),
         }
     }
 
@@ -188,6 +196,12 @@ impl Layout {
     #[must_use]
     pub const fn fprobe(&self) -> Fprobe {
         self.fprobe
+    }
+
+    /// Whether the kernel can put one program on many functions as fentry and fexit do.
+    #[must_use]
+    pub const fn has_tracing_multi(&self) -> bool {
+        self.tracing_multi
     }
 
     /// What the programs get.
@@ -227,7 +241,8 @@ pub fn look_up(path: &Path) -> Result<Found, LayoutError> {
     let parse = |reason: String| LayoutError::Parse { path: path.to_owned(), reason };
     let types = Types::new(bytes).map_err(parse)?;
     let places = FIELDS.iter().flat_map(|spec| spec.places);
-    let names = places.map(|place| place.structure).chain([PROGRAMS_BY_FPROBE, GRAPH_FPROBE]);
+    let of_features = [PROGRAMS_BY_FPROBE, GRAPH_FPROBE, TRACING_MULTI];
+    let names = places.map(|place| place.structure).chain(of_features);
     let structures = types.structures(&names.collect());
     // Numbers of functions mean something in the kernel's own BTF alone.
     let own = if path == Path::new(KERNEL_BTF) { None } else { std::fs::read(KERNEL_BTF).ok() };
@@ -246,6 +261,7 @@ pub fn look_up(path: &Path) -> Result<Found, LayoutError> {
             () if structures.has(PROGRAMS_BY_FPROBE) => Fprobe::Entries,
             () => Fprobe::None,
         },
+        tracing_multi: structures.has(TRACING_MULTI),
     })
 }
 

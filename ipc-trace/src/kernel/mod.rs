@@ -28,6 +28,7 @@ pub mod attach;
 mod bpf;
 pub mod btf;
 pub mod census;
+mod copies;
 pub mod features;
 mod folds;
 pub mod layout;

@@ -152,6 +152,7 @@ impl Linked {
         hook: u32,
     ) -> Result<OwnedFd, String> {
         let (instructions, types) = self.program(name)?;
+        let attach = attach as u32;
         let code = Code { name, kind, attach, function: hook, instructions, types };
         code.load().map_err(|refused| refused.to_string())
     }

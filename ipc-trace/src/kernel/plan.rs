@@ -84,10 +84,19 @@ pub struct Features {
     pub preempts_on_tracepoints: bool,
     /// One program can be put on many functions by fprobe, and is not preempted
     pub fprobe: bool,
+    /// One program can be put on many functions as fentry and fexit do, in any number of copies
+    pub tracing_multi: bool,
     /// Why fentry programs can't be used; `None`: nothing is known against them
     pub fentry_refused: Option<String>,
     /// Functions that programs can't be used on, and why: found out by trying
     pub unusable: BTreeMap<&'static str, String>,
+}
+
+impl Features {
+    /// Whether programs on functions are to come in copies: else it would be left to chance whether they are run.
+    const fn copies_functions(&self) -> bool {
+        self.preempts_on_tracepoints && self.tracing_multi
+    }
 }
 
 /// What keeps programs from being run where threads are preempted.
@@ -143,6 +152,7 @@ impl Exactness {
     #[must_use]
     pub fn of(features: &Features) -> Self {
         let function = match (features.fprobe, features.guards_functions) {
+            _ if features.copies_functions() => None,
             (true, _) => Some(Cause::Bpf),
             (false, true) => Some(Cause::Functions),
             (false, false) => None,
@@ -188,6 +198,10 @@ pub struct Plan {
     pub hooks: Vec<Hook>,
     /// All functions have the same programs, put on them by fprobe, and not programs of their own
     pub fprobe: bool,
+    /// Programs that every plan needs come in copies
+    pub copied: bool,
+    /// Programs on functions do
+    pub copied_functions: bool,
     /// Kinds of code that backend `syscall` sees: bits of [`Code::bit`]; none: its tracepoints are
     /// not attached
     pub syscall_kinds: u32,
@@ -264,7 +278,9 @@ impl Hook {
         let can_be = matches!(code.op(), Some(Op::Semop | Op::Msgsnd | Op::Msgrcv));
         let kind = kinds.pop_first();
         let batched = kind.filter(|_| can_be && kinds.is_empty());
-        Self { function, row, entry: code.needs_entry(), batched }
+        // Copies at a return tell calls apart by those at the entry.
+        let entry = code.needs_entry() || features.copies_functions();
+        Self { function, row, entry, batched }
     }
 
     /// Whether it is one of moves between namespaces.
@@ -318,6 +334,8 @@ pub fn plan(choice: Choice, native: Abi, features: &Features) -> Result<Plan, No
         ops: Vec::new(),
         hooks: Vec::new(),
         fprobe: features.fprobe,
+        copied: features.preempts_on_tracepoints,
+        copied_functions: features.copies_functions(),
         syscall_kinds: 0,
         census_refused: (!features.kernel_btf)
             .then(|| "the kernel has no BTF, so no iterators".to_owned()),
@@ -538,6 +556,28 @@ mod tests {
             inexact,
             [(Backend::Function, Inexact { cause: Cause::Bpf, model: Model::Lazy })]
         );
+    }
+
+    #[test]
+    fn copies_make_functions_exact_where_programs_are_preempted() {
+        let features = Features {
+            preemption: Model::Lazy,
+            guards_functions: true,
+            preempts_on_tracepoints: true,
+            fprobe: true,
+            tracing_multi: true,
+            ..able(Abi::X86_64)
+        };
+        let plan = plan(Choice::Auto, Abi::X86_64, &features).unwrap();
+        assert!(plan.copied && plan.copied_functions);
+        assert_eq!(plan.preferred, Backend::Function);
+        assert_eq!(plan.inexact().next(), None);
+        assert!(plan.hooks.iter().all(|hook| hook.entry));
+        // Where nothing is preempted they would only cost.
+        let features = Features { preempts_on_tracepoints: false, ..features };
+        let plan = super::plan(Choice::Function, Abi::X86_64, &features).unwrap();
+        assert!(!plan.copied && !plan.copied_functions);
+        assert!(!plan.hooks.iter().all(|hook| hook.entry));
     }
 
     #[test]

@@ -20,6 +20,10 @@ pub(super) struct Programs {
     /// Links by fprobe
     fprobes: Vec<OwnedFd>,
     programs: Vec<OwnedFd>,
+    /// Programs whose misses are no losses, as copies do their work
+    uncounted: Vec<OwnedFd>,
+    /// Copies whose misses are known to be losses or not
+    meters: Vec<OwnedFd>,
     arrays: Vec<OwnedFd>,
     /// Functions that are watched beside those of the system calls
     pub(super) ways: Vec<Way>,
@@ -48,6 +52,32 @@ impl Programs {
         self.keep(program);
     }
 
+    /// A program whose misses are no losses.
+    pub(super) fn keep_uncounted(&mut self, program: OwnedFd) {
+        self.uncounted.push(program);
+    }
+
+    /// A copy of a program and its link.
+    pub(super) fn keep_copy(&mut self, link: OwnedFd, program: OwnedFd, is_meter: bool) {
+        self.keep_link(link);
+        if is_meter {
+            self.meters.push(program);
+        } else {
+            self.uncounted.push(program);
+        }
+    }
+
+    /// A program by fprobe that copies are put beside, and its link.
+    pub(super) fn keep_backed(&mut self, (link, program): (OwnedFd, OwnedFd)) {
+        self.keep_link(link);
+        self.keep_uncounted(program);
+    }
+
+    /// Copies of programs, one of each, whose misses are to be compared with how often others did their work.
+    pub(super) fn meters(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.meters.iter().map(|fd| fd.as_fd())
+    }
+
     /// Arrays of programs, which are emptied when their last descriptor is closed
     /// (`prog_array_map_clear`, kernel/bpf/arraymap.c).
     pub(super) fn keep_arrays(&mut self, arrays: impl Iterator<Item = OwnedFd>) {
@@ -65,7 +95,7 @@ impl Programs {
         self.fprobes.iter().map(|fd| fd.as_fd())
     }
 
-    /// The programs.
+    /// The programs, but for those that come in copies.
     pub(super) fn all(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let ways = self.ways.iter().filter_map(|way| Some(way.own.as_ref()?.1.as_fd()));
         self.programs.iter().map(|fd| fd.as_fd()).chain(ways)

@@ -9,6 +9,7 @@ use ipc_trace_common::hooks::{REACHED, Reached};
 use super::{
     bpf,
     btf::Function,
+    copies,
     layout::{Fprobe, Layout},
     object::Linked,
     plan::Flavour,
@@ -18,15 +19,25 @@ use super::{
 };
 
 /// Watches all of them. As far as the kernel can, those that are rarely called share a program, and all where
-/// they would be preempted by another way; the others have programs of their own.
-pub(super) fn watch(programs: &mut Programs, linked: &Linked, flavour: Flavour, layout: &Layout) {
+/// they would be preempted by another way; the others have programs of their own. `copied`: what is shared has
+/// copies beside it.
+///
+/// # Errors
+/// The kernel takes no copies: why.
+pub(super) fn watch(
+    programs: &mut Programs,
+    linked: &Linked,
+    flavour: Flavour,
+    layout: &Layout,
+    copied: bool,
+) -> Result<(), String> {
     let mut alone = Vec::new();
     for at_return in [false, true] {
         let mut together = Vec::new();
         let ways = REACHED.iter().enumerate().filter(|(_, way)| way.at_return == at_return);
         for (row, way) in ways {
             match described(way, layout) {
-                Ok(function) if shares(way, flavour, layout.fprobe()) => {
+                Ok(function) if copied || shares(way, flavour, layout.fprobe()) => {
                     together.push((row, function));
                 }
                 Ok(function) => alone.push((row, function)),
@@ -36,9 +47,23 @@ pub(super) fn watch(programs: &mut Programs, linked: &Linked, flavour: Flavour, 
         if together.is_empty() {
             continue;
         }
+        if copied {
+            let name = if at_return { "copied_way_returned" } else { "copied_way_entered" };
+            let functions: Vec<_> =
+                together.iter().map(|(row, (_, function))| (function.id, *row as u64)).collect();
+            copies::on_functions(programs, linked, name, &functions, at_return)?;
+        }
         match by_fprobe(linked, &together, at_return) {
+            Err(reason) if copied => {
+                log::info!("functions are watched by copies alone: {reason}");
+                programs.ways.extend(together.into_iter().map(|(row, _)| Way { row, own: None }));
+            }
             Ok(attached) => {
-                programs.keep_fprobe(attached);
+                if copied {
+                    programs.keep_backed(attached);
+                } else {
+                    programs.keep_fprobe(attached);
+                }
                 programs.ways.extend(together.into_iter().map(|(row, _)| Way { row, own: None }));
             }
             Err(reason) => {
@@ -54,6 +79,7 @@ pub(super) fn watch(programs: &mut Programs, linked: &Linked, flavour: Flavour, 
             Err(reason) => programs.unseen.push(unseen(way, &reason)),
         }
     }
+    Ok(())
 }
 
 /// Whether a function is to have the program that others have, too.

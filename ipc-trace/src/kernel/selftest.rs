@@ -265,6 +265,8 @@ mod tests {
             fprobe: false,
             syscall_kinds: 0,
             census_refused: None,
+            copied: false,
+            copied_functions: false,
             exactness: Exactness::default(),
             preferred: Backend::Function,
         }

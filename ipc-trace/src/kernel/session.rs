@@ -4,7 +4,8 @@
 //! the hook or the map; a dropped session leaves nothing in the kernel.
 
 use std::{
-    collections::BTreeMap,
+    cell::RefCell,
+    collections::{BTreeMap, VecDeque},
     fs, io,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     path::Path,
@@ -17,7 +18,8 @@ use ipc_trace_common::{
     op::{Abi, Op},
     record::{BatchHead, NsRef},
     state::{
-        self, BATCHES, Batch, CONTROL_ROW, COUNTER_ROWS, Diagnostic, DropKey, Fold, FoldKey, gate,
+        self, BATCHES, Batch, CONTROL_ROW, COPIES_ROW, COUNTER_ROWS, Diagnostic, DropKey, Fold,
+        FoldKey, gate,
     },
 };
 
@@ -33,7 +35,7 @@ use super::{
     letgo,
     mapped::Words,
     object::{self, Linked},
-    plan::{Flavour, Plan},
+    plan::{self, Flavour, Plan},
     programs::Programs,
     reached,
     ring::Ring,
@@ -50,6 +52,9 @@ pub enum SessionError {
     /// Programs can't be put on functions: a plan without them may do. Each with the reason.
     #[error("can't put programs on the functions of system calls: {}", reasons(.0))]
     Functions(BTreeMap<&'static str, String>),
+    /// Programs on functions can't come in copies: a plan without that may do.
+    #[error("can't put copies of programs on functions: {0}")]
+    Copies(String),
     /// No function takes programs: a plan without any may do.
     #[error("{0}")]
     Fentry(String),
@@ -217,6 +222,9 @@ pub struct Session {
     batches: Option<Words>,
     /// Runs that were left out before calls were wanted
     missed_before: u64,
+    /// What was read of them since
+    readings: RefCell<VecDeque<u64>>,
+    is_closed: bool,
     namespaces_filter: HashMap<MapData, [u32; 2], u8>,
     cgroups_filter: HashMap<MapData, u64, u8>,
     /// What is rare, counted
@@ -226,6 +234,8 @@ pub struct Session {
     /// The program that lists what exists
     census: Option<OwnedFd>,
     self_pid: u32,
+    /// Whether programs where objects are made are always run
+    births_are_known: bool,
     linked: Linked,
     // The programs and their links.
     programs: Programs,
@@ -260,6 +270,8 @@ impl Session {
                     if !plan.hooks.is_empty() {
                         session.hold = letgo::Hold::new();
                     }
+                    session.births_are_known =
+                        plan.exactness.inexact(plan::Backend::Function).is_none();
                     session.census_refused.clone_from(&plan.census_refused);
                     let begin = Instant::now();
                     session.test(plan)?;
@@ -272,6 +284,7 @@ impl Session {
                 Err(AttachError::Functions(reasons)) => {
                     return Err(SessionError::Functions(reasons));
                 }
+                Err(AttachError::Copies(reason)) => return Err(SessionError::Copies(reason)),
                 Err(AttachError::Fentry(reason)) => return Err(SessionError::Fentry(reason)),
                 Err(AttachError::Flavour(reason)) => {
                     fallbacks.push(format!("{flavour}: {reason}"));
@@ -309,12 +322,15 @@ impl Session {
                 false => None,
             },
             missed_before: 0,
+            readings: RefCell::default(),
+            is_closed: false,
             namespaces_filter: linked.take("FILTER_NAMESPACES")?,
             cgroups_filter: linked.take("FILTER_CGROUPS")?,
             diagnostics: linked.words("DIAGNOSTIC_COUNTS", state::DIAGNOSTICS as usize)?,
             logged: 0,
             census: None,
             self_pid: std::process::id(),
+            births_are_known: false,
             linked,
             programs,
             hold: None,
@@ -348,7 +364,9 @@ impl Session {
     /// The first census: it also tells which process this is, in the initial pid namespace.
     fn begin(&mut self, layout: &Layout) -> Result<Census, SessionError> {
         // What is made before the gate is at `CONTROL` was there when the look at the start comes to it.
-        self.gate.set(gate::BIRTHS as usize, u64::from(self.programs.births()));
+        // Where programs may be left out, that none was run does not prove that nothing was made.
+        let births = if self.births_are_known { self.programs.births() } else { 0 };
+        self.gate.set(gate::BIRTHS as usize, u64::from(births));
         // Until it is known when that was, any call may have begun before.
         self.gate.set(gate::STARTED as usize, u64::MAX);
         self.set_gate(gate::CONTROL);
@@ -474,13 +492,14 @@ impl Session {
 
     /// From now on calls are reported.
     pub fn open(&mut self) {
-        self.missed_before = self.missed();
+        self.missed_before = self.settled();
         self.set_gate(gate::OPEN);
     }
 
     /// From now on nothing is reported. Programs that are running may still do so.
     pub fn close(&mut self) {
         self.set_gate(gate::CLOSED);
+        self.is_closed = true;
     }
 
     /// Waits until all programs that ran when the gate was closed have ended, where they may write to
@@ -521,7 +540,8 @@ impl Session {
     /// The counters as they are now.
     #[must_use]
     pub fn counts(&self) -> AllCounts {
-        let missed = self.missed().saturating_sub(self.missed_before);
+        let missed = if self.is_closed { self.settled() } else { self.missed_by_now() };
+        let missed = missed.saturating_sub(self.missed_before);
         let mut counts = AllCounts { control: self.row(CONTROL_ROW), missed, ..Default::default() };
         for op in Op::ALL {
             counts.ops.insert(op, self.row(op as u32));
@@ -577,13 +597,45 @@ impl Session {
         self.folds.take(now).map_err(|e| map_error("ACCESS_FOLDS", &e))
     }
 
+    /// As [`Self::missed`], without what is counted as missed for a moment: a thread may be preempted after one
+    /// copy of a program was left out, and before the next one does its work. That is never too little, so the least
+    /// of several readings is nearest.
+    fn missed_by_now(&self) -> u64 {
+        const READINGS: usize = 4;
+        let mut readings = self.readings.borrow_mut();
+        readings.push_back(self.missed());
+        if readings.len() > READINGS {
+            readings.pop_front();
+        }
+        readings.iter().copied().min().unwrap_or(0)
+    }
+
+    /// Likewise, where there is no time to wait for later readings.
+    fn settled(&self) -> u64 {
+        let mut least = self.missed();
+        if self.programs.meters().next().is_some() {
+            for _ in 0..5 {
+                std::thread::sleep(Duration::from_millis(2));
+                least = least.min(self.missed());
+            }
+        }
+        least
+    }
+
     /// Runs that the kernel left out because the program was running on that CPU already, or for fprobe and
     /// perf events since 6.7 because a thread was in bpf(2) there (`recursion_misses`, bpf_prog_show_fdinfo,
-    /// kernel/bpf/syscall.c); and what fprobe had no room for.
+    /// kernel/bpf/syscall.c); and what fprobe had no room for. Of programs in copies, events for which none of
+    /// them was run.
     fn missed(&self) -> u64 {
-        let left_out = self.programs.all().filter_map(|fd| fact(fd, "recursion_misses:"));
+        let misses = |fd| fact(fd, "recursion_misses:");
+        let left_out = self.programs.all().filter_map(misses);
         let by_fprobe = self.programs.fprobes().filter_map(|link| bpf::multi_missed(link).ok());
-        left_out.chain(by_fprobe).sum()
+        // Before what others did without them is counted, which comes later.
+        let by_meters: u64 = self.programs.meters().filter_map(misses).sum();
+        let copies = self.row(COPIES_ROW);
+        let done_without = copies.seen.saturating_sub(copies.filtered);
+        let of_all = by_meters.saturating_sub(done_without) + copies.dropped;
+        left_out.chain(by_fprobe).sum::<u64>() + of_all
     }
 }
 

@@ -8,20 +8,44 @@ use std::{
 
 use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
 
-use super::{bpf, object::Linked, owned, plan::Hook, programs::Programs};
+use super::{bpf, copies, layout::Layout, object::Linked, owned, plan::Hook, programs::Programs};
 
-/// Puts two programs on all functions: one at entries where there is need, one at returns.
+/// Puts two programs on all functions: one at entries where there is need, one at returns. `backed`: copies of them
+/// are put there, too.
 ///
 /// # Errors
 /// The kernel can't: a text that says what it was asked for.
-pub(super) fn hook(linked: &Linked, hooks: &[Hook]) -> Result<Programs, String> {
+pub(super) fn hook(linked: &Linked, hooks: &[Hook], backed: bool) -> Result<Programs, String> {
     let mut programs = Programs::default();
     for (name, at_return) in [("fprobe_entry", false), ("fprobe_return", true)] {
         let hooked = hooks.iter().filter(|hook| at_return || hook.entry);
         let hooked: Vec<_> = hooked.map(|hook| hook.function).collect();
-        programs.keep_fprobe(functions(linked, name, &hooked, &[], at_return)?);
+        let attached = functions(linked, name, &hooked, &[], at_return)?;
+        if backed {
+            programs.keep_backed(attached);
+        } else {
+            programs.keep_fprobe(attached);
+        }
     }
     Ok(programs)
+}
+
+/// Puts copies of programs on all functions.
+///
+/// # Errors
+/// The kernel can't: why.
+pub(super) fn back(
+    programs: &mut Programs,
+    linked: &Linked,
+    hooks: &[Hook],
+    layout: &Layout,
+) -> Result<(), String> {
+    for (name, at_return) in [(copies::AT_CALLS, false), ("copied_return", true)] {
+        let function = |hook: &Hook| Some((layout.functions().get(hook.function)?.id, 0));
+        let functions: Vec<_> = hooks.iter().filter_map(function).collect();
+        copies::on_functions(programs, linked, name, &functions, at_return)?;
+    }
+    Ok(())
 }
 
 /// The name of a program's twin.

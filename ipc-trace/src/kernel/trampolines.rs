@@ -142,7 +142,7 @@ fn code_on<'a>(
     (instructions, types): (&'a [u64], Option<Types<'a>>),
 ) -> Code<'a> {
     let kind = bpf_prog_type::BPF_PROG_TYPE_TRACING;
-    Code { name, kind, attach, function: function.id, instructions, types }
+    Code { name, kind, attach: attach as u32, function: function.id, instructions, types }
 }
 
 /// Puts a program on one function.
@@ -185,7 +185,7 @@ fn patched(code: &[u64], kind: u16, array: BorrowedFd<'_>) -> Vec<u64> {
 }
 
 /// A program that calls the one in the array, with its own context, and returns 0.
-fn call_of(array: BorrowedFd<'_>) -> [u64; 6] {
+pub(super) fn call_of(array: BorrowedFd<'_>) -> [u64; 6] {
     const BPF_FUNC_TAIL_CALL: u64 = 12;
     const MOVE: u64 = 0xb7;
     const CALL: u64 = 0x85;

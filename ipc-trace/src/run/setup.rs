@@ -206,6 +206,7 @@ pub(crate) fn start(
         guards_functions: version.is_none_or(features::guards_functions),
         preempts_on_tracepoints: version.is_some_and(features::preempts_on_tracepoints),
         fprobe: layout.fprobe() == Fprobe::All,
+        tracing_multi: layout.has_tracing_multi(),
         ..Features::default()
     };
     // A quarter of a million lines, which matter only where BTF leaves something open.
@@ -218,6 +219,10 @@ pub(crate) fn start(
             Ok((session, census)) => return Ok((plan, session, census)),
             // Each time there are fewer functions left to try.
             Err(SessionError::Functions(reasons)) => known.unusable.extend(reasons),
+            Err(SessionError::Copies(reason)) => {
+                log::info!("programs on functions don't come in copies: {reason}");
+                known.tracing_multi = false;
+            }
             Err(SessionError::Fentry(reason)) => known.fentry_refused = Some(reason),
             Err(error) => return Err(error.into()),
         }

@@ -18,7 +18,11 @@ use super::{
     tag::{COMM_WIDTH, ContainerTag, Key, NsTag},
     units::{Clock, Duration},
 };
-use crate::event::{Ipc, ReadFrom, args::Args, value::Error};
+use crate::event::{
+    Ipc, ReadFrom,
+    args::Args,
+    value::{Error, Text},
+};
 
 /// Cells of a namespace's tag: ten digits, `#`, and a life below 100.
 pub(super) const NS_WIDTH: usize = 13;
@@ -100,12 +104,13 @@ impl CallLine<'_> {
         if let Some(key) = object.key.filter(|_| !said.key) {
             write!(f, "  {}", palette.paint(Role::Dim, format_args!("key {}", Key(key))))?;
         }
-        // The queue that was opened may be another than the caller's memory says.
-        let proven = object.name_from == Some(ReadFrom::Kernel);
-        if let Some(name) = object.name.as_ref().filter(|name| match &ipc.args {
-            Args::MqOpen { name: Some(given), .. } if proven => given != *name,
-            _ => !said.name,
-        }) {
+        let given = if let Args::MqOpen { name, .. } = &ipc.args { name.as_ref() } else { None };
+        let said_otherwise = |name: &&Text<'_>| match given {
+            // The queue that was opened may be another than the caller's memory says.
+            Some(given) if object.name_from == Some(ReadFrom::Kernel) => given != *name,
+            Some(_) | None => !said.name,
+        };
+        if let Some(name) = object.name.as_ref().filter(said_otherwise) {
             let name = quoted(&name.0, NAME_WIDTH);
             write!(f, "  {kind} {name}")?;
         }
