@@ -149,6 +149,25 @@ fn an_mq_receive_that_sleeps_in_the_end_is_pending_with_its_queue() {
 }
 
 #[test]
+fn a_call_that_entered_the_kernel_before_the_start_is_not_shown_as_not_made() {
+    for op in ["semop", "msgrcv", "mq_receive"] {
+        let words = ["blocked", "--fresh", "--op", op, "--until-fd", "0"];
+        let mut sleeper = Beside::start(workload(&words));
+        let asleep: Value = serde_json::from_str(&sleeper.line()).unwrap();
+        let live = Live::start(&[]);
+        sleeper.go();
+        let book = sleeper.book();
+        let lines = live.end();
+        assert_whole(&lines);
+        let calls = calls_of(&lines, &asleep["tid"]);
+        let [line] = calls[..] else { panic!("{book} is not one line: {calls:?}") };
+        assert_eq!((&line["op"], &line["ret"]), (&json!(op), &book["ret"]), "{line}");
+        assert_ne!(line["made"], false, "{line}");
+        assert_eq!(line["duration_ns"], Value::Null, "{line}");
+    }
+}
+
+#[test]
 fn the_time_that_a_call_slept_is_its_duration() {
     let words = ["blocked", "--op", "semop", "--seconds", "0.25"];
     let (lines, book) = lines(&["--only-command"], &words);
