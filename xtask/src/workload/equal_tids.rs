@@ -1,14 +1,13 @@
 //! `equal-tids` and `colliding-births`: threads whose numbers are equal in their low 16 bits, where a tracer
 //! may keep what it remembers of threads.
 //!
-//! The kernel is asked for these numbers (`set_tid` of clone3), and to have numbers so large (`pid_max`).
+//! The kernel is asked for these numbers (`set_tid` of clone3); it must be one that has numbers so large (`pid_max`).
 
 use std::arch::asm;
-use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use nix::errno::Errno;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -53,26 +52,6 @@ const USERS: u64 = 1000;
 const FIRST_LOW: u32 = 0x4000;
 /// Bytes of a thread's stack: all of them lie in one mapping, as there may not be so many.
 const STACK: usize = 16 << 10;
-
-/// The largest number that tasks may have: raised, and put back.
-struct PidMax(String);
-
-impl PidMax {
-    const FILE: &str = "/proc/sys/kernel/pid_max";
-
-    fn raise() -> Result<Self> {
-        let before = fs::read_to_string(Self::FILE)?;
-        fs::write(Self::FILE, "4194304").context("pid_max")?;
-        Ok(Self(before))
-    }
-}
-
-impl Drop for PidMax {
-    fn drop(&mut self) {
-        // Nothing else can be done.
-        let _ = fs::write(Self::FILE, self.0.trim());
-    }
-}
 
 /// `struct clone_args` (include/uapi/linux/sched.h).
 #[derive(Default)]
@@ -194,7 +173,6 @@ pub(crate) fn run(options: &EqualTids) -> Result<()> {
     let &EqualTids { threads, shared, candidates, calls } = options;
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC)?;
     let mut caller = Caller::new("equal")?;
-    let raised = PidMax::raise()?;
     CALLS.store(calls, Ordering::Relaxed);
     let size = STACK * threads as usize;
     let protection = libc::PROT_READ | libc::PROT_WRITE;
@@ -230,7 +208,6 @@ pub(crate) fn run(options: &EqualTids) -> Result<()> {
     ensure!(count == threads, "there are no more than {count} different low halves");
     meet(count, 1)?;
     meet(count, 2)?;
-    drop(raised);
     caller.note_many(Op::Semget, -i64::from(libc::ENOENT), u64::from(count) * u64::from(calls));
     caller
         .report()
@@ -272,7 +249,6 @@ fn fork(tid: u32, work: impl FnOnce() -> Result<()>) -> Result<Pid> {
 /// One process makes namespaces, and another whose number is equal in its low half calls all the time.
 pub(crate) fn births(options: &CollidingBirths) -> Result<()> {
     const LOW: u32 = 0x5a5a;
-    let raised = PidMax::raise()?;
     let [maker, neighbour] = [21, 20].map(|high| high << 16 | LOW);
     let caller = Caller::new("home")?;
     let ready = Flag::new()?;
@@ -299,7 +275,6 @@ pub(crate) fn births(options: &CollidingBirths) -> Result<()> {
     nix::sys::signal::kill(beside, nix::sys::signal::Signal::SIGKILL)?;
     waitpid(beside, None)?;
     ensure!(status == WaitStatus::Exited(mother, 0), "the maker: {status:?}");
-    drop(raised);
     let report = caller.report().fact("maker", maker).fact("neighbour", neighbour);
     report.fact("count", count).print()
 }

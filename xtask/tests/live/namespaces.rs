@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 
 use crate::{
     book::{assert_valid, assert_whole},
-    tracer::{Beside, Live, calls_of, lines, list, number, of_type, report, scaled, workload},
+    tracer::{
+        Beside, LargeTids, Live, calls_of, lines, list, number, of_type, report, scaled, workload,
+    },
 };
 
 /// A namespace line as event, namespace, where from.
@@ -201,6 +203,7 @@ fn a_queue_belongs_to_the_namespace_it_was_made_in_also_when_that_is_dead() {
 #[test]
 fn each_namespace_is_told_of_beside_a_process_whose_number_has_the_same_low_half() {
     let count = scaled(3000);
+    let _large = LargeTids::allow();
     // The neighbour's calls are filtered; what is made is always told.
     let (lines, book) =
         lines(&["--op", "shmdt"], &["colliding-births", "--count", &count.to_string()]);

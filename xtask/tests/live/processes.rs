@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use crate::{
     book::{assert_balanced, assert_valid, assert_whole, counts, restricted},
     tracer::{
-        Beside, Live, calls_of, lines, list, number, of_type, report, scaled, stat, text, traced,
-        workload,
+        Beside, LargeTids, Live, calls_of, lines, list, number, of_type, parse_lines, report,
+        scaled, stat, text, traced, workload,
     },
 };
 
@@ -173,14 +173,24 @@ fn a_report_finds_a_set_that_two_users_use_though_one_process_is_both() {
     assert_eq!(found.count(), 1, "{:#}", report["findings"]);
 }
 
+/// What the kernel side had no room for, it says.
+fn assert_no_warning(stderr: &[u8]) {
+    let stderr = text(stderr);
+    let warnings = stderr.lines().filter(|line| line.contains("no room"));
+    assert_eq!(warnings.collect::<Vec<_>>(), Vec::<&str>::new());
+}
+
 /// So many threads, and the lines of their calls: each has the thread's number, user and name.
 #[test]
 fn threads_whose_numbers_have_equal_low_halves_are_not_taken_for_each_other() {
     let (threads, shared) = (scaled(70_000), scaled(1000));
     let [threads, shared] = [threads, shared].map(|number| number.to_string());
     let words = ["equal-tids", "--threads", &threads, "--shared", &shared, "--candidates", "8"];
-    let (lines, book) =
-        lines(&["--only-command", "--op", "semget", "--ring-bytes", "134217728"], &words);
+    let _large = LargeTids::allow();
+    let options = ["-o", "json", "--only-command", "--op", "semget", "--ring-bytes", "134217728"];
+    let (output, book) = traced("live", &options, &words);
+    assert_no_warning(&output.stderr);
+    let lines = parse_lines(&output.stdout);
     assert_whole(&lines);
     let accounting = &lines.last().unwrap()["accounting"];
     assert_eq!(accounting["dropped"], 0, "{accounting}");
@@ -205,7 +215,10 @@ fn a_report_has_the_exact_counts_of_threads_whose_numbers_have_equal_low_halves(
     let (threads, shared) = (scaled(70_000), scaled(1000));
     let [threads, shared] = [threads, shared].map(|number| number.to_string());
     let words = ["equal-tids", "--threads", &threads, "--shared", &shared, "--calls", "10"];
-    let (report, book) = report(&["--only-command"], &words);
+    let _large = LargeTids::allow();
+    let (output, book) = traced("report", &["-o", "json", "--only-command"], &words);
+    assert_no_warning(&output.stderr);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let expected = counts(&book["namespaces"]);
     assert_eq!(restricted(counts(&report["namespaces"]), &expected), expected);
     assert_balanced(&report["accounting"]);

@@ -347,6 +347,27 @@ impl Report {
     }
 }
 
+/// The largest number that tasks may have: as large as can be, and put back.
+pub(crate) struct LargeTids(String);
+
+impl LargeTids {
+    const FILE: &str = "/proc/sys/kernel/pid_max";
+
+    /// To be called before the tracer starts, which looks at it then.
+    pub(crate) fn allow() -> Self {
+        let before = fs::read_to_string(Self::FILE).unwrap();
+        fs::write(Self::FILE, "4194304").unwrap();
+        Self(before)
+    }
+}
+
+impl Drop for LargeTids {
+    fn drop(&mut self) {
+        // Nothing else can be done.
+        let _ = fs::write(Self::FILE, self.0.trim());
+    }
+}
+
 /// The processes whose parent is `pid`.
 pub(crate) fn children_of(pid: u32) -> Vec<u32> {
     let all = fs::read_dir("/proc").unwrap().map_while(Result::ok);
