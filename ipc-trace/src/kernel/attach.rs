@@ -271,12 +271,13 @@ fn link(
     Linked::new(object(flavour), &settings).map_err(SessionError::Maps)
 }
 
-/// How many threads may be alive whose places in `SLOTS` others have: none, where tids are so few that no two are
-/// the same in their low bits.
+/// How many threads may be alive whose places in `SLOTS` others have. Where tids are so few that no two are the same
+/// in their low bits there are none, but that can be changed while tracing goes on.
 fn spilled_slots(proc: &Path) -> u32 {
+    const FOR_A_CHANGE: u32 = 1 << 13;
     let path = proc.join("sys/kernel/pid_max");
     let max: Option<u32> = fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
-    if max.is_some_and(|max| max <= SLOT_COUNT) { 1 } else { SPILLED_SLOTS }
+    if max.is_some_and(|max| max <= SLOT_COUNT) { FOR_A_CHANGE } else { SPILLED_SLOTS }
 }
 
 // A map begins with zeros, so the gate stands there from the first program on.
