@@ -342,15 +342,16 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
         return 0;
     }
     let mut slot = slots::find_or_take(pid_tgid, Diagnostic::NoSlotForTask);
-    let mut entered = false;
+    let (mut entered, mut entered_ns) = (false, 0);
     let mut flags = 0;
     if let Some(slot) = &mut slot {
         entered = slot.entered == call.packed();
-        slot.entered = 0;
-        if !entered {
-            slot.enter_ns = 0;
+        if entered {
+            entered_ns = slot.enter_ns;
+        } else {
             slot.input.flags = 0;
         }
+        slot.leave();
         if op.makes_objects() {
             flags = slots::birth(slot, op, ret);
         }
@@ -382,12 +383,11 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
         batches::queue(pid_tgid, &mut queue);
     }
     let mut enter_ns = noted_ns;
-    if let (Some(slot), true) = (&mut slot, entered) {
-        enter_ns = slot.enter_ns;
+    if let (Some(slot), true) = (&slot, entered) {
+        enter_ns = entered_ns;
         if op.takes_descriptor() {
             queue = slot.queue;
         }
-        slot.enter_ns = 0;
     }
     if op.blocks() && enter_ns != 0 {
         duration_ns = now - enter_ns;

@@ -124,8 +124,12 @@ fn list_pending(seq: u64, task: u64) -> bool {
         record.arg0 = u64::from(id as u32);
         record.queue = batch.record.head.queue;
     } else if let Some(slot) = slots::find(pid_tgid) {
-        (record.enter_boot_ns, record.context) = (slot.enter_ns, slot.context);
         let call = Call::unpacked(0, slot.entered);
+        // The call may be returning just now.
+        if call.code.op().is_none() {
+            return true;
+        }
+        (record.enter_boot_ns, record.context) = (slot.enter_ns, slot.context);
         (record.header.abi, record.header.code) = (call.abi as u8, call.code.0);
         (record.queue, record.arg0) = (slot.queue, slot.arg0);
     }
