@@ -70,7 +70,7 @@ pub(crate) fn run(tracer: &Path, time: Duration, backend: &str) -> Result<bool> 
     };
     let mut command = Command::new(tracer);
     command.args(["report", "-o", "json", "--runtime-socket", &socket, "--backend", backend]);
-    command.args(["--", "/bin/sh", "-c", "echo tracing; read line"]);
+    command.args(["--", "/bin/sh", "-c", "echo tracing; read line || :"]);
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -136,7 +136,7 @@ impl Report {
     /// Starts it; calls are counted when this returns.
     pub(super) fn start(programs: &Programs) -> Result<Self> {
         let mut command = programs.tracer("report");
-        command.args(["--", "/bin/sh", "-c", "echo tracing; read line"]);
+        command.args(["--", "/bin/sh", "-c", "echo tracing; read line || :"]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
         let stderr = child.stderr.take().context("the tracer has no standard error")?;

@@ -42,7 +42,7 @@ pub(super) fn measure(tracer: &Path, backend: &str, modes: &[&str]) -> Result<Si
 fn of_mode(tracer: &Path, backend: &str, mode: &str) -> Result<BTreeMap<String, Size>> {
     let mut child = Command::new(tracer)
         .args([mode, "-o", "json", "--backend", backend, "--"])
-        .args(["/bin/sh", "-c", &format!("echo {TRACING}; read line")])
+        .args(["/bin/sh", "-c", &format!("echo {TRACING}; read line || :")])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         // Its COMMAND's output, too.

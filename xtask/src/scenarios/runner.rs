@@ -131,7 +131,7 @@ impl Tracer {
         let word = if mode == Mode::Live { "live" } else { "report" };
         command.args([word, "-o", "json", "--backend", backend, "--runtime-socket", "none"]);
         // It ends when its COMMAND does, and so when this process does.
-        command.args(["--", "/bin/sh", "-c", "echo tracing; read line"]);
+        command.args(["--", "/bin/sh", "-c", "echo tracing; read line || :"]);
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -95,7 +95,7 @@ fn signals_end_a_run_in_order() {
         assert_whole(&lines);
 
         let mut command = tracer("report");
-        command.args(["-o", "json", "--", "/bin/sh", "-c", "echo tracing; read line"]);
+        command.args(["-o", "json", "--", "/bin/sh", "-c", "echo tracing; read line || :"]);
         let mut report = Beside::start(command);
         report.wait_for_stderr("tracing");
         report.signal(signal);

@@ -81,13 +81,14 @@ fn a_namespace_that_has_died_is_no_namespace() {
 
 #[test]
 fn the_end_of_the_command_is_data() {
-    for (script, exit_code, signal) in
-        [("exit 7", Value::from(7), Value::Null), ("kill -9 $$", Value::Null, "SIGKILL".into())]
-    {
+    for (script, status, exit_code, signal) in [
+        ("exit 7", 7, Value::from(7), Value::Null),
+        ("kill -9 $$", 128 + 9, Value::Null, "SIGKILL".into()),
+    ] {
         let mut command = tracer("report");
         command.args(["-o", "json", "--", "/bin/sh", "-c", script]);
         let output = command.output().unwrap();
-        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert_eq!(output.status.code(), Some(status), "{}", text(&output.stderr));
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(report["command"]["exit_code"], exit_code);
         assert_eq!(report["command"]["signal"], signal);

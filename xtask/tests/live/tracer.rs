@@ -328,7 +328,7 @@ impl Report {
     pub(crate) fn start(options: &[&str]) -> Self {
         let mut command = tracer("report");
         command.args(["-o", "json"]).args(options);
-        command.args(["--", "/bin/sh", "-c", "echo tracing; read line"]);
+        command.args(["--", "/bin/sh", "-c", "echo tracing; read line || :"]);
         let mut tracer = Beside::start(command);
         tracer.wait_for_stderr("tracing");
         Self(tracer)

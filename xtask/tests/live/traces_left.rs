@@ -92,7 +92,7 @@ fn a_run_leaves_nothing_behind() {
     let pinned = names_in(bpffs);
 
     let mut command = tracer("report");
-    command.args(["-o", "json", "--", "/bin/sh", "-c", "echo tracing; read line"]);
+    command.args(["-o", "json", "--", "/bin/sh", "-c", "echo tracing; read line || :"]);
     command.current_dir(&scratch).env("TMPDIR", &scratch);
     let mut report = Beside::start(command);
     report.wait_for_stderr("tracing");
