@@ -27,13 +27,21 @@ struct Place {
     dentry: u64,
 }
 
+/// A file that a task runs.
+struct Executable {
+    place: Place,
+    inode: u64,
+}
+
 /// The path of a file, last component first, each followed by a NUL.
 #[repr(C)]
 struct Path {
-    /// Bytes used; `0`: it is being written
+    /// Bytes used; `0`: it is being written for the first time
     len: u32,
     /// `TRUNCATED`
     flags: u32,
+    /// The file's inode number, which tells another file at the same address
+    ino: u64,
     bytes: [u8; EXE_LEN],
     /// Room that the verifier asks for beyond the last component
     slack: [u8; 256],
@@ -43,11 +51,11 @@ struct Path {
 static EXECUTABLES: LruHashMap<Place, Path> = LruHashMap::with_max_entries(4096, 0);
 
 /// A value to begin with, too large for the stack.
-static EMPTY: Path = Path { len: 0, flags: 0, bytes: [0; EXE_LEN], slack: [0; 256] };
+static EMPTY: Path = Path { len: 0, flags: 0, ino: 0, bytes: [0; EXE_LEN], slack: [0; 256] };
 
 /// The file that the task runs; `None`: it runs none, or nothing can be known of it.
 #[inline(always)]
-fn place(task: u64) -> Option<Place> {
+fn executable(task: u64) -> Option<Executable> {
     if !exists(Field::MmExeFile) || !exists(Field::FileDentry) || !exists(Field::MountParent) {
         return None;
     }
@@ -56,7 +64,9 @@ fn place(task: u64) -> Option<Place> {
     if mm == 0 || file == 0 {
         return None;
     }
-    Some(Place { vfsmount: field(file, Field::FileMount), dentry: field(file, Field::FileDentry) })
+    let place =
+        Place { vfsmount: field(file, Field::FileMount), dentry: field(file, Field::FileDentry) };
+    Some(Executable { place, inode: field(file, Field::FileInode) })
 }
 
 /// Writes the path of the task's executable to `to`: the bytes used, and `TRUNCATED`, `DELETED`.
@@ -65,7 +75,7 @@ fn place(task: u64) -> Option<Place> {
 /// `to` has room for [`EXE_LEN`] bytes.
 #[inline(always)]
 pub(crate) unsafe fn path(task: u64, to: *mut u8) -> (u32, u32) {
-    let Some(place) = place(task) else {
+    let Some(Executable { place, .. }) = executable(task) else {
         return (0, 0);
     };
     let Some(path) = EXECUTABLES.get_ptr(&place) else {
@@ -100,14 +110,14 @@ fn is_unhashed(place: &Place) -> bool {
 /// Whether the task's executable was deleted, or replaced by another file of its name: `1`, or `0`.
 #[inline(always)]
 pub(crate) fn is_deleted(task: u64) -> u64 {
-    place(task).is_some_and(|place| is_unhashed(&place)).into()
+    executable(task).is_some_and(|executable| is_unhashed(&executable.place)).into()
 }
 
 /// The current task has executed a program: its path is written anew.
 #[inline(always)]
 pub(crate) fn executed(task: u64) {
-    if let Some(place) = place(task) {
-        write(&place);
+    if let Some(executable) = executable(task) {
+        write(&executable);
     }
 }
 
@@ -116,16 +126,17 @@ pub(crate) fn executed(task: u64) {
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn found_task(task: u64) -> u64 {
-    if let Some(place) = place(task)
-        && EXECUTABLES.get_ptr(&place).is_none()
+    if let Some(executable) = executable(task)
+        && EXECUTABLES.get_ptr(&executable.place).is_none()
     {
-        write(&place);
+        write(&executable);
     }
     0
 }
 
 #[inline(always)]
-fn write(place: &Place) {
+fn write(Executable { place, inode }: &Executable) {
+    let ino: u64 = field(*inode, Field::InodeNumber);
     let path = match EXECUTABLES.get_ptr_mut(place) {
         Some(path) => path,
         None => {
@@ -138,7 +149,11 @@ fn write(place: &Place) {
     };
     // SAFETY: the map gave the pointer.
     unsafe {
-        core::ptr::addr_of_mut!((*path).len).write_volatile(0);
+        // Of the same file the same bytes are written again, which others may read meanwhile.
+        if (*path).ino != ino {
+            core::ptr::addr_of_mut!((*path).len).write_volatile(0);
+            core::ptr::addr_of_mut!((*path).ino).write_volatile(ino);
+        }
         let (len, flags) = walk(place, core::ptr::addr_of_mut!((*path).bytes).cast());
         core::ptr::addr_of_mut!((*path).flags).write_volatile(flags);
         core::ptr::addr_of_mut!((*path).len).write_volatile(len);

@@ -153,7 +153,15 @@ impl Mismatch {
     fn is_tracer(&mut self, facts: &Facts, witness: &dyn Witness) -> bool {
         let process = (facts.pid, facts.start_boot_ns);
         if self.tracer != Some(process) {
-            if !witness.is_tracer(process) {
+            // Of one that has ended before this was read, what it ran is told by its path, in this mount namespace.
+            let has_own_path = || {
+                let own = witness.own_executable();
+                own.is_some_and(|(path, mnt)| {
+                    let exe = facts.exe.as_ref().map(|exe| exe.0.as_ref());
+                    exe == Some(path.as_slice()) && facts.ns.mnt == Some(mnt)
+                })
+            };
+            if !witness.is_tracer(process).unwrap_or_else(has_own_path) {
                 return false;
             }
             self.tracer = Some(process);

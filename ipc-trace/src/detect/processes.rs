@@ -6,6 +6,7 @@
 use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader, Read as _},
+    os::unix::ffi::OsStringExt as _,
     path::PathBuf,
 };
 
@@ -98,12 +99,17 @@ impl Witness for Processes {
         found
     }
 
-    fn is_tracer(&self, process: ProcessKey) -> bool {
+    fn is_tracer(&self, process: ProcessKey) -> Option<bool> {
         let executable = |pid: &str| untrusted::status_of(&self.proc.join(pid).join("exe"));
-        let (Ok(own), Ok(other)) = (executable("self"), executable(&process.0.to_string())) else {
-            return false;
-        };
-        own.id == other.id && self.is(process)
+        let own = executable("self").ok()?;
+        let other = executable(&process.0.to_string()).ok()?;
+        self.is(process).then(|| own.id == other.id)
+    }
+
+    fn own_executable(&self) -> Option<(Vec<u8>, u32)> {
+        let path = fs::read_link(self.proc.join("self/exe")).ok()?;
+        let (_, ns) = self.namespaces(std::process::id())?;
+        Some((path.into_os_string().into_vec(), ns.mnt?))
     }
 }
 
@@ -168,8 +174,8 @@ mod tests {
         let here = Processes::in_directory("/proc");
         let own = std::process::id();
         let started = here.started(own).unwrap() * TICK_NS;
-        assert!(here.is_tracer((own, started)));
-        assert!(!here.is_tracer((own, started + TICK_NS)), "the number was used again");
+        assert_eq!(here.is_tracer((own, started)), Some(true));
+        assert_eq!(here.is_tracer((own, started + TICK_NS)), None, "the number was used again");
         // What is called so is none.
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ipc-trace");
@@ -178,7 +184,9 @@ mod tests {
         let is_tracer = here.is_tracer((other.id(), 0));
         other.kill().unwrap();
         other.wait().unwrap();
-        assert!(!is_tracer);
-        assert!(!here.is_tracer((other.id(), 0)), "it has ended");
+        assert_eq!(is_tracer, Some(false));
+        assert_eq!(here.is_tracer((other.id(), 0)), None, "it has ended");
+        let (path, mnt) = here.own_executable().unwrap();
+        assert!(path.starts_with(b"/") && mnt > 0);
     }
 }

@@ -32,9 +32,12 @@ pub trait Witness: fmt::Debug {
     /// `None`: none is known to be in it.
     fn lives_with(&self, ipc_ns: u32, mnt_ns: u32, but: u32) -> Option<bool>;
 
-    /// Whether a process is another tracer: it lives, and its executable is the very file that this process
-    /// runs. A path or a name anybody can have.
-    fn is_tracer(&self, process: ProcessKey) -> bool;
+    /// Whether a process is another tracer: its executable is the very file that this process runs. A path or a name
+    /// anybody can have. `None`: it has ended.
+    fn is_tracer(&self, process: ProcessKey) -> Option<bool>;
+
+    /// The path of this process's own executable, and its mount namespace.
+    fn own_executable(&self) -> Option<(Vec<u8>, u32)>;
 }
 
 /// There is nobody to ask.
@@ -54,7 +57,11 @@ impl Witness for Nobody {
         None
     }
 
-    fn is_tracer(&self, _: ProcessKey) -> bool {
-        false
+    fn is_tracer(&self, _: ProcessKey) -> Option<bool> {
+        Some(false)
+    }
+
+    fn own_executable(&self) -> Option<(Vec<u8>, u32)> {
+        None
     }
 }

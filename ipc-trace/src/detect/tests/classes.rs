@@ -57,8 +57,12 @@ impl Witness for Shared {
         inside.map(|(_, ns)| ns.1 == mnt_ns).max()
     }
 
-    fn is_tracer(&self, process: ProcessKey) -> bool {
-        self.0.borrow().tracers.contains(&process.0)
+    fn is_tracer(&self, process: ProcessKey) -> Option<bool> {
+        Some(self.0.borrow().tracers.contains(&process.0))
+    }
+
+    fn own_executable(&self) -> Option<(Vec<u8>, u32)> {
+        None
     }
 }
 
