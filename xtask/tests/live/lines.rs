@@ -251,6 +251,8 @@ fn a_report_has_calls_that_were_not_made_among_no_others() {
     for op in ["semget", "shmget", "msgget", "semop", "shmctl", "mq_open"] {
         let kept = list(&book["kept"]).iter().filter(|kept| kept["op"] == op).count();
         let visible = if report["backend"][op] == "function" { 0 } else { kept };
-        assert_eq!(by_op[op]["not_made"], visible, "{op}: {by_op:#}");
+        // Of an operation that nobody called at all there is nothing.
+        let not_made = by_op[op]["not_made"].as_u64().unwrap_or(0);
+        assert_eq!(not_made, visible as u64, "{op}: {by_op:#}");
     }
 }
