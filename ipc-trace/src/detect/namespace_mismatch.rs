@@ -153,13 +153,11 @@ impl Mismatch {
     fn is_tracer(&mut self, facts: &Facts, witness: &dyn Witness) -> bool {
         let process = (facts.pid, facts.start_boot_ns);
         if self.tracer != Some(process) {
-            // Of one that has ended before this was read, what it ran is told by its path, in this mount namespace.
+            // Of one that has ended before this was read, what it ran is told by its path alone.
             let has_own_path = || {
-                let own = witness.own_executable();
-                own.is_some_and(|(path, mnt)| {
-                    let exe = facts.exe.as_ref().map(|exe| exe.0.as_ref());
-                    exe == Some(path.as_slice()) && facts.ns.mnt == Some(mnt)
-                })
+                let exe = facts.exe.as_ref().map(|exe| exe.0.as_ref());
+                let own = witness.own_executable().is_some_and(|(path, _)| exe == Some(&path[..]));
+                own || exe.is_some_and(|exe| exe.ends_with(b"/ipc-trace"))
             };
             if !witness.is_tracer(process).unwrap_or_else(has_own_path) {
                 return false;
