@@ -264,12 +264,18 @@ impl Pipeline {
         self.come_to(boot_ns, (tid, context), control, sink);
         self.tracker.queues.opened(call);
         let changes = self.tracker.act(call);
-        let seq = match self.tracker.containers.are_filtered() {
-            false => sink.call(call, &self.tracker),
-            true => self.of_container(call, bytes, sink),
-        };
+        let seq = self.show_call(call, bytes, sink);
         self.detect.call(call, seq, &self.tracker);
         self.changes(&changes, sink);
+    }
+
+    /// Hands a call to the sink, unless it is of a container that is not wanted. The number of its line.
+    #[inline]
+    fn show_call(&mut self, call: &Call<'_>, bytes: &[u8], sink: &mut impl Sink) -> Option<u64> {
+        match self.tracker.containers.are_filtered() {
+            false => sink.call(call, &self.tracker),
+            true => self.of_container(call, bytes, sink),
+        }
     }
 
     /// A call that the kernel never made: it is shown, and changes nothing. It is counted by the kernel side alone.
@@ -283,10 +289,7 @@ impl Pipeline {
     ) {
         let CallRecord { boot_ns, context, tid, .. } = *call.record;
         self.come_to(boot_ns, (tid, context), control, sink);
-        match self.tracker.containers.are_filtered() {
-            false => sink.call(call, &self.tracker),
-            true => self.of_container(call, bytes, sink),
-        };
+        self.show_call(call, bytes, sink);
     }
 
     /// What happened before a moment takes effect, and a thread's context becomes known.
