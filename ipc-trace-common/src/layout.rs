@@ -102,7 +102,8 @@ const SETTINGS: Need = Need::Optional("writes of other namespaces' settings");
 
 fields! {
     // Registers. x86: arch/x86/include/asm/ptrace.h; arm64: arch/arm64/include/asm/ptrace.h, where
-    // regs[0] holds the result at the exit and orig_x0 the first argument.
+    // regs[0] holds the result at the exit and orig_x0 the first argument. Of the number, 32 bits are read: `orig_ax` is
+    // an unsigned long, `syscallno` an s32.
     RegNumber: Direct, Need::Required, [("pt_regs", "orig_ax", 0), ("pt_regs", "syscallno", 0)];
     RegArg0: Direct, Need::Required, [("pt_regs", "di", 0), ("pt_regs", "orig_x0", 0)];
     RegArg1: Direct, Need::Required, [("pt_regs", "si", 0), ("pt_regs", "regs", 8)];

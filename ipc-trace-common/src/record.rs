@@ -109,6 +109,8 @@ pub mod flag {
     pub const AT_ENTRY: u32 = 1 << 17;
     /// Some of the arguments lay in the caller's memory, by way of `ipc(2)`.
     pub const INDIRECT: u32 = 1 << 18;
+    /// The thread runs the very executable that the tracer runs.
+    pub const TRACER: u32 = 1 << 19;
 }
 
 /// One life of an IPC namespace.
@@ -488,7 +490,7 @@ pub enum Way {
 #[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct MoveRecord {
-    /// No flags
+    /// `TRACER`
     pub header: Header,
     /// When
     pub boot_ns: u64,

@@ -250,13 +250,16 @@ pub mod gate {
     pub const CLOSED: u32 = 3;
 
     /// Words of the gate's map: the gate itself, and beside it
-    pub const WORDS: u32 = 4;
+    pub const WORDS: u32 = 5;
     /// the operations, by their bits, of whose calls it is known whether they made an object,
     pub const BIRTHS: u32 = 1;
     /// how far into a task's stack its registers lie, for kernels that do not say,
     pub const REGISTERS: u32 = 2;
-    /// and when tracing began: calls of threads that are older may have begun before it.
+    /// when tracing began: calls of threads that are older may have begun before it,
     pub const STARTED: u32 = 3;
+    /// and the kernel's address of the inode of the executable that the tracer runs, which stays where it is while it
+    /// runs. The census notes it.
+    pub const EXECUTABLE: u32 = 4;
 
     /// The gate's value.
     pub const fn value(gate: u32, self_pid: u32) -> u64 {

@@ -18,7 +18,7 @@ use crate::{
     maps::{self, Count, Gate},
     memory::{PLAIN, current_task, field, learn_registers, registers},
     moves, namespaces, queues,
-    registers::{Call, has_place, place},
+    registers::{Call, has_place, number, place},
     slots,
 };
 
@@ -52,7 +52,7 @@ fn enter_of_ours(regs: u64, number: u64) {
 #[inline(always)]
 pub(crate) fn exit(regs: impl Fn() -> u64, ret: impl Fn() -> i64) {
     // Cheap: this is what every other call of the host pays.
-    match at_return(field(regs(), Field::RegNumber)) {
+    match at_return(number(regs())) {
         look::NONE => {}
         look::READ => {
             if files::are_held() {
@@ -72,7 +72,7 @@ pub(crate) fn exit(regs: impl Fn() -> u64, ret: impl Fn() -> i64) {
 /// A call returned that reads from a file, or gives a descriptor.
 #[inline(never)]
 fn access_of_ours(regs: u64, ret: i64) {
-    let number: u64 = field(regs, Field::RegNumber);
+    let number = number(regs);
     let task = current_task();
     let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
     if filters::failed(ret) || !has_place(number) || maps::gate().keeps_out(pid) {
@@ -90,7 +90,7 @@ fn access_of_ours(regs: u64, ret: i64) {
 /// on the stack there is not room for all of them.
 #[inline(never)]
 fn exit_of_ours(regs: u64, ret: i64) -> u64 {
-    let number: u64 = field(regs, Field::RegNumber);
+    let number = number(regs);
     let gate = maps::gate();
     let pid_tgid = bpf_get_current_pid_tgid();
     if gate.keeps_out((pid_tgid >> 32) as u32) {
@@ -131,7 +131,7 @@ pub(crate) fn enter_function(regs: u64) {
         return;
     }
     let task = current_task();
-    let number = field(regs, Field::RegNumber);
+    let number = number(regs);
     if let Some(call) = Call::new(task, regs, number, !constant!(SYSCALL_KINDS)) {
         entered(gate, pid_tgid, task, call, (regs, number));
     }
@@ -174,7 +174,7 @@ fn exit_of_function(regs: u64, ret: i64) -> u64 {
         slots::call_ends(pid_tgid);
         return 0;
     }
-    let number = field(regs, Field::RegNumber);
+    let number = number(regs);
     unbatched(gate, pid_tgid, regs, (number, ret), !constant!(SYSCALL_KINDS))
 }
 
@@ -238,7 +238,7 @@ fn exit_of_move(regs: u64) -> u64 {
 
 #[inline(always)]
 fn move_of(task: u64, regs: u64) -> Option<Call> {
-    let number = field(regs, Field::RegNumber);
+    let number = number(regs);
     let call = Call::new(task, regs, number, !constant!(SYSCALL_KINDS))?;
     call.code.op().is_none().then_some(call)
 }
@@ -248,7 +248,7 @@ fn move_of(task: u64, regs: u64) -> Option<Call> {
 fn mark(gate: Gate, regs: u64, entry: bool) {
     if gate.is_test() {
         learn_registers(regs);
-        let number = field(regs, Field::RegNumber);
+        let number = number(regs);
         maps::fired(fired_at(place(current_task(), number), entry));
     }
 }
@@ -472,8 +472,9 @@ extern "C" fn unentered(pid_tgid: u64, regs: u64, ret: u64) -> u64 {
     }
     // What a trap leaves there: the call's number, or its first argument (`syscall_rollback`,
     // arch/{x86,arm64}/include/asm/syscall.h). What the caller gets is up to a signal's handler.
-    let rolled_back = if constant!(IS_X86) != 0 { Field::RegNumber } else { Field::RegArg0 };
-    let rolled_back: u64 = field(registers(regs), rolled_back);
+    let regs = registers(regs);
+    let rolled_back =
+        if constant!(IS_X86) != 0 { number(regs) } else { field(regs, Field::RegArg0) };
     let traced: u32 = context::kernel_field(task, Field::TaskPtrace);
     if ret == rolled_back || ret as i64 == PRESET && traced != 0 {
         return u64::from(flag::NOT_MADE | flag::RET_UNKNOWN);

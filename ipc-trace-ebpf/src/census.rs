@@ -247,6 +247,7 @@ extern "C" fn next_namespace(node: u64) -> u64 {
 
 #[inline(always)]
 pub(crate) fn end(seq: u64, walk: &Walk) {
+    executables::learn_own();
     let flags = if walk.node == 0 { walk.flags } else { flag::TRUNCATED };
     let record = EndRecord {
         header: context::header(Kind::End, flags),

@@ -16,7 +16,8 @@ use ipc_trace_common::{
 
 use crate::{
     context::bytes,
-    memory::{exists, field, kernel_bytes, unknown},
+    maps,
+    memory::{current_task, exists, field, kernel_bytes, unknown},
 };
 
 /// A file, as `struct path` has it (include/linux/path.h).
@@ -111,6 +112,23 @@ fn is_unhashed(place: &Place) -> bool {
 #[inline(always)]
 pub(crate) fn is_deleted(task: u64) -> u64 {
     executable(task).is_some_and(|executable| is_unhashed(&executable.place)).into()
+}
+
+/// Notes what the current task runs, which reads the census and so is the tracer.
+#[inline(always)]
+pub(crate) fn learn_own() {
+    let inode = executable(current_task()).map_or(0, |executable| executable.inode);
+    maps::set_own_executable(inode);
+}
+
+/// `TRACER`, where the task runs the file that the tracer runs: that file, not one of its path or its name.
+#[inline(always)]
+pub(crate) fn of_tracer(task: u64) -> u32 {
+    let own = maps::own_executable();
+    match executable(task) {
+        Some(executable) if own != 0 && executable.inode == own => flag::TRACER,
+        Some(_) | None => 0,
+    }
 }
 
 /// The current task has executed a program: its path is written anew.

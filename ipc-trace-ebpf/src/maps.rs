@@ -137,6 +137,19 @@ pub(crate) fn started() -> u64 {
     gate_word::<{ gate::STARTED as usize }>()
 }
 
+/// The inode of the executable that the tracer runs; `0`: not known.
+#[inline(always)]
+pub(crate) fn own_executable() -> u64 {
+    gate_word::<{ gate::EXECUTABLE as usize }>()
+}
+
+/// Notes that.
+#[inline(always)]
+pub(crate) fn set_own_executable(inode: u64) {
+    // SAFETY: as in `gate_word`; only the tracer's own process gets here.
+    unsafe { (&raw mut GATE).cast::<u64>().add(gate::EXECUTABLE as usize).write_volatile(inode) };
+}
+
 /// How far into a task's stack its registers lie; `0`: that was not found out.
 #[cfg(feature = "probe")]
 #[inline(always)]

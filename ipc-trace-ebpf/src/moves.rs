@@ -11,7 +11,7 @@ use ipc_trace_common::{
 use crate::{
     constants::constant,
     context::{self, kernel_field},
-    files,
+    executables, files,
     maps::{self, DESCENDANTS},
     memory::{current_task, field},
     namespaces,
@@ -120,7 +120,7 @@ fn report(way: Way, from: NsRef, to: NsRef, ns_id: u64, by: (u64, u64), child: (
     // SAFETY: the ring gave room for a whole record, and every field is written.
     unsafe {
         record.write(MoveRecord {
-            header: context::header(Kind::Move, 0),
+            header: context::header(Kind::Move, executables::of_tracer(current_task())),
             boot_ns: bpf_ktime_get_boot_ns(),
             context: by.1,
             tid: by.0 as u32,

@@ -26,7 +26,7 @@ use crate::{
     functions::value,
     maps,
     memory::{PLAIN, current_task, exists, field, unknown, user_registers},
-    registers::Call,
+    registers::{Call, number},
     slots,
 };
 
@@ -224,7 +224,7 @@ pub(crate) fn made_queue(ret: u64) {
 #[inline(always)]
 fn opens_queue() -> bool {
     let regs = user_registers();
-    let number = field(regs, Field::RegNumber);
+    let number = number(regs);
     !PLAIN && regs == 0 || Call::new(current_task(), regs, number, Op::MqOpen.bit()).is_some()
 }
 

@@ -25,6 +25,13 @@ pub(crate) struct Call {
     pub(crate) multiplexed: u32,
 }
 
+/// The call's number, of which 32 bits count: on x86 the kernel takes an `int` out of `orig_ax` (`do_syscall_64`,
+/// arch/x86/entry/common.c, 6.12), on arm64 `syscallno` is an `s32`, with something else behind it. Of no call it is -1.
+#[inline(always)]
+pub(crate) fn number(regs: u64) -> u64 {
+    u64::from(field::<u32>(regs, Field::RegNumber))
+}
+
 /// Whether the tables have a place for a number: they are asked by its low bits first.
 #[inline(always)]
 pub(crate) fn has_place(number: u64) -> bool {

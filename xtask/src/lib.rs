@@ -10,7 +10,6 @@ mod build;
 mod child;
 pub mod containers;
 mod demo;
-pub mod folder;
 mod mixed;
 mod scenarios;
 mod test;

@@ -21,7 +21,6 @@ use serde_json::Value;
 use crate::{
     apt, build,
     containers::{Docker, IMAGE},
-    folder::Folder,
 };
 
 /// Options of `cargo xtask mixed`.
@@ -184,7 +183,7 @@ fn start(mut command: Command) -> Result<Option<Child>> {
 /// A PostgreSQL cluster of its own, gone with it.
 #[derive(Debug)]
 struct Cluster {
-    folder: Folder,
+    folder: tempfile::TempDir,
     server: Child,
 }
 
@@ -195,7 +194,7 @@ impl Cluster {
         if !Path::new(POSTGRESQL).join("initdb").exists() {
             return Ok(None);
         }
-        let folder = Folder::new("cluster")?;
+        let folder = tempfile::Builder::new().prefix("cluster").tempdir()?;
         nix::unistd::chown(folder.path(), Some(user.uid), Some(user.gid))?;
         let data = folder.path().join("data");
         let made = program("initdb", &user).args(["-N", "-D"]).arg(&data).output()?;

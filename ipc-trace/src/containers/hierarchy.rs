@@ -135,27 +135,21 @@ mod tests {
     use super::*;
 
     /// A `/proc` and a tree of cgroups in a folder that is gone afterwards.
-    struct Fixture(PathBuf);
+    struct Fixture(tempfile::TempDir);
 
     impl Fixture {
-        fn new(name: &str, cgroup: &str, mounts: &str) -> Self {
-            let root =
-                std::env::temp_dir().join(format!("ipc-trace-{name}-{}", std::process::id()));
+        fn new(cgroup: &str, mounts: &str) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let root = folder.path();
             fs::create_dir_all(root.join("proc/self")).unwrap();
             fs::write(root.join("proc/self/cgroup"), cgroup).unwrap();
             let mounts = mounts.replace("ROOT", root.to_str().unwrap());
             fs::write(root.join("proc/self/mountinfo"), mounts).unwrap();
-            Self(root)
+            Self(folder)
         }
 
         fn find(&self) -> Hierarchy {
-            Hierarchy::find(&self.0.join("proc")).unwrap()
-        }
-    }
-
-    impl Drop for Fixture {
-        fn drop(&mut self) {
-            fs::remove_dir_all(&self.0).unwrap();
+            Hierarchy::find(&self.0.path().join("proc")).unwrap()
         }
     }
 
@@ -163,8 +157,8 @@ mod tests {
 
     #[test]
     fn on_version_2_it_is_the_default_one() {
-        let fixture = Fixture::new("v2", "0::/user.slice\n", V2);
-        let root = Some(fixture.0.join("cgroup"));
+        let fixture = Fixture::new("0::/user.slice\n", V2);
+        let root = Some(fixture.0.path().join("cgroup"));
         assert_eq!(fixture.find(), Hierarchy { controller: None, number: 0, root });
     }
 
@@ -173,18 +167,18 @@ mod tests {
         let v1 = "31 1 0:28 / ROOT/pids\\040here rw - cgroup cgroup rw,pids\n\
                   32 1 0:29 /inner ROOT/memory rw - cgroup cgroup rw,memory\n";
         let own = "9:pids:/\n3:cpu,memory:/x\n1:name=systemd:/\n0::/\n";
-        let fixture = Fixture::new("hybrid", own, &[V2, v1].concat());
-        let root = Some(fixture.0.join("pids here"));
+        let fixture = Fixture::new(own, &[V2, v1].concat());
+        let root = Some(fixture.0.path().join("pids here"));
         assert_eq!(fixture.find(), Hierarchy { controller: Some("pids"), number: 9, root });
         // A part of it is no root.
-        let fixture = Fixture::new("v1", "3:cpu,memory:/x\n", v1);
+        let fixture = Fixture::new("3:cpu,memory:/x\n", v1);
         assert_eq!(fixture.find(), Hierarchy { controller: Some("memory"), number: 3, root: None });
     }
 
     #[test]
     fn a_walk_lists_folders_and_follows_no_links() {
-        let fixture = Fixture::new("walk", "0::/\n", V2);
-        let root = fixture.0.join("cgroup");
+        let fixture = Fixture::new("0::/\n", V2);
+        let root = fixture.0.path().join("cgroup");
         fs::create_dir_all(root.join("a/b")).unwrap();
         fs::write(root.join("a/cgroup.procs"), "").unwrap();
         std::os::unix::fs::symlink(&root, root.join("a/loop")).unwrap();
@@ -197,7 +191,7 @@ mod tests {
         let ino = fs::metadata(root.join("a/b")).unwrap().ino();
         assert_eq!(seen[2].1, ino);
 
-        let proc = fixture.0.join("proc");
+        let proc = fixture.0.path().join("proc");
         fs::create_dir_all(proc.join("7")).unwrap();
         fs::write(proc.join("7/cgroup"), "4:pids:/wrong\n0::/a/b\n").unwrap();
         assert_eq!(hierarchy.path_of(&proc, 7, ino).as_deref(), Some(&b"/a/b"[..]));

@@ -11,15 +11,14 @@ use std::{collections::VecDeque, rc::Rc};
 
 use ipc_trace_common::{
     op::Op,
-    record::{ExitRecord, NsRef, Way},
+    record::{ExitRecord, NsRef, Way, flag},
     state::HOST_INUM,
 };
 
 use super::{
     Judging,
     foreign_object::thread,
-    sighting::{Calls, Draft, Key, Moved, ProcessKey, Seen, Target, Trace, Who, comm_of},
-    witness::Witness,
+    sighting::{Calls, Draft, Key, Moved, Seen, Target, Trace, Who, comm_of},
 };
 use crate::{
     decode::deeds::Deed,
@@ -78,8 +77,6 @@ pub struct Mismatch {
     order: VecDeque<u32>,
     /// Where threads that have moved began
     origins: HashMap<u32, (u64, NsRef)>,
-    /// The process that was last recognised as another tracer: it may have ended when its next move is read
-    tracer: Option<ProcessKey>,
     waiting: usize,
 }
 
@@ -138,7 +135,7 @@ impl Mismatch {
             }
             Whole::NotYet { mnt, sure } => (mnt, sure),
         };
-        self.enter(moved, mnt, sure, to.witness);
+        self.enter(moved, mnt, sure);
     }
 
     fn remember_origin(&mut self, tid: u32, start: u64, ns: NsRef) {
@@ -149,30 +146,12 @@ impl Mismatch {
         self.origins.insert(tid, (start, ns));
     }
 
-    /// Whether a thread is of another tracer.
-    fn is_tracer(&mut self, facts: &Facts, witness: &dyn Witness) -> bool {
-        let process = (facts.pid, facts.start_boot_ns);
-        if self.tracer != Some(process) {
-            // Of one that has ended before this was read, what it ran is told by its path alone.
-            let has_own_path = || {
-                let exe = facts.exe.as_ref().map(|exe| exe.0.as_ref());
-                let own = witness.own_executable().is_some_and(|(path, _)| exe == Some(&path[..]));
-                own || exe.is_some_and(|exe| exe.ends_with(b"/ipc-trace"))
-            };
-            if !witness.is_tracer(process).unwrap_or_else(has_own_path) {
-                return false;
-            }
-            self.tracer = Some(process);
-        }
-        true
-    }
-
-    fn enter(&mut self, moved: &Moved<'_>, mnt: Option<u32>, sure: bool, witness: &dyn Witness) {
+    fn enter(&mut self, moved: &Moved<'_>, mnt: Option<u32>, sure: bool) {
         let record = moved.record;
         let facts = moved.mover;
         let comm = comm_of(facts);
         let who = Who::of_facts((record.pid, record.tid), record.from, &comm, facts);
-        let tracer = facts.is_some_and(|facts| self.is_tracer(facts, witness));
+        let tracer = record.header.flags & flag::TRACER != 0;
         // All that another ipc-trace looks into is one finding.
         let target = Target::Namespace(if tracer { NsRef::default() } else { record.to });
         while self.inside.len() >= THREADS {
@@ -357,7 +336,7 @@ impl Entered {
         if self.tracer {
             draft.severity = Severity::Info;
             draft.title = format!("{} It looks around as ipc-trace does.", draft.title);
-            let text = "its executable is called ipc-trace, and it did nothing but look";
+            let text = "it runs the same executable as this tracer, and did nothing but look";
             draft.add(0, text);
         }
         let draft = &self.draft;

@@ -6,7 +6,6 @@
 use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader, Read as _},
-    os::unix::ffi::OsStringExt as _,
     path::PathBuf,
 };
 
@@ -14,7 +13,7 @@ use super::{
     sighting::ProcessKey,
     witness::{Mapped, Witness},
 };
-use crate::{event::OtherNs, look::untrusted, track::clock::as_shown};
+use crate::{event::OtherNs, track::clock::as_shown};
 
 /// Bytes of `/proc/PID/maps` that are read.
 const MAPS: u64 = 8 << 20;
@@ -98,19 +97,6 @@ impl Witness for Processes {
         }
         found
     }
-
-    fn is_tracer(&self, process: ProcessKey) -> Option<bool> {
-        let executable = |pid: &str| untrusted::status_of(&self.proc.join(pid).join("exe"));
-        let own = executable("self").ok()?;
-        let other = executable(&process.0.to_string()).ok()?;
-        self.is(process).then(|| own.id == other.id)
-    }
-
-    fn own_executable(&self) -> Option<(Vec<u8>, u32)> {
-        let path = fs::read_link(self.proc.join("self/exe")).ok()?;
-        let (_, ns) = self.namespaces(std::process::id())?;
-        Some((path.into_os_string().into_vec(), ns.mnt?))
-    }
 }
 
 /// The segment of a line of `/proc/PID/maps`: `7f0-7f1 rw-s 00000000 00:01 32769  /SYSV0000002a (deleted)`
@@ -167,26 +153,5 @@ mod tests {
         assert_eq!(here.lives_with(1, 1, own), None);
         assert_eq!(here.mapped((own, 0)), Some(Vec::new()));
         assert_eq!(here.mapped((own, 1)), None);
-    }
-
-    #[test]
-    fn a_tracer_is_told_by_the_file_that_it_runs() {
-        let here = Processes::in_directory("/proc");
-        let own = std::process::id();
-        let started = here.started(own).unwrap() * TICK_NS;
-        assert_eq!(here.is_tracer((own, started)), Some(true));
-        assert_eq!(here.is_tracer((own, started + TICK_NS)), None, "the number was used again");
-        // What is called so is none.
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("ipc-trace");
-        fs::copy("/bin/sleep", &path).unwrap();
-        let mut other = std::process::Command::new(&path).arg("60").spawn().unwrap();
-        let is_tracer = here.is_tracer((other.id(), 0));
-        other.kill().unwrap();
-        other.wait().unwrap();
-        assert_eq!(is_tracer, Some(false));
-        assert_eq!(here.is_tracer((other.id(), 0)), None, "it has ended");
-        let (path, mnt) = here.own_executable().unwrap();
-        assert!(path.starts_with(b"/") && mnt > 0);
     }
 }

@@ -31,13 +31,6 @@ pub trait Witness: fmt::Debug {
     /// Whether a process that is in an IPC namespace, other than `but`, is in this mount namespace.
     /// `None`: none is known to be in it.
     fn lives_with(&self, ipc_ns: u32, mnt_ns: u32, but: u32) -> Option<bool>;
-
-    /// Whether a process is another tracer: its executable is the very file that this process runs. A path or a name
-    /// anybody can have. `None`: it has ended.
-    fn is_tracer(&self, process: ProcessKey) -> Option<bool>;
-
-    /// The path of this process's own executable, and its mount namespace.
-    fn own_executable(&self) -> Option<(Vec<u8>, u32)>;
 }
 
 /// There is nobody to ask.
@@ -54,14 +47,6 @@ impl Witness for Nobody {
     }
 
     fn lives_with(&self, _: u32, _: u32, _: u32) -> Option<bool> {
-        None
-    }
-
-    fn is_tracer(&self, _: ProcessKey) -> Option<bool> {
-        Some(false)
-    }
-
-    fn own_executable(&self) -> Option<(Vec<u8>, u32)> {
         None
     }
 }

@@ -42,12 +42,14 @@ pub(super) fn checks(system: &System, roots: &Roots) -> (Privileges, Vec<Check>)
     let version = version(&system.kernel);
     let privileges = Privileges {
         capabilities: capabilities(&roots.proc, version),
-        initial_user_ns: initial_user_ns(&roots.proc),
+        initial_user_ns: is_initial(&roots.proc, "user", features::PROC_USER_INIT_INO),
     };
     let checks = vec![
         kernel(system, version),
         privileges_check(&privileges),
         user_namespace(privileges.initial_user_ns),
+        pid_namespace(is_initial(&roots.proc, "pid", features::PROC_PID_INIT_INO)),
+        time_namespace(is_initial(&roots.proc, "time", features::PROC_TIME_INIT_INO)),
         lockdown(&roots.sys),
         memlock(&roots.proc, version),
         jit(&roots.proc),
@@ -136,12 +138,12 @@ fn privileges_check(privileges: &Privileges) -> Check {
     }
 }
 
-/// Whether this is the initial user namespace: `PROC_USER_INIT_INO`, include/linux/proc_ns.h.
-fn initial_user_ns(proc: &Path) -> Option<bool> {
-    const PROC_USER_INIT_INO: u32 = 0xefff_fffd;
-    let link = fs::read_link(proc.join("self/ns/user")).ok()?;
-    let inum = link.to_str()?.strip_prefix("user:[")?.strip_suffix(']')?;
-    Some(inum.parse::<u32>().ok()? == PROC_USER_INIT_INO)
+/// Whether this process is in the initial namespace of a kind, by the fixed number that it has
+/// (include/linux/proc_ns.h).
+fn is_initial(proc: &Path, kind: &str, initial: u32) -> Option<bool> {
+    let link = fs::read_link(proc.join("self/ns").join(kind)).ok()?;
+    let inum = link.to_str()?.strip_prefix(kind)?.strip_prefix(":[")?.strip_suffix(']')?;
+    Some(inum.parse::<u32>().ok()? == initial)
 }
 
 fn user_namespace(initial: Option<bool>) -> Check {
@@ -155,6 +157,29 @@ fn user_namespace(initial: Option<bool>) -> Check {
             Some("run it as root of the host, outside of rootless containers"),
         ),
         None => check(name, Status::Unknown, "/proc/self/ns/user does not tell which"),
+    }
+}
+
+fn pid_namespace(initial: Option<bool>) -> Check {
+    let name = CheckName::PidNamespace;
+    match initial {
+        Some(true) => check(name, Status::Ok, "the initial one"),
+        Some(false) => warning(
+            name,
+            "this process is in a pid namespace of its own: events show the numbers of the initial one, so --pid and --ipc-ns \
+             pid:PID are refused",
+            Some("run it in the host's pid namespace (docker run --pid=host)"),
+        ),
+        None => check(name, Status::Unknown, "/proc/self/ns/pid does not tell which"),
+    }
+}
+
+fn time_namespace(initial: Option<bool>) -> Check {
+    let name = CheckName::TimeNamespace;
+    match initial {
+        Some(true) => check(name, Status::Ok, "the initial one"),
+        Some(false) => check(name, Status::Ok, "of its own: times are shown by the host's clocks"),
+        None => check(name, Status::Unknown, "/proc/self/ns/time does not tell which"),
     }
 }
 

@@ -1,11 +1,6 @@
 //! `doctor` on hosts that are folders, with a kernel that does as it is told.
 
-use std::{
-    fs,
-    os::unix::fs::symlink,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
 
 use ipc_trace_common::{
     hooks,
@@ -25,8 +20,8 @@ use crate::{
     },
 };
 
-/// What every host has that is well. All files that `doctor` reads, beside the BTF and the link of
-/// the user namespace, are among them.
+/// What every host has that is well. All files that `doctor` reads, beside the BTF and the links of
+/// namespaces, are among them.
 const FILES: &[(&str, &str)] = &[
     ("proc/self/status", "Name:\tipc-trace\nCapEff:\t000001ffffffffff\n"),
     (
@@ -46,7 +41,7 @@ const FILES: &[(&str, &str)] = &[
 
 /// A host that is a folder.
 pub(crate) struct Host {
-    root: PathBuf,
+    root: tempfile::TempDir,
     system: System,
 }
 
@@ -54,16 +49,17 @@ impl Host {
     /// A host where all is well.
     pub(crate) fn new(name: &str) -> Self {
         let host = Self::empty(name);
-        symlink("user:[4026531837]", host.root.join("proc/self/ns/user")).unwrap();
+        for (kind, inum) in [("user", 4026531837_u32), ("pid", 4026531836), ("time", 4026531834)] {
+            let link = host.root.path().join("proc/self/ns").join(kind);
+            symlink(format!("{kind}:[{inum}]"), link).unwrap();
+        }
         FILES.iter().fold(host, |host, (path, text)| host.file(path, text))
     }
 
     /// A host where no file is.
     fn empty(name: &str) -> Self {
-        let root =
-            std::env::temp_dir().join(format!("ipc-trace-doctor-{}-{name}", std::process::id()));
-        drop(fs::remove_dir_all(&root));
-        fs::create_dir_all(root.join("proc/self/ns")).unwrap();
+        let root = tempfile::Builder::new().prefix(name).tempdir().unwrap();
+        fs::create_dir_all(root.path().join("proc/self/ns")).unwrap();
         let system = System {
             host: "web1".to_owned(),
             kernel: "6.12.117".to_owned(),
@@ -75,14 +71,14 @@ impl Host {
     }
 
     pub(crate) fn file(self, path: &str, text: impl AsRef<[u8]>) -> Self {
-        let path = self.root.join(path);
+        let path = self.root.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
         self
     }
 
     fn without(self, path: &str) -> Self {
-        fs::remove_file(self.root.join(path)).unwrap();
+        fs::remove_file(self.root.path().join(path)).unwrap();
         self
     }
 
@@ -102,21 +98,16 @@ impl Host {
     }
 
     pub(crate) fn examine(&self, how: &HowArgs, kernel: &dyn Kernel) -> Doctor {
-        let roots = Roots { proc: self.root.join("proc"), sys: self.root.join("sys") };
+        let roots =
+            Roots { proc: self.root.path().join("proc"), sys: self.root.path().join("sys") };
         let mut doctor = examine(&self.system, &roots, how, kernel);
         // Where the folder is differs from run to run.
-        let root = self.root.to_str().unwrap();
+        let root = self.root.path().to_str().unwrap();
         for check in &mut doctor.checks {
             check.detail = check.detail.replace(root, "");
         }
         doctor.verdict = doctor.verdict.replace(root, "");
         doctor
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.root));
     }
 }
 
@@ -303,6 +294,8 @@ fn every_file_is_read_below_the_roots() {
     for (name, status) in [
         (Name::Privileges, Status::Unknown),
         (Name::UserNamespace, Status::Unknown),
+        (Name::PidNamespace, Status::Unknown),
+        (Name::TimeNamespace, Status::Unknown),
         (Name::Memlock, Status::Unknown),
         (Name::Jit, Status::Unknown),
         (Name::Preemption, Status::Unknown),
@@ -358,11 +351,24 @@ fn capabilities_that_are_merely_useful_are_no_obstacle() {
 #[test]
 fn another_user_namespace_is_named_as_the_reason() {
     let host = Host::new("userns").without("proc/self/ns/user");
-    symlink("user:[4026532999]", host.root.join("proc/self/ns/user")).unwrap();
+    symlink("user:[4026532999]", host.root.path().join("proc/self/ns/user")).unwrap();
     let kernel = Fake { fails: Some(|| SessionError::Maps("EPERM".to_owned())), ..Fake::default() };
     let doctor = host.examine(&how(Choice::Auto), &kernel);
     assert!(doctor.verdict.starts_with("not ready: this process is in a user namespace"));
     assert_check(&doctor, CheckName::Programs, Status::Failed, "EPERM");
+}
+
+#[test]
+fn in_a_pid_or_time_namespace_of_its_own_it_is_ready_and_says_what_differs() {
+    let host = Host::new("own").without("proc/self/ns/pid").without("proc/self/ns/time");
+    for (kind, inum) in [("pid", 4026532501_u32), ("time", 4026532502)] {
+        symlink(format!("{kind}:[{inum}]"), host.root.path().join("proc/self/ns").join(kind))
+            .unwrap();
+    }
+    let doctor = host.examine(&how(Choice::Auto), &Fake::default());
+    assert!(doctor.ready);
+    assert_check(&doctor, CheckName::PidNamespace, Status::Warning, "--pid and --ipc-ns pid:PID");
+    assert_check(&doctor, CheckName::TimeNamespace, Status::Ok, "by the host's clocks");
 }
 
 #[test]

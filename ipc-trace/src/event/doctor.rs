@@ -273,6 +273,10 @@ pub enum CheckName {
     Privileges,
     /// Whether they count
     UserNamespace,
+    /// Whose numbers of processes it takes
+    PidNamespace,
+    /// Whose clocks it reads
+    TimeNamespace,
     /// Whether the kernel lets programs read its memory
     Lockdown,
     /// The limit on locked memory
@@ -309,6 +313,8 @@ impl CheckName {
             Self::Kernel => "kernel",
             Self::Privileges => "privileges",
             Self::UserNamespace => "user namespace",
+            Self::PidNamespace => "pid namespace",
+            Self::TimeNamespace => "time namespace",
             Self::Lockdown => "lockdown",
             Self::Memlock => "locked memory",
             Self::Jit => "BPF compiler",

@@ -413,13 +413,12 @@ mod tests {
 
     #[test]
     fn symbols_are_read_with_and_without_addresses() {
-        let path = std::env::temp_dir().join(format!("ipc-trace-kallsyms-{}", std::process::id()));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kallsyms");
+        assert_eq!(present_functions(&path), None);
         let text = "0000000000000000 T __x64_sys_semop\nffffffff81000000 t other\n\
                     0000000000000000 t __x64_sys_mq_open\t[module]\nbroken\n";
         fs::write(&path, text).unwrap();
-        let found = present_functions(&path);
-        fs::remove_file(&path).unwrap();
-        assert_eq!(found, Some(BTreeSet::from(["__x64_sys_semop"])));
-        assert_eq!(present_functions(&path), None);
+        assert_eq!(present_functions(&path), Some(BTreeSet::from(["__x64_sys_semop"])));
     }
 }

@@ -133,6 +133,13 @@ const fn x32_answers() -> bool {
     false
 }
 
+/// The initial namespaces' inode numbers (include/linux/proc_ns.h).
+pub const PROC_USER_INIT_INO: u32 = 0xefff_fffd;
+/// As above, of processes
+pub const PROC_PID_INIT_INO: u32 = 0xefff_fffc;
+/// As above, of clocks
+pub const PROC_TIME_INIT_INO: u32 = 0xefff_fffa;
+
 /// The inode number of a namespace file, such as `/proc/self/ns/ipc`.
 ///
 /// # Errors

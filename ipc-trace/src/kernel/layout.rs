@@ -309,17 +309,15 @@ mod tests {
 
     #[test]
     fn files_that_are_no_btf_are_errors() {
-        let dir = std::env::temp_dir().join(format!("ipc-trace-layout-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
+        let dir = tempfile::tempdir().unwrap();
         for (name, content) in [
             ("empty", vec![]),
             ("text", b"not btf at all, but long enough to hold a header".to_vec()),
             ("cut", [&[0x9f, 0xeb, 1, 0, 24, 0, 0, 0][..], &[0xff; 16]].concat()),
         ] {
-            let path = dir.join(name);
+            let path = dir.path().join(name);
             std::fs::write(&path, content).unwrap();
             assert!(Layout::from_file(&path).is_err(), "{name}");
         }
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

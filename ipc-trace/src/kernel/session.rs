@@ -30,6 +30,7 @@ use super::{
     attach::{AttachError, attach},
     bpf,
     census::{Census, CensusError, listed},
+    features,
     folds::Folds,
     layout::Layout,
     letgo,
@@ -329,7 +330,7 @@ impl Session {
             diagnostics: linked.words("DIAGNOSTIC_COUNTS", state::DIAGNOSTICS as usize)?,
             logged: 0,
             census: None,
-            self_pid: std::process::id(),
+            self_pid: initial_pid(),
             births_are_known: false,
             linked,
             programs,
@@ -384,7 +385,7 @@ impl Session {
         // By the programs' clock: this process may be in a time namespace.
         self.gate.set(gate::STARTED as usize, census.boot_ns);
         let own = Path::new("/proc/self/ns/ipc");
-        if let Ok(proc) = super::features::namespace_inum(own)
+        if let Ok(proc) = features::namespace_inum(own)
             && proc != census.self_ns_inum
         {
             return Err(SessionError::Mismatch { read: census.self_ns_inum, proc });
@@ -655,6 +656,14 @@ fn number(program: BorrowedFd<'_>) -> Result<u32, String> {
 const BATCH_WORDS: usize = size_of::<Batch>() / size_of::<u64>();
 /// Words of one row of counters.
 const ROW_WORDS: usize = size_of::<state::Counters>() / size_of::<u64>();
+
+/// This process's number in the initial pid namespace, as long as the census has not told; `0`: it is in another one.
+fn initial_pid() -> u32 {
+    match features::namespace_inum(Path::new("/proc/self/ns/pid")) {
+        Ok(features::PROC_PID_INIT_INO) => std::process::id(),
+        Ok(_) | Err(_) => 0,
+    }
+}
 
 /// One more than the highest number that a CPU can have. There may be fewer: numbers can be left out.
 pub(super) fn processors() -> usize {

@@ -287,9 +287,8 @@ fn check_numbers(filters: &Filters) -> Result<(), SetupError> {
     }
 }
 
-/// Numbers of processes are those of the initial pid namespace: `PROC_PID_INIT_INO`, include/linux/proc_ns.h.
+/// Numbers of processes are those of the initial pid namespace.
 fn check_pid_namespace(filters: &Filters, proc: &Path) -> Result<(), SetupError> {
-    const PROC_PID_INIT_INO: u32 = 0xefff_fffc;
     let by_pid = |name: &NamespaceName| matches!(name, NamespaceName::OfPid(_));
     let option = match () {
         () if !filters.pid.is_empty() => "--pid",
@@ -297,7 +296,7 @@ fn check_pid_namespace(filters: &Filters, proc: &Path) -> Result<(), SetupError>
         () => return Ok(()),
     };
     match features::namespace_inum(&proc.join("self/ns/pid")) {
-        Ok(inum) if inum != PROC_PID_INIT_INO => Err(SetupError::PidNamespace { option }),
+        Ok(inum) if inum != features::PROC_PID_INIT_INO => Err(SetupError::PidNamespace { option }),
         Ok(_) | Err(_) => Ok(()),
     }
 }

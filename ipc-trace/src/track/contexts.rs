@@ -371,7 +371,8 @@ mod tests {
 
     #[test]
     fn a_path_that_the_kernel_side_did_not_have_is_that_of_the_same_process_alone() {
-        let proc = std::env::temp_dir().join(format!("ipc-trace-contexts-{}", std::process::id()));
+        let folder = tempfile::tempdir().unwrap();
+        let proc = folder.path();
         std::fs::create_dir_all(proc.join("7")).unwrap();
         std::os::unix::fs::symlink("/usr/bin/worker", proc.join("7/exe")).unwrap();
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4321 1 1\n";
@@ -380,7 +381,7 @@ mod tests {
         record.pid = 7;
         record.start_boot_ns = 43_219_999_999;
         let path = |record: &ContextRecord| {
-            executable_in(&proc, record).map(|text| text.to_str().into_owned())
+            executable_in(proc, record).map(|text| text.to_str().into_owned())
         };
         assert_eq!(path(&record).as_deref(), Some("/usr/bin/worker"));
         record.start_boot_ns = 43_220_000_000;
@@ -388,7 +389,6 @@ mod tests {
         record.start_boot_ns = 43_210_000_000;
         record.header.flags = 0;
         assert_eq!(path(&record), None);
-        std::fs::remove_dir_all(&proc).unwrap();
     }
 
     #[test]

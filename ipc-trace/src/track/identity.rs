@@ -262,7 +262,8 @@ mod tests {
 
     #[test]
     fn arguments_that_were_not_at_hand_are_those_of_the_same_process_alone() {
-        let proc = std::env::temp_dir().join(format!("ipc-trace-called-{}", std::process::id()));
+        let folder = tempfile::tempdir().unwrap();
+        let proc = folder.path();
         std::fs::create_dir_all(proc.join("7")).unwrap();
         std::fs::write(proc.join("7/cmdline"), "worker\0-x\0").unwrap();
         let stat = "7 (worker) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4321 1 1\n";
@@ -270,11 +271,10 @@ mod tests {
         let mut record = ContextRecord::new_zeroed();
         (record.pid, record.start_boot_ns) = (7, 43_210_000_000);
         let args =
-            |record: &ContextRecord| Called::new(Arguments::Unread, 0).or_in(&proc, record).args;
+            |record: &ContextRecord| Called::new(Arguments::Unread, 0).or_in(proc, record).args;
         assert_eq!(args(&record).unwrap().len(), 2);
         record.start_boot_ns += 10_000_000;
         assert_eq!(args(&record), None);
-        std::fs::remove_dir_all(&proc).unwrap();
     }
 
     #[test]
@@ -300,18 +300,18 @@ mod tests {
 
     #[test]
     fn a_map_that_was_written_later_is_that_of_the_same_process_alone() {
-        let proc = std::env::temp_dir().join(format!("ipc-trace-map-{}", std::process::id()));
+        let folder = tempfile::tempdir().unwrap();
+        let proc = folder.path();
         std::fs::create_dir_all(proc.join("7")).unwrap();
         let stat = "7 (worker) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4321 1 1\n";
         std::fs::write(proc.join("7/stat"), stat).unwrap();
-        let users = |start| Users::in_proc(&proc, 7, start);
+        let users = |start| Users::in_proc(proc, 7, start);
         std::fs::write(proc.join("7/uid_map"), "").unwrap();
         assert!(users(43_210_000_000).is_empty());
         let map = "         0       1000          1\n         1     100000      65536\n";
         std::fs::write(proc.join("7/uid_map"), map).unwrap();
         assert_eq!(users(43_210_000_000).inside(100_001), Some(2));
         assert!(users(43_220_000_000).is_empty());
-        std::fs::remove_dir_all(&proc).unwrap();
     }
 
     #[test]

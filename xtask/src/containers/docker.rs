@@ -16,7 +16,9 @@ use nix::{
 };
 
 use super::image;
-use crate::{child::ends_with_us, folder::Folder};
+use tempfile::TempDir;
+
+use crate::child::ends_with_us;
 
 /// The image that a daemon has from its start.
 pub const IMAGE: &str = "ipc-test:latest";
@@ -26,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A daemon.
 #[derive(Debug)]
 pub struct Docker {
-    folder: Folder,
+    folder: TempDir,
     daemon: Child,
 }
 
@@ -38,7 +40,7 @@ impl Docker {
     ///
     /// When Docker is not installed, or does not start; the error has its log.
     pub fn start(name: &str, programs: &[&str]) -> Result<Self> {
-        let folder = Folder::new(name)?;
+        let folder = tempfile::Builder::new().prefix(name).tempdir()?;
         let path = |name: &str| folder.path().join(name);
         let log = fs::File::create(path("log"))?;
         let mut command = Command::new("dockerd");

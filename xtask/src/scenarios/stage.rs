@@ -14,7 +14,7 @@ use std::{
         fd::{AsFd as _, OwnedFd},
         unix::fs::FileExt as _,
     },
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -81,7 +81,7 @@ pub(super) struct Stage {
     lacks: Option<String>,
     /// Those that are to last as long as it
     kept: Vec<Cgroup>,
-    folder: PathBuf,
+    folder: tempfile::TempDir,
 }
 
 impl Stage {
@@ -99,8 +99,7 @@ impl Stage {
         let (ready, say_ready) = nix::unistd::pipe()?;
         let (hold, release) = nix::unistd::pipe()?;
         nix::fcntl::fcntl(&release, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
-        let folder = std::env::temp_dir().join(format!("ipc-scenario-{}", std::process::id()));
-        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let folder = tempfile::Builder::new().prefix("scenario-").tempdir()?;
         Ok(Self {
             fds: Fds { roll: roll.into(), ready: say_ready.into(), hold: hold.into() },
             ready: ready.into(),
@@ -116,7 +115,7 @@ impl Stage {
 
     /// A folder for its files and mounts.
     pub(super) fn folder(&self) -> &Path {
-        &self.folder
+        self.folder.path()
     }
 
     /// A key of 32 bits that nobody else has: `n` tells those of a scenario apart.
@@ -331,10 +330,9 @@ impl Drop for Stage {
             let _ = end_of(child);
         }
         // Mounts in it are this mount namespace's own, but keep their mount points from being removed.
-        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(self.folder.path()).into_iter().flatten().flatten() {
             let _ = nix::mount::umount2(&entry.path(), nix::mount::MntFlags::MNT_DETACH);
         }
-        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 

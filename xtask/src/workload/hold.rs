@@ -33,13 +33,12 @@ pub(crate) fn run() -> Result<()> {
     nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .context("making mounts private")?;
-    let scratch = std::env::temp_dir().join(format!("ipc-trace-hold-{}", std::process::id()));
-    fs::create_dir(&scratch).with_context(|| format!("creating {}", scratch.display()))?;
-    let held = hold(&scratch);
+    let scratch = tempfile::tempdir().context("making a folder")?;
+    let held = hold(scratch.path());
     // After a failure what is mounted there can't be removed, but ends with this process.
-    let cleared = fs::remove_dir_all(&scratch);
+    let cleared = scratch.close();
     held?;
-    cleared.with_context(|| format!("removing {}", scratch.display()))
+    cleared.context("removing the folder")
 }
 
 fn hold(scratch: &Path) -> Result<()> {

@@ -172,25 +172,19 @@ fn without_privilege_the_missing_capability_is_named() {
 }
 
 /// A file that is removed in the end.
-struct Scratch(PathBuf);
+struct Scratch(tempfile::NamedTempFile);
 
 impl Scratch {
     fn new(name: &str, bytes: &[u8]) -> Self {
-        let path = env::temp_dir().join(format!("ipc-trace-{}-{name}", std::process::id()));
-        fs::write(&path, bytes).unwrap();
-        Self(path)
+        let file = tempfile::Builder::new().suffix(name).tempfile().unwrap();
+        fs::write(file.path(), bytes).unwrap();
+        Self(file)
     }
 
     fn trace(&self) -> Output {
         let mut command = tracer("report");
-        command.arg("--btf").arg(&self.0).args(["-o", "json", "--duration", "0"]);
+        command.arg("--btf").arg(self.0.path()).args(["-o", "json", "--duration", "0"]);
         command.output().unwrap()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
     }
 }
 
@@ -201,12 +195,16 @@ fn btf_from_a_file_that_is_not_there_or_is_none() {
     assert_refused(&output, 1, &["/nonexistent/btf", "--btf FILE"]);
     for (name, bytes) in [("empty", &[][..]), ("garbage", &[0x55; 4096])] {
         let file = Scratch::new(name, bytes);
-        assert_refused(&file.trace(), 1, &[file.0.to_str().unwrap(), "not BTF", "--btf FILE"]);
+        assert_refused(
+            &file.trace(),
+            1,
+            &[file.0.path().to_str().unwrap(), "not BTF", "--btf FILE"],
+        );
     }
     // The start of the right thing is no less wrong.
     let btf = fs::read(KERNEL_BTF).unwrap();
     let file = Scratch::new("cut", &btf[..btf.len() / 2]);
-    assert_refused(&file.trace(), 1, &[file.0.to_str().unwrap(), "not BTF", "--btf FILE"]);
+    assert_refused(&file.trace(), 1, &[file.0.path().to_str().unwrap(), "not BTF", "--btf FILE"]);
 }
 
 #[test]
@@ -273,7 +271,7 @@ fn without(name: &str) -> Vec<u8> {
 #[test]
 fn a_field_that_can_not_be_found_costs_what_needs_it_and_no_more() {
     let file = Scratch::new("without", &without("exe_file"));
-    let options = ["--only-command", "--btf", file.0.to_str().unwrap()];
+    let options = ["--only-command", "--btf", file.0.path().to_str().unwrap()];
     let (lines, book) = lines(&options, &["one-call"]);
     let calls = calls_of(&lines, &book["tid"]);
     assert_eq!(calls.len(), 1);

@@ -8,26 +8,21 @@ use serde_json::Value;
 use crate::tracer::{calls_of, list, number, of_type, parse_lines, text, tracer, xtask};
 
 /// A policy, gone with it.
-struct Policy(PathBuf);
+struct Policy(tempfile::NamedTempFile);
 
 impl Policy {
     fn new(name: &str, rules: &str) -> Self {
-        let path = env::temp_dir().join(format!("ipc-trace-{}-{name}.toml", std::process::id()));
-        fs::write(&path, rules).unwrap();
-        Self(path)
+        let suffix = format!("-{name}.toml");
+        let file = tempfile::Builder::new().suffix(&suffix).tempfile().unwrap();
+        fs::write(file.path(), rules).unwrap();
+        Self(file)
     }
 
     /// A run of `live` or `report` over queues that are carried from one namespace to another.
     fn judges(&self, mode: &str, options: &[&str]) -> Output {
         let mut command = tracer(mode);
-        command.arg("--policy").arg(&self.0).args(options).arg("--").arg(xtask());
+        command.arg("--policy").arg(self.0.path()).args(options).arg("--").arg(xtask());
         command.args(["workload", "carried-queue"]).output().unwrap()
-    }
-}
-
-impl Drop for Policy {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
     }
 }
 
@@ -137,7 +132,7 @@ const FALSE_NAMES: &str = "[[allow]]\nname = 'jobs'\nclass = ['foreign-object', 
 fn a_rule_is_not_talked_into_allowing_a_queue_by_a_name_that_changes_while_it_is_opened() {
     let policy = Policy::new("false-name", FALSE_NAMES);
     let mut command = tracer("live");
-    command.args(["-o", "json", "--fail-on", "high", "--policy"]).arg(&policy.0).arg("--");
+    command.args(["-o", "json", "--fail-on", "high", "--policy"]).arg(policy.0.path()).arg("--");
     let output = command.arg(xtask()).args(["workload", "false-name"]).output().unwrap();
     let complaints = text(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{complaints}");

@@ -86,14 +86,14 @@ fn assert_gone(objects: &BTreeSet<Object>) {
 
 #[test]
 fn a_run_leaves_nothing_behind() {
-    let scratch = env::temp_dir().join(format!("ipc-trace-left-{}", std::process::id()));
-    fs::create_dir(&scratch).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let scratch = folder.path();
     let (bpffs, before) = (Path::new("/sys/fs/bpf"), mounts());
     let pinned = names_in(bpffs);
 
     let mut command = tracer("report");
     command.args(["-o", "json", "--", "/bin/sh", "-c", "echo tracing; read line || :"]);
-    command.current_dir(&scratch).env("TMPDIR", &scratch);
+    command.current_dir(scratch).env("TMPDIR", scratch);
     let mut report = Beside::start(command);
     report.wait_for_stderr("tracing");
     Beside::start(workload(&["churn-namespaces", "--count", "50"])).book();
@@ -104,10 +104,9 @@ fn a_run_leaves_nothing_behind() {
     assert!(status.success());
 
     assert_gone(&objects);
-    assert_eq!(names_in(&scratch), BTreeSet::new());
+    assert_eq!(names_in(scratch), BTreeSet::new());
     assert_eq!(names_in(bpffs), pinned);
     assert_eq!(mounts(), before);
-    fs::remove_dir(&scratch).unwrap();
 }
 
 /// Two threads make calls all the time and others sleep in theirs, while the tracer goes: nobody is

@@ -1,10 +1,6 @@
 //! What each class makes of what happens.
 
-use std::{
-    cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
-    rc::Rc,
-};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use ipc_trace_common::{
     op::Op,
@@ -32,8 +28,6 @@ struct Host {
     /// How often it was asked what is mapped
     asked: usize,
     namespaces: BTreeMap<u32, (u32, u32)>,
-    /// Processes that run the file that this one runs
-    tracers: BTreeSet<u32>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -55,14 +49,6 @@ impl Witness for Shared {
         let host = self.0.borrow();
         let inside = host.namespaces.iter().filter(|(pid, ns)| **pid != but && ns.0 == ipc_ns);
         inside.map(|(_, ns)| ns.1 == mnt_ns).max()
-    }
-
-    fn is_tracer(&self, process: ProcessKey) -> Option<bool> {
-        Some(self.0.borrow().tracers.contains(&process.0))
-    }
-
-    fn own_executable(&self) -> Option<(Vec<u8>, u32)> {
-        None
     }
 }
 
@@ -406,9 +392,8 @@ fn a_process_that_is_only_called_ipc_trace_is_no_tracer() {
 
 #[test]
 fn another_ipc_trace_is_told_as_such_while_it_only_looks() {
-    let (mut world, shared) = host();
-    shared.0.borrow_mut().tracers.insert(7);
-    let other = task(7, HOST);
+    let (mut world, _) = host();
+    let other = Task { is_tracer: true, ..task(7, HOST) };
     let inside = world.moved(other, A, Way::Setns, None);
     world.queue_call(inside, Op::MqGetsetattr, queue(A, 5, A), 0);
     let inside = world.moved(inside, B, Way::Setns, None);

@@ -42,10 +42,12 @@ pub(super) struct Task {
     pub(super) uid: u32,
     /// The number of its container's cgroup; `0`: it is the host's
     pub(super) cgroup: u64,
+    /// Whether it runs the executable that the tracer runs
+    pub(super) is_tracer: bool,
 }
 
 pub(super) const fn task(pid: u32, ns: NsRef) -> Task {
-    Task { pid, ppid: 1, ns, mnt: 100, exe: "worker", uid: 0, cgroup: 0 }
+    Task { pid, ppid: 1, ns, mnt: 100, exe: "worker", uid: 0, cgroup: 0, is_tracer: false }
 }
 
 impl Task {
@@ -287,6 +289,7 @@ impl World {
         record.boot_ns = self.step();
         (record.tid, record.pid, record.context) = (task.pid, task.pid, context);
         (record.from, record.to, record.way) = (task.ns, to, way as u32);
+        record.header.flags = if task.is_tracer { flag::TRACER } else { 0 };
         if let Some(child) = child {
             (record.child_tid, record.child_pid) = (child.pid, child.pid);
             record.child_context = child_context;

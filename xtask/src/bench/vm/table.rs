@@ -16,9 +16,9 @@ use super::{
 /// What a call may cost more than untraced, in instructions.
 const LIMITS: [(&str, Tracer, &str, f64); 4] = [
     ("added to `semop` by `function`", Tracer::Function, "semop", 850.0),
-    ("added to `semop` by `syscall`", Tracer::Syscall, "semop", 1000.0),
+    ("added to `semop` by `syscall`", Tracer::Syscall, "semop", 970.0),
     ("added to `getppid` by `function`", Tracer::Function, "getppid", 5.0),
-    ("added to `getppid` by `syscall`", Tracer::Syscall, "getppid", 260.0),
+    ("added to `getppid` by `syscall`", Tracer::Syscall, "getppid", 250.0),
 ];
 
 /// ipc-trace, which may lose nothing.
@@ -27,8 +27,8 @@ const OURS: [(&str, Tracer); 2] = [
     ("events lost with `syscall`", Tracer::Syscall),
 ];
 
-/// How much of what bpftrace adds with a line a call `function` may add: one part in twelve.
-const PERCENT_OF_STREAM: f64 = 100.0 / 12.0;
+/// How much of what bpftrace adds with a line a call `function` may add.
+const PERCENT_OF_STREAM: f64 = 9.0;
 
 /// What the machines said.
 #[derive(Debug)]

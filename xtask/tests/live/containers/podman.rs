@@ -7,7 +7,8 @@ use std::{
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use xtask::{containers, folder::Folder};
+use tempfile::TempDir;
+use xtask::containers;
 
 use super::{PROGRAMS, by_id, of_container};
 use crate::tracer::{Beside, Live, Report, eventually, of_type, text};
@@ -16,13 +17,16 @@ const IMAGE: &str = "localhost/ipc-test:latest";
 
 /// Podman with a service that answers at a socket.
 struct Podman {
-    folder: Folder,
+    folder: TempDir,
     service: Option<Beside>,
 }
 
 impl Podman {
     fn start(name: &str) -> Self {
-        let mut podman = Self { folder: Folder::new(name).unwrap(), service: None };
+        let mut podman = Self {
+            folder: tempfile::Builder::new().prefix(name).tempdir().unwrap(),
+            service: None,
+        };
         let tar = containers::image(podman.folder.path(), &PROGRAMS).unwrap();
         podman.run(&["import", tar.to_str().unwrap(), IMAGE]);
         let socket = podman.folder.path().join("podman.sock");

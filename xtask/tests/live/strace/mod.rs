@@ -29,7 +29,7 @@ use std::{
 };
 
 use nix::unistd::User;
-use xtask::{find_on_path, folder::Folder};
+use xtask::find_on_path;
 
 use crate::tracer::{scaled, xtask};
 use program32::{Call, Word};
@@ -193,7 +193,7 @@ fn calls_32() -> Vec<Call> {
 
 #[test]
 fn a_32_bit_program() {
-    let folder = Folder::new("program32").unwrap();
+    let folder = tempfile::Builder::new().prefix("program32").tempdir().unwrap();
     let path = folder.path().join("program32");
     let calls = calls_32();
     let name = format!("ipc-trace-32-{}\0", std::process::id());
@@ -214,7 +214,7 @@ fn a_postgresql_cluster() {
         pgbench --client=2 --jobs=2 --time=10 postgres
         pg_ctl --pgdata="$1/data" --mode=fast --wait stop >/dev/null"#;
     let postgres = User::from_name("postgres").unwrap().expect("the user postgres");
-    let folder = Folder::new("postgresql").unwrap();
+    let folder = tempfile::Builder::new().prefix("postgresql").tempdir().unwrap();
     // It refuses to run as root.
     chown(folder.path(), Some(postgres.uid.as_raw()), Some(postgres.gid.as_raw())).unwrap();
     let path = env::join_paths(

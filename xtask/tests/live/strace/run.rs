@@ -9,7 +9,6 @@ use std::{
 };
 
 use serde_json::Value;
-use xtask::folder::Folder;
 
 use super::{
     call::{Shown, Traced},
@@ -33,7 +32,7 @@ type Threads<T> = BTreeMap<u64, Vec<T>>;
 ///
 /// When there is any difference, when a call was lost, when the command failed.
 pub(crate) fn no_difference(name: &str, options: &[&str], command: &[OsString]) -> usize {
-    let folder = Folder::new(name).unwrap();
+    let folder = tempfile::Builder::new().prefix(name).tempdir().unwrap();
     let output = tracer("live")
         .args(["-o", "json", "--only-command", "--ring-bytes", RING_BYTES, "--", "strace"])
         // A file for each thread, so that no line is interrupted by another thread's; appended to, as
