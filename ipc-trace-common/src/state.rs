@@ -18,8 +18,10 @@ pub struct Counters {
     pub not_made: u64,
     /// Those of them for which the ring had no room
     pub not_made_dropped: u64,
+    /// On the control ring, what can be told again and was not told, as others would have found no room
+    pub withheld: u64,
     /// Padding, to a line of the cache
-    pub reserved: [u64; 2],
+    pub reserved: u64,
 }
 
 /// The row of the control ring's records in the counters' array; operations have their numbers.

@@ -16,7 +16,7 @@ use ipc_trace_common::{
 
 use crate::{
     context::{self, kernel_field},
-    maps::{self, ACCESS_FOLDS},
+    maps::{self, ACCESS_FOLDS, Share},
     memory::{current_task, field, kernel_bytes},
     namespaces, slots,
 };
@@ -82,7 +82,7 @@ pub(crate) extern "C" fn tell(
         None if once => context::send_once(task, pid_tgid, ns),
         None => 0,
     };
-    let Some(record) = maps::reserve_of_many::<AccessRecord>() else {
+    let Some(record) = maps::reserve_control::<AccessRecord>(Share::Access) else {
         return 0;
     };
     // SAFETY: the ring gave room for a whole record; every field but the unused end of `name` is written,

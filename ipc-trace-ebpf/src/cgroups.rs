@@ -103,7 +103,7 @@ fn tell(cgroup: u64, path: u64, flags: u32) {
     if !maps::gate().is_tracing() || !counts(cgroup) {
         return;
     }
-    let Some(record) = maps::reserve_control::<CgroupRecord>() else {
+    let Some(record) = maps::reserve_control::<CgroupRecord>(maps::Share::Whole) else {
         return;
     };
     // SAFETY: the ring gave room for a whole record; every field but the unused end of `path` is

@@ -66,6 +66,8 @@ pub(crate) fn ensure(slot: &mut Slot, task: u64, ns: NsRef) -> u64 {
 extern "C" fn note_changeable(pid_tgid: u64, task: u64) -> u64 {
     if let Some(slot) = slots::find(pid_tgid) {
         slot.parent = kernel_field(task, Field::TaskRealParent);
+        slot.nsproxy = kernel_field(task, Field::TaskNsproxy);
+        slot.cred = kernel_field(task, Field::TaskCred);
         slot.exe_deleted = executables::is_deleted(task) as u8;
         slot.unmapped = u8::from(!has_map(task));
     }
@@ -121,9 +123,10 @@ extern "C" fn send_context(
 ) -> u64 {
     let with_args = constant!(WITH_ARGS) != 0;
     let room = if with_args {
-        maps::reserve_control::<WithArgs>()
+        maps::reserve_control::<WithArgs>(maps::Share::Repeatable)
     } else {
-        maps::reserve_control::<ContextRecord>().map(<*mut ContextRecord>::cast)
+        maps::reserve_control::<ContextRecord>(maps::Share::Repeatable)
+            .map(<*mut ContextRecord>::cast)
     };
     let Some(whole) = room else {
         return 0;

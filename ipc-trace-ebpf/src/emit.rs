@@ -20,7 +20,7 @@ use crate::{
     context,
     detail::{self, Entered, Facts, Inline, Part},
     filters, inputs,
-    maps::{self, Count, EVENTS},
+    maps::{self, Count, EVENTS, Share},
     memory::{PLAIN, current_task, field, kernel, registers},
     namespaces, queues,
     registers::Call,
@@ -212,7 +212,7 @@ fn send<P: Part>(event: &Event, reported: bool, arguments: &Arguments) {
     let reserved = if reported { reserve::<P>(event) } else { None };
     let (record, counters, kind) = match reserved {
         Some(record) => (record, event.counters, Kind::Call),
-        None if is_fact(event, arguments) => match maps::reserve_uncounted() {
+        None if is_fact(event, arguments) => match maps::reserve_uncounted(share(event)) {
             Some((record, counters)) => (record, counters, Kind::Change),
             None => return,
         },
@@ -225,6 +225,12 @@ fn send<P: Part>(event: &Event, reported: bool, arguments: &Arguments) {
         let emitted = if event.made { maps::count(counters, Count::Emitted) } else { 1 };
         bpf_ringbuf_submit(record.cast(), maps::wake_up(emitted, 1));
     }
+}
+
+/// How much of the control ring a fact may take.
+#[inline(always)]
+fn share(event: &Event) -> Share {
+    if queues::is_foreign(&event.queue) { Share::Foreign } else { Share::Change }
 }
 
 /// Whether a call is a fact that nothing may keep from the reader: it has changed an object, or which objects

@@ -117,18 +117,24 @@ pub(crate) fn is_deleted(task: u64) -> u64 {
 /// Notes what the current task runs, which reads the census and so is the tracer.
 #[inline(always)]
 pub(crate) fn learn_own() {
-    let inode = executable(current_task()).map_or(0, |executable| executable.inode);
-    maps::set_own_executable(inode);
+    maps::set_own_executable(inode(current_task()));
 }
 
 /// `TRACER`, where the task runs the file that the tracer runs: that file, not one of its path or its name.
 #[inline(always)]
 pub(crate) fn of_tracer(task: u64) -> u32 {
     let own = maps::own_executable();
-    match executable(task) {
-        Some(executable) if own != 0 && executable.inode == own => flag::TRACER,
-        Some(_) | None => 0,
+    if own != 0 && inode(task) == own { flag::TRACER } else { 0 }
+}
+
+/// `struct inode *` of the file that the task runs; `0`: it runs none, or that is not known.
+#[inline(always)]
+fn inode(task: u64) -> u64 {
+    if !exists(Field::TaskMm) || !exists(Field::MmExeFile) || !exists(Field::FileInode) {
+        return 0;
     }
+    let file: u64 = field(field(task, Field::TaskMm), Field::MmExeFile);
+    field(file, Field::FileInode)
 }
 
 /// The current task has executed a program: its path is written anew.

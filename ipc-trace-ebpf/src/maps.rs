@@ -7,7 +7,7 @@ use aya_ebpf::{
     },
     helpers::generated::{bpf_get_smp_processor_id, bpf_ringbuf_query, bpf_ringbuf_reserve},
     macros::map,
-    maps::{Array, HashMap, RingBuf},
+    maps::{Array, HashMap, LruHashMap, RingBuf},
 };
 use ipc_trace_common::{
     op,
@@ -66,6 +66,9 @@ pub(crate) static NAMESPACES_SPILL: HashMap<u32, u64> = HashMap::with_max_entrie
 /// Queues met, by `ino & 0xfff`.
 #[map]
 pub(crate) static QUEUES: Array<crate::queues::Met> = Array::with_max_entries(1 << 12, 0);
+/// Queues whose names were sent, by their numbers: those of mqueue file systems do not repeat for 2^32 inodes.
+#[map]
+pub(crate) static NAMED_QUEUES: LruHashMap<u64, u8> = LruHashMap::with_max_entries(1 << 14, 0);
 /// See [`ipc_trace_common::state::gate`]. A variable in a section, and so in a map, of its own, which the user side
 /// maps: every call asks for it twice, and its address is a constant, where an array would have to be looked into.
 #[unsafe(link_section = ".data.gate")]
@@ -216,6 +219,7 @@ pub(crate) enum Count {
     Dropped,
     NotMade,
     NotMadeDropped,
+    Withheld,
 }
 
 /// This CPU's counters of a row.
@@ -246,6 +250,7 @@ pub(crate) fn count_many(counters: *mut Counters, which: Count, by: u64) -> u64 
             Count::Dropped => core::ptr::addr_of_mut!((*counters).dropped),
             Count::NotMade => core::ptr::addr_of_mut!((*counters).not_made),
             Count::NotMadeDropped => core::ptr::addr_of_mut!((*counters).not_made_dropped),
+            Count::Withheld => core::ptr::addr_of_mut!((*counters).withheld),
         }
     };
     add(counter, by);
@@ -308,30 +313,49 @@ pub(crate) fn wake_up(emitted: u64, count: u64) -> u64 {
     u64::from(if due { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP })
 }
 
+/// How much of the control ring may be in use, in eighths, for a record to be put there. Others decide how many there
+/// are of some records, which must not push out those that rest on nobody's word but the kernel's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Share {
+    /// What can be told again: who a thread is, a queue's name
+    Repeatable = 4,
+    /// An access
+    Access = 5,
+    /// A change of an object, which any user can make by the million
+    Change = 6,
+    /// A call on a queue of another namespace
+    Foreign = 7,
+    /// A namespace was made, entered or found; a thread ended
+    Whole = 8,
+}
+
 /// Room for a record in the control ring; when there is none, that is counted.
 #[inline(always)]
-pub(crate) fn reserve_control<T>() -> Option<*mut T> {
-    let (at, counters) = reserve_uncounted()?;
+pub(crate) fn reserve_control<T>(share: Share) -> Option<*mut T> {
+    let (at, counters) = reserve_uncounted(share)?;
     count(counters, Count::Emitted);
     Some(at)
 }
 
 /// As [`reserve_control`], for who counts the record among the emitted.
 #[inline(always)]
-pub(crate) fn reserve_uncounted<T>() -> Option<(*mut T, *mut Counters)> {
+pub(crate) fn reserve_uncounted<T>(share: Share) -> Option<(*mut T, *mut Counters)> {
     let counters = counters(CONTROL_ROW)?;
     count(counters, Count::Seen);
-    let at = reserve(&CONTROL);
+    let at = if is_used_up(share) { None } else { reserve(&CONTROL) };
     if at.is_none() {
-        count(counters, Count::Dropped);
+        let repeatable = share == Share::Repeatable;
+        count(counters, if repeatable { Count::Withheld } else { Count::Dropped });
     }
     Some((at?, counters))
 }
 
-/// As [`reserve_control`], for records of which others can cause any number: they get no more than half of the
-/// ring, so that those are not pushed out that come before and after them.
+/// Whether others have taken what a record of that share can get.
 #[inline(always)]
-pub(crate) fn reserve_of_many<T>() -> Option<*mut T> {
+fn is_used_up(share: Share) -> bool {
+    if share == Share::Whole {
+        return false;
+    }
     // SAFETY: a `RingBuf` is the map's definition, which is what the helper takes.
     let (used, size) = unsafe {
         let ring = core::ptr::from_ref(&CONTROL).cast_mut().cast();
@@ -340,13 +364,7 @@ pub(crate) fn reserve_of_many<T>() -> Option<*mut T> {
             bpf_ringbuf_query(ring, u64::from(BPF_RB_RING_SIZE)),
         )
     };
-    if used > size / 2 {
-        let counters = counters(CONTROL_ROW)?;
-        count(counters, Count::Seen);
-        count(counters, Count::Dropped);
-        return None;
-    }
-    reserve_control()
+    used > size / 8 * share as u64
 }
 
 /// Counts a rare condition; the census logs it.

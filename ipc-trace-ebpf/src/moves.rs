@@ -12,7 +12,7 @@ use crate::{
     constants::constant,
     context::{self, kernel_field},
     executables, files,
-    maps::{self, DESCENDANTS},
+    maps::{self, DESCENDANTS, Share},
     memory::{current_task, field},
     namespaces,
     registers::Call,
@@ -56,8 +56,14 @@ pub(crate) fn returned(task: u64, ipc_ns: u64, pid_tgid: u64, call: Call, ret: i
     if ret != 0 {
         return;
     }
-    // Other namespaces may have changed, too: the next call sends the context anew.
-    slot.context = 0;
+    // Other namespaces may have changed, too, or the user: then the next call sends the context anew. They are
+    // replaced as a whole (`switch_task_namespaces`, kernel/nsproxy.c; `commit_creds`, kernel/cred.c), so who asks
+    // for nothing to be changed has nothing sent.
+    if slot.nsproxy != field::<u64>(task, Field::TaskNsproxy)
+        || slot.cred != field::<u64>(task, Field::TaskCred)
+    {
+        slot.context = 0;
+    }
     if field::<u32>(ipc_ns, Field::IpcNsInum) == from.inum {
         return;
     }
@@ -114,7 +120,7 @@ pub(crate) fn newtask(task: u64, clone_flags: u64) {
 
 #[inline(always)]
 fn report(way: Way, from: NsRef, to: NsRef, ns_id: u64, by: (u64, u64), child: (u64, u64)) {
-    let Some(record) = maps::reserve_control::<MoveRecord>() else {
+    let Some(record) = maps::reserve_control::<MoveRecord>(Share::Whole) else {
         return;
     };
     // SAFETY: the ring gave room for a whole record, and every field is written.

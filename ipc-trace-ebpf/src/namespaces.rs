@@ -15,7 +15,7 @@ use ipc_trace_common::{
 
 use crate::{
     context::{self, kernel_field},
-    maps::{self, NAMESPACES, NAMESPACES_SPILL},
+    maps::{self, NAMESPACES, NAMESPACES_SPILL, Share},
     memory::{exists, field},
 };
 
@@ -120,7 +120,7 @@ fn entry(inum: u32) -> Option<*mut u64> {
 #[inline(never)]
 fn announce(ipc_ns: u64, inum: u32) -> NsRef {
     let ns = look(inum);
-    if let Some(record) = maps::reserve_control::<NamespaceRecord>() {
+    if let Some(record) = maps::reserve_control::<NamespaceRecord>(Share::Whole) {
         // SAFETY: the ring gave room for a whole record, and every field is written.
         unsafe {
             record.write(NamespaceRecord {

@@ -6,7 +6,7 @@
 //! (`mq_clear_sbinfo`, ipc/mqueue.c). Looked up when the call enters the kernel: while it sleeps,
 //! another thread can close the descriptor or put another file there.
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
+use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_ktime_get_boot_ns};
 use ipc_trace_common::{
     layout::Field,
     record::{Kind, NAME_LEN, NsRef, QueueRecord, QueueRef, flag, queue_flag},
@@ -14,7 +14,7 @@ use ipc_trace_common::{
 
 use crate::{
     context,
-    maps::{self, QUEUES},
+    maps::{self, NAMED_QUEUES, QUEUES, Share},
     memory::{current_task, exists, field, kernel, kernel_bytes, masked},
     namespaces,
 };
@@ -24,15 +24,52 @@ pub(crate) const MQUEUE_MAGIC: u64 = 0x1980_0202;
 
 /// A queue that was met: inode numbers of mqueue file systems come from `get_next_ino` and do not
 /// repeat for 2^32 inodes, so (inode, number) is a queue that was checked before.
+///
+/// Two CPUs may write two queues to one entry at once, or one read while another one writes: what is found there is
+/// taken only if its sum is right.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Met {
     inode: u64,
     ino: u64,
     sb: u64,
-    dev: u32,
-    reserved: u32,
+    dev: u64,
+    sum: u64,
 }
+
+impl Met {
+    /// What tells a queue from a mixture of two. Who reads an entry has the inode and its number to compare, so a
+    /// mixture could be wrong in the superblock and the device number alone: with the right queue's sum, only if
+    /// the superblocks lie a multiple of 2^40 bytes apart; with another one's, with a chance of 2^-64.
+    #[inline(always)]
+    fn sum(&self) -> u64 {
+        let place = self.inode.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let number = self.ino.wrapping_mul(0xc2b2_ae3d_27d4_eb4f);
+        place ^ number ^ self.sb.wrapping_add(self.dev << 40)
+    }
+
+    /// An entry, word by word.
+    #[inline(always)]
+    fn read(from: *const Self) -> Self {
+        let word = |at: usize| {
+            // SAFETY: the caller has the pointer from the map, and an entry is five words.
+            unsafe { from.cast::<u64>().add(at).read_volatile() }
+        };
+        Self { inode: word(0), ino: word(1), sb: word(2), dev: word(3), sum: word(4) }
+    }
+
+    #[inline(always)]
+    fn write(&self, to: *mut Self) {
+        for (at, word) in
+            [self.inode, self.ino, self.sb, self.dev, self.sum].into_iter().enumerate()
+        {
+            // SAFETY: as above.
+            unsafe { to.cast::<u64>().add(at).write_volatile(word) };
+        }
+    }
+}
+
+const _: () = assert!(size_of::<Met>() == 5 * 8);
 
 /// No queue. Of zeros that the compiler does not know to be zeros: else it calls `memset`, which is
 /// a loop over bytes here, and made every call a hundred instructions dearer.
@@ -117,21 +154,19 @@ pub(crate) fn behind(task: u64, fd: u32) -> QueueRef {
     }
     let inode: u64 = field(file, Field::FileInode);
     let ino: u64 = field(inode, Field::InodeNumber);
-    let Some(met) = QUEUES.get_ptr_mut(ino as u32 & 0xfff) else {
+    let Some(entry) = QUEUES.get_ptr_mut(ino as u32 & 0xfff) else {
         return queue;
     };
-    // SAFETY: the map gave the pointer. Two queues may share an entry, and two CPUs write to it at
-    // once; what is taken from it is checked against `inode` and `ino` first.
-    let met = unsafe { &mut *met };
-    let (sb, dev) = if met.inode == inode && met.ino == ino {
-        (met.sb, met.dev)
-    } else {
-        let sb: u64 = field(inode, Field::InodeSb);
+    let met = Met::read(entry);
+    let known = met.inode == inode && met.ino == ino && met.sum == met.sum();
+    let (mut sb, mut dev) = (met.sb, met.dev as u32);
+    if !known {
+        sb = field(inode, Field::InodeSb);
         if field::<u64>(sb, Field::SbMagic) != MQUEUE_MAGIC {
             return queue;
         }
-        (sb, field(sb, Field::SbDev))
-    };
+        dev = field(sb, Field::SbDev);
+    }
     let ipc_ns: u64 = field(sb, Field::SbInfo);
     queue.ino = ino;
     queue.dev = dev;
@@ -141,21 +176,24 @@ pub(crate) fn behind(task: u64, fd: u32) -> QueueRef {
     } else {
         queue.ns = namespaces::identify_read(ipc_ns);
     }
-    if met.inode != inode || met.ino != ino {
-        announce(file, &queue);
-        met.inode = inode;
-        met.ino = ino;
-        met.sb = sb;
-        met.dev = dev;
+    // One whose name could not be sent is not known: it is tried again.
+    if !known && announce(file, &queue) != 0 {
+        let mut met = Met { inode, ino, sb, dev: u64::from(dev), sum: 0 };
+        met.sum = met.sum();
+        met.write(entry);
     }
     queue
 }
 
-/// Sends a queue's name.
+/// Sends a queue's name, if that was not sent yet: `1`, if it has been sent by now.
 #[inline(never)]
-fn announce(file: u64, queue: &QueueRef) {
-    let Some(record) = maps::reserve_control::<QueueRecord>() else {
-        return;
+fn announce(file: u64, queue: &QueueRef) -> u64 {
+    let number = queue.ino;
+    if NAMED_QUEUES.get_ptr(&number).is_some() {
+        return 1;
+    }
+    let Some(record) = maps::reserve_control::<QueueRecord>(Share::Repeatable) else {
+        return 0;
     };
     let dentry: u64 = field(file, Field::FileDentry);
     let len = field::<u32>(dentry, Field::DentryNameLen) & (NAME_LEN as u32 - 1);
@@ -170,4 +208,6 @@ fn announce(file: u64, queue: &QueueRef) {
         (*record).reserved = 0;
     }
     context::submit(record);
+    let _ = NAMED_QUEUES.insert(&number, &0, u64::from(BPF_ANY));
+    1
 }

@@ -21,7 +21,7 @@ use crate::{
     constants::constant,
     context, files,
     inputs::{self, Input},
-    maps::{self, DESCENDANTS, SLOTS, SLOTS_SPILL, SLOTS_TAKEN},
+    maps::{self, DESCENDANTS, SLOTS, SLOTS_SPILL, SLOTS_TAKEN, Share},
     memory::{current_task, field, is_zero, masked, zero_words},
 };
 
@@ -51,6 +51,10 @@ pub(crate) struct Slot {
     pub(crate) cgroup: u64,
     /// `struct task_struct *` of the parent that the context tells
     pub(crate) parent: u64,
+    /// `struct nsproxy *` of the thread when the context was sent
+    pub(crate) nsproxy: u64,
+    /// Its `struct cred *` then
+    pub(crate) cred: u64,
     /// How many moves between cgroups there had been when that was looked at
     pub(crate) moves: u32,
     /// Of the call that is to be sent: flags of its record
@@ -97,6 +101,8 @@ static EMPTY: Slot = Slot {
     from: NsRef { inum: 0, generation: 0 },
     cgroup: 0,
     parent: 0,
+    nsproxy: 0,
+    cred: 0,
     moves: 0,
     flags: 0,
     input: Input::EMPTY,
@@ -290,7 +296,7 @@ pub(crate) fn thread_ends() {
 /// Tells that the context of a thread is not referred to any more.
 #[inline(always)]
 pub(crate) fn tell_end(pid_tgid: u64, context: u64) {
-    if let Some(record) = maps::reserve_control::<ExitRecord>() {
+    if let Some(record) = maps::reserve_control::<ExitRecord>(Share::Whole) {
         // SAFETY: the ring gave room for a whole record, and every field is written.
         unsafe {
             record.write(ExitRecord {

@@ -175,6 +175,8 @@ impl Pipeline {
         sink: &mut impl Sink,
     ) -> Drained {
         self.read_control(control);
+        // Then there may be more in the ring.
+        let was_full = self.is_full();
         let mut calls = 0;
         while calls < BATCH && !sink.is_full() {
             let next = events.next(|bytes| self.event(bytes, control, sink));
@@ -192,7 +194,7 @@ impl Pipeline {
             self.detect.look(self.reached());
         }
         self.tell(Which::New, sink);
-        Drained { calls, more: calls >= BATCH || sink.is_full() }
+        Drained { calls, more: calls >= BATCH || sink.is_full() || was_full }
     }
 
     /// Tells of findings.

@@ -373,8 +373,8 @@ pub struct Loss<'a> {
     pub dropped: u64,
     /// Calls for which the kernel did not run the program, since the last such line
     pub missed: u64,
-    /// Records of namespaces' lives, and of who a thread is, for which there was no room since the
-    /// last such line: what needs them is `null`
+    /// Records of namespaces' lives, of changes of objects, and of who a thread is, for which there was no room since
+    /// the last such line: what needs them is `null`
     pub facts: u64,
     /// The dropped ones, by namespace, operation and error
     pub by: &'a [LossBy],
@@ -476,6 +476,9 @@ pub struct ControlAccounting {
     pub delivered: u64,
     /// Records for which it had no room
     pub dropped: u64,
+    /// Records of who a thread is and what a queue is called that were not sent, so that others found room:
+    /// it is tried again at the next call, and calls until then are without
+    pub withheld: u64,
 }
 
 /// What was seen, and what became of it.

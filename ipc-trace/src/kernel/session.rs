@@ -43,6 +43,7 @@ use super::{
     selftest,
     survey::Survey,
 };
+use crate::track::losses::Others;
 
 /// Why tracing can't start.
 #[derive(Debug, thiserror::Error)]
@@ -165,6 +166,8 @@ pub struct Counts {
     pub not_made: u64,
     /// Those of them for which there was no room
     pub not_made_dropped: u64,
+    /// Not told, though it could have been told again
+    pub withheld: u64,
 }
 
 /// The counters of all operations and of the control ring.
@@ -179,6 +182,13 @@ pub struct AllCounts {
 }
 
 impl AllCounts {
+    /// What was lost, beside the calls that are counted by operation.
+    #[must_use]
+    pub const fn others(&self) -> Others {
+        let Counts { dropped: facts, withheld, .. } = self.control;
+        Others { missed: self.missed, facts, withheld }
+    }
+
     /// All operations together.
     #[must_use]
     pub fn total(&self) -> Counts {
@@ -189,6 +199,7 @@ impl AllCounts {
             dropped: sum.dropped + one.dropped,
             not_made: sum.not_made + one.not_made,
             not_made_dropped: sum.not_made_dropped + one.not_made_dropped,
+            withheld: sum.withheld + one.withheld,
         })
     }
 }
@@ -562,6 +573,7 @@ impl Session {
                 dropped: sum.dropped + self.counters.get(at + 3),
                 not_made: sum.not_made + self.counters.get(at + 4),
                 not_made_dropped: sum.not_made_dropped + self.counters.get(at + 5),
+                withheld: sum.withheld + self.counters.get(at + 6),
             }
         })
     }

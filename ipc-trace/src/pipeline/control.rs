@@ -21,6 +21,14 @@ const PAUSE: Duration = Duration::from_micros(100);
 /// and how many of them a record is given: its writer may be kept from running.
 pub(super) const PAUSES: u32 = 500;
 
+/// Control records that wait for their turn, at most: two kilobytes each, and most are less.
+pub(super) const WAITING: usize = 1 << 14;
+
+/// Whether one position in the ring lies before another. Positions grow, and wrap around.
+const fn is_before(at: usize, end: usize) -> bool {
+    (at.wrapping_sub(end) as isize) < 0
+}
+
 /// A control record that waits for its turn.
 #[derive(Clone, Debug)]
 pub(super) enum Control {
@@ -51,7 +59,7 @@ impl Control {
 }
 
 impl Pipeline {
-    /// The time up to which the control ring was read and what it held has taken effect.
+    /// The time up to which the control ring was read, and what it held has taken effect.
     #[must_use]
     pub fn reached(&self) -> u64 {
         let waits = self.waiting.front().map_or(u64::MAX, Control::boot_ns);
@@ -70,24 +78,34 @@ impl Pipeline {
     }
 
     /// Reads all that is in the control ring by now, so that what calls refer to is known: a record that is
-    /// still being written keeps those behind it back, and is waited for.
+    /// still being written keeps those behind it back, and is waited for. What is put there meanwhile is left for
+    /// the next time, and so is what there is no room for among what waits.
     pub(super) fn read_control(&mut self, control: &mut impl Source) {
         let now = boot_ns();
-        self.take_control(control);
-        if let Some(unfinished) = control.unfinished() {
-            self.await_control(control, unfinished.end);
+        if let Some(Unfinished { end, .. }) = control.unfinished() {
+            self.take_control(control, end);
+            if self.is_full() {
+                // Those that are left came after these, but for what CPUs overtake each other by.
+                let read = self.waiting.back().map_or(0, Control::boot_ns);
+                self.control_read = self.control_read.max(read);
+                return;
+            }
+            self.await_control(control, end);
         }
         self.control_read = now;
     }
 
+    /// Whether no more control records are read, until some of those that wait have taken effect.
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting.len() >= WAITING
+    }
+
     /// Reads on until all before the position `end` was read.
-    #[cold]
     fn await_control(&mut self, control: &mut impl Source, end: usize) {
-        // Positions grow, and wrap around.
-        let is_before = |at: usize| (at.wrapping_sub(end) as isize) < 0;
         for look in 0..LOOKS + PAUSES {
             match control.unfinished() {
-                Some(Unfinished { at, .. }) if is_before(at) && self.given_up != Some(at) => {}
+                Some(Unfinished { at, .. })
+                    if is_before(at, end) && self.given_up != Some(at) && !self.is_full() => {}
                 _ => return,
             }
             if look < LOOKS {
@@ -95,10 +113,10 @@ impl Pipeline {
             } else {
                 thread::sleep(PAUSE);
             }
-            self.take_control(control);
+            self.take_control(control, end);
         }
         let at = control.unfinished().map(|unfinished| unfinished.at);
-        if at.is_some_and(is_before) {
+        if at.is_some_and(|at| is_before(at, end)) {
             log::warn!(
                 "a record of the kernel side is not finished, and who some threads are will be known late"
             );
@@ -106,8 +124,15 @@ impl Pipeline {
         }
     }
 
-    fn take_control(&mut self, control: &mut impl Source) {
-        while let Some(record) = control.next(read_one) {
+    fn take_control(&mut self, control: &mut impl Source, end: usize) {
+        let more = |control: &_| {
+            Source::unfinished(control)
+                .is_some_and(|unfinished: Unfinished| is_before(unfinished.at, end))
+        };
+        while !self.is_full()
+            && more(control)
+            && let Some(record) = control.next(read_one)
+        {
             self.delivered.control += 1;
             match record {
                 Ok(Some(record)) => self.waiting.push_back(record),

@@ -5,7 +5,7 @@ use ipc_trace_common::{
 use zerocopy::{FromZeros as _, Immutable};
 
 use super::{
-    control::{LOOKS, PAUSES},
+    control::{LOOKS, PAUSES, WAITING},
     *,
 };
 use crate::track::clock::Clock;
@@ -158,7 +158,7 @@ fn what_is_never_finished_is_given_up_once() {
     assert_eq!(pipeline.drain(&mut events, &mut control, &mut calls), all(100));
     assert_eq!(calls.0, vec![(1, false); 100]);
     let looks = control.looks.get();
-    assert!(looks < 2 * (LOOKS + PAUSES), "{looks}");
+    assert!(looks < 3 * (LOOKS + PAUSES), "{looks}");
     assert_eq!(pipeline.delivered.control, 0);
 }
 
@@ -197,4 +197,63 @@ fn no_more_is_taken_than_there_is_room_for_and_nothing_is_left() {
     assert_eq!(taken, all);
     moved.dedup();
     assert_eq!(moved, all);
+}
+
+/// A ring that is written to as quickly as it is read.
+#[derive(Default)]
+struct Endless {
+    ring: Ring,
+    left: u32,
+}
+
+impl Source for Endless {
+    fn next<R>(&mut self, with: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        let tid = self.left;
+        if let Some(left) = self.left.checked_sub(1) {
+            self.left = left;
+            self.ring.write(&life(&call(tid, u64::from(tid))).0, 0);
+        }
+        self.ring.next(with)
+    }
+
+    fn unfinished(&self) -> Option<Unfinished> {
+        self.ring.unfinished()
+    }
+}
+
+#[test]
+fn who_writes_as_quickly_as_it_is_read_keeps_nothing_else_from_being_read() {
+    let (mut events, mut calls) = (Ring::default(), Calls::default());
+    let mut control = Endless { left: 1_000_000, ..Endless::default() };
+    control.ring.write(&life(&call(7, 1)).0, 0);
+    events.write(&call(7, 1), 0);
+    let mut pipeline = pipeline();
+    assert_eq!(pipeline.drain(&mut events, &mut control, &mut calls).calls, 1);
+    assert_eq!(calls.0, [(7, true)]);
+    assert!(pipeline.delivered.control < 100, "{}", pipeline.delivered.control);
+}
+
+#[test]
+fn what_waits_is_bounded_and_all_of_it_takes_effect() {
+    let (mut events, mut control) = (Ring::default(), Ring::default());
+    let count = 5 * WAITING / 2;
+    // They come after the call, which the sink has no room for yet.
+    for n in 0..count as u32 {
+        control.write(&life(&call(10 + n, 1000 + u64::from(n))).1, 0);
+    }
+    events.write(&call(1, 10), 0);
+    let mut pipeline = pipeline();
+    for _ in 0..10 {
+        let mut full = Small::default();
+        assert!(pipeline.drain(&mut events, &mut control, &mut full).more);
+        assert_eq!(pipeline.waiting.len(), WAITING);
+        // The first of those that wait: nothing behind it is said to have taken effect.
+        assert_eq!(pipeline.reached(), 1002);
+    }
+    let mut calls = Calls::default();
+    while pipeline.drain(&mut events, &mut control, &mut calls).more {
+        assert!(pipeline.waiting.len() <= WAITING);
+    }
+    assert_eq!((calls.0.len(), pipeline.delivered.control), (1, count as u64));
+    assert!(pipeline.waiting.is_empty());
 }

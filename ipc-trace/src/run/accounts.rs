@@ -50,6 +50,7 @@ pub fn accounting(counts: &AllCounts, delivered: &Delivered) -> Accounting {
             emitted: counts.control.emitted,
             delivered: delivered.control,
             dropped: counts.control.dropped,
+            withheld: counts.control.withheld,
         },
         resyncs: ResyncAccounting::default(),
         diagnostics: BTreeMap::new(),

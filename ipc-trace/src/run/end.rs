@@ -39,12 +39,11 @@ impl Run {
             self.pipeline.settled(ls, holders.as_ref(), &census, &mut self.mode);
         }
         self.take_last_names().await;
-        let losses =
-            self.losses.update(self.setup.session.drops()?, counts.missed, counts.control.dropped);
+        let losses = self.losses.update(self.setup.session.drops()?, counts.others());
         if !losses.is_empty() {
             self.lost(&losses);
         }
-        counts.missed = counts.missed.max(losses.missed);
+        counts.missed = counts.missed.max(losses.others.missed);
         self.take_folded()?;
         self.pipeline.finish(ended, &mut self.mode);
         let accounting = self.accounting(&counts, &self.pipeline.delivered);

@@ -429,11 +429,11 @@ impl Run {
     /// Tells of what was lost since this was asked last. Whether the state rests on some of it.
     fn take_losses(&mut self) -> Result<bool, RunError> {
         let counts = self.setup.session.counts();
-        if !self.losses.grew(counts.total().dropped, counts.missed, counts.control.dropped) {
+        if !self.losses.grew(counts.total().dropped, counts.others()) {
             return Ok(false);
         }
         let drops = self.setup.session.drops()?;
-        let losses = self.losses.update(drops, counts.missed, counts.control.dropped);
+        let losses = self.losses.update(drops, counts.others());
         Ok(self.lost(&losses))
     }
 
@@ -486,8 +486,7 @@ impl Run {
 
     /// Something was lost. Whether the state rests on it.
     fn lost(&mut self, losses: &NewLosses) -> bool {
-        // Calls that change objects and find no room among the events are facts.
-        let of_state = losses.missed > 0 || losses.facts > 0;
+        let of_state = losses.are_of_state();
         if of_state {
             self.pipeline.tracker.objects.lost();
             self.resync.note_loss(boot_ns());

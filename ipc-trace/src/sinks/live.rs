@@ -107,8 +107,8 @@ impl Live {
             seq: self.next(),
             time: tracker.clock.time(now),
             dropped: losses.dropped,
-            missed: losses.missed,
-            facts: losses.facts,
+            missed: losses.others.missed,
+            facts: losses.others.facts.saturating_add(losses.others.withheld),
             by: &losses.by,
         });
         self.format.write(&mut self.buffer, &event);

@@ -245,7 +245,7 @@ fn accounting(seen: u64, dropped: u64, missed: u64) -> Accounting {
         },
         missed,
         by_op: BTreeMap::new(),
-        control: ControlAccounting { emitted: 9, delivered: 9, dropped: 0 },
+        control: ControlAccounting { emitted: 9, delivered: 9, dropped: 0, withheld: 0 },
         resyncs: ResyncAccounting::default(),
         diagnostics: BTreeMap::new(),
         findings: FindingsAccounting::default(),
@@ -257,6 +257,7 @@ fn the_accounting_says_what_counts_are_worth() {
     let mut wrong = accounting(10, 0, 0);
     wrong.total.delivered = 9;
     wrong.control.dropped = 2;
+    wrong.control.withheld = 3;
     let mut healed = accounting(5_260, 0, 0);
     healed.resyncs = ResyncAccounting { complete: 1, partial: 2, pending: true };
     healed.diagnostics = BTreeMap::from([("descriptors_beyond_4096", 1), ("unreadable_field", 7)]);

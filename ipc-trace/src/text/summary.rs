@@ -100,10 +100,13 @@ fn verdicts(accounting: &Accounting) -> Vec<Span> {
     if seen != parts || emitted != delivered {
         say(&"this does not add up: a defect of ipc-trace, please report it");
     }
-    let ControlAccounting { emitted, delivered, dropped } = *control;
+    let ControlAccounting { emitted, delivered, dropped, withheld } = *control;
     let facts = dropped.saturating_add(emitted.saturating_sub(delivered));
     if facts > 0 {
         say(&format_args!("{} facts about namespaces and processes lost", Count(facts)));
+    }
+    if withheld > 0 {
+        say(&format_args!("{} times it was not told who a thread is", Count(withheld)));
     }
     let ResyncAccounting { complete, partial, pending } = *resyncs;
     if complete + partial > 0 {

@@ -15,8 +15,18 @@ use crate::{
 pub struct Losses {
     known: Drops,
     dropped: u64,
-    missed: u64,
-    facts: u64,
+    others: Others,
+}
+
+/// How many were lost so far, of what the tables do not tell apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Others {
+    /// Calls for which no program ran
+    pub missed: u64,
+    /// Records for which the control ring had no room
+    pub facts: u64,
+    /// Records that were not put there, so that others found room
+    pub withheld: u64,
 }
 
 /// What was lost between two looks.
@@ -24,10 +34,8 @@ pub struct Losses {
 pub struct NewLosses {
     /// Calls for which the ring had no room
     pub dropped: u64,
-    /// Calls for which no program ran
-    pub missed: u64,
-    /// Records on the control ring for which it had no room
-    pub facts: u64,
+    /// The others
+    pub others: Others,
     /// The dropped ones in detail
     pub by: Vec<LossBy>,
 }
@@ -36,19 +44,31 @@ impl NewLosses {
     /// Whether nothing was lost.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.dropped == 0 && self.missed == 0 && self.facts == 0
+        let Others { missed, facts, withheld } = self.others;
+        self.dropped == 0 && missed == 0 && facts == 0 && withheld == 0
+    }
+
+    /// Whether what exists may be other than what is known. Calls that change objects and find no room among the
+    /// events are facts.
+    #[must_use]
+    pub const fn are_of_state(&self) -> bool {
+        self.others.missed > 0 || self.others.facts > 0
     }
 }
 
 impl Losses {
     /// Whether the totals say that something was lost since the last look.
     #[must_use]
-    pub const fn grew(&self, dropped: u64, missed: u64, facts: u64) -> bool {
-        dropped > self.dropped || missed > self.missed || facts > self.facts
+    pub const fn grew(&self, dropped: u64, others: Others) -> bool {
+        let Others { missed, facts, withheld } = others;
+        dropped > self.dropped
+            || missed > self.others.missed
+            || facts > self.others.facts
+            || withheld > self.others.withheld
     }
 
-    /// What is new in the tables. `missed` and `facts` are totals.
-    pub fn update(&mut self, drops: Drops, missed: u64, facts: u64) -> NewLosses {
+    /// What is new in the tables, and of the others.
+    pub fn update(&mut self, drops: Drops, others: Others) -> NewLosses {
         let mut by: Vec<LossBy> = drops
             .iter()
             .filter_map(|(key, count)| {
@@ -58,15 +78,18 @@ impl Losses {
             .collect();
         by.sort_by(|a, b| b.count.cmp(&a.count).then(a.inum.cmp(&b.inum)).then(a.op.cmp(&b.op)));
         let dropped = by.iter().map(|l| l.count).sum();
+        let before = self.others;
         let new = NewLosses {
             dropped,
-            missed: missed - self.missed.min(missed),
-            facts: facts - self.facts.min(facts),
+            others: Others {
+                missed: others.missed.saturating_sub(before.missed),
+                facts: others.facts.saturating_sub(before.facts),
+                withheld: others.withheld.saturating_sub(before.withheld),
+            },
             by,
         };
         self.dropped += dropped;
-        self.missed = missed;
-        self.facts = facts;
+        self.others = others;
         self.known = drops;
         new
     }
@@ -97,14 +120,30 @@ mod tests {
 
     #[test]
     fn each_look_tells_what_is_new() {
+        let none = Others::default();
         let mut losses = Losses::default();
-        let first = losses.update(Drops::from([(key(5, 0), 3), (key(5, 11), 1)]), 0, 0);
+        let first = losses.update(Drops::from([(key(5, 0), 3), (key(5, 11), 1)]), none);
         assert_eq!((first.dropped, first.by.len()), (4, 2));
-        assert!(!losses.grew(4, 0, 0));
-        assert!(losses.grew(5, 0, 0) && losses.grew(4, 1, 0) && losses.grew(4, 0, 1));
-        let second =
-            losses.update(Drops::from([(key(5, 0), 3), (key(5, 11), 1), (key(0, 0), 7)]), 2, 5);
-        assert_eq!((second.dropped, second.missed, second.facts), (7, 2, 5));
+        assert!(!losses.grew(4, none) && losses.grew(5, none));
+        for more in [
+            Others { missed: 1, ..none },
+            Others { facts: 1, ..none },
+            Others { withheld: 1, ..none },
+        ] {
+            assert!(losses.grew(4, more));
+        }
+        let others = Others { missed: 2, facts: 5, withheld: 1 };
+        let drops = Drops::from([(key(5, 0), 3), (key(5, 11), 1), (key(0, 0), 7)]);
+        let second = losses.update(drops, others);
+        assert_eq!((second.dropped, second.others), (7, others));
         assert_eq!(second.by[0].inum, None);
+        assert!(second.are_of_state());
+    }
+
+    #[test]
+    fn what_can_be_told_again_is_a_loss_that_the_state_does_not_rest_on() {
+        let mut losses = Losses::default();
+        let new = losses.update(Drops::default(), Others { withheld: 9, ..Others::default() });
+        assert!(!new.is_empty() && !new.are_of_state());
     }
 }

@@ -20,6 +20,7 @@ mod crowd;
 mod demo;
 mod equal_tids;
 mod false_name;
+mod flood;
 mod hold;
 mod hostile;
 mod killed;
@@ -91,6 +92,10 @@ pub(crate) enum Workload {
     ChurnProcesses(churn::Processes),
     /// Make many IPC namespaces, with one call in each, which makes semaphores
     ChurnNamespaces(churn::Namespaces),
+    /// Have a tracer told of the same things again and again, by an unprivileged user on all processors
+    ControlFlood(flood::Flood),
+    /// Send to a queue of another namespace many times
+    ForeignSends(flood::Sends),
     /// Use queue descriptors in other namespaces than those of their queues
     CarriedQueue,
     /// Go from one IPC namespace to another by setns, unshare and clone
@@ -141,6 +146,8 @@ pub(crate) fn run(workload: Workload) -> anyhow::Result<()> {
         Workload::HostileNames => hostile::run(),
         Workload::ChurnProcesses(options) => churn::processes(&options),
         Workload::ChurnNamespaces(options) => churn::namespaces(&options),
+        Workload::ControlFlood(options) => flood::run(&options),
+        Workload::ForeignSends(options) => flood::foreign_sends(&options),
         Workload::CarriedQueue => carried::run(),
         Workload::SetnsWalk => walk::run(),
         Workload::ArgsZoo => zoo::run(),
