@@ -230,7 +230,7 @@ fn send<P: Part>(event: &Event, reported: bool, arguments: &Arguments) {
 /// How much of the control ring a fact may take.
 #[inline(always)]
 fn share(event: &Event) -> Share {
-    if queues::is_foreign(&event.queue) { Share::Foreign } else { Share::Change }
+    if queues::is_foreign(&event.queue) { Share::Access } else { Share::Change }
 }
 
 /// Whether a call is a fact that nothing may keep from the reader: it has changed an object, or which objects

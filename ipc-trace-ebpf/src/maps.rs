@@ -319,12 +319,10 @@ pub(crate) fn wake_up(emitted: u64, count: u64) -> u64 {
 pub(crate) enum Share {
     /// What can be told again: who a thread is, a queue's name
     Repeatable = 4,
-    /// An access
-    Access = 5,
     /// A change of an object, which any user can make by the million
     Change = 6,
-    /// A call on a queue of another namespace
-    Foreign = 7,
+    /// A call on a queue of another namespace, or another access to what is a namespace's
+    Access = 7,
     /// A namespace was made, entered or found; a thread ended
     Whole = 8,
 }

@@ -85,12 +85,13 @@ impl Actor<'_> {
         name: &str,
         work: impl FnOnce(&Self) -> Result<()>,
     ) -> Result<()> {
+        let parent = getpid();
         // SAFETY: without CLONE_VM and with no stack of its own this is a fork, by a process of one
         // thread.
         let pid = unsafe { libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD, 0, 0, 0, 0) };
         match pid {
             -1 => bail!("clone: {}", std::io::Error::last_os_error()),
-            0 => self.begin(name, || Ok(()), work),
+            0 => self.begin(parent, name, || Ok(()), work),
             pid => end_of(Pid::from_raw(pid as i32)),
         }
     }
@@ -102,23 +103,24 @@ impl Actor<'_> {
         first: impl FnOnce() -> Result<()>,
         work: impl FnOnce(&Self) -> Result<()>,
     ) -> Result<Pid> {
+        let parent = getpid();
         // SAFETY: directors and actors fork while they have one thread, so that the child may
         // allocate.
         match unsafe { fork() }? {
             ForkResult::Parent { child } => Ok(child),
-            ForkResult::Child => self.begin(name, first, work),
+            ForkResult::Child => self.begin(parent, name, first, work),
         }
     }
 
     /// The beginning and the end of a new process.
     fn begin(
         &self,
+        parent: Pid,
         name: &str,
         first: impl FnOnce() -> Result<()>,
         work: impl FnOnce(&Self) -> Result<()>,
     ) -> ! {
-        // SAFETY: PR_SET_PDEATHSIG takes a signal number and no address.
-        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        end_with(parent);
         let comm = name.as_bytes().get(..15).unwrap_or(name.as_bytes());
         let result = process::set_comm(comm)
             .and_then(|()| first())

@@ -86,10 +86,10 @@ fn found(options: &Crowd, user: Uid, ready: &Flag) -> Result<super::book::Report
         }
     }
     for _ in 1..options.processes {
+        let parent = nix::unistd::getpid();
         // SAFETY: this process has one thread, and the child only waits.
         if let ForkResult::Child = unsafe { fork() }? {
-            // SAFETY: PR_SET_PDEATHSIG takes a signal number and no address.
-            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+            end_with(parent);
             loop {
                 pause();
             }

@@ -215,5 +215,5 @@ pub(crate) fn foreign_sends(options: &Sends) -> Result<()> {
     }
     drop(write);
     waitpid(keeper, None)?;
-    caller.report().print()
+    caller.report().fact("tid", process::tid()).print()
 }

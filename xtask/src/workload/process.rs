@@ -70,13 +70,14 @@ pub(crate) struct Child {
 /// with the thread that started it. The caller must be the only thread of its process or at
 /// least sure that no other one holds a lock.
 pub(crate) fn spawn(comm: &[u8], work: impl FnOnce() -> Result<Report>) -> Result<Child> {
+    let parent = nix::unistd::getpid();
     let (read, write) = nix::unistd::pipe()?;
     // SAFETY: the callers keep to the condition above, so that the child may allocate.
     match unsafe { fork() }? {
         ForkResult::Parent { child } => Ok(Child { pid: child, pipe: File::from(read) }),
         ForkResult::Child => {
             drop(read);
-            finish(File::from(write), comm, work)
+            finish(parent, File::from(write), comm, work)
         }
     }
 }
@@ -86,6 +87,7 @@ pub(crate) fn spawn_in_new_namespace(
     comm: &[u8],
     work: impl FnOnce() -> Result<Report>,
 ) -> Result<Child> {
+    let parent = nix::unistd::getpid();
     let (read, write) = nix::unistd::pipe()?;
     let flags = libc::CLONE_NEWIPC | libc::SIGCHLD;
     // SAFETY: without CLONE_VM and with no stack of its own this is a fork, and what holds
@@ -95,15 +97,19 @@ pub(crate) fn spawn_in_new_namespace(
         -1 => bail!("clone: {}", std::io::Error::last_os_error()),
         0 => {
             drop(read);
-            finish(File::from(write), comm, work)
+            finish(parent, File::from(write), comm, work)
         }
         pid => Ok(Child { pid: Pid::from_raw(pid as i32), pipe: File::from(read) }),
     }
 }
 
-fn finish(mut pipe: File, comm: &[u8], work: impl FnOnce() -> Result<Report>) -> ! {
-    // SAFETY: PR_SET_PDEATHSIG takes a signal number and no address.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+fn finish(
+    parent: Pid,
+    mut pipe: File,
+    comm: &[u8],
+    work: impl FnOnce() -> Result<Report>,
+) -> ! {
+    end_with(parent);
     let report = set_comm(comm).and_then(|()| work());
     let text = report.and_then(|report| Ok(serde_json::to_string(&report)?));
     let code = match text {

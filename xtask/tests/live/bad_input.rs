@@ -1,7 +1,7 @@
 //! What the user got wrong: a clear error that names the option, file or capability and says what to
 //! do, and the right exit status.
 
-use std::{env, fs, path::PathBuf, process::Output};
+use std::{fs, process::Output};
 
 use serde_json::Value;
 

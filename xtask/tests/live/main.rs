@@ -6,6 +6,7 @@
 //! | [`counts`] | reports: every call counted, also when the ring runs over |
 //! | [`lines`] | lines: each call once, with its result, its time, its end |
 //! | [`losses`] | what is known after records were lost |
+//! | [`floods`] | what is known while others have the tracer told of the same things again and again |
 //! | [`args`] | the arguments of every operation, by every route |
 //! | [`namespaces`] | births, moves and ends of namespaces; queues carried between them |
 //! | [`objects`] | lives of objects: what there was, who made and left what |
@@ -35,6 +36,7 @@ mod containers;
 mod counts;
 mod doctor;
 mod filters;
+mod floods;
 mod lines;
 mod losses;
 mod ls;

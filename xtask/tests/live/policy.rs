@@ -1,7 +1,7 @@
 //! What a policy makes of findings in a run: which are shown, as what, counted where, and what that
 //! means for the exit status.
 
-use std::{env, fs, path::PathBuf, process::Output};
+use std::{fs, process::Output};
 
 use serde_json::Value;
 

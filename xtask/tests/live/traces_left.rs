@@ -1,6 +1,6 @@
 //! Nothing is left behind: no programs, maps, links, mounts or files.
 
-use std::{collections::BTreeSet, env, fs, io, path::Path, time::Instant};
+use std::{collections::BTreeSet, fs, io, path::Path, time::Instant};
 
 use nix::sys::signal::Signal;
 

@@ -79,6 +79,7 @@ impl Worker {
     /// Forks one, which ends with this process. This process has one thread.
     pub(super) fn start() -> Result<Self> {
         let (mine, its) = UnixStream::pair()?;
+        let parent = getpid();
         // SAFETY: there is one thread.
         match unsafe { fork() }? {
             ForkResult::Parent { child } => {
@@ -86,7 +87,7 @@ impl Worker {
                 Ok(Self { pid: child, stream: mine, answers })
             }
             ForkResult::Child => {
-                die_with_parent();
+                end_with(parent);
                 drop(mine);
                 let code = match work(its) {
                     Ok(()) => 0,
@@ -117,11 +118,6 @@ impl Worker {
         waitpid(self.pid, None)?;
         Ok(())
     }
-}
-
-fn die_with_parent() {
-    // SAFETY: PR_SET_PDEATHSIG takes a signal number and no address.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
 }
 
 fn work(mut stream: UnixStream) -> Result<()> {
@@ -190,8 +186,10 @@ fn act(caller: &mut Caller, child: &mut Option<Pid>, order: Order) -> Result<i64
             process::enter_namespace(&std::fs::File::open(format!("/proc/{pid}/ns/ipc"))?)?;
             0
         }
-        // SAFETY: there is one thread.
-        Order::Fork => match unsafe { fork() }? {
+        Order::Fork => {
+            let parent = getpid();
+            // SAFETY: there is one thread.
+            match unsafe { fork() }? {
             ForkResult::Parent { child: pid } => {
                 *child = Some(pid);
                 i64::from(pid.as_raw())

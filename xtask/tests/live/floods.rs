@@ -1,0 +1,104 @@
+//! An unprivileged user who has the tracer told of the same things again and again keeps it from nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::Command,
+};
+
+use serde_json::Value;
+
+use crate::{
+    book::assert_balanced,
+    tracer::{Beside, Live, number, of_type, program, scaled, text, workload, xtask},
+};
+
+/// What a run is about: what an attacker would hide.
+struct Acts {
+    lines: Vec<Value>,
+    /// Who makes a thousand namespaces
+    maker: u32,
+    /// Who sends to a queue of another namespace, and takes what it sent, a thousand times
+    sender: Value,
+}
+
+/// Makes namespaces, sends to a foreign queue and plays the scenarios, all at the same time.
+fn act(flood: Option<&str>) -> Acts {
+    let live = Live::start(&[]);
+    let seconds = scaled(6).max(3).to_string();
+    let flood =
+        flood.map(|kind| Beside::start(workload(&["control-flood", kind, "--seconds", &seconds])));
+    let sends = Beside::start(workload(&["foreign-sends", "--pause-ms", "1"]));
+    let births = Beside::start(workload(&["churn-namespaces", "--count", "1000"]));
+    let maker = births.pid();
+    let mut scenarios = Command::new(xtask());
+    scenarios.args(["scenarios", "--unseen"]).env("IPC_TRACE_BIN", program().get_program());
+    let played = scenarios.output().unwrap();
+    assert!(played.status.success(), "{}", text(&played.stderr));
+    births.book();
+    let sender = sends.book()["tid"].clone();
+    if let Some(flood) = flood {
+        flood.book();
+    }
+    Acts { lines: live.end(), maker, sender }
+}
+
+impl Acts {
+    /// Findings by class, of those that rest on no call that could be lost.
+    fn findings(&self) -> BTreeMap<&str, usize> {
+        let mut ids: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
+        for one in of_type(&self.lines, "finding") {
+            let class = one["class"].as_str().unwrap();
+            if class.starts_with("foreign-")
+                || ["carried-mapping", "namespace-mismatch"].contains(&class)
+            {
+                ids.entry(class).or_default().insert(number(&one["id"]));
+            }
+        }
+        ids.into_iter().map(|(class, ids)| (class, ids.len())).collect()
+    }
+
+    fn check(&self) {
+        let created =
+            of_type(&self.lines, "namespace").into_iter().filter(|one| one["event"] == "created");
+        let by_maker = created.filter(|one| one["process"]["pid"] == self.maker).count();
+        assert_eq!(by_maker, 1000);
+        let mut of_sender = of_type(&self.lines, "finding")
+            .into_iter()
+            .filter(|one| one["subject"]["process"]["tid"] == self.sender);
+        let last = of_sender.next_back().expect("a finding");
+        assert_eq!((&last["class"], number(&last["count"])), (&"foreign-object".into(), 2000));
+        let accounting = &self.lines.last().unwrap()["accounting"];
+        assert_eq!(accounting["control"]["dropped"], 0, "{accounting}");
+        assert_balanced(accounting);
+    }
+}
+
+#[test]
+fn births_and_findings_are_the_same_in_a_flood() {
+    let quiet = act(None);
+    quiet.check();
+    let expected = quiet.findings();
+    assert_eq!(expected.len(), 5, "{expected:?}");
+    for kind in ["queues", "processes", "contexts"] {
+        let acts = act(Some(kind));
+        println!("{kind}: {}", acts.lines.last().unwrap()["accounting"]);
+        acts.check();
+        // Who has ended when it is looked at may be told of, too, with little confidence.
+        let found = acts.findings();
+        let is_there = |(class, count): (&&str, &usize)| found.get(class) >= Some(count);
+        assert!(expected.iter().all(is_there), "{kind}: {expected:?}, but {found:?}");
+    }
+}
+
+/// Names of queues by their numbers' lowest bits are kept in one place: they are told once each.
+#[test]
+fn a_queue_is_named_once() {
+    let live = Live::start(&[]);
+    let book = Beside::start(workload(&["control-flood", "queues", "--seconds", "1"])).book();
+    let lines = live.end();
+    let accounting = &lines.last().unwrap()["accounting"];
+    let rounds: u64 = book["rounds"].as_array().unwrap().iter().map(number).sum();
+    // To find two that collide, some thousands are made, opened, and unlinked.
+    let emitted = number(&accounting["control"]["emitted"]);
+    assert!(emitted * 2 < rounds, "{emitted} records for {rounds} calls");
+}
