@@ -14,10 +14,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use nix::{
     sys::wait::{WaitStatus, waitpid},
-    unistd::{ForkResult, Pid, fork},
+    unistd::{ForkResult, Pid, fork, getpid},
 };
 
-use crate::workload::process;
+use crate::{child::end_with, workload::process};
 
 /// Before the descriptors' numbers in the environment of an actor that runs another program.
 const FDS: &str = "XTASK_SCENARIO_FDS";

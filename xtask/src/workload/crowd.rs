@@ -12,6 +12,8 @@ use nix::{
     unistd::{ForkResult, Uid, fork, pause, setresuid},
 };
 
+use crate::child::end_with;
+
 use super::{
     abi::is_error,
     book::outcome,

@@ -227,14 +227,14 @@ fn fork(tid: u32, work: impl FnOnce() -> Result<()>) -> Result<Pid> {
         set_tid_size: 1,
         ..CloneArgs::default()
     };
+    let parent = nix::unistd::getpid();
     // SAFETY: without CLONE_VM and with no stack of its own this is a fork of a process with one thread.
     let ret = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
     if ret != 0 {
         ensure!(ret > 0, "clone3 of {tid}: {}", std::io::Error::last_os_error());
         return Ok(Pid::from_raw(ret as i32));
     }
-    // SAFETY: numbers alone.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    crate::child::end_with(parent);
     let code = match work() {
         Ok(()) => 0,
         Err(error) => {

@@ -11,6 +11,8 @@ use nix::sched::CloneFlags;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
+use crate::child::end_with;
+
 use super::book::Report;
 
 /// How long a process waits for another one before it gives up.
@@ -103,12 +105,7 @@ pub(crate) fn spawn_in_new_namespace(
     }
 }
 
-fn finish(
-    parent: Pid,
-    mut pipe: File,
-    comm: &[u8],
-    work: impl FnOnce() -> Result<Report>,
-) -> ! {
+fn finish(parent: Pid, mut pipe: File, comm: &[u8], work: impl FnOnce() -> Result<Report>) -> ! {
     end_with(parent);
     let report = set_comm(comm).and_then(|()| work());
     let text = report.and_then(|report| Ok(serde_json::to_string(&report)?));

@@ -23,7 +23,7 @@ struct Acts {
 
 /// Makes namespaces, sends to a foreign queue and plays the scenarios, all at the same time.
 fn act(flood: Option<&str>) -> Acts {
-    let live = Live::start(&[]);
+    let live = Live::start_without_calls(&[]);
     let seconds = scaled(6).max(3).to_string();
     let flood =
         flood.map(|kind| Beside::start(workload(&["control-flood", kind, "--seconds", &seconds])));
@@ -93,7 +93,7 @@ fn births_and_findings_are_the_same_in_a_flood() {
 /// Names of queues by their numbers' lowest bits are kept in one place: they are told once each.
 #[test]
 fn a_queue_is_named_once() {
-    let live = Live::start(&[]);
+    let live = Live::start_without_calls(&[]);
     let book = Beside::start(workload(&["control-flood", "queues", "--seconds", "1"])).book();
     let lines = live.end();
     let accounting = &lines.last().unwrap()["accounting"];

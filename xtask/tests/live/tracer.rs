@@ -159,12 +159,21 @@ pub(crate) struct Beside {
     readers: Vec<JoinHandle<()>>,
 }
 
-fn listen(from: impl Read + Send + 'static) -> (Receiver<String>, JoinHandle<()>) {
+/// Reads lines: those that are wanted are handed on.
+fn listen(
+    from: impl Read + Send + 'static,
+    wanted: fn(&str) -> bool,
+) -> (Receiver<String>, JoinHandle<()>) {
     let (send, receive) = mpsc::channel();
     let reader = std::thread::spawn(move || {
-        for line in BufReader::new(from).lines().map_while(Result::ok) {
-            // The test may have lost interest.
-            let _ = send.send(line);
+        let mut from = BufReader::new(from);
+        let mut line = String::new();
+        while from.read_line(&mut line).is_ok_and(|len| len > 0) {
+            if wanted(&line) {
+                // The test may have lost interest.
+                let _ = send.send(line.trim_end_matches('\n').to_owned());
+            }
+            line.clear();
         }
     });
     (receive, reader)
@@ -172,15 +181,20 @@ fn listen(from: impl Read + Send + 'static) -> (Receiver<String>, JoinHandle<()>
 
 impl Beside {
     /// Starts it, with a pipe as its standard input.
-    pub(crate) fn start(mut command: Command) -> Self {
+    pub(crate) fn start(command: Command) -> Self {
+        Self::start_wanting(command, |_| true)
+    }
+
+    /// As above, where not all lines of its standard output are wanted.
+    fn start_wanting(mut command: Command, wanted: fn(&str) -> bool) -> Self {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let (stdout, first) = listen(child.stdout.take().unwrap());
-        let (stderr, second) = listen(child.stderr.take().unwrap());
+        let (stdout, first) = listen(child.stdout.take().unwrap(), wanted);
+        let (stderr, second) = listen(child.stderr.take().unwrap(), |_| true);
         let stdin = child.stdin.take();
         Self { child, stdin, stdout, stderr, readers: vec![first, second] }
     }
@@ -269,9 +283,19 @@ pub(crate) struct Live {
 impl Live {
     /// Starts it; calls are traced when this returns.
     pub(crate) fn start(options: &[&str]) -> Self {
+        Self::start_wanting(options, |_| true)
+    }
+
+    /// As above; the lines of calls are left out, which are too many to be kept.
+    pub(crate) fn start_without_calls(options: &[&str]) -> Self {
+        Self::start_wanting(options, |line| !line.starts_with(r#"{"v":1,"type":"ipc","#))
+    }
+
+    fn start_wanting(options: &[&str], wanted: fn(&str) -> bool) -> Self {
         let mut command = tracer("live");
         command.args(["-o", "json"]).args(options);
-        let mut live = Self { tracer: Beside::start(command), lines: Vec::new() };
+        let tracer = Beside::start_wanting(command, wanted);
+        let mut live = Self { tracer, lines: Vec::new() };
         let start = live.next();
         assert_eq!(start["type"], "start");
         assert!(start["boot_id"].is_string() && start["run_id"].is_string(), "{start}");

@@ -12,9 +12,11 @@ use nix::{
         signal::{Signal, kill},
         wait::waitpid,
     },
-    unistd::{ForkResult, Pid, fork, pause},
+    unistd::{ForkResult, Pid, fork, getpid, pause},
 };
 use serde::{Deserialize, Serialize};
+
+use crate::child::end_with;
 
 use super::Kind;
 use crate::workload::{
@@ -190,17 +192,18 @@ fn act(caller: &mut Caller, child: &mut Option<Pid>, order: Order) -> Result<i64
             let parent = getpid();
             // SAFETY: there is one thread.
             match unsafe { fork() }? {
-            ForkResult::Parent { child: pid } => {
-                *child = Some(pid);
-                i64::from(pid.as_raw())
-            }
-            ForkResult::Child => {
-                die_with_parent();
-                loop {
-                    pause();
+                ForkResult::Parent { child: pid } => {
+                    *child = Some(pid);
+                    i64::from(pid.as_raw())
+                }
+                ForkResult::Child => {
+                    end_with(parent);
+                    loop {
+                        pause();
+                    }
                 }
             }
-        },
+        }
         Order::Reap => {
             reap(child)?;
             0
