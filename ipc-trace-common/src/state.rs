@@ -1,6 +1,9 @@
 //! The values of the maps that both sides touch, the filters' bits and the counters.
 
-use crate::{hooks, op, record::BatchRecord};
+use crate::{
+    hooks, op,
+    record::{BatchRecord, QueueRef},
+};
 
 /// Counters of one operation on one CPU: `seen = filtered + emitted + dropped`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -112,6 +115,23 @@ pub struct Batch {
     pub counts: [u32; 32],
     /// The calls
     pub record: BatchRecord,
+}
+
+/// In [`Batch::pid_tgid`]: the batch is its thread's no more, and the user side's.
+pub const NOBODYS: u64 = u64::MAX;
+
+/// A call that a thread is in, whose [`Batch`] was taken from it meanwhile.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct NotedCall {
+    /// [`Batch::enter_ns`]
+    pub enter_ns: u64,
+    /// [`Batch::what`]
+    pub what: u64,
+    /// The queue that it is on
+    pub queue: QueueRef,
+    /// The thread's context
+    pub context: u64,
 }
 
 /// How long repeated accesses of one kind are counted, and not told of, after one was: nanoseconds.

@@ -3,7 +3,8 @@
 //!
 //! A thread that makes a second call gets a place in an array, if that is free, and keeps it until it
 //! ends or executes something else. There its calls are collected; it alone writes there. All that is
-//! the same for them (who it is, its namespace) is read once, when the batch is begun.
+//! the same for them (who it is, its namespace) is read once, when the batch is begun. Where places run
+//! short, the user side takes those whose threads have done nothing for a while.
 //!
 //! Invariant: a batch is sent before anything that would give its calls another meaning: before the
 //! thread's next event of another kind, and before its context is sent anew. Once the gate is closed,
@@ -20,7 +21,7 @@ use ipc_trace_common::{
     layout::Field,
     op::{Code, Op},
     record::{BATCH, BatchHead, Kind, NO_DURATION, NsRef, Outcome, QueueRef, What},
-    state::{BATCH_ROW, BATCHES as PLACES, Batch},
+    state::{BATCH_ROW, BATCHES as PLACES, Batch, NOBODYS, NotedCall},
 };
 
 use crate::{
@@ -29,15 +30,12 @@ use crate::{
     context,
     emit::comm,
     filters,
-    maps::{self, BATCHES, BATCHES_TAKEN, Count, EVENTS},
+    maps::{self, BATCHES, BATCHES_TAKEN, Count, EVENTS, NOTED_CALLS},
     memory::{current_task, field, masked},
     queues,
     registers::Call,
+    slots,
 };
-
-/// In the place of a thread: what is there could not be sent when the thread lost it. The place is
-/// never free again; its calls are told of in the end.
-const NOBODYS: u64 = u64::MAX;
 
 /// The operations whose calls can be in a batch: those that can block, and those that look for an object,
 /// if they fail.
@@ -319,6 +317,7 @@ pub(crate) fn release(pid_tgid: u64) {
 #[unsafe(no_mangle)]
 extern "C" fn release_batch(pid_tgid: u64) -> u64 {
     let place = place(pid_tgid);
+    let _ = NOTED_CALLS.remove(&pid_tgid);
     // Else it is another thread's, who may be writing there.
     if let Some(batch) = owned(pid_tgid) {
         send_batch(place);
@@ -327,11 +326,47 @@ extern "C" fn release_batch(pid_tgid: u64) -> u64 {
             batch.pid_tgid = 0;
             let _ = BATCHES_TAKEN.remove(&place);
         } else {
-            // No room, or the end has come.
+            // No room, or the end has come: the user side takes it.
             batch.pid_tgid = NOBODYS;
         }
     }
     0
+}
+
+/// A call returns. If it can block, and the user side has taken the batch where its entry was noted, that is noted
+/// in the thread's slot now.
+#[inline(always)]
+pub(crate) fn give_back(pid_tgid: u64, op: Op, call: Call) {
+    let packed = call.packed();
+    if constant!(BATCHED) != 0
+        && op.blocks()
+        && slots::find(pid_tgid).is_some_and(|slot| slot.entered != packed)
+    {
+        give_back_call(pid_tgid, packed);
+    }
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn give_back_call(pid_tgid: u64, packed: u64) -> u64 {
+    if let (Some(noted), Some(slot)) = (taken_from(pid_tgid), slots::find(pid_tgid)) {
+        if (noted.what >> 32) as u16 == packed as u16 {
+            slot.entered = packed;
+            slot.enter_ns = noted.enter_ns;
+            // SAFETY: a reference is valid for writing.
+            unsafe { queues::write(&raw mut slot.queue, &noted.queue) };
+        }
+        let _ = NOTED_CALLS.remove(&pid_tgid);
+    }
+    0
+}
+
+/// The call that a thread is in, where the user side has taken its batch.
+#[inline(always)]
+pub(crate) fn taken_from(pid_tgid: u64) -> Option<&'static NotedCall> {
+    let noted = NOTED_CALLS.get_ptr(&pid_tgid)?;
+    // SAFETY: the map gave the pointer.
+    Some(unsafe { &*noted })
 }
 
 /// The thread has made a call that could have been in a batch, and others before: from now on its

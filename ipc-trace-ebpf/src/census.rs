@@ -123,6 +123,12 @@ fn list_pending(seq: u64, task: u64) -> bool {
         (record.header.abi, record.header.code) = (abi, code);
         record.arg0 = u64::from(id as u32);
         record.queue = batch.record.head.queue;
+    } else if let Some(noted) = batches::taken_from(pid_tgid) {
+        (record.enter_boot_ns, record.context) = (noted.enter_ns, noted.context);
+        let What { id, abi, code } = What::unpacked(noted.what);
+        (record.header.abi, record.header.code) = (abi, code);
+        record.arg0 = u64::from(id as u32);
+        record.queue = noted.queue;
     } else if let Some(slot) = slots::find(pid_tgid) {
         let call = Call::unpacked(0, slot.entered);
         // The call may be returning just now.

@@ -15,7 +15,7 @@ use ipc_trace_common::{
     state::{
         BATCHES as BATCH_COUNT, Batch, CONTROL_ROW, COUNTER_ROWS, Counters, DIAGNOSTICS,
         Diagnostic, DropKey, FILTER_VALUES, FIRED as PROGRAMS, FOLDS, Fold, FoldKey, INUMS,
-        SLOT_COUNT, SPILLED_SLOTS, gate,
+        NotedCall, SLOT_COUNT, SPILLED_SLOTS, gate,
     },
 };
 
@@ -57,6 +57,9 @@ pub(crate) static BATCHES_TAKEN: HashMap<u32, u8> = HashMap::with_max_entries(BA
 #[cfg(not(feature = "probe"))]
 #[map]
 pub(crate) static LAST_RUNS: Array<crate::copies::LastRun> = Array::with_max_entries(SLOT_COUNT, 0);
+/// By pid_tgid: the calls that threads are in whose batches the user side has taken.
+#[map]
+pub(crate) static NOTED_CALLS: HashMap<u64, NotedCall> = HashMap::with_max_entries(BATCH_COUNT, 0);
 /// By number, from [`ipc_trace_common::state::FIRST_INUM`]: generation, and whether it was sent.
 #[map]
 pub(crate) static NAMESPACES: Array<u64> = Array::with_max_entries(INUMS, 0);

@@ -88,6 +88,12 @@ impl Words {
         self.word(at).load(Ordering::Relaxed)
     }
 
+    /// Writes a word where it has the value `before`. Whether it had.
+    pub(super) fn exchange(&mut self, at: usize, before: u64, value: u64) -> bool {
+        let (success, failure) = (Ordering::AcqRel, Ordering::Relaxed);
+        self.word(at).compare_exchange(before, value, success, failure).is_ok()
+    }
+
     /// Writes a word, which programs see from now on.
     pub(super) fn set(&mut self, at: usize, value: u64) {
         self.word(at).store(value, Ordering::Release);

@@ -8,6 +8,7 @@
 //! | [`layout`] | where the fields are that the programs read |
 //! | [`plan`] | which operation is seen by which backend, and why: pure |
 //! | [`attach`] | loads the object and attaches a plan's programs |
+//! | `batches` | calls that are not sent yet, of threads that have ended or do nothing |
 //! | `trampolines` | programs on functions by fentry and fexit |
 //! | `steady` | attaches in ways on which programs are not preempted |
 //! | `object` | the object with its maps, of which programs are loaded |
@@ -25,6 +26,7 @@
 //! Invariant: nothing here knows what an event means or how it is shown.
 
 pub mod attach;
+mod batches;
 mod bpf;
 pub mod btf;
 pub mod census;

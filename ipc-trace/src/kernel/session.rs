@@ -16,18 +16,18 @@ use aya::maps::{Array, HashMap, MapData, MapError};
 use aya_log::EbpfLogger;
 use ipc_trace_common::{
     op::{Abi, Op},
-    record::{BatchHead, NsRef},
+    record::NsRef,
     state::{
-        self, BATCHES, Batch, CONTROL_ROW, COPIES_ROW, COUNTER_ROWS, Diagnostic, DropKey, Fold,
-        FoldKey, gate,
+        self, BATCHES, CONTROL_ROW, COPIES_ROW, COUNTER_ROWS, Diagnostic, DropKey, Fold, FoldKey,
+        gate,
     },
 };
 
 use tokio::io::{Interest, unix::AsyncFd};
-use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::{
     attach::{AttachError, attach},
+    batches::{self, Batches},
     bpf,
     census::{Census, CensusError, listed},
     features,
@@ -231,7 +231,9 @@ pub struct Session {
     folds: Folds,
     gate: Words,
     /// Calls that are not sent yet
-    batches: Option<Words>,
+    batches: Option<Batches>,
+    /// Calls that were taken out of the places of others, by operation: the programs have not counted them
+    taken: BTreeMap<Op, u64>,
     /// Runs that were left out before calls were wanted
     missed_before: u64,
     /// What was read of them since
@@ -330,9 +332,14 @@ impl Session {
             folds: Folds::new(linked.take("ACCESS_FOLDS")?),
             gate: linked.words(object::GATE, gate::WORDS as usize)?,
             batches: match batched {
-                true => Some(linked.words("BATCHES", BATCH_WORDS * BATCHES as usize)?),
+                true => Some(Batches::new(
+                    linked.words("BATCHES", batches::WORDS * BATCHES as usize)?,
+                    linked.take("BATCHES_TAKEN")?,
+                    linked.take("NOTED_CALLS")?,
+                )),
                 false => None,
             },
+            taken: BTreeMap::new(),
             missed_before: 0,
             readings: RefCell::default(),
             is_closed: false,
@@ -515,34 +522,27 @@ impl Session {
     }
 
     /// Waits until all programs that ran when the gate was closed have ended, where they may write to
-    /// what [`Self::left`] reads: they run in read-side critical sections of RCU, and this waits for a
-    /// grace period (`sys_membarrier`, kernel/sched/membarrier.c).
+    /// what [`Self::left`] reads.
     pub fn wait_for_programs(&self) {
-        const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
-        if self.batches.is_none() {
-            return;
-        }
-        // SAFETY: no pointers.
-        if unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } != 0 {
-            // With nohz_full. None takes that long.
-            std::thread::sleep(Duration::from_millis(20));
+        if self.batches.is_some() {
+            batches::wait_for_programs();
         }
     }
 
     /// Records of calls that had not been sent when the gate was closed, each in words.
     #[must_use]
     pub fn left(&self) -> Vec<Vec<u64>> {
-        let Some(batches) = &self.batches else { return Vec::new() };
-        let first = core::mem::offset_of!(Batch, record) / size_of::<u64>();
-        let begin = |place| place * BATCH_WORDS;
-        let places = (0..BATCHES as usize).filter(|place| batches.get(begin(*place)) != 0);
-        let record =
-            |place| (first..BATCH_WORDS).map(|at| batches.get(begin(place) + at)).collect();
-        let has_calls = |record: &Vec<u64>| {
-            let head = BatchHead::ref_from_prefix(record.as_bytes());
-            head.is_ok_and(|(head, _)| head.count != 0)
-        };
-        places.map(record).filter(has_calls).collect()
+        self.batches.as_ref().map(Batches::left).unwrap_or_default()
+    }
+
+    /// Records of calls that have waited for too long to be sent, each in words.
+    pub fn take_idle(&mut self) -> Vec<Vec<u64>> {
+        self.batches.as_mut().map(Batches::take).unwrap_or_default()
+    }
+
+    /// So many calls came in such records.
+    pub fn note_taken(&mut self, op: Op, calls: u64) {
+        *self.taken.entry(op).or_default() += calls;
     }
 
     fn set_gate(&mut self, value: u32) {
@@ -556,7 +556,10 @@ impl Session {
         let missed = missed.saturating_sub(self.missed_before);
         let mut counts = AllCounts { control: self.row(CONTROL_ROW), missed, ..Default::default() };
         for op in Op::ALL {
-            counts.ops.insert(op, self.row(op as u32));
+            let mut row = self.row(op as u32);
+            let taken = self.taken.get(&op).copied().unwrap_or(0);
+            (row.seen, row.emitted) = (row.seen + taken, row.emitted + taken);
+            counts.ops.insert(op, row);
         }
         counts
     }
@@ -665,7 +668,6 @@ fn number(program: BorrowedFd<'_>) -> Result<u32, String> {
 }
 
 /// Words of one batch.
-const BATCH_WORDS: usize = size_of::<Batch>() / size_of::<u64>();
 /// Words of one row of counters.
 const ROW_WORDS: usize = size_of::<state::Counters>() / size_of::<u64>();
 

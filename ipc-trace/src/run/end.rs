@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use ipc_trace_common::op::Op;
 use zerocopy::IntoBytes as _;
 
 use super::{Run, RunError, accounts, command::Child, mode::Mode, terminal};
@@ -28,7 +29,9 @@ impl Run {
         // Twice: a namespace is dead when it is missing from two lists.
         self.list();
         let census = self.list();
-        self.take_what_is_left(&mut counts);
+        let left = self.setup.session.left();
+        self.take_records(&left);
+        counts.ops = self.setup.session.counts().ops;
         self.stop_resync();
         let mut ls = self.what_exists(matches!(self.mode, Mode::Report(..)));
         if let Some(ls) = &mut ls {
@@ -52,17 +55,16 @@ impl Run {
         self.last_words(ended, accounting, command, pending, holders.as_ref())
     }
 
-    /// Calls that were not sent when the gate closed. All programs that ran then have ended.
-    fn take_what_is_left(&mut self, counts: &mut AllCounts) {
+    /// Calls that come from elsewhere than the ring. No program writes them any more.
+    pub(super) fn take_records(&mut self, records: &[Vec<u64>]) {
         let session = &mut self.setup.session;
-        let left = session.left();
         let before = self.pipeline.delivered.clone();
-        let records = left.iter().map(|words| words.as_bytes());
+        let records = records.iter().map(|words| words.as_bytes());
         self.pipeline.left(records, &mut session.control, &mut self.mode);
-        for (op, counts) in &mut counts.ops {
-            let of = |ops: &[u64]| ops.get(*op as usize).copied().unwrap_or(0);
+        for op in Op::ALL {
+            let of = |ops: &[u64]| ops.get(op as usize).copied().unwrap_or(0);
             let more = of(&self.pipeline.delivered.ops) - of(&before.ops);
-            (counts.seen, counts.emitted) = (counts.seen + more, counts.emitted + more);
+            session.note_taken(op, more);
         }
     }
 

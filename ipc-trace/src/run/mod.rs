@@ -386,6 +386,8 @@ impl Run {
         self.take_folded()?;
         let now = boot_ns();
         self.catch_up(now)?;
+        let idle = self.setup.session.take_idle();
+        self.take_records(&idle);
         self.pipeline.tick(now, &mut self.mode);
         self.take_losses()?;
         self.resync()?;

@@ -63,7 +63,7 @@ const ROUND: u32 = 256;
 const KEY: i32 = 0x7f10_0d00;
 
 pub(crate) fn run(options: &Flood) -> Result<()> {
-    let end = Instant::now() + Duration::from_secs(options.seconds);
+    let time = Duration::from_secs(options.seconds);
     let mut children = Vec::new();
     for cpu in 0..std::thread::available_parallelism()?.get() {
         let work = || {
@@ -73,26 +73,28 @@ pub(crate) fn run(options: &Flood) -> Result<()> {
             setgroups(&[])?;
             setgid(Gid::from_raw(options.user))?;
             setuid(Uid::from_raw(options.user))?;
+            let mut queues = 0;
             let rounds = match options.kind {
-                Kind::Queues => queues(cpu, end)?,
-                Kind::Processes => repeated(end, || one_call_of_a_copy(CloneFlags::empty()))?,
-                Kind::Contexts => contexts(end)?,
+                Kind::Queues => colliding_queues(cpu, time, &mut queues)?,
+                Kind::Processes => repeated(time, || one_call_of_a_copy(CloneFlags::empty()))?,
+                Kind::Contexts => contexts(time)?,
                 Kind::Namespaces => {
                     // Only there it may.
                     unshare(CloneFlags::CLONE_NEWUSER)?;
-                    repeated(end, || one_call_of_a_copy(CloneFlags::CLONE_NEWIPC))?
+                    repeated(time, || one_call_of_a_copy(CloneFlags::CLONE_NEWIPC))?
                 }
-                Kind::Objects => repeated(end, make_and_remove)?,
+                Kind::Objects => repeated(time, make_and_remove)?,
             };
-            Ok(Report::default().fact("rounds", json!([rounds])))
+            Ok(Report::default().fact("rounds", json!([rounds])).fact("queues", json!([queues])))
         };
         children.push(process::spawn(b"control-flood", work)?);
     }
     process::join_all(children)?.print()
 }
 
-/// Does something until the end: how often.
-fn repeated(end: Instant, mut work: impl FnMut() -> Result<()>) -> Result<u64> {
+/// Does something for a while: how often.
+fn repeated(time: Duration, mut work: impl FnMut() -> Result<()>) -> Result<u64> {
+    let end = Instant::now() + time;
     let mut rounds = 0;
     while Instant::now() < end {
         for _ in 0..ROUND {
@@ -103,17 +105,20 @@ fn repeated(end: Instant, mut work: impl FnMut() -> Result<()>) -> Result<u64> {
     Ok(rounds)
 }
 
-/// Asks for the attributes of two queues by turns.
-fn queues(cpu: usize, end: Instant) -> Result<u64> {
+/// Asks for the attributes of two queues by turns, when so many were `made` that two collide.
+fn colliding_queues(cpu: usize, time: Duration, made: &mut u64) -> Result<u64> {
     let (first, wanted) = queue(&format!("flood-{cpu}-0"))?;
-    let mut others = (1..1_000_000).map(|number| queue(&format!("flood-{cpu}-{number}")));
+    let mut others = (1..1_000_000).map(|number| {
+        *made = number;
+        queue(&format!("flood-{cpu}-{number}"))
+    });
     let second = others.find_map(|other| match other {
         Ok((fd, ino)) => (ino & 0xfff == wanted & 0xfff).then_some(Ok(fd)),
         Err(error) => Some(Err(error)),
     });
     let second = second.context("no two queues with the same low bits")??;
     let mut turns = [first.as_raw_fd(), second.as_raw_fd()].into_iter().cycle();
-    repeated(end, || {
+    repeated(time, || {
         let fd = turns.next().unwrap_or(-1);
         // SAFETY: nothing is given or taken.
         let done = unsafe { libc::syscall(libc::SYS_mq_getsetattr, fd, 0, 0) };
@@ -163,8 +168,8 @@ fn one_call_of_a_copy(flags: CloneFlags) -> Result<()> {
 }
 
 /// Calls after each of which the thread could be in other namespaces.
-fn contexts(end: Instant) -> Result<u64> {
-    repeated(end, || {
+fn contexts(time: Duration) -> Result<u64> {
+    repeated(time, || {
         unshare(CloneFlags::empty())?;
         // SAFETY: numbers alone.
         unsafe { libc::syscall(libc::SYS_semget, KEY, 0, 0) };

@@ -37,6 +37,7 @@ pub(crate) mod process;
 mod queue_names;
 mod saturate;
 mod seccomp;
+mod sleepers;
 mod steps;
 pub(crate) mod sysv;
 mod tour;
@@ -114,6 +115,8 @@ pub(crate) enum Workload {
     Leak,
     /// Make, use and remove objects at random in processes and namespaces that come and go
     Model(model::Model),
+    /// Be many threads that make calls and then wait, until standard input ends
+    Sleepers(sleepers::Sleepers),
     /// Let threads make one call each for every line of standard input
     Steps(steps::Steps),
     /// Make one shmget call
@@ -157,6 +160,7 @@ pub(crate) fn run(workload: Workload) -> anyhow::Result<()> {
         Workload::Births => births::run(),
         Workload::Leak => leak::run(),
         Workload::Model(options) => model::run(&options),
+        Workload::Sleepers(options) => sleepers::run(&options),
         Workload::Steps(options) => steps::run(&options),
         Workload::OneCall(options) => churn::one_call(&options),
     }

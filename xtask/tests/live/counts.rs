@@ -242,3 +242,44 @@ fn calls_are_counted_that_their_thread_had_not_sent_in_the_end() {
     let object = same.next().unwrap();
     assert_eq!(number(&object["uses"]), 1 + 101 + 3, "{object}");
 }
+
+/// Calls are collected in places of which there are 4,096. Threads that do nothing keep none when they run short, and
+/// their calls stay what they are.
+#[test]
+fn threads_that_sleep_keep_no_place_from_others() {
+    let took = "ipc-trace: debug: took the places of";
+    let [mut first, mut second] = [Report::start(&[]), Report::start(&[])];
+    let mut sleepers = Beside::start(workload(&["sleepers"]));
+    assert_eq!(sleepers.line(), "asleep");
+    let pid = sleepers.pid();
+    for report in [&mut first, &mut second] {
+        report.wait_for(took);
+    }
+    let first = first.end();
+    let book = sleepers.book();
+    let second = second.end();
+
+    // Those that wait in a call, by who began it.
+    let waiting = number(&book["waiting"]);
+    let mut pending: Vec<_> =
+        list(&first["pending"]).iter().filter(|call| call["pid"] == pid).collect();
+    pending.dedup_by_key(|call| &call["tid"]);
+    assert_eq!(pending.len() as u64, waiting);
+    assert!(pending.iter().all(|call| call["op"] == "semop"));
+
+    let of_sleepers = |report: &Value| {
+        let namespaces = list(&report["namespaces"]).iter();
+        let mut all = namespaces.flat_map(|ns| list(&ns["processes"]));
+        all.find(|process| process["pid"] == pid).map(|process| number(&process["calls"]))
+    };
+    let semops = &book["namespaces"][0]["ops"]["semop"]["calls"];
+    assert_eq!(of_sleepers(&second), Some(number(semops) + 2));
+    let mut namespaces = list(&second["namespaces"]).iter();
+    let ns = namespaces.find(|ns| ns["inum"] == book["namespaces"][0]["inum"]).unwrap();
+    let longest = number(&ns["ops"]["semop"]["duration_ns"]["max"]);
+    assert!(longest >= number(&book["waited_ns"]), "{ns}");
+    for report in [&first, &second] {
+        assert_balanced(&report["accounting"]);
+        assert_eq!(report["accounting"]["not_made"], 0);
+    }
+}

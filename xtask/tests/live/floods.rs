@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{
     book::assert_balanced,
-    tracer::{Beside, Live, number, of_type, program, scaled, text, workload, xtask},
+    tracer::{Beside, Live, list, number, of_type, program, scaled, text, workload, xtask},
 };
 
 /// What a run is about: what an attacker would hide.
@@ -58,10 +58,15 @@ impl Acts {
     }
 
     fn check(&self) {
-        let created =
-            of_type(&self.lines, "namespace").into_iter().filter(|one| one["event"] == "created");
-        let by_maker = created.filter(|one| one["process"]["pid"] == self.maker).count();
-        assert_eq!(by_maker, 1000);
+        let created: Vec<_> = of_type(&self.lines, "namespace")
+            .into_iter()
+            .filter(|one| one["event"] == "created")
+            .map(|one| &one["process"])
+            .collect();
+        let by_maker = created.iter().filter(|one| one["pid"] == self.maker).count();
+        // Of those it was not told who that is.
+        let by_nobody = created.iter().filter(|one| one.is_null()).count();
+        assert!(by_maker <= 1000 && by_maker + by_nobody >= 1000, "{by_maker}, {by_nobody}");
         let mut of_sender = of_type(&self.lines, "finding")
             .into_iter()
             .filter(|one| one["subject"]["process"]["tid"] == self.sender);
@@ -97,8 +102,9 @@ fn a_queue_is_named_once() {
     let book = Beside::start(workload(&["control-flood", "queues", "--seconds", "1"])).book();
     let lines = live.end();
     let accounting = &lines.last().unwrap()["accounting"];
-    let rounds: u64 = book["rounds"].as_array().unwrap().iter().map(number).sum();
-    // To find two that collide, some thousands are made, opened, and unlinked.
-    let emitted = number(&accounting["control"]["emitted"]);
-    assert!(emitted * 2 < rounds, "{emitted} records for {rounds} calls");
+    let sum = |fact: &str| list(&book[fact]).iter().map(number).sum::<u64>();
+    let (rounds, queues) = (sum("rounds"), sum("queues"));
+    // Where the other ring is full, that each is made and unlinked is told there, too.
+    let others = number(&accounting["control"]["emitted"]).saturating_sub(3 * queues);
+    assert!(rounds > 0 && others < 100 + rounds / 10, "{others} of {rounds} calls, {accounting}");
 }

@@ -212,9 +212,9 @@ impl Beside {
         }
     }
 
-    /// Waits for that line of its standard error.
+    /// Waits for a line of its standard error that begins so.
     pub(crate) fn wait_for_stderr(&mut self, wanted: &str) {
-        while self.stderr.recv_timeout(PATIENCE).unwrap() != wanted {}
+        while !self.stderr.recv_timeout(PATIENCE).unwrap().starts_with(wanted) {}
     }
 
     fn complaints(&self) -> String {
@@ -350,8 +350,9 @@ pub(crate) struct Report(Beside);
 impl Report {
     /// Starts it; calls are counted when this returns.
     pub(crate) fn start(options: &[&str]) -> Self {
+        // What it says of itself, tests may wait for.
         let mut command = tracer("report");
-        command.args(["-o", "json"]).args(options);
+        command.env("RUST_LOG", "ipc_trace=debug").args(["-o", "json"]).args(options);
         command.args(["--", "/bin/sh", "-c", "echo tracing; read line || :"]);
         let mut tracer = Beside::start(command);
         tracer.wait_for_stderr("tracing");
@@ -360,6 +361,11 @@ impl Report {
 
     pub(crate) fn pid(&self) -> u32 {
         self.0.pid()
+    }
+
+    /// Waits until it says something that begins so.
+    pub(crate) fn wait_for(&mut self, wanted: &str) {
+        self.0.wait_for_stderr(wanted);
     }
 
     /// Ends it: the report.
