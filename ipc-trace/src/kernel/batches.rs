@@ -196,4 +196,4 @@ pub(super) fn wait_for_programs() {
     }
 }
 
-const _: () = assert!(size_of::<BatchHead>() % 8 == 0 && NOTED_WORDS == 6);
+const _: () = assert!(size_of::<BatchHead>().is_multiple_of(8) && NOTED_WORDS == 6);

@@ -34,6 +34,7 @@ mod never_made;
 mod overwritten;
 mod path_swap;
 pub(crate) mod process;
+mod queue_cache;
 mod queue_names;
 mod saturate;
 mod seccomp;
@@ -73,6 +74,8 @@ pub(crate) enum Workload {
     NeverMade,
     /// Let a queue's name be overwritten while calls that took it are held in the kernel
     FalseName,
+    /// Go through many queues of two namespaces on two processors
+    QueueCache(queue_cache::QueueCache),
     /// Open and unlink queues by names of all lengths and contents
     QueueNames,
     /// Be many threads at a time, of which many have numbers with equal low halves
@@ -140,6 +143,7 @@ pub(crate) fn run(workload: Workload) -> anyhow::Result<()> {
         Workload::Killed => killed::run(),
         Workload::NeverMade => never_made::run(),
         Workload::FalseName => false_name::run(),
+        Workload::QueueCache(options) => queue_cache::run(&options),
         Workload::QueueNames => queue_names::run(),
         Workload::EqualTids(options) => equal_tids::run(&options),
         Workload::CollidingBirths(options) => equal_tids::births(&options),

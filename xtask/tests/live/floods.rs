@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{
     book::assert_balanced,
-    tracer::{Beside, Live, list, number, of_type, program, scaled, text, workload, xtask},
+    tracer::{Beside, Live, list, number, of_type, program, report, scaled, text, workload, xtask},
 };
 
 /// What a run is about: what an attacker would hide.
@@ -107,4 +107,21 @@ fn a_queue_is_named_once() {
     // Where the other ring is full, that each is made and unlinked is told there, too.
     let others = number(&accounting["control"]["emitted"]).saturating_sub(3 * queues);
     assert!(rounds > 0 && others < 100 + rounds / 10, "{others} of {rounds} calls, {accounting}");
+}
+
+/// Entries of a cache of queues, which CPUs write and read at the same time, are never two queues' at once: else a
+/// call would be taken for one on another namespace's queue.
+#[test]
+fn queues_that_share_a_place_are_never_mixed_up() {
+    let queues = scaled(4096).max(256).to_string();
+    let words = ["queue-cache", "--queues", &queues, "--seconds", "5"];
+    let (report, book) = report(&["--op", "mq_getsetattr"], &words);
+    for caller in list(&book["callers"]) {
+        let mut namespaces = list(&report["namespaces"]).iter();
+        let ns = namespaces.find(|ns| ns["inum"] == caller["inum"]).unwrap();
+        assert_eq!(ns["ops"]["mq_getsetattr"]["calls"], caller["calls"], "{ns}");
+        assert_eq!(ns["foreign_calls"], 0, "{ns}");
+    }
+    assert_eq!(list(&report["findings"]), [] as [Value; 0]);
+    assert_balanced(&report["accounting"]);
 }
