@@ -2,7 +2,10 @@
 
 use ipc_trace_common::op::Family;
 
-use crate::event::{Container, finding::Class};
+use crate::event::{
+    Container,
+    finding::{Class, Severity},
+};
 
 /// In which container something is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,4 +71,6 @@ pub struct Case<'a> {
     /// Whether that is the queue's own, and not what a caller gave: what another thread may have changed must not
     /// talk a rule into allowing something
     pub name_is_proven: bool,
+    /// How much it weighs by itself
+    pub severity: Severity,
 }

@@ -71,6 +71,7 @@ fn case(finding: &Finding) -> Case<'_> {
     let object = finding.object.as_ref();
     Case {
         class: finding.class,
+        severity: finding.severity,
         subject: subject(&finding.subject),
         owner: object.map(owner).unwrap_or_default(),
         kind: object.and_then(|object| object.kind).map(|kind| kind.0),

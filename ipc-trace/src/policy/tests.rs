@@ -78,6 +78,7 @@ fn case<'a>(class: Class, subject: &'a Container, owner: &'a Container) -> Case<
         key: None,
         name: Some(b"jobs"),
         name_is_proven: true,
+        severity: Severity::Medium,
     }
 }
 
@@ -369,7 +370,25 @@ fn with<R>(wild: &Wild, then: impl FnOnce(&Case<'_>) -> R) -> R {
         key: wild.key,
         name: wild.name.as_deref(),
         name_is_proven: true,
+        severity: Severity::Medium,
     })
+}
+
+#[test]
+fn a_name_that_anybody_can_have_read_hides_nothing() {
+    let (web, db) = (container("web-1", "web:3"), container("db", "postgres:15"));
+    let mut case = case(Class::ForeignObject, &web, &db);
+    let says = |case: &Case<'_>, rule: &str| good(rule).judge(case, now());
+    let weighs = |severity: &str| {
+        format!("[[severity]]\nname = 'x'\nset = '{severity}'\nobject = {{ name = 'jobs' }}")
+    };
+    let allow = "[[allow]]\nname = 'x'\nobject = { name = 'jobs' }";
+    assert_eq!(says(&case, allow), Verdict::Declared(0));
+    assert_eq!(says(&case, &weighs("info")), Verdict::Weighs(0, Severity::Info));
+    case.name_is_proven = false;
+    assert_eq!(says(&case, allow), Verdict::Silent);
+    assert_eq!(says(&case, &weighs("info")), Verdict::Silent);
+    assert_eq!(says(&case, &weighs("high")), Verdict::Weighs(0, Severity::High));
 }
 
 proptest! {
