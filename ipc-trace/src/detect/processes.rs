@@ -3,17 +3,13 @@
 //! Invariant: what a reading says of a process is of the process that is meant: its start is compared where
 //! that is known.
 
-use std::{
-    fs::{self, File},
-    io::{BufRead as _, BufReader, Read as _},
-    path::PathBuf,
-};
+use std::{cell::RefCell, fs, path::PathBuf};
 
 use super::{
     sighting::ProcessKey,
     witness::{Mapped, Witness},
 };
-use crate::{event::OtherNs, track::clock::as_shown};
+use crate::{event::OtherNs, look::patience::Patience, track::clock::as_shown};
 
 /// Bytes of `/proc/PID/maps` that are read.
 const MAPS: u64 = 8 << 20;
@@ -25,16 +21,17 @@ const PROCESSES: usize = 1 << 14;
 const TICK_NS: u64 = 10_000_000;
 
 /// Reads `/proc`.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Processes {
     proc: PathBuf,
+    patience: RefCell<Patience>,
 }
 
 impl Processes {
     /// That of this host, or another place that looks like it.
     #[must_use]
     pub fn in_directory(proc: impl Into<PathBuf>) -> Self {
-        Self { proc: proc.into() }
+        Self { proc: proc.into(), patience: RefCell::default() }
     }
 
     /// When a process started, in [`TICK_NS`]. proc_pid_stat(5): the name, in parentheses, may hold anything.
@@ -59,17 +56,10 @@ impl Processes {
 
 impl Witness for Processes {
     fn mapped(&self, process: ProcessKey) -> Option<Vec<Mapped>> {
-        let maps = File::open(self.proc.join(process.0.to_string()).join("maps")).ok()?;
-        let mut reader = BufReader::new(maps.take(MAPS));
-        let mut all = Vec::new();
-        let mut line = Vec::new();
-        while all.len() < SEGMENTS {
-            line.clear();
-            if reader.read_until(b'\n', &mut line).ok()? == 0 {
-                break;
-            }
-            all.extend(segment(&line));
-        }
+        let path = self.proc.join(process.0.to_string()).join("maps");
+        let maps = self.patience.borrow_mut().read(&path, MAPS).ok()?;
+        let segments = maps.split(|byte| *byte == b'\n').filter_map(segment);
+        let all = segments.take(SEGMENTS).collect();
         self.is(process).then_some(all)
     }
 

@@ -9,6 +9,7 @@
 //! | [`sysvipc`] | the tables of `/proc/sysvipc`: pure |
 //! | [`mqueue`] | the queues of a namespace |
 //! | [`untrusted`] | opens what another process names |
+//! | [`patience`] | reads what may keep its reader waiting |
 //! | [`lines`] | lines of mountinfo and maps files: pure |
 //! | [`assemble`] | all of it together, by namespace: pure |
 //!
@@ -23,6 +24,7 @@ pub mod found;
 pub mod inside;
 pub mod lines;
 pub mod mqueue;
+pub mod patience;
 pub mod procfs;
 pub mod sysvipc;
 pub mod untrusted;

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     containers::{Containers, Known},
     event::{Container, OtherNs, Process, identity::Capabilities, identity::Identity, value::Text},
+    look::patience::Patience,
 };
 
 /// Contexts that are kept at least before threads that have ended unseen are looked for.
@@ -208,6 +209,7 @@ pub struct Contexts {
     pub with_ancestry: bool,
     /// Where processes are that live
     proc: PathBuf,
+    patience: Patience,
 }
 
 impl Default for Contexts {
@@ -218,6 +220,7 @@ impl Default for Contexts {
             ancestors: Ancestors::default(),
             with_ancestry: false,
             proc: "/proc".into(),
+            patience: Patience::default(),
         }
     }
 }
@@ -235,7 +238,7 @@ impl Contexts {
                 let mut its = || containers.of(one.cgroup, one.pid).as_ref().map(Rc::as_ptr);
                 of_container.is_none() || its() == of_container
             });
-        let called = called.or_in(&self.proc, record);
+        let called = called.or_in(&self.proc, &mut self.patience, record);
         let identity = Identity {
             ns_pid: (record.ns_pid != 0).then_some(record.ns_pid),
             ns_uid: None,

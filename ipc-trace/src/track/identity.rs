@@ -15,6 +15,7 @@ use super::{HashMap, clock::as_shown};
 use crate::{
     decode::Arguments,
     event::{identity::Ancestor, value::Text},
+    look::patience::Patience,
 };
 
 /// What a process was called with.
@@ -45,17 +46,21 @@ impl Called {
 
     /// What `proc` has, where the kernel side could not read it since that memory was not at hand.
     #[must_use]
-    pub(super) fn or_in(self, proc: &Path, record: &ContextRecord) -> Self {
-        use std::io::Read as _;
+    pub(super) fn or_in(
+        self,
+        proc: &Path,
+        patience: &mut Patience,
+        record: &ContextRecord,
+    ) -> Self {
         if !self.unread {
             return self;
         }
         let process = proc.join(record.pid.to_string());
-        let mut bytes = Vec::new();
         let most = ipc_trace_common::record::ARGS_LEN as u64;
-        let file = std::fs::File::open(process.join("cmdline"));
-        let read = file.and_then(|file| file.take(most + 1).read_to_end(&mut bytes));
-        if read.is_err() || !is_it(&process, record.start_boot_ns, None) {
+        let Ok(mut bytes) = patience.read(&process.join("cmdline"), most + 1) else {
+            return Self::default();
+        };
+        if !is_it(&process, record.start_boot_ns, None) {
             return Self::default();
         }
         let truncated = bytes.len() as u64 > most;
@@ -270,8 +275,10 @@ mod tests {
         std::fs::write(proc.join("7/stat"), stat).unwrap();
         let mut record = ContextRecord::new_zeroed();
         (record.pid, record.start_boot_ns) = (7, 43_210_000_000);
-        let args =
-            |record: &ContextRecord| Called::new(Arguments::Unread, 0).or_in(proc, record).args;
+        let args = |record: &ContextRecord| {
+            let called = Called::new(Arguments::Unread, 0);
+            called.or_in(proc, &mut Patience::default(), record).args
+        };
         assert_eq!(args(&record).unwrap().len(), 2);
         record.start_boot_ns += 10_000_000;
         assert_eq!(args(&record), None);
