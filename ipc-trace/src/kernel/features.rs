@@ -133,6 +133,13 @@ const fn x32_answers() -> bool {
     false
 }
 
+/// Whether the kernel was booted with a parameter that is one word. Not, where that can't be read.
+#[must_use]
+pub fn has_boot_parameter(proc: &Path, name: &str) -> bool {
+    let cmdline = fs::read_to_string(proc.join("cmdline")).unwrap_or_default();
+    cmdline.split_whitespace().take_while(|word| *word != "--").any(|word| word == name)
+}
+
 /// The initial namespaces' inode numbers (include/linux/proc_ns.h).
 pub const PROC_USER_INIT_INO: u32 = 0xefff_fffd;
 /// As above, of processes

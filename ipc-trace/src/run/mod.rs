@@ -35,6 +35,7 @@ pub mod status;
 
 use std::{
     io::{self, IsTerminal as _},
+    path::Path,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -48,6 +49,7 @@ use crate::{
     event::{Accounting, Start, finding::Severity, value::Time},
     kernel::{
         census::Census,
+        features,
         preemption::Change,
         session::{AllCounts, SessionError},
         survey::Survey,
@@ -206,6 +208,9 @@ impl Run {
         let clock = Clock::now();
         let mut pipeline = Pipeline::new(Tracker::new(clock));
         pipeline.tracker.contexts.with_ancestry = args.with_ancestry;
+        if features::has_boot_parameter(Path::new("/proc"), "ipcmni_extend") {
+            pipeline.tracker.objects.ids_are_extended();
+        }
         let started = boot_ns();
         let run_id = random_id();
         let output = Output::new(signals.clone());
@@ -263,7 +268,16 @@ impl Run {
         self.flush()?;
         let mut child = match args.command.as_slice() {
             words @ [_, ..] if !self.signals.end() => {
-                Some(Child::start(words, args.output == OutputFormat::Json)?)
+                match Child::start(words, args.output == OutputFormat::Json) {
+                    Ok(child) => Some(child),
+                    Err(error) => {
+                        // Who reads lines has had the first one by now, and waits for the last.
+                        if matches!(self.mode, Mode::Live(_)) && args.output == OutputFormat::Json {
+                            self.end(None).await?;
+                        }
+                        return Err(error.into());
+                    }
+                }
             }
             // None, or the run is over before it has begun.
             _ => None,

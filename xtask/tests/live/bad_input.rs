@@ -115,6 +115,13 @@ fn a_command_that_can_not_be_started_is_127_or_126_as_in_shells() {
     assert_refused(&run("ipc-trace-no-such-program"), 127, &["ipc-trace-no-such-program"]);
     assert_refused(&run("/proc/self/status"), 126, &["/proc/self/status"]);
     assert_refused(&run("/"), 126, &["/"]);
+    // Who reads lines gets whole ones.
+    let mut live = tracer("live");
+    let output = live.args(["-o", "json", "--", "/nonexistent/program"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(127));
+    let lines = parse_lines(&output.stdout);
+    let ends = [lines.first(), lines.last()].map(|line| &line.unwrap()["type"]);
+    assert_eq!(ends, ["start", "end"]);
 }
 
 #[test]

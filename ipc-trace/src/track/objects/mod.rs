@@ -198,13 +198,31 @@ pub struct Objects {
     blind: bool,
     /// Removed objects that had to make room
     forgotten: u64,
+    /// Objects that began since those that ended unseen were looked for, and with how many that is done again
+    begun: usize,
+    look_at: usize,
+    /// Whether ids have indices of 24 bits
+    extended: bool,
 }
 
 /// Removed objects of all namespaces of which it is not known whether they are still in use, and that are
 /// remembered.
 const MAX_REMOVED: usize = 1 << 14;
 
+/// Objects that begin, at least, before those are looked for that have ended unseen: after a loss, the ends of any
+/// number may have been lost.
+const BEGUN: usize = 1 << 17;
+/// Bits of an id that are its index; the others are a sequence number (`IPCMNI_SHIFT` and, with the boot parameter
+/// `ipcmni_extend`, `IPCMNI_EXTEND_SHIFT`, ipc/util.h, 6.12).
+const INDEX_BITS: u32 = 15;
+const EXTENDED_INDEX_BITS: u32 = 24;
+
 impl Objects {
+    /// Ids have larger indices: the kernel was booted with `ipcmni_extend`.
+    pub const fn ids_are_extended(&mut self) {
+        self.extended = true;
+    }
+
     /// A call did something. `queue_ns`: the namespace of the queue that it was done to.
     pub fn act(&mut self, act: &Act<'_>, queue_ns: Option<NsRef>) -> Vec<Change> {
         let mut changes = Vec::new();
@@ -265,7 +283,22 @@ impl Objects {
             }
         }
         self.limit_removed();
+        if changes.iter().any(|change| change.life == ObjectLife::Created) {
+            self.begun += 1;
+            if self.begun > self.look_at.max(BEGUN) {
+                self.end_replaced(act, &mut changes);
+            }
+        }
         changes
+    }
+
+    /// Ends the objects that have ended unseen, as far as others have their places.
+    fn end_replaced(&mut self, act: &Act<'_>, changes: &mut Vec<Change>) {
+        let bits = if self.extended { EXTENDED_INDEX_BITS } else { INDEX_BITS };
+        for space in self.spaces.values_mut() {
+            space.end_replaced(act, bits, &mut self.gone, changes);
+        }
+        (self.begun, self.look_at) = (0, self.living());
     }
 
     /// So many calls used an object of a namespace; no other deed is done often.

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     decode::deeds::{Likeness, Made},
     event::{args::IpcSet, objects::ObjectLife},
+    steps::step,
     track::HashMap,
 };
 
@@ -38,6 +39,8 @@ pub struct Space {
     pub(super) ask_after: u64,
 }
 
+/// Queues of a namespace that are remembered after a loss.
+const QUEUES: usize = 1 << 14;
 /// How long after its removal a segment is looked for.
 const ASK_NS: u64 = 1_000_000_000;
 
@@ -409,6 +412,47 @@ impl Space {
             let (life, at) = (ObjectLife::Destroyed, act.boot_ns);
             changes.push(Change::new(life, at, self.ns, local, &mut one));
             gone.insert(self.ns, local, one);
+        }
+    }
+
+    /// Ends what has ended unseen: of two objects of a kind with the same index, of `bits` bits, the older one is gone.
+    /// Queues have none, and the oldest of many are forgotten: those that are in use will be met again.
+    pub(super) fn end_replaced(
+        &mut self,
+        act: &Act<'_>,
+        bits: u32,
+        gone: &mut Gone,
+        changes: &mut Vec<Change>,
+    ) {
+        let mut newest: HashMap<(Family, i32), (u64, Local)> = HashMap::default();
+        let mut ended = Vec::new();
+        let mut queues = Vec::new();
+        for (local, one) in &self.live {
+            step();
+            let known = one.birth.known();
+            let Local::Sysv(kind, id) = *local else {
+                queues.push((known, *local));
+                continue;
+            };
+            let index = id & ((1 << bits) - 1);
+            let newer = newest.entry((kind, index)).or_insert((known, *local));
+            if newer.1 != *local {
+                let older = if newer.0 < known {
+                    std::mem::replace(newer, (known, *local))
+                } else {
+                    (known, *local)
+                };
+                ended.push(older.1);
+            }
+        }
+        for local in ended {
+            self.ended_unseen(act, local, gone, changes);
+        }
+        if !self.whole && queues.len() > QUEUES {
+            queues.sort_unstable();
+            for (_, local) in queues.iter().take(queues.len() - QUEUES) {
+                self.take(*local);
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use ipc_trace_common::{
 use proptest::prelude::*;
 
 use super::{
-    Act, Change, Objects,
+    Act, BEGUN, Change, Objects,
     one::{Birth, Local, One},
     ways::Sought,
 };
@@ -487,6 +487,27 @@ fn what_is_remembered_of_the_removed_is_bounded_for_the_host() {
         assert_eq!(kept as u64 + objects.forgotten(), count as u64);
     };
     crate::steps::assert_linear(50_000, remove);
+}
+
+/// Objects whose removals were lost, of a flood of them.
+#[test]
+fn what_ended_unseen_is_bounded_by_what_the_kernel_can_have() {
+    let make = |count: usize| {
+        let mut objects = whole();
+        objects.lost();
+        let mut ended = 0;
+        for number in 0..count as u32 {
+            // One lives at a time: indices go round, and each round has its sequence number.
+            let id = (number % 64 | number / 64 << 15).cast_signed();
+            let changes = objects.act(&act(u64::from(number), 1, got(id, 0, Made::Yes)), None);
+            ended += changes.iter().filter(|one| one.life == ObjectLife::Destroyed).count();
+        }
+        assert!(objects.living() <= BEGUN + 65, "{}", objects.living());
+        assert_eq!(objects.living() + ended, count);
+    };
+    let count = 2 * BEGUN + BEGUN / 2;
+    let steps = crate::steps::of(|| make(count));
+    assert!(steps <= 2 * count as u64, "{steps}");
 }
 
 /// Names that are unlinked before it was known what they led to.
