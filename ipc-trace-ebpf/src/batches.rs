@@ -90,12 +90,14 @@ fn of_thread(pid_tgid: u64) -> Option<&'static mut Batch> {
     (batch.pid_tgid == pid_tgid).then_some(batch)
 }
 
+/// In [`Batch::enter_ns`], of a lookup: it can't block, so when it entered is of no interest.
+const LOOKUP: u64 = 1;
+
 /// A call enters the kernel; `queue`: what its descriptor leads to, if it takes one. Whether that is noted
-/// here. Lookups are not: only of those that fail the identifier is known to be no object's, and of the others
-/// it is the result.
+/// here.
 #[inline(always)]
 pub(crate) fn enter(pid_tgid: u64, number: u64, call: Call, queue: &QueueRef) -> bool {
-    if !can_be(call) || call.code.bit() & GETS != 0 {
+    if !can_be(call) {
         return false;
     }
     let Some(batch) = owned(pid_tgid) else {
@@ -106,7 +108,13 @@ pub(crate) fn enter(pid_tgid: u64, number: u64, call: Call, queue: &QueueRef) ->
     {
         return false;
     }
-    note(batch, call, number as u32);
+    if call.code.bit() & GETS != 0 {
+        describe_lookup(batch, call);
+        batch.entered = number as u32;
+        batch.enter_ns = LOOKUP;
+    } else {
+        note(batch, call, number as u32);
+    }
     true
 }
 
@@ -169,6 +177,14 @@ fn describe(batch: &mut Batch, call: Call) {
     batch.size = size << 32;
 }
 
+/// As above, of a lookup: its key.
+#[inline(always)]
+fn describe_lookup(batch: &mut Batch, call: Call) {
+    let id = call.first() as i32;
+    batch.what = What { id, abi: call.abi as u8, code: call.code.0 }.packed();
+    batch.size = 0;
+}
+
 /// Whether the thread is still who and where it was when its batch was begun: of its user, group and name, in its
 /// namespaces and its cgroup.
 #[inline(always)]
@@ -189,18 +205,35 @@ fn is_same(batch: &Batch, task: u64) -> bool {
 /// The call with that number returns. Whether it is in the thread's batch now.
 #[inline(always)]
 pub(crate) fn exit(pid_tgid: u64, task: u64, number: u64, ret: i64) -> bool {
-    constant!(BATCHED) != 0 && exit_known(pid_tgid, task, number as u32, ret)
+    if constant!(BATCHED) == 0 {
+        return false;
+    }
+    let call = number as u32;
+    let Some(batch) = of_thread(pid_tgid) else {
+        return false;
+    };
+    if !is_noted(batch, task, call) {
+        return false;
+    }
+    let looks = batch.enter_ns == LOOKUP;
+    // Only of lookups that fail is the identifier known to be no object's; of the others it is the result.
+    if looks && !filters::failed(ret) {
+        return false;
+    }
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    let duration_ns = if looks { NO_DURATION } else { now - batch.enter_ns };
+    add(batch, pid_tgid, (now, duration_ns), ret);
+    true
 }
 
-/// As [`exit`], where batches are in use, by what was noted of the call.
+/// As [`exit`], where batches are in use, by what was noted of the call, which is no lookup.
 #[inline(always)]
 pub(crate) fn exit_known(pid_tgid: u64, task: u64, call: u32, ret: i64) -> bool {
     let Some(batch) = of_thread(pid_tgid) else {
         return false;
     };
-    // The call that was noted may be one before, of whose return the program was not run. That one by another
-    // ABI with the same number is not told from it then, is a second mischance that is not provided for.
-    if batch.enter_ns == 0 || batch.entered != call || !is_same(batch, task) {
+    if !is_noted(batch, task, call) {
         return false;
     }
     // SAFETY: no arguments.
@@ -210,7 +243,16 @@ pub(crate) fn exit_known(pid_tgid: u64, task: u64, call: u32, ret: i64) -> bool 
     true
 }
 
-/// A call returns that looked for an object, and failed. Whether it is in the thread's batch now.
+/// Whether a call is the one whose entry was noted in the batch, and its thread who it was. What was noted may be a
+/// call before, of whose return the program was not run. That one by another ABI with the same number is not told
+/// from it then, is a second mischance that is not provided for.
+#[inline(always)]
+fn is_noted(batch: &Batch, task: u64, call: u32) -> bool {
+    batch.enter_ns != 0 && batch.entered == call && is_same(batch, task)
+}
+
+/// A call returns that looked for an object, and failed, where its entry was not seen, as there is nothing to be seen
+/// there. Whether it is in the thread's batch now.
 #[inline(always)]
 pub(crate) fn looked_up(pid_tgid: u64, task: u64, call: Call, ret: i64) -> bool {
     if constant!(BATCHED) == 0
@@ -226,7 +268,7 @@ pub(crate) fn looked_up(pid_tgid: u64, task: u64, call: Call, ret: i64) -> bool 
     if !is_same(batch, task) {
         return false;
     }
-    describe(batch, call);
+    describe_lookup(batch, call);
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
     add(batch, pid_tgid, (now, NO_DURATION), ret);
@@ -300,7 +342,7 @@ pub(crate) fn forget_call(pid_tgid: u64) {
 /// When the call that a thread is in began, and what it is, if that was noted here.
 #[inline(always)]
 pub(crate) fn pending(pid_tgid: u64) -> Option<&'static Batch> {
-    owned(pid_tgid).filter(|batch| batch.enter_ns != 0).map(|batch| &*batch)
+    owned(pid_tgid).filter(|batch| batch.enter_ns > LOOKUP).map(|batch| &*batch)
 }
 
 /// The thread is not to be taken for what it was any more: it gets another context, becomes another
@@ -333,13 +375,13 @@ extern "C" fn release_batch(pid_tgid: u64) -> u64 {
     0
 }
 
-/// A call returns. If it can block, and the user side has taken the batch where its entry was noted, that is noted
-/// in the thread's slot now.
+/// A call returns. If the user side has taken the batch where its entry was noted, that is noted in the thread's slot
+/// now.
 #[inline(always)]
-pub(crate) fn give_back(pid_tgid: u64, op: Op, call: Call) {
+pub(crate) fn give_back(pid_tgid: u64, call: Call) {
     let packed = call.packed();
     if constant!(BATCHED) != 0
-        && op.blocks()
+        && can_be(call)
         && slots::find(pid_tgid).is_some_and(|slot| slot.entered != packed)
     {
         give_back_call(pid_tgid, packed);

@@ -341,7 +341,9 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
     if gate.is_open() && !is_seen_at_entry && batches::looked_up(pid_tgid, task, call, ret) {
         return 0;
     }
-    batches::give_back(pid_tgid, op, call);
+    if is_seen_at_entry || op.blocks() {
+        batches::give_back(pid_tgid, call);
+    }
     let mut slot = slots::find_or_take(pid_tgid, Diagnostic::NoSlotForTask);
     let (mut entered, mut entered_ns) = (false, 0);
     let mut flags = 0;
@@ -356,13 +358,6 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
         if op.makes_objects() {
             flags = slots::birth(slot, op, ret);
         }
-    }
-    if gate.is_open()
-        && is_seen_at_entry
-        && entered
-        && batches::looked_up(pid_tgid, task, call, ret)
-    {
-        return 0;
     }
     let noted_ns = batches::leave(pid_tgid, call);
     if is_seen_at_entry && !entered && noted_ns == 0 {

@@ -74,6 +74,24 @@ extern "C" fn note_changeable(pid_tgid: u64, task: u64) -> u64 {
     0
 }
 
+/// The thread has made a call that may have got it into other namespaces, or made it another user: then its next call
+/// sends the context anew. They are replaced as a whole (`switch_task_namespaces`, kernel/nsproxy.c; `commit_creds`,
+/// kernel/cred.c), so who asks for nothing to be changed has nothing sent.
+///
+/// A global function, as the next one.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn has_moved(pid_tgid: u64, task: u64) -> u64 {
+    if let Some(slot) = slots::find(pid_tgid) {
+        let nsproxy: u64 = kernel_field(task, Field::TaskNsproxy);
+        let cred: u64 = kernel_field(task, Field::TaskCred);
+        if slot.nsproxy != nsproxy || slot.cred != cred {
+            slot.context = 0;
+        }
+    }
+    0
+}
+
 /// Whether a context that was sent tells something of the current thread that is not so any more: `1`, or `0`.
 ///
 /// A global function, so that the verifier looks at it once.

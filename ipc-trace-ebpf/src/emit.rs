@@ -10,7 +10,7 @@ use ipc_trace_common::{
     op::Op,
     record::{
         CallRecord, CtlPart, Kind, MsgPart, NO_DURATION, NamePart, NsRef, QueuePart, QueueRef,
-        SemopPart, VERSION, flag,
+        SemopPart, VERSION, flag, queue_flag,
     },
     state::Counters,
 };
@@ -20,8 +20,8 @@ use crate::{
     context,
     detail::{self, Entered, Facts, Inline, Part},
     filters, inputs,
-    maps::{self, Count, EVENTS, Share},
-    memory::{PLAIN, current_task, field, kernel, registers},
+    maps::{self, Count, EVENTS},
+    memory::{PLAIN, current_task, field, kernel, masked, registers},
     namespaces, queues,
     registers::Call,
     slots,
@@ -212,7 +212,7 @@ fn send<P: Part>(event: &Event, reported: bool, arguments: &Arguments) {
     let reserved = if reported { reserve::<P>(event) } else { None };
     let (record, counters, kind) = match reserved {
         Some(record) => (record, event.counters, Kind::Call),
-        None if is_fact(event, arguments) => match maps::reserve_uncounted(share(event)) {
+        None if is_fact(event, arguments) => match maps::reserve_call(is_access(event)) {
             Some((record, counters)) => (record, counters, Kind::Change),
             None => return,
         },
@@ -227,10 +227,10 @@ fn send<P: Part>(event: &Event, reported: bool, arguments: &Arguments) {
     }
 }
 
-/// How much of the control ring a fact may take.
+/// Whether a call is on a queue of another namespace: 1, or 0. Without a branch.
 #[inline(always)]
-fn share(event: &Event) -> Share {
-    if queues::is_foreign(&event.queue) { Share::Access } else { Share::Change }
+fn is_access(event: &Event) -> u64 {
+    masked::<1>(u64::from(event.queue.flags / queue_flag::FOREIGN))
 }
 
 /// Whether a call is a fact that nothing may keep from the reader: it has changed an object, or which objects

@@ -120,11 +120,13 @@ pub(crate) fn learn_own() {
     maps::set_own_executable(inode(current_task()));
 }
 
-/// `TRACER`, where the task runs the file that the tracer runs: that file, not one of its path or its name.
-#[inline(always)]
-pub(crate) fn of_tracer(task: u64) -> u32 {
+/// `TRACER`, where the task runs the file that the tracer runs: that file, not one of its path or its name. A global
+/// function, as [`found_task`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn of_tracer(task: u64) -> u64 {
     let own = maps::own_executable();
-    if own != 0 && inode(task) == own { flag::TRACER } else { 0 }
+    u64::from(if own != 0 && inode(task) == own { flag::TRACER } else { 0 })
 }
 
 /// `struct inode *` of the file that the task runs; `0`: it runs none, or that is not known.

@@ -338,12 +338,12 @@ pub(crate) fn reserve_control<T>(share: Share) -> Option<*mut T> {
     Some(at)
 }
 
-/// As [`reserve_control`], for who counts the record among the emitted.
 #[inline(always)]
-pub(crate) fn reserve_uncounted<T>(share: Share) -> Option<(*mut T, *mut Counters)> {
+fn reserve_uncounted<T>(share: Share) -> Option<(*mut T, *mut Counters)> {
     let counters = counters(CONTROL_ROW)?;
     count(counters, Count::Seen);
-    let at = if is_used_up(share) { None } else { reserve(&CONTROL) };
+    let is_used_up = share != Share::Whole && is_full_beyond(share as u64) != 0;
+    let at = if is_used_up { None } else { reserve(&CONTROL) };
     if at.is_none() {
         let repeatable = share == Share::Repeatable;
         count(counters, if repeatable { Count::Withheld } else { Count::Dropped });
@@ -351,12 +351,27 @@ pub(crate) fn reserve_uncounted<T>(share: Share) -> Option<(*mut T, *mut Counter
     Some((at?, counters))
 }
 
-/// Whether others have taken what a record of that share can get.
+/// As [`reserve_control`], of a call, for who counts it among the emitted; `access`: 1, if it has the share of accesses,
+/// else 0, and that of changes. A number, as the verifier would follow each choice to the end.
 #[inline(always)]
-fn is_used_up(share: Share) -> bool {
-    if share == Share::Whole {
-        return false;
+pub(crate) fn reserve_call<T>(access: u64) -> Option<(*mut T, *mut Counters)> {
+    const { assert!(Share::Access as u64 == Share::Change as u64 + 1) };
+    let counters = counters(CONTROL_ROW)?;
+    count(counters, Count::Seen);
+    let is_used_up = is_full_beyond(Share::Change as u64 + access) != 0;
+    let at = if is_used_up { None } else { reserve(&CONTROL) };
+    if at.is_none() {
+        count(counters, Count::Dropped);
     }
+    Some((at?, counters))
+}
+
+/// Whether more of the control ring is in use than so many eighths: `1`, or `0`.
+///
+/// A global function, so that the verifier looks at it once.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn is_full_beyond(eighths: u64) -> u64 {
     // SAFETY: a `RingBuf` is the map's definition, which is what the helper takes.
     let (used, size) = unsafe {
         let ring = core::ptr::from_ref(&CONTROL).cast_mut().cast();
@@ -365,7 +380,7 @@ fn is_used_up(share: Share) -> bool {
             bpf_ringbuf_query(ring, u64::from(BPF_RB_RING_SIZE)),
         )
     };
-    used > size / 8 * share as u64
+    u64::from(used > size / 8 * eighths)
 }
 
 /// Counts a rare condition; the census logs it.

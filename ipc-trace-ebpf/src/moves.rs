@@ -13,7 +13,7 @@ use crate::{
     context::{self, kernel_field},
     executables, files,
     maps::{self, DESCENDANTS, Share},
-    memory::{current_task, field},
+    memory::{current_task, field, unknown},
     namespaces,
     registers::Call,
     slots,
@@ -56,14 +56,10 @@ pub(crate) fn returned(task: u64, ipc_ns: u64, pid_tgid: u64, call: Call, ret: i
     if ret != 0 {
         return;
     }
-    // Other namespaces may have changed, too, or the user: then the next call sends the context anew. They are
-    // replaced as a whole (`switch_task_namespaces`, kernel/nsproxy.c; `commit_creds`, kernel/cred.c), so who asks
-    // for nothing to be changed has nothing sent.
-    if slot.nsproxy != field::<u64>(task, Field::TaskNsproxy)
-        || slot.cred != field::<u64>(task, Field::TaskCred)
-    {
-        slot.context = 0;
-    }
+    context::has_moved(pid_tgid, unknown(task));
+    let Some(slot) = slots::find(pid_tgid) else {
+        return;
+    };
     if field::<u32>(ipc_ns, Field::IpcNsInum) == from.inum {
         return;
     }
@@ -126,7 +122,10 @@ fn report(way: Way, from: NsRef, to: NsRef, ns_id: u64, by: (u64, u64), child: (
     // SAFETY: the ring gave room for a whole record, and every field is written.
     unsafe {
         record.write(MoveRecord {
-            header: context::header(Kind::Move, executables::of_tracer(current_task())),
+            header: context::header(
+                Kind::Move,
+                executables::of_tracer(unknown(current_task())) as u32,
+            ),
             boot_ns: bpf_ktime_get_boot_ns(),
             context: by.1,
             tid: by.0 as u32,

@@ -158,42 +158,67 @@ pub(crate) fn behind(task: u64, fd: u32) -> QueueRef {
         return queue;
     };
     let met = Met::read(entry);
-    let known = met.inode == inode && met.ino == ino && met.sum == met.sum();
     let (mut sb, mut dev) = (met.sb, met.dev as u32);
-    if !known {
-        sb = field(inode, Field::InodeSb);
-        if field::<u64>(sb, Field::SbMagic) != MQUEUE_MAGIC {
+    if met.inode != inode || met.ino != ino || met.sum != met.sum() {
+        if meet(file) == 0 {
             return queue;
         }
+        sb = field(inode, Field::InodeSb);
         dev = field(sb, Field::SbDev);
     }
+    (queue.ino, queue.dev) = (ino, dev);
+    describe(&mut queue, sb);
+    queue
+}
+
+/// Whose a queue is, by its superblock.
+#[inline(always)]
+fn describe(queue: &mut QueueRef, sb: u64) {
     let ipc_ns: u64 = field(sb, Field::SbInfo);
-    queue.ino = ino;
-    queue.dev = dev;
     queue.flags = queue_flag::KNOWN;
     if ipc_ns == 0 {
         queue.flags |= queue_flag::DEAD;
     } else {
         queue.ns = namespaces::identify_read(ipc_ns);
     }
-    // One whose name could not be sent is not known: it is tried again.
-    if !known && announce(file, &queue) != 0 {
+}
+
+/// A file shows itself that may be a queue: `1`, or `0`. Its name is sent, unless that was done before, and it is
+/// remembered, unless its name could not be sent: then that is tried again.
+///
+/// A global function, so that the verifier looks at it once.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn meet(file: u64) -> u64 {
+    let inode: u64 = field(file, Field::FileInode);
+    let ino: u64 = field(inode, Field::InodeNumber);
+    let sb: u64 = field(inode, Field::InodeSb);
+    if field::<u64>(sb, Field::SbMagic) != MQUEUE_MAGIC {
+        return 0;
+    }
+    let dev: u32 = field(sb, Field::SbDev);
+    let mut queue = none();
+    (queue.ino, queue.dev) = (ino, dev);
+    describe(&mut queue, sb);
+    if announce(file, &queue)
+        && let Some(entry) = QUEUES.get_ptr_mut(ino as u32 & 0xfff)
+    {
         let mut met = Met { inode, ino, sb, dev: u64::from(dev), sum: 0 };
         met.sum = met.sum();
         met.write(entry);
     }
-    queue
+    1
 }
 
-/// Sends a queue's name, if that was not sent yet: `1`, if it has been sent by now.
-#[inline(never)]
-fn announce(file: u64, queue: &QueueRef) -> u64 {
+/// Sends a queue's name, if that was not sent yet. Whether it has been sent by now.
+#[inline(always)]
+fn announce(file: u64, queue: &QueueRef) -> bool {
     let number = queue.ino;
     if NAMED_QUEUES.get_ptr(&number).is_some() {
-        return 1;
+        return true;
     }
     let Some(record) = maps::reserve_control::<QueueRecord>(Share::Repeatable) else {
-        return 0;
+        return false;
     };
     let dentry: u64 = field(file, Field::FileDentry);
     let len = field::<u32>(dentry, Field::DentryNameLen) & (NAME_LEN as u32 - 1);
@@ -209,5 +234,5 @@ fn announce(file: u64, queue: &QueueRef) -> u64 {
     }
     context::submit(record);
     let _ = NAMED_QUEUES.insert(&number, &0, u64::from(BPF_ANY));
-    1
+    true
 }
