@@ -379,27 +379,34 @@ extern "C" fn release_batch(pid_tgid: u64) -> u64 {
 /// now.
 #[inline(always)]
 pub(crate) fn give_back(pid_tgid: u64, call: Call) {
-    let packed = call.packed();
-    if constant!(BATCHED) != 0
-        && can_be(call)
-        && slots::find(pid_tgid).is_some_and(|slot| slot.entered != packed)
-    {
-        give_back_call(pid_tgid, packed);
+    if constant!(BATCHED) != 0 {
+        give_back_call(pid_tgid, call.packed());
     }
 }
 
+/// A global function with all that decides: the verifier follows ways that part until the end.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn give_back_call(pid_tgid: u64, packed: u64) -> u64 {
-    if let (Some(noted), Some(slot)) = (taken_from(pid_tgid), slots::find(pid_tgid)) {
-        if (noted.what >> 32) as u16 == packed as u16 {
-            slot.entered = packed;
-            slot.enter_ns = noted.enter_ns;
-            // SAFETY: a reference is valid for writing.
-            unsafe { queues::write(&raw mut slot.queue, &noted.queue) };
-        }
-        let _ = NOTED_CALLS.remove(&pid_tgid);
+    let call = Call::unpacked(0, packed);
+    let is_noted = call.code.op().is_some_and(Op::blocks)
+        || constant!(SYSCALL_KINDS) & call.code.bit() & GETS != 0;
+    let Some(slot) = slots::find(pid_tgid) else {
+        return 0;
+    };
+    if !is_noted || call.multiplexed != 0 || slot.entered == packed {
+        return 0;
     }
+    let Some(noted) = taken_from(pid_tgid) else {
+        return 0;
+    };
+    if (noted.what >> 32) as u16 == packed as u16 {
+        slot.entered = packed;
+        slot.enter_ns = noted.enter_ns;
+        // SAFETY: a reference is valid for writing.
+        unsafe { queues::write(&raw mut slot.queue, &noted.queue) };
+    }
+    let _ = NOTED_CALLS.remove(&pid_tgid);
     0
 }
 

@@ -341,9 +341,7 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
     if gate.is_open() && !is_seen_at_entry && batches::looked_up(pid_tgid, task, call, ret) {
         return 0;
     }
-    if is_seen_at_entry || op.blocks() {
-        batches::give_back(pid_tgid, call);
-    }
+    batches::give_back(pid_tgid, call);
     let mut slot = slots::find_or_take(pid_tgid, Diagnostic::NoSlotForTask);
     let (mut entered, mut entered_ns) = (false, 0);
     let mut flags = 0;
