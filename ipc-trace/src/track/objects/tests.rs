@@ -498,7 +498,7 @@ fn what_ended_unseen_is_bounded_by_what_the_kernel_can_have() {
         let mut ended = 0;
         for number in 0..count as u32 {
             // One lives at a time: indices go round, and each round has its sequence number.
-            let id = (number % 64 | number / 64 << 15).cast_signed();
+            let id = ((number % 64) | ((number / 64) << 15)).cast_signed();
             let changes = objects.act(&act(u64::from(number), 1, got(id, 0, Made::Yes)), None);
             ended += changes.iter().filter(|one| one.life == ObjectLife::Destroyed).count();
         }
