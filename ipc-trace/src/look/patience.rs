@@ -1,7 +1,7 @@
 //! Reads files of `/proc/PID` that lie in the process's memory, which can keep whoever reads them waiting: its pages
 //! may be those of a file on a server that never answers (FUSE, userfaultfd).
 //!
-//! Invariant: who asks waits for [`PATIENCE`] at most, and at most [`STUCK`] threads are waited for by nobody.
+//! Invariant: who asks waits for `PATIENCE` at most, and at most `STUCK` threads are waited for by nobody.
 
 use std::{
     fs::File,

@@ -1,6 +1,6 @@
 //! Nothing is left behind: no programs, maps, links, mounts or files.
 
-use std::{collections::BTreeSet, fs, io, path::Path, time::Instant};
+use std::{collections::BTreeSet, fs, io, os::fd::AsRawFd as _, path::Path, time::Instant};
 
 use nix::sys::signal::Signal;
 
@@ -59,6 +59,31 @@ fn exists((kind, id): Object) -> bool {
     }
 }
 
+/// What tells an object to who reads of it: of a map its name, as `struct bpf_map_info` has it
+/// (include/uapi/linux/bpf.h).
+fn described((kind, id): Object) -> String {
+    const BPF_MAP_GET_FD_BY_ID: i32 = 14;
+    const BPF_OBJ_GET_INFO_BY_FD: i32 = 15;
+    const NAME: usize = 24;
+    let mut attributes = Attributes([0; 28]);
+    attributes.0[0] = id;
+    let fd = match bpf(BPF_MAP_GET_FD_BY_ID, &mut attributes) {
+        // SAFETY: the descriptor is new and nobody else's.
+        Ok(fd) if kind == "map_id:" => unsafe {
+            <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd)
+        },
+        _ => return format!("{kind} {id}"),
+    };
+    let mut info = [0_u8; NAME + 16];
+    let at = info.as_mut_ptr() as u64;
+    let words = [fd.as_raw_fd() as u32, info.len() as u32, at as u32, (at >> 32) as u32];
+    attributes.0[..4].copy_from_slice(&words);
+    let _ = bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes);
+    // The kernel has written to it.
+    let name = std::hint::black_box(&mut info)[NAME..].split(|byte| *byte == 0).next();
+    format!("{kind} {id} {}", String::from_utf8_lossy(name.unwrap_or_default()))
+}
+
 /// What lies in a directory, if there is one.
 fn names_in(path: &Path) -> BTreeSet<std::ffi::OsString> {
     let entries = fs::read_dir(path).into_iter().flatten();
@@ -79,7 +104,11 @@ fn assert_gone(objects: &BTreeSet<Object>) {
     assert!(
         eventually(|| !objects.iter().any(|object| exists(*object))),
         "left: {:?}",
-        objects.iter().filter(|object| exists(**object)).collect::<Vec<_>>()
+        objects
+            .iter()
+            .filter(|object| exists(**object))
+            .map(|one| described(*one))
+            .collect::<Vec<_>>()
     );
     println!("gone after {:.1} s", end.elapsed().as_secs_f64());
 }
