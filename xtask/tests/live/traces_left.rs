@@ -18,7 +18,7 @@ type Object = (&'static str, u32);
 /// The kernel's objects that a process has descriptors of.
 fn objects_of(pid: u32) -> BTreeSet<Object> {
     let mut objects = BTreeSet::new();
-    let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap();
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten();
     for descriptor in descriptors.map_while(Result::ok) {
         let Ok(info) = fs::read_to_string(descriptor.path()) else { continue };
         for (kind, _) in KINDS {
@@ -57,6 +57,21 @@ fn exists((kind, id): Object) -> bool {
             false
         }
     }
+}
+
+/// Who has a descriptor of an object, and what it is doing in the kernel.
+fn holders(object: Object) -> String {
+    let numbers = fs::read_dir("/proc").unwrap().map_while(Result::ok);
+    let pids = numbers.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let holders = pids.filter(|pid| {
+        Path::new(&format!("/proc/{pid}/fdinfo")).exists() && objects_of(*pid).contains(&object)
+    });
+    let doing = |pid: u32| {
+        let read =
+            |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        format!("{pid} {} {}", read("comm").trim(), read("stack").replace('\n', " "))
+    };
+    holders.map(doing).collect::<Vec<_>>().join("; ")
 }
 
 /// What tells an object to who reads of it: of a map its name, as `struct bpf_map_info` has it
@@ -107,7 +122,7 @@ fn assert_gone(objects: &BTreeSet<Object>) {
         objects
             .iter()
             .filter(|object| exists(**object))
-            .map(|one| described(*one))
+            .map(|one| format!("{}, held by {}", described(*one), holders(*one)))
             .collect::<Vec<_>>()
     );
     println!("gone after {:.1} s", end.elapsed().as_secs_f64());
