@@ -9,9 +9,9 @@ use serde_json::Value;
 use crate::tracer::{Beside, Report, eventually, number, tracer, workload};
 
 /// Kinds of objects that the kernel numbers: the line in a descriptor's fdinfo, and the command of
-/// bpf(2) that looks one up (`enum bpf_cmd`, include/uapi/linux/bpf.h).
+/// bpf(2) that gives the next number (`enum bpf_cmd`, include/uapi/linux/bpf.h).
 const KINDS: [(&str, i32); 4] =
-    [("prog_id:", 13), ("map_id:", 14), ("btf_id:", 19), ("link_id:", 30)];
+    [("prog_id:", 11), ("map_id:", 12), ("btf_id:", 23), ("link_id:", 31)];
 
 type Object = (&'static str, u32);
 
@@ -42,16 +42,16 @@ fn bpf(command: i32, attributes: &mut Attributes) -> io::Result<i32> {
 }
 
 /// Whether the kernel still has it. Numbers are not given out again until all have been.
+///
+/// It is asked for the next number, and for no descriptor: when the last one of an array of programs is closed, that is
+/// emptied later, and who closes another one until then leaves it a reference too many for ever
+/// (`prog_array_map_clear`, kernel/bpf/arraymap.c, 6.12: `bpf_map_inc` whether or not the work is queued already).
 fn exists((kind, id): Object) -> bool {
-    let (_, command) = KINDS.into_iter().find(|(name, _)| *name == kind).unwrap();
+    let (_, next) = KINDS.into_iter().find(|(name, _)| *name == kind).unwrap();
     let mut attributes = Attributes([0; 28]);
-    attributes.0[0] = id;
-    match bpf(command, &mut attributes) {
-        Ok(fd) => {
-            // SAFETY: the descriptor is new and nobody else's.
-            drop(unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) });
-            true
-        }
+    attributes.0[0] = id - 1;
+    match bpf(next, &mut attributes) {
+        Ok(_) => std::hint::black_box(&mut attributes).0[1] == id,
         Err(error) => {
             assert_eq!(error.raw_os_error(), Some(libc::ENOENT), "{kind} {id}: {error}");
             false
