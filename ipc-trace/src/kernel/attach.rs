@@ -261,6 +261,7 @@ fn link(
             ("EVENTS", options.ring_bytes),
             ("BATCHES", batches),
             ("BATCHES_TAKEN", batches),
+            ("NOTED_CALLS", batches),
             ("LAST_RUNS", last_runs),
             ("FILTER_CGROUPS", cgroups),
             ("DESCENDANTS", descendants),

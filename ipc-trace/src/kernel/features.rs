@@ -147,6 +147,14 @@ pub const PROC_PID_INIT_INO: u32 = 0xefff_fffc;
 /// As above, of clocks
 pub const PROC_TIME_INIT_INO: u32 = 0xefff_fffa;
 
+/// Whether this process is in the initial pid namespace, whose numbers the programs use.
+///
+/// # Errors
+/// `proc` does not tell.
+pub fn is_in_initial_pid_namespace(proc: &Path) -> io::Result<bool> {
+    Ok(namespace_inum(&proc.join("self/ns/pid"))? == PROC_PID_INIT_INO)
+}
+
 /// The inode number of a namespace file, such as `/proc/self/ns/ipc`.
 ///
 /// # Errors

@@ -554,14 +554,19 @@ impl Session {
     pub fn counts(&self) -> AllCounts {
         let missed = if self.is_closed { self.settled() } else { self.missed_by_now() };
         let missed = missed.saturating_sub(self.missed_before);
-        let mut counts = AllCounts { control: self.row(CONTROL_ROW), missed, ..Default::default() };
-        for op in Op::ALL {
+        AllCounts { control: self.row(CONTROL_ROW), missed, ops: self.counts_of_ops() }
+    }
+
+    /// The counters of the operations alone.
+    #[must_use]
+    pub fn counts_of_ops(&self) -> BTreeMap<Op, Counts> {
+        let count = |op| {
             let mut row = self.row(op as u32);
             let taken = self.taken.get(&op).copied().unwrap_or(0);
             (row.seen, row.emitted) = (row.seen + taken, row.emitted + taken);
-            counts.ops.insert(op, row);
-        }
-        counts
+            (op, row)
+        };
+        Op::ALL.into_iter().map(count).collect()
     }
 
     /// The counters of a row, of all CPUs together.
@@ -673,9 +678,9 @@ const ROW_WORDS: usize = size_of::<state::Counters>() / size_of::<u64>();
 
 /// This process's number in the initial pid namespace, as long as the census has not told; `0`: it is in another one.
 fn initial_pid() -> u32 {
-    match features::namespace_inum(Path::new("/proc/self/ns/pid")) {
-        Ok(features::PROC_PID_INIT_INO) => std::process::id(),
-        Ok(_) | Err(_) => 0,
+    match features::is_in_initial_pid_namespace(Path::new("/proc")) {
+        Ok(true) => std::process::id(),
+        Ok(false) | Err(_) => 0,
     }
 }
 

@@ -31,7 +31,7 @@ impl Run {
         let census = self.list();
         let left = self.setup.session.left();
         self.take_records(&left);
-        counts.ops = self.setup.session.counts().ops;
+        counts.ops = self.setup.session.counts_of_ops();
         self.stop_resync();
         let mut ls = self.what_exists(matches!(self.mode, Mode::Report(..)));
         if let Some(ls) = &mut ls {
@@ -57,6 +57,9 @@ impl Run {
 
     /// Calls that come from elsewhere than the ring. No program writes them any more.
     pub(super) fn take_records(&mut self, records: &[Vec<u64>]) {
+        if records.is_empty() {
+            return;
+        }
         let session = &mut self.setup.session;
         let before = self.pipeline.delivered.clone();
         let records = records.iter().map(|words| words.as_bytes());

@@ -295,9 +295,9 @@ fn check_pid_namespace(filters: &Filters, proc: &Path) -> Result<(), SetupError>
         () if filters.ipc_ns.iter().any(by_pid) => "--ipc-ns pid:PID",
         () => return Ok(()),
     };
-    match features::namespace_inum(&proc.join("self/ns/pid")) {
-        Ok(inum) if inum != features::PROC_PID_INIT_INO => Err(SetupError::PidNamespace { option }),
-        Ok(_) | Err(_) => Ok(()),
+    match features::is_in_initial_pid_namespace(proc) {
+        Ok(false) => Err(SetupError::PidNamespace { option }),
+        Ok(true) | Err(_) => Ok(()),
     }
 }
 

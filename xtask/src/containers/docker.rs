@@ -14,10 +14,9 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-
-use super::image;
 use tempfile::TempDir;
 
+use super::image;
 use crate::child::ends_with_us;
 
 /// The image that a daemon has from its start.

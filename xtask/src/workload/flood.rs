@@ -9,13 +9,14 @@ use anyhow::{Context as _, Result, ensure};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Gid, Pid, Uid, fork, setgid, setgroups, setuid};
+use nix::unistd::{Gid, Pid, Uid, setgid, setgroups, setuid};
 use serde_json::json;
 
 use super::abi::is_error;
 use super::book::{Report, outcome};
 use super::calls::Caller;
-use super::process;
+use super::churn;
+use super::process::{self, Flag};
 
 /// Options of `control-flood`.
 #[derive(Clone, Debug, clap::Args)]
@@ -146,20 +147,15 @@ fn queue(name: &str) -> Result<(OwnedFd, u64)> {
 fn one_call_of_a_copy(flags: CloneFlags) -> Result<()> {
     let flags = flags.bits() | libc::SIGCHLD;
     // SAFETY: without CLONE_VM and with no stack of its own this is a fork, and the child makes two system calls.
-    let pid = unsafe {
+    let make = || unsafe {
         let pid = libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0);
         if pid == 0 {
             libc::syscall(libc::SYS_semget, KEY, 0, 0);
             libc::_exit(0);
         }
-        pid
+        Errno::result(pid)
     };
-    if pid < 0 && matches!(Errno::last(), Errno::ENOSPC | Errno::EAGAIN) {
-        // The kernel takes dead namespaces down in its own time.
-        std::thread::sleep(Duration::from_millis(1));
-        return Ok(());
-    }
-    let status = waitpid(Pid::from_raw(Errno::result(pid)? as i32), None)?;
+    let status = waitpid(Pid::from_raw(churn::retried(make)? as i32), None)?;
     ensure!(
         matches!(status, WaitStatus::Exited(_, 0)),
         "a process that makes one call: {status:?}"
@@ -199,18 +195,11 @@ pub(crate) fn foreign_sends(options: &Sends) -> Result<()> {
     let fd = caller.mq_open(b"sent-to", made, 0o600, Some((4, 64)));
     ensure!(!is_error(fd), "mq_open: {}", outcome(fd));
     // The namespace must live on.
-    let (read, write) = nix::unistd::pipe()?;
-    // SAFETY: this process has one thread.
-    let keeper = match unsafe { fork() }? {
-        ForkResult::Child => {
-            drop(write);
-            let mut byte = [0];
-            let _ = nix::unistd::read(&read, &mut byte);
-            // SAFETY: ends the process, and runs nothing that its parent registered for its own end.
-            unsafe { libc::_exit(0) }
-        }
-        ForkResult::Parent { child } => child,
-    };
+    let over = Flag::new()?;
+    let keeper = process::spawn(b"x-holder", || {
+        over.wait_long()?;
+        Ok(Report::default())
+    })?;
     caller.unshare("y")?;
     for _ in 0..options.count {
         let sent = caller.mq_send(fd as i32, b"from another namespace", 1, None);
@@ -218,7 +207,7 @@ pub(crate) fn foreign_sends(options: &Sends) -> Result<()> {
         ensure!(!is_error(sent) && !is_error(taken), "{} {}", outcome(sent), outcome(taken));
         std::thread::sleep(Duration::from_millis(options.pause_ms));
     }
-    drop(write);
-    waitpid(keeper, None)?;
+    over.raise(1)?;
+    keeper.join()?;
     caller.report().fact("tid", process::tid()).print()
 }

@@ -63,9 +63,7 @@ fn exists((kind, id): Object) -> bool {
 fn holders(object: Object) -> String {
     let numbers = fs::read_dir("/proc").unwrap().map_while(Result::ok);
     let pids = numbers.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let holders = pids.filter(|pid| {
-        Path::new(&format!("/proc/{pid}/fdinfo")).exists() && objects_of(*pid).contains(&object)
-    });
+    let holders = pids.filter(|pid| objects_of(*pid).contains(&object));
     let doing = |pid: u32| {
         let read =
             |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
@@ -82,12 +80,13 @@ fn described((kind, id): Object) -> String {
     const NAME: usize = 24;
     let mut attributes = Attributes([0; 28]);
     attributes.0[0] = id;
+    if kind != "map_id:" {
+        return format!("{kind} {id}");
+    }
     let fd = match bpf(BPF_MAP_GET_FD_BY_ID, &mut attributes) {
         // SAFETY: the descriptor is new and nobody else's.
-        Ok(fd) if kind == "map_id:" => unsafe {
-            <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd)
-        },
-        _ => return format!("{kind} {id}"),
+        Ok(fd) => unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) },
+        Err(error) => return format!("{kind} {id} ({error})"),
     };
     let mut info = [0_u8; NAME + 16];
     let at = info.as_mut_ptr() as u64;
