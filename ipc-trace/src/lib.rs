@@ -1,26 +1,17 @@
-//! Traces System V and POSIX-queue IPC by IPC namespace.
-//!
-//! A record goes one way: [`kernel`] (programs, rings) → [`decode`] → [`track`] → [`detect`] → [`sinks`], in the
-//! order that [`pipeline`] gives; [`event`] has the types of what comes out, [`run`] owns the whole.
-//! [`doctor`] tells beforehand whether that works.
+//! Traces System V and POSIX-queue IPC by IPC namespace. `ARCHITECTURE.md` draws the way of an event through
+//! these modules, and which may import which.
 
-pub mod cli;
-pub mod containers;
-pub mod decode;
-pub mod detect;
-pub mod doctor;
-pub mod event;
-pub mod kernel;
-pub mod look;
-pub mod pipeline;
-pub mod policy;
-pub mod run;
-pub mod schema;
-pub mod signals;
-pub mod sinks;
+mod cli;
+mod commands;
+mod engine;
+mod event;
+mod input;
+mod signals;
+mod sinks;
+mod sources;
 mod steps;
-pub mod text;
-pub mod track;
+
+pub use commands::main;
 
 /// An error with what is behind it, in one line.
 pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {

@@ -1,39 +1,5 @@
-//! ipc-trace: the program. Options in, exit status out; all else is in the library.
+//! ipc-trace: the program. All is in the library.
 
-use std::{io::Write as _, process::ExitCode};
-
-use clap::Parser as _;
-use ipc_trace::{
-    cli::{Cli, Command, PolicyCommand},
-    doctor,
-    run::{self, RunError},
-    schema,
-    sinks::output::{self, OutputError},
-};
-
-fn main() -> ExitCode {
-    let cli = Cli::parse();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn"))
-        .format(|f, record| {
-            let level = record.level().as_str().to_ascii_lowercase();
-            writeln!(f, "ipc-trace: {level}: {}", record.args())
-        })
-        .init();
-    let result = match &cli.command {
-        Command::Live(args) => run::run(true, args),
-        Command::Report(args) => run::run(false, args),
-        Command::Ls(args) => run::ls::run(args),
-        Command::Doctor(args) => doctor::run(args),
-        Command::Policy { what: PolicyCommand::Check { file } } => run::policy::check(file),
-        Command::Schema { of } => {
-            output::print(&schema::of(*of)).map(|()| ExitCode::SUCCESS).map_err(RunError::from)
-        }
-    };
-    result.unwrap_or_else(|error| {
-        if !matches!(error, RunError::Output(OutputError::Closed)) {
-            // Where this can't be written either, the exit status still says it.
-            let _ = writeln!(std::io::stderr(), "ipc-trace: error: {error}");
-        }
-        error.status()
-    })
+fn main() -> std::process::ExitCode {
+    ipc_trace::main()
 }

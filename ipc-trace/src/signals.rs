@@ -8,14 +8,14 @@ use std::{
     },
 };
 
-use crate::track::clock::boot_ns;
+use crate::engine::track::clock::boot_ns;
 
 /// What is one signal: timeout(1) sends it to its child, and at once to the group that the child is in.
 const SAME_NS: u64 = 300_000_000;
 
 /// Whether the program was told to end.
 #[derive(Clone, Debug, Default)]
-pub struct Signals(Arc<Told>);
+pub(crate) struct Signals(Arc<Told>);
 
 #[derive(Debug, Default)]
 struct Told {
@@ -29,7 +29,7 @@ impl Signals {
     ///
     /// # Errors
     /// They can't be handled.
-    pub fn handle() -> io::Result<Self> {
+    pub(crate) fn handle() -> io::Result<Self> {
         // What is read once for the clock is read now, and not in a handler.
         let _ = boot_ns();
         let signals = Self::default();
@@ -51,13 +51,13 @@ impl Signals {
 
     /// The program is to end.
     #[must_use]
-    pub fn end(&self) -> bool {
+    pub(crate) fn end(&self) -> bool {
         self.0.first.load(Ordering::Relaxed) != 0
     }
 
     /// It was told so again: it is to end now, whatever is lost by it.
     #[must_use]
-    pub fn end_now(&self) -> bool {
+    pub(crate) fn end_now(&self) -> bool {
         self.0.again.load(Ordering::Relaxed)
     }
 }

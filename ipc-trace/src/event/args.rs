@@ -8,7 +8,7 @@ use super::value::{Address, Flags, Hex32, Mode, Text};
 /// The arguments of a call.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(untagged)]
-pub enum Args {
+pub(crate) enum Args {
     /// shmget
     Shmget {
         /// The key
@@ -198,7 +198,7 @@ pub enum Args {
 
 /// One `struct sembuf`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Sop {
+pub(crate) struct Sop {
     /// The semaphore
     pub sem_num: u16,
     /// What is added
@@ -209,7 +209,7 @@ pub struct Sop {
 
 /// A `struct timespec`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Timespec {
+pub(crate) struct Timespec {
     /// Seconds
     pub tv_sec: i64,
     /// Nanoseconds
@@ -218,7 +218,7 @@ pub struct Timespec {
 
 /// What `IPC_SET` sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct IpcSet {
+pub(crate) struct IpcSet {
     /// The owner
     pub uid: u32,
     /// The owner's group
@@ -231,7 +231,7 @@ pub struct IpcSet {
 
 /// A `struct mq_attr`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct MqAttr {
+pub(crate) struct MqAttr {
     /// `O_NONBLOCK`
     pub mq_flags: Flags,
     /// Messages that the queue holds at most
@@ -244,7 +244,7 @@ pub struct MqAttr {
 
 /// The part of a `struct sigevent` that `mq_notify` looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Sigevent {
+pub(crate) struct Sigevent {
     /// `SIGEV_NONE`, `SIGEV_SIGNAL` or `SIGEV_THREAD`
     pub sigev_notify: CommandName,
     /// The signal's number
@@ -253,7 +253,7 @@ pub struct Sigevent {
 
 /// A number that stands for a command, by its name; `"0x…"` where it has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CommandName {
+pub(crate) struct CommandName {
     /// The number
     pub number: u32,
     /// Its name

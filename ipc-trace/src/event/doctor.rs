@@ -8,7 +8,7 @@ use super::value::{AbiName, OpName, Text};
 /// Whether tracing works on this host, and why.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[schemars(title = "The output of ipc-trace doctor -o json")]
-pub struct Doctor {
+pub(crate) struct Doctor {
     /// The version of this object
     pub v: u8,
     /// The host's name
@@ -45,7 +45,7 @@ pub struct Doctor {
 
 /// What this process may do.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct Privileges {
+pub(crate) struct Privileges {
     /// Capabilities that matter here
     pub capabilities: Vec<Capability>,
     /// Whether it is in the initial user namespace, the only one whose capabilities count
@@ -54,7 +54,7 @@ pub struct Privileges {
 
 /// A capability.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct Capability {
+pub(crate) struct Capability {
     /// Its name
     pub name: &'static str,
     /// Whether it is effective, or `CAP_SYS_ADMIN` stands for it; `null`: can't be told
@@ -67,7 +67,7 @@ pub struct Capability {
 
 /// The kernel's description of its types.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct Btf {
+pub(crate) struct Btf {
     /// The file
     pub path: Text<'static>,
     /// Whose it is
@@ -81,7 +81,7 @@ pub struct Btf {
 /// Whose file it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum BtfFrom {
+pub(crate) enum BtfFrom {
     /// The running kernel's own
     Kernel,
     /// Named by --btf
@@ -90,7 +90,7 @@ pub enum BtfFrom {
 
 /// A way to see calls.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct Backend {
+pub(crate) struct Backend {
     /// Its name
     pub name: BackendName,
     /// Whether it works; `null`: it was not tried
@@ -114,7 +114,7 @@ pub struct Backend {
 /// A backend's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum BackendName {
+pub(crate) enum BackendName {
     /// Programs on the system calls' entry functions
     Function,
     /// Programs on the tracepoints `sys_enter` and `sys_exit`
@@ -124,7 +124,7 @@ pub enum BackendName {
 /// The kind of tracepoint programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Tracepoints {
+pub(crate) enum Tracepoints {
     /// As perf events: on this kernel programs might be preempted otherwise, and miss calls
     Perf,
     /// Fields are read with plain loads
@@ -136,7 +136,7 @@ pub enum Tracepoints {
 /// Who pays for a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum PaidBy {
+pub(crate) enum PaidBy {
     /// Every system call of every process
     EveryCall,
     /// IPC calls alone
@@ -145,7 +145,7 @@ pub enum PaidBy {
 
 /// Instructions a call, measured on Linux 6.12.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Instructions {
+pub(crate) struct Instructions {
     /// At least
     pub min: u32,
     /// At most
@@ -154,7 +154,7 @@ pub struct Instructions {
 
 /// What a system call that is no IPC took, here and now: the shortest of several times.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
-pub struct Measured {
+pub(crate) struct Measured {
     /// The system call
     pub call: &'static str,
     /// Nanoseconds before the programs were attached
@@ -165,7 +165,7 @@ pub struct Measured {
 
 /// A container runtime that is asked for names.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct Runtime {
+pub(crate) struct Runtime {
     /// Its name
     pub runtime: &'static str,
     /// Its socket
@@ -178,7 +178,7 @@ pub struct Runtime {
 
 /// An operation, and how it is seen.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct Operation {
+pub(crate) struct Operation {
     /// Which
     pub op: OpName,
     /// By what it is seen; `null`: it is not
@@ -193,7 +193,7 @@ pub struct Operation {
 
 /// A way into the kernel.
 #[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
-pub struct Way {
+pub(crate) struct Way {
     /// The calling convention
     pub abi: AbiName,
     /// The system call's number, without x32's bit 30
@@ -207,7 +207,7 @@ pub struct Way {
 
 /// A field of a kernel structure that the programs read.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct FieldState {
+pub(crate) struct FieldState {
     /// Its name in the kernel-layout table
     pub field: String,
     /// Whether nothing can be traced without it
@@ -227,7 +227,7 @@ pub struct FieldState {
 /// How a field is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Read {
+pub(crate) enum Read {
     /// With a plain load
     Load,
     /// With `bpf_probe_read_kernel`
@@ -238,7 +238,7 @@ pub enum Read {
 
 /// Something that was looked at.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct Check {
+pub(crate) struct Check {
     /// What
     pub name: CheckName,
     /// How it stands
@@ -252,7 +252,7 @@ pub struct Check {
 /// How something stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Status {
+pub(crate) enum Status {
     /// As it should be
     Ok,
     /// Tracing works, at a price that the detail tells
@@ -266,7 +266,7 @@ pub enum Status {
 /// What is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum CheckName {
+pub(crate) enum CheckName {
     /// Version and machine
     Kernel,
     /// Capabilities
@@ -308,7 +308,7 @@ pub enum CheckName {
 impl CheckName {
     /// In words.
     #[must_use]
-    pub const fn words(self) -> &'static str {
+    pub(crate) const fn words(self) -> &'static str {
         match self {
             Self::Kernel => "kernel",
             Self::Privileges => "privileges",

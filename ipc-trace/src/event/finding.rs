@@ -16,7 +16,7 @@ use super::{
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema, clap::ValueEnum,
 )]
 #[serde(rename_all = "kebab-case")]
-pub enum Class {
+pub(crate) enum Class {
     /// An operation on a queue whose namespace is not the caller's
     ForeignObject,
     /// A queue was opened, made, read or unlinked through another namespace's mqueue file system
@@ -46,7 +46,7 @@ pub enum Class {
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::ForeignObject,
         Self::ForeignMount,
         Self::CarriedMapping,
@@ -63,7 +63,7 @@ impl Class {
 
     /// Its name.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::ForeignObject => "foreign-object",
             Self::ForeignMount => "foreign-mount",
@@ -92,7 +92,7 @@ impl fmt::Display for Class {
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema, clap::ValueEnum,
 )]
 #[serde(rename_all = "kebab-case")]
-pub enum Severity {
+pub(crate) enum Severity {
     /// Good to know; deliberate
     Info,
     /// To be looked at one day
@@ -107,11 +107,12 @@ pub enum Severity {
 
 impl Severity {
     /// All of them, the least first.
-    pub const ALL: [Self; 5] = [Self::Info, Self::Low, Self::Medium, Self::High, Self::Critical];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Info, Self::Low, Self::Medium, Self::High, Self::Critical];
 
     /// Its name.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Info => "info",
             Self::Low => "low",
@@ -130,7 +131,7 @@ impl fmt::Display for Severity {
 
 /// A judgement about one or more events.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// Which: a later line with the same number tells how it went on
     pub id: u64,
     /// What happened
@@ -168,7 +169,7 @@ pub struct Finding {
 
 /// Who did something.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct Subject {
+pub(crate) struct Subject {
     /// The process; `null`: the finding is about a container
     pub process: Option<Process<'static>>,
     /// Its container; `null` on the host
@@ -182,7 +183,7 @@ pub struct Subject {
 
 /// What something was done to.
 #[derive(Clone, Debug, Default, Serialize, JsonSchema)]
-pub struct FoundObject {
+pub(crate) struct FoundObject {
     /// `shm`, `sem`, `msg` or `mq`; `null`: the namespace itself
     pub kind: Option<FamilyName>,
     /// shmid, semid or msqid
@@ -212,7 +213,7 @@ pub struct FoundObject {
 
 /// One event that a finding rests on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Evidence {
+pub(crate) struct Evidence {
     /// When
     pub time: Time,
     /// The number of the line that told of it; `null`: none did
@@ -229,7 +230,7 @@ pub struct Evidence {
 
 /// Why a finding is as sure as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Reason {
+pub(crate) struct Reason {
     /// In words
     pub text: Cow<'static, str>,
     /// What it adds to the confidence, or takes from it
@@ -238,7 +239,7 @@ pub struct Reason {
 
 /// A finding, as a line tells of it: at first sight, and again when it has grown.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct FindingLine<'a> {
+pub(crate) struct FindingLine<'a> {
     /// Number of the line
     pub seq: u64,
     /// When the line was written
@@ -252,7 +253,7 @@ pub struct FindingLine<'a> {
 
 /// What became of findings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct FindingsAccounting {
+pub(crate) struct FindingsAccounting {
     /// Findings, by class
     pub by_class: BTreeMap<Class, u64>,
     /// Findings that the policy does not want to be shown, by class

@@ -10,7 +10,7 @@ use super::value::Text;
 
 /// Who a process is, beside its numbers on the host. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Identity {
+pub(crate) struct Identity {
     /// Its number in its own pid namespace
     pub ns_pid: Option<u32>,
     /// Its effective user in its own user namespace; `null`: that has none for it, or is not known
@@ -38,7 +38,7 @@ pub struct Identity {
 
 /// A process that another one descends from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
-pub struct Ancestor {
+pub(crate) struct Ancestor {
     /// In the initial pid namespace
     pub pid: u32,
     /// When it started, on `CLOCK_BOOTTIME`, nanoseconds; with `pid` it is the process
@@ -51,12 +51,12 @@ pub struct Ancestor {
 
 /// Capabilities that bear on IPC, by their numbers' bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Capabilities(pub u64);
+pub(crate) struct Capabilities(pub u64);
 
 impl Capabilities {
     /// Those that IPC asks for (include/uapi/linux/capability.h): to lock segments in memory, to pass by an
     /// object's mode, to change or remove what is another's, to go beyond limits.
-    pub const KNOWN: [(u32, &str); 4] = [
+    pub(crate) const KNOWN: [(u32, &str); 4] = [
         (14, "CAP_IPC_LOCK"),
         (15, "CAP_IPC_OWNER"),
         (21, "CAP_SYS_ADMIN"),
@@ -64,7 +64,7 @@ impl Capabilities {
     ];
 
     /// Their names.
-    pub fn names(self) -> impl Iterator<Item = &'static str> {
+    pub(crate) fn names(self) -> impl Iterator<Item = &'static str> {
         let has = move |bit: u32| self.0 & 1 << bit != 0;
         Self::KNOWN.into_iter().filter(move |(bit, _)| has(*bit)).map(|(_, name)| name)
     }

@@ -16,7 +16,7 @@ use super::{
 /// What exists.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[schemars(title = "The output of ipc-trace ls -o json")]
-pub struct Ls {
+pub(crate) struct Ls {
     /// The version of this object
     pub v: u8,
     /// The host's name
@@ -36,7 +36,7 @@ pub struct Ls {
 
 /// One namespace.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct NamespaceLook {
+pub(crate) struct NamespaceLook {
     /// What `/proc/PID/ns/ipc` shows
     pub inum: u32,
     /// Which life of that number: 1, for a look sees one moment
@@ -73,7 +73,7 @@ pub struct NamespaceLook {
 
 /// A process with a thread in a namespace.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct ProcessLook {
+pub(crate) struct ProcessLook {
     /// As this host's `/proc` numbers it
     pub pid: u32,
     /// The parent
@@ -102,7 +102,7 @@ pub struct ProcessLook {
 /// What keeps a namespace alive or has to do with it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Holder {
+pub(crate) enum Holder {
     /// Threads of a process are in it: it lives as long as they do
     Process {
         /// The process
@@ -159,7 +159,7 @@ pub enum Holder {
 /// What a descriptor is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum DescriptorOf {
+pub(crate) enum DescriptorOf {
     /// The namespace itself, as `/proc/PID/ns/ipc` gives it: setns takes it
     Namespace,
     /// A queue, or the root of an mqueue file system
@@ -171,7 +171,7 @@ pub enum DescriptorOf {
 /// What is mounted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum MountOf {
+pub(crate) enum MountOf {
     /// The namespace itself, as `/proc/PID/ns/ipc`
     Namespace,
     /// Its mqueue file system
@@ -182,23 +182,23 @@ macro_rules! limits {
     ($($variant:ident = $name:literal, $what:literal;)*) => {
         /// A limit of a namespace.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum LimitName {
+        pub(crate) enum LimitName {
             $(#[doc = $what] $variant,)*
         }
 
         impl LimitName {
             /// All limits.
-            pub const ALL: [Self; [$($name),*].len()] = [$(Self::$variant,)*];
+            pub(crate) const ALL: [Self; [$($name),*].len()] = [$(Self::$variant,)*];
 
             /// Its name in proc(5).
             #[must_use]
-            pub const fn name(self) -> &'static str {
+            pub(crate) const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
             }
 
             /// What it limits.
             #[must_use]
-            pub const fn what(self) -> &'static str {
+            pub(crate) const fn what(self) -> &'static str {
                 match self { $(Self::$variant => $what,)* }
             }
         }
@@ -247,7 +247,7 @@ impl JsonSchema for LimitName {
 
 /// A limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Limit {
+pub(crate) struct Limit {
     /// Its value
     pub limit: u64,
     /// How much of it is used; `null` of what does not fill up
@@ -255,11 +255,11 @@ pub struct Limit {
 }
 
 /// From how many hundredths of a limit on it is called pressing.
-pub const PRESSING: u64 = 80;
+pub(crate) const PRESSING: u64 = 80;
 
 /// `used` in hundredths of `limit`.
 #[must_use]
-pub fn percent(used: u64, limit: u64) -> u64 {
+pub(crate) fn percent(used: u64, limit: u64) -> u64 {
     let percent = u128::from(used) * 100 / u128::from(limit.max(1));
     u64::try_from(percent).unwrap_or(u64::MAX)
 }
@@ -267,14 +267,14 @@ pub fn percent(used: u64, limit: u64) -> u64 {
 impl Limit {
     /// Hundredths of it that are used; `None` where it does not fill up.
     #[must_use]
-    pub fn percent(&self) -> Option<u64> {
+    pub(crate) fn percent(&self) -> Option<u64> {
         self.used.map(|used| percent(used, self.limit))
     }
 }
 
 /// What could not be seen of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Unseen {
+pub(crate) struct Unseen {
     /// What
     pub what: UnseenWhat,
     /// Why
@@ -284,7 +284,7 @@ pub struct Unseen {
 /// A part of what there is to be seen of a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum UnseenWhat {
+pub(crate) enum UnseenWhat {
     /// System V objects
     Sysv,
     /// POSIX queues
@@ -299,13 +299,13 @@ pub enum UnseenWhat {
 impl NamespaceLook {
     /// How many objects of a kind there are.
     #[must_use]
-    pub fn count(&self, kind: Family) -> usize {
+    pub(crate) fn count(&self, kind: Family) -> usize {
         self.objects.iter().filter(|object| object.kind == FamilyName(kind)).count()
     }
 
     /// Whether a part of it could not be seen.
     #[must_use]
-    pub fn is_unseen(&self, what: UnseenWhat) -> bool {
+    pub(crate) fn is_unseen(&self, what: UnseenWhat) -> bool {
         self.unseen.iter().any(|unseen| unseen.what == what)
     }
 }

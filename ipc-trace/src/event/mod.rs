@@ -15,14 +15,16 @@
 //! Invariant: within `v` 1 no member is renamed or given another type. A value that is not known is
 //! `null`, never invented.
 
-pub mod args;
-pub mod doctor;
-pub mod finding;
-pub mod identity;
-pub mod ls;
-pub mod objects;
-pub mod report;
-pub mod value;
+pub(crate) mod args;
+pub(crate) mod doctor;
+pub(crate) mod escape;
+pub(crate) mod finding;
+pub(crate) mod identity;
+pub(crate) mod ls;
+pub(crate) mod objects;
+pub(crate) mod report;
+pub(crate) mod tag;
+pub(crate) mod value;
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
@@ -36,12 +38,12 @@ use objects::ObjectEvent;
 use value::{AbiName, Error, FamilyName, Hex32, OpName, Text, Time};
 
 /// The version of the lines and objects.
-pub const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 1;
 
 /// One line of `live -o json`.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(title = "A line of ipc-trace live -o json")]
-pub struct Line<'a> {
+pub(crate) struct Line<'a> {
     /// The version of the lines
     pub v: u8,
     /// What the line says
@@ -52,7 +54,7 @@ pub struct Line<'a> {
 /// What happened.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub enum Event<'a> {
+pub(crate) enum Event<'a> {
     /// The first line
     Start(Start<'a>),
     /// A call returned
@@ -76,11 +78,11 @@ pub enum Event<'a> {
 }
 
 /// Backend by operation: `"function"` or `"syscall"`.
-pub type Backends = BTreeMap<OpName, &'static str>;
+pub(crate) type Backends = BTreeMap<OpName, &'static str>;
 
 /// Tracing started.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct Start<'a> {
+pub(crate) struct Start<'a> {
     /// When
     pub time: Time,
     /// The host's name
@@ -101,7 +103,7 @@ pub struct Start<'a> {
 
 /// A call returned.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct Ipc<'a> {
+pub(crate) struct Ipc<'a> {
     /// Number of the line, from 1, without gaps
     pub seq: u64,
     /// When the call returned
@@ -141,7 +143,7 @@ pub struct Ipc<'a> {
 /// change at any time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum ReadFrom {
+pub(crate) enum ReadFrom {
     /// Registers, or the kernel's own copy
     #[default]
     Kernel,
@@ -153,7 +155,7 @@ pub enum ReadFrom {
 
 /// A process, as it was when the call was made.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct Process<'a> {
+pub(crate) struct Process<'a> {
     /// In the initial pid namespace
     pub pid: u32,
     /// The thread
@@ -183,7 +185,7 @@ pub struct Process<'a> {
 impl Process<'_> {
     /// The same, independent of what it was read from.
     #[must_use]
-    pub fn into_owned(self) -> Process<'static> {
+    pub(crate) fn into_owned(self) -> Process<'static> {
         Process {
             pid: self.pid,
             tid: self.tid,
@@ -212,7 +214,7 @@ const fn is_zero(value: &u32) -> bool {
 
 /// Inode numbers of a process's namespaces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct OtherNs {
+pub(crate) struct OtherNs {
     /// The pid namespace
     pub pid: Option<u32>,
     /// The mount namespace
@@ -223,7 +225,7 @@ pub struct OtherNs {
 
 /// A container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Container {
+pub(crate) struct Container {
     /// What runs it: `docker`, `containerd`, `cri-o`, `podman`, `lxc`, `systemd-nspawn`; `cri` is some
     /// runtime of Kubernetes, `unknown` one that the cgroup does not tell
     pub runtime: &'static str,
@@ -256,7 +258,7 @@ pub struct Container {
 /// How containers share an IPC namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Sharing {
+pub(crate) enum Sharing {
     /// Their runtimes were told to: `--ipc host`, `--ipc container:…`, a pod
     Declared,
     /// Not all their runtimes have told
@@ -267,7 +269,7 @@ pub enum Sharing {
 
 /// More became known of a container, after lines that lack it: above all its name.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct ContainerNamed {
+pub(crate) struct ContainerNamed {
     /// Number of the line
     pub seq: u64,
     /// When
@@ -280,7 +282,7 @@ pub struct ContainerNamed {
 
 /// An IPC namespace: one life of an inode number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct IpcNs {
+pub(crate) struct IpcNs {
     /// What `/proc/PID/ns/ipc` shows
     pub inum: u32,
     /// Which life of that number within this run, from 1
@@ -293,7 +295,7 @@ pub struct IpcNs {
 
 /// The short form of [`IpcNs`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct IpcNsRef {
+pub(crate) struct IpcNsRef {
     /// Inode number
     pub inum: u32,
     /// Which life of it
@@ -302,7 +304,7 @@ pub struct IpcNsRef {
 
 /// What a call was about, as far as the call names it.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct Object<'a> {
+pub(crate) struct Object<'a> {
     /// `shm`, `sem`, `msg` or `mq`
     pub kind: FamilyName,
     /// shmid, semid or msqid
@@ -326,7 +328,7 @@ pub struct Object<'a> {
 /// What happened to a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Life {
+pub(crate) enum Life {
     /// By unshare or clone
     Created,
     /// By a thread: unshare, setns, or its birth in clone
@@ -341,7 +343,7 @@ pub enum Life {
 
 /// Something happened to a namespace.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct Namespace<'a> {
+pub(crate) struct Namespace<'a> {
     /// Number of the line
     pub seq: u64,
     /// When; of `destroyed`, when it was noticed
@@ -364,7 +366,7 @@ pub struct Namespace<'a> {
 
 /// Calls that were lost, or facts about who made them.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct Loss<'a> {
+pub(crate) struct Loss<'a> {
     /// Number of the line
     pub seq: u64,
     /// When it was noticed
@@ -382,7 +384,7 @@ pub struct Loss<'a> {
 
 /// One kind of lost calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct LossBy {
+pub(crate) struct LossBy {
     /// The caller's namespace; `null`: more kinds were lost than could be told apart
     pub inum: Option<u32>,
     /// Which life of it
@@ -398,7 +400,7 @@ pub struct LossBy {
 /// Records were lost that what is known of namespaces and objects rests on, so what exists was listed anew. What
 /// came and went meanwhile is counted as lost, and is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Resync {
+pub(crate) struct Resync {
     /// Number of the line
     pub seq: u64,
     /// When what exists had been listed
@@ -416,7 +418,7 @@ pub struct Resync {
 
 /// What was found when it was listed anew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Found {
+pub(crate) struct Found {
     /// How many there are
     pub present: u64,
     /// Those of them that were not known: the lines before this one tell of them
@@ -427,7 +429,7 @@ pub struct Found {
 
 /// How it stands. It has no number: nothing happened.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct Status<'a> {
+pub(crate) struct Status<'a> {
     /// When
     pub time: Time,
     /// What was seen, and what became of it so far. Records on their way are in `emitted`, and not yet in
@@ -437,7 +439,7 @@ pub struct Status<'a> {
 
 /// Tracing ended.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct End<'a> {
+pub(crate) struct End<'a> {
     /// Number of the line
     pub seq: u64,
     /// When
@@ -452,7 +454,7 @@ pub struct End<'a> {
 
 /// `seen = filtered + emitted + dropped`, and `emitted = delivered`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct OpAccounting {
+pub(crate) struct OpAccounting {
     /// Calls that returned, counted at the hook
     pub seen: u64,
     /// Calls that the filters took out
@@ -469,7 +471,7 @@ pub struct OpAccounting {
 
 /// Records on the control ring: namespaces' lives, processes' facts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct ControlAccounting {
+pub(crate) struct ControlAccounting {
     /// Records that went into the ring
     pub emitted: u64,
     /// Records that came out
@@ -483,7 +485,7 @@ pub struct ControlAccounting {
 
 /// What was seen, and what became of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Accounting {
+pub(crate) struct Accounting {
     /// All operations together
     #[serde(flatten)]
     pub total: OpAccounting,
@@ -506,7 +508,7 @@ pub struct Accounting {
 
 /// Snapshots of what exists that were taken after losses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct ResyncAccounting {
+pub(crate) struct ResyncAccounting {
     /// Those after which all that exists was known again
     pub complete: u64,
     /// Those during which more was lost, or which did not see everything
@@ -517,7 +519,7 @@ pub struct ResyncAccounting {
 
 /// COMMAND and its end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Command {
+pub(crate) struct Command {
     /// Its words
     pub argv: Vec<String>,
     /// Its exit status; `null`: a signal ended it, or it was still running
@@ -528,7 +530,7 @@ pub struct Command {
 
 /// A call that has not returned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Pending {
+pub(crate) struct Pending {
     /// What was called
     pub op: OpName,
     /// How it came into the kernel

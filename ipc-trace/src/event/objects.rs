@@ -12,7 +12,7 @@ use super::{
 
 /// An object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct ObjectLook {
+pub(crate) struct ObjectLook {
     /// `shm`, `sem`, `msg` or `mq`
     pub kind: FamilyName,
     /// shmid, semid or msqid
@@ -51,7 +51,7 @@ pub struct ObjectLook {
 
 /// Who made an object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Creator {
+pub(crate) struct Creator {
     /// The process: if it was seen, in the initial pid namespace; a look knows it of shm alone, as its
     /// own pid namespace has it
     pub pid: Option<u32>,
@@ -76,7 +76,7 @@ pub struct Creator {
 
 /// The last use of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct LastUse {
+pub(crate) struct LastUse {
     /// Who used it last; a look knows of shm who attached or detached it last, of msg who sent or
     /// received last
     pub pid: Option<u32>,
@@ -89,7 +89,7 @@ pub struct LastUse {
 /// What happened to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum ObjectLife {
+pub(crate) enum ObjectLife {
     /// It was there: at the start, or it showed itself later and nobody was seen to make it
     Present,
     /// By a call
@@ -104,7 +104,7 @@ pub enum ObjectLife {
 
 /// Something happened to an object.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct ObjectEvent<'a> {
+pub(crate) struct ObjectEvent<'a> {
     /// Number of the line
     pub seq: u64,
     /// When; of `present` when it was looked at, of `destroyed` when it was noticed, if that was not
@@ -128,7 +128,7 @@ pub struct ObjectEvent<'a> {
 
 /// An object with its namespace.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct ObjectOfNs {
+pub(crate) struct ObjectOfNs {
     /// The object
     #[serde(flatten)]
     pub look: ObjectLook,
@@ -138,7 +138,7 @@ pub struct ObjectOfNs {
 
 /// An object in a report.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct ObjectReport {
+pub(crate) struct ObjectReport {
     /// The object
     #[serde(flatten)]
     pub look: ObjectLook,

@@ -16,7 +16,7 @@ use super::{
 /// What happened, by namespace.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(title = "The output of ipc-trace report -o json")]
-pub struct Report {
+pub(crate) struct Report {
     /// The version of this object
     pub v: u8,
     /// The host's name
@@ -55,7 +55,7 @@ pub struct Report {
 
 /// One namespace.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct NamespaceReport {
+pub(crate) struct NamespaceReport {
     /// What `/proc/PID/ns/ipc` shows
     pub inum: u32,
     /// Which life of that number within this run
@@ -90,7 +90,7 @@ pub struct NamespaceReport {
 
 /// How a namespace came to be.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct Created {
+pub(crate) struct Created {
     /// When
     pub time: Time,
     /// Who made it
@@ -99,7 +99,7 @@ pub struct Created {
 
 /// The end of a namespace: between two moments.
 #[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
-pub struct Destroyed {
+pub(crate) struct Destroyed {
     /// It existed then
     pub after: Option<Time>,
     /// It did not exist any more then
@@ -108,7 +108,7 @@ pub struct Destroyed {
 
 /// A process in a namespace.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct ProcessReport {
+pub(crate) struct ProcessReport {
     /// In the initial pid namespace
     pub pid: u32,
     /// The parent
@@ -140,7 +140,7 @@ pub struct ProcessReport {
 
 /// Counts of calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Calls {
+pub(crate) struct Calls {
     /// All calls
     pub calls: u64,
     /// The sum of `errors`
@@ -153,7 +153,7 @@ pub struct Calls {
 
 /// An operation in a namespace.
 #[derive(Clone, Debug, Default, Serialize, JsonSchema)]
-pub struct OpReport {
+pub(crate) struct OpReport {
     /// Counts, also of calls whose details were lost
     #[serde(flatten)]
     pub counts: Calls,
@@ -165,7 +165,7 @@ pub struct OpReport {
 
 /// Times, in nanoseconds; percentiles are within 1 %.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Durations {
+pub(crate) struct Durations {
     /// Half of the calls took no longer
     pub p50: u64,
     /// 90 % took no longer
@@ -178,7 +178,7 @@ pub struct Durations {
 
 /// Namespaces that are not listed one by one.
 #[derive(Clone, Debug, Default, Serialize, JsonSchema)]
-pub struct Folded {
+pub(crate) struct Folded {
     /// How many
     pub namespaces: u64,
     /// What was called from them

@@ -57,34 +57,34 @@ macro_rules! as_name {
 
 /// An operation's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct OpName(pub Op);
+pub(crate) struct OpName(pub Op);
 as_name!(OpName(Op), "Op", Op::ALL);
 
 /// An ABI's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct AbiName(pub Abi);
+pub(crate) struct AbiName(pub Abi);
 as_name!(AbiName(Abi), "Abi", Abi::ALL);
 
 /// A kind of object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FamilyName(pub Family);
+pub(crate) struct FamilyName(pub Family);
 as_name!(FamilyName(Family), "Kind", Family::ALL);
 
 /// An error that the kernel returned, positive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Error(pub u16);
+pub(crate) struct Error(pub u16);
 
 impl Error {
     /// The error of a raw result (`IS_ERR_VALUE`, include/linux/err.h).
     #[must_use]
-    pub fn of(ret: i64) -> Option<Self> {
+    pub(crate) fn of(ret: i64) -> Option<Self> {
         (-4095..0).contains(&ret).then(|| Self(ret.unsigned_abs() as u16))
     }
 
     /// Whether the kernel will restart the call, or end it with `EINTR`
     /// (include/linux/errno.h): `ERESTARTSYS` and its like.
     #[must_use]
-    pub const fn is_restart(self) -> bool {
+    pub(crate) const fn is_restart(self) -> bool {
         matches!(self.0, 512..=514 | 516)
     }
 }
@@ -121,7 +121,7 @@ as_string!(Error, "Error", {
 
 /// A 32-bit number in hexadecimal: a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Hex32(pub u32);
+pub(crate) struct Hex32(pub u32);
 
 impl fmt::Display for Hex32 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -132,7 +132,7 @@ as_string!(Hex32, "Key", { "type": "string", "pattern": "^0x[0-9a-f]{8}$" });
 
 /// An address in the caller's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Address(pub u64);
+pub(crate) struct Address(pub u64);
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -143,7 +143,7 @@ as_string!(Address, "Address", { "type": "string", "pattern": "^0x[0-9a-f]+$" })
 
 /// Permission bits, in octal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mode(pub u32);
+pub(crate) struct Mode(pub u32);
 
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -154,7 +154,7 @@ as_string!(Mode, "Mode", { "type": "string", "pattern": "^[0-7]{4,}$" });
 
 /// Bits with names: a list of the names, and one `"0x…"` for all bits without one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Flags {
+pub(crate) struct Flags {
     /// The value
     pub bits: u64,
     /// Mask, value and name of each field; a name is there when the bits under the mask are the
@@ -164,13 +164,13 @@ pub struct Flags {
 
 impl Flags {
     /// The names that hold, in the table's order.
-    pub fn iter(self) -> impl Iterator<Item = &'static str> {
+    pub(crate) fn iter(self) -> impl Iterator<Item = &'static str> {
         self.names.iter().filter(move |n| self.bits & n.0 == n.1).map(|n| n.2)
     }
 
     /// The bits that no name covers.
     #[must_use]
-    pub fn unknown(self) -> u64 {
+    pub(crate) fn unknown(self) -> u64 {
         self.names.iter().filter(|n| self.bits & n.0 == n.1).fold(self.bits, |rest, n| rest & !n.0)
     }
 }
@@ -206,7 +206,7 @@ impl JsonSchema for Flags {
 /// Bytes that the system takes for a name: any but NUL. In JSON they are the text itself where they
 /// are valid UTF-8; a byte that is not becomes `\xNN`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Text<'a>(pub Cow<'a, [u8]>);
+pub(crate) struct Text<'a>(pub Cow<'a, [u8]>);
 
 impl From<&str> for Text<'static> {
     fn from(text: &str) -> Self {
@@ -217,20 +217,20 @@ impl From<&str> for Text<'static> {
 impl<'a> Text<'a> {
     /// The bytes before the first NUL.
     #[must_use]
-    pub fn until_nul(bytes: &'a [u8]) -> Self {
+    pub(crate) fn until_nul(bytes: &'a [u8]) -> Self {
         let len = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
         Self(Cow::Borrowed(bytes.get(..len).unwrap_or_default()))
     }
 
     /// The same, owned.
     #[must_use]
-    pub fn into_owned(self) -> Text<'static> {
+    pub(crate) fn into_owned(self) -> Text<'static> {
         Text(Cow::Owned(self.0.into_owned()))
     }
 
     /// As a string, with invalid bytes as `\xNN`.
     #[must_use]
-    pub fn to_str(&self) -> Cow<'_, str> {
+    pub(crate) fn to_str(&self) -> Cow<'_, str> {
         match std::str::from_utf8(&self.0) {
             Ok(text) => Cow::Borrowed(text),
             Err(_) => Cow::Owned(self.to_string()),
@@ -277,7 +277,7 @@ impl JsonSchema for Text<'_> {
 
 /// A moment: RFC 3339, UTC, nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Time(pub SystemTime);
+pub(crate) struct Time(pub SystemTime);
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

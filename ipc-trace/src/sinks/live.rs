@@ -3,27 +3,29 @@
 use ipc_trace_common::record::BatchHead;
 
 use crate::{
-    containers::Known,
-    decode::{Call, batch::Group},
-    detect::store::Shown,
+    engine::detect::store::Shown,
+    engine::pipeline::{Change, Sink, looks::Reconciled},
+    engine::track::containers::Known,
+    engine::track::{
+        Tracker,
+        losses::NewLosses,
+        objects::{self, Caller},
+    },
     event::{
         Accounting, Command, ContainerNamed, End, Event, IpcNsRef, Line, Loss, Namespace, Pending,
         Resync, Start, Status, VERSION,
         finding::{Finding, FindingLine},
         objects::{ObjectEvent, ObjectLife, ObjectOfNs},
     },
-    pipeline::{Change, Sink, looks::Reconciled},
-    text::{self, call::Look},
-    track::{
-        Tracker,
-        losses::NewLosses,
-        objects::{self, Caller},
-    },
+    input::Call,
+    input::batch::Group,
+    sinks::text,
+    sinks::text::call::Look,
 };
 
 /// How lines look.
 #[derive(Debug)]
-pub enum Format {
+pub(crate) enum Format {
     /// A JSON object each
     Json,
     /// For people
@@ -65,11 +67,11 @@ impl Format {
 }
 
 /// Lines are written out when so many bytes of them have come together, and after every look.
-pub const FULL: usize = 1 << 19;
+pub(crate) const FULL: usize = 1 << 19;
 
 /// Collects lines; who owns it writes them out.
 #[derive(Debug)]
-pub struct Live {
+pub(crate) struct Live {
     format: Format,
     seq: u64,
     /// Lines that are not written out yet
@@ -79,7 +81,7 @@ pub struct Live {
 impl Live {
     /// With the first line.
     #[must_use]
-    pub fn new(format: Format, start: Start<'_>) -> Self {
+    pub(crate) fn new(format: Format, start: Start<'_>) -> Self {
         let mut live = Self { format, seq: 0, buffer: Vec::new() };
         live.format.write(&mut live.buffer, &Event::Start(start));
         live
@@ -91,7 +93,7 @@ impl Live {
     }
 
     /// The name of a container became known, after it was shown without.
-    pub fn container(&mut self, known: &Known, now: u64, tracker: &Tracker) {
+    pub(crate) fn container(&mut self, known: &Known, now: u64, tracker: &Tracker) {
         let event = Event::Container(ContainerNamed {
             seq: self.next(),
             time: tracker.clock.time(now),
@@ -102,7 +104,7 @@ impl Live {
     }
 
     /// Calls were lost.
-    pub fn loss(&mut self, losses: &NewLosses, now: u64, tracker: &Tracker) {
+    pub(crate) fn loss(&mut self, losses: &NewLosses, now: u64, tracker: &Tracker) {
         let event = Event::Loss(Loss {
             seq: self.next(),
             time: tracker.clock.time(now),
@@ -115,7 +117,7 @@ impl Live {
     }
 
     /// After a loss, what exists was listed anew.
-    pub fn resync(&mut self, reconciled: &Reconciled, now: u64, tracker: &Tracker) {
+    pub(crate) fn resync(&mut self, reconciled: &Reconciled, now: u64, tracker: &Tracker) {
         let Reconciled { since, complete, namespaces, objects } = *reconciled;
         let event = Event::Resync(Resync {
             seq: self.next(),
@@ -130,18 +132,18 @@ impl Live {
 
     /// Whether [`Self::status`] writes anything.
     #[must_use]
-    pub const fn tells_status(&self) -> bool {
+    pub(crate) const fn tells_status(&self) -> bool {
         matches!(self.format, Format::Json)
     }
 
     /// How it stands.
-    pub fn status(&mut self, now: u64, tracker: &Tracker, accounting: &Accounting) {
+    pub(crate) fn status(&mut self, now: u64, tracker: &Tracker, accounting: &Accounting) {
         let event = Event::Status(Status { time: tracker.clock.time(now), accounting });
         self.format.write(&mut self.buffer, &event);
     }
 
     /// All findings, in the end: a person reads how they went on.
-    pub fn findings(&mut self, all: &[Finding]) {
+    pub(crate) fn findings(&mut self, all: &[Finding]) {
         let Format::Text { look, width, line, least } = &mut self.format else { return };
         line.clear();
         // Writing to a string does not fail.
@@ -151,7 +153,7 @@ impl Live {
     }
 
     /// The last line.
-    pub fn end(
+    pub(crate) fn end(
         &mut self,
         now: u64,
         tracker: &Tracker,

@@ -5,5 +5,6 @@
 //! | [`live`] | lines of text or JSON |
 //! | [`output`] | standard output, which may be slow, stuck, full or closed |
 
-pub mod live;
-pub mod output;
+pub(crate) mod live;
+pub(crate) mod output;
+pub(crate) mod text;

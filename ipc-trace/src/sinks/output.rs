@@ -28,7 +28,7 @@ const LAST: Duration = Duration::from_millis(500);
 
 /// Why output can't go on.
 #[derive(Debug, thiserror::Error)]
-pub enum OutputError {
+pub(crate) enum OutputError {
     /// The reader is gone: a quiet end.
     #[error("standard output was closed")]
     Closed,
@@ -45,7 +45,7 @@ pub enum OutputError {
 
 /// Standard output.
 #[derive(Debug)]
-pub struct Output {
+pub(crate) struct Output {
     stdout: io::Stdout,
     signals: Signals,
     /// The reader has taken nothing since
@@ -57,7 +57,7 @@ pub struct Output {
 impl Output {
     /// Standard output of a program that ends by such signals.
     #[must_use]
-    pub fn new(signals: Signals) -> Self {
+    pub(crate) fn new(signals: Signals) -> Self {
         Self { stdout: io::stdout(), signals, since: None, told_again: None }
     }
 
@@ -66,7 +66,7 @@ impl Output {
     /// # Errors
     /// The reader is gone, or is stuck while the program is to end, or is slow when it was told so again, or
     /// writing failed.
-    pub fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), OutputError> {
+    pub(crate) fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), OutputError> {
         while !bytes.is_empty() {
             if self.signals.end_now()
                 && self.told_again.get_or_insert_with(Instant::now).elapsed() > LAST
@@ -98,7 +98,7 @@ impl Output {
     ///
     /// # Errors
     /// The reader is gone.
-    pub fn check(&self) -> Result<(), OutputError> {
+    pub(crate) fn check(&self) -> Result<(), OutputError> {
         // Of errors poll(2) tells unasked: of a pipe without readers, or a terminal that hung up.
         let mut fds = [PollFd::new(self.stdout.as_fd(), PollFlags::empty())];
         match poll(&mut fds, PollTimeout::ZERO) {
@@ -113,7 +113,7 @@ impl Output {
 ///
 /// # Errors
 /// The reader is gone, or writing failed.
-pub fn print(text: &str) -> Result<(), OutputError> {
+pub(crate) fn print(text: &str) -> Result<(), OutputError> {
     Output::new(Signals::default()).write_all([text, "\n"].concat().as_bytes())
 }
 

@@ -1,0 +1,430 @@
+//! The command line.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipc_trace_common::op::{Family, Op};
+
+use crate::{
+    engine::policy::pattern::Pattern,
+    engine::track::containers::identity::Runtime,
+    engine::track::containers::wanted::Wanted,
+    event::finding::Severity,
+    sources::kernel::plan::Choice,
+    sources::runtimes::{self, Socket},
+};
+
+/// Traces System V and POSIX-queue IPC on this host, by IPC namespace.
+#[derive(Debug, Parser)]
+#[command(name = "ipc-trace", version, about, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show every call as it returns
+    Live(TraceArgs),
+    /// Count calls, and show them by namespace in the end
+    Report(TraceArgs),
+    /// List the IPC namespaces that exist: who is in them, what is in them, how full they are
+    Ls(LsArgs),
+    /// Tell whether tracing works on this host, how, at what cost, and what is missing
+    Doctor(DoctorArgs),
+    /// Work with a policy: which findings are deliberate, or not to be shown
+    Policy {
+        /// What to do with it
+        #[command(subcommand)]
+        what: PolicyCommand,
+    },
+    /// Print the JSON schema of what a command prints with -o json
+    Schema {
+        /// Of what
+        #[arg(value_enum)]
+        of: SchemaOf,
+    },
+}
+
+/// What can be done with a policy.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Tell which rules are in a file, or what is wrong with it: then the exit status is 2
+    Check {
+        /// The policy
+        file: PathBuf,
+    },
+}
+
+/// What has a schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SchemaOf {
+    /// A line of `live`
+    Event,
+    /// The object that `report` prints
+    Report,
+    /// The object that `ls` prints
+    Ls,
+    /// The object that `doctor` prints
+    Doctor,
+}
+
+/// How output looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+}
+
+/// Options of `live` and `report`.
+#[derive(Debug, Args)]
+pub(crate) struct TraceArgs {
+    /// How the output looks
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: OutputFormat,
+    /// End after this time: a number with ns, us, ms, s, m or h; seconds without
+    #[arg(long, value_name = "D", value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// Tell also with which arguments processes were executed: there may be passwords among them
+    #[arg(long)]
+    pub with_args: bool,
+    /// Tell on every line of a call also whom its process descends from
+    #[arg(long)]
+    pub with_ancestry: bool,
+    /// Which calls to show or count
+    #[command(flatten)]
+    pub filters: Filters,
+    /// What to make of findings
+    #[command(flatten)]
+    pub findings: FindingArgs,
+    /// How to trace
+    #[command(flatten)]
+    pub how: HowArgs,
+    /// Trace while this command runs, and end with it
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// What to make of findings. Filters do not touch them.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Findings")]
+pub(crate) struct FindingArgs {
+    /// Judge findings by this policy: which are deliberate, and which are not to be shown
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+    /// Leave out of the text, and of --fail-on, what is less sure than this, from 0 to 100; JSON has all
+    #[arg(long, value_name = "N", default_value_t = 25,
+          value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub min_confidence: u8,
+    /// Exit with status 3 when there was a finding of this severity or a higher one that no policy declares
+    /// or mutes
+    #[arg(long, value_name = "SEVERITY", value_enum)]
+    pub fail_on: Option<Severity>,
+}
+
+/// Options of `ls`.
+#[derive(Debug, Args)]
+pub(crate) struct LsArgs {
+    /// Show this namespace alone, in full: an inode number, `self`, `host`, `pid:PID`
+    #[arg(value_name = "INUM", value_parser = namespace)]
+    pub namespace: Option<NamespaceName>,
+    /// How the output looks
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: OutputFormat,
+    /// Read the kernel's type information (BTF) from this file
+    #[arg(long, value_name = "FILE")]
+    pub btf: Option<PathBuf>,
+    /// Whom to ask for containers' names
+    #[command(flatten)]
+    pub runtimes: RuntimeArgs,
+}
+
+/// Whom to ask for containers' names.
+#[derive(Debug, Default, Args)]
+pub(crate) struct RuntimeArgs {
+    /// Ask this container runtime (docker, podman, containerd, cri-o, or cri for another that serves
+    /// Kubernetes) for names at this socket, in place of those at the usual places; `none`: ask nobody
+    #[arg(long, value_name = "RUNTIME=PATH", value_parser = socket)]
+    pub runtime_socket: Vec<SocketName>,
+}
+
+/// A runtime's socket, as the user names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SocketName {
+    /// There is none
+    None,
+    /// This one
+    Some(Socket),
+}
+
+impl RuntimeArgs {
+    /// The sockets to ask at.
+    #[must_use]
+    pub(crate) fn sockets(&self) -> Vec<Socket> {
+        if self.runtime_socket.is_empty() {
+            return runtimes::usual();
+        }
+        let some = |name: &SocketName| match name {
+            SocketName::None => None,
+            SocketName::Some(socket) => Some(socket.clone()),
+        };
+        self.runtime_socket.iter().filter_map(some).collect()
+    }
+}
+
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// How the output looks
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: OutputFormat,
+    /// Show also, as text, where each field of the kernel is found
+    #[arg(short, long)]
+    pub all: bool,
+    /// How to trace
+    #[command(flatten)]
+    pub how: HowArgs,
+}
+
+/// How to trace.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Tracing")]
+pub(crate) struct HowArgs {
+    /// How to see calls: `auto` takes what is cheapest on this host
+    #[arg(long, value_enum, default_value = "auto")]
+    pub backend: Choice,
+    /// Bytes of the ring between kernel and program; rounded up to a power of two, at least a page
+    #[arg(long, value_name = "N", default_value_t = 8 << 20,
+          value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
+    pub ring_bytes: u32,
+    /// Read the kernel's type information (BTF) from this file
+    #[arg(long, value_name = "FILE")]
+    pub btf: Option<PathBuf>,
+    /// Whom to ask for containers' names
+    #[command(flatten)]
+    pub runtimes: RuntimeArgs,
+}
+
+/// Which calls to show or count. Options restrict one another; several values of one option are
+/// alternatives.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Filters (values of one option are alternatives; options add up)")]
+pub(crate) struct Filters {
+    /// Calls from this IPC namespace, or on its objects: an inode number, `self`, `host`, `pid:PID`
+    #[arg(long, value_name = "NS", value_delimiter = ',', value_parser = namespace)]
+    pub ipc_ns: Vec<NamespaceName>,
+    /// Calls of these processes
+    #[arg(long, value_name = "PID", value_delimiter = ',')]
+    pub pid: Vec<u32>,
+    /// Calls of threads with these names
+    #[arg(long, value_name = "NAME", value_parser = comm)]
+    pub comm: Vec<Comm>,
+    /// Calls of these effective users: names or numbers
+    #[arg(long, value_name = "USER", value_delimiter = ',', value_parser = user)]
+    pub uid: Vec<u32>,
+    /// Calls from containers with this name, id, or beginning of an id (12 digits or more); * and ? stand for
+    /// any characters
+    #[arg(long, value_name = "NAME|ID", value_parser = pattern)]
+    pub container: Vec<Pattern>,
+    /// Calls from containers of this image: * stands for any characters but a slash, ** for any components
+    #[arg(long, value_name = "IMAGE", value_parser = pattern)]
+    pub image: Vec<Pattern>,
+    /// Calls from containers of this pod: POD, or NAMESPACE/POD
+    #[arg(long, value_name = "POD", value_parser = pattern)]
+    pub pod: Vec<Pattern>,
+    /// These operations, or the families shm, sem, msg, mq
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = operations)]
+    pub op: Vec<Operations>,
+    /// Calls that failed
+    #[arg(long)]
+    pub failed: bool,
+    /// Calls that took at least this long; drops those that have no duration
+    #[arg(long, value_name = "D", value_parser = duration)]
+    pub min_duration: Option<Duration>,
+    /// Calls of COMMAND and its descendants
+    #[arg(long, requires = "command")]
+    pub only_command: bool,
+}
+
+impl Filters {
+    /// The containers whose calls are to be shown or counted.
+    #[must_use]
+    pub(crate) fn containers(&self) -> Wanted {
+        Wanted {
+            containers: self.container.clone(),
+            images: self.image.clone(),
+            pods: self.pod.clone(),
+        }
+    }
+}
+
+/// A namespace, as the user names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NamespaceName {
+    /// By its inode number
+    Inum(u32),
+    /// The one that this process is in
+    Own,
+    /// The initial one
+    Host,
+    /// The one that a process is in
+    OfPid(u32),
+}
+
+/// A set of operations, as bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Operations(pub u32);
+
+/// A thread's name, as the kernel holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Comm(pub [u8; 16]);
+
+/// A duration: `ns us ms s m h`, seconds without.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit_ns = match unit.trim() {
+        "ns" => 1.0,
+        "us" => 1e3,
+        "ms" => 1e6,
+        "" | "s" => 1e9,
+        "m" => 60e9,
+        "h" => 3600e9,
+        other => return Err(format!("unknown unit {other:?}: use ns, us, ms, s, m or h")),
+    };
+    let number: f64 = number.parse().map_err(|_| "no number: try 500ms, 10 or 2m".to_owned())?;
+    let ns = number * unit_ns;
+    // 2^63 ns are 292 years; beyond, a sum with the time of day could overflow.
+    if ns >= 9.0e18 {
+        return Err("too long".to_owned());
+    }
+    Ok(Duration::from_nanos(ns.round() as u64))
+}
+
+fn namespace(text: &str) -> Result<NamespaceName, String> {
+    if let Some(pid) = text.strip_prefix("pid:") {
+        let pid = pid.parse().map_err(|_| format!("no process number: {pid:?}"))?;
+        return Ok(NamespaceName::OfPid(pid));
+    }
+    match text {
+        "self" => Ok(NamespaceName::Own),
+        "host" => Ok(NamespaceName::Host),
+        number => number.parse().map(NamespaceName::Inum).map_err(|_| {
+            "name a namespace by its inode number (as lsns -t ipc shows it), or as self, host or pid:PID"
+                .to_owned()
+        }),
+    }
+}
+
+fn socket(text: &str) -> Result<SocketName, String> {
+    if text == "none" {
+        return Ok(SocketName::None);
+    }
+    let (runtime, path) = text.split_once('=').unwrap_or((text, ""));
+    const ASKED: [Runtime; 5] =
+        [Runtime::Docker, Runtime::Podman, Runtime::Containerd, Runtime::Crio, Runtime::Cri];
+    let runtime = ASKED.into_iter().find(|one| one.name() == runtime);
+    match runtime {
+        Some(runtime) if path.starts_with('/') => {
+            Ok(SocketName::Some(Socket { runtime, path: path.into() }))
+        }
+        Some(_) => Err("name the socket by its whole path".to_owned()),
+        None => Err(
+            "name a socket as RUNTIME=PATH, with docker, podman, containerd, cri-o or cri; or none"
+                .to_owned(),
+        ),
+    }
+}
+
+fn pattern(text: &str) -> Result<Pattern, String> {
+    Pattern::new(text)
+}
+
+fn comm(text: &str) -> Result<Comm, String> {
+    // TASK_COMM_LEN with its NUL (include/linux/sched.h).
+    let mut comm = [0; 16];
+    match comm.get_mut(..text.len().min(16)) {
+        Some(room) if !text.is_empty() && text.len() < 16 => room.copy_from_slice(text.as_bytes()),
+        _ => return Err("the kernel keeps the first 15 bytes of a thread's name".to_owned()),
+    }
+    Ok(Comm(comm))
+}
+
+/// The number of a user, by name or number.
+pub(crate) fn user(text: &str) -> Result<u32, String> {
+    if let Ok(uid) = text.parse() {
+        return Ok(uid);
+    }
+    match nix::unistd::User::from_name(text) {
+        Ok(Some(user)) => Ok(user.uid.as_raw()),
+        Ok(None) => Err("no such user".to_owned()),
+        Err(error) => Err(format!("can't look the user up: {error}")),
+    }
+}
+
+fn operations(text: &str) -> Result<Operations, String> {
+    if let Some(op) = Op::ALL.into_iter().find(|op| op.name() == text) {
+        return Ok(Operations(op.bit()));
+    }
+    match Family::ALL.into_iter().find(|family| family.name() == text) {
+        Some(family) => {
+            let members = Op::ALL.into_iter().filter(|op| op.family() == family);
+            Ok(Operations(members.fold(0, |bits, op| bits | op.bit())))
+        }
+        None => {
+            let names: Vec<_> = Op::ALL.iter().map(|op| op.name()).collect();
+            Err(format!("no such operation; there are shm, sem, msg, mq, {}", names.join(", ")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("2"), Ok(Duration::from_secs(2)));
+        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("7us"), Ok(Duration::from_micros(7)));
+        for bad in ["", "ms", "5 weeks", "-1", "1e99", "99999999999h", "..", "nan"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn operations_are_named_one_by_one_or_by_family() {
+        assert_eq!(operations("semop"), Ok(Operations(Op::Semop.bit())));
+        assert_eq!(operations("sem").unwrap().0.count_ones(), 3);
+        assert_eq!(operations("mq").unwrap().0.count_ones(), 6);
+        assert!(operations("nonsense").unwrap_err().contains("mq_getsetattr"));
+    }
+
+    #[test]
+    fn namespaces_have_names() {
+        assert_eq!(namespace("4026531839"), Ok(NamespaceName::Inum(4_026_531_839)));
+        assert_eq!(namespace("pid:7"), Ok(NamespaceName::OfPid(7)));
+        for bad in ["", "pid:", "pid:x", "-1", "hostile"] {
+            assert!(namespace(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn thread_names_are_what_the_kernel_can_hold() {
+        assert_eq!(comm("worker").unwrap().0, *b"worker\0\0\0\0\0\0\0\0\0\0");
+        assert!(comm("sixteen-bytes-xx").is_err());
+        assert!(comm("").is_err());
+    }
+}

@@ -1,0 +1,100 @@
+//! Counters, losses and pending calls, as they are shown.
+
+use std::collections::BTreeMap;
+
+use ipc_trace_common::record::{PendingRecord, queue_flag};
+
+use crate::{
+    engine::pipeline::Delivered,
+    engine::track::Tracker,
+    event::{
+        Accounting, ControlAccounting, OpAccounting, Pending, ResyncAccounting,
+        finding::FindingsAccounting,
+        value::{AbiName, FamilyName, OpName, Text},
+    },
+    sources::kernel::{
+        census::Census,
+        session::{AllCounts, Counts},
+    },
+};
+
+/// `unwanted`: of those that were delivered, filtered here.
+fn account(counts: &Counts, delivered: u64, unwanted: u64) -> OpAccounting {
+    OpAccounting {
+        seen: counts.seen,
+        filtered: counts.filtered + unwanted,
+        emitted: counts.emitted.saturating_sub(unwanted),
+        dropped: counts.dropped,
+        delivered: delivered.saturating_sub(unwanted),
+        not_made: counts.not_made,
+    }
+}
+
+/// What was seen, and what became of it. Operations that were not seen are left out.
+#[must_use]
+pub(crate) fn accounting(counts: &AllCounts, delivered: &Delivered) -> Accounting {
+    let of = |all: &[u64], op: u8| all.get(usize::from(op)).copied().unwrap_or(0);
+    let of_op = |counts: &Counts, op: u8| {
+        account(counts, of(&delivered.ops, op), of(&delivered.unwanted, op))
+    };
+    Accounting {
+        total: account(&counts.total(), delivered.calls(), delivered.unwanted.iter().sum()),
+        missed: counts.missed,
+        by_op: counts
+            .ops
+            .iter()
+            .filter(|(_, counts)| counts.seen > 0 || counts.not_made > 0)
+            .map(|(op, counts)| (OpName(*op), of_op(counts, *op as u8)))
+            .collect(),
+        control: ControlAccounting {
+            emitted: counts.control.emitted,
+            delivered: delivered.control,
+            dropped: counts.control.dropped,
+            withheld: counts.control.withheld,
+        },
+        resyncs: ResyncAccounting::default(),
+        diagnostics: BTreeMap::new(),
+        findings: FindingsAccounting::default(),
+    }
+}
+
+/// The calls that have not returned, the longest first.
+#[must_use]
+pub(crate) fn pending(census: &Census, tracker: &Tracker, now: u64) -> Vec<Pending> {
+    let mut pending: Vec<_> = census
+        .pending
+        .iter()
+        // Not those that entered the kernel since.
+        .filter(|(record, ..)| record.enter_boot_ns <= now)
+        .map(|(record, op, abi)| {
+            let facts = tracker.contexts.get(record.tid, record.context);
+            // Identifiers and descriptors are ints; the register's upper half means nothing.
+            let first = record.arg0 as i32;
+            let by_descriptor = op.takes_descriptor();
+            Pending {
+                op: OpName(*op),
+                abi: AbiName(*abi),
+                pid: record.pid,
+                tid: record.tid,
+                comm: Text::until_nul(&record.comm).into_owned(),
+                exe: facts.and_then(|f| f.exe.clone()),
+                ipc_ns: tracker.namespaces.show(record.ns),
+                kind: FamilyName(op.family()),
+                id: (!by_descriptor).then_some(first),
+                mqdes: by_descriptor.then_some(first),
+                name: queue_name(record, tracker),
+                since: tracker.clock.time(record.enter_boot_ns),
+                for_ns: now.saturating_sub(record.enter_boot_ns),
+            }
+        })
+        .collect();
+    pending.sort_by_key(|p| (std::cmp::Reverse(p.for_ns), p.tid));
+    pending
+}
+
+fn queue_name(record: &PendingRecord, tracker: &Tracker) -> Option<Text<'static>> {
+    if record.queue.flags & queue_flag::KNOWN == 0 {
+        return None;
+    }
+    tracker.queues.name(&record.queue).map(|(name, _)| name.into_owned())
+}

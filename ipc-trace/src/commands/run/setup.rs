@@ -1,0 +1,356 @@
+//! From options to a session that traces.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use ipc_trace_common::{
+    op::Abi,
+    record::NsRef,
+    state::{FILTER_VALUES, HOST_INUM, filter},
+};
+
+use crate::{
+    cli::{Filters, HowArgs, NamespaceName},
+    event::{Backends, value::OpName},
+    sources::host::cgroups::Hierarchy,
+    sources::kernel::{
+        attach,
+        census::Census,
+        features::{self, MissingCapabilities, System},
+        layout::{Fprobe, KERNEL_BTF, Layout, LayoutError},
+        plan::{self, Choice, Features, NotPossible, Plan},
+        preemption::{self, Watch},
+        session::{KernelFilters, Options, Session, SessionError},
+    },
+};
+
+/// Where the kernel lists its symbols.
+const KALLSYMS: &str = "/proc/kallsyms";
+
+/// Why tracing can't start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SetupError {
+    /// Capabilities are missing.
+    #[error(transparent)]
+    Capabilities(#[from] MissingCapabilities),
+    /// Another machine than those that are known.
+    #[error("ipc-trace knows x86_64 and aarch64, not {0}")]
+    Machine(&'static str),
+    /// The kernel's fields are not known.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The backend can't be had.
+    #[error(transparent)]
+    Backend(#[from] NotPossible),
+    /// Programs can't be loaded.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// A namespace that was named does not exist.
+    #[error("--ipc-ns {name}: {reason}")]
+    Namespace {
+        /// As the user named it
+        name: String,
+        /// Why not
+        reason: String,
+    },
+    /// Processes are named by numbers that mean others outside of this process's pid namespace.
+    #[error(
+        "{option}: this process is in a pid namespace of its own, whose numbers are not those that events show; run it in the \
+         host's pid namespace, or name a namespace by its inode number"
+    )]
+    PidNamespace {
+        /// The option
+        option: &'static str,
+    },
+    /// A filter for containers, and nothing that tells them.
+    #[error(
+        "--container, --image, --pod: no cgroups are known by which containers could be told; mount a cgroup file system, and see \
+         ipc-trace doctor"
+    )]
+    NoCgroups,
+    /// A filter has more values than the kernel side has room for.
+    #[error("{option}: {given} values are more than the {FILTER_VALUES} that are possible")]
+    Values {
+        /// The option
+        option: &'static str,
+        /// How many there are
+        given: usize,
+    },
+    /// The system refused something.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried
+        what: &'static str,
+        /// What it said
+        source: io::Error,
+    },
+}
+
+impl SetupError {
+    /// Whether what the user asked for makes no sense: exit status 2.
+    #[must_use]
+    pub(crate) const fn is_usage(&self) -> bool {
+        matches!(self, Self::Namespace { .. } | Self::Values { .. } | Self::PidNamespace { .. })
+    }
+}
+
+/// Everything that is needed to trace.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    /// The host
+    pub system: System,
+    /// The machine's native ABI
+    pub native: Abi,
+    /// How each operation is seen
+    pub backends: Backends,
+    /// The programs
+    pub session: Session,
+    /// What existed when they had been attached
+    pub census: Census,
+    /// The kernel's fields
+    pub layout: Layout,
+    /// The cgroups that containers are told by
+    pub hierarchy: Option<Hierarchy>,
+    /// The kernel's preemption model
+    pub preemption: Watch,
+    /// What is attached
+    pub plan: Plan,
+}
+
+/// Loads and attaches what the options ask for. `arguments`: whether calls are shown one by one;
+/// `with_args`: whether what processes were called with is shown.
+///
+/// # Errors
+/// Something is missing; the error says what.
+pub(crate) fn setup(
+    how: &HowArgs,
+    filters: &Filters,
+    arguments: bool,
+    with_args: bool,
+) -> Result<Setup, SetupError> {
+    let system = System::read().map_err(|source| SetupError::System { what: "uname", source })?;
+    features::check_capabilities(Path::new("/proc"))?;
+    let native =
+        plan::native_abi(system.arch).ok_or(SetupError::Machine(std::env::consts::ARCH))?;
+    if let Err(error) = attach::lift_memory_lock_limit() {
+        log::info!("the limit on locked memory can't be lifted: {error}");
+    }
+    check_numbers(filters)?;
+    check_pid_namespace(filters, Path::new("/proc"))?;
+    let begin = Instant::now();
+    let layout = Layout::from_file(&btf_path(how))?;
+    log::debug!("the kernel's fields were found after {:?}", begin.elapsed());
+    let hierarchy = Hierarchy::find(Path::new("/proc"));
+    let cgroups = hierarchy.as_ref().and_then(|hierarchy| hierarchy.known(&layout));
+    if cgroups.is_none() && !filters.containers().is_empty() {
+        return Err(SetupError::NoCgroups);
+    }
+    let options = Options {
+        ring_bytes: ring_bytes(how.ring_bytes),
+        filters: kernel_filters(filters),
+        arguments,
+        with_args,
+        cgroups,
+        native,
+    };
+    let namespaces = filters
+        .ipc_ns
+        .iter()
+        .map(|name| Ok((describe(*name), inum(*name)?)))
+        .collect::<Result<Vec<_>, SetupError>>()?;
+    let (plan, mut session, census) = start(how.backend, &layout, &options)?;
+    log::debug!("the session was ready after {:?}", begin.elapsed());
+    let wanted = namespaces
+        .iter()
+        .map(|(name, inum)| existing(name, *inum, &census))
+        .collect::<Result<Vec<_>, SetupError>>()?;
+    session.filter_namespaces(&wanted)?;
+    for reason in &session.fallbacks {
+        log::warn!("not used, though better: {reason}");
+    }
+    for (backend, why) in plan.inexact() {
+        log::warn!("backend {} is not exact: {why}; those are counted as missed", backend.name());
+    }
+    for what in &session.unseen {
+        log::warn!("not seen on this kernel: {what}");
+    }
+    for function in &session.untested {
+        log::info!("nothing shows that the program on it is run: {function}");
+    }
+    for (field, what) in layout.losses() {
+        log::info!("not known on this kernel: {what} (no field {field})");
+    }
+    let backends = plan.ops.iter().map(|op| (OpName(op.op), op.backend.name())).collect();
+    let hierarchy = hierarchy.filter(|_| cgroups.is_some());
+    let preemption = Watch::new(&system.build);
+    Ok(Setup { system, native, backends, session, census, layout, hierarchy, preemption, plan })
+}
+
+/// Starts a session by the best plan. What a kernel takes is found out by trying: after a refusal
+/// comes another plan, without what was refused.
+pub(crate) fn start(
+    choice: Choice,
+    layout: &Layout,
+    options: &Options,
+) -> Result<(Plan, Session, Census), SetupError> {
+    let system = System::read().map_err(|source| SetupError::System { what: "uname", source })?;
+    let version = features::version(&system.kernel);
+    let mut known = Features {
+        kernel_btf: Path::new(KERNEL_BTF).exists(),
+        described: layout.functions().keys().copied().collect(),
+        no_x32: features::has_no_x32(Path::new("/proc")),
+        preemption: preemption::read(&system.build),
+        guards_functions: version.is_none_or(features::guards_functions),
+        preempts_on_tracepoints: version.is_some_and(features::preempts_on_tracepoints),
+        fprobe: layout.fprobe() == Fprobe::All,
+        tracing_multi: layout.has_tracing_multi(),
+        ..Features::default()
+    };
+    // A quarter of a million lines, which matter only where BTF leaves something open.
+    if choice != Choice::Syscall && !plan::describes_all(options.native, &known) {
+        known.present = attach::present_functions(Path::new(KALLSYMS));
+    }
+    loop {
+        let plan = plan::plan(choice, options.native, &known)?;
+        match Session::start(&plan, layout, options) {
+            Ok((session, census)) => return Ok((plan, session, census)),
+            // Each time there are fewer functions left to try.
+            Err(SessionError::Functions(reasons)) => known.unusable.extend(reasons),
+            Err(SessionError::Copies(reason)) => {
+                log::info!("programs on functions don't come in copies: {reason}");
+                known.tracing_multi = false;
+            }
+            Err(SessionError::Fentry(reason)) => known.fentry_refused = Some(reason),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Where the layout comes from.
+#[must_use]
+pub(crate) fn btf_path(how: &HowArgs) -> PathBuf {
+    how.btf.clone().unwrap_or_else(|| PathBuf::from(KERNEL_BTF))
+}
+
+/// The size of the ring: a power of two, at least a page.
+#[must_use]
+pub(crate) fn ring_bytes(wanted: u32) -> u32 {
+    let page = match nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE) {
+        Ok(Some(page)) => u32::try_from(page).unwrap_or(4096),
+        Ok(None) | Err(_) => 4096,
+    };
+    wanted.max(page).next_power_of_two()
+}
+
+fn kernel_filters(filters: &Filters) -> KernelFilters {
+    let mut bits = 0;
+    let mut when = |condition: bool, bit: u32| {
+        if condition {
+            bits |= bit;
+        }
+    };
+    when(filters.failed, filter::FAILED);
+    when(!filters.pid.is_empty(), filter::PID);
+    when(!filters.uid.is_empty(), filter::UID);
+    when(!filters.comm.is_empty(), filter::COMM);
+    when(!filters.ipc_ns.is_empty(), filter::NAMESPACE);
+    when(filters.min_duration.is_some(), filter::MIN_DURATION);
+    when(filters.only_command, filter::COMMAND);
+    when(!filters.op.is_empty(), filter::OP);
+    when(!filters.containers().is_empty(), filter::CGROUP);
+    KernelFilters {
+        bits,
+        ops: filters.op.iter().fold(0, |all, op| all | op.0),
+        min_duration_ns: filters
+            .min_duration
+            .map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)),
+        pids: filters.pid.clone(),
+        uids: filters.uid.clone(),
+        comms: filters.comm.iter().map(|comm| comm.0).collect(),
+    }
+}
+
+/// Whether the kernel side has room for all values.
+fn check_numbers(filters: &Filters) -> Result<(), SetupError> {
+    let numbers = [
+        ("--ipc-ns", filters.ipc_ns.len()),
+        ("--pid", filters.pid.len()),
+        ("--comm", filters.comm.len()),
+        ("--uid", filters.uid.len()),
+    ];
+    match numbers.into_iter().find(|(_, given)| *given > FILTER_VALUES as usize) {
+        Some((option, given)) => Err(SetupError::Values { option, given }),
+        None => Ok(()),
+    }
+}
+
+/// Numbers of processes are those of the initial pid namespace.
+fn check_pid_namespace(filters: &Filters, proc: &Path) -> Result<(), SetupError> {
+    let by_pid = |name: &NamespaceName| matches!(name, NamespaceName::OfPid(_));
+    let option = match () {
+        () if !filters.pid.is_empty() => "--pid",
+        () if filters.ipc_ns.iter().any(by_pid) => "--ipc-ns pid:PID",
+        () => return Ok(()),
+    };
+    match features::is_in_initial_pid_namespace(proc) {
+        Ok(false) => Err(SetupError::PidNamespace { option }),
+        Ok(true) | Err(_) => Ok(()),
+    }
+}
+
+fn describe(name: NamespaceName) -> String {
+    match name {
+        NamespaceName::Inum(inum) => inum.to_string(),
+        NamespaceName::Own => "self".to_owned(),
+        NamespaceName::Host => "host".to_owned(),
+        NamespaceName::OfPid(pid) => format!("pid:{pid}"),
+    }
+}
+
+/// The inode number of a namespace that the user named.
+pub(in crate::commands) fn inum(name: NamespaceName) -> Result<u32, SetupError> {
+    let of = |path: &str| {
+        features::namespace_inum(Path::new(path)).map_err(|error| SetupError::Namespace {
+            name: describe(name),
+            reason: if error.kind() == io::ErrorKind::NotFound {
+                "no such process".to_owned()
+            } else {
+                format!("{path}: {error}")
+            },
+        })
+    };
+    match name {
+        NamespaceName::Inum(inum) => Ok(inum),
+        NamespaceName::Host => Ok(HOST_INUM),
+        NamespaceName::Own => of("/proc/self/ns/ipc"),
+        NamespaceName::OfPid(pid) => of(&format!("/proc/{pid}/ns/ipc")),
+    }
+}
+
+/// The namespace of that number, which must exist where that can be known.
+fn existing(name: &str, inum: u32, census: &Census) -> Result<NsRef, SetupError> {
+    match census.alive.iter().find(|alive| alive.ns.inum == inum) {
+        Some(alive) => Ok(alive.ns),
+        None if !census.complete => Ok(NsRef { inum, generation: 1 }),
+        None => Err(SetupError::Namespace {
+            name: name.to_owned(),
+            reason: "no IPC namespace has that number (any more); lsns -t ipc lists those that processes are in".to_owned(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ring_is_a_power_of_two_and_at_least_a_page() {
+        assert_eq!(ring_bytes(1), 4096);
+        assert_eq!(ring_bytes(4096), 4096);
+        assert_eq!(ring_bytes(5000), 8192);
+        assert_eq!(ring_bytes(1 << 30), 1 << 30);
+    }
+}

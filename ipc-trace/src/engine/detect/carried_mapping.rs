@@ -1,0 +1,452 @@
+//! `carried-mapping`: shared memory of one namespace that is still mapped, or was touched, by a thread that
+//! now lives in another; a segment opened through `/proc/PID/map_files`.
+//!
+//! A mapping is the process's, a namespace the thread's: neither setns nor unshare nor clone takes a
+//! mapping away. That one is *touched* the kernel side sees where it can hook page faults; that one is
+//! *held* is known from shmat and shmdt, and from what is mapped when a thread moves.
+//!
+//! What a process attached itself and takes along is told at once. What it inherited, or had before
+//! tracing began, is told when it is touched, or is still there a second after the move: who is cloned
+//! into a new namespace and calls exec loses it before.
+//!
+//! A process that had nothing mapped when it was looked at has nothing until it attaches something, which
+//! is seen: one that moves a thousand times a second is looked at once in it.
+//!
+//! Invariant: what is remembered is bounded: attachments of `PROCESSES` processes, at most `EACH` of
+//! each, as many processes without any, and `PENDING` processes that moved.
+
+use std::{collections::VecDeque, rc::Rc};
+
+use ipc_trace_common::{
+    op::{Family, Op},
+    record::{Channel, ExitRecord, NsRef, Way, queue_flag},
+};
+
+use super::{
+    Judging,
+    foreign_object::{of, thread},
+    sighting::{Access, Calls, Draft, Key, Moved, ProcessKey, Seen, Target, Trace, Who, comm_of},
+    witness::Mapped,
+};
+use crate::{
+    engine::track::{HashMap, Tracker, contexts::Facts},
+    event::finding::{Class, Severity},
+    event::tag::{Key as KeyTag, NsTag},
+    input::deeds::Deed,
+};
+
+/// Processes whose attachments are remembered.
+const PROCESSES: usize = 1 << 14;
+/// Attachments of one process.
+const EACH: usize = 64;
+/// Moves that time decides about.
+const PENDING: usize = 4096;
+/// Files of segments whose namespace is remembered.
+const FILES: usize = 4096;
+/// What is inherited counts when it is there for so long.
+const INHERITED_NS: u64 = 1_000_000_000;
+/// For so long a process that had nothing mapped is not looked at again.
+const BARE_NS: u64 = 1_000_000_000;
+
+const EXPLAINS: &str = "a service that sandboxes itself, or a helper of it, and keeps shared memory that it \
+                        had before on purpose; a supervisor that goes from namespace to namespace";
+
+/// An attached segment.
+#[derive(Clone, Debug)]
+struct Held {
+    at: u64,
+    ns: NsRef,
+    id: i32,
+    /// Who the process was then
+    facts: Option<Rc<Facts>>,
+}
+
+impl Held {
+    /// Whether the process is seen to run another program since, which has none of its mappings.
+    fn is_lost(&self, now: Option<&Rc<Facts>>) -> bool {
+        let exe = |facts: &Rc<Facts>| facts.exe.clone();
+        self.facts.as_ref().zip(now).is_some_and(|(then, now)| exe(then) != exe(now))
+    }
+}
+
+/// A process that moved, or was made in a new namespace, with mappings that time decides about.
+#[derive(Debug)]
+struct Pending {
+    process: ProcessKey,
+    due: u64,
+    from: NsRef,
+    to: NsRef,
+    /// What was mapped when it moved; `None`: all that is mapped when it is looked at
+    mapped: Option<Vec<Mapped>>,
+    facts: Option<Rc<Facts>>,
+    tid: u32,
+    trace: Trace,
+}
+
+/// What is remembered.
+#[derive(Debug, Default)]
+pub(crate) struct Carried {
+    attached: HashMap<ProcessKey, Vec<Held>>,
+    order: VecDeque<ProcessKey>,
+    pending: VecDeque<Pending>,
+    files: HashMap<u64, NsRef>,
+    /// Processes that had nothing mapped, and when that was seen
+    bare: HashMap<ProcessKey, u64>,
+}
+
+impl Carried {
+    /// Calls were seen.
+    #[inline]
+    pub(super) fn calls(&mut self, seen: &Seen<'_>) {
+        if matches!(seen.op, Op::Shmat | Op::Shmdt)
+            && let Calls::One(call) = seen.calls
+        {
+            self.attachment(seen, call.deed());
+        }
+    }
+
+    #[cold]
+    fn attachment(&mut self, seen: &Seen<'_>, deed: Option<Deed<'_>>) {
+        let process = seen.who.key();
+        match deed {
+            Some(Deed::Attached { id, at: Some(at) }) => {
+                if !self.attached.contains_key(&process) {
+                    self.make_room();
+                    self.order.push_back(process);
+                }
+                let held = self.attached.entry(process).or_default();
+                held.retain(|one| one.at != at);
+                if held.len() >= EACH {
+                    held.remove(0);
+                }
+                held.push(Held { at, ns: seen.who.ns, id, facts: seen.who.facts.cloned() });
+            }
+            Some(Deed::Detached { at }) => {
+                if let Some(held) = self.attached.get_mut(&process) {
+                    held.retain(|one| one.at != at);
+                }
+            }
+            Some(_) | None => {}
+        }
+    }
+
+    fn make_room(&mut self) {
+        while self.attached.len() >= PROCESSES {
+            let Some(oldest) = self.order.pop_front() else { break };
+            self.attached.remove(&oldest);
+        }
+        if self.order.len() > 2 * PROCESSES {
+            let attached = &self.attached;
+            self.order.retain(|process| attached.contains_key(process));
+        }
+    }
+
+    /// A thread moved, or was made in a new namespace.
+    pub(super) fn moved(&mut self, moved: &Moved<'_>, to: &mut Judging<'_>) {
+        const CLONE: u32 = Way::Clone as u32;
+        if moved.record.way == CLONE {
+            self.cloned(moved);
+        } else {
+            self.went(moved, to);
+        }
+    }
+
+    fn cloned(&mut self, moved: &Moved<'_>) {
+        let record = moved.record;
+        let start = moved.child.map_or(0, |facts| facts.start_boot_ns);
+        self.wait(Pending {
+            process: (record.child_pid, start),
+            due: record.boot_ns + INHERITED_NS,
+            from: record.from,
+            to: record.to,
+            mapped: None,
+            facts: moved.child.cloned(),
+            tid: record.child_tid,
+            trace: moved.trace("clone"),
+        });
+    }
+
+    fn wait(&mut self, pending: Pending) {
+        if self.pending.len() >= PENDING {
+            self.pending.pop_front();
+        }
+        self.pending.push_back(pending);
+    }
+
+    fn went(&mut self, moved: &Moved<'_>, to: &mut Judging<'_>) {
+        const UNSHARE: u32 = Way::Unshare as u32;
+        let record = moved.record;
+        let facts = moved.mover;
+        let process = (record.pid, facts.map_or(0, |facts| facts.start_boot_ns));
+        let how = if record.way == UNSHARE { "unshare" } else { "setns" };
+        let held = self.attached.get(&process).cloned().unwrap_or_default();
+        let mapped = match held.is_empty() && self.is_bare(process, record.boot_ns) {
+            true => None,
+            false => to.witness.mapped(process),
+        };
+        if mapped.as_ref().is_some_and(Vec::is_empty) {
+            self.had_nothing(process, record.boot_ns);
+        }
+        let comm = comm_of(facts);
+        let who = Who::of_facts((record.pid, record.tid), record.to, &comm, facts);
+        for one in held.iter().filter(|one| one.ns != record.to && !one.is_lost(facts)) {
+            let there = mapped.as_ref().map(|all| all.iter().any(|seen| seen.start == one.at));
+            let (weight, reason) = match there {
+                Some(true) => {
+                    (90, "it attached the segment there, and it was mapped after the move")
+                }
+                // It has ended, called exec or detached the segment since.
+                Some(false) | None => {
+                    (80, "it attached the segment there, and did not detach it before it moved")
+                }
+            };
+            let key = key(process, one.ns, one.id);
+            let draft = || held_draft(&who, one.ns, one.id, moved.tracker).because(weight, reason);
+            to.saw(key, moved.trace(how), draft);
+        }
+        let rest = |all: Vec<Mapped>| {
+            let new = |seen: &Mapped| !held.iter().any(|one| one.at == seen.start);
+            all.into_iter().filter(new).collect::<Vec<_>>()
+        };
+        if let Some(rest) = mapped.map(rest).filter(|rest| !rest.is_empty()) {
+            self.wait(Pending {
+                process,
+                due: record.boot_ns + INHERITED_NS,
+                from: record.from,
+                to: record.to,
+                mapped: Some(rest),
+                facts: facts.cloned(),
+                tid: record.tid,
+                trace: moved.trace(how),
+            });
+        }
+    }
+
+    /// Whether it had nothing mapped a short time ago: what it attached since may not have been seen.
+    fn is_bare(&self, process: ProcessKey, now: u64) -> bool {
+        self.bare.get(&process).is_some_and(|then| now.saturating_sub(*then) < BARE_NS)
+    }
+
+    fn had_nothing(&mut self, process: ProcessKey, now: u64) {
+        // Its number alone may be another process's next time.
+        if process.1 != 0 {
+            if self.bare.len() >= PROCESSES {
+                self.bare.clear();
+            }
+            self.bare.insert(process, now);
+        }
+    }
+
+    /// Time went on.
+    pub(super) fn tick(&mut self, now: u64, tracker: &Tracker, to: &mut Judging<'_>) {
+        while self.pending.front().is_some_and(|one| one.due <= now) {
+            if let Some(pending) = self.pending.pop_front() {
+                self.decide(&pending, tracker, to);
+            }
+        }
+    }
+
+    /// Whether what was inherited is there still.
+    fn decide(&self, pending: &Pending, tracker: &Tracker, to: &mut Judging<'_>) {
+        let Some(now) = to.witness.mapped(pending.process) else { return };
+        let facts = pending.facts.as_ref();
+        // What it attached since is its own.
+        let own = self.attached.get(&pending.process).map(Vec::as_slice).unwrap_or_default();
+        let comm = comm_of(facts);
+        let who = Who::of_facts((pending.process.0, pending.tid), pending.to, &comm, facts);
+        for one in now {
+            let before = pending.mapped.as_ref().is_none_or(|all| all.contains(&one));
+            if !before || own.iter().any(|held| held.at == one.start) {
+                continue;
+            }
+            let known = tracker.objects.segments(one.id, one.key);
+            let (ns, weight, reason) = match known.as_slice() {
+                all if all.contains(&pending.from) => {
+                    (pending.from, 85, "the segment is one of the namespace that it came from")
+                }
+                [alone] if *alone != pending.to => {
+                    (*alone, 70, "a segment of that id and key exists in that namespace alone")
+                }
+                _ => continue,
+            };
+            let draft = || {
+                held_draft(&who, ns, one.id, tracker)
+                    .because(weight, reason)
+                    .because(0, "it was inherited, and still mapped a second after the move")
+            };
+            to.saw(key(pending.process, ns, one.id), pending.trace.clone(), draft);
+        }
+    }
+
+    /// A thread ended.
+    pub(super) fn ended(&mut self, record: &ExitRecord, facts: Option<&Rc<Facts>>) {
+        if record.tid != record.pid {
+            return;
+        }
+        self.pending.retain(|one| one.process.0 != record.pid);
+        if let Some(facts) = facts {
+            let process = (record.pid, facts.start_boot_ns);
+            self.attached.remove(&process);
+            self.bare.remove(&process);
+        }
+    }
+
+    /// Memory was reached.
+    pub(super) fn access(&mut self, access: &Access<'_>, to: &mut Judging<'_>) -> bool {
+        let (did, what, weight, reason) = match access.channel {
+            Channel::MappingTouched => (
+                "touched shared memory",
+                "mapped segment touched",
+                95,
+                "the kernel side saw the page fault, and read both namespaces",
+            ),
+            Channel::MapFiles => (
+                "opened shared memory through /proc/PID/map_files",
+                "segment opened through map_files",
+                90,
+                "the kernel side saw the segment's own file being opened",
+            ),
+            Channel::SegmentDestroyed => (
+                "destroyed shared memory by ending (kernel.shm_rmid_forced)",
+                "segment destroyed",
+                85,
+                "the kernel side saw it, and read both namespaces",
+            ),
+            Channel::MappingHeld => (
+                "still has shared memory mapped",
+                "mapped segment held",
+                85,
+                "the kernel side saw the mapping, and read both namespaces",
+            ),
+            Channel::QueueOpen
+            | Channel::QueueCreate
+            | Channel::QueueUnlink
+            | Channel::QueueRead
+            | Channel::QueuePoll
+            | Channel::QueueList
+            | Channel::QueueMount
+            | Channel::QueueReceived
+            | Channel::SysvipcRead
+            | Channel::SysvipcHeld
+            | Channel::SettingWritten => return true,
+        };
+        let record = access.record;
+        let id = record.object.ino as i32;
+        let who = access.who;
+        let Some((ns, surely)) = self.namespace(access, id) else { return false };
+        if ns == who.ns {
+            return true;
+        }
+        if access.channel == Channel::MappingHeld {
+            self.inherited(access, ns, id);
+            return true;
+        }
+        let draft = || {
+            let title = format!(
+                "{} in namespace {} {did} of {}: {}",
+                thread(&who),
+                NsTag::new(who.ns.inum, who.ns.generation),
+                of(Some(ns), access.dead),
+                segment(id, Some(record.key)),
+            );
+            let mut draft = Draft::by(&who, Severity::High, title)
+                .of(Some(ns), Some(true), access.dead)
+                .because(weight, reason);
+            if let Some((weight, text)) = surely {
+                draft = draft.because(weight, text);
+            }
+            draft.key = Some(record.key);
+            draft.explains = EXPLAINS;
+            draft
+        };
+        let key = key(who.key(), ns, id);
+        // That it is touched says more than that it is there.
+        let held = |known: &Draft| known.title.contains(HOLDS);
+        if to.findings.draft(&key).is_some_and(held) {
+            let touched = draft();
+            to.findings.amend(&key, |known| *known = touched);
+        }
+        to.saw(key, access.trace(what), draft);
+        true
+    }
+
+    /// A mapping of another namespace was copied: by a process that lives elsewhere, and may be about
+    /// to call exec.
+    fn inherited(&mut self, access: &Access<'_>, ns: NsRef, id: i32) {
+        let record = access.record;
+        self.wait(Pending {
+            process: access.who.key(),
+            due: record.boot_ns + INHERITED_NS,
+            from: ns,
+            to: access.who.ns,
+            mapped: None,
+            facts: access.who.facts.cloned(),
+            tid: record.tid,
+            trace: access.trace(format!("shm {id} held")),
+        });
+    }
+
+    /// Whose a segment is, and what that takes from being sure. `None`: it can't be told.
+    fn namespace(
+        &mut self,
+        access: &Access<'_>,
+        id: i32,
+    ) -> Option<(NsRef, Option<(i32, &'static str)>)> {
+        let record = access.record;
+        if record.object.flags & queue_flag::KNOWN != 0 && record.object.ns.inum != 0 {
+            if record.file != 0 {
+                if self.files.len() >= FILES {
+                    self.files.clear();
+                }
+                self.files.insert(record.file, record.object.ns);
+            }
+            return Some((record.object.ns, None));
+        }
+        let candidates = access.tracker.objects.segments(id, record.key);
+        if let Some(known) = self.files.get(&record.file).filter(|ns| candidates.contains(ns)) {
+            return Some((*known, None));
+        }
+        if candidates.contains(&record.ns) {
+            return Some((record.ns, None));
+        }
+        match candidates.as_slice() {
+            [] => None,
+            [alone] => {
+                Some((*alone, Some((-10, "its namespace is told by the segment's id and key"))))
+            }
+            [one, ..] => Some((
+                *one,
+                Some((-50, "segments of this id and key exist in several other namespaces")),
+            )),
+        }
+    }
+}
+
+/// What titles of what is held say.
+const HOLDS: &str = "still has mapped";
+
+fn held_draft(who: &Who<'_>, ns: NsRef, id: i32, tracker: &Tracker) -> Draft {
+    let local = crate::engine::track::objects::one::Local::Sysv(Family::Shm, id);
+    let known = tracker.objects.get(ns, local).and_then(|one| one.key);
+    let title = format!(
+        "{} lives in namespace {} and {HOLDS} shared memory of {}: {}",
+        thread(who),
+        NsTag::new(who.ns.inum, who.ns.generation),
+        of(Some(ns), false),
+        segment(id, known),
+    );
+    let mut draft = Draft::by(who, Severity::High, title).of(Some(ns), Some(true), false);
+    draft.explains = EXPLAINS;
+    draft
+}
+
+fn segment(id: i32, key: Option<u32>) -> String {
+    match key.filter(|key| *key != 0) {
+        Some(key) => format!("segment {id}, key {}", KeyTag(crate::event::value::Hex32(key))),
+        None => format!("segment {id}"),
+    }
+}
+
+const fn key(process: ProcessKey, ns: NsRef, id: i32) -> Key {
+    Key::of(Class::CarriedMapping, process, Target::Sysv(ns, Family::Shm, id))
+}

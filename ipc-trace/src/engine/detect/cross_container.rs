@@ -1,0 +1,92 @@
+//! `cross-container`: two containers use one object inside a namespace that they share.
+//!
+//! Each of them made a call on the object from that namespace, so that they meet is no inference. Whether
+//! it is deliberate their runtimes know: `--ipc container:X`, `--ipc host`, a pod.
+
+use std::rc::Rc;
+
+use ipc_trace_common::record::NsRef;
+
+use super::{
+    cross_container_denied::name,
+    shared::{Shared, target},
+    sighting::{Draft, Key, Seen, Whose},
+};
+use crate::{
+    engine::track::containers::Known,
+    engine::track::objects::{
+        one::{Local, One},
+        users::Party,
+    },
+    event::tag::{ContainerTag, NsTag},
+    event::{
+        Container, Sharing,
+        finding::{Class, Severity},
+    },
+};
+
+const EXPLAINS: &str = "containers that were made to work together without the runtime's knowing: by joining \
+                        a namespace through /proc/PID/ns/ipc, or by a runtime that can't be asked";
+
+/// Somebody new has used an object: whether that is a container, and another one has used it before.
+pub(super) fn met(seen: &Seen<'_>, (ns, local): (NsRef, Local), one: &One) -> Option<Shared> {
+    let own = seen.who.facts?.container.as_ref()?;
+    // From another namespace it is a foreign object.
+    if seen.who.ns != ns {
+        return None;
+    }
+    let other = other(own, ns, one)?;
+    let whose = Whose::Container(own.container().id.0.to_vec().into());
+    let key = Key { class: Class::CrossContainer, whose, target: target(ns, local) };
+    let mut draft = Draft::by(&seen.who, Severity::Medium, String::new())
+        .of(Some(ns), Some(false), false)
+        .because(90, "calls of both containers were seen on the object, from this namespace");
+    (draft.local, draft.owner) = (Some(local), Some(Rc::clone(&other)));
+    draft.explains = EXPLAINS;
+    let (subject, object) = (Rc::clone(own), name(local, one));
+    Some(Shared { key, ns, subject, other: Some(other), object, draft })
+}
+
+/// Another container that uses an object from its namespace: the one that made it, or the first.
+fn other(own: &Rc<Known>, ns: NsRef, one: &One) -> Option<Rc<Known>> {
+    let is_other = |party: &&Party| party.ns == ns && !party.is_in(Some(own));
+    let mut others = one.parties().iter().filter(is_other).filter_map(|one| one.container.as_ref());
+    let creator = one.creator.as_ref().and_then(|one| one.facts.as_ref()?.container.as_ref());
+    let made = creator.and_then(|creator| others.clone().find(|one| Rc::ptr_eq(one, creator)));
+    made.or_else(|| others.next()).cloned()
+}
+
+/// What there is to say, as the runtimes' word stands.
+pub(super) fn draft(shared: &Shared, sharing: Sharing) -> Draft {
+    let Shared { ns, subject, other, object, draft, .. } = shared;
+    let mut draft = draft.clone();
+    let own = subject.container();
+    let other = other.as_ref().map(|known| known.container());
+    let whose = other.as_deref().map(|one| format!(" with container {}", ContainerTag(one)));
+    draft.title = format!(
+        "container {} shares {}{} in namespace {}",
+        ContainerTag(&own),
+        object,
+        whose.unwrap_or_default(),
+        NsTag::new(ns.inum, ns.generation),
+    );
+    judge(&mut draft, sharing, &own);
+    draft
+}
+
+/// What the runtimes' word makes of it.
+pub(super) fn judge(draft: &mut Draft, sharing: Sharing, own: &Container) {
+    match sharing {
+        Sharing::Declared => {
+            draft.severity = Severity::Info;
+            let word = match &own.ipc_mode {
+                Some(mode) if mode.0.as_ref() == b"host" => "--ipc host",
+                Some(_) | None if own.pod_uid.is_some() => "containers of one pod",
+                Some(_) | None => "--ipc container:…",
+            };
+            draft.declared_by = Some(format!("the container runtime: {word}"));
+        }
+        Sharing::Unknown => draft.add(0, "no runtime says whether that is deliberate"),
+        Sharing::Undeclared => draft.add(0, "the runtime was told to give it another namespace"),
+    }
+}

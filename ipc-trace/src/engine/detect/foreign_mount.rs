@@ -1,0 +1,89 @@
+//! `foreign-mount`: a queue opened, made, read, polled or unlinked through another namespace's mqueue
+//! file system.
+//!
+//! Each IPC namespace has one such file system, and it can be reached wherever it is mounted: by a bind
+//! mount, by `/proc/PID/root`, by a descriptor of it, or by a mount made with fsopen in that namespace. The
+//! kernel side compares the file system's namespace with the thread's, so this is no inference.
+
+use ipc_trace_common::record::Channel;
+
+use super::{
+    Judging,
+    foreign_object::{of, thread},
+    sighting::{Access, Draft, Key, Target},
+};
+use crate::{
+    event::escape::escaped,
+    event::tag::NsTag,
+    event::{
+        ReadFrom,
+        finding::{Class, Severity},
+        value::Text,
+    },
+};
+
+const EXPLAINS: &str = "a backup or indexing tool that walks another mount namespace, a container that is \
+                        given another's /dev/mqueue on purpose, or an administrator who looks into it";
+/// Queues' names are shown so far.
+const NAME_WIDTH: usize = 64;
+
+/// What was done.
+const fn deed(channel: Channel) -> Option<(&'static str, &'static str)> {
+    match channel {
+        Channel::QueueOpen => Some(("opened", "queue opened by its path")),
+        Channel::QueueCreate => Some(("made", "queue made by its path")),
+        Channel::QueueUnlink => Some(("unlinked", "queue unlinked by its path")),
+        Channel::QueueRead => Some(("read the state of", "queue's file read")),
+        Channel::QueuePoll => Some(("polled", "queue polled")),
+        Channel::QueueList => Some(("listed the queues of", "mqueue file system's root opened")),
+        Channel::QueueMount => Some(("mounted the queues of", "mqueue file system mounted")),
+        Channel::QueueReceived
+        | Channel::MappingTouched
+        | Channel::MappingHeld
+        | Channel::MapFiles
+        | Channel::SysvipcRead
+        | Channel::SysvipcHeld
+        | Channel::SettingWritten
+        | Channel::SegmentDestroyed => None,
+    }
+}
+
+/// A queue was reached.
+pub(super) fn access(access: &Access<'_>, to: &mut Judging<'_>) {
+    let Some((did, what)) = deed(access.channel) else { return };
+    if access.foreign != Some(true) {
+        return;
+    }
+    let Access { who, ns, dead, record, .. } = *access;
+    let object = &record.object;
+    let a_queue = !matches!(access.channel, Channel::QueueList | Channel::QueueMount);
+    let target = match (a_queue, ns) {
+        (true, _) if object.ino != 0 => Target::Queue(object.dev, object.ino),
+        (true, _) => Target::Name(ns, access.name().unwrap_or_default().into()),
+        (false, Some(ns)) => Target::Namespace(ns),
+        (false, None) => Target::Queue(object.dev, 0),
+    };
+    let key = Key::of(Class::ForeignMount, who.key(), target);
+    let draft = || {
+        let name = access.name().filter(|_| a_queue);
+        let shown = match name {
+            Some(name) => format!(" queue \"/{}\" of", escaped(name, NAME_WIDTH)),
+            None if a_queue => " a queue of".to_owned(),
+            None => String::new(),
+        };
+        let title = format!(
+            "{} in namespace {} {did}{shown} {} by way of its mqueue file system",
+            thread(&who),
+            NsTag::new(who.ns.inum, who.ns.generation),
+            of(ns, dead),
+        );
+        let mut draft = Draft::by(&who, Severity::High, title).of(ns, Some(true), dead).because(
+            95,
+            "the kernel side read the file system's namespace and the thread's in the same moment",
+        );
+        draft.name = name.map(|name| (Text(name.to_vec().into()), ReadFrom::Kernel));
+        draft.explains = EXPLAINS;
+        draft
+    };
+    to.saw(key, access.trace(what), draft);
+}

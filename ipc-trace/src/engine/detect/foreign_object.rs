@@ -1,0 +1,107 @@
+//! `foreign-object`: an operation on a queue whose namespace is not the caller's.
+//!
+//! A queue's descriptor leads to the queue wherever its holder lives: it can be kept across setns and
+//! unshare, inherited by a child in a new namespace, received over a socket, or taken by pidfd_getfd. The
+//! kernel side compares the namespace of the queue's file system with the caller's at each operation, so
+//! this is no inference.
+
+use ipc_trace_common::record::{Channel, queue_flag};
+
+use super::{
+    Judging,
+    sighting::{Access, Draft, Key, Seen, Target, Who},
+};
+use crate::{
+    event::escape::escaped,
+    event::finding::{Class, Severity},
+    event::tag::{COMM_WIDTH, NsTag},
+};
+
+const EXPLAINS: &str = "a service that hands its queue to a sandboxed or contained helper, or that \
+                        moves itself to another namespace and goes on using its own queue";
+/// Queues' names are shown so far.
+const NAME_WIDTH: usize = 64;
+
+/// What is reached without an operation is a descriptor that was handed over.
+fn received(key: &Key, access: &Access<'_>, to: &mut Judging<'_>) {
+    let Access { who, ns, dead, .. } = *access;
+    let draft = || {
+        let title = format!(
+            "{} was handed a descriptor of a queue of {}, and has not been seen to use it",
+            thread(&who),
+            of(ns, dead),
+        );
+        let mut draft = Draft::by(&who, Severity::Low, title)
+            .of(ns, Some(true), dead)
+            .because(60, "the kernel side saw the descriptor arrive")
+            .because(-20, "a descriptor alone does nothing to the queue");
+        draft.explains = EXPLAINS;
+        draft
+    };
+    to.saw(key.clone(), access.trace("descriptor received"), draft);
+}
+
+/// Who did it, as a title says it.
+pub(super) fn thread(who: &Who<'_>) -> String {
+    let name = who.comm.split(|byte| *byte == 0).next().unwrap_or_default();
+    format!("{}[{}]", escaped(name, COMM_WIDTH), who.pid)
+}
+
+/// Whose it is, as a title says it.
+pub(super) fn of(ns: Option<ipc_trace_common::record::NsRef>, dead: bool) -> String {
+    match (ns, dead) {
+        (Some(ns), false) => format!("namespace {}", NsTag::new(ns.inum, ns.generation)),
+        (Some(ns), true) => {
+            format!("namespace {}, which is dead", NsTag::new(ns.inum, ns.generation))
+        }
+        (None, _) => "a namespace that is dead".to_owned(),
+    }
+}
+
+/// Operations that were seen.
+pub(super) fn calls(seen: &Seen<'_>, to: &mut Judging<'_>) {
+    let Some(queue) = seen.queue else { return };
+    const KNOWN: u32 = queue_flag::KNOWN;
+    let foreign = queue_flag::FOREIGN | queue_flag::DEAD;
+    if queue.flags & KNOWN == 0 || queue.flags & foreign == 0 {
+        return;
+    }
+    let Seen { who, tracker, .. } = *seen;
+    let key = Key::of(Class::ForeignObject, who.key(), Target::Queue(queue.dev, queue.ino));
+    let place = seen.place();
+    let draft = || {
+        let called = tracker.queues.name(queue);
+        let shown = called.as_ref().map_or_else(
+            || "a queue".to_owned(),
+            |(called, _)| format!("queue \"/{}\"", escaped(&called.0, NAME_WIDTH)),
+        );
+        let title = format!(
+            "{} in namespace {} used {shown} of {}",
+            thread(&who),
+            NsTag::new(who.ns.inum, who.ns.generation),
+            of(place.ns, place.dead),
+        );
+        let mut draft = Draft::by(&who, Severity::High, title)
+            .of(place.ns, Some(true), place.dead)
+            .because(95, "the kernel side read both namespaces in the call itself");
+        draft.name = called.map(|(name, from)| (name.into_owned(), from));
+        draft.explains = EXPLAINS;
+        draft
+    };
+    if to.findings.draft(&key).is_some_and(|known| known.severity == Severity::Low) {
+        let used = draft();
+        to.findings.amend(&key, |known| *known = used);
+    }
+    to.saw(key, seen.trace(), draft);
+}
+
+/// A descriptor of a queue was received.
+pub(super) fn access(access: &Access<'_>, to: &mut Judging<'_>) {
+    if access.channel != Channel::QueueReceived || access.foreign != Some(true) {
+        return;
+    }
+    let object = &access.record.object;
+    let target = Target::Queue(object.dev, object.ino);
+    let key = Key::of(Class::ForeignObject, access.who.key(), target);
+    received(&key, access, to);
+}

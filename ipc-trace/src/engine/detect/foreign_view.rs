@@ -1,0 +1,97 @@
+//! `foreign-view`: another namespace's tables were read by a descriptor of `/proc/sysvipc`, or its
+//! settings were written.
+//!
+//! A file of `/proc/sysvipc` shows the namespace in which it was opened, wherever it is read afterwards.
+
+use ipc_trace_common::record::Channel;
+
+use super::{
+    Judging,
+    foreign_object::{of, thread},
+    sighting::{Access, Draft, Key, Target},
+};
+use crate::{
+    event::escape::escaped,
+    event::tag::NsTag,
+    event::{
+        ReadFrom,
+        finding::{Class, Severity},
+        value::Text,
+    },
+};
+
+const EXPLAINS: &str = "a monitor that opens the tables of each namespace and reads them later, or a \
+                        service that opened them before it was sandboxed";
+const NAME_WIDTH: usize = 32;
+
+/// What was done, how much that matters, and how sure it is.
+const fn deed(channel: Channel) -> Option<(&'static str, &'static str, i32, &'static str)> {
+    match channel {
+        Channel::SysvipcRead => Some((
+            "read",
+            "file of /proc/sysvipc read",
+            95,
+            "the kernel side compared the file's namespace with the thread's when it was read",
+        )),
+        Channel::SysvipcHeld => Some((
+            "holds open",
+            "file of /proc/sysvipc held",
+            80,
+            "the file was opened in that namespace, and is still open; whether it is read is not seen",
+        )),
+        Channel::SettingWritten => Some((
+            "wrote the setting",
+            "setting written",
+            95,
+            "the kernel side compared the setting's namespace with the thread's",
+        )),
+        Channel::QueueOpen
+        | Channel::QueueCreate
+        | Channel::QueueUnlink
+        | Channel::QueueRead
+        | Channel::QueuePoll
+        | Channel::QueueList
+        | Channel::QueueMount
+        | Channel::QueueReceived
+        | Channel::MappingTouched
+        | Channel::MappingHeld
+        | Channel::MapFiles
+        | Channel::SegmentDestroyed => None,
+    }
+}
+
+/// Tables or settings were reached.
+pub(super) fn access(access: &Access<'_>, to: &mut Judging<'_>) {
+    let Some((did, what, weight, reason)) = deed(access.channel) else { return };
+    if access.foreign != Some(true) {
+        return;
+    }
+    let Access { who, ns, dead, .. } = *access;
+    let name = access.name().unwrap_or_default();
+    let key = Key::of(Class::ForeignView, who.key(), Target::View(ns, name.into()));
+    let draft = || {
+        let shown = match (name, access.channel) {
+            ([], _) => "a table".to_owned(),
+            (name, Channel::SettingWritten) => format!("{}", escaped(name, NAME_WIDTH)),
+            (name, _) => format!("/proc/sysvipc/{}", escaped(name, NAME_WIDTH)),
+        };
+        let title = format!(
+            "{} in namespace {} {did} {shown} of {}",
+            thread(&who),
+            NsTag::new(who.ns.inum, who.ns.generation),
+            of(ns, dead),
+        );
+        let mut draft = Draft::by(&who, Severity::Medium, title)
+            .of(ns, Some(true), dead)
+            .because(weight, reason);
+        draft.name = Some((Text(name.to_vec().into()), ReadFrom::Kernel));
+        draft.explains = EXPLAINS;
+        draft
+    };
+    let held = |known: &Draft| known.reasons.iter().all(|reason| reason.weight < weight);
+    if to.findings.draft(&key).is_some_and(held) {
+        let read = draft();
+        to.findings.amend(&key, |known| *known = read);
+    }
+    to.saw(key, access.trace(what), draft);
+}

@@ -1,0 +1,46 @@
+//! Where an operator's word comes in: between a sighting and the finding that is shown.
+
+use std::{fmt, rc::Rc, time::SystemTime};
+
+use crate::event::finding::{Finding, Severity};
+
+/// What is said of a finding.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    /// It is not shown, but counted, by this rule
+    pub muted: Option<Rc<str>>,
+    /// It is deliberate, by this rule: it is shown as `info`
+    pub declared_by: Option<String>,
+    /// It weighs so much
+    pub severity: Option<Severity>,
+}
+
+/// Who says whether a finding is deliberate, is not to be shown, or weighs more.
+///
+/// It is asked each time a finding is shown: what is known of one, as a container's name, can come late.
+pub(crate) trait Judge: fmt::Debug {
+    /// What there is to say of a finding.
+    fn judge(&self, finding: &Finding, now: SystemTime) -> Verdict;
+
+    /// What would have to be said to declare it deliberate.
+    fn suggest(&self, finding: &Finding) -> Option<String>;
+
+    /// Whether what there is to say can depend on a container's name.
+    fn asks_names(&self) -> bool {
+        false
+    }
+}
+
+/// Nobody has anything to say.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Silent;
+
+impl Judge for Silent {
+    fn judge(&self, _: &Finding, _: SystemTime) -> Verdict {
+        Verdict::default()
+    }
+
+    fn suggest(&self, _: &Finding) -> Option<String> {
+        None
+    }
+}

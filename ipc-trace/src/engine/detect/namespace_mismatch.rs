@@ -1,0 +1,451 @@
+//! `namespace-mismatch`: a thread entered a namespace that is neither of its own making nor its home, and
+//! kept its mount and pid namespaces.
+//!
+//! Who goes over as a whole (a shell in a container, a runtime that sets one up) changes its mount
+//! namespace as well, before or after: so what a thread did is judged by the first IPC call that it or a
+//! child of it makes there, when it leaves, or a second later.
+//!
+//! Invariant: what is remembered is bounded: threads that are where they entered, at most `THREADS`.
+
+use std::{collections::VecDeque, rc::Rc};
+
+use ipc_trace_common::{
+    op::Op,
+    record::{ExitRecord, NsRef, Way, flag},
+    state::HOST_INUM,
+};
+
+use super::{
+    Judging,
+    foreign_object::thread,
+    sighting::{Calls, Draft, Key, Moved, Seen, Target, Trace, Who, comm_of},
+};
+use crate::{
+    engine::track::{HashMap, Tracker, contexts::Facts},
+    event::finding::{Class, Severity},
+    event::tag::NsTag,
+    input::deeds::Deed,
+};
+
+/// Threads that are remembered.
+const THREADS: usize = 4096;
+/// A thread that has not gone over as a whole by then has not.
+const WHOLE_NS: u64 = 1_000_000_000;
+/// After so long, a runtime that goes from one namespace to the next is through with all of them.
+const SOON_NS: u64 = 20_000_000;
+/// `O_CREAT` (include/uapi/asm-generic/fcntl.h)
+const O_CREAT: u64 = 0o100;
+
+const EXPLAINS: &str = "an administrator's tool (nsenter --ipc), an agent that inspects containers, or a \
+                        supervisor that reaches into the namespace of what it runs";
+
+/// How far a thread has been judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// It may yet go over as a whole
+    Waiting,
+    /// It has kept its mount namespace for a while
+    Kept,
+    /// It was told of
+    Told,
+}
+
+/// A thread that entered a namespace.
+#[derive(Debug)]
+struct Entered {
+    key: Key,
+    draft: Draft,
+    pid: u32,
+    to: NsRef,
+    trace: Trace,
+    /// The mount namespace that it had before
+    mnt: Option<u32>,
+    /// Whether that is known, and not inferred from what it had after it entered
+    sure: bool,
+    facts: Option<Rc<Facts>>,
+    state: State,
+    /// It is another ipc-trace, and has done nothing but look
+    tracer: bool,
+}
+
+/// What is remembered.
+#[derive(Debug, Default)]
+pub(crate) struct Mismatch {
+    inside: HashMap<u32, Entered>,
+    /// By process: one of its threads that is inside
+    processes: HashMap<u32, u32>,
+    order: VecDeque<u32>,
+    /// Where threads that have moved began
+    origins: HashMap<u32, (u64, NsRef)>,
+    waiting: usize,
+}
+
+/// Why a thread is believed to have kept its other namespaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    /// It made a call there
+    Call,
+    /// It left
+    Leaving,
+    /// It was looked at after a while
+    Look,
+    /// It ended, and was looked at before
+    EndAfterLook,
+    /// It ended before it could be looked at
+    End,
+}
+
+impl Mismatch {
+    /// Whether there is a thread that time alone decides about.
+    #[inline]
+    pub(super) const fn waits(&self) -> bool {
+        self.waiting > 0
+    }
+
+    /// A thread moved.
+    pub(super) fn moved(&mut self, moved: &Moved<'_>, to: &mut Judging<'_>) {
+        const SETNS: u32 = Way::Setns as u32;
+        let record = moved.record;
+        let facts = moved.mover;
+        let start = facts.map_or(0, |facts| facts.start_boot_ns);
+        const CLONE: u32 = Way::Clone as u32;
+        if record.way == CLONE {
+            return;
+        }
+        self.leave(record.tid, facts, to);
+        let origin = match self.origins.get(&record.tid) {
+            Some((since, ns)) if *since == start => *ns,
+            Some(_) | None => {
+                self.remember_origin(record.tid, start, record.from);
+                record.from
+            }
+        };
+        if record.way != SETNS || record.to == origin {
+            return;
+        }
+        if is_home(record.to, record.from, record.context, facts) || made_by_own(record.to, moved) {
+            return;
+        }
+        let (mnt, sure) = match whole(moved, to) {
+            Whole::Yes => {
+                if let Some(known) = facts.and_then(|facts| facts.container.as_ref()) {
+                    known.lives_in(record.to);
+                }
+                return;
+            }
+            Whole::NotYet { mnt, sure } => (mnt, sure),
+        };
+        self.enter(moved, mnt, sure);
+    }
+
+    fn remember_origin(&mut self, tid: u32, start: u64, ns: NsRef) {
+        if self.origins.len() >= 2 * THREADS {
+            let inside = &self.inside;
+            self.origins.retain(|tid, _| inside.contains_key(tid));
+        }
+        self.origins.insert(tid, (start, ns));
+    }
+
+    fn enter(&mut self, moved: &Moved<'_>, mnt: Option<u32>, sure: bool) {
+        let record = moved.record;
+        let facts = moved.mover;
+        let comm = comm_of(facts);
+        let who = Who::of_facts((record.pid, record.tid), record.from, &comm, facts);
+        let tracer = record.header.flags & flag::TRACER != 0;
+        // All that another ipc-trace looks into is one finding.
+        let target = Target::Namespace(if tracer { NsRef::default() } else { record.to });
+        while self.inside.len() >= THREADS {
+            let Some(oldest) = self.order.pop_front() else { break };
+            self.forget(oldest);
+        }
+        self.inside.insert(
+            record.tid,
+            Entered {
+                key: Key::of(Class::NamespaceMismatch, who.key(), target),
+                draft: draft(&who, record.to, moved.tracker),
+                pid: record.pid,
+                to: record.to,
+                trace: moved.trace("setns"),
+                mnt,
+                sure,
+                facts: facts.cloned(),
+                state: State::Waiting,
+                tracer,
+            },
+        );
+        self.order.push_back(record.tid);
+        self.processes.insert(record.pid, record.tid);
+        self.waiting += 1;
+    }
+
+    fn forget(&mut self, tid: u32) -> Option<Entered> {
+        let entered = self.inside.remove(&tid)?;
+        if self.processes.get(&entered.pid) == Some(&tid) {
+            self.processes.remove(&entered.pid);
+        }
+        if entered.state != State::Told {
+            self.waiting = self.waiting.saturating_sub(1);
+        }
+        if self.order.len() > 2 * THREADS {
+            let inside = &self.inside;
+            self.order.retain(|tid| inside.contains_key(tid));
+        }
+        Some(entered)
+    }
+
+    /// A thread leaves where it may have entered.
+    fn leave(&mut self, tid: u32, facts: Option<&Rc<Facts>>, to: &mut Judging<'_>) {
+        let Some(mut entered) = self.forget(tid) else { return };
+        if entered.state == State::Told {
+            return;
+        }
+        let now = facts.and_then(|facts| facts.ns.mnt);
+        if changed(entered.mnt, now) != Some(true) {
+            entered.tell(By::Leaving, to);
+        }
+    }
+
+    /// Calls were seen.
+    #[inline]
+    pub(super) fn calls(&mut self, seen: &Seen<'_>, to: &mut Judging<'_>) {
+        if !self.inside.is_empty() {
+            self.calls_inside(seen, to);
+        }
+    }
+
+    #[cold]
+    fn calls_inside(&mut self, seen: &Seen<'_>, to: &mut Judging<'_>) {
+        let who = &seen.who;
+        let by_process = |pid: u32| self.processes.get(&pid).copied();
+        let tid = match self.inside.contains_key(&who.tid) {
+            true => Some(who.tid),
+            // Another thread of it, or a child.
+            false => by_process(who.pid)
+                .or_else(|| by_process(who.facts?.ppid))
+                .filter(|tid| self.inside.get(tid).is_some_and(|one| one.to == who.ns)),
+        };
+        let Some(tid) = tid else { return };
+        let Some(entered) = self.inside.get_mut(&tid).filter(|one| one.to == who.ns) else {
+            return;
+        };
+        if entered.state != State::Told {
+            let now = who.facts.and_then(|facts| facts.ns.mnt);
+            if changed(entered.mnt, now) == Some(true) {
+                let entered = self.forget(tid);
+                if let Some(known) =
+                    entered.as_ref().and_then(|one| one.facts.as_ref()?.container.as_ref())
+                {
+                    known.lives_in(who.ns);
+                }
+                return;
+            }
+            entered.tell(By::Call, to);
+            self.waiting = self.waiting.saturating_sub(1);
+        }
+        if entered.tracer && !looks(seen) {
+            entered.tracer = false;
+            to.findings.amend(&entered.key, |draft| draft.severity = Severity::High);
+        }
+        let draft = &entered.draft;
+        to.saw(entered.key.clone(), seen.trace(), || draft.clone());
+    }
+
+    /// Time went on.
+    pub(super) fn look(&mut self, now: u64, to: &mut Judging<'_>) {
+        if self.waiting == 0 {
+            return;
+        }
+        let mut whole = Vec::new();
+        for (tid, entered) in &mut self.inside {
+            let since = now.saturating_sub(entered.trace.boot_ns);
+            let due = match entered.state {
+                State::Told => false,
+                State::Waiting => since >= SOON_NS,
+                State::Kept => since >= WHOLE_NS,
+            };
+            if !due {
+                continue;
+            }
+            let seen = to.witness.namespaces(*tid).filter(|seen| seen.0 == entered.to.inum);
+            match seen.map(|(_, ns)| changed(entered.mnt, ns.mnt)) {
+                Some(Some(true)) => whole.push(*tid),
+                Some(Some(false) | None) if since >= WHOLE_NS => {
+                    entered.tell(By::Look, to);
+                    self.waiting = self.waiting.saturating_sub(1);
+                }
+                Some(Some(false)) => entered.state = State::Kept,
+                Some(None) => {}
+                // It has ended or moved on, which is told of yet; or there is nobody to ask.
+                None if since >= 2 * WHOLE_NS => {
+                    let by = if entered.state == State::Kept { By::EndAfterLook } else { By::End };
+                    entered.tell(by, to);
+                    self.waiting = self.waiting.saturating_sub(1);
+                }
+                None => {}
+            }
+        }
+        for tid in whole {
+            self.forget(tid);
+        }
+    }
+
+    /// Nothing comes any more: what can be decided now is.
+    pub(super) fn finish(&mut self, to: &mut Judging<'_>) {
+        for (tid, entered) in &mut self.inside {
+            let seen = to.witness.namespaces(*tid).filter(|seen| seen.0 == entered.to.inum);
+            let unchanged = seen.is_some_and(|(_, ns)| changed(entered.mnt, ns.mnt) == Some(false));
+            if entered.state != State::Told && (unchanged || entered.state == State::Kept) {
+                entered.tell(By::EndAfterLook, to);
+                self.waiting = self.waiting.saturating_sub(1);
+            }
+        }
+    }
+
+    /// A thread ended.
+    pub(super) fn ended(&mut self, record: &ExitRecord, to: &mut Judging<'_>) {
+        self.origins.remove(&record.tid);
+        if let Some(mut entered) = self.forget(record.tid) {
+            match entered.state {
+                State::Told => {}
+                State::Kept => entered.tell(By::EndAfterLook, to),
+                State::Waiting => entered.tell(By::End, to),
+            }
+        }
+    }
+}
+
+impl Entered {
+    fn tell(&mut self, by: By, to: &mut Judging<'_>) {
+        self.state = State::Told;
+        let draft = &mut self.draft;
+        let (weight, text) = match by {
+            By::Call => (30, "its mount namespace was still the same when IPC was called there"),
+            By::Leaving => (15, "its mount namespace was the same until it left"),
+            By::Look => (25, "its mount namespace was still the same a second later"),
+            By::EndAfterLook => (15, "its mount namespace was the same a while later"),
+            By::End => (-25, "it ended before it could be known whether it went over as a whole"),
+        };
+        draft.add(weight, text);
+        if by == By::End {
+            draft.severity = Severity::Low;
+        }
+        if !self.sure {
+            let text = "which mount namespace it had before is not known";
+            draft.add(-20, text);
+        }
+        if self.tracer {
+            draft.severity = Severity::Info;
+            draft.title = format!("{} It looks around as ipc-trace does.", draft.title);
+            let text = "it runs the same executable as this tracer, and did nothing but look";
+            draft.add(0, text);
+        }
+        let draft = &self.draft;
+        to.saw(self.key.clone(), self.trace.clone(), || draft.clone());
+    }
+}
+
+fn draft(who: &Who<'_>, ns: NsRef, tracker: &Tracker) -> Draft {
+    let tag = |ns: NsRef| NsTag::new(ns.inum, ns.generation);
+    let title = format!(
+        "{} entered namespace {} from {}, which neither it nor a parent of it made, and kept its own \
+         mount and pid namespaces.",
+        thread(who),
+        tag(ns),
+        tag(who.ns),
+    );
+    let birth = tracker.namespaces.get(ns).is_some_and(|info| info.birth.is_some());
+    let mut draft = Draft::by(who, Severity::High, title)
+        .of(Some(ns), Some(true), false)
+        .because(50, "the kernel side saw it enter");
+    draft = match birth {
+        true => draft.because(15, "it is known who made the namespace: somebody else"),
+        false => draft.because(0, "who made the namespace is not known: it was there before"),
+    };
+    draft.explains = EXPLAINS;
+    draft
+}
+
+/// Whether a mount namespace is another one; `None`: not known.
+fn changed(before: Option<u32>, now: Option<u32>) -> Option<bool> {
+    Some(before? != now?)
+}
+
+/// Whether a thread's home is the namespace. `context`: the thread's, which was made after it moved
+/// from `from`.
+fn is_home(to: NsRef, from: NsRef, context: u64, facts: Option<&Rc<Facts>>) -> bool {
+    match facts.and_then(|facts| facts.container.as_ref()) {
+        None => to.inum == HOST_INUM,
+        Some(known) => known.home_before(context, from) == Some(to),
+    }
+}
+
+/// Whether the thread's process or one that it comes from, in the same container, made the namespace.
+fn made_by_own(ns: NsRef, moved: &Moved<'_>) -> bool {
+    let info = moved.tracker.namespaces.get(ns);
+    let maker = info.and_then(|info| info.birth.as_ref()).and_then(|birth| birth.by.as_ref());
+    let (Some(maker), Some(own)) = (maker, moved.mover) else { return false };
+    let is_maker = |pid: u32, start: u64| (maker.pid, maker.start_boot_ns) == (pid, start);
+    if is_maker(own.pid, own.start_boot_ns) {
+        return true;
+    }
+    let of = |facts: &Facts| facts.container.as_ref().map(Rc::as_ptr);
+    let mut ancestry = own.identity.ancestry.iter().flat_map(|all| all.iter());
+    of(maker) == of(own) && ancestry.any(|one| is_maker(one.pid, one.start_boot_ns))
+}
+
+enum Whole {
+    Yes,
+    /// This was its mount namespace before, surely or perhaps
+    NotYet {
+        mnt: Option<u32>,
+        sure: bool,
+    },
+}
+
+/// Whether a thread has changed its mount namespace already. Its own is known from before, or it is its
+/// parent's, as long as it is not that of those who live where it went.
+fn whole(moved: &Moved<'_>, to: &Judging<'_>) -> Whole {
+    let record = moved.record;
+    let not_yet = |mnt, sure| Whole::NotYet { mnt, sure };
+    let Some((facts, now)) = moved.mover.and_then(|facts| Some((facts, facts.ns.mnt?))) else {
+        return not_yet(None, false);
+    };
+    let parent = to.witness.namespaces(facts.ppid).and_then(|(_, ns)| ns.mnt);
+    match parent {
+        Some(parent) if parent == now => not_yet(Some(now), true),
+        Some(_) => match to.witness.lives_with(record.to.inum, now, record.pid) {
+            // It has a mount namespace of its own, and another than those who live there.
+            Some(false) => not_yet(Some(now), true),
+            Some(true) | None => Whole::Yes,
+        },
+        None => not_yet(Some(now), false),
+    }
+}
+
+/// Whether a call changes and takes nothing.
+fn looks(seen: &Seen<'_>) -> bool {
+    let harmless = |calls: Calls<'_>| match calls {
+        Calls::One(call) => !matches!(call.deed(), Some(Deed::Removed(..) | Deed::Set(..))),
+        Calls::Group(..) => false,
+    };
+    match seen.op {
+        Op::MqGetsetattr => true,
+        Op::MqOpen => match seen.calls {
+            Calls::One(call) => call.record.args[1] & O_CREAT == 0,
+            Calls::Group(..) => false,
+        },
+        Op::Shmctl | Op::Semctl | Op::Msgctl => harmless(seen.calls),
+        Op::Shmget
+        | Op::Shmat
+        | Op::Shmdt
+        | Op::Semget
+        | Op::Semop
+        | Op::Msgget
+        | Op::Msgsnd
+        | Op::Msgrcv
+        | Op::MqUnlink
+        | Op::MqSend
+        | Op::MqReceive
+        | Op::MqNotify => false,
+    }
+}

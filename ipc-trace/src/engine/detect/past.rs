@@ -1,0 +1,132 @@
+//! What there was before: in which namespaces processes were, and which keys and names a namespace had.
+//!
+//! Invariant: what is remembered is bounded: processes that moved, at most [`PROCESSES`] with [`EACH`]
+//! namespaces each, and as many keys and names as [`Generations`] holds.
+
+use std::collections::VecDeque;
+
+use ipc_trace_common::{
+    op::Family,
+    record::{NsRef, Way},
+};
+
+use super::sighting::{Moved, ProcessKey, Who};
+use crate::{
+    engine::track::{
+        HashMap,
+        contexts::Facts,
+        generations::Generations,
+        objects::{Change, one::Local, ways::Sought},
+    },
+    event::{objects::ObjectLife, value::Text},
+};
+
+/// Processes that are remembered.
+const PROCESSES: usize = 1 << 13;
+/// Namespaces of one process.
+const EACH: usize = 8;
+
+/// A key, an id or a name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Handle {
+    /// A key of a kind
+    Key(Family, u32),
+    /// An id of a kind
+    Id(Family, i32),
+    /// A queue's name
+    Name(Box<[u8]>),
+}
+
+impl Handle {
+    pub(super) fn of(sought: Sought<'_>) -> Self {
+        match sought {
+            Sought::Key(kind, key) => Self::Key(kind, key),
+            Sought::Id(kind, id) => Self::Id(kind, id),
+            Sought::Name(name) => Self::Name(name.into()),
+        }
+    }
+
+    /// The key or name that an object has, or had.
+    pub(super) fn of_change(change: &Change) -> Option<Self> {
+        match change.local {
+            Local::Sysv(kind, _) => {
+                // 0 is IPC_PRIVATE, by which nothing is found.
+                change.one.key.filter(|key| *key != 0).map(|key| Self::Key(kind, key))
+            }
+            Local::Queue(..) => change.one.name.clone().map(Self::Name),
+        }
+    }
+}
+
+/// What is remembered.
+#[derive(Debug, Default)]
+pub(super) struct Past {
+    /// Namespaces that processes left, and what they ran then
+    was: HashMap<ProcessKey, Vec<(NsRef, Text<'static>)>>,
+    order: VecDeque<ProcessKey>,
+    had: Generations<(NsRef, Handle), ()>,
+}
+
+impl Past {
+    /// A thread moved, or was made in a new namespace.
+    pub(super) fn moved(&mut self, moved: &Moved<'_>) {
+        const CLONE: u32 = Way::Clone as u32;
+        let record = moved.record;
+        // A clone has all that its parent remembers.
+        let who = if record.way == CLONE { moved.child } else { moved.mover };
+        if let Some(facts) = who {
+            self.left(facts, record.from);
+        }
+    }
+
+    fn left(&mut self, facts: &Facts, ns: NsRef) {
+        let Some(exe) = &facts.exe else { return };
+        let process = (facts.pid, facts.start_boot_ns);
+        if !self.was.contains_key(&process) {
+            while self.was.len() >= PROCESSES {
+                let Some(oldest) = self.order.pop_front() else { break };
+                self.was.remove(&oldest);
+            }
+            self.order.push_back(process);
+        }
+        let was = self.was.entry(process).or_default();
+        if was.iter().any(|(known, ran)| *known == ns && ran == exe) {
+            return;
+        }
+        if was.len() >= EACH {
+            was.remove(0);
+        }
+        was.push((ns, exe.clone()));
+    }
+
+    /// Whether a process, or one that it descends from, was in a namespace, as the program that it is now:
+    /// who executes another one remembers nothing.
+    pub(super) fn was_in(&self, who: &Who<'_>, ns: NsRef) -> bool {
+        let Some(facts) = who.facts else { return false };
+        let Some(exe) = &facts.exe else { return false };
+        let own = (facts.pid, facts.start_boot_ns);
+        let ancestry = facts.identity.ancestry.iter().flat_map(|all| all.iter());
+        let mut all = std::iter::once(own).chain(ancestry.map(|one| (one.pid, one.start_boot_ns)));
+        all.any(|process| {
+            let was = self.was.get(&process);
+            was.is_some_and(|was| was.iter().any(|(known, ran)| *known == ns && ran == exe))
+        })
+    }
+
+    /// Something happened to an object.
+    pub(super) fn object(&mut self, change: &Change) {
+        match change.life {
+            ObjectLife::Removed | ObjectLife::Destroyed => {
+                if let Some(handle) = Handle::of_change(change) {
+                    self.had.insert((change.ns, handle), ());
+                }
+            }
+            ObjectLife::Created | ObjectLife::Present | ObjectLife::Changed => {}
+        }
+    }
+
+    /// Whether something in a namespace had that key or name, and has gone.
+    pub(super) fn had(&self, ns: NsRef, handle: &Handle) -> bool {
+        self.had.get(&(ns, handle.clone())).is_some()
+    }
+}

@@ -1,0 +1,211 @@
+//! `probe-id`: an id was tried in vain that lives in another namespace.
+//!
+//! `EINVAL` has many causes. What follows is from ipc/{shm,sem,msg,util,syscall}.c of 6.12: the lookup
+//! itself gives it for an id that is not there (`ipc_obtain_object_check`), but so do arguments that are
+//! looked at before it, and arguments that do not fit the object behind it. A call is an attempt where
+//! neither can be the cause.
+
+use ipc_trace_common::{
+    op::{Family, Op},
+    record::flag,
+};
+
+use super::{
+    attempts::Attempt,
+    failed::Failed,
+    sighting::{Calls, Seen},
+};
+use crate::{
+    engine::track::objects::{one::Local, ways::Sought},
+    event::{ReadFrom, finding::Class},
+    input::Call,
+};
+
+/// Ids below are given out first in every namespace (`ipc_idr_alloc`, ipc/util.c: an index goes round
+/// when max(64, 1.5 × those in use) is reached).
+const FIRST: i32 = 64;
+/// Ids from here on have a sequence number (`IPCMNI_SHIFT`, include/linux/ipc.h).
+const SECOND_ROUND: i32 = 1 << 15;
+/// Bytes of a message that every namespace takes by default (`MSGMAX`, include/uapi/linux/msg.h).
+const MSGMAX: u64 = 8192;
+
+/// What gave `EINVAL`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// The lookup alone can have
+    Lookup,
+    /// The lookup, or an object that is there and that the arguments do not fit
+    LookupOrObject,
+    /// The lookup, or arguments that were not seen
+    LookupOrUnseen,
+    /// Something else can have, or it was no lookup by id
+    Other,
+}
+
+/// An attempt, if calls that failed with `EINVAL` are lookups by an id.
+pub(super) fn attempt<'a>(seen: &Seen<'a>, failed: Failed) -> Option<Attempt<'a>> {
+    let (id, cause) = match seen.calls {
+        Calls::One(call) => (call.record.args[0] as i32, cause(call)),
+        Calls::Group(_, group) => (group.id, cause_of_many(seen.op)),
+    };
+    let kind = seen.op.family();
+    let local = Local::Sysv(kind, id);
+    let objects = &seen.tracker.objects;
+    let ruled_out = match cause {
+        Cause::Other => true,
+        Cause::LookupOrObject => !objects.lacks(seen.who.ns, local),
+        Cause::Lookup | Cause::LookupOrUnseen => false,
+    };
+    // As with EIDRM: it is there, or was.
+    if ruled_out || id < 0 || objects.get(seen.who.ns, local).is_some() {
+        return None;
+    }
+    let unseen = "an argument that was not seen can have been wrong, too";
+    Some(Attempt {
+        class: Class::ProbeId,
+        sought: Sought::Id(kind, id),
+        base: match id {
+            ..FIRST => (5, "an id that each namespace gives out first"),
+            FIRST..SECOND_ROUND => (15, "an id that each namespace comes to give out"),
+            SECOND_ROUND.. => (40, "an id that a namespace gives out after thousands of objects"),
+        },
+        name_from: ReadFrom::Kernel,
+        wants: Some(wants(seen)),
+        size: 0,
+        doubt: (cause == Cause::LookupOrUnseen).then_some((-5, unseen)),
+        cap: (id < FIRST).then_some((20, "ids below 64 alone are worth no more than 20")),
+        failed,
+    })
+}
+
+/// What can have been wrong with calls whose arguments did not come along.
+const fn cause_of_many(op: Op) -> Cause {
+    match op {
+        Op::Semop | Op::Msgsnd | Op::Msgrcv => Cause::LookupOrUnseen,
+        Op::Shmget
+        | Op::Shmat
+        | Op::Shmdt
+        | Op::Shmctl
+        | Op::Semget
+        | Op::Semctl
+        | Op::Msgget
+        | Op::Msgctl
+        | Op::MqOpen
+        | Op::MqUnlink
+        | Op::MqSend
+        | Op::MqReceive
+        | Op::MqNotify
+        | Op::MqGetsetattr => Cause::Other,
+    }
+}
+
+/// What can have been wrong with a call.
+fn cause(call: &Call<'_>) -> Cause {
+    let cause = of_arguments(call);
+    // ipc(2) checks pointers and versions of its own (ipc/syscall.c).
+    if cause == Cause::Lookup && call.has(flag::MULTIPLEXED) {
+        return Cause::LookupOrUnseen;
+    }
+    cause
+}
+
+fn of_arguments(call: &Call<'_>) -> Cause {
+    let [_, second, third, fourth, fifth] = call.record.args;
+    let sole = |sole: bool| if sole { Cause::Lookup } else { Cause::Other };
+    match call.op {
+        Op::Shmat => {
+            const SHM_REMAP: u64 = 0o40000;
+            // An address may be misaligned, or taken; without one, SHM_REMAP is refused (do_shmat).
+            sole(second == 0 && third & SHM_REMAP == 0)
+        }
+        Op::Shmctl => match call.plain_command(1) {
+            IPC_RMID | IPC_STAT => Cause::Lookup,
+            // An owner that the caller's user namespace does not have (ipc_update_perm).
+            IPC_SET => Cause::LookupOrObject,
+            SHM_LOCK | SHM_UNLOCK => Cause::Lookup,
+            _ => Cause::Other,
+        },
+        Op::Semctl => match call.plain_command(2) {
+            IPC_RMID | IPC_STAT => Cause::Lookup,
+            // `semnum` counts only for commands on one semaphore (semctl_main, semctl_setval), and
+            // the first one is always there.
+            GETALL | SETALL => Cause::Lookup,
+            GETPID | GETVAL | GETNCNT | GETZCNT | SETVAL if second as u32 == 0 => Cause::Lookup,
+            GETPID | GETVAL | GETNCNT | GETZCNT | SETVAL => Cause::LookupOrObject,
+            IPC_SET => Cause::LookupOrObject,
+            _ => Cause::Other,
+        },
+        Op::Msgctl => match call.plain_command(1) {
+            IPC_RMID | IPC_STAT => Cause::Lookup,
+            IPC_SET => Cause::LookupOrObject,
+            _ => Cause::Other,
+        },
+        Op::Semop => {
+            // Too many are E2BIG. A time limit is looked at first (do_semtimedop).
+            let none = third as u32 == 0;
+            match call.timeout() {
+                _ if none => Cause::Other,
+                Some(limit) => {
+                    sole(limit.tv_sec >= 0 && (0..1_000_000_000).contains(&limit.tv_nsec))
+                }
+                None if fourth == 0 || call.has(flag::INLINE) => Cause::Lookup,
+                None => Cause::LookupOrUnseen,
+            }
+        }
+        Op::Msgsnd => match call.mtype() {
+            // `msg_ctlmax` may be lower in a namespace; more than the default is not sent by many.
+            Some(mtype) => sole(mtype >= 1 && size(call, third) <= MSGMAX.cast_signed()),
+            None => Cause::Other,
+        },
+        Op::Msgrcv => {
+            const IPC_NOWAIT: u64 = 0o4000;
+            const MSG_EXCEPT: u64 = 0o20000;
+            const MSG_COPY: u64 = 0o40000;
+            let copy = fifth & MSG_COPY == 0 || fifth & MSG_EXCEPT == 0 && fifth & IPC_NOWAIT != 0;
+            sole(size(call, third) >= 0 && copy)
+        }
+        Op::Shmget
+        | Op::Shmdt
+        | Op::Semget
+        | Op::Msgget
+        | Op::MqOpen
+        | Op::MqUnlink
+        | Op::MqSend
+        | Op::MqReceive
+        | Op::MqNotify
+        | Op::MqGetsetattr => Cause::Other,
+    }
+}
+
+/// A size, which is signed where it is checked, in the width of the caller's ABI.
+const fn size(call: &Call<'_>, size: u64) -> i64 {
+    if call.abi.is_32_bit() { (size as i32) as i64 } else { size.cast_signed() }
+}
+
+/// The access that was asked for: bits of `rwx`.
+fn wants(seen: &Seen<'_>) -> u32 {
+    match seen.op.family() {
+        Family::Msg if seen.op == Op::Msgsnd => 0o2,
+        Family::Shm if seen.op == Op::Shmat => match seen.calls {
+            Calls::One(call) if call.record.args[2] & SHM_RDONLY != 0 => 0o4,
+            Calls::One(_) | Calls::Group(..) => 0o6,
+        },
+        Family::Shm | Family::Sem | Family::Msg | Family::Mq => 0o4,
+    }
+}
+
+const SHM_RDONLY: u64 = 0o10000;
+
+/// Commands: include/uapi/linux/{ipc,shm,sem}.h.
+const IPC_RMID: u32 = 0;
+const IPC_SET: u32 = 1;
+const IPC_STAT: u32 = 2;
+const SHM_LOCK: u32 = 11;
+const SHM_UNLOCK: u32 = 12;
+const GETPID: u32 = 11;
+const GETVAL: u32 = 12;
+const GETALL: u32 = 13;
+const GETNCNT: u32 = 14;
+const GETZCNT: u32 = 15;
+const SETVAL: u32 = 16;
+const SETALL: u32 = 17;

@@ -1,0 +1,114 @@
+//! `probe-key`: a key was looked for in vain that lives in another namespace.
+//!
+//! Only `ENOENT` says that a key is not there (`ipcget_public`, ipc/util.c, 6.12): `EEXIST`, `EACCES` and
+//! the like say that it is.
+
+use ipc_trace_common::op::{Family, Op};
+
+use super::{
+    attempts::Attempt,
+    failed::Failed,
+    sighting::{Calls, Seen},
+};
+use crate::{
+    engine::track::objects::ways::Sought,
+    event::{ReadFrom, finding::Class},
+};
+
+/// Keys below are counted out by people: 1, 42, 1234.
+const SMALL: u32 = 1 << 16;
+
+/// An attempt, if calls that failed with `ENOENT` are lookups by a key.
+pub(super) fn attempt<'a>(seen: &Seen<'a>, failed: Failed) -> Option<Attempt<'a>> {
+    let (at_flags, at_size) = match seen.op {
+        Op::Shmget => (2, Some(1)),
+        Op::Semget => (2, Some(1)),
+        Op::Msgget => (1, None),
+        Op::Shmat
+        | Op::Shmdt
+        | Op::Shmctl
+        | Op::Semop
+        | Op::Semctl
+        | Op::Msgsnd
+        | Op::Msgrcv
+        | Op::Msgctl
+        | Op::MqOpen
+        | Op::MqUnlink
+        | Op::MqSend
+        | Op::MqReceive
+        | Op::MqNotify
+        | Op::MqGetsetattr => return None,
+    };
+    let (key, wants, size) = match seen.calls {
+        Calls::One(call) => {
+            let args = &call.record.args;
+            let flags = args[at_flags] as u32;
+            // What any of the three groups of bits asks for (`ipcperms`, ipc/util.c, 6.12).
+            let wants = (flags >> 6 | flags >> 3 | flags) & 0o7;
+            let size = at_size.map_or(0, |at| match seen.op.family() {
+                // An int.
+                Family::Sem => u64::from(args[at] as u32),
+                Family::Shm | Family::Msg | Family::Mq => args[at],
+            });
+            (args[0] as u32, wants, size)
+        }
+        // How they were asked for did not come along.
+        Calls::Group(_, group) => (group.id.cast_unsigned(), 0, 0),
+    };
+    // 0 is IPC_PRIVATE, by which nothing is looked for.
+    (key != 0).then(|| Attempt {
+        class: Class::ProbeKey,
+        sought: Sought::Key(seen.op.family(), key),
+        base: base(key),
+        name_from: ReadFrom::Kernel,
+        wants: Some(if wants == 0 { 0o4 } else { wants }),
+        size,
+        doubt: None,
+        cap: None,
+        failed,
+    })
+}
+
+/// How unlikely a key is by chance.
+fn base(key: u32) -> (i32, &'static str) {
+    if key < SMALL {
+        (15, "a small key, as many programs have one")
+    } else if is_well_known(key) {
+        (15, "a key that many programs have")
+    } else {
+        (60, "a key of 32 bits, which is hardly the same by chance")
+    }
+}
+
+/// Whether a key is one that many hosts have: PostgreSQL's (the port times 1000, and counting up:
+/// src/backend/port/sysv_shmem.c, until 12), and numbers that people write down.
+fn is_well_known(key: u32) -> bool {
+    const POSTGRESQL: std::ops::Range<u32> = 5_432_000..5_440_000;
+    const WRITTEN: [u32; 8] = [
+        0x1234_5678,
+        0x8765_4321,
+        0x0102_0304,
+        0xdead_beef,
+        0xcafe_babe,
+        0xfeed_face,
+        0xbaad_f00d,
+        0x7fff_ffff,
+    ];
+    let [first, rest @ ..] = key.to_ne_bytes();
+    POSTGRESQL.contains(&key) || WRITTEN.contains(&key) || rest.iter().all(|byte| *byte == first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_anybody_chooses_say_little() {
+        for key in [1, 42, 65_535, 5_432_001, 0xdead_beef, 0x4242_4242, u32::MAX] {
+            assert_eq!(base(key).0, 15, "{key:#x}");
+        }
+        for key in [65_536, 0x8cd1_ab21, 0x0052_0001, 0x4242_4241] {
+            assert_eq!(base(key).0, 60, "{key:#x}");
+        }
+    }
+}

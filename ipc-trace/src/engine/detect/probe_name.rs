@@ -1,0 +1,57 @@
+//! `probe-name`: a queue's name was looked for in vain that lives in another namespace.
+
+use ipc_trace_common::op::Op;
+
+use super::{
+    attempts::Attempt,
+    failed::Failed,
+    sighting::{Calls, Seen},
+};
+use crate::{
+    engine::track::objects::ways::Sought,
+    event::{ReadFrom, finding::Class},
+    input::Part,
+};
+
+/// Whether a file is opened for reading, writing, or both (include/uapi/asm-generic/fcntl.h).
+const O_ACCMODE: u64 = 3;
+
+/// An attempt, if a call that failed with `ENOENT` is a lookup by name.
+pub(super) fn attempt<'a>(seen: &Seen<'a>, failed: Failed) -> Option<Attempt<'a>> {
+    if !matches!(seen.op, Op::MqOpen | Op::MqUnlink) {
+        return None;
+    }
+    let Calls::One(call) = seen.calls else { return None };
+    let Part::Name(part) = call.part else { return None };
+    let name = part.name.get(..part.name_len as usize)?;
+    let known = call.has(ipc_trace_common::record::flag::DETAIL);
+    let name = name.split(|byte| *byte == 0).next().filter(|name| known && !name.is_empty())?;
+    // What unlinking asks for, the directory grants.
+    let wants = (seen.op == Op::MqOpen).then(|| match call.record.args[1] & O_ACCMODE {
+        0 => 0o4,
+        1 => 0o2,
+        _ => 0o6,
+    });
+    let name_from = call.args_from();
+    Some(Attempt {
+        class: Class::ProbeName,
+        sought: Sought::Name(name),
+        base: (60, "a queue's name, which is hardly the same by chance"),
+        name_from,
+        wants,
+        size: 0,
+        doubt: match name_from {
+            ReadFrom::Kernel => None,
+            ReadFrom::Entry => Some((
+                -20,
+                "the name was read before the kernel took it, and another thread may change it between",
+            )),
+            ReadFrom::Return => Some((
+                -40,
+                "the name was read after the call, and may not be the one that the kernel took",
+            )),
+        },
+        cap: None,
+        failed,
+    })
+}

@@ -1,0 +1,268 @@
+//! Containers and users that meet at an object, and in the host's namespace: what is the same for the
+//! classes that speak of that.
+//!
+//! Whether sharing is deliberate is the runtime's word, and that can come late. So what depends on it
+//! waits until it is known, at most [`PATIENCE_NS`], and is amended when more is learnt afterwards.
+//!
+//! Invariant: what is remembered is bounded: findings that may be amended and objects whose use is counted,
+//! at most [`KEPT`] each; what has no room is told at once.
+
+use std::{rc::Rc, sync::Arc};
+
+use ipc_trace_common::record::NsRef;
+
+use super::{
+    Judging, cross_container, host_ipc,
+    sighting::{Draft, Key, Seen, Target, Trace},
+    weak_mode,
+};
+use crate::{
+    engine::track::containers::Known,
+    engine::track::containers::sharing,
+    engine::track::{
+        HashMap, Tracker,
+        namespaces::is_host,
+        objects::{
+            Change,
+            one::{Local, One},
+        },
+    },
+    event::{Container, Sharing},
+};
+
+/// Findings that may be amended, and objects whose use is counted.
+const KEPT: usize = 2048;
+/// So long a runtime's word is waited for.
+const PATIENCE_NS: u64 = 3_000_000_000;
+
+/// Containers that share a namespace, as a class tells of them.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    /// The finding
+    pub(super) key: Key,
+    /// The namespace
+    pub(super) ns: NsRef,
+    /// Who came to use what another one has
+    pub(super) subject: Rc<Known>,
+    /// The other one, of `cross-container`
+    pub(super) other: Option<Rc<Known>>,
+    /// What they share, as a title says it; of `cross-container`
+    pub(super) object: String,
+    /// What is the same whatever the runtimes say
+    pub(super) draft: Draft,
+}
+
+impl Shared {
+    fn containers(&self) -> Vec<Arc<Container>> {
+        self.other.iter().chain([&self.subject]).map(|known| known.container()).collect()
+    }
+
+    fn sharing(&self, containers: &[Arc<Container>]) -> Sharing {
+        sharing::of(containers, is_host(self.ns)).unwrap_or(Sharing::Unknown)
+    }
+
+    fn draft(&self, containers: &[Arc<Container>]) -> Draft {
+        let sharing = self.sharing(containers);
+        match self.other {
+            None => host_ipc::draft(self, sharing),
+            Some(_) => cross_container::draft(self, sharing),
+        }
+    }
+}
+
+/// One of those, from when it was seen.
+#[derive(Debug)]
+struct Open {
+    shared: Shared,
+    /// Calls that no finding has counted
+    traces: Trace,
+    due: u64,
+    /// What the finding says of the containers; `None`: it waits
+    told: Option<Vec<Arc<Container>>>,
+}
+
+/// An object whose use is counted.
+#[derive(Debug)]
+struct Uses {
+    ns: NsRef,
+    local: Local,
+    counted: u64,
+}
+
+/// What is remembered.
+#[derive(Debug, Default)]
+pub(super) struct Meetings {
+    open: HashMap<Key, Open>,
+    /// Containers in the host's namespace
+    on_host: HashMap<*const Known, Key>,
+    uses: HashMap<Key, Uses>,
+}
+
+impl Meetings {
+    /// Calls were seen.
+    #[inline]
+    pub(super) fn calls(&mut self, seen: &Seen<'_>, to: &mut Judging<'_>) {
+        if is_host(seen.who.ns)
+            && let Some(known) = seen.who.facts.and_then(|facts| facts.container.as_ref())
+        {
+            self.on_host(seen, known, to);
+        }
+        if seen.tracker.objects.has_met() {
+            self.met(seen, to);
+        }
+    }
+
+    fn on_host(&mut self, seen: &Seen<'_>, known: &Rc<Known>, to: &mut Judging<'_>) {
+        let Some(trace) = host_ipc::used(seen) else { return };
+        let counted = self.on_host.get(&Rc::as_ptr(known)).and_then(|key| self.open.get_mut(key));
+        match counted {
+            Some(open) => {
+                open.traces.count = open.traces.count.saturating_add(trace.count);
+                open.traces.boot_ns = open.traces.boot_ns.max(trace.boot_ns);
+            }
+            None => {
+                let shared = host_ipc::met(seen, known);
+                let key = shared.key.clone();
+                if self.open(shared, trace, to) {
+                    self.on_host.insert(Rc::as_ptr(known), key);
+                }
+            }
+        }
+    }
+
+    #[cold]
+    fn met(&mut self, seen: &Seen<'_>, to: &mut Judging<'_>) {
+        let objects = &seen.tracker.objects;
+        for (ns, local) in objects.take_met() {
+            let Some(one) = objects.get(ns, local) else { continue };
+            if let Some(shared) = cross_container::met(seen, (ns, local), one) {
+                let key = shared.key.clone();
+                if !self.open.contains_key(&key) && to.findings.draft(&key).is_none() {
+                    self.count(&key, (ns, local), one, to);
+                    self.open(shared, seen.trace(), to);
+                }
+            }
+            if let Some((key, draft)) = weak_mode::met(&seen.who, (ns, local), one)
+                && to.findings.draft(&key).is_none()
+            {
+                self.count(&key, (ns, local), one, to);
+                to.saw(key, seen.trace(), || draft);
+            }
+        }
+    }
+
+    /// Something happened to an object: its mode may be another one.
+    pub(super) fn object(&mut self, change: &Change, to: &mut Judging<'_>) {
+        if let Some((key, trace, draft)) = weak_mode::changed(change)
+            && to.findings.draft(&key).is_none()
+        {
+            self.count(&key, (change.ns, change.local), &change.one, to);
+            to.saw(key, trace, || draft);
+        }
+    }
+
+    /// From now on, calls on an object count for a finding.
+    fn count(&mut self, key: &Key, (ns, local): (NsRef, Local), one: &One, to: &Judging<'_>) {
+        if self.uses.len() >= KEPT {
+            let open = &self.open;
+            self.uses.retain(|key, _| open.contains_key(key) || to.findings.draft(key).is_some());
+        }
+        if self.uses.len() < KEPT {
+            self.uses.insert(key.clone(), Uses { ns, local, counted: one.uses });
+        }
+    }
+
+    /// Containers share something. Whether what becomes known of them is followed.
+    fn open(&mut self, shared: Shared, trace: Trace, to: &mut Judging<'_>) -> bool {
+        if self.open.len() >= KEPT {
+            self.open.retain(|key, one| one.told.is_none() || to.findings.draft(key).is_some());
+            let open = &self.open;
+            self.on_host.retain(|_, key| open.contains_key(key));
+        }
+        let containers = shared.containers();
+        let full = self.open.len() >= KEPT;
+        let key = shared.key.clone();
+        if full {
+            to.saw(key, trace, || shared.draft(&containers));
+            return false;
+        }
+        let due = trace.boot_ns.saturating_add(PATIENCE_NS);
+        let known = shared.sharing(&containers) != Sharing::Unknown;
+        let mut open = Open { shared, traces: trace, due, told: None };
+        if known {
+            open.tell(containers, to);
+        }
+        self.open.insert(key, open);
+        true
+    }
+
+    /// Time went on.
+    pub(super) fn tick(&mut self, now: u64, tracker: &Tracker, to: &mut Judging<'_>) {
+        for open in self.open.values_mut() {
+            let containers = open.shared.containers();
+            let known = || open.shared.sharing(&containers) != Sharing::Unknown;
+            if open.told.is_some() || now >= open.due || known() {
+                open.tell(containers, to);
+            }
+        }
+        self.count_uses(now, tracker, to);
+    }
+
+    fn count_uses(&mut self, now: u64, tracker: &Tracker, to: &mut Judging<'_>) {
+        self.uses.retain(|key, uses| {
+            let Some(one) = tracker.objects.get(uses.ns, uses.local) else { return false };
+            let new = one.uses.saturating_sub(uses.counted);
+            // What waits is not told of yet.
+            if new > 0 && to.findings.draft(key).is_some() {
+                uses.counted = one.uses;
+                let boot_ns = one.last_seen().unwrap_or(now);
+                to.findings.saw_again(key, calls(boot_ns, new));
+            }
+            true
+        });
+    }
+
+    /// Nothing comes any more.
+    pub(super) fn finish(&mut self, now: u64, tracker: &Tracker, to: &mut Judging<'_>) {
+        for open in self.open.values_mut() {
+            open.tell(open.shared.containers(), to);
+        }
+        self.count_uses(now, tracker, to);
+    }
+}
+
+/// Calls on an object, by whomever.
+fn calls(boot_ns: u64, count: u64) -> Trace {
+    Trace { boot_ns, seq: None, what: "call".into(), ret: None, error: None, count }
+}
+
+impl Open {
+    /// Tells of it, as it is known now, and of what came since.
+    fn tell(&mut self, containers: Vec<Arc<Container>>, to: &mut Judging<'_>) {
+        let Self { shared, traces, told, due: _ } = self;
+        let key = &shared.key;
+        match told {
+            None => to.saw(key.clone(), traces.clone(), || shared.draft(&containers)),
+            Some(said) => {
+                let same = said.iter().zip(&containers).all(|(a, b)| Arc::ptr_eq(a, b));
+                if !same {
+                    let draft = shared.draft(&containers);
+                    to.findings.amend(key, |known| *known = draft);
+                }
+                if traces.count > 0 {
+                    to.findings.saw_again(key, traces.clone());
+                }
+            }
+        }
+        *traces = calls(traces.boot_ns, 0);
+        *told = Some(containers);
+    }
+}
+
+/// What a finding is about, where that is an object.
+pub(super) const fn target(ns: NsRef, local: Local) -> Target {
+    match local {
+        Local::Sysv(kind, id) => Target::Sysv(ns, kind, id),
+        Local::Queue(dev, ino) => Target::Queue(dev, ino),
+    }
+}

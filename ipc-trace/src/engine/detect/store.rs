@@ -1,0 +1,437 @@
+//! Findings: sightings folded, counted, bounded, and shown when there is something new.
+//!
+//! Invariant: every sighting is counted in one finding, or in `no_room` of its class. What is kept of
+//! a finding is bounded however often it is seen.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, VecDeque},
+    rc::Rc,
+    time::SystemTime,
+};
+
+use super::{
+    found,
+    judge::{Judge, Silent, Verdict},
+    sighting::{Draft, Key, Target, Trace, Whose},
+};
+use crate::{
+    engine::track::{HashMap, Tracker},
+    event::finding::{
+        Class, Evidence, Finding, FindingsAccounting, FoundObject, Severity, Subject,
+    },
+    steps::step,
+};
+
+/// Findings of one class that are kept.
+const PER_CLASS: usize = 512;
+/// A finding that was shown, and not seen for so long, makes room for a new one where lines tell of
+/// findings as they come.
+const STALE_NS: u64 = 300_000_000_000;
+/// Where nothing was old enough, a class is looked through again after this.
+const AGAIN_NS: u64 = 1_000_000_000;
+/// Of what a finding rests on, so many that came first are kept, and so many that came last.
+const EVENTS: usize = 8;
+/// The same, of lines' numbers.
+const LINES: usize = 32;
+
+/// The first and the last of many.
+#[derive(Clone, Debug)]
+struct Ends<T> {
+    first: Vec<T>,
+    last: VecDeque<T>,
+    each: usize,
+}
+
+impl<T> Ends<T> {
+    const fn new(each: usize) -> Self {
+        Self { first: Vec::new(), last: VecDeque::new(), each }
+    }
+
+    fn push(&mut self, one: T) {
+        if self.first.len() < self.each {
+            self.first.push(one);
+            return;
+        }
+        if self.last.len() >= self.each {
+            self.last.pop_front();
+        }
+        self.last.push_back(one);
+    }
+
+    fn last_mut(&mut self) -> Option<&mut T> {
+        match self.last.is_empty() {
+            true => self.first.last_mut(),
+            false => self.last.back_mut(),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &T> {
+        self.first.iter().chain(&self.last)
+    }
+}
+
+/// A finding, as it is kept.
+#[derive(Clone, Debug)]
+struct Kept {
+    id: u64,
+    draft: Draft,
+    first_ns: u64,
+    last_ns: u64,
+    count: u64,
+    lines: Ends<u64>,
+    events: Ends<Trace>,
+    /// The object, as it was known when this was shown last: it may be forgotten
+    object: Option<FoundObject>,
+    /// No line has told of it
+    new: bool,
+    /// There is more than the last line told
+    grown: bool,
+    /// What was said of it when it was shown last
+    verdict: Verdict,
+}
+
+/// What is to be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// Those that no line has told of
+    New,
+    /// Those of which there is more to tell than a line has
+    Grown,
+    /// All
+    All,
+}
+
+/// A finding to be shown.
+#[derive(Clone, Debug)]
+pub(crate) struct Shown {
+    /// No line has told of it before
+    pub new: bool,
+    /// The finding
+    pub finding: Finding,
+}
+
+/// All findings.
+#[derive(Debug)]
+pub(crate) struct Findings {
+    kept: HashMap<Key, Kept>,
+    per_class: BTreeMap<Class, usize>,
+    judge: Box<dyn Judge>,
+    /// Whether a line tells of each finding as it comes, so that it can be forgotten
+    told: bool,
+    next: u64,
+    pending: bool,
+    folded: BTreeMap<Class, u64>,
+    /// Muted ones that had to make room, by class and rule
+    muted: BTreeMap<(Class, Rc<str>), u64>,
+    no_room: BTreeMap<Class, u64>,
+    /// Classes in which nothing was old enough to make room, and when they are looked through again
+    full_until: BTreeMap<Class, u64>,
+    /// What is less sure does not count as the worst
+    least: u8,
+    /// The worst of those that made room
+    worst: Option<Severity>,
+}
+
+impl Default for Findings {
+    fn default() -> Self {
+        Self {
+            kept: HashMap::default(),
+            per_class: BTreeMap::new(),
+            judge: Box::new(Silent),
+            told: false,
+            next: 0,
+            pending: false,
+            folded: BTreeMap::new(),
+            muted: BTreeMap::new(),
+            no_room: BTreeMap::new(),
+            full_until: BTreeMap::new(),
+            least: 0,
+            worst: None,
+        }
+    }
+}
+
+impl Findings {
+    /// Who has a say in what is shown.
+    pub(crate) fn judged_by(&mut self, judge: Box<dyn Judge>) {
+        self.judge = judge;
+    }
+
+    /// What is less sure than this does not count as the worst.
+    pub(crate) const fn with_least_confidence(&mut self, least: u8) {
+        self.least = least;
+    }
+
+    /// Lines tell of findings as they come: one that was told of may be forgotten when it is old.
+    pub(crate) const fn are_told(&mut self) {
+        self.told = true;
+    }
+
+    /// A class saw something. `draft` is asked for when that is new.
+    pub(crate) fn saw(&mut self, key: Key, trace: Trace, draft: impl FnOnce() -> Draft) {
+        if let Some(kept) = self.kept.get_mut(&key) {
+            kept.add(trace);
+            return;
+        }
+        if !self.has_room(&key, trace.boot_ns) {
+            *self.no_room.entry(key.class).or_default() += trace.count;
+            return;
+        }
+        self.next += 1;
+        let draft = draft();
+        let mut kept = Kept {
+            id: self.next,
+            draft,
+            first_ns: trace.boot_ns,
+            last_ns: trace.boot_ns,
+            count: 0,
+            lines: Ends::new(LINES),
+            events: Ends::new(EVENTS),
+            object: None,
+            new: true,
+            grown: true,
+            verdict: Verdict::default(),
+        };
+        kept.add(trace);
+        *self.per_class.entry(key.class).or_default() += 1;
+        self.kept.insert(key, kept);
+        self.pending = true;
+    }
+
+    /// The same was seen again, if it is kept.
+    pub(crate) fn saw_again(&mut self, key: &Key, trace: Trace) {
+        if let Some(kept) = self.kept.get_mut(key) {
+            kept.add(trace);
+        }
+    }
+
+    /// More became known of what was seen before, if it was: of its severity, title or reasons.
+    pub(crate) fn amend(&mut self, key: &Key, amend: impl FnOnce(&mut Draft)) {
+        if let Some(kept) = self.kept.get_mut(key) {
+            amend(&mut kept.draft);
+            kept.grown = true;
+        }
+    }
+
+    /// What a class said of something that it saw.
+    #[must_use]
+    pub(crate) fn draft(&self, key: &Key) -> Option<&Draft> {
+        self.kept.get(key).map(|kept| &kept.draft)
+    }
+
+    fn has_room(&mut self, key: &Key, now: u64) -> bool {
+        let class = key.class;
+        if self.per_class.get(&class).copied().unwrap_or(0) < PER_CLASS {
+            return true;
+        }
+        if !self.told {
+            return false;
+        }
+        if self.full_until.get(&class).is_some_and(|until| now < *until) {
+            return false;
+        }
+        let before = self.kept.len();
+        let stale = |key: &Key, kept: &Kept| {
+            key.class == class && !kept.grown && kept.last_ns.saturating_add(STALE_NS) < now
+        };
+        let (folded, worst, least) = (&mut self.folded, &mut self.worst, self.least);
+        let muted = &mut self.muted;
+        self.kept.retain(|key, kept| {
+            step();
+            let goes = stale(key, kept);
+            match &kept.verdict.muted {
+                Some(rule) if goes => *muted.entry((class, Rc::clone(rule))).or_default() += 1,
+                None if goes => {
+                    *folded.entry(class).or_default() += 1;
+                    *worst = (*worst).max(counts_as(kept, least));
+                }
+                Some(_) | None => {}
+            }
+            !goes
+        });
+        let gone = before - self.kept.len();
+        if let Some(count) = self.per_class.get_mut(&class) {
+            *count = count.saturating_sub(gone);
+        }
+        if gone == 0 {
+            self.full_until.insert(class, now.saturating_add(AGAIN_NS));
+        }
+        gone > 0
+    }
+
+    /// Whether there are findings that no line has told of.
+    #[inline]
+    #[must_use]
+    pub(crate) const fn has_new(&self) -> bool {
+        self.pending
+    }
+
+    /// Findings to be shown.
+    pub(crate) fn show(&mut self, which: Which, tracker: &Tracker, now: SystemTime) -> Vec<Shown> {
+        self.pending = false;
+        // A name is seldom long in coming, and a rule may ask for it.
+        let patient = self.judge.asks_names();
+        let wanted = |kept: &Kept| match which {
+            Which::New => kept.new && !(patient && kept.draft.is_nameless()),
+            Which::Grown => kept.grown,
+            Which::All => true,
+        };
+        let mut shown = Vec::new();
+        for (key, kept) in self.kept.iter_mut().filter(|(_, kept)| wanted(kept)) {
+            let finding = kept.finding(key, tracker, self.judge.as_ref(), now);
+            kept.grown = false;
+            if kept.verdict.muted.is_none() {
+                let new = std::mem::take(&mut kept.new);
+                shown.push(Shown { new, finding });
+            }
+        }
+        shown.sort_by_key(|one| one.finding.id);
+        shown
+    }
+
+    /// All findings, the severest first, then the surest.
+    pub(crate) fn report(&mut self, tracker: &Tracker, now: SystemTime) -> Vec<Finding> {
+        let all = self.show(Which::All, tracker, now).into_iter();
+        let mut all: Vec<_> = all.map(|shown| shown.finding).collect();
+        all.sort_by_key(|one| (std::cmp::Reverse((one.severity, one.confidence)), one.id));
+        all
+    }
+
+    /// The severest of what was not declared, and not muted: as it was shown last.
+    #[must_use]
+    pub(crate) fn worst(&self) -> Option<Severity> {
+        let all = self.kept.values().filter_map(|kept| counts_as(kept, self.least));
+        all.max().max(self.worst)
+    }
+
+    /// What became of them.
+    #[must_use]
+    pub(crate) fn accounting(&self, unjudged: u64) -> FindingsAccounting {
+        let mut by_class: BTreeMap<Class, u64> = self.folded.clone();
+        let mut muted: BTreeMap<Class, u64> = BTreeMap::new();
+        let mut muted_by: BTreeMap<String, u64> = BTreeMap::new();
+        let mut mute = |class: Class, rule: &str, count: u64| {
+            *muted.entry(class).or_default() += count;
+            *muted_by.entry(rule.to_owned()).or_default() += count;
+        };
+        for ((class, rule), count) in &self.muted {
+            mute(*class, rule, *count);
+        }
+        for (key, kept) in &self.kept {
+            match &kept.verdict.muted {
+                Some(rule) => mute(key.class, rule, 1),
+                None => *by_class.entry(key.class).or_default() += 1,
+            }
+        }
+        FindingsAccounting {
+            by_class,
+            muted,
+            muted_by,
+            folded: self.folded.values().sum(),
+            no_room: self.no_room.clone(),
+            unjudged,
+        }
+    }
+}
+
+/// How much a finding weighs for `--fail-on`.
+fn counts_as(kept: &Kept, least: u8) -> Option<Severity> {
+    let Verdict { muted, declared_by, severity } = &kept.verdict;
+    let declared = muted.is_some() || declared_by.is_some() || kept.draft.declared_by.is_some();
+    (!declared && kept.draft.confidence() >= least).then(|| severity.unwrap_or(kept.draft.severity))
+}
+
+impl Kept {
+    fn add(&mut self, trace: Trace) {
+        self.count = self.count.saturating_add(trace.count);
+        self.first_ns = self.first_ns.min(trace.boot_ns);
+        self.last_ns = self.last_ns.max(trace.boot_ns);
+        self.grown = true;
+        self.rest_on(trace);
+    }
+
+    fn rest_on(&mut self, trace: Trace) {
+        if let Some(seq) = trace.seq {
+            self.lines.push(seq);
+        }
+        // A flood of the same is one event that came often, once there are enough of them one by one.
+        if self.events.first.len() >= EVENTS
+            && trace.seq.is_none()
+            && let Some(last) = self.events.last_mut()
+            && last.seq.is_none()
+            && (&last.what, last.ret, last.error) == (&trace.what, trace.ret, trace.error)
+        {
+            last.count = last.count.saturating_add(trace.count);
+            last.boot_ns = last.boot_ns.max(trace.boot_ns);
+            return;
+        }
+        self.events.push(trace);
+    }
+
+    fn finding(
+        &mut self,
+        key: &Key,
+        tracker: &Tracker,
+        judge: &dyn Judge,
+        now: SystemTime,
+    ) -> Finding {
+        let before = self.object.take().unwrap_or_default();
+        self.object = Some(found::look(key, &self.draft, before, tracker));
+        let draft = &self.draft;
+        let time = |boot_ns| tracker.clock.time(boot_ns);
+        let evidence = |trace: &Trace| Evidence {
+            time: time(trace.boot_ns),
+            seq: trace.seq,
+            what: trace.what.clone(),
+            ret: trace.ret,
+            error: trace.error,
+            count: trace.count,
+        };
+        let mut finding = Finding {
+            id: self.id,
+            class: key.class,
+            severity: draft.severity,
+            confidence: draft.confidence(),
+            title: draft.full_title(),
+            subject: Subject {
+                process: draft.process.clone(),
+                container: draft.container.as_ref().map(|known| known.show()),
+                cgroup: draft.cgroup.clone(),
+                ipc_ns: draft.ns.map(|ns| tracker.namespaces.show(ns)),
+            },
+            object: self.object.clone(),
+            first: time(self.first_ns),
+            last: time(self.last_ns),
+            count: self.count,
+            evidence: self.lines.iter().copied().collect(),
+            events: self.events.iter().map(evidence).collect(),
+            reasons: draft.reasons.clone(),
+            declared_by: draft.declared_by.clone(),
+            explains: Cow::Borrowed(draft.explains),
+            policy: None,
+        };
+        self.verdict = judge.judge(&finding, now);
+        finding.severity = self.verdict.severity.unwrap_or(finding.severity);
+        let rule = self.verdict.declared_by.clone();
+        finding.declared_by = rule.or(finding.declared_by);
+        if finding.declared_by.is_some() {
+            finding.severity = Severity::Info;
+        } else {
+            finding.policy = judge.suggest(&finding);
+        }
+        finding
+    }
+}
+
+impl Key {
+    /// Of a process.
+    #[must_use]
+    pub(crate) const fn of(
+        class: Class,
+        process: super::sighting::ProcessKey,
+        target: Target,
+    ) -> Self {
+        Self { class, whose: Whose::Process(process), target }
+    }
+}

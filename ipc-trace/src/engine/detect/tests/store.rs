@@ -1,0 +1,172 @@
+//! What is folded, counted, bounded and shown.
+
+use std::time::SystemTime;
+
+use ipc_trace_common::{
+    op::Op,
+    record::{Channel, Way},
+};
+
+use super::{A, B, HOST, World, queue, task};
+use crate::{
+    engine::detect::{
+        judge::{Judge, Verdict},
+        store::Which,
+    },
+    event::finding::{Class, Finding, Severity},
+};
+
+const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+#[test]
+fn calls_on_ones_own_queues_are_nothing() {
+    let mut world = World::new();
+    for _ in 0..10 {
+        world.queue_call(task(7, A), Op::MqSend, queue(A, 5, A), 0);
+    }
+    assert!(world.all().is_empty());
+}
+
+#[test]
+fn a_thousand_calls_are_one_finding() {
+    let mut world = World::new();
+    for _ in 0..1000 {
+        world.queue_call(task(7, B), Op::MqSend, queue(A, 5, B), 0);
+    }
+    let all = world.all();
+    let [one] = all.as_slice() else { panic!("{all:?}") };
+    assert_eq!((one.class, one.severity, one.count), (Class::ForeignObject, Severity::High, 1000));
+    assert_eq!(one.evidence.len(), 64);
+    assert_eq!((one.evidence.first(), one.evidence.last()), (Some(&1), Some(&1000)));
+    assert_eq!(one.events.len(), 16);
+    assert_eq!(one.object.as_ref().unwrap().ipc_ns.unwrap().inum, A.inum);
+    assert!(one.confidence >= 90);
+}
+
+#[test]
+fn another_process_or_another_queue_is_another_finding() {
+    let mut world = World::new();
+    for (pid, ino) in [(7, 5), (7, 6), (8, 5), (7, 5)] {
+        world.queue_call(task(pid, B), Op::MqReceive, queue(A, ino, B), -11);
+    }
+    let mut counts: Vec<_> = world.all().iter().map(|one| one.count).collect();
+    counts.sort_unstable();
+    assert_eq!(counts, [1, 1, 2]);
+}
+
+#[test]
+fn a_descriptor_that_is_received_matters_when_it_is_used() {
+    let mut world = World::new();
+    world.access(task(7, B), Channel::QueueReceived, queue(A, 5, B), 0);
+    let severity = |world: &mut World| world.all().first().map(|one| one.severity);
+    assert_eq!(severity(&mut world), Some(Severity::Low));
+    world.queue_call(task(7, B), Op::MqSend, queue(A, 5, B), 0);
+    assert_eq!(severity(&mut world), Some(Severity::High));
+    assert_eq!(world.all().len(), 1);
+}
+
+#[test]
+fn a_line_tells_once_and_again_when_there_is_more() {
+    let mut world = World::new();
+    let show = |world: &mut World, which| {
+        let shown = world.detect.findings.show(which, &world.tracker, NOW);
+        shown.iter().map(|one| (one.new, one.finding.count)).collect::<Vec<_>>()
+    };
+    assert!(!world.detect.findings.has_new());
+    world.queue_call(task(7, B), Op::MqSend, queue(A, 5, B), 0);
+    assert!(world.detect.findings.has_new());
+    assert_eq!(show(&mut world, Which::New), [(true, 1)]);
+    assert_eq!(show(&mut world, Which::Grown), []);
+    world.queue_call(task(7, B), Op::MqSend, queue(A, 5, B), 0);
+    assert!(!world.detect.findings.has_new());
+    assert_eq!(show(&mut world, Which::Grown), [(false, 2)]);
+    assert_eq!(show(&mut world, Which::All), [(false, 2)]);
+}
+
+#[test]
+fn what_has_no_room_is_counted() {
+    let mut world = World::new();
+    for ino in 0..600 {
+        world.queue_call(task(7, B), Op::MqSend, queue(A, ino + 1, B), 0);
+    }
+    assert_eq!(world.all().len(), 512);
+    let accounting = world.detect.findings.accounting(0);
+    assert_eq!(accounting.no_room.get(&Class::ForeignObject), Some(&88));
+    assert_eq!(accounting.by_class.get(&Class::ForeignObject), Some(&512));
+}
+
+#[test]
+fn where_lines_tell_of_findings_old_ones_make_room() {
+    let mut world = World::new();
+    world.detect.findings.are_told();
+    for ino in 0..512 {
+        world.queue_call(task(7, B), Op::MqSend, queue(A, ino + 1, B), 0);
+    }
+    world.all();
+    world.now += 400_000_000_000;
+    world.queue_call(task(7, B), Op::MqSend, queue(A, 9000, B), 0);
+    assert_eq!(world.all().len(), 1);
+    let accounting = world.detect.findings.accounting(0);
+    assert_eq!((accounting.folded, accounting.by_class[&Class::ForeignObject]), (512, 513));
+    assert!(accounting.no_room.is_empty());
+    assert_eq!(world.detect.findings.worst(), Some(Severity::High));
+}
+
+#[derive(Debug)]
+struct Says(Verdict);
+
+impl Judge for Says {
+    fn judge(&self, _: &Finding, _: SystemTime) -> Verdict {
+        self.0.clone()
+    }
+
+    fn suggest(&self, _: &Finding) -> Option<String> {
+        Some("rule".to_owned())
+    }
+}
+
+fn judged(verdict: Verdict) -> World {
+    let mut world = World::new();
+    world.detect.findings.judged_by(Box::new(Says(verdict)));
+    world.queue_call(task(7, B), Op::MqSend, queue(A, 5, B), 0);
+    world
+}
+
+#[test]
+fn what_is_muted_is_counted_and_not_shown() {
+    let mut world = judged(Verdict { muted: Some("noise".into()), ..Verdict::default() });
+    assert!(world.all().is_empty());
+    let accounting = world.detect.findings.accounting(0);
+    assert_eq!((accounting.muted[&Class::ForeignObject], accounting.by_class.len()), (1, 0));
+    assert_eq!(accounting.muted_by["noise"], 1);
+    assert_eq!(world.detect.findings.worst(), None);
+}
+
+#[test]
+fn what_is_declared_is_info_and_fails_nothing() {
+    let declared_by = Some("backup".to_owned());
+    let mut world = judged(Verdict { declared_by, ..Verdict::default() });
+    let all = world.all();
+    assert_eq!((all[0].severity, all[0].declared_by.as_deref()), (Severity::Info, Some("backup")));
+    assert_eq!(all[0].policy, None);
+    assert_eq!(world.detect.findings.worst(), None);
+}
+
+#[test]
+fn a_severity_can_be_said() {
+    let mut world = judged(Verdict { severity: Some(Severity::Critical), ..Verdict::default() });
+    assert_eq!(world.all()[0].severity, Severity::Critical);
+    assert_eq!(world.all()[0].policy.as_deref(), Some("rule"));
+    assert_eq!(world.detect.findings.worst(), Some(Severity::Critical));
+}
+
+#[test]
+fn plain_calls_and_moves_into_ones_own_namespaces_are_nothing() {
+    let mut world = World::new();
+    let host = task(7, HOST);
+    world.call(host, Op::Semop, [3, 0, 1, 0, 0], 0);
+    let inside = world.moved(host, A, Way::Unshare, None);
+    world.call(inside, Op::Semop, [3, 0, 1, 0, 0], 0);
+    world.wait(2_000_000_000);
+    assert!(world.all().is_empty());
+}

@@ -1,0 +1,82 @@
+//! `weak-mode`: an object that anybody may write is used by more than one user or container.
+//!
+//! Where one user alone has it, its mode is bad style; where several have, each of them depends on all
+//! others that reach the namespace.
+
+use std::rc::Rc;
+
+use ipc_trace_common::record::NsRef;
+
+use super::{
+    cross_container_denied::name,
+    shared::target,
+    sighting::{Draft, Key, Trace, Who, Whose},
+};
+use crate::{
+    engine::track::objects::{
+        Caller, Change,
+        one::{Local, One},
+    },
+    event::tag::NsTag,
+    event::{
+        finding::{Class, Severity},
+        objects::ObjectLife,
+    },
+};
+
+const EXPLAINS: &str = "a program that has no common group to give its object to, and checks what others write \
+                        there";
+/// `S_IWOTH` (include/uapi/linux/stat.h)
+const OTHERS_WRITE: u32 = 0o002;
+
+/// Somebody new has used an object.
+pub(super) fn met(who: &Who<'_>, (ns, local): (NsRef, Local), one: &One) -> Option<(Key, Draft)> {
+    let mode = one.mode().filter(|mode| mode & OTHERS_WRITE != 0)?;
+    let several = several(one)?;
+    let key = Key { class: Class::WeakMode, whose: Whose::Shared, target: target(ns, local) };
+    let title = format!(
+        "{} in namespace {} may be written by anybody (mode {mode:04o}), and is used by {several}",
+        name(local, one),
+        NsTag::new(ns.inum, ns.generation),
+    );
+    let mut draft = Draft::by(who, Severity::Low, title)
+        .of(Some(ns), Some(who.ns != ns), false)
+        .because(90, "its mode is known, and calls of all of them were seen");
+    draft.local = Some(local);
+    draft.explains = EXPLAINS;
+    Some((key, draft))
+}
+
+/// Something happened to an object: it may have got such a mode while several use it.
+pub(super) fn changed(change: &Change) -> Option<(Key, Trace, Draft)> {
+    if change.life != ObjectLife::Changed {
+        return None;
+    }
+    let Caller { tid, pid, uid, gid, comm, facts } = change.by.as_ref()?;
+    let (ns, facts) = (change.ns, facts.as_ref());
+    let who = Who { pid: *pid, tid: *tid, uid: *uid, gid: *gid, comm, ns, facts };
+    let (key, draft) = met(&who, (change.ns, change.local), &change.one)?;
+    let what = "mode changed".into();
+    let boot_ns = change.boot_ns;
+    Some((key, Trace { boot_ns, seq: None, what, ret: None, error: None, count: 1 }, draft))
+}
+
+/// Who uses an object, if they are several.
+fn several(one: &One) -> Option<&'static str> {
+    let parties = one.parties();
+    let first = parties.first()?;
+    let container = |known: &Option<Rc<_>>| known.as_ref().map(Rc::as_ptr);
+    let others = |party: &_| -> bool {
+        let party: &crate::engine::track::objects::users::Party = party;
+        container(&party.container) != container(&first.container)
+    };
+    // Who made it has used it.
+    let maker = one.creator.as_ref().is_some_and(|maker| maker.uid != first.uid);
+    if parties.iter().any(others) {
+        Some("several containers, or by one and the host")
+    } else if maker || parties.iter().any(|party| party.uid != first.uid) {
+        Some("several users")
+    } else {
+        None
+    }
+}

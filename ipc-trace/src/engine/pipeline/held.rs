@@ -1,0 +1,237 @@
+//! Calls of containers of which it is not known yet whether they are wanted: they are held back until a
+//! runtime has told what tells, for a second at most.
+//!
+//! Invariant: what is held is bounded; each call is handed on, or counted as unwanted.
+
+use std::{collections::VecDeque, rc::Rc};
+
+use zerocopy::IntoBytes as _;
+
+use super::{Pipeline, Sink, control::words};
+use crate::{
+    engine::track::containers::Known,
+    engine::track::{HashMap, contexts::Facts},
+    input::Call,
+    sources::kernel::decode,
+    sources::kernel::decode::Record,
+    steps::step,
+};
+
+/// So long a runtime may take to tell of a container.
+const PATIENCE_NS: u64 = 1_000_000_000;
+/// Calls that are held at most: some hundred bytes each.
+const MOST: usize = 1 << 14;
+
+/// A call that is held back.
+#[derive(Debug)]
+struct Waiting {
+    number: u64,
+    words: Box<[u64]>,
+    /// Who the thread was
+    tid: u32,
+    context: u64,
+    facts: Rc<Facts>,
+}
+
+/// A container, by its place in memory, which is its own as long as a call of it waits.
+type Place = *const Known;
+
+/// Those, by container, each in the order in which they came.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    calls: HashMap<Place, (Rc<Known>, VecDeque<Waiting>)>,
+    /// Until when each is waited for, in the order in which they came; of some it is known since
+    order: VecDeque<(u64, u64, Place)>,
+    /// How many wait
+    count: usize,
+    /// How many have come
+    entered: u64,
+}
+
+impl Held {
+    fn push(&mut self, known: &Rc<Known>, due: u64, mut waiting: Waiting) {
+        self.entered += 1;
+        self.count += 1;
+        waiting.number = self.entered;
+        let place = Rc::as_ptr(known);
+        self.order.push_back((due, waiting.number, place));
+        let new = || (Rc::clone(known), VecDeque::new());
+        self.calls.entry(place).or_insert_with(new).1.push_back(waiting);
+    }
+
+    /// All calls of a container.
+    fn take(&mut self, known: &Rc<Known>) -> VecDeque<Waiting> {
+        let taken = self.calls.remove(&Rc::as_ptr(known)).map(|one| one.1).unwrap_or_default();
+        self.count -= taken.len();
+        taken
+    }
+
+    /// The container of the oldest call, and until when that is waited for.
+    fn oldest(&mut self) -> Option<(u64, Rc<Known>)> {
+        while let Some((due, number, place)) = self.order.front() {
+            step();
+            if let Some((known, calls)) = self.calls.get(place)
+                && calls.front().is_some_and(|call| call.number == *number)
+            {
+                return Some((*due, Rc::clone(known)));
+            }
+            self.order.pop_front();
+        }
+        None
+    }
+
+    fn pop_oldest(&mut self) -> Option<Waiting> {
+        let (_, known) = self.oldest()?;
+        self.order.pop_front();
+        let place = Rc::as_ptr(&known);
+        let (_, calls) = self.calls.get_mut(&place)?;
+        let call = calls.pop_front()?;
+        if calls.is_empty() {
+            self.calls.remove(&place);
+        }
+        self.count -= 1;
+        Some(call)
+    }
+}
+
+impl Pipeline {
+    /// A call, where the calls of some containers alone are wanted: the number of its line.
+    #[cold]
+    pub(super) fn of_container(
+        &mut self,
+        call: &Call<'_>,
+        bytes: &[u8],
+        sink: &mut impl Sink,
+    ) -> Option<u64> {
+        let record = call.record;
+        let facts = self.tracker.contexts.get(record.tid, record.context);
+        let found = facts.and_then(|facts| Some((facts, facts.container.as_ref()?)));
+        match found.map(|(facts, known)| (known.is_wanted(), facts, known)) {
+            Some((Some(true), ..)) => return sink.call(call, &self.tracker),
+            Some((None, facts, known)) => {
+                let (known, due) = (Rc::clone(known), record.boot_ns.saturating_add(PATIENCE_NS));
+                let waiting = Waiting {
+                    number: 0,
+                    words: words(bytes),
+                    tid: record.tid,
+                    context: record.context,
+                    facts: Rc::clone(facts),
+                };
+                self.held.push(&known, due, waiting);
+                if self.held.count > MOST
+                    && let Some(oldest) = self.held.pop_oldest()
+                {
+                    self.unwanted(&oldest.words);
+                }
+            }
+            // On the host, in another container, or nobody knows where.
+            Some((Some(false), ..)) | None => self.count_unwanted(call),
+        }
+        None
+    }
+
+    /// Hands on what is known to be wanted now, and gives up what was waited for until `now`.
+    pub(crate) fn release(&mut self, now: u64, sink: &mut impl Sink) {
+        self.release_decided(sink);
+        while let Some((due, known)) = self.held.oldest()
+            && due <= now
+            && known.is_wanted().is_none()
+        {
+            self.tracker.containers.give_up(&known);
+            // It is among those that are decided now.
+            self.release_decided(sink);
+        }
+    }
+
+    fn release_decided(&mut self, sink: &mut impl Sink) {
+        for known in self.tracker.containers.take_decided() {
+            for waiting in self.held.take(&known) {
+                step();
+                match known.is_wanted() {
+                    Some(true) => self.hand_on(waiting, sink),
+                    Some(false) | None => self.unwanted(&waiting.words),
+                }
+            }
+        }
+    }
+
+    /// The thread may have ended since, or be another.
+    fn hand_on(&mut self, waiting: Waiting, sink: &mut impl Sink) {
+        let Waiting { words, tid, context, facts, .. } = waiting;
+        let Ok(Record::Call(call)) = decode::record(words.as_bytes()) else { return };
+        let now = self.tracker.contexts.replace(tid, Some((context, facts)));
+        sink.call(&call, &self.tracker);
+        self.tracker.contexts.replace(tid, now);
+    }
+
+    fn unwanted(&mut self, words: &[u64]) {
+        // It was decoded before.
+        if let Ok(Record::Call(call)) = decode::record(words.as_bytes()) {
+            self.count_unwanted(&call);
+        }
+    }
+
+    fn count_unwanted(&mut self, call: &Call<'_>) {
+        if let Some(count) = self.delivered.unwanted.get_mut(call.op as usize) {
+            *count += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ipc_trace_common::record::{CgroupRecord, ContextRecord};
+    use zerocopy::FromZeros as _;
+
+    use super::*;
+    use crate::{
+        engine::track::containers::Containers,
+        engine::track::{contexts::Contexts, identity::Called},
+    };
+
+    fn container(containers: &mut Containers, number: u64) -> Rc<Known> {
+        let mut record = CgroupRecord::new_zeroed();
+        let path = format!("/docker/{number:064x}");
+        record.id = number + 1;
+        record.path_len = path.len() as u32;
+        record.path[..path.len()].copy_from_slice(path.as_bytes());
+        containers.record(&record);
+        containers.of(number + 1, 1).unwrap()
+    }
+
+    #[test]
+    fn calls_of_many_containers_are_held_and_let_go_each_once() {
+        let mut contexts = Contexts::default();
+        let context = ContextRecord::new_zeroed();
+        contexts.insert(&context, Called::default(), &mut Containers::default());
+        let facts = contexts.get(0, 0).unwrap();
+        let call =
+            || Waiting { number: 0, words: [].into(), tid: 0, context: 0, facts: Rc::clone(facts) };
+        crate::steps::assert_linear(4_000, |count| {
+            let mut containers = Containers::default();
+            let all: Vec<_> =
+                (0..count as u64).map(|number| container(&mut containers, number)).collect();
+            let mut held = Held::default();
+            for round in 0..4 {
+                for (at, known) in all.iter().enumerate() {
+                    held.push(known, (round * count + at) as u64, call());
+                    assert!(held.oldest().is_some());
+                }
+            }
+            // One in four has come to be known; then the oldest call goes.
+            for known in all.iter().step_by(4) {
+                assert_eq!(held.take(known).len(), 4);
+                assert!(held.oldest().is_some());
+            }
+            assert_eq!(held.count, 3 * count);
+            let mut before = 0;
+            for _ in 0..3 * count {
+                let (due, _) = held.oldest().unwrap();
+                assert!(due >= before);
+                before = due;
+                assert!(held.pop_oldest().is_some());
+            }
+            assert!(held.oldest().is_none() && held.count == 0 && held.calls.is_empty());
+        });
+    }
+}

@@ -1,0 +1,534 @@
+//! From a policy's text to its rules, or to all that is wrong with it, each with its place.
+//!
+//! Invariant: what a message repeats of the file is escaped and short.
+
+use std::{fmt, ops::Range, path::PathBuf, time::Duration};
+
+use ipc_trace_common::op::Family;
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+    value::Datetime,
+};
+
+use super::{
+    Does, Policy, RULES, Rule, Until,
+    pattern::Pattern,
+    terms::{Condition, Want, What},
+};
+use crate::{
+    event::escape::{escaped, quoted},
+    event::finding::{Class, Severity},
+};
+
+/// Problems that are told; the others are counted.
+const TOLD: usize = 20;
+/// Answers to one question at most.
+const ANSWERS: usize = 256;
+/// Characters of a rule's name and of its reason at most.
+const NAME: usize = 100;
+const REASON: usize = 500;
+
+/// Something that is wrong with a policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    /// Line and column, from 1; `None`: it is about the file as a whole
+    pub at: Option<(usize, usize)>,
+    /// What
+    pub text: String,
+    /// What to do
+    pub hint: Option<String>,
+}
+
+impl Problem {
+    /// Of the file as a whole.
+    #[must_use]
+    pub(crate) const fn of_file(text: String) -> Self {
+        Self { at: None, text, hint: None }
+    }
+}
+
+/// A file that is no policy.
+#[derive(Debug, thiserror::Error)]
+pub(crate) struct PolicyError {
+    /// Which
+    pub file: PathBuf,
+    /// What is wrong, in the order of the file
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for PolicyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use std::os::unix::ffi::OsStrExt as _;
+        let file = escaped(self.file.as_os_str().as_bytes(), usize::MAX);
+        for (number, problem) in self.problems.iter().take(TOLD).enumerate() {
+            if number > 0 {
+                f.write_str("\n  ")?;
+            }
+            match problem.at {
+                Some((line, column)) => write!(f, "{file}:{line}:{column}: {}", problem.text)?,
+                None => write!(f, "{file}: {}", problem.text)?,
+            }
+            if let Some(hint) = &problem.hint {
+                write!(f, "; {hint}")?;
+            }
+        }
+        match self.problems.len().saturating_sub(TOLD) {
+            0 => Ok(()),
+            more => write!(f, "\n  and {more} more"),
+        }
+    }
+}
+
+/// The keys of a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Key {
+    /// What it is called
+    Name,
+    /// Why it is there
+    Reason,
+    /// Of which classes it speaks
+    Class,
+    /// Of whom
+    Subject,
+    /// Of what, and whose
+    Object,
+    /// Until when
+    Until,
+    /// The severity that it gives
+    Set,
+}
+
+impl Key {
+    /// All, in the order of the documentation.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Name,
+        Self::Reason,
+        Self::Class,
+        Self::Subject,
+        Self::Object,
+        Self::Until,
+        Self::Set,
+    ];
+
+    /// As it is written.
+    #[must_use]
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Reason => "reason",
+            Self::Class => "class",
+            Self::Subject => "subject",
+            Self::Object => "object",
+            Self::Until => "until",
+            Self::Set => "set",
+        }
+    }
+}
+
+/// The tables of a policy.
+pub(crate) const TABLES: [Does; 3] = [Does::Mute, Does::Allow, Does::Severity(Severity::Low)];
+
+/// The rules in a policy's text.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn policy(
+    bytes: &[u8],
+    user: &dyn Fn(&str) -> Result<u32, String>,
+) -> Result<Policy, Vec<Problem>> {
+    let source = match std::str::from_utf8(bytes) {
+        Ok(source) => source,
+        Err(error) => {
+            let good = bytes.get(..error.valid_up_to()).unwrap_or_default();
+            let at = place(&String::from_utf8_lossy(good), good.len());
+            let text = "a byte that is no UTF-8".to_owned();
+            return Err(vec![Problem { at: Some(at), text, hint: None }]);
+        }
+    };
+    let mut reader = Reader { source, problems: Vec::new(), user };
+    let (table, errors) = DeTable::parse_recoverable(source);
+    if errors.is_empty() {
+        let rules = reader.rules(table.get_ref());
+        if reader.problems.is_empty() {
+            return Ok(Policy { rules });
+        }
+    }
+    for error in errors {
+        let text = escaped(error.message().as_bytes(), 200).to_string();
+        reader.problem(error.span().unwrap_or_default(), text, None);
+    }
+    reader.problems.sort_by_key(|problem| problem.at);
+    Err(reader.problems)
+}
+
+/// Line and column of a byte.
+fn place(source: &str, byte: usize) -> (usize, usize) {
+    let before = source.get(..byte).unwrap_or(source);
+    let line = before.rfind('\n').map_or(before, |at| before.get(at + 1..).unwrap_or_default());
+    (before.matches('\n').count() + 1, line.chars().count() + 1)
+}
+
+/// The one of some names that was probably meant.
+fn meant<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let wrong: String = wrong.chars().take(32).flat_map(char::to_lowercase).collect();
+    let near = names.map(|name| (strsim::osa_distance(&wrong, name), name)).min();
+    near.filter(|(distance, name)| *distance <= name.len().div_ceil(3)).map(|near| near.1)
+}
+
+/// What to write in place of a wrong word.
+fn instead<'a>(wrong: &str, names: impl Iterator<Item = &'a str> + Clone) -> String {
+    match meant(wrong, names.clone()) {
+        Some(name) => format!("did you mean {name:?}?"),
+        None => format!("there are {}", names.collect::<Vec<_>>().join(", ")),
+    }
+}
+
+type Value<'a> = Spanned<DeValue<'a>>;
+
+struct Reader<'s> {
+    source: &'s str,
+    problems: Vec<Problem>,
+    user: &'s dyn Fn(&str) -> Result<u32, String>,
+}
+
+impl Reader<'_> {
+    fn problem(&mut self, span: Range<usize>, text: String, hint: Option<String>) {
+        let at = Some(place(self.source, span.start));
+        self.problems.push(Problem { at, text, hint });
+    }
+
+    fn unknown<'a>(
+        &mut self,
+        span: Range<usize>,
+        kind: &str,
+        wrong: &str,
+        names: impl Iterator<Item = &'a str> + Clone,
+    ) {
+        let text = format!("unknown {kind} {}", quoted(wrong.as_bytes(), 40));
+        self.problem(span, text, Some(instead(wrong, names)));
+    }
+
+    fn expected(&mut self, value: &Value<'_>, wanted: &str) {
+        let text = format!("expected {wanted}, found: {}", value.get_ref().type_str());
+        self.problem(value.span(), text, None);
+    }
+
+    fn rules(&mut self, table: &DeTable<'_>) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        for (key, value) in table {
+            let word = key.get_ref().as_ref();
+            let Some(does) = TABLES.into_iter().find(|does| does.table() == word) else {
+                self.unknown(key.span(), "table", word, TABLES.iter().map(|does| does.table()));
+                continue;
+            };
+            // [allow] and [[allow]] differ in nothing that matters to who wrote it.
+            match value.get_ref() {
+                DeValue::Array(many) => {
+                    for one in many {
+                        rules.extend(self.rule(does, one));
+                    }
+                }
+                DeValue::Table(_) => rules.extend(self.rule(does, value)),
+                DeValue::String(_)
+                | DeValue::Integer(_)
+                | DeValue::Float(_)
+                | DeValue::Boolean(_)
+                | DeValue::Datetime(_) => self.expected(value, &format!("[[{word}]] and its keys")),
+            }
+        }
+        if rules.len() > RULES {
+            let text = format!("it has {} rules: {RULES} are the most", rules.len());
+            self.problems.push(Problem::of_file(text));
+        }
+        rules.sort_by_key(|rule| rule.line);
+        let mut names = std::collections::BTreeMap::new();
+        for rule in &rules {
+            if let Some(before) = names.insert(rule.name.clone(), rule.line) {
+                let text = format!("a second rule called {}", quoted(rule.name.as_bytes(), NAME));
+                let hint = Some(format!("the first one is in line {before}"));
+                self.problems.push(Problem { at: Some((rule.line, 1)), text, hint });
+            }
+        }
+        let order = |rule: &Rule| TABLES.iter().position(|does| does.table() == rule.does.table());
+        rules.sort_by_key(order);
+        rules
+    }
+
+    fn rule(&mut self, does: Does, value: &Value<'_>) -> Option<Rule> {
+        let Some(table) = value.get_ref().as_table() else {
+            self.expected(value, "a rule: a table of keys");
+            return None;
+        };
+        let wrong = self.problems.len();
+        let takes = |key: &Key| *key != Key::Set || matches!(does, Does::Severity(_));
+        let mut rule = Rule {
+            name: String::new(),
+            reason: None,
+            does,
+            classes: Vec::new(),
+            subject: Vec::new(),
+            object: Vec::new(),
+            until: None,
+            line: place(self.source, value.span().start).0,
+        };
+        let mut set = None;
+        for (word, value) in table {
+            let known = Key::ALL.iter().find(|key| key.name() == word.get_ref().as_ref());
+            let Some(key) = known.filter(|key| takes(key)) else {
+                let kind = format!("key of [[{}]]", does.table());
+                let names = Key::ALL.iter().filter(|key| takes(key)).map(|key| key.name());
+                self.unknown(word.span(), &kind, word.get_ref(), names);
+                continue;
+            };
+            match key {
+                Key::Name => rule.name = self.line_of_text(value, NAME).unwrap_or_default(),
+                Key::Reason => rule.reason = self.line_of_text(value, REASON),
+                Key::Class => rule.classes = self.classes(value),
+                Key::Subject => rule.subject = self.side(value, "subject", What::of_subject),
+                Key::Object => rule.object = self.side(value, "object", What::of_object),
+                Key::Until => rule.until = self.until(value),
+                Key::Set => set = self.severity(value),
+            }
+        }
+        if self.problems.len() > wrong {
+            return None;
+        }
+        let mut lacks = Vec::new();
+        if rule.name.is_empty() {
+            lacks.push("a name");
+        }
+        match (does, set) {
+            (Does::Severity(_), Some(severity)) => rule.does = Does::Severity(severity),
+            (Does::Severity(_), None) => lacks.push("what to set"),
+            (Does::Allow | Does::Mute, _) => {}
+        }
+        if does == Does::Mute && rule.reason.is_none() {
+            lacks.push("a reason");
+        }
+        let anybody = rule.subject.is_empty() && rule.object.is_empty();
+        if anybody && (rule.classes.is_empty() || does == Does::Allow) {
+            lacks.push(match does {
+                Does::Allow => "a subject or an object",
+                Does::Mute | Does::Severity(_) => "a class, a subject or an object",
+            });
+        }
+        if lacks.is_empty() {
+            return Some(rule);
+        }
+        let text = format!("[[{}]] lacks {}", does.table(), lacks.join(" and "));
+        self.problem(value.span(), text, None);
+        None
+    }
+
+    /// One line of text that is shown.
+    fn line_of_text(&mut self, value: &Value<'_>, longest: usize) -> Option<String> {
+        let Some(text) = value.get_ref().as_str() else {
+            self.expected(value, "a string");
+            return None;
+        };
+        let length = text.chars().count();
+        if text.trim().is_empty() || length > longest || text.chars().any(char::is_control) {
+            let wanted = format!("one line of at most {longest} characters, not {length}");
+            self.problem(value.span(), format!("expected {wanted}"), None);
+            return None;
+        }
+        Some(text.to_owned())
+    }
+
+    /// What stands alone or in a list.
+    fn each<T>(
+        &mut self,
+        value: &Value<'_>,
+        mut one: impl FnMut(&mut Self, &Value<'_>) -> Option<T>,
+    ) -> Vec<T> {
+        let Some(list) = value.get_ref().as_array() else {
+            return one(self, value).into_iter().collect();
+        };
+        if list.is_empty() || list.len() > ANSWERS {
+            let text = format!("a list of 1 to {ANSWERS} values, not {}", list.len());
+            self.problem(value.span(), format!("expected {text}"), None);
+            return Vec::new();
+        }
+        list.iter().filter_map(|value| one(self, value)).collect()
+    }
+
+    /// One of these words.
+    fn word<T: Copy>(
+        &mut self,
+        value: &Value<'_>,
+        kind: &str,
+        all: &[T],
+        name: impl Fn(T) -> &'static str,
+    ) -> Option<T> {
+        let Some(word) = value.get_ref().as_str() else {
+            self.expected(value, &format!("the name of a {kind}"));
+            return None;
+        };
+        let known = all.iter().copied().find(|one| name(*one) == word);
+        if known.is_none() {
+            let names: Vec<_> = all.iter().map(|one| name(*one)).collect();
+            self.unknown(value.span(), kind, word, names.into_iter());
+        }
+        known
+    }
+
+    fn classes(&mut self, value: &Value<'_>) -> Vec<Class> {
+        self.each(value, |this, one| this.word(one, "class", &Class::ALL, Class::name))
+    }
+
+    fn severity(&mut self, value: &Value<'_>) -> Option<Severity> {
+        self.word(value, "severity", &Severity::ALL, Severity::name)
+    }
+
+    fn side(
+        &mut self,
+        value: &Value<'_>,
+        side: &str,
+        takes: impl Fn(What) -> bool,
+    ) -> Vec<Condition> {
+        let Some(table) = value.get_ref().as_table() else {
+            self.expected(value, "a table, like { container = \"app\" }");
+            return Vec::new();
+        };
+        let mut all = Vec::new();
+        for (word, value) in table {
+            let known = What::ALL.into_iter().find(|what| what.name() == word.get_ref().as_ref());
+            let Some(what) = known.filter(|what| takes(*what)) else {
+                let names = What::ALL.into_iter().filter(|what| takes(*what));
+                let names = names.map(What::name).collect::<Vec<_>>();
+                let kind = format!("key of a rule's {side}");
+                self.unknown(word.span(), &kind, word.get_ref(), names.into_iter());
+                continue;
+            };
+            let any = self.each(value, |this, one| this.want(what, one));
+            all.push(Condition { what, any });
+        }
+        if table.is_empty() {
+            self.problem(value.span(), format!("an empty {side}"), Some("leave it out".to_owned()));
+        }
+        all
+    }
+
+    fn want(&mut self, what: What, value: &Value<'_>) -> Option<Want> {
+        let text = value.get_ref().as_str();
+        let number = value
+            .get_ref()
+            .as_integer()
+            .map(|number| u32::from_str_radix(number.as_str(), number.radix()));
+        match (what, text, number, value.get_ref().as_bool()) {
+            (What::Container, _, _, Some(there)) => {
+                Some(if there { Want::Some } else { Want::None })
+            }
+            (What::User, Some(name), ..) => self.or_problem(value, (self.user)(name), Want::Number),
+            (What::User | What::IpcNs | What::Key, _, Some(number), _) => {
+                let number = number.map_err(|_| "expected a number below 2^32".to_owned());
+                self.or_problem(value, number, Want::Number)
+            }
+            (What::IpcNs, Some("host"), ..) => Some(Want::Host),
+            (What::Key, Some(key), ..) => self.or_problem(value, key_of(key), Want::Number),
+            (What::Kind, ..) => {
+                self.word(value, "kind", &Family::ALL, Family::name).map(Want::Kind)
+            }
+            (What::IpcNs, ..) => {
+                self.expected(value, "the number of a namespace, or \"host\"");
+                None
+            }
+            (What::Key, ..) => {
+                self.expected(value, "a key, like \"0x0052e2c1\"");
+                None
+            }
+            (What::User, ..) => {
+                self.expected(value, "a user's name or number");
+                None
+            }
+            (_, Some(text), ..) => self.or_problem(value, Pattern::new(text), Want::Text),
+            (What::Container, ..) => {
+                self.expected(value, "a container's name or id, or false: in none");
+                None
+            }
+            (
+                What::Image
+                | What::Pod
+                | What::PodNamespace
+                | What::Label
+                | What::Cgroup
+                | What::Exe
+                | What::Comm
+                | What::Name,
+                ..,
+            ) => {
+                self.expected(value, "a string");
+                None
+            }
+        }
+    }
+
+    fn or_problem<T>(
+        &mut self,
+        value: &Value<'_>,
+        result: Result<T, String>,
+        want: impl FnOnce(T) -> Want,
+    ) -> Option<Want> {
+        match result {
+            Ok(good) => Some(want(good)),
+            Err(why) => {
+                let shown = value.get_ref().as_str().unwrap_or_default();
+                let text = match shown {
+                    "" => why,
+                    shown => format!("{}: {why}", quoted(shown.as_bytes(), 40)),
+                };
+                self.problem(value.span(), text, None);
+                None
+            }
+        }
+    }
+
+    fn until(&mut self, value: &Value<'_>) -> Option<Until> {
+        let end = value.get_ref().as_datetime().map(|at| (at, end_of(at)));
+        match end {
+            Some((at, Some(end))) => Some(Until { text: at.to_string(), end }),
+            Some((_, None)) => {
+                let text = "a time without a date, of no zone, or before 1970".to_owned();
+                self.problem(
+                    value.span(),
+                    text,
+                    Some("write 2030-01-31, or 2030-01-31T18:00:00Z".to_owned()),
+                );
+                None
+            }
+            None => {
+                self.expected(value, "a day without quotes, like 2030-01-31");
+                None
+            }
+        }
+    }
+}
+
+fn key_of(text: &str) -> Result<u32, String> {
+    let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
+    let number = match digits {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    number.map_err(|_| "no key: write it as 0x and its digits".to_owned())
+}
+
+/// When a day (in UTC) or moment is over.
+fn end_of(at: &Datetime) -> Option<std::time::SystemTime> {
+    let date = at.date?;
+    let minutes = match (at.time, at.offset) {
+        (None, None) => 0,
+        (_, Some(toml::value::Offset::Z)) => 0,
+        (_, Some(toml::value::Offset::Custom { minutes })) => i64::from(minutes),
+        (Some(_), None) => return None,
+    };
+    let text = match at.time {
+        Some(time) => format!("{date}T{time}Z"),
+        None => format!("{date}T23:59:59.999999999Z"),
+    };
+    let end = humantime::parse_rfc3339(&text).ok()?;
+    // What is ahead of UTC is over earlier.
+    let seconds = Duration::from_secs(minutes.unsigned_abs() * 60);
+    if minutes > 0 { end.checked_sub(seconds) } else { end.checked_add(seconds) }
+}

@@ -1,0 +1,132 @@
+//! A name or a path, as a policy writes it: as it is, or with `*`, `**`, `?`, `[…]` and `{…}`.
+//!
+//! Invariant: matching takes time that is linear in the name's length, whatever the pattern.
+
+use globset::{GlobBuilder, GlobMatcher};
+
+/// The characters that are not themselves.
+const SPECIAL: [char; 7] = ['*', '?', '[', ']', '{', '}', '\\'];
+/// Bytes of a pattern: any path that is traced has room, with each of its characters escaped.
+pub(crate) const LONGEST: usize = 4096;
+
+/// What names are compared with.
+#[derive(Clone, Debug)]
+pub(crate) enum Pattern {
+    /// This name alone
+    Exactly(Box<[u8]>),
+    /// All names of this form. Boxed: it is large.
+    Like(Box<GlobMatcher>),
+}
+
+impl Pattern {
+    /// The pattern that `text` is.
+    ///
+    /// # Errors
+    /// It is too long, or not well formed; says why.
+    pub(crate) fn new(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err("an empty name matches nothing".to_owned());
+        }
+        if text.len() > LONGEST {
+            return Err(format!("a pattern has at most {LONGEST} bytes"));
+        }
+        if !text.contains(SPECIAL) {
+            return Ok(Self::Exactly(text.as_bytes().into()));
+        }
+        // A `*` ends at a slash, as in a shell: image = "registry/*" has no further directories.
+        let glob = GlobBuilder::new(text).literal_separator(true).build();
+        match glob {
+            Ok(glob) => Ok(Self::Like(Box::new(glob.compile_matcher()))),
+            Err(error) => Err(format!("not a pattern: {}", error.kind())),
+        }
+    }
+
+    /// Whether a name is of this form.
+    #[must_use]
+    pub(crate) fn matches(&self, name: &[u8]) -> bool {
+        use std::os::unix::ffi::OsStrExt as _;
+        match self {
+            Self::Exactly(text) => **text == *name,
+            Self::Like(glob) => glob.is_match(std::ffi::OsStr::from_bytes(name)),
+        }
+    }
+
+    /// Whether it is the beginning of an id: as runtimes show ids, 12 of their digits or more.
+    #[must_use]
+    pub(crate) fn begins(&self, id: &[u8]) -> bool {
+        match self {
+            Self::Exactly(text) => {
+                text.len() >= 12 && text.iter().all(u8::is_ascii_hexdigit) && id.starts_with(text)
+            }
+            Self::Like(_) => false,
+        }
+    }
+}
+
+/// The pattern that matches a name alone, as text. Bytes that no text has become `?`.
+#[must_use]
+pub(crate) fn literally(name: &[u8]) -> String {
+    let mut text = String::new();
+    for chunk in name.utf8_chunks() {
+        for char in chunk.valid().chars() {
+            if SPECIAL.contains(&char) {
+                text.push('\\');
+            }
+            text.push(char);
+        }
+        text.extend(chunk.invalid().iter().map(|_| '?'));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn matches(pattern: &str, name: &str) -> bool {
+        Pattern::new(pattern).unwrap().matches(name.as_bytes())
+    }
+
+    #[test]
+    fn a_star_ends_at_a_slash_and_two_do_not() {
+        assert!(matches("app-*", "app-17") && !matches("app-*", "app-1/7"));
+        assert!(matches("/docker/**", "/docker/abc/init") && !matches("/docker/**", "/podman/x"));
+        assert!(matches("**/postgres:1[0-9]", "registry:5000/db/postgres:15"));
+        assert!(matches("{db,cache}-?", "cache-1") && !matches("{db,cache}-?", "web-1"));
+        assert!(matches("a+b", "a+b") && !matches("a+b", "aab"));
+    }
+
+    #[test]
+    fn what_is_no_pattern_is_an_error() {
+        for bad in ["", "[a", "{a", "[z-a]"] {
+            assert!(Pattern::new(bad).is_err(), "{bad}");
+        }
+        assert!(Pattern::new(&"a".repeat(LONGEST + 1)).is_err());
+    }
+
+    #[test]
+    fn an_id_may_be_short_as_runtimes_show_it() {
+        let id = b"d8522205927a0123456789abcdef";
+        assert!(Pattern::new("d8522205927a").unwrap().begins(id));
+        assert!(!Pattern::new("d8522").unwrap().begins(id));
+        assert!(!Pattern::new("application-12").unwrap().begins(b"application-12-b"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_taken_literally_is_itself_alone(
+            name in prop::collection::vec(prop_oneof![any::<u8>(), Just(b'*'), Just(b'['), Just(b'\\')], 1..40),
+            other in prop::collection::vec(any::<u8>(), 1..40),
+        ) {
+            let name: Vec<u8> = name.into_iter().filter(|b| *b != 0 && *b != b'/').collect();
+            prop_assume!(!name.is_empty());
+            let pattern = Pattern::new(&literally(&name)).unwrap();
+            prop_assert!(pattern.matches(&name));
+            if std::str::from_utf8(&name).is_ok() && other != name {
+                prop_assert!(!pattern.matches(&other));
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The rule that would declare a case: as narrow as what will be the same next time allows.
+
+use std::fmt::Write as _;
+
+use ipc_trace_common::op::Family;
+
+use super::{
+    case::{Case, Home, Side},
+    pattern::literally,
+    terms::What,
+};
+use crate::{event::escape::escaped, event::finding::Class};
+
+/// A rule, in TOML, that says of a case that it is deliberate.
+///
+/// What changes from run to run (ids of processes and objects, numbers of namespaces) is left out
+/// unless there is nothing else to tell the case by. `None`: nothing is known to tell it by.
+#[must_use]
+pub(crate) fn suggest(case: &Case<'_>) -> Option<String> {
+    let object = object(case);
+    let subject = match about(case.class) {
+        About::Object if !object.is_empty() => Asked::new(),
+        About::Process => subject(&case.subject, true),
+        About::Container | About::Object => subject(&case.subject, false),
+    };
+    if subject.is_empty() && object.is_empty() {
+        return None;
+    }
+    let mut text = String::from("[[allow]]\n");
+    let class = case.class.name();
+    let mut name = class.to_owned();
+    if let Some((_, who)) = subject.first() {
+        name.push_str(" by ");
+        name.push_str(&short(who));
+    }
+    // A string always has room.
+    let _ = writeln!(text, "name = {}", quoted(&name));
+    let _ = writeln!(text, "reason = {}", quoted("say why this is deliberate"));
+    let _ = writeln!(text, "class = {}", quoted(class));
+    for (side, asked) in [("subject", &subject), ("object", &object)] {
+        if !asked.is_empty() {
+            let all: Vec<_> =
+                asked.iter().map(|(what, value)| format!("{} = {value}", what.name())).collect();
+            let _ = writeln!(text, "{side} = {{ {} }}", all.join(", "));
+        }
+    }
+    Some(text)
+}
+
+/// What is the same next time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum About {
+    /// Who did it
+    Process,
+    /// The container that it is in, whichever process it was
+    Container,
+    /// The object alone
+    Object,
+}
+
+const fn about(class: Class) -> About {
+    match class {
+        Class::ForeignObject
+        | Class::ForeignMount
+        | Class::CarriedMapping
+        | Class::ForeignView
+        | Class::NamespaceMismatch
+        | Class::ProbeKey
+        | Class::ProbeId
+        | Class::ProbeName
+        | Class::CrossContainerDenied => About::Process,
+        Class::CrossContainer | Class::HostIpc => About::Container,
+        Class::WeakMode => About::Object,
+    }
+}
+
+/// A string of TOML, in one line and fit for a terminal.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for char in text.chars() {
+        let plain = escaped(char.encode_utf8(&mut [0; 4]).as_bytes(), usize::MAX).to_string();
+        match char {
+            '"' | '\\' => quoted.extend(['\\', char]),
+            char if plain.chars().eq([char]) => quoted.push(char),
+            // A string always has room.
+            char => drop(write!(quoted, "\\U{:08x}", u32::from(char))),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// A value as a part of a rule's name.
+fn short(value: &str) -> String {
+    let plain = |c: &char| c.is_alphanumeric() || "-_./:@".contains(*c);
+    match value {
+        "false" => "a process of the host".to_owned(),
+        value => value.chars().filter(plain).take(60).collect(),
+    }
+}
+
+type Asked = Vec<(What, String)>;
+
+fn text(name: &[u8]) -> String {
+    quoted(&literally(name))
+}
+
+fn home(home: Home<'_>, asked: &mut Asked) {
+    match home {
+        Home::Unknown => {}
+        Home::Host => asked.push((What::Container, "false".to_owned())),
+        Home::Container(container) => {
+            let name = container.name.as_ref().unwrap_or(&container.id);
+            asked.push((What::Container, text(&name.0)));
+        }
+    }
+}
+
+fn namespace(side: &Side<'_>, asked: &mut Asked) {
+    match side.ipc_ns {
+        Some((_, true)) => asked.push((What::IpcNs, "\"host\"".to_owned())),
+        Some((inum, false)) if asked.is_empty() => asked.push((What::IpcNs, inum.to_string())),
+        Some(_) | None => {}
+    }
+}
+
+fn subject(side: &Side<'_>, process: bool) -> Asked {
+    let mut asked = Asked::new();
+    home(side.home, &mut asked);
+    if !process && !asked.is_empty() {
+        return asked;
+    }
+    if let Some(exe) = side.exe.filter(|exe| !exe.is_empty()) {
+        asked.push((What::Exe, text(exe)));
+    }
+    if let (Some(uid), false) = (side.uid, matches!(side.home, Home::Container(_))) {
+        asked.push((What::User, uid.to_string()));
+    }
+    if asked.is_empty() {
+        namespace(side, &mut asked);
+    }
+    asked
+}
+
+fn object(case: &Case<'_>) -> Asked {
+    let mut asked = Asked::new();
+    home(case.owner.home, &mut asked);
+    namespace(&case.owner, &mut asked);
+    if let Some(kind) = case.kind {
+        asked.push((What::Kind, format!("\"{}\"", kind.name())));
+    }
+    if let Some(key) = case.key.filter(|key| *key != 0) {
+        asked.push((What::Key, format!("\"{key:#010x}\"")));
+    }
+    if let (Some(name @ [_, ..]), Some(Family::Mq), true) =
+        (case.name, case.kind, case.name_is_proven)
+    {
+        asked.push((What::Name, text(name)));
+    }
+    asked
+}

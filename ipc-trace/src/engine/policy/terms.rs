@@ -1,0 +1,218 @@
+//! The words of a rule: what it can ask of a subject and of an object, and whether a case is so.
+
+use ipc_trace_common::op::Family;
+
+use super::{
+    case::{Case, Home, Side},
+    pattern::Pattern,
+};
+use crate::event::{Container, value::Text};
+
+/// What can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    /// The container's name or id
+    Container,
+    /// The container's image
+    Image,
+    /// The name of the container's pod
+    Pod,
+    /// That pod's namespace in Kubernetes
+    PodNamespace,
+    /// A label of that pod
+    Label,
+    /// The user
+    User,
+    /// The cgroup's path
+    Cgroup,
+    /// The executable's path
+    Exe,
+    /// The thread's name
+    Comm,
+    /// The IPC namespace
+    IpcNs,
+    /// The object's kind
+    Kind,
+    /// The object's key
+    Key,
+    /// The queue's name
+    Name,
+}
+
+impl What {
+    /// All, in the order of the documentation.
+    pub(crate) const ALL: [Self; 13] = [
+        Self::Container,
+        Self::Image,
+        Self::Pod,
+        Self::PodNamespace,
+        Self::Label,
+        Self::User,
+        Self::Cgroup,
+        Self::Exe,
+        Self::Comm,
+        Self::IpcNs,
+        Self::Kind,
+        Self::Key,
+        Self::Name,
+    ];
+
+    /// As it is written.
+    #[must_use]
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::Image => "image",
+            Self::Pod => "pod",
+            Self::PodNamespace => "pod_namespace",
+            Self::Label => "label",
+            Self::User => "user",
+            Self::Cgroup => "cgroup",
+            Self::Exe => "exe",
+            Self::Comm => "comm",
+            Self::IpcNs => "ipc_ns",
+            Self::Kind => "kind",
+            Self::Key => "key",
+            Self::Name => "name",
+        }
+    }
+
+    /// Whether a subject can be asked it.
+    #[must_use]
+    pub(crate) const fn of_subject(self) -> bool {
+        match self {
+            Self::Container
+            | Self::Image
+            | Self::Pod
+            | Self::PodNamespace
+            | Self::Label
+            | Self::User
+            | Self::Cgroup
+            | Self::Exe
+            | Self::Comm
+            | Self::IpcNs => true,
+            Self::Kind | Self::Key | Self::Name => false,
+        }
+    }
+
+    /// Whether an object, or who made it, can be asked it.
+    #[must_use]
+    pub(crate) const fn of_object(self) -> bool {
+        match self {
+            Self::Container
+            | Self::Image
+            | Self::Pod
+            | Self::PodNamespace
+            | Self::Label
+            | Self::User
+            | Self::Exe
+            | Self::IpcNs
+            | Self::Kind
+            | Self::Key
+            | Self::Name => true,
+            Self::Cgroup | Self::Comm => false,
+        }
+    }
+}
+
+/// An answer that a rule wants.
+#[derive(Clone, Debug)]
+pub(crate) enum Want {
+    /// A name or path of this form
+    Text(Pattern),
+    /// This number: of a user, a key, a namespace
+    Number(u32),
+    /// There is none: a process of the host is in no container
+    None,
+    /// There is one, whichever
+    Some,
+    /// The host's namespace
+    Host,
+    /// This kind
+    Kind(Family),
+}
+
+/// Something that must be so: one of these answers.
+#[derive(Clone, Debug)]
+pub(crate) struct Condition {
+    /// The question
+    pub what: What,
+    /// The answers, one of which must hold
+    pub any: Vec<Want>,
+}
+
+impl Condition {
+    /// Whether it is so of one side of a case.
+    #[must_use]
+    pub(crate) fn holds(&self, side: &Side<'_>, case: &Case<'_>) -> bool {
+        self.any.iter().any(|want| self.what.is(want, side, case))
+    }
+}
+
+impl What {
+    fn is(self, want: &Want, side: &Side<'_>, case: &Case<'_>) -> bool {
+        match self {
+            Self::Container => match want {
+                Want::None => side.home == Home::Host,
+                Want::Some => side.home.container().is_some(),
+                Want::Text(pattern) => {
+                    side.home.container().is_some_and(|one| is_called(pattern, one))
+                }
+                Want::Number(_) | Want::Host | Want::Kind(_) => false,
+            },
+            Self::Image => text(want, of(side, |one| one.image.as_ref())),
+            Self::Pod => text(want, of(side, |one| one.pod.as_ref())),
+            Self::PodNamespace => text(want, of(side, |one| one.pod_namespace.as_ref())),
+            Self::Label => {
+                let labels = side.home.container().into_iter().flat_map(|one| &one.labels);
+                let written = |(key, value): (&Text<'_>, &Text<'_>)| {
+                    [key.0.as_ref(), b"=", value.0.as_ref()].concat()
+                };
+                labels.map(written).any(|label| text(want, Some(&label)))
+            }
+            Self::User => number(want, side.uid),
+            Self::Cgroup => text(want, side.cgroup),
+            Self::Exe => text(want, side.exe),
+            Self::Comm => text(want, side.comm),
+            Self::IpcNs => match want {
+                Want::Host => side.ipc_ns.is_some_and(|ns| ns.1),
+                Want::Number(_) => number(want, side.ipc_ns.map(|ns| ns.0)),
+                Want::Text(_) | Want::None | Want::Some | Want::Kind(_) => false,
+            },
+            Self::Kind => match want {
+                Want::Kind(kind) => case.kind == Some(*kind),
+                Want::Text(_) | Want::Number(_) | Want::None | Want::Some | Want::Host => false,
+            },
+            Self::Key => number(want, case.key),
+            Self::Name => text(want, case.name),
+        }
+    }
+}
+
+fn of<'a>(
+    side: &Side<'a>,
+    get: impl FnOnce(&'a Container) -> Option<&'a Text<'static>>,
+) -> Option<&'a [u8]> {
+    side.home.container().and_then(get).map(|text| text.0.as_ref())
+}
+
+/// Whether a container has that name or id, or an id that begins so.
+pub(crate) fn is_called(pattern: &Pattern, container: &Container) -> bool {
+    let id = container.id.0.as_ref();
+    let name = container.name.as_ref().map(|name| name.0.as_ref());
+    name.is_some_and(|name| pattern.matches(name)) || pattern.matches(id) || pattern.begins(id)
+}
+
+fn text(want: &Want, known: Option<&[u8]>) -> bool {
+    match want {
+        Want::Text(pattern) => known.is_some_and(|known| pattern.matches(known)),
+        Want::Number(_) | Want::None | Want::Some | Want::Host | Want::Kind(_) => false,
+    }
+}
+
+fn number(want: &Want, known: Option<u32>) -> bool {
+    match want {
+        Want::Number(number) => known == Some(*number),
+        Want::Text(_) | Want::None | Want::Some | Want::Host | Want::Kind(_) => false,
+    }
+}

@@ -1,0 +1,149 @@
+//! What was lost since the last look.
+
+use ipc_trace_common::{op::Op, state::DropKey};
+
+use crate::{
+    event::{
+        LossBy,
+        value::{Error, OpName},
+    },
+    sources::kernel::session::Drops,
+};
+
+/// What is known to be lost.
+#[derive(Debug, Default)]
+pub(crate) struct Losses {
+    known: Drops,
+    dropped: u64,
+    others: Others,
+}
+
+/// How many were lost so far, of what the tables do not tell apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Others {
+    /// Calls for which no program ran
+    pub missed: u64,
+    /// Records for which the control ring had no room
+    pub facts: u64,
+    /// Records that were not put there, so that others found room
+    pub withheld: u64,
+}
+
+/// What was lost between two looks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct NewLosses {
+    /// Calls for which the ring had no room
+    pub dropped: u64,
+    /// The others
+    pub others: Others,
+    /// The dropped ones in detail
+    pub by: Vec<LossBy>,
+}
+
+impl NewLosses {
+    /// Whether nothing was lost.
+    #[must_use]
+    pub(crate) const fn is_empty(&self) -> bool {
+        let Others { missed, facts, withheld } = self.others;
+        self.dropped == 0 && missed == 0 && facts == 0 && withheld == 0
+    }
+
+    /// Whether what exists may be other than what is known. Calls that change objects and find no room among the
+    /// events are facts.
+    #[must_use]
+    pub(crate) const fn are_of_state(&self) -> bool {
+        self.others.missed > 0 || self.others.facts > 0
+    }
+}
+
+impl Losses {
+    /// Whether the totals say that something was lost since the last look.
+    #[must_use]
+    pub(crate) const fn grew(&self, dropped: u64, others: Others) -> bool {
+        let Others { missed, facts, withheld } = others;
+        dropped > self.dropped
+            || missed > self.others.missed
+            || facts > self.others.facts
+            || withheld > self.others.withheld
+    }
+
+    /// What is new in the tables, and of the others.
+    pub(crate) fn update(&mut self, drops: Drops, others: Others) -> NewLosses {
+        let mut by: Vec<LossBy> = drops
+            .iter()
+            .filter_map(|(key, count)| {
+                let count = count - self.known.get(key).copied().unwrap_or(0).min(*count);
+                loss(key, count)
+            })
+            .collect();
+        by.sort_by(|a, b| b.count.cmp(&a.count).then(a.inum.cmp(&b.inum)).then(a.op.cmp(&b.op)));
+        let dropped = by.iter().map(|l| l.count).sum();
+        let before = self.others;
+        let new = NewLosses {
+            dropped,
+            others: Others {
+                missed: others.missed.saturating_sub(before.missed),
+                facts: others.facts.saturating_sub(before.facts),
+                withheld: others.withheld.saturating_sub(before.withheld),
+            },
+            by,
+        };
+        self.dropped += dropped;
+        self.others = others;
+        self.known = drops;
+        new
+    }
+}
+
+fn loss(key: &DropKey, count: u64) -> Option<LossBy> {
+    if count == 0 {
+        return None;
+    }
+    let op = Op::from_number(u8::try_from(key.op).ok()?)?;
+    let known = key.inum != 0;
+    Some(LossBy {
+        inum: known.then_some(key.inum),
+        r#gen: known.then_some(key.generation),
+        op: OpName(op),
+        error: (key.error != 0).then_some(Error(key.error)),
+        count,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(inum: u32, error: u16) -> DropKey {
+        DropKey { inum, generation: 1, op: Op::Semop as u16, error }
+    }
+
+    #[test]
+    fn each_look_tells_what_is_new() {
+        let none = Others::default();
+        let mut losses = Losses::default();
+        let first = losses.update(Drops::from([(key(5, 0), 3), (key(5, 11), 1)]), none);
+        assert_eq!((first.dropped, first.by.len()), (4, 2));
+        assert!(!losses.grew(4, none) && losses.grew(5, none));
+        for more in [
+            Others { missed: 1, ..none },
+            Others { facts: 1, ..none },
+            Others { withheld: 1, ..none },
+        ] {
+            assert!(losses.grew(4, more));
+        }
+        let others = Others { missed: 2, facts: 5, withheld: 1 };
+        let drops = Drops::from([(key(5, 0), 3), (key(5, 11), 1), (key(0, 0), 7)]);
+        let second = losses.update(drops, others);
+        assert_eq!((second.dropped, second.others), (7, others));
+        assert_eq!(second.by[0].inum, None);
+        assert!(second.are_of_state());
+    }
+
+    #[test]
+    fn what_can_be_told_again_is_a_loss_that_the_state_does_not_rest_on() {
+        let mut losses = Losses::default();
+        let new = losses.update(Drops::default(), Others { withheld: 9, ..Others::default() });
+        assert!(!new.is_empty() && !new.are_of_state());
+    }
+}

@@ -1,0 +1,287 @@
+//! What is known beyond a single record: processes, namespaces, queues, time. Pure state machines
+//! that records feed: no kernel, no output.
+//!
+//! | module | its job |
+//! | --- | --- |
+//! | [`clock`] | from boot time to the time of day |
+//! | [`contexts`] | who a thread is |
+//! | [`identity`] | who a process is, beside its numbers |
+//! | [`namespaces`] | which namespaces live, since when, made by whom |
+//! | [`queues`] | queues' names, and the namespaces of queues whose namespace is dead |
+//! | [`objects`] | objects and their lives |
+//! | [`losses`] | what was lost since the last look |
+//! | [`stats`] | counts by namespace, for the report |
+//! | [`recent`] | a table that remembers what it was asked for last |
+//! | [`processes`] | the processes in one namespace |
+//!
+//! Invariant: state is bounded by what lives plus a fixed remainder, and what falls out is counted.
+
+pub(crate) mod clock;
+pub(crate) mod containers;
+pub(crate) mod contexts;
+pub(crate) mod generations;
+pub(crate) mod identity;
+pub(crate) mod losses;
+pub(crate) mod namespaces;
+pub(crate) mod objects;
+pub(crate) mod processes;
+pub(crate) mod queues;
+pub(crate) mod recent;
+pub(crate) mod stats;
+
+use std::sync::Arc;
+
+use ipc_trace_common::{
+    op::Op,
+    record::{BatchHead, CallRecord, ContextRecord, NsRef, QueueRef, queue_flag},
+};
+
+use crate::{
+    engine::track::containers::Containers,
+    event::{
+        Container, Ipc, IpcNsRef, Object, ReadFrom,
+        value::{AbiName, Error, FamilyName, Hex32, OpName, Text},
+    },
+    input::Call,
+    input::batch::Group,
+    input::deeds::{Deed, Made},
+};
+use clock::Clock;
+use contexts::Contexts;
+use identity::Called;
+use namespaces::Namespaces;
+use objects::{Act, Objects, one::Local};
+use queues::Queues;
+
+/// Hash tables keyed by numbers that the kernel gave out.
+pub(crate) type HashMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
+
+/// All that is known.
+#[derive(Debug)]
+pub(crate) struct Tracker {
+    /// Time
+    pub clock: Clock,
+    /// Threads
+    pub contexts: Contexts,
+    /// Namespaces
+    pub namespaces: Namespaces,
+    /// Queues
+    pub queues: Queues,
+    /// Objects
+    pub objects: Objects,
+    /// Containers
+    pub containers: Containers,
+}
+
+/// Where an object is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Its namespace
+    pub ns: Option<NsRef>,
+    /// Whether that is not the caller's
+    pub foreign: Option<bool>,
+    /// Whether that had died before the call
+    pub dead: bool,
+}
+
+impl Tracker {
+    /// Nothing is known yet.
+    #[must_use]
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            contexts: Contexts::default(),
+            namespaces: Namespaces::default(),
+            queues: Queues::default(),
+            objects: Objects::default(),
+            containers: Containers::default(),
+        }
+    }
+
+    /// Where the object of a call is: for System V always in the caller's namespace, as ids and keys
+    /// are looked up there; a queue is where its descriptor leads to, or for a name in the caller's.
+    #[must_use]
+    pub(crate) fn place(&self, call: &Call<'_>) -> Place {
+        let own = Place { ns: Some(call.record.ns), foreign: Some(false), dead: false };
+        match call.queue() {
+            None => own,
+            Some(queue) if queue.flags & queue_flag::KNOWN != 0 => self.place_of_queue(queue),
+            // A name that led to no queue was looked up in the caller's namespace.
+            Some(_) if !call.op.takes_descriptor() => own,
+            Some(_) => Place { ns: None, foreign: None, dead: false },
+        }
+    }
+
+    /// As [`Self::place`], of calls that came together.
+    #[must_use]
+    pub(crate) fn place_of_group(&self, head: &BatchHead, group: &Group<'_>) -> Place {
+        match group.queue {
+            None => Place { ns: Some(head.ns), foreign: Some(false), dead: false },
+            Some(queue) if queue.flags & queue_flag::KNOWN != 0 => self.place_of_queue(queue),
+            Some(_) => Place { ns: None, foreign: None, dead: false },
+        }
+    }
+
+    fn place_of_queue(&self, queue: &QueueRef) -> Place {
+        let dead = queue.flags & queue_flag::DEAD != 0;
+        let ns = if dead { self.queues.namespace_of(queue.dev) } else { Some(queue.ns) };
+        Place { ns, foreign: Some(queue.flags & queue_flag::FOREIGN != 0), dead }
+    }
+
+    /// What a call did to objects.
+    pub(crate) fn act(&mut self, call: &Call<'_>) -> Vec<objects::Change> {
+        let Some(mut deed) = call.deed() else { return Vec::new() };
+        if let Deed::Opened { name, .. } = &mut deed {
+            // Not what the caller gave, where the queue's own name is known.
+            *name = self.queue_name(call).map(|(name, _)| name.into_owned());
+        }
+        let record = call.record;
+        let (queue_ns, makes) = match &deed {
+            Deed::Opened { queue, made, .. } => (self.whose(queue), *made != Made::No),
+            Deed::QueueUsed(queue) => (self.whose(queue), false),
+            Deed::Got { made, .. } => (None, *made != Made::No),
+            Deed::Used(..)
+            | Deed::Removed(..)
+            | Deed::Set(..)
+            | Deed::Attached { .. }
+            | Deed::Detached { .. }
+            | Deed::Unlinked(_) => (None, false),
+        };
+        let ns = queue_ns.unwrap_or(record.ns);
+        let death = self.namespaces.get(ns).and_then(|info| info.death);
+        // A record of a namespace that has died comes late: its objects are gone.
+        if death.is_some() && !makes {
+            return Vec::new();
+        }
+        let act = Act {
+            boot_ns: record.boot_ns,
+            ns: record.ns,
+            tid: record.tid,
+            pid: record.pid,
+            uid: record.euid,
+            gid: record.egid,
+            comm: record.comm,
+            context: record.context,
+            facts: self.contexts.get(record.tid, record.context),
+            deed,
+        };
+        let mut changes = self.objects.act(&act, queue_ns);
+        if let Some(death) = death {
+            changes.extend(self.objects.ended(ns, death));
+        }
+        changes
+    }
+
+    /// What calls did to an object that came together: all are uses, which nothing is told of.
+    pub(crate) fn act_all(&mut self, head: &BatchHead, group: &Group<'_>) {
+        let (deed, ns) = match group.queue {
+            None => (Deed::Used(group.op.family(), group.id), Some(head.ns)),
+            Some(queue) => (Deed::QueueUsed(*queue), self.whose(queue)),
+        };
+        let Some(ns) = ns else { return };
+        if self.namespaces.get(ns).is_some_and(|info| info.death.is_some()) {
+            return;
+        }
+        if group.succeeded == 0 {
+            return;
+        }
+        let act = Act {
+            boot_ns: group.succeeded_ns,
+            ns: head.ns,
+            tid: head.tid,
+            pid: head.pid,
+            uid: head.euid,
+            gid: head.egid,
+            comm: head.comm,
+            context: head.context,
+            facts: self.contexts.get(head.tid, head.context),
+            deed,
+        };
+        self.objects.act_often(&act, ns, group.succeeded);
+    }
+
+    /// The namespace of a queue.
+    fn whose(&self, queue: &QueueRef) -> Option<NsRef> {
+        objects::namespace_of(queue, |dev| self.queues.namespace_of(dev))
+    }
+
+    /// The id and key of a System V object that a call was about, as far as they are known.
+    fn identity(&self, call: &Call<'_>, ns: Option<NsRef>) -> (Option<i32>, Option<Hex32>) {
+        let named = call.named();
+        let record = call.record;
+        let mut id = named.id;
+        let mut ns = ns;
+        if call.op == Op::Shmdt {
+            let facts = self.contexts.get(record.tid, record.context);
+            let [at, ..] = record.args;
+            let known = match Error::of(record.ret) {
+                None => self.objects.attachment(record.pid, facts, at, record.boot_ns),
+                Some(_) => None,
+            };
+            (ns, id) = known.unzip();
+        }
+        let kind = call.op.family();
+        // It is there, and the call was refused for another reason.
+        const ENOENT: Error = Error(2);
+        let refused = Error::of(record.ret).is_some_and(|error| error != ENOENT);
+        if let (Some(ns), None, Some(Hex32(key)), true) = (ns, id, named.key, refused) {
+            id = self.objects.of_key(ns, kind, key);
+        }
+        let known = ns.zip(id).and_then(|(ns, id)| self.objects.get(ns, Local::Sysv(kind, id)));
+        (id, named.key.or_else(|| known.and_then(|one| one.key).map(Hex32)))
+    }
+
+    /// The container of the thread that made a call.
+    fn container(&self, record: &CallRecord) -> Option<Arc<Container>> {
+        self.contexts.get(record.tid, record.context)?.show_container()
+    }
+
+    /// A thread's context came.
+    pub(crate) fn context(&mut self, record: &ContextRecord, called: Called) {
+        self.contexts.insert(record, called, &mut self.containers);
+    }
+
+    /// The event of a call.
+    #[must_use]
+    pub(crate) fn ipc<'a>(&'a self, call: &Call<'a>, seq: u64) -> Ipc<'a> {
+        let record = call.record;
+        let place = self.place(call);
+        let (name, name_from) = self.queue_name(call).unzip();
+        let duration = record.duration_ns;
+        let (id, key) = self.identity(call, place.ns);
+        Ipc {
+            seq,
+            time: self.clock.time(record.boot_ns),
+            boot_ns: record.boot_ns,
+            op: OpName(call.op),
+            abi: AbiName(call.abi),
+            ret: call.ret(),
+            error: call.ret().and_then(Error::of),
+            made: call.made(),
+            duration_ns: (duration != ipc_trace_common::record::NO_DURATION).then_some(duration),
+            process: self.contexts.caller(record),
+            container: self.container(record),
+            ipc_ns: self.namespaces.show(record.ns),
+            object: Object {
+                kind: FamilyName(call.op.family()),
+                id,
+                key,
+                name,
+                name_from,
+                ipc_ns: place.ns.map(|ns| IpcNsRef { inum: ns.inum, r#gen: ns.generation }),
+                foreign: place.foreign,
+                ipc_ns_dead: place.dead,
+            },
+            args: call.args(),
+            args_from: call.args_from(),
+        }
+    }
+
+    /// The name of the queue that a call was about: its own, where that is known, or else the one that the caller
+    /// gave.
+    #[must_use]
+    pub(crate) fn queue_name<'a>(&'a self, call: &Call<'a>) -> Option<(Text<'a>, ReadFrom)> {
+        let own = call.queue().and_then(|queue| self.queues.name(queue));
+        own.or_else(|| Some((call.named().name?, call.args_from())))
+    }
+}

@@ -1,0 +1,97 @@
+//! Ends of objects that no call tells: a removed segment is gone when nobody has it attached any more, a
+//! removed queue when nobody has it open. A look tells that it is gone.
+
+use std::collections::BTreeSet;
+
+use ipc_trace_common::op::Family;
+
+use super::{
+    Change,
+    gone::Gone,
+    one::{Local, One},
+    space::Space,
+};
+use crate::{engine::track::namespaces::Death, event::objects::ObjectLife};
+
+/// How long at most between two looks for removed segments.
+const SELDOM_NS: u64 = 64_000_000_000;
+
+impl Space {
+    /// Processes that had to do with removed segments of which it is time to look whether they are gone.
+    pub(super) fn lingering(&mut self, now: u64) -> Option<BTreeSet<u32>> {
+        if self.removed.is_empty() || now < self.ask_at {
+            return None;
+        }
+        let segments = self.removed.iter().filter(|(local, _)| local.kind() == Family::Shm);
+        let pids: Vec<BTreeSet<u32>> = segments.map(|(_, one)| one.pids()).collect();
+        self.ask_at = now.saturating_add(self.ask_after);
+        self.ask_after = self.ask_after.saturating_mul(2).min(SELDOM_NS);
+        (!pids.is_empty()).then(|| pids.into_iter().flatten().collect())
+    }
+
+    /// Removed objects that nobody was found to use any more.
+    pub(super) fn lingered(
+        &mut self,
+        still: &dyn Fn(Local, &One) -> bool,
+        since: u64,
+        gone: &mut Gone,
+        changes: &mut Vec<Change>,
+    ) {
+        let known = self
+            .removed
+            .iter()
+            .filter(|(local, one)| !still(**local, one) && one.removed.is_none_or(|at| at < since));
+        let ended = known.map(|(local, _)| *local).collect();
+        self.have_ended(ended, since, gone, changes);
+    }
+
+    /// Objects that a look did not find any more. One that nobody was seen to remove was removed just
+    /// before, or while it was being made when the programs were attached.
+    pub(super) fn looked(
+        &mut self,
+        still: &dyn Fn(Local, &One) -> bool,
+        since: u64,
+        gone: &mut Gone,
+        changes: &mut Vec<Change>,
+    ) {
+        let known = self.live.iter().chain(&self.removed);
+        let ended = known.filter(|(local, one)| !still(**local, one)).map(|one| *one.0).collect();
+        self.have_ended(ended, since, gone, changes);
+    }
+
+    /// Objects that a snapshot did not find, which was taken while records came: those that are known since before
+    /// it began. All records until its end have been applied.
+    pub(super) fn not_found(
+        &mut self,
+        still: &dyn Fn(Local, &One) -> bool,
+        (began, since): (u64, u64),
+        gone: &mut Gone,
+        changes: &mut Vec<Change>,
+    ) {
+        let earlier = |one: &One| one.birth.known() < began;
+        let known = self.live.iter().chain(&self.removed);
+        let ended = known.filter(|(local, one)| earlier(one) && !still(**local, one));
+        let ended = ended.map(|one| *one.0).collect();
+        self.have_ended(ended, since, gone, changes);
+    }
+
+    fn have_ended(
+        &mut self,
+        mut ended: Vec<Local>,
+        since: u64,
+        gone: &mut Gone,
+        changes: &mut Vec<Change>,
+    ) {
+        ended.sort_unstable();
+        for local in ended {
+            let removed = self.removed.remove(&local);
+            let Some(mut one) = removed.or_else(|| self.take(local)) else { continue };
+            one.destroyed = Some(since);
+            let change = Change::new(ObjectLife::Destroyed, since, self.ns, local, &mut one);
+            let last = one.removed.or(one.last_seen());
+            let death = Death { after: last, before: since };
+            changes.push(Change { death: Some(death), ..change });
+            gone.insert(self.ns, local, one);
+        }
+    }
+}

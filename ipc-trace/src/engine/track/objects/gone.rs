@@ -1,0 +1,55 @@
+//! Objects that are no more: so many of the latest are remembered, the others counted.
+
+use std::collections::VecDeque;
+
+use ipc_trace_common::record::NsRef;
+
+use super::one::{Local, One};
+use crate::engine::track::HashMap;
+
+/// How many are remembered.
+pub(super) const LIMIT: usize = 1 << 14;
+
+/// Objects that are no more.
+#[derive(Debug, Default)]
+pub(crate) struct Gone {
+    /// With the number of each entry, which says whether it is the one that its turn is about
+    known: HashMap<(NsRef, Local), (u64, Box<One>)>,
+    order: VecDeque<(u64, NsRef, Local)>,
+    entered: u64,
+    forgotten: u64,
+}
+
+impl Gone {
+    pub(super) fn insert(&mut self, ns: NsRef, local: Local, one: Box<One>) {
+        self.entered += 1;
+        self.order.push_back((self.entered, ns, local));
+        if self.known.insert((ns, local), (self.entered, one)).is_some() {
+            self.forgotten += 1;
+        }
+        while self.order.len() > LIMIT {
+            if let Some((number, ns, local)) = self.order.pop_front()
+                && self.known.get(&(ns, local)).is_some_and(|one| one.0 == number)
+            {
+                self.known.remove(&(ns, local));
+                self.forgotten += 1;
+            }
+        }
+    }
+
+    pub(super) fn get(&self, ns: NsRef, local: Local) -> Option<&One> {
+        self.known.get(&(ns, local)).map(|one| one.1.as_ref())
+    }
+
+    pub(super) fn get_mut(&mut self, ns: NsRef, local: Local) -> Option<&mut One> {
+        self.known.get_mut(&(ns, local)).map(|one| one.1.as_mut())
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = (NsRef, Local, &One)> {
+        self.known.iter().map(|((ns, local), one)| (*ns, *local, one.1.as_ref()))
+    }
+
+    pub(super) const fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+}

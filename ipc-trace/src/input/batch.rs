@@ -1,0 +1,189 @@
+//! Calls of one thread that came together, grouped by what they are and what they were done to.
+
+use ipc_trace_common::{
+    op::Op,
+    record::{BATCH, BatchHead, Header, Kind, Outcome, QueueRef, What},
+};
+use zerocopy::FromBytes as _;
+
+use super::{DecodeError, meaning, view};
+
+/// Calls of one thread.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Batch<'a> {
+    /// What they have in common
+    pub head: &'a BatchHead,
+    outcomes: &'a [Outcome],
+}
+
+/// Those of a batch that are the same call on the same object.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Group<'a> {
+    /// What was called
+    pub op: Op,
+    /// The object's id, for System V; the key, of calls that look for one
+    pub id: i32,
+    /// What the descriptor led to, for operations that take one
+    pub queue: Option<&'a QueueRef>,
+    /// When the last one returned
+    pub last_ns: u64,
+    /// Calls that succeeded
+    pub succeeded: u64,
+    /// When the last one of those returned; `0`: there is none
+    pub succeeded_ns: u64,
+    /// Lengths of the messages that those were to send, together
+    pub sent: u64,
+    /// Their results, together: of receiving operations, the lengths of messages
+    pub results: i64,
+    outcomes: &'a [Outcome],
+    /// Bits of outcomes
+    members: u32,
+}
+
+const _: () = assert!(BATCH <= u32::BITS as usize);
+
+impl<'a> Batch<'a> {
+    /// The record in `bytes`.
+    ///
+    /// # Errors
+    /// They are too few, or the record has more calls than there can be.
+    pub(crate) fn new(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let kind = Kind::Batch as u8;
+        let (head, rest) = view::<BatchHead>(bytes, kind)?;
+        let count = head.count as usize;
+        let outcomes = <[Outcome]>::ref_from_prefix_with_elems(rest, count);
+        match outcomes {
+            Ok((outcomes, _)) if count <= BATCH => Ok(Self { head, outcomes }),
+            Ok(_) | Err(_) => Err(DecodeError::Short { kind, len: bytes.len() }),
+        }
+    }
+
+    /// When the last call returned.
+    #[must_use]
+    pub(crate) fn boot_ns(&self) -> u64 {
+        self.outcomes.last().map_or(0, |last| last.boot_ns)
+    }
+
+    /// All calls. A group that is no call which exists is an error.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = Result<Group<'a>, DecodeError>> + use<'a> {
+        let (head, outcomes) = (self.head, self.outcomes);
+        let mut left = u32::MAX >> (u32::BITS as usize - outcomes.len().max(1));
+        if outcomes.is_empty() {
+            left = 0;
+        }
+        std::iter::from_fn(move || {
+            let first = outcomes.get(left.trailing_zeros() as usize)?.what;
+            let (mut members, mut succeeded, mut succeeded_ns) = (0, 0, 0);
+            let (mut sent, mut results, mut last_ns) = (0, 0, 0);
+            for (at, outcome) in outcomes.iter().enumerate() {
+                if outcome.what == first {
+                    members |= 1 << at;
+                    last_ns = outcome.boot_ns;
+                    if outcome.ret >= 0 {
+                        succeeded += 1;
+                        succeeded_ns = outcome.boot_ns;
+                        sent += u64::from(outcome.size);
+                        results += i64::from(outcome.ret);
+                    }
+                }
+            }
+            left &= !members;
+            let What { id, abi, code } = What::unpacked(first);
+            let header = Header { abi, code, ..head.header };
+            Some(meaning(&header).map(|(op, ..)| Group {
+                op,
+                id,
+                queue: op.takes_descriptor().then_some(&head.queue),
+                last_ns,
+                succeeded,
+                succeeded_ns,
+                sent,
+                results,
+                outcomes,
+                members,
+            }))
+        })
+    }
+}
+
+impl<'a> Group<'a> {
+    /// How many calls.
+    #[must_use]
+    pub(crate) const fn count(&self) -> u64 {
+        self.members.count_ones() as u64
+    }
+
+    /// Each call, in the order in which they returned.
+    pub(crate) fn calls(&self) -> impl Iterator<Item = &'a Outcome> + use<'a> {
+        let Self { outcomes, mut members, .. } = *self;
+        std::iter::from_fn(move || {
+            let next = outcomes.get(members.trailing_zeros() as usize)?;
+            members &= members - 1;
+            Some(next)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ipc_trace_common::{
+        op::{Code, Timeout},
+        record::{BatchRecord, VERSION},
+    };
+    use zerocopy::IntoBytes as _;
+
+    use super::*;
+
+    /// A record with calls on these objects.
+    fn record(calls: &[(Op, i32)]) -> Vec<u64> {
+        let mut words = vec![0_u64; size_of::<BatchRecord>() / 8];
+        let head = size_of::<BatchHead>() / 8;
+        words[0] = u64::from(VERSION) | u64::from(Kind::Batch as u8) << 8;
+        words[head - 1] = calls.len() as u64;
+        for (at, (op, id)) in calls.iter().enumerate() {
+            let code = Code::new(*op, Timeout::None).0;
+            words[head + 4 * at] = at as u64;
+            words[head + 4 * at + 3] = What { id: *id, abi: 0, code }.packed();
+        }
+        words
+    }
+
+    fn groups(words: &[u64]) -> Vec<(Op, i32, Vec<u64>)> {
+        let batch = Batch::new(words.as_bytes()).unwrap();
+        let shown = |group: Group<'_>| {
+            let times: Vec<_> = group.calls().map(|call| call.boot_ns).collect();
+            assert_eq!(group.count() as usize, times.len());
+            assert_eq!((group.succeeded, Some(&group.succeeded_ns)), (group.count(), times.last()));
+            (group.op, group.id, times)
+        };
+        batch.groups().map(|group| shown(group.unwrap())).collect()
+    }
+
+    #[test]
+    fn every_call_is_in_one_group_with_its_like() {
+        let calls = [(Op::Semop, 1), (Op::Msgsnd, 1), (Op::Semop, 1), (Op::Semop, -2)];
+        let expected =
+            [(Op::Semop, 1, vec![0, 2]), (Op::Msgsnd, 1, vec![1]), (Op::Semop, -2, vec![3])];
+        assert_eq!(groups(&record(&calls)), expected);
+        assert_eq!(groups(&record(&[])), []);
+        let full = [(Op::Msgrcv, 7); BATCH];
+        assert_eq!(groups(&record(&full)), [(Op::Msgrcv, 7, (0..BATCH as u64).collect())]);
+    }
+
+    #[test]
+    fn what_is_no_batch_is_an_error() {
+        let mut words = record(&[(Op::Semop, 1); 2]);
+        let head = size_of::<BatchHead>();
+        assert!(Batch::new(&words.as_bytes()[..head + 63]).is_err());
+        assert!(Batch::new(&words.as_bytes()[..head + 64]).is_ok());
+        words[head / 8 - 1] = BATCH as u64 + 1;
+        let mut longer = words.clone();
+        longer.extend([0; 8]);
+        assert!(Batch::new(longer.as_bytes()).is_err());
+        words[head / 8 - 1] = 1;
+        words[head / 8 + 3] = u64::MAX;
+        let batch = Batch::new(words.as_bytes()).unwrap();
+        assert!(batch.groups().all(|group| group.is_err()));
+        assert_eq!(batch.groups().count(), 1);
+    }
+}

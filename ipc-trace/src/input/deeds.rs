@@ -1,0 +1,285 @@
+//! What a call that succeeded did to objects, as far as the call alone tells.
+
+use ipc_trace_common::{
+    op::{Family, Op},
+    record::{QueueRef, flag, queue_flag},
+};
+
+use super::{
+    Call, Part,
+    args::PERMISSIONS,
+    flags::{self, CREAT, EXCL},
+};
+use crate::event::{
+    ReadFrom,
+    args::IpcSet,
+    value::{Error, Text},
+};
+
+/// Whether the call made the object that it gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Made {
+    /// It did: `IPC_PRIVATE`, `IPC_EXCL` or `O_EXCL`, or the kernel was seen to make it
+    Yes,
+    /// It would have, and nothing says whether it was there: `IPC_CREAT` or `O_CREAT` alone, where
+    /// the kernel is not seen to make objects
+    Maybe,
+    /// It was there.
+    No,
+}
+
+/// What a new object is like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Likeness {
+    /// Permission bits
+    pub mode: Option<u32>,
+    /// As `ObjectLook::size`
+    pub size: Option<u64>,
+}
+
+/// What a call did to an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Deed<'a> {
+    /// Gave the id of a System V object
+    Got {
+        /// Its kind
+        kind: Family,
+        /// Its id
+        id: i32,
+        /// The key that it was looked up by
+        key: u32,
+        /// Whether this made it
+        made: Made,
+        /// What it is like if this made it
+        like: Likeness,
+    },
+    /// Used a System V object
+    Used(Family, i32),
+    /// Removed one
+    Removed(Family, i32),
+    /// Set its owner and permissions
+    Set(Family, i32, Option<IpcSet>),
+    /// Attached a segment
+    Attached {
+        /// The segment
+        id: i32,
+        /// Where, if the call says so
+        at: Option<u64>,
+    },
+    /// Detached a segment
+    Detached {
+        /// Where it was
+        at: u64,
+    },
+    /// Opened a queue
+    Opened {
+        /// The queue
+        queue: QueueRef,
+        /// Its name
+        name: Option<Text<'a>>,
+        /// Whether this made it
+        made: Made,
+        /// What it is like
+        like: Likeness,
+    },
+    /// Used a queue
+    QueueUsed(QueueRef),
+    /// Removed the name of a queue
+    Unlinked(Text<'a>),
+}
+
+const IPC_RMID: u32 = 0;
+const O_EXCL: u64 = 0o200;
+
+impl<'a> Call<'a> {
+    /// What the call did; `None`: nothing, since it failed, or it is not known to what.
+    #[must_use]
+    pub(crate) fn deed(&self) -> Option<Deed<'a>> {
+        if Error::of(self.record.ret).is_some() || self.made() == Some(false) {
+            return None;
+        }
+        match self.op {
+            Op::Shmget => self.got(self.uint(2), Some(self.record.args[1])),
+            Op::Semget => self.got(self.uint(2), Some(u64::from(self.uint(1)))),
+            Op::Msgget => self.got(self.uint(1), None),
+            Op::Semop | Op::Msgsnd | Op::Msgrcv => Some(Deed::Used(self.op.family(), self.int(0))),
+            Op::Shmctl | Op::Msgctl => self.controlled_deed(1),
+            Op::Semctl => self.controlled_deed(2),
+            Op::Shmat => {
+                // By way of ipc(2) the address goes to the caller's memory, and the result is 0.
+                let [_, _, _, stored, _] = self.record.args;
+                let at = match self.has(flag::MULTIPLEXED) {
+                    true => Some(stored).filter(|at| *at != 0),
+                    false => Some(self.record.ret.cast_unsigned()),
+                };
+                Some(Deed::Attached { id: self.int(0), at })
+            }
+            Op::Shmdt => Some(Deed::Detached { at: self.record.args[0] }),
+            Op::MqOpen => self.opened(),
+            // A name that was read when the name in the directory was gone may be another queue's.
+            Op::MqUnlink if self.args_from() == ReadFrom::Return => None,
+            Op::MqUnlink => self.name().map(Deed::Unlinked),
+            Op::MqSend | Op::MqReceive | Op::MqNotify | Op::MqGetsetattr => {
+                let queue = *self.queue()?;
+                (queue.flags & queue_flag::KNOWN != 0).then_some(Deed::QueueUsed(queue))
+            }
+        }
+    }
+
+    fn got(&self, flags: u32, size: Option<u64>) -> Option<Deed<'a>> {
+        let key = self.key().0;
+        let made = match (key, flags & CREAT != 0, flags & EXCL != 0) {
+            (0, ..) | (_, true, true) => Made::Yes,
+            (_, true, false) => self.made_if_absent(),
+            // Without IPC_CREAT, IPC_EXCL means nothing (ipcget_public, ipc/util.c, 6.12).
+            (_, false, _) => Made::No,
+        };
+        let like = Likeness { mode: Some(flags & PERMISSIONS), size };
+        Some(Deed::Got { kind: self.op.family(), id: self.returned_id()?, key, made, like })
+    }
+
+    /// Whether a call made the object, which would not have done so if it had been there.
+    const fn made_if_absent(&self) -> Made {
+        match (self.has(flag::BIRTH_KNOWN), self.has(flag::MADE)) {
+            (false, _) => Made::Maybe,
+            (true, true) => Made::Yes,
+            (true, false) => Made::No,
+        }
+    }
+
+    fn controlled_deed(&self, at: usize) -> Option<Deed<'a>> {
+        let kind = self.op.family();
+        match self.plain_command(at) {
+            IPC_RMID => Some(Deed::Removed(kind, self.int(0))),
+            flags::IPC_SET => Some(Deed::Set(kind, self.int(0), self.ipc_set(at))),
+            _ => self.named().id.map(|id| Deed::Used(kind, id)),
+        }
+    }
+
+    fn opened(&self) -> Option<Deed<'a>> {
+        let Part::Name(part) = self.part else { return None };
+        if part.queue.flags & queue_flag::KNOWN == 0 {
+            return None;
+        }
+        let oflag = self.record.args[1];
+        let made = match (oflag & flags::O_CREAT != 0, oflag & O_EXCL != 0) {
+            (true, true) => Made::Yes,
+            (true, false) => self.made_if_absent(),
+            (false, _) => Made::No,
+        };
+        let attr = self.mq_attr(flag::EXTRA);
+        let room = attr.and_then(|attr| {
+            let number = |value: i64| u64::try_from(value).ok();
+            number(attr.mq_maxmsg)?.checked_mul(number(attr.mq_msgsize)?)
+        });
+        // Permissions of the mode are all but the file's type.
+        let mode = (part.mode != 0).then_some(part.mode & 0o7777);
+        let like = Likeness { mode, size: room.filter(|_| made != Made::No) };
+        Some(Deed::Opened { queue: part.queue, name: self.name(), made, like })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ipc_trace_common::{
+        op::{Abi, Code, Timeout},
+        record::{CallRecord, NamePart},
+    };
+    use zerocopy::FromZeros as _;
+
+    use super::*;
+
+    fn deed<R>(
+        op: Op,
+        args: [u64; 5],
+        ret: i64,
+        flags: u32,
+        then: impl FnOnce(Option<Deed<'_>>) -> R,
+    ) -> R {
+        let mut record = CallRecord::new_zeroed();
+        record.args = args;
+        record.ret = ret;
+        record.header.flags = flags;
+        let code = Code::new(op, Timeout::None);
+        then(Call { op, abi: Abi::X86_64, code, record: &record, part: Part::None }.deed())
+    }
+
+    #[test]
+    fn who_may_have_made_an_object_is_told_by_the_flags() {
+        let made = |key, flags| {
+            deed(Op::Semget, [key, 3, flags, 0, 0], 7, 0, |deed| match deed {
+                Some(Deed::Got { made, id: 7, kind: Family::Sem, .. }) => made,
+                other => panic!("{other:?}"),
+            })
+        };
+        assert_eq!(made(0, 0), Made::Yes);
+        assert_eq!(made(5, 0o1600), Made::Maybe);
+        assert_eq!(made(5, 0o3600), Made::Yes);
+        assert_eq!(made(5, 0o2600), Made::No);
+        assert_eq!(made(5, 0), Made::No);
+    }
+
+    #[test]
+    fn what_the_kernel_was_seen_to_make_or_not_is_known() {
+        let made = |semflg, flags| {
+            deed(Op::Semget, [5, 3, semflg, 0, 0], 7, flags, |deed| match deed {
+                Some(Deed::Got { made, .. }) => made,
+                other => panic!("{other:?}"),
+            })
+        };
+        assert_eq!(made(0o1600, flag::BIRTH_KNOWN), Made::No);
+        assert_eq!(made(0o1600, flag::BIRTH_KNOWN | flag::MADE), Made::Yes);
+        assert_eq!(made(0o1600, flag::MADE), Made::Maybe);
+        // What the call says by itself holds.
+        assert_eq!(made(0o3600, flag::BIRTH_KNOWN), Made::Yes);
+        assert_eq!(made(0, flag::BIRTH_KNOWN | flag::MADE), Made::No);
+    }
+
+    #[test]
+    fn of_a_queue_that_was_there_the_attributes_say_nothing() {
+        let mut part = NamePart::new_zeroed();
+        part.queue.flags = queue_flag::KNOWN;
+        let attr = [0_i64, 10, 100, 0];
+        for (to, from) in part.attr.chunks_exact_mut(8).zip(attr) {
+            to.copy_from_slice(&from.to_ne_bytes());
+        }
+        let mut record = CallRecord::new_zeroed();
+        record.args[1] = flags::O_CREAT;
+        let mut opened = |seen| {
+            record.header.flags = flag::EXTRA | flag::DETAIL | seen;
+            let (op, code) = (Op::MqOpen, Code::new(Op::MqOpen, Timeout::None));
+            let (record, part) = (&record, Part::Name(&part));
+            match (Call { op, abi: Abi::X86_64, code, record, part }).deed() {
+                Some(Deed::Opened { made, like, .. }) => (made, like.size),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(opened(0), (Made::Maybe, Some(1000)));
+        assert_eq!(opened(flag::BIRTH_KNOWN), (Made::No, None));
+        assert_eq!(opened(flag::BIRTH_KNOWN | flag::MADE), (Made::Yes, Some(1000)));
+    }
+
+    #[test]
+    fn calls_that_failed_did_nothing() {
+        let used = |ret| {
+            deed(Op::Semop, [3, 0, 0, 0, 0], ret, 0, |deed| {
+                deed == Some(Deed::Used(Family::Sem, 3))
+            })
+        };
+        assert!(!used(-11));
+        assert!(used(0));
+    }
+
+    #[test]
+    fn an_address_is_the_result_or_was_stored() {
+        let at = |stored, ret, flags| {
+            deed(Op::Shmat, [3, 0, 0, stored, 0], ret, flags, |deed| match deed {
+                Some(Deed::Attached { id: 3, at }) => at,
+                other => panic!("{other:?}"),
+            })
+        };
+        assert_eq!(at(7, 0x7f00_0000, 0), Some(0x7f00_0000));
+        assert_eq!(at(0x7f00_0000, 0, flag::MULTIPLEXED), Some(0x7f00_0000));
+        assert_eq!(at(0, 0, flag::MULTIPLEXED), None);
+    }
+}

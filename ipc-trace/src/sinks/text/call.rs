@@ -1,0 +1,165 @@
+//! One line for a call that returned.
+//!
+//! ```text
+//! 14:44:40.565  4026532180      4242 worker           semop(…) = -1 EAGAIN  8.1 µs
+//! ```
+//!
+//! The columns before the call have fixed widths. After the result comes what stands out first: an
+//! object of another namespace.
+
+use std::fmt::{self, Display, Write as _};
+
+use ipc_trace_common::op::{Abi, Op};
+
+use super::{
+    args::{Call, Said},
+    style::{Palette, Role},
+    units::{Clock, Duration},
+};
+use crate::event::{
+    Ipc, ReadFrom,
+    args::Args,
+    value::{Error, Text},
+};
+use crate::event::{
+    escape::{escaped, quoted},
+    tag::{COMM_WIDTH, ContainerTag, Key, NsTag},
+};
+
+/// Cells of a namespace's tag: ten digits, `#`, and a life below 100.
+pub(super) const NS_WIDTH: usize = 13;
+/// Cells of a process's number: `PID_MAX_LIMIT` is 4 Mi (include/linux/threads.h).
+pub(super) const PID_WIDTH: usize = 7;
+/// Cells of a name after the result: longer ones are cut.
+const NAME_WIDTH: usize = 48;
+
+/// How lines look.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Look {
+    /// The colours
+    pub palette: Palette,
+    /// The machine's own ABI, which goes without saying
+    pub native: Abi,
+}
+
+/// The line, without its end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CallLine<'a> {
+    ipc: &'a Ipc<'a>,
+    look: Look,
+}
+
+/// The line of a call.
+#[must_use]
+pub(crate) const fn line<'a>(ipc: &'a Ipc<'a>, look: Look) -> CallLine<'a> {
+    CallLine { ipc, look }
+}
+
+impl Display for CallLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { ipc, look: Look { palette, native } } = *self;
+        let process = &ipc.process;
+        write!(
+            f,
+            "{}  {:<NS_WIDTH$} {:>PID_WIDTH$} {:<COMM_WIDTH$}  {} = {}",
+            palette.paint(Role::Dim, Clock(ipc.time)),
+            palette.paint(Role::Namespace, NsTag::from(ipc.ipc_ns)),
+            process.pid,
+            escaped(&process.comm.0, COMM_WIDTH),
+            Call(&ipc.args),
+            Outcome(self),
+        )?;
+        if ipc.made == Some(false) {
+            write!(f, "  {}", palette.paint(Role::Loss, "not made by the kernel"))?;
+        }
+        if ipc.object.foreign == Some(true) {
+            write!(f, "  {}", palette.paint(Role::Foreign, Foreign(ipc)))?;
+        }
+        self.object(f)?;
+        if let Some(nanos) = ipc.duration_ns {
+            write!(f, "  {}", Duration(nanos))?;
+        }
+        if process.tid != process.pid {
+            write!(f, "  {}", palette.paint(Role::Dim, format_args!("tid {}", process.tid)))?;
+        }
+        if ipc.abi.0 != native {
+            write!(f, "  {}", palette.paint(Role::Dim, ipc.abi))?;
+        }
+        if let Some(container) = &ipc.container {
+            let tag = ContainerTag(container);
+            write!(f, "  {}", palette.paint(Role::Dim, format_args!("in {tag}")))?;
+        }
+        Ok(())
+    }
+}
+
+impl CallLine<'_> {
+    /// What is known of the object and has not been said by the call itself.
+    fn object(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { ipc, look: Look { palette, .. } } = *self;
+        let object = &ipc.object;
+        let said = Said::by(&ipc.args, ipc.ret);
+        let kind = object.kind;
+        if let Some(id) = object.id.filter(|id| said.id != Some(*id)) {
+            write!(f, "  {}", palette.paint(Role::Dim, format_args!("{kind} {id}")))?;
+        }
+        if let Some(key) = object.key.filter(|_| !said.key) {
+            write!(f, "  {}", palette.paint(Role::Dim, format_args!("key {}", Key(key))))?;
+        }
+        let given = if let Args::MqOpen { name, .. } = &ipc.args { name.as_ref() } else { None };
+        let said_otherwise = |name: &&Text<'_>| match given {
+            // The queue that was opened may be another than the caller's memory says.
+            Some(given) if object.name_from == Some(ReadFrom::Kernel) => given != *name,
+            Some(_) | None => !said.name,
+        };
+        if let Some(name) = object.name.as_ref().filter(said_otherwise) {
+            let name = quoted(&name.0, NAME_WIDTH);
+            write!(f, "  {kind} {name}")?;
+        }
+        Ok(())
+    }
+}
+
+/// `0`, `0x7f12ab000000`, `-1 EAGAIN`, `? ERESTARTSYS`.
+struct Outcome<'a>(&'a CallLine<'a>);
+
+impl Display for Outcome<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(CallLine { ipc, look }) = *self;
+        match ipc.error {
+            // The program does not see this result: the kernel calls again, or makes it EINTR.
+            Some(error) if error.is_restart() => write!(f, "? {error}"),
+            Some(error) => write!(f, "{}", look.palette.paint(Role::Error, Failed(error))),
+            None => match ipc.ret {
+                Some(ret) if ipc.op.0 == Op::Shmat => write!(f, "{ret:#x}"),
+                Some(ret) => write!(f, "{ret}"),
+                None => f.write_char('?'),
+            },
+        }
+    }
+}
+
+struct Failed(Error);
+
+impl Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "-1 {}", self.0)
+    }
+}
+
+/// `FOREIGN 4026532180`, as far as it is known whose.
+struct Foreign<'a>(&'a Ipc<'a>);
+
+impl Display for Foreign<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FOREIGN")?;
+        if let Some(ns) = self.0.object.ipc_ns {
+            f.write_char(' ')?;
+            NsTag::from(ns).fmt(f)?;
+        }
+        if self.0.object.ipc_ns_dead {
+            f.write_str(" (dead)")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,216 @@
+//! The lines of `live`: calls by [`call`], everything else here.
+
+use std::fmt::{self, Display};
+
+use super::{
+    call::{self, Look, NS_WIDTH, PID_WIDTH},
+    findings, objects,
+    style::{Palette, Role},
+    summary::{self, BackendsText},
+    units::{Clock, Count},
+};
+use crate::event::{ContainerNamed, End, Event, Life, Loss, LossBy, Namespace, Resync, Start};
+use crate::event::{
+    escape::escaped,
+    tag::{self, COMM_WIDTH, ContainerText, NsTag, ShortId},
+};
+
+/// Cells of the host's name and the kernel's release.
+const HOST_WIDTH: usize = 64;
+/// Kinds of lost calls that a line names.
+const KINDS: usize = 3;
+
+/// Writes what happened, each line with its end. `width` is that of the terminal: the end's summary
+/// keeps to it, the lines of events do not.
+///
+/// # Errors
+/// Those of `out`.
+pub(crate) fn write(
+    out: &mut dyn fmt::Write,
+    event: &Event<'_>,
+    look: Look,
+    width: usize,
+) -> fmt::Result {
+    match event {
+        Event::Start(start) => write_start(out, start, look.palette),
+        Event::Ipc(ipc) => writeln!(out, "{}", call::line(ipc, look)),
+        Event::Namespace(namespace) => write_namespace(out, namespace, look.palette),
+        Event::Object(object) => objects::line(out, object, look.palette),
+        Event::Container(named) => write_container(out, named, look.palette),
+        Event::Loss(loss) => write_loss(out, loss, look.palette),
+        Event::Resync(resync) => write_resync(out, resync, look.palette),
+        Event::Finding(line) => findings::line(out, line, look.palette),
+        // It is for programs: on a terminal there is a line below the others.
+        Event::Status(_) => Ok(()),
+        Event::End(end) => write_end(out, end, look.palette, width),
+    }
+}
+
+fn write_start(out: &mut dyn fmt::Write, start: &Start<'_>, palette: Palette) -> fmt::Result {
+    let Start { time: _, host, boot_id: _, run_id: _, kernel, arch, backend, version } = start;
+    writeln!(
+        out,
+        "{} on {} · Linux {} {arch} · {}",
+        palette.paint(Role::Heading, format_args!("ipc-trace {version}")),
+        escaped(host.as_bytes(), HOST_WIDTH),
+        escaped(kernel.as_bytes(), HOST_WIDTH),
+        BackendsText(backend),
+    )?;
+    let headings = format_args!(
+        "{:<12}  {:<NS_WIDTH$} {:>PID_WIDTH$} {:<COMM_WIDTH$}  {}",
+        "TIME (UTC)", "NAMESPACE", "PID", "THREAD", "CALL"
+    )
+    .to_string();
+    writeln!(out, "{}", palette.paint(Role::Dim, headings))
+}
+
+fn write_namespace(
+    out: &mut dyn fmt::Write,
+    namespace: &Namespace<'_>,
+    palette: Palette,
+) -> fmt::Result {
+    let Namespace { seq: _, time, event, ipc_ns, from, process, container, after, before } =
+        namespace;
+    let verb = match event {
+        Life::Created => "created",
+        Life::Entered => "entered",
+        Life::Left => "left",
+        Life::Destroyed => "destroyed",
+        Life::Present => "is there, its creation was lost",
+    };
+    write!(
+        out,
+        "{}  {:<NS_WIDTH$} {}",
+        palette.paint(Role::Dim, Clock(*time)),
+        palette.paint(Role::Namespace, NsTag::from(*ipc_ns)),
+        palette.paint(Role::Heading, verb),
+    )?;
+    tag::write_who(out, process.as_ref(), container.as_deref())?;
+    if let Some(from) = from {
+        write!(out, " from {}", palette.paint(Role::Namespace, NsTag::from(*from)))?;
+    }
+    match (after, before) {
+        (Some(after), Some(before)) => {
+            writeln!(out, " between {} and {}", Clock(*after), Clock(*before))
+        }
+        (Some(after), None) => writeln!(out, " after {}", Clock(*after)),
+        (None, Some(before)) => writeln!(out, " before {}", Clock(*before)),
+        (None, None) => writeln!(out),
+    }
+}
+
+fn write_container(
+    out: &mut dyn fmt::Write,
+    named: &ContainerNamed,
+    palette: Palette,
+) -> fmt::Result {
+    let ContainerNamed { seq: _, time, container, ipc_ns } = named;
+    let tag = ipc_ns.map(|ns| NsTag::from(ns).to_string()).unwrap_or_default();
+    writeln!(
+        out,
+        "{}  {:<NS_WIDTH$} container {} is {}",
+        palette.paint(Role::Dim, Clock(*time)),
+        palette.paint(Role::Namespace, tag),
+        ShortId(container),
+        palette.paint(Role::Heading, ContainerText(container)),
+    )
+}
+
+fn write_loss(out: &mut dyn fmt::Write, loss: &Loss<'_>, palette: Palette) -> fmt::Result {
+    let Loss { seq: _, time, dropped, missed, facts, by } = loss;
+    let time = palette.paint(Role::Dim, Clock(*time));
+    if *dropped > 0 {
+        writeln!(
+            out,
+            "{time}  {}: ring full{} (counts stay exact in `report`; raise --ring-bytes)",
+            palette
+                .paint(Role::Loss, format_args!("lost {} {}", Count(*dropped), events(*dropped))),
+            Kinds(by),
+        )?;
+    }
+    if *missed > 0 {
+        writeln!(
+            out,
+            "{time}  {}: the kernel did not run the program; counts are lower bounds from here on",
+            palette
+                .paint(Role::Loss, format_args!("missed {} {}", Count(*missed), events(*missed))),
+        )?;
+    }
+    if *facts > 0 {
+        writeln!(
+            out,
+            "{time}  {}: no room for them; who and where from stays unknown for some calls",
+            palette.paint(
+                Role::Loss,
+                format_args!("lost {} facts about namespaces and processes", Count(*facts))
+            ),
+        )?;
+    }
+    Ok(())
+}
+
+fn write_resync(out: &mut dyn fmt::Write, resync: &Resync, palette: Palette) -> fmt::Result {
+    let Resync { seq: _, time, since, complete, namespaces, objects } = resync;
+    let heading = match complete {
+        true => palette.paint(Role::Good, "resynchronized").to_string(),
+        false => palette.paint(Role::Loss, "resynchronized in part").to_string(),
+    };
+    writeln!(
+        out,
+        "{}  {heading} after the loss noticed at {}: {} of {} namespaces and {} of {} objects were not known, {} \
+         objects are gone",
+        palette.paint(Role::Dim, Clock(*time)),
+        Clock(*since),
+        Count(namespaces.appeared),
+        Count(namespaces.present),
+        Count(objects.appeared),
+        Count(objects.present),
+        Count(objects.ended),
+    )
+}
+
+const fn events(count: u64) -> &'static str {
+    if count == 1 { "event" } else { "events" }
+}
+
+/// `: 4026532180 semop 812, host msgsnd EAGAIN 4, and 2 more kinds`, the most frequent first.
+struct Kinds<'a>(&'a [LossBy]);
+
+impl Display for Kinds<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut kinds: Vec<&LossBy> = self.0.iter().collect();
+        kinds.sort_by_key(|kind| std::cmp::Reverse(kind.count));
+        let mut before = ": ";
+        for LossBy { inum, r#gen, op, error, count } in kinds.iter().take(KINDS) {
+            match inum {
+                Some(inum) => write!(f, "{before}{} {op}", NsTag::new(*inum, r#gen.unwrap_or(1)))?,
+                None => write!(f, "{before}unknown namespace {op}")?,
+            }
+            if let Some(error) = error {
+                write!(f, " {error}")?;
+            }
+            write!(f, " {}", Count(*count))?;
+            before = ", ";
+        }
+        match kinds.len().saturating_sub(KINDS) {
+            0 => Ok(()),
+            1 => f.write_str(", and 1 more kind"),
+            more => write!(f, ", and {more} more kinds"),
+        }
+    }
+}
+
+fn write_end(
+    out: &mut dyn fmt::Write,
+    end: &End<'_>,
+    palette: Palette,
+    width: usize,
+) -> fmt::Result {
+    let End { seq: _, time: _, accounting, command, pending } = end;
+    writeln!(out)?;
+    summary::pending(out, pending, palette, width)?;
+    if let Some(command) = command {
+        summary::command(out, command, palette, width)?;
+    }
+    summary::accounting(out, accounting, palette, width)
+}

@@ -1,0 +1,204 @@
+//! Who holds what, from whichever source: as the kernel side lists it, or as `/proc` shows it.
+
+use std::collections::BTreeMap;
+
+use ipc_trace_common::record::{
+    self, DescriptorRecord, MappingRecord, NamespaceRecord, TaskRecord, flag,
+};
+
+use crate::{
+    event::{OtherNs, ls::DescriptorOf, value::Text},
+    sources::kernel::survey::Tasks,
+};
+
+/// A namespace that the kernel lists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Listed {
+    /// The kernel's own number of it
+    pub ns_id: Option<u64>,
+    /// Device number of its mqueue file system
+    pub mqueue_dev: Option<libc::dev_t>,
+    /// The queues that count for its limit
+    pub queues: Option<u32>,
+}
+
+/// A thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Thread {
+    /// Its number
+    pub tid: u32,
+    /// Its process
+    pub pid: u32,
+    /// The parent process
+    pub ppid: Option<u32>,
+    /// Its name
+    pub comm: Text<'static>,
+    /// Effective user
+    pub uid: Option<u32>,
+    /// Effective group
+    pub gid: Option<u32>,
+    /// When its process started
+    pub start_boot_ns: Option<u64>,
+    /// Its IPC namespace
+    pub ipc_ns: u32,
+    /// Its other namespaces
+    pub ns: OtherNs,
+}
+
+/// Where a descriptor or a mapping belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Belongs {
+    /// To the namespace of this number; 0 is a dead one
+    Namespace(u32),
+    /// To the namespace whose mqueue file system is this device
+    Device(libc::dev_t),
+}
+
+/// A descriptor that has to do with an IPC namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Descriptor {
+    /// The process that has it
+    pub pid: u32,
+    /// Its number
+    pub fd: u32,
+    /// What it is of
+    pub of: DescriptorOf,
+    /// Whose it is
+    pub belongs: Belongs,
+    /// Name of the queue or file
+    pub name: Option<Text<'static>>,
+    /// A queue's inode number, if no name leads to it any more
+    pub unlinked: Option<u64>,
+}
+
+/// A mapped segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mapping {
+    /// The process that has it
+    pub pid: u32,
+    /// The segment
+    pub shmid: i32,
+    /// Whose it is; `None`: the source does not say
+    pub ipc_ns: Option<u32>,
+    /// The key that it was made with, where the source says so
+    pub key: Option<u32>,
+    /// Bytes
+    pub bytes: u64,
+}
+
+/// Who holds what.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// The namespaces that the kernel lists
+    pub listed: BTreeMap<u32, Listed>,
+    /// Whether these are all
+    pub complete: bool,
+    /// Threads
+    pub threads: Vec<Thread>,
+    /// Descriptors
+    pub descriptors: Vec<Descriptor>,
+    /// Mapped segments
+    pub mappings: Vec<Mapping>,
+    /// What could not be seen, one sentence each
+    pub unseen: Vec<String>,
+}
+
+fn known(inum: u32) -> Option<u32> {
+    (inum != 0).then_some(inum)
+}
+
+/// The kernel's `dev_t` (12 bits of major, 20 of minor number: include/linux/kdev_t.h) as stat(2)
+/// has it.
+fn device(dev: u32) -> Option<libc::dev_t> {
+    (dev != 0).then(|| libc::makedev(dev >> 20, dev & 0xf_ffff))
+}
+
+impl From<&NamespaceRecord> for Listed {
+    fn from(alive: &NamespaceRecord) -> Self {
+        Self {
+            ns_id: (alive.ns_id != 0).then_some(alive.ns_id),
+            mqueue_dev: device(alive.mqueue_dev),
+            queues: (alive.mq_queues != record::UNKNOWN_COUNT).then_some(alive.mq_queues),
+        }
+    }
+}
+
+impl Thread {
+    fn of(record: &TaskRecord) -> Option<Self> {
+        let TaskRecord { tid, pid, ppid, euid, egid, start_boot_ns, .. } = *record;
+        Some(Self {
+            tid,
+            pid,
+            ppid: Some(ppid),
+            comm: Text::until_nul(&record.comm).into_owned(),
+            uid: Some(euid),
+            gid: Some(egid),
+            start_boot_ns: Some(start_boot_ns),
+            ipc_ns: known(record.ipc_ns)?,
+            ns: OtherNs {
+                pid: known(record.pid_ns),
+                mnt: known(record.mnt_ns),
+                user: known(record.user_ns),
+            },
+        })
+    }
+}
+
+impl Found {
+    /// Takes in what the kernel lists.
+    pub(crate) fn add_tasks(&mut self, tasks: &Tasks) {
+        self.complete = tasks.complete;
+        self.listed.extend(tasks.namespaces.iter().map(|one| (one.ns.inum, one.into())));
+        self.threads.extend(tasks.tasks.iter().filter_map(Thread::of));
+    }
+
+    /// Takes in descriptors that the kernel lists, after the threads.
+    pub(crate) fn add_descriptors(&mut self, records: &[DescriptorRecord]) {
+        const NAMESPACE: u32 = record::DescriptorOf::Namespace as u32;
+        const QUEUE: u32 = record::DescriptorOf::Queue as u32;
+        for one in records {
+            let (of, ipc_ns) = match one.of {
+                // Of whatever kind: only those of IPC namespaces are listed.
+                NAMESPACE => (DescriptorOf::Namespace, one.ino as u32),
+                QUEUE => (DescriptorOf::Queue, one.ipc_ns),
+                _ => (DescriptorOf::Sysvipc, one.ipc_ns),
+            };
+            let name = one.name.get(..one.name_len as usize).unwrap_or_default();
+            let named = one.header.flags & flag::DETAIL != 0;
+            self.descriptors.push(Descriptor {
+                pid: one.pid,
+                fd: one.fd,
+                of,
+                belongs: Belongs::Namespace(ipc_ns),
+                name: named.then(|| Text(name.to_vec().into())),
+                unlinked: (of == DescriptorOf::Queue && one.links == 0).then_some(one.ino),
+            });
+        }
+    }
+
+    /// Takes in mappings that the kernel lists. It lists one again for each thread that does not
+    /// share its process's descriptors.
+    pub(crate) fn add_mappings(&mut self, records: &[MappingRecord]) {
+        let distinct: BTreeMap<_, _> =
+            records.iter().map(|one| ((one.pid, one.start), one)).collect();
+        self.mappings.extend(distinct.into_values().map(|one| Mapping {
+            pid: one.pid,
+            shmid: one.shmid,
+            ipc_ns: Some(one.ipc_ns),
+            key: None,
+            bytes: one.end.saturating_sub(one.start),
+        }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_as_stat_has_them() {
+        assert_eq!(device(0x13), Some(libc::makedev(0, 0x13)));
+        assert_eq!(device(8 << 20 | 0x1_2345), Some(libc::makedev(8, 0x1_2345)));
+        assert_eq!(device(0), None);
+    }
+}

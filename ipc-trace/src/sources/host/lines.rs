@@ -1,0 +1,171 @@
+//! Lines of `/proc/PID/mountinfo` and `/proc/PID/maps` that have to do with IPC: pure.
+
+/// A mount of an IPC namespace or of an mqueue file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mount {
+    /// What is mounted
+    pub of: Mounted,
+    /// Where, any bytes
+    pub point: Vec<u8>,
+}
+
+/// What is mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mounted {
+    /// The IPC namespace of this number
+    Namespace(u32),
+    /// The mqueue file system of this device: major and minor number
+    Mqueue(u32, u32),
+}
+
+/// The mounts in a mountinfo file that have to do with IPC.
+pub(crate) fn mounts(text: &[u8]) -> impl Iterator<Item = Mount> {
+    mountinfo(text).filter_map(mount)
+}
+
+/// A line of mountinfo (proc_pid_mountinfo(5)), as far as it is of use here.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MountInfo<'a> {
+    /// MAJOR:MINOR
+    device: &'a [u8],
+    /// What of the file system is mounted
+    pub(crate) root: &'a [u8],
+    point: &'a [u8],
+    /// The file system's type
+    pub(crate) kind: &'a [u8],
+    /// Its options
+    pub(crate) options: &'a [u8],
+}
+
+impl MountInfo<'_> {
+    /// Where it is mounted.
+    pub(crate) fn point(&self) -> Vec<u8> {
+        // Blanks, line ends and backslashes are in octal (`mangle`, fs/seq_file.c).
+        unescaped(self.point, b"\\", 3, 8)
+    }
+}
+
+/// The lines of a mountinfo file.
+pub(crate) fn mountinfo(text: &[u8]) -> impl Iterator<Item = MountInfo<'_>> {
+    text.split(|byte| *byte == b'\n').filter_map(|line| {
+        // ID PARENT MAJOR:MINOR ROOT POINT OPTIONS [OPTIONAL…] - TYPE SOURCE OPTIONS
+        let mut fields = line.split(|byte| *byte == b' ');
+        let (device, root, point) = (fields.nth(2)?, fields.next()?, fields.next()?);
+        fields.find(|field| *field == b"-")?;
+        let kind = fields.next()?;
+        let options = fields.nth(1).unwrap_or_default();
+        Some(MountInfo { device, root, point, kind, options })
+    })
+}
+
+fn mount(line: MountInfo<'_>) -> Option<Mount> {
+    let of = match line.kind {
+        b"mqueue" => {
+            let (major, minor) = std::str::from_utf8(line.device).ok()?.split_once(':')?;
+            Mounted::Mqueue(major.parse().ok()?, minor.parse().ok()?)
+        }
+        b"nsfs" => Mounted::Namespace(namespace(std::str::from_utf8(line.root).ok()?)?),
+        _ => return None,
+    };
+    Some(Mount { of, point: line.point() })
+}
+
+/// The number in `ipc:[4026531839]`, as links of `/proc/PID/ns` and descriptors have it.
+#[must_use]
+pub(crate) fn namespace(link: &str) -> Option<u32> {
+    numbered(link, "ipc")
+}
+
+/// The number in `KIND:[4026531839]`.
+#[must_use]
+pub(crate) fn numbered(link: &str, kind: &str) -> Option<u32> {
+    link.strip_prefix(kind)?.strip_prefix(":[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// A text in which `mark` and so many digits to the base `radix` stand for a byte.
+pub(crate) fn unescaped(text: &[u8], mark: &[u8], digits: usize, radix: u32) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, others)) = rest.split_first() {
+        let code = rest.strip_prefix(mark).and_then(|rest| rest.split_at_checked(digits));
+        let byte = code.and_then(|(code, after)| {
+            let code = std::str::from_utf8(code).ok()?;
+            Some((u8::from_str_radix(code, radix).ok()?, after))
+        });
+        let (byte, after) = byte.unwrap_or((*first, others));
+        bytes.push(byte);
+        rest = after;
+    }
+    bytes
+}
+
+/// A mapped segment, as a process's `maps` shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MappedSegment {
+    /// The segment: `newseg` (ipc/shm.c) makes it the file's inode number
+    pub shmid: i32,
+    /// The key that it was made with: `newseg` names the file so
+    pub key: u32,
+    /// Bytes
+    pub bytes: u64,
+}
+
+/// The mapped segments in a maps file (proc_pid_maps(5)).
+pub(crate) fn segments(text: &[u8]) -> impl Iterator<Item = MappedSegment> {
+    text.split(|byte| *byte == b'\n').filter_map(segment)
+}
+
+fn segment(line: &[u8]) -> Option<MappedSegment> {
+    // START-END PERMISSIONS OFFSET DEVICE INODE      /SYSV8cd1ab21 (deleted)
+    let line = std::str::from_utf8(line.strip_suffix(b" (deleted)")?).ok()?;
+    let (fields, key) = line.rsplit_once(" /SYSV")?;
+    let mut fields = fields.split_whitespace();
+    let (start, end) = fields.next()?.split_once('-')?;
+    let [start, end] = [start, end].map(|at| u64::from_str_radix(at, 16).ok());
+    let shmid = fields.nth(3)?.parse().ok()?;
+    // More before the name: it is that of a file with such an ending, and anybody names files.
+    if fields.next().is_some() {
+        return None;
+    }
+    let (key, bytes) = (u32::from_str_radix(key, 16).ok()?, end?.checked_sub(start?)?);
+    Some(MappedSegment { shmid, key, bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_of_ipc_are_found_among_others() {
+        let text = b"22 1 0:20 / /proc rw,nosuid - proc proc rw\n\
+            34 25 0:19 / /dev/mqueue rw shared:15 - mqueue mqueue rw\n\
+            35 25 0:4 ipc:[4026532180] /run/ns\\040x/a\\134b rw - nsfs nsfs rw\n\
+            36 25 0:4 net:[4026532181] /run/netns/x rw - nsfs nsfs rw\n\
+            37 broken";
+        let mounts: Vec<_> = mounts(text).collect();
+        assert_eq!(mounts.len(), 2);
+        assert_eq!(mounts[0].of, Mounted::Mqueue(0, 19));
+        assert_eq!(mounts[0].point, b"/dev/mqueue");
+        assert_eq!(mounts[1].of, Mounted::Namespace(4_026_532_180));
+        assert_eq!(mounts[1].point, b"/run/ns x/a\\b");
+    }
+
+    #[test]
+    fn segments_are_found_among_other_mappings() {
+        let text = b"7f00-7f10 rw-p 00000000 00:00 0 \n\
+            7f12ab000000-7f12ab002000 rw-s 00000000 00:01 32769                      /SYSV8cd1ab21 (deleted)\n\
+            7f12ab000000-7f12ab002000 rw-s 00000000 00:01 7    /dev/shm/SYSV00000001 (deleted)\n\
+            7f12ab000000-7f12ab002000 rw-s 00000000 00:01 8    /SYSV00000001\n\
+            7f12ab000000-7f12ab002000 rw-s 00000000 00:01 9    /tmp/a /SYSV00000001 (deleted)\n";
+        let found: Vec<_> = segments(text).collect();
+        assert_eq!(found, [MappedSegment { shmid: 32769, key: 0x8cd1_ab21, bytes: 0x2000 }]);
+    }
+
+    #[test]
+    fn links_have_numbers() {
+        assert_eq!(namespace("ipc:[4026531839]"), Some(4_026_531_839));
+        for other in ["net:[4026531839]", "ipc:[]", "ipc:[1", "ipc:[x]", ""] {
+            assert_eq!(namespace(other), None);
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The queues of the IPC namespace that a thread is in, by an mqueue file system of its own that is
+//! mounted nowhere.
+
+use std::{
+    ffi::CStr,
+    io,
+    os::fd::{AsFd, AsRawFd as _, OwnedFd},
+};
+
+use ipc_trace_common::op::Family;
+use nix::{
+    dir::Dir,
+    errno::Errno,
+    fcntl::{OFlag, openat},
+    sys::stat::{FileStat, Mode as CreateMode, fstat},
+};
+
+use crate::{
+    event::{
+        objects::ObjectLook,
+        value::{FamilyName, Mode, Text},
+    },
+    sources::kernel::mounts,
+};
+
+/// The root of the mqueue file system of the namespace that this thread is in.
+fn root() -> io::Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    Ok(openat(mounts::detached(c"mqueue")?, c".", flags, CreateMode::empty())?)
+}
+
+/// The queues of the namespace that this thread is in, and the device number of its mqueue file
+/// system.
+///
+/// # Errors
+/// The file system can't be had or read: without CAP_SYS_ADMIN, above all.
+pub(crate) fn queues() -> io::Result<(Vec<ObjectLook>, libc::dev_t)> {
+    let root = root()?;
+    let device = fstat(&root)?.st_dev;
+    let mut objects = Vec::new();
+    let mut directory = Dir::from_fd(root.try_clone()?)?;
+    for entry in directory.iter() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        objects.extend(queue(&root, name)?);
+    }
+    Ok((objects, device))
+}
+
+/// The queue of that name. `None`: it is gone.
+fn queue(root: &OwnedFd, name: &CStr) -> io::Result<Option<ObjectLook>> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    match openat(root, name, flags, CreateMode::empty()) {
+        Ok(queue) => Ok(Some(described(&queue, name.to_bytes())?)),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The queue behind a descriptor. Nothing changes in it by this, its times neither.
+///
+/// # Errors
+/// It can't be asked.
+pub(crate) fn described(queue: impl AsFd, name: &[u8]) -> io::Result<ObjectLook> {
+    let queue = queue.as_fd();
+    let FileStat { st_mode, st_uid, st_gid, st_nlink, st_ino, .. } = fstat(queue)?;
+    let mut attributes = std::mem::MaybeUninit::<libc::mq_attr>::zeroed();
+    // SAFETY: there are no new attributes, and room for the old ones.
+    let asked = unsafe {
+        let none = std::ptr::null::<libc::mq_attr>();
+        libc::syscall(libc::SYS_mq_getsetattr, queue.as_raw_fd(), none, attributes.as_mut_ptr())
+    };
+    Errno::result(asked)?;
+    // SAFETY: the kernel wrote them, and zeros are attributes too.
+    let libc::mq_attr { mq_maxmsg, mq_msgsize, mq_curmsgs, .. } =
+        unsafe { attributes.assume_init() };
+    let number = |value: i64| u64::try_from(value).unwrap_or(0);
+    Ok(ObjectLook {
+        kind: FamilyName(Family::Mq),
+        id: None,
+        key: None,
+        name: Some(Text(name.to_vec().into())),
+        mode: Some(Mode(st_mode & 0o7777)),
+        uid: Some(st_uid),
+        gid: Some(st_gid),
+        size: Some(number(mq_maxmsg).saturating_mul(number(mq_msgsize))),
+        messages: Some(number(mq_curmsgs)),
+        max_messages: Some(number(mq_maxmsg)),
+        bytes: None,
+        creator: None,
+        last: None,
+        attached: None,
+        removed: st_nlink == 0,
+        ino: Some(st_ino),
+    })
+}

@@ -1,0 +1,425 @@
+//! Loads the object and attaches the programs of a plan.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap as StdHashMap},
+    ffi::CString,
+    fs, io,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+    time::Instant,
+};
+
+use aya::{Pod, maps::HashMap};
+use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
+use ipc_trace_common::{
+    hooks,
+    layout::ABSENT,
+    op::Abi,
+    record::CallRecord,
+    state::{
+        BATCHES, COUNTER_ROWS, FILTER_CGROUPS, SLOT_COUNT, SPILLED_SLOTS, copies, filter, gate,
+    },
+};
+use zerocopy::IntoBytes as _;
+
+use super::{
+    bpf,
+    layout::Layout,
+    object::{Linked, Settings},
+    plan::{Flavour, Plan, dispatched},
+    programs::Programs,
+    reached,
+    session::{KernelFilters, Options, SessionError, map_error, processors},
+    steady, trampolines,
+};
+
+/// The kernel side, with plain loads where they are allowed, and without any.
+static PLAIN: &[u8] = aya::include_bytes_aligned!(env!("IPC_TRACE_EBPF_PLAIN"));
+static PROBE: &[u8] = aya::include_bytes_aligned!(env!("IPC_TRACE_EBPF_PROBE"));
+
+/// What a program has for kernels that may preempt it on its tracepoint.
+#[derive(Clone, Copy)]
+enum Steady {
+    /// A twin on the tracepoint as a perf event: with the kind that tracefs has it under
+    Event(&'static str),
+    /// Copies: the row in their cookies
+    Copies(u64),
+    /// Nothing: it is not preempted there
+    Nothing,
+}
+
+/// A program, its tracepoint, and what it has for such kernels.
+type OnTracepoint = (&'static str, &'static str, Steady);
+
+/// Programs that every plan needs. The gate is closed until the session is begun, so their order does
+/// not matter.
+const CONTROL: [OnTracepoint; 3] = [
+    ("process_exit", "sched_process_exit", Steady::Copies(copies::PROCESS_EXIT)),
+    ("process_exec", "sched_process_exec", Steady::Copies(copies::PROCESS_EXEC)),
+    ("task_newtask", "task_newtask", Steady::Copies(copies::TASK_NEWTASK)),
+];
+
+/// Those that tell of cgroups. Tracing can do without them.
+const CGROUPS: [OnTracepoint; 3] = [
+    ("cgroup_mkdir", "cgroup_mkdir", Steady::Nothing),
+    ("cgroup_rmdir", "cgroup_rmdir", Steady::Nothing),
+    ("cgroup_attach_task", "cgroup_attach_task", Steady::Nothing),
+];
+
+/// Those of backend `syscall`.
+const SYSCALL: [OnTracepoint; 2] = [
+    ("sys_enter", "sys_enter", Steady::Event("raw_syscalls/sys_enter")),
+    ("sys_exit", "sys_exit", Steady::Event("raw_syscalls/sys_exit")),
+];
+
+/// Why programs could not be attached.
+#[derive(Debug)]
+pub(crate) enum AttachError {
+    /// Another flavour or backend would not help.
+    Session(SessionError),
+    /// Another flavour may.
+    Flavour(String),
+    /// A plan without these functions may: each with the reason.
+    Functions(BTreeMap<&'static str, String>),
+    /// A plan without copies of programs on functions may.
+    Copies(String),
+    /// A plan without any function may.
+    Fentry(String),
+}
+
+/// Functions of the hook table that the kernel has, by `kallsyms`. `None`: it does not say.
+#[must_use]
+pub(crate) fn present_functions(kallsyms: &Path) -> Option<BTreeSet<&'static str>> {
+    let text = fs::read(kallsyms).ok()?;
+    let wanted: BTreeSet<&'static str> = hooks::functions().collect();
+    let mut found = BTreeSet::new();
+    // ADDRESS TYPE NAME [MODULE]; addresses may be hidden, names are not.
+    for line in text.split(|byte| *byte == b'\n') {
+        let Some(name) = line.split(|byte| *byte == b' ').nth(2) else { continue };
+        // Cheap to look at, and true of all that is wanted.
+        if !name.starts_with(b"__") {
+            continue;
+        }
+        if let Some(name) = std::str::from_utf8(name).ok().and_then(|name| wanted.get(name)) {
+            found.insert(*name);
+        }
+    }
+    (!found.is_empty()).then_some(found)
+}
+
+/// Loads the object for a plan and attaches its programs, with the gate at `gate::TEST`.
+pub(super) fn attach(
+    plan: &Plan,
+    flavour: Flavour,
+    layout: &Layout,
+    options: &Options,
+) -> Result<(Linked, Programs), AttachError> {
+    let begin = Instant::now();
+    let mut linked = link(plan, flavour, layout, options).map_err(AttachError::Session)?;
+    log::debug!("the object's maps were made after {:?}", begin.elapsed());
+    let mut programs = Programs::default();
+    fill_filters(&mut linked, &options.filters).map_err(AttachError::Session)?;
+    if !plan.hooks.is_empty() {
+        let fprobe = plan.fprobe && flavour != Flavour::Raw;
+        let is_copied = plan.copied_functions && flavour != Flavour::Raw;
+        programs = match fprobe.then(|| steady::hook(&linked, &plan.hooks, is_copied)) {
+            Some(Ok(hooked)) => hooked,
+            refused if is_copied => {
+                if let Some(Err(reason)) = refused {
+                    log::info!("functions are hooked by copies alone: {reason}");
+                }
+                Programs::default()
+            }
+            refused => {
+                if let Some(Err(reason)) = refused {
+                    log::info!("functions are hooked one by one: {reason}");
+                }
+                let batched = options.is_batched();
+                trampolines::attach(&linked, &plan.hooks, layout.functions(), batched)?
+            }
+        };
+        if is_copied {
+            steady::back(&mut programs, &linked, &plan.hooks, layout)
+                .map_err(AttachError::Copies)?;
+        }
+    }
+    log::debug!("{} functions were hooked after {:?}", plan.hooks.len(), begin.elapsed());
+    if !plan.hooks.is_empty() {
+        let copied = plan.copied_functions;
+        reached::watch(&mut programs, &linked, flavour, layout, copied)
+            .map_err(AttachError::Copies)?;
+        log::debug!("{} other ways were after {:?}", programs.ways.len(), begin.elapsed());
+    }
+    let syscall = if plan.syscall_kinds == 0 { &[][..] } else { &SYSCALL };
+    for on in CONTROL.iter().chain(syscall) {
+        attach_one(&mut programs, &linked, (flavour, plan.copied), layout, *on)
+            .map_err(AttachError::Flavour)?;
+    }
+    for on in CGROUPS.iter().filter(|_| options.cgroups.is_some()) {
+        if let Err(reason) = attach_one(&mut programs, &linked, (flavour, false), layout, *on) {
+            programs.unseen.push(format!("moves of threads between containers ({reason})"));
+        }
+    }
+    log::debug!("all programs were attached after {:?}", begin.elapsed());
+    Ok((linked, programs))
+}
+
+const fn object(flavour: Flavour) -> &'static [u8] {
+    match flavour {
+        Flavour::Perf | Flavour::Btf => PLAIN,
+        Flavour::Raw => PROBE,
+    }
+}
+
+/// After how many events of an operation on one CPU the reader is woken: a power of two. All CPUs
+/// together then fill a quarter of the ring at most, by one operation; a wake-up costs the caller
+/// some microseconds, so it is never for few events.
+fn wake_every(ring_bytes: u32, processors: usize) -> u32 {
+    let records = ring_bytes as usize / size_of::<CallRecord>().next_power_of_two();
+    let share = records / (4 * processors.max(1));
+    let every = share.clamp(64, 4096) as u32;
+    1 << every.ilog2()
+}
+
+/// The object for iterators alone, which need no rings.
+pub(super) fn link_for_iterators(layout: &Layout) -> Result<Linked, SessionError> {
+    // A page on every machine.
+    const RING_BYTES: u32 = 1 << 16;
+    let fields = layout.constants();
+    let settings = Settings {
+        constants: StdHashMap::from([("FIELDS", fields.as_bytes())]),
+        entries: BTreeMap::from([
+            ("EVENTS", RING_BYTES),
+            ("BATCHES", 1),
+            ("BATCHES_TAKEN", 1),
+            ("LAST_RUNS", 1),
+            ("CONTROL", RING_BYTES),
+            ("SLOTS", 1),
+            ("SLOTS_TAKEN", 1),
+            ("SLOTS_SPILL", 1),
+            ("LARGE_INPUTS", 1),
+            ("DROPS", 1),
+            ("EXECUTABLES", 64),
+            ("DESCENDANTS", 1),
+        ]),
+    };
+    // No field is read with a plain load by an iterator, so this one suits every kernel.
+    Linked::new(PROBE, &settings).map_err(SessionError::Maps)
+}
+
+fn link(
+    plan: &Plan,
+    flavour: Flavour,
+    layout: &Layout,
+    options: &Options,
+) -> Result<Linked, SessionError> {
+    let fields = layout.constants();
+    let dispatch = hooks::dispatch(options.native, u32::MAX);
+    let kinds = dispatched(plan.syscall_kinds);
+    let at_entry = hooks::any(&hooks::dispatch(options.native, kinds & !hooks::ACCESS_KINDS));
+    let at_return = hooks::any(&hooks::dispatch(options.native, kinds));
+    let is_x86 = u32::from(options.native == Abi::X86_64);
+    // TS_COMPAT (arch/x86/include/asm/thread_info.h), _TIF_32BIT (arch/arm64/include/asm/…).
+    let compat_bit: u32 = if is_x86 == 1 { 0x2 } else { 1 << 22 };
+    let filters = &options.filters;
+    let arguments = u32::from(options.arguments);
+    let batched = u32::from(options.is_batched());
+    let with_args = u32::from(options.with_args);
+    let copied = u32::from(plan.copied && flavour != Flavour::Raw);
+    let last_runs = if copied == 0 { 1 } else { SLOT_COUNT };
+    let processors = processors();
+    let wake_mask = wake_every(options.ring_bytes, processors) - 1;
+    // Memory is taken for all entries at once.
+    let descendants = if filters.bits & filter::COMMAND != 0 { 1 << 16 } else { 1 };
+    let hierarchy = options.cgroups.map_or(u32::MAX, |cgroups| cgroups.hierarchy);
+    let controller = options.cgroups.and_then(|cgroups| cgroups.controller);
+    // struct cgroup_subsys_state *subsys[CGROUP_SUBSYS_COUNT]
+    let subsystem = controller.map_or(ABSENT, |number| number * size_of::<u64>() as u32);
+    let batches = if options.is_batched() { BATCHES } else { 1 };
+    let cgroups = if filters.bits & filter::CGROUP != 0 { FILTER_CGROUPS } else { 1 };
+    let settings = Settings {
+        constants: StdHashMap::from([
+            ("FIELDS", fields.as_bytes()),
+            ("DISPATCH", dispatch.as_bytes()),
+            ("DISPATCH_ENTRY", at_entry.as_bytes()),
+            ("DISPATCH_RETURN", at_return.as_bytes()),
+            ("IS_X86", is_x86.as_bytes()),
+            ("COMPAT_BIT", compat_bit.as_bytes()),
+            ("SYSCALL_KINDS", plan.syscall_kinds.as_bytes()),
+            ("WAKE_MASK", wake_mask.as_bytes()),
+            ("FILTERS", filters.bits.as_bytes()),
+            ("ARGUMENTS", arguments.as_bytes()),
+            ("BATCHED", batched.as_bytes()),
+            ("WITH_ARGS", with_args.as_bytes()),
+            ("COPIED", copied.as_bytes()),
+            ("OPS", filters.ops.as_bytes()),
+            ("CGROUP_HIERARCHY", hierarchy.as_bytes()),
+            ("CGROUP_SUBSYSTEM", subsystem.as_bytes()),
+            ("MIN_DURATION_NS", filters.min_duration_ns.as_bytes()),
+        ]),
+        entries: BTreeMap::from([
+            ("EVENTS", options.ring_bytes),
+            ("BATCHES", batches),
+            ("BATCHES_TAKEN", batches),
+            ("NOTED_CALLS", batches),
+            ("LAST_RUNS", last_runs),
+            ("FILTER_CGROUPS", cgroups),
+            ("DESCENDANTS", descendants),
+            ("COUNTERS", processors as u32 * COUNTER_ROWS),
+            ("SLOTS_SPILL", spilled_slots(Path::new("/proc"))),
+        ]),
+    };
+    Linked::new(object(flavour), &settings).map_err(SessionError::Maps)
+}
+
+/// How many threads may be alive whose places in `SLOTS` others have. Where tids are so few that no two are the same
+/// in their low bits there are none, but that can be changed while tracing goes on.
+fn spilled_slots(proc: &Path) -> u32 {
+    const FOR_A_CHANGE: u32 = 1 << 13;
+    let path = proc.join("sys/kernel/pid_max");
+    let max: Option<u32> = fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
+    if max.is_some_and(|max| max <= SLOT_COUNT) { FOR_A_CHANGE } else { SPILLED_SLOTS }
+}
+
+// A map begins with zeros, so the gate stands there from the first program on.
+const _: () = assert!(gate::value(gate::TEST, 0) == 0);
+
+/// Puts a program on its tracepoint, in copies where it has some and is to.
+fn attach_one(
+    programs: &mut Programs,
+    linked: &Linked,
+    (flavour, copied): (Flavour, bool),
+    layout: &Layout,
+    (name, tracepoint, steady): OnTracepoint,
+) -> Result<(), String> {
+    let attached = match (flavour, steady) {
+        (Flavour::Perf, Steady::Event(event)) => on_perf_event(programs, linked, name, event),
+        (Flavour::Perf | Flavour::Btf, Steady::Copies(row)) if copied => {
+            layout.hook(&format!("btf_trace_{tracepoint}")).and_then(|hook| {
+                super::copies::on_tracepoint(programs, linked, &format!("copied_{name}"), hook, row)
+            })
+        }
+        (Flavour::Perf | Flavour::Btf, _) => {
+            on_tracepoint(programs, linked, name, tracepoint, layout)
+        }
+        (Flavour::Raw, _) => on_raw_tracepoint(programs, linked, name, tracepoint),
+    };
+    attached.map_err(|reason| format!("program {name} on {tracepoint}: {reason}"))
+}
+
+/// On a tracepoint, with arguments that the verifier knows.
+fn on_tracepoint(
+    programs: &mut Programs,
+    linked: &Linked,
+    name: &str,
+    tracepoint: &str,
+    layout: &Layout,
+) -> Result<(), String> {
+    let hook = layout.hook(&format!("btf_trace_{tracepoint}"))?;
+    let kind = bpf_prog_type::BPF_PROG_TYPE_TRACING;
+    let program = linked.load(name, kind, bpf_attach_type::BPF_TRACE_RAW_TP, hook)?;
+    keep_attached(programs, bpf::attach_tracing(program.as_fd()), program)
+}
+
+/// On a tracepoint, with arguments that may be anything to the verifier.
+fn on_raw_tracepoint(
+    programs: &mut Programs,
+    linked: &Linked,
+    name: &str,
+    tracepoint: &str,
+) -> Result<(), String> {
+    let kind = bpf_prog_type::BPF_PROG_TYPE_RAW_TRACEPOINT;
+    let program = linked.load(name, kind, OF_NO_TYPE, 0)?;
+    let tracepoint = CString::new(tracepoint).map_err(|e| e.to_string())?;
+    keep_attached(programs, bpf::attach_raw(program.as_fd(), Some(&tracepoint)), program)
+}
+
+/// On a tracepoint by a perf event, by the program's twin.
+fn on_perf_event(
+    programs: &mut Programs,
+    linked: &Linked,
+    name: &str,
+    event: &str,
+) -> Result<(), String> {
+    let kind = bpf_prog_type::BPF_PROG_TYPE_TRACEPOINT;
+    let program = linked.load(&steady::twin(name), kind, OF_NO_TYPE, 0)?;
+    let link = steady::perf_event(program.as_fd(), event);
+    keep_attached(programs, link, program).map_err(|e| format!("as perf event {event}: {e}"))
+}
+
+/// The attach type of programs of which the kernel asks none: 0.
+const OF_NO_TYPE: bpf_attach_type = bpf_attach_type::BPF_CGROUP_INET_INGRESS;
+
+fn keep_attached(
+    programs: &mut Programs,
+    link: io::Result<OwnedFd>,
+    program: OwnedFd,
+) -> Result<(), String> {
+    programs.keep_attached((link.map_err(|e| format!("attaching: {e}"))?, program));
+    Ok(())
+}
+
+fn fill_filters(linked: &mut Linked, filters: &KernelFilters) -> Result<(), SessionError> {
+    fn fill<K: Pod>(
+        linked: &mut Linked,
+        name: &'static str,
+        keys: &[K],
+    ) -> Result<(), SessionError> {
+        let mut map: HashMap<_, K, u8> = linked.map(name)?;
+        for key in keys {
+            map.insert(key, 0, 0).map_err(|e| map_error(name, &e))?;
+        }
+        Ok(())
+    }
+    fill(linked, "FILTER_PIDS", &filters.pids)?;
+    fill(linked, "FILTER_UIDS", &filters.uids)?;
+    fill(linked, "FILTER_COMMS", &filters.comms)
+}
+
+/// A refusal in one line, with the last word in the verifier's log.
+pub(super) fn refusal(error: &io::Error, log: &str) -> String {
+    let complaint = log.lines().rev().map(str::trim).find(|l| {
+        !l.is_empty()
+            && !l.starts_with("processed")
+            && !l.starts_with("stack depth")
+            && !l.starts_with("verification time")
+    });
+    match complaint {
+        Some(complaint) => format!("the kernel refused it: {error} ({complaint})"),
+        None => format!("the kernel refused it: {error}, without a word by the verifier"),
+    }
+}
+
+/// Lifts the limit on locked memory, against which kernels before 5.11 count maps.
+///
+/// # Errors
+/// The limit can't be set.
+pub(crate) fn lift_memory_lock_limit() -> io::Result<()> {
+    use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+    Ok(setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reader_is_woken_before_all_processors_fill_the_ring() {
+        assert_eq!(wake_every(8 << 20, 2), 4096);
+        assert_eq!(wake_every(8 << 20, 64), 256);
+        assert_eq!(wake_every(8 << 20, 3), 4096);
+        assert_eq!(wake_every(1 << 20, 3), 512);
+        assert_eq!(wake_every(4096, 512), 64);
+    }
+
+    #[test]
+    fn symbols_are_read_with_and_without_addresses() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kallsyms");
+        assert_eq!(present_functions(&path), None);
+        let text = "0000000000000000 T __x64_sys_semop\nffffffff81000000 t other\n\
+                    0000000000000000 t __x64_sys_mq_open\t[module]\nbroken\n";
+        fs::write(&path, text).unwrap();
+        assert_eq!(present_functions(&path), Some(BTreeSet::from(["__x64_sys_semop"])));
+    }
+}

@@ -1,0 +1,192 @@
+//! From the bytes of a record to a typed view of it: pure, checked, and without copies.
+//!
+//! Invariant: any bytes give a record, `Unknown`, or an error; never a panic. Parts that no flag of
+//! the header vouches for are not looked at.
+
+use ipc_trace_common::{
+    op::{Abi, Op},
+    record::{
+        ARGS_LEN, AccessRecord, CallRecord, CgroupRecord, ContextRecord, DescriptorRecord,
+        EndRecord, ExitRecord, Header, Kind, MappingRecord, MoveRecord, NamespaceRecord,
+        PendingRecord, QueueRecord, Sembuf, TaskRecord, VERSION, flag,
+    },
+};
+
+use crate::input::{Arguments, Call, DecodeError, Part, batch::Batch, meaning, view};
+
+/// A record.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Record<'a> {
+    /// A call returned
+    Call(Call<'a>),
+    /// Who a thread is, and what its process was called with
+    Context(&'a ContextRecord, Arguments<'a>),
+    /// A namespace shows itself
+    Namespace(&'a NamespaceRecord),
+    /// A thread got into another namespace
+    Move(&'a MoveRecord),
+    /// A thread ended
+    Exit(&'a ExitRecord),
+    /// A queue shows itself
+    Queue(&'a QueueRecord),
+    /// A call that has not returned
+    Pending(&'a PendingRecord, Op, Abi),
+    /// A namespace that exists
+    Alive(&'a NamespaceRecord),
+    /// The census is complete
+    End(&'a EndRecord),
+    /// A thread that exists
+    Task(&'a TaskRecord),
+    /// A descriptor that has to do with an IPC namespace
+    Descriptor(&'a DescriptorRecord),
+    /// A mapped segment
+    Mapping(&'a MappingRecord),
+    /// A call that changed objects and is not among the events
+    Change(Call<'a>),
+    /// Calls that returned one after another
+    Batch(Batch<'a>),
+    /// A cgroup was made or removed
+    Cgroup(&'a CgroupRecord),
+    /// A thread reached what may be another namespace's
+    Access(&'a AccessRecord),
+    /// A kind that this version does not know
+    Unknown,
+}
+
+fn arguments<'a>(record: &ContextRecord, rest: &'a [u8]) -> Arguments<'a> {
+    let has = |bit| record.header.flags & bit != 0;
+    if !has(flag::DETAIL) {
+        return Arguments::None;
+    }
+    let len = usize::try_from(record.args_len).map_or(ARGS_LEN, |len| len.min(ARGS_LEN));
+    match rest.get(..len) {
+        Some(bytes) if !has(flag::FAULT) => Arguments::Read(bytes),
+        Some(_) | None => Arguments::Unread,
+    }
+}
+
+/// The record in `bytes`, which are aligned to 8 as the ring has them.
+///
+/// # Errors
+/// The bytes are too few, of another version, or no call that exists.
+#[inline(always)] // Where it is known which kinds are wanted, the others go.
+pub(crate) fn record(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
+    let (header, _) = view::<Header>(bytes, 0)?;
+    if header.version != VERSION {
+        return Err(DecodeError::Version(header.version));
+    }
+    let kind = header.kind;
+    const CALL: u8 = Kind::Call as u8;
+    const CONTEXT: u8 = Kind::Context as u8;
+    const NAMESPACE: u8 = Kind::Namespace as u8;
+    const MOVE: u8 = Kind::Move as u8;
+    const EXIT: u8 = Kind::Exit as u8;
+    const QUEUE: u8 = Kind::Queue as u8;
+    const PENDING: u8 = Kind::Pending as u8;
+    const ALIVE: u8 = Kind::Alive as u8;
+    const END: u8 = Kind::End as u8;
+    const TASK: u8 = Kind::Task as u8;
+    const DESCRIPTOR: u8 = Kind::Descriptor as u8;
+    const MAPPING: u8 = Kind::Mapping as u8;
+    const CHANGE: u8 = Kind::Change as u8;
+    const BATCH: u8 = Kind::Batch as u8;
+    const CGROUP: u8 = Kind::Cgroup as u8;
+    const ACCESS: u8 = Kind::Access as u8;
+    Ok(match kind {
+        CALL => Record::Call(call(bytes)?),
+        CONTEXT => {
+            let (record, rest) = view(bytes, kind)?;
+            Record::Context(record, arguments(record, rest))
+        }
+        NAMESPACE => Record::Namespace(view(bytes, kind)?.0),
+        MOVE => Record::Move(view(bytes, kind)?.0),
+        EXIT => Record::Exit(view(bytes, kind)?.0),
+        QUEUE => Record::Queue(view(bytes, kind)?.0),
+        PENDING => {
+            let (op, abi, _) = meaning(header)?;
+            Record::Pending(view(bytes, kind)?.0, op, abi)
+        }
+        ALIVE => Record::Alive(view(bytes, kind)?.0),
+        END => Record::End(view(bytes, kind)?.0),
+        TASK => Record::Task(view(bytes, kind)?.0),
+        DESCRIPTOR => Record::Descriptor(view(bytes, kind)?.0),
+        MAPPING => Record::Mapping(view(bytes, kind)?.0),
+        CHANGE => Record::Change(call(bytes)?),
+        BATCH => Record::Batch(Batch::new(bytes)?),
+        CGROUP => Record::Cgroup(view(bytes, kind)?.0),
+        ACCESS => Record::Access(view(bytes, kind)?.0),
+        _ => Record::Unknown,
+    })
+}
+
+#[inline(always)]
+fn call(bytes: &[u8]) -> Result<Call<'_>, DecodeError> {
+    let kind = Kind::Call as u8;
+    let (record, rest) = view::<CallRecord>(bytes, kind)?;
+    let (op, abi, code) = meaning(&record.header)?;
+    let part = match op {
+        Op::Shmget | Op::Shmat | Op::Shmdt | Op::Semget | Op::Msgget => Part::None,
+        Op::Semop if record.header.flags & flag::INLINE != 0 => {
+            let [.., packed] = record.args;
+            Part::InlineSemop(sembuf(packed))
+        }
+        Op::Semop => Part::Semop(view(rest, kind)?.0),
+        Op::Msgsnd | Op::Msgrcv => Part::Msg(view(rest, kind)?.0),
+        Op::Shmctl | Op::Semctl | Op::Msgctl => Part::Ctl(view(rest, kind)?.0),
+        Op::MqSend | Op::MqReceive | Op::MqNotify | Op::MqGetsetattr => {
+            Part::Queue(view(rest, kind)?.0)
+        }
+        Op::MqOpen | Op::MqUnlink => Part::Name(view(rest, kind)?.0),
+    };
+    Ok(Call { op, abi, code, record, part })
+}
+
+/// The `struct sembuf` in the low 48 bits.
+const fn sembuf(packed: u64) -> Sembuf {
+    let [a, b, c, d, e, f, _, _] = packed.to_le_bytes();
+    Sembuf {
+        sem_num: u16::from_le_bytes([a, b]),
+        sem_op: i16::from_le_bytes([c, d]),
+        sem_flg: i16::from_le_bytes([e, f]),
+    }
+}
+
+/// Splits what an iterator wrote into records: they follow one another without gaps.
+///
+/// # Errors
+/// The bytes end within a record, or one has another version.
+pub(crate) fn iterated(
+    mut bytes: &[u8],
+    mut each: impl FnMut(Record<'_>),
+) -> Result<(), DecodeError> {
+    while !bytes.is_empty() {
+        let one = record(bytes)?;
+        let len = match one {
+            Record::Pending(..) => size_of::<PendingRecord>(),
+            Record::Alive(_) => size_of::<NamespaceRecord>(),
+            Record::End(_) => size_of::<EndRecord>(),
+            Record::Task(_) => size_of::<TaskRecord>(),
+            Record::Descriptor(_) => size_of::<DescriptorRecord>(),
+            Record::Mapping(_) => size_of::<MappingRecord>(),
+            Record::Call(_)
+            | Record::Context(..)
+            | Record::Namespace(_)
+            | Record::Move(_)
+            | Record::Exit(_)
+            | Record::Queue(_)
+            | Record::Change(_)
+            | Record::Batch(_)
+            | Record::Cgroup(_)
+            | Record::Access(_)
+            | Record::Unknown => {
+                return Err(DecodeError::Short {
+                    kind: bytes.get(1).copied().unwrap_or(0),
+                    len: 0,
+                });
+            }
+        };
+        each(one);
+        bytes = bytes.get(len..).unwrap_or_default();
+    }
+    Ok(())
+}

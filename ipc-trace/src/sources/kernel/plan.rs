@@ -1,0 +1,642 @@
+//! From the hook table and what the kernel can do to what is attached: pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use ipc_trace_common::{
+    hooks::{ACCESS_KINDS, ENTRIES, Entry, MULTIPLEXED, multiplexed_kinds, place, row_of},
+    op::{Abi, Code, Op, Timeout},
+};
+
+use super::preemption::Model;
+
+/// Which backend the user asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Choice {
+    /// The cheaper one, for each operation that it can see
+    Auto,
+    /// Programs on the system calls' entry functions
+    Function,
+    /// Programs on the tracepoints `sys_enter` and `sys_exit`
+    Syscall,
+}
+
+/// How an operation is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backend {
+    /// By programs on the system calls' entry functions
+    Function,
+    /// By programs on the tracepoints `sys_enter` and `sys_exit`
+    Syscall,
+}
+
+impl Backend {
+    /// As events name it.
+    #[must_use]
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Function => "function",
+            Self::Syscall => "syscall",
+        }
+    }
+}
+
+/// How programs are attached to tracepoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flavour {
+    /// Perf events, on which programs are not preempted, with plain loads
+    Perf,
+    /// BTF tracepoints: the verifier knows the pointers, fields are read with plain loads
+    Btf,
+    /// Raw tracepoints: every field is read with a helper
+    Raw,
+}
+
+impl fmt::Display for Flavour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Perf => "tracepoints as perf events",
+            Self::Btf => "BTF tracepoints",
+            Self::Raw => "raw tracepoints",
+        })
+    }
+}
+
+/// What the kernel at hand can do, as far as the plan depends on it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Features {
+    /// The kernel has BTF of its own, without which neither BTF tracepoints nor iterators nor
+    /// fentry programs load
+    pub kernel_btf: bool,
+    /// Functions of the hook table that its BTF describes: programs can be put on them
+    pub described: BTreeSet<&'static str>,
+    /// Functions of the hook table that the kernel has; `None`: not known
+    pub present: Option<BTreeSet<&'static str>>,
+    /// The kernel has no x32 calls
+    pub no_x32: bool,
+    /// Whether threads are preempted in the middle of programs that run with preemption on
+    pub preemption: Model,
+    /// Programs on functions run with preemption on, and are left out while they are running on that CPU
+    pub guards_functions: bool,
+    /// Programs on tracepoints likewise, but not those of perf events
+    pub preempts_on_tracepoints: bool,
+    /// One program can be put on many functions by fprobe, and is not preempted
+    pub fprobe: bool,
+    /// One program can be put on many functions as fentry and fexit do, in any number of copies
+    pub tracing_multi: bool,
+    /// Why fentry programs can't be used; `None`: nothing is known against them
+    pub fentry_refused: Option<String>,
+    /// Functions that programs can't be used on, and why: found out by trying
+    pub unusable: BTreeMap<&'static str, String>,
+}
+
+impl Features {
+    /// Whether programs on functions are to come in copies: else it would be left to chance whether they are run.
+    const fn copies_functions(&self) -> bool {
+        self.preempts_on_tracepoints && self.tracing_multi
+    }
+}
+
+/// What keeps programs from being run where threads are preempted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// A thread that is preempted inside of a program on a function: others on that CPU do not run it
+    Functions,
+    /// A thread that is preempted inside of bpf(2): programs by fprobe and as perf events are not run on
+    /// that CPU
+    Bpf,
+}
+
+/// Why calls may be missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Inexact {
+    /// By which calls are missed
+    pub cause: Cause,
+    /// The kernel's preemption model
+    pub model: Model,
+}
+
+impl fmt::Display for Inexact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.model == Model::Unknown {
+            f.write_str("this kernel may preempt threads, ")?;
+        } else {
+            write!(f, "this kernel preempts threads (model {}), ", self.model)?;
+        }
+        f.write_str(match self.cause {
+            Cause::Functions => {
+                "and calls are missed on a CPU where one is preempted inside of a program on a function"
+            }
+            Cause::Bpf => {
+                "and calls are missed on a CPU where one is preempted while it uses a BPF map"
+            }
+        })
+    }
+}
+
+/// Which backends see every call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Exactness {
+    /// The kernel's preemption model
+    pub model: Model,
+    /// By what `function` would miss calls if threads are preempted; `None`: it sees each
+    pub function: Option<Cause>,
+    /// Likewise for `syscall`
+    pub syscall: Option<Cause>,
+}
+
+impl Exactness {
+    /// What the features lead to.
+    #[must_use]
+    pub(crate) fn of(features: &Features) -> Self {
+        let function = match (features.fprobe, features.guards_functions) {
+            _ if features.copies_functions() => None,
+            (true, _) => Some(Cause::Bpf),
+            (false, true) => Some(Cause::Functions),
+            (false, false) => None,
+        };
+        let syscall = features.preempts_on_tracepoints.then_some(Cause::Bpf);
+        Self { model: features.preemption, function, syscall }
+    }
+
+    /// Why a backend may miss calls; `None`: it sees each.
+    #[must_use]
+    pub(crate) fn inexact(&self, backend: Backend) -> Option<Inexact> {
+        let cause = match backend {
+            Backend::Function => self.function,
+            Backend::Syscall => self.syscall,
+        };
+        let cause = cause.filter(|_| self.model.preempts())?;
+        Some(Inexact { cause, model: self.model })
+    }
+
+    /// Why `auto` does without `function`: it may miss calls, and `syscall` does not.
+    fn against_function(&self) -> Option<Inexact> {
+        let inexact = self.inexact(Backend::Function)?;
+        self.inexact(Backend::Syscall).is_none().then_some(inexact)
+    }
+}
+
+/// A choice that can't be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("backend `function` can't be used: {reason}; use --backend auto or --backend syscall")]
+pub(crate) struct NotPossible {
+    /// Why
+    pub reason: String,
+}
+
+/// What to attach.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// Ways to attach to the tracepoints, the best one first
+    pub flavours: Vec<Flavour>,
+    /// Each operation
+    pub ops: Vec<OpPlan>,
+    /// The functions that programs are put on
+    pub hooks: Vec<Hook>,
+    /// All functions have the same programs, put on them by fprobe, and not programs of their own
+    pub fprobe: bool,
+    /// Programs that every plan needs come in copies
+    pub copied: bool,
+    /// Programs on functions do
+    pub copied_functions: bool,
+    /// Kinds of code that backend `syscall` sees: bits of [`Code::bit`]; none: its tracepoints are
+    /// not attached
+    pub syscall_kinds: u32,
+    /// Why the census can't be had, if it can't
+    pub census_refused: Option<String>,
+    /// Which backends see every call
+    pub exactness: Exactness,
+    /// What `auto` takes for all operations that it can see
+    pub preferred: Backend,
+}
+
+impl Plan {
+    /// Why calls may be missed by what is attached.
+    pub(crate) fn inexact(&self) -> impl Iterator<Item = (Backend, Inexact)> {
+        let used = [
+            (Backend::Function, !self.hooks.is_empty()),
+            (Backend::Syscall, self.syscall_kinds != 0),
+        ];
+        let used = used.into_iter().filter(|(_, is_used)| *is_used);
+        used.filter_map(|(backend, _)| Some((backend, self.exactness.inexact(backend)?)))
+    }
+}
+
+/// How an operation is going to be seen.
+#[derive(Clone, Debug)]
+pub(crate) struct OpPlan {
+    /// Which
+    pub op: Op,
+    /// How
+    pub backend: Backend,
+    /// Why so
+    pub reason: String,
+    /// The ways in of this machine's ABIs
+    pub entries: Vec<WayIn>,
+}
+
+/// A way into the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WayIn {
+    /// ABI
+    pub abi: Abi,
+    /// System-call number
+    pub number: u16,
+    /// With `ipc(2)`: the call's number
+    pub call: Option<u8>,
+    /// The function by which it is seen
+    pub function: Option<&'static str>,
+}
+
+/// A function that programs are put on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Hook {
+    /// Its name
+    pub function: &'static str,
+    /// Its first row in the hook table
+    pub row: usize,
+    /// Whether there is a program at its entry, too
+    pub entry: bool,
+    /// What its calls are, where they can come in batches and by one ABI alone: ABI, and above it the
+    /// code, 8 bits each
+    pub batched: Option<u16>,
+}
+
+impl Hook {
+    pub(super) fn new(function: &'static str, features: &Features) -> Self {
+        let row = row_of(function);
+        let code = ENTRIES.get(row).map_or(Code(0), |entry| entry.code);
+        let exists = |entry: &&Entry| !(entry.abi == Abi::X32 && features.no_x32);
+        let entries = ENTRIES.iter().filter(|entry| entry.functions.contains(&function));
+        let mut kinds: BTreeSet<_> = entries
+            .filter(exists)
+            .map(|entry| u16::from(entry.abi as u8) | u16::from(entry.code.0) << 8)
+            .collect();
+        let can_be = matches!(code.op(), Some(Op::Semop | Op::Msgsnd | Op::Msgrcv));
+        let kind = kinds.pop_first();
+        let batched = kind.filter(|_| can_be && kinds.is_empty());
+        // Copies at a return tell calls apart by those at the entry.
+        let entry = code.needs_entry() || features.copies_functions();
+        Self { function, row, entry, batched }
+    }
+
+    /// Whether it is one of moves between namespaces.
+    #[must_use]
+    pub(crate) fn is_move(&self) -> bool {
+        let code = ENTRIES.get(self.row).map(|entry| entry.code);
+        code == Some(Code::UNSHARE) || code == Some(Code::SETNS)
+    }
+
+    /// The place in the dispatch table of the calls that its first row names.
+    #[must_use]
+    pub(crate) fn place(&self) -> usize {
+        ENTRIES.get(self.row).map_or(0, |entry| place(entry.abi, entry.number))
+    }
+}
+
+/// What is tried first: the flavours that the kernel's features allow.
+fn flavours(features: &Features) -> Vec<Flavour> {
+    let mut flavours = vec![Flavour::Raw];
+    if features.kernel_btf {
+        flavours.insert(0, Flavour::Btf);
+        if features.preempts_on_tracepoints && features.preemption.preempts() {
+            flavours.insert(0, Flavour::Perf);
+        }
+    }
+    flavours
+}
+
+/// The plan.
+///
+/// # Errors
+/// `function` was asked for and can't be had for every operation.
+pub(crate) fn plan(choice: Choice, native: Abi, features: &Features) -> Result<Plan, NotPossible> {
+    let exactness = Exactness::of(features);
+    let impossible = match features.kernel_btf {
+        false => Some("the kernel has no BTF, so no fentry programs".to_owned()),
+        true => features.fentry_refused.clone(),
+    };
+    let inexact = exactness.against_function().map(|why| why.to_string());
+    let preferred = match (&impossible, &inexact) {
+        (None, None) => Backend::Function,
+        _ => Backend::Syscall,
+    };
+    let refused = match choice {
+        Choice::Syscall => Some("--backend syscall".to_owned()),
+        Choice::Auto => impossible.or(inexact),
+        Choice::Function => impossible,
+    };
+    let mut plan = Plan {
+        flavours: flavours(features),
+        ops: Vec::new(),
+        hooks: Vec::new(),
+        fprobe: features.fprobe,
+        copied: features.preempts_on_tracepoints,
+        copied_functions: features.copies_functions(),
+        syscall_kinds: 0,
+        census_refused: (!features.kernel_btf)
+            .then(|| "the kernel has no BTF, so no iterators".to_owned()),
+        exactness,
+        preferred,
+    };
+    let mut hooks = BTreeSet::new();
+    for code in kinds() {
+        let (backend, reason, entries) = match &refused {
+            Some(reason) => (Backend::Syscall, reason.clone(), ways_in(code, native)),
+            None => by_function(code, native, features),
+        };
+        match backend {
+            Backend::Function => hooks.extend(entries.iter().filter_map(|way| way.function)),
+            Backend::Syscall if choice == Choice::Function => {
+                let what = code.op().map_or("moves between namespaces", Op::name);
+                return Err(NotPossible { reason: format!("{what}: {reason}") });
+            }
+            Backend::Syscall => plan.syscall_kinds |= code.bit(),
+        }
+        if let Some(op) = code.op() {
+            plan.ops.push(OpPlan { op, backend, reason, entries });
+        }
+    }
+    // Where functions are hooked, files are seen by those that open them, and other calls pay nothing.
+    if hooks.is_empty() {
+        plan.syscall_kinds |= ACCESS_KINDS;
+    }
+    plan.hooks = hooks.into_iter().map(|name| Hook::new(name, features)).collect();
+    Ok(plan)
+}
+
+/// Whether the functions that BTF describes are enough for every way in. If not, it matters which
+/// others the kernel has.
+#[must_use]
+pub(crate) fn describes_all(native: Abi, features: &Features) -> bool {
+    ENTRIES
+        .iter()
+        .filter(|entry| abis(native).contains(&entry.abi))
+        .filter(|entry| !(entry.abi == Abi::X32 && features.no_x32))
+        .all(|entry| entry.functions.iter().any(|name| features.described.contains(name)))
+}
+
+/// What is seen: the operations, and moves between namespaces.
+fn kinds() -> impl Iterator<Item = Code> {
+    let ops = Op::ALL.into_iter().map(|op| Code::new(op, Timeout::None));
+    ops.chain([Code::UNSHARE, Code::SETNS])
+}
+
+/// The kinds that the tracepoints must be asked about for `kinds`: `ipc(2)` with what it multiplexes.
+#[must_use]
+pub(crate) const fn dispatched(kinds: u32) -> u32 {
+    if kinds & multiplexed_kinds() == 0 { kinds } else { kinds | Code::IPC.bit() }
+}
+
+/// By the functions of all ways in that this kernel has; and if one of them can't be had, not at all,
+/// since the tracepoints would see the others again.
+fn by_function(code: Code, native: Abi, features: &Features) -> (Backend, String, Vec<WayIn>) {
+    let mut ways = ways_in(code, native);
+    for way in &mut ways {
+        match function_of(way, features) {
+            Ok(function) => way.function = function,
+            Err(reason) => return (Backend::Syscall, reason, ways_in(code, native)),
+        }
+    }
+    (Backend::Function, "programs on its functions cost other calls nothing".to_owned(), ways)
+}
+
+/// The function of a way in; `None`: the kernel does not have this way.
+fn function_of(way: &WayIn, features: &Features) -> Result<Option<&'static str>, String> {
+    let entry = ENTRIES.iter().find(|entry| entry.abi == way.abi && entry.number == way.number);
+    let names = entry.map_or(&[][..], |entry| entry.functions);
+    if let Some(name) = names.iter().find(|name| features.described.contains(*name)) {
+        return match features.unusable.get(name) {
+            Some(reason) => Err(format!("{name}: {reason}")),
+            None => Ok(Some(name)),
+        };
+    }
+    if way.abi == Abi::X32 && features.no_x32 {
+        return Ok(None);
+    }
+    match &features.present {
+        Some(present) if !names.iter().any(|name| present.contains(name)) => Ok(None),
+        Some(_) => Err(format!("{}: the kernel's BTF does not describe it", names.join(" or "))),
+        // The self-test would not tell: nothing fires on what is not there.
+        None => Err(format!(
+            "{}: not in the kernel's BTF, and /proc/kallsyms can't tell whether the kernel has it",
+            names.join(" or ")
+        )),
+    }
+}
+
+/// The ABIs of a machine.
+#[must_use]
+pub(crate) const fn abis(native: Abi) -> &'static [Abi] {
+    match native {
+        Abi::X86_64 | Abi::I386 | Abi::X32 => &[Abi::X86_64, Abi::I386, Abi::X32],
+        Abi::Aarch64 | Abi::Arm => &[Abi::Aarch64, Abi::Arm],
+    }
+}
+
+fn ways_in(code: Code, native: Abi) -> Vec<WayIn> {
+    let mut ways = Vec::new();
+    let here = |entry: &&Entry| abis(native).contains(&entry.abi);
+    for entry in ENTRIES.iter().filter(here) {
+        let way = WayIn { abi: entry.abi, number: entry.number, call: None, function: None };
+        if entry.code.kind() == code.kind() {
+            ways.push(way);
+        } else if entry.code == Code::IPC {
+            let calls = MULTIPLEXED.iter().filter(|m| m.1.kind() == code.kind());
+            ways.extend(calls.map(|m| WayIn { call: Some(m.0), ..way }));
+        }
+    }
+    ways
+}
+
+/// The machine's native ABI, if ipc-trace knows the machine.
+#[must_use]
+pub(crate) fn native_abi(arch: &str) -> Option<Abi> {
+    match arch {
+        "x86_64" => Some(Abi::X86_64),
+        "aarch64" => Some(Abi::Aarch64),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kernel whose BTF describes all that it has: what the machine's ABIs need but x32's own.
+    fn able(native: Abi) -> Features {
+        let here = ENTRIES.iter().filter(|entry| abis(native).contains(&entry.abi));
+        let functions: BTreeSet<_> = here
+            .filter(|entry| entry.functions.len() == 1)
+            .map(|entry| entry.functions[0])
+            .collect();
+        Features {
+            kernel_btf: true,
+            described: functions.clone(),
+            present: Some(functions),
+            preemption: Model::Voluntary,
+            ..Features::default()
+        }
+    }
+
+    fn backend(plan: &Plan, op: Op) -> Backend {
+        plan.ops.iter().find(|plan| plan.op == op).unwrap().backend
+    }
+
+    #[test]
+    fn where_all_functions_can_be_had_no_tracepoint_is_attached() {
+        for native in [Abi::X86_64, Abi::Aarch64] {
+            let plan = plan(Choice::Auto, native, &able(native)).unwrap();
+            assert!(plan.ops.iter().all(|o| o.backend == Backend::Function));
+            assert_eq!(plan.syscall_kinds, 0);
+            for way in plan.ops.iter().flat_map(|op| &op.entries) {
+                let hooked = plan.hooks.iter().any(|h| Some(h.function) == way.function);
+                // x32's mq_notify, which this kernel does not have.
+                assert_eq!(hooked, way.number != 527, "{way:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn auto_ends_up_on_syscall_where_fentry_is_refused_and_says_why() {
+        let features = Features { fentry_refused: Some("EPERM".to_owned()), ..able(Abi::X86_64) };
+        let plan = plan(Choice::Auto, Abi::X86_64, &features).unwrap();
+        assert!(plan.ops.iter().all(|o| o.backend == Backend::Syscall && o.reason == "EPERM"));
+        assert_eq!(plan.flavours, [Flavour::Btf, Flavour::Raw]);
+        assert_eq!(plan.census_refused, None);
+        assert!(plan.hooks.is_empty());
+        assert_eq!(plan.syscall_kinds.count_ones(), 19 + ACCESS_KINDS.count_ones());
+    }
+
+    #[test]
+    fn where_functions_miss_calls_auto_takes_tracepoints_and_says_why() {
+        let of = |preemption| Features { preemption, guards_functions: true, ..able(Abi::X86_64) };
+        for model in [Model::Full, Model::Lazy, Model::Rt, Model::Unknown] {
+            let features = of(model);
+            let why = Inexact { cause: Cause::Functions, model };
+            let plan = plan(Choice::Auto, Abi::X86_64, &features).unwrap();
+            let is_so = |o: &OpPlan| o.backend == Backend::Syscall && o.reason == why.to_string();
+            assert!(plan.ops.iter().all(is_so));
+            assert_eq!(plan.flavours, [Flavour::Btf, Flavour::Raw]);
+            assert_eq!(plan.inexact().next(), None);
+
+            let asked_for = super::plan(Choice::Function, Abi::X86_64, &features).unwrap();
+            assert!(asked_for.ops.iter().all(|o| o.backend == Backend::Function));
+            assert_eq!(asked_for.preferred, Backend::Syscall);
+            assert_eq!(asked_for.inexact().collect::<Vec<_>>(), [(Backend::Function, why)]);
+        }
+        for model in [Model::None, Model::Voluntary] {
+            let plan = plan(Choice::Auto, Abi::X86_64, &of(model)).unwrap();
+            assert_eq!(plan.preferred, Backend::Function);
+            assert_eq!(plan.inexact().next(), None);
+        }
+        // Nothing is left out before 5.12.
+        let features = Features { guards_functions: false, ..of(Model::Rt) };
+        let plan = plan(Choice::Auto, Abi::X86_64, &features).unwrap();
+        assert_eq!(plan.preferred, Backend::Function);
+    }
+
+    #[test]
+    fn where_both_miss_calls_function_stays_the_cheaper_one() {
+        let features = Features {
+            preemption: Model::Lazy,
+            guards_functions: true,
+            preempts_on_tracepoints: true,
+            fprobe: true,
+            ..able(Abi::X86_64)
+        };
+        let plan = plan(Choice::Auto, Abi::X86_64, &features).unwrap();
+        assert_eq!(plan.preferred, Backend::Function);
+        assert_eq!(plan.flavours[0], Flavour::Perf);
+        let inexact: Vec<_> = plan.inexact().collect();
+        assert_eq!(
+            inexact,
+            [(Backend::Function, Inexact { cause: Cause::Bpf, model: Model::Lazy })]
+        );
+    }
+
+    #[test]
+    fn copies_make_functions_exact_where_programs_are_preempted() {
+        let features = Features {
+            preemption: Model::Lazy,
+            guards_functions: true,
+            preempts_on_tracepoints: true,
+            fprobe: true,
+            tracing_multi: true,
+            ..able(Abi::X86_64)
+        };
+        let plan = plan(Choice::Auto, Abi::X86_64, &features).unwrap();
+        assert!(plan.copied && plan.copied_functions);
+        assert_eq!(plan.preferred, Backend::Function);
+        assert_eq!(plan.inexact().next(), None);
+        assert!(plan.hooks.iter().all(|hook| hook.entry));
+        // Where nothing is preempted they would only cost.
+        let features = Features { preempts_on_tracepoints: false, ..features };
+        let plan = super::plan(Choice::Function, Abi::X86_64, &features).unwrap();
+        assert!(!plan.copied && !plan.copied_functions);
+        assert!(!plan.hooks.iter().all(|hook| hook.entry));
+    }
+
+    #[test]
+    fn one_function_that_fails_takes_its_operations_alone() {
+        let mut features = able(Abi::X86_64);
+        features.unusable.insert("__x64_sys_mq_open", "it never fired".to_owned());
+        let plan = plan(Choice::Auto, Abi::X86_64, &features).unwrap();
+        assert_eq!(backend(&plan, Op::MqOpen), Backend::Syscall);
+        assert_eq!(plan.ops.iter().filter(|o| o.backend == Backend::Syscall).count(), 1);
+        assert_eq!(dispatched(plan.syscall_kinds), Op::MqOpen.bit());
+        assert!(!plan.hooks.iter().any(|h| h.function.ends_with("sys_mq_open")));
+
+        features.unusable = BTreeMap::from([("__ia32_compat_sys_ipc", "EBUSY".to_owned())]);
+        let plan = super::plan(Choice::Auto, Abi::X86_64, &features).unwrap();
+        assert_eq!(backend(&plan, Op::Semop), Backend::Syscall);
+        assert_eq!(backend(&plan, Op::MqSend), Backend::Function);
+        assert_eq!(plan.ops.iter().filter(|o| o.backend == Backend::Syscall).count(), 11);
+        assert!(dispatched(plan.syscall_kinds) & Code::IPC.bit() != 0);
+        assert!(!plan.hooks.iter().any(|h| h.function == "__ia32_compat_sys_ipc"));
+    }
+
+    #[test]
+    fn what_the_kernel_has_not_is_not_needed_and_what_btf_lacks_is() {
+        let mut features = able(Abi::X86_64);
+        for set in [&mut features.described, features.present.as_mut().unwrap()] {
+            set.retain(|function| !function.starts_with("__ia32"));
+        }
+        let plan = plan(Choice::Function, Abi::X86_64, &features).unwrap();
+        assert!(plan.hooks.iter().all(|h| h.function.starts_with("__x64_sys_")));
+
+        features.described.remove("__x64_sys_semget");
+        let error = super::plan(Choice::Function, Abi::X86_64, &features).unwrap_err();
+        assert!(error.to_string().contains("semget: __x64_sys_semget"), "{error}");
+    }
+
+    #[test]
+    fn without_btf_only_raw_tracepoints_are_left() {
+        let features = Features { kernel_btf: false, ..able(Abi::X86_64) };
+        let plan = plan(Choice::Auto, Abi::X86_64, &features).unwrap();
+        assert_eq!(plan.flavours, [Flavour::Raw]);
+        assert!(plan.census_refused.is_some() && plan.hooks.is_empty());
+    }
+
+    #[test]
+    fn function_is_an_error_that_says_why() {
+        let features = Features { fentry_refused: Some("refused".to_owned()), ..able(Abi::X86_64) };
+        let error = plan(Choice::Function, Abi::X86_64, &features).unwrap_err();
+        assert!(error.to_string().contains("refused"), "{error}");
+    }
+
+    #[test]
+    fn every_operation_has_a_way_in_for_each_abi() {
+        for native in [Abi::X86_64, Abi::Aarch64] {
+            let plan = plan(Choice::Syscall, native, &able(native)).unwrap();
+            for op in plan.ops {
+                for abi in abis(native) {
+                    assert!(op.entries.iter().any(|e| e.abi == *abi), "{op:?} {abi:?}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! The running kernel's preemption model: whether a thread can lose its CPU in the middle of a program.
+//!
+//! Four sources, none of which every host has. `/sys/kernel/realtime` is there on real-time kernels alone.
+//! `uname -v` says what the kernel was built as. `preempt=` on its command line chooses where that is
+//! left open (`PREEMPT_DYNAMIC`). `/sys/kernel/debug/sched/preempt` says what is in force now, and can be
+//! written to while the kernel runs (`sched_dynamic_write`, kernel/sched/debug.c, 6.12).
+
+use std::{
+    fmt, fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use super::mounts;
+
+/// A preemption model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Model {
+    /// Nothing is preempted in the kernel
+    None,
+    /// Threads give way at certain places in the kernel, none of which is in a program
+    Voluntary,
+    /// Threads are preempted in the kernel, by others of their kind from the next tick on
+    Lazy,
+    /// Threads are preempted in the kernel
+    Full,
+    /// Threads are preempted nearly everywhere
+    Rt,
+    /// Not known, which counts as [`Self::Full`]
+    #[default]
+    Unknown,
+}
+
+impl Model {
+    /// Whether threads may be preempted in the middle of programs that run with preemption on.
+    #[must_use]
+    pub(crate) const fn preempts(self) -> bool {
+        match self {
+            Self::None | Self::Voluntary => false,
+            Self::Lazy | Self::Full | Self::Rt | Self::Unknown => true,
+        }
+    }
+
+    /// What `preempt=` and the file in debugfs call it.
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "none" => Some(Self::None),
+            "voluntary" => Some(Self::Voluntary),
+            "lazy" => Some(Self::Lazy),
+            "full" => Some(Self::Full),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Voluntary => "voluntary",
+            Self::Lazy => "lazy",
+            Self::Full => "full",
+            Self::Rt => "rt",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// What the sources say. `None`: there is no such file, or it can't be read.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sources {
+    /// `/sys/kernel/realtime`
+    pub realtime: Option<String>,
+    /// `uname -v`
+    pub version: String,
+    /// `/proc/cmdline`
+    pub cmdline: Option<String>,
+    /// `/sys/kernel/debug/sched/preempt`
+    pub debugfs: Option<String>,
+}
+
+impl Sources {
+    /// Reads them, below `proc` and `sys`. Where debugfs is not mounted, it is looked into all the same.
+    #[must_use]
+    pub(crate) fn read(proc: &Path, sys: &Path, version: &str) -> Self {
+        let text = |path| fs::read_to_string(path).ok();
+        let debugfs = text(sys.join("kernel/debug/sched/preempt"));
+        let detached = || mounts::read_detached(c"debugfs", "sched/preempt").ok();
+        Self {
+            realtime: text(sys.join("kernel/realtime")),
+            version: version.to_owned(),
+            cmdline: text(proc.join("cmdline")),
+            debugfs: debugfs.or_else(|| (sys == Path::new("/sys")).then(detached).flatten()),
+        }
+    }
+
+    /// The model that they tell.
+    #[must_use]
+    pub(crate) fn model(&self) -> Model {
+        let is_built_as = |flag| self.version.split_whitespace().any(|word| word == flag);
+        let is_realtime = self.realtime.as_deref().is_some_and(|text| text.trim() == "1");
+        if is_realtime || is_built_as("PREEMPT_RT") {
+            return Model::Rt;
+        }
+        if let Some(model) = self.debugfs.as_deref().and_then(in_force) {
+            return model;
+        }
+        // The flags of init/Makefile. Without any, it is none or voluntary.
+        match () {
+            () if is_built_as("PREEMPT_DYNAMIC") => {
+                self.cmdline.as_deref().and_then(chosen).unwrap_or_default()
+            }
+            () if is_built_as("PREEMPT_LAZY") => Model::Lazy,
+            () if is_built_as("PREEMPT") => Model::Full,
+            () if self.version.contains("PREEMPT") || self.version.is_empty() => Model::Unknown,
+            () => Model::None,
+        }
+    }
+}
+
+/// What is in parentheses in the list of models: `none voluntary (full)`.
+fn in_force(list: &str) -> Option<Model> {
+    let (_, rest) = list.split_once('(')?;
+    Model::named(rest.split_once(')')?.0)
+}
+
+/// The last `preempt=` that the kernel understands, which is the one that it takes. What follows `--` is
+/// for its first program.
+fn chosen(cmdline: &str) -> Option<Model> {
+    let words = cmdline.split_whitespace().take_while(|word| *word != "--");
+    words.filter_map(|word| Model::named(word.strip_prefix("preempt=")?)).last()
+}
+
+/// How often the model is read again.
+const INTERVAL: Duration = Duration::from_secs(60);
+
+/// The running kernel's model, as it was read last.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    model: Model,
+    version: String,
+    read: Instant,
+}
+
+/// Another model is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    /// The model before
+    pub from: Model,
+    /// The model now
+    pub to: Model,
+}
+
+impl Watch {
+    /// Reads the model. `version`: what `uname -v` says.
+    #[must_use]
+    pub(crate) fn new(version: &str) -> Self {
+        Self { model: read(version), version: version.to_owned(), read: Instant::now() }
+    }
+
+    /// Reads it again, if that was a minute ago. Returns what has changed.
+    pub(crate) fn update(&mut self, now: Instant) -> Option<Change> {
+        if now.saturating_duration_since(self.read) < INTERVAL {
+            return None;
+        }
+        self.read = now;
+        let from = std::mem::replace(&mut self.model, read(&self.version));
+        (from != self.model).then_some(Change { from, to: self.model })
+    }
+}
+
+/// The running kernel's model. `version`: what `uname -v` says.
+#[must_use]
+pub(crate) fn read(version: &str) -> Model {
+    Sources::read(Path::new("/proc"), Path::new("/sys"), version).model()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `uname -v` of Debian's kernels.
+    const BULLSEYE: &str = "#1 SMP Debian 5.10.223-1 (2024-08-10)";
+    const BOOKWORM: &str = "#1 SMP PREEMPT_DYNAMIC Debian 6.1.176-1 (2026-07-02)";
+    const BOOKWORM_RT: &str = "#1 SMP PREEMPT_RT Debian 6.1.176-1 (2026-07-02)";
+    const BACKPORTS: &str = "#1 SMP PREEMPT_DYNAMIC Debian 7.3.4-1~bpo13+1 (2026-11-15)";
+
+    fn of(version: &str) -> Sources {
+        Sources { version: version.to_owned(), ..Sources::default() }
+    }
+
+    fn with(version: &str, cmdline: &str, debugfs: &str) -> Model {
+        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        Sources { cmdline: some(cmdline), debugfs: some(debugfs), ..of(version) }.model()
+    }
+
+    #[test]
+    fn what_the_kernel_was_built_as_decides_where_it_leaves_no_choice() {
+        assert_eq!(of(BULLSEYE).model(), Model::None);
+        assert_eq!(of(BOOKWORM_RT).model(), Model::Rt);
+        assert_eq!(of("#1 SMP PREEMPT Thu Jan 1 00:00:00 UTC 1970").model(), Model::Full);
+        assert_eq!(of("#1 SMP PREEMPT_LAZY Thu Jan 1 00:00:00 UTC 1970").model(), Model::Lazy);
+        // Patched real-time kernels before 5.15.
+        let patched = "#1 SMP PREEMPT RT Debian 4.19.194-3 (2021-07-18)";
+        let realtime = Sources { realtime: Some("1\n".to_owned()), ..of(patched) };
+        assert_eq!(realtime.model(), Model::Rt);
+        // It has no choice, so the command line says nothing.
+        assert_eq!(with(BULLSEYE, "quiet preempt=full", ""), Model::None);
+    }
+
+    #[test]
+    fn the_command_line_chooses_and_what_is_in_force_has_the_last_word() {
+        let line = "BOOT_IMAGE=/boot/vmlinuz-6.1.0-50-amd64 root=/dev/sda1 ro quiet";
+        for (words, debugfs, model) in [
+            ("preempt=full", "", Model::Full),
+            ("preempt=voluntary", "", Model::Voluntary),
+            ("preempt=full preempt=none", "", Model::None),
+            ("preempt=full preempt=never", "", Model::Full),
+            ("preempt=none -- preempt=full", "", Model::None),
+            ("preempt=full", "none (voluntary) full\n", Model::Voluntary),
+            ("", "none voluntary (full)\n", Model::Full),
+            ("", "(none) voluntary full\n", Model::None),
+        ] {
+            assert_eq!(with(BOOKWORM, &format!("{line} {words}\n"), debugfs), model, "{words}");
+        }
+        assert_eq!(with(BACKPORTS, line, "full (lazy)\n"), Model::Lazy);
+        assert_eq!(with(BOOKWORM_RT, line, "(full) lazy\n"), Model::Rt);
+    }
+
+    #[test]
+    fn what_is_not_known_counts_as_full() {
+        for model in [
+            with(BOOKWORM, "", ""),
+            with(BOOKWORM, "quiet preemptive=1", ""),
+            with(BOOKWORM, "", "none voluntary full\n"),
+            with("", "", ""),
+            with("#1 SMP PREEMPT_NEW Debian", "", ""),
+        ] {
+            assert_eq!(model, Model::Unknown);
+            assert!(model.preempts());
+        }
+        assert!(Model::Lazy.preempts() && !Model::Voluntary.preempts());
+    }
+
+    #[test]
+    fn the_running_kernel_is_read_again_after_a_minute() {
+        let mut watch = Watch::new(BULLSEYE);
+        watch.model = Model::Rt;
+        let begin = Instant::now();
+        assert_eq!(watch.update(begin + INTERVAL / 2), None);
+        let change = watch.update(begin + INTERVAL).unwrap();
+        assert_eq!(change.from, Model::Rt);
+        assert_eq!(watch.update(begin + INTERVAL * 3), None);
+    }
+}

@@ -1,0 +1,87 @@
+//! A ring of the kernel side, with where it has been written and read.
+//!
+//! Records are given their places in one order and are finished in another. The reader stops at the first
+//! that is not finished, whatever is behind it; so that it has read nothing does not mean that there is
+//! nothing.
+
+use std::{
+    io,
+    num::NonZeroUsize,
+    os::fd::{AsFd, BorrowedFd},
+    sync::atomic::{AtomicUsize, Ordering, fence},
+};
+
+use aya::maps::{MapData, RingBuf};
+use nix::{
+    sys::mman::ProtFlags,
+    unistd::{SysconfVar, sysconf},
+};
+
+use super::mapped::Mapping;
+use crate::engine::pipeline::{Source, Unfinished};
+
+/// A ring.
+pub(crate) struct Ring {
+    ring: RingBuf<MapData>,
+    /// Of its pages, the one with the reader's position is the first, and that with the writers' the second
+    /// (`struct bpf_ringbuf`, kernel/bpf/ringbuf.c).
+    read: Position,
+    written: Position,
+}
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ring").field("read", &self.read).field("written", &self.written).finish()
+    }
+}
+
+impl Ring {
+    /// Takes the ring over.
+    ///
+    /// # Errors
+    /// The kernel does not let its positions be read.
+    pub(super) fn new(ring: RingBuf<MapData>) -> io::Result<Self> {
+        let page = sysconf(SysconfVar::PAGE_SIZE)?
+            .and_then(|page| NonZeroUsize::new(usize::try_from(page).ok()?))
+            .ok_or_else(|| io::Error::other("sysconf does not tell the size of a page"))?;
+        let [read, written] = [0, page.get()].map(|at| Position::map(ring.as_fd(), at, page));
+        Ok(Self { read: read?, written: written?, ring })
+    }
+}
+
+impl AsFd for Ring {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
+    }
+}
+
+impl Source for Ring {
+    fn next<R>(&mut self, with: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        self.ring.next().map(|item| with(&item))
+    }
+
+    fn unfinished(&self) -> Option<Unfinished> {
+        let (read, written) = (self.read.get(), self.written.get());
+        (read != written).then_some(Unfinished { at: read, end: written })
+    }
+}
+
+/// A position, at the beginning of a page of the ring's.
+#[derive(Debug)]
+struct Position(Mapping);
+
+impl Position {
+    fn map(ring: BorrowedFd<'_>, at: usize, page: NonZeroUsize) -> io::Result<Self> {
+        Ok(Self(Mapping::new(ring, at, page, ProtFlags::PROT_READ)?))
+    }
+
+    fn get(&self) -> usize {
+        // Memory that may only be read: of such, relaxed loads alone are sound (std::sync::atomic, "Atomic accesses
+        // to read-only memory").
+        // SAFETY: the mapping is there and begins with an aligned `unsigned long`.
+        let position =
+            unsafe { self.0.at().cast::<AtomicUsize>().as_ref() }.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        position
+    }
+}

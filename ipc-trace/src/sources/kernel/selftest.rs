@@ -1,0 +1,359 @@
+//! The self-test of backend `function`: being in BTF does not mean that the calls go through a
+//! function, so each one is called once, and its programs must have been run.
+//!
+//! A child process makes one harmless call for each way in, in an IPC namespace of its own: its first
+//! argument is −1, which is no id, no descriptor and no address, and the others are 0. What calls the functions
+//! on other ways it does before that (`deeds`). Programs mark that they were run while the gate stands at
+//! `gate::TEST`, and report nothing.
+
+mod deeds;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    num::NonZeroUsize,
+    ptr::NonNull,
+    time::{Duration, Instant},
+};
+
+use ipc_trace_common::{
+    hooks::{Deed, ENTRIES, MULTIPLEXED, REACHED, X32_BIT},
+    op::{Abi, Code},
+    state::{fired_at, way_fired_at},
+};
+use nix::{
+    errno::Errno,
+    sched::{CloneFlags, unshare},
+    sys::{
+        mman::{MapFlags, ProtFlags, mmap_anonymous, munmap},
+        signal::{Signal, kill},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::{ForkResult, fork},
+};
+
+use super::plan::{Hook, Plan};
+use deeds::Child;
+
+/// How long the calls are waited for. They take a few milliseconds, but a busy host may give the child
+/// its turn late.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A call that was not made.
+const NOT_MADE: i64 = i64::MIN;
+
+/// A call of the test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Probe {
+    abi: Abi,
+    number: u64,
+    /// The first argument
+    first: u64,
+    function: &'static str,
+}
+
+/// What came of the test.
+#[derive(Clone, Debug)]
+pub(crate) struct Outcome {
+    /// Of the calls: function and raw result; those that were not made are left out
+    calls: Vec<(&'static str, i64)>,
+    /// Of [`Deed::ALL`]: not negative, if it was done
+    deeds: [i64; Deed::ALL.len()],
+}
+
+/// What the test tells of a function on another way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// Its program was run
+    Ran,
+    /// It was called, and its program was not run
+    Silent,
+    /// Nothing, as it could not be called: which, and why
+    None(String),
+}
+
+/// The calls, those by `int 0x80` last: where the kernel was told to refuse them, the first ends the
+/// child.
+fn probes(plan: &Plan) -> Vec<Probe> {
+    let functions: BTreeSet<_> = plan.hooks.iter().map(|hook| hook.function).collect();
+    let mut probes = Vec::new();
+    for entry in ENTRIES {
+        for function in entry.functions.iter().filter(|name| functions.contains(*name)) {
+            let first =
+                if entry.code == Code::IPC { u64::from(MULTIPLEXED[0].0) } else { u64::MAX };
+            let number = u64::from(entry.number) | if entry.abi == Abi::X32 { X32_BIT } else { 0 };
+            probes.push(Probe { abi: entry.abi, number, first, function });
+        }
+    }
+    probes.sort_by_key(|probe| probe.abi.is_32_bit());
+    probes
+}
+
+/// Makes the calls.
+///
+/// # Errors
+/// No memory can be shared with a child, or no child can be made.
+pub(crate) fn run(plan: &Plan) -> io::Result<Outcome> {
+    let probes = probes(plan);
+    let results = Shared::new(Deed::ALL.len() + probes.len())?;
+    // SAFETY: there is no other thread; the child makes system calls alone and ends.
+    match unsafe { fork() }? {
+        ForkResult::Child => {
+            // Should it be refused, the calls are harmless all the same.
+            let mut child = Child::new(unshare(CloneFlags::CLONE_NEWIPC).is_ok());
+            for (at, deed) in Deed::ALL.into_iter().enumerate() {
+                results.set(at, child.does(deed));
+            }
+            for (at, probe) in probes.iter().enumerate() {
+                results.set(Deed::ALL.len() + at, probe.call());
+            }
+            // SAFETY: ends this process at once.
+            unsafe { libc::_exit(0) }
+        }
+        ForkResult::Parent { child } => wait(child)?,
+    }
+    let result = |at| results.get(Deed::ALL.len() + at);
+    let made = probes.iter().enumerate().map(|(at, probe)| (probe.function, result(at)));
+    let calls = made.filter(|(_, result)| *result != NOT_MADE).collect();
+    Ok(Outcome { calls, deeds: std::array::from_fn(|at| results.get(at)) })
+}
+
+fn wait(child: nix::unistd::Pid) -> io::Result<()> {
+    let begin = Instant::now();
+    while waitpid(child, Some(WaitPidFlag::WNOHANG))? == WaitStatus::StillAlive {
+        if begin.elapsed() > PATIENCE {
+            kill(child, Signal::SIGKILL)?;
+            waitpid(child, None)?;
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    Ok(())
+}
+
+/// The functions whose programs were not run although a call came back from the kernel's IPC code.
+/// `ran` tells of a place whether its program was run.
+pub(crate) fn silent(
+    plan: &Plan,
+    outcome: &Outcome,
+    ran: impl Fn(u32) -> bool,
+) -> BTreeMap<&'static str, String> {
+    let all_ran = |hook: &Hook| {
+        ran(fired_at(hook.place(), false)) && (!hook.entry || ran(fired_at(hook.place(), true)))
+    };
+    // ENOSYS: the kernel was told to do without this ABI, so nobody's calls come this way.
+    let came_back = |hook: &Hook| {
+        let no_such_call = -i64::from(Errno::ENOSYS as i32);
+        outcome.calls.iter().any(|(name, ret)| *name == hook.function && *ret != no_such_call)
+    };
+    plan.hooks
+        .iter()
+        .filter(|hook| came_back(hook) && !all_ran(hook))
+        .map(|hook| (hook.function, "a call was made and no program was run".to_owned()))
+        .collect()
+}
+
+/// What is known of the function in a row of [`REACHED`]. `ran` as above.
+pub(crate) fn proof(row: usize, outcome: &Outcome, ran: impl Fn(u32) -> bool) -> Proof {
+    if ran(way_fired_at(row)) {
+        return Proof::Ran;
+    }
+    let way = &REACHED[row];
+    match outcome.deeds[way.deed as usize] {
+        0.. => Proof::Silent,
+        refused => Proof::None(format!("{} ({})", way.functions[0], deeds::refusal(refused))),
+    }
+}
+
+impl Probe {
+    #[cfg(target_arch = "x86_64")]
+    fn call(&self) -> i64 {
+        match self.abi {
+            Abi::X86_64 | Abi::X32 => self.native(),
+            Abi::I386 => {
+                let ret: i64;
+                // A 32-bit call; `rbx` is kept for the compiler by hand, and the kernel may change
+                // r8 to r11 (arch/x86/entry/entry_64_compat.S).
+                // SAFETY: no argument is an address that can be read or written.
+                unsafe {
+                    core::arch::asm!(
+                        "xchg rbx, {first}",
+                        "int 0x80",
+                        "xchg rbx, {first}",
+                        first = inout(reg) self.first => _,
+                        inout("rax") self.number => ret,
+                        in("rcx") if self.first == u64::MAX { 0 } else { u64::MAX },
+                        in("rdx") 0, in("rsi") 0, in("rdi") 0,
+                        out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+                    );
+                }
+                i64::from(ret as i32)
+            }
+            Abi::Aarch64 | Abi::Arm => NOT_MADE,
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn call(&self) -> i64 {
+        match self.abi {
+            Abi::Aarch64 => self.native(),
+            // A 64-bit program can't make 32-bit calls there.
+            Abi::Arm | Abi::X86_64 | Abi::I386 | Abi::X32 => NOT_MADE,
+        }
+    }
+
+    fn native(&self) -> i64 {
+        // SAFETY: no argument is an address that can be read or written.
+        let ret = unsafe { libc::syscall(self.number as i64, self.first, 0u64, 0u64, 0u64, 0u64) };
+        if ret == -1 { -i64::from(Errno::last_raw()) } else { ret }
+    }
+}
+
+/// Results that the child writes and the parent reads.
+struct Shared {
+    at: NonNull<i64>,
+    len: usize,
+}
+
+impl Shared {
+    fn new(len: usize) -> io::Result<Self> {
+        let bytes = NonZeroUsize::new(len * size_of::<i64>()).unwrap_or(NonZeroUsize::MIN);
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping, at an address of the kernel's choice.
+        let at = unsafe { mmap_anonymous(None, bytes, access, MapFlags::MAP_SHARED)? }.cast();
+        let shared = Self { at, len };
+        (0..len).for_each(|at| shared.set(at, NOT_MADE));
+        Ok(shared)
+    }
+
+    fn place(&self, at: usize) -> *mut i64 {
+        assert!(at < self.len);
+        // SAFETY: it lies within the mapping.
+        unsafe { self.at.as_ptr().add(at) }
+    }
+
+    fn set(&self, at: usize, value: i64) {
+        // SAFETY: the place is valid and aligned; nobody else writes while this process does.
+        unsafe { self.place(at).write_volatile(value) }
+    }
+
+    fn get(&self, at: usize) -> i64 {
+        // SAFETY: as above; the child has ended.
+        unsafe { self.place(at).read_volatile() }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `new`, and no place is used any more.
+        let _ = unsafe { munmap(self.at.cast(), self.len * size_of::<i64>()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sources::kernel::plan::{Backend, Exactness, Features, Hook};
+
+    fn plan(functions: &[&'static str]) -> Plan {
+        let hooks =
+            functions.iter().map(|function| Hook::new(function, &Features::default())).collect();
+        Plan {
+            flavours: vec![],
+            ops: vec![],
+            hooks,
+            fprobe: false,
+            syscall_kinds: 0,
+            census_refused: None,
+            copied: false,
+            copied_functions: false,
+            exactness: Exactness::default(),
+            preferred: Backend::Function,
+        }
+    }
+
+    #[test]
+    fn calls_of_32_bits_come_last_and_ipc_names_a_call() {
+        let plan = plan(&["__ia32_compat_sys_ipc", "__x64_sys_semop"]);
+        let probes = probes(&plan);
+        let abis: Vec<_> = probes.iter().map(|probe| probe.abi).collect();
+        assert_eq!(abis, [Abi::X86_64, Abi::X32, Abi::I386]);
+        assert_eq!(probes.last().unwrap().first, 1);
+    }
+
+    #[test]
+    fn a_program_that_was_not_run_is_told_and_a_call_that_is_not_there_is_not() {
+        let plan = plan(&["__x64_sys_semget", "__x64_sys_semop", "__x64_compat_sys_mq_notify"]);
+        let enosys = -i64::from(libc::ENOSYS);
+        let calls = vec![
+            ("__x64_sys_semget", -2),
+            ("__x64_sys_semop", -22),
+            ("__x64_sys_semop", enosys),
+            ("__x64_compat_sys_mq_notify", enosys),
+        ];
+        let outcome = Outcome { calls, deeds: [0; Deed::ALL.len()] };
+        let semop = plan.hooks.iter().find(|h| h.function == "__x64_sys_semop").unwrap();
+        let names = |silent: BTreeMap<&'static str, String>| silent.into_keys().collect::<Vec<_>>();
+        assert!(silent(&plan, &outcome, |_| true).is_empty());
+        let without_entry = |at| at != fired_at(semop.place(), true);
+        assert_eq!(names(silent(&plan, &outcome, without_entry)), ["__x64_sys_semop"]);
+        let none = names(silent(&plan, &outcome, |_| false));
+        assert_eq!(none, ["__x64_sys_semget", "__x64_sys_semop"]);
+    }
+
+    #[test]
+    fn a_way_is_silent_only_if_its_deed_was_done() {
+        let row = ipc_trace_common::hooks::way_of("segment_touched");
+        let mut outcome = Outcome { calls: vec![], deeds: [0; Deed::ALL.len()] };
+        assert_eq!(proof(row, &outcome, |_| false), Proof::Silent);
+        assert_eq!(proof(row, &outcome, |at| at != way_fired_at(row)), Proof::Silent);
+        assert_eq!(proof(row, &outcome, |at| at == way_fired_at(row)), Proof::Ran);
+
+        outcome.deeds[Deed::TouchSegment as usize] = -i64::from(libc::EPERM);
+        let Proof::None(reason) = proof(row, &outcome, |_| false) else { panic!("it was refused") };
+        assert_eq!(reason, "shm_fault (the test was refused it: EPERM)");
+        // Others may have called it.
+        assert_eq!(proof(row, &outcome, |_| true), Proof::Ran);
+
+        outcome.deeds[Deed::TouchSegment as usize] = NOT_MADE;
+        assert!(matches!(proof(row, &outcome, |_| false), Proof::None(_)));
+    }
+
+    /// What needs an IPC namespace of the child's own is done in one, or not at all.
+    #[test]
+    fn deeds_are_done_where_they_harm_nobody() {
+        let outcome = run(&plan(&[])).unwrap();
+        let of = |deed: Deed| outcome.deeds[deed as usize];
+        let has_namespace = of(Deed::MakeSemaphores) != deeds::NO_NAMESPACE;
+        for deed in Deed::ALL {
+            assert_ne!(of(deed), NOT_MADE, "{deed:?}");
+            let makes = deed as usize >= Deed::MakeSemaphores as usize;
+            if matches!(deed, Deed::Open | Deed::Receive) || makes && has_namespace {
+                assert!(of(deed) >= 0, "{deed:?}: {}", of(deed));
+            }
+        }
+        let mut child = Child::new(false);
+        for deed in
+            Deed::ALL.into_iter().filter(|deed| *deed as usize >= Deed::MakeSemaphores as usize)
+        {
+            assert_eq!(child.does(deed), deeds::NO_NAMESPACE, "{deed:?}");
+        }
+    }
+
+    /// Whether programs are attached or not, the calls do no harm.
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn every_call_is_refused_by_the_kernel() {
+        let every: Vec<_> = ENTRIES
+            .iter()
+            .filter(|entry| matches!(entry.abi, Abi::X86_64 | Abi::I386))
+            .flat_map(|entry| entry.functions)
+            .copied()
+            .collect();
+        let outcome = run(&plan(&every)).unwrap();
+        assert!(outcome.calls.len() >= 20);
+        for (function, ret) in outcome.calls {
+            assert!((-4095..0).contains(&ret), "{function}: {ret}");
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! containerd and CRI-O, by CRI: the API that Kubernetes has for its runtimes. What there is is listed, again
+//! and again, and at once when the runtime tells of an event, which not all do.
+
+mod messages;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use hyper::{Uri, http::uri::PathAndQuery};
+use tokio::{
+    sync::{Notify, mpsc::Sender},
+    task::JoinSet,
+    time::timeout,
+};
+use tonic::{
+    Code, Request, Status,
+    client::Grpc,
+    transport::{Channel, Endpoint},
+};
+use tonic_prost::ProstCodec;
+
+use super::{ANSWER, IMAGE_LEN, NAME_LEN, News, Socket, kept, kept_id, nobody, socket};
+use crate::{engine::track::containers::Labels, engine::track::containers::Named, with_causes};
+use messages::{
+    All, Container, ContainerEvent, ListContainersResponse, ListPodSandboxResponse, NamespaceMode,
+    PodSandbox, PodSandboxStatusRequest, PodSandboxStatusResponse,
+};
+
+/// How often everything is listed: of a runtime that tells of events, and of one that does not.
+const SELDOM: Duration = Duration::from_secs(10);
+const OFTEN: Duration = Duration::from_secs(1);
+/// How long after an event: one comes seldom alone.
+const SOON: Duration = Duration::from_millis(50);
+/// How long the events are left alone after they have ended.
+const PAUSE: Duration = Duration::from_secs(5);
+/// Bytes of an answer: tens of thousands of containers.
+const MOST: usize = 32 << 20;
+/// Labels that are kept of a pod, and bytes of one; Kubernetes allows 317 for a key and 63 for a value.
+const LABELS: usize = 32;
+const LABEL_LEN: usize = 320;
+
+type Client = Grpc<Channel>;
+
+/// Follows a runtime until it can't be asked.
+///
+/// # Errors
+/// Why it is of no use (any more).
+pub(super) async fn follow(socket: &Socket, at: usize, news: &Sender<News>) -> Result<(), String> {
+    let happened = Arc::new(Notify::new());
+    let tells = Arc::new(AtomicBool::new(false));
+    // Ended with it.
+    let mut events = JoinSet::new();
+    events.spawn(listen(socket.path.clone(), Arc::clone(&happened), Arc::clone(&tells)));
+    let (mut told, mut modes) = (HashMap::new(), HashMap::new());
+    let mut first = true;
+    loop {
+        let mut all = HashMap::new();
+        for mut named in list(&socket.path, &mut modes).await? {
+            named.runtime = Some(socket.runtime);
+            if told.get(&named.id) != Some(&named) {
+                news.send(News::Named(named.clone())).await.map_err(nobody)?;
+            }
+            all.insert(named.id.clone(), named);
+        }
+        told = all;
+        if std::mem::take(&mut first) {
+            news.send(News::Caught(at)).await.map_err(nobody)?;
+        }
+        let pause = if tells.load(Ordering::Relaxed) { SELDOM } else { OFTEN };
+        if timeout(pause, happened.notified()).await.is_ok() {
+            tokio::time::sleep(SOON).await;
+        }
+        if news.is_closed() {
+            return Ok(());
+        }
+    }
+}
+
+/// Tells when something happened, as long as the runtime does.
+async fn listen(path: PathBuf, happened: Arc<Notify>, tells: Arc<AtomicBool>) {
+    loop {
+        let ended = wait_for_events(&path, &happened, &tells).await;
+        tells.store(false, Ordering::Relaxed);
+        if ended.is_err_and(|status| status.code() == Code::Unimplemented) {
+            return;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn wait_for_events(
+    path: &std::path::Path,
+    happened: &Notify,
+    tells: &AtomicBool,
+) -> Result<(), Status> {
+    let mut client = client(path).await?;
+    let codec: ProstCodec<All, ContainerEvent> = ProstCodec::default();
+    let path = PathAndQuery::from_static("/runtime.v1.RuntimeService/GetContainerEvents");
+    let answer = client.server_streaming(Request::new(All {}), path, codec).await?;
+    let mut events = answer.into_inner();
+    tells.store(true, Ordering::Relaxed);
+    while events.message().await?.is_some() {
+        happened.notify_one();
+    }
+    Ok(())
+}
+
+/// A connection of its own for each round: what one may bring is bounded.
+async fn client(path: &std::path::Path) -> Result<Client, Status> {
+    let path = path.to_owned();
+    let connect = tower::service_fn(move |_: Uri| socket::connect(path.clone()));
+    let channel = Endpoint::from_static("http://localhost")
+        .connect_timeout(ANSWER)
+        .connect_with_connector(connect)
+        .await
+        .map_err(|error| Status::unavailable(with_causes(&error)))?;
+    let mut client = Grpc::new(channel).max_decoding_message_size(MOST);
+    ready(&mut client).await?;
+    Ok(client)
+}
+
+async fn ready(client: &mut Client) -> Result<(), Status> {
+    client.ready().await.map_err(|error| Status::unavailable(with_causes(&error)))
+}
+
+/// One question and its answer.
+async fn ask<Q, A>(client: &mut Client, path: &'static str, question: Q) -> Result<A, Status>
+where
+    Q: prost::Message + 'static,
+    A: prost::Message + Default + 'static,
+{
+    ready(client).await?;
+    let codec: ProstCodec<Q, A> = ProstCodec::default();
+    let answer = client.unary(Request::new(question), PathAndQuery::from_static(path), codec);
+    match timeout(ANSWER, answer).await {
+        Ok(answer) => answer.map(tonic::Response::into_inner),
+        Err(_) => {
+            Err(Status::deadline_exceeded(format!("no answer within {} s", ANSWER.as_secs())))
+        }
+    }
+}
+
+/// All containers, the sandboxes of pods among them. `modes`: what was asked before of sandboxes, which
+/// does not change.
+async fn list(
+    path: &std::path::Path,
+    modes: &mut HashMap<String, Option<String>>,
+) -> Result<Vec<Named>, String> {
+    listed(path, modes).await.map_err(|status| {
+        if status.code() == Code::Unimplemented {
+            return "it does not serve CRI (runtime.v1)".to_owned();
+        }
+        status.message().to_owned()
+    })
+}
+
+async fn listed(
+    path: &std::path::Path,
+    modes: &mut HashMap<String, Option<String>>,
+) -> Result<Vec<Named>, Status> {
+    let mut client = client(path).await?;
+    let pods: ListPodSandboxResponse =
+        ask(&mut client, "/runtime.v1.RuntimeService/ListPodSandbox", All {}).await?;
+    let containers: ListContainersResponse =
+        ask(&mut client, "/runtime.v1.RuntimeService/ListContainers", All {}).await?;
+    let mut by_id = HashMap::new();
+    let mut kept_modes = HashMap::new();
+    for pod in pods.items {
+        let Some(mut named) = of_pod(pod) else { continue };
+        let mode = match modes.remove(&named.id) {
+            Some(mode) => mode,
+            None => mode_of(&mut client, &named.id).await,
+        };
+        kept_modes.insert(named.id.clone(), mode.clone());
+        named.ipc_mode = mode;
+        by_id.insert(named.id.clone(), named);
+    }
+    *modes = kept_modes;
+    let mut all: Vec<_> =
+        containers.containers.into_iter().filter_map(|one| of_container(one, &by_id)).collect();
+    all.extend(by_id.into_values());
+    Ok(all)
+}
+
+/// Which IPC namespace a pod was given. `None`: it is gone, or that is not said.
+async fn mode_of(client: &mut Client, id: &str) -> Option<String> {
+    let question = PodSandboxStatusRequest { pod_sandbox_id: id.to_owned() };
+    let path = "/runtime.v1.RuntimeService/PodSandboxStatus";
+    let answer: PodSandboxStatusResponse = ask(client, path, question).await.ok()?;
+    let options = answer.status?.linux?.namespaces?.options?;
+    Some(match options.ipc() {
+        NamespaceMode::Node => "host".to_owned(),
+        NamespaceMode::Pod | NamespaceMode::Container | NamespaceMode::Target => "pod".to_owned(),
+    })
+}
+
+/// A pod's sandbox, which is a container without a name.
+fn of_pod(pod: PodSandbox) -> Option<Named> {
+    let about = pod.metadata.unwrap_or_default();
+    Some(Named {
+        id: kept_id(Some(pod.id))?,
+        pod: kept(Some(about.name), NAME_LEN),
+        pod_uid: kept(Some(about.uid), NAME_LEN),
+        pod_namespace: kept(Some(about.namespace), NAME_LEN),
+        labels: Some(labels(pod.labels)),
+        ..Named::default()
+    })
+}
+
+fn of_container(one: Container, pods: &HashMap<String, Named>) -> Option<Named> {
+    let image = one.image.unwrap_or_default();
+    let image =
+        Some(image.user_specified_image).filter(|text| !text.is_empty()).or(Some(image.image));
+    let pod = pods.get(&one.pod_sandbox_id).cloned().unwrap_or_default();
+    Some(Named {
+        id: kept_id(Some(one.id))?,
+        name: kept(one.metadata.map(|about| about.name), NAME_LEN),
+        image: kept(image, IMAGE_LEN),
+        ..pod
+    })
+}
+
+/// Labels, the first by their keys.
+fn labels(all: HashMap<String, String>) -> Labels {
+    let count = all.len();
+    let fits = |(key, value): &(String, String)| key.len() <= LABEL_LEN && value.len() <= LABEL_LEN;
+    let sorted: BTreeMap<_, _> = all.into_iter().filter(fits).collect();
+    let kept: BTreeMap<_, _> = sorted.into_iter().take(LABELS).collect();
+    let lost = u32::try_from(count - kept.len()).unwrap_or(u32::MAX);
+    Labels { kept, lost }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,256 @@
+//! A runtime of Kubernetes, on a socket of the test's own.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::Mutex,
+    task::{Context, Poll},
+};
+
+use futures_util::stream;
+use hyper::http;
+use tokio::net::UnixListener;
+use tonic::{Response, body::Body, server::NamedService};
+
+use super::{
+    super::{
+        State,
+        tests::{Place, hear},
+    },
+    messages::{
+        ContainerMetadata, ImageSpec, LinuxPodSandboxStatus, Namespace, NamespaceOption,
+        PodSandboxMetadata, PodSandboxStatus,
+    },
+    *,
+};
+use crate::{engine::track::containers::identity::Runtime, sources::runtimes::Names};
+
+/// What a runtime has.
+#[derive(Debug, Default)]
+struct Has {
+    containers: Vec<Container>,
+    pods: Vec<PodSandbox>,
+    /// Whether pods are in the host's IPC namespace
+    host: bool,
+    /// Whether it tells of events; it then never ends to
+    events: bool,
+}
+
+/// The runtime.
+#[derive(Clone, Debug)]
+struct Server(Arc<Mutex<Has>>, Arc<Notify>);
+
+impl NamedService for Server {
+    const NAME: &'static str = "runtime.v1.RuntimeService";
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
+
+impl tower::Service<http::Request<Body>> for Server {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Answer {
+        let (has, happened) = (Arc::clone(&self.0), Arc::clone(&self.1));
+        Box::pin(async move {
+            let path = request.uri().path().to_owned();
+            Ok(match path.rsplit('/').next().unwrap_or_default() {
+                "ListContainers" => {
+                    let containers = has.lock().unwrap().containers.clone();
+                    one::<All, _>(request, ListContainersResponse { containers }).await
+                }
+                "ListPodSandbox" => {
+                    let items = has.lock().unwrap().pods.clone();
+                    one::<All, _>(request, ListPodSandboxResponse { items }).await
+                }
+                "PodSandboxStatus" => {
+                    let mode = if has.lock().unwrap().host {
+                        NamespaceMode::Node
+                    } else {
+                        NamespaceMode::Pod
+                    };
+                    let options = Some(NamespaceOption { ipc: mode as i32 });
+                    let namespaces = Some(Namespace { options });
+                    let linux = Some(LinuxPodSandboxStatus { namespaces });
+                    let status = Some(PodSandboxStatus { linux });
+                    one::<PodSandboxStatusRequest, _>(request, PodSandboxStatusResponse { status })
+                        .await
+                }
+                "GetContainerEvents" if has.lock().unwrap().events => {
+                    let mut grpc =
+                        tonic::server::Grpc::new(ProstCodec::<ContainerEvent, All>::default());
+                    let each = move |_: Request<All>| {
+                        let happened = Arc::clone(&happened);
+                        let events = stream::unfold(happened, |happened| async {
+                            happened.notified().await;
+                            Some((Ok(ContainerEvent {}), happened))
+                        });
+                        std::future::ready(Ok::<_, Status>(Response::new(events)))
+                    };
+                    grpc.server_streaming(tower::service_fn(each), request).await
+                }
+                _ => Status::unimplemented("unknown method").into_http(),
+            })
+        })
+    }
+}
+
+/// Answers with one message.
+async fn one<Q, A>(request: http::Request<Body>, answer: A) -> http::Response<Body>
+where
+    Q: prost::Message + Default + 'static,
+    A: prost::Message + Clone + 'static,
+{
+    let mut grpc = tonic::server::Grpc::new(ProstCodec::<A, Q>::default());
+    let each =
+        move |_: Request<Q>| std::future::ready(Ok::<_, Status>(Response::new(answer.clone())));
+    grpc.unary(tower::service_fn(each), request).await
+}
+
+/// Starts it: what it has, and what tells its clients that this has changed.
+fn serve(place: &Place, has: Has) -> (Arc<Mutex<Has>>, Arc<Notify>) {
+    let (has, happened) = (Arc::new(Mutex::new(has)), Arc::new(Notify::new()));
+    let server = Server(Arc::clone(&has), Arc::clone(&happened));
+    let path = place.path();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let listener = runtime.block_on(async { UnixListener::bind(path).unwrap() });
+    std::thread::spawn(move || {
+        runtime.block_on(async move {
+            let incoming = stream::unfold(listener, |listener| async {
+                let stream = listener.accept().await.map(|(stream, _)| stream);
+                Some((stream, listener))
+            });
+            tonic::transport::Server::builder()
+                .add_service(server)
+                .serve_with_incoming(incoming)
+                .await
+                .unwrap();
+        });
+    });
+    (has, happened)
+}
+
+fn ask_at(place: &Place) -> Names {
+    Names::ask(vec![Socket { runtime: Runtime::Containerd, path: place.path() }]).unwrap()
+}
+
+fn id(n: u64) -> String {
+    format!("{n:064x}")
+}
+
+fn container(n: u64, pod: u64, name: &str) -> Container {
+    Container {
+        id: id(n),
+        pod_sandbox_id: id(pod),
+        metadata: Some(ContainerMetadata { name: name.to_owned() }),
+        image: Some(ImageSpec {
+            image: "sha256:1".to_owned(),
+            user_specified_image: "web:2".to_owned(),
+        }),
+    }
+}
+
+fn pod(n: u64, name: &str) -> PodSandbox {
+    let about = |text: &str| text.to_owned();
+    PodSandbox {
+        id: id(n),
+        metadata: Some(PodSandboxMetadata {
+            name: about(name),
+            uid: about("6d1c1d3a-7f7e-4f0c-9d0c-0a1b2c3d4e5f"),
+            namespace: about("shop"),
+        }),
+        labels: HashMap::from([(about("app"), about("web"))]),
+    }
+}
+
+#[test]
+fn containers_have_their_pods_and_so_have_sandboxes() {
+    let place = Place::new();
+    serve(
+        &place,
+        Has {
+            containers: vec![container(1, 9, "app")],
+            pods: vec![pod(9, "web-0")],
+            ..Has::default()
+        },
+    );
+    let all = hear(&mut ask_at(&place), |_, names| names.any_answers());
+    let sandbox = Named {
+        id: id(9),
+        runtime: Some(Runtime::Containerd),
+        pod: Some("web-0".to_owned()),
+        pod_uid: Some("6d1c1d3a-7f7e-4f0c-9d0c-0a1b2c3d4e5f".to_owned()),
+        pod_namespace: Some("shop".to_owned()),
+        labels: Some(Labels {
+            kept: BTreeMap::from([("app".to_owned(), "web".to_owned())]),
+            lost: 0,
+        }),
+        ipc_mode: Some("pod".to_owned()),
+        ..Named::default()
+    };
+    let app = Named {
+        id: id(1),
+        name: Some("app".to_owned()),
+        image: Some("web:2".to_owned()),
+        ..sandbox.clone()
+    };
+    assert_eq!(all, [app, sandbox]);
+}
+
+#[test]
+fn what_is_new_is_told_and_nothing_twice() {
+    // With events, and without.
+    for events in [true, false] {
+        let place = Place::new();
+        let host = true;
+        let (has, happened) =
+            serve(&place, Has { pods: vec![pod(9, "web-0")], events, host, ..Has::default() });
+        let mut names = ask_at(&place);
+        let first = hear(&mut names, |_, names| names.any_answers());
+        assert_eq!(
+            first.iter().map(|one| &one.ipc_mode).collect::<Vec<_>>(),
+            [&Some("host".to_owned())]
+        );
+        has.lock().unwrap().containers.push(container(1, 9, "late"));
+        happened.notify_one();
+        let more = hear(&mut names, |all, _| !all.is_empty());
+        assert_eq!(more.iter().map(|one| one.name.as_deref()).collect::<Vec<_>>(), [Some("late")]);
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_passed_over_and_much_is_cut() {
+    let place = Place::new();
+    let mut odd = pod(9, &"n".repeat(10_000));
+    odd.labels = (0..100).map(|n| (format!("label{n:03}"), "v".repeat(n * 10))).collect();
+    let mut stray = container(2, 7, "stray");
+    stray.image = None;
+    let nameless = Container { id: id(3), ..Container::default() };
+    let hostile = Container { id: "../../etc".to_owned(), ..container(1, 9, "hostile") };
+    serve(
+        &place,
+        Has { containers: vec![hostile, stray, nameless], pods: vec![odd], ..Has::default() },
+    );
+    let all = hear(&mut ask_at(&place), |_, names| names.any_answers());
+    let ids: Vec<_> = all.iter().map(|one| one.id.clone()).collect();
+    assert_eq!(ids, [id(2), id(3), id(9)]);
+    assert_eq!((all[0].name.as_deref(), &all[0].pod, &all[0].image), (Some("stray"), &None, &None));
+    assert_eq!(all[2].pod.as_ref().map(String::len), Some(NAME_LEN));
+    let labels = all[2].labels.as_ref().unwrap();
+    assert_eq!((labels.kept.len(), labels.lost), (LABELS, 100 - LABELS as u32));
+}
+
+#[test]
+fn a_server_of_something_else_is_no_runtime() {
+    let place = Place::new();
+    place.serve(|_, stream| drop(stream));
+    let mut names = ask_at(&place);
+    let silent = |names: &Names| matches!(names.states(), [State::Silent(_)]);
+    assert_eq!(hear(&mut names, |_, names| silent(names)), []);
+}
