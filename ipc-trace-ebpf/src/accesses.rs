@@ -7,19 +7,26 @@
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::{bpf_get_current_pid_tgid, generated::bpf_ktime_get_boot_ns},
+    macros::map,
+    maps::HashMap,
 };
 use ipc_trace_common::{
     layout::Field,
     record::{AccessRecord, Channel, Kind, NAME_LEN, NsRef, flag, queue_flag},
-    state::{Diagnostic, FOLD_NS, Fold, FoldKey},
+    state::{Diagnostic, FOLD_NS, FOLDS, Fold, FoldKey},
 };
 
 use crate::{
-    context::{self, kernel_field},
-    maps::{self, ACCESS_FOLDS, Share},
-    memory::{current_task, field, kernel_bytes},
-    namespaces, slots,
+    context, counts,
+    memory::{bytes, current_task, field, kernel_bytes, kernel_field},
+    namespaces,
+    rings::{self, Share},
+    slots,
 };
+
+/// Accesses that are counted, and not told of each.
+#[map]
+static ACCESS_FOLDS: HashMap<FoldKey, Fold> = HashMap::with_max_entries(FOLDS, 0);
 
 /// Bits of [`tell`]'s first argument, beside the channel: whose the object is can't be told here.
 pub(crate) const UNTOLD: u64 = 1 << 8;
@@ -68,7 +75,7 @@ pub(crate) extern "C" fn tell(
         // when it has been left alone for far longer than this.
         unsafe {
             if now - core::ptr::addr_of!((*fold).sent_ns).read_volatile() < FOLD_NS {
-                maps::add(core::ptr::addr_of_mut!((*fold).count), 1);
+                counts::add(core::ptr::addr_of_mut!((*fold).count), 1);
                 return 0;
             }
         }
@@ -82,7 +89,7 @@ pub(crate) extern "C" fn tell(
         None if once => context::send_once(task, pid_tgid, ns),
         None => 0,
     };
-    let Some(record) = maps::reserve_control::<AccessRecord>(Share::Access) else {
+    let Some(record) = rings::reserve_control::<AccessRecord>(Share::Access) else {
         return 0;
     };
     // SAFETY: the ring gave room for a whole record; every field but the unused end of `name` is written,
@@ -97,7 +104,7 @@ pub(crate) extern "C" fn tell(
                 named = flag::DETAIL;
             }
         }
-        (*record).header = context::header(Kind::Access, named);
+        (*record).header = rings::header(Kind::Access, named);
         (*record).header.code = what as u8;
         (*record).boot_ns = now;
         (*record).context = context;
@@ -121,12 +128,12 @@ pub(crate) extern "C" fn tell(
         kernel_bytes(
             core::ptr::addr_of_mut!((*record).comm).cast(),
             16,
-            task + context::bytes(Field::TaskComm),
+            task + bytes(Field::TaskComm),
         );
         (*record).name_len = len;
         (*record).reserved = 0;
     }
-    context::submit(record);
+    rings::submit(record);
     if once && context != 0 {
         slots::tell_end(pid_tgid, context);
     }

@@ -12,8 +12,7 @@ use ipc_trace_common::{
 
 use crate::{
     cgroups,
-    context::{bytes, kernel_field},
-    memory::{field, kernel_bytes},
+    memory::{bytes, field, kernel_bytes, kernel_field},
 };
 
 /// The process that has made the one of which `leader` is the first thread, by its first thread; at last

@@ -11,11 +11,13 @@
 //! what was not sent is the reader's.
 
 use aya_ebpf::{
-    bindings::{BPF_NOEXIST, BPF_RB_NO_WAKEUP},
+    bindings::{BPF_F_MMAPABLE, BPF_NOEXIST, BPF_RB_NO_WAKEUP},
     helpers::{
         bpf_get_current_pid_tgid,
         generated::{bpf_ktime_get_boot_ns, bpf_ringbuf_output},
     },
+    macros::map,
+    maps::{Array, HashMap},
 };
 use ipc_trace_common::{
     layout::Field,
@@ -27,15 +29,25 @@ use ipc_trace_common::{
 use crate::{
     cgroups,
     constants::constant,
-    context,
-    emit::comm,
-    filters,
-    maps::{self, BATCHES, BATCHES_TAKEN, Count, EVENTS, NOTED_CALLS},
-    memory::{current_task, field, masked},
+    counts::{self, Count},
+    gate::gate,
+    memory::{comm, current_task, field},
     queues,
-    registers::Call,
+    registers::{Call, error, failed},
+    rings::{self, EVENTS},
     slots,
+    words::masked,
 };
+
+/// By `tid % BATCHES`.
+#[map]
+static BATCHES: Array<Batch> = Array::with_max_entries(PLACES, BPF_F_MMAPABLE);
+/// Places of [`BATCHES`] that threads have, by number: to take one is atomic.
+#[map]
+static BATCHES_TAKEN: HashMap<u32, u8> = HashMap::with_max_entries(PLACES, 0);
+/// By pid_tgid: the calls that threads are in whose batches the user side has taken.
+#[map]
+static NOTED_CALLS: HashMap<u64, NotedCall> = HashMap::with_max_entries(PLACES, 0);
 
 /// The operations whose calls can be in a batch: those that can block, and those that look for an object,
 /// if they fail.
@@ -217,7 +229,7 @@ pub(crate) fn exit(pid_tgid: u64, task: u64, number: u64, ret: i64) -> bool {
     }
     let looks = batch.enter_ns == LOOKUP;
     // Only of lookups that fail is the identifier known to be no object's; of the others it is the result.
-    if looks && !filters::failed(ret) {
+    if looks && !failed(ret) {
         return false;
     }
     // SAFETY: no arguments.
@@ -258,7 +270,7 @@ pub(crate) fn looked_up(pid_tgid: u64, task: u64, call: Call, ret: i64) -> bool 
     if constant!(BATCHED) == 0
         || call.code.bit() & GETS == 0
         || call.multiplexed != 0
-        || !filters::failed(ret)
+        || !failed(ret)
     {
         return false;
     }
@@ -457,7 +469,7 @@ extern "C" fn begin_batch(context: u64, inum: u32, generation: u32) -> u64 {
     batch.nsproxy = field(task, Field::TaskNsproxy);
     batch.moves = cgroups::moves();
     let head = &mut batch.record.head;
-    head.header = context::header(Kind::Batch, 0);
+    head.header = rings::header(Kind::Batch, 0);
     head.context = context;
     head.tid = pid_tgid as u32;
     head.pid = (pid_tgid >> 32) as u32;
@@ -483,7 +495,7 @@ extern "C" fn send_batch(place: u32) -> u64 {
     // SAFETY: as in `of_thread`.
     let batch = unsafe { &mut *batch };
     let count = u64::from(batch.record.head.count);
-    if !maps::gate().is_open() || count == 0 || count > BATCH as u64 {
+    if !gate().is_open() || count == 0 || count > BATCH as u64 {
         return 0;
     }
     let len = size_of::<BatchHead>() as u64 + count * size_of::<Outcome>() as u64;
@@ -502,10 +514,10 @@ extern "C" fn send_batch(place: u32) -> u64 {
     }
     batch.record.head.count = 0;
     for op in OPS {
-        if let Some(counters) = maps::counters(op as u32) {
+        if let Some(counters) = counts::counters(op as u32) {
             let count = u64::from(batch.counts[op as usize]);
-            maps::count_many(counters, Count::Seen, count);
-            maps::count_many(counters, Count::Emitted, count);
+            counts::count_many(counters, Count::Seen, count);
+            counts::count_many(counters, Count::Emitted, count);
         }
         batch.counts[op as usize] = 0;
     }
@@ -515,8 +527,10 @@ extern "C" fn send_batch(place: u32) -> u64 {
 /// Whether the reader is woken up: as for calls that come one by one, by how many were sent before.
 #[inline(always)]
 fn wake_up(count: u64) -> u64 {
-    match maps::counters(BATCH_ROW) {
-        Some(counters) => maps::wake_up(maps::count_many(counters, Count::Emitted, count), count),
+    match counts::counters(BATCH_ROW) {
+        Some(counters) => {
+            rings::wake_up(counts::count_many(counters, Count::Emitted, count), count)
+        }
         None => u64::from(BPF_RB_NO_WAKEUP),
     }
 }
@@ -529,13 +543,13 @@ extern "C" fn drop_one(pid_tgid: u64, ret: u64) -> u64 {
         return 0;
     };
     let kind = Code(What::unpacked(batch.what).code).kind();
-    if let Some(counters) = maps::counters(u32::from(kind)) {
-        maps::count(counters, Count::Seen);
-        maps::count(counters, Count::Dropped);
+    if let Some(counters) = counts::counters(u32::from(kind)) {
+        counts::count(counters, Count::Seen);
+        counts::count(counters, Count::Dropped);
     }
-    let error = filters::error(i64::from(ret as i32));
+    let error = error(i64::from(ret as i32));
     let ns = batch.record.head.ns;
-    maps::count_drop(ns.inum, ns.generation, u16::from(kind), error);
+    counts::count_drop(ns.inum, ns.generation, u16::from(kind), error);
     0
 }
 

@@ -12,13 +12,15 @@ use ipc_trace_common::{
 use crate::{
     batches,
     constants::{at_entry, at_return, constant},
-    context, emit, files,
+    context,
+    counts::{self, Count},
+    emit, files,
     filters::{self, Subject},
+    gate::{self, Gate, gate},
     inputs,
-    maps::{self, Count, Gate},
-    memory::{PLAIN, current_task, field, learn_registers, registers},
+    memory::{PLAIN, current_task, field, kernel_field, learn_registers, registers},
     moves, namespaces, queues,
-    registers::{Call, has_place, number, place},
+    registers::{Call, failed, has_place, number, place},
     slots,
 };
 
@@ -34,7 +36,7 @@ pub(crate) fn enter(regs: impl Fn() -> u64, number: impl Fn() -> u64) {
 /// registers for it.
 #[inline(never)]
 fn enter_of_ours(regs: u64, number: u64) {
-    let gate = maps::gate();
+    let gate = gate();
     let pid_tgid = bpf_get_current_pid_tgid();
     if gate.keeps_out((pid_tgid >> 32) as u32) {
         return;
@@ -75,7 +77,7 @@ fn access_of_ours(regs: u64, ret: i64) {
     let number = number(regs);
     let task = current_task();
     let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    if filters::failed(ret) || !has_place(number) || maps::gate().keeps_out(pid) {
+    if failed(ret) || !has_place(number) || gate().keeps_out(pid) {
         return;
     }
     if let Some(call) = Call::new(task, regs, number, constant!(SYSCALL_KINDS) & ACCESS_KINDS) {
@@ -91,7 +93,7 @@ fn access_of_ours(regs: u64, ret: i64) {
 #[inline(never)]
 fn exit_of_ours(regs: u64, ret: i64) -> u64 {
     let number = number(regs);
-    let gate = maps::gate();
+    let gate = gate();
     let pid_tgid = bpf_get_current_pid_tgid();
     if gate.keeps_out((pid_tgid >> 32) as u32) {
         slots::call_ends(pid_tgid);
@@ -124,7 +126,7 @@ pub(crate) fn exit_steady(number: u64, ret: i64) {
 /// Entry of a function that implements a system call.
 #[inline(always)]
 pub(crate) fn enter_function(regs: u64) {
-    let gate = maps::gate();
+    let gate = gate();
     let pid_tgid = bpf_get_current_pid_tgid();
     if gate.keeps_out((pid_tgid >> 32) as u32) {
         mark(gate, regs, true);
@@ -141,7 +143,7 @@ pub(crate) fn enter_function(regs: u64) {
 #[cfg(not(feature = "probe"))]
 #[inline(always)]
 pub(crate) fn enter_copy(copy: u64) {
-    if maps::gate().is_test() || crate::copies::enters(copy) != 0 {
+    if gate().is_test() || crate::copies::enters(copy) != 0 {
         enter_function(crate::memory::user_registers());
     }
 }
@@ -150,7 +152,7 @@ pub(crate) fn enter_copy(copy: u64) {
 #[cfg(not(feature = "probe"))]
 #[inline(always)]
 pub(crate) fn exit_copy(copy: u64, ret: i64) {
-    if maps::gate().is_test() || crate::copies::returns(copy) != 0 {
+    if gate().is_test() || crate::copies::returns(copy) != 0 {
         exit_function(crate::memory::user_registers(), ret);
     }
 }
@@ -167,7 +169,7 @@ pub(crate) fn exit_function(regs: u64, ret: i64) {
 /// As [`exit_of_ours`].
 #[inline(never)]
 fn exit_of_function(regs: u64, ret: i64) -> u64 {
-    let gate = maps::gate();
+    let gate = gate();
     let pid_tgid = bpf_get_current_pid_tgid();
     if gate.keeps_out((pid_tgid >> 32) as u32) {
         mark(gate, regs, false);
@@ -197,14 +199,14 @@ pub(crate) fn enter_known(regs: u64, kind: u64) -> bool {
 /// Return of such a function. Whether nothing is left to do.
 #[inline(always)]
 pub(crate) fn exit_known(kind: u64, ret: i64) -> bool {
-    maps::gate().is_open()
+    gate().is_open()
         && batches::exit_known(bpf_get_current_pid_tgid(), current_task(), kind as u32, ret)
 }
 
 /// Entry of a function that implements a move between namespaces.
 #[inline(always)]
 pub(crate) fn enter_move(regs: u64) {
-    let gate = maps::gate();
+    let gate = gate();
     let pid_tgid = bpf_get_current_pid_tgid();
     if gate.keeps_out((pid_tgid >> 32) as u32) {
         mark(gate, regs, true);
@@ -228,7 +230,7 @@ pub(crate) fn exit_move(regs: u64, ret: i64) {
 /// As [`exit_of_ours`].
 #[inline(never)]
 fn exit_of_move(regs: u64) -> u64 {
-    let gate = maps::gate();
+    let gate = gate();
     if gate.keeps_out((bpf_get_current_pid_tgid() >> 32) as u32) {
         mark(gate, regs, false);
         return 0;
@@ -249,7 +251,7 @@ fn mark(gate: Gate, regs: u64, entry: bool) {
     if gate.is_test() {
         learn_registers(regs);
         let number = number(regs);
-        maps::fired(fired_at(place(current_task(), number), entry));
+        gate::fired(fired_at(place(current_task(), number), entry));
     }
 }
 
@@ -328,7 +330,7 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
         return 0;
     };
     let ret = ret as i64;
-    let gate = maps::gate();
+    let gate = gate();
     let pid_tgid = bpf_get_current_pid_tgid();
     // First, before ways part: for each load of a pointer from a known structure, and on each way that
     // leads to it, 6.12's verifier searches all of BTF (`btf_nested_type_is_trusted`,
@@ -336,7 +338,7 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
     let task = current_task();
     let ipc_ns = namespaces::of_task(task);
     let cred = field(task, Field::TaskCred);
-    let changes = op.changes_objects() && !filters::failed(ret);
+    let changes = op.changes_objects() && !failed(ret);
     let is_seen_at_entry = constant!(SYSCALL_KINDS) & call.code.bit() != 0;
     if gate.is_open() && !is_seen_at_entry && batches::looked_up(pid_tgid, task, call, ret) {
         return 0;
@@ -397,10 +399,10 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
     }
     let mut packed = call.packed();
     if gate.is_open() {
-        let Some(counters) = maps::counters(op as u32) else {
+        let Some(counters) = counts::counters(op as u32) else {
             return 0;
         };
-        maps::count(counters, if made { Count::Seen } else { Count::NotMade });
+        counts::count(counters, if made { Count::Seen } else { Count::NotMade });
         let wanted = !filters::in_force()
             || filters::wanted(&Subject {
                 op: op as u8,
@@ -415,7 +417,7 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
             packed |= emit::REPORTED;
         } else {
             if made {
-                maps::count(counters, Count::Filtered);
+                counts::count(counters, Count::Filtered);
             }
             if !made || !changes && !queues::is_foreign(&queue) {
                 if let Some(slot) = slot {
@@ -461,7 +463,7 @@ extern "C" fn unentered(pid_tgid: u64, regs: u64, ret: u64) -> u64 {
     };
     let seen = slot.seen != 0;
     slot.seen = 1;
-    if !seen && context::kernel_field::<u64>(task, Field::TaskStartBoottime) < maps::started() {
+    if !seen && kernel_field::<u64>(task, Field::TaskStartBoottime) < gate::started() {
         return u64::from(flag::ENTRY_UNSEEN);
     }
     // What a trap leaves there: the call's number, or its first argument (`syscall_rollback`,
@@ -469,7 +471,7 @@ extern "C" fn unentered(pid_tgid: u64, regs: u64, ret: u64) -> u64 {
     let regs = registers(regs);
     let rolled_back =
         if constant!(IS_X86) != 0 { number(regs) } else { field(regs, Field::RegArg0) };
-    let traced: u32 = context::kernel_field(task, Field::TaskPtrace);
+    let traced: u32 = kernel_field(task, Field::TaskPtrace);
     if ret == rolled_back || ret as i64 == PRESET && traced != 0 {
         return u64::from(flag::NOT_MADE | flag::RET_UNKNOWN);
     }

@@ -5,9 +5,13 @@
 //! that type's superblocks is the list of namespaces. It is walked without its lock: an entry may
 //! be missed or seen twice while the list changes, and the user side allows for that.
 
-use aya_ebpf::helpers::{
-    bpf_get_current_pid_tgid,
-    generated::{bpf_get_current_task, bpf_ktime_get_boot_ns, bpf_seq_write},
+use aya_ebpf::{
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_get_current_task, bpf_ktime_get_boot_ns, bpf_seq_write},
+    },
+    macros::map,
+    maps::Array,
 };
 use aya_log_ebpf::{info, warn};
 use ipc_trace_common::{
@@ -17,13 +21,18 @@ use ipc_trace_common::{
 };
 
 use crate::{
-    batches, context, executables,
-    maps::{self, WALK},
-    memory::{exists, field, kernel, unknown},
+    batches, counts, executables,
+    gate::gate,
+    memory::{bytes, exists, field, kernel, unknown},
     namespaces, queues,
     registers::Call,
+    rings::header,
     slots,
 };
+
+/// [0]: where the census stands.
+#[map]
+pub(crate) static WALK: Array<Walk> = Array::with_max_entries(1, 0);
 
 /// Superblocks that are looked at per task of the iteration: a host has far more tasks than one, so the
 /// list gets long enough.
@@ -76,7 +85,7 @@ fn census(ctx: *mut u64) -> i32 {
         begin(walk, task);
     }
     // Those that run already; from then on, exec tells.
-    if !maps::gate().is_open() {
+    if !gate().is_open() {
         executables::found_task(unknown(task));
     }
     // When the buffer is full, the kernel throws away what was written for this task and comes back
@@ -103,11 +112,11 @@ impl Walk {
 /// Lists the call that `task` is in, if it is in one. Whether there was room.
 #[inline(always)]
 fn list_pending(seq: u64, task: u64) -> bool {
-    let tid: u32 = kernel(task + context::bytes(Field::TaskPid));
-    let pid: u32 = kernel(task + context::bytes(Field::TaskTgid));
+    let tid: u32 = kernel(task + bytes(Field::TaskPid));
+    let pid: u32 = kernel(task + bytes(Field::TaskTgid));
     let pid_tgid = u64::from(pid) << 32 | u64::from(tid);
     let mut record = PendingRecord {
-        header: context::header(Kind::Pending, 0),
+        header: header(Kind::Pending, 0),
         enter_boot_ns: 0,
         context: 0,
         tid,
@@ -143,7 +152,7 @@ fn list_pending(seq: u64, task: u64) -> bool {
         return true;
     }
     record.ns = namespaces::look(inum(task));
-    record.comm = kernel(task + context::bytes(Field::TaskComm));
+    record.comm = kernel(task + bytes(Field::TaskComm));
     write(seq, &record)
 }
 
@@ -158,13 +167,13 @@ pub(crate) fn write<T>(seq: u64, record: &T) -> bool {
 /// Inode number of the task's IPC namespace.
 #[inline(always)]
 fn inum(task: u64) -> u32 {
-    kernel(ipc_ns(task) + context::bytes(Field::IpcNsInum))
+    kernel(ipc_ns(task) + bytes(Field::IpcNsInum))
 }
 
 #[inline(always)]
 pub(crate) fn ipc_ns(task: u64) -> u64 {
-    let nsproxy: u64 = kernel(task + context::bytes(Field::TaskNsproxy));
-    kernel(nsproxy + context::bytes(Field::NsproxyIpc))
+    let nsproxy: u64 = kernel(task + bytes(Field::TaskNsproxy));
+    kernel(nsproxy + bytes(Field::NsproxyIpc))
 }
 
 #[inline(always)]
@@ -224,7 +233,7 @@ extern "C" fn next_namespace(node: u64) -> u64 {
     };
     // SAFETY: the map gave the pointer; one process reads one census at a time.
     let walk = unsafe { &mut *walk };
-    let sb = node - context::bytes(Field::SbInstances);
+    let sb = node - bytes(Field::SbInstances);
     if field::<u64>(sb, Field::SbType) != walk.kind {
         // It was freed since the step before, and the way on is lost.
         walk.flags = flag::TRUNCATED;
@@ -238,9 +247,9 @@ extern "C" fn next_namespace(node: u64) -> u64 {
         return 0;
     }
     walk.found = NamespaceRecord {
-        header: context::header(Kind::Alive, 0),
+        header: header(Kind::Alive, 0),
         boot_ns: walk.boot_ns,
-        ns: namespaces::listed(kernel(ipc_ns + context::bytes(Field::IpcNsInum))),
+        ns: namespaces::listed(kernel(ipc_ns + bytes(Field::IpcNsInum))),
         ns_id: field(ipc_ns, Field::IpcNsId),
         mqueue_dev: field(sb, Field::SbDev),
         mq_queues: match exists(Field::IpcNsMqQueues) {
@@ -256,7 +265,7 @@ pub(crate) fn end(seq: u64, walk: &Walk) {
     executables::learn_own();
     let flags = if walk.node == 0 { walk.flags } else { flag::TRUNCATED };
     let record = EndRecord {
-        header: context::header(Kind::End, flags),
+        header: header(Kind::End, flags),
         boot_ns: walk.boot_ns,
         namespaces: walk.listed,
         self_pid: (bpf_get_current_pid_tgid() >> 32) as u32,
@@ -277,47 +286,47 @@ fn diagnostics(ctx: *mut u64) -> i32 {
     if number != 0 {
         return 0;
     }
-    if let Some(n) = maps::diagnosed(Diagnostic::NoSlotForCall) {
+    if let Some(n) = counts::diagnosed(Diagnostic::NoSlotForCall) {
         warn!(
             &ctx,
             "{} calls found no room to note their entry: no duration, arguments of later", n
         );
     }
-    if let Some(n) = maps::diagnosed(Diagnostic::NoSlotForMove) {
+    if let Some(n) = counts::diagnosed(Diagnostic::NoSlotForMove) {
         warn!(&ctx, "{} moves between namespaces found no room to note their entry: not shown", n);
     }
-    if let Some(n) = maps::diagnosed(Diagnostic::NoSlotForTask) {
+    if let Some(n) = counts::diagnosed(Diagnostic::NoSlotForTask) {
         warn!(
             &ctx,
             "{} times no room to note that a thread was described: calls by nobody known", n
         );
     }
-    if let Some(n) = maps::diagnosed(Diagnostic::NoSlotForCreation) {
+    if let Some(n) = counts::diagnosed(Diagnostic::NoSlotForCreation) {
         warn!(&ctx, "{} objects were created, with no room to note by whom", n);
     }
-    if let Some(n) = maps::diagnosed(Diagnostic::InputsFull) {
+    if let Some(n) = counts::diagnosed(Diagnostic::InputsFull) {
         warn!(
             &ctx,
             "{} names or structures were read when calls returned: no room to keep them", n
         );
     }
-    if let Some(n) = maps::diagnosed(Diagnostic::DropTableFull) {
+    if let Some(n) = counts::diagnosed(Diagnostic::DropTableFull) {
         warn!(&ctx, "{} lost calls are counted without their namespace: too many kinds", n);
     }
     // Nothing to worry about: it happens at the start.
-    if let Some(n) = maps::diagnosed(Diagnostic::MoveWithoutEntry) {
+    if let Some(n) = counts::diagnosed(Diagnostic::MoveWithoutEntry) {
         info!(&ctx, "{} moves between namespaces had begun before the start: not shown", n);
     }
-    if let Some(n) = maps::diagnosed(Diagnostic::NamespaceTableFull) {
+    if let Some(n) = counts::diagnosed(Diagnostic::NamespaceTableFull) {
         warn!(&ctx, "{} times no room for a namespace: lives of its number are not told apart", n);
     }
-    if let Some(n) = maps::diagnosed(Diagnostic::Unreadable) {
+    if let Some(n) = counts::diagnosed(Diagnostic::Unreadable) {
         warn!(&ctx, "{} times a field of the kernel could not be read", n);
     }
-    if let Some(n) = maps::diagnosed(Diagnostic::ManyDescriptors) {
+    if let Some(n) = counts::diagnosed(Diagnostic::ManyDescriptors) {
         warn!(&ctx, "{} moves of processes with more descriptors than are looked at", n);
     }
-    if let Some(n) = maps::diagnosed(Diagnostic::ReadersFull) {
+    if let Some(n) = counts::diagnosed(Diagnostic::ReadersFull) {
         warn!(&ctx, "{} more processes hold others' /proc/sysvipc than are followed", n);
     }
     0

@@ -13,8 +13,9 @@ use ipc_trace_common::{
 
 use crate::{
     constants::constant,
-    context, maps,
-    memory::{exists, field, kernel},
+    gate::gate,
+    memory::{bytes, exists, field, kernel},
+    rings::{self, Share},
 };
 
 /// Whether the fields are known that lead to a cgroup's number.
@@ -42,8 +43,7 @@ pub(crate) extern "C" fn of_task(task: u64) -> u64 {
         field(set, Field::CssSetDefault)
     } else {
         // struct cgroup_subsys_state *subsys[CGROUP_SUBSYS_COUNT] (include/linux/cgroup-defs.h)
-        let state: u64 =
-            kernel(set + context::bytes(Field::CssSetSubsystems) + u64::from(subsystem));
+        let state: u64 = kernel(set + bytes(Field::CssSetSubsystems) + u64::from(subsystem));
         field(state, Field::CssCgroup)
     };
     number(cgroup)
@@ -100,16 +100,16 @@ pub(crate) fn removed(cgroup: u64) {
 
 #[inline(always)]
 fn tell(cgroup: u64, path: u64, flags: u32) {
-    if !maps::gate().is_tracing() || !counts(cgroup) {
+    if !gate().is_tracing() || !counts(cgroup) {
         return;
     }
-    let Some(record) = maps::reserve_control::<CgroupRecord>(maps::Share::Whole) else {
+    let Some(record) = rings::reserve_control::<CgroupRecord>(Share::Whole) else {
         return;
     };
     // SAFETY: the ring gave room for a whole record; every field but the unused end of `path` is
     // written. The helper writes no more than it is told that there is room for.
     unsafe {
-        (*record).header = context::header(Kind::Cgroup, flags);
+        (*record).header = rings::header(Kind::Cgroup, flags);
         (*record).boot_ns = bpf_ktime_get_boot_ns();
         (*record).id = number(cgroup);
         (*record).reserved = 0;
@@ -121,5 +121,5 @@ fn tell(cgroup: u64, path: u64, flags: u32) {
         }
         (*record).path_len = if len > 0 { len as u32 - 1 } else { 0 };
     }
-    context::submit(record);
+    rings::submit(record);
 }

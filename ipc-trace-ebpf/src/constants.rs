@@ -6,7 +6,7 @@ use ipc_trace_common::{
     layout::{self, ABSENT, Field},
 };
 
-use crate::memory::masked;
+use crate::words::masked;
 
 macro_rules! constants {
     ($($(#[$doc:meta])* $name:ident: $type:ty = $value:expr;)*) => {
@@ -39,7 +39,7 @@ constants! {
     /// `1`: calls may be sent in batches, as they are counted and not shown, and no filter looks at
     /// what differs between calls of one thread
     BATCHED: u32 = 0;
-    /// `1`: programs come in [`crate::copies`]
+    /// `1`: programs come in copies
     COPIED: u32 = 0;
     /// Shortest duration to keep, with `filter::MIN_DURATION`
     MIN_DURATION_NS: u64 = 0;

@@ -2,20 +2,18 @@
 //! exec, setns and unshare. Everything is read here and now, so it is right for a process that
 //! lives for a millisecond.
 
-use aya_ebpf::{
-    bindings::BPF_RB_NO_WAKEUP,
-    helpers::generated::{bpf_ktime_get_boot_ns, bpf_ringbuf_submit},
-};
+use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use ipc_trace_common::{
     layout::Field,
-    record::{ARGS_LEN, ContextRecord, Header, Kind, NsRef, UID_EXTENTS, UidExtent, VERSION, flag},
+    record::{ARGS_LEN, ContextRecord, Kind, NsRef, UID_EXTENTS, UidExtent, flag},
 };
 
 use crate::{
     ancestry, batches, cgroups,
     constants::constant,
-    executables, maps,
-    memory::{current_task, exists, field, kernel, kernel_bytes, unknown, user_bytes},
+    executables,
+    memory::{bytes, current_task, exists, field, kernel_bytes, kernel_field, unknown, user_bytes},
+    rings::{self, Share, header, submit},
     slots::{self, Slot},
 };
 
@@ -24,19 +22,6 @@ use crate::{
 struct WithArgs {
     context: ContextRecord,
     args: [u8; ARGS_LEN],
-}
-
-/// The header of a record that is no call.
-#[inline(always)]
-pub(crate) fn header(kind: Kind, flags: u32) -> Header {
-    Header { version: VERSION, kind: kind as u8, abi: 0, code: 0, flags }
-}
-
-/// Hands a record to the reader, which looks by itself every few milliseconds.
-#[inline(always)]
-pub(crate) fn submit<T>(record: *mut T) {
-    // SAFETY: the record came from a ring and is written.
-    unsafe { bpf_ringbuf_submit(record.cast(), u64::from(BPF_RB_NO_WAKEUP)) };
 }
 
 /// The number of the thread's context, which is sent if it was not.
@@ -141,10 +126,9 @@ extern "C" fn send_context(
 ) -> u64 {
     let with_args = constant!(WITH_ARGS) != 0;
     let room = if with_args {
-        maps::reserve_control::<WithArgs>(maps::Share::Repeatable)
+        rings::reserve_control::<WithArgs>(Share::Repeatable)
     } else {
-        maps::reserve_control::<ContextRecord>(maps::Share::Repeatable)
-            .map(<*mut ContextRecord>::cast)
+        rings::reserve_control::<ContextRecord>(Share::Repeatable).map(<*mut ContextRecord>::cast)
     };
     let Some(whole) = room else {
         return 0;
@@ -234,19 +218,6 @@ unsafe fn arguments(task: u64, to: *mut u8) -> (u64, u32) {
     // SAFETY: as the caller says.
     let found = unsafe { user_bytes(to, read as u32, start) };
     (len, if found { flag::DETAIL } else { flag::DETAIL | flag::FAULT })
-}
-
-/// A field that other programs read with plain loads, read with the helper: what leads here is
-/// not known to the verifier.
-#[inline(always)]
-pub(crate) fn kernel_field<T: Copy + Default>(base: u64, field: Field) -> T {
-    kernel(base + bytes(field))
-}
-
-/// A field's offset, however it is read. Not for absent fields.
-#[inline(always)]
-pub(crate) fn bytes(field: Field) -> u64 {
-    u64::from(crate::constants::offset(field))
 }
 
 /// `task_active_pid_ns`: the namespace of the task's innermost number (kernel/pid.c).

@@ -10,12 +10,16 @@
 //! How often it left a copy out, the kernel counts. Of one of them, the meter, it is counted here how often the
 //! work was done without it: what is left of the kernel's count are the events that are lost.
 
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_get_attach_cookie};
+use aya_ebpf::{
+    helpers::{bpf_get_current_pid_tgid, generated::bpf_get_attach_cookie},
+    macros::map,
+    maps::Array,
+};
 use ipc_trace_common::state::{COPIES_ROW, Diagnostic, SLOT_COUNT, copies};
 
 use crate::{
     constants::constant,
-    maps::{self, Count, LAST_RUNS},
+    counts::{self, Count},
     slots,
 };
 
@@ -33,6 +37,10 @@ pub(crate) struct LastRun {
     /// Bits of the copies that have been run
     ran: u32,
 }
+
+/// By `tid & 0xffff`; the user side makes it smaller where programs do not come in copies.
+#[map]
+static LAST_RUNS: Array<LastRun> = Array::with_max_entries(SLOT_COUNT, 0);
 
 /// What the attachment of a program says of it: see [`copies::cookie`].
 #[inline(always)]
@@ -60,8 +68,8 @@ fn measure(copy: u64, first: bool) {
         (true, false) => Count::Filtered,
         _ => return,
     };
-    if let Some(counters) = maps::counters(COPIES_ROW) {
-        maps::count(counters, which);
+    if let Some(counters) = counts::counters(COPIES_ROW) {
+        counts::count(counters, which);
     }
 }
 
@@ -69,9 +77,9 @@ fn measure(copy: u64, first: bool) {
 #[inline(always)]
 pub(crate) fn lost() {
     if constant!(COPIED) != 0
-        && let Some(counters) = maps::counters(COPIES_ROW)
+        && let Some(counters) = counts::counters(COPIES_ROW)
     {
-        maps::count(counters, Count::Dropped);
+        counts::count(counters, Count::Dropped);
     }
 }
 

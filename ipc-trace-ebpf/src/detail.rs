@@ -12,13 +12,12 @@ use ipc_trace_common::{
 
 use crate::{
     constants::constant,
-    filters::failed,
-    inputs::LargeInput,
-    maps::LARGE_INPUTS,
-    memory::{copy_words, kernel_bytes, masked, user, user_bytes},
+    inputs::{LARGE_INPUTS, LargeInput},
+    memory::{kernel_bytes, user, user_bytes},
     queues,
-    registers::Call,
+    registers::{Call, failed},
     slots::Slot,
+    words::{copy_words, masked},
 };
 
 /// The call's facts that the parts depend on.

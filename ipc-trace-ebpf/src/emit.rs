@@ -17,14 +17,15 @@ use ipc_trace_common::{
 
 use crate::{
     constants::constant,
-    context,
+    counts::{self, Count},
     detail::{self, Entered, Facts, Inline, Part},
-    filters, inputs,
-    maps::{self, Count, EVENTS},
-    memory::{PLAIN, current_task, field, kernel, masked, registers},
+    inputs,
+    memory::{comm, current_task, field, registers},
     namespaces, queues,
-    registers::Call,
+    registers::{Call, error, failed},
+    rings::{self, EVENTS},
     slots,
+    words::masked,
 };
 
 /// A call's arguments, and flags about them.
@@ -50,19 +51,6 @@ struct Event {
     made: bool,
 }
 
-/// The task's name, of a task that the verifier knows.
-#[inline(always)]
-pub(crate) fn comm(task: u64) -> [u64; 2] {
-    let from = task + context::bytes(Field::TaskComm);
-    if PLAIN {
-        let from = from as *const u64;
-        // SAFETY: the task is known to the verifier, and `comm` has 16 bytes.
-        unsafe { [from.read_volatile(), from.add(1).read_volatile()] }
-    } else {
-        kernel(from)
-    }
-}
-
 /// A call and what belongs to its operation, as they lie in the ring.
 #[repr(C)]
 struct With<P> {
@@ -73,13 +61,13 @@ struct With<P> {
 /// Room for an event; when there is none, that is counted.
 #[inline(always)]
 fn reserve<P>(event: &Event) -> Option<*mut With<P>> {
-    let record = maps::reserve(&EVENTS);
+    let record = rings::reserve(&EVENTS);
     if record.is_none() && !event.made {
-        maps::count(event.counters, Count::NotMadeDropped);
+        counts::count(event.counters, Count::NotMadeDropped);
     } else if record.is_none() {
-        maps::count(event.counters, Count::Dropped);
-        let error = filters::error(event.ret);
-        maps::count_drop(event.ns.inum, event.ns.generation, event.op as u16, error);
+        counts::count(event.counters, Count::Dropped);
+        let error = error(event.ret);
+        counts::count_drop(event.ns.inum, event.ns.generation, event.op as u16, error);
     }
     record
 }
@@ -132,7 +120,7 @@ pub(crate) extern "C" fn send_call(packed: u64, ret: u64, regs: u64) -> u64 {
     let Some(op) = call.code.op() else {
         return 0;
     };
-    let Some(counters) = maps::counters(op as u32) else {
+    let Some(counters) = counts::counters(op as u32) else {
         return 0;
     };
     let task = current_task();
@@ -161,7 +149,7 @@ pub(crate) extern "C" fn send_call(packed: u64, ret: u64, regs: u64) -> u64 {
         Some(slot) => {
             (event.now, event.duration_ns) = (slot.exit_ns, slot.duration_ns);
             event.context = slot.context;
-            if op.takes_descriptor() || matches!(op, Op::MqOpen) && !filters::failed(event.ret) {
+            if op.takes_descriptor() || matches!(op, Op::MqOpen) && !failed(event.ret) {
                 event.queue = slot.queue;
             }
             known = slot.flags;
@@ -212,7 +200,7 @@ fn send<P: Part>(event: &Event, reported: bool, arguments: &Arguments) {
     let reserved = if reported { reserve::<P>(event) } else { None };
     let (record, counters, kind) = match reserved {
         Some(record) => (record, event.counters, Kind::Call),
-        None if is_fact(event, arguments) => match maps::reserve_call(is_access(event)) {
+        None if is_fact(event, arguments) => match rings::reserve_call(is_access(event)) {
             Some((record, counters)) => (record, counters, Kind::Change),
             None => return,
         },
@@ -222,8 +210,8 @@ fn send<P: Part>(event: &Event, reported: bool, arguments: &Arguments) {
     unsafe {
         fill::<P>(record, kind, event, arguments);
         // What was not made is counted by itself.
-        let emitted = if event.made { maps::count(counters, Count::Emitted) } else { 1 };
-        bpf_ringbuf_submit(record.cast(), maps::wake_up(emitted, 1));
+        let emitted = if event.made { counts::count(counters, Count::Emitted) } else { 1 };
+        bpf_ringbuf_submit(record.cast(), rings::wake_up(emitted, 1));
     }
 }
 
@@ -248,7 +236,7 @@ fn is_fact(event: &Event, arguments: &Arguments) -> bool {
     if queues::is_foreign(&event.queue) {
         return true;
     }
-    if filters::failed(event.ret) {
+    if failed(event.ret) {
         return false;
     }
     let ([first, second, third, ..], _) = *arguments;

@@ -15,9 +15,8 @@ use ipc_trace_common::{
 };
 
 use crate::{
-    context::bytes,
-    maps,
-    memory::{current_task, exists, field, kernel_bytes, unknown},
+    gate,
+    memory::{bytes, current_task, exists, field, kernel_bytes, unknown},
 };
 
 /// A file, as `struct path` has it (include/linux/path.h).
@@ -117,7 +116,7 @@ pub(crate) fn is_deleted(task: u64) -> u64 {
 /// Notes what the current task runs, which reads the census and so is the tracer.
 #[inline(always)]
 pub(crate) fn learn_own() {
-    maps::set_own_executable(inode(current_task()));
+    gate::set_own_executable(inode(current_task()));
 }
 
 /// `TRACER`, where the task runs the file that the tracer runs: that file, not one of its path or its name. A global
@@ -125,7 +124,7 @@ pub(crate) fn learn_own() {
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn of_tracer(task: u64) -> u64 {
-    let own = maps::own_executable();
+    let own = gate::own_executable();
     u64::from(if own != 0 && inode(task) == own { flag::TRACER } else { 0 })
 }
 

@@ -5,17 +5,22 @@
 //! another namespace's table, and at none while there is no such process. Which do, is looked up when a thread
 //! gets into another namespace, and when a descriptor is taken from another process.
 
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_get_current_pid_tgid};
+use aya_ebpf::{
+    bindings::BPF_NOEXIST, helpers::bpf_get_current_pid_tgid, macros::map, maps::HashMap,
+};
 use ipc_trace_common::{layout::Field, op::Code, record::Channel, state::Diagnostic};
 
 use crate::{
     accesses::{NAMELESS, QUEUE, UNTOLD, tell, what},
-    context::kernel_field,
-    maps::{self, READERS},
-    memory::{current_task, exists, field, kernel, unknown},
+    counts,
+    memory::{current_task, exists, field, kernel, kernel_field, unknown},
     namespaces, queues,
     queues::MQUEUE_MAGIC,
 };
+
+/// Processes that hold files of other namespaces' `/proc/sysvipc`.
+#[map]
+static READERS: HashMap<u32, u8> = HashMap::with_max_entries(1 << 12, 0);
 
 /// `PROC_SUPER_MAGIC`, `TMPFS_MAGIC`, `HUGETLBFS_MAGIC` (include/uapi/linux/magic.h)
 pub(crate) const PROC_SUPER_MAGIC: u64 = 0x9fa0;
@@ -211,9 +216,9 @@ pub(crate) fn are_held() -> bool {
 #[inline(always)]
 fn hold(pid: u32) {
     if READERS.insert(&pid, &0, u64::from(BPF_NOEXIST)).is_ok() {
-        maps::add(&raw mut HOLDERS, 1);
+        counts::add(&raw mut HOLDERS, 1);
     } else if READERS.get_ptr(&pid).is_none() {
-        maps::diagnose(Diagnostic::ReadersFull);
+        counts::diagnose(Diagnostic::ReadersFull);
     }
 }
 
@@ -234,7 +239,7 @@ pub(crate) fn process_ends(pid_tgid: u64) {
         if field::<i32>(signal, Field::SignalLive) == 0
             && READERS.remove(&((pid_tgid >> 32) as u32)).is_ok()
         {
-            maps::add(&raw mut HOLDERS, u64::MAX);
+            counts::add(&raw mut HOLDERS, u64::MAX);
         }
     }
 }
@@ -313,7 +318,7 @@ extern "C" fn look_through(fdt: u64, ipc_ns: u64) -> u64 {
         }
     }
     if count > ROWS * ROW {
-        maps::diagnose(Diagnostic::ManyDescriptors);
+        counts::diagnose(Diagnostic::ManyDescriptors);
     }
     0
 }

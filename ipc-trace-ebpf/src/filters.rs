@@ -1,19 +1,33 @@
 //! Which calls are wanted. Filters that are not in force cost nothing: their bits are constants.
 
-use aya_ebpf::helpers::generated::bpf_get_current_comm;
+use aya_ebpf::{helpers::generated::bpf_get_current_comm, macros::map, maps::HashMap};
 use ipc_trace_common::{
     record::{NO_DURATION, NsRef},
-    state::filter,
+    state::{FILTER_VALUES, filter},
 };
 
 use crate::{
     cgroups,
     constants::constant,
-    maps::{
-        DESCENDANTS, FILTER_CGROUPS, FILTER_COMMS, FILTER_NAMESPACES, FILTER_PIDS, FILTER_UIDS,
-    },
     memory::{current_task, unknown},
+    registers::failed,
 };
+
+#[map]
+static FILTER_PIDS: HashMap<u32, u8> = HashMap::with_max_entries(FILTER_VALUES, 0);
+#[map]
+static FILTER_UIDS: HashMap<u32, u8> = HashMap::with_max_entries(FILTER_VALUES, 0);
+#[map]
+static FILTER_COMMS: HashMap<[u64; 2], u8> = HashMap::with_max_entries(FILTER_VALUES, 0);
+#[map]
+static FILTER_NAMESPACES: HashMap<NsRef, u8> = HashMap::with_max_entries(FILTER_VALUES, 0);
+/// By cgroup: whether calls of threads in it are wanted. The user side makes it as large as that filter
+/// asks for.
+#[map]
+static FILTER_CGROUPS: HashMap<u64, u8> = HashMap::with_max_entries(1, 0);
+/// The command's process and its descendants.
+#[map]
+pub(crate) static DESCENDANTS: HashMap<u32, u8> = HashMap::with_max_entries(1 << 16, 0);
 
 /// What the filters look at.
 pub(crate) struct Subject {
@@ -88,16 +102,4 @@ fn padded_comm() -> [u64; 2] {
     // SAFETY: the helper writes that many bytes at most.
     unsafe { bpf_get_current_comm(core::ptr::addr_of_mut!(comm).cast(), 16) };
     comm
-}
-
-/// The error's number in a raw result; `0`: it is none.
-#[inline(always)]
-pub(crate) fn error(ret: i64) -> u16 {
-    if failed(ret) { -ret as u16 } else { 0 }
-}
-
-/// Whether a raw result is an error (`IS_ERR_VALUE`, include/linux/err.h).
-#[inline(always)]
-pub(crate) fn failed(ret: i64) -> bool {
-    (-4095..0).contains(&ret)
 }

@@ -4,7 +4,7 @@
 //! What is small is kept in the thread's slot, names and structures in a table of their own. What can't be read at
 //! the entry, since nobody has touched that memory yet, is read at the return instead, and its record says so.
 
-use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_get_current_pid_tgid};
+use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_get_current_pid_tgid, macros::map, maps::HashMap};
 use ipc_trace_common::{
     op::Op,
     record::{GIVEN_NAME_LEN, flag},
@@ -13,12 +13,16 @@ use ipc_trace_common::{
 
 use crate::{
     constants::constant,
+    counts,
     detail::{self, Facts},
-    maps::{self, LARGE_INPUTS},
     memory::{PLAIN, registers},
     registers::Call,
     slots::{self, Slot},
 };
+
+/// By pid_tgid: what has no room in a slot of what calls take from memory.
+#[map]
+pub(crate) static LARGE_INPUTS: HashMap<u64, LargeInput> = HashMap::with_max_entries(1 << 12, 0);
 
 /// What a call took from memory, in a slot.
 #[derive(Clone, Copy)]
@@ -107,7 +111,7 @@ extern "C" fn read_input(packed: u64, regs: u64) -> u64 {
             Op::Shmctl | Op::Semctl | Op::Msgctl if !detail::sets(&facts) => 0,
             Op::Shmctl | Op::Semctl | Op::Msgctl | Op::MqOpen | Op::MqUnlink => {
                 if LARGE_INPUTS.insert(&pid_tgid, &EMPTY, u64::from(BPF_ANY)).is_err() {
-                    maps::diagnose(Diagnostic::InputsFull);
+                    counts::diagnose(Diagnostic::InputsFull);
                     return 0;
                 }
                 input.large = 1;

@@ -4,7 +4,10 @@
 //! | module | its job |
 //! | --- | --- |
 //! | [`constants`] | what the user side sets before loading |
-//! | [`maps`] | the maps, and access to them |
+//! | [`words`] | arithmetic on words, and words copied, as the verifier wants it |
+//! | [`gate`] | what the programs are to do now |
+//! | [`counts`] | what is counted |
+//! | [`rings`] | the rings, and the way of a record into them |
 //! | [`memory`] | reading kernel and user memory; the only place that follows kernel pointers |
 //! | [`registers`] | a call's number, ABI and arguments |
 //! | [`slots`] | what is remembered of a thread: its context, the call that it is in |
@@ -35,7 +38,7 @@
 
 #![no_std]
 #![no_main]
-// For the one atomic addition in `maps`.
+// For the one atomic addition in `counts`.
 #![feature(asm_experimental_arch)]
 
 mod accesses;
@@ -48,24 +51,27 @@ mod constants;
 mod context;
 #[cfg(not(feature = "probe"))]
 mod copies;
+mod counts;
 mod detail;
 mod emit;
 mod executables;
 mod files;
 mod filters;
 mod functions;
+mod gate;
 mod inputs;
-mod maps;
 mod memory;
 mod moves;
 mod namespaces;
 mod queues;
 mod reached;
 mod registers;
+mod rings;
 mod slots;
 #[cfg(not(feature = "probe"))]
 mod steady;
 mod survey;
+mod words;
 
 use aya_ebpf::EbpfContext as _;
 

@@ -43,7 +43,7 @@ pub(crate) fn user_registers() -> u64 {
 #[cfg(feature = "probe")]
 #[inline(always)]
 pub(crate) fn user_registers() -> u64 {
-    match crate::maps::registers_at() {
+    match crate::gate::registers_at() {
         0 => 0,
         at => field::<u64>(current_task(), Field::TaskStack) + at,
     }
@@ -54,7 +54,7 @@ pub(crate) fn user_registers() -> u64 {
 pub(crate) fn learn_registers(_regs: u64) {
     #[cfg(feature = "probe")]
     if exists(Field::TaskStack) {
-        crate::maps::set_registers_at(_regs - field::<u64>(current_task(), Field::TaskStack));
+        crate::gate::set_registers_at(_regs - field::<u64>(current_task(), Field::TaskStack));
     }
 }
 
@@ -117,6 +117,32 @@ pub(crate) fn kernel<T: Copy + Default>(address: u64) -> T {
     value
 }
 
+/// A field that other programs read with plain loads, read with the helper: what leads here is
+/// not known to the verifier.
+#[inline(always)]
+pub(crate) fn kernel_field<T: Copy + Default>(base: u64, field: Field) -> T {
+    kernel(base + bytes(field))
+}
+
+/// A field's offset, however it is read. Not for absent fields.
+#[inline(always)]
+pub(crate) fn bytes(field: Field) -> u64 {
+    u64::from(offset(field))
+}
+
+/// The task's name, of a task that the verifier knows.
+#[inline(always)]
+pub(crate) fn comm(task: u64) -> [u64; 2] {
+    let from = task + bytes(Field::TaskComm);
+    if PLAIN {
+        let from = from as *const u64;
+        // SAFETY: the task is known to the verifier, and `comm` has 16 bytes.
+        unsafe { [from.read_volatile(), from.add(1).read_volatile()] }
+    } else {
+        kernel(from)
+    }
+}
+
 /// Copies `len` bytes of kernel memory to `to`; whether that worked.
 ///
 /// # Safety
@@ -146,60 +172,4 @@ pub(crate) fn user<T: Copy + Default>(address: u64) -> Option<T> {
         user_bytes(core::ptr::addr_of_mut!(value).cast(), size_of::<T>() as u32, address)
     };
     read.then_some(value)
-}
-
-/// 1 if the value is 0, else 0, without a branch, which the compiler would make of anything that it sees.
-#[inline(always)]
-pub(crate) fn is_zero(value: u64) -> u64 {
-    let zero: u64;
-    // SAFETY: the instructions touch the registers alone.
-    unsafe {
-        core::arch::asm!(
-            "{zero} = {value}",
-            "{zero} = -{zero}",
-            "{zero} |= {value}",
-            "{zero} >>= 63",
-            "{zero} ^= 1",
-            value = in(reg) value,
-            zero = out(reg) zero,
-        );
-    }
-    zero
-}
-
-/// Zeroes words, one by one: of assignments the compiler makes a call of `memset`, which is a loop over bytes here.
-///
-/// # Safety
-/// There are so many words at `at`, aligned.
-#[inline(always)]
-pub(crate) unsafe fn zero_words<const N: usize>(at: *mut u64) {
-    let mut word = 0;
-    while word < N {
-        // SAFETY: as the caller says.
-        unsafe { at.add(word).write_volatile(0) };
-        word += 1;
-    }
-}
-
-/// Copies words, one by one: likewise, instead of `memmove`.
-///
-/// # Safety
-/// There are so many words at both places, aligned.
-#[inline(always)]
-pub(crate) unsafe fn copy_words<const N: usize>(to: *mut u64, from: *const u64) {
-    let mut word = 0;
-    while word < N {
-        // SAFETY: as the caller says.
-        unsafe { to.add(word).write_volatile(from.add(word).read_volatile()) };
-        word += 1;
-    }
-}
-
-/// `value & MASK`, where the compiler can't see it: a bound that it thinks to know already, it would
-/// optimise away, and the verifier would miss it.
-#[inline(always)]
-pub(crate) fn masked<const MASK: u64>(mut value: u64) -> u64 {
-    // SAFETY: the instruction touches the register alone.
-    unsafe { core::arch::asm!("{value} &= {mask}", value = inout(reg) value, mask = const MASK) };
-    value
 }

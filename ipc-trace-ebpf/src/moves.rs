@@ -10,12 +10,13 @@ use ipc_trace_common::{
 
 use crate::{
     constants::constant,
-    context::{self, kernel_field},
-    executables, files,
-    maps::{self, DESCENDANTS, Share},
-    memory::{current_task, field, unknown},
+    context, counts, executables, files,
+    filters::DESCENDANTS,
+    gate::gate,
+    memory::{current_task, field, kernel_field, unknown},
     namespaces,
     registers::Call,
+    rings::{self, Share},
     slots,
 };
 
@@ -38,7 +39,7 @@ pub(crate) fn entered(task: u64, pid_tgid: u64, call: Call) {
 pub(crate) fn returned(task: u64, ipc_ns: u64, pid_tgid: u64, call: Call, ret: i64) {
     let code = call.code;
     let Some(slot) = slots::find(pid_tgid) else {
-        maps::diagnose(Diagnostic::MoveWithoutEntry);
+        counts::diagnose(Diagnostic::MoveWithoutEntry);
         return;
     };
     // Else it was entered before the start, or the kernel did not make the call.
@@ -79,7 +80,7 @@ pub(crate) fn returned(task: u64, ipc_ns: u64, pid_tgid: u64, call: Call, ret: i
 pub(crate) fn newtask(task: u64, clone_flags: u64) {
     let pid_tgid = bpf_get_current_pid_tgid();
     let pid = (pid_tgid >> 32) as u32;
-    let gate = maps::gate();
+    let gate = gate();
     if constant!(FILTERS) & filter::COMMAND != 0 && clone_flags & CLONE_THREAD == 0 {
         // The tracer itself makes one process only: the command.
         if gate.is_self(pid) || DESCENDANTS.get_ptr(&pid).is_some() {
@@ -116,13 +117,13 @@ pub(crate) fn newtask(task: u64, clone_flags: u64) {
 
 #[inline(always)]
 fn report(way: Way, from: NsRef, to: NsRef, ns_id: u64, by: (u64, u64), child: (u64, u64)) {
-    let Some(record) = maps::reserve_control::<MoveRecord>(Share::Whole) else {
+    let Some(record) = rings::reserve_control::<MoveRecord>(Share::Whole) else {
         return;
     };
     // SAFETY: the ring gave room for a whole record, and every field is written.
     unsafe {
         record.write(MoveRecord {
-            header: context::header(
+            header: rings::header(
                 Kind::Move,
                 executables::of_tracer(unknown(current_task())) as u32,
             ),
@@ -140,5 +141,5 @@ fn report(way: Way, from: NsRef, to: NsRef, ns_id: u64, by: (u64, u64), child: (
             reserved: 0,
         });
     }
-    context::submit(record);
+    rings::submit(record);
 }

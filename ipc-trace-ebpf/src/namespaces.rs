@@ -6,7 +6,12 @@
 //! An entry of the table: bits 0–31 the generation, bit 32 whether the namespace was made known to
 //! the user side.
 
-use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_ktime_get_boot_ns};
+use aya_ebpf::{
+    bindings::BPF_ANY,
+    helpers::generated::bpf_ktime_get_boot_ns,
+    macros::map,
+    maps::{Array, HashMap},
+};
 use ipc_trace_common::{
     layout::Field,
     record::{Kind, NamespaceRecord, NsRef, UNKNOWN_COUNT, flag},
@@ -14,10 +19,18 @@ use ipc_trace_common::{
 };
 
 use crate::{
-    context::{self, kernel_field},
-    maps::{self, NAMESPACES, NAMESPACES_SPILL, Share},
-    memory::{exists, field},
+    counts,
+    gate::gate,
+    memory::{exists, field, kernel_field},
+    rings::{self, Share},
 };
+
+/// By number, from [`ipc_trace_common::state::FIRST_INUM`]: generation, and whether it was sent.
+#[map]
+static NAMESPACES: Array<u64> = Array::with_max_entries(INUMS, 0);
+/// By number, for those beyond [`NAMESPACES`].
+#[map]
+static NAMESPACES_SPILL: HashMap<u32, u64> = HashMap::with_max_entries(1 << 13, 0);
 
 const ANNOUNCED: u64 = 1 << 32;
 
@@ -92,7 +105,7 @@ pub(crate) fn look(inum: u32) -> NsRef {
 /// start are known, so one that is not is just being made, and has no generation yet: `0`.
 #[inline(always)]
 pub(crate) fn listed(inum: u32) -> NsRef {
-    if !maps::gate().is_open() {
+    if !gate().is_open() {
         return look(inum);
     }
     let generation = match entry(inum) {
@@ -112,7 +125,7 @@ fn entry(inum: u32) -> Option<*mut u64> {
     if NAMESPACES_SPILL.get_ptr_mut(&inum).is_none()
         && NAMESPACES_SPILL.insert(&inum, &0, u64::from(BPF_ANY)).is_err()
     {
-        maps::diagnose(Diagnostic::NamespaceTableFull);
+        counts::diagnose(Diagnostic::NamespaceTableFull);
     }
     NAMESPACES_SPILL.get_ptr_mut(&inum)
 }
@@ -120,11 +133,11 @@ fn entry(inum: u32) -> Option<*mut u64> {
 #[inline(never)]
 fn announce(ipc_ns: u64, inum: u32) -> NsRef {
     let ns = look(inum);
-    if let Some(record) = maps::reserve_control::<NamespaceRecord>(Share::Whole) {
+    if let Some(record) = rings::reserve_control::<NamespaceRecord>(Share::Whole) {
         // SAFETY: the ring gave room for a whole record, and every field is written.
         unsafe {
             record.write(NamespaceRecord {
-                header: context::header(Kind::Namespace, flag::FOUND),
+                header: rings::header(Kind::Namespace, flag::FOUND),
                 boot_ns: bpf_ktime_get_boot_ns(),
                 ns,
                 ns_id: ns_id(ipc_ns),
@@ -132,7 +145,7 @@ fn announce(ipc_ns: u64, inum: u32) -> NsRef {
                 mq_queues: UNKNOWN_COUNT,
             });
         }
-        context::submit(record);
+        rings::submit(record);
         mark_announced(inum);
     }
     ns

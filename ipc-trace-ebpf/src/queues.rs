@@ -6,21 +6,33 @@
 //! (`mq_clear_sbinfo`, ipc/mqueue.c). Looked up when the call enters the kernel: while it sleeps,
 //! another thread can close the descriptor or put another file there.
 
-use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_ktime_get_boot_ns};
+use aya_ebpf::{
+    bindings::BPF_ANY,
+    helpers::generated::bpf_ktime_get_boot_ns,
+    macros::map,
+    maps::{Array, LruHashMap},
+};
 use ipc_trace_common::{
     layout::Field,
     record::{Kind, NAME_LEN, NsRef, QueueRecord, QueueRef, flag, queue_flag},
 };
 
 use crate::{
-    context,
-    maps::{self, NAMED_QUEUES, QUEUES, Share},
-    memory::{current_task, exists, field, kernel, kernel_bytes, masked},
+    memory::{current_task, exists, field, kernel, kernel_bytes},
     namespaces,
+    rings::{self, Share},
+    words::masked,
 };
 
 /// `MQUEUE_MAGIC`, ipc/mqueue.c
 pub(crate) const MQUEUE_MAGIC: u64 = 0x1980_0202;
+
+/// Queues met, by `ino & 0xfff`.
+#[map]
+static QUEUES: Array<Met> = Array::with_max_entries(1 << 12, 0);
+/// Queues whose names were sent, by their numbers: those of mqueue file systems do not repeat for 2^32 inodes.
+#[map]
+static NAMED_QUEUES: LruHashMap<u64, u8> = LruHashMap::with_max_entries(1 << 14, 0);
 
 /// A queue that was met: inode numbers of mqueue file systems come from `get_next_ino` and do not
 /// repeat for 2^32 inodes, so (inode, number) is a queue that was checked before.
@@ -217,7 +229,7 @@ fn announce(file: u64, queue: &QueueRef) -> bool {
     if NAMED_QUEUES.get_ptr(&number).is_some() {
         return true;
     }
-    let Some(record) = maps::reserve_control::<QueueRecord>(Share::Repeatable) else {
+    let Some(record) = rings::reserve_control::<QueueRecord>(Share::Repeatable) else {
         return false;
     };
     let dentry: u64 = field(file, Field::FileDentry);
@@ -226,13 +238,13 @@ fn announce(file: u64, queue: &QueueRef) -> bool {
     // SAFETY: the ring gave room for a whole record; `len` is below NAME_LEN.
     unsafe {
         let read = kernel_bytes(core::ptr::addr_of_mut!((*record).name).cast(), len, name);
-        (*record).header = context::header(Kind::Queue, if read { flag::DETAIL } else { 0 });
+        (*record).header = rings::header(Kind::Queue, if read { flag::DETAIL } else { 0 });
         (*record).boot_ns = bpf_ktime_get_boot_ns();
         (*record).queue = *queue;
         (*record).name_len = len;
         (*record).reserved = 0;
     }
-    context::submit(record);
+    rings::submit(record);
     let _ = NAMED_QUEUES.insert(&number, &0, u64::from(BPF_ANY));
     true
 }

@@ -21,11 +21,10 @@ use ipc_trace_common::{
 
 use crate::{
     accesses::{NAMELESS, QUEUE, tell, what},
-    context::{bytes, kernel_field},
     files::{self, How, own, segment},
     functions::value,
-    maps,
-    memory::{PLAIN, current_task, exists, field, unknown, user_registers},
+    gate::{self, gate},
+    memory::{PLAIN, bytes, current_task, exists, field, kernel_field, unknown, user_registers},
     registers::{Call, number},
     slots,
 };
@@ -34,12 +33,12 @@ use crate::{
 /// to know that the program of this row was run.
 #[inline(always)]
 pub(crate) fn wanted(row: usize) -> bool {
-    let gate = maps::gate();
+    let gate = gate();
     if !gate.keeps_out((bpf_get_current_pid_tgid() >> 32) as u32) {
         return true;
     }
     if gate.is_test() {
-        maps::fired(way_fired_at(row));
+        gate::fired(way_fired_at(row));
     }
     false
 }

@@ -1,4 +1,4 @@
-//! A call's number, ABI and arguments, out of its `struct pt_regs`.
+//! A call's number, ABI and arguments, out of its `struct pt_regs`; and what its result means.
 
 use ipc_trace_common::{
     hooks::{self, X32_BIT},
@@ -9,7 +9,8 @@ use ipc_trace_common::{
 
 use crate::{
     constants::{code, constant},
-    memory::{field, masked, user, user_bytes},
+    memory::{field, user, user_bytes},
+    words::masked,
 };
 
 /// What a call is.
@@ -238,4 +239,16 @@ fn demultiplex(call: u32) -> Code {
     let at = masked::<{ MULTIPLEXED.len() as u64 - 1 }>(u64::from(call));
     // SAFETY: `at` lies within the table.
     Code(unsafe { core::ptr::addr_of!(MULTIPLEXED).cast::<u8>().add(at as usize).read_volatile() })
+}
+
+/// The error's number in a raw result; `0`: it is none.
+#[inline(always)]
+pub(crate) fn error(ret: i64) -> u16 {
+    if failed(ret) { -ret as u16 } else { 0 }
+}
+
+/// Whether a raw result is an error (`IS_ERR_VALUE`, include/linux/err.h).
+#[inline(always)]
+pub(crate) fn failed(ret: i64) -> bool {
+    (-4095..0).contains(&ret)
 }

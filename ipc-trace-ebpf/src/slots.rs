@@ -8,22 +8,38 @@
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::{bpf_get_current_pid_tgid, generated::bpf_ktime_get_boot_ns},
+    macros::map,
+    maps::{Array, HashMap},
 };
 use ipc_trace_common::{
     layout::Field,
     op::Op,
     record::{ExitRecord, Kind, NsRef, QueueRef, flag},
-    state::{Diagnostic, SLOT_COUNT},
+    state::{Diagnostic, SLOT_COUNT, SPILLED_SLOTS},
 };
 
 use crate::{
     batches,
     constants::constant,
-    context, files,
+    counts, files,
+    filters::DESCENDANTS,
+    gate,
     inputs::{self, Input},
-    maps::{self, DESCENDANTS, SLOTS, SLOTS_SPILL, SLOTS_TAKEN, Share},
-    memory::{current_task, field, is_zero, masked, zero_words},
+    memory::{current_task, field, kernel_field},
+    rings::{self, Share},
+    words::{is_zero, masked, zero_words},
 };
+
+/// By `tid & 0xffff`.
+#[map]
+static SLOTS: Array<Slot> = Array::with_max_entries(SLOT_COUNT, 0);
+/// Places in [`SLOTS`] that threads have, by number: to take one is atomic.
+#[map]
+static SLOTS_TAKEN: HashMap<u32, u8> = HashMap::with_max_entries(SLOT_COUNT, 0);
+/// By pid_tgid, for threads whose place another thread has; the user side makes it smaller where no two threads
+/// can have the same.
+#[map]
+static SLOTS_SPILL: HashMap<u64, Slot> = HashMap::with_max_entries(SPILLED_SLOTS, 0);
 
 /// A thread's slot.
 #[derive(Clone, Copy)]
@@ -171,7 +187,7 @@ extern "C" fn take_slot(pid_tgid: u64, what: u64) -> u64 {
         return 0;
     }
     if SLOTS_SPILL.insert(&pid_tgid, &EMPTY, u64::from(BPF_NOEXIST)).is_err() {
-        maps::diagnosed_at(what);
+        counts::diagnosed_at(what);
         return 0;
     }
     if let Some(slot) = SLOTS_SPILL.get_ptr_mut(&pid_tgid) {
@@ -186,7 +202,7 @@ extern "C" fn take_slot(pid_tgid: u64, what: u64) -> u64 {
 pub(crate) fn is_ending() -> bool {
     /// `PF_EXITING` (include/linux/sched.h): set before `sched_process_exit` (`do_exit`, kernel/exit.c).
     const EXITING: u32 = 4;
-    context::kernel_field::<u32>(current_task(), Field::TaskFlags) & EXITING != 0
+    kernel_field::<u32>(current_task(), Field::TaskFlags) & EXITING != 0
 }
 
 /// Takes a thread's slot back: the context that it had; `0`: none.
@@ -253,7 +269,7 @@ pub(crate) fn birth(slot: &mut Slot, op: Op, ret: i64) -> u32 {
     // Without a branch: the verifier would go through all that follows once for each outcome.
     let other = u64::from(slot.made ^ op as u8) | slot.arg0 ^ made(op, ret);
     slot.made = 0;
-    let known = masked::<1>(u64::from(maps::births() >> (op as u32)));
+    let known = masked::<1>(u64::from(gate::births() >> (op as u32)));
     (known | (known & is_zero(other)) << 1) as u32 * flag::BIRTH_KNOWN
 }
 
@@ -296,17 +312,17 @@ pub(crate) fn thread_ends() {
 /// Tells that the context of a thread is not referred to any more.
 #[inline(always)]
 pub(crate) fn tell_end(pid_tgid: u64, context: u64) {
-    if let Some(record) = maps::reserve_control::<ExitRecord>(Share::Whole) {
+    if let Some(record) = rings::reserve_control::<ExitRecord>(Share::Whole) {
         // SAFETY: the ring gave room for a whole record, and every field is written.
         unsafe {
             record.write(ExitRecord {
-                header: context::header(Kind::Exit, 0),
+                header: rings::header(Kind::Exit, 0),
                 boot_ns: bpf_ktime_get_boot_ns(),
                 context,
                 tid: pid_tgid as u32,
                 pid: (pid_tgid >> 32) as u32,
             });
         }
-        context::submit(record);
+        rings::submit(record);
     }
 }

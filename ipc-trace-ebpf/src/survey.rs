@@ -10,12 +10,12 @@ use ipc_trace_common::{
 };
 
 use crate::{
-    census,
-    context::{self, kernel_field},
+    census::{self, WALK},
+    context::pid_namespace,
     files::{HUGETLBFS_MAGIC, PROC_SUPER_MAGIC, TMPFS_MAGIC, is_sysvipc, sysvipc_namespace},
-    maps::WALK,
-    memory::{exists, field, kernel_bytes},
+    memory::{exists, field, kernel_bytes, kernel_field},
     queues::MQUEUE_MAGIC,
+    rings::header,
 };
 
 /// `NSFS_MAGIC` (include/uapi/linux/magic.h)
@@ -72,7 +72,7 @@ fn list_task(seq: u64, task: u64) -> bool {
     let nsproxy: u64 = kernel_field(task, Field::TaskNsproxy);
     let ipc_ns: u64 = kernel_field(nsproxy, Field::NsproxyIpc);
     let record = TaskRecord {
-        header: context::header(Kind::Task, 0),
+        header: header(Kind::Task, 0),
         start_boot_ns: kernel_field(leader, Field::TaskStartBoottime),
         tid: kernel_field(task, Field::TaskPid),
         pid: kernel_field(task, Field::TaskTgid),
@@ -80,7 +80,7 @@ fn list_task(seq: u64, task: u64) -> bool {
         euid: kernel_field(cred, Field::CredEuid),
         egid: kernel_field(cred, Field::CredEgid),
         ipc_ns: kernel_field(ipc_ns, Field::IpcNsInum),
-        pid_ns: context::pid_namespace(task),
+        pid_ns: pid_namespace(task),
         mnt_ns: field(field(nsproxy, Field::NsproxyMnt), Field::MntNsInum),
         user_ns: field(field(cred, Field::CredUserNs), Field::UserNsInum),
         reserved: 0,
@@ -117,7 +117,7 @@ fn survey_descriptors(ctx: *mut u64) -> i32 {
         _ => return 0,
     };
     let mut record = DescriptorRecord {
-        header: context::header(Kind::Descriptor, 0),
+        header: header(Kind::Descriptor, 0),
         ino: kernel_field(inode, Field::InodeNumber),
         pid: kernel_field(task, Field::TaskTgid),
         tid: kernel_field(task, Field::TaskPid),
@@ -175,7 +175,7 @@ fn survey_mappings(ctx: *mut u64) -> i32 {
         return 0;
     }
     let record = MappingRecord {
-        header: context::header(Kind::Mapping, 0),
+        header: header(Kind::Mapping, 0),
         start: field(vma, Field::VmaStart),
         end: field(vma, Field::VmaEnd),
         pid: kernel_field(task, Field::TaskTgid),
