@@ -135,7 +135,7 @@ pub(crate) extern "C" fn tell(
     }
     rings::submit(record);
     if once && context != 0 {
-        slots::tell_end(pid_tgid, context);
+        context::tell_end(pid_tgid, context);
     }
     match fold {
         // SAFETY: as above.

@@ -96,7 +96,7 @@ fn exit_of_ours(regs: u64, ret: i64) -> u64 {
     let gate = gate();
     let pid_tgid = bpf_get_current_pid_tgid();
     if gate.keeps_out((pid_tgid >> 32) as u32) {
-        slots::call_ends(pid_tgid);
+        call_ends(pid_tgid);
         return 0;
     }
     unbatched(gate, pid_tgid, regs, (number, ret), constant!(SYSCALL_KINDS))
@@ -173,11 +173,22 @@ fn exit_of_function(regs: u64, ret: i64) -> u64 {
     let pid_tgid = bpf_get_current_pid_tgid();
     if gate.keeps_out((pid_tgid >> 32) as u32) {
         mark(gate, regs, false);
-        slots::call_ends(pid_tgid);
+        call_ends(pid_tgid);
         return 0;
     }
     let number = number(regs);
     unbatched(gate, pid_tgid, regs, (number, ret), !constant!(SYSCALL_KINDS))
+}
+
+/// The call that the thread was in has returned, unreported: the last census is not to list it.
+#[inline(always)]
+fn call_ends(pid_tgid: u64) {
+    batches::forget_call(pid_tgid);
+    if let Some(slot) = slots::find(pid_tgid) {
+        slot.leave();
+        slot.made = 0;
+        slots::forget_input(slot);
+    }
 }
 
 /// The call of those `kinds` that returns, if it is one, and has not been put into the thread's batch.
@@ -366,7 +377,7 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
     let made = flags & flag::NOT_MADE == 0;
     if !gate.is_open() && (!changes || !made) {
         if let Some(slot) = slot {
-            inputs::forget(slot);
+            slots::forget_input(slot);
         }
         return 0;
     }
@@ -421,7 +432,7 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
             }
             if !made || !changes && !queues::is_foreign(&queue) {
                 if let Some(slot) = slot {
-                    inputs::forget(slot);
+                    slots::forget_input(slot);
                 }
                 return 0;
             }

@@ -5,7 +5,7 @@
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use ipc_trace_common::{
     layout::Field,
-    record::{ARGS_LEN, ContextRecord, Kind, NsRef, UID_EXTENTS, UidExtent, flag},
+    record::{ARGS_LEN, ContextRecord, ExitRecord, Kind, NsRef, UID_EXTENTS, UidExtent, flag},
 };
 
 use crate::{
@@ -109,6 +109,24 @@ fn has_map(task: u64) -> bool {
 pub(crate) fn send_once(task: u64, pid_tgid: u64, ns: NsRef) -> u64 {
     let task = unknown(task);
     send_context(task, pid_tgid, ns.inum, ns.generation, cgroups::of_task(task))
+}
+
+/// Tells that the context of a thread is not referred to any more.
+#[inline(always)]
+pub(crate) fn tell_end(pid_tgid: u64, context: u64) {
+    if let Some(record) = rings::reserve_control::<ExitRecord>(Share::Whole) {
+        // SAFETY: the ring gave room for a whole record, and every field is written.
+        unsafe {
+            record.write(ExitRecord {
+                header: header(Kind::Exit, 0),
+                boot_ns: bpf_ktime_get_boot_ns(),
+                context,
+                tid: pid_tgid as u32,
+                pid: (pid_tgid >> 32) as u32,
+            });
+        }
+        submit(record);
+    }
 }
 
 /// Sends the context of `task`: its number, or `0` when the ring was full.

@@ -20,6 +20,7 @@ use ipc_trace_common::state::{COPIES_ROW, Diagnostic, SLOT_COUNT, copies};
 use crate::{
     constants::constant,
     counts::{self, Count},
+    hooked::leave_to_all,
     slots,
 };
 
@@ -56,7 +57,7 @@ pub(crate) fn cookie(ctx: *mut core::ffi::c_void) -> u64 {
 #[inline(always)]
 pub(crate) fn have_own_stack(ctx: *mut core::ffi::c_void) {
     if constant!(COPIED) > 1 {
-        crate::functions::leave_to_all(ctx);
+        leave_to_all(ctx);
     }
 }
 

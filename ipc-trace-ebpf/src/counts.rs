@@ -110,7 +110,7 @@ fn count_in(map: &HashMap<DropKey, u64>, key: &DropKey) -> bool {
     }
 }
 
-/// Counts a rare condition; the census logs it.
+/// Counts a rare condition, which the diagnostics log.
 #[inline(always)]
 pub(crate) fn diagnose(what: Diagnostic) {
     diagnosed_at(what as u64);
@@ -130,7 +130,7 @@ pub(crate) fn diagnosed(what: Diagnostic) -> Option<u64> {
     let what = what as u32;
     let count = *DIAGNOSTIC_COUNTS.get(what)?;
     let logged = DIAGNOSTIC_LOGGED.get_ptr_mut(what)?;
-    // SAFETY: the pointer came from the map; only the census touches this one.
+    // SAFETY: the pointer came from the map; only the diagnostics touch this one.
     unsafe {
         if *logged == count {
             return None;

@@ -12,11 +12,10 @@ use ipc_trace_common::{
 
 use crate::{
     constants::constant,
-    inputs::{LARGE_INPUTS, LargeInput},
     memory::{kernel_bytes, user, user_bytes},
     queues,
     registers::{Call, failed},
-    slots::Slot,
+    slots::{LARGE_INPUTS, LargeInput, Slot},
     words::{copy_words, masked},
 };
 

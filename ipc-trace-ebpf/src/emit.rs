@@ -19,7 +19,6 @@ use crate::{
     constants::constant,
     counts::{self, Count},
     detail::{self, Entered, Facts, Inline, Part},
-    inputs,
     memory::{comm, current_task, field, registers},
     namespaces, queues,
     registers::{Call, error, failed},
@@ -190,7 +189,7 @@ pub(crate) extern "C" fn send_call(packed: u64, ret: u64, regs: u64) -> u64 {
         }
     }
     if let Some(slot) = slots::find(pid_tgid) {
-        inputs::forget(slot);
+        slots::forget_input(slot);
     }
     0
 }

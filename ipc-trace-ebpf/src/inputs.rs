@@ -4,7 +4,7 @@
 //! What is small is kept in the thread's slot, names and structures in a table of their own. What can't be read at
 //! the entry, since nobody has touched that memory yet, is read at the return instead, and its record says so.
 
-use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_get_current_pid_tgid, macros::map, maps::HashMap};
+use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_get_current_pid_tgid};
 use ipc_trace_common::{
     op::Op,
     record::{GIVEN_NAME_LEN, flag},
@@ -17,41 +17,8 @@ use crate::{
     detail::{self, Facts},
     memory::{PLAIN, registers},
     registers::Call,
-    slots::{self, Slot},
+    slots::{self, LARGE_INPUTS, LargeInput, Slot},
 };
-
-/// By pid_tgid: what has no room in a slot of what calls take from memory.
-#[map]
-pub(crate) static LARGE_INPUTS: HashMap<u64, LargeInput> = HashMap::with_max_entries(1 << 12, 0);
-
-/// What a call took from memory, in a slot.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(crate) struct Input {
-    /// Flags of the call's record; `0`: it was not read at the entry
-    pub(crate) flags: u32,
-    /// `1`: there is an entry in [`LARGE_INPUTS`]
-    pub(crate) large: u32,
-    /// Arguments of `ipc(2)` that lie in memory: see [`Call::indirect`]
-    pub(crate) indirect: u64,
-    /// The operation's own: of semop a `SemopPart`, of msgsnd the type, of queues what `QueuePart::input` has
-    pub(crate) bytes: [u64; 8],
-}
-
-impl Input {
-    pub(crate) const EMPTY: Self = Self { flags: 0, large: 0, indirect: 0, bytes: [0; 8] };
-}
-
-/// What has no room in a slot: of mq_open and mq_unlink the name and, behind it, the attributes; of shmctl, semctl
-/// and msgctl the structure.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(crate) struct LargeInput {
-    pub(crate) name_len: u32,
-    pub(crate) reserved: u32,
-    pub(crate) name: [u64; GIVEN_NAME_LEN / 8],
-    pub(crate) attr: [u64; 4],
-}
 
 static EMPTY: LargeInput =
     LargeInput { name_len: 0, reserved: 0, name: [0; GIVEN_NAME_LEN / 8], attr: [0; 4] };
@@ -131,16 +98,6 @@ extern "C" fn read_input(packed: u64, regs: u64) -> u64 {
         input.flags = read | flag::AT_ENTRY;
     }
     0
-}
-
-/// The call has returned, and what it took is not needed any more.
-#[inline(always)]
-pub(crate) fn forget(slot: &mut Slot) {
-    if slot.input.large != 0 {
-        slot.input.large = 0;
-        slot.input.flags = 0;
-        let _ = LARGE_INPUTS.remove(&slot.pid_tgid);
-    }
 }
 
 const _: () = assert!(size_of::<ipc_trace_common::record::CtlPart>() <= GIVEN_NAME_LEN);

@@ -22,8 +22,8 @@ use ipc_trace_common::{
 use crate::{
     accesses::{NAMELESS, QUEUE, tell, what},
     files::{self, How, own, segment},
-    functions::value,
     gate::{self, gate},
+    hooked::value,
     memory::{PLAIN, bytes, current_task, exists, field, kernel_field, unknown, user_registers},
     registers::{Call, number},
     slots,

@@ -19,7 +19,7 @@ use crate::{
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 #[map]
-pub(crate) static CONTROL: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+static CONTROL: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 
 /// Room for a record in a ring, or nothing when it is full.
 #[inline(always)]

@@ -1,4 +1,5 @@
-//! What is remembered of a thread between programs: its context, and the call that it is in.
+//! What is remembered of a thread between programs: its context, the call that it is in, and what that took from
+//! the caller's memory.
 //!
 //! A slot is found by the low 16 bits of the tid, in a plain array: the cheapest map there is. It is its
 //! thread's from the first time that something is to be remembered until the thread ends; who takes it, an
@@ -7,26 +8,19 @@
 
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
-    helpers::{bpf_get_current_pid_tgid, generated::bpf_ktime_get_boot_ns},
     macros::map,
     maps::{Array, HashMap},
 };
 use ipc_trace_common::{
     layout::Field,
     op::Op,
-    record::{ExitRecord, Kind, NsRef, QueueRef, flag},
+    record::{GIVEN_NAME_LEN, NsRef, QueueRef, flag},
     state::{Diagnostic, SLOT_COUNT, SPILLED_SLOTS},
 };
 
 use crate::{
-    batches,
-    constants::constant,
-    counts, files,
-    filters::DESCENDANTS,
-    gate,
-    inputs::{self, Input},
-    memory::{current_task, field, kernel_field},
-    rings::{self, Share},
+    counts, gate,
+    memory::{current_task, kernel_field},
     words::{is_zero, masked, zero_words},
 };
 
@@ -40,6 +34,39 @@ static SLOTS_TAKEN: HashMap<u32, u8> = HashMap::with_max_entries(SLOT_COUNT, 0);
 /// can have the same.
 #[map]
 static SLOTS_SPILL: HashMap<u64, Slot> = HashMap::with_max_entries(SPILLED_SLOTS, 0);
+
+/// By pid_tgid: what has no room in a slot of what calls take from memory.
+#[map]
+pub(crate) static LARGE_INPUTS: HashMap<u64, LargeInput> = HashMap::with_max_entries(1 << 12, 0);
+
+/// What a call took from memory, in a slot.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Input {
+    /// Flags of the call's record; `0`: it was not read at the entry
+    pub(crate) flags: u32,
+    /// `1`: there is an entry in [`LARGE_INPUTS`]
+    pub(crate) large: u32,
+    /// Arguments of `ipc(2)` that lie in memory: see `Call::indirect`
+    pub(crate) indirect: u64,
+    /// The operation's own: of semop a `SemopPart`, of msgsnd the type, of queues what `QueuePart::input` has
+    pub(crate) bytes: [u64; 8],
+}
+
+impl Input {
+    pub(crate) const EMPTY: Self = Self { flags: 0, large: 0, indirect: 0, bytes: [0; 8] };
+}
+
+/// What has no room in a slot: of mq_open and mq_unlink the name and, behind it, the attributes; of shmctl, semctl
+/// and msgctl the structure.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct LargeInput {
+    pub(crate) name_len: u32,
+    pub(crate) reserved: u32,
+    pub(crate) name: [u64; GIVEN_NAME_LEN / 8],
+    pub(crate) attr: [u64; 4],
+}
 
 /// A thread's slot.
 #[derive(Clone, Copy)]
@@ -205,13 +232,23 @@ pub(crate) fn is_ending() -> bool {
     kernel_field::<u32>(current_task(), Field::TaskFlags) & EXITING != 0
 }
 
+/// The call has returned, and what it took is not needed any more.
+#[inline(always)]
+pub(crate) fn forget_input(slot: &mut Slot) {
+    if slot.input.large != 0 {
+        slot.input.large = 0;
+        slot.input.flags = 0;
+        let _ = LARGE_INPUTS.remove(&slot.pid_tgid);
+    }
+}
+
 /// Takes a thread's slot back: the context that it had; `0`: none.
 #[inline(always)]
-fn give_back(pid_tgid: u64) -> u64 {
+pub(crate) fn give_back(pid_tgid: u64) -> u64 {
     let Some(slot) = find(pid_tgid) else {
         return 0;
     };
-    inputs::forget(slot);
+    forget_input(slot);
     let context = slot.context;
     let place = place(pid_tgid);
     let own = SLOTS.get_ptr_mut(place).is_some_and(|slot| {
@@ -229,17 +266,6 @@ fn give_back(pid_tgid: u64) -> u64 {
         let _ = SLOTS_SPILL.remove(&pid_tgid);
     }
     context
-}
-
-/// The call that the thread was in has returned, unreported: the last census is not to list it.
-#[inline(always)]
-pub(crate) fn call_ends(pid_tgid: u64) {
-    batches::forget_call(pid_tgid);
-    if let Some(slot) = find(pid_tgid) {
-        slot.leave();
-        slot.made = 0;
-        inputs::forget(slot);
-    }
 }
 
 /// What a call that made an object gives: of System V the id, which the function that makes it gives, too;
@@ -273,56 +299,4 @@ pub(crate) fn birth(slot: &mut Slot, op: Op, ret: i64) -> u32 {
     (known | (known & is_zero(other)) << 1) as u32 * flag::BIRTH_KNOWN
 }
 
-/// After exec: the context is to be sent anew. A thread that is not the leader takes the leader's
-/// tid in exec (`de_thread`, fs/exec.c); `old_tid` is what it was before.
-#[inline(always)]
-pub(crate) fn forget_context(old_tid: u32) {
-    let pid_tgid = bpf_get_current_pid_tgid();
-    let old = pid_tgid & !0xffff_ffff | u64::from(old_tid);
-    batches::release(old);
-    if let Some(slot) = find(pid_tgid) {
-        slot.context = 0;
-    }
-    if old != pid_tgid {
-        give_back(old);
-    }
-}
-
 const _: () = assert!(flag::MADE == flag::BIRTH_KNOWN << 1);
-
-/// At the end of a thread: its slot becomes free, and the user side may forget its context.
-#[inline(always)]
-pub(crate) fn thread_ends() {
-    let pid_tgid = bpf_get_current_pid_tgid();
-    batches::release(pid_tgid);
-    if constant!(FILTERS) & ipc_trace_common::state::filter::COMMAND != 0 {
-        let signal = field(current_task(), Field::TaskSignal);
-        // do_exit has counted this thread down before the tracepoint (kernel/exit.c).
-        if field::<i32>(signal, Field::SignalLive) == 0 {
-            let _ = DESCENDANTS.remove(&((pid_tgid >> 32) as u32));
-        }
-    }
-    files::process_ends(pid_tgid);
-    let context = give_back(pid_tgid);
-    if context != 0 {
-        tell_end(pid_tgid, context);
-    }
-}
-
-/// Tells that the context of a thread is not referred to any more.
-#[inline(always)]
-pub(crate) fn tell_end(pid_tgid: u64, context: u64) {
-    if let Some(record) = rings::reserve_control::<ExitRecord>(Share::Whole) {
-        // SAFETY: the ring gave room for a whole record, and every field is written.
-        unsafe {
-            record.write(ExitRecord {
-                header: rings::header(Kind::Exit, 0),
-                boot_ns: bpf_ktime_get_boot_ns(),
-                context,
-                tid: pid_tgid as u32,
-                pid: (pid_tgid >> 32) as u32,
-            });
-        }
-        rings::submit(record);
-    }
-}
