@@ -1,40 +1,45 @@
 //! The kernel side of ipc-trace.
 //!
-//! | module | its job |
-//! | --- | --- |
-//! | [`constants`] | what the user side sets before loading |
-//! | [`words`] | arithmetic on words, and words copied, as the verifier wants it |
-//! | [`gate`] | what the programs are to do now |
-//! | [`counts`] | what is counted |
-//! | [`rings`] | the rings, and the way of a record into them |
-//! | [`memory`] | reading kernel and user memory; the only place that follows kernel pointers |
-//! | [`registers`] | a call's number, ABI and arguments |
-//! | [`slots`] | what is remembered of a thread: its context, the call that it is in |
-//! | [`namespaces`] | identity of IPC namespaces: number and generation |
-//! | [`context`] | who a thread is, sent once |
-//! | [`ancestry`] | whom a process descends from |
-//! | [`executables`] | paths of executables |
-//! | [`cgroups`] | which cgroup a thread is in; cgroups made and removed |
-//! | [`queues`] | from a descriptor to a queue and its namespace |
-//! | [`files`] | files that may belong to another namespace: queues, segments, `/proc/sysvipc` |
-//! | [`accesses`] | ways to other namespaces' objects that are no operations |
-//! | [`filters`] | which calls are wanted |
-//! | [`tracepoints`] | the entry points of the tracepoints' programs |
-//! | [`lives`] | threads that execute a program, and that end |
-//! | [`hooked`] | what a program on a function has at hand |
-//! | [`functions`] | the entry points of backend `function` |
-//! | [`reached`] | functions on those ways, for backend `function` |
-//! | `steady` | the entry points of both backends where programs might be preempted |
-//! | `copies` | programs of which there are several, as each might be preempted |
-//! | [`calls`] | entry and return of a call |
-//! | [`batches`] | calls of one thread that are sent together |
-//! | [`emit`] | records of calls: as events, or as changes of objects |
-//! | [`inputs`] | what calls take from memory, read when they enter the kernel |
-//! | [`detail`] | what belongs to one operation: semaphore operations, names, time limits |
-//! | [`moves`] | namespaces entered and made |
-//! | [`census`] | what exists: namespaces, calls that have not returned |
-//! | [`survey`] | who holds what: threads, descriptors, mapped segments |
-//! | [`rare`] | what is rare, for the user's log |
+//! In layers, from the ground up: each module imports some of those that come before it here, and none that come
+//! after.
+//!
+//! | layer | module | its job |
+//! | --- | --- | --- |
+//! | [`base`] | `words` | arithmetic on words, and words copied, as the verifier wants it |
+//! | | `constants` | what the user side sets before loading |
+//! | | `gate` | what the programs are to do now |
+//! | | `counts` | what is counted |
+//! | | `memory` | reading kernel and user memory; the only place that follows kernel pointers |
+//! | | `registers` | a call's number, ABI and arguments; what its result means |
+//! | | `rings` | the rings, and the way of a record into them |
+//! | | `hooked` | what a program on a function has at hand |
+//! | [`facts`] | `cgroups` | which cgroup a thread is in; cgroups made and removed |
+//! | | `ancestry` | whom a process descends from |
+//! | | `executables` | paths of executables |
+//! | | `namespaces` | identity of IPC namespaces: number and generation |
+//! | | `queues` | from a descriptor to a queue and its namespace |
+//! | [`thread`] | `slots` | what is remembered of a thread: its context, the call that it is in |
+//! | | `copies` | programs of which there are several, as each might be preempted |
+//! | | `batches` | calls of one thread that are sent together |
+//! | | `context` | who a thread is, sent once |
+//! | [`ways`] | `accesses` | ways to other namespaces' objects that are no operations |
+//! | | `files` | files that may belong to another namespace: queues, segments, `/proc/sysvipc` |
+//! | [`call`] | `filters` | which calls are wanted |
+//! | | `detail` | what belongs to one operation: semaphore operations, names, time limits |
+//! | | `inputs` | what calls take from memory, read when they enter the kernel |
+//! | | `emit` | records of calls: as events, or as changes of objects |
+//! | | `moves` | namespaces entered and made |
+//! | | `calls` | entry and return of a call |
+//! | [`programs`] | `lives` | threads that execute a program, and that end |
+//! | | `tracepoints` | the entry points of the tracepoints' programs, backend `syscall`'s among them |
+//! | | `functions` | the entry points of backend `function` |
+//! | | `reached` | functions on those ways, for backend `function` |
+//! | | `steady` | the entry points of both backends where programs might be preempted |
+//! | | `census` | what exists: namespaces, calls that have not returned |
+//! | | `survey` | who holds what: threads, descriptors, mapped segments |
+//! | [`rare`] | | what is rare, for the user's log |
+//!
+//! A map is beside who uses it. None is of a kind newer than Linux 5.10.
 //!
 //! Invariant: every return of a wanted call ends in exactly one of the counters `filtered`,
 //! `emitted`, `dropped`, after `seen`.
@@ -44,41 +49,13 @@
 // For the one atomic addition in `counts`.
 #![feature(asm_experimental_arch)]
 
-mod accesses;
-mod ancestry;
-mod batches;
-mod calls;
-mod census;
-mod cgroups;
-mod constants;
-mod context;
-#[cfg(not(feature = "probe"))]
-mod copies;
-mod counts;
-mod detail;
-mod emit;
-mod executables;
-mod files;
-mod filters;
-mod functions;
-mod gate;
-mod hooked;
-mod inputs;
-mod lives;
-mod memory;
-mod moves;
-mod namespaces;
-mod queues;
+mod base;
+mod call;
+mod facts;
+mod programs;
 mod rare;
-mod reached;
-mod registers;
-mod rings;
-mod slots;
-#[cfg(not(feature = "probe"))]
-mod steady;
-mod survey;
-mod tracepoints;
-mod words;
+mod thread;
+mod ways;
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

@@ -6,7 +6,7 @@
 use aya_log_ebpf::{info, warn};
 use ipc_trace_common::state::Diagnostic;
 
-use crate::counts;
+use crate::base::counts;
 
 /// `struct bpf_iter__task`, of which the first step alone does anything.
 #[unsafe(no_mangle)]
