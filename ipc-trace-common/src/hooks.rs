@@ -7,8 +7,10 @@
 //! Sources: `arch/x86/entry/syscalls/syscall_{64,32}.tbl`, `include/uapi/asm-generic/unistd.h`,
 //! `arch/arm64/tools/syscall_32.tbl` (6.12), and the symbol tables of 5.10 to 7.2.
 
+mod names;
 mod reached;
 
+use names::equal;
 pub use reached::{Deed, REACHED, Reached, all_reached, way_of};
 
 use crate::op::{
@@ -351,18 +353,6 @@ pub const fn row_of(function: &str) -> usize {
         i += 1;
     }
     panic!("no row of the hook table names this function");
-}
-
-const fn equal(a: &str, b: &str) -> bool {
-    same(a.as_bytes(), b.as_bytes())
-}
-
-const fn same(a: &[u8], b: &[u8]) -> bool {
-    let mut i = 0;
-    while i < a.len() && i < b.len() && a[i] == b[i] {
-        i += 1;
-    }
-    i == a.len() && i == b.len()
 }
 
 /// For each number: one of [`look`], by what it means in any table of `dispatch`. The programs look here

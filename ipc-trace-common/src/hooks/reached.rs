@@ -1,7 +1,7 @@
 //! Functions beside those of the system calls that backend `function` hooks: on ways to objects that are no
 //! operations, and where objects are made.
 
-use super::equal;
+use super::names::equal;
 use crate::op::Op;
 
 /// What a child of the tracer does in the self-test, so that the functions of [`REACHED`] are called, in this

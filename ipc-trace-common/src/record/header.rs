@@ -1,0 +1,111 @@
+//! What every record starts with: its kind, and flags. Nothing here knows a kind's record but by its name.
+
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+/// The version of the records' layout: a reader refuses others.
+pub const VERSION: u8 = 1;
+
+/// What a record is. The value in [`Header::kind`]; readers take others for unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// A call returned: `CallRecord` and, after it, what belongs to the operation
+    Call = 1,
+    /// Who a thread is: `ContextRecord`
+    Context = 2,
+    /// A namespace shows itself for the first time: `NamespaceRecord`
+    Namespace = 3,
+    /// A thread got into another namespace: `MoveRecord`
+    Move = 4,
+    /// A thread that made calls ended: `ExitRecord`
+    Exit = 5,
+    /// A queue shows itself for the first time: `QueueRecord`
+    Queue = 6,
+    /// A call that has not returned yet: `PendingRecord`
+    Pending = 7,
+    /// A namespace that exists: `NamespaceRecord`
+    Alive = 8,
+    /// The census is complete: a bare [`Header`] with `boot_ns` in an `EndRecord`
+    End = 9,
+    /// A thread that exists: `TaskRecord`
+    Task = 10,
+    /// A descriptor that has to do with an IPC namespace: `DescriptorRecord`
+    Descriptor = 11,
+    /// A mapped shared memory segment: `MappingRecord`
+    Mapping = 12,
+    /// A call that changed objects and is not among the events, since a filter took it out, there was
+    /// no room for it, or calls were not reported yet: as [`Kind::Call`]
+    Change = 13,
+    /// Calls of one thread that returned one after another: `BatchRecord`
+    Batch = 14,
+    /// A cgroup was made or removed: `CgroupRecord`
+    Cgroup = 15,
+    /// A thread reached what belongs to an IPC namespace by a way that is none of the operations:
+    /// `AccessRecord`
+    Access = 16,
+}
+
+/// What every record starts with.
+#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Header {
+    /// [`VERSION`]
+    pub version: u8,
+    /// A [`Kind`]
+    pub kind: u8,
+    /// An [`crate::op::Abi`]
+    pub abi: u8,
+    /// A [`crate::op::Code`]
+    pub code: u8,
+    /// Bits of `flag`
+    pub flags: u32,
+}
+
+/// Bits of [`Header::flags`].
+pub mod flag {
+    /// The operation's own part was read.
+    pub const DETAIL: u32 = 1;
+    /// The time limit was given and read.
+    pub const TIMEOUT: u32 = 1 << 1;
+    /// User memory could not be read.
+    pub const FAULT: u32 = 1 << 2;
+    /// The call came in through `ipc(2)`.
+    pub const MULTIPLEXED: u32 = 1 << 3;
+    /// `mq_getsetattr`: the old attributes were read.
+    pub const OLD: u32 = 1 << 4;
+    /// `mq_receive`: the priority was read; `mq_open`: the attributes were read.
+    pub const EXTRA: u32 = 1 << 5;
+    /// The path did not fit, or could not be walked to its end.
+    pub const TRUNCATED: u32 = 1 << 6;
+    /// The executable was deleted.
+    pub const DELETED: u32 = 1 << 7;
+    /// Arguments of `ipc(2)` that lie in memory could not be read: semctl's fourth, msgrcv's `msgp` and
+    /// `msgtyp`.
+    pub const ARGUMENT_FAULT: u32 = 1 << 10;
+    /// semop of at most one operation and without a time limit: no `SemopPart` follows; with
+    /// `DETAIL`, the `Sembuf` is the low 48 bits of the fifth argument.
+    pub const INLINE: u32 = 1 << 9;
+    /// A namespace found by the census, not by its birth.
+    pub const FOUND: u32 = 1 << 8;
+    /// A list has more entries than there is room for.
+    pub const CUT: u32 = 1 << 11;
+    /// shmget, semget, msgget, mq_open: it is known whether the call made the object that it gave.
+    pub const BIRTH_KNOWN: u32 = 1 << 12;
+    /// With `BIRTH_KNOWN`: it did.
+    pub const MADE: u32 = 1 << 13;
+    /// The kernel never made the call: seccomp refused or answered it, or a tracer skipped it.
+    pub const NOT_MADE: u32 = 1 << 14;
+    /// Whether the kernel made the call is not known: its entry was not seen.
+    pub const ENTRY_UNSEEN: u32 = 1 << 15;
+    /// With `NOT_MADE`: what the caller got is not known.
+    pub const RET_UNKNOWN: u32 = 1 << 16;
+    /// What the kernel takes from the caller's memory was read when the call entered the kernel, and not
+    /// when it returned.
+    pub const AT_ENTRY: u32 = 1 << 17;
+    /// Some of the arguments lay in the caller's memory, by way of `ipc(2)`.
+    pub const INDIRECT: u32 = 1 << 18;
+    /// The thread runs the very executable that the tracer runs.
+    pub const TRACER: u32 = 1 << 19;
+}
+
+const _: () = assert!(size_of::<Header>() == 8);

@@ -1,0 +1,43 @@
+//! The records that the kernel side writes: into the event ring ([`Kind::Call`], [`Kind::Batch`]), the control ring
+//! (all others, [`Kind::Change`] among them), the census ([`Kind::Pending`], [`Kind::Alive`]) and the survey ([`Kind::Task`],
+//! [`Kind::Descriptor`], [`Kind::Mapping`]).
+//!
+//! A record starts with a [`Header`]. `boot_ns` is `CLOCK_BOOTTIME` in nanoseconds. Parts that a
+//! flag of the header does not vouch for hold whatever was in the ring before.
+//!
+//! | file | its records |
+//! | --- | --- |
+//! | `header` | what all begin with |
+//! | `refs` | what many refer to: namespaces, queues |
+//! | `calls` | calls, each with what belongs to its operation |
+//! | `batches` | calls of one thread, in one record |
+//! | `processes` | threads, their ends, cgroups |
+//! | `namespaces` | namespaces, and who got into them |
+//! | `accesses` | queues' names, and ways to objects that are no operations |
+//! | `listed` | what the census and the survey find |
+
+mod accesses;
+mod batches;
+mod calls;
+mod header;
+mod listed;
+mod namespaces;
+mod processes;
+mod refs;
+
+pub use self::{
+    accesses::{AccessRecord, Channel, QueueRecord},
+    batches::{BATCH, BatchHead, BatchRecord, Outcome, What},
+    calls::{
+        CallRecord, CtlPart, GIVEN_NAME_LEN, MsgPart, NO_DURATION, NamePart, QueuePart, SOPS,
+        Sembuf, SemopPart,
+    },
+    header::{Header, Kind, VERSION, flag},
+    listed::{DescriptorOf, DescriptorRecord, EndRecord, MappingRecord, PendingRecord, TaskRecord},
+    namespaces::{MoveRecord, NamespaceRecord, UNKNOWN_COUNT, Way},
+    processes::{
+        ANCESTORS, ARGS_LEN, AncestorRecord, CGROUP_PATH_LEN, CgroupRecord, ContextRecord, EXE_LEN,
+        ExitRecord, UID_EXTENTS, UidExtent,
+    },
+    refs::{NAME_LEN, NsRef, QueueRef, queue_flag},
+};

@@ -1,0 +1,151 @@
+//! Who a thread is, the end of a thread, and the cgroups that tell threads' containers.
+
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+use super::{header::Header, refs::NsRef};
+
+/// Bytes of [`ContextRecord::exe`] that can be filled.
+pub const EXE_LEN: usize = 1024;
+
+/// Bytes kept of a process's arguments.
+pub const ARGS_LEN: usize = 512;
+
+/// Ancestors that a context names, at most.
+pub const ANCESTORS: usize = 8;
+
+/// Extents of a user namespace's map that lie within it (`UID_GID_MAP_MAX_BASE_EXTENTS`,
+/// include/linux/user_namespace.h); of one with more, nothing is known here.
+pub const UID_EXTENTS: usize = 5;
+
+/// A process that another one descends from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct AncestorRecord {
+    /// When it started
+    pub start_boot_ns: u64,
+    /// Its cgroup, as [`ContextRecord::cgroup`]
+    pub cgroup: u64,
+    /// The name of its first thread
+    pub comm: [u8; 16],
+    /// Its number, in the initial pid namespace
+    pub pid: u32,
+    /// Padding
+    pub reserved: u32,
+}
+
+/// A part of a user namespace's map (`struct uid_gid_extent`, include/linux/user_namespace.h).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct UidExtent {
+    /// The first user, in the namespace
+    pub first: u32,
+    /// The first user, in the initial namespace
+    pub lower_first: u32,
+    /// How many there are
+    pub count: u32,
+}
+
+/// Who a thread is: sent once, before its first call, and again after exec, setns, unshare and a move
+/// to another cgroup. With `DETAIL`, [`ARGS_LEN`] bytes follow: of them, `args_len` are the process's
+/// arguments as they lie in its memory, each with a NUL behind.
+#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct ContextRecord {
+    /// `TRUNCATED` and `DELETED` speak of `exe`, `FAULT` of the arguments; `CUT`: there are more
+    /// ancestors
+    pub header: Header,
+    /// When it was made
+    pub boot_ns: u64,
+    /// What calls refer to
+    pub context: u64,
+    /// When the process started
+    pub start_boot_ns: u64,
+    /// The thread, in the initial pid namespace
+    pub tid: u32,
+    /// The process
+    pub pid: u32,
+    /// The parent process
+    pub ppid: u32,
+    /// Effective user
+    pub euid: u32,
+    /// Effective group
+    pub egid: u32,
+    /// Inode number of its pid namespace; `0`: unknown
+    pub pid_ns: u32,
+    /// Inode number of its mount namespace
+    pub mnt_ns: u32,
+    /// Inode number of its user namespace
+    pub user_ns: u32,
+    /// Its IPC namespace
+    pub ns: NsRef,
+    /// Its cgroup, in the hierarchy that the user side chose; `0`: unknown
+    pub cgroup: u64,
+    /// The thread's name
+    pub comm: [u8; 16],
+    /// Effective capabilities, by their numbers' bits
+    pub capabilities: u64,
+    /// The arguments' length, also where not all of them are there
+    pub args_len: u64,
+    /// Its number in its own pid namespace; `0`: unknown
+    pub ns_pid: u32,
+    /// Extents of its user namespace's map; more than [`UID_EXTENTS`]: they are not in `uid_map`
+    pub uid_extents: u32,
+    /// That map
+    pub uid_map: [UidExtent; UID_EXTENTS],
+    /// How many `ancestors` there are
+    pub ancestor_count: u32,
+    /// Its parent, and so on
+    pub ancestors: [AncestorRecord; ANCESTORS],
+    /// Bytes used of `exe`
+    pub exe_len: u32,
+    /// Padding
+    pub reserved: u32,
+    /// The executable's path, last component first, each followed by a NUL
+    pub exe: [u8; EXE_LEN],
+}
+
+/// A thread whose context was sent ended.
+#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct ExitRecord {
+    /// No flags
+    pub header: Header,
+    /// When
+    pub boot_ns: u64,
+    /// Its last context
+    pub context: u64,
+    /// The thread
+    pub tid: u32,
+    /// The process
+    pub pid: u32,
+}
+
+/// Bytes kept of a cgroup's path: what the kernel has at its tracepoints (`TRACE_CGROUP_PATH_LEN`,
+/// kernel/cgroup/cgroup-internal.h).
+pub const CGROUP_PATH_LEN: usize = 1024;
+
+/// A cgroup of the hierarchy that the user side chose was made, or removed.
+#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct CgroupRecord {
+    /// `DELETED`: it was removed
+    pub header: Header,
+    /// When
+    pub boot_ns: u64,
+    /// Its number, which is never given again (`kernfs_node.id`)
+    pub id: u64,
+    /// Bytes of `path`
+    pub path_len: u32,
+    /// Padding
+    pub reserved: u32,
+    /// From the root of the hierarchy, any bytes; not there of one that was removed
+    pub path: [u8; CGROUP_PATH_LEN],
+}
+
+const _: () = {
+    assert!(size_of::<AncestorRecord>() == 40);
+    assert!(size_of::<UidExtent>() == 12);
+    assert!(size_of::<ContextRecord>() == 192 + 40 * ANCESTORS + EXE_LEN);
+    assert!(size_of::<CgroupRecord>() == 32 + CGROUP_PATH_LEN);
+    assert!(size_of::<ExitRecord>() == 32);
+};

@@ -1,0 +1,58 @@
+//! Arithmetic on words, and copies of them, in a form that suits the verifier: of what is written plainly the compiler
+//! would make branches, loops over bytes, or nothing at all.
+
+/// 1 if the value is 0, else 0, without a branch, which the compiler would make of anything that it sees.
+#[inline(always)]
+pub(crate) fn is_zero(value: u64) -> u64 {
+    let zero: u64;
+    // SAFETY: the instructions touch the registers alone.
+    unsafe {
+        core::arch::asm!(
+            "{zero} = {value}",
+            "{zero} = -{zero}",
+            "{zero} |= {value}",
+            "{zero} >>= 63",
+            "{zero} ^= 1",
+            value = in(reg) value,
+            zero = out(reg) zero,
+        );
+    }
+    zero
+}
+
+/// Zeroes words, one by one: of assignments the compiler makes a call of `memset`, which is a loop over bytes here.
+///
+/// # Safety
+/// There are so many words at `at`, aligned.
+#[inline(always)]
+pub(crate) unsafe fn zero_words<const N: usize>(at: *mut u64) {
+    let mut word = 0;
+    while word < N {
+        // SAFETY: as the caller says.
+        unsafe { at.add(word).write_volatile(0) };
+        word += 1;
+    }
+}
+
+/// Copies words, one by one: likewise, instead of `memmove`.
+///
+/// # Safety
+/// There are so many words at both places, aligned.
+#[inline(always)]
+pub(crate) unsafe fn copy_words<const N: usize>(to: *mut u64, from: *const u64) {
+    let mut word = 0;
+    while word < N {
+        // SAFETY: as the caller says.
+        unsafe { to.add(word).write_volatile(from.add(word).read_volatile()) };
+        word += 1;
+    }
+}
+
+/// `value & MASK`, where the compiler can't see it: a bound that it thinks to know already, it would
+/// optimise away, and the verifier would miss it.
+#[inline(always)]
+pub(crate) fn masked<const MASK: u64>(mut value: u64) -> u64 {
+    // SAFETY: the instruction touches the register alone.
+    unsafe { core::arch::asm!("{value} &= {mask}", value = inout(reg) value, mask = const MASK) };
+    value
+}

@@ -1,0 +1,259 @@
+//! From a call that returned to a record of it: in the event ring, or in the control ring where it changed
+//! objects and is no event.
+
+use aya_ebpf::helpers::{
+    bpf_get_current_pid_tgid,
+    generated::{bpf_ktime_get_boot_ns, bpf_ringbuf_submit},
+};
+use ipc_trace_common::{
+    layout::Field,
+    op::Op,
+    record::{
+        CallRecord, CtlPart, Kind, MsgPart, NO_DURATION, NamePart, NsRef, QueuePart, QueueRef,
+        SemopPart, VERSION, flag, queue_flag,
+    },
+    state::Counters,
+};
+
+use crate::{
+    base::{
+        constants::constant,
+        counts::{self, Count},
+        memory::{comm, current_task, field, registers},
+        registers::{Call, error, failed},
+        rings::{self, EVENTS},
+        words::masked,
+    },
+    call::detail::{self, Entered, Facts, Inline, Part},
+    facts::{namespaces, queues},
+    thread::slots,
+};
+
+/// A call's arguments, and flags about them.
+type Arguments = ([u64; 5], u32);
+
+/// A call that returned.
+struct Event {
+    call: Call,
+    op: Op,
+    ret: i64,
+    now: u64,
+    duration_ns: u64,
+    context: u64,
+    pid_tgid: u64,
+    task: u64,
+    cred: u64,
+    ns: NsRef,
+    counters: *mut Counters,
+    queue: QueueRef,
+    /// The thread's slot
+    entered: Entered,
+    /// Whether the kernel made it, as far as is known
+    made: bool,
+}
+
+/// A call and what belongs to its operation, as they lie in the ring.
+#[repr(C)]
+struct With<P> {
+    call: CallRecord,
+    part: P,
+}
+
+/// Room for an event; when there is none, that is counted.
+#[inline(always)]
+fn reserve<P>(event: &Event) -> Option<*mut With<P>> {
+    let record = rings::reserve(&EVENTS);
+    if record.is_none() && !event.made {
+        counts::count(event.counters, Count::NotMadeDropped);
+    } else if record.is_none() {
+        counts::count(event.counters, Count::Dropped);
+        let error = error(event.ret);
+        counts::count_drop(event.ns.inum, event.ns.generation, event.op as u16, error);
+    }
+    record
+}
+
+/// Fills a record in place: nothing is built elsewhere and copied.
+///
+/// # Safety
+/// `record` is valid for writing.
+#[inline(always)]
+unsafe fn fill<P: Part>(record: *mut With<P>, kind: Kind, event: &Event, arguments: &Arguments) {
+    // SAFETY: as the caller says; every field of the call is written. `comm` is 8-aligned within the
+    // record, and has 16 bytes.
+    unsafe {
+        let call = core::ptr::addr_of_mut!((*record).call);
+        (*call).header.version = VERSION;
+        (*call).header.kind = kind as u8;
+        (*call).header.abi = event.call.abi as u8;
+        (*call).header.code = event.call.code.0;
+        (*call).boot_ns = event.now;
+        (*call).duration_ns = event.duration_ns;
+        (*call).ret = event.ret;
+        (*call).context = event.context;
+        (*call).tid = event.pid_tgid as u32;
+        (*call).pid = (event.pid_tgid >> 32) as u32;
+        (*call).ns = event.ns;
+        (*call).euid = field(event.cred, Field::CredEuid);
+        (*call).egid = field(event.cred, Field::CredEgid);
+        core::ptr::addr_of_mut!((*call).comm).cast::<[u64; 2]>().write(comm(event.task));
+        let (args, flags) = *arguments;
+        let mut facts = Facts { call: event.call, op: event.op, ret: event.ret, args, flags };
+        let part = core::ptr::addr_of_mut!((*record).part);
+        let found = P::fill(part, &mut facts, &event.queue, event.entered);
+        (*call).args = facts.args;
+        (*call).header.flags = facts.flags | found;
+    }
+}
+
+/// Of what [`Call::packed`] leaves free: the call is to be an event.
+pub(crate) const REPORTED: u64 = 1 << 31;
+
+/// Sends a call of the current thread, of which its slot says the rest. It becomes an event if it is to be
+/// one and there is room for it, else, if it is a fact, a record in the control ring. `regs`: see
+/// [`registers`].
+///
+/// A global function, so that the verifier looks at it once and not once for each way that leads here.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn send_call(packed: u64, ret: u64, regs: u64) -> u64 {
+    let call = Call::unpacked(registers(regs), packed);
+    let Some(op) = call.code.op() else {
+        return 0;
+    };
+    let Some(counters) = counts::counters(op as u32) else {
+        return 0;
+    };
+    let task = current_task();
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let mut event = Event {
+        call,
+        op,
+        ret: ret as i64,
+        now: 0,
+        duration_ns: NO_DURATION,
+        context: 0,
+        pid_tgid,
+        task,
+        cred: field(task, Field::TaskCred),
+        ns: namespaces::look(field(namespaces::of_task(task), Field::IpcNsInum)),
+        counters,
+        queue: queues::none(),
+        entered: None,
+        made: true,
+    };
+    // Of a thread for which there was no slot, nothing is known that its entry would have told.
+    let is_seen_at_entry = constant!(SYSCALL_KINDS) & call.code.bit() != 0;
+    let mut known = if is_seen_at_entry { flag::ENTRY_UNSEEN } else { 0 };
+    let (mut indirect, mut is_known) = (0, false);
+    match slots::find(pid_tgid) {
+        Some(slot) => {
+            (event.now, event.duration_ns) = (slot.exit_ns, slot.duration_ns);
+            event.context = slot.context;
+            if op.takes_descriptor() || matches!(op, Op::MqOpen) && !failed(event.ret) {
+                event.queue = slot.queue;
+            }
+            known = slot.flags;
+            if slot.input.flags != 0 {
+                (indirect, is_known) = (slot.input.indirect, true);
+            }
+            event.entered = Some(slot);
+        }
+        // SAFETY: no arguments.
+        None => event.now = unsafe { bpf_ktime_get_boot_ns() },
+    }
+    let reported = packed & REPORTED != 0;
+    if call.has_indirect() {
+        known |= flag::INDIRECT;
+        if !is_known {
+            (indirect, is_known) = call.indirect();
+        }
+        if !is_known {
+            known |= flag::ARGUMENT_FAULT;
+        }
+    }
+    event.made = known & flag::NOT_MADE == 0;
+    let (args, flags) = call.arguments(indirect);
+    let arguments = (args, flags | known);
+    match op {
+        Op::Shmget | Op::Shmat | Op::Shmdt | Op::Semget | Op::Msgget => {
+            send::<()>(&event, reported, &arguments);
+        }
+        Op::Semop if detail::fits_inline(call, &arguments.0) => {
+            send::<Inline>(&event, reported, &arguments);
+        }
+        Op::Semop => send::<SemopPart>(&event, reported, &arguments),
+        Op::Msgsnd | Op::Msgrcv => send::<MsgPart>(&event, reported, &arguments),
+        Op::Shmctl | Op::Semctl | Op::Msgctl => send::<CtlPart>(&event, reported, &arguments),
+        Op::MqOpen | Op::MqUnlink => send::<NamePart>(&event, reported, &arguments),
+        Op::MqSend | Op::MqReceive | Op::MqNotify | Op::MqGetsetattr => {
+            send::<QueuePart>(&event, reported, &arguments);
+        }
+    }
+    if let Some(slot) = slots::find(pid_tgid) {
+        slots::forget_input(slot);
+    }
+    0
+}
+
+#[inline(always)]
+fn send<P: Part>(event: &Event, reported: bool, arguments: &Arguments) {
+    let reserved = if reported { reserve::<P>(event) } else { None };
+    let (record, counters, kind) = match reserved {
+        Some(record) => (record, event.counters, Kind::Call),
+        None if is_fact(event, arguments) => match rings::reserve_call(is_access(event)) {
+            Some((record, counters)) => (record, counters, Kind::Change),
+            None => return,
+        },
+        None => return,
+    };
+    // SAFETY: the ring gave room for a call and its part.
+    unsafe {
+        fill::<P>(record, kind, event, arguments);
+        // What was not made is counted by itself.
+        let emitted = if event.made { counts::count(counters, Count::Emitted) } else { 1 };
+        bpf_ringbuf_submit(record.cast(), rings::wake_up(emitted, 1));
+    }
+}
+
+/// Whether a call is on a queue of another namespace: 1, or 0. Without a branch.
+#[inline(always)]
+fn is_access(event: &Event) -> u64 {
+    masked::<1>(u64::from(event.queue.flags / queue_flag::FOREIGN))
+}
+
+/// Whether a call is a fact that nothing may keep from the reader: it has changed an object, or which objects
+/// there are, or it was on a queue of another namespace. Flags and commands: include/uapi/linux/ipc.h,
+/// include/uapi/asm-generic/fcntl.h.
+#[inline(always)]
+fn is_fact(event: &Event, arguments: &Arguments) -> bool {
+    const IPC_CREAT: u64 = 0o1000;
+    const O_CREAT: u64 = 0o100;
+    /// What `IPC_RMID` (0) and `IPC_SET` (1) do not have, with or without `IPC_64`.
+    const NOT_THESE: u64 = 0xffff_ffff & !0x101;
+    if !event.made {
+        return false;
+    }
+    if queues::is_foreign(&event.queue) {
+        return true;
+    }
+    if failed(event.ret) {
+        return false;
+    }
+    let ([first, second, third, ..], _) = *arguments;
+    match event.op {
+        Op::Shmat | Op::Shmdt | Op::MqUnlink => true,
+        // 0 is IPC_PRIVATE.
+        Op::Shmget | Op::Semget => third & IPC_CREAT != 0 || first as u32 == 0,
+        Op::Msgget => second & IPC_CREAT != 0 || first as u32 == 0,
+        Op::Shmctl | Op::Msgctl => second & NOT_THESE == 0,
+        Op::Semctl => third & NOT_THESE == 0,
+        Op::MqOpen => second & O_CREAT != 0,
+        Op::Semop | Op::Msgsnd | Op::Msgrcv => false,
+        Op::MqSend | Op::MqReceive | Op::MqNotify | Op::MqGetsetattr => false,
+    }
+}
+
+const _: () = {
+    assert!(core::mem::offset_of!(CallRecord, comm) % 8 == 0);
+};

@@ -1,0 +1,105 @@
+//! What the kernel takes from the caller's memory: read when the call enters, as another thread can change it
+//! while the call is in the kernel, and kept until it returns.
+//!
+//! What is small is kept in the thread's slot, names and structures in a table of their own. What can't be read at
+//! the entry, since nobody has touched that memory yet, is read at the return instead, and its record says so.
+
+use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_get_current_pid_tgid};
+use ipc_trace_common::{
+    op::Op,
+    record::{GIVEN_NAME_LEN, flag},
+    state::Diagnostic,
+};
+
+use crate::{
+    base::{
+        constants::constant,
+        counts,
+        memory::{PLAIN, registers},
+        registers::Call,
+    },
+    call::detail::{self, Facts},
+    thread::slots::{self, LARGE_INPUTS, LargeInput, Slot},
+};
+
+static EMPTY: LargeInput =
+    LargeInput { name_len: 0, reserved: 0, name: [0; GIVEN_NAME_LEN / 8], attr: [0; 4] };
+
+/// Whether something is to be read for calls of an operation: what is for show alone, where it is wanted.
+#[inline(always)]
+fn wanted(op: Op) -> bool {
+    op.reads_memory() && (constant!(ARGUMENTS) != 0 || is_large(op))
+}
+
+#[inline(always)]
+fn is_large(op: Op) -> bool {
+    matches!(op, Op::MqOpen | Op::MqUnlink | Op::Shmctl | Op::Semctl | Op::Msgctl)
+}
+
+/// Reads what the call that the thread enters takes from memory.
+#[inline(always)]
+pub(crate) fn read(slot: &mut Slot, call: Call, op: Op, regs: u64) {
+    if wanted(op) {
+        slot.input.flags = 0;
+        read_input(call.packed(), if PLAIN { 0 } else { regs });
+    }
+}
+
+/// A global function, so that the verifier looks at it once.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn read_input(packed: u64, regs: u64) -> u64 {
+    let call = Call::unpacked(registers(regs), packed);
+    let Some(op) = call.code.op() else {
+        return 0;
+    };
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let Some(slot) = slots::find(pid_tgid) else {
+        return 0;
+    };
+    let input = &mut slot.input;
+    if call.has_indirect() {
+        let (indirect, read) = call.indirect();
+        input.indirect = indirect;
+        if !read {
+            return 0;
+        }
+    }
+    let (args, _) = call.arguments(input.indirect);
+    let facts = Facts { call, op, ret: 0, args, flags: 0 };
+    let to = core::ptr::addr_of_mut!(input.bytes);
+    // SAFETY: `bytes` has 64 bytes, as much as the largest of these needs, and is aligned to 8.
+    let read = unsafe {
+        match op {
+            Op::Semop if detail::fits_inline(call, &args) => detail::sembuf(to.cast(), facts),
+            Op::Semop => detail::semop(to.cast(), facts),
+            Op::Msgsnd => detail::mtype(to.cast(), facts),
+            Op::MqSend | Op::MqReceive | Op::MqNotify | Op::MqGetsetattr => {
+                detail::queue_input(to.cast(), facts)
+            }
+            Op::Shmctl | Op::Semctl | Op::Msgctl if !detail::sets(&facts) => 0,
+            Op::Shmctl | Op::Semctl | Op::Msgctl | Op::MqOpen | Op::MqUnlink => {
+                if LARGE_INPUTS.insert(&pid_tgid, &EMPTY, u64::from(BPF_ANY)).is_err() {
+                    counts::diagnose(Diagnostic::InputsFull);
+                    return 0;
+                }
+                input.large = 1;
+                let Some(large) = LARGE_INPUTS.get_ptr_mut(&pid_tgid) else {
+                    return 0;
+                };
+                if matches!(op, Op::MqOpen | Op::MqUnlink) {
+                    detail::name(large, facts)
+                } else {
+                    detail::ctl(core::ptr::addr_of_mut!((*large).name).cast(), facts)
+                }
+            }
+            Op::Msgrcv | Op::Shmget | Op::Shmat | Op::Shmdt | Op::Semget | Op::Msgget => 0,
+        }
+    };
+    if read & flag::FAULT == 0 {
+        input.flags = read | flag::AT_ENTRY;
+    }
+    0
+}
+
+const _: () = assert!(size_of::<ipc_trace_common::record::CtlPart>() <= GIVEN_NAME_LEN);

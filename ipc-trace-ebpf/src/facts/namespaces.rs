@@ -1,0 +1,160 @@
+//! Identity of IPC namespaces: the inode number, and which life of it this is.
+//!
+//! Numbers are reused at once after a namespace dies. So births are counted per number, here, in
+//! the kernel, before any other thread can be inside: no record can carry a stale generation.
+//!
+//! An entry of the table: bits 0–31 the generation, bit 32 whether the namespace was made known to
+//! the user side.
+
+use aya_ebpf::{
+    bindings::BPF_ANY,
+    helpers::generated::bpf_ktime_get_boot_ns,
+    macros::map,
+    maps::{Array, HashMap},
+};
+use ipc_trace_common::{
+    layout::Field,
+    record::{Kind, NamespaceRecord, NsRef, UNKNOWN_COUNT, flag},
+    state::{Diagnostic, FIRST_INUM, INUMS},
+};
+
+use crate::base::{
+    counts,
+    gate::gate,
+    memory::{exists, field, kernel_field},
+    rings::{self, Share},
+};
+
+/// By number, from [`ipc_trace_common::state::FIRST_INUM`]: generation, and whether it was sent.
+#[map]
+static NAMESPACES: Array<u64> = Array::with_max_entries(INUMS, 0);
+/// By number, for those beyond [`NAMESPACES`].
+#[map]
+static NAMESPACES_SPILL: HashMap<u32, u64> = HashMap::with_max_entries(1 << 13, 0);
+
+const ANNOUNCED: u64 = 1 << 32;
+
+/// The task's IPC namespace (`struct ipc_namespace *`).
+#[inline(always)]
+pub(crate) fn of_task(task: u64) -> u64 {
+    field(field(task, Field::TaskNsproxy), Field::NsproxyIpc)
+}
+
+/// The identity of the namespace at `ipc_ns`, which is made known if it was not.
+#[inline(always)]
+pub(crate) fn identify(ipc_ns: u64) -> NsRef {
+    let inum: u32 = field(ipc_ns, Field::IpcNsInum);
+    let Some(entry) = entry(inum) else {
+        return NsRef { inum, generation: 1 };
+    };
+    // SAFETY: the map gave the pointer.
+    let state = unsafe { entry.read_volatile() };
+    if state & ANNOUNCED != 0 {
+        return NsRef { inum, generation: state as u32 };
+    }
+    announce(ipc_ns, inum)
+}
+
+/// As [`identify`], of a pointer that was found and not walked to: the verifier knows nothing of it.
+#[inline(always)]
+pub(crate) fn identify_read(ipc_ns: u64) -> NsRef {
+    look(kernel_field(ipc_ns, Field::IpcNsInum))
+}
+
+/// A namespace was born: the next life of its number begins. The verifier need not know the pointer.
+#[inline(always)]
+pub(crate) fn born(ipc_ns: u64) -> NsRef {
+    let inum: u32 = kernel_field(ipc_ns, Field::IpcNsInum);
+    let Some(entry) = entry(inum) else {
+        return NsRef { inum, generation: 1 };
+    };
+    // SAFETY: the map gave the pointer; nobody else can be in a namespace that is being made.
+    unsafe {
+        let generation = (entry.read_volatile() as u32).wrapping_add(1);
+        // The record of the birth makes it known.
+        entry.write_volatile(u64::from(generation) | ANNOUNCED);
+        NsRef { inum, generation }
+    }
+}
+
+/// The kernel's own number of a namespace; `0`: it has none. The verifier need not know the pointer.
+#[inline(always)]
+pub(crate) fn ns_id(ipc_ns: u64) -> u64 {
+    if exists(Field::IpcNsId) { kernel_field(ipc_ns, Field::IpcNsId) } else { 0 }
+}
+
+/// As [`identify`], but silent: for the census, which lists namespaces itself. A namespace that
+/// shows itself for the first time was there before the start: its generation is 1.
+#[inline(always)]
+pub(crate) fn look(inum: u32) -> NsRef {
+    let Some(entry) = entry(inum) else {
+        return NsRef { inum, generation: 1 };
+    };
+    // SAFETY: the map gave the pointer.
+    let state = unsafe { entry.read_volatile() };
+    if state as u32 == 0 {
+        // A birth in between writes the same 1.
+        // SAFETY: as above.
+        unsafe { entry.write_volatile(1) };
+        return NsRef { inum, generation: 1 };
+    }
+    NsRef { inum, generation: state as u32 }
+}
+
+/// As [`look`], of a namespace in the list of all. While calls are traced, all that existed at the
+/// start are known, so one that is not is just being made, and has no generation yet: `0`.
+#[inline(always)]
+pub(crate) fn listed(inum: u32) -> NsRef {
+    if !gate().is_open() {
+        return look(inum);
+    }
+    let generation = match entry(inum) {
+        // SAFETY: the map gave the pointer.
+        Some(entry) => unsafe { entry.read_volatile() as u32 },
+        None => 1,
+    };
+    NsRef { inum, generation }
+}
+
+#[inline(always)]
+fn entry(inum: u32) -> Option<*mut u64> {
+    let at = inum.wrapping_sub(FIRST_INUM);
+    if at < INUMS {
+        return NAMESPACES.get_ptr_mut(at);
+    }
+    if NAMESPACES_SPILL.get_ptr_mut(&inum).is_none()
+        && NAMESPACES_SPILL.insert(&inum, &0, u64::from(BPF_ANY)).is_err()
+    {
+        counts::diagnose(Diagnostic::NamespaceTableFull);
+    }
+    NAMESPACES_SPILL.get_ptr_mut(&inum)
+}
+
+#[inline(never)]
+fn announce(ipc_ns: u64, inum: u32) -> NsRef {
+    let ns = look(inum);
+    if let Some(record) = rings::reserve_control::<NamespaceRecord>(Share::Whole) {
+        // SAFETY: the ring gave room for a whole record, and every field is written.
+        unsafe {
+            record.write(NamespaceRecord {
+                header: rings::header(Kind::Namespace, flag::FOUND),
+                boot_ns: bpf_ktime_get_boot_ns(),
+                ns,
+                ns_id: ns_id(ipc_ns),
+                mqueue_dev: 0,
+                mq_queues: UNKNOWN_COUNT,
+            });
+        }
+        rings::submit(record);
+        mark_announced(inum);
+    }
+    ns
+}
+
+#[inline(always)]
+fn mark_announced(inum: u32) {
+    if let Some(entry) = entry(inum) {
+        // SAFETY: the map gave the pointer.
+        unsafe { entry.write_volatile(entry.read_volatile() | ANNOUNCED) };
+    }
+}

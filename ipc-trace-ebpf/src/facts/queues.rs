@@ -1,0 +1,252 @@
+//! From a queue descriptor to the queue and the namespace that it belongs to, which need not be
+//! the caller's.
+//!
+//! `files->fdt->fd[n]->f_inode->i_sb`: the superblock of an mqueue file system has `s_magic`
+//! `MQUEUE_MAGIC` and the IPC namespace in `s_fs_info`, which becomes NULL when the namespace dies
+//! (`mq_clear_sbinfo`, ipc/mqueue.c). Looked up when the call enters the kernel: while it sleeps,
+//! another thread can close the descriptor or put another file there.
+
+use aya_ebpf::{
+    bindings::BPF_ANY,
+    helpers::generated::bpf_ktime_get_boot_ns,
+    macros::map,
+    maps::{Array, LruHashMap},
+};
+use ipc_trace_common::{
+    layout::Field,
+    record::{Kind, NAME_LEN, NsRef, QueueRecord, QueueRef, flag, queue_flag},
+};
+
+use crate::{
+    base::{
+        memory::{current_task, exists, field, kernel, kernel_bytes},
+        rings::{self, Share},
+        words::masked,
+    },
+    facts::namespaces,
+};
+
+/// `MQUEUE_MAGIC`, ipc/mqueue.c
+pub(crate) const MQUEUE_MAGIC: u64 = 0x1980_0202;
+
+/// Queues met, by `ino & 0xfff`.
+#[map]
+static QUEUES: Array<Met> = Array::with_max_entries(1 << 12, 0);
+/// Queues whose names were sent, by their numbers: those of mqueue file systems do not repeat for 2^32 inodes.
+#[map]
+static NAMED_QUEUES: LruHashMap<u64, u8> = LruHashMap::with_max_entries(1 << 14, 0);
+
+/// A queue that was met: inode numbers of mqueue file systems come from `get_next_ino` and do not
+/// repeat for 2^32 inodes, so (inode, number) is a queue that was checked before.
+///
+/// Two CPUs may write two queues to one entry at once, or one read while another one writes: what is found there is
+/// taken only if its sum is right.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Met {
+    inode: u64,
+    ino: u64,
+    sb: u64,
+    dev: u64,
+    sum: u64,
+}
+
+impl Met {
+    /// What tells a queue from a mixture of two. Who reads an entry has the inode and its number to compare, so a
+    /// mixture could be wrong in the superblock and the device number alone: with the right queue's sum, only if
+    /// the superblocks lie a multiple of 2^40 bytes apart; with another one's, with a chance of 2^-64.
+    #[inline(always)]
+    fn sum(&self) -> u64 {
+        let place = self.inode.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let number = self.ino.wrapping_mul(0xc2b2_ae3d_27d4_eb4f);
+        place ^ number ^ self.sb.wrapping_add(self.dev << 40)
+    }
+
+    /// An entry, word by word.
+    #[inline(always)]
+    fn read(from: *const Self) -> Self {
+        let word = |at: usize| {
+            // SAFETY: the caller has the pointer from the map, and an entry is five words.
+            unsafe { from.cast::<u64>().add(at).read_volatile() }
+        };
+        Self { inode: word(0), ino: word(1), sb: word(2), dev: word(3), sum: word(4) }
+    }
+
+    #[inline(always)]
+    fn write(&self, to: *mut Self) {
+        for (at, word) in
+            [self.inode, self.ino, self.sb, self.dev, self.sum].into_iter().enumerate()
+        {
+            // SAFETY: as above.
+            unsafe { to.cast::<u64>().add(at).write_volatile(word) };
+        }
+    }
+}
+
+const _: () = assert!(size_of::<Met>() == 5 * 8);
+
+/// No queue. Of zeros that the compiler does not know to be zeros: else it calls `memset`, which is
+/// a loop over bytes here, and made every call a hundred instructions dearer.
+#[inline(always)]
+pub(crate) fn none() -> QueueRef {
+    let zero = masked::<0>(0);
+    let half = zero as u32;
+    QueueRef { ns: NsRef { inum: half, generation: half }, ino: zero, dev: half, flags: half }
+}
+
+/// Writes a queue, in words: an assignment becomes a call of `memmove`, which is a loop over bytes here.
+///
+/// # Safety
+/// `to` is valid for writing, and aligned.
+#[inline(always)]
+pub(crate) unsafe fn write(to: *mut QueueRef, queue: &QueueRef) {
+    // SAFETY: a queue is three words, aligned as such; the rest is as the caller says.
+    unsafe { to.cast::<[u64; 3]>().write(core::ptr::from_ref(queue).cast::<[u64; 3]>().read()) };
+}
+
+const _: () = assert!(size_of::<QueueRef>() == 24 && align_of::<QueueRef>() == 8);
+
+/// Whether a queue is known to be another namespace's than that of the thread that it was compared with.
+#[inline(always)]
+pub(crate) fn is_foreign(queue: &QueueRef) -> bool {
+    queue.flags & queue_flag::FOREIGN != 0
+}
+
+/// Whether all is the same that is known of two queues.
+#[inline(always)]
+pub(crate) fn same(one: &QueueRef, other: &QueueRef) -> bool {
+    one.ino == other.ino
+        && one.dev == other.dev
+        && one.flags == other.flags
+        && one.ns.inum == other.ns.inum
+        && one.ns.generation == other.ns.generation
+}
+
+/// Marks a queue as foreign that is not in the caller's namespace.
+#[inline(always)]
+pub(crate) fn compare(queue: &mut QueueRef, caller: NsRef) {
+    let known = queue.flags & queue_flag::KNOWN != 0;
+    let same = queue.ns.inum == caller.inum && queue.ns.generation == caller.generation;
+    if known && !same {
+        queue.flags |= queue_flag::FOREIGN;
+    }
+}
+
+/// The file behind descriptor `fd` of `task` (`struct file *`); `0`: none.
+#[inline(always)]
+pub(crate) fn file(task: u64, fd: u32) -> u64 {
+    if !exists(Field::TaskFiles) {
+        return 0;
+    }
+    let fdt: u64 = field(field(task, Field::TaskFiles), Field::FilesFdt);
+    if fd >= field::<u32>(fdt, Field::FdtableMax) {
+        return 0;
+    }
+    kernel(field::<u64>(fdt, Field::FdtableFd) + u64::from(fd) * 8)
+}
+
+/// `i_mode` of the queue that mq_open gave the descriptor `ret` of; `0`: not known.
+#[inline(always)]
+pub(crate) fn mode(ret: i64, queue: &QueueRef) -> u32 {
+    if queue.flags & queue_flag::KNOWN == 0 {
+        return 0;
+    }
+    let file = file(current_task(), ret as u32);
+    u32::from(field::<u16>(field(file, Field::FileInode), Field::InodeMode))
+}
+
+/// The queue behind descriptor `fd` of `task`.
+#[inline(always)]
+pub(crate) fn behind(task: u64, fd: u32) -> QueueRef {
+    let mut queue = none();
+    if !exists(Field::SbInfo) || !exists(Field::InodeSb) {
+        return queue;
+    }
+    let file = file(task, fd);
+    if file == 0 {
+        return queue;
+    }
+    let inode: u64 = field(file, Field::FileInode);
+    let ino: u64 = field(inode, Field::InodeNumber);
+    let Some(entry) = QUEUES.get_ptr_mut(ino as u32 & 0xfff) else {
+        return queue;
+    };
+    let met = Met::read(entry);
+    let (mut sb, mut dev) = (met.sb, met.dev as u32);
+    if met.inode != inode || met.ino != ino || met.sum != met.sum() {
+        if meet(file) == 0 {
+            return queue;
+        }
+        sb = field(inode, Field::InodeSb);
+        dev = field(sb, Field::SbDev);
+    }
+    (queue.ino, queue.dev) = (ino, dev);
+    describe(&mut queue, sb);
+    queue
+}
+
+/// Whose a queue is, by its superblock.
+#[inline(always)]
+fn describe(queue: &mut QueueRef, sb: u64) {
+    let ipc_ns: u64 = field(sb, Field::SbInfo);
+    queue.flags = queue_flag::KNOWN;
+    if ipc_ns == 0 {
+        queue.flags |= queue_flag::DEAD;
+    } else {
+        queue.ns = namespaces::identify_read(ipc_ns);
+    }
+}
+
+/// A file shows itself that may be a queue: `1`, or `0`. Its name is sent, unless that was done before, and it is
+/// remembered, unless its name could not be sent: then that is tried again.
+///
+/// A global function, so that the verifier looks at it once.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn meet(file: u64) -> u64 {
+    let inode: u64 = field(file, Field::FileInode);
+    let ino: u64 = field(inode, Field::InodeNumber);
+    let sb: u64 = field(inode, Field::InodeSb);
+    if field::<u64>(sb, Field::SbMagic) != MQUEUE_MAGIC {
+        return 0;
+    }
+    let dev: u32 = field(sb, Field::SbDev);
+    let mut queue = none();
+    (queue.ino, queue.dev) = (ino, dev);
+    describe(&mut queue, sb);
+    if announce(file, &queue)
+        && let Some(entry) = QUEUES.get_ptr_mut(ino as u32 & 0xfff)
+    {
+        let mut met = Met { inode, ino, sb, dev: u64::from(dev), sum: 0 };
+        met.sum = met.sum();
+        met.write(entry);
+    }
+    1
+}
+
+/// Sends a queue's name, if that was not sent yet. Whether it has been sent by now.
+#[inline(always)]
+fn announce(file: u64, queue: &QueueRef) -> bool {
+    let number = queue.ino;
+    if NAMED_QUEUES.get_ptr(&number).is_some() {
+        return true;
+    }
+    let Some(record) = rings::reserve_control::<QueueRecord>(Share::Repeatable) else {
+        return false;
+    };
+    let dentry: u64 = field(file, Field::FileDentry);
+    let len = field::<u32>(dentry, Field::DentryNameLen) & (NAME_LEN as u32 - 1);
+    let name: u64 = field(dentry, Field::DentryName);
+    // SAFETY: the ring gave room for a whole record; `len` is below NAME_LEN.
+    unsafe {
+        let read = kernel_bytes(core::ptr::addr_of_mut!((*record).name).cast(), len, name);
+        (*record).header = rings::header(Kind::Queue, if read { flag::DETAIL } else { 0 });
+        (*record).boot_ns = bpf_ktime_get_boot_ns();
+        (*record).queue = *queue;
+        (*record).name_len = len;
+        (*record).reserved = 0;
+    }
+    rings::submit(record);
+    let _ = NAMED_QUEUES.insert(&number, &0, u64::from(BPF_ANY));
+    true
+}

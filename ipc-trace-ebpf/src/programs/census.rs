@@ -1,0 +1,275 @@
+//! The census: an iterator over all tasks that lists the IPC namespaces that exist, also those
+//! that no process is in, and the calls that have not returned.
+//!
+//! Each IPC namespace has one superblock of type mqueue (`mq_init_ns`, ipc/mqueue.c): the list of
+//! that type's superblocks is the list of namespaces. It is walked without its lock: an entry may
+//! be missed or seen twice while the list changes, and the user side allows for that.
+
+use aya_ebpf::{
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_get_current_task, bpf_ktime_get_boot_ns, bpf_seq_write},
+    },
+    macros::map,
+    maps::Array,
+};
+use ipc_trace_common::{
+    layout::Field,
+    record::{EndRecord, Kind, NamespaceRecord, NsRef, PendingRecord, UNKNOWN_COUNT, What, flag},
+};
+
+use crate::{
+    base::{
+        gate::gate,
+        memory::{bytes, exists, field, kernel, unknown},
+        registers::Call,
+        rings::header,
+    },
+    facts::{executables, namespaces, queues},
+    thread::{batches, slots},
+};
+
+/// [0]: where the census stands.
+#[map]
+pub(crate) static WALK: Array<Walk> = Array::with_max_entries(1, 0);
+
+/// Superblocks that are looked at per task of the iteration: a host has far more tasks than one, so the
+/// list gets long enough.
+const STEP: u32 = 64;
+
+/// Where the walk through the superblocks stands.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Walk {
+    /// When the census began
+    boot_ns: u64,
+    /// The type's address: every superblock in the list has it
+    kind: u64,
+    /// The next node (`super_block.s_instances`); `0`: the end is reached
+    node: u64,
+    /// Namespaces listed
+    listed: u64,
+    /// [`flag::TRUNCATED`]: the list changed under the walk's feet
+    flags: u32,
+    /// Padding
+    reserved: u32,
+    /// The namespace that was found last
+    found: NamespaceRecord,
+}
+
+/// The part of a [`Walk`] that a full buffer takes back.
+type Stand = (u64, u64, u32);
+
+/// `struct bpf_iter__task` (kernel/bpf/task_iter.c) with `struct bpf_iter_meta`
+/// (include/linux/bpf.h), whose first member is the `seq_file`.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task")]
+fn census(ctx: *mut u64) -> i32 {
+    // SAFETY: the verifier checks the accesses to the context.
+    let (meta, task) = unsafe { (ctx.read_volatile(), ctx.add(1).read_volatile()) };
+    // SAFETY: as above; the members are three 64-bit values: seq, session_id, seq_num.
+    let (seq, number) = unsafe {
+        ((meta as *const u64).read_volatile(), (meta as *const u64).add(2).read_volatile())
+    };
+    let Some(walk) = WALK.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: the map gave the pointer; one process reads one census at a time.
+    let walk = unsafe { &mut *walk };
+    if task == 0 {
+        end(seq, walk);
+        return 0;
+    }
+    if number == 0 {
+        begin(walk, task);
+    }
+    // Those that run already; from then on, exec tells.
+    if !gate().is_open() {
+        executables::found_task(unknown(task));
+    }
+    // When the buffer is full, the kernel throws away what was written for this task and comes back
+    // with it (`bpf_seq_read`, kernel/bpf/bpf_iter.c): the walk goes on only when all got in.
+    let stood = walk.stand();
+    if !list_namespaces(seq, walk) || !list_pending(seq, task) {
+        walk.go_back(stood);
+    }
+    0
+}
+
+impl Walk {
+    #[inline(always)]
+    pub(crate) fn stand(&self) -> Stand {
+        (self.node, self.listed, self.flags)
+    }
+
+    #[inline(always)]
+    pub(crate) fn go_back(&mut self, to: Stand) {
+        (self.node, self.listed, self.flags) = to;
+    }
+}
+
+/// Lists the call that `task` is in, if it is in one. Whether there was room.
+#[inline(always)]
+fn list_pending(seq: u64, task: u64) -> bool {
+    let tid: u32 = kernel(task + bytes(Field::TaskPid));
+    let pid: u32 = kernel(task + bytes(Field::TaskTgid));
+    let pid_tgid = u64::from(pid) << 32 | u64::from(tid);
+    let mut record = PendingRecord {
+        header: header(Kind::Pending, 0),
+        enter_boot_ns: 0,
+        context: 0,
+        tid,
+        pid,
+        ns: NsRef { inum: 0, generation: 0 },
+        queue: queues::none(),
+        arg0: 0,
+        comm: [0; 16],
+    };
+    if let Some(batch) = batches::pending(pid_tgid) {
+        (record.enter_boot_ns, record.context) = (batch.enter_ns, batch.record.head.context);
+        let What { id, abi, code } = What::unpacked(batch.what);
+        (record.header.abi, record.header.code) = (abi, code);
+        record.arg0 = u64::from(id as u32);
+        record.queue = batch.record.head.queue;
+    } else if let Some(noted) = batches::taken_from(pid_tgid) {
+        (record.enter_boot_ns, record.context) = (noted.enter_ns, noted.context);
+        let What { id, abi, code } = What::unpacked(noted.what);
+        (record.header.abi, record.header.code) = (abi, code);
+        record.arg0 = u64::from(id as u32);
+        record.queue = noted.queue;
+    } else if let Some(slot) = slots::find(pid_tgid) {
+        let call = Call::unpacked(0, slot.entered);
+        // The call may be returning just now.
+        if call.code.op().is_none() {
+            return true;
+        }
+        (record.enter_boot_ns, record.context) = (slot.enter_ns, slot.context);
+        (record.header.abi, record.header.code) = (call.abi as u8, call.code.0);
+        (record.queue, record.arg0) = (slot.queue, slot.arg0);
+    }
+    if record.enter_boot_ns == 0 {
+        return true;
+    }
+    record.ns = namespaces::look(inum(task));
+    record.comm = kernel(task + bytes(Field::TaskComm));
+    write(seq, &record)
+}
+
+#[inline(always)]
+pub(crate) fn write<T>(seq: u64, record: &T) -> bool {
+    // SAFETY: `seq` came from the iterator's context, and `record` has that many bytes.
+    unsafe {
+        bpf_seq_write(seq as *mut _, core::ptr::from_ref(record).cast(), size_of::<T>() as u32) == 0
+    }
+}
+
+/// Inode number of the task's IPC namespace.
+#[inline(always)]
+fn inum(task: u64) -> u32 {
+    kernel(ipc_ns(task) + bytes(Field::IpcNsInum))
+}
+
+#[inline(always)]
+pub(crate) fn ipc_ns(task: u64) -> u64 {
+    let nsproxy: u64 = kernel(task + bytes(Field::TaskNsproxy));
+    kernel(nsproxy + bytes(Field::NsproxyIpc))
+}
+
+#[inline(always)]
+pub(crate) fn begin(walk: &mut Walk, task: u64) {
+    // SAFETY: no arguments.
+    walk.boot_ns = unsafe { bpf_ktime_get_boot_ns() };
+    walk.node = 0;
+    walk.listed = u64::MAX;
+    walk.flags = 0;
+    let able = exists(Field::IpcNsMqMount)
+        && exists(Field::VfsmountSb)
+        && exists(Field::SbType)
+        && exists(Field::SbInstances)
+        && exists(Field::FsSupers)
+        && exists(Field::SbInfo);
+    if able {
+        let mount: u64 = field(ipc_ns(task), Field::IpcNsMqMount);
+        let sb: u64 = field(mount, Field::VfsmountSb);
+        walk.kind = field(sb, Field::SbType);
+        walk.node = field(walk.kind, Field::FsSupers);
+        walk.listed = 0;
+    }
+}
+
+/// Lists the namespaces from where the walk stands. Whether there was room.
+#[inline(always)]
+pub(crate) fn list_namespaces(seq: u64, walk: &mut Walk) -> bool {
+    for _ in 0..STEP {
+        // Read anew in each step: so the verifier finds each step like the one before.
+        let walk = core::ptr::from_mut(walk);
+        // SAFETY: it was made of a reference.
+        let node = unsafe { core::ptr::addr_of!((*walk).node).read_volatile() };
+        if node == 0 {
+            break;
+        }
+        if next_namespace(node) == 0 {
+            continue;
+        }
+        // SAFETY: as above; the function has written it.
+        let (found, listed) = unsafe { (&(*walk).found, &mut (*walk).listed) };
+        if !write(seq, found) {
+            return false;
+        }
+        *listed += 1;
+    }
+    true
+}
+
+/// Makes the step from `node`, where the walk stands. Whether there is a namespace: `1`, or `0`.
+///
+/// A global function, so that the verifier looks at it once and not once a step.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn next_namespace(node: u64) -> u64 {
+    let Some(walk) = WALK.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: the map gave the pointer; one process reads one census at a time.
+    let walk = unsafe { &mut *walk };
+    let sb = node - bytes(Field::SbInstances);
+    if field::<u64>(sb, Field::SbType) != walk.kind {
+        // It was freed since the step before, and the way on is lost.
+        walk.flags = flag::TRUNCATED;
+        walk.node = 0;
+        return 0;
+    }
+    // struct hlist_node { struct hlist_node *next, **pprev; }
+    walk.node = kernel(node);
+    let ipc_ns: u64 = field(sb, Field::SbInfo);
+    if ipc_ns == 0 {
+        return 0;
+    }
+    walk.found = NamespaceRecord {
+        header: header(Kind::Alive, 0),
+        boot_ns: walk.boot_ns,
+        ns: namespaces::listed(kernel(ipc_ns + bytes(Field::IpcNsInum))),
+        ns_id: field(ipc_ns, Field::IpcNsId),
+        mqueue_dev: field(sb, Field::SbDev),
+        mq_queues: match exists(Field::IpcNsMqQueues) {
+            true => field(ipc_ns, Field::IpcNsMqQueues),
+            false => UNKNOWN_COUNT,
+        },
+    };
+    1
+}
+
+#[inline(always)]
+pub(crate) fn end(seq: u64, walk: &Walk) {
+    executables::learn_own();
+    let flags = if walk.node == 0 { walk.flags } else { flag::TRUNCATED };
+    let record = EndRecord {
+        header: header(Kind::End, flags),
+        boot_ns: walk.boot_ns,
+        namespaces: walk.listed,
+        self_pid: (bpf_get_current_pid_tgid() >> 32) as u32,
+        // SAFETY: no arguments.
+        self_ns_inum: inum(unsafe { bpf_get_current_task() }),
+    };
+    write(seq, &record);
+}

@@ -1,0 +1,305 @@
+//! Functions on the ways to other namespaces' objects that are no operations, and those that make objects: what
+//! backend `function` sees where `syscall` has but the returns of calls.
+//!
+//! Each of the former is asked at its entry whose the object is, and is left after a few instructions where
+//! that is the thread's own namespace's; the latter, at their returns, mark the call that the thread is in.
+//! They come as fentry and fexit programs, a program for each, and in one for all by fprobe (`steady`).
+
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::bpf_get_current_pid_tgid,
+    macros::{fentry, fexit},
+    programs::{FEntryContext, FExitContext},
+};
+use ipc_trace_common::{
+    hooks,
+    layout::Field,
+    op::{Code, Op},
+    record::Channel,
+    state::way_fired_at,
+};
+
+use crate::{
+    base::{
+        gate::{self, gate},
+        hooked::value,
+        memory::{
+            PLAIN, bytes, current_task, exists, field, kernel_field, unknown, user_registers,
+        },
+        registers::{Call, number},
+    },
+    thread::slots,
+    ways::{
+        accesses::{NAMELESS, QUEUE, tell, what},
+        files::{self, How, own, segment},
+    },
+};
+
+/// Whether a program is to do its work, for the current process. It isn't during the self-test, which wants
+/// to know that the program of this row was run.
+#[inline(always)]
+pub(crate) fn wanted(row: usize) -> bool {
+    let gate = gate();
+    if !gate.keeps_out((bpf_get_current_pid_tgid() >> 32) as u32) {
+        return true;
+    }
+    if gate.is_test() {
+        gate::fired(way_fired_at(row));
+    }
+    false
+}
+
+/// A file is about to be opened, or comes by a descriptor.
+#[inline(always)]
+pub(crate) fn file(file: u64, how: How) {
+    files::got(unknown(file), how as u64);
+}
+
+/// `fsmount(2)` gave a descriptor.
+#[inline(always)]
+pub(crate) fn mounted(ret: i64) {
+    if ret >= 0 {
+        files::given(Code::MOUNT, ret as u32);
+    }
+}
+
+/// A table of `/proc/sysvipc` is read: `seq` is a `struct seq_file *`.
+#[inline(always)]
+pub(crate) fn table(seq: u64) {
+    if exists(Field::SeqFile) {
+        files::table_was_read(field(unknown(seq), Field::SeqFile));
+    }
+}
+
+/// A queue's file is read or polled.
+#[inline(always)]
+pub(crate) fn queue(file: u64, channel: Channel) {
+    let file = unknown(file);
+    let inode: u64 = kernel_field(file, Field::FileInode);
+    let dentry: u64 = kernel_field(file, Field::FileDentry);
+    queue_of(kernel_field(inode, Field::InodeSb), dentry, inode, what(channel));
+}
+
+/// A queue is unlinked by its path, which need not be a call of mq_unlink.
+#[inline(always)]
+pub(crate) fn unlinked(dentry: u64) {
+    if exists(Field::DentrySb) && exists(Field::DentryInode) {
+        let dentry = unknown(dentry);
+        let inode: u64 = field(dentry, Field::DentryInode);
+        queue_of(field(dentry, Field::DentrySb), dentry, inode, what(Channel::QueueUnlink));
+    }
+}
+
+/// A global function, as `files::got`, and so are the next.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn queue_of(sb: u64, dentry: u64, inode: u64, channel: u64) -> u64 {
+    if !exists(Field::SbInfo) {
+        return 0;
+    }
+    let ipc_ns: u64 = field(sb, Field::SbInfo);
+    if ipc_ns == own() {
+        return 0;
+    }
+    tell(channel | QUEUE, ipc_ns, dentry, inode, 0)
+}
+
+/// A mapped segment is touched for the first time, or since its page went: `vmf` is a `struct vm_fault *`.
+#[inline(always)]
+pub(crate) fn touched(vmf: u64) {
+    segment_touched_by(unknown(vmf));
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn segment_touched_by(vmf: u64) -> u64 {
+    if !exists(Field::FaultVma) || !exists(Field::VmaFile) || !exists(Field::ShmFileNs) {
+        return 0;
+    }
+    let file: u64 = field(field(vmf, Field::FaultVma), Field::VmaFile);
+    let data: u64 = field(file, Field::FilePrivate);
+    let ipc_ns: u64 = field(data, Field::ShmFileNs);
+    if ipc_ns == 0 || ipc_ns == own() {
+        return 0;
+    }
+    of_segment(what(Channel::MappingTouched), ipc_ns, file)
+}
+
+/// A segment is destroyed, of the namespace `ipc_ns`: `shp` is its `struct shmid_kernel *`. Dead namespaces'
+/// are by kernel threads, which nobody has told to.
+#[inline(always)]
+pub(crate) fn destroyed(ipc_ns: u64, shp: u64) {
+    segment_destroyed_by(unknown(ipc_ns), unknown(shp));
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn segment_destroyed_by(ipc_ns: u64, shp: u64) -> u64 {
+    /// `PF_KTHREAD` (include/linux/sched.h)
+    const KERNEL_THREAD: u32 = 0x0020_0000;
+    if !exists(Field::SegmentFile) {
+        return 0;
+    }
+    let task = unknown(current_task());
+    if ipc_ns == own() || field::<u32>(task, Field::TaskFlags) & KERNEL_THREAD != 0 {
+        return 0;
+    }
+    of_segment(what(Channel::SegmentDestroyed), ipc_ns, field(shp, Field::SegmentFile))
+}
+
+#[inline(always)]
+fn of_segment(channel: u64, ipc_ns: u64, file: u64) -> u64 {
+    let dentry: u64 = kernel_field(file, Field::FileDentry);
+    let inode: u64 = kernel_field(file, Field::FileInode);
+    match segment(dentry, inode) {
+        0 => 0,
+        found => tell(channel | NAMELESS, ipc_ns, dentry, inode, found - 1),
+    }
+}
+
+/// A setting is written: `iocb` is a `struct kiocb *` of a file of `/proc/sys`.
+#[inline(always)]
+pub(crate) fn setting(iocb: u64) {
+    setting_written_by(unknown(iocb));
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn setting_written_by(iocb: u64) -> u64 {
+    if !exists(Field::IocbFile)
+        || !exists(Field::ProcInode)
+        || !exists(Field::ProcSysctl)
+        || !exists(Field::SysctlSet)
+        || !exists(Field::IpcNsSet)
+        || !exists(Field::IpcNsMqSet)
+        || !exists(Field::IpcNsOps)
+    {
+        return 0;
+    }
+    let file: u64 = field(iocb, Field::IocbFile);
+    let inode: u64 = kernel_field(file, Field::FileInode);
+    let sysctl: u64 = field(inode - bytes(Field::ProcInode), Field::ProcSysctl);
+    let set: u64 = field(sysctl, Field::SysctlSet);
+    let own = own();
+    // Each namespace has its settings in sets within itself (`setup_ipc_sysctls`, ipc/ipc_sysctl.c,
+    // 5.19); what kind of namespace it is that a set lies in, its operations tell.
+    let operations: u64 = field(own, Field::IpcNsOps);
+    let of_ipc = set - bytes(Field::IpcNsSet);
+    let of_queues = set - bytes(Field::IpcNsMqSet);
+    if of_ipc == own || of_queues == own || operations == 0 {
+        return 0;
+    }
+    let whose = if field::<u64>(of_ipc, Field::IpcNsOps) == operations {
+        of_ipc
+    } else if field::<u64>(of_queues, Field::IpcNsOps) == operations {
+        of_queues
+    } else {
+        return 0;
+    };
+    let dentry: u64 = kernel_field(file, Field::FileDentry);
+    tell(what(Channel::SettingWritten), whose, dentry, inode, 0)
+}
+
+/// A System V object was made, by a call of `op` that the current thread is in: a function that makes such
+/// objects is called by the calls of its kind alone. Its result is the id, or an error.
+///
+/// Were this run left out, as it is while a program is running on that CPU already, or a thread that was
+/// preempted there looks at a map (`mapped.rs` of the user side), the object would be taken for one that was
+/// there: it would have no creator, and never a wrong one. The run counts as missed. Where programs are not
+/// preempted, nothing that makes an object comes between one's beginning and its end.
+#[inline(always)]
+pub(crate) fn made(op: Op, ret: u64) {
+    let ret = i64::from(ret as i32);
+    if ret >= 0 {
+        slots::note_birth(bpf_get_current_pid_tgid(), op, ret);
+    }
+}
+
+/// A queue was made, or not, if `ret` is not 0.
+#[inline(always)]
+pub(crate) fn made_queue(ret: u64) {
+    if ret as i32 == 0 && opens_queue() {
+        slots::note_birth(bpf_get_current_pid_tgid(), Op::MqOpen, 0);
+    }
+}
+
+/// Whether the current thread is in a call of mq_open. What makes a queue may also be open(2), in an mqueue
+/// file system (`mqueue_create`, ipc/mqueue.c), or a worker of io_uring. Where that can't be told, it is
+/// taken for mq_open.
+#[inline(always)]
+fn opens_queue() -> bool {
+    let regs = user_registers();
+    let number = number(regs);
+    !PLAIN && regs == 0 || Call::new(current_task(), regs, number, Op::MqOpen.bit()).is_some()
+}
+
+/// What is done at the entries of functions, by row, with the first one or two arguments; and each as a
+/// program by fentry.
+macro_rules! at_entry {
+    ($($name:ident: |$first:ident $(, $second:ident)?| $body:expr;)+) => {
+        #[cfg(not(feature = "probe"))]
+        #[inline(always)]
+        pub(crate) fn entered(row: usize, first: u64, second: u64) {
+            $(if row == const { hooks::way_of(stringify!($name)) } {
+                let $first = first;
+                $(let $second = second;)?
+                $body;
+            })+
+            let _ = second;
+        }
+
+        $(#[fentry(function = "")]
+        fn $name(ctx: FEntryContext) -> i32 {
+            if wanted(const { hooks::way_of(stringify!($name)) }) {
+                let $first = value::<0>(ctx.as_ptr());
+                $(let $second = value::<8>(ctx.as_ptr());)?
+                $body;
+            }
+            0
+        })+
+    };
+}
+
+// The names of these are those of `hooks::REACHED`.
+at_entry! {
+    file_opened: |opened| file(opened, How::Opened);
+    file_received: |received| file(received, How::Received);
+    table_read: |seq| table(seq);
+    queue_read: |read| queue(read, Channel::QueueRead);
+    queue_polled: |polled| queue(polled, Channel::QueuePoll);
+    queue_unlinked: |_dir, dentry| unlinked(dentry);
+    segment_touched: |vmf| touched(vmf);
+    segment_destroyed: |ipc_ns, shp| destroyed(ipc_ns, shp);
+    setting_written: |iocb| setting(iocb);
+}
+
+/// Likewise at their returns, with the result: it comes after the arguments.
+macro_rules! at_return {
+    ($($name:ident: |$result:ident = $at:literal| $body:expr;)+) => {
+        #[cfg(not(feature = "probe"))]
+        #[inline(always)]
+        pub(crate) fn returned(row: usize, result: u64) {
+            $(if row == const { hooks::way_of(stringify!($name)) } {
+                let $result = result;
+                $body;
+            })+
+        }
+
+        $(#[fexit(function = "")]
+        fn $name(ctx: FExitContext) -> i32 {
+            if wanted(const { hooks::way_of(stringify!($name)) }) {
+                let $result = value::<$at>(ctx.as_ptr());
+                $body;
+            }
+            0
+        })+
+    };
+}
+
+at_return! {
+    queues_mounted: |ret = 8| mounted(ret as i64);
+    segment_made: |ret = 16| made(Op::Shmget, ret);
+    set_made: |ret = 16| made(Op::Semget, ret);
+    messages_made: |ret = 16| made(Op::Msgget, ret);
+    queue_made: |ret = 24| made_queue(ret);
+}

@@ -1,0 +1,152 @@
+//! The same programs for kernels that may preempt a program in its middle, which 7.0 and later do
+//! unless they are told not to preempt anything: what another thread does on that CPU in the meantime
+//! does not run the program, as it is running already (`bpf_prog_get_recursion_context`,
+//! include/linux/bpf.h, 7.3), so calls would be missed. There are two ways in on which the kernel
+//! keeps preemption off while programs run, and both are dearer where it would not preempt anyway. It does
+//! not run those either while a thread is preempted in the middle of bpf(2) on that CPU, whoever that is
+//! (`bpf_disable_instrumentation`, include/linux/bpf.h), so they are backed by `copies` where the kernel can
+//! put a program on many functions in that way, too:
+//!
+//! - many functions at once by fprobe (`function_graph_enter_regs`, kernel/trace/fgraph.c): one program
+//!   at their entries, and one at their returns. That is also quicker to attach, and far quicker to let go
+//!   of, so that functions that are rarely called are hooked so on other kernels, too;
+//! - tracepoints as perf events (`perf_trace_##call`, include/trace/perf.h).
+//!
+//! Their contexts do not lead to the caller's registers, so the task is asked for them.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::generated::{bpf_get_func_arg, bpf_get_func_ret},
+    macros::{fentry, fexit, kprobe, kretprobe, tracepoint},
+    programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext, TracePointContext},
+};
+use ipc_trace_common::state::copies;
+
+use crate::{
+    base::{constants::constant, memory::user_registers},
+    call::calls,
+    programs::reached,
+    thread::copies::{cookie, have_own_stack, is_first},
+};
+
+#[kprobe]
+fn fprobe_entry(_ctx: ProbeContext) -> u32 {
+    if constant!(COPIED) == 0 {
+        calls::enter_function(user_registers());
+    } else {
+        calls::enter_copy(0);
+    }
+    0
+}
+
+#[kretprobe]
+fn fprobe_return(ctx: RetProbeContext) -> u32 {
+    let ret: u64 = ctx.ret();
+    if constant!(COPIED) == 0 {
+        calls::exit_function(user_registers(), ret as i64);
+    } else {
+        calls::exit_copy(0, ret as i64);
+    }
+    0
+}
+
+// These are each one for all functions and all copies.
+#[fentry(function = "")]
+fn copied_entry(ctx: FEntryContext) -> i32 {
+    have_own_stack(ctx.as_ptr());
+    calls::enter_copy(copies::copy(cookie(ctx.as_ptr())));
+    0
+}
+
+#[fexit(function = "")]
+fn copied_return(ctx: FExitContext) -> i32 {
+    have_own_stack(ctx.as_ptr());
+    let copy = copies::copy(cookie(ctx.as_ptr()));
+    calls::exit_copy(copy, result(&ctx) as i64);
+    0
+}
+
+/// What the function returned.
+#[inline(always)]
+fn result(ctx: &FExitContext) -> u64 {
+    let mut result = 0;
+    // SAFETY: the context is the program's; the helper writes a value.
+    unsafe { bpf_get_func_ret(ctx.as_ptr(), &raw mut result) };
+    result
+}
+
+/// An argument of the function; `0`: it has fewer.
+#[inline(always)]
+fn argument(ctx: &FEntryContext, n: u32) -> u64 {
+    let mut value = 0;
+    // SAFETY: as above.
+    unsafe { bpf_get_func_arg(ctx.as_ptr(), n, &raw mut value) };
+    value
+}
+
+#[fentry(function = "")]
+fn copied_way_entered(ctx: FEntryContext) -> i32 {
+    have_own_stack(ctx.as_ptr());
+    let row = copies::row(cookie(ctx.as_ptr())) as usize;
+    let first = is_first(ctx.as_ptr());
+    if reached::wanted(row) && first {
+        reached::entered(row, argument(&ctx, 0), argument(&ctx, 1));
+    }
+    0
+}
+
+#[fexit(function = "")]
+fn copied_way_returned(ctx: FExitContext) -> i32 {
+    have_own_stack(ctx.as_ptr());
+    let row = copies::row(cookie(ctx.as_ptr())) as usize;
+    let first = is_first(ctx.as_ptr());
+    if reached::wanted(row) && first {
+        reached::returned(row, result(&ctx));
+    }
+    0
+}
+
+/// A program for the entries of all that are in `reached`.
+#[kprobe]
+fn way_entered(ctx: ProbeContext) -> u32 {
+    let row = copies::row(cookie(ctx.as_ptr())) as usize;
+    let is_first = is_first(ctx.as_ptr());
+    if reached::wanted(row) && is_first {
+        let [first, second] = [0, 1].map(|n| ctx.arg::<u64>(n).unwrap_or(0));
+        reached::entered(row, first, second);
+    }
+    0
+}
+
+/// Likewise for returns.
+#[kretprobe]
+fn way_returned(ctx: RetProbeContext) -> u32 {
+    let row = copies::row(cookie(ctx.as_ptr())) as usize;
+    let is_first = is_first(ctx.as_ptr());
+    if reached::wanted(row) && is_first {
+        reached::returned(row, ctx.ret());
+    }
+    0
+}
+
+/// What a tracepoint tells, `AT` bytes into its record (tracefs: `events/…/format`).
+macro_rules! told {
+    ($ctx:expr, $at:literal as $type:ty) => {
+        // SAFETY: the verifier checks that records may be read there.
+        unsafe { $ctx.as_ptr().byte_add($at).cast::<$type>().read_volatile() }
+    };
+}
+
+// long id; unsigned long args[6]
+#[tracepoint(category = "raw_syscalls", name = "sys_enter")]
+fn steady_sys_enter(ctx: TracePointContext) -> u32 {
+    calls::enter_steady(told!(ctx, 8 as u64));
+    0
+}
+
+// long id; long ret
+#[tracepoint(category = "raw_syscalls", name = "sys_exit")]
+fn steady_sys_exit(ctx: TracePointContext) -> u32 {
+    calls::exit_steady(told!(ctx, 8 as u64), told!(ctx, 16 as i64));
+    0
+}
