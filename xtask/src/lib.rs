@@ -13,6 +13,8 @@ mod demo;
 mod mixed;
 mod scenarios;
 mod test;
+#[cfg(test)]
+mod tidy;
 mod toolchain;
 mod vm;
 mod workload;
