@@ -11,7 +11,9 @@ mod child;
 pub mod containers;
 mod demo;
 mod mixed;
+mod programs;
 mod scenarios;
+mod tally;
 mod test;
 #[cfg(test)]
 mod tidy;

@@ -18,9 +18,9 @@ use nix::{
 
 use super::{
     acts::{self, attach, made, open_queue, segment, semaphore, touch, unshare_ipc, up},
+    kind::Scenario,
     own::database,
     stage::Stage,
-    table::Scenario,
     wire::Wire,
 };
 use crate::{

@@ -3,7 +3,8 @@
 //!
 //! | room | what is in it |
 //! | --- | --- |
-//! | [`table`] | what a scenario is, and all of them |
+//! | [`kind`] | what a scenario is |
+//! | [`table`] | all of them |
 //! | [`objects`], [`mounts`], [`mappings`], [`views`], [`moves`] | access across namespaces |
 //! | [`attempts`], [`sharing`] | lookups in vain, containers that meet |
 //! | [`benign`], [`benign_containers`] | what must stay silent |
@@ -22,6 +23,7 @@ mod benign;
 mod benign_containers;
 mod document;
 mod judge;
+mod kind;
 mod mappings;
 mod mounts;
 mod moves;

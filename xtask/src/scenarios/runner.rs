@@ -6,7 +6,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     io::{BufRead as _, BufReader, Read},
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
@@ -19,8 +18,9 @@ use serde_json::Value;
 
 use super::{
     judge::{Found, Outcome},
+    kind::{Scenario, kernel},
     stage::{Played, Stage},
-    table::{Scenario, Version, all},
+    table::all,
 };
 use crate::workload::calls::Caller;
 
@@ -31,20 +31,6 @@ const JUDGED: Duration = Duration::from_millis(2500);
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The keys of the runner's own calls, which nobody has.
 const MARKS: i32 = 0x5ce0_0000;
-
-/// The running kernel's version.
-///
-/// # Errors
-///
-/// When the kernel does not tell.
-pub(super) fn kernel() -> Result<Version> {
-    let release =
-        fs::read_to_string("/proc/sys/kernel/osrelease").context("the kernel's release")?;
-    let mut parts = release.split(['.', '-']);
-    let mut number =
-        || parts.next().context("a release has two numbers")?.parse().context("a number");
-    Ok((number()?, number()?))
-}
 
 /// Plays one scenario as its director: says what was played, and ends when standard input does.
 ///

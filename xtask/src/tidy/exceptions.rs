@@ -88,17 +88,6 @@ pub(super) const EXCEPTIONS: &[Exception] = &[
         reason: "the kernel side is not in folders by layer yet",
     },
     Exception {
-        check: Check::Cycles,
-        paths: &[
-            "xtask/src/bench/vm/",
-            "xtask/src/scenarios/",
-            "xtask/src/test.rs",
-            "xtask/src/toolchain/",
-            "xtask/src/vm/",
-        ],
-        reason: "types are beside what uses them, and not below it",
-    },
-    Exception {
         check: Check::Purity,
         paths: &[
             "ipc-trace/src/engine/detect/processes.rs",
