@@ -18,6 +18,7 @@ mod test;
 #[cfg(test)]
 mod tidy;
 mod toolchain;
+pub mod tracer;
 mod vm;
 mod workload;
 

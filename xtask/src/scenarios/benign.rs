@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     containers::Cgroup,
+    tracer,
     workload::{calls::Caller, mq, process},
 };
 
@@ -223,9 +224,9 @@ fn second_tracer(stage: &mut Stage) -> Result<()> {
         me.stay()
     })?;
     stage.settle()?;
-    let tracer = std::env::var_os("IPC_TRACE_BIN").context("IPC_TRACE_BIN")?;
+    let tracer = tracer::given().context("IPC_TRACE_BIN")?;
     stage.act("admin", |me| {
-        run(&tracer, &["ls", "--runtime-socket", "none"])?;
+        run(tracer.as_os_str(), &["ls", "--runtime-socket", "none"])?;
         me.stay()
     })
 }
