@@ -11,9 +11,14 @@ mod child;
 pub mod containers;
 mod demo;
 mod mixed;
+mod programs;
 mod scenarios;
+mod tally;
 mod test;
+#[cfg(test)]
+mod tidy;
 mod toolchain;
+pub mod tracer;
 mod vm;
 mod workload;
 

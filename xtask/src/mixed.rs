@@ -7,9 +7,8 @@
 
 use std::{
     env,
-    io::{BufRead as _, BufReader, Read as _},
     os::unix::process::CommandExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, ExitCode, Stdio},
     thread,
     time::{Duration, Instant},
@@ -19,8 +18,9 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::{
-    apt, build,
+    apt,
     containers::{Docker, IMAGE},
+    tracer::{self, Beside},
 };
 
 /// Options of `cargo xtask mixed`.
@@ -44,10 +44,7 @@ const MILD: [&str; 2] = ["info", "low"];
 
 /// Runs `cargo xtask mixed`.
 pub(crate) fn main(args: &Mixed) -> Result<ExitCode> {
-    let tracer = match env::var_os("IPC_TRACE_BIN") {
-        Some(path) => PathBuf::from(path),
-        None => build::everything(&build::workspace_root()?, false)?.program().to_owned(),
-    };
+    let tracer = tracer::given_or_built()?;
     let time = Duration::try_from_secs_f64(args.minutes * 60.0)?;
     let good = run(&tracer, time, &args.backend)?;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -58,7 +55,7 @@ pub(crate) fn main(args: &Mixed) -> Result<ExitCode> {
 /// # Errors
 ///
 /// Something can't be run, or fails.
-pub(crate) fn run(tracer: &Path, time: Duration, backend: &str) -> Result<bool> {
+pub(crate) fn run(program: &Path, time: Duration, backend: &str) -> Result<bool> {
     let docker = match apt::find_on_path("dockerd") {
         Some(_) => Some(Docker::start("mixed", &["stress-ng", "ipcmk"])?),
         None => None,
@@ -67,26 +64,12 @@ pub(crate) fn run(tracer: &Path, time: Duration, backend: &str) -> Result<bool> 
         Some(docker) => format!("docker={}", docker.socket().display()),
         None => "none".to_owned(),
     };
-    let mut command = Command::new(tracer);
-    command.args(["report", "-o", "json", "--runtime-socket", &socket, "--backend", backend]);
-    command.args(["--", "/bin/sh", "-c", "echo tracing; read line || :"]);
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot run {}", tracer.display()))?;
-    let mut messages = BufReader::new(child.stderr.take().context("no standard error")?).lines();
-    // With -o json COMMAND's standard output is there.
-    let begun = messages.any(|line| line.is_ok_and(|line| line == "tracing"));
-    ensure!(begun, "the tracer did not begin");
-    thread::spawn(move || messages.map_while(Result::ok).for_each(|line| eprintln!("{line}")));
-    let done = load(tracer, docker.as_ref(), time);
-    drop(child.stdin.take());
-    let mut text = String::new();
-    child.stdout.take().context("no output")?.read_to_string(&mut text)?;
-    ensure!(child.wait()?.success(), "the tracer failed");
-    judge(&serde_json::from_str(&text)?, time, &done?)
+    let mut command = tracer::command(program, "report", Some(backend));
+    command.args(["-o", "json", "--runtime-socket", &socket]);
+    let mut tracer = Beside::tracing(command)?;
+    tracer.pass_on_messages();
+    let done = load(program, docker.as_ref(), time);
+    judge(&tracer.report()?, time, &done?)
 }
 
 /// What kept the host busy.

@@ -3,9 +3,6 @@
 //! Invariant: the last line of standard output is `N passed, N failed, N skipped` over all that
 //! has run, and a step which did not succeed never leaves it at `0 failed`.
 
-pub(crate) mod programs;
-pub(crate) mod tally;
-
 use std::{
     io::{self, Read as _, Write as _},
     process::{Command, ExitCode, Stdio},
@@ -16,9 +13,10 @@ use anyhow::Context as _;
 
 use crate::{
     build::{self, Built},
-    mixed, vm,
+    mixed, programs,
+    tally::{self, Tally},
+    vm,
 };
-use tally::Tally;
 
 /// For how long a busy host is traced.
 const BUSY: Duration = Duration::from_secs(300);

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{
     figure::{Figure, Unit},
-    tracer::{Programs, Report, resident_kib},
+    tracer::{Programs, resident_kib},
 };
 
 /// Makes at least so many events in all: how many there have been.
@@ -27,12 +27,12 @@ fn flood(programs: &Programs, mut made: u64, until: u64) -> Result<u64> {
 
 /// Resident memory of `report` after many events against that after few.
 pub(super) fn measure(programs: &Programs, few: u64, many: u64) -> Result<[Figure; 2]> {
-    let tracer = Report::start(programs)?;
+    let tracer = programs.report()?;
     let first = flood(programs, 0, few)?;
     let before = resident_kib(tracer.pid())?;
     let last = flood(programs, first, many)?;
     let after = resident_kib(tracer.pid())?;
-    let report = tracer.end()?;
+    let report = tracer.report()?;
     let count = |name: &str| report["accounting"][name].as_u64().unwrap_or(0);
     let (delivered, lost) = (count("delivered"), count("dropped") + count("missed"));
     ensure!(delivered + lost >= last, "{delivered} events came of {last}");

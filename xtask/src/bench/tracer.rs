@@ -2,9 +2,9 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Lines, Read as _},
+    io::{BufRead as _, BufReader, Lines},
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -15,7 +15,10 @@ use nix::{
 };
 use serde_json::Value;
 
-use crate::build::{self, Built};
+use crate::{
+    build::{self, Built},
+    tracer::{self, Beside},
+};
 
 /// The programs.
 #[derive(Clone, Debug)]
@@ -50,9 +53,8 @@ impl Programs {
     }
 
     fn tracer(&self, mode: &str) -> Command {
-        let mut command = Command::new(&self.tracer);
-        command.args([mode, "-o", "json", "--backend", &self.backend]);
-        command.stdin(Stdio::null());
+        let mut command = tracer::command(&self.tracer, mode, Some(&self.backend));
+        command.args(["-o", "json"]);
         command
     }
 
@@ -62,6 +64,13 @@ impl Programs {
         let stderr = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "workload {words:?}: {stderr}");
         Ok(serde_json::from_slice(&output.stdout)?)
+    }
+
+    /// Starts `report`; calls are counted when this returns.
+    pub(super) fn report(&self) -> Result<Beside> {
+        let mut tracer = Beside::tracing(self.tracer("report"))?;
+        tracer.pass_on_messages();
+        Ok(tracer)
     }
 
     /// Runs a workload under `report`: its book, and the report.
@@ -77,7 +86,7 @@ impl Programs {
     }
 }
 
-/// `live`, whose lines are read as they come.
+/// `live`, whose lines are read as they come: by whoever waits for them, since that is what is timed.
 #[derive(Debug)]
 pub(super) struct Live {
     child: Child,
@@ -122,47 +131,6 @@ impl Live {
         ensure!(status.success(), "the tracer ended with {status}");
         ensure!(reader.join().expect("the reader panicked"), "the tracer's lines can't be read");
         Ok(took)
-    }
-}
-
-/// `report`, for as long as a command sleeps.
-#[derive(Debug)]
-pub(super) struct Report {
-    child: Child,
-    stdin: Option<ChildStdin>,
-}
-
-impl Report {
-    /// Starts it; calls are counted when this returns.
-    pub(super) fn start(programs: &Programs) -> Result<Self> {
-        let mut command = programs.tracer("report");
-        command.args(["--", "/bin/sh", "-c", "echo tracing; read line || :"]);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn()?;
-        let stderr = child.stderr.take().context("the tracer has no standard error")?;
-        let mut lines = BufReader::new(stderr).lines();
-        // With -o json the command's standard output is there.
-        let begun = lines.any(|line| line.is_ok_and(|line| line == "tracing"));
-        ensure!(begun, "the tracer did not begin");
-        // What it says later is to find a reader.
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|l| eprintln!("{l}")));
-        Ok(Self { stdin: child.stdin.take(), child })
-    }
-
-    /// Its number.
-    pub(super) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Ends it: the report.
-    pub(super) fn end(mut self) -> Result<Value> {
-        drop(self.stdin.take());
-        let mut text = String::new();
-        let mut stdout = self.child.stdout.take().context("the tracer has no output")?;
-        stdout.read_to_string(&mut text)?;
-        let status = self.child.wait()?;
-        ensure!(status.success(), "the tracer ended with {status}");
-        Ok(serde_json::from_str(&text)?)
     }
 }
 

@@ -8,20 +8,17 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    io::{self, BufRead, BufReader},
     path::Path,
-    process::{Command, Stdio},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use aya::programs::{ProgramInfo, loaded_programs};
 
 use super::table::{Program, Size, Sizes};
+use crate::tracer::{self, Beside};
 
 /// The commands whose programs differ: `report` shows no arguments.
 pub(super) const MODES: [&str; 2] = ["live", "report"];
-/// What the tracer's COMMAND says once tracing has begun; it then waits for its input to end.
-const TRACING: &str = "tracing";
 
 /// The programs that `tracer` loads with a backend, by these commands.
 ///
@@ -31,7 +28,8 @@ const TRACING: &str = "tracing";
 pub(super) fn measure(tracer: &Path, backend: &str, modes: &[&str]) -> Result<Sizes> {
     let mut all = Sizes::new();
     for mode in modes {
-        for (name, size) in of_mode(tracer, backend, mode)? {
+        let sizes = of_mode(tracer, backend, mode);
+        for (name, size) in sizes.with_context(|| format!("{mode} --backend {backend}"))? {
             let [backend, mode] = [backend, mode].map(str::to_owned);
             all.insert(Program { backend, mode, name }, size);
         }
@@ -39,37 +37,13 @@ pub(super) fn measure(tracer: &Path, backend: &str, modes: &[&str]) -> Result<Si
     Ok(all)
 }
 
-fn of_mode(tracer: &Path, backend: &str, mode: &str) -> Result<BTreeMap<String, Size>> {
-    let mut child = Command::new(tracer)
-        .args([mode, "-o", "json", "--backend", backend, "--"])
-        .args(["/bin/sh", "-c", &format!("echo {TRACING}; read line || :")])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        // Its COMMAND's output, too.
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot run {}", tracer.display()))?;
-    let mut stderr = BufReader::new(child.stderr.take().context("no standard error")?);
-    let sizes = when_tracing(&mut stderr, child.id());
-    // Its COMMAND ends, and with it the tracer, which may still have something to say.
-    drop(child.stdin.take());
-    io::copy(&mut stderr, &mut io::sink())?;
-    let status = child.wait()?;
-    let sizes = sizes.with_context(|| format!("{mode} --backend {backend}"))?;
-    ensure!(status.success(), "{mode} --backend {backend} ended with {status}");
+fn of_mode(program: &Path, backend: &str, mode: &str) -> Result<BTreeMap<String, Size>> {
+    let mut command = tracer::command(program, mode, Some(backend));
+    command.args(["-o", "json"]);
+    let tracer = Beside::tracing(command)?;
+    let sizes = sizes_of(tracer.pid())?;
+    tracer.end()?;
     Ok(sizes)
-}
-
-fn when_tracing(stderr: &mut impl BufRead, tracer: u32) -> Result<BTreeMap<String, Size>> {
-    let mut said = Vec::new();
-    for line in stderr.lines() {
-        let line = line?;
-        if line == TRACING {
-            return sizes_of(tracer);
-        }
-        said.push(line);
-    }
-    bail!("the tracer does not start: {}", said.join("\n"))
 }
 
 /// The programs that a process has descriptors of.

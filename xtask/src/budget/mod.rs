@@ -13,13 +13,13 @@ mod table;
 
 use std::{
     env, fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, ExitCode},
 };
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{build, vm};
+use crate::{build, tracer, vm};
 use measure::MODES;
 use table::{Kernel, Program, Size, Sizes, Table};
 
@@ -66,14 +66,6 @@ pub(crate) fn main(what: &Budget) -> Result<ExitCode> {
     }
 }
 
-/// The tracer: `IPC_TRACE_BIN`, or what is built now.
-fn tracer() -> Result<PathBuf> {
-    match env::var_os("IPC_TRACE_BIN") {
-        Some(path) => Ok(path.into()),
-        None => Ok(build::everything(&build::workspace_root()?, false)?.program().to_owned()),
-    }
-}
-
 fn running_kernel() -> Result<Kernel> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     release.parse()
@@ -82,7 +74,7 @@ fn running_kernel() -> Result<Kernel> {
 fn check(backend: &str, modes: &[&str]) -> Result<ExitCode> {
     let kernel = running_kernel()?;
     let stored: Table = STORED.parse().with_context(|| format!("cannot read {FILE}"))?;
-    let measured = measure::measure(&tracer()?, backend, modes)?;
+    let measured = measure::measure(&tracer::given_or_built()?, backend, modes)?;
     let comparison = stored.compare(kernel, (backend, modes), &measured);
     if !comparison.known {
         eprintln!(
@@ -103,7 +95,7 @@ fn check(backend: &str, modes: &[&str]) -> Result<ExitCode> {
 
 /// Prints a line `size KERNEL BACKEND MODE NAME SIZE` for each program.
 fn measure_all() -> Result<()> {
-    let (kernel, tracer) = (running_kernel()?, tracer()?);
+    let (kernel, tracer) = (running_kernel()?, tracer::given_or_built()?);
     for backend in BACKENDS {
         match measure::measure(&tracer, backend, &MODES) {
             Ok(sizes) => {

@@ -6,12 +6,12 @@ use anyhow::{Context as _, Result, ensure};
 use super::{
     actor::Actor,
     acts::{open_queue, semaphore, unshare_ipc, up},
-    own::database,
-    stage::Stage,
-    table::{
+    kind::{
         Expected, Scenario,
         Severity::{High, Info, Low, Medium},
     },
+    own::database,
+    stage::Stage,
 };
 use crate::workload::calls::{Caller, Route};
 

@@ -18,13 +18,14 @@ use nix::{
 
 use super::{
     acts::{self, attach, made, open_queue, segment, semaphore, touch, unshare_ipc, up},
+    kind::Scenario,
     own::database,
     stage::Stage,
-    table::Scenario,
     wire::Wire,
 };
 use crate::{
     containers::Cgroup,
+    tracer,
     workload::{calls::Caller, mq, process},
 };
 
@@ -223,9 +224,9 @@ fn second_tracer(stage: &mut Stage) -> Result<()> {
         me.stay()
     })?;
     stage.settle()?;
-    let tracer = std::env::var_os("IPC_TRACE_BIN").context("IPC_TRACE_BIN")?;
+    let tracer = tracer::given().context("IPC_TRACE_BIN")?;
     stage.act("admin", |me| {
-        run(&tracer, &["ls", "--runtime-socket", "none"])?;
+        run(tracer.as_os_str(), &["ls", "--runtime-socket", "none"])?;
         me.stay()
     })
 }

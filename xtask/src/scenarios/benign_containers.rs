@@ -11,8 +11,8 @@ use nix::{
 use super::{
     acts::{self, attach, open_queue, owner_with_queues, segment, semaphore, touch, up},
     benign::benign,
+    kind::Scenario,
     stage::{self, Inside, Stage},
-    table::Scenario,
 };
 use crate::workload::calls::Caller;
 

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 
 use super::{
     judge::{Outcome, Tally},
-    table::Version,
+    kind::Version,
 };
 
 /// Where it is, in the workspace.

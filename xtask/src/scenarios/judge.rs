@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    kind::{Scenario, Severity, Version},
     stage::{Id, Played},
-    table::{Scenario, Severity, Version},
 };
 
 /// What is read of a finding.
@@ -205,7 +205,7 @@ impl fmt::Display for Outcome {
 mod tests {
     use serde_json::json;
 
-    use super::{super::table::Expected, *};
+    use super::{super::kind::Expected, *};
 
     fn found(class: &str, severity: &str, pid: u64, count: u64) -> Found {
         let process = json!({"pid": pid, "start_boot_ns": 70_000_001});

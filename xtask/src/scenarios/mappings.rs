@@ -6,8 +6,8 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{
     acts::{self, attach, segment, touch, unshare_ipc},
+    kind::{Expected, Scenario},
     stage::Stage,
-    table::{Expected, Scenario},
 };
 use crate::workload::{calls::Caller, process};
 
@@ -182,5 +182,5 @@ fn destroyed_from_afar(stage: &mut Stage) -> Result<()> {
 }
 
 fn is_since_5_16() -> Result<bool> {
-    Ok(super::runner::kernel()? >= (5, 16))
+    Ok(super::kind::kernel()? >= (5, 16))
 }

@@ -3,7 +3,8 @@
 //!
 //! | room | what is in it |
 //! | --- | --- |
-//! | [`table`] | what a scenario is, and all of them |
+//! | [`kind`] | what a scenario is |
+//! | [`table`] | all of them |
 //! | [`objects`], [`mounts`], [`mappings`], [`views`], [`moves`] | access across namespaces |
 //! | [`attempts`], [`sharing`] | lookups in vain, containers that meet |
 //! | [`benign`], [`benign_containers`] | what must stay silent |
@@ -22,6 +23,7 @@ mod benign;
 mod benign_containers;
 mod document;
 mod judge;
+mod kind;
 mod mappings;
 mod mounts;
 mod moves;
@@ -36,13 +38,12 @@ mod wire;
 
 use std::{
     env,
-    path::PathBuf,
     process::{Command, ExitCode, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{build, vm};
+use crate::{build, tracer, vm};
 use judge::Outcome;
 use runner::Mode;
 
@@ -113,14 +114,10 @@ pub(crate) fn main(args: &Scenarios) -> Result<ExitCode> {
 
 /// Plays them on this kernel.
 fn here(args: &Scenarios) -> Result<ExitCode> {
-    let program = match env::var_os("IPC_TRACE_BIN") {
-        Some(path) => PathBuf::from(path),
-        None => build::everything(&build::workspace_root()?, false)?.program().to_owned(),
-    };
-    if env::var_os("IPC_TRACE_BIN").is_none() {
+    let Some(program) = tracer::given() else {
         // The scenarios' own programs look for it there.
-        return run_with(&program);
-    }
+        return run_with(&tracer::given_or_built()?);
+    };
     let mode = if args.report { Mode::Report } else { Mode::Live };
     let backends = args.backend.as_deref().map_or(BACKENDS.to_vec(), |one| vec![one]);
     let mut outcomes = Vec::new();

@@ -16,8 +16,8 @@ use std::os::fd::AsFd as _;
 
 use super::{
     acts::{self, file_of, open, open_queue, owner_with_queues, through_root, unshare_ipc},
+    kind::{Expected, Scenario},
     stage::Stage,
-    table::{Expected, Scenario},
     wire::Wire,
 };
 use crate::workload::{
@@ -110,8 +110,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "mount-list",
         what: "A process lists the queues of a container.",
         play: list,
-        expected: &[Expected::new("foreign-mount", super::table::Severity::Low)
-            .up_to(super::table::Severity::High)
+        expected: &[Expected::new("foreign-mount", super::kind::Severity::Low)
+            .up_to(super::kind::Severity::High)
             .by_function()],
         also: &[],
     },

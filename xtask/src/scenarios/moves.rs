@@ -6,8 +6,8 @@ use nix::sched::{CloneFlags, setns};
 use super::{
     actor::Actor,
     acts::{self, enter_ipc, owner_with_queues, semaphore, up},
+    kind::{Expected, Scenario},
     stage::{self, Inside, Stage},
-    table::{Expected, Scenario},
 };
 use crate::workload::{calls::Caller, process};
 

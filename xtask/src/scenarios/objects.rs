@@ -6,8 +6,8 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{
     acts::{self, open_queue, unshare_ipc},
+    kind::{Expected, Scenario},
     stage::Stage,
-    table::{Expected, Scenario},
     wire::Wire,
 };
 use crate::workload::calls::{Caller, Route};

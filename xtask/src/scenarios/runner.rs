@@ -6,11 +6,9 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
-    io::{BufRead as _, BufReader, Read},
+    io::{BufRead as _, BufReader, Read as _},
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
-    sync::mpsc::{self, Receiver},
     time::Duration,
 };
 
@@ -19,32 +17,20 @@ use serde_json::Value;
 
 use super::{
     judge::{Found, Outcome},
+    kind::{Scenario, kernel},
     stage::{Played, Stage},
-    table::{Scenario, Version, all},
+    table::all,
 };
-use crate::workload::calls::Caller;
+use crate::{
+    tracer::{self, Beside},
+    workload::calls::Caller,
+};
 
 /// The tracer decides about what time tells a second after it happened, and looks again a second later
 /// (`ipc-trace/src/detect/`); a little more.
 const JUDGED: Duration = Duration::from_millis(2500);
-/// Nothing takes so long: what does, hangs.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// The keys of the runner's own calls, which nobody has.
 const MARKS: i32 = 0x5ce0_0000;
-
-/// The running kernel's version.
-///
-/// # Errors
-///
-/// When the kernel does not tell.
-pub(super) fn kernel() -> Result<Version> {
-    let release =
-        fs::read_to_string("/proc/sys/kernel/osrelease").context("the kernel's release")?;
-    let mut parts = release.split(['.', '-']);
-    let mut number =
-        || parts.next().context("a release has two numbers")?.parse().context("a number");
-    Ok((number()?, number()?))
-}
 
 /// Plays one scenario as its director: says what was played, and ends when standard input does.
 ///
@@ -114,12 +100,9 @@ pub(super) enum Mode {
 /// The tracer.
 #[derive(Debug)]
 struct Tracer {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    lines: Receiver<String>,
+    process: Beside,
     mode: Mode,
-    /// By number: the latest word on each
-    found: BTreeMap<u64, Found>,
+    found: Findings,
     caller: Caller,
     marks: i32,
 }
@@ -127,39 +110,19 @@ struct Tracer {
 impl Tracer {
     /// Starts it. `None`: the kernel does not have the backend.
     fn start(program: &Path, backend: &str, mode: Mode) -> Result<Option<Self>> {
-        let mut command = Command::new(program);
         let word = if mode == Mode::Live { "live" } else { "report" };
-        command.args([word, "-o", "json", "--backend", backend, "--runtime-socket", "none"]);
-        // It ends when its COMMAND does, and so when this process does.
-        command.args(["--", "/bin/sh", "-c", "echo tracing; read line || :"]);
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot run {}", program.display()))?;
-        let stdin = child.stdin.take();
-        let lines = listen(child.stdout.take().context("it has no output")?);
-        let messages = listen(child.stderr.take().context("it has no standard error")?);
-        let mut said = Vec::new();
-        loop {
-            match messages.recv_timeout(PATIENCE) {
-                // With -o json COMMAND's standard output is there.
-                Ok(line) if line == "tracing" => break,
-                Ok(line) => said.push(line),
-                Err(_) => {
-                    eprintln!("note: no backend {backend} here: {}", said.join("\n"));
-                    let _ = child.kill();
-                    child.wait()?;
-                    return Ok(None);
-                }
+        let mut command = tracer::command(program, word, Some(backend));
+        command.args(["-o", "json", "--runtime-socket", "none"]);
+        let mut process = match Beside::tracing(command) {
+            Ok(process) => process,
+            Err(error) => {
+                eprintln!("note: no backend {backend} here: {error:#}");
+                return Ok(None);
             }
-        }
-        // What it says later is to find a reader.
-        std::thread::spawn(move || messages.iter().for_each(|line| eprintln!("{line}")));
+        };
+        process.pass_on_messages();
         let caller = Caller::new("runner")?;
-        let found = BTreeMap::new();
-        Ok(Some(Self { child, stdin, lines, mode, found, caller, marks: 0 }))
+        Ok(Some(Self { process, mode, found: Findings::default(), caller, marks: 0 }))
     }
 
     /// Waits until the tracer has told of all that has happened so far.
@@ -172,14 +135,35 @@ impl Tracer {
         self.caller.shmget(key, 0, 0);
         let mark = format!("\"key\":\"{key:#010x}\"");
         loop {
-            let line = self.lines.recv_timeout(PATIENCE).context("the tracer is silent")?;
-            self.read(&line)?;
+            let line = self.process.line().context("the tracer is silent")?;
+            self.found.read(&line)?;
             if line.contains(&mark) {
                 return Ok(());
             }
         }
     }
 
+    /// Ends it: all findings.
+    fn end(self) -> Result<Vec<Found>> {
+        let Self { process, mode, mut found, .. } = self;
+        match mode {
+            Mode::Live => process.end()?.iter().try_for_each(|line| found.read(line))?,
+            Mode::Report => {
+                let report = process.report()?;
+                let findings = report["findings"].as_array().context("a report has findings")?;
+                findings.iter().try_for_each(|finding| found.enter(finding.clone()))?;
+            }
+        }
+        Ok(found.0.into_values().collect())
+    }
+}
+
+/// Findings by number: the latest word on each.
+#[derive(Debug, Default)]
+struct Findings(BTreeMap<u64, Found>);
+
+impl Findings {
+    /// Reads a line of the tracer.
     fn read(&mut self, line: &str) -> Result<()> {
         if line.starts_with("{\"v\":1,\"type\":\"finding\"") {
             self.enter(serde_json::from_str(line)?)?;
@@ -189,39 +173,9 @@ impl Tracer {
 
     fn enter(&mut self, finding: Value) -> Result<()> {
         let id = finding["id"].as_u64().context("a finding has a number")?;
-        self.found.insert(id, serde_json::from_value(finding)?);
+        self.0.insert(id, serde_json::from_value(finding)?);
         Ok(())
     }
-
-    /// Ends it: all findings.
-    fn end(mut self) -> Result<Vec<Found>> {
-        drop(self.stdin.take());
-        let rest: Vec<String> = self.lines.iter().collect();
-        let status = self.child.wait()?;
-        ensure!(status.success(), "the tracer ended with {status}");
-        match self.mode {
-            Mode::Live => rest.iter().try_for_each(|line| self.read(line))?,
-            Mode::Report => {
-                let report: Value = serde_json::from_str(&rest.join("\n"))?;
-                let findings = report["findings"].as_array().context("a report has findings")?;
-                for finding in findings {
-                    self.enter(finding.clone())?;
-                }
-            }
-        }
-        Ok(self.found.into_values().collect())
-    }
-}
-
-fn listen(from: impl Read + Send + 'static) -> Receiver<String> {
-    let (send, receive) = mpsc::channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(from).lines().map_while(Result::ok) {
-            // The runner may have lost interest.
-            let _ = send.send(line);
-        }
-    });
-    receive
 }
 
 /// Plays the scenarios whose names contain `filter`. `None`: the kernel does not have the backend.
@@ -257,7 +211,7 @@ pub(super) fn run(
     }
     std::thread::sleep(JUDGED);
     tracer.catch_up()?;
-    let mut own = vec![u64::from(std::process::id()), u64::from(tracer.child.id())];
+    let mut own = vec![u64::from(std::process::id()), u64::from(tracer.process.pid())];
     own.extend(directors.iter().map(|director| u64::from(director.child.id())));
     for director in directors {
         if let Err(error) = director.end() {

@@ -6,11 +6,11 @@ use nix::unistd::{Uid, setuid};
 
 use super::{
     acts::{semaphore, unshare_ipc, up},
-    stage::{Container, Inside, Stage},
-    table::{
+    kind::{
         Expected, Scenario,
         Severity::{Info, Low, Medium},
     },
+    stage::{Container, Inside, Stage},
 };
 use crate::workload::calls::Caller;
 

@@ -10,8 +10,8 @@ use anyhow::{Result, ensure};
 
 use super::{
     acts::{read, segment, sysvipc, unshare_ipc},
+    kind::{Expected, Scenario, Severity},
     stage::Stage,
-    table::{Expected, Scenario, Severity},
     wire::Wire,
 };
 

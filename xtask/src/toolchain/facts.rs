@@ -12,7 +12,8 @@ use crate::apt::find_on_path;
 
 use super::{
     clear_cargo_env,
-    plan::{Recipe, Release},
+    recipe::{Recipe, llvm_prefix},
+    release::{Release, RustVersion},
 };
 
 /// The cargo of Debian's packages; never the one which `PATH` gives.
@@ -21,14 +22,6 @@ pub(super) const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 pub(super) const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 /// The sources of the standard library, where `DEBIAN_RUSTC` looks for them.
 const DEBIAN_SOURCES: &str = "/usr/lib/rustlib/src/rust";
-
-/// A Rust compiler's version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct RustVersion {
-    pub(super) release: Release,
-    /// The major version of its LLVM.
-    pub(super) llvm: u32,
-}
 
 /// What decides where the toolchain comes from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -86,11 +79,6 @@ impl Facts {
         }
         facts
     }
-}
-
-/// Where Debian puts LLVM.
-pub(super) fn llvm_prefix(major: u32) -> String {
-    format!("/usr/lib/llvm-{major}")
 }
 
 /// The folders which built linkers are kept in, the preferred one first.

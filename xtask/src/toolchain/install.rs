@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-use super::{clear_cargo_env, facts::linker_runs, plan::Recipe};
+use super::{clear_cargo_env, facts::linker_runs, recipe::Recipe};
 
 /// Builds a `bpf-linker` into the first of these folders which can be written to.
 pub(super) fn build_linker(recipe: &Recipe, homes: &[PathBuf]) -> anyhow::Result<()> {

@@ -8,6 +8,8 @@
 mod facts;
 mod install;
 mod plan;
+mod recipe;
+mod release;
 
 use std::{
     env, fmt,

@@ -2,15 +2,11 @@
 //!
 //! Invariant: [`plan`] is a function of the facts alone; it prefers what is already there.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-    str::FromStr,
-};
-
 use super::{
     Toolchain,
-    facts::{DEBIAN_RUSTC, Facts, RustVersion, llvm_prefix},
+    facts::{DEBIAN_RUSTC, Facts},
+    recipe::Recipe,
+    release::{Release, RustVersion},
 };
 
 /// The oldest release which aya-ebpf says it builds with.
@@ -20,32 +16,6 @@ const RUST_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 const NIGHTLY_COMMAND: &str = "rustup toolchain install nightly --component rust-src";
 const SOURCES_COMMAND: &str = "rustup component add rust-src --toolchain nightly";
 const LINKER_COMMAND: &str = "cargo install bpf-linker";
-
-/// A release of Rust. The order is that of time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Release(pub(super) u32, pub(super) u32, pub(super) u32);
-
-impl FromStr for Release {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || format!("not a release of Rust: {text:?}");
-        let numbers = text.split(['-', '+']).next().unwrap_or(text);
-        let mut parts = numbers.split('.').map(str::parse);
-        match (parts.next(), parts.next(), parts.next(), parts.next()) {
-            (Some(Ok(major)), Some(Ok(minor)), Some(Ok(patch)), None) => {
-                Ok(Self(major, minor, patch))
-            }
-            _ => Err(wrong()),
-        }
-    }
-}
-
-impl fmt::Display for Release {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.0, self.1, self.2)
-    }
-}
 
 /// Whose compiler builds the kernel side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,69 +123,6 @@ fn nightly_commands(facts: &Facts) -> String {
         commands.push(format!("    {LINKER_COMMAND}"));
     }
     commands.join("\n")
-}
-
-/// How to build a `bpf-linker` which links with a given LLVM of Debian.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Recipe {
-    /// The version of `bpf-linker`.
-    pub(super) version: &'static str,
-    /// The major version of LLVM.
-    pub(super) llvm: u32,
-}
-
-impl Recipe {
-    /// The recipe for a major version of LLVM.
-    pub(super) fn for_llvm(llvm: u32) -> Option<Self> {
-        let version = match llvm {
-            19 | 20 => "0.9.15",
-            21 | 22 => "0.13.0",
-            _ => return None,
-        };
-        Some(Self { version, llvm })
-    }
-
-    /// Does this version have llvm-sys find and link LLVM, rather than a build script of its own?
-    fn links_by_llvm_sys(&self) -> bool {
-        self.llvm <= 20
-    }
-
-    /// The features to build with: Debian's shared libLLVM rather than rustc's own, or static
-    /// libraries which would want more packages.
-    pub(super) fn features(&self) -> String {
-        let llvm = self.llvm;
-        if self.links_by_llvm_sys() {
-            format!("llvm-{llvm},llvm-sys-{llvm}/force-dynamic")
-        } else {
-            format!("llvm-{llvm}")
-        }
-    }
-
-    /// The environment variable which says where LLVM is, and its value.
-    pub(super) fn llvm_location(&self) -> (String, String) {
-        let name = if self.links_by_llvm_sys() {
-            format!("LLVM_SYS_{}1_PREFIX", self.llvm)
-        } else {
-            "LLVM_PREFIX".to_owned()
-        };
-        (name, llvm_prefix(self.llvm))
-    }
-
-    /// The folder in `home` which this linker is installed to.
-    pub(super) fn folder_in(&self, home: &Path) -> PathBuf {
-        home.join(format!("bpf-linker-{}-llvm{}", self.version, self.llvm))
-    }
-
-    /// The linker itself, in `home`.
-    pub(super) fn binary_in(&self, home: &Path) -> PathBuf {
-        self.folder_in(home).join("bin/bpf-linker")
-    }
-}
-
-impl fmt::Display for Recipe {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "bpf-linker {} for LLVM {}", self.version, self.llvm)
-    }
 }
 
 #[cfg(test)]

@@ -28,10 +28,12 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{initramfs, platforms::Preemption};
+use super::platforms::Preemption;
 
 /// Where the kernel looks for its first program.
 pub(super) const PATH: &str = "/init";
+/// Where programs that run in the machine look for others.
+pub(super) const COMMANDS: &str = "/bin";
 /// Where the job is written down.
 pub(super) const JOB: &str = "/etc/job.json";
 /// The second serial port: the kernel's messages go to the first one.
@@ -130,7 +132,7 @@ fn perform(job: &Job, mut port: File) -> anyhow::Result<ExitStatus> {
     let child = Command::new(program)
         .args(args)
         .env_clear()
-        .env("PATH", initramfs::PATH)
+        .env("PATH", COMMANDS)
         .envs(&job.env)
         .stdin(Stdio::null())
         .stdout(OwnedFd::from(input.try_clone()?))

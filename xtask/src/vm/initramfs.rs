@@ -18,9 +18,6 @@ use super::{
     init::{self, Job},
 };
 
-/// Where programs run in the machine look for others.
-pub(super) const PATH: &str = "/bin";
-
 /// What busybox is asked for under its own names, by tests and workloads.
 const APPLETS: [&str; 8] = ["sh", "cat", "echo", "ls", "mount", "sleep", "stty", "true"];
 
@@ -55,7 +52,7 @@ impl Initramfs {
 
     /// Makes a program run by this name.
     pub(crate) fn command(&mut self, name: &str, program: &Path) -> anyhow::Result<()> {
-        self.links.insert(format!("{PATH}/{name}"), text(program)?);
+        self.links.insert(format!("{}/{name}", init::COMMANDS), text(program)?);
         Ok(())
     }
 

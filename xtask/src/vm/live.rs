@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, bail};
 
 use super::{init::Job, initramfs::Initramfs, platforms::Preemption, results::Expected};
-use crate::{apt, build::Built, test::programs::PROGRAMS};
+use crate::{apt, build::Built, programs::PROGRAMS};
 
 /// What some kernel can't do: beginning of its release, backend, and the test that shows it.
 const LIMITS: [(&str, &str, Expected); 0] = [];

@@ -39,7 +39,7 @@ use anyhow::bail;
 
 use crate::{
     build::{self, Built},
-    test::tally::{Run, Tally},
+    tally::{Run, Tally},
 };
 use live::Programs;
 use place::LIMIT;

@@ -95,9 +95,8 @@ fn signals_end_a_run_in_order() {
         assert_whole(&lines);
 
         let mut command = tracer("report");
-        command.args(["-o", "json", "--", "/bin/sh", "-c", "echo tracing; read line || :"]);
-        let mut report = Beside::start(command);
-        report.wait_for_stderr("tracing");
+        command.args(["-o", "json"]);
+        let report = Beside::tracing(command);
         report.signal(signal);
         let (status, stdout, stderr) = report.join();
         assert_eq!(status.code(), Some(0), "{stderr}");

@@ -1,12 +1,12 @@
 //! What `doctor` says of this host and user.
 
-use std::{env, process::Command};
+use std::process::Command;
 
 use serde_json::Value;
 
 use crate::{
     book::assert_valid,
-    tracer::{as_user, list, program, text, tracer},
+    tracer::{as_user, backend, list, program, text, tracer},
 };
 
 /// What it says as JSON. `command` has its name.
@@ -48,8 +48,8 @@ fn functions_on_other_ways_are_seen_to_run_their_programs() {
     let doctor = doctor(&mut tracer("doctor"), 0);
     let ways = list(&doctor["checks"]).iter().find(|check| check["name"] == "ways").unwrap();
     assert_eq!(ways["status"], "ok", "{ways}");
-    let expected = match env::var("IPC_TRACE_TEST_BACKEND").as_deref() {
-        Ok("function") => " functions are watched, each seen to run its program in the self-test",
+    let expected = match &*backend() {
+        "function" => " functions are watched, each seen to run its program in the self-test",
         _ => "by the descriptors that calls give",
     };
     assert!(ways["detail"].as_str().unwrap().contains(expected), "{ways}");

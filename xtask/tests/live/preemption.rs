@@ -1,7 +1,7 @@
 //! Exact counts where threads are preempted wherever the kernel allows it, also inside of programs, and where
 //! neighbours keep some kinds of programs from being run.
 
-use std::{collections::BTreeSet, env, fs};
+use std::{collections::BTreeSet, fs};
 
 use serde_json::Value;
 
@@ -19,7 +19,7 @@ fn words(calls: &str) -> Vec<&str> {
 /// Whether nothing may be missed: with the backend that `auto` takes, and with both where no thread is preempted
 /// in the kernel.
 fn must_be_exact() -> bool {
-    let chosen = env::var("IPC_TRACE_TEST_BACKEND").is_ok_and(|backend| backend != "auto");
+    let chosen = xtask::tracer::backend().is_some_and(|backend| backend != "auto");
     // sched_dynamic_show, kernel/sched/debug.c, v5.13: the model in force is in parentheses. Older kernels that
     // are tested were not built to be preempted.
     let model = fs::read_to_string("/sys/kernel/debug/sched/preempt").unwrap_or_default();

@@ -1,9 +1,9 @@
 //! The scenarios that `cargo xtask scenarios` knows: each leads to the findings that it has to lead to, and to
 //! no others.
 
-use std::{env, process::Command};
+use std::process::Command;
 
-use crate::tracer::{lines, list, number, of_type, report, scaled, xtask};
+use crate::tracer::{backend, lines, list, number, of_type, report, scaled, xtask};
 
 /// A flood on two processors, and how many calls on a queue of another namespace in between. It takes four
 /// seconds, or two where what it leaves to be read is read slowly.
@@ -14,9 +14,8 @@ fn flood() -> [&'static str; 7] {
 
 /// Plays them with the backend that is tested.
 fn play(words: &[&str]) {
-    let backend = env::var_os("IPC_TRACE_TEST_BACKEND").unwrap_or_else(|| "syscall".into());
     let mut command = Command::new(xtask());
-    command.arg("scenarios").args(words).arg("--backend").arg(backend);
+    command.arg("scenarios").args(words).arg("--backend").arg(backend());
     let output = command.output().unwrap();
     let [stdout, stderr] =
         [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
@@ -63,11 +62,10 @@ const MIXED: [u64; 2] = [1200, 100];
 
 #[test]
 fn a_busy_host_leads_to_no_finding() {
-    let backend = env::var_os("IPC_TRACE_TEST_BACKEND").unwrap_or_else(|| "syscall".into());
     let mut command = Command::new(xtask());
     let tenths = scaled(MIXED[0]).max(MIXED[1]);
     let minutes = (tenths as f64 / 600.0).to_string();
-    command.args(["mixed", "--minutes", &minutes, "--backend"]).arg(backend);
+    command.args(["mixed", "--minutes", &minutes, "--backend"]).arg(backend());
     let output = command.output().unwrap();
     let [stdout, stderr] =
         [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));

@@ -8,12 +8,9 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     fs,
-    io::{BufRead as _, BufReader, Read, Write as _},
     os::{fd::AsRawFd as _, unix::process::CommandExt as _},
-    process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio},
-    sync::mpsc::{self, Receiver},
-    thread::JoinHandle,
-    time::{Duration, Instant},
+    path::PathBuf,
+    process::{Command, ExitStatus, Output, Stdio},
 };
 
 use nix::{
@@ -21,9 +18,9 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
+use xtask::tracer;
 
-/// Nothing takes so long: what does, hangs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+pub(crate) use xtask::tracer::{PATIENCE, eventually};
 
 /// So many calls, or fewer on a slow machine.
 pub(crate) fn scaled(calls: u64) -> u64 {
@@ -31,22 +28,25 @@ pub(crate) fn scaled(calls: u64) -> u64 {
     (calls / divisor).max(calls.min(20))
 }
 
+fn path() -> PathBuf {
+    tracer::given().expect("cargo xtask test sets IPC_TRACE_BIN")
+}
+
 /// The tracer, without arguments.
 pub(crate) fn program() -> Command {
-    let mut command =
-        Command::new(env::var_os("IPC_TRACE_BIN").expect("cargo xtask test sets IPC_TRACE_BIN"));
+    let mut command = Command::new(path());
     command.stdin(Stdio::null());
     command
 }
 
 /// `live` or `report`.
 pub(crate) fn tracer(mode: &str) -> Command {
-    let mut command = program();
-    command.arg(mode);
-    if let Some(backend) = env::var_os("IPC_TRACE_TEST_BACKEND") {
-        command.arg("--backend").arg(backend);
-    }
-    command
+    tracer::command(&path(), mode, tracer::backend().as_deref())
+}
+
+/// The backend that is tested.
+pub(crate) fn backend() -> String {
+    tracer::backend().unwrap_or_else(|| "syscall".to_owned())
 }
 
 /// The program of the workloads: `IPC_TRACE_XTASK` where it is not where it was built.
@@ -136,102 +136,44 @@ pub(crate) fn calls_of<'a>(lines: &'a [Value], tid: &Value) -> Vec<&'a Value> {
     calls.filter(|line| line["process"]["tid"] == *tid).collect()
 }
 
-/// Whether `condition` comes true before everything takes too long.
-pub(crate) fn eventually(mut condition: impl FnMut() -> bool) -> bool {
-    let begin = Instant::now();
-    loop {
-        if condition() {
-            return true;
-        }
-        if begin.elapsed() > PATIENCE {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// A process beside the test, whose output is read all the time. It dies with the test.
-pub(crate) struct Beside {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    stdout: Receiver<String>,
-    stderr: Receiver<String>,
-    readers: Vec<JoinHandle<()>>,
-}
-
-/// Reads lines: those that are wanted are handed on.
-fn listen(
-    from: impl Read + Send + 'static,
-    wanted: fn(&str) -> bool,
-) -> (Receiver<String>, JoinHandle<()>) {
-    let (send, receive) = mpsc::channel();
-    let reader = std::thread::spawn(move || {
-        let mut from = BufReader::new(from);
-        let mut line = String::new();
-        while from.read_line(&mut line).is_ok_and(|len| len > 0) {
-            if wanted(&line) {
-                // The test may have lost interest.
-                let _ = send.send(line.trim_end_matches('\n').to_owned());
-            }
-            line.clear();
-        }
-    });
-    (receive, reader)
-}
+/// A process beside the test, whose output is read all the time. It dies with the test, which fails when the
+/// process does.
+pub(crate) struct Beside(tracer::Beside);
 
 impl Beside {
     /// Starts it, with a pipe as its standard input.
     pub(crate) fn start(command: Command) -> Self {
-        Self::start_wanting(command, |_| true)
+        Self(tracer::Beside::start(command).unwrap())
     }
 
-    /// As above, where not all lines of its standard output are wanted.
-    fn start_wanting(mut command: Command, wanted: fn(&str) -> bool) -> Self {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (stdout, first) = listen(child.stdout.take().unwrap(), wanted);
-        let (stderr, second) = listen(child.stderr.take().unwrap(), |_| true);
-        let stdin = child.stdin.take();
-        Self { child, stdin, stdout, stderr, readers: vec![first, second] }
+    /// Starts the tracer; calls are traced when this returns, and until it is told to go on.
+    pub(crate) fn tracing(command: Command) -> Self {
+        Self(tracer::Beside::tracing(command).unwrap())
     }
 
     /// Its number.
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.0.pid()
     }
 
     /// The next line of its standard output.
     pub(crate) fn line(&mut self) -> String {
-        match self.stdout.recv_timeout(PATIENCE) {
-            Ok(line) => line,
-            Err(error) => panic!("no line ({error}); {}", self.complaints()),
-        }
+        self.0.line().unwrap()
     }
 
     /// Waits for a line of its standard error that begins so.
     pub(crate) fn wait_for_stderr(&mut self, wanted: &str) {
-        while !self.stderr.recv_timeout(PATIENCE).unwrap().starts_with(wanted) {}
-    }
-
-    fn complaints(&self) -> String {
-        self.stderr.try_iter().collect::<Vec<_>>().join("\n")
+        self.0.wait_for_message(wanted).unwrap();
     }
 
     /// A line on its standard input.
     pub(crate) fn tell(&mut self, line: &str) {
-        let stdin = self.stdin.as_mut().expect("its standard input is open");
-        writeln!(stdin, "{line}").unwrap();
+        self.0.tell(line).unwrap();
     }
 
-    /// A byte on its standard input, and no more.
+    /// An empty line on its standard input, and no more.
     pub(crate) fn go(&mut self) {
-        if let Some(mut stdin) = self.stdin.take() {
-            stdin.write_all(b"\n").unwrap();
-        }
+        self.0.go().unwrap();
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -239,38 +181,13 @@ impl Beside {
     }
 
     /// Waits for its end: status, and what is left of its output.
-    pub(crate) fn join(mut self) -> (ExitStatus, Vec<String>, String) {
-        drop(self.stdin.take());
-        let status = self.wait();
-        for reader in self.readers.drain(..) {
-            reader.join().unwrap();
-        }
-        (status, self.stdout.try_iter().collect(), self.complaints())
-    }
-
-    fn wait(&mut self) -> ExitStatus {
-        let mut status = None;
-        let ended = eventually(|| {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
-        assert!(ended, "process {} does not end; {}", self.pid(), self.complaints());
-        status.unwrap()
+    pub(crate) fn join(self) -> (ExitStatus, Vec<String>, String) {
+        self.0.join().unwrap()
     }
 
     /// The book of a workload that ends by itself.
     pub(crate) fn book(self) -> Value {
-        let (status, lines, complaints) = self.join();
-        assert!(status.success(), "{status}: {complaints}");
-        serde_json::from_str(lines.last().expect("a book")).unwrap()
-    }
-}
-
-impl Drop for Beside {
-    fn drop(&mut self) {
-        // Fails when it has ended, as it should have.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        serde_json::from_str(self.0.end().unwrap().last().expect("a book")).unwrap()
     }
 }
 
@@ -294,7 +211,7 @@ impl Live {
     fn start_wanting(options: &[&str], wanted: fn(&str) -> bool) -> Self {
         let mut command = tracer("live");
         command.args(["-o", "json"]).args(options);
-        let tracer = Beside::start_wanting(command, wanted);
+        let tracer = Beside(tracer::Beside::start_wanting(command, wanted).unwrap());
         let mut live = Self { tracer, lines: Vec::new() };
         let start = live.next();
         assert_eq!(start["type"], "start");
@@ -353,10 +270,7 @@ impl Report {
         // What it says of itself, tests may wait for.
         let mut command = tracer("report");
         command.env("RUST_LOG", "ipc_trace=debug").args(["-o", "json"]).args(options);
-        command.args(["--", "/bin/sh", "-c", "echo tracing; read line || :"]);
-        let mut tracer = Beside::start(command);
-        tracer.wait_for_stderr("tracing");
-        Self(tracer)
+        Self(Beside::tracing(command))
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -371,9 +285,7 @@ impl Report {
     /// Ends it: the report.
     pub(crate) fn end(mut self) -> Value {
         self.0.go();
-        let (status, lines, complaints) = self.0.join();
-        assert!(status.success(), "{status}: {complaints}");
-        serde_json::from_str(&lines.join("\n")).unwrap()
+        self.0.0.report().unwrap()
     }
 }
 

@@ -135,10 +135,8 @@ fn a_run_leaves_nothing_behind() {
     let pinned = names_in(bpffs);
 
     let mut command = tracer("report");
-    command.args(["-o", "json", "--", "/bin/sh", "-c", "echo tracing; read line || :"]);
-    command.current_dir(scratch).env("TMPDIR", scratch);
-    let mut report = Beside::start(command);
-    report.wait_for_stderr("tracing");
+    command.args(["-o", "json"]).current_dir(scratch).env("TMPDIR", scratch);
+    let mut report = Beside::tracing(command);
     Beside::start(workload(&["churn-namespaces", "--count", "50"])).book();
     let objects = objects_of(report.pid());
     assert!(objects.iter().all(|object| exists(*object)), "{objects:?}");

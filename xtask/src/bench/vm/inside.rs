@@ -35,6 +35,11 @@ impl Lap {
     pub(super) fn made(&self) -> u64 {
         self.made.values().sum()
     }
+
+    /// How many of them a tracer saw.
+    pub(super) fn seen(&self, saw: &Saw) -> u64 {
+        self.made.keys().filter_map(|operation| saw.calls.get(operation)).sum()
+    }
 }
 
 /// The laps, and what the tracer saw of them.

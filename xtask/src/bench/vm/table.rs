@@ -61,7 +61,7 @@ impl Outcomes {
         for (name, tracer) in OURS {
             if let Some(outcome) = self.0.get(&tracer) {
                 let (made, seen) = outcome.laps.iter().fold((0, 0), |(made, seen), lap| {
-                    (made + lap.made(), seen + outcome.saw.of(lap))
+                    (made + lap.made(), seen + lap.seen(&outcome.saw))
                 });
                 let value = made.abs_diff(seen).max(outcome.saw.lost) as f64;
                 let details = format!("{seen} delivered of {made} made");
@@ -91,7 +91,7 @@ impl Outcomes {
             }
             Ok(_) | Err(_) => f.write_str(" | |")?,
         }
-        match (lap.made(), outcome.saw.of(lap)) {
+        match (lap.made(), lap.seen(&outcome.saw)) {
             (made, seen) if made > 0 && tracer != Tracer::Untraced => {
                 writeln!(f, " {made} | {seen} | {} |", i128::from(made) - i128::from(seen))
             }

@@ -12,8 +12,6 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::inside::Lap;
-
 /// bpftrace's own program for one line a call.
 const STREAM: &str = include_str!("stream.bt");
 /// bpftrace's own program for counts.
@@ -49,13 +47,6 @@ pub(super) struct Saw {
     pub(super) calls: BTreeMap<String, u64>,
     /// Calls that it says it lost
     pub(super) lost: u64,
-}
-
-impl Saw {
-    /// Calls of a lap.
-    pub(super) fn of(&self, lap: &Lap) -> u64 {
-        lap.made.keys().filter_map(|operation| self.calls.get(operation)).sum()
-    }
 }
 
 impl Tracer {

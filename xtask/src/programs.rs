@@ -37,7 +37,7 @@ const COMMON: [&str; 2] = ["postgresql-common", "/etc/postgresql-common/createcl
 /// # Errors
 ///
 /// When that can't be done from here; the error says how to.
-pub(super) fn ensure() -> anyhow::Result<()> {
+pub(crate) fn ensure() -> anyhow::Result<()> {
     for (name, package) in PROGRAMS.into_iter().chain(RUNTIMES) {
         apt::program(name, package)?;
     }

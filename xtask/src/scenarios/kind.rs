@@ -1,0 +1,130 @@
+//! What a scenario is, and what it has to lead to.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+use super::stage::Stage;
+
+/// How much a finding matters, the least first: the tracer's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "each is the tracer's word")]
+pub(crate) enum Severity {
+    Info,
+    Low,
+    Medium,
+    High,
+    Critical,
+}
+
+/// A kernel's version, by its first two numbers.
+pub(super) type Version = (u32, u32);
+
+/// The running kernel's version.
+///
+/// # Errors
+///
+/// When the kernel does not tell.
+pub(super) fn kernel() -> Result<Version> {
+    let release =
+        fs::read_to_string("/proc/sys/kernel/osrelease").context("the kernel's release")?;
+    let mut parts = release.split(['.', '-']);
+    let mut number =
+        || parts.next().context("a release has two numbers")?.parse().context("a number");
+    Ok((number()?, number()?))
+}
+
+/// A finding that a scenario leads to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expected {
+    /// Its class, by the tracer's name
+    pub(super) class: &'static str,
+    /// The least and the greatest severity that it may have
+    pub(super) severity: (Severity, Severity),
+    /// The least and the greatest confidence that it may have
+    pub(super) confidence: (u64, u64),
+    /// How often it was seen, at least, over all findings of the class; exactly, if that is so
+    pub(super) count: u64,
+    /// Whether it is exactly so often
+    pub(super) exactly: bool,
+    /// Whether the backend `syscall` can't see it
+    pub(super) function_only: bool,
+    /// Kernels before this one have no such way
+    pub(super) since: Option<Version>,
+}
+
+impl Expected {
+    /// A finding of that class and severity, of some confidence.
+    pub(super) const fn new(class: &'static str, severity: Severity) -> Self {
+        Self {
+            class,
+            severity: (severity, severity),
+            confidence: (1, 100),
+            count: 1,
+            exactly: false,
+            function_only: false,
+            since: None,
+        }
+    }
+
+    /// One that says that a boundary was crossed, and is sure of it.
+    pub(super) const fn high(class: &'static str) -> Self {
+        Self::new(class, Severity::High).confident(60, 100)
+    }
+
+    /// So sure.
+    pub(super) const fn confident(self, least: u64, most: u64) -> Self {
+        Self { confidence: (least, most), ..self }
+    }
+
+    /// At most so severe.
+    pub(super) const fn up_to(self, most: Severity) -> Self {
+        Self { severity: (self.severity.0, most), ..self }
+    }
+
+    /// Seen exactly so often.
+    pub(super) const fn times(self, count: u64) -> Self {
+        Self { count, exactly: true, ..self }
+    }
+
+    /// Which `syscall` can't see.
+    pub(super) const fn by_function(self) -> Self {
+        Self { function_only: true, ..self }
+    }
+
+    /// Which exists since that kernel.
+    pub(super) const fn since(self, version: Version) -> Self {
+        Self { since: Some(version), ..self }
+    }
+
+    /// Whether it has to be found with that backend on that kernel.
+    pub(super) fn is_due(&self, backend: &str, kernel: Version) -> bool {
+        (backend == "function" || !self.function_only)
+            && self.since.is_none_or(|since| kernel >= since)
+    }
+}
+
+/// Something small that happens on a host.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scenario {
+    /// What it is called
+    pub(super) name: &'static str,
+    /// What happens, in one sentence
+    pub(super) what: &'static str,
+    /// Lets it happen
+    pub(super) play: fn(&mut Stage) -> Result<()>,
+    /// What has to be found; nothing: it is benign
+    pub(super) expected: &'static [Expected],
+    /// Classes of further findings that would be true, but need not come: of any severity where something
+    /// is expected, up to `low` where nothing is
+    pub(super) also: &'static [&'static str],
+}
+
+impl Scenario {
+    /// Whether nothing has to be found.
+    pub(super) const fn is_benign(&self) -> bool {
+        self.expected.is_empty()
+    }
+}

@@ -1,0 +1,253 @@
+//! The tracer as a process: which program it is, how it is started, when it traces, how it ends.
+//!
+//! The live tests, the scenarios, the benches and the budget run it so, and programs beside it.
+
+use std::{
+    env,
+    io::{BufRead as _, BufReader, Read, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::build;
+
+/// Nothing takes so long: what does, hangs.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+/// What the COMMAND of [`Beside::tracing`] says first.
+const TRACING: &str = "tracing";
+
+/// The tracer that the environment names: `IPC_TRACE_BIN`.
+#[must_use]
+pub fn given() -> Option<PathBuf> {
+    env::var_os("IPC_TRACE_BIN").map(PathBuf::from)
+}
+
+/// The tracer that the environment names, or what is built now.
+pub(crate) fn given_or_built() -> Result<PathBuf> {
+    match given() {
+        Some(path) => Ok(path),
+        None => Ok(build::everything(&build::workspace_root()?, false)?.program().to_owned()),
+    }
+}
+
+/// The backend that the environment wants tested: `IPC_TRACE_TEST_BACKEND`.
+#[must_use]
+pub fn backend() -> Option<String> {
+    env::var("IPC_TRACE_TEST_BACKEND").ok()
+}
+
+/// `live` or `report`, with a backend if one is wanted.
+#[must_use]
+pub fn command(program: &Path, mode: &str, backend: Option<&str>) -> Command {
+    let mut command = Command::new(program);
+    command.arg(mode).stdin(Stdio::null());
+    if let Some(backend) = backend {
+        command.args(["--backend", backend]);
+    }
+    command
+}
+
+/// Whether `condition` comes true before everything takes too long.
+pub fn eventually(mut condition: impl FnMut() -> bool) -> bool {
+    let begin = Instant::now();
+    loop {
+        if condition() {
+            return true;
+        }
+        if begin.elapsed() > PATIENCE {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A process beside this one, whose output is read all the time. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Beside {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: Receiver<String>,
+    messages: Receiver<String>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+/// Reads lines: those that are wanted are handed on.
+fn listen(
+    from: impl Read + Send + 'static,
+    wanted: fn(&str) -> bool,
+) -> (Receiver<String>, JoinHandle<()>) {
+    let (send, receive) = mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        let mut from = BufReader::new(from);
+        let mut line = String::new();
+        while from.read_line(&mut line).is_ok_and(|len| len > 0) {
+            if wanted(&line) {
+                // Whoever started it may have lost interest.
+                let _ = send.send(line.trim_end_matches('\n').to_owned());
+            }
+            line.clear();
+        }
+    });
+    (receive, reader)
+}
+
+impl Beside {
+    /// Starts it, with a pipe as its standard input.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be run.
+    pub fn start(command: Command) -> Result<Self> {
+        Self::start_wanting(command, |_| true)
+    }
+
+    /// As [`Self::start`], where not all lines of its standard output are wanted.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be run.
+    pub fn start_wanting(mut command: Command, wanted: fn(&str) -> bool) -> Result<Self> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot run {}", command.get_program().display()))?;
+        let (lines, first) = listen(child.stdout.take().context("no standard output")?, wanted);
+        let (messages, second) =
+            listen(child.stderr.take().context("no standard error")?, |_| true);
+        let stdin = child.stdin.take();
+        Ok(Self { child, stdin, lines, messages, readers: vec![first, second] })
+    }
+
+    /// Starts the tracer by a command that has `-o json`. It traces when this returns, and until [`Self::go`] or
+    /// the end of this process: its COMMAND waits for that.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be run, or ends or hangs before it traces; with what it said.
+    pub fn tracing(mut command: Command) -> Result<Self> {
+        command.args(["--", "/bin/sh", "-c", &format!("echo {TRACING}; read line || :")]);
+        let mut tracer = Self::start(command)?;
+        // With -o json COMMAND's standard output is there.
+        tracer.wait_for_message(TRACING)?;
+        Ok(tracer)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next line of its standard output.
+    ///
+    /// # Errors
+    ///
+    /// When none comes; with what it said.
+    pub fn line(&mut self) -> Result<String> {
+        let line = self.lines.recv_timeout(PATIENCE);
+        line.with_context(|| format!("it wrote no line; {}", self.complaints()))
+    }
+
+    /// Waits for a line of its standard error that begins so.
+    ///
+    /// # Errors
+    ///
+    /// When none comes; with what it said instead.
+    pub fn wait_for_message(&mut self, wanted: &str) -> Result<()> {
+        let mut said = Vec::new();
+        loop {
+            match self.messages.recv_timeout(PATIENCE) {
+                Ok(line) if line.starts_with(wanted) => return Ok(()),
+                Ok(line) => said.push(line),
+                Err(_) => bail!("it did not say {wanted:?}, but: {}", said.join("\n")),
+            }
+        }
+    }
+
+    /// Prints what it says from now on.
+    pub(crate) fn pass_on_messages(&mut self) {
+        let messages = std::mem::replace(&mut self.messages, mpsc::channel().1);
+        let print = move || messages.iter().for_each(|line| eprintln!("{line}"));
+        self.readers.push(std::thread::spawn(print));
+    }
+
+    fn complaints(&self) -> String {
+        self.messages.try_iter().collect::<Vec<_>>().join("\n")
+    }
+
+    /// A line on its standard input.
+    ///
+    /// # Errors
+    ///
+    /// When it does not read any more.
+    pub fn tell(&mut self, line: &str) -> Result<()> {
+        let stdin = self.stdin.as_mut().context("its standard input is closed")?;
+        Ok(writeln!(stdin, "{line}")?)
+    }
+
+    /// An empty line on its standard input, and no more: what waits for it goes on.
+    ///
+    /// # Errors
+    ///
+    /// When it does not read any more.
+    pub fn go(&mut self) -> Result<()> {
+        match self.stdin.take() {
+            Some(mut stdin) => Ok(stdin.write_all(b"\n")?),
+            None => Ok(()),
+        }
+    }
+
+    /// Closes its standard input and waits for its end: status, and what is left of its output.
+    ///
+    /// # Errors
+    ///
+    /// When it does not end.
+    pub fn join(mut self) -> Result<(ExitStatus, Vec<String>, String)> {
+        drop(self.stdin.take());
+        let mut status = None;
+        let ended = eventually(|| {
+            status = self.child.try_wait().transpose();
+            status.is_some()
+        });
+        ensure!(ended, "process {} does not end; {}", self.pid(), self.complaints());
+        for reader in self.readers.drain(..) {
+            ensure!(reader.join().is_ok(), "a reader panicked");
+        }
+        let status = status.context("no status")??;
+        Ok((status, self.lines.try_iter().collect(), self.complaints()))
+    }
+
+    /// As [`Self::join`], of what has to succeed: what is left of its standard output.
+    ///
+    /// # Errors
+    ///
+    /// When it does not succeed; with what it said.
+    pub fn end(self) -> Result<Vec<String>> {
+        let (status, lines, complaints) = self.join()?;
+        ensure!(status.success(), "it ended with {status}: {complaints}");
+        Ok(lines)
+    }
+
+    /// As [`Self::end`], of `report`: the report.
+    ///
+    /// # Errors
+    ///
+    /// When it does not succeed, or prints anything else.
+    pub fn report(self) -> Result<Value> {
+        serde_json::from_str(&self.end()?.join("\n")).context("the report")
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        // Fails when it has ended, as it should have.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
