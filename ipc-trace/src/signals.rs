@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use crate::engine::track::clock::boot_ns;
+use crate::sources::clock::boot_ns;
 
 /// What is one signal: timeout(1) sends it to its child, and at once to the group that the child is in.
 const SAME_NS: u64 = 300_000_000;

@@ -1,6 +1,6 @@
 //! Queues' names, and ways to what belongs to a namespace that are no operations.
 
-use zerocopy::{FromBytes, Immutable, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{
     header::Header,
@@ -8,7 +8,7 @@ use super::{
 };
 
 /// A queue's name, sent before the first call that refers to the queue by descriptor.
-#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct QueueRecord {
     /// `DETAIL` vouches for the name
@@ -85,7 +85,7 @@ impl Channel {
 
 /// A thread reached what belongs to an IPC namespace that is not its own, or may not be: sent where the kernel
 /// side has not seen that they are the same.
-#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct AccessRecord {
     /// Its code is a [`Channel`]; `DETAIL` vouches for the name

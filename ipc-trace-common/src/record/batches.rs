@@ -1,6 +1,6 @@
 //! Calls of one thread in one record.
 
-use zerocopy::{FromBytes, Immutable, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{
     header::Header,
@@ -8,7 +8,7 @@ use super::{
 };
 
 /// One call of a [`BatchRecord`]: of an operation that can block.
-#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Outcome {
     /// When it returned
@@ -51,7 +51,7 @@ pub const BATCH: usize = 32;
 
 /// Calls of one thread, from one namespace, that returned one after another, where calls are counted
 /// and not shown: one record costs less than many.
-#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct BatchHead {
     /// No flags
@@ -79,7 +79,7 @@ pub struct BatchHead {
 }
 
 /// A [`BatchHead`] with room for all that can follow; in the ring lie those alone that there are.
-#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct BatchRecord {
     /// What they have in common

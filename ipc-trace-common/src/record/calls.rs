@@ -1,6 +1,6 @@
 //! A call that returned, and what belongs to its operation.
 
-use zerocopy::{FromBytes, Immutable, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{
     header::Header,
@@ -11,7 +11,7 @@ use super::{
 pub const NO_DURATION: u64 = u64::MAX;
 
 /// A call that returned.
-#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct CallRecord {
     /// Kind, ABI, code, flags
@@ -42,7 +42,9 @@ pub struct CallRecord {
 }
 
 /// `struct sembuf` (`include/uapi/linux/sem.h`), the same for all ABIs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, KnownLayout, Immutable)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
 #[repr(C)]
 pub struct Sembuf {
     /// Semaphore number
@@ -57,7 +59,7 @@ pub struct Sembuf {
 pub const SOPS: usize = 8;
 
 /// After a [`CallRecord`] of semop: `DETAIL` vouches for `sops`, `TIMEOUT` for `timeout`.
-#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct SemopPart {
     /// The first `min(nsops, SOPS)` operations
@@ -67,7 +69,7 @@ pub struct SemopPart {
 }
 
 /// After a [`CallRecord`] of msgsnd and msgrcv.
-#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct MsgPart {
     /// The message's type, sent or received, sign-extended; with `DETAIL`
@@ -76,7 +78,7 @@ pub struct MsgPart {
 
 /// After a [`CallRecord`] of shmctl, semctl, msgctl: with `DETAIL`, the start of the structure that
 /// `IPC_SET` was given, as the caller's ABI lays it out.
-#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct CtlPart {
     /// `struct shmid64_ds`, `semid64_ds`, `msqid64_ds` or an older form
@@ -84,7 +86,7 @@ pub struct CtlPart {
 }
 
 /// After a [`CallRecord`] of mq_send, mq_receive, mq_notify, mq_getsetattr.
-#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct QueuePart {
     /// What the descriptor led to when the call entered the kernel
@@ -102,7 +104,7 @@ pub struct QueuePart {
 pub const GIVEN_NAME_LEN: usize = 264;
 
 /// After a [`CallRecord`] of mq_open and mq_unlink.
-#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct NamePart {
     /// mq_open that succeeded: the queue

@@ -1,6 +1,6 @@
 //! What every record starts with: its kind, and flags. Nothing here knows a kind's record but by its name.
 
-use zerocopy::{FromBytes, Immutable, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The version of the records' layout: a reader refuses others.
 pub const VERSION: u8 = 1;
@@ -46,7 +46,7 @@ pub enum Kind {
 }
 
 /// What every record starts with.
-#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Header {
     /// [`VERSION`]

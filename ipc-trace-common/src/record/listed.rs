@@ -1,6 +1,6 @@
 //! What exists, as iterators list it: the census ([`PendingRecord`], [`EndRecord`]) and the survey.
 
-use zerocopy::{FromBytes, Immutable, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{
     header::Header,
@@ -8,7 +8,7 @@ use super::{
 };
 
 /// A call that has not returned yet, as the census finds it.
-#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct PendingRecord {
     /// ABI and code
@@ -32,7 +32,7 @@ pub struct PendingRecord {
 }
 
 /// The end of a census: without it the list was cut short.
-#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct EndRecord {
     /// `TRUNCATED`: more namespaces exist than could be listed
@@ -48,7 +48,7 @@ pub struct EndRecord {
 }
 
 /// A thread that exists, as a survey finds it.
-#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct TaskRecord {
     /// No flags
@@ -92,7 +92,7 @@ pub enum DescriptorOf {
 }
 
 /// A descriptor that has to do with an IPC namespace.
-#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct DescriptorRecord {
     /// `DETAIL` vouches for the name
@@ -120,7 +120,7 @@ pub struct DescriptorRecord {
 }
 
 /// A mapped shared memory segment.
-#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct MappingRecord {
     /// No flags

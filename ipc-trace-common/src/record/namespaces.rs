@@ -1,11 +1,11 @@
 //! Namespaces, and who got into them.
 
-use zerocopy::{FromBytes, Immutable, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{header::Header, refs::NsRef};
 
 /// A namespace: its first appearance in a ring, or its line in the census.
-#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct NamespaceRecord {
     /// `FOUND`
@@ -39,7 +39,7 @@ pub enum Way {
 }
 
 /// A thread got into another namespace.
-#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct MoveRecord {
     /// `TRACER`

@@ -1,6 +1,6 @@
 //! Who a thread is, the end of a thread, and the cgroups that tell threads' containers.
 
-use zerocopy::{FromBytes, Immutable, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{header::Header, refs::NsRef};
 
@@ -18,7 +18,9 @@ pub const ANCESTORS: usize = 8;
 pub const UID_EXTENTS: usize = 5;
 
 /// A process that another one descends from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, KnownLayout, Immutable)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
 #[repr(C)]
 pub struct AncestorRecord {
     /// When it started
@@ -34,7 +36,9 @@ pub struct AncestorRecord {
 }
 
 /// A part of a user namespace's map (`struct uid_gid_extent`, include/linux/user_namespace.h).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, KnownLayout, Immutable)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
 #[repr(C)]
 pub struct UidExtent {
     /// The first user, in the namespace
@@ -48,7 +52,7 @@ pub struct UidExtent {
 /// Who a thread is: sent once, before its first call, and again after exec, setns, unshare and a move
 /// to another cgroup. With `DETAIL`, [`ARGS_LEN`] bytes follow: of them, `args_len` are the process's
 /// arguments as they lie in its memory, each with a NUL behind.
-#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct ContextRecord {
     /// `TRUNCATED` and `DELETED` speak of `exe`, `FAULT` of the arguments; `CUT`: there are more
@@ -105,7 +109,7 @@ pub struct ContextRecord {
 }
 
 /// A thread whose context was sent ended.
-#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct ExitRecord {
     /// No flags
@@ -125,7 +129,7 @@ pub struct ExitRecord {
 pub const CGROUP_PATH_LEN: usize = 1024;
 
 /// A cgroup of the hierarchy that the user side chose was made, or removed.
-#[derive(Clone, Copy, Debug, FromBytes, KnownLayout, Immutable)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct CgroupRecord {
     /// `DELETED`: it was removed

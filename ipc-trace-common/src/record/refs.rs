@@ -1,6 +1,6 @@
 //! What records of all kinds refer to: namespaces, queues, files by their names.
 
-use zerocopy::{FromBytes, Immutable, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// One life of an IPC namespace.
 #[derive(
@@ -14,6 +14,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
     Ord,
     Hash,
     FromBytes,
+    IntoBytes,
     KnownLayout,
     Immutable,
 )]
@@ -26,7 +27,9 @@ pub struct NsRef {
 }
 
 /// A POSIX queue, as found behind a descriptor.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, KnownLayout, Immutable)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
 #[repr(C)]
 pub struct QueueRef {
     /// The queue's namespace; `inum` 0: none, or dead

@@ -6,10 +6,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipc_trace_common::op::{Family, Op};
 
 use crate::{
-    engine::policy::pattern::Pattern,
-    engine::track::containers::identity::Runtime,
-    engine::track::containers::wanted::Wanted,
     event::finding::Severity,
+    input::container::Runtime,
+    input::pattern::Pattern,
+    input::wanted::Wanted,
+    sinks::Kind,
     sources::kernel::plan::Choice,
     sources::runtimes::{self, Socket},
 };
@@ -85,8 +86,8 @@ pub(crate) enum OutputFormat {
 #[derive(Debug, Args)]
 pub(crate) struct TraceArgs {
     /// How the output looks
-    #[arg(short, long, value_enum, default_value_t)]
-    pub output: OutputFormat,
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub output: Kind,
     /// End after this time: a number with ns, us, ms, s, m or h; seconds without
     #[arg(long, value_name = "D", value_parser = duration)]
     pub duration: Option<Duration>,

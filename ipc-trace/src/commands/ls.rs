@@ -23,10 +23,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The wanted namespace does not exist, `/proc` can't be read, or standard output failed.
 pub(super) fn run(args: &LsArgs) -> Result<ExitCode, RunError> {
     let namespace = args.namespace.map(setup::inum).transpose()?;
-    let mut containers = Containers::looking(Hierarchy::find(Path::new("/proc")));
+    let mut containers = Containers::default();
+    let hierarchy = Hierarchy::find(Path::new("/proc"));
     let names = Names::ask(args.runtimes.sockets());
-    let cgroups = containers.hierarchy().cloned();
-    let cgroups = cgroups.as_ref();
+    let cgroups = hierarchy.as_ref();
     let options = Options { namespace, btf: args.btf.clone(), cgroups };
     let mut ls = host::look(&options, &host::survey(&options))?;
     let mut met = false;

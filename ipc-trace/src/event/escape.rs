@@ -160,6 +160,23 @@ pub(super) fn pad(f: &mut fmt::Formatter<'_>, width: usize) -> fmt::Result {
     Ok(())
 }
 
+/// A text in which `mark` and so many digits to the base `radix` stand for a byte.
+pub(crate) fn unescaped(text: &[u8], mark: &[u8], digits: usize, radix: u32) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, others)) = rest.split_first() {
+        let code = rest.strip_prefix(mark).and_then(|rest| rest.split_at_checked(digits));
+        let byte = code.and_then(|(code, after)| {
+            let code = std::str::from_utf8(code).ok()?;
+            Some((u8::from_str_radix(code, radix).ok()?, after))
+        });
+        let (byte, after) = byte.unwrap_or((*first, others));
+        bytes.push(byte);
+        rest = after;
+    }
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -32,10 +32,14 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use args::Args;
-use finding::{FindingLine, FindingsAccounting};
+use finding::{Finding, FindingLine, FindingsAccounting};
 use identity::Identity;
 use objects::ObjectEvent;
+use report::Report;
 use value::{AbiName, Error, FamilyName, Hex32, OpName, Text, Time};
+
+/// In `diagnostics`: questions about processes for which `/proc` was not looked at, beyond the budget for that.
+pub(crate) const PROCESSES_NOT_LOOKED_AT: &str = "processes_not_looked_at";
 
 /// The version of the lines and objects.
 pub(crate) const VERSION: u8 = 1;
@@ -72,13 +76,22 @@ pub(crate) enum Event<'a> {
     /// Something was done, or tried, across namespaces; or there is more to say of that
     Finding(FindingLine<'a>),
     /// How it stands, every minute
-    Status(Status<'a>),
+    Status(&'a Status),
     /// The last line
-    End(End<'a>),
+    End(&'a End),
+    /// What happened, by namespace, where lines don't tell
+    #[serde(skip)]
+    Report(&'a Report),
+}
+
+/// Who is told of events.
+pub(crate) trait Tell {
+    /// Something happened.
+    fn tell(&mut self, event: &Event<'_>);
 }
 
 /// Backend by operation: `"function"` or `"syscall"`.
-pub(crate) type Backends = BTreeMap<OpName, &'static str>;
+pub(crate) type Backends = BTreeMap<OpName, Cow<'static, str>>;
 
 /// Tracing started.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -94,11 +107,11 @@ pub(crate) struct Start<'a> {
     /// The kernel's release
     pub kernel: Cow<'a, str>,
     /// The machine
-    pub arch: &'static str,
+    pub arch: Cow<'a, str>,
     /// How each operation is seen: `function` or `syscall`
     pub backend: &'a Backends,
     /// The version of ipc-trace
-    pub version: &'static str,
+    pub version: Cow<'a, str>,
 }
 
 /// A call returned.
@@ -367,8 +380,9 @@ pub(crate) struct Namespace<'a> {
 /// Calls that were lost, or facts about who made them.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Loss<'a> {
-    /// Number of the line
-    pub seq: u64,
+    /// Number of the line; a sink's own has none
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
     /// When it was noticed
     pub time: Time,
     /// Calls for which the ring had no room, since the last such line
@@ -380,6 +394,12 @@ pub(crate) struct Loss<'a> {
     pub facts: u64,
     /// The dropped ones, by namespace, operation and error
     pub by: &'a [LossBy],
+    /// The sink whose queue had no room for them
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sink: Option<&'static str>,
+    /// Other lines for which it had no room
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost_other: Option<u64>,
 }
 
 /// One kind of lost calls.
@@ -428,28 +448,115 @@ pub(crate) struct Found {
 }
 
 /// How it stands. It has no number: nothing happened.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct Status<'a> {
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(crate) struct Status {
     /// When
     pub time: Time,
     /// What was seen, and what became of it so far. Records on their way are in `emitted`, and not yet in
     /// `delivered`
-    pub accounting: &'a Accounting,
+    pub accounting: Accounting,
+    /// Whether a minute went by: lines tell of it then alone
+    #[serde(skip)]
+    pub minute: bool,
+    /// Calls that have not returned
+    #[serde(skip)]
+    pub pending: Vec<Pending>,
 }
 
 /// Tracing ended.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct End<'a> {
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub(crate) struct End {
     /// Number of the line
     pub seq: u64,
     /// When
     pub time: Time,
     /// What was seen, and what became of it
-    pub accounting: &'a Accounting,
+    pub accounting: Accounting,
     /// The end of COMMAND
-    pub command: Option<&'a Command>,
+    pub command: Option<Command>,
     /// Calls that have not returned
-    pub pending: &'a [Pending],
+    pub pending: Vec<Pending>,
+    /// All findings, the severest first: text sums them up
+    #[serde(skip)]
+    pub findings: Vec<Finding>,
+}
+
+/// What a sink completes with what it has counted.
+#[derive(Clone, Debug)]
+pub(crate) enum Standing {
+    /// How it stands
+    Status(Status),
+    /// The last line
+    End(End),
+    /// A report
+    Report(Box<Report>),
+}
+
+impl Standing {
+    /// As an event.
+    #[must_use]
+    pub(crate) const fn event(&self) -> Event<'_> {
+        match self {
+            Self::Status(status) => Event::Status(status),
+            Self::End(end) => Event::End(end),
+            Self::Report(report) => Event::Report(report),
+        }
+    }
+
+    /// When it was so.
+    #[must_use]
+    pub(crate) const fn time(&self) -> Time {
+        match self {
+            Self::Status(status) => status.time,
+            Self::End(end) => end.time,
+            Self::Report(report) => report.ended,
+        }
+    }
+
+    /// What was seen, and what became of it.
+    pub(crate) const fn accounting(&mut self) -> &mut Accounting {
+        match self {
+            Self::Status(status) => &mut status.accounting,
+            Self::End(end) => &mut end.accounting,
+            Self::Report(report) => &mut report.accounting,
+        }
+    }
+}
+
+impl Event<'_> {
+    /// What a sink completes with what it has counted, if it is that.
+    #[inline]
+    #[must_use]
+    pub(crate) fn standing(&self) -> Option<Box<Standing>> {
+        match self {
+            Self::Status(status) => Some(Box::new(Standing::Status(Status::clone(status)))),
+            Self::End(end) => Some(Box::new(Standing::End(End::clone(end)))),
+            Self::Report(report) => {
+                Some(Box::new(Standing::Report(Box::new(Report::clone(report)))))
+            }
+            Self::Start(_)
+            | Self::Ipc(_)
+            | Self::Namespace(_)
+            | Self::Object(_)
+            | Self::Container(_)
+            | Self::Loss(_)
+            | Self::Resync(_)
+            | Self::Finding(_) => None,
+        }
+    }
+}
+
+/// What became of the lines of a sink: `delivered = written + filtered + lost`, as far as it was told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub(crate) struct SinkAccounting {
+    /// Calls that were written
+    pub written: u64,
+    /// Calls that it was not to write
+    pub filtered: u64,
+    /// Calls for which its queue had no room: what reads it is too slow
+    pub lost: u64,
+    /// Other lines for which there was no room
+    pub lost_other: u64,
 }
 
 /// `seen = filtered + emitted + dropped`, and `emitted = delivered`.
@@ -501,9 +608,13 @@ pub(crate) struct Accounting {
     /// What was not looked at, and other rare conditions of the kernel side that came up, by name, with how
     /// often: `descriptors_beyond_4096` counts moves into another namespace by processes whose further
     /// descriptors were not looked through for files of `/proc/sysvipc`
-    pub diagnostics: BTreeMap<&'static str, u64>,
+    pub diagnostics: BTreeMap<String, u64>,
     /// What became of findings
     pub findings: FindingsAccounting,
+    /// The longest processor time of the thread that reads the rings between two looks at them, nanoseconds
+    pub reader_max_ns: u64,
+    /// What became of the lines, by sink
+    pub sinks: BTreeMap<String, SinkAccounting>,
 }
 
 /// Snapshots of what exists that were taken after losses.

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// What happened, by namespace.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[schemars(title = "The output of ipc-trace report -o json")]
 pub(crate) struct Report {
     /// The version of this object
@@ -54,7 +54,7 @@ pub(crate) struct Report {
 }
 
 /// One namespace.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(crate) struct NamespaceReport {
     /// What `/proc/PID/ns/ipc` shows
     pub inum: u32,

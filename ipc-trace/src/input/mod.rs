@@ -1,28 +1,183 @@
-//! What the engine is fed with: the one vocabulary of all sources.
+//! What the engine is fed with: the one vocabulary of all sources. [`Begin`] and then [`Input`]s are the only way into
+//! the engine; the same of them in the same order give the same events.
 //!
 //! | module | its job |
 //! | --- | --- |
 //! | [`args`] | the arguments of a call |
 //! | [`batch`] | calls that came together |
+//! | [`census`] | what existed at one moment, as the kernel side lists it |
+//! | [`container`] | what runtimes say of their containers |
+//! | [`counters`] | what the kernel side has counted, and what came out of its rings |
 //! | [`deeds`] | what a call did to objects |
 //! | [`flags`] | the names of flags and commands |
+//! | [`pattern`] | names as a filter or a policy writes them |
+//! | [`process`] | what `/proc` has of processes: questions and answers |
+//! | [`wanted`] | which containers' calls are wanted |
 
 pub(crate) mod args;
 pub(crate) mod batch;
+pub(crate) mod census;
+pub(crate) mod container;
+pub(crate) mod counters;
 pub(crate) mod deeds;
 pub(crate) mod flags;
+pub(crate) mod pattern;
+pub(crate) mod process;
+pub(crate) mod wanted;
 
 use ipc_trace_common::{
     op::{Abi, Code, Op},
     record::{
-        CallRecord, CtlPart, Header, MsgPart, NamePart, QueuePart, QueueRef, Sembuf, SemopPart,
-        VERSION, flag,
+        AccessRecord, CallRecord, CgroupRecord, CtlPart, ExitRecord, Header, Kind, MoveRecord,
+        MsgPart, NamePart, NamespaceRecord, NsRef, QueuePart, QueueRecord, QueueRef, Sembuf,
+        SemopPart, VERSION, flag,
     },
+    state::{Fold, FoldKey},
 };
 
-use zerocopy::{FromBytes, Immutable, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes as _, KnownLayout};
 
-use crate::event::ReadFrom;
+use crate::event::{Backends, Command, ReadFrom, ls::Ls, objects::ObjectLook};
+use batch::Batch;
+use census::Census;
+use container::Named;
+use counters::Counted;
+use process::{Answer, Beside, Context, Request};
+use wanted::Wanted;
+
+/// Something that the engine is told.
+#[derive(Debug)]
+pub(crate) enum Input<'a> {
+    /// A call returned
+    Call(Call<'a>),
+    /// Calls returned that came together
+    Batch(Batch<'a>),
+    /// A call changed objects that is not to be shown
+    Change(Call<'a>),
+    /// Who a thread is
+    Context(&'a Context),
+    /// A thread ended
+    Exit(&'a ExitRecord),
+    /// A namespace showed itself
+    Namespace(&'a NamespaceRecord),
+    /// A thread got into another namespace, and what was to be seen of it then
+    Move(&'a MoveRecord, &'a Beside),
+    /// A queue showed itself
+    Queue(&'a QueueRecord),
+    /// A cgroup was made or removed
+    Cgroup(&'a CgroupRecord),
+    /// A thread reached what may be another namespace's
+    Access(&'a AccessRecord),
+    /// Accesses that the kernel side counted, and did not tell of each
+    Folded(&'a [(FoldKey, Fold)]),
+    /// Cgroups that exist, by number
+    Cgroups(&'a [(u64, Vec<u8>)]),
+    /// A look at the start
+    Looked {
+        /// When calls began to be shown, boot time
+        at: u64,
+        /// What it found
+        ls: Option<&'a Ls>,
+        /// What was listed before it
+        before: &'a Census,
+        /// and after it
+        after: &'a Census,
+    },
+    /// All that happened until that boot time, when calls began to be shown, was told; the list that was made then
+    Opened(u64, &'a Census),
+    /// The rings were read: all that happened before `reached` has been told
+    Read {
+        /// The boot time now, nanoseconds
+        now: u64,
+        /// See above
+        reached: u64,
+    },
+    /// A second went by
+    Tick(Moment),
+    /// A list of what exists. What happened before it was made has been told
+    Listed(&'a Census),
+    /// Counters
+    Counted(&'a Counted),
+    /// What exists after a loss ([`Want::Snapshot`]), with what was listed before and after; `None`: it could not be
+    /// looked at
+    Snapshot(Option<&'a Ls>, &'a Census, &'a Census),
+    /// A look into a namespace with removed segments, at a boot time
+    Lingered(NsRef, u64, &'a [ObjectLook]),
+    /// What a runtime says of a container
+    Named(&'a Named),
+    /// An answer about processes
+    Answer(&'a Answer),
+    /// Nothing comes any more but answers: the boot time of the end
+    Ending(u64),
+    /// A look at the end, after all records
+    Settled(Option<&'a Ls>, &'a Census),
+    /// The last: COMMAND and its end
+    Finish(Option<&'a Command>),
+}
+
+/// A moment, by two clocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Moment {
+    /// `CLOCK_BOOTTIME`, nanoseconds
+    pub boot_ns: u64,
+    /// Time of day minus that, nanoseconds
+    pub offset_ns: i128,
+}
+
+/// What a run is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Begin {
+    /// When it began
+    pub at: Moment,
+    /// The host's name
+    pub host: String,
+    /// Which boot of the host this is
+    pub boot_id: Option<String>,
+    /// Which run this is
+    pub run_id: Option<String>,
+    /// The kernel's release
+    pub kernel: String,
+    /// The machine
+    pub arch: String,
+    /// How each operation is seen
+    pub backends: Backends,
+    /// The version of ipc-trace
+    pub version: String,
+    /// Whether each call is an event; else they are counted for a report
+    pub lines: bool,
+    /// Whether calls are shown with the ancestry of who made them
+    pub with_ancestry: bool,
+    /// Whether identifiers of System V objects are longer (`ipcmni_extend`, kernel-parameters.txt)
+    pub extended_ids: bool,
+    /// This process, of which nothing is found
+    pub own_pid: u32,
+    /// Findings less sure than this are left out of text, and of the exit status
+    pub min_confidence: u8,
+    /// The calls of these containers alone are shown
+    pub wanted: Wanted,
+    /// What hash tables begin with, so that nobody can foresee them
+    pub seed: u64,
+    /// What existed when programs had been attached
+    pub census: Census,
+}
+
+/// What the engine wants done, beside the questions about processes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// A question about processes
+    Ask(Request),
+    /// What exists is to be listed anew
+    Snapshot,
+    /// It is to be looked whether removed segments are gone: nothing tells when the last attachment ends
+    Linger {
+        /// Their namespace
+        ns: NsRef,
+        /// The kernel's own number of it
+        ns_id: Option<u64>,
+        /// Processes that may be in it
+        pids: Vec<u32>,
+    },
+}
 
 /// Why bytes are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -168,5 +323,71 @@ pub(crate) fn meaning(header: &Header) -> Result<(Op, Abi, Code), DecodeError> {
     match (code.op(), Abi::ALL.get(usize::from(header.abi))) {
         (Some(op), Some(&abi)) => Ok((op, abi, code)),
         _ => Err(DecodeError::Call { abi: header.abi, code: header.code }),
+    }
+}
+
+impl<'a> Call<'a> {
+    /// The call whose record, and what belongs to it, is in `bytes`, which are aligned to 8.
+    ///
+    /// # Errors
+    /// The bytes are too few, or no call that exists.
+    #[inline(always)] // Where it is known which kinds are wanted, the others go.
+    pub(crate) fn of(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let kind = Kind::Call as u8;
+        let (record, rest) = view::<CallRecord>(bytes, kind)?;
+        let (op, abi, code) = meaning(&record.header)?;
+        let part = match op {
+            Op::Shmget | Op::Shmat | Op::Shmdt | Op::Semget | Op::Msgget => Part::None,
+            Op::Semop if record.header.flags & flag::INLINE != 0 => {
+                let [.., packed] = record.args;
+                Part::InlineSemop(sembuf(packed))
+            }
+            Op::Semop => Part::Semop(view(rest, kind)?.0),
+            Op::Msgsnd | Op::Msgrcv => Part::Msg(view(rest, kind)?.0),
+            Op::Shmctl | Op::Semctl | Op::Msgctl => Part::Ctl(view(rest, kind)?.0),
+            Op::MqSend | Op::MqReceive | Op::MqNotify | Op::MqGetsetattr => {
+                Part::Queue(view(rest, kind)?.0)
+            }
+            Op::MqOpen | Op::MqUnlink => Part::Name(view(rest, kind)?.0),
+        };
+        Ok(Call { op, abi, code, record, part })
+    }
+
+    /// Its record, and what belongs to it, in words: [`Self::of`] takes them.
+    #[must_use]
+    pub(crate) fn to_words(self) -> Box<[u64]> {
+        let part = match self.part {
+            Part::None | Part::InlineSemop(_) => &[],
+            Part::Semop(part) => part.as_bytes(),
+            Part::Msg(part) => part.as_bytes(),
+            Part::Ctl(part) => part.as_bytes(),
+            Part::Queue(part) => part.as_bytes(),
+            Part::Name(part) => part.as_bytes(),
+        };
+        words(&[self.record.as_bytes(), part])
+    }
+}
+
+/// Bytes in words, as the ring aligns them.
+#[must_use]
+pub(crate) fn words(parts: &[&[u8]]) -> Box<[u64]> {
+    let len: usize = parts.iter().map(|part| part.len()).sum();
+    let mut words = vec![0; len.div_ceil(size_of::<u64>())].into_boxed_slice();
+    let mut rest = words.as_mut_bytes();
+    for part in parts {
+        let Some((place, behind)) = rest.split_at_mut_checked(part.len()) else { break };
+        place.copy_from_slice(part);
+        rest = behind;
+    }
+    words
+}
+
+/// The `struct sembuf` in the low 48 bits.
+const fn sembuf(packed: u64) -> Sembuf {
+    let [a, b, c, d, e, f, _, _] = packed.to_le_bytes();
+    Sembuf {
+        sem_num: u16::from_le_bytes([a, b]),
+        sem_op: i16::from_le_bytes([c, d]),
+        sem_flg: i16::from_le_bytes([e, f]),
     }
 }

@@ -1,5 +1,7 @@
 //! Where inputs come from.
 
+pub(crate) mod clock;
 pub(crate) mod host;
 pub(crate) mod kernel;
+pub(crate) mod reader;
 pub(crate) mod runtimes;

@@ -8,9 +8,9 @@ use std::{
 use crate::{
     commands::run::setup::{self, SetupError},
     event::doctor::Measured,
+    input::census::Census,
     sources::kernel::{
         attach,
-        census::Census,
         layout::{self, Found, Layout, LayoutError},
         plan::{Choice, Flavour, Plan},
         session::Options,

@@ -12,9 +12,9 @@ use super::*;
 use crate::{
     cli::RuntimeArgs,
     event::doctor::Measured,
+    input::census::{Alive, Census},
     sources::kernel::{
         btf::Function,
-        census::{Alive, Census},
         layout::{self, Fprobe, LayoutError},
         preemption::Model,
     },

@@ -15,10 +15,10 @@ use ipc_trace_common::{
 use crate::{
     cli::{Filters, HowArgs, NamespaceName},
     event::{Backends, value::OpName},
+    input::census::Census,
     sources::host::cgroups::Hierarchy,
     sources::kernel::{
         attach,
-        census::Census,
         features::{self, MissingCapabilities, System},
         layout::{Fprobe, KERNEL_BTF, Layout, LayoutError},
         plan::{self, Choice, Features, NotPossible, Plan},
@@ -183,7 +183,7 @@ pub(crate) fn setup(
     for (field, what) in layout.losses() {
         log::info!("not known on this kernel: {what} (no field {field})");
     }
-    let backends = plan.ops.iter().map(|op| (OpName(op.op), op.backend.name())).collect();
+    let backends = plan.ops.iter().map(|op| (OpName(op.op), op.backend.name().into())).collect();
     let hierarchy = hierarchy.filter(|_| cgroups.is_some());
     let preemption = Watch::new(&system.build);
     Ok(Setup { system, native, backends, session, census, layout, hierarchy, preemption, plan })

@@ -18,7 +18,7 @@ use super::{
     argue::{self, Argued},
     failed::Failed,
     past::{Handle, Past},
-    sighting::{Key, More, Moved, ProcessKey, Seen, Target},
+    sighting::{Key, More, Moved, Seen, Target},
 };
 use crate::{
     engine::track::{
@@ -26,6 +26,7 @@ use crate::{
         objects::{Change, one::Local, ways::Sought},
     },
     event::{ReadFrom, finding::Class, objects::ObjectLife, value::Text},
+    input::process::ProcessKey,
 };
 
 /// Findings whose attempts are told apart.

@@ -25,14 +25,14 @@ use ipc_trace_common::{
 use super::{
     Judging,
     foreign_object::{of, thread},
-    sighting::{Access, Calls, Draft, Key, Moved, ProcessKey, Seen, Target, Trace, Who, comm_of},
-    witness::Mapped,
+    sighting::{Access, Calls, Draft, Key, Moved, Seen, Target, Trace, Who, comm_of},
 };
 use crate::{
     engine::track::{HashMap, Tracker, contexts::Facts},
     event::finding::{Class, Severity},
     event::tag::{Key as KeyTag, NsTag},
     input::deeds::Deed,
+    input::process::{Mapped, ProcessKey, Request},
 };
 
 /// Processes whose attachments are remembered.
@@ -89,6 +89,8 @@ pub(crate) struct Carried {
     attached: HashMap<ProcessKey, Vec<Held>>,
     order: VecDeque<ProcessKey>,
     pending: VecDeque<Pending>,
+    /// Those of which it was asked what they have mapped now
+    asked: VecDeque<Pending>,
     files: HashMap<u64, NsRef>,
     /// Processes that had nothing mapped, and when that was seen
     bare: HashMap<ProcessKey, u64>,
@@ -180,10 +182,7 @@ impl Carried {
         let process = (record.pid, facts.map_or(0, |facts| facts.start_boot_ns));
         let how = if record.way == UNSHARE { "unshare" } else { "setns" };
         let held = self.attached.get(&process).cloned().unwrap_or_default();
-        let mapped = match held.is_empty() && self.is_bare(process, record.boot_ns) {
-            true => None,
-            false => to.witness.mapped(process),
-        };
+        let mapped = moved.beside.mapped.clone();
         if mapped.as_ref().is_some_and(Vec::is_empty) {
             self.had_nothing(process, record.boot_ns);
         }
@@ -222,9 +221,12 @@ impl Carried {
         }
     }
 
-    /// Whether it had nothing mapped a short time ago: what it attached since may not have been seen.
-    fn is_bare(&self, process: ProcessKey, now: u64) -> bool {
-        self.bare.get(&process).is_some_and(|then| now.saturating_sub(*then) < BARE_NS)
+    /// Whether it is wanted to be known what a process has mapped: not of one that had nothing a short time ago, and
+    /// has not been seen to attach anything.
+    pub(super) fn wants_mapped(&self, process: ProcessKey, now: u64) -> bool {
+        let is_bare =
+            self.bare.get(&process).is_some_and(|then| now.saturating_sub(*then) < BARE_NS);
+        !is_bare || self.attached.get(&process).is_some_and(|held| !held.is_empty())
     }
 
     fn had_nothing(&mut self, process: ProcessKey, now: u64) {
@@ -238,24 +240,39 @@ impl Carried {
     }
 
     /// Time went on.
-    pub(super) fn tick(&mut self, now: u64, tracker: &Tracker, to: &mut Judging<'_>) {
+    pub(super) fn tick(&mut self, now: u64, to: &mut Judging<'_>) {
         while self.pending.front().is_some_and(|one| one.due <= now) {
             if let Some(pending) = self.pending.pop_front() {
-                self.decide(&pending, tracker, to);
+                to.requests.push(Request::Mapped(pending.process));
+                self.asked.push_back(pending);
             }
         }
     }
 
+    /// What a process has mapped now, as was asked.
+    pub(super) fn seen(
+        &mut self,
+        process: ProcessKey,
+        found: Option<&[Mapped]>,
+        tracker: &Tracker,
+        to: &mut Judging<'_>,
+    ) {
+        let Some(at) = self.asked.iter().position(|one| one.process == process) else { return };
+        let Some(pending) = self.asked.remove(at) else { return };
+        if let Some(found) = found {
+            self.decide(&pending, found, tracker, to);
+        }
+    }
+
     /// Whether what was inherited is there still.
-    fn decide(&self, pending: &Pending, tracker: &Tracker, to: &mut Judging<'_>) {
-        let Some(now) = to.witness.mapped(pending.process) else { return };
+    fn decide(&self, pending: &Pending, now: &[Mapped], tracker: &Tracker, to: &mut Judging<'_>) {
         let facts = pending.facts.as_ref();
         // What it attached since is its own.
         let own = self.attached.get(&pending.process).map(Vec::as_slice).unwrap_or_default();
         let comm = comm_of(facts);
         let who = Who::of_facts((pending.process.0, pending.tid), pending.to, &comm, facts);
         for one in now {
-            let before = pending.mapped.as_ref().is_none_or(|all| all.contains(&one));
+            let before = pending.mapped.as_ref().is_none_or(|all| all.contains(one));
             if !before || own.iter().any(|held| held.at == one.start) {
                 continue;
             }

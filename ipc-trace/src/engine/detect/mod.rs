@@ -5,8 +5,6 @@
 //! | [`sighting`] | what classes work with |
 //! | [`store`] | sightings folded into findings, counted, bounded, shown |
 //! | [`judge`] | where an operator's word comes in |
-//! | [`witness`] | what is looked up on the host, beside the events |
-//! | [`processes`] | the witness that reads `/proc` |
 //! | `found` | what a finding says of the object |
 //! | `past` | where processes were, and what namespaces had |
 //! | `failed` | calls that failed, one by one or of a batch |
@@ -54,14 +52,12 @@ mod past;
 mod probe_id;
 mod probe_key;
 mod probe_name;
-pub(crate) mod processes;
 mod shared;
 pub(crate) mod sighting;
 pub(crate) mod store;
 #[cfg(test)]
 mod tests;
 mod weak_mode;
-pub(crate) mod witness;
 
 use std::rc::Rc;
 
@@ -69,8 +65,10 @@ use ipc_trace_common::record::{AccessRecord, BatchHead, Channel, ExitRecord, que
 
 use crate::{
     engine::track::{Tracker, contexts::Facts, objects},
+    event::OtherNs,
     input::Call,
     input::batch::Group,
+    input::process::{Mapped, ProcessKey, Request},
 };
 use attempts::Attempts;
 use carried_mapping::Carried;
@@ -78,15 +76,14 @@ use namespace_mismatch::Mismatch;
 use shared::Meetings;
 use sighting::{Access, Draft, Key, Moved, Seen, Trace, Who};
 use store::Findings;
-use witness::{Nobody, Witness};
 
-/// What a class tells of what it sees, and whom it can ask.
+/// What a class tells of what it sees, and what it asks.
 #[derive(Debug)]
 pub(crate) struct Judging<'a> {
     /// All findings
     pub findings: &'a mut Findings,
-    /// Who can be asked about processes
-    pub witness: &'a dyn Witness,
+    /// Questions about processes
+    pub requests: &'a mut Vec<Request>,
 }
 
 impl Judging<'_> {
@@ -97,11 +94,11 @@ impl Judging<'_> {
 }
 
 /// All classes, and what they found.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Detect {
     /// What was found
     pub findings: Findings,
-    witness: Box<dyn Witness>,
+    requests: Vec<Request>,
     /// This process, of which nothing is found
     own_pid: u32,
     /// Records of ways to objects whose namespace could not be told
@@ -112,25 +109,16 @@ pub(crate) struct Detect {
     meetings: Meetings,
 }
 
-impl Default for Detect {
-    fn default() -> Self {
-        Self {
-            findings: Findings::default(),
-            witness: Box::new(Nobody),
-            own_pid: 0,
-            unjudged: 0,
-            carried: Carried::default(),
-            mismatch: Mismatch::default(),
-            attempts: Attempts::default(),
-            meetings: Meetings::default(),
-        }
-    }
-}
-
 impl Detect {
-    /// Who can be asked about processes, and which of them is this.
-    pub(crate) fn ask(&mut self, witness: Box<dyn Witness>, own_pid: u32) {
-        (self.witness, self.own_pid) = (witness, own_pid);
+    /// Nothing was seen yet. `own_pid`: this process, of which nothing is found.
+    #[must_use]
+    pub(crate) fn new(own_pid: u32) -> Self {
+        Self { own_pid, ..Self::default() }
+    }
+
+    /// What classes ask, since this was asked last.
+    pub(crate) fn take_requests(&mut self) -> Vec<Request> {
+        std::mem::take(&mut self.requests)
     }
 
     /// A call returned. `seq`: the number of the line that told of it. To be called after the tracker
@@ -156,7 +144,7 @@ impl Detect {
 
     #[inline]
     fn seen(&mut self, seen: &Seen<'_>) {
-        let to = &mut Judging { findings: &mut self.findings, witness: self.witness.as_ref() };
+        let to = &mut Judging { findings: &mut self.findings, requests: &mut self.requests };
         foreign_object::calls(seen, to);
         self.carried.calls(seen);
         self.mismatch.calls(seen, to);
@@ -168,7 +156,7 @@ impl Detect {
 
     /// Some of the calls failed.
     fn failed(&mut self, seen: &Seen<'_>) {
-        let to = &mut Judging { findings: &mut self.findings, witness: self.witness.as_ref() };
+        let to = &mut Judging { findings: &mut self.findings, requests: &mut self.requests };
         for failed in failed::all(seen) {
             let attempt = match failed.error {
                 failed::ENOENT => {
@@ -207,7 +195,7 @@ impl Detect {
             return;
         }
         let access = whose(record, channel, facts, tracker);
-        let to = &mut Judging { findings: &mut self.findings, witness: self.witness.as_ref() };
+        let to = &mut Judging { findings: &mut self.findings, requests: &mut self.requests };
         foreign_object::access(&access, to);
         foreign_mount::access(&access, to);
         foreign_view::access(&access, to);
@@ -223,7 +211,7 @@ impl Detect {
         if moved.record.pid == self.own_pid {
             return;
         }
-        let to = &mut Judging { findings: &mut self.findings, witness: self.witness.as_ref() };
+        let to = &mut Judging { findings: &mut self.findings, requests: &mut self.requests };
         self.attempts.moved(moved);
         self.carried.moved(moved, to);
         self.mismatch.moved(moved, to);
@@ -231,7 +219,7 @@ impl Detect {
 
     /// A thread ended. To be called before the tracker forgets it.
     pub(crate) fn ended(&mut self, record: &ExitRecord, tracker: &Tracker) {
-        let to = &mut Judging { findings: &mut self.findings, witness: self.witness.as_ref() };
+        let to = &mut Judging { findings: &mut self.findings, requests: &mut self.requests };
         self.mismatch.ended(record, to);
         self.carried.ended(record, tracker.contexts.get(record.tid, record.context));
     }
@@ -246,13 +234,13 @@ impl Detect {
     /// A little time went on: what is to be looked at soon is looked at.
     #[cold]
     pub(crate) fn look(&mut self, boot_ns: u64) {
-        let to = &mut Judging { findings: &mut self.findings, witness: self.witness.as_ref() };
+        let to = &mut Judging { findings: &mut self.findings, requests: &mut self.requests };
         self.mismatch.look(boot_ns, to);
     }
 
     /// Something happened to objects.
     pub(crate) fn objects(&mut self, changes: &[objects::Change]) {
-        let to = &mut Judging { findings: &mut self.findings, witness: self.witness.as_ref() };
+        let to = &mut Judging { findings: &mut self.findings, requests: &mut self.requests };
         for change in changes {
             self.attempts.object(change, to);
             self.meetings.object(change, to);
@@ -262,17 +250,51 @@ impl Detect {
     /// Time went on: all that happened before this moment has been told, as far as it will be.
     pub(crate) fn tick(&mut self, boot_ns: u64, tracker: &Tracker) {
         self.look(boot_ns);
-        let to = &mut Judging { findings: &mut self.findings, witness: self.witness.as_ref() };
-        self.carried.tick(boot_ns, tracker, to);
+        let to = &mut Judging { findings: &mut self.findings, requests: &mut self.requests };
+        self.carried.tick(boot_ns, to);
         self.meetings.tick(boot_ns, tracker, to);
+    }
+
+    /// Nothing comes any more but answers.
+    pub(crate) fn ending(&mut self, boot_ns: u64, tracker: &Tracker) {
+        self.tick(boot_ns, tracker);
+        let to = &mut Judging { findings: &mut self.findings, requests: &mut self.requests };
+        self.mismatch.ending(to);
     }
 
     /// Nothing comes any more.
     pub(crate) fn finish(&mut self, boot_ns: u64, tracker: &Tracker) {
-        self.tick(boot_ns, tracker);
-        let to = &mut Judging { findings: &mut self.findings, witness: self.witness.as_ref() };
+        let to = &mut Judging { findings: &mut self.findings, requests: &mut self.requests };
         self.mismatch.finish(to);
         self.meetings.finish(boot_ns, tracker, to);
+    }
+
+    /// Whether what a process has mapped is wanted to be known when it moves.
+    #[must_use]
+    pub(crate) fn wants_mapped(&self, process: ProcessKey, now: u64) -> bool {
+        self.carried.wants_mapped(process, now)
+    }
+
+    /// The namespaces that a thread was in, at `now`; `ended`: nothing comes any more.
+    pub(crate) fn namespaces_seen(
+        &mut self,
+        tid: u32,
+        found: Option<(u32, OtherNs)>,
+        (now, ended): (u64, bool),
+    ) {
+        let to = &mut Judging { findings: &mut self.findings, requests: &mut self.requests };
+        self.mismatch.seen(tid, found, (now, ended), to);
+    }
+
+    /// What a process had mapped.
+    pub(crate) fn mapped_seen(
+        &mut self,
+        process: ProcessKey,
+        found: Option<&[Mapped]>,
+        tracker: &Tracker,
+    ) {
+        let to = &mut Judging { findings: &mut self.findings, requests: &mut self.requests };
+        self.carried.seen(process, found, tracker, to);
     }
 
     /// Accesses were seen of which nothing can be made.

@@ -22,10 +22,14 @@ use super::{
 };
 use crate::{
     engine::track::{HashMap, Tracker, contexts::Facts},
+    event::OtherNs,
     event::finding::{Class, Severity},
     event::tag::NsTag,
     input::deeds::Deed,
+    input::process::Request,
 };
+/// From one question about a thread to the next.
+const AGAIN_NS: u64 = 10_000_000;
 
 /// Threads that are remembered.
 const THREADS: usize = 4096;
@@ -64,6 +68,8 @@ struct Entered {
     sure: bool,
     facts: Option<Rc<Facts>>,
     state: State,
+    /// It is not asked of again before then
+    ask_at: u64,
     /// It is another ipc-trace, and has done nothing but look
     tracer: bool,
 }
@@ -126,7 +132,7 @@ impl Mismatch {
         if is_home(record.to, record.from, record.context, facts) || made_by_own(record.to, moved) {
             return;
         }
-        let (mnt, sure) = match whole(moved, to) {
+        let (mnt, sure) = match whole(moved) {
             Whole::Yes => {
                 if let Some(known) = facts.and_then(|facts| facts.container.as_ref()) {
                     known.lives_in(record.to);
@@ -170,6 +176,7 @@ impl Mismatch {
                 sure,
                 facts: facts.cloned(),
                 state: State::Waiting,
+                ask_at: 0,
                 tracer,
             },
         );
@@ -250,12 +257,11 @@ impl Mismatch {
         to.saw(entered.key.clone(), seen.trace(), || draft.clone());
     }
 
-    /// Time went on.
+    /// Time went on: asks of those that are due where they are now.
     pub(super) fn look(&mut self, now: u64, to: &mut Judging<'_>) {
         if self.waiting == 0 {
             return;
         }
-        let mut whole = Vec::new();
         for (tid, entered) in &mut self.inside {
             let since = now.saturating_sub(entered.trace.boot_ns);
             let due = match entered.state {
@@ -263,38 +269,59 @@ impl Mismatch {
                 State::Waiting => since >= SOON_NS,
                 State::Kept => since >= WHOLE_NS,
             };
-            if !due {
-                continue;
-            }
-            let seen = to.witness.namespaces(*tid).filter(|seen| seen.0 == entered.to.inum);
-            match seen.map(|(_, ns)| changed(entered.mnt, ns.mnt)) {
-                Some(Some(true)) => whole.push(*tid),
-                Some(Some(false) | None) if since >= WHOLE_NS => {
-                    entered.tell(By::Look, to);
-                    self.waiting = self.waiting.saturating_sub(1);
-                }
-                Some(Some(false)) => entered.state = State::Kept,
-                Some(None) => {}
-                // It has ended or moved on, which is told of yet; or there is nobody to ask.
-                None if since >= 2 * WHOLE_NS => {
-                    let by = if entered.state == State::Kept { By::EndAfterLook } else { By::End };
-                    entered.tell(by, to);
-                    self.waiting = self.waiting.saturating_sub(1);
-                }
-                None => {}
+            if due && now >= entered.ask_at {
+                entered.ask_at = now.saturating_add(AGAIN_NS);
+                to.requests.push(Request::Namespaces(*tid));
             }
         }
-        for tid in whole {
-            self.forget(tid);
+    }
+
+    /// Where a thread is now, as was asked; `ended`: nothing comes any more, and what can be decided now is.
+    pub(super) fn seen(
+        &mut self,
+        tid: u32,
+        found: Option<(u32, OtherNs)>,
+        (now, ended): (u64, bool),
+        to: &mut Judging<'_>,
+    ) {
+        let Some(entered) = self.inside.get_mut(&tid) else { return };
+        if entered.state == State::Told {
+            return;
         }
+        let since = now.saturating_sub(entered.trace.boot_ns);
+        let found = found.filter(|seen| seen.0 == entered.to.inum);
+        match found.map(|(_, ns)| changed(entered.mnt, ns.mnt)) {
+            Some(Some(false)) if ended => self.tell(tid, By::EndAfterLook, to),
+            _ if ended => {}
+            Some(Some(true)) => drop(self.forget(tid)),
+            Some(Some(false) | None) if since >= WHOLE_NS => self.tell(tid, By::Look, to),
+            Some(Some(false)) => entered.state = State::Kept,
+            // It has ended or moved on, which is told of yet; or there is nobody to ask.
+            None if since >= 2 * WHOLE_NS => {
+                let by = if entered.state == State::Kept { By::EndAfterLook } else { By::End };
+                self.tell(tid, by, to);
+            }
+            Some(None) | None => {}
+        }
+    }
+
+    fn tell(&mut self, tid: u32, by: By, to: &mut Judging<'_>) {
+        if let Some(entered) = self.inside.get_mut(&tid) {
+            entered.tell(by, to);
+            self.waiting = self.waiting.saturating_sub(1);
+        }
+    }
+
+    /// Nothing comes any more but answers.
+    pub(super) fn ending(&self, to: &mut Judging<'_>) {
+        let undecided = self.inside.iter().filter(|(_, entered)| entered.state != State::Told);
+        to.requests.extend(undecided.map(|(tid, _)| Request::Namespaces(*tid)));
     }
 
     /// Nothing comes any more: what can be decided now is.
     pub(super) fn finish(&mut self, to: &mut Judging<'_>) {
-        for (tid, entered) in &mut self.inside {
-            let seen = to.witness.namespaces(*tid).filter(|seen| seen.0 == entered.to.inum);
-            let unchanged = seen.is_some_and(|(_, ns)| changed(entered.mnt, ns.mnt) == Some(false));
-            if entered.state != State::Told && (unchanged || entered.state == State::Kept) {
+        for entered in self.inside.values_mut() {
+            if entered.state == State::Kept {
                 entered.tell(By::EndAfterLook, to);
                 self.waiting = self.waiting.saturating_sub(1);
             }
@@ -404,16 +431,14 @@ enum Whole {
 
 /// Whether a thread has changed its mount namespace already. Its own is known from before, or it is its
 /// parent's, as long as it is not that of those who live where it went.
-fn whole(moved: &Moved<'_>, to: &Judging<'_>) -> Whole {
-    let record = moved.record;
+fn whole(moved: &Moved<'_>) -> Whole {
     let not_yet = |mnt, sure| Whole::NotYet { mnt, sure };
-    let Some((facts, now)) = moved.mover.and_then(|facts| Some((facts, facts.ns.mnt?))) else {
+    let Some(now) = moved.mover.and_then(|facts| facts.ns.mnt) else {
         return not_yet(None, false);
     };
-    let parent = to.witness.namespaces(facts.ppid).and_then(|(_, ns)| ns.mnt);
-    match parent {
+    match moved.beside.parent_mnt {
         Some(parent) if parent == now => not_yet(Some(now), true),
-        Some(_) => match to.witness.lives_with(record.to.inum, now, record.pid) {
+        Some(_) => match moved.beside.lives_with {
             // It has a mount namespace of its own, and another than those who live there.
             Some(false) => not_yet(Some(now), true),
             Some(true) | None => Whole::Yes,

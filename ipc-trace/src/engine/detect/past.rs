@@ -10,7 +10,8 @@ use ipc_trace_common::{
     record::{NsRef, Way},
 };
 
-use super::sighting::{Moved, ProcessKey, Who};
+use super::sighting::{Moved, Who};
+use crate::input::process::ProcessKey;
 use crate::{
     engine::track::{
         HashMap,

@@ -17,10 +17,8 @@ use crate::{
     },
     input::Call,
     input::batch::Group,
+    input::process::{Beside, ProcessKey},
 };
-
-/// A process for good: its number, and when it started; `0` where that is not known.
-pub(crate) type ProcessKey = (u32, u64);
 
 /// Who did something.
 #[derive(Clone, Copy, Debug)]
@@ -246,6 +244,8 @@ pub(crate) struct Moved<'a> {
     pub child: Option<&'a Rc<Facts>>,
     /// The number of the line that told of it
     pub seq: Option<u64>,
+    /// What was to be seen of it then
+    pub beside: &'a Beside,
     /// What is known
     pub tracker: &'a Tracker,
 }

@@ -429,7 +429,7 @@ impl Key {
     #[must_use]
     pub(crate) const fn of(
         class: Class,
-        process: super::sighting::ProcessKey,
+        process: crate::input::process::ProcessKey,
         target: Target,
     ) -> Self {
         Self { class, whose: Whose::Process(process), target }

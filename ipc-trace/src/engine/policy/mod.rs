@@ -5,7 +5,6 @@
 //! | --- | --- |
 //! | [`case`] | what a policy judges |
 //! | [`terms`] | the words of a rule |
-//! | [`pattern`] | names and paths with `*` |
 //! | [`parse`] | from a file to rules, or to what is wrong with it |
 //! | [`suggest`] | from a case to the rule that would declare it |
 //! | [`check`] | what `policy check` says |
@@ -18,7 +17,6 @@ pub(crate) mod case;
 pub(crate) mod check;
 pub(crate) mod judge;
 pub(crate) mod parse;
-pub(crate) mod pattern;
 pub(crate) mod suggest;
 pub(crate) mod terms;
 #[cfg(test)]

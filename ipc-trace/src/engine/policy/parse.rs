@@ -13,9 +13,9 @@ use toml::{
 
 use super::{
     Does, Policy, RULES, Rule, Until,
-    pattern::Pattern,
     terms::{Condition, Want, What},
 };
+use crate::input::pattern::Pattern;
 use crate::{
     event::escape::{escaped, quoted},
     event::finding::{Class, Severity},

@@ -6,9 +6,9 @@ use ipc_trace_common::op::Family;
 
 use super::{
     case::{Case, Home, Side},
-    pattern::literally,
     terms::What,
 };
+use crate::input::pattern::literally;
 use crate::{event::escape::escaped, event::finding::Class};
 
 /// A rule, in TOML, that says of a case that it is deliberate.

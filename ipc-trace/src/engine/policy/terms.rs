@@ -2,11 +2,10 @@
 
 use ipc_trace_common::op::Family;
 
-use super::{
-    case::{Case, Home, Side},
-    pattern::Pattern,
-};
+use super::case::{Case, Home, Side};
 use crate::event::{Container, value::Text};
+use crate::input::pattern::Pattern;
+use crate::input::wanted::is_called;
 
 /// What can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,13 +193,6 @@ fn of<'a>(
     get: impl FnOnce(&'a Container) -> Option<&'a Text<'static>>,
 ) -> Option<&'a [u8]> {
     side.home.container().and_then(get).map(|text| text.0.as_ref())
-}
-
-/// Whether a container has that name or id, or an id that begins so.
-pub(crate) fn is_called(pattern: &Pattern, container: &Container) -> bool {
-    let id = container.id.0.as_ref();
-    let name = container.name.as_ref().map(|name| name.0.as_ref());
-    name.is_some_and(|name| pattern.matches(name)) || pattern.matches(id) || pattern.begins(id)
 }
 
 fn text(want: &Want, known: Option<&[u8]>) -> bool {

@@ -1,11 +1,6 @@
-//! From `CLOCK_BOOTTIME`, which the kernel side stamps records with, to the time of day.
+//! From boot time, which the kernel side stamps records with, to the time of day.
 
-use std::{
-    sync::OnceLock,
-    time::{Duration, SystemTime},
-};
-
-use nix::time::{ClockId, clock_gettime};
+use std::time::{Duration, SystemTime};
 
 use crate::event::value::Time;
 
@@ -13,31 +8,23 @@ use crate::event::value::Time;
 const STEP_NS: i128 = 1_000_000;
 
 /// What lies between the two clocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Clock {
     /// Time of day minus boot time, nanoseconds
     offset_ns: i128,
 }
 
 impl Clock {
-    /// Reads both clocks.
-    #[must_use]
-    pub(crate) fn now() -> Self {
-        Self { offset_ns: offset() }
-    }
-
     /// With a given distance, in nanoseconds.
     #[must_use]
-    #[cfg(test)]
     pub(crate) const fn with_offset(offset_ns: i128) -> Self {
         Self { offset_ns }
     }
 
     /// Follows the time of day when it was set.
-    pub(crate) fn follow(&mut self) {
-        let offset = offset();
-        if (offset - self.offset_ns).abs() > STEP_NS {
-            self.offset_ns = offset;
+    pub(crate) const fn follow(&mut self, offset_ns: i128) {
+        if (offset_ns - self.offset_ns).abs() > STEP_NS {
+            self.offset_ns = offset_ns;
         }
     }
 
@@ -49,52 +36,6 @@ impl Clock {
     }
 }
 
-/// The boot time now, in nanoseconds: the machine's, also where this process is in a time namespace.
-#[must_use]
-pub(crate) fn boot_ns() -> u64 {
-    u64::try_from(boot()).unwrap_or(0)
-}
-
-/// A boot time as the kernel shows it to this process, in `/proc/PID/stat`.
-#[must_use]
-pub(crate) fn as_shown(boot_ns: u64) -> u64 {
-    u64::try_from(i128::from(boot_ns) + time_namespace_offset()).unwrap_or(0)
-}
-
-fn boot() -> i128 {
-    read(ClockId::CLOCK_BOOTTIME) - time_namespace_offset()
-}
-
-fn offset() -> i128 {
-    read(ClockId::CLOCK_REALTIME) - boot()
-}
-
-/// By how much the boot time of this process's time namespace is ahead of the machine's, in nanoseconds
-/// (time_namespaces(7)). It can't change while somebody is in the namespace.
-fn time_namespace_offset() -> i128 {
-    static OFFSET: OnceLock<i128> = OnceLock::new();
-    *OFFSET.get_or_init(|| {
-        // Without time namespaces there is no such file.
-        let offsets = std::fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
-        boot_offset(&offsets).unwrap_or(0)
-    })
-}
-
-/// From lines such as `boottime 1000 0`: seconds and nanoseconds; the clock may be its number.
-fn boot_offset(offsets: &str) -> Option<i128> {
-    let mut words = offsets.lines().map(str::split_ascii_whitespace);
-    let mut line = words
-        .find_map(|mut words| matches!(words.next(), Some("boottime" | "7")).then_some(words))?;
-    let [seconds, nanos] = [line.next()?, line.next()?].map(str::parse::<i128>);
-    Some(seconds.ok()? * 1_000_000_000 + nanos.ok()?)
-}
-
-fn read(clock: ClockId) -> i128 {
-    // Fails only for clocks that do not exist; these two do since Linux 2.6.39.
-    clock_gettime(clock)
-        .map_or(0, |t| i128::from(t.tv_sec()) * 1_000_000_000 + i128::from(t.tv_nsec()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,22 +44,5 @@ mod tests {
     fn boot_time_becomes_time_of_day() {
         let clock = Clock::with_offset(1_700_000_000_000_000_000);
         assert_eq!(clock.time(5).to_string(), "2023-11-14T22:13:20.000000005Z");
-    }
-
-    #[test]
-    fn offset_of_a_time_namespace_is_that_of_its_boot_time() {
-        assert_eq!(
-            boot_offset("monotonic           5         1\nboottime   -1000   7\n"),
-            Some(-999_999_999_993)
-        );
-        assert_eq!(boot_offset(""), None);
-        assert_eq!(boot_offset("boottime x 0"), None);
-    }
-
-    #[test]
-    fn both_clocks_are_read() {
-        let shown = Clock::now().time(boot_ns()).0;
-        let distance = SystemTime::now().duration_since(shown).unwrap();
-        assert!(distance < Duration::from_secs(5), "{distance:?}");
     }
 }

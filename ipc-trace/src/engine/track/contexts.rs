@@ -1,26 +1,21 @@
 //! Who a thread is: the facts that the kernel sent once, found again by thread and context.
 
-use std::{
-    borrow::Cow,
-    cell::{Cell, RefCell},
-    path::{Path, PathBuf},
-    rc::Rc,
-    sync::Arc,
-};
+use std::{borrow::Cow, collections::VecDeque, rc::Rc, sync::Arc};
 
 use ipc_trace_common::record::{
-    AncestorRecord, CallRecord, ContextRecord, EXE_LEN, ExitRecord, UID_EXTENTS, flag,
+    AncestorRecord, CallRecord, ContextRecord, EXE_LEN, ExitRecord, UID_EXTENTS, UidExtent, flag,
 };
 
 use super::{
-    identity::{self, Ancestors, Called, MapSearch, Users},
+    HashMap,
+    identity::{Ancestors, MapSearch, Users},
     recent::Recent,
 };
 use crate::{
     engine::track::containers::Containers,
     engine::track::containers::Known,
     event::{Container, OtherNs, Process, identity::Capabilities, identity::Identity, value::Text},
-    sources::host::patience::Patience,
+    input::process::{Context, Found, Request},
 };
 
 /// Contexts that are kept at least before threads that have ended unseen are looked for.
@@ -53,8 +48,7 @@ pub(crate) struct Facts {
     pub cgroup: Option<Arc<Text<'static>>>,
     /// Who it is beside that
     pub identity: Identity,
-    users: RefCell<Users>,
-    map: Cell<MapSearch>,
+    users: Users,
 }
 
 impl Facts {
@@ -62,14 +56,14 @@ impl Facts {
         record: &ContextRecord,
         (container, cgroup): (Option<Rc<Known>>, Option<Arc<Text<'static>>>),
         identity: Identity,
-        proc: &Path,
+        found: &Found,
     ) -> Self {
         let known = |inum: u32| (inum != 0).then_some(inum);
         Self {
             pid: record.pid,
             ppid: record.ppid,
             comm: Text::until_nul(&record.comm).into_owned(),
-            exe: executable(record).or_else(|| executable_in(proc, record)),
+            exe: executable(record).or_else(|| executable_in(found, record)),
             exe_deleted: record.header.flags & flag::DELETED != 0,
             uid: record.euid,
             gid: record.egid,
@@ -82,29 +76,15 @@ impl Facts {
             container,
             cgroup,
             identity,
-            users: RefCell::new(users(record, proc)),
-            map: Cell::default(),
+            users: users(record, found),
         }
-    }
-
-    /// Looks for the map of its users where that was not written when its facts were read.
-    #[cold]
-    fn look_for_map(&self, proc: &Path, now: u64) {
-        let mut search = self.map.get();
-        if search.is_due(now) {
-            let found = Users::in_proc(proc, self.pid, self.start_boot_ns);
-            if !found.is_empty() {
-                self.users.replace(found);
-            }
-        }
-        self.map.set(search);
     }
 
     /// Who it is, when its effective user is that.
     #[must_use]
     pub(crate) fn identity_as(&self, uid: u32) -> Identity {
         let mut identity = self.identity.clone();
-        identity.ns_uid = self.users.borrow().inside(uid);
+        identity.ns_uid = self.users.inside(uid);
         if uid != self.uid {
             identity.capabilities = None;
         }
@@ -142,10 +122,10 @@ impl Facts {
     }
 }
 
-/// The users of its namespace. A map with more parts than the kernel side has room for is in `proc`.
-fn users(record: &ContextRecord, proc: &Path) -> Users {
+/// The users of its namespace. A map with more parts than the kernel side has room for is asked for.
+fn users(record: &ContextRecord, found: &Found) -> Users {
     match record.uid_extents as usize > UID_EXTENTS {
-        true => Users::in_proc(proc, record.pid, record.start_boot_ns),
+        true => Users::new(&found.users),
         false => Users::of(record),
     }
 }
@@ -183,15 +163,10 @@ fn is_memfd(path: &[u8], record: &ContextRecord) -> bool {
     record.header.flags & flag::DELETED != 0 && name.is_some_and(|name| !name.contains(&b'/'))
 }
 
-/// The path as `proc` has it, where the kernel side had none: its table of paths is bounded. `None`
+/// The path as `/proc` has it, where the kernel side had none: its table of paths is bounded. `None`
 /// also where the process has ended, and its number is another's now.
-fn executable_in(proc: &Path, record: &ContextRecord) -> Option<Text<'static>> {
-    if record.header.flags & flag::TRUNCATED == 0 {
-        return None;
-    }
-    let process = proc.join(record.pid.to_string());
-    let path = identity::executable(&process, record.start_boot_ns, None)?;
-    let mut path = path.into_os_string().into_encoded_bytes();
+fn executable_in(found: &Found, record: &ContextRecord) -> Option<Text<'static>> {
+    let mut path = found.exe.clone()?;
     // That it is deleted is told beside it.
     if record.header.flags & flag::DELETED != 0 && !is_memfd(&path, record) {
         let len = path.strip_suffix(DELETED).unwrap_or(&path).len();
@@ -201,50 +176,40 @@ fn executable_in(proc: &Path, record: &ContextRecord) -> Option<Text<'static>> {
 }
 
 /// The contexts of all threads that made calls.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Contexts {
     by_tid: Recent<u32, (u64, Rc<Facts>)>,
     sweep_at: usize,
     ancestors: Ancestors,
     /// Whether calls are shown with the ancestry of who made them
     pub with_ancestry: bool,
-    /// Where processes are that live
-    proc: PathBuf,
-    patience: Patience,
-}
-
-impl Default for Contexts {
-    fn default() -> Self {
-        Self {
-            by_tid: Recent::default(),
-            sweep_at: 0,
-            ancestors: Ancestors::default(),
-            with_ancestry: false,
-            proc: "/proc".into(),
-            patience: Patience::default(),
-        }
-    }
+    /// Threads whose map of users was not written yet, and when it is asked for again
+    unmapped: HashMap<u32, (u64, MapSearch)>,
+    /// The number of the newest context
+    newest: u64,
+    /// The number of the newest context when it was asked which threads have ended
+    swept: u64,
+    requests: VecDeque<Request>,
 }
 
 impl Contexts {
     /// A context came, of a thread in a container.
-    pub(crate) fn insert(
-        &mut self,
-        record: &ContextRecord,
-        called: Called,
-        containers: &mut Containers,
-    ) {
-        let container = containers.of(record.cgroup, record.pid);
+    pub(crate) fn insert(&mut self, context: &Context, containers: &mut Containers) {
+        let Context { record, called, found } = context;
+        for (cgroup, path) in &found.cgroups {
+            containers.is_at(*cgroup, path);
+        }
+        let container = containers.of(record.cgroup);
         if let Some(known) = &container {
             containers.is_in(known, record.ns, record.context);
         }
         let of_container = container.as_ref().map(Rc::as_ptr);
         let (ancestry, ancestry_truncated) =
-            self.ancestors.of(record, &self.proc, |one: &AncestorRecord| {
-                let mut its = || containers.of(one.cgroup, one.pid).as_ref().map(Rc::as_ptr);
+            self.ancestors.of(record, &found.ancestors, |one: &AncestorRecord| {
+                let its = || containers.of(one.cgroup).as_ref().map(Rc::as_ptr);
                 of_container.is_none() || its() == of_container
             });
-        let called = called.or_in(&self.proc, &mut self.patience, record);
+        let called = found.called.as_ref().unwrap_or(called).clone();
         let identity = Identity {
             ns_pid: (record.ns_pid != 0).then_some(record.ns_pid),
             ns_uid: None,
@@ -256,7 +221,13 @@ impl Contexts {
             ancestry_truncated,
         };
         let cgroup = containers.path(record.cgroup);
-        let facts = Rc::new(Facts::new(record, (container, cgroup), identity, &self.proc));
+        let facts = Rc::new(Facts::new(record, (container, cgroup), identity, found));
+        if facts.users.is_empty() {
+            self.unmapped.insert(record.tid, (record.context, MapSearch::default()));
+        } else if !self.unmapped.is_empty() {
+            self.unmapped.remove(&record.tid);
+        }
+        self.newest = self.newest.max(record.context);
         self.by_tid.insert(record.tid, (record.context, facts));
         if self.by_tid.len() > self.sweep_at.max(SWEEP_AT) {
             self.sweep();
@@ -267,14 +238,69 @@ impl Contexts {
     pub(crate) fn remove(&mut self, record: &ExitRecord) {
         if self.by_tid.get(&record.tid).is_some_and(|known| known.0 == record.context) {
             self.by_tid.remove(&record.tid);
+            self.unmapped.remove(&record.tid);
         }
     }
 
-    /// Where the record of a thread's end was lost, its context would stay for ever.
+    /// Where the record of a thread's end was lost, its context would stay for ever: asks which have ended.
     fn sweep(&mut self) {
-        let proc = &self.proc;
-        self.by_tid.retain(|tid| proc.join(tid.to_string()).exists());
+        self.swept = self.newest;
+        self.requests.push_back(Request::Ended(self.by_tid.keys().copied().collect()));
         self.sweep_at = self.by_tid.len() * 2;
+    }
+
+    /// Those threads have ended, as was asked. Their numbers may be others' since.
+    pub(crate) fn have_ended(&mut self, tids: &[u32]) {
+        for tid in tids {
+            if self.by_tid.get(tid).is_some_and(|known| known.0 <= self.swept) {
+                self.by_tid.remove(tid);
+                self.unmapped.remove(tid);
+            }
+        }
+        self.sweep_at = self.by_tid.len() * 2;
+    }
+
+    /// Whether an ancestor is known, so that nothing is to be asked of it.
+    #[must_use]
+    pub(crate) fn knows_ancestor(&self, record: &AncestorRecord) -> bool {
+        self.ancestors.knows(record)
+    }
+
+    /// What is to be asked.
+    pub(crate) fn take_request(&mut self) -> Option<Request> {
+        self.requests.pop_front()
+    }
+
+    /// A call returned: the map of its thread's users may have been written since it was looked for.
+    #[inline]
+    pub(crate) fn look_for_map(&mut self, record: &CallRecord) {
+        if !self.unmapped.is_empty() {
+            self.ask_for_map(record);
+        }
+    }
+
+    #[cold]
+    fn ask_for_map(&mut self, record: &CallRecord) {
+        let CallRecord { tid, context, boot_ns, .. } = *record;
+        let search = self.unmapped.get_mut(&tid).filter(|one| one.0 == context);
+        if boot_ns > context
+            && search.is_some_and(|(_, search)| search.is_due(boot_ns))
+            && let Some(facts) = self.get(tid, context)
+        {
+            let process = (facts.pid, facts.start_boot_ns);
+            self.requests.push_back(Request::Users { process, tid, context });
+        }
+    }
+
+    /// The map of a thread's users, as was asked; empty: it is not written yet.
+    pub(crate) fn users_seen(&mut self, tid: u32, context: u64, extents: &[UidExtent]) {
+        if extents.is_empty() {
+            return;
+        }
+        self.unmapped.remove(&tid);
+        if let Some(known) = self.by_tid.get_mut(&tid).filter(|known| known.0 == context) {
+            Rc::make_mut(&mut known.1).users = Users::new(extents);
+        }
     }
 
     /// The facts of a thread, if it still is what it was in that context.
@@ -307,13 +333,6 @@ impl Contexts {
     #[must_use]
     pub(crate) fn caller<'a>(&'a self, record: &'a CallRecord) -> Process<'a> {
         let facts = self.get(record.tid, record.context);
-        if let Some(facts) = facts
-            && facts.users.borrow().is_empty()
-            // A call before: the map may have been written since.
-            && record.boot_ns > record.context
-        {
-            facts.look_for_map(&self.proc, record.boot_ns);
-        }
         let mut identity = facts.map(|f| f.identity_as(record.euid)).unwrap_or_default();
         if !self.with_ancestry {
             (identity.ancestry, identity.ancestry_truncated) = (None, false);
@@ -337,7 +356,13 @@ impl Contexts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::input::process::Called;
     use zerocopy::FromZeros as _;
+
+    fn whole(tid: u32, number: u64, exe: &[u8]) -> Context {
+        let record = Box::new(context(tid, number, exe, 0));
+        Context { record, called: Called::default(), found: Found::default() }
+    }
 
     fn context(tid: u32, number: u64, exe: &[u8], flags: u32) -> ContextRecord {
         let mut record = ContextRecord::new_zeroed();
@@ -379,36 +404,48 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_the_kernel_side_did_not_have_is_that_of_the_same_process_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let proc = folder.path();
-        std::fs::create_dir_all(proc.join("7")).unwrap();
-        std::os::unix::fs::symlink("/usr/bin/worker", proc.join("7/exe")).unwrap();
-        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4321 1 1\n";
-        std::fs::write(proc.join("7/stat"), stat).unwrap();
-        let mut record = context(7, 1, b"", flag::TRUNCATED);
-        record.pid = 7;
-        record.start_boot_ns = 43_219_999_999;
-        let path = |record: &ContextRecord| {
-            executable_in(proc, record).map(|text| text.to_str().into_owned())
+    fn a_path_that_the_kernel_side_did_not_have_is_what_was_found() {
+        let path = |exe: &[u8], flags| {
+            let found = Found { exe: Some(exe.into()), ..Found::default() };
+            let record = context(7, 1, b"", flags);
+            executable_in(&found, &record).map(|text| text.to_str().into_owned())
         };
-        assert_eq!(path(&record).as_deref(), Some("/usr/bin/worker"));
-        record.start_boot_ns = 43_220_000_000;
-        assert_eq!(path(&record), None);
-        record.start_boot_ns = 43_210_000_000;
-        record.header.flags = 0;
-        assert_eq!(path(&record), None);
+        assert_eq!(path(b"/usr/bin/worker", 0).as_deref(), Some("/usr/bin/worker"));
+        let deleted = path(b"/usr/bin/worker (deleted)", flag::DELETED);
+        assert_eq!(deleted.as_deref(), Some("/usr/bin/worker"));
+        assert_eq!(executable_in(&Found::default(), &context(7, 1, b"", 0)), None);
+    }
+
+    #[test]
+    fn a_map_that_was_written_later_is_asked_for_and_is_that_of_the_same_context_alone() {
+        let mut contexts = Contexts::default();
+        contexts.insert(&whole(7, 100, b"a\0"), &mut Containers::default());
+        let mut record = CallRecord::new_zeroed();
+        (record.tid, record.context, record.boot_ns) = (7, 100, 100);
+        contexts.look_for_map(&record);
+        assert_eq!(contexts.take_request(), None, "it was looked for when the context was made");
+        record.boot_ns = 101;
+        contexts.look_for_map(&record);
+        let process = (0, 0);
+        let asked = Request::Users { process, tid: 7, context: 100 };
+        assert_eq!(contexts.take_request(), Some(asked));
+        let extents = [UidExtent { first: 0, lower_first: 1000, count: 1 }];
+        contexts.users_seen(7, 99, &extents);
+        contexts.users_seen(7, 100, &[]);
+        assert_eq!(contexts.get(7, 100).unwrap().identity_as(1000).ns_uid, None);
+        contexts.users_seen(7, 100, &extents);
+        assert_eq!(contexts.get(7, 100).unwrap().identity_as(1000).ns_uid, Some(0));
     }
 
     #[test]
     fn a_context_is_found_by_thread_and_number_alone() {
         let mut contexts = Contexts::default();
-        contexts.insert(&context(7, 100, b"a\0", 0), Called::default(), &mut Containers::default());
+        contexts.insert(&whole(7, 100, b"a\0"), &mut Containers::default());
         assert!(contexts.get(7, 100).is_some());
         assert!(contexts.get(7, 99).is_none());
         assert!(contexts.get(8, 100).is_none());
         // After exec.
-        contexts.insert(&context(7, 200, b"b\0", 0), Called::default(), &mut Containers::default());
+        contexts.insert(&whole(7, 200, b"b\0"), &mut Containers::default());
         assert!(contexts.get(7, 100).is_none());
         // The end of an earlier thread with that number comes late.
         contexts.remove(&exit(7, 100));
@@ -420,16 +457,15 @@ mod tests {
     #[test]
     fn threads_whose_end_was_missed_do_not_stay() {
         let mut contexts = Contexts::default();
-        let own = std::process::id();
-        contexts.insert(&context(own, 1, b"", 0), Called::default(), &mut Containers::default());
-        // Larger than any pid (PID_MAX_LIMIT, include/linux/threads.h).
-        contexts.insert(
-            &context(1 << 30, 2, b"", 0),
-            Called::default(),
-            &mut Containers::default(),
-        );
+        for tid in [7, 8, 9] {
+            contexts.insert(&whole(tid, u64::from(tid), b""), &mut Containers::default());
+        }
         contexts.sweep();
-        assert!(contexts.get(own, 1).is_some());
-        assert!(contexts.get(1 << 30, 2).is_none());
+        assert_eq!(contexts.take_request(), Some(Request::Ended(vec![7, 8, 9])));
+        // The number is another thread's since it was asked.
+        contexts.insert(&whole(8, 20, b""), &mut Containers::default());
+        contexts.have_ended(&[8, 9]);
+        assert!(contexts.get(7, 7).is_some() && contexts.get(8, 20).is_some());
+        assert!(contexts.get(9, 9).is_none());
     }
 }

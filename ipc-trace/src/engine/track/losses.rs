@@ -7,7 +7,7 @@ use crate::{
         LossBy,
         value::{Error, OpName},
     },
-    sources::kernel::session::Drops,
+    input::counters::{Drops, Others},
 };
 
 /// What is known to be lost.
@@ -16,17 +16,6 @@ pub(crate) struct Losses {
     known: Drops,
     dropped: u64,
     others: Others,
-}
-
-/// How many were lost so far, of what the tables do not tell apart.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Others {
-    /// Calls for which no program ran
-    pub missed: u64,
-    /// Records for which the control ring had no room
-    pub facts: u64,
-    /// Records that were not put there, so that others found room
-    pub withheld: u64,
 }
 
 /// What was lost between two looks.
@@ -68,7 +57,7 @@ impl Losses {
     }
 
     /// What is new in the tables, and of the others.
-    pub(crate) fn update(&mut self, drops: Drops, others: Others) -> NewLosses {
+    pub(crate) fn update(&mut self, drops: &Drops, others: Others) -> NewLosses {
         let mut by: Vec<LossBy> = drops
             .iter()
             .filter_map(|(key, count)| {
@@ -76,7 +65,7 @@ impl Losses {
                 loss(key, count)
             })
             .collect();
-        by.sort_by(|a, b| b.count.cmp(&a.count).then(a.inum.cmp(&b.inum)).then(a.op.cmp(&b.op)));
+        by.sort_by_key(|l| (std::cmp::Reverse(l.count), l.inum, l.r#gen, l.op, l.error));
         let dropped = by.iter().map(|l| l.count).sum();
         let before = self.others;
         let new = NewLosses {
@@ -90,7 +79,7 @@ impl Losses {
         };
         self.dropped += dropped;
         self.others = others;
-        self.known = drops;
+        self.known.clone_from(drops);
         new
     }
 }
@@ -122,7 +111,7 @@ mod tests {
     fn each_look_tells_what_is_new() {
         let none = Others::default();
         let mut losses = Losses::default();
-        let first = losses.update(Drops::from([(key(5, 0), 3), (key(5, 11), 1)]), none);
+        let first = losses.update(&Drops::from([(key(5, 0), 3), (key(5, 11), 1)]), none);
         assert_eq!((first.dropped, first.by.len()), (4, 2));
         assert!(!losses.grew(4, none) && losses.grew(5, none));
         for more in [
@@ -134,7 +123,7 @@ mod tests {
         }
         let others = Others { missed: 2, facts: 5, withheld: 1 };
         let drops = Drops::from([(key(5, 0), 3), (key(5, 11), 1), (key(0, 0), 7)]);
-        let second = losses.update(drops, others);
+        let second = losses.update(&drops, others);
         assert_eq!((second.dropped, second.others), (7, others));
         assert_eq!(second.by[0].inum, None);
         assert!(second.are_of_state());
@@ -143,7 +132,7 @@ mod tests {
     #[test]
     fn what_can_be_told_again_is_a_loss_that_the_state_does_not_rest_on() {
         let mut losses = Losses::default();
-        let new = losses.update(Drops::default(), Others { withheld: 9, ..Others::default() });
+        let new = losses.update(&Drops::default(), Others { withheld: 9, ..Others::default() });
         assert!(!new.is_empty() && !new.are_of_state());
     }
 }

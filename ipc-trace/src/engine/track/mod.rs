@@ -29,11 +29,16 @@ pub(crate) mod queues;
 pub(crate) mod recent;
 pub(crate) mod stats;
 
-use std::sync::Arc;
+use std::{
+    hash::BuildHasher,
+    sync::{Arc, OnceLock},
+};
+
+use foldhash::{SharedSeed, fast::SeedableRandomState};
 
 use ipc_trace_common::{
     op::Op,
-    record::{BatchHead, CallRecord, ContextRecord, NsRef, QueueRef, queue_flag},
+    record::{BatchHead, CallRecord, NsRef, QueueRef, queue_flag},
 };
 
 use crate::{
@@ -45,16 +50,42 @@ use crate::{
     input::Call,
     input::batch::Group,
     input::deeds::{Deed, Made},
+    input::process::Context,
 };
 use clock::Clock;
 use contexts::Contexts;
-use identity::Called;
 use namespaces::Namespaces;
 use objects::{Act, Objects, one::Local};
 use queues::Queues;
 
-/// Hash tables keyed by numbers that the kernel gave out.
-pub(crate) type HashMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
+/// Hash tables. In which order they are gone through depends on what they begin with alone, which is an input.
+pub(crate) type HashMap<K, V> = std::collections::HashMap<K, V, Seeded>;
+
+/// What hash tables begin with.
+static SEED: OnceLock<SharedSeed> = OnceLock::new();
+
+/// Hash tables begin with this from now on; the first one counts.
+pub(crate) fn seed(seed: u64) {
+    SEED.get_or_init(|| SharedSeed::from_u64(seed));
+}
+
+/// Makes hashers that begin with the seed.
+#[derive(Clone, Debug)]
+pub(crate) struct Seeded(SeedableRandomState);
+
+impl Default for Seeded {
+    fn default() -> Self {
+        Self(SeedableRandomState::with_seed(0, SEED.get_or_init(|| SharedSeed::from_u64(0))))
+    }
+}
+
+impl BuildHasher for Seeded {
+    type Hasher = <SeedableRandomState as BuildHasher>::Hasher;
+
+    fn build_hasher(&self) -> Self::Hasher {
+        self.0.build_hasher()
+    }
+}
 
 /// All that is known.
 #[derive(Debug)]
@@ -237,8 +268,8 @@ impl Tracker {
     }
 
     /// A thread's context came.
-    pub(crate) fn context(&mut self, record: &ContextRecord, called: Called) {
-        self.contexts.insert(record, called, &mut self.containers);
+    pub(crate) fn context(&mut self, context: &Context) {
+        self.contexts.insert(context, &mut self.containers);
     }
 
     /// The event of a call.

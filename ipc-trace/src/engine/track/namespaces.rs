@@ -10,7 +10,7 @@ use std::{collections::VecDeque, rc::Rc};
 use ipc_trace_common::{record::NsRef, state::HOST_INUM};
 
 use super::{HashMap, contexts::Facts};
-use crate::{event::IpcNs, sources::kernel::census::Census};
+use crate::{event::IpcNs, input::census::Census};
 
 /// Dead namespaces that are remembered: records of theirs may still come, late.
 const DEAD: usize = 1 << 14;
@@ -221,7 +221,7 @@ pub(crate) const fn is_host(ns: NsRef) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sources::kernel::census::Alive;
+    use crate::input::census::Alive;
 
     fn ns(inum: u32, generation: u32) -> NsRef {
         NsRef { inum, generation }

@@ -10,7 +10,7 @@ use indexmap::IndexMap;
 /// The table. Its order means nothing.
 #[derive(Clone, Debug)]
 pub(super) struct Recent<K, V> {
-    map: IndexMap<K, V, foldhash::fast::RandomState>,
+    map: IndexMap<K, V, super::Seeded>,
     last: Cell<usize>,
 }
 
@@ -78,6 +78,17 @@ impl<K: Hash + Eq, V> Recent<K, V> {
         self.map.swap_remove(key)
     }
 
+    /// The value of a key, to be changed.
+    pub(super) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.map.get_mut(key)
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = &K> {
+        self.map.keys()
+    }
+
+    /// Only those stay.
+    #[cfg(test)]
     pub(super) fn retain(&mut self, mut keep: impl FnMut(&K) -> bool) {
         self.map.retain(|key, _| keep(key));
     }

@@ -41,7 +41,7 @@ pub(crate) fn write(
         Event::Resync(resync) => write_resync(out, resync, look.palette),
         Event::Finding(line) => findings::line(out, line, look.palette),
         // It is for programs: on a terminal there is a line below the others.
-        Event::Status(_) => Ok(()),
+        Event::Status(_) | Event::Report(_) => Ok(()),
         Event::End(end) => write_end(out, end, look.palette, width),
     }
 }
@@ -117,8 +117,24 @@ fn write_container(
 }
 
 fn write_loss(out: &mut dyn fmt::Write, loss: &Loss<'_>, palette: Palette) -> fmt::Result {
-    let Loss { seq: _, time, dropped, missed, facts, by } = loss;
+    let Loss { seq: _, time, dropped, missed, facts, by, sink, lost_other } = loss;
     let time = palette.paint(Role::Dim, Clock(*time));
+    if sink.is_some() {
+        let others = lost_other.unwrap_or(0);
+        return writeln!(
+            out,
+            "{time}  {}: what reads this is too slow (`report` counts them all)",
+            palette.paint(
+                Role::Loss,
+                format_args!(
+                    "left out {} {} and {} other lines",
+                    Count(*dropped),
+                    events(*dropped),
+                    Count(others)
+                )
+            ),
+        );
+    }
     if *dropped > 0 {
         writeln!(
             out,
@@ -200,13 +216,8 @@ impl Display for Kinds<'_> {
     }
 }
 
-fn write_end(
-    out: &mut dyn fmt::Write,
-    end: &End<'_>,
-    palette: Palette,
-    width: usize,
-) -> fmt::Result {
-    let End { seq: _, time: _, accounting, command, pending } = end;
+fn write_end(out: &mut dyn fmt::Write, end: &End, palette: Palette, width: usize) -> fmt::Result {
+    let End { seq: _, time: _, accounting, command, pending, findings: _ } = end;
     writeln!(out)?;
     summary::pending(out, pending, palette, width)?;
     if let Some(command) = command {

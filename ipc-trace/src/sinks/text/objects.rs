@@ -106,17 +106,17 @@ pub(crate) fn line(
     writeln!(out)
 }
 
-/// A line for what was there, as the namespaces and kinds of it, with its end; nothing for nothing.
+/// A line for what was there, as the namespaces of it, with its end; nothing for nothing.
 ///
 /// # Errors
 /// Those of `out`.
 pub(crate) fn present(
     out: &mut dyn fmt::Write,
-    objects: impl Iterator<Item = (NsRef, Family)>,
+    objects: impl Iterator<Item = NsRef>,
     look: Look,
 ) -> fmt::Result {
     let mut namespaces: BTreeMap<NsRef, u64> = BTreeMap::new();
-    for (ns, _) in objects {
+    for ns in objects {
         *namespaces.entry(ns).or_default() += 1;
     }
     let count: u64 = namespaces.values().sum();

@@ -17,7 +17,8 @@ use super::{
 };
 use crate::event::{
     Accounting, Backends, Command, ControlAccounting, End, Event, Found, Ipc, IpcNs, Life, Loss,
-    LossBy, Namespace, OpAccounting, OtherNs, Resync, ResyncAccounting, Sharing, Start, VERSION,
+    LossBy, Namespace, OpAccounting, OtherNs, PROCESSES_NOT_LOOKED_AT, Resync, ResyncAccounting,
+    Sharing, SinkAccounting, Start, VERSION,
     args::Args,
     finding::FindingsAccounting,
     identity::Identity,
@@ -103,7 +104,7 @@ fn tails() -> Vec<Ipc<'static>> {
 
 fn backends() -> Backends {
     let backend = |op| if op == Op::Shmdt { "syscall" } else { "function" };
-    Op::ALL.into_iter().map(|op| (OpName(op), backend(op))).collect()
+    Op::ALL.into_iter().map(|op| (OpName(op), backend(op).into())).collect()
 }
 
 fn start(backend: &Backends) -> Event<'_> {
@@ -113,9 +114,9 @@ fn start(backend: &Backends) -> Event<'_> {
         boot_id: None,
         run_id: None,
         kernel: "6.12.117".into(),
-        arch: "x86_64",
+        arch: "x86_64".into(),
         backend,
-        version: "0.1.0",
+        version: "0.1.0".into(),
     })
 }
 
@@ -199,7 +200,25 @@ fn lines_of_a_run() {
         LossBy { inum: None, r#gen: None, ..kind(APP, Op::Semop, None, 7) },
         kind(AGAIN, Op::Semop, Some(512), 1),
     ];
-    let loss = Loss { seq: 12, time: at(1_000), dropped: 1_824, missed: 1, facts: 3, by: &by };
+    let loss = Loss {
+        seq: Some(12),
+        time: at(1_000),
+        dropped: 1_824,
+        missed: 1,
+        facts: 3,
+        by: &by,
+        sink: None,
+        lost_other: None,
+    };
+    let slow = Loss {
+        seq: None,
+        missed: 0,
+        facts: 0,
+        by: &[],
+        sink: Some("text"),
+        lost_other: Some(3),
+        ..loss
+    };
     let accounting = accounting(5_260, 812, 0);
     let argv = ["sh", "-c", "echo \x1b[2J; true", ""].map(str::to_owned).to_vec();
     let command = Command { argv, exit_code: None, signal: Some("SIGKILL".to_owned()) };
@@ -207,15 +226,16 @@ fn lines_of_a_run() {
     let end = End {
         seq: 99,
         time: at(2_000),
-        accounting: &accounting,
-        command: Some(&command),
-        pending: &pending,
+        accounting,
+        command: Some(command),
+        pending,
+        findings: Vec::new(),
     };
     let mut events = vec![start(&backend)];
     events.extend(tails().into_iter().map(Event::Ipc));
     events.extend(moves());
     events.extend(lives());
-    events.push(Event::Loss(loss));
+    events.extend([Event::Loss(loss), Event::Loss(slow)]);
     let found = |present, appeared, ended| Found { present, appeared, ended };
     for complete in [false, true] {
         events.push(Event::Resync(Resync {
@@ -227,7 +247,7 @@ fn lines_of_a_run() {
             objects: found(50_000, 14, 1_003),
         }));
     }
-    events.push(Event::End(end));
+    events.push(Event::End(&end));
     insta::assert_snapshot!("lines", lines(&events, PLAIN));
     insta::assert_snapshot!("lines_coloured", lines(&events, COLOURED).replace('\x1b', "␛"));
 }
@@ -249,6 +269,8 @@ fn accounting(seen: u64, dropped: u64, missed: u64) -> Accounting {
         resyncs: ResyncAccounting::default(),
         diagnostics: BTreeMap::new(),
         findings: FindingsAccounting::default(),
+        reader_max_ns: 1_234_567,
+        sinks: BTreeMap::new(),
     }
 }
 
@@ -258,11 +280,17 @@ fn the_accounting_says_what_counts_are_worth() {
     wrong.total.delivered = 9;
     wrong.control.dropped = 2;
     wrong.control.withheld = 3;
+    let mut slow = accounting(5_260, 0, 0);
+    let counts = SinkAccounting { written: 5_000, filtered: 0, lost: 260, lost_other: 3 };
+    slow.sinks.insert("json".to_owned(), counts);
+    slow.diagnostics.insert(PROCESSES_NOT_LOOKED_AT.to_owned(), 12);
     let mut healed = accounting(5_260, 0, 0);
     healed.resyncs = ResyncAccounting { complete: 1, partial: 2, pending: true };
-    healed.diagnostics = BTreeMap::from([("descriptors_beyond_4096", 1), ("unreadable_field", 7)]);
+    healed.diagnostics = [("descriptors_beyond_4096", 1), ("unreadable_field", 7)]
+        .map(|(name, count)| (name.to_owned(), count))
+        .into();
     let [fine, one, many] = [(0, 0), (1, 0), (812, 3)].map(|(d, m)| accounting(5_260, d, m));
-    let all = [fine, one, many, wrong, healed];
+    let all = [fine, one, many, wrong, healed, slow];
     let mut out = String::new();
     for one in &all {
         for width in [80, 200] {
@@ -331,7 +359,7 @@ fn report(namespaces: Vec<NamespaceReport>) -> Report {
         boot_id: None,
         run_id: None,
         kernel: "6.12.117".to_owned(),
-        backend: Op::ALL.into_iter().map(|op| (OpName(op), "function")).collect(),
+        backend: Op::ALL.into_iter().map(|op| (OpName(op), "function".into())).collect(),
         started: at(0),
         ended: at(125_000),
         accounting: accounting(5_260, 0, 0),

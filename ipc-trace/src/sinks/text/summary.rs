@@ -11,7 +11,8 @@ use super::{
     units::{Clock, Count, Duration},
 };
 use crate::event::{
-    Accounting, Backends, Command, ControlAccounting, OpAccounting, Pending, ResyncAccounting,
+    Accounting, Backends, Command, ControlAccounting, OpAccounting, PROCESSES_NOT_LOOKED_AT,
+    Pending, ResyncAccounting, SinkAccounting,
 };
 use crate::event::{
     escape::{escaped, quoted},
@@ -31,8 +32,8 @@ pub(crate) struct BackendsText<'a>(pub &'a Backends);
 
 impl Display for BackendsText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = |name: &str| self.0.values().filter(|other| **other == name).count();
-        let Some(usual) = self.0.values().copied().max_by_key(|name| count(name)) else {
+        let count = |name: &str| self.0.values().filter(|other| *other == name).count();
+        let Some(usual) = self.0.values().map(AsRef::as_ref).max_by_key(|name| count(name)) else {
             return f.write_str("no backend");
         };
         write!(f, "backend {usual}")?;
@@ -84,8 +85,17 @@ pub(crate) fn accounting(
 
 /// What was not seen or not kept, one statement each; none when all is well.
 fn verdicts(accounting: &Accounting) -> Vec<Span> {
-    let Accounting { total, missed, control, resyncs, diagnostics, findings: _, by_op: _ } =
-        accounting;
+    let Accounting {
+        total,
+        missed,
+        control,
+        resyncs,
+        diagnostics,
+        findings: _,
+        by_op: _,
+        reader_max_ns: _,
+        sinks,
+    } = accounting;
     let OpAccounting { seen, filtered, emitted, dropped, delivered, not_made: _ } = *total;
     let mut said = Vec::new();
     let mut say = |text: &dyn Display| said.push(Span::new(Role::Loss, text));
@@ -125,6 +135,22 @@ fn verdicts(accounting: &Accounting) -> Vec<Span> {
             "{} {moves} of processes whose descriptors above 4,096 were not looked through",
             Count(*count)
         ));
+    }
+    if let Some(count) = diagnostics.get(PROCESSES_NOT_LOOKED_AT) {
+        say(&format_args!(
+            "{} times /proc was not looked at, as there was too much",
+            Count(*count)
+        ));
+    }
+    for SinkAccounting { lost, lost_other, .. } in sinks.values() {
+        if lost + lost_other > 0 {
+            say(&format_args!(
+                "{} {} and {} other lines left out: what reads this is too slow",
+                Count(*lost),
+                calls(*lost),
+                Count(*lost_other)
+            ));
+        }
     }
     said
 }

@@ -20,12 +20,12 @@ use super::{
     untrusted::{self, Expected},
 };
 use crate::{
-    engine::track::clock::boot_ns,
     event::{
         ls::{Limit, LimitName, Unseen, UnseenWhat},
         objects::ObjectLook,
         value::FamilyName,
     },
+    sources::clock::boot_ns,
     sources::kernel::owned,
 };
 

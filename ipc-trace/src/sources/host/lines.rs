@@ -1,5 +1,7 @@
 //! Lines of `/proc/PID/mountinfo` and `/proc/PID/maps` that have to do with IPC: pure.
 
+use crate::event::escape::unescaped;
+
 /// A mount of an IPC namespace or of an mqueue file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mount {
@@ -80,23 +82,6 @@ pub(crate) fn namespace(link: &str) -> Option<u32> {
 #[must_use]
 pub(crate) fn numbered(link: &str, kind: &str) -> Option<u32> {
     link.strip_prefix(kind)?.strip_prefix(":[")?.strip_suffix(']')?.parse().ok()
-}
-
-/// A text in which `mark` and so many digits to the base `radix` stand for a byte.
-pub(crate) fn unescaped(text: &[u8], mark: &[u8], digits: usize, radix: u32) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((first, others)) = rest.split_first() {
-        let code = rest.strip_prefix(mark).and_then(|rest| rest.split_at_checked(digits));
-        let byte = code.and_then(|(code, after)| {
-            let code = std::str::from_utf8(code).ok()?;
-            Some((u8::from_str_radix(code, radix).ok()?, after))
-        });
-        let (byte, after) = byte.unwrap_or((*first, others));
-        bytes.push(byte);
-        rest = after;
-    }
-    bytes
 }
 
 /// A mapped segment, as a process's `maps` shows it.

@@ -1,15 +1,17 @@
 //! What exists now: namespaces, and calls that have not returned.
 
-use std::{io, io::Read as _, os::fd::BorrowedFd};
-
-use ipc_trace_common::{
-    op::{Abi, Op},
-    record::{NamespaceRecord, NsRef, PendingRecord, flag},
+use std::{
+    io,
+    io::Read as _,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    sync::Arc,
 };
+
+use ipc_trace_common::record::flag;
 
 use super::bpf;
 use crate::{
-    input::DecodeError,
+    input::{DecodeError, census::Census},
     sources::kernel::decode::{self, Record},
 };
 
@@ -44,77 +46,55 @@ pub(super) fn listed(program: BorrowedFd<'_>) -> Result<Vec<u8>, CensusError> {
     }
 }
 
-/// A namespace that exists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Alive {
-    /// Which
-    pub ns: NsRef,
-    /// The kernel's own number
-    pub ns_id: Option<u64>,
-}
-
-impl From<&NamespaceRecord> for Alive {
-    fn from(record: &NamespaceRecord) -> Self {
-        let NamespaceRecord { ns, ns_id, .. } = *record;
-        Self { ns, ns_id: (ns_id != 0).then_some(ns_id) }
-    }
-}
-
-/// What existed at one moment.
+/// Lists what exists, from any thread.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Census {
-    /// When it began, on `CLOCK_BOOTTIME`, nanoseconds
-    pub boot_ns: u64,
-    /// The namespaces
-    pub alive: Vec<Alive>,
-    /// Whether these are all
-    pub complete: bool,
-    /// Calls that have not returned
-    pub pending: Vec<(PendingRecord, Op, Abi)>,
-    /// This process, in the initial pid namespace
-    pub self_pid: u32,
-    /// Inode number of this process's IPC namespace, by the way that the programs take
-    pub self_ns_inum: u32,
-}
+pub(crate) struct Lister(Option<Arc<OwnedFd>>);
 
-impl Census {
-    /// Reads what the census's program writes.
+impl Lister {
+    pub(super) fn new(program: OwnedFd) -> Self {
+        Self(Some(Arc::new(program)))
+    }
+
+    /// What exists now. Empty and incomplete where the kernel does not take the program.
     ///
     /// # Errors
-    /// It can't be read, or what it gave is no census.
-    pub(super) fn read(program: BorrowedFd<'_>) -> Result<Self, CensusError> {
-        Ok(Self::from_bytes(&listed(program)?)?)
+    /// The iterator can't be opened or read.
+    pub(crate) fn list(&self) -> Result<Census, CensusError> {
+        match &self.0 {
+            Some(program) => Ok(from_bytes(&listed(program.as_fd())?)?),
+            None => Ok(Census::default()),
+        }
     }
+}
 
-    fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut census = Self::default();
-        decode::iterated(bytes, |record| match record {
-            Record::Alive(r) if r.ns.generation != 0 => {
-                census.alive.push(r.into());
-            }
-            Record::Pending(r, op, abi) => census.pending.push((*r, op, abi)),
-            Record::End(r) => {
-                census.boot_ns = r.boot_ns;
-                census.complete = r.header.flags & flag::TRUNCATED == 0 && r.namespaces != u64::MAX;
-                census.self_pid = r.self_pid;
-                census.self_ns_inum = r.self_ns_inum;
-            }
-            Record::Alive(_)
-            | Record::Call(_)
-            | Record::Context(..)
-            | Record::Namespace(_)
-            | Record::Move(_)
-            | Record::Exit(_)
-            | Record::Queue(_)
-            | Record::Task(_)
-            | Record::Descriptor(_)
-            | Record::Mapping(_)
-            | Record::Change(_)
-            | Record::Batch(_)
-            | Record::Cgroup(_)
-            | Record::Access(_)
-            | Record::Unknown => {}
-        })?;
-        Ok(census)
-    }
+fn from_bytes(bytes: &[u8]) -> Result<Census, DecodeError> {
+    let mut census = Census::default();
+    decode::iterated(bytes, |record| match record {
+        Record::Alive(r) if r.ns.generation != 0 => {
+            census.alive.push(r.into());
+        }
+        Record::Pending(r, op, abi) => census.pending.push((*r, op, abi)),
+        Record::End(r) => {
+            census.boot_ns = r.boot_ns;
+            census.complete = r.header.flags & flag::TRUNCATED == 0 && r.namespaces != u64::MAX;
+            census.self_pid = r.self_pid;
+            census.self_ns_inum = r.self_ns_inum;
+        }
+        Record::Alive(_)
+        | Record::Call(_)
+        | Record::Context(..)
+        | Record::Namespace(_)
+        | Record::Move(_)
+        | Record::Exit(_)
+        | Record::Queue(_)
+        | Record::Task(_)
+        | Record::Descriptor(_)
+        | Record::Mapping(_)
+        | Record::Change(_)
+        | Record::Batch(_)
+        | Record::Cgroup(_)
+        | Record::Access(_)
+        | Record::Unknown => {}
+    })?;
+    Ok(census)
 }

@@ -6,13 +6,13 @@
 use ipc_trace_common::{
     op::{Abi, Op},
     record::{
-        ARGS_LEN, AccessRecord, CallRecord, CgroupRecord, ContextRecord, DescriptorRecord,
-        EndRecord, ExitRecord, Header, Kind, MappingRecord, MoveRecord, NamespaceRecord,
-        PendingRecord, QueueRecord, Sembuf, TaskRecord, VERSION, flag,
+        ARGS_LEN, AccessRecord, CgroupRecord, ContextRecord, DescriptorRecord, EndRecord,
+        ExitRecord, Header, Kind, MappingRecord, MoveRecord, NamespaceRecord, PendingRecord,
+        QueueRecord, TaskRecord, VERSION, flag,
     },
 };
 
-use crate::input::{Arguments, Call, DecodeError, Part, batch::Batch, meaning, view};
+use crate::input::{Arguments, Call, DecodeError, batch::Batch, meaning, view};
 
 /// A record.
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +93,7 @@ pub(crate) fn record(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     const CGROUP: u8 = Kind::Cgroup as u8;
     const ACCESS: u8 = Kind::Access as u8;
     Ok(match kind {
-        CALL => Record::Call(call(bytes)?),
+        CALL => Record::Call(Call::of(bytes)?),
         CONTEXT => {
             let (record, rest) = view(bytes, kind)?;
             Record::Context(record, arguments(record, rest))
@@ -111,44 +111,12 @@ pub(crate) fn record(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         TASK => Record::Task(view(bytes, kind)?.0),
         DESCRIPTOR => Record::Descriptor(view(bytes, kind)?.0),
         MAPPING => Record::Mapping(view(bytes, kind)?.0),
-        CHANGE => Record::Change(call(bytes)?),
+        CHANGE => Record::Change(Call::of(bytes)?),
         BATCH => Record::Batch(Batch::new(bytes)?),
         CGROUP => Record::Cgroup(view(bytes, kind)?.0),
         ACCESS => Record::Access(view(bytes, kind)?.0),
         _ => Record::Unknown,
     })
-}
-
-#[inline(always)]
-fn call(bytes: &[u8]) -> Result<Call<'_>, DecodeError> {
-    let kind = Kind::Call as u8;
-    let (record, rest) = view::<CallRecord>(bytes, kind)?;
-    let (op, abi, code) = meaning(&record.header)?;
-    let part = match op {
-        Op::Shmget | Op::Shmat | Op::Shmdt | Op::Semget | Op::Msgget => Part::None,
-        Op::Semop if record.header.flags & flag::INLINE != 0 => {
-            let [.., packed] = record.args;
-            Part::InlineSemop(sembuf(packed))
-        }
-        Op::Semop => Part::Semop(view(rest, kind)?.0),
-        Op::Msgsnd | Op::Msgrcv => Part::Msg(view(rest, kind)?.0),
-        Op::Shmctl | Op::Semctl | Op::Msgctl => Part::Ctl(view(rest, kind)?.0),
-        Op::MqSend | Op::MqReceive | Op::MqNotify | Op::MqGetsetattr => {
-            Part::Queue(view(rest, kind)?.0)
-        }
-        Op::MqOpen | Op::MqUnlink => Part::Name(view(rest, kind)?.0),
-    };
-    Ok(Call { op, abi, code, record, part })
-}
-
-/// The `struct sembuf` in the low 48 bits.
-const fn sembuf(packed: u64) -> Sembuf {
-    let [a, b, c, d, e, f, _, _] = packed.to_le_bytes();
-    Sembuf {
-        sem_num: u16::from_le_bytes([a, b]),
-        sem_op: i16::from_le_bytes([c, d]),
-        sem_flg: i16::from_le_bytes([e, f]),
-    }
 }
 
 /// Splits what an iterator wrote into records: they follow one another without gaps.

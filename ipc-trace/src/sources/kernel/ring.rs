@@ -18,7 +18,39 @@ use nix::{
 };
 
 use super::mapped::Mapping;
-use crate::engine::pipeline::{Source, Unfinished};
+
+/// A source of records: a ring.
+pub(crate) trait Source {
+    /// Hands the next record to `with`. `None`: there is none, or it is unfinished.
+    fn next<R>(&mut self, with: impl FnOnce(&[u8]) -> R) -> Option<R>;
+
+    /// What is there and can't be read yet, after there was no next record. `None`: nothing.
+    fn unfinished(&self) -> Option<Unfinished>;
+}
+
+/// Records that can't be read, as the first of them is still being written, by another CPU, or by a thread
+/// that was preempted meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unfinished {
+    /// The position of the first
+    pub at: usize,
+    /// The position behind the last
+    pub end: usize,
+}
+
+/// No ring.
+#[derive(Debug)]
+pub(crate) struct Nothing;
+
+impl Source for Nothing {
+    fn next<R>(&mut self, _: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        None
+    }
+
+    fn unfinished(&self) -> Option<Unfinished> {
+        None
+    }
+}
 
 /// A ring.
 pub(crate) struct Ring {

@@ -29,7 +29,7 @@ use super::{
     attach::{AttachError, attach},
     batches::{self, Batches},
     bpf,
-    census::{Census, CensusError, listed},
+    census::{CensusError, Lister, listed},
     features,
     folds::Folds,
     layout::Layout,
@@ -43,7 +43,13 @@ use super::{
     selftest,
     survey::Survey,
 };
-use crate::engine::track::losses::Others;
+use crate::{
+    input::{
+        census::Census,
+        counters::{AllCounts, Counts, Drops},
+    },
+    sources::clock::boot_ns,
+};
 
 /// Why tracing can't start.
 #[derive(Debug, thiserror::Error)]
@@ -151,62 +157,6 @@ impl Options {
     }
 }
 
-/// Counters of one row, summed over the CPUs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
-    /// See [`state::Counters`]
-    pub seen: u64,
-    /// Taken out by filters
-    pub filtered: u64,
-    /// Put into the ring
-    pub emitted: u64,
-    /// No room
-    pub dropped: u64,
-    /// Never made by the kernel: none of the others
-    pub not_made: u64,
-    /// Those of them for which there was no room
-    pub not_made_dropped: u64,
-    /// Not told, though it could have been told again
-    pub withheld: u64,
-}
-
-/// The counters of all operations and of the control ring.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct AllCounts {
-    /// By operation
-    pub ops: BTreeMap<Op, Counts>,
-    /// The control ring
-    pub control: Counts,
-    /// Runs of programs that the kernel left out
-    pub missed: u64,
-}
-
-impl AllCounts {
-    /// What was lost, beside the calls that are counted by operation.
-    #[must_use]
-    pub(crate) const fn others(&self) -> Others {
-        let Counts { dropped: facts, withheld, .. } = self.control;
-        Others { missed: self.missed, facts, withheld }
-    }
-
-    /// All operations together.
-    #[must_use]
-    pub(crate) fn total(&self) -> Counts {
-        self.ops.values().fold(Counts::default(), |sum, one| Counts {
-            seen: sum.seen + one.seen,
-            filtered: sum.filtered + one.filtered,
-            emitted: sum.emitted + one.emitted,
-            dropped: sum.dropped + one.dropped,
-            not_made: sum.not_made + one.not_made,
-            not_made_dropped: sum.not_made_dropped + one.not_made_dropped,
-            withheld: sum.withheld + one.withheld,
-        })
-    }
-}
-
-/// Lost calls by namespace, operation and error; namespace 0: no room to tell.
-pub(crate) type Drops = std::collections::HashMap<DropKey, u64>;
-
 /// Programs that are attached, and their maps.
 pub(crate) struct Session {
     /// Calls
@@ -246,7 +196,7 @@ pub(crate) struct Session {
     /// How often it had come up when it was logged last
     logged: u64,
     /// The program that lists what exists
-    census: Option<OwnedFd>,
+    census: Lister,
     self_pid: u32,
     /// Whether programs where objects are made are always run
     births_are_known: bool,
@@ -347,7 +297,7 @@ impl Session {
             cgroups_filter: linked.take("FILTER_CGROUPS")?,
             diagnostics: linked.words("DIAGNOSTIC_COUNTS", state::DIAGNOSTICS as usize)?,
             logged: 0,
-            census: None,
+            census: Lister::default(),
             self_pid: initial_pid(),
             births_are_known: false,
             linked,
@@ -391,12 +341,12 @@ impl Session {
         self.set_gate(gate::CONTROL);
         if self.census_refused.is_none() {
             match self.linked.iterator(CENSUS, "task", layout) {
-                Ok(program) => self.census = Some(program),
+                Ok(program) => self.census = Lister::new(program),
                 Err(reason) => self.census_refused = Some(reason),
             }
         }
         if self.census_refused.is_some() {
-            self.gate.set(gate::STARTED as usize, crate::engine::track::clock::boot_ns());
+            self.gate.set(gate::STARTED as usize, boot_ns());
             return Ok(Census::default());
         }
         let census = self.census()?;
@@ -417,11 +367,14 @@ impl Session {
     ///
     /// # Errors
     /// The iterator can't be opened or read.
-    pub(crate) fn census(&mut self) -> Result<Census, CensusError> {
-        match &self.census {
-            Some(program) => Census::read(program.as_fd()),
-            None => Ok(Census::default()),
-        }
+    pub(crate) fn census(&self) -> Result<Census, CensusError> {
+        self.census.list()
+    }
+
+    /// What lists what exists, for another thread.
+    #[must_use]
+    pub(crate) fn lister(&self) -> Lister {
+        self.census.clone()
     }
 
     /// Has the kernel side log what is rare, if it came up since this was asked last.
@@ -444,9 +397,10 @@ impl Session {
 
     /// What is rare and came up, with how often.
     #[must_use]
-    pub(crate) fn diagnosed(&self) -> BTreeMap<&'static str, u64> {
-        let counts =
-            Diagnostic::ALL.iter().map(|one| (one.name(), self.diagnostics.get(*one as usize)));
+    pub(crate) fn diagnosed(&self) -> BTreeMap<String, u64> {
+        let counts = Diagnostic::ALL
+            .iter()
+            .map(|one| (one.name().to_owned(), self.diagnostics.get(*one as usize)));
         counts.filter(|(_, count)| *count > 0).collect()
     }
 

@@ -27,7 +27,7 @@ use tonic::{
 use tonic_prost::ProstCodec;
 
 use super::{ANSWER, IMAGE_LEN, NAME_LEN, News, Socket, kept, kept_id, nobody, socket};
-use crate::{engine::track::containers::Labels, engine::track::containers::Named, with_causes};
+use crate::{input::container::Labels, input::container::Named, with_causes};
 use messages::{
     All, Container, ContainerEvent, ListContainersResponse, ListPodSandboxResponse, NamespaceMode,
     PodSandbox, PodSandboxStatusRequest, PodSandboxStatusResponse,

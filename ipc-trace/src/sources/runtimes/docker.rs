@@ -20,9 +20,7 @@ use futures_util::StreamExt as _;
 use tokio::{sync::mpsc::Sender, task::JoinSet, time::timeout};
 
 use super::{ANSWER, IMAGE_LEN, NAME_LEN, News, Socket, kept, kept_id, nobody, socket};
-use crate::{
-    engine::track::containers::Named, engine::track::containers::identity::Runtime, with_causes,
-};
+use crate::{input::container::Named, input::container::Runtime, with_causes};
 
 /// Containers that are asked about at a time, and that wait to be.
 const ASKED: usize = 4;

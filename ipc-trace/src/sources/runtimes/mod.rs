@@ -26,7 +26,7 @@ use tokio::sync::mpsc::{
     error::{SendError, TryRecvError},
 };
 
-use crate::engine::track::containers::{Named, identity::Runtime};
+use crate::input::container::{Named, Runtime};
 
 /// Messages of runtimes that wait to be read.
 const WAITING: usize = 1 << 10;

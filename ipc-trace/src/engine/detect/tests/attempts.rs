@@ -150,10 +150,10 @@ fn a_twin_is_no_attempt_worth_looking_at() {
     let mut world = World::new();
     for number in [1, 2] {
         world.container(number);
-        drop(world.tracker.containers.named(crate::engine::track::containers::Named {
+        drop(world.tracker.containers.named(crate::input::container::Named {
             id: super::container_id(number),
             image: Some("twin".into()),
-            ..crate::engine::track::containers::Named::default()
+            ..crate::input::container::Named::default()
         }));
     }
     make(&mut world, Task { cgroup: 1, ..owner(A) }, Op::Shmget, KEY, 3);

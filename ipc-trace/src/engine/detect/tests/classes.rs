@@ -1,7 +1,5 @@
 //! What each class makes of what happens.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
-
 use ipc_trace_common::{
     op::Op,
     record::{Channel, NsRef, QueueRef, Way, queue_flag},
@@ -9,59 +7,20 @@ use ipc_trace_common::{
 
 use super::{A, B, HOST, Task, World, only, queue, quiet, task};
 use crate::{
-    engine::detect::{
-        sighting::ProcessKey,
-        witness::{Mapped, Witness},
-    },
-    event::{
-        OtherNs,
-        finding::{Class, Severity},
-    },
+    event::finding::{Class, Severity},
+    input::process::Mapped,
 };
 
 const SECOND: u64 = 1_000_000_000;
 
-/// What there is to be seen on the host.
-#[derive(Clone, Debug, Default)]
-struct Host {
-    mapped: BTreeMap<u32, Vec<Mapped>>,
-    /// How often it was asked what is mapped
-    asked: usize,
-    namespaces: BTreeMap<u32, (u32, u32)>,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Shared(Rc<RefCell<Host>>);
-
-impl Witness for Shared {
-    fn mapped(&self, process: ProcessKey) -> Option<Vec<Mapped>> {
-        let mut host = self.0.borrow_mut();
-        host.asked += 1;
-        host.mapped.get(&process.0).cloned()
-    }
-
-    fn namespaces(&self, tid: u32) -> Option<(u32, OtherNs)> {
-        let (ipc, mnt) = *self.0.borrow().namespaces.get(&tid)?;
-        Some((ipc, OtherNs { pid: Some(1), mnt: Some(mnt), user: None }))
-    }
-
-    fn lives_with(&self, ipc_ns: u32, mnt_ns: u32, but: u32) -> Option<bool> {
-        let host = self.0.borrow();
-        let inside = host.namespaces.iter().filter(|(pid, ns)| **pid != but && ns.0 == ipc_ns);
-        inside.map(|(_, ns)| ns.1 == mnt_ns).max()
-    }
-}
-
 /// A host where init is in the initial namespaces, and somebody made A and B.
-fn host() -> (World, Shared) {
+fn host() -> World {
     let mut world = World::new();
-    let shared = Shared::default();
-    shared.0.borrow_mut().namespaces.insert(1, (HOST.inum, 100));
-    world.detect.ask(Box::new(shared.clone()), 9999);
+    world.host.namespaces.insert(1, (HOST.inum, 100));
     for (pid, ns) in [(500, A), (501, B)] {
         world.moved(task(pid, HOST), ns, Way::Unshare, None);
     }
-    (world, shared)
+    world
 }
 
 const ATTACHED: i64 = 0x7f00_0000_0000;
@@ -86,7 +45,7 @@ fn ways_to_another_namespaces_queues_are_told() {
         Channel::QueueList,
         Channel::QueueMount,
     ] {
-        let (mut world, _) = host();
+        let mut world = host();
         world.access(task(7, B), channel, queue(B, 5, B), 0);
         quiet(&mut world);
         world.access(task(7, B), channel, queue(A, 5, B), 0);
@@ -99,7 +58,7 @@ fn ways_to_another_namespaces_queues_are_told() {
 
 #[test]
 fn a_dead_namespaces_queue_is_another_namespaces() {
-    let (mut world, _) = host();
+    let mut world = host();
     let dead = QueueRef {
         ns: NsRef::default(),
         ino: 5,
@@ -113,7 +72,7 @@ fn a_dead_namespaces_queue_is_another_namespaces() {
 
 #[test]
 fn another_namespaces_tables_are_told_and_reading_says_more_than_holding() {
-    let (mut world, _) = host();
+    let mut world = host();
     let of = |ns| QueueRef { ino: 0, dev: 0, ..queue(ns, 0, B) };
     world.access(task(7, B), Channel::SysvipcRead, of(B), 0);
     quiet(&mut world);
@@ -130,12 +89,12 @@ fn another_namespaces_tables_are_told_and_reading_says_more_than_holding() {
 fn memory_that_a_process_takes_along_is_told_at_once() {
     for way in [Way::Unshare, Way::Setns] {
         for mapped in [None, Some(vec![]), Some(vec![mapping(3)])] {
-            let (mut world, shared) = host();
+            let mut world = host();
             let there = mapped.as_ref().is_some_and(|all| !all.is_empty());
             let carrier = task(7, A);
             attach(&mut world, carrier, 3);
-            shared.0.borrow_mut().mapped.extend(mapped.map(|all| (7, all)));
-            shared.0.borrow_mut().namespaces.insert(7, (HOST.inum, 100));
+            world.host.mapped.extend(mapped.map(|all| (7, all)));
+            world.host.namespaces.insert(7, (HOST.inum, 100));
             world.moved(carrier, HOST, way, None);
             let one = only(&mut world, Class::CarriedMapping);
             assert_eq!((one.severity, one.count), (Severity::High, 1));
@@ -148,20 +107,19 @@ fn memory_that_a_process_takes_along_is_told_at_once() {
 
 #[test]
 fn who_moves_again_and_again_without_memory_is_looked_at_now_and_then() {
-    let (mut world, shared) = host();
+    let mut world = host();
     let carrier = task(7, A);
-    let asked = || shared.0.borrow().asked;
-    let before = asked();
-    shared.0.borrow_mut().mapped.insert(7, vec![]);
+    let before = world.host.asked;
+    world.host.mapped.insert(7, vec![]);
     for way in [Way::Unshare, Way::Setns].repeat(500) {
         world.moved(carrier, B, way, None);
     }
-    assert_eq!(asked(), before + 1);
+    assert_eq!(world.host.asked, before + 1);
     // Something may have been missed since.
-    shared.0.borrow_mut().mapped.insert(7, vec![mapping(3)]);
+    world.host.mapped.insert(7, vec![mapping(3)]);
     world.wait(SECOND);
     world.moved(carrier, B, Way::Setns, None);
-    assert_eq!(asked(), before + 2);
+    assert_eq!(world.host.asked, before + 2);
     // What it attached is known without.
     attach(&mut world, carrier, 3);
     world.moved(carrier, HOST, Way::Setns, None);
@@ -170,7 +128,7 @@ fn who_moves_again_and_again_without_memory_is_looked_at_now_and_then() {
 
 #[test]
 fn memory_that_was_detached_or_lost_by_exec_is_not_taken_along() {
-    let (mut world, _) = host();
+    let mut world = host();
     let carrier = task(7, A);
     attach(&mut world, carrier, 3);
     world.call(carrier, Op::Shmdt, [ATTACHED.cast_unsigned(), 0, 0, 0, 0], 0);
@@ -185,14 +143,14 @@ fn memory_that_was_detached_or_lost_by_exec_is_not_taken_along() {
 #[test]
 fn memory_that_a_child_inherits_counts_after_a_second() {
     let inherit = |kept: Option<Vec<Mapped>>, ends: bool| {
-        let (mut world, shared) = host();
+        let mut world = host();
         let parent = task(7, A);
         attach(&mut world, parent, 3);
         let child = Task { ppid: 7, ..task(8, B) };
         world.moved(parent, B, Way::Clone, Some(child));
         world.wait(SECOND / 2);
         quiet(&mut world);
-        shared.0.borrow_mut().mapped.extend(kept.map(|all| (8, all)));
+        world.host.mapped.extend(kept.map(|all| (8, all)));
         if ends {
             world.ended(child);
         }
@@ -212,20 +170,20 @@ fn memory_that_a_child_inherits_counts_after_a_second() {
 
 #[test]
 fn what_a_child_attaches_itself_is_its_own() {
-    let (mut world, shared) = host();
+    let mut world = host();
     let parent = task(7, A);
     attach(&mut world, parent, 3);
     let child = Task { ppid: 7, ..task(8, B) };
     world.moved(parent, B, Way::Clone, Some(child));
     attach(&mut world, child, 3);
-    shared.0.borrow_mut().mapped.insert(8, vec![mapping(3)]);
+    world.host.mapped.insert(8, vec![mapping(3)]);
     world.wait(2 * SECOND);
     quiet(&mut world);
 }
 
 #[test]
 fn memory_that_is_touched_is_told_at_once_and_is_the_same_finding() {
-    let (mut world, shared) = host();
+    let mut world = host();
     let parent = task(7, A);
     attach(&mut world, parent, 3);
     let child = Task { ppid: 7, ..task(8, B) };
@@ -236,7 +194,7 @@ fn memory_that_is_touched_is_told_at_once_and_is_the_same_finding() {
     world.access(child, Channel::MappingTouched, segment(A), 42);
     let one = only(&mut world, Class::CarriedMapping);
     assert!(one.confidence >= 95 && one.title.contains("touched"));
-    shared.0.borrow_mut().mapped.insert(8, vec![mapping(3)]);
+    world.host.mapped.insert(8, vec![mapping(3)]);
     world.wait(2 * SECOND);
     assert_eq!(only(&mut world, Class::CarriedMapping).count, 2);
 }
@@ -244,7 +202,7 @@ fn memory_that_is_touched_is_told_at_once_and_is_the_same_finding() {
 #[test]
 fn a_segments_namespace_is_found_by_id_and_key_where_it_is_not_given() {
     let unknown = QueueRef { ino: 3, ..QueueRef::default() };
-    let (mut world, _) = host();
+    let mut world = host();
     world.access(task(8, B), Channel::MapFiles, unknown, 42);
     quiet(&mut world);
     assert_eq!(world.detect.unjudged(), 1);
@@ -253,7 +211,7 @@ fn a_segments_namespace_is_found_by_id_and_key_where_it_is_not_given() {
     let one = only(&mut world, Class::CarriedMapping);
     assert_eq!(one.confidence, 80);
     // Its own has the same.
-    let (mut world, _) = host();
+    let mut world = host();
     attach(&mut world, task(7, A), 3);
     attach(&mut world, task(8, B), 3);
     world.access(task(8, B), Channel::MapFiles, unknown, 42);
@@ -270,7 +228,7 @@ fn visit(world: &mut World, visitor: Task) -> Task {
 
 #[test]
 fn who_enters_and_calls_there_is_told_with_what_it_does() {
-    let (mut world, _) = host();
+    let mut world = host();
     let inside = visit(&mut world, task(7, HOST));
     quiet(&mut world);
     for _ in 0..3 {
@@ -287,7 +245,7 @@ fn who_enters_and_calls_there_is_told_with_what_it_does() {
 
 #[test]
 fn a_child_of_who_entered_is_counted_with_it() {
-    let (mut world, _) = host();
+    let mut world = host();
     let inside = visit(&mut world, task(7, HOST));
     world.call(Task { pid: 8, ppid: 7, ..inside }, Op::Semop, [3, 0, 1, 0, 0], 0);
     let one = only(&mut world, Class::NamespaceMismatch);
@@ -297,14 +255,14 @@ fn a_child_of_who_entered_is_counted_with_it() {
 #[test]
 fn who_goes_over_as_a_whole_is_silent() {
     // The mount namespace first.
-    let (mut world, shared) = host();
-    shared.0.borrow_mut().namespaces.insert(500, (A.inum, 200));
+    let mut world = host();
+    world.host.namespaces.insert(500, (A.inum, 200));
     let inside = visit(&mut world, Task { mnt: 200, ..task(7, HOST) });
     world.call(inside, Op::Semop, [3, 0, 1, 0, 0], 0);
     world.wait(2 * SECOND);
     quiet(&mut world);
     // Afterwards, and then a call.
-    let (mut world, _) = host();
+    let mut world = host();
     let inside = visit(&mut world, task(7, HOST));
     let whole = Task { mnt: 200, ..inside };
     world.context(whole);
@@ -312,16 +270,16 @@ fn who_goes_over_as_a_whole_is_silent() {
     world.wait(2 * SECOND);
     quiet(&mut world);
     // Afterwards, and a child calls exec.
-    let (mut world, _) = host();
+    let mut world = host();
     let inside = visit(&mut world, task(7, HOST));
     let child = Task { pid: 8, ppid: 7, mnt: 200, ..inside };
     world.call(child, Op::Semop, [3, 0, 1, 0, 0], 0);
     world.wait(2 * SECOND);
     quiet(&mut world);
     // Afterwards, without any call.
-    let (mut world, shared) = host();
+    let mut world = host();
     visit(&mut world, task(7, HOST));
-    shared.0.borrow_mut().namespaces.insert(7, (A.inum, 200));
+    world.host.namespaces.insert(7, (A.inum, 200));
     world.wait(SECOND / 10);
     world.wait(2 * SECOND);
     quiet(&mut world);
@@ -329,8 +287,8 @@ fn who_goes_over_as_a_whole_is_silent() {
 
 #[test]
 fn who_has_a_mount_namespace_of_its_own_has_not_gone_over() {
-    let (mut world, shared) = host();
-    shared.0.borrow_mut().namespaces.insert(500, (A.inum, 200));
+    let mut world = host();
+    world.host.namespaces.insert(500, (A.inum, 200));
     let inside = visit(&mut world, Task { mnt: 300, ..task(7, HOST) });
     world.call(inside, Op::Semop, [3, 0, 1, 0, 0], 0);
     assert_eq!(only(&mut world, Class::NamespaceMismatch).severity, Severity::High);
@@ -338,15 +296,15 @@ fn who_has_a_mount_namespace_of_its_own_has_not_gone_over() {
 
 #[test]
 fn who_does_nothing_is_told_after_a_second_or_when_it_leaves() {
-    let (mut world, shared) = host();
+    let mut world = host();
     visit(&mut world, task(7, HOST));
-    shared.0.borrow_mut().namespaces.insert(7, (A.inum, 100));
+    world.host.namespaces.insert(7, (A.inum, 100));
     world.wait(SECOND / 10);
     quiet(&mut world);
     world.wait(SECOND);
     assert_eq!(only(&mut world, Class::NamespaceMismatch).severity, Severity::High);
 
-    let (mut world, _) = host();
+    let mut world = host();
     let inside = visit(&mut world, task(7, HOST));
     world.moved(inside, HOST, Way::Setns, None);
     assert_eq!(only(&mut world, Class::NamespaceMismatch).severity, Severity::High);
@@ -354,7 +312,7 @@ fn who_does_nothing_is_told_after_a_second_or_when_it_leaves() {
 
 #[test]
 fn who_ends_unseen_is_told_with_doubt() {
-    let (mut world, _) = host();
+    let mut world = host();
     let inside = visit(&mut world, task(7, HOST));
     world.ended(inside);
     let one = only(&mut world, Class::NamespaceMismatch);
@@ -364,7 +322,7 @@ fn who_ends_unseen_is_told_with_doubt() {
 
 #[test]
 fn ones_own_namespaces_and_ones_home_are_no_mismatch() {
-    let (mut world, _) = host();
+    let mut world = host();
     // The maker, who comes back; a child of it; a grandchild.
     world.parents.insert(8, 500);
     for one in
@@ -383,7 +341,7 @@ fn ones_own_namespaces_and_ones_home_are_no_mismatch() {
 
 #[test]
 fn a_process_that_is_only_called_ipc_trace_is_no_tracer() {
-    let (mut world, _) = host();
+    let mut world = host();
     let called = Task { exe: "ipc-trace", ..task(7, HOST) };
     let inside = world.moved(called, A, Way::Setns, None);
     world.queue_call(inside, Op::MqGetsetattr, queue(A, 5, A), 0);
@@ -392,7 +350,7 @@ fn a_process_that_is_only_called_ipc_trace_is_no_tracer() {
 
 #[test]
 fn another_ipc_trace_is_told_as_such_while_it_only_looks() {
-    let (mut world, _) = host();
+    let mut world = host();
     let other = Task { is_tracer: true, ..task(7, HOST) };
     let inside = world.moved(other, A, Way::Setns, None);
     world.queue_call(inside, Op::MqGetsetattr, queue(A, 5, A), 0);
@@ -406,7 +364,7 @@ fn another_ipc_trace_is_told_as_such_while_it_only_looks() {
 
 #[test]
 fn of_this_process_nothing_is_found() {
-    let (mut world, _) = host();
+    let mut world = host();
     let own = task(9999, B);
     world.queue_call(own, Op::MqSend, queue(A, 5, B), 0);
     world.access(own, Channel::QueueOpen, queue(A, 5, B), 0);

@@ -22,10 +22,13 @@ use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use super::{Detect, sighting::Moved, store::Which};
 use crate::{
-    engine::track::{Tracker, clock::Clock, identity::Called},
+    engine::track::contexts::Facts,
+    engine::track::{Tracker, clock::Clock},
+    event::OtherNs,
     event::finding::{Class, Finding},
     input::Call,
     input::Part,
+    input::process::{Beside, Called, Context, Found, Mapped, Request},
 };
 
 pub(super) const HOST: NsRef = NsRef { inum: ipc_trace_common::state::HOST_INUM, generation: 1 };
@@ -76,16 +79,56 @@ pub(super) struct World {
     pub(super) now: u64,
     /// Parents of parents
     pub(super) parents: BTreeMap<u32, u32>,
+    pub(super) host: Host,
     seq: u64,
+}
+
+/// What there is to be seen on the host.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Host {
+    pub(super) mapped: BTreeMap<u32, Vec<Mapped>>,
+    /// How often it was asked what is mapped
+    pub(super) asked: usize,
+    /// The IPC namespaces and the mount namespaces of processes
+    pub(super) namespaces: BTreeMap<u32, (u32, u32)>,
+}
+
+impl Host {
+    fn mapped(&mut self, pid: u32) -> Option<Vec<Mapped>> {
+        self.asked += 1;
+        self.mapped.get(&pid).cloned()
+    }
+
+    fn namespaces(&self, tid: u32) -> Option<(u32, OtherNs)> {
+        let (ipc, mnt) = *self.namespaces.get(&tid)?;
+        Some((ipc, OtherNs { pid: Some(1), mnt: Some(mnt), user: None }))
+    }
+
+    /// What is to be seen of a thread that moves.
+    fn beside(&mut self, detect: &Detect, record: &MoveRecord, mover: Option<&Facts>) -> Beside {
+        let process = (record.pid, mover.map_or(0, |facts| facts.start_boot_ns));
+        let wanted =
+            record.way != Way::Clone as u32 && detect.wants_mapped(process, record.boot_ns);
+        let mnt = mover.and_then(|facts| facts.ns.mnt);
+        let parent = mover.and_then(|facts| self.namespaces.get(&facts.ppid));
+        let inside = self.namespaces.iter();
+        let inside = inside.filter(|(pid, ns)| **pid != record.pid && ns.0 == record.to.inum);
+        Beside {
+            parent_mnt: parent.map(|ns| ns.1),
+            lives_with: inside.map(|(_, ns)| Some(ns.1) == mnt).max(),
+            mapped: wanted.then(|| self.mapped(record.pid)).flatten(),
+        }
+    }
 }
 
 impl World {
     pub(super) fn new() -> Self {
         Self {
-            detect: Detect::default(),
+            detect: Detect::new(9999),
             tracker: Tracker::new(Clock::with_offset(0)),
             now: 1_000_000_000,
             parents: BTreeMap::new(),
+            host: Host::default(),
             seq: 0,
         }
     }
@@ -114,8 +157,13 @@ impl World {
         let exe = task.exe.as_bytes();
         record.exe[..exe.len()].copy_from_slice(exe);
         record.exe_len = exe.len() as u32 + 1;
-        self.tracker.context(&record, Called::default());
-        record.context
+        let number = record.context;
+        self.tracker.context(&Context {
+            record: Box::new(record),
+            called: Called::default(),
+            found: Found::default(),
+        });
+        number
     }
 
     fn head(&mut self, task: Task) -> CallRecord {
@@ -245,12 +293,12 @@ impl World {
 
     /// A runtime says of a container which IPC namespace it was given.
     pub(super) fn given(&mut self, number: u64, mode: &str) {
-        let named = crate::engine::track::containers::Named {
+        let named = crate::input::container::Named {
             id: container_id(number),
             name: Some(format!("app{number}")),
             image: Some(format!("image{number}")),
             ipc_mode: Some(mode.to_owned()),
-            ..crate::engine::track::containers::Named::default()
+            ..crate::input::container::Named::default()
         };
         drop(self.tracker.containers.named(named));
     }
@@ -309,14 +357,34 @@ impl World {
             self.tracker.objects.born(to);
         }
         self.seq += 1;
+        let beside = self.host.beside(&self.detect, &record, mover.as_deref());
         self.detect.moved(&Moved {
             record: &record,
             mover: mover.as_ref(),
             child: child.as_ref(),
             seq: Some(self.seq),
+            beside: &beside,
             tracker: &self.tracker,
         });
+        self.answer(false);
         moved
+    }
+
+    /// What classes ask is answered by what there is to be seen.
+    fn answer(&mut self, ended: bool) {
+        for request in self.detect.take_requests() {
+            match request {
+                Request::Namespaces(tid) => {
+                    let found = self.host.namespaces(tid);
+                    self.detect.namespaces_seen(tid, found, (self.now, ended));
+                }
+                Request::Mapped(process) => {
+                    let found = self.host.mapped(process.0);
+                    self.detect.mapped_seen(process, found.as_deref(), &self.tracker);
+                }
+                Request::Users { .. } | Request::Ended(_) => {}
+            }
+        }
     }
 
     /// A thread ended.
@@ -333,6 +401,14 @@ impl World {
     pub(super) fn wait(&mut self, ns: u64) {
         self.now += ns;
         self.detect.tick(self.now, &self.tracker);
+        self.answer(false);
+    }
+
+    /// Nothing comes any more.
+    pub(super) fn finish(&mut self) {
+        self.detect.ending(self.now, &self.tracker);
+        self.answer(true);
+        self.detect.finish(self.now, &self.tracker);
     }
 
     pub(super) fn all(&mut self) -> Vec<Finding> {

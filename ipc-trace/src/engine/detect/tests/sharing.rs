@@ -91,7 +91,7 @@ fn a_runtimes_word_is_waited_for_and_comes_late() {
     let mut never = world(&[]);
     make(&mut never, of(1, A), PRIVATE);
     using(&mut never, of(2, A));
-    never.detect.finish(never.now, &never.tracker);
+    never.finish();
     assert_eq!(only(&mut never, Class::CrossContainer).severity, Severity::Medium);
 }
 

@@ -6,45 +6,7 @@
 //! another container's: so it is told apart whether a runtime of this host can know a container, and only
 //! those get names from it.
 
-use crate::sources::host::lines::unescaped;
-
-/// What runs a container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Runtime {
-    /// Docker
-    Docker,
-    /// containerd, by Kubernetes or by nerdctl
-    Containerd,
-    /// CRI-O
-    Crio,
-    /// Podman
-    Podman,
-    /// Some runtime of Kubernetes, whose name the path does not tell
-    Cri,
-    /// LXC, Incus, LXD, and LXC containers of libvirt
-    Lxc,
-    /// systemd-nspawn
-    Nspawn,
-    /// The path does not tell
-    Unknown,
-}
-
-impl Runtime {
-    /// Its name.
-    #[must_use]
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Docker => "docker",
-            Self::Containerd => "containerd",
-            Self::Crio => "cri-o",
-            Self::Podman => "podman",
-            Self::Cri => "cri",
-            Self::Lxc => "lxc",
-            Self::Nspawn => "systemd-nspawn",
-            Self::Unknown => "unknown",
-        }
-    }
-}
+use crate::{event::escape::unescaped, input::container::Runtime};
 
 /// Which container.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -9,8 +9,11 @@ use std::{
 
 use ipc_trace_common::record::NsRef;
 
-use super::identity::{self, Identity};
-use crate::event::{Container, value::Text};
+use super::identity::Identity;
+use crate::{
+    event::{Container, value::Text},
+    input::container::{Named, Runtime},
+};
 
 /// A container that shows itself.
 #[derive(Debug)]
@@ -31,7 +34,7 @@ pub(crate) struct Known {
 
 impl Known {
     pub(super) fn new(identity: Identity) -> Self {
-        let named = matches!(identity.runtime, identity::Runtime::Lxc | identity::Runtime::Nspawn);
+        let named = matches!(identity.runtime, Runtime::Lxc | Runtime::Nspawn);
         let container = Container {
             runtime: identity.runtime.name(),
             id: identity.id.as_str().into(),
@@ -105,57 +108,6 @@ impl Known {
     #[must_use]
     pub(crate) fn ns(&self) -> Option<NsRef> {
         self.ns.get()
-    }
-}
-
-/// What a runtime says of a container.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Named {
-    /// Its id
-    pub id: String,
-    /// What runs it, where the answer tells more than the cgroup
-    pub runtime: Option<identity::Runtime>,
-    /// Its name
-    pub name: Option<String>,
-    /// Its image
-    pub image: Option<String>,
-    /// Its pod's name
-    pub pod: Option<String>,
-    /// That pod's uid, which not every cgroup tells
-    pub pod_uid: Option<String>,
-    /// That pod's namespace
-    pub pod_namespace: Option<String>,
-    /// That pod's labels
-    pub labels: Option<Labels>,
-    /// Which IPC namespace it was given: `private`, `shareable`, `host`, `container:ID`, `pod`, …
-    pub ipc_mode: Option<String>,
-}
-
-/// Labels of a pod, as far as they are kept.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Labels {
-    /// Those
-    pub kept: BTreeMap<String, String>,
-    /// Others that there are, and those that are cut
-    pub lost: u32,
-}
-
-impl Named {
-    /// Takes over what a later answer knows.
-    pub(super) fn merge(&mut self, later: Self) {
-        fn take<T>(to: &mut Option<T>, from: Option<T>) {
-            if from.is_some() {
-                *to = from;
-            }
-        }
-        take(&mut self.runtime, later.runtime);
-        take(&mut self.name, later.name);
-        take(&mut self.image, later.image);
-        take(&mut self.pod, later.pod);
-        take(&mut self.pod_uid, later.pod_uid);
-        take(&mut self.pod_namespace, later.pod_namespace);
-        take(&mut self.labels, later.labels);
-        take(&mut self.ipc_mode, later.ipc_mode);
     }
 }
 

@@ -6,7 +6,6 @@
 //! | [`identity`] | from a cgroup's path to a container: pure |
 //! | [`sharing`] | whether containers share a namespace because somebody said so: pure |
 //! | `units` | from a cgroup's path to a systemd unit: pure |
-//! | [`wanted`] | whether a container's calls are wanted: pure |
 //!
 //! The kernel side tells of births and deaths of cgroups once, with path and number, and a thread's
 //! context has the number, which is never given again. So the answer is right for a process that lived
@@ -19,28 +18,25 @@ pub(crate) mod identity;
 mod known;
 pub(crate) mod sharing;
 mod units;
-pub(crate) mod wanted;
 
 use std::{
     cell::RefCell,
     collections::{HashSet, VecDeque},
-    path::PathBuf,
     rc::{Rc, Weak},
     sync::Arc,
 };
 
 use ipc_trace_common::record::{CgroupRecord, NsRef, flag};
 
-use crate::sources::host::cgroups::Hierarchy;
 use crate::{
     engine::track::HashMap,
     event::{Container, ls::Ls, value::Text},
+    input::{container::Named, wanted::Wanted},
     steps::step,
 };
 use identity::Identity;
 use known::amend;
-pub(crate) use known::{Known, Labels, Named, shown};
-use wanted::Wanted;
+pub(crate) use known::{Known, shown};
 
 /// Cgroups that are kept, those that exist among them: some hundred bytes each.
 const CGROUPS: usize = 1 << 17;
@@ -75,9 +71,8 @@ struct Cgroup {
 }
 
 /// All containers, by the cgroups that they are in.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Containers {
-    hierarchy: Option<Hierarchy>,
     cgroups: HashMap<u64, Cgroup>,
     order: VecDeque<u64>,
     removed: VecDeque<u64>,
@@ -95,38 +90,9 @@ pub(crate) struct Containers {
     decided: Vec<Rc<Known>>,
     /// Those whose threads were last in an IPC namespace, and some whose threads were there before
     inside: RefCell<HashMap<NsRef, Vec<Weak<Known>>>>,
-    /// Where processes are that live
-    proc: PathBuf,
-}
-
-impl Default for Containers {
-    fn default() -> Self {
-        Self {
-            hierarchy: None,
-            cgroups: HashMap::default(),
-            order: VecDeque::new(),
-            removed: VecDeque::new(),
-            known: HashMap::default(),
-            swept: 0,
-            names: HashMap::default(),
-            names_order: VecDeque::new(),
-            forgotten: 0,
-            wanted: Wanted::default(),
-            verdicts: Vec::new(),
-            decided: Vec::new(),
-            inside: RefCell::default(),
-            proc: "/proc".into(),
-        }
-    }
 }
 
 impl Containers {
-    /// For a look: nothing is known but where cgroups are.
-    #[must_use]
-    pub(crate) fn looking(hierarchy: Option<Hierarchy>) -> Self {
-        Self { hierarchy, ..Self::default() }
-    }
-
     /// The calls of these alone are wanted. To be said first.
     pub(crate) fn want(&mut self, wanted: Wanted) {
         self.wanted = wanted;
@@ -178,15 +144,24 @@ impl Containers {
         std::mem::take(&mut self.decided)
     }
 
-    /// Those that exist. From now on the kernel side tells of others.
-    pub(crate) fn begin(&mut self, hierarchy: Hierarchy) {
-        let all = hierarchy.walk(|number, path| {
-            self.made(number, path);
-        });
-        if !all {
-            log::info!("not all cgroups that exist are known: some containers are told later");
+    /// Those exist. From now on the kernel side tells of others.
+    pub(crate) fn exist(&mut self, all: &[(u64, Vec<u8>)]) {
+        for (number, path) in all {
+            self.made(*number, path);
         }
-        self.hierarchy = Some(hierarchy);
+    }
+
+    /// A cgroup has that path, as was asked since it was not known.
+    pub(crate) fn is_at(&mut self, number: u64, path: &[u8]) {
+        if !self.knows(number) {
+            self.made(number, path);
+        }
+    }
+
+    /// Whether a cgroup is known. It is not if it was forgotten, or if the record of its birth was lost.
+    #[must_use]
+    pub(crate) fn knows(&self, cgroup: u64) -> bool {
+        cgroup == 0 || self.cgroups.contains_key(&cgroup)
     }
 
     /// A cgroup was made or removed.
@@ -296,20 +271,13 @@ impl Containers {
         self.known.get(id).into_iter().flatten().filter_map(Weak::upgrade)
     }
 
-    /// The container of a process whose thread is in a cgroup. `None`: it is the host's.
-    pub(crate) fn of(&mut self, cgroup: u64, pid: u32) -> Option<Rc<Known>> {
-        if let Some(known) = self.cgroups.get(&cgroup) {
-            return known.whose.container();
-        }
-        if cgroup == 0 {
-            return None;
-        }
-        // It was forgotten, or the record of its birth was lost.
-        let path = self.hierarchy.as_ref()?.path_of(&self.proc, pid, cgroup)?;
-        self.made(cgroup, &path)
+    /// The container that a cgroup is of. `None`: it is the host's, or is not known.
+    #[must_use]
+    pub(crate) fn of(&self, cgroup: u64) -> Option<Rc<Known>> {
+        self.cgroups.get(&cgroup)?.whose.container()
     }
 
-    /// The systemd unit that a cgroup is of, after [`Self::of`] was asked for it.
+    /// The systemd unit that a cgroup is of.
     #[must_use]
     pub(crate) fn unit(&self, cgroup: u64) -> Option<Arc<Text<'static>>> {
         match &self.cgroups.get(&cgroup)?.whose {
@@ -318,7 +286,7 @@ impl Containers {
         }
     }
 
-    /// The path of a cgroup, from the root of the hierarchy, after [`Self::of`] was asked for it.
+    /// The path of a cgroup, from the root of the hierarchy.
     #[must_use]
     pub(crate) fn path(&self, cgroup: u64) -> Option<Arc<Text<'static>>> {
         self.cgroups.get(&cgroup).map(|known| Arc::clone(&known.path))
@@ -329,10 +297,16 @@ impl Containers {
         identity::of_path(path).map(|identity| self.known(identity))
     }
 
-    /// The hierarchy that counts, if there are cgroups.
-    #[must_use]
-    pub(crate) const fn hierarchy(&self) -> Option<&Hierarchy> {
-        self.hierarchy.as_ref()
+    /// Hands to `each` which containers a look found in which namespace.
+    pub(crate) fn each_in(&mut self, ls: &Ls, mut each: impl FnMut(u32, &Rc<Known>)) {
+        for namespace in &ls.namespaces {
+            for process in &namespace.processes {
+                let path = process.cgroup.as_deref();
+                if let Some(known) = path.and_then(|path| self.of_path(path)) {
+                    each(namespace.inum, &known);
+                }
+            }
+        }
     }
 
     /// Fills in the containers of a look. `each`: what is in which namespace.

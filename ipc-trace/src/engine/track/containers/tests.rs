@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::input::container::Labels;
 
 fn id(n: u64) -> String {
     format!("{n:064x}")
@@ -24,14 +25,14 @@ fn name(known: &Rc<Known>) -> Option<String> {
 fn a_name_that_comes_late_is_told_once_and_shown_everywhere() {
     let mut containers = Containers::default();
     made(&mut containers, 5, 1);
-    let known = containers.of(5, 1).unwrap();
+    let known = containers.of(5).unwrap();
     assert_eq!(known.show().name, None);
     assert!(containers.named(named(1, "app1")).is_some());
     assert!(containers.named(named(1, "app1")).is_none());
     assert_eq!(name(&known).as_deref(), Some("app1"));
     // It was removed, and its record comes late.
     containers.gone(5);
-    assert_eq!(name(&containers.of(5, 1).unwrap()).as_deref(), Some("app1"));
+    assert_eq!(name(&containers.of(5).unwrap()).as_deref(), Some("app1"));
 }
 
 #[test]
@@ -39,7 +40,7 @@ fn a_name_that_comes_early_is_there_from_the_beginning() {
     let mut containers = Containers::default();
     assert!(containers.named(named(1, "app1")).is_none());
     made(&mut containers, 5, 1);
-    assert_eq!(name(&containers.of(5, 1).unwrap()).as_deref(), Some("app1"));
+    assert_eq!(name(&containers.of(5).unwrap()).as_deref(), Some("app1"));
 }
 
 #[test]
@@ -47,7 +48,7 @@ fn what_is_learnt_of_a_shown_one_is_told_once_whatever_it_is() {
     let mut containers = Containers::default();
     let _ = containers.named(named(1, "app1"));
     made(&mut containers, 5, 1);
-    let known = containers.of(5, 1).unwrap();
+    let known = containers.of(5).unwrap();
     let pod = |label: &str| {
         let kept = BTreeMap::from([("app".to_owned(), label.to_owned())]);
         let labels = Some(Labels { kept, lost: 2 });
@@ -71,7 +72,7 @@ fn two_containers_of_one_name_are_two() {
         made(&mut containers, n, n);
         let _ = containers.named(named(n, "app"));
     }
-    let ids = [1, 2].map(|n| containers.of(n, 1).unwrap().container().id.to_string());
+    let ids = [1, 2].map(|n| containers.of(n).unwrap().container().id.to_string());
     assert_eq!(ids, [id(1), id(2)]);
 }
 
@@ -82,8 +83,8 @@ fn a_name_is_not_for_one_who_calls_its_cgroup_so() {
     containers.made(5, path.as_bytes());
     made(&mut containers, 6, 1);
     let _ = containers.named(named(1, "app1"));
-    assert_eq!(name(&containers.of(5, 1).unwrap()), None);
-    assert_eq!(name(&containers.of(6, 1).unwrap()).as_deref(), Some("app1"));
+    assert_eq!(name(&containers.of(5).unwrap()), None);
+    assert_eq!(name(&containers.of(6).unwrap()).as_deref(), Some("app1"));
 }
 
 #[test]
@@ -104,14 +105,14 @@ fn a_hundred_thousand_containers_leave_little_behind() {
 #[test]
 fn verdicts_follow_what_becomes_known() {
     let mut containers = Containers::default();
-    let pattern = crate::engine::policy::pattern::Pattern::new("app1").unwrap();
+    let pattern = crate::input::pattern::Pattern::new("app1").unwrap();
     containers.want(Wanted { containers: vec![pattern], ..Wanted::default() });
     containers.made(1, b"/system.slice/ssh.service");
     made(&mut containers, 5, 1);
     made(&mut containers, 6, 2);
     // The host's is known at once.
     assert_eq!(containers.take_verdicts(), [(1, Some(false))]);
-    let known = containers.of(5, 1).unwrap();
+    let known = containers.of(5).unwrap();
     assert_eq!(known.is_wanted(), None);
     // It was waited for in vain, and is told yet.
     containers.give_up(&known);
@@ -137,7 +138,7 @@ fn who_is_alone_in_a_namespace_is_found_without_looking_at_all_containers() {
         let mut containers = Containers::default();
         for n in 0..count as u64 {
             made(&mut containers, n + 1, n);
-            let known = containers.of(n + 1, 1).unwrap();
+            let known = containers.of(n + 1).unwrap();
             containers.is_in(&known, own(n), 1);
             assert_eq!(containers.alone_in(own(n)), Some(known.container()));
             containers.is_in(&known, host, 2);
@@ -149,7 +150,7 @@ fn who_is_alone_in_a_namespace_is_found_without_looking_at_all_containers() {
     // One goes from one to the other and back.
     let mut containers = Containers::default();
     made(&mut containers, 1, 1);
-    let known = containers.of(1, 1).unwrap();
+    let known = containers.of(1).unwrap();
     for n in 0..100_000 {
         containers.is_in(&known, if n % 2 == 0 { host } else { own(1) }, n);
     }
@@ -161,7 +162,7 @@ fn who_is_alone_in_a_namespace_is_found_without_looking_at_all_containers() {
 fn a_decision_looks_at_the_containers_own_cgroups_alone() {
     crate::steps::assert_linear(5_000, |count| {
         let mut containers = Containers::default();
-        let pattern = crate::engine::policy::pattern::Pattern::new("app1").unwrap();
+        let pattern = crate::input::pattern::Pattern::new("app1").unwrap();
         containers.want(Wanted { containers: vec![pattern], ..Wanted::default() });
         for n in 0..count as u64 {
             made(&mut containers, n + 1, n);

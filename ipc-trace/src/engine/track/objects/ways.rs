@@ -37,7 +37,7 @@ pub(super) struct Everywhere {
     ids: BTreeSet<(Family, i32, NsRef)>,
     /// By a hash: the names themselves are with their namespaces
     names: BTreeSet<(u64, NsRef)>,
-    hasher: foldhash::fast::RandomState,
+    hasher: crate::engine::track::Seeded,
     /// Objects that somebody new has used
     met: Vec<(NsRef, Local)>,
     /// Objects that were removed and may be in use, the oldest first, and some that are gone since

@@ -24,7 +24,7 @@ use super::{
     },
     *,
 };
-use crate::{engine::track::containers::identity::Runtime, sources::runtimes::Names};
+use crate::{input::container::Runtime, sources::runtimes::Names};
 
 /// What a runtime has.
 #[derive(Debug, Default)]

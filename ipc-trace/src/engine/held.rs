@@ -7,13 +7,11 @@ use std::{collections::VecDeque, rc::Rc};
 
 use zerocopy::IntoBytes as _;
 
-use super::{Pipeline, Sink, control::words};
+use super::Engine;
 use crate::{
-    engine::track::containers::Known,
-    engine::track::{HashMap, contexts::Facts},
+    engine::track::{HashMap, containers::Known, contexts::Facts},
+    event::Tell,
     input::Call,
-    sources::kernel::decode,
-    sources::kernel::decode::Record,
     steps::step,
 };
 
@@ -94,25 +92,20 @@ impl Held {
     }
 }
 
-impl Pipeline {
+impl Engine {
     /// A call, where the calls of some containers alone are wanted: the number of its line.
     #[cold]
-    pub(super) fn of_container(
-        &mut self,
-        call: &Call<'_>,
-        bytes: &[u8],
-        sink: &mut impl Sink,
-    ) -> Option<u64> {
+    pub(super) fn of_container(&mut self, call: &Call<'_>, out: &mut impl Tell) -> Option<u64> {
         let record = call.record;
         let facts = self.tracker.contexts.get(record.tid, record.context);
         let found = facts.and_then(|facts| Some((facts, facts.container.as_ref()?)));
         match found.map(|(facts, known)| (known.is_wanted(), facts, known)) {
-            Some((Some(true), ..)) => return sink.call(call, &self.tracker),
+            Some((Some(true), ..)) => return self.tell_call(call, out),
             Some((None, facts, known)) => {
                 let (known, due) = (Rc::clone(known), record.boot_ns.saturating_add(PATIENCE_NS));
                 let waiting = Waiting {
                     number: 0,
-                    words: words(bytes),
+                    words: call.to_words(),
                     tid: record.tid,
                     context: record.context,
                     facts: Rc::clone(facts),
@@ -131,24 +124,24 @@ impl Pipeline {
     }
 
     /// Hands on what is known to be wanted now, and gives up what was waited for until `now`.
-    pub(crate) fn release(&mut self, now: u64, sink: &mut impl Sink) {
-        self.release_decided(sink);
+    pub(crate) fn release(&mut self, now: u64, out: &mut impl Tell) {
+        self.release_decided(out);
         while let Some((due, known)) = self.held.oldest()
             && due <= now
             && known.is_wanted().is_none()
         {
             self.tracker.containers.give_up(&known);
             // It is among those that are decided now.
-            self.release_decided(sink);
+            self.release_decided(out);
         }
     }
 
-    fn release_decided(&mut self, sink: &mut impl Sink) {
+    fn release_decided(&mut self, out: &mut impl Tell) {
         for known in self.tracker.containers.take_decided() {
             for waiting in self.held.take(&known) {
                 step();
                 match known.is_wanted() {
-                    Some(true) => self.hand_on(waiting, sink),
+                    Some(true) => self.hand_on(waiting, out),
                     Some(false) | None => self.unwanted(&waiting.words),
                 }
             }
@@ -156,23 +149,23 @@ impl Pipeline {
     }
 
     /// The thread may have ended since, or be another.
-    fn hand_on(&mut self, waiting: Waiting, sink: &mut impl Sink) {
+    fn hand_on(&mut self, waiting: Waiting, out: &mut impl Tell) {
         let Waiting { words, tid, context, facts, .. } = waiting;
-        let Ok(Record::Call(call)) = decode::record(words.as_bytes()) else { return };
+        let Ok(call) = Call::of(words.as_bytes()) else { return };
         let now = self.tracker.contexts.replace(tid, Some((context, facts)));
-        sink.call(&call, &self.tracker);
+        self.tell_call(&call, out);
         self.tracker.contexts.replace(tid, now);
     }
 
     fn unwanted(&mut self, words: &[u64]) {
         // It was decoded before.
-        if let Ok(Record::Call(call)) = decode::record(words.as_bytes()) {
+        if let Ok(call) = Call::of(words.as_bytes()) {
             self.count_unwanted(&call);
         }
     }
 
     fn count_unwanted(&mut self, call: &Call<'_>) {
-        if let Some(count) = self.delivered.unwanted.get_mut(call.op as usize) {
+        if let Some(count) = self.unwanted.get_mut(call.op as usize) {
             *count += 1;
         }
     }
@@ -186,7 +179,8 @@ mod tests {
     use super::*;
     use crate::{
         engine::track::containers::Containers,
-        engine::track::{contexts::Contexts, identity::Called},
+        engine::track::contexts::Contexts,
+        input::process::{Called, Context, Found},
     };
 
     fn container(containers: &mut Containers, number: u64) -> Rc<Known> {
@@ -196,14 +190,19 @@ mod tests {
         record.path_len = path.len() as u32;
         record.path[..path.len()].copy_from_slice(path.as_bytes());
         containers.record(&record);
-        containers.of(number + 1, 1).unwrap()
+        containers.of(number + 1).unwrap()
     }
 
     #[test]
     fn calls_of_many_containers_are_held_and_let_go_each_once() {
         let mut contexts = Contexts::default();
         let context = ContextRecord::new_zeroed();
-        contexts.insert(&context, Called::default(), &mut Containers::default());
+        let context = Context {
+            record: Box::new(context),
+            called: Called::default(),
+            found: Found::default(),
+        };
+        contexts.insert(&context, &mut Containers::default());
         let facts = contexts.get(0, 0).unwrap();
         let call =
             || Waiting { number: 0, words: [].into(), tid: 0, context: 0, facts: Rc::clone(facts) };

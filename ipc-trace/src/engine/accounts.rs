@@ -1,21 +1,17 @@
-//! Counters, losses and pending calls, as they are shown.
+//! Counters and pending calls, as they are shown.
 
 use std::collections::BTreeMap;
 
 use ipc_trace_common::record::{PendingRecord, queue_flag};
 
+use super::Engine;
 use crate::{
-    engine::pipeline::Delivered,
     engine::track::Tracker,
     event::{
-        Accounting, ControlAccounting, OpAccounting, Pending, ResyncAccounting,
-        finding::FindingsAccounting,
+        Accounting, ControlAccounting, OpAccounting, Pending,
         value::{AbiName, FamilyName, OpName, Text},
     },
-    sources::kernel::{
-        census::Census,
-        session::{AllCounts, Counts},
-    },
+    input::{census::Census, counters::Counts},
 };
 
 /// `unwanted`: of those that were delivered, filtered here.
@@ -30,37 +26,43 @@ fn account(counts: &Counts, delivered: u64, unwanted: u64) -> OpAccounting {
     }
 }
 
-/// What was seen, and what became of it. Operations that were not seen are left out.
-#[must_use]
-pub(crate) fn accounting(counts: &AllCounts, delivered: &Delivered) -> Accounting {
-    let of = |all: &[u64], op: u8| all.get(usize::from(op)).copied().unwrap_or(0);
-    let of_op = |counts: &Counts, op: u8| {
-        account(counts, of(&delivered.ops, op), of(&delivered.unwanted, op))
-    };
-    Accounting {
-        total: account(&counts.total(), delivered.calls(), delivered.unwanted.iter().sum()),
-        missed: counts.missed,
-        by_op: counts
-            .ops
-            .iter()
-            .filter(|(_, counts)| counts.seen > 0 || counts.not_made > 0)
-            .map(|(op, counts)| (OpName(*op), of_op(counts, *op as u8)))
-            .collect(),
-        control: ControlAccounting {
-            emitted: counts.control.emitted,
-            delivered: delivered.control,
-            dropped: counts.control.dropped,
-            withheld: counts.control.withheld,
-        },
-        resyncs: ResyncAccounting::default(),
-        diagnostics: BTreeMap::new(),
-        findings: FindingsAccounting::default(),
+impl Engine {
+    /// What was seen, and what became of it. Operations that were not seen are left out.
+    #[must_use]
+    pub(super) fn accounting(&self) -> Accounting {
+        let counted = &self.counted;
+        let (counts, delivered) = (&counted.counts, &counted.delivered);
+        let of = |all: &[u64], op: u8| all.get(usize::from(op)).copied().unwrap_or(0);
+        let of_op = |counts: &Counts, op: u8| {
+            account(counts, of(&delivered.ops, op), of(&self.unwanted, op))
+        };
+        Accounting {
+            total: account(&counts.total(), delivered.calls(), self.unwanted.iter().sum()),
+            missed: counts.missed,
+            by_op: counts
+                .ops
+                .iter()
+                .filter(|(_, counts)| counts.seen > 0 || counts.not_made > 0)
+                .map(|(op, counts)| (OpName(*op), of_op(counts, *op as u8)))
+                .collect(),
+            control: ControlAccounting {
+                emitted: counts.control.emitted,
+                delivered: delivered.control,
+                dropped: counts.control.dropped,
+                withheld: counts.control.withheld,
+            },
+            resyncs: self.resync.accounting(),
+            diagnostics: counted.diagnostics.clone(),
+            findings: self.detect.findings.accounting(self.detect.unjudged()),
+            reader_max_ns: counted.reader_max_ns,
+            sinks: BTreeMap::new(),
+        }
     }
 }
 
 /// The calls that have not returned, the longest first.
 #[must_use]
-pub(crate) fn pending(census: &Census, tracker: &Tracker, now: u64) -> Vec<Pending> {
+pub(super) fn pending(census: &Census, tracker: &Tracker, now: u64) -> Vec<Pending> {
     let mut pending: Vec<_> = census
         .pending
         .iter()

@@ -1,9 +1,7 @@
 //! Which containers' calls are wanted: by name or id, image, pod. Pure.
 
-use crate::{
-    engine::policy::{pattern::Pattern, terms::is_called},
-    event::{Container, value::Text},
-};
+use super::pattern::Pattern;
+use crate::event::{Container, value::Text};
 
 /// What is asked of a container. Questions of different kinds must all hold, of those of one kind one.
 #[derive(Clone, Debug, Default)]
@@ -24,7 +22,7 @@ impl Wanted {
     }
 
     /// Whether a container is wanted. `None`: what is known of it so far does not tell.
-    pub(super) fn is(&self, one: &Container) -> Option<bool> {
+    pub(crate) fn is(&self, one: &Container) -> Option<bool> {
         let bytes = |text: &Option<Text<'static>>| text.as_ref().map(|text| text.0.to_vec());
         let (image, pod) = (bytes(&one.image), bytes(&one.pod));
         let in_pod = one.pod_uid.is_some();
@@ -45,6 +43,13 @@ impl Wanted {
         }
         answers.iter().all(Option::is_some).then_some(true)
     }
+}
+
+/// Whether a container has that name or id, or an id that begins so.
+pub(crate) fn is_called(pattern: &Pattern, container: &Container) -> bool {
+    let id = container.id.0.as_ref();
+    let name = container.name.as_ref().map(|name| name.0.as_ref());
+    name.is_some_and(|name| pattern.matches(name)) || pattern.matches(id) || pattern.begins(id)
 }
 
 /// The answer to questions of one kind; `known`: whether one that is not in the affirmative is final.

@@ -4,18 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipc_trace_common::record::{NsRef, QueueRef, queue_flag};
 
-use super::{Change, Pipeline, Sink, Source};
+use super::Engine;
 use crate::{
     engine::track::{
-        clock::boot_ns,
+        Tracker,
         objects::looks::{Holders, kernel_device},
     },
     event::{
-        Found, Life,
+        Found, Life, Tell,
         ls::{Ls, NamespaceLook},
         objects::{ObjectLife, ObjectLook},
     },
-    sources::kernel::census::{Alive, Census},
+    input::census::{Alive, Census},
 };
 
 /// What came of a snapshot after a loss.
@@ -53,48 +53,66 @@ fn identified<'a>(
     before.alive.iter().filter_map(same).collect()
 }
 
-impl Pipeline {
+impl Engine {
     /// A look found what there was at the start. `before` and `after`: what was listed before and after
-    /// it; `opened`: when calls began to be reported. What happened meanwhile is in the control ring, and
-    /// is told here, with what was there.
+    /// it. No line tells of it yet: what happened meanwhile is told first.
     ///
-    /// All that happened in a namespace that the first list does not have is in the ring, since it was made
-    /// meanwhile.
-    pub(crate) fn looked(
-        &mut self,
-        ls: Option<&Ls>,
-        (before, after): (&Census, &Census),
-        opened: u64,
-        control: &mut impl Source,
-        sink: &mut impl Sink,
-    ) {
-        for (ns, look) in ls.iter().flat_map(|ls| identified(ls, (before, after))) {
-            self.tracker.objects.found(ns, look, opened);
+    /// All that happened in a namespace that the first list does not have is told, since it was made meanwhile.
+    pub(super) fn looked(&mut self, at: u64, ls: Option<&Ls>, lists: (&Census, &Census)) {
+        for (ns, look) in ls.iter().flat_map(|ls| identified(ls, lists)) {
+            self.tracker.objects.found(ns, look, at);
         }
-        self.read_control(control);
-        self.apply(opened, sink);
+    }
+
+    /// Calls are shown from now on, and what happened before was told.
+    pub(super) fn opened(&mut self, at: u64, census: &Census, out: &mut impl Tell) {
+        self.now = at;
+        self.begin.at.boot_ns = at;
         let present = self.tracker.objects.present();
-        self.changes(&present, sink);
-        self.listed(after, sink);
+        self.changes(&present, out);
+        self.listed(census);
         self.tracker.namespaces.were_there();
     }
 
-    /// After a loss, noticed at `since`, a snapshot was taken, between two lists. All records of until then
-    /// have been applied. `complete`: nothing more was lost meanwhile.
-    pub(crate) fn reconcile(
+    /// A list of what exists was made. What happened before it has been told.
+    pub(super) fn listed(&mut self, census: &Census) {
+        self.dying.extend(self.tracker.namespaces.listed(census));
+        self.census = census.clone();
+    }
+
+    /// After a loss, a snapshot was taken, between two lists. All that happened until then has been told.
+    pub(super) fn snapshot(
+        &mut self,
+        ls: Option<&Ls>,
+        (before, after): (&Census, &Census),
+        out: &mut impl Tell,
+    ) {
+        let Some((since, calm)) = self.resync.taken() else { return };
+        let now = self.now;
+        let Some(ls) = ls else {
+            self.resync.failed(since, now);
+            return;
+        };
+        // Else what was read may be of another life of the number; where nobody counts lives, they are not told apart.
+        let identified = before.complete && after.complete;
+        let complete = calm && (identified || !self.begin.census.complete);
+        let found = self.reconcile(ls, (before, after), (since, complete), out);
+        self.resync.done(complete, since, now);
+        self.tell_resync(&found, out);
+    }
+
+    fn reconcile(
         &mut self,
         ls: &Ls,
         (before, after): (&Census, &Census),
         (since, complete): (u64, bool),
-        sink: &mut impl Sink,
+        out: &mut impl Tell,
     ) -> Reconciled {
-        let now = boot_ns();
+        let now = self.now;
         let mut found = Reconciled { since, complete, ..Reconciled::default() };
         for ns in self.tracker.namespaces.take_untold() {
             found.namespaces.appeared += 1;
-            let (life, boot_ns) = (Life::Present, now);
-            let change = Change { boot_ns, life, ns, from: None, by: None, death: None };
-            sink.namespace(&change, &self.tracker);
+            self.tell_namespace(now, Life::Present, ns, None, None, out);
         }
         for (ns, look) in identified(ls, (before, after)) {
             self.names_of_queues(ns, look);
@@ -106,7 +124,7 @@ impl Pipeline {
                     ObjectLife::Created | ObjectLife::Changed | ObjectLife::Removed => {}
                 }
             }
-            self.changes(&changes, sink);
+            self.changes(&changes, out);
         }
         found.namespaces.present = self.tracker.namespaces.living() as u64;
         found.objects.present = self.tracker.objects.living() as u64;
@@ -125,32 +143,40 @@ impl Pipeline {
     }
 
     /// A look into a namespace with removed segments, at a moment.
-    pub(crate) fn lingered(
+    pub(super) fn lingered(
         &mut self,
         ns: NsRef,
+        at: u64,
         found: &[ObjectLook],
-        boot_ns: u64,
-        sink: &mut impl Sink,
+        out: &mut impl Tell,
     ) {
-        let changes = self.tracker.objects.lingered(ns, found, boot_ns);
-        self.changes(&changes, sink);
+        let changes = self.tracker.objects.lingered(ns, found, at);
+        self.changes(&changes, out);
     }
 
     /// A look at the end, after all records.
-    pub(crate) fn settled(
-        &mut self,
-        ls: &Ls,
-        held: Option<&Holders>,
-        census: &Census,
-        sink: &mut impl Sink,
-    ) {
+    pub(super) fn settled(&mut self, ls: Option<&Ls>, census: &Census, out: &mut impl Tell) {
+        self.listed(census);
+        while let Some((ns, death)) = self.dying.pop_front() {
+            self.end_one(ns, death, self.now, out);
+        }
+        let Some(ls) = ls else { return };
+        if let Some(stats) = &mut self.stats {
+            let Tracker { containers, namespaces, .. } = &mut self.tracker;
+            containers.each_in(ls, |inum, known| {
+                if let Some(ns) = namespaces.of_inum(inum) {
+                    stats.lives(ns, known);
+                }
+            });
+        }
+        self.holders = Holders::new(ls);
         let found = |inum: u32| {
             let mut alive = census.alive.iter().map(|alive| alive.ns);
             alive.find(|ns| ns.inum == inum).or_else(|| self.tracker.namespaces.of_inum(inum))
         };
         let looks: Vec<_> =
             ls.namespaces.iter().filter_map(|look| Some((found(look.inum)?, look))).collect();
-        let changes = self.tracker.objects.settled(&looks, held, boot_ns());
-        self.changes(&changes, sink);
+        let changes = self.tracker.objects.settled(&looks, self.holders.as_ref(), self.now);
+        self.changes(&changes, out);
     }
 }

@@ -8,7 +8,7 @@ use ipc_trace_common::{
     state::{FOLD_NS, FOLDS, Fold, FoldKey},
 };
 
-use super::Pipeline;
+use super::Engine;
 use crate::engine::track::{HashMap, Tracker, contexts::Facts};
 
 /// What was told of, to be found again by what such accesses have in common.
@@ -50,9 +50,9 @@ fn key(record: &AccessRecord) -> FoldKey {
     }
 }
 
-impl Pipeline {
+impl Engine {
     /// Accesses that were counted, by what they have in common. The rings have been drained since.
-    pub(crate) fn folded(&mut self, folded: &[(FoldKey, Fold)]) {
+    pub(super) fn folded(&mut self, folded: &[(FoldKey, Fold)]) {
         for (key, Fold { sent_ns, count }) in folded {
             let count = u32::try_from(*count).unwrap_or(u32::MAX);
             match self.told.0.get(key) {
@@ -72,7 +72,10 @@ mod tests {
     use zerocopy::FromZeros as _;
 
     use super::*;
-    use crate::{engine::detect::store::Which, engine::track::clock::Clock};
+    use crate::{
+        engine::{detect::store::Which, policy::judge::Judges},
+        input::Begin,
+    };
 
     #[test]
     fn what_was_counted_is_added_to_what_was_told() {
@@ -82,15 +85,15 @@ mod tests {
         record.ns = NsRef { inum: 1, generation: 1 };
         record.object.ns = NsRef { inum: 2, generation: 1 };
         record.object.flags = queue_flag::KNOWN | queue_flag::FOREIGN;
-        let mut pipeline = Pipeline::new(Tracker::new(Clock::with_offset(0)));
-        pipeline.told.note(&record, &pipeline.tracker);
-        pipeline.detect.access(&record, &pipeline.tracker);
+        let mut engine = Engine::new(Begin::default(), Judges::default());
+        engine.told.note(&record, &engine.tracker);
+        engine.detect.access(&record, &engine.tracker);
         let unknown = FoldKey { file: 8, ..key(&record) };
         let fold = |count| Fold { sent_ns: 10, count };
-        pipeline.folded(&[(key(&record), fold(41)), (unknown, fold(3)), (key(&record), fold(8))]);
+        engine.folded(&[(key(&record), fold(41)), (unknown, fold(3)), (key(&record), fold(8))]);
         let found =
-            pipeline.detect.findings.show(Which::Grown, &pipeline.tracker, std::time::UNIX_EPOCH);
+            engine.detect.findings.show(Which::Grown, &engine.tracker, std::time::UNIX_EPOCH);
         let counts: Vec<_> = found.iter().map(|shown| shown.finding.count).collect();
-        assert_eq!((counts, pipeline.detect.unjudged()), (vec![50], 3));
+        assert_eq!((counts, engine.detect.unjudged()), (vec![50], 3));
     }
 }

@@ -1,0 +1,175 @@
+//! The start of a run: the engine and the threads around it, what exists, the first line.
+
+use std::{collections::VecDeque, path::Path, time::Duration};
+
+use super::{Fed, Run, RunError, Setup, random_id, setup, system, terminal, wants_bar};
+use crate::{
+    cli::TraceArgs,
+    engine::Engine,
+    event::ls::Ls,
+    input::{Begin, Input, census::Census},
+    signals::Signals,
+    sinks::{Screen, Sink, bar::Bar, output::Output, text::call::Look, writer::Writer},
+    sources::{
+        clock,
+        host::{self, inspector::Inspector, looker::Surveyor, processes::Processes},
+        kernel::features,
+        reader::{Reader, With},
+        runtimes::Names,
+    },
+};
+
+/// Gives memory back that a look took, several times as much as the tracker needs for what was found.
+pub(super) fn give_back() {
+    // SAFETY: no pointers; only memory that is free is touched.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// From now on, threads have no heaps of their own: free memory at the end of those is never given back
+/// (`mtrim`, malloc/malloc.c, glibc 2.36). To be called before there are other threads.
+pub(super) fn one_heap() {
+    // SAFETY: no pointers.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
+impl Run {
+    pub(super) fn new(live: bool, args: &TraceArgs) -> Result<Self, RunError> {
+        let signals = Signals::handle().map_err(system("can't handle signals"))?;
+        // Before anything is loaded: with a mistake in it, nothing begins.
+        let judges = crate::commands::policy::judges(args.findings.policy.as_deref())?;
+        let mut setup = setup::setup(&args.how, &args.filters, live, args.with_args)?;
+        let (palette, width) = terminal();
+        let screen = Screen {
+            look: Look { palette, native: setup.native },
+            width,
+            min_confidence: args.findings.min_confidence,
+        };
+        let bar = (live && wants_bar(args)).then(Bar::new);
+        let writer = Writer::start(args.output, screen, Output::new(signals.clone()), bar)
+            .map_err(system("can't start a thread"))?;
+        let begin = begin(live, args, &setup);
+        let mut fed = Fed {
+            sink: Sink::new(args.output, screen, writer),
+            engine: Engine::new(begin, judges),
+            lines: live,
+        };
+        fed.engine.start(&mut fed.sink);
+        let hierarchy = setup.hierarchy.take();
+        if let Some(hierarchy) = &hierarchy {
+            let mut cgroups = Vec::new();
+            if !hierarchy.walk(|number, path| cgroups.push((number, path.to_vec()))) {
+                log::info!("not all cgroups that exist are known: some containers are told later");
+            }
+            fed.tell(&Input::Cgroups(&cgroups));
+        }
+        setup.hierarchy.clone_from(&hierarchy);
+        let inspector = Inspector::start(Processes::in_directory("/proc"), hierarchy)
+            .map_err(system("can't start a thread"))?;
+        let names = Names::ask(args.how.runtimes.sockets())
+            .map_err(system("can't start to ask for containers' names"))?;
+        Ok(Self {
+            setup,
+            reader: Reader::default(),
+            fed,
+            inspector,
+            looker: None,
+            survey: None,
+            seen: VecDeque::new(),
+            names,
+            signals,
+            filter_incomplete: false,
+            fail_on: args.findings.fail_on,
+            looked_ns: 0,
+            reader_max_ns: 0,
+        })
+    }
+
+    /// Looks at what exists, and opens the gate.
+    pub(super) fn look(&mut self) {
+        let began = clock::boot_ns();
+        let ls = self.what_exists(false);
+        let started = clock::boot_ns();
+        let took = Duration::from_nanos(started - began);
+        log::debug!("the look at what exists took {took:?}");
+        self.setup.session.open();
+        let census = self.setup.session.census().unwrap_or_else(|error| {
+            log::warn!("{error}");
+            Census::default()
+        });
+        self.fed.tell(&Input::Looked {
+            at: started,
+            ls: ls.as_ref(),
+            before: &self.setup.census,
+            after: &census,
+        });
+        let session = &mut self.setup.session;
+        self.reader.reach(
+            started,
+            &mut With {
+                events: &mut session.events,
+                control: &mut session.control,
+                ask: &mut self.inspector,
+                feed: &mut self.fed,
+                clock: clock::boot_ns,
+            },
+        );
+        self.fed.tell(&Input::Opened(started, &census));
+        self.fed.flush();
+        drop(ls);
+        give_back();
+    }
+
+    /// What lists who holds what; it is loaded once.
+    pub(super) fn take_survey(&mut self) -> Surveyor {
+        let Setup { session, layout, .. } = &self.setup;
+        self.survey.take().unwrap_or_else(|| session.survey(layout))
+    }
+
+    /// A look; `None` where there is nothing to be seen. `cgroups`: those of all processes, too.
+    pub(super) fn what_exists(&mut self, cgroups: bool) -> Option<Ls> {
+        let survey = self.take_survey();
+        let cgroups = self.setup.hierarchy.as_ref().filter(|_| cgroups);
+        let ls = host::look(&host::Options { cgroups, ..host::Options::default() }, &survey);
+        self.survey = Some(survey);
+        let ls = ls
+            .inspect_err(|error| log::warn!("objects that were there are not known: {error}"))
+            .ok()?;
+        for unseen in &ls.unseen {
+            log::info!("not seen of what exists: {unseen}");
+        }
+        Some(ls)
+    }
+}
+
+fn begin(live: bool, args: &TraceArgs, setup: &Setup) -> Begin {
+    Begin {
+        at: clock::moment(),
+        host: setup.system.host.clone(),
+        boot_id: setup.system.boot_id.clone(),
+        run_id: random_id(),
+        kernel: setup.system.kernel.clone(),
+        arch: setup.system.arch.to_owned(),
+        backends: setup.backends.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        lines: live,
+        with_ancestry: args.with_ancestry,
+        extended_ids: features::has_boot_parameter(Path::new("/proc"), "ipcmni_extend"),
+        own_pid: std::process::id(),
+        min_confidence: args.findings.min_confidence,
+        wanted: args.filters.containers(),
+        seed: random(),
+        census: setup.census.clone(),
+    }
+}
+
+/// A number that nobody foresees.
+fn random() -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    RandomState::new().hash_one(0)
+}

@@ -1,0 +1,286 @@
+//! From what is known to finished events: numbered, named, complete.
+
+use std::{borrow::Cow, rc::Rc, time::SystemTime};
+
+use ipc_trace_common::record::NsRef;
+
+use super::{Engine, accounts, looks::Reconciled};
+use crate::{
+    engine::{
+        detect::store::Which,
+        track::{
+            containers::Known,
+            contexts::Facts,
+            losses::NewLosses,
+            namespaces::Death,
+            objects::{self, Caller},
+        },
+    },
+    event::{
+        Command, ContainerNamed, End, Event, IpcNsRef, Life, Loss, Namespace, Resync, Start,
+        Status, Tell, VERSION,
+        finding::FindingLine,
+        objects::{ObjectEvent, ObjectOfNs},
+        report::Report,
+    },
+    input::Call,
+};
+
+impl Engine {
+    /// The number of the next event.
+    const fn next(&mut self) -> u64 {
+        self.seq += 1;
+        self.seq
+    }
+
+    /// Whether each thing that happens is an event: else they are counted, and a report is the only one.
+    #[inline]
+    const fn has_lines(&self) -> bool {
+        self.stats.is_none()
+    }
+
+    /// The first event.
+    pub(crate) fn start(&self, out: &mut impl Tell) {
+        if !self.has_lines() {
+            return;
+        }
+        let begin = &self.begin;
+        out.tell(&Event::Start(Start {
+            time: self.tracker.clock.time(begin.at.boot_ns),
+            host: begin.host.as_str().into(),
+            boot_id: begin.boot_id.as_deref().map(Cow::from),
+            run_id: begin.run_id.as_deref().map(Cow::from),
+            kernel: begin.kernel.as_str().into(),
+            arch: begin.arch.as_str().into(),
+            backend: &begin.backends,
+            version: begin.version.as_str().into(),
+        }));
+    }
+
+    /// A call returned. The number of its event.
+    #[inline]
+    pub(super) fn tell_call(&mut self, call: &Call<'_>, out: &mut impl Tell) -> Option<u64> {
+        if let Some(stats) = &mut self.stats {
+            if call.made() != Some(false) {
+                stats.call(call, &self.tracker);
+            }
+            return None;
+        }
+        let seq = self.next();
+        self.tracker.contexts.look_for_map(call.record);
+        out.tell(&Event::Ipc(self.tracker.ipc(call, seq)));
+        Some(seq)
+    }
+
+    pub(super) fn tell_namespace(
+        &mut self,
+        boot_ns: u64,
+        life: Life,
+        ns: NsRef,
+        from: Option<NsRef>,
+        by: Option<&(u32, Rc<Facts>)>,
+        out: &mut impl Tell,
+    ) -> Option<u64> {
+        if !self.has_lines() {
+            return None;
+        }
+        let seq = self.next();
+        let namespaces = &self.tracker.namespaces;
+        out.tell(&Event::Namespace(Namespace {
+            seq,
+            time: self.tracker.clock.time(boot_ns),
+            event: life,
+            ipc_ns: namespaces.show(ns),
+            from: from.map(|ns| namespaces.show(ns)),
+            process: by.map(|(tid, facts)| facts.process(*tid)),
+            container: by.and_then(|(_, facts)| facts.show_container()),
+            after: None,
+            before: None,
+        }));
+        Some(seq)
+    }
+
+    pub(super) fn tell_death(&mut self, now: u64, ns: NsRef, death: Death, out: &mut impl Tell) {
+        if !self.has_lines() {
+            return;
+        }
+        let seq = self.next();
+        let time = |boot_ns| self.tracker.clock.time(boot_ns);
+        out.tell(&Event::Namespace(Namespace {
+            seq,
+            time: time(now),
+            event: Life::Destroyed,
+            ipc_ns: self.tracker.namespaces.show(ns),
+            from: None,
+            process: None,
+            container: None,
+            after: death.after.map(time),
+            before: Some(time(death.before)),
+        }));
+    }
+
+    pub(super) fn tell_objects(&mut self, changes: &[objects::Change], out: &mut impl Tell) {
+        // A report has them in the end: the tracker keeps them.
+        if !self.has_lines() {
+            return;
+        }
+        for change in changes {
+            let seq = self.next();
+            let tracker = &self.tracker;
+            let time = |boot_ns| tracker.clock.time(boot_ns);
+            let objects::Change { boot_ns, life, ns, local, one, by, death } = change;
+            out.tell(&Event::Object(ObjectEvent {
+                seq,
+                time: time(*boot_ns),
+                event: *life,
+                ipc_ns: tracker.namespaces.show(*ns),
+                object: ObjectOfNs {
+                    look: one.look(*local, &tracker.clock),
+                    ipc_ns: IpcNsRef { inum: ns.inum, r#gen: ns.generation },
+                },
+                process: by.as_ref().map(Caller::process),
+                container: by.as_ref().and_then(|by| by.facts.as_ref()?.show_container()),
+                after: death.and_then(|death| death.after).map(time),
+                before: death.map(|death| time(death.before)),
+            }));
+        }
+    }
+
+    /// The name of a container became known, after it was shown without.
+    pub(super) fn tell_container(&mut self, known: &Known, out: &mut impl Tell) {
+        if !self.has_lines() {
+            return;
+        }
+        let seq = self.next();
+        out.tell(&Event::Container(ContainerNamed {
+            seq,
+            time: self.tracker.clock.time(self.now),
+            container: known.container(),
+            ipc_ns: known.ns().map(|ns| self.tracker.namespaces.show(ns)),
+        }));
+    }
+
+    pub(super) fn tell_loss(&mut self, losses: &NewLosses, out: &mut impl Tell) {
+        if !self.has_lines() {
+            return;
+        }
+        let seq = Some(self.next());
+        out.tell(&Event::Loss(Loss {
+            seq,
+            time: self.tracker.clock.time(self.now),
+            dropped: losses.dropped,
+            missed: losses.others.missed,
+            facts: losses.others.facts.saturating_add(losses.others.withheld),
+            by: &losses.by,
+            sink: None,
+            lost_other: None,
+        }));
+    }
+
+    pub(super) fn tell_resync(&mut self, found: &Reconciled, out: &mut impl Tell) {
+        if !self.has_lines() {
+            return;
+        }
+        let seq = self.next();
+        let Reconciled { since, complete, namespaces, objects } = *found;
+        out.tell(&Event::Resync(Resync {
+            seq,
+            time: self.tracker.clock.time(self.now),
+            since: self.tracker.clock.time(since),
+            complete,
+            namespaces,
+            objects,
+        }));
+    }
+
+    /// Tells of findings.
+    #[inline]
+    pub(super) fn tell_findings(&mut self, which: Which, out: &mut impl Tell) {
+        if which != Which::New || self.detect.findings.has_new() {
+            self.tell_all(which, out);
+        }
+    }
+
+    #[cold]
+    fn tell_all(&mut self, which: Which, out: &mut impl Tell) {
+        let time = self.time();
+        let shown = self.detect.findings.show(which, &self.tracker, time);
+        if !self.has_lines() {
+            return;
+        }
+        for one in &shown {
+            let seq = self.next();
+            out.tell(&Event::Finding(FindingLine {
+                seq,
+                time: self.tracker.clock.time(self.now),
+                new: one.new,
+                finding: &one.finding,
+            }));
+        }
+    }
+
+    fn time(&self) -> SystemTime {
+        self.tracker.clock.time(self.now).0
+    }
+
+    /// How it stands.
+    pub(super) fn tell_status(&mut self, out: &mut impl Tell) {
+        if !self.has_lines() {
+            return;
+        }
+        let minute = self.now >= self.next_status;
+        if minute {
+            self.next_status = self.next_status.saturating_add(super::STATUS_NS);
+        }
+        let pending = accounts::pending(&self.census, &self.tracker, self.now);
+        out.tell(&Event::Status(&Status {
+            time: self.tracker.clock.time(self.now),
+            accounting: self.accounting(),
+            minute,
+            pending,
+        }));
+    }
+
+    /// The last event.
+    pub(super) fn finish(&mut self, command: Option<&Command>, out: &mut impl Tell) {
+        let ended = self.ended.unwrap_or(self.now);
+        self.release(u64::MAX, out);
+        self.detect.finish(ended, &self.tracker);
+        self.tell_findings(Which::Grown, out);
+        let time = self.tracker.clock.time(ended);
+        let findings = self.detect.findings.report(&self.tracker, time.0);
+        let accounting = self.accounting();
+        let pending = accounts::pending(&self.census, &self.tracker, ended);
+        let Some(stats) = &self.stats else {
+            let (seq, command) = (self.next(), command.cloned());
+            return out.tell(&Event::End(&End {
+                seq,
+                time,
+                accounting,
+                command,
+                pending,
+                findings,
+            }));
+        };
+        let (begin, tracker) = (&self.begin, &self.tracker);
+        out.tell(&Event::Report(&Report {
+            v: VERSION,
+            host: begin.host.clone(),
+            boot_id: begin.boot_id.clone(),
+            run_id: begin.run_id.clone(),
+            kernel: begin.kernel.clone(),
+            backend: begin.backends.clone(),
+            started: tracker.clock.time(begin.at.boot_ns),
+            ended: time,
+            accounting,
+            command: command.cloned(),
+            pending,
+            namespaces: stats.report(tracker, self.holders.as_ref()),
+            unattributed: stats.unattributed().clone(),
+            folded: stats.folded(),
+            objects_folded: tracker.objects.forgotten(),
+            containers_folded: tracker.containers.forgotten(),
+            findings,
+        }));
+    }
+}

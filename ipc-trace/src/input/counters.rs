@@ -1,0 +1,109 @@
+//! What the kernel side has counted, and what came out of its rings.
+
+use std::collections::BTreeMap;
+
+use ipc_trace_common::{
+    op::{self, Op},
+    state::DropKey,
+};
+
+/// Counters of one row, summed over the CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Calls that returned (`ipc_trace_common::state::Counters`)
+    pub seen: u64,
+    /// Taken out by filters
+    pub filtered: u64,
+    /// Put into the ring
+    pub emitted: u64,
+    /// No room
+    pub dropped: u64,
+    /// Never made by the kernel: none of the others
+    pub not_made: u64,
+    /// Those of them for which there was no room
+    pub not_made_dropped: u64,
+    /// Not told, though it could have been told again
+    pub withheld: u64,
+}
+
+/// The counters of all operations and of the control ring.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AllCounts {
+    /// By operation
+    pub ops: BTreeMap<Op, Counts>,
+    /// The control ring
+    pub control: Counts,
+    /// Runs of programs that the kernel left out
+    pub missed: u64,
+}
+
+/// How many were lost so far, of what the tables do not tell apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Others {
+    /// Calls for which no program ran
+    pub missed: u64,
+    /// Records for which the control ring had no room
+    pub facts: u64,
+    /// Records that were not put there, so that others found room
+    pub withheld: u64,
+}
+
+impl AllCounts {
+    /// What was lost, beside the calls that are counted by operation.
+    #[must_use]
+    pub(crate) const fn others(&self) -> Others {
+        let Counts { dropped: facts, withheld, .. } = self.control;
+        Others { missed: self.missed, facts, withheld }
+    }
+
+    /// All operations together.
+    #[must_use]
+    pub(crate) fn total(&self) -> Counts {
+        self.ops.values().fold(Counts::default(), |sum, one| Counts {
+            seen: sum.seen + one.seen,
+            filtered: sum.filtered + one.filtered,
+            emitted: sum.emitted + one.emitted,
+            dropped: sum.dropped + one.dropped,
+            not_made: sum.not_made + one.not_made,
+            not_made_dropped: sum.not_made_dropped + one.not_made_dropped,
+            withheld: sum.withheld + one.withheld,
+        })
+    }
+}
+
+/// Lost calls by namespace, operation and error; namespace 0: no room to tell.
+pub(crate) type Drops = std::collections::HashMap<DropKey, u64>;
+
+/// Records that came out of the rings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Delivered {
+    /// By the operation's number
+    pub ops: [u64; op::COUNT + 1],
+    /// Control records
+    pub control: u64,
+    /// Records that could not be decoded; they are among the others
+    pub garbled: u64,
+}
+
+impl Delivered {
+    /// All calls.
+    #[must_use]
+    pub(crate) fn calls(&self) -> u64 {
+        self.ops.iter().sum()
+    }
+}
+
+/// All counters, at one moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counted {
+    /// Those of the kernel side
+    pub counts: AllCounts,
+    /// What was lost, in detail; `None`: nothing more than before
+    pub drops: Option<Drops>,
+    /// What came out of the rings
+    pub delivered: Delivered,
+    /// Rare conditions, by name, with how often they came up
+    pub diagnostics: BTreeMap<String, u64>,
+    /// The longest processor time of the reader between two looks at the rings, nanoseconds
+    pub reader_max_ns: u64,
+}

@@ -1,0 +1,102 @@
+//! The bar line of a terminal: erased before other lines, written anew below them.
+//!
+//! Invariant: there is none where COMMAND shares the terminal, or where a line can't be erased.
+
+use std::time::Instant;
+
+use super::{Screen, text::footer::Footer};
+use crate::event::{Accounting, OpAccounting, Pending, Status};
+
+/// A call that has been in the kernel for so long is shown while it is there.
+const LONG_CALL_NS: u64 = 10_000_000_000;
+/// Back to the start of the line, and erase it (ECMA-48: EL).
+const ERASE: &[u8] = b"\r\x1b[K";
+
+/// The line below the others.
+#[derive(Debug)]
+pub(crate) struct Bar {
+    begin: Instant,
+    /// The look before: when, and calls seen until then
+    before: (Instant, u64),
+    text: String,
+    shown: bool,
+}
+
+impl Bar {
+    /// Nothing is known yet, so nothing is shown.
+    #[must_use]
+    pub(crate) fn new() -> Self {
+        let begin = Instant::now();
+        Self { begin, before: (begin, 0), text: String::new(), shown: false }
+    }
+
+    /// Takes a new look.
+    pub(super) fn update(&mut self, status: &Status, screen: Screen) {
+        let (then, before) = self.before;
+        let at = Instant::now();
+        let seconds = at.duration_since(then).as_secs_f64();
+        let Accounting { total: OpAccounting { seen, dropped, .. }, missed, .. } =
+            status.accounting;
+        let is_long = |call: &&Pending| call.for_ns >= LONG_CALL_NS;
+        let pending: Vec<_> = status.pending.iter().filter(is_long).cloned().collect();
+        let footer = Footer {
+            elapsed: at.duration_since(self.begin),
+            seen,
+            rate: if seconds > 0.0 { seen.saturating_sub(before) as f64 / seconds } else { 0.0 },
+            dropped,
+            missed,
+            pending: &pending,
+        };
+        // One cell is left free: in the last one, some terminals go on to the next line.
+        let width = screen.width.saturating_sub(1);
+        self.text = footer.line(screen.look.palette, width).to_string();
+        self.before = (at, seen);
+    }
+
+    /// Bytes to write before other lines.
+    pub(crate) fn erase(&mut self) -> &'static [u8] {
+        if std::mem::take(&mut self.shown) { ERASE } else { b"" }
+    }
+
+    /// Bytes to write after them.
+    pub(crate) fn show(&mut self) -> &[u8] {
+        self.shown = !self.text.is_empty();
+        self.text.as_bytes()
+    }
+}
+
+impl Default for Bar {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use ipc_trace_common::op::Abi;
+
+    use super::*;
+    use crate::{
+        event::value::Time,
+        sinks::text::{call::Look, style::Palette},
+    };
+
+    #[test]
+    fn the_line_is_erased_once_it_was_shown() {
+        let mut bar = Bar::new();
+        assert!(bar.show().is_empty());
+        assert!(bar.erase().is_empty());
+        let total = OpAccounting { seen: 12_345, ..OpAccounting::default() };
+        let accounting = Accounting { total, ..Accounting::default() };
+        let time = Time(UNIX_EPOCH);
+        let status = Status { time, accounting, minute: false, pending: Vec::new() };
+        let look = Look { palette: Palette::PLAIN, native: Abi::X86_64 };
+        bar.update(&status, Screen { look, width: 80, min_confidence: 0 });
+        let text = String::from_utf8(bar.show().to_vec()).unwrap();
+        assert!(text.contains("12,345 calls"), "{text}");
+        assert_eq!(bar.erase(), ERASE);
+        assert!(bar.erase().is_empty());
+    }
+}

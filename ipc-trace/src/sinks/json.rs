@@ -1,0 +1,40 @@
+//! A JSON object a line; a report as one object.
+
+use super::{Format, Screen};
+use crate::event::{Event, Line, VERSION};
+
+/// Writes JSON.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Json;
+
+impl Json {
+    /// It needs no screen.
+    #[must_use]
+    pub(crate) const fn new(_: Screen) -> Self {
+        Self
+    }
+}
+
+impl Format for Json {
+    fn write(&mut self, event: &Event<'_>, out: &mut Vec<u8>) {
+        if let Event::Report(report) = event {
+            return append(out, |out| serde_json::to_writer_pretty(out, report));
+        }
+        // A person's terminal wants to know every second.
+        if !matches!(event, Event::Status(status) if !status.minute) {
+            append(out, |out| serde_json::to_writer(out, &Line { v: VERSION, event }));
+        }
+    }
+}
+
+/// Appends a line. Writing to memory does not fail, and no value here refuses to be JSON.
+fn append(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>) -> serde_json::Result<()>) {
+    let len = out.len();
+    match write(out) {
+        Ok(()) => out.push(b'\n'),
+        Err(error) => {
+            log::error!("an event could not be written as JSON: {error}");
+            out.truncate(len);
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! What waits to be written. When there is no room, calls go first; other lines only when there are no calls, and
+//! findings last.
+//!
+//! Invariant: what waits is bounded. Each line is written, or counted as lost in the stretch between two standings in
+//! which it would have stood.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::event::{Event, SinkAccounting};
+
+/// Bytes that wait, at most.
+pub(super) const ROOM: usize = 128 << 20;
+
+/// How soon a line goes when there is no room: the first goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Class {
+    /// A call
+    Call,
+    /// A namespace, an object, a container, a loss
+    Other,
+    /// A finding
+    Finding,
+}
+
+/// All of them.
+const CLASSES: [Class; 3] = [Class::Call, Class::Other, Class::Finding];
+
+impl Class {
+    /// That of an event.
+    #[inline]
+    pub(super) const fn of(event: &Event<'_>) -> Self {
+        match event {
+            Event::Ipc(_) => Self::Call,
+            Event::Finding(_) => Self::Finding,
+            Event::Start(_)
+            | Event::Namespace(_)
+            | Event::Object(_)
+            | Event::Container(_)
+            | Event::Loss(_)
+            | Event::Resync(_)
+            | Event::Status(_)
+            | Event::End(_)
+            | Event::Report(_) => Self::Other,
+        }
+    }
+}
+
+/// Lines of one class that follow one another.
+#[derive(Debug)]
+struct Lines {
+    order: u64,
+    stretch: u64,
+    bytes: Vec<u8>,
+    lines: u64,
+    calls: u64,
+}
+
+/// What is to be written next.
+#[derive(Debug)]
+pub(super) enum Next<S> {
+    /// Bytes, and how many calls they tell of
+    Bytes(Vec<u8>, u64),
+    /// How it stands, and what was lost in the stretch before: calls, and other lines
+    Standing(S, (u64, u64)),
+}
+
+/// What waits; `S`: how it stands, which the writer completes.
+#[derive(Debug)]
+pub(super) struct Queue<S> {
+    waiting: [VecDeque<Lines>; 3],
+    standings: VecDeque<(u64, u64, S)>,
+    room: usize,
+    used: usize,
+    order: u64,
+    stretch: u64,
+    /// What was lost, by stretch: calls, and other lines
+    lost: BTreeMap<u64, (u64, u64)>,
+}
+
+impl<S> Queue<S> {
+    pub(super) const fn new(room: usize) -> Self {
+        Self {
+            waiting: [const { VecDeque::new() }; 3],
+            standings: VecDeque::new(),
+            room,
+            used: 0,
+            order: 0,
+            stretch: 0,
+            lost: BTreeMap::new(),
+        }
+    }
+
+    /// Lines of one class come; `calls`: how many of them count as calls.
+    pub(super) fn push(&mut self, class: Class, bytes: Vec<u8>, (lines, calls): (u64, u64)) {
+        while self.used + bytes.len() > self.room {
+            // What weighs less makes room; among equals, who is there stays.
+            let less = CLASSES.into_iter().take_while(|one| *one < class);
+            let Some(gone) = less.filter_map(|one| self.queue(one).pop_back()).next() else {
+                self.lose(self.stretch, lines, calls);
+                return;
+            };
+            self.used -= gone.bytes.len();
+            self.lose(gone.stretch, gone.lines, gone.calls);
+        }
+        self.used += bytes.len();
+        let (order, stretch) = (self.order, self.stretch);
+        self.order += 1;
+        self.queue(class).push_back(Lines { order, stretch, bytes, lines, calls });
+    }
+
+    /// How it stands. It always has room: it comes once a second.
+    pub(super) fn push_standing(&mut self, standing: S) {
+        self.standings.push_back((self.order, self.stretch, standing));
+        self.order += 1;
+        self.stretch += 1;
+    }
+
+    /// What is next.
+    pub(super) fn pop(&mut self) -> Option<Next<S>> {
+        let fronts = self.waiting.iter().map(|all| all.front().map(|lines| lines.order));
+        let standing = self.standings.front().map(|one| one.0);
+        let at = fronts.enumerate().filter_map(|(at, order)| Some((order?, at))).min();
+        match (at, standing) {
+            (Some((order, at)), standing) if standing.is_none_or(|standing| order < standing) => {
+                let lines = self.waiting.get_mut(at)?.pop_front()?;
+                self.used -= lines.bytes.len();
+                Some(Next::Bytes(lines.bytes, lines.calls))
+            }
+            _ => {
+                let (_, stretch, standing) = self.standings.pop_front()?;
+                Some(Next::Standing(standing, self.lost.remove(&stretch).unwrap_or_default()))
+            }
+        }
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "there are as many as classes")]
+    fn queue(&mut self, class: Class) -> &mut VecDeque<Lines> {
+        &mut self.waiting[class as usize]
+    }
+
+    fn lose(&mut self, stretch: u64, lines: u64, calls: u64) {
+        let lost = self.lost.entry(stretch).or_default();
+        lost.0 += calls;
+        lost.1 += lines - calls;
+    }
+}
+
+/// What a sink has counted.
+impl SinkAccounting {
+    pub(super) fn lose(&mut self, (calls, others): (u64, u64)) {
+        self.lost += calls;
+        self.lost_other += others;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn take(queue: &mut Queue<u32>) -> (String, Vec<(u64, u64)>) {
+        let (mut text, mut lost) = (String::new(), Vec::new());
+        while let Some(next) = queue.pop() {
+            match next {
+                Next::Bytes(bytes, _) => text.push_str(std::str::from_utf8(&bytes).unwrap()),
+                Next::Standing(number, gone) => {
+                    text.push_str(&format!("[{number}]"));
+                    lost.push(gone);
+                }
+            }
+        }
+        (text, lost)
+    }
+
+    #[test]
+    fn calls_go_first_and_findings_last() {
+        let mut queue = Queue::new(4);
+        let push = |queue: &mut Queue<u32>, class, text: &str| {
+            queue.push(class, text.into(), (1, u64::from(class == Class::Call)));
+        };
+        push(&mut queue, Class::Call, "aa");
+        push(&mut queue, Class::Other, "oo");
+        // No room: a call is lost, as there is nothing that weighs less.
+        push(&mut queue, Class::Call, "bb");
+        queue.push_standing(1);
+        push(&mut queue, Class::Finding, "ff");
+        // The call went, and now the other line does.
+        push(&mut queue, Class::Finding, "gg");
+        push(&mut queue, Class::Other, "pp");
+        push(&mut queue, Class::Finding, "hh");
+        queue.push_standing(2);
+        assert_eq!(take(&mut queue), ("[1]ffgg[2]".to_owned(), vec![(2, 1), (0, 2)]));
+    }
+
+    proptest! {
+        #[test]
+        fn every_line_is_written_or_lost(
+            steps in prop::collection::vec((0usize..5, 1usize..40), 0..200),
+            room in 1usize..200,
+        ) {
+            let mut queue: Queue<()> = Queue::new(room);
+            let (mut pushed, mut calls, mut written, mut lost, mut others) = (0, 0, 0, 0, 0);
+            let mut take = |next| match next {
+                Next::Bytes(_, count) => written += count,
+                Next::Standing((), gone) => { lost += gone.0; others += gone.1; }
+            };
+            for (what, len) in steps {
+                match CLASSES.get(what) {
+                    Some(class) => {
+                        let is_call = u64::from(*class == Class::Call);
+                        queue.push(*class, vec![0; len], (1, is_call));
+                        pushed += 1;
+                        calls += is_call;
+                    }
+                    None if what == 3 => queue.push_standing(()),
+                    None => { queue.pop().map(&mut take); }
+                }
+                prop_assert!(queue.used <= room);
+            }
+            queue.push_standing(());
+            while let Some(next) = queue.pop() {
+                take(next);
+            }
+            prop_assert_eq!(written + lost, calls);
+            prop_assert!(others <= pushed - calls);
+            prop_assert_eq!(queue.used, 0);
+        }
+    }
+}

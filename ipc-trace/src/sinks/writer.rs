@@ -1,0 +1,201 @@
+//! The thread that writes what a sink has made, as slowly as its reader takes it.
+
+use std::{
+    io,
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    thread::{self, JoinHandle},
+};
+
+use super::{
+    Format, Kind, Screen,
+    bar::Bar,
+    output::{Output, OutputError},
+    queue::{Class, Next, Queue, ROOM},
+};
+use crate::event::{Event, Loss, SinkAccounting, Standing};
+
+#[derive(Debug)]
+struct Shared {
+    queue: Queue<Box<Standing>>,
+    /// Nothing more comes
+    closed: bool,
+    /// Why it writes no more
+    ended: Option<OutputError>,
+    is_over: bool,
+}
+
+/// The other end of the thread.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    shared: Arc<(Mutex<Shared>, Condvar)>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// There can be no thread.
+    pub(crate) fn start(
+        kind: Kind,
+        screen: Screen,
+        output: Output,
+        bar: Option<Bar>,
+    ) -> io::Result<Self> {
+        let shared = Shared { queue: Queue::new(ROOM), closed: false, ended: None, is_over: false };
+        let shared = Arc::new((Mutex::new(shared), Condvar::new()));
+        let mut end = End {
+            name: kind.name(),
+            format: kind.format(screen),
+            output,
+            bar,
+            screen,
+            counts: SinkAccounting::default(),
+        };
+        let theirs = Arc::clone(&shared);
+        let thread = thread::Builder::new()
+            .name("ipc-trace-out".to_owned())
+            .spawn(move || end.serve(&theirs))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    pub(super) fn push(&self, class: Class, bytes: Vec<u8>, counts: (u64, u64)) {
+        self.with(|shared| {
+            if !shared.is_over {
+                shared.queue.push(class, bytes, counts);
+            }
+        });
+    }
+
+    pub(super) fn push_standing(&self, standing: Box<Standing>) {
+        self.with(|shared| {
+            if !shared.is_over {
+                shared.queue.push_standing(standing);
+            }
+        });
+    }
+
+    fn with(&self, change: impl FnOnce(&mut Shared)) {
+        let (shared, changed) = &*self.shared;
+        change(&mut shared.lock().unwrap_or_else(PoisonError::into_inner));
+        changed.notify_one();
+    }
+
+    /// Whether it still writes.
+    ///
+    /// # Errors
+    /// It does not, and why.
+    pub(crate) fn check(&self) -> Result<(), OutputError> {
+        let mut shared = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match shared.ended.take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until all is written.
+    ///
+    /// # Errors
+    /// It can't be, and why.
+    pub(crate) fn finish(&mut self) -> Result<(), OutputError> {
+        self.with(|shared| shared.closed = true);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            return Err(OutputError::Failed(io::Error::other("the thread that writes failed")));
+        }
+        self.check()
+    }
+}
+
+/// The thread's end.
+#[derive(Debug)]
+struct End {
+    name: &'static str,
+    format: Box<dyn Format>,
+    output: Output,
+    bar: Option<Bar>,
+    screen: Screen,
+    counts: SinkAccounting,
+}
+
+impl End {
+    fn serve(&mut self, shared: &(Mutex<Shared>, Condvar)) {
+        let (shared, changed) = shared;
+        loop {
+            let mut all = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            let next = loop {
+                if let Some(next) = all.queue.pop() {
+                    break next;
+                }
+                if all.closed {
+                    return;
+                }
+                all = changed.wait(all).unwrap_or_else(PoisonError::into_inner);
+            };
+            drop(all);
+            if let Err(error) = self.write(next) {
+                let mut all = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                (all.ended, all.is_over) = (Some(error), true);
+                all.queue = Queue::new(0);
+                return;
+            }
+        }
+    }
+
+    fn write(&mut self, next: Next<Box<Standing>>) -> Result<(), OutputError> {
+        match next {
+            Next::Bytes(bytes, calls) => {
+                self.put(&bytes)?;
+                self.counts.written += calls;
+                Ok(())
+            }
+            Next::Standing(standing, lost) => self.standing(*standing, lost),
+        }
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), OutputError> {
+        let Some(bar) = &mut self.bar else { return self.output.write_all(bytes) };
+        self.output.write_all(bar.erase())?;
+        self.output.write_all(bytes)?;
+        self.output.write_all(bar.show())
+    }
+
+    /// What was lost before is told, and how it stands, with what was counted here.
+    fn standing(&mut self, mut standing: Standing, lost: (u64, u64)) -> Result<(), OutputError> {
+        self.output.check()?;
+        self.counts.lose(lost);
+        let mut bytes = Vec::new();
+        if lost != (0, 0) {
+            let (dropped, lost_other) = lost;
+            let loss = Loss {
+                seq: None,
+                time: standing.time(),
+                dropped,
+                missed: 0,
+                facts: 0,
+                by: &[],
+                sink: Some(self.name),
+                lost_other: Some(lost_other),
+            };
+            self.format.write(&Event::Loss(loss), &mut bytes);
+        }
+        if let Standing::Report(report) = &standing {
+            // It has all that was delivered.
+            self.counts.written = report.accounting.total.delivered;
+        }
+        standing.accounting().sinks.insert(self.name.to_owned(), self.counts);
+        if let Some(bar) = &mut self.bar {
+            match &standing {
+                Standing::Status(status) => bar.update(status, self.screen),
+                Standing::End(_) | Standing::Report(_) => {
+                    self.output.write_all(bar.erase())?;
+                    self.bar = None;
+                }
+            }
+        }
+        self.format.write(&standing.event(), &mut bytes);
+        self.format.settle(&mut bytes);
+        self.put(&bytes)
+    }
+}

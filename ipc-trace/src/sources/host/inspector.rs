@@ -1,0 +1,302 @@
+//! The thread that reads `/proc`, so that who reads the rings does not.
+//!
+//! Invariant: questions are answered in the order in which they were asked. What there is to be read costs the
+//! thread's budget, and not events: beyond that, questions are answered with what is known without looking, and
+//! counted.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{self, Receiver, SyncSender, TryRecvError},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use ipc_trace_common::record::AncestorRecord;
+
+use super::{cgroups::Hierarchy, processes::Processes};
+use crate::input::process::{Answer, Beside, Found, ProcessKey, Request};
+
+/// The thread reads for so long in a second, at most.
+const BUDGET: Duration = Duration::from_millis(250);
+const SECOND: Duration = Duration::from_secs(1);
+/// Questions that wait, at most.
+const WAITING: usize = 4096;
+
+/// What is to be known of a process beside its context's record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AboutContext {
+    /// The process
+    pub process: ProcessKey,
+    /// Whether the path of its executable
+    pub exe: bool,
+    /// Whether what it was called with
+    pub called: bool,
+    /// Whether the map of its users
+    pub users: bool,
+    /// Ancestors, of which the paths of executables
+    pub ancestors: Vec<AncestorRecord>,
+    /// Processes and the numbers of their cgroups, of which the paths
+    pub cgroups: Vec<(u32, u64)>,
+}
+
+impl AboutContext {
+    /// Whether nothing is asked.
+    #[must_use]
+    pub(crate) const fn is_empty(&self) -> bool {
+        let Self { exe, called, users, ancestors, cgroups, .. } = self;
+        !*exe && !*called && !*users && ancestors.is_empty() && cgroups.is_empty()
+    }
+}
+
+/// What is to be seen of a thread that moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AboutMove {
+    /// The process
+    pub process: ProcessKey,
+    /// Whether what it has mapped
+    pub mapped: bool,
+    /// Its parent, of which the mount namespace, its own mount namespace, and the IPC namespace where it went
+    pub lives: Option<(u32, u32, u32)>,
+}
+
+/// A question.
+#[derive(Debug)]
+pub(crate) enum Question {
+    /// For a context's record
+    Context(Box<AboutContext>),
+    /// For a move's
+    Move(AboutMove),
+    /// The engine's own
+    Request(Request),
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// For a context's record
+    Context(Found),
+    /// For a move's
+    Move(Beside),
+    /// For the engine
+    Answer(Answer),
+}
+
+/// Who asks: the thread's other end.
+#[derive(Debug)]
+pub(crate) struct Inspector {
+    questions: SyncSender<Question>,
+    replies: Receiver<Reply>,
+    /// Replies that came, the first of which is the answer to the question of the number `taken`
+    come: VecDeque<Option<Reply>>,
+    taken: u64,
+    asked: u64,
+    given_up: Arc<AtomicU64>,
+    refused: u64,
+}
+
+impl Inspector {
+    /// Starts the thread, which reads `processes` and looks for cgroups in `hierarchy`.
+    ///
+    /// # Errors
+    /// There can be no thread.
+    pub(crate) fn start(processes: Processes, hierarchy: Option<Hierarchy>) -> io::Result<Self> {
+        let (questions, asked) = mpsc::sync_channel(WAITING);
+        let (reply, replies) = mpsc::channel();
+        let given_up = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&given_up);
+        thread::Builder::new().name("ipc-trace-proc".to_owned()).spawn(move || {
+            let mut reader = Reader { processes, hierarchy };
+            let mut budget = Budget::default();
+            for question in asked {
+                let began = Instant::now();
+                let answered = match budget.has_left(began) {
+                    true => reader.answer(question),
+                    false => {
+                        counter.fetch_add(1, Ordering::Relaxed);
+                        unanswered(question)
+                    }
+                };
+                budget.spend(began);
+                if reply.send(answered).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self {
+            questions,
+            replies,
+            come: VecDeque::new(),
+            taken: 0,
+            asked: 0,
+            given_up,
+            refused: 0,
+        })
+    }
+
+    /// Asks. The question's number; `None`: too many wait already.
+    pub(crate) fn ask(&mut self, question: Question) -> Option<u64> {
+        if self.questions.try_send(question).is_err() {
+            self.refused += 1;
+            return None;
+        }
+        self.asked += 1;
+        Some(self.asked - 1)
+    }
+
+    /// The answer to a question, if it has come.
+    pub(crate) fn take(&mut self, number: u64) -> Option<Reply> {
+        self.receive();
+        let at = usize::try_from(number.checked_sub(self.taken)?).ok()?;
+        let reply = self.come.get_mut(at)?.take();
+        self.forget();
+        reply
+    }
+
+    /// The next answer for the engine, of those that have come.
+    pub(crate) fn take_answer(&mut self) -> Option<Answer> {
+        self.receive();
+        let is_answer = |one: &Option<Reply>| matches!(one, Some(Reply::Answer(_)));
+        let at = self.come.iter().position(is_answer)?;
+        let reply = self.come.get_mut(at)?.take();
+        self.forget();
+        match reply {
+            Some(Reply::Answer(answer)) => Some(answer),
+            Some(Reply::Context(_) | Reply::Move(_)) | None => None,
+        }
+    }
+
+    /// Nobody waits for the answer to a question any more, or for that to one before.
+    pub(crate) fn give_up(&mut self, number: u64) {
+        if let Some(at) = number.checked_sub(self.taken).and_then(|at| usize::try_from(at).ok())
+            && let Some(reply) = self.come.get_mut(at)
+        {
+            *reply = None;
+        }
+    }
+
+    /// Whether answers are still to come.
+    #[must_use]
+    pub(crate) fn is_busy(&mut self) -> bool {
+        self.receive();
+        self.taken + self.come.len() as u64 != self.asked
+    }
+
+    /// Questions that were not looked into: beyond the budget, or as too many waited.
+    #[must_use]
+    pub(crate) fn given_up(&self) -> u64 {
+        self.given_up.load(Ordering::Relaxed) + self.refused
+    }
+
+    fn receive(&mut self) {
+        loop {
+            match self.replies.try_recv() {
+                Ok(reply) => self.come.push_back(Some(reply)),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn forget(&mut self) {
+        while self.come.front().is_some_and(Option::is_none) {
+            self.come.pop_front();
+            self.taken += 1;
+        }
+    }
+}
+
+/// How much of the current second was read.
+#[derive(Debug, Default)]
+struct Budget {
+    since: Option<Instant>,
+    spent: Duration,
+}
+
+impl Budget {
+    fn has_left(&mut self, now: Instant) -> bool {
+        if self.since.is_none_or(|since| now.duration_since(since) >= SECOND) {
+            (self.since, self.spent) = (Some(now), Duration::ZERO);
+        }
+        self.spent < BUDGET
+    }
+
+    fn spend(&mut self, since: Instant) {
+        self.spent += since.elapsed();
+    }
+}
+
+/// The answer to a question that nobody looks into.
+fn unanswered(question: Question) -> Reply {
+    match question {
+        Question::Context(_) => Reply::Context(Found::default()),
+        Question::Move(_) => Reply::Move(Beside::default()),
+        Question::Request(request) => Reply::Answer(request.unanswered()),
+    }
+}
+
+/// What the thread reads with.
+#[derive(Debug)]
+struct Reader {
+    processes: Processes,
+    hierarchy: Option<Hierarchy>,
+}
+
+impl Reader {
+    fn answer(&mut self, question: Question) -> Reply {
+        match question {
+            Question::Context(about) => Reply::Context(self.of_context(&about)),
+            Question::Move(about) => Reply::Move(self.of_move(about)),
+            Question::Request(request) => Reply::Answer(self.of_request(request)),
+        }
+    }
+
+    fn of_context(&mut self, about: &AboutContext) -> Found {
+        let processes = &mut self.processes;
+        let process = about.process;
+        let ancestor = |one: &AncestorRecord| {
+            processes.executable((one.pid, one.start_boot_ns), Some(&one.comm))
+        };
+        let ancestors = about.ancestors.iter().map(ancestor).collect();
+        let path = |(pid, number): &(u32, u64)| {
+            let path = self.hierarchy.as_ref()?.path_of(processes.proc(), *pid, *number)?;
+            Some((*number, path))
+        };
+        Found {
+            ancestors,
+            cgroups: about.cgroups.iter().filter_map(path).collect(),
+            exe: about.exe.then(|| processes.executable(process, None)).flatten(),
+            called: about.called.then(|| processes.called(process)),
+            users: if about.users { processes.users(process) } else { Vec::new() },
+        }
+    }
+
+    fn of_move(&mut self, about: AboutMove) -> Beside {
+        let AboutMove { process, mapped, lives } = about;
+        let mapped = if mapped { self.processes.mapped(process) } else { None };
+        let Some((parent, mnt, ipc)) = lives else { return Beside { mapped, ..Beside::default() } };
+        let parent_mnt = self.processes.mount_namespace(parent);
+        let lives_with = match parent_mnt {
+            Some(parent) if parent != mnt => self.processes.lives_with(ipc, mnt, process.0),
+            Some(_) | None => None,
+        };
+        Beside { mapped, parent_mnt, lives_with }
+    }
+
+    fn of_request(&mut self, request: Request) -> Answer {
+        match request {
+            Request::Namespaces(tid) => Answer::Namespaces(tid, self.processes.namespaces(tid)),
+            Request::Mapped(process) => Answer::Mapped(process, self.processes.mapped(process)),
+            Request::Users { process, tid, context } => {
+                Answer::Users(tid, context, self.processes.users(process))
+            }
+            Request::Ended(mut tids) => {
+                tids.retain(|tid| self.processes.has_ended(*tid));
+                Answer::Ended(tids)
+            }
+        }
+    }
+}
