@@ -1,5 +1,7 @@
 //! The values of the maps that both sides touch, the filters' bits and the counters.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 use crate::{
     hooks, op,
     record::{BatchRecord, QueueRef},
@@ -70,7 +72,9 @@ pub mod copies {
 }
 
 /// What a dropped call is counted under.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
 #[repr(C)]
 pub struct DropKey {
     /// The caller's namespace; `0` where the table was full
@@ -140,7 +144,9 @@ pub const FOLD_NS: u64 = 1_000_000_000;
 pub const FOLDS: u32 = 1 << 11;
 
 /// Accesses that are the same but for their time: what their [`crate::record::AccessRecord`]s have in common.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
 #[repr(C)]
 pub struct FoldKey {
     /// The thread, and above it the process
@@ -156,7 +162,9 @@ pub struct FoldKey {
 }
 
 /// What is known of such accesses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
 #[repr(C)]
 pub struct Fold {
     /// When one was told of

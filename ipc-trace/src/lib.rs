@@ -6,6 +6,7 @@ mod commands;
 mod engine;
 mod event;
 mod input;
+mod recorder;
 mod signals;
 mod sinks;
 mod sources;

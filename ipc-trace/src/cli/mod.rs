@@ -35,6 +35,9 @@ pub(crate) enum Command {
     Ls(LsArgs),
     /// Tell whether tracing works on this host, how, at what cost, and what is missing
     Doctor(DoctorArgs),
+    /// Show anew what the inputs lead to that were kept of a run
+    #[command(hide = true)]
+    Replay(ReplayArgs),
     /// Work with a policy: which findings are deliberate, or not to be shown
     Policy {
         /// What to do with it
@@ -88,6 +91,9 @@ pub(crate) struct TraceArgs {
     /// How the output looks
     #[arg(short, long, value_enum, default_value = "text")]
     pub output: Kind,
+    /// Keep what the engine is fed with
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub keep_inputs: Option<PathBuf>,
     /// End after this time: a number with ns, us, ms, s, m or h; seconds without
     #[arg(long, value_name = "D", value_parser = duration)]
     pub duration: Option<Duration>,
@@ -126,6 +132,17 @@ pub(crate) struct FindingArgs {
     /// or mutes
     #[arg(long, value_name = "SEVERITY", value_enum)]
     pub fail_on: Option<Severity>,
+}
+
+/// Options of `replay`.
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// How the output looks
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub output: Kind,
+    /// The policy
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
 }
 
 /// Options of `ls`.

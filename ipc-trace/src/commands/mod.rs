@@ -3,6 +3,7 @@
 pub(crate) mod doctor;
 mod ls;
 mod policy;
+mod replay;
 mod run;
 mod schema;
 
@@ -30,6 +31,7 @@ pub fn main() -> ExitCode {
         Command::Live(args) => run::run(true, args),
         Command::Report(args) => run::run(false, args),
         Command::Ls(args) => ls::run(args),
+        Command::Replay(args) => replay::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Policy { what: PolicyCommand::Check { file } } => policy::check(file),
         Command::Schema { of } => {

@@ -284,8 +284,8 @@ impl Engine {
 
     fn answered(&mut self, answer: &Answer) {
         match answer {
-            Answer::Namespaces(tid, found) => {
-                self.detect.namespaces_seen(*tid, *found, (self.now, self.ended.is_some()));
+            Answer::Namespaces(tid, at, found) => {
+                self.detect.namespaces_seen(*tid, *found, (*at, self.ended.is_some()));
             }
             Answer::Mapped(process, found) => {
                 self.detect.mapped_seen(*process, found.as_deref(), &self.tracker);

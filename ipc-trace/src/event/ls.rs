@@ -1,5 +1,6 @@
 //! The object that `ls -o json` prints: what exists, by IPC namespace.
 
+use borsh::{BorshDeserialize, BorshSerialize};
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use ipc_trace_common::op::Family;
@@ -14,7 +15,7 @@ use super::{
 };
 
 /// What exists.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema, BorshSerialize, BorshDeserialize)]
 #[schemars(title = "The output of ipc-trace ls -o json")]
 pub(crate) struct Ls {
     /// The version of this object
@@ -35,7 +36,7 @@ pub(crate) struct Ls {
 }
 
 /// One namespace.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema, BorshSerialize, BorshDeserialize)]
 pub(crate) struct NamespaceLook {
     /// What `/proc/PID/ns/ipc` shows
     pub inum: u32,
@@ -46,12 +47,16 @@ pub(crate) struct NamespaceLook {
     /// Whether it is the host's: the initial one
     pub host: bool,
     /// How it came to be: not known to a look
+    #[borsh(skip)]
     pub created: Option<Created>,
     /// Its end: not known to a look
+    #[borsh(skip)]
     pub destroyed: Option<Destroyed>,
     /// Containers with a process in it, by name
+    #[borsh(skip)]
     pub containers: Vec<Arc<Container>>,
     /// How the containers share it; `null`: there is at most one, or in the host's none
+    #[borsh(skip)]
     pub sharing: Option<Sharing>,
     /// Processes with a thread in it, by number
     pub processes: Vec<ProcessLook>,
@@ -72,7 +77,7 @@ pub(crate) struct NamespaceLook {
 }
 
 /// A process with a thread in a namespace.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema, BorshSerialize, BorshDeserialize)]
 pub(crate) struct ProcessLook {
     /// As this host's `/proc` numbers it
     pub pid: u32,
@@ -91,6 +96,7 @@ pub(crate) struct ProcessLook {
     /// Its other namespaces
     pub ns: OtherNs,
     /// Its container; `null` on the host
+    #[borsh(skip)]
     pub container: Option<Arc<Container>>,
     /// Path of its cgroup, where containers are looked for
     #[serde(skip)]
@@ -100,7 +106,18 @@ pub(crate) struct ProcessLook {
 }
 
 /// What keeps a namespace alive or has to do with it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[derive(
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    JsonSchema,
+    BorshSerialize,
+    BorshDeserialize,
+)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub(crate) enum Holder {
     /// Threads of a process are in it: it lives as long as they do
@@ -157,7 +174,19 @@ pub(crate) enum Holder {
 }
 
 /// What a descriptor is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    JsonSchema,
+    BorshSerialize,
+    BorshDeserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum DescriptorOf {
     /// The namespace itself, as `/proc/PID/ns/ipc` gives it: setns takes it
@@ -169,7 +198,19 @@ pub(crate) enum DescriptorOf {
 }
 
 /// What is mounted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    JsonSchema,
+    BorshSerialize,
+    BorshDeserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum MountOf {
     /// The namespace itself, as `/proc/PID/ns/ipc`
@@ -181,7 +222,7 @@ pub(crate) enum MountOf {
 macro_rules! limits {
     ($($variant:ident = $name:literal, $what:literal;)*) => {
         /// A limit of a namespace.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
         pub(crate) enum LimitName {
             $(#[doc = $what] $variant,)*
         }
@@ -246,7 +287,18 @@ impl JsonSchema for LimitName {
 }
 
 /// A limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Serialize,
+    JsonSchema,
+    BorshSerialize,
+    BorshDeserialize,
+)]
 pub(crate) struct Limit {
     /// Its value
     pub limit: u64,
@@ -273,7 +325,7 @@ impl Limit {
 }
 
 /// What could not be seen of a namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Unseen {
     /// What
     pub what: UnseenWhat,
@@ -282,7 +334,9 @@ pub(crate) struct Unseen {
 }
 
 /// A part of what there is to be seen of a namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema, BorshSerialize, BorshDeserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum UnseenWhat {
     /// System V objects

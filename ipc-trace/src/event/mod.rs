@@ -26,6 +26,7 @@ pub(crate) mod report;
 pub(crate) mod tag;
 pub(crate) mod value;
 
+use borsh::{BorshDeserialize, BorshSerialize};
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use schemars::JsonSchema;
@@ -226,7 +227,18 @@ const fn is_zero(value: &u32) -> bool {
 }
 
 /// Inode numbers of a process's namespaces.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Serialize,
+    JsonSchema,
+    BorshSerialize,
+    BorshDeserialize,
+)]
 pub(crate) struct OtherNs {
     /// The pid namespace
     pub pid: Option<u32>,
@@ -629,7 +641,7 @@ pub(crate) struct ResyncAccounting {
 }
 
 /// COMMAND and its end.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Command {
     /// Its words
     pub argv: Vec<String>,

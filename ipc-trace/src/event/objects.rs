@@ -1,5 +1,6 @@
 //! Objects, wherever they are shown: in the lines about their lives, in a report, in a look.
 
+use borsh::{BorshDeserialize, BorshSerialize};
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -11,7 +12,7 @@ use super::{
 };
 
 /// An object.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema, BorshSerialize, BorshDeserialize)]
 pub(crate) struct ObjectLook {
     /// `shm`, `sem`, `msg` or `mq`
     pub kind: FamilyName,
@@ -50,7 +51,7 @@ pub(crate) struct ObjectLook {
 }
 
 /// Who made an object.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Creator {
     /// The process: if it was seen, in the initial pid namespace; a look knows it of shm alone, as its
     /// own pid namespace has it
@@ -66,6 +67,7 @@ pub(crate) struct Creator {
     /// When the process started, on `CLOCK_BOOTTIME`, nanoseconds; with `pid` it is the process
     pub start_boot_ns: Option<u64>,
     /// Its container; `null` on the host, and where that is not known
+    #[borsh(skip)]
     pub container: Option<Arc<Container>>,
     /// Whether it is known that this made it: the kernel was seen to make it for the call (backend
     /// `function`), or the call had `IPC_PRIVATE`, `IPC_EXCL` or `O_EXCL`, or the kernel remembers it. Else
@@ -75,7 +77,7 @@ pub(crate) struct Creator {
 }
 
 /// The last use of an object.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema, BorshSerialize, BorshDeserialize)]
 pub(crate) struct LastUse {
     /// Who used it last; a look knows of shm who attached or detached it last, of msg who sent or
     /// received last

@@ -1,6 +1,11 @@
 //! Values that have a form of their own in JSON: names, keys, flags, times.
 
-use std::{borrow::Cow, fmt, time::SystemTime};
+use borsh::{BorshDeserialize, BorshSerialize, io};
+use std::{
+    borrow::Cow,
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use ipc_trace_common::op::{Abi, Family, Op};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -50,6 +55,21 @@ macro_rules! as_name {
             fn json_schema(_: &mut SchemaGenerator) -> Schema {
                 let names: Vec<_> = <$inner>::ALL.iter().map(|one| one.name()).collect();
                 json_schema!({ "type": "string", "enum": names })
+            }
+        }
+
+        impl BorshSerialize for $type {
+            fn serialize<W: io::Write>(&self, to: &mut W) -> io::Result<()> {
+                let at = $all.iter().position(|one| *one == self.0);
+                let at = at.and_then(|at| u8::try_from(at).ok()).unwrap_or(u8::MAX);
+                BorshSerialize::serialize(&at, to)
+            }
+        }
+
+        impl BorshDeserialize for $type {
+            fn deserialize_reader<R: io::Read>(from: &mut R) -> io::Result<Self> {
+                let one = $all.get(usize::from(u8::deserialize_reader(from)?));
+                one.copied().map(Self).ok_or_else(|| io::ErrorKind::InvalidData.into())
             }
         }
     };
@@ -120,7 +140,9 @@ as_string!(Error, "Error", {
 });
 
 /// A 32-bit number in hexadecimal: a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize,
+)]
 pub(crate) struct Hex32(pub u32);
 
 impl fmt::Display for Hex32 {
@@ -142,7 +164,7 @@ impl fmt::Display for Address {
 as_string!(Address, "Address", { "type": "string", "pattern": "^0x[0-9a-f]+$" });
 
 /// Permission bits, in octal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Mode(pub u32);
 
 impl fmt::Display for Mode {
@@ -207,6 +229,18 @@ impl JsonSchema for Flags {
 /// are valid UTF-8; a byte that is not becomes `\xNN`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Text<'a>(pub Cow<'a, [u8]>);
+
+impl BorshSerialize for Text<'_> {
+    fn serialize<W: io::Write>(&self, to: &mut W) -> io::Result<()> {
+        BorshSerialize::serialize(&self.0, to)
+    }
+}
+
+impl BorshDeserialize for Text<'static> {
+    fn deserialize_reader<R: io::Read>(from: &mut R) -> io::Result<Self> {
+        Ok(Self(Cow::Owned(Vec::deserialize_reader(from)?)))
+    }
+}
 
 impl From<&str> for Text<'static> {
     fn from(text: &str) -> Self {
@@ -278,6 +312,21 @@ impl JsonSchema for Text<'_> {
 /// A moment: RFC 3339, UTC, nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Time(pub SystemTime);
+
+impl BorshSerialize for Time {
+    fn serialize<W: io::Write>(&self, to: &mut W) -> io::Result<()> {
+        let since = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let since = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
+        BorshSerialize::serialize(&since, to)
+    }
+}
+
+impl BorshDeserialize for Time {
+    fn deserialize_reader<R: io::Read>(from: &mut R) -> io::Result<Self> {
+        let since = Duration::from_nanos(u64::deserialize_reader(from)?);
+        Ok(Self(SystemTime::UNIX_EPOCH + since))
+    }
+}
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -4,7 +4,7 @@ use ipc_trace_common::{
     op::Op,
     record::{BATCH, BatchHead, Header, Kind, Outcome, QueueRef, What},
 };
-use zerocopy::FromBytes as _;
+use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::{DecodeError, meaning, view};
 
@@ -43,6 +43,12 @@ pub(crate) struct Group<'a> {
 const _: () = assert!(BATCH <= u32::BITS as usize);
 
 impl<'a> Batch<'a> {
+    /// Its record in words: [`Self::new`] takes them.
+    #[must_use]
+    pub(crate) fn to_words(self) -> Box<[u64]> {
+        super::words(&[self.head.as_bytes(), self.outcomes.as_bytes()])
+    }
+
     /// The record in `bytes`.
     ///
     /// # Errors

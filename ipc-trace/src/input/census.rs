@@ -1,14 +1,17 @@
 //! What existed at one moment, as the kernel side lists it.
 
+use super::raw;
+use borsh::{BorshDeserialize, BorshSerialize, io};
 use ipc_trace_common::{
     op::{Abi, Op},
     record::{NamespaceRecord, NsRef, PendingRecord},
 };
 
 /// A namespace that exists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Alive {
     /// Which
+    #[borsh(serialize_with = "super::raw::put", deserialize_with = "super::raw::get")]
     pub ns: NsRef,
     /// The kernel's own number
     pub ns_id: Option<u64>,
@@ -22,7 +25,7 @@ impl From<&NamespaceRecord> for Alive {
 }
 
 /// What existed at one moment.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Census {
     /// When it began, on `CLOCK_BOOTTIME`, nanoseconds
     pub boot_ns: u64,
@@ -31,9 +34,24 @@ pub(crate) struct Census {
     /// Whether these are all
     pub complete: bool,
     /// Calls that have not returned
+    #[borsh(serialize_with = "put_pending", deserialize_with = "get_pending")]
     pub pending: Vec<(PendingRecord, Op, Abi)>,
     /// This process, in the initial pid namespace
     pub self_pid: u32,
     /// Inode number of this process's IPC namespace, by the way that the programs take
     pub self_ns_inum: u32,
+}
+
+fn put_pending<W: io::Write>(all: &[(PendingRecord, Op, Abi)], to: &mut W) -> io::Result<()> {
+    raw::put_len(all.len(), to)?;
+    for (record, op, abi) in all {
+        raw::put(record, to)?;
+        [*op as u8, *abi as u8].serialize(to)?;
+    }
+    Ok(())
+}
+
+fn get_pending<R: io::Read>(from: &mut R) -> io::Result<Vec<(PendingRecord, Op, Abi)>> {
+    let len = u32::deserialize_reader(from)?;
+    (0..len).map(|_| Ok((raw::get(from)?, raw::op(from)?, raw::abi(from)?))).collect()
 }

@@ -1,9 +1,12 @@
 //! What runtimes say of their containers.
 
+use borsh::{BorshDeserialize, BorshSerialize};
 use std::collections::BTreeMap;
 
 /// What runs a container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize,
+)]
 pub(crate) enum Runtime {
     /// Docker
     Docker,
@@ -41,7 +44,7 @@ impl Runtime {
 }
 
 /// What a runtime says of a container.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Named {
     /// Its id
     pub id: String,
@@ -64,7 +67,7 @@ pub(crate) struct Named {
 }
 
 /// Labels of a pod, as far as they are kept.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Labels {
     /// Those
     pub kept: BTreeMap<String, String>,

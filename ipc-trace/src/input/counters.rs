@@ -1,14 +1,16 @@
 //! What the kernel side has counted, and what came out of its rings.
 
+use borsh::{BorshDeserialize, BorshSerialize, io};
 use std::collections::BTreeMap;
 
+use super::raw;
 use ipc_trace_common::{
     op::{self, Op},
     state::DropKey,
 };
 
 /// Counters of one row, summed over the CPUs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Counts {
     /// Calls that returned (`ipc_trace_common::state::Counters`)
     pub seen: u64,
@@ -27,9 +29,10 @@ pub(crate) struct Counts {
 }
 
 /// The counters of all operations and of the control ring.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct AllCounts {
     /// By operation
+    #[borsh(serialize_with = "put_ops", deserialize_with = "get_ops")]
     pub ops: BTreeMap<Op, Counts>,
     /// The control ring
     pub control: Counts,
@@ -38,7 +41,7 @@ pub(crate) struct AllCounts {
 }
 
 /// How many were lost so far, of what the tables do not tell apart.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Others {
     /// Calls for which no program ran
     pub missed: u64,
@@ -74,8 +77,39 @@ impl AllCounts {
 /// Lost calls by namespace, operation and error; namespace 0: no room to tell.
 pub(crate) type Drops = std::collections::HashMap<DropKey, u64>;
 
+fn put_ops<W: io::Write>(ops: &BTreeMap<Op, Counts>, to: &mut W) -> io::Result<()> {
+    raw::put_len(ops.len(), to)?;
+    ops.iter().try_for_each(|(op, counts)| (*op as u8, *counts).serialize(to))
+}
+
+fn get_ops<R: io::Read>(from: &mut R) -> io::Result<BTreeMap<Op, Counts>> {
+    let len = u32::deserialize_reader(from)?;
+    (0..len).map(|_| Ok((raw::op(from)?, Counts::deserialize_reader(from)?))).collect()
+}
+
+fn put_drops<W: io::Write>(drops: &Option<Drops>, to: &mut W) -> io::Result<()> {
+    let Some(drops) = drops else { return false.serialize(to) };
+    true.serialize(to)?;
+    raw::put_len(drops.len(), to)?;
+    drops.iter().try_for_each(|(key, count)| {
+        raw::put(key, to)?;
+        count.serialize(to)
+    })
+}
+
+fn get_drops<R: io::Read>(from: &mut R) -> io::Result<Option<Drops>> {
+    if !bool::deserialize_reader(from)? {
+        return Ok(None);
+    }
+    let len = u32::deserialize_reader(from)?;
+    (0..len)
+        .map(|_| Ok((raw::get(from)?, u64::deserialize_reader(from)?)))
+        .collect::<io::Result<_>>()
+        .map(Some)
+}
+
 /// Records that came out of the rings.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Delivered {
     /// By the operation's number
     pub ops: [u64; op::COUNT + 1],
@@ -94,11 +128,12 @@ impl Delivered {
 }
 
 /// All counters, at one moment.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Counted {
     /// Those of the kernel side
     pub counts: AllCounts,
     /// What was lost, in detail; `None`: nothing more than before
+    #[borsh(serialize_with = "put_drops", deserialize_with = "get_drops")]
     pub drops: Option<Drops>,
     /// What came out of the rings
     pub delivered: Delivered,

@@ -12,6 +12,8 @@
 //! | [`flags`] | the names of flags and commands |
 //! | [`pattern`] | names as a filter or a policy writes them |
 //! | [`process`] | what `/proc` has of processes: questions and answers |
+//! | `raw` | plain values of records, as bytes |
+//! | [`stream`] | inputs as bytes |
 //! | [`wanted`] | which containers' calls are wanted |
 
 pub(crate) mod args;
@@ -23,8 +25,11 @@ pub(crate) mod deeds;
 pub(crate) mod flags;
 pub(crate) mod pattern;
 pub(crate) mod process;
+mod raw;
+pub(crate) mod stream;
 pub(crate) mod wanted;
 
+use borsh::{BorshDeserialize, BorshSerialize};
 use ipc_trace_common::{
     op::{Abi, Code, Op},
     record::{
@@ -116,7 +121,7 @@ pub(crate) enum Input<'a> {
 }
 
 /// A moment, by two clocks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Moment {
     /// `CLOCK_BOOTTIME`, nanoseconds
     pub boot_ns: u64,
@@ -125,7 +130,7 @@ pub(crate) struct Moment {
 }
 
 /// What a run is.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Begin {
     /// When it began
     pub at: Moment,

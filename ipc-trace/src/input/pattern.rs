@@ -2,7 +2,10 @@
 //!
 //! Invariant: matching takes time that is linear in the name's length, whatever the pattern.
 
+use borsh::{BorshDeserialize, BorshSerialize, io};
 use globset::{GlobBuilder, GlobMatcher};
+
+use super::raw;
 
 /// The characters that are not themselves.
 const SPECIAL: [char; 7] = ['*', '?', '[', ']', '{', '}', '\\'];
@@ -77,6 +80,22 @@ pub(crate) fn literally(name: &[u8]) -> String {
         text.extend(chunk.invalid().iter().map(|_| '?'));
     }
     text
+}
+
+impl BorshSerialize for Pattern {
+    fn serialize<W: io::Write>(&self, to: &mut W) -> io::Result<()> {
+        match self {
+            Self::Exactly(text) => text.as_ref().serialize(to),
+            Self::Like(glob) => glob.glob().glob().as_bytes().serialize(to),
+        }
+    }
+}
+
+impl BorshDeserialize for Pattern {
+    fn deserialize_reader<R: io::Read>(from: &mut R) -> io::Result<Self> {
+        let text = String::deserialize_reader(from)?;
+        Self::new(&text).map_err(|reason| raw::invalid(&reason))
+    }
 }
 
 #[cfg(test)]

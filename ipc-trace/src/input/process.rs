@@ -1,14 +1,18 @@
 //! What is known of processes beside the kernel side's records: what `/proc` has, asked for and answered.
 
+use borsh::{BorshDeserialize, BorshSerialize};
 use std::{borrow::Cow, sync::Arc};
 
 use ipc_trace_common::record::{ContextRecord, UidExtent};
 
-use super::Arguments;
+use super::{
+    Arguments,
+    raw::{get_all, put_all},
+};
 use crate::event::{OtherNs, value::Text};
 
 /// What a process was called with.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Called {
     /// Its arguments; `None`: they were not asked for, or can't be read
     pub args: Option<Arc<[Text<'static>]>>,
@@ -57,13 +61,14 @@ pub(crate) struct Context {
 }
 
 /// What `/proc` had of a process, of what was asked.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Found {
     /// Path of its executable
     pub exe: Option<Vec<u8>>,
     /// What it was called with
     pub called: Option<Called>,
     /// The users of its namespace
+    #[borsh(serialize_with = "put_all", deserialize_with = "get_all")]
     pub users: Vec<UidExtent>,
     /// Paths of its ancestors' executables, in the record's order; empty: none was asked for
     pub ancestors: Vec<Option<Vec<u8>>>,
@@ -72,7 +77,7 @@ pub(crate) struct Found {
 }
 
 /// A mapped segment, as `/proc/PID/maps` has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Mapped {
     /// Where it starts
     pub start: u64,
@@ -83,7 +88,7 @@ pub(crate) struct Mapped {
 }
 
 /// What was to be seen of a thread that moved, when its move was read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Beside {
     /// The segments that its process had mapped; `None`: it is gone, or was not looked at
     pub mapped: Option<Vec<Mapped>>,
@@ -121,7 +126,7 @@ impl Request {
     #[must_use]
     pub(crate) fn unanswered(&self) -> Answer {
         match self {
-            Self::Namespaces(tid) => Answer::Namespaces(*tid, None),
+            Self::Namespaces(tid) => Answer::Namespaces(*tid, 0, None),
             Self::Mapped(process) => Answer::Mapped(*process, None),
             Self::Users { tid, context, .. } => Answer::Users(*tid, *context, Vec::new()),
             Self::Ended(_) => Answer::Ended(Vec::new()),
@@ -130,14 +135,19 @@ impl Request {
 }
 
 /// The answer to a [`Request`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) enum Answer {
-    /// The thread, with the number of its IPC namespace, and the others; `None`: it is gone, or there is nobody to ask
-    Namespaces(u32, Option<(u32, OtherNs)>),
+    /// The thread; when it was looked at, boot time, 0: it was not; the number of its IPC namespace, and the others,
+    /// `None`: it is gone, or there is nobody to ask
+    Namespaces(u32, u64, Option<(u32, OtherNs)>),
     /// The process, and what it has mapped; `None`: it is gone, or can't be looked at
     Mapped(ProcessKey, Option<Vec<Mapped>>),
     /// The thread and its context, and the map; empty: it is not written yet
-    Users(u32, u64, Vec<UidExtent>),
+    Users(
+        u32,
+        u64,
+        #[borsh(serialize_with = "put_all", deserialize_with = "get_all")] Vec<UidExtent>,
+    ),
     /// Threads that have ended
     Ended(Vec<u32>),
 }

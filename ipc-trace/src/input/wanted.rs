@@ -1,10 +1,12 @@
 //! Which containers' calls are wanted: by name or id, image, pod. Pure.
 
+use borsh::{BorshDeserialize, BorshSerialize};
+
 use super::pattern::Pattern;
 use crate::event::{Container, value::Text};
 
 /// What is asked of a container. Questions of different kinds must all hold, of those of one kind one.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Wanted {
     /// Its name, its id, or the first 12 digits of that or more
     pub containers: Vec<Pattern>,

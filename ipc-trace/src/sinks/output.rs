@@ -38,6 +38,9 @@ pub(crate) enum OutputError {
     /// The reader reads, and the program was told to end for the second time.
     #[error("told to end for the second time: {0} bytes were not written")]
     Hurried(usize),
+    /// What the engine was fed with can't be kept.
+    #[error("can't keep the inputs: {0}")]
+    Kept(io::Error),
     /// Another error, such as a full disk.
     #[error("can't write to standard output: {0}")]
     Failed(#[from] io::Error),

@@ -108,6 +108,11 @@ impl<S> Queue<S> {
         self.queue(class).push_back(Lines { order, stretch, bytes, lines, calls });
     }
 
+    /// Whether half of the room is taken.
+    pub(super) const fn is_half_full(&self) -> bool {
+        self.used >= self.room / 2
+    }
+
     /// How it stands. It always has room: it comes once a second.
     pub(super) fn push_standing(&mut self, standing: S) {
         self.standings.push_back((self.order, self.stretch, standing));

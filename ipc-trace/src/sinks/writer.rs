@@ -4,6 +4,7 @@ use std::{
     io,
     sync::{Arc, Condvar, Mutex, PoisonError},
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use super::{
@@ -73,6 +74,16 @@ impl Writer {
                 shared.queue.push_standing(standing);
             }
         });
+    }
+
+    /// Waits until most of what waits is written, or nothing is written any more.
+    pub(crate) fn wait(&self) {
+        let (shared, changed) = &*self.shared;
+        let mut all = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        while all.queue.is_half_full() && !all.is_over {
+            let waited = changed.wait_timeout(all, Duration::from_millis(1));
+            all = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
     fn with(&self, change: impl FnOnce(&mut Shared)) {

@@ -8,6 +8,7 @@ use crate::{
     engine::Engine,
     event::ls::Ls,
     input::{Begin, Input, census::Census},
+    recorder::Recorder,
     signals::Signals,
     sinks::{Screen, Sink, bar::Bar, output::Output, text::call::Look, writer::Writer},
     sources::{
@@ -54,7 +55,10 @@ impl Run {
         let writer = Writer::start(args.output, screen, Output::new(signals.clone()), bar)
             .map_err(system("can't start a thread"))?;
         let begin = begin(live, args, &setup);
+        let recorder = args.keep_inputs.as_deref().map(|file| Recorder::start(file, &begin));
+        let recorder = recorder.transpose().map_err(system("can't keep the inputs"))?;
         let mut fed = Fed {
+            recorder,
             sink: Sink::new(args.output, screen, writer),
             engine: Engine::new(begin, judges),
             lines: live,

@@ -5,6 +5,7 @@ use ipc_trace_common::record::{ANCESTORS, MoveRecord, UID_EXTENTS, Way, flag};
 use crate::{
     engine::Engine,
     input::Input,
+    recorder::Recorder,
     sinks::{Sink, output::OutputError},
     sources::{
         host::inspector::{AboutContext, AboutMove},
@@ -18,12 +19,16 @@ pub(super) struct Fed {
     pub engine: Engine,
     pub sink: Sink,
     pub lines: bool,
+    pub recorder: Option<Recorder>,
 }
 
 impl Fed {
     /// Tells the engine something.
     #[inline]
     pub(super) fn tell(&mut self, input: &Input<'_>) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.keep(input);
+        }
         self.engine.feed(input, &mut self.sink);
     }
 
@@ -51,7 +56,11 @@ impl Fed {
     /// It can't be, and why.
     pub(super) fn finish(&mut self) -> Result<(), OutputError> {
         self.sink.flush();
-        self.sink.writer().finish()
+        let written = self.sink.writer().finish();
+        if let Some(recorder) = self.recorder.take() {
+            recorder.finish().map_err(OutputError::Kept)?;
+        }
+        written
     }
 }
 

@@ -105,7 +105,7 @@ impl RunError {
     }
 }
 
-fn system(what: &'static str) -> impl Fn(io::Error) -> RunError {
+pub(in crate::commands) fn system(what: &'static str) -> impl Fn(io::Error) -> RunError {
     move |source| RunError::System { what, source }
 }
 

@@ -275,15 +275,15 @@ impl Detect {
         self.carried.wants_mapped(process, now)
     }
 
-    /// The namespaces that a thread was in, at `now`; `ended`: nothing comes any more.
+    /// The namespaces that a thread was in, when it was looked at; `ended`: nothing comes any more.
     pub(crate) fn namespaces_seen(
         &mut self,
         tid: u32,
         found: Option<(u32, OtherNs)>,
-        (now, ended): (u64, bool),
+        (at, ended): (u64, bool),
     ) {
         let to = &mut Judging { findings: &mut self.findings, requests: &mut self.requests };
-        self.mismatch.seen(tid, found, (now, ended), to);
+        self.mismatch.seen(tid, found, (at, ended), to);
     }
 
     /// What a process had mapped.

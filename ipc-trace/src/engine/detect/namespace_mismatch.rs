@@ -276,19 +276,20 @@ impl Mismatch {
         }
     }
 
-    /// Where a thread is now, as was asked; `ended`: nothing comes any more, and what can be decided now is.
+    /// Where a thread was when it was looked at, as was asked; `ended`: nothing comes any more, and what can be decided
+    /// now is.
     pub(super) fn seen(
         &mut self,
         tid: u32,
         found: Option<(u32, OtherNs)>,
-        (now, ended): (u64, bool),
+        (at, ended): (u64, bool),
         to: &mut Judging<'_>,
     ) {
         let Some(entered) = self.inside.get_mut(&tid) else { return };
         if entered.state == State::Told {
             return;
         }
-        let since = now.saturating_sub(entered.trace.boot_ns);
+        let since = at.saturating_sub(entered.trace.boot_ns);
         let found = found.filter(|seen| seen.0 == entered.to.inum);
         match found.map(|(_, ns)| changed(entered.mnt, ns.mnt)) {
             Some(Some(false)) if ended => self.tell(tid, By::EndAfterLook, to),

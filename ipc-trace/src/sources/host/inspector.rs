@@ -20,6 +20,7 @@ use ipc_trace_common::record::AncestorRecord;
 
 use super::{cgroups::Hierarchy, processes::Processes};
 use crate::input::process::{Answer, Beside, Found, ProcessKey, Request};
+use crate::sources::clock::boot_ns;
 
 /// The thread reads for so long in a second, at most.
 const BUDGET: Duration = Duration::from_millis(250);
@@ -288,7 +289,10 @@ impl Reader {
 
     fn of_request(&mut self, request: Request) -> Answer {
         match request {
-            Request::Namespaces(tid) => Answer::Namespaces(tid, self.processes.namespaces(tid)),
+            Request::Namespaces(tid) => {
+                let at = boot_ns();
+                Answer::Namespaces(tid, at, self.processes.namespaces(tid))
+            }
             Request::Mapped(process) => Answer::Mapped(process, self.processes.mapped(process)),
             Request::Users { process, tid, context } => {
                 Answer::Users(tid, context, self.processes.users(process))

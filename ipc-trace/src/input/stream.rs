@@ -1,0 +1,321 @@
+//! Inputs as a stream of bytes: what a run began with, then each input with its length and its kind before it. It is
+//! read by the same version alone.
+//!
+//! Invariant: any bytes give inputs or an error; never a panic, and no more memory than there are bytes.
+
+use std::io::BufRead;
+
+use borsh::{
+    BorshDeserialize, BorshSerialize,
+    io::{self, Read, Write},
+};
+use ipc_trace_common::record::{
+    AccessRecord, CgroupRecord, ContextRecord, ExitRecord, MoveRecord, NamespaceRecord, NsRef,
+    QueueRecord,
+};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::{
+    Begin, Call, Input, Moment,
+    batch::Batch,
+    census::Census,
+    container::Named,
+    counters::Counted,
+    process::{Answer, Beside, Called, Context, Found},
+    raw::{get, get_all, invalid, put, put_all},
+    words,
+};
+use crate::event::{Command, ls::Ls, objects::ObjectLook};
+
+/// Bytes of one input, at most: more than of any host with a million objects.
+const LONGEST: u32 = 1 << 30;
+
+macro_rules! kinds {
+    ($($kind:ident)*) => {
+        /// What an input is.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        enum Kind { $($kind,)* }
+
+        impl Kind {
+            const ALL: &[Self] = &[$(Self::$kind,)*];
+        }
+    };
+}
+
+kinds! {
+    Call Batch Change Context Exit Namespace Move Queue Cgroup Access Folded Cgroups Looked Opened Read Tick Listed
+    Counted Snapshot Lingered Named Answer Ending Settled Finish
+}
+
+/// Appends what a run begins with.
+///
+/// # Errors
+/// None, into memory.
+pub(crate) fn begin(begin: &Begin, to: &mut Vec<u8>) -> io::Result<()> {
+    let bytes = borsh::to_vec(begin)?;
+    length(bytes.len())?.serialize(to)?;
+    to.write_all(&bytes)
+}
+
+/// Appends an input.
+///
+/// # Errors
+/// It is too long.
+pub(crate) fn append(input: &Input<'_>, to: &mut Vec<u8>) -> io::Result<()> {
+    let at = to.len();
+    to.extend_from_slice(&[0; 5]);
+    let kind = put_input(input, to)?;
+    let length = length(to.len() - at - 5)?;
+    if let Some(head) = to.get_mut(at..at + 5) {
+        head.copy_from_slice(&[&length.to_le_bytes()[..], &[kind as u8]].concat());
+    }
+    Ok(())
+}
+
+fn length(len: usize) -> io::Result<u32> {
+    u32::try_from(len)
+        .ok()
+        .filter(|len| *len <= LONGEST)
+        .ok_or_else(|| invalid("an input is too long"))
+}
+
+/// Reads what a run begins with.
+///
+/// # Errors
+/// It can't be read, or is something else.
+pub(crate) fn read_begin(from: &mut impl Read) -> io::Result<Begin> {
+    let length = u32::deserialize_reader(from)?;
+    Begin::try_from_slice(&bytes(length, from)?)
+}
+
+/// Reads the next input, and hands it on; `None`: there is none.
+///
+/// # Errors
+/// It can't be read, or is no input.
+pub(crate) fn read<T>(
+    from: &mut impl BufRead,
+    with: impl FnOnce(&Input<'_>) -> T,
+) -> io::Result<Option<T>> {
+    if from.fill_buf()?.is_empty() {
+        return Ok(None);
+    }
+    let length = u32::deserialize_reader(from)?;
+    let kind = Kind::ALL.get(usize::from(u8::deserialize_reader(from)?));
+    let kind = kind.ok_or_else(|| invalid("no such input"))?;
+    let mut result = None;
+    with_input(*kind, &bytes(length, from)?, |input| result = Some(with(input)))?;
+    Ok(result)
+}
+
+fn bytes(length: u32, from: &mut impl Read) -> io::Result<Vec<u8>> {
+    if length > LONGEST {
+        return Err(invalid("an input is too long"));
+    }
+    let mut bytes = Vec::new();
+    let mut rest = from.take(length.into());
+    if rest.read_to_end(&mut bytes)? != length as usize {
+        return Err(invalid("an input ends before its end"));
+    }
+    Ok(bytes)
+}
+
+fn put_input(input: &Input<'_>, to: &mut Vec<u8>) -> io::Result<Kind> {
+    Ok(match input {
+        Input::Call(call) => {
+            put_words(&call.to_words(), to)?;
+            Kind::Call
+        }
+        Input::Batch(batch) => {
+            put_words(&batch.to_words(), to)?;
+            Kind::Batch
+        }
+        Input::Change(call) => {
+            put_words(&call.to_words(), to)?;
+            Kind::Change
+        }
+        Input::Context(Context { record, called, found }) => {
+            put(record.as_ref(), to)?;
+            (called, found).serialize(to)?;
+            Kind::Context
+        }
+        Input::Exit(record) => {
+            put(*record, to)?;
+            Kind::Exit
+        }
+        Input::Namespace(record) => {
+            put(*record, to)?;
+            Kind::Namespace
+        }
+        Input::Move(record, beside) => {
+            put(*record, to)?;
+            beside.serialize(to)?;
+            Kind::Move
+        }
+        Input::Queue(record) => {
+            put(*record, to)?;
+            Kind::Queue
+        }
+        Input::Cgroup(record) => {
+            put(*record, to)?;
+            Kind::Cgroup
+        }
+        Input::Access(record) => {
+            put(*record, to)?;
+            Kind::Access
+        }
+        Input::Folded(all) => {
+            let (keys, folds): (Vec<_>, Vec<_>) = all.iter().copied().unzip();
+            put_all(&keys, to)?;
+            put_all(&folds, to)?;
+            Kind::Folded
+        }
+        Input::Cgroups(all) => {
+            all.serialize(to)?;
+            Kind::Cgroups
+        }
+        Input::Looked { at, ls, before, after } => {
+            (at, ls, before, after).serialize(to)?;
+            Kind::Looked
+        }
+        Input::Opened(at, census) => {
+            (at, census).serialize(to)?;
+            Kind::Opened
+        }
+        Input::Read { now, reached } => {
+            (now, reached).serialize(to)?;
+            Kind::Read
+        }
+        Input::Tick(moment) => {
+            moment.serialize(to)?;
+            Kind::Tick
+        }
+        Input::Listed(census) => {
+            census.serialize(to)?;
+            Kind::Listed
+        }
+        Input::Counted(counted) => {
+            counted.serialize(to)?;
+            Kind::Counted
+        }
+        Input::Snapshot(ls, before, after) => {
+            (ls, before, after).serialize(to)?;
+            Kind::Snapshot
+        }
+        Input::Lingered(ns, at, found) => {
+            put(ns, to)?;
+            (at, found).serialize(to)?;
+            Kind::Lingered
+        }
+        Input::Named(named) => {
+            named.serialize(to)?;
+            Kind::Named
+        }
+        Input::Answer(answer) => {
+            answer.serialize(to)?;
+            Kind::Answer
+        }
+        Input::Ending(at) => {
+            at.serialize(to)?;
+            Kind::Ending
+        }
+        Input::Settled(ls, census) => {
+            (ls, census).serialize(to)?;
+            Kind::Settled
+        }
+        Input::Finish(command) => {
+            command.serialize(to)?;
+            Kind::Finish
+        }
+    })
+}
+
+fn put_words(words: &[u64], to: &mut Vec<u8>) -> io::Result<()> {
+    to.write_all(words.as_bytes())
+}
+
+fn record<T: FromBytes + IntoBytes + KnownLayout + Immutable>(
+    bytes: &mut &[u8],
+    with: impl FnOnce(&T),
+) -> io::Result<()> {
+    with(&get(bytes)?);
+    Ok(())
+}
+
+fn with_input(kind: Kind, bytes: &[u8], with: impl FnOnce(&Input<'_>)) -> io::Result<()> {
+    let mut rest = bytes;
+    let from = &mut rest;
+    match kind {
+        Kind::Call | Kind::Change => {
+            let words = words(&[bytes]);
+            let call = Call::of(words.as_bytes()).map_err(|error| invalid(&error.to_string()))?;
+            let is_call = kind == Kind::Call;
+            with(&if is_call { Input::Call(call) } else { Input::Change(call) });
+            return Ok(());
+        }
+        Kind::Batch => {
+            let words = words(&[bytes]);
+            let batch =
+                Batch::new(words.as_bytes()).map_err(|error| invalid(&error.to_string()))?;
+            with(&Input::Batch(batch));
+            return Ok(());
+        }
+        Kind::Context => {
+            let record: Box<ContextRecord> = Box::new(get(from)?);
+            let (called, found) = <(Called, Found)>::deserialize(from)?;
+            with(&Input::Context(&Context { record, called, found }));
+        }
+        Kind::Exit => record(from, |record: &ExitRecord| with(&Input::Exit(record)))?,
+        Kind::Namespace => {
+            record(from, |record: &NamespaceRecord| with(&Input::Namespace(record)))?;
+        }
+        Kind::Move => {
+            let record: MoveRecord = get(from)?;
+            with(&Input::Move(&record, &Beside::deserialize(from)?));
+        }
+        Kind::Queue => record(from, |record: &QueueRecord| with(&Input::Queue(record)))?,
+        Kind::Cgroup => record(from, |record: &CgroupRecord| with(&Input::Cgroup(record)))?,
+        Kind::Access => record(from, |record: &AccessRecord| with(&Input::Access(record)))?,
+        Kind::Folded => {
+            let (keys, folds) = (get_all(from)?, get_all(from)?);
+            let all: Vec<_> = keys.into_iter().zip(folds).collect();
+            with(&Input::Folded(&all));
+        }
+        Kind::Cgroups => with(&Input::Cgroups(&Vec::deserialize(from)?)),
+        Kind::Looked => {
+            let (at, ls, before, after) = <(u64, Option<Ls>, Census, Census)>::deserialize(from)?;
+            with(&Input::Looked { at, ls: ls.as_ref(), before: &before, after: &after });
+        }
+        Kind::Opened => {
+            let (at, census) = <(u64, Census)>::deserialize(from)?;
+            with(&Input::Opened(at, &census));
+        }
+        Kind::Read => {
+            let (now, reached) = <(u64, u64)>::deserialize(from)?;
+            with(&Input::Read { now, reached });
+        }
+        Kind::Tick => with(&Input::Tick(Moment::deserialize(from)?)),
+        Kind::Listed => with(&Input::Listed(&Census::deserialize(from)?)),
+        Kind::Counted => with(&Input::Counted(&Counted::deserialize(from)?)),
+        Kind::Snapshot => {
+            let (ls, before, after) = <(Option<Ls>, Census, Census)>::deserialize(from)?;
+            with(&Input::Snapshot(ls.as_ref(), &before, &after));
+        }
+        Kind::Lingered => {
+            let ns: NsRef = get(from)?;
+            let (at, found) = <(u64, Vec<ObjectLook>)>::deserialize(from)?;
+            with(&Input::Lingered(ns, at, &found));
+        }
+        Kind::Named => with(&Input::Named(&Named::deserialize(from)?)),
+        Kind::Answer => with(&Input::Answer(&Answer::deserialize(from)?)),
+        Kind::Ending => with(&Input::Ending(u64::deserialize(from)?)),
+        Kind::Settled => {
+            let (ls, census) = <(Option<Ls>, Census)>::deserialize(from)?;
+            with(&Input::Settled(ls.as_ref(), &census));
+        }
+        Kind::Finish => with(&Input::Finish(Option::<Command>::deserialize(from)?.as_ref())),
+    }
+    match rest.is_empty() {
+        true => Ok(()),
+        false => Err(invalid("an input has more bytes than it needs")),
+    }
+}
