@@ -57,7 +57,7 @@ use track::{
 /// A line says every minute how it stands.
 const STATUS_NS: u64 = 60_000_000_000;
 /// Namespaces of whose end is told before the rings are looked at again: each may take its objects along.
-const ENDS: usize = 64;
+const ENDS: usize = 32;
 
 /// All that is known, and what is made of it.
 #[derive(Debug)]

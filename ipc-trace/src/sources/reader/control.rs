@@ -145,19 +145,19 @@ impl Reader {
             self.control_read = now;
             return Ok(());
         };
-        self.take_control(end, now, with);
+        let mut turn = self.take_control(end, now, with);
         for _ in 0..LOOKS {
-            if self.unfinished_before(end, with).is_none() || self.is_full() {
+            if self.unfinished_before(end, with).is_none() || self.is_full() || turn.is_err() {
                 break;
             }
             thread::yield_now();
-            self.take_control(end, now, with);
+            turn = self.take_control(end, now, with);
         }
-        if self.is_full() {
+        if self.is_full() || turn.is_err() {
             // Those that are left came after these, but for what CPUs overtake each other by.
             let read = self.waiting.back().map_or(0, |one| one.control.boot_ns());
             self.control_read = self.control_read.max(read);
-            return Ok(());
+            return turn;
         }
         match self.unfinished_before(end, with) {
             Some(at) => {
@@ -167,7 +167,7 @@ impl Reader {
                 };
                 self.stalled = Some((at, since));
                 if now.saturating_sub(since) < PATIENCE_NS {
-                    return Err(Later);
+                    return Err(Later::Waits);
                 }
                 log::warn!(
                     "a record of the kernel side is not finished, and who some threads are will be known late"
@@ -200,7 +200,7 @@ impl Reader {
         end: usize,
         now: u64,
         with: &mut With<'_, E, C, A, F>,
-    ) {
+    ) -> Result<(), Later> {
         let more = |control: &C| {
             control.unfinished().is_some_and(|Unfinished { at, .. }| is_before(at, end))
         };
@@ -219,7 +219,9 @@ impl Reader {
                 Ok(None) => self.garbled("a control record of another kind"),
                 Err(error) => self.garbled(&error.to_string()),
             }
+            self.turn(with.clock)?;
         }
+        Ok(())
     }
 
     /// What is to be asked for a record, as soon as it is read: who it is about may be gone soon.
@@ -268,7 +270,7 @@ impl Reader {
         let reply = with.ask.take(number);
         if reply.is_none() {
             if (with.clock)().saturating_sub(since) < ANSWER_NS {
-                return Err(Later);
+                return Err(Later::Waits);
             }
             with.ask.give_up(number);
         }
@@ -281,10 +283,12 @@ impl Reader {
         until: u64,
         with: &mut With<'_, E, C, A, F>,
     ) {
-        while self.read_control(with).and_then(|()| self.apply(until, with)).is_err()
-            || self.reached() <= until && self.is_full()
-        {
-            thread::sleep(PAUSE);
+        loop {
+            self.turn_ends = u64::MAX;
+            match self.read_control(with).and_then(|()| self.apply(until, with)) {
+                Ok(()) if self.reached() > until || !self.is_full() => return,
+                Ok(()) | Err(_) => thread::sleep(PAUSE),
+            }
         }
     }
 
@@ -297,6 +301,7 @@ impl Reader {
     ) -> Result<(), Later> {
         while self.waiting.front().is_some_and(|next| next.control.boot_ns() <= until) {
             self.apply_first(with)?;
+            self.turn(with.clock)?;
         }
         Ok(())
     }
@@ -315,26 +320,6 @@ impl Reader {
             self.take_effect(next.control, reply, with.feed);
         }
         Ok(())
-    }
-
-    /// Lets what is waiting take effect, for a while: no call that came before is left. Whether that is all;
-    /// `None`: something has to come first.
-    pub(super) fn apply_some<E, C, A: Ask, F: Feed>(
-        &mut self,
-        began: u64,
-        with: &mut With<'_, E, C, A, F>,
-    ) -> Option<bool> {
-        let mut count = 0;
-        while !self.waiting.is_empty() {
-            if count % super::CLOCKED == super::CLOCKED - 1
-                && (with.clock)().saturating_sub(began) >= super::TURN_NS
-            {
-                return Some(false);
-            }
-            self.apply_first(with).ok()?;
-            count += 1;
-        }
-        Some(true)
     }
 
     #[cold]

@@ -93,10 +93,10 @@ pub(crate) struct With<'a, E, C, A, F> {
     pub clock: fn() -> u64,
 }
 
-/// How long calls are taken before others get a turn, nanoseconds, and how many are taken between two looks at the
+/// How long records are taken before others get a turn, nanoseconds, and how many are taken between two looks at the
 /// clock.
-const TURN_NS: u64 = 2_000_000;
-const CLOCKED: usize = 128;
+const TURN_NS: u64 = 1_000_000;
+const CLOCKED: u32 = 16;
 
 /// What was taken out of the rings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,9 +109,23 @@ pub(crate) struct Drained {
     pub waits: bool,
 }
 
-/// Something has to come first.
+/// A record can't be taken now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Later;
+enum Later {
+    /// Something has to come first that is on its way
+    Waits,
+    /// It is others' turn
+    Turn,
+}
+
+impl Later {
+    const fn drained(self, calls: usize) -> Drained {
+        match self {
+            Self::Waits => Drained { calls, more: false, waits: true },
+            Self::Turn => Drained { calls, more: true, waits: false },
+        }
+    }
+}
 
 /// The reader's state.
 #[derive(Debug, Default)]
@@ -127,6 +141,9 @@ pub(crate) struct Reader {
     given_up: Option<usize>,
     /// A record of the calls' ring that has to wait
     parked: Option<Box<[u64]>>,
+    /// When it is others' turn, and how many records are taken until the clock is looked at again
+    turn_ends: u64,
+    unclocked: u32,
 }
 
 impl Reader {
@@ -135,8 +152,12 @@ impl Reader {
         &mut self,
         with: &mut With<'_, E, C, A, F>,
     ) -> Drained {
-        let began = (with.clock)();
-        let drained = self.take(began, with);
+        self.turn_ends = (with.clock)().saturating_add(TURN_NS);
+        let taken = self.take(with);
+        let drained = match taken {
+            Ok(drained) => drained,
+            Err((calls, later)) => later.drained(calls),
+        };
         let now = (with.clock)();
         with.feed.feed(&Input::Read { now, reached: self.reached() });
         drained
@@ -144,42 +165,40 @@ impl Reader {
 
     fn take<E: Source, C: Source, A: Ask, F: Feed>(
         &mut self,
-        began: u64,
         with: &mut With<'_, E, C, A, F>,
-    ) -> Drained {
-        if self.read_control(with).is_err() {
-            return Drained { waits: true, ..Drained::default() };
-        }
+    ) -> Result<Drained, (usize, Later)> {
+        self.read_control(with).map_err(|later| (0, later))?;
         // Then there may be more in the ring.
         let was_full = self.is_full();
         let mut calls = 0;
         if let Some(words) = self.parked.take() {
-            if self.event(words.as_bytes(), with).is_err() {
+            if let Err(later) = self.event(words.as_bytes(), with) {
                 self.parked = Some(words);
-                return Drained { waits: true, ..Drained::default() };
+                return Err((0, later));
             }
             calls += 1;
         }
-        loop {
-            if calls % CLOCKED == CLOCKED - 1 && (with.clock)().saturating_sub(began) >= TURN_NS {
-                return Drained { calls, more: true, waits: false };
-            }
-            match self.next_event(with) {
-                Some(Ok(())) => calls += 1,
-                Some(Err(Later)) => return Drained { calls, more: false, waits: true },
-                None => break,
-            }
+        while let Some(taken) = self.next_event(with) {
+            taken.map_err(|later| (calls, later))?;
+            calls += 1;
+            self.turn(with.clock).map_err(|later| (calls, later))?;
         }
         // Else some of the calls that came before what is waiting are still to be handled.
         if with.events.unfinished().is_none() {
-            let applied = self.apply_some(began, with);
-            return Drained {
-                calls,
-                more: was_full || applied == Some(false),
-                waits: applied.is_none(),
-            };
+            self.apply(u64::MAX, with).map_err(|later| (calls, later))?;
         }
-        Drained { calls, more: was_full, waits: false }
+        Ok(Drained { calls, more: was_full, waits: false })
+    }
+
+    /// Whether it is still this one's turn.
+    #[inline]
+    fn turn(&mut self, clock: fn() -> u64) -> Result<(), Later> {
+        self.unclocked += 1;
+        if self.unclocked < CLOCKED {
+            return Ok(());
+        }
+        self.unclocked = 0;
+        if clock() < self.turn_ends { Ok(()) } else { Err(Later::Turn) }
     }
 
     #[inline]

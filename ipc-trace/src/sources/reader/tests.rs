@@ -341,7 +341,7 @@ fn what_waits_is_bounded_and_all_of_it_takes_effect() {
 fn a_look_ends_after_a_while_and_the_next_goes_on() {
     let mut test = Test::<Ring>::default();
     // Each look at the clock takes a microsecond.
-    let count = 3 * CLOCKED * (TURN_NS as usize / 1_000);
+    let count = 3 * CLOCKED as usize * (TURN_NS as usize / 1_000);
     for n in 0..count as u64 {
         let mut one = call(1, 10 + n);
         one.context = 0;
