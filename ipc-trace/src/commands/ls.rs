@@ -2,7 +2,10 @@
 
 use std::{io, path::Path, process::ExitCode, time::Duration};
 
-use super::run::{RunError, setup, terminal};
+use super::{
+    error::RunError,
+    run::{setup, terminal},
+};
 use crate::{
     cli::{LsArgs, OutputFormat},
     engine::track::containers::Containers,

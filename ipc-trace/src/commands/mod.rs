@@ -1,6 +1,7 @@
 //! One file a command: it puts a run together. Options in, exit status out.
 
 pub(crate) mod doctor;
+mod error;
 mod ls;
 mod policy;
 mod replay;
@@ -15,7 +16,7 @@ use crate::{
     cli::{Cli, Command, PolicyCommand},
     sinks::output::{self, OutputError},
 };
-use run::RunError;
+use error::RunError;
 
 /// Runs the command of this process's arguments.
 #[must_use]

@@ -1,14 +1,20 @@
 //! Reading a policy; `policy check`.
 
-use std::{path::Path, process::ExitCode, time::SystemTime};
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+    process::ExitCode,
+    time::SystemTime,
+};
 
-use super::run::RunError;
+use super::error::RunError;
 use crate::{
     cli,
     engine::policy::{
-        Policy, check,
+        LARGEST, Policy, check,
         judge::{self, Judges},
-        parse::PolicyError,
+        parse::{PolicyError, Problem},
     },
     event::escape::escaped,
     sinks::output,
@@ -17,9 +23,18 @@ use crate::{
 /// The policy in a file.
 ///
 /// # Errors
-/// It is none.
-fn read(file: &Path) -> Result<Policy, PolicyError> {
-    Policy::read(file, &cli::user)
+/// The file can't be read, is too large, or is no policy; says where and why.
+fn read(path: &Path) -> Result<Policy, PolicyError> {
+    let failed =
+        |text| PolicyError { file: path.to_owned(), problems: vec![Problem::of_file(text)] };
+    let cannot = |error: io::Error| failed(format!("can't read it: {error}"));
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(cannot)?;
+    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(failed(format!("it has more than {} KiB", LARGEST >> 10)));
+    }
+    Policy::parse(path, &bytes, &cli::user)
 }
 
 /// Who judges findings: by the rules of a file, if there is one. Those of them that hold no longer are

@@ -10,7 +10,10 @@ use std::{
 use ipc_trace_common::op::Abi;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
-use super::run::{RunError, system, terminal};
+use super::{
+    error::{RunError, system},
+    run::terminal,
+};
 use crate::{
     cli::ReplayArgs,
     engine::Engine,

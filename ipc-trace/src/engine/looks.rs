@@ -6,10 +6,7 @@ use ipc_trace_common::record::{NsRef, QueueRef, queue_flag};
 
 use super::Engine;
 use crate::{
-    engine::track::{
-        Tracker,
-        objects::looks::{Holders, kernel_device},
-    },
+    engine::track::{Tracker, objects::looks::Holders},
     event::{
         Found, Life, Tell,
         ls::{Ls, NamespaceLook},
@@ -133,7 +130,7 @@ impl Engine {
 
     /// The names of queues, of which records may have been lost.
     fn names_of_queues(&mut self, ns: NsRef, look: &NamespaceLook) {
-        let Some(dev) = look.mqueue_dev.map(kernel_device) else { return };
+        let Some(dev) = look.mqueue_dev else { return };
         for object in &look.objects {
             if let (Some(ino), Some(name)) = (object.ino, object.name.as_ref()) {
                 let queue = QueueRef { ns, ino, dev, flags: queue_flag::KNOWN };

@@ -70,7 +70,7 @@ pub(crate) struct NamespaceLook {
     pub unseen: Vec<Unseen>,
     /// Device number of its mqueue file system
     #[serde(skip)]
-    pub mqueue_dev: Option<libc::dev_t>,
+    pub mqueue_dev: Option<u32>,
     /// From when to when its objects were listed, on `CLOCK_BOOTTIME`, nanoseconds
     #[serde(skip)]
     pub listed: (u64, u64),

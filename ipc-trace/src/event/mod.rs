@@ -4,17 +4,20 @@
 //! | module | what it is |
 //! | --- | --- |
 //! | [`value`] | names, keys, flags and other values that have a form of their own in JSON |
+//! | [`accounting`] | counters that add up |
 //! | [`args`] | the arguments of each operation |
 //! | [`identity`] | who a process is: whom it descends from, what it may |
 //! | [`objects`] | objects and their lives |
 //! | [`finding`] | findings, with what they rest on |
 //! | [`report`] | the object that `report -o json` prints |
 //! | [`ls`] | the object that `ls -o json` prints |
+//! | `standing` | how it stands, which sinks complete |
 //! | [`doctor`] | the object that `doctor -o json` prints |
 //!
 //! Invariant: within `v` 1 no member is renamed or given another type. A value that is not known is
 //! `null`, never invented.
 
+pub(crate) mod accounting;
 pub(crate) mod args;
 pub(crate) mod doctor;
 pub(crate) mod escape;
@@ -23,6 +26,7 @@ pub(crate) mod identity;
 pub(crate) mod ls;
 pub(crate) mod objects;
 pub(crate) mod report;
+mod standing;
 pub(crate) mod tag;
 pub(crate) mod value;
 
@@ -32,15 +36,18 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+pub(crate) use accounting::{
+    Accounting, ControlAccounting, OpAccounting, PROCESSES_NOT_LOOKED_AT, ResyncAccounting,
+    SinkAccounting,
+};
+pub(crate) use standing::{End, Standing, Status};
+
 use args::Args;
-use finding::{Finding, FindingLine, FindingsAccounting};
+use finding::FindingLine;
 use identity::Identity;
 use objects::ObjectEvent;
 use report::Report;
 use value::{AbiName, Error, FamilyName, Hex32, OpName, Text, Time};
-
-/// In `diagnostics`: questions about processes for which `/proc` was not looked at, beyond the budget for that.
-pub(crate) const PROCESSES_NOT_LOOKED_AT: &str = "processes_not_looked_at";
 
 /// The version of the lines and objects.
 pub(crate) const VERSION: u8 = 1;
@@ -457,187 +464,6 @@ pub(crate) struct Found {
     pub appeared: u64,
     /// Those that were known and are there no more: the lines before this one tell of them
     pub ended: u64,
-}
-
-/// How it stands. It has no number: nothing happened.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-pub(crate) struct Status {
-    /// When
-    pub time: Time,
-    /// What was seen, and what became of it so far. Records on their way are in `emitted`, and not yet in
-    /// `delivered`
-    pub accounting: Accounting,
-    /// Whether a minute went by: lines tell of it then alone
-    #[serde(skip)]
-    pub minute: bool,
-    /// Calls that have not returned
-    #[serde(skip)]
-    pub pending: Vec<Pending>,
-}
-
-/// Tracing ended.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-pub(crate) struct End {
-    /// Number of the line
-    pub seq: u64,
-    /// When
-    pub time: Time,
-    /// What was seen, and what became of it
-    pub accounting: Accounting,
-    /// The end of COMMAND
-    pub command: Option<Command>,
-    /// Calls that have not returned
-    pub pending: Vec<Pending>,
-    /// All findings, the severest first: text sums them up
-    #[serde(skip)]
-    pub findings: Vec<Finding>,
-}
-
-/// What a sink completes with what it has counted.
-#[derive(Clone, Debug)]
-pub(crate) enum Standing {
-    /// How it stands
-    Status(Status),
-    /// The last line
-    End(End),
-    /// A report
-    Report(Box<Report>),
-}
-
-impl Standing {
-    /// As an event.
-    #[must_use]
-    pub(crate) const fn event(&self) -> Event<'_> {
-        match self {
-            Self::Status(status) => Event::Status(status),
-            Self::End(end) => Event::End(end),
-            Self::Report(report) => Event::Report(report),
-        }
-    }
-
-    /// When it was so.
-    #[must_use]
-    pub(crate) const fn time(&self) -> Time {
-        match self {
-            Self::Status(status) => status.time,
-            Self::End(end) => end.time,
-            Self::Report(report) => report.ended,
-        }
-    }
-
-    /// What was seen, and what became of it.
-    pub(crate) const fn accounting(&mut self) -> &mut Accounting {
-        match self {
-            Self::Status(status) => &mut status.accounting,
-            Self::End(end) => &mut end.accounting,
-            Self::Report(report) => &mut report.accounting,
-        }
-    }
-}
-
-impl Event<'_> {
-    /// What a sink completes with what it has counted, if it is that.
-    #[inline]
-    #[must_use]
-    pub(crate) fn standing(&self) -> Option<Box<Standing>> {
-        match self {
-            Self::Status(status) => Some(Box::new(Standing::Status(Status::clone(status)))),
-            Self::End(end) => Some(Box::new(Standing::End(End::clone(end)))),
-            Self::Report(report) => {
-                Some(Box::new(Standing::Report(Box::new(Report::clone(report)))))
-            }
-            Self::Start(_)
-            | Self::Ipc(_)
-            | Self::Namespace(_)
-            | Self::Object(_)
-            | Self::Container(_)
-            | Self::Loss(_)
-            | Self::Resync(_)
-            | Self::Finding(_) => None,
-        }
-    }
-}
-
-/// What became of the lines of a sink: `delivered = written + filtered + lost`, as far as it was told.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
-pub(crate) struct SinkAccounting {
-    /// Calls that were written
-    pub written: u64,
-    /// Calls that it was not to write
-    pub filtered: u64,
-    /// Calls for which its queue had no room: what reads it is too slow
-    pub lost: u64,
-    /// Other lines for which there was no room
-    pub lost_other: u64,
-}
-
-/// `seen = filtered + emitted + dropped`, and `emitted = delivered`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
-pub(crate) struct OpAccounting {
-    /// Calls that returned, counted at the hook
-    pub seen: u64,
-    /// Calls that the filters took out
-    pub filtered: u64,
-    /// Calls whose record went into the ring
-    pub emitted: u64,
-    /// Calls for which the ring had no room
-    pub dropped: u64,
-    /// Records that came out of the ring
-    pub delivered: u64,
-    /// Calls that the kernel never made; they are none of the others
-    pub not_made: u64,
-}
-
-/// Records on the control ring: namespaces' lives, processes' facts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
-pub(crate) struct ControlAccounting {
-    /// Records that went into the ring
-    pub emitted: u64,
-    /// Records that came out
-    pub delivered: u64,
-    /// Records for which it had no room
-    pub dropped: u64,
-    /// Records of who a thread is and what a queue is called that were not sent, so that others found room:
-    /// it is tried again at the next call, and calls until then are without
-    pub withheld: u64,
-}
-
-/// What was seen, and what became of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
-pub(crate) struct Accounting {
-    /// All operations together
-    #[serde(flatten)]
-    pub total: OpAccounting,
-    /// Calls for which the kernel did not run the program: while this is not 0, counts are lower
-    /// bounds
-    pub missed: u64,
-    /// Each operation
-    pub by_op: BTreeMap<OpName, OpAccounting>,
-    /// The control ring
-    pub control: ControlAccounting,
-    /// Snapshots of what exists that were taken after losses
-    pub resyncs: ResyncAccounting,
-    /// What was not looked at, and other rare conditions of the kernel side that came up, by name, with how
-    /// often: `descriptors_beyond_4096` counts moves into another namespace by processes whose further
-    /// descriptors were not looked through for files of `/proc/sysvipc`
-    pub diagnostics: BTreeMap<String, u64>,
-    /// What became of findings
-    pub findings: FindingsAccounting,
-    /// The longest processor time of the thread that reads the rings between two looks at them, nanoseconds
-    pub reader_max_ns: u64,
-    /// What became of the lines, by sink
-    pub sinks: BTreeMap<String, SinkAccounting>,
-}
-
-/// Snapshots of what exists that were taken after losses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
-pub(crate) struct ResyncAccounting {
-    /// Those after which all that exists was known again
-    pub complete: u64,
-    /// Those during which more was lost, or which did not see everything
-    pub partial: u64,
-    /// Whether something was lost after the last of them
-    pub pending: bool,
 }
 
 /// COMMAND and its end.

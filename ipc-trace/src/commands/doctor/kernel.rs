@@ -12,8 +12,8 @@ use crate::{
     sources::kernel::{
         attach,
         layout::{self, Found, Layout, LayoutError},
+        options::Options,
         plan::{Choice, Flavour, Plan},
-        session::Options,
     },
 };
 

@@ -24,7 +24,7 @@ use ipc_trace_common::{
 
 use crate::{
     cli::{DoctorArgs, HowArgs, OutputFormat},
-    commands::run::RunError,
+    commands::error::RunError,
     commands::run::setup::{self, SetupError},
     commands::run::terminal,
     event::{
@@ -40,13 +40,14 @@ use crate::{
     sinks::text,
     sources::host::cgroups::Hierarchy,
     sources::kernel::{
+        error::SessionError,
         features::System,
         layout::{Found, Layout, Resolved, places},
+        options::{Cgroups, KernelFilters, Options},
         plan::{
             self, Backend as PlannedBackend, Choice, Features, Flavour, NotPossible, OpPlan, WayIn,
         },
         preemption::{Model, Sources},
-        session::{Cgroups, KernelFilters, Options, SessionError},
     },
 };
 use host::Roots;

@@ -5,7 +5,10 @@ use std::{ffi::OsString, io, os::unix::ffi::OsStrExt as _, process::Stdio};
 use nix::sys::signal::Signal;
 use tokio::process;
 
-use crate::event::{self, value::Text};
+use crate::{
+    commands::error::RunError,
+    event::{self, value::Text},
+};
 
 /// COMMAND can't be started.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +23,13 @@ impl StartError {
     #[must_use]
     pub(crate) fn status(&self) -> u8 {
         if self.source.kind() == io::ErrorKind::NotFound { 127 } else { 126 }
+    }
+}
+
+impl From<StartError> for RunError {
+    fn from(error: StartError) -> Self {
+        let status = error.status();
+        Self::Begin { error: Box::new(error), status }
     }
 }
 

@@ -35,9 +35,9 @@ use std::{
 
 use tokio::io::{Interest, unix::AsyncFd};
 
+use super::error::{RunError, system};
 use crate::{
     cli::TraceArgs,
-    engine::policy::parse::PolicyError,
     event::finding::Severity,
     signals::Signals,
     sinks::{Kind, output::OutputError, text::style::Palette},
@@ -47,7 +47,7 @@ use crate::{
             inspector::Inspector,
             looker::{Looker, Seen, Surveyor},
         },
-        kernel::{preemption::Change, session::SessionError},
+        kernel::preemption::Change,
         reader::{Drained, Reader, With},
         runtimes::Names,
     },
@@ -55,59 +55,6 @@ use crate::{
 use command::Child;
 use fed::Fed;
 use setup::Setup;
-
-/// Why a run ended badly.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum RunError {
-    /// Tracing can't start.
-    #[error(transparent)]
-    Setup(#[from] setup::SetupError),
-    /// The maps can't be used.
-    #[error(transparent)]
-    Session(#[from] SessionError),
-    /// COMMAND can't be started.
-    #[error(transparent)]
-    Command(#[from] command::StartError),
-    /// There is nothing to be seen.
-    #[error(transparent)]
-    Look(#[from] crate::sources::host::LookError),
-    /// The policy is none.
-    #[error(transparent)]
-    Policy(#[from] PolicyError),
-    /// Output can't go on.
-    #[error(transparent)]
-    Output(#[from] OutputError),
-    /// The system refused something.
-    #[error("{what}: {source}")]
-    System {
-        /// What was tried
-        what: &'static str,
-        /// What the system said
-        source: io::Error,
-    },
-}
-
-impl RunError {
-    /// The exit status that says so.
-    #[must_use]
-    pub(super) fn status(&self) -> ExitCode {
-        match self {
-            Self::Setup(error) if error.is_usage() => ExitCode::from(2),
-            Self::Policy(_) => ExitCode::from(2),
-            Self::Command(error) => ExitCode::from(error.status()),
-            Self::Output(OutputError::Closed) => ExitCode::SUCCESS,
-            Self::Setup(_)
-            | Self::Session(_)
-            | Self::Look(_)
-            | Self::Output(_)
-            | Self::System { .. } => ExitCode::FAILURE,
-        }
-    }
-}
-
-pub(in crate::commands) fn system(what: &'static str) -> impl Fn(io::Error) -> RunError {
-    move |source| RunError::System { what, source }
-}
 
 /// How often namespaces, losses and pending calls are looked at.
 const TICK: Duration = Duration::from_secs(1);

@@ -14,16 +14,19 @@ use ipc_trace_common::{
 
 use crate::{
     cli::{Filters, HowArgs, NamespaceName},
+    commands::error::RunError,
     event::{Backends, value::OpName},
     input::census::Census,
     sources::host::cgroups::Hierarchy,
     sources::kernel::{
         attach,
+        error::SessionError,
         features::{self, MissingCapabilities, System},
         layout::{Fprobe, KERNEL_BTF, Layout, LayoutError},
+        options::{KernelFilters, Options},
         plan::{self, Choice, Features, NotPossible, Plan},
         preemption::{self, Watch},
-        session::{KernelFilters, Options, Session, SessionError},
+        session::Session,
     },
 };
 
@@ -94,6 +97,13 @@ impl SetupError {
     #[must_use]
     pub(crate) const fn is_usage(&self) -> bool {
         matches!(self, Self::Namespace { .. } | Self::Values { .. } | Self::PidNamespace { .. })
+    }
+}
+
+impl From<SetupError> for RunError {
+    fn from(error: SetupError) -> Self {
+        let status = if error.is_usage() { 2 } else { 1 };
+        Self::Begin { error: Box::new(error), status }
     }
 }
 

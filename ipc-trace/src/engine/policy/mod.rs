@@ -22,11 +22,11 @@ pub(crate) mod terms;
 #[cfg(test)]
 mod tests;
 
-use std::{fs::File, io::Read as _, path::Path, time::SystemTime};
+use std::{path::Path, time::SystemTime};
 
 use crate::event::finding::{Class, Severity};
 use case::Case;
-use parse::{PolicyError, Problem};
+use parse::PolicyError;
 use terms::{Condition, What};
 
 /// Bytes of a policy at most.
@@ -134,26 +134,17 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    /// The policy in a file. `user`: the number of a user of that name.
+    /// The policy in the bytes of a file. `user`: the number of a user of that name.
     ///
     /// # Errors
-    /// The file can't be read, is too large, or is no policy; says where and why.
-    pub(crate) fn read(
-        path: &Path,
+    /// It is no policy; says where and why.
+    pub(crate) fn parse(
+        file: &Path,
+        bytes: &[u8],
         user: &dyn Fn(&str) -> Result<u32, String>,
     ) -> Result<Self, PolicyError> {
-        let failed = |problems| PolicyError { file: path.to_owned(), problems };
-        let cannot = |error: std::io::Error| {
-            failed(vec![Problem::of_file(format!("can't read it: {error}"))])
-        };
-        let mut bytes = Vec::new();
-        let file = File::open(path).map_err(cannot)?;
-        file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(cannot)?;
-        if bytes.len() as u64 > LARGEST {
-            let kib = LARGEST >> 10;
-            return Err(failed(vec![Problem::of_file(format!("it has more than {kib} KiB"))]));
-        }
-        parse::policy(&bytes, user).map_err(failed)
+        let failed = |problems| PolicyError { file: file.to_owned(), problems };
+        parse::policy(bytes, user).map_err(failed)
     }
 
     /// The rules, in the order in which they are asked.

@@ -8,6 +8,7 @@ use super::{
     found::{Belongs, Descriptor, Found, Mapping, Thread},
     inside::Inside,
     lines::{Mount, Mounted},
+    mqueue::kernel_device,
 };
 use crate::event::{
     ls::{
@@ -110,7 +111,7 @@ impl Seen {
                     objects,
                     limits,
                     unseen,
-                    mqueue_dev,
+                    mqueue_dev: mqueue_dev.map(kernel_device),
                     listed,
                 },
             );

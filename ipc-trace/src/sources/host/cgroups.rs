@@ -14,7 +14,7 @@ use crate::{
     sources::host::lines::{MountInfo, mountinfo},
     sources::kernel::{
         layout::{CONTROLLERS, Layout},
-        session::Cgroups,
+        options::Cgroups,
     },
 };
 

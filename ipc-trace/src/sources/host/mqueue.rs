@@ -97,3 +97,7 @@ pub(crate) fn described(queue: impl AsFd, name: &[u8]) -> io::Result<ObjectLook>
         ino: Some(st_ino),
     })
 }
+/// The device number of a file system as the kernel has it (`MKDEV`, include/linux/kdev_t.h).
+pub(crate) fn kernel_device(dev: libc::dev_t) -> u32 {
+    libc::major(dev) << 20 | libc::minor(dev)
+}

@@ -24,13 +24,13 @@ use zerocopy::IntoBytes as _;
 
 use super::{
     bpf,
+    error::{AttachError, SessionError, map_error},
     layout::Layout,
     object::{Linked, Settings},
+    options::{KernelFilters, Options, processors},
     plan::{Flavour, Plan, dispatched},
     programs::Programs,
-    reached,
-    session::{KernelFilters, Options, SessionError, map_error, processors},
-    steady, trampolines,
+    reached, steady, trampolines,
 };
 
 /// The kernel side, with plain loads where they are allowed, and without any.
@@ -71,21 +71,6 @@ const SYSCALL: [OnTracepoint; 2] = [
     ("sys_enter", "sys_enter", Steady::Event("raw_syscalls/sys_enter")),
     ("sys_exit", "sys_exit", Steady::Event("raw_syscalls/sys_exit")),
 ];
-
-/// Why programs could not be attached.
-#[derive(Debug)]
-pub(crate) enum AttachError {
-    /// Another flavour or backend would not help.
-    Session(SessionError),
-    /// Another flavour may.
-    Flavour(String),
-    /// A plan without these functions may: each with the reason.
-    Functions(BTreeMap<&'static str, String>),
-    /// A plan without copies of programs on functions may.
-    Copies(String),
-    /// A plan without any function may.
-    Fentry(String),
-}
 
 /// Functions of the hook table that the kernel has, by `kallsyms`. `None`: it does not say.
 #[must_use]
@@ -374,20 +359,6 @@ fn fill_filters(linked: &mut Linked, filters: &KernelFilters) -> Result<(), Sess
     fill(linked, "FILTER_PIDS", &filters.pids)?;
     fill(linked, "FILTER_UIDS", &filters.uids)?;
     fill(linked, "FILTER_COMMS", &filters.comms)
-}
-
-/// A refusal in one line, with the last word in the verifier's log.
-pub(super) fn refusal(error: &io::Error, log: &str) -> String {
-    let complaint = log.lines().rev().map(str::trim).find(|l| {
-        !l.is_empty()
-            && !l.starts_with("processed")
-            && !l.starts_with("stack depth")
-            && !l.starts_with("verification time")
-    });
-    match complaint {
-        Some(complaint) => format!("the kernel refused it: {error} ({complaint})"),
-        None => format!("the kernel refused it: {error}, without a word by the verifier"),
-    }
 }
 
 /// Lifts the limit on locked memory, against which kernels before 5.11 count maps.

@@ -49,7 +49,7 @@ pub(super) struct Refused {
 
 impl std::fmt::Display for Refused {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&super::attach::refusal(&self.error, &self.log))
+        f.write_str(&refusal(&self.error, &self.log))
     }
 }
 
@@ -307,5 +307,19 @@ fn call(command: bpf_cmd, attr: &mut bpf_attr) -> libc::c_long {
             std::ptr::from_mut(attr),
             size_of::<bpf_attr>(),
         )
+    }
+}
+
+/// A refusal in one line, with the last word in the verifier's log.
+pub(super) fn refusal(error: &io::Error, log: &str) -> String {
+    let complaint = log.lines().rev().map(str::trim).find(|l| {
+        !l.is_empty()
+            && !l.starts_with("processed")
+            && !l.starts_with("stack depth")
+            && !l.starts_with("verification time")
+    });
+    match complaint {
+        Some(complaint) => format!("the kernel refused it: {error} ({complaint})"),
+        None => format!("the kernel refused it: {error}, without a word by the verifier"),
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! | module | its job |
 //! | --- | --- |
+//! | [`error`] | why a session can't start, or go on |
 //! | [`features`] | what this kernel and this user may do |
 //! | [`preemption`] | whether threads can lose their CPU in the middle of programs |
 //! | [`btf`] | the kernel's type information |
 //! | [`layout`] | where the fields are that the programs read |
+//! | [`options`] | what a session is to be like |
 //! | [`plan`] | which operation is seen by which backend, and why: pure |
 //! | [`attach`] | loads the object and attaches a plan's programs |
 //! | `batches` | calls that are not sent yet, of threads that have ended or do nothing |
@@ -32,6 +34,7 @@ pub(crate) mod btf;
 pub(crate) mod census;
 mod copies;
 pub(crate) mod decode;
+pub(crate) mod error;
 pub(crate) mod features;
 mod folds;
 pub(crate) mod layout;
@@ -39,6 +42,7 @@ pub(crate) mod letgo;
 mod mapped;
 pub(crate) mod mounts;
 mod object;
+pub(crate) mod options;
 pub(crate) mod plan;
 pub(crate) mod preemption;
 mod programs;

@@ -15,10 +15,10 @@ use aya_obj::{
 
 use super::{
     bpf::{self, Code, Types},
+    error::{SessionError, map_error},
     layout::Layout,
     mapped::Words,
     ring::Ring,
-    session::{SessionError, map_error},
 };
 
 /// What an object is to be made with.

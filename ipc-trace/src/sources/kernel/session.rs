@@ -12,10 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::maps::{Array, HashMap, MapData, MapError};
+use aya::maps::{Array, HashMap, MapData};
 use aya_log::EbpfLogger;
 use ipc_trace_common::{
-    op::{Abi, Op},
+    op::Op,
     record::NsRef,
     state::{
         self, BATCHES, CONTROL_ROW, COPIES_ROW, COUNTER_ROWS, Diagnostic, DropKey, Fold, FoldKey,
@@ -26,16 +26,18 @@ use ipc_trace_common::{
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
-    attach::{AttachError, attach},
+    attach::attach,
     batches::{self, Batches},
     bpf,
     census::{CensusError, Lister, listed},
+    error::{AttachError, SessionError, map_error},
     features,
     folds::Folds,
     layout::Layout,
     letgo,
     mapped::Words,
     object::{self, Linked},
+    options::{Options, processors},
     plan::{self, Flavour, Plan},
     programs::Programs,
     reached,
@@ -51,111 +53,9 @@ use crate::{
     sources::clock::boot_ns,
 };
 
-/// Why tracing can't start.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SessionError {
-    /// Maps can't be made.
-    #[error("can't create the maps: {0}; is there enough memory, and may this process lock it?")]
-    Maps(String),
-    /// Programs can't be put on functions: a plan without them may do. Each with the reason.
-    #[error("can't put programs on the functions of system calls: {}", reasons(.0))]
-    Functions(BTreeMap<&'static str, String>),
-    /// Programs on functions can't come in copies: a plan without that may do.
-    #[error("can't put copies of programs on functions: {0}")]
-    Copies(String),
-    /// No function takes programs: a plan without any may do.
-    #[error("{0}")]
-    Fentry(String),
-    /// A program can't be loaded or attached, in any way that was tried.
-    #[error("can't trace system calls: {}", .0.join("; "))]
-    Programs(Vec<String>),
-    /// A map is not there, or not as expected.
-    #[error("map {name} of the programs can't be used: {reason}")]
-    Map {
-        /// Which
-        name: &'static str,
-        /// Why
-        reason: String,
-    },
-    /// The census contradicts `/proc`.
-    #[error(
-        "the kernel's fields are not where its BTF says: the IPC namespace of this process reads as {read}, and /proc/self/ns/ipc says {proc}; name the BTF of this very kernel by --btf FILE"
-    )]
-    Mismatch {
-        /// What the programs read
-        read: u32,
-        /// What `/proc` says
-        proc: u32,
-    },
-    /// The self-test can't be made.
-    #[error("can't test whether the programs are run: {0}")]
-    SelfTest(io::Error),
-    /// No namespaces can be listed.
-    #[error(transparent)]
-    Census(#[from] CensusError),
-}
-
 /// The program of the census, and that which logs what is rare, which is loaded when there is something.
 const CENSUS: &str = "census";
 const DIAGNOSTICS: &str = "diagnostics";
-
-fn reasons(reasons: &BTreeMap<&'static str, String>) -> String {
-    let texts: Vec<_> = reasons.iter().map(|(name, reason)| format!("{name}: {reason}")).collect();
-    texts.join("; ")
-}
-
-/// Filters that the kernel side evaluates.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct KernelFilters {
-    /// Bits of [`state::filter`]
-    pub bits: u32,
-    /// Bits of operations
-    pub ops: u32,
-    /// Nanoseconds
-    pub min_duration_ns: u64,
-    /// Processes
-    pub pids: Vec<u32>,
-    /// Users
-    pub uids: Vec<u32>,
-    /// Thread names, NUL-padded
-    pub comms: Vec<[u8; 16]>,
-}
-
-/// The hierarchy of cgroups that containers are told by, as the programs know it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Cgroups {
-    /// Its number; 0 is the default one
-    pub hierarchy: u32,
-    /// The number of a controller in it; `None`: it is the default one
-    pub controller: Option<u32>,
-}
-
-/// What a session is to be like.
-#[derive(Clone, Debug)]
-pub(crate) struct Options {
-    /// Bytes of the event ring: a power of two, at least a page
-    pub ring_bytes: u32,
-    /// Filters
-    pub filters: KernelFilters,
-    /// Whether what arguments point to is wanted, where it is for show alone
-    pub arguments: bool,
-    /// Whether what processes were called with is wanted
-    pub with_args: bool,
-    /// The cgroups that tell containers; `None`: there are none
-    pub cgroups: Option<Cgroups>,
-    /// The machine's native ABI
-    pub native: Abi,
-}
-
-impl Options {
-    /// Whether calls come in batches, without their arguments: no filter may look at what differs between
-    /// calls of one thread.
-    pub(super) const fn is_batched(&self) -> bool {
-        use state::filter::{CGROUP, COMM, FAILED, MIN_DURATION, OP, UID};
-        const DIFFERS: u32 = FAILED | UID | COMM | MIN_DURATION | OP | CGROUP;
-        !self.arguments && self.filters.bits & DIFFERS == 0
-    }
-}
 
 /// Programs that are attached, and their maps.
 pub(crate) struct Session {
@@ -641,22 +541,6 @@ fn initial_pid() -> u32 {
     }
 }
 
-/// One more than the highest number that a CPU can have. There may be fewer: numbers can be left out.
-pub(super) fn processors() -> usize {
-    let possible = fs::read_to_string("/sys/devices/system/cpu/possible").ok();
-    let highest = possible.as_deref().and_then(highest_cpu);
-    highest.map_or_else(|| aya::util::nr_cpus().unwrap_or(1), |highest| highest + 1)
-}
-
-/// The highest number in a list such as `0-3,8`, whose ranges ascend.
-fn highest_cpu(list: &str) -> Option<usize> {
-    list.trim().rsplit([',', '-']).next()?.parse().ok()
-}
-
-pub(super) fn map_error(name: &'static str, error: &MapError) -> SessionError {
-    SessionError::Map { name, reason: error.to_string() }
-}
-
 impl Drop for Session {
     fn drop(&mut self) {
         if let Some(hold) = &mut self.hold {
@@ -666,16 +550,3 @@ impl Drop for Session {
 }
 
 const _: () = assert!(size_of::<DropKey>() == 12 && size_of::<state::Counters>() == 64);
-
-#[cfg(test)]
-mod tests {
-    use super::highest_cpu;
-
-    #[test]
-    fn highest_cpu_number_counts_where_numbers_are_left_out() {
-        assert_eq!(highest_cpu("0\n"), Some(0));
-        assert_eq!(highest_cpu("0-7\n"), Some(7));
-        assert_eq!(highest_cpu("0,2-3,9\n"), Some(9));
-        assert_eq!(highest_cpu("\n"), None);
-    }
-}

@@ -13,9 +13,9 @@ use ipc_trace_common::record::{
 use super::{
     attach,
     census::{CensusError, listed},
+    error::SessionError,
     layout::Layout,
     object::Linked,
-    session::SessionError,
 };
 use crate::sources::kernel::decode::{self, Record};
 

@@ -16,9 +16,9 @@ use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
 use ipc_trace_common::hooks::patch;
 
 use super::{
-    attach::AttachError,
     bpf::{self, Code, Types},
     btf::Function,
+    error::AttachError,
     object::Linked,
     plan::Hook,
     programs::Programs,

@@ -17,14 +17,9 @@ use crate::{
     },
 };
 
-/// The device number of a file system as the kernel has it (`MKDEV`, include/linux/kdev_t.h).
-pub(crate) fn kernel_device(dev: libc::dev_t) -> u32 {
-    libc::major(dev) << 20 | libc::minor(dev)
-}
-
-fn local(look: &ObjectLook, dev: Option<libc::dev_t>) -> Option<Local> {
+fn local(look: &ObjectLook, dev: Option<u32>) -> Option<Local> {
     match look.kind.0 {
-        Family::Mq => Some(Local::Queue(kernel_device(dev?), look.ino?)),
+        Family::Mq => Some(Local::Queue(dev?, look.ino?)),
         kind @ (Family::Shm | Family::Sem | Family::Msg) => Some(Local::Sysv(kind, look.id?)),
     }
 }

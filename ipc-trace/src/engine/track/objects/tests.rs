@@ -1,5 +1,4 @@
-//! Random programs in a model of the kernel, whose calls take time: their records come in the order
-//! of the returns, while what they did happened in another one.
+//! Random programs in a model of the kernel, whose calls take time: they return in another order than they act in.
 
 use std::collections::{BTreeMap, BTreeSet};
 
