@@ -2,14 +2,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    process::Command,
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
 };
 
 use serde_json::Value;
 
 use crate::{
     book::assert_balanced,
-    tracer::{Beside, Live, list, number, of_type, program, report, scaled, text, workload, xtask},
+    tracer::{
+        Beside, Live, list, number, of_type, program, report, scaled, text, tracer, workload, xtask,
+    },
 };
 
 /// What a run is about: what an attacker would hide.
@@ -124,4 +127,40 @@ fn queues_that_share_a_place_are_never_mixed_up() {
     }
     assert_eq!(list(&report["findings"]), [] as [Value; 0]);
     assert_balanced(&report["accounting"]);
+}
+
+#[test]
+fn who_reads_slowly_costs_calls_in_its_own_queue_and_nothing_else() {
+    let count = scaled(20_000).to_string();
+    let mut command = tracer("live");
+    command.args(["-o", "json", "--only-command", "--"]).arg(xtask());
+    command.args(["workload", "churn-namespaces", "--count", &count]);
+    let mut tracer =
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the tracer runs");
+    // COMMAND has said what it made when it ends, and nobody has read a line.
+    let mut messages = BufReader::new(tracer.stderr.take().unwrap());
+    messages.read_line(&mut String::new()).unwrap();
+    let lines = BufReader::new(tracer.stdout.take().unwrap()).lines();
+    let (mut calls, mut last, mut told) = (0, String::new(), (0, 0));
+    for line in lines {
+        let line = line.unwrap();
+        calls += u64::from(line.contains("\"type\":\"ipc\""));
+        if line.contains("\"type\":\"loss\"") {
+            let loss: Value = serde_json::from_str(&line).unwrap();
+            assert_eq!((&loss["sink"], &loss["seq"]), (&"json".into(), &Value::Null), "{line}");
+            told = (told.0 + number(&loss["dropped"]), told.1 + number(&loss["lost_other"]));
+        }
+        last = line;
+    }
+    assert!(tracer.wait().unwrap().success());
+    let end: Value = serde_json::from_str(&last).unwrap();
+    let accounting = &end["accounting"];
+    assert_eq!(accounting["control"]["dropped"], 0, "{accounting}");
+    let sink = &accounting["sinks"]["json"];
+    let [written, filtered, lost, lost_other] =
+        ["written", "filtered", "lost", "lost_other"].map(|name| number(&sink[name]));
+    assert_eq!(number(&accounting["delivered"]), written + filtered + lost, "{accounting}");
+    assert_eq!((written, (lost, lost_other)), (calls, told), "{accounting}");
+    // Calls alone, as long as there are any.
+    assert_eq!(lost_other, 0, "{accounting}");
 }

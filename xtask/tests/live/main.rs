@@ -14,6 +14,7 @@
 //! | [`processes`] | who called, also of processes that live a millisecond or bear hostile names |
 //! | [`containers`] | in which container: moved threads, real Docker |
 //! | [`scenarios`] | what is found of access across namespaces, and what is not |
+//! | [`seam`] | whether what the engine is fed with tells the same to a process that has nothing else |
 //! | [`filters`] | what each filter lets through, and that the rest is accounted for |
 //! | [`policy`] | what a policy makes of findings |
 //! | [`bad_input`] | what the user got wrong |
@@ -46,6 +47,7 @@ mod policy;
 mod preemption;
 mod processes;
 mod scenarios;
+mod seam;
 mod strace;
 mod tracer;
 mod traces_left;

@@ -1,0 +1,119 @@
+//! The seam between sources and engine: what the engine was fed with leads to the same events in another process,
+//! which has no rights, no `/proc`, another clock, and is ended if it opens anything.
+
+use std::{
+    fs::{self, File},
+    io::{BufReader, Read as _},
+    os::unix::process::CommandExt as _,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, setns, unshare},
+    unistd::{Gid, Uid, setgid, setgroups, setuid},
+};
+
+use crate::tracer::{program, scaled, tracer, xtask};
+
+/// A user without rights.
+const NOBODY: u32 = 65_534;
+/// `CLONE_NEWTIME` (include/uapi/linux/sched.h)
+const NEW_TIME: CloneFlags = CloneFlags::from_bits_retain(0x80);
+
+/// Gives up all that the engine must not need. To be called between fork and exec.
+fn give_up() -> std::io::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS | NEW_TIME)?;
+    // An hour ahead (time_namespaces(7)).
+    fs::write("/proc/self/timens_offsets", "monotonic 3600 0\nboottime 3600 0\n")?;
+    setns(File::open("/proc/self/ns/time_for_children")?, NEW_TIME)?;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
+    mount(Some("none"), "/proc", Some("tmpfs"), MsFlags::MS_RDONLY, None::<&str>)?;
+    setgroups(&[])?;
+    setgid(Gid::from_raw(NOBODY))?;
+    Ok(setuid(Uid::from_raw(NOBODY))?)
+}
+
+/// Whether two files have the same bytes, and how many. Says where they differ.
+fn assert_same(one: &Path, other: &Path) -> u64 {
+    let [mut one, mut other] = [one, other].map(|path| BufReader::new(File::open(path).unwrap()));
+    let (mut at, mut mine, mut others) = (0, vec![0; 1 << 16], vec![0; 1 << 16]);
+    loop {
+        let len = one.read(&mut mine).unwrap();
+        if len == 0 {
+            assert_eq!(other.read(&mut others).unwrap(), 0, "the replay says more");
+            return at;
+        }
+        other.read_exact(&mut others[..len]).unwrap();
+        if let Some(differs) = (0..len).find(|at| mine[*at] != others[*at]) {
+            let show = |bytes: &[u8]| {
+                let from = differs.saturating_sub(300);
+                String::from_utf8_lossy(&bytes[from..len.min(differs + 100)]).into_owned()
+            };
+            panic!(
+                "they differ at byte {}:\n{}\n---\n{}",
+                at + differs as u64,
+                show(&mine),
+                show(&others)
+            );
+        }
+        at += len as u64;
+    }
+}
+
+/// As [`assert_replayed_of`], of a part of this project's own program.
+fn assert_replayed(mode: &str, options: &[&str], words: &[&str]) -> u64 {
+    assert_replayed_of(mode, options, &xtask().to_string_lossy(), words)
+}
+
+/// Traces a command, and replays what the engine was fed with. The number of bytes that both said.
+fn assert_replayed_of(mode: &str, options: &[&str], command: &str, words: &[&str]) -> u64 {
+    let folder = tempfile::tempdir().unwrap();
+    let [inputs, first, second] =
+        ["inputs", "first", "second"].map(|name| folder.path().join(name));
+    let mut traced = tracer(mode);
+    traced.args(["-o", "json", "--keep-inputs"]).arg(&inputs).args(options).arg("--");
+    traced.arg(command).args(words).stdout(File::create(&first).unwrap());
+    let status = traced.stderr(Stdio::null()).status().unwrap();
+    assert!(status.success(), "{status}");
+    let mut replay: Command = program();
+    replay.args(["replay", "-o", "json"]).stdin(File::open(&inputs).unwrap());
+    replay.stdout(File::create(&second).unwrap()).stderr(Stdio::piped());
+    // SAFETY: this process's other threads hold no lock that these system calls need.
+    unsafe { replay.pre_exec(give_up) };
+    let output = replay.spawn().unwrap().wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {said}", output.status);
+    assert_same(&first, &second)
+}
+
+#[test]
+fn all_scenarios_are_told_again_as_they_were_told() {
+    let options = ["--runtime-socket", "none"];
+    assert!(assert_replayed("live", &options, &["scenarios", "--unseen"]) > 100_000);
+    assert!(assert_replayed("report", &options, &["scenarios", "--unseen"]) > 10_000);
+}
+
+#[test]
+fn random_lives_of_objects_are_told_again_as_they_were_told() {
+    // They stay until they are ended.
+    let model = "for seed in 1 2 3; do timeout 2 \"$0\" workload model --seed $seed & done; wait";
+    let told =
+        assert_replayed_of("live", &[], "/bin/sh", &["-c", model, &xtask().to_string_lossy()]);
+    assert!(told > 10_000, "{told}");
+}
+
+#[test]
+fn a_million_calls_are_counted_again_as_they_were_counted() {
+    let calls = scaled(1_000_000).to_string();
+    let words = ["workload", "count", "--threads", "8", "--calls", &calls];
+    assert!(assert_replayed("report", &["--only-command"], &words) > 1_000);
+}
+
+#[test]
+fn an_overload_is_told_again_as_it_was_told() {
+    let words = ["workload", "saturate", "--births", "200"];
+    assert!(assert_replayed("live", &["--ring-bytes", "65536"], &words) > 10_000);
+}
