@@ -24,6 +24,7 @@ use ipc_trace_common::{
 
 use super::{
     Judging,
+    channels::{self, Row},
     foreign_object::{of, thread},
     sighting::{Access, Calls, Draft, Key, Moved, Seen, Target, Trace, Who, comm_of},
 };
@@ -310,43 +311,10 @@ impl Carried {
 
     /// Memory was reached.
     pub(super) fn access(&mut self, access: &Access<'_>, to: &mut Judging<'_>) -> bool {
-        let (did, what, weight, reason) = match access.channel {
-            Channel::MappingTouched => (
-                "touched shared memory",
-                "mapped segment touched",
-                95,
-                "the kernel side saw the page fault, and read both namespaces",
-            ),
-            Channel::MapFiles => (
-                "opened shared memory through /proc/PID/map_files",
-                "segment opened through map_files",
-                90,
-                "the kernel side saw the segment's own file being opened",
-            ),
-            Channel::SegmentDestroyed => (
-                "destroyed shared memory by ending (kernel.shm_rmid_forced)",
-                "segment destroyed",
-                85,
-                "the kernel side saw it, and read both namespaces",
-            ),
-            Channel::MappingHeld => (
-                "still has shared memory mapped",
-                "mapped segment held",
-                85,
-                "the kernel side saw the mapping, and read both namespaces",
-            ),
-            Channel::QueueOpen
-            | Channel::QueueCreate
-            | Channel::QueueUnlink
-            | Channel::QueueRead
-            | Channel::QueuePoll
-            | Channel::QueueList
-            | Channel::QueueMount
-            | Channel::QueueReceived
-            | Channel::SysvipcRead
-            | Channel::SysvipcHeld
-            | Channel::SettingWritten => return true,
-        };
+        let Row { class, did, what, weight, reason, reached: _ } = channels::row(access.channel);
+        if class != Class::CarriedMapping {
+            return true;
+        }
         let record = access.record;
         let id = record.object.ino as i32;
         let who = access.who;

@@ -7,6 +7,7 @@
 //! | [`judge`] | where an operator's word comes in |
 //! | `found` | what a finding says of the object |
 //! | `past` | where processes were, and what namespaces had |
+//! | `channels` | ways that are no operations: what there is to say of each, a row each |
 //! | `failed` | calls that failed, one by one or of a batch |
 //! | [`foreign_object`] | an operation on another namespace's queue |
 //! | [`foreign_mount`] | another namespace's queues by their paths |
@@ -38,6 +39,7 @@
 mod argue;
 mod attempts;
 pub(crate) mod carried_mapping;
+mod channels;
 mod cross_container;
 mod cross_container_denied;
 mod failed;
@@ -72,6 +74,7 @@ use crate::{
 };
 use attempts::Attempts;
 use carried_mapping::Carried;
+use channels::Reached;
 use namespace_mismatch::Mismatch;
 use shared::Meetings;
 use sighting::{Access, Draft, Key, Moved, Seen, Trace, Who};
@@ -201,7 +204,7 @@ impl Detect {
         foreign_view::access(&access, to);
         let told = self.carried.access(&access, to);
         // Whose a segment is can be told by other means.
-        if !told || access.foreign.is_none() && !is_of_segments(channel) {
+        if !told || access.foreign.is_none() && channels::row(channel).reached != Reached::Segment {
             self.unjudged += 1;
         }
     }
@@ -306,27 +309,6 @@ impl Detect {
     #[must_use]
     pub(crate) const fn unjudged(&self) -> u64 {
         self.unjudged
-    }
-}
-
-/// Whether a way is one to shared memory.
-const fn is_of_segments(channel: Channel) -> bool {
-    match channel {
-        Channel::MappingTouched
-        | Channel::MappingHeld
-        | Channel::MapFiles
-        | Channel::SegmentDestroyed => true,
-        Channel::QueueOpen
-        | Channel::QueueCreate
-        | Channel::QueueUnlink
-        | Channel::QueueRead
-        | Channel::QueuePoll
-        | Channel::QueueList
-        | Channel::QueueMount
-        | Channel::QueueReceived
-        | Channel::SysvipcRead
-        | Channel::SysvipcHeld
-        | Channel::SettingWritten => false,
     }
 }
 
