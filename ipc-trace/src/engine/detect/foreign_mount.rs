@@ -6,8 +6,8 @@
 //! kernel side compares the file system's namespace with the thread's, so this is no inference.
 
 use super::{
-    Judging,
     channels::{self, Reached, Row},
+    detector::{Detector, Judging},
     foreign_object::{of, thread},
     sighting::{Access, Draft, Key, Target},
 };
@@ -26,8 +26,19 @@ const EXPLAINS: &str = "a backup or indexing tool that walks another mount names
 /// Queues' names are shown so far.
 const NAME_WIDTH: usize = 64;
 
+/// The class.
+#[derive(Debug, Default)]
+pub(super) struct ForeignMount;
+
+impl Detector for ForeignMount {
+    fn access(&mut self, access: &Access<'_>, to: &mut Judging<'_>) -> bool {
+        found(access, to);
+        true
+    }
+}
+
 /// A queue was reached.
-pub(super) fn access(access: &Access<'_>, to: &mut Judging<'_>) {
+fn found(access: &Access<'_>, to: &mut Judging<'_>) {
     let Row { class, reached, did, what, weight, reason } = channels::row(access.channel);
     if class != Class::ForeignMount || access.foreign != Some(true) {
         return;

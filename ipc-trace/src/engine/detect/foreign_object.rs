@@ -8,8 +8,8 @@
 use ipc_trace_common::record::queue_flag;
 
 use super::{
-    Judging,
     channels::{self, Row},
+    detector::{Detector, Judging},
     sighting::{Access, Draft, Key, Seen, Target, Who},
 };
 use crate::{
@@ -22,6 +22,22 @@ const EXPLAINS: &str = "a service that hands its queue to a sandboxed or contain
                         moves itself to another namespace and goes on using its own queue";
 /// Queues' names are shown so far.
 const NAME_WIDTH: usize = 64;
+
+/// The class.
+#[derive(Debug, Default)]
+pub(super) struct ForeignObject;
+
+impl Detector for ForeignObject {
+    #[inline]
+    fn calls(&mut self, seen: &Seen<'_>, to: &mut Judging<'_>) {
+        calls(seen, to);
+    }
+
+    fn access(&mut self, access: &Access<'_>, to: &mut Judging<'_>) -> bool {
+        handed(access, to);
+        true
+    }
+}
 
 /// What is reached without an operation is a descriptor that was handed over.
 fn received(key: &Key, access: &Access<'_>, row: &Row, to: &mut Judging<'_>) {
@@ -61,7 +77,7 @@ pub(super) fn of(ns: Option<ipc_trace_common::record::NsRef>, dead: bool) -> Str
 }
 
 /// Operations that were seen.
-pub(super) fn calls(seen: &Seen<'_>, to: &mut Judging<'_>) {
+fn calls(seen: &Seen<'_>, to: &mut Judging<'_>) {
     let Some(queue) = seen.queue else { return };
     const KNOWN: u32 = queue_flag::KNOWN;
     let foreign = queue_flag::FOREIGN | queue_flag::DEAD;
@@ -98,7 +114,7 @@ pub(super) fn calls(seen: &Seen<'_>, to: &mut Judging<'_>) {
 }
 
 /// A descriptor of a queue was received.
-pub(super) fn access(access: &Access<'_>, to: &mut Judging<'_>) {
+fn handed(access: &Access<'_>, to: &mut Judging<'_>) {
     let row = channels::row(access.channel);
     if row.class != Class::ForeignObject || access.foreign != Some(true) {
         return;

@@ -4,8 +4,8 @@
 //! A file of `/proc/sysvipc` shows the namespace in which it was opened, wherever it is read afterwards.
 
 use super::{
-    Judging,
     channels::{self, Reached, Row},
+    detector::{Detector, Judging},
     foreign_object::{of, thread},
     sighting::{Access, Draft, Key, Target},
 };
@@ -23,8 +23,19 @@ const EXPLAINS: &str = "a monitor that opens the tables of each namespace and re
                         service that opened them before it was sandboxed";
 const NAME_WIDTH: usize = 32;
 
+/// The class.
+#[derive(Debug, Default)]
+pub(super) struct ForeignView;
+
+impl Detector for ForeignView {
+    fn access(&mut self, access: &Access<'_>, to: &mut Judging<'_>) -> bool {
+        found(access, to);
+        true
+    }
+}
+
 /// Tables or settings were reached.
-pub(super) fn access(access: &Access<'_>, to: &mut Judging<'_>) {
+fn found(access: &Access<'_>, to: &mut Judging<'_>) {
     let Row { class, reached, did, what, weight, reason } = channels::row(access.channel);
     if class != Class::ForeignView || access.foreign != Some(true) {
         return;
