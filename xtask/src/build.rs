@@ -44,6 +44,11 @@ impl Built {
         &self.program
     }
 
+    /// The workspace.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// `target`, which no build removes anything from.
     pub(crate) fn target(&self) -> PathBuf {
         self.root.join("target")

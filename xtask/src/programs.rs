@@ -1,4 +1,4 @@
-//! Programs that the live tests run beside the tracer, from Debian's packages.
+//! Programs that tests run beside the tracer, from Debian's packages.
 //!
 //! Invariant: nothing is started, and no setting of the machine is another one afterwards.
 
@@ -32,7 +32,19 @@ const POSTGRESQL: (&str, &str) = ("/usr/lib/postgresql/15/bin/initdb", "postgres
 /// The package that makes a cluster when a PostgreSQL is installed, and where it is told not to.
 const COMMON: [&str; 2] = ["postgresql-common", "/etc/postgresql-common/createcluster.conf"];
 
-/// Installs what is lacking.
+/// What applies the patches of the tests of extensions, and its package.
+const GIT: (&str, &str) = ("git", "git");
+
+/// Installs what the tests of extensions need.
+///
+/// # Errors
+///
+/// When that can't be done from here; the error says how to.
+pub(crate) fn ensure_git() -> anyhow::Result<()> {
+    apt::program(GIT.0, GIT.1).map(drop)
+}
+
+/// Installs what the live tests lack.
 ///
 /// # Errors
 ///

@@ -4,7 +4,9 @@
 //! has run, and a step which did not succeed never leaves it at `0 failed`.
 
 use std::{
+    fs,
     io::{self, Read as _, Write as _},
+    path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
@@ -20,6 +22,9 @@ use crate::{
 
 /// For how long a busy host is traced.
 const BUSY: Duration = Duration::from_secs(300);
+
+/// A folder in which files are modules by a macro.
+const BY_MACROS: &str = "ipc-trace/src/engine/detect";
 
 /// Options of `cargo xtask test`.
 #[derive(Clone, Debug, clap::Args)]
@@ -57,9 +62,11 @@ pub(crate) fn main(args: &TestArgs) -> anyhow::Result<ExitCode> {
     match build::everything(&root, false) {
         Ok(built) => {
             println!("    {:.1} s", begin.elapsed().as_secs_f64());
-            if !args.no_live
-                && let Err(error) = programs::ensure()
-            {
+            let needed = [
+                (!args.live_only).then(programs::ensure_git),
+                (!args.no_live).then(programs::ensure),
+            ];
+            for error in needed.into_iter().flatten().filter_map(Result::err) {
                 eprintln!("error: {error:#}");
                 tally.fail("programs");
             }
@@ -144,16 +151,17 @@ fn steps(args: &TestArgs, built: &Built) -> Vec<Step> {
     let check = |name, needs, commands| Step { name, kind: Kind::Check { needs }, commands };
     let mut steps = Vec::new();
     if !args.live_only && args.filter.is_none() {
-        let fmt = cargo(&["fmt", "--all", "--check"]);
+        let mut fmt = cargo(&["fmt", "--all", "--check", "--"]);
+        fmt.args(by_macros(built.root()));
         let mut clippy = cargo(&["clippy"]);
         clippy.args(host).args(["--all-targets", "--", "-D", "warnings"]);
-        // `--all-targets` leaves it out, being no part of a plain `cargo test`.
-        let mut clippy_live = cargo(&["clippy", "--package", "xtask", "--test", "live"]);
-        clippy_live.args(["--", "-D", "warnings"]);
+        // `--all-targets` leaves them out, being no part of a plain `cargo test`.
+        let mut clippy_more = cargo(&["clippy", "--package", "xtask", "--test", "live"]);
+        clippy_more.args(["--test", "extend", "--", "-D", "warnings"]);
         let mut doc = cargo(&["doc", "--no-deps", "--document-private-items"]);
         doc.args(host).env("RUSTDOCFLAGS", "-D warnings");
         steps.push(check("fmt", Some(("rustfmt", "fmt")), vec![fmt]));
-        steps.push(check("clippy", Some(("clippy", "clippy")), vec![clippy, clippy_live]));
+        steps.push(check("clippy", Some(("clippy", "clippy")), vec![clippy, clippy_more]));
         steps.push(check("rustdoc", None, vec![doc]));
     }
     let filter = args.filter.as_slice();
@@ -161,6 +169,9 @@ fn steps(args: &TestArgs, built: &Built) -> Vec<Step> {
         let mut tests = cargo(&["test", "--no-fail-fast"]);
         tests.args(host).args(filter);
         steps.push(Step { name: "tests", kind: Kind::Tests, commands: vec![tests] });
+        let mut extend = cargo(&["test", "--package", "xtask", "--test", "extend", "--"]);
+        extend.args(filter);
+        steps.push(Step { name: "extensions", kind: Kind::Tests, commands: vec![extend] });
     }
     if !args.no_live {
         let mut live = cargo(&["test", "--package", "xtask", "--test", "live", "--"]);
@@ -168,6 +179,12 @@ fn steps(args: &TestArgs, built: &Built) -> Vec<Step> {
         steps.push(Step { name: "live tests", kind: Kind::Tests, commands: vec![live] });
     }
     steps
+}
+
+/// The files that are modules by a macro, which `cargo fmt` does not find.
+fn by_macros(root: &Path) -> Vec<PathBuf> {
+    let all = fs::read_dir(root.join(BY_MACROS)).into_iter().flatten().flatten();
+    all.map(|entry| entry.path()).filter(|path| path.extension() == Some("rs".as_ref())).collect()
 }
 
 impl Step {

@@ -7,78 +7,51 @@ use serde::Serialize;
 
 use super::{
     Container, IpcNs, IpcNsRef, Process, ReadFrom,
+    classes::for_each_class,
     objects::Creator,
     value::{Error, FamilyName, Hex32, Text, Time},
 };
 
-/// What a finding says has happened.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema, clap::ValueEnum,
-)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Class {
-    /// An operation on a queue whose namespace is not the caller's
-    ForeignObject,
-    /// A queue was opened, made, read or unlinked through another namespace's mqueue file system
-    ForeignMount,
-    /// Shared memory of one namespace is mapped, or was touched, by a thread that lives in another
-    CarriedMapping,
-    /// Another namespace's `/proc/sysvipc` was read, or its settings were written
-    ForeignView,
-    /// A thread entered a namespace that is neither of its own making nor its home, and kept its
-    /// other namespaces
-    NamespaceMismatch,
-    /// A key was looked for in vain that lives in another namespace
-    ProbeKey,
-    /// An id was tried in vain that lives in another namespace
-    ProbeId,
-    /// A queue's name was looked for in vain that lives in another namespace
-    ProbeName,
-    /// Two containers use one object
-    CrossContainer,
-    /// A container uses the host's IPC namespace
-    HostIpc,
-    /// Permission was denied on an object that another container made
-    CrossContainerDenied,
-    /// An object that anybody may write is used by more than one user or container
-    WeakMode,
+macro_rules! class {
+    ($($(#[$doc:meta])* $class:ident = $name:literal, $module:ident, $about:ident;)*) => {
+        /// What a finding says has happened.
+        #[derive(
+            Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema, clap::ValueEnum,
+        )]
+        pub(crate) enum Class {
+            $($(#[$doc])* #[serde(rename = $name)] #[value(name = $name)] $class,)*
+        }
+
+        impl Class {
+            /// All of them.
+            pub(crate) const ALL: [Self; [$($name),*].len()] = [$(Self::$class),*];
+
+            /// Its name.
+            #[must_use]
+            pub(crate) const fn name(self) -> &'static str {
+                match self { $(Self::$class => $name,)* }
+            }
+
+            /// What of a finding is the same next time.
+            #[must_use]
+            pub(crate) const fn about(self) -> About {
+                match self { $(Self::$class => About::$about,)* }
+            }
+        }
+    };
 }
 
-impl Class {
-    /// All of them.
-    pub(crate) const ALL: [Self; 12] = [
-        Self::ForeignObject,
-        Self::ForeignMount,
-        Self::CarriedMapping,
-        Self::ForeignView,
-        Self::NamespaceMismatch,
-        Self::ProbeKey,
-        Self::ProbeId,
-        Self::ProbeName,
-        Self::CrossContainer,
-        Self::HostIpc,
-        Self::CrossContainerDenied,
-        Self::WeakMode,
-    ];
+for_each_class!(class);
 
-    /// Its name.
-    #[must_use]
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::ForeignObject => "foreign-object",
-            Self::ForeignMount => "foreign-mount",
-            Self::CarriedMapping => "carried-mapping",
-            Self::ForeignView => "foreign-view",
-            Self::NamespaceMismatch => "namespace-mismatch",
-            Self::ProbeKey => "probe-key",
-            Self::ProbeId => "probe-id",
-            Self::ProbeName => "probe-name",
-            Self::CrossContainer => "cross-container",
-            Self::HostIpc => "host-ipc",
-            Self::CrossContainerDenied => "cross-container-denied",
-            Self::WeakMode => "weak-mode",
-        }
-    }
+/// What of a finding is the same next time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum About {
+    /// Who did it
+    Process,
+    /// The container that it is in, whichever process it was
+    Container,
+    /// The object alone
+    Object,
 }
 
 impl fmt::Display for Class {

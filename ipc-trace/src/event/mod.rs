@@ -8,6 +8,7 @@
 //! | [`args`] | the arguments of each operation |
 //! | [`identity`] | who a process is: whom it descends from, what it may |
 //! | [`objects`] | objects and their lives |
+//! | [`classes`] | the classes of findings, a row each |
 //! | [`finding`] | findings, with what they rest on |
 //! | [`report`] | the object that `report -o json` prints |
 //! | [`ls`] | the object that `ls -o json` prints |
@@ -19,6 +20,7 @@
 
 pub(crate) mod accounting;
 pub(crate) mod args;
+pub(crate) mod classes;
 pub(crate) mod doctor;
 pub(crate) mod escape;
 pub(crate) mod finding;

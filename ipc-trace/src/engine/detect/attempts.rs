@@ -14,11 +14,11 @@
 use ipc_trace_common::{op::Family, record::NsRef};
 
 use super::{
-    Judging,
     argue::{self, Argued},
     failed::Failed,
     past::{Handle, Past},
     sighting::{Key, More, Moved, Seen, Target},
+    store::Findings,
 };
 use crate::{
     engine::track::{
@@ -120,7 +120,7 @@ impl Attempts {
     }
 
     /// A lookup failed.
-    pub(super) fn failed(&mut self, seen: &Seen<'_>, attempt: &Attempt<'_>, to: &mut Judging<'_>) {
+    pub(super) fn failed(&mut self, seen: &Seen<'_>, attempt: &Attempt<'_>, to: &mut Findings) {
         let ns = seen.who.ns;
         let found = seen.tracker.objects.elsewhere(ns, attempt.sought);
         if found.is_empty() {
@@ -137,7 +137,7 @@ impl Attempts {
         let key = Key::of(attempt.class, seen.who.key(), target_of_key);
         let argue = || argue::argue(seen, attempt, &found, target);
         let trace = attempt.failed.trace(seen);
-        match self.bursts.get_mut(&key).filter(|_| to.findings.draft(&key).is_some()) {
+        match self.bursts.get_mut(&key).filter(|_| to.draft(&key).is_some()) {
             Some(burst) => {
                 if !burst.values.contains(&handle) && burst.values.len() < VALUES {
                     burst.values.push(handle.clone());
@@ -150,7 +150,7 @@ impl Attempts {
                 let Argued { draft, prior } = argue();
                 let confidence = draft.confidence();
                 to.saw(key.clone(), trace, || draft);
-                if to.findings.draft(&key).is_none() {
+                if to.draft(&key).is_none() {
                     return;
                 }
                 self.make_room(to);
@@ -194,9 +194,9 @@ impl Attempts {
         }
     }
 
-    fn make_room(&mut self, to: &Judging<'_>) {
+    fn make_room(&mut self, to: &Findings) {
         if self.bursts.len() >= BURSTS {
-            self.bursts.retain(|key, _| to.findings.draft(key).is_some());
+            self.bursts.retain(|key, _| to.draft(key).is_some());
         }
         // As many findings are never kept: it is empty where they are not told apart any more.
         if self.bursts.len() >= BURSTS {
@@ -226,7 +226,7 @@ impl Attempts {
     }
 
     /// Something happened to an object.
-    pub(super) fn object(&mut self, change: &Change, to: &mut Judging<'_>) {
+    pub(super) fn object(&mut self, change: &Change, to: &mut Findings) {
         self.past.object(change);
         if change.life != ObjectLife::Created || self.awaited.is_empty() {
             return;
@@ -246,7 +246,7 @@ impl Attempts {
                 (maker.pid, maker.start_boot_ns) == caller.process
                     || maker.exe.is_some() && maker.exe == caller.exe
             });
-            to.findings.amend(&caller.key, |draft| {
+            to.amend(&caller.key, |draft| {
                 draft.add(-20, "its own namespace made the same soon afterwards");
                 if own {
                     let text = "it was the caller that made it, or the same program: it looked for its \
@@ -262,7 +262,7 @@ impl Attempts {
 
 impl Burst {
     /// Something else was looked for that the same namespaces have.
-    fn another(&mut self, key: &Key, argued: Argued, handle: &Handle, to: &mut Judging<'_>) {
+    fn another(&mut self, key: &Key, argued: Argued, handle: &Handle, to: &mut Findings) {
         let Argued { draft, prior } = argued;
         let others = self.values.len() - 1;
         let surer = draft.confidence() > self.confidence;
@@ -271,7 +271,7 @@ impl Burst {
             (self.confidence, self.prior) = (draft.confidence(), prior);
         }
         let or_more = self.values.len() == VALUES;
-        to.findings.amend(key, |known| {
+        to.amend(key, |known| {
             if surer {
                 *known = draft;
             }

@@ -23,7 +23,8 @@ use ipc_trace_common::{
 };
 
 use super::{
-    Judging,
+    channels::{self, Row},
+    detector::{Detector, Judging},
     foreign_object::{of, thread},
     sighting::{Access, Calls, Draft, Key, Moved, Seen, Target, Trace, Who, comm_of},
 };
@@ -83,9 +84,9 @@ struct Pending {
     trace: Trace,
 }
 
-/// What is remembered.
+/// The class, with what is remembered.
 #[derive(Debug, Default)]
-pub(crate) struct Carried {
+pub(super) struct CarriedMapping {
     attached: HashMap<ProcessKey, Vec<Held>>,
     order: VecDeque<ProcessKey>,
     pending: VecDeque<Pending>,
@@ -96,10 +97,9 @@ pub(crate) struct Carried {
     bare: HashMap<ProcessKey, u64>,
 }
 
-impl Carried {
-    /// Calls were seen.
+impl Detector for CarriedMapping {
     #[inline]
-    pub(super) fn calls(&mut self, seen: &Seen<'_>) {
+    fn calls(&mut self, seen: &Seen<'_>, _: &mut Judging<'_>) {
         if matches!(seen.op, Op::Shmat | Op::Shmdt)
             && let Calls::One(call) = seen.calls
         {
@@ -107,6 +107,104 @@ impl Carried {
         }
     }
 
+    fn moved(&mut self, moved: &Moved<'_>, to: &mut Judging<'_>) {
+        const CLONE: u32 = Way::Clone as u32;
+        if moved.record.way == CLONE {
+            self.cloned(moved);
+        } else {
+            self.went(moved, to);
+        }
+    }
+
+    fn wants_mapped(&self, process: ProcessKey, now: u64) -> bool {
+        // Not of one that had nothing a short time ago, and has not been seen to attach anything.
+        let is_bare =
+            self.bare.get(&process).is_some_and(|then| now.saturating_sub(*then) < BARE_NS);
+        !is_bare || self.attached.get(&process).is_some_and(|held| !held.is_empty())
+    }
+
+    fn tick(&mut self, now: u64, to: &mut Judging<'_>) {
+        while self.pending.front().is_some_and(|one| one.due <= now) {
+            if let Some(pending) = self.pending.pop_front() {
+                to.requests.push(Request::Mapped(pending.process));
+                self.asked.push_back(pending);
+            }
+        }
+    }
+
+    fn mapped_seen(
+        &mut self,
+        process: ProcessKey,
+        found: Option<&[Mapped]>,
+        tracker: &Tracker,
+        to: &mut Judging<'_>,
+    ) {
+        let Some(at) = self.asked.iter().position(|one| one.process == process) else { return };
+        let Some(pending) = self.asked.remove(at) else { return };
+        if let Some(found) = found {
+            self.decide(&pending, found, tracker, to);
+        }
+    }
+
+    fn ended(&mut self, record: &ExitRecord, tracker: &Tracker, _: &mut Judging<'_>) {
+        if record.tid != record.pid {
+            return;
+        }
+        self.pending.retain(|one| one.process.0 != record.pid);
+        if let Some(facts) = tracker.contexts.get(record.tid, record.context) {
+            let process = (record.pid, facts.start_boot_ns);
+            self.attached.remove(&process);
+            self.bare.remove(&process);
+        }
+    }
+
+    fn access(&mut self, access: &Access<'_>, to: &mut Judging<'_>) -> bool {
+        let Row { class, did, what, weight, reason, reached: _ } = channels::row(access.channel);
+        if class != Class::CarriedMapping {
+            return true;
+        }
+        let record = access.record;
+        let id = record.object.ino as i32;
+        let who = access.who;
+        let Some((ns, surely)) = self.namespace(access, id) else { return false };
+        if ns == who.ns {
+            return true;
+        }
+        if access.channel == Channel::MappingHeld {
+            self.inherited(access, ns, id);
+            return true;
+        }
+        let draft = || {
+            let title = format!(
+                "{} in namespace {} {did} of {}: {}",
+                thread(&who),
+                NsTag::new(who.ns.inum, who.ns.generation),
+                of(Some(ns), access.dead),
+                segment(id, Some(record.key)),
+            );
+            let mut draft = Draft::by(&who, Severity::High, title)
+                .of(Some(ns), Some(true), access.dead)
+                .because(weight, reason);
+            if let Some((weight, text)) = surely {
+                draft = draft.because(weight, text);
+            }
+            draft.key = Some(record.key);
+            draft.explains = EXPLAINS;
+            draft
+        };
+        let key = key(who.key(), ns, id);
+        // That it is touched says more than that it is there.
+        let held = |known: &Draft| known.title.contains(HOLDS);
+        if to.findings.draft(&key).is_some_and(held) {
+            let touched = draft();
+            to.findings.amend(&key, |known| *known = touched);
+        }
+        to.saw(key, access.trace(what), draft);
+        true
+    }
+}
+
+impl CarriedMapping {
     #[cold]
     fn attachment(&mut self, seen: &Seen<'_>, deed: Option<Deed<'_>>) {
         let process = seen.who.key();
@@ -140,16 +238,6 @@ impl Carried {
         if self.order.len() > 2 * PROCESSES {
             let attached = &self.attached;
             self.order.retain(|process| attached.contains_key(process));
-        }
-    }
-
-    /// A thread moved, or was made in a new namespace.
-    pub(super) fn moved(&mut self, moved: &Moved<'_>, to: &mut Judging<'_>) {
-        const CLONE: u32 = Way::Clone as u32;
-        if moved.record.way == CLONE {
-            self.cloned(moved);
-        } else {
-            self.went(moved, to);
         }
     }
 
@@ -221,14 +309,6 @@ impl Carried {
         }
     }
 
-    /// Whether it is wanted to be known what a process has mapped: not of one that had nothing a short time ago, and
-    /// has not been seen to attach anything.
-    pub(super) fn wants_mapped(&self, process: ProcessKey, now: u64) -> bool {
-        let is_bare =
-            self.bare.get(&process).is_some_and(|then| now.saturating_sub(*then) < BARE_NS);
-        !is_bare || self.attached.get(&process).is_some_and(|held| !held.is_empty())
-    }
-
     fn had_nothing(&mut self, process: ProcessKey, now: u64) {
         // Its number alone may be another process's next time.
         if process.1 != 0 {
@@ -236,31 +316,6 @@ impl Carried {
                 self.bare.clear();
             }
             self.bare.insert(process, now);
-        }
-    }
-
-    /// Time went on.
-    pub(super) fn tick(&mut self, now: u64, to: &mut Judging<'_>) {
-        while self.pending.front().is_some_and(|one| one.due <= now) {
-            if let Some(pending) = self.pending.pop_front() {
-                to.requests.push(Request::Mapped(pending.process));
-                self.asked.push_back(pending);
-            }
-        }
-    }
-
-    /// What a process has mapped now, as was asked.
-    pub(super) fn seen(
-        &mut self,
-        process: ProcessKey,
-        found: Option<&[Mapped]>,
-        tracker: &Tracker,
-        to: &mut Judging<'_>,
-    ) {
-        let Some(at) = self.asked.iter().position(|one| one.process == process) else { return };
-        let Some(pending) = self.asked.remove(at) else { return };
-        if let Some(found) = found {
-            self.decide(&pending, found, tracker, to);
         }
     }
 
@@ -293,98 +348,6 @@ impl Carried {
             };
             to.saw(key(pending.process, ns, one.id), pending.trace.clone(), draft);
         }
-    }
-
-    /// A thread ended.
-    pub(super) fn ended(&mut self, record: &ExitRecord, facts: Option<&Rc<Facts>>) {
-        if record.tid != record.pid {
-            return;
-        }
-        self.pending.retain(|one| one.process.0 != record.pid);
-        if let Some(facts) = facts {
-            let process = (record.pid, facts.start_boot_ns);
-            self.attached.remove(&process);
-            self.bare.remove(&process);
-        }
-    }
-
-    /// Memory was reached.
-    pub(super) fn access(&mut self, access: &Access<'_>, to: &mut Judging<'_>) -> bool {
-        let (did, what, weight, reason) = match access.channel {
-            Channel::MappingTouched => (
-                "touched shared memory",
-                "mapped segment touched",
-                95,
-                "the kernel side saw the page fault, and read both namespaces",
-            ),
-            Channel::MapFiles => (
-                "opened shared memory through /proc/PID/map_files",
-                "segment opened through map_files",
-                90,
-                "the kernel side saw the segment's own file being opened",
-            ),
-            Channel::SegmentDestroyed => (
-                "destroyed shared memory by ending (kernel.shm_rmid_forced)",
-                "segment destroyed",
-                85,
-                "the kernel side saw it, and read both namespaces",
-            ),
-            Channel::MappingHeld => (
-                "still has shared memory mapped",
-                "mapped segment held",
-                85,
-                "the kernel side saw the mapping, and read both namespaces",
-            ),
-            Channel::QueueOpen
-            | Channel::QueueCreate
-            | Channel::QueueUnlink
-            | Channel::QueueRead
-            | Channel::QueuePoll
-            | Channel::QueueList
-            | Channel::QueueMount
-            | Channel::QueueReceived
-            | Channel::SysvipcRead
-            | Channel::SysvipcHeld
-            | Channel::SettingWritten => return true,
-        };
-        let record = access.record;
-        let id = record.object.ino as i32;
-        let who = access.who;
-        let Some((ns, surely)) = self.namespace(access, id) else { return false };
-        if ns == who.ns {
-            return true;
-        }
-        if access.channel == Channel::MappingHeld {
-            self.inherited(access, ns, id);
-            return true;
-        }
-        let draft = || {
-            let title = format!(
-                "{} in namespace {} {did} of {}: {}",
-                thread(&who),
-                NsTag::new(who.ns.inum, who.ns.generation),
-                of(Some(ns), access.dead),
-                segment(id, Some(record.key)),
-            );
-            let mut draft = Draft::by(&who, Severity::High, title)
-                .of(Some(ns), Some(true), access.dead)
-                .because(weight, reason);
-            if let Some((weight, text)) = surely {
-                draft = draft.because(weight, text);
-            }
-            draft.key = Some(record.key);
-            draft.explains = EXPLAINS;
-            draft
-        };
-        let key = key(who.key(), ns, id);
-        // That it is touched says more than that it is there.
-        let held = |known: &Draft| known.title.contains(HOLDS);
-        if to.findings.draft(&key).is_some_and(held) {
-            let touched = draft();
-            to.findings.amend(&key, |known| *known = touched);
-        }
-        to.saw(key, access.trace(what), draft);
-        true
     }
 
     /// A mapping of another namespace was copied: by a process that lives elsewhere, and may be about

@@ -9,6 +9,7 @@ use ipc_trace_common::record::NsRef;
 
 use super::{
     cross_container_denied::name,
+    detector::{Detector, Judging},
     shared::{Shared, target},
     sighting::{Draft, Key, Seen, Whose},
 };
@@ -28,8 +29,23 @@ use crate::{
 const EXPLAINS: &str = "containers that were made to work together without the runtime's knowing: by joining \
                         a namespace through /proc/PID/ns/ipc, or by a runtime that can't be asked";
 
+/// The class.
+#[derive(Debug, Default)]
+pub(super) struct CrossContainer;
+
+impl Detector for CrossContainer {
+    fn met(&mut self, seen: &Seen<'_>, at: (NsRef, Local), one: &One, to: &mut Judging<'_>) {
+        let Some(shared) = met(seen, at, one) else { return };
+        let key = shared.key.clone();
+        if !to.meetings.is_open(&key) && to.findings.draft(&key).is_none() {
+            to.meetings.count(&key, at, one, to.findings);
+            to.meetings.open(shared, seen.trace(), to.findings);
+        }
+    }
+}
+
 /// Somebody new has used an object: whether that is a container, and another one has used it before.
-pub(super) fn met(seen: &Seen<'_>, (ns, local): (NsRef, Local), one: &One) -> Option<Shared> {
+fn met(seen: &Seen<'_>, (ns, local): (NsRef, Local), one: &One) -> Option<Shared> {
     let own = seen.who.facts?.container.as_ref()?;
     // From another namespace it is a foreign object.
     if seen.who.ns != ns {
@@ -44,7 +60,7 @@ pub(super) fn met(seen: &Seen<'_>, (ns, local): (NsRef, Local), one: &One) -> Op
     (draft.local, draft.owner) = (Some(local), Some(Rc::clone(&other)));
     draft.explains = EXPLAINS;
     let (subject, object) = (Rc::clone(own), name(local, one));
-    Some(Shared { key, ns, subject, other: Some(other), object, draft })
+    Some(Shared { key, ns, subject, other: Some(other), object, draft, say: self::draft })
 }
 
 /// Another container that uses an object from its namespace: the one that made it, or the first.
@@ -57,7 +73,7 @@ fn other(own: &Rc<Known>, ns: NsRef, one: &One) -> Option<Rc<Known>> {
 }
 
 /// What there is to say, as the runtimes' word stands.
-pub(super) fn draft(shared: &Shared, sharing: Sharing) -> Draft {
+fn draft(shared: &Shared, sharing: Sharing) -> Draft {
     let Shared { ns, subject, other, object, draft, .. } = shared;
     let mut draft = draft.clone();
     let own = subject.container();

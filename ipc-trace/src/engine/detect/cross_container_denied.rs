@@ -5,8 +5,8 @@
 use ipc_trace_common::op::{Family, Op};
 
 use super::{
-    Judging,
-    failed::Failed,
+    detector::{Detector, Judging},
+    failed::{EACCES, EPERM, Failed},
     foreign_object::thread,
     shared::target,
     sighting::{Calls, Draft, Key, Seen},
@@ -26,8 +26,20 @@ const EXPLAINS: &str = "containers that share a namespace and run as different u
 /// Queues' names are shown so far.
 const NAME_WIDTH: usize = 64;
 
+/// The class.
+#[derive(Debug, Default)]
+pub(super) struct CrossContainerDenied;
+
+impl Detector for CrossContainerDenied {
+    fn failed(&mut self, seen: &Seen<'_>, failed: Failed, to: &mut Judging<'_>) {
+        if matches!(failed.error, EACCES | EPERM) {
+            denied(seen, failed, to);
+        }
+    }
+}
+
 /// Calls failed with `EACCES` or `EPERM`.
-pub(super) fn failed(seen: &Seen<'_>, failed: Failed, to: &mut Judging<'_>) {
+fn denied(seen: &Seen<'_>, failed: Failed, to: &mut Judging<'_>) {
     let who = &seen.who;
     let Some(own) = who.facts.and_then(|facts| facts.container.as_ref()) else { return };
     let Some((local, one)) = object(seen) else { return };

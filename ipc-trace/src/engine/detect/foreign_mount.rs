@@ -5,10 +5,9 @@
 //! mount, by `/proc/PID/root`, by a descriptor of it, or by a mount made with fsopen in that namespace. The
 //! kernel side compares the file system's namespace with the thread's, so this is no inference.
 
-use ipc_trace_common::record::Channel;
-
 use super::{
-    Judging,
+    channels::{self, Reached, Row},
+    detector::{Detector, Judging},
     foreign_object::{of, thread},
     sighting::{Access, Draft, Key, Target},
 };
@@ -27,36 +26,26 @@ const EXPLAINS: &str = "a backup or indexing tool that walks another mount names
 /// Queues' names are shown so far.
 const NAME_WIDTH: usize = 64;
 
-/// What was done.
-const fn deed(channel: Channel) -> Option<(&'static str, &'static str)> {
-    match channel {
-        Channel::QueueOpen => Some(("opened", "queue opened by its path")),
-        Channel::QueueCreate => Some(("made", "queue made by its path")),
-        Channel::QueueUnlink => Some(("unlinked", "queue unlinked by its path")),
-        Channel::QueueRead => Some(("read the state of", "queue's file read")),
-        Channel::QueuePoll => Some(("polled", "queue polled")),
-        Channel::QueueList => Some(("listed the queues of", "mqueue file system's root opened")),
-        Channel::QueueMount => Some(("mounted the queues of", "mqueue file system mounted")),
-        Channel::QueueReceived
-        | Channel::MappingTouched
-        | Channel::MappingHeld
-        | Channel::MapFiles
-        | Channel::SysvipcRead
-        | Channel::SysvipcHeld
-        | Channel::SettingWritten
-        | Channel::SegmentDestroyed => None,
+/// The class.
+#[derive(Debug, Default)]
+pub(super) struct ForeignMount;
+
+impl Detector for ForeignMount {
+    fn access(&mut self, access: &Access<'_>, to: &mut Judging<'_>) -> bool {
+        found(access, to);
+        true
     }
 }
 
 /// A queue was reached.
-pub(super) fn access(access: &Access<'_>, to: &mut Judging<'_>) {
-    let Some((did, what)) = deed(access.channel) else { return };
-    if access.foreign != Some(true) {
+fn found(access: &Access<'_>, to: &mut Judging<'_>) {
+    let Row { class, reached, did, what, weight, reason } = channels::row(access.channel);
+    if class != Class::ForeignMount || access.foreign != Some(true) {
         return;
     }
     let Access { who, ns, dead, record, .. } = *access;
     let object = &record.object;
-    let a_queue = !matches!(access.channel, Channel::QueueList | Channel::QueueMount);
+    let a_queue = reached == Reached::Queue;
     let target = match (a_queue, ns) {
         (true, _) if object.ino != 0 => Target::Queue(object.dev, object.ino),
         (true, _) => Target::Name(ns, access.name().unwrap_or_default().into()),
@@ -77,10 +66,8 @@ pub(super) fn access(access: &Access<'_>, to: &mut Judging<'_>) {
             NsTag::new(who.ns.inum, who.ns.generation),
             of(ns, dead),
         );
-        let mut draft = Draft::by(&who, Severity::High, title).of(ns, Some(true), dead).because(
-            95,
-            "the kernel side read the file system's namespace and the thread's in the same moment",
-        );
+        let mut draft =
+            Draft::by(&who, Severity::High, title).of(ns, Some(true), dead).because(weight, reason);
         draft.name = name.map(|name| (Text(name.to_vec().into()), ReadFrom::Kernel));
         draft.explains = EXPLAINS;
         draft

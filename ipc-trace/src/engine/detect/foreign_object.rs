@@ -5,10 +5,11 @@
 //! kernel side compares the namespace of the queue's file system with the caller's at each operation, so
 //! this is no inference.
 
-use ipc_trace_common::record::{Channel, queue_flag};
+use ipc_trace_common::record::queue_flag;
 
 use super::{
-    Judging,
+    channels::{self, Row},
+    detector::{Detector, Judging},
     sighting::{Access, Draft, Key, Seen, Target, Who},
 };
 use crate::{
@@ -22,23 +23,40 @@ const EXPLAINS: &str = "a service that hands its queue to a sandboxed or contain
 /// Queues' names are shown so far.
 const NAME_WIDTH: usize = 64;
 
+/// The class.
+#[derive(Debug, Default)]
+pub(super) struct ForeignObject;
+
+impl Detector for ForeignObject {
+    #[inline]
+    fn calls(&mut self, seen: &Seen<'_>, to: &mut Judging<'_>) {
+        calls(seen, to);
+    }
+
+    fn access(&mut self, access: &Access<'_>, to: &mut Judging<'_>) -> bool {
+        handed(access, to);
+        true
+    }
+}
+
 /// What is reached without an operation is a descriptor that was handed over.
-fn received(key: &Key, access: &Access<'_>, to: &mut Judging<'_>) {
+fn received(key: &Key, access: &Access<'_>, row: &Row, to: &mut Judging<'_>) {
     let Access { who, ns, dead, .. } = *access;
     let draft = || {
         let title = format!(
-            "{} was handed a descriptor of a queue of {}, and has not been seen to use it",
+            "{} {} a queue of {}, and has not been seen to use it",
             thread(&who),
+            row.did,
             of(ns, dead),
         );
         let mut draft = Draft::by(&who, Severity::Low, title)
             .of(ns, Some(true), dead)
-            .because(60, "the kernel side saw the descriptor arrive")
+            .because(row.weight, row.reason)
             .because(-20, "a descriptor alone does nothing to the queue");
         draft.explains = EXPLAINS;
         draft
     };
-    to.saw(key.clone(), access.trace("descriptor received"), draft);
+    to.saw(key.clone(), access.trace(row.what), draft);
 }
 
 /// Who did it, as a title says it.
@@ -59,7 +77,7 @@ pub(super) fn of(ns: Option<ipc_trace_common::record::NsRef>, dead: bool) -> Str
 }
 
 /// Operations that were seen.
-pub(super) fn calls(seen: &Seen<'_>, to: &mut Judging<'_>) {
+fn calls(seen: &Seen<'_>, to: &mut Judging<'_>) {
     let Some(queue) = seen.queue else { return };
     const KNOWN: u32 = queue_flag::KNOWN;
     let foreign = queue_flag::FOREIGN | queue_flag::DEAD;
@@ -96,12 +114,13 @@ pub(super) fn calls(seen: &Seen<'_>, to: &mut Judging<'_>) {
 }
 
 /// A descriptor of a queue was received.
-pub(super) fn access(access: &Access<'_>, to: &mut Judging<'_>) {
-    if access.channel != Channel::QueueReceived || access.foreign != Some(true) {
+fn handed(access: &Access<'_>, to: &mut Judging<'_>) {
+    let row = channels::row(access.channel);
+    if row.class != Class::ForeignObject || access.foreign != Some(true) {
         return;
     }
     let object = &access.record.object;
     let target = Target::Queue(object.dev, object.ino);
     let key = Key::of(Class::ForeignObject, access.who.key(), target);
-    received(&key, access, to);
+    received(&key, access, &row, to);
 }

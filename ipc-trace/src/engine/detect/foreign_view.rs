@@ -3,10 +3,9 @@
 //!
 //! A file of `/proc/sysvipc` shows the namespace in which it was opened, wherever it is read afterwards.
 
-use ipc_trace_common::record::Channel;
-
 use super::{
-    Judging,
+    channels::{self, Reached, Row},
+    detector::{Detector, Judging},
     foreign_object::{of, thread},
     sighting::{Access, Draft, Key, Target},
 };
@@ -24,55 +23,30 @@ const EXPLAINS: &str = "a monitor that opens the tables of each namespace and re
                         service that opened them before it was sandboxed";
 const NAME_WIDTH: usize = 32;
 
-/// What was done, how much that matters, and how sure it is.
-const fn deed(channel: Channel) -> Option<(&'static str, &'static str, i32, &'static str)> {
-    match channel {
-        Channel::SysvipcRead => Some((
-            "read",
-            "file of /proc/sysvipc read",
-            95,
-            "the kernel side compared the file's namespace with the thread's when it was read",
-        )),
-        Channel::SysvipcHeld => Some((
-            "holds open",
-            "file of /proc/sysvipc held",
-            80,
-            "the file was opened in that namespace, and is still open; whether it is read is not seen",
-        )),
-        Channel::SettingWritten => Some((
-            "wrote the setting",
-            "setting written",
-            95,
-            "the kernel side compared the setting's namespace with the thread's",
-        )),
-        Channel::QueueOpen
-        | Channel::QueueCreate
-        | Channel::QueueUnlink
-        | Channel::QueueRead
-        | Channel::QueuePoll
-        | Channel::QueueList
-        | Channel::QueueMount
-        | Channel::QueueReceived
-        | Channel::MappingTouched
-        | Channel::MappingHeld
-        | Channel::MapFiles
-        | Channel::SegmentDestroyed => None,
+/// The class.
+#[derive(Debug, Default)]
+pub(super) struct ForeignView;
+
+impl Detector for ForeignView {
+    fn access(&mut self, access: &Access<'_>, to: &mut Judging<'_>) -> bool {
+        found(access, to);
+        true
     }
 }
 
 /// Tables or settings were reached.
-pub(super) fn access(access: &Access<'_>, to: &mut Judging<'_>) {
-    let Some((did, what, weight, reason)) = deed(access.channel) else { return };
-    if access.foreign != Some(true) {
+fn found(access: &Access<'_>, to: &mut Judging<'_>) {
+    let Row { class, reached, did, what, weight, reason } = channels::row(access.channel);
+    if class != Class::ForeignView || access.foreign != Some(true) {
         return;
     }
     let Access { who, ns, dead, .. } = *access;
     let name = access.name().unwrap_or_default();
     let key = Key::of(Class::ForeignView, who.key(), Target::View(ns, name.into()));
     let draft = || {
-        let shown = match (name, access.channel) {
+        let shown = match (name, reached) {
             ([], _) => "a table".to_owned(),
-            (name, Channel::SettingWritten) => format!("{}", escaped(name, NAME_WIDTH)),
+            (name, Reached::Setting) => format!("{}", escaped(name, NAME_WIDTH)),
             (name, _) => format!("/proc/sysvipc/{}", escaped(name, NAME_WIDTH)),
         };
         let title = format!(

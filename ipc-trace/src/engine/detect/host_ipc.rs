@@ -6,11 +6,12 @@ use std::rc::Rc;
 
 use super::{
     cross_container::judge,
+    detector::{Detector, Judging},
     shared::Shared,
     sighting::{Calls, Draft, Key, Seen, Target, Trace, Whose},
 };
 use crate::{
-    engine::track::containers::Known,
+    engine::track::{HashMap, containers::Known, namespaces::is_host},
     event::tag::ContainerTag,
     event::{
         Sharing,
@@ -21,8 +22,53 @@ use crate::{
 const EXPLAINS: &str = "a container that was given the host's namespace on purpose by a runtime that can't be \
                         asked; a process that a supervisor of the host put into the container's cgroup";
 
+/// The class: containers in the host's namespace, each with its finding, as long as that is followed.
+#[derive(Debug, Default)]
+pub(super) struct HostIpc {
+    found: HashMap<*const Known, Key>,
+    /// How often findings had been forgotten when these were looked through
+    forgot: u64,
+}
+
+impl Detector for HostIpc {
+    #[inline]
+    fn calls(&mut self, seen: &Seen<'_>, to: &mut Judging<'_>) {
+        if is_host(seen.who.ns)
+            && let Some(known) = seen.who.facts.and_then(|facts| facts.container.as_ref())
+        {
+            self.on_host(seen, known, to);
+        }
+    }
+}
+
+impl HostIpc {
+    fn on_host(&mut self, seen: &Seen<'_>, known: &Rc<Known>, to: &mut Judging<'_>) {
+        let Some(trace) = used(seen) else { return };
+        self.forget(to);
+        let key = self.found.get(&Rc::as_ptr(known));
+        if key.is_some_and(|key| to.meetings.again(key, &trace)) {
+            return;
+        }
+        to.meetings.make_room(to.findings);
+        self.forget(to);
+        let shared = met(seen, known);
+        let key = shared.key.clone();
+        if to.meetings.open(shared, trace, to.findings) {
+            self.found.insert(Rc::as_ptr(known), key);
+        }
+    }
+
+    /// Forgets containers whose findings are not followed any more: another one may be in their place.
+    fn forget(&mut self, to: &Judging<'_>) {
+        if self.forgot != to.meetings.forgot() {
+            self.forgot = to.meetings.forgot();
+            self.found.retain(|_, key| to.meetings.is_open(key));
+        }
+    }
+}
+
 /// A container's calls, made in the host's namespace, if they used an object of it.
-pub(super) fn used(seen: &Seen<'_>) -> Option<Trace> {
+fn used(seen: &Seen<'_>) -> Option<Trace> {
     let trace = seen.trace();
     // A descriptor may lead elsewhere, which is another finding.
     if seen.queue.is_some_and(|_| seen.place().foreign != Some(false)) {
@@ -37,7 +83,7 @@ pub(super) fn used(seen: &Seen<'_>) -> Option<Trace> {
 }
 
 /// A container uses the host's namespace for the first time.
-pub(super) fn met(seen: &Seen<'_>, known: &Rc<Known>) -> Shared {
+fn met(seen: &Seen<'_>, known: &Rc<Known>) -> Shared {
     let ns = seen.who.ns;
     let whose = Whose::Container(known.container().id.0.to_vec().into());
     let key = Key { class: Class::HostIpc, whose, target: Target::Namespace(ns) };
@@ -45,11 +91,19 @@ pub(super) fn met(seen: &Seen<'_>, known: &Rc<Known>) -> Shared {
         .of(Some(ns), Some(false), false)
         .because(90, "the kernel side read cgroup and namespace of the thread that made the call");
     draft.explains = EXPLAINS;
-    Shared { key, ns, subject: Rc::clone(known), other: None, object: String::new(), draft }
+    Shared {
+        key,
+        ns,
+        subject: Rc::clone(known),
+        other: None,
+        object: String::new(),
+        draft,
+        say: self::draft,
+    }
 }
 
 /// What there is to say, as the runtime's word stands.
-pub(super) fn draft(shared: &Shared, sharing: Sharing) -> Draft {
+fn draft(shared: &Shared, sharing: Sharing) -> Draft {
     let mut draft = shared.draft.clone();
     let own = shared.subject.container();
     draft.title = format!("container {} uses the host's IPC namespace", ContainerTag(&own));

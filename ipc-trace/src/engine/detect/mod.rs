@@ -2,31 +2,22 @@
 //!
 //! | module | its job |
 //! | --- | --- |
+//! | [`detector`] | what a class is: what it may listen to |
+//! | [`crate::event::classes`] | which classes there are: a row each, and a file of its own here |
 //! | [`sighting`] | what classes work with |
 //! | [`store`] | sightings folded into findings, counted, bounded, shown |
 //! | [`judge`] | where an operator's word comes in |
 //! | `found` | what a finding says of the object |
 //! | `past` | where processes were, and what namespaces had |
 //! | `failed` | calls that failed, one by one or of a batch |
-//! | [`foreign_object`] | an operation on another namespace's queue |
-//! | [`foreign_mount`] | another namespace's queues by their paths |
-//! | [`carried_mapping`] | shared memory that goes along into another namespace |
-//! | [`foreign_view`] | another namespace's tables and settings |
-//! | [`namespace_mismatch`] | a namespace entered that is neither one's own nor one's home |
-//! | `attempts`, `argue` | what is the same for the next three: folding, and how sure one is |
-//! | `probe_key` | a key that only another namespace has |
-//! | `probe_id` | an id that only another namespace has |
-//! | `probe_name` | a queue's name that only another namespace has |
-//! | `shared` | what is the same for the next three: containers and users that meet |
-//! | `cross_container` | two containers use one object |
-//! | `host_ipc` | a container uses the host's namespace |
-//! | `weak_mode` | an object that anybody may write, and several use |
-//! | `cross_container_denied` | permission denied on another container's object |
+//! | `channels` | ways that are no operations: what there is to say of each, a row each |
+//! | `attempts`, `argue` | what is the same for `probe-key`, `probe-id` and `probe-name`: folding, and how sure one is |
+//! | `shared` | what is the same for `cross-container`, `host-ipc` and `weak-mode`: containers and users that meet |
 //!
-//! **To add a class**: a file with a type that holds its state, if it needs one, and a function for each
-//! kind of event that it listens to, called from the function of [`Detect`] for that event. It
-//! tells what it sees by [`Judging::saw`], with a [`sighting::Key`] that says what is the same finding,
-//! an event as evidence, and a [`sighting::Draft`] that is only made when the finding is new; it can
+//! **To add a class**: a row in [`crate::event::classes`], and the file that it names, with a type of the
+//! variant's name that is a [`detector::Detector`]: it holds the state, if there is one, and listens to what it
+//! needs. It tells what it sees by [`detector::Judging::saw`], with a [`sighting::Key`] that says what is the same
+//! finding, an event as evidence, and a [`sighting::Draft`] that is only made when the finding is new; it can
 //! [`store::Findings::amend`] what it said when it learns more. Names that others chose are escaped in
 //! a title. State is bounded. An ordinary call, on an object of the caller's own namespace, must cost no
 //! more than a few branches: see [`Detect::call`].
@@ -37,61 +28,145 @@
 
 mod argue;
 mod attempts;
-pub(crate) mod carried_mapping;
-mod cross_container;
-mod cross_container_denied;
+mod channels;
+pub(crate) mod detector;
 mod failed;
-pub(crate) mod foreign_mount;
-pub(crate) mod foreign_object;
-pub(crate) mod foreign_view;
 mod found;
-mod host_ipc;
 pub(crate) mod judge;
-pub(crate) mod namespace_mismatch;
 mod past;
-mod probe_id;
-mod probe_key;
-mod probe_name;
 mod shared;
 pub(crate) mod sighting;
 pub(crate) mod store;
 #[cfg(test)]
 mod tests;
-mod weak_mode;
 
 use std::rc::Rc;
 
-use ipc_trace_common::record::{AccessRecord, BatchHead, Channel, ExitRecord, queue_flag};
+use ipc_trace_common::record::{AccessRecord, BatchHead, Channel, ExitRecord, NsRef, queue_flag};
 
 use crate::{
-    engine::track::{Tracker, contexts::Facts, objects},
-    event::OtherNs,
+    engine::track::{
+        Tracker,
+        contexts::Facts,
+        objects::{
+            self,
+            one::{Local, One},
+        },
+    },
+    event::{OtherNs, classes::for_each_class},
     input::Call,
     input::batch::Group,
     input::process::{Mapped, ProcessKey, Request},
 };
 use attempts::Attempts;
-use carried_mapping::Carried;
-use namespace_mismatch::Mismatch;
+use channels::Reached;
+use detector::{Detector as _, Judging};
+use failed::Failed;
 use shared::Meetings;
-use sighting::{Access, Draft, Key, Moved, Seen, Trace, Who};
+use sighting::{Access, Moved, Seen, Who};
 use store::Findings;
 
-/// What a class tells of what it sees, and what it asks.
-#[derive(Debug)]
-pub(crate) struct Judging<'a> {
-    /// All findings
-    pub findings: &'a mut Findings,
-    /// Questions about processes
-    pub requests: &'a mut Vec<Request>,
+/// The files of classes, and all of these together. Each is asked in the order of the rows, without a table of
+/// functions: what a class does not listen to leaves nothing to be called.
+///
+/// `cargo fmt` does not see these files; `cargo xtask test` hands them to it.
+macro_rules! detectors {
+    ($($(#[$doc:meta])* $class:ident = $name:literal, $module:ident, $about:ident;)*) => {
+        $(mod $module;)*
+
+        /// All classes, with what they remember.
+        #[derive(Debug, Default)]
+        struct Detectors {
+            $($module: $module::$class,)*
+        }
+
+        impl Detectors {
+            #[inline]
+            fn calls(&mut self, seen: &Seen<'_>, to: &mut Judging<'_>) {
+                $(self.$module.calls(seen, to);)*
+            }
+
+            fn failed(&mut self, seen: &Seen<'_>, failed: Failed, to: &mut Judging<'_>) {
+                $(self.$module.failed(seen, failed, to);)*
+            }
+
+            fn met(
+                &mut self,
+                seen: &Seen<'_>,
+                at: (NsRef, Local),
+                one: &One,
+                to: &mut Judging<'_>,
+            ) {
+                $(self.$module.met(seen, at, one, to);)*
+            }
+
+            fn access(&mut self, access: &Access<'_>, to: &mut Judging<'_>) -> bool {
+                let mut told = true;
+                $(told &= self.$module.access(access, to);)*
+                told
+            }
+
+            fn moved(&mut self, moved: &Moved<'_>, to: &mut Judging<'_>) {
+                $(self.$module.moved(moved, to);)*
+            }
+
+            fn ended(&mut self, record: &ExitRecord, tracker: &Tracker, to: &mut Judging<'_>) {
+                $(self.$module.ended(record, tracker, to);)*
+            }
+
+            fn object(&mut self, change: &objects::Change, to: &mut Judging<'_>) {
+                $(self.$module.object(change, to);)*
+            }
+
+            #[inline]
+            fn waits(&self) -> bool {
+                false $(|| self.$module.waits())*
+            }
+
+            fn look(&mut self, boot_ns: u64, to: &mut Judging<'_>) {
+                $(self.$module.look(boot_ns, to);)*
+            }
+
+            fn tick(&mut self, boot_ns: u64, to: &mut Judging<'_>) {
+                $(self.$module.tick(boot_ns, to);)*
+            }
+
+            fn ending(&mut self, to: &mut Judging<'_>) {
+                $(self.$module.ending(to);)*
+            }
+
+            fn finish(&mut self, to: &mut Judging<'_>) {
+                $(self.$module.finish(to);)*
+            }
+
+            fn wants_mapped(&self, process: ProcessKey, now: u64) -> bool {
+                false $(|| self.$module.wants_mapped(process, now))*
+            }
+
+            fn namespaces_seen(
+                &mut self,
+                tid: u32,
+                found: Option<(u32, OtherNs)>,
+                when: (u64, bool),
+                to: &mut Judging<'_>,
+            ) {
+                $(self.$module.namespaces_seen(tid, found, when, to);)*
+            }
+
+            fn mapped_seen(
+                &mut self,
+                process: ProcessKey,
+                found: Option<&[Mapped]>,
+                tracker: &Tracker,
+                to: &mut Judging<'_>,
+            ) {
+                $(self.$module.mapped_seen(process, found, tracker, to);)*
+            }
+        }
+    };
 }
 
-impl Judging<'_> {
-    /// A class saw something. `draft` is asked for when that is new.
-    pub(crate) fn saw(&mut self, key: Key, trace: Trace, draft: impl FnOnce() -> Draft) {
-        self.findings.saw(key, trace, draft);
-    }
-}
+for_each_class!(detectors);
 
 /// All classes, and what they found.
 #[derive(Debug, Default)]
@@ -103,8 +178,7 @@ pub(crate) struct Detect {
     own_pid: u32,
     /// Records of ways to objects whose namespace could not be told
     unjudged: u64,
-    carried: Carried,
-    mismatch: Mismatch,
+    detectors: Detectors,
     attempts: Attempts,
     meetings: Meetings,
 }
@@ -119,6 +193,13 @@ impl Detect {
     /// What classes ask, since this was asked last.
     pub(crate) fn take_requests(&mut self) -> Vec<Request> {
         std::mem::take(&mut self.requests)
+    }
+
+    /// The classes, and what they tell by.
+    #[inline]
+    const fn parts(&mut self) -> (&mut Detectors, Judging<'_>) {
+        let Self { findings, requests, attempts, meetings, .. } = self;
+        (&mut self.detectors, Judging { findings, requests, attempts, meetings })
     }
 
     /// A call returned. `seq`: the number of the line that told of it. To be called after the tracker
@@ -144,33 +225,33 @@ impl Detect {
 
     #[inline]
     fn seen(&mut self, seen: &Seen<'_>) {
-        let to = &mut Judging { findings: &mut self.findings, requests: &mut self.requests };
-        foreign_object::calls(seen, to);
-        self.carried.calls(seen);
-        self.mismatch.calls(seen, to);
-        self.meetings.calls(seen, to);
+        let (detectors, mut to) = self.parts();
+        detectors.calls(seen, &mut to);
+        if seen.tracker.objects.has_met() {
+            self.met(seen);
+        }
         if failed::any(seen) {
             self.failed(seen);
         }
     }
 
+    /// Some of the calls were the first ones on an object by somebody.
+    #[cold]
+    fn met(&mut self, seen: &Seen<'_>) {
+        let (detectors, mut to) = self.parts();
+        let objects = &seen.tracker.objects;
+        for (ns, local) in objects.take_met() {
+            if let Some(one) = objects.get(ns, local) {
+                detectors.met(seen, (ns, local), one, &mut to);
+            }
+        }
+    }
+
     /// Some of the calls failed.
     fn failed(&mut self, seen: &Seen<'_>) {
-        let to = &mut Judging { findings: &mut self.findings, requests: &mut self.requests };
+        let (detectors, mut to) = self.parts();
         for failed in failed::all(seen) {
-            let attempt = match failed.error {
-                failed::ENOENT => {
-                    probe_key::attempt(seen, failed).or_else(|| probe_name::attempt(seen, failed))
-                }
-                failed::EINVAL => probe_id::attempt(seen, failed),
-                _ => {
-                    cross_container_denied::failed(seen, failed, to);
-                    None
-                }
-            };
-            if let Some(attempt) = attempt {
-                self.attempts.failed(seen, &attempt, to);
-            }
+            detectors.failed(seen, failed, &mut to);
         }
     }
 
@@ -195,13 +276,11 @@ impl Detect {
             return;
         }
         let access = whose(record, channel, facts, tracker);
-        let to = &mut Judging { findings: &mut self.findings, requests: &mut self.requests };
-        foreign_object::access(&access, to);
-        foreign_mount::access(&access, to);
-        foreign_view::access(&access, to);
-        let told = self.carried.access(&access, to);
+        let (detectors, mut to) = self.parts();
+        let told = detectors.access(&access, &mut to);
         // Whose a segment is can be told by other means.
-        if !told || access.foreign.is_none() && !is_of_segments(channel) {
+        let is_segment = channels::row(channel).reached == Reached::Segment;
+        if !told || access.foreign.is_none() && !is_segment {
             self.unjudged += 1;
         }
     }
@@ -211,68 +290,66 @@ impl Detect {
         if moved.record.pid == self.own_pid {
             return;
         }
-        let to = &mut Judging { findings: &mut self.findings, requests: &mut self.requests };
         self.attempts.moved(moved);
-        self.carried.moved(moved, to);
-        self.mismatch.moved(moved, to);
+        let (detectors, mut to) = self.parts();
+        detectors.moved(moved, &mut to);
     }
 
     /// A thread ended. To be called before the tracker forgets it.
     pub(crate) fn ended(&mut self, record: &ExitRecord, tracker: &Tracker) {
-        let to = &mut Judging { findings: &mut self.findings, requests: &mut self.requests };
-        self.mismatch.ended(record, to);
-        self.carried.ended(record, tracker.contexts.get(record.tid, record.context));
+        let (detectors, mut to) = self.parts();
+        detectors.ended(record, tracker, &mut to);
     }
 
     /// Whether there is something that [`Self::look`] may decide.
     #[inline]
     #[must_use]
-    pub(crate) const fn waits(&self) -> bool {
-        self.mismatch.waits()
+    pub(crate) fn waits(&self) -> bool {
+        self.detectors.waits()
     }
 
     /// A little time went on: what is to be looked at soon is looked at.
     #[cold]
     pub(crate) fn look(&mut self, boot_ns: u64) {
-        let to = &mut Judging { findings: &mut self.findings, requests: &mut self.requests };
-        self.mismatch.look(boot_ns, to);
+        let (detectors, mut to) = self.parts();
+        detectors.look(boot_ns, &mut to);
     }
 
     /// Something happened to objects.
     pub(crate) fn objects(&mut self, changes: &[objects::Change]) {
-        let to = &mut Judging { findings: &mut self.findings, requests: &mut self.requests };
         for change in changes {
-            self.attempts.object(change, to);
-            self.meetings.object(change, to);
+            self.attempts.object(change, &mut self.findings);
+            let (detectors, mut to) = self.parts();
+            detectors.object(change, &mut to);
         }
     }
 
     /// Time went on: all that happened before this moment has been told, as far as it will be.
     pub(crate) fn tick(&mut self, boot_ns: u64, tracker: &Tracker) {
         self.look(boot_ns);
-        let to = &mut Judging { findings: &mut self.findings, requests: &mut self.requests };
-        self.carried.tick(boot_ns, to);
-        self.meetings.tick(boot_ns, tracker, to);
+        let (detectors, mut to) = self.parts();
+        detectors.tick(boot_ns, &mut to);
+        self.meetings.tick(boot_ns, tracker, &mut self.findings);
     }
 
     /// Nothing comes any more but answers.
     pub(crate) fn ending(&mut self, boot_ns: u64, tracker: &Tracker) {
         self.tick(boot_ns, tracker);
-        let to = &mut Judging { findings: &mut self.findings, requests: &mut self.requests };
-        self.mismatch.ending(to);
+        let (detectors, mut to) = self.parts();
+        detectors.ending(&mut to);
     }
 
     /// Nothing comes any more.
     pub(crate) fn finish(&mut self, boot_ns: u64, tracker: &Tracker) {
-        let to = &mut Judging { findings: &mut self.findings, requests: &mut self.requests };
-        self.mismatch.finish(to);
-        self.meetings.finish(boot_ns, tracker, to);
+        let (detectors, mut to) = self.parts();
+        detectors.finish(&mut to);
+        self.meetings.finish(boot_ns, tracker, &mut self.findings);
     }
 
     /// Whether what a process has mapped is wanted to be known when it moves.
     #[must_use]
     pub(crate) fn wants_mapped(&self, process: ProcessKey, now: u64) -> bool {
-        self.carried.wants_mapped(process, now)
+        self.detectors.wants_mapped(process, now)
     }
 
     /// The namespaces that a thread was in, when it was looked at; `ended`: nothing comes any more.
@@ -282,8 +359,8 @@ impl Detect {
         found: Option<(u32, OtherNs)>,
         (at, ended): (u64, bool),
     ) {
-        let to = &mut Judging { findings: &mut self.findings, requests: &mut self.requests };
-        self.mismatch.seen(tid, found, (at, ended), to);
+        let (detectors, mut to) = self.parts();
+        detectors.namespaces_seen(tid, found, (at, ended), &mut to);
     }
 
     /// What a process had mapped.
@@ -293,8 +370,8 @@ impl Detect {
         found: Option<&[Mapped]>,
         tracker: &Tracker,
     ) {
-        let to = &mut Judging { findings: &mut self.findings, requests: &mut self.requests };
-        self.carried.seen(process, found, tracker, to);
+        let (detectors, mut to) = self.parts();
+        detectors.mapped_seen(process, found, tracker, &mut to);
     }
 
     /// Accesses were seen of which nothing can be made.
@@ -306,27 +383,6 @@ impl Detect {
     #[must_use]
     pub(crate) const fn unjudged(&self) -> u64 {
         self.unjudged
-    }
-}
-
-/// Whether a way is one to shared memory.
-const fn is_of_segments(channel: Channel) -> bool {
-    match channel {
-        Channel::MappingTouched
-        | Channel::MappingHeld
-        | Channel::MapFiles
-        | Channel::SegmentDestroyed => true,
-        Channel::QueueOpen
-        | Channel::QueueCreate
-        | Channel::QueueUnlink
-        | Channel::QueueRead
-        | Channel::QueuePoll
-        | Channel::QueueList
-        | Channel::QueueMount
-        | Channel::QueueReceived
-        | Channel::SysvipcRead
-        | Channel::SysvipcHeld
-        | Channel::SettingWritten => false,
     }
 }
 

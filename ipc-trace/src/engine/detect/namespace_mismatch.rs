@@ -16,7 +16,7 @@ use ipc_trace_common::{
 };
 
 use super::{
-    Judging,
+    detector::{Detector, Judging},
     foreign_object::thread,
     sighting::{Calls, Draft, Key, Moved, Seen, Target, Trace, Who, comm_of},
 };
@@ -74,9 +74,9 @@ struct Entered {
     tracer: bool,
 }
 
-/// What is remembered.
+/// The class, with what is remembered.
 #[derive(Debug, Default)]
-pub(crate) struct Mismatch {
+pub(super) struct NamespaceMismatch {
     inside: HashMap<u32, Entered>,
     /// By process: one of its threads that is inside
     processes: HashMap<u32, u32>,
@@ -101,15 +101,13 @@ enum By {
     End,
 }
 
-impl Mismatch {
-    /// Whether there is a thread that time alone decides about.
+impl Detector for NamespaceMismatch {
     #[inline]
-    pub(super) const fn waits(&self) -> bool {
+    fn waits(&self) -> bool {
         self.waiting > 0
     }
 
-    /// A thread moved.
-    pub(super) fn moved(&mut self, moved: &Moved<'_>, to: &mut Judging<'_>) {
+    fn moved(&mut self, moved: &Moved<'_>, to: &mut Judging<'_>) {
         const SETNS: u32 = Way::Setns as u32;
         let record = moved.record;
         let facts = moved.mover;
@@ -144,6 +142,86 @@ impl Mismatch {
         self.enter(moved, mnt, sure);
     }
 
+    #[inline]
+    fn calls(&mut self, seen: &Seen<'_>, to: &mut Judging<'_>) {
+        if !self.inside.is_empty() {
+            self.calls_inside(seen, to);
+        }
+    }
+
+    fn look(&mut self, now: u64, to: &mut Judging<'_>) {
+        if self.waiting == 0 {
+            return;
+        }
+        for (tid, entered) in &mut self.inside {
+            let since = now.saturating_sub(entered.trace.boot_ns);
+            let due = match entered.state {
+                State::Told => false,
+                State::Waiting => since >= SOON_NS,
+                State::Kept => since >= WHOLE_NS,
+            };
+            if due && now >= entered.ask_at {
+                entered.ask_at = now.saturating_add(AGAIN_NS);
+                to.requests.push(Request::Namespaces(*tid));
+            }
+        }
+    }
+
+    fn namespaces_seen(
+        &mut self,
+        tid: u32,
+        found: Option<(u32, OtherNs)>,
+        (at, ended): (u64, bool),
+        to: &mut Judging<'_>,
+    ) {
+        let Some(entered) = self.inside.get_mut(&tid) else { return };
+        if entered.state == State::Told {
+            return;
+        }
+        let since = at.saturating_sub(entered.trace.boot_ns);
+        let found = found.filter(|seen| seen.0 == entered.to.inum);
+        match found.map(|(_, ns)| changed(entered.mnt, ns.mnt)) {
+            Some(Some(false)) if ended => self.tell(tid, By::EndAfterLook, to),
+            _ if ended => {}
+            Some(Some(true)) => drop(self.forget(tid)),
+            Some(Some(false) | None) if since >= WHOLE_NS => self.tell(tid, By::Look, to),
+            Some(Some(false)) => entered.state = State::Kept,
+            // It has ended or moved on, which is told of yet; or there is nobody to ask.
+            None if since >= 2 * WHOLE_NS => {
+                let by = if entered.state == State::Kept { By::EndAfterLook } else { By::End };
+                self.tell(tid, by, to);
+            }
+            Some(None) | None => {}
+        }
+    }
+
+    fn ending(&mut self, to: &mut Judging<'_>) {
+        let undecided = self.inside.iter().filter(|(_, entered)| entered.state != State::Told);
+        to.requests.extend(undecided.map(|(tid, _)| Request::Namespaces(*tid)));
+    }
+
+    fn finish(&mut self, to: &mut Judging<'_>) {
+        for entered in self.inside.values_mut() {
+            if entered.state == State::Kept {
+                entered.tell(By::EndAfterLook, to);
+                self.waiting = self.waiting.saturating_sub(1);
+            }
+        }
+    }
+
+    fn ended(&mut self, record: &ExitRecord, _: &Tracker, to: &mut Judging<'_>) {
+        self.origins.remove(&record.tid);
+        if let Some(mut entered) = self.forget(record.tid) {
+            match entered.state {
+                State::Told => {}
+                State::Kept => entered.tell(By::EndAfterLook, to),
+                State::Waiting => entered.tell(By::End, to),
+            }
+        }
+    }
+}
+
+impl NamespaceMismatch {
     fn remember_origin(&mut self, tid: u32, start: u64, ns: NsRef) {
         if self.origins.len() >= 2 * THREADS {
             let inside = &self.inside;
@@ -212,14 +290,6 @@ impl Mismatch {
         }
     }
 
-    /// Calls were seen.
-    #[inline]
-    pub(super) fn calls(&mut self, seen: &Seen<'_>, to: &mut Judging<'_>) {
-        if !self.inside.is_empty() {
-            self.calls_inside(seen, to);
-        }
-    }
-
     #[cold]
     fn calls_inside(&mut self, seen: &Seen<'_>, to: &mut Judging<'_>) {
         let who = &seen.who;
@@ -257,87 +327,10 @@ impl Mismatch {
         to.saw(entered.key.clone(), seen.trace(), || draft.clone());
     }
 
-    /// Time went on: asks of those that are due where they are now.
-    pub(super) fn look(&mut self, now: u64, to: &mut Judging<'_>) {
-        if self.waiting == 0 {
-            return;
-        }
-        for (tid, entered) in &mut self.inside {
-            let since = now.saturating_sub(entered.trace.boot_ns);
-            let due = match entered.state {
-                State::Told => false,
-                State::Waiting => since >= SOON_NS,
-                State::Kept => since >= WHOLE_NS,
-            };
-            if due && now >= entered.ask_at {
-                entered.ask_at = now.saturating_add(AGAIN_NS);
-                to.requests.push(Request::Namespaces(*tid));
-            }
-        }
-    }
-
-    /// Where a thread was when it was looked at, as was asked; `ended`: nothing comes any more, and what can be decided
-    /// now is.
-    pub(super) fn seen(
-        &mut self,
-        tid: u32,
-        found: Option<(u32, OtherNs)>,
-        (at, ended): (u64, bool),
-        to: &mut Judging<'_>,
-    ) {
-        let Some(entered) = self.inside.get_mut(&tid) else { return };
-        if entered.state == State::Told {
-            return;
-        }
-        let since = at.saturating_sub(entered.trace.boot_ns);
-        let found = found.filter(|seen| seen.0 == entered.to.inum);
-        match found.map(|(_, ns)| changed(entered.mnt, ns.mnt)) {
-            Some(Some(false)) if ended => self.tell(tid, By::EndAfterLook, to),
-            _ if ended => {}
-            Some(Some(true)) => drop(self.forget(tid)),
-            Some(Some(false) | None) if since >= WHOLE_NS => self.tell(tid, By::Look, to),
-            Some(Some(false)) => entered.state = State::Kept,
-            // It has ended or moved on, which is told of yet; or there is nobody to ask.
-            None if since >= 2 * WHOLE_NS => {
-                let by = if entered.state == State::Kept { By::EndAfterLook } else { By::End };
-                self.tell(tid, by, to);
-            }
-            Some(None) | None => {}
-        }
-    }
-
     fn tell(&mut self, tid: u32, by: By, to: &mut Judging<'_>) {
         if let Some(entered) = self.inside.get_mut(&tid) {
             entered.tell(by, to);
             self.waiting = self.waiting.saturating_sub(1);
-        }
-    }
-
-    /// Nothing comes any more but answers.
-    pub(super) fn ending(&self, to: &mut Judging<'_>) {
-        let undecided = self.inside.iter().filter(|(_, entered)| entered.state != State::Told);
-        to.requests.extend(undecided.map(|(tid, _)| Request::Namespaces(*tid)));
-    }
-
-    /// Nothing comes any more: what can be decided now is.
-    pub(super) fn finish(&mut self, to: &mut Judging<'_>) {
-        for entered in self.inside.values_mut() {
-            if entered.state == State::Kept {
-                entered.tell(By::EndAfterLook, to);
-                self.waiting = self.waiting.saturating_sub(1);
-            }
-        }
-    }
-
-    /// A thread ended.
-    pub(super) fn ended(&mut self, record: &ExitRecord, to: &mut Judging<'_>) {
-        self.origins.remove(&record.tid);
-        if let Some(mut entered) = self.forget(record.tid) {
-            match entered.state {
-                State::Told => {}
-                State::Kept => entered.tell(By::EndAfterLook, to),
-                State::Waiting => entered.tell(By::End, to),
-            }
         }
     }
 }

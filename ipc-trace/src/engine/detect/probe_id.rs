@@ -12,7 +12,8 @@ use ipc_trace_common::{
 
 use super::{
     attempts::Attempt,
-    failed::Failed,
+    detector::{Detector, Judging},
+    failed::{EINVAL, Failed},
     sighting::{Calls, Seen},
 };
 use crate::{
@@ -42,8 +43,22 @@ enum Cause {
     Other,
 }
 
+/// The class.
+#[derive(Debug, Default)]
+pub(super) struct ProbeId;
+
+impl Detector for ProbeId {
+    fn failed(&mut self, seen: &Seen<'_>, failed: Failed, to: &mut Judging<'_>) {
+        if failed.error == EINVAL
+            && let Some(attempt) = attempt(seen, failed)
+        {
+            to.attempts.failed(seen, &attempt, to.findings);
+        }
+    }
+}
+
 /// An attempt, if calls that failed with `EINVAL` are lookups by an id.
-pub(super) fn attempt<'a>(seen: &Seen<'a>, failed: Failed) -> Option<Attempt<'a>> {
+fn attempt<'a>(seen: &Seen<'a>, failed: Failed) -> Option<Attempt<'a>> {
     let (id, cause) = match seen.calls {
         Calls::One(call) => (call.record.args[0] as i32, cause(call)),
         Calls::Group(_, group) => (group.id, cause_of_many(seen.op)),

@@ -7,7 +7,8 @@ use ipc_trace_common::op::{Family, Op};
 
 use super::{
     attempts::Attempt,
-    failed::Failed,
+    detector::{Detector, Judging},
+    failed::{ENOENT, Failed},
     sighting::{Calls, Seen},
 };
 use crate::{
@@ -18,8 +19,22 @@ use crate::{
 /// Keys below are counted out by people: 1, 42, 1234.
 const SMALL: u32 = 1 << 16;
 
+/// The class.
+#[derive(Debug, Default)]
+pub(super) struct ProbeKey;
+
+impl Detector for ProbeKey {
+    fn failed(&mut self, seen: &Seen<'_>, failed: Failed, to: &mut Judging<'_>) {
+        if failed.error == ENOENT
+            && let Some(attempt) = attempt(seen, failed)
+        {
+            to.attempts.failed(seen, &attempt, to.findings);
+        }
+    }
+}
+
 /// An attempt, if calls that failed with `ENOENT` are lookups by a key.
-pub(super) fn attempt<'a>(seen: &Seen<'a>, failed: Failed) -> Option<Attempt<'a>> {
+fn attempt<'a>(seen: &Seen<'a>, failed: Failed) -> Option<Attempt<'a>> {
     let (at_flags, at_size) = match seen.op {
         Op::Shmget => (2, Some(1)),
         Op::Semget => (2, Some(1)),

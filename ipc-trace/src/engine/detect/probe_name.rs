@@ -4,7 +4,8 @@ use ipc_trace_common::op::Op;
 
 use super::{
     attempts::Attempt,
-    failed::Failed,
+    detector::{Detector, Judging},
+    failed::{ENOENT, Failed},
     sighting::{Calls, Seen},
 };
 use crate::{
@@ -16,8 +17,22 @@ use crate::{
 /// Whether a file is opened for reading, writing, or both (include/uapi/asm-generic/fcntl.h).
 const O_ACCMODE: u64 = 3;
 
+/// The class.
+#[derive(Debug, Default)]
+pub(super) struct ProbeName;
+
+impl Detector for ProbeName {
+    fn failed(&mut self, seen: &Seen<'_>, failed: Failed, to: &mut Judging<'_>) {
+        if failed.error == ENOENT
+            && let Some(attempt) = attempt(seen, failed)
+        {
+            to.attempts.failed(seen, &attempt, to.findings);
+        }
+    }
+}
+
 /// An attempt, if a call that failed with `ENOENT` is a lookup by name.
-pub(super) fn attempt<'a>(seen: &Seen<'a>, failed: Failed) -> Option<Attempt<'a>> {
+fn attempt<'a>(seen: &Seen<'a>, failed: Failed) -> Option<Attempt<'a>> {
     if !matches!(seen.op, Op::MqOpen | Op::MqUnlink) {
         return None;
     }

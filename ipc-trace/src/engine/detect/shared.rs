@@ -12,9 +12,8 @@ use std::{rc::Rc, sync::Arc};
 use ipc_trace_common::record::NsRef;
 
 use super::{
-    Judging, cross_container, host_ipc,
-    sighting::{Draft, Key, Seen, Target, Trace},
-    weak_mode,
+    sighting::{Draft, Key, Target, Trace},
+    store::Findings,
 };
 use crate::{
     engine::track::containers::Known,
@@ -22,10 +21,7 @@ use crate::{
     engine::track::{
         HashMap, Tracker,
         namespaces::is_host,
-        objects::{
-            Change,
-            one::{Local, One},
-        },
+        objects::one::{Local, One},
     },
     event::{Container, Sharing},
 };
@@ -50,6 +46,8 @@ pub(super) struct Shared {
     pub(super) object: String,
     /// What is the same whatever the runtimes say
     pub(super) draft: Draft,
+    /// What there is to say, as the runtimes' word stands
+    pub(super) say: fn(&Self, Sharing) -> Draft,
 }
 
 impl Shared {
@@ -63,10 +61,7 @@ impl Shared {
 
     fn draft(&self, containers: &[Arc<Container>]) -> Draft {
         let sharing = self.sharing(containers);
-        match self.other {
-            None => host_ipc::draft(self, sharing),
-            Some(_) => cross_container::draft(self, sharing),
-        }
+        (self.say)(self, sharing)
     }
 }
 
@@ -93,92 +88,57 @@ struct Uses {
 #[derive(Debug, Default)]
 pub(super) struct Meetings {
     open: HashMap<Key, Open>,
-    /// Containers in the host's namespace
-    on_host: HashMap<*const Known, Key>,
+    forgot: u64,
     uses: HashMap<Key, Uses>,
 }
 
 impl Meetings {
-    /// Calls were seen.
-    #[inline]
-    pub(super) fn calls(&mut self, seen: &Seen<'_>, to: &mut Judging<'_>) {
-        if is_host(seen.who.ns)
-            && let Some(known) = seen.who.facts.and_then(|facts| facts.container.as_ref())
-        {
-            self.on_host(seen, known, to);
-        }
-        if seen.tracker.objects.has_met() {
-            self.met(seen, to);
-        }
+    /// Whether containers share something, and it is followed what becomes known of them.
+    pub(super) fn is_open(&self, key: &Key) -> bool {
+        self.open.contains_key(key)
     }
 
-    fn on_host(&mut self, seen: &Seen<'_>, known: &Rc<Known>, to: &mut Judging<'_>) {
-        let Some(trace) = host_ipc::used(seen) else { return };
-        let counted = self.on_host.get(&Rc::as_ptr(known)).and_then(|key| self.open.get_mut(key));
-        match counted {
-            Some(open) => {
-                open.traces.count = open.traces.count.saturating_add(trace.count);
-                open.traces.boot_ns = open.traces.boot_ns.max(trace.boot_ns);
-            }
-            None => {
-                let shared = host_ipc::met(seen, known);
-                let key = shared.key.clone();
-                if self.open(shared, trace, to) {
-                    self.on_host.insert(Rc::as_ptr(known), key);
-                }
-            }
-        }
-    }
-
-    #[cold]
-    fn met(&mut self, seen: &Seen<'_>, to: &mut Judging<'_>) {
-        let objects = &seen.tracker.objects;
-        for (ns, local) in objects.take_met() {
-            let Some(one) = objects.get(ns, local) else { continue };
-            if let Some(shared) = cross_container::met(seen, (ns, local), one) {
-                let key = shared.key.clone();
-                if !self.open.contains_key(&key) && to.findings.draft(&key).is_none() {
-                    self.count(&key, (ns, local), one, to);
-                    self.open(shared, seen.trace(), to);
-                }
-            }
-            if let Some((key, draft)) = weak_mode::met(&seen.who, (ns, local), one)
-                && to.findings.draft(&key).is_none()
-            {
-                self.count(&key, (ns, local), one, to);
-                to.saw(key, seen.trace(), || draft);
-            }
-        }
-    }
-
-    /// Something happened to an object: its mode may be another one.
-    pub(super) fn object(&mut self, change: &Change, to: &mut Judging<'_>) {
-        if let Some((key, trace, draft)) = weak_mode::changed(change)
-            && to.findings.draft(&key).is_none()
-        {
-            self.count(&key, (change.ns, change.local), &change.one, to);
-            to.saw(key, trace, || draft);
-        }
+    /// Calls of containers that share something. Whether these are known to share it.
+    pub(super) fn again(&mut self, key: &Key, trace: &Trace) -> bool {
+        let Some(open) = self.open.get_mut(key) else { return false };
+        open.traces.count = open.traces.count.saturating_add(trace.count);
+        open.traces.boot_ns = open.traces.boot_ns.max(trace.boot_ns);
+        true
     }
 
     /// From now on, calls on an object count for a finding.
-    fn count(&mut self, key: &Key, (ns, local): (NsRef, Local), one: &One, to: &Judging<'_>) {
+    pub(super) fn count(
+        &mut self,
+        key: &Key,
+        (ns, local): (NsRef, Local),
+        one: &One,
+        to: &Findings,
+    ) {
         if self.uses.len() >= KEPT {
             let open = &self.open;
-            self.uses.retain(|key, _| open.contains_key(key) || to.findings.draft(key).is_some());
+            self.uses.retain(|key, _| open.contains_key(key) || to.draft(key).is_some());
         }
         if self.uses.len() < KEPT {
             self.uses.insert(key.clone(), Uses { ns, local, counted: one.uses });
         }
     }
 
-    /// Containers share something. Whether what becomes known of them is followed.
-    fn open(&mut self, shared: Shared, trace: Trace, to: &mut Judging<'_>) -> bool {
+    /// Forgets what can't be amended any more, if there is no room.
+    pub(super) fn make_room(&mut self, to: &Findings) {
         if self.open.len() >= KEPT {
-            self.open.retain(|key, one| one.told.is_none() || to.findings.draft(key).is_some());
-            let open = &self.open;
-            self.on_host.retain(|_, key| open.contains_key(key));
+            self.open.retain(|key, one| one.told.is_none() || to.draft(key).is_some());
+            self.forgot += 1;
         }
+    }
+
+    /// How often something was forgotten: what others know of it is to be forgotten, too.
+    pub(super) const fn forgot(&self) -> u64 {
+        self.forgot
+    }
+
+    /// Containers share something. Whether what becomes known of them is followed.
+    pub(super) fn open(&mut self, shared: Shared, trace: Trace, to: &mut Findings) -> bool {
+        self.make_room(to);
         let containers = shared.containers();
         let full = self.open.len() >= KEPT;
         let key = shared.key.clone();
@@ -197,7 +157,7 @@ impl Meetings {
     }
 
     /// Time went on.
-    pub(super) fn tick(&mut self, now: u64, tracker: &Tracker, to: &mut Judging<'_>) {
+    pub(super) fn tick(&mut self, now: u64, tracker: &Tracker, to: &mut Findings) {
         for open in self.open.values_mut() {
             let containers = open.shared.containers();
             let known = || open.shared.sharing(&containers) != Sharing::Unknown;
@@ -208,22 +168,22 @@ impl Meetings {
         self.count_uses(now, tracker, to);
     }
 
-    fn count_uses(&mut self, now: u64, tracker: &Tracker, to: &mut Judging<'_>) {
+    fn count_uses(&mut self, now: u64, tracker: &Tracker, to: &mut Findings) {
         self.uses.retain(|key, uses| {
             let Some(one) = tracker.objects.get(uses.ns, uses.local) else { return false };
             let new = one.uses.saturating_sub(uses.counted);
             // What waits is not told of yet.
-            if new > 0 && to.findings.draft(key).is_some() {
+            if new > 0 && to.draft(key).is_some() {
                 uses.counted = one.uses;
                 let boot_ns = one.last_seen().unwrap_or(now);
-                to.findings.saw_again(key, calls(boot_ns, new));
+                to.saw_again(key, calls(boot_ns, new));
             }
             true
         });
     }
 
     /// Nothing comes any more.
-    pub(super) fn finish(&mut self, now: u64, tracker: &Tracker, to: &mut Judging<'_>) {
+    pub(super) fn finish(&mut self, now: u64, tracker: &Tracker, to: &mut Findings) {
         for open in self.open.values_mut() {
             open.tell(open.shared.containers(), to);
         }
@@ -238,7 +198,7 @@ fn calls(boot_ns: u64, count: u64) -> Trace {
 
 impl Open {
     /// Tells of it, as it is known now, and of what came since.
-    fn tell(&mut self, containers: Vec<Arc<Container>>, to: &mut Judging<'_>) {
+    fn tell(&mut self, containers: Vec<Arc<Container>>, to: &mut Findings) {
         let Self { shared, traces, told, due: _ } = self;
         let key = &shared.key;
         match told {
@@ -247,10 +207,10 @@ impl Open {
                 let same = said.iter().zip(&containers).all(|(a, b)| Arc::ptr_eq(a, b));
                 if !same {
                     let draft = shared.draft(&containers);
-                    to.findings.amend(key, |known| *known = draft);
+                    to.amend(key, |known| *known = draft);
                 }
                 if traces.count > 0 {
-                    to.findings.saw_again(key, traces.clone());
+                    to.saw_again(key, traces.clone());
                 }
             }
         }

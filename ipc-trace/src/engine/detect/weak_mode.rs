@@ -9,8 +9,9 @@ use ipc_trace_common::record::NsRef;
 
 use super::{
     cross_container_denied::name,
+    detector::{Detector, Judging},
     shared::target,
-    sighting::{Draft, Key, Trace, Who, Whose},
+    sighting::{Draft, Key, Seen, Trace, Who, Whose},
 };
 use crate::{
     engine::track::objects::{
@@ -29,8 +30,32 @@ const EXPLAINS: &str = "a program that has no common group to give its object to
 /// `S_IWOTH` (include/uapi/linux/stat.h)
 const OTHERS_WRITE: u32 = 0o002;
 
+/// The class.
+#[derive(Debug, Default)]
+pub(super) struct WeakMode;
+
+impl Detector for WeakMode {
+    fn met(&mut self, seen: &Seen<'_>, at: (NsRef, Local), one: &One, to: &mut Judging<'_>) {
+        if let Some((key, draft)) = met(&seen.who, at, one)
+            && to.findings.draft(&key).is_none()
+        {
+            to.meetings.count(&key, at, one, to.findings);
+            to.saw(key, seen.trace(), || draft);
+        }
+    }
+
+    fn object(&mut self, change: &Change, to: &mut Judging<'_>) {
+        if let Some((key, trace, draft)) = changed(change)
+            && to.findings.draft(&key).is_none()
+        {
+            to.meetings.count(&key, (change.ns, change.local), &change.one, to.findings);
+            to.saw(key, trace, || draft);
+        }
+    }
+}
+
 /// Somebody new has used an object.
-pub(super) fn met(who: &Who<'_>, (ns, local): (NsRef, Local), one: &One) -> Option<(Key, Draft)> {
+fn met(who: &Who<'_>, (ns, local): (NsRef, Local), one: &One) -> Option<(Key, Draft)> {
     let mode = one.mode().filter(|mode| mode & OTHERS_WRITE != 0)?;
     let several = several(one)?;
     let key = Key { class: Class::WeakMode, whose: Whose::Shared, target: target(ns, local) };
@@ -48,7 +73,7 @@ pub(super) fn met(who: &Who<'_>, (ns, local): (NsRef, Local), one: &One) -> Opti
 }
 
 /// Something happened to an object: it may have got such a mode while several use it.
-pub(super) fn changed(change: &Change) -> Option<(Key, Trace, Draft)> {
+fn changed(change: &Change) -> Option<(Key, Trace, Draft)> {
     if change.life != ObjectLife::Changed {
         return None;
     }

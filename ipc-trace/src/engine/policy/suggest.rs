@@ -9,7 +9,7 @@ use super::{
     terms::What,
 };
 use crate::input::pattern::literally;
-use crate::{event::escape::escaped, event::finding::Class};
+use crate::{event::escape::escaped, event::finding::About};
 
 /// A rule, in TOML, that says of a case that it is deliberate.
 ///
@@ -18,7 +18,7 @@ use crate::{event::escape::escaped, event::finding::Class};
 #[must_use]
 pub(crate) fn suggest(case: &Case<'_>) -> Option<String> {
     let object = object(case);
-    let subject = match about(case.class) {
+    let subject = match case.class.about() {
         About::Object if !object.is_empty() => Asked::new(),
         About::Process => subject(&case.subject, true),
         About::Container | About::Object => subject(&case.subject, false),
@@ -45,33 +45,6 @@ pub(crate) fn suggest(case: &Case<'_>) -> Option<String> {
         }
     }
     Some(text)
-}
-
-/// What is the same next time.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum About {
-    /// Who did it
-    Process,
-    /// The container that it is in, whichever process it was
-    Container,
-    /// The object alone
-    Object,
-}
-
-const fn about(class: Class) -> About {
-    match class {
-        Class::ForeignObject
-        | Class::ForeignMount
-        | Class::CarriedMapping
-        | Class::ForeignView
-        | Class::NamespaceMismatch
-        | Class::ProbeKey
-        | Class::ProbeId
-        | Class::ProbeName
-        | Class::CrossContainerDenied => About::Process,
-        Class::CrossContainer | Class::HostIpc => About::Container,
-        Class::WeakMode => About::Object,
-    }
 }
 
 /// A string of TOML, in one line and fit for a terminal.
