@@ -3,11 +3,11 @@
 //! What is likely by chance weighs little: ids count up from 0 in each namespace, and twins of an image
 //! look for the same keys. What a process can only know from another namespace weighs much.
 
-use ipc_trace_common::record::NsRef;
+use ipc_trace_common::{op::Family, record::NsRef};
 
 use super::{
-    attempts::Attempt,
-    foreign_object::thread,
+    failed::Failed,
+    say::thread,
     sighting::{Draft, Seen, Who},
 };
 use crate::{
@@ -21,7 +21,8 @@ use crate::{
     event::escape::escaped,
     event::tag::{Key as KeyTag, NsTag},
     event::{
-        finding::Severity,
+        ReadFrom,
+        finding::{Class, Severity},
         value::{Hex32, Text},
     },
 };
@@ -39,6 +40,39 @@ const INITIAL_USER_NS: u32 = 0xEFFF_FFFD;
 const EXPLAINS: &str = "programs of the same make that look for a key, id or name of their own; a client \
                         that starts before its server; a handle that was kept while its process moved to \
                         another namespace";
+
+/// A lookup that failed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attempt<'a> {
+    /// Which kind of finding it would be
+    pub(super) class: Class,
+    /// What was looked for
+    pub(super) sought: Sought<'a>,
+    /// How much it says that exactly one other namespace has that, and why
+    pub(super) base: (i32, &'static str),
+    /// Where a name comes from
+    pub(super) name_from: ReadFrom,
+    /// The access that was asked for: bits of `rwx`; `None`: another kind of permission counts
+    pub(super) wants: Option<u32>,
+    /// The size or number of semaphores that was asked for; `0`: any
+    pub(super) size: u64,
+    /// What else bears on it
+    pub(super) doubt: Option<(i32, &'static str)>,
+    /// More than this it is not, unless the caller was there
+    pub(super) cap: Option<(i32, &'static str)>,
+    /// The calls
+    pub(super) failed: Failed,
+}
+
+impl Attempt<'_> {
+    /// The kind of object that was looked for.
+    pub(super) const fn kind(&self) -> Family {
+        match self.sought {
+            Sought::Key(kind, _) | Sought::Id(kind, _) => kind,
+            Sought::Name(_) => Family::Mq,
+        }
+    }
+}
 
 /// What can be said of an attempt.
 #[derive(Debug)]

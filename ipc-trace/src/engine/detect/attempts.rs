@@ -11,11 +11,10 @@
 //! Invariant: what is remembered is bounded: findings at most [`BURSTS`] with [`VALUES`] different things
 //! looked for each, and [`AWAITED`] keys and names that may yet be made.
 
-use ipc_trace_common::{op::Family, record::NsRef};
+use ipc_trace_common::record::NsRef;
 
 use super::{
-    argue::{self, Argued},
-    failed::Failed,
+    argue::{self, Argued, Attempt},
     past::{Handle, Past},
     sighting::{Key, More, Moved, Seen, Target},
     store::Findings,
@@ -23,9 +22,9 @@ use super::{
 use crate::{
     engine::track::{
         HashMap,
-        objects::{Change, one::Local, ways::Sought},
+        objects::{Change, one::Local},
     },
-    event::{ReadFrom, finding::Class, objects::ObjectLife, value::Text},
+    event::{objects::ObjectLife, value::Text},
     input::process::ProcessKey,
 };
 
@@ -41,39 +40,6 @@ const CALLERS: usize = 8;
 const SOON_NS: u64 = 5_000_000_000;
 /// Where there is no room, it is looked for again after this.
 const AGAIN_NS: u64 = 500_000_000;
-
-/// A lookup that failed.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Attempt<'a> {
-    /// Which kind of finding it would be
-    pub(super) class: Class,
-    /// What was looked for
-    pub(super) sought: Sought<'a>,
-    /// How much it says that exactly one other namespace has that, and why
-    pub(super) base: (i32, &'static str),
-    /// Where a name comes from
-    pub(super) name_from: ReadFrom,
-    /// The access that was asked for: bits of `rwx`; `None`: another kind of permission counts
-    pub(super) wants: Option<u32>,
-    /// The size or number of semaphores that was asked for; `0`: any
-    pub(super) size: u64,
-    /// What else bears on it
-    pub(super) doubt: Option<(i32, &'static str)>,
-    /// More than this it is not, unless the caller was there
-    pub(super) cap: Option<(i32, &'static str)>,
-    /// The calls
-    pub(super) failed: Failed,
-}
-
-impl Attempt<'_> {
-    /// The kind of object that was looked for.
-    pub(super) const fn kind(&self) -> Family {
-        match self.sought {
-            Sought::Key(kind, _) | Sought::Id(kind, _) => kind,
-            Sought::Name(_) => Family::Mq,
-        }
-    }
-}
 
 /// Attempts of one finding.
 #[derive(Debug)]

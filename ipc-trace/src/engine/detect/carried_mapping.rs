@@ -25,7 +25,7 @@ use ipc_trace_common::{
 use super::{
     channels::{self, Row},
     detector::{Detector, Judging},
-    foreign_object::{of, thread},
+    say::{of, thread},
     sighting::{Access, Calls, Draft, Key, Moved, Seen, Target, Trace, Who, comm_of},
 };
 use crate::{

@@ -7,7 +7,7 @@ use ipc_trace_common::op::{Family, Op};
 use super::{
     detector::{Detector, Judging},
     failed::{EACCES, EPERM, Failed},
-    foreign_object::thread,
+    say::thread,
     shared::target,
     sighting::{Calls, Draft, Key, Seen},
 };

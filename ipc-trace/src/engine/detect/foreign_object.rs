@@ -7,15 +7,16 @@
 
 use ipc_trace_common::record::queue_flag;
 
+use super::say::{of, thread};
 use super::{
     channels::{self, Row},
     detector::{Detector, Judging},
-    sighting::{Access, Draft, Key, Seen, Target, Who},
+    sighting::{Access, Draft, Key, Seen, Target},
 };
 use crate::{
     event::escape::escaped,
     event::finding::{Class, Severity},
-    event::tag::{COMM_WIDTH, NsTag},
+    event::tag::NsTag,
 };
 
 const EXPLAINS: &str = "a service that hands its queue to a sandboxed or contained helper, or that \
@@ -57,23 +58,6 @@ fn received(key: &Key, access: &Access<'_>, row: &Row, to: &mut Judging<'_>) {
         draft
     };
     to.saw(key.clone(), access.trace(row.what), draft);
-}
-
-/// Who did it, as a title says it.
-pub(super) fn thread(who: &Who<'_>) -> String {
-    let name = who.comm.split(|byte| *byte == 0).next().unwrap_or_default();
-    format!("{}[{}]", escaped(name, COMM_WIDTH), who.pid)
-}
-
-/// Whose it is, as a title says it.
-pub(super) fn of(ns: Option<ipc_trace_common::record::NsRef>, dead: bool) -> String {
-    match (ns, dead) {
-        (Some(ns), false) => format!("namespace {}", NsTag::new(ns.inum, ns.generation)),
-        (Some(ns), true) => {
-            format!("namespace {}, which is dead", NsTag::new(ns.inum, ns.generation))
-        }
-        (None, _) => "a namespace that is dead".to_owned(),
-    }
 }
 
 /// Operations that were seen.

@@ -6,7 +6,7 @@
 use super::{
     channels::{self, Reached, Row},
     detector::{Detector, Judging},
-    foreign_object::{of, thread},
+    say::{of, thread},
     sighting::{Access, Draft, Key, Target},
 };
 use crate::{

@@ -8,6 +8,7 @@
 //! | [`store`] | sightings folded into findings, counted, bounded, shown |
 //! | [`judge`] | where an operator's word comes in |
 //! | `found` | what a finding says of the object |
+//! | `say` | who and whose, as titles say it |
 //! | `past` | where processes were, and what namespaces had |
 //! | `failed` | calls that failed, one by one or of a batch |
 //! | `channels` | ways that are no operations: what there is to say of each, a row each |
@@ -34,6 +35,7 @@ mod failed;
 mod found;
 pub(crate) mod judge;
 mod past;
+mod say;
 mod shared;
 pub(crate) mod sighting;
 pub(crate) mod store;

@@ -17,7 +17,7 @@ use ipc_trace_common::{
 
 use super::{
     detector::{Detector, Judging},
-    foreign_object::thread,
+    say::thread,
     sighting::{Calls, Draft, Key, Moved, Seen, Target, Trace, Who, comm_of},
 };
 use crate::{

@@ -11,7 +11,7 @@ use ipc_trace_common::{
 };
 
 use super::{
-    attempts::Attempt,
+    argue::Attempt,
     detector::{Detector, Judging},
     failed::{EINVAL, Failed},
     sighting::{Calls, Seen},

@@ -6,7 +6,7 @@
 use ipc_trace_common::op::{Family, Op};
 
 use super::{
-    attempts::Attempt,
+    argue::Attempt,
     detector::{Detector, Judging},
     failed::{ENOENT, Failed},
     sighting::{Calls, Seen},

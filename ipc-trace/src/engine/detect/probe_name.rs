@@ -3,7 +3,7 @@
 use ipc_trace_common::op::Op;
 
 use super::{
-    attempts::Attempt,
+    argue::Attempt,
     detector::{Detector, Judging},
     failed::{ENOENT, Failed},
     sighting::{Calls, Seen},

@@ -1,0 +1,26 @@
+//! Who and whose, as titles say it. Names that others chose are escaped.
+
+use ipc_trace_common::record::NsRef;
+
+use super::sighting::Who;
+use crate::event::{
+    escape::escaped,
+    tag::{COMM_WIDTH, NsTag},
+};
+
+/// Who did it, as a title says it.
+pub(super) fn thread(who: &Who<'_>) -> String {
+    let name = who.comm.split(|byte| *byte == 0).next().unwrap_or_default();
+    format!("{}[{}]", escaped(name, COMM_WIDTH), who.pid)
+}
+
+/// Whose it is, as a title says it.
+pub(super) fn of(ns: Option<NsRef>, dead: bool) -> String {
+    match (ns, dead) {
+        (Some(ns), false) => format!("namespace {}", NsTag::new(ns.inum, ns.generation)),
+        (Some(ns), true) => {
+            format!("namespace {}, which is dead", NsTag::new(ns.inum, ns.generation))
+        }
+        (None, _) => "a namespace that is dead".to_owned(),
+    }
+}
