@@ -17,7 +17,7 @@
 //! | [`doctor`] | `doctor`: the verdict, what is wrong, how things stand |
 //!
 //! Invariant: these are functions from values to text. They know no file, clock, terminal or kernel;
-//! width and colours are parameters. Bytes that another process chose go through [`escape`], so that
+//! width and colours are parameters. Bytes that another process chose go through `event/escape.rs`, so that
 //! no name can move the cursor, hide itself or forge a line. A value that is not known is `?` or
 //! left out, never invented.
 
