@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// The tracer decides about what time tells a second after it happened, and looks again a second later
-/// (`ipc-trace/src/detect/`); a little more.
+/// (`ipc-trace/src/engine/detect/`); a little more.
 const JUDGED: Duration = Duration::from_millis(2500);
 /// The keys of the runner's own calls, which nobody has.
 const MARKS: i32 = 0x5ce0_0000;

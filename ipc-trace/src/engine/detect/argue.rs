@@ -212,7 +212,7 @@ fn same_program(who: &Who<'_>, found: &[(NsRef, Local)], tracker: &Tracker) -> b
         let mut known = one.into_iter().flat_map(One::acquainted).peekable();
         if known.peek().is_none() {
             // It was there before: those who live there are all that is known.
-            return same_image(tracker.containers.alone_in(*ns));
+            return same_image(tracker.containers.alone_in(*ns).map(|one| one.container()));
         }
         known
             .any(|other| own.exe.is_some() && own.exe == other.exe || same_image(other.container()))

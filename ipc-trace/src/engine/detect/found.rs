@@ -118,7 +118,7 @@ fn owner(one: Option<&One>, ns: Option<NsRef>, tracker: &Tracker) -> Owner {
         return (None, Some(true));
     }
     if let Some(alone) = tracker.containers.alone_in(ns) {
-        return (Some(alone), Some(false));
+        return (Some(alone.show()), Some(false));
     }
     let birth = tracker.namespaces.get(ns).and_then(|info| info.birth.as_ref());
     match birth.and_then(|birth| birth.by.as_ref()).map(|facts| of(facts)) {

@@ -9,9 +9,13 @@ use ipc_trace_common::{
 
 use crate::{
     engine::track::containers::Known,
-    engine::track::{Place, Tracker, contexts::Facts, objects::one::Local},
+    engine::track::{
+        Place, Tracker,
+        contexts::{Facts, Of},
+        objects::one::Local,
+    },
     event::{
-        OtherNs, Process, ReadFrom,
+        Process, ReadFrom,
         finding::{Class, Reason, Severity},
         value::{Error, Text},
     },
@@ -61,20 +65,9 @@ impl<'a> Who<'a> {
     /// As it is shown.
     #[must_use]
     pub(crate) fn process(&self) -> Process<'static> {
-        let facts = self.facts;
-        Process {
-            pid: self.pid,
-            tid: self.tid,
-            ppid: facts.map(|facts| facts.ppid),
-            comm: Text::until_nul(self.comm).into_owned(),
-            exe: facts.and_then(|facts| facts.exe.clone()),
-            exe_deleted: facts.is_some_and(|facts| facts.exe_deleted),
-            uid: self.uid,
-            gid: self.gid,
-            start_boot_ns: facts.map(|facts| facts.start_boot_ns),
-            ns: facts.map_or(OtherNs::default(), |facts| facts.ns),
-            identity: facts.map(|facts| facts.identity_as(self.uid)).unwrap_or_default(),
-        }
+        let Self { pid, tid, uid, gid, .. } = *self;
+        let comm = Text::until_nul(self.comm);
+        Of { pid, tid, uid, gid, comm }.process(self.facts.map(Rc::as_ref)).into_owned()
     }
 }
 

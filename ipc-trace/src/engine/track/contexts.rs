@@ -106,18 +106,43 @@ impl Facts {
     /// The process, with one of its threads.
     #[must_use]
     pub(crate) fn process(&self, tid: u32) -> Process<'_> {
+        let Self { pid, uid, gid, .. } = *self;
+        Of { pid, tid, uid, gid, comm: borrowed(&self.comm) }.process(Some(self))
+    }
+}
+
+/// A thread, by what each of its calls tells.
+#[derive(Clone, Debug)]
+pub(crate) struct Of<'a> {
+    /// The process
+    pub pid: u32,
+    /// The thread
+    pub tid: u32,
+    /// Effective user
+    pub uid: u32,
+    /// Effective group
+    pub gid: u32,
+    /// The thread's name
+    pub comm: Text<'a>,
+}
+
+impl<'a> Of<'a> {
+    /// Its process, with what else is known of it: as each event shows it.
+    #[must_use]
+    pub(crate) fn process(self, facts: Option<&'a Facts>) -> Process<'a> {
+        let Self { pid, tid, uid, gid, comm } = self;
         Process {
-            pid: self.pid,
+            pid,
             tid,
-            ppid: Some(self.ppid),
-            comm: borrowed(&self.comm),
-            exe: self.exe.as_ref().map(borrowed),
-            exe_deleted: self.exe_deleted,
-            uid: self.uid,
-            gid: self.gid,
-            start_boot_ns: Some(self.start_boot_ns),
-            ns: self.ns,
-            identity: self.identity_as(self.uid),
+            ppid: facts.map(|facts| facts.ppid),
+            comm,
+            exe: facts.and_then(|facts| facts.exe.as_ref()).map(borrowed),
+            exe_deleted: facts.is_some_and(|facts| facts.exe_deleted),
+            uid,
+            gid,
+            start_boot_ns: facts.map(|facts| facts.start_boot_ns),
+            ns: facts.map(|facts| facts.ns).unwrap_or_default(),
+            identity: facts.map(|facts| facts.identity_as(uid)).unwrap_or_default(),
         }
     }
 }
@@ -333,23 +358,14 @@ impl Contexts {
     #[must_use]
     pub(crate) fn caller<'a>(&'a self, record: &'a CallRecord) -> Process<'a> {
         let facts = self.get(record.tid, record.context);
-        let mut identity = facts.map(|f| f.identity_as(record.euid)).unwrap_or_default();
+        let CallRecord { pid, tid, euid: uid, egid: gid, .. } = *record;
+        let comm = Text::until_nul(&record.comm);
+        let mut process = Of { pid, tid, uid, gid, comm }.process(facts.map(Rc::as_ref));
         if !self.with_ancestry {
+            let identity = &mut process.identity;
             (identity.ancestry, identity.ancestry_truncated) = (None, false);
         }
-        Process {
-            pid: record.pid,
-            tid: record.tid,
-            ppid: facts.map(|f| f.ppid),
-            comm: Text::until_nul(&record.comm),
-            exe: facts.and_then(|f| f.exe.as_ref()).map(borrowed),
-            exe_deleted: facts.is_some_and(|f| f.exe_deleted),
-            uid: record.euid,
-            gid: record.egid,
-            start_boot_ns: facts.map(|f| f.start_boot_ns),
-            ns: facts.map(|f| f.ns).unwrap_or_default(),
-            identity,
-        }
+        process
     }
 }
 

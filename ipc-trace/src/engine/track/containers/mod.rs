@@ -20,7 +20,6 @@ pub(crate) mod sharing;
 mod units;
 
 use std::{
-    cell::RefCell,
     collections::{HashSet, VecDeque},
     rc::{Rc, Weak},
     sync::Arc,
@@ -30,7 +29,7 @@ use ipc_trace_common::record::{CgroupRecord, NsRef, flag};
 
 use crate::{
     engine::track::HashMap,
-    event::{Container, ls::Ls, value::Text},
+    event::{ls::Ls, value::Text},
     input::{container::Named, wanted::Wanted},
     steps::step,
 };
@@ -89,7 +88,7 @@ pub(crate) struct Containers {
     /// Containers of which it became known whether their calls are wanted
     decided: Vec<Rc<Known>>,
     /// Those whose threads were last in an IPC namespace, and some whose threads were there before
-    inside: RefCell<HashMap<NsRef, Vec<Weak<Known>>>>,
+    inside: HashMap<NsRef, Vec<Weak<Known>>>,
 }
 
 impl Containers {
@@ -212,7 +211,7 @@ impl Containers {
     /// A thread of a container is in that namespace, as its context says.
     pub(crate) fn is_in(&mut self, known: &Rc<Known>, ns: NsRef, context: u64) {
         if known.ns() != Some(ns) {
-            let mut inside = self.inside.borrow_mut();
+            let inside = &mut self.inside;
             if inside.len() >= 64 && inside.len().is_power_of_two() {
                 inside.retain(|ns, all| all.iter().any(|one| is_there(one, *ns).is_some()));
             }
@@ -368,24 +367,11 @@ impl Containers {
 
     /// The container whose threads were last in an IPC namespace, if there is one alone.
     #[must_use]
-    pub(crate) fn alone_in(&self, ns: NsRef) -> Option<Arc<Container>> {
-        let mut inside = self.inside.borrow_mut();
-        let all = inside.get_mut(&ns)?;
-        let mut alone: Option<Rc<Known>> = None;
-        // Who is not there any more is looked at for the last time.
-        let mut at = 0;
-        while let Some(one) = all.get(at) {
-            step();
-            match (is_there(one, ns), &alone) {
-                (None, _) => drop(all.swap_remove(at)),
-                (Some(known), None) => (alone, at) = (Some(known), at + 1),
-                (Some(known), Some(first)) if Rc::ptr_eq(&known, first) => {
-                    drop(all.swap_remove(at));
-                }
-                (Some(_), Some(_)) => return None,
-            }
-        }
-        Some(alone?.show())
+    pub(crate) fn alone_in(&self, ns: NsRef) -> Option<Rc<Known>> {
+        let all = self.inside.get(&ns)?;
+        let mut there = all.iter().inspect(|_| step()).filter_map(|one| is_there(one, ns));
+        let first = there.next()?;
+        there.all(|other| Rc::ptr_eq(&first, &other)).then_some(first)
     }
 
     /// What had to make room.

@@ -36,7 +36,12 @@ use ipc_trace_common::{
     record::{NsRef, QueueRef, queue_flag},
 };
 
-use super::{HashMap, contexts::Facts, generations::Generations, namespaces::Death};
+use super::{
+    HashMap,
+    contexts::{Facts, Of},
+    generations::Generations,
+    namespaces::Death,
+};
 use crate::{
     event::{Process, objects::ObjectLife, value::Text},
     input::deeds::Deed,
@@ -125,20 +130,9 @@ impl Caller {
     /// As it is shown.
     #[must_use]
     pub(crate) fn process(&self) -> Process<'static> {
-        let facts = self.facts.as_ref();
-        Process {
-            pid: self.pid,
-            tid: self.tid,
-            ppid: facts.map(|facts| facts.ppid),
-            comm: Text::until_nul(&self.comm).into_owned(),
-            exe: facts.and_then(|facts| facts.exe.clone()),
-            exe_deleted: facts.is_some_and(|facts| facts.exe_deleted),
-            uid: self.uid,
-            gid: self.gid,
-            start_boot_ns: facts.map(|facts| facts.start_boot_ns),
-            ns: facts.map(|facts| facts.ns).unwrap_or_default(),
-            identity: facts.map(|facts| facts.identity_as(self.uid)).unwrap_or_default(),
-        }
+        let Self { pid, tid, uid, gid, .. } = *self;
+        let comm = Text::until_nul(&self.comm);
+        Of { pid, tid, uid, gid, comm }.process(self.facts.as_deref()).into_owned()
     }
 }
 
