@@ -86,6 +86,8 @@ impl Engine {
     ) {
         let Some((since, calm)) = self.resync.taken() else { return };
         let now = self.now;
+        self.listed(before);
+        self.listed(after);
         let Some(ls) = ls else {
             self.resync.failed(since, now);
             return;

@@ -223,12 +223,9 @@ impl Engine {
         self.tracker.clock.time(self.now).0
     }
 
-    /// How it stands.
+    /// How it stands. Also where there are no lines: it tells whether anyone still reads.
     pub(super) fn tell_status(&mut self, out: &mut impl Tell) {
-        if !self.has_lines() {
-            return;
-        }
-        let minute = self.now >= self.next_status;
+        let minute = self.has_lines() && self.now >= self.next_status;
         if minute {
             self.next_status = self.next_status.saturating_add(super::STATUS_NS);
         }

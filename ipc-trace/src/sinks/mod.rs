@@ -123,7 +123,9 @@ impl Sink {
 
     fn hand_on(&mut self) {
         if !self.together.is_empty() {
-            let bytes = std::mem::take(&mut self.together);
+            let mut bytes = std::mem::take(&mut self.together);
+            // It may wait for long.
+            bytes.shrink_to_fit();
             self.writer.push(self.class, bytes, (self.lines, self.calls));
         }
         (self.lines, self.calls) = (0, 0);

@@ -34,25 +34,13 @@ impl Detector for ProbeKey {
 }
 
 /// An attempt, if calls that failed with `ENOENT` are lookups by a key.
+#[expect(clippy::wildcard_enum_match_arm, reason = "no others look for a key")]
 fn attempt<'a>(seen: &Seen<'a>, failed: Failed) -> Option<Attempt<'a>> {
     let (at_flags, at_size) = match seen.op {
         Op::Shmget => (2, Some(1)),
         Op::Semget => (2, Some(1)),
         Op::Msgget => (1, None),
-        Op::Shmat
-        | Op::Shmdt
-        | Op::Shmctl
-        | Op::Semop
-        | Op::Semctl
-        | Op::Msgsnd
-        | Op::Msgrcv
-        | Op::Msgctl
-        | Op::MqOpen
-        | Op::MqUnlink
-        | Op::MqSend
-        | Op::MqReceive
-        | Op::MqNotify
-        | Op::MqGetsetattr => return None,
+        _ => return None,
     };
     let (key, wants, size) = match seen.calls {
         Calls::One(call) => {
