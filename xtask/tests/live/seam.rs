@@ -2,9 +2,9 @@
 //! which has no rights, no `/proc`, another clock, and is ended if it opens anything.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Permissions},
     io::{BufReader, Read as _},
-    os::unix::process::CommandExt as _,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::Path,
     process::{Command, Stdio},
 };
@@ -70,15 +70,18 @@ fn assert_replayed(mode: &str, options: &[&str], words: &[&str]) -> u64 {
 
 /// Traces a command, and replays what the engine was fed with. The number of bytes that both said.
 fn assert_replayed_of(mode: &str, options: &[&str], command: &str, words: &[&str]) -> u64 {
-    let folder = tempfile::tempdir().unwrap();
-    let [inputs, first, second] =
-        ["inputs", "first", "second"].map(|name| folder.path().join(name));
+    // Anybody may go there, and to the program, wherever this project is.
+    let all = Permissions::from_mode(0o755);
+    let folder = tempfile::Builder::new().permissions(all).tempdir().unwrap();
+    let [inputs, first, second, replayer] =
+        ["inputs", "first", "second", "replayer"].map(|name| folder.path().join(name));
+    fs::copy(program().get_program(), &replayer).unwrap();
     let mut traced = tracer(mode);
     traced.args(["-o", "json", "--keep-inputs"]).arg(&inputs).args(options).arg("--");
     traced.arg(command).args(words).stdout(File::create(&first).unwrap());
     let status = traced.stderr(Stdio::null()).status().unwrap();
     assert!(status.success(), "{status}");
-    let mut replay: Command = program();
+    let mut replay = Command::new(&replayer);
     replay.args(["replay", "-o", "json"]).stdin(File::open(&inputs).unwrap());
     replay.stdout(File::create(&second).unwrap()).stderr(Stdio::piped());
     // SAFETY: this process's other threads hold no lock that these system calls need.
