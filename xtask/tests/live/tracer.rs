@@ -8,9 +8,10 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     fs,
+    io::{Read as _, Seek as _},
     os::{fd::AsRawFd as _, unix::process::CommandExt as _},
     path::PathBuf,
-    process::{Command, ExitStatus, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
 };
 
 use nix::{
@@ -73,14 +74,21 @@ pub(crate) fn as_user(program: &OsStr, uid: u32) -> Command {
 
 /// Runs a workload under the tracer: what the tracer printed, and the workload's book.
 pub(crate) fn traced(mode: &str, options: &[&str], words: &[&str]) -> (Output, Value) {
-    let output = tracer(mode)
+    // A file keeps up with any tracer; a pipe to here might not, and lines would be left out.
+    let mut stdout = tempfile::tempfile().unwrap();
+    let mut output = tracer(mode)
         .args(options)
         .arg("--")
         .arg(xtask())
         .arg("workload")
         .args(words)
-        .output()
+        .stdout(stdout.try_clone().unwrap())
+        .stderr(Stdio::piped())
+        .spawn()
+        .and_then(Child::wait_with_output)
         .unwrap();
+    stdout.rewind().unwrap();
+    stdout.read_to_end(&mut output.stdout).unwrap();
     let stderr = text(&output.stderr);
     assert!(output.status.success(), "{:?}: {stderr}", output.status);
     // With -o json the workload's standard output goes to the tracer's standard error.

@@ -5,12 +5,12 @@
 //! counted.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc::{self, Receiver, SyncSender, TryRecvError},
+        mpsc::{self, Receiver, SyncSender},
     },
     thread,
     time::{Duration, Instant},
@@ -95,6 +95,8 @@ pub(crate) struct Inspector {
     /// Replies that came, the first of which is the answer to the question of the number `taken`
     come: VecDeque<Option<Reply>>,
     taken: u64,
+    /// Questions whose answers nobody waits for
+    abandoned: HashSet<u64>,
     asked: u64,
     given_up: Arc<AtomicU64>,
     refused: u64,
@@ -133,6 +135,7 @@ impl Inspector {
             replies,
             come: VecDeque::new(),
             taken: 0,
+            abandoned: HashSet::new(),
             asked: 0,
             given_up,
             refused: 0,
@@ -171,13 +174,10 @@ impl Inspector {
         }
     }
 
-    /// Nobody waits for the answer to a question any more, or for that to one before.
+    /// Nobody waits for the answer to a question any more.
     pub(crate) fn give_up(&mut self, number: u64) {
-        if let Some(at) = number.checked_sub(self.taken).and_then(|at| usize::try_from(at).ok())
-            && let Some(reply) = self.come.get_mut(at)
-        {
-            *reply = None;
-        }
+        self.abandoned.insert(number);
+        self.receive();
     }
 
     /// Whether answers are still to come.
@@ -194,12 +194,22 @@ impl Inspector {
     }
 
     fn receive(&mut self) {
-        loop {
-            match self.replies.try_recv() {
-                Ok(reply) => self.come.push_back(Some(reply)),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
-            }
+        while let Ok(reply) = self.replies.try_recv() {
+            self.come.push_back(Some(reply));
         }
+        let (taken, come) = (self.taken, &mut self.come);
+        self.abandoned.retain(|number| {
+            let at = usize::try_from(number.saturating_sub(taken)).ok();
+            match at.and_then(|at| come.get_mut(at)) {
+                Some(reply) => {
+                    *reply = None;
+                    false
+                }
+                // It is still to come.
+                None => true,
+            }
+        });
+        self.forget();
     }
 
     fn forget(&mut self) {
@@ -302,5 +312,42 @@ impl Reader {
                 Answer::Ended(tids)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_come_in_order_and_leave_nothing_behind_whoever_waits() {
+        let mut inspector = Inspector::start(Processes::in_directory("/proc"), None).unwrap();
+        let mut taken = 0;
+        for round in 0..3000_u64 {
+            let about =
+                AboutContext { process: (1 << 30, 1), exe: true, ..AboutContext::default() };
+            let number = inspector.ask(Question::Context(Box::new(about)));
+            let request = Question::Request(Request::Namespaces(1 << 30));
+            let asked = [number, inspector.ask(request)].into_iter().flatten().count();
+            match number {
+                // Nobody is patient.
+                Some(number) if round % 3 == 0 => inspector.give_up(number),
+                Some(number) => {
+                    while inspector.take(number).is_none() {
+                        thread::yield_now();
+                    }
+                    taken += 1;
+                }
+                None => {}
+            }
+            while inspector.take_answer().is_some() {}
+            assert!(asked <= 2);
+        }
+        while inspector.is_busy() {
+            thread::yield_now();
+        }
+        while inspector.take_answer().is_some() {}
+        assert!(taken > 0);
+        assert!(inspector.come.is_empty() && inspector.abandoned.is_empty());
     }
 }
