@@ -74,8 +74,9 @@ pub(crate) struct Engine {
     resync: Resync,
     /// The number of the last event
     seq: u64,
-    /// The boot time that was told last
+    /// The boot time that was told last, and that up to which all has been told
     now: u64,
+    reached: u64,
     /// The boot time of the end
     ended: Option<u64>,
     next_status: u64,
@@ -119,6 +120,7 @@ impl Engine {
             resync: Resync::default(),
             seq: 0,
             now: begin.at.boot_ns,
+            reached: begin.at.boot_ns,
             ended: None,
             next_status: begin.at.boot_ns.saturating_add(STATUS_NS),
             counted: Counted::default(),
@@ -231,7 +233,7 @@ impl Engine {
 
     /// The rings were read.
     fn read(&mut self, now: u64, reached: u64, out: &mut impl Tell) {
-        self.now = now;
+        (self.now, self.reached) = (now, reached);
         for _ in 0..ENDS {
             let Some((ns, death)) = self.dying.pop_front() else { break };
             self.end_one(ns, death, now, out);
@@ -250,12 +252,12 @@ impl Engine {
         self.tell_findings(Which::New, out);
     }
 
-    /// A second went by. The rings have been read since: findings that time decides, and those that have grown.
+    /// A second went by: findings that time decides, as far as all has been told, and those that have grown.
     fn tick(&mut self, moment: Moment, out: &mut impl Tell) {
         let Moment { boot_ns: now, offset_ns } = moment;
         self.now = now;
         self.tracker.clock.follow(offset_ns);
-        self.detect.tick(now, &self.tracker);
+        self.detect.tick(self.reached, &self.tracker);
         self.ask();
         self.tell_findings(Which::Grown, out);
         for (ns, pids) in self.tracker.objects.lingering(now) {

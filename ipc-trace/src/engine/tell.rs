@@ -35,7 +35,7 @@ impl Engine {
 
     /// Whether each thing that happens is an event: else they are counted, and a report is the only one.
     #[inline]
-    const fn has_lines(&self) -> bool {
+    pub(crate) const fn has_lines(&self) -> bool {
         self.stats.is_none()
     }
 

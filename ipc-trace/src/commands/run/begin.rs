@@ -61,7 +61,6 @@ impl Run {
             recorder,
             sink: Sink::new(args.output, screen, writer),
             engine: Engine::new(begin, judges),
-            lines: live,
         };
         fed.engine.start(&mut fed.sink);
         let hierarchy = setup.hierarchy.take();

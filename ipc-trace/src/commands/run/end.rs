@@ -20,7 +20,6 @@ impl Run {
         if let Some(looker) = self.looker.take() {
             self.survey = looker.stop();
         }
-        self.seen.clear();
         // Twice: a namespace is dead when it is missing from two lists.
         let census = self.census();
         self.fed.tell(&Input::Listed(&census));
@@ -29,6 +28,7 @@ impl Run {
         self.take_records(&left);
         counts.ops = self.setup.session.counts_of_ops();
         self.take_folded()?;
+        self.tell_folded();
         self.fed.tell(&Input::Ending(ended));
         self.take_last_answers().await;
         let ls = self.what_exists(!self.fed.tells_lines());

@@ -18,7 +18,6 @@ use crate::{
 pub(super) struct Fed {
     pub engine: Engine,
     pub sink: Sink,
-    pub lines: bool,
     pub recorder: Option<Recorder>,
 }
 
@@ -39,7 +38,7 @@ impl Fed {
 
     /// Whether each thing that happens is a line.
     pub(super) const fn tells_lines(&self) -> bool {
-        self.lines
+        self.engine.has_lines()
     }
 
     /// Whether the sink can go on.

@@ -33,12 +33,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ipc_trace_common::state::{Fold, FoldKey};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::error::{RunError, system};
 use crate::{
     cli::TraceArgs,
     event::finding::Severity,
+    input::Input,
     signals::Signals,
     sinks::{Kind, output::OutputError, text::style::Palette},
     sources::{
@@ -97,6 +99,15 @@ const fn exit_status(fails: bool, commands_end: Option<u8>) -> u8 {
     }
 }
 
+/// What is told once all that happened before has been told.
+#[derive(Debug)]
+enum Due {
+    /// What a look found
+    Seen(Seen),
+    /// Accesses that the kernel side counted
+    Folded(Vec<(FoldKey, Fold)>),
+}
+
 /// A run.
 #[derive(Debug)]
 struct Run {
@@ -108,7 +119,7 @@ struct Run {
     looker: Option<Looker>,
     survey: Option<Surveyor>,
     /// What was seen, and is told once what happened before has been told
-    seen: VecDeque<(u64, Seen)>,
+    seen: VecDeque<(u64, Due)>,
     /// What runtimes call their containers
     names: Names,
     signals: Signals,
@@ -247,7 +258,7 @@ impl Run {
         let idle = self.setup.session.take_idle();
         self.take_records(&idle);
         self.count()?;
-        self.fed.tell(&crate::input::Input::Tick(clock::moment()));
+        self.fed.tell(&Input::Tick(clock::moment()));
         self.list();
         self.fed.flush();
         Ok(())

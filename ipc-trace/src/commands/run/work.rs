@@ -4,15 +4,17 @@ use std::time::{Duration, Instant};
 
 use ipc_trace_common::op::Op;
 
-use super::{NAP, Run, RunError, system};
+use super::{Due, NAP, Run, RunError, system};
 use crate::{
     event::PROCESSES_NOT_LOOKED_AT,
-    input::{Input, Want, counters::Counted},
+    input::{
+        Input, Want,
+        counters::{AllCounts, Counted, Drops},
+    },
     sources::{
         clock::{self, boot_ns},
         host::{
             inside::{Target, Way},
-            inspector::Question,
             looker::{Looker, Seen, Task},
         },
         kernel::ring::Nothing,
@@ -52,14 +54,15 @@ impl Run {
     /// Tells what was seen, once what happened before has been told.
     fn take_seen(&mut self) {
         if let Some(looker) = &mut self.looker {
-            while let Some(seen) = looker.seen() {
-                self.seen.push_back(seen);
+            while let Some((at, seen)) = looker.seen() {
+                self.seen.push_back((at, Due::Seen(seen)));
             }
         }
         while self.seen.front().is_some_and(|(at, _)| self.reader.reached() > *at) {
             match self.seen.pop_front() {
-                Some((_, Seen::List(census))) => self.fed.tell(&Input::Listed(&census)),
-                Some((_, Seen::Snapshot(ls, before, after))) => {
+                Some((_, Due::Folded(folded))) => self.fed.tell(&Input::Folded(&folded)),
+                Some((_, Due::Seen(Seen::List(census)))) => self.fed.tell(&Input::Listed(&census)),
+                Some((_, Due::Seen(Seen::Snapshot(ls, before, after)))) => {
                     if let Err(error) = self.count() {
                         log::warn!("{error}");
                     }
@@ -67,7 +70,7 @@ impl Run {
                     drop(ls);
                     super::begin::give_back();
                 }
-                Some((_, Seen::Lingered(all))) => {
+                Some((_, Due::Seen(Seen::Lingered(all)))) => {
                     for (ns, at, found) in &all {
                         self.fed.tell(&Input::Lingered(*ns, *at, found));
                     }
@@ -83,7 +86,7 @@ impl Run {
         while let Some(want) = self.fed.engine.take_want() {
             match want {
                 Want::Ask(request) => {
-                    if self.inspector.ask(Question::Request(request.clone())).is_none() {
+                    if let Err(request) = self.inspector.request(request) {
                         self.fed.tell(&Input::Answer(&request.unanswered()));
                     }
                 }
@@ -125,11 +128,7 @@ impl Run {
         Ok(())
     }
 
-    pub(super) fn tell_counted(
-        &mut self,
-        counts: crate::input::counters::AllCounts,
-        drops: Option<crate::input::counters::Drops>,
-    ) {
+    pub(super) fn tell_counted(&mut self, counts: AllCounts, drops: Option<Drops>) {
         let mut diagnostics = self.setup.session.diagnosed();
         if let given_up @ 1.. = self.inspector.given_up() {
             diagnostics.insert(PROCESSES_NOT_LOOKED_AT.to_owned(), given_up);
@@ -143,13 +142,23 @@ impl Run {
         }));
     }
 
-    /// Accesses that the kernel side counted, and did not tell of each.
+    /// Accesses that the kernel side counted, and did not tell of each. Those that they are like may be in the ring
+    /// still.
     pub(super) fn take_folded(&mut self) -> Result<(), RunError> {
         let folded = self.setup.session.folded(boot_ns())?;
         if !folded.is_empty() {
-            self.fed.tell(&Input::Folded(&folded));
+            self.seen.push_back((boot_ns(), Due::Folded(folded)));
         }
         Ok(())
+    }
+
+    /// Tells the accesses that wait, where nothing comes any more: other things that were seen are seen anew.
+    pub(super) fn tell_folded(&mut self) {
+        for (_, due) in std::mem::take(&mut self.seen) {
+            if let Due::Folded(folded) = due {
+                self.fed.tell(&Input::Folded(&folded));
+            }
+        }
     }
 
     /// Calls that come from elsewhere than the ring. No program writes them any more.

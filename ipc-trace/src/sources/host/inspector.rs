@@ -10,7 +10,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc::{self, Receiver, SyncSender},
+        mpsc::{self, Receiver, SyncSender, TrySendError},
     },
     thread,
     time::{Duration, Instant},
@@ -65,33 +65,39 @@ pub(crate) struct AboutMove {
     pub lives: Option<(u32, u32, u32)>,
 }
 
-/// A question.
+/// The reader's question, for a record.
 #[derive(Debug)]
 pub(crate) enum Question {
     /// For a context's record
     Context(Box<AboutContext>),
     /// For a move's
     Move(AboutMove),
-    /// The engine's own
-    Request(Request),
 }
 
-/// An answer.
+/// The answer to it.
 #[derive(Debug)]
 pub(crate) enum Reply {
     /// For a context's record
     Context(Found),
     /// For a move's
     Move(Beside),
-    /// For the engine
-    Answer(Answer),
+}
+
+/// What the thread is asked.
+#[derive(Debug)]
+enum Asked {
+    Question(Question),
+    Request(Request),
 }
 
 /// Who asks: the thread's other end.
 #[derive(Debug)]
 pub(crate) struct Inspector {
-    questions: SyncSender<Question>,
+    questions: SyncSender<Asked>,
     replies: Receiver<Reply>,
+    answers: Receiver<Answer>,
+    /// Requests of the engine that are not answered
+    requested: u64,
     /// Replies that came, the first of which is the answer to the question of the number `taken`
     come: VecDeque<Option<Reply>>,
     taken: u64,
@@ -110,6 +116,7 @@ impl Inspector {
     pub(crate) fn start(processes: Processes, hierarchy: Option<Hierarchy>) -> io::Result<Self> {
         let (questions, asked) = mpsc::sync_channel(WAITING);
         let (reply, replies) = mpsc::channel();
+        let (answer, answers) = mpsc::channel();
         let given_up = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&given_up);
         thread::Builder::new().name("ipc-trace-proc".to_owned()).spawn(move || {
@@ -117,15 +124,18 @@ impl Inspector {
             let mut budget = Budget::default();
             for question in asked {
                 let began = Instant::now();
-                let answered = match budget.has_left(began) {
-                    true => reader.answer(question),
-                    false => {
-                        counter.fetch_add(1, Ordering::Relaxed);
-                        unanswered(question)
-                    }
+                let looks = budget.has_left(began);
+                if !looks {
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
+                let sent = match question {
+                    Asked::Question(one) if looks => reply.send(reader.reply(one)).is_ok(),
+                    Asked::Question(one) => reply.send(one.unanswered()).is_ok(),
+                    Asked::Request(one) if looks => answer.send(reader.answer(one)).is_ok(),
+                    Asked::Request(one) => answer.send(one.unanswered()).is_ok(),
                 };
                 budget.spend(began);
-                if reply.send(answered).is_err() {
+                if !sent {
                     return;
                 }
             }
@@ -133,6 +143,8 @@ impl Inspector {
         Ok(Self {
             questions,
             replies,
+            answers,
+            requested: 0,
             come: VecDeque::new(),
             taken: 0,
             abandoned: HashSet::new(),
@@ -144,12 +156,36 @@ impl Inspector {
 
     /// Asks. The question's number; `None`: too many wait already.
     pub(crate) fn ask(&mut self, question: Question) -> Option<u64> {
-        if self.questions.try_send(question).is_err() {
+        if self.questions.try_send(Asked::Question(question)).is_err() {
             self.refused += 1;
             return None;
         }
         self.asked += 1;
         Some(self.asked - 1)
+    }
+
+    /// Asks for the engine. Gives the request back, if too many questions wait already.
+    ///
+    /// # Errors
+    /// They do.
+    pub(crate) fn request(&mut self, request: Request) -> Result<(), Request> {
+        match self.questions.try_send(Asked::Request(request)) {
+            Ok(()) => {
+                self.requested += 1;
+                Ok(())
+            }
+            Err(
+                TrySendError::Full(Asked::Request(request))
+                | TrySendError::Disconnected(Asked::Request(request)),
+            ) => {
+                self.refused += 1;
+                Err(request)
+            }
+            Err(
+                TrySendError::Full(Asked::Question(_))
+                | TrySendError::Disconnected(Asked::Question(_)),
+            ) => Ok(()),
+        }
     }
 
     /// The answer to a question, if it has come.
@@ -161,17 +197,11 @@ impl Inspector {
         reply
     }
 
-    /// The next answer for the engine, of those that have come.
+    /// The next answer for the engine, if one has come.
     pub(crate) fn take_answer(&mut self) -> Option<Answer> {
-        self.receive();
-        let is_answer = |one: &Option<Reply>| matches!(one, Some(Reply::Answer(_)));
-        let at = self.come.iter().position(is_answer)?;
-        let reply = self.come.get_mut(at)?.take();
-        self.forget();
-        match reply {
-            Some(Reply::Answer(answer)) => Some(answer),
-            Some(Reply::Context(_) | Reply::Move(_)) | None => None,
-        }
+        let answer = self.answers.try_recv().ok()?;
+        self.requested -= 1;
+        Some(answer)
     }
 
     /// Nobody waits for the answer to a question any more.
@@ -180,11 +210,10 @@ impl Inspector {
         self.receive();
     }
 
-    /// Whether answers are still to come.
+    /// Whether answers for the engine are still to come.
     #[must_use]
-    pub(crate) fn is_busy(&mut self) -> bool {
-        self.receive();
-        self.taken + self.come.len() as u64 != self.asked
+    pub(crate) const fn is_busy(&self) -> bool {
+        self.requested > 0
     }
 
     /// Questions that were not looked into: beyond the budget, or as too many waited.
@@ -240,12 +269,13 @@ impl Budget {
     }
 }
 
-/// The answer to a question that nobody looks into.
-fn unanswered(question: Question) -> Reply {
-    match question {
-        Question::Context(_) => Reply::Context(Found::default()),
-        Question::Move(_) => Reply::Move(Beside::default()),
-        Question::Request(request) => Reply::Answer(request.unanswered()),
+impl Question {
+    /// The answer of who does not look.
+    fn unanswered(&self) -> Reply {
+        match self {
+            Self::Context(_) => Reply::Context(Found::default()),
+            Self::Move(_) => Reply::Move(Beside::default()),
+        }
     }
 }
 
@@ -257,11 +287,10 @@ struct Reader {
 }
 
 impl Reader {
-    fn answer(&mut self, question: Question) -> Reply {
+    fn reply(&mut self, question: Question) -> Reply {
         match question {
             Question::Context(about) => Reply::Context(self.of_context(&about)),
             Question::Move(about) => Reply::Move(self.of_move(about)),
-            Question::Request(request) => Reply::Answer(self.of_request(request)),
         }
     }
 
@@ -297,7 +326,7 @@ impl Reader {
         Beside { mapped, parent_mnt, lives_with }
     }
 
-    fn of_request(&mut self, request: Request) -> Answer {
+    fn answer(&mut self, request: Request) -> Answer {
         match request {
             Request::Namespaces(tid) => {
                 let at = boot_ns();
@@ -327,8 +356,8 @@ mod tests {
             let about =
                 AboutContext { process: (1 << 30, 1), exe: true, ..AboutContext::default() };
             let number = inspector.ask(Question::Context(Box::new(about)));
-            let request = Question::Request(Request::Namespaces(1 << 30));
-            let asked = [number, inspector.ask(request)].into_iter().flatten().count();
+            let refused = inspector.request(Request::Namespaces(1 << 30)).err();
+            assert!(refused.is_none_or(|one| one == Request::Namespaces(1 << 30)));
             match number {
                 // Nobody is patient.
                 Some(number) if round % 3 == 0 => inspector.give_up(number),
@@ -341,12 +370,12 @@ mod tests {
                 None => {}
             }
             while inspector.take_answer().is_some() {}
-            assert!(asked <= 2);
         }
-        while inspector.is_busy() {
+        while inspector.is_busy() || inspector.taken < inspector.asked {
             thread::yield_now();
+            while inspector.take_answer().is_some() {}
+            inspector.receive();
         }
-        while inspector.take_answer().is_some() {}
         assert!(taken > 0);
         assert!(inspector.come.is_empty() && inspector.abandoned.is_empty());
     }

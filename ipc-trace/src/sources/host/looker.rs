@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    sync::mpsc::{self, Receiver, Sender, TryRecvError},
+    sync::mpsc::{self, Receiver, Sender},
     thread,
     time::{Duration, Instant},
 };
@@ -58,7 +58,8 @@ pub(crate) type Surveyor = Result<Survey, String>;
 #[derive(Debug)]
 pub(crate) struct Looker {
     tasks: Sender<Task>,
-    seen: Receiver<(u64, Seen)>,
+    /// Which task, when it was done, and what was seen
+    seen: Receiver<(usize, u64, Seen)>,
     thread: thread::JoinHandle<Surveyor>,
     /// Tasks that are not done
     waiting: [bool; 3],
@@ -92,20 +93,11 @@ impl Looker {
 
     /// What was seen, and when that was over.
     pub(crate) fn seen(&mut self) -> Option<(u64, Seen)> {
-        match self.seen.try_recv() {
-            Ok((at, seen)) => {
-                let of = match seen {
-                    Seen::List(_) => 0,
-                    Seen::Snapshot(..) => 1,
-                    Seen::Lingered(..) => 2,
-                };
-                if let Some(waiting) = self.waiting.get_mut(of) {
-                    *waiting = false;
-                }
-                Some((at, seen))
-            }
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
+        let (of, at, seen) = self.seen.try_recv().ok()?;
+        if let Some(waiting) = self.waiting.get_mut(of) {
+            *waiting = false;
         }
+        Some((at, seen))
     }
 
     /// Nothing more is to be looked at: gives back what lists.
@@ -125,19 +117,25 @@ const fn of_task(task: &Task) -> usize {
     }
 }
 
-fn serve(given: &Receiver<Task>, tell: &Sender<(u64, Seen)>, lister: &Lister, survey: &Surveyor) {
+fn serve(
+    given: &Receiver<Task>,
+    tell: &Sender<(usize, u64, Seen)>,
+    lister: &Lister,
+    survey: &Surveyor,
+) {
     for task in given {
-        let sent = match task {
-            Task::List => tell.send((boot_ns(), Seen::List(list(lister)))),
+        let of = of_task(&task);
+        let seen = match task {
+            Task::List => Seen::List(list(lister)),
             Task::Snapshot => {
                 let before = list(lister);
                 let ls = look(&Options::default(), survey)
                     .inspect_err(|error| log::warn!("what exists can't be listed anew: {error}"));
-                let after = list(lister);
-                tell.send((boot_ns(), Seen::Snapshot(ls.ok().map(Box::new), before, after)))
+                Seen::Snapshot(ls.ok().map(Box::new), before, list(lister))
             }
-            Task::Linger(all) => tell.send((boot_ns(), Seen::Lingered(linger(all)))),
+            Task::Linger(all) => Seen::Lingered(linger(all)),
         };
+        let sent = tell.send((of, boot_ns(), seen));
         if sent.is_err() {
             return;
         }

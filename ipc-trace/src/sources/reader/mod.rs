@@ -230,6 +230,7 @@ impl Reader {
         records: &[Vec<u64>],
         with: &mut With<'_, Nothing, C, A, F>,
     ) {
+        self.turn_ends = u64::MAX;
         for record in records {
             // What is not there now is not waited for: it is at most who the thread is.
             if self.event(record.as_bytes(), with).is_err() {
