@@ -1,8 +1,82 @@
 //! The logical operations, and the code of a system call: an operation with the variant of its
 //! arguments, in one byte, as the dispatch tables and the records carry it.
 
+/// What the first argument of an operation names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A System V key; the result is the id.
+    Key,
+    /// A System V id
+    Id,
+    /// Where a segment is attached
+    Address,
+    /// The name of a POSIX queue
+    Name,
+    /// The descriptor of a POSIX queue, which may belong to another namespace
+    Descriptor,
+}
+
+/// What follows the registers in a call's record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// Nothing
+    Plain,
+    /// [`crate::record::SemopPart`], or one operation among the registers
+    Semop,
+    /// [`crate::record::MsgPart`]
+    Message,
+    /// [`crate::record::CtlPart`]
+    Control,
+    /// [`crate::record::NamePart`]
+    Name,
+    /// [`crate::record::QueuePart`]
+    Queue,
+}
+
+/// What a call that succeeds can do to objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It reads, and changes nothing that others see.
+    Read,
+    /// It uses the object.
+    Use,
+    /// It gives an object, and creates it if the flags say so.
+    Create {
+        /// Which argument has the flags
+        flags: u8,
+    },
+    /// It reads, changes or removes the object, as its command says.
+    Control {
+        /// Which argument is the command
+        command: u8,
+    },
+    /// It attaches a segment.
+    Attach,
+    /// It detaches a segment.
+    Detach,
+    /// It removes a name.
+    Unlink,
+}
+
+/// When the kernel takes something from the caller's memory: semaphore operations, a message's type, a time limit,
+/// attributes, a name. Where [`crate::record::flag::INDIRECT`] is set, it does so always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// Never
+    Never,
+    /// For each call
+    Always,
+    /// Only arguments, by way of `ipc(2)`
+    Indirect,
+    /// When its command sets something
+    IpcSet,
+    /// When that argument is no null pointer
+    Given(u8),
+}
+
 macro_rules! operations {
-    ($($variant:ident = $number:literal, $name:literal, $family:ident;)*) => {
+    ($($variant:ident $number:literal $name:literal $family:ident $target:ident $detail:ident
+       $memory:expr, $effect:expr, $blocks:literal;)*) => {
         /// A logical IPC operation, named as its man page (section 2 or 3) is.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u8)]
@@ -23,6 +97,31 @@ macro_rules! operations {
             pub const fn family(self) -> Family {
                 match self { $(Self::$variant => Family::$family,)* }
             }
+
+            /// What its first argument names.
+            pub const fn target(self) -> Target {
+                match self { $(Self::$variant => Target::$target,)* }
+            }
+
+            /// What follows the registers in its record.
+            pub const fn detail(self) -> Detail {
+                match self { $(Self::$variant => Detail::$detail,)* }
+            }
+
+            /// When the kernel takes something from the caller's memory.
+            pub const fn memory(self) -> Memory {
+                match self { $(Self::$variant => $memory,)* }
+            }
+
+            /// What it can do to objects.
+            pub const fn effect(self) -> Effect {
+                match self { $(Self::$variant => $effect,)* }
+            }
+
+            /// Whether the call can sleep until another process acts; its duration is then measured.
+            pub const fn blocks(self) -> bool {
+                match self { $(Self::$variant => $blocks,)* }
+            }
         }
     };
 }
@@ -30,24 +129,39 @@ macro_rules! operations {
 /// How many operations there are. Their numbers are `1..=COUNT`.
 pub const COUNT: usize = 17;
 
+use Effect::{Attach, Detach, Read, Unlink, Use};
+use Memory::{Always, Given, Indirect, IpcSet, Never};
+
+const fn create(flags: u8) -> Effect {
+    Effect::Create { flags }
+}
+
+const fn control(command: u8) -> Effect {
+    Effect::Control { command }
+}
+
+// The table of operations. To add one: a row, its system calls in `hooks.rs`, and the bodies that the compiler then
+// asks for. Columns: number, name, kind, what its first argument names, what follows in the record, what the kernel
+// takes from memory, what it does to objects, whether it blocks.
+#[rustfmt::skip]
 operations! {
-    Shmget = 1, "shmget", Shm;
-    Shmat = 2, "shmat", Shm;
-    Shmdt = 3, "shmdt", Shm;
-    Shmctl = 4, "shmctl", Shm;
-    Semget = 5, "semget", Sem;
-    Semop = 6, "semop", Sem;
-    Semctl = 7, "semctl", Sem;
-    Msgget = 8, "msgget", Msg;
-    Msgsnd = 9, "msgsnd", Msg;
-    Msgrcv = 10, "msgrcv", Msg;
-    Msgctl = 11, "msgctl", Msg;
-    MqOpen = 12, "mq_open", Mq;
-    MqUnlink = 13, "mq_unlink", Mq;
-    MqSend = 14, "mq_send", Mq;
-    MqReceive = 15, "mq_receive", Mq;
-    MqNotify = 16, "mq_notify", Mq;
-    MqGetsetattr = 17, "mq_getsetattr", Mq;
+    Shmget        1 "shmget"        Shm Key        Plain   Never,    create(2),  false;
+    Shmat         2 "shmat"         Shm Id         Plain   Never,    Attach,     false;
+    Shmdt         3 "shmdt"         Shm Address    Plain   Never,    Detach,     false;
+    Shmctl        4 "shmctl"        Shm Id         Control IpcSet,   control(1), false;
+    Semget        5 "semget"        Sem Key        Plain   Never,    create(2),  false;
+    Semop         6 "semop"         Sem Id         Semop   Always,   Use,        true;
+    Semctl        7 "semctl"        Sem Id         Control IpcSet,   control(2), false;
+    Msgget        8 "msgget"        Msg Key        Plain   Never,    create(1),  false;
+    Msgsnd        9 "msgsnd"        Msg Id         Message Always,   Use,        true;
+    Msgrcv       10 "msgrcv"        Msg Id         Message Indirect, Use,        true;
+    Msgctl       11 "msgctl"        Msg Id         Control IpcSet,   control(1), false;
+    MqOpen       12 "mq_open"       Mq  Name       Name    Always,   create(1),  false;
+    MqUnlink     13 "mq_unlink"     Mq  Name       Name    Always,   Unlink,     false;
+    MqSend       14 "mq_send"       Mq  Descriptor Queue   Given(4), Use,        true;
+    MqReceive    15 "mq_receive"    Mq  Descriptor Queue   Given(4), Use,        true;
+    MqNotify     16 "mq_notify"     Mq  Descriptor Queue   Given(1), Use,        false;
+    MqGetsetattr 17 "mq_getsetattr" Mq  Descriptor Queue   Given(1), Read,       false;
 }
 
 /// A kind of IPC object.
@@ -88,56 +202,24 @@ impl Op {
         }
     }
 
-    /// Whether the call can sleep until another process acts; its duration is then measured.
-    pub const fn blocks(self) -> bool {
-        matches!(self, Self::Semop | Self::Msgsnd | Self::Msgrcv | Self::MqSend | Self::MqReceive)
-    }
-
     /// Whether the first argument is a queue descriptor, which may belong to another namespace.
     pub const fn takes_descriptor(self) -> bool {
-        matches!(self, Self::MqSend | Self::MqReceive | Self::MqNotify | Self::MqGetsetattr)
+        matches!(self.target(), Target::Descriptor)
     }
 
     /// Whether the call can make or remove an object, change whose it is, or attach it.
     pub const fn changes_objects(self) -> bool {
-        matches!(
-            self,
-            Self::Shmget
-                | Self::Shmat
-                | Self::Shmdt
-                | Self::Shmctl
-                | Self::Semget
-                | Self::Semctl
-                | Self::Msgget
-                | Self::Msgctl
-                | Self::MqOpen
-                | Self::MqUnlink
-        )
+        !matches!(self.effect(), Effect::Read | Effect::Use)
     }
 
     /// Whether the call can make the object that it gives.
     pub const fn makes_objects(self) -> bool {
-        matches!(self, Self::Shmget | Self::Semget | Self::Msgget | Self::MqOpen)
+        matches!(self.effect(), Effect::Create { .. })
     }
 
-    /// Whether the kernel takes something from the caller's memory: semaphore operations, a message's type, a
-    /// time limit, attributes, a name. Of a message that is received, `ipc(2)` alone takes something.
+    /// Whether the kernel can take something from the caller's memory.
     pub const fn reads_memory(self) -> bool {
-        match self {
-            Self::Semop
-            | Self::Msgsnd
-            | Self::Msgrcv
-            | Self::Shmctl
-            | Self::Semctl
-            | Self::Msgctl
-            | Self::MqOpen
-            | Self::MqUnlink
-            | Self::MqSend
-            | Self::MqReceive
-            | Self::MqNotify
-            | Self::MqGetsetattr => true,
-            Self::Shmget | Self::Shmat | Self::Shmdt | Self::Semget | Self::Msgget => false,
-        }
+        !matches!(self.memory(), Memory::Never)
     }
 
     /// The operation's bit in a set of operations.

@@ -7,7 +7,7 @@ use aya_ebpf::helpers::{
 };
 use ipc_trace_common::{
     layout::Field,
-    op::Op,
+    op::{Detail, Effect, Op, Target},
     record::{
         CallRecord, CtlPart, Kind, MsgPart, NO_DURATION, NamePart, NsRef, QueuePart, QueueRef,
         SemopPart, VERSION, flag, queue_flag,
@@ -175,20 +175,16 @@ pub(crate) extern "C" fn send_call(packed: u64, ret: u64, regs: u64) -> u64 {
     event.made = known & flag::NOT_MADE == 0;
     let (args, flags) = call.arguments(indirect);
     let arguments = (args, flags | known);
-    match op {
-        Op::Shmget | Op::Shmat | Op::Shmdt | Op::Semget | Op::Msgget => {
-            send::<()>(&event, reported, &arguments);
-        }
-        Op::Semop if detail::fits_inline(call, &arguments.0) => {
+    match op.detail() {
+        Detail::Plain => send::<()>(&event, reported, &arguments),
+        Detail::Semop if detail::fits_inline(call, &arguments.0) => {
             send::<Inline>(&event, reported, &arguments);
         }
-        Op::Semop => send::<SemopPart>(&event, reported, &arguments),
-        Op::Msgsnd | Op::Msgrcv => send::<MsgPart>(&event, reported, &arguments),
-        Op::Shmctl | Op::Semctl | Op::Msgctl => send::<CtlPart>(&event, reported, &arguments),
-        Op::MqOpen | Op::MqUnlink => send::<NamePart>(&event, reported, &arguments),
-        Op::MqSend | Op::MqReceive | Op::MqNotify | Op::MqGetsetattr => {
-            send::<QueuePart>(&event, reported, &arguments);
-        }
+        Detail::Semop => send::<SemopPart>(&event, reported, &arguments),
+        Detail::Message => send::<MsgPart>(&event, reported, &arguments),
+        Detail::Control => send::<CtlPart>(&event, reported, &arguments),
+        Detail::Name => send::<NamePart>(&event, reported, &arguments),
+        Detail::Queue => send::<QueuePart>(&event, reported, &arguments),
     }
     if let Some(slot) = slots::find(pid_tgid) {
         slots::forget_input(slot);
@@ -241,16 +237,15 @@ fn is_fact(event: &Event, arguments: &Arguments) -> bool {
         return false;
     }
     let ([first, second, third, ..], _) = *arguments;
-    match event.op {
-        Op::Shmat | Op::Shmdt | Op::MqUnlink => true,
+    // The arguments of system calls have three places for these.
+    let at = |place| if place == 1 { second } else { third };
+    match (event.op.effect(), event.op.target()) {
+        (Effect::Attach | Effect::Detach | Effect::Unlink, _) => true,
+        (Effect::Create { flags }, Target::Name) => at(flags) & O_CREAT != 0,
         // 0 is IPC_PRIVATE.
-        Op::Shmget | Op::Semget => third & IPC_CREAT != 0 || first as u32 == 0,
-        Op::Msgget => second & IPC_CREAT != 0 || first as u32 == 0,
-        Op::Shmctl | Op::Msgctl => second & NOT_THESE == 0,
-        Op::Semctl => third & NOT_THESE == 0,
-        Op::MqOpen => second & O_CREAT != 0,
-        Op::Semop | Op::Msgsnd | Op::Msgrcv => false,
-        Op::MqSend | Op::MqReceive | Op::MqNotify | Op::MqGetsetattr => false,
+        (Effect::Create { flags }, _) => at(flags) & IPC_CREAT != 0 || first as u32 == 0,
+        (Effect::Control { command }, _) => at(command) & NOT_THESE == 0,
+        (Effect::Read | Effect::Use, _) => false,
     }
 }
 

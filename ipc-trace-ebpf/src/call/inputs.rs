@@ -6,7 +6,7 @@
 
 use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_get_current_pid_tgid};
 use ipc_trace_common::{
-    op::Op,
+    op::{Detail, Op},
     record::{GIVEN_NAME_LEN, flag},
     state::Diagnostic,
 };
@@ -33,7 +33,7 @@ fn wanted(op: Op) -> bool {
 
 #[inline(always)]
 fn is_large(op: Op) -> bool {
-    matches!(op, Op::MqOpen | Op::MqUnlink | Op::Shmctl | Op::Semctl | Op::Msgctl)
+    matches!(op.detail(), Detail::Name | Detail::Control)
 }
 
 /// Reads what the call that the thread enters takes from memory.
@@ -70,15 +70,13 @@ extern "C" fn read_input(packed: u64, regs: u64) -> u64 {
     let to = core::ptr::addr_of_mut!(input.bytes);
     // SAFETY: `bytes` has 64 bytes, as much as the largest of these needs, and is aligned to 8.
     let read = unsafe {
-        match op {
-            Op::Semop if detail::fits_inline(call, &args) => detail::sembuf(to.cast(), facts),
-            Op::Semop => detail::semop(to.cast(), facts),
-            Op::Msgsnd => detail::mtype(to.cast(), facts),
-            Op::MqSend | Op::MqReceive | Op::MqNotify | Op::MqGetsetattr => {
-                detail::queue_input(to.cast(), facts)
-            }
-            Op::Shmctl | Op::Semctl | Op::Msgctl if !detail::sets(&facts) => 0,
-            Op::Shmctl | Op::Semctl | Op::Msgctl | Op::MqOpen | Op::MqUnlink => {
+        match op.detail() {
+            Detail::Semop if detail::fits_inline(call, &args) => detail::sembuf(to.cast(), facts),
+            Detail::Semop => detail::semop(to.cast(), facts),
+            Detail::Message if matches!(op, Op::Msgsnd) => detail::mtype(to.cast(), facts),
+            Detail::Queue => detail::queue_input(to.cast(), facts),
+            Detail::Control if !detail::sets(&facts) => 0,
+            Detail::Control | Detail::Name => {
                 if LARGE_INPUTS.insert(&pid_tgid, &EMPTY, u64::from(BPF_ANY)).is_err() {
                     counts::diagnose(Diagnostic::InputsFull);
                     return 0;
@@ -87,13 +85,13 @@ extern "C" fn read_input(packed: u64, regs: u64) -> u64 {
                 let Some(large) = LARGE_INPUTS.get_ptr_mut(&pid_tgid) else {
                     return 0;
                 };
-                if matches!(op, Op::MqOpen | Op::MqUnlink) {
+                if matches!(op.detail(), Detail::Name) {
                     detail::name(large, facts)
                 } else {
                     detail::ctl(core::ptr::addr_of_mut!((*large).name).cast(), facts)
                 }
             }
-            Op::Msgrcv | Op::Shmget | Op::Shmat | Op::Shmdt | Op::Semget | Op::Msgget => 0,
+            Detail::Message | Detail::Plain => 0,
         }
     };
     if read & flag::FAULT == 0 {

@@ -92,7 +92,7 @@ mod tests {
         let fold = |count| Fold { sent_ns: 10, count };
         engine.folded(&[(key(&record), fold(41)), (unknown, fold(3)), (key(&record), fold(8))]);
         let found =
-            engine.detect.findings.show(Which::Grown, &engine.tracker, std::time::UNIX_EPOCH);
+            engine.detect.findings.show(Which::Grown, &mut engine.tracker, std::time::UNIX_EPOCH);
         let counts: Vec<_> = found.iter().map(|shown| shown.finding.count).collect();
         assert_eq!((counts, engine.detect.unjudged()), (vec![50], 3));
     }

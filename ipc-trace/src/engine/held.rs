@@ -9,7 +9,7 @@ use zerocopy::IntoBytes as _;
 
 use super::Engine;
 use crate::{
-    engine::track::{HashMap, containers::Known, contexts::Facts},
+    engine::track::{HashMap, containers::ContainerHandle, contexts::Facts},
     event::Tell,
     input::Call,
     steps::step,
@@ -31,15 +31,12 @@ struct Waiting {
     facts: Rc<Facts>,
 }
 
-/// A container, by its place in memory, which is its own as long as a call of it waits.
-type Place = *const Known;
-
 /// Those, by container, each in the order in which they came.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    calls: HashMap<Place, (Rc<Known>, VecDeque<Waiting>)>,
+    calls: HashMap<ContainerHandle, VecDeque<Waiting>>,
     /// Until when each is waited for, in the order in which they came; of some it is known since
-    order: VecDeque<(u64, u64, Place)>,
+    order: VecDeque<(u64, u64, ContainerHandle)>,
     /// How many wait
     count: usize,
     /// How many have come
@@ -47,31 +44,28 @@ pub(super) struct Held {
 }
 
 impl Held {
-    fn push(&mut self, known: &Rc<Known>, due: u64, mut waiting: Waiting) {
+    fn push(&mut self, of: &ContainerHandle, due: u64, mut waiting: Waiting) {
         self.entered += 1;
         self.count += 1;
         waiting.number = self.entered;
-        let place = Rc::as_ptr(known);
-        self.order.push_back((due, waiting.number, place));
-        let new = || (Rc::clone(known), VecDeque::new());
-        self.calls.entry(place).or_insert_with(new).1.push_back(waiting);
+        self.order.push_back((due, waiting.number, of.clone()));
+        self.calls.entry(of.clone()).or_default().push_back(waiting);
     }
 
     /// All calls of a container.
-    fn take(&mut self, known: &Rc<Known>) -> VecDeque<Waiting> {
-        let taken = self.calls.remove(&Rc::as_ptr(known)).map(|one| one.1).unwrap_or_default();
+    fn take(&mut self, of: &ContainerHandle) -> VecDeque<Waiting> {
+        let taken = self.calls.remove(of).unwrap_or_default();
         self.count -= taken.len();
         taken
     }
 
     /// The container of the oldest call, and until when that is waited for.
-    fn oldest(&mut self) -> Option<(u64, Rc<Known>)> {
-        while let Some((due, number, place)) = self.order.front() {
+    fn oldest(&mut self) -> Option<(u64, ContainerHandle)> {
+        while let Some((due, number, of)) = self.order.front() {
             step();
-            if let Some((known, calls)) = self.calls.get(place)
-                && calls.front().is_some_and(|call| call.number == *number)
-            {
-                return Some((*due, Rc::clone(known)));
+            let first = self.calls.get(of).and_then(VecDeque::front);
+            if first.is_some_and(|call| call.number == *number) {
+                return Some((*due, of.clone()));
             }
             self.order.pop_front();
         }
@@ -79,13 +73,12 @@ impl Held {
     }
 
     fn pop_oldest(&mut self) -> Option<Waiting> {
-        let (_, known) = self.oldest()?;
+        let (_, of) = self.oldest()?;
         self.order.pop_front();
-        let place = Rc::as_ptr(&known);
-        let (_, calls) = self.calls.get_mut(&place)?;
+        let calls = self.calls.get_mut(&of)?;
         let call = calls.pop_front()?;
         if calls.is_empty() {
-            self.calls.remove(&place);
+            self.calls.remove(&of);
         }
         self.count -= 1;
         Some(call)
@@ -99,10 +92,11 @@ impl Engine {
         let record = call.record;
         let facts = self.tracker.contexts.get(record.tid, record.context);
         let found = facts.and_then(|facts| Some((facts, facts.container.as_ref()?)));
-        match found.map(|(facts, known)| (known.is_wanted(), facts, known)) {
+        let containers = &self.tracker.containers;
+        match found.map(|(facts, of)| (containers.is_wanted(of), facts, of)) {
             Some((Some(true), ..)) => return self.tell_call(call, out),
-            Some((None, facts, known)) => {
-                let (known, due) = (Rc::clone(known), record.boot_ns.saturating_add(PATIENCE_NS));
+            Some((None, facts, of)) => {
+                let due = record.boot_ns.saturating_add(PATIENCE_NS);
                 let waiting = Waiting {
                     number: 0,
                     words: call.to_words(),
@@ -110,7 +104,7 @@ impl Engine {
                     context: record.context,
                     facts: Rc::clone(facts),
                 };
-                self.held.push(&known, due, waiting);
+                self.held.push(of, due, waiting);
                 if self.held.count > MOST
                     && let Some(oldest) = self.held.pop_oldest()
                 {
@@ -126,21 +120,21 @@ impl Engine {
     /// Hands on what is known to be wanted now, and gives up what was waited for until `now`.
     pub(crate) fn release(&mut self, now: u64, out: &mut impl Tell) {
         self.release_decided(out);
-        while let Some((due, known)) = self.held.oldest()
+        while let Some((due, of)) = self.held.oldest()
             && due <= now
-            && known.is_wanted().is_none()
+            && self.tracker.containers.is_wanted(&of).is_none()
         {
-            self.tracker.containers.give_up(&known);
+            self.tracker.containers.give_up(&of);
             // It is among those that are decided now.
             self.release_decided(out);
         }
     }
 
     fn release_decided(&mut self, out: &mut impl Tell) {
-        for known in self.tracker.containers.take_decided() {
-            for waiting in self.held.take(&known) {
+        for of in self.tracker.containers.take_decided() {
+            for waiting in self.held.take(&of) {
                 step();
-                match known.is_wanted() {
+                match self.tracker.containers.is_wanted(&of) {
                     Some(true) => self.hand_on(waiting, out),
                     Some(false) | None => self.unwanted(&waiting.words),
                 }
@@ -183,7 +177,7 @@ mod tests {
         input::process::{Called, Context, Found},
     };
 
-    fn container(containers: &mut Containers, number: u64) -> Rc<Known> {
+    fn container(containers: &mut Containers, number: u64) -> ContainerHandle {
         let mut record = CgroupRecord::new_zeroed();
         let path = format!("/docker/{number:064x}");
         record.id = number + 1;

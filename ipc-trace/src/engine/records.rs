@@ -23,14 +23,16 @@ impl Engine {
     /// side alone.
     #[inline]
     pub(super) fn call(&mut self, call: &Call<'_>, out: &mut impl Tell) {
+        self.tracker.contexts.expect(call.record.tid);
         if call.made() == Some(false) {
             self.show_call(call, out);
             return;
         }
         self.tracker.queues.opened(call);
         let changes = self.tracker.act(call);
+        let met = self.tracker.objects.take_met();
         let seq = self.show_call(call, out);
-        self.detect.call(call, seq, &self.tracker);
+        self.detect.call(call, seq, &met, &self.tracker);
         self.changes(&changes, out);
     }
 
@@ -45,12 +47,14 @@ impl Engine {
 
     /// Calls returned that came together.
     pub(super) fn batch(&mut self, batch: &Batch<'_>) {
+        self.tracker.contexts.expect(batch.head.tid);
         for group in batch.groups().flatten() {
             self.tracker.act_all(batch.head, &group);
             if let Some(stats) = &mut self.stats {
                 stats.group(batch.head, &group, &self.tracker);
             }
-            self.detect.group(batch.head, &group, &self.tracker);
+            let met = self.tracker.objects.take_met();
+            self.detect.group(batch.head, &group, &met, &self.tracker);
         }
     }
 
@@ -58,7 +62,8 @@ impl Engine {
     pub(super) fn changed(&mut self, call: &Call<'_>, out: &mut impl Tell) {
         self.tracker.queues.opened(call);
         let changes = self.tracker.act(call);
-        self.detect.call(call, None, &self.tracker);
+        let met = self.tracker.objects.take_met();
+        self.detect.call(call, None, &met, &self.tracker);
         self.changes(&changes, out);
     }
 

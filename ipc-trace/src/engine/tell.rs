@@ -9,7 +9,7 @@ use crate::{
     engine::{
         detect::store::Which,
         track::{
-            containers::Known,
+            containers::ContainerHandle,
             contexts::Facts,
             losses::NewLosses,
             namespaces::Death,
@@ -68,7 +68,8 @@ impl Engine {
         }
         let seq = self.next();
         self.tracker.contexts.look_for_map(call.record);
-        out.tell(&Event::Ipc(self.tracker.ipc(call, seq)));
+        let container = self.tracker.show_container(call.record);
+        out.tell(&Event::Ipc(self.tracker.ipc(call, container, seq)));
         Some(seq)
     }
 
@@ -85,6 +86,8 @@ impl Engine {
             return None;
         }
         let seq = self.next();
+        let container =
+            by.and_then(|(_, facts)| facts.show_container(&mut self.tracker.containers));
         let namespaces = &self.tracker.namespaces;
         out.tell(&Event::Namespace(Namespace {
             seq,
@@ -93,7 +96,7 @@ impl Engine {
             ipc_ns: namespaces.show(ns),
             from: from.map(|ns| namespaces.show(ns)),
             process: by.map(|(tid, facts)| facts.process(*tid)),
-            container: by.and_then(|(_, facts)| facts.show_container()),
+            container,
             after: None,
             before: None,
         }));
@@ -126,20 +129,23 @@ impl Engine {
         }
         for change in changes {
             let seq = self.next();
+            let objects::Change { boot_ns, life, ns, local, one, by, death } = change;
+            let facts = by.as_ref().and_then(|by| by.facts.as_ref());
+            let container =
+                facts.and_then(|facts| facts.show_container(&mut self.tracker.containers));
             let tracker = &self.tracker;
             let time = |boot_ns| tracker.clock.time(boot_ns);
-            let objects::Change { boot_ns, life, ns, local, one, by, death } = change;
             out.tell(&Event::Object(ObjectEvent {
                 seq,
                 time: time(*boot_ns),
                 event: *life,
                 ipc_ns: tracker.namespaces.show(*ns),
                 object: ObjectOfNs {
-                    look: one.look(*local, &tracker.clock),
+                    look: one.look(*local, &tracker.clock, &tracker.containers),
                     ipc_ns: IpcNsRef { inum: ns.inum, r#gen: ns.generation },
                 },
                 process: by.as_ref().map(Caller::process),
-                container: by.as_ref().and_then(|by| by.facts.as_ref()?.show_container()),
+                container,
                 after: death.and_then(|death| death.after).map(time),
                 before: death.map(|death| time(death.before)),
             }));
@@ -147,16 +153,17 @@ impl Engine {
     }
 
     /// The name of a container became known, after it was shown without.
-    pub(super) fn tell_container(&mut self, known: &Known, out: &mut impl Tell) {
+    pub(super) fn tell_container(&mut self, handle: &ContainerHandle, out: &mut impl Tell) {
         if !self.has_lines() {
             return;
         }
         let seq = self.next();
+        let containers = &self.tracker.containers;
         out.tell(&Event::Container(ContainerNamed {
             seq,
             time: self.tracker.clock.time(self.now),
-            container: known.container(),
-            ipc_ns: known.ns().map(|ns| self.tracker.namespaces.show(ns)),
+            container: containers.container(handle),
+            ipc_ns: containers.ns(handle).map(|ns| self.tracker.namespaces.show(ns)),
         }));
     }
 
@@ -204,7 +211,7 @@ impl Engine {
     #[cold]
     fn tell_all(&mut self, which: Which, out: &mut impl Tell) {
         let time = self.time();
-        let shown = self.detect.findings.show(which, &self.tracker, time);
+        let shown = self.detect.findings.show(which, &mut self.tracker, time);
         if !self.has_lines() {
             return;
         }
@@ -245,7 +252,7 @@ impl Engine {
         self.detect.finish(ended, &self.tracker);
         self.tell_findings(Which::Grown, out);
         let time = self.tracker.clock.time(ended);
-        let findings = self.detect.findings.report(&self.tracker, time.0);
+        let findings = self.detect.findings.report(&mut self.tracker, time.0);
         let accounting = self.accounting();
         let pending = accounts::pending(&self.census, &self.tracker, ended);
         let Some(stats) = &self.stats else {

@@ -13,7 +13,7 @@ mod structures;
 mod tests;
 
 use ipc_trace_common::{
-    op::Op,
+    op::{Effect, Family, Op, Target},
     record::{SOPS, flag},
 };
 
@@ -81,18 +81,19 @@ impl<'a> Call<'a> {
     #[must_use]
     pub(crate) fn named(&self) -> Named<'a> {
         let id = |id| Named { id, ..Named::default() };
-        match self.op {
-            Op::Shmget | Op::Semget | Op::Msgget => {
-                Named { id: self.returned_id(), key: Some(self.key()), name: None }
-            }
-            Op::Shmat | Op::Semop | Op::Msgsnd | Op::Msgrcv => id(Some(self.int(0))),
-            Op::Shmctl => id(self.controlled(&flags::SHMCTL, 1)),
-            Op::Semctl => id(self.controlled(&flags::SEMCTL, 2)),
-            Op::Msgctl => id(self.controlled(&flags::MSGCTL, 1)),
-            Op::MqOpen | Op::MqUnlink => Named { name: self.name(), ..Named::default() },
-            Op::Shmdt | Op::MqSend | Op::MqReceive | Op::MqNotify | Op::MqGetsetattr => {
-                Named::default()
-            }
+        match self.op.target() {
+            Target::Key => Named { id: self.returned_id(), key: Some(self.key()), name: None },
+            Target::Id => match self.op.effect() {
+                Effect::Control { command } => id(self.controlled(command)),
+                Effect::Read
+                | Effect::Use
+                | Effect::Create { .. }
+                | Effect::Attach
+                | Effect::Detach
+                | Effect::Unlink => id(Some(self.int(0))),
+            },
+            Target::Name => Named { name: self.name(), ..Named::default() },
+            Target::Address | Target::Descriptor => Named::default(),
         }
     }
 
@@ -266,8 +267,13 @@ impl<'a> Call<'a> {
     }
 
     /// The object of shmctl, semctl or msgctl, whose command is argument `at`.
-    fn controlled(&self, control: &Control, at: usize) -> Option<i32> {
-        let command = self.plain_command(at);
+    fn controlled(&self, at: u8) -> Option<i32> {
+        let control = match self.op.family() {
+            Family::Shm => &flags::SHMCTL,
+            Family::Sem => &flags::SEMCTL,
+            Family::Msg | Family::Mq => &flags::MSGCTL,
+        };
+        let command = self.plain_command(usize::from(at));
         if control.stat.contains(&command) {
             self.returned_id()
         } else if command == flags::IPC_INFO || command == control.info {

@@ -1,7 +1,7 @@
 //! What a call that succeeded did to objects, as far as the call alone tells.
 
 use ipc_trace_common::{
-    op::{Family, Op},
+    op::{Effect, Family, Target},
     record::{QueueRef, flag, queue_flag},
 };
 
@@ -98,14 +98,15 @@ impl<'a> Call<'a> {
         if Error::of(self.record.ret).is_some() || self.made() == Some(false) {
             return None;
         }
-        match self.op {
-            Op::Shmget => self.got(self.uint(2), Some(self.record.args[1])),
-            Op::Semget => self.got(self.uint(2), Some(u64::from(self.uint(1)))),
-            Op::Msgget => self.got(self.uint(1), None),
-            Op::Semop | Op::Msgsnd | Op::Msgrcv => Some(Deed::Used(self.op.family(), self.int(0))),
-            Op::Shmctl | Op::Msgctl => self.controlled_deed(1),
-            Op::Semctl => self.controlled_deed(2),
-            Op::Shmat => {
+        match self.op.effect() {
+            Effect::Create { flags } => match self.op.target() {
+                Target::Name => self.opened(),
+                Target::Key | Target::Id | Target::Address | Target::Descriptor => {
+                    self.got(self.uint(usize::from(flags)))
+                }
+            },
+            Effect::Control { command } => self.controlled_deed(usize::from(command)),
+            Effect::Attach => {
                 // By way of ipc(2) the address goes to the caller's memory, and the result is 0.
                 let [_, _, _, stored, _] = self.record.args;
                 let at = match self.has(flag::MULTIPLEXED) {
@@ -114,19 +115,24 @@ impl<'a> Call<'a> {
                 };
                 Some(Deed::Attached { id: self.int(0), at })
             }
-            Op::Shmdt => Some(Deed::Detached { at: self.record.args[0] }),
-            Op::MqOpen => self.opened(),
+            Effect::Detach => Some(Deed::Detached { at: self.record.args[0] }),
             // A name that was read when the name in the directory was gone may be another queue's.
-            Op::MqUnlink if self.args_from() == ReadFrom::Return => None,
-            Op::MqUnlink => self.name().map(Deed::Unlinked),
-            Op::MqSend | Op::MqReceive | Op::MqNotify | Op::MqGetsetattr => {
+            Effect::Unlink if self.args_from() == ReadFrom::Return => None,
+            Effect::Unlink => self.name().map(Deed::Unlinked),
+            Effect::Use | Effect::Read if self.op.takes_descriptor() => {
                 let queue = *self.queue()?;
                 (queue.flags & queue_flag::KNOWN != 0).then_some(Deed::QueueUsed(queue))
             }
+            Effect::Use | Effect::Read => Some(Deed::Used(self.op.family(), self.int(0))),
         }
     }
 
-    fn got(&self, flags: u32, size: Option<u64>) -> Option<Deed<'a>> {
+    fn got(&self, flags: u32) -> Option<Deed<'a>> {
+        let size = match self.op.family() {
+            Family::Shm => Some(self.record.args[1]),
+            Family::Sem => Some(u64::from(self.uint(1))),
+            Family::Msg | Family::Mq => None,
+        };
         let key = self.key().0;
         let made = match (key, flags & CREAT != 0, flags & EXCL != 0) {
             (0, ..) | (_, true, true) => Made::Yes,
@@ -182,7 +188,7 @@ impl<'a> Call<'a> {
 #[cfg(test)]
 mod tests {
     use ipc_trace_common::{
-        op::{Abi, Code, Timeout},
+        op::{Abi, Code, Op, Timeout},
         record::{CallRecord, NamePart},
     };
     use zerocopy::FromZeros as _;

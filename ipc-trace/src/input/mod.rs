@@ -31,7 +31,7 @@ pub(crate) mod wanted;
 
 use borsh::{BorshDeserialize, BorshSerialize};
 use ipc_trace_common::{
-    op::{Abi, Code, Op},
+    op::{Abi, Code, Detail, Effect, Memory, Op},
     record::{
         AccessRecord, CallRecord, CgroupRecord, CtlPart, ExitRecord, Header, Kind, MoveRecord,
         MsgPart, NamePart, NamespaceRecord, NsRef, QueuePart, QueueRecord, QueueRef, Sembuf,
@@ -294,18 +294,17 @@ impl Call<'_> {
 
     /// Whether the kernel takes something for this call from the caller's memory.
     fn takes_memory(&self) -> bool {
-        let given = |at: usize| self.record.args.get(at).is_some_and(|address| *address != 0);
-        let sets = |at| self.plain_command(at) == flags::IPC_SET;
-        match self.op {
-            Op::Semop | Op::Msgsnd | Op::MqOpen | Op::MqUnlink => true,
-            // Of these, `ipc(2)` takes arguments from there.
-            Op::Msgrcv => self.has(flag::INDIRECT),
-            Op::Semctl => self.has(flag::INDIRECT) || sets(2),
-            Op::Shmctl | Op::Msgctl => sets(1),
-            Op::MqSend | Op::MqReceive => given(4),
-            Op::MqNotify | Op::MqGetsetattr => given(1),
-            Op::Shmget | Op::Shmat | Op::Shmdt | Op::Semget | Op::Msgget => false,
-        }
+        let given = |at: u8| self.record.args.get(usize::from(at)).is_some_and(|one| *one != 0);
+        // Of some, `ipc(2)` takes arguments from there.
+        self.has(flag::INDIRECT)
+            || match (self.op.memory(), self.op.effect()) {
+                (Memory::Always, _) => true,
+                (Memory::Given(at), _) => given(at),
+                (Memory::IpcSet, Effect::Control { command }) => {
+                    self.plain_command(usize::from(command)) == flags::IPC_SET
+                }
+                (Memory::Never | Memory::Indirect | Memory::IpcSet, _) => false,
+            }
     }
 
     /// Whether a flag of the header is set.
@@ -341,19 +340,17 @@ impl<'a> Call<'a> {
         let kind = Kind::Call as u8;
         let (record, rest) = view::<CallRecord>(bytes, kind)?;
         let (op, abi, code) = meaning(&record.header)?;
-        let part = match op {
-            Op::Shmget | Op::Shmat | Op::Shmdt | Op::Semget | Op::Msgget => Part::None,
-            Op::Semop if record.header.flags & flag::INLINE != 0 => {
+        let part = match op.detail() {
+            Detail::Plain => Part::None,
+            Detail::Semop if record.header.flags & flag::INLINE != 0 => {
                 let [.., packed] = record.args;
                 Part::InlineSemop(sembuf(packed))
             }
-            Op::Semop => Part::Semop(view(rest, kind)?.0),
-            Op::Msgsnd | Op::Msgrcv => Part::Msg(view(rest, kind)?.0),
-            Op::Shmctl | Op::Semctl | Op::Msgctl => Part::Ctl(view(rest, kind)?.0),
-            Op::MqSend | Op::MqReceive | Op::MqNotify | Op::MqGetsetattr => {
-                Part::Queue(view(rest, kind)?.0)
-            }
-            Op::MqOpen | Op::MqUnlink => Part::Name(view(rest, kind)?.0),
+            Detail::Semop => Part::Semop(view(rest, kind)?.0),
+            Detail::Message => Part::Msg(view(rest, kind)?.0),
+            Detail::Control => Part::Ctl(view(rest, kind)?.0),
+            Detail::Queue => Part::Queue(view(rest, kind)?.0),
+            Detail::Name => Part::Name(view(rest, kind)?.0),
         };
         Ok(Call { op, abi, code, record, part })
     }

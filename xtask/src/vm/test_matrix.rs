@@ -30,6 +30,7 @@ const OF_NO_BACKEND: &[&str] = &[
     "filters::min_duration",
     "filters::only_command",
     "filters::uid",
+    "floods::who_reads",
     "lines::a_run_of_a_given_duration",
     "lines::lines_follow_their_schema",
     "ls::",
@@ -43,6 +44,7 @@ const OF_NO_BACKEND: &[&str] = &[
     "processes::processes_that_live",
     "processes::the_facts",
     "scenarios::a_report_has",
+    "seam::",
 ];
 
 /// Tests of what kernels differ in: functions, fields, ways in, and what they let go of.

@@ -2,7 +2,7 @@
 
 use std::io::Read as _;
 use std::sync::{Arc, Barrier};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use nix::errno::Errno;
@@ -55,6 +55,10 @@ pub(crate) fn run(options: &Sleepers) -> Result<()> {
         all.push(std::thread::Builder::new().stack_size(64 << 10).spawn(work)?);
     }
     asleep.wait();
+    let waiting = threads.div_ceil(2);
+    while caller.semctl(set, 1, libc::GETNCNT, 0) < i64::from(waiting) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
     println!("asleep");
     let begin = Instant::now();
     std::io::stdin().read_to_end(&mut Vec::new())?;
@@ -64,7 +68,6 @@ pub(crate) fn run(options: &Sleepers) -> Result<()> {
         move || (0..calls / 2).try_for_each(|_| step(set, 0, 1).and_then(|()| step(set, 0, -1)))
     });
     late.join().expect("a thread of the workload panicked")?;
-    let waiting = threads.div_ceil(2);
     step(set, 1, i16::try_from(waiting)?)?;
     over.wait();
     for thread in all {

@@ -203,7 +203,7 @@ fn may(who: &Who<'_>, one: &One, wants: u32) -> bool {
 /// theirs.
 fn same_program(who: &Who<'_>, found: &[(NsRef, Local)], tracker: &Tracker) -> bool {
     let Some(own) = who.facts else { return false };
-    let image = own.container().and_then(|container| container.image.clone());
+    let image = own.container(&tracker.containers).and_then(|container| container.image.clone());
     let same_image = |other: Option<std::sync::Arc<crate::event::Container>>| {
         image.is_some() && other.is_some_and(|other| other.image == image)
     };
@@ -212,9 +212,13 @@ fn same_program(who: &Who<'_>, found: &[(NsRef, Local)], tracker: &Tracker) -> b
         let mut known = one.into_iter().flat_map(One::acquainted).peekable();
         if known.peek().is_none() {
             // It was there before: those who live there are all that is known.
-            return same_image(tracker.containers.alone_in(*ns).map(|one| one.container()));
+            return same_image(
+                tracker.containers.alone_in(*ns).map(|one| tracker.containers.container(&one)),
+            );
         }
-        known
-            .any(|other| own.exe.is_some() && own.exe == other.exe || same_image(other.container()))
+        known.any(|other| {
+            own.exe.is_some() && own.exe == other.exe
+                || same_image(other.container(&tracker.containers))
+        })
     })
 }

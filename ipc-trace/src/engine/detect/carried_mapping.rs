@@ -26,7 +26,7 @@ use super::{
     channels::{self, Row},
     detector::{Detector, Judging},
     say::{of, thread},
-    sighting::{Access, Calls, Draft, Key, Moved, Seen, Target, Trace, Who, comm_of},
+    sighting::{Access, Calls, Draft, Extent, Key, Moved, Seen, Target, Trace, Who, comm_of},
 };
 use crate::{
     engine::track::{HashMap, Tracker, contexts::Facts},
@@ -159,7 +159,8 @@ impl Detector for CarriedMapping {
     }
 
     fn access(&mut self, access: &Access<'_>, to: &mut Judging<'_>) -> bool {
-        let Row { class, did, what, weight, reason, reached: _ } = channels::row(access.channel);
+        let Row { class, reached: _, extent, did, what, weight, reason } =
+            channels::row(access.channel);
         if class != Class::CarriedMapping {
             return true;
         }
@@ -193,13 +194,7 @@ impl Detector for CarriedMapping {
             draft
         };
         let key = key(who.key(), ns, id);
-        // That it is touched says more than that it is there.
-        let held = |known: &Draft| known.title.contains(HOLDS);
-        if to.findings.draft(&key).is_some_and(held) {
-            let touched = draft();
-            to.findings.amend(&key, |known| *known = touched);
-        }
-        to.saw(key, access.trace(what), draft);
+        to.saw_as(extent, key, access.trace(what), draft);
         true
     }
 }
@@ -289,7 +284,7 @@ impl CarriedMapping {
             };
             let key = key(process, one.ns, one.id);
             let draft = || held_draft(&who, one.ns, one.id, moved.tracker).because(weight, reason);
-            to.saw(key, moved.trace(how), draft);
+            to.saw_as(Extent::Held, key, moved.trace(how), draft);
         }
         let rest = |all: Vec<Mapped>| {
             let new = |seen: &Mapped| !held.iter().any(|one| one.at == seen.start);
@@ -346,7 +341,8 @@ impl CarriedMapping {
                     .because(weight, reason)
                     .because(0, "it was inherited, and still mapped a second after the move")
             };
-            to.saw(key(pending.process, ns, one.id), pending.trace.clone(), draft);
+            let key = key(pending.process, ns, one.id);
+            to.saw_as(Extent::Held, key, pending.trace.clone(), draft);
         }
     }
 
@@ -402,14 +398,11 @@ impl CarriedMapping {
     }
 }
 
-/// What titles of what is held say.
-const HOLDS: &str = "still has mapped";
-
 fn held_draft(who: &Who<'_>, ns: NsRef, id: i32, tracker: &Tracker) -> Draft {
     let local = crate::engine::track::objects::one::Local::Sysv(Family::Shm, id);
     let known = tracker.objects.get(ns, local).and_then(|one| one.key);
     let title = format!(
-        "{} lives in namespace {} and {HOLDS} shared memory of {}: {}",
+        "{} lives in namespace {} and still has mapped shared memory of {}: {}",
         thread(who),
         NsTag::new(who.ns.inum, who.ns.generation),
         of(Some(ns), false),

@@ -2,6 +2,7 @@
 
 use ipc_trace_common::record::Channel;
 
+use super::sighting::Extent;
 use crate::event::finding::Class;
 
 /// What is reached by a way.
@@ -26,6 +27,8 @@ pub(super) struct Row {
     pub(super) class: Class,
     /// What is reached
     pub(super) reached: Reached,
+    /// Whether it is used by that
+    pub(super) extent: Extent,
     /// What was done, as a title says it
     pub(super) did: &'static str,
     /// What was done, as evidence says it
@@ -41,35 +44,48 @@ const FILE_SYSTEM: &str =
 
 /// The table.
 pub(super) const fn row(channel: Channel) -> Row {
+    use Extent::{Held, Used};
     use Reached::{Queue, Queues, Segment, Setting, Table};
     const MOUNT: Class = Class::ForeignMount;
     const OBJECT: Class = Class::ForeignObject;
     const MAPPING: Class = Class::CarriedMapping;
     const VIEW: Class = Class::ForeignView;
-    let (class, reached, did, what, weight, reason) = match channel {
-        Channel::QueueOpen => (MOUNT, Queue, "opened", "queue opened by its path", 95, FILE_SYSTEM),
-        Channel::QueueCreate => (MOUNT, Queue, "made", "queue made by its path", 95, FILE_SYSTEM),
+    let (class, reached, extent, did, what, weight, reason) = match channel {
+        Channel::QueueOpen => {
+            (MOUNT, Queue, Used, "opened", "queue opened by its path", 95, FILE_SYSTEM)
+        }
+        Channel::QueueCreate => {
+            (MOUNT, Queue, Used, "made", "queue made by its path", 95, FILE_SYSTEM)
+        }
         Channel::QueueUnlink => {
-            (MOUNT, Queue, "unlinked", "queue unlinked by its path", 95, FILE_SYSTEM)
+            (MOUNT, Queue, Used, "unlinked", "queue unlinked by its path", 95, FILE_SYSTEM)
         }
         Channel::QueueRead => {
-            (MOUNT, Queue, "read the state of", "queue's file read", 95, FILE_SYSTEM)
+            (MOUNT, Queue, Used, "read the state of", "queue's file read", 95, FILE_SYSTEM)
         }
-        Channel::QueuePoll => (MOUNT, Queue, "polled", "queue polled", 95, FILE_SYSTEM),
+        Channel::QueuePoll => (MOUNT, Queue, Used, "polled", "queue polled", 95, FILE_SYSTEM),
         Channel::QueueList => (
             MOUNT,
             Queues,
+            Used,
             "listed the queues of",
             "mqueue file system's root opened",
             95,
             FILE_SYSTEM,
         ),
-        Channel::QueueMount => {
-            (MOUNT, Queues, "mounted the queues of", "mqueue file system mounted", 95, FILE_SYSTEM)
-        }
+        Channel::QueueMount => (
+            MOUNT,
+            Queues,
+            Used,
+            "mounted the queues of",
+            "mqueue file system mounted",
+            95,
+            FILE_SYSTEM,
+        ),
         Channel::QueueReceived => (
             OBJECT,
             Queue,
+            Held,
             "was handed a descriptor of",
             "descriptor received",
             60,
@@ -78,6 +94,7 @@ pub(super) const fn row(channel: Channel) -> Row {
         Channel::MappingTouched => (
             MAPPING,
             Segment,
+            Used,
             "touched shared memory",
             "mapped segment touched",
             95,
@@ -86,6 +103,7 @@ pub(super) const fn row(channel: Channel) -> Row {
         Channel::MappingHeld => (
             MAPPING,
             Segment,
+            Held,
             "still has shared memory mapped",
             "mapped segment held",
             85,
@@ -94,6 +112,7 @@ pub(super) const fn row(channel: Channel) -> Row {
         Channel::MapFiles => (
             MAPPING,
             Segment,
+            Used,
             "opened shared memory through /proc/PID/map_files",
             "segment opened through map_files",
             90,
@@ -102,6 +121,7 @@ pub(super) const fn row(channel: Channel) -> Row {
         Channel::SysvipcRead => (
             VIEW,
             Table,
+            Used,
             "read",
             "file of /proc/sysvipc read",
             95,
@@ -110,6 +130,7 @@ pub(super) const fn row(channel: Channel) -> Row {
         Channel::SysvipcHeld => (
             VIEW,
             Table,
+            Held,
             "holds open",
             "file of /proc/sysvipc held",
             80,
@@ -118,6 +139,7 @@ pub(super) const fn row(channel: Channel) -> Row {
         Channel::SettingWritten => (
             VIEW,
             Setting,
+            Used,
             "wrote the setting",
             "setting written",
             95,
@@ -126,11 +148,12 @@ pub(super) const fn row(channel: Channel) -> Row {
         Channel::SegmentDestroyed => (
             MAPPING,
             Segment,
+            Used,
             "destroyed shared memory by ending (kernel.shm_rmid_forced)",
             "segment destroyed",
             85,
             "the kernel side saw it, and read both namespaces",
         ),
     };
-    Row { class, reached, did, what, weight, reason }
+    Row { class, reached, extent, did, what, weight, reason }
 }

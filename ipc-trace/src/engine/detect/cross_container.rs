@@ -3,8 +3,6 @@
 //! Each of them made a call on the object from that namespace, so that they meet is no inference. Whether
 //! it is deliberate their runtimes know: `--ipc container:X`, `--ipc host`, a pod.
 
-use std::rc::Rc;
-
 use ipc_trace_common::record::NsRef;
 
 use super::{
@@ -14,7 +12,7 @@ use super::{
     sighting::{Draft, Key, Seen, Whose},
 };
 use crate::{
-    engine::track::containers::Known,
+    engine::track::containers::{ContainerHandle, Containers},
     engine::track::objects::{
         one::{Local, One},
         users::Party,
@@ -39,7 +37,7 @@ impl Detector for CrossContainer {
         let key = shared.key.clone();
         if !to.meetings.is_open(&key) && to.findings.draft(&key).is_none() {
             to.meetings.count(&key, at, one, to.findings);
-            to.meetings.open(shared, seen.trace(), to.findings);
+            to.meetings.open(shared, seen.trace(), &seen.tracker.containers, to.findings);
         }
     }
 }
@@ -52,32 +50,32 @@ fn met(seen: &Seen<'_>, (ns, local): (NsRef, Local), one: &One) -> Option<Shared
         return None;
     }
     let other = other(own, ns, one)?;
-    let whose = Whose::Container(own.container().id.0.to_vec().into());
+    let whose = Whose::Container(seen.tracker.containers.container(own).id.0.to_vec().into());
     let key = Key { class: Class::CrossContainer, whose, target: target(ns, local) };
     let mut draft = Draft::by(&seen.who, Severity::Medium, String::new())
         .of(Some(ns), Some(false), false)
         .because(90, "calls of both containers were seen on the object, from this namespace");
-    (draft.local, draft.owner) = (Some(local), Some(Rc::clone(&other)));
+    (draft.local, draft.owner) = (Some(local), Some(other.clone()));
     draft.explains = EXPLAINS;
-    let (subject, object) = (Rc::clone(own), name(local, one));
+    let (subject, object) = (own.clone(), name(local, one));
     Some(Shared { key, ns, subject, other: Some(other), object, draft, say: self::draft })
 }
 
 /// Another container that uses an object from its namespace: the one that made it, or the first.
-fn other(own: &Rc<Known>, ns: NsRef, one: &One) -> Option<Rc<Known>> {
+fn other(own: &ContainerHandle, ns: NsRef, one: &One) -> Option<ContainerHandle> {
     let is_other = |party: &&Party| party.ns == ns && !party.is_in(Some(own));
     let mut others = one.parties().iter().filter(is_other).filter_map(|one| one.container.as_ref());
     let creator = one.creator.as_ref().and_then(|one| one.facts.as_ref()?.container.as_ref());
-    let made = creator.and_then(|creator| others.clone().find(|one| Rc::ptr_eq(one, creator)));
+    let made = creator.and_then(|creator| others.clone().find(|one| *one == creator));
     made.or_else(|| others.next()).cloned()
 }
 
 /// What there is to say, as the runtimes' word stands.
-fn draft(shared: &Shared, sharing: Sharing) -> Draft {
+fn draft(shared: &Shared, containers: &Containers, sharing: Sharing) -> Draft {
     let Shared { ns, subject, other, object, draft, .. } = shared;
     let mut draft = draft.clone();
-    let own = subject.container();
-    let other = other.as_ref().map(|known| known.container());
+    let own = containers.container(subject);
+    let other = other.as_ref().map(|handle| containers.container(handle));
     let whose = other.as_deref().map(|one| format!(" with container {}", ContainerTag(one)));
     draft.title = format!(
         "container {} shares {}{} in namespace {}",

@@ -47,7 +47,7 @@ fn denied(seen: &Seen<'_>, failed: Failed, to: &mut Judging<'_>) {
     let Some(owner) = creator.facts.as_ref().and_then(|facts| facts.container.as_ref()) else {
         return;
     };
-    if std::rc::Rc::ptr_eq(own, owner) {
+    if own == owner {
         return;
     }
     let key = Key::of(Class::CrossContainerDenied, who.key(), target(who.ns, local));
@@ -55,10 +55,10 @@ fn denied(seen: &Seen<'_>, failed: Failed, to: &mut Judging<'_>) {
         let title = format!(
             "{} in container {} was denied {} on {} of container {} in namespace {}",
             thread(who),
-            ContainerTag(&own.container()),
+            ContainerTag(&seen.tracker.containers.container(own)),
             seen.op.name(),
             name(local, one),
-            ContainerTag(&owner.container()),
+            ContainerTag(&seen.tracker.containers.container(owner)),
             NsTag::new(who.ns.inum, who.ns.generation),
         );
         let mut draft = Draft::by(who, Severity::Medium, title)
@@ -67,7 +67,7 @@ fn denied(seen: &Seen<'_>, failed: Failed, to: &mut Judging<'_>) {
         if matches!(one.birth, Birth::Inferred(_)) {
             draft.add(-20, "that it was made by that call is inferred");
         }
-        (draft.local, draft.owner) = (Some(local), Some(std::rc::Rc::clone(owner)));
+        (draft.local, draft.owner) = (Some(local), Some(owner.clone()));
         draft.explains = EXPLAINS;
         draft
     };

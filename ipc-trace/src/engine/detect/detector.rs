@@ -6,7 +6,7 @@ use super::{
     attempts::Attempts,
     failed::Failed,
     shared::Meetings,
-    sighting::{Access, Draft, Key, Moved, Seen, Trace},
+    sighting::{Access, Draft, Extent, Key, Moved, Seen, Trace},
     store::Findings,
 };
 use crate::{
@@ -38,6 +38,18 @@ impl Judging<'_> {
     /// A class saw something. `draft` is asked for when that is new.
     pub(super) fn saw(&mut self, key: Key, trace: Trace, draft: impl FnOnce() -> Draft) {
         self.findings.saw(key, trace, draft);
+    }
+
+    /// As [`Self::saw`], of something that can be held without being used. `draft` is also asked for when it is used
+    /// for the first time.
+    pub(super) fn saw_as(
+        &mut self,
+        extent: Extent,
+        key: Key,
+        trace: Trace,
+        draft: impl Fn() -> Draft,
+    ) {
+        self.findings.saw_as(extent, key, trace, draft);
     }
 }
 

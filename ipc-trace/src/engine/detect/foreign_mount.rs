@@ -39,7 +39,8 @@ impl Detector for ForeignMount {
 
 /// A queue was reached.
 fn found(access: &Access<'_>, to: &mut Judging<'_>) {
-    let Row { class, reached, did, what, weight, reason } = channels::row(access.channel);
+    let Row { class, reached, extent: _, did, what, weight, reason } =
+        channels::row(access.channel);
     if class != Class::ForeignMount || access.foreign != Some(true) {
         return;
     }

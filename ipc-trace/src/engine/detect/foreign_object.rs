@@ -11,7 +11,7 @@ use super::say::{of, thread};
 use super::{
     channels::{self, Row},
     detector::{Detector, Judging},
-    sighting::{Access, Draft, Key, Seen, Target},
+    sighting::{Access, Draft, Extent, Key, Seen, Target},
 };
 use crate::{
     event::escape::escaped,
@@ -57,7 +57,7 @@ fn received(key: &Key, access: &Access<'_>, row: &Row, to: &mut Judging<'_>) {
         draft.explains = EXPLAINS;
         draft
     };
-    to.saw(key.clone(), access.trace(row.what), draft);
+    to.saw_as(row.extent, key.clone(), access.trace(row.what), draft);
 }
 
 /// Operations that were seen.
@@ -90,11 +90,7 @@ fn calls(seen: &Seen<'_>, to: &mut Judging<'_>) {
         draft.explains = EXPLAINS;
         draft
     };
-    if to.findings.draft(&key).is_some_and(|known| known.severity == Severity::Low) {
-        let used = draft();
-        to.findings.amend(&key, |known| *known = used);
-    }
-    to.saw(key, seen.trace(), draft);
+    to.saw_as(Extent::Used, key, seen.trace(), draft);
 }
 
 /// A descriptor of a queue was received.

@@ -36,7 +36,7 @@ impl Detector for ForeignView {
 
 /// Tables or settings were reached.
 fn found(access: &Access<'_>, to: &mut Judging<'_>) {
-    let Row { class, reached, did, what, weight, reason } = channels::row(access.channel);
+    let Row { class, reached, extent, did, what, weight, reason } = channels::row(access.channel);
     if class != Class::ForeignView || access.foreign != Some(true) {
         return;
     }
@@ -62,10 +62,5 @@ fn found(access: &Access<'_>, to: &mut Judging<'_>) {
         draft.explains = EXPLAINS;
         draft
     };
-    let held = |known: &Draft| known.reasons.iter().all(|reason| reason.weight < weight);
-    if to.findings.draft(&key).is_some_and(held) {
-        let read = draft();
-        to.findings.amend(&key, |known| *known = read);
-    }
-    to.saw(key, access.trace(what), draft);
+    to.saw_as(extent, key, access.trace(what), draft);
 }

@@ -11,6 +11,7 @@ use super::sighting::{Draft, Key, Target};
 use crate::{
     engine::track::{
         Tracker,
+        containers::ContainerHandle,
         contexts::Facts,
         namespaces::is_host,
         objects::one::{Birth, Local, One},
@@ -22,12 +23,13 @@ use crate::{
     },
 };
 
-/// The object of a finding. `before`: as it was shown last.
+/// The object of a finding. `before`: as it was shown last. `shown`: containers that it shows, beside others.
 pub(super) fn look(
     key: &Key,
     draft: &Draft,
     before: FoundObject,
     tracker: &Tracker,
+    shown: &mut Vec<ContainerHandle>,
 ) -> FoundObject {
     let ns = draft.object_ns;
     let (kind, local) = match &key.target {
@@ -46,11 +48,12 @@ pub(super) fn look(
     let same = before.id == id && named.is_none_or(|_| before.name.as_ref() == named);
     let before = if same { before } else { FoundObject::default() };
     let one = ns.zip(local).and_then(|(ns, local)| tracker.objects.get(ns, local));
-    let look = one.zip(local).map(|(one, local)| one.look(local, &tracker.clock));
+    let look =
+        one.zip(local).map(|(one, local)| one.look(local, &tracker.clock, &tracker.containers));
     let creator = look.as_ref().and_then(|look| look.creator.clone()).or(before.creator);
     let owner = match &draft.owner {
-        Some(known) => (Some(known.show()), Some(false)),
-        None => owner(one, ns, tracker),
+        Some(handle) => (Some(show(handle, tracker, shown)), Some(false)),
+        None => owner(one, ns, tracker, shown),
     };
     let (owner, on_host) = match owner {
         (None, None) => (before.owner_container, before.owner_on_host),
@@ -102,10 +105,24 @@ fn named_by(target: &Target) -> Option<(Text<'static>, ReadFrom)> {
 
 type Owner = (Option<Arc<Container>>, Option<bool>);
 
+fn show(
+    handle: &ContainerHandle,
+    tracker: &Tracker,
+    shown: &mut Vec<ContainerHandle>,
+) -> Arc<Container> {
+    shown.push(handle.clone());
+    tracker.containers.container(handle)
+}
+
 /// Whose an object is: of who made it, or else of who made its namespace, or is alone in it.
-fn owner(one: Option<&One>, ns: Option<NsRef>, tracker: &Tracker) -> Owner {
+fn owner(
+    one: Option<&One>,
+    ns: Option<NsRef>,
+    tracker: &Tracker,
+    shown: &mut Vec<ContainerHandle>,
+) -> Owner {
     let of = |facts: &Facts| {
-        let container = facts.container();
+        let container = facts.container(&tracker.containers);
         let on_host = container.is_none();
         (container, Some(on_host))
     };
@@ -118,7 +135,7 @@ fn owner(one: Option<&One>, ns: Option<NsRef>, tracker: &Tracker) -> Owner {
         return (None, Some(true));
     }
     if let Some(alone) = tracker.containers.alone_in(ns) {
-        return (Some(alone.show()), Some(false));
+        return (Some(show(&alone, tracker, shown)), Some(false));
     }
     let birth = tracker.namespaces.get(ns).and_then(|info| info.birth.as_ref());
     match birth.and_then(|birth| birth.by.as_ref()).map(|facts| of(facts)) {

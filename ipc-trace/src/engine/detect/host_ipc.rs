@@ -2,8 +2,6 @@
 //!
 //! Nothing keeps it there from the objects of the host, and of all others that live there, but their modes.
 
-use std::rc::Rc;
-
 use super::{
     cross_container::judge,
     detector::{Detector, Judging},
@@ -11,7 +9,11 @@ use super::{
     sighting::{Calls, Draft, Key, Seen, Target, Trace, Whose},
 };
 use crate::{
-    engine::track::{HashMap, containers::Known, namespaces::is_host},
+    engine::track::{
+        HashMap,
+        containers::{ContainerHandle, Containers},
+        namespaces::is_host,
+    },
     event::tag::ContainerTag,
     event::{
         Sharing,
@@ -25,7 +27,7 @@ const EXPLAINS: &str = "a container that was given the host's namespace on purpo
 /// The class: containers in the host's namespace, each with its finding, as long as that is followed.
 #[derive(Debug, Default)]
 pub(super) struct HostIpc {
-    found: HashMap<*const Known, Key>,
+    found: HashMap<ContainerHandle, Key>,
     /// How often findings had been forgotten when these were looked through
     forgot: u64,
 }
@@ -34,31 +36,31 @@ impl Detector for HostIpc {
     #[inline]
     fn calls(&mut self, seen: &Seen<'_>, to: &mut Judging<'_>) {
         if is_host(seen.who.ns)
-            && let Some(known) = seen.who.facts.and_then(|facts| facts.container.as_ref())
+            && let Some(own) = seen.who.facts.and_then(|facts| facts.container.as_ref())
         {
-            self.on_host(seen, known, to);
+            self.on_host(seen, own, to);
         }
     }
 }
 
 impl HostIpc {
-    fn on_host(&mut self, seen: &Seen<'_>, known: &Rc<Known>, to: &mut Judging<'_>) {
+    fn on_host(&mut self, seen: &Seen<'_>, own: &ContainerHandle, to: &mut Judging<'_>) {
         let Some(trace) = used(seen) else { return };
         self.forget(to);
-        let key = self.found.get(&Rc::as_ptr(known));
+        let key = self.found.get(own);
         if key.is_some_and(|key| to.meetings.again(key, &trace)) {
             return;
         }
         to.meetings.make_room(to.findings);
         self.forget(to);
-        let shared = met(seen, known);
+        let shared = met(seen, own);
         let key = shared.key.clone();
-        if to.meetings.open(shared, trace, to.findings) {
-            self.found.insert(Rc::as_ptr(known), key);
+        if to.meetings.open(shared, trace, &seen.tracker.containers, to.findings) {
+            self.found.insert(own.clone(), key);
         }
     }
 
-    /// Forgets containers whose findings are not followed any more: another one may be in their place.
+    /// Forgets containers whose findings are not followed any more.
     fn forget(&mut self, to: &Judging<'_>) {
         if self.forgot != to.meetings.forgot() {
             self.forgot = to.meetings.forgot();
@@ -83,9 +85,9 @@ fn used(seen: &Seen<'_>) -> Option<Trace> {
 }
 
 /// A container uses the host's namespace for the first time.
-fn met(seen: &Seen<'_>, known: &Rc<Known>) -> Shared {
+fn met(seen: &Seen<'_>, own: &ContainerHandle) -> Shared {
     let ns = seen.who.ns;
-    let whose = Whose::Container(known.container().id.0.to_vec().into());
+    let whose = Whose::Container(seen.tracker.containers.container(own).id.0.to_vec().into());
     let key = Key { class: Class::HostIpc, whose, target: Target::Namespace(ns) };
     let mut draft = Draft::by(&seen.who, Severity::Medium, String::new())
         .of(Some(ns), Some(false), false)
@@ -94,7 +96,7 @@ fn met(seen: &Seen<'_>, known: &Rc<Known>) -> Shared {
     Shared {
         key,
         ns,
-        subject: Rc::clone(known),
+        subject: own.clone(),
         other: None,
         object: String::new(),
         draft,
@@ -103,9 +105,9 @@ fn met(seen: &Seen<'_>, known: &Rc<Known>) -> Shared {
 }
 
 /// What there is to say, as the runtime's word stands.
-fn draft(shared: &Shared, sharing: Sharing) -> Draft {
+fn draft(shared: &Shared, containers: &Containers, sharing: Sharing) -> Draft {
     let mut draft = shared.draft.clone();
-    let own = shared.subject.container();
+    let own = containers.container(&shared.subject);
     draft.title = format!("container {} uses the host's IPC namespace", ContainerTag(&own));
     judge(&mut draft, sharing, &own);
     draft

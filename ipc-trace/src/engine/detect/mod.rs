@@ -204,33 +204,41 @@ impl Detect {
         (&mut self.detectors, Judging { findings, requests, attempts, meetings })
     }
 
-    /// A call returned. `seq`: the number of the line that told of it. To be called after the tracker
-    /// has learnt of it.
+    /// A call returned. `seq`: the number of the line that told of it. `met`: objects that somebody new used by it.
+    /// To be called after the tracker has learnt of it.
     #[inline]
-    pub(crate) fn call(&mut self, call: &Call<'_>, seq: Option<u64>, tracker: &Tracker) {
-        if call.record.pid == self.own_pid {
-            drop(tracker.objects.take_met());
-        } else {
-            self.seen(&Seen::one(call, seq, tracker));
+    pub(crate) fn call(
+        &mut self,
+        call: &Call<'_>,
+        seq: Option<u64>,
+        met: &[(NsRef, Local)],
+        tracker: &Tracker,
+    ) {
+        if call.record.pid != self.own_pid {
+            self.seen(&Seen::one(call, seq, tracker), met);
         }
     }
 
     /// Calls returned that came together.
     #[inline]
-    pub(crate) fn group(&mut self, head: &BatchHead, group: &Group<'_>, tracker: &Tracker) {
-        if head.pid == self.own_pid {
-            drop(tracker.objects.take_met());
-        } else {
-            self.seen(&Seen::group(head, group, tracker));
+    pub(crate) fn group(
+        &mut self,
+        head: &BatchHead,
+        group: &Group<'_>,
+        met: &[(NsRef, Local)],
+        tracker: &Tracker,
+    ) {
+        if head.pid != self.own_pid {
+            self.seen(&Seen::group(head, group, tracker), met);
         }
     }
 
     #[inline]
-    fn seen(&mut self, seen: &Seen<'_>) {
+    fn seen(&mut self, seen: &Seen<'_>, met: &[(NsRef, Local)]) {
         let (detectors, mut to) = self.parts();
         detectors.calls(seen, &mut to);
-        if seen.tracker.objects.has_met() {
-            self.met(seen);
+        if !met.is_empty() {
+            self.met(seen, met);
         }
         if failed::any(seen) {
             self.failed(seen);
@@ -239,11 +247,10 @@ impl Detect {
 
     /// Some of the calls were the first ones on an object by somebody.
     #[cold]
-    fn met(&mut self, seen: &Seen<'_>) {
+    fn met(&mut self, seen: &Seen<'_>, met: &[(NsRef, Local)]) {
         let (detectors, mut to) = self.parts();
-        let objects = &seen.tracker.objects;
-        for (ns, local) in objects.take_met() {
-            if let Some(one) = objects.get(ns, local) {
+        for &(ns, local) in met {
+            if let Some(one) = seen.tracker.objects.get(ns, local) {
                 detectors.met(seen, (ns, local), one, &mut to);
             }
         }

@@ -10,7 +10,7 @@
 use std::{collections::VecDeque, rc::Rc};
 
 use ipc_trace_common::{
-    op::Op,
+    op::{Effect, Op},
     record::{ExitRecord, NsRef, Way, flag},
     state::HOST_INUM,
 };
@@ -21,7 +21,7 @@ use super::{
     sighting::{Calls, Draft, Key, Moved, Seen, Target, Trace, Who, comm_of},
 };
 use crate::{
-    engine::track::{HashMap, Tracker, contexts::Facts},
+    engine::track::{HashMap, Tracker, containers::ContainerHandle, contexts::Facts},
     event::OtherNs,
     event::finding::{Class, Severity},
     event::tag::NsTag,
@@ -58,6 +58,7 @@ enum State {
 #[derive(Debug)]
 struct Entered {
     key: Key,
+    /// What there is to say whatever it does
     draft: Draft,
     pid: u32,
     to: NsRef,
@@ -68,6 +69,8 @@ struct Entered {
     sure: bool,
     facts: Option<Rc<Facts>>,
     state: State,
+    /// Why it was told of
+    by: Option<By>,
     /// It is not asked of again before then
     ask_at: u64,
     /// It is another ipc-trace, and has done nothing but look
@@ -84,6 +87,44 @@ pub(super) struct NamespaceMismatch {
     /// Where threads that have moved began
     origins: HashMap<u32, (u64, NsRef)>,
     waiting: usize,
+    homes: Homes,
+}
+
+/// In which IPC namespace the processes of containers live, where that is another one than the first that a
+/// thread was seen in; and the context that told so, if it was one.
+#[derive(Debug, Default)]
+struct Homes(HashMap<ContainerHandle, (NsRef, u64)>);
+
+/// Containers whose homes are remembered. When there are more, all are learnt anew.
+const HOMES: usize = 1 << 13;
+
+impl Homes {
+    /// The processes of a thread's container live in that namespace: one went over there as a whole.
+    fn lives_in(&mut self, facts: Option<&Rc<Facts>>, ns: NsRef) {
+        if let Some(container) = facts.and_then(|facts| facts.container.as_ref()) {
+            if self.0.len() >= HOMES && !self.0.contains_key(container) {
+                self.0.clear();
+            }
+            self.0.insert(container.clone(), (ns, 0));
+        }
+    }
+
+    /// Whether a thread's home is the namespace that it went to. Its context may have been made after it moved.
+    fn is_home(&mut self, moved: &Moved<'_>) -> bool {
+        let Moved { record, mover, tracker, .. } = *moved;
+        let Some(container) = mover.and_then(|facts| facts.container.as_ref()) else {
+            return record.to.inum == HOST_INUM;
+        };
+        let home =
+            self.0.get(container).copied().or_else(|| tracker.containers.first_ns(container));
+        match home {
+            Some((_, told_by)) if told_by == record.context && told_by != 0 => {
+                self.lives_in(mover, record.from);
+                record.from == record.to
+            }
+            home => home.map(|(ns, _)| ns) == Some(record.to),
+        }
+    }
 }
 
 /// Why a thread is believed to have kept its other namespaces.
@@ -127,14 +168,12 @@ impl Detector for NamespaceMismatch {
         if record.way != SETNS || record.to == origin {
             return;
         }
-        if is_home(record.to, record.from, record.context, facts) || made_by_own(record.to, moved) {
+        if self.homes.is_home(moved) || made_by_own(record.to, moved) {
             return;
         }
         let (mnt, sure) = match whole(moved) {
             Whole::Yes => {
-                if let Some(known) = facts.and_then(|facts| facts.container.as_ref()) {
-                    known.lives_in(record.to);
-                }
+                self.homes.lives_in(facts, record.to);
                 return;
             }
             Whole::NotYet { mnt, sure } => (mnt, sure),
@@ -254,6 +293,7 @@ impl NamespaceMismatch {
                 sure,
                 facts: facts.cloned(),
                 state: State::Waiting,
+                by: None,
                 ask_at: 0,
                 tracer,
             },
@@ -309,11 +349,8 @@ impl NamespaceMismatch {
             let now = who.facts.and_then(|facts| facts.ns.mnt);
             if changed(entered.mnt, now) == Some(true) {
                 let entered = self.forget(tid);
-                if let Some(known) =
-                    entered.as_ref().and_then(|one| one.facts.as_ref()?.container.as_ref())
-                {
-                    known.lives_in(who.ns);
-                }
+                let facts = entered.as_ref().and_then(|one| one.facts.as_ref());
+                self.homes.lives_in(facts, who.ns);
                 return;
             }
             entered.tell(By::Call, to);
@@ -321,10 +358,10 @@ impl NamespaceMismatch {
         }
         if entered.tracer && !looks(seen) {
             entered.tracer = false;
-            to.findings.amend(&entered.key, |draft| draft.severity = Severity::High);
+            let said = entered.said();
+            to.findings.amend(&entered.key, |known| *known = said);
         }
-        let draft = &entered.draft;
-        to.saw(entered.key.clone(), seen.trace(), || draft.clone());
+        to.saw(entered.key.clone(), seen.trace(), || entered.said());
     }
 
     fn tell(&mut self, tid: u32, by: By, to: &mut Judging<'_>) {
@@ -337,18 +374,30 @@ impl NamespaceMismatch {
 
 impl Entered {
     fn tell(&mut self, by: By, to: &mut Judging<'_>) {
-        self.state = State::Told;
-        let draft = &mut self.draft;
-        let (weight, text) = match by {
-            By::Call => (30, "its mount namespace was still the same when IPC was called there"),
-            By::Leaving => (15, "its mount namespace was the same until it left"),
-            By::Look => (25, "its mount namespace was still the same a second later"),
-            By::EndAfterLook => (15, "its mount namespace was the same a while later"),
-            By::End => (-25, "it ended before it could be known whether it went over as a whole"),
-        };
-        draft.add(weight, text);
-        if by == By::End {
-            draft.severity = Severity::Low;
+        (self.state, self.by) = (State::Told, Some(by));
+        to.saw(self.key.clone(), self.trace.clone(), || self.said());
+    }
+
+    /// What there is to say of it.
+    fn said(&self) -> Draft {
+        let mut draft = self.draft.clone();
+        match self.by {
+            Some(By::Call) => {
+                draft.add(30, "its mount namespace was still the same when IPC was called there");
+            }
+            Some(By::Leaving) => draft.add(15, "its mount namespace was the same until it left"),
+            Some(By::Look) => {
+                draft.add(25, "its mount namespace was still the same a second later");
+            }
+            Some(By::EndAfterLook) => {
+                draft.add(15, "its mount namespace was the same a while later");
+            }
+            Some(By::End) => {
+                let text = "it ended before it could be known whether it went over as a whole";
+                draft.add(-25, text);
+                draft.severity = Severity::Low;
+            }
+            None => {}
         }
         if !self.sure {
             let text = "which mount namespace it had before is not known";
@@ -356,12 +405,11 @@ impl Entered {
         }
         if self.tracer {
             draft.severity = Severity::Info;
-            draft.title = format!("{} It looks around as ipc-trace does.", draft.title);
+            draft.title.push_str(" It looks around as ipc-trace does.");
             let text = "it runs the same executable as this tracer, and did nothing but look";
             draft.add(0, text);
         }
-        let draft = &self.draft;
-        to.saw(self.key.clone(), self.trace.clone(), || draft.clone());
+        draft
     }
 }
 
@@ -391,15 +439,6 @@ fn changed(before: Option<u32>, now: Option<u32>) -> Option<bool> {
     Some(before? != now?)
 }
 
-/// Whether a thread's home is the namespace. `context`: the thread's, which was made after it moved
-/// from `from`.
-fn is_home(to: NsRef, from: NsRef, context: u64, facts: Option<&Rc<Facts>>) -> bool {
-    match facts.and_then(|facts| facts.container.as_ref()) {
-        None => to.inum == HOST_INUM,
-        Some(known) => known.home_before(context, from) == Some(to),
-    }
-}
-
 /// Whether the thread's process or one that it comes from, in the same container, made the namespace.
 fn made_by_own(ns: NsRef, moved: &Moved<'_>) -> bool {
     let info = moved.tracker.namespaces.get(ns);
@@ -409,9 +448,8 @@ fn made_by_own(ns: NsRef, moved: &Moved<'_>) -> bool {
     if is_maker(own.pid, own.start_boot_ns) {
         return true;
     }
-    let of = |facts: &Facts| facts.container.as_ref().map(Rc::as_ptr);
     let mut ancestry = own.identity.ancestry.iter().flat_map(|all| all.iter());
-    of(maker) == of(own) && ancestry.any(|one| is_maker(one.pid, one.start_boot_ns))
+    maker.container == own.container && ancestry.any(|one| is_maker(one.pid, one.start_boot_ns))
 }
 
 enum Whole {
@@ -447,24 +485,15 @@ fn looks(seen: &Seen<'_>) -> bool {
         Calls::One(call) => !matches!(call.deed(), Some(Deed::Removed(..) | Deed::Set(..))),
         Calls::Group(..) => false,
     };
-    match seen.op {
-        Op::MqGetsetattr => true,
-        Op::MqOpen => match seen.calls {
+    match seen.op.effect() {
+        Effect::Read => true,
+        Effect::Create { .. } if seen.op == Op::MqOpen => match seen.calls {
             Calls::One(call) => call.record.args[1] & O_CREAT == 0,
             Calls::Group(..) => false,
         },
-        Op::Shmctl | Op::Semctl | Op::Msgctl => harmless(seen.calls),
-        Op::Shmget
-        | Op::Shmat
-        | Op::Shmdt
-        | Op::Semget
-        | Op::Semop
-        | Op::Msgget
-        | Op::Msgsnd
-        | Op::Msgrcv
-        | Op::MqUnlink
-        | Op::MqSend
-        | Op::MqReceive
-        | Op::MqNotify => false,
+        Effect::Control { .. } => harmless(seen.calls),
+        Effect::Use | Effect::Create { .. } | Effect::Attach | Effect::Detach | Effect::Unlink => {
+            false
+        }
     }
 }

@@ -7,7 +7,7 @@
 //! Invariant: what is remembered is bounded: findings that may be amended and objects whose use is counted,
 //! at most [`KEPT`] each; what has no room is told at once.
 
-use std::{rc::Rc, sync::Arc};
+use std::sync::Arc;
 
 use ipc_trace_common::record::NsRef;
 
@@ -16,8 +16,7 @@ use super::{
     store::Findings,
 };
 use crate::{
-    engine::track::containers::Known,
-    engine::track::containers::sharing,
+    engine::track::containers::{ContainerHandle, Containers, sharing},
     engine::track::{
         HashMap, Tracker,
         namespaces::is_host,
@@ -39,29 +38,29 @@ pub(super) struct Shared {
     /// The namespace
     pub(super) ns: NsRef,
     /// Who came to use what another one has
-    pub(super) subject: Rc<Known>,
+    pub(super) subject: ContainerHandle,
     /// The other one, of `cross-container`
-    pub(super) other: Option<Rc<Known>>,
+    pub(super) other: Option<ContainerHandle>,
     /// What they share, as a title says it; of `cross-container`
     pub(super) object: String,
     /// What is the same whatever the runtimes say
     pub(super) draft: Draft,
     /// What there is to say, as the runtimes' word stands
-    pub(super) say: fn(&Self, Sharing) -> Draft,
+    pub(super) say: fn(&Self, &Containers, Sharing) -> Draft,
 }
 
 impl Shared {
-    fn containers(&self) -> Vec<Arc<Container>> {
-        self.other.iter().chain([&self.subject]).map(|known| known.container()).collect()
+    fn containers(&self, all: &Containers) -> Vec<Arc<Container>> {
+        self.other.iter().chain([&self.subject]).map(|handle| all.container(handle)).collect()
     }
 
     fn sharing(&self, containers: &[Arc<Container>]) -> Sharing {
         sharing::of(containers, is_host(self.ns)).unwrap_or(Sharing::Unknown)
     }
 
-    fn draft(&self, containers: &[Arc<Container>]) -> Draft {
-        let sharing = self.sharing(containers);
-        (self.say)(self, sharing)
+    /// What there is to say. `own`: its containers, of all.
+    fn draft(&self, own: &[Arc<Container>], all: &Containers) -> Draft {
+        (self.say)(self, all, self.sharing(own))
     }
 }
 
@@ -137,20 +136,26 @@ impl Meetings {
     }
 
     /// Containers share something. Whether what becomes known of them is followed.
-    pub(super) fn open(&mut self, shared: Shared, trace: Trace, to: &mut Findings) -> bool {
+    pub(super) fn open(
+        &mut self,
+        shared: Shared,
+        trace: Trace,
+        all: &Containers,
+        to: &mut Findings,
+    ) -> bool {
         self.make_room(to);
-        let containers = shared.containers();
+        let containers = shared.containers(all);
         let full = self.open.len() >= KEPT;
         let key = shared.key.clone();
         if full {
-            to.saw(key, trace, || shared.draft(&containers));
+            to.saw(key, trace, || shared.draft(&containers, all));
             return false;
         }
         let due = trace.boot_ns.saturating_add(PATIENCE_NS);
         let known = shared.sharing(&containers) != Sharing::Unknown;
         let mut open = Open { shared, traces: trace, due, told: None };
         if known {
-            open.tell(containers, to);
+            open.tell(containers, all, to);
         }
         self.open.insert(key, open);
         true
@@ -158,11 +163,12 @@ impl Meetings {
 
     /// Time went on.
     pub(super) fn tick(&mut self, now: u64, tracker: &Tracker, to: &mut Findings) {
+        let all = &tracker.containers;
         for open in self.open.values_mut() {
-            let containers = open.shared.containers();
+            let containers = open.shared.containers(all);
             let known = || open.shared.sharing(&containers) != Sharing::Unknown;
             if open.told.is_some() || now >= open.due || known() {
-                open.tell(containers, to);
+                open.tell(containers, all, to);
             }
         }
         self.count_uses(now, tracker, to);
@@ -184,8 +190,9 @@ impl Meetings {
 
     /// Nothing comes any more.
     pub(super) fn finish(&mut self, now: u64, tracker: &Tracker, to: &mut Findings) {
+        let all = &tracker.containers;
         for open in self.open.values_mut() {
-            open.tell(open.shared.containers(), to);
+            open.tell(open.shared.containers(all), all, to);
         }
         self.count_uses(now, tracker, to);
     }
@@ -198,15 +205,15 @@ fn calls(boot_ns: u64, count: u64) -> Trace {
 
 impl Open {
     /// Tells of it, as it is known now, and of what came since.
-    fn tell(&mut self, containers: Vec<Arc<Container>>, to: &mut Findings) {
+    fn tell(&mut self, containers: Vec<Arc<Container>>, all: &Containers, to: &mut Findings) {
         let Self { shared, traces, told, due: _ } = self;
         let key = &shared.key;
         match told {
-            None => to.saw(key.clone(), traces.clone(), || shared.draft(&containers)),
+            None => to.saw(key.clone(), traces.clone(), || shared.draft(&containers, all)),
             Some(said) => {
                 let same = said.iter().zip(&containers).all(|(a, b)| Arc::ptr_eq(a, b));
                 if !same {
-                    let draft = shared.draft(&containers);
+                    let draft = shared.draft(&containers, all);
                     to.amend(key, |known| *known = draft);
                 }
                 if traces.count > 0 {

@@ -8,7 +8,7 @@ use ipc_trace_common::{
 };
 
 use crate::{
-    engine::track::containers::Known,
+    engine::track::containers::{ContainerHandle, Containers},
     engine::track::{
         Place, Tracker,
         contexts::{Facts, Of},
@@ -323,9 +323,20 @@ pub(crate) struct More {
     pub or_more: bool,
 }
 
+/// How much of an access was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Extent {
+    /// Something of another namespace is held: a descriptor, a mapping
+    Held,
+    /// It is used
+    Used,
+}
+
 /// What a class says when it sees something for the first time.
 #[derive(Clone, Debug)]
 pub(crate) struct Draft {
+    /// How much was seen
+    pub extent: Extent,
     /// How much it matters
     pub severity: Severity,
     /// What happened, in one sentence. Names that others chose are escaped in it. It is never read again:
@@ -336,7 +347,7 @@ pub(crate) struct Draft {
     /// Who did it; `None`: the finding is about the container in `container`
     pub process: Option<Process<'static>>,
     /// The container, kept so that a name which comes late is shown
-    pub container: Option<Rc<Known>>,
+    pub container: Option<ContainerHandle>,
     /// The path of the process's cgroup
     pub cgroup: Option<Arc<Text<'static>>>,
     /// The namespace that it was in
@@ -346,7 +357,7 @@ pub(crate) struct Draft {
     /// Which one of that namespace, where the target does not say so
     pub local: Option<Local>,
     /// Whose it is, where that is not told by who made it
-    pub owner: Option<Rc<Known>>,
+    pub owner: Option<ContainerHandle>,
     /// Whether that is another one than the subject's
     pub foreign: Option<bool>,
     /// Whether it had died
@@ -368,6 +379,7 @@ impl Draft {
     #[must_use]
     pub(crate) fn by(who: &Who<'_>, severity: Severity, title: String) -> Self {
         Self {
+            extent: Extent::Used,
             severity,
             title,
             more: More::default(),
@@ -390,9 +402,9 @@ impl Draft {
 
     /// Whether a container has to do with it that has no name yet.
     #[must_use]
-    pub(crate) fn is_nameless(&self) -> bool {
+    pub(crate) fn is_nameless(&self, containers: &Containers) -> bool {
         let mut all = self.container.iter().chain(&self.owner);
-        all.any(|known| known.container().name.is_none())
+        all.any(|handle| containers.container(handle).name.is_none())
     }
 
     /// One more reason.

@@ -13,10 +13,10 @@ use std::{
 use super::{
     found,
     judge::{Judge, Silent, Verdict},
-    sighting::{Draft, Key, Target, Trace, Whose},
+    sighting::{Draft, Extent, Key, Target, Trace, Whose},
 };
 use crate::{
-    engine::track::{HashMap, Tracker},
+    engine::track::{HashMap, Tracker, containers::ContainerHandle},
     event::finding::{
         Class, Evidence, Finding, FindingsAccounting, FoundObject, Severity, Subject,
     },
@@ -199,6 +199,22 @@ impl Findings {
         self.pending = true;
     }
 
+    /// As [`Self::saw`]; what only said that something is held is said anew when it is used.
+    pub(crate) fn saw_as(
+        &mut self,
+        extent: Extent,
+        key: Key,
+        trace: Trace,
+        draft: impl Fn() -> Draft,
+    ) {
+        if let Some(kept) = self.kept.get_mut(&key)
+            && kept.draft.extent < extent
+        {
+            kept.draft = Draft { extent, ..draft() };
+        }
+        self.saw(key, trace, || Draft { extent, ..draft() });
+    }
+
     /// The same was seen again, if it is kept.
     pub(crate) fn saw_again(&mut self, key: &Key, trace: Trace) {
         if let Some(kept) = self.kept.get_mut(key) {
@@ -268,30 +284,39 @@ impl Findings {
     }
 
     /// Findings to be shown.
-    pub(crate) fn show(&mut self, which: Which, tracker: &Tracker, now: SystemTime) -> Vec<Shown> {
+    pub(crate) fn show(
+        &mut self,
+        which: Which,
+        tracker: &mut Tracker,
+        now: SystemTime,
+    ) -> Vec<Shown> {
         self.pending = false;
         // A name is seldom long in coming, and a rule may ask for it.
         let patient = self.judge.asks_names();
         let wanted = |kept: &Kept| match which {
-            Which::New => kept.new && !(patient && kept.draft.is_nameless()),
+            Which::New => kept.new && !(patient && kept.draft.is_nameless(&tracker.containers)),
             Which::Grown => kept.grown,
             Which::All => true,
         };
-        let mut shown = Vec::new();
+        let (mut shown, mut containers) = (Vec::new(), Vec::new());
         for (key, kept) in self.kept.iter_mut().filter(|(_, kept)| wanted(kept)) {
-            let finding = kept.finding(key, tracker, self.judge.as_ref(), now);
+            let judge = self.judge.as_ref();
+            let finding = kept.finding(key, tracker, &mut containers, judge, now);
             kept.grown = false;
             if kept.verdict.muted.is_none() {
                 let new = std::mem::take(&mut kept.new);
                 shown.push(Shown { new, finding });
             }
         }
+        for handle in &containers {
+            drop(tracker.containers.show(handle));
+        }
         shown.sort_by_key(|one| one.finding.id);
         shown
     }
 
     /// All findings, the severest first, then the surest.
-    pub(crate) fn report(&mut self, tracker: &Tracker, now: SystemTime) -> Vec<Finding> {
+    pub(crate) fn report(&mut self, tracker: &mut Tracker, now: SystemTime) -> Vec<Finding> {
         let all = self.show(Which::All, tracker, now).into_iter();
         let mut all: Vec<_> = all.map(|shown| shown.finding).collect();
         all.sort_by_key(|one| (std::cmp::Reverse((one.severity, one.confidence)), one.id));
@@ -373,12 +398,15 @@ impl Kept {
         &mut self,
         key: &Key,
         tracker: &Tracker,
+        containers: &mut Vec<ContainerHandle>,
         judge: &dyn Judge,
         now: SystemTime,
     ) -> Finding {
         let before = self.object.take().unwrap_or_default();
-        self.object = Some(found::look(key, &self.draft, before, tracker));
+        self.object = Some(found::look(key, &self.draft, before, tracker, containers));
         let draft = &self.draft;
+        containers.extend(draft.container.clone());
+        let container = draft.container.as_ref();
         let time = |boot_ns| tracker.clock.time(boot_ns);
         let evidence = |trace: &Trace| Evidence {
             time: time(trace.boot_ns),
@@ -396,7 +424,7 @@ impl Kept {
             title: draft.full_title(),
             subject: Subject {
                 process: draft.process.clone(),
-                container: draft.container.as_ref().map(|known| known.show()),
+                container: container.map(|handle| tracker.containers.container(handle)),
                 cgroup: draft.cgroup.clone(),
                 ipc_ns: draft.ns.map(|ns| tracker.namespaces.show(ns)),
             },

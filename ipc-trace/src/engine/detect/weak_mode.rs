@@ -3,8 +3,6 @@
 //! Where one user alone has it, its mode is bad style; where several have, each of them depends on all
 //! others that reach the namespace.
 
-use std::rc::Rc;
-
 use ipc_trace_common::record::NsRef;
 
 use super::{
@@ -90,14 +88,9 @@ fn changed(change: &Change) -> Option<(Key, Trace, Draft)> {
 fn several(one: &One) -> Option<&'static str> {
     let parties = one.parties();
     let first = parties.first()?;
-    let container = |known: &Option<Rc<_>>| known.as_ref().map(Rc::as_ptr);
-    let others = |party: &_| -> bool {
-        let party: &crate::engine::track::objects::users::Party = party;
-        container(&party.container) != container(&first.container)
-    };
     // Who made it has used it.
     let maker = one.creator.as_ref().is_some_and(|maker| maker.uid != first.uid);
-    if parties.iter().any(others) {
+    if parties.iter().any(|party| party.container != first.container) {
         Some("several containers, or by one and the host")
     } else if maker || parties.iter().any(|party| party.uid != first.uid) {
         Some("several users")

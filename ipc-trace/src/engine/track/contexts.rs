@@ -12,8 +12,7 @@ use super::{
     recent::Recent,
 };
 use crate::{
-    engine::track::containers::Containers,
-    engine::track::containers::Known,
+    engine::track::containers::{ContainerHandle, Containers},
     event::{Container, OtherNs, Process, identity::Capabilities, identity::Identity, value::Text},
     input::process::{Context, Found, Request},
 };
@@ -43,7 +42,7 @@ pub(crate) struct Facts {
     /// Its other namespaces
     pub ns: OtherNs,
     /// Its container; `None`: it is the host's
-    pub container: Option<Rc<Known>>,
+    pub container: Option<ContainerHandle>,
     /// The path of its cgroup, from the root of the hierarchy
     pub cgroup: Option<Arc<Text<'static>>>,
     /// Who it is beside that
@@ -54,7 +53,7 @@ pub(crate) struct Facts {
 impl Facts {
     fn new(
         record: &ContextRecord,
-        (container, cgroup): (Option<Rc<Known>>, Option<Arc<Text<'static>>>),
+        (container, cgroup): (Option<ContainerHandle>, Option<Arc<Text<'static>>>),
         identity: Identity,
         found: &Found,
     ) -> Self {
@@ -93,14 +92,14 @@ impl Facts {
 
     /// Its container, as it is shown now.
     #[must_use]
-    pub(crate) fn container(&self) -> Option<Arc<Container>> {
-        self.container.as_ref().map(|known| known.container())
+    pub(crate) fn container(&self, containers: &Containers) -> Option<Arc<Container>> {
+        self.container.as_ref().map(|handle| containers.container(handle))
     }
 
     /// As [`Self::container`], on a line, which a later one amends when there is more to say.
     #[must_use]
-    pub(crate) fn show_container(&self) -> Option<Arc<Container>> {
-        self.container.as_ref().map(|known| known.show())
+    pub(crate) fn show_container(&self, containers: &mut Containers) -> Option<Arc<Container>> {
+        self.container.as_ref().map(|handle| containers.show(handle))
     }
 
     /// The process, with one of its threads.
@@ -228,11 +227,9 @@ impl Contexts {
         if let Some(known) = &container {
             containers.is_in(known, record.ns, record.context);
         }
-        let of_container = container.as_ref().map(Rc::as_ptr);
         let (ancestry, ancestry_truncated) =
             self.ancestors.of(record, &found.ancestors, |one: &AncestorRecord| {
-                let its = || containers.of(one.cgroup).as_ref().map(Rc::as_ptr);
-                of_container.is_none() || its() == of_container
+                container.is_none() || containers.of(one.cgroup) == container
             });
         let called = found.called.as_ref().unwrap_or(called).clone();
         let identity = Identity {
@@ -326,6 +323,12 @@ impl Contexts {
         if let Some(known) = self.by_tid.get_mut(&tid).filter(|known| known.0 == context) {
             Rc::make_mut(&mut known.1).users = Users::new(extents);
         }
+    }
+
+    /// What comes next is about that thread.
+    #[inline]
+    pub(crate) fn expect(&mut self, tid: u32) {
+        self.by_tid.expect(&tid);
     }
 
     /// The facts of a thread, if it still is what it was in that context.

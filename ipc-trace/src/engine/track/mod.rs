@@ -262,9 +262,10 @@ impl Tracker {
         (id, named.key.or_else(|| known.and_then(|one| one.key).map(Hex32)))
     }
 
-    /// The container of the thread that made a call.
-    fn container(&self, record: &CallRecord) -> Option<Arc<Container>> {
-        self.contexts.get(record.tid, record.context)?.show_container()
+    /// The container of the thread that made a call, to be shown on a line.
+    pub(crate) fn show_container(&mut self, record: &CallRecord) -> Option<Arc<Container>> {
+        let facts = self.contexts.get(record.tid, record.context)?;
+        facts.show_container(&mut self.containers)
     }
 
     /// A thread's context came.
@@ -272,9 +273,14 @@ impl Tracker {
         self.contexts.insert(context, &mut self.containers);
     }
 
-    /// The event of a call.
+    /// The event of a call, by a thread in a container.
     #[must_use]
-    pub(crate) fn ipc<'a>(&'a self, call: &Call<'a>, seq: u64) -> Ipc<'a> {
+    pub(crate) fn ipc<'a>(
+        &'a self,
+        call: &Call<'a>,
+        container: Option<Arc<Container>>,
+        seq: u64,
+    ) -> Ipc<'a> {
         let record = call.record;
         let place = self.place(call);
         let (name, name_from) = self.queue_name(call).unzip();
@@ -291,7 +297,7 @@ impl Tracker {
             made: call.made(),
             duration_ns: (duration != ipc_trace_common::record::NO_DURATION).then_some(duration),
             process: self.contexts.caller(record),
-            container: self.container(record),
+            container,
             ipc_ns: self.namespaces.show(record.ns),
             object: Object {
                 kind: FamilyName(call.op.family()),

@@ -4,8 +4,7 @@ use std::{borrow::Cow, rc::Rc, sync::Arc};
 
 use super::{contexts::Facts, recent::Recent};
 use crate::{
-    engine::track::containers,
-    engine::track::containers::Known,
+    engine::track::containers::{ContainerHandle, Containers},
     event::{Container, OtherNs, report::ProcessReport, value::Text},
 };
 
@@ -58,7 +57,7 @@ pub(crate) struct Deed {
 pub(crate) struct Processes {
     known: Recent<Key, One>,
     folded: u64,
-    containers: Vec<Rc<Known>>,
+    containers: Vec<ContainerHandle>,
     containers_folded: u64,
 }
 
@@ -87,7 +86,7 @@ impl Processes {
             }
         });
         if let (Some(facts), Some(before)) = (facts, &one.facts)
-            && facts.container.as_ref().map(Rc::as_ptr) != before.container.as_ref().map(Rc::as_ptr)
+            && facts.container != before.container
         {
             // It was moved.
             if let Some(container) = &facts.container {
@@ -102,14 +101,14 @@ impl Processes {
     }
 
     /// A container has a process there.
-    pub(crate) fn lives(&mut self, container: &Rc<Known>) {
+    pub(crate) fn lives(&mut self, container: &ContainerHandle) {
         add(&mut self.containers, &mut self.containers_folded, container);
     }
 
     /// The containers of all, by name, and how many processes had others for which there was no room.
     #[must_use]
-    pub(crate) fn containers(&self) -> (Vec<Arc<Container>>, u64) {
-        (containers::shown(&self.containers), self.containers_folded)
+    pub(crate) fn containers(&self, all: &Containers) -> (Vec<Arc<Container>>, u64) {
+        (all.sorted(&self.containers), self.containers_folded)
     }
 
     /// How many had to make room.
@@ -120,19 +119,19 @@ impl Processes {
 
     /// All that are kept, those with most calls first.
     #[must_use]
-    pub(crate) fn report(&self) -> Vec<ProcessReport> {
+    pub(crate) fn report(&self, containers: &Containers) -> Vec<ProcessReport> {
         let mut all: Vec<_> = self.known.iter().collect();
         all.sort_unstable_by_key(|(key, one)| (std::cmp::Reverse(one.calls), **key));
-        all.into_iter().map(|(key, one)| one.report(key.0)).collect()
+        all.into_iter().map(|(key, one)| one.report(key.0, containers)).collect()
     }
 }
 
-fn add(containers: &mut Vec<Rc<Known>>, folded: &mut u64, container: &Rc<Known>) {
-    if containers.iter().rev().any(|known| Rc::ptr_eq(known, container)) {
+fn add(containers: &mut Vec<ContainerHandle>, folded: &mut u64, container: &ContainerHandle) {
+    if containers.iter().rev().any(|known| known == container) {
         return;
     }
     if containers.len() < LIMIT {
-        containers.push(Rc::clone(container));
+        containers.push(container.clone());
     } else {
         *folded += 1;
     }
@@ -150,7 +149,7 @@ fn make_room(known: &mut Recent<Key, One>) {
 }
 
 impl One {
-    fn report(&self, pid: u32) -> ProcessReport {
+    fn report(&self, pid: u32, containers: &Containers) -> ProcessReport {
         let facts = self.facts.as_deref();
         let comm = Text::until_nul(&self.comm);
         ProcessReport {
@@ -163,7 +162,7 @@ impl One {
             start_boot_ns: facts.map(|f| f.start_boot_ns),
             ns: facts.map_or(OtherNs::default(), |f| f.ns),
             identity: facts.map(|f| f.identity_as(self.uid)).unwrap_or_default(),
-            container: facts.and_then(Facts::container),
+            container: facts.and_then(|facts| facts.container(containers)),
             calls: self.calls,
             failed: self.failed,
             foreign_calls: self.foreign,
@@ -184,7 +183,7 @@ mod tests {
             processes.count(&caller(1), None, deed);
             processes.count(&caller(100 + round), None, deed);
         }
-        let report = processes.report();
+        let report = processes.report(&Containers::default());
         assert!(report.len() <= LIMIT);
         assert_eq!((report[0].pid, report[0].calls), (1, 10_000));
         assert_eq!(report.len() as u64 + processes.folded(), 10_001);

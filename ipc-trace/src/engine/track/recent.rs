@@ -3,7 +3,7 @@
 //!
 //! Invariant: a remembered place counts only where its key is the wanted one.
 
-use std::{cell::Cell, hash::Hash};
+use std::hash::Hash;
 
 use indexmap::IndexMap;
 
@@ -11,12 +11,12 @@ use indexmap::IndexMap;
 #[derive(Clone, Debug)]
 pub(super) struct Recent<K, V> {
     map: IndexMap<K, V, super::Seeded>,
-    last: Cell<usize>,
+    last: usize,
 }
 
 impl<K, V> Default for Recent<K, V> {
     fn default() -> Self {
-        Self { map: IndexMap::default(), last: Cell::new(0) }
+        Self { map: IndexMap::default(), last: 0 }
     }
 }
 
@@ -31,25 +31,34 @@ impl<K: Hash + Eq, V> Recent<K, V> {
 
     #[inline]
     pub(super) fn get(&self, key: &K) -> Option<&V> {
-        if let Some((known, value)) = self.map.get_index(self.last.get())
-            && known == key
-        {
-            return Some(value);
+        match self.map.get_index(self.last) {
+            Some((known, value)) if known == key => Some(value),
+            Some(_) | None => self.find(key),
         }
-        self.find(key)
     }
 
     #[cold]
     fn find(&self, key: &K) -> Option<&V> {
-        let (at, _, value) = self.map.get_full(key)?;
-        self.last.set(at);
-        Some(value)
+        self.map.get(key)
+    }
+
+    /// What comes next asks for that key.
+    #[inline]
+    pub(super) fn expect(&mut self, key: &K) {
+        if self.map.get_index(self.last).is_none_or(|(known, _)| known != key) {
+            self.turn_to(key);
+        }
+    }
+
+    #[cold]
+    fn turn_to(&mut self, key: &K) {
+        self.last = self.map.get_index_of(key).unwrap_or(self.last);
     }
 
     /// The value of a key, made by `make(self)` where there is none.
     #[inline]
     pub(super) fn get_or_insert(&mut self, key: K, make: impl FnOnce(&mut Self) -> V) -> &mut V {
-        let mut at = self.last.get();
+        let mut at = self.last;
         if self.map.get_index(at).is_none_or(|(known, _)| *known != key) {
             at = self.find_or_insert(key, make);
         }
@@ -66,7 +75,7 @@ impl<K: Hash + Eq, V> Recent<K, V> {
                 self.map.insert_full(key, value).0
             }
         };
-        self.last.set(at);
+        self.last = at;
         at
     }
 
@@ -104,6 +113,7 @@ mod tests {
         for key in 0..4 {
             assert_eq!(*table.get_or_insert(key, |_| key * 10), key * 10);
         }
+        table.expect(&1);
         assert_eq!(table.get(&1), Some(&10));
         // The last entry takes the place of the one that was asked for last.
         assert_eq!(table.remove(&1), Some(10));

@@ -3,10 +3,7 @@
 //! Invariant: `calls` and `errors` are exact for every namespace that is listed: what was delivered,
 //! plus what the kernel counted because it could not deliver it.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    rc::Rc,
-};
+use std::collections::{BTreeMap, VecDeque};
 
 use hdrhistogram::Histogram;
 use ipc_trace_common::{
@@ -22,7 +19,7 @@ use super::{
     recent::Recent,
 };
 use crate::{
-    engine::track::containers::Known,
+    engine::track::containers::ContainerHandle,
     engine::track::containers::sharing,
     event::{
         LossBy,
@@ -218,7 +215,7 @@ impl Stats {
     }
 
     /// A container has a process in a namespace, whether or not that makes calls.
-    pub(crate) fn lives(&mut self, ns: NsRef, container: &Rc<Known>) {
+    pub(crate) fn lives(&mut self, ns: NsRef, container: &ContainerHandle) {
         self.of(ns).processes.lives(container);
     }
 
@@ -294,7 +291,7 @@ impl Stats {
         });
         all.sort_unstable_by_key(|ns| (!is_host(*ns), *ns));
         let none = NsStats::new(Processes::default());
-        let mut objects = tracker.objects.report(&tracker.clock, end);
+        let mut objects = tracker.objects.report(&tracker.clock, &tracker.containers, end);
         let report = |ns| {
             let objects = objects.remove(&ns).unwrap_or_default();
             namespace(ns, self.namespaces.get(&ns).unwrap_or(&none), tracker, objects)
@@ -334,7 +331,7 @@ fn namespace(
     let shown = tracker.namespaces.show(ns);
     let info = tracker.namespaces.get(ns);
     let time = |boot_ns| tracker.clock.time(boot_ns);
-    let (containers, containers_folded) = stats.processes.containers();
+    let (containers, containers_folded) = stats.processes.containers(&tracker.containers);
     NamespaceReport {
         inum: ns.inum,
         r#gen: ns.generation,
@@ -350,7 +347,7 @@ fn namespace(
         sharing: sharing::of(&containers, shown.host),
         containers,
         containers_folded,
-        processes: stats.processes.report(),
+        processes: stats.processes.report(&tracker.containers),
         processes_folded: stats.processes.folded(),
         ops: stats.ops().map(|(op, stats)| (OpName(op), stats.report(op))).collect(),
         foreign_calls: stats.foreign_calls,

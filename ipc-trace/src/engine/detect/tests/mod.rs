@@ -186,7 +186,8 @@ impl World {
         self.seq += 1;
         self.tracker.queues.opened(&call);
         let changes = self.tracker.act(&call);
-        self.detect.call(&call, Some(self.seq), &self.tracker);
+        let met = self.tracker.objects.take_met();
+        self.detect.call(&call, Some(self.seq), &met, &self.tracker);
         self.detect.objects(&changes);
     }
 
@@ -278,7 +279,8 @@ impl World {
         for group in batch.groups() {
             let group = group.unwrap();
             self.tracker.act_all(batch.head, &group);
-            self.detect.group(batch.head, &group, &self.tracker);
+            let met = self.tracker.objects.take_met();
+            self.detect.group(batch.head, &group, &met, &self.tracker);
         }
     }
 
@@ -413,7 +415,7 @@ impl World {
 
     pub(super) fn all(&mut self) -> Vec<Finding> {
         let now = std::time::SystemTime::UNIX_EPOCH;
-        let shown = self.detect.findings.show(Which::All, &self.tracker, now);
+        let shown = self.detect.findings.show(Which::All, &mut self.tracker, now);
         shown.into_iter().map(|one| one.finding).collect()
     }
 }

@@ -96,7 +96,7 @@ fn a_rule_waits_for_a_name_that_it_may_ask_for() {
     use crate::engine::detect::store::Which;
     let show = |world: &mut World, which| {
         let now = std::time::SystemTime::UNIX_EPOCH;
-        world.detect.findings.show(which, &world.tracker, now).len()
+        world.detect.findings.show(which, &mut world.tracker, now).len()
     };
     let rule = "[[mute]]\nname = 'r'\nreason = 'r'\nsubject = { container = 'app3' }\n";
     for (text, named, shown) in [("", false, [1, 0]), (rule, false, [0, 1]), (rule, true, [0, 0])] {

@@ -69,7 +69,7 @@ fn a_descriptor_that_is_received_matters_when_it_is_used() {
 fn a_line_tells_once_and_again_when_there_is_more() {
     let mut world = World::new();
     let show = |world: &mut World, which| {
-        let shown = world.detect.findings.show(which, &world.tracker, NOW);
+        let shown = world.detect.findings.show(which, &mut world.tracker, NOW);
         shown.iter().map(|one| (one.new, one.finding.count)).collect::<Vec<_>>()
     };
     assert!(!world.detect.findings.has_new());

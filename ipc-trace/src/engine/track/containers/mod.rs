@@ -2,7 +2,7 @@
 //!
 //! | module | its job |
 //! | --- | --- |
-//! | `known` | a container, and what runtimes say of it |
+//! | `state` | a container, and what runtimes say of it |
 //! | [`identity`] | from a cgroup's path to a container: pure |
 //! | [`sharing`] | whether containers share a namespace because somebody said so: pure |
 //! | `units` | from a cgroup's path to a systemd unit: pure |
@@ -15,13 +15,12 @@
 //! is counted.
 
 pub(crate) mod identity;
-mod known;
 pub(crate) mod sharing;
+mod state;
 mod units;
 
 use std::{
     collections::{HashSet, VecDeque},
-    rc::{Rc, Weak},
     sync::Arc,
 };
 
@@ -29,13 +28,12 @@ use ipc_trace_common::record::{CgroupRecord, NsRef, flag};
 
 use crate::{
     engine::track::HashMap,
-    event::{ls::Ls, value::Text},
+    event::{Container, ls::Ls, value::Text},
     input::{container::Named, wanted::Wanted},
     steps::step,
 };
 use identity::Identity;
-use known::amend;
-pub(crate) use known::{Known, shown};
+pub(crate) use state::{ContainerHandle, ContainerState};
 
 /// Cgroups that are kept, those that exist among them: some hundred bytes each.
 const CGROUPS: usize = 1 << 17;
@@ -48,15 +46,15 @@ const NAMES: usize = 1 << 13;
 #[derive(Clone, Debug)]
 enum Whose {
     /// A container's
-    Container(Rc<Known>),
+    Container(ContainerHandle),
     /// The host's, and of which systemd unit
     Host(Option<Arc<Text<'static>>>),
 }
 
 impl Whose {
-    fn container(&self) -> Option<Rc<Known>> {
+    fn container(&self) -> Option<ContainerHandle> {
         match self {
-            Self::Container(known) => Some(Rc::clone(known)),
+            Self::Container(handle) => Some(handle.clone()),
             Self::Host(_) => None,
         }
     }
@@ -75,9 +73,13 @@ pub(crate) struct Containers {
     cgroups: HashMap<u64, Cgroup>,
     order: VecDeque<u64>,
     removed: VecDeque<u64>,
-    /// By id
-    known: HashMap<String, Vec<Weak<Known>>>,
-    swept: usize,
+    /// Those that somebody has the handle of, and some others, whose places are free
+    states: Vec<ContainerState>,
+    free: Vec<usize>,
+    /// Their places, by id
+    by_id: HashMap<String, Vec<usize>>,
+    /// With how many states those are looked for next that nobody has the handle of
+    sweep_at: usize,
     names: HashMap<String, Named>,
     names_order: VecDeque<String>,
     forgotten: u64,
@@ -86,9 +88,9 @@ pub(crate) struct Containers {
     /// What the kernel side does not know yet of cgroups
     verdicts: Vec<(u64, Option<bool>)>,
     /// Containers of which it became known whether their calls are wanted
-    decided: Vec<Rc<Known>>,
-    /// Those whose threads were last in an IPC namespace, and some whose threads were there before
-    inside: HashMap<NsRef, Vec<Weak<Known>>>,
+    decided: Vec<ContainerHandle>,
+    /// Places of those whose threads were last in an IPC namespace, and of some others
+    inside: HashMap<NsRef, Vec<usize>>,
 }
 
 impl Containers {
@@ -110,36 +112,89 @@ impl Containers {
         std::mem::take(&mut self.verdicts)
     }
 
+    #[expect(clippy::indexing_slicing, reason = "who has a handle keeps its state where it is")]
+    fn state(&self, handle: &ContainerHandle) -> &ContainerState {
+        &self.states[handle.index()]
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "who has a handle keeps its state where it is")]
+    fn state_mut(&mut self, handle: &ContainerHandle) -> &mut ContainerState {
+        &mut self.states[handle.index()]
+    }
+
+    /// A container as it is shown now.
+    #[must_use]
+    pub(crate) fn container(&self, handle: &ContainerHandle) -> Arc<Container> {
+        Arc::clone(&self.state(handle).container)
+    }
+
+    /// As [`Self::container`], on a line, which a later one amends when there is more to say.
+    #[must_use]
+    pub(crate) fn show(&mut self, handle: &ContainerHandle) -> Arc<Container> {
+        let state = self.state_mut(handle);
+        state.shown = true;
+        Arc::clone(&state.container)
+    }
+
+    /// Containers as they are shown, by name.
+    #[must_use]
+    pub(crate) fn sorted(&self, all: &[ContainerHandle]) -> Vec<Arc<Container>> {
+        let mut all: Vec<_> = all.iter().map(|handle| self.container(handle)).collect();
+        all.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+        all
+    }
+
+    /// Whether a container's calls are wanted; `None`: what is known of it does not tell yet.
+    #[inline]
+    #[must_use]
+    pub(crate) fn is_wanted(&self, handle: &ContainerHandle) -> Option<bool> {
+        self.state(handle).wanted
+    }
+
+    /// The IPC namespace that a thread of a container was in last.
+    #[must_use]
+    pub(crate) fn ns(&self, handle: &ContainerHandle) -> Option<NsRef> {
+        self.state(handle).ns
+    }
+
+    /// The IPC namespace that a thread of a container was in first, and the context that told so.
+    #[must_use]
+    pub(crate) fn first_ns(&self, handle: &ContainerHandle) -> Option<(NsRef, u64)> {
+        self.state(handle).first
+    }
+
     /// It was long enough to wait for what would tell: a container's calls are not wanted, unless more
     /// becomes known of it.
-    pub(crate) fn give_up(&mut self, known: &Rc<Known>) {
-        if known.is_wanted().is_none() {
-            self.decide(known, Some(false));
+    pub(crate) fn give_up(&mut self, handle: &ContainerHandle) {
+        if self.is_wanted(handle).is_none() {
+            self.decide(handle, Some(false));
         }
     }
 
     /// Judges a container by what is known of it now.
-    fn judge(&mut self, known: &Rc<Known>) {
+    fn judge(&mut self, handle: &ContainerHandle) {
         if self.are_filtered() {
-            let wanted = self.wanted.is(&known.container());
+            let wanted = self.wanted.is(&self.state(handle).container);
             if wanted.is_some() {
-                self.decide(known, wanted);
+                self.decide(handle, wanted);
             }
         }
     }
 
-    fn decide(&mut self, known: &Rc<Known>, wanted: Option<bool>) {
-        if known.wanted.replace(wanted) == wanted {
+    #[expect(clippy::indexing_slicing, reason = "who has a handle keeps its state where it is")]
+    fn decide(&mut self, handle: &ContainerHandle, wanted: Option<bool>) {
+        let state = &mut self.states[handle.index()];
+        if std::mem::replace(&mut state.wanted, wanted) == wanted {
             return;
         }
-        let its = known.cgroups.borrow();
-        let exist = its.iter().inspect(|_| step()).filter(|one| self.cgroups.contains_key(one));
+        let its = state.cgroups.iter().inspect(|_| step());
+        let exist = its.filter(|one| self.cgroups.contains_key(one));
         self.verdicts.extend(exist.map(|number| (*number, wanted)));
-        self.decided.push(Rc::clone(known));
+        self.decided.push(handle.clone());
     }
 
     /// Containers of which it became known, since this was asked last, whether their calls are wanted.
-    pub(crate) fn take_decided(&mut self) -> Vec<Rc<Known>> {
+    pub(crate) fn take_decided(&mut self) -> Vec<ContainerHandle> {
         std::mem::take(&mut self.decided)
     }
 
@@ -173,18 +228,18 @@ impl Containers {
         }
     }
 
-    fn made(&mut self, number: u64, path: &[u8]) -> Option<Rc<Known>> {
+    fn made(&mut self, number: u64, path: &[u8]) {
         let whose = match identity::of_path(path) {
-            Some(identity) => Whose::Container(self.known(identity)),
+            Some(identity) => Whose::Container(self.handle(identity)),
             None => Whose::Host(units::of_path(path)),
         };
-        let known = whose.container();
+        let handle = whose.container();
         if self.are_filtered() {
-            let wanted = known.as_ref().map_or(Some(false), |known| known.is_wanted());
+            let wanted = handle.as_ref().map_or(Some(false), |handle| self.is_wanted(handle));
             self.verdicts.extend(wanted.map(|wanted| (number, Some(wanted))));
         }
-        if let Some(known) = &known {
-            self.belongs(number, known);
+        if let Some(handle) = &handle {
+            self.belongs(number, handle);
         }
         let cgroup = Cgroup { whose, path: Arc::new(Text(path.to_vec().into())) };
         if self.cgroups.insert(number, cgroup).is_none() {
@@ -196,12 +251,12 @@ impl Containers {
                 self.forgotten += 1;
             }
         }
-        known
     }
 
     /// A cgroup is a container's. Those that are gone are forgotten when there are twice as many.
-    fn belongs(&self, number: u64, known: &Known) {
-        let mut its = known.cgroups.borrow_mut();
+    #[expect(clippy::indexing_slicing, reason = "who has a handle keeps its state where it is")]
+    fn belongs(&mut self, number: u64, handle: &ContainerHandle) {
+        let its = &mut self.states[handle.index()].cgroups;
         if its.len() >= 64 && its.len().is_power_of_two() {
             its.retain(|one| self.cgroups.contains_key(one));
         }
@@ -209,20 +264,22 @@ impl Containers {
     }
 
     /// A thread of a container is in that namespace, as its context says.
-    pub(crate) fn is_in(&mut self, known: &Rc<Known>, ns: NsRef, context: u64) {
-        if known.ns() != Some(ns) {
-            let inside = &mut self.inside;
+    pub(crate) fn is_in(&mut self, handle: &ContainerHandle, ns: NsRef, context: u64) {
+        if self.ns(handle) != Some(ns) {
+            let Self { inside, states, .. } = self;
             if inside.len() >= 64 && inside.len().is_power_of_two() {
-                inside.retain(|ns, all| all.iter().any(|one| is_there(one, *ns).is_some()));
+                inside.retain(|ns, all| all.iter().any(|one| is_there(states, *one, *ns)));
             }
             let all = inside.entry(ns).or_default();
             if all.len() >= 64 && all.len().is_power_of_two() {
                 let mut met = HashSet::new();
-                all.retain(|one| is_there(one, ns).is_some() && met.insert(one.as_ptr()));
+                all.retain(|one| is_there(states, *one, ns) && met.insert(*one));
             }
-            all.push(Rc::downgrade(known));
+            all.push(handle.index());
         }
-        known.is_in(ns, context);
+        let state = self.state_mut(handle);
+        state.ns = Some(ns);
+        state.first.get_or_insert((ns, context));
     }
 
     fn gone(&mut self, number: u64) {
@@ -243,36 +300,59 @@ impl Containers {
         }
     }
 
-    fn known(&mut self, identity: Identity) -> Rc<Known> {
-        let mut same = self.of_id(&identity.id);
-        if let Some(known) = same.find(|known| known.identity == identity) {
-            return known;
+    /// The handle of a container, which is known from now on.
+    fn handle(&mut self, identity: Identity) -> ContainerHandle {
+        let mut same = self.by_id.get(&identity.id).into_iter().flatten();
+        let known = same.find_map(|at| self.states.get(*at).filter(|one| one.identity == identity));
+        if let Some(known) = known {
+            return known.handle.clone();
         }
-        drop(same);
-        if self.known.len() > 2 * self.swept + REMOVED {
-            self.known.retain(|_, known| known.iter().any(|one| one.strong_count() > 0));
-            self.swept = self.known.len();
-        }
-        let known = Rc::new(Known::new(identity.clone()));
-        if let Some(named) = self.names.get(&identity.id) {
-            amend(&known, named);
+        self.sweep();
+        let place = self.free.pop();
+        let handle = ContainerHandle::new(place.unwrap_or(self.states.len()));
+        let id = identity.id.clone();
+        let mut state = ContainerState::new(handle.clone(), identity);
+        if let Some(named) = self.names.get(&id) {
+            state.amend(named);
         }
         if self.are_filtered() {
-            known.wanted.set(self.wanted.is(&known.container()));
+            state.wanted = self.wanted.is(&state.container);
         }
-        let same = self.known.entry(identity.id).or_default();
-        same.retain(|one| one.strong_count() > 0);
-        same.push(Rc::downgrade(&known));
-        known
+        match place.and_then(|at| self.states.get_mut(at)) {
+            Some(free) => *free = state,
+            None => self.states.push(state),
+        }
+        self.by_id.entry(id).or_default().push(handle.index());
+        handle
     }
 
-    fn of_id(&self, id: &str) -> impl Iterator<Item = Rc<Known>> {
-        self.known.get(id).into_iter().flatten().filter_map(Weak::upgrade)
+    /// Forgets the states of which nobody has the handle, when there are many more than there were of those that
+    /// somebody has.
+    fn sweep(&mut self) {
+        let kept = self.states.len() - self.free.len();
+        if kept <= self.sweep_at.max(REMOVED) {
+            return;
+        }
+        self.free.clear();
+        for (at, state) in self.states.iter_mut().enumerate() {
+            if state.handle.is_shared() {
+                continue;
+            }
+            state.ns = None;
+            self.free.push(at);
+            if let Some(same) = self.by_id.get_mut(&state.identity.id) {
+                same.retain(|one| *one != at);
+                if same.is_empty() {
+                    self.by_id.remove(&state.identity.id);
+                }
+            }
+        }
+        self.sweep_at = 2 * (self.states.len() - self.free.len()) + REMOVED;
     }
 
     /// The container that a cgroup is of. `None`: it is the host's, or is not known.
     #[must_use]
-    pub(crate) fn of(&self, cgroup: u64) -> Option<Rc<Known>> {
+    pub(crate) fn of(&self, cgroup: u64) -> Option<ContainerHandle> {
         self.cgroups.get(&cgroup)?.whose.container()
     }
 
@@ -292,12 +372,12 @@ impl Containers {
     }
 
     /// The container whose cgroup has this path.
-    pub(crate) fn of_path(&mut self, path: &[u8]) -> Option<Rc<Known>> {
-        identity::of_path(path).map(|identity| self.known(identity))
+    pub(crate) fn of_path(&mut self, path: &[u8]) -> Option<ContainerHandle> {
+        identity::of_path(path).map(|identity| self.handle(identity))
     }
 
     /// Hands to `each` which containers a look found in which namespace.
-    pub(crate) fn each_in(&mut self, ls: &Ls, mut each: impl FnMut(u32, &Rc<Known>)) {
+    pub(crate) fn each_in(&mut self, ls: &Ls, mut each: impl FnMut(u32, &ContainerHandle)) {
         for namespace in &ls.namespaces {
             for process in &namespace.processes {
                 let path = process.cgroup.as_deref();
@@ -309,25 +389,25 @@ impl Containers {
     }
 
     /// Fills in the containers of a look. `each`: what is in which namespace.
-    pub(crate) fn fill(&mut self, ls: &mut Ls, mut each: impl FnMut(u32, &Rc<Known>)) {
+    pub(crate) fn fill(&mut self, ls: &mut Ls, mut each: impl FnMut(u32, &ContainerHandle)) {
         for namespace in &mut ls.namespaces {
-            let mut all: Vec<Rc<Known>> = Vec::new();
+            let mut all: Vec<ContainerHandle> = Vec::new();
             for process in &mut namespace.processes {
                 let path = process.cgroup.as_deref();
                 let Some(known) = path.and_then(|path| self.of_path(path)) else { continue };
-                process.container = Some(known.container());
-                if !all.iter().any(|one| Rc::ptr_eq(one, &known)) {
+                process.container = Some(self.container(&known));
+                if !all.contains(&known) {
                     each(namespace.inum, &known);
                     all.push(known);
                 }
             }
-            namespace.containers = shown(&all);
+            namespace.containers = self.sorted(&all);
             namespace.sharing = sharing::of(&namespace.containers, namespace.host);
         }
     }
 
     /// A runtime of the host said something. Returns the container if it was shown without that.
-    pub(crate) fn named(&mut self, named: Named) -> Option<Rc<Known>> {
+    pub(crate) fn named(&mut self, named: Named) -> Option<ContainerHandle> {
         let id = named.id.clone();
         let all = match self.names.get_mut(&id) {
             Some(known) => {
@@ -346,12 +426,14 @@ impl Containers {
             self.forgotten += 1;
         }
         let mut told = None;
-        for known in self.of_id(&id).collect::<Vec<_>>() {
-            if amend(&known, &all) {
-                self.judge(&known);
-                if known.shown.get() {
-                    told = Some(known);
-                }
+        for at in self.by_id.get(&id).cloned().unwrap_or_default() {
+            let Some(state) = self.states.get_mut(at).filter(|one| one.handle.is_shared()) else {
+                continue;
+            };
+            if state.amend(&all) {
+                let (handle, shown) = (state.handle.clone(), state.shown);
+                self.judge(&handle);
+                told = shown.then_some(handle).or(told);
             }
         }
         told
@@ -360,18 +442,19 @@ impl Containers {
     /// Whether a container was seen that a runtime of the host may have a name for, and has not told.
     #[must_use]
     pub(crate) fn waits(&self) -> bool {
-        let nameless =
-            |known: Rc<Known>| known.identity.of_host && known.container.borrow().name.is_none();
-        self.known.values().flatten().filter_map(Weak::upgrade).any(nameless)
+        self.states.iter().any(|state| {
+            state.identity.of_host && state.container.name.is_none() && state.handle.is_shared()
+        })
     }
 
     /// The container whose threads were last in an IPC namespace, if there is one alone.
     #[must_use]
-    pub(crate) fn alone_in(&self, ns: NsRef) -> Option<Rc<Known>> {
-        let all = self.inside.get(&ns)?;
-        let mut there = all.iter().inspect(|_| step()).filter_map(|one| is_there(one, ns));
+    pub(crate) fn alone_in(&self, ns: NsRef) -> Option<ContainerHandle> {
+        let all = self.inside.get(&ns)?.iter().inspect(|_| step());
+        let mut there = all.filter(|one| is_there(&self.states, **one, ns));
         let first = there.next()?;
-        there.all(|other| Rc::ptr_eq(&first, &other)).then_some(first)
+        let alone = there.all(|other| other == first);
+        self.states.get(*first).filter(|_| alone).map(|state| state.handle.clone())
     }
 
     /// What had to make room.
@@ -381,9 +464,9 @@ impl Containers {
     }
 }
 
-/// A container, if it is still there.
-fn is_there(known: &Weak<Known>, ns: NsRef) -> Option<Rc<Known>> {
-    known.upgrade().filter(|known| known.ns() == Some(ns))
+/// Whether the threads of the container at a place were last in a namespace.
+fn is_there(states: &[ContainerState], at: usize, ns: NsRef) -> bool {
+    states.get(at).is_some_and(|one| one.ns == Some(ns) && one.handle.is_shared())
 }
 
 #[cfg(test)]

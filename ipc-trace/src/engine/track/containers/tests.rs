@@ -17,8 +17,9 @@ fn named(n: u64, name: &str) -> Named {
     Named { id: id(n), name: Some(name.to_owned()), ..Named::default() }
 }
 
-fn name(known: &Rc<Known>) -> Option<String> {
-    known.container().name.as_ref().map(|name| name.to_string())
+fn name(containers: &Containers, cgroup: u64) -> Option<String> {
+    let handle = containers.of(cgroup).unwrap();
+    containers.container(&handle).name.as_ref().map(|name| name.to_string())
 }
 
 #[test]
@@ -26,13 +27,13 @@ fn a_name_that_comes_late_is_told_once_and_shown_everywhere() {
     let mut containers = Containers::default();
     made(&mut containers, 5, 1);
     let known = containers.of(5).unwrap();
-    assert_eq!(known.show().name, None);
+    assert_eq!(containers.show(&known).name, None);
     assert!(containers.named(named(1, "app1")).is_some());
     assert!(containers.named(named(1, "app1")).is_none());
-    assert_eq!(name(&known).as_deref(), Some("app1"));
+    assert_eq!(name(&containers, 5).as_deref(), Some("app1"));
     // It was removed, and its record comes late.
     containers.gone(5);
-    assert_eq!(name(&containers.of(5).unwrap()).as_deref(), Some("app1"));
+    assert_eq!(name(&containers, 5).as_deref(), Some("app1"));
 }
 
 #[test]
@@ -40,7 +41,7 @@ fn a_name_that_comes_early_is_there_from_the_beginning() {
     let mut containers = Containers::default();
     assert!(containers.named(named(1, "app1")).is_none());
     made(&mut containers, 5, 1);
-    assert_eq!(name(&containers.of(5).unwrap()).as_deref(), Some("app1"));
+    assert_eq!(name(&containers, 5).as_deref(), Some("app1"));
 }
 
 #[test]
@@ -56,13 +57,14 @@ fn what_is_learnt_of_a_shown_one_is_told_once_whatever_it_is() {
     };
     // Nobody has seen it yet.
     assert!(containers.named(pod("shop")).is_none());
-    let shown = known.show();
+    let shown = containers.show(&known);
     assert_eq!(shown.labels, BTreeMap::from([("app".into(), "shop".into())]));
     assert_eq!(shown.labels_lost, 2);
     assert!(containers.named(pod("shop")).is_none());
-    let told = containers.named(pod("bank")).unwrap().container();
+    let told = containers.named(pod("bank")).unwrap();
+    let told = containers.container(&told);
     assert_eq!(told.labels, BTreeMap::from([("app".into(), "bank".into())]));
-    assert_eq!(name(&known).as_deref(), Some("app1"));
+    assert_eq!(name(&containers, 5).as_deref(), Some("app1"));
 }
 
 #[test]
@@ -72,7 +74,10 @@ fn two_containers_of_one_name_are_two() {
         made(&mut containers, n, n);
         let _ = containers.named(named(n, "app"));
     }
-    let ids = [1, 2].map(|n| containers.of(n).unwrap().container().id.to_string());
+    let ids = [1, 2].map(|n| {
+        let handle = containers.of(n).unwrap();
+        containers.container(&handle).id.to_string()
+    });
     assert_eq!(ids, [id(1), id(2)]);
 }
 
@@ -83,8 +88,8 @@ fn a_name_is_not_for_one_who_calls_its_cgroup_so() {
     containers.made(5, path.as_bytes());
     made(&mut containers, 6, 1);
     let _ = containers.named(named(1, "app1"));
-    assert_eq!(name(&containers.of(5).unwrap()), None);
-    assert_eq!(name(&containers.of(6).unwrap()).as_deref(), Some("app1"));
+    assert_eq!(name(&containers, 5), None);
+    assert_eq!(name(&containers, 6).as_deref(), Some("app1"));
 }
 
 #[test]
@@ -97,7 +102,8 @@ fn a_hundred_thousand_containers_leave_little_behind() {
     }
     assert!(containers.cgroups.len() <= REMOVED);
     assert!(containers.order.len() <= 4 * REMOVED);
-    assert!(containers.known.len() <= 4 * REMOVED);
+    assert!(containers.states.len() <= 4 * REMOVED);
+    assert!(containers.by_id.len() <= containers.states.len());
     assert!(containers.names.len() <= NAMES && containers.names_order.len() <= NAMES);
     assert!(containers.forgotten() > 0);
 }
@@ -113,7 +119,7 @@ fn verdicts_follow_what_becomes_known() {
     // The host's is known at once.
     assert_eq!(containers.take_verdicts(), [(1, Some(false))]);
     let known = containers.of(5).unwrap();
-    assert_eq!(known.is_wanted(), None);
+    assert_eq!(containers.is_wanted(&known), None);
     // It was waited for in vain, and is told yet.
     containers.give_up(&known);
     assert_eq!(containers.take_verdicts(), [(5, Some(false))]);
@@ -140,10 +146,7 @@ fn who_is_alone_in_a_namespace_is_found_without_looking_at_all_containers() {
             made(&mut containers, n + 1, n);
             let known = containers.of(n + 1).unwrap();
             containers.is_in(&known, own(n), 1);
-            assert_eq!(
-                containers.alone_in(own(n)).map(|one| one.container()),
-                Some(known.container())
-            );
+            assert_eq!(containers.alone_in(own(n)).as_ref(), Some(&known));
             containers.is_in(&known, host, 2);
             assert!(containers.alone_in(own(n)).is_none());
             assert_eq!(containers.alone_in(host).is_some(), n == 0);

@@ -6,8 +6,7 @@ use std::collections::BTreeSet;
 use ipc_trace_common::op::Family;
 
 use super::{
-    Change,
-    gone::Gone,
+    Change, Host,
     one::{Local, One},
     space::Space,
 };
@@ -34,7 +33,7 @@ impl Space {
         &mut self,
         still: &dyn Fn(Local, &One) -> bool,
         since: u64,
-        gone: &mut Gone,
+        host: &mut Host,
         changes: &mut Vec<Change>,
     ) {
         let known = self
@@ -42,7 +41,7 @@ impl Space {
             .iter()
             .filter(|(local, one)| !still(**local, one) && one.removed.is_none_or(|at| at < since));
         let ended = known.map(|(local, _)| *local).collect();
-        self.have_ended(ended, since, gone, changes);
+        self.have_ended(ended, since, host, changes);
     }
 
     /// Objects that a look did not find any more. One that nobody was seen to remove was removed just
@@ -51,12 +50,12 @@ impl Space {
         &mut self,
         still: &dyn Fn(Local, &One) -> bool,
         since: u64,
-        gone: &mut Gone,
+        host: &mut Host,
         changes: &mut Vec<Change>,
     ) {
         let known = self.live.iter().chain(&self.removed);
         let ended = known.filter(|(local, one)| !still(**local, one)).map(|one| *one.0).collect();
-        self.have_ended(ended, since, gone, changes);
+        self.have_ended(ended, since, host, changes);
     }
 
     /// Objects that a snapshot did not find, which was taken while records came: those that are known since before
@@ -65,33 +64,33 @@ impl Space {
         &mut self,
         still: &dyn Fn(Local, &One) -> bool,
         (began, since): (u64, u64),
-        gone: &mut Gone,
+        host: &mut Host,
         changes: &mut Vec<Change>,
     ) {
         let earlier = |one: &One| one.birth.known() < began;
         let known = self.live.iter().chain(&self.removed);
         let ended = known.filter(|(local, one)| earlier(one) && !still(**local, one));
         let ended = ended.map(|one| *one.0).collect();
-        self.have_ended(ended, since, gone, changes);
+        self.have_ended(ended, since, host, changes);
     }
 
     fn have_ended(
         &mut self,
         mut ended: Vec<Local>,
         since: u64,
-        gone: &mut Gone,
+        host: &mut Host,
         changes: &mut Vec<Change>,
     ) {
         ended.sort_unstable();
         for local in ended {
             let removed = self.removed.remove(&local);
-            let Some(mut one) = removed.or_else(|| self.take(local)) else { continue };
+            let Some(mut one) = removed.or_else(|| self.take(local, host)) else { continue };
             one.destroyed = Some(since);
             let change = Change::new(ObjectLife::Destroyed, since, self.ns, local, &mut one);
             let last = one.removed.or(one.last_seen());
             let death = Death { after: last, before: since };
             changes.push(Change { death: Some(death), ..change });
-            gone.insert(self.ns, local, one);
+            host.gone.insert(self.ns, local, one);
         }
     }
 }

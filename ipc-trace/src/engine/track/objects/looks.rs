@@ -10,7 +10,7 @@ use super::{
     users::ProcessKey,
 };
 use crate::{
-    engine::track::{HashMap, clock::Clock},
+    engine::track::{HashMap, clock::Clock, containers::Containers},
     event::{
         ls::{DescriptorOf, Holder, Ls, NamespaceLook, UnseenWhat},
         objects::{ObjectLife, ObjectLook, ObjectReport},
@@ -38,12 +38,12 @@ impl Objects {
     /// A look found this in a namespace before any call on it was told of. No line tells of it yet:
     /// what happened meanwhile is told first.
     pub(crate) fn found(&mut self, ns: NsRef, look: &NamespaceLook, boot_ns: u64) {
-        let (space, _) = self.space(ns);
+        let (space, host) = self.space(ns);
         space.listed = look.listed;
         space.is_whole(is_whole(look));
         for object in &look.objects {
             if let Some(local) = local(object, look.mqueue_dev) {
-                space.found(local, Box::new(One::found(object, boot_ns)));
+                space.found(local, Box::new(One::found(object, boot_ns)), host);
             }
         }
         self.limit_removed();
@@ -57,7 +57,7 @@ impl Objects {
     pub(super) fn untold(&mut self, all: bool) -> Vec<Change> {
         let mut changes = Vec::new();
         for space in self.spaces.values_mut() {
-            space.untold(all, &mut changes);
+            space.untold(all, &mut self.host, &mut changes);
         }
         changes.sort_by_key(|change| (change.ns, change.local));
         changes
@@ -84,7 +84,7 @@ impl Objects {
             let found: BTreeSet<Local> = found.iter().filter_map(|one| local(one, None)).collect();
             let still =
                 |local: Local, _: &One| local.kind() != Family::Shm || found.contains(&local);
-            space.lingered(&still, boot_ns, &mut self.gone, &mut changes);
+            space.lingered(&still, boot_ns, &mut self.host, &mut changes);
         }
         changes
     }
@@ -100,7 +100,7 @@ impl Objects {
         boot_ns: u64,
     ) -> Vec<Change> {
         let mut changes = Vec::new();
-        let (space, gone) = self.space(ns);
+        let (space, host) = self.space(ns);
         let began = look.listed.0;
         space.listed = look.listed;
         space.is_whole(complete && is_whole(look));
@@ -110,7 +110,7 @@ impl Objects {
         if is_whole(look) {
             let still =
                 |local, one: &One| found.contains_key(&local) || is_hidden(local, one, look);
-            space.not_found(&still, (began, boot_ns), gone, &mut changes);
+            space.not_found(&still, (began, boot_ns), host, &mut changes);
         }
         for (local, object) in found {
             match space.get_mut(local) {
@@ -121,11 +121,14 @@ impl Objects {
                 }
                 Some(_) => {}
                 // It has ended since it was found.
-                None if gone.get(ns, local).is_some_and(|one| one.destroyed >= Some(began)) => {}
-                None => space.found(local, Box::new(One::found(object, began))),
+                None if host
+                    .gone
+                    .get(ns, local)
+                    .is_some_and(|one| one.destroyed >= Some(began)) => {}
+                None => space.found(local, Box::new(One::found(object, began)), host),
             }
         }
-        space.untold(false, &mut changes);
+        space.untold(false, host, &mut changes);
         self.limit_removed();
         changes.sort_by_key(|change| (change.life != ObjectLife::Destroyed, change.local));
         changes
@@ -142,7 +145,7 @@ impl Objects {
     ) -> Vec<Change> {
         let mut changes = self.untold(true);
         for (ns, look) in looks {
-            let (space, gone) = self.space(*ns);
+            let (space, host) = self.space(*ns);
             let found: BTreeMap<Local, &ObjectLook> = look
                 .objects
                 .iter()
@@ -151,17 +154,17 @@ impl Objects {
             if is_whole(look) {
                 let still =
                     |local, one: &One| found.contains_key(&local) || is_hidden(local, one, look);
-                space.looked(&still, boot_ns, gone, &mut changes);
+                space.looked(&still, boot_ns, host, &mut changes);
             } else if let Some(held) = held.filter(|held| held.exact.contains(&ns.inum)) {
                 // There is no way in, but who has its objects open or attached is known.
                 let still = |local, one: &One| held.in_use(*ns, local, one) != Some(0);
-                space.lingered(&still, boot_ns, gone, &mut changes);
+                space.lingered(&still, boot_ns, host, &mut changes);
                 space.attached(&|local, one| held.in_use(*ns, local, one));
             }
             for (local, object) in found {
                 match space.get_mut(local) {
                     Some(one) => one.fill(object),
-                    None => space.found(local, Box::new(One::found(object, boot_ns))),
+                    None => space.found(local, Box::new(One::found(object, boot_ns)), host),
                 }
             }
         }
@@ -174,10 +177,11 @@ impl Objects {
     pub(crate) fn report(
         &self,
         clock: &Clock,
+        containers: &Containers,
         end: Option<&Holders>,
     ) -> HashMap<NsRef, Vec<ObjectReport>> {
         let report = |ns, (local, one): (Local, &One)| ObjectReport {
-            look: one.look(local, clock),
+            look: one.look(local, clock, containers),
             created: one.created(clock),
             removed_at: one.removed.map(|at| clock.time(at)),
             destroyed: one.destroyed.map(|at| clock.time(at)),

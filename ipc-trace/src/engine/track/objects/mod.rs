@@ -29,7 +29,7 @@ mod unlinked;
 pub(crate) mod users;
 pub(crate) mod ways;
 
-use std::{cell::RefCell, collections::HashSet, rc::Rc};
+use std::{collections::HashSet, rc::Rc};
 
 use ipc_trace_common::{
     op::Family,
@@ -50,6 +50,7 @@ use crate::{
 use gone::Gone;
 use one::{Local, One, Who};
 use space::Space;
+use unlinked::PendingOnHost;
 use ways::{Everywhere, Sought};
 
 /// Who did what, and when.
@@ -180,12 +181,22 @@ struct Attachment {
     detached: Option<u64>,
 }
 
+/// What the objects of all namespaces of the host have in common.
+#[derive(Debug, Default)]
+struct Host {
+    /// Where keys, ids and names lead to something
+    index: Everywhere,
+    /// Objects that are no more
+    gone: Gone,
+    /// Removals of queues that wait for the calls that made them
+    unlinked: PendingOnHost,
+}
+
 /// All objects that are known.
 #[derive(Debug, Default)]
 pub(crate) struct Objects {
     spaces: HashMap<NsRef, Space>,
-    everywhere: Rc<RefCell<Everywhere>>,
-    gone: Gone,
+    host: Host,
     attachments: Generations<Place, Attachment>,
     /// Records were lost, and what exists was not listed since: not all that happens in a new namespace can be
     /// known
@@ -223,16 +234,16 @@ impl Objects {
         let queue = |queue: &QueueRef| Local::Queue(queue.dev, queue.ino);
         match &act.deed {
             Deed::Got { kind, id, key, made, like } => {
-                let (space, gone) = self.space(act.ns);
+                let (space, host) = self.space(act.ns);
                 let local = Local::Sysv(*kind, *id);
-                space.met(act, local, Some(*key), None, (*made, *like), gone, &mut changes);
+                space.met(act, local, Some(*key), None, (*made, *like), host, &mut changes);
             }
             Deed::Used(kind, id) => {
                 self.used(act, act.ns, Local::Sysv(*kind, *id), 1, &mut changes)
             }
             Deed::Removed(kind, id) => {
-                let (space, gone) = self.space(act.ns);
-                space.removed(act, Local::Sysv(*kind, *id), gone, &mut changes);
+                let (space, host) = self.space(act.ns);
+                space.removed(act, Local::Sysv(*kind, *id), host, &mut changes);
             }
             Deed::Set(kind, id, set) => {
                 let local = Local::Sysv(*kind, *id);
@@ -261,10 +272,10 @@ impl Objects {
             }
             Deed::Opened { queue: opened, name, made, like } => {
                 if let Some(ns) = queue_ns {
-                    let (space, gone) = self.space(ns);
+                    let (space, host) = self.space(ns);
                     let name = name.as_ref().map(|name| &*name.0);
                     let local = queue(opened);
-                    space.met(act, local, None, name, (*made, *like), gone, &mut changes);
+                    space.met(act, local, None, name, (*made, *like), host, &mut changes);
                 }
             }
             Deed::QueueUsed(used) => {
@@ -273,7 +284,8 @@ impl Objects {
                 }
             }
             Deed::Unlinked(name) => {
-                self.space(act.ns).0.unlinked(act, &name.0, &mut changes);
+                let (space, host) = self.space(act.ns);
+                space.unlinked(act, &name.0, host, &mut changes);
             }
         }
         self.limit_removed();
@@ -290,7 +302,7 @@ impl Objects {
     fn end_replaced(&mut self, act: &Act<'_>, changes: &mut Vec<Change>) {
         let bits = if self.extended { EXTENDED_INDEX_BITS } else { INDEX_BITS };
         for space in self.spaces.values_mut() {
-            space.end_replaced(act, bits, &mut self.gone, changes);
+            space.end_replaced(act, bits, &mut self.host, changes);
         }
         (self.begun, self.look_at) = (0, self.living());
     }
@@ -313,8 +325,7 @@ impl Objects {
     /// Keeps the number of removed objects within its bound. Those that are gone since are passed over; half as
     /// many again come before that is done, so that each is looked at a few times at most.
     fn limit_removed(&mut self) {
-        let mut everywhere = self.everywhere.borrow_mut();
-        let order = &mut everywhere.removed;
+        let order = &mut self.host.index.removed;
         if order.len() <= MAX_REMOVED + MAX_REMOVED / 2 {
             return;
         }
@@ -336,9 +347,8 @@ impl Objects {
         }
     }
 
-    fn space(&mut self, ns: NsRef) -> (&mut Space, &mut Gone) {
-        let new = || Space::new(ns, Rc::clone(&self.everywhere));
-        (self.spaces.entry(ns).or_insert_with(new), &mut self.gone)
+    fn space(&mut self, ns: NsRef) -> (&mut Space, &mut Host) {
+        (self.spaces.entry(ns).or_insert_with(|| Space::new(ns)), &mut self.host)
     }
 
     fn used(
@@ -349,8 +359,8 @@ impl Objects {
         uses: u64,
         changes: &mut Vec<Change>,
     ) {
-        let (space, gone) = self.space(ns);
-        space.used(act, local, uses, gone, changes);
+        let (space, host) = self.space(ns);
+        space.used(act, local, uses, host, changes);
     }
 
     /// A segment was attached or detached: from then on, how often it is can't be counted, since
@@ -381,15 +391,15 @@ impl Objects {
     pub(crate) fn ended(&mut self, ns: NsRef, death: Death) -> Vec<Change> {
         let Some(mut space) = self.spaces.remove(&ns) else { return Vec::new() };
         let mut changes = Vec::new();
-        space.untold(true, &mut changes);
-        let ended = space.into_all().map(|(local, mut one)| {
+        space.untold(true, &mut self.host, &mut changes);
+        let ended = space.into_all(&mut self.host).map(|(local, mut one)| {
             one.destroyed = Some(death.before);
             // A call on it tells more than the namespace itself.
             let seen = one.last_seen().max(one.removed).filter(|at| *at <= death.before);
             let death = Death { after: death.after.max(seen), ..death };
             let life = ObjectLife::Destroyed;
             let change = Change::new(life, death.before, ns, local, &mut one);
-            self.gone.insert(ns, local, one);
+            self.host.gone.insert(ns, local, one);
             Change { death: Some(death), ..change }
         });
         changes.extend(ended);
@@ -423,7 +433,7 @@ impl Objects {
     #[must_use]
     pub(crate) fn get(&self, ns: NsRef, local: Local) -> Option<&One> {
         let space = self.spaces.get(&ns);
-        space.and_then(|space| space.get(local)).or_else(|| self.gone.get(ns, local))
+        space.and_then(|space| space.get(local)).or_else(|| self.host.gone.get(ns, local))
     }
 
     /// Whether a namespace is known not to have an object, since all of its objects are known.
@@ -456,21 +466,15 @@ impl Objects {
             };
             space.live.contains_key(&local).then_some((ns, local))
         };
-        let candidates = self.everywhere.borrow().candidates(sought, but);
+        let candidates = self.host.index.candidates(sought, but);
         candidates.into_iter().filter_map(found).collect()
     }
 
-    /// Whether objects were used by somebody of a container or user that had not used them.
+    /// Objects that were used by somebody of a container or user that had not used them, since this was asked last.
     #[inline]
     #[must_use]
-    pub(crate) fn has_met(&self) -> bool {
-        self.everywhere.borrow().has_met()
-    }
-
-    /// Those objects, since it was asked last.
-    #[must_use]
-    pub(crate) fn take_met(&self) -> Vec<(NsRef, Local)> {
-        self.everywhere.borrow_mut().take_met()
+    pub(crate) fn take_met(&mut self) -> Vec<(NsRef, Local)> {
+        self.host.index.take_met()
     }
 
     /// The namespaces that have a segment of this id and key, by their number. A removed one has its key no
@@ -494,7 +498,7 @@ impl Objects {
     pub(crate) fn all(&self) -> HashMap<NsRef, Vec<(Local, &One)>> {
         let mut all: HashMap<NsRef, Vec<_>> =
             self.spaces.iter().map(|(ns, space)| (*ns, space.all())).collect();
-        for (ns, local, one) in self.gone.all() {
+        for (ns, local, one) in self.host.gone.all() {
             all.entry(ns).or_default().push((local, one));
         }
         for objects in all.values_mut() {
@@ -514,7 +518,7 @@ impl Objects {
     /// Objects that had to make room.
     #[must_use]
     pub(crate) fn forgotten(&self) -> u64 {
-        self.gone.forgotten() + self.forgotten
+        self.host.gone.forgotten() + self.forgotten
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     users::{Party, ProcessKey, Users},
 };
 use crate::{
-    engine::track::{clock::Clock, contexts::Facts},
+    engine::track::{clock::Clock, containers::Containers, contexts::Facts},
     event::{
         objects::{Creator, LastUse, ObjectLook},
         value::{FamilyName, Hex32, Mode, Text, Time},
@@ -353,7 +353,7 @@ impl One {
 
     /// As it is shown.
     #[must_use]
-    pub(crate) fn look(&self, local: Local, clock: &Clock) -> ObjectLook {
+    pub(crate) fn look(&self, local: Local, clock: &Clock, containers: &Containers) -> ObjectLook {
         let owned = |text: &Text<'static>| text.clone();
         let (id, ino) = match local {
             Local::Sysv(_, id) => (Some(id), None),
@@ -379,7 +379,7 @@ impl One {
                 comm: comm_at(who.comm.as_deref(), who.facts.as_ref()),
                 exe: who.facts.as_ref().and_then(|facts| facts.exe.as_ref().map(owned)),
                 start_boot_ns: who.facts.as_ref().map(|facts| facts.start_boot_ns),
-                container: who.facts.as_ref().and_then(|facts| facts.container()),
+                container: who.facts.as_ref().and_then(|facts| facts.container(containers)),
                 exact: !matches!(self.birth, Birth::Inferred(_)),
             }),
             last: self.last.as_ref().map(|last| match last {

@@ -1,15 +1,12 @@
 //! The objects of one namespace, and what calls do to them.
 
-use std::{cell::RefCell, rc::Rc};
-
 use ipc_trace_common::{op::Family, record::NsRef};
 
 use super::{
-    Act, Change,
-    gone::Gone,
+    Act, Change, Host,
     one::{Birth, LATE_NS, Local, One},
     unlinked::PendingRemovals,
-    ways::{Everywhere, Ways},
+    ways::Ways,
 };
 use crate::{
     engine::track::HashMap,
@@ -46,14 +43,13 @@ const ASK_NS: u64 = 1_000_000_000;
 
 impl Space {
     /// Nobody has said yet what was in it.
-    pub(super) fn new(ns: NsRef, everywhere: Rc<RefCell<Everywhere>>) -> Self {
-        let unlinked = Rc::clone(&everywhere.borrow().unlinked);
+    pub(super) fn new(ns: NsRef) -> Self {
         Self {
             ns,
             live: HashMap::default(),
             removed: HashMap::default(),
-            unlinked: PendingRemovals::new(unlinked),
-            ways: Ways::new(ns, everywhere),
+            unlinked: PendingRemovals::default(),
+            ways: Ways::new(ns),
             whole: false,
             listed: (0, 0),
             ask_at: 0,
@@ -86,9 +82,12 @@ impl Space {
         self.live.len() + self.removed.len()
     }
 
-    pub(super) fn into_all(mut self) -> impl Iterator<Item = (Local, Box<One>)> {
+    pub(super) fn into_all(
+        mut self,
+        host: &mut Host,
+    ) -> impl Iterator<Item = (Local, Box<One>)> + use<> {
         for (local, one) in &self.live {
-            self.ways.remove(*local, one);
+            self.ways.remove(&mut host.index, *local, one);
         }
         self.live.into_iter().chain(self.removed)
     }
@@ -115,11 +114,11 @@ impl Space {
     }
 
     /// An object that a look found.
-    pub(super) fn found(&mut self, local: Local, one: Box<One>) {
+    pub(super) fn found(&mut self, local: Local, one: Box<One>, host: &mut Host) {
         if one.is_removed() {
-            self.keep_removed(local, one);
+            self.keep_removed(local, one, host);
         } else {
-            self.ways.add(local, one.key, one.name.as_deref());
+            self.ways.add(&mut host.index, local, one.key, one.name.as_deref());
             self.live.insert(local, one);
         }
     }
@@ -133,7 +132,7 @@ impl Space {
         key: Option<u32>,
         name: Option<&[u8]>,
         (made, like): (Made, Likeness),
-        gone: &mut Gone,
+        host: &mut Host,
         changes: &mut Vec<Change>,
     ) {
         let birth = match made {
@@ -151,49 +150,51 @@ impl Space {
         // What is known already, and may be what this call began.
         let known = match self.live.get_mut(&local).or_else(|| self.removed.get_mut(&local)) {
             Some(one) => Some(one.as_mut()),
-            None => gone.get_mut(ns, local),
+            None => host.gone.get_mut(ns, local),
         };
         match (known, birth) {
             (Some(one), _) if is_another(act, one, like) => {
                 if one.destroyed.is_none() {
-                    self.ended_unseen(act, local, gone, changes);
+                    self.ended_unseen(act, local, host, changes);
                 }
-                self.begin(act, local, birth, (key, name, like), changes);
+                self.begin(act, local, birth, (key, name, like), host, changes);
             }
             (Some(one), Some(Birth::Seen(at))) if one.birth.may_be_by(at) => {
                 born_late(act, (ns, local), one, Birth::Seen(at), (key, name, like), changes);
                 let live = !one.is_removed() && one.destroyed.is_none();
                 if live {
-                    self.ways.add(local, key, name);
+                    self.ways.add(&mut host.index, local, key, name);
                 }
             }
             (Some(one), Some(birth)) if is_shown(one) && one.birth.may_be_by(act.boot_ns) => {
                 born_late(act, (ns, local), one, birth, (key, name, like), changes);
                 let live = !one.is_removed() && one.destroyed.is_none();
                 if live {
-                    self.ways.add(local, key, name);
+                    self.ways.add(&mut host.index, local, key, name);
                 }
             }
             (Some(one), Some(Birth::Seen(_))) => {
                 // What had this identity has ended, unseen.
                 if one.destroyed.is_none() {
-                    self.ended_unseen(act, local, gone, changes);
+                    self.ended_unseen(act, local, host, changes);
                 }
-                self.begin(act, local, birth, (key, name, like), changes);
+                self.begin(act, local, birth, (key, name, like), host, changes);
             }
             (Some(one), _) if one.destroyed.is_none() || is_late(act, one) => {
                 if one.used(act) {
-                    self.ways.meets(local);
+                    host.index.meets(self.ns, local);
                 }
                 one.key = one.key.or(key);
                 if one.name.is_none() {
                     one.name = name.map(Into::into);
                 }
                 if one.destroyed.is_none() && !one.is_removed() {
-                    self.ways.add(local, key, name);
+                    self.ways.add(&mut host.index, local, key, name);
                 }
             }
-            (None, _) | (Some(_), _) => self.begin(act, local, birth, (key, name, like), changes),
+            (None, _) | (Some(_), _) => {
+                self.begin(act, local, birth, (key, name, like), host, changes)
+            }
         }
     }
 
@@ -204,6 +205,7 @@ impl Space {
         local: Local,
         birth: Option<Birth>,
         (key, name, like): (Option<u32>, Option<&[u8]>, Likeness),
+        host: &mut Host,
         changes: &mut Vec<Change>,
     ) {
         let mut one = Box::new(One::new(birth.unwrap_or(Birth::Used(act.boot_ns))));
@@ -216,7 +218,7 @@ impl Space {
             one.attached = (fresh && self.whole).then_some(0);
         }
         if one.used(act) {
-            self.ways.meets(local);
+            host.index.meets(self.ns, local);
         }
         let ns = self.ns;
         let at = act.boot_ns;
@@ -225,16 +227,17 @@ impl Space {
         } else if !self.whole {
             changes.push(Change::new(ObjectLife::Present, at, ns, local, &mut one));
         }
-        let unlinked = birth.and(name).and_then(|name| self.unlinked.remove(name));
+        let unlinked =
+            birth.and(name).and_then(|name| self.unlinked.remove(name, &mut host.unlinked));
         match unlinked {
             Some(removal) if act.boot_ns <= removal.boot_ns.saturating_add(LATE_NS) => {
                 one.removed = Some(removal.boot_ns);
                 changes.push(Change { local, one: one.clone(), ..removal });
-                self.keep_removed(local, one);
+                self.keep_removed(local, one, host);
             }
             unlinked => {
                 changes.extend(unlinked);
-                self.ways.add(local, key, name);
+                self.ways.add(&mut host.index, local, key, name);
                 self.live.insert(local, one);
             }
         }
@@ -246,19 +249,19 @@ impl Space {
         act: &Act<'_>,
         local: Local,
         uses: u64,
-        gone: &mut Gone,
+        host: &mut Host,
         changes: &mut Vec<Change>,
     ) {
         let ns = self.ns;
         let late = |one: &&mut One| is_late(act, one);
         let known = self.get_mut(local);
-        if let Some(one) = known.or_else(|| gone.get_mut(ns, local).filter(late)) {
+        if let Some(one) = known.or_else(|| host.gone.get_mut(ns, local).filter(late)) {
             if one.used_often(act, uses) {
-                self.ways.meets(local);
+                host.index.meets(self.ns, local);
             }
             return;
         }
-        self.begin(act, local, None, (None, None, Likeness::default()), changes);
+        self.begin(act, local, None, (None, None, Likeness::default()), host, changes);
         if let Some(one) = self.get_mut(local) {
             // The first is counted.
             one.uses += uses - 1;
@@ -292,7 +295,7 @@ impl Space {
         &mut self,
         act: &Act<'_>,
         local: Local,
-        gone: &mut Gone,
+        host: &mut Host,
         changes: &mut Vec<Change>,
     ) {
         let ns = self.ns;
@@ -304,35 +307,42 @@ impl Space {
             }
             return;
         }
-        let known = self.take(local);
-        if known.is_none() && gone.get(ns, local).is_some_and(|one| is_late(act, one)) {
+        let known = self.take(local, host);
+        if known.is_none() && host.gone.get(ns, local).is_some_and(|one| is_late(act, one)) {
             return;
         }
         let mut one = known.unwrap_or_else(|| Box::new(One::new(Birth::Removed(act.boot_ns))));
-        self.remove(act, local, &mut one, changes);
+        self.remove(act, local, &mut one, host, changes);
         // Semaphores and queues are gone at once, a segment when nobody has it attached.
         if local.kind() == Family::Shm && one.attached != Some(0) {
-            self.keep_removed(local, one);
+            self.keep_removed(local, one, host);
         } else {
             one.destroyed = Some(act.boot_ns);
             let gone_now = ObjectLife::Destroyed;
             changes.push(Change::new(gone_now, act.boot_ns, ns, local, &mut one).by(act));
-            gone.insert(ns, local, one);
+            host.gone.insert(ns, local, one);
         }
     }
 
     /// Takes out an object to which its key or name leads no more.
-    pub(super) fn take(&mut self, local: Local) -> Option<Box<One>> {
+    pub(super) fn take(&mut self, local: Local, host: &mut Host) -> Option<Box<One>> {
         let one = self.live.remove(&local)?;
-        self.ways.remove(local, &one);
+        self.ways.remove(&mut host.index, local, &one);
         Some(one)
     }
 
-    fn remove(&mut self, act: &Act<'_>, local: Local, one: &mut One, changes: &mut Vec<Change>) {
+    fn remove(
+        &mut self,
+        act: &Act<'_>,
+        local: Local,
+        one: &mut One,
+        host: &mut Host,
+        changes: &mut Vec<Change>,
+    ) {
         let ns = self.ns;
         tell_present(ns, local, one, changes);
         if one.used(act) {
-            self.ways.meets(local);
+            host.index.meets(self.ns, local);
         }
         (one.removed, one.removed_by) = (Some(act.boot_ns), Some(act.tid));
         changes.push(Change::new(ObjectLife::Removed, act.boot_ns, ns, local, one).by(act));
@@ -366,12 +376,20 @@ impl Space {
     }
 
     /// mq_unlink: the queue lives on while it is open.
-    pub(super) fn unlinked(&mut self, act: &Act<'_>, name: &[u8], changes: &mut Vec<Change>) {
+    pub(super) fn unlinked(
+        &mut self,
+        act: &Act<'_>,
+        name: &[u8],
+        host: &mut Host,
+        changes: &mut Vec<Change>,
+    ) {
         let known = self.ways.of_name(name);
         let known = known.filter(|local| !self.found_later(act, *local));
-        if let Some((local, mut one)) = known.and_then(|local| Some((local, self.take(local)?))) {
-            self.remove(act, local, &mut one, changes);
-            self.keep_removed(local, one);
+        if let Some((local, mut one)) =
+            known.and_then(|local| Some((local, self.take(local, host)?)))
+        {
+            self.remove(act, local, &mut one, host, changes);
+            self.keep_removed(local, one, host);
             return;
         }
         // Not even its inode is known.
@@ -379,23 +397,23 @@ impl Space {
         let mut one = Box::new(One::new(Birth::Removed(act.boot_ns)));
         one.name = Some(name.into());
         let mut removal = Vec::new();
-        self.remove(act, local, &mut one, &mut removal);
+        self.remove(act, local, &mut one, host, &mut removal);
         // What was there before the look, and was not when it came to it, is not known at all.
         if !self.whole || act.boot_ns < self.listed.1 {
             changes.extend(removal);
             return;
         }
         for change in removal {
-            self.unlinked.insert(name, change, changes);
+            self.unlinked.insert(name, change, &mut host.unlinked, changes);
         }
     }
 
-    fn keep_removed(&mut self, local: Local, one: Box<One>) {
+    fn keep_removed(&mut self, local: Local, one: Box<One>, host: &mut Host) {
         if let (Family::Shm, Some(at)) = (local.kind(), one.removed) {
             (self.ask_at, self.ask_after) = (at.saturating_add(ASK_NS), ASK_NS);
         }
         self.removed.insert(local, one);
-        self.ways.removed(local);
+        host.index.removed.push_back((self.ns, local));
     }
 
     /// Its end was not seen, but it has ended.
@@ -403,15 +421,15 @@ impl Space {
         &mut self,
         act: &Act<'_>,
         local: Local,
-        gone: &mut Gone,
+        host: &mut Host,
         changes: &mut Vec<Change>,
     ) {
         let removed = self.removed.remove(&local);
-        if let Some(mut one) = removed.or_else(|| self.take(local)) {
+        if let Some(mut one) = removed.or_else(|| self.take(local, host)) {
             one.destroyed = Some(act.boot_ns);
             let (life, at) = (ObjectLife::Destroyed, act.boot_ns);
             changes.push(Change::new(life, at, self.ns, local, &mut one));
-            gone.insert(self.ns, local, one);
+            host.gone.insert(self.ns, local, one);
         }
     }
 
@@ -421,7 +439,7 @@ impl Space {
         &mut self,
         act: &Act<'_>,
         bits: u32,
-        gone: &mut Gone,
+        host: &mut Host,
         changes: &mut Vec<Change>,
     ) {
         let mut newest: HashMap<(Family, i32), (u64, Local)> = HashMap::default();
@@ -446,21 +464,21 @@ impl Space {
             }
         }
         for local in ended {
-            self.ended_unseen(act, local, gone, changes);
+            self.ended_unseen(act, local, host, changes);
         }
         if !self.whole && queues.len() > QUEUES {
             queues.sort_unstable();
             for (_, local) in queues.iter().take(queues.len() - QUEUES) {
-                self.take(*local);
+                self.take(*local, host);
             }
         }
     }
 
     /// Objects that no line has told of; `all`: also those that a call used, and whose birth may yet
     /// be told.
-    pub(super) fn untold(&mut self, all: bool, changes: &mut Vec<Change>) {
+    pub(super) fn untold(&mut self, all: bool, host: &mut Host, changes: &mut Vec<Change>) {
         if all {
-            self.unlinked.expire(None, changes);
+            self.unlinked.expire(None, &mut host.unlinked, changes);
         }
         let ns = self.ns;
         for (local, one) in self.live.iter_mut().chain(&mut self.removed) {

@@ -171,6 +171,17 @@ fn live(objects: &Objects) -> BTreeSet<i32> {
         .collect()
 }
 
+/// A look at the end finds what lives.
+fn look_at_the_end(objects: &mut Objects, truth: &BTreeMap<i32, Truth>, changes: &mut Vec<Change>) {
+    let still = |local, _: &One| match local {
+        Local::Sysv(_, id) => truth[&id].dead.is_none(),
+        Local::Queue(..) => false,
+    };
+    if let Some(space) = objects.spaces.get_mut(&NS) {
+        space.looked(&still, u64::MAX, &mut objects.host, changes);
+    }
+}
+
 fn check(objects: &Objects, truth: &BTreeMap<i32, Truth>) {
     let living = truth.iter().filter(|one| one.1.dead.is_none());
     assert_eq!(live(objects), living.map(|one| *one.0).collect());
@@ -239,7 +250,8 @@ proptest! {
             let at = attached + looks[*id as usize];
             if one.born <= at && one.dead.is_none_or(|dead| dead > at) {
                 let found = One::new(Birth::Found(attached + 1_000_000_000));
-                objects.space(NS).0.found(Local::Sysv(Family::Sem, *id), Box::new(found));
+                let (space, host) = objects.space(NS);
+                space.found(Local::Sysv(Family::Sem, *id), Box::new(found), host);
             }
         }
         let mut changes = Vec::new();
@@ -255,13 +267,7 @@ proptest! {
             changes.extend(objects.act(act, None));
         }
         changes.extend(objects.settled(&[], None, u64::MAX));
-        let still = |local, _: &One| match local {
-            Local::Sysv(_, id) => truth[&id].dead.is_none(),
-            Local::Queue(..) => false,
-        };
-        if let Some(space) = objects.spaces.get_mut(&NS) {
-            space.looked(&still, u64::MAX, &mut objects.gone, &mut changes);
-        }
+        look_at_the_end(&mut objects, &truth, &mut changes);
         check(&objects, &truth);
         let told = told(&changes);
         for (id, one) in &truth {
@@ -322,13 +328,7 @@ proptest! {
             };
             assert!(known.contains(id) == one.dead.is_none() || is_late(), "{id}");
         }
-        let still = |local, _: &One| match local {
-            Local::Sysv(_, id) => truth[&id].dead.is_none(),
-            Local::Queue(..) => false,
-        };
-        if let Some(space) = objects.spaces.get_mut(&NS) {
-            space.looked(&still, u64::MAX, &mut objects.gone, &mut changes);
-        }
+        look_at_the_end(&mut objects, &truth, &mut changes);
         check(&objects, &truth);
         let told = told(&changes);
         for (id, one) in &truth {
@@ -449,7 +449,7 @@ fn a_namespace_takes_its_objects_along() {
     assert!(objects.spaces.is_empty());
     let other = NsRef { generation: 2, ..NS };
     assert!(objects.elsewhere(other, Sought::Id(Family::Sem, 0)).is_empty());
-    assert!(objects.everywhere.borrow().candidates(Sought::Id(Family::Sem, 0), other).is_empty());
+    assert!(objects.host.index.candidates(Sought::Id(Family::Sem, 0), other).is_empty());
 }
 
 #[test]
@@ -576,9 +576,9 @@ fn a_queue_that_a_look_found_is_not_the_one_of_its_name_that_was_unlinked() {
         let mut objects = whole();
         let mut one = One::new(Birth::Found(20));
         one.name = Some(b"q".as_slice().into());
-        let space = objects.space(NS).0;
+        let (space, host) = objects.space(NS);
         space.listed = (10, 20);
-        space.found(local, Box::new(one));
+        space.found(local, Box::new(one), host);
         objects
     };
     let is_removed = |objects: &Objects| objects.get(NS, local).unwrap().is_removed();

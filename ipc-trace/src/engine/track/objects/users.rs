@@ -1,11 +1,9 @@
 //! Who has used an object: processes, and the containers and users that they belong to.
 
-use std::rc::Rc;
-
 use ipc_trace_common::record::NsRef;
 
 use super::Act;
-use crate::engine::track::containers::Known;
+use crate::engine::track::containers::ContainerHandle;
 
 /// A process for good: its number, and when it started.
 pub(super) type ProcessKey = (u32, u64);
@@ -17,7 +15,7 @@ const USERS: usize = 8;
 #[derive(Clone, Debug)]
 pub(crate) struct Party {
     /// The container; `None`: none, on the host
-    pub container: Option<Rc<Known>>,
+    pub container: Option<ContainerHandle>,
     /// The effective user
     pub uid: u32,
     /// The caller's namespace: a queue can be used from another one than its own
@@ -37,8 +35,8 @@ impl Party {
 
     /// Whether it is in that container.
     #[must_use]
-    pub(crate) fn is_in(&self, container: Option<&Rc<Known>>) -> bool {
-        self.container.as_ref().map(Rc::as_ptr) == container.map(Rc::as_ptr)
+    pub(crate) fn is_in(&self, container: Option<&ContainerHandle>) -> bool {
+        self.container.as_ref() == container
     }
 }
 

@@ -5,10 +5,8 @@
 //! index is asked for again in its namespace before it counts.
 
 use std::{
-    cell::{Cell, RefCell},
     collections::{BTreeSet, VecDeque},
     hash::BuildHasher as _,
-    rc::Rc,
 };
 
 use ipc_trace_common::{op::Family, record::NsRef};
@@ -42,8 +40,6 @@ pub(super) struct Everywhere {
     met: Vec<(NsRef, Local)>,
     /// Objects that were removed and may be in use, the oldest first, and some that are gone since
     pub(super) removed: VecDeque<(NsRef, Local)>,
-    /// Removals of queues that wait for their births
-    pub(super) unlinked: Rc<Cell<usize>>,
 }
 
 /// Objects that somebody new has used and nobody has asked about: who asks does so after each call.
@@ -80,10 +76,6 @@ impl Everywhere {
         }
     }
 
-    pub(super) const fn has_met(&self) -> bool {
-        !self.met.is_empty()
-    }
-
     pub(super) fn take_met(&mut self) -> Vec<(NsRef, Local)> {
         std::mem::take(&mut self.met)
     }
@@ -95,12 +87,11 @@ pub(super) struct Ways {
     ns: NsRef,
     keys: HashMap<(Family, u32), i32>,
     names: HashMap<Box<[u8]>, Local>,
-    everywhere: Rc<RefCell<Everywhere>>,
 }
 
 impl Ways {
-    pub(super) fn new(ns: NsRef, everywhere: Rc<RefCell<Everywhere>>) -> Self {
-        Self { ns, keys: HashMap::default(), names: HashMap::default(), everywhere }
+    pub(super) fn new(ns: NsRef) -> Self {
+        Self { ns, keys: HashMap::default(), names: HashMap::default() }
     }
 
     pub(super) fn of_key(&self, kind: Family, key: u32) -> Option<i32> {
@@ -112,8 +103,13 @@ impl Ways {
     }
 
     /// An object can be reached by this.
-    pub(super) fn add(&mut self, local: Local, key: Option<u32>, name: Option<&[u8]>) {
-        let mut everywhere = self.everywhere.borrow_mut();
+    pub(super) fn add(
+        &mut self,
+        everywhere: &mut Everywhere,
+        local: Local,
+        key: Option<u32>,
+        name: Option<&[u8]>,
+    ) {
         if let Local::Sysv(kind, id) = local {
             everywhere.ids.insert((kind, id, self.ns));
             // 0 is IPC_PRIVATE.
@@ -130,8 +126,7 @@ impl Ways {
     }
 
     /// An object can be reached no more.
-    pub(super) fn remove(&mut self, local: Local, one: &One) {
-        let mut everywhere = self.everywhere.borrow_mut();
+    pub(super) fn remove(&mut self, everywhere: &mut Everywhere, local: Local, one: &One) {
         if let Local::Sysv(kind, id) = local {
             everywhere.ids.remove(&(kind, id, self.ns));
             if let Some(key) = one.key
@@ -148,15 +143,5 @@ impl Ways {
             let hash = everywhere.name(name);
             everywhere.names.remove(&(hash, self.ns));
         }
-    }
-
-    /// An object was removed, and may be in use.
-    pub(super) fn removed(&self, local: Local) {
-        self.everywhere.borrow_mut().removed.push_back((self.ns, local));
-    }
-
-    /// Somebody new has used an object.
-    pub(super) fn meets(&self, local: Local) {
-        self.everywhere.borrow_mut().meets(self.ns, local);
     }
 }
