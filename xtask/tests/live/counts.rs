@@ -7,9 +7,10 @@ use serde_json::Value;
 
 use crate::{
     book::{
-        Counts, assert_balanced, assert_valid, assert_whole, counts, counts_of_lines, restricted,
-        total,
+        Counts, assert_adds_up, assert_balanced, assert_valid, assert_whole, counts,
+        counts_of_lines, restricted, total,
     },
+    preemption::must_be_exact,
     tracer::{
         Beside, Live, Report, calls_of, children_of, eventually, lines, list, number, of_type,
         report, scaled, stat, tracer, workload, xtask,
@@ -260,28 +261,36 @@ fn threads_that_sleep_keep_no_place_from_others() {
     let book = sleepers.book();
     let second = second.end();
 
+    // What neighbours keep the tracer from seeing, it says.
+    let missed = |report: &Value| {
+        let accounting = &report["accounting"];
+        assert_adds_up(accounting);
+        let missed = number(&accounting["missed"]);
+        assert!(missed == 0 || !must_be_exact(), "{accounting}");
+        assert!(number(&accounting["not_made"]) <= missed, "{accounting}");
+        missed
+    };
+    let all_but = |found: u64, expected: u64, report: &Value| {
+        let missed = missed(report);
+        let accounting = &report["accounting"];
+        assert!(found <= expected && expected - found <= missed, "{found}: {accounting}: {book}");
+    };
+
     // Those that wait in a call, by who began it.
     let waiting = number(&book["waiting"]);
     let mut pending: Vec<_> =
         list(&first["pending"]).iter().filter(|call| call["pid"] == pid).collect();
     pending.dedup_by_key(|call| &call["tid"]);
-    assert_eq!(pending.len() as u64, waiting);
+    all_but(pending.len() as u64, waiting, &first);
     assert!(pending.iter().all(|call| call["op"] == "semop"));
 
-    let of_sleepers = |report: &Value| {
-        let namespaces = list(&report["namespaces"]).iter();
-        let mut all = namespaces.flat_map(|ns| list(&ns["processes"]));
-        all.find(|process| process["pid"] == pid).map(|process| number(&process["calls"]))
-    };
+    let namespaces = || list(&second["namespaces"]).iter();
+    let mut processes = namespaces().flat_map(|ns| list(&ns["processes"]));
+    let sleepers = processes.find(|process| process["pid"] == pid).unwrap();
     let ops = book["namespaces"][0]["ops"].as_object().unwrap();
     let calls = ops.values().map(|op| number(&op["calls"])).sum();
-    assert_eq!(of_sleepers(&second), Some(calls));
-    let mut namespaces = list(&second["namespaces"]).iter();
-    let ns = namespaces.find(|ns| ns["inum"] == book["namespaces"][0]["inum"]).unwrap();
+    all_but(number(&sleepers["calls"]), calls, &second);
+    let ns = namespaces().find(|ns| ns["inum"] == book["namespaces"][0]["inum"]).unwrap();
     let longest = number(&ns["ops"]["semop"]["duration_ns"]["max"]);
     assert!(longest >= number(&book["waited_ns"]), "{ns}");
-    for report in [&first, &second] {
-        assert_balanced(&report["accounting"]);
-        assert_eq!(report["accounting"]["not_made"], 0);
-    }
 }

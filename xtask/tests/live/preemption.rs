@@ -18,7 +18,7 @@ fn words(calls: &str) -> Vec<&str> {
 
 /// Whether nothing may be missed: with the backend that `auto` takes, and with both where no thread is preempted
 /// in the kernel.
-fn must_be_exact() -> bool {
+pub(crate) fn must_be_exact() -> bool {
     let chosen = xtask::tracer::backend().is_some_and(|backend| backend != "auto");
     // sched_dynamic_show, kernel/sched/debug.c, v5.13: the model in force is in parentheses. Older kernels that
     // are tested were not built to be preempted.
