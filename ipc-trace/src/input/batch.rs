@@ -70,6 +70,24 @@ impl<'a> Batch<'a> {
         self.outcomes.last().map_or(0, |last| last.boot_ns)
     }
 
+    /// How many calls there are of each operation. A group that is no call which exists is an error.
+    #[inline]
+    pub(crate) fn count(&self, mut count: impl FnMut(Result<(Op, u64), DecodeError>)) {
+        let Some(first) = self.outcomes.first() else { return };
+        // Mostly they are all the same, and that is quickly seen.
+        if self.outcomes.iter().all(|one| one.what == first.what) {
+            let op = self.op(first.what);
+            count(op.map(|op| (op, self.outcomes.len() as u64)));
+        } else {
+            self.groups().for_each(|group| count(group.map(|group| (group.op, group.count()))));
+        }
+    }
+
+    fn op(&self, what: u64) -> Result<Op, DecodeError> {
+        let What { abi, code, .. } = What::unpacked(what);
+        Ok(meaning(&Header { abi, code, ..self.head.header })?.0)
+    }
+
     /// All calls. A group that is no call which exists is an error.
     pub(crate) fn groups(&self) -> impl Iterator<Item = Result<Group<'a>, DecodeError>> + use<'a> {
         let (head, outcomes) = (self.head, self.outcomes);

@@ -284,16 +284,14 @@ impl Reader {
     }
 
     fn batch(&mut self, batch: Batch<'_>, feed: &mut impl Feed) {
-        for group in batch.groups() {
-            match group {
-                Ok(group) => {
-                    if let Some(count) = self.delivered.ops.get_mut(group.op as usize) {
-                        *count += group.count();
-                    }
+        batch.count(|counted| match counted {
+            Ok((op, count)) => {
+                if let Some(delivered) = self.delivered.ops.get_mut(op as usize) {
+                    *delivered += count;
                 }
-                Err(error) => self.garbled(&error.to_string()),
             }
-        }
+            Err(error) => self.garbled(&error.to_string()),
+        });
         feed.feed(&Input::Batch(batch));
     }
 

@@ -15,7 +15,7 @@ use super::{
 
 /// What a call may cost more than untraced, in instructions.
 const LIMITS: [(&str, Tracer, &str, f64); 4] = [
-    ("added to `semop` by `function`", Tracer::Function, "semop", 850.0),
+    ("added to `semop` by `function`", Tracer::Function, "semop", 870.0),
     ("added to `semop` by `syscall`", Tracer::Syscall, "semop", 970.0),
     ("added to `getppid` by `function`", Tracer::Function, "getppid", 5.0),
     ("added to `getppid` by `syscall`", Tracer::Syscall, "getppid", 250.0),
