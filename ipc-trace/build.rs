@@ -1,4 +1,4 @@
-//! Finds the two builds of the kernel side, which `cargo xtask build` has made, so that the program can
+//! Finds the two builds of the eBPF programs, which `cargo xtask build` has made, so that the program can
 //! embed them.
 
 use std::{env, path::PathBuf};
@@ -19,7 +19,7 @@ fn main() {
         println!("cargo::rerun-if-changed={}", object.display());
         if !object.is_file() {
             println!(
-                "cargo::error=the kernel side is not built: run `cargo xtask build` ({} is missing)",
+                "cargo::error=the eBPF programs are not built: run `cargo xtask build` ({} is missing)",
                 object.display()
             );
             return;

@@ -7,14 +7,14 @@
 //! Sources: `arch/x86/entry/syscalls/syscall_{64,32}.tbl`, `include/uapi/asm-generic/unistd.h`,
 //! `arch/arm64/tools/syscall_32.tbl` (6.12), and the symbol tables of 5.10 to 7.2.
 
+mod aux_probes;
 mod names;
-mod reached;
 
+pub use aux_probes::{AUX_PROBES, AuxProbe, Stimulus, all_aux_probes, probe_of};
 use names::equal;
-pub use reached::{Deed, REACHED, Reached, all_reached, way_of};
 
 use crate::op::{
-    Abi, Code, Op,
+    Abi, Op, SyscallCode,
     Timeout::{None as Untimed, Time32, Time64},
 };
 
@@ -26,12 +26,12 @@ pub struct Entry {
     /// The system-call number, without x32's bit 30
     pub number: u16,
     /// What it does
-    pub code: Code,
+    pub code: SyscallCode,
     /// The kernel functions that implement it; the first that exists is the one
     pub functions: &'static [&'static str],
 }
 
-/// Numbers in programs of the kernel side for which the user side puts others, as it loads them:
+/// Numbers in programs of the eBPF programs for which user space puts others, as it loads them:
 /// 64-bit immediates, which occur nowhere else.
 pub mod patch {
     /// What calls the function: ABI, and above it the code, 8 bits each.
@@ -47,10 +47,15 @@ const fn row(
     timeout: crate::op::Timeout,
     functions: &'static [&'static str],
 ) -> Entry {
-    Entry { abi, number, code: Code::new(op, timeout), functions }
+    Entry { abi, number, code: SyscallCode::new(op, timeout), functions }
 }
 
-const fn other(abi: Abi, number: u16, code: Code, functions: &'static [&'static str]) -> Entry {
+const fn other(
+    abi: Abi,
+    number: u16,
+    code: SyscallCode,
+    functions: &'static [&'static str],
+) -> Entry {
     Entry { abi, number, code, functions }
 }
 
@@ -78,8 +83,8 @@ pub const ENTRIES: &[Entry] = &[
     row(X86_64, 243, Op::MqReceive, Time64, &["__x64_sys_mq_timedreceive"]),
     row(X86_64, 244, Op::MqNotify, Untimed, &["__x64_sys_mq_notify"]),
     row(X86_64, 245, Op::MqGetsetattr, Untimed, &["__x64_sys_mq_getsetattr"]),
-    other(X86_64, 272, Code::UNSHARE, &["__x64_sys_unshare"]),
-    other(X86_64, 308, Code::SETNS, &["__x64_sys_setns"]),
+    other(X86_64, 272, SyscallCode::UNSHARE, &["__x64_sys_unshare"]),
+    other(X86_64, 308, SyscallCode::SETNS, &["__x64_sys_setns"]),
     // x32: as x86_64, but for mq_notify
     row(X32, 29, Op::Shmget, Untimed, &["__x64_sys_shmget"]),
     row(X32, 30, Op::Shmat, Untimed, &["__x64_sys_shmat"]),
@@ -99,18 +104,18 @@ pub const ENTRIES: &[Entry] = &[
     row(X32, 243, Op::MqReceive, Time64, &["__x64_sys_mq_timedreceive"]),
     row(X32, 245, Op::MqGetsetattr, Untimed, &["__x64_sys_mq_getsetattr"]),
     row(X32, 527, Op::MqNotify, Untimed, &["__x64_compat_sys_mq_notify", "__x32_compat_sys_mq_notify"]),
-    other(X32, 272, Code::UNSHARE, &["__x64_sys_unshare"]),
-    other(X32, 308, Code::SETNS, &["__x64_sys_setns"]),
+    other(X32, 272, SyscallCode::UNSHARE, &["__x64_sys_unshare"]),
+    other(X32, 308, SyscallCode::SETNS, &["__x64_sys_setns"]),
     // i386
-    other(I386, 117, Code::IPC, &["__ia32_compat_sys_ipc"]),
+    other(I386, 117, SyscallCode::IPC, &["__ia32_compat_sys_ipc"]),
     row(I386, 277, Op::MqOpen, Untimed, &["__ia32_compat_sys_mq_open"]),
     row(I386, 278, Op::MqUnlink, Untimed, &["__ia32_sys_mq_unlink"]),
     row(I386, 279, Op::MqSend, Time32, &["__ia32_sys_mq_timedsend_time32"]),
     row(I386, 280, Op::MqReceive, Time32, &["__ia32_sys_mq_timedreceive_time32"]),
     row(I386, 281, Op::MqNotify, Untimed, &["__ia32_compat_sys_mq_notify"]),
     row(I386, 282, Op::MqGetsetattr, Untimed, &["__ia32_compat_sys_mq_getsetattr"]),
-    other(I386, 310, Code::UNSHARE, &["__ia32_sys_unshare"]),
-    other(I386, 346, Code::SETNS, &["__ia32_sys_setns"]),
+    other(I386, 310, SyscallCode::UNSHARE, &["__ia32_sys_unshare"]),
+    other(I386, 346, SyscallCode::SETNS, &["__ia32_sys_setns"]),
     row(I386, 393, Op::Semget, Untimed, &["__ia32_sys_semget"]),
     row(I386, 394, Op::Semctl, Untimed, &["__ia32_compat_sys_semctl"]),
     row(I386, 395, Op::Shmget, Untimed, &["__ia32_sys_shmget"]),
@@ -125,7 +130,7 @@ pub const ENTRIES: &[Entry] = &[
     row(I386, 419, Op::MqReceive, Time64, &["__ia32_sys_mq_timedreceive"]),
     row(I386, 420, Op::Semop, Time64, &["__ia32_sys_semtimedop"]),
     // arm64
-    other(Aarch64, 97, Code::UNSHARE, &["__arm64_sys_unshare"]),
+    other(Aarch64, 97, SyscallCode::UNSHARE, &["__arm64_sys_unshare"]),
     row(Aarch64, 180, Op::MqOpen, Untimed, &["__arm64_sys_mq_open"]),
     row(Aarch64, 181, Op::MqUnlink, Untimed, &["__arm64_sys_mq_unlink"]),
     row(Aarch64, 182, Op::MqSend, Time64, &["__arm64_sys_mq_timedsend"]),
@@ -144,7 +149,7 @@ pub const ENTRIES: &[Entry] = &[
     row(Aarch64, 195, Op::Shmctl, Untimed, &["__arm64_sys_shmctl"]),
     row(Aarch64, 196, Op::Shmat, Untimed, &["__arm64_sys_shmat"]),
     row(Aarch64, 197, Op::Shmdt, Untimed, &["__arm64_sys_shmdt"]),
-    other(Aarch64, 268, Code::SETNS, &["__arm64_sys_setns"]),
+    other(Aarch64, 268, SyscallCode::SETNS, &["__arm64_sys_setns"]),
     // 32-bit arm on arm64
     row(Arm, 274, Op::MqOpen, Untimed, &["__arm64_compat_sys_mq_open"]),
     row(Arm, 275, Op::MqUnlink, Untimed, &["__arm64_sys_mq_unlink"]),
@@ -164,8 +169,8 @@ pub const ENTRIES: &[Entry] = &[
     row(Arm, 307, Op::Shmget, Untimed, &["__arm64_sys_shmget"]),
     row(Arm, 308, Op::Shmctl, Untimed, &["__arm64_compat_sys_old_shmctl"]),
     row(Arm, 312, Op::Semop, Time32, &["__arm64_sys_semtimedop_time32"]),
-    other(Arm, 337, Code::UNSHARE, &["__arm64_sys_unshare"]),
-    other(Arm, 375, Code::SETNS, &["__arm64_sys_setns"]),
+    other(Arm, 337, SyscallCode::UNSHARE, &["__arm64_sys_unshare"]),
+    other(Arm, 375, SyscallCode::SETNS, &["__arm64_sys_setns"]),
     row(Arm, 418, Op::MqSend, Time64, &["__arm64_sys_mq_timedsend"]),
     row(Arm, 419, Op::MqReceive, Time64, &["__arm64_sys_mq_timedreceive"]),
     row(Arm, 420, Op::Semop, Time64, &["__arm64_sys_semtimedop"]),
@@ -173,88 +178,88 @@ pub const ENTRIES: &[Entry] = &[
 
 /// The calls of `ipc(2)` that are operations: `call & 0xffff` and what it is
 /// (`include/uapi/linux/ipc.h`). Time limits are 32-bit there (`compat_ksys_ipc`, ipc/syscall.c).
-pub const MULTIPLEXED: [(u8, Code); 12] = [
-    (1, Code::new(Op::Semop, Untimed)),
-    (2, Code::new(Op::Semget, Untimed)),
-    (3, Code::new(Op::Semctl, Untimed)),
-    (4, Code::new(Op::Semop, Time32)),
-    (11, Code::new(Op::Msgsnd, Untimed)),
-    (12, Code::new(Op::Msgrcv, Untimed)),
-    (13, Code::new(Op::Msgget, Untimed)),
-    (14, Code::new(Op::Msgctl, Untimed)),
-    (21, Code::new(Op::Shmat, Untimed)),
-    (22, Code::new(Op::Shmdt, Untimed)),
-    (23, Code::new(Op::Shmget, Untimed)),
-    (24, Code::new(Op::Shmctl, Untimed)),
+pub const MULTIPLEXED: [(u8, SyscallCode); 12] = [
+    (1, SyscallCode::new(Op::Semop, Untimed)),
+    (2, SyscallCode::new(Op::Semget, Untimed)),
+    (3, SyscallCode::new(Op::Semctl, Untimed)),
+    (4, SyscallCode::new(Op::Semop, Time32)),
+    (11, SyscallCode::new(Op::Msgsnd, Untimed)),
+    (12, SyscallCode::new(Op::Msgrcv, Untimed)),
+    (13, SyscallCode::new(Op::Msgget, Untimed)),
+    (14, SyscallCode::new(Op::Msgctl, Untimed)),
+    (21, SyscallCode::new(Op::Shmat, Untimed)),
+    (22, SyscallCode::new(Op::Shmdt, Untimed)),
+    (23, SyscallCode::new(Op::Shmget, Untimed)),
+    (24, SyscallCode::new(Op::Shmctl, Untimed)),
 ];
 
 /// Calls that are no IPC, but lead to files that may belong to an IPC namespace: those that give descriptors, and
 /// those that read from them. Backend `syscall` looks at them when they return; backend `function` has
 /// better ways.
 #[rustfmt::skip]
-pub const ACCESSES: &[(Abi, u16, Code)] = &[
-    (X86_64, 0, Code::READ),      // read
-    (X86_64, 2, Code::OPEN),      // open
-    (X86_64, 17, Code::READ),     // pread64
-    (X86_64, 19, Code::READ),     // readv
-    (X86_64, 85, Code::OPEN),     // creat
-    (X86_64, 257, Code::OPEN),    // openat
-    (X86_64, 295, Code::READ),    // preadv
-    (X86_64, 304, Code::OPEN),    // open_by_handle_at
-    (X86_64, 327, Code::READ),    // preadv2
-    (X86_64, 432, Code::MOUNT),   // fsmount
-    (X86_64, 437, Code::OPEN),    // openat2
-    (X86_64, 438, Code::RECEIVE), // pidfd_getfd
-    (X32, 0, Code::READ),
-    (X32, 2, Code::OPEN),
-    (X32, 17, Code::READ),
-    (X32, 85, Code::OPEN),
-    (X32, 257, Code::OPEN),
-    (X32, 304, Code::OPEN),
-    (X32, 432, Code::MOUNT),
-    (X32, 437, Code::OPEN),
-    (X32, 438, Code::RECEIVE),
-    (X32, 515, Code::READ),       // readv
-    (X32, 534, Code::READ),       // preadv
-    (X32, 546, Code::READ),       // preadv2
-    (I386, 3, Code::READ),        // read
-    (I386, 5, Code::OPEN),        // open
-    (I386, 8, Code::OPEN),        // creat
-    (I386, 145, Code::READ),      // readv
-    (I386, 180, Code::READ),      // pread64
-    (I386, 295, Code::OPEN),      // openat
-    (I386, 333, Code::READ),      // preadv
-    (I386, 342, Code::OPEN),      // open_by_handle_at
-    (I386, 378, Code::READ),      // preadv2
-    (I386, 432, Code::MOUNT),
-    (I386, 437, Code::OPEN),
-    (I386, 438, Code::RECEIVE),
-    (Aarch64, 56, Code::OPEN),    // openat
-    (Aarch64, 63, Code::READ),    // read
-    (Aarch64, 65, Code::READ),    // readv
-    (Aarch64, 67, Code::READ),    // pread64
-    (Aarch64, 69, Code::READ),    // preadv
-    (Aarch64, 265, Code::OPEN),   // open_by_handle_at
-    (Aarch64, 286, Code::READ),   // preadv2
-    (Aarch64, 432, Code::MOUNT),
-    (Aarch64, 437, Code::OPEN),
-    (Aarch64, 438, Code::RECEIVE),
-    (Arm, 3, Code::READ),         // read
-    (Arm, 5, Code::OPEN),         // open
-    (Arm, 8, Code::OPEN),         // creat
-    (Arm, 145, Code::READ),       // readv
+pub const ACCESSES: &[(Abi, u16, SyscallCode)] = &[
+    (X86_64, 0, SyscallCode::READ),      // read
+    (X86_64, 2, SyscallCode::OPEN),      // open
+    (X86_64, 17, SyscallCode::READ),     // pread64
+    (X86_64, 19, SyscallCode::READ),     // readv
+    (X86_64, 85, SyscallCode::OPEN),     // creat
+    (X86_64, 257, SyscallCode::OPEN),    // openat
+    (X86_64, 295, SyscallCode::READ),    // preadv
+    (X86_64, 304, SyscallCode::OPEN),    // open_by_handle_at
+    (X86_64, 327, SyscallCode::READ),    // preadv2
+    (X86_64, 432, SyscallCode::MOUNT),   // fsmount
+    (X86_64, 437, SyscallCode::OPEN),    // openat2
+    (X86_64, 438, SyscallCode::RECEIVE), // pidfd_getfd
+    (X32, 0, SyscallCode::READ),
+    (X32, 2, SyscallCode::OPEN),
+    (X32, 17, SyscallCode::READ),
+    (X32, 85, SyscallCode::OPEN),
+    (X32, 257, SyscallCode::OPEN),
+    (X32, 304, SyscallCode::OPEN),
+    (X32, 432, SyscallCode::MOUNT),
+    (X32, 437, SyscallCode::OPEN),
+    (X32, 438, SyscallCode::RECEIVE),
+    (X32, 515, SyscallCode::READ),       // readv
+    (X32, 534, SyscallCode::READ),       // preadv
+    (X32, 546, SyscallCode::READ),       // preadv2
+    (I386, 3, SyscallCode::READ),        // read
+    (I386, 5, SyscallCode::OPEN),        // open
+    (I386, 8, SyscallCode::OPEN),        // creat
+    (I386, 145, SyscallCode::READ),      // readv
+    (I386, 180, SyscallCode::READ),      // pread64
+    (I386, 295, SyscallCode::OPEN),      // openat
+    (I386, 333, SyscallCode::READ),      // preadv
+    (I386, 342, SyscallCode::OPEN),      // open_by_handle_at
+    (I386, 378, SyscallCode::READ),      // preadv2
+    (I386, 432, SyscallCode::MOUNT),
+    (I386, 437, SyscallCode::OPEN),
+    (I386, 438, SyscallCode::RECEIVE),
+    (Aarch64, 56, SyscallCode::OPEN),    // openat
+    (Aarch64, 63, SyscallCode::READ),    // read
+    (Aarch64, 65, SyscallCode::READ),    // readv
+    (Aarch64, 67, SyscallCode::READ),    // pread64
+    (Aarch64, 69, SyscallCode::READ),    // preadv
+    (Aarch64, 265, SyscallCode::OPEN),   // open_by_handle_at
+    (Aarch64, 286, SyscallCode::READ),   // preadv2
+    (Aarch64, 432, SyscallCode::MOUNT),
+    (Aarch64, 437, SyscallCode::OPEN),
+    (Aarch64, 438, SyscallCode::RECEIVE),
+    (Arm, 3, SyscallCode::READ),         // read
+    (Arm, 5, SyscallCode::OPEN),         // open
+    (Arm, 8, SyscallCode::OPEN),         // creat
+    (Arm, 145, SyscallCode::READ),       // readv
     // Not 180, pread64, which is mq_open of arm64.
-    (Arm, 322, Code::OPEN),       // openat
-    (Arm, 361, Code::READ),       // preadv
-    (Arm, 371, Code::OPEN),       // open_by_handle_at
-    (Arm, 392, Code::READ),       // preadv2
-    (Arm, 432, Code::MOUNT),
-    (Arm, 437, Code::OPEN),
-    (Arm, 438, Code::RECEIVE),
+    (Arm, 322, SyscallCode::OPEN),       // openat
+    (Arm, 361, SyscallCode::READ),       // preadv
+    (Arm, 371, SyscallCode::OPEN),       // open_by_handle_at
+    (Arm, 392, SyscallCode::READ),       // preadv2
+    (Arm, 432, SyscallCode::MOUNT),
+    (Arm, 437, SyscallCode::OPEN),
+    (Arm, 438, SyscallCode::RECEIVE),
 ];
 
 /// The kinds of code in [`ACCESSES`].
-pub const ACCESS_KINDS: u32 = Code::OPEN.bit() | Code::READ.bit();
+pub const ACCESS_KINDS: u32 = SyscallCode::OPEN.bit() | SyscallCode::READ.bit();
 
 /// What a number means at a call's return, in any ABI.
 pub mod look {
@@ -294,7 +299,7 @@ const fn is_one_of(abi: Abi, native: Abi) -> bool {
 }
 
 /// What [`Dispatch`] becomes for the machine architecture, `"x86_64"` or `"aarch64"`, when the kinds
-/// of code in `kinds` (bits of [`Code::bit`]) are wanted.
+/// of code in `kinds` (bits of [`SyscallCode::bit`]) are wanted.
 pub const fn dispatch(native: Abi, kinds: u32) -> Dispatch {
     let mut table = [0; 4 * NUMBERS];
     let mut i = 0;
@@ -362,12 +367,12 @@ pub const fn any(dispatch: &Dispatch) -> [u8; NUMBERS] {
     let mut table = [look::NONE; NUMBERS];
     let mut i = 0;
     while i < dispatch.len() {
-        let code = Code(dispatch[i]);
+        let code = SyscallCode(dispatch[i]);
         let what = if code.0 == 0 {
             look::NONE
-        } else if code.bit() == Code::READ.bit() {
+        } else if code.bit() == SyscallCode::READ.bit() {
             look::READ
-        } else if code.bit() == Code::OPEN.bit() {
+        } else if code.bit() == SyscallCode::OPEN.bit() {
             look::OPEN
         } else {
             look::CALL
@@ -445,11 +450,11 @@ mod tests {
     fn codes_keep_operation_and_timeout() {
         for op in Op::ALL {
             for timeout in [Untimed, Time64, Time32] {
-                let code = Code::new(op, timeout);
+                let code = SyscallCode::new(op, timeout);
                 assert_eq!((code.op(), code.timeout()), (Some(op), timeout));
             }
         }
-        for code in [Code::IPC, Code::UNSHARE, Code::SETNS] {
+        for code in [SyscallCode::IPC, SyscallCode::UNSHARE, SyscallCode::SETNS] {
             assert_eq!(code.op(), None);
         }
     }

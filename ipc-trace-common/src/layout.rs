@@ -1,7 +1,7 @@
 //! The kernel-layout table: every field of a kernel structure that the programs read. No other
 //! place knows an offset.
 //!
-//! The user side looks each row up in the running kernel's BTF and hands its offset to the programs as
+//! User space looks each row up in the running kernel's BTF and hands its offset to the programs as
 //! a constant; a field that is not found is [`ABSENT`], and what needs it is switched off with the
 //! reason that stands here.
 
@@ -18,7 +18,7 @@ macro_rules! fields {
             /// Whether it is ever read with a plain load. A match, so that the programs are built
             /// without what they can't need.
             pub const fn is_direct(self) -> bool {
-                matches!(match self { $(Self::$variant => Way::$way,)* }, Way::Direct)
+                matches!(match self { $(Self::$variant => ReadMethod::$way,)* }, ReadMethod::Direct)
             }
 
             /// Whether every kernel has it.
@@ -31,9 +31,9 @@ macro_rules! fields {
         pub const FIELDS: &[FieldSpec] = &[
             $(FieldSpec {
                 field: Field::$variant,
-                way: Way::$way,
+                way: ReadMethod::$way,
                 need: $need,
-                places: &[$(Place { structure: $structure, path: $path, plus: $plus }),+],
+                places: &[$(FieldLocation { structure: $structure, path: $path, plus: $plus }),+],
             },)*
         ];
     };
@@ -45,16 +45,16 @@ pub struct FieldSpec {
     /// Which field
     pub field: Field,
     /// How the programs read it
-    pub way: Way,
+    pub way: ReadMethod,
     /// What is lost without it
     pub need: Need,
     /// Where it is, by kernel version and architecture; the first that exists is the one
-    pub places: &'static [Place],
+    pub places: &'static [FieldLocation],
 }
 
 /// A place of a field.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
+pub struct FieldLocation {
     /// The structure's name
     pub structure: &'static str,
     /// Members down to the field, joined by dots; anonymous members are passed over
@@ -65,7 +65,7 @@ pub struct Place {
 
 /// How a field is read where the kernel allows both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum ReadMethod {
     /// Through a pointer that the verifier knows, with a plain load
     Direct,
     /// With `bpf_probe_read_kernel`: the pointer came out of another such read, or the field is

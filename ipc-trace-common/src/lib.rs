@@ -1,4 +1,4 @@
-//! The ABI between ipc-trace's kernel side and its user side, and the tables from which both are
+//! The ABI between ipc-trace's eBPF programs and its user space, and the tables from which both are
 //! derived.
 //!
 //! | module | what it is |
@@ -6,7 +6,7 @@
 //! | [`op`] | the seventeen operations, and the codes that system calls map to |
 //! | [`hooks`] | the hook table: every way into the kernel, per ABI |
 //! | [`layout`] | the kernel-layout table: every kernel struct field that the programs read |
-//! | [`record`] | the records that travel through the rings and the census |
+//! | [`record`] | the records that travel through the rings and the namespace list |
 //! | [`state`] | the values of the maps that both sides touch |
 //!
 //! Invariant: nothing here depends on `std`, allocates, or knows how a record is shown. All types

@@ -3,7 +3,7 @@
 
 /// What the first argument of an operation names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum OpTarget {
     /// A System V key; the result is the id.
     Key,
     /// A System V id
@@ -99,8 +99,8 @@ macro_rules! operations {
             }
 
             /// What its first argument names.
-            pub const fn target(self) -> Target {
-                match self { $(Self::$variant => Target::$target,)* }
+            pub const fn target(self) -> OpTarget {
+                match self { $(Self::$variant => OpTarget::$target,)* }
             }
 
             /// What follows the registers in its record.
@@ -204,7 +204,7 @@ impl Op {
 
     /// Whether the first argument is a queue descriptor, which may belong to another namespace.
     pub const fn takes_descriptor(self) -> bool {
-        matches!(self.target(), Target::Descriptor)
+        matches!(self.target(), OpTarget::Descriptor)
     }
 
     /// Whether the call can make or remove an object, change whose it is, or attach it.
@@ -245,9 +245,9 @@ pub enum Timeout {
 ///
 /// Bits 0–4: number of the operation, or a value above [`COUNT`]; bits 5–6: [`Timeout`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Code(pub u8);
+pub struct SyscallCode(pub u8);
 
-impl Code {
+impl SyscallCode {
     /// A call that reads from a descriptor.
     pub const READ: Self = Self(27);
     /// A call that opens a file, and gives its descriptor.

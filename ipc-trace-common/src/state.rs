@@ -31,7 +31,7 @@ pub struct Counters {
 
 /// The row of the control ring's records in the counters' array; operations have their numbers.
 pub const CONTROL_ROW: u32 = 0;
-/// The row that counts calls which were sent in batches, for the kernel side's own use.
+/// The row that counts calls which were sent in batches, for the eBPF programs' own use.
 pub const BATCH_ROW: u32 = op::COUNT as u32 + 1;
 /// The row that counts how often programs that come in [`copies`] were run: `seen` by another than the meter first,
 /// `filtered` of those by the meter all the same, `dropped` what was lost although one was run.
@@ -60,7 +60,7 @@ pub mod copies {
         row | copy << 8
     }
 
-    /// The row in [`crate::hooks::REACHED`], or that of a tracepoint.
+    /// The row in [`crate::hooks::AUX_PROBES`], or that of a tracepoint.
     pub const fn row(cookie: u64) -> u64 {
         cookie & 0xff
     }
@@ -92,13 +92,13 @@ pub const SLOT_COUNT: u32 = 1 << 16;
 /// How many threads are remembered beside those, whose places others have.
 pub const SPILLED_SLOTS: u32 = 1 << 17;
 
-/// Places for [`Batch`]es.
+/// Places for [`BatchSlot`]es.
 pub const BATCHES: u32 = 1 << 12;
 
 /// A thread's calls that have not been sent yet. Once the gate is closed it is the reader's.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub struct Batch {
+pub struct BatchSlot {
     /// Whose it is; `0`: nobody's
     pub pid_tgid: u64,
     /// When the call that the thread is in began; `0`: it is in none that is going to be among these
@@ -113,7 +113,7 @@ pub struct Batch {
     pub cred: u64,
     /// How many moves between cgroups there had been then
     pub moves: u32,
-    /// What tells the call that the thread is in from others, for the kernel side's own use
+    /// What tells the call that the thread is in from others, for the eBPF programs' own use
     pub entered: u32,
     /// How many calls there are, by the kind of their code
     pub counts: [u32; 32],
@@ -121,16 +121,16 @@ pub struct Batch {
     pub record: BatchRecord,
 }
 
-/// In [`Batch::pid_tgid`]: the batch is its thread's no more, and the user side's.
+/// In [`BatchSlot::pid_tgid`]: the batch is its thread's no more, and user space's.
 pub const NOBODYS: u64 = u64::MAX;
 
-/// A call that a thread is in, whose [`Batch`] was taken from it meanwhile.
+/// A call that a thread is in, whose [`BatchSlot`] was taken from it meanwhile.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct NotedCall {
-    /// [`Batch::enter_ns`]
+    /// [`BatchSlot::enter_ns`]
     pub enter_ns: u64,
-    /// [`Batch::what`]
+    /// [`BatchSlot::what`]
     pub what: u64,
     /// The queue that it is on
     pub queue: QueueRef,
@@ -173,7 +173,7 @@ pub struct Fold {
     pub count: u64,
 }
 
-/// Rare conditions of the kernel side: counted, and logged by the census, so never per event.
+/// Rare conditions of the eBPF programs: counted, and logged by the namespace list, so never per event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Diagnostic {
@@ -288,7 +288,7 @@ pub mod gate {
     /// when tracing began: calls of threads that are older may have begun before it,
     pub const STARTED: u32 = 3;
     /// and the kernel's address of the inode of the executable that the tracer runs, which stays where it is while it
-    /// runs. The census notes it.
+    /// runs. The namespace list notes it.
     pub const EXECUTABLE: u32 = 4;
 
     /// The gate's value.
@@ -299,8 +299,8 @@ pub mod gate {
 
 /// Places in the table of functions whose programs were run while the gate stood at `gate::TEST`: by
 /// the call's place in [`hooks::Dispatch`], for the entry and then for the return; and then by the row of
-/// [`hooks::REACHED`].
-pub const FIRED: u32 = OF_CALLS + hooks::REACHED.len() as u32;
+/// [`hooks::AUX_PROBES`].
+pub const FIRED: u32 = OF_CALLS + hooks::AUX_PROBES.len() as u32;
 /// Those of calls.
 const OF_CALLS: u32 = 2 * size_of::<hooks::Dispatch>() as u32;
 
@@ -309,7 +309,7 @@ pub const fn fired_at(place: usize, entry: bool) -> u32 {
     (2 * place + if entry { 0 } else { 1 }) as u32
 }
 
-/// The place of the program of a row of [`hooks::REACHED`].
+/// The place of the program of a row of [`hooks::AUX_PROBES`].
 pub const fn way_fired_at(row: usize) -> u32 {
     OF_CALLS + row as u32
 }
@@ -325,8 +325,8 @@ pub const HOST_INUM: u32 = 0xEFFF_FFFF;
 
 const _: () = {
     assert!(size_of::<Counters>() == 64);
-    assert!(size_of::<Batch>() == 184 + size_of::<BatchRecord>());
-    assert!((hooks::REACHED.len() as u64) < copies::TASK_NEWTASK);
+    assert!(size_of::<BatchSlot>() == 184 + size_of::<BatchRecord>());
+    assert!((hooks::AUX_PROBES.len() as u64) < copies::TASK_NEWTASK);
     assert!(size_of::<DropKey>() == 12);
     assert!(size_of::<FoldKey>() == 32);
     assert!(size_of::<Fold>() == 16);

@@ -1,4 +1,4 @@
-//! The kernel side of ipc-trace.
+//! The eBPF programs of ipc-trace.
 //!
 //! In layers, from the ground up: each module imports some of those that come before it here, and none that come
 //! after.
@@ -6,7 +6,7 @@
 //! | layer | module | its job |
 //! | --- | --- | --- |
 //! | [`base`] | `words` | arithmetic on words, and words copied, as the verifier wants it |
-//! | | `constants` | what the user side sets before loading |
+//! | | `constants` | what user space sets before loading |
 //! | | `gate` | what the programs are to do now |
 //! | | `counts` | what is counted |
 //! | | `memory` | reading kernel and user memory; the only place that follows kernel pointers |
@@ -33,10 +33,10 @@
 //! | [`programs`] | `lives` | threads that execute a program, and that end |
 //! | | `tracepoints` | the entry points of the tracepoints' programs, backend `syscall`'s among them |
 //! | | `functions` | the entry points of backend `function` |
-//! | | `reached` | functions on those ways, for backend `function` |
-//! | | `steady` | the entry points of both backends where programs might be preempted |
-//! | | `census` | what exists: namespaces, calls that have not returned |
-//! | | `survey` | who holds what: threads, descriptors, mapped segments |
+//! | | `aux_probes` | functions on those ways, for backend `function` |
+//! | | `nopreempt` | the entry points of both backends where programs might be preempted |
+//! | | `namespace_list` | what exists: namespaces, calls that have not returned |
+//! | | `task_iter` | who holds what: threads, descriptors, mapped segments |
 //! | [`rare`] | | what is rare, for the user's log |
 //!
 //! A map is beside who uses it. None is of a kind newer than Linux 5.10.

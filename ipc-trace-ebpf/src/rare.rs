@@ -1,5 +1,5 @@
 //! Rare conditions go to the user's log from here. The verification of this program takes as long as that of all
-//! else together, so it is a program of its own, an iterator like the census but for its single step, that is
+//! else together, so it is a program of its own, an iterator like the namespace list but for its single step, that is
 //! loaded when there is something to tell. Each of its messages carries the name and the path of this module, whose
 //! letters are instructions: so both are short.
 

@@ -15,10 +15,10 @@ const SAME_NS: u64 = 300_000_000;
 
 /// Whether the program was told to end.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Signals(Arc<Told>);
+pub(crate) struct Signals(Arc<SignalState>);
 
 #[derive(Debug, Default)]
-struct Told {
+struct SignalState {
     /// In nanoseconds since boot; 0 for never
     first: AtomicU64,
     again: AtomicBool,
@@ -42,7 +42,7 @@ impl Signals {
     }
 
     fn came(&self, now: u64) {
-        let Told { first, again } = &*self.0;
+        let SignalState { first, again } = &*self.0;
         let earlier = first.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
         if earlier.is_err_and(|earlier| now.saturating_sub(earlier) > SAME_NS) {
             again.store(true, Ordering::Relaxed);

@@ -14,7 +14,7 @@ thread_local! {
 
 /// How many steps that takes.
 #[cfg(test)]
-pub(crate) fn of(run: impl FnOnce()) -> u64 {
+pub(crate) fn count_steps(run: impl FnOnce()) -> u64 {
     let before = STEPS.with(std::cell::Cell::get);
     run();
     STEPS.with(std::cell::Cell::get) - before
@@ -23,7 +23,7 @@ pub(crate) fn of(run: impl FnOnce()) -> u64 {
 /// Asserts that twice the input takes about twice the steps.
 #[cfg(test)]
 pub(crate) fn assert_linear(size: usize, run: impl Fn(usize)) {
-    let [once, twice] = [size, 2 * size].map(|size| of(|| run(size)));
+    let [once, twice] = [size, 2 * size].map(|size| count_steps(|| run(size)));
     assert!(twice <= 2 * once + once / 2 + 1_000, "{size}: {once} steps; {}: {twice}", 2 * size);
     assert!(once <= 64 * size as u64 + 1_000, "{size}: {once} steps");
 }

@@ -1,6 +1,6 @@
-//! `cargo xtask build`: the kernel side, then the program with it inside.
+//! `cargo xtask build`: the eBPF programs, then the program with it inside.
 //!
-//! Invariant: the flags of the kernel side are the same whoever asks for it, so that no command
+//! Invariant: the flags of the eBPF programs are the same whoever asks for it, so that no command
 //! makes another one build it anew. They deny warnings: dependencies are capped by cargo.
 
 use std::{
@@ -15,18 +15,18 @@ use anyhow::{Context as _, bail};
 
 use crate::toolchain::{self, Toolchain};
 
-/// The builds of the kernel side: the feature which makes the difference, the file which it becomes,
+/// The builds of the eBPF programs: the feature which makes the difference, the file which it becomes,
 /// and the environment variable which tells ipc-trace's build script where that is.
 const OBJECTS: [(Option<&str>, &str, &str); 2] =
     [(None, "plain.o", "IPC_TRACE_EBPF_PLAIN"), (Some("probe"), "probe.o", "IPC_TRACE_EBPF_PROBE")];
 const BPF_TARGET: &str = "bpfel-unknown-none";
-/// Where the kernel side is built, in the workspace.
+/// Where the eBPF programs are built, in the workspace.
 const EBPF: &str = "target/ebpf";
 
 /// Options of `cargo xtask build`.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct BuildArgs {
-    /// Build only the kernel side
+    /// Build only the eBPF programs
     #[arg(long)]
     kernel_only: bool,
 }
@@ -54,7 +54,7 @@ impl Built {
         self.root.join("target")
     }
 
-    /// A cargo for the host's side of the workspace, which knows the kernel side.
+    /// A cargo for the host's side of the workspace, which knows the eBPF programs.
     pub(crate) fn cargo(&self) -> Command {
         let mut command = host_cargo(&self.root);
         for (_, name, variable) in OBJECTS {
@@ -105,7 +105,7 @@ fn kernel_side(root: &Path, toolchain: &Toolchain, quiet: bool) -> anyhow::Resul
         if let Some(feature) = feature {
             command.args(["--features", feature]);
         }
-        run_cargo(command, quiet, "the kernel side")?;
+        run_cargo(command, quiet, "the eBPF programs")?;
         let made = target.join(BPF_TARGET).join("release/ipc-trace-ebpf");
         let bytes = fs::read(&made).with_context(|| format!("cannot read {}", made.display()))?;
         if !is_bpf_header(&bytes) {

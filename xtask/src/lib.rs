@@ -30,16 +30,16 @@ pub use apt::find_on_path;
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about)]
-struct Cli {
+struct XtaskCli {
     #[command(subcommand)]
-    command: Command,
+    command: XtaskCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
-    /// Make the toolchain for the kernel side available
+enum XtaskCommand {
+    /// Make the toolchain for the eBPF programs available
     Setup,
-    /// Build the kernel side, then target/release/ipc-trace with it inside
+    /// Build the eBPF programs, then target/release/ipc-trace with it inside
     Build(build::BuildArgs),
     /// Build, check the style, and run all tests
     Test(test::TestArgs),
@@ -51,7 +51,7 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Tell how large the kernel makes the programs, against what is stored
     #[command(subcommand)]
-    Budget(budget::Budget),
+    Budget(budget::BudgetCommand),
     /// Build, then play small scenes that have, or have not, to be found (needs root)
     Scenarios(scenarios::Scenarios),
     /// Build, then trace a busy host for some time, which must lead to no finding (needs root)
@@ -66,22 +66,22 @@ pub fn main() -> ExitCode {
     if vm::init::is_wanted() {
         vm::init::main();
     }
-    let result = match Cli::parse().command {
-        Command::Setup => {
+    let result = match XtaskCli::parse().command {
+        XtaskCommand::Setup => {
             build::workspace_root().and_then(|root| toolchain::ensure(&root)).map(|toolchain| {
                 println!("{toolchain}");
                 ExitCode::SUCCESS
             })
         }
-        Command::Build(args) => build::main(&args).map(|()| ExitCode::SUCCESS),
-        Command::Test(args) => test::main(&args),
-        Command::Vm(args) => vm::main(&args),
-        Command::Demo(args) => demo::main(&args),
-        Command::Bench(args) => bench::main(args),
-        Command::Budget(what) => budget::main(&what),
-        Command::Scenarios(args) => scenarios::main(&args),
-        Command::Mixed(args) => mixed::main(&args),
-        Command::Workload(workload) => workload::run(workload).map(|()| ExitCode::SUCCESS),
+        XtaskCommand::Build(args) => build::main(&args).map(|()| ExitCode::SUCCESS),
+        XtaskCommand::Test(args) => test::main(&args),
+        XtaskCommand::Vm(args) => vm::main(&args),
+        XtaskCommand::Demo(args) => demo::main(&args),
+        XtaskCommand::Bench(args) => bench::main(args),
+        XtaskCommand::Budget(what) => budget::main(&what),
+        XtaskCommand::Scenarios(args) => scenarios::main(&args),
+        XtaskCommand::Mixed(args) => mixed::main(&args),
+        XtaskCommand::Workload(workload) => workload::run(workload).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
         // `{:#}`: the causes in one line, and no backtrace.

@@ -20,7 +20,7 @@ use serde_json::Value;
 use crate::{
     apt,
     containers::{Docker, IMAGE},
-    tracer::{self, Beside},
+    tracer::{self, BackgroundProcess},
 };
 
 /// Options of `cargo xtask mixed`.
@@ -66,10 +66,10 @@ pub(crate) fn run(program: &Path, time: Duration, backend: &str) -> Result<bool>
     };
     let mut command = tracer::command(program, "report", Some(backend));
     command.args(["-o", "json", "--runtime-socket", &socket]);
-    let mut tracer = Beside::tracing(command)?;
+    let mut tracer = BackgroundProcess::tracing(command)?;
     tracer.pass_on_messages();
     let done = load(program, docker.as_ref(), time);
-    judge(&tracer.report()?, time, &done?)
+    summarize(&tracer.report()?, time, &done?)
 }
 
 /// What kept the host busy.
@@ -224,7 +224,7 @@ impl Drop for Cluster {
 }
 
 /// Says what was found, and whether it may be.
-fn judge(report: &Value, time: Duration, load: &Load) -> Result<bool> {
+fn summarize(report: &Value, time: Duration, load: &Load) -> Result<bool> {
     let findings = report["findings"].as_array().context("a report has findings")?;
     let mild = |finding: &&Value| MILD.iter().any(|mild| finding["severity"] == *mild);
     let (mild, bad): (Vec<_>, Vec<_>) = findings.iter().partition(mild);

@@ -27,7 +27,7 @@ impl Tally {
     }
 
     /// Counts the tests of a run.
-    pub(crate) fn add(&mut self, mut run: Run, success: bool) {
+    pub(crate) fn add(&mut self, mut run: TestRun, success: bool) {
         run.finish_line();
         self.passed += run.counts.passed;
         self.failed += run.counts.failed;
@@ -58,7 +58,7 @@ impl fmt::Display for Tally {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Counts {
+struct RunCounts {
     passed: u64,
     failed: u64,
     ignored: u64,
@@ -66,9 +66,9 @@ struct Counts {
 
 /// One `cargo test`, with any number of test programs.
 #[derive(Debug)]
-pub(crate) struct Run {
+pub(crate) struct TestRun {
     name: String,
-    counts: Counts,
+    counts: RunCounts,
     failures: Vec<String>,
     programs_begun: u64,
     programs_ended: u64,
@@ -77,12 +77,12 @@ pub(crate) struct Run {
     line: Vec<u8>,
 }
 
-impl Run {
+impl TestRun {
     /// A run of this name, of which nothing has been read.
     pub(crate) fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            counts: Counts::default(),
+            counts: RunCounts::default(),
             failures: Vec::new(),
             programs_begun: 0,
             programs_ended: 0,
@@ -137,7 +137,7 @@ fn is_begin(line: &str) -> bool {
 }
 
 /// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; ...`.
-fn parse_result(line: &str) -> Option<Counts> {
+fn parse_result(line: &str) -> Option<RunCounts> {
     let rest = line.strip_prefix("test result: ")?;
     let (_, counts) = rest.split_once(". ")?;
     let count = |name: &str| {
@@ -146,7 +146,11 @@ fn parse_result(line: &str) -> Option<Counts> {
             (what == name).then(|| number.parse().ok())?
         })
     };
-    Some(Counts { passed: count("passed")?, failed: count("failed")?, ignored: count("ignored")? })
+    Some(RunCounts {
+        passed: count("passed")?,
+        failed: count("failed")?,
+        ignored: count("ignored")?,
+    })
 }
 
 #[cfg(test)]
@@ -177,7 +181,7 @@ test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
 ";
 
     fn tally(output: &str, success: bool) -> Tally {
-        let mut run = Run::new("tests");
+        let mut run = TestRun::new("tests");
         run.read(output.as_bytes());
         let mut tally = Tally::default();
         tally.add(run, success);
@@ -188,7 +192,7 @@ test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
     fn results_are_read() {
         let line = "test result: ok. 12 passed; 3 failed; 4 ignored; 0 measured; 7 filtered out; \
                     finished in 1.23s";
-        let expected = Counts { passed: 12, failed: 3, ignored: 4 };
+        let expected = RunCounts { passed: 12, failed: 3, ignored: 4 };
         assert_eq!(parse_result(line), Some(expected));
         assert_eq!(parse_result("test result: ok."), None);
         assert_eq!(parse_result("test a::result: ok. 1 passed"), None);
@@ -205,7 +209,7 @@ test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
 
     #[test]
     fn parts_may_end_anywhere() {
-        let mut run = Run::new("tests");
+        let mut run = TestRun::new("tests");
         for byte in FAILING.trim_end().bytes() {
             run.read(&[byte]);
         }

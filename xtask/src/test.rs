@@ -124,14 +124,14 @@ fn heading(text: &str) {
 
 /// A part of `cargo xtask test`.
 #[derive(Debug)]
-struct Step {
+struct TestStep {
     name: &'static str,
-    kind: Kind,
+    kind: StepKind,
     commands: Vec<Command>,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+enum StepKind {
     /// Counts as one test.
     Check {
         /// What rustup calls that which this check needs, and the cargo command which it is.
@@ -141,14 +141,15 @@ enum Kind {
     Tests,
 }
 
-fn steps(args: &TestArgs, built: &Built) -> Vec<Step> {
+fn steps(args: &TestArgs, built: &Built) -> Vec<TestStep> {
     let host = ["--workspace", "--exclude", "ipc-trace-ebpf"];
     let cargo = |words: &[&str]| {
         let mut command = built.cargo();
         command.args(words).env("IPC_TRACE_BIN", built.program()).env_remove("RUSTDOCFLAGS");
         command
     };
-    let check = |name, needs, commands| Step { name, kind: Kind::Check { needs }, commands };
+    let check =
+        |name, needs, commands| TestStep { name, kind: StepKind::Check { needs }, commands };
     let mut steps = Vec::new();
     if !args.live_only && args.filter.is_none() {
         let mut fmt = cargo(&["fmt", "--all", "--check", "--"]);
@@ -168,15 +169,15 @@ fn steps(args: &TestArgs, built: &Built) -> Vec<Step> {
     if !args.live_only {
         let mut tests = cargo(&["test", "--no-fail-fast"]);
         tests.args(host).args(filter);
-        steps.push(Step { name: "tests", kind: Kind::Tests, commands: vec![tests] });
+        steps.push(TestStep { name: "tests", kind: StepKind::Tests, commands: vec![tests] });
         let mut extend = cargo(&["test", "--package", "xtask", "--test", "extend", "--"]);
         extend.args(filter);
-        steps.push(Step { name: "extensions", kind: Kind::Tests, commands: vec![extend] });
+        steps.push(TestStep { name: "extensions", kind: StepKind::Tests, commands: vec![extend] });
     }
     if !args.no_live {
         let mut live = cargo(&["test", "--package", "xtask", "--test", "live", "--"]);
         live.arg("--test-threads=1").args(filter);
-        steps.push(Step { name: "live tests", kind: Kind::Tests, commands: vec![live] });
+        steps.push(TestStep { name: "live tests", kind: StepKind::Tests, commands: vec![live] });
     }
     steps
 }
@@ -187,12 +188,12 @@ fn by_macros(root: &Path) -> Vec<PathBuf> {
     all.map(|entry| entry.path()).filter(|path| path.extension() == Some("rs".as_ref())).collect()
 }
 
-impl Step {
+impl TestStep {
     fn run(self, tally: &mut Tally) -> anyhow::Result<()> {
         heading(self.name);
         let begin = Instant::now();
         match self.kind {
-            Kind::Check { needs } => {
+            StepKind::Check { needs } => {
                 let mut ok = needs.is_none_or(|(component, command)| has(component, command));
                 for mut command in self.commands {
                     ok = ok && status(&mut command)?;
@@ -203,7 +204,7 @@ impl Step {
                     tally.fail(self.name);
                 }
             }
-            Kind::Tests => {
+            StepKind::Tests => {
                 for mut command in self.commands {
                     run_tests(&mut command, self.name, tally)?;
                 }
@@ -240,7 +241,7 @@ fn status(command: &mut Command) -> anyhow::Result<bool> {
 fn run_tests(command: &mut Command, name: &str, tally: &mut Tally) -> anyhow::Result<()> {
     let mut child = command.stdout(Stdio::piped()).spawn().context("cannot run cargo test")?;
     let mut output = child.stdout.take().context("cargo test has no output")?;
-    let mut run = tally::Run::new(name);
+    let mut run = tally::TestRun::new(name);
     let mut bytes = [0; 8192];
     loop {
         let length = match output.read(&mut bytes) {

@@ -19,7 +19,7 @@ use crate::build;
 
 /// Nothing takes so long: what does, hangs.
 pub const PATIENCE: Duration = Duration::from_secs(180);
-/// What the COMMAND of [`Beside::tracing`] says first.
+/// What the COMMAND of [`BackgroundProcess::tracing`] says first.
 const TRACING: &str = "tracing";
 
 /// The tracer that the environment names: `IPC_TRACE_BIN`.
@@ -69,7 +69,7 @@ pub fn eventually(mut condition: impl FnMut() -> bool) -> bool {
 
 /// A process beside this one, whose output is read all the time. It ends when this is dropped.
 #[derive(Debug)]
-pub struct Beside {
+pub struct BackgroundProcess {
     child: Child,
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
@@ -97,7 +97,7 @@ fn listen(
     (receive, reader)
 }
 
-impl Beside {
+impl BackgroundProcess {
     /// Starts it, with a pipe as its standard input.
     ///
     /// # Errors
@@ -186,7 +186,7 @@ impl Beside {
     /// # Errors
     ///
     /// When it does not read any more.
-    pub fn tell(&mut self, line: &str) -> Result<()> {
+    pub fn write_line(&mut self, line: &str) -> Result<()> {
         let stdin = self.stdin.as_mut().context("its standard input is closed")?;
         Ok(writeln!(stdin, "{line}")?)
     }
@@ -244,7 +244,7 @@ impl Beside {
     }
 }
 
-impl Drop for Beside {
+impl Drop for BackgroundProcess {
     fn drop(&mut self) {
         // Fails when it has ended, as it should have.
         let _ = self.child.kill();

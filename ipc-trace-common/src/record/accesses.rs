@@ -111,7 +111,7 @@ pub struct AccessRecord {
     pub key: u32,
     /// How many such accesses this record stands for, at least 1
     pub count: u32,
-    /// What tells the file from all others that exist, where the kernel side tells; else `0`
+    /// What tells the file from all others that exist, where the eBPF programs tell; else `0`
     pub file: u64,
     /// The thread's name
     pub comm: [u8; 16],

@@ -10,7 +10,7 @@ use super::{
 /// One call of a [`BatchRecord`]: of an operation that can block.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub struct Outcome {
+pub struct BatchedCall {
     /// When it returned
     pub boot_ns: u64,
     /// Time in the kernel, or `NO_DURATION`
@@ -19,13 +19,13 @@ pub struct Outcome {
     pub ret: i32,
     /// msgsnd, mq_send: the message's length
     pub size: u32,
-    /// What was called: see [`What`]
+    /// What was called: see [`PackedCall`]
     pub what: u64,
 }
 
 /// What was called, and on which object, in one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct What {
+pub struct PackedCall {
     /// The System V object, or the key that it was looked for by, or the queue's descriptor
     pub id: i32,
     /// A number of `Abi`
@@ -34,7 +34,7 @@ pub struct What {
     pub code: u8,
 }
 
-impl What {
+impl PackedCall {
     /// Its number.
     pub const fn packed(self) -> u64 {
         self.id as u32 as u64 | (self.abi as u64) << 32 | (self.code as u64) << 40
@@ -72,7 +72,7 @@ pub struct BatchHead {
     pub comm: [u8; 16],
     /// The queue of all calls on queues that are among these
     pub queue: QueueRef,
-    /// How many [`Outcome`]s follow: 1 to [`BATCH`]
+    /// How many [`BatchedCall`]s follow: 1 to [`BATCH`]
     pub count: u32,
     /// Padding
     pub reserved: u32,
@@ -85,11 +85,11 @@ pub struct BatchRecord {
     /// What they have in common
     pub head: BatchHead,
     /// Each
-    pub outcomes: [Outcome; BATCH],
+    pub outcomes: [BatchedCall; BATCH],
 }
 
 const _: () = {
-    assert!(size_of::<Outcome>() == 32);
+    assert!(size_of::<BatchedCall>() == 32);
     assert!(size_of::<BatchHead>() == 88);
     assert!(size_of::<BatchRecord>() == 88 + 32 * BATCH);
 };

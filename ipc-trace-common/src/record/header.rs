@@ -8,7 +8,7 @@ pub const VERSION: u8 = 1;
 /// What a record is. The value in [`Header::kind`]; readers take others for unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Kind {
+pub enum RecordKind {
     /// A call returned: `CallRecord` and, after it, what belongs to the operation
     Call = 1,
     /// Who a thread is: `ContextRecord`
@@ -25,7 +25,7 @@ pub enum Kind {
     Pending = 7,
     /// A namespace that exists: `NamespaceRecord`
     Alive = 8,
-    /// The census is complete: a bare [`Header`] with `boot_ns` in an `EndRecord`
+    /// The namespace list is complete: a bare [`Header`] with `boot_ns` in an `EndRecord`
     End = 9,
     /// A thread that exists: `TaskRecord`
     Task = 10,
@@ -34,7 +34,7 @@ pub enum Kind {
     /// A mapped shared memory segment: `MappingRecord`
     Mapping = 12,
     /// A call that changed objects and is not among the events, since a filter took it out, there was
-    /// no room for it, or calls were not reported yet: as [`Kind::Call`]
+    /// no room for it, or calls were not reported yet: as [`RecordKind::Call`]
     Change = 13,
     /// Calls of one thread that returned one after another: `BatchRecord`
     Batch = 14,
@@ -51,11 +51,11 @@ pub enum Kind {
 pub struct Header {
     /// [`VERSION`]
     pub version: u8,
-    /// A [`Kind`]
+    /// A [`RecordKind`]
     pub kind: u8,
     /// An [`crate::op::Abi`]
     pub abi: u8,
-    /// A [`crate::op::Code`]
+    /// A [`crate::op::SyscallCode`]
     pub code: u8,
     /// Bits of `flag`
     pub flags: u32,
@@ -85,7 +85,7 @@ pub mod flag {
     /// semop of at most one operation and without a time limit: no `SemopPart` follows; with
     /// `DETAIL`, the `Sembuf` is the low 48 bits of the fifth argument.
     pub const INLINE: u32 = 1 << 9;
-    /// A namespace found by the census, not by its birth.
+    /// A namespace found by the namespace list, not by its birth.
     pub const FOUND: u32 = 1 << 8;
     /// A list has more entries than there is room for.
     pub const CUT: u32 = 1 << 11;

@@ -1,4 +1,4 @@
-//! What exists, as iterators list it: the census ([`PendingRecord`], [`EndRecord`]) and the survey.
+//! What exists, as iterators list it: the namespace list ([`PendingRecord`], [`EndRecord`]) and the task iterator.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -7,7 +7,7 @@ use super::{
     refs::{NAME_LEN, NsRef, QueueRef},
 };
 
-/// A call that has not returned yet, as the census finds it.
+/// A call that has not returned yet, as the namespace list finds it.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct PendingRecord {
@@ -31,23 +31,23 @@ pub struct PendingRecord {
     pub comm: [u8; 16],
 }
 
-/// The end of a census: without it the list was cut short.
+/// The end of a namespace list: without it the list was cut short.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct EndRecord {
     /// `TRUNCATED`: more namespaces exist than could be listed
     pub header: Header,
-    /// When the census began
+    /// When the namespace list began
     pub boot_ns: u64,
     /// Namespaces listed; `u64::MAX`: they could not be listed
     pub namespaces: u64,
-    /// The process that reads the census, in the initial pid namespace
+    /// The process that reads the namespace list, in the initial pid namespace
     pub self_pid: u32,
     /// Inode number of its IPC namespace, by the way that the programs take
     pub self_ns_inum: u32,
 }
 
-/// A thread that exists, as a survey finds it.
+/// A thread that exists, as a task iterator finds it.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct TaskRecord {
@@ -82,7 +82,7 @@ pub struct TaskRecord {
 /// What a descriptor is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub enum DescriptorOf {
+pub enum DescriptorKind {
     /// A namespace of any kind: `ino` is its number
     Namespace = 1,
     /// A queue, or the root of an mqueue file system
@@ -105,7 +105,7 @@ pub struct DescriptorRecord {
     pub tid: u32,
     /// Its number
     pub fd: u32,
-    /// A [`DescriptorOf`]
+    /// A [`DescriptorKind`]
     pub of: u32,
     /// Inode number of the IPC namespace that the file belongs to; `0`: a dead one's
     pub ipc_ns: u32,

@@ -1,6 +1,6 @@
-//! The records that the kernel side writes: into the event ring ([`Kind::Call`], [`Kind::Batch`]), the control ring
-//! (all others, [`Kind::Change`] among them), the census ([`Kind::Pending`], [`Kind::Alive`]) and the survey ([`Kind::Task`],
-//! [`Kind::Descriptor`], [`Kind::Mapping`]).
+//! The records that the eBPF programs write: into the event ring ([`RecordKind::Call`], [`RecordKind::Batch`]), the control ring
+//! (all others, [`RecordKind::Change`] among them), the namespace list ([`RecordKind::Pending`], [`RecordKind::Alive`]) and the task iterator ([`RecordKind::Task`],
+//! [`RecordKind::Descriptor`], [`RecordKind::Mapping`]).
 //!
 //! A record starts with a [`Header`]. `boot_ns` is `CLOCK_BOOTTIME` in nanoseconds. Parts that a
 //! flag of the header does not vouch for hold whatever was in the ring before.
@@ -14,7 +14,7 @@
 //! | `processes` | threads, their ends, cgroups |
 //! | `namespaces` | namespaces, and who got into them |
 //! | `accesses` | queues' names, and ways to objects that are no operations |
-//! | `listed` | what the census and the survey find |
+//! | `listed` | what the namespace list and the task iterator find |
 
 mod accesses;
 mod batches;
@@ -27,14 +27,16 @@ mod refs;
 
 pub use self::{
     accesses::{AccessRecord, Channel, QueueRecord},
-    batches::{BATCH, BatchHead, BatchRecord, Outcome, What},
+    batches::{BATCH, BatchHead, BatchRecord, BatchedCall, PackedCall},
     calls::{
         CallRecord, CtlPart, GIVEN_NAME_LEN, MsgPart, NO_DURATION, NamePart, QueuePart, SOPS,
         Sembuf, SemopPart,
     },
-    header::{Header, Kind, VERSION, flag},
-    listed::{DescriptorOf, DescriptorRecord, EndRecord, MappingRecord, PendingRecord, TaskRecord},
-    namespaces::{MoveRecord, NamespaceRecord, UNKNOWN_COUNT, Way},
+    header::{Header, RecordKind, VERSION, flag},
+    listed::{
+        DescriptorKind, DescriptorRecord, EndRecord, MappingRecord, PendingRecord, TaskRecord,
+    },
+    namespaces::{MoveRecord, NamespaceRecord, NsSwitchKind, UNKNOWN_COUNT},
     processes::{
         ANCESTORS, ARGS_LEN, AncestorRecord, CGROUP_PATH_LEN, CgroupRecord, ContextRecord, EXE_LEN,
         ExitRecord, UID_EXTENTS, UidExtent,

@@ -4,7 +4,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{header::Header, refs::NsRef};
 
-/// A namespace: its first appearance in a ring, or its line in the census.
+/// A namespace: its first appearance in a ring, or its line in the namespace list.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct NamespaceRecord {
@@ -12,14 +12,14 @@ pub struct NamespaceRecord {
     pub header: Header,
     /// When it was seen
     pub boot_ns: u64,
-    /// Which; in the census, generation `0`: it is being made
+    /// Which; in the namespace list, generation `0`: it is being made
     pub ns: NsRef,
     /// The kernel's own number; `0`: it has none
     pub ns_id: u64,
-    /// In the census: the device number of its mqueue file system, as the kernel has it (`dev_t`,
+    /// In the namespace list: the device number of its mqueue file system, as the kernel has it (`dev_t`,
     /// include/linux/kdev_t.h)
     pub mqueue_dev: u32,
-    /// In the census: the POSIX queues that count for its limit; [`UNKNOWN_COUNT`]: not known
+    /// In the namespace list: the POSIX queues that count for its limit; [`UNKNOWN_COUNT`]: not known
     pub mq_queues: u32,
 }
 
@@ -29,7 +29,7 @@ pub const UNKNOWN_COUNT: u32 = u32::MAX;
 /// How a thread got into a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Way {
+pub enum NsSwitchKind {
     /// `clone` with `CLONE_NEWIPC`: the namespace is new, the thread too
     Clone = 1,
     /// `unshare`: the namespace is new
@@ -54,9 +54,9 @@ pub struct MoveRecord {
     pub pid: u32,
     /// Where it was
     pub from: NsRef,
-    /// Where the thread is now: the same one, or with [`Way::Clone`] the new one
+    /// Where the thread is now: the same one, or with [`NsSwitchKind::Clone`] the new one
     pub to: NsRef,
-    /// With [`Way::Clone`]: the new thread
+    /// With [`NsSwitchKind::Clone`]: the new thread
     pub child_context: u64,
     /// Its tid
     pub child_tid: u32,
@@ -64,7 +64,7 @@ pub struct MoveRecord {
     pub child_pid: u32,
     /// The namespace's own number; `0`: it has none
     pub ns_id: u64,
-    /// A [`Way`]
+    /// A [`NsSwitchKind`]
     pub way: u32,
     /// Padding
     pub reserved: u32,

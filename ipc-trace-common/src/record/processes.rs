@@ -82,7 +82,7 @@ pub struct ContextRecord {
     pub user_ns: u32,
     /// Its IPC namespace
     pub ns: NsRef,
-    /// Its cgroup, in the hierarchy that the user side chose; `0`: unknown
+    /// Its cgroup, in the hierarchy that user space chose; `0`: unknown
     pub cgroup: u64,
     /// The thread's name
     pub comm: [u8; 16],
@@ -128,7 +128,7 @@ pub struct ExitRecord {
 /// kernel/cgroup/cgroup-internal.h).
 pub const CGROUP_PATH_LEN: usize = 1024;
 
-/// A cgroup of the hierarchy that the user side chose was made, or removed.
+/// A cgroup of the hierarchy that user space chose was made, or removed.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct CgroupRecord {

@@ -1,4 +1,4 @@
-//! What the user side sets before it loads the programs: frozen read-only data, so the verifier
+//! What user space sets before it loads the programs: frozen read-only data, so the verifier
 //! knows each value and removes the branches that it rules out.
 
 use ipc_trace_common::{

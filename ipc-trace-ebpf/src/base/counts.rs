@@ -11,7 +11,7 @@ use ipc_trace_common::{
     state::{COUNTER_ROWS, Counters, DIAGNOSTICS, Diagnostic, DropKey},
 };
 
-/// By CPU and row; the user side makes it as large as the number of CPUs asks for.
+/// By CPU and row; user space makes it as large as the number of CPUs asks for.
 #[map]
 static COUNTERS: Array<Counters> = Array::with_max_entries(COUNTER_ROWS, BPF_F_MMAPABLE);
 /// Lost calls by namespace, operation and error.

@@ -1,9 +1,9 @@
-//! What the programs are to do now, which the user side says as it goes; and which of them were run.
+//! What the programs are to do now, which user space says as it goes; and which of them were run.
 
 use aya_ebpf::{macros::map, maps::Array};
 use ipc_trace_common::state::{FIRED as PROGRAMS, gate};
 
-/// See [`ipc_trace_common::state::gate`]. A variable in a section, and so in a map, of its own, which the user side
+/// See [`ipc_trace_common::state::gate`]. A variable in a section, and so in a map, of its own, which user space
 /// maps: every call asks for it twice, and its address is a constant, where an array would have to be looked into.
 #[unsafe(link_section = ".data.gate")]
 #[unsafe(no_mangle)]
@@ -26,7 +26,7 @@ pub(crate) fn gate() -> Gate {
 #[inline(always)]
 fn gate_word<const AT: usize>() -> u64 {
     const { assert!(AT < gate::WORDS as usize) };
-    // SAFETY: the variable is there, with as many words; the user side writes whole ones.
+    // SAFETY: the variable is there, with as many words; user space writes whole ones.
     unsafe { (&raw const GATE).cast::<u64>().add(AT).read_volatile() }
 }
 

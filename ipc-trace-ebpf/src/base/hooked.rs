@@ -1,4 +1,4 @@
-//! What a program on a function has at hand: the function's argument and result, numbers that the user side has put
+//! What a program on a function has at hand: the function's argument and result, numbers that user space has put
 //! into the program, and the program that serves all functions.
 
 use aya_ebpf::helpers::generated::bpf_tail_call;
@@ -28,7 +28,7 @@ pub(crate) fn value<const AT: i16>(context: *mut core::ffi::c_void) -> u64 {
     }
 }
 
-/// What the user side puts in the place of a number.
+/// What user space puts in the place of a number.
 macro_rules! patched {
     ($number:ident) => {{
         let value: u64;
@@ -48,6 +48,6 @@ pub(crate) use patched;
 #[inline(always)]
 pub(crate) fn leave_to_all(ctx: *mut core::ffi::c_void) {
     let all = patched!(ALL) as *mut _;
-    // SAFETY: the user side puts an array of programs there; when the call succeeds, it does not return.
+    // SAFETY: user space puts an array of programs there; when the call succeeds, it does not return.
     unsafe { bpf_tail_call(ctx, all, 0) };
 }

@@ -1,4 +1,4 @@
-//! What all programs build on, and what imports none of them: helpers for words and memory, what the user side has set,
+//! What all programs build on, and what imports none of them: helpers for words and memory, what user space has set,
 //! counts, the rings, and what a program finds as it is run.
 
 pub(crate) mod constants;

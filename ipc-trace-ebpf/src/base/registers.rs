@@ -3,7 +3,7 @@
 use ipc_trace_common::{
     hooks::{self, X32_BIT},
     layout::Field,
-    op::{Abi, Code, Op},
+    op::{Abi, Op, SyscallCode},
     record::flag,
 };
 
@@ -20,8 +20,8 @@ pub(crate) struct Call {
     regs: u64,
     /// Its ABI
     pub(crate) abi: Abi,
-    /// What it does; never `0` and never [`Code::IPC`]
-    pub(crate) code: Code,
+    /// What it does; never `0` and never [`SyscallCode::IPC`]
+    pub(crate) code: SyscallCode,
     /// For `ipc(2)`: its first argument, version and call; `0` for all other calls
     pub(crate) multiplexed: u32,
 }
@@ -47,7 +47,7 @@ struct Place {
 
 impl Place {
     #[inline(always)]
-    fn of(task: u64, number: u64) -> Self {
+    fn lookup(task: u64, number: u64) -> Self {
         let x86 = constant!(IS_X86) != 0;
         let (table, abi) = match (is_compat(task), x86) {
             // Bit 30 belongs to x32 alone: to `int 0x80` it makes the number one that no call has
@@ -66,18 +66,18 @@ impl Place {
 /// The place in [`hooks::Dispatch`] of the call of `task` with that number.
 #[inline(always)]
 pub(crate) fn place(task: u64, number: u64) -> usize {
-    Place::of(task, number).table as usize * hooks::NUMBERS
+    Place::lookup(task, number).table as usize * hooks::NUMBERS
         + (number as usize & (hooks::NUMBERS - 1))
 }
 
 impl Call {
-    /// The call of `task` with that number, if it is one of `kinds` (bits of [`Code::bit`]).
+    /// The call of `task` with that number, if it is one of `kinds` (bits of [`SyscallCode::bit`]).
     #[inline(always)]
     pub(crate) fn new(task: u64, regs: u64, number: u64, kinds: u32) -> Option<Self> {
-        let place = Place::of(task, number);
-        let mut code = Code(code(place.table, number));
+        let place = Place::lookup(task, number);
+        let mut code = SyscallCode(code(place.table, number));
         let mut multiplexed = 0;
-        if code.0 == Code::IPC.0 {
+        if code.0 == SyscallCode::IPC.0 {
             multiplexed = field::<u64>(regs, Field::RegCompatArg0) as u32;
             code = demultiplex(multiplexed);
         }
@@ -105,7 +105,7 @@ impl Call {
             _ => Abi::Arm,
         };
         let multiplexed = (packed >> 32) as u32;
-        Self { regs, abi, code: Code((packed >> 8) as u8), multiplexed }
+        Self { regs, abi, code: SyscallCode((packed >> 8) as u8), multiplexed }
     }
 
     #[inline(always)]
@@ -232,13 +232,15 @@ static MULTIPLEXED: [u8; 32] = hooks::multiplexed();
 
 /// What the first argument of `ipc(2)` means; `0`: nothing.
 #[inline(always)]
-fn demultiplex(call: u32) -> Code {
+fn demultiplex(call: u32) -> SyscallCode {
     if call & 0xffff >= MULTIPLEXED.len() as u32 {
-        return Code(0);
+        return SyscallCode(0);
     }
     let at = masked::<{ MULTIPLEXED.len() as u64 - 1 }>(u64::from(call));
     // SAFETY: `at` lies within the table.
-    Code(unsafe { core::ptr::addr_of!(MULTIPLEXED).cast::<u8>().add(at as usize).read_volatile() })
+    SyscallCode(unsafe {
+        core::ptr::addr_of!(MULTIPLEXED).cast::<u8>().add(at as usize).read_volatile()
+    })
 }
 
 /// The error's number in a raw result; `0`: it is none.

@@ -7,7 +7,7 @@ use aya_ebpf::{
     maps::RingBuf,
 };
 use ipc_trace_common::{
-    record::{Header, Kind, VERSION},
+    record::{Header, RecordKind, VERSION},
     state::{CONTROL_ROW, Counters},
 };
 
@@ -108,7 +108,7 @@ extern "C" fn is_full_beyond(eighths: u64) -> u64 {
 
 /// The header of a record that is no call.
 #[inline(always)]
-pub(crate) fn header(kind: Kind, flags: u32) -> Header {
+pub(crate) fn header(kind: RecordKind, flags: u32) -> Header {
     Header { version: VERSION, kind: kind as u8, abi: 0, code: 0, flags }
 }
 

@@ -1,10 +1,10 @@
-//! Entry and return of a call: the way of an event through the kernel side.
+//! Entry and return of a call: the way of an event through the eBPF programs.
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_ktime_get_boot_ns};
 use ipc_trace_common::{
     hooks::{ACCESS_KINDS, look},
     layout::Field,
-    op::{Code, Op},
+    op::{Op, SyscallCode},
     record::{NO_DURATION, flag},
     state::{Diagnostic, fired_at},
 };
@@ -85,7 +85,7 @@ fn access_of_ours(regs: u64, ret: i64) {
     }
     if let Some(call) = Call::new(task, regs, number, constant!(SYSCALL_KINDS) & ACCESS_KINDS) {
         match call.code {
-            Code::READ => files::was_read(pid, call.first() as u32),
+            SyscallCode::READ => files::was_read(pid, call.first() as u32),
             code => files::given(code, ret as u32),
         }
     }
@@ -183,7 +183,7 @@ fn exit_of_function(regs: u64, ret: i64) -> u64 {
     unbatched(gate, pid_tgid, regs, (number, ret), !constant!(SYSCALL_KINDS))
 }
 
-/// The call that the thread was in has returned, unreported: the last census is not to list it.
+/// The call that the thread was in has returned, unreported: the last namespace list is not to list it.
 #[inline(always)]
 fn call_ends(pid_tgid: u64) {
     batches::forget_call(pid_tgid);
@@ -492,4 +492,4 @@ extern "C" fn unentered(pid_tgid: u64, regs: u64, ret: u64) -> u64 {
     u64::from(flag::NOT_MADE)
 }
 
-const _: () = assert!(Code::IPC.op().is_none());
+const _: () = assert!(SyscallCode::IPC.op().is_none());

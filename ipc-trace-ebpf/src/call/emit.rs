@@ -7,10 +7,10 @@ use aya_ebpf::helpers::{
 };
 use ipc_trace_common::{
     layout::Field,
-    op::{Detail, Effect, Op, Target},
+    op::{Detail, Effect, Op, OpTarget},
     record::{
-        CallRecord, CtlPart, Kind, MsgPart, NO_DURATION, NamePart, NsRef, QueuePart, QueueRef,
-        SemopPart, VERSION, flag, queue_flag,
+        CallRecord, CtlPart, MsgPart, NO_DURATION, NamePart, NsRef, QueuePart, QueueRef,
+        RecordKind, SemopPart, VERSION, flag, queue_flag,
     },
     state::Counters,
 };
@@ -78,7 +78,12 @@ fn reserve<P>(event: &Event) -> Option<*mut With<P>> {
 /// # Safety
 /// `record` is valid for writing.
 #[inline(always)]
-unsafe fn fill<P: Part>(record: *mut With<P>, kind: Kind, event: &Event, arguments: &Arguments) {
+unsafe fn fill<P: Part>(
+    record: *mut With<P>,
+    kind: RecordKind,
+    event: &Event,
+    arguments: &Arguments,
+) {
     // SAFETY: as the caller says; every field of the call is written. `comm` is 8-aligned within the
     // record, and has 16 bytes.
     unsafe {
@@ -136,7 +141,7 @@ pub(crate) extern "C" fn send_call(packed: u64, ret: u64, regs: u64) -> u64 {
         pid_tgid,
         task,
         cred: field(task, Field::TaskCred),
-        ns: namespaces::look(field(namespaces::of_task(task), Field::IpcNsInum)),
+        ns: namespaces::lookup(field(namespaces::of_task(task), Field::IpcNsInum)),
         counters,
         queue: queues::none(),
         entered: None,
@@ -196,9 +201,9 @@ pub(crate) extern "C" fn send_call(packed: u64, ret: u64, regs: u64) -> u64 {
 fn send<P: Part>(event: &Event, reported: bool, arguments: &Arguments) {
     let reserved = if reported { reserve::<P>(event) } else { None };
     let (record, counters, kind) = match reserved {
-        Some(record) => (record, event.counters, Kind::Call),
+        Some(record) => (record, event.counters, RecordKind::Call),
         None if is_fact(event, arguments) => match rings::reserve_call(is_access(event)) {
-            Some((record, counters)) => (record, counters, Kind::Change),
+            Some((record, counters)) => (record, counters, RecordKind::Change),
             None => return,
         },
         None => return,
@@ -241,7 +246,7 @@ fn is_fact(event: &Event, arguments: &Arguments) -> bool {
     let at = |place| if place == 1 { second } else { third };
     match (event.op.effect(), event.op.target()) {
         (Effect::Attach | Effect::Detach | Effect::Unlink, _) => true,
-        (Effect::Create { flags }, Target::Name) => at(flags) & O_CREAT != 0,
+        (Effect::Create { flags }, OpTarget::Name) => at(flags) & O_CREAT != 0,
         // 0 is IPC_PRIVATE.
         (Effect::Create { flags }, _) => at(flags) & IPC_CREAT != 0 || first as u32 == 0,
         (Effect::Control { command }, _) => at(command) & NOT_THESE == 0,

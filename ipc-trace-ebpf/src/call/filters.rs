@@ -23,7 +23,7 @@ static FILTER_UIDS: HashMap<u32, u8> = HashMap::with_max_entries(FILTER_VALUES, 
 static FILTER_COMMS: HashMap<[u64; 2], u8> = HashMap::with_max_entries(FILTER_VALUES, 0);
 #[map]
 static FILTER_NAMESPACES: HashMap<NsRef, u8> = HashMap::with_max_entries(FILTER_VALUES, 0);
-/// By cgroup: whether calls of threads in it are wanted. The user side makes it as large as that filter
+/// By cgroup: whether calls of threads in it are wanted. User space makes it as large as that filter
 /// asks for.
 #[map]
 static FILTER_CGROUPS: HashMap<u64, u8> = HashMap::with_max_entries(1, 0);
@@ -84,7 +84,7 @@ pub(crate) fn wanted(call: &Subject) -> bool {
         || FILTER_NAMESPACES.get_ptr(&call.object_ns).is_some()
 }
 
-/// Whether the current thread's cgroup is wanted, or it is not known yet whether it is: then the user side
+/// Whether the current thread's cgroup is wanted, or it is not known yet whether it is: then user space
 /// says.
 #[inline(always)]
 fn in_wanted_cgroup() -> bool {

@@ -3,8 +3,8 @@
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_ktime_get_boot_ns};
 use ipc_trace_common::{
     layout::Field,
-    op::Code,
-    record::{Kind, MoveRecord, NsRef, Way},
+    op::SyscallCode,
+    record::{MoveRecord, NsRef, NsSwitchKind, RecordKind},
     state::{Diagnostic, filter},
 };
 
@@ -67,10 +67,10 @@ pub(crate) fn returned(task: u64, ipc_ns: u64, pid_tgid: u64, call: Call, ret: i
     if field::<u32>(ipc_ns, Field::IpcNsInum) == from.inum {
         return;
     }
-    let (way, to) = if code.0 == Code::UNSHARE.0 {
-        (Way::Unshare, namespaces::born(ipc_ns))
+    let (way, to) = if code.0 == SyscallCode::UNSHARE.0 {
+        (NsSwitchKind::Unshare, namespaces::born(ipc_ns))
     } else {
-        (Way::Setns, namespaces::identify(ipc_ns))
+        (NsSwitchKind::Setns, namespaces::identify(ipc_ns))
     };
     let context = context::ensure(slot, task, to);
     let ns_id = namespaces::ns_id(ipc_ns);
@@ -113,13 +113,20 @@ pub(crate) fn newtask(task: u64, clone_flags: u64) {
         Some(slot) => context::ensure(slot, task, to),
         None => 0,
     };
-    report(Way::Clone, from, to, ns_id, (pid_tgid, context), (child, child_context));
+    report(NsSwitchKind::Clone, from, to, ns_id, (pid_tgid, context), (child, child_context));
     // What it goes on to hold after its exec, nobody knows yet: that it reads is told.
     files::moved(task, child_pid, ipc_ns, false);
 }
 
 #[inline(always)]
-fn report(way: Way, from: NsRef, to: NsRef, ns_id: u64, by: (u64, u64), child: (u64, u64)) {
+fn report(
+    way: NsSwitchKind,
+    from: NsRef,
+    to: NsRef,
+    ns_id: u64,
+    by: (u64, u64),
+    child: (u64, u64),
+) {
     let Some(record) = rings::reserve_control::<MoveRecord>(Share::Whole) else {
         return;
     };
@@ -127,7 +134,7 @@ fn report(way: Way, from: NsRef, to: NsRef, ns_id: u64, by: (u64, u64), child: (
     unsafe {
         record.write(MoveRecord {
             header: rings::header(
-                Kind::Move,
+                RecordKind::Move,
                 executables::of_tracer(unknown(current_task())) as u32,
             ),
             boot_ns: bpf_ktime_get_boot_ns(),

@@ -29,7 +29,7 @@ fn parent(leader: u64) -> u64 {
 /// # Safety
 /// `to` is valid for writing.
 #[inline(always)]
-pub(crate) unsafe fn of(leader: u64, to: *mut [AncestorRecord; ANCESTORS]) -> (u32, u32) {
+pub(crate) unsafe fn read(leader: u64, to: *mut [AncestorRecord; ANCESTORS]) -> (u32, u32) {
     let mut leader = parent(leader);
     let mut pid: u32 = kernel_field(leader, Field::TaskTgid);
     let mut count = 0;

@@ -1,6 +1,6 @@
 //! Which cgroup a thread is in, which tells its container; cgroups made and removed.
 //!
-//! One hierarchy counts, which the user side has chosen: the default one (v2), or that of a controller
+//! One hierarchy counts, which user space has chosen: the default one (v2), or that of a controller
 //! (v1). A thread's cgroup is in its context, so it is looked at when that is sent. Threads can be moved
 //! at any time, many at once, and the tracepoint names one of them: so moves are counted, and whose
 //! context is older than the last move is looked at again.
@@ -8,7 +8,7 @@
 use aya_ebpf::helpers::generated::{bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str};
 use ipc_trace_common::{
     layout::{ABSENT, Field},
-    record::{CGROUP_PATH_LEN, CgroupRecord, Kind, flag},
+    record::{CGROUP_PATH_LEN, CgroupRecord, RecordKind, flag},
 };
 
 use crate::base::{
@@ -89,17 +89,17 @@ pub(crate) fn moved(cgroup: u64) {
 /// A cgroup was made. `path`: from the root of its hierarchy, with a NUL behind.
 #[inline(always)]
 pub(crate) fn made(cgroup: u64, path: u64) {
-    tell(cgroup, path, 0);
+    send_record(cgroup, path, 0);
 }
 
 /// A cgroup was removed: nobody is in it.
 #[inline(always)]
 pub(crate) fn removed(cgroup: u64) {
-    tell(cgroup, 0, flag::DELETED);
+    send_record(cgroup, 0, flag::DELETED);
 }
 
 #[inline(always)]
-fn tell(cgroup: u64, path: u64, flags: u32) {
+fn send_record(cgroup: u64, path: u64, flags: u32) {
     if !gate().is_tracing() || !counts(cgroup) {
         return;
     }
@@ -109,7 +109,7 @@ fn tell(cgroup: u64, path: u64, flags: u32) {
     // SAFETY: the ring gave room for a whole record; every field but the unused end of `path` is
     // written. The helper writes no more than it is told that there is room for.
     unsafe {
-        (*record).header = rings::header(Kind::Cgroup, flags);
+        (*record).header = rings::header(RecordKind::Cgroup, flags);
         (*record).boot_ns = bpf_ktime_get_boot_ns();
         (*record).id = number(cgroup);
         (*record).reserved = 0;

@@ -6,7 +6,7 @@
 //! A path is found by the file's dentry and mount. Whoever runs a file has executed it or was forked
 //! by one who has, and every exec writes the path anew: an address that was freed and is used again
 //! never gives the path of another file. What fell out of the table is looked up in `/proc` by the
-//! user side.
+//! user space.
 
 use aya_ebpf::{bindings::BPF_ANY, macros::map, maps::LruHashMap};
 use ipc_trace_common::{
@@ -113,7 +113,7 @@ pub(crate) fn is_deleted(task: u64) -> u64 {
     executable(task).is_some_and(|executable| is_unhashed(&executable.place)).into()
 }
 
-/// Notes what the current task runs, which reads the census and so is the tracer.
+/// Notes what the current task runs, which reads the namespace list and so is the tracer.
 #[inline(always)]
 pub(crate) fn learn_own() {
     gate::set_own_executable(inode(current_task()));

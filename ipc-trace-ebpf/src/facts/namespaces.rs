@@ -4,7 +4,7 @@
 //! the kernel, before any other thread can be inside: no record can carry a stale generation.
 //!
 //! An entry of the table: bits 0–31 the generation, bit 32 whether the namespace was made known to
-//! the user side.
+//! user space.
 
 use aya_ebpf::{
     bindings::BPF_ANY,
@@ -14,7 +14,7 @@ use aya_ebpf::{
 };
 use ipc_trace_common::{
     layout::Field,
-    record::{Kind, NamespaceRecord, NsRef, UNKNOWN_COUNT, flag},
+    record::{NamespaceRecord, NsRef, RecordKind, UNKNOWN_COUNT, flag},
     state::{Diagnostic, FIRST_INUM, INUMS},
 };
 
@@ -58,7 +58,7 @@ pub(crate) fn identify(ipc_ns: u64) -> NsRef {
 /// As [`identify`], of a pointer that was found and not walked to: the verifier knows nothing of it.
 #[inline(always)]
 pub(crate) fn identify_read(ipc_ns: u64) -> NsRef {
-    look(kernel_field(ipc_ns, Field::IpcNsInum))
+    lookup(kernel_field(ipc_ns, Field::IpcNsInum))
 }
 
 /// A namespace was born: the next life of its number begins. The verifier need not know the pointer.
@@ -83,10 +83,10 @@ pub(crate) fn ns_id(ipc_ns: u64) -> u64 {
     if exists(Field::IpcNsId) { kernel_field(ipc_ns, Field::IpcNsId) } else { 0 }
 }
 
-/// As [`identify`], but silent: for the census, which lists namespaces itself. A namespace that
+/// As [`identify`], but silent: for the namespace list, which lists namespaces itself. A namespace that
 /// shows itself for the first time was there before the start: its generation is 1.
 #[inline(always)]
-pub(crate) fn look(inum: u32) -> NsRef {
+pub(crate) fn lookup(inum: u32) -> NsRef {
     let Some(entry) = entry(inum) else {
         return NsRef { inum, generation: 1 };
     };
@@ -106,7 +106,7 @@ pub(crate) fn look(inum: u32) -> NsRef {
 #[inline(always)]
 pub(crate) fn listed(inum: u32) -> NsRef {
     if !gate().is_open() {
-        return look(inum);
+        return lookup(inum);
     }
     let generation = match entry(inum) {
         // SAFETY: the map gave the pointer.
@@ -132,12 +132,12 @@ fn entry(inum: u32) -> Option<*mut u64> {
 
 #[inline(never)]
 fn announce(ipc_ns: u64, inum: u32) -> NsRef {
-    let ns = look(inum);
+    let ns = lookup(inum);
     if let Some(record) = rings::reserve_control::<NamespaceRecord>(Share::Whole) {
         // SAFETY: the ring gave room for a whole record, and every field is written.
         unsafe {
             record.write(NamespaceRecord {
-                header: rings::header(Kind::Namespace, flag::FOUND),
+                header: rings::header(RecordKind::Namespace, flag::FOUND),
                 boot_ns: bpf_ktime_get_boot_ns(),
                 ns,
                 ns_id: ns_id(ipc_ns),

@@ -14,7 +14,7 @@ use aya_ebpf::{
 };
 use ipc_trace_common::{
     layout::Field,
-    record::{Kind, NAME_LEN, NsRef, QueueRecord, QueueRef, flag, queue_flag},
+    record::{NAME_LEN, NsRef, QueueRecord, QueueRef, RecordKind, flag, queue_flag},
 };
 
 use crate::{
@@ -240,7 +240,7 @@ fn announce(file: u64, queue: &QueueRef) -> bool {
     // SAFETY: the ring gave room for a whole record; `len` is below NAME_LEN.
     unsafe {
         let read = kernel_bytes(core::ptr::addr_of_mut!((*record).name).cast(), len, name);
-        (*record).header = rings::header(Kind::Queue, if read { flag::DETAIL } else { 0 });
+        (*record).header = rings::header(RecordKind::Queue, if read { flag::DETAIL } else { 0 });
         (*record).boot_ns = bpf_ktime_get_boot_ns();
         (*record).queue = *queue;
         (*record).name_len = len;

@@ -3,10 +3,10 @@
 //! namespace. Their argument is the caller's `struct pt_regs`, as it is for the tracepoints, so one
 //! decoder serves both backends.
 //!
-//! What is attached are programs of a few instructions that the user side writes, one for each row of
+//! What is attached are programs of a few instructions that user space writes, one for each row of
 //! the hook table: they call these here, which are verified once and not for each of sixty; those of
 //! moves between namespaces, which have another prototype, a part that is quickly verified. How
-//! functions are hooked without being preempted is in `steady`.
+//! functions are hooked without being preempted is in `nopreempt`.
 
 use aya_ebpf::{
     EbpfContext as _,

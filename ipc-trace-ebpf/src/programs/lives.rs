@@ -32,7 +32,7 @@ pub(crate) fn forget_context(old_tid: u32) {
     }
 }
 
-/// At the end of a thread: its slot becomes free, and the user side may forget its context.
+/// At the end of a thread: its slot becomes free, and user space may forget its context.
 #[inline(always)]
 pub(crate) fn thread_ends() {
     let pid_tgid = bpf_get_current_pid_tgid();

@@ -1,10 +1,10 @@
 //! The programs: what the kernel calls, each for one way in. No other layer imports them.
 
-mod census;
+mod aux_probes;
 mod functions;
 mod lives;
-mod reached;
+mod namespace_list;
 #[cfg(not(feature = "probe"))]
-mod steady;
-mod survey;
+mod nopreempt;
+mod task_iter;
 mod tracepoints;

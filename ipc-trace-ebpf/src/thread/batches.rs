@@ -1,10 +1,10 @@
 //! Calls of one thread that are sent together, where calls are counted and not shown: those that come by
-//! the million, since they can block, or look for an object in vain.
+//! the million, since they can block, or look up an object that is not there.
 //!
 //! A thread that makes a second call gets a place in an array, if that is free, and keeps it until it
 //! ends or executes something else. There its calls are collected; it alone writes there. All that is
 //! the same for them (who it is, its namespace) is read once, when the batch is begun. Where places run
-//! short, the user side takes those whose threads have done nothing for a while.
+//! short, user space takes those whose threads have done nothing for a while.
 //!
 //! Invariant: a batch is sent before anything that would give its calls another meaning: before the
 //! thread's next event of another kind, and before its context is sent anew. Once the gate is closed,
@@ -21,9 +21,9 @@ use aya_ebpf::{
 };
 use ipc_trace_common::{
     layout::Field,
-    op::{Code, Op},
-    record::{BATCH, BatchHead, Kind, NO_DURATION, NsRef, Outcome, QueueRef, What},
-    state::{BATCH_ROW, BATCHES as PLACES, Batch, NOBODYS, NotedCall},
+    op::{Op, SyscallCode},
+    record::{BATCH, BatchHead, BatchedCall, NO_DURATION, NsRef, PackedCall, QueueRef, RecordKind},
+    state::{BATCH_ROW, BATCHES as PLACES, BatchSlot, NOBODYS, NotedCall},
 };
 
 use crate::{
@@ -42,11 +42,11 @@ use crate::{
 
 /// By `tid % BATCHES`.
 #[map]
-static BATCHES: Array<Batch> = Array::with_max_entries(PLACES, BPF_F_MMAPABLE);
+static BATCHES: Array<BatchSlot> = Array::with_max_entries(PLACES, BPF_F_MMAPABLE);
 /// Places of [`BATCHES`] that threads have, by number: to take one is atomic.
 #[map]
 static BATCHES_TAKEN: HashMap<u32, u8> = HashMap::with_max_entries(PLACES, 0);
-/// By pid_tgid: the calls that threads are in whose batches the user side has taken.
+/// By pid_tgid: the calls that threads are in whose batches user space has taken.
 #[map]
 static NOTED_CALLS: HashMap<u64, NotedCall> = HashMap::with_max_entries(PLACES, 0);
 
@@ -90,20 +90,20 @@ fn place(pid_tgid: u64) -> u32 {
 
 /// The thread's batch, if it has one.
 #[inline(always)]
-fn owned(pid_tgid: u64) -> Option<&'static mut Batch> {
+fn owned(pid_tgid: u64) -> Option<&'static mut BatchSlot> {
     if constant!(BATCHED) == 0 { None } else { of_thread(pid_tgid) }
 }
 
 /// As [`owned`], where calls come in batches.
 #[inline(always)]
-fn of_thread(pid_tgid: u64) -> Option<&'static mut Batch> {
+fn of_thread(pid_tgid: u64) -> Option<&'static mut BatchSlot> {
     let batch = BATCHES.get_ptr_mut(place(pid_tgid))?;
     // SAFETY: the map gave the pointer. Only the thread whose batch it is looks beyond `pid_tgid`.
     let batch = unsafe { &mut *batch };
     (batch.pid_tgid == pid_tgid).then_some(batch)
 }
 
-/// In [`Batch::enter_ns`], of a lookup: it can't block, so when it entered is of no interest.
+/// In [`BatchSlot::enter_ns`], of a lookup: it can't block, so when it entered is of no interest.
 const LOOKUP: u64 = 1;
 
 /// A call enters the kernel; `queue`: what its descriptor leads to, if it takes one. Whether that is noted
@@ -133,14 +133,14 @@ pub(crate) fn enter(pid_tgid: u64, number: u64, call: Call, queue: &QueueRef) ->
 
 /// How many calls are in a batch, after a function that may have sent them.
 #[inline(always)]
-fn calls_in(batch: *const Batch) -> u32 {
+fn calls_in(batch: *const BatchSlot) -> u32 {
     // SAFETY: the map gave the pointer.
     unsafe { core::ptr::addr_of!((*batch).record.head.count).read_volatile() }
 }
 
 /// From now on, calls on queues are on this one. Whether that can be.
 #[inline(always)]
-fn set_queue(batch: &mut Batch, pid_tgid: u64, mut queue: QueueRef) -> bool {
+fn set_queue(batch: &mut BatchSlot, pid_tgid: u64, mut queue: QueueRef) -> bool {
     queues::compare(&mut queue, batch.record.head.ns);
     // Such a call is told of by itself: a full ring must not keep it back.
     if queues::is_foreign(&queue) {
@@ -175,7 +175,7 @@ pub(crate) fn enter_known(pid_tgid: u64, call: Call) -> bool {
 }
 
 #[inline(always)]
-fn note(batch: &mut Batch, call: Call, entered: u32) {
+fn note(batch: &mut BatchSlot, call: Call, entered: u32) {
     describe(batch, call);
     batch.entered = entered;
     // SAFETY: no arguments.
@@ -184,24 +184,24 @@ fn note(batch: &mut Batch, call: Call, entered: u32) {
 
 /// Notes what is called.
 #[inline(always)]
-fn describe(batch: &mut Batch, call: Call) {
+fn describe(batch: &mut BatchSlot, call: Call) {
     let [id, size] = call.id_and_size();
-    batch.what = What { id: id as i32, abi: call.abi as u8, code: call.code.0 }.packed();
+    batch.what = PackedCall { id: id as i32, abi: call.abi as u8, code: call.code.0 }.packed();
     batch.size = size << 32;
 }
 
 /// As above, of a lookup: its key.
 #[inline(always)]
-fn describe_lookup(batch: &mut Batch, call: Call) {
+fn describe_lookup(batch: &mut BatchSlot, call: Call) {
     let id = call.first() as i32;
-    batch.what = What { id, abi: call.abi as u8, code: call.code.0 }.packed();
+    batch.what = PackedCall { id, abi: call.abi as u8, code: call.code.0 }.packed();
     batch.size = 0;
 }
 
 /// Whether the thread is still who and where it was when its batch was begun: of its user, group and name, in its
 /// namespaces and its cgroup.
 #[inline(always)]
-fn is_same(batch: &Batch, task: u64) -> bool {
+fn is_same(batch: &BatchSlot, task: u64) -> bool {
     let head = &batch.record.head;
     let cred: u64 = field(task, Field::TaskCred);
     // SAFETY: `comm` has 16 bytes and is aligned to 8 there.
@@ -260,7 +260,7 @@ pub(crate) fn exit_known(pid_tgid: u64, task: u64, call: u32, ret: i64) -> bool 
 /// call before, of whose return the program was not run. That one by another ABI with the same number is not told
 /// from it then, is a second mischance that is not provided for.
 #[inline(always)]
-fn is_noted(batch: &Batch, task: u64, call: u32) -> bool {
+fn is_noted(batch: &BatchSlot, task: u64, call: u32) -> bool {
     batch.enter_ns != 0 && batch.entered == call && is_same(batch, task)
 }
 
@@ -291,7 +291,7 @@ pub(crate) fn looked_up(pid_tgid: u64, task: u64, call: Call, ret: i64) -> bool 
 /// Adds the thread's call to its batch, or counts it as lost. By a pointer: the functions called here
 /// write to the batch, too, which no reference to it would let the compiler see.
 #[inline(always)]
-fn add(batch: *mut Batch, pid_tgid: u64, (now, duration_ns): (u64, u64), ret: i64) {
+fn add(batch: *mut BatchSlot, pid_tgid: u64, (now, duration_ns): (u64, u64), ret: i64) {
     // SAFETY: the map gave the pointer, and the thread alone writes there.
     let batch = unsafe { &mut *batch };
     if batch.record.head.count >= BATCH as u32 {
@@ -305,7 +305,7 @@ fn add(batch: *mut Batch, pid_tgid: u64, (now, duration_ns): (u64, u64), ret: i6
     let at = masked::<{ BATCH as u64 - 1 }>(u64::from(batch.record.head.count));
     // SAFETY: `at` lies within the array, whose entries are four words each.
     unsafe {
-        let outcome = core::ptr::addr_of_mut!(batch.record.outcomes).cast::<Outcome>();
+        let outcome = core::ptr::addr_of_mut!(batch.record.outcomes).cast::<BatchedCall>();
         let outcome = outcome.add(at as usize).cast::<u64>();
         outcome.write_volatile(now);
         outcome.add(1).write_volatile(duration_ns);
@@ -354,7 +354,7 @@ pub(crate) fn forget_call(pid_tgid: u64) {
 
 /// When the call that a thread is in began, and what it is, if that was noted here.
 #[inline(always)]
-pub(crate) fn pending(pid_tgid: u64) -> Option<&'static Batch> {
+pub(crate) fn pending(pid_tgid: u64) -> Option<&'static BatchSlot> {
     owned(pid_tgid).filter(|batch| batch.enter_ns > LOOKUP).map(|batch| &*batch)
 }
 
@@ -381,14 +381,14 @@ extern "C" fn release_batch(pid_tgid: u64) -> u64 {
             batch.pid_tgid = 0;
             let _ = BATCHES_TAKEN.remove(&place);
         } else {
-            // No room, or the end has come: the user side takes it.
+            // No room, or the end has come: user space takes it.
             batch.pid_tgid = NOBODYS;
         }
     }
     0
 }
 
-/// A call returns. If the user side has taken the batch where its entry was noted, that is noted in the thread's slot
+/// A call returns. If user space has taken the batch where its entry was noted, that is noted in the thread's slot
 /// now.
 #[inline(always)]
 pub(crate) fn give_back(pid_tgid: u64, call: Call) {
@@ -423,7 +423,7 @@ extern "C" fn give_back_call(pid_tgid: u64, packed: u64) -> u64 {
     0
 }
 
-/// The call that a thread is in, where the user side has taken its batch.
+/// The call that a thread is in, where user space has taken its batch.
 #[inline(always)]
 pub(crate) fn taken_from(pid_tgid: u64) -> Option<&'static NotedCall> {
     let noted = NOTED_CALLS.get_ptr(&pid_tgid)?;
@@ -470,7 +470,7 @@ extern "C" fn begin_batch(context: u64, inum: u32, generation: u32) -> u64 {
     batch.nsproxy = field(task, Field::TaskNsproxy);
     batch.moves = cgroups::moves();
     let head = &mut batch.record.head;
-    head.header = rings::header(Kind::Batch, 0);
+    head.header = rings::header(RecordKind::Batch, 0);
     head.context = context;
     head.tid = pid_tgid as u32;
     head.pid = (pid_tgid >> 32) as u32;
@@ -499,7 +499,7 @@ extern "C" fn send_batch(place: u32) -> u64 {
     if !gate().is_open() || count == 0 || count > BATCH as u64 {
         return 0;
     }
-    let len = size_of::<BatchHead>() as u64 + count * size_of::<Outcome>() as u64;
+    let len = size_of::<BatchHead>() as u64 + count * size_of::<BatchedCall>() as u64;
     // SAFETY: a `RingBuf` is the map's definition, which is what the helper takes; `len` is no more
     // than a whole record has.
     let sent = unsafe {
@@ -543,7 +543,7 @@ extern "C" fn drop_one(pid_tgid: u64, ret: u64) -> u64 {
     let Some(batch) = owned(pid_tgid) else {
         return 0;
     };
-    let kind = Code(What::unpacked(batch.what).code).kind();
+    let kind = SyscallCode(PackedCall::unpacked(batch.what).code).kind();
     if let Some(counters) = counts::counters(u32::from(kind)) {
         counts::count(counters, Count::Seen);
         counts::count(counters, Count::Dropped);

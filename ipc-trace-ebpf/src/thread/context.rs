@@ -5,7 +5,9 @@
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use ipc_trace_common::{
     layout::Field,
-    record::{ARGS_LEN, ContextRecord, ExitRecord, Kind, NsRef, UID_EXTENTS, UidExtent, flag},
+    record::{
+        ARGS_LEN, ContextRecord, ExitRecord, NsRef, RecordKind, UID_EXTENTS, UidExtent, flag,
+    },
 };
 
 use crate::{
@@ -39,7 +41,7 @@ pub(crate) fn ensure(slot: &mut Slot, task: u64, ns: NsRef) -> u64 {
         let task = unknown(task);
         let cgroup = cgroups::of_task(task);
         if slot.context == 0 || slot.cgroup != cgroup {
-            // The user side knows one context of a thread at a time.
+            // User space knows one context of a thread at a time.
             batches::release(slot.pid_tgid);
             note_changeable(slot.pid_tgid, task);
             slot.context = send_context(task, slot.pid_tgid, ns.inum, ns.generation, cgroup);
@@ -124,7 +126,7 @@ pub(crate) fn tell_end(pid_tgid: u64, context: u64) {
         // SAFETY: the ring gave room for a whole record, and every field is written.
         unsafe {
             record.write(ExitRecord {
-                header: header(Kind::Exit, 0),
+                header: header(RecordKind::Exit, 0),
                 boot_ns: bpf_ktime_get_boot_ns(),
                 context,
                 tid: pid_tgid as u32,
@@ -191,7 +193,8 @@ extern "C" fn send_context(
         (*record).capabilities = field(cred, Field::CredCapabilities);
         let to = core::ptr::addr_of_mut!((*record).uid_map).cast();
         (*record).uid_extents = users(field(cred, Field::CredUserNs), to);
-        let (count, mut flags) = ancestry::of(leader, core::ptr::addr_of_mut!((*record).ancestors));
+        let (count, mut flags) =
+            ancestry::read(leader, core::ptr::addr_of_mut!((*record).ancestors));
         (*record).ancestor_count = count;
         (*record).args_len = 0;
         if with_args {
@@ -201,7 +204,7 @@ extern "C" fn send_context(
         }
         let (len, found) = executables::path(task, core::ptr::addr_of_mut!((*record).exe).cast());
         (*record).exe_len = len;
-        (*record).header = header(Kind::Context, flags | found);
+        (*record).header = header(RecordKind::Context, flags | found);
         submit(record);
         now
     }

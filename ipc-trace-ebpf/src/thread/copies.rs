@@ -41,7 +41,7 @@ pub(crate) struct LastRun {
     ran: u32,
 }
 
-/// By `tid & 0xffff`; the user side makes it smaller where programs do not come in copies.
+/// By `tid & 0xffff`; user space makes it smaller where programs do not come in copies.
 #[map]
 static LAST_RUNS: Array<LastRun> = Array::with_max_entries(SLOT_COUNT, 0);
 

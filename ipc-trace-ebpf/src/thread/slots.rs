@@ -30,7 +30,7 @@ static SLOTS: Array<Slot> = Array::with_max_entries(SLOT_COUNT, 0);
 /// Places in [`SLOTS`] that threads have, by number: to take one is atomic.
 #[map]
 static SLOTS_TAKEN: HashMap<u32, u8> = HashMap::with_max_entries(SLOT_COUNT, 0);
-/// By pid_tgid, for threads whose place another thread has; the user side makes it smaller where no two threads
+/// By pid_tgid, for threads whose place another thread has; user space makes it smaller where no two threads
 /// can have the same.
 #[map]
 static SLOTS_SPILL: HashMap<u64, Slot> = HashMap::with_max_entries(SPILLED_SLOTS, 0);

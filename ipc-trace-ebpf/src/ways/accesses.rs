@@ -1,7 +1,7 @@
 //! Ways to other namespaces' objects that are no operations: what is told of them.
 //!
 //! A thread can do the same a million times, a page fault or a read each time. So what is the same but for its
-//! time is told of once, then counted for a second: the user side adds up those that were not told of.
+//! time is told of once, then counted for a second: user space adds up those that were not told of.
 //! Such records get no more than half of the control ring, and what finds no room is counted as dropped.
 
 use aya_ebpf::{
@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use ipc_trace_common::{
     layout::Field,
-    record::{AccessRecord, Channel, Kind, NAME_LEN, NsRef, flag, queue_flag},
+    record::{AccessRecord, Channel, NAME_LEN, NsRef, RecordKind, flag, queue_flag},
     state::{Diagnostic, FOLD_NS, FOLDS, Fold, FoldKey},
 };
 
@@ -44,7 +44,7 @@ pub(crate) const QUEUE: u64 = 1 << 10;
 /// A global function, so that the verifier looks at it once and not once for each way that leads here.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub(crate) extern "C" fn tell(
+pub(crate) extern "C" fn report_access(
     what: u64,
     ipc_ns: u64,
     dentry: u64,
@@ -73,7 +73,7 @@ pub(crate) extern "C" fn tell(
         FoldKey { pid_tgid, file: inode, ns: whose, channel: what as u32 & 0xff, reserved: 0 };
     let fold = ACCESS_FOLDS.get_ptr_mut(&key);
     if let Some(fold) = fold {
-        // SAFETY: the map gave the pointer; both are whole words. The user side takes an entry away only
+        // SAFETY: the map gave the pointer; both are whole words. User space takes an entry away only
         // when it has been left alone for far longer than this.
         unsafe {
             if now - core::ptr::addr_of!((*fold).sent_ns).read_volatile() < FOLD_NS {
@@ -106,7 +106,7 @@ pub(crate) extern "C" fn tell(
                 named = flag::DETAIL;
             }
         }
-        (*record).header = rings::header(Kind::Access, named);
+        (*record).header = rings::header(RecordKind::Access, named);
         (*record).header.code = what as u8;
         (*record).boot_ns = now;
         (*record).context = context;

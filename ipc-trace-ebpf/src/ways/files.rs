@@ -8,7 +8,7 @@
 use aya_ebpf::{
     bindings::BPF_NOEXIST, helpers::bpf_get_current_pid_tgid, macros::map, maps::HashMap,
 };
-use ipc_trace_common::{layout::Field, op::Code, record::Channel, state::Diagnostic};
+use ipc_trace_common::{layout::Field, op::SyscallCode, record::Channel, state::Diagnostic};
 
 use crate::{
     base::{
@@ -16,7 +16,7 @@ use crate::{
         memory::{current_task, exists, field, kernel, kernel_field, unknown},
     },
     facts::{namespaces, queues, queues::MQUEUE_MAGIC},
-    ways::accesses::{NAMELESS, QUEUE, UNTOLD, tell, what},
+    ways::accesses::{NAMELESS, QUEUE, UNTOLD, report_access, what},
 };
 
 /// Processes that hold files of other namespaces' `/proc/sysvipc`.
@@ -59,7 +59,7 @@ pub(crate) fn own() -> u64 {
 
 /// A call gave the current thread a descriptor.
 #[inline(always)]
-pub(crate) fn given(code: Code, fd: u32) {
+pub(crate) fn given(code: SyscallCode, fd: u32) {
     if !able() {
         return;
     }
@@ -68,8 +68,8 @@ pub(crate) fn given(code: Code, fd: u32) {
         return;
     }
     let how = match code {
-        Code::MOUNT => How::Mounted,
-        Code::RECEIVE => How::Received,
+        SyscallCode::MOUNT => How::Mounted,
+        SyscallCode::RECEIVE => How::Received,
         _ => How::Opened,
     };
     got(file, how as u64);
@@ -110,12 +110,12 @@ pub(crate) extern "C" fn got(file: u64, how: u64) -> u64 {
         } else {
             what(Channel::QueueOpen)
         };
-        return tell(channel | QUEUE, ipc_ns, dentry, inode, 0);
+        return report_access(channel | QUEUE, ipc_ns, dentry, inode, 0);
     }
     if magic == TMPFS_MAGIC || magic == HUGETLBFS_MAGIC {
         let segment = segment(dentry, inode);
         if segment != 0 {
-            return tell(
+            return report_access(
                 what(Channel::MapFiles) | UNTOLD | NAMELESS,
                 0,
                 dentry,
@@ -129,7 +129,7 @@ pub(crate) extern "C" fn got(file: u64, how: u64) -> u64 {
         let ipc_ns = table_of(file);
         if ipc_ns != 0 && ipc_ns != own() {
             hold((bpf_get_current_pid_tgid() >> 32) as u32);
-            return tell(what(Channel::SysvipcHeld), ipc_ns, dentry, inode, 0);
+            return report_access(what(Channel::SysvipcHeld), ipc_ns, dentry, inode, 0);
         }
     }
     0
@@ -269,7 +269,7 @@ pub(crate) extern "C" fn table_was_read(file: u64) -> u64 {
     }
     let dentry: u64 = kernel_field(file, Field::FileDentry);
     let inode: u64 = kernel_field(file, Field::FileInode);
-    tell(what(Channel::SysvipcRead), ipc_ns, dentry, inode, 0)
+    report_access(what(Channel::SysvipcRead), ipc_ns, dentry, inode, 0)
 }
 
 /// Descriptors that are looked at in a row, and rows.
@@ -293,7 +293,7 @@ pub(crate) fn moved(task: u64, pid: u32, ipc_ns: u64, tells: bool) {
         // Here and not where it was found: there is not room on the stack for all of them.
         let dentry: u64 = kernel_field(file, Field::FileDentry);
         let inode: u64 = kernel_field(file, Field::FileInode);
-        tell(what(Channel::SysvipcHeld), table_of(file), dentry, inode, 0);
+        report_access(what(Channel::SysvipcHeld), table_of(file), dentry, inode, 0);
     }
 }
 

@@ -7,11 +7,11 @@ use ipc_trace_common::op::{Family, Op};
 
 use crate::{
     event::finding::Severity,
-    input::container::Runtime,
+    input::container::RuntimeKind,
+    input::container_filter::Wanted,
     input::pattern::Pattern,
-    input::wanted::Wanted,
-    sinks::Kind,
-    sources::kernel::plan::Choice,
+    sinks::SinkKind,
+    sources::kernel::plan::BackendChoice,
     sources::runtimes::{self, Socket},
 };
 
@@ -21,12 +21,12 @@ use crate::{
 pub(crate) struct Cli {
     /// What to do
     #[command(subcommand)]
-    pub command: Command,
+    pub command: CliCommand,
 }
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub(crate) enum CliCommand {
     /// Show every call as it returns
     Live(TraceArgs),
     /// Count calls, and show them by namespace in the end
@@ -90,7 +90,7 @@ pub(crate) enum OutputFormat {
 pub(crate) struct TraceArgs {
     /// How the output looks
     #[arg(short, long, value_enum, default_value = "text")]
-    pub output: Kind,
+    pub output: SinkKind,
     /// Keep what the engine is fed with
     #[arg(long, value_name = "FILE", hide = true)]
     pub keep_inputs: Option<PathBuf>,
@@ -139,7 +139,7 @@ pub(crate) struct FindingArgs {
 pub(crate) struct ReplayArgs {
     /// How the output looks
     #[arg(short, long, value_enum, default_value = "text")]
-    pub output: Kind,
+    pub output: SinkKind,
     /// The policy
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
@@ -215,7 +215,7 @@ pub(crate) struct DoctorArgs {
 pub(crate) struct HowArgs {
     /// How to see calls: `auto` takes what is cheapest on this host
     #[arg(long, value_enum, default_value = "auto")]
-    pub backend: Choice,
+    pub backend: BackendChoice,
     /// Bytes of the ring between kernel and program; rounded up to a power of two, at least a page
     #[arg(long, value_name = "N", default_value_t = 8 << 20,
           value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
@@ -344,8 +344,13 @@ fn socket(text: &str) -> Result<SocketName, String> {
         return Ok(SocketName::None);
     }
     let (runtime, path) = text.split_once('=').unwrap_or((text, ""));
-    const ASKED: [Runtime; 5] =
-        [Runtime::Docker, Runtime::Podman, Runtime::Containerd, Runtime::Crio, Runtime::Cri];
+    const ASKED: [RuntimeKind; 5] = [
+        RuntimeKind::Docker,
+        RuntimeKind::Podman,
+        RuntimeKind::Containerd,
+        RuntimeKind::Crio,
+        RuntimeKind::Cri,
+    ];
     let runtime = ASKED.into_iter().find(|one| one.name() == runtime);
     match runtime {
         Some(runtime) if path.starts_with('/') => {

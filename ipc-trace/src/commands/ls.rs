@@ -13,8 +13,8 @@ use crate::{
     sinks::output::{Output, OutputError},
     sinks::text,
     sources::host::cgroups::Hierarchy,
-    sources::host::{self, Options},
-    sources::runtimes::Names,
+    sources::host::{self, SnapshotOptions},
+    sources::runtimes::RuntimeClients,
 };
 
 /// How long runtimes are waited for, where there are containers.
@@ -28,10 +28,10 @@ pub(super) fn run(args: &LsArgs) -> Result<ExitCode, RunError> {
     let namespace = args.namespace.map(setup::inum).transpose()?;
     let mut containers = Containers::default();
     let hierarchy = Hierarchy::find(Path::new("/proc"));
-    let names = Names::ask(args.runtimes.sockets());
+    let names = RuntimeClients::ask(args.runtimes.sockets());
     let cgroups = hierarchy.as_ref();
-    let options = Options { namespace, btf: args.btf.clone(), cgroups };
-    let mut ls = host::look(&options, &host::survey(&options))?;
+    let options = SnapshotOptions { namespace, btf: args.btf.clone(), cgroups };
+    let mut ls = host::take_snapshot(&options, &host::task_iter(&options))?;
     let mut met = false;
     containers.fill(&mut ls, |_, _| met = true);
     if met {

@@ -13,7 +13,7 @@ use std::{io::Write as _, process::ExitCode};
 use clap::Parser as _;
 
 use crate::{
-    cli::{Cli, Command, PolicyCommand},
+    cli::{Cli, CliCommand, PolicyCommand},
     sinks::output::{self, OutputError},
 };
 use error::RunError;
@@ -29,15 +29,15 @@ pub fn main() -> ExitCode {
         })
         .init();
     let result = match &cli.command {
-        Command::Live(args) => run::run(true, args),
-        Command::Report(args) => run::run(false, args),
-        Command::Ls(args) => ls::run(args),
-        Command::Replay(args) => replay::run(args),
-        Command::Doctor(args) => doctor::run(args),
-        Command::Policy { what: PolicyCommand::Check { file } } => policy::check(file),
-        Command::Schema { of } => {
-            output::print(&schema::of(*of)).map(|()| ExitCode::SUCCESS).map_err(RunError::from)
-        }
+        CliCommand::Live(args) => run::run(true, args),
+        CliCommand::Report(args) => run::run(false, args),
+        CliCommand::Ls(args) => ls::run(args),
+        CliCommand::Replay(args) => replay::run(args),
+        CliCommand::Doctor(args) => doctor::run(args),
+        CliCommand::Policy { what: PolicyCommand::Check { file } } => policy::check(file),
+        CliCommand::Schema { of } => output::print(&schema::schema_json(*of))
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(RunError::from),
     };
     result.unwrap_or_else(|error| {
         if !matches!(error, RunError::Output(OutputError::Closed)) {

@@ -13,7 +13,7 @@ use crate::{
     cli,
     engine::policy::{
         LARGEST, Policy, check,
-        judge::{self, Judges},
+        judge::{self, PolicyEngine},
         parse::{PolicyError, Problem},
     },
     event::escape::escaped,
@@ -42,8 +42,8 @@ fn read(path: &Path) -> Result<Policy, PolicyError> {
 ///
 /// # Errors
 /// The file is no policy.
-pub(in crate::commands) fn judges(file: Option<&Path>) -> Result<Judges, PolicyError> {
-    let Some(file) = file else { return Ok(Judges::default()) };
+pub(in crate::commands) fn judges(file: Option<&Path>) -> Result<PolicyEngine, PolicyError> {
+    let Some(file) = file else { return Ok(PolicyEngine::default()) };
     let policy = read(file)?;
     for rule in judge::expired(&policy, SystemTime::now()) {
         let name = escaped(rule.name.as_bytes(), usize::MAX);
@@ -54,7 +54,7 @@ pub(in crate::commands) fn judges(file: Option<&Path>) -> Result<Judges, PolicyE
             rule.line,
         );
     }
-    Ok(Judges::by(policy))
+    Ok(PolicyEngine::by(policy))
 }
 
 /// Tells which rules are in a file.

@@ -19,7 +19,7 @@ use crate::{
     engine::Engine,
     input::{Input, stream},
     signals::Signals,
-    sinks::{Screen, Sink, output::Output, text::call::Look, writer::Writer},
+    sinks::{Screen, Sink, output::Output, text::call::LineStyle, writer::SinkWriter},
 };
 
 /// Reads inputs from standard input, and writes what they lead to.
@@ -36,8 +36,8 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<ExitCode, RunError> {
     let begin = stream::read_begin(&mut inputs).map_err(&failed)?;
     let native = if begin.arch == "aarch64" { Abi::Aarch64 } else { Abi::X86_64 };
     let min_confidence = begin.min_confidence;
-    let screen = Screen { look: Look { palette, native }, width, min_confidence };
-    let writer = Writer::start(args.output, screen, Output::new(signals), None)
+    let screen = Screen { look: LineStyle { palette, native }, width, min_confidence };
+    let writer = SinkWriter::start(args.output, screen, Output::new(signals), None)
         .map_err(system("can't start a thread"))?;
     let mut sink = Sink::new(args.output, screen, writer);
     let mut engine = Engine::new(begin, judges);

@@ -4,17 +4,17 @@ use schemars::generate::SchemaSettings;
 
 use crate::{
     cli::SchemaOf,
-    event::{Line, doctor::Doctor, ls::Ls, report::Report},
+    event::{JsonLine, doctor::Doctor, ls::Ls, report::Report},
 };
 
 /// The schema, as JSON.
 #[must_use]
-pub(super) fn of(what: SchemaOf) -> String {
+pub(super) fn schema_json(what: SchemaOf) -> String {
     // What is written, as opposed to what would be understood: a member that may be left out is not
     // required.
     let generator = SchemaSettings::draft2020_12().for_serialize().into_generator();
     let schema = match what {
-        SchemaOf::Event => generator.into_root_schema_for::<Line<'static>>(),
+        SchemaOf::Event => generator.into_root_schema_for::<JsonLine<'static>>(),
         SchemaOf::Report => generator.into_root_schema_for::<Report>(),
         SchemaOf::Ls => generator.into_root_schema_for::<Ls>(),
         SchemaOf::Doctor => generator.into_root_schema_for::<Doctor>(),
@@ -30,13 +30,13 @@ mod tests {
     #[test]
     fn findings_are_in_the_schemas_of_lines_and_of_the_report() {
         for what in [SchemaOf::Event, SchemaOf::Report] {
-            let schema = of(what);
+            let schema = schema_json(what);
             let members = ["confidence", "declared_by", "owner_container", "reasons", "muted_by"];
             let names = Class::ALL.map(Class::name).into_iter();
             for word in names.chain(Severity::ALL.map(Severity::name)).chain(members) {
                 assert!(schema.contains(&format!("\"{word}\"")), "{what:?}: {word}");
             }
         }
-        assert!(of(SchemaOf::Event).contains("\"finding\""));
+        assert!(schema_json(SchemaOf::Event).contains("\"finding\""));
     }
 }

@@ -8,14 +8,14 @@ use super::Engine;
 use crate::{
     engine::track::Tracker,
     event::{
-        Accounting, ControlAccounting, OpAccounting, Pending,
-        value::{AbiName, FamilyName, OpName, Text},
+        Accounting, ControlAccounting, OpAccounting, PendingCall,
+        value::{AbiName, FamilyName, OpName, OsBytes},
     },
-    input::{census::Census, counters::Counts},
+    input::{counters::CallCounters, namespace_list::NamespaceList},
 };
 
 /// `unwanted`: of those that were delivered, filtered here.
-fn account(counts: &Counts, delivered: u64, unwanted: u64) -> OpAccounting {
+fn account(counts: &CallCounters, delivered: u64, unwanted: u64) -> OpAccounting {
     OpAccounting {
         seen: counts.seen,
         filtered: counts.filtered + unwanted,
@@ -33,7 +33,7 @@ impl Engine {
         let counted = &self.counted;
         let (counts, delivered) = (&counted.counts, &counted.delivered);
         let of = |all: &[u64], op: u8| all.get(usize::from(op)).copied().unwrap_or(0);
-        let of_op = |counts: &Counts, op: u8| {
+        let of_op = |counts: &CallCounters, op: u8| {
             account(counts, of(&delivered.ops, op), of(&self.unwanted, op))
         };
         Accounting {
@@ -53,7 +53,7 @@ impl Engine {
             },
             resyncs: self.resync.accounting(),
             diagnostics: counted.diagnostics.clone(),
-            findings: self.detect.findings.accounting(self.detect.unjudged()),
+            findings: self.detect.findings.accounting(self.detect.undetermined()),
             reader_max_ns: counted.reader_max_ns,
             sinks: BTreeMap::new(),
         }
@@ -62,8 +62,12 @@ impl Engine {
 
 /// The calls that have not returned, the longest first.
 #[must_use]
-pub(super) fn pending(census: &Census, tracker: &Tracker, now: u64) -> Vec<Pending> {
-    let mut pending: Vec<_> = census
+pub(super) fn pending(
+    namespace_list: &NamespaceList,
+    tracker: &Tracker,
+    now: u64,
+) -> Vec<PendingCall> {
+    let mut pending: Vec<_> = namespace_list
         .pending
         .iter()
         // Not those that entered the kernel since.
@@ -73,12 +77,12 @@ pub(super) fn pending(census: &Census, tracker: &Tracker, now: u64) -> Vec<Pendi
             // Identifiers and descriptors are ints; the register's upper half means nothing.
             let first = record.arg0 as i32;
             let by_descriptor = op.takes_descriptor();
-            Pending {
+            PendingCall {
                 op: OpName(*op),
                 abi: AbiName(*abi),
                 pid: record.pid,
                 tid: record.tid,
-                comm: Text::until_nul(&record.comm).into_owned(),
+                comm: OsBytes::until_nul(&record.comm).into_owned(),
                 exe: facts.and_then(|f| f.exe.clone()),
                 ipc_ns: tracker.namespaces.show(record.ns),
                 kind: FamilyName(op.family()),
@@ -94,7 +98,7 @@ pub(super) fn pending(census: &Census, tracker: &Tracker, now: u64) -> Vec<Pendi
     pending
 }
 
-fn queue_name(record: &PendingRecord, tracker: &Tracker) -> Option<Text<'static>> {
+fn queue_name(record: &PendingRecord, tracker: &Tracker) -> Option<OsBytes<'static>> {
     if record.queue.flags & queue_flag::KNOWN == 0 {
         return None;
     }

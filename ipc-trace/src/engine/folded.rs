@@ -1,4 +1,4 @@
-//! Accesses that the kernel side counted, and did not tell of each: they are as the last one like them that it
+//! Accesses that the eBPF programs counted, and did not tell of each: they are as the last one like them that it
 //! told of.
 
 use std::rc::Rc;
@@ -9,25 +9,25 @@ use ipc_trace_common::{
 };
 
 use super::Engine;
-use crate::engine::track::{HashMap, Tracker, contexts::Facts};
+use crate::engine::track::{HashMap, Tracker, contexts::TaskInfo};
 
 /// What was told of, to be found again by what such accesses have in common.
 #[derive(Debug, Default)]
-pub(super) struct Told(HashMap<FoldKey, One>);
+pub(super) struct ReportedAccesses(HashMap<FoldKey, LastReport>);
 
 /// The last one, and who did it, who may have ended when others like it are counted.
 #[derive(Debug)]
-struct One {
+struct LastReport {
     record: Box<AccessRecord>,
-    facts: Option<Rc<Facts>>,
+    facts: Option<Rc<TaskInfo>>,
 }
 
-/// Records are kept for as long as the kernel side may count more like them, and longer.
+/// Records are kept for as long as the eBPF programs may count more like them, and longer.
 const KEPT_NS: u64 = 60 * FOLD_NS;
 
-impl Told {
+impl ReportedAccesses {
     pub(super) fn note(&mut self, record: &AccessRecord, tracker: &Tracker) {
-        // More than the kernel side has room for: then those that are told of each are among them.
+        // More than the eBPF programs have room for: then those that are told of each are among them.
         if self.0.len() >= 2 * FOLDS as usize {
             let old = record.boot_ns.saturating_sub(KEPT_NS);
             self.0.retain(|_, one| one.record.boot_ns >= old);
@@ -36,7 +36,7 @@ impl Told {
             }
         }
         let facts = tracker.contexts.get(record.tid, record.context).cloned();
-        self.0.insert(key(record), One { record: Box::new(*record), facts });
+        self.0.insert(key(record), LastReport { record: Box::new(*record), facts });
     }
 }
 
@@ -56,11 +56,11 @@ impl Engine {
         for (key, Fold { sent_ns, count }) in folded {
             let count = u32::try_from(*count).unwrap_or(u32::MAX);
             match self.told.0.get(key) {
-                Some(One { record, facts }) => {
+                Some(LastReport { record, facts }) => {
                     let record = AccessRecord { boot_ns: *sent_ns, count, ..**record };
                     self.detect.access_by(&record, facts.as_ref(), &self.tracker);
                 }
-                None => self.detect.unjudged_more(count.into()),
+                None => self.detect.count_undetermined(count.into()),
             }
         }
     }
@@ -73,7 +73,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        engine::{detect::store::Which, policy::judge::Judges},
+        engine::{detect::store::FindingSelection, policy::judge::PolicyEngine},
         input::Begin,
     };
 
@@ -85,15 +85,18 @@ mod tests {
         record.ns = NsRef { inum: 1, generation: 1 };
         record.object.ns = NsRef { inum: 2, generation: 1 };
         record.object.flags = queue_flag::KNOWN | queue_flag::FOREIGN;
-        let mut engine = Engine::new(Begin::default(), Judges::default());
+        let mut engine = Engine::new(Begin::default(), PolicyEngine::default());
         engine.told.note(&record, &engine.tracker);
         engine.detect.access(&record, &engine.tracker);
         let unknown = FoldKey { file: 8, ..key(&record) };
         let fold = |count| Fold { sent_ns: 10, count };
         engine.folded(&[(key(&record), fold(41)), (unknown, fold(3)), (key(&record), fold(8))]);
-        let found =
-            engine.detect.findings.show(Which::Grown, &mut engine.tracker, std::time::UNIX_EPOCH);
+        let found = engine.detect.findings.show(
+            FindingSelection::Grown,
+            &mut engine.tracker,
+            std::time::UNIX_EPOCH,
+        );
         let counts: Vec<_> = found.iter().map(|shown| shown.finding.count).collect();
-        assert_eq!((counts, engine.detect.unjudged()), (vec![50], 3));
+        assert_eq!((counts, engine.detect.undetermined()), (vec![50], 3));
     }
 }

@@ -8,11 +8,11 @@ use super::Engine;
 use crate::{
     engine::track::{Tracker, objects::looks::Holders},
     event::{
-        Found, Life, Tell,
+        Life, Reconciliation, Tell,
         ls::{Ls, NamespaceLook},
         objects::{ObjectLife, ObjectLook},
     },
-    input::census::{Alive, Census},
+    input::namespace_list::{Alive, NamespaceList},
 };
 
 /// What came of a snapshot after a loss.
@@ -23,9 +23,9 @@ pub(crate) struct Reconciled {
     /// Nothing more was lost meanwhile
     pub complete: bool,
     /// Namespaces
-    pub namespaces: Found,
+    pub namespaces: Reconciliation,
     /// Objects
-    pub objects: Found,
+    pub objects: Reconciliation,
 }
 
 /// What a look found, each with the life of the namespace's number that it is of: `before` and `after` are what
@@ -33,7 +33,7 @@ pub(crate) struct Reconciled {
 /// same life of it, or if the kernel's own number says so.
 fn identified<'a>(
     ls: &'a Ls,
-    (before, after): (&Census, &Census),
+    (before, after): (&NamespaceList, &NamespaceList),
 ) -> Vec<(NsRef, &'a NamespaceLook)> {
     if !before.complete || !after.complete {
         // Nobody counts the lives of a number then.
@@ -55,33 +55,38 @@ impl Engine {
     /// it. No line tells of it yet: what happened meanwhile is told first.
     ///
     /// All that happened in a namespace that the first list does not have is told, since it was made meanwhile.
-    pub(super) fn looked(&mut self, at: u64, ls: Option<&Ls>, lists: (&Census, &Census)) {
+    pub(super) fn looked(
+        &mut self,
+        at: u64,
+        ls: Option<&Ls>,
+        lists: (&NamespaceList, &NamespaceList),
+    ) {
         for (ns, look) in ls.iter().flat_map(|ls| identified(ls, lists)) {
             self.tracker.objects.found(ns, look, at);
         }
     }
 
     /// Calls are shown from now on, and what happened before was told.
-    pub(super) fn opened(&mut self, at: u64, census: &Census, out: &mut impl Tell) {
+    pub(super) fn opened(&mut self, at: u64, namespace_list: &NamespaceList, out: &mut impl Tell) {
         self.now = at;
         self.begin.at.boot_ns = at;
         let present = self.tracker.objects.present();
         self.changes(&present, out);
-        self.listed(census);
+        self.listed(namespace_list);
         self.tracker.namespaces.were_there();
     }
 
     /// A list of what exists was made. What happened before it has been told.
-    pub(super) fn listed(&mut self, census: &Census) {
-        self.dying.extend(self.tracker.namespaces.listed(census));
-        self.census = census.clone();
+    pub(super) fn listed(&mut self, namespace_list: &NamespaceList) {
+        self.dying.extend(self.tracker.namespaces.listed(namespace_list));
+        self.namespace_list = namespace_list.clone();
     }
 
     /// After a loss, a snapshot was taken, between two lists. All that happened until then has been told.
     pub(super) fn snapshot(
         &mut self,
         ls: Option<&Ls>,
-        (before, after): (&Census, &Census),
+        (before, after): (&NamespaceList, &NamespaceList),
         out: &mut impl Tell,
     ) {
         let Some((since, calm)) = self.resync.taken() else { return };
@@ -94,7 +99,7 @@ impl Engine {
         };
         // Else what was read may be of another life of the number; where nobody counts lives, they are not told apart.
         let identified = before.complete && after.complete;
-        let complete = calm && (identified || !self.begin.census.complete);
+        let complete = calm && (identified || !self.begin.namespace_list.complete);
         let found = self.reconcile(ls, (before, after), (since, complete), out);
         self.resync.done(complete, since, now);
         self.tell_resync(&found, out);
@@ -103,7 +108,7 @@ impl Engine {
     fn reconcile(
         &mut self,
         ls: &Ls,
-        (before, after): (&Census, &Census),
+        (before, after): (&NamespaceList, &NamespaceList),
         (since, complete): (u64, bool),
         out: &mut impl Tell,
     ) -> Reconciled {
@@ -154,8 +159,13 @@ impl Engine {
     }
 
     /// A look at the end, after all records.
-    pub(super) fn settled(&mut self, ls: Option<&Ls>, census: &Census, out: &mut impl Tell) {
-        self.listed(census);
+    pub(super) fn settled(
+        &mut self,
+        ls: Option<&Ls>,
+        namespace_list: &NamespaceList,
+        out: &mut impl Tell,
+    ) {
+        self.listed(namespace_list);
         while let Some((ns, death)) = self.dying.pop_front() {
             self.end_one(ns, death, self.now, out);
         }
@@ -170,7 +180,7 @@ impl Engine {
         }
         self.holders = Holders::new(ls);
         let found = |inum: u32| {
-            let mut alive = census.alive.iter().map(|alive| alive.ns);
+            let mut alive = namespace_list.alive.iter().map(|alive| alive.ns);
             alive.find(|ns| ns.inum == inum).or_else(|| self.tracker.namespaces.of_inum(inum))
         };
         let looks: Vec<_> =

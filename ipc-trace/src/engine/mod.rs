@@ -1,12 +1,12 @@
 //! Inputs to events: pure. No clock, no file, no thread, no kernel: what the engine needs from the host it asks for
-//! ([`Want`]), and the answer is another input. The same inputs give the same events, byte for byte.
+//! ([`EngineRequest`]), and the answer is another input. The same inputs give the same events, byte for byte.
 //!
 //! | module | its job |
 //! | --- | --- |
-//! | `records` | what the kernel side tells takes effect |
+//! | `records` | what the eBPF programs tell takes effect |
 //! | `looks` | what looks at what exists add to that |
-//! | `folded` | accesses that the kernel side counted, and did not tell of each |
-//! | `held` | calls of containers of which it is not known yet whether they are wanted |
+//! | `folded` | accesses that the eBPF programs counted, and did not tell of each |
+//! | `deferred` | calls of containers of which it is not known yet whether they are wanted |
 //! | `resync` | when what exists is listed anew after a loss |
 //! | `tell` | from what is known to finished events |
 //! | `accounts` | counters and pending calls, as they are shown |
@@ -18,9 +18,9 @@
 //! and says nothing back.
 
 mod accounts;
+mod deferred;
 pub(crate) mod detect;
 mod folded;
-mod held;
 mod looks;
 pub(crate) mod policy;
 mod records;
@@ -35,15 +35,15 @@ use ipc_trace_common::{op, record::NsRef};
 use crate::{
     event::{Tell, finding::Severity},
     input::{
-        Begin, Input, Moment, Want,
-        census::Census,
+        Begin, EngineRequest, Input, Moment,
         counters::{AllCounts, Counted},
-        process::{Answer, ProcessKey},
+        namespace_list::NamespaceList,
+        process::{InspectorAnswer, ProcessId},
     },
 };
-use detect::{Detect, store::Which};
-use held::Held;
-use policy::judge::Judges;
+use deferred::DeferredCalls;
+use detect::{Detect, store::FindingSelection};
+use policy::judge::PolicyEngine;
 use resync::Resync;
 use track::{
     Tracker,
@@ -68,8 +68,8 @@ pub(crate) struct Engine {
     detect: Detect,
     /// The counts of a report
     stats: Option<Box<Stats>>,
-    told: folded::Told,
-    held: Held,
+    told: folded::ReportedAccesses,
+    held: DeferredCalls,
     losses: Losses,
     resync: Resync,
     /// The number of the last event
@@ -84,17 +84,17 @@ pub(crate) struct Engine {
     /// Of the calls that were delivered, those of containers that are not wanted, by the operation's number
     unwanted: [u64; op::COUNT + 1],
     /// What was listed last
-    census: Census,
+    namespace_list: NamespaceList,
     /// Namespaces that have died, of whose end is to be told
     dying: VecDeque<(NsRef, Death)>,
     holders: Option<Holders>,
-    wants: VecDeque<Want>,
+    wants: VecDeque<EngineRequest>,
 }
 
 impl Engine {
     /// Nothing is known yet. `judges`: who has a say in findings.
     #[must_use]
-    pub(crate) fn new(begin: Begin, judges: Judges) -> Self {
+    pub(crate) fn new(begin: Begin, judges: PolicyEngine) -> Self {
         track::seed(begin.seed);
         let clock = Clock::with_offset(begin.at.offset_ns);
         let mut tracker = Tracker::new(clock);
@@ -103,7 +103,7 @@ impl Engine {
             tracker.objects.ids_are_extended();
         }
         tracker.containers.want(begin.wanted.clone());
-        tracker.namespaces.listed(&begin.census);
+        tracker.namespaces.listed(&begin.namespace_list);
         let mut detect = Detect::new(begin.own_pid);
         detect.findings.judged_by(Box::new(judges));
         detect.findings.with_least_confidence(begin.min_confidence);
@@ -114,8 +114,8 @@ impl Engine {
             tracker,
             detect,
             stats: (!begin.lines).then(Box::default),
-            told: folded::Told::default(),
-            held: Held::default(),
+            told: folded::ReportedAccesses::default(),
+            held: DeferredCalls::default(),
             losses: Losses::default(),
             resync: Resync::default(),
             seq: 0,
@@ -125,7 +125,7 @@ impl Engine {
             next_status: begin.at.boot_ns.saturating_add(STATUS_NS),
             counted: Counted::default(),
             unwanted: [0; op::COUNT + 1],
-            census: Census::default(),
+            namespace_list: NamespaceList::default(),
             dying: VecDeque::new(),
             holders: None,
             wants: VecDeque::new(),
@@ -160,10 +160,10 @@ impl Engine {
             Input::Folded(folded) => self.folded(folded),
             Input::Cgroups(all) => self.tracker.containers.exist(all),
             Input::Looked { at, ls, before, after } => self.looked(at, ls, (before, after)),
-            Input::Opened(at, census) => self.opened(at, census, out),
+            Input::Opened(at, namespace_list) => self.opened(at, namespace_list, out),
             Input::Read { now, reached } => self.read(now, reached, out),
             Input::Tick(moment) => self.tick(moment, out),
-            Input::Listed(census) => self.listed(census),
+            Input::Listed(namespace_list) => self.listed(namespace_list),
             Input::Counted(counted) => self.counted(counted, out),
             Input::Snapshot(ls, before, after) => self.snapshot(ls, (before, after), out),
             Input::Lingered(ns, at, found) => self.lingered(ns, at, found, out),
@@ -174,13 +174,13 @@ impl Engine {
             }
             Input::Answer(answer) => self.answered(answer),
             Input::Ending(at) => self.ending(at),
-            Input::Settled(ls, census) => self.settled(ls, census, out),
+            Input::Settled(ls, namespace_list) => self.settled(ls, namespace_list, out),
             Input::Finish(command) => self.finish(command, out),
         }
     }
 
     /// What is wanted, the oldest first.
-    pub(crate) fn take_want(&mut self) -> Option<Want> {
+    pub(crate) fn take_want(&mut self) -> Option<EngineRequest> {
         self.wants.pop_front()
     }
 
@@ -205,7 +205,7 @@ impl Engine {
 
     /// Whether what a process has mapped is wanted to be known when it moves.
     #[must_use]
-    pub(crate) fn wants_mapped(&self, process: ProcessKey, now: u64) -> bool {
+    pub(crate) fn wants_mapped(&self, process: ProcessId, now: u64) -> bool {
         self.detect.wants_mapped(process, now)
     }
 
@@ -227,7 +227,7 @@ impl Engine {
         self.detect.findings.worst()
     }
 
-    fn want(&mut self, want: Want) {
+    fn want(&mut self, want: EngineRequest) {
         self.wants.push_back(want);
     }
 
@@ -245,11 +245,11 @@ impl Engine {
             self.release(now, out);
         }
         if self.detect.waits() {
-            self.detect.look(reached);
+            self.detect.poll(reached);
             self.ask();
         }
         self.ask_contexts();
-        self.tell_findings(Which::New, out);
+        self.tell_findings(FindingSelection::New, out);
     }
 
     /// A second went by: findings that time decides, as far as all has been told, and those that have grown.
@@ -259,14 +259,14 @@ impl Engine {
         self.tracker.clock.follow(offset_ns);
         self.detect.tick(self.reached, &self.tracker);
         self.ask();
-        self.tell_findings(Which::Grown, out);
-        for (ns, pids) in self.tracker.objects.lingering(now) {
+        self.tell_findings(FindingSelection::Grown, out);
+        for (ns, pids) in self.tracker.objects.pending_removals(now) {
             let ns_id = self.tracker.namespaces.show(ns).ns_id;
-            self.want(Want::Linger { ns, ns_id, pids: pids.into_iter().collect() });
+            self.want(EngineRequest::Linger { ns, ns_id, pids: pids.into_iter().collect() });
         }
         if self.resync.begin(now) {
             self.tracker.objects.sees_again();
-            self.want(Want::Snapshot);
+            self.want(EngineRequest::Snapshot);
         }
         self.tell_status(out);
     }
@@ -274,28 +274,28 @@ impl Engine {
     /// What classes ask.
     fn ask(&mut self) {
         for request in self.detect.take_requests() {
-            self.wants.push_back(Want::Ask(request));
+            self.wants.push_back(EngineRequest::Ask(request));
         }
     }
 
     fn ask_contexts(&mut self) {
         if let Some(request) = self.tracker.contexts.take_request() {
-            self.want(Want::Ask(request));
+            self.want(EngineRequest::Ask(request));
         }
     }
 
-    fn answered(&mut self, answer: &Answer) {
+    fn answered(&mut self, answer: &InspectorAnswer) {
         match answer {
-            Answer::Namespaces(tid, at, found) => {
+            InspectorAnswer::Namespaces(tid, at, found) => {
                 self.detect.namespaces_seen(*tid, *found, (*at, self.ended.is_some()));
             }
-            Answer::Mapped(process, found) => {
+            InspectorAnswer::Mapped(process, found) => {
                 self.detect.mapped_seen(*process, found.as_deref(), &self.tracker);
             }
-            Answer::Users(tid, context, extents) => {
+            InspectorAnswer::Users(tid, context, extents) => {
                 self.tracker.contexts.users_seen(*tid, *context, extents);
             }
-            Answer::Ended(tids) => self.tracker.contexts.have_ended(tids),
+            InspectorAnswer::Ended(tids) => self.tracker.contexts.have_ended(tids),
         }
     }
 

@@ -1,21 +1,21 @@
-//! What the kernel side tells takes effect: calls, moves of threads, changes of objects.
+//! What the eBPF programs tell takes effect: calls, moves of threads, changes of objects.
 
 use std::rc::Rc;
 
-use ipc_trace_common::record::{MoveRecord, NsRef, Way};
+use ipc_trace_common::record::{MoveRecord, NsRef, NsSwitchKind};
 
 use super::Engine;
 use crate::{
     engine::{
-        detect::sighting::Moved,
+        detect::observation::NamespaceMove,
         track::{
-            contexts::Facts,
-            namespaces::{Birth, Death},
+            contexts::TaskInfo,
+            namespaces::{Death, NamespaceCreation},
             objects,
         },
     },
     event::{Life, Tell},
-    input::{Call, batch::Batch, process::Beside},
+    input::{Call, batch::CallBatch, process::MoveContext},
 };
 
 impl Engine {
@@ -46,7 +46,7 @@ impl Engine {
     }
 
     /// Calls returned that came together.
-    pub(super) fn batch(&mut self, batch: &Batch<'_>) {
+    pub(super) fn batch(&mut self, batch: &CallBatch<'_>) {
         self.tracker.contexts.expect(batch.head.tid);
         for group in batch.groups().flatten() {
             self.tracker.act_all(batch.head, &group);
@@ -69,7 +69,7 @@ impl Engine {
 
     /// Something happened to objects, perhaps.
     #[inline]
-    pub(super) fn changes(&mut self, changes: &[objects::Change], out: &mut impl Tell) {
+    pub(super) fn changes(&mut self, changes: &[objects::ObjectChange], out: &mut impl Tell) {
         if !changes.is_empty() {
             self.tell_objects(changes, out);
             self.detect.objects(changes);
@@ -77,21 +77,21 @@ impl Engine {
     }
 
     /// A thread got into another namespace.
-    pub(super) fn moved(&mut self, record: &MoveRecord, beside: &Beside, out: &mut impl Tell) {
+    pub(super) fn moved(&mut self, record: &MoveRecord, beside: &MoveContext, out: &mut impl Tell) {
         let facts = |tid, context| {
             self.tracker.contexts.get(tid, context).map(|facts| (tid, Rc::clone(facts)))
         };
         let mover = facts(record.tid, record.context);
         let child = facts(record.child_tid, record.child_context);
         let id = (record.ns_id != 0).then_some(record.ns_id);
-        const CLONE: u32 = Way::Clone as u32;
-        const UNSHARE: u32 = Way::Unshare as u32;
+        const CLONE: u32 = NsSwitchKind::Clone as u32;
+        const UNSHARE: u32 = NsSwitchKind::Unshare as u32;
         let (from, to, at) = (record.from, record.to, record.boot_ns);
         let made = matches!(record.way, CLONE | UNSHARE);
         let namespaces = &mut self.tracker.namespaces;
         let ended = if made {
             let by = mover.as_ref().map(|m| Rc::clone(&m.1));
-            namespaces.born(to, id, Birth { boot_ns: at, tid: record.tid, by })
+            namespaces.born(to, id, NamespaceCreation { boot_ns: at, tid: record.tid, by })
         } else {
             namespaces.found(to, id, at)
         };
@@ -106,9 +106,10 @@ impl Engine {
             self.tell_namespace(at, Life::Left, from, None, mover.as_ref(), out);
             self.tell_namespace(at, Life::Entered, to, Some(from), mover.as_ref(), out)
         };
-        let facts = |of: &Option<(u32, Rc<Facts>)>| of.as_ref().map(|(_, facts)| Rc::clone(facts));
+        let facts =
+            |of: &Option<(u32, Rc<TaskInfo>)>| of.as_ref().map(|(_, facts)| Rc::clone(facts));
         let (mover, child) = (facts(&mover), facts(&child));
-        self.detect.moved(&Moved {
+        self.detect.moved(&NamespaceMove {
             record,
             mover: mover.as_ref(),
             child: child.as_ref(),

@@ -5,7 +5,7 @@
 
 use crate::event::ResyncAccounting;
 
-/// So long nothing must have been lost before what exists is listed, as long as that is not in vain:
+/// So long nothing must have been lost before what exists is listed, as long as that succeeds:
 const CALM_NS: u64 = 900_000_000;
 /// so long that is waited for.
 const PATIENCE_NS: u64 = 10_000_000_000;

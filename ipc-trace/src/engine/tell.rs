@@ -7,18 +7,18 @@ use ipc_trace_common::record::NsRef;
 use super::{Engine, accounts, looks::Reconciled};
 use crate::{
     engine::{
-        detect::store::Which,
+        detect::store::FindingSelection,
         track::{
             containers::ContainerHandle,
-            contexts::Facts,
+            contexts::TaskInfo,
             losses::NewLosses,
             namespaces::Death,
-            objects::{self, Caller},
+            objects::{self, CallerSnapshot},
         },
     },
     event::{
-        Command, ContainerNamed, End, Event, IpcNsRef, Life, Loss, Namespace, Resync, Start,
-        Status, Tell, VERSION,
+        CommandOutcome, ContainerNamed, End, Event, IpcNsRef, Life, Loss, NamespaceEvent,
+        ResyncEvent, Start, Status, Tell, VERSION,
         finding::FindingLine,
         objects::{ObjectEvent, ObjectOfNs},
         report::Report,
@@ -45,7 +45,7 @@ impl Engine {
             return;
         }
         let begin = &self.begin;
-        out.tell(&Event::Start(Start {
+        out.emit(&Event::Start(Start {
             time: self.tracker.clock.time(begin.at.boot_ns),
             host: begin.host.as_str().into(),
             boot_id: begin.boot_id.as_deref().map(Cow::from),
@@ -69,7 +69,7 @@ impl Engine {
         let seq = self.next();
         self.tracker.contexts.look_for_map(call.record);
         let container = self.tracker.show_container(call.record);
-        out.tell(&Event::Ipc(self.tracker.ipc(call, container, seq)));
+        out.emit(&Event::Ipc(self.tracker.ipc(call, container, seq)));
         Some(seq)
     }
 
@@ -79,7 +79,7 @@ impl Engine {
         life: Life,
         ns: NsRef,
         from: Option<NsRef>,
-        by: Option<&(u32, Rc<Facts>)>,
+        by: Option<&(u32, Rc<TaskInfo>)>,
         out: &mut impl Tell,
     ) -> Option<u64> {
         if !self.has_lines() {
@@ -89,7 +89,7 @@ impl Engine {
         let container =
             by.and_then(|(_, facts)| facts.show_container(&mut self.tracker.containers));
         let namespaces = &self.tracker.namespaces;
-        out.tell(&Event::Namespace(Namespace {
+        out.emit(&Event::Namespace(NamespaceEvent {
             seq,
             time: self.tracker.clock.time(boot_ns),
             event: life,
@@ -109,7 +109,7 @@ impl Engine {
         }
         let seq = self.next();
         let time = |boot_ns| self.tracker.clock.time(boot_ns);
-        out.tell(&Event::Namespace(Namespace {
+        out.emit(&Event::Namespace(NamespaceEvent {
             seq,
             time: time(now),
             event: Life::Destroyed,
@@ -122,29 +122,29 @@ impl Engine {
         }));
     }
 
-    pub(super) fn tell_objects(&mut self, changes: &[objects::Change], out: &mut impl Tell) {
+    pub(super) fn tell_objects(&mut self, changes: &[objects::ObjectChange], out: &mut impl Tell) {
         // A report has them in the end: the tracker keeps them.
         if !self.has_lines() {
             return;
         }
         for change in changes {
             let seq = self.next();
-            let objects::Change { boot_ns, life, ns, local, one, by, death } = change;
+            let objects::ObjectChange { boot_ns, life, ns, local, one, by, death } = change;
             let facts = by.as_ref().and_then(|by| by.facts.as_ref());
             let container =
                 facts.and_then(|facts| facts.show_container(&mut self.tracker.containers));
             let tracker = &self.tracker;
             let time = |boot_ns| tracker.clock.time(boot_ns);
-            out.tell(&Event::Object(ObjectEvent {
+            out.emit(&Event::Object(ObjectEvent {
                 seq,
                 time: time(*boot_ns),
                 event: *life,
                 ipc_ns: tracker.namespaces.show(*ns),
                 object: ObjectOfNs {
-                    look: one.look(*local, &tracker.clock, &tracker.containers),
+                    look: one.info(*local, &tracker.clock, &tracker.containers),
                     ipc_ns: IpcNsRef { inum: ns.inum, r#gen: ns.generation },
                 },
-                process: by.as_ref().map(Caller::process),
+                process: by.as_ref().map(CallerSnapshot::process),
                 container,
                 after: death.and_then(|death| death.after).map(time),
                 before: death.map(|death| time(death.before)),
@@ -159,7 +159,7 @@ impl Engine {
         }
         let seq = self.next();
         let containers = &self.tracker.containers;
-        out.tell(&Event::Container(ContainerNamed {
+        out.emit(&Event::Container(ContainerNamed {
             seq,
             time: self.tracker.clock.time(self.now),
             container: containers.container(handle),
@@ -172,12 +172,12 @@ impl Engine {
             return;
         }
         let seq = Some(self.next());
-        out.tell(&Event::Loss(Loss {
+        out.emit(&Event::Loss(Loss {
             seq,
             time: self.tracker.clock.time(self.now),
             dropped: losses.dropped,
             missed: losses.others.missed,
-            facts: losses.others.facts.saturating_add(losses.others.withheld),
+            metadata: losses.others.facts.saturating_add(losses.others.withheld),
             by: &losses.by,
             sink: None,
             lost_other: None,
@@ -190,7 +190,7 @@ impl Engine {
         }
         let seq = self.next();
         let Reconciled { since, complete, namespaces, objects } = *found;
-        out.tell(&Event::Resync(Resync {
+        out.emit(&Event::Resync(ResyncEvent {
             seq,
             time: self.tracker.clock.time(self.now),
             since: self.tracker.clock.time(since),
@@ -202,14 +202,14 @@ impl Engine {
 
     /// Tells of findings.
     #[inline]
-    pub(super) fn tell_findings(&mut self, which: Which, out: &mut impl Tell) {
-        if which != Which::New || self.detect.findings.has_new() {
+    pub(super) fn tell_findings(&mut self, which: FindingSelection, out: &mut impl Tell) {
+        if which != FindingSelection::New || self.detect.findings.has_new() {
             self.tell_all(which, out);
         }
     }
 
     #[cold]
-    fn tell_all(&mut self, which: Which, out: &mut impl Tell) {
+    fn tell_all(&mut self, which: FindingSelection, out: &mut impl Tell) {
         let time = self.time();
         let shown = self.detect.findings.show(which, &mut self.tracker, time);
         if !self.has_lines() {
@@ -217,7 +217,7 @@ impl Engine {
         }
         for one in &shown {
             let seq = self.next();
-            out.tell(&Event::Finding(FindingLine {
+            out.emit(&Event::Finding(FindingLine {
                 seq,
                 time: self.tracker.clock.time(self.now),
                 new: one.new,
@@ -236,8 +236,8 @@ impl Engine {
         if minute {
             self.next_status = self.next_status.saturating_add(super::STATUS_NS);
         }
-        let pending = accounts::pending(&self.census, &self.tracker, self.now);
-        out.tell(&Event::Status(&Status {
+        let pending = accounts::pending(&self.namespace_list, &self.tracker, self.now);
+        out.emit(&Event::Status(&Status {
             time: self.tracker.clock.time(self.now),
             accounting: self.accounting(),
             minute,
@@ -246,18 +246,18 @@ impl Engine {
     }
 
     /// The last event.
-    pub(super) fn finish(&mut self, command: Option<&Command>, out: &mut impl Tell) {
+    pub(super) fn finish(&mut self, command: Option<&CommandOutcome>, out: &mut impl Tell) {
         let ended = self.ended.unwrap_or(self.now);
         self.release(u64::MAX, out);
         self.detect.finish(ended, &self.tracker);
-        self.tell_findings(Which::Grown, out);
+        self.tell_findings(FindingSelection::Grown, out);
         let time = self.tracker.clock.time(ended);
         let findings = self.detect.findings.report(&mut self.tracker, time.0);
         let accounting = self.accounting();
-        let pending = accounts::pending(&self.census, &self.tracker, ended);
+        let pending = accounts::pending(&self.namespace_list, &self.tracker, ended);
         let Some(stats) = &self.stats else {
             let (seq, command) = (self.next(), command.cloned());
-            return out.tell(&Event::End(&End {
+            return out.emit(&Event::End(&End {
                 seq,
                 time,
                 accounting,
@@ -267,7 +267,7 @@ impl Engine {
             }));
         };
         let (begin, tracker) = (&self.begin, &self.tracker);
-        out.tell(&Event::Report(&Report {
+        out.emit(&Event::Report(&Report {
             v: VERSION,
             host: begin.host.clone(),
             boot_id: begin.boot_id.clone(),

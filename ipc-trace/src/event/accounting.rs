@@ -53,7 +53,7 @@ pub(crate) struct Accounting {
     pub control: ControlAccounting,
     /// Snapshots of what exists that were taken after losses
     pub resyncs: ResyncAccounting,
-    /// What was not looked at, and other rare conditions of the kernel side that came up, by name, with how
+    /// What was not looked at, and other rare conditions of the eBPF programs that came up, by name, with how
     /// often: `descriptors_beyond_4096` counts moves into another namespace by processes whose further
     /// descriptors were not looked through for files of `/proc/sysvipc`
     pub diagnostics: BTreeMap<String, u64>,

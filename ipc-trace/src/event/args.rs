@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::value::{Address, Flags, Hex32, Mode, Text};
+use super::value::{Address, FileMode, Flags, Hex32, OsBytes};
 
 /// The arguments of a call.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -18,7 +18,7 @@ pub(crate) enum Args {
         /// `IPC_CREAT`, `IPC_EXCL`, `SHM_…`; the permissions are the bits without a name
         shmflg: Flags,
         /// The permissions in `shmflg`
-        mode: Mode,
+        mode: FileMode,
     },
     /// shmat
     Shmat {
@@ -54,7 +54,7 @@ pub(crate) enum Args {
         /// `IPC_CREAT`, `IPC_EXCL`; the permissions are the bits without a name
         semflg: Flags,
         /// The permissions in `semflg`
-        mode: Mode,
+        mode: FileMode,
     },
     /// semop
     Semop {
@@ -91,7 +91,7 @@ pub(crate) enum Args {
         /// `IPC_CREAT`, `IPC_EXCL`; the permissions are the bits without a name
         msgflg: Flags,
         /// The permissions in `msgflg`
-        mode: Mode,
+        mode: FileMode,
     },
     /// msgsnd
     Msgsnd {
@@ -135,20 +135,20 @@ pub(crate) enum Args {
     /// mq_open
     MqOpen {
         /// The queue's name, without the slash
-        name: Option<Text<'static>>,
+        name: Option<OsBytes<'static>>,
         /// Whether the name is longer
         name_truncated: bool,
         /// `O_…`
         oflag: Flags,
         /// With `O_CREAT`: the permissions
-        mode: Option<Mode>,
+        mode: Option<FileMode>,
         /// With `O_CREAT`: the attributes; `null` too where none were given
         attr: Option<MqAttr>,
     },
     /// mq_unlink
     MqUnlink {
         /// The queue's name, without the slash
-        name: Option<Text<'static>>,
+        name: Option<OsBytes<'static>>,
         /// Whether the name is longer
         name_truncated: bool,
     },
@@ -224,7 +224,7 @@ pub(crate) struct IpcSet {
     /// The owner's group
     pub gid: u32,
     /// The permissions
-    pub mode: Mode,
+    pub mode: FileMode,
     /// msgctl: bytes that the queue holds at most
     pub msg_qbytes: Option<u64>,
 }

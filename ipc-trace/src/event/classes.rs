@@ -25,11 +25,11 @@ macro_rules! for_each_class {
             /// A thread entered a namespace that is neither of its own making nor its home, and kept its
             /// other namespaces
             NamespaceMismatch = "namespace-mismatch", namespace_mismatch, Process;
-            /// A key was looked for in vain that lives in another namespace
+            /// A lookup of a key failed that exists in another namespace
             ProbeKey = "probe-key", probe_key, Process;
-            /// An id was tried in vain that lives in another namespace
+            /// A call on an id failed that exists in another namespace
             ProbeId = "probe-id", probe_id, Process;
-            /// A queue's name was looked for in vain that lives in another namespace
+            /// A lookup of a queue's name failed that exists in another namespace
             ProbeName = "probe-name", probe_name, Process;
             /// Two containers use one object
             CrossContainer = "cross-container", cross_container, Container;

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::value::{AbiName, OpName, Text};
+use super::value::{AbiName, OpName, OsBytes};
 
 /// Whether tracing works on this host, and why.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -26,21 +26,21 @@ pub(crate) struct Doctor {
     /// What this process may do
     pub privileges: Privileges,
     /// The kernel's description of its types
-    pub btf: Btf,
+    pub btf: BtfReport,
     /// How calls can be seen
-    pub backends: Vec<Backend>,
+    pub backends: Vec<BackendReport>,
     /// Which of them --backend auto takes, for all operations that it can see; `null`: not known
     pub auto: Option<BackendName>,
     /// What was paid here while the programs were attached
     pub measured: Option<Measured>,
     /// Whom names of containers are asked of
-    pub runtimes: Vec<Runtime>,
+    pub runtimes: Vec<RuntimeReport>,
     /// The operations, and how each is seen. Empty on a machine that is not known
     pub operations: Vec<Operation>,
     /// The kernel's fields that the programs read. Empty where the BTF can't be used
     pub fields: Vec<FieldState>,
     /// What was looked at, in the order in which one thing needs the other
-    pub checks: Vec<Check>,
+    pub checks: Vec<DoctorCheck>,
 }
 
 /// What this process may do.
@@ -67,9 +67,9 @@ pub(crate) struct Capability {
 
 /// The kernel's description of its types.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-pub(crate) struct Btf {
+pub(crate) struct BtfReport {
     /// The file
-    pub path: Text<'static>,
+    pub path: OsBytes<'static>,
     /// Whose it is
     pub source: BtfFrom,
     /// Whether it can be read and understood
@@ -90,7 +90,7 @@ pub(crate) enum BtfFrom {
 
 /// A way to see calls.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-pub(crate) struct Backend {
+pub(crate) struct BackendReport {
     /// Its name
     pub name: BackendName,
     /// Whether it works; `null`: it was not tried
@@ -165,11 +165,11 @@ pub(crate) struct Measured {
 
 /// A container runtime that is asked for names.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-pub(crate) struct Runtime {
+pub(crate) struct RuntimeReport {
     /// Its name
     pub runtime: &'static str,
     /// Its socket
-    pub socket: Text<'static>,
+    pub socket: OsBytes<'static>,
     /// Whether it has told of its containers; `null`: there is no such socket, or it takes its time
     pub answers: Option<bool>,
     /// Why not
@@ -188,12 +188,12 @@ pub(crate) struct Operation {
     /// Who pays for it
     pub paid_by: Option<PaidBy>,
     /// The ways into the kernel
-    pub entries: Vec<Way>,
+    pub entries: Vec<SyscallEntryReport>,
 }
 
 /// A way into the kernel.
 #[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
-pub(crate) struct Way {
+pub(crate) struct SyscallEntryReport {
     /// The calling convention
     pub abi: AbiName,
     /// The system call's number, without x32's bit 30
@@ -217,7 +217,7 @@ pub(crate) struct FieldState {
     /// Bytes from the structure's start
     pub offset: Option<u32>,
     /// How it is read
-    pub read: Option<Read>,
+    pub read: Option<FieldRead>,
     /// What is known by it alone
     pub gives: Option<&'static str>,
     /// Why it was not found
@@ -227,7 +227,7 @@ pub(crate) struct FieldState {
 /// How a field is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Read {
+pub(crate) enum FieldRead {
     /// With a plain load
     Load,
     /// With `bpf_probe_read_kernel`
@@ -238,11 +238,11 @@ pub(crate) enum Read {
 
 /// Something that was looked at.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-pub(crate) struct Check {
+pub(crate) struct DoctorCheck {
     /// What
     pub name: CheckName,
     /// How it stands
-    pub status: Status,
+    pub status: CheckStatus,
     /// What was found
     pub detail: String,
     /// What to do
@@ -252,7 +252,7 @@ pub(crate) struct Check {
 /// How something stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Status {
+pub(crate) enum CheckStatus {
     /// As it should be
     Ok,
     /// Tracing works, at a price that the detail tells
@@ -298,9 +298,9 @@ pub(crate) enum CheckName {
     /// A field that the programs read against what `/proc` says
     Namespace,
     /// The list of what exists
-    Census,
-    /// Ways to other namespaces' objects that are no operations
-    Ways,
+    NamespaceList,
+    /// AuxiliaryProbes to other namespaces' objects that are no operations
+    AuxiliaryProbes,
     /// The cgroups that containers are told by
     Containers,
 }
@@ -325,8 +325,8 @@ impl CheckName {
             Self::Backend => "backend",
             Self::Programs => "programs",
             Self::Namespace => "namespace",
-            Self::Census => "census",
-            Self::Ways => "other ways",
+            Self::NamespaceList => "namespace listing",
+            Self::AuxiliaryProbes => "auxiliary probes",
             Self::Containers => "containers",
         }
     }

@@ -44,7 +44,7 @@ enum Piece {
 }
 
 impl Piece {
-    fn of(char: char, quotes: bool) -> Self {
+    fn classify(char: char, quotes: bool) -> Self {
         match char {
             '\n' => Self::Letter('n'),
             '\t' => Self::Letter('t'),
@@ -107,7 +107,7 @@ impl Escaped<'_> {
     fn pieces(&self) -> impl Iterator<Item = Piece> {
         let quotes = self.quotes;
         self.bytes.utf8_chunks().flat_map(move |chunk| {
-            let valid = chunk.valid().chars().map(move |char| Piece::of(char, quotes));
+            let valid = chunk.valid().chars().map(move |char| Piece::classify(char, quotes));
             valid.chain(chunk.invalid().iter().map(|byte| Piece::Byte(*byte)))
         })
     }

@@ -9,7 +9,7 @@ use super::{
     Container, IpcNs, IpcNsRef, Process, ReadFrom,
     classes::for_each_class,
     objects::Creator,
-    value::{Error, FamilyName, Hex32, Text, Time},
+    value::{CallError, FamilyName, Hex32, OsBytes, Timestamp},
 };
 
 macro_rules! class {
@@ -120,9 +120,9 @@ pub(crate) struct Finding {
     /// What it was done to; `null`: no object
     pub object: Option<FoundObject>,
     /// When it was seen first
-    pub first: Time,
+    pub first: Timestamp,
     /// When it was seen last
-    pub last: Time,
+    pub last: Timestamp,
     /// How often it was seen
     pub count: u64,
     /// Numbers of the lines that it rests on: the first and the last of them, where there are many.
@@ -135,7 +135,7 @@ pub(crate) struct Finding {
     /// The rule of the policy, or the runtime's word, by which it is deliberate
     pub declared_by: Option<String>,
     /// What else would explain it
-    pub explains: Cow<'static, str>,
+    pub benign_explanation: Cow<'static, str>,
     /// What a policy would say to declare it deliberate
     pub policy: Option<String>,
 }
@@ -149,7 +149,7 @@ pub(crate) struct Subject {
     pub container: Option<Arc<Container>>,
     /// The path of the process's cgroup, from the root of the hierarchy
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub cgroup: Option<Arc<Text<'static>>>,
+    pub cgroup: Option<Arc<OsBytes<'static>>>,
     /// The IPC namespace that it was in
     pub ipc_ns: Option<IpcNs>,
 }
@@ -164,7 +164,7 @@ pub(crate) struct FoundObject {
     /// The key
     pub key: Option<Hex32>,
     /// A queue's name, without the slash; of another file its own
-    pub name: Option<Text<'static>>,
+    pub name: Option<OsBytes<'static>>,
     /// Where a queue's name comes from; `kernel` is its own directory entry
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name_from: Option<ReadFrom>,
@@ -188,7 +188,7 @@ pub(crate) struct FoundObject {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Evidence {
     /// When
-    pub time: Time,
+    pub time: Timestamp,
     /// The number of the line that told of it; `null`: none did
     pub seq: Option<u64>,
     /// The operation, or what else happened
@@ -196,7 +196,7 @@ pub(crate) struct Evidence {
     /// The kernel's result, if it was one call
     pub ret: Option<i64>,
     /// The error, if it was one
-    pub error: Option<Error>,
+    pub error: Option<CallError>,
     /// How many such events came together
     pub count: u64,
 }
@@ -216,7 +216,7 @@ pub(crate) struct FindingLine<'a> {
     /// Number of the line
     pub seq: u64,
     /// When the line was written
-    pub time: Time,
+    pub time: Timestamp,
     /// Whether it is told of for the first time
     pub new: bool,
     /// The finding
@@ -235,8 +235,8 @@ pub(crate) struct FindingsAccounting {
     pub muted_by: BTreeMap<String, u64>,
     /// Findings that had to make room, after they were shown
     pub folded: u64,
-    /// Sightings that would have been new findings, and for which there was no room, by class
-    pub no_room: BTreeMap<Class, u64>,
+    /// Observations that would have been new findings, and for which there was no room, by class
+    pub over_limit: BTreeMap<Class, u64>,
     /// Records of ways to objects whose namespace could not be told: nothing was made of them
-    pub unjudged: u64,
+    pub undetermined: u64,
 }

@@ -6,11 +6,11 @@ use std::{borrow::Cow, sync::Arc};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
-use super::value::Text;
+use super::value::OsBytes;
 
 /// Who a process is, beside its numbers on the host. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
-pub(crate) struct Identity {
+pub(crate) struct ProcessIdentity {
     /// Its number in its own pid namespace
     pub ns_pid: Option<u32>,
     /// Its effective user in its own user namespace; `null`: that has none for it, or is not known
@@ -19,11 +19,11 @@ pub(crate) struct Identity {
     /// call since it was executed; `null`: not known, also where it changed its user since
     pub capabilities: Option<Capabilities>,
     /// The systemd unit that it belongs to; `null`: none, or it is in a container
-    pub unit: Option<Arc<Text<'static>>>,
+    pub unit: Option<Arc<OsBytes<'static>>>,
     /// What it was called with, as it lies in its memory, at most 512 bytes: with `--with-args` alone, as
     /// passwords may be among it
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub args: Option<Arc<[Text<'static>]>>,
+    pub args: Option<Arc<[OsBytes<'static>]>>,
     /// Whether there are more arguments
     #[serde(skip_serializing_if = "super::is_false")]
     pub args_truncated: bool,
@@ -44,9 +44,9 @@ pub(crate) struct Ancestor {
     /// When it started, on `CLOCK_BOOTTIME`, nanoseconds; with `pid` it is the process
     pub start_boot_ns: u64,
     /// Its name then
-    pub comm: Text<'static>,
+    pub comm: OsBytes<'static>,
     /// Path of its executable; `null`: it had ended before that was looked at, or hides it
-    pub exe: Option<Text<'static>>,
+    pub exe: Option<OsBytes<'static>>,
 }
 
 /// Capabilities that bear on IPC, by their numbers' bits.

@@ -11,7 +11,7 @@ use super::{
     Container, OtherNs, Sharing,
     objects::ObjectLook,
     report::{Created, Destroyed},
-    value::{FamilyName, Text, Time},
+    value::{FamilyName, OsBytes, Timestamp},
 };
 
 /// What exists.
@@ -25,7 +25,7 @@ pub(crate) struct Ls {
     /// The kernel's release
     pub kernel: String,
     /// When the look began
-    pub time: Time,
+    pub time: Timestamp,
     /// Whether these are all IPC namespaces of the host; else those are missing that no process is
     /// to be seen in
     pub complete: bool,
@@ -84,9 +84,9 @@ pub(crate) struct ProcessLook {
     /// The parent
     pub ppid: Option<u32>,
     /// The main thread's name, or that of the first thread in the namespace
-    pub comm: Text<'static>,
+    pub comm: OsBytes<'static>,
     /// Path of the executable; `null` also of kernel threads
-    pub exe: Option<Text<'static>>,
+    pub exe: Option<OsBytes<'static>>,
     /// Effective user
     pub uid: Option<u32>,
     /// Effective group
@@ -132,13 +132,13 @@ pub(crate) enum Holder {
         /// The process that has it
         pid: u32,
         /// Name of that process
-        comm: Option<Text<'static>>,
+        comm: Option<OsBytes<'static>>,
         /// Its number
         fd: u32,
         /// What it is of
         of: DescriptorOf,
         /// The queue's name, or the file's in `/proc/sysvipc`
-        name: Option<Text<'static>>,
+        name: Option<OsBytes<'static>>,
         /// Whether the namespace lives as long as it is open
         pins: bool,
     },
@@ -149,7 +149,7 @@ pub(crate) enum Holder {
         /// A process that sees it
         pid: u32,
         /// Where that process sees it
-        mount_point: Text<'static>,
+        mount_point: OsBytes<'static>,
         /// What is mounted
         of: MountOf,
         /// Whether the namespace lives as long as it is mounted
@@ -160,7 +160,7 @@ pub(crate) enum Holder {
         /// The process that has it mapped
         pid: u32,
         /// Name of that process
-        comm: Option<Text<'static>>,
+        comm: Option<OsBytes<'static>>,
         /// The segment
         shmid: i32,
         /// How often it is mapped there

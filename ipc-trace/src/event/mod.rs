@@ -46,10 +46,10 @@ pub(crate) use standing::{End, Standing, Status};
 
 use args::Args;
 use finding::FindingLine;
-use identity::Identity;
+use identity::ProcessIdentity;
 use objects::ObjectEvent;
 use report::Report;
-use value::{AbiName, Error, FamilyName, Hex32, OpName, Text, Time};
+use value::{AbiName, CallError, FamilyName, Hex32, OpName, OsBytes, Timestamp};
 
 /// The version of the lines and objects.
 pub(crate) const VERSION: u8 = 1;
@@ -57,7 +57,7 @@ pub(crate) const VERSION: u8 = 1;
 /// One line of `live -o json`.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(title = "A line of ipc-trace live -o json")]
-pub(crate) struct Line<'a> {
+pub(crate) struct JsonLine<'a> {
     /// The version of the lines
     pub v: u8,
     /// What the line says
@@ -74,7 +74,7 @@ pub(crate) enum Event<'a> {
     /// A call returned
     Ipc(Ipc<'a>),
     /// Something happened to a namespace
-    Namespace(Namespace<'a>),
+    Namespace(NamespaceEvent<'a>),
     /// Something happened to an object
     Object(ObjectEvent<'a>),
     /// The name of a container became known, after lines that lack it
@@ -82,7 +82,7 @@ pub(crate) enum Event<'a> {
     /// Calls were lost since the line before
     Loss(Loss<'a>),
     /// After a loss, what exists was listed anew
-    Resync(Resync),
+    Resync(ResyncEvent),
     /// Something was done, or tried, across namespaces; or there is more to say of that
     Finding(FindingLine<'a>),
     /// How it stands, every minute
@@ -97,7 +97,7 @@ pub(crate) enum Event<'a> {
 /// Who is told of events.
 pub(crate) trait Tell {
     /// Something happened.
-    fn tell(&mut self, event: &Event<'_>);
+    fn emit(&mut self, event: &Event<'_>);
 }
 
 /// Backend by operation: `"function"` or `"syscall"`.
@@ -107,7 +107,7 @@ pub(crate) type Backends = BTreeMap<OpName, Cow<'static, str>>;
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Start<'a> {
     /// When
-    pub time: Time,
+    pub time: Timestamp,
     /// The host's name
     pub host: Cow<'a, str>,
     /// Which boot of the host this is (`/proc/sys/kernel/random/boot_id`)
@@ -130,7 +130,7 @@ pub(crate) struct Ipc<'a> {
     /// Number of the line, from 1, without gaps
     pub seq: u64,
     /// When the call returned
-    pub time: Time,
+    pub time: Timestamp,
     /// The same on `CLOCK_BOOTTIME`, nanoseconds
     pub boot_ns: u64,
     /// What was called
@@ -141,7 +141,7 @@ pub(crate) struct Ipc<'a> {
     /// known
     pub ret: Option<i64>,
     /// The name of the error, if it is one
-    pub error: Option<Error>,
+    pub error: Option<CallError>,
     /// Whether the kernel made the call: it did not if seccomp refused or answered it, or a tracer skipped it;
     /// `null`: its entry was not seen
     pub made: Option<bool>,
@@ -155,7 +155,7 @@ pub(crate) struct Ipc<'a> {
     /// The caller's IPC namespace
     pub ipc_ns: IpcNs,
     /// What the call was about
-    pub object: Object<'a>,
+    pub object: CallObject<'a>,
     /// The arguments, by the man page's names
     pub args: Args,
     /// Where those come from that the kernel takes; of several sources the weakest
@@ -186,9 +186,9 @@ pub(crate) struct Process<'a> {
     /// The parent
     pub ppid: Option<u32>,
     /// The thread's name
-    pub comm: Text<'a>,
+    pub comm: OsBytes<'a>,
     /// Path of the executable, seen from the root of its mount namespace
-    pub exe: Option<Text<'a>>,
+    pub exe: Option<OsBytes<'a>>,
     /// Whether the executable's file was deleted
     #[serde(skip_serializing_if = "is_false")]
     pub exe_deleted: bool,
@@ -202,7 +202,7 @@ pub(crate) struct Process<'a> {
     pub ns: OtherNs,
     /// Who it is beside that
     #[serde(flatten)]
-    pub identity: Identity,
+    pub identity: ProcessIdentity,
 }
 
 impl Process<'_> {
@@ -214,7 +214,7 @@ impl Process<'_> {
             tid: self.tid,
             ppid: self.ppid,
             comm: self.comm.into_owned(),
-            exe: self.exe.map(Text::into_owned),
+            exe: self.exe.map(OsBytes::into_owned),
             exe_deleted: self.exe_deleted,
             uid: self.uid,
             gid: self.gid,
@@ -264,29 +264,29 @@ pub(crate) struct Container {
     /// runtime of Kubernetes, `unknown` one that the cgroup does not tell
     pub runtime: &'static str,
     /// Its id; of LXC and systemd-nspawn its name
-    pub id: Text<'static>,
+    pub id: OsBytes<'static>,
     /// Its name, if its runtime has told
-    pub name: Option<Text<'static>>,
+    pub name: Option<OsBytes<'static>>,
     /// Its image, likewise
-    pub image: Option<Text<'static>>,
+    pub image: Option<OsBytes<'static>>,
     /// Its pod's name, likewise
-    pub pod: Option<Text<'static>>,
+    pub pod: Option<OsBytes<'static>>,
     /// Its pod's uid, or in Podman the pod's id
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub pod_uid: Option<Text<'static>>,
+    pub pod_uid: Option<OsBytes<'static>>,
     /// Its pod's namespace in Kubernetes
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub pod_namespace: Option<Text<'static>>,
+    pub pod_namespace: Option<OsBytes<'static>>,
     /// Its pod's labels
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<Text<'static>, Text<'static>>,
+    pub labels: BTreeMap<OsBytes<'static>, OsBytes<'static>>,
     /// Labels that the pod has beyond those, and those that are cut
     #[serde(skip_serializing_if = "is_zero")]
     pub labels_lost: u32,
     /// Which IPC namespace its runtime was told to give it: `private`, `shareable`, `host`,
     /// `container:ID`, `pod`, `none`, …
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub ipc_mode: Option<Text<'static>>,
+    pub ipc_mode: Option<OsBytes<'static>>,
 }
 
 /// How containers share an IPC namespace.
@@ -307,7 +307,7 @@ pub(crate) struct ContainerNamed {
     /// Number of the line
     pub seq: u64,
     /// When
-    pub time: Time,
+    pub time: Timestamp,
     /// The container
     pub container: Arc<Container>,
     /// The IPC namespace that a thread of it was in last
@@ -338,7 +338,7 @@ pub(crate) struct IpcNsRef {
 
 /// What a call was about, as far as the call names it.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-pub(crate) struct Object<'a> {
+pub(crate) struct CallObject<'a> {
     /// `shm`, `sem`, `msg` or `mq`
     pub kind: FamilyName,
     /// shmid, semid or msqid
@@ -346,7 +346,7 @@ pub(crate) struct Object<'a> {
     /// The key that was looked up
     pub key: Option<Hex32>,
     /// A queue's name, without the slash
-    pub name: Option<Text<'a>>,
+    pub name: Option<OsBytes<'a>>,
     /// Where the name comes from; `kernel` is the queue's own directory entry
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name_from: Option<ReadFrom>,
@@ -377,11 +377,11 @@ pub(crate) enum Life {
 
 /// Something happened to a namespace.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct Namespace<'a> {
+pub(crate) struct NamespaceEvent<'a> {
     /// Number of the line
     pub seq: u64,
     /// When; of `destroyed`, when it was noticed
-    pub time: Time,
+    pub time: Timestamp,
     /// What
     pub event: Life,
     /// Which namespace
@@ -393,9 +393,9 @@ pub(crate) struct Namespace<'a> {
     /// Its container; `null` on the host
     pub container: Option<Arc<Container>>,
     /// Of `destroyed`: it existed then
-    pub after: Option<Time>,
+    pub after: Option<Timestamp>,
     /// Of `destroyed`: it did not exist any more then
-    pub before: Option<Time>,
+    pub before: Option<Timestamp>,
 }
 
 /// Calls that were lost, or facts about who made them.
@@ -405,14 +405,14 @@ pub(crate) struct Loss<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seq: Option<u64>,
     /// When it was noticed
-    pub time: Time,
+    pub time: Timestamp,
     /// Calls for which the ring had no room, since the last such line
     pub dropped: u64,
     /// Calls for which the kernel did not run the program, since the last such line
     pub missed: u64,
     /// Records of namespaces' lives, of changes of objects, and of who a thread is, for which there was no room since
     /// the last such line: what needs them is `null`
-    pub facts: u64,
+    pub metadata: u64,
     /// The dropped ones, by namespace, operation and error
     pub by: &'a [LossBy],
     /// The sink whose queue had no room for them
@@ -433,7 +433,7 @@ pub(crate) struct LossBy {
     /// The operation
     pub op: OpName,
     /// The error; `null`: the calls succeeded
-    pub error: Option<Error>,
+    pub error: Option<CallError>,
     /// How many
     pub count: u64,
 }
@@ -441,25 +441,25 @@ pub(crate) struct LossBy {
 /// Records were lost that what is known of namespaces and objects rests on, so what exists was listed anew. What
 /// came and went meanwhile is counted as lost, and is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub(crate) struct Resync {
+pub(crate) struct ResyncEvent {
     /// Number of the line
     pub seq: u64,
     /// When what exists had been listed
-    pub time: Time,
+    pub time: Timestamp,
     /// When the loss was noticed
-    pub since: Time,
+    pub since: Timestamp,
     /// Whether all that exists is known again: nothing more was lost meanwhile, and everything was seen. Else
     /// another such line follows
     pub complete: bool,
     /// Namespaces
-    pub namespaces: Found,
+    pub namespaces: Reconciliation,
     /// Objects
-    pub objects: Found,
+    pub objects: Reconciliation,
 }
 
 /// What was found when it was listed anew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
-pub(crate) struct Found {
+pub(crate) struct Reconciliation {
     /// How many there are
     pub present: u64,
     /// Those of them that were not known: the lines before this one tell of them
@@ -470,7 +470,7 @@ pub(crate) struct Found {
 
 /// COMMAND and its end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema, BorshSerialize, BorshDeserialize)]
-pub(crate) struct Command {
+pub(crate) struct CommandOutcome {
     /// Its words
     pub argv: Vec<String>,
     /// Its exit status; `null`: a signal ended it, or it was still running
@@ -481,7 +481,7 @@ pub(crate) struct Command {
 
 /// A call that has not returned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub(crate) struct Pending {
+pub(crate) struct PendingCall {
     /// What was called
     pub op: OpName,
     /// How it came into the kernel
@@ -491,9 +491,9 @@ pub(crate) struct Pending {
     /// The thread
     pub tid: u32,
     /// The thread's name
-    pub comm: Text<'static>,
+    pub comm: OsBytes<'static>,
     /// Path of the executable
-    pub exe: Option<Text<'static>>,
+    pub exe: Option<OsBytes<'static>>,
     /// The caller's namespace
     pub ipc_ns: IpcNs,
     /// `sem`, `msg` or `mq`
@@ -503,9 +503,9 @@ pub(crate) struct Pending {
     /// The queue's descriptor
     pub mqdes: Option<i32>,
     /// The queue's name
-    pub name: Option<Text<'static>>,
+    pub name: Option<OsBytes<'static>>,
     /// When it entered the kernel
-    pub since: Time,
+    pub since: Timestamp,
     /// Nanoseconds that it has been there
     pub for_ns: u64,
 }

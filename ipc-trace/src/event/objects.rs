@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{
     Container, IpcNs, IpcNsRef, Process,
-    value::{FamilyName, Hex32, Mode, Text, Time},
+    value::{FamilyName, FileMode, Hex32, OsBytes, Timestamp},
 };
 
 /// An object.
@@ -21,9 +21,9 @@ pub(crate) struct ObjectLook {
     /// The key
     pub key: Option<Hex32>,
     /// A queue's name, without the slash
-    pub name: Option<Text<'static>>,
+    pub name: Option<OsBytes<'static>>,
     /// Permission bits
-    pub mode: Option<Mode>,
+    pub mode: Option<FileMode>,
     /// Owner
     pub uid: Option<u32>,
     /// Group
@@ -61,9 +61,9 @@ pub(crate) struct Creator {
     /// Group
     pub gid: u32,
     /// Name of the thread that made it
-    pub comm: Option<Text<'static>>,
+    pub comm: Option<OsBytes<'static>>,
     /// Path of its executable
-    pub exe: Option<Text<'static>>,
+    pub exe: Option<OsBytes<'static>>,
     /// When the process started, on `CLOCK_BOOTTIME`, nanoseconds; with `pid` it is the process
     pub start_boot_ns: Option<u64>,
     /// Its container; `null` on the host, and where that is not known
@@ -83,9 +83,9 @@ pub(crate) struct LastUse {
     /// received last
     pub pid: Option<u32>,
     /// Name of that thread
-    pub comm: Option<Text<'static>>,
+    pub comm: Option<OsBytes<'static>>,
     /// When; a look knows it to the second
-    pub time: Option<Time>,
+    pub time: Option<Timestamp>,
 }
 
 /// What happened to an object.
@@ -111,7 +111,7 @@ pub(crate) struct ObjectEvent<'a> {
     pub seq: u64,
     /// When; of `present` when it was looked at, of `destroyed` when it was noticed, if that was not
     /// seen
-    pub time: Time,
+    pub time: Timestamp,
     /// What
     pub event: ObjectLife,
     /// The namespace that the object belongs to
@@ -123,9 +123,9 @@ pub(crate) struct ObjectEvent<'a> {
     /// Its container; `null` on the host
     pub container: Option<Arc<Container>>,
     /// Of `destroyed` that was noticed later: it existed then
-    pub after: Option<Time>,
+    pub after: Option<Timestamp>,
     /// Of `destroyed` that was noticed later: it did not exist any more then
-    pub before: Option<Time>,
+    pub before: Option<Timestamp>,
 }
 
 /// An object with its namespace.
@@ -145,11 +145,11 @@ pub(crate) struct ObjectReport {
     #[serde(flatten)]
     pub look: ObjectLook,
     /// When it was made, if that was seen
-    pub created: Option<Time>,
+    pub created: Option<Timestamp>,
     /// When it was removed
-    pub removed_at: Option<Time>,
+    pub removed_at: Option<Timestamp>,
     /// When it was gone, or at the latest
-    pub destroyed: Option<Time>,
+    pub destroyed: Option<Timestamp>,
     /// Calls on it that were seen, and succeeded
     pub uses: u64,
     /// Nobody removed it, and all who used it have ended: `last` and `creator` left it. `null` where it

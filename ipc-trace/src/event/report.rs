@@ -6,11 +6,11 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    Accounting, Backends, Command, Container, OtherNs, Pending, Process, Sharing,
+    Accounting, Backends, CommandOutcome, Container, OtherNs, PendingCall, Process, Sharing,
     finding::Finding,
-    identity::Identity,
+    identity::ProcessIdentity,
     objects::ObjectReport,
-    value::{Error, OpName, Text, Time},
+    value::{CallError, OpName, OsBytes, Timestamp},
 };
 
 /// What happened, by namespace.
@@ -30,19 +30,19 @@ pub(crate) struct Report {
     /// How each operation was seen
     pub backend: Backends,
     /// When tracing started
-    pub started: Time,
+    pub started: Timestamp,
     /// When it ended
-    pub ended: Time,
+    pub ended: Timestamp,
     /// What was seen, and what became of it
     pub accounting: Accounting,
     /// COMMAND and its end
-    pub command: Option<Command>,
+    pub command: Option<CommandOutcome>,
     /// Calls that had not returned at the end
-    pub pending: Vec<Pending>,
+    pub pending: Vec<PendingCall>,
     /// The namespaces, the host's first, then by number
     pub namespaces: Vec<NamespaceReport>,
     /// Lost calls of which not even the namespace is known
-    pub unattributed: BTreeMap<OpName, Calls>,
+    pub unattributed: BTreeMap<OpName, CallTotals>,
     /// Namespaces that had died and had to make room, taken together
     pub folded: Option<Folded>,
     /// Objects that were gone and had to make room
@@ -92,7 +92,7 @@ pub(crate) struct NamespaceReport {
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(crate) struct Created {
     /// When
-    pub time: Time,
+    pub time: Timestamp,
     /// Who made it
     pub process: Option<Process<'static>>,
 }
@@ -101,9 +101,9 @@ pub(crate) struct Created {
 #[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
 pub(crate) struct Destroyed {
     /// It existed then
-    pub after: Option<Time>,
+    pub after: Option<Timestamp>,
     /// It did not exist any more then
-    pub before: Time,
+    pub before: Timestamp,
 }
 
 /// A process in a namespace.
@@ -114,9 +114,9 @@ pub(crate) struct ProcessReport {
     /// The parent
     pub ppid: Option<u32>,
     /// The name of the thread that called first
-    pub comm: Text<'static>,
+    pub comm: OsBytes<'static>,
     /// Path of the executable
-    pub exe: Option<Text<'static>>,
+    pub exe: Option<OsBytes<'static>>,
     /// Effective user
     pub uid: u32,
     /// Effective group
@@ -127,7 +127,7 @@ pub(crate) struct ProcessReport {
     pub ns: OtherNs,
     /// Who it is beside that
     #[serde(flatten)]
-    pub identity: Identity,
+    pub identity: ProcessIdentity,
     /// Its container; `null` on the host
     pub container: Option<Arc<Container>>,
     /// Its calls, as far as they were delivered
@@ -140,13 +140,13 @@ pub(crate) struct ProcessReport {
 
 /// Counts of calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
-pub(crate) struct Calls {
+pub(crate) struct CallTotals {
     /// All calls
     pub calls: u64,
     /// The sum of `errors`
     pub failed: u64,
     /// Failed calls, by error
-    pub errors: BTreeMap<Error, u64>,
+    pub errors: BTreeMap<CallError, u64>,
     /// Those among `errors` that the kernel restarts, or ends with `EINTR`
     pub restarts: u64,
 }
@@ -156,7 +156,7 @@ pub(crate) struct Calls {
 pub(crate) struct OpReport {
     /// Counts, also of calls whose details were lost
     #[serde(flatten)]
-    pub counts: Calls,
+    pub counts: CallTotals,
     /// Bytes of the messages sent or received
     pub bytes: Option<u64>,
     /// Nanoseconds in the kernel
@@ -182,5 +182,5 @@ pub(crate) struct Folded {
     /// How many
     pub namespaces: u64,
     /// What was called from them
-    pub ops: BTreeMap<OpName, Calls>,
+    pub ops: BTreeMap<OpName, CallTotals>,
 }

@@ -4,14 +4,15 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    Command, Event, Pending, accounting::Accounting, finding::Finding, report::Report, value::Time,
+    CommandOutcome, Event, PendingCall, accounting::Accounting, finding::Finding, report::Report,
+    value::Timestamp,
 };
 
 /// How it stands. It has no number: nothing happened.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(crate) struct Status {
     /// When
-    pub time: Time,
+    pub time: Timestamp,
     /// What was seen, and what became of it so far. Records on their way are in `emitted`, and not yet in
     /// `delivered`
     pub accounting: Accounting,
@@ -20,7 +21,7 @@ pub(crate) struct Status {
     pub minute: bool,
     /// Calls that have not returned
     #[serde(skip)]
-    pub pending: Vec<Pending>,
+    pub pending: Vec<PendingCall>,
 }
 
 /// Tracing ended.
@@ -29,13 +30,13 @@ pub(crate) struct End {
     /// Number of the line
     pub seq: u64,
     /// When
-    pub time: Time,
+    pub time: Timestamp,
     /// What was seen, and what became of it
     pub accounting: Accounting,
     /// The end of COMMAND
-    pub command: Option<Command>,
+    pub command: Option<CommandOutcome>,
     /// Calls that have not returned
-    pub pending: Vec<Pending>,
+    pub pending: Vec<PendingCall>,
     /// All findings, the severest first: text sums them up
     #[serde(skip)]
     pub findings: Vec<Finding>,
@@ -65,7 +66,7 @@ impl Standing {
 
     /// When it was so.
     #[must_use]
-    pub(crate) const fn time(&self) -> Time {
+    pub(crate) const fn time(&self) -> Timestamp {
         match self {
             Self::Status(status) => status.time,
             Self::End(end) => end.time,

@@ -7,7 +7,7 @@ use ipc_trace_common::state::HOST_INUM;
 use super::{
     Container, IpcNs, IpcNsRef, Process,
     escape::{escaped, pad},
-    value::{Hex32, Text},
+    value::{Hex32, OsBytes},
 };
 
 /// `comm` has 15 bytes (`TASK_COMM_LEN` without its NUL, include/linux/sched.h).
@@ -63,14 +63,14 @@ fn digits(number: u32) -> usize {
 /// `worker[4242]`
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ProcessTag<'a> {
-    comm: &'a Text<'a>,
+    comm: &'a OsBytes<'a>,
     pid: u32,
 }
 
 impl<'a> ProcessTag<'a> {
     /// The tag of a process with a thread's name.
     #[must_use]
-    pub(crate) const fn new(comm: &'a Text<'a>, pid: u32) -> Self {
+    pub(crate) const fn new(comm: &'a OsBytes<'a>, pid: u32) -> Self {
         Self { comm, pid }
     }
 }
@@ -158,9 +158,9 @@ pub(crate) fn write_who(
 
 /// A key: `0x8cd1ab21`, or `IPC_PRIVATE` (include/uapi/linux/ipc.h: 0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Key(pub Hex32);
+pub(crate) struct SysvKey(pub Hex32);
 
-impl fmt::Display for Key {
+impl fmt::Display for SysvKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Hex32(0) => f.write_str("IPC_PRIVATE"),

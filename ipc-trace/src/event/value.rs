@@ -92,12 +92,12 @@ as_name!(FamilyName(Family), "Kind", Family::ALL);
 
 /// An error that the kernel returned, positive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Error(pub u16);
+pub(crate) struct CallError(pub u16);
 
-impl Error {
+impl CallError {
     /// The error of a raw result (`IS_ERR_VALUE`, include/linux/err.h).
     #[must_use]
-    pub(crate) fn of(ret: i64) -> Option<Self> {
+    pub(crate) fn from_ret(ret: i64) -> Option<Self> {
         (-4095..0).contains(&ret).then(|| Self(ret.unsigned_abs() as u16))
     }
 
@@ -109,7 +109,7 @@ impl Error {
     }
 }
 
-impl fmt::Display for Error {
+impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Those of include/linux/errno.h never reach a program, so no library knows them.
         let name = match self.0 {
@@ -133,7 +133,7 @@ impl fmt::Display for Error {
         f.pad(name)
     }
 }
-as_string!(Error, "Error", {
+as_string!(CallError, "Error", {
     "type": "string",
     "description": "The error's name, also ERESTARTSYS and its like; E and the number where it has none",
     "pattern": "^E[A-Z0-9_]+$"
@@ -165,14 +165,14 @@ as_string!(Address, "Address", { "type": "string", "pattern": "^0x[0-9a-f]+$" })
 
 /// Permission bits, in octal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
-pub(crate) struct Mode(pub u32);
+pub(crate) struct FileMode(pub u32);
 
-impl fmt::Display for Mode {
+impl fmt::Display for FileMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:04o}", self.0)
     }
 }
-as_string!(Mode, "Mode", { "type": "string", "pattern": "^[0-7]{4,}$" });
+as_string!(FileMode, "Mode", { "type": "string", "pattern": "^[0-7]{4,}$" });
 
 /// Bits with names: a list of the names, and one `"0x…"` for all bits without one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -228,27 +228,27 @@ impl JsonSchema for Flags {
 /// Bytes that the system takes for a name: any but NUL. In JSON they are the text itself where they
 /// are valid UTF-8; a byte that is not becomes `\xNN`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Text<'a>(pub Cow<'a, [u8]>);
+pub(crate) struct OsBytes<'a>(pub Cow<'a, [u8]>);
 
-impl BorshSerialize for Text<'_> {
+impl BorshSerialize for OsBytes<'_> {
     fn serialize<W: io::Write>(&self, to: &mut W) -> io::Result<()> {
         BorshSerialize::serialize(&self.0, to)
     }
 }
 
-impl BorshDeserialize for Text<'static> {
+impl BorshDeserialize for OsBytes<'static> {
     fn deserialize_reader<R: io::Read>(from: &mut R) -> io::Result<Self> {
         Ok(Self(Cow::Owned(Vec::deserialize_reader(from)?)))
     }
 }
 
-impl From<&str> for Text<'static> {
+impl From<&str> for OsBytes<'static> {
     fn from(text: &str) -> Self {
         Self(Cow::Owned(text.as_bytes().to_vec()))
     }
 }
 
-impl<'a> Text<'a> {
+impl<'a> OsBytes<'a> {
     /// The bytes before the first NUL.
     #[must_use]
     pub(crate) fn until_nul(bytes: &'a [u8]) -> Self {
@@ -258,8 +258,8 @@ impl<'a> Text<'a> {
 
     /// The same, owned.
     #[must_use]
-    pub(crate) fn into_owned(self) -> Text<'static> {
-        Text(Cow::Owned(self.0.into_owned()))
+    pub(crate) fn into_owned(self) -> OsBytes<'static> {
+        OsBytes(Cow::Owned(self.0.into_owned()))
     }
 
     /// As a string, with invalid bytes as `\xNN`.
@@ -272,13 +272,13 @@ impl<'a> Text<'a> {
     }
 }
 
-impl fmt::Debug for Text<'_> {
+impl fmt::Debug for OsBytes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.to_str(), f)
     }
 }
 
-impl fmt::Display for Text<'_> {
+impl fmt::Display for OsBytes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for chunk in self.0.utf8_chunks() {
             f.write_str(chunk.valid())?;
@@ -290,13 +290,13 @@ impl fmt::Display for Text<'_> {
     }
 }
 
-impl Serialize for Text<'_> {
+impl Serialize for OsBytes<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.to_str())
     }
 }
 
-impl JsonSchema for Text<'_> {
+impl JsonSchema for OsBytes<'_> {
     fn schema_name() -> Cow<'static, str> {
         "Text".into()
     }
@@ -311,9 +311,9 @@ impl JsonSchema for Text<'_> {
 
 /// A moment: RFC 3339, UTC, nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Time(pub SystemTime);
+pub(crate) struct Timestamp(pub SystemTime);
 
-impl BorshSerialize for Time {
+impl BorshSerialize for Timestamp {
     fn serialize<W: io::Write>(&self, to: &mut W) -> io::Result<()> {
         let since = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let since = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
@@ -321,19 +321,19 @@ impl BorshSerialize for Time {
     }
 }
 
-impl BorshDeserialize for Time {
+impl BorshDeserialize for Timestamp {
     fn deserialize_reader<R: io::Read>(from: &mut R) -> io::Result<Self> {
         let since = Duration::from_nanos(u64::deserialize_reader(from)?);
         Ok(Self(SystemTime::UNIX_EPOCH + since))
     }
 }
 
-impl fmt::Display for Time {
+impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", humantime::format_rfc3339_nanos(self.0))
     }
 }
-as_string!(Time, "Time", { "type": "string", "format": "date-time" });
+as_string!(Timestamp, "Time", { "type": "string", "format": "date-time" });
 
 #[cfg(test)]
 mod tests {
@@ -341,7 +341,7 @@ mod tests {
 
     #[test]
     fn errors_have_their_names() {
-        let name = |ret| Error::of(ret).map(|e| e.to_string());
+        let name = |ret| CallError::from_ret(ret).map(|e| e.to_string());
         assert_eq!(name(-11).as_deref(), Some("EAGAIN"));
         assert_eq!(name(-43).as_deref(), Some("EIDRM"));
         assert_eq!(name(-512).as_deref(), Some("ERESTARTSYS"));
@@ -364,7 +364,7 @@ mod tests {
 
     #[test]
     fn names_of_any_bytes_are_valid_json() {
-        let json = |bytes: &[u8]| serde_json::to_string(&Text::until_nul(bytes)).unwrap();
+        let json = |bytes: &[u8]| serde_json::to_string(&OsBytes::until_nul(bytes)).unwrap();
         assert_eq!(json(b"plain\0rest"), r#""plain""#);
         assert_eq!(json(b"\x1b[31m\n"), "\"\\u001b[31m\\n\"");
         assert_eq!(json(b"a\xffb\xc3"), r#""a\\xffb\\xc3""#);

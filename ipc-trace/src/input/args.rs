@@ -13,17 +13,17 @@ mod structures;
 mod tests;
 
 use ipc_trace_common::{
-    op::{Effect, Family, Op, Target},
+    op::{Effect, Family, Op, OpTarget},
     record::{SOPS, flag},
 };
 
 use super::{
-    Call, Part,
-    flags::{self, Control, FlagNames},
+    Call, CallPayload,
+    flags::{self, CtlCommands, FlagNames},
 };
 use crate::event::{
     args::{Args, CommandName},
-    value::{Address, Flags, Hex32, Mode, Text},
+    value::{Address, FileMode, Flags, Hex32, OsBytes},
 };
 
 /// Permissions of a System V object (`S_IRWXUGO`): what shmget, semget, msgget and `IPC_SET` take
@@ -35,13 +35,13 @@ const FILE_PERMISSIONS: u32 = 0o7777;
 
 /// What a call names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Named<'a> {
+pub(crate) struct NamedObject<'a> {
     /// shmid, semid or msqid: given, or returned
     pub id: Option<i32>,
     /// The key that was looked up; `IPC_PRIVATE` is 0
     pub key: Option<Hex32>,
     /// A queue's name, as the caller gave it to the kernel
-    pub name: Option<Text<'a>>,
+    pub name: Option<OsBytes<'a>>,
 }
 
 impl<'a> Call<'a> {
@@ -62,7 +62,7 @@ impl<'a> Call<'a> {
             Op::Msgctl => self.msgctl(),
             Op::MqOpen => self.mq_open(),
             Op::MqUnlink => Args::MqUnlink {
-                name: self.name().map(Text::into_owned),
+                name: self.name().map(OsBytes::into_owned),
                 name_truncated: self.has(flag::TRUNCATED),
             },
             Op::MqSend => self.mq_send(),
@@ -79,11 +79,13 @@ impl<'a> Call<'a> {
     /// The object that the call names, as far as the call alone tells. A queue behind a descriptor
     /// is in [`Call::queue`].
     #[must_use]
-    pub(crate) fn named(&self) -> Named<'a> {
-        let id = |id| Named { id, ..Named::default() };
+    pub(crate) fn named(&self) -> NamedObject<'a> {
+        let id = |id| NamedObject { id, ..NamedObject::default() };
         match self.op.target() {
-            Target::Key => Named { id: self.returned_id(), key: Some(self.key()), name: None },
-            Target::Id => match self.op.effect() {
+            OpTarget::Key => {
+                NamedObject { id: self.returned_id(), key: Some(self.key()), name: None }
+            }
+            OpTarget::Id => match self.op.effect() {
                 Effect::Control { command } => id(self.controlled(command)),
                 Effect::Read
                 | Effect::Use
@@ -92,8 +94,8 @@ impl<'a> Call<'a> {
                 | Effect::Detach
                 | Effect::Unlink => id(Some(self.int(0))),
             },
-            Target::Name => Named { name: self.name(), ..Named::default() },
-            Target::Address | Target::Descriptor => Named::default(),
+            OpTarget::Name => NamedObject { name: self.name(), ..NamedObject::default() },
+            OpTarget::Address | OpTarget::Descriptor => NamedObject::default(),
         }
     }
 
@@ -102,7 +104,7 @@ impl<'a> Call<'a> {
             key: self.key(),
             size: self.record.args[1],
             shmflg: self.flags(2, flags::SHMGET),
-            mode: Mode(self.uint(2) & PERMISSIONS),
+            mode: FileMode(self.uint(2) & PERMISSIONS),
         }
     }
 
@@ -128,7 +130,7 @@ impl<'a> Call<'a> {
             key: self.key(),
             nsems: self.int(1),
             semflg: self.flags(2, flags::SEMGET),
-            mode: Mode(self.uint(2) & PERMISSIONS),
+            mode: FileMode(self.uint(2) & PERMISSIONS),
         }
     }
 
@@ -159,7 +161,7 @@ impl<'a> Call<'a> {
         Args::Msgget {
             key: self.key(),
             msgflg: self.flags(1, flags::MSGGET),
-            mode: Mode(self.uint(1) & PERMISSIONS),
+            mode: FileMode(self.uint(1) & PERMISSIONS),
         }
     }
 
@@ -202,10 +204,10 @@ impl<'a> Call<'a> {
     fn mq_open(&self) -> Args {
         let create = self.record.args[1] & flags::O_CREAT != 0;
         Args::MqOpen {
-            name: self.name().map(Text::into_owned),
+            name: self.name().map(OsBytes::into_owned),
             name_truncated: self.has(flag::TRUNCATED),
             oflag: self.flags(1, flags::mq_open(self.abi)),
-            mode: create.then(|| Mode(self.uint(2) & FILE_PERMISSIONS)),
+            mode: create.then(|| FileMode(self.uint(2) & FILE_PERMISSIONS)),
             attr: if create { self.mq_attr(flag::EXTRA) } else { None },
         }
     }
@@ -257,7 +259,7 @@ impl<'a> Call<'a> {
         if self.abi.is_32_bit() { command & !flags::IPC_64 } else { command }
     }
 
-    fn command(&self, control: &Control, at: usize) -> CommandName {
+    fn command(&self, control: &CtlCommands, at: usize) -> CommandName {
         CommandName { number: self.uint(at), name: control.name(self.plain_command(at)) }
     }
 
@@ -283,9 +285,9 @@ impl<'a> Call<'a> {
         }
     }
 
-    pub(super) fn name(&self) -> Option<Text<'a>> {
-        let Part::Name(part) = self.part else { return None };
+    pub(super) fn name(&self) -> Option<OsBytes<'a>> {
+        let CallPayload::Name(part) = self.part else { return None };
         let name = part.name.get(..part.name_len as usize)?;
-        self.has(flag::DETAIL).then(|| Text::until_nul(name))
+        self.has(flag::DETAIL).then(|| OsBytes::until_nul(name))
     }
 }

@@ -2,7 +2,7 @@
 
 use ipc_trace_common::{
     op::Op,
-    record::{BATCH, BatchHead, Header, Kind, Outcome, QueueRef, What},
+    record::{BATCH, BatchHead, BatchedCall, Header, PackedCall, QueueRef, RecordKind},
 };
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
@@ -10,15 +10,15 @@ use super::{DecodeError, meaning, view};
 
 /// Calls of one thread.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Batch<'a> {
+pub(crate) struct CallBatch<'a> {
     /// What they have in common
     pub head: &'a BatchHead,
-    outcomes: &'a [Outcome],
+    outcomes: &'a [BatchedCall],
 }
 
 /// Those of a batch that are the same call on the same object.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Group<'a> {
+pub(crate) struct BatchGroup<'a> {
     /// What was called
     pub op: Op,
     /// The object's id, for System V; the key, of calls that look for one
@@ -35,14 +35,14 @@ pub(crate) struct Group<'a> {
     pub sent: u64,
     /// Their results, together: of receiving operations, the lengths of messages
     pub results: i64,
-    outcomes: &'a [Outcome],
+    outcomes: &'a [BatchedCall],
     /// Bits of outcomes
     members: u32,
 }
 
 const _: () = assert!(BATCH <= u32::BITS as usize);
 
-impl<'a> Batch<'a> {
+impl<'a> CallBatch<'a> {
     /// Its record in words: [`Self::new`] takes them.
     #[must_use]
     pub(crate) fn to_words(self) -> Box<[u64]> {
@@ -54,10 +54,10 @@ impl<'a> Batch<'a> {
     /// # Errors
     /// They are too few, or the record has more calls than there can be.
     pub(crate) fn new(bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        let kind = Kind::Batch as u8;
+        let kind = RecordKind::Batch as u8;
         let (head, rest) = view::<BatchHead>(bytes, kind)?;
         let count = head.count as usize;
-        let outcomes = <[Outcome]>::ref_from_prefix_with_elems(rest, count);
+        let outcomes = <[BatchedCall]>::ref_from_prefix_with_elems(rest, count);
         match outcomes {
             Ok((outcomes, _)) if count <= BATCH => Ok(Self { head, outcomes }),
             Ok(_) | Err(_) => Err(DecodeError::Short { kind, len: bytes.len() }),
@@ -84,12 +84,14 @@ impl<'a> Batch<'a> {
     }
 
     fn op(&self, what: u64) -> Result<Op, DecodeError> {
-        let What { abi, code, .. } = What::unpacked(what);
+        let PackedCall { abi, code, .. } = PackedCall::unpacked(what);
         Ok(meaning(&Header { abi, code, ..self.head.header })?.0)
     }
 
     /// All calls. A group that is no call which exists is an error.
-    pub(crate) fn groups(&self) -> impl Iterator<Item = Result<Group<'a>, DecodeError>> + use<'a> {
+    pub(crate) fn groups(
+        &self,
+    ) -> impl Iterator<Item = Result<BatchGroup<'a>, DecodeError>> + use<'a> {
         let (head, outcomes) = (self.head, self.outcomes);
         let mut left = u32::MAX >> (u32::BITS as usize - outcomes.len().max(1));
         if outcomes.is_empty() {
@@ -112,9 +114,9 @@ impl<'a> Batch<'a> {
                 }
             }
             left &= !members;
-            let What { id, abi, code } = What::unpacked(first);
+            let PackedCall { id, abi, code } = PackedCall::unpacked(first);
             let header = Header { abi, code, ..head.header };
-            Some(meaning(&header).map(|(op, ..)| Group {
+            Some(meaning(&header).map(|(op, ..)| BatchGroup {
                 op,
                 id,
                 queue: op.takes_descriptor().then_some(&head.queue),
@@ -130,7 +132,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-impl<'a> Group<'a> {
+impl<'a> BatchGroup<'a> {
     /// How many calls.
     #[must_use]
     pub(crate) const fn count(&self) -> u64 {
@@ -138,7 +140,7 @@ impl<'a> Group<'a> {
     }
 
     /// Each call, in the order in which they returned.
-    pub(crate) fn calls(&self) -> impl Iterator<Item = &'a Outcome> + use<'a> {
+    pub(crate) fn calls(&self) -> impl Iterator<Item = &'a BatchedCall> + use<'a> {
         let Self { outcomes, mut members, .. } = *self;
         std::iter::from_fn(move || {
             let next = outcomes.get(members.trailing_zeros() as usize)?;
@@ -151,7 +153,7 @@ impl<'a> Group<'a> {
 #[cfg(test)]
 mod tests {
     use ipc_trace_common::{
-        op::{Code, Timeout},
+        op::{SyscallCode, Timeout},
         record::{BatchRecord, VERSION},
     };
     use zerocopy::IntoBytes as _;
@@ -162,19 +164,19 @@ mod tests {
     fn record(calls: &[(Op, i32)]) -> Vec<u64> {
         let mut words = vec![0_u64; size_of::<BatchRecord>() / 8];
         let head = size_of::<BatchHead>() / 8;
-        words[0] = u64::from(VERSION) | u64::from(Kind::Batch as u8) << 8;
+        words[0] = u64::from(VERSION) | u64::from(RecordKind::Batch as u8) << 8;
         words[head - 1] = calls.len() as u64;
         for (at, (op, id)) in calls.iter().enumerate() {
-            let code = Code::new(*op, Timeout::None).0;
+            let code = SyscallCode::new(*op, Timeout::None).0;
             words[head + 4 * at] = at as u64;
-            words[head + 4 * at + 3] = What { id: *id, abi: 0, code }.packed();
+            words[head + 4 * at + 3] = PackedCall { id: *id, abi: 0, code }.packed();
         }
         words
     }
 
     fn groups(words: &[u64]) -> Vec<(Op, i32, Vec<u64>)> {
-        let batch = Batch::new(words.as_bytes()).unwrap();
-        let shown = |group: Group<'_>| {
+        let batch = CallBatch::new(words.as_bytes()).unwrap();
+        let shown = |group: BatchGroup<'_>| {
             let times: Vec<_> = group.calls().map(|call| call.boot_ns).collect();
             assert_eq!(group.count() as usize, times.len());
             assert_eq!((group.succeeded, Some(&group.succeeded_ns)), (group.count(), times.last()));
@@ -198,15 +200,15 @@ mod tests {
     fn what_is_no_batch_is_an_error() {
         let mut words = record(&[(Op::Semop, 1); 2]);
         let head = size_of::<BatchHead>();
-        assert!(Batch::new(&words.as_bytes()[..head + 63]).is_err());
-        assert!(Batch::new(&words.as_bytes()[..head + 64]).is_ok());
+        assert!(CallBatch::new(&words.as_bytes()[..head + 63]).is_err());
+        assert!(CallBatch::new(&words.as_bytes()[..head + 64]).is_ok());
         words[head / 8 - 1] = BATCH as u64 + 1;
         let mut longer = words.clone();
         longer.extend([0; 8]);
-        assert!(Batch::new(longer.as_bytes()).is_err());
+        assert!(CallBatch::new(longer.as_bytes()).is_err());
         words[head / 8 - 1] = 1;
         words[head / 8 + 3] = u64::MAX;
-        let batch = Batch::new(words.as_bytes()).unwrap();
+        let batch = CallBatch::new(words.as_bytes()).unwrap();
         assert!(batch.groups().all(|group| group.is_err()));
         assert_eq!(batch.groups().count(), 1);
     }

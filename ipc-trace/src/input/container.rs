@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize,
 )]
-pub(crate) enum Runtime {
+pub(crate) enum RuntimeKind {
     /// Docker
     Docker,
     /// containerd, by Kubernetes or by nerdctl
@@ -26,7 +26,7 @@ pub(crate) enum Runtime {
     Unknown,
 }
 
-impl Runtime {
+impl RuntimeKind {
     /// Its name.
     #[must_use]
     pub(crate) const fn name(self) -> &'static str {
@@ -45,11 +45,11 @@ impl Runtime {
 
 /// What a runtime says of a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
-pub(crate) struct Named {
+pub(crate) struct RuntimeMetadata {
     /// Its id
     pub id: String,
     /// What runs it, where the answer tells more than the cgroup
-    pub runtime: Option<Runtime>,
+    pub runtime: Option<RuntimeKind>,
     /// Its name
     pub name: Option<String>,
     /// Its image
@@ -75,7 +75,7 @@ pub(crate) struct Labels {
     pub lost: u32,
 }
 
-impl Named {
+impl RuntimeMetadata {
     /// Takes over what a later answer knows.
     pub(crate) fn merge(&mut self, later: Self) {
         fn take<T>(to: &mut Option<T>, from: Option<T>) {

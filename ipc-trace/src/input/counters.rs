@@ -1,4 +1,4 @@
-//! What the kernel side has counted, and what came out of its rings.
+//! What the eBPF programs have counted, and what came out of its rings.
 
 use borsh::{BorshDeserialize, BorshSerialize, io};
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use ipc_trace_common::{
 
 /// Counters of one row, summed over the CPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
-pub(crate) struct Counts {
+pub(crate) struct CallCounters {
     /// Calls that returned (`ipc_trace_common::state::Counters`)
     pub seen: u64,
     /// Taken out by filters
@@ -33,9 +33,9 @@ pub(crate) struct Counts {
 pub(crate) struct AllCounts {
     /// By operation
     #[borsh(serialize_with = "put_ops", deserialize_with = "get_ops")]
-    pub ops: BTreeMap<Op, Counts>,
+    pub ops: BTreeMap<Op, CallCounters>,
     /// The control ring
-    pub control: Counts,
+    pub control: CallCounters,
     /// Runs of programs that the kernel left out
     pub missed: u64,
 }
@@ -55,14 +55,14 @@ impl AllCounts {
     /// What was lost, beside the calls that are counted by operation.
     #[must_use]
     pub(crate) const fn others(&self) -> Others {
-        let Counts { dropped: facts, withheld, .. } = self.control;
+        let CallCounters { dropped: facts, withheld, .. } = self.control;
         Others { missed: self.missed, facts, withheld }
     }
 
     /// All operations together.
     #[must_use]
-    pub(crate) fn total(&self) -> Counts {
-        self.ops.values().fold(Counts::default(), |sum, one| Counts {
+    pub(crate) fn total(&self) -> CallCounters {
+        self.ops.values().fold(CallCounters::default(), |sum, one| CallCounters {
             seen: sum.seen + one.seen,
             filtered: sum.filtered + one.filtered,
             emitted: sum.emitted + one.emitted,
@@ -77,14 +77,14 @@ impl AllCounts {
 /// Lost calls by namespace, operation and error; namespace 0: no room to tell.
 pub(crate) type Drops = std::collections::HashMap<DropKey, u64>;
 
-fn put_ops<W: io::Write>(ops: &BTreeMap<Op, Counts>, to: &mut W) -> io::Result<()> {
+fn put_ops<W: io::Write>(ops: &BTreeMap<Op, CallCounters>, to: &mut W) -> io::Result<()> {
     raw::put_len(ops.len(), to)?;
     ops.iter().try_for_each(|(op, counts)| (*op as u8, *counts).serialize(to))
 }
 
-fn get_ops<R: io::Read>(from: &mut R) -> io::Result<BTreeMap<Op, Counts>> {
+fn get_ops<R: io::Read>(from: &mut R) -> io::Result<BTreeMap<Op, CallCounters>> {
     let len = u32::deserialize_reader(from)?;
-    (0..len).map(|_| Ok((raw::op(from)?, Counts::deserialize_reader(from)?))).collect()
+    (0..len).map(|_| Ok((raw::op(from)?, CallCounters::deserialize_reader(from)?))).collect()
 }
 
 fn put_drops<W: io::Write>(drops: &Option<Drops>, to: &mut W) -> io::Result<()> {
@@ -116,7 +116,7 @@ pub(crate) struct Delivered {
     /// Control records
     pub control: u64,
     /// Records that could not be decoded; they are among the others
-    pub garbled: u64,
+    pub malformed: u64,
 }
 
 impl Delivered {
@@ -130,7 +130,7 @@ impl Delivered {
 /// All counters, at one moment.
 #[derive(Clone, Debug, Default, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Counted {
-    /// Those of the kernel side
+    /// Those of the eBPF programs
     pub counts: AllCounts,
     /// What was lost, in detail; `None`: nothing more than before
     #[borsh(serialize_with = "put_drops", deserialize_with = "get_drops")]

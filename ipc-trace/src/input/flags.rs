@@ -143,7 +143,7 @@ pub(crate) const SETVAL: u32 = 16;
 
 /// The commands of shmctl, semctl or msgctl.
 #[derive(Debug)]
-pub(crate) struct Control {
+pub(crate) struct CtlCommands {
     /// All but those that every operation has
     own: CommandNames,
     /// Those whose first argument is an index, and whose result is an id
@@ -157,7 +157,7 @@ const IPC: CommandNames =
     &[(0, "IPC_RMID"), (IPC_SET, "IPC_SET"), (2, "IPC_STAT"), (IPC_INFO, "IPC_INFO")];
 
 /// shmctl: include/uapi/linux/shm.h
-pub(crate) const SHMCTL: Control = Control {
+pub(crate) const SHMCTL: CtlCommands = CtlCommands {
     own: &[
         (11, "SHM_LOCK"),
         (12, "SHM_UNLOCK"),
@@ -170,7 +170,7 @@ pub(crate) const SHMCTL: Control = Control {
 };
 
 /// semctl: include/uapi/linux/sem.h
-pub(crate) const SEMCTL: Control = Control {
+pub(crate) const SEMCTL: CtlCommands = CtlCommands {
     own: &[
         (11, "GETPID"),
         (12, "GETVAL"),
@@ -188,13 +188,13 @@ pub(crate) const SEMCTL: Control = Control {
 };
 
 /// msgctl: include/uapi/linux/msg.h
-pub(crate) const MSGCTL: Control = Control {
+pub(crate) const MSGCTL: CtlCommands = CtlCommands {
     own: &[(11, "MSG_STAT"), (12, "MSG_INFO"), (13, "MSG_STAT_ANY")],
     stat: [11, 13],
     info: 12,
 };
 
-impl Control {
+impl CtlCommands {
     /// The name of a command, which is without [`IPC_64`].
     #[must_use]
     pub(crate) fn name(&self, command: u32) -> Option<&'static str> {

@@ -5,36 +5,36 @@
 //! | --- | --- |
 //! | [`args`] | the arguments of a call |
 //! | [`batch`] | calls that came together |
-//! | [`census`] | what existed at one moment, as the kernel side lists it |
+//! | [`namespace_list`] | what existed at one moment, as the eBPF programs list it |
 //! | [`container`] | what runtimes say of their containers |
-//! | [`counters`] | what the kernel side has counted, and what came out of its rings |
-//! | [`deeds`] | what a call did to objects |
+//! | [`counters`] | what the eBPF programs have counted, and what came out of its rings |
+//! | [`effect`] | what a call did to objects |
 //! | [`flags`] | the names of flags and commands |
 //! | [`pattern`] | names as a filter or a policy writes them |
 //! | [`process`] | what `/proc` has of processes: questions and answers |
 //! | `raw` | plain values of records, as bytes |
 //! | [`stream`] | inputs as bytes |
-//! | [`wanted`] | which containers' calls are wanted |
+//! | [`container_filter`] | which containers' calls are wanted |
 
 pub(crate) mod args;
 pub(crate) mod batch;
-pub(crate) mod census;
 pub(crate) mod container;
+pub(crate) mod container_filter;
 pub(crate) mod counters;
-pub(crate) mod deeds;
+pub(crate) mod effect;
 pub(crate) mod flags;
+pub(crate) mod namespace_list;
 pub(crate) mod pattern;
 pub(crate) mod process;
 mod raw;
 pub(crate) mod stream;
-pub(crate) mod wanted;
 
 use borsh::{BorshDeserialize, BorshSerialize};
 use ipc_trace_common::{
-    op::{Abi, Code, Detail, Effect, Memory, Op},
+    op::{Abi, Detail, Effect, Memory, Op, SyscallCode},
     record::{
-        AccessRecord, CallRecord, CgroupRecord, CtlPart, ExitRecord, Header, Kind, MoveRecord,
-        MsgPart, NamePart, NamespaceRecord, NsRef, QueuePart, QueueRecord, QueueRef, Sembuf,
+        AccessRecord, CallRecord, CgroupRecord, CtlPart, ExitRecord, Header, MoveRecord, MsgPart,
+        NamePart, NamespaceRecord, NsRef, QueuePart, QueueRecord, QueueRef, RecordKind, Sembuf,
         SemopPart, VERSION, flag,
     },
     state::{Fold, FoldKey},
@@ -42,13 +42,13 @@ use ipc_trace_common::{
 
 use zerocopy::{FromBytes, Immutable, IntoBytes as _, KnownLayout};
 
-use crate::event::{Backends, Command, ReadFrom, ls::Ls, objects::ObjectLook};
-use batch::Batch;
-use census::Census;
-use container::Named;
+use crate::event::{Backends, CommandOutcome, ReadFrom, ls::Ls, objects::ObjectLook};
+use batch::CallBatch;
+use container::RuntimeMetadata;
+use container_filter::Wanted;
 use counters::Counted;
-use process::{Answer, Beside, Context, Request};
-use wanted::Wanted;
+use namespace_list::NamespaceList;
+use process::{Context, InspectorAnswer, InspectorRequest, MoveContext};
 
 /// Something that the engine is told.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ pub(crate) enum Input<'a> {
     /// A call returned
     Call(Call<'a>),
     /// Calls returned that came together
-    Batch(Batch<'a>),
+    Batch(CallBatch<'a>),
     /// A call changed objects that is not to be shown
     Change(Call<'a>),
     /// Who a thread is
@@ -66,14 +66,14 @@ pub(crate) enum Input<'a> {
     /// A namespace showed itself
     Namespace(&'a NamespaceRecord),
     /// A thread got into another namespace, and what was to be seen of it then
-    Move(&'a MoveRecord, &'a Beside),
+    Move(&'a MoveRecord, &'a MoveContext),
     /// A queue showed itself
     Queue(&'a QueueRecord),
     /// A cgroup was made or removed
     Cgroup(&'a CgroupRecord),
     /// A thread reached what may be another namespace's
     Access(&'a AccessRecord),
-    /// Accesses that the kernel side counted, and did not tell of each
+    /// Accesses that the eBPF programs counted, and did not tell of each
     Folded(&'a [(FoldKey, Fold)]),
     /// Cgroups that exist, by number
     Cgroups(&'a [(u64, Vec<u8>)]),
@@ -84,12 +84,12 @@ pub(crate) enum Input<'a> {
         /// What it found
         ls: Option<&'a Ls>,
         /// What was listed before it
-        before: &'a Census,
+        before: &'a NamespaceList,
         /// and after it
-        after: &'a Census,
+        after: &'a NamespaceList,
     },
     /// All that happened until that boot time, when calls began to be shown, was told; the list that was made then
-    Opened(u64, &'a Census),
+    Opened(u64, &'a NamespaceList),
     /// The rings were read: all that happened before `reached` has been told
     Read {
         /// The boot time now, nanoseconds
@@ -100,24 +100,24 @@ pub(crate) enum Input<'a> {
     /// A second went by
     Tick(Moment),
     /// A list of what exists. What happened before it was made has been told
-    Listed(&'a Census),
+    Listed(&'a NamespaceList),
     /// Counters
     Counted(&'a Counted),
-    /// What exists after a loss ([`Want::Snapshot`]), with what was listed before and after; `None`: it could not be
+    /// What exists after a loss ([`EngineRequest::Snapshot`]), with what was listed before and after; `None`: it could not be
     /// looked at
-    Snapshot(Option<&'a Ls>, &'a Census, &'a Census),
+    Snapshot(Option<&'a Ls>, &'a NamespaceList, &'a NamespaceList),
     /// A look into a namespace with removed segments, at a boot time
     Lingered(NsRef, u64, &'a [ObjectLook]),
     /// What a runtime says of a container
-    Named(&'a Named),
+    Named(&'a RuntimeMetadata),
     /// An answer about processes
-    Answer(&'a Answer),
+    Answer(&'a InspectorAnswer),
     /// Nothing comes any more but answers: the boot time of the end
     Ending(u64),
     /// A look at the end, after all records
-    Settled(Option<&'a Ls>, &'a Census),
+    Settled(Option<&'a Ls>, &'a NamespaceList),
     /// The last: COMMAND and its end
-    Finish(Option<&'a Command>),
+    Finish(Option<&'a CommandOutcome>),
 }
 
 /// A moment, by two clocks.
@@ -163,14 +163,14 @@ pub(crate) struct Begin {
     /// What hash tables begin with, so that nobody can foresee them
     pub seed: u64,
     /// What existed when programs had been attached
-    pub census: Census,
+    pub namespace_list: NamespaceList,
 }
 
 /// What the engine wants done, beside the questions about processes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Want {
+pub(crate) enum EngineRequest {
     /// A question about processes
-    Ask(Request),
+    Ask(InspectorRequest),
     /// What exists is to be listed anew
     Snapshot,
     /// It is to be looked whether removed segments are gone: nothing tells when the last attachment ends
@@ -195,7 +195,7 @@ pub(crate) enum DecodeError {
         /// The bytes that are there
         len: usize,
     },
-    /// The kernel side is of another version.
+    /// The eBPF programs are of another version.
     #[error("a record of version {0}, not {VERSION}")]
     Version(u8),
     /// A value that no record holds.
@@ -227,16 +227,16 @@ pub(crate) struct Call<'a> {
     /// How it came in
     pub abi: Abi,
     /// The operation with the variant of its arguments
-    pub code: Code,
+    pub code: SyscallCode,
     /// What all calls have
     pub record: &'a CallRecord,
     /// What belongs to the operation
-    pub part: Part<'a>,
+    pub part: CallPayload<'a>,
 }
 
 /// What belongs to an operation.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Part<'a> {
+pub(crate) enum CallPayload<'a> {
     /// shmget, shmat, shmdt, semget, msgget
     None,
     /// semop of at most one operation, without a time limit
@@ -258,11 +258,13 @@ impl Call<'_> {
     #[must_use]
     pub(crate) fn queue(&self) -> Option<&QueueRef> {
         match self.part {
-            Part::Queue(part) => Some(&part.queue),
-            Part::Name(part) => Some(&part.queue),
-            Part::None | Part::InlineSemop(_) | Part::Semop(_) | Part::Msg(_) | Part::Ctl(_) => {
-                None
-            }
+            CallPayload::Queue(part) => Some(&part.queue),
+            CallPayload::Name(part) => Some(&part.queue),
+            CallPayload::None
+            | CallPayload::InlineSemop(_)
+            | CallPayload::Semop(_)
+            | CallPayload::Msg(_)
+            | CallPayload::Ctl(_) => None,
         }
     }
 
@@ -322,8 +324,8 @@ pub(crate) fn view<T: FromBytes + KnownLayout + Immutable>(
 }
 
 #[inline(always)]
-pub(crate) fn meaning(header: &Header) -> Result<(Op, Abi, Code), DecodeError> {
-    let code = Code(header.code);
+pub(crate) fn meaning(header: &Header) -> Result<(Op, Abi, SyscallCode), DecodeError> {
+    let code = SyscallCode(header.code);
     match (code.op(), Abi::ALL.get(usize::from(header.abi))) {
         (Some(op), Some(&abi)) => Ok((op, abi, code)),
         _ => Err(DecodeError::Call { abi: header.abi, code: header.code }),
@@ -336,35 +338,35 @@ impl<'a> Call<'a> {
     /// # Errors
     /// The bytes are too few, or no call that exists.
     #[inline(always)] // Where it is known which kinds are wanted, the others go.
-    pub(crate) fn of(bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        let kind = Kind::Call as u8;
+    pub(crate) fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let kind = RecordKind::Call as u8;
         let (record, rest) = view::<CallRecord>(bytes, kind)?;
         let (op, abi, code) = meaning(&record.header)?;
         let part = match op.detail() {
-            Detail::Plain => Part::None,
+            Detail::Plain => CallPayload::None,
             Detail::Semop if record.header.flags & flag::INLINE != 0 => {
                 let [.., packed] = record.args;
-                Part::InlineSemop(sembuf(packed))
+                CallPayload::InlineSemop(sembuf(packed))
             }
-            Detail::Semop => Part::Semop(view(rest, kind)?.0),
-            Detail::Message => Part::Msg(view(rest, kind)?.0),
-            Detail::Control => Part::Ctl(view(rest, kind)?.0),
-            Detail::Queue => Part::Queue(view(rest, kind)?.0),
-            Detail::Name => Part::Name(view(rest, kind)?.0),
+            Detail::Semop => CallPayload::Semop(view(rest, kind)?.0),
+            Detail::Message => CallPayload::Msg(view(rest, kind)?.0),
+            Detail::Control => CallPayload::Ctl(view(rest, kind)?.0),
+            Detail::Queue => CallPayload::Queue(view(rest, kind)?.0),
+            Detail::Name => CallPayload::Name(view(rest, kind)?.0),
         };
         Ok(Call { op, abi, code, record, part })
     }
 
-    /// Its record, and what belongs to it, in words: [`Self::of`] takes them.
+    /// Its record, and what belongs to it, in words: [`Self::decode`] takes them.
     #[must_use]
     pub(crate) fn to_words(self) -> Box<[u64]> {
         let part = match self.part {
-            Part::None | Part::InlineSemop(_) => &[],
-            Part::Semop(part) => part.as_bytes(),
-            Part::Msg(part) => part.as_bytes(),
-            Part::Ctl(part) => part.as_bytes(),
-            Part::Queue(part) => part.as_bytes(),
-            Part::Name(part) => part.as_bytes(),
+            CallPayload::None | CallPayload::InlineSemop(_) => &[],
+            CallPayload::Semop(part) => part.as_bytes(),
+            CallPayload::Msg(part) => part.as_bytes(),
+            CallPayload::Ctl(part) => part.as_bytes(),
+            CallPayload::Queue(part) => part.as_bytes(),
+            CallPayload::Name(part) => part.as_bytes(),
         };
         words(&[self.record.as_bytes(), part])
     }

@@ -1,4 +1,4 @@
-//! What is known of processes beside the kernel side's records: what `/proc` has, asked for and answered.
+//! What is known of processes beside the eBPF programs' records: what `/proc` has, asked for and answered.
 
 use borsh::{BorshDeserialize, BorshSerialize};
 use std::{borrow::Cow, sync::Arc};
@@ -9,60 +9,60 @@ use super::{
     Arguments,
     raw::{get_all, put_all},
 };
-use crate::event::{OtherNs, value::Text};
+use crate::event::{OtherNs, value::OsBytes};
 
 /// What a process was called with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Called {
     /// Its arguments; `None`: they were not asked for, or can't be read
-    pub args: Option<Arc<[Text<'static>]>>,
+    pub args: Option<Arc<[OsBytes<'static>]>>,
     /// Whether there are more
     pub truncated: bool,
 }
 
 impl Called {
-    /// As the kernel side read it. `len`: of all arguments. `None`: they are to be found elsewhere.
+    /// As the eBPF programs read it. `len`: of all arguments. `None`: they are to be found elsewhere.
     #[must_use]
     pub(crate) fn new(arguments: Arguments<'_>, len: u64) -> Option<Self> {
         match arguments {
             Arguments::None => Some(Self::default()),
             Arguments::Unread => None,
-            Arguments::Read(bytes) => Some(Self::of(bytes, len > bytes.len() as u64)),
+            Arguments::Read(bytes) => Some(Self::from_bytes(bytes, len > bytes.len() as u64)),
         }
     }
 
     /// Of these arguments, each with a NUL behind.
     #[must_use]
-    pub(crate) fn of(bytes: &[u8], truncated: bool) -> Self {
+    pub(crate) fn from_bytes(bytes: &[u8], truncated: bool) -> Self {
         Self { args: Some(split(bytes)), truncated }
     }
 }
 
-fn split(bytes: &[u8]) -> Arc<[Text<'static>]> {
+fn split(bytes: &[u8]) -> Arc<[OsBytes<'static>]> {
     if bytes.is_empty() {
         return Arc::default();
     }
     let bytes = bytes.strip_suffix(b"\0").unwrap_or(bytes);
-    bytes.split(|byte| *byte == 0).map(|one| Text(Cow::Owned(one.to_vec()))).collect()
+    bytes.split(|byte| *byte == 0).map(|one| OsBytes(Cow::Owned(one.to_vec()))).collect()
 }
 
 /// A process: its number, and when it started, on `CLOCK_BOOTTIME`; 0: not known.
-pub(crate) type ProcessKey = (u32, u64);
+pub(crate) type ProcessId = (u32, u64);
 
-/// Who a thread is, whole: what the kernel side sent, and what `/proc` had where that was not all.
+/// Who a thread is, whole: what the eBPF programs sent, and what `/proc` had where that was not all.
 #[derive(Clone, Debug)]
 pub(crate) struct Context {
-    /// The kernel side's record
+    /// The eBPF programs' record
     pub record: Box<ContextRecord>,
     /// What its process was called with
     pub called: Called,
     /// What `/proc` had
-    pub found: Found,
+    pub found: ProcInfo,
 }
 
 /// What `/proc` had of a process, of what was asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
-pub(crate) struct Found {
+pub(crate) struct ProcInfo {
     /// Path of its executable
     pub exe: Option<Vec<u8>>,
     /// What it was called with
@@ -89,7 +89,7 @@ pub(crate) struct Mapped {
 
 /// What was to be seen of a thread that moved, when its move was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
-pub(crate) struct Beside {
+pub(crate) struct MoveContext {
     /// The segments that its process had mapped; `None`: it is gone, or was not looked at
     pub mapped: Option<Vec<Mapped>>,
     /// Its parent's mount namespace
@@ -100,18 +100,18 @@ pub(crate) struct Beside {
 }
 
 /// What the engine wants to know of processes. Each is answered once, in the order of the questions, by an
-/// [`Answer`].
+/// [`InspectorAnswer`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Request {
+pub(crate) enum InspectorRequest {
     /// The namespaces that a thread is in
     Namespaces(u32),
     /// The segments that a process has mapped
-    Mapped(ProcessKey),
+    Mapped(ProcessId),
     /// The map of users of a process's namespace, which was not written yet; `tid` and the number of the context are
     /// given back
     Users {
         /// The process
-        process: ProcessKey,
+        process: ProcessId,
         /// The thread
         tid: u32,
         /// Its context
@@ -121,27 +121,27 @@ pub(crate) enum Request {
     Ended(Vec<u32>),
 }
 
-impl Request {
+impl InspectorRequest {
     /// The answer of who does not look.
     #[must_use]
-    pub(crate) fn unanswered(&self) -> Answer {
+    pub(crate) fn unanswered(&self) -> InspectorAnswer {
         match self {
-            Self::Namespaces(tid) => Answer::Namespaces(*tid, 0, None),
-            Self::Mapped(process) => Answer::Mapped(*process, None),
-            Self::Users { tid, context, .. } => Answer::Users(*tid, *context, Vec::new()),
-            Self::Ended(_) => Answer::Ended(Vec::new()),
+            Self::Namespaces(tid) => InspectorAnswer::Namespaces(*tid, 0, None),
+            Self::Mapped(process) => InspectorAnswer::Mapped(*process, None),
+            Self::Users { tid, context, .. } => InspectorAnswer::Users(*tid, *context, Vec::new()),
+            Self::Ended(_) => InspectorAnswer::Ended(Vec::new()),
         }
     }
 }
 
-/// The answer to a [`Request`].
+/// The answer to a [`InspectorRequest`].
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
-pub(crate) enum Answer {
+pub(crate) enum InspectorAnswer {
     /// The thread; when it was looked at, boot time, 0: it was not; the number of its IPC namespace, and the others,
     /// `None`: it is gone, or there is nobody to ask
     Namespaces(u32, u64, Option<(u32, OtherNs)>),
     /// The process, and what it has mapped; `None`: it is gone, or can't be looked at
-    Mapped(ProcessKey, Option<Vec<Mapped>>),
+    Mapped(ProcessId, Option<Vec<Mapped>>),
     /// The thread and its context, and the map; empty: it is not written yet
     Users(
         u32,

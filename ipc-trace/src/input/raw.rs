@@ -1,4 +1,4 @@
-//! Plain values of the kernel side's records, as bytes.
+//! Plain values of the eBPF programs' records, as bytes.
 
 use borsh::{
     BorshDeserialize as _, BorshSerialize as _,

@@ -17,15 +17,15 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{
     Begin, Call, Input, Moment,
-    batch::Batch,
-    census::Census,
-    container::Named,
+    batch::CallBatch,
+    container::RuntimeMetadata,
     counters::Counted,
-    process::{Answer, Beside, Called, Context, Found},
+    namespace_list::NamespaceList,
+    process::{Called, Context, InspectorAnswer, MoveContext, ProcInfo},
     raw::{get, get_all, invalid, put, put_all},
     words,
 };
-use crate::event::{Command, ls::Ls, objects::ObjectLook};
+use crate::event::{CommandOutcome, ls::Ls, objects::ObjectLook};
 
 /// Bytes of one input, at most: more than of any host with a million objects.
 const LONGEST: u32 = 1 << 30;
@@ -34,9 +34,9 @@ macro_rules! kinds {
     ($($kind:ident)*) => {
         /// What an input is.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        enum Kind { $($kind,)* }
+        enum InputKind { $($kind,)* }
 
-        impl Kind {
+        impl InputKind {
             const ALL: &[Self] = &[$(Self::$kind,)*];
         }
     };
@@ -100,7 +100,7 @@ pub(crate) fn read<T>(
         return Ok(None);
     }
     let length = u32::deserialize_reader(from)?;
-    let kind = Kind::ALL.get(usize::from(u8::deserialize_reader(from)?));
+    let kind = InputKind::ALL.get(usize::from(u8::deserialize_reader(from)?));
     let kind = kind.ok_or_else(|| invalid("no such input"))?;
     let mut result = None;
     with_input(*kind, &bytes(length, from)?, |input| result = Some(with(input)))?;
@@ -119,112 +119,112 @@ fn bytes(length: u32, from: &mut impl Read) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn put_input(input: &Input<'_>, to: &mut Vec<u8>) -> io::Result<Kind> {
+fn put_input(input: &Input<'_>, to: &mut Vec<u8>) -> io::Result<InputKind> {
     Ok(match input {
         Input::Call(call) => {
             put_words(&call.to_words(), to)?;
-            Kind::Call
+            InputKind::Call
         }
         Input::Batch(batch) => {
             put_words(&batch.to_words(), to)?;
-            Kind::Batch
+            InputKind::Batch
         }
         Input::Change(call) => {
             put_words(&call.to_words(), to)?;
-            Kind::Change
+            InputKind::Change
         }
         Input::Context(Context { record, called, found }) => {
             put(record.as_ref(), to)?;
             (called, found).serialize(to)?;
-            Kind::Context
+            InputKind::Context
         }
         Input::Exit(record) => {
             put(*record, to)?;
-            Kind::Exit
+            InputKind::Exit
         }
         Input::Namespace(record) => {
             put(*record, to)?;
-            Kind::Namespace
+            InputKind::Namespace
         }
         Input::Move(record, beside) => {
             put(*record, to)?;
             beside.serialize(to)?;
-            Kind::Move
+            InputKind::Move
         }
         Input::Queue(record) => {
             put(*record, to)?;
-            Kind::Queue
+            InputKind::Queue
         }
         Input::Cgroup(record) => {
             put(*record, to)?;
-            Kind::Cgroup
+            InputKind::Cgroup
         }
         Input::Access(record) => {
             put(*record, to)?;
-            Kind::Access
+            InputKind::Access
         }
         Input::Folded(all) => {
             let (keys, folds): (Vec<_>, Vec<_>) = all.iter().copied().unzip();
             put_all(&keys, to)?;
             put_all(&folds, to)?;
-            Kind::Folded
+            InputKind::Folded
         }
         Input::Cgroups(all) => {
             all.serialize(to)?;
-            Kind::Cgroups
+            InputKind::Cgroups
         }
         Input::Looked { at, ls, before, after } => {
             (at, ls, before, after).serialize(to)?;
-            Kind::Looked
+            InputKind::Looked
         }
-        Input::Opened(at, census) => {
-            (at, census).serialize(to)?;
-            Kind::Opened
+        Input::Opened(at, namespace_list) => {
+            (at, namespace_list).serialize(to)?;
+            InputKind::Opened
         }
         Input::Read { now, reached } => {
             (now, reached).serialize(to)?;
-            Kind::Read
+            InputKind::Read
         }
         Input::Tick(moment) => {
             moment.serialize(to)?;
-            Kind::Tick
+            InputKind::Tick
         }
-        Input::Listed(census) => {
-            census.serialize(to)?;
-            Kind::Listed
+        Input::Listed(namespace_list) => {
+            namespace_list.serialize(to)?;
+            InputKind::Listed
         }
         Input::Counted(counted) => {
             counted.serialize(to)?;
-            Kind::Counted
+            InputKind::Counted
         }
         Input::Snapshot(ls, before, after) => {
             (ls, before, after).serialize(to)?;
-            Kind::Snapshot
+            InputKind::Snapshot
         }
         Input::Lingered(ns, at, found) => {
             put(ns, to)?;
             (at, found).serialize(to)?;
-            Kind::Lingered
+            InputKind::Lingered
         }
         Input::Named(named) => {
             named.serialize(to)?;
-            Kind::Named
+            InputKind::Named
         }
         Input::Answer(answer) => {
             answer.serialize(to)?;
-            Kind::Answer
+            InputKind::Answer
         }
         Input::Ending(at) => {
             at.serialize(to)?;
-            Kind::Ending
+            InputKind::Ending
         }
-        Input::Settled(ls, census) => {
-            (ls, census).serialize(to)?;
-            Kind::Settled
+        Input::Settled(ls, namespace_list) => {
+            (ls, namespace_list).serialize(to)?;
+            InputKind::Settled
         }
         Input::Finish(command) => {
             command.serialize(to)?;
-            Kind::Finish
+            InputKind::Finish
         }
     })
 }
@@ -241,78 +241,83 @@ fn record<T: FromBytes + IntoBytes + KnownLayout + Immutable>(
     Ok(())
 }
 
-fn with_input(kind: Kind, bytes: &[u8], with: impl FnOnce(&Input<'_>)) -> io::Result<()> {
+fn with_input(kind: InputKind, bytes: &[u8], with: impl FnOnce(&Input<'_>)) -> io::Result<()> {
     let mut rest = bytes;
     let from = &mut rest;
     match kind {
-        Kind::Call | Kind::Change => {
+        InputKind::Call | InputKind::Change => {
             let words = words(&[bytes]);
-            let call = Call::of(words.as_bytes()).map_err(|error| invalid(&error.to_string()))?;
-            let is_call = kind == Kind::Call;
+            let call =
+                Call::decode(words.as_bytes()).map_err(|error| invalid(&error.to_string()))?;
+            let is_call = kind == InputKind::Call;
             with(&if is_call { Input::Call(call) } else { Input::Change(call) });
             return Ok(());
         }
-        Kind::Batch => {
+        InputKind::Batch => {
             let words = words(&[bytes]);
             let batch =
-                Batch::new(words.as_bytes()).map_err(|error| invalid(&error.to_string()))?;
+                CallBatch::new(words.as_bytes()).map_err(|error| invalid(&error.to_string()))?;
             with(&Input::Batch(batch));
             return Ok(());
         }
-        Kind::Context => {
+        InputKind::Context => {
             let record: Box<ContextRecord> = Box::new(get(from)?);
-            let (called, found) = <(Called, Found)>::deserialize(from)?;
+            let (called, found) = <(Called, ProcInfo)>::deserialize(from)?;
             with(&Input::Context(&Context { record, called, found }));
         }
-        Kind::Exit => record(from, |record: &ExitRecord| with(&Input::Exit(record)))?,
-        Kind::Namespace => {
+        InputKind::Exit => record(from, |record: &ExitRecord| with(&Input::Exit(record)))?,
+        InputKind::Namespace => {
             record(from, |record: &NamespaceRecord| with(&Input::Namespace(record)))?;
         }
-        Kind::Move => {
+        InputKind::Move => {
             let record: MoveRecord = get(from)?;
-            with(&Input::Move(&record, &Beside::deserialize(from)?));
+            with(&Input::Move(&record, &MoveContext::deserialize(from)?));
         }
-        Kind::Queue => record(from, |record: &QueueRecord| with(&Input::Queue(record)))?,
-        Kind::Cgroup => record(from, |record: &CgroupRecord| with(&Input::Cgroup(record)))?,
-        Kind::Access => record(from, |record: &AccessRecord| with(&Input::Access(record)))?,
-        Kind::Folded => {
+        InputKind::Queue => record(from, |record: &QueueRecord| with(&Input::Queue(record)))?,
+        InputKind::Cgroup => record(from, |record: &CgroupRecord| with(&Input::Cgroup(record)))?,
+        InputKind::Access => record(from, |record: &AccessRecord| with(&Input::Access(record)))?,
+        InputKind::Folded => {
             let (keys, folds) = (get_all(from)?, get_all(from)?);
             let all: Vec<_> = keys.into_iter().zip(folds).collect();
             with(&Input::Folded(&all));
         }
-        Kind::Cgroups => with(&Input::Cgroups(&Vec::deserialize(from)?)),
-        Kind::Looked => {
-            let (at, ls, before, after) = <(u64, Option<Ls>, Census, Census)>::deserialize(from)?;
+        InputKind::Cgroups => with(&Input::Cgroups(&Vec::deserialize(from)?)),
+        InputKind::Looked => {
+            let (at, ls, before, after) =
+                <(u64, Option<Ls>, NamespaceList, NamespaceList)>::deserialize(from)?;
             with(&Input::Looked { at, ls: ls.as_ref(), before: &before, after: &after });
         }
-        Kind::Opened => {
-            let (at, census) = <(u64, Census)>::deserialize(from)?;
-            with(&Input::Opened(at, &census));
+        InputKind::Opened => {
+            let (at, namespace_list) = <(u64, NamespaceList)>::deserialize(from)?;
+            with(&Input::Opened(at, &namespace_list));
         }
-        Kind::Read => {
+        InputKind::Read => {
             let (now, reached) = <(u64, u64)>::deserialize(from)?;
             with(&Input::Read { now, reached });
         }
-        Kind::Tick => with(&Input::Tick(Moment::deserialize(from)?)),
-        Kind::Listed => with(&Input::Listed(&Census::deserialize(from)?)),
-        Kind::Counted => with(&Input::Counted(&Counted::deserialize(from)?)),
-        Kind::Snapshot => {
-            let (ls, before, after) = <(Option<Ls>, Census, Census)>::deserialize(from)?;
+        InputKind::Tick => with(&Input::Tick(Moment::deserialize(from)?)),
+        InputKind::Listed => with(&Input::Listed(&NamespaceList::deserialize(from)?)),
+        InputKind::Counted => with(&Input::Counted(&Counted::deserialize(from)?)),
+        InputKind::Snapshot => {
+            let (ls, before, after) =
+                <(Option<Ls>, NamespaceList, NamespaceList)>::deserialize(from)?;
             with(&Input::Snapshot(ls.as_ref(), &before, &after));
         }
-        Kind::Lingered => {
+        InputKind::Lingered => {
             let ns: NsRef = get(from)?;
             let (at, found) = <(u64, Vec<ObjectLook>)>::deserialize(from)?;
             with(&Input::Lingered(ns, at, &found));
         }
-        Kind::Named => with(&Input::Named(&Named::deserialize(from)?)),
-        Kind::Answer => with(&Input::Answer(&Answer::deserialize(from)?)),
-        Kind::Ending => with(&Input::Ending(u64::deserialize(from)?)),
-        Kind::Settled => {
-            let (ls, census) = <(Option<Ls>, Census)>::deserialize(from)?;
-            with(&Input::Settled(ls.as_ref(), &census));
+        InputKind::Named => with(&Input::Named(&RuntimeMetadata::deserialize(from)?)),
+        InputKind::Answer => with(&Input::Answer(&InspectorAnswer::deserialize(from)?)),
+        InputKind::Ending => with(&Input::Ending(u64::deserialize(from)?)),
+        InputKind::Settled => {
+            let (ls, namespace_list) = <(Option<Ls>, NamespaceList)>::deserialize(from)?;
+            with(&Input::Settled(ls.as_ref(), &namespace_list));
         }
-        Kind::Finish => with(&Input::Finish(Option::<Command>::deserialize(from)?.as_ref())),
+        InputKind::Finish => {
+            with(&Input::Finish(Option::<CommandOutcome>::deserialize(from)?.as_ref()))
+        }
     }
     match rest.is_empty() {
         true => Ok(()),

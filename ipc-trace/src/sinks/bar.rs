@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use super::{Screen, text::footer::Footer};
-use crate::event::{Accounting, OpAccounting, Pending, Status};
+use crate::event::{Accounting, OpAccounting, PendingCall, Status};
 
 /// A call that has been in the kernel for so long is shown while it is there.
 const LONG_CALL_NS: u64 = 10_000_000_000;
@@ -37,7 +37,7 @@ impl Bar {
         let seconds = at.duration_since(then).as_secs_f64();
         let Accounting { total: OpAccounting { seen, dropped, .. }, missed, .. } =
             status.accounting;
-        let is_long = |call: &&Pending| call.for_ns >= LONG_CALL_NS;
+        let is_long = |call: &&PendingCall| call.for_ns >= LONG_CALL_NS;
         let pending: Vec<_> = status.pending.iter().filter(is_long).cloned().collect();
         let footer = Footer {
             elapsed: at.duration_since(self.begin),
@@ -79,8 +79,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        event::value::Time,
-        sinks::text::{call::Look, style::Palette},
+        event::value::Timestamp,
+        sinks::text::{call::LineStyle, style::Palette},
     };
 
     #[test]
@@ -90,9 +90,9 @@ mod tests {
         assert!(bar.erase().is_empty());
         let total = OpAccounting { seen: 12_345, ..OpAccounting::default() };
         let accounting = Accounting { total, ..Accounting::default() };
-        let time = Time(UNIX_EPOCH);
+        let time = Timestamp(UNIX_EPOCH);
         let status = Status { time, accounting, minute: false, pending: Vec::new() };
-        let look = Look { palette: Palette::PLAIN, native: Abi::X86_64 };
+        let look = LineStyle { palette: Palette::PLAIN, native: Abi::X86_64 };
         bar.update(&status, Screen { look, width: 80, min_confidence: 0 });
         let text = String::from_utf8(bar.show().to_vec()).unwrap();
         assert!(text.contains("12,345 calls"), "{text}");

@@ -1,7 +1,7 @@
 //! A JSON object a line; a report as one object.
 
 use super::{Format, Screen};
-use crate::event::{Event, Line, VERSION};
+use crate::event::{Event, JsonLine, VERSION};
 
 /// Writes JSON.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +22,7 @@ impl Format for Json {
         }
         // A person's terminal wants to know every second.
         if !matches!(event, Event::Status(status) if !status.minute) {
-            append(out, |out| serde_json::to_writer(out, &Line { v: VERSION, event }));
+            append(out, |out| serde_json::to_writer(out, &JsonLine { v: VERSION, event }));
         }
     }
 }

@@ -9,7 +9,7 @@
 //! | [`writer`] | the thread that writes |
 //! | [`output`] | standard output, which may be slow, stuck, full or closed |
 //!
-//! **To add a sink**: a file with a type that is a [`Format`], and a row of [`Kind`].
+//! **To add a sink**: a file with a type that is a [`Format`], and a row of [`SinkKind`].
 //!
 //! Invariant: a sink says nothing back. What it is slow with waits in its queue, and what has no room there is counted
 //! by it alone.
@@ -24,15 +24,15 @@ pub(crate) mod writer;
 use std::fmt;
 
 use crate::event::{Event, Tell};
-use queue::Class;
-use text::call::Look;
-use writer::Writer;
+use queue::LineClass;
+use text::call::LineStyle;
+use writer::SinkWriter;
 
 /// How people are shown things.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Screen {
     /// Colours, and what goes without saying
-    pub look: Look,
+    pub look: LineStyle,
     /// Cells of the terminal
     pub width: usize,
     /// Findings less sure than this are left out
@@ -52,11 +52,11 @@ macro_rules! sinks {
     ($($(#[$doc:meta])* $kind:ident = $name:literal, $new:path;)*) => {
         /// What there is to choose from.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-        pub(crate) enum Kind {
+        pub(crate) enum SinkKind {
             $($(#[$doc])* #[value(name = $name)] $kind,)*
         }
 
-        impl Kind {
+        impl SinkKind {
             /// Its name.
             #[must_use]
             pub(crate) const fn name(self) -> &'static str {
@@ -72,7 +72,7 @@ macro_rules! sinks {
 
 sinks! {
     /// For people
-    Text = "text", text::Text::new;
+    Text = "text", text::TextSink::new;
     /// For programs
     Json = "json", json::Json::new;
 }
@@ -84,10 +84,10 @@ const TOGETHER: usize = 1 << 16;
 #[derive(Debug)]
 pub(crate) struct Sink {
     format: Box<dyn Format>,
-    writer: Writer,
+    writer: SinkWriter,
     /// What has come together, of one class, and how many calls are among it
     together: Vec<u8>,
-    class: Class,
+    class: LineClass,
     lines: u64,
     calls: u64,
 }
@@ -95,19 +95,19 @@ pub(crate) struct Sink {
 impl Sink {
     /// One that formats so, and hands on to a writer.
     #[must_use]
-    pub(crate) fn new(kind: Kind, screen: Screen, writer: Writer) -> Self {
+    pub(crate) fn new(kind: SinkKind, screen: Screen, writer: SinkWriter) -> Self {
         Self {
             format: kind.format(screen),
             writer,
             together: Vec::new(),
-            class: Class::Call,
+            class: LineClass::Call,
             lines: 0,
             calls: 0,
         }
     }
 
     /// Its writer.
-    pub(crate) const fn writer(&mut self) -> &mut Writer {
+    pub(crate) const fn writer(&mut self) -> &mut SinkWriter {
         &mut self.writer
     }
 
@@ -133,8 +133,8 @@ impl Sink {
 }
 
 impl Tell for Sink {
-    fn tell(&mut self, event: &Event<'_>) {
-        let class = Class::of(event);
+    fn emit(&mut self, event: &Event<'_>) {
+        let class = LineClass::of_event(event);
         if let Some(standing) = event.standing() {
             // The writer adds what it has counted.
             self.flush();

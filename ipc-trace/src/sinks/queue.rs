@@ -13,7 +13,7 @@ pub(super) const ROOM: usize = 128 << 20;
 
 /// How soon a line goes when there is no room: the first goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Class {
+pub(super) enum LineClass {
     /// A call
     Call,
     /// A namespace, an object, a container, a loss
@@ -23,12 +23,12 @@ pub(super) enum Class {
 }
 
 /// All of them.
-const CLASSES: [Class; 3] = [Class::Call, Class::Other, Class::Finding];
+const CLASSES: [LineClass; 3] = [LineClass::Call, LineClass::Other, LineClass::Finding];
 
-impl Class {
+impl LineClass {
     /// That of an event.
     #[inline]
-    pub(super) const fn of(event: &Event<'_>) -> Self {
+    pub(super) const fn of_event(event: &Event<'_>) -> Self {
         match event {
             Event::Ipc(_) => Self::Call,
             Event::Finding(_) => Self::Finding,
@@ -91,7 +91,7 @@ impl<S> Queue<S> {
     }
 
     /// Lines of one class come; `calls`: how many of them count as calls.
-    pub(super) fn push(&mut self, class: Class, bytes: Vec<u8>, (lines, calls): (u64, u64)) {
+    pub(super) fn push(&mut self, class: LineClass, bytes: Vec<u8>, (lines, calls): (u64, u64)) {
         while self.used + bytes.len() > self.room {
             // What weighs less makes room; among equals, who is there stays.
             let less = CLASSES.into_iter().take_while(|one| *one < class);
@@ -139,7 +139,7 @@ impl<S> Queue<S> {
     }
 
     #[expect(clippy::indexing_slicing, reason = "there are as many as classes")]
-    fn queue(&mut self, class: Class) -> &mut VecDeque<Lines> {
+    fn queue(&mut self, class: LineClass) -> &mut VecDeque<Lines> {
         &mut self.waiting[class as usize]
     }
 
@@ -182,18 +182,18 @@ mod tests {
     fn calls_go_first_and_findings_last() {
         let mut queue = Queue::new(4);
         let push = |queue: &mut Queue<u32>, class, text: &str| {
-            queue.push(class, text.into(), (1, u64::from(class == Class::Call)));
+            queue.push(class, text.into(), (1, u64::from(class == LineClass::Call)));
         };
-        push(&mut queue, Class::Call, "aa");
-        push(&mut queue, Class::Other, "oo");
+        push(&mut queue, LineClass::Call, "aa");
+        push(&mut queue, LineClass::Other, "oo");
         // No room: a call is lost, as there is nothing that weighs less.
-        push(&mut queue, Class::Call, "bb");
+        push(&mut queue, LineClass::Call, "bb");
         queue.push_standing(1);
-        push(&mut queue, Class::Finding, "ff");
+        push(&mut queue, LineClass::Finding, "ff");
         // The call went, and now the other line does.
-        push(&mut queue, Class::Finding, "gg");
-        push(&mut queue, Class::Other, "pp");
-        push(&mut queue, Class::Finding, "hh");
+        push(&mut queue, LineClass::Finding, "gg");
+        push(&mut queue, LineClass::Other, "pp");
+        push(&mut queue, LineClass::Finding, "hh");
         queue.push_standing(2);
         assert_eq!(take(&mut queue), ("[1]ffgg[2]".to_owned(), vec![(2, 1), (0, 2)]));
     }
@@ -213,7 +213,7 @@ mod tests {
             for (what, len) in steps {
                 match CLASSES.get(what) {
                     Some(class) => {
-                        let is_call = u64::from(*class == Class::Call);
+                        let is_call = u64::from(*class == LineClass::Call);
                         queue.push(*class, vec![0; len], (1, is_call));
                         pushed += 1;
                         calls += is_call;

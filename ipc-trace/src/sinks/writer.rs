@@ -8,15 +8,15 @@ use std::{
 };
 
 use super::{
-    Format, Kind, Screen,
+    Format, Screen, SinkKind,
     bar::Bar,
     output::{Output, OutputError},
-    queue::{Class, Next, Queue, ROOM},
+    queue::{LineClass, Next, Queue, ROOM},
 };
 use crate::event::{Event, Loss, SinkAccounting, Standing};
 
 #[derive(Debug)]
-struct Shared {
+struct WriterState {
     queue: Queue<Box<Standing>>,
     /// Nothing more comes
     closed: bool,
@@ -27,25 +27,26 @@ struct Shared {
 
 /// The other end of the thread.
 #[derive(Debug)]
-pub(crate) struct Writer {
-    shared: Arc<(Mutex<Shared>, Condvar)>,
+pub(crate) struct SinkWriter {
+    shared: Arc<(Mutex<WriterState>, Condvar)>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Writer {
+impl SinkWriter {
     /// Starts the thread.
     ///
     /// # Errors
     /// There can be no thread.
     pub(crate) fn start(
-        kind: Kind,
+        kind: SinkKind,
         screen: Screen,
         output: Output,
         bar: Option<Bar>,
     ) -> io::Result<Self> {
-        let shared = Shared { queue: Queue::new(ROOM), closed: false, ended: None, is_over: false };
+        let shared =
+            WriterState { queue: Queue::new(ROOM), closed: false, ended: None, is_over: false };
         let shared = Arc::new((Mutex::new(shared), Condvar::new()));
-        let mut end = End {
+        let mut end = WriterEnd {
             name: kind.name(),
             format: kind.format(screen),
             output,
@@ -60,7 +61,7 @@ impl Writer {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    pub(super) fn push(&self, class: Class, bytes: Vec<u8>, counts: (u64, u64)) {
+    pub(super) fn push(&self, class: LineClass, bytes: Vec<u8>, counts: (u64, u64)) {
         self.with(|shared| {
             if !shared.is_over {
                 shared.queue.push(class, bytes, counts);
@@ -86,7 +87,7 @@ impl Writer {
         }
     }
 
-    fn with(&self, change: impl FnOnce(&mut Shared)) {
+    fn with(&self, change: impl FnOnce(&mut WriterState)) {
         let (shared, changed) = &*self.shared;
         change(&mut shared.lock().unwrap_or_else(PoisonError::into_inner));
         changed.notify_one();
@@ -121,7 +122,7 @@ impl Writer {
 
 /// The thread's end.
 #[derive(Debug)]
-struct End {
+struct WriterEnd {
     name: &'static str,
     format: Box<dyn Format>,
     output: Output,
@@ -130,8 +131,8 @@ struct End {
     counts: SinkAccounting,
 }
 
-impl End {
-    fn serve(&mut self, shared: &(Mutex<Shared>, Condvar)) {
+impl WriterEnd {
+    fn serve(&mut self, shared: &(Mutex<WriterState>, Condvar)) {
         let (shared, changed) = shared;
         loop {
             let mut all = shared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -184,7 +185,7 @@ impl End {
                 time: standing.time(),
                 dropped,
                 missed: 0,
-                facts: 0,
+                metadata: 0,
                 by: &[],
                 sink: Some(self.name),
                 lost_other: Some(lost_other),

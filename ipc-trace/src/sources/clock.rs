@@ -1,4 +1,4 @@
-//! The clocks: boot time, which the kernel side stamps records with, and the time of day.
+//! The clocks: boot time, which the eBPF programs stamp records with, and the time of day.
 
 use std::sync::OnceLock;
 

@@ -5,23 +5,26 @@ use serde_json::Value;
 
 use super::{
     figure::{Figure, Unit, largest, median, smallest},
-    tracer::Programs,
+    tracer::BenchPrograms,
 };
 
 /// A loop, and how much slower it may get.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Loop {
+pub(super) struct MeasuredLoop {
     pub(super) name: &'static str,
     pub(super) workload: &'static str,
     pub(super) limit: f64,
 }
 
 /// Calls that block: entry and return are looked at, the time between is taken.
-pub(super) const SEMOP: Loop =
-    Loop { name: "`semop` loop, traced / untraced", workload: "semop-loop", limit: 2.3 };
+pub(super) const SEMOP: MeasuredLoop =
+    MeasuredLoop { name: "`semop` loop, traced / untraced", workload: "semop-loop", limit: 2.3 };
 /// Calls that are no IPC, and pay for the tracepoints all the same.
-pub(super) const GETPPID: Loop =
-    Loop { name: "`getppid` loop, traced / untraced", workload: "getppid-loop", limit: 2.1 };
+pub(super) const GETPPID: MeasuredLoop = MeasuredLoop {
+    name: "`getppid` loop, traced / untraced",
+    workload: "getppid-loop",
+    limit: 2.1,
+};
 
 /// What a call took, by the clock on the wall and by the time that its thread was on a processor.
 fn ns_per_call(book: &Value) -> Result<[f64; 2]> {
@@ -37,8 +40,8 @@ fn medians(runs: &[[f64; 2]]) -> [f64; 2] {
 /// Runs a loop untraced and under `report`, again and again in turns. What was lost meanwhile is
 /// the second figure.
 pub(super) fn measure(
-    programs: &Programs,
-    one: Loop,
+    programs: &BenchPrograms,
+    one: MeasuredLoop,
     rounds: usize,
     calls: u64,
 ) -> Result<Vec<Figure>> {

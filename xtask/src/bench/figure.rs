@@ -35,9 +35,9 @@ impl Figure {
     }
 }
 
-struct Value(f64, Unit);
+struct FigureValue(f64, Unit);
 
-impl fmt::Display for Value {
+impl fmt::Display for FigureValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.1 {
             Unit::Ratio => write!(f, "{:.2}", self.0),
@@ -54,7 +54,7 @@ pub(super) const HEADING: &str = "| figure | measured | limit | how |\n| --- | -
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, unit, value, limit, details } = self;
-        let (value, limit) = (Value(*value, *unit), Value(*limit, *unit));
+        let (value, limit) = (FigureValue(*value, *unit), FigureValue(*limit, *unit));
         let verdict = if self.is_within() { "" } else { " **over**" };
         write!(f, "| {name} | {value}{verdict} | {limit} | {details} |")
     }

@@ -7,9 +7,9 @@ use anyhow::{Context as _, Result, ensure};
 use super::{
     cost::{self, GETPPID, SEMOP},
     figure::{Figure, HEADING},
-    machine::{self, Machine},
+    machine::{self, HostMachine},
     memory, times,
-    tracer::Programs,
+    tracer::BenchPrograms,
 };
 
 /// Options of `cargo xtask bench host`.
@@ -29,12 +29,12 @@ pub(crate) struct HostArgs {
     backend: String,
     /// Only these figures
     #[arg(long, value_enum, value_delimiter = ',')]
-    only: Vec<Part>,
+    only: Vec<FigureGroup>,
 }
 
 /// A group of figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Part {
+enum FigureGroup {
     /// The semop loop
     Semop,
     /// The getppid loop
@@ -51,9 +51,9 @@ const FEW: u64 = 1_000_000;
 /// Measures and prints: whether all limits are kept.
 pub(super) fn run(args: &HostArgs) -> Result<bool> {
     ensure!(nix::unistd::geteuid().is_root(), "loading BPF programs needs root");
-    let (_, programs) = Programs::build(&args.backend)?;
+    let (_, programs) = BenchPrograms::build(&args.backend)?;
     machine::stay_on_two_processors().context("cannot stay on two processors")?;
-    println!("{}\n\n{HEADING}", Machine::look());
+    println!("{}\n\n{HEADING}", HostMachine::inspect());
     let mut within = true;
     let mut show = |figures: &[Figure]| {
         for figure in figures {
@@ -63,17 +63,17 @@ pub(super) fn run(args: &HostArgs) -> Result<bool> {
     };
     let wanted = |part| args.only.is_empty() || args.only.contains(&part);
     let rounds = usize::from(args.rounds);
-    if wanted(Part::Semop) {
+    if wanted(FigureGroup::Semop) {
         show(&cost::measure(&programs, SEMOP, rounds, args.calls)?);
     }
-    if wanted(Part::Getppid) {
+    if wanted(FigureGroup::Getppid) {
         show(&cost::measure(&programs, GETPPID, rounds, args.calls)?);
     }
-    if wanted(Part::Times) {
+    if wanted(FigureGroup::Times) {
         show(&times::measure(&programs, rounds)?);
         show(&[times::idle(&programs, Duration::from_secs(10))?]);
     }
-    if wanted(Part::Memory) {
+    if wanted(FigureGroup::Memory) {
         show(&memory::measure(&programs, FEW, args.events)?);
     }
     Ok(within)

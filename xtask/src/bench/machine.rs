@@ -9,7 +9,7 @@ use nix::{
 
 /// The machine.
 #[derive(Clone, Debug)]
-pub(super) struct Machine {
+pub(super) struct HostMachine {
     processor: String,
     processors: usize,
     memory_gib: f64,
@@ -23,9 +23,9 @@ fn field(file: &str, name: &str) -> Option<String> {
     Some(line.trim_start_matches([' ', '\t', ':']).to_owned())
 }
 
-impl Machine {
+impl HostMachine {
     /// Looks at it.
-    pub(super) fn look() -> Self {
+    pub(super) fn inspect() -> Self {
         let kib = field("/proc/meminfo", "MemTotal").unwrap_or_default();
         let kib: f64 = kib.trim_end_matches(" kB").parse().unwrap_or(0.0);
         let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
@@ -39,7 +39,7 @@ impl Machine {
     }
 }
 
-impl fmt::Display for Machine {
+impl fmt::Display for HostMachine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { processor, processors, memory_gib, kernel, load } = self;
         write!(

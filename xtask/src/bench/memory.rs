@@ -4,11 +4,11 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{
     figure::{Figure, Unit},
-    tracer::{Programs, resident_kib},
+    tracer::{BenchPrograms, resident_kib},
 };
 
 /// Makes at least so many events in all: how many there have been.
-fn flood(programs: &Programs, mut made: u64, until: u64) -> Result<u64> {
+fn flood(programs: &BenchPrograms, mut made: u64, until: u64) -> Result<u64> {
     while made < until {
         // As long as most of what is left may take, so that the first stop is near its mark.
         let seconds = ((until - made) as f64 / 4e6).clamp(0.02, 5.0).to_string();
@@ -26,7 +26,7 @@ fn flood(programs: &Programs, mut made: u64, until: u64) -> Result<u64> {
 }
 
 /// Resident memory of `report` after many events against that after few.
-pub(super) fn measure(programs: &Programs, few: u64, many: u64) -> Result<[Figure; 2]> {
+pub(super) fn measure(programs: &BenchPrograms, few: u64, many: u64) -> Result<[Figure; 2]> {
     let tracer = programs.report()?;
     let first = flood(programs, 0, few)?;
     let before = resident_kib(tracer.pid())?;

@@ -42,7 +42,7 @@ enum Bench {
     /// The running kernel (needs root); what is done without a word more
     Host(host::HostArgs),
     /// Instructions a call, in emulated machines, beside bpftrace and strace
-    Vm(vm::VmArgs),
+    Vm(vm::BenchVmArgs),
     /// What runs inside those machines
     #[command(hide = true)]
     Inside(vm::inside::InsideArgs),

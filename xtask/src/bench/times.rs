@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use super::{
     figure::{Figure, Unit, largest, median},
-    tracer::{Live, Programs},
+    tracer::{BenchPrograms, LiveLines},
 };
 use crate::workload::process::processor_time;
 
@@ -45,11 +45,11 @@ fn figure(name: &'static str, seconds: &[f64]) -> Figure {
 }
 
 /// From the start of the program to the first event on its output, and from the signal to its exit.
-pub(super) fn measure(programs: &Programs, rounds: usize) -> Result<[Figure; 2]> {
+pub(super) fn measure(programs: &BenchPrograms, rounds: usize) -> Result<[Figure; 2]> {
     let (mut starts, mut ends) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         let (start, end) = with_calls(|| {
-            let mut live = Live::start(programs, &[])?;
+            let mut live = LiveLines::start(programs, &[])?;
             live.wait_for("ipc")?;
             Ok((live.started.elapsed(), live.end()?))
         })?;
@@ -60,8 +60,8 @@ pub(super) fn measure(programs: &Programs, rounds: usize) -> Result<[Figure; 2]>
 }
 
 /// Part of a processor that the tracer uses while nothing is called, as far as the host is quiet.
-pub(super) fn idle(programs: &Programs, duration: Duration) -> Result<Figure> {
-    let mut live = Live::start(programs, &[])?;
+pub(super) fn idle(programs: &BenchPrograms, duration: Duration) -> Result<Figure> {
+    let mut live = LiveLines::start(programs, &[])?;
     live.wait_for("start")?;
     // What it does at the start is another figure.
     std::thread::sleep(Duration::from_secs(1));

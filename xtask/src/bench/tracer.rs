@@ -17,12 +17,12 @@ use serde_json::Value;
 
 use crate::{
     build::{self, Built},
-    tracer::{self, Beside},
+    tracer::{self, BackgroundProcess},
 };
 
 /// The programs.
 #[derive(Clone, Debug)]
-pub(super) struct Programs {
+pub(super) struct BenchPrograms {
     /// `ipc-trace`
     pub(super) tracer: PathBuf,
     /// This program, as it is released
@@ -31,7 +31,7 @@ pub(super) struct Programs {
     pub(super) backend: String,
 }
 
-impl Programs {
+impl BenchPrograms {
     /// Builds both programs as they are released.
     pub(super) fn build(backend: &str) -> Result<(Built, Self)> {
         let root = build::workspace_root()?;
@@ -67,8 +67,8 @@ impl Programs {
     }
 
     /// Starts `report`; calls are counted when this returns.
-    pub(super) fn report(&self) -> Result<Beside> {
-        let mut tracer = Beside::tracing(self.tracer("report"))?;
+    pub(super) fn report(&self) -> Result<BackgroundProcess> {
+        let mut tracer = BackgroundProcess::tracing(self.tracer("report"))?;
         tracer.pass_on_messages();
         Ok(tracer)
     }
@@ -88,16 +88,16 @@ impl Programs {
 
 /// `live`, whose lines are read as they come: by whoever waits for them, since that is what is timed.
 #[derive(Debug)]
-pub(super) struct Live {
+pub(super) struct LiveLines {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
     /// When it was started
     pub(super) started: Instant,
 }
 
-impl Live {
+impl LiveLines {
     /// Starts it; calls may not be traced yet when this returns.
-    pub(super) fn start(programs: &Programs, options: &[&str]) -> Result<Self> {
+    pub(super) fn start(programs: &BenchPrograms, options: &[&str]) -> Result<Self> {
         let started = Instant::now();
         let mut command = programs.tracer("live");
         let mut child = command.args(options).stdout(Stdio::piped()).spawn()?;

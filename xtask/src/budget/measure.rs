@@ -14,8 +14,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{ProgramInfo, loaded_programs};
 
-use super::table::{Program, Size, Sizes};
-use crate::tracer::{self, Beside};
+use super::table::{Program, ProgramSize, Sizes};
+use crate::tracer::{self, BackgroundProcess};
 
 /// The commands whose programs differ: `report` shows no arguments.
 pub(super) const MODES: [&str; 2] = ["live", "report"];
@@ -37,17 +37,17 @@ pub(super) fn measure(tracer: &Path, backend: &str, modes: &[&str]) -> Result<Si
     Ok(all)
 }
 
-fn of_mode(program: &Path, backend: &str, mode: &str) -> Result<BTreeMap<String, Size>> {
+fn of_mode(program: &Path, backend: &str, mode: &str) -> Result<BTreeMap<String, ProgramSize>> {
     let mut command = tracer::command(program, mode, Some(backend));
     command.args(["-o", "json"]);
-    let tracer = Beside::tracing(command)?;
+    let tracer = BackgroundProcess::tracing(command)?;
     let sizes = sizes_of(tracer.pid())?;
     tracer.end()?;
     Ok(sizes)
 }
 
 /// The programs that a process has descriptors of.
-fn sizes_of(pid: u32) -> Result<BTreeMap<String, Size>> {
+fn sizes_of(pid: u32) -> Result<BTreeMap<String, ProgramSize>> {
     let own = programs_of(pid)?;
     // Others may be unloaded while we ask; what is lacking of the tracer's shows below.
     let loaded = loaded_programs().filter_map(Result::ok);
@@ -69,8 +69,9 @@ fn sizes_of(pid: u32) -> Result<BTreeMap<String, Size>> {
         let jited = programs.iter().map(|program| program.size_jitted()).max().unwrap_or(0);
         for name in named {
             // Programs of several functions differ in what they know of their calls: the largest counts.
-            let size = sizes.entry(name.clone()).or_insert(Size { verified, jited });
-            *size = Size { verified: size.verified.max(verified), jited: size.jited.max(jited) };
+            let size = sizes.entry(name.clone()).or_insert(ProgramSize { verified, jited });
+            *size =
+                ProgramSize { verified: size.verified.max(verified), jited: size.jited.max(jited) };
         }
     }
     Ok(sizes)

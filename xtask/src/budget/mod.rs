@@ -5,7 +5,7 @@
 //! | [`measure`] | asks the running kernel about a running tracer's programs |
 //! | [`table`] | what is stored, and the comparison: pure |
 //!
-//! Invariant: the stored figures are those of the released build of the kernel side, and come from
+//! Invariant: the stored figures are those of the released build of the eBPF programs, and come from
 //! running tracers alone.
 
 mod measure;
@@ -21,7 +21,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{build, tracer, vm};
 use measure::MODES;
-use table::{Kernel, Program, Size, Sizes, Table};
+use table::{BudgetKernel, BudgetTable, Program, ProgramSize, Sizes};
 
 /// Where the table is, in the workspace.
 const FILE: &str = "xtask/budget.txt";
@@ -29,12 +29,12 @@ const FILE: &str = "xtask/budget.txt";
 const STORED: &str = include_str!("../../budget.txt");
 /// The backends, each of which a kernel may refuse.
 const BACKENDS: [&str; 2] = ["function", "syscall"];
-/// Before each line of [`Budget::Measure`].
+/// Before each line of [`BudgetCommand::Measure`].
 const MARK: &str = "size";
 
 /// What to do.
 #[derive(Clone, Debug, clap::Subcommand)]
-pub(crate) enum Budget {
+pub(crate) enum BudgetCommand {
     /// Compare the programs of this kernel with the table (needs root)
     Check {
         /// With this backend of the tracer
@@ -55,25 +55,25 @@ pub(crate) enum Budget {
 }
 
 /// Runs `cargo xtask budget`.
-pub(crate) fn main(what: &Budget) -> Result<ExitCode> {
+pub(crate) fn main(what: &BudgetCommand) -> Result<ExitCode> {
     match what {
-        Budget::Check { backend, mode } => match mode.as_deref() {
+        BudgetCommand::Check { backend, mode } => match mode.as_deref() {
             Some(mode) => check(backend, &[mode]),
             None => check(backend, &MODES),
         },
-        Budget::Measure => measure_all().map(|()| ExitCode::SUCCESS),
-        Budget::Update { suite } => update(suite).map(|()| ExitCode::SUCCESS),
+        BudgetCommand::Measure => measure_all().map(|()| ExitCode::SUCCESS),
+        BudgetCommand::Update { suite } => update(suite).map(|()| ExitCode::SUCCESS),
     }
 }
 
-fn running_kernel() -> Result<Kernel> {
+fn running_kernel() -> Result<BudgetKernel> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     release.parse()
 }
 
 fn check(backend: &str, modes: &[&str]) -> Result<ExitCode> {
     let kernel = running_kernel()?;
-    let stored: Table = STORED.parse().with_context(|| format!("cannot read {FILE}"))?;
+    let stored: BudgetTable = STORED.parse().with_context(|| format!("cannot read {FILE}"))?;
     let measured = measure::measure(&tracer::given_or_built()?, backend, modes)?;
     let comparison = stored.compare(kernel, (backend, modes), &measured);
     if !comparison.known {
@@ -133,7 +133,7 @@ fn update(suites: &[String]) -> Result<()> {
 /// Stores what was measured, and keeps what was not.
 fn write(path: &Path, outputs: &[String]) -> Result<()> {
     let name = || format!("cannot use {}", path.display());
-    let mut table: Table = fs::read_to_string(path)?.parse().with_context(name)?;
+    let mut table: BudgetTable = fs::read_to_string(path)?.parse().with_context(name)?;
     for output in outputs {
         let lines = output.lines().map(str::trim_end);
         // What else a machine prints is for people.
@@ -151,7 +151,7 @@ fn write(path: &Path, outputs: &[String]) -> Result<()> {
     fs::write(path, table.to_string()).with_context(name)
 }
 
-fn row(line: &str) -> Result<(Kernel, Program, Size)> {
+fn row(line: &str) -> Result<(BudgetKernel, Program, ProgramSize)> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let [kernel, backend, mode, name, size] = words.as_slice() else {
         bail!("{line:?} is no size of a program");
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn the_stored_table_is_as_it_is_written() {
-        let table: Table = STORED.parse().unwrap();
+        let table: BudgetTable = STORED.parse().unwrap();
         assert_eq!(table.to_string(), STORED);
     }
 

@@ -19,9 +19,9 @@ const HEAD: &str = "\
 
 /// A kernel, by the first two numbers of its release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Kernel(u32, u32);
+pub(crate) struct BudgetKernel(u32, u32);
 
-impl FromStr for Kernel {
+impl FromStr for BudgetKernel {
     type Err = anyhow::Error;
 
     /// `6.12`, also when more follows: `6.12.117-amd64`, `6.12+deb13`.
@@ -34,7 +34,7 @@ impl FromStr for Kernel {
     }
 }
 
-impl fmt::Display for Kernel {
+impl fmt::Display for BudgetKernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&format!("{}.{}", self.0, self.1))
     }
@@ -59,14 +59,14 @@ impl fmt::Display for Program {
 
 /// How large a program is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Size {
+pub(crate) struct ProgramSize {
     /// Instructions that the verifier went through (Linux 5.16 and later)
     pub(crate) verified: Option<u32>,
     /// Bytes of machine code
     pub(crate) jited: u32,
 }
 
-impl FromStr for Size {
+impl FromStr for ProgramSize {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
@@ -79,14 +79,14 @@ impl FromStr for Size {
     }
 }
 
-impl fmt::Display for Size {
+impl fmt::Display for ProgramSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verified = self.verified.map_or_else(|| "-".to_owned(), |number| number.to_string());
         f.pad(&format!("{verified}/{}", self.jited))
     }
 }
 
-impl Size {
+impl ProgramSize {
     /// Which of its figures outgrow `stored`.
     fn outgrows(self, stored: Self) -> Vec<String> {
         let figures = [
@@ -110,11 +110,11 @@ impl Size {
 }
 
 /// The programs of one backend on one kernel, in both modes.
-pub(crate) type Sizes = BTreeMap<Program, Size>;
+pub(crate) type Sizes = BTreeMap<Program, ProgramSize>;
 
 /// All that is stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Table(BTreeMap<Program, BTreeMap<Kernel, Size>>);
+pub(crate) struct BudgetTable(BTreeMap<Program, BTreeMap<BudgetKernel, ProgramSize>>);
 
 /// What a comparison came to.
 #[derive(Debug, PartialEq, Eq)]
@@ -125,9 +125,9 @@ pub(crate) struct Comparison {
     pub(crate) problems: Vec<String>,
 }
 
-impl Table {
+impl BudgetTable {
     /// Stores what was measured in place of what is stored of that backend on that kernel.
-    pub(crate) fn replace(&mut self, kernel: Kernel, backend: &str, measured: Sizes) {
+    pub(crate) fn replace(&mut self, kernel: BudgetKernel, backend: &str, measured: Sizes) {
         for (program, sizes) in &mut self.0 {
             if program.backend == backend {
                 sizes.remove(&kernel);
@@ -143,7 +143,7 @@ impl Table {
     /// program is held to the largest figures of all kernels.
     pub(crate) fn compare(
         &self,
-        kernel: Kernel,
+        kernel: BudgetKernel,
         (backend, modes): (&str, &[&str]),
         measured: &Sizes,
     ) -> Comparison {
@@ -158,7 +158,7 @@ impl Table {
                 if known {
                     sizes.get(&kernel).copied()
                 } else {
-                    sizes.values().copied().reduce(Size::max)
+                    sizes.values().copied().reduce(ProgramSize::max)
                 }
             });
             match stored {
@@ -175,18 +175,18 @@ impl Table {
         Comparison { known, problems }
     }
 
-    fn kernels(&self) -> BTreeSet<Kernel> {
+    fn kernels(&self) -> BTreeSet<BudgetKernel> {
         self.0.values().flat_map(|sizes| sizes.keys().copied()).collect()
     }
 }
 
-impl FromStr for Table {
+impl FromStr for BudgetTable {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
         let mut lines = text.lines().filter(|line| !line.starts_with('#'));
         let head = lines.next().context("the table has no head")?;
-        let kernels: Vec<Kernel> =
+        let kernels: Vec<BudgetKernel> =
             head.split_whitespace().skip(3).map(str::parse).collect::<Result<_, _>>()?;
         let mut table = Self::default();
         for line in lines {
@@ -211,7 +211,7 @@ impl FromStr for Table {
     }
 }
 
-impl fmt::Display for Table {
+impl fmt::Display for BudgetTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kernels = self.kernels();
         let width = self.0.keys().map(|program| program.name.len()).max().unwrap_or(0);
@@ -239,8 +239,8 @@ mod tests {
     use super::*;
     use crate::budget::measure::MODES;
 
-    const NEW: Kernel = Kernel(6, 12);
-    const OLD: Kernel = Kernel(5, 10);
+    const NEW: BudgetKernel = BudgetKernel(6, 12);
+    const OLD: BudgetKernel = BudgetKernel(5, 10);
 
     fn program(backend: &str, name: &str) -> Program {
         Program { backend: backend.to_owned(), mode: "live".to_owned(), name: name.to_owned() }
@@ -248,13 +248,13 @@ mod tests {
 
     fn sizes(all: &[(&str, Option<u32>, u32)]) -> Sizes {
         let size = |(name, verified, jited): &(&str, Option<u32>, u32)| {
-            (program("syscall", name), Size { verified: *verified, jited: *jited })
+            (program("syscall", name), ProgramSize { verified: *verified, jited: *jited })
         };
         all.iter().map(size).collect()
     }
 
-    fn table() -> Table {
-        let mut table = Table::default();
+    fn table() -> BudgetTable {
+        let mut table = BudgetTable::default();
         table.replace(NEW, "syscall", sizes(&[("sys_exit", Some(1000), 500), ("b", Some(10), 10)]));
         table.replace(OLD, "syscall", sizes(&[("sys_exit", None, 700)]));
         table
@@ -263,20 +263,20 @@ mod tests {
     #[test]
     fn what_is_written_can_be_read() {
         let text = table().to_string();
-        assert_eq!(text.parse::<Table>().unwrap(), table());
+        assert_eq!(text.parse::<BudgetTable>().unwrap(), table());
         assert!(text.contains("sys_exit         -/700      1000/500\n"), "{text}");
         assert!(text.contains("b                    .         10/10\n"), "{text}");
         for bad in ["", "a b c 6.x\n", "a b c 6.1\na b c\n", "a b c 6.1\na b c 5\n"] {
-            assert!(bad.parse::<Table>().is_err(), "{bad:?}");
+            assert!(bad.parse::<BudgetTable>().is_err(), "{bad:?}");
         }
-        assert!("a b c 6.1\na b c 1/1\na b c 1/1\n".parse::<Table>().is_err());
+        assert!("a b c 6.1\na b c 1/1\na b c 1/1\n".parse::<BudgetTable>().is_err());
     }
 
     #[test]
     fn releases_are_two_numbers() {
-        assert_eq!("6.12.117-amd64".parse::<Kernel>().unwrap(), NEW);
-        assert_eq!("6.12+deb13-cloud".parse::<Kernel>().unwrap(), NEW);
-        assert!("linux".parse::<Kernel>().is_err() && "6".parse::<Kernel>().is_err());
+        assert_eq!("6.12.117-amd64".parse::<BudgetKernel>().unwrap(), NEW);
+        assert_eq!("6.12+deb13-cloud".parse::<BudgetKernel>().unwrap(), NEW);
+        assert!("linux".parse::<BudgetKernel>().is_err() && "6".parse::<BudgetKernel>().is_err());
     }
 
     #[test]
@@ -303,7 +303,8 @@ mod tests {
 
     #[test]
     fn an_unknown_kernel_is_held_to_the_largest_figures() {
-        let compare = |now: &[_]| table().compare(Kernel(9, 9), ("syscall", &MODES), &sizes(now));
+        let compare =
+            |now: &[_]| table().compare(BudgetKernel(9, 9), ("syscall", &MODES), &sizes(now));
         let fits = compare(&[("sys_exit", Some(1200), 840)]);
         assert_eq!(fits, Comparison { known: false, problems: vec![] });
         assert_eq!(compare(&[("sys_exit", Some(1201), 841)]).problems.len(), 2);

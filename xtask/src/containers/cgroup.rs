@@ -33,12 +33,12 @@ fn hierarchy() -> Result<PathBuf> {
 
 /// A cgroup that ends with this value, as do those above it that are empty then.
 #[derive(Debug)]
-pub struct Cgroup {
+pub struct TestCgroup {
     root: PathBuf,
     path: PathBuf,
 }
 
-impl Cgroup {
+impl TestCgroup {
     /// Makes it, at a path below the hierarchy's root.
     ///
     /// # Errors
@@ -78,7 +78,7 @@ impl Cgroup {
     }
 }
 
-impl Drop for Cgroup {
+impl Drop for TestCgroup {
     fn drop(&mut self) {
         // Who is still there, because something failed, goes first.
         for pid in fs::read_to_string(self.procs()).unwrap_or_default().lines() {

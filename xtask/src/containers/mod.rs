@@ -4,6 +4,6 @@ mod cgroup;
 mod docker;
 mod image;
 
-pub use cgroup::Cgroup;
+pub use cgroup::TestCgroup;
 pub use docker::{Docker, IMAGE};
 pub use image::tar as image;

@@ -17,19 +17,19 @@ use super::stage::{self, Stage};
 use crate::workload::{
     abi::is_error,
     book::outcome,
-    calls::{Caller, Time},
-    sysv::Step,
+    calls::{CountingCaller, TimeLimit},
+    sysv::SemStep,
 };
 
 /// A caller in a new namespace.
-pub(super) fn unshare_ipc() -> Result<Caller> {
-    let mut caller = Caller::new("home")?;
+pub(super) fn unshare_ipc() -> Result<CountingCaller> {
+    let mut caller = CountingCaller::new("home")?;
     caller.unshare("own")?;
     Ok(caller)
 }
 
 /// Enters the IPC namespace of a process, and no other of it.
-pub(super) fn enter_ipc(caller: &mut Caller, pid: u64) -> Result<()> {
+pub(super) fn enter_ipc(caller: &mut CountingCaller, pid: u64) -> Result<()> {
     stage::enter(pid, "ipc")?;
     caller.moved("entered")
 }
@@ -41,36 +41,36 @@ pub(super) fn made(what: &str, ret: i64) -> Result<i32> {
 }
 
 /// The address of a segment that was attached.
-pub(super) fn attach(caller: &mut Caller, id: i32) -> Result<u64> {
+pub(super) fn attach(caller: &mut CountingCaller, id: i32) -> Result<u64> {
     let ret = caller.shmat(id, 0, 0);
     ensure!(!is_error(ret), "shmat: {}", outcome(ret));
     Ok(ret as u64)
 }
 
 /// Opens a new queue for eight messages of 64 bytes.
-pub(super) fn open_queue(caller: &mut Caller, name: &[u8]) -> Result<i32> {
+pub(super) fn open_queue(caller: &mut CountingCaller, name: &[u8]) -> Result<i32> {
     let flags = libc::O_CREAT | libc::O_RDWR | libc::O_NONBLOCK;
     made("mq_open", caller.mq_open(name, flags, 0o600, Some((8, 64))))
 }
 
 /// Makes a segment of a page.
-pub(super) fn segment(caller: &mut Caller, key: i32) -> Result<i32> {
+pub(super) fn segment(caller: &mut CountingCaller, key: i32) -> Result<i32> {
     made("shmget", caller.shmget(key, 4096, libc::IPC_CREAT | 0o600))
 }
 
 /// Makes a semaphore.
-pub(super) fn semaphore(caller: &mut Caller, key: i32, mode: i32) -> Result<i32> {
+pub(super) fn semaphore(caller: &mut CountingCaller, key: i32, mode: i32) -> Result<i32> {
     made("semget", caller.semget(key, 1, libc::IPC_CREAT | mode))
 }
 
 /// Adds one to a semaphore.
-pub(super) fn up(caller: &mut Caller, id: i32) -> i64 {
-    caller.semtimedop(id, &[Step(0, 1, libc::IPC_NOWAIT as i16)], None)
+pub(super) fn up(caller: &mut CountingCaller, id: i32) -> i64 {
+    caller.semtimedop(id, &[SemStep(0, 1, libc::IPC_NOWAIT as i16)], None)
 }
 
 /// A time that is over.
-pub(super) fn now() -> Time {
-    Time::in_millis(0)
+pub(super) fn now() -> TimeLimit {
+    TimeLimit::in_millis(0)
 }
 
 /// Reads or writes the first byte of attached memory.
@@ -147,8 +147,8 @@ pub(super) fn owner_with_queues(stage: &mut Stage) -> Result<PathBuf> {
     let (queue, key, folder) = (stage.queue(), stage.key(1), stage.folder().to_owned());
     let container = stage.container()?;
     let mounted = folder.join("queues");
-    stage.contain(&container, stage::Inside::Fresh, "owner", |me| {
-        let mut caller = Caller::new("owner")?;
+    stage.contain(&container, stage::NamespaceSource::Fresh, "owner", |me| {
+        let mut caller = CountingCaller::new("owner")?;
         open_queue(&mut caller, &queue)?;
         semaphore(&mut caller, key, 0o600)?;
         mount_queues(&folder, "queues")?;

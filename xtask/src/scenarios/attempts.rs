@@ -7,27 +7,28 @@ use super::{
     actor::Actor,
     acts::{open_queue, semaphore, unshare_ipc, up},
     kind::{
-        Expected, Scenario,
-        Severity::{High, Info, Low, Medium},
+        ExpectedFinding,
+        ExpectedSeverity::{High, Info, Low, Medium},
+        Scenario,
     },
     own::database,
     stage::Stage,
 };
-use crate::workload::calls::{Caller, Route};
+use crate::workload::calls::{CountingCaller, Route};
 
 /// A key of many bits, that exists in exactly one other namespace.
-const fn strong(class: &'static str) -> Expected {
-    Expected::new(class, Medium).confident(60, 100)
+const fn strong(class: &'static str) -> ExpectedFinding {
+    ExpectedFinding::new(class, Medium).confident(60, 100)
 }
 
 /// Of a name, which is read before the kernel takes it: no more than that.
-const fn name() -> Expected {
-    Expected::new("probe-name", Low).confident(40, 59)
+const fn name() -> ExpectedFinding {
+    ExpectedFinding::new("probe-name", Low).confident(40, 59)
 }
 
 /// By who was there.
-const fn stale(class: &'static str) -> Expected {
-    Expected::new(class, High).confident(80, 100)
+const fn stale(class: &'static str) -> ExpectedFinding {
+    ExpectedFinding::new(class, High).confident(80, 100)
 }
 
 /// These scenarios.
@@ -64,7 +65,7 @@ pub(super) const ALL: &[Scenario] = &[
         name: "probe-key-small",
         what: "A process looks for a key of four digits that a container has.",
         play: small,
-        expected: &[Expected::new("probe-key", Info).confident(1, 40).up_to(Low)],
+        expected: &[ExpectedFinding::new("probe-key", Info).confident(1, 40).up_to(Low)],
         also: &[],
     },
     Scenario {
@@ -84,7 +85,7 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario {
         name: "probe-name-to-unlink",
         what: "A process tries to unlink a queue whose name exists in a container alone.",
-        play: |stage| named(stage, Caller::mq_unlink),
+        play: |stage| named(stage, CountingCaller::mq_unlink),
         expected: &[name().times(1)],
         also: &[],
     },
@@ -100,14 +101,14 @@ pub(super) const ALL: &[Scenario] = &[
         what: "A program tries all ids below 64, which others have.",
         play: low_ids,
         // On such ids alone nobody is ever surer.
-        expected: &[Expected::new("probe-id", Info).confident(0, 20)],
+        expected: &[ExpectedFinding::new("probe-id", Info).confident(0, 20)],
         also: &[],
     },
     Scenario {
         name: "probe-id-far",
         what: "A process uses an id that has been given out in one container alone.",
         play: id_far,
-        expected: &[Expected::new("probe-id", Low).confident(40, 79).up_to(Medium)],
+        expected: &[ExpectedFinding::new("probe-id", Low).confident(40, 79).up_to(Medium)],
         also: &[],
     },
     Scenario {
@@ -115,13 +116,13 @@ pub(super) const ALL: &[Scenario] = &[
         what: "A process uses the id of a semaphore that it used in the namespace that it left.",
         play: id_stale,
         // It is one of the first, which every namespace gives out: having been there makes up for some.
-        expected: &[Expected::new("probe-id", Low).confident(21, 79).up_to(Medium).times(1)],
+        expected: &[ExpectedFinding::new("probe-id", Low).confident(21, 79).up_to(Medium).times(1)],
         also: &[],
     },
 ];
 
 /// A process in a namespace of its own.
-fn prober(stage: &mut Stage, work: impl FnOnce(&mut Caller) -> Result<()>) -> Result<()> {
+fn prober(stage: &mut Stage, work: impl FnOnce(&mut CountingCaller) -> Result<()>) -> Result<()> {
     stage.act("prober", |me: &Actor<'_>| {
         work(&mut unshare_ipc()?)?;
         me.stay()
@@ -133,13 +134,13 @@ fn is_absent(ret: i64) -> Result<()> {
     Ok(())
 }
 
-fn looks(stage: &mut Stage, look: impl FnOnce(&mut Caller, i32) -> i64) -> Result<()> {
+fn looks(stage: &mut Stage, look: impl FnOnce(&mut CountingCaller, i32) -> i64) -> Result<()> {
     let key = stage.key(1);
     database(stage, key, 0, 0)?;
     prober(stage, |caller| is_absent(look(caller, key)))
 }
 
-fn named(stage: &mut Stage, look: impl FnOnce(&mut Caller, &[u8]) -> i64) -> Result<()> {
+fn named(stage: &mut Stage, look: impl FnOnce(&mut CountingCaller, &[u8]) -> i64) -> Result<()> {
     let (key, name) = (stage.key(1), stage.queue());
     database(stage, key, 0, 0)?;
     prober(stage, |caller| is_absent(look(caller, &name)))
@@ -165,8 +166,8 @@ fn small(stage: &mut Stage) -> Result<()> {
 /// A process that has done something in a namespace, which lives on, and then something in the next one.
 fn mover(
     stage: &mut Stage,
-    before: impl FnOnce(&mut Caller) -> Result<i32>,
-    after: impl FnOnce(&mut Caller, i32) -> Result<()>,
+    before: impl FnOnce(&mut CountingCaller) -> Result<i32>,
+    after: impl FnOnce(&mut CountingCaller, i32) -> Result<()>,
 ) -> Result<()> {
     stage.act("mover", |me| {
         let mut caller = unshare_ipc()?;

@@ -24,9 +24,9 @@ use super::{
     wire::Wire,
 };
 use crate::{
-    containers::Cgroup,
+    containers::TestCgroup,
     tracer,
-    workload::{calls::Caller, mq, process},
+    workload::{calls::CountingCaller, mq, process},
 };
 
 /// One that must stay silent.
@@ -151,7 +151,7 @@ fn sandbox(stage: &mut Stage) -> Result<()> {
                 | CloneFlags::CLONE_NEWNET,
         )?;
         me.fork_and_wait("program", |me| {
-            let mut caller = Caller::new("sandbox")?;
+            let mut caller = CountingCaller::new("sandbox")?;
             let id = segment(&mut caller, key)?;
             touch(attach(&mut caller, id)?);
             me.stay()
@@ -162,7 +162,7 @@ fn sandbox(stage: &mut Stage) -> Result<()> {
 fn private_service(stage: &mut Stage) -> Result<()> {
     let (key, name) = (stage.key(1), stage.queue());
     let unit = format!("system.slice/scenario-{}.service", std::process::id());
-    let cgroup = Cgroup::make(&unit)?;
+    let cgroup = TestCgroup::make(&unit)?;
     stage.act_in(&cgroup, "service", |me| {
         let mut caller = unshare_ipc()?;
         let id = segment(&mut caller, key)?;
@@ -170,7 +170,7 @@ fn private_service(stage: &mut Stage) -> Result<()> {
         let fd = open_queue(&mut caller, &name)?;
         for _ in 0..3 {
             me.fork_and_wait("worker", |_| {
-                let mut caller = Caller::new("worker")?;
+                let mut caller = CountingCaller::new("worker")?;
                 touch(at);
                 caller.mq_send(fd, b"done", 1, None);
                 Ok(())
@@ -251,7 +251,7 @@ fn own_errors(stage: &mut Stage) -> Result<()> {
         let id = semaphore(&mut caller, key, 0o600)?;
         let exists = caller.semget(key, 1, libc::IPC_CREAT | libc::IPC_EXCL | 0o600);
         me.fork_and_wait("other-user", |_| {
-            let mut caller = Caller::new("other")?;
+            let mut caller = CountingCaller::new("other")?;
             setuid(Uid::from_raw(4242))?;
             caller.semget(key, 1, 0o600);
             up(&mut caller, id);
@@ -272,7 +272,7 @@ fn shared_within(stage: &mut Stage) -> Result<()> {
         let at = attach(&mut caller, id)?;
         wire.pass(open_queue(&mut caller, &name)?)?;
         me.fork_and_wait("child", |_| {
-            let mut caller = Caller::new("child")?;
+            let mut caller = CountingCaller::new("child")?;
             let fd = wire.take()?;
             touch(at);
             caller.mq_send(fd.as_raw_fd(), b"at home", 1, None);
@@ -300,7 +300,7 @@ fn put_away(stage: &mut Stage) -> Result<()> {
 fn way_back(stage: &mut Stage) -> Result<()> {
     let key = stage.key(1);
     stage.act("supervisor", |me| {
-        let mut caller = Caller::new("home")?;
+        let mut caller = CountingCaller::new("home")?;
         let home = process::open_namespace()?;
         caller.unshare("own")?;
         let own = process::open_namespace()?;
@@ -349,7 +349,7 @@ fn left_behind(stage: &mut Stage) -> Result<()> {
     let (key, name) = (stage.key(1), stage.queue());
     stage.act("program", |me| {
         me.clone_and_wait(libc::CLONE_NEWIPC, "short", |_| {
-            let mut caller = Caller::new("short")?;
+            let mut caller = CountingCaller::new("short")?;
             let id = segment(&mut caller, key)?;
             touch(attach(&mut caller, id)?);
             semaphore(&mut caller, key, 0o600)?;
@@ -369,7 +369,7 @@ fn numbers_reused(stage: &mut Stage) -> Result<()> {
     stage.act("program", |me| {
         for _ in 0..REUSED {
             me.clone_and_wait(libc::CLONE_NEWIPC, "short", |_| {
-                let mut caller = Caller::new("short")?;
+                let mut caller = CountingCaller::new("short")?;
                 let id = segment(&mut caller, key)?;
                 let at = attach(&mut caller, id)?;
                 let fd = open_queue(&mut caller, &name)?;
@@ -385,7 +385,8 @@ fn numbers_reused(stage: &mut Stage) -> Result<()> {
 }
 
 fn caller_semget(key: i32) -> i64 {
-    Caller::new("short").map_or(-1, |mut caller| caller.semget(key, 1, libc::IPC_CREAT | 0o600))
+    CountingCaller::new("short")
+        .map_or(-1, |mut caller| caller.semget(key, 1, libc::IPC_CREAT | 0o600))
 }
 
 fn debugger(stage: &mut Stage) -> Result<()> {

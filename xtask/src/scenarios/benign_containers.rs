@@ -12,9 +12,9 @@ use super::{
     acts::{self, attach, open_queue, owner_with_queues, segment, semaphore, touch, up},
     benign::benign,
     kind::Scenario,
-    stage::{self, Inside, Stage},
+    stage::{self, NamespaceSource, Stage},
 };
-use crate::workload::calls::Caller;
+use crate::workload::calls::CountingCaller;
 
 /// These scenarios.
 pub(super) const ALL: &[Scenario] = &[
@@ -78,8 +78,8 @@ const POSTGRESQL: [i32; 2] = [5_432_001, 5_432_002];
 fn postgresql_twins(stage: &mut Stage) -> Result<()> {
     for name in ["postgres-1", "postgres-2"] {
         let container = stage.container()?;
-        stage.contain(&container, Inside::Fresh, name, |me| {
-            let mut caller = Caller::new(name)?;
+        stage.contain(&container, NamespaceSource::Fresh, name, |me| {
+            let mut caller = CountingCaller::new(name)?;
             for key in POSTGRESQL {
                 // As InternalIpcMemoryCreate and IpcSemaphoreCreate do: made exclusively, or the next.
                 semaphore(&mut caller, key, 0o600 | libc::IPC_EXCL)?;
@@ -98,8 +98,8 @@ fn twins_apart(stage: &mut Stage) -> Result<()> {
     let well_known = 0x5354_4154;
     for (name, makes) in [("twin-1", true), ("twin-2", false)] {
         let container = stage.container()?;
-        stage.contain(&container, Inside::Fresh, name, |me| {
-            let mut caller = Caller::new(name)?;
+        stage.contain(&container, NamespaceSource::Fresh, name, |me| {
+            let mut caller = CountingCaller::new(name)?;
             if makes {
                 segment(&mut caller, well_known)?;
                 open_queue(&mut caller, b"statistics")?;
@@ -139,7 +139,7 @@ fn exec(stage: &mut Stage, enter: impl FnOnce(u64) -> Result<()>) -> Result<()> 
     stage.act_in_last_container("runc:[2:INIT]", |me| {
         enter(owner)?;
         let shell = me.fork("sh", |me| {
-            let mut caller = Caller::new("inside")?;
+            let mut caller = CountingCaller::new("inside")?;
             let id = acts::made("semget", caller.semget(key, 1, 0))?;
             up(&mut caller, id);
             me.stay()
@@ -153,14 +153,14 @@ fn exec(stage: &mut Stage, enter: impl FnOnce(u64) -> Result<()>) -> Result<()> 
 fn pod(stage: &mut Stage) -> Result<()> {
     let queue = stage.queue();
     let pause = stage.container_of_pod(1)?;
-    stage.contain(&pause, Inside::Fresh, "pause", |me| me.stay())?;
+    stage.contain(&pause, NamespaceSource::Fresh, "pause", |me| me.stay())?;
     stage.settle()?;
     stage.keep(pause);
-    let with = Inside::With(stage.pid_of("pause")?);
+    let with = NamespaceSource::With(stage.pid_of("pause")?);
     for name in ["app", "sidecar"] {
         let container = stage.container_of_pod(1)?;
         stage.contain(&container, with, name, |me| {
-            let mut caller = Caller::new(name)?;
+            let mut caller = CountingCaller::new(name)?;
             let fd = open_queue(&mut caller, &queue)?;
             caller.mq_send(fd, b"to the pod", 1, None);
             caller.mq_receive(fd, 64, None);
@@ -174,7 +174,7 @@ fn pod(stage: &mut Stage) -> Result<()> {
 
 fn idle_on_the_host(stage: &mut Stage) -> Result<()> {
     let container = stage.container()?;
-    stage.contain(&container, Inside::HostIpc, "idle", |me| me.stay())?;
+    stage.contain(&container, NamespaceSource::HostIpc, "idle", |me| me.stay())?;
     stage.settle()?;
     stage.keep(container);
     Ok(())
@@ -198,8 +198,8 @@ fn churn(stage: &mut Stage) -> Result<()> {
     let (key, queue) = (stage.key(1), stage.queue());
     for number in 0..CONTAINERS {
         let container = stage.container()?;
-        stage.contain(&container, Inside::Fresh, &format!("job-{number}"), |_| {
-            let mut caller = Caller::new("job")?;
+        stage.contain(&container, NamespaceSource::Fresh, &format!("job-{number}"), |_| {
+            let mut caller = CountingCaller::new("job")?;
             let id = segment(&mut caller, key)?;
             touch(attach(&mut caller, id)?);
             let id = semaphore(&mut caller, key, 0o600)?;
@@ -217,15 +217,15 @@ fn churn(stage: &mut Stage) -> Result<()> {
 fn many_workers(stage: &mut Stage) -> Result<()> {
     let (key, queue) = (stage.key(1), stage.queue());
     let container = stage.container()?;
-    stage.contain(&container, Inside::Fresh, "master", |me| {
-        let mut caller = Caller::new("master")?;
+    stage.contain(&container, NamespaceSource::Fresh, "master", |me| {
+        let mut caller = CountingCaller::new("master")?;
         let id = segment(&mut caller, key)?;
         let at = attach(&mut caller, id)?;
         let sem = semaphore(&mut caller, key, 0o600)?;
         let fd = open_queue(&mut caller, &queue)?;
         for _ in 0..5 {
             me.fork_and_wait("worker", |_| {
-                let mut caller = Caller::new("worker")?;
+                let mut caller = CountingCaller::new("worker")?;
                 touch(at);
                 up(&mut caller, sem);
                 caller.mq_send(fd, b"done", 1, None);

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 use anyhow::{Context as _, Result};
 
 use super::{
-    judge::{Outcome, Tally},
-    kind::Version,
+    judge::{ClassTally, KernelOutcome},
+    kind::ScenarioKernel,
 };
 
 /// Where it is, in the workspace.
@@ -19,7 +19,7 @@ const MARKERS: [&str; 2] = ["<!-- scenarios -->", "<!-- /scenarios -->"];
 /// # Errors
 ///
 /// When the document isn't there, or has no place for it.
-pub(super) fn write(path: &Path, outcomes: &[Outcome]) -> Result<()> {
+pub(super) fn write(path: &Path, outcomes: &[KernelOutcome]) -> Result<()> {
     let name = || format!("cannot use {}", path.display());
     let text = fs::read_to_string(path).with_context(name)?;
     let (before, table, after) = parts(&text).with_context(name)?;
@@ -39,8 +39,8 @@ fn parts(text: &str) -> Result<(&str, &str, &str)> {
 }
 
 /// A table for each backend: a row a class, a column a kernel.
-fn tables(outcomes: &[Outcome]) -> String {
-    let mut backends: BTreeMap<&str, BTreeMap<Version, &Outcome>> = BTreeMap::new();
+fn tables(outcomes: &[KernelOutcome]) -> String {
+    let mut backends: BTreeMap<&str, BTreeMap<ScenarioKernel, &KernelOutcome>> = BTreeMap::new();
     for outcome in outcomes {
         backends.entry(&outcome.backend).or_default().insert(outcome.kernel, outcome);
     }
@@ -60,14 +60,14 @@ fn tables(outcomes: &[Outcome]) -> String {
         for class in classes {
             row(&mut text, class, kernels.values().map(|outcome| cell(outcome.classes.get(class))));
         }
-        let silent = |outcome: &&Outcome| format!("{}/{}", outcome.silent, outcome.benign);
+        let silent = |outcome: &&KernelOutcome| format!("{}/{}", outcome.silent, outcome.benign);
         row(&mut text, "benign and silent", kernels.values().map(silent));
     }
     text.push('\n');
     text
 }
 
-fn cell(tally: Option<&Tally>) -> String {
+fn cell(tally: Option<&ClassTally>) -> String {
     let tally = tally.copied().unwrap_or_default();
     format!("{}/{}, {}/{}", tally.found, tally.expected, tally.right, tally.told)
 }
@@ -120,10 +120,10 @@ mod tests {
 
     #[test]
     fn a_table_has_a_row_for_each_class_and_a_column_for_each_kernel() {
-        let mut outcome = Outcome::new((5, 10), "syscall");
-        let tally = Tally { expected: 3, found: 2, told: 4, right: 3 };
+        let mut outcome = KernelOutcome::new((5, 10), "syscall");
+        let tally = ClassTally { expected: 3, found: 2, told: 4, right: 3 };
         outcome.classes.insert("probe-id".to_owned(), tally);
-        let later = Outcome { kernel: (6, 1), ..outcome.clone() };
+        let later = KernelOutcome { kernel: (6, 1), ..outcome.clone() };
         let text = tables(&[later, outcome]);
         assert!(text.contains("| class | 5.10 | 6.1 |\n"), "{text}");
         assert!(text.contains("| probe-id | 2/3, 3/4 | 2/3, 3/4 |\n"), "{text}");

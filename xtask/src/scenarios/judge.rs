@@ -7,43 +7,43 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    kind::{Scenario, Severity, Version},
-    stage::{Id, Played},
+    kind::{ExpectedSeverity, Scenario, ScenarioKernel},
+    stage::{Played, StagedProcessId},
 };
 
 /// What is read of a finding.
 #[derive(Clone, Debug, Deserialize)]
-pub(super) struct Found {
+pub(super) struct ReportedFinding {
     class: String,
-    severity: Severity,
+    severity: ExpectedSeverity,
     confidence: u64,
     count: u64,
     title: String,
-    subject: Subject,
+    subject: FoundSubject,
 }
 
 #[derive(Clone, Debug, Deserialize)]
-struct Subject {
-    process: Option<Process>,
-    container: Option<Container>,
+struct FoundSubject {
+    process: Option<FoundProcess>,
+    container: Option<FoundContainer>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
-struct Process {
+struct FoundProcess {
     pid: u64,
     start_boot_ns: Option<u64>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
-struct Container {
+struct FoundContainer {
     id: String,
 }
 
 /// Nanoseconds of a tick of `/proc/PID/stat`, of which there are 100 a second.
 const TICK_NS: u64 = 10_000_000;
 
-impl Found {
-    fn is_by(&self, id: Id) -> bool {
+impl ReportedFinding {
+    fn is_by(&self, id: StagedProcessId) -> bool {
         self.subject.process.as_ref().is_some_and(|process| {
             process.pid == id.pid && process.start_boot_ns.is_none_or(|ns| ns / TICK_NS == id.ticks)
         })
@@ -61,7 +61,7 @@ impl Found {
     }
 }
 
-impl fmt::Display for Found {
+impl fmt::Display for ReportedFinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { class, severity, confidence, count, title, subject: _ } = self;
         write!(f, "{class} ({severity:?}, {confidence} %, {count} times): {title}")
@@ -70,7 +70,7 @@ impl fmt::Display for Found {
 
 /// Of one class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Tally {
+pub(super) struct ClassTally {
     /// Scenarios that have to lead to such a finding
     pub(super) expected: u64,
     /// Those of them that did, as they have to
@@ -83,9 +83,9 @@ pub(super) struct Tally {
 
 /// What scenarios led to on one kernel, with one backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Outcome {
+pub(super) struct KernelOutcome {
     /// The kernel's version
-    pub(super) kernel: Version,
+    pub(super) kernel: ScenarioKernel,
     /// The tracer's backend
     pub(super) backend: String,
     /// How many were played
@@ -95,22 +95,22 @@ pub(super) struct Outcome {
     /// How many of those led to no finding but those that they may lead to
     pub(super) silent: u64,
     /// By class
-    pub(super) classes: BTreeMap<String, Tally>,
+    pub(super) classes: BTreeMap<String, ClassTally>,
     /// Those that were not played for want of something in the kernel, and of what
     pub(super) lacking: Vec<String>,
     /// What is not as it has to be, a sentence each
     pub(super) failures: Vec<String>,
 }
 
-impl Outcome {
+impl KernelOutcome {
     /// Of nothing.
-    pub(super) fn new(kernel: Version, backend: &str) -> Self {
+    pub(super) fn new(kernel: ScenarioKernel, backend: &str) -> Self {
         Self { kernel, backend: backend.to_owned(), ..Self::default() }
     }
 
     /// Adds a scenario that was played.
-    pub(super) fn add(&mut self, scenario: &Scenario, played: &Played, all: &[Found]) {
-        let own: Vec<&Found> = all.iter().filter(|found| found.is_of(played)).collect();
+    pub(super) fn add(&mut self, scenario: &Scenario, played: &Played, all: &[ReportedFinding]) {
+        let own: Vec<&ReportedFinding> = all.iter().filter(|found| found.is_of(played)).collect();
         let before = self.failures.len();
         self.scenarios += 1;
         match &played.lacks {
@@ -125,14 +125,14 @@ impl Outcome {
     }
 
     /// Whether all that is expected is there.
-    fn seek(&mut self, scenario: &Scenario, own: &[&Found]) {
+    fn seek(&mut self, scenario: &Scenario, own: &[&ReportedFinding]) {
         for expected in scenario.expected {
             if !expected.is_due(&self.backend, self.kernel) {
                 continue;
             }
             let such: Vec<_> = own.iter().filter(|found| found.class == expected.class).collect();
             let count: u64 = such.iter().map(|found| found.count).sum();
-            let within = |found: &&&&Found| {
+            let within = |found: &&&&ReportedFinding| {
                 (expected.severity.0..=expected.severity.1).contains(&found.severity)
                     && (expected.confidence.0..=expected.confidence.1).contains(&found.confidence)
             };
@@ -160,7 +160,7 @@ impl Outcome {
     }
 
     /// Whether all that is there may be.
-    fn check(&mut self, scenario: &Scenario, own: &[&Found]) {
+    fn check(&mut self, scenario: &Scenario, own: &[&ReportedFinding]) {
         for found in own {
             // Of several, none may be surer or more severe than what is expected.
             let expected = scenario.expected.iter().any(|one| {
@@ -168,7 +168,7 @@ impl Outcome {
                     && found.confidence <= one.confidence.1
                     && found.severity <= one.severity.1
             });
-            let mild = !scenario.is_benign() || found.severity < Severity::Medium;
+            let mild = !scenario.is_benign() || found.severity < ExpectedSeverity::Medium;
             let right = expected || scenario.also.contains(&found.class.as_str()) && mild;
             let tally = self.classes.entry(found.class.clone()).or_default();
             tally.told += 1;
@@ -180,7 +180,7 @@ impl Outcome {
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for KernelOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (major, minor) = self.kernel;
         writeln!(
@@ -205,9 +205,9 @@ impl fmt::Display for Outcome {
 mod tests {
     use serde_json::json;
 
-    use super::{super::kind::Expected, *};
+    use super::{super::kind::ExpectedFinding, *};
 
-    fn found(class: &str, severity: &str, pid: u64, count: u64) -> Found {
+    fn found(class: &str, severity: &str, pid: u64, count: u64) -> ReportedFinding {
         let process = json!({"pid": pid, "start_boot_ns": 70_000_001});
         let subject = json!({"process": process, "container": null});
         let text = json!({"class": class, "severity": severity, "confidence": 90, "count": count,
@@ -215,25 +215,26 @@ mod tests {
         serde_json::from_value(text).unwrap()
     }
 
-    fn scenario(expected: &'static [Expected], also: &'static [&'static str]) -> Scenario {
+    fn scenario(expected: &'static [ExpectedFinding], also: &'static [&'static str]) -> Scenario {
         Scenario { name: "s", what: "Something.", play: |_| Ok(()), expected, also }
     }
 
     fn played() -> Played {
-        Played { processes: vec![Id { pid: 5, ticks: 7 }], ..Played::default() }
+        Played { processes: vec![StagedProcessId { pid: 5, ticks: 7 }], ..Played::default() }
     }
 
-    fn outcome(scenario: &Scenario, all: &[Found]) -> Outcome {
-        let mut outcome = Outcome::new((6, 1), "syscall");
+    fn outcome(scenario: &Scenario, all: &[ReportedFinding]) -> KernelOutcome {
+        let mut outcome = KernelOutcome::new((6, 1), "syscall");
         outcome.add(scenario, &played(), all);
         outcome
     }
 
     #[test]
     fn what_is_expected_has_to_be_there_as_often_and_as_sure() {
-        const TWICE: &[Expected] = &[Expected::high("foreign-object").times(2)];
+        const TWICE: &[ExpectedFinding] = &[ExpectedFinding::high("foreign-object").times(2)];
         let scenario = scenario(TWICE, &[]);
-        let recall = |all: &[Found]| outcome(&scenario, all).classes["foreign-object"].found;
+        let recall =
+            |all: &[ReportedFinding]| outcome(&scenario, all).classes["foreign-object"].found;
         assert_eq!(recall(&[found("foreign-object", "high", 5, 2)]), 1);
         let one = || found("foreign-object", "high", 5, 1);
         assert_eq!(recall(&[one(), one()]), 1);
@@ -245,9 +246,10 @@ mod tests {
 
     #[test]
     fn nothing_may_be_surer_than_what_is_expected() {
-        const LOW: &[Expected] = &[Expected::new("probe-id", Severity::Info).confident(0, 20)];
-        let sure = |confidence| Found { confidence, ..found("probe-id", "info", 5, 1) };
-        let right = |all: &[Found]| outcome(&scenario(LOW, &[]), all).failures.is_empty();
+        const LOW: &[ExpectedFinding] =
+            &[ExpectedFinding::new("probe-id", ExpectedSeverity::Info).confident(0, 20)];
+        let sure = |confidence| ReportedFinding { confidence, ..found("probe-id", "info", 5, 1) };
+        let right = |all: &[ReportedFinding]| outcome(&scenario(LOW, &[]), all).failures.is_empty();
         assert!(right(&[sure(15), sure(20)]));
         assert!(!right(&[sure(15), sure(21)]));
         assert!(!right(&[]));
@@ -267,17 +269,17 @@ mod tests {
 
     #[test]
     fn what_a_backend_or_a_kernel_lacks_is_not_due() {
-        const LATE: Expected = Expected::high("foreign-view").since((6, 2));
-        const FUNCTION: Expected = Expected::high("foreign-view").by_function();
+        const LATE: ExpectedFinding = ExpectedFinding::high("foreign-view").since((6, 2));
+        const FUNCTION: ExpectedFinding = ExpectedFinding::high("foreign-view").by_function();
         assert!(!LATE.is_due("function", (6, 1)) && LATE.is_due("syscall", (6, 2)));
         assert!(!FUNCTION.is_due("syscall", (7, 0)) && FUNCTION.is_due("function", (5, 10)));
     }
 
     #[test]
     fn of_what_a_kernel_lacks_nothing_is_due_and_that_is_said() {
-        const DUE: &[Expected] = &[Expected::high("foreign-mount")];
+        const DUE: &[ExpectedFinding] = &[ExpectedFinding::high("foreign-mount")];
         let lacks = Some("io_uring (EPERM)".to_owned());
-        let mut outcome = Outcome::new((6, 12), "function");
+        let mut outcome = KernelOutcome::new((6, 12), "function");
         outcome.add(&scenario(DUE, &[]), &Played { lacks, ..played() }, &[]);
         assert!(outcome.failures.is_empty() && outcome.classes.is_empty(), "{outcome}");
         assert!(outcome.to_string().contains("not here  s: io_uring (EPERM)"), "{outcome}");
@@ -287,7 +289,8 @@ mod tests {
     fn a_process_is_its_number_and_its_start() {
         let one = found("weak-mode", "low", 5, 1);
         assert!(one.is_of(&played()));
-        let reused = Played { processes: vec![Id { pid: 5, ticks: 8 }], ..Played::default() };
+        let reused =
+            Played { processes: vec![StagedProcessId { pid: 5, ticks: 8 }], ..Played::default() };
         assert!(!one.is_of(&reused));
     }
 }

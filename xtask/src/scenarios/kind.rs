@@ -11,7 +11,7 @@ use super::stage::Stage;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs, reason = "each is the tracer's word")]
-pub(crate) enum Severity {
+pub(crate) enum ExpectedSeverity {
     Info,
     Low,
     Medium,
@@ -20,14 +20,14 @@ pub(crate) enum Severity {
 }
 
 /// A kernel's version, by its first two numbers.
-pub(super) type Version = (u32, u32);
+pub(super) type ScenarioKernel = (u32, u32);
 
 /// The running kernel's version.
 ///
 /// # Errors
 ///
 /// When the kernel does not tell.
-pub(super) fn kernel() -> Result<Version> {
+pub(super) fn kernel() -> Result<ScenarioKernel> {
     let release =
         fs::read_to_string("/proc/sys/kernel/osrelease").context("the kernel's release")?;
     let mut parts = release.split(['.', '-']);
@@ -38,11 +38,11 @@ pub(super) fn kernel() -> Result<Version> {
 
 /// A finding that a scenario leads to.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Expected {
+pub(super) struct ExpectedFinding {
     /// Its class, by the tracer's name
     pub(super) class: &'static str,
     /// The least and the greatest severity that it may have
-    pub(super) severity: (Severity, Severity),
+    pub(super) severity: (ExpectedSeverity, ExpectedSeverity),
     /// The least and the greatest confidence that it may have
     pub(super) confidence: (u64, u64),
     /// How often it was seen, at least, over all findings of the class; exactly, if that is so
@@ -52,12 +52,12 @@ pub(super) struct Expected {
     /// Whether the backend `syscall` can't see it
     pub(super) function_only: bool,
     /// Kernels before this one have no such way
-    pub(super) since: Option<Version>,
+    pub(super) since: Option<ScenarioKernel>,
 }
 
-impl Expected {
+impl ExpectedFinding {
     /// A finding of that class and severity, of some confidence.
-    pub(super) const fn new(class: &'static str, severity: Severity) -> Self {
+    pub(super) const fn new(class: &'static str, severity: ExpectedSeverity) -> Self {
         Self {
             class,
             severity: (severity, severity),
@@ -71,7 +71,7 @@ impl Expected {
 
     /// One that says that a boundary was crossed, and is sure of it.
     pub(super) const fn high(class: &'static str) -> Self {
-        Self::new(class, Severity::High).confident(60, 100)
+        Self::new(class, ExpectedSeverity::High).confident(60, 100)
     }
 
     /// So sure.
@@ -80,7 +80,7 @@ impl Expected {
     }
 
     /// At most so severe.
-    pub(super) const fn up_to(self, most: Severity) -> Self {
+    pub(super) const fn up_to(self, most: ExpectedSeverity) -> Self {
         Self { severity: (self.severity.0, most), ..self }
     }
 
@@ -95,12 +95,12 @@ impl Expected {
     }
 
     /// Which exists since that kernel.
-    pub(super) const fn since(self, version: Version) -> Self {
+    pub(super) const fn since(self, version: ScenarioKernel) -> Self {
         Self { since: Some(version), ..self }
     }
 
     /// Whether it has to be found with that backend on that kernel.
-    pub(super) fn is_due(&self, backend: &str, kernel: Version) -> bool {
+    pub(super) fn is_due(&self, backend: &str, kernel: ScenarioKernel) -> bool {
         (backend == "function" || !self.function_only)
             && self.since.is_none_or(|since| kernel >= since)
     }
@@ -116,7 +116,7 @@ pub(super) struct Scenario {
     /// Lets it happen
     pub(super) play: fn(&mut Stage) -> Result<()>,
     /// What has to be found; nothing: it is benign
-    pub(super) expected: &'static [Expected],
+    pub(super) expected: &'static [ExpectedFinding],
     /// Classes of further findings that would be true, but need not come: of any severity where something
     /// is expected, up to `low` where nothing is
     pub(super) also: &'static [&'static str],

@@ -6,12 +6,12 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{
     acts::{self, attach, segment, touch, unshare_ipc},
-    kind::{Expected, Scenario},
+    kind::{ExpectedFinding, Scenario},
     stage::Stage,
 };
-use crate::workload::{calls::Caller, process};
+use crate::workload::{calls::CountingCaller, process};
 
-const CARRIED: Expected = Expected::high("carried-mapping");
+const CARRIED: ExpectedFinding = ExpectedFinding::high("carried-mapping");
 
 /// These scenarios.
 pub(super) const ALL: &[Scenario] = &[
@@ -26,7 +26,7 @@ pub(super) const ALL: &[Scenario] = &[
         name: "memory-held-by-setns",
         what: "A process enters another's namespace, and keeps shared memory attached.",
         play: held_by_setns,
-        expected: &[CARRIED, Expected::high("namespace-mismatch")],
+        expected: &[CARRIED, ExpectedFinding::high("namespace-mismatch")],
         also: &[],
     },
     Scenario {
@@ -169,7 +169,7 @@ fn destroyed_from_afar(stage: &mut Stage) -> Result<()> {
         let own = process::open_namespace()?;
         // The namespace lives on without who made the segment.
         me.fork_and_wait("maker", |_| {
-            let mut caller = Caller::new("maker")?;
+            let mut caller = CountingCaller::new("maker")?;
             segment(&mut caller, key)?;
             process::enter_namespace(&home)?;
             Ok(())

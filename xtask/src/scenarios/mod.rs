@@ -6,7 +6,7 @@
 //! | [`kind`] | what a scenario is |
 //! | [`table`] | all of them |
 //! | [`objects`], [`mounts`], [`mappings`], [`views`], [`moves`] | access across namespaces |
-//! | [`attempts`], [`sharing`] | lookups in vain, containers that meet |
+//! | [`attempts`], [`sharing`] | lookups that fail, containers that meet |
 //! | [`benign`], [`benign_containers`] | what must stay silent |
 //! | [`stage`], [`actor`], [`wire`], [`acts`], [`own`] | what scenarios are made of |
 //! | [`runner`] | plays them under one tracer |
@@ -44,8 +44,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{build, tracer, vm};
-use judge::Outcome;
-use runner::Mode;
+use judge::KernelOutcome;
+use runner::TracerMode;
 
 /// Before an outcome as JSON.
 const MARK: &str = "outcome ";
@@ -79,11 +79,11 @@ pub(crate) struct Scenarios {
     update: bool,
     /// A part in one
     #[command(subcommand)]
-    part: Option<Part>,
+    part: Option<ScenarioPart>,
 }
 
 #[derive(Clone, Debug, clap::Subcommand)]
-enum Part {
+enum ScenarioPart {
     /// Direct one, until standard input ends
     #[command(hide = true)]
     Play {
@@ -98,8 +98,8 @@ enum Part {
 /// Runs `cargo xtask scenarios`.
 pub(crate) fn main(args: &Scenarios) -> Result<ExitCode> {
     match &args.part {
-        Some(Part::Play { name }) => runner::direct(name).map(|()| ExitCode::SUCCESS),
-        Some(Part::Own(own)) => own::be(own).map(|()| ExitCode::SUCCESS),
+        Some(ScenarioPart::Play { name }) => runner::direct(name).map(|()| ExitCode::SUCCESS),
+        Some(ScenarioPart::Own(own)) => own::be(own).map(|()| ExitCode::SUCCESS),
         None if args.list => {
             for scenario in table::all() {
                 println!("{:<28} {}", scenario.name, scenario.what);
@@ -118,7 +118,7 @@ fn here(args: &Scenarios) -> Result<ExitCode> {
         // The scenarios' own programs look for it there.
         return run_with(&tracer::given_or_built()?);
     };
-    let mode = if args.report { Mode::Report } else { Mode::Live };
+    let mode = if args.report { TracerMode::Report } else { TracerMode::Live };
     let backends = args.backend.as_deref().map_or(BACKENDS.to_vec(), |one| vec![one]);
     let mut outcomes = Vec::new();
     for backend in &backends {
@@ -161,10 +161,11 @@ fn update() -> Result<ExitCode> {
     // A failure is told by the outcome.
     let words = ["/bin/sh", "-c", "xtask scenarios --json || true"].map(str::to_owned);
     outputs.extend(vm::outputs(&[], &built, &words)?);
-    let mut outcomes: Vec<Outcome> = Vec::new();
+    let mut outcomes: Vec<KernelOutcome> = Vec::new();
     for output in &outputs {
         let lines = output.lines().filter_map(|line| line.trim_end().strip_prefix(MARK));
-        let these: Vec<Outcome> = lines.map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let these: Vec<KernelOutcome> =
+            lines.map(serde_json::from_str).collect::<Result<_, _>>()?;
         if these.is_empty() {
             bail!("nothing was played:\n{output}");
         }

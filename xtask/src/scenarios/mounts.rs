@@ -16,16 +16,16 @@ use std::os::fd::AsFd as _;
 
 use super::{
     acts::{self, file_of, open, open_queue, owner_with_queues, through_root, unshare_ipc},
-    kind::{Expected, Scenario},
+    kind::{ExpectedFinding, Scenario},
     stage::Stage,
     wire::Wire,
 };
 use crate::workload::{
-    calls::Caller,
-    uring::{By, Uring},
+    calls::CountingCaller,
+    uring::{Submitter, Uring},
 };
 
-const FOREIGN: Expected = Expected::high("foreign-mount");
+const FOREIGN: ExpectedFinding = ExpectedFinding::high("foreign-mount");
 
 /// These scenarios.
 pub(super) const ALL: &[Scenario] = &[
@@ -33,7 +33,7 @@ pub(super) const ALL: &[Scenario] = &[
         name: "mount-by-root",
         what: "A process opens a container's queue through /proc/PID/root, and sends to it.",
         play: by_root,
-        expected: &[FOREIGN, Expected::high("foreign-object")],
+        expected: &[FOREIGN, ExpectedFinding::high("foreign-object")],
         also: &[],
     },
     Scenario {
@@ -46,14 +46,14 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario {
         name: "mount-by-io-uring",
         what: "A process has io_uring open and read a queue of another namespace.",
-        play: |stage| by_io_uring(stage, By::Caller),
+        play: |stage| by_io_uring(stage, Submitter::Caller),
         expected: &[FOREIGN.by_function()],
         also: &[],
     },
     Scenario {
         name: "mount-by-io-uring-worker",
         what: "A process has a worker of io_uring open and read a queue of another namespace.",
-        play: |stage| by_io_uring(stage, By::Worker),
+        play: |stage| by_io_uring(stage, Submitter::Worker),
         expected: &[FOREIGN.by_function()],
         also: &[],
     },
@@ -110,8 +110,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "mount-list",
         what: "A process lists the queues of a container.",
         play: list,
-        expected: &[Expected::new("foreign-mount", super::kind::Severity::Low)
-            .up_to(super::kind::Severity::High)
+        expected: &[ExpectedFinding::new("foreign-mount", super::kind::ExpectedSeverity::Low)
+            .up_to(super::kind::ExpectedSeverity::High)
             .by_function()],
         also: &[],
     },
@@ -131,7 +131,8 @@ fn reached(stage: &mut Stage, work: impl FnOnce(&Path) -> Result<()>) -> Result<
 fn by_root(stage: &mut Stage) -> Result<()> {
     reached(stage, |path| {
         let queue = open(path)?;
-        let ret = Caller::new("home")?.mq_send(queue.as_raw_fd(), b"from the host", 1, None);
+        let ret =
+            CountingCaller::new("home")?.mq_send(queue.as_raw_fd(), b"from the host", 1, None);
         ensure!(ret == 0, "mq_send: {ret}");
         Ok(())
     })
@@ -165,7 +166,7 @@ fn by_bind(stage: &mut Stage) -> Result<()> {
     })
 }
 
-fn by_io_uring(stage: &mut Stage, by: By) -> Result<()> {
+fn by_io_uring(stage: &mut Stage, by: Submitter) -> Result<()> {
     if let Err(refused) = Uring::new()? {
         stage.lacks(&format!("io_uring ({refused:?})"));
         return Ok(());

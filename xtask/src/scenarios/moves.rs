@@ -6,12 +6,12 @@ use nix::sched::{CloneFlags, setns};
 use super::{
     actor::Actor,
     acts::{self, enter_ipc, owner_with_queues, semaphore, up},
-    kind::{Expected, Scenario},
-    stage::{self, Inside, Stage},
+    kind::{ExpectedFinding, Scenario},
+    stage::{self, NamespaceSource, Stage},
 };
-use crate::workload::{calls::Caller, process};
+use crate::workload::{calls::CountingCaller, process};
 
-const MISMATCH: Expected = Expected::high("namespace-mismatch");
+const MISMATCH: ExpectedFinding = ExpectedFinding::high("namespace-mismatch");
 
 /// These scenarios.
 pub(super) const ALL: &[Scenario] = &[
@@ -71,7 +71,7 @@ fn intrude(stage: &mut Stage, work: impl FnOnce(u64, i32, &Actor<'_>) -> Result<
 
 fn and_call(stage: &mut Stage) -> Result<()> {
     intrude(stage, |owner, key, _| {
-        let mut caller = Caller::new("home")?;
+        let mut caller = CountingCaller::new("home")?;
         enter_ipc(&mut caller, owner)?;
         let id = semaphore(&mut caller, key, 0)?;
         up(&mut caller, id);
@@ -94,7 +94,7 @@ fn and_fork(stage: &mut Stage) -> Result<()> {
     intrude(stage, |owner, key, me| {
         stage::enter(owner, "ipc")?;
         me.fork_and_wait("child", |_| {
-            semaphore(&mut Caller::new("child")?, key, 0)?;
+            semaphore(&mut CountingCaller::new("child")?, key, 0)?;
             Ok(())
         })
     })
@@ -107,8 +107,8 @@ fn by_pidfd(stage: &mut Stage) -> Result<()> {
 fn the_host(stage: &mut Stage) -> Result<()> {
     let (key, host) = (stage.key(2), process::open_namespace()?);
     let container = stage.container()?;
-    stage.contain(&container, Inside::Fresh, "escaped", |me| {
-        let mut caller = Caller::new("container")?;
+    stage.contain(&container, NamespaceSource::Fresh, "escaped", |me| {
+        let mut caller = CountingCaller::new("container")?;
         setns(&host, CloneFlags::CLONE_NEWIPC)?;
         caller.moved("host")?;
         let id = semaphore(&mut caller, key, 0o600)?;

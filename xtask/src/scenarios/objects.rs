@@ -6,13 +6,13 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{
     acts::{self, open_queue, unshare_ipc},
-    kind::{Expected, Scenario},
+    kind::{ExpectedFinding, Scenario},
     stage::Stage,
     wire::Wire,
 };
-use crate::workload::calls::{Caller, Route};
+use crate::workload::calls::{CountingCaller, Route};
 
-const FOREIGN: Expected = Expected::high("foreign-object").confident(90, 100);
+const FOREIGN: ExpectedFinding = ExpectedFinding::high("foreign-object").confident(90, 100);
 
 /// These scenarios.
 pub(super) const ALL: &[Scenario] = &[
@@ -27,7 +27,7 @@ pub(super) const ALL: &[Scenario] = &[
         name: "queue-kept-by-setns",
         what: "A process opens a queue, enters another's namespace, and goes on to use the queue.",
         play: kept_by_setns,
-        expected: &[FOREIGN.times(2), Expected::high("namespace-mismatch")],
+        expected: &[FOREIGN.times(2), ExpectedFinding::high("namespace-mismatch")],
         also: &[],
     },
     Scenario {
@@ -118,7 +118,7 @@ fn kept_by_clone(stage: &mut Stage) -> Result<()> {
         let mut caller = unshare_ipc()?;
         let fd = open_queue(&mut caller, &name)?;
         me.clone_and_wait(libc::CLONE_NEWIPC, "child", |_| {
-            Caller::new("child")?.mq_send(fd, b"inherited", 1, None);
+            CountingCaller::new("child")?.mq_send(fd, b"inherited", 1, None);
             Ok(())
         })?;
         me.stay()
@@ -144,7 +144,7 @@ fn taken(stage: &mut Stage) -> Result<()> {
     let (name, wire) = (stage.queue(), Wire::new()?);
     stage.act("owner", |me| {
         let mut caller = unshare_ipc()?;
-        wire.tell(open_queue(&mut caller, &name)?.try_into()?)?;
+        wire.send(open_queue(&mut caller, &name)?.try_into()?)?;
         me.stay()
     })?;
     stage.settle()?;
@@ -212,7 +212,7 @@ fn by_failing_calls(stage: &mut Stage) -> Result<()> {
         let mut caller = unshare_ipc()?;
         let fd = open_queue(&mut caller, &name)?;
         caller.unshare("y")?;
-        let bad_time = crate::workload::calls::Time { sec: 0, nsec: -1 };
+        let bad_time = crate::workload::calls::TimeLimit { sec: 0, nsec: -1 };
         let failed = [
             caller.fault().mq_send(fd, b"text", 1, None),
             // Shorter than a message may be.

@@ -6,9 +6,9 @@ use anyhow::Result;
 use super::{
     actor::{self, Image},
     acts::{made, open_queue},
-    stage::{Inside, Stage},
+    stage::{NamespaceSource, Stage},
 };
-use crate::workload::calls::Caller;
+use crate::workload::calls::CountingCaller;
 
 /// Options of the actor.
 #[derive(Clone, Debug, clap::Args)]
@@ -30,7 +30,7 @@ pub(crate) struct Own {
 /// Is the actor.
 pub(super) fn be(own: &Own) -> Result<()> {
     actor::inherited(|me| {
-        let mut caller = Caller::new("owner")?;
+        let mut caller = CountingCaller::new("owner")?;
         for _ in 0..own.burn {
             let id = made("semget", caller.semget(libc::IPC_PRIVATE, 1, 0o600))?;
             caller.semctl(id, 0, libc::IPC_RMID, 0);
@@ -55,7 +55,7 @@ pub(super) fn database(stage: &mut Stage, key: i32, more: i32, burn: u32) -> Res
         .map(str::to_owned)
         .collect::<Vec<_>>();
     let container = stage.container()?;
-    stage.contain(&container, Inside::Fresh, "database", |me| {
+    stage.contain(&container, NamespaceSource::Fresh, "database", |me| {
         me.become_image(image.path(), &words)
     })?;
     stage.keep(container);

@@ -16,14 +16,14 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{
-    judge::{Found, Outcome},
+    judge::{KernelOutcome, ReportedFinding},
     kind::{Scenario, kernel},
     stage::{Played, Stage},
     table::all,
 };
 use crate::{
-    tracer::{self, Beside},
-    workload::calls::Caller,
+    tracer::{self, BackgroundProcess},
+    workload::calls::CountingCaller,
 };
 
 /// The tracer decides about what time tells a second after it happened, and looks again a second later
@@ -90,7 +90,7 @@ impl Drop for Director {
 
 /// How the tracer tells of findings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(super) enum TracerMode {
     /// By lines, as they happen
     Live,
     /// In the end
@@ -99,21 +99,21 @@ pub(super) enum Mode {
 
 /// The tracer.
 #[derive(Debug)]
-struct Tracer {
-    process: Beside,
-    mode: Mode,
-    found: Findings,
-    caller: Caller,
+struct ScenarioTracer {
+    process: BackgroundProcess,
+    mode: TracerMode,
+    found: LatestFindings,
+    caller: CountingCaller,
     marks: i32,
 }
 
-impl Tracer {
+impl ScenarioTracer {
     /// Starts it. `None`: the kernel does not have the backend.
-    fn start(program: &Path, backend: &str, mode: Mode) -> Result<Option<Self>> {
-        let word = if mode == Mode::Live { "live" } else { "report" };
+    fn start(program: &Path, backend: &str, mode: TracerMode) -> Result<Option<Self>> {
+        let word = if mode == TracerMode::Live { "live" } else { "report" };
         let mut command = tracer::command(program, word, Some(backend));
         command.args(["-o", "json", "--runtime-socket", "none"]);
-        let mut process = match Beside::tracing(command) {
+        let mut process = match BackgroundProcess::tracing(command) {
             Ok(process) => process,
             Err(error) => {
                 eprintln!("note: no backend {backend} here: {error:#}");
@@ -121,13 +121,13 @@ impl Tracer {
             }
         };
         process.pass_on_messages();
-        let caller = Caller::new("runner")?;
-        Ok(Some(Self { process, mode, found: Findings::default(), caller, marks: 0 }))
+        let caller = CountingCaller::new("runner")?;
+        Ok(Some(Self { process, mode, found: LatestFindings::default(), caller, marks: 0 }))
     }
 
     /// Waits until the tracer has told of all that has happened so far.
     fn catch_up(&mut self) -> Result<()> {
-        if self.mode == Mode::Report {
+        if self.mode == TracerMode::Report {
             return Ok(());
         }
         self.marks += 1;
@@ -144,11 +144,11 @@ impl Tracer {
     }
 
     /// Ends it: all findings.
-    fn end(self) -> Result<Vec<Found>> {
+    fn end(self) -> Result<Vec<ReportedFinding>> {
         let Self { process, mode, mut found, .. } = self;
         match mode {
-            Mode::Live => process.end()?.iter().try_for_each(|line| found.read(line))?,
-            Mode::Report => {
+            TracerMode::Live => process.end()?.iter().try_for_each(|line| found.read(line))?,
+            TracerMode::Report => {
                 let report = process.report()?;
                 let findings = report["findings"].as_array().context("a report has findings")?;
                 findings.iter().try_for_each(|finding| found.enter(finding.clone()))?;
@@ -160,9 +160,9 @@ impl Tracer {
 
 /// Findings by number: the latest word on each.
 #[derive(Debug, Default)]
-struct Findings(BTreeMap<u64, Found>);
+struct LatestFindings(BTreeMap<u64, ReportedFinding>);
 
-impl Findings {
+impl LatestFindings {
     /// Reads a line of the tracer.
     fn read(&mut self, line: &str) -> Result<()> {
         if line.starts_with("{\"v\":1,\"type\":\"finding\"") {
@@ -186,16 +186,16 @@ impl Findings {
 pub(super) fn run(
     program: &Path,
     backend: &str,
-    mode: Mode,
+    mode: TracerMode,
     filter: &str,
-) -> Result<Option<Outcome>> {
+) -> Result<Option<KernelOutcome>> {
     let scenarios: Vec<Scenario> =
         all().into_iter().filter(|one| one.name.contains(filter)).collect();
     if scenarios.is_empty() {
         bail!("no scenario is called *{filter}*");
     }
-    let mut outcome = Outcome::new(kernel()?, backend);
-    let Some(mut tracer) = Tracer::start(program, backend, mode)? else { return Ok(None) };
+    let mut outcome = KernelOutcome::new(kernel()?, backend);
+    let Some(mut tracer) = ScenarioTracer::start(program, backend, mode)? else { return Ok(None) };
     let mut directors = Vec::new();
     let mut played = Vec::new();
     for scenario in scenarios {

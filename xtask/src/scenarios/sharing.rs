@@ -7,12 +7,13 @@ use nix::unistd::{Uid, setuid};
 use super::{
     acts::{semaphore, unshare_ipc, up},
     kind::{
-        Expected, Scenario,
-        Severity::{Info, Low, Medium},
+        ExpectedFinding,
+        ExpectedSeverity::{Info, Low, Medium},
+        Scenario,
     },
-    stage::{Container, Inside, Stage},
+    stage::{NamespaceSource, Stage, StagedContainer},
 };
-use crate::workload::calls::Caller;
+use crate::workload::calls::CountingCaller;
 
 /// A user who is not root.
 const SOMEBODY: u32 = 4242;
@@ -23,35 +24,35 @@ pub(super) const ALL: &[Scenario] = &[
         name: "share-undeclared",
         what: "A container that was put into another's IPC namespace, as no runtime declares, uses its semaphore.",
         play: undeclared,
-        expected: &[Expected::new("cross-container", Medium).confident(60, 100)],
+        expected: &[ExpectedFinding::new("cross-container", Medium).confident(60, 100)],
         also: &[],
     },
     Scenario {
         name: "share-of-a-pod",
         what: "Two containers of one pod use one semaphore.",
         play: of_a_pod,
-        expected: &[Expected::new("cross-container", Info).confident(60, 100)],
+        expected: &[ExpectedFinding::new("cross-container", Info).confident(60, 100)],
         also: &[],
     },
     Scenario {
         name: "share-the-host",
         what: "A container in the host's IPC namespace, as no runtime declares, makes a semaphore there.",
         play: the_host,
-        expected: &[Expected::new("host-ipc", Medium).confident(60, 100)],
+        expected: &[ExpectedFinding::new("host-ipc", Medium).confident(60, 100)],
         also: &[],
     },
     Scenario {
         name: "share-denied",
         what: "A container is denied a semaphore that another one made in the namespace that they share.",
         play: denied,
-        expected: &[Expected::new("cross-container-denied", Medium).confident(60, 100)],
+        expected: &[ExpectedFinding::new("cross-container-denied", Medium).confident(60, 100)],
         also: &["cross-container"],
     },
     Scenario {
         name: "share-with-anybody",
         what: "Two users use a semaphore that anybody may write.",
         play: with_anybody,
-        expected: &[Expected::new("weak-mode", Low).confident(60, 100)],
+        expected: &[ExpectedFinding::new("weak-mode", Low).confident(60, 100)],
         also: &[],
     },
 ];
@@ -59,22 +60,22 @@ pub(super) const ALL: &[Scenario] = &[
 /// Plays two containers in one namespace, the first of which has a semaphore that the other tries to use.
 fn two(
     stage: &mut Stage,
-    make: impl Fn(&mut Stage) -> Result<Container>,
+    make: impl Fn(&mut Stage) -> Result<StagedContainer>,
     user: u32,
     may: bool,
 ) -> Result<()> {
     let key = stage.key(1);
     let (first, second) = (make(stage)?, make(stage)?);
-    stage.contain(&first, Inside::Fresh, "first", |me| {
-        let mut caller = Caller::new("first")?;
+    stage.contain(&first, NamespaceSource::Fresh, "first", |me| {
+        let mut caller = CountingCaller::new("first")?;
         let id = semaphore(&mut caller, key, 0o600)?;
         up(&mut caller, id);
         me.stay()
     })?;
     stage.settle()?;
-    let with = Inside::With(stage.pid_of("first")?);
+    let with = NamespaceSource::With(stage.pid_of("first")?);
     stage.contain(&second, with, "second", |me| {
-        let mut caller = Caller::new("second")?;
+        let mut caller = CountingCaller::new("second")?;
         setuid(Uid::from_raw(user))?;
         let ret = caller.semget(key, 1, 0o600);
         if may {
@@ -104,8 +105,8 @@ fn denied(stage: &mut Stage) -> Result<()> {
 fn the_host(stage: &mut Stage) -> Result<()> {
     let key = stage.key(1);
     let container = stage.container()?;
-    stage.contain(&container, Inside::HostIpc, "guest", |me| {
-        let mut caller = Caller::new("host")?;
+    stage.contain(&container, NamespaceSource::HostIpc, "guest", |me| {
+        let mut caller = CountingCaller::new("host")?;
         let id = semaphore(&mut caller, key, 0o600)?;
         up(&mut caller, id);
         caller.semctl(id, 0, libc::IPC_RMID, 0);
@@ -122,7 +123,7 @@ fn with_anybody(stage: &mut Stage) -> Result<()> {
         let id = semaphore(&mut caller, key, 0o666)?;
         up(&mut caller, id);
         me.fork_and_wait("second", |_| {
-            let mut caller = Caller::new("second")?;
+            let mut caller = CountingCaller::new("second")?;
             setuid(Uid::from_raw(SOMEBODY))?;
             ensure!(up(&mut caller, id) == 0, "it may not");
             Ok(())

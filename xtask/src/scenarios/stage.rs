@@ -28,11 +28,11 @@ use nix::{
 use serde::{Deserialize, Serialize};
 
 use super::actor::{Actor, ENDED, Fds, STAYS, end_of};
-use crate::{containers::Cgroup, workload::process};
+use crate::{containers::TestCgroup, workload::process};
 
 /// A process of a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(super) struct Id {
+pub(super) struct StagedProcessId {
     /// Its number on the host
     pub(super) pid: u64,
     /// When it started, after boot, in ticks of 10 ms (proc_pid_stat(5), field 22)
@@ -43,7 +43,7 @@ pub(super) struct Id {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Played {
     /// Its processes, the one that directs them not included
-    pub(super) processes: Vec<Id>,
+    pub(super) processes: Vec<StagedProcessId>,
     /// The ids of its containers
     pub(super) containers: Vec<String>,
     /// What the kernel lacks or refuses that it is about: then nothing happened
@@ -52,7 +52,7 @@ pub(super) struct Played {
 
 /// Where a container's namespaces come from.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Inside {
+pub(super) enum NamespaceSource {
     /// New ones of its own: IPC, mounts, processes
     Fresh,
     /// The IPC namespace of that process, mounts and processes of its own: a container that shares
@@ -63,8 +63,8 @@ pub(super) enum Inside {
 
 /// A container: a cgroup, called as a runtime would call it.
 #[derive(Debug)]
-pub(super) struct Container {
-    cgroup: Cgroup,
+pub(super) struct StagedContainer {
+    cgroup: TestCgroup,
 }
 
 /// A scenario's stage.
@@ -80,7 +80,7 @@ pub(super) struct Stage {
     containers: Vec<String>,
     lacks: Option<String>,
     /// Those that are to last as long as it
-    kept: Vec<Cgroup>,
+    kept: Vec<TestCgroup>,
     folder: tempfile::TempDir,
 }
 
@@ -149,7 +149,7 @@ impl Stage {
     /// A process of the host in this cgroup, as a service or a session has one.
     pub(super) fn act_in(
         &mut self,
-        cgroup: &Cgroup,
+        cgroup: &TestCgroup,
         name: &str,
         work: impl FnOnce(&Actor<'_>) -> Result<()>,
     ) -> Result<()> {
@@ -157,13 +157,13 @@ impl Stage {
     }
 
     /// A new container, as Docker makes one.
-    pub(super) fn container(&mut self) -> Result<Container> {
+    pub(super) fn container(&mut self) -> Result<StagedContainer> {
         let id = self.new_id();
         self.called(&format!("docker/{id}"), id)
     }
 
     /// A new container in a pod of Kubernetes: those with the same number are in the same pod.
-    pub(super) fn container_of_pod(&mut self, pod: u32) -> Result<Container> {
+    pub(super) fn container_of_pod(&mut self, pod: u32) -> Result<StagedContainer> {
         let id = self.new_id();
         let own = std::process::id();
         let slice = format!("kubepods-burstable-pod{own:08x}_0000_4000_8000_{pod:012x}.slice");
@@ -173,12 +173,12 @@ impl Stage {
     }
 
     /// Keeps a container's cgroup until the end.
-    pub(super) fn keep(&mut self, container: Container) {
+    pub(super) fn keep(&mut self, container: StagedContainer) {
         self.kept.push(container.cgroup);
     }
 
     /// Keeps a cgroup until the end.
-    pub(super) fn keep_cgroup(&mut self, cgroup: Cgroup) {
+    pub(super) fn keep_cgroup(&mut self, cgroup: TestCgroup) {
         self.kept.push(cgroup);
     }
 
@@ -197,7 +197,7 @@ impl Stage {
 
     fn start_in(
         &mut self,
-        cgroup: &Cgroup,
+        cgroup: &TestCgroup,
         name: &str,
         work: impl FnOnce(&Actor<'_>) -> Result<()>,
     ) -> Result<()> {
@@ -211,17 +211,17 @@ impl Stage {
         format!("{:08x}{:08x}", std::process::id(), self.containers.len() + 1).repeat(4)
     }
 
-    fn called(&mut self, path: &str, id: String) -> Result<Container> {
+    fn called(&mut self, path: &str, id: String) -> Result<StagedContainer> {
         self.containers.push(id);
-        Ok(Container { cgroup: Cgroup::make(path)? })
+        Ok(StagedContainer { cgroup: TestCgroup::make(path)? })
     }
 
     /// The first process of a container, or another one that its runtime starts there: a process of the
     /// host joins the cgroup and the namespaces, as `runc init` does, and its child does `work`.
     pub(super) fn contain(
         &mut self,
-        container: &Container,
-        inside: Inside,
+        container: &StagedContainer,
+        inside: NamespaceSource,
         name: &str,
         work: impl FnOnce(&Actor<'_>) -> Result<()>,
     ) -> Result<()> {
@@ -237,7 +237,7 @@ impl Stage {
     fn child(
         &mut self,
         name: &str,
-        cgroup: Option<&Cgroup>,
+        cgroup: Option<&TestCgroup>,
         work: impl FnOnce(&Actor<'_>) -> Result<()>,
     ) -> Result<Pid> {
         let actor = Actor { fds: &self.fds };
@@ -247,7 +247,7 @@ impl Stage {
             || {
                 // The end that lets actors go is the director's alone.
                 drop(release.take());
-                cgroup.map_or(Ok(()), Cgroup::join)
+                cgroup.map_or(Ok(()), TestCgroup::join)
             },
             work,
         )
@@ -296,7 +296,7 @@ impl Stage {
         Ok(String::from_utf8(text)?)
     }
 
-    fn roll(&self) -> Result<BTreeMap<String, Id>> {
+    fn roll(&self) -> Result<BTreeMap<String, StagedProcessId>> {
         let lines = self.roll_lines()?;
         lines.lines().map(|line| line_of_roll(line).with_context(|| line.to_owned())).collect()
     }
@@ -336,10 +336,10 @@ impl Drop for Stage {
     }
 }
 
-fn line_of_roll(line: &str) -> Option<(String, Id)> {
+fn line_of_roll(line: &str) -> Option<(String, StagedProcessId)> {
     let mut words = line.splitn(3, ' ');
     let (pid, ticks) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-    Some((words.next()?.to_owned(), Id { pid, ticks }))
+    Some((words.next()?.to_owned(), StagedProcessId { pid, ticks }))
 }
 
 /// Makes what is mounted from now on nobody else's.
@@ -348,7 +348,7 @@ fn private() -> Result<()> {
     Ok(mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?)
 }
 
-impl Inside {
+impl NamespaceSource {
     fn enter(self) -> Result<()> {
         let own = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
         match self {

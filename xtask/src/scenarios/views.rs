@@ -10,12 +10,13 @@ use anyhow::{Result, ensure};
 
 use super::{
     acts::{read, segment, sysvipc, unshare_ipc},
-    kind::{Expected, Scenario, Severity},
+    kind::{ExpectedFinding, ExpectedSeverity, Scenario},
     stage::Stage,
     wire::Wire,
 };
 
-const VIEW: Expected = Expected::new("foreign-view", Severity::Medium).confident(60, 100);
+const VIEW: ExpectedFinding =
+    ExpectedFinding::new("foreign-view", ExpectedSeverity::Medium).confident(60, 100);
 
 /// These scenarios.
 pub(super) const ALL: &[Scenario] = &[

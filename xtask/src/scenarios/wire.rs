@@ -23,7 +23,7 @@ impl Wire {
     }
 
     /// Tells a number.
-    pub(super) fn tell(&self, number: u64) -> Result<()> {
+    pub(super) fn send(&self, number: u64) -> Result<()> {
         nix::unistd::write(&self.from, &number.to_ne_bytes())?;
         Ok(())
     }

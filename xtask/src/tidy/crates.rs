@@ -19,7 +19,7 @@ const FAR: usize = 8;
 
 /// A file of a crate.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(super) struct SourceFile {
     /// From the workspace's folder on
     pub(super) path: String,
     /// The module that it is
@@ -48,7 +48,7 @@ pub(super) struct Crate {
     /// Its folder of sources, from the workspace's folder on
     pub(super) folder: String,
     /// Its files
-    pub(super) sources: Vec<Source>,
+    pub(super) sources: Vec<SourceFile>,
     by_module: HashMap<Module, usize>,
 }
 
@@ -106,7 +106,7 @@ impl Crate {
             let file = reading::read(&text).with_context(|| path.clone())?;
             // lib.rs comes before main.rs, which is a crate of its own then.
             by_module.entry(module.clone()).or_insert(sources.len());
-            sources.push(Source { path, module, is_test: false, file });
+            sources.push(SourceFile { path, module, is_test: false, file });
         }
         let mut for_tests: Vec<Module> = Vec::new();
         for source in &sources {
@@ -122,12 +122,12 @@ impl Crate {
     }
 
     /// The sources that are not for tests.
-    pub(super) fn tested(&self) -> impl Iterator<Item = &Source> {
+    pub(super) fn tested(&self) -> impl Iterator<Item = &SourceFile> {
         self.sources.iter().filter(|source| !source.is_test)
     }
 
     /// What a file imports.
-    pub(super) fn imports(&self, source: &Source) -> Vec<Import> {
+    pub(super) fn imports(&self, source: &SourceFile) -> Vec<Import> {
         let imports = source.file.mentions.iter().map(|mention| {
             let line = mention.line;
             match self.absolute(source, mention, 0) {
@@ -184,7 +184,7 @@ impl Crate {
             || file.aliases.iter().any(|alias| alias.outermost && alias.name == name)
     }
 
-    fn absolute(&self, source: &Source, mention: &Mention, steps: usize) -> Absolute {
+    fn absolute(&self, source: &SourceFile, mention: &Mention, steps: usize) -> Absolute {
         let mut module = [&source.module[..], &mention.inline].concat();
         let mut rest = &mention.segments[..];
         let mut is_anchored = false;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     crates::{Crate, Module},
-    violation::{Check, Violation},
+    violation::{TidyRule, Violation},
 };
 
 /// Of the siblings in a folder, who imports whom.
@@ -44,7 +44,7 @@ pub(super) fn check(sources: &Crate) -> Vec<Violation> {
         let key = (arrow.path, &arrow.folder, &arrow.to);
         let path = arrow.path.to_owned();
         found.entry(key).or_insert(Violation {
-            check: Check::Cycles,
+            check: TidyRule::Cycles,
             path,
             line: arrow.line,
             what,

@@ -1,13 +1,13 @@
 //! What breaks a rule today, and why. The list is to become empty: an exception that nothing needs is a failure,
 //! too.
 
-use super::violation::{Check, Violation};
+use super::violation::{TidyRule, Violation};
 
 /// Files that may break a rule.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Exception {
     /// The rule
-    pub(super) check: Check,
+    pub(super) check: TidyRule,
     /// Files; with a slash at its end, a folder with all that is in it
     pub(super) paths: &'static [&'static str],
     /// Why they may, and until when
@@ -19,7 +19,7 @@ pub(super) const EXCEPTIONS: &[Exception] = &[];
 
 /// The messages: what no exception is for, and exceptions that are for nothing.
 pub(super) fn apply(found: &[Violation], exceptions: &[Exception]) -> Vec<String> {
-    let is_for = |check: Check, path: &str, one: &Violation| {
+    let is_for = |check: TidyRule, path: &str, one: &Violation| {
         let is_there =
             if path.ends_with('/') { one.path.starts_with(path) } else { one.path == path };
         one.check == check && is_there

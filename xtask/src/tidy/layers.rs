@@ -9,8 +9,8 @@ use std::{fs, path::Path};
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
-    crates::{Crate, Import, Module, Source},
-    violation::{Check, Violation},
+    crates::{Crate, Import, Module, SourceFile},
+    violation::{TidyRule, Violation},
 };
 
 /// Where the table is.
@@ -28,7 +28,7 @@ const PROGRAM: &str = "main.rs";
 
 /// A folder or a file of the table.
 #[derive(Debug)]
-struct Row {
+struct LayerRow {
     /// As the table has it
     name: String,
     module: Module,
@@ -38,11 +38,11 @@ struct Row {
 
 /// The table.
 #[derive(Debug)]
-struct Table(Vec<Row>);
+struct LayerTable(Vec<LayerRow>);
 
 /// Imports that the table does not have, and files and rows that have no counterpart.
 pub(super) fn check(root: &Path, sources: &Crate) -> Result<Vec<Violation>> {
-    let table = Table::read(&fs::read_to_string(root.join(FILE)).context(FILE)?)?;
+    let table = LayerTable::read(&fs::read_to_string(root.join(FILE)).context(FILE)?)?;
     let mut found = Vec::new();
     for row in &table.0 {
         if !sources.sources.iter().any(|source| table.row_of(source).is_some_and(|of| of.is(row))) {
@@ -55,7 +55,7 @@ pub(super) fn check(root: &Path, sources: &Crate) -> Result<Vec<Violation>> {
             Some(row) => {
                 let imports = sources.imports(source).into_iter();
                 let wrong: Vec<_> = imports
-                    .filter_map(|import| Some((table.judge(row, &import)?, import)))
+                    .filter_map(|import| Some((table.check_import(row, &import)?, import)))
                     .collect();
                 // What is behind an imported name is no import of its own.
                 let is_behind = |import: &Import| {
@@ -84,7 +84,7 @@ pub(super) fn check(root: &Path, sources: &Crate) -> Result<Vec<Violation>> {
 }
 
 fn violation(path: &str, line: usize, what: String) -> Violation {
-    Violation { check: Check::Layers, path: path.to_owned(), line, what }
+    Violation { check: TidyRule::Layers, path: path.to_owned(), line, what }
 }
 
 /// What a cell has in backquotes.
@@ -92,18 +92,18 @@ fn names(cell: &str) -> impl Iterator<Item = &str> {
     cell.split('`').skip(1).step_by(2).map(|name| name.trim_end_matches('/'))
 }
 
-impl Row {
+impl LayerRow {
     fn is(&self, other: &Self) -> bool {
         self.name == other.name
     }
 }
 
-impl Table {
+impl LayerTable {
     fn read(text: &str) -> Result<Self> {
         let lines = text.lines().enumerate().skip_while(|(_, line)| *line != HEADING);
         let mut lines = lines.skip_while(|(_, line)| *line != COLUMNS).skip(2).peekable();
         ensure!(lines.peek().is_some(), "{FILE} has no table of folders under \"{HEADING}\"");
-        let mut rows: Vec<Row> = Vec::new();
+        let mut rows: Vec<LayerRow> = Vec::new();
         let mut all_below = Vec::new();
         for (at, line) in lines.take_while(|(_, line)| line.starts_with('|')) {
             let cells: Vec<&str> = line.trim_matches('|').split('|').collect();
@@ -119,7 +119,7 @@ impl Table {
                     all_below.push(rows.len());
                 }
                 let imports = names(imports).map(str::to_owned).collect();
-                rows.push(Row { name: name.to_owned(), module, imports, line: at + 1 });
+                rows.push(LayerRow { name: name.to_owned(), module, imports, line: at + 1 });
             }
         }
         for at in all_below {
@@ -132,7 +132,7 @@ impl Table {
     }
 
     /// The row that a file belongs to.
-    fn row_of(&self, source: &Source) -> Option<&Row> {
+    fn row_of(&self, source: &SourceFile) -> Option<&LayerRow> {
         if source.module.is_empty() {
             let name = if source.path.ends_with(PROGRAM) { PROGRAM } else { ROOT };
             return self.0.iter().find(|row| row.name == name);
@@ -140,7 +140,7 @@ impl Table {
         self.row_of_module(&source.module)
     }
 
-    fn row_of_module(&self, module: &[String]) -> Option<&Row> {
+    fn row_of_module(&self, module: &[String]) -> Option<&LayerRow> {
         let rows =
             self.0.iter().filter(|row| !row.module.is_empty() && module.starts_with(&row.module));
         rows.max_by_key(|row| row.module.len())
@@ -152,7 +152,7 @@ impl Table {
     }
 
     /// What is wrong with an import.
-    fn judge(&self, row: &Row, import: &Import) -> Option<String> {
+    fn check_import(&self, row: &LayerRow, import: &Import) -> Option<String> {
         let wrong = match &import.modules {
             Some(modules) => modules
                 .iter()
@@ -178,7 +178,7 @@ impl Table {
         ))
     }
 
-    fn may(&self, row: &Row, to: &Row) -> bool {
+    fn may(&self, row: &LayerRow, to: &LayerRow) -> bool {
         row.imports.iter().any(|name| *name == to.name || to.name.starts_with(&format!("{name}/")))
     }
 }

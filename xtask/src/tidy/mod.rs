@@ -5,6 +5,7 @@
 //! | [`layers`] | who imports whom in `ipc-trace`, against the table in `ARCHITECTURE.md` |
 //! | [`cycles`] | no circle between the files and folders of a folder |
 //! | [`purity`] | the engine knows no clock, file, thread, process or kernel |
+//! | [`names`] | each type has a name of its own, and no retired word comes back |
 //! | [`size`] | no file is too long |
 //! | [`exceptions`] | what breaks a rule today, and why |
 //! | [`crates`] | the files of a crate, and what each path in them leads to |
@@ -18,6 +19,7 @@ mod crates;
 mod cycles;
 mod exceptions;
 mod layers;
+mod names;
 mod purity;
 mod reading;
 mod size;
@@ -47,5 +49,6 @@ fn check(root: &Path, exceptions: &[Exception]) -> anyhow::Result<Vec<String>> {
             found.extend(purity::check(&sources));
         }
     }
+    found.extend(names::check(root)?);
     Ok(exceptions::apply(&found, exceptions))
 }

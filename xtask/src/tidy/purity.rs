@@ -2,7 +2,7 @@
 
 use super::{
     crates::{Crate, Import},
-    violation::{Check, Violation},
+    violation::{TidyRule, Violation},
 };
 
 /// The folder that is pure.
@@ -60,7 +60,12 @@ pub(super) fn check(sources: &Crate) -> Vec<Violation> {
                 "the engine uses {is} (`{used}`), and is to be pure: let a source find it out, and hand it in as \
                  an input"
             );
-            found.push(Violation { check: Check::Purity, path: source.path.clone(), line, what });
+            found.push(Violation {
+                check: TidyRule::Purity,
+                path: source.path.clone(),
+                line,
+                what,
+            });
         };
         for import in sources.imports(source) {
             if let Some(is) = is_impure(&import) {

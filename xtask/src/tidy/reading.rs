@@ -65,7 +65,7 @@ pub(super) fn read(text: &str) -> Result<File> {
     let parsed = syn::parse_file(text)?;
     let items = parsed.items.iter().filter_map(name_of).collect();
     let mut reader =
-        Reader { file: File { items, ..File::default() }, inline: Vec::new(), depth: 0 };
+        UseCollector { file: File { items, ..File::default() }, inline: Vec::new(), depth: 0 };
     reader.visit_file(&parsed);
     Ok(reader.file)
 }
@@ -107,14 +107,14 @@ fn is_for_tests(attributes: &[Attribute]) -> bool {
     })
 }
 
-struct Reader {
+struct UseCollector {
     file: File,
     inline: Vec<String>,
     /// How many functions and other bodies are around
     depth: usize,
 }
 
-impl Reader {
+impl UseCollector {
     fn mention(&self, segments: Vec<String>, line: usize) -> Mention {
         Mention { segments, line, inline: self.inline.clone() }
     }
@@ -213,7 +213,7 @@ macro_rules! visit_unless_for_tests {
     };
 }
 
-impl<'ast> Visit<'ast> for Reader {
+impl<'ast> Visit<'ast> for UseCollector {
     visit_unless_for_tests! {
         visit_expr_block: ExprBlock,
         visit_expr_call: ExprCall,

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::{
     crates::files,
-    violation::{Check, Violation},
+    violation::{TidyRule, Violation},
 };
 
 /// So many lines a file may have, with its tests.
@@ -21,7 +21,7 @@ pub(super) fn check(root: &Path, name: &str) -> Result<Vec<Violation>> {
             let what = format!(
                 "{lines} lines, and {MOST} are the most: split the file by what its parts are for"
             );
-            found.push(Violation { check: Check::Size, path, line: MOST + 1, what });
+            found.push(Violation { check: TidyRule::Size, path, line: MOST + 1, what });
         }
     }
     Ok(found)

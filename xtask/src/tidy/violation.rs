@@ -4,7 +4,7 @@ use std::fmt;
 
 /// A rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Check {
+pub(super) enum TidyRule {
     /// A folder imports what the table of folders lets it import
     Layers,
     /// No circle
@@ -13,13 +13,15 @@ pub(super) enum Check {
     Purity,
     /// No file is too long
     Size,
+    /// Names are plain, and each is a type's own
+    Names,
 }
 
 /// A place where a rule is broken.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Violation {
     /// The rule
-    pub(super) check: Check,
+    pub(super) check: TidyRule,
     /// The file, from the workspace's folder on
     pub(super) path: String,
     /// Where in it

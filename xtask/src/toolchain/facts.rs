@@ -25,7 +25,7 @@ const DEBIAN_SOURCES: &str = "/usr/lib/rustlib/src/rust";
 
 /// What decides where the toolchain comes from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Facts {
+pub(super) struct ToolchainFacts {
     /// rustup has a nightly toolchain.
     pub(super) nightly: bool,
     /// That nightly toolchain has the sources of `core`.
@@ -46,7 +46,7 @@ pub(super) struct Facts {
     pub(super) built_linker: Option<PathBuf>,
 }
 
-impl Facts {
+impl ToolchainFacts {
     /// Looks around. Stops at the first complete toolchain, for speed.
     pub(super) fn gather(workspace: &Path) -> Self {
         let mut facts = Self {

@@ -1,4 +1,4 @@
-//! The toolchain of the kernel side: a Rust compiler with unstable features and the sources of
+//! The toolchain of the eBPF programs: a Rust compiler with unstable features and the sources of
 //! `core`, and a `bpf-linker` for the same LLVM.
 //!
 //! Invariant: [`ensure`] gives a toolchain whose parts have been seen to be there; what it does
@@ -20,7 +20,7 @@ use std::{
 use anyhow::{Context as _, bail};
 
 use crate::apt::Apt;
-use facts::Facts;
+use facts::ToolchainFacts;
 use plan::{Action, Compiler};
 
 /// A toolchain which is complete.
@@ -74,7 +74,7 @@ pub(crate) fn ensure(workspace: &Path) -> anyhow::Result<Toolchain> {
     let mut apt = Apt::default();
     let mut linker_built = false;
     loop {
-        let facts = Facts::gather(workspace);
+        let facts = ToolchainFacts::gather(workspace);
         match plan::plan(&facts) {
             Action::Use(toolchain) => return Ok(toolchain),
             Action::Refuse(reason) => bail!(reason),

@@ -4,7 +4,7 @@
 
 use super::{
     Toolchain,
-    facts::{DEBIAN_RUSTC, Facts},
+    facts::{DEBIAN_RUSTC, ToolchainFacts},
     recipe::Recipe,
     release::{Release, RustVersion},
 };
@@ -17,7 +17,7 @@ const NIGHTLY_COMMAND: &str = "rustup toolchain install nightly --component rust
 const SOURCES_COMMAND: &str = "rustup component add rust-src --toolchain nightly";
 const LINKER_COMMAND: &str = "cargo install bpf-linker";
 
-/// Whose compiler builds the kernel side.
+/// Whose compiler builds the eBPF programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Compiler {
     /// rustup's nightly toolchain.
@@ -40,7 +40,7 @@ pub(super) enum Action {
 }
 
 /// Chooses the next thing to do.
-pub(super) fn plan(facts: &Facts) -> Action {
+pub(super) fn plan(facts: &ToolchainFacts) -> Action {
     if facts.nightly_sources
         && let Some(linker) = &facts.path_linker
     {
@@ -48,7 +48,7 @@ pub(super) fn plan(facts: &Facts) -> Action {
     }
     if !facts.debian {
         return Action::Refuse(format!(
-            "the toolchain for the kernel side is not complete. Run:\n{}",
+            "the toolchain for the eBPF programs are not complete. Run:\n{}",
             nightly_commands(facts)
         ));
     }
@@ -68,12 +68,12 @@ pub(super) fn plan(facts: &Facts) -> Action {
     Action::BuildLinker(recipe)
 }
 
-fn install(facts: &Facts, packages: Vec<String>) -> Action {
+fn install(facts: &ToolchainFacts, packages: Vec<String>) -> Action {
     if facts.root {
         return Action::InstallPackages(packages);
     }
     Action::Refuse(format!(
-        "packages for the kernel side are missing, and only root can install them. Run:\n\
+        "packages for the eBPF programs are missing, and only root can install them. Run:\n\
          \x20   sudo apt-get update\n\
          \x20   sudo apt-get install --no-install-recommends {}\n\
          and then this command again; or instead:\n{}",
@@ -82,7 +82,7 @@ fn install(facts: &Facts, packages: Vec<String>) -> Action {
     ))
 }
 
-fn unknown_llvm(facts: &Facts, rust: RustVersion) -> String {
+fn unknown_llvm(facts: &ToolchainFacts, rust: RustVersion) -> String {
     format!(
         "{DEBIAN_RUSTC} {} has LLVM {}, and no bpf-linker is known here for it. Run:\n{}",
         rust.release,
@@ -92,10 +92,10 @@ fn unknown_llvm(facts: &Facts, rust: RustVersion) -> String {
 }
 
 /// What to say when apt has done its work and something is missing still.
-pub(super) fn packages_did_not_help(facts: &Facts, packages: &[String]) -> String {
+pub(super) fn packages_did_not_help(facts: &ToolchainFacts, packages: &[String]) -> String {
     let found = match facts.debian_rust {
         Some(rust) if rust.release < OLDEST_RUST => format!(
-            "{DEBIAN_RUSTC} is {}, and the kernel side needs {OLDEST_RUST} or newer",
+            "{DEBIAN_RUSTC} is {}, and the eBPF programs need {OLDEST_RUST} or newer",
             rust.release
         ),
         Some(_) if !facts.debian_sources => {
@@ -112,7 +112,7 @@ pub(super) fn packages_did_not_help(facts: &Facts, packages: &[String]) -> Strin
 }
 
 /// The commands which complete the toolchain of rustup, on any system.
-fn nightly_commands(facts: &Facts) -> String {
+fn nightly_commands(facts: &ToolchainFacts) -> String {
     let mut commands = Vec::new();
     if !facts.nightly {
         commands.push(format!("    {NIGHTLY_COMMAND}"));

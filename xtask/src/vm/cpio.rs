@@ -12,12 +12,12 @@ const CONSOLE: u32 = 0o020_600;
 
 /// Writes an archive.
 #[derive(Debug)]
-pub(super) struct Writer<W> {
+pub(super) struct CpioWriter<W> {
     to: W,
     inode: u32,
 }
 
-impl<W: Write> Writer<W> {
+impl<W: Write> CpioWriter<W> {
     /// An archive without files.
     pub(super) fn new(to: W) -> Self {
         Self { to, inode: 0 }
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn entries_are_aligned_and_tell_their_lengths() {
-        let mut archive = Writer::new(Vec::new());
+        let mut archive = CpioWriter::new(Vec::new());
         archive.directory("bin").unwrap();
         archive.file("bin/a", b"12345").unwrap();
         archive.link("bin/b", "a").unwrap();

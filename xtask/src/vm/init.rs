@@ -58,7 +58,7 @@ pub(crate) struct Job {
 
 /// A file system of the kernel's own.
 #[derive(Debug)]
-pub(super) struct Mount {
+pub(super) struct KernelMount {
     kind: &'static str,
     /// Where
     pub(super) to: &'static str,
@@ -67,14 +67,14 @@ pub(super) struct Mount {
 }
 
 /// What is mounted, in this order.
-pub(super) const MOUNTS: [Mount; 7] = [
-    Mount { kind: "proc", to: "/proc", optional: false },
-    Mount { kind: "sysfs", to: "/sys", optional: false },
-    Mount { kind: "devtmpfs", to: "/dev", optional: false },
-    Mount { kind: "cgroup2", to: "/sys/fs/cgroup", optional: true },
-    Mount { kind: "bpf", to: "/sys/fs/bpf", optional: true },
-    Mount { kind: "debugfs", to: "/sys/kernel/debug", optional: true },
-    Mount { kind: "tracefs", to: "/sys/kernel/tracing", optional: true },
+pub(super) const MOUNTS: [KernelMount; 7] = [
+    KernelMount { kind: "proc", to: "/proc", optional: false },
+    KernelMount { kind: "sysfs", to: "/sys", optional: false },
+    KernelMount { kind: "devtmpfs", to: "/dev", optional: false },
+    KernelMount { kind: "cgroup2", to: "/sys/fs/cgroup", optional: true },
+    KernelMount { kind: "bpf", to: "/sys/fs/bpf", optional: true },
+    KernelMount { kind: "debugfs", to: "/sys/kernel/debug", optional: true },
+    KernelMount { kind: "tracefs", to: "/sys/kernel/tracing", optional: true },
 ];
 
 /// Whether this process is a machine's first program.
@@ -115,10 +115,10 @@ fn run() -> anyhow::Result<()> {
     let job: Job = serde_json::from_slice(&job).with_context(|| format!("cannot read {JOB}"))?;
     let port = || OpenOptions::new().write(true).open(RESULTS).context(RESULTS);
     let end = match job.preemption.verify().and_then(|()| perform(&job, port()?)) {
-        Ok(status) => End::from(status),
+        Ok(status) => JobEnd::from(status),
         Err(error) => {
             writeln!(port()?, "{error:#}")?;
-            End::Exited(127)
+            JobEnd::Exited(127)
         }
     };
     // The last close of a serial port waits until all is sent.
@@ -169,14 +169,14 @@ fn perform(job: &Job, mut port: File) -> anyhow::Result<ExitStatus> {
 /// How a job ended.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum End {
+pub(crate) enum JobEnd {
     /// With this exit status
     Exited(i32),
     /// By this signal
     Killed(i32),
 }
 
-impl From<ExitStatus> for End {
+impl From<ExitStatus> for JobEnd {
     fn from(status: ExitStatus) -> Self {
         match status.code() {
             Some(code) => Self::Exited(code),
@@ -186,7 +186,7 @@ impl From<ExitStatus> for End {
 }
 
 /// Takes the results apart: what the job printed, and how it ended if it did.
-pub(super) fn read_results(bytes: &[u8]) -> (String, Option<End>) {
+pub(super) fn read_results(bytes: &[u8]) -> (String, Option<JobEnd>) {
     // The port is a terminal, which makes "\r\n" of every "\n".
     let text = String::from_utf8_lossy(bytes).replace('\r', "");
     let end = text.trim_end().rsplit_once('\n').and_then(|(output, last)| {
@@ -205,7 +205,7 @@ mod tests {
         let results = b"one\r\njob ended: nothing\r\ntwo\r\n\r\njob ended: {\"exited\":101}\r\n";
         let (output, end) = read_results(results);
         assert_eq!(output, "one\njob ended: nothing\ntwo\n");
-        assert_eq!(end, Some(End::Exited(101)));
+        assert_eq!(end, Some(JobEnd::Exited(101)));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, bail};
 
 use super::{
-    cpio::Writer,
+    cpio::CpioWriter,
     init::{self, Job},
 };
 
@@ -59,7 +59,7 @@ impl Initramfs {
     /// Writes the archive for a machine that is to do `job`.
     pub(super) fn write(&self, job: &Job, to: &Path) -> anyhow::Result<()> {
         let name = || format!("cannot write {}", to.display());
-        let mut archive = Writer::new(BufWriter::new(File::create(to).with_context(name)?));
+        let mut archive = CpioWriter::new(BufWriter::new(File::create(to).with_context(name)?));
         let job = serde_json::to_vec(job)?;
         for directory in self.directories() {
             archive.directory(&directory).with_context(name)?;

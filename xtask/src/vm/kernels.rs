@@ -19,14 +19,14 @@ pub(super) const BUSYBOX_SUITE: &str = "bookworm";
 
 /// Which of a suite's kernels.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Flavour {
+pub(super) enum KernelFlavour {
     /// The one for virtual machines, whose package is half as large as that of the one for all machines
     Cloud,
     /// The one that preempts itself almost everywhere
     RealTime,
 }
 
-impl Flavour {
+impl KernelFlavour {
     /// The package that depends on the newest one.
     fn package(self) -> &'static str {
         match self {
@@ -49,14 +49,14 @@ const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A kernel to boot.
 #[derive(Clone, Debug)]
-pub(crate) struct Kernel {
+pub(crate) struct BootKernel {
     /// Its compressed image (bzImage)
     pub(crate) image: PathBuf,
     /// What `uname -r` will say
     pub(crate) release: String,
 }
 
-impl Kernel {
+impl BootKernel {
     /// The kernel in an image file.
     ///
     /// # Errors
@@ -78,10 +78,10 @@ impl Kernel {
 /// The suite's newest kernel, from the cache while that was filled not long ago.
 pub(super) fn of_suite(
     suite: &str,
-    flavour: Flavour,
+    flavour: KernelFlavour,
     cache: &Path,
     look_anew: bool,
-) -> anyhow::Result<Kernel> {
+) -> anyhow::Result<BootKernel> {
     let folder = cache.join("kernels").join(format!("{suite}{}", flavour.suffix()));
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let cached = newest_in(&folder);
@@ -89,14 +89,14 @@ pub(super) fn of_suite(
         && !look_anew
         && is_fresh(&folder.join("asked"))
     {
-        return Kernel::open(image);
+        return BootKernel::open(image);
     }
     match fetch(suite, flavour, cache, &folder) {
         Ok(kernel) => Ok(kernel),
         Err(error) => match cached {
             Some(image) => {
                 eprintln!("xtask: {suite}: {error:#}; using {}", image.display());
-                Kernel::open(&image)
+                BootKernel::open(&image)
             }
             None => Err(error.context(format!("cannot get the kernel of {suite}"))),
         },
@@ -114,7 +114,12 @@ pub(super) fn busybox(suite: &str, cache: &Path) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-fn fetch(suite: &str, flavour: Flavour, cache: &Path, folder: &Path) -> anyhow::Result<Kernel> {
+fn fetch(
+    suite: &str,
+    flavour: KernelFlavour,
+    cache: &Path,
+    folder: &Path,
+) -> anyhow::Result<BootKernel> {
     let archive = Archive::open(suite, &cache.join("apt").join(suite))?;
     let newest = archive.show(flavour.package())?;
     let image = newest.dependency("linux-image-").context("it depends on no kernel")?;
@@ -131,7 +136,7 @@ fn fetch(suite: &str, flavour: Flavour, cache: &Path, folder: &Path) -> anyhow::
         eprintln!("xtask: fetching {name} {version} from {suite}");
         store(&path, &archive.file_of(&name, "*/vmlinuz*")?)?;
     }
-    let kernel = Kernel::open(&path)?;
+    let kernel = BootKernel::open(&path)?;
     for old in images_in(folder).filter(|old| *old != path) {
         fs::remove_file(&old).with_context(|| format!("cannot remove {}", old.display()))?;
     }
@@ -194,11 +199,11 @@ mod tests {
         image[0x20e..0x210].copy_from_slice(&0x100_u16.to_le_bytes());
         image.splice(0x300..0x300, *b"6.12.117+deb13-cloud-amd64 (somebody) #1\0");
         fs::write(&path, image).unwrap();
-        let kernel = Kernel::open(&path).unwrap();
+        let kernel = BootKernel::open(&path).unwrap();
         assert_eq!(kernel.release, "6.12.117+deb13-cloud-amd64");
         assert_eq!(kernel.version(), "6.12");
         fs::write(&path, "no kernel").unwrap();
-        let error = Kernel::open(&path).unwrap_err();
+        let error = BootKernel::open(&path).unwrap_err();
         assert!(error.to_string().contains("bzimage"), "{error}");
     }
 }

@@ -10,11 +10,11 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-use super::{init::Job, initramfs::Initramfs, platforms::Preemption, results::Expected};
+use super::{init::Job, initramfs::Initramfs, platforms::Preemption, results::KnownFailure};
 use crate::{apt, build::Built, programs::PROGRAMS};
 
 /// What some kernel can't do: beginning of its release, backend, and the test that shows it.
-const LIMITS: [(&str, &str, Expected); 0] = [];
+const LIMITS: [(&str, &str, KnownFailure); 0] = [];
 
 /// Tests with many calls make only one in so many of them.
 const SCALE: &str = "50";
@@ -23,13 +23,13 @@ const SEEDS: &str = "2";
 
 /// The programs that machines have, as files of this one.
 #[derive(Clone, Debug)]
-pub(super) struct Programs {
+pub(super) struct MachinePrograms {
     tracer: PathBuf,
     xtask: PathBuf,
     tests: PathBuf,
 }
 
-impl Programs {
+impl MachinePrograms {
     /// Builds the live tests. The `xtask` that they run is not always this very program: with the
     /// tests, cargo may build it anew.
     pub(super) fn build(built: &Built) -> anyhow::Result<Self> {
@@ -109,7 +109,7 @@ fn text(path: &Path) -> String {
 }
 
 /// The tests that fail on this kernel because of what it is.
-pub(super) fn limits(release: &str, backend: &str) -> Vec<Expected> {
+pub(super) fn limits(release: &str, backend: &str) -> Vec<KnownFailure> {
     LIMITS
         .iter()
         .filter(|(beginning, of, _)| release.starts_with(beginning) && *of == backend)

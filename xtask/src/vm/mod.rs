@@ -39,20 +39,20 @@ use anyhow::bail;
 
 use crate::{
     build::{self, Built},
-    tally::{Run, Tally},
+    tally::{Tally, TestRun},
 };
-use live::Programs;
+use live::MachinePrograms;
 use place::LIMIT;
 use platforms::PLATFORMS;
-use results::Expected;
+use results::KnownFailure;
 use test_matrix::{BACKENDS, Selection};
 
 pub(crate) use init::Job;
 pub(crate) use initramfs::Initramfs;
-pub(crate) use kernels::Kernel;
-pub(crate) use place::{Place, Planned, at_a_time, run_all};
+pub(crate) use kernels::BootKernel;
+pub(crate) use place::{Planned, VmCache, at_a_time, run_all};
 pub(crate) use platforms::{Preemption, SUITES};
-pub(crate) use qemu::{Clock, Machine, Ran};
+pub(crate) use qemu::{MachineClock, QemuMachine, Ran};
 
 /// Options of `cargo xtask vm`.
 #[derive(Clone, Debug, clap::Args)]
@@ -128,7 +128,7 @@ pub(crate) fn main(args: &VmArgs) -> anyhow::Result<ExitCode> {
 
 /// Runs the live tests on every kernel.
 pub(crate) fn run(args: &VmArgs, built: &Built, tally: &mut Tally) -> anyhow::Result<()> {
-    let host = Host::prepare(built)?;
+    let host = VmHost::prepare(built)?;
     let programs = &host.programs;
     let targets = targets(args, &host.place.cache, tally);
     if !args.command.is_empty() {
@@ -155,7 +155,7 @@ pub(crate) fn run(args: &VmArgs, built: &Built, tally: &mut Tally) -> anyhow::Re
             let machine = host.machine(target, backend, args);
             let machine = match selection {
                 // One processor need not wait for another.
-                Selection::Dealt { .. } => Machine { processors: 1, ..quick(machine) },
+                Selection::Dealt { .. } => QemuMachine { processors: 1, ..quick(machine) },
                 Selection::Smoke => quick(machine),
                 Selection::Named { .. } => machine,
             };
@@ -171,9 +171,9 @@ pub(crate) fn run(args: &VmArgs, built: &Built, tally: &mut Tally) -> anyhow::Re
 }
 
 /// A machine that is emulated has none of the defects that kernels mitigate.
-fn quick(machine: Machine) -> Machine {
+fn quick(machine: QemuMachine) -> QemuMachine {
     let append = format!("mitigations=off {}", machine.append);
-    Machine { append, ..machine }
+    QemuMachine { append, ..machine }
 }
 
 /// Runs machines, and shows what each printed as it goes off.
@@ -184,7 +184,7 @@ fn show(queue: Vec<Planned<Shows>>, args: &VmArgs, tally: &mut Tally) -> anyhow:
             Shows::Output => results::of_command(&planned.name, &ran),
         };
         print!("{text}");
-        let mut run = Run::new("vm");
+        let mut run = TestRun::new("vm");
         run.read(text.as_bytes());
         tally.add(run, !text.contains("\ntest result: FAILED"));
         Ok(())
@@ -204,19 +204,19 @@ pub(crate) fn outputs(
     let suites =
         if suites.is_empty() { SUITES.map(str::to_owned).to_vec() } else { suites.to_owned() };
     let args = VmArgs { platform: suites, ..VmArgs::new(false) };
-    let host = Host::prepare(built)?;
+    let host = VmHost::prepare(built)?;
     let mut tally = Tally::default();
     let targets = targets(&args, &host.place.cache, &mut tally);
     if tally.failed() > 0 {
         bail!("a kernel can't be had; the messages above say why");
     }
-    let output = |target: &Target| {
+    let output = |target: &BootTarget| {
         let name = format!("vm::{}", target.name());
         eprintln!("xtask: {name}: booting");
         let job = target.job(host.programs.command(command));
         let ran = host.machine(target, "output", &args).run(&job)?;
         match ran.end {
-            Some(init::End::Exited(0)) => Ok(ran.output),
+            Some(init::JobEnd::Exited(0)) => Ok(ran.output),
             _ => bail!("{}", results::of_command(&name, &ran)),
         }
     };
@@ -224,24 +224,24 @@ pub(crate) fn outputs(
 }
 
 /// What machines that run the live tests are made of, on this one.
-struct Host {
-    place: Place,
-    programs: Programs,
+struct VmHost {
+    place: VmCache,
+    programs: MachinePrograms,
     files: Initramfs,
 }
 
-impl Host {
+impl VmHost {
     fn prepare(built: &Built) -> anyhow::Result<Self> {
-        let place = Place::take(built)?;
-        let programs = Programs::build(built)?;
+        let place = VmCache::take(built)?;
+        let programs = MachinePrograms::build(built)?;
         let files = programs.files(&place.busybox()?)?;
         Ok(Self { place, programs, files })
     }
 
-    fn machine(&self, target: &Target, what: &str, args: &VmArgs) -> Machine {
+    fn machine(&self, target: &BootTarget, what: &str, args: &VmArgs) -> QemuMachine {
         let what = format!("{what}{}", target.preemption.suffix());
         let words = [target.preemption.append(), args.append.as_deref().unwrap_or_default()];
-        Machine {
+        QemuMachine {
             append: words.join(" "),
             limit: Duration::from_secs(args.limit),
             ..self.place.machine(&target.kernel, self.files.clone(), &what)
@@ -251,12 +251,12 @@ impl Host {
 
 /// A kernel to boot, and how it is to preempt itself.
 #[derive(Debug)]
-struct Target {
-    kernel: Kernel,
+struct BootTarget {
+    kernel: BootKernel,
     preemption: Preemption,
 }
 
-impl Target {
+impl BootTarget {
     fn name(&self) -> String {
         format!("{}{}", self.kernel.version(), self.preemption.suffix())
     }
@@ -279,17 +279,17 @@ impl Target {
 }
 
 /// What to boot. A kernel that can't be had is a failed test.
-fn targets(args: &VmArgs, cache: &Path, tally: &mut Tally) -> Vec<Target> {
+fn targets(args: &VmArgs, cache: &Path, tally: &mut Tally) -> Vec<BootTarget> {
     let mut all = Vec::new();
-    let mut add = |name: &str, preemption, kernel: anyhow::Result<Kernel>| match kernel {
-        Ok(kernel) => all.push(Target { kernel, preemption }),
+    let mut add = |name: &str, preemption, kernel: anyhow::Result<BootKernel>| match kernel {
+        Ok(kernel) => all.push(BootTarget { kernel, preemption }),
         Err(error) => {
             println!("test vm::{name} ... FAILED\n{error:#}");
             tally.fail(&format!("vm::{name}"));
         }
     };
     for image in &args.kernel {
-        add(&image.display().to_string(), Preemption::Default, Kernel::open(image));
+        add(&image.display().to_string(), Preemption::Default, BootKernel::open(image));
     }
     if args.kernel.is_empty() {
         for platform in PLATFORMS {
@@ -306,7 +306,7 @@ fn targets(args: &VmArgs, cache: &Path, tally: &mut Tally) -> Vec<Target> {
 #[derive(Debug)]
 enum Shows {
     /// That of tests, of which these are expected to fail
-    Tests(Vec<Expected>),
+    Tests(Vec<KnownFailure>),
     /// Something to be shown as it is; the job's exit status is its only result
     Output,
 }

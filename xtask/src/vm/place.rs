@@ -16,8 +16,8 @@ use anyhow::{Context as _, bail};
 use super::{
     init::Job,
     initramfs::Initramfs,
-    kernels::{self, BUSYBOX_SUITE, Flavour, Kernel},
-    qemu::{Clock, Machine, QEMU, Ran},
+    kernels::{self, BUSYBOX_SUITE, BootKernel, KernelFlavour},
+    qemu::{MachineClock, QEMU, QemuMachine, Ran},
 };
 use crate::{apt, build::Built};
 
@@ -29,14 +29,14 @@ const PROCESSORS: u32 = 2;
 
 /// The cache and the emulator.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct VmCache {
     pub(super) cache: PathBuf,
     qemu: PathBuf,
     /// Held as long as this lives
     _lock: File,
 }
 
-impl Place {
+impl VmCache {
     /// Makes it, and waits until no other process uses it.
     ///
     /// # Errors
@@ -54,8 +54,8 @@ impl Place {
     }
 
     /// The newest kernel of a suite.
-    pub(crate) fn kernel(&self, suite: &str) -> anyhow::Result<Kernel> {
-        kernels::of_suite(suite, Flavour::Cloud, &self.cache, false)
+    pub(crate) fn kernel(&self, suite: &str) -> anyhow::Result<BootKernel> {
+        kernels::of_suite(suite, KernelFlavour::Cloud, &self.cache, false)
     }
 
     /// The busybox of all machines.
@@ -64,14 +64,14 @@ impl Place {
     }
 
     /// A machine with two processors and this machine's clock. `what` it does names its folder.
-    pub(crate) fn machine(&self, kernel: &Kernel, files: Initramfs, what: &str) -> Machine {
-        Machine {
+    pub(crate) fn machine(&self, kernel: &BootKernel, files: Initramfs, what: &str) -> QemuMachine {
+        QemuMachine {
             qemu: self.qemu.clone(),
             kernel: kernel.image.clone(),
             files,
             processors: PROCESSORS,
             mebibytes: MEBIBYTES,
-            clock: Clock::Host,
+            clock: MachineClock::Host,
             append: String::new(),
             limit: Duration::from_secs(LIMIT),
             folder: self.cache.join("runs").join(format!("{}-{what}", kernel.release)),
@@ -89,7 +89,7 @@ pub(crate) fn at_a_time() -> usize {
 #[derive(Debug)]
 pub(crate) struct Planned<T> {
     pub(crate) name: String,
-    pub(crate) machine: Machine,
+    pub(crate) machine: QemuMachine,
     pub(crate) job: Job,
     /// What its output is
     pub(crate) what: T,

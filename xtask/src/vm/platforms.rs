@@ -7,7 +7,7 @@ use std::{fs, path::Path};
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::kernels::{self, Flavour, Kernel};
+use super::kernels::{self, BootKernel, KernelFlavour};
 
 /// How a kernel preempts itself.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -63,10 +63,10 @@ pub(super) fn names() -> [&'static str; PLATFORMS.len()] {
 
 impl Platform {
     /// Its kernel, from the cache while that was filled not long ago.
-    pub(super) fn kernel(&self, cache: &Path, look_anew: bool) -> anyhow::Result<Kernel> {
+    pub(super) fn kernel(&self, cache: &Path, look_anew: bool) -> anyhow::Result<BootKernel> {
         let flavour = match self.preemption {
-            Preemption::Default | Preemption::Full => Flavour::Cloud,
-            Preemption::RealTime => Flavour::RealTime,
+            Preemption::Default | Preemption::Full => KernelFlavour::Cloud,
+            Preemption::RealTime => KernelFlavour::RealTime,
         };
         kernels::of_suite(self.suite, flavour, cache, look_anew)
     }

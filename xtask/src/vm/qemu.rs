@@ -1,6 +1,6 @@
 //! Runs one virtual machine to its end.
 //!
-//! Invariant: when [`Machine::run`] returns, its qemu has ended, by itself or by our hand; and when
+//! Invariant: when [`QemuMachine::run`] returns, its qemu has ended, by itself or by our hand; and when
 //! the thread in it dies, the kernel ends it.
 
 use std::{
@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use nix::sys::signal::Signal;
 
 use super::{
-    init::{End, Job, read_results},
+    init::{Job, JobEnd, read_results},
     initramfs::Initramfs,
 };
 use crate::child::ends_with_us;
@@ -28,14 +28,14 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// What a machine's clock follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Clock {
+pub(crate) enum MachineClock {
     /// The time that passes outside.
     Host,
     /// The instructions that it executes, one a nanosecond: the same on every run. One processor.
     Instructions,
 }
 
-impl Clock {
+impl MachineClock {
     fn options(self) -> &'static [&'static str] {
         match self {
             // With a thread for each processor, a 6.12 guest crashed while it patched its own code.
@@ -47,7 +47,7 @@ impl Clock {
 
 /// A machine that can be started any number of times.
 #[derive(Clone, Debug)]
-pub(crate) struct Machine {
+pub(crate) struct QemuMachine {
     /// The emulator
     pub(crate) qemu: PathBuf,
     /// A bzImage
@@ -59,7 +59,7 @@ pub(crate) struct Machine {
     /// Its memory
     pub(crate) mebibytes: u32,
     /// Its clock
-    pub(crate) clock: Clock,
+    pub(crate) clock: MachineClock,
     /// Words for the kernel's command line
     pub(crate) append: String,
     /// How long it may run
@@ -77,7 +77,7 @@ const WORDS: &str = "console=ttyS0 panic=-1 oops=panic no_timer_check norandmaps
 #[derive(Clone, Debug)]
 pub(crate) struct Ran {
     /// How the job ended; `None`: it did not
-    pub(crate) end: Option<End>,
+    pub(crate) end: Option<JobEnd>,
     /// Why it did not end
     pub(crate) trouble: Option<String>,
     /// What the job printed
@@ -88,7 +88,7 @@ pub(crate) struct Ran {
     pub(crate) took: Duration,
 }
 
-impl Machine {
+impl QemuMachine {
     /// Boots the machine, has it do `job`, and waits until it is off.
     ///
     /// # Errors

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use super::{
     abi::is_error,
-    book::{Report, outcome},
-    calls::{Caller, Route, slot},
+    book::{WorkloadReport, outcome},
+    calls::{CountingCaller, Route, slot},
     mq,
     process::{self, Flag},
 };
@@ -25,14 +25,16 @@ const RACES: i32 = 100;
 const CREATE: i32 = libc::IPC_CREAT | 0o600;
 
 pub(crate) fn run() -> Result<()> {
-    let mut caller = Caller::new("home")?;
+    let mut caller = CountingCaller::new("home")?;
     let inum = caller.unshare("births")?;
     let mut pids = Vec::new();
-    let mut all = Report::default();
+    let mut all = WorkloadReport::default();
     // A path is followed by a call that would have made the queue.
-    for (name, ask) in
-        [("maker", ask as fn() -> Result<Report>), ("finder", ask), ("opener", open_by_path)]
-    {
+    for (name, ask) in [
+        ("maker", ask as fn() -> Result<WorkloadReport>),
+        ("finder", ask),
+        ("opener", open_by_path),
+    ] {
         let child = process::spawn(name.as_bytes(), ask)?;
         pids.push((name, child.pid.as_raw()));
         all.absorb(child.join()?);
@@ -40,7 +42,7 @@ pub(crate) fn run() -> Result<()> {
     let (turns, dones) = ([Flag::new()?, Flag::new()?], [Flag::new()?, Flag::new()?]);
     let racers = [0, 1].map(|one| {
         process::spawn(b"racer", || {
-            let mut caller = Caller::new("births")?;
+            let mut caller = CountingCaller::new("births")?;
             for race in 0..RACES {
                 turns[one].wait()?;
                 expect("shmget", caller.shmget(KEY + 0x100 + race, 4096, CREATE))?;
@@ -73,8 +75,8 @@ fn expect(what: &str, ret: i64) -> Result<i64> {
 }
 
 /// Asks for an object of each kind by each route.
-fn ask() -> Result<Report> {
-    let mut caller = Caller::new("births")?;
+fn ask() -> Result<WorkloadReport> {
+    let mut caller = CountingCaller::new("births")?;
     for (at, route) in Route::ALL.into_iter().enumerate() {
         let key = KEY + at as i32;
         caller.by(route);
@@ -86,14 +88,14 @@ fn ask() -> Result<Report> {
     Ok(caller.report())
 }
 
-fn open(caller: &mut Caller, name: &[u8]) -> Result<()> {
+fn open(caller: &mut CountingCaller, name: &[u8]) -> Result<()> {
     let oflag = libc::O_CREAT | libc::O_RDWR;
     mq::close(expect("mq_open", caller.mq_open(name, oflag, 0o600, None))?);
     Ok(())
 }
 
 /// Makes a queue by its path, and asks for it.
-fn open_by_path() -> Result<Report> {
+fn open_by_path() -> Result<WorkloadReport> {
     nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
@@ -105,13 +107,13 @@ fn open_by_path() -> Result<Report> {
     options.read(true).write(true).create_new(true).mode(0o600);
     options.open(at.join("by-path")).context("making a queue by its path")?;
     umount2(&at, MntFlags::MNT_DETACH).context("unmounting mqueue")?;
-    let mut caller = Caller::new("births")?;
+    let mut caller = CountingCaller::new("births")?;
     open(&mut caller, b"by-path")?;
     Ok(caller.report())
 }
 
 /// Which process made a segment, as the kernel remembers it.
-fn made_by(caller: &mut Caller, key: i32) -> Result<Value> {
+fn made_by(caller: &mut CountingCaller, key: i32) -> Result<Value> {
     let id = expect("shmget", caller.shmget(key, 0, 0))?;
     expect("shmctl", caller.shmctl(id as i32, libc::IPC_STAT))?;
     // struct shmid64_ds, include/uapi/asm-generic/shmbuf.h

@@ -13,11 +13,11 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use super::abi::is_error;
-use super::book::{Book, Report, outcome};
-use super::calls::Caller;
+use super::book::{ExpectedCounts, WorkloadReport, outcome};
+use super::calls::CountingCaller;
 use super::mq::close;
 use super::process::{self, Flag};
-use super::sysv::Step;
+use super::sysv::SemStep;
 
 /// An operation which can sleep.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -56,7 +56,7 @@ struct Bed {
 }
 
 impl Bed {
-    fn make(kind: Sleeper, caller: &mut Caller) -> Result<Self> {
+    fn make(kind: Sleeper, caller: &mut CountingCaller) -> Result<Self> {
         let id = match kind {
             Sleeper::Semop => caller.semget(libc::IPC_PRIVATE, 1, 0o600),
             Sleeper::Msgrcv => caller.msgget(libc::IPC_PRIVATE, 0o600),
@@ -72,23 +72,23 @@ impl Bed {
         Ok(Self { kind, id: id as i32 })
     }
 
-    fn sleep(self, caller: &mut Caller) -> i64 {
+    fn sleep(self, caller: &mut CountingCaller) -> i64 {
         match self.kind {
-            Sleeper::Semop => caller.semop(self.id, &[Step(0, -1, 0)]),
+            Sleeper::Semop => caller.semop(self.id, &[SemStep(0, -1, 0)]),
             Sleeper::Msgrcv => caller.msgrcv(self.id, 64, 0, 0),
             Sleeper::MqReceive => caller.mq_receive(self.id, 64, None),
         }
     }
 
-    fn wake(self, caller: &mut Caller) -> i64 {
+    fn wake(self, caller: &mut CountingCaller) -> i64 {
         match self.kind {
-            Sleeper::Semop => caller.semop(self.id, &[Step(0, 1, 0)]),
+            Sleeper::Semop => caller.semop(self.id, &[SemStep(0, 1, 0)]),
             Sleeper::Msgrcv => caller.msgsnd(self.id, 1, b"wake up", 0),
             Sleeper::MqReceive => caller.mq_send(self.id, b"wake up", 0, None),
         }
     }
 
-    fn remove(self, caller: &mut Caller) {
+    fn remove(self, caller: &mut CountingCaller) {
         match self.kind {
             Sleeper::Semop => {
                 caller.semctl(self.id, 0, libc::IPC_RMID, 0);
@@ -123,7 +123,7 @@ pub(crate) fn blocked(options: &Blocked) -> Result<()> {
     if options.fresh {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC)?;
     }
-    let mut caller = Caller::new(if options.fresh { "fresh" } else { "home" })?;
+    let mut caller = CountingCaller::new(if options.fresh { "fresh" } else { "home" })?;
     let bed = Bed::make(options.op, &mut caller)?;
     let mut sleeper = caller.sibling()?;
     let tid = AtomicI32::new(0);
@@ -185,9 +185,9 @@ extern "C" fn handler(_: libc::c_int) {
 pub(crate) fn restart() -> Result<()> {
     let mut caller = {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC)?;
-        Caller::new("restart")?
+        CountingCaller::new("restart")?
     };
-    let mut book = Book::default();
+    let mut book = ExpectedCounts::default();
     let mut steps = Vec::new();
     for kind in [Sleeper::Msgrcv, Sleeper::MqReceive, Sleeper::Semop] {
         for disturbance in [Disturbance::Plain, Disturbance::Restart, Disturbance::Stop] {
@@ -205,7 +205,11 @@ pub(crate) fn restart() -> Result<()> {
 
 /// One sleeper, a process of its own, is disturbed and then woken. It calls again whenever
 /// it gets EINTR.
-fn disturb(bed: Bed, disturbance: Disturbance, caller: &mut Caller) -> Result<Report> {
+fn disturb(
+    bed: Bed,
+    disturbance: Disturbance,
+    caller: &mut CountingCaller,
+) -> Result<WorkloadReport> {
     let handled = Flag::new()?;
     let child = process::spawn(b"sleeper", || {
         HANDLED.store(handled.raw(), Ordering::Relaxed);
@@ -217,7 +221,7 @@ fn disturb(bed: Bed, disturbance: Disturbance, caller: &mut Caller) -> Result<Re
         let action = SigAction::new(SigHandler::Handler(handler), flags, SigSet::empty());
         // SAFETY: the handler makes one async-signal-safe call.
         unsafe { sigaction(Signal::SIGUSR1, &action) }?;
-        let mut caller = Caller::new("restart")?;
+        let mut caller = CountingCaller::new("restart")?;
         let mut results = Vec::new();
         while results.last().is_none_or(|&ret| ret == -i64::from(libc::EINTR)) {
             results.push(bed.sleep(&mut caller));

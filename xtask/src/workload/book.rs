@@ -14,11 +14,11 @@ use serde_json::{Map, Value};
 use super::abi::is_error;
 
 /// The logical operations; several system calls may be one operation (`semtimedop` with its
-/// variants is [`Op::Semop`]).
+/// variants is [`WorkloadOp::Semop`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[allow(missing_docs, reason = "each is named after its system call")]
-pub(crate) enum Op {
+pub(crate) enum WorkloadOp {
     Shmget,
     Shmat,
     Shmdt,
@@ -40,26 +40,26 @@ pub(crate) enum Op {
 
 /// An error number which is written by its name (`EAGAIN`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Error(pub(crate) i32);
+pub(crate) struct ErrnoName(pub(crate) i32);
 
-impl fmt::Display for Error {
+impl fmt::Display for ErrnoName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let known = Errno::from_raw(self.0);
         if known == Errno::UnknownErrno { write!(f, "E{}", self.0) } else { write!(f, "{known:?}") }
     }
 }
 
-impl Serialize for Error {
+impl Serialize for ErrnoName {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl<'de> Deserialize<'de> for Error {
+impl<'de> Deserialize<'de> for ErrnoName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
         (1..4096)
-            .map(Error)
+            .map(ErrnoName)
             .find(|error| error.to_string() == name)
             .ok_or_else(|| D::Error::custom(format!("unknown error name {name}")))
     }
@@ -67,41 +67,41 @@ impl<'de> Deserialize<'de> for Error {
 
 /// A raw answer as a person would write it: a number, or the name of the error.
 pub(crate) fn outcome(ret: i64) -> Value {
-    if is_error(ret) { Error(-ret as i32).to_string().into() } else { ret.into() }
+    if is_error(ret) { ErrnoName(-ret as i32).to_string().into() } else { ret.into() }
 }
 
 /// The calls of one operation in one namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Tally {
+pub(crate) struct OpTally {
     /// How many calls were made.
     pub(crate) calls: u64,
     /// How many of them failed.
     pub(crate) failed: u64,
     /// How often each error came back.
-    pub(crate) errors: BTreeMap<Error, u64>,
+    pub(crate) errors: BTreeMap<ErrnoName, u64>,
 }
 
 /// The calls made by members of one namespace. It is the namespace of the *caller* that
 /// counts, also for a queue descriptor which came from elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct NsBook {
+pub(crate) struct NamespaceCounts {
     /// The workload's name for the namespace.
     pub(crate) label: String,
     /// Its inode number.
     pub(crate) inum: u64,
     /// The operations called at least once.
-    pub(crate) ops: BTreeMap<Op, Tally>,
+    pub(crate) ops: BTreeMap<WorkloadOp, OpTally>,
 }
 
 /// All namespaces of a workload, in order of their first appearance.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Book {
-    namespaces: Vec<NsBook>,
+pub(crate) struct ExpectedCounts {
+    namespaces: Vec<NamespaceCounts>,
     #[serde(skip)]
     current: usize,
 }
 
-impl Book {
+impl ExpectedCounts {
     /// From now on calls are counted for this namespace.
     pub(crate) fn enter(&mut self, label: &str, inum: u64) {
         self.current = self.page(label, inum);
@@ -118,12 +118,12 @@ impl Book {
     }
 
     /// Counts one call with its raw answer.
-    pub(crate) fn note(&mut self, op: Op, ret: i64) {
+    pub(crate) fn note(&mut self, op: WorkloadOp, ret: i64) {
         self.note_many(op, ret, 1);
     }
 
     /// Counts `times` calls which had the same raw answer.
-    pub(crate) fn note_many(&mut self, op: Op, ret: i64, times: u64) {
+    pub(crate) fn note_many(&mut self, op: WorkloadOp, ret: i64, times: u64) {
         if times == 0 {
             return;
         }
@@ -131,12 +131,12 @@ impl Book {
         tally.calls += times;
         if is_error(ret) {
             tally.failed += times;
-            *tally.errors.entry(Error(-ret as i32)).or_default() += times;
+            *tally.errors.entry(ErrnoName(-ret as i32)).or_default() += times;
         }
     }
 
     /// Adds the content of another book.
-    pub(crate) fn merge(&mut self, other: Book) {
+    pub(crate) fn merge(&mut self, other: ExpectedCounts) {
         for ns in other.namespaces {
             let page = self.page(&ns.label, ns.inum);
             for (op, tally) in ns.ops {
@@ -151,7 +151,7 @@ impl Book {
     }
 
     /// Adds namespaces which are known to be new ones, in no time however many there are.
-    pub(crate) fn append(&mut self, other: Book) {
+    pub(crate) fn append(&mut self, other: ExpectedCounts) {
         self.namespaces.extend(other.namespaces);
     }
 
@@ -163,7 +163,11 @@ impl Book {
     fn page(&mut self, label: &str, inum: u64) -> usize {
         let known = self.namespaces.iter().position(|ns| ns.label == label && ns.inum == inum);
         known.unwrap_or_else(|| {
-            self.namespaces.push(NsBook { label: label.into(), inum, ops: BTreeMap::new() });
+            self.namespaces.push(NamespaceCounts {
+                label: label.into(),
+                inum,
+                ops: BTreeMap::new(),
+            });
             self.namespaces.len() - 1
         })
     }
@@ -171,18 +175,18 @@ impl Book {
 
 /// A book together with whatever else a workload knows about itself; this is what is printed.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Report {
+pub(crate) struct WorkloadReport {
     /// The counts.
     #[serde(flatten)]
-    pub(crate) book: Book,
+    pub(crate) book: ExpectedCounts,
     /// Further facts, printed beside `namespaces`.
     #[serde(flatten)]
     pub(crate) facts: Map<String, Value>,
 }
 
-impl Report {
+impl WorkloadReport {
     /// A report without further facts.
-    pub(crate) fn of(book: Book) -> Self {
+    pub(crate) fn new(book: ExpectedCounts) -> Self {
         Self { book, facts: Map::new() }
     }
 
@@ -194,7 +198,7 @@ impl Report {
 
     /// Takes in the report of a helper: counts are added, lists appended, and a fact of
     /// another kind replaces the one of the same name.
-    pub(crate) fn absorb(&mut self, other: Report) {
+    pub(crate) fn absorb(&mut self, other: WorkloadReport) {
         self.book.merge(other.book);
         for (name, value) in other.facts {
             match (self.facts.get_mut(&name), value) {
@@ -222,25 +226,25 @@ mod tests {
 
     #[test]
     fn a_report_has_the_agreed_form_and_survives_the_pipe() {
-        let mut book = Book::default();
+        let mut book = ExpectedCounts::default();
         book.enter("a", 7);
-        book.note(Op::Semop, 0);
-        book.note(Op::Semop, -i64::from(libc::EAGAIN));
-        let mut other = Book::default();
+        book.note(WorkloadOp::Semop, 0);
+        book.note(WorkloadOp::Semop, -i64::from(libc::EAGAIN));
+        let mut other = ExpectedCounts::default();
         other.enter("a", 7);
-        other.note(Op::Semop, -i64::from(libc::EAGAIN));
+        other.note(WorkloadOp::Semop, -i64::from(libc::EAGAIN));
         other.enter("b", 8);
         // An address which would be negative as 32 bits is no error.
-        other.note(Op::Shmat, 0xf7f0_0000);
+        other.note(WorkloadOp::Shmat, 0xf7f0_0000);
         book.merge(other);
         assert_eq!(book.total(), 4);
-        let text = serde_json::to_value(Report::of(book).fact("pid", 1)).unwrap();
+        let text = serde_json::to_value(WorkloadReport::new(book).fact("pid", 1)).unwrap();
         let form = json!({"pid": 1, "namespaces": [
             {"label": "a", "inum": 7,
              "ops": {"semop": {"calls": 3, "failed": 2, "errors": {"EAGAIN": 2}}}},
             {"label": "b", "inum": 8, "ops": {"shmat": {"calls": 1, "failed": 0, "errors": {}}}}]});
         assert_eq!(text, form);
-        let back: Report = serde_json::from_value(text).unwrap();
+        let back: WorkloadReport = serde_json::from_value(text).unwrap();
         assert_eq!(serde_json::to_value(back).unwrap(), form);
     }
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::abi::{self, Arena};
-use super::book::{Book, Op, Report};
+use super::book::{ExpectedCounts, WorkloadOp, WorkloadReport};
 use super::process;
 
 /// How calls are made.
@@ -79,10 +79,10 @@ pub(super) fn ipc(call: u32, version: u32, rest: [u64; 5]) -> (u32, [u64; 6]) {
 
 /// One thread's calls and their book.
 #[derive(Debug)]
-pub(crate) struct Caller {
+pub(crate) struct CountingCaller {
     route: Route,
     arena: Arena,
-    book: Book,
+    book: ExpectedCounts,
     made: u64,
     log: Option<Vec<Value>>,
     bad_pointer: bool,
@@ -90,13 +90,13 @@ pub(crate) struct Caller {
     kept_from: bool,
 }
 
-impl Caller {
+impl CountingCaller {
     /// A caller in the thread's present namespace, which the book calls `label`.
     pub(crate) fn new(label: &str) -> Result<Self> {
         let mut caller = Self {
             route: Route::Native,
             arena: Arena::new()?,
-            book: Book::default(),
+            book: ExpectedCounts::default(),
             made: 0,
             log: None,
             bad_pointer: false,
@@ -177,13 +177,13 @@ impl Caller {
     }
 
     /// Enters calls which were made by other means.
-    pub(crate) fn note_many(&mut self, op: Op, ret: i64, times: u64) {
+    pub(crate) fn note_many(&mut self, op: WorkloadOp, ret: i64, times: u64) {
         self.made += times;
         self.book.note_many(op, ret, times);
     }
 
     /// Takes over the calls of a helper.
-    pub(crate) fn absorb(&mut self, other: Caller) {
+    pub(crate) fn absorb(&mut self, other: CountingCaller) {
         self.made += other.made;
         self.book.merge(other.book);
     }
@@ -201,8 +201,8 @@ impl Caller {
     }
 
     /// The end: the book as a report.
-    pub(crate) fn report(self) -> Report {
-        Report::of(self.book)
+    pub(crate) fn report(self) -> WorkloadReport {
+        WorkloadReport::new(self.book)
     }
 
     /// The present route.
@@ -242,8 +242,8 @@ impl Caller {
     }
 
     /// Writes a time as the route has it; NULL for none.
-    pub(super) fn put_time(&mut self, time: Option<Time>) -> u64 {
-        let Some(Time { sec, nsec }) = time else {
+    pub(super) fn put_time(&mut self, time: Option<TimeLimit>) -> u64 {
+        let Some(TimeLimit { sec, nsec }) = time else {
             return 0;
         };
         if self.route == Route::Int80Ipc {
@@ -261,7 +261,12 @@ impl Caller {
     }
 
     /// Makes one call.
-    pub(super) fn go(&mut self, op: Op, spelling: &Spelling, args: impl FnOnce() -> Value) -> i64 {
+    pub(super) fn go(
+        &mut self,
+        op: WorkloadOp,
+        spelling: &Spelling,
+        args: impl FnOnce() -> Value,
+    ) -> i64 {
         let narrow = |args: [u64; 6]| args.map(|arg| arg as u32);
         // SAFETY: all addresses in a spelling point into the arena, with room for the
         // longest answer (see `slot`), or are bad on purpose, which the kernel notices.
@@ -292,14 +297,14 @@ impl Caller {
 
 /// A relative or absolute time.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Time {
+pub(crate) struct TimeLimit {
     /// Seconds.
     pub(crate) sec: i64,
     /// Nanoseconds.
     pub(crate) nsec: i64,
 }
 
-impl Time {
+impl TimeLimit {
     /// The moment on `CLOCK_REALTIME` which lies so many milliseconds ahead.
     pub(crate) fn in_millis(millis: u64) -> Self {
         let then = std::time::SystemTime::now() + std::time::Duration::from_millis(millis);

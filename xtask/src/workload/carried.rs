@@ -13,20 +13,20 @@ use nix::sys::socket::{
 use serde_json::{Value, json};
 
 use super::abi::is_error;
-use super::book::{Report, outcome};
-use super::calls::{Caller, Route};
+use super::book::{WorkloadReport, outcome};
+use super::calls::{CountingCaller, Route};
 use super::process::{self, Flag};
 
 const NAME: &[u8] = b"carried";
 
 /// The steps at which the two processes wait for each other.
-struct Steps {
+struct HandoverSteps {
     sent: Flag,
     dead: Flag,
 }
 
 pub(crate) fn run() -> Result<()> {
-    let steps = Steps { sent: Flag::new()?, dead: Flag::new()? };
+    let steps = HandoverSteps { sent: Flag::new()?, dead: Flag::new()? };
     let (left, right) =
         socketpair(AddressFamily::Unix, SockType::Datagram, None, SockFlag::SOCK_CLOEXEC)?;
     let stranger = process::spawn(b"stranger", || stranger(&right, &steps))?;
@@ -36,7 +36,7 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// Takes the calls made since the last time and says whose queue they were about.
-pub(crate) fn about(caller: &mut Caller, queue: u64, alive: bool) -> Vec<Value> {
+pub(crate) fn about(caller: &mut CountingCaller, queue: u64, alive: bool) -> Vec<Value> {
     let mut calls = caller.take_log();
     for call in &mut calls {
         call["object_inum"] = json!(queue);
@@ -46,8 +46,8 @@ pub(crate) fn about(caller: &mut Caller, queue: u64, alive: bool) -> Vec<Value> 
 }
 
 /// Makes the queue in X, then uses it from Y: while X lives, and when it is dead.
-fn carrier(socket: &OwnedFd, steps: &Steps) -> Result<Report> {
-    let mut caller = Caller::with_log("home")?;
+fn carrier(socket: &OwnedFd, steps: &HandoverSteps) -> Result<WorkloadReport> {
+    let mut caller = CountingCaller::with_log("home")?;
     let home = caller.inum();
     let x = caller.unshare("x")?;
     let fd = caller.mq_open(NAME, libc::O_CREAT | libc::O_RDWR, 0o600, Some((8, 64)));
@@ -57,7 +57,7 @@ fn carrier(socket: &OwnedFd, steps: &Steps) -> Result<Report> {
     let release = Flag::new()?;
     let holder = process::spawn(b"x-holder", || {
         release.wait()?;
-        Ok(Report::default())
+        Ok(WorkloadReport::default())
     })?;
     let y = caller.unshare("y")?;
     caller.mq_send(fd, b"from another namespace", 2, None);
@@ -93,8 +93,8 @@ fn carrier(socket: &OwnedFd, steps: &Steps) -> Result<Report> {
 }
 
 /// Gets the descriptor in Z, a namespace which never had to do with X or Y.
-fn stranger(socket: &OwnedFd, steps: &Steps) -> Result<Report> {
-    let mut caller = Caller::with_log("home")?;
+fn stranger(socket: &OwnedFd, steps: &HandoverSteps) -> Result<WorkloadReport> {
+    let mut caller = CountingCaller::with_log("home")?;
     let z = caller.unshare("z")?;
     let (fd, x) = take(socket)?;
     caller.mq_send(fd.as_raw_fd(), b"from a stranger", 5, None);

@@ -9,11 +9,11 @@ use nix::unistd::{Gid, Uid, setresgid, setresuid};
 use serde_json::json;
 
 use super::abi::is_error;
-use super::book::{Report, outcome};
-use super::calls::Caller;
+use super::book::{WorkloadReport, outcome};
+use super::calls::CountingCaller;
 use super::mq::close;
 use super::process;
-use super::sysv::Step;
+use super::sysv::SemStep;
 
 /// Whom the process becomes.
 const USER: u32 = 1004;
@@ -23,14 +23,14 @@ const GROUP: u32 = 1005;
 /// user, and by another name.
 pub(crate) fn caller() -> Result<()> {
     process::spawn(b"as-root", || {
-        let mut caller = Caller::new("home")?;
+        let mut caller = CountingCaller::new("home")?;
         let inum = caller.unshare("changing")?;
         let set = caller.semget(0x6368_6e67, 1, libc::IPC_CREAT | 0o666);
         ensure!(!is_error(set), "semget: {}", outcome(set));
         let mut phases = Vec::new();
-        let mut work = |caller: &mut Caller, calls: u64, comm: &str, uid: u32, gid: u32| {
+        let mut work = |caller: &mut CountingCaller, calls: u64, comm: &str, uid: u32, gid: u32| {
             for at in 0..calls {
-                caller.semop(set as i32, &[Step(0, if at % 2 == 0 { 1 } else { -1 }, 0)]);
+                caller.semop(set as i32, &[SemStep(0, if at % 2 == 0 { 1 } else { -1 }, 0)]);
             }
             phases.push(json!({"calls": calls, "comm": comm, "uid": uid, "gid": gid}));
         };
@@ -53,23 +53,23 @@ pub(crate) fn caller() -> Result<()> {
 /// One process is in two namespaces: a thread in the second uses a queue of the first now and then, and
 /// a set of its own many times. It says which namespace the queue is of, and waits for a line.
 pub(crate) fn namespaces() -> Result<()> {
-    let mut caller = Caller::new("home")?;
+    let mut caller = CountingCaller::new("home")?;
     let x = caller.unshare("x")?;
     let fd = caller.mq_open(b"of-x", libc::O_CREAT | libc::O_RDWR, 0o600, Some((8, 8)));
     ensure!(!is_error(fd), "mq_open: {}", outcome(fd));
     println!("{}", json!({"x": x}));
     std::io::stdin().read_exact(&mut [0])?;
     // What comes before a tracer may have begun does not count.
-    let mut caller = Caller::new("x")?;
+    let mut caller = CountingCaller::new("x")?;
     let (send, receive) = mpsc::channel();
-    let other = std::thread::spawn(move || -> Result<Report> {
-        let mut caller = Caller::new("x")?;
+    let other = std::thread::spawn(move || -> Result<WorkloadReport> {
+        let mut caller = CountingCaller::new("x")?;
         caller.unshare("y")?;
         let set = caller.semget(libc::IPC_PRIVATE, 1, 0o600) as i32;
         for round in 0..8 {
             caller.mq_send(fd as i32, b"y", 0, None);
             for _ in 0..50 {
-                caller.semop(set, &[Step(0, 1, 0)]);
+                caller.semop(set, &[SemStep(0, 1, 0)]);
             }
             caller.semget(0x7965_7900 + round, 1, 0);
         }

@@ -12,15 +12,15 @@ use nix::{
     unistd::{ForkResult, fork},
 };
 
-use super::book::{Op, Report};
-use super::calls::Caller;
+use super::book::{WorkloadOp, WorkloadReport};
+use super::calls::CountingCaller;
 use super::process;
 
 const NO_ENTRY: i64 = -(libc::ENOENT as i64);
 
 /// Options of `churn-processes`.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Processes {
+pub(crate) struct ChurnProcesses {
     /// How many processes are run.
     #[arg(long, default_value_t = 1000)]
     count: u64,
@@ -34,7 +34,7 @@ pub(crate) struct Processes {
 
 /// Options of `churn-namespaces`.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Namespaces {
+pub(crate) struct ChurnNamespaces {
     /// How many namespaces are made.
     #[arg(long, default_value_t = 1000)]
     count: u64,
@@ -55,7 +55,7 @@ pub(crate) struct OneCall {
 /// The first key that `churn-processes` asks for; each process has its own.
 const FIRST_KEY: u64 = 0x0c40_0000;
 
-pub(crate) fn processes(options: &Processes) -> Result<()> {
+pub(crate) fn processes(options: &ChurnProcesses) -> Result<()> {
     let exe = std::env::current_exe().context("/proc/self/exe")?;
     let next = AtomicU64::new(0);
     let start = Instant::now();
@@ -86,8 +86,8 @@ pub(crate) fn processes(options: &Processes) -> Result<()> {
     })?;
     let seconds = start.elapsed().as_secs_f64();
     // Each process made the same call in the same namespace, or it would have said so.
-    let mut book = Caller::new("home")?;
-    book.note_many(Op::Shmget, NO_ENTRY, options.count);
+    let mut book = CountingCaller::new("home")?;
+    book.note_many(WorkloadOp::Shmget, NO_ENTRY, options.count);
     let report = book.report();
     report
         .fact("count", options.count)
@@ -116,7 +116,7 @@ fn copy(key: u64) -> Result<()> {
 }
 
 pub(crate) fn one_call(options: &OneCall) -> Result<()> {
-    let mut caller = Caller::new("home")?;
+    let mut caller = CountingCaller::new("home")?;
     let ret = caller.shmget(options.key, 0, 0);
     caller.report().fact("tid", process::tid()).print()?;
     ensure!(ret == NO_ENTRY, "shmget({:#x}): {ret}", options.key);
@@ -142,9 +142,9 @@ pub(super) fn leave() -> nix::Result<()> {
     retried(|| nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC))
 }
 
-pub(crate) fn namespaces(options: &Namespaces) -> Result<()> {
+pub(crate) fn namespaces(options: &ChurnNamespaces) -> Result<()> {
     let mut inums = BTreeSet::new();
-    let mut all = Report::default();
+    let mut all = WorkloadReport::default();
     let start = Instant::now();
     let reused = |made: u64, inums: &BTreeSet<u64>| (inums.len() as u64) < made;
     let mut made = 0;
@@ -156,7 +156,7 @@ pub(crate) fn namespaces(options: &Namespaces) -> Result<()> {
             std::thread::sleep(Duration::from_millis(10));
         }
         leave().with_context(|| format!("namespace {number}"))?;
-        let mut caller = Caller::new(&format!("churn-{number}"))?;
+        let mut caller = CountingCaller::new(&format!("churn-{number}"))?;
         caller.semget(0x0c40_0000 | number as i32, 1, libc::IPC_CREAT | libc::IPC_EXCL | 0o600);
         inums.insert(caller.inum());
         all.book.append(caller.report().book);

@@ -8,15 +8,15 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use super::book::Report;
-use super::calls::{Caller, Route, Time};
+use super::book::WorkloadReport;
+use super::calls::{CountingCaller, Route, TimeLimit};
 use super::mq::{self, close};
 use super::process::{self, Flag};
-use super::sysv::Step;
+use super::sysv::SemStep;
 
 /// Options of `count`.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Count {
+pub(crate) struct CountArgs {
     /// How many calls are made in total.
     #[arg(long, default_value_t = 1_000_000)]
     calls: u64,
@@ -41,7 +41,7 @@ pub(crate) struct Count {
     hold_start_fd: Option<i32>,
 }
 
-pub(crate) fn run(options: &Count) -> Result<()> {
+pub(crate) fn run(options: &CountArgs) -> Result<()> {
     let (ready, go) = (Flag::new()?, Flag::new()?);
     let mut children = Vec::new();
     for ns in 0..options.namespaces.min(options.threads) {
@@ -69,7 +69,7 @@ pub(crate) fn run(options: &Count) -> Result<()> {
 }
 
 /// One process: its namespace and its threads.
-fn namespace(options: &Count, ns: u32, ready: &Flag, go: &Flag) -> Result<Report> {
+fn namespace(options: &CountArgs, ns: u32, ready: &Flag, go: &Flag) -> Result<WorkloadReport> {
     let label = format!("ns{ns}");
     if ns > 0 || options.fresh {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC)?;
@@ -82,10 +82,10 @@ fn namespace(options: &Count, ns: u32, ready: &Flag, go: &Flag) -> Result<Report
             scope.spawn(move || {
                 let comm = format!("count-{ns}-{number}");
                 let named = process::set_comm(&comm.as_bytes()[..comm.len().min(15)]);
-                let mut worker = Worker::new(options, label, number);
+                let mut worker = CountWorker::new(options, label, number);
                 barrier.wait();
                 barrier.wait();
-                worker.as_mut().map_or(Ok(()), Worker::work)?;
+                worker.as_mut().map_or(Ok(()), CountWorker::work)?;
                 named.and(worker).map(|worker| worker.caller.report())
             })
         };
@@ -94,7 +94,7 @@ fn namespace(options: &Count, ns: u32, ready: &Flag, go: &Flag) -> Result<Report
         ready.raise(1)?;
         let started = go.wait_long();
         barrier.wait();
-        let mut sum = Report::default();
+        let mut sum = WorkloadReport::default();
         for thread in threads {
             sum.absorb(thread.join().expect("a thread of the workload panicked")?);
         }
@@ -112,8 +112,8 @@ const WORTHWHILE: u64 = 64;
 /// Of thousand turns, so many are a single call of the frequent kinds.
 const COMMON: u64 = 920;
 
-struct Worker {
-    caller: Caller,
+struct CountWorker {
+    caller: CountingCaller,
     quota: u64,
     random: u64,
     int80_percent: u64,
@@ -124,13 +124,13 @@ struct Worker {
     mq: i32,
 }
 
-impl Worker {
-    fn new(options: &Count, label: &str, number: u32) -> Result<Self> {
+impl CountWorker {
+    fn new(options: &CountArgs, label: &str, number: u32) -> Result<Self> {
         let threads = u64::from(options.threads);
         let extra = u64::from(u64::from(number) < options.calls % threads);
         let pid = std::process::id();
         Ok(Self {
-            caller: Caller::new(label)?,
+            caller: CountingCaller::new(label)?,
             quota: options.calls / threads + extra,
             // Odd and mixed, so never 0, where xorshift would stay for ever.
             random: (options.seed ^ u64::from(number) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15)
@@ -198,7 +198,7 @@ impl Worker {
                 std::thread::Builder::new().name(label.into()).spawn_scoped(scope, || {
                     tid.store(process::tid(), Ordering::Release);
                     helper.msgrcv(msq, 64, 0, 0);
-                    helper.semop(sem, &[Step(0, -1, 0)]);
+                    helper.semop(sem, &[SemStep(0, -1, 0)]);
                     helper
                 })?;
             // Removed in any case, so that the helper ends; who comes too early makes it EINVAL.
@@ -237,10 +237,10 @@ impl Worker {
         let text = [0x61; 128];
         let nowait = libc::IPC_NOWAIT as i16;
         match kind {
-            0..150 => caller.semop(sem, &[Step(0, 1, 0)]),
-            150..300 => caller.semop(sem, &[Step(0, -1, nowait)]),
+            0..150 => caller.semop(sem, &[SemStep(0, 1, 0)]),
+            150..300 => caller.semop(sem, &[SemStep(0, -1, nowait)]),
             300..302 => {
-                caller.semtimedop(sem, &[Step(1, -1, 0)], Some(Time { sec: 0, nsec: 1000 }))
+                caller.semtimedop(sem, &[SemStep(1, -1, 0)], Some(TimeLimit { sec: 0, nsec: 1000 }))
             }
             302..500 => caller.msgsnd(msq, 1 + (kind % 3) as i64, &text[..len], libc::IPC_NOWAIT),
             500..680 => caller.msgrcv(msq, 128, (kind % 4) as i64, libc::IPC_NOWAIT),
@@ -294,10 +294,10 @@ impl Worker {
             }
             955..958 => {
                 let name = [&self.name[..], b"-other"].concat();
-                let size: mq::Size = (2, 16);
+                let size: mq::QueueSize = (2, 16);
                 let fd = caller.mq_open(&name, libc::O_CREAT | libc::O_RDWR, 0o600, Some(size));
                 caller.mq_unlink(&name);
-                caller.mq_send(fd as i32, b"last words", 1, Some(Time::in_millis(0)));
+                caller.mq_send(fd as i32, b"last words", 1, Some(TimeLimit::in_millis(0)));
                 close(fd);
             }
             _ => self.in_vain(),
@@ -314,7 +314,7 @@ impl Worker {
             2 => caller.shmdt(0x1000),
             3 => caller.shmctl(-1, libc::IPC_STAT),
             4 => caller.semget(free, 0, 0),
-            5 => caller.semop(-1, &[Step(0, 1, 0)]),
+            5 => caller.semop(-1, &[SemStep(0, 1, 0)]),
             6 => caller.semctl(-1, 0, libc::GETVAL, 0),
             7 => caller.msgget(free, 0),
             8 => caller.msgsnd(-1, 1, b"x", libc::IPC_NOWAIT),

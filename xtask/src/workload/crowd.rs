@@ -17,7 +17,7 @@ use crate::child::end_with;
 use super::{
     abi::is_error,
     book::outcome,
-    calls::Caller,
+    calls::CountingCaller,
     process::{self, Flag},
 };
 
@@ -36,7 +36,7 @@ pub(crate) struct Crowd {
 }
 
 pub(crate) fn run(options: &Crowd) -> Result<()> {
-    let caller = Caller::new("home")?;
+    let caller = CountingCaller::new("home")?;
     let (ready, mut all) = (Flag::new()?, Vec::new());
     for number in 0..options.namespaces {
         // RLIMIT_MSGQUEUE limits what all queues of a user need, in whatever namespaces.
@@ -60,7 +60,7 @@ pub(crate) fn run(options: &Crowd) -> Result<()> {
 }
 
 /// Founds a namespace, and stays in it until it is killed.
-fn found(options: &Crowd, user: Uid, ready: &Flag) -> Result<super::book::Report> {
+fn found(options: &Crowd, user: Uid, ready: &Flag) -> Result<super::book::WorkloadReport> {
     // Else each of thousands has a descriptor of each process that came before.
     let only = ready.raw() as u32;
     for (first, last) in [(3, only - 1), (only + 1, u32::MAX)] {
@@ -68,7 +68,7 @@ fn found(options: &Crowd, user: Uid, ready: &Flag) -> Result<super::book::Report
         // ends by a signal, or by the error that it tells on standard error.
         unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     }
-    let mut caller = Caller::new("home")?;
+    let mut caller = CountingCaller::new("home")?;
     caller.unshare("crowd")?;
     setresuid(user, Uid::from_raw(0), Uid::from_raw(0))?;
     let flags = libc::IPC_CREAT | 0o600;

@@ -8,12 +8,12 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::abi::is_error;
-use super::book::{Report, outcome};
-use super::calls::{Caller, Route, Time};
+use super::book::{WorkloadReport, outcome};
+use super::calls::{CountingCaller, Route, TimeLimit};
 use super::carried::about;
 use super::mq::close;
-use super::process::{self, Child, Flag};
-use super::sysv::Step;
+use super::process::{self, Flag, WorkloadChild};
+use super::sysv::SemStep;
 use super::tour::tour;
 
 /// How many orders each company handles.
@@ -69,7 +69,7 @@ pub(crate) struct Demo {
 }
 
 pub(crate) fn run(options: &Demo) -> Result<()> {
-    let mut host = Caller::new("host")?;
+    let mut host = CountingCaller::new("host")?;
     let queue = format!("ipc-trace-demo-{}", std::process::id());
     for route in Route::ALL {
         tour(host.by(route), queue.as_bytes());
@@ -87,13 +87,13 @@ pub(crate) fn run(options: &Demo) -> Result<()> {
 }
 
 /// A process that ends by itself should the others leave it waiting.
-fn person(comm: &str, work: impl FnOnce() -> Result<Report>) -> Result<Child> {
+fn person(comm: &str, work: impl FnOnce() -> Result<WorkloadReport>) -> Result<WorkloadChild> {
     process::spawn(comm.as_bytes(), || {
         // SAFETY: alarm takes no address; nothing here handles SIGALRM.
         unsafe { libc::alarm(30) };
         let mut report = work()?;
         let who = json!({"comm": comm, "pid": process::tid(), "inum": process::ipc_namespace()?});
-        report.absorb(Report::default().fact("processes", vec![who]));
+        report.absorb(WorkloadReport::default().fact("processes", vec![who]));
         Ok(report)
     })
 }
@@ -104,8 +104,8 @@ fn company(
     elsewhere: Option<&File>,
     ready: &Flag,
     close_down: &Flag,
-) -> Result<Report> {
-    let mut caller = Caller::new("host")?;
+) -> Result<WorkloadReport> {
+    let mut caller = CountingCaller::new("host")?;
     caller.unshare(names.name)?;
     let office = open(&mut caller, names)?;
     ready.raise(1)?;
@@ -126,7 +126,7 @@ fn company(
     caller.semget(names.key, 9, 0);
     let night = caller.msgget(libc::IPC_PRIVATE, 0o600) as i32;
     let watchman = person(names.night, || {
-        let mut caller = Caller::new(names.name)?;
+        let mut caller = CountingCaller::new(names.name)?;
         caller.msgrcv(night, 64, 0, 0);
         Ok(caller.report())
     })?;
@@ -146,7 +146,7 @@ fn company(
     Ok(report)
 }
 
-fn open(caller: &mut Caller, names: &Company) -> Result<Office> {
+fn open(caller: &mut CountingCaller, names: &Company) -> Result<Office> {
     let create = libc::IPC_CREAT | libc::IPC_EXCL | 0o600;
     let rdwr = libc::O_CREAT | libc::O_RDWR;
     let shm = caller.shmget(names.key, 4096, create);
@@ -166,13 +166,13 @@ fn due(order: u32) -> bool {
 }
 
 /// Takes orders and hands them on.
-fn front(names: &Company, office: Office) -> Result<Report> {
-    let mut caller = Caller::new(names.name)?;
+fn front(names: &Company, office: Office) -> Result<WorkloadReport> {
+    let mut caller = CountingCaller::new(names.name)?;
     let at = caller.shmat(office.shm, 0, 0) as u64;
     for order in 0..ORDERS {
         let text = format!("order {order}");
-        caller.semop(office.sem, &[Step(0, -1, libc::SEM_UNDO as i16)]);
-        caller.semop(office.sem, &[Step(0, 1, libc::SEM_UNDO as i16)]);
+        caller.semop(office.sem, &[SemStep(0, -1, libc::SEM_UNDO as i16)]);
+        caller.semop(office.sem, &[SemStep(0, 1, libc::SEM_UNDO as i16)]);
         caller.msgsnd(office.msq, 1 + i64::from(order % 3), text.as_bytes(), 0);
         if order % 2 == 0 {
             // The other side waits meanwhile.
@@ -183,7 +183,7 @@ fn front(names: &Company, office: Office) -> Result<Report> {
             caller.mq_send(office.mq, &[b'x'; 129], 0, None);
             caller.msgsnd(office.msq, -1, b"no such type", 0);
             std::thread::sleep(Duration::from_millis(5));
-            caller.semop(office.sem, &[Step(1, 1, 0)]);
+            caller.semop(office.sem, &[SemStep(1, 1, 0)]);
         }
     }
     caller.shmdt(at);
@@ -192,17 +192,17 @@ fn front(names: &Company, office: Office) -> Result<Report> {
 }
 
 /// Waits for orders and books them.
-fn back(names: &Company, office: Office) -> Result<Report> {
-    let mut caller = Caller::new(names.name)?;
+fn back(names: &Company, office: Office) -> Result<WorkloadReport> {
+    let mut caller = CountingCaller::new(names.name)?;
     let at = caller.shmat(office.shm, 0, libc::SHM_RDONLY) as u64;
     for order in 0..ORDERS {
         caller.msgrcv(office.msq, 128, 0, 0);
         caller.mq_receive(office.mq, 128, None);
         if due(order) {
-            caller.semop(office.sem, &[Step(1, -1, 0)]);
-            caller.semop(office.sem, &[Step(2, -1, NOWAIT)]);
-            let brief = Time { sec: 0, nsec: 2_000_000 };
-            caller.semtimedop(office.sem, &[Step(2, -1, 0)], Some(brief));
+            caller.semop(office.sem, &[SemStep(1, -1, 0)]);
+            caller.semop(office.sem, &[SemStep(2, -1, NOWAIT)]);
+            let brief = TimeLimit { sec: 0, nsec: 2_000_000 };
+            caller.semtimedop(office.sem, &[SemStep(2, -1, 0)], Some(brief));
             caller.msgrcv(office.msq, 128, 99, libc::IPC_NOWAIT);
             caller.mq_getsetattr(office.mq, None);
         }
@@ -212,8 +212,8 @@ fn back(names: &Company, office: Office) -> Result<Report> {
 }
 
 /// A program of old, which knows only 32-bit calls.
-fn legacy(names: &Company) -> Result<Report> {
-    let mut caller = Caller::new(names.name)?;
+fn legacy(names: &Company) -> Result<WorkloadReport> {
+    let mut caller = CountingCaller::new(names.name)?;
     for turn in 0..8 {
         for route in [Route::Int80Direct, Route::Int80Ipc] {
             caller.use_old_msgrcv(turn % 2 == 0);
@@ -225,8 +225,8 @@ fn legacy(names: &Company) -> Result<Report> {
 }
 
 /// Opens a queue at home and takes its descriptor along to another company's namespace.
-fn courier(names: &Company, elsewhere: &File) -> Result<Report> {
-    let mut caller = Caller::with_log(names.name)?;
+fn courier(names: &Company, elsewhere: &File) -> Result<WorkloadReport> {
+    let mut caller = CountingCaller::with_log(names.name)?;
     let home = caller.inum();
     let fd = caller.mq_open(b"parcels", libc::O_CREAT | libc::O_RDWR, 0o600, Some((8, 64)));
     ensure!(!is_error(fd), "mq_open: {}", outcome(fd));

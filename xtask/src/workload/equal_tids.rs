@@ -13,8 +13,8 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::abi;
-use super::book::Op;
-use super::calls::Caller;
+use super::book::WorkloadOp;
+use super::calls::CountingCaller;
 use super::churn::leave;
 use super::process::{self, Flag};
 
@@ -172,7 +172,7 @@ fn meet(threads: u32, phase: u32) -> Result<()> {
 pub(crate) fn run(options: &EqualTids) -> Result<()> {
     let &EqualTids { threads, shared, candidates, calls } = options;
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC)?;
-    let mut caller = Caller::new("equal")?;
+    let mut caller = CountingCaller::new("equal")?;
     CALLS.store(calls, Ordering::Relaxed);
     let size = STACK * threads as usize;
     let protection = libc::PROT_READ | libc::PROT_WRITE;
@@ -208,7 +208,11 @@ pub(crate) fn run(options: &EqualTids) -> Result<()> {
     ensure!(count == threads, "there are no more than {count} different low halves");
     meet(count, 1)?;
     meet(count, 2)?;
-    caller.note_many(Op::Semget, -i64::from(libc::ENOENT), u64::from(count) * u64::from(calls));
+    caller.note_many(
+        WorkloadOp::Semget,
+        -i64::from(libc::ENOENT),
+        u64::from(count) * u64::from(calls),
+    );
     caller
         .report()
         .fact("tids", tids)
@@ -250,7 +254,7 @@ fn fork(tid: u32, work: impl FnOnce() -> Result<()>) -> Result<Pid> {
 pub(crate) fn births(options: &CollidingBirths) -> Result<()> {
     const LOW: u32 = 0x5a5a;
     let [maker, neighbour] = [21, 20].map(|high| high << 16 | LOW);
-    let caller = Caller::new("home")?;
+    let caller = CountingCaller::new("home")?;
     let ready = Flag::new()?;
     let beside = fork(neighbour, || {
         let key = FIRST_KEY - 1;

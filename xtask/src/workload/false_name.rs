@@ -15,18 +15,18 @@ use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::abi::{self, is_error};
-use super::book::{Op, outcome};
-use super::calls::Caller;
+use super::book::{WorkloadOp, outcome};
+use super::calls::CountingCaller;
 use super::process;
 
 /// What is held, and whether its name lies in memory that was touched before.
-const CALLS: [(Op, i32, bool); 6] = [
-    (Op::MqOpen, libc::O_RDWR | libc::O_NONBLOCK, true),
-    (Op::MqOpen, libc::O_RDWR | libc::O_NONBLOCK, false),
-    (Op::MqOpen, libc::O_RDWR | libc::O_NONBLOCK | libc::O_CREAT, true),
-    (Op::MqOpen, libc::O_RDWR | libc::O_NONBLOCK | libc::O_CREAT, false),
-    (Op::MqUnlink, 0, true),
-    (Op::MqUnlink, 0, false),
+const CALLS: [(WorkloadOp, i32, bool); 6] = [
+    (WorkloadOp::MqOpen, libc::O_RDWR | libc::O_NONBLOCK, true),
+    (WorkloadOp::MqOpen, libc::O_RDWR | libc::O_NONBLOCK, false),
+    (WorkloadOp::MqOpen, libc::O_RDWR | libc::O_NONBLOCK | libc::O_CREAT, true),
+    (WorkloadOp::MqOpen, libc::O_RDWR | libc::O_NONBLOCK | libc::O_CREAT, false),
+    (WorkloadOp::MqUnlink, 0, true),
+    (WorkloadOp::MqUnlink, 0, false),
 ];
 
 const PAGE: usize = 4096;
@@ -40,14 +40,14 @@ fn false_name(at: usize) -> String {
 }
 
 pub(crate) fn run() -> Result<()> {
-    let mut caller = Caller::new("home")?;
+    let mut caller = CountingCaller::new("home")?;
     let x = caller.unshare("x")?;
     let queues = directory()?;
     let mut open = Vec::new();
     let mut calls = Vec::new();
     for (at, (op, oflag, touched)) in CALLS.into_iter().enumerate() {
         let create = libc::O_CREAT | libc::O_EXCL | libc::O_RDWR;
-        let is_new = op == Op::MqOpen && oflag & libc::O_CREAT != 0;
+        let is_new = op == WorkloadOp::MqOpen && oflag & libc::O_CREAT != 0;
         let names = [true_name(at), false_name(at)];
         // One that is opened with O_CREAT is not there yet.
         for name in &names[usize::from(is_new)..] {
@@ -60,7 +60,7 @@ pub(crate) fn run() -> Result<()> {
         caller.note_many(op, ret, 1);
         calls.push(json!({"tid": tid, "op": op, "name": names[0], "false_name": names[1],
                           "touched": touched, "ret": ret}));
-        if op == Op::MqOpen {
+        if op == WorkloadOp::MqOpen {
             open.push((ret as i32, names[0].clone()));
         }
     }
@@ -161,12 +161,12 @@ impl Drop for Trap {
 }
 
 /// A name in a file's page, which is in memory, but in nobody's until it is touched.
-struct Name {
+struct NamePage {
     file: OwnedFd,
     page: u64,
 }
 
-impl Name {
+impl NamePage {
     fn new(name: &str, touched: bool) -> Result<Self> {
         // SAFETY: a string and a number.
         let fd = unsafe { libc::memfd_create(c"name".as_ptr(), libc::MFD_CLOEXEC) };
@@ -191,7 +191,7 @@ impl Name {
     }
 }
 
-impl Drop for Name {
+impl Drop for NamePage {
     fn drop(&mut self) {
         // SAFETY: the mapping is this value's own.
         unsafe { libc::munmap(self.page as *mut libc::c_void, PAGE) };
@@ -201,15 +201,15 @@ impl Drop for Name {
 /// Makes the call in a thread of its own, and overwrites its name while it is held. Thread and result.
 fn held(
     queues: &OwnedFd,
-    op: Op,
+    op: WorkloadOp,
     oflag: i32,
     touched: bool,
     [good, bad]: &[String; 2],
 ) -> Result<(i32, i64)> {
     let trap = Trap::new()?;
-    let name = Name::new(good, touched)?;
+    let name = NamePage::new(good, touched)?;
     let tid = AtomicI32::new(0);
-    let number = if op == Op::MqOpen { libc::SYS_mq_open } else { libc::SYS_mq_unlink };
+    let number = if op == WorkloadOp::MqOpen { libc::SYS_mq_open } else { libc::SYS_mq_unlink };
     std::thread::scope(|scope| {
         let (page, list) = (trap.page, queues.as_raw_fd());
         let listing = scope.spawn(move || {

@@ -13,17 +13,17 @@ use nix::unistd::{Gid, Pid, Uid, setgid, setgroups, setuid};
 use serde_json::json;
 
 use super::abi::is_error;
-use super::book::{Report, outcome};
-use super::calls::Caller;
+use super::book::{WorkloadReport, outcome};
+use super::calls::CountingCaller;
 use super::churn;
 use super::process::{self, Flag};
 
 /// Options of `control-flood`.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Flood {
+pub(crate) struct ControlFlood {
     /// What is told of
     #[arg(value_enum)]
-    kind: Kind,
+    kind: FloodKind,
     /// How long
     #[arg(long, default_value_t = 30)]
     seconds: u64,
@@ -34,7 +34,7 @@ pub(crate) struct Flood {
 
 /// What a tracer is told of.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Kind {
+enum FloodKind {
     /// Two queues by turns, whose inode numbers have the same low 12 bits
     Queues,
     /// Processes that make one call each
@@ -63,7 +63,7 @@ const ROUND: u32 = 256;
 /// Nobody has these.
 const KEY: i32 = 0x7f10_0d00;
 
-pub(crate) fn run(options: &Flood) -> Result<()> {
+pub(crate) fn run(options: &ControlFlood) -> Result<()> {
     let time = Duration::from_secs(options.seconds);
     let mut children = Vec::new();
     for cpu in 0..std::thread::available_parallelism()?.get() {
@@ -76,17 +76,19 @@ pub(crate) fn run(options: &Flood) -> Result<()> {
             setuid(Uid::from_raw(options.user))?;
             let mut queues = 0;
             let rounds = match options.kind {
-                Kind::Queues => colliding_queues(cpu, time, &mut queues)?,
-                Kind::Processes => repeated(time, || one_call_of_a_copy(CloneFlags::empty()))?,
-                Kind::Contexts => contexts(time)?,
-                Kind::Namespaces => {
+                FloodKind::Queues => colliding_queues(cpu, time, &mut queues)?,
+                FloodKind::Processes => repeated(time, || one_call_of_a_copy(CloneFlags::empty()))?,
+                FloodKind::Contexts => contexts(time)?,
+                FloodKind::Namespaces => {
                     // Only there it may.
                     unshare(CloneFlags::CLONE_NEWUSER)?;
                     repeated(time, || one_call_of_a_copy(CloneFlags::CLONE_NEWIPC))?
                 }
-                Kind::Objects => repeated(time, make_and_remove)?,
+                FloodKind::Objects => repeated(time, make_and_remove)?,
             };
-            Ok(Report::default().fact("rounds", json!([rounds])).fact("queues", json!([queues])))
+            Ok(WorkloadReport::default()
+                .fact("rounds", json!([rounds]))
+                .fact("queues", json!([queues])))
         };
         children.push(process::spawn(b"control-flood", work)?);
     }
@@ -189,7 +191,7 @@ fn make_and_remove() -> Result<()> {
 
 /// Sends to a queue of another namespace, which the sender took with it, and takes what it sent.
 pub(crate) fn foreign_sends(options: &Sends) -> Result<()> {
-    let mut caller = Caller::new("home")?;
+    let mut caller = CountingCaller::new("home")?;
     caller.unshare("x")?;
     let made = libc::O_CREAT | libc::O_RDWR;
     let fd = caller.mq_open(b"sent-to", made, 0o600, Some((4, 64)));
@@ -198,7 +200,7 @@ pub(crate) fn foreign_sends(options: &Sends) -> Result<()> {
     let over = Flag::new()?;
     let keeper = process::spawn(b"x-holder", || {
         over.wait_long()?;
-        Ok(Report::default())
+        Ok(WorkloadReport::default())
     })?;
     caller.unshare("y")?;
     for _ in 0..options.count {

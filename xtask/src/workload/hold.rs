@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 
 use super::{
     abi::is_error,
-    book::{Report, outcome},
-    calls::Caller,
+    book::{WorkloadReport, outcome},
+    calls::CountingCaller,
     process::{self, Flag},
 };
 
@@ -48,7 +48,7 @@ fn hold(scratch: &Path) -> Result<()> {
     let member = process::spawn(b"member", || member(path, &ready, &done))?;
     ready.wait()?;
     let home = process::open_namespace()?;
-    let mut caller = Caller::new("home")?;
+    let mut caller = CountingCaller::new("home")?;
     let mut held = Vec::new();
 
     let inum = caller.unshare("descriptor")?;
@@ -103,8 +103,8 @@ fn hold(scratch: &Path) -> Result<()> {
 }
 
 /// A process in a namespace of its own, near its limits.
-fn member(path: PathBuf, ready: &Flag, done: &Flag) -> Result<Report> {
-    let mut caller = Caller::new("home")?;
+fn member(path: PathBuf, ready: &Flag, done: &Flag) -> Result<WorkloadReport> {
+    let mut caller = CountingCaller::new("home")?;
     let inum = caller.unshare("member")?;
     fs::write("/proc/sys/fs/mqueue/queues_max", "3").context("lowering queues_max")?;
     let segment = segment(&mut caller, 5, 4096)?;
@@ -150,7 +150,7 @@ fn thread(
     told: &std::sync::mpsc::Sender<Value>,
     ended: &std::sync::mpsc::Receiver<()>,
 ) -> Result<()> {
-    let mut caller = Caller::new("home")?;
+    let mut caller = CountingCaller::new("home")?;
     let inum = caller.unshare("thread")?;
     set(&mut caller, 8, 1)?;
     told.send(seen("thread", inum)?)?;
@@ -159,19 +159,19 @@ fn thread(
     Ok(())
 }
 
-fn set(caller: &mut Caller, key: i32, nsems: i32) -> Result<()> {
+fn set(caller: &mut CountingCaller, key: i32, nsems: i32) -> Result<()> {
     let ret = caller.semget(KEY + key, nsems, libc::IPC_CREAT | 0o600);
     ensure!(!is_error(ret), "semget: {}", outcome(ret));
     Ok(())
 }
 
-fn segment(caller: &mut Caller, key: i32, size: usize) -> Result<i32> {
+fn segment(caller: &mut CountingCaller, key: i32, size: usize) -> Result<i32> {
     let ret = caller.shmget(KEY + key, size, libc::IPC_CREAT | 0o644);
     ensure!(!is_error(ret), "shmget: {}", outcome(ret));
     Ok(ret as i32)
 }
 
-fn attach(caller: &mut Caller, shmid: i32) -> Result<()> {
+fn attach(caller: &mut CountingCaller, shmid: i32) -> Result<()> {
     let ret = caller.shmat(shmid, 0, 0);
     ensure!(!is_error(ret), "shmat: {}", outcome(ret));
     Ok(())

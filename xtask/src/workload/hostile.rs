@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::abi::is_error;
 use super::book::outcome;
-use super::calls::Caller;
+use super::calls::CountingCaller;
 use super::mq::close;
 use super::process;
 
@@ -29,7 +29,7 @@ const NAMES: [&[u8]; 14] = [
 ];
 
 pub(crate) fn run() -> Result<()> {
-    let mut caller = Caller::new("home")?;
+    let mut caller = CountingCaller::new("home")?;
     caller.unshare("hostile")?;
     let mut children = Vec::new();
     for (i, comm) in NAMES.into_iter().enumerate() {
@@ -39,7 +39,7 @@ pub(crate) fn run() -> Result<()> {
             queue = vec![0x80; 255];
         }
         children.push(process::spawn(comm, move || {
-            let mut caller = Caller::new("hostile")?;
+            let mut caller = CountingCaller::new("hostile")?;
             let fd = caller.mq_open(&queue, libc::O_CREAT | libc::O_RDWR, 0o600, Some((2, 32)));
             ensure!(!is_error(fd), "mq_open: {}", outcome(fd));
             caller.mq_send(fd as i32, comm, 0, None);

@@ -12,29 +12,29 @@ use nix::{
 };
 
 use super::{
-    book::{Book, Report},
-    calls::{Caller, Route},
+    book::{ExpectedCounts, WorkloadReport},
+    calls::{CountingCaller, Route},
 };
 
 /// A key which nothing has.
 const FREE: i32 = 0x3fff_ffd0;
 
 /// How a call is made, which one, and its number there.
-type Call = (Route, fn(&mut Caller), u64);
+type KilledCall = (Route, fn(&mut CountingCaller), u64);
 
 /// The calls which are not made: one that could block, and one that could not.
-const CALLS: [Call; 4] = [
+const CALLS: [KilledCall; 4] = [
     (Route::Native, receive, 70),
     (Route::Native, get, 29),
     (Route::Int80Direct, receive, 401),
     (Route::Int80Direct, get, 395),
 ];
 
-fn receive(caller: &mut Caller) {
+fn receive(caller: &mut CountingCaller) {
     caller.msgrcv(0, 16, 0, libc::IPC_NOWAIT);
 }
 
-fn get(caller: &mut Caller) {
+fn get(caller: &mut CountingCaller) {
     caller.shmget(FREE, 1, 0);
 }
 
@@ -56,11 +56,11 @@ pub(crate) fn run() -> Result<()> {
             }
         }
     }
-    Report::of(Book::default()).fact("killed", killed).print()
+    WorkloadReport::new(ExpectedCounts::default()).fact("killed", killed).print()
 }
 
-fn tracee(route: Route, call: fn(&mut Caller)) -> Result<()> {
-    let mut caller = Caller::new("home")?;
+fn tracee(route: Route, call: fn(&mut CountingCaller)) -> Result<()> {
+    let mut caller = CountingCaller::new("home")?;
     caller.by(route);
     ptrace::traceme()?;
     raise(Signal::SIGSTOP)?;

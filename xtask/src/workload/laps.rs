@@ -12,9 +12,9 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::abi;
-use super::calls::Caller;
+use super::calls::CountingCaller;
 use super::process::processor_time;
-use super::turns::{self, Message, TEXT, Turn};
+use super::turns::{self, MessageBuffer, TEXT, Turn};
 
 /// Options of `laps`.
 #[derive(Clone, Debug, clap::Args)]
@@ -54,7 +54,12 @@ fn settle(tracer: u32) -> Result<Duration> {
 /// # Safety
 ///
 /// The addresses among the arguments suit the calls.
-unsafe fn lap(caller: &mut Caller, name: &str, calls: u64, turns: &[Turn]) -> Result<Value> {
+unsafe fn lap(
+    caller: &mut CountingCaller,
+    name: &str,
+    calls: u64,
+    turns: &[Turn],
+) -> Result<Value> {
     let tracer = parent_id();
     // SAFETY: as the caller says.
     let (warm_up, failed_first) = unsafe { turns::take(turns, WARM_UP) };
@@ -87,13 +92,13 @@ unsafe fn lap(caller: &mut Caller, name: &str, calls: u64, turns: &[Turn]) -> Re
 }
 
 pub(crate) fn run(options: &Laps) -> Result<()> {
-    let mut caller = Caller::new("home")?;
+    let mut caller = CountingCaller::new("home")?;
     let calls = options.calls;
     let id = |ret: i64, call: &str| {
         ensure!(!abi::is_error(ret), "{call}: {ret}");
         Ok(ret as u64)
     };
-    let mut memory = Message::new();
+    let mut memory = MessageBuffer::new();
 
     let sem = id(caller.semget(libc::IPC_PRIVATE, 1, 0o600), "semget")?;
     // SAFETY: one sembuf each, which is only read, and no time limit.

@@ -5,17 +5,17 @@ use std::io::Read as _;
 
 use anyhow::{Result, ensure};
 
-use super::{abi::is_error, book::outcome, calls::Caller, mq, process, sysv::Step};
+use super::{abi::is_error, book::outcome, calls::CountingCaller, mq, process, sysv::SemStep};
 
 const KEY: i32 = 0x1c61_0000;
 
 pub(crate) fn run() -> Result<()> {
-    let mut caller = Caller::new("home")?;
+    let mut caller = CountingCaller::new("home")?;
     let inum = caller.unshare("leak")?;
     let kept = caller.semget(KEY, 1, libc::IPC_CREAT | 0o600);
     ensure!(!is_error(kept), "semget: {}", outcome(kept));
     let child = process::spawn(b"careless", || {
-        let mut caller = Caller::new("leak")?;
+        let mut caller = CountingCaller::new("leak")?;
         let flags = libc::IPC_CREAT | libc::IPC_EXCL | 0o600;
         let shm = caller.shmget(KEY + 1, 4096, flags);
         let at = caller.shmat(shm as i32, 0, 0);
@@ -24,7 +24,7 @@ pub(crate) fn run() -> Result<()> {
         let queue = libc::O_CREAT | libc::O_RDWR;
         let fd = caller.mq_open(b"left", queue, 0o600, Some((1, 8)));
         mq::close(fd);
-        let used = caller.semop(sem as i32, &[Step(0, 1, 0)]);
+        let used = caller.semop(sem as i32, &[SemStep(0, 1, 0)]);
         for ret in [shm, at, sem, msg, fd, used] {
             ensure!(!is_error(ret), "{}", outcome(ret));
         }

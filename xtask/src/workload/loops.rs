@@ -7,13 +7,13 @@ use anyhow::{Result, ensure};
 use nix::time::{ClockId, clock_gettime};
 
 use super::abi;
-use super::book::{Op, Report};
-use super::calls::Caller;
+use super::book::{WorkloadOp, WorkloadReport};
+use super::calls::CountingCaller;
 use super::process;
 
 /// Options of the loops with a number of calls.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Loop {
+pub(crate) struct CountedLoop {
     /// How many calls are timed.
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     calls: u64,
@@ -24,7 +24,7 @@ pub(crate) struct Loop {
 
 /// Options of `semop-flood`.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Flood {
+pub(crate) struct SemopFlood {
     /// For how long.
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
@@ -41,13 +41,13 @@ pub(crate) struct Flood {
 
 /// A semaphore set and the two operations which undo each other, laid out in advance.
 struct Seesaw {
-    caller: Caller,
+    caller: CountingCaller,
     sem: i32,
     steps: [[u16; 3]; 2],
 }
 
 impl Seesaw {
-    fn new(mut caller: Caller) -> Result<Self> {
+    fn new(mut caller: CountingCaller) -> Result<Self> {
         let sem = caller.semget(libc::IPC_PRIVATE, 1, 0o600);
         ensure!(!abi::is_error(sem), "semget: {sem}");
         let nowait = libc::IPC_NOWAIT as u16;
@@ -69,19 +69,19 @@ impl Seesaw {
     }
 
     /// Removes the set; the book says that so many calls succeeded.
-    fn end(mut self, calls: u64, failed: u64) -> Result<Report> {
+    fn end(mut self, calls: u64, failed: u64) -> Result<WorkloadReport> {
         ensure!(failed == 0, "{failed} calls of semtimedop failed");
-        self.caller.note_many(Op::Semop, 0, calls);
+        self.caller.note_many(WorkloadOp::Semop, 0, calls);
         self.caller.semctl(self.sem, 0, libc::IPC_RMID, 0);
         Ok(self.caller.report())
     }
 }
 
-fn caller(fresh: bool) -> Result<Caller> {
+fn caller(fresh: bool) -> Result<CountingCaller> {
     if fresh {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC)?;
     }
-    Caller::new(if fresh { "fresh" } else { "home" })
+    CountingCaller::new(if fresh { "fresh" } else { "home" })
 }
 
 /// The time that calls take: what a clock on the wall says, and what the thread itself spends on
@@ -96,7 +96,7 @@ impl Stopwatch {
         Ok(Self { processor: processor_time()?, wall: Instant::now() })
     }
 
-    fn enter(self, report: Report, calls: u64) -> Result<Report> {
+    fn enter(self, report: WorkloadReport, calls: u64) -> Result<WorkloadReport> {
         let wall = self.wall.elapsed();
         let processor = processor_time()?.saturating_sub(self.processor);
         let per_call = |time: Duration| time.as_nanos() as f64 / calls as f64;
@@ -112,17 +112,17 @@ fn processor_time() -> Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
 }
 
-pub(crate) fn semop(options: &Loop) -> Result<()> {
+pub(crate) fn semop(options: &CountedLoop) -> Result<()> {
     let seesaw = Seesaw::new(caller(options.fresh)?)?;
     let stopwatch = Stopwatch::start()?;
     let failed = seesaw.swing(options.calls);
-    let times = stopwatch.enter(Report::default(), options.calls)?;
+    let times = stopwatch.enter(WorkloadReport::default(), options.calls)?;
     let mut report = seesaw.end(options.calls, failed)?;
     report.absorb(times);
     report.print()
 }
 
-pub(crate) fn getppid(options: &Loop) -> Result<()> {
+pub(crate) fn getppid(options: &CountedLoop) -> Result<()> {
     let caller = caller(options.fresh)?;
     let stopwatch = Stopwatch::start()?;
     for _ in 0..options.calls {
@@ -132,12 +132,12 @@ pub(crate) fn getppid(options: &Loop) -> Result<()> {
     stopwatch.enter(caller.report(), options.calls)?.print()
 }
 
-pub(crate) fn flood(options: &Flood) -> Result<()> {
+pub(crate) fn flood(options: &SemopFlood) -> Result<()> {
     let seconds = Duration::try_from_secs_f64(options.seconds)?;
     let parent = caller(options.fresh)?;
     let over = AtomicBool::new(false);
     let start = Instant::now();
-    let report = std::thread::scope(|scope| -> Result<Report> {
+    let report = std::thread::scope(|scope| -> Result<WorkloadReport> {
         let mut threads = Vec::new();
         for number in 0..options.threads {
             let (over, sibling) = (&over, parent.sibling());
@@ -159,7 +159,7 @@ pub(crate) fn flood(options: &Flood) -> Result<()> {
             use_foreign_queue(parent.sibling()?, options.foreign, seconds)
         } else {
             std::thread::sleep(seconds);
-            Ok(Report::default())
+            Ok(WorkloadReport::default())
         };
         over.store(true, Ordering::Relaxed);
         let mut report = foreign?;
@@ -181,7 +181,11 @@ pub(crate) fn flood(options: &Flood) -> Result<()> {
 }
 
 /// Makes a queue, leaves its namespace, and makes so many calls on it within this time.
-fn use_foreign_queue(mut caller: Caller, calls: u32, within: Duration) -> Result<Report> {
+fn use_foreign_queue(
+    mut caller: CountingCaller,
+    calls: u32,
+    within: Duration,
+) -> Result<WorkloadReport> {
     const NAME: &[u8] = b"foreign-in-a-flood";
     let (flags, size) = (libc::O_CREAT | libc::O_RDWR | libc::O_NONBLOCK, Some((8, 64)));
     let fd = caller.mq_open(NAME, flags, 0o600, size);

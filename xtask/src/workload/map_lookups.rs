@@ -11,8 +11,8 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-use super::book::Report;
-use super::process::{self, Child, Flag};
+use super::book::WorkloadReport;
+use super::process::{self, Flag, WorkloadChild};
 
 /// Of bpf(2), include/uapi/linux/bpf.h.
 const MAP_CREATE: i32 = 0;
@@ -24,7 +24,7 @@ const VALUE: usize = 16 * 1024;
 
 /// What the neighbours share with us.
 #[derive(Debug, Default)]
-struct Shared {
+struct SharedFlags {
     over: AtomicBool,
     lookups: AtomicU64,
 }
@@ -32,8 +32,8 @@ struct Shared {
 /// The neighbours.
 #[derive(Debug)]
 pub(super) struct MapLookups {
-    shared: &'static Shared,
-    children: Vec<Child>,
+    shared: &'static SharedFlags,
+    children: Vec<WorkloadChild>,
 }
 
 impl MapLookups {
@@ -74,12 +74,12 @@ impl MapLookups {
 }
 
 /// Memory that is the same in children.
-fn shared() -> Result<&'static Shared> {
+fn shared() -> Result<&'static SharedFlags> {
     // SAFETY: an anonymous mapping at an address of the kernel's choice touches nothing that exists.
     let at = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
-            size_of::<Shared>(),
+            size_of::<SharedFlags>(),
             libc::PROT_READ | libc::PROT_WRITE,
             libc::MAP_SHARED | libc::MAP_ANONYMOUS,
             -1,
@@ -89,10 +89,10 @@ fn shared() -> Result<&'static Shared> {
     ensure!(at != libc::MAP_FAILED, "mmap: {}", std::io::Error::last_os_error());
     // SAFETY: the mapping is large enough, aligned to a page, zeroed, which is a value of both atomics, and
     // is never unmapped.
-    Ok(unsafe { &*at.cast::<Shared>() })
+    Ok(unsafe { &*at.cast::<SharedFlags>() })
 }
 
-fn look_up(shared: &Shared, ready: &Flag) -> Result<Report> {
+fn look_up(shared: &SharedFlags, ready: &Flag) -> Result<WorkloadReport> {
     // The beginning of `union bpf_attr`: map_type, key_size, value_size, max_entries.
     let create = [MAP_TYPE_ARRAY, size_of::<u32>() as u32, VALUE as u32, 1];
     // SAFETY: as long as it says, and only read.
@@ -121,5 +121,5 @@ fn look_up(shared: &Shared, ready: &Flag) -> Result<Report> {
             ready.raise(1).context("saying that it has begun")?;
         }
     }
-    Ok(Report::default())
+    Ok(WorkloadReport::default())
 }

@@ -1,7 +1,7 @@
 //! Programs which make IPC calls and keep books of their own about them, for tests, the demo
 //! and benches: what a tracer says can be held against what was really done.
 //!
-//! Every IPC call of these processes goes through [`calls::Caller`] (or is entered by hand in
+//! Every IPC call of these processes goes through [`calls::CountingCaller`] (or is entered by hand in
 //! `loops.rs` and `turns.rs`) and never through glibc. Each workload prints one JSON object when it
 //! ends: `{"namespaces": [{"label", "inum", "ops": {OP: {"calls", "failed", "errors"}}}], ...}`,
 //! with further facts of its own beside `namespaces`. Calls count for the namespace which the
@@ -51,15 +51,15 @@ mod zoo;
 #[derive(Clone, Debug, clap::Subcommand)]
 pub(crate) enum Workload {
     /// Make an exact number of calls of all kinds, from several namespaces and threads
-    Count(count::Count),
+    Count(count::CountArgs),
     /// Be two small companies for a second or two: something to look at with a tracer
     Demo(demo::Demo),
     /// Make semtimedop calls as fast as possible, and say what one costs
-    SemopLoop(loops::Loop),
+    SemopLoop(loops::CountedLoop),
     /// Make getppid calls as fast as possible, and say what one costs
-    GetppidLoop(loops::Loop),
+    GetppidLoop(loops::CountedLoop),
     /// Make semtimedop calls as fast as possible for some time, in several threads
-    SemopFlood(loops::Flood),
+    SemopFlood(loops::SemopFlood),
     /// Make calls of several kinds, and say what one of each costs on a machine with one processor
     Laps(laps::Laps),
     /// Make calls and namespaces at full speed, in more threads than there are processors
@@ -93,11 +93,11 @@ pub(crate) enum Workload {
     /// Make calls from processes, and on queues, whose names are hard to print
     HostileNames,
     /// Run many processes which make one call each
-    ChurnProcesses(churn::Processes),
+    ChurnProcesses(churn::ChurnProcesses),
     /// Make many IPC namespaces, with one call in each, which makes semaphores
-    ChurnNamespaces(churn::Namespaces),
+    ChurnNamespaces(churn::ChurnNamespaces),
     /// Have a tracer told of the same things again and again, by an unprivileged user on all processors
-    ControlFlood(flood::Flood),
+    ControlFlood(flood::ControlFlood),
     /// Send to a queue of another namespace many times
     ForeignSends(flood::Sends),
     /// Use queue descriptors in other namespaces than those of their queues
@@ -117,11 +117,11 @@ pub(crate) enum Workload {
     /// Leave objects behind, until standard input ends
     Leak,
     /// Make, use and remove objects at random in processes and namespaces that come and go
-    Model(model::Model),
+    Model(model::ModelArgs),
     /// Be many threads that make calls and then wait, until standard input ends
     Sleepers(sleepers::Sleepers),
     /// Let threads make one call each for every line of standard input
-    Steps(steps::Steps),
+    Steps(steps::StepsArgs),
     /// Make one shmget call
     #[command(hide = true)]
     OneCall(churn::OneCall),

@@ -1,13 +1,13 @@
-//! The POSIX message queue operations of a [`Caller`], by every route. Names are those of the
+//! The POSIX message queue operations of a [`CountingCaller`], by every route. Names are those of the
 //! system calls: without the slash that C libraries want.
 
 use serde_json::{Value, json};
 
-use super::book::Op;
-use super::calls::{Caller, Spelling, Time, slot};
+use super::book::WorkloadOp;
+use super::calls::{CountingCaller, Spelling, TimeLimit, slot};
 
 /// The size of a queue that is created: `mq_maxmsg` and `mq_msgsize`.
-pub(crate) type Size = (i64, i64);
+pub(crate) type QueueSize = (i64, i64);
 
 /// What `mq_notify` registers: `sigev_notify`, `sigev_signo`, `sigev_value`.
 pub(crate) type Notify = (i32, i32, u32);
@@ -21,7 +21,7 @@ fn same(native: i64, direct: u32, ipc: u32, args: [u64; 6]) -> Spelling {
     Spelling { native: (native, args), direct: (direct, args), ipc: (ipc, args) }
 }
 
-impl Caller {
+impl CountingCaller {
     fn put_name(&mut self, name: &[u8]) -> u64 {
         self.put(slot::NAME, name);
         self.put(slot::NAME + name.len(), &[0]);
@@ -34,7 +34,7 @@ impl Caller {
         name: &[u8],
         oflag: i32,
         mode: u32,
-        attr: Option<Size>,
+        attr: Option<QueueSize>,
     ) -> i64 {
         let at = self.put_name(name);
         let attr_at = match attr {
@@ -45,7 +45,7 @@ impl Caller {
             None => 0,
         };
         let spelling = same(240, 277, 277, [at, w(oflag), u64::from(mode), attr_at, 0, 0]);
-        self.go(Op::MqOpen, &spelling, || {
+        self.go(WorkloadOp::MqOpen, &spelling, || {
             let attr = attr.map_or(Value::Null, |(maxmsg, msgsize)| {
                 json!({"mq_flags": 0, "mq_maxmsg": maxmsg, "mq_msgsize": msgsize, "mq_curmsgs": 0})
             });
@@ -59,7 +59,7 @@ impl Caller {
         let at = self.put_name(name);
         let spelling = same(241, 278, 278, [at, 0, 0, 0, 0, 0]);
         self.go(
-            Op::MqUnlink,
+            WorkloadOp::MqUnlink,
             &spelling,
             || json!({"name": String::from_utf8_lossy(name), "name_bytes": name}),
         )
@@ -71,16 +71,16 @@ impl Caller {
         mqdes: i32,
         text: &[u8],
         prio: u32,
-        until: Option<Time>,
+        until: Option<TimeLimit>,
     ) -> i64 {
         self.put(slot::IN, text);
         let at = self.pointer(slot::IN);
         let time = self.put_time(until);
         let len = text.len() as u64;
         let args = [w(mqdes), at, len, u64::from(prio), time, 0];
-        self.go(Op::MqSend, &same(242, 418, 279, args), || {
+        self.go(WorkloadOp::MqSend, &same(242, 418, 279, args), || {
             json!({"mqdes": mqdes, "msg_len": len, "msg_prio": prio,
-                   "abs_timeout": Time::json(until)})
+                   "abs_timeout": TimeLimit::json(until)})
         })
     }
 
@@ -89,15 +89,15 @@ impl Caller {
     /// # Panics
     ///
     /// If the output slot is shorter than `len`.
-    pub(crate) fn mq_receive(&mut self, mqdes: i32, len: usize, until: Option<Time>) -> i64 {
+    pub(crate) fn mq_receive(&mut self, mqdes: i32, len: usize, until: Option<TimeLimit>) -> i64 {
         assert!(len <= slot::TIME - slot::OUT);
         let at = self.pointer(slot::OUT);
         let time = self.put_time(until);
         let args = [w(mqdes), at, len as u64, 0, time, 0];
         self.go(
-            Op::MqReceive,
+            WorkloadOp::MqReceive,
             &same(243, 419, 280, args),
-            || json!({"mqdes": mqdes, "msg_len": len, "abs_timeout": Time::json(until)}),
+            || json!({"mqdes": mqdes, "msg_len": len, "abs_timeout": TimeLimit::json(until)}),
         )
     }
 
@@ -112,7 +112,7 @@ impl Caller {
             }
             None => 0,
         };
-        self.go(Op::MqNotify, &same(244, 281, 281, [w(mqdes), at, 0, 0, 0, 0]), || {
+        self.go(WorkloadOp::MqNotify, &same(244, 281, 281, [w(mqdes), at, 0, 0, 0, 0]), || {
             let sevp = notify.map_or(Value::Null, |(how, signo, value)| {
                 json!({"sigev_notify": how, "sigev_signo": signo, "sigev_value": value})
             });
@@ -131,7 +131,7 @@ impl Caller {
             None => 0,
         };
         let args = [w(mqdes), new, self.pointer(slot::OUT), 0, 0, 0];
-        self.go(Op::MqGetsetattr, &same(245, 282, 282, args), || {
+        self.go(WorkloadOp::MqGetsetattr, &same(245, 282, 282, args), || {
             let newattr = flags.map_or(Value::Null, |f| json!({"mq_flags": f}));
             json!({"mqdes": mqdes, "newattr": newattr})
         })

@@ -15,11 +15,11 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::abi::is_error;
-use super::book::{Op, Report, outcome};
-use super::calls::{Caller, Route};
+use super::book::{WorkloadOp, WorkloadReport, outcome};
+use super::calls::{CountingCaller, Route};
 use super::process;
 use super::seccomp::{filter, install};
-use super::sysv::Step;
+use super::sysv::SemStep;
 
 /// `semget`, `shmget`, `msgget`, `semop`, `shmctl`, `mq_open`: how seccomp names them.
 const NATIVE: [u32; 6] = [64, 29, 68, 65, 31, 240];
@@ -63,7 +63,7 @@ const ANSWERS: [Option<i64>; 4] = [Some(0), Some(7777), Some(-13), None];
 const HANDLED: i64 = -38;
 
 pub(crate) fn run() -> Result<()> {
-    let mut sum = Report::default();
+    let mut sum = WorkloadReport::default();
     for (means, name) in ALL {
         let is_traced = matches!(means, Means::Emulate | Means::Renumber | Means::Unnumber);
         let child = process::spawn(b"kept", || kept(means, name))?;
@@ -104,8 +104,8 @@ fn handle_traps() -> Result<()> {
 
 /// A process whose calls are not made. Its report has them as `kept`, with what a line about each may
 /// have as `ret`.
-fn kept(means: Means, name: &str) -> Result<Report> {
-    let mut caller = Caller::with_log("home")?;
+fn kept(means: Means, name: &str) -> Result<WorkloadReport> {
+    let mut caller = CountingCaller::with_log("home")?;
     let inum = caller.unshare(name)?;
     let set = caller.semget(libc::IPC_PRIVATE, 1, 0o600) as i32;
     let segment = caller.shmget(libc::IPC_PRIVATE, 4096, 0o600);
@@ -155,10 +155,10 @@ fn shown(means: Means, at: usize, call: Value) -> Option<Value> {
 }
 
 /// Makes the calls, by every route.
-fn attempt(caller: &mut Caller, means: Means, (set, segment): (i32, i32)) {
+fn attempt(caller: &mut CountingCaller, means: Means, (set, segment): (i32, i32)) {
     let meets = matches!(means, Means::Emulate | Means::Renumber | Means::Unnumber);
     let mut at = 0;
-    let mut each = |caller: &mut Caller, call: &dyn Fn(&mut Caller) -> i64| {
+    let mut each = |caller: &mut CountingCaller, call: &dyn Fn(&mut CountingCaller) -> i64| {
         let is_made = means == Means::Notify && ANSWERS[at % ANSWERS.len()].is_none();
         caller.be_kept_from(!is_made);
         at += 1;
@@ -167,7 +167,7 @@ fn attempt(caller: &mut Caller, means: Means, (set, segment): (i32, i32)) {
         }
         let ret = call(caller);
         if means == Means::Renumber {
-            caller.note_many(Op::Shmget, ret, 1);
+            caller.note_many(WorkloadOp::Shmget, ret, 1);
         }
     };
     for route in Route::ALL {
@@ -180,7 +180,7 @@ fn attempt(caller: &mut Caller, means: Means, (set, segment): (i32, i32)) {
         each(caller, &|c| c.semget(0x6b65, 1, libc::IPC_CREAT | 0o600));
         each(caller, &|c| c.shmget(libc::IPC_PRIVATE, 8192, 0o600));
         each(caller, &|c| c.msgget(libc::IPC_PRIVATE, 0o600));
-        each(caller, &|c| c.semop(set, &[Step(0, 1, 0)]));
+        each(caller, &|c| c.semop(set, &[SemStep(0, 1, 0)]));
         // Of these none is the supervisor's to let pass.
         each(caller, &|c| c.shmctl(segment, libc::IPC_RMID));
         let oflag = libc::O_CREAT | libc::O_RDWR;
@@ -219,7 +219,7 @@ const NOTIF_SEND: libc::c_ulong = 0xc018_2101;
 
 /// Makes the calls while another thread of the process answers them.
 fn supervised(
-    caller: &mut Caller,
+    caller: &mut CountingCaller,
     filter: &[libc::sock_filter],
     objects: (i32, i32),
 ) -> Result<()> {
@@ -298,8 +298,8 @@ fn trace(child: Pid, means: Means) -> Result<()> {
 }
 
 /// `int 0x80` with bit 30 in its number: on x86-64 that bit means x32, here it is no call at all.
-fn wide() -> Result<Report> {
-    let mut caller = Caller::new("home")?;
+fn wide() -> Result<WorkloadReport> {
+    let mut caller = CountingCaller::new("home")?;
     let inum = caller.unshare("wide")?;
     for number in [117, 393, 395, 277] {
         // SAFETY: there is no call of that number, so nothing is read.

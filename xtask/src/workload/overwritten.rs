@@ -7,14 +7,14 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::abi::is_error;
 use super::book::outcome;
-use super::calls::{Caller, Route, Time, slot};
+use super::calls::{CountingCaller, Route, TimeLimit, slot};
 use super::mq::close;
 use super::process;
-use super::sysv::Step;
+use super::sysv::SemStep;
 
 /// A call that blocks.
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+enum BlockingKind {
     Semop,
     Semtimedop,
     Msgsnd,
@@ -23,10 +23,16 @@ enum Kind {
     MqReceive,
 }
 
-const KINDS: [Kind; 6] =
-    [Kind::Semop, Kind::Semtimedop, Kind::Msgsnd, Kind::Msgrcv, Kind::MqSend, Kind::MqReceive];
+const KINDS: [BlockingKind; 6] = [
+    BlockingKind::Semop,
+    BlockingKind::Semtimedop,
+    BlockingKind::Msgsnd,
+    BlockingKind::Msgrcv,
+    BlockingKind::MqSend,
+    BlockingKind::MqReceive,
+];
 
-impl Kind {
+impl BlockingKind {
     /// Its number by that route.
     fn number(self, route: Route) -> i64 {
         match (self, route) {
@@ -50,7 +56,7 @@ impl Kind {
 
 /// What the calls are about.
 #[derive(Clone, Copy, Debug)]
-struct Objects {
+struct OverwrittenObjects {
     set: i32,
     full: i32,
     empty: i32,
@@ -60,8 +66,8 @@ struct Objects {
 
 const TEXT: &[u8] = &[b'm'; 8000];
 
-impl Objects {
-    fn make(caller: &mut Caller) -> Result<Self> {
+impl OverwrittenObjects {
+    fn make(caller: &mut CountingCaller) -> Result<Self> {
         let set = caller.semget(libc::IPC_PRIVATE, 4, 0o600);
         let full = caller.msgget(libc::IPC_PRIVATE, 0o600);
         let empty = caller.msgget(libc::IPC_PRIVATE, 0o600);
@@ -81,35 +87,37 @@ impl Objects {
         Ok(Self { set, full, empty, full_queue, empty_queue })
     }
 
-    fn block(self, kind: Kind, caller: &mut Caller) -> i64 {
-        let steps = [Step(1, 3, 0), Step(0, -1, libc::SEM_UNDO as i16)];
-        let limit = Some(Time { sec: 60, nsec: 77 });
-        let until = Some(Time::in_millis(60_000));
+    fn block(self, kind: BlockingKind, caller: &mut CountingCaller) -> i64 {
+        let steps = [SemStep(1, 3, 0), SemStep(0, -1, libc::SEM_UNDO as i16)];
+        let limit = Some(TimeLimit { sec: 60, nsec: 77 });
+        let until = Some(TimeLimit::in_millis(60_000));
         match kind {
-            Kind::Semop => caller.semop(self.set, &steps[1..]),
-            Kind::Semtimedop => caller.semtimedop(self.set, &steps, limit),
-            Kind::Msgsnd => caller.msgsnd(self.full, 7, TEXT, 0),
-            Kind::Msgrcv => caller.msgrcv(self.empty, 64, 5, 0),
-            Kind::MqSend => caller.mq_send(self.full_queue, b"second", 3, until),
-            Kind::MqReceive => caller.mq_receive(self.empty_queue, 64, until),
+            BlockingKind::Semop => caller.semop(self.set, &steps[1..]),
+            BlockingKind::Semtimedop => caller.semtimedop(self.set, &steps, limit),
+            BlockingKind::Msgsnd => caller.msgsnd(self.full, 7, TEXT, 0),
+            BlockingKind::Msgrcv => caller.msgrcv(self.empty, 64, 5, 0),
+            BlockingKind::MqSend => caller.mq_send(self.full_queue, b"second", 3, until),
+            BlockingKind::MqReceive => caller.mq_receive(self.empty_queue, 64, until),
         }
     }
 
-    fn wake(self, kind: Kind, caller: &mut Caller) -> i64 {
+    fn wake(self, kind: BlockingKind, caller: &mut CountingCaller) -> i64 {
         match kind {
-            Kind::Semop | Kind::Semtimedop => caller.semop(self.set, &[Step(0, 1, 0)]),
-            Kind::Msgsnd => caller.msgrcv(self.full, 8000, 0, libc::IPC_NOWAIT),
-            Kind::Msgrcv => caller.msgsnd(self.empty, 5, b"wake up", 0),
-            Kind::MqSend => caller.mq_receive(self.full_queue, 64, None),
-            Kind::MqReceive => caller.mq_send(self.empty_queue, b"wake up", 0, None),
+            BlockingKind::Semop | BlockingKind::Semtimedop => {
+                caller.semop(self.set, &[SemStep(0, 1, 0)])
+            }
+            BlockingKind::Msgsnd => caller.msgrcv(self.full, 8000, 0, libc::IPC_NOWAIT),
+            BlockingKind::Msgrcv => caller.msgsnd(self.empty, 5, b"wake up", 0),
+            BlockingKind::MqSend => caller.mq_receive(self.full_queue, 64, None),
+            BlockingKind::MqReceive => caller.mq_send(self.empty_queue, b"wake up", 0, None),
         }
     }
 }
 
 pub(crate) fn run() -> Result<()> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC)?;
-    let mut caller = Caller::new("overwritten")?;
-    let objects = Objects::make(&mut caller)?;
+    let mut caller = CountingCaller::new("overwritten")?;
+    let objects = OverwrittenObjects::make(&mut caller)?;
     let mut calls = Vec::new();
     for route in Route::ALL {
         for kind in KINDS {
@@ -125,8 +133,13 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// One call, in a thread of its own.
-fn overwrite(caller: &mut Caller, objects: Objects, kind: Kind, route: Route) -> Result<Caller> {
-    let mut blocked = Caller::with_log("overwritten")?;
+fn overwrite(
+    caller: &mut CountingCaller,
+    objects: OverwrittenObjects,
+    kind: BlockingKind,
+    route: Route,
+) -> Result<CountingCaller> {
+    let mut blocked = CountingCaller::with_log("overwritten")?;
     blocked.by(route).use_old_msgrcv(true);
     let places = [slot::IN, slot::TIME, slot::WORD].map(|slot| blocked.good_pointer(slot));
     let tid = AtomicI32::new(0);

@@ -32,7 +32,7 @@ use nix::{
 };
 use serde_json::json;
 
-use super::{abi::is_error, book::outcome, calls::Caller, process};
+use super::{abi::is_error, book::outcome, calls::CountingCaller, process};
 
 /// Queues that no name leads to.
 const QUEUES: i32 = 32;
@@ -72,7 +72,7 @@ fn swap(scratch: &Path) -> Result<()> {
     let terminal = Terminal::new(&scratch.join("pts"))?;
 
     let home = process::open_namespace()?;
-    let mut caller = Caller::new("home")?;
+    let mut caller = CountingCaller::new("home")?;
     let mut hidden = Vec::new();
     for label in HIDDEN {
         let inum = caller.unshare(label)?;

@@ -13,7 +13,7 @@ use nix::unistd::{ForkResult, Pid, fork};
 
 use crate::child::end_with;
 
-use super::book::Report;
+use super::book::WorkloadReport;
 
 /// How long a process waits for another one before it gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -62,7 +62,7 @@ pub(crate) fn processor_time(pid: u32) -> Result<Duration> {
 
 /// A process started by [`spawn`].
 #[derive(Debug)]
-pub(crate) struct Child {
+pub(crate) struct WorkloadChild {
     /// Its number, which is also that of its only thread.
     pub(crate) pid: Pid,
     pipe: File,
@@ -71,12 +71,15 @@ pub(crate) struct Child {
 /// Forks a process that does `work` under the name `comm` and hands back a report. It dies
 /// with the thread that started it. The caller must be the only thread of its process or at
 /// least sure that no other one holds a lock.
-pub(crate) fn spawn(comm: &[u8], work: impl FnOnce() -> Result<Report>) -> Result<Child> {
+pub(crate) fn spawn(
+    comm: &[u8],
+    work: impl FnOnce() -> Result<WorkloadReport>,
+) -> Result<WorkloadChild> {
     let parent = nix::unistd::getpid();
     let (read, write) = nix::unistd::pipe()?;
     // SAFETY: the callers keep to the condition above, so that the child may allocate.
     match unsafe { fork() }? {
-        ForkResult::Parent { child } => Ok(Child { pid: child, pipe: File::from(read) }),
+        ForkResult::Parent { child } => Ok(WorkloadChild { pid: child, pipe: File::from(read) }),
         ForkResult::Child => {
             drop(read);
             finish(parent, File::from(write), comm, work)
@@ -87,8 +90,8 @@ pub(crate) fn spawn(comm: &[u8], work: impl FnOnce() -> Result<Report>) -> Resul
 /// As [`spawn`], but the child starts in a new IPC namespace, made by `clone(2)` itself.
 pub(crate) fn spawn_in_new_namespace(
     comm: &[u8],
-    work: impl FnOnce() -> Result<Report>,
-) -> Result<Child> {
+    work: impl FnOnce() -> Result<WorkloadReport>,
+) -> Result<WorkloadChild> {
     let parent = nix::unistd::getpid();
     let (read, write) = nix::unistd::pipe()?;
     let flags = libc::CLONE_NEWIPC | libc::SIGCHLD;
@@ -101,11 +104,16 @@ pub(crate) fn spawn_in_new_namespace(
             drop(read);
             finish(parent, File::from(write), comm, work)
         }
-        pid => Ok(Child { pid: Pid::from_raw(pid as i32), pipe: File::from(read) }),
+        pid => Ok(WorkloadChild { pid: Pid::from_raw(pid as i32), pipe: File::from(read) }),
     }
 }
 
-fn finish(parent: Pid, mut pipe: File, comm: &[u8], work: impl FnOnce() -> Result<Report>) -> ! {
+fn finish(
+    parent: Pid,
+    mut pipe: File,
+    comm: &[u8],
+    work: impl FnOnce() -> Result<WorkloadReport>,
+) -> ! {
     end_with(parent);
     let report = set_comm(comm).and_then(|()| work());
     let text = report.and_then(|report| Ok(serde_json::to_string(&report)?));
@@ -121,9 +129,9 @@ fn finish(parent: Pid, mut pipe: File, comm: &[u8], work: impl FnOnce() -> Resul
     unsafe { libc::_exit(code) }
 }
 
-impl Child {
+impl WorkloadChild {
     /// Waits for the process and takes its report.
-    pub(crate) fn join(mut self) -> Result<Report> {
+    pub(crate) fn join(mut self) -> Result<WorkloadReport> {
         let mut text = String::new();
         let read = self.pipe.read_to_string(&mut text);
         let status = loop {
@@ -139,8 +147,10 @@ impl Child {
 }
 
 /// Joins processes in order and adds their reports up.
-pub(crate) fn join_all(children: impl IntoIterator<Item = Child>) -> Result<Report> {
-    let mut sum = Report::default();
+pub(crate) fn join_all(
+    children: impl IntoIterator<Item = WorkloadChild>,
+) -> Result<WorkloadReport> {
+    let mut sum = WorkloadReport::default();
     for child in children {
         sum.absorb(child.join()?);
     }
@@ -185,7 +195,7 @@ impl Flag {
             let left = deadline.saturating_duration_since(Instant::now()).as_millis() as i32;
             // SAFETY: one valid pollfd.
             match unsafe { libc::poll(&raw mut poll, 1, left) } {
-                0 => bail!("waited in vain for another process"),
+                0 => bail!("another process did not answer in time"),
                 1 => break,
                 _ => {}
             }

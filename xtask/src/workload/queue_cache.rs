@@ -12,7 +12,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Pid, Uid, setuid};
 use serde_json::json;
 
-use super::book::Report;
+use super::book::WorkloadReport;
 use super::process::{self, Flag};
 
 /// Options of `queue-cache`.
@@ -58,7 +58,7 @@ pub(crate) fn run(options: &QueueCache) -> Result<()> {
                 calls += queues.len() as u64;
             }
             let inum = process::ipc_namespace()?;
-            Ok(Report::default().fact("callers", json!([{"inum": inum, "calls": calls}])))
+            Ok(WorkloadReport::default().fact("callers", json!([{"inum": inum, "calls": calls}])))
         };
         children.push(process::spawn(b"queue-cache", work)?);
     }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::abi::is_error;
-use super::calls::{Caller, Route};
+use super::calls::{CountingCaller, Route};
 use super::mq::close;
 use super::process;
 
@@ -23,7 +23,7 @@ const OTHERS: [&[u8]; 8] = [
 ];
 
 pub(crate) fn run() -> Result<()> {
-    let mut caller = Caller::with_log("home")?;
+    let mut caller = CountingCaller::with_log("home")?;
     caller.unshare("names")?;
     let oflag = libc::O_CREAT | libc::O_EXCL | libc::O_RDWR;
     for route in Route::ALL {

@@ -10,12 +10,12 @@ use nix::{errno::Errno, sched::CloneFlags};
 use serde_json::json;
 
 use super::abi;
-use super::book::Report;
-use super::calls::Caller;
+use super::book::WorkloadReport;
+use super::calls::CountingCaller;
 use super::churn;
 use super::map_lookups::MapLookups;
 use super::process::{self, Flag};
-use super::turns::{self, Message, TEXT};
+use super::turns::{self, MessageBuffer, TEXT};
 
 /// Options of `saturate`.
 #[derive(Clone, Debug, clap::Args)]
@@ -46,7 +46,7 @@ pub(crate) fn run(options: &Saturate) -> Result<()> {
             nix::sched::unshare(CloneFlags::CLONE_NEWIPC)?;
             in_threads(options.threads, &ready, &go, |thread| {
                 let label = format!("ns{number}");
-                let mut caller = Caller::new(&label)?;
+                let mut caller = CountingCaller::new(&label)?;
                 make_calls(&mut caller, options.calls, thread)?;
                 Ok(caller.report())
             })
@@ -55,7 +55,7 @@ pub(crate) fn run(options: &Saturate) -> Result<()> {
         let births = || {
             in_threads(options.threads, &ready, &go, |_| {
                 make_namespaces(options.births)?;
-                Ok(Report::default())
+                Ok(WorkloadReport::default())
             })
             .map(|report| report.fact("births", json!([born(options)])))
         };
@@ -81,8 +81,8 @@ fn in_threads(
     threads: u32,
     ready: &Flag,
     go: &Flag,
-    work: impl Fn(u32) -> Result<Report> + Sync,
-) -> Result<Report> {
+    work: impl Fn(u32) -> Result<WorkloadReport> + Sync,
+) -> Result<WorkloadReport> {
     let barrier = Barrier::new(threads as usize + 1);
     std::thread::scope(|scope| {
         let (barrier, work) = (&barrier, &work);
@@ -96,7 +96,7 @@ fn in_threads(
         ready.raise(1)?;
         let started = go.wait();
         barrier.wait();
-        let mut sum = Report::default();
+        let mut sum = WorkloadReport::default();
         for thread in threads {
             sum.absorb(thread.join().expect("a thread of the workload panicked")?);
         }
@@ -105,7 +105,7 @@ fn in_threads(
 }
 
 /// One thread's calls, by turns: semop, msgsnd, msgrcv, shmget, mq_send, mq_receive.
-fn make_calls(caller: &mut Caller, calls: u64, thread: u32) -> Result<()> {
+fn make_calls(caller: &mut CountingCaller, calls: u64, thread: u32) -> Result<()> {
     let made = |ret: i64, call: &str| {
         ensure!(!abi::is_error(ret), "{call}: {ret}");
         Ok(ret as u64)
@@ -116,7 +116,7 @@ fn make_calls(caller: &mut Caller, calls: u64, thread: u32) -> Result<()> {
     let msq = made(caller.msgget(libc::IPC_PRIVATE, 0o600), "msgget")?;
     let mq = made(caller.mq_open(&name, flags, 0o600, Some((1, TEXT as i64))), "mq_open")?;
 
-    let mut message = Message::new();
+    let mut message = MessageBuffer::new();
     let mut all = Vec::from(turns::semop(sem));
     all.extend(turns::message(msq, &mut message));
     all.push(turns::missing_segment());

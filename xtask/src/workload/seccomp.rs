@@ -4,10 +4,10 @@
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::book::Report;
-use super::calls::{Caller, Route};
+use super::book::WorkloadReport;
+use super::calls::{CountingCaller, Route};
 use super::process;
-use super::sysv::Step;
+use super::sysv::SemStep;
 
 /// `AUDIT_ARCH_X86_64`; the filter takes all else for i386.
 const X86_64: u32 = 0xc000_003e;
@@ -93,8 +93,8 @@ pub(crate) fn run() -> Result<()> {
     process::spawn(b"filtered", filtered)?.join()?.print()
 }
 
-fn filtered() -> Result<Report> {
-    let mut caller = Caller::new("home")?;
+fn filtered() -> Result<WorkloadReport> {
+    let mut caller = CountingCaller::new("home")?;
     caller.unshare("filtered")?;
     let sem = caller.semget(libc::IPC_PRIVATE, 1, 0o600) as i32;
     let msq = caller.msgget(libc::IPC_PRIVATE, 0o600) as i32;
@@ -106,7 +106,7 @@ fn filtered() -> Result<Report> {
             ensure!(ret == -i64::from(libc::EPERM), "the filter let a call pass: {ret}");
             filtered += 1;
         }
-        caller.semop(sem, &[Step(0, 1, 0)]);
+        caller.semop(sem, &[SemStep(0, 1, 0)]);
         caller.msgsnd(msq, 1, b"allowed", 0);
         caller.msgrcv(msq, 16, 0, libc::IPC_NOWAIT);
         caller.msgrcv(msq, 16, 0, libc::IPC_NOWAIT);

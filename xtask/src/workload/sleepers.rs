@@ -8,8 +8,8 @@ use anyhow::{Result, ensure};
 use nix::errno::Errno;
 
 use super::abi::is_error;
-use super::book::{Op, outcome};
-use super::calls::Caller;
+use super::book::{WorkloadOp, outcome};
+use super::calls::CountingCaller;
 
 /// Options of `sleepers`.
 #[derive(Clone, Debug, clap::Args)]
@@ -26,7 +26,7 @@ pub(crate) struct Sleepers {
 const BEFORE: u32 = 6;
 
 pub(crate) fn run(options: &Sleepers) -> Result<()> {
-    let mut caller = Caller::new("home")?;
+    let mut caller = CountingCaller::new("home")?;
     let set = caller.semget(libc::IPC_PRIVATE, 2, 0o600);
     ensure!(!is_error(set), "semget: {}", outcome(set));
     let set = set as i32;
@@ -74,7 +74,7 @@ pub(crate) fn run(options: &Sleepers) -> Result<()> {
         thread.join().expect("a thread of the workload panicked")?;
     }
     let calls = threads * (BEFORE + 2) + waiting + options.calls / 2 * 2 + 1;
-    caller.note_many(Op::Semop, 0, u64::from(calls));
+    caller.note_many(WorkloadOp::Semop, 0, u64::from(calls));
     caller.semctl(set, 0, libc::IPC_RMID, 0);
     caller.report().fact("waiting", waiting).fact("waited_ns", waited as u64).print()
 }

@@ -11,23 +11,23 @@ use std::{
 
 use anyhow::{Result, anyhow};
 
-use super::{book::Report, calls::Caller, process};
+use super::{book::WorkloadReport, calls::CountingCaller, process};
 
 /// A key that is nobody's.
 const NO_KEY: i32 = 0x5e05_0000;
 
 /// Options of `steps`.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Steps {
+pub(crate) struct StepsArgs {
     /// How many threads, the first one included
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     threads: u32,
 }
 
-pub(crate) fn run(options: &Steps) -> Result<()> {
+pub(crate) fn run(options: &StepsArgs) -> Result<()> {
     let ended = AtomicBool::new(false);
     let barrier = Barrier::new(options.threads as usize);
-    let step = |caller: &mut Caller| {
+    let step = |caller: &mut CountingCaller| {
         barrier.wait();
         if ended.load(Ordering::Relaxed) {
             return false;
@@ -36,15 +36,15 @@ pub(crate) fn run(options: &Steps) -> Result<()> {
         barrier.wait();
         true
     };
-    let mut all = Report::default();
+    let mut all = WorkloadReport::default();
     thread::scope(|scope| -> Result<()> {
-        let work = || -> Result<Report> {
-            let mut caller = Caller::new("home")?;
+        let work = || -> Result<WorkloadReport> {
+            let mut caller = CountingCaller::new("home")?;
             while step(&mut caller) {}
             Ok(caller.report())
         };
         let others: Vec<_> = (1..options.threads).map(|_| scope.spawn(work)).collect();
-        let mut caller = Caller::new("home")?;
+        let mut caller = CountingCaller::new("home")?;
         for line in std::io::stdin().lock().lines() {
             line?;
             step(&mut caller);

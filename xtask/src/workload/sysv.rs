@@ -1,14 +1,14 @@
-//! The System V operations of a [`Caller`], by every route. All return the kernel's raw
+//! The System V operations of a [`CountingCaller`], by every route. All return the kernel's raw
 //! answer, `-errno` for a failure.
 
 use serde_json::{Value, json};
 
-use super::book::Op;
-use super::calls::{Caller, Route, Spelling, Time, ipc, slot};
+use super::book::WorkloadOp;
+use super::calls::{CountingCaller, Route, Spelling, TimeLimit, ipc, slot};
 
 /// `sembuf`: one step of a `semop`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Step(pub(crate) u16, pub(crate) i16, pub(crate) i16);
+pub(crate) struct SemStep(pub(crate) u16, pub(crate) i16, pub(crate) i16);
 
 /// As glibc does it on i386: asks `ipc(2)` for the present layout of the structures.
 const IPC_64: i32 = 0x100;
@@ -20,7 +20,7 @@ fn w(value: i32) -> u64 {
     i64::from(value) as u64
 }
 
-impl Caller {
+impl CountingCaller {
     /// The command as the route wants it.
     fn versioned(&self, cmd: i32) -> i32 {
         if self.route() == Route::Int80Ipc { cmd | IPC_64 } else { cmd }
@@ -35,11 +35,15 @@ impl Caller {
             direct: (395, args),
             ipc: ipc(23, 0, [a[0], a[1], a[2], 0, 0]),
         };
-        self.go(Op::Shmget, &spelling, || json!({"key": key, "size": size, "shmflg": shmflg}))
+        self.go(
+            WorkloadOp::Shmget,
+            &spelling,
+            || json!({"key": key, "size": size, "shmflg": shmflg}),
+        )
     }
 
     /// `shmat(2)`; the address is returned by every route, also where the kernel stores it
-    /// (which [`Caller::fault`] prevents).
+    /// (which [`CountingCaller::fault`] prevents).
     pub(crate) fn shmat(&mut self, shmid: i32, shmaddr: u64, shmflg: i32) -> i64 {
         let args = [w(shmid), shmaddr, w(shmflg), 0, 0, 0];
         let place = self.pointer(slot::WORD);
@@ -49,7 +53,7 @@ impl Caller {
             ipc: ipc(21, 0, [args[0], args[2], place, shmaddr, 0]),
         };
         let ret = self.go(
-            Op::Shmat,
+            WorkloadOp::Shmat,
             &spelling,
             || json!({"shmid": shmid, "shmaddr": shmaddr, "shmflg": shmflg}),
         );
@@ -70,7 +74,7 @@ impl Caller {
             direct: (398, args),
             ipc: ipc(22, 0, [0, 0, 0, shmaddr, 0]),
         };
-        self.go(Op::Shmdt, &spelling, || json!({"shmaddr": shmaddr}))
+        self.go(WorkloadOp::Shmdt, &spelling, || json!({"shmaddr": shmaddr}))
     }
 
     /// `shmctl(2)` with the arena's output slot as its buffer.
@@ -84,7 +88,7 @@ impl Caller {
             ipc: ipc(24, 0, [args[0], w(raw), 0, buf, 0]),
         };
         self.go(
-            Op::Shmctl,
+            WorkloadOp::Shmctl,
             &spelling,
             || json!({"shmid": shmid, "cmd": cmd, "raw_cmd": raw, "buf": buf}),
         )
@@ -98,11 +102,15 @@ impl Caller {
             direct: (393, args),
             ipc: ipc(2, 0, [args[0], args[1], args[2], 0, 0]),
         };
-        self.go(Op::Semget, &spelling, || json!({"key": key, "nsems": nsems, "semflg": semflg}))
+        self.go(
+            WorkloadOp::Semget,
+            &spelling,
+            || json!({"key": key, "nsems": nsems, "semflg": semflg}),
+        )
     }
 
-    fn put_steps(&mut self, sops: &[Step]) -> Value {
-        for (i, Step(sem_num, sem_op, sem_flg)) in sops.iter().enumerate() {
+    fn put_steps(&mut self, sops: &[SemStep]) -> Value {
+        for (i, SemStep(sem_num, sem_op, sem_flg)) in sops.iter().enumerate() {
             self.put(slot::IN + 6 * i, &sem_num.to_ne_bytes());
             self.put(slot::IN + 6 * i + 2, &sem_op.to_ne_bytes());
             self.put(slot::IN + 6 * i + 4, &sem_flg.to_ne_bytes());
@@ -110,12 +118,12 @@ impl Caller {
         if !self.is_logging() {
             return Value::Null;
         }
-        let one = |s: &Step| json!({"sem_num": s.0, "sem_op": s.1, "sem_flg": s.2});
+        let one = |s: &SemStep| json!({"sem_num": s.0, "sem_op": s.1, "sem_flg": s.2});
         sops.iter().map(one).collect()
     }
 
     /// `semop(2)`; i386 has no number of its own for it, only `ipc(2)` does.
-    pub(crate) fn semop(&mut self, semid: i32, sops: &[Step]) -> i64 {
+    pub(crate) fn semop(&mut self, semid: i32, sops: &[SemStep]) -> i64 {
         let steps = self.put_steps(sops);
         let at = self.pointer(slot::IN);
         let n = sops.len() as u64;
@@ -125,14 +133,19 @@ impl Caller {
             ipc: ipc(1, 0, [w(semid), n, 0, at, 0]),
         };
         self.go(
-            Op::Semop,
+            WorkloadOp::Semop,
             &spelling,
             || json!({"semid": semid, "nsops": n, "sops": steps, "timeout": null}),
         )
     }
 
     /// `semtimedop(2)`.
-    pub(crate) fn semtimedop(&mut self, semid: i32, sops: &[Step], timeout: Option<Time>) -> i64 {
+    pub(crate) fn semtimedop(
+        &mut self,
+        semid: i32,
+        sops: &[SemStep],
+        timeout: Option<TimeLimit>,
+    ) -> i64 {
         let steps = self.put_steps(sops);
         let at = self.pointer(slot::IN);
         let time = self.put_time(timeout);
@@ -144,9 +157,9 @@ impl Caller {
             ipc: ipc(4, 0, [w(semid), n, 0, at, time]),
         };
         self.go(
-            Op::Semop,
+            WorkloadOp::Semop,
             &spelling,
-            || json!({"semid": semid, "nsops": n, "sops": steps, "timeout": Time::json(timeout)}),
+            || json!({"semid": semid, "nsops": n, "sops": steps, "timeout": TimeLimit::json(timeout)}),
         )
     }
 
@@ -168,7 +181,7 @@ impl Caller {
             direct: (394, args),
             ipc: ipc(3, 0, [args[0], args[1], w(raw), word, 0]),
         };
-        self.go(Op::Semctl, &spelling, || {
+        self.go(WorkloadOp::Semctl, &spelling, || {
             let mut json = json!({"semid": semid, "semnum": semnum, "cmd": cmd, "raw_cmd": raw});
             json[if takes_address { "buf" } else { "val" }] = json!(arg as i64);
             json
@@ -183,7 +196,7 @@ impl Caller {
             direct: (399, args),
             ipc: ipc(13, 0, [args[0], args[1], 0, 0, 0]),
         };
-        self.go(Op::Msgget, &spelling, || json!({"key": key, "msgflg": msgflg}))
+        self.go(WorkloadOp::Msgget, &spelling, || json!({"key": key, "msgflg": msgflg}))
     }
 
     /// `msgsnd(2)`. The text is padded with what is left in the arena if `msgsz` claims more
@@ -211,7 +224,7 @@ impl Caller {
             ipc: ipc(11, 0, [args[0], args[2], args[3], at, 0]),
         };
         self.go(
-            Op::Msgsnd,
+            WorkloadOp::Msgsnd,
             &spelling,
             || json!({"msqid": msqid, "mtype": mtype, "msgsz": msgsz, "msgflg": msgflg}),
         )
@@ -236,7 +249,7 @@ impl Caller {
         };
         let spelling = Spelling { native: (70, args), direct: (401, args), ipc: through_ipc };
         let version = (self.route() == Route::Int80Ipc).then_some(u32::from(!old));
-        self.go(Op::Msgrcv, &spelling, || {
+        self.go(WorkloadOp::Msgrcv, &spelling, || {
             json!({"msqid": msqid, "msgsz": msgsz, "msgtyp": msgtyp, "msgflg": msgflg,
                    "ipc_version": version})
         })
@@ -253,7 +266,7 @@ impl Caller {
             ipc: ipc(14, 0, [args[0], w(raw), 0, buf, 0]),
         };
         self.go(
-            Op::Msgctl,
+            WorkloadOp::Msgctl,
             &spelling,
             || json!({"msqid": msqid, "cmd": cmd, "raw_cmd": raw, "buf": buf}),
         )

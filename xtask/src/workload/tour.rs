@@ -1,8 +1,8 @@
 //! One thread's tour of all 17 operations, each with a success and a failure.
 
-use super::calls::{Caller, Time};
+use super::calls::{CountingCaller, TimeLimit};
 use super::mq::close;
-use super::sysv::Step;
+use super::sysv::SemStep;
 
 /// A key which nothing has.
 const FREE: i32 = 0x3fff_fff0;
@@ -10,14 +10,14 @@ const NOWAIT: i16 = libc::IPC_NOWAIT as i16;
 
 /// Goes through all operations by the caller's present route and leaves nothing behind.
 /// `name` is that of the queue.
-pub(crate) fn tour(caller: &mut Caller, name: &[u8]) {
+pub(crate) fn tour(caller: &mut CountingCaller, name: &[u8]) {
     shared_memory(caller);
     semaphores(caller);
     messages(caller);
     queue(caller, name);
 }
 
-fn shared_memory(caller: &mut Caller) {
+fn shared_memory(caller: &mut CountingCaller) {
     let id = caller.shmget(libc::IPC_PRIVATE, 8192, 0o600) as i32;
     let at = caller.shmat(id, 0, 0) as u64;
     caller.shmctl(id, libc::IPC_STAT);
@@ -30,14 +30,14 @@ fn shared_memory(caller: &mut Caller) {
     caller.shmget(FREE, 0, 0);
 }
 
-fn semaphores(caller: &mut Caller) {
+fn semaphores(caller: &mut CountingCaller) {
     let id = caller.semget(libc::IPC_PRIVATE, 2, 0o600) as i32;
     caller.semctl(id, 0, libc::SETVAL, 1);
-    caller.semop(id, &[Step(0, -1, NOWAIT), Step(1, 1, 0)]);
-    caller.semop(id, &[Step(0, -1, NOWAIT)]);
-    caller.semtimedop(id, &[Step(0, -1, 0)], Some(Time { sec: 0, nsec: 300_000 }));
-    caller.semop(id, &[Step(7, 1, 0)]);
-    caller.fault().semop(id, &[Step(0, 1, 0)]);
+    caller.semop(id, &[SemStep(0, -1, NOWAIT), SemStep(1, 1, 0)]);
+    caller.semop(id, &[SemStep(0, -1, NOWAIT)]);
+    caller.semtimedop(id, &[SemStep(0, -1, 0)], Some(TimeLimit { sec: 0, nsec: 300_000 }));
+    caller.semop(id, &[SemStep(7, 1, 0)]);
+    caller.fault().semop(id, &[SemStep(0, 1, 0)]);
     caller.semctl(id, 1, libc::GETVAL, 0);
     caller.semctl(id, 0, libc::GETALL, 0);
     caller.semctl(id, 0, libc::IPC_RMID, 0);
@@ -45,7 +45,7 @@ fn semaphores(caller: &mut Caller) {
     caller.semget(FREE, 1, 0);
 }
 
-fn messages(caller: &mut Caller) {
+fn messages(caller: &mut CountingCaller) {
     let id = caller.msgget(libc::IPC_PRIVATE, 0o600) as i32;
     caller.msgsnd(id, 3, b"a message of the tour", 0);
     caller.msgsnd(id, 0, b"type 0 there is not", 0);
@@ -58,7 +58,7 @@ fn messages(caller: &mut Caller) {
     caller.msgget(FREE, 0);
 }
 
-fn queue(caller: &mut Caller, name: &[u8]) {
+fn queue(caller: &mut CountingCaller, name: &[u8]) {
     let oflag = libc::O_CREAT | libc::O_EXCL | libc::O_RDWR | libc::O_NONBLOCK;
     let fd = caller.mq_open(name, oflag, 0o600, Some((1, 32)));
     caller.mq_open(name, oflag, 0o600, None);
@@ -71,7 +71,7 @@ fn queue(caller: &mut Caller, name: &[u8]) {
     caller.mq_receive(mqdes, 32, None);
     caller.mq_receive(mqdes, 32, None);
     caller.mq_getsetattr(mqdes, Some(0));
-    caller.mq_receive(mqdes, 32, Some(Time::in_millis(1)));
+    caller.mq_receive(mqdes, 32, Some(TimeLimit::in_millis(1)));
     close(fd);
     caller.mq_getsetattr(-1, None);
     caller.mq_notify(-1, None);

@@ -1,8 +1,8 @@
 //! Calls that are made over and over, laid out in advance: nothing is done between one and the next.
 
 use super::abi;
-use super::book::Op;
-use super::calls::Caller;
+use super::book::WorkloadOp;
+use super::calls::CountingCaller;
 
 /// A semaphore is given back and taken: `sem_num`, `sem_op`, `sem_flg`.
 const STEPS: [[u16; 3]; 2] =
@@ -18,7 +18,7 @@ const NO_KEY: u64 = 0x7bad_0000;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Turn {
     /// Which operation it is, if it is one
-    pub(super) op: Option<Op>,
+    pub(super) op: Option<WorkloadOp>,
     /// The native system call
     pub(super) number: i64,
     /// Its arguments
@@ -28,16 +28,16 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    fn new(op: Op, number: i64, args: [u64; 6], expected: i64) -> Self {
+    fn new(op: WorkloadOp, number: i64, args: [u64; 6], expected: i64) -> Self {
         Self { op: Some(op), number, args, expected }
     }
 }
 
 /// Memory that messages are sent from and received into.
 #[derive(Debug)]
-pub(super) struct Message(Box<[u64; 1 + TEXT / 8]>);
+pub(super) struct MessageBuffer(Box<[u64; 1 + TEXT / 8]>);
 
-impl Message {
+impl MessageBuffer {
     /// A message of type 1.
     pub(super) fn new() -> Self {
         Self(Box::new([1; _]))
@@ -52,32 +52,37 @@ impl Message {
 /// A semaphore is given back and taken.
 pub(super) fn semop(sem: u64) -> [Turn; 2] {
     STEPS.each_ref().map(|step| {
-        Turn::new(Op::Semop, libc::SYS_semtimedop, [sem, step.as_ptr() as u64, 1, 0, 0, 0], 0)
+        Turn::new(
+            WorkloadOp::Semop,
+            libc::SYS_semtimedop,
+            [sem, step.as_ptr() as u64, 1, 0, 0, 0],
+            0,
+        )
     })
 }
 
 /// A message is sent and received.
-pub(super) fn message(msq: u64, message: &mut Message) -> [Turn; 2] {
+pub(super) fn message(msq: u64, message: &mut MessageBuffer) -> [Turn; 2] {
     let args = [msq, message.at(), TEXT as u64, 0, 0, 0];
     [
-        Turn::new(Op::Msgsnd, libc::SYS_msgsnd, args, 0),
-        Turn::new(Op::Msgrcv, libc::SYS_msgrcv, args, TEXT as i64),
+        Turn::new(WorkloadOp::Msgsnd, libc::SYS_msgsnd, args, 0),
+        Turn::new(WorkloadOp::Msgrcv, libc::SYS_msgrcv, args, TEXT as i64),
     ]
 }
 
 /// A segment that nobody has made is asked for.
 pub(super) fn missing_segment() -> Turn {
     let missing = -i64::from(libc::ENOENT);
-    Turn::new(Op::Shmget, libc::SYS_shmget, [NO_KEY, 4096, 0, 0, 0, 0], missing)
+    Turn::new(WorkloadOp::Shmget, libc::SYS_shmget, [NO_KEY, 4096, 0, 0, 0, 0], missing)
 }
 
 /// A message of a POSIX queue is sent and received: its text alone, without a time limit, and without an
 /// address for the priority.
-pub(super) fn queue(mq: u64, message: &mut Message) -> [Turn; 2] {
+pub(super) fn queue(mq: u64, message: &mut MessageBuffer) -> [Turn; 2] {
     let args = [mq, message.at() + 8, TEXT as u64, 0, 0, 0];
     [
-        Turn::new(Op::MqSend, libc::SYS_mq_timedsend, args, 0),
-        Turn::new(Op::MqReceive, libc::SYS_mq_timedreceive, args, TEXT as i64),
+        Turn::new(WorkloadOp::MqSend, libc::SYS_mq_timedsend, args, 0),
+        Turn::new(WorkloadOp::MqReceive, libc::SYS_mq_timedreceive, args, TEXT as i64),
     ]
 }
 
@@ -98,7 +103,7 @@ pub(super) unsafe fn take(turns: &[Turn], calls: u64) -> (u64, u64) {
 }
 
 /// Enters that each of them was made so often, and answered as it must.
-pub(super) fn note(caller: &mut Caller, turns: &[Turn], times: u64) {
+pub(super) fn note(caller: &mut CountingCaller, turns: &[Turn], times: u64) {
     for turn in turns {
         if let Some(op) = turn.op {
             caller.note_many(op, turn.expected, times);

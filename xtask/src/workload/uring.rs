@@ -62,7 +62,7 @@ struct Parameters {
 /// `struct io_uring_sqe`, as far as it is used
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-struct Request {
+struct Sqe {
     opcode: u8,
     flags: u8,
     ioprio: u16,
@@ -87,13 +87,13 @@ struct Completion {
 
 const _: () = {
     assert!(size_of::<Parameters>() == 120);
-    assert!(size_of::<Request>() == 64);
+    assert!(size_of::<Sqe>() == 64);
     assert!(size_of::<Completion>() == 16);
 };
 
 /// Who does a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum By {
+pub(crate) enum Submitter {
     /// The caller, as far as it need not wait
     Caller,
     /// A worker of the kernel's
@@ -106,18 +106,18 @@ pub(crate) struct Uring {
     ring: OwnedFd,
     parameters: Parameters,
     /// Both rings
-    rings: Mapping,
-    requests: Mapping,
+    rings: UringMemory,
+    requests: UringMemory,
 }
 
 /// Memory of the kernel's.
 #[derive(Debug)]
-struct Mapping {
+struct UringMemory {
     at: NonNull<libc::c_void>,
     len: usize,
 }
 
-impl Mapping {
+impl UringMemory {
     fn new(ring: &OwnedFd, len: usize, offset: libc::off_t) -> Result<Self> {
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_POPULATE;
@@ -141,7 +141,7 @@ impl Mapping {
     }
 }
 
-impl Drop for Mapping {
+impl Drop for UringMemory {
     fn drop(&mut self) {
         // SAFETY: mapped in `new`, and no place is used any more.
         let _ = unsafe { munmap(self.at, self.len) };
@@ -172,22 +172,20 @@ impl Uring {
             submission.seventh as usize + parameters.sq_entries as usize * size_of::<u32>();
         let completions =
             completion.sixth as usize + parameters.cq_entries as usize * size_of::<Completion>();
-        let rings = Mapping::new(&ring, submissions.max(completions), 0)?;
-        let requests = parameters.sq_entries as usize * size_of::<Request>();
-        let requests = Mapping::new(&ring, requests, IORING_OFF_SQES)?;
+        let rings = UringMemory::new(&ring, submissions.max(completions), 0)?;
+        let requests = parameters.sq_entries as usize * size_of::<Sqe>();
+        let requests = UringMemory::new(&ring, requests, IORING_OFF_SQES)?;
         Ok(Ok(Self { ring, parameters, rings, requests }))
     }
 
     /// Makes a request, and waits for its result.
-    fn request(&mut self, request: Request) -> Result<i32> {
+    fn request(&mut self, request: Sqe) -> Result<i32> {
         let Parameters { submission, completion, .. } = self.parameters;
         let tail = self.rings.shared(submission.tail);
         let at = tail.load(Ordering::Relaxed)
             & self.rings.shared(submission.ring_mask).load(Ordering::Relaxed);
         // SAFETY: the place is within the mapping, and the kernel does not look at it before the tail says so.
-        unsafe {
-            self.requests.place::<Request>(at as usize * size_of::<Request>()).write(request)
-        };
+        unsafe { self.requests.place::<Sqe>(at as usize * size_of::<Sqe>()).write(request) };
         self.rings.shared(submission.seventh + at * 4).store(at, Ordering::Relaxed);
         tail.fetch_add(1, Ordering::Release);
         // SAFETY: a descriptor of ours and numbers.
@@ -222,14 +220,14 @@ impl Uring {
     /// # Errors
     ///
     /// When the file can't be opened.
-    pub(crate) fn open(&mut self, path: &CStr, flags: i32, by: By) -> Result<OwnedFd> {
-        let fd = self.request(Request {
+    pub(crate) fn open(&mut self, path: &CStr, flags: i32, by: Submitter) -> Result<OwnedFd> {
+        let fd = self.request(Sqe {
             opcode: IORING_OP_OPENAT,
             flags: by.flags(),
             fd: libc::AT_FDCWD,
             address: path.as_ptr() as u64,
             how: flags.cast_unsigned(),
-            ..Request::default()
+            ..Sqe::default()
         })?;
         ensure!(fd >= 0, "openat by io_uring: {}", Errno::from_raw(-fd));
         // SAFETY: it is new, and nobody else's.
@@ -241,21 +239,26 @@ impl Uring {
     /// # Errors
     ///
     /// When the file can't be read.
-    pub(crate) fn read(&mut self, file: &OwnedFd, bytes: &mut [u8], by: By) -> Result<usize> {
-        let count = self.request(Request {
+    pub(crate) fn read(
+        &mut self,
+        file: &OwnedFd,
+        bytes: &mut [u8],
+        by: Submitter,
+    ) -> Result<usize> {
+        let count = self.request(Sqe {
             opcode: IORING_OP_READ,
             flags: by.flags(),
             fd: file.as_raw_fd(),
             address: bytes.as_mut_ptr() as u64,
             len: bytes.len() as u32,
-            ..Request::default()
+            ..Sqe::default()
         })?;
         ensure!(count >= 0, "read by io_uring: {}", Errno::from_raw(-count));
         Ok(count as usize)
     }
 }
 
-impl By {
+impl Submitter {
     const fn flags(self) -> u8 {
         match self {
             Self::Caller => 0,

@@ -9,9 +9,9 @@ use nix::sched::CloneFlags;
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::book::Report;
-use super::calls::Caller;
-use super::process::{self, Child, Flag};
+use super::book::WorkloadReport;
+use super::calls::CountingCaller;
+use super::process::{self, Flag, WorkloadChild};
 
 fn moved(how: &str, tid: i32, from: u64, to: u64) -> Value {
     json!({"event": how, "tid": tid, "from": from, "to": to})
@@ -25,10 +25,10 @@ fn namespace_of(pid: Pid) -> Result<(File, u64)> {
 }
 
 /// A process which makes a namespace and stays in it until `release`.
-fn holder(label: &str, release: &Flag) -> Result<Child> {
+fn holder(label: &str, release: &Flag) -> Result<WorkloadChild> {
     let there = Flag::new()?;
     let child = process::spawn(label.as_bytes(), || {
-        let mut caller = Caller::new("home")?;
+        let mut caller = CountingCaller::new("home")?;
         caller.unshare(label)?;
         caller.semget(0x0a1c_0000, 1, 0);
         there.raise(1)?;
@@ -56,7 +56,7 @@ pub(crate) fn run() -> Result<()> {
 
     let there = Flag::new()?;
     let cloned = process::spawn_in_new_namespace(b"cloned", || {
-        let mut caller = Caller::new("cloned")?;
+        let mut caller = CountingCaller::new("cloned")?;
         caller.semget(0x0a1c_0001, 1, 0);
         there.raise(1)?;
         release.wait()?;
@@ -64,10 +64,10 @@ pub(crate) fn run() -> Result<()> {
     })?;
     there.wait()?;
     let (_, inum) = namespace_of(cloned.pid)?;
-    let mut report = Report::default().fact("home", home).fact("events", events);
+    let mut report = WorkloadReport::default().fact("home", home).fact("events", events);
     report.absorb(walked);
     let last = moved("created", cloned.pid.as_raw(), home, inum);
-    report.absorb(Report::default().fact("events", vec![last]));
+    report.absorb(WorkloadReport::default().fact("events", vec![last]));
     holders.push(cloned);
     release.raise(holders.len() as u64)?;
     report.absorb(process::join_all(holders)?);
@@ -75,11 +75,11 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// The walk of one thread: by the file of a namespace, by a pidfd, into a new one, and home.
-fn walk(pids: &[Pid]) -> Result<Report> {
+fn walk(pids: &[Pid]) -> Result<WorkloadReport> {
     let (tid, back) = (process::tid(), process::open_namespace()?);
-    let mut caller = Caller::new("home")?;
+    let mut caller = CountingCaller::new("home")?;
     let mut events = Vec::new();
-    let mut note = |how: &str, from: u64, caller: &mut Caller| {
+    let mut note = |how: &str, from: u64, caller: &mut CountingCaller| {
         caller.semget(0x0a1c_0002, 1, 0);
         events.push(moved(how, tid, from, caller.inum()));
     };

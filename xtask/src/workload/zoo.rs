@@ -2,16 +2,16 @@
 
 use anyhow::Result;
 
-use super::calls::{Caller, Route, Time, slot};
+use super::calls::{CountingCaller, Route, TimeLimit, slot};
 use super::mq::close;
 use super::process;
-use super::sysv::Step;
+use super::sysv::SemStep;
 
 const NOWAIT: i16 = libc::IPC_NOWAIT as i16;
 const CREATE: i32 = libc::IPC_CREAT | libc::IPC_EXCL;
 
 pub(crate) fn run() -> Result<()> {
-    let mut caller = Caller::with_log("home")?;
+    let mut caller = CountingCaller::with_log("home")?;
     caller.unshare("zoo")?;
     for (i, route) in Route::ALL.into_iter().enumerate() {
         // Keys, names and the like differ from route to route.
@@ -26,7 +26,7 @@ pub(crate) fn run() -> Result<()> {
     caller.report().fact("tid", process::tid()).fact("calls", calls).print()
 }
 
-fn shared_memory(caller: &mut Caller, n: i32) {
+fn shared_memory(caller: &mut CountingCaller, n: i32) {
     // A negative key is a key; a size above 2 GiB is a size.
     caller.shmget(-0x0021_5200 - n, 0x1_2345, CREATE | 0o640);
     caller.shmget(0x0051_5200 + n, 0xfedc_b000, 0);
@@ -49,7 +49,7 @@ fn shared_memory(caller: &mut Caller, n: i32) {
     caller.shmctl(other, libc::IPC_RMID);
 }
 
-fn semaphores(caller: &mut Caller, n: i32) {
+fn semaphores(caller: &mut CountingCaller, n: i32) {
     let id = caller.semget(0x05e3_5200 + n, 70, CREATE | 0o606) as i32;
     caller.semget(0x05e3_5200 + n, 71, 0o444);
     caller.semctl(id, 3, libc::SETVAL, 321 + n);
@@ -63,24 +63,27 @@ fn semaphores(caller: &mut Caller, n: i32) {
     caller.semctl(id, 0, libc::GETALL, 0);
     caller.semctl(id, 0, libc::IPC_STAT, 0);
     caller.semctl(id, 0, libc::IPC_SET, 0);
-    caller.semop(id, &[Step(5, 11, 0)]);
-    caller.semop(id, &[Step(6, -3, libc::SEM_UNDO as i16), Step(69, 0, NOWAIT), Step(7, 2, 0)]);
-    caller.semop(id, &[Step(8, -32_000, NOWAIT)]);
-    let many: Vec<Step> = (0..70).map(|i| Step(i, i as i16 + 1, 0)).collect();
+    caller.semop(id, &[SemStep(5, 11, 0)]);
+    caller.semop(
+        id,
+        &[SemStep(6, -3, libc::SEM_UNDO as i16), SemStep(69, 0, NOWAIT), SemStep(7, 2, 0)],
+    );
+    caller.semop(id, &[SemStep(8, -32_000, NOWAIT)]);
+    let many: Vec<SemStep> = (0..70).map(|i| SemStep(i, i as i16 + 1, 0)).collect();
     caller.semop(id, &many);
     caller.semop(id, &[]);
-    caller.semop(id, &[Step(70, 1, 0)]);
-    caller.semop(0x7bad_1d01, &[Step(1, 2, 0)]);
-    caller.fault().semop(id, &[Step(0, 1, 0)]);
-    let brief = Time { sec: 0, nsec: 1_234_567 };
-    caller.semtimedop(id, &[Step(9, -31_000, 0)], Some(brief));
-    caller.semtimedop(id, &[Step(10, 1, 0)], Some(Time { sec: 77, nsec: 88 }));
-    caller.semtimedop(id, &[Step(11, 1, 0)], Some(Time { sec: 1, nsec: 2_000_000_000 }));
-    caller.semtimedop(id, &[Step(12, 1, 0)], None);
+    caller.semop(id, &[SemStep(70, 1, 0)]);
+    caller.semop(0x7bad_1d01, &[SemStep(1, 2, 0)]);
+    caller.fault().semop(id, &[SemStep(0, 1, 0)]);
+    let brief = TimeLimit { sec: 0, nsec: 1_234_567 };
+    caller.semtimedop(id, &[SemStep(9, -31_000, 0)], Some(brief));
+    caller.semtimedop(id, &[SemStep(10, 1, 0)], Some(TimeLimit { sec: 77, nsec: 88 }));
+    caller.semtimedop(id, &[SemStep(11, 1, 0)], Some(TimeLimit { sec: 1, nsec: 2_000_000_000 }));
+    caller.semtimedop(id, &[SemStep(12, 1, 0)], None);
     caller.semctl(id, 0, libc::IPC_RMID, 0);
 }
 
-fn messages(caller: &mut Caller, n: i32) {
+fn messages(caller: &mut CountingCaller, n: i32) {
     let id = caller.msgget(0x0635_5200 + n, CREATE | 0o622) as i32;
     caller.msgget(0x0635_5200 + n, CREATE);
     caller.msgsnd(id, 0x1234_5678, b"seventeen bytes..", 0);
@@ -108,7 +111,7 @@ fn messages(caller: &mut Caller, n: i32) {
     caller.msgctl(id, libc::IPC_RMID);
 }
 
-fn queues(caller: &mut Caller, n: i32) {
+fn queues(caller: &mut CountingCaller, n: i32) {
     let name = format!("zoo-{n}");
     let name = name.as_bytes();
     let oflag = libc::O_CREAT | libc::O_EXCL | libc::O_RDWR | libc::O_NONBLOCK | libc::O_CLOEXEC;
@@ -126,7 +129,7 @@ fn queues(caller: &mut Caller, n: i32) {
     caller.mq_notify(mqdes, Some((libc::SIGEV_SIGNAL, libc::SIGUSR2, 0x1deb)));
     caller.mq_notify(mqdes, Some((libc::SIGEV_SIGNAL, 99, 0x1dec)));
     caller.mq_notify(mqdes, None);
-    let until = Time { sec: 2_000_000_000, nsec: 123_456_789 };
+    let until = TimeLimit { sec: 2_000_000_000, nsec: 123_456_789 };
     caller.mq_send(mqdes, b"eleven.....", 12_345, None);
     caller.mq_send(mqdes, b"sixteen.........", 32_767, Some(until));
     caller.mq_send(mqdes, b"bad priority", 32_768, None);
@@ -138,11 +141,11 @@ fn queues(caller: &mut Caller, n: i32) {
     caller.mq_receive(mqdes, 76, None);
     caller.mq_receive(mqdes, 77, Some(until));
     caller.mq_receive(mqdes, 4096, None);
-    caller.mq_receive(mqdes, 77, Some(Time { sec: 3, nsec: -1 }));
+    caller.mq_receive(mqdes, 77, Some(TimeLimit { sec: 3, nsec: -1 }));
     caller.mq_receive(mqdes, 77, None);
     caller.mq_receive(mqdes, 77, None);
     caller.mq_getsetattr(mqdes, Some(0));
-    caller.mq_receive(mqdes, 77, Some(Time { sec: 12, nsec: 34 }));
+    caller.mq_receive(mqdes, 77, Some(TimeLimit { sec: 12, nsec: 34 }));
     caller.mq_getsetattr(mqdes, Some(0x0123_4567));
     caller.mq_send(0x0bad_fd00, b"no descriptor", 0, None);
     caller.mq_receive(0x0bad_fd01, 1, None);

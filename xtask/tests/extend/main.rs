@@ -24,7 +24,7 @@ const SOURCES: [&str; 7] = [
     "ipc-trace-ebpf",
     "xtask",
 ];
-/// The kernel side, as the workspace has built it: variables, and files in `target/ebpf`.
+/// The eBPF programs, as the workspace has built it: variables, and files in `target/ebpf`.
 const OBJECTS: [(&str, &str); 2] =
     [("IPC_TRACE_EBPF_PLAIN", "plain.o"), ("IPC_TRACE_EBPF_PROBE", "probe.o")];
 

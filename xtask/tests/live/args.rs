@@ -9,23 +9,23 @@ use serde_json::{Value, json};
 
 use crate::tracer::{calls_of, lines, list, number, of_type, scaled};
 
-type Names = &'static [(i32, &'static str)];
+type ArgNames = &'static [(i32, &'static str)];
 
-const GET: Names = &[
+const GET: ArgNames = &[
     (libc::IPC_CREAT, "IPC_CREAT"),
     (libc::IPC_EXCL, "IPC_EXCL"),
     (libc::SHM_NORESERVE, "SHM_NORESERVE"),
 ];
-const SHMAT: Names =
+const SHMAT: ArgNames =
     &[(libc::SHM_RDONLY, "SHM_RDONLY"), (libc::SHM_RND, "SHM_RND"), (libc::SHM_REMAP, "SHM_REMAP")];
-const MSG: Names = &[
+const MSG: ArgNames = &[
     (libc::IPC_NOWAIT, "IPC_NOWAIT"),
     (libc::MSG_NOERROR, "MSG_NOERROR"),
     (libc::MSG_EXCEPT, "MSG_EXCEPT"),
 ];
-const SEM: Names = &[(libc::IPC_NOWAIT, "IPC_NOWAIT"), (libc::SEM_UNDO, "SEM_UNDO")];
-const QUEUE: Names = &[(libc::O_NONBLOCK, "O_NONBLOCK")];
-const OPEN: Names = &[
+const SEM: ArgNames = &[(libc::IPC_NOWAIT, "IPC_NOWAIT"), (libc::SEM_UNDO, "SEM_UNDO")];
+const QUEUE: ArgNames = &[(libc::O_NONBLOCK, "O_NONBLOCK")];
+const OPEN: ArgNames = &[
     (libc::O_WRONLY, "O_WRONLY"),
     (libc::O_RDWR, "O_RDWR"),
     (libc::O_CREAT, "O_CREAT"),
@@ -34,7 +34,7 @@ const OPEN: Names = &[
     (libc::O_CLOEXEC, "O_CLOEXEC"),
 ];
 
-const SHMCTL: Names = &[
+const SHMCTL: ArgNames = &[
     (libc::IPC_RMID, "IPC_RMID"),
     (libc::IPC_SET, "IPC_SET"),
     (libc::IPC_STAT, "IPC_STAT"),
@@ -42,7 +42,7 @@ const SHMCTL: Names = &[
     (libc::SHM_LOCK, "SHM_LOCK"),
     (libc::SHM_UNLOCK, "SHM_UNLOCK"),
 ];
-const SEMCTL: Names = &[
+const SEMCTL: ArgNames = &[
     (libc::IPC_RMID, "IPC_RMID"),
     (libc::IPC_SET, "IPC_SET"),
     (libc::IPC_STAT, "IPC_STAT"),
@@ -54,7 +54,7 @@ const SEMCTL: Names = &[
     (libc::GETALL, "GETALL"),
     (libc::SETALL, "SETALL"),
 ];
-const MSGCTL: Names = &[
+const MSGCTL: ArgNames = &[
     (libc::IPC_RMID, "IPC_RMID"),
     (libc::IPC_SET, "IPC_SET"),
     (libc::IPC_STAT, "IPC_STAT"),
@@ -66,7 +66,7 @@ fn int(value: &Value) -> i64 {
 }
 
 /// The names of the bits, then what has none; in any order, so sorted.
-fn flags(value: &Value, names: Names) -> Value {
+fn flags(value: &Value, names: ArgNames) -> Value {
     let mut rest = int(value) as u32;
     let mut found: Vec<String> = Vec::new();
     for (bit, name) in names {
@@ -93,7 +93,7 @@ fn open_flags(value: &Value) -> Value {
     names
 }
 
-fn command(call: &Value, names: Names) -> Value {
+fn command(call: &Value, names: ArgNames) -> Value {
     let (plain, raw) = (int(&call["args"]["cmd"]), int(&call["args"]["raw_cmd"]));
     match names.iter().find(|(number, _)| i64::from(*number) == plain) {
         Some((_, name)) => json!(name),
@@ -128,14 +128,14 @@ fn timeout(call: &Value, name: &str) -> Value {
 
 /// What is remembered of earlier calls of the log: permissions by kind and id, sizes by descriptor.
 #[derive(Default)]
-struct Made {
+struct CreatedBefore {
     modes: BTreeMap<(&'static str, i64), Value>,
     sizes: BTreeMap<i64, Value>,
 }
 
 /// The arguments that a line has to show of a call of the log. Where the kernel was given an
 /// address that leads nowhere, what lies behind it is not known.
-fn expected(call: &Value, made: &mut Made) -> Value {
+fn expected(call: &Value, made: &mut CreatedBefore) -> Value {
     let (args, ret) = (&call["args"], int(&call["ret"]));
     let readable = call["bad_pointer"] == false;
     let behind = |value: Value| if readable { value } else { Value::Null };
@@ -294,7 +294,7 @@ fn memory_that_changes_while_a_call_is_blocked_is_shown_as_the_kernel_took_it() 
         for name in ["op", "abi", "ret"] {
             assert_eq!(line[name], call[name], "{name} of {line} is not that of {call}");
         }
-        let expected = expected(call, &mut Made::default());
+        let expected = expected(call, &mut CreatedBefore::default());
         assert!(shows(&line["args"], &expected), "{call}:\n{}\nis not\n{expected}", line["args"]);
         assert_rest(call, line);
         assert_ne!(line["args_from"], "return", "{line}");
@@ -392,7 +392,7 @@ fn of_a_thousand_calls_whose_memory_nobody_changes_at_most_one_is_read_at_the_re
 fn every_operation_by_every_route_is_one_line_with_its_arguments() {
     let (lines, book) = lines(&["--only-command"], &["args-zoo"]);
     let (calls, log) = (calls_of(&lines, &book["tid"]), list(&book["calls"]));
-    let mut made = Made::default();
+    let mut made = CreatedBefore::default();
     for (line, call) in calls.iter().zip(log) {
         for name in ["op", "abi", "ret"] {
             assert_eq!(line[name], call[name], "{name} of {line} is not that of {call}");

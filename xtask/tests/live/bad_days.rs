@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     book::{assert_balanced, assert_whole},
-    tracer::{Beside, Live, PATIENCE, eventually, program, text, tracer, workload},
+    tracer::{LiveTracer, PATIENCE, TestProcess, eventually, program, text, tracer, workload},
 };
 
 /// Runs it until its reader has read one line: status and standard error.
@@ -36,7 +36,7 @@ fn head_of(mut command: Command) -> (Option<i32>, String) {
 
 #[test]
 fn a_closed_pipe_ends_it_quietly() {
-    let busy = Beside::start(workload(&["churn-namespaces", "--count", "1000000"]));
+    let busy = TestProcess::start(workload(&["churn-namespaces", "--count", "1000000"]));
     for output in ["text", "json"] {
         let mut live = tracer("live");
         live.args(["-o", output]);
@@ -87,8 +87,8 @@ fn where_not_even_the_error_can_be_written_the_status_says_it() {
 #[test]
 fn signals_end_a_run_in_order() {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
-        let mut live = Live::start(&[]);
-        let churn = Beside::start(workload(&["churn-namespaces", "--count", "100000"]));
+        let mut live = LiveTracer::start(&[]);
+        let churn = TestProcess::start(workload(&["churn-namespaces", "--count", "100000"]));
         live.wait_for(|line| line["type"] == "ipc");
         let lines = live.end_by(signal);
         drop(churn);
@@ -96,7 +96,7 @@ fn signals_end_a_run_in_order() {
 
         let mut command = tracer("report");
         command.args(["-o", "json"]);
-        let report = Beside::tracing(command);
+        let report = TestProcess::tracing(command);
         report.signal(signal);
         let (status, stdout, stderr) = report.join();
         assert_eq!(status.code(), Some(0), "{stderr}");
@@ -115,7 +115,7 @@ fn ending_with_much_to_write() -> (Child, BufReader<ChildStdout>) {
     let mut out = BufReader::with_capacity(1, live.stdout.take().unwrap());
     let mut start = String::new();
     out.read_line(&mut start).unwrap();
-    Beside::start(workload(&["count", "--calls", "5000", "--namespaces", "1"])).book();
+    TestProcess::start(workload(&["count", "--calls", "5000", "--namespaces", "1"])).book();
     tell_to_end(&live);
     (live, out)
 }

@@ -6,8 +6,8 @@ use std::{fs, process::Output};
 use serde_json::Value;
 
 use crate::tracer::{
-    Beside, as_user, calls_of, eventually, ipc_ns_of, lines, parse_lines, program, text, tracer,
-    workload,
+    TestProcess, as_user, calls_of, eventually, ipc_ns_of, lines, parse_lines, program, text,
+    tracer, workload,
 };
 
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -63,7 +63,7 @@ fn a_ring_that_is_too_small_is_made_large_enough() {
 #[test]
 fn a_namespace_that_has_died_is_no_namespace() {
     let words = ["blocked", "--fresh", "--op", "semop", "--seconds", "3600"];
-    let mut sleeper = Beside::start(workload(&words));
+    let mut sleeper = TestProcess::start(workload(&words));
     sleeper.line();
     let inum = ipc_ns_of(sleeper.pid()).to_string();
     let look = || tracer("live").args(["--ipc-ns", &inum, "--duration", "0"]).output().unwrap();
@@ -222,13 +222,13 @@ fn btf_from_a_file_that_describes_this_kernel_will_do() {
 }
 
 /// `struct btf_type` and its members, in the file that holds them (Documentation/bpf/btf.rst).
-struct Btf {
+struct BtfFile {
     bytes: Vec<u8>,
     types: usize,
     strings: usize,
 }
 
-impl Btf {
+impl BtfFile {
     fn of_this_kernel() -> Self {
         let bytes = fs::read(KERNEL_BTF).unwrap();
         let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
@@ -293,7 +293,7 @@ fn btf_of_another_kernel_is_noticed() {
     assert_refused(&output, 1, &["nsproxy", "BTF of this very kernel"]);
 
     // One where fields have other places: they are not believed.
-    let mut btf = Btf::of_this_kernel();
+    let mut btf = BtfFile::of_this_kernel();
     let [ipc, mnt] = ["ipc_ns", "mnt_ns"].map(|member| btf.member("nsproxy", member));
     for i in 0..4 {
         btf.bytes.swap(ipc + i, mnt + i);

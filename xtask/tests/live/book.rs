@@ -7,12 +7,12 @@ use serde_json::Value;
 use crate::tracer::{list, number, of_type, program};
 
 /// Calls and errors by namespace and operation, of those operations that were called at all.
-pub(crate) type Counts = BTreeMap<u64, BTreeMap<String, (u64, BTreeMap<String, u64>)>>;
+pub(crate) type OpCounts = BTreeMap<u64, BTreeMap<String, (u64, BTreeMap<String, u64>)>>;
 
 /// The counts of a report or of a workload's book. A number that is given to several namespaces, one
 /// after the other, has them all together.
-pub(crate) fn counts(namespaces: &Value) -> Counts {
-    let mut all = Counts::new();
+pub(crate) fn counts(namespaces: &Value) -> OpCounts {
+    let mut all = OpCounts::new();
     for namespace in list(namespaces) {
         for (op, counts) in namespace["ops"].as_object().unwrap() {
             let (calls, errors) = all
@@ -40,8 +40,8 @@ pub(crate) fn not_made(lines: &[Value]) -> impl Iterator<Item = &Value> {
 }
 
 /// The counts of lines: the calls that are shown, and those that were lost.
-pub(crate) fn counts_of_lines(lines: &[Value]) -> Counts {
-    let mut all = Counts::new();
+pub(crate) fn counts_of_lines(lines: &[Value]) -> OpCounts {
+    let mut all = OpCounts::new();
     let mut add = |inum: &Value, op: &Value, error: &Value, count: u64| {
         let inum = if inum.is_null() { 0 } else { number(inum) };
         let op = op.as_str().unwrap().to_owned();
@@ -64,13 +64,13 @@ pub(crate) fn counts_of_lines(lines: &[Value]) -> Counts {
 }
 
 /// Only those namespaces that `wanted` has, too.
-pub(crate) fn restricted(mut counts: Counts, wanted: &Counts) -> Counts {
+pub(crate) fn restricted(mut counts: OpCounts, wanted: &OpCounts) -> OpCounts {
     counts.retain(|inum, _| wanted.contains_key(inum));
     counts
 }
 
 /// How many calls there are.
-pub(crate) fn total(counts: &Counts) -> u64 {
+pub(crate) fn total(counts: &OpCounts) -> u64 {
     counts.values().flat_map(BTreeMap::values).map(|one| one.0).sum()
 }
 

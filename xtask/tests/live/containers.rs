@@ -7,13 +7,15 @@ mod podman;
 use std::{fs, process::Command};
 
 use serde_json::Value;
-use xtask::containers::Cgroup;
+use xtask::containers::TestCgroup;
 
 use found::{by_id, of_container};
 
 use crate::{
     book::{assert_balanced, assert_whole},
-    tracer::{Beside, Live, Report, calls_of, list, number, of_type, scaled, workload},
+    tracer::{
+        LiveTracer, ReportTracer, TestProcess, calls_of, list, number, of_type, scaled, workload,
+    },
 };
 
 /// What real containers run, from the host's `PATH`.
@@ -27,12 +29,12 @@ fn id(number: u32) -> String {
 }
 
 /// A cgroup as Docker would make it for a container.
-fn cgroup(id: &str) -> Cgroup {
-    Cgroup::make(&format!("docker/{id}")).unwrap()
+fn cgroup(id: &str) -> TestCgroup {
+    TestCgroup::make(&format!("docker/{id}")).unwrap()
 }
 
 /// A workload that is in a cgroup from its beginning.
-fn workload_in(cgroup: &Cgroup, words: &[&str]) -> Command {
+fn workload_in(cgroup: &TestCgroup, words: &[&str]) -> Command {
     let inner = workload(words);
     let mut command = Command::new("/bin/sh");
     command.args(["-c", r#"echo $$ > "$0" && exec "$@""#]).arg(cgroup.procs());
@@ -41,15 +43,15 @@ fn workload_in(cgroup: &Cgroup, words: &[&str]) -> Command {
 }
 
 /// A process of two threads that make a call each when they are told to.
-struct Stepper(Beside);
+struct Stepper(TestProcess);
 
 impl Stepper {
     fn start() -> Self {
-        Self(Beside::start(workload(&["steps", "--threads", "2"])))
+        Self(TestProcess::start(workload(&["steps", "--threads", "2"])))
     }
 
     fn step(&mut self) {
-        self.0.tell("");
+        self.0.write_line("");
         assert_eq!(self.0.line(), "done");
     }
 }
@@ -63,7 +65,7 @@ fn ids(lines: &[Value], tid: &Value) -> Vec<Value> {
 fn threads_that_are_moved_are_where_they_were_moved_to() {
     let old = cgroup(&id(1));
     let mut stepper = Stepper::start();
-    let live = Live::start(&["--runtime-socket", "none"]);
+    let live = LiveTracer::start(&["--runtime-socket", "none"]);
     stepper.step();
     old.take(stepper.0.pid()).unwrap();
     stepper.step();
@@ -95,7 +97,7 @@ fn threads_that_are_moved_are_where_they_were_moved_to() {
 fn a_report_has_the_containers_of_moved_processes() {
     let cgroup = cgroup(&id(3));
     let mut stepper = Stepper::start();
-    let report = Report::start(&["--runtime-socket", "none"]);
+    let report = ReportTracer::start(&["--runtime-socket", "none"]);
     // From the second on, its calls are sent together.
     for _ in 0..3 {
         stepper.step();
@@ -121,8 +123,8 @@ fn a_filter_takes_the_calls_of_its_container_alone() {
     let options = |id: &str| ["--runtime-socket", "none", "--container", id].map(str::to_owned);
     // An id's beginning, and whole.
     let (early, late) = (options(&id(4)[..16]), options(&id(5)));
-    let live = Live::start(&early.each_ref().map(String::as_str));
-    let report = Report::start(&late.each_ref().map(String::as_str));
+    let live = LiveTracer::start(&early.each_ref().map(String::as_str));
+    let report = ReportTracer::start(&late.each_ref().map(String::as_str));
     known.take(steppers[0].0.pid()).unwrap();
     let new = cgroup(&id(5));
     new.take(steppers[1].0.pid()).unwrap();
@@ -173,12 +175,12 @@ fn a_hundred_thousand_processes_are_attributed_right_and_leave_nothing_behind() 
     const PASSING: usize = 4;
     let cgroups = [6, 7].map(|n| (id(n), cgroup(&id(n))));
     let reports = cgroups.each_ref().map(|(id, _)| {
-        Report::start(&["--runtime-socket", "none", "--container", id, "--op", "shmget"])
+        ReportTracer::start(&["--runtime-socket", "none", "--container", id, "--op", "shmget"])
     });
     // Both at a time: their processes' numbers are given to either, again and again.
     let churn = |count: u64| {
         let words = ["churn-processes", "--copies", "--count", &count.to_string()];
-        let churns = cgroups.each_ref().map(|one| Beside::start(workload_in(&one.1, &words)));
+        let churns = cgroups.each_ref().map(|one| TestProcess::start(workload_in(&one.1, &words)));
         for churn in churns {
             churn.book();
         }
@@ -196,7 +198,7 @@ fn a_hundred_thousand_processes_are_attributed_right_and_leave_nothing_behind() 
             "{descriptors_before} descriptors, then {descriptors_after}"
         );
     }
-    for (report, (id, _)) in reports.map(Report::end).iter().zip(&cgroups) {
+    for (report, (id, _)) in reports.map(ReportTracer::end).iter().zip(&cgroups) {
         assert_balanced(&report["accounting"]);
         let accounting = &report["accounting"];
         assert_eq!(number(&accounting["delivered"]), first + rest, "{id}: {accounting}");

@@ -7,13 +7,13 @@ use serde_json::Value;
 
 use crate::{
     book::{
-        Counts, assert_adds_up, assert_balanced, assert_valid, assert_whole, counts,
+        OpCounts, assert_adds_up, assert_balanced, assert_valid, assert_whole, counts,
         counts_of_lines, restricted, total,
     },
     preemption::must_be_exact,
     tracer::{
-        Beside, Live, Report, calls_of, children_of, eventually, lines, list, number, of_type,
-        report, scaled, stat, tracer, workload, xtask,
+        LiveTracer, ReportTracer, TestProcess, calls_of, children_of, eventually, lines, list,
+        number, of_type, report, scaled, stat, tracer, workload, xtask,
     },
 };
 
@@ -30,7 +30,7 @@ fn lost(report: &Value) -> u64 {
     known + unattributed.map(|op| number(&op["calls"])).sum::<u64>()
 }
 
-fn of_book(report: &Value, book: &Counts) -> Counts {
+fn of_book(report: &Value, book: &OpCounts) -> OpCounts {
     restricted(counts(&report["namespaces"]), book)
 }
 
@@ -56,7 +56,7 @@ fn counts_stay_exact_while_the_reader_is_stopped_and_the_ring_is_too_small() {
     command.arg(xtask()).args(["workload", "count", "--threads", "8", "--namespaces", "3"]);
     // The tracer hands its standard input on to the workload, which waits for a byte there.
     command.args(["--hold-start-fd", "0", "--calls", &calls(1_000_000)]);
-    let mut tracer = Beside::start(command);
+    let mut tracer = TestProcess::start(command);
     let workload = fs::canonicalize(xtask()).unwrap();
     let is_workload = |pid: u32| {
         fs::read_link(Path::new("/proc").join(pid.to_string()).join("exe")).ok().as_ref()
@@ -89,17 +89,17 @@ fn counts_stay_exact_while_the_reader_is_stopped_and_the_ring_is_too_small() {
 fn what_is_lost_of_namespaces_and_processes_is_said() {
     // Stopped for longer than the control ring lasts: then it is not known who made a namespace,
     // and by how many calls it was used is.
-    let mut live = Live::start(&["--op", "semget"]);
+    let mut live = LiveTracer::start(&["--op", "semget"]);
     live.signal(Signal::SIGSTOP);
     let words = ["churn-namespaces", "--count", "4500"];
-    let book = Beside::start(workload(&words)).book();
+    let book = TestProcess::start(workload(&words)).book();
     live.signal(Signal::SIGCONT);
     let loss = live.wait_for(|line| line["type"] == "loss");
-    assert!(number(&loss["facts"]) > 0, "{loss}");
+    assert!(number(&loss["metadata"]) > 0, "{loss}");
     let lines = live.end();
     assert_whole(&lines);
     let end = lines.last().unwrap();
-    let lost = of_type(&lines, "loss").iter().map(|loss| number(&loss["facts"])).sum::<u64>();
+    let lost = of_type(&lines, "loss").iter().map(|loss| number(&loss["metadata"])).sum::<u64>();
     let control = &end["accounting"]["control"];
     assert_eq!(number(&control["dropped"]) + number(&control["withheld"]), lost, "{end}");
     let calls = calls_of(&lines, &book["tid"]);
@@ -150,11 +150,11 @@ fn the_demo_shows_all_operations_in_three_namespaces() {
 #[test]
 fn two_tracers_see_the_same_and_not_each_other() {
     // The namespaces of the workload are new ones: in the host's, others may make calls, too.
-    let counting = Report::start(&[]);
-    let mut live = Live::start(&[]);
+    let counting = ReportTracer::start(&[]);
+    let mut live = LiveTracer::start(&[]);
     let calls = calls(20_000);
     let words = ["count", "--fresh", "--threads", "4", "--namespaces", "2", "--calls", &calls];
-    let book = Beside::start(workload(&words)).book();
+    let book = TestProcess::start(workload(&words)).book();
     let expected = counts(&book["namespaces"]);
     // Tracers look at namespaces that exist as they end, and see that of each other.
     let mut alive: BTreeSet<u64> = expected.keys().copied().collect();
@@ -203,7 +203,7 @@ fn of_this_process(report: &Value) -> &Value {
 
 #[test]
 fn calls_are_counted_that_their_thread_had_not_sent_in_the_end() {
-    let report = Report::start(&[]);
+    let report = ReportTracer::start(&[]);
     // SAFETY: no pointers.
     let semid = unsafe { libc::semget(libc::IPC_PRIVATE, 1, 0o600) };
     // More than are sent together, and not a multiple of that.
@@ -250,8 +250,8 @@ fn calls_are_counted_that_their_thread_had_not_sent_in_the_end() {
 #[test]
 fn threads_that_sleep_keep_no_place_from_others() {
     let took = "ipc-trace: debug: took the places of";
-    let [mut first, mut second] = [Report::start(&[]), Report::start(&[])];
-    let mut sleepers = Beside::start(workload(&["sleepers"]));
+    let [mut first, mut second] = [ReportTracer::start(&[]), ReportTracer::start(&[])];
+    let mut sleepers = TestProcess::start(workload(&["sleepers"]));
     assert_eq!(sleepers.line(), "asleep");
     let pid = sleepers.pid();
     for report in [&mut first, &mut second] {

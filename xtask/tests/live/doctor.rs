@@ -41,12 +41,13 @@ fn doctor_is_right_for_root_and_tells_nobody_what_is_missing() {
     assert_eq!(output.status.code(), Some(2));
 }
 
-/// On the kernels of the tests all functions that backend `function` watches on other ways are there, and the
+/// On the kernels of the tests all functions that backend `function` watches on auxiliary probes are there, and the
 /// self-test can call each.
 #[test]
 fn functions_on_other_ways_are_seen_to_run_their_programs() {
     let doctor = doctor(&mut tracer("doctor"), 0);
-    let ways = list(&doctor["checks"]).iter().find(|check| check["name"] == "ways").unwrap();
+    let ways =
+        list(&doctor["checks"]).iter().find(|check| check["name"] == "auxiliary_probes").unwrap();
     assert_eq!(ways["status"], "ok", "{ways}");
     let expected = match &*backend() {
         "function" => " functions are watched, each seen to run its program in the self-test",

@@ -4,31 +4,31 @@
 use serde_json::Value;
 
 use crate::{
-    book::{Counts, assert_balanced, assert_whole, counts, restricted, total},
+    book::{OpCounts, assert_balanced, assert_whole, counts, restricted, total},
     tracer::{
-        Beside, Live, Report, as_user, calls_of, children_of, eventually, ipc_ns_of, lines, number,
-        of_type, scaled, workload, xtask,
+        LiveTracer, ReportTracer, TestProcess, as_user, calls_of, children_of, eventually,
+        ipc_ns_of, lines, number, of_type, scaled, workload, xtask,
     },
 };
 
 /// A process of the workload, which is the only one in its namespace.
-struct Member {
+struct FilterProcess {
     pid: u32,
     inum: u64,
 }
 
 /// Starts a workload of three threads, each with a process and a namespace of its own, which waits
 /// to be told to begin.
-fn held() -> (Beside, Vec<Member>) {
+fn held() -> (TestProcess, Vec<FilterProcess>) {
     // Few would be failures alone.
     let calls = scaled(6000).max(1500).to_string();
     let words = ["count", "--fresh", "--threads", "3", "--namespaces", "3"];
     let hold = ["--hold-start-fd", "0", "--calls", &calls];
-    let held = Beside::start(workload(&[&words[..], &hold].concat()));
+    let held = TestProcess::start(workload(&[&words[..], &hold].concat()));
     let own = ipc_ns_of(std::process::id());
     let mut members = Vec::new();
     let there = eventually(|| {
-        let of = |pid| Member { pid, inum: ipc_ns_of(pid) };
+        let of = |pid| FilterProcess { pid, inum: ipc_ns_of(pid) };
         members = children_of(held.pid()).into_iter().map(of).collect();
         members.len() == 3 && members.iter().all(|member| member.inum != own)
     });
@@ -38,7 +38,7 @@ fn held() -> (Beside, Vec<Member>) {
 
 /// The workload's calls in those namespaces, thread by thread: other tracers look at the namespaces as
 /// they start and end.
-fn calls_in<'a>(lines: &'a [Value], namespaces: &Counts) -> Vec<&'a Value> {
+fn calls_in<'a>(lines: &'a [Value], namespaces: &OpCounts) -> Vec<&'a Value> {
     let mut calls = of_type(lines, "ipc");
     calls.retain(|line| namespaces.contains_key(&number(&line["ipc_ns"]["inum"])));
     calls.retain(|line| line["process"]["exe"] == xtask().to_str().unwrap());
@@ -47,17 +47,17 @@ fn calls_in<'a>(lines: &'a [Value], namespaces: &Counts) -> Vec<&'a Value> {
 }
 
 /// Options, and which calls are to be shown with them.
-struct Case {
+struct FilterCase {
     options: Vec<String>,
     wanted: Box<dyn Fn(&Value) -> bool>,
 }
 
-fn case(options: &[&str], wanted: impl Fn(&Value) -> bool + 'static) -> Case {
+fn case(options: &[&str], wanted: impl Fn(&Value) -> bool + 'static) -> FilterCase {
     let options = options.iter().map(|word| (*word).to_owned()).collect();
-    Case { options, wanted: Box::new(wanted) }
+    FilterCase { options, wanted: Box::new(wanted) }
 }
 
-fn cases(members: &[Member]) -> Vec<Case> {
+fn cases(members: &[FilterProcess]) -> Vec<FilterCase> {
     let pids: Vec<u32> = members.iter().map(|member| member.pid).collect();
     let inums: Vec<u64> = members.iter().map(|member| member.inum).collect();
     let pid = |line: &Value| number(&line["process"]["pid"]) as u32;
@@ -87,10 +87,10 @@ fn cases(members: &[Member]) -> Vec<Case> {
 fn each_filter_takes_what_it_says_and_all_of_it() {
     let (mut held, members) = held();
     let cases = cases(&members);
-    let all = Live::start(&[]);
+    let all = LiveTracer::start(&[]);
     let tracers: Vec<_> = cases
         .iter()
-        .map(|case| Live::start(&case.options.iter().map(String::as_str).collect::<Vec<_>>()))
+        .map(|case| LiveTracer::start(&case.options.iter().map(String::as_str).collect::<Vec<_>>()))
         .collect();
     held.go();
     let namespaces = counts(&held.book()["namespaces"]);
@@ -98,7 +98,7 @@ fn each_filter_takes_what_it_says_and_all_of_it() {
     assert_whole(&all);
     let all = calls_in(&all, &namespaces);
     assert_eq!(all.len() as u64, total(&namespaces));
-    for (Case { options, wanted }, tracer) in cases.iter().zip(tracers) {
+    for (FilterCase { options, wanted }, tracer) in cases.iter().zip(tracers) {
         let some = tracer.end();
         assert_whole(&some);
         let accounting = &some.last().unwrap()["accounting"];
@@ -142,11 +142,11 @@ fn min_duration_drops_what_was_quick_and_what_has_no_duration() {
 fn uid_takes_calls_of_a_user() {
     // Users that nobody else is.
     let [wanted, other] = [54_321, 54_322];
-    let live = Live::start(&["--uid", &wanted.to_string()]);
+    let live = LiveTracer::start(&["--uid", &wanted.to_string()]);
     let pids = [wanted, other].map(|uid| {
         let mut one_call = as_user(&xtask(), uid);
         one_call.args(["workload", "one-call"]);
-        let process = Beside::start(one_call);
+        let process = TestProcess::start(one_call);
         let pid = process.pid();
         process.book();
         pid
@@ -162,7 +162,7 @@ fn uid_takes_calls_of_a_user() {
 #[test]
 fn ipc_ns_takes_calls_on_an_object_of_the_namespace_from_elsewhere() {
     let home = ipc_ns_of(std::process::id());
-    let live = Live::start(&["--ipc-ns", "self"]);
+    let live = LiveTracer::start(&["--ipc-ns", "self"]);
     let name = format!("/ipc-trace-filter-{}", std::process::id());
     let elsewhere = std::thread::spawn(move || {
         use nix::{mqueue, mqueue::MQ_OFlag, sys::stat::Mode};
@@ -190,9 +190,9 @@ fn ipc_ns_takes_calls_on_an_object_of_the_namespace_from_elsewhere() {
 
 #[test]
 fn a_report_on_a_namespace_has_of_a_thread_of_another_one_only_what_it_did_to_objects_there() {
-    let mut program = Beside::start(workload(&["two-namespaces"]));
+    let mut program = TestProcess::start(workload(&["two-namespaces"]));
     let first: Value = serde_json::from_str(&program.line()).unwrap();
-    let report = Report::start(&["--ipc-ns", &number(&first["x"]).to_string()]);
+    let report = ReportTracer::start(&["--ipc-ns", &number(&first["x"]).to_string()]);
     program.go();
     let book = program.book();
     let report = report.end();

@@ -11,7 +11,8 @@ use serde_json::Value;
 use crate::{
     book::assert_balanced,
     tracer::{
-        Beside, Live, list, number, of_type, program, report, scaled, text, tracer, workload, xtask,
+        LiveTracer, TestProcess, list, number, of_type, program, report, scaled, text, tracer,
+        workload, xtask,
     },
 };
 
@@ -26,12 +27,12 @@ struct Acts {
 
 /// Makes namespaces, sends to a foreign queue and plays the scenarios, all at the same time.
 fn act(flood: Option<&str>) -> Acts {
-    let live = Live::start_without_calls(&[]);
+    let live = LiveTracer::start_without_calls(&[]);
     let seconds = scaled(6).max(3).to_string();
-    let flood =
-        flood.map(|kind| Beside::start(workload(&["control-flood", kind, "--seconds", &seconds])));
-    let sends = Beside::start(workload(&["foreign-sends", "--pause-ms", "1"]));
-    let births = Beside::start(workload(&["churn-namespaces", "--count", "1000"]));
+    let flood = flood
+        .map(|kind| TestProcess::start(workload(&["control-flood", kind, "--seconds", &seconds])));
+    let sends = TestProcess::start(workload(&["foreign-sends", "--pause-ms", "1"]));
+    let births = TestProcess::start(workload(&["churn-namespaces", "--count", "1000"]));
     let maker = births.pid();
     let mut scenarios = Command::new(xtask());
     scenarios.args(["scenarios", "--unseen"]).env("IPC_TRACE_BIN", program().get_program());
@@ -101,8 +102,8 @@ fn births_and_findings_are_the_same_in_a_flood() {
 /// Names of queues by their numbers' lowest bits are kept in one place: they are told once each.
 #[test]
 fn a_queue_is_named_once() {
-    let live = Live::start_without_calls(&[]);
-    let book = Beside::start(workload(&["control-flood", "queues", "--seconds", "1"])).book();
+    let live = LiveTracer::start_without_calls(&[]);
+    let book = TestProcess::start(workload(&["control-flood", "queues", "--seconds", "1"])).book();
     let lines = live.end();
     let accounting = &lines.last().unwrap()["accounting"];
     let sum = |fact: &str| list(&book[fact]).iter().map(number).sum::<u64>();

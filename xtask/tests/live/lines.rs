@@ -7,7 +7,8 @@ use crate::{
         assert_balanced, assert_valid, assert_whole, counts, counts_of_lines, not_made, restricted,
     },
     tracer::{
-        Beside, Live, calls_of, lines, list, number, of_type, parse_lines, report, tracer, workload,
+        LiveTracer, TestProcess, calls_of, lines, list, number, of_type, parse_lines, report,
+        tracer, workload,
     },
 };
 
@@ -98,9 +99,9 @@ fn each_entry_of_a_restarted_call_is_an_event_with_its_raw_result() {
 
 /// A call that sleeps while the tracer ends: `end` lists it, with what is known of it.
 fn assert_pending(op: &str) {
-    let mut live = Live::start(&[]);
+    let mut live = LiveTracer::start(&[]);
     let mut sleeper =
-        Beside::start(workload(&["blocked", "--fresh", "--op", op, "--seconds", "3600"]));
+        TestProcess::start(workload(&["blocked", "--fresh", "--op", op, "--seconds", "3600"]));
     let asleep: Value = serde_json::from_str(&sleeper.line()).unwrap();
     assert_eq!(asleep["blocked"], true);
     // What it sleeps on was made or opened by the first of its calls.
@@ -152,9 +153,9 @@ fn an_mq_receive_that_sleeps_in_the_end_is_pending_with_its_queue() {
 fn a_call_that_entered_the_kernel_before_the_start_is_not_shown_as_not_made() {
     for op in ["semop", "msgrcv", "mq_receive"] {
         let words = ["blocked", "--fresh", "--op", op, "--until-fd", "0"];
-        let mut sleeper = Beside::start(workload(&words));
+        let mut sleeper = TestProcess::start(workload(&words));
         let asleep: Value = serde_json::from_str(&sleeper.line()).unwrap();
-        let live = Live::start(&[]);
+        let live = LiveTracer::start(&[]);
         sleeper.go();
         let book = sleeper.book();
         let lines = live.end();

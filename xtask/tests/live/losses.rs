@@ -7,11 +7,11 @@ use serde_json::Value;
 
 use crate::{
     book::assert_balanced,
-    tracer::{Beside, Live, ipc_ns_of, list, number, of_type, program, text, workload},
+    tracer::{LiveTracer, TestProcess, ipc_ns_of, list, number, of_type, program, text, workload},
 };
 
 /// Objects of a namespace: by kind, what tells them.
-type Objects = BTreeSet<(String, String)>;
+type ObjectTags = BTreeSet<(String, String)>;
 
 fn named(object: &Value) -> (String, String) {
     let by = if object["kind"] == "mq" { &object["name"] } else { &object["id"] };
@@ -19,8 +19,8 @@ fn named(object: &Value) -> (String, String) {
 }
 
 /// What lives after all lines: objects by the number of their namespace.
-fn living(lines: &[Value]) -> BTreeMap<u64, Objects> {
-    let mut all: BTreeMap<u64, Objects> = BTreeMap::new();
+fn living(lines: &[Value]) -> BTreeMap<u64, ObjectTags> {
+    let mut all: BTreeMap<u64, ObjectTags> = BTreeMap::new();
     for line in lines {
         let inum = line["ipc_ns"]["inum"].as_u64().unwrap_or(0);
         match (line["type"].as_str().unwrap(), line["event"].as_str()) {
@@ -39,7 +39,7 @@ fn living(lines: &[Value]) -> BTreeMap<u64, Objects> {
 }
 
 /// The same, as it is.
-fn existing(inum: u64) -> Objects {
+fn existing(inum: u64) -> ObjectTags {
     let output = program().args(["ls", "-o", "json", &inum.to_string()]).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     let ls: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -47,9 +47,9 @@ fn existing(inum: u64) -> Objects {
 }
 
 /// Namespaces with objects, and the processes that keep them.
-fn crowd() -> (Beside, Vec<u64>) {
+fn crowd() -> (TestProcess, Vec<u64>) {
     let words = ["crowd", "--namespaces", "3", "--processes", "2", "--objects", "40"];
-    let mut crowd = Beside::start(workload(&words));
+    let mut crowd = TestProcess::start(workload(&words));
     let book: Value = serde_json::from_str(&crowd.line()).unwrap();
     let inums = list(&book["founders"]).iter().map(|pid| ipc_ns_of(number(pid) as u32)).collect();
     (crowd, inums)
@@ -57,12 +57,12 @@ fn crowd() -> (Beside, Vec<u64>) {
 
 /// More changes of objects than there is room for on the control ring: each is told of there, as the other one is full.
 fn flood() {
-    Beside::start(workload(&["control-flood", "objects", "--seconds", "3"])).book();
+    TestProcess::start(workload(&["control-flood", "objects", "--seconds", "3"])).book();
 }
 
 #[test]
 fn what_lives_is_known_again_after_a_loss() {
-    let mut live = Live::start(&["--ring-bytes", "4096"]);
+    let mut live = LiveTracer::start(&["--ring-bytes", "4096"]);
     let (before, first) = crowd();
     let told = |line: &Value| line["type"] == "namespace" && line["event"] == "created";
     live.wait_for(|line| told(line) && line["ipc_ns"]["inum"] == first[2]);
@@ -77,7 +77,7 @@ fn what_lives_is_known_again_after_a_loss() {
     assert!(number(&resync["objects"]["appeared"]) > 0, "{resync}");
     let (after, third) = crowd();
     live.wait_for(|line| told(line) && line["ipc_ns"]["inum"] == third[2]);
-    let expected: Vec<(u64, Objects)> =
+    let expected: Vec<(u64, ObjectTags)> =
         second.iter().chain(&third).map(|inum| (*inum, existing(*inum))).collect();
     let lines = live.end();
     for beside in [during, after] {
@@ -100,7 +100,7 @@ fn what_lives_is_known_again_after_a_loss() {
     for line in made_after.filter(|line| line["event"] == "created") {
         assert!(line["process"]["pid"].is_u64(), "{line}");
     }
-    let lost: u64 = of_type(&lines, "loss").iter().map(|line| number(&line["facts"])).sum();
+    let lost: u64 = of_type(&lines, "loss").iter().map(|line| number(&line["metadata"])).sum();
     let accounting = &lines.last().unwrap()["accounting"];
     let [dropped, withheld] =
         ["dropped", "withheld"].map(|count| number(&accounting["control"][count]));

@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 use crate::{
     book::assert_valid,
     tracer::{
-        Beside, as_user, eventually, ipc_ns_of, list, number, program, scaled, text, workload,
+        TestProcess, as_user, eventually, ipc_ns_of, list, number, program, scaled, text, workload,
     },
 };
 
 /// What `ls -o json` prints.
-fn look(arguments: &[&str]) -> Value {
+fn ls_json(arguments: &[&str]) -> Value {
     let output = program().args(["ls", "-o", "json"]).args(arguments).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     if kernel_lists_mappings() {
@@ -29,8 +29,8 @@ fn look(arguments: &[&str]) -> Value {
 }
 
 /// The workload `hold`, and its report.
-fn hold() -> (Beside, Value) {
-    let mut hold = Beside::start(workload(&["hold"]));
+fn hold() -> (TestProcess, Value) {
+    let mut hold = TestProcess::start(workload(&["hold"]));
     let report = serde_json::from_str(&hold.line()).unwrap();
     (hold, report)
 }
@@ -135,7 +135,7 @@ fn shown(name: &Value) -> String {
 #[test]
 fn ls_shows_what_is_to_be_seen_from_inside() {
     let (hold, report) = hold();
-    let ls = look(&[]);
+    let ls = ls_json(&[]);
     assert_eq!(ls["complete"], true, "{ls:#}");
     for label in ["descriptor", "mount", "member", "thread"] {
         let seen = held(&report, label);
@@ -171,7 +171,7 @@ fn ls_shows_what_is_to_be_seen_from_inside() {
     // The member alone, by each of its names.
     let by_pid = format!("pid:{}", report["member"]);
     for name in [member["inum"].to_string(), by_pid] {
-        let one = look(&[&name]);
+        let one = ls_json(&[&name]);
         assert_eq!(list(&one["namespaces"]).len(), 1);
         assert_eq!(one["namespaces"][0]["objects"], found["objects"]);
         let full = program().args(["ls", &name]).output().unwrap();
@@ -183,7 +183,7 @@ fn ls_shows_what_is_to_be_seen_from_inside() {
     end(hold);
 }
 
-fn end(hold: Beside) {
+fn end(hold: TestProcess) {
     let (status, _, complaints) = hold.join();
     assert!(status.success(), "{status}: {complaints}");
 }
@@ -191,7 +191,7 @@ fn end(hold: Beside) {
 #[test]
 fn ls_says_who_holds_a_namespace_that_no_process_is_in() {
     let (hold, report) = hold();
-    let ls = look(&[]);
+    let ls = ls_json(&[]);
     let of = |label: &str| namespace(&ls, &held(&report, label)["inum"]);
     let pid = &report["pid"];
     for label in ["descriptor", "mount", "mapping", "sysvipc"] {
@@ -276,7 +276,7 @@ fn ls_agrees_with_lsns_and_ipcs() {
         lines.iter().map(|line| (number(&line[0]), number(&line[1]))).collect()
     };
     let before = lsns();
-    let ls = look(&[]);
+    let ls = ls_json(&[]);
     let after = lsns();
     // Others' namespaces may come and go, and so may processes.
     let found: BTreeMap<u64, u64> = list(&ls["namespaces"])
@@ -342,7 +342,7 @@ fn ls_keeps_nothing_alive() {
         }
     }
     assert!(keys.len() >= 5, "{keys:?}");
-    let ls = look(&[]);
+    let ls = ls_json(&[]);
     let there = |ls: &Value| {
         let objects = list(&ls["namespaces"]).iter().flat_map(|ns| list(&ns["objects"]));
         objects.filter(|object| keys.contains(object["key"].as_str().unwrap_or(""))).count()
@@ -353,7 +353,7 @@ fn ls_keeps_nothing_alive() {
     let numbers: BTreeSet<u64> =
         list(&report["held"]).iter().map(|held| number(&held["inum"])).collect();
     assert!(eventually(|| {
-        let ls = look(&[]);
+        let ls = ls_json(&[]);
         let alive = list(&ls["namespaces"]).iter();
         let left = alive
             .filter(|ns| numbers.contains(&number(&ns["inum"])) && ns["processes"] == json!([]));
@@ -371,12 +371,12 @@ fn ls_is_whole_however_much_there_is() {
         format!("--objects={objects}"),
     ];
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let mut crowd = Beside::start(workload(&words));
+    let mut crowd = TestProcess::start(workload(&words));
     let report: Value = serde_json::from_str(&crowd.line()).unwrap();
     let inums: BTreeSet<u64> =
         list(&report["founders"]).iter().map(|pid| ipc_ns_of(number(pid) as u32)).collect();
     assert_eq!(inums.len() as u64, namespaces);
-    let ls = look(&[]);
+    let ls = ls_json(&[]);
     let crowded = list(&ls["namespaces"]).iter().filter(|ns| inums.contains(&number(&ns["inum"])));
     let mut found = 0;
     for namespace in crowded {

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use crate::{
     book::{assert_valid, assert_whole},
     tracer::{
-        Beside, LargeTids, Live, calls_of, lines, list, number, of_type, report, scaled, workload,
+        LargeTids, LiveTracer, TestProcess, calls_of, lines, list, number, of_type, report, scaled,
+        workload,
     },
 };
 
@@ -146,9 +147,9 @@ fn a_report_keeps_the_lives_of_a_number_apart() {
 
 #[test]
 fn the_end_of_each_namespace_is_noticed_once() {
-    let mut live = Live::start(&[]);
+    let mut live = LiveTracer::start(&[]);
     let count = scaled(300).to_string();
-    let book = Beside::start(workload(&["churn-namespaces", "--count", &count])).book();
+    let book = TestProcess::start(workload(&["churn-namespaces", "--count", &count])).book();
     let mut open: BTreeSet<(u64, u64)> = BTreeSet::new();
     let mut made = 0;
     let life = |line: &Value| (number(&line["ipc_ns"]["inum"]), number(&line["ipc_ns"]["gen"]));

@@ -11,20 +11,22 @@ use serde_json::{Value, json};
 use crate::{
     book::{assert_balanced, assert_valid, assert_whole},
     ls::{kernel_enters_by_number, kernel_lists_mappings},
-    tracer::{Beside, Live, Report, lines, list, number, of_type, scaled, workload},
+    tracer::{
+        LiveTracer, ReportTracer, TestProcess, lines, list, number, of_type, scaled, workload,
+    },
 };
 
 /// A namespace: number and life. An object in it: kind, id, name, inode number.
-type Place = (u64, u64, String);
+type NamespaceId = (u64, u64, String);
 
-fn place(object: &Value) -> Place {
+fn place(object: &Value) -> NamespaceId {
     let ns = &object["ipc_ns"];
     let which = ["kind", "id", "name", "ino"].map(|name| object[name].to_string()).join(" ");
     (number(&ns["inum"]), number(&ns["gen"]), which)
 }
 
 /// What the lines of objects' lives leave: those that exist, as they were told of last.
-fn left(lines: &[Value]) -> BTreeMap<Place, &Value> {
+fn left(lines: &[Value]) -> BTreeMap<NamespaceId, &Value> {
     let mut left = BTreeMap::new();
     for line in of_type(lines, "object") {
         let (object, event) = (&line["object"], line["event"].as_str().unwrap());
@@ -134,10 +136,10 @@ fn assert_same(namespace: &Value, told: Vec<Value>, wanted: Vec<Value>) {
 #[test]
 fn a_random_program_leaves_what_its_book_says_whenever_tracing_starts() {
     for seed in seeds() {
-        let mut program = Beside::start(workload(&["model", "--seed", &seed.to_string()]));
+        let mut program = TestProcess::start(workload(&["model", "--seed", &seed.to_string()]));
         // Somewhere in it.
         std::thread::sleep(Duration::from_millis(seed * 37 % 400));
-        let live = Live::start(&[]);
+        let live = LiveTracer::start(&[]);
         program.go();
         let book: Value = serde_json::from_str(&program.line()).unwrap();
         let lines = live.end();
@@ -217,8 +219,8 @@ fn who_made_an_object_is_known_where_functions_are_hooked() {
 
 #[test]
 fn a_report_tells_how_objects_stand_at_the_end() {
-    let mut program = Beside::start(workload(&["model", "--seed", "77"]));
-    let report = Report::start(&[]);
+    let mut program = TestProcess::start(workload(&["model", "--seed", "77"]));
+    let report = ReportTracer::start(&[]);
     program.go();
     let book: Value = serde_json::from_str(&program.line()).unwrap();
     let report = report.end();
@@ -244,7 +246,7 @@ fn a_report_tells_how_objects_stand_at_the_end() {
 
 #[test]
 fn what_exists_comes_before_the_first_call_whatever_the_filter() {
-    let mut hold = Beside::start(workload(&["hold"]));
+    let mut hold = TestProcess::start(workload(&["hold"]));
     let book: Value = serde_json::from_str(&hold.line()).unwrap();
     let (lines, _) = lines(&["--op", "mq_notify", "--pid", "1"], &["args-zoo"]);
     assert_eq!(of_type(&lines, "ipc").len(), 0);
@@ -290,8 +292,8 @@ fn objects_are_complete_also_when_the_ring_runs_over() {
 
 #[test]
 fn an_object_whose_users_have_ended_is_leaked() {
-    let report = Report::start(&[]);
-    let mut program = Beside::start(workload(&["leak"]));
+    let report = ReportTracer::start(&[]);
+    let mut program = TestProcess::start(workload(&["leak"]));
     let book: Value = serde_json::from_str(&program.line()).unwrap();
     let report = report.end();
     drop(program);

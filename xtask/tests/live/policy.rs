@@ -8,9 +8,9 @@ use serde_json::Value;
 use crate::tracer::{calls_of, list, number, of_type, parse_lines, text, tracer, xtask};
 
 /// A policy, gone with it.
-struct Policy(tempfile::NamedTempFile);
+struct PolicyFile(tempfile::NamedTempFile);
 
-impl Policy {
+impl PolicyFile {
     fn new(name: &str, rules: &str) -> Self {
         let suffix = format!("-{name}.toml");
         let file = tempfile::Builder::new().suffix(&suffix).tempfile().unwrap();
@@ -38,7 +38,7 @@ fn found(report: &Value) -> Vec<&Value> {
 }
 
 fn report(rules: &str, name: &str) -> Value {
-    let output = Policy::new(name, rules).judges("report", &["-o", "json"]);
+    let output = PolicyFile::new(name, rules).judges("report", &["-o", "json"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
@@ -73,19 +73,19 @@ fn what_is_declared_is_info_and_names_its_rule() {
 fn a_finding_fails_a_run_unless_it_is_declared_or_muted() {
     let all = [&["--fail-on", "high"][..], &["--fail-on", "high", "-o", "json"]];
     for options in all {
-        let output = Policy::new("fails", NOTHING).judges("live", options);
+        let output = PolicyFile::new("fails", NOTHING).judges("live", options);
         assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
     }
     // Of other tests nothing counts either.
     let everything = "[[mute]]\nname = 'all'\nreason = 'a test'\nsubject = { user = [0, 65534] }\n";
-    let output = Policy::new("passes", everything).judges("live", &["--fail-on", "high"]);
+    let output = PolicyFile::new("passes", everything).judges("live", &["--fail-on", "high"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("muted by \"all\""), "{}", text(&output.stdout));
 }
 
 #[test]
 fn lines_have_what_the_report_has() {
-    let output = Policy::new("lines", ALLOWED).judges("live", &["-o", "json"]);
+    let output = PolicyFile::new("lines", ALLOWED).judges("live", &["-o", "json"]);
     let lines = parse_lines(&output.stdout);
     let all = of_type(&lines, "finding");
     let carried = all.iter().filter(|one| one["object"]["name"] == "carried").collect::<Vec<_>>();
@@ -105,7 +105,7 @@ fn lines_have_what_the_report_has() {
 #[test]
 fn a_mistake_is_told_with_its_place_and_an_expired_rule_at_the_start() {
     let wrong = "[[mute]]\nname = 'n'\nreson = 'r'\n";
-    let output = Policy::new("wrong", wrong).judges("live", &[]);
+    let output = PolicyFile::new("wrong", wrong).judges("live", &[]);
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
@@ -113,7 +113,7 @@ fn a_mistake_is_told_with_its_place_and_an_expired_rule_at_the_start() {
         assert!(stderr.contains(word), "{word:?} is missing: {stderr}");
     }
     let old = format!("{ALLOWED}until = 2020-01-31\n");
-    let output = Policy::new("old", &old).judges("report", &["-o", "json"]);
+    let output = PolicyFile::new("old", &old).judges("report", &["-o", "json"]);
     let stderr = text(&output.stderr);
     assert!(output.status.success(), "{stderr}");
     for word in ["warn", "holds no longer", "\"carried\"", "line 1", "2020-01-31"] {
@@ -130,7 +130,7 @@ const FALSE_NAMES: &str = "[[allow]]\nname = 'jobs'\nclass = ['foreign-object', 
 
 #[test]
 fn a_rule_is_not_talked_into_allowing_a_queue_by_a_name_that_changes_while_it_is_opened() {
-    let policy = Policy::new("false-name", FALSE_NAMES);
+    let policy = PolicyFile::new("false-name", FALSE_NAMES);
     let mut command = tracer("live");
     command.args(["-o", "json", "--fail-on", "high", "--policy"]).arg(policy.0.path()).arg("--");
     let output = command.arg(xtask()).args(["workload", "false-name"]).output().unwrap();

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs};
 use serde_json::Value;
 
 use crate::{
-    book::{Counts, assert_balanced, counts, counts_of_lines, restricted, total},
+    book::{OpCounts, assert_balanced, counts, counts_of_lines, restricted, total},
     tracer::{lines, list, number, of_type, report, scaled},
 };
 
@@ -32,7 +32,7 @@ pub(crate) fn must_be_exact() -> bool {
 }
 
 /// All calls are counted, or it is said that some are not.
-fn assert_calls(counted: Counts, book: &Value, accounting: &Value) {
+fn assert_calls(counted: OpCounts, book: &Value, accounting: &Value) {
     assert!(number(&book["lookups"]) > 0, "the neighbours do something");
     let expected = counts(&book["namespaces"]);
     let counted = restricted(counted, &expected);

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use crate::{
     book::{assert_balanced, assert_valid, assert_whole, counts, restricted},
     tracer::{
-        Beside, LargeTids, Live, calls_of, lines, list, number, of_type, parse_lines, report,
-        scaled, stat, text, traced, workload,
+        LargeTids, LiveTracer, TestProcess, calls_of, lines, list, number, of_type, parse_lines,
+        report, scaled, stat, text, traced, workload,
     },
 };
 
@@ -20,11 +20,11 @@ fn boot_ns() -> u64 {
 
 #[test]
 fn processes_that_live_a_millisecond_are_known() {
-    let live = Live::start(&[]);
+    let live = LiveTracer::start(&[]);
     let begin = boot_ns();
     let count = scaled(2000);
     let churn = workload(&["churn-processes", "--count", &count.to_string()]);
-    let churn = Beside::start(churn);
+    let churn = TestProcess::start(churn);
     let parent = churn.pid();
     let book = churn.book();
     let lines = live.end();
@@ -56,9 +56,9 @@ fn processes_that_live_a_millisecond_are_known() {
 
 #[test]
 fn the_facts_of_a_process_are_those_in_proc() {
-    let live = Live::start(&[]);
+    let live = LiveTracer::start(&[]);
     let words = ["blocked", "--fresh", "--op", "semop", "--seconds", "3600"];
-    let mut sleeper = Beside::start(workload(&words));
+    let mut sleeper = TestProcess::start(workload(&words));
     let asleep: Value = serde_json::from_str(&sleeper.line()).unwrap();
     let pid = sleeper.pid();
     let inum = |kind: &str| {
@@ -173,7 +173,7 @@ fn a_report_finds_a_set_that_two_users_use_though_one_process_is_both() {
     assert_eq!(found.count(), 1, "{:#}", report["findings"]);
 }
 
-/// What the kernel side had no room for, it says.
+/// What the eBPF programs had no room for, it says.
 fn assert_no_warning(stderr: &[u8]) {
     let stderr = text(stderr);
     let warnings = stderr.lines().filter(|line| line.contains("no room"));

@@ -146,17 +146,17 @@ pub(crate) fn calls_of<'a>(lines: &'a [Value], tid: &Value) -> Vec<&'a Value> {
 
 /// A process beside the test, whose output is read all the time. It dies with the test, which fails when the
 /// process does.
-pub(crate) struct Beside(tracer::Beside);
+pub(crate) struct TestProcess(tracer::BackgroundProcess);
 
-impl Beside {
+impl TestProcess {
     /// Starts it, with a pipe as its standard input.
     pub(crate) fn start(command: Command) -> Self {
-        Self(tracer::Beside::start(command).unwrap())
+        Self(tracer::BackgroundProcess::start(command).unwrap())
     }
 
     /// Starts the tracer; calls are traced when this returns, and until it is told to go on.
     pub(crate) fn tracing(command: Command) -> Self {
-        Self(tracer::Beside::tracing(command).unwrap())
+        Self(tracer::BackgroundProcess::tracing(command).unwrap())
     }
 
     /// Its number.
@@ -175,8 +175,8 @@ impl Beside {
     }
 
     /// A line on its standard input.
-    pub(crate) fn tell(&mut self, line: &str) {
-        self.0.tell(line).unwrap();
+    pub(crate) fn write_line(&mut self, line: &str) {
+        self.0.write_line(line).unwrap();
     }
 
     /// An empty line on its standard input, and no more.
@@ -200,12 +200,12 @@ impl Beside {
 }
 
 /// `live -o json` beside the test.
-pub(crate) struct Live {
-    tracer: Beside,
+pub(crate) struct LiveTracer {
+    tracer: TestProcess,
     lines: Vec<Value>,
 }
 
-impl Live {
+impl LiveTracer {
     /// Starts it; calls are traced when this returns.
     pub(crate) fn start(options: &[&str]) -> Self {
         Self::start_wanting(options, |_| true)
@@ -219,7 +219,8 @@ impl Live {
     fn start_wanting(options: &[&str], wanted: fn(&str) -> bool) -> Self {
         let mut command = tracer("live");
         command.args(["-o", "json"]).args(options);
-        let tracer = Beside(tracer::Beside::start_wanting(command, wanted).unwrap());
+        let tracer =
+            TestProcess(tracer::BackgroundProcess::start_wanting(command, wanted).unwrap());
         let mut live = Self { tracer, lines: Vec::new() };
         let start = live.next();
         assert_eq!(start["type"], "start");
@@ -270,15 +271,15 @@ impl Live {
 }
 
 /// `report -o json` beside the test.
-pub(crate) struct Report(Beside);
+pub(crate) struct ReportTracer(TestProcess);
 
-impl Report {
+impl ReportTracer {
     /// Starts it; calls are counted when this returns.
     pub(crate) fn start(options: &[&str]) -> Self {
         // What it says of itself, tests may wait for.
         let mut command = tracer("report");
         command.env("RUST_LOG", "ipc_trace=debug").args(["-o", "json"]).args(options);
-        Self(Beside::tracing(command))
+        Self(TestProcess::tracing(command))
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -6,17 +6,17 @@ use nix::sys::signal::Signal;
 
 use serde_json::Value;
 
-use crate::tracer::{Beside, Report, eventually, number, tracer, workload};
+use crate::tracer::{ReportTracer, TestProcess, eventually, number, tracer, workload};
 
 /// Kinds of objects that the kernel numbers: the line in a descriptor's fdinfo, and the command of
 /// bpf(2) that gives the next number (`enum bpf_cmd`, include/uapi/linux/bpf.h).
 const KINDS: [(&str, i32); 4] =
     [("prog_id:", 11), ("map_id:", 12), ("btf_id:", 23), ("link_id:", 31)];
 
-type Object = (&'static str, u32);
+type LeftObject = (&'static str, u32);
 
 /// The kernel's objects that a process has descriptors of.
-fn objects_of(pid: u32) -> BTreeSet<Object> {
+fn objects_of(pid: u32) -> BTreeSet<LeftObject> {
     let mut objects = BTreeSet::new();
     let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten();
     for descriptor in descriptors.map_while(Result::ok) {
@@ -31,12 +31,12 @@ fn objects_of(pid: u32) -> BTreeSet<Object> {
 
 /// The attributes of bpf(2), as much of them as any kernel knows here.
 #[repr(C, align(8))]
-struct Attributes([u32; 28]);
+struct BpfAttr([u32; 28]);
 
-fn bpf(command: i32, attributes: &mut Attributes) -> io::Result<i32> {
+fn bpf(command: i32, attributes: &mut BpfAttr) -> io::Result<i32> {
     // SAFETY: the attributes are as long as is said, and hold no pointers.
     let ret = unsafe {
-        libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<Attributes>())
+        libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<BpfAttr>())
     };
     if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(ret as i32) }
 }
@@ -46,9 +46,9 @@ fn bpf(command: i32, attributes: &mut Attributes) -> io::Result<i32> {
 /// It is asked for the next number, and for no descriptor: when the last one of an array of programs is closed, that is
 /// emptied later, and who closes another one until then leaves it a reference too many for ever
 /// (`prog_array_map_clear`, kernel/bpf/arraymap.c, 6.12: `bpf_map_inc` whether or not the work is queued already).
-fn exists((kind, id): Object) -> bool {
+fn exists((kind, id): LeftObject) -> bool {
     let (_, next) = KINDS.into_iter().find(|(name, _)| *name == kind).unwrap();
-    let mut attributes = Attributes([0; 28]);
+    let mut attributes = BpfAttr([0; 28]);
     attributes.0[0] = id - 1;
     match bpf(next, &mut attributes) {
         Ok(_) => std::hint::black_box(&mut attributes).0[1] == id,
@@ -60,7 +60,7 @@ fn exists((kind, id): Object) -> bool {
 }
 
 /// Who has a descriptor of an object, and what it is doing in the kernel.
-fn holders(object: Object) -> String {
+fn holders(object: LeftObject) -> String {
     let numbers = fs::read_dir("/proc").unwrap().map_while(Result::ok);
     let pids = numbers.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let holders = pids.filter(|pid| objects_of(*pid).contains(&object));
@@ -74,11 +74,11 @@ fn holders(object: Object) -> String {
 
 /// What tells an object to who reads of it: of a map its name, as `struct bpf_map_info` has it
 /// (include/uapi/linux/bpf.h).
-fn described((kind, id): Object) -> String {
+fn described((kind, id): LeftObject) -> String {
     const BPF_MAP_GET_FD_BY_ID: i32 = 14;
     const BPF_OBJ_GET_INFO_BY_FD: i32 = 15;
     const NAME: usize = 24;
-    let mut attributes = Attributes([0; 28]);
+    let mut attributes = BpfAttr([0; 28]);
     attributes.0[0] = id;
     if kind != "map_id:" {
         return format!("{kind} {id}");
@@ -110,7 +110,7 @@ fn mounts() -> BTreeSet<String> {
 }
 
 #[track_caller]
-fn assert_gone(objects: &BTreeSet<Object>) {
+fn assert_gone(objects: &BTreeSet<LeftObject>) {
     let count = |kind| objects.iter().filter(|object| object.0 == kind).count();
     assert!(count("prog_id:") > 3 && count("map_id:") > 5 && count("link_id:") > 0, "{objects:?}");
     // The kernel lets go of them some grace periods later.
@@ -136,8 +136,8 @@ fn a_run_leaves_nothing_behind() {
 
     let mut command = tracer("report");
     command.args(["-o", "json"]).current_dir(scratch).env("TMPDIR", scratch);
-    let mut report = Beside::tracing(command);
-    Beside::start(workload(&["churn-namespaces", "--count", "50"])).book();
+    let mut report = TestProcess::tracing(command);
+    TestProcess::start(workload(&["churn-namespaces", "--count", "50"])).book();
     let objects = objects_of(report.pid());
     assert!(objects.iter().all(|object| exists(*object)), "{objects:?}");
     report.go();
@@ -153,16 +153,17 @@ fn a_run_leaves_nothing_behind() {
 /// Two threads make calls all the time and others sleep in theirs, while the tracer goes: nobody is
 /// disturbed.
 #[track_caller]
-fn assert_goes_unnoticed(end: impl FnOnce(Report)) {
-    let report = Report::start(&[]);
+fn assert_goes_unnoticed(end: impl FnOnce(ReportTracer)) {
+    let report = ReportTracer::start(&[]);
     let objects = objects_of(report.pid());
-    let mut sleepers = ["semop", "msgrcv", "mq_receive"]
-        .map(|op| Beside::start(workload(&["blocked", "--fresh", "--op", op, "--until-fd", "0"])));
+    let mut sleepers = ["semop", "msgrcv", "mq_receive"].map(|op| {
+        TestProcess::start(workload(&["blocked", "--fresh", "--op", op, "--until-fd", "0"]))
+    });
     for sleeper in &mut sleepers {
         let asleep: Value = serde_json::from_str(&sleeper.line()).unwrap();
         assert_eq!(asleep["blocked"], true);
     }
-    let flood = Beside::start(workload(&["semop-flood", "--fresh", "--seconds", "2"]));
+    let flood = TestProcess::start(workload(&["semop-flood", "--fresh", "--seconds", "2"]));
     end(report);
     assert_gone(&objects);
     for mut sleeper in sleepers {

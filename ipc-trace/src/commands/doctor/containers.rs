@@ -5,18 +5,18 @@ use std::time::Duration;
 use super::{check, warning};
 use crate::{
     event::{
-        doctor::{Check, CheckName, Runtime, Status},
-        value::Text,
+        doctor::{CheckName, CheckStatus, DoctorCheck, RuntimeReport},
+        value::OsBytes,
     },
     sources::host::cgroups::Hierarchy,
-    sources::runtimes::{Names, Socket, State},
+    sources::runtimes::{RuntimeClients, RuntimeState, Socket},
 };
 
 /// How long runtimes are waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Whether threads' cgroups tell their containers; `known`: whether the programs can read them.
-pub(super) fn cgroups(hierarchy: Option<&Hierarchy>, known: bool) -> Check {
+pub(super) fn cgroups(hierarchy: Option<&Hierarchy>, known: bool) -> DoctorCheck {
     const UNTOLD: &str = "containers are not told, and filters for them are refused";
     let Some(hierarchy) = hierarchy else {
         let detail = format!("/proc/self/cgroup can't be read: {UNTOLD}");
@@ -33,7 +33,7 @@ pub(super) fn cgroups(hierarchy: Option<&Hierarchy>, known: bool) -> Check {
     match &hierarchy.root {
         Some(root) => {
             let detail = format!("told by {which} at {}", root.display());
-            check(CheckName::Containers, Status::Ok, detail)
+            check(CheckName::Containers, CheckStatus::Ok, detail)
         }
         None => {
             let detail = format!(
@@ -46,24 +46,33 @@ pub(super) fn cgroups(hierarchy: Option<&Hierarchy>, known: bool) -> Check {
 }
 
 /// Asks every runtime at its socket.
-pub(super) fn runtimes(sockets: Vec<Socket>) -> Vec<Runtime> {
+pub(super) fn runtimes(sockets: Vec<Socket>) -> Vec<RuntimeReport> {
     let asked = sockets.clone();
-    let states = match Names::ask(sockets) {
+    let states = match RuntimeClients::ask(sockets) {
         Ok(mut names) => {
             names.wait(PATIENCE, drop);
             names.states().to_vec()
         }
-        Err(error) => vec![State::Silent(format!("can't be asked: {error}")); asked.len()],
+        Err(error) => vec![RuntimeState::Silent(format!("can't be asked: {error}")); asked.len()],
     };
-    let answer = |(socket, state): (Socket, State)| {
+    let answer = |(socket, state): (Socket, RuntimeState)| {
         let (answers, reason) = match state {
-            State::Caught => (Some(true), None),
-            State::Asked => (None, Some(format!("no answer within {} s", PATIENCE.as_secs()))),
-            State::Silent(_) if !socket.path.exists() => (None, Some("no such socket".to_owned())),
-            State::Silent(reason) => (Some(false), Some(reason)),
+            RuntimeState::Caught => (Some(true), None),
+            RuntimeState::Asked => {
+                (None, Some(format!("no answer within {} s", PATIENCE.as_secs())))
+            }
+            RuntimeState::Silent(_) if !socket.path.exists() => {
+                (None, Some("no such socket".to_owned()))
+            }
+            RuntimeState::Silent(reason) => (Some(false), Some(reason)),
         };
         let path = std::os::unix::ffi::OsStringExt::into_vec(socket.path.into_os_string());
-        Runtime { runtime: socket.runtime.name(), socket: Text(path.into()), answers, reason }
+        RuntimeReport {
+            runtime: socket.runtime.name(),
+            socket: OsBytes(path.into()),
+            answers,
+            reason,
+        }
     };
     asked.into_iter().zip(states).map(answer).collect()
 }

@@ -7,9 +7,9 @@ use std::{
 
 use super::{check, failed, warning};
 use crate::{
-    event::doctor::{Capability, Check, CheckName, Privileges, Status},
+    event::doctor::{Capability, CheckName, CheckStatus, DoctorCheck, Privileges},
     sources::kernel::{
-        features::{self, System, Version, version},
+        features::{self, KernelVersion, System, version},
         plan,
     },
 };
@@ -38,7 +38,7 @@ impl Roots {
 }
 
 /// What the host says of itself.
-pub(super) fn checks(system: &System, roots: &Roots) -> (Privileges, Vec<Check>) {
+pub(super) fn checks(system: &System, roots: &Roots) -> (Privileges, Vec<DoctorCheck>) {
     let version = version(&system.kernel);
     let privileges = Privileges {
         capabilities: capabilities(&roots.proc, version),
@@ -58,7 +58,7 @@ pub(super) fn checks(system: &System, roots: &Roots) -> (Privileges, Vec<Check>)
     (privileges, checks)
 }
 
-fn kernel(system: &System, version: Option<Version>) -> Check {
+fn kernel(system: &System, version: Option<KernelVersion>) -> DoctorCheck {
     let System { kernel, arch, .. } = system;
     let name = CheckName::Kernel;
     if plan::native_abi(arch).is_none() {
@@ -70,8 +70,8 @@ fn kernel(system: &System, version: Option<Version>) -> Check {
             let detail = format!("Linux {kernel} is older than 5.10, the oldest that is tested");
             warning(name, detail, None)
         }
-        Some(_) => check(name, Status::Ok, format!("not older than 5.10, on {arch}")),
-        None => check(name, Status::Unknown, format!("release {kernel} has no version")),
+        Some(_) => check(name, CheckStatus::Ok, format!("not older than 5.10, on {arch}")),
+        None => check(name, CheckStatus::Unknown, format!("release {kernel} has no version")),
     }
 }
 
@@ -83,7 +83,7 @@ const CAP_SYS_RESOURCE: u32 = 24;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
-fn capabilities(proc: &Path, version: Option<Version>) -> Vec<Capability> {
+fn capabilities(proc: &Path, version: Option<KernelVersion>) -> Vec<Capability> {
     let set = features::effective_capabilities(proc);
     let has = |bit: u32| set.map(|set| set >> bit & 1 != 0);
     // bpf_capable and perfmon_capable, include/linux/capability.h.
@@ -107,7 +107,7 @@ fn capabilities(proc: &Path, version: Option<Version>) -> Vec<Capability> {
     all
 }
 
-fn privileges_check(privileges: &Privileges) -> Check {
+fn privileges_check(privileges: &Privileges) -> DoctorCheck {
     let name = CheckName::Privileges;
     let all = &privileges.capabilities;
     let names = |required, present| {
@@ -116,7 +116,7 @@ fn privileges_check(privileges: &Privileges) -> Check {
     };
     if all.iter().any(|c| c.present.is_none()) {
         let detail = "/proc/self/status does not tell this process's capabilities";
-        return check(name, Status::Unknown, detail);
+        return check(name, CheckStatus::Unknown, detail);
     }
     let missing = names(true, false);
     if !missing.is_empty() {
@@ -131,7 +131,7 @@ fn privileges_check(privileges: &Privileges) -> Check {
         .map(|c| format!("{} ({})", c.name, c.purpose))
         .collect();
     if lacking.is_empty() {
-        check(name, Status::Ok, [names(true, true), names(false, true)].concat().join(", "))
+        check(name, CheckStatus::Ok, [names(true, true), names(false, true)].concat().join(", "))
     } else {
         let detail = format!("{}; without {}", names(true, true).join(", "), lacking.join(" and "));
         warning(name, detail, None)
@@ -146,40 +146,42 @@ fn is_initial(proc: &Path, kind: &str, initial: u32) -> Option<bool> {
     Some(inum.parse::<u32>().ok()? == initial)
 }
 
-fn user_namespace(initial: Option<bool>) -> Check {
+fn user_namespace(initial: Option<bool>) -> DoctorCheck {
     let name = CheckName::UserNamespace;
     match initial {
-        Some(true) => check(name, Status::Ok, "the initial one"),
+        Some(true) => check(name, CheckStatus::Ok, "the initial one"),
         // `bpf_capable` asks for init_user_ns (include/linux/capability.h).
         Some(false) => failed(
             name,
             "this process is in a user namespace of its own, whose capabilities do not count here",
             Some("run it as root of the host, outside of rootless containers"),
         ),
-        None => check(name, Status::Unknown, "/proc/self/ns/user does not tell which"),
+        None => check(name, CheckStatus::Unknown, "/proc/self/ns/user does not tell which"),
     }
 }
 
-fn pid_namespace(initial: Option<bool>) -> Check {
+fn pid_namespace(initial: Option<bool>) -> DoctorCheck {
     let name = CheckName::PidNamespace;
     match initial {
-        Some(true) => check(name, Status::Ok, "the initial one"),
+        Some(true) => check(name, CheckStatus::Ok, "the initial one"),
         Some(false) => warning(
             name,
             "this process is in a pid namespace of its own: events show the numbers of the initial one, so --pid and --ipc-ns \
              pid:PID are refused",
             Some("run it in the host's pid namespace (docker run --pid=host)"),
         ),
-        None => check(name, Status::Unknown, "/proc/self/ns/pid does not tell which"),
+        None => check(name, CheckStatus::Unknown, "/proc/self/ns/pid does not tell which"),
     }
 }
 
-fn time_namespace(initial: Option<bool>) -> Check {
+fn time_namespace(initial: Option<bool>) -> DoctorCheck {
     let name = CheckName::TimeNamespace;
     match initial {
-        Some(true) => check(name, Status::Ok, "the initial one"),
-        Some(false) => check(name, Status::Ok, "of its own: times are shown by the host's clocks"),
-        None => check(name, Status::Unknown, "/proc/self/ns/time does not tell which"),
+        Some(true) => check(name, CheckStatus::Ok, "the initial one"),
+        Some(false) => {
+            check(name, CheckStatus::Ok, "of its own: times are shown by the host's clocks")
+        }
+        None => check(name, CheckStatus::Unknown, "/proc/self/ns/time does not tell which"),
     }
 }
 
@@ -194,7 +196,7 @@ fn text(path: &Path) -> Result<Option<String>, String> {
 
 /// With lockdown=confidentiality no program may read the kernel's memory
 /// (LOCKDOWN_BPF_READ_KERNEL, bpf_tracing_func_proto, kernel/trace/bpf_trace.c).
-fn lockdown(sys: &Path) -> Check {
+fn lockdown(sys: &Path) -> DoctorCheck {
     let name = CheckName::Lockdown;
     let folder = sys.join("kernel/security");
     match text(&folder.join("lockdown")) {
@@ -206,59 +208,65 @@ fn lockdown(sys: &Path) -> Check {
                     "confidentiality: the kernel lets no program read its memory",
                     Some("boot with lockdown=integrity or lockdown=none"),
                 ),
-                Some(mode) => check(name, Status::Ok, mode),
-                None => check(name, Status::Unknown, "the kernel's word is not understood"),
+                Some(mode) => check(name, CheckStatus::Ok, mode),
+                None => check(name, CheckStatus::Unknown, "the kernel's word is not understood"),
             }
         }
         // The list of security modules is beside it in every kernel.
-        Ok(None) if folder.join("lsm").exists() => check(name, Status::Ok, "not in this kernel"),
-        Ok(None) => check(name, Status::Unknown, "can't be told: securityfs is not mounted"),
-        Err(error) => check(name, Status::Unknown, error),
+        Ok(None) if folder.join("lsm").exists() => {
+            check(name, CheckStatus::Ok, "not in this kernel")
+        }
+        Ok(None) => check(name, CheckStatus::Unknown, "can't be told: securityfs is not mounted"),
+        Err(error) => check(name, CheckStatus::Unknown, error),
     }
 }
 
 /// Until 5.11, maps and programs count as locked memory (bpf_map_charge_init,
 /// kernel/bpf/syscall.c).
-fn counts_locked_memory(version: Version) -> bool {
+fn counts_locked_memory(version: KernelVersion) -> bool {
     version < (5, 11)
 }
 
-fn memlock(proc: &Path, version: Option<Version>) -> Check {
+fn memlock(proc: &Path, version: Option<KernelVersion>) -> DoctorCheck {
     let name = CheckName::Memlock;
     if version.is_some_and(|version| !counts_locked_memory(version)) {
-        return check(name, Status::Ok, "not limited: since 5.11 BPF maps do not count");
+        return check(name, CheckStatus::Ok, "not limited: since 5.11 BPF maps do not count");
     }
     let limits = match text(&proc.join("self/limits")) {
         Ok(Some(limits)) => limits,
-        Ok(None) => return check(name, Status::Unknown, "/proc/self/limits is missing"),
-        Err(error) => return check(name, Status::Unknown, error),
+        Ok(None) => return check(name, CheckStatus::Unknown, "/proc/self/limits is missing"),
+        Err(error) => return check(name, CheckStatus::Unknown, error),
     };
     let limit = limits
         .lines()
         .find_map(|line| line.strip_prefix("Max locked memory"))
         .and_then(|line| line.split_whitespace().next());
     match limit {
-        Some("unlimited") => check(name, Status::Ok, "not limited"),
+        Some("unlimited") => check(name, CheckStatus::Ok, "not limited"),
         Some(bytes) => warning(
             name,
             format!("limited to {bytes} bytes, against which this kernel counts BPF maps"),
             Some("ulimit -l unlimited, or give it CAP_SYS_RESOURCE"),
         ),
-        None => check(name, Status::Unknown, "/proc/self/limits is not understood"),
+        None => check(name, CheckStatus::Unknown, "/proc/self/limits is not understood"),
     }
 }
 
 /// `bpf_jit_enable` and `bpf_jit_harden` (net/core/sysctl_net_core.c). Hardening of 1 leaves
 /// privileged programs alone, 2 does not (bpf_jit_blinding_enabled, include/linux/filter.h).
-fn jit(proc: &Path) -> Check {
+fn jit(proc: &Path) -> DoctorCheck {
     let name = CheckName::Jit;
     let read = |file: &str| text(&proc.join("sys/net/core").join(file));
     let enabled = match read("bpf_jit_enable") {
         Ok(Some(value)) => value,
         Ok(None) => {
-            return check(name, Status::Unknown, "net.core.bpf_jit_enable is not to be seen here");
+            return check(
+                name,
+                CheckStatus::Unknown,
+                "net.core.bpf_jit_enable is not to be seen here",
+            );
         }
-        Err(error) => return check(name, Status::Unknown, error),
+        Err(error) => return check(name, CheckStatus::Unknown, error),
     };
     if enabled.trim() == "0" {
         return warning(
@@ -273,22 +281,22 @@ fn jit(proc: &Path) -> Check {
             "net.core.bpf_jit_harden is 2: programs are compiled with blinded constants, which costs more",
             Some("sysctl net.core.bpf_jit_harden=1 hardens unprivileged programs alone"),
         ),
-        Ok(_) | Err(_) => check(name, Status::Ok, "programs are compiled to machine code"),
+        Ok(_) | Err(_) => check(name, CheckStatus::Ok, "programs are compiled to machine code"),
     }
 }
 
 /// With statistics on, the kernel takes the time of each run of a program
 /// (bpf_stats_enabled_key, kernel/bpf/syscall.c and trampoline.c).
-fn bpf_stats(proc: &Path) -> Check {
+fn bpf_stats(proc: &Path) -> DoctorCheck {
     let name = CheckName::BpfStats;
     match text(&proc.join("sys/kernel/bpf_stats_enabled")) {
-        Ok(Some(value)) if value.trim() == "0" => check(name, Status::Ok, "off"),
+        Ok(Some(value)) if value.trim() == "0" => check(name, CheckStatus::Ok, "off"),
         Ok(Some(_)) => warning(
             name,
             "kernel.bpf_stats_enabled is on: each run of a program is timed, which costs more",
             Some("sysctl kernel.bpf_stats_enabled=0"),
         ),
-        Ok(None) => check(name, Status::Ok, "not in this kernel"),
-        Err(error) => check(name, Status::Unknown, error),
+        Ok(None) => check(name, CheckStatus::Ok, "not in this kernel"),
+        Err(error) => check(name, CheckStatus::Unknown, error),
     }
 }

@@ -8,34 +8,34 @@ use std::{
 use crate::{
     commands::run::setup::{self, SetupError},
     event::doctor::Measured,
-    input::census::Census,
+    input::namespace_list::NamespaceList,
     sources::kernel::{
         attach,
-        layout::{self, Found, Layout, LayoutError},
-        options::Options,
-        plan::{Choice, Flavour, Plan},
+        layout::{self, BtfFacts, Layout, LayoutError},
+        options::SessionOptions,
+        plan::{BackendChoice, Plan, TracepointMode},
     },
 };
 
 /// What is asked of the kernel. Tests have another one than the running kernel.
-pub(crate) trait Kernel {
+pub(crate) trait KernelProbe {
     /// What the BTF in this file has.
     ///
     /// # Errors
     /// It can't be read or is no BTF.
-    fn look_up(&self, btf: &Path) -> Result<Found, LayoutError> {
+    fn look_up(&self, btf: &Path) -> Result<BtfFacts, LayoutError> {
         layout::look_up(btf)
     }
 
-    /// Attaches by the best plan, as a run would, takes the census, and lets go.
+    /// Attaches by the best plan, as a run would, takes the namespace list, and lets go.
     ///
     /// # Errors
     /// Tracing can't start.
     fn start(
         &self,
-        choice: Choice,
+        choice: BackendChoice,
         layout: &Layout,
-        options: &Options,
+        options: &SessionOptions,
     ) -> Result<Started, SetupError>;
 }
 
@@ -45,11 +45,11 @@ pub(crate) struct Started {
     /// What was attached
     pub plan: Plan,
     /// How programs were attached to tracepoints
-    pub flavour: Flavour,
+    pub flavour: TracepointMode,
     /// Why better flavours were not to be had
     pub fallbacks: Vec<String>,
-    /// Why no census can be taken
-    pub census_refused: Option<String>,
+    /// Why no namespace list can be taken
+    pub namespace_list_refused: Option<String>,
     /// How many functions are watched beside those of the system calls
     pub watched: usize,
     /// What is not seen, and why
@@ -57,7 +57,7 @@ pub(crate) struct Started {
     /// Which of the functions could not be tested, and why
     pub untested: Vec<String>,
     /// What existed
-    pub census: Census,
+    pub namespace_list: NamespaceList,
     /// How long it took until the programs were attached
     pub took: Duration,
     /// What a call that is no IPC took, before and while attached
@@ -86,27 +86,27 @@ impl Default for ThisKernel {
     }
 }
 
-impl Kernel for ThisKernel {
+impl KernelProbe for ThisKernel {
     fn start(
         &self,
-        choice: Choice,
+        choice: BackendChoice,
         layout: &Layout,
-        options: &Options,
+        options: &SessionOptions,
     ) -> Result<Started, SetupError> {
         let before_ns = getppid_ns();
         let begin = Instant::now();
-        let (plan, session, census) = setup::start(choice, layout, options)?;
+        let (plan, session, namespace_list) = setup::start(choice, layout, options)?;
         let took = begin.elapsed();
         let attached_ns = getppid_ns();
         Ok(Started {
             plan,
             flavour: session.flavour,
             fallbacks: session.fallbacks.clone(),
-            census_refused: session.census_refused.clone(),
+            namespace_list_refused: session.namespace_list_refused.clone(),
             watched: session.watched(),
             unseen: session.unseen.clone(),
             untested: session.untested.clone(),
-            census,
+            namespace_list,
             took,
             measured: Some(Measured { call: "getppid", before_ns, attached_ns }),
         })

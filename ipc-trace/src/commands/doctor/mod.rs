@@ -18,7 +18,7 @@ pub(crate) mod tests;
 use std::{collections::BTreeMap, io, path::Path, process::ExitCode};
 
 use ipc_trace_common::{
-    layout::{Need, Way as ReadWay},
+    layout::{Need, ReadMethod as ReadWay},
     op::{Abi, Op},
 };
 
@@ -30,10 +30,11 @@ use crate::{
     event::{
         VERSION,
         doctor::{
-            Backend, BackendName, Btf, BtfFrom, Check, CheckName, Doctor, FieldState, Instructions,
-            Operation, PaidBy, Read, Status, Tracepoints, Way,
+            BackendName, BackendReport, BtfFrom, BtfReport, CheckName, CheckStatus, Doctor,
+            DoctorCheck, FieldRead, FieldState, Instructions, Operation, PaidBy,
+            SyscallEntryReport, Tracepoints,
         },
-        value::{AbiName, OpName, Text},
+        value::{AbiName, OpName, OsBytes},
     },
     signals::Signals,
     sinks::output::{Output, OutputError},
@@ -42,16 +43,17 @@ use crate::{
     sources::kernel::{
         error::SessionError,
         features::System,
-        layout::{Found, Layout, Resolved, places},
-        options::{Cgroups, KernelFilters, Options},
+        layout::{BtfFacts, Layout, Resolved, places},
+        options::{Cgroups, KernelFilters, SessionOptions},
         plan::{
-            self, Backend as PlannedBackend, Choice, Features, Flavour, NotPossible, OpPlan, WayIn,
+            self, Backend as PlannedBackend, BackendChoice, BackendUnavailable, Features, OpPlan,
+            TracepointMode, WayIn,
         },
-        preemption::{Model, Sources},
+        preemption::{PreemptionModel, Sources},
     },
 };
 use host::Roots;
-use kernel::{Kernel, Started, ThisKernel};
+use kernel::{KernelProbe, Started, ThisKernel};
 
 /// Runs `doctor`: status 0 when tracing works.
 ///
@@ -81,16 +83,16 @@ pub(super) fn examine(
     system: &System,
     roots: &Roots,
     how: &HowArgs,
-    kernel: &dyn Kernel,
+    kernel: &dyn KernelProbe,
 ) -> Doctor {
     let (privileges, mut checks) = host::checks(system, roots);
     let may_load = !privileges.capabilities.iter().any(|c| c.required && c.present == Some(false));
     let (btf, found) = types(roots, how, kernel, &mut checks);
-    let layout = found.clone().map(Layout::of);
+    let layout = found.clone().map(Layout::from_btf);
     let native = plan::native_abi(system.arch);
     let hierarchy = Hierarchy::find(&roots.proc);
     let cgroups = match (&hierarchy, &layout) {
-        (Some(hierarchy), Some(Ok(layout))) => hierarchy.known(layout),
+        (Some(hierarchy), Some(Ok(layout))) => hierarchy.kernel_ids(layout),
         _ => None,
     };
     let trial = match (native, layout) {
@@ -113,7 +115,7 @@ pub(super) fn examine(
     let started = trial.started();
     let operations = native.map(|native| operations(native, &trial)).unwrap_or_default();
     // As a kernel with BTF of its own would have it, where that was not tried.
-    let plain_loads = started.is_none_or(|started| started.flavour != Flavour::Raw);
+    let plain_loads = started.is_none_or(|started| started.flavour != TracepointMode::Raw);
     let rows = found.iter().flat_map(|found| &found.rows);
     Doctor {
         v: VERSION,
@@ -140,15 +142,15 @@ enum Trial {
     /// It was not made.
     Not(&'static str),
     /// It could not be made as it was asked for.
-    NotPossible(NotPossible),
+    NotPossible(BackendUnavailable),
     /// It failed.
     Failed(SetupError),
     /// Tracing works.
     Good(Box<Started>),
 }
 
-fn options(how: &HowArgs, native: Abi, cgroups: Option<Cgroups>) -> Options {
-    Options {
+fn options(how: &HowArgs, native: Abi, cgroups: Option<Cgroups>) -> SessionOptions {
+    SessionOptions {
         ring_bytes: setup::ring_bytes(how.ring_bytes),
         filters: KernelFilters::default(),
         arguments: true,
@@ -158,25 +160,25 @@ fn options(how: &HowArgs, native: Abi, cgroups: Option<Cgroups>) -> Options {
     }
 }
 
-fn check(name: CheckName, status: Status, detail: impl Into<String>) -> Check {
-    Check { name, status, detail: detail.into(), remedy: None }
+fn check(name: CheckName, status: CheckStatus, detail: impl Into<String>) -> DoctorCheck {
+    DoctorCheck { name, status, detail: detail.into(), remedy: None }
 }
 
-fn failed(name: CheckName, detail: impl Into<String>, remedy: Option<&str>) -> Check {
-    Check { remedy: remedy.map(str::to_owned), ..check(name, Status::Failed, detail) }
+fn failed(name: CheckName, detail: impl Into<String>, remedy: Option<&str>) -> DoctorCheck {
+    DoctorCheck { remedy: remedy.map(str::to_owned), ..check(name, CheckStatus::Failed, detail) }
 }
 
-fn warning(name: CheckName, detail: impl Into<String>, remedy: Option<&str>) -> Check {
-    Check { remedy: remedy.map(str::to_owned), ..check(name, Status::Warning, detail) }
+fn warning(name: CheckName, detail: impl Into<String>, remedy: Option<&str>) -> DoctorCheck {
+    DoctorCheck { remedy: remedy.map(str::to_owned), ..check(name, CheckStatus::Warning, detail) }
 }
 
 /// The kernel's types, and the fields that are looked for in them.
 fn types(
     roots: &Roots,
     how: &HowArgs,
-    kernel: &dyn Kernel,
-    checks: &mut Vec<Check>,
-) -> (Btf, Option<Found>) {
+    kernel: &dyn KernelProbe,
+    checks: &mut Vec<DoctorCheck>,
+) -> (BtfReport, Option<BtfFacts>) {
     let (path, source) = match &how.btf {
         Some(path) => (path.clone(), BtfFrom::File),
         None => (roots.kernel_btf(), BtfFrom::Kernel),
@@ -190,17 +192,17 @@ fn types(
                 BtfFrom::File => "named by --btf",
             };
             let detail = format!("{}, {whose}", path.display());
-            checks.push(check(CheckName::Btf, Status::Ok, detail));
+            checks.push(check(CheckName::Btf, CheckStatus::Ok, detail));
             checks.push(fields(&found.rows, &path));
         }
     }
     let error = found.as_ref().err().map(ToString::to_string);
     let path = std::os::unix::ffi::OsStringExt::into_vec(path.into_os_string());
-    (Btf { path: Text(path.into()), source, usable: error.is_none(), error }, found.ok())
+    (BtfReport { path: OsBytes(path.into()), source, usable: error.is_none(), error }, found.ok())
 }
 
 /// Whether all fields were found, and what is lost when not.
-fn fields(rows: &[Resolved], path: &Path) -> Check {
+fn fields(rows: &[Resolved], path: &Path) -> DoctorCheck {
     let missing: Vec<&Resolved> = rows.iter().filter(|row| row.found.is_none()).collect();
     let required: Vec<_> = missing
         .iter()
@@ -224,7 +226,7 @@ fn fields(rows: &[Resolved], path: &Path) -> Check {
     }
     let found = format!("{} of {} found", rows.len() - missing.len(), rows.len());
     if lost.is_empty() {
-        return check(CheckName::Fields, Status::Ok, found);
+        return check(CheckName::Fields, CheckStatus::Ok, found);
     }
     let lost: Vec<_> = lost
         .into_iter()
@@ -252,18 +254,18 @@ impl Trial {
     }
 
     /// What loading and attaching told.
-    fn check(&self, checks: &mut Vec<Check>) {
+    fn check(&self, checks: &mut Vec<DoctorCheck>) {
         match self {
             Self::Not(_) => checks.push(check(
                 CheckName::Programs,
-                Status::Unknown,
+                CheckStatus::Unknown,
                 "not tried, for want of what has failed",
             )),
             Self::NotPossible(error) => {
                 checks.push(failed(CheckName::Backend, error.to_string(), None));
             }
             Self::Failed(error @ SetupError::Session(SessionError::Mismatch { .. })) => {
-                checks.push(check(CheckName::Programs, Status::Ok, "loaded and attached"));
+                checks.push(check(CheckName::Programs, CheckStatus::Ok, "loaded and attached"));
                 checks.push(failed(CheckName::Namespace, error.to_string(), None));
             }
             Self::Failed(error) => {
@@ -274,8 +276,9 @@ impl Trial {
     }
 }
 
-fn attached(started: &Started) -> [Check; 4] {
-    let Started { plan, flavour, fallbacks, census_refused, census, took, .. } = started;
+fn attached(started: &Started) -> [DoctorCheck; 4] {
+    let Started { plan, flavour, fallbacks, namespace_list_refused, namespace_list, took, .. } =
+        started;
     let seconds = took.as_secs_f64();
     let functions = match plan.hooks.len() {
         0 => String::new(),
@@ -285,17 +288,21 @@ fn attached(started: &Started) -> [Check; 4] {
         "loaded and attached to {functions}{flavour} in {seconds:.1} s, and let go of again"
     );
     let programs = match fallbacks.as_slice() {
-        [] => check(CheckName::Programs, Status::Ok, how),
+        [] => check(CheckName::Programs, CheckStatus::Ok, how),
         better => {
             let detail = format!("{how}; not used, though better: {}", better.join("; "));
             warning(CheckName::Programs, detail, None)
         }
     };
-    let [namespace, census] = match census_refused {
+    let [namespace, namespace_list] = match namespace_list_refused {
         Some(reason) => [
-            check(CheckName::Namespace, Status::Unknown, "can't be checked without the census"),
+            check(
+                CheckName::Namespace,
+                CheckStatus::Unknown,
+                "can't be checked without the namespace list",
+            ),
             warning(
-                CheckName::Census,
+                CheckName::NamespaceList,
                 format!(
                     "{reason}: what exists at the start, and the end of namespaces, is not seen"
                 ),
@@ -303,33 +310,37 @@ fn attached(started: &Started) -> [Check; 4] {
             ),
         ],
         None => {
-            let inum = census.self_ns_inum;
+            let inum = namespace_list.self_ns_inum;
             let detail = format!("this IPC namespace reads as {inum}, as /proc/self/ns/ipc has it");
-            let count = census.alive.len();
+            let count = namespace_list.alive.len();
             let noun = if count == 1 { "namespace" } else { "namespaces" };
-            let census = if census.complete {
-                check(CheckName::Census, Status::Ok, format!("{count} IPC {noun} listed"))
+            let namespace_list = if namespace_list.complete {
+                check(
+                    CheckName::NamespaceList,
+                    CheckStatus::Ok,
+                    format!("{count} IPC {noun} listed"),
+                )
             } else {
                 let detail = format!("{count} IPC {noun} listed, and there may be more");
-                warning(CheckName::Census, detail, None)
+                warning(CheckName::NamespaceList, detail, None)
             };
-            [check(CheckName::Namespace, Status::Ok, detail), census]
+            [check(CheckName::Namespace, CheckStatus::Ok, detail), namespace_list]
         }
     };
-    [programs, namespace, census, ways(started)]
+    [programs, namespace, namespace_list, ways(started)]
 }
 
 /// Whether threads are preempted in the middle of programs, and what that costs.
-fn preemption(model: Model, started: Option<&Started>) -> Check {
+fn preemption(model: PreemptionModel, started: Option<&Started>) -> DoctorCheck {
     let name = CheckName::Preemption;
     let detail = match model {
-        Model::None | Model::Voluntary => {
+        PreemptionModel::None | PreemptionModel::Voluntary => {
             format!("{model}: no thread loses its CPU in the middle of a program")
         }
-        Model::Lazy | Model::Full | Model::Rt => {
+        PreemptionModel::Lazy | PreemptionModel::Full | PreemptionModel::Rt => {
             format!("{model}: threads lose their CPU nearly anywhere in the kernel")
         }
-        Model::Unknown => {
+        PreemptionModel::Unknown => {
             "not known, which counts as full: debugfs can't be read, and neither the kernel's \
                            version nor its command line says it"
                 .to_owned()
@@ -342,13 +353,13 @@ fn preemption(model: Model, started: Option<&Started>) -> Check {
             let other = started.filter(|started| started.plan.preferred != backend);
             warning(name, detail, other.map(|_| "--backend auto takes the one that is exact"))
         }
-        None if model == Model::Unknown => check(name, Status::Unknown, detail),
-        None => check(name, Status::Ok, detail),
+        None if model == PreemptionModel::Unknown => check(name, CheckStatus::Unknown, detail),
+        None => check(name, CheckStatus::Ok, detail),
     }
 }
 
 /// What is seen of ways to other namespaces' objects that are no operations.
-fn ways(started: &Started) -> Check {
+fn ways(started: &Started) -> DoctorCheck {
     let Started { plan, watched, unseen, untested, .. } = started;
     let how = match watched {
         0 if plan.hooks.is_empty() => {
@@ -369,10 +380,10 @@ fn ways(started: &Started) -> Check {
         ),
     };
     match unseen.as_slice() {
-        [] => check(CheckName::Ways, Status::Ok, how),
+        [] => check(CheckName::AuxiliaryProbes, CheckStatus::Ok, how),
         unseen => {
             let detail = format!("{how}; not seen: {}", unseen.join("; "));
-            warning(CheckName::Ways, detail, None)
+            warning(CheckName::AuxiliaryProbes, detail, None)
         }
     }
 }
@@ -399,7 +410,7 @@ const fn other_calls(backend: BackendName) -> Instructions {
     }
 }
 
-fn backends(choice: Choice, trial: &Trial) -> [Backend; 2] {
+fn backends(choice: BackendChoice, trial: &Trial) -> [BackendReport; 2] {
     let (by_function, by_syscall) = match trial {
         Trial::Not(reason) => {
             ((None, Some((*reason).to_owned())), (None, Some((*reason).to_owned())))
@@ -414,8 +425,8 @@ fn backends(choice: Choice, trial: &Trial) -> [Backend; 2] {
             let plan = &started.plan;
             let function = match (choice, plan.hooks.len()) {
                 (_, 1..) => (Some(true), None),
-                (Choice::Syscall, 0) => (None, Some(NOT_ASKED_FOR.to_owned())),
-                (Choice::Auto | Choice::Function, 0) => {
+                (BackendChoice::Syscall, 0) => (None, Some(NOT_ASKED_FOR.to_owned())),
+                (BackendChoice::Auto | BackendChoice::Function, 0) => {
                     let reason = plan.ops.first().map(|op| op.reason.clone());
                     match plan.exactness.inexact(PlannedBackend::Function) {
                         Some(why) if reason.as_deref() == Some(why.to_string().as_str()) => {
@@ -432,7 +443,7 @@ fn backends(choice: Choice, trial: &Trial) -> [Backend; 2] {
             (function, syscall)
         }
     };
-    let backend = |name, (usable, reason): (Option<bool>, Option<String>)| Backend {
+    let backend = |name, (usable, reason): (Option<bool>, Option<String>)| BackendReport {
         name,
         usable,
         reason,
@@ -458,9 +469,9 @@ fn backends(choice: Choice, trial: &Trial) -> [Backend; 2] {
         }
         if syscall.usable == Some(true) {
             syscall.tracepoints = Some(match started.flavour {
-                Flavour::Perf => Tracepoints::Perf,
-                Flavour::Btf => Tracepoints::Btf,
-                Flavour::Raw => Tracepoints::Raw,
+                TracepointMode::Perf => Tracepoints::Perf,
+                TracepointMode::Btf => Tracepoints::Btf,
+                TracepointMode::Raw => Tracepoints::Raw,
             });
         }
     }
@@ -473,7 +484,7 @@ const NOT_TAKEN: &str = "not taken, as it is not exact here";
 
 fn operations(native: Abi, trial: &Trial) -> Vec<Operation> {
     let entries = |op: &OpPlan| {
-        let way = |&WayIn { abi, number, call, function }: &WayIn| Way {
+        let way = |&WayIn { abi, number, call, function }: &WayIn| SyscallEntryReport {
             abi: AbiName(abi),
             number,
             call,
@@ -500,7 +511,7 @@ fn operations(native: Abi, trial: &Trial) -> Vec<Operation> {
     match trial.started() {
         Some(started) => started.plan.ops.iter().map(seen).collect(),
         // The ways in are there all the same, and this plan can always be made.
-        None => plan::plan(Choice::Syscall, native, &Features::default())
+        None => plan::plan(BackendChoice::Syscall, native, &Features::default())
             .map(|plan| plan.ops.iter().map(unseen).collect())
             .unwrap_or_default(),
     }
@@ -509,9 +520,9 @@ fn operations(native: Abi, trial: &Trial) -> Vec<Operation> {
 fn field(row: &Resolved, plain_loads: bool) -> FieldState {
     let Resolved { spec, found } = row;
     let read = match spec.way {
-        ReadWay::Direct if plain_loads => Read::Load,
-        ReadWay::Direct | ReadWay::Probe => Read::Helper,
-        ReadWay::Offset => Read::Offset,
+        ReadWay::Direct if plain_loads => FieldRead::Load,
+        ReadWay::Direct | ReadWay::Probe => FieldRead::Helper,
+        ReadWay::Offset => FieldRead::Offset,
     };
     let (required, gives) = match spec.need {
         Need::Required => (true, None),
@@ -534,13 +545,13 @@ fn field(row: &Resolved, plain_loads: bool) -> FieldState {
     }
 }
 
-fn verdict(ready: bool, operations: &[Operation], checks: &[Check]) -> String {
+fn verdict(ready: bool, operations: &[Operation], checks: &[DoctorCheck]) -> String {
     if !ready {
-        let failed = checks.iter().find(|check| check.status == Status::Failed);
+        let failed = checks.iter().find(|check| check.status == CheckStatus::Failed);
         return match failed {
             None => "not ready".to_owned(),
-            Some(Check { detail, remedy: None, .. }) => format!("not ready: {detail}"),
-            Some(Check { detail, remedy: Some(remedy), .. }) => {
+            Some(DoctorCheck { detail, remedy: None, .. }) => format!("not ready: {detail}"),
+            Some(DoctorCheck { detail, remedy: Some(remedy), .. }) => {
                 format!("not ready: {detail}: {remedy}")
             }
         };

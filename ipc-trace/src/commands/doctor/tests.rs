@@ -12,11 +12,11 @@ use super::*;
 use crate::{
     cli::RuntimeArgs,
     event::doctor::Measured,
-    input::census::{Alive, Census},
+    input::namespace_list::{Alive, NamespaceList},
     sources::kernel::{
         btf::Function,
         layout::{self, Fprobe, LayoutError},
-        preemption::Model,
+        preemption::PreemptionModel,
     },
 };
 
@@ -40,12 +40,12 @@ const FILES: &[(&str, &str)] = &[
 ];
 
 /// A host that is a folder.
-pub(crate) struct Host {
+pub(crate) struct FolderHost {
     root: tempfile::TempDir,
     system: System,
 }
 
-impl Host {
+impl FolderHost {
     /// A host where all is well.
     pub(crate) fn new(name: &str) -> Self {
         let host = Self::empty(name);
@@ -97,7 +97,7 @@ impl Host {
         self
     }
 
-    pub(crate) fn examine(&self, how: &HowArgs, kernel: &dyn Kernel) -> Doctor {
+    pub(crate) fn examine(&self, how: &HowArgs, kernel: &dyn KernelProbe) -> Doctor {
         let roots =
             Roots { proc: self.root.path().join("proc"), sys: self.root.path().join("sys") };
         let mut doctor = examine(&self.system, &roots, how, kernel);
@@ -120,9 +120,9 @@ pub(crate) struct Fake {
     real_fields: bool,
     fentry_refused: Option<&'static str>,
     fallbacks: &'static [&'static str],
-    census_refused: Option<&'static str>,
+    namespace_list_refused: Option<&'static str>,
     /// The model, where programs on functions are left out
-    preempts: Option<Model>,
+    preempts: Option<PreemptionModel>,
     fails: Option<fn() -> SessionError>,
     must_not_be_asked: bool,
 }
@@ -134,7 +134,7 @@ impl Fake {
     }
 
     /// A kernel that preempts programs on functions.
-    pub(crate) fn preempting(model: Model) -> Self {
+    pub(crate) fn preempting(model: PreemptionModel) -> Self {
         Self { preempts: Some(model), ..Self::default() }
     }
 
@@ -154,14 +154,14 @@ impl Fake {
             lacks: &["ns.ns_id", "exe_file"],
             fentry_refused: Some("no fentry programs: refused"),
             fallbacks: &["BTF tracepoints: program sys_exit on sys_exit: refused"],
-            census_refused: Some("the kernel has no BTF, so no iterators"),
+            namespace_list_refused: Some("the kernel has no BTF, so no iterators"),
             ..Self::default()
         }
     }
 }
 
-impl Kernel for Fake {
-    fn look_up(&self, btf: &Path) -> Result<Found, LayoutError> {
+impl KernelProbe for Fake {
+    fn look_up(&self, btf: &Path) -> Result<BtfFacts, LayoutError> {
         if self.real_fields {
             return layout::look_up(btf);
         }
@@ -172,7 +172,7 @@ impl Kernel for Fake {
         });
         let there = hooks::functions().filter(|name| !self.lacks.contains(name));
         let described = there.map(|name| (name, Function { id: 1, prototype: 1 })).collect();
-        Ok(Found {
+        Ok(BtfFacts {
             rows,
             functions: described,
             hooks: BTreeMap::new(),
@@ -184,9 +184,9 @@ impl Kernel for Fake {
 
     fn start(
         &self,
-        choice: Choice,
+        choice: BackendChoice,
         layout: &Layout,
-        options: &Options,
+        options: &SessionOptions,
     ) -> Result<Started, SetupError> {
         assert!(!self.must_not_be_asked);
         if let Some(error) = self.fails {
@@ -196,7 +196,7 @@ impl Kernel for Fake {
             kernel_btf: true,
             described: layout.functions().keys().copied().collect(),
             fentry_refused: self.fentry_refused.map(str::to_owned),
-            preemption: self.preempts.unwrap_or(Model::Voluntary),
+            preemption: self.preempts.unwrap_or(PreemptionModel::Voluntary),
             guards_functions: true,
             ..Features::default()
         };
@@ -210,28 +210,28 @@ impl Kernel for Fake {
             }),
             flavour: plan.flavours.get(self.fallbacks.len()).copied().unwrap(),
             fallbacks: self.fallbacks.iter().map(|&reason| reason.to_owned()).collect(),
-            census_refused: self.census_refused.map(str::to_owned),
-            watched: if plan.hooks.is_empty() { 0 } else { hooks::REACHED.len() },
+            namespace_list_refused: self.namespace_list_refused.map(str::to_owned),
+            watched: if plan.hooks.is_empty() { 0 } else { hooks::AUX_PROBES.len() },
             plan,
             unseen: Vec::new(),
             untested: Vec::new(),
-            census: Census {
+            namespace_list: NamespaceList {
                 alive: vec![alive(4_026_531_839), alive(4_026_532_180)],
                 complete: true,
                 self_ns_inum: 4_026_531_839,
-                ..Census::default()
+                ..NamespaceList::default()
             },
             took: Duration::from_millis(283),
         })
     }
 }
 
-pub(crate) fn how(backend: Choice) -> HowArgs {
+pub(crate) fn how(backend: BackendChoice) -> HowArgs {
     HowArgs { backend, ring_bytes: 8 << 20, btf: None, runtimes: RuntimeArgs::default() }
 }
 
 #[track_caller]
-fn assert_check(doctor: &Doctor, name: CheckName, status: Status, words: &str) {
+fn assert_check(doctor: &Doctor, name: CheckName, status: CheckStatus, words: &str) {
     let check = doctor.checks.iter().find(|check| check.name == name).unwrap();
     assert_eq!(check.status, status, "{check:?}");
     let text = format!("{}: {}", check.detail, check.remedy.as_deref().unwrap_or_default());
@@ -240,10 +240,10 @@ fn assert_check(doctor: &Doctor, name: CheckName, status: Status, words: &str) {
 
 #[test]
 fn all_is_well() {
-    let doctor = Host::new("well").examine(&how(Choice::Auto), &Fake::default());
+    let doctor = FolderHost::new("well").examine(&how(BackendChoice::Auto), &Fake::default());
     assert!(doctor.ready);
     assert_eq!(doctor.verdict, "ready: all 17 operations traced by backend function");
-    let well = doctor.checks.iter().all(|check| check.status == Status::Ok);
+    let well = doctor.checks.iter().all(|check| check.status == CheckStatus::Ok);
     assert!(well, "{:?}", doctor.checks);
     assert_eq!(doctor.operations.len(), 17);
     assert_eq!(doctor.fields.len(), FIELDS.len());
@@ -254,54 +254,84 @@ fn all_is_well() {
 fn every_file_is_read_below_the_roots() {
     use CheckName as Name;
     for (path, text, name, status, words) in [
-        ("proc/self/status", "CapEff:\t0\n", Name::Privileges, Status::Failed, "CAP_PERFMON"),
-        ("proc/self/status", "CapEff:\tx\n", Name::Privileges, Status::Unknown, "status"),
+        ("proc/self/status", "CapEff:\t0\n", Name::Privileges, CheckStatus::Failed, "CAP_PERFMON"),
+        ("proc/self/status", "CapEff:\tx\n", Name::Privileges, CheckStatus::Unknown, "status"),
         (
             "proc/self/limits",
             "Max locked memory  65536  65536  bytes\n",
             Name::Memlock,
-            Status::Warning,
+            CheckStatus::Warning,
             "65536 bytes",
         ),
-        ("proc/self/limits", "\n", Name::Memlock, Status::Unknown, "not understood"),
-        ("proc/sys/net/core/bpf_jit_enable", "0\n", Name::Jit, Status::Warning, "jit_enable=1"),
-        ("proc/sys/net/core/bpf_jit_harden", "2\n", Name::Jit, Status::Warning, "jit_harden=1"),
-        ("proc/sys/kernel/bpf_stats_enabled", "1\n", Name::BpfStats, Status::Warning, "timed"),
+        ("proc/self/limits", "\n", Name::Memlock, CheckStatus::Unknown, "not understood"),
+        (
+            "proc/sys/net/core/bpf_jit_enable",
+            "0\n",
+            Name::Jit,
+            CheckStatus::Warning,
+            "jit_enable=1",
+        ),
+        (
+            "proc/sys/net/core/bpf_jit_harden",
+            "2\n",
+            Name::Jit,
+            CheckStatus::Warning,
+            "jit_harden=1",
+        ),
+        ("proc/sys/kernel/bpf_stats_enabled", "1\n", Name::BpfStats, CheckStatus::Warning, "timed"),
         (
             "sys/kernel/debug/sched/preempt",
             "none voluntary (full)\n",
             Name::Preemption,
-            Status::Ok,
+            CheckStatus::Ok,
             "full: threads lose",
         ),
-        ("sys/kernel/realtime", "1\n", Name::Preemption, Status::Ok, "rt: threads lose"),
-        ("sys/kernel/debug/sched/preempt", "?\n", Name::Preemption, Status::Unknown, "as full"),
+        ("sys/kernel/realtime", "1\n", Name::Preemption, CheckStatus::Ok, "rt: threads lose"),
+        (
+            "sys/kernel/debug/sched/preempt",
+            "?\n",
+            Name::Preemption,
+            CheckStatus::Unknown,
+            "as full",
+        ),
         (
             "sys/kernel/security/lockdown",
             "none integrity [confidentiality]\n",
             Name::Lockdown,
-            Status::Failed,
+            CheckStatus::Failed,
             "lockdown=integrity",
         ),
-        ("sys/kernel/security/lockdown", "none\n", Name::Lockdown, Status::Unknown, "understood"),
+        (
+            "sys/kernel/security/lockdown",
+            "none\n",
+            Name::Lockdown,
+            CheckStatus::Unknown,
+            "understood",
+        ),
     ] {
-        let host = Host::new("files").release("5.10.223").file(path, text);
-        assert_check(&host.examine(&how(Choice::Auto), &Fake::default()), name, status, words);
+        let host = FolderHost::new("files").release("5.10.223").file(path, text);
+        assert_check(
+            &host.examine(&how(BackendChoice::Auto), &Fake::default()),
+            name,
+            status,
+            words,
+        );
     }
     // Nothing is read beside them: without any, nothing is known.
     let kernel = Fake::reading_files();
-    let doctor = Host::empty("files").release("5.10.223").examine(&how(Choice::Auto), &kernel);
+    let doctor =
+        FolderHost::empty("files").release("5.10.223").examine(&how(BackendChoice::Auto), &kernel);
     for (name, status) in [
-        (Name::Privileges, Status::Unknown),
-        (Name::UserNamespace, Status::Unknown),
-        (Name::PidNamespace, Status::Unknown),
-        (Name::TimeNamespace, Status::Unknown),
-        (Name::Memlock, Status::Unknown),
-        (Name::Jit, Status::Unknown),
-        (Name::Preemption, Status::Unknown),
-        (Name::Lockdown, Status::Unknown),
-        (Name::Btf, Status::Failed),
-        (Name::Programs, Status::Unknown),
+        (Name::Privileges, CheckStatus::Unknown),
+        (Name::UserNamespace, CheckStatus::Unknown),
+        (Name::PidNamespace, CheckStatus::Unknown),
+        (Name::TimeNamespace, CheckStatus::Unknown),
+        (Name::Memlock, CheckStatus::Unknown),
+        (Name::Jit, CheckStatus::Unknown),
+        (Name::Preemption, CheckStatus::Unknown),
+        (Name::Lockdown, CheckStatus::Unknown),
+        (Name::Btf, CheckStatus::Failed),
+        (Name::Programs, CheckStatus::Unknown),
     ] {
         assert_check(&doctor, name, status, "");
     }
@@ -312,14 +342,14 @@ fn every_file_is_read_below_the_roots() {
 #[test]
 fn a_file_that_can_not_be_read_is_no_verdict() {
     let unreadable = [0xff, 0xfe];
-    let host = Host::new("unreadable")
+    let host = FolderHost::new("unreadable")
         .file("sys/kernel/security/lockdown", unreadable)
         .file("proc/sys/net/core/bpf_jit_enable", unreadable)
         .file("proc/sys/kernel/bpf_stats_enabled", unreadable);
-    let doctor = host.examine(&how(Choice::Auto), &Fake::default());
+    let doctor = host.examine(&how(BackendChoice::Auto), &Fake::default());
     assert!(doctor.ready);
     for name in [CheckName::Lockdown, CheckName::Jit, CheckName::BpfStats] {
-        assert_check(&doctor, name, Status::Unknown, "can't be read");
+        assert_check(&doctor, name, CheckStatus::Unknown, "can't be read");
     }
 }
 
@@ -327,8 +357,9 @@ fn a_file_that_can_not_be_read_is_no_verdict() {
 fn without_capabilities_nothing_is_tried_and_what_is_missing_is_named() {
     let kernel = Fake { must_not_be_asked: true, ..Fake::default() };
     for (set, missing) in [(0, "CAP_BPF and CAP_PERFMON are"), (1_u64 << 39, "CAP_PERFMON is")] {
-        let host = Host::new("caps").file("proc/self/status", format!("CapEff:\t{set:016x}\n"));
-        let doctor = host.examine(&how(Choice::Auto), &kernel);
+        let host =
+            FolderHost::new("caps").file("proc/self/status", format!("CapEff:\t{set:016x}\n"));
+        let doctor = host.examine(&how(BackendChoice::Auto), &kernel);
         assert!(!doctor.ready);
         let verdict = format!("not ready: {missing} missing: run it as root");
         assert!(doctor.verdict.starts_with(&verdict), "{}", doctor.verdict);
@@ -342,42 +373,47 @@ fn without_capabilities_nothing_is_tried_and_what_is_missing_is_named() {
 #[test]
 fn capabilities_that_are_merely_useful_are_no_obstacle() {
     let set = 1_u64 << 38 | 1 << 39;
-    let host = Host::new("few").file("proc/self/status", format!("CapEff:\t{set:016x}\n"));
-    let doctor = host.examine(&how(Choice::Auto), &Fake::default());
+    let host = FolderHost::new("few").file("proc/self/status", format!("CapEff:\t{set:016x}\n"));
+    let doctor = host.examine(&how(BackendChoice::Auto), &Fake::default());
     assert!(doctor.ready);
-    assert_check(&doctor, CheckName::Privileges, Status::Warning, "CAP_SYS_NICE");
+    assert_check(&doctor, CheckName::Privileges, CheckStatus::Warning, "CAP_SYS_NICE");
 }
 
 #[test]
 fn another_user_namespace_is_named_as_the_reason() {
-    let host = Host::new("userns").without("proc/self/ns/user");
+    let host = FolderHost::new("userns").without("proc/self/ns/user");
     symlink("user:[4026532999]", host.root.path().join("proc/self/ns/user")).unwrap();
     let kernel = Fake { fails: Some(|| SessionError::Maps("EPERM".to_owned())), ..Fake::default() };
-    let doctor = host.examine(&how(Choice::Auto), &kernel);
+    let doctor = host.examine(&how(BackendChoice::Auto), &kernel);
     assert!(doctor.verdict.starts_with("not ready: this process is in a user namespace"));
-    assert_check(&doctor, CheckName::Programs, Status::Failed, "EPERM");
+    assert_check(&doctor, CheckName::Programs, CheckStatus::Failed, "EPERM");
 }
 
 #[test]
 fn in_a_pid_or_time_namespace_of_its_own_it_is_ready_and_says_what_differs() {
-    let host = Host::new("own").without("proc/self/ns/pid").without("proc/self/ns/time");
+    let host = FolderHost::new("own").without("proc/self/ns/pid").without("proc/self/ns/time");
     for (kind, inum) in [("pid", 4026532501_u32), ("time", 4026532502)] {
         symlink(format!("{kind}:[{inum}]"), host.root.path().join("proc/self/ns").join(kind))
             .unwrap();
     }
-    let doctor = host.examine(&how(Choice::Auto), &Fake::default());
+    let doctor = host.examine(&how(BackendChoice::Auto), &Fake::default());
     assert!(doctor.ready);
-    assert_check(&doctor, CheckName::PidNamespace, Status::Warning, "--pid and --ipc-ns pid:PID");
-    assert_check(&doctor, CheckName::TimeNamespace, Status::Ok, "by the host's clocks");
+    assert_check(
+        &doctor,
+        CheckName::PidNamespace,
+        CheckStatus::Warning,
+        "--pid and --ipc-ns pid:PID",
+    );
+    assert_check(&doctor, CheckName::TimeNamespace, CheckStatus::Ok, "by the host's clocks");
 }
 
 #[test]
 fn no_btf_and_garbage_are_told_apart_and_name_the_way_out() {
     let kernel = Fake::reading_files();
-    let none = Host::new("no-btf").without("sys/kernel/btf/vmlinux");
-    let garbage = Host::new("garbage").file("sys/kernel/btf/vmlinux", [0xff; 64]);
+    let none = FolderHost::new("no-btf").without("sys/kernel/btf/vmlinux");
+    let garbage = FolderHost::new("garbage").file("sys/kernel/btf/vmlinux", [0xff; 64]);
     for (host, words) in [(none, "can't read"), (garbage, "is not BTF that can be used")] {
-        let doctor = host.examine(&how(Choice::Auto), &kernel);
+        let doctor = host.examine(&how(BackendChoice::Auto), &kernel);
         assert!(!doctor.ready && !doctor.btf.usable && doctor.fields.is_empty());
         assert!(doctor.verdict.contains(words), "{}", doctor.verdict);
         assert!(doctor.verdict.contains("--btf FILE"), "{}", doctor.verdict);
@@ -386,34 +422,34 @@ fn no_btf_and_garbage_are_told_apart_and_name_the_way_out() {
 
 #[test]
 fn a_missing_optional_field_is_a_loss_and_a_required_one_the_end() {
-    let host = Host::new("fields");
+    let host = FolderHost::new("fields");
     let kernel = Fake::lacking(&["ns.ns_id"]);
-    let doctor = host.examine(&how(Choice::Auto), &kernel);
+    let doctor = host.examine(&how(BackendChoice::Auto), &kernel);
     assert!(doctor.ready);
-    assert_check(&doctor, CheckName::Fields, Status::Warning, "ipc_namespace.ns.ns_id");
+    assert_check(&doctor, CheckName::Fields, CheckStatus::Warning, "ipc_namespace.ns.ns_id");
     let field = &doctor.fields[Field::IpcNsId as usize];
     assert!(field.offset.is_none() && field.gives.unwrap().contains("own number"));
     assert!(field.missing.as_ref().unwrap().contains("ipc_namespace.ns.ns_id"));
 
     let kernel = Fake::lacking(&["nsproxy"]);
-    let doctor = host.examine(&how(Choice::Auto), &kernel);
+    let doctor = host.examine(&how(BackendChoice::Auto), &kernel);
     assert!(!doctor.ready);
     assert!(doctor.verdict.contains("task_struct.nsproxy"), "{}", doctor.verdict);
     assert_eq!(doctor.fields.len(), FIELDS.len());
-    assert_check(&doctor, CheckName::Programs, Status::Unknown, "not tried");
+    assert_check(&doctor, CheckName::Programs, CheckStatus::Unknown, "not tried");
 }
 
 #[test]
 fn the_refusal_of_fentry_is_told_in_the_kernels_words() {
     let kernel = Fake::refusing("EPERM, said the kernel");
-    let host = Host::new("fentry");
-    let doctor = host.examine(&how(Choice::Auto), &kernel);
+    let host = FolderHost::new("fentry");
+    let doctor = host.examine(&how(BackendChoice::Auto), &kernel);
     assert!(doctor.ready);
     assert_eq!(doctor.backends[0].usable, Some(false));
     assert_eq!(doctor.backends[0].reason.as_deref(), Some("EPERM, said the kernel"));
     assert!(doctor.operations.iter().all(|op| op.reason == "EPERM, said the kernel"));
 
-    let doctor = host.examine(&how(Choice::Function), &kernel);
+    let doctor = host.examine(&how(BackendChoice::Function), &kernel);
     assert!(!doctor.ready);
     assert!(doctor.verdict.contains("EPERM, said the kernel"), "{}", doctor.verdict);
     assert!(doctor.operations.iter().all(|op| op.backend.is_none() && !op.entries.is_empty()));
@@ -421,27 +457,27 @@ fn the_refusal_of_fentry_is_told_in_the_kernels_words() {
 
 #[test]
 fn what_misses_calls_is_not_taken_and_named_where_it_is_asked_for() {
-    let host = Host::new("preempted").preempts();
-    let kernel = Fake::preempting(Model::Full);
-    let doctor = host.examine(&how(Choice::Auto), &kernel);
+    let host = FolderHost::new("preempted").preempts();
+    let kernel = Fake::preempting(PreemptionModel::Full);
+    let doctor = host.examine(&how(BackendChoice::Auto), &kernel);
     assert_eq!(doctor.verdict, "ready: all 17 operations traced by backend syscall");
     assert_eq!(doctor.auto, Some(BackendName::Syscall));
     let [function, syscall] = doctor.backends.as_slice() else { panic!() };
     assert_eq!((function.usable, function.exact), (None, Some(false)));
     assert!(function.inexact.as_ref().unwrap().contains("model full"));
     assert_eq!((syscall.usable, syscall.exact), (Some(true), Some(true)));
-    assert_check(&doctor, CheckName::Preemption, Status::Ok, "full");
+    assert_check(&doctor, CheckName::Preemption, CheckStatus::Ok, "full");
 
-    let doctor = host.examine(&how(Choice::Function), &kernel);
+    let doctor = host.examine(&how(BackendChoice::Function), &kernel);
     assert!(doctor.ready);
     assert_eq!(doctor.auto, Some(BackendName::Syscall));
-    assert_check(&doctor, CheckName::Preemption, Status::Warning, "function is not exact");
+    assert_check(&doctor, CheckName::Preemption, CheckStatus::Warning, "function is not exact");
 }
 
 #[test]
 fn an_operation_whose_function_is_missing_says_so_and_the_host_pays() {
     let kernel = Fake::lacking(&["__x64_sys_semtimedop"]);
-    let doctor = Host::new("mixed").examine(&how(Choice::Auto), &kernel);
+    let doctor = FolderHost::new("mixed").examine(&how(BackendChoice::Auto), &kernel);
     let verdict = "ready: 16 operations traced by backend function, 1 by backend syscall";
     assert_eq!(doctor.verdict, verdict);
     assert!(doctor.backends.iter().all(|backend| backend.usable == Some(true)));
@@ -456,19 +492,19 @@ fn an_operation_whose_function_is_missing_says_so_and_the_host_pays() {
 
 #[test]
 fn a_poor_kernel_works_at_a_price_that_is_told() {
-    let doctor = Host::new("poor").examine(&how(Choice::Auto), &Fake::poor());
+    let doctor = FolderHost::new("poor").examine(&how(BackendChoice::Auto), &Fake::poor());
     assert!(doctor.ready);
     assert_eq!(doctor.backends[1].tracepoints, Some(Tracepoints::Raw));
     assert_check(
         &doctor,
         CheckName::Programs,
-        Status::Warning,
+        CheckStatus::Warning,
         "BTF tracepoints: program sys_exit",
     );
-    assert_check(&doctor, CheckName::Census, Status::Warning, "no iterators");
-    assert_check(&doctor, CheckName::Namespace, Status::Unknown, "census");
+    assert_check(&doctor, CheckName::NamespaceList, CheckStatus::Warning, "no iterators");
+    assert_check(&doctor, CheckName::Namespace, CheckStatus::Unknown, "namespace list");
     let reads = |read| doctor.fields.iter().any(|field| field.read == Some(read));
-    assert!(reads(Read::Helper) && !reads(Read::Load));
+    assert!(reads(FieldRead::Helper) && !reads(FieldRead::Load));
 }
 
 #[test]
@@ -477,32 +513,32 @@ fn fields_that_lie_are_found_out() {
         fails: Some(|| SessionError::Mismatch { read: 7, proc: 4_026_531_839 }),
         ..Fake::default()
     };
-    let doctor = Host::new("lies").examine(&how(Choice::Auto), &kernel);
+    let doctor = FolderHost::new("lies").examine(&how(BackendChoice::Auto), &kernel);
     assert!(!doctor.ready);
-    assert_check(&doctor, CheckName::Namespace, Status::Failed, "reads as 7");
+    assert_check(&doctor, CheckName::Namespace, CheckStatus::Failed, "reads as 7");
 }
 
 #[test]
 fn machines_and_kernels_that_are_not_known_are_named() {
-    let mut host = Host::new("machine").release("4.19.0");
+    let mut host = FolderHost::new("machine").release("4.19.0");
     assert_check(
-        &host.examine(&how(Choice::Auto), &Fake::default()),
+        &host.examine(&how(BackendChoice::Auto), &Fake::default()),
         CheckName::Kernel,
-        Status::Warning,
+        CheckStatus::Warning,
         "4.19.0 is older",
     );
     host.system.arch = "riscv64";
-    let doctor = host.examine(&how(Choice::Auto), &Fake::default());
+    let doctor = host.examine(&how(BackendChoice::Auto), &Fake::default());
     assert!(!doctor.ready && doctor.operations.is_empty());
     assert!(doctor.verdict.contains("riscv64"), "{}", doctor.verdict);
 }
 
 #[test]
 fn the_object_follows_its_schema() {
-    let schema = crate::commands::schema::of(crate::cli::SchemaOf::Doctor);
+    let schema = crate::commands::schema::schema_json(crate::cli::SchemaOf::Doctor);
     let validator = jsonschema::validator_for(&serde_json::from_str(&schema).unwrap()).unwrap();
     for kernel in [Fake::default(), Fake::poor()] {
-        let doctor = Host::new("schema").examine(&how(Choice::Auto), &kernel);
+        let doctor = FolderHost::new("schema").examine(&how(BackendChoice::Auto), &kernel);
         let value = serde_json::to_value(&doctor).unwrap();
         assert!(validator.is_valid(&value), "{value:#}");
     }

@@ -2,21 +2,21 @@
 
 use std::{collections::VecDeque, path::Path, time::Duration};
 
-use super::{Fed, Run, RunError, Setup, random_id, setup, system, terminal, wants_bar};
+use super::{EngineFeed, Run, RunError, Setup, random_id, setup, system, terminal, wants_bar};
 use crate::{
     cli::TraceArgs,
     engine::Engine,
     event::ls::Ls,
-    input::{Begin, Input, census::Census},
+    input::{Begin, Input, namespace_list::NamespaceList},
     recorder::Recorder,
     signals::Signals,
-    sinks::{Screen, Sink, bar::Bar, output::Output, text::call::Look, writer::Writer},
+    sinks::{Screen, Sink, bar::Bar, output::Output, text::call::LineStyle, writer::SinkWriter},
     sources::{
         clock,
-        host::{self, inspector::Inspector, looker::Surveyor, processes::Processes},
+        host::{self, inspector::Inspector, looker::TaskIterReader, processes::ProcfsReader},
         kernel::features,
-        reader::{Reader, With},
-        runtimes::Names,
+        reader::{RingReader, With},
+        runtimes::RuntimeClients,
     },
 };
 
@@ -47,17 +47,17 @@ impl Run {
         let mut setup = setup::setup(&args.how, &args.filters, live, args.with_args)?;
         let (palette, width) = terminal();
         let screen = Screen {
-            look: Look { palette, native: setup.native },
+            look: LineStyle { palette, native: setup.native },
             width,
             min_confidence: args.findings.min_confidence,
         };
         let bar = (live && wants_bar(args)).then(Bar::new);
-        let writer = Writer::start(args.output, screen, Output::new(signals.clone()), bar)
+        let writer = SinkWriter::start(args.output, screen, Output::new(signals.clone()), bar)
             .map_err(system("can't start a thread"))?;
         let begin = begin(live, args, &setup);
         let recorder = args.keep_inputs.as_deref().map(|file| Recorder::start(file, &begin));
         let recorder = recorder.transpose().map_err(system("can't keep the inputs"))?;
-        let mut fed = Fed {
+        let mut fed = EngineFeed {
             recorder,
             sink: Sink::new(args.output, screen, writer),
             engine: Engine::new(begin, judges),
@@ -69,20 +69,20 @@ impl Run {
             if !hierarchy.walk(|number, path| cgroups.push((number, path.to_vec()))) {
                 log::info!("not all cgroups that exist are known: some containers are told later");
             }
-            fed.tell(&Input::Cgroups(&cgroups));
+            fed.emit(&Input::Cgroups(&cgroups));
         }
         setup.hierarchy.clone_from(&hierarchy);
-        let inspector = Inspector::start(Processes::in_directory("/proc"), hierarchy)
+        let inspector = Inspector::start(ProcfsReader::in_directory("/proc"), hierarchy)
             .map_err(system("can't start a thread"))?;
-        let names = Names::ask(args.how.runtimes.sockets())
+        let names = RuntimeClients::ask(args.how.runtimes.sockets())
             .map_err(system("can't start to ask for containers' names"))?;
         Ok(Self {
             setup,
-            reader: Reader::default(),
+            reader: RingReader::default(),
             fed,
             inspector,
             looker: None,
-            survey: None,
+            task_iter: None,
             seen: VecDeque::new(),
             names,
             signals,
@@ -94,22 +94,22 @@ impl Run {
     }
 
     /// Looks at what exists, and opens the gate.
-    pub(super) fn look(&mut self) {
+    pub(super) fn take_initial_snapshot(&mut self) {
         let began = clock::boot_ns();
         let ls = self.what_exists(false);
         let started = clock::boot_ns();
         let took = Duration::from_nanos(started - began);
         log::debug!("the look at what exists took {took:?}");
         self.setup.session.open();
-        let census = self.setup.session.census().unwrap_or_else(|error| {
+        let namespace_list = self.setup.session.namespace_list().unwrap_or_else(|error| {
             log::warn!("{error}");
-            Census::default()
+            NamespaceList::default()
         });
-        self.fed.tell(&Input::Looked {
+        self.fed.emit(&Input::Looked {
             at: started,
             ls: ls.as_ref(),
-            before: &self.setup.census,
-            after: &census,
+            before: &self.setup.namespace_list,
+            after: &namespace_list,
         });
         let session = &mut self.setup.session;
         self.reader.reach(
@@ -122,24 +122,27 @@ impl Run {
                 clock: clock::boot_ns,
             },
         );
-        self.fed.tell(&Input::Opened(started, &census));
+        self.fed.emit(&Input::Opened(started, &namespace_list));
         self.fed.flush();
         drop(ls);
         give_back();
     }
 
     /// What lists who holds what; it is loaded once.
-    pub(super) fn take_survey(&mut self) -> Surveyor {
+    pub(super) fn take_task_iterators(&mut self) -> TaskIterReader {
         let Setup { session, layout, .. } = &self.setup;
-        self.survey.take().unwrap_or_else(|| session.survey(layout))
+        self.task_iter.take().unwrap_or_else(|| session.task_iter(layout))
     }
 
     /// A look; `None` where there is nothing to be seen. `cgroups`: those of all processes, too.
     pub(super) fn what_exists(&mut self, cgroups: bool) -> Option<Ls> {
-        let survey = self.take_survey();
+        let task_iter = self.take_task_iterators();
         let cgroups = self.setup.hierarchy.as_ref().filter(|_| cgroups);
-        let ls = host::look(&host::Options { cgroups, ..host::Options::default() }, &survey);
-        self.survey = Some(survey);
+        let ls = host::take_snapshot(
+            &host::SnapshotOptions { cgroups, ..host::SnapshotOptions::default() },
+            &task_iter,
+        );
+        self.task_iter = Some(task_iter);
         let ls = ls
             .inspect_err(|error| log::warn!("objects that were there are not known: {error}"))
             .ok()?;
@@ -167,7 +170,7 @@ fn begin(live: bool, args: &TraceArgs, setup: &Setup) -> Begin {
         min_confidence: args.findings.min_confidence,
         wanted: args.filters.containers(),
         seed: random(),
-        census: setup.census.clone(),
+        namespace_list: setup.namespace_list.clone(),
     }
 }
 

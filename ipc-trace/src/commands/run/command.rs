@@ -7,7 +7,7 @@ use tokio::process;
 
 use crate::{
     commands::error::RunError,
-    event::{self, value::Text},
+    event::{self, value::OsBytes},
 };
 
 /// COMMAND can't be started.
@@ -35,18 +35,18 @@ impl From<StartError> for RunError {
 
 /// A word, with bytes that are no text as `\xNN`.
 fn shown(word: &OsString) -> String {
-    Text(word.as_bytes().into()).to_str().into_owned()
+    OsBytes(word.as_bytes().into()).to_str().into_owned()
 }
 
 /// COMMAND.
 #[derive(Debug)]
-pub(crate) struct Child {
+pub(crate) struct TracedCommand {
     argv: Vec<OsString>,
     process: process::Child,
     status: Option<std::process::ExitStatus>,
 }
 
-impl Child {
+impl TracedCommand {
     /// Starts it. With `output_to_stderr` its standard output is our standard error.
     ///
     /// # Errors
@@ -97,11 +97,11 @@ impl Child {
 
     /// Its words and its end.
     #[must_use]
-    pub(crate) fn report(&mut self) -> event::Command {
+    pub(crate) fn report(&mut self) -> event::CommandOutcome {
         use std::os::unix::process::ExitStatusExt as _;
         self.has_ended();
         let signal = self.status.and_then(|s| s.signal());
-        event::Command {
+        event::CommandOutcome {
             argv: self.argv.iter().map(shown).collect(),
             exit_code: self.status.and_then(|s| s.code()),
             signal: signal.map(|number| match Signal::try_from(number) {

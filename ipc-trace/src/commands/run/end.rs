@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Run, RunError, command::Child};
+use super::{Run, RunError, command::TracedCommand};
 use crate::{
-    input::{Input, census::Census, counters::AllCounts},
+    input::{Input, counters::AllCounts, namespace_list::NamespaceList},
     sources::clock,
 };
 
@@ -12,40 +12,40 @@ use crate::{
 const LAST_RECORDS: Duration = Duration::from_millis(250);
 
 impl Run {
-    pub(super) async fn end(&mut self, child: Option<&mut Child>) -> Result<(), RunError> {
+    pub(super) async fn end(&mut self, child: Option<&mut TracedCommand>) -> Result<(), RunError> {
         self.setup.session.close();
         self.setup.session.wait_for_programs();
         let ended = clock::boot_ns();
         let mut counts = self.settle().await;
         if let Some(looker) = self.looker.take() {
-            self.survey = looker.stop();
+            self.task_iter = looker.stop();
         }
         // Twice: a namespace is dead when it is missing from two lists.
-        let census = self.census();
-        self.fed.tell(&Input::Listed(&census));
-        let census = self.census();
+        let namespace_list = self.namespace_list();
+        self.fed.emit(&Input::Listed(&namespace_list));
+        let namespace_list = self.namespace_list();
         let left = self.setup.session.left();
         self.take_records(&left);
         counts.ops = self.setup.session.counts_of_ops();
         self.take_folded()?;
         self.tell_folded();
-        self.fed.tell(&Input::Ending(ended));
+        self.fed.emit(&Input::Ending(ended));
         self.take_last_answers().await;
         let ls = self.what_exists(!self.fed.tells_lines());
-        self.fed.tell(&Input::Settled(ls.as_ref(), &census));
+        self.fed.emit(&Input::Settled(ls.as_ref(), &namespace_list));
         self.take_last_names().await;
         counts.missed = counts.missed.max(self.setup.session.counts().missed);
         let drops = self.setup.session.drops()?;
         self.tell_counted(counts, Some(drops));
         let command = child.map(|child| child.report());
-        self.fed.tell(&Input::Finish(command.as_ref()));
+        self.fed.emit(&Input::Finish(command.as_ref()));
         Ok(self.fed.finish()?)
     }
 
-    fn census(&self) -> Census {
-        self.setup.session.census().unwrap_or_else(|error| {
+    fn namespace_list(&self) -> NamespaceList {
+        self.setup.session.namespace_list().unwrap_or_else(|error| {
             log::warn!("{error}");
-            Census::default()
+            NamespaceList::default()
         })
     }
 

@@ -1,6 +1,6 @@
 //! The engine and its sink, as the reader feeds them.
 
-use ipc_trace_common::record::{ANCESTORS, MoveRecord, UID_EXTENTS, Way, flag};
+use ipc_trace_common::record::{ANCESTORS, MoveRecord, NsSwitchKind, UID_EXTENTS, flag};
 
 use crate::{
     engine::Engine,
@@ -9,22 +9,22 @@ use crate::{
     sinks::{Sink, output::OutputError},
     sources::{
         host::inspector::{AboutContext, AboutMove},
-        reader::{Feed, Mover, Read},
+        reader::{Feed, Mover, ThreadRecord},
     },
 };
 
 /// The engine and its sink.
 #[derive(Debug)]
-pub(super) struct Fed {
+pub(super) struct EngineFeed {
     pub engine: Engine,
     pub sink: Sink,
     pub recorder: Option<Recorder>,
 }
 
-impl Fed {
+impl EngineFeed {
     /// Tells the engine something.
     #[inline]
-    pub(super) fn tell(&mut self, input: &Input<'_>) {
+    pub(super) fn emit(&mut self, input: &Input<'_>) {
         if let Some(recorder) = &mut self.recorder {
             recorder.keep(input);
         }
@@ -63,10 +63,10 @@ impl Fed {
     }
 }
 
-impl Feed for Fed {
+impl Feed for EngineFeed {
     #[inline]
     fn feed(&mut self, input: &Input<'_>) {
-        self.tell(input);
+        self.emit(input);
     }
 
     #[inline]
@@ -80,7 +80,7 @@ impl Feed for Fed {
         Some(Mover { process, ppid: facts.ppid, mnt: facts.ns.mnt.unwrap_or(0) })
     }
 
-    fn about_context(&self, read: &Read) -> AboutContext {
+    fn about_context(&self, read: &ThreadRecord) -> AboutContext {
         let record = &read.record;
         let tracker = self.engine.tracker();
         let count = (record.ancestor_count as usize).min(ANCESTORS);
@@ -100,8 +100,8 @@ impl Feed for Fed {
     }
 
     fn about_move(&self, record: &MoveRecord, mover: Option<Mover>) -> AboutMove {
-        const CLONE: u32 = Way::Clone as u32;
-        const SETNS: u32 = Way::Setns as u32;
+        const CLONE: u32 = NsSwitchKind::Clone as u32;
+        const SETNS: u32 = NsSwitchKind::Setns as u32;
         if record.way == CLONE {
             return AboutMove::default();
         }

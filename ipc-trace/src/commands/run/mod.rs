@@ -42,20 +42,20 @@ use crate::{
     event::finding::Severity,
     input::Input,
     signals::Signals,
-    sinks::{Kind, output::OutputError, text::style::Palette},
+    sinks::{SinkKind, output::OutputError, text::style::Palette},
     sources::{
         clock,
         host::{
             inspector::Inspector,
-            looker::{Looker, Seen, Surveyor},
+            looker::{Looker, LookerResult, TaskIterReader},
         },
-        kernel::preemption::Change,
-        reader::{Drained, Reader, With},
-        runtimes::Names,
+        kernel::preemption::PreemptionChange,
+        reader::{Drained, RingReader, With},
+        runtimes::RuntimeClients,
     },
 };
-use command::Child;
-use fed::Fed;
+use command::TracedCommand;
+use fed::EngineFeed;
 use setup::Setup;
 
 /// How often namespaces, losses and pending calls are looked at.
@@ -90,7 +90,7 @@ enum EndedBy {
 /// The exit status that says that `--fail-on` matched.
 const FOUND: u8 = 3;
 
-/// The exit status of a run that was not in vain. `commands_end`: that of COMMAND, if it ended first.
+/// The exit status of a run that did not fail. `commands_end`: that of COMMAND, if it ended first.
 const fn exit_status(fails: bool, commands_end: Option<u8>) -> u8 {
     match (fails, commands_end) {
         (true, _) => FOUND,
@@ -103,8 +103,8 @@ const fn exit_status(fails: bool, commands_end: Option<u8>) -> u8 {
 #[derive(Debug)]
 enum Due {
     /// What a look found
-    Seen(Seen),
-    /// Accesses that the kernel side counted
+    Seen(LookerResult),
+    /// Accesses that the eBPF programs counted
     Folded(Vec<(FoldKey, Fold)>),
 }
 
@@ -112,16 +112,16 @@ enum Due {
 #[derive(Debug)]
 struct Run {
     setup: Setup,
-    reader: Reader,
-    fed: Fed,
+    reader: RingReader,
+    fed: EngineFeed,
     inspector: Inspector,
     /// Looks at what exists; it has what lists that, which is here at the start and at the end
     looker: Option<Looker>,
-    survey: Option<Surveyor>,
+    task_iter: Option<TaskIterReader>,
     /// What was seen, and is told once what happened before has been told
     seen: VecDeque<(u64, Due)>,
     /// What runtimes call their containers
-    names: Names,
+    names: RuntimeClients,
     signals: Signals,
     /// Whether it was said that the kernel's container filter lacks some
     filter_incomplete: bool,
@@ -134,14 +134,14 @@ struct Run {
 
 impl Run {
     async fn whole(mut self, args: &TraceArgs) -> Result<ExitCode, RunError> {
-        self.look();
+        self.take_initial_snapshot();
         let mut child = match args.command.as_slice() {
             words @ [_, ..] if !self.signals.end() => {
-                match Child::start(words, args.output == Kind::Json) {
+                match TracedCommand::start(words, args.output == SinkKind::Json) {
                     Ok(child) => Some(child),
                     Err(error) => {
                         // Who reads lines has had the first one by now, and waits for the last.
-                        if self.fed.tells_lines() && args.output == Kind::Json {
+                        if self.fed.tells_lines() && args.output == SinkKind::Json {
                             self.end(None).await?;
                         }
                         return Err(error.into());
@@ -187,7 +187,7 @@ impl Run {
         &mut self,
         duration: Option<Duration>,
         events: &AsyncFd<std::os::fd::OwnedFd>,
-        mut child: Option<&mut Child>,
+        mut child: Option<&mut TracedCommand>,
     ) -> Result<EndedBy, RunError> {
         let begin = Instant::now();
         let mut next_tick = begin + TICK;
@@ -258,7 +258,7 @@ impl Run {
         let idle = self.setup.session.take_idle();
         self.take_records(&idle);
         self.count()?;
-        self.fed.tell(&Input::Tick(clock::moment()));
+        self.fed.emit(&Input::Tick(clock::moment()));
         self.list();
         self.fed.flush();
         Ok(())
@@ -267,7 +267,7 @@ impl Run {
     /// Says so when threads begin to be preempted, or are no longer.
     fn watch_preemption(&mut self) {
         let Setup { preemption, plan, .. } = &mut self.setup;
-        let Some(Change { from, to }) = preemption.update(Instant::now()) else { return };
+        let Some(PreemptionChange { from, to }) = preemption.update(Instant::now()) else { return };
         plan.exactness.model = to;
         let mut inexact = plan.inexact().peekable();
         let is_exact = inexact.peek().is_none();
@@ -305,13 +305,13 @@ pub(crate) fn terminal() -> (Palette, usize) {
 /// Whether there is a line to keep below the others: on a terminal that can erase one, and that no
 /// COMMAND writes to.
 fn wants_bar(args: &TraceArgs) -> bool {
-    args.output == Kind::Text
+    args.output == SinkKind::Text
         && args.command.is_empty()
         && io::stdout().is_terminal()
         && std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
-async fn child_ends(child: &mut Option<&mut Child>) {
+async fn child_ends(child: &mut Option<&mut TracedCommand>) {
     match child {
         Some(child) => child.wait().await,
         None => std::future::pending().await,

@@ -16,15 +16,15 @@ use crate::{
     cli::{Filters, HowArgs, NamespaceName},
     commands::error::RunError,
     event::{Backends, value::OpName},
-    input::census::Census,
+    input::namespace_list::NamespaceList,
     sources::host::cgroups::Hierarchy,
     sources::kernel::{
         attach,
         error::SessionError,
         features::{self, MissingCapabilities, System},
         layout::{Fprobe, KERNEL_BTF, Layout, LayoutError},
-        options::{KernelFilters, Options},
-        plan::{self, Choice, Features, NotPossible, Plan},
+        options::{KernelFilters, SessionOptions},
+        plan::{self, BackendChoice, BackendUnavailable, Features, Plan},
         preemption::{self, Watch},
         session::Session,
     },
@@ -47,7 +47,7 @@ pub(crate) enum SetupError {
     Layout(#[from] LayoutError),
     /// The backend can't be had.
     #[error(transparent)]
-    Backend(#[from] NotPossible),
+    Backend(#[from] BackendUnavailable),
     /// Programs can't be loaded.
     #[error(transparent)]
     Session(#[from] SessionError),
@@ -74,7 +74,7 @@ pub(crate) enum SetupError {
          ipc-trace doctor"
     )]
     NoCgroups,
-    /// A filter has more values than the kernel side has room for.
+    /// A filter has more values than the eBPF programs have room for.
     #[error("{option}: {given} values are more than the {FILTER_VALUES} that are possible")]
     Values {
         /// The option
@@ -119,7 +119,7 @@ pub(crate) struct Setup {
     /// The programs
     pub session: Session,
     /// What existed when they had been attached
-    pub census: Census,
+    pub namespace_list: NamespaceList,
     /// The kernel's fields
     pub layout: Layout,
     /// The cgroups that containers are told by
@@ -154,11 +154,11 @@ pub(crate) fn setup(
     let layout = Layout::from_file(&btf_path(how))?;
     log::debug!("the kernel's fields were found after {:?}", begin.elapsed());
     let hierarchy = Hierarchy::find(Path::new("/proc"));
-    let cgroups = hierarchy.as_ref().and_then(|hierarchy| hierarchy.known(&layout));
+    let cgroups = hierarchy.as_ref().and_then(|hierarchy| hierarchy.kernel_ids(&layout));
     if cgroups.is_none() && !filters.containers().is_empty() {
         return Err(SetupError::NoCgroups);
     }
-    let options = Options {
+    let options = SessionOptions {
         ring_bytes: ring_bytes(how.ring_bytes),
         filters: kernel_filters(filters),
         arguments,
@@ -171,11 +171,11 @@ pub(crate) fn setup(
         .iter()
         .map(|name| Ok((describe(*name), inum(*name)?)))
         .collect::<Result<Vec<_>, SetupError>>()?;
-    let (plan, mut session, census) = start(how.backend, &layout, &options)?;
+    let (plan, mut session, namespace_list) = start(how.backend, &layout, &options)?;
     log::debug!("the session was ready after {:?}", begin.elapsed());
     let wanted = namespaces
         .iter()
-        .map(|(name, inum)| existing(name, *inum, &census))
+        .map(|(name, inum)| existing(name, *inum, &namespace_list))
         .collect::<Result<Vec<_>, SetupError>>()?;
     session.filter_namespaces(&wanted)?;
     for reason in &session.fallbacks {
@@ -196,16 +196,26 @@ pub(crate) fn setup(
     let backends = plan.ops.iter().map(|op| (OpName(op.op), op.backend.name().into())).collect();
     let hierarchy = hierarchy.filter(|_| cgroups.is_some());
     let preemption = Watch::new(&system.build);
-    Ok(Setup { system, native, backends, session, census, layout, hierarchy, preemption, plan })
+    Ok(Setup {
+        system,
+        native,
+        backends,
+        session,
+        namespace_list,
+        layout,
+        hierarchy,
+        preemption,
+        plan,
+    })
 }
 
 /// Starts a session by the best plan. What a kernel takes is found out by trying: after a refusal
 /// comes another plan, without what was refused.
 pub(crate) fn start(
-    choice: Choice,
+    choice: BackendChoice,
     layout: &Layout,
-    options: &Options,
-) -> Result<(Plan, Session, Census), SetupError> {
+    options: &SessionOptions,
+) -> Result<(Plan, Session, NamespaceList), SetupError> {
     let system = System::read().map_err(|source| SetupError::System { what: "uname", source })?;
     let version = features::version(&system.kernel);
     let mut known = Features {
@@ -220,13 +230,13 @@ pub(crate) fn start(
         ..Features::default()
     };
     // A quarter of a million lines, which matter only where BTF leaves something open.
-    if choice != Choice::Syscall && !plan::describes_all(options.native, &known) {
+    if choice != BackendChoice::Syscall && !plan::describes_all(options.native, &known) {
         known.present = attach::present_functions(Path::new(KALLSYMS));
     }
     loop {
         let plan = plan::plan(choice, options.native, &known)?;
         match Session::start(&plan, layout, options) {
-            Ok((session, census)) => return Ok((plan, session, census)),
+            Ok((session, namespace_list)) => return Ok((plan, session, namespace_list)),
             // Each time there are fewer functions left to try.
             Err(SessionError::Functions(reasons)) => known.unusable.extend(reasons),
             Err(SessionError::Copies(reason)) => {
@@ -283,7 +293,7 @@ fn kernel_filters(filters: &Filters) -> KernelFilters {
     }
 }
 
-/// Whether the kernel side has room for all values.
+/// Whether the eBPF programs have room for all values.
 fn check_numbers(filters: &Filters) -> Result<(), SetupError> {
     let numbers = [
         ("--ipc-ns", filters.ipc_ns.len()),
@@ -341,10 +351,10 @@ pub(in crate::commands) fn inum(name: NamespaceName) -> Result<u32, SetupError> 
 }
 
 /// The namespace of that number, which must exist where that can be known.
-fn existing(name: &str, inum: u32, census: &Census) -> Result<NsRef, SetupError> {
-    match census.alive.iter().find(|alive| alive.ns.inum == inum) {
+fn existing(name: &str, inum: u32, namespace_list: &NamespaceList) -> Result<NsRef, SetupError> {
+    match namespace_list.alive.iter().find(|alive| alive.ns.inum == inum) {
         Some(alive) => Ok(alive.ns),
-        None if !census.complete => Ok(NsRef { inum, generation: 1 }),
+        None if !namespace_list.complete => Ok(NsRef { inum, generation: 1 }),
         None => Err(SetupError::Namespace {
             name: name.to_owned(),
             reason: "no IPC namespace has that number (any more); lsns -t ipc lists those that processes are in".to_owned(),

@@ -8,14 +8,14 @@ use super::{Due, NAP, Run, RunError, system};
 use crate::{
     event::PROCESSES_NOT_LOOKED_AT,
     input::{
-        Input, Want,
+        EngineRequest, Input,
         counters::{AllCounts, Counted, Drops},
     },
     sources::{
         clock::{self, boot_ns},
         host::{
-            inside::{Target, Way},
-            looker::{Looker, Seen, Task},
+            inside::{NamespaceTarget, NsHandle},
+            looker::{Looker, LookerResult, SnapshotTask},
         },
         kernel::ring::Nothing,
         reader::With,
@@ -30,8 +30,8 @@ const TOLD: usize = 64;
 impl Run {
     /// Starts to look at what exists now and then.
     pub(super) fn start_looker(&mut self) -> Result<(), RunError> {
-        let survey = self.take_survey();
-        let looker = Looker::start(self.setup.session.lister(), survey);
+        let task_iter = self.take_task_iterators();
+        let looker = Looker::start(self.setup.session.lister(), task_iter);
         self.looker = Some(looker.map_err(system("can't start a thread"))?);
         Ok(())
     }
@@ -40,11 +40,11 @@ impl Run {
     pub(super) fn work(&mut self) {
         for _ in 0..TOLD {
             let Some(named) = self.names.heard() else { break };
-            self.fed.tell(&Input::Named(&named));
+            self.fed.emit(&Input::Named(&named));
         }
         for _ in 0..TOLD {
             let Some(answer) = self.inspector.take_answer() else { break };
-            self.fed.tell(&Input::Answer(&answer));
+            self.fed.emit(&Input::Answer(&answer));
         }
         self.take_seen();
         self.do_wanted();
@@ -60,19 +60,21 @@ impl Run {
         }
         while self.seen.front().is_some_and(|(at, _)| self.reader.reached() > *at) {
             match self.seen.pop_front() {
-                Some((_, Due::Folded(folded))) => self.fed.tell(&Input::Folded(&folded)),
-                Some((_, Due::Seen(Seen::List(census)))) => self.fed.tell(&Input::Listed(&census)),
-                Some((_, Due::Seen(Seen::Snapshot(ls, before, after)))) => {
+                Some((_, Due::Folded(folded))) => self.fed.emit(&Input::Folded(&folded)),
+                Some((_, Due::Seen(LookerResult::List(namespace_list)))) => {
+                    self.fed.emit(&Input::Listed(&namespace_list))
+                }
+                Some((_, Due::Seen(LookerResult::Snapshot(ls, before, after)))) => {
                     if let Err(error) = self.count() {
                         log::warn!("{error}");
                     }
-                    self.fed.tell(&Input::Snapshot(ls.as_deref(), &before, &after));
+                    self.fed.emit(&Input::Snapshot(ls.as_deref(), &before, &after));
                     drop(ls);
                     super::begin::give_back();
                 }
-                Some((_, Due::Seen(Seen::Lingered(all)))) => {
+                Some((_, Due::Seen(LookerResult::Lingered(all)))) => {
                     for (ns, at, found) in &all {
-                        self.fed.tell(&Input::Lingered(*ns, *at, found));
+                        self.fed.emit(&Input::Lingered(*ns, *at, found));
                     }
                 }
                 None => return,
@@ -85,36 +87,36 @@ impl Run {
         let mut linger = Vec::new();
         while let Some(want) = self.fed.engine.take_want() {
             match want {
-                Want::Ask(request) => {
+                EngineRequest::Ask(request) => {
                     if let Err(request) = self.inspector.request(request) {
-                        self.fed.tell(&Input::Answer(&request.unanswered()));
+                        self.fed.emit(&Input::Answer(&request.unanswered()));
                     }
                 }
-                Want::Snapshot => self.have_looked(Task::Snapshot),
-                Want::Linger { ns, ns_id, pids } => {
-                    let id = ns_id.map(Way::Id);
-                    let threads = pids.iter().map(|pid| Way::Thread(*pid, *pid));
-                    let ways = match ns.inum == self.setup.census.self_ns_inum {
-                        true => vec![Way::Own],
+                EngineRequest::Snapshot => self.have_looked(SnapshotTask::Snapshot),
+                EngineRequest::Linger { ns, ns_id, pids } => {
+                    let id = ns_id.map(NsHandle::Id);
+                    let threads = pids.iter().map(|pid| NsHandle::Thread(*pid, *pid));
+                    let ways = match ns.inum == self.setup.namespace_list.self_ns_inum {
+                        true => vec![NsHandle::Own],
                         false => id.into_iter().chain(threads).collect(),
                     };
-                    linger.push((ns, Target { inum: ns.inum, ways }));
+                    linger.push((ns, NamespaceTarget { inum: ns.inum, ways }));
                 }
             }
         }
         if !linger.is_empty() {
-            self.have_looked(Task::Linger(linger));
+            self.have_looked(SnapshotTask::Linger(linger));
         }
     }
 
     /// Has the namespaces listed that exist.
     pub(super) fn list(&mut self) {
-        self.have_looked(Task::List);
+        self.have_looked(SnapshotTask::List);
     }
 
-    fn have_looked(&mut self, task: Task) {
+    fn have_looked(&mut self, task: SnapshotTask) {
         if let Some(looker) = &mut self.looker {
-            looker.look(task);
+            looker.request(task);
         }
     }
 
@@ -133,7 +135,7 @@ impl Run {
         if let given_up @ 1.. = self.inspector.given_up() {
             diagnostics.insert(PROCESSES_NOT_LOOKED_AT.to_owned(), given_up);
         }
-        self.fed.tell(&Input::Counted(&Counted {
+        self.fed.emit(&Input::Counted(&Counted {
             counts,
             drops,
             delivered: self.reader.delivered.clone(),
@@ -142,7 +144,7 @@ impl Run {
         }));
     }
 
-    /// Accesses that the kernel side counted, and did not tell of each. Those that they are like may be in the ring
+    /// Accesses that the eBPF programs counted, and did not tell of each. Those that they are like may be in the ring
     /// still.
     pub(super) fn take_folded(&mut self) -> Result<(), RunError> {
         let folded = self.setup.session.folded(boot_ns())?;
@@ -156,7 +158,7 @@ impl Run {
     pub(super) fn tell_folded(&mut self) {
         for (_, due) in std::mem::take(&mut self.seen) {
             if let Due::Folded(folded) = due {
-                self.fed.tell(&Input::Folded(&folded));
+                self.fed.emit(&Input::Folded(&folded));
             }
         }
     }
@@ -185,7 +187,7 @@ impl Run {
         }
     }
 
-    /// Has the kernel side know which cgroups' calls are wanted.
+    /// Has the eBPF programs know which cgroups' calls are wanted.
     fn filter_containers(&mut self) {
         let verdicts = self.fed.engine.take_verdicts();
         if verdicts.is_empty() {
@@ -207,7 +209,7 @@ impl Run {
         let deadline = Instant::now() + LAST_NAMES;
         loop {
             while let Some(named) = self.names.heard() {
-                self.fed.tell(&Input::Named(&named));
+                self.fed.emit(&Input::Named(&named));
             }
             let waits = self.names.any_answers() && self.fed.engine.waits_for_names();
             if !waits || Instant::now() >= deadline {
@@ -223,7 +225,7 @@ impl Run {
         loop {
             self.do_wanted();
             while let Some(answer) = self.inspector.take_answer() {
-                self.fed.tell(&Input::Answer(&answer));
+                self.fed.emit(&Input::Answer(&answer));
             }
             if !self.inspector.is_busy() || Instant::now() >= deadline {
                 return;

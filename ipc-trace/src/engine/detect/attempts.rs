@@ -1,7 +1,7 @@
 //! Attempts: lookups that failed though what they looked for lives in another namespace.
 //!
 //! A lookup by key, id or name never leaves the caller's namespace, so an attempt reaches nothing. What it
-//! says depends on how likely the same key, id or name is by chance: [`argue`] weighs that.
+//! says depends on how likely the same key, id or name is by chance: [`scoring`] weighs that.
 //! Attempts of one process against one namespace are one finding, which says what its surest one does; what
 //! several namespaces have is another.
 //!
@@ -14,18 +14,18 @@
 use ipc_trace_common::record::NsRef;
 
 use super::{
-    argue::{self, Argued, Attempt},
-    past::{Handle, Past},
-    sighting::{Key, More, Moved, Seen, Target},
-    store::Findings,
+    history::{LookupHandle, Past},
+    observation::{CallObservation, FindingKey, FindingTarget, MoreLookups, NamespaceMove},
+    scoring::{self, Argued, Attempt},
+    store::FindingStore,
 };
 use crate::{
     engine::track::{
         HashMap,
-        objects::{Change, one::Local},
+        objects::{ObjectChange, tracked::ObjectId},
     },
-    event::{objects::ObjectLife, value::Text},
-    input::process::ProcessKey,
+    event::{objects::ObjectLife, value::OsBytes},
+    input::process::ProcessId,
 };
 
 /// Findings whose attempts are told apart.
@@ -45,9 +45,9 @@ const AGAIN_NS: u64 = 500_000_000;
 #[derive(Debug)]
 struct Burst {
     /// What was looked for
-    values: Vec<Handle>,
+    values: Vec<LookupHandle>,
     /// The one that the finding is about
-    best: Handle,
+    best: LookupHandle,
     confidence: u8,
     /// The caller was there before
     prior: bool,
@@ -58,50 +58,55 @@ struct Burst {
 struct Awaited {
     /// When it was looked for last
     last_ns: u64,
-    by: Vec<Caller>,
+    by: Vec<ProbeCaller>,
 }
 
 /// Who looked for it.
 #[derive(Debug)]
-struct Caller {
-    key: Key,
-    process: ProcessKey,
-    exe: Option<Text<'static>>,
+struct ProbeCaller {
+    key: FindingKey,
+    process: ProcessId,
+    exe: Option<OsBytes<'static>>,
 }
 
 /// What is remembered.
 #[derive(Debug, Default)]
-pub(super) struct Attempts {
+pub(super) struct ProbeTracker {
     past: Past,
-    bursts: HashMap<Key, Burst>,
-    awaited: HashMap<(NsRef, Handle), Awaited>,
+    bursts: HashMap<FindingKey, Burst>,
+    awaited: HashMap<(NsRef, LookupHandle), Awaited>,
     /// When there was no room among them last
     awaited_full: u64,
 }
 
-impl Attempts {
+impl ProbeTracker {
     /// A thread moved.
-    pub(super) fn moved(&mut self, moved: &Moved<'_>) {
+    pub(super) fn moved(&mut self, moved: &NamespaceMove<'_>) {
         self.past.moved(moved);
     }
 
     /// A lookup failed.
-    pub(super) fn failed(&mut self, seen: &Seen<'_>, attempt: &Attempt<'_>, to: &mut Findings) {
+    pub(super) fn failed(
+        &mut self,
+        seen: &CallObservation<'_>,
+        attempt: &Attempt<'_>,
+        to: &mut FindingStore,
+    ) {
         let ns = seen.who.ns;
         let found = seen.tracker.objects.elsewhere(ns, attempt.sought);
         if found.is_empty() {
             return;
         }
-        let handle = Handle::of(attempt.sought);
+        let handle = LookupHandle::from_lookup(attempt.sought);
         // As with EIDRM: it was there.
         if self.past.had(ns, &handle) {
             return;
         }
         let target = self.target(seen, &found);
         let whose = target.map(|(ns, ..)| ns);
-        let target_of_key = Target::Sought(attempt.kind(), whose);
-        let key = Key::of(attempt.class, seen.who.key(), target_of_key);
-        let argue = || argue::argue(seen, attempt, &found, target);
+        let target_of_key = FindingTarget::Sought(attempt.kind(), whose);
+        let key = FindingKey::for_process(attempt.class, seen.who.key(), target_of_key);
+        let argue = || scoring::argue(seen, attempt, &found, target);
         let trace = attempt.failed.trace(seen);
         match self.bursts.get_mut(&key).filter(|_| to.draft(&key).is_some()) {
             Some(burst) => {
@@ -131,12 +136,12 @@ impl Attempts {
     /// only one that has it. Why it is known to have to do with the caller, if it is.
     fn target(
         &self,
-        seen: &Seen<'_>,
-        found: &[(NsRef, Local)],
-    ) -> Option<(NsRef, Local, Option<&'static str>)> {
+        seen: &CallObservation<'_>,
+        found: &[(NsRef, ObjectId)],
+    ) -> Option<(NsRef, ObjectId, Option<&'static str>)> {
         let who = &seen.who;
         let start = who.facts.map_or(0, |facts| facts.start_boot_ns);
-        let prior = |(ns, local): &(NsRef, Local)| {
+        let prior = |(ns, local): &(NsRef, ObjectId)| {
             let used = || {
                 let one = seen.tracker.objects.get(*ns, *local)?;
                 let made = one.creator.as_ref().and_then(|creator| creator.facts.as_ref());
@@ -160,7 +165,7 @@ impl Attempts {
         }
     }
 
-    fn make_room(&mut self, to: &Findings) {
+    fn make_room(&mut self, to: &FindingStore) {
         if self.bursts.len() >= BURSTS {
             self.bursts.retain(|key, _| to.draft(key).is_some());
         }
@@ -170,8 +175,14 @@ impl Attempts {
         }
     }
 
-    fn await_it(&mut self, seen: &Seen<'_>, now: u64, handle: Handle, key: Key) {
-        if matches!(handle, Handle::Id(..)) {
+    fn await_it(
+        &mut self,
+        seen: &CallObservation<'_>,
+        now: u64,
+        handle: LookupHandle,
+        key: FindingKey,
+    ) {
+        if matches!(handle, LookupHandle::Id(..)) {
             return;
         }
         if self.awaited.len() >= AWAITED && now >= self.awaited_full.saturating_add(AGAIN_NS) {
@@ -187,17 +198,17 @@ impl Attempts {
         awaited.last_ns = awaited.last_ns.max(now);
         if awaited.by.len() < CALLERS && !awaited.by.iter().any(|one| one.key == key) {
             let exe = seen.who.facts.and_then(|facts| facts.exe.clone());
-            awaited.by.push(Caller { key, process: seen.who.key(), exe });
+            awaited.by.push(ProbeCaller { key, process: seen.who.key(), exe });
         }
     }
 
     /// Something happened to an object.
-    pub(super) fn object(&mut self, change: &Change, to: &mut Findings) {
+    pub(super) fn object(&mut self, change: &ObjectChange, to: &mut FindingStore) {
         self.past.object(change);
         if change.life != ObjectLife::Created || self.awaited.is_empty() {
             return;
         }
-        let Some(handle) = Handle::of_change(change) else { return };
+        let Some(handle) = LookupHandle::of_change(change) else { return };
         let Some(awaited) = self.awaited.remove(&(change.ns, handle.clone())) else { return };
         if change.boot_ns > awaited.last_ns.saturating_add(SOON_NS) {
             return;
@@ -220,7 +231,7 @@ impl Attempts {
                     draft.add(-30, text);
                 }
                 burst.confidence = draft.confidence();
-                draft.severity = argue::severity(burst.confidence, burst.prior);
+                draft.severity = scoring::severity(burst.confidence, burst.prior);
             });
         }
     }
@@ -228,7 +239,13 @@ impl Attempts {
 
 impl Burst {
     /// Something else was looked for that the same namespaces have.
-    fn another(&mut self, key: &Key, argued: Argued, handle: &Handle, to: &mut Findings) {
+    fn another(
+        &mut self,
+        key: &FindingKey,
+        argued: Argued,
+        handle: &LookupHandle,
+        to: &mut FindingStore,
+    ) {
         let Argued { draft, prior } = argued;
         let others = self.values.len() - 1;
         let surer = draft.confidence() > self.confidence;
@@ -241,7 +258,7 @@ impl Burst {
             if surer {
                 *known = draft;
             }
-            known.more = More { count: others, or_more };
+            known.more = MoreLookups { count: others, or_more };
         });
     }
 }

@@ -2,7 +2,7 @@
 //! now lives in another; a segment opened through `/proc/PID/map_files`.
 //!
 //! A mapping is the process's, a namespace the thread's: neither setns nor unshare nor clone takes a
-//! mapping away. That one is *touched* the kernel side sees where it can hook page faults; that one is
+//! mapping away. That one is *touched* the eBPF programs see where it can hook page faults; that one is
 //! *held* is known from shmat and shmdt, and from what is mapped when a thread moves.
 //!
 //! What a process attached itself and takes along is told at once. What it inherited, or had before
@@ -19,21 +19,24 @@ use std::{collections::VecDeque, rc::Rc};
 
 use ipc_trace_common::{
     op::{Family, Op},
-    record::{Channel, ExitRecord, NsRef, Way, queue_flag},
+    record::{Channel, ExitRecord, NsRef, NsSwitchKind, queue_flag},
 };
 
 use super::{
-    channels::{self, Row},
-    detector::{Detector, Judging},
-    say::{of, thread},
-    sighting::{Access, Calls, Draft, Extent, Key, Moved, Seen, Target, Trace, Who, comm_of},
+    channels::{self, AccessPathRow},
+    detector::{DetectCx, Detector},
+    observation::{
+        AccessObservation, CallObservation, EvidenceEvent, Extent, FindingActor, FindingDraft,
+        FindingKey, FindingTarget, NamespaceMove, ObservedCalls, comm_of,
+    },
+    say::{namespace_phrase, thread},
 };
 use crate::{
-    engine::track::{HashMap, Tracker, contexts::Facts},
+    engine::track::{HashMap, Tracker, contexts::TaskInfo},
     event::finding::{Class, Severity},
-    event::tag::{Key as KeyTag, NsTag},
-    input::deeds::Deed,
-    input::process::{Mapped, ProcessKey, Request},
+    event::tag::{NsTag, SysvKey as KeyTag},
+    input::effect::CallEffect,
+    input::process::{InspectorRequest, Mapped, ProcessId},
 };
 
 /// Processes whose attachments are remembered.
@@ -54,61 +57,61 @@ const EXPLAINS: &str = "a service that sandboxes itself, or a helper of it, and 
 
 /// An attached segment.
 #[derive(Clone, Debug)]
-struct Held {
+struct HeldSegment {
     at: u64,
     ns: NsRef,
     id: i32,
     /// Who the process was then
-    facts: Option<Rc<Facts>>,
+    facts: Option<Rc<TaskInfo>>,
 }
 
-impl Held {
+impl HeldSegment {
     /// Whether the process is seen to run another program since, which has none of its mappings.
-    fn is_lost(&self, now: Option<&Rc<Facts>>) -> bool {
-        let exe = |facts: &Rc<Facts>| facts.exe.clone();
+    fn is_lost(&self, now: Option<&Rc<TaskInfo>>) -> bool {
+        let exe = |facts: &Rc<TaskInfo>| facts.exe.clone();
         self.facts.as_ref().zip(now).is_some_and(|(then, now)| exe(then) != exe(now))
     }
 }
 
 /// A process that moved, or was made in a new namespace, with mappings that time decides about.
 #[derive(Debug)]
-struct Pending {
-    process: ProcessKey,
+struct PendingMove {
+    process: ProcessId,
     due: u64,
     from: NsRef,
     to: NsRef,
     /// What was mapped when it moved; `None`: all that is mapped when it is looked at
     mapped: Option<Vec<Mapped>>,
-    facts: Option<Rc<Facts>>,
+    facts: Option<Rc<TaskInfo>>,
     tid: u32,
-    trace: Trace,
+    trace: EvidenceEvent,
 }
 
 /// The class, with what is remembered.
 #[derive(Debug, Default)]
 pub(super) struct CarriedMapping {
-    attached: HashMap<ProcessKey, Vec<Held>>,
-    order: VecDeque<ProcessKey>,
-    pending: VecDeque<Pending>,
+    attached: HashMap<ProcessId, Vec<HeldSegment>>,
+    order: VecDeque<ProcessId>,
+    pending: VecDeque<PendingMove>,
     /// Those of which it was asked what they have mapped now
-    asked: VecDeque<Pending>,
+    asked: VecDeque<PendingMove>,
     files: HashMap<u64, NsRef>,
     /// Processes that had nothing mapped, and when that was seen
-    bare: HashMap<ProcessKey, u64>,
+    bare: HashMap<ProcessId, u64>,
 }
 
 impl Detector for CarriedMapping {
     #[inline]
-    fn calls(&mut self, seen: &Seen<'_>, _: &mut Judging<'_>) {
+    fn calls(&mut self, seen: &CallObservation<'_>, _: &mut DetectCx<'_>) {
         if matches!(seen.op, Op::Shmat | Op::Shmdt)
-            && let Calls::One(call) = seen.calls
+            && let ObservedCalls::One(call) = seen.calls
         {
-            self.attachment(seen, call.deed());
+            self.attachment(seen, call.effect());
         }
     }
 
-    fn moved(&mut self, moved: &Moved<'_>, to: &mut Judging<'_>) {
-        const CLONE: u32 = Way::Clone as u32;
+    fn moved(&mut self, moved: &NamespaceMove<'_>, to: &mut DetectCx<'_>) {
+        const CLONE: u32 = NsSwitchKind::Clone as u32;
         if moved.record.way == CLONE {
             self.cloned(moved);
         } else {
@@ -116,17 +119,17 @@ impl Detector for CarriedMapping {
         }
     }
 
-    fn wants_mapped(&self, process: ProcessKey, now: u64) -> bool {
+    fn wants_mapped(&self, process: ProcessId, now: u64) -> bool {
         // Not of one that had nothing a short time ago, and has not been seen to attach anything.
         let is_bare =
             self.bare.get(&process).is_some_and(|then| now.saturating_sub(*then) < BARE_NS);
         !is_bare || self.attached.get(&process).is_some_and(|held| !held.is_empty())
     }
 
-    fn tick(&mut self, now: u64, to: &mut Judging<'_>) {
+    fn tick(&mut self, now: u64, to: &mut DetectCx<'_>) {
         while self.pending.front().is_some_and(|one| one.due <= now) {
             if let Some(pending) = self.pending.pop_front() {
-                to.requests.push(Request::Mapped(pending.process));
+                to.requests.push(InspectorRequest::Mapped(pending.process));
                 self.asked.push_back(pending);
             }
         }
@@ -134,10 +137,10 @@ impl Detector for CarriedMapping {
 
     fn mapped_seen(
         &mut self,
-        process: ProcessKey,
+        process: ProcessId,
         found: Option<&[Mapped]>,
         tracker: &Tracker,
-        to: &mut Judging<'_>,
+        to: &mut DetectCx<'_>,
     ) {
         let Some(at) = self.asked.iter().position(|one| one.process == process) else { return };
         let Some(pending) = self.asked.remove(at) else { return };
@@ -146,7 +149,7 @@ impl Detector for CarriedMapping {
         }
     }
 
-    fn ended(&mut self, record: &ExitRecord, tracker: &Tracker, _: &mut Judging<'_>) {
+    fn ended(&mut self, record: &ExitRecord, tracker: &Tracker, _: &mut DetectCx<'_>) {
         if record.tid != record.pid {
             return;
         }
@@ -158,8 +161,8 @@ impl Detector for CarriedMapping {
         }
     }
 
-    fn access(&mut self, access: &Access<'_>, to: &mut Judging<'_>) -> bool {
-        let Row { class, reached: _, extent, did, what, weight, reason } =
+    fn access(&mut self, access: &AccessObservation<'_>, to: &mut DetectCx<'_>) -> bool {
+        let AccessPathRow { class, reached: _, extent, did, what, weight, reason } =
             channels::row(access.channel);
         if class != Class::CarriedMapping {
             return true;
@@ -180,17 +183,17 @@ impl Detector for CarriedMapping {
                 "{} in namespace {} {did} of {}: {}",
                 thread(&who),
                 NsTag::new(who.ns.inum, who.ns.generation),
-                of(Some(ns), access.dead),
+                namespace_phrase(Some(ns), access.dead),
                 segment(id, Some(record.key)),
             );
-            let mut draft = Draft::by(&who, Severity::High, title)
-                .of(Some(ns), Some(true), access.dead)
+            let mut draft = FindingDraft::by(&who, Severity::High, title)
+                .about(Some(ns), Some(true), access.dead)
                 .because(weight, reason);
             if let Some((weight, text)) = surely {
                 draft = draft.because(weight, text);
             }
             draft.key = Some(record.key);
-            draft.explains = EXPLAINS;
+            draft.benign_explanation = EXPLAINS;
             draft
         };
         let key = key(who.key(), ns, id);
@@ -201,10 +204,10 @@ impl Detector for CarriedMapping {
 
 impl CarriedMapping {
     #[cold]
-    fn attachment(&mut self, seen: &Seen<'_>, deed: Option<Deed<'_>>) {
+    fn attachment(&mut self, seen: &CallObservation<'_>, effect: Option<CallEffect<'_>>) {
         let process = seen.who.key();
-        match deed {
-            Some(Deed::Attached { id, at: Some(at) }) => {
+        match effect {
+            Some(CallEffect::Attached { id, at: Some(at) }) => {
                 if !self.attached.contains_key(&process) {
                     self.make_room();
                     self.order.push_back(process);
@@ -214,9 +217,9 @@ impl CarriedMapping {
                 if held.len() >= EACH {
                     held.remove(0);
                 }
-                held.push(Held { at, ns: seen.who.ns, id, facts: seen.who.facts.cloned() });
+                held.push(HeldSegment { at, ns: seen.who.ns, id, facts: seen.who.facts.cloned() });
             }
-            Some(Deed::Detached { at }) => {
+            Some(CallEffect::Detached { at }) => {
                 if let Some(held) = self.attached.get_mut(&process) {
                     held.retain(|one| one.at != at);
                 }
@@ -236,10 +239,10 @@ impl CarriedMapping {
         }
     }
 
-    fn cloned(&mut self, moved: &Moved<'_>) {
+    fn cloned(&mut self, moved: &NamespaceMove<'_>) {
         let record = moved.record;
         let start = moved.child.map_or(0, |facts| facts.start_boot_ns);
-        self.wait(Pending {
+        self.wait(PendingMove {
             process: (record.child_pid, start),
             due: record.boot_ns + INHERITED_NS,
             from: record.from,
@@ -251,15 +254,15 @@ impl CarriedMapping {
         });
     }
 
-    fn wait(&mut self, pending: Pending) {
+    fn wait(&mut self, pending: PendingMove) {
         if self.pending.len() >= PENDING {
             self.pending.pop_front();
         }
         self.pending.push_back(pending);
     }
 
-    fn went(&mut self, moved: &Moved<'_>, to: &mut Judging<'_>) {
-        const UNSHARE: u32 = Way::Unshare as u32;
+    fn went(&mut self, moved: &NamespaceMove<'_>, to: &mut DetectCx<'_>) {
+        const UNSHARE: u32 = NsSwitchKind::Unshare as u32;
         let record = moved.record;
         let facts = moved.mover;
         let process = (record.pid, facts.map_or(0, |facts| facts.start_boot_ns));
@@ -270,7 +273,7 @@ impl CarriedMapping {
             self.had_nothing(process, record.boot_ns);
         }
         let comm = comm_of(facts);
-        let who = Who::of_facts((record.pid, record.tid), record.to, &comm, facts);
+        let who = FindingActor::of_facts((record.pid, record.tid), record.to, &comm, facts);
         for one in held.iter().filter(|one| one.ns != record.to && !one.is_lost(facts)) {
             let there = mapped.as_ref().map(|all| all.iter().any(|seen| seen.start == one.at));
             let (weight, reason) = match there {
@@ -291,7 +294,7 @@ impl CarriedMapping {
             all.into_iter().filter(new).collect::<Vec<_>>()
         };
         if let Some(rest) = mapped.map(rest).filter(|rest| !rest.is_empty()) {
-            self.wait(Pending {
+            self.wait(PendingMove {
                 process,
                 due: record.boot_ns + INHERITED_NS,
                 from: record.from,
@@ -304,7 +307,7 @@ impl CarriedMapping {
         }
     }
 
-    fn had_nothing(&mut self, process: ProcessKey, now: u64) {
+    fn had_nothing(&mut self, process: ProcessId, now: u64) {
         // Its number alone may be another process's next time.
         if process.1 != 0 {
             if self.bare.len() >= PROCESSES {
@@ -315,12 +318,19 @@ impl CarriedMapping {
     }
 
     /// Whether what was inherited is there still.
-    fn decide(&self, pending: &Pending, now: &[Mapped], tracker: &Tracker, to: &mut Judging<'_>) {
+    fn decide(
+        &self,
+        pending: &PendingMove,
+        now: &[Mapped],
+        tracker: &Tracker,
+        to: &mut DetectCx<'_>,
+    ) {
         let facts = pending.facts.as_ref();
         // What it attached since is its own.
         let own = self.attached.get(&pending.process).map(Vec::as_slice).unwrap_or_default();
         let comm = comm_of(facts);
-        let who = Who::of_facts((pending.process.0, pending.tid), pending.to, &comm, facts);
+        let who =
+            FindingActor::of_facts((pending.process.0, pending.tid), pending.to, &comm, facts);
         for one in now {
             let before = pending.mapped.as_ref().is_none_or(|all| all.contains(one));
             if !before || own.iter().any(|held| held.at == one.start) {
@@ -348,9 +358,9 @@ impl CarriedMapping {
 
     /// A mapping of another namespace was copied: by a process that lives elsewhere, and may be about
     /// to call exec.
-    fn inherited(&mut self, access: &Access<'_>, ns: NsRef, id: i32) {
+    fn inherited(&mut self, access: &AccessObservation<'_>, ns: NsRef, id: i32) {
         let record = access.record;
-        self.wait(Pending {
+        self.wait(PendingMove {
             process: access.who.key(),
             due: record.boot_ns + INHERITED_NS,
             from: ns,
@@ -365,7 +375,7 @@ impl CarriedMapping {
     /// Whose a segment is, and what that takes from being sure. `None`: it can't be told.
     fn namespace(
         &mut self,
-        access: &Access<'_>,
+        access: &AccessObservation<'_>,
         id: i32,
     ) -> Option<(NsRef, Option<(i32, &'static str)>)> {
         let record = access.record;
@@ -398,18 +408,18 @@ impl CarriedMapping {
     }
 }
 
-fn held_draft(who: &Who<'_>, ns: NsRef, id: i32, tracker: &Tracker) -> Draft {
-    let local = crate::engine::track::objects::one::Local::Sysv(Family::Shm, id);
+fn held_draft(who: &FindingActor<'_>, ns: NsRef, id: i32, tracker: &Tracker) -> FindingDraft {
+    let local = crate::engine::track::objects::tracked::ObjectId::Sysv(Family::Shm, id);
     let known = tracker.objects.get(ns, local).and_then(|one| one.key);
     let title = format!(
         "{} lives in namespace {} and still has mapped shared memory of {}: {}",
         thread(who),
         NsTag::new(who.ns.inum, who.ns.generation),
-        of(Some(ns), false),
+        namespace_phrase(Some(ns), false),
         segment(id, known),
     );
-    let mut draft = Draft::by(who, Severity::High, title).of(Some(ns), Some(true), false);
-    draft.explains = EXPLAINS;
+    let mut draft = FindingDraft::by(who, Severity::High, title).about(Some(ns), Some(true), false);
+    draft.benign_explanation = EXPLAINS;
     draft
 }
 
@@ -420,6 +430,10 @@ fn segment(id: i32, key: Option<u32>) -> String {
     }
 }
 
-const fn key(process: ProcessKey, ns: NsRef, id: i32) -> Key {
-    Key::of(Class::CarriedMapping, process, Target::Sysv(ns, Family::Shm, id))
+const fn key(process: ProcessId, ns: NsRef, id: i32) -> FindingKey {
+    FindingKey::for_process(
+        Class::CarriedMapping,
+        process,
+        FindingTarget::Sysv(ns, Family::Shm, id),
+    )
 }

@@ -2,12 +2,12 @@
 
 use ipc_trace_common::record::Channel;
 
-use super::sighting::Extent;
+use super::observation::Extent;
 use crate::event::finding::Class;
 
 /// What is reached by a way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reached {
+pub(super) enum AccessTarget {
     /// A queue
     Queue,
     /// A file system, with all queues of a namespace
@@ -22,11 +22,11 @@ pub(super) enum Reached {
 
 /// What there is to say of a way.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Row {
+pub(super) struct AccessPathRow {
     /// The class whose finding it is
     pub(super) class: Class,
     /// What is reached
-    pub(super) reached: Reached,
+    pub(super) reached: AccessTarget,
     /// Whether it is used by that
     pub(super) extent: Extent,
     /// What was done, as a title says it
@@ -40,12 +40,12 @@ pub(super) struct Row {
 }
 
 const FILE_SYSTEM: &str =
-    "the kernel side read the file system's namespace and the thread's in the same moment";
+    "the eBPF programs read the file system's namespace and the thread's in the same moment";
 
 /// The table.
-pub(super) const fn row(channel: Channel) -> Row {
+pub(super) const fn row(channel: Channel) -> AccessPathRow {
+    use AccessTarget::{Queue, Queues, Segment, Setting, Table};
     use Extent::{Held, Used};
-    use Reached::{Queue, Queues, Segment, Setting, Table};
     const MOUNT: Class = Class::ForeignMount;
     const OBJECT: Class = Class::ForeignObject;
     const MAPPING: Class = Class::CarriedMapping;
@@ -89,7 +89,7 @@ pub(super) const fn row(channel: Channel) -> Row {
             "was handed a descriptor of",
             "descriptor received",
             60,
-            "the kernel side saw the descriptor arrive",
+            "the eBPF programs saw the descriptor arrive",
         ),
         Channel::MappingTouched => (
             MAPPING,
@@ -98,7 +98,7 @@ pub(super) const fn row(channel: Channel) -> Row {
             "touched shared memory",
             "mapped segment touched",
             95,
-            "the kernel side saw the page fault, and read both namespaces",
+            "the eBPF programs saw the page fault, and read both namespaces",
         ),
         Channel::MappingHeld => (
             MAPPING,
@@ -107,7 +107,7 @@ pub(super) const fn row(channel: Channel) -> Row {
             "still has shared memory mapped",
             "mapped segment held",
             85,
-            "the kernel side saw the mapping, and read both namespaces",
+            "the eBPF programs saw the mapping, and read both namespaces",
         ),
         Channel::MapFiles => (
             MAPPING,
@@ -116,7 +116,7 @@ pub(super) const fn row(channel: Channel) -> Row {
             "opened shared memory through /proc/PID/map_files",
             "segment opened through map_files",
             90,
-            "the kernel side saw the segment's own file being opened",
+            "the eBPF programs saw the segment's own file being opened",
         ),
         Channel::SysvipcRead => (
             VIEW,
@@ -125,7 +125,7 @@ pub(super) const fn row(channel: Channel) -> Row {
             "read",
             "file of /proc/sysvipc read",
             95,
-            "the kernel side compared the file's namespace with the thread's when it was read",
+            "the eBPF programs compared the file's namespace with the thread's when it was read",
         ),
         Channel::SysvipcHeld => (
             VIEW,
@@ -143,7 +143,7 @@ pub(super) const fn row(channel: Channel) -> Row {
             "wrote the setting",
             "setting written",
             95,
-            "the kernel side compared the setting's namespace with the thread's",
+            "the eBPF programs compared the setting's namespace with the thread's",
         ),
         Channel::SegmentDestroyed => (
             MAPPING,
@@ -152,8 +152,8 @@ pub(super) const fn row(channel: Channel) -> Row {
             "destroyed shared memory by ending (kernel.shm_rmid_forced)",
             "segment destroyed",
             85,
-            "the kernel side saw it, and read both namespaces",
+            "the eBPF programs saw it, and read both namespaces",
         ),
     };
-    Row { class, reached, extent, did, what, weight, reason }
+    AccessPathRow { class, reached, extent, did, what, weight, reason }
 }

@@ -7,15 +7,15 @@ use ipc_trace_common::record::NsRef;
 
 use super::{
     cross_container_denied::name,
-    detector::{Detector, Judging},
-    shared::{Shared, target},
-    sighting::{Draft, Key, Seen, Whose},
+    detector::{DetectCx, Detector},
+    observation::{CallObservation, FindingDraft, FindingKey, FindingOwner},
+    shared::{SharedUse, target},
 };
 use crate::{
     engine::track::containers::{ContainerHandle, Containers},
     engine::track::objects::{
-        one::{Local, One},
-        users::Party,
+        tracked::{ObjectId, TrackedObject},
+        users::Accessor,
     },
     event::tag::{ContainerTag, NsTag},
     event::{
@@ -32,8 +32,14 @@ const EXPLAINS: &str = "containers that were made to work together without the r
 pub(super) struct CrossContainer;
 
 impl Detector for CrossContainer {
-    fn met(&mut self, seen: &Seen<'_>, at: (NsRef, Local), one: &One, to: &mut Judging<'_>) {
-        let Some(shared) = met(seen, at, one) else { return };
+    fn new_user(
+        &mut self,
+        seen: &CallObservation<'_>,
+        at: (NsRef, ObjectId),
+        one: &TrackedObject,
+        to: &mut DetectCx<'_>,
+    ) {
+        let Some(shared) = shared_use(seen, at, one) else { return };
         let key = shared.key.clone();
         if !to.meetings.is_open(&key) && to.findings.draft(&key).is_none() {
             to.meetings.count(&key, at, one, to.findings);
@@ -43,27 +49,32 @@ impl Detector for CrossContainer {
 }
 
 /// Somebody new has used an object: whether that is a container, and another one has used it before.
-fn met(seen: &Seen<'_>, (ns, local): (NsRef, Local), one: &One) -> Option<Shared> {
+fn shared_use(
+    seen: &CallObservation<'_>,
+    (ns, local): (NsRef, ObjectId),
+    one: &TrackedObject,
+) -> Option<SharedUse> {
     let own = seen.who.facts?.container.as_ref()?;
     // From another namespace it is a foreign object.
     if seen.who.ns != ns {
         return None;
     }
     let other = other(own, ns, one)?;
-    let whose = Whose::Container(seen.tracker.containers.container(own).id.0.to_vec().into());
-    let key = Key { class: Class::CrossContainer, whose, target: target(ns, local) };
-    let mut draft = Draft::by(&seen.who, Severity::Medium, String::new())
-        .of(Some(ns), Some(false), false)
+    let whose =
+        FindingOwner::Container(seen.tracker.containers.container(own).id.0.to_vec().into());
+    let key = FindingKey { class: Class::CrossContainer, whose, target: target(ns, local) };
+    let mut draft = FindingDraft::by(&seen.who, Severity::Medium, String::new())
+        .about(Some(ns), Some(false), false)
         .because(90, "calls of both containers were seen on the object, from this namespace");
     (draft.local, draft.owner) = (Some(local), Some(other.clone()));
-    draft.explains = EXPLAINS;
+    draft.benign_explanation = EXPLAINS;
     let (subject, object) = (own.clone(), name(local, one));
-    Some(Shared { key, ns, subject, other: Some(other), object, draft, say: self::draft })
+    Some(SharedUse { key, ns, subject, other: Some(other), object, draft, say: self::draft })
 }
 
 /// Another container that uses an object from its namespace: the one that made it, or the first.
-fn other(own: &ContainerHandle, ns: NsRef, one: &One) -> Option<ContainerHandle> {
-    let is_other = |party: &&Party| party.ns == ns && !party.is_in(Some(own));
+fn other(own: &ContainerHandle, ns: NsRef, one: &TrackedObject) -> Option<ContainerHandle> {
+    let is_other = |party: &&Accessor| party.ns == ns && !party.is_in(Some(own));
     let mut others = one.parties().iter().filter(is_other).filter_map(|one| one.container.as_ref());
     let creator = one.creator.as_ref().and_then(|one| one.facts.as_ref()?.container.as_ref());
     let made = creator.and_then(|creator| others.clone().find(|one| *one == creator));
@@ -71,8 +82,8 @@ fn other(own: &ContainerHandle, ns: NsRef, one: &One) -> Option<ContainerHandle>
 }
 
 /// What there is to say, as the runtimes' word stands.
-fn draft(shared: &Shared, containers: &Containers, sharing: Sharing) -> Draft {
-    let Shared { ns, subject, other, object, draft, .. } = shared;
+fn draft(shared: &SharedUse, containers: &Containers, sharing: Sharing) -> FindingDraft {
+    let SharedUse { ns, subject, other, object, draft, .. } = shared;
     let mut draft = draft.clone();
     let own = containers.container(subject);
     let other = other.as_ref().map(|handle| containers.container(handle));
@@ -84,12 +95,12 @@ fn draft(shared: &Shared, containers: &Containers, sharing: Sharing) -> Draft {
         whose.unwrap_or_default(),
         NsTag::new(ns.inum, ns.generation),
     );
-    judge(&mut draft, sharing, &own);
+    apply_sharing(&mut draft, sharing, &own);
     draft
 }
 
 /// What the runtimes' word makes of it.
-pub(super) fn judge(draft: &mut Draft, sharing: Sharing, own: &Container) {
+pub(super) fn apply_sharing(draft: &mut FindingDraft, sharing: Sharing, own: &Container) {
     match sharing {
         Sharing::Declared => {
             draft.severity = Severity::Info;

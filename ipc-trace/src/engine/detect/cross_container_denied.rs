@@ -5,16 +5,16 @@
 use ipc_trace_common::op::{Family, Op};
 
 use super::{
-    detector::{Detector, Judging},
-    failed::{EACCES, EPERM, Failed},
+    detector::{DetectCx, Detector},
+    failed::{EACCES, EPERM, FailedCalls},
+    observation::{CallObservation, FindingDraft, FindingKey, ObservedCalls},
     say::thread,
     shared::target,
-    sighting::{Calls, Draft, Key, Seen},
 };
 use crate::{
-    engine::track::objects::one::{Birth, Local, One},
+    engine::track::objects::tracked::{ObjectId, ObjectOrigin, TrackedObject},
     event::escape::escaped,
-    event::tag::{ContainerTag, Key as KeyTag, NsTag},
+    event::tag::{ContainerTag, NsTag, SysvKey as KeyTag},
     event::{
         finding::{Class, Severity},
         value::Hex32,
@@ -31,7 +31,7 @@ const NAME_WIDTH: usize = 64;
 pub(super) struct CrossContainerDenied;
 
 impl Detector for CrossContainerDenied {
-    fn failed(&mut self, seen: &Seen<'_>, failed: Failed, to: &mut Judging<'_>) {
+    fn failed(&mut self, seen: &CallObservation<'_>, failed: FailedCalls, to: &mut DetectCx<'_>) {
         if matches!(failed.error, EACCES | EPERM) {
             denied(seen, failed, to);
         }
@@ -39,7 +39,7 @@ impl Detector for CrossContainerDenied {
 }
 
 /// Calls failed with `EACCES` or `EPERM`.
-fn denied(seen: &Seen<'_>, failed: Failed, to: &mut Judging<'_>) {
+fn denied(seen: &CallObservation<'_>, failed: FailedCalls, to: &mut DetectCx<'_>) {
     let who = &seen.who;
     let Some(own) = who.facts.and_then(|facts| facts.container.as_ref()) else { return };
     let Some((local, one)) = object(seen) else { return };
@@ -50,7 +50,8 @@ fn denied(seen: &Seen<'_>, failed: Failed, to: &mut Judging<'_>) {
     if own == owner {
         return;
     }
-    let key = Key::of(Class::CrossContainerDenied, who.key(), target(who.ns, local));
+    let key =
+        FindingKey::for_process(Class::CrossContainerDenied, who.key(), target(who.ns, local));
     let draft = || {
         let title = format!(
             "{} in container {} was denied {} on {} of container {} in namespace {}",
@@ -61,55 +62,55 @@ fn denied(seen: &Seen<'_>, failed: Failed, to: &mut Judging<'_>) {
             ContainerTag(&seen.tracker.containers.container(owner)),
             NsTag::new(who.ns.inum, who.ns.generation),
         );
-        let mut draft = Draft::by(who, Severity::Medium, title)
-            .of(Some(who.ns), Some(false), false)
+        let mut draft = FindingDraft::by(who, Severity::Medium, title)
+            .about(Some(who.ns), Some(false), false)
             .because(90, "the kernel refused the call, and it is known who made the object");
-        if matches!(one.birth, Birth::Inferred(_)) {
+        if matches!(one.birth, ObjectOrigin::Inferred(_)) {
             draft.add(-20, "that it was made by that call is inferred");
         }
         (draft.local, draft.owner) = (Some(local), Some(owner.clone()));
-        draft.explains = EXPLAINS;
+        draft.benign_explanation = EXPLAINS;
         draft
     };
     to.saw(key, failed.trace(seen), draft);
 }
 
 /// The object that calls were refused on, in the caller's namespace.
-fn object<'a>(seen: &Seen<'a>) -> Option<(Local, &'a One)> {
+fn object<'a>(seen: &CallObservation<'a>) -> Option<(ObjectId, &'a TrackedObject)> {
     let objects = &seen.tracker.objects;
     let (ns, kind) = (seen.who.ns, seen.op.family());
     let local = match (seen.op, seen.calls) {
         (Op::Shmget | Op::Semget | Op::Msgget, calls) => {
             let key = match calls {
-                Calls::One(call) => call.record.args[0] as u32,
-                Calls::Group(_, group) => group.id.cast_unsigned(),
+                ObservedCalls::One(call) => call.record.args[0] as u32,
+                ObservedCalls::Group(_, group) => group.id.cast_unsigned(),
             };
-            Local::Sysv(kind, objects.of_key(ns, kind, key)?)
+            ObjectId::Sysv(kind, objects.of_key(ns, kind, key)?)
         }
-        (Op::MqOpen | Op::MqUnlink, Calls::One(call)) => {
+        (Op::MqOpen | Op::MqUnlink, ObservedCalls::One(call)) => {
             objects.of_name(ns, &call.named().name?.0)?
         }
         // By its descriptor nothing is denied: who has that was let in.
         _ if kind == Family::Mq || seen.op == Op::Shmdt => return None,
-        (_, Calls::One(call)) => {
+        (_, ObservedCalls::One(call)) => {
             let named = call.named().id;
             // An index, of a command that looks through all, is no id; the result would have been.
-            Local::Sysv(kind, named.filter(|id| *id >= 0)?)
+            ObjectId::Sysv(kind, named.filter(|id| *id >= 0)?)
         }
-        (_, Calls::Group(_, group)) => Local::Sysv(kind, group.id),
+        (_, ObservedCalls::Group(_, group)) => ObjectId::Sysv(kind, group.id),
     };
     let one = objects.get(ns, local).filter(|one| one.destroyed.is_none())?;
     Some((local, one))
 }
 
 /// An object, as a title says it.
-pub(super) fn name(local: Local, one: &One) -> String {
+pub(super) fn name(local: ObjectId, one: &TrackedObject) -> String {
     match (local, one.key.filter(|key| *key != 0), one.name.as_ref()) {
-        (Local::Sysv(kind, id), Some(key), _) => {
+        (ObjectId::Sysv(kind, id), Some(key), _) => {
             format!("{} {id}, key {}", kind.name(), KeyTag(Hex32(key)))
         }
-        (Local::Sysv(kind, id), None, _) => format!("{} {id}", kind.name()),
-        (Local::Queue(..), _, Some(name)) => format!("queue \"/{}\"", escaped(name, NAME_WIDTH)),
-        (Local::Queue(..), _, None) => "a queue".to_owned(),
+        (ObjectId::Sysv(kind, id), None, _) => format!("{} {id}", kind.name()),
+        (ObjectId::Queue(..), _, Some(name)) => format!("queue \"/{}\"", escaped(name, NAME_WIDTH)),
+        (ObjectId::Queue(..), _, None) => "a queue".to_owned(),
     }
 }

@@ -3,13 +3,13 @@
 //!
 //! Each IPC namespace has one such file system, and it can be reached wherever it is mounted: by a bind
 //! mount, by `/proc/PID/root`, by a descriptor of it, or by a mount made with fsopen in that namespace. The
-//! kernel side compares the file system's namespace with the thread's, so this is no inference.
+//! eBPF programs compares the file system's namespace with the thread's, so this is no inference.
 
 use super::{
-    channels::{self, Reached, Row},
-    detector::{Detector, Judging},
-    say::{of, thread},
-    sighting::{Access, Draft, Key, Target},
+    channels::{self, AccessPathRow, AccessTarget},
+    detector::{DetectCx, Detector},
+    observation::{AccessObservation, FindingDraft, FindingKey, FindingTarget},
+    say::{namespace_phrase, thread},
 };
 use crate::{
     event::escape::escaped,
@@ -17,7 +17,7 @@ use crate::{
     event::{
         ReadFrom,
         finding::{Class, Severity},
-        value::Text,
+        value::OsBytes,
     },
 };
 
@@ -31,29 +31,29 @@ const NAME_WIDTH: usize = 64;
 pub(super) struct ForeignMount;
 
 impl Detector for ForeignMount {
-    fn access(&mut self, access: &Access<'_>, to: &mut Judging<'_>) -> bool {
+    fn access(&mut self, access: &AccessObservation<'_>, to: &mut DetectCx<'_>) -> bool {
         found(access, to);
         true
     }
 }
 
 /// A queue was reached.
-fn found(access: &Access<'_>, to: &mut Judging<'_>) {
-    let Row { class, reached, extent: _, did, what, weight, reason } =
+fn found(access: &AccessObservation<'_>, to: &mut DetectCx<'_>) {
+    let AccessPathRow { class, reached, extent: _, did, what, weight, reason } =
         channels::row(access.channel);
     if class != Class::ForeignMount || access.foreign != Some(true) {
         return;
     }
-    let Access { who, ns, dead, record, .. } = *access;
+    let AccessObservation { who, ns, dead, record, .. } = *access;
     let object = &record.object;
-    let a_queue = reached == Reached::Queue;
+    let a_queue = reached == AccessTarget::Queue;
     let target = match (a_queue, ns) {
-        (true, _) if object.ino != 0 => Target::Queue(object.dev, object.ino),
-        (true, _) => Target::Name(ns, access.name().unwrap_or_default().into()),
-        (false, Some(ns)) => Target::Namespace(ns),
-        (false, None) => Target::Queue(object.dev, 0),
+        (true, _) if object.ino != 0 => FindingTarget::Queue(object.dev, object.ino),
+        (true, _) => FindingTarget::Name(ns, access.name().unwrap_or_default().into()),
+        (false, Some(ns)) => FindingTarget::Namespace(ns),
+        (false, None) => FindingTarget::Queue(object.dev, 0),
     };
-    let key = Key::of(Class::ForeignMount, who.key(), target);
+    let key = FindingKey::for_process(Class::ForeignMount, who.key(), target);
     let draft = || {
         let name = access.name().filter(|_| a_queue);
         let shown = match name {
@@ -65,12 +65,13 @@ fn found(access: &Access<'_>, to: &mut Judging<'_>) {
             "{} in namespace {} {did}{shown} {} by way of its mqueue file system",
             thread(&who),
             NsTag::new(who.ns.inum, who.ns.generation),
-            of(ns, dead),
+            namespace_phrase(ns, dead),
         );
-        let mut draft =
-            Draft::by(&who, Severity::High, title).of(ns, Some(true), dead).because(weight, reason);
-        draft.name = name.map(|name| (Text(name.to_vec().into()), ReadFrom::Kernel));
-        draft.explains = EXPLAINS;
+        let mut draft = FindingDraft::by(&who, Severity::High, title)
+            .about(ns, Some(true), dead)
+            .because(weight, reason);
+        draft.name = name.map(|name| (OsBytes(name.to_vec().into()), ReadFrom::Kernel));
+        draft.benign_explanation = EXPLAINS;
         draft
     };
     to.saw(key, access.trace(what), draft);

@@ -2,16 +2,18 @@
 //!
 //! A queue's descriptor leads to the queue wherever its holder lives: it can be kept across setns and
 //! unshare, inherited by a child in a new namespace, received over a socket, or taken by pidfd_getfd. The
-//! kernel side compares the namespace of the queue's file system with the caller's at each operation, so
+//! eBPF programs compares the namespace of the queue's file system with the caller's at each operation, so
 //! this is no inference.
 
 use ipc_trace_common::record::queue_flag;
 
-use super::say::{of, thread};
+use super::say::{namespace_phrase, thread};
 use super::{
-    channels::{self, Row},
-    detector::{Detector, Judging},
-    sighting::{Access, Draft, Extent, Key, Seen, Target},
+    channels::{self, AccessPathRow},
+    detector::{DetectCx, Detector},
+    observation::{
+        AccessObservation, CallObservation, Extent, FindingDraft, FindingKey, FindingTarget,
+    },
 };
 use crate::{
     event::escape::escaped,
@@ -30,46 +32,55 @@ pub(super) struct ForeignObject;
 
 impl Detector for ForeignObject {
     #[inline]
-    fn calls(&mut self, seen: &Seen<'_>, to: &mut Judging<'_>) {
+    fn calls(&mut self, seen: &CallObservation<'_>, to: &mut DetectCx<'_>) {
         calls(seen, to);
     }
 
-    fn access(&mut self, access: &Access<'_>, to: &mut Judging<'_>) -> bool {
+    fn access(&mut self, access: &AccessObservation<'_>, to: &mut DetectCx<'_>) -> bool {
         handed(access, to);
         true
     }
 }
 
 /// What is reached without an operation is a descriptor that was handed over.
-fn received(key: &Key, access: &Access<'_>, row: &Row, to: &mut Judging<'_>) {
-    let Access { who, ns, dead, .. } = *access;
+fn received(
+    key: &FindingKey,
+    access: &AccessObservation<'_>,
+    row: &AccessPathRow,
+    to: &mut DetectCx<'_>,
+) {
+    let AccessObservation { who, ns, dead, .. } = *access;
     let draft = || {
         let title = format!(
             "{} {} a queue of {}, and has not been seen to use it",
             thread(&who),
             row.did,
-            of(ns, dead),
+            namespace_phrase(ns, dead),
         );
-        let mut draft = Draft::by(&who, Severity::Low, title)
-            .of(ns, Some(true), dead)
+        let mut draft = FindingDraft::by(&who, Severity::Low, title)
+            .about(ns, Some(true), dead)
             .because(row.weight, row.reason)
             .because(-20, "a descriptor alone does nothing to the queue");
-        draft.explains = EXPLAINS;
+        draft.benign_explanation = EXPLAINS;
         draft
     };
     to.saw_as(row.extent, key.clone(), access.trace(row.what), draft);
 }
 
 /// Operations that were seen.
-fn calls(seen: &Seen<'_>, to: &mut Judging<'_>) {
+fn calls(seen: &CallObservation<'_>, to: &mut DetectCx<'_>) {
     let Some(queue) = seen.queue else { return };
     const KNOWN: u32 = queue_flag::KNOWN;
     let foreign = queue_flag::FOREIGN | queue_flag::DEAD;
     if queue.flags & KNOWN == 0 || queue.flags & foreign == 0 {
         return;
     }
-    let Seen { who, tracker, .. } = *seen;
-    let key = Key::of(Class::ForeignObject, who.key(), Target::Queue(queue.dev, queue.ino));
+    let CallObservation { who, tracker, .. } = *seen;
+    let key = FindingKey::for_process(
+        Class::ForeignObject,
+        who.key(),
+        FindingTarget::Queue(queue.dev, queue.ino),
+    );
     let place = seen.place();
     let draft = || {
         let called = tracker.queues.name(queue);
@@ -81,26 +92,26 @@ fn calls(seen: &Seen<'_>, to: &mut Judging<'_>) {
             "{} in namespace {} used {shown} of {}",
             thread(&who),
             NsTag::new(who.ns.inum, who.ns.generation),
-            of(place.ns, place.dead),
+            namespace_phrase(place.ns, place.dead),
         );
-        let mut draft = Draft::by(&who, Severity::High, title)
-            .of(place.ns, Some(true), place.dead)
-            .because(95, "the kernel side read both namespaces in the call itself");
+        let mut draft = FindingDraft::by(&who, Severity::High, title)
+            .about(place.ns, Some(true), place.dead)
+            .because(95, "the eBPF programs read both namespaces in the call itself");
         draft.name = called.map(|(name, from)| (name.into_owned(), from));
-        draft.explains = EXPLAINS;
+        draft.benign_explanation = EXPLAINS;
         draft
     };
     to.saw_as(Extent::Used, key, seen.trace(), draft);
 }
 
 /// A descriptor of a queue was received.
-fn handed(access: &Access<'_>, to: &mut Judging<'_>) {
+fn handed(access: &AccessObservation<'_>, to: &mut DetectCx<'_>) {
     let row = channels::row(access.channel);
     if row.class != Class::ForeignObject || access.foreign != Some(true) {
         return;
     }
     let object = &access.record.object;
-    let target = Target::Queue(object.dev, object.ino);
-    let key = Key::of(Class::ForeignObject, access.who.key(), target);
+    let target = FindingTarget::Queue(object.dev, object.ino);
+    let key = FindingKey::for_process(Class::ForeignObject, access.who.key(), target);
     received(&key, access, &row, to);
 }

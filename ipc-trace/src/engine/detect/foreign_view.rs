@@ -4,10 +4,10 @@
 //! A file of `/proc/sysvipc` shows the namespace in which it was opened, wherever it is read afterwards.
 
 use super::{
-    channels::{self, Reached, Row},
-    detector::{Detector, Judging},
-    say::{of, thread},
-    sighting::{Access, Draft, Key, Target},
+    channels::{self, AccessPathRow, AccessTarget},
+    detector::{DetectCx, Detector},
+    observation::{AccessObservation, FindingDraft, FindingKey, FindingTarget},
+    say::{namespace_phrase, thread},
 };
 use crate::{
     event::escape::escaped,
@@ -15,7 +15,7 @@ use crate::{
     event::{
         ReadFrom,
         finding::{Class, Severity},
-        value::Text,
+        value::OsBytes,
     },
 };
 
@@ -28,38 +28,43 @@ const NAME_WIDTH: usize = 32;
 pub(super) struct ForeignView;
 
 impl Detector for ForeignView {
-    fn access(&mut self, access: &Access<'_>, to: &mut Judging<'_>) -> bool {
+    fn access(&mut self, access: &AccessObservation<'_>, to: &mut DetectCx<'_>) -> bool {
         found(access, to);
         true
     }
 }
 
 /// Tables or settings were reached.
-fn found(access: &Access<'_>, to: &mut Judging<'_>) {
-    let Row { class, reached, extent, did, what, weight, reason } = channels::row(access.channel);
+fn found(access: &AccessObservation<'_>, to: &mut DetectCx<'_>) {
+    let AccessPathRow { class, reached, extent, did, what, weight, reason } =
+        channels::row(access.channel);
     if class != Class::ForeignView || access.foreign != Some(true) {
         return;
     }
-    let Access { who, ns, dead, .. } = *access;
+    let AccessObservation { who, ns, dead, .. } = *access;
     let name = access.name().unwrap_or_default();
-    let key = Key::of(Class::ForeignView, who.key(), Target::View(ns, name.into()));
+    let key = FindingKey::for_process(
+        Class::ForeignView,
+        who.key(),
+        FindingTarget::View(ns, name.into()),
+    );
     let draft = || {
         let shown = match (name, reached) {
             ([], _) => "a table".to_owned(),
-            (name, Reached::Setting) => format!("{}", escaped(name, NAME_WIDTH)),
+            (name, AccessTarget::Setting) => format!("{}", escaped(name, NAME_WIDTH)),
             (name, _) => format!("/proc/sysvipc/{}", escaped(name, NAME_WIDTH)),
         };
         let title = format!(
             "{} in namespace {} {did} {shown} of {}",
             thread(&who),
             NsTag::new(who.ns.inum, who.ns.generation),
-            of(ns, dead),
+            namespace_phrase(ns, dead),
         );
-        let mut draft = Draft::by(&who, Severity::Medium, title)
-            .of(ns, Some(true), dead)
+        let mut draft = FindingDraft::by(&who, Severity::Medium, title)
+            .about(ns, Some(true), dead)
             .because(weight, reason);
-        draft.name = Some((Text(name.to_vec().into()), ReadFrom::Kernel));
-        draft.explains = EXPLAINS;
+        draft.name = Some((OsBytes(name.to_vec().into()), ReadFrom::Kernel));
+        draft.benign_explanation = EXPLAINS;
         draft
     };
     to.saw_as(extent, key, access.trace(what), draft);

@@ -7,41 +7,43 @@ use ipc_trace_common::{
     record::{NsRef, QueueRef, queue_flag},
 };
 
-use super::sighting::{Draft, Key, Target};
+use super::observation::{FindingDraft, FindingKey, FindingTarget};
 use crate::{
     engine::track::{
         Tracker,
         containers::ContainerHandle,
-        contexts::Facts,
+        contexts::TaskInfo,
         namespaces::is_host,
-        objects::one::{Birth, Local, One},
+        objects::tracked::{ObjectId, ObjectOrigin, TrackedObject},
     },
     event::{
         Container, IpcNsRef, ReadFrom,
         finding::FoundObject,
-        value::{FamilyName, Hex32, Text},
+        value::{FamilyName, Hex32, OsBytes},
     },
 };
 
 /// The object of a finding. `before`: as it was shown last. `shown`: containers that it shows, beside others.
-pub(super) fn look(
-    key: &Key,
-    draft: &Draft,
+pub(super) fn object_info(
+    key: &FindingKey,
+    draft: &FindingDraft,
     before: FoundObject,
     tracker: &Tracker,
     shown: &mut Vec<ContainerHandle>,
 ) -> FoundObject {
     let ns = draft.object_ns;
     let (kind, local) = match &key.target {
-        Target::Sysv(_, kind, id) => (Some(*kind), Some(Local::Sysv(*kind, *id))),
-        Target::Queue(dev, ino) => (Some(Family::Mq), Some(Local::Queue(*dev, *ino))),
-        Target::Sought(kind, _) => (Some(*kind), draft.local),
-        Target::Name(..) => (Some(Family::Mq), draft.local),
-        Target::Namespace(_) | Target::View(..) => (draft.local.map(Local::kind), draft.local),
+        FindingTarget::Sysv(_, kind, id) => (Some(*kind), Some(ObjectId::Sysv(*kind, *id))),
+        FindingTarget::Queue(dev, ino) => (Some(Family::Mq), Some(ObjectId::Queue(*dev, *ino))),
+        FindingTarget::Sought(kind, _) => (Some(*kind), draft.local),
+        FindingTarget::Name(..) => (Some(Family::Mq), draft.local),
+        FindingTarget::Namespace(_) | FindingTarget::View(..) => {
+            (draft.local.map(ObjectId::kind), draft.local)
+        }
     };
     let id = match local {
-        Some(Local::Sysv(_, id)) => Some(id),
-        Some(Local::Queue(..)) | None => None,
+        Some(ObjectId::Sysv(_, id)) => Some(id),
+        Some(ObjectId::Queue(..)) | None => None,
     };
     // A finding can come to be about another object, of which more is known.
     let named = draft.name.as_ref().map(|(name, _)| name);
@@ -49,7 +51,7 @@ pub(super) fn look(
     let before = if same { before } else { FoundObject::default() };
     let one = ns.zip(local).and_then(|(ns, local)| tracker.objects.get(ns, local));
     let look =
-        one.zip(local).map(|(one, local)| one.look(local, &tracker.clock, &tracker.containers));
+        one.zip(local).map(|(one, local)| one.info(local, &tracker.clock, &tracker.containers));
     let creator = look.as_ref().and_then(|look| look.creator.clone()).or(before.creator);
     let owner = match &draft.owner {
         Some(handle) => (Some(show(handle, tracker, shown)), Some(false)),
@@ -83,23 +85,26 @@ pub(super) fn look(
 }
 
 /// Where the name of a queue comes from.
-fn source(one: &One, local: Local, tracker: &Tracker) -> ReadFrom {
-    let Local::Queue(dev, ino) = local else { return ReadFrom::Kernel };
+fn source(one: &TrackedObject, local: ObjectId, tracker: &Tracker) -> ReadFrom {
+    let ObjectId::Queue(dev, ino) = local else { return ReadFrom::Kernel };
     let queue = QueueRef { ino, dev, flags: queue_flag::KNOWN, ..QueueRef::default() };
     match tracker.queues.name(&queue) {
         Some((_, from)) => from,
         // A directory was listed.
-        None if matches!(one.birth, Birth::Found(_)) => ReadFrom::Kernel,
+        None if matches!(one.birth, ObjectOrigin::Found(_)) => ReadFrom::Kernel,
         None => ReadFrom::Return,
     }
 }
 
-fn named_by(target: &Target) -> Option<(Text<'static>, ReadFrom)> {
+fn named_by(target: &FindingTarget) -> Option<(OsBytes<'static>, ReadFrom)> {
     match target {
-        Target::Name(_, name) | Target::View(_, name) => {
-            Some((Text(name.to_vec().into()), ReadFrom::Kernel))
+        FindingTarget::Name(_, name) | FindingTarget::View(_, name) => {
+            Some((OsBytes(name.to_vec().into()), ReadFrom::Kernel))
         }
-        Target::Namespace(_) | Target::Sysv(..) | Target::Sought(..) | Target::Queue(..) => None,
+        FindingTarget::Namespace(_)
+        | FindingTarget::Sysv(..)
+        | FindingTarget::Sought(..)
+        | FindingTarget::Queue(..) => None,
     }
 }
 
@@ -116,12 +121,12 @@ fn show(
 
 /// Whose an object is: of who made it, or else of who made its namespace, or is alone in it.
 fn owner(
-    one: Option<&One>,
+    one: Option<&TrackedObject>,
     ns: Option<NsRef>,
     tracker: &Tracker,
     shown: &mut Vec<ContainerHandle>,
 ) -> Owner {
-    let of = |facts: &Facts| {
+    let of = |facts: &TaskInfo| {
         let container = facts.container(&tracker.containers);
         let on_host = container.is_none();
         (container, Some(on_host))

@@ -3,10 +3,13 @@
 //! Nothing keeps it there from the objects of the host, and of all others that live there, but their modes.
 
 use super::{
-    cross_container::judge,
-    detector::{Detector, Judging},
-    shared::Shared,
-    sighting::{Calls, Draft, Key, Seen, Target, Trace, Whose},
+    cross_container::apply_sharing,
+    detector::{DetectCx, Detector},
+    observation::{
+        CallObservation, EvidenceEvent, FindingDraft, FindingKey, FindingOwner, FindingTarget,
+        ObservedCalls,
+    },
+    shared::SharedUse,
 };
 use crate::{
     engine::track::{
@@ -27,14 +30,14 @@ const EXPLAINS: &str = "a container that was given the host's namespace on purpo
 /// The class: containers in the host's namespace, each with its finding, as long as that is followed.
 #[derive(Debug, Default)]
 pub(super) struct HostIpc {
-    found: HashMap<ContainerHandle, Key>,
+    found: HashMap<ContainerHandle, FindingKey>,
     /// How often findings had been forgotten when these were looked through
     forgot: u64,
 }
 
 impl Detector for HostIpc {
     #[inline]
-    fn calls(&mut self, seen: &Seen<'_>, to: &mut Judging<'_>) {
+    fn calls(&mut self, seen: &CallObservation<'_>, to: &mut DetectCx<'_>) {
         if is_host(seen.who.ns)
             && let Some(own) = seen.who.facts.and_then(|facts| facts.container.as_ref())
         {
@@ -44,7 +47,12 @@ impl Detector for HostIpc {
 }
 
 impl HostIpc {
-    fn on_host(&mut self, seen: &Seen<'_>, own: &ContainerHandle, to: &mut Judging<'_>) {
+    fn on_host(
+        &mut self,
+        seen: &CallObservation<'_>,
+        own: &ContainerHandle,
+        to: &mut DetectCx<'_>,
+    ) {
         let Some(trace) = used(seen) else { return };
         self.forget(to);
         let key = self.found.get(own);
@@ -53,7 +61,7 @@ impl HostIpc {
         }
         to.meetings.make_room(to.findings);
         self.forget(to);
-        let shared = met(seen, own);
+        let shared = first_use(seen, own);
         let key = shared.key.clone();
         if to.meetings.open(shared, trace, &seen.tracker.containers, to.findings) {
             self.found.insert(own.clone(), key);
@@ -61,7 +69,7 @@ impl HostIpc {
     }
 
     /// Forgets containers whose findings are not followed any more.
-    fn forget(&mut self, to: &Judging<'_>) {
+    fn forget(&mut self, to: &DetectCx<'_>) {
         if self.forgot != to.meetings.forgot() {
             self.forgot = to.meetings.forgot();
             self.found.retain(|_, key| to.meetings.is_open(key));
@@ -70,30 +78,34 @@ impl HostIpc {
 }
 
 /// A container's calls, made in the host's namespace, if they used an object of it.
-fn used(seen: &Seen<'_>) -> Option<Trace> {
+fn used(seen: &CallObservation<'_>) -> Option<EvidenceEvent> {
     let trace = seen.trace();
     // A descriptor may lead elsewhere, which is another finding.
     if seen.queue.is_some_and(|_| seen.place().foreign != Some(false)) {
         return None;
     }
     match seen.calls {
-        Calls::One(call) => (call.record.ret >= 0).then_some(trace),
-        Calls::Group(_, group) => {
-            (group.succeeded > 0).then_some(Trace { count: group.succeeded, ..trace })
+        ObservedCalls::One(call) => (call.record.ret >= 0).then_some(trace),
+        ObservedCalls::Group(_, group) => {
+            (group.succeeded > 0).then_some(EvidenceEvent { count: group.succeeded, ..trace })
         }
     }
 }
 
 /// A container uses the host's namespace for the first time.
-fn met(seen: &Seen<'_>, own: &ContainerHandle) -> Shared {
+fn first_use(seen: &CallObservation<'_>, own: &ContainerHandle) -> SharedUse {
     let ns = seen.who.ns;
-    let whose = Whose::Container(seen.tracker.containers.container(own).id.0.to_vec().into());
-    let key = Key { class: Class::HostIpc, whose, target: Target::Namespace(ns) };
-    let mut draft = Draft::by(&seen.who, Severity::Medium, String::new())
-        .of(Some(ns), Some(false), false)
-        .because(90, "the kernel side read cgroup and namespace of the thread that made the call");
-    draft.explains = EXPLAINS;
-    Shared {
+    let whose =
+        FindingOwner::Container(seen.tracker.containers.container(own).id.0.to_vec().into());
+    let key = FindingKey { class: Class::HostIpc, whose, target: FindingTarget::Namespace(ns) };
+    let mut draft = FindingDraft::by(&seen.who, Severity::Medium, String::new())
+        .about(Some(ns), Some(false), false)
+        .because(
+            90,
+            "the eBPF programs read cgroup and namespace of the thread that made the call",
+        );
+    draft.benign_explanation = EXPLAINS;
+    SharedUse {
         key,
         ns,
         subject: own.clone(),
@@ -105,10 +117,10 @@ fn met(seen: &Seen<'_>, own: &ContainerHandle) -> Shared {
 }
 
 /// What there is to say, as the runtime's word stands.
-fn draft(shared: &Shared, containers: &Containers, sharing: Sharing) -> Draft {
+fn draft(shared: &SharedUse, containers: &Containers, sharing: Sharing) -> FindingDraft {
     let mut draft = shared.draft.clone();
     let own = containers.container(&shared.subject);
     draft.title = format!("container {} uses the host's IPC namespace", ContainerTag(&own));
-    judge(&mut draft, sharing, &own);
+    apply_sharing(&mut draft, sharing, &own);
     draft
 }

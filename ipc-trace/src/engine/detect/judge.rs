@@ -1,4 +1,4 @@
-//! Where an operator's word comes in: between a sighting and the finding that is shown.
+//! Where an operator's word comes in: between a observation and the finding that is shown.
 
 use std::{fmt, rc::Rc, time::SystemTime};
 
@@ -6,7 +6,7 @@ use crate::event::finding::{Finding, Severity};
 
 /// What is said of a finding.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Verdict {
+pub(crate) struct FindingDecision {
     /// It is not shown, but counted, by this rule
     pub muted: Option<Rc<str>>,
     /// It is deliberate, by this rule: it is shown as `info`
@@ -18,9 +18,9 @@ pub(crate) struct Verdict {
 /// Who says whether a finding is deliberate, is not to be shown, or weighs more.
 ///
 /// It is asked each time a finding is shown: what is known of one, as a container's name, can come late.
-pub(crate) trait Judge: fmt::Debug {
+pub(crate) trait FindingPolicy: fmt::Debug {
     /// What there is to say of a finding.
-    fn judge(&self, finding: &Finding, now: SystemTime) -> Verdict;
+    fn decide(&self, finding: &Finding, now: SystemTime) -> FindingDecision;
 
     /// What would have to be said to declare it deliberate.
     fn suggest(&self, finding: &Finding) -> Option<String>;
@@ -35,9 +35,9 @@ pub(crate) trait Judge: fmt::Debug {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Silent;
 
-impl Judge for Silent {
-    fn judge(&self, _: &Finding, _: SystemTime) -> Verdict {
-        Verdict::default()
+impl FindingPolicy for Silent {
+    fn decide(&self, _: &Finding, _: SystemTime) -> FindingDecision {
+        FindingDecision::default()
     }
 
     fn suggest(&self, _: &Finding) -> Option<String> {

@@ -4,22 +4,22 @@
 //! | --- | --- |
 //! | [`detector`] | what a class is: what it may listen to |
 //! | [`crate::event::classes`] | which classes there are: a row each, and a file of its own here |
-//! | [`sighting`] | what classes work with |
-//! | [`store`] | sightings folded into findings, counted, bounded, shown |
+//! | [`observation`] | what classes work with |
+//! | [`store`] | observations folded into findings, counted, bounded, shown |
 //! | [`judge`] | where an operator's word comes in |
 //! | `found` | what a finding says of the object |
 //! | `say` | who and whose, as titles say it |
-//! | `past` | where processes were, and what namespaces had |
+//! | `history` | where processes were, and what namespaces had |
 //! | `failed` | calls that failed, one by one or of a batch |
 //! | `channels` | ways that are no operations: what there is to say of each, a row each |
-//! | `attempts`, `argue` | what is the same for `probe-key`, `probe-id` and `probe-name`: folding, and how sure one is |
+//! | `attempts`, `scoring` | what is the same for `probe-key`, `probe-id` and `probe-name`: folding, and how sure one is |
 //! | `shared` | what is the same for `cross-container`, `host-ipc` and `weak-mode`: containers and users that meet |
 //!
 //! **To add a class**: a row in [`crate::event::classes`], and the file that it names, with a type of the
 //! variant's name that is a [`detector::Detector`]: it holds the state, if there is one, and listens to what it
-//! needs. It tells what it sees by [`detector::Judging::saw`], with a [`sighting::Key`] that says what is the same
-//! finding, an event as evidence, and a [`sighting::Draft`] that is only made when the finding is new; it can
-//! [`store::Findings::amend`] what it said when it learns more. Names that others chose are escaped in
+//! needs. It tells what it sees by [`detector::DetectCx::saw`], with a [`observation::FindingKey`] that says what is the same
+//! finding, an event as evidence, and a [`observation::FindingDraft`] that is only made when the finding is new; it can
+//! [`store::FindingStore::amend`] what it said when it learns more. Names that others chose are escaped in
 //! a title. State is bounded. An ordinary call, on an object of the caller's own namespace, must cost no
 //! more than a few branches: see [`Detect::call`].
 //!
@@ -27,17 +27,17 @@
 //! times of events. Lost and reordered events make it say less, or less surely; never something that did
 //! not happen.
 
-mod argue;
 mod attempts;
 mod channels;
 pub(crate) mod detector;
 mod failed;
 mod found;
+mod history;
 pub(crate) mod judge;
-mod past;
+pub(crate) mod observation;
 mod say;
+mod scoring;
 mod shared;
-pub(crate) mod sighting;
 pub(crate) mod store;
 #[cfg(test)]
 mod tests;
@@ -49,24 +49,24 @@ use ipc_trace_common::record::{AccessRecord, BatchHead, Channel, ExitRecord, NsR
 use crate::{
     engine::track::{
         Tracker,
-        contexts::Facts,
+        contexts::TaskInfo,
         objects::{
             self,
-            one::{Local, One},
+            tracked::{ObjectId, TrackedObject},
         },
     },
     event::{OtherNs, classes::for_each_class},
     input::Call,
-    input::batch::Group,
-    input::process::{Mapped, ProcessKey, Request},
+    input::batch::BatchGroup,
+    input::process::{InspectorRequest, Mapped, ProcessId},
 };
-use attempts::Attempts;
-use channels::Reached;
-use detector::{Detector as _, Judging};
-use failed::Failed;
-use shared::Meetings;
-use sighting::{Access, Moved, Seen, Who};
-use store::Findings;
+use attempts::ProbeTracker;
+use channels::AccessTarget;
+use detector::{DetectCx, Detector as _};
+use failed::FailedCalls;
+use observation::{AccessObservation, CallObservation, FindingActor, NamespaceMove};
+use shared::SharingTracker;
+use store::FindingStore;
 
 /// The files of classes, and all of these together. Each is asked in the order of the rows, without a table of
 /// functions: what a class does not listen to leaves nothing to be called.
@@ -84,39 +84,39 @@ macro_rules! detectors {
 
         impl Detectors {
             #[inline]
-            fn calls(&mut self, seen: &Seen<'_>, to: &mut Judging<'_>) {
+            fn calls(&mut self, seen: &CallObservation<'_>, to: &mut DetectCx<'_>) {
                 $(self.$module.calls(seen, to);)*
             }
 
-            fn failed(&mut self, seen: &Seen<'_>, failed: Failed, to: &mut Judging<'_>) {
+            fn failed(&mut self, seen: &CallObservation<'_>, failed: FailedCalls, to: &mut DetectCx<'_>) {
                 $(self.$module.failed(seen, failed, to);)*
             }
 
-            fn met(
+            fn new_user(
                 &mut self,
-                seen: &Seen<'_>,
-                at: (NsRef, Local),
-                one: &One,
-                to: &mut Judging<'_>,
+                seen: &CallObservation<'_>,
+                at: (NsRef, ObjectId),
+                one: &TrackedObject,
+                to: &mut DetectCx<'_>,
             ) {
-                $(self.$module.met(seen, at, one, to);)*
+                $(self.$module.new_user(seen, at, one, to);)*
             }
 
-            fn access(&mut self, access: &Access<'_>, to: &mut Judging<'_>) -> bool {
+            fn access(&mut self, access: &AccessObservation<'_>, to: &mut DetectCx<'_>) -> bool {
                 let mut told = true;
                 $(told &= self.$module.access(access, to);)*
                 told
             }
 
-            fn moved(&mut self, moved: &Moved<'_>, to: &mut Judging<'_>) {
+            fn moved(&mut self, moved: &NamespaceMove<'_>, to: &mut DetectCx<'_>) {
                 $(self.$module.moved(moved, to);)*
             }
 
-            fn ended(&mut self, record: &ExitRecord, tracker: &Tracker, to: &mut Judging<'_>) {
+            fn ended(&mut self, record: &ExitRecord, tracker: &Tracker, to: &mut DetectCx<'_>) {
                 $(self.$module.ended(record, tracker, to);)*
             }
 
-            fn object(&mut self, change: &objects::Change, to: &mut Judging<'_>) {
+            fn object(&mut self, change: &objects::ObjectChange, to: &mut DetectCx<'_>) {
                 $(self.$module.object(change, to);)*
             }
 
@@ -125,23 +125,23 @@ macro_rules! detectors {
                 false $(|| self.$module.waits())*
             }
 
-            fn look(&mut self, boot_ns: u64, to: &mut Judging<'_>) {
-                $(self.$module.look(boot_ns, to);)*
+            fn poll(&mut self, boot_ns: u64, to: &mut DetectCx<'_>) {
+                $(self.$module.poll(boot_ns, to);)*
             }
 
-            fn tick(&mut self, boot_ns: u64, to: &mut Judging<'_>) {
+            fn tick(&mut self, boot_ns: u64, to: &mut DetectCx<'_>) {
                 $(self.$module.tick(boot_ns, to);)*
             }
 
-            fn ending(&mut self, to: &mut Judging<'_>) {
+            fn ending(&mut self, to: &mut DetectCx<'_>) {
                 $(self.$module.ending(to);)*
             }
 
-            fn finish(&mut self, to: &mut Judging<'_>) {
+            fn finish(&mut self, to: &mut DetectCx<'_>) {
                 $(self.$module.finish(to);)*
             }
 
-            fn wants_mapped(&self, process: ProcessKey, now: u64) -> bool {
+            fn wants_mapped(&self, process: ProcessId, now: u64) -> bool {
                 false $(|| self.$module.wants_mapped(process, now))*
             }
 
@@ -150,17 +150,17 @@ macro_rules! detectors {
                 tid: u32,
                 found: Option<(u32, OtherNs)>,
                 when: (u64, bool),
-                to: &mut Judging<'_>,
+                to: &mut DetectCx<'_>,
             ) {
                 $(self.$module.namespaces_seen(tid, found, when, to);)*
             }
 
             fn mapped_seen(
                 &mut self,
-                process: ProcessKey,
+                process: ProcessId,
                 found: Option<&[Mapped]>,
                 tracker: &Tracker,
-                to: &mut Judging<'_>,
+                to: &mut DetectCx<'_>,
             ) {
                 $(self.$module.mapped_seen(process, found, tracker, to);)*
             }
@@ -174,15 +174,15 @@ for_each_class!(detectors);
 #[derive(Debug, Default)]
 pub(crate) struct Detect {
     /// What was found
-    pub findings: Findings,
-    requests: Vec<Request>,
+    pub findings: FindingStore,
+    requests: Vec<InspectorRequest>,
     /// This process, of which nothing is found
     own_pid: u32,
     /// Records of ways to objects whose namespace could not be told
-    unjudged: u64,
+    undetermined: u64,
     detectors: Detectors,
-    attempts: Attempts,
-    meetings: Meetings,
+    attempts: ProbeTracker,
+    meetings: SharingTracker,
 }
 
 impl Detect {
@@ -193,15 +193,15 @@ impl Detect {
     }
 
     /// What classes ask, since this was asked last.
-    pub(crate) fn take_requests(&mut self) -> Vec<Request> {
+    pub(crate) fn take_requests(&mut self) -> Vec<InspectorRequest> {
         std::mem::take(&mut self.requests)
     }
 
     /// The classes, and what they tell by.
     #[inline]
-    const fn parts(&mut self) -> (&mut Detectors, Judging<'_>) {
+    const fn parts(&mut self) -> (&mut Detectors, DetectCx<'_>) {
         let Self { findings, requests, attempts, meetings, .. } = self;
-        (&mut self.detectors, Judging { findings, requests, attempts, meetings })
+        (&mut self.detectors, DetectCx { findings, requests, attempts, meetings })
     }
 
     /// A call returned. `seq`: the number of the line that told of it. `met`: objects that somebody new used by it.
@@ -211,11 +211,11 @@ impl Detect {
         &mut self,
         call: &Call<'_>,
         seq: Option<u64>,
-        met: &[(NsRef, Local)],
+        met: &[(NsRef, ObjectId)],
         tracker: &Tracker,
     ) {
         if call.record.pid != self.own_pid {
-            self.seen(&Seen::one(call, seq, tracker), met);
+            self.seen(&CallObservation::one(call, seq, tracker), met);
         }
     }
 
@@ -224,21 +224,21 @@ impl Detect {
     pub(crate) fn group(
         &mut self,
         head: &BatchHead,
-        group: &Group<'_>,
-        met: &[(NsRef, Local)],
+        group: &BatchGroup<'_>,
+        met: &[(NsRef, ObjectId)],
         tracker: &Tracker,
     ) {
         if head.pid != self.own_pid {
-            self.seen(&Seen::group(head, group, tracker), met);
+            self.seen(&CallObservation::group(head, group, tracker), met);
         }
     }
 
     #[inline]
-    fn seen(&mut self, seen: &Seen<'_>, met: &[(NsRef, Local)]) {
+    fn seen(&mut self, seen: &CallObservation<'_>, met: &[(NsRef, ObjectId)]) {
         let (detectors, mut to) = self.parts();
         detectors.calls(seen, &mut to);
         if !met.is_empty() {
-            self.met(seen, met);
+            self.notify_new_users(seen, met);
         }
         if failed::any(seen) {
             self.failed(seen);
@@ -247,17 +247,17 @@ impl Detect {
 
     /// Some of the calls were the first ones on an object by somebody.
     #[cold]
-    fn met(&mut self, seen: &Seen<'_>, met: &[(NsRef, Local)]) {
+    fn notify_new_users(&mut self, seen: &CallObservation<'_>, met: &[(NsRef, ObjectId)]) {
         let (detectors, mut to) = self.parts();
         for &(ns, local) in met {
             if let Some(one) = seen.tracker.objects.get(ns, local) {
-                detectors.met(seen, (ns, local), one, &mut to);
+                detectors.new_user(seen, (ns, local), one, &mut to);
             }
         }
     }
 
     /// Some of the calls failed.
-    fn failed(&mut self, seen: &Seen<'_>) {
+    fn failed(&mut self, seen: &CallObservation<'_>) {
         let (detectors, mut to) = self.parts();
         for failed in failed::all(seen) {
             detectors.failed(seen, failed, &mut to);
@@ -274,11 +274,11 @@ impl Detect {
     pub(crate) fn access_by(
         &mut self,
         record: &AccessRecord,
-        facts: Option<&Rc<Facts>>,
+        facts: Option<&Rc<TaskInfo>>,
         tracker: &Tracker,
     ) {
         let Some(channel) = channel(record) else {
-            self.unjudged += 1;
+            self.undetermined += 1;
             return;
         };
         if record.pid == self.own_pid {
@@ -288,14 +288,14 @@ impl Detect {
         let (detectors, mut to) = self.parts();
         let told = detectors.access(&access, &mut to);
         // Whose a segment is can be told by other means.
-        let is_segment = channels::row(channel).reached == Reached::Segment;
+        let is_segment = channels::row(channel).reached == AccessTarget::Segment;
         if !told || access.foreign.is_none() && !is_segment {
-            self.unjudged += 1;
+            self.undetermined += 1;
         }
     }
 
     /// A thread got into another namespace.
-    pub(crate) fn moved(&mut self, moved: &Moved<'_>) {
+    pub(crate) fn moved(&mut self, moved: &NamespaceMove<'_>) {
         if moved.record.pid == self.own_pid {
             return;
         }
@@ -310,7 +310,7 @@ impl Detect {
         detectors.ended(record, tracker, &mut to);
     }
 
-    /// Whether there is something that [`Self::look`] may decide.
+    /// Whether there is something that [`Self::poll`] may decide.
     #[inline]
     #[must_use]
     pub(crate) fn waits(&self) -> bool {
@@ -319,13 +319,13 @@ impl Detect {
 
     /// A little time went on: what is to be looked at soon is looked at.
     #[cold]
-    pub(crate) fn look(&mut self, boot_ns: u64) {
+    pub(crate) fn poll(&mut self, boot_ns: u64) {
         let (detectors, mut to) = self.parts();
-        detectors.look(boot_ns, &mut to);
+        detectors.poll(boot_ns, &mut to);
     }
 
     /// Something happened to objects.
-    pub(crate) fn objects(&mut self, changes: &[objects::Change]) {
+    pub(crate) fn objects(&mut self, changes: &[objects::ObjectChange]) {
         for change in changes {
             self.attempts.object(change, &mut self.findings);
             let (detectors, mut to) = self.parts();
@@ -335,7 +335,7 @@ impl Detect {
 
     /// Time went on: all that happened before this moment has been told, as far as it will be.
     pub(crate) fn tick(&mut self, boot_ns: u64, tracker: &Tracker) {
-        self.look(boot_ns);
+        self.poll(boot_ns);
         let (detectors, mut to) = self.parts();
         detectors.tick(boot_ns, &mut to);
         self.meetings.tick(boot_ns, tracker, &mut self.findings);
@@ -357,7 +357,7 @@ impl Detect {
 
     /// Whether what a process has mapped is wanted to be known when it moves.
     #[must_use]
-    pub(crate) fn wants_mapped(&self, process: ProcessKey, now: u64) -> bool {
+    pub(crate) fn wants_mapped(&self, process: ProcessId, now: u64) -> bool {
         self.detectors.wants_mapped(process, now)
     }
 
@@ -375,7 +375,7 @@ impl Detect {
     /// What a process had mapped.
     pub(crate) fn mapped_seen(
         &mut self,
-        process: ProcessKey,
+        process: ProcessId,
         found: Option<&[Mapped]>,
         tracker: &Tracker,
     ) {
@@ -384,14 +384,14 @@ impl Detect {
     }
 
     /// Accesses were seen of which nothing can be made.
-    pub(crate) const fn unjudged_more(&mut self, count: u64) {
-        self.unjudged += count;
+    pub(crate) const fn count_undetermined(&mut self, count: u64) {
+        self.undetermined += count;
     }
 
     /// Records of which nothing could be made.
     #[must_use]
-    pub(crate) const fn unjudged(&self) -> u64 {
-        self.unjudged
+    pub(crate) const fn undetermined(&self) -> u64 {
+        self.undetermined
     }
 }
 
@@ -404,9 +404,9 @@ fn channel(record: &AccessRecord) -> Option<Channel> {
 fn whose<'a>(
     record: &'a AccessRecord,
     channel: Channel,
-    facts: Option<&'a Rc<Facts>>,
+    facts: Option<&'a Rc<TaskInfo>>,
     tracker: &'a Tracker,
-) -> Access<'a> {
+) -> AccessObservation<'a> {
     let object = &record.object;
     let known = object.flags & queue_flag::KNOWN != 0;
     let dead = object.flags & queue_flag::DEAD != 0;
@@ -423,7 +423,7 @@ fn whose<'a>(
         (Some(ns), false) => Some(ns != record.ns),
         (None, false) => None,
     };
-    let who = Who {
+    let who = FindingActor {
         pid: record.pid,
         tid: record.tid,
         uid: record.euid,
@@ -432,5 +432,5 @@ fn whose<'a>(
         ns: record.ns,
         facts,
     };
-    Access { record, channel, who, ns, foreign, dead, tracker }
+    AccessObservation { record, channel, who, ns, foreign, dead, tracker }
 }

@@ -11,22 +11,25 @@ use std::{collections::VecDeque, rc::Rc};
 
 use ipc_trace_common::{
     op::{Effect, Op},
-    record::{ExitRecord, NsRef, Way, flag},
+    record::{ExitRecord, NsRef, NsSwitchKind, flag},
     state::HOST_INUM,
 };
 
 use super::{
-    detector::{Detector, Judging},
+    detector::{DetectCx, Detector},
+    observation::{
+        CallObservation, EvidenceEvent, FindingActor, FindingDraft, FindingKey, FindingTarget,
+        NamespaceMove, ObservedCalls, comm_of,
+    },
     say::thread,
-    sighting::{Calls, Draft, Key, Moved, Seen, Target, Trace, Who, comm_of},
 };
 use crate::{
-    engine::track::{HashMap, Tracker, containers::ContainerHandle, contexts::Facts},
+    engine::track::{HashMap, Tracker, containers::ContainerHandle, contexts::TaskInfo},
     event::OtherNs,
     event::finding::{Class, Severity},
     event::tag::NsTag,
-    input::deeds::Deed,
-    input::process::Request,
+    input::effect::CallEffect,
+    input::process::InspectorRequest,
 };
 /// From one question about a thread to the next.
 const AGAIN_NS: u64 = 10_000_000;
@@ -45,7 +48,7 @@ const EXPLAINS: &str = "an administrator's tool (nsenter --ipc), an agent that i
 
 /// How far a thread has been judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum MoveState {
     /// It may yet go over as a whole
     Waiting,
     /// It has kept its mount namespace for a while
@@ -56,21 +59,21 @@ enum State {
 
 /// A thread that entered a namespace.
 #[derive(Debug)]
-struct Entered {
-    key: Key,
+struct EnteredThread {
+    key: FindingKey,
     /// What there is to say whatever it does
-    draft: Draft,
+    draft: FindingDraft,
     pid: u32,
     to: NsRef,
-    trace: Trace,
+    trace: EvidenceEvent,
     /// The mount namespace that it had before
     mnt: Option<u32>,
     /// Whether that is known, and not inferred from what it had after it entered
     sure: bool,
-    facts: Option<Rc<Facts>>,
-    state: State,
+    facts: Option<Rc<TaskInfo>>,
+    state: MoveState,
     /// Why it was told of
-    by: Option<By>,
+    by: Option<MismatchEvidence>,
     /// It is not asked of again before then
     ask_at: u64,
     /// It is another ipc-trace, and has done nothing but look
@@ -80,7 +83,7 @@ struct Entered {
 /// The class, with what is remembered.
 #[derive(Debug, Default)]
 pub(super) struct NamespaceMismatch {
-    inside: HashMap<u32, Entered>,
+    inside: HashMap<u32, EnteredThread>,
     /// By process: one of its threads that is inside
     processes: HashMap<u32, u32>,
     order: VecDeque<u32>,
@@ -100,7 +103,7 @@ const HOMES: usize = 1 << 13;
 
 impl Homes {
     /// The processes of a thread's container live in that namespace: one went over there as a whole.
-    fn lives_in(&mut self, facts: Option<&Rc<Facts>>, ns: NsRef) {
+    fn lives_in(&mut self, facts: Option<&Rc<TaskInfo>>, ns: NsRef) {
         if let Some(container) = facts.and_then(|facts| facts.container.as_ref()) {
             if self.0.len() >= HOMES && !self.0.contains_key(container) {
                 self.0.clear();
@@ -110,8 +113,8 @@ impl Homes {
     }
 
     /// Whether a thread's home is the namespace that it went to. Its context may have been made after it moved.
-    fn is_home(&mut self, moved: &Moved<'_>) -> bool {
-        let Moved { record, mover, tracker, .. } = *moved;
+    fn is_home(&mut self, moved: &NamespaceMove<'_>) -> bool {
+        let NamespaceMove { record, mover, tracker, .. } = *moved;
         let Some(container) = mover.and_then(|facts| facts.container.as_ref()) else {
             return record.to.inum == HOST_INUM;
         };
@@ -129,7 +132,7 @@ impl Homes {
 
 /// Why a thread is believed to have kept its other namespaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum By {
+enum MismatchEvidence {
     /// It made a call there
     Call,
     /// It left
@@ -148,12 +151,12 @@ impl Detector for NamespaceMismatch {
         self.waiting > 0
     }
 
-    fn moved(&mut self, moved: &Moved<'_>, to: &mut Judging<'_>) {
-        const SETNS: u32 = Way::Setns as u32;
+    fn moved(&mut self, moved: &NamespaceMove<'_>, to: &mut DetectCx<'_>) {
+        const SETNS: u32 = NsSwitchKind::Setns as u32;
         let record = moved.record;
         let facts = moved.mover;
         let start = facts.map_or(0, |facts| facts.start_boot_ns);
-        const CLONE: u32 = Way::Clone as u32;
+        const CLONE: u32 = NsSwitchKind::Clone as u32;
         if record.way == CLONE {
             return;
         }
@@ -182,26 +185,26 @@ impl Detector for NamespaceMismatch {
     }
 
     #[inline]
-    fn calls(&mut self, seen: &Seen<'_>, to: &mut Judging<'_>) {
+    fn calls(&mut self, seen: &CallObservation<'_>, to: &mut DetectCx<'_>) {
         if !self.inside.is_empty() {
             self.calls_inside(seen, to);
         }
     }
 
-    fn look(&mut self, now: u64, to: &mut Judging<'_>) {
+    fn poll(&mut self, now: u64, to: &mut DetectCx<'_>) {
         if self.waiting == 0 {
             return;
         }
         for (tid, entered) in &mut self.inside {
             let since = now.saturating_sub(entered.trace.boot_ns);
             let due = match entered.state {
-                State::Told => false,
-                State::Waiting => since >= SOON_NS,
-                State::Kept => since >= WHOLE_NS,
+                MoveState::Told => false,
+                MoveState::Waiting => since >= SOON_NS,
+                MoveState::Kept => since >= WHOLE_NS,
             };
             if due && now >= entered.ask_at {
                 entered.ask_at = now.saturating_add(AGAIN_NS);
-                to.requests.push(Request::Namespaces(*tid));
+                to.requests.push(InspectorRequest::Namespaces(*tid));
             }
         }
     }
@@ -211,50 +214,58 @@ impl Detector for NamespaceMismatch {
         tid: u32,
         found: Option<(u32, OtherNs)>,
         (at, ended): (u64, bool),
-        to: &mut Judging<'_>,
+        to: &mut DetectCx<'_>,
     ) {
         let Some(entered) = self.inside.get_mut(&tid) else { return };
-        if entered.state == State::Told {
+        if entered.state == MoveState::Told {
             return;
         }
         let since = at.saturating_sub(entered.trace.boot_ns);
         let found = found.filter(|seen| seen.0 == entered.to.inum);
         match found.map(|(_, ns)| changed(entered.mnt, ns.mnt)) {
-            Some(Some(false)) if ended => self.tell(tid, By::EndAfterLook, to),
+            Some(Some(false)) if ended => {
+                self.report_thread(tid, MismatchEvidence::EndAfterLook, to)
+            }
             _ if ended => {}
             Some(Some(true)) => drop(self.forget(tid)),
-            Some(Some(false) | None) if since >= WHOLE_NS => self.tell(tid, By::Look, to),
-            Some(Some(false)) => entered.state = State::Kept,
+            Some(Some(false) | None) if since >= WHOLE_NS => {
+                self.report_thread(tid, MismatchEvidence::Look, to)
+            }
+            Some(Some(false)) => entered.state = MoveState::Kept,
             // It has ended or moved on, which is told of yet; or there is nobody to ask.
             None if since >= 2 * WHOLE_NS => {
-                let by = if entered.state == State::Kept { By::EndAfterLook } else { By::End };
-                self.tell(tid, by, to);
+                let by = if entered.state == MoveState::Kept {
+                    MismatchEvidence::EndAfterLook
+                } else {
+                    MismatchEvidence::End
+                };
+                self.report_thread(tid, by, to);
             }
             Some(None) | None => {}
         }
     }
 
-    fn ending(&mut self, to: &mut Judging<'_>) {
-        let undecided = self.inside.iter().filter(|(_, entered)| entered.state != State::Told);
-        to.requests.extend(undecided.map(|(tid, _)| Request::Namespaces(*tid)));
+    fn ending(&mut self, to: &mut DetectCx<'_>) {
+        let undecided = self.inside.iter().filter(|(_, entered)| entered.state != MoveState::Told);
+        to.requests.extend(undecided.map(|(tid, _)| InspectorRequest::Namespaces(*tid)));
     }
 
-    fn finish(&mut self, to: &mut Judging<'_>) {
+    fn finish(&mut self, to: &mut DetectCx<'_>) {
         for entered in self.inside.values_mut() {
-            if entered.state == State::Kept {
-                entered.tell(By::EndAfterLook, to);
+            if entered.state == MoveState::Kept {
+                entered.report(MismatchEvidence::EndAfterLook, to);
                 self.waiting = self.waiting.saturating_sub(1);
             }
         }
     }
 
-    fn ended(&mut self, record: &ExitRecord, _: &Tracker, to: &mut Judging<'_>) {
+    fn ended(&mut self, record: &ExitRecord, _: &Tracker, to: &mut DetectCx<'_>) {
         self.origins.remove(&record.tid);
         if let Some(mut entered) = self.forget(record.tid) {
             match entered.state {
-                State::Told => {}
-                State::Kept => entered.tell(By::EndAfterLook, to),
-                State::Waiting => entered.tell(By::End, to),
+                MoveState::Told => {}
+                MoveState::Kept => entered.report(MismatchEvidence::EndAfterLook, to),
+                MoveState::Waiting => entered.report(MismatchEvidence::End, to),
             }
         }
     }
@@ -269,22 +280,22 @@ impl NamespaceMismatch {
         self.origins.insert(tid, (start, ns));
     }
 
-    fn enter(&mut self, moved: &Moved<'_>, mnt: Option<u32>, sure: bool) {
+    fn enter(&mut self, moved: &NamespaceMove<'_>, mnt: Option<u32>, sure: bool) {
         let record = moved.record;
         let facts = moved.mover;
         let comm = comm_of(facts);
-        let who = Who::of_facts((record.pid, record.tid), record.from, &comm, facts);
+        let who = FindingActor::of_facts((record.pid, record.tid), record.from, &comm, facts);
         let tracer = record.header.flags & flag::TRACER != 0;
         // All that another ipc-trace looks into is one finding.
-        let target = Target::Namespace(if tracer { NsRef::default() } else { record.to });
+        let target = FindingTarget::Namespace(if tracer { NsRef::default() } else { record.to });
         while self.inside.len() >= THREADS {
             let Some(oldest) = self.order.pop_front() else { break };
             self.forget(oldest);
         }
         self.inside.insert(
             record.tid,
-            Entered {
-                key: Key::of(Class::NamespaceMismatch, who.key(), target),
+            EnteredThread {
+                key: FindingKey::for_process(Class::NamespaceMismatch, who.key(), target),
                 draft: draft(&who, record.to, moved.tracker),
                 pid: record.pid,
                 to: record.to,
@@ -292,7 +303,7 @@ impl NamespaceMismatch {
                 mnt,
                 sure,
                 facts: facts.cloned(),
-                state: State::Waiting,
+                state: MoveState::Waiting,
                 by: None,
                 ask_at: 0,
                 tracer,
@@ -303,12 +314,12 @@ impl NamespaceMismatch {
         self.waiting += 1;
     }
 
-    fn forget(&mut self, tid: u32) -> Option<Entered> {
+    fn forget(&mut self, tid: u32) -> Option<EnteredThread> {
         let entered = self.inside.remove(&tid)?;
         if self.processes.get(&entered.pid) == Some(&tid) {
             self.processes.remove(&entered.pid);
         }
-        if entered.state != State::Told {
+        if entered.state != MoveState::Told {
             self.waiting = self.waiting.saturating_sub(1);
         }
         if self.order.len() > 2 * THREADS {
@@ -319,19 +330,19 @@ impl NamespaceMismatch {
     }
 
     /// A thread leaves where it may have entered.
-    fn leave(&mut self, tid: u32, facts: Option<&Rc<Facts>>, to: &mut Judging<'_>) {
+    fn leave(&mut self, tid: u32, facts: Option<&Rc<TaskInfo>>, to: &mut DetectCx<'_>) {
         let Some(mut entered) = self.forget(tid) else { return };
-        if entered.state == State::Told {
+        if entered.state == MoveState::Told {
             return;
         }
         let now = facts.and_then(|facts| facts.ns.mnt);
         if changed(entered.mnt, now) != Some(true) {
-            entered.tell(By::Leaving, to);
+            entered.report(MismatchEvidence::Leaving, to);
         }
     }
 
     #[cold]
-    fn calls_inside(&mut self, seen: &Seen<'_>, to: &mut Judging<'_>) {
+    fn calls_inside(&mut self, seen: &CallObservation<'_>, to: &mut DetectCx<'_>) {
         let who = &seen.who;
         let by_process = |pid: u32| self.processes.get(&pid).copied();
         let tid = match self.inside.contains_key(&who.tid) {
@@ -345,7 +356,7 @@ impl NamespaceMismatch {
         let Some(entered) = self.inside.get_mut(&tid).filter(|one| one.to == who.ns) else {
             return;
         };
-        if entered.state != State::Told {
+        if entered.state != MoveState::Told {
             let now = who.facts.and_then(|facts| facts.ns.mnt);
             if changed(entered.mnt, now) == Some(true) {
                 let entered = self.forget(tid);
@@ -353,7 +364,7 @@ impl NamespaceMismatch {
                 self.homes.lives_in(facts, who.ns);
                 return;
             }
-            entered.tell(By::Call, to);
+            entered.report(MismatchEvidence::Call, to);
             self.waiting = self.waiting.saturating_sub(1);
         }
         if entered.tracer && !looks(seen) {
@@ -364,35 +375,37 @@ impl NamespaceMismatch {
         to.saw(entered.key.clone(), seen.trace(), || entered.said());
     }
 
-    fn tell(&mut self, tid: u32, by: By, to: &mut Judging<'_>) {
+    fn report_thread(&mut self, tid: u32, by: MismatchEvidence, to: &mut DetectCx<'_>) {
         if let Some(entered) = self.inside.get_mut(&tid) {
-            entered.tell(by, to);
+            entered.report(by, to);
             self.waiting = self.waiting.saturating_sub(1);
         }
     }
 }
 
-impl Entered {
-    fn tell(&mut self, by: By, to: &mut Judging<'_>) {
-        (self.state, self.by) = (State::Told, Some(by));
+impl EnteredThread {
+    fn report(&mut self, by: MismatchEvidence, to: &mut DetectCx<'_>) {
+        (self.state, self.by) = (MoveState::Told, Some(by));
         to.saw(self.key.clone(), self.trace.clone(), || self.said());
     }
 
     /// What there is to say of it.
-    fn said(&self) -> Draft {
+    fn said(&self) -> FindingDraft {
         let mut draft = self.draft.clone();
         match self.by {
-            Some(By::Call) => {
+            Some(MismatchEvidence::Call) => {
                 draft.add(30, "its mount namespace was still the same when IPC was called there");
             }
-            Some(By::Leaving) => draft.add(15, "its mount namespace was the same until it left"),
-            Some(By::Look) => {
+            Some(MismatchEvidence::Leaving) => {
+                draft.add(15, "its mount namespace was the same until it left")
+            }
+            Some(MismatchEvidence::Look) => {
                 draft.add(25, "its mount namespace was still the same a second later");
             }
-            Some(By::EndAfterLook) => {
+            Some(MismatchEvidence::EndAfterLook) => {
                 draft.add(15, "its mount namespace was the same a while later");
             }
-            Some(By::End) => {
+            Some(MismatchEvidence::End) => {
                 let text = "it ended before it could be known whether it went over as a whole";
                 draft.add(-25, text);
                 draft.severity = Severity::Low;
@@ -413,7 +426,7 @@ impl Entered {
     }
 }
 
-fn draft(who: &Who<'_>, ns: NsRef, tracker: &Tracker) -> Draft {
+fn draft(who: &FindingActor<'_>, ns: NsRef, tracker: &Tracker) -> FindingDraft {
     let tag = |ns: NsRef| NsTag::new(ns.inum, ns.generation);
     let title = format!(
         "{} entered namespace {} from {}, which neither it nor a parent of it made, and kept its own \
@@ -423,14 +436,14 @@ fn draft(who: &Who<'_>, ns: NsRef, tracker: &Tracker) -> Draft {
         tag(who.ns),
     );
     let birth = tracker.namespaces.get(ns).is_some_and(|info| info.birth.is_some());
-    let mut draft = Draft::by(who, Severity::High, title)
-        .of(Some(ns), Some(true), false)
-        .because(50, "the kernel side saw it enter");
+    let mut draft = FindingDraft::by(who, Severity::High, title)
+        .about(Some(ns), Some(true), false)
+        .because(50, "the eBPF programs saw it enter");
     draft = match birth {
         true => draft.because(15, "it is known who made the namespace: somebody else"),
         false => draft.because(0, "who made the namespace is not known: it was there before"),
     };
-    draft.explains = EXPLAINS;
+    draft.benign_explanation = EXPLAINS;
     draft
 }
 
@@ -440,7 +453,7 @@ fn changed(before: Option<u32>, now: Option<u32>) -> Option<bool> {
 }
 
 /// Whether the thread's process or one that it comes from, in the same container, made the namespace.
-fn made_by_own(ns: NsRef, moved: &Moved<'_>) -> bool {
+fn made_by_own(ns: NsRef, moved: &NamespaceMove<'_>) -> bool {
     let info = moved.tracker.namespaces.get(ns);
     let maker = info.and_then(|info| info.birth.as_ref()).and_then(|birth| birth.by.as_ref());
     let (Some(maker), Some(own)) = (maker, moved.mover) else { return false };
@@ -463,7 +476,7 @@ enum Whole {
 
 /// Whether a thread has changed its mount namespace already. Its own is known from before, or it is its
 /// parent's, as long as it is not that of those who live where it went.
-fn whole(moved: &Moved<'_>) -> Whole {
+fn whole(moved: &NamespaceMove<'_>) -> Whole {
     let not_yet = |mnt, sure| Whole::NotYet { mnt, sure };
     let Some(now) = moved.mover.and_then(|facts| facts.ns.mnt) else {
         return not_yet(None, false);
@@ -480,16 +493,18 @@ fn whole(moved: &Moved<'_>) -> Whole {
 }
 
 /// Whether a call changes and takes nothing.
-fn looks(seen: &Seen<'_>) -> bool {
-    let harmless = |calls: Calls<'_>| match calls {
-        Calls::One(call) => !matches!(call.deed(), Some(Deed::Removed(..) | Deed::Set(..))),
-        Calls::Group(..) => false,
+fn looks(seen: &CallObservation<'_>) -> bool {
+    let harmless = |calls: ObservedCalls<'_>| match calls {
+        ObservedCalls::One(call) => {
+            !matches!(call.effect(), Some(CallEffect::Removed(..) | CallEffect::Set(..)))
+        }
+        ObservedCalls::Group(..) => false,
     };
     match seen.op.effect() {
         Effect::Read => true,
         Effect::Create { .. } if seen.op == Op::MqOpen => match seen.calls {
-            Calls::One(call) => call.record.args[1] & O_CREAT == 0,
-            Calls::Group(..) => false,
+            ObservedCalls::One(call) => call.record.args[1] & O_CREAT == 0,
+            ObservedCalls::Group(..) => false,
         },
         Effect::Control { .. } => harmless(seen.calls),
         Effect::Use | Effect::Create { .. } | Effect::Attach | Effect::Detach | Effect::Unlink => {

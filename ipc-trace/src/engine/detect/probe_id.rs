@@ -1,4 +1,4 @@
-//! `probe-id`: an id was tried in vain that lives in another namespace.
+//! `probe-id`: a call on an id failed that exists in another namespace.
 //!
 //! `EINVAL` has many causes. What follows is from ipc/{shm,sem,msg,util,syscall}.c of 6.12: the lookup
 //! itself gives it for an id that is not there (`ipc_obtain_object_check`), but so do arguments that are
@@ -11,13 +11,13 @@ use ipc_trace_common::{
 };
 
 use super::{
-    argue::Attempt,
-    detector::{Detector, Judging},
-    failed::{EINVAL, Failed},
-    sighting::{Calls, Seen},
+    detector::{DetectCx, Detector},
+    failed::{EINVAL, FailedCalls},
+    observation::{CallObservation, ObservedCalls},
+    scoring::Attempt,
 };
 use crate::{
-    engine::track::objects::{one::Local, ways::Sought},
+    engine::track::objects::{index::LookupKey, tracked::ObjectId},
     event::{ReadFrom, finding::Class},
     input::Call,
 };
@@ -32,7 +32,7 @@ const MSGMAX: u64 = 8192;
 
 /// What gave `EINVAL`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
+enum EinvalCause {
     /// The lookup alone can have
     Lookup,
     /// The lookup, or an object that is there and that the arguments do not fit
@@ -48,7 +48,7 @@ enum Cause {
 pub(super) struct ProbeId;
 
 impl Detector for ProbeId {
-    fn failed(&mut self, seen: &Seen<'_>, failed: Failed, to: &mut Judging<'_>) {
+    fn failed(&mut self, seen: &CallObservation<'_>, failed: FailedCalls, to: &mut DetectCx<'_>) {
         if failed.error == EINVAL
             && let Some(attempt) = attempt(seen, failed)
         {
@@ -58,18 +58,18 @@ impl Detector for ProbeId {
 }
 
 /// An attempt, if calls that failed with `EINVAL` are lookups by an id.
-fn attempt<'a>(seen: &Seen<'a>, failed: Failed) -> Option<Attempt<'a>> {
+fn attempt<'a>(seen: &CallObservation<'a>, failed: FailedCalls) -> Option<Attempt<'a>> {
     let (id, cause) = match seen.calls {
-        Calls::One(call) => (call.record.args[0] as i32, cause(call)),
-        Calls::Group(_, group) => (group.id, cause_of_many(seen.op)),
+        ObservedCalls::One(call) => (call.record.args[0] as i32, cause(call)),
+        ObservedCalls::Group(_, group) => (group.id, cause_of_many(seen.op)),
     };
     let kind = seen.op.family();
-    let local = Local::Sysv(kind, id);
+    let local = ObjectId::Sysv(kind, id);
     let objects = &seen.tracker.objects;
     let ruled_out = match cause {
-        Cause::Other => true,
-        Cause::LookupOrObject => !objects.lacks(seen.who.ns, local),
-        Cause::Lookup | Cause::LookupOrUnseen => false,
+        EinvalCause::Other => true,
+        EinvalCause::LookupOrObject => !objects.lacks(seen.who.ns, local),
+        EinvalCause::Lookup | EinvalCause::LookupOrUnseen => false,
     };
     // As with EIDRM: it is there, or was.
     if ruled_out || id < 0 || objects.get(seen.who.ns, local).is_some() {
@@ -78,7 +78,7 @@ fn attempt<'a>(seen: &Seen<'a>, failed: Failed) -> Option<Attempt<'a>> {
     let unseen = "an argument that was not seen can have been wrong, too";
     Some(Attempt {
         class: Class::ProbeId,
-        sought: Sought::Id(kind, id),
+        sought: LookupKey::Id(kind, id),
         base: match id {
             ..FIRST => (5, "an id that each namespace gives out first"),
             FIRST..SECOND_ROUND => (15, "an id that each namespace comes to give out"),
@@ -87,7 +87,7 @@ fn attempt<'a>(seen: &Seen<'a>, failed: Failed) -> Option<Attempt<'a>> {
         name_from: ReadFrom::Kernel,
         wants: Some(wants(seen)),
         size: 0,
-        doubt: (cause == Cause::LookupOrUnseen).then_some((-5, unseen)),
+        doubt: (cause == EinvalCause::LookupOrUnseen).then_some((-5, unseen)),
         cap: (id < FIRST).then_some((20, "ids below 64 alone are worth no more than 20")),
         failed,
     })
@@ -98,19 +98,19 @@ fn attempt<'a>(seen: &Seen<'a>, failed: Failed) -> Option<Attempt<'a>> {
     clippy::wildcard_enum_match_arm,
     reason = "a row of operations that looks for an id has a word here"
 )]
-const fn cause_of_many(op: Op) -> Cause {
+const fn cause_of_many(op: Op) -> EinvalCause {
     match op {
-        Op::Semop | Op::Msgsnd | Op::Msgrcv => Cause::LookupOrUnseen,
-        _ => Cause::Other,
+        Op::Semop | Op::Msgsnd | Op::Msgrcv => EinvalCause::LookupOrUnseen,
+        _ => EinvalCause::Other,
     }
 }
 
 /// What can have been wrong with a call.
-fn cause(call: &Call<'_>) -> Cause {
+fn cause(call: &Call<'_>) -> EinvalCause {
     let cause = of_arguments(call);
     // ipc(2) checks pointers and versions of its own (ipc/syscall.c).
-    if cause == Cause::Lookup && call.has(flag::MULTIPLEXED) {
-        return Cause::LookupOrUnseen;
+    if cause == EinvalCause::Lookup && call.has(flag::MULTIPLEXED) {
+        return EinvalCause::LookupOrUnseen;
     }
     cause
 }
@@ -119,9 +119,9 @@ fn cause(call: &Call<'_>) -> Cause {
     clippy::wildcard_enum_match_arm,
     reason = "a row of operations that looks for an id has a word here"
 )]
-fn of_arguments(call: &Call<'_>) -> Cause {
+fn of_arguments(call: &Call<'_>) -> EinvalCause {
     let [_, second, third, fourth, fifth] = call.record.args;
-    let sole = |sole: bool| if sole { Cause::Lookup } else { Cause::Other };
+    let sole = |sole: bool| if sole { EinvalCause::Lookup } else { EinvalCause::Other };
     match call.op {
         Op::Shmat => {
             const SHM_REMAP: u64 = 0o40000;
@@ -129,43 +129,45 @@ fn of_arguments(call: &Call<'_>) -> Cause {
             sole(second == 0 && third & SHM_REMAP == 0)
         }
         Op::Shmctl => match call.plain_command(1) {
-            IPC_RMID | IPC_STAT => Cause::Lookup,
+            IPC_RMID | IPC_STAT => EinvalCause::Lookup,
             // An owner that the caller's user namespace does not have (ipc_update_perm).
-            IPC_SET => Cause::LookupOrObject,
-            SHM_LOCK | SHM_UNLOCK => Cause::Lookup,
-            _ => Cause::Other,
+            IPC_SET => EinvalCause::LookupOrObject,
+            SHM_LOCK | SHM_UNLOCK => EinvalCause::Lookup,
+            _ => EinvalCause::Other,
         },
         Op::Semctl => match call.plain_command(2) {
-            IPC_RMID | IPC_STAT => Cause::Lookup,
+            IPC_RMID | IPC_STAT => EinvalCause::Lookup,
             // `semnum` counts only for commands on one semaphore (semctl_main, semctl_setval), and
             // the first one is always there.
-            GETALL | SETALL => Cause::Lookup,
-            GETPID | GETVAL | GETNCNT | GETZCNT | SETVAL if second as u32 == 0 => Cause::Lookup,
-            GETPID | GETVAL | GETNCNT | GETZCNT | SETVAL => Cause::LookupOrObject,
-            IPC_SET => Cause::LookupOrObject,
-            _ => Cause::Other,
+            GETALL | SETALL => EinvalCause::Lookup,
+            GETPID | GETVAL | GETNCNT | GETZCNT | SETVAL if second as u32 == 0 => {
+                EinvalCause::Lookup
+            }
+            GETPID | GETVAL | GETNCNT | GETZCNT | SETVAL => EinvalCause::LookupOrObject,
+            IPC_SET => EinvalCause::LookupOrObject,
+            _ => EinvalCause::Other,
         },
         Op::Msgctl => match call.plain_command(1) {
-            IPC_RMID | IPC_STAT => Cause::Lookup,
-            IPC_SET => Cause::LookupOrObject,
-            _ => Cause::Other,
+            IPC_RMID | IPC_STAT => EinvalCause::Lookup,
+            IPC_SET => EinvalCause::LookupOrObject,
+            _ => EinvalCause::Other,
         },
         Op::Semop => {
             // Too many are E2BIG. A time limit is looked at first (do_semtimedop).
             let none = third as u32 == 0;
             match call.timeout() {
-                _ if none => Cause::Other,
+                _ if none => EinvalCause::Other,
                 Some(limit) => {
                     sole(limit.tv_sec >= 0 && (0..1_000_000_000).contains(&limit.tv_nsec))
                 }
-                None if fourth == 0 || call.has(flag::INLINE) => Cause::Lookup,
-                None => Cause::LookupOrUnseen,
+                None if fourth == 0 || call.has(flag::INLINE) => EinvalCause::Lookup,
+                None => EinvalCause::LookupOrUnseen,
             }
         }
         Op::Msgsnd => match call.mtype() {
             // `msg_ctlmax` may be lower in a namespace; more than the default is not sent by many.
             Some(mtype) => sole(mtype >= 1 && size(call, third) <= MSGMAX.cast_signed()),
-            None => Cause::Other,
+            None => EinvalCause::Other,
         },
         Op::Msgrcv => {
             const IPC_NOWAIT: u64 = 0o4000;
@@ -174,7 +176,7 @@ fn of_arguments(call: &Call<'_>) -> Cause {
             let copy = fifth & MSG_COPY == 0 || fifth & MSG_EXCEPT == 0 && fifth & IPC_NOWAIT != 0;
             sole(size(call, third) >= 0 && copy)
         }
-        _ => Cause::Other,
+        _ => EinvalCause::Other,
     }
 }
 
@@ -184,12 +186,12 @@ const fn size(call: &Call<'_>, size: u64) -> i64 {
 }
 
 /// The access that was asked for: bits of `rwx`.
-fn wants(seen: &Seen<'_>) -> u32 {
+fn wants(seen: &CallObservation<'_>) -> u32 {
     match seen.op.family() {
         Family::Msg if seen.op == Op::Msgsnd => 0o2,
         Family::Shm if seen.op == Op::Shmat => match seen.calls {
-            Calls::One(call) if call.record.args[2] & SHM_RDONLY != 0 => 0o4,
-            Calls::One(_) | Calls::Group(..) => 0o6,
+            ObservedCalls::One(call) if call.record.args[2] & SHM_RDONLY != 0 => 0o4,
+            ObservedCalls::One(_) | ObservedCalls::Group(..) => 0o6,
         },
         Family::Shm | Family::Sem | Family::Msg | Family::Mq => 0o4,
     }

@@ -1,4 +1,4 @@
-//! `probe-key`: a key was looked for in vain that lives in another namespace.
+//! `probe-key`: a lookup of a key failed that exists in another namespace.
 //!
 //! Only `ENOENT` says that a key is not there (`ipcget_public`, ipc/util.c, 6.12): `EEXIST`, `EACCES` and
 //! the like say that it is.
@@ -6,13 +6,13 @@
 use ipc_trace_common::op::{Family, Op};
 
 use super::{
-    argue::Attempt,
-    detector::{Detector, Judging},
-    failed::{ENOENT, Failed},
-    sighting::{Calls, Seen},
+    detector::{DetectCx, Detector},
+    failed::{ENOENT, FailedCalls},
+    observation::{CallObservation, ObservedCalls},
+    scoring::Attempt,
 };
 use crate::{
-    engine::track::objects::ways::Sought,
+    engine::track::objects::index::LookupKey,
     event::{ReadFrom, finding::Class},
 };
 
@@ -24,7 +24,7 @@ const SMALL: u32 = 1 << 16;
 pub(super) struct ProbeKey;
 
 impl Detector for ProbeKey {
-    fn failed(&mut self, seen: &Seen<'_>, failed: Failed, to: &mut Judging<'_>) {
+    fn failed(&mut self, seen: &CallObservation<'_>, failed: FailedCalls, to: &mut DetectCx<'_>) {
         if failed.error == ENOENT
             && let Some(attempt) = attempt(seen, failed)
         {
@@ -35,7 +35,7 @@ impl Detector for ProbeKey {
 
 /// An attempt, if calls that failed with `ENOENT` are lookups by a key.
 #[expect(clippy::wildcard_enum_match_arm, reason = "no others look for a key")]
-fn attempt<'a>(seen: &Seen<'a>, failed: Failed) -> Option<Attempt<'a>> {
+fn attempt<'a>(seen: &CallObservation<'a>, failed: FailedCalls) -> Option<Attempt<'a>> {
     let (at_flags, at_size) = match seen.op {
         Op::Shmget => (2, Some(1)),
         Op::Semget => (2, Some(1)),
@@ -43,7 +43,7 @@ fn attempt<'a>(seen: &Seen<'a>, failed: Failed) -> Option<Attempt<'a>> {
         _ => return None,
     };
     let (key, wants, size) = match seen.calls {
-        Calls::One(call) => {
+        ObservedCalls::One(call) => {
             let args = &call.record.args;
             let flags = args[at_flags] as u32;
             // What any of the three groups of bits asks for (`ipcperms`, ipc/util.c, 6.12).
@@ -56,12 +56,12 @@ fn attempt<'a>(seen: &Seen<'a>, failed: Failed) -> Option<Attempt<'a>> {
             (args[0] as u32, wants, size)
         }
         // How they were asked for did not come along.
-        Calls::Group(_, group) => (group.id.cast_unsigned(), 0, 0),
+        ObservedCalls::Group(_, group) => (group.id.cast_unsigned(), 0, 0),
     };
     // 0 is IPC_PRIVATE, by which nothing is looked for.
     (key != 0).then(|| Attempt {
         class: Class::ProbeKey,
-        sought: Sought::Key(seen.op.family(), key),
+        sought: LookupKey::Key(seen.op.family(), key),
         base: base(key),
         name_from: ReadFrom::Kernel,
         wants: Some(if wants == 0 { 0o4 } else { wants }),

@@ -1,17 +1,17 @@
-//! `probe-name`: a queue's name was looked for in vain that lives in another namespace.
+//! `probe-name`: a lookup of a queue's name failed that exists in another namespace.
 
 use ipc_trace_common::op::Op;
 
 use super::{
-    argue::Attempt,
-    detector::{Detector, Judging},
-    failed::{ENOENT, Failed},
-    sighting::{Calls, Seen},
+    detector::{DetectCx, Detector},
+    failed::{ENOENT, FailedCalls},
+    observation::{CallObservation, ObservedCalls},
+    scoring::Attempt,
 };
 use crate::{
-    engine::track::objects::ways::Sought,
+    engine::track::objects::index::LookupKey,
     event::{ReadFrom, finding::Class},
-    input::Part,
+    input::CallPayload,
 };
 
 /// Whether a file is opened for reading, writing, or both (include/uapi/asm-generic/fcntl.h).
@@ -22,7 +22,7 @@ const O_ACCMODE: u64 = 3;
 pub(super) struct ProbeName;
 
 impl Detector for ProbeName {
-    fn failed(&mut self, seen: &Seen<'_>, failed: Failed, to: &mut Judging<'_>) {
+    fn failed(&mut self, seen: &CallObservation<'_>, failed: FailedCalls, to: &mut DetectCx<'_>) {
         if failed.error == ENOENT
             && let Some(attempt) = attempt(seen, failed)
         {
@@ -32,12 +32,12 @@ impl Detector for ProbeName {
 }
 
 /// An attempt, if a call that failed with `ENOENT` is a lookup by name.
-fn attempt<'a>(seen: &Seen<'a>, failed: Failed) -> Option<Attempt<'a>> {
+fn attempt<'a>(seen: &CallObservation<'a>, failed: FailedCalls) -> Option<Attempt<'a>> {
     if !matches!(seen.op, Op::MqOpen | Op::MqUnlink) {
         return None;
     }
-    let Calls::One(call) = seen.calls else { return None };
-    let Part::Name(part) = call.part else { return None };
+    let ObservedCalls::One(call) = seen.calls else { return None };
+    let CallPayload::Name(part) = call.part else { return None };
     let name = part.name.get(..part.name_len as usize)?;
     let known = call.has(ipc_trace_common::record::flag::DETAIL);
     let name = name.split(|byte| *byte == 0).next().filter(|name| known && !name.is_empty())?;
@@ -50,7 +50,7 @@ fn attempt<'a>(seen: &Seen<'a>, failed: Failed) -> Option<Attempt<'a>> {
     let name_from = call.args_from();
     Some(Attempt {
         class: Class::ProbeName,
-        sought: Sought::Name(name),
+        sought: LookupKey::Name(name),
         base: (60, "a queue's name, which is hardly the same by chance"),
         name_from,
         wants,

@@ -2,20 +2,20 @@
 
 use ipc_trace_common::record::NsRef;
 
-use super::sighting::Who;
+use super::observation::FindingActor;
 use crate::event::{
     escape::escaped,
     tag::{COMM_WIDTH, NsTag},
 };
 
 /// Who did it, as a title says it.
-pub(super) fn thread(who: &Who<'_>) -> String {
+pub(super) fn thread(who: &FindingActor<'_>) -> String {
     let name = who.comm.split(|byte| *byte == 0).next().unwrap_or_default();
     format!("{}[{}]", escaped(name, COMM_WIDTH), who.pid)
 }
 
 /// Whose it is, as a title says it.
-pub(super) fn of(ns: Option<NsRef>, dead: bool) -> String {
+pub(super) fn namespace_phrase(ns: Option<NsRef>, dead: bool) -> String {
     match (ns, dead) {
         (Some(ns), false) => format!("namespace {}", NsTag::new(ns.inum, ns.generation)),
         (Some(ns), true) => {

@@ -12,15 +12,15 @@ use std::sync::Arc;
 use ipc_trace_common::record::NsRef;
 
 use super::{
-    sighting::{Draft, Key, Target, Trace},
-    store::Findings,
+    observation::{EvidenceEvent, FindingDraft, FindingKey, FindingTarget},
+    store::FindingStore,
 };
 use crate::{
     engine::track::containers::{ContainerHandle, Containers, sharing},
     engine::track::{
         HashMap, Tracker,
         namespaces::is_host,
-        objects::one::{Local, One},
+        objects::tracked::{ObjectId, TrackedObject},
     },
     event::{Container, Sharing},
 };
@@ -32,9 +32,9 @@ const PATIENCE_NS: u64 = 3_000_000_000;
 
 /// Containers that share a namespace, as a class tells of them.
 #[derive(Clone, Debug)]
-pub(super) struct Shared {
+pub(super) struct SharedUse {
     /// The finding
-    pub(super) key: Key,
+    pub(super) key: FindingKey,
     /// The namespace
     pub(super) ns: NsRef,
     /// Who came to use what another one has
@@ -44,22 +44,22 @@ pub(super) struct Shared {
     /// What they share, as a title says it; of `cross-container`
     pub(super) object: String,
     /// What is the same whatever the runtimes say
-    pub(super) draft: Draft,
+    pub(super) draft: FindingDraft,
     /// What there is to say, as the runtimes' word stands
-    pub(super) say: fn(&Self, &Containers, Sharing) -> Draft,
+    pub(super) say: fn(&Self, &Containers, Sharing) -> FindingDraft,
 }
 
-impl Shared {
+impl SharedUse {
     fn containers(&self, all: &Containers) -> Vec<Arc<Container>> {
         self.other.iter().chain([&self.subject]).map(|handle| all.container(handle)).collect()
     }
 
     fn sharing(&self, containers: &[Arc<Container>]) -> Sharing {
-        sharing::of(containers, is_host(self.ns)).unwrap_or(Sharing::Unknown)
+        sharing::classify_sharing(containers, is_host(self.ns)).unwrap_or(Sharing::Unknown)
     }
 
     /// What there is to say. `own`: its containers, of all.
-    fn draft(&self, own: &[Arc<Container>], all: &Containers) -> Draft {
+    fn draft(&self, own: &[Arc<Container>], all: &Containers) -> FindingDraft {
         (self.say)(self, all, self.sharing(own))
     }
 }
@@ -67,9 +67,9 @@ impl Shared {
 /// One of those, from when it was seen.
 #[derive(Debug)]
 struct Open {
-    shared: Shared,
+    shared: SharedUse,
     /// Calls that no finding has counted
-    traces: Trace,
+    traces: EvidenceEvent,
     due: u64,
     /// What the finding says of the containers; `None`: it waits
     told: Option<Vec<Arc<Container>>>,
@@ -79,26 +79,26 @@ struct Open {
 #[derive(Debug)]
 struct Uses {
     ns: NsRef,
-    local: Local,
+    local: ObjectId,
     counted: u64,
 }
 
 /// What is remembered.
 #[derive(Debug, Default)]
-pub(super) struct Meetings {
-    open: HashMap<Key, Open>,
+pub(super) struct SharingTracker {
+    open: HashMap<FindingKey, Open>,
     forgot: u64,
-    uses: HashMap<Key, Uses>,
+    uses: HashMap<FindingKey, Uses>,
 }
 
-impl Meetings {
+impl SharingTracker {
     /// Whether containers share something, and it is followed what becomes known of them.
-    pub(super) fn is_open(&self, key: &Key) -> bool {
+    pub(super) fn is_open(&self, key: &FindingKey) -> bool {
         self.open.contains_key(key)
     }
 
     /// Calls of containers that share something. Whether these are known to share it.
-    pub(super) fn again(&mut self, key: &Key, trace: &Trace) -> bool {
+    pub(super) fn again(&mut self, key: &FindingKey, trace: &EvidenceEvent) -> bool {
         let Some(open) = self.open.get_mut(key) else { return false };
         open.traces.count = open.traces.count.saturating_add(trace.count);
         open.traces.boot_ns = open.traces.boot_ns.max(trace.boot_ns);
@@ -108,10 +108,10 @@ impl Meetings {
     /// From now on, calls on an object count for a finding.
     pub(super) fn count(
         &mut self,
-        key: &Key,
-        (ns, local): (NsRef, Local),
-        one: &One,
-        to: &Findings,
+        key: &FindingKey,
+        (ns, local): (NsRef, ObjectId),
+        one: &TrackedObject,
+        to: &FindingStore,
     ) {
         if self.uses.len() >= KEPT {
             let open = &self.open;
@@ -123,7 +123,7 @@ impl Meetings {
     }
 
     /// Forgets what can't be amended any more, if there is no room.
-    pub(super) fn make_room(&mut self, to: &Findings) {
+    pub(super) fn make_room(&mut self, to: &FindingStore) {
         if self.open.len() >= KEPT {
             self.open.retain(|key, one| one.told.is_none() || to.draft(key).is_some());
             self.forgot += 1;
@@ -138,10 +138,10 @@ impl Meetings {
     /// Containers share something. Whether what becomes known of them is followed.
     pub(super) fn open(
         &mut self,
-        shared: Shared,
-        trace: Trace,
+        shared: SharedUse,
+        trace: EvidenceEvent,
         all: &Containers,
-        to: &mut Findings,
+        to: &mut FindingStore,
     ) -> bool {
         self.make_room(to);
         let containers = shared.containers(all);
@@ -155,26 +155,26 @@ impl Meetings {
         let known = shared.sharing(&containers) != Sharing::Unknown;
         let mut open = Open { shared, traces: trace, due, told: None };
         if known {
-            open.tell(containers, all, to);
+            open.report(containers, all, to);
         }
         self.open.insert(key, open);
         true
     }
 
     /// Time went on.
-    pub(super) fn tick(&mut self, now: u64, tracker: &Tracker, to: &mut Findings) {
+    pub(super) fn tick(&mut self, now: u64, tracker: &Tracker, to: &mut FindingStore) {
         let all = &tracker.containers;
         for open in self.open.values_mut() {
             let containers = open.shared.containers(all);
             let known = || open.shared.sharing(&containers) != Sharing::Unknown;
             if open.told.is_some() || now >= open.due || known() {
-                open.tell(containers, all, to);
+                open.report(containers, all, to);
             }
         }
         self.count_uses(now, tracker, to);
     }
 
-    fn count_uses(&mut self, now: u64, tracker: &Tracker, to: &mut Findings) {
+    fn count_uses(&mut self, now: u64, tracker: &Tracker, to: &mut FindingStore) {
         self.uses.retain(|key, uses| {
             let Some(one) = tracker.objects.get(uses.ns, uses.local) else { return false };
             let new = one.uses.saturating_sub(uses.counted);
@@ -189,23 +189,23 @@ impl Meetings {
     }
 
     /// Nothing comes any more.
-    pub(super) fn finish(&mut self, now: u64, tracker: &Tracker, to: &mut Findings) {
+    pub(super) fn finish(&mut self, now: u64, tracker: &Tracker, to: &mut FindingStore) {
         let all = &tracker.containers;
         for open in self.open.values_mut() {
-            open.tell(open.shared.containers(all), all, to);
+            open.report(open.shared.containers(all), all, to);
         }
         self.count_uses(now, tracker, to);
     }
 }
 
 /// Calls on an object, by whomever.
-fn calls(boot_ns: u64, count: u64) -> Trace {
-    Trace { boot_ns, seq: None, what: "call".into(), ret: None, error: None, count }
+fn calls(boot_ns: u64, count: u64) -> EvidenceEvent {
+    EvidenceEvent { boot_ns, seq: None, what: "call".into(), ret: None, error: None, count }
 }
 
 impl Open {
     /// Tells of it, as it is known now, and of what came since.
-    fn tell(&mut self, containers: Vec<Arc<Container>>, all: &Containers, to: &mut Findings) {
+    fn report(&mut self, containers: Vec<Arc<Container>>, all: &Containers, to: &mut FindingStore) {
         let Self { shared, traces, told, due: _ } = self;
         let key = &shared.key;
         match told {
@@ -227,9 +227,9 @@ impl Open {
 }
 
 /// What a finding is about, where that is an object.
-pub(super) const fn target(ns: NsRef, local: Local) -> Target {
+pub(super) const fn target(ns: NsRef, local: ObjectId) -> FindingTarget {
     match local {
-        Local::Sysv(kind, id) => Target::Sysv(ns, kind, id),
-        Local::Queue(dev, ino) => Target::Queue(dev, ino),
+        ObjectId::Sysv(kind, id) => FindingTarget::Sysv(ns, kind, id),
+        ObjectId::Queue(dev, ino) => FindingTarget::Queue(dev, ino),
     }
 }

@@ -1,6 +1,6 @@
-//! Findings: sightings folded, counted, bounded, and shown when there is something new.
+//! Findings: observations folded, counted, bounded, and shown when there is something new.
 //!
-//! Invariant: every sighting is counted in one finding, or in `no_room` of its class. What is kept of
+//! Invariant: every observation is counted in one finding, or in `over_limit` of its class. What is kept of
 //! a finding is bounded however often it is seen.
 
 use std::{
@@ -12,8 +12,8 @@ use std::{
 
 use super::{
     found,
-    judge::{Judge, Silent, Verdict},
-    sighting::{Draft, Extent, Key, Target, Trace, Whose},
+    judge::{FindingDecision, FindingPolicy, Silent},
+    observation::{EvidenceEvent, Extent, FindingDraft, FindingKey, FindingOwner, FindingTarget},
 };
 use crate::{
     engine::track::{HashMap, Tracker, containers::ContainerHandle},
@@ -73,14 +73,14 @@ impl<T> Ends<T> {
 
 /// A finding, as it is kept.
 #[derive(Clone, Debug)]
-struct Kept {
+struct FindingEntry {
     id: u64,
-    draft: Draft,
+    draft: FindingDraft,
     first_ns: u64,
     last_ns: u64,
     count: u64,
     lines: Ends<u64>,
-    events: Ends<Trace>,
+    events: Ends<EvidenceEvent>,
     /// The object, as it was known when this was shown last: it may be forgotten
     object: Option<FoundObject>,
     /// No line has told of it
@@ -88,12 +88,12 @@ struct Kept {
     /// There is more than the last line told
     grown: bool,
     /// What was said of it when it was shown last
-    verdict: Verdict,
+    verdict: FindingDecision,
 }
 
 /// What is to be shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Which {
+pub(crate) enum FindingSelection {
     /// Those that no line has told of
     New,
     /// Those of which there is more to tell than a line has
@@ -104,7 +104,7 @@ pub(crate) enum Which {
 
 /// A finding to be shown.
 #[derive(Clone, Debug)]
-pub(crate) struct Shown {
+pub(crate) struct ShownFinding {
     /// No line has told of it before
     pub new: bool,
     /// The finding
@@ -113,10 +113,10 @@ pub(crate) struct Shown {
 
 /// All findings.
 #[derive(Debug)]
-pub(crate) struct Findings {
-    kept: HashMap<Key, Kept>,
+pub(crate) struct FindingStore {
+    kept: HashMap<FindingKey, FindingEntry>,
     per_class: BTreeMap<Class, usize>,
-    judge: Box<dyn Judge>,
+    judge: Box<dyn FindingPolicy>,
     /// Whether a line tells of each finding as it comes, so that it can be forgotten
     told: bool,
     next: u64,
@@ -124,7 +124,7 @@ pub(crate) struct Findings {
     folded: BTreeMap<Class, u64>,
     /// Muted ones that had to make room, by class and rule
     muted: BTreeMap<(Class, Rc<str>), u64>,
-    no_room: BTreeMap<Class, u64>,
+    over_limit: BTreeMap<Class, u64>,
     /// Classes in which nothing was old enough to make room, and when they are looked through again
     full_until: BTreeMap<Class, u64>,
     /// What is less sure does not count as the worst
@@ -133,7 +133,7 @@ pub(crate) struct Findings {
     worst: Option<Severity>,
 }
 
-impl Default for Findings {
+impl Default for FindingStore {
     fn default() -> Self {
         Self {
             kept: HashMap::default(),
@@ -144,7 +144,7 @@ impl Default for Findings {
             pending: false,
             folded: BTreeMap::new(),
             muted: BTreeMap::new(),
-            no_room: BTreeMap::new(),
+            over_limit: BTreeMap::new(),
             full_until: BTreeMap::new(),
             least: 0,
             worst: None,
@@ -152,9 +152,9 @@ impl Default for Findings {
     }
 }
 
-impl Findings {
+impl FindingStore {
     /// Who has a say in what is shown.
-    pub(crate) fn judged_by(&mut self, judge: Box<dyn Judge>) {
+    pub(crate) fn judged_by(&mut self, judge: Box<dyn FindingPolicy>) {
         self.judge = judge;
     }
 
@@ -169,18 +169,23 @@ impl Findings {
     }
 
     /// A class saw something. `draft` is asked for when that is new.
-    pub(crate) fn saw(&mut self, key: Key, trace: Trace, draft: impl FnOnce() -> Draft) {
+    pub(crate) fn saw(
+        &mut self,
+        key: FindingKey,
+        trace: EvidenceEvent,
+        draft: impl FnOnce() -> FindingDraft,
+    ) {
         if let Some(kept) = self.kept.get_mut(&key) {
             kept.add(trace);
             return;
         }
         if !self.has_room(&key, trace.boot_ns) {
-            *self.no_room.entry(key.class).or_default() += trace.count;
+            *self.over_limit.entry(key.class).or_default() += trace.count;
             return;
         }
         self.next += 1;
         let draft = draft();
-        let mut kept = Kept {
+        let mut kept = FindingEntry {
             id: self.next,
             draft,
             first_ns: trace.boot_ns,
@@ -191,7 +196,7 @@ impl Findings {
             object: None,
             new: true,
             grown: true,
-            verdict: Verdict::default(),
+            verdict: FindingDecision::default(),
         };
         kept.add(trace);
         *self.per_class.entry(key.class).or_default() += 1;
@@ -203,27 +208,27 @@ impl Findings {
     pub(crate) fn saw_as(
         &mut self,
         extent: Extent,
-        key: Key,
-        trace: Trace,
-        draft: impl Fn() -> Draft,
+        key: FindingKey,
+        trace: EvidenceEvent,
+        draft: impl Fn() -> FindingDraft,
     ) {
         if let Some(kept) = self.kept.get_mut(&key)
             && kept.draft.extent < extent
         {
-            kept.draft = Draft { extent, ..draft() };
+            kept.draft = FindingDraft { extent, ..draft() };
         }
-        self.saw(key, trace, || Draft { extent, ..draft() });
+        self.saw(key, trace, || FindingDraft { extent, ..draft() });
     }
 
     /// The same was seen again, if it is kept.
-    pub(crate) fn saw_again(&mut self, key: &Key, trace: Trace) {
+    pub(crate) fn saw_again(&mut self, key: &FindingKey, trace: EvidenceEvent) {
         if let Some(kept) = self.kept.get_mut(key) {
             kept.add(trace);
         }
     }
 
     /// More became known of what was seen before, if it was: of its severity, title or reasons.
-    pub(crate) fn amend(&mut self, key: &Key, amend: impl FnOnce(&mut Draft)) {
+    pub(crate) fn amend(&mut self, key: &FindingKey, amend: impl FnOnce(&mut FindingDraft)) {
         if let Some(kept) = self.kept.get_mut(key) {
             amend(&mut kept.draft);
             kept.grown = true;
@@ -232,11 +237,11 @@ impl Findings {
 
     /// What a class said of something that it saw.
     #[must_use]
-    pub(crate) fn draft(&self, key: &Key) -> Option<&Draft> {
+    pub(crate) fn draft(&self, key: &FindingKey) -> Option<&FindingDraft> {
         self.kept.get(key).map(|kept| &kept.draft)
     }
 
-    fn has_room(&mut self, key: &Key, now: u64) -> bool {
+    fn has_room(&mut self, key: &FindingKey, now: u64) -> bool {
         let class = key.class;
         if self.per_class.get(&class).copied().unwrap_or(0) < PER_CLASS {
             return true;
@@ -248,7 +253,7 @@ impl Findings {
             return false;
         }
         let before = self.kept.len();
-        let stale = |key: &Key, kept: &Kept| {
+        let stale = |key: &FindingKey, kept: &FindingEntry| {
             key.class == class && !kept.grown && kept.last_ns.saturating_add(STALE_NS) < now
         };
         let (folded, worst, least) = (&mut self.folded, &mut self.worst, self.least);
@@ -286,17 +291,19 @@ impl Findings {
     /// Findings to be shown.
     pub(crate) fn show(
         &mut self,
-        which: Which,
+        which: FindingSelection,
         tracker: &mut Tracker,
         now: SystemTime,
-    ) -> Vec<Shown> {
+    ) -> Vec<ShownFinding> {
         self.pending = false;
         // A name is seldom long in coming, and a rule may ask for it.
         let patient = self.judge.asks_names();
-        let wanted = |kept: &Kept| match which {
-            Which::New => kept.new && !(patient && kept.draft.is_nameless(&tracker.containers)),
-            Which::Grown => kept.grown,
-            Which::All => true,
+        let wanted = |kept: &FindingEntry| match which {
+            FindingSelection::New => {
+                kept.new && !(patient && kept.draft.is_nameless(&tracker.containers))
+            }
+            FindingSelection::Grown => kept.grown,
+            FindingSelection::All => true,
         };
         let (mut shown, mut containers) = (Vec::new(), Vec::new());
         for (key, kept) in self.kept.iter_mut().filter(|(_, kept)| wanted(kept)) {
@@ -305,7 +312,7 @@ impl Findings {
             kept.grown = false;
             if kept.verdict.muted.is_none() {
                 let new = std::mem::take(&mut kept.new);
-                shown.push(Shown { new, finding });
+                shown.push(ShownFinding { new, finding });
             }
         }
         for handle in &containers {
@@ -317,7 +324,7 @@ impl Findings {
 
     /// All findings, the severest first, then the surest.
     pub(crate) fn report(&mut self, tracker: &mut Tracker, now: SystemTime) -> Vec<Finding> {
-        let all = self.show(Which::All, tracker, now).into_iter();
+        let all = self.show(FindingSelection::All, tracker, now).into_iter();
         let mut all: Vec<_> = all.map(|shown| shown.finding).collect();
         all.sort_by_key(|one| (std::cmp::Reverse((one.severity, one.confidence)), one.id));
         all
@@ -332,7 +339,7 @@ impl Findings {
 
     /// What became of them.
     #[must_use]
-    pub(crate) fn accounting(&self, unjudged: u64) -> FindingsAccounting {
+    pub(crate) fn accounting(&self, undetermined: u64) -> FindingsAccounting {
         let mut by_class: BTreeMap<Class, u64> = self.folded.clone();
         let mut muted: BTreeMap<Class, u64> = BTreeMap::new();
         let mut muted_by: BTreeMap<String, u64> = BTreeMap::new();
@@ -354,21 +361,21 @@ impl Findings {
             muted,
             muted_by,
             folded: self.folded.values().sum(),
-            no_room: self.no_room.clone(),
-            unjudged,
+            over_limit: self.over_limit.clone(),
+            undetermined,
         }
     }
 }
 
 /// How much a finding weighs for `--fail-on`.
-fn counts_as(kept: &Kept, least: u8) -> Option<Severity> {
-    let Verdict { muted, declared_by, severity } = &kept.verdict;
+fn counts_as(kept: &FindingEntry, least: u8) -> Option<Severity> {
+    let FindingDecision { muted, declared_by, severity } = &kept.verdict;
     let declared = muted.is_some() || declared_by.is_some() || kept.draft.declared_by.is_some();
     (!declared && kept.draft.confidence() >= least).then(|| severity.unwrap_or(kept.draft.severity))
 }
 
-impl Kept {
-    fn add(&mut self, trace: Trace) {
+impl FindingEntry {
+    fn add(&mut self, trace: EvidenceEvent) {
         self.count = self.count.saturating_add(trace.count);
         self.first_ns = self.first_ns.min(trace.boot_ns);
         self.last_ns = self.last_ns.max(trace.boot_ns);
@@ -376,7 +383,7 @@ impl Kept {
         self.rest_on(trace);
     }
 
-    fn rest_on(&mut self, trace: Trace) {
+    fn rest_on(&mut self, trace: EvidenceEvent) {
         if let Some(seq) = trace.seq {
             self.lines.push(seq);
         }
@@ -396,19 +403,19 @@ impl Kept {
 
     fn finding(
         &mut self,
-        key: &Key,
+        key: &FindingKey,
         tracker: &Tracker,
         containers: &mut Vec<ContainerHandle>,
-        judge: &dyn Judge,
+        judge: &dyn FindingPolicy,
         now: SystemTime,
     ) -> Finding {
         let before = self.object.take().unwrap_or_default();
-        self.object = Some(found::look(key, &self.draft, before, tracker, containers));
+        self.object = Some(found::object_info(key, &self.draft, before, tracker, containers));
         let draft = &self.draft;
         containers.extend(draft.container.clone());
         let container = draft.container.as_ref();
         let time = |boot_ns| tracker.clock.time(boot_ns);
-        let evidence = |trace: &Trace| Evidence {
+        let evidence = |trace: &EvidenceEvent| Evidence {
             time: time(trace.boot_ns),
             seq: trace.seq,
             what: trace.what.clone(),
@@ -436,10 +443,10 @@ impl Kept {
             events: self.events.iter().map(evidence).collect(),
             reasons: draft.reasons.clone(),
             declared_by: draft.declared_by.clone(),
-            explains: Cow::Borrowed(draft.explains),
+            benign_explanation: Cow::Borrowed(draft.benign_explanation),
             policy: None,
         };
-        self.verdict = judge.judge(&finding, now);
+        self.verdict = judge.decide(&finding, now);
         finding.severity = self.verdict.severity.unwrap_or(finding.severity);
         let rule = self.verdict.declared_by.clone();
         finding.declared_by = rule.or(finding.declared_by);
@@ -452,14 +459,14 @@ impl Kept {
     }
 }
 
-impl Key {
+impl FindingKey {
     /// Of a process.
     #[must_use]
-    pub(crate) const fn of(
+    pub(crate) const fn for_process(
         class: Class,
-        process: crate::input::process::ProcessKey,
-        target: Target,
+        process: crate::input::process::ProcessId,
+        target: FindingTarget,
     ) -> Self {
-        Self { class, whose: Whose::Process(process), target }
+        Self { class, whose: FindingOwner::Process(process), target }
     }
 }

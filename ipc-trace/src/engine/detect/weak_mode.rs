@@ -7,14 +7,16 @@ use ipc_trace_common::record::NsRef;
 
 use super::{
     cross_container_denied::name,
-    detector::{Detector, Judging},
+    detector::{DetectCx, Detector},
+    observation::{
+        CallObservation, EvidenceEvent, FindingActor, FindingDraft, FindingKey, FindingOwner,
+    },
     shared::target,
-    sighting::{Draft, Key, Seen, Trace, Who, Whose},
 };
 use crate::{
     engine::track::objects::{
-        Caller, Change,
-        one::{Local, One},
+        CallerSnapshot, ObjectChange,
+        tracked::{ObjectId, TrackedObject},
     },
     event::tag::NsTag,
     event::{
@@ -33,8 +35,14 @@ const OTHERS_WRITE: u32 = 0o002;
 pub(super) struct WeakMode;
 
 impl Detector for WeakMode {
-    fn met(&mut self, seen: &Seen<'_>, at: (NsRef, Local), one: &One, to: &mut Judging<'_>) {
-        if let Some((key, draft)) = met(&seen.who, at, one)
+    fn new_user(
+        &mut self,
+        seen: &CallObservation<'_>,
+        at: (NsRef, ObjectId),
+        one: &TrackedObject,
+        to: &mut DetectCx<'_>,
+    ) {
+        if let Some((key, draft)) = check_mode(&seen.who, at, one)
             && to.findings.draft(&key).is_none()
         {
             to.meetings.count(&key, at, one, to.findings);
@@ -42,7 +50,7 @@ impl Detector for WeakMode {
         }
     }
 
-    fn object(&mut self, change: &Change, to: &mut Judging<'_>) {
+    fn object(&mut self, change: &ObjectChange, to: &mut DetectCx<'_>) {
         if let Some((key, trace, draft)) = changed(change)
             && to.findings.draft(&key).is_none()
         {
@@ -53,39 +61,47 @@ impl Detector for WeakMode {
 }
 
 /// Somebody new has used an object.
-fn met(who: &Who<'_>, (ns, local): (NsRef, Local), one: &One) -> Option<(Key, Draft)> {
+fn check_mode(
+    who: &FindingActor<'_>,
+    (ns, local): (NsRef, ObjectId),
+    one: &TrackedObject,
+) -> Option<(FindingKey, FindingDraft)> {
     let mode = one.mode().filter(|mode| mode & OTHERS_WRITE != 0)?;
     let several = several(one)?;
-    let key = Key { class: Class::WeakMode, whose: Whose::Shared, target: target(ns, local) };
+    let key = FindingKey {
+        class: Class::WeakMode,
+        whose: FindingOwner::Shared,
+        target: target(ns, local),
+    };
     let title = format!(
         "{} in namespace {} may be written by anybody (mode {mode:04o}), and is used by {several}",
         name(local, one),
         NsTag::new(ns.inum, ns.generation),
     );
-    let mut draft = Draft::by(who, Severity::Low, title)
-        .of(Some(ns), Some(who.ns != ns), false)
+    let mut draft = FindingDraft::by(who, Severity::Low, title)
+        .about(Some(ns), Some(who.ns != ns), false)
         .because(90, "its mode is known, and calls of all of them were seen");
     draft.local = Some(local);
-    draft.explains = EXPLAINS;
+    draft.benign_explanation = EXPLAINS;
     Some((key, draft))
 }
 
 /// Something happened to an object: it may have got such a mode while several use it.
-fn changed(change: &Change) -> Option<(Key, Trace, Draft)> {
+fn changed(change: &ObjectChange) -> Option<(FindingKey, EvidenceEvent, FindingDraft)> {
     if change.life != ObjectLife::Changed {
         return None;
     }
-    let Caller { tid, pid, uid, gid, comm, facts } = change.by.as_ref()?;
+    let CallerSnapshot { tid, pid, uid, gid, comm, facts } = change.by.as_ref()?;
     let (ns, facts) = (change.ns, facts.as_ref());
-    let who = Who { pid: *pid, tid: *tid, uid: *uid, gid: *gid, comm, ns, facts };
-    let (key, draft) = met(&who, (change.ns, change.local), &change.one)?;
+    let who = FindingActor { pid: *pid, tid: *tid, uid: *uid, gid: *gid, comm, ns, facts };
+    let (key, draft) = check_mode(&who, (change.ns, change.local), &change.one)?;
     let what = "mode changed".into();
     let boot_ns = change.boot_ns;
-    Some((key, Trace { boot_ns, seq: None, what, ret: None, error: None, count: 1 }, draft))
+    Some((key, EvidenceEvent { boot_ns, seq: None, what, ret: None, error: None, count: 1 }, draft))
 }
 
 /// Who uses an object, if they are several.
-fn several(one: &One) -> Option<&'static str> {
+fn several(one: &TrackedObject) -> Option<&'static str> {
     let parties = one.parties();
     let first = parties.first()?;
     // Who made it has used it.

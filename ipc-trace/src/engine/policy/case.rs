@@ -49,7 +49,7 @@ pub(crate) struct Side<'a> {
 
 /// A finding, as a policy sees it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Case<'a> {
+pub(crate) struct FindingView<'a> {
     /// What happened
     pub class: Class,
     /// Who did it

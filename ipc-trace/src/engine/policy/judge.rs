@@ -6,11 +6,11 @@ use ipc_trace_common::state::HOST_INUM;
 
 use super::{
     Policy, Rule,
-    case::{Case, Home, Side},
+    case::{FindingView, Home, Side},
     suggest::suggest,
 };
 use crate::{
-    engine::detect::judge::{Judge, Verdict},
+    engine::detect::judge::{FindingDecision, FindingPolicy},
     event::{
         ReadFrom,
         finding::{Finding, FoundObject, Subject},
@@ -19,13 +19,13 @@ use crate::{
 
 /// Judges findings by a policy.
 #[derive(Debug, Default)]
-pub(crate) struct Judges {
+pub(crate) struct PolicyEngine {
     policy: Policy,
     /// The rules' names, by their numbers
     names: Vec<Rc<str>>,
 }
 
-impl Judges {
+impl PolicyEngine {
     /// By the rules of this one; without any, there is nothing but suggestions.
     #[must_use]
     pub(crate) fn by(policy: Policy) -> Self {
@@ -38,16 +38,16 @@ impl Judges {
     }
 }
 
-impl Judge for Judges {
-    fn judge(&self, finding: &Finding, now: SystemTime) -> Verdict {
-        let mut verdict = Verdict::default();
-        match self.policy.judge(&case(finding), now) {
-            super::Verdict::Silent => {}
-            super::Verdict::Muted(rule) => verdict.muted = self.name(rule),
-            super::Verdict::Declared(rule) => {
+impl FindingPolicy for PolicyEngine {
+    fn decide(&self, finding: &Finding, now: SystemTime) -> FindingDecision {
+        let mut verdict = FindingDecision::default();
+        match self.policy.evaluate(&case(finding), now) {
+            super::PolicyDecision::Silent => {}
+            super::PolicyDecision::Muted(rule) => verdict.muted = self.name(rule),
+            super::PolicyDecision::Declared(rule) => {
                 verdict.declared_by = self.name(rule).map(|name| name.to_string());
             }
-            super::Verdict::Weighs(_, severity) => verdict.severity = Some(severity),
+            super::PolicyDecision::Weighs(_, severity) => verdict.severity = Some(severity),
         }
         verdict
     }
@@ -67,9 +67,9 @@ pub(crate) fn expired(policy: &Policy, now: SystemTime) -> impl Iterator<Item = 
 }
 
 /// A finding, as rules see it.
-fn case(finding: &Finding) -> Case<'_> {
+fn case(finding: &Finding) -> FindingView<'_> {
     let object = finding.object.as_ref();
-    Case {
+    FindingView {
         class: finding.class,
         severity: finding.severity,
         subject: subject(&finding.subject),

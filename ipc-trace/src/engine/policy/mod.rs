@@ -25,9 +25,9 @@ mod tests;
 use std::{path::Path, time::SystemTime};
 
 use crate::event::finding::{Class, Severity};
-use case::Case;
+use case::FindingView;
 use parse::PolicyError;
-use terms::{Condition, What};
+use terms::{Attribute, Condition};
 
 /// Bytes of a policy at most.
 pub(crate) const LARGEST: u64 = 256 << 10;
@@ -59,7 +59,7 @@ impl Does {
 
 /// The day or moment with which a rule ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Until {
+pub(crate) struct Expiry {
     /// As the file has it
     pub text: String,
     /// From then on it does not hold
@@ -82,7 +82,7 @@ pub(crate) struct Rule {
     /// What must be so of the object
     pub object: Vec<Condition>,
     /// When it ends
-    pub until: Option<Until>,
+    pub until: Option<Expiry>,
     /// The line of the file where it begins
     pub line: usize,
 }
@@ -96,13 +96,16 @@ impl Rule {
 
     /// Whether it speaks of a case.
     #[must_use]
-    pub(crate) fn matches(&self, case: &Case<'_>) -> bool {
+    pub(crate) fn matches(&self, case: &FindingView<'_>) -> bool {
         let hides = match self.does {
             Does::Allow | Does::Mute => true,
             Does::Severity(severity) => severity < case.severity,
         };
         // Whoever makes a call can let another name be read than that of the queue.
-        if hides && !case.name_is_proven && self.object.iter().any(|one| one.what == What::Name) {
+        if hides
+            && !case.name_is_proven
+            && self.object.iter().any(|one| one.what == Attribute::Name)
+        {
             return false;
         }
         (self.classes.is_empty() || self.classes.contains(&case.class))
@@ -113,7 +116,7 @@ impl Rule {
 
 /// What a policy says about a case: numbers of rules.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum PolicyDecision {
     /// Nothing
     #[default]
     Silent,
@@ -155,14 +158,14 @@ impl Policy {
 
     /// What it says about a case: the first rule that speaks of it.
     #[must_use]
-    pub(crate) fn judge(&self, case: &Case<'_>, now: SystemTime) -> Verdict {
+    pub(crate) fn evaluate(&self, case: &FindingView<'_>, now: SystemTime) -> PolicyDecision {
         let speaks = |rule: &Rule| rule.matches(case) && rule.holds(now);
-        let Some(at) = self.rules.iter().position(speaks) else { return Verdict::Silent };
+        let Some(at) = self.rules.iter().position(speaks) else { return PolicyDecision::Silent };
         match self.rules.get(at).map(|rule| rule.does) {
-            Some(Does::Mute) => Verdict::Muted(at),
-            Some(Does::Allow) => Verdict::Declared(at),
-            Some(Does::Severity(severity)) => Verdict::Weighs(at, severity),
-            None => Verdict::Silent,
+            Some(Does::Mute) => PolicyDecision::Muted(at),
+            Some(Does::Allow) => PolicyDecision::Declared(at),
+            Some(Does::Severity(severity)) => PolicyDecision::Weighs(at, severity),
+            None => PolicyDecision::Silent,
         }
     }
 }

@@ -12,8 +12,8 @@ use toml::{
 };
 
 use super::{
-    Does, Policy, RULES, Rule, Until,
-    terms::{Condition, Want, What},
+    Does, Expiry, Policy, RULES, Rule,
+    terms::{Attribute, Condition, Matcher},
 };
 use crate::input::pattern::Pattern;
 use crate::{
@@ -82,7 +82,7 @@ impl fmt::Display for PolicyError {
 
 /// The keys of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Key {
+pub(crate) enum RuleKey {
     /// What it is called
     Name,
     /// Why it is there
@@ -99,7 +99,7 @@ pub(crate) enum Key {
     Set,
 }
 
-impl Key {
+impl RuleKey {
     /// All, in the order of the documentation.
     pub(crate) const ALL: [Self; 7] = [
         Self::Name,
@@ -146,7 +146,7 @@ pub(crate) fn policy(
             return Err(vec![Problem { at: Some(at), text, hint: None }]);
         }
     };
-    let mut reader = Reader { source, problems: Vec::new(), user };
+    let mut reader = RuleReader { source, problems: Vec::new(), user };
     let (table, errors) = DeTable::parse_recoverable(source);
     if errors.is_empty() {
         let rules = reader.rules(table.get_ref());
@@ -184,15 +184,15 @@ fn instead<'a>(wrong: &str, names: impl Iterator<Item = &'a str> + Clone) -> Str
     }
 }
 
-type Value<'a> = Spanned<DeValue<'a>>;
+type RuleValue<'a> = Spanned<DeValue<'a>>;
 
-struct Reader<'s> {
+struct RuleReader<'s> {
     source: &'s str,
     problems: Vec<Problem>,
     user: &'s dyn Fn(&str) -> Result<u32, String>,
 }
 
-impl Reader<'_> {
+impl RuleReader<'_> {
     fn problem(&mut self, span: Range<usize>, text: String, hint: Option<String>) {
         let at = Some(place(self.source, span.start));
         self.problems.push(Problem { at, text, hint });
@@ -209,7 +209,7 @@ impl Reader<'_> {
         self.problem(span, text, Some(instead(wrong, names)));
     }
 
-    fn expected(&mut self, value: &Value<'_>, wanted: &str) {
+    fn expected(&mut self, value: &RuleValue<'_>, wanted: &str) {
         let text = format!("expected {wanted}, found: {}", value.get_ref().type_str());
         self.problem(value.span(), text, None);
     }
@@ -255,13 +255,13 @@ impl Reader<'_> {
         rules
     }
 
-    fn rule(&mut self, does: Does, value: &Value<'_>) -> Option<Rule> {
+    fn rule(&mut self, does: Does, value: &RuleValue<'_>) -> Option<Rule> {
         let Some(table) = value.get_ref().as_table() else {
             self.expected(value, "a rule: a table of keys");
             return None;
         };
         let wrong = self.problems.len();
-        let takes = |key: &Key| *key != Key::Set || matches!(does, Does::Severity(_));
+        let takes = |key: &RuleKey| *key != RuleKey::Set || matches!(does, Does::Severity(_));
         let mut rule = Rule {
             name: String::new(),
             reason: None,
@@ -274,21 +274,23 @@ impl Reader<'_> {
         };
         let mut set = None;
         for (word, value) in table {
-            let known = Key::ALL.iter().find(|key| key.name() == word.get_ref().as_ref());
+            let known = RuleKey::ALL.iter().find(|key| key.name() == word.get_ref().as_ref());
             let Some(key) = known.filter(|key| takes(key)) else {
                 let kind = format!("key of [[{}]]", does.table());
-                let names = Key::ALL.iter().filter(|key| takes(key)).map(|key| key.name());
+                let names = RuleKey::ALL.iter().filter(|key| takes(key)).map(|key| key.name());
                 self.unknown(word.span(), &kind, word.get_ref(), names);
                 continue;
             };
             match key {
-                Key::Name => rule.name = self.line_of_text(value, NAME).unwrap_or_default(),
-                Key::Reason => rule.reason = self.line_of_text(value, REASON),
-                Key::Class => rule.classes = self.classes(value),
-                Key::Subject => rule.subject = self.side(value, "subject", What::of_subject),
-                Key::Object => rule.object = self.side(value, "object", What::of_object),
-                Key::Until => rule.until = self.until(value),
-                Key::Set => set = self.severity(value),
+                RuleKey::Name => rule.name = self.line_of_text(value, NAME).unwrap_or_default(),
+                RuleKey::Reason => rule.reason = self.line_of_text(value, REASON),
+                RuleKey::Class => rule.classes = self.classes(value),
+                RuleKey::Subject => {
+                    rule.subject = self.side(value, "subject", Attribute::of_subject)
+                }
+                RuleKey::Object => rule.object = self.side(value, "object", Attribute::of_object),
+                RuleKey::Until => rule.until = self.until(value),
+                RuleKey::Set => set = self.severity(value),
             }
         }
         if self.problems.len() > wrong {
@@ -322,7 +324,7 @@ impl Reader<'_> {
     }
 
     /// One line of text that is shown.
-    fn line_of_text(&mut self, value: &Value<'_>, longest: usize) -> Option<String> {
+    fn line_of_text(&mut self, value: &RuleValue<'_>, longest: usize) -> Option<String> {
         let Some(text) = value.get_ref().as_str() else {
             self.expected(value, "a string");
             return None;
@@ -339,8 +341,8 @@ impl Reader<'_> {
     /// What stands alone or in a list.
     fn each<T>(
         &mut self,
-        value: &Value<'_>,
-        mut one: impl FnMut(&mut Self, &Value<'_>) -> Option<T>,
+        value: &RuleValue<'_>,
+        mut one: impl FnMut(&mut Self, &RuleValue<'_>) -> Option<T>,
     ) -> Vec<T> {
         let Some(list) = value.get_ref().as_array() else {
             return one(self, value).into_iter().collect();
@@ -356,7 +358,7 @@ impl Reader<'_> {
     /// One of these words.
     fn word<T: Copy>(
         &mut self,
-        value: &Value<'_>,
+        value: &RuleValue<'_>,
         kind: &str,
         all: &[T],
         name: impl Fn(T) -> &'static str,
@@ -373,19 +375,19 @@ impl Reader<'_> {
         known
     }
 
-    fn classes(&mut self, value: &Value<'_>) -> Vec<Class> {
+    fn classes(&mut self, value: &RuleValue<'_>) -> Vec<Class> {
         self.each(value, |this, one| this.word(one, "class", &Class::ALL, Class::name))
     }
 
-    fn severity(&mut self, value: &Value<'_>) -> Option<Severity> {
+    fn severity(&mut self, value: &RuleValue<'_>) -> Option<Severity> {
         self.word(value, "severity", &Severity::ALL, Severity::name)
     }
 
     fn side(
         &mut self,
-        value: &Value<'_>,
+        value: &RuleValue<'_>,
         side: &str,
-        takes: impl Fn(What) -> bool,
+        takes: impl Fn(Attribute) -> bool,
     ) -> Vec<Condition> {
         let Some(table) = value.get_ref().as_table() else {
             self.expected(value, "a table, like { container = \"app\" }");
@@ -393,10 +395,11 @@ impl Reader<'_> {
         };
         let mut all = Vec::new();
         for (word, value) in table {
-            let known = What::ALL.into_iter().find(|what| what.name() == word.get_ref().as_ref());
+            let known =
+                Attribute::ALL.into_iter().find(|what| what.name() == word.get_ref().as_ref());
             let Some(what) = known.filter(|what| takes(*what)) else {
-                let names = What::ALL.into_iter().filter(|what| takes(*what));
-                let names = names.map(What::name).collect::<Vec<_>>();
+                let names = Attribute::ALL.into_iter().filter(|what| takes(*what));
+                let names = names.map(Attribute::name).collect::<Vec<_>>();
                 let kind = format!("key of a rule's {side}");
                 self.unknown(word.span(), &kind, word.get_ref(), names.into_iter());
                 continue;
@@ -410,52 +413,54 @@ impl Reader<'_> {
         all
     }
 
-    fn want(&mut self, what: What, value: &Value<'_>) -> Option<Want> {
+    fn want(&mut self, what: Attribute, value: &RuleValue<'_>) -> Option<Matcher> {
         let text = value.get_ref().as_str();
         let number = value
             .get_ref()
             .as_integer()
             .map(|number| u32::from_str_radix(number.as_str(), number.radix()));
         match (what, text, number, value.get_ref().as_bool()) {
-            (What::Container, _, _, Some(there)) => {
-                Some(if there { Want::Some } else { Want::None })
+            (Attribute::Container, _, _, Some(there)) => {
+                Some(if there { Matcher::Some } else { Matcher::None })
             }
-            (What::User, Some(name), ..) => self.or_problem(value, (self.user)(name), Want::Number),
-            (What::User | What::IpcNs | What::Key, _, Some(number), _) => {
+            (Attribute::User, Some(name), ..) => {
+                self.or_problem(value, (self.user)(name), Matcher::Number)
+            }
+            (Attribute::User | Attribute::IpcNs | Attribute::Key, _, Some(number), _) => {
                 let number = number.map_err(|_| "expected a number below 2^32".to_owned());
-                self.or_problem(value, number, Want::Number)
+                self.or_problem(value, number, Matcher::Number)
             }
-            (What::IpcNs, Some("host"), ..) => Some(Want::Host),
-            (What::Key, Some(key), ..) => self.or_problem(value, key_of(key), Want::Number),
-            (What::Kind, ..) => {
-                self.word(value, "kind", &Family::ALL, Family::name).map(Want::Kind)
+            (Attribute::IpcNs, Some("host"), ..) => Some(Matcher::Host),
+            (Attribute::Key, Some(key), ..) => self.or_problem(value, key_of(key), Matcher::Number),
+            (Attribute::Kind, ..) => {
+                self.word(value, "kind", &Family::ALL, Family::name).map(Matcher::Kind)
             }
-            (What::IpcNs, ..) => {
+            (Attribute::IpcNs, ..) => {
                 self.expected(value, "the number of a namespace, or \"host\"");
                 None
             }
-            (What::Key, ..) => {
+            (Attribute::Key, ..) => {
                 self.expected(value, "a key, like \"0x0052e2c1\"");
                 None
             }
-            (What::User, ..) => {
+            (Attribute::User, ..) => {
                 self.expected(value, "a user's name or number");
                 None
             }
-            (_, Some(text), ..) => self.or_problem(value, Pattern::new(text), Want::Text),
-            (What::Container, ..) => {
+            (_, Some(text), ..) => self.or_problem(value, Pattern::new(text), Matcher::Text),
+            (Attribute::Container, ..) => {
                 self.expected(value, "a container's name or id, or false: in none");
                 None
             }
             (
-                What::Image
-                | What::Pod
-                | What::PodNamespace
-                | What::Label
-                | What::Cgroup
-                | What::Exe
-                | What::Comm
-                | What::Name,
+                Attribute::Image
+                | Attribute::Pod
+                | Attribute::PodNamespace
+                | Attribute::Label
+                | Attribute::Cgroup
+                | Attribute::Exe
+                | Attribute::Comm
+                | Attribute::Name,
                 ..,
             ) => {
                 self.expected(value, "a string");
@@ -466,10 +471,10 @@ impl Reader<'_> {
 
     fn or_problem<T>(
         &mut self,
-        value: &Value<'_>,
+        value: &RuleValue<'_>,
         result: Result<T, String>,
-        want: impl FnOnce(T) -> Want,
-    ) -> Option<Want> {
+        want: impl FnOnce(T) -> Matcher,
+    ) -> Option<Matcher> {
         match result {
             Ok(good) => Some(want(good)),
             Err(why) => {
@@ -484,10 +489,10 @@ impl Reader<'_> {
         }
     }
 
-    fn until(&mut self, value: &Value<'_>) -> Option<Until> {
+    fn until(&mut self, value: &RuleValue<'_>) -> Option<Expiry> {
         let end = value.get_ref().as_datetime().map(|at| (at, end_of(at)));
         match end {
-            Some((at, Some(end))) => Some(Until { text: at.to_string(), end }),
+            Some((at, Some(end))) => Some(Expiry { text: at.to_string(), end }),
             Some((_, None)) => {
                 let text = "a time without a date, of no zone, or before 1970".to_owned();
                 self.problem(

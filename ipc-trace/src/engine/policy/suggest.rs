@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use ipc_trace_common::op::Family;
 
 use super::{
-    case::{Case, Home, Side},
-    terms::What,
+    case::{FindingView, Home, Side},
+    terms::Attribute,
 };
 use crate::input::pattern::literally;
 use crate::{event::escape::escaped, event::finding::About};
@@ -16,10 +16,10 @@ use crate::{event::escape::escaped, event::finding::About};
 /// What changes from run to run (ids of processes and objects, numbers of namespaces) is left out
 /// unless there is nothing else to tell the case by. `None`: nothing is known to tell it by.
 #[must_use]
-pub(crate) fn suggest(case: &Case<'_>) -> Option<String> {
+pub(crate) fn suggest(case: &FindingView<'_>) -> Option<String> {
     let object = object(case);
     let subject = match case.class.about() {
-        About::Object if !object.is_empty() => Asked::new(),
+        About::Object if !object.is_empty() => SuggestionFields::new(),
         About::Process => subject(&case.subject, true),
         About::Container | About::Object => subject(&case.subject, false),
     };
@@ -72,42 +72,42 @@ fn short(value: &str) -> String {
     }
 }
 
-type Asked = Vec<(What, String)>;
+type SuggestionFields = Vec<(Attribute, String)>;
 
 fn text(name: &[u8]) -> String {
     quoted(&literally(name))
 }
 
-fn home(home: Home<'_>, asked: &mut Asked) {
+fn home(home: Home<'_>, asked: &mut SuggestionFields) {
     match home {
         Home::Unknown => {}
-        Home::Host => asked.push((What::Container, "false".to_owned())),
+        Home::Host => asked.push((Attribute::Container, "false".to_owned())),
         Home::Container(container) => {
             let name = container.name.as_ref().unwrap_or(&container.id);
-            asked.push((What::Container, text(&name.0)));
+            asked.push((Attribute::Container, text(&name.0)));
         }
     }
 }
 
-fn namespace(side: &Side<'_>, asked: &mut Asked) {
+fn namespace(side: &Side<'_>, asked: &mut SuggestionFields) {
     match side.ipc_ns {
-        Some((_, true)) => asked.push((What::IpcNs, "\"host\"".to_owned())),
-        Some((inum, false)) if asked.is_empty() => asked.push((What::IpcNs, inum.to_string())),
+        Some((_, true)) => asked.push((Attribute::IpcNs, "\"host\"".to_owned())),
+        Some((inum, false)) if asked.is_empty() => asked.push((Attribute::IpcNs, inum.to_string())),
         Some(_) | None => {}
     }
 }
 
-fn subject(side: &Side<'_>, process: bool) -> Asked {
-    let mut asked = Asked::new();
+fn subject(side: &Side<'_>, process: bool) -> SuggestionFields {
+    let mut asked = SuggestionFields::new();
     home(side.home, &mut asked);
     if !process && !asked.is_empty() {
         return asked;
     }
     if let Some(exe) = side.exe.filter(|exe| !exe.is_empty()) {
-        asked.push((What::Exe, text(exe)));
+        asked.push((Attribute::Exe, text(exe)));
     }
     if let (Some(uid), false) = (side.uid, matches!(side.home, Home::Container(_))) {
-        asked.push((What::User, uid.to_string()));
+        asked.push((Attribute::User, uid.to_string()));
     }
     if asked.is_empty() {
         namespace(side, &mut asked);
@@ -115,20 +115,20 @@ fn subject(side: &Side<'_>, process: bool) -> Asked {
     asked
 }
 
-fn object(case: &Case<'_>) -> Asked {
-    let mut asked = Asked::new();
+fn object(case: &FindingView<'_>) -> SuggestionFields {
+    let mut asked = SuggestionFields::new();
     home(case.owner.home, &mut asked);
     namespace(&case.owner, &mut asked);
     if let Some(kind) = case.kind {
-        asked.push((What::Kind, format!("\"{}\"", kind.name())));
+        asked.push((Attribute::Kind, format!("\"{}\"", kind.name())));
     }
     if let Some(key) = case.key.filter(|key| *key != 0) {
-        asked.push((What::Key, format!("\"{key:#010x}\"")));
+        asked.push((Attribute::Key, format!("\"{key:#010x}\"")));
     }
     if let (Some(name @ [_, ..]), Some(Family::Mq), true) =
         (case.name, case.kind, case.name_is_proven)
     {
-        asked.push((What::Name, text(name)));
+        asked.push((Attribute::Name, text(name)));
     }
     asked
 }

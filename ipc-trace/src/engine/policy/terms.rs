@@ -2,14 +2,14 @@
 
 use ipc_trace_common::op::Family;
 
-use super::case::{Case, Home, Side};
-use crate::event::{Container, value::Text};
+use super::case::{FindingView, Home, Side};
+use crate::event::{Container, value::OsBytes};
+use crate::input::container_filter::is_called;
 use crate::input::pattern::Pattern;
-use crate::input::wanted::is_called;
 
 /// What can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum What {
+pub(crate) enum Attribute {
     /// The container's name or id
     Container,
     /// The container's image
@@ -38,7 +38,7 @@ pub(crate) enum What {
     Name,
 }
 
-impl What {
+impl Attribute {
     /// All, in the order of the documentation.
     pub(crate) const ALL: [Self; 13] = [
         Self::Container,
@@ -116,7 +116,7 @@ impl What {
 
 /// An answer that a rule wants.
 #[derive(Clone, Debug)]
-pub(crate) enum Want {
+pub(crate) enum Matcher {
     /// A name or path of this form
     Text(Pattern),
     /// This number: of a user, a key, a namespace
@@ -135,36 +135,36 @@ pub(crate) enum Want {
 #[derive(Clone, Debug)]
 pub(crate) struct Condition {
     /// The question
-    pub what: What,
+    pub what: Attribute,
     /// The answers, one of which must hold
-    pub any: Vec<Want>,
+    pub any: Vec<Matcher>,
 }
 
 impl Condition {
     /// Whether it is so of one side of a case.
     #[must_use]
-    pub(crate) fn holds(&self, side: &Side<'_>, case: &Case<'_>) -> bool {
+    pub(crate) fn holds(&self, side: &Side<'_>, case: &FindingView<'_>) -> bool {
         self.any.iter().any(|want| self.what.is(want, side, case))
     }
 }
 
-impl What {
-    fn is(self, want: &Want, side: &Side<'_>, case: &Case<'_>) -> bool {
+impl Attribute {
+    fn is(self, want: &Matcher, side: &Side<'_>, case: &FindingView<'_>) -> bool {
         match self {
             Self::Container => match want {
-                Want::None => side.home == Home::Host,
-                Want::Some => side.home.container().is_some(),
-                Want::Text(pattern) => {
+                Matcher::None => side.home == Home::Host,
+                Matcher::Some => side.home.container().is_some(),
+                Matcher::Text(pattern) => {
                     side.home.container().is_some_and(|one| is_called(pattern, one))
                 }
-                Want::Number(_) | Want::Host | Want::Kind(_) => false,
+                Matcher::Number(_) | Matcher::Host | Matcher::Kind(_) => false,
             },
-            Self::Image => text(want, of(side, |one| one.image.as_ref())),
-            Self::Pod => text(want, of(side, |one| one.pod.as_ref())),
-            Self::PodNamespace => text(want, of(side, |one| one.pod_namespace.as_ref())),
+            Self::Image => text(want, value_in(side, |one| one.image.as_ref())),
+            Self::Pod => text(want, value_in(side, |one| one.pod.as_ref())),
+            Self::PodNamespace => text(want, value_in(side, |one| one.pod_namespace.as_ref())),
             Self::Label => {
                 let labels = side.home.container().into_iter().flat_map(|one| &one.labels);
-                let written = |(key, value): (&Text<'_>, &Text<'_>)| {
+                let written = |(key, value): (&OsBytes<'_>, &OsBytes<'_>)| {
                     [key.0.as_ref(), b"=", value.0.as_ref()].concat()
                 };
                 labels.map(written).any(|label| text(want, Some(&label)))
@@ -174,13 +174,17 @@ impl What {
             Self::Exe => text(want, side.exe),
             Self::Comm => text(want, side.comm),
             Self::IpcNs => match want {
-                Want::Host => side.ipc_ns.is_some_and(|ns| ns.1),
-                Want::Number(_) => number(want, side.ipc_ns.map(|ns| ns.0)),
-                Want::Text(_) | Want::None | Want::Some | Want::Kind(_) => false,
+                Matcher::Host => side.ipc_ns.is_some_and(|ns| ns.1),
+                Matcher::Number(_) => number(want, side.ipc_ns.map(|ns| ns.0)),
+                Matcher::Text(_) | Matcher::None | Matcher::Some | Matcher::Kind(_) => false,
             },
             Self::Kind => match want {
-                Want::Kind(kind) => case.kind == Some(*kind),
-                Want::Text(_) | Want::Number(_) | Want::None | Want::Some | Want::Host => false,
+                Matcher::Kind(kind) => case.kind == Some(*kind),
+                Matcher::Text(_)
+                | Matcher::Number(_)
+                | Matcher::None
+                | Matcher::Some
+                | Matcher::Host => false,
             },
             Self::Key => number(want, case.key),
             Self::Name => text(want, case.name),
@@ -188,23 +192,27 @@ impl What {
     }
 }
 
-fn of<'a>(
+fn value_in<'a>(
     side: &Side<'a>,
-    get: impl FnOnce(&'a Container) -> Option<&'a Text<'static>>,
+    get: impl FnOnce(&'a Container) -> Option<&'a OsBytes<'static>>,
 ) -> Option<&'a [u8]> {
     side.home.container().and_then(get).map(|text| text.0.as_ref())
 }
 
-fn text(want: &Want, known: Option<&[u8]>) -> bool {
+fn text(want: &Matcher, known: Option<&[u8]>) -> bool {
     match want {
-        Want::Text(pattern) => known.is_some_and(|known| pattern.matches(known)),
-        Want::Number(_) | Want::None | Want::Some | Want::Host | Want::Kind(_) => false,
+        Matcher::Text(pattern) => known.is_some_and(|known| pattern.matches(known)),
+        Matcher::Number(_) | Matcher::None | Matcher::Some | Matcher::Host | Matcher::Kind(_) => {
+            false
+        }
     }
 }
 
-fn number(want: &Want, known: Option<u32>) -> bool {
+fn number(want: &Matcher, known: Option<u32>) -> bool {
     match want {
-        Want::Number(number) => known == Some(*number),
-        Want::Text(_) | Want::None | Want::Some | Want::Host | Want::Kind(_) => false,
+        Matcher::Number(number) => known == Some(*number),
+        Matcher::Text(_) | Matcher::None | Matcher::Some | Matcher::Host | Matcher::Kind(_) => {
+            false
+        }
     }
 }

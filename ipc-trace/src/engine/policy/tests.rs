@@ -11,17 +11,17 @@ use ipc_trace_common::op::Family;
 use proptest::prelude::*;
 
 use super::{
-    Policy, Verdict,
-    case::{Case, Home, Side},
+    Policy, PolicyDecision,
+    case::{FindingView, Home, Side},
     check,
-    parse::{self, Key, PolicyError, TABLES},
+    parse::{self, PolicyError, RuleKey, TABLES},
     suggest::suggest,
-    terms::What,
+    terms::Attribute,
 };
 use crate::event::{
     Container,
     finding::{Class, Severity},
-    value::Text,
+    value::OsBytes,
 };
 
 /// The sixth of January 1970.
@@ -61,9 +61,9 @@ fn container(name: &str, image: &str) -> Container {
     }
 }
 
-fn case<'a>(class: Class, subject: &'a Container, owner: &'a Container) -> Case<'a> {
+fn case<'a>(class: Class, subject: &'a Container, owner: &'a Container) -> FindingView<'a> {
     let side = |one| Side { home: Home::Container(one), ..Side::default() };
-    Case {
+    FindingView {
         class,
         subject: Side {
             uid: Some(999),
@@ -88,7 +88,7 @@ fn every_answer_must_be_so_and_one_of_several_suffices() {
     let case = case(Class::ForeignObject, &web, &db);
     let says = |asked: &str| {
         let text = format!("[[allow]]\nname = \"x\"\n{asked}");
-        good(&text).judge(&case, now()) == Verdict::Declared(0)
+        good(&text).evaluate(&case, now()) == PolicyDecision::Declared(0)
     };
     for so in [
         "subject = { container = 'web-*', user = 'postgres' }",
@@ -130,11 +130,11 @@ fn what_is_muted_comes_before_what_is_declared_and_that_before_what_weighs() {
         "[[allow]]\nname = 'c'\nsubject = { container = 'web' }\n",
         "[[mute]]\nname = 'd'\nreason = 'r'\nclass = 'weak-mode'\n",
     ];
-    let says = |count: usize| good(&rules[..count].concat()).judge(&case, now());
-    assert_eq!(says(0), Verdict::Silent);
-    assert_eq!(says(2), Verdict::Weighs(0, Severity::High));
-    assert_eq!(says(3), Verdict::Declared(0));
-    assert_eq!(says(4), Verdict::Muted(0));
+    let says = |count: usize| good(&rules[..count].concat()).evaluate(&case, now());
+    assert_eq!(says(0), PolicyDecision::Silent);
+    assert_eq!(says(2), PolicyDecision::Weighs(0, Severity::High));
+    assert_eq!(says(3), PolicyDecision::Declared(0));
+    assert_eq!(says(4), PolicyDecision::Muted(0));
 }
 
 #[test]
@@ -281,7 +281,8 @@ fn the_documentations_examples_are_policies() {
 fn the_documentation_names_each_table_key_class_and_severity() {
     let text = include_str!("../../../../docs/POLICY.md");
     let tables = TABLES.map(|does| format!("[[{}]]", does.table()));
-    let names = Key::ALL.map(Key::name).into_iter().chain(What::ALL.map(What::name));
+    let names =
+        RuleKey::ALL.map(RuleKey::name).into_iter().chain(Attribute::ALL.map(Attribute::name));
     let words = Class::ALL.map(Class::name).into_iter().chain(Severity::ALL.map(Severity::name));
     for word in names.chain(words).map(str::to_owned).chain(tables) {
         assert!(text.contains(&format!("`{word}`")), "{word}");
@@ -342,12 +343,12 @@ fn wild() -> impl Strategy<Value = Wild> {
 }
 
 /// Judges a case that is made of it.
-fn with<R>(wild: &Wild, then: impl FnOnce(&Case<'_>) -> R) -> R {
+fn with<R>(wild: &Wild, then: impl FnOnce(&FindingView<'_>) -> R) -> R {
     let named = |name: &Option<Option<Vec<u8>>>| {
         name.as_ref().map(|name| {
             name.as_ref().map(|name| {
                 let mut one = container("", "image");
-                one.name = Some(Text(name.clone().into()));
+                one.name = Some(OsBytes(name.clone().into()));
                 one
             })
         })
@@ -358,7 +359,7 @@ fn with<R>(wild: &Wild, then: impl FnOnce(&Case<'_>) -> R) -> R {
             .map_or(Home::Unknown, |one| one.as_ref().map_or(Home::Host, Home::Container))
     }
     let (subject, owner) = (named(&wild.home), named(&wild.owner));
-    then(&Case {
+    then(&FindingView {
         class: wild.class,
         subject: Side {
             home: home(&subject),
@@ -380,17 +381,17 @@ fn with<R>(wild: &Wild, then: impl FnOnce(&Case<'_>) -> R) -> R {
 fn a_name_that_anybody_can_have_read_hides_nothing() {
     let (web, db) = (container("web-1", "web:3"), container("db", "postgres:15"));
     let mut case = case(Class::ForeignObject, &web, &db);
-    let says = |case: &Case<'_>, rule: &str| good(rule).judge(case, now());
+    let says = |case: &FindingView<'_>, rule: &str| good(rule).evaluate(case, now());
     let weighs = |severity: &str| {
         format!("[[severity]]\nname = 'x'\nset = '{severity}'\nobject = {{ name = 'jobs' }}")
     };
     let allow = "[[allow]]\nname = 'x'\nobject = { name = 'jobs' }";
-    assert_eq!(says(&case, allow), Verdict::Declared(0));
-    assert_eq!(says(&case, &weighs("info")), Verdict::Weighs(0, Severity::Info));
+    assert_eq!(says(&case, allow), PolicyDecision::Declared(0));
+    assert_eq!(says(&case, &weighs("info")), PolicyDecision::Weighs(0, Severity::Info));
     case.name_is_proven = false;
-    assert_eq!(says(&case, allow), Verdict::Silent);
-    assert_eq!(says(&case, &weighs("info")), Verdict::Silent);
-    assert_eq!(says(&case, &weighs("high")), Verdict::Weighs(0, Severity::High));
+    assert_eq!(says(&case, allow), PolicyDecision::Silent);
+    assert_eq!(says(&case, &weighs("info")), PolicyDecision::Silent);
+    assert_eq!(says(&case, &weighs("high")), PolicyDecision::Weighs(0, Severity::High));
 }
 
 proptest! {
@@ -400,10 +401,10 @@ proptest! {
         if let Some(text) = &suggested {
             let policy = good(text);
             prop_assert_eq!(policy.rules().len(), 1);
-            prop_assert_eq!(with(&wild, |case| policy.judge(case, now())), Verdict::Declared(0));
+            prop_assert_eq!(with(&wild, |case| policy.evaluate(case, now())), PolicyDecision::Declared(0));
             prop_assert!(text.lines().all(|line| !line.chars().any(char::is_control)), "{}", text);
             if other.class != wild.class {
-                prop_assert_eq!(with(&other, |case| policy.judge(case, now())), Verdict::Silent);
+                prop_assert_eq!(with(&other, |case| policy.evaluate(case, now())), PolicyDecision::Silent);
             }
         }
     }
@@ -414,7 +415,7 @@ proptest! {
         let wild = Wild { uid: wild.uid.map(|uid| uid % 3), ..wild };
         let says = |subject: &str| {
             let policy = good(&format!("[[allow]]\nname = 'x'\nsubject = {{ {subject} }}\n"));
-            with(&wild, |case| policy.judge(case, now())) == Verdict::Declared(0)
+            with(&wild, |case| policy.evaluate(case, now())) == PolicyDecision::Declared(0)
         };
         let one = says(&format!("user = {uid}"));
         let with_more = says(&format!("user = {uid}, container = true"));

@@ -1,8 +1,8 @@
-//! From boot time, which the kernel side stamps records with, to the time of day.
+//! From boot time, which the eBPF programs stamp records with, to the time of day.
 
 use std::time::{Duration, SystemTime};
 
-use crate::event::value::Time;
+use crate::event::value::Timestamp;
 
 /// A step of the time of day that is taken over; smaller ones are the reading's own noise.
 const STEP_NS: i128 = 1_000_000;
@@ -30,9 +30,9 @@ impl Clock {
 
     /// The time of day at a boot time in nanoseconds.
     #[must_use]
-    pub(crate) fn time(&self, boot_ns: u64) -> Time {
+    pub(crate) fn time(&self, boot_ns: u64) -> Timestamp {
         let ns = u64::try_from(self.offset_ns + i128::from(boot_ns)).unwrap_or(0);
-        Time(SystemTime::UNIX_EPOCH + Duration::from_nanos(ns))
+        Timestamp(SystemTime::UNIX_EPOCH + Duration::from_nanos(ns))
     }
 }
 

@@ -8,13 +8,16 @@ use ipc_trace_common::record::{
 
 use super::{
     HashMap,
-    identity::{Ancestors, MapSearch, Users},
-    recent::Recent,
+    identity::{Ancestors, MapSearch, UserMap},
+    last_hit::LastHitMap,
 };
 use crate::{
     engine::track::containers::{ContainerHandle, Containers},
-    event::{Container, OtherNs, Process, identity::Capabilities, identity::Identity, value::Text},
-    input::process::{Context, Found, Request},
+    event::{
+        Container, OtherNs, Process, identity::Capabilities, identity::ProcessIdentity,
+        value::OsBytes,
+    },
+    input::process::{Context, InspectorRequest, ProcInfo},
 };
 
 /// Contexts that are kept at least before threads that have ended unseen are looked for.
@@ -22,15 +25,15 @@ const SWEEP_AT: usize = 1 << 16;
 
 /// The facts of a process, as they were at one moment.
 #[derive(Clone, Debug)]
-pub(crate) struct Facts {
+pub(crate) struct TaskInfo {
     /// The process
     pub pid: u32,
     /// Its parent
     pub ppid: u32,
     /// The thread's name
-    pub comm: Text<'static>,
+    pub comm: OsBytes<'static>,
     /// Path of the executable
-    pub exe: Option<Text<'static>>,
+    pub exe: Option<OsBytes<'static>>,
     /// Whether its file was deleted
     pub exe_deleted: bool,
     /// Effective user
@@ -44,24 +47,24 @@ pub(crate) struct Facts {
     /// Its container; `None`: it is the host's
     pub container: Option<ContainerHandle>,
     /// The path of its cgroup, from the root of the hierarchy
-    pub cgroup: Option<Arc<Text<'static>>>,
+    pub cgroup: Option<Arc<OsBytes<'static>>>,
     /// Who it is beside that
-    pub identity: Identity,
-    users: Users,
+    pub identity: ProcessIdentity,
+    users: UserMap,
 }
 
-impl Facts {
+impl TaskInfo {
     fn new(
         record: &ContextRecord,
-        (container, cgroup): (Option<ContainerHandle>, Option<Arc<Text<'static>>>),
-        identity: Identity,
-        found: &Found,
+        (container, cgroup): (Option<ContainerHandle>, Option<Arc<OsBytes<'static>>>),
+        identity: ProcessIdentity,
+        found: &ProcInfo,
     ) -> Self {
         let known = |inum: u32| (inum != 0).then_some(inum);
         Self {
             pid: record.pid,
             ppid: record.ppid,
-            comm: Text::until_nul(&record.comm).into_owned(),
+            comm: OsBytes::until_nul(&record.comm).into_owned(),
             exe: executable(record).or_else(|| executable_in(found, record)),
             exe_deleted: record.header.flags & flag::DELETED != 0,
             uid: record.euid,
@@ -81,7 +84,7 @@ impl Facts {
 
     /// Who it is, when its effective user is that.
     #[must_use]
-    pub(crate) fn identity_as(&self, uid: u32) -> Identity {
+    pub(crate) fn identity_as(&self, uid: u32) -> ProcessIdentity {
         let mut identity = self.identity.clone();
         identity.ns_uid = self.users.inside(uid);
         if uid != self.uid {
@@ -106,13 +109,13 @@ impl Facts {
     #[must_use]
     pub(crate) fn process(&self, tid: u32) -> Process<'_> {
         let Self { pid, uid, gid, .. } = *self;
-        Of { pid, tid, uid, gid, comm: borrowed(&self.comm) }.process(Some(self))
+        CallTask { pid, tid, uid, gid, comm: borrowed(&self.comm) }.process(Some(self))
     }
 }
 
 /// A thread, by what each of its calls tells.
 #[derive(Clone, Debug)]
-pub(crate) struct Of<'a> {
+pub(crate) struct CallTask<'a> {
     /// The process
     pub pid: u32,
     /// The thread
@@ -122,13 +125,13 @@ pub(crate) struct Of<'a> {
     /// Effective group
     pub gid: u32,
     /// The thread's name
-    pub comm: Text<'a>,
+    pub comm: OsBytes<'a>,
 }
 
-impl<'a> Of<'a> {
+impl<'a> CallTask<'a> {
     /// Its process, with what else is known of it: as each event shows it.
     #[must_use]
-    pub(crate) fn process(self, facts: Option<&'a Facts>) -> Process<'a> {
+    pub(crate) fn process(self, facts: Option<&'a TaskInfo>) -> Process<'a> {
         let Self { pid, tid, uid, gid, comm } = self;
         Process {
             pid,
@@ -146,20 +149,20 @@ impl<'a> Of<'a> {
     }
 }
 
-/// The users of its namespace. A map with more parts than the kernel side has room for is asked for.
-fn users(record: &ContextRecord, found: &Found) -> Users {
+/// The users of its namespace. A map with more parts than the eBPF programs have room for is asked for.
+fn users(record: &ContextRecord, found: &ProcInfo) -> UserMap {
     match record.uid_extents as usize > UID_EXTENTS {
-        true => Users::new(&found.users),
-        false => Users::of(record),
+        true => UserMap::new(&found.users),
+        false => UserMap::from_record(record),
     }
 }
 
-fn borrowed<'a>(text: &'a Text<'static>) -> Text<'a> {
-    Text(Cow::Borrowed(&text.0))
+fn borrowed<'a>(text: &'a OsBytes<'static>) -> OsBytes<'a> {
+    OsBytes(Cow::Borrowed(&text.0))
 }
 
 /// The path, whose components come last one first, each with a NUL behind.
-fn executable(record: &ContextRecord) -> Option<Text<'static>> {
+fn executable(record: &ContextRecord) -> Option<OsBytes<'static>> {
     let len = (record.exe_len as usize).min(EXE_LEN);
     let bytes = record.exe.get(..len)?;
     let bytes = bytes.strip_suffix(b"\0")?;
@@ -174,7 +177,7 @@ fn executable(record: &ContextRecord) -> Option<Text<'static>> {
     if is_memfd(&path, record) {
         path.extend_from_slice(DELETED);
     }
-    Some(Text(Cow::Owned(path)))
+    Some(OsBytes(Cow::Owned(path)))
 }
 
 /// What the kernel puts behind a path that leads nowhere any more (`d_path`, fs/d_path.c).
@@ -187,22 +190,22 @@ fn is_memfd(path: &[u8], record: &ContextRecord) -> bool {
     record.header.flags & flag::DELETED != 0 && name.is_some_and(|name| !name.contains(&b'/'))
 }
 
-/// The path as `/proc` has it, where the kernel side had none: its table of paths is bounded. `None`
+/// The path as `/proc` has it, where the eBPF programs had none: its table of paths is bounded. `None`
 /// also where the process has ended, and its number is another's now.
-fn executable_in(found: &Found, record: &ContextRecord) -> Option<Text<'static>> {
+fn executable_in(found: &ProcInfo, record: &ContextRecord) -> Option<OsBytes<'static>> {
     let mut path = found.exe.clone()?;
     // That it is deleted is told beside it.
     if record.header.flags & flag::DELETED != 0 && !is_memfd(&path, record) {
         let len = path.strip_suffix(DELETED).unwrap_or(&path).len();
         path.truncate(len);
     }
-    Some(Text(Cow::Owned(path)))
+    Some(OsBytes(Cow::Owned(path)))
 }
 
 /// The contexts of all threads that made calls.
 #[derive(Debug, Default)]
-pub(crate) struct Contexts {
-    by_tid: Recent<u32, (u64, Rc<Facts>)>,
+pub(crate) struct TaskCache {
+    by_tid: LastHitMap<u32, (u64, Rc<TaskInfo>)>,
     sweep_at: usize,
     ancestors: Ancestors,
     /// Whether calls are shown with the ancestry of who made them
@@ -213,26 +216,26 @@ pub(crate) struct Contexts {
     newest: u64,
     /// The number of the newest context when it was asked which threads have ended
     swept: u64,
-    requests: VecDeque<Request>,
+    requests: VecDeque<InspectorRequest>,
 }
 
-impl Contexts {
+impl TaskCache {
     /// A context came, of a thread in a container.
     pub(crate) fn insert(&mut self, context: &Context, containers: &mut Containers) {
         let Context { record, called, found } = context;
         for (cgroup, path) in &found.cgroups {
             containers.is_at(*cgroup, path);
         }
-        let container = containers.of(record.cgroup);
+        let container = containers.lookup_container(record.cgroup);
         if let Some(known) = &container {
             containers.is_in(known, record.ns, record.context);
         }
         let (ancestry, ancestry_truncated) =
-            self.ancestors.of(record, &found.ancestors, |one: &AncestorRecord| {
-                container.is_none() || containers.of(one.cgroup) == container
+            self.ancestors.ancestry_for(record, &found.ancestors, |one: &AncestorRecord| {
+                container.is_none() || containers.lookup_container(one.cgroup) == container
             });
         let called = found.called.as_ref().unwrap_or(called).clone();
-        let identity = Identity {
+        let identity = ProcessIdentity {
             ns_pid: (record.ns_pid != 0).then_some(record.ns_pid),
             ns_uid: None,
             capabilities: Some(Capabilities(record.capabilities)),
@@ -243,7 +246,7 @@ impl Contexts {
             ancestry_truncated,
         };
         let cgroup = containers.path(record.cgroup);
-        let facts = Rc::new(Facts::new(record, (container, cgroup), identity, found));
+        let facts = Rc::new(TaskInfo::new(record, (container, cgroup), identity, found));
         if facts.users.is_empty() {
             self.unmapped.insert(record.tid, (record.context, MapSearch::default()));
         } else if !self.unmapped.is_empty() {
@@ -267,7 +270,7 @@ impl Contexts {
     /// Where the record of a thread's end was lost, its context would stay for ever: asks which have ended.
     fn sweep(&mut self) {
         self.swept = self.newest;
-        self.requests.push_back(Request::Ended(self.by_tid.keys().copied().collect()));
+        self.requests.push_back(InspectorRequest::Ended(self.by_tid.keys().copied().collect()));
         self.sweep_at = self.by_tid.len() * 2;
     }
 
@@ -289,7 +292,7 @@ impl Contexts {
     }
 
     /// What is to be asked.
-    pub(crate) fn take_request(&mut self) -> Option<Request> {
+    pub(crate) fn take_request(&mut self) -> Option<InspectorRequest> {
         self.requests.pop_front()
     }
 
@@ -310,7 +313,7 @@ impl Contexts {
             && let Some(facts) = self.get(tid, context)
         {
             let process = (facts.pid, facts.start_boot_ns);
-            self.requests.push_back(Request::Users { process, tid, context });
+            self.requests.push_back(InspectorRequest::Users { process, tid, context });
         }
     }
 
@@ -321,7 +324,7 @@ impl Contexts {
         }
         self.unmapped.remove(&tid);
         if let Some(known) = self.by_tid.get_mut(&tid).filter(|known| known.0 == context) {
-            Rc::make_mut(&mut known.1).users = Users::new(extents);
+            Rc::make_mut(&mut known.1).users = UserMap::new(extents);
         }
     }
 
@@ -333,7 +336,7 @@ impl Contexts {
 
     /// The facts of a thread, if it still is what it was in that context.
     #[must_use]
-    pub(crate) fn get(&self, tid: u32, context: u64) -> Option<&Rc<Facts>> {
+    pub(crate) fn get(&self, tid: u32, context: u64) -> Option<&Rc<TaskInfo>> {
         self.by_tid.get(&tid).filter(|known| known.0 == context).map(|known| &known.1)
     }
 
@@ -341,8 +344,8 @@ impl Contexts {
     pub(crate) fn replace(
         &mut self,
         tid: u32,
-        known: Option<(u64, Rc<Facts>)>,
-    ) -> Option<(u64, Rc<Facts>)> {
+        known: Option<(u64, Rc<TaskInfo>)>,
+    ) -> Option<(u64, Rc<TaskInfo>)> {
         let before = self.by_tid.remove(&tid);
         if let Some(known) = known {
             self.by_tid.insert(tid, known);
@@ -362,8 +365,8 @@ impl Contexts {
     pub(crate) fn caller<'a>(&'a self, record: &'a CallRecord) -> Process<'a> {
         let facts = self.get(record.tid, record.context);
         let CallRecord { pid, tid, euid: uid, egid: gid, .. } = *record;
-        let comm = Text::until_nul(&record.comm);
-        let mut process = Of { pid, tid, uid, gid, comm }.process(facts.map(Rc::as_ref));
+        let comm = OsBytes::until_nul(&record.comm);
+        let mut process = CallTask { pid, tid, uid, gid, comm }.process(facts.map(Rc::as_ref));
         if !self.with_ancestry {
             let identity = &mut process.identity;
             (identity.ancestry, identity.ancestry_truncated) = (None, false);
@@ -380,7 +383,7 @@ mod tests {
 
     fn whole(tid: u32, number: u64, exe: &[u8]) -> Context {
         let record = Box::new(context(tid, number, exe, 0));
-        Context { record, called: Called::default(), found: Found::default() }
+        Context { record, called: Called::default(), found: ProcInfo::default() }
     }
 
     fn context(tid: u32, number: u64, exe: &[u8], flags: u32) -> ContextRecord {
@@ -425,19 +428,19 @@ mod tests {
     #[test]
     fn a_path_that_the_kernel_side_did_not_have_is_what_was_found() {
         let path = |exe: &[u8], flags| {
-            let found = Found { exe: Some(exe.into()), ..Found::default() };
+            let found = ProcInfo { exe: Some(exe.into()), ..ProcInfo::default() };
             let record = context(7, 1, b"", flags);
             executable_in(&found, &record).map(|text| text.to_str().into_owned())
         };
         assert_eq!(path(b"/usr/bin/worker", 0).as_deref(), Some("/usr/bin/worker"));
         let deleted = path(b"/usr/bin/worker (deleted)", flag::DELETED);
         assert_eq!(deleted.as_deref(), Some("/usr/bin/worker"));
-        assert_eq!(executable_in(&Found::default(), &context(7, 1, b"", 0)), None);
+        assert_eq!(executable_in(&ProcInfo::default(), &context(7, 1, b"", 0)), None);
     }
 
     #[test]
     fn a_map_that_was_written_later_is_asked_for_and_is_that_of_the_same_context_alone() {
-        let mut contexts = Contexts::default();
+        let mut contexts = TaskCache::default();
         contexts.insert(&whole(7, 100, b"a\0"), &mut Containers::default());
         let mut record = CallRecord::new_zeroed();
         (record.tid, record.context, record.boot_ns) = (7, 100, 100);
@@ -446,7 +449,7 @@ mod tests {
         record.boot_ns = 101;
         contexts.look_for_map(&record);
         let process = (0, 0);
-        let asked = Request::Users { process, tid: 7, context: 100 };
+        let asked = InspectorRequest::Users { process, tid: 7, context: 100 };
         assert_eq!(contexts.take_request(), Some(asked));
         let extents = [UidExtent { first: 0, lower_first: 1000, count: 1 }];
         contexts.users_seen(7, 99, &extents);
@@ -458,7 +461,7 @@ mod tests {
 
     #[test]
     fn a_context_is_found_by_thread_and_number_alone() {
-        let mut contexts = Contexts::default();
+        let mut contexts = TaskCache::default();
         contexts.insert(&whole(7, 100, b"a\0"), &mut Containers::default());
         assert!(contexts.get(7, 100).is_some());
         assert!(contexts.get(7, 99).is_none());
@@ -475,12 +478,12 @@ mod tests {
 
     #[test]
     fn threads_whose_end_was_missed_do_not_stay() {
-        let mut contexts = Contexts::default();
+        let mut contexts = TaskCache::default();
         for tid in [7, 8, 9] {
             contexts.insert(&whole(tid, u64::from(tid), b""), &mut Containers::default());
         }
         contexts.sweep();
-        assert_eq!(contexts.take_request(), Some(Request::Ended(vec![7, 8, 9])));
+        assert_eq!(contexts.take_request(), Some(InspectorRequest::Ended(vec![7, 8, 9])));
         // The number is another thread's since it was asked.
         contexts.insert(&whole(8, 20, b""), &mut Containers::default());
         contexts.have_ended(&[8, 9]);

@@ -1,4 +1,4 @@
-//! Who a process is, out of what the kernel side sent of it: its arguments, its user where it lives, whom it
+//! Who a process is, out of what the eBPF programs sent of it: its arguments, its user where it lives, whom it
 //! descends from.
 //!
 //! Invariant: an executable's path is that of the very process: of its number, its start and its name.
@@ -8,12 +8,12 @@ use std::{borrow::Cow, sync::Arc};
 use ipc_trace_common::record::{ANCESTORS, AncestorRecord, ContextRecord, UidExtent, flag};
 
 use super::HashMap;
-use crate::event::{identity::Ancestor, value::Text};
+use crate::event::{identity::Ancestor, value::OsBytes};
 
 /// The map of a user namespace, which is written once (`map_write`, kernel/user_namespace.c), perhaps after a
 /// thread's facts were read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Users(Box<[UidExtent]>);
+pub(crate) struct UserMap(Box<[UidExtent]>);
 
 /// How often a map that was not written yet is looked for again: at least so long apart, and after so many times
 /// so long.
@@ -41,10 +41,10 @@ impl MapSearch {
     }
 }
 
-impl Users {
+impl UserMap {
     /// Of the namespace of a thread. Nothing, where the map is not known.
     #[must_use]
-    pub(super) fn of(record: &ContextRecord) -> Self {
+    pub(super) fn from_record(record: &ContextRecord) -> Self {
         let extents = record.uid_map.get(..record.uid_extents as usize);
         Self(extents.unwrap_or_default().into())
     }
@@ -74,12 +74,12 @@ impl Users {
 const SWEEP_AT: usize = 1 << 12;
 
 /// What an ancestor is known by. Who executes another program has another name, or was not looked at.
-type Key = (u32, u64, [u8; 16]);
+type AncestorKey = (u32, u64, [u8; 16]);
 
 /// The ancestors of all processes that are known.
 #[derive(Debug)]
 pub(crate) struct Ancestors {
-    known: HashMap<Key, Arc<Ancestor>>,
+    known: HashMap<AncestorKey, Arc<Ancestor>>,
     sweep_at: usize,
 }
 
@@ -92,7 +92,7 @@ impl Default for Ancestors {
 impl Ancestors {
     /// The ancestors of a thread's process, and whether there are more. `belongs`: whether a process's cgroup
     /// is of the same container.
-    pub(super) fn of(
+    pub(super) fn ancestry_for(
         &mut self,
         record: &ContextRecord,
         found: &[Option<Vec<u8>>],
@@ -116,8 +116,8 @@ impl Ancestors {
             Arc::new(Ancestor {
                 pid: record.pid,
                 start_boot_ns: record.start_boot_ns,
-                comm: Text::until_nul(&record.comm).into_owned(),
-                exe: exe.map(|path| Text(Cow::Owned(path.to_vec()))),
+                comm: OsBytes::until_nul(&record.comm).into_owned(),
+                exe: exe.map(|path| OsBytes(Cow::Owned(path.to_vec()))),
             })
         });
         Arc::clone(known)
@@ -136,7 +136,7 @@ impl Ancestors {
     }
 }
 
-const fn key(record: &AncestorRecord) -> Key {
+const fn key(record: &AncestorRecord) -> AncestorKey {
     (record.pid, record.start_boot_ns, record.comm)
 }
 
@@ -148,11 +148,11 @@ mod tests {
     #[test]
     fn users_have_the_numbers_that_their_namespace_gives_them() {
         let mut record = ContextRecord::new_zeroed();
-        assert_eq!(Users::of(&record).inside(0), None);
+        assert_eq!(UserMap::from_record(&record).inside(0), None);
         record.uid_extents = 2;
         record.uid_map[0] = UidExtent { first: 0, lower_first: 1000, count: 1 };
         record.uid_map[1] = UidExtent { first: 1, lower_first: 100_000, count: 65_536 };
-        let inside = |uid| Users::of(&record).inside(uid);
+        let inside = |uid| UserMap::from_record(&record).inside(uid);
         assert_eq!([999, 1000, 1001].map(inside), [None, Some(0), None]);
         assert_eq!(
             [99_999, 100_000, 165_535, 165_536].map(inside),
@@ -160,10 +160,10 @@ mod tests {
         );
         // They are elsewhere, and these bytes are no extents.
         record.uid_extents = 6;
-        assert_eq!(Users::of(&record).inside(1000), None);
+        assert_eq!(UserMap::from_record(&record).inside(1000), None);
         record.uid_extents = 1;
         record.uid_map[0] = UidExtent { first: 0, lower_first: 0, count: u32::MAX };
-        assert_eq!(Users::of(&record).inside(u32::MAX - 1), Some(u32::MAX - 1));
+        assert_eq!(UserMap::from_record(&record).inside(u32::MAX - 1), Some(u32::MAX - 1));
     }
 
     #[test]
@@ -195,7 +195,7 @@ mod tests {
         record.header.flags = flag::CUT;
         let mut of = |cgroup: Option<u64>| {
             let belongs = |one: &AncestorRecord| cgroup.is_none_or(|cgroup| one.cgroup == cgroup);
-            let (all, more) = ancestors.of(&record, &[], belongs);
+            let (all, more) = ancestors.ancestry_for(&record, &[], belongs);
             (all.iter().map(|one| one.pid).collect::<Vec<_>>(), more)
         };
         assert_eq!(of(None), (vec![8, 7, 2, 1], true));
@@ -207,13 +207,13 @@ mod tests {
     fn a_hundred_thousand_ancestors_leave_little_behind() {
         let mut ancestors = Ancestors::default();
         let shell = descendant(1, &[(7, 0)]);
-        let (kept, _) = ancestors.of(&shell, &[], |_| true);
+        let (kept, _) = ancestors.ancestry_for(&shell, &[], |_| true);
         for pid in 0..100_000 {
             let record = descendant(pid, &[(pid + 10, 0), (7, 0)]);
-            let _ = ancestors.of(&record, &[], |_| true);
+            let _ = ancestors.ancestry_for(&record, &[], |_| true);
         }
         assert!(ancestors.len() <= SWEEP_AT + 2);
-        let (again, _) = ancestors.of(&shell, &[], |_| true);
+        let (again, _) = ancestors.ancestry_for(&shell, &[], |_| true);
         assert!(Arc::ptr_eq(&kept[0], &again[0]), "who is in use stays");
     }
 }

@@ -5,7 +5,7 @@ use ipc_trace_common::{op::Op, state::DropKey};
 use crate::{
     event::{
         LossBy,
-        value::{Error, OpName},
+        value::{CallError, OpName},
     },
     input::counters::{Drops, Others},
 };
@@ -94,7 +94,7 @@ fn loss(key: &DropKey, count: u64) -> Option<LossBy> {
         inum: known.then_some(key.inum),
         r#gen: known.then_some(key.generation),
         op: OpName(op),
-        error: (key.error != 0).then_some(Error(key.error)),
+        error: (key.error != 0).then_some(CallError(key.error)),
         count,
     })
 }

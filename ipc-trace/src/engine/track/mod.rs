@@ -11,7 +11,7 @@
 //! | [`objects`] | objects and their lives |
 //! | [`losses`] | what was lost since the last look |
 //! | [`stats`] | counts by namespace, for the report |
-//! | [`recent`] | a table that remembers what it was asked for last |
+//! | [`last_hit`] | a table that remembers what it was asked for last |
 //! | [`processes`] | the processes in one namespace |
 //!
 //! Invariant: state is bounded by what lives plus a fixed remainder, and what falls out is counted.
@@ -19,15 +19,15 @@
 pub(crate) mod clock;
 pub(crate) mod containers;
 pub(crate) mod contexts;
-pub(crate) mod generations;
 pub(crate) mod identity;
+pub(crate) mod last_hit;
 pub(crate) mod losses;
 pub(crate) mod namespaces;
 pub(crate) mod objects;
 pub(crate) mod processes;
 pub(crate) mod queues;
-pub(crate) mod recent;
 pub(crate) mod stats;
+pub(crate) mod two_gen;
 
 use std::{
     hash::BuildHasher,
@@ -44,18 +44,18 @@ use ipc_trace_common::{
 use crate::{
     engine::track::containers::Containers,
     event::{
-        Container, Ipc, IpcNsRef, Object, ReadFrom,
-        value::{AbiName, Error, FamilyName, Hex32, OpName, Text},
+        CallObject, Container, Ipc, IpcNsRef, ReadFrom,
+        value::{AbiName, CallError, FamilyName, Hex32, OpName, OsBytes},
     },
     input::Call,
-    input::batch::Group,
-    input::deeds::{Deed, Made},
+    input::batch::BatchGroup,
+    input::effect::{CallEffect, Creation},
     input::process::Context,
 };
 use clock::Clock;
-use contexts::Contexts;
-use namespaces::Namespaces;
-use objects::{Act, Objects, one::Local};
+use contexts::TaskCache;
+use namespaces::NamespaceTracker;
+use objects::{AppliedCall, ObjectTracker, tracked::ObjectId};
 use queues::Queues;
 
 /// Hash tables. In which order they are gone through depends on what they begin with alone, which is an input.
@@ -93,20 +93,20 @@ pub(crate) struct Tracker {
     /// Time
     pub clock: Clock,
     /// Threads
-    pub contexts: Contexts,
+    pub contexts: TaskCache,
     /// Namespaces
-    pub namespaces: Namespaces,
+    pub namespaces: NamespaceTracker,
     /// Queues
     pub queues: Queues,
     /// Objects
-    pub objects: Objects,
+    pub objects: ObjectTracker,
     /// Containers
     pub containers: Containers,
 }
 
 /// Where an object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct ObjectLocation {
     /// Its namespace
     pub ns: Option<NsRef>,
     /// Whether that is not the caller's
@@ -121,10 +121,10 @@ impl Tracker {
     pub(crate) fn new(clock: Clock) -> Self {
         Self {
             clock,
-            contexts: Contexts::default(),
-            namespaces: Namespaces::default(),
+            contexts: TaskCache::default(),
+            namespaces: NamespaceTracker::default(),
             queues: Queues::default(),
-            objects: Objects::default(),
+            objects: ObjectTracker::default(),
             containers: Containers::default(),
         }
     }
@@ -132,51 +132,55 @@ impl Tracker {
     /// Where the object of a call is: for System V always in the caller's namespace, as ids and keys
     /// are looked up there; a queue is where its descriptor leads to, or for a name in the caller's.
     #[must_use]
-    pub(crate) fn place(&self, call: &Call<'_>) -> Place {
-        let own = Place { ns: Some(call.record.ns), foreign: Some(false), dead: false };
+    pub(crate) fn place(&self, call: &Call<'_>) -> ObjectLocation {
+        let own = ObjectLocation { ns: Some(call.record.ns), foreign: Some(false), dead: false };
         match call.queue() {
             None => own,
             Some(queue) if queue.flags & queue_flag::KNOWN != 0 => self.place_of_queue(queue),
             // A name that led to no queue was looked up in the caller's namespace.
             Some(_) if !call.op.takes_descriptor() => own,
-            Some(_) => Place { ns: None, foreign: None, dead: false },
+            Some(_) => ObjectLocation { ns: None, foreign: None, dead: false },
         }
     }
 
     /// As [`Self::place`], of calls that came together.
     #[must_use]
-    pub(crate) fn place_of_group(&self, head: &BatchHead, group: &Group<'_>) -> Place {
+    pub(crate) fn place_of_group(
+        &self,
+        head: &BatchHead,
+        group: &BatchGroup<'_>,
+    ) -> ObjectLocation {
         match group.queue {
-            None => Place { ns: Some(head.ns), foreign: Some(false), dead: false },
+            None => ObjectLocation { ns: Some(head.ns), foreign: Some(false), dead: false },
             Some(queue) if queue.flags & queue_flag::KNOWN != 0 => self.place_of_queue(queue),
-            Some(_) => Place { ns: None, foreign: None, dead: false },
+            Some(_) => ObjectLocation { ns: None, foreign: None, dead: false },
         }
     }
 
-    fn place_of_queue(&self, queue: &QueueRef) -> Place {
+    fn place_of_queue(&self, queue: &QueueRef) -> ObjectLocation {
         let dead = queue.flags & queue_flag::DEAD != 0;
         let ns = if dead { self.queues.namespace_of(queue.dev) } else { Some(queue.ns) };
-        Place { ns, foreign: Some(queue.flags & queue_flag::FOREIGN != 0), dead }
+        ObjectLocation { ns, foreign: Some(queue.flags & queue_flag::FOREIGN != 0), dead }
     }
 
     /// What a call did to objects.
-    pub(crate) fn act(&mut self, call: &Call<'_>) -> Vec<objects::Change> {
-        let Some(mut deed) = call.deed() else { return Vec::new() };
-        if let Deed::Opened { name, .. } = &mut deed {
+    pub(crate) fn act(&mut self, call: &Call<'_>) -> Vec<objects::ObjectChange> {
+        let Some(mut effect) = call.effect() else { return Vec::new() };
+        if let CallEffect::Opened { name, .. } = &mut effect {
             // Not what the caller gave, where the queue's own name is known.
             *name = self.queue_name(call).map(|(name, _)| name.into_owned());
         }
         let record = call.record;
-        let (queue_ns, makes) = match &deed {
-            Deed::Opened { queue, made, .. } => (self.whose(queue), *made != Made::No),
-            Deed::QueueUsed(queue) => (self.whose(queue), false),
-            Deed::Got { made, .. } => (None, *made != Made::No),
-            Deed::Used(..)
-            | Deed::Removed(..)
-            | Deed::Set(..)
-            | Deed::Attached { .. }
-            | Deed::Detached { .. }
-            | Deed::Unlinked(_) => (None, false),
+        let (queue_ns, makes) = match &effect {
+            CallEffect::Opened { queue, made, .. } => (self.whose(queue), *made != Creation::No),
+            CallEffect::QueueUsed(queue) => (self.whose(queue), false),
+            CallEffect::Got { made, .. } => (None, *made != Creation::No),
+            CallEffect::Used(..)
+            | CallEffect::Removed(..)
+            | CallEffect::Set(..)
+            | CallEffect::Attached { .. }
+            | CallEffect::Detached { .. }
+            | CallEffect::Unlinked(_) => (None, false),
         };
         let ns = queue_ns.unwrap_or(record.ns);
         let death = self.namespaces.get(ns).and_then(|info| info.death);
@@ -184,7 +188,7 @@ impl Tracker {
         if death.is_some() && !makes {
             return Vec::new();
         }
-        let act = Act {
+        let act = AppliedCall {
             boot_ns: record.boot_ns,
             ns: record.ns,
             tid: record.tid,
@@ -194,7 +198,7 @@ impl Tracker {
             comm: record.comm,
             context: record.context,
             facts: self.contexts.get(record.tid, record.context),
-            deed,
+            effect,
         };
         let mut changes = self.objects.act(&act, queue_ns);
         if let Some(death) = death {
@@ -204,10 +208,10 @@ impl Tracker {
     }
 
     /// What calls did to an object that came together: all are uses, which nothing is told of.
-    pub(crate) fn act_all(&mut self, head: &BatchHead, group: &Group<'_>) {
-        let (deed, ns) = match group.queue {
-            None => (Deed::Used(group.op.family(), group.id), Some(head.ns)),
-            Some(queue) => (Deed::QueueUsed(*queue), self.whose(queue)),
+    pub(crate) fn act_all(&mut self, head: &BatchHead, group: &BatchGroup<'_>) {
+        let (effect, ns) = match group.queue {
+            None => (CallEffect::Used(group.op.family(), group.id), Some(head.ns)),
+            Some(queue) => (CallEffect::QueueUsed(*queue), self.whose(queue)),
         };
         let Some(ns) = ns else { return };
         if self.namespaces.get(ns).is_some_and(|info| info.death.is_some()) {
@@ -216,7 +220,7 @@ impl Tracker {
         if group.succeeded == 0 {
             return;
         }
-        let act = Act {
+        let act = AppliedCall {
             boot_ns: group.succeeded_ns,
             ns: head.ns,
             tid: head.tid,
@@ -226,7 +230,7 @@ impl Tracker {
             comm: head.comm,
             context: head.context,
             facts: self.contexts.get(head.tid, head.context),
-            deed,
+            effect,
         };
         self.objects.act_often(&act, ns, group.succeeded);
     }
@@ -245,7 +249,7 @@ impl Tracker {
         if call.op == Op::Shmdt {
             let facts = self.contexts.get(record.tid, record.context);
             let [at, ..] = record.args;
-            let known = match Error::of(record.ret) {
+            let known = match CallError::from_ret(record.ret) {
                 None => self.objects.attachment(record.pid, facts, at, record.boot_ns),
                 Some(_) => None,
             };
@@ -253,12 +257,12 @@ impl Tracker {
         }
         let kind = call.op.family();
         // It is there, and the call was refused for another reason.
-        const ENOENT: Error = Error(2);
-        let refused = Error::of(record.ret).is_some_and(|error| error != ENOENT);
+        const ENOENT: CallError = CallError(2);
+        let refused = CallError::from_ret(record.ret).is_some_and(|error| error != ENOENT);
         if let (Some(ns), None, Some(Hex32(key)), true) = (ns, id, named.key, refused) {
             id = self.objects.of_key(ns, kind, key);
         }
-        let known = ns.zip(id).and_then(|(ns, id)| self.objects.get(ns, Local::Sysv(kind, id)));
+        let known = ns.zip(id).and_then(|(ns, id)| self.objects.get(ns, ObjectId::Sysv(kind, id)));
         (id, named.key.or_else(|| known.and_then(|one| one.key).map(Hex32)))
     }
 
@@ -293,13 +297,13 @@ impl Tracker {
             op: OpName(call.op),
             abi: AbiName(call.abi),
             ret: call.ret(),
-            error: call.ret().and_then(Error::of),
+            error: call.ret().and_then(CallError::from_ret),
             made: call.made(),
             duration_ns: (duration != ipc_trace_common::record::NO_DURATION).then_some(duration),
             process: self.contexts.caller(record),
             container,
             ipc_ns: self.namespaces.show(record.ns),
-            object: Object {
+            object: CallObject {
                 kind: FamilyName(call.op.family()),
                 id,
                 key,
@@ -317,7 +321,7 @@ impl Tracker {
     /// The name of the queue that a call was about: its own, where that is known, or else the one that the caller
     /// gave.
     #[must_use]
-    pub(crate) fn queue_name<'a>(&'a self, call: &Call<'a>) -> Option<(Text<'a>, ReadFrom)> {
+    pub(crate) fn queue_name<'a>(&'a self, call: &Call<'a>) -> Option<(OsBytes<'a>, ReadFrom)> {
         let own = call.queue().and_then(|queue| self.queues.name(queue));
         own.or_else(|| Some((call.named().name?, call.args_from())))
     }

@@ -9,21 +9,21 @@ use std::{collections::VecDeque, rc::Rc};
 
 use ipc_trace_common::{record::NsRef, state::HOST_INUM};
 
-use super::{HashMap, contexts::Facts};
-use crate::{event::IpcNs, input::census::Census};
+use super::{HashMap, contexts::TaskInfo};
+use crate::{event::IpcNs, input::namespace_list::NamespaceList};
 
 /// Dead namespaces that are remembered: records of theirs may still come, late.
 const DEAD: usize = 1 << 14;
 
 /// How a namespace came to be.
 #[derive(Clone, Debug)]
-pub(crate) struct Birth {
+pub(crate) struct NamespaceCreation {
     /// When
     pub boot_ns: u64,
     /// The thread that made it
     pub tid: u32,
     /// Who that is
-    pub by: Option<Rc<Facts>>,
+    pub by: Option<Rc<TaskInfo>>,
 }
 
 /// A namespace's end.
@@ -37,11 +37,11 @@ pub(crate) struct Death {
 
 /// What is known of a namespace.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Info {
+pub(crate) struct NamespaceInfo {
     /// The kernel's own number
     pub ns_id: Option<u64>,
     /// Its birth, if that was seen
-    pub birth: Option<Birth>,
+    pub birth: Option<NamespaceCreation>,
     /// Its end
     pub death: Option<Death>,
     /// Whether it was there at the start, or a line has told of it
@@ -54,14 +54,14 @@ pub(crate) struct Info {
 
 /// All namespaces that are known.
 #[derive(Debug, Default)]
-pub(crate) struct Namespaces {
-    known: HashMap<NsRef, Info>,
+pub(crate) struct NamespaceTracker {
+    known: HashMap<NsRef, NamespaceInfo>,
     /// The latest life of each number
     latest: HashMap<u32, u32>,
     dead: VecDeque<NsRef>,
 }
 
-impl Namespaces {
+impl NamespaceTracker {
     /// A namespace showed itself: in a record or in a list.
     pub(crate) fn found(
         &mut self,
@@ -81,7 +81,7 @@ impl Namespaces {
         &mut self,
         ns: NsRef,
         ns_id: Option<u64>,
-        birth: Birth,
+        birth: NamespaceCreation,
     ) -> Option<(NsRef, Death)> {
         let ended = self.found(ns, ns_id, birth.boot_ns);
         if let Some(info) = self.known.get_mut(&ns) {
@@ -138,26 +138,26 @@ impl Namespaces {
     }
 
     /// A list of what exists: those that have died since the lists before.
-    pub(crate) fn listed(&mut self, census: &Census) -> Vec<(NsRef, Death)> {
+    pub(crate) fn listed(&mut self, namespace_list: &NamespaceList) -> Vec<(NsRef, Death)> {
         let mut ended = Vec::new();
-        for alive in &census.alive {
-            ended.extend(self.found(alive.ns, alive.ns_id, census.boot_ns));
+        for alive in &namespace_list.alive {
+            ended.extend(self.found(alive.ns, alive.ns_id, namespace_list.boot_ns));
             if let Some(info) = self.known.get_mut(&alive.ns) {
                 info.missing = None;
             }
         }
-        if !census.complete {
+        if !namespace_list.complete {
             return ended;
         }
         let mut gone = Vec::new();
         for (ns, info) in &mut self.known {
             // What showed itself after the list began need not be in it.
-            if info.death.is_some() || info.alive >= Some(census.boot_ns) {
+            if info.death.is_some() || info.alive >= Some(namespace_list.boot_ns) {
                 continue;
             }
             match info.missing {
                 Some(first) => gone.push((*ns, first)),
-                None => info.missing = Some(census.boot_ns),
+                None => info.missing = Some(namespace_list.boot_ns),
             }
         }
         gone.sort_unstable();
@@ -181,7 +181,7 @@ impl Namespaces {
 
     /// What is known of a namespace.
     #[must_use]
-    pub(crate) fn get(&self, ns: NsRef) -> Option<&Info> {
+    pub(crate) fn get(&self, ns: NsRef) -> Option<&NamespaceInfo> {
         self.known.get(&ns)
     }
 
@@ -194,7 +194,7 @@ impl Namespaces {
 
     /// All that are known, by number and generation.
     #[must_use]
-    pub(crate) fn all(&self) -> Vec<(NsRef, &Info)> {
+    pub(crate) fn all(&self) -> Vec<(NsRef, &NamespaceInfo)> {
         let mut all: Vec<_> = self.known.iter().map(|(ns, info)| (*ns, info)).collect();
         all.sort_unstable_by_key(|one| one.0);
         all
@@ -221,24 +221,24 @@ pub(crate) const fn is_host(ns: NsRef) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::input::census::Alive;
+    use crate::input::namespace_list::Alive;
 
     fn ns(inum: u32, generation: u32) -> NsRef {
         NsRef { inum, generation }
     }
 
-    fn list(boot_ns: u64, alive: &[NsRef], complete: bool) -> Census {
+    fn list(boot_ns: u64, alive: &[NsRef], complete: bool) -> NamespaceList {
         let alive = alive.iter().map(|&ns| Alive { ns, ns_id: None }).collect();
-        Census { boot_ns, alive, complete, ..Census::default() }
+        NamespaceList { boot_ns, alive, complete, ..NamespaceList::default() }
     }
 
-    fn birth(boot_ns: u64) -> Birth {
-        Birth { boot_ns, tid: 1, by: None }
+    fn birth(boot_ns: u64) -> NamespaceCreation {
+        NamespaceCreation { boot_ns, tid: 1, by: None }
     }
 
     #[test]
     fn death_lies_between_the_last_sight_and_the_first_miss() {
-        let mut all = Namespaces::default();
+        let mut all = NamespaceTracker::default();
         assert!(all.listed(&list(10, &[ns(1, 1), ns(2, 1)], true)).is_empty());
         assert!(all.listed(&list(20, &[ns(1, 1)], true)).is_empty());
         let ended = all.listed(&list(30, &[ns(1, 1)], true));
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn one_miss_or_a_list_cut_short_is_no_death() {
-        let mut all = Namespaces::default();
+        let mut all = NamespaceTracker::default();
         all.listed(&list(10, &[ns(1, 1)], true));
         assert!(all.listed(&list(20, &[], true)).is_empty());
         assert!(all.listed(&list(30, &[ns(1, 1)], true)).is_empty());
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_namespace_that_was_made_while_the_list_was_read_is_not_missed() {
-        let mut all = Namespaces::default();
+        let mut all = NamespaceTracker::default();
         all.born(ns(3, 1), None, birth(25));
         assert!(all.listed(&list(20, &[], true)).is_empty());
         assert!(all.listed(&list(24, &[], true)).is_empty());
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_number_that_is_given_again_ends_the_life_before() {
-        let mut all = Namespaces::default();
+        let mut all = NamespaceTracker::default();
         all.born(ns(3, 1), None, birth(10));
         let ended = all.born(ns(3, 2), Some(77), birth(50));
         assert_eq!(ended, Some((ns(3, 1), Death { after: Some(10), before: 50 })));
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn the_dead_are_bounded() {
-        let mut all = Namespaces::default();
+        let mut all = NamespaceTracker::default();
         for i in 0..3 * DEAD as u32 {
             all.born(ns(i, 1), None, birth(1));
         }

@@ -2,21 +2,21 @@
 
 use std::{borrow::Cow, rc::Rc, sync::Arc};
 
-use super::{contexts::Facts, recent::Recent};
+use super::{contexts::TaskInfo, last_hit::LastHitMap};
 use crate::{
     engine::track::containers::{ContainerHandle, Containers},
-    event::{Container, OtherNs, report::ProcessReport, value::Text},
+    event::{Container, OtherNs, report::ProcessReport, value::OsBytes},
 };
 
 /// Processes of one namespace that are kept apart.
 const LIMIT: usize = 512;
 
 /// A process: its number and start time, where that is known.
-type Key = (u32, u64);
+type ProcessEntryKey = (u32, u64);
 
 #[derive(Clone, Debug)]
-struct One {
-    facts: Option<Rc<Facts>>,
+struct ProcessEntry {
+    facts: Option<Rc<TaskInfo>>,
     comm: [u8; 16],
     uid: u32,
     gid: u32,
@@ -28,7 +28,7 @@ struct One {
 
 /// What a record says of its process.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Caller {
+pub(crate) struct CallingProcess {
     /// Its number
     pub pid: u32,
     /// The thread's name, NUL-padded
@@ -43,7 +43,7 @@ pub(crate) struct Caller {
 
 /// What a process did.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Deed {
+pub(crate) struct CallCounts {
     /// Calls
     pub calls: u64,
     /// Those that failed
@@ -54,17 +54,22 @@ pub(crate) struct Deed {
 
 /// The processes of one namespace.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Processes {
-    known: Recent<Key, One>,
+pub(crate) struct NamespaceProcesses {
+    known: LastHitMap<ProcessEntryKey, ProcessEntry>,
     folded: u64,
     containers: Vec<ContainerHandle>,
     containers_folded: u64,
 }
 
-impl Processes {
+impl NamespaceProcesses {
     /// A process made calls.
     #[inline]
-    pub(crate) fn count(&mut self, caller: &Caller, facts: Option<&Rc<Facts>>, deed: Deed) {
+    pub(crate) fn count(
+        &mut self,
+        caller: &CallingProcess,
+        facts: Option<&Rc<TaskInfo>>,
+        counts: CallCounts,
+    ) {
         let key = (caller.pid, facts.map_or(0, |f| f.start_boot_ns));
         let one = self.known.get_or_insert(key, |known| {
             if known.len() >= LIMIT {
@@ -74,7 +79,7 @@ impl Processes {
             if let Some(container) = facts.and_then(|facts| facts.container.as_ref()) {
                 add(&mut self.containers, &mut self.containers_folded, container);
             }
-            One {
+            ProcessEntry {
                 facts: facts.cloned(),
                 comm: caller.comm,
                 uid: caller.uid,
@@ -94,9 +99,9 @@ impl Processes {
             }
             one.facts = Some(Rc::clone(facts));
         }
-        one.calls += deed.calls;
-        one.failed += deed.failed;
-        one.foreign += deed.foreign;
+        one.calls += counts.calls;
+        one.failed += counts.failed;
+        one.foreign += counts.foreign;
         one.last_boot_ns = caller.boot_ns;
     }
 
@@ -139,7 +144,7 @@ fn add(containers: &mut Vec<ContainerHandle>, folded: &mut u64, container: &Cont
 
 /// Drops the half that matters less: those that have been silent, by calls. One that reached into
 /// another namespace goes last.
-fn make_room(known: &mut Recent<Key, One>) {
+fn make_room(known: &mut LastHitMap<ProcessEntryKey, ProcessEntry>) {
     let mut order: Vec<_> =
         known.iter().map(|(key, one)| ((one.foreign, one.calls, one.last_boot_ns), *key)).collect();
     order.sort_unstable();
@@ -148,14 +153,14 @@ fn make_room(known: &mut Recent<Key, One>) {
     }
 }
 
-impl One {
+impl ProcessEntry {
     fn report(&self, pid: u32, containers: &Containers) -> ProcessReport {
         let facts = self.facts.as_deref();
-        let comm = Text::until_nul(&self.comm);
+        let comm = OsBytes::until_nul(&self.comm);
         ProcessReport {
             pid,
             ppid: facts.map(|f| f.ppid),
-            comm: Text(Cow::Owned(comm.0.into_owned())),
+            comm: OsBytes(Cow::Owned(comm.0.into_owned())),
             exe: facts.and_then(|f| f.exe.clone()),
             uid: self.uid,
             gid: self.gid,
@@ -176,12 +181,12 @@ mod tests {
 
     #[test]
     fn many_processes_are_folded_and_the_busy_one_stays() {
-        let mut processes = Processes::default();
-        let caller = |pid| Caller { pid, comm: [0; 16], uid: 0, gid: 0, boot_ns: 0 };
-        let deed = Deed { calls: 1, failed: 0, foreign: 0 };
+        let mut processes = NamespaceProcesses::default();
+        let caller = |pid| CallingProcess { pid, comm: [0; 16], uid: 0, gid: 0, boot_ns: 0 };
+        let counts = CallCounts { calls: 1, failed: 0, foreign: 0 };
         for round in 0..10_000 {
-            processes.count(&caller(1), None, deed);
-            processes.count(&caller(100 + round), None, deed);
+            processes.count(&caller(1), None, counts);
+            processes.count(&caller(100 + round), None, counts);
         }
         let report = processes.report(&Containers::default());
         assert!(report.len() <= LIMIT);

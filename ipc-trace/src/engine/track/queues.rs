@@ -4,21 +4,21 @@ use std::borrow::Cow;
 
 use ipc_trace_common::record::{NAME_LEN, NsRef, QueueRecord, QueueRef, flag, queue_flag};
 
-use super::generations::Generations;
+use super::two_gen::TwoGenCache;
 use crate::{
-    event::{ReadFrom, value::Text},
+    event::{ReadFrom, value::OsBytes},
     input::Call,
-    input::Part,
+    input::CallPayload,
 };
 
 /// A queue: device number of its file system, inode number.
-type Key = (u32, u64);
+type QueueKey = (u32, u64);
 
 /// What is known of queues.
 #[derive(Debug, Default)]
 pub(crate) struct Queues {
-    names: Generations<Key, (Box<[u8]>, ReadFrom)>,
-    namespaces: Generations<u32, NsRef>,
+    names: TwoGenCache<QueueKey, (Box<[u8]>, ReadFrom)>,
+    namespaces: TwoGenCache<u32, NsRef>,
 }
 
 impl Queues {
@@ -40,7 +40,7 @@ impl Queues {
 
     /// A call opened a queue. What it gave for a name is no more than a stopgap, until the queue shows itself.
     pub(crate) fn opened(&mut self, call: &Call<'_>) {
-        if let Part::Name(part) = call.part
+        if let CallPayload::Name(part) = call.part
             && part.queue.flags & queue_flag::KNOWN != 0
             && call.has(flag::DETAIL)
         {
@@ -71,12 +71,12 @@ impl Queues {
 
     /// A queue's name, and where that comes from.
     #[must_use]
-    pub(crate) fn name(&self, queue: &QueueRef) -> Option<(Text<'_>, ReadFrom)> {
+    pub(crate) fn name(&self, queue: &QueueRef) -> Option<(OsBytes<'_>, ReadFrom)> {
         if queue.flags & queue_flag::KNOWN == 0 {
             return None;
         }
         let (name, from) = self.names.get(&(queue.dev, queue.ino))?;
-        Some((Text(Cow::Borrowed(&**name)), *from))
+        Some((OsBytes(Cow::Borrowed(&**name)), *from))
     }
 
     /// The namespace that a file system belonged to while it was alive.
@@ -96,7 +96,7 @@ impl Queues {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::track::generations::LIMIT;
+    use crate::engine::track::two_gen::LIMIT;
     use zerocopy::FromZeros as _;
 
     fn record(dev: u32, ino: u64, ns: NsRef, name: &[u8], flags: u32) -> QueueRecord {

@@ -12,11 +12,11 @@ use ipc_trace_common::{
 };
 
 use super::{
-    Place, Tracker,
+    ObjectLocation, Tracker,
+    last_hit::LastHitMap,
     namespaces::is_host,
     objects::looks::Holders,
-    processes::{Caller, Deed, Processes},
-    recent::Recent,
+    processes::{CallCounts, CallingProcess, NamespaceProcesses},
 };
 use crate::{
     engine::track::containers::ContainerHandle,
@@ -24,11 +24,11 @@ use crate::{
     event::{
         LossBy,
         objects::ObjectReport,
-        report::{Calls, Created, Destroyed, Durations, Folded, NamespaceReport, OpReport},
-        value::{Error, OpName},
+        report::{CallTotals, Created, Destroyed, Durations, Folded, NamespaceReport, OpReport},
+        value::{CallError, OpName},
     },
     input::Call,
-    input::batch::Group,
+    input::batch::BatchGroup,
 };
 
 /// Dead namespaces that are listed one by one. Those that died first make room, and are counted
@@ -40,7 +40,7 @@ const DEAD: usize = 1 << 13;
 struct OpStats {
     calls: u64,
     /// Few kinds: a list is faster than a table.
-    errors: Vec<(Error, u64)>,
+    errors: Vec<(CallError, u64)>,
     bytes: u64,
     durations: Option<Histogram<u64>>,
 }
@@ -50,7 +50,7 @@ impl OpStats {
         Self { calls: 0, errors: Vec::new(), bytes: 0, durations: None }
     }
 
-    fn add(&mut self, error: Option<Error>, count: u64) {
+    fn add(&mut self, error: Option<CallError>, count: u64) {
         self.calls += count;
         if let Some(error) = error {
             match self.errors.iter_mut().find(|known| known.0 == error) {
@@ -76,9 +76,9 @@ impl OpStats {
         }
     }
 
-    fn counts(&self) -> Calls {
+    fn counts(&self) -> CallTotals {
         let errors: BTreeMap<_, _> = self.errors.iter().copied().collect();
-        Calls {
+        CallTotals {
             calls: self.calls,
             failed: errors.values().sum(),
             restarts: errors.iter().filter(|e| e.0.is_restart()).map(|e| e.1).sum(),
@@ -108,13 +108,13 @@ const fn carries_message(op: Op) -> bool {
 #[derive(Clone, Debug)]
 struct NsStats {
     ops: [Option<Box<OpStats>>; op::COUNT],
-    processes: Processes,
+    processes: NamespaceProcesses,
     foreign_calls: u64,
     dropped: u64,
 }
 
 impl NsStats {
-    const fn new(processes: Processes) -> Self {
+    const fn new(processes: NamespaceProcesses) -> Self {
         Self { ops: [const { None }; op::COUNT], processes, foreign_calls: 0, dropped: 0 }
     }
 
@@ -133,27 +133,30 @@ impl NsStats {
 /// Counts of everything.
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
-    namespaces: Recent<NsRef, NsStats>,
+    namespaces: LastHitMap<NsRef, NsStats>,
     dead: VecDeque<NsRef>,
-    unattributed: BTreeMap<OpName, Calls>,
+    unattributed: BTreeMap<OpName, CallTotals>,
     folded: Folded,
 }
 
 impl Stats {
-    fn of(&mut self, ns: NsRef) -> &mut NsStats {
-        self.namespaces.get_or_insert(ns, |_| NsStats::new(Processes::default()))
+    fn namespace_entry(&mut self, ns: NsRef) -> &mut NsStats {
+        self.namespaces.get_or_insert(ns, |_| NsStats::new(NamespaceProcesses::default()))
     }
 
     /// A call was delivered.
     pub(crate) fn call(&mut self, call: &Call<'_>, tracker: &Tracker) {
         let record = call.record;
-        let error = Error::of(record.ret);
+        let error = CallError::from_ret(record.ret);
         let facts = tracker.contexts.get(record.tid, record.context);
         let place = tracker.place(call);
         let foreign = place.foreign == Some(true);
-        let deed =
-            Deed { calls: 1, failed: u64::from(error.is_some()), foreign: u64::from(foreign) };
-        let caller = Caller {
+        let counts = CallCounts {
+            calls: 1,
+            failed: u64::from(error.is_some()),
+            foreign: u64::from(foreign),
+        };
+        let caller = CallingProcess {
             pid: record.pid,
             comm: record.comm,
             uid: record.euid,
@@ -161,8 +164,8 @@ impl Stats {
             boot_ns: record.boot_ns,
         };
 
-        let own = self.of(record.ns);
-        own.processes.count(&caller, facts, deed);
+        let own = self.namespace_entry(record.ns);
+        own.processes.count(&caller, facts, counts);
         let stats = own.op(call.op);
         stats.add(error, 1);
         if record.duration_ns != NO_DURATION {
@@ -172,17 +175,17 @@ impl Stats {
             let [_, _, size, ..] = record.args;
             stats.bytes += message_bytes(call.op, size, record.ret);
         }
-        if let (true, Place { ns: Some(ns), .. }) = (foreign, place) {
-            let other = self.of(ns);
+        if let (true, ObjectLocation { ns: Some(ns), .. }) = (foreign, place) {
+            let other = self.namespace_entry(ns);
             other.foreign_calls += 1;
-            other.processes.count(&caller, facts, deed);
+            other.processes.count(&caller, facts, counts);
         }
     }
 
     /// Calls were delivered that came together.
-    pub(crate) fn group(&mut self, head: &BatchHead, group: &Group<'_>, tracker: &Tracker) {
+    pub(crate) fn group(&mut self, head: &BatchHead, group: &BatchGroup<'_>, tracker: &Tracker) {
         let facts = tracker.contexts.get(head.tid, head.context);
-        let own = self.of(head.ns);
+        let own = self.namespace_entry(head.ns);
         let stats = own.op(group.op);
         if group.op.blocks() {
             stats.took(group.calls().map(|call| call.duration_ns));
@@ -191,11 +194,11 @@ impl Stats {
         stats.bytes += message_bytes(group.op, group.sent, group.results);
         let failed = group.count() - group.succeeded;
         if failed != 0 {
-            for error in group.calls().filter_map(|call| Error::of(i64::from(call.ret))) {
+            for error in group.calls().filter_map(|call| CallError::from_ret(i64::from(call.ret))) {
                 stats.add(Some(error), 1);
             }
         }
-        let caller = Caller {
+        let caller = CallingProcess {
             pid: head.pid,
             comm: head.comm,
             uid: head.euid,
@@ -205,25 +208,25 @@ impl Stats {
         let calls = group.count();
         let place = tracker.place_of_group(head, group);
         let foreign = if place.foreign == Some(true) { calls } else { 0 };
-        let deed = Deed { calls, failed, foreign };
-        own.processes.count(&caller, facts, deed);
+        let counts = CallCounts { calls, failed, foreign };
+        own.processes.count(&caller, facts, counts);
         if let (1.., Some(ns)) = (foreign, place.ns) {
-            let other = self.of(ns);
+            let other = self.namespace_entry(ns);
             other.foreign_calls += calls;
-            other.processes.count(&caller, facts, deed);
+            other.processes.count(&caller, facts, counts);
         }
     }
 
     /// A container has a process in a namespace, whether or not that makes calls.
     pub(crate) fn lives(&mut self, ns: NsRef, container: &ContainerHandle) {
-        self.of(ns).processes.lives(container);
+        self.namespace_entry(ns).processes.lives(container);
     }
 
     /// Calls were lost, of which only this is known.
     pub(crate) fn lost(&mut self, loss: &LossBy) {
         match (loss.inum, loss.r#gen) {
             (Some(inum), Some(generation)) => {
-                let stats = self.of(NsRef { inum, generation });
+                let stats = self.namespace_entry(NsRef { inum, generation });
                 stats.dropped += loss.count;
                 stats.op(loss.op.0).add(loss.error, loss.count);
             }
@@ -260,7 +263,7 @@ impl Stats {
 
     /// Lost calls of which not even the namespace is known.
     #[must_use]
-    pub(crate) const fn unattributed(&self) -> &BTreeMap<OpName, Calls> {
+    pub(crate) const fn unattributed(&self) -> &BTreeMap<OpName, CallTotals> {
         &self.unattributed
     }
 
@@ -290,7 +293,7 @@ impl Stats {
                 || tracker.namespaces.get(*ns).is_some_and(|info| info.death.is_none())
         });
         all.sort_unstable_by_key(|ns| (!is_host(*ns), *ns));
-        let none = NsStats::new(Processes::default());
+        let none = NsStats::new(NamespaceProcesses::default());
         let mut objects = tracker.objects.report(&tracker.clock, &tracker.containers, end);
         let report = |ns| {
             let objects = objects.remove(&ns).unwrap_or_default();
@@ -300,7 +303,7 @@ impl Stats {
     }
 }
 
-fn add(calls: &mut Calls, error: Option<Error>, count: u64) {
+fn add(calls: &mut CallTotals, error: Option<CallError>, count: u64) {
     calls.calls += count;
     if let Some(error) = error {
         calls.failed += count;
@@ -344,7 +347,7 @@ fn namespace(
         destroyed: info
             .and_then(|i| i.death)
             .map(|death| Destroyed { after: death.after.map(time), before: time(death.before) }),
-        sharing: sharing::of(&containers, shown.host),
+        sharing: sharing::classify_sharing(&containers, shown.host),
         containers,
         containers_folded,
         processes: stats.processes.report(&tracker.containers),

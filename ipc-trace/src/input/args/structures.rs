@@ -12,10 +12,10 @@ use super::PERMISSIONS;
 use crate::{
     event::{
         args::{IpcSet, MqAttr, Sigevent, Sop, Timespec},
-        value::{Flags, Mode},
+        value::{FileMode, Flags},
     },
     input::Call,
-    input::Part,
+    input::CallPayload,
     input::flags,
 };
 
@@ -30,20 +30,26 @@ impl Call<'_> {
             sem_flg: Flags { bits: u64::from(sop.sem_flg.cast_unsigned()), names: flags::SEMOP },
         };
         match &self.part {
-            Part::InlineSemop(one) => Some(std::iter::once(one).take(nsops).map(sop).collect()),
-            Part::Semop(part) => Some(part.sops.iter().take(nsops).map(sop).collect()),
-            Part::None | Part::Msg(_) | Part::Ctl(_) | Part::Queue(_) | Part::Name(_) => None,
+            CallPayload::InlineSemop(one) => {
+                Some(std::iter::once(one).take(nsops).map(sop).collect())
+            }
+            CallPayload::Semop(part) => Some(part.sops.iter().take(nsops).map(sop).collect()),
+            CallPayload::None
+            | CallPayload::Msg(_)
+            | CallPayload::Ctl(_)
+            | CallPayload::Queue(_)
+            | CallPayload::Name(_) => None,
         }
     }
 
     /// The message's type, of msgsnd and msgrcv, where it could be read.
     pub(crate) fn mtype(&self) -> Option<i64> {
-        let Part::Msg(part) = self.part else { return None };
+        let CallPayload::Msg(part) = self.part else { return None };
         self.has(flag::DETAIL).then_some(part.mtype)
     }
 
     pub(super) fn priority(&self) -> Option<u32> {
-        let Part::Queue(part) = self.part else { return None };
+        let CallPayload::Queue(part) = self.part else { return None };
         let priority = Int(0, 4).unsigned(&part.output)?;
         self.has(flag::EXTRA).then_some(priority as u32)
     }
@@ -51,9 +57,13 @@ impl Call<'_> {
     /// The time limit, where there is one and it could be read.
     pub(crate) fn timeout(&self) -> Option<Timespec> {
         let bytes: &[u8] = match self.part {
-            Part::Semop(part) => &part.timeout,
-            Part::Queue(part) => &part.input,
-            Part::None | Part::InlineSemop(_) | Part::Msg(_) | Part::Ctl(_) | Part::Name(_) => {
+            CallPayload::Semop(part) => &part.timeout,
+            CallPayload::Queue(part) => &part.input,
+            CallPayload::None
+            | CallPayload::InlineSemop(_)
+            | CallPayload::Msg(_)
+            | CallPayload::Ctl(_)
+            | CallPayload::Name(_) => {
                 return None;
             }
         };
@@ -77,10 +87,14 @@ impl Call<'_> {
     /// has 64 bits (arch/x86/include/uapi/asm/posix_types_x32.h).
     pub(in crate::input) fn mq_attr(&self, flag: u32) -> Option<MqAttr> {
         let bytes: &[u8] = match self.part {
-            Part::Queue(part) if flag == flag::OLD => &part.output,
-            Part::Queue(part) => &part.input,
-            Part::Name(part) => &part.attr,
-            Part::None | Part::InlineSemop(_) | Part::Semop(_) | Part::Msg(_) | Part::Ctl(_) => {
+            CallPayload::Queue(part) if flag == flag::OLD => &part.output,
+            CallPayload::Queue(part) => &part.input,
+            CallPayload::Name(part) => &part.attr,
+            CallPayload::None
+            | CallPayload::InlineSemop(_)
+            | CallPayload::Semop(_)
+            | CallPayload::Msg(_)
+            | CallPayload::Ctl(_) => {
                 return None;
             }
         };
@@ -99,7 +113,7 @@ impl Call<'_> {
     /// `struct sigevent`: the value, a pointer, comes before signal and kind. x32's mq_notify is
     /// the compat entry.
     pub(super) fn sigevent(&self) -> Option<Sigevent> {
-        let Part::Queue(part) = self.part else { return None };
+        let CallPayload::Queue(part) = self.part else { return None };
         if !self.has(flag::DETAIL) {
             return None;
         }
@@ -117,7 +131,7 @@ impl Call<'_> {
 
     /// What `IPC_SET` was given; the command is argument `at`.
     pub(in crate::input) fn ipc_set(&self, at: usize) -> Option<IpcSet> {
-        let Part::Ctl(part) = self.part else { return None };
+        let CallPayload::Ctl(part) = self.part else { return None };
         if self.plain_command(at) != flags::IPC_SET || !self.has(flag::DETAIL) {
             return None;
         }
@@ -125,7 +139,7 @@ impl Call<'_> {
         Some(IpcSet {
             uid: form.uid.unsigned(&part.buf)? as u32,
             gid: form.gid.unsigned(&part.buf)? as u32,
-            mode: Mode(form.mode.unsigned(&part.buf)? as u32 & PERMISSIONS),
+            mode: FileMode(form.mode.unsigned(&part.buf)? as u32 & PERMISSIONS),
             msg_qbytes: if self.op == Op::Msgctl { form.qbytes.unsigned(&part.buf) } else { None },
         })
     }

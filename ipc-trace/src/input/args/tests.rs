@@ -1,16 +1,16 @@
 use ipc_trace_common::{
-    op::{Abi, Code, Op, Timeout},
-    record::{GIVEN_NAME_LEN, Kind, VERSION, flag},
+    op::{Abi, Op, SyscallCode, Timeout},
+    record::{GIVEN_NAME_LEN, RecordKind, VERSION, flag},
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use zerocopy::IntoBytes as _;
 
-use super::Named;
+use super::NamedObject;
 use crate::{
     event::{
         ReadFrom,
-        value::{Hex32, Text},
+        value::{Hex32, OsBytes},
     },
     input::Call,
     sources::kernel::decode,
@@ -18,9 +18,9 @@ use crate::{
 };
 
 /// A call by hand: words as they lie in the ring, so that they are aligned.
-struct Made(Vec<u64>);
+struct HandmadeCall(Vec<u64>);
 
-impl Made {
+impl HandmadeCall {
     const PART: usize = 120;
     /// Of `QueuePart`
     const INPUT: usize = Self::PART + 24;
@@ -35,7 +35,7 @@ impl Made {
         let mut made = Self(vec![0xa5a5_a5a5_a5a5_a5a5; 60]);
         made.0[3] = 0;
         made.0[10..10 + args.len()].copy_from_slice(args);
-        made.put(0, &[VERSION, Kind::Call as u8, abi as u8, op as u8]).flags(0)
+        made.put(0, &[VERSION, RecordKind::Call as u8, abi as u8, op as u8]).flags(0)
     }
 
     fn put(mut self, at: usize, bytes: &[u8]) -> Self {
@@ -49,7 +49,7 @@ impl Made {
 
     fn timeout(self, timeout: Timeout) -> Self {
         let op = Op::from_number(self.0.as_bytes()[3]).unwrap();
-        self.put(3, &[Code::new(op, timeout).0])
+        self.put(3, &[SyscallCode::new(op, timeout).0])
     }
 
     fn ret(mut self, ret: i64) -> Self {
@@ -93,7 +93,7 @@ const ABIS: [(Abi, u64); 5] = [
 #[test]
 fn registers_are_narrowed_to_their_types() {
     for (abi, minus) in ABIS {
-        let json = |op, args: &[u64]| Made::new(abi, op, args).json();
+        let json = |op, args: &[u64]| HandmadeCall::new(abi, op, args).json();
         assert_eq!(
             json(Op::Shmget, &[minus, 4096, 0o1600]),
             json!({"key": "0xffffffff", "size": 4096, "shmflg": ["IPC_CREAT", "0x180"], "mode": "0600"})
@@ -123,18 +123,18 @@ fn registers_are_narrowed_to_their_types() {
 fn messages_have_longs_of_the_callers_size() {
     for (abi, minus) in ABIS {
         let long = if abi.is_32_bit() { minus } else { u64::MAX };
-        let made = Made::new(abi, Op::Msgrcv, &[7, 0x7000, 64, long, 0o74000]);
+        let made = HandmadeCall::new(abi, Op::Msgrcv, &[7, 0x7000, 64, long, 0o74000]);
         let mut expected = json!({
             "msqid": 7, "msgp": "0x7000", "msgsz": 64, "msgtyp": -1, "mtype": null,
             "msgflg": ["IPC_NOWAIT", "MSG_NOERROR", "MSG_EXCEPT", "MSG_COPY"],
         });
         assert_eq!(made.json(), expected, "{}", abi.name());
         expected["mtype"] = json!(-5);
-        assert_eq!(made.flags(flag::DETAIL).longs(Made::PART, &[-5]).json(), expected);
+        assert_eq!(made.flags(flag::DETAIL).longs(HandmadeCall::PART, &[-5]).json(), expected);
 
-        let made = Made::new(abi, Op::Msgsnd, &[7, 0x7000, 64, 0o4000]);
+        let made = HandmadeCall::new(abi, Op::Msgsnd, &[7, 0x7000, 64, 0o4000]);
         assert_eq!(
-            made.flags(flag::DETAIL).longs(Made::PART, &[9]).json(),
+            made.flags(flag::DETAIL).longs(HandmadeCall::PART, &[9]).json(),
             json!({"msqid": 7, "msgp": "0x7000", "msgsz": 64, "msgflg": ["IPC_NOWAIT"], "mtype": 9})
         );
     }
@@ -142,12 +142,13 @@ fn messages_have_longs_of_the_callers_size() {
 
 #[test]
 fn semop_shows_what_was_read() {
-    let made = |nsops| Made::new(Abi::X86_64, Op::Semop, &[3, 0x7000, nsops, 0]);
+    let made = |nsops| HandmadeCall::new(Abi::X86_64, Op::Semop, &[3, 0x7000, nsops, 0]);
     assert_eq!(
         made(1).flags(flag::FAULT).json(),
         json!({"semid": 3, "nsops": 1, "sops": null, "sops_truncated": false, "timeout": null})
     );
-    let one = made(1).flags(flag::DETAIL).put(Made::PART, &[2, 0, 0xff, 0xff, 0, 0x18]).json();
+    let one =
+        made(1).flags(flag::DETAIL).put(HandmadeCall::PART, &[2, 0, 0xff, 0xff, 0, 0x18]).json();
     assert_eq!(
         one["sops"],
         json!([{"sem_num": 2, "sem_op": -1, "sem_flg": ["IPC_NOWAIT", "SEM_UNDO"]}])
@@ -176,12 +177,12 @@ fn time_limits_have_the_form_of_the_entry() {
     ];
     for (abi, timeout, expected) in rows {
         for (op, at, member) in [
-            (Op::Semop, Made::PART + 48, "timeout"),
-            (Op::MqSend, Made::INPUT, "abs_timeout"),
-            (Op::MqReceive, Made::INPUT, "abs_timeout"),
+            (Op::Semop, HandmadeCall::PART + 48, "timeout"),
+            (Op::MqSend, HandmadeCall::INPUT, "abs_timeout"),
+            (Op::MqReceive, HandmadeCall::INPUT, "abs_timeout"),
         ] {
             let made = |flags| {
-                Made::new(abi, op, &[3, 0x7000, 1, 0x7100, 0x7200])
+                HandmadeCall::new(abi, op, &[3, 0x7000, 1, 0x7100, 0x7200])
                     .timeout(timeout)
                     .flags(flags)
                     .longs(at, &[-1, NOISY])
@@ -205,24 +206,30 @@ fn commands_have_names_also_with_ipc_64() {
     ];
     for (abi, op, cmd, name) in rows {
         let args = if op == Op::Semctl { [3, 0, cmd, 0] } else { [3, cmd, 0, 0] };
-        assert_eq!(Made::new(abi, op, &args).json()["cmd"], name, "{} {cmd:#x}", abi.name());
+        assert_eq!(
+            HandmadeCall::new(abi, op, &args).json()["cmd"],
+            name,
+            "{} {cmd:#x}",
+            abi.name()
+        );
     }
 }
 
 #[test]
 fn ipc_set_has_the_form_that_the_entry_takes() {
-    let native = |made: Made| {
-        made.words(Made::PART, &[1, 1000, 100, 2, 3, 0o100_640]).longs(Made::PART + 88, &[1 << 33])
+    let native = |made: HandmadeCall| {
+        made.words(HandmadeCall::PART, &[1, 1000, 100, 2, 3, 0o100_640])
+            .longs(HandmadeCall::PART + 88, &[1 << 33])
     };
-    let compat = |made: Made| {
-        made.words(Made::PART, &[1, 1000, 100, 2, 3, 0xffff_0000 | 0o640])
-            .words(Made::PART + 68, &[16384])
+    let compat = |made: HandmadeCall| {
+        made.words(HandmadeCall::PART, &[1, 1000, 100, 2, 3, 0xffff_0000 | 0o640])
+            .words(HandmadeCall::PART + 68, &[16384])
     };
-    let old = |made: Made| {
-        made.words(Made::PART, &[1, 100 << 16 | 1000, 0xffff_ffff, 0xffff_0000 | 0o640])
-            .words(Made::PART + 48, &[0xffff_4000])
+    let old = |made: HandmadeCall| {
+        made.words(HandmadeCall::PART, &[1, 100 << 16 | 1000, 0xffff_ffff, 0xffff_0000 | 0o640])
+            .words(HandmadeCall::PART + 48, &[0xffff_4000])
     };
-    type Fill = fn(Made) -> Made;
+    type Fill = fn(HandmadeCall) -> HandmadeCall;
     let rows: [(Abi, u32, u64, Fill, u64); 9] = [
         (Abi::X86_64, 0, 1, native, 1 << 33),
         (Abi::X32, 0, 1, native, 1 << 33),
@@ -237,7 +244,7 @@ fn ipc_set_has_the_form_that_the_entry_takes() {
     for (abi, flags, cmd, fill, qbytes) in rows {
         for op in [Op::Shmctl, Op::Semctl, Op::Msgctl] {
             let args = if op == Op::Semctl { [3, 0, cmd, 0x7000] } else { [3, cmd, 0x7000, 0] };
-            let made = |flags| fill(Made::new(abi, op, &args).flags(flags));
+            let made = |flags| fill(HandmadeCall::new(abi, op, &args).flags(flags));
             let msg_qbytes = (op == Op::Msgctl).then_some(qbytes);
             assert_eq!(
                 made(flags | flag::DETAIL).json()["set"],
@@ -249,15 +256,15 @@ fn ipc_set_has_the_form_that_the_entry_takes() {
             assert_eq!(made(flags | flag::FAULT).json()["set"], Value::Null);
         }
     }
-    let stat = Made::new(Abi::X86_64, Op::Shmctl, &[3, 2, 0x7000]).flags(flag::DETAIL);
+    let stat = HandmadeCall::new(Abi::X86_64, Op::Shmctl, &[3, 2, 0x7000]).flags(flag::DETAIL);
     assert_eq!(stat.json()["set"], Value::Null);
     // A native call knows no such command.
-    let odd = Made::new(Abi::X86_64, Op::Shmctl, &[3, 0x101, 0x7000]).flags(flag::DETAIL);
+    let odd = HandmadeCall::new(Abi::X86_64, Op::Shmctl, &[3, 0x101, 0x7000]).flags(flag::DETAIL);
     assert_eq!(odd.json()["set"], Value::Null);
 }
 
 /// `struct mq_attr` in the caller's form.
-fn attr(made: Made, abi: Abi, at: usize) -> Made {
+fn attr(made: HandmadeCall, abi: Abi, at: usize) -> HandmadeCall {
     if abi.is_32_bit() {
         made.words(at, &[0o4000, 10, 8192, u32::MAX])
     } else {
@@ -273,8 +280,8 @@ fn attr_json() -> Value {
 fn mq_open_shows_mode_and_attributes_of_a_new_queue() {
     for (abi, _) in ABIS {
         let made = |oflag, flags| {
-            let made = Made::new(abi, Op::MqOpen, &[0x7000, oflag, 0o177_640, 0x7100]);
-            attr(made.flags(flags).named_queue(b"q\xff"), abi, Made::ATTR).json()
+            let made = HandmadeCall::new(abi, Op::MqOpen, &[0x7000, oflag, 0o177_640, 0x7100]);
+            attr(made.flags(flags).named_queue(b"q\xff"), abi, HandmadeCall::ATTR).json()
         };
         assert_eq!(
             made(0o102, flag::DETAIL | flag::EXTRA),
@@ -294,13 +301,13 @@ fn mq_open_shows_mode_and_attributes_of_a_new_queue() {
 #[test]
 fn queue_calls_show_what_was_read() {
     for (abi, minus) in ABIS {
-        let made = |op, args: &[u64], flags| Made::new(abi, op, args).flags(flags);
+        let made = |op, args: &[u64], flags| HandmadeCall::new(abi, op, args).flags(flags);
         assert_eq!(
             made(Op::MqSend, &[minus, 0x7000, 5, minus, 0], 0).json(),
             json!({"mqdes": -1, "msg_ptr": "0x7000", "msg_len": 5, "msg_prio": u32::MAX, "abs_timeout": null})
         );
         let receive = |flags| {
-            made(Op::MqReceive, &[4, 0x7000, 5, 0x7100, 0], flags).words(Made::OUTPUT, &[9])
+            made(Op::MqReceive, &[4, 0x7000, 5, 0x7100, 0], flags).words(HandmadeCall::OUTPUT, &[9])
         };
         assert_eq!(
             receive(flag::EXTRA).json(),
@@ -311,8 +318,8 @@ fn queue_calls_show_what_was_read() {
         let notify = |flags| {
             let made = made(Op::MqNotify, &[4, 0x7000], flags);
             match abi {
-                Abi::X86_64 | Abi::Aarch64 => made.words(Made::INPUT, &[1, 1, 10, 2]),
-                Abi::I386 | Abi::X32 | Abi::Arm => made.words(Made::INPUT, &[1, 10, 2, 3]),
+                Abi::X86_64 | Abi::Aarch64 => made.words(HandmadeCall::INPUT, &[1, 1, 10, 2]),
+                Abi::I386 | Abi::X32 | Abi::Arm => made.words(HandmadeCall::INPUT, &[1, 10, 2, 3]),
             }
         };
         assert_eq!(
@@ -323,7 +330,7 @@ fn queue_calls_show_what_was_read() {
 
         let getsetattr = |flags| {
             let made = made(Op::MqGetsetattr, &[4, 0x7000, 0x7100], flags);
-            attr(attr(made, abi, Made::INPUT), abi, Made::OUTPUT).json()
+            attr(attr(made, abi, HandmadeCall::INPUT), abi, HandmadeCall::OUTPUT).json()
         };
         let null = Value::Null;
         for (flags, new, old) in [
@@ -338,10 +345,10 @@ fn queue_calls_show_what_was_read() {
 
 #[test]
 fn a_call_names_its_object() {
-    let id = |id| Named { id, ..Named::default() };
-    let key = |key, id| Named { id, key: Some(Hex32(key)), name: None };
+    let id = |id| NamedObject { id, ..NamedObject::default() };
+    let key = |key, id| NamedObject { id, key: Some(Hex32(key)), name: None };
     let x86 = Abi::X86_64;
-    let rows: [(Abi, Op, &[u64], i64, Named<'_>); 18] = [
+    let rows: [(Abi, Op, &[u64], i64, NamedObject<'_>); 18] = [
         (x86, Op::Shmget, &[0x1234, 1, 0], 5, key(0x1234, Some(5))),
         (x86, Op::Semget, &[0, 1, 0], -2, key(0, None)),
         (Abi::I386, Op::Msgget, &[0xffff_ffff, 0], 0, key(u32::MAX, Some(0))),
@@ -359,11 +366,23 @@ fn a_call_names_its_object() {
         (Abi::Arm, Op::Semctl, &[5, 0, 0x112, 0], 32773, id(Some(32773))),
         (x86, Op::Semctl, &[5, 0, 13, 0], 0, id(Some(5))),
         (x86, Op::MqSend, &[4, 0, 0, 0, 0], 0, id(None)),
-        (x86, Op::MqUnlink, &[0x7000], 0, Named { name: Some(Text(b"q".into())), ..id(None) }),
-        (x86, Op::MqOpen, &[0x7000, 0], 3, Named { name: Some(Text(b"q".into())), ..id(None) }),
+        (
+            x86,
+            Op::MqUnlink,
+            &[0x7000],
+            0,
+            NamedObject { name: Some(OsBytes(b"q".into())), ..id(None) },
+        ),
+        (
+            x86,
+            Op::MqOpen,
+            &[0x7000, 0],
+            3,
+            NamedObject { name: Some(OsBytes(b"q".into())), ..id(None) },
+        ),
     ];
     for (abi, op, args, ret, expected) in rows {
-        let made = Made::new(abi, op, args).ret(ret);
+        let made = HandmadeCall::new(abi, op, args).ret(ret);
         let made = if op.family() == ipc_trace_common::op::Family::Mq {
             made.flags(flag::DETAIL).named_queue(b"q")
         } else {
@@ -410,19 +429,19 @@ proptest! {
         name_len in 0..300_u32,
     ) {
         let op = Op::ALL[op];
-        let mut made = Made::new(Abi::ALL[abi], op, &words[..5]).longs(Made::PART, words[15..].iter().map(|w| w.cast_signed()).collect::<Vec<_>>().as_slice());
+        let mut made = HandmadeCall::new(Abi::ALL[abi], op, &words[..5]).longs(HandmadeCall::PART, words[15..].iter().map(|w| w.cast_signed()).collect::<Vec<_>>().as_slice());
         made.0[3] = words[6];
         made.0[11] = cmd;
         made.0[12] = cmd;
         made = made.flags(words[7] as u32);
         if matches!(op, Op::MqOpen | Op::MqUnlink) {
-            made = made.words(Made::NAME_LEN, &[name_len]);
+            made = made.words(HandmadeCall::NAME_LEN, &[name_len]);
         }
         look_at(&made.0);
     }
 
     #[test]
-    fn a_census_of_any_bytes_is_split_without_panic(
+    fn a_namespace_list_of_any_bytes_is_split_without_panic(
         records in prop::collection::vec((7..11_u8, any::<u8>(), any::<u64>()), 0..20),
         rest in prop::collection::vec(any::<u64>(), 0..4),
     ) {
@@ -441,8 +460,9 @@ proptest! {
 
 #[test]
 fn a_call_says_where_its_arguments_come_from() {
-    let from =
-        |op, args: &[u64], flags| Made::new(Abi::X86_64, op, args).flags(flags).call().args_from();
+    let from = |op, args: &[u64], flags| {
+        HandmadeCall::new(Abi::X86_64, op, args).flags(flags).call().args_from()
+    };
     // What lies in registers alone, nobody can change.
     assert_eq!(from(Op::Shmget, &[1, 2, 3], 0), ReadFrom::Kernel);
     assert_eq!(from(Op::Msgrcv, &[1, 0x7000, 3, 4, 5], 0), ReadFrom::Kernel);
@@ -463,17 +483,19 @@ fn a_call_says_where_its_arguments_come_from() {
         assert_eq!(from(op, args, flag::DETAIL | flag::AT_ENTRY), ReadFrom::Entry);
         assert_eq!(from(op, args, flag::DETAIL), ReadFrom::Return);
     }
-    let by_ipc = Made::new(Abi::I386, Op::Msgrcv, &[1, 0x7000, 3, 4, 5]);
+    let by_ipc = HandmadeCall::new(Abi::I386, Op::Msgrcv, &[1, 0x7000, 3, 4, 5]);
     let flags = flag::MULTIPLEXED | flag::INDIRECT;
     assert_eq!(by_ipc.flags(flags).call().args_from(), ReadFrom::Return);
 }
 
 #[test]
-fn a_call_that_the_kernel_never_made_has_no_object_and_no_deed() {
-    let made = |flags, ret| Made::new(Abi::X86_64, Op::Shmget, &[0, 4096, 0]).flags(flags).ret(ret);
+fn a_call_that_the_kernel_never_made_has_no_object_and_no_effect() {
+    let made = |flags, ret| {
+        HandmadeCall::new(Abi::X86_64, Op::Shmget, &[0, 4096, 0]).flags(flags).ret(ret)
+    };
     let never = made(flag::NOT_MADE, 7);
     assert_eq!((never.call().made(), never.call().ret()), (Some(false), Some(7)));
-    assert_eq!((never.call().named().id, never.call().deed()), (None, None));
+    assert_eq!((never.call().named().id, never.call().effect()), (None, None));
     let trapped = made(flag::NOT_MADE | flag::RET_UNKNOWN, 29);
     assert_eq!(trapped.call().ret(), None);
     let unseen = made(flag::ENTRY_UNSEEN, 7);
@@ -485,7 +507,7 @@ fn a_call_that_the_kernel_never_made_has_no_object_and_no_deed() {
 fn a_name_that_is_too_long_is_cut_visibly() {
     let name = [b'n'; GIVEN_NAME_LEN - 1];
     let made = |flags| {
-        let made = Made::new(Abi::X86_64, Op::MqUnlink, &[0x7000]);
+        let made = HandmadeCall::new(Abi::X86_64, Op::MqUnlink, &[0x7000]);
         made.flags(flags).named_queue(&name).json()["name_truncated"].clone()
     };
     assert_eq!(made(flag::DETAIL), json!(false));

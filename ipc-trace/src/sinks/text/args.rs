@@ -13,110 +13,115 @@ use ipc_trace_common::record::GIVEN_NAME_LEN;
 use super::units::Date;
 use crate::event::{
     args::{Args, IpcSet, MqAttr, Sigevent, Sop, Timespec},
-    value::{Address, Flags, Mode, Text, Time},
+    value::{Address, FileMode, Flags, OsBytes, Timestamp},
 };
-use crate::event::{escape::quoted, tag::Key};
+use crate::event::{escape::quoted, tag::SysvKey};
 
 /// As many bytes as are kept of a name, each of which may take four cells, in quotes.
 const NAME_WIDTH: usize = GIVEN_NAME_LEN * 4 + 2;
 
 /// A call as text.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Call<'a>(pub &'a Args);
+pub(crate) struct CallText<'a>(pub &'a Args);
 
-impl Display for Call<'_> {
+impl Display for CallText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Args::Shmget { key, size, shmflg, mode } => List::of("shmget", f)
-                .arg("key", Key(*key))
+            Args::Shmget { key, size, shmflg, mode } => List::begin("shmget", f)
+                .arg("key", SysvKey(*key))
                 .arg("size", size)
                 .arg("shmflg", GetFlags(*shmflg, *mode))
                 .end(),
-            Args::Shmat { shmid, shmaddr, shmflg } => List::of("shmat", f)
+            Args::Shmat { shmid, shmaddr, shmflg } => List::begin("shmat", f)
                 .arg("shmid", shmid)
                 .arg("shmaddr", Pointer(*shmaddr))
-                .arg("shmflg", FlagNames(*shmflg))
+                .arg("shmflg", FlagList(*shmflg))
                 .end(),
-            Args::Shmdt { shmaddr } => List::of("shmdt", f).arg("shmaddr", Pointer(*shmaddr)).end(),
-            Args::Shmctl { shmid, cmd, buf, set } => List::of("shmctl", f)
+            Args::Shmdt { shmaddr } => {
+                List::begin("shmdt", f).arg("shmaddr", Pointer(*shmaddr)).end()
+            }
+            Args::Shmctl { shmid, cmd, buf, set } => List::begin("shmctl", f)
                 .arg("shmid", shmid)
                 .arg("cmd", cmd)
-                .known("buf", set.map(Set), Pointer(*buf))
+                .arg_or("buf", set.map(Set), Pointer(*buf))
                 .end(),
-            Args::Semget { key, nsems, semflg, mode } => List::of("semget", f)
-                .arg("key", Key(*key))
+            Args::Semget { key, nsems, semflg, mode } => List::begin("semget", f)
+                .arg("key", SysvKey(*key))
                 .arg("nsems", nsems)
                 .arg("semflg", GetFlags(*semflg, *mode))
                 .end(),
-            Args::Semop { semid, nsops, sops, sops_truncated, timeout } => List::of("semop", f)
+            Args::Semop { semid, nsops, sops, sops_truncated, timeout } => List::begin("semop", f)
                 .arg("semid", semid)
                 .arg("nsops", nsops)
-                .known("sops", sops.as_deref().map(|sops| Sops(sops, *sops_truncated)), '?')
+                .arg_or("sops", sops.as_deref().map(|sops| Sops(sops, *sops_truncated)), '?')
                 .some("timeout", timeout.map(Seconds))
                 .end(),
             Args::Semctl { semid, semnum, cmd, arg, val, set } => {
-                let list =
-                    List::of("semctl", f).arg("semid", semid).arg("semnum", semnum).arg("cmd", cmd);
+                let list = List::begin("semctl", f)
+                    .arg("semid", semid)
+                    .arg("semnum", semnum)
+                    .arg("cmd", cmd);
                 match val {
                     Some(val) => list.arg("arg", val).end(),
                     None if set.is_some() => list.some("arg", set.map(Set)).end(),
-                    None => list.known("arg", arg.map(Pointer), '?').end(),
+                    None => list.arg_or("arg", arg.map(Pointer), '?').end(),
                 }
             }
-            Args::Msgget { key, msgflg, mode } => List::of("msgget", f)
-                .arg("key", Key(*key))
+            Args::Msgget { key, msgflg, mode } => List::begin("msgget", f)
+                .arg("key", SysvKey(*key))
                 .arg("msgflg", GetFlags(*msgflg, *mode))
                 .end(),
-            Args::Msgsnd { msqid, msgp, msgsz, msgflg, mtype } => List::of("msgsnd", f)
+            Args::Msgsnd { msqid, msgp, msgsz, msgflg, mtype } => List::begin("msgsnd", f)
                 .arg("msqid", msqid)
-                .known("msgp", mtype.map(Message), Pointer(*msgp))
+                .arg_or("msgp", mtype.map(MessageText), Pointer(*msgp))
                 .arg("msgsz", msgsz)
-                .arg("msgflg", FlagNames(*msgflg))
+                .arg("msgflg", FlagList(*msgflg))
                 .end(),
-            Args::Msgrcv { msqid, msgp, msgsz, msgtyp, msgflg, mtype } => List::of("msgrcv", f)
+            Args::Msgrcv { msqid, msgp, msgsz, msgtyp, msgflg, mtype } => List::begin("msgrcv", f)
                 .arg("msqid", msqid)
-                .known("msgp", mtype.map(Message), Unless(msgp.map(Pointer)))
+                .arg_or("msgp", mtype.map(MessageText), Unless(msgp.map(Pointer)))
                 .arg("msgsz", msgsz)
-                .known("msgtyp", msgtyp.as_ref(), '?')
-                .arg("msgflg", FlagNames(*msgflg))
+                .arg_or("msgtyp", msgtyp.as_ref(), '?')
+                .arg("msgflg", FlagList(*msgflg))
                 .end(),
-            Args::Msgctl { msqid, cmd, buf, set } => List::of("msgctl", f)
+            Args::Msgctl { msqid, cmd, buf, set } => List::begin("msgctl", f)
                 .arg("msqid", msqid)
                 .arg("cmd", cmd)
-                .known("buf", set.map(Set), Pointer(*buf))
+                .arg_or("buf", set.map(Set), Pointer(*buf))
                 .end(),
-            Args::MqOpen { name, name_truncated, oflag, mode, attr } => List::of("mq_open", f)
-                .known("name", name.as_ref().map(|name| Name(name, *name_truncated)), '?')
-                .arg("oflag", FlagNames(*oflag))
+            Args::MqOpen { name, name_truncated, oflag, mode, attr } => List::begin("mq_open", f)
+                .arg_or("name", name.as_ref().map(|name| QueueNameText(name, *name_truncated)), '?')
+                .arg("oflag", FlagList(*oflag))
                 .some("mode", *mode)
                 .some("attr", attr.map(Attr))
                 .end(),
             Args::MqUnlink { name, name_truncated } => {
-                let name = name.as_ref().map(|name| Name(name, *name_truncated));
-                List::of("mq_unlink", f).known("name", name, '?').end()
+                let name = name.as_ref().map(|name| QueueNameText(name, *name_truncated));
+                List::begin("mq_unlink", f).arg_or("name", name, '?').end()
             }
             Args::MqSend { mqdes, msg_ptr, msg_len, msg_prio, abs_timeout } => {
-                List::of("mq_send", f)
+                List::begin("mq_send", f)
                     .arg("mqdes", mqdes)
                     .arg("msg_ptr", Pointer(*msg_ptr))
                     .arg("msg_len", msg_len)
                     .arg("msg_prio", msg_prio)
-                    .some("abs_timeout", abs_timeout.map(Until))
+                    .some("abs_timeout", abs_timeout.map(DeadlineText))
                     .end()
             }
             Args::MqReceive { mqdes, msg_ptr, msg_len, msg_prio, abs_timeout } => {
-                List::of("mq_receive", f)
+                List::begin("mq_receive", f)
                     .arg("mqdes", mqdes)
                     .arg("msg_ptr", Pointer(*msg_ptr))
                     .arg("msg_len", msg_len)
                     .some("msg_prio", *msg_prio)
-                    .some("abs_timeout", abs_timeout.map(Until))
+                    .some("abs_timeout", abs_timeout.map(DeadlineText))
                     .end()
             }
-            Args::MqNotify { mqdes, sevp } => {
-                List::of("mq_notify", f).arg("mqdes", mqdes).some("sevp", sevp.map(Event)).end()
-            }
-            Args::MqGetsetattr { mqdes, newattr, oldattr } => List::of("mq_getsetattr", f)
+            Args::MqNotify { mqdes, sevp } => List::begin("mq_notify", f)
+                .arg("mqdes", mqdes)
+                .some("sevp", sevp.map(SigeventText))
+                .end(),
+            Args::MqGetsetattr { mqdes, newattr, oldattr } => List::begin("mq_getsetattr", f)
                 .arg("mqdes", mqdes)
                 .some("newattr", newattr.map(Attr))
                 .some("oldattr", oldattr.map(Attr))
@@ -169,7 +174,7 @@ struct List<'f, 'b> {
 }
 
 impl<'f, 'b> List<'f, 'b> {
-    fn of(op: &str, f: &'f mut fmt::Formatter<'b>) -> Self {
+    fn begin(op: &str, f: &'f mut fmt::Formatter<'b>) -> Self {
         let result = f.write_str(op).and_then(|()| f.write_char('('));
         Self { f, between: "", result }
     }
@@ -189,7 +194,7 @@ impl<'f, 'b> List<'f, 'b> {
     }
 
     /// An argument that is known, or what stands for it.
-    fn known(self, name: &str, value: Option<impl Display>, otherwise: impl Display) -> Self {
+    fn arg_or(self, name: &str, value: Option<impl Display>, otherwise: impl Display) -> Self {
         match value {
             Some(value) => self.arg(name, value),
             None => self.arg(name, otherwise),
@@ -215,9 +220,9 @@ impl Display for Pointer {
 }
 
 /// `A|B|0x40`, or `0`.
-struct FlagNames(Flags);
+struct FlagList(Flags);
 
-impl Display for FlagNames {
+impl Display for FlagList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !flags(f, self.0, 0)? {
             f.write_char('0')?;
@@ -227,7 +232,7 @@ impl Display for FlagNames {
 }
 
 /// The flags of a get call with the permissions that are among them: `IPC_CREAT|0600`.
-struct GetFlags(Flags, Mode);
+struct GetFlags(Flags, FileMode);
 
 impl Display for GetFlags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -281,7 +286,7 @@ impl Display for Sops<'_> {
                 write!(f, "{sem_num}:{sem_op:+}")?;
             }
             if sem_flg.bits != 0 {
-                write!(f, " {}", FlagNames(sem_flg))?;
+                write!(f, " {}", FlagList(sem_flg))?;
             }
         }
         f.write_str(if self.1 { ", …]" } else { "]" })
@@ -310,9 +315,9 @@ impl Display for Seconds {
 }
 
 /// A moment of `CLOCK_REALTIME`, UTC.
-struct Until(Timespec);
+struct DeadlineText(Timespec);
 
-impl Display for Until {
+impl Display for DeadlineText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Timespec { tv_sec, tv_nsec } = self.0;
         // Those after the year 9999 mean "ever" rather than a date; wrong ones are as for durations.
@@ -320,7 +325,7 @@ impl Display for Until {
         match (u64::try_from(tv_sec), u32::try_from(tv_nsec)) {
             (Ok(seconds @ ..YEAR_10000), Ok(nanos @ ..1_000_000_000)) => {
                 let since = std::time::Duration::new(seconds, nanos);
-                write!(f, "{}", Date(Time(UNIX_EPOCH + since)))
+                write!(f, "{}", Date(Timestamp(UNIX_EPOCH + since)))
             }
             _ => raw(f, self.0),
         }
@@ -333,9 +338,9 @@ fn raw(f: &mut fmt::Formatter<'_>, Timespec { tv_sec, tv_nsec }: Timespec) -> fm
 }
 
 /// A message, of which only the type is known.
-struct Message(i64);
+struct MessageText(i64);
 
-impl Display for Message {
+impl Display for MessageText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{{mtype={}}}", self.0)
     }
@@ -363,7 +368,7 @@ impl Display for Attr {
         let MqAttr { mq_flags, mq_maxmsg, mq_msgsize, mq_curmsgs } = self.0;
         write!(f, "{{")?;
         if mq_flags.bits != 0 {
-            write!(f, "mq_flags={}, ", FlagNames(mq_flags))?;
+            write!(f, "mq_flags={}, ", FlagList(mq_flags))?;
         }
         write!(f, "mq_maxmsg={mq_maxmsg}, mq_msgsize={mq_msgsize}")?;
         if mq_curmsgs != 0 {
@@ -374,9 +379,9 @@ impl Display for Attr {
 }
 
 /// How a process wants to hear of a message.
-struct Event(Sigevent);
+struct SigeventText(Sigevent);
 
-impl Display for Event {
+impl Display for SigeventText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Sigevent { sigev_notify, sigev_signo } = self.0;
         write!(f, "{{sigev_notify={sigev_notify}, sigev_signo={sigev_signo}}}")
@@ -384,9 +389,9 @@ impl Display for Event {
 }
 
 /// A queue's name, in quotes, and whether it is longer.
-struct Name<'a>(&'a Text<'a>, bool);
+struct QueueNameText<'a>(&'a OsBytes<'a>, bool);
 
-impl Display for Name<'_> {
+impl Display for QueueNameText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", quoted(&self.0.0, NAME_WIDTH))?;
         if self.1 { f.write_str("…") } else { Ok(()) }

@@ -12,18 +12,18 @@ use std::fmt::{self, Display, Write as _};
 use ipc_trace_common::op::{Abi, Op};
 
 use super::{
-    args::{Call, Said},
+    args::{CallText, Said},
     style::{Palette, Role},
-    units::{Clock, Duration},
+    units::{Duration, TimeOfDay},
 };
 use crate::event::{
     Ipc, ReadFrom,
     args::Args,
-    value::{Error, Text},
+    value::{CallError, OsBytes},
 };
 use crate::event::{
     escape::{escaped, quoted},
-    tag::{COMM_WIDTH, ContainerTag, Key, NsTag},
+    tag::{COMM_WIDTH, ContainerTag, NsTag, SysvKey},
 };
 
 /// Cells of a namespace's tag: ten digits, `#`, and a life below 100.
@@ -35,7 +35,7 @@ const NAME_WIDTH: usize = 48;
 
 /// How lines look.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Look {
+pub(crate) struct LineStyle {
     /// The colours
     pub palette: Palette,
     /// The machine's own ABI, which goes without saying
@@ -46,28 +46,28 @@ pub(crate) struct Look {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CallLine<'a> {
     ipc: &'a Ipc<'a>,
-    look: Look,
+    look: LineStyle,
 }
 
 /// The line of a call.
 #[must_use]
-pub(crate) const fn line<'a>(ipc: &'a Ipc<'a>, look: Look) -> CallLine<'a> {
+pub(crate) const fn line<'a>(ipc: &'a Ipc<'a>, look: LineStyle) -> CallLine<'a> {
     CallLine { ipc, look }
 }
 
 impl Display for CallLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { ipc, look: Look { palette, native } } = *self;
+        let Self { ipc, look: LineStyle { palette, native } } = *self;
         let process = &ipc.process;
         write!(
             f,
             "{}  {:<NS_WIDTH$} {:>PID_WIDTH$} {:<COMM_WIDTH$}  {} = {}",
-            palette.paint(Role::Dim, Clock(ipc.time)),
+            palette.paint(Role::Dim, TimeOfDay(ipc.time)),
             palette.paint(Role::Namespace, NsTag::from(ipc.ipc_ns)),
             process.pid,
             escaped(&process.comm.0, COMM_WIDTH),
-            Call(&ipc.args),
-            Outcome(self),
+            CallText(&ipc.args),
+            ReturnValue(self),
         )?;
         if ipc.made == Some(false) {
             write!(f, "  {}", palette.paint(Role::Loss, "not made by the kernel"))?;
@@ -96,7 +96,7 @@ impl Display for CallLine<'_> {
 impl CallLine<'_> {
     /// What is known of the object and has not been said by the call itself.
     fn object(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { ipc, look: Look { palette, .. } } = *self;
+        let Self { ipc, look: LineStyle { palette, .. } } = *self;
         let object = &ipc.object;
         let said = Said::by(&ipc.args, ipc.ret);
         let kind = object.kind;
@@ -104,10 +104,10 @@ impl CallLine<'_> {
             write!(f, "  {}", palette.paint(Role::Dim, format_args!("{kind} {id}")))?;
         }
         if let Some(key) = object.key.filter(|_| !said.key) {
-            write!(f, "  {}", palette.paint(Role::Dim, format_args!("key {}", Key(key))))?;
+            write!(f, "  {}", palette.paint(Role::Dim, format_args!("key {}", SysvKey(key))))?;
         }
         let given = if let Args::MqOpen { name, .. } = &ipc.args { name.as_ref() } else { None };
-        let said_otherwise = |name: &&Text<'_>| match given {
+        let said_otherwise = |name: &&OsBytes<'_>| match given {
             // The queue that was opened may be another than the caller's memory says.
             Some(given) if object.name_from == Some(ReadFrom::Kernel) => given != *name,
             Some(_) | None => !said.name,
@@ -121,15 +121,15 @@ impl CallLine<'_> {
 }
 
 /// `0`, `0x7f12ab000000`, `-1 EAGAIN`, `? ERESTARTSYS`.
-struct Outcome<'a>(&'a CallLine<'a>);
+struct ReturnValue<'a>(&'a CallLine<'a>);
 
-impl Display for Outcome<'_> {
+impl Display for ReturnValue<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(CallLine { ipc, look }) = *self;
         match ipc.error {
             // The program does not see this result: the kernel calls again, or makes it EINTR.
             Some(error) if error.is_restart() => write!(f, "? {error}"),
-            Some(error) => write!(f, "{}", look.palette.paint(Role::Error, Failed(error))),
+            Some(error) => write!(f, "{}", look.palette.paint(Role::Error, FailedText(error))),
             None => match ipc.ret {
                 Some(ret) if ipc.op.0 == Op::Shmat => write!(f, "{ret:#x}"),
                 Some(ret) => write!(f, "{ret}"),
@@ -139,9 +139,9 @@ impl Display for Outcome<'_> {
     }
 }
 
-struct Failed(Error);
+struct FailedText(CallError);
 
-impl Display for Failed {
+impl Display for FailedText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "-1 {}", self.0)
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{flow::Span, style::Role, units::Count};
+use super::{flow::Span, style::Role, units::GroupedCount};
 use crate::event::{Container, Sharing, tag::ContainerText};
 
 /// Containers that are named for one namespace.
@@ -14,7 +14,7 @@ pub(super) fn containers(all: &[Arc<Container>], sharing: Option<Sharing>) -> Ve
     let mut spans: Vec<_> = named.map(|one| Span::new(Role::Heading, ContainerText(one))).collect();
     if let more @ 1.. = all.len().saturating_sub(NAMED) {
         let noun = if more == 1 { "container" } else { "containers" };
-        let text = format_args!("{} more {noun}", Count(more as u64)).to_string();
+        let text = format_args!("{} more {noun}", GroupedCount(more as u64)).to_string();
         spans.push(Span::new(Role::Dim, text));
     }
     spans.extend(sharing.map(|sharing| match sharing {

@@ -6,15 +6,15 @@ use ipc_trace_common::op::Abi;
 use unicode_width::UnicodeWidthStr as _;
 
 use super::{
-    flow::{Align, Row, Shape, Span, Table, flow},
+    flow::{Align, Shape, Span, TextRow, TextTable, flow},
     style::{Palette, Role},
     units::Duration,
 };
 use crate::event::escape::escaped;
 use crate::event::{
     doctor::{
-        Backend, BackendName, Check, Doctor, FieldState, Instructions, Operation, PaidBy, Read,
-        Runtime, Status, Tracepoints,
+        BackendName, BackendReport, CheckStatus, Doctor, DoctorCheck, FieldRead, FieldState,
+        Instructions, Operation, PaidBy, RuntimeReport, Tracepoints,
     },
     value::AbiName,
 };
@@ -22,7 +22,7 @@ use crate::event::{
 /// Cells of a word that others chose: the host's name, a file's path.
 const WORD_WIDTH: usize = 400;
 /// Where the words of a check and of a backend start: after its name and how it stands.
-const COLUMN: usize = 27;
+const COLUMN: usize = 30;
 
 /// The object, each line with its end.
 #[derive(Clone, Copy, Debug)]
@@ -60,12 +60,12 @@ impl Display for DoctorText<'_> {
 }
 
 /// A column's word, and how it looks.
-const fn status(status: Status) -> (Role, &'static str) {
+const fn status(status: CheckStatus) -> (Role, &'static str) {
     match status {
-        Status::Ok => (Role::Good, "ok"),
-        Status::Warning => (Role::Loss, "warning"),
-        Status::Failed => (Role::Error, "failed"),
-        Status::Unknown => (Role::Dim, "unknown"),
+        CheckStatus::Ok => (Role::Good, "ok"),
+        CheckStatus::Warning => (Role::Loss, "warning"),
+        CheckStatus::Failed => (Role::Error, "failed"),
+        CheckStatus::Unknown => (Role::Dim, "unknown"),
     }
 }
 
@@ -113,12 +113,12 @@ impl DoctorText<'_> {
 
     /// What is wrong, but for what the verdict has said already.
     fn problems(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_failure = |check: &Check| check.status == Status::Failed;
+        let is_failure = |check: &DoctorCheck| check.status == CheckStatus::Failed;
         let first = self.doctor.checks.iter().position(is_failure);
         let said = first.filter(|_| !self.doctor.ready);
         for (index, check) in self.doctor.checks.iter().enumerate() {
-            let Check { status: how, name, detail, remedy } = check;
-            if matches!(how, Status::Ok | Status::Unknown) || said == Some(index) {
+            let DoctorCheck { status: how, name, detail, remedy } = check;
+            if matches!(how, CheckStatus::Ok | CheckStatus::Unknown) || said == Some(index) {
                 continue;
             }
             let (role, word) = status(*how);
@@ -137,14 +137,14 @@ impl DoctorText<'_> {
     /// What is well or can't be told, and the names of what is not.
     fn checks(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.title(f, "CHECKS")?;
-        for Check { name, status: how, detail, .. } in &self.doctor.checks {
+        for DoctorCheck { name, status: how, detail, .. } in &self.doctor.checks {
             let (role, word) = status(*how);
             let (text, look) = match how {
-                Status::Ok => (detail.as_str(), Role::Plain),
-                Status::Unknown => (detail.as_str(), Role::Dim),
-                Status::Warning | Status::Failed => ("see above", Role::Plain),
+                CheckStatus::Ok => (detail.as_str(), Role::Plain),
+                CheckStatus::Unknown => (detail.as_str(), Role::Dim),
+                CheckStatus::Warning | CheckStatus::Failed => ("see above", Role::Plain),
             };
-            write!(f, "  {:<16}{:<9}", name.words(), self.palette.paint(role, word))?;
+            write!(f, "  {:<19}{:<9}", name.words(), self.palette.paint(role, word))?;
             self.prose(f, COLUMN, COLUMN, look, text)?;
         }
         Ok(())
@@ -157,7 +157,7 @@ impl DoctorText<'_> {
                 backend.usable == Some(true) && backend.paid_by == PaidBy::EveryCall
             });
         for backend in &self.doctor.backends {
-            let Backend {
+            let BackendReport {
                 name: which,
                 usable,
                 reason,
@@ -174,7 +174,7 @@ impl DoctorText<'_> {
                 None if self.doctor.ready => (Role::Dim, "unused"),
                 None => (Role::Dim, "unknown"),
             };
-            write!(f, "  {:<16}{:<9}", name(*which), self.palette.paint(role, word))?;
+            write!(f, "  {:<19}{:<9}", name(*which), self.palette.paint(role, word))?;
             let how = match (functions, tracepoints) {
                 (Some(functions), _) => format!("programs on {functions} functions"),
                 (None, Some(Tracepoints::Perf)) => {
@@ -231,13 +231,13 @@ impl DoctorText<'_> {
             return Ok(());
         }
         self.title(f, "RUNTIMES, asked for containers' names")?;
-        for Runtime { runtime, socket, answers, reason } in &self.doctor.runtimes {
+        for RuntimeReport { runtime, socket, answers, reason } in &self.doctor.runtimes {
             let (role, word) = match answers {
                 Some(true) => (Role::Good, "answers"),
                 Some(false) => (Role::Loss, "silent"),
                 None => (Role::Dim, "none"),
             };
-            write!(f, "  {runtime:<16}{:<9}", self.palette.paint(role, word))?;
+            write!(f, "  {runtime:<19}{:<9}", self.palette.paint(role, word))?;
             let socket = escaped(&socket.0, WORD_WIDTH);
             let text = match reason {
                 Some(reason) => format!("{socket}: {reason}"),
@@ -257,7 +257,7 @@ impl DoctorText<'_> {
         // Most often it is one reason for all, and a backend's own.
         let mut reasons: Vec<(Option<BackendName>, &str)> = Vec::new();
         for Operation { backend, reason, .. } in operations {
-            let says = |b: &Backend| [&b.reason, &b.inexact].contains(&&Some(reason.clone()));
+            let says = |b: &BackendReport| [&b.reason, &b.inexact].contains(&&Some(reason.clone()));
             let told = self.doctor.backends.iter().any(says)
                 || self.doctor.checks.iter().any(|check| check.detail == *reason);
             if !told && !reasons.contains(&(*backend, reason)) {
@@ -281,12 +281,12 @@ impl DoctorText<'_> {
         }
         let row = |operation: &Operation| {
             let by = operation.backend.map_or("", name);
-            Row {
+            TextRow {
                 cells: vec![Span::new(Role::Plain, operation.op), Span::new(Role::Plain, by)],
                 notes: ways_in(operation),
             }
         };
-        let table = Table {
+        let table = TextTable {
             columns: &[("OPERATION", Align::Left), ("BACKEND", Align::Left)],
             notes: "WAYS IN: ABI AND NUMBERS",
             rows: operations.iter().map(row).collect(),
@@ -319,9 +319,9 @@ impl DoctorText<'_> {
                 match (&field.missing, field.offset, field.read) {
                     (None, Some(offset), Some(read)) => {
                         let read = match read {
-                            Read::Load => "plain load",
-                            Read::Helper => "helper call",
-                            Read::Offset => "offset alone",
+                            FieldRead::Load => "plain load",
+                            FieldRead::Helper => "helper call",
+                            FieldRead::Offset => "offset alone",
                         };
                         writeln!(f, "    {:<widest$} {offset:>6}  {read}", place(field))?;
                     }
@@ -356,8 +356,8 @@ mod tests {
     use super::*;
     use crate::{
         cli::HowArgs,
-        commands::doctor::tests::{self as sample, Fake, Host},
-        sources::kernel::{plan::Choice, preemption::Model},
+        commands::doctor::tests::{self as sample, Fake, FolderHost},
+        sources::kernel::{plan::BackendChoice, preemption::PreemptionModel},
     };
 
     fn show(doctor: &Doctor, all: bool, palette: Palette, width: usize) -> String {
@@ -374,7 +374,8 @@ mod tests {
 
     #[test]
     fn all_is_well() {
-        let doctor = Host::new("text-ready").examine(&sample::how(Choice::Auto), &Fake::default());
+        let doctor = FolderHost::new("text-ready")
+            .examine(&sample::how(BackendChoice::Auto), &Fake::default());
         insta::assert_snapshot!("ready_80", show(&doctor, false, Palette::PLAIN, 80));
         insta::assert_snapshot!("ready_coloured", show(&doctor, false, Palette::COLOURED, 100));
         insta::assert_snapshot!("ready_all_80", show(&doctor, true, Palette::PLAIN, 80));
@@ -386,33 +387,34 @@ mod tests {
         let refused = Fake::refusing(
             "no fentry programs: the kernel refused it: Operation not permitted (os error 1), without a word by the verifier",
         );
-        let doctor = Host::new("text-refused").examine(&sample::how(Choice::Auto), &refused);
+        let doctor =
+            FolderHost::new("text-refused").examine(&sample::how(BackendChoice::Auto), &refused);
         insta::assert_snapshot!("refused_80", show(&doctor, false, Palette::PLAIN, 80));
     }
 
     #[test]
     fn functions_miss_calls() {
-        let host = || Host::new("text-preempted").preempts();
-        let fake = Fake::preempting(Model::Full);
-        let doctor = host().examine(&sample::how(Choice::Auto), &fake);
+        let host = || FolderHost::new("text-preempted").preempts();
+        let fake = Fake::preempting(PreemptionModel::Full);
+        let doctor = host().examine(&sample::how(BackendChoice::Auto), &fake);
         insta::assert_snapshot!("preempted_80", show(&doctor, false, Palette::PLAIN, 80));
-        let doctor = host().examine(&sample::how(Choice::Function), &fake);
+        let doctor = host().examine(&sample::how(BackendChoice::Function), &fake);
         let text = show(&doctor, false, Palette::PLAIN, 80);
         insta::assert_snapshot!("preempted_function_80", text.split("OPERATIONS").next().unwrap());
     }
 
     #[test]
     fn one_function_is_missing() {
-        let doctor = Host::new("text-mixed")
-            .examine(&sample::how(Choice::Auto), &Fake::lacking(&["__x64_sys_semtimedop"]));
+        let doctor = FolderHost::new("text-mixed")
+            .examine(&sample::how(BackendChoice::Auto), &Fake::lacking(&["__x64_sys_semtimedop"]));
         insta::assert_snapshot!("mixed_80", show(&doctor, false, Palette::PLAIN, 80));
     }
 
     #[test]
     fn runtimes_answer_or_not() {
-        let mut doctor =
-            Host::new("text-runtimes").examine(&sample::how(Choice::Auto), &Fake::default());
-        let runtime = |runtime, answers, reason: &str| Runtime {
+        let mut doctor = FolderHost::new("text-runtimes")
+            .examine(&sample::how(BackendChoice::Auto), &Fake::default());
+        let runtime = |runtime, answers, reason: &str| RuntimeReport {
             runtime,
             socket: format!("/run/{runtime}.sock").as_str().into(),
             answers,
@@ -431,14 +433,15 @@ mod tests {
 
     #[test]
     fn nobody() {
-        let host = Host::new("text-nobody").file("proc/self/status", "CapEff:\t0000000000000000\n");
-        let doctor = host.examine(&sample::how(Choice::Auto), &Fake::default());
+        let host =
+            FolderHost::new("text-nobody").file("proc/self/status", "CapEff:\t0000000000000000\n");
+        let doctor = host.examine(&sample::how(BackendChoice::Auto), &Fake::default());
         insta::assert_snapshot!("nobody_80", show(&doctor, false, Palette::PLAIN, 80));
     }
 
     #[test]
     fn works_at_a_price() {
-        let host = Host::new("text-price")
+        let host = FolderHost::new("text-price")
             .release("5.10.0-30-amd64")
             .file("sys/kernel/security/lockdown", "none [integrity] confidentiality\n")
             .file(
@@ -446,15 +449,15 @@ mod tests {
                 "Max locked memory         8388608              8388608              bytes\n",
             )
             .file("proc/sys/net/core/bpf_jit_enable", "0\n");
-        let doctor = host.examine(&sample::how(Choice::Syscall), &Fake::poor());
+        let doctor = host.examine(&sample::how(BackendChoice::Syscall), &Fake::poor());
         insta::assert_snapshot!("price_80", show(&doctor, true, Palette::PLAIN, 80));
     }
 
     #[test]
     fn what_others_chose_is_escaped() {
         let btf = Some(PathBuf::from("/nowhere/\x1b[31m/btf"));
-        let how = HowArgs { btf, ..sample::how(Choice::Auto) };
-        let host = Host::new("text-hostile").name("\x1b[2Jweb1\u{202e}");
+        let how = HowArgs { btf, ..sample::how(BackendChoice::Auto) };
+        let host = FolderHost::new("text-hostile").name("\x1b[2Jweb1\u{202e}");
         let doctor = host.examine(&how, &Fake::reading_files());
         insta::assert_snapshot!("hostile_80", show(&doctor, false, Palette::PLAIN, 80));
     }

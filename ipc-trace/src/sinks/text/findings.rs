@@ -4,19 +4,19 @@ use std::fmt::{self, Display};
 
 use super::{
     call::NS_WIDTH,
-    flow::{Align, Row, Shape, Span, Table, flow},
+    flow::{Align, Shape, Span, TextRow, TextTable, flow},
     style::{Palette, Role},
-    units::{Clock, Count, Moment},
+    units::{GroupedCount, SpanMoment, TimeOfDay},
 };
 use crate::event::{
     Process, ReadFrom,
     finding::{Evidence, Finding, FindingLine, FindingsAccounting, FoundObject, Severity},
     objects::Creator,
-    value::Time,
+    value::Timestamp,
 };
 use crate::event::{
     escape::{escaped, quoted},
-    tag::{ContainerTag, ContainerText, Key, NsTag, ProcessTag},
+    tag::{ContainerTag, ContainerText, NsTag, ProcessTag, SysvKey},
 };
 
 /// Findings that a report has in full.
@@ -28,7 +28,7 @@ const PARENTS: usize = 6;
 /// Kinds of events that are named.
 const KINDS: usize = 6;
 /// Cells of the words that begin a finding's lines.
-const LABEL: usize = 10;
+const LABEL: usize = 13;
 /// Cells of names and paths.
 const NAME_WIDTH: usize = 64;
 const PATH_WIDTH: usize = 100;
@@ -64,7 +64,7 @@ pub(crate) fn line(
     writeln!(
         out,
         "{}  {:<NS_WIDTH$} {}: {}",
-        palette.paint(Role::Dim, Clock(*time)),
+        palette.paint(Role::Dim, TimeOfDay(*time)),
         palette.paint(Role::Namespace, tag),
         kind(finding).paint(palette),
         finding.title,
@@ -101,12 +101,12 @@ struct Title<'a>(&'a [&'a Finding]);
 impl Display for Title<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let noun = if self.0.len() == 1 { "finding" } else { "findings" };
-        write!(f, "{} {noun}", Count(self.0.len() as u64))?;
+        write!(f, "{} {noun}", GroupedCount(self.0.len() as u64))?;
         let mut before = ": ";
         for severity in Severity::ALL.into_iter().rev() {
             let count = self.0.iter().filter(|one| one.severity == severity).count();
             if count > 0 {
-                write!(f, "{before}{} {severity}", Count(count as u64))?;
+                write!(f, "{before}{} {severity}", GroupedCount(count as u64))?;
                 before = ", ";
             }
         }
@@ -125,7 +125,7 @@ fn unsure_ones(
     }
     let text = format!(
         "{} less sure than {least} % (--min-confidence 0 shows them, -o json has them)",
-        Count(unsure as u64)
+        GroupedCount(unsure as u64)
     );
     writeln!(out, "{}", palette.paint(Role::Dim, text))
 }
@@ -152,22 +152,22 @@ pub(crate) fn summary(
         let process = one.subject.process.as_ref();
         let process = process.map(|one| ProcessTag::new(&one.comm, one.pid).to_string());
         let object = one.object.as_ref().and_then(|object| object.ipc_ns);
-        Row {
+        TextRow {
             cells: vec![
                 plain(&one.id),
                 kind(one),
-                plain(&Count(one.count)),
+                plain(&GroupedCount(one.count)),
                 plain(&process.unwrap_or_default()),
                 Span::new(
                     Role::Namespace,
                     object.map(|ns| NsTag::from(ns).to_string()).unwrap_or_default(),
                 ),
             ],
-            notes: vec![Span::new(Role::Dim, format_args!("last {}", Clock(one.last)))],
+            notes: vec![Span::new(Role::Dim, format_args!("last {}", TimeOfDay(one.last)))],
         }
     };
     if !sure.is_empty() {
-        let table = Table {
+        let table = TextTable {
             columns: &[
                 ("ID", Align::Right),
                 ("FINDING", Align::Left),
@@ -187,7 +187,7 @@ pub(crate) fn summary(
 fn and_more(out: &mut dyn fmt::Write, all: usize, shown: usize) -> fmt::Result {
     match all.saturating_sub(shown) {
         0 => Ok(()),
-        more => writeln!(out, "  and {} more (-o json has them)", Count(more as u64)),
+        more => writeln!(out, "  and {} more (-o json has them)", GroupedCount(more as u64)),
     }
 }
 
@@ -199,7 +199,7 @@ fn and_more(out: &mut dyn fmt::Write, all: usize, shown: usize) -> fmt::Result {
 pub(crate) fn in_full(
     out: &mut dyn fmt::Write,
     all: &[Finding],
-    (least, started): (u8, Time),
+    (least, started): (u8, Timestamp),
     palette: Palette,
     width: usize,
 ) -> fmt::Result {
@@ -221,7 +221,7 @@ pub(crate) fn in_full(
 #[derive(Clone, Copy)]
 struct Full<'a> {
     finding: &'a Finding,
-    started: Time,
+    started: Timestamp,
     palette: Palette,
     width: usize,
 }
@@ -248,7 +248,7 @@ impl Full<'_> {
 
     fn write(&self, out: &mut dyn fmt::Write) -> fmt::Result {
         let Self { finding, started, palette, .. } = *self;
-        let moment = |time| Moment { time, started };
+        let moment = |time| SpanMoment { time, started };
         let id = palette.paint(Role::Dim, format!("#{}", finding.id));
         writeln!(out, "{} {id}", kind(finding).paint(palette))?;
         self.words(out, "what", &finding.title)?;
@@ -258,12 +258,12 @@ impl Full<'_> {
             self.words(out, "parents", &parents)?;
         }
         if let Some(object) = &finding.object {
-            self.labelled(out, "whose", &whose(object), " · ")?;
+            self.labelled(out, "object", &whose(object), " · ")?;
         }
         let times = if finding.count == 1 { "once" } else { "times" };
         let often = match finding.count {
             1 => times.to_owned(),
-            count => format!("{} {times}", Count(count)),
+            count => format!("{} {times}", GroupedCount(count)),
         };
         let when = match finding.first == finding.last {
             true => format!("{often}, {}", moment(finding.first)),
@@ -274,17 +274,17 @@ impl Full<'_> {
         self.words(out, "when", &when)?;
         self.words(out, "events", &events(&finding.events))?;
         for (at, reason) in finding.reasons.iter().enumerate() {
-            let label = if at == 0 { "sure" } else { "" };
+            let label = if at == 0 { "confidence" } else { "" };
             self.words(out, label, &format!("{:+} {}", reason.weight, reason.text))?;
         }
         if let Some(rule) = &finding.declared_by {
             let rule = escaped(rule.as_bytes(), NAME_WIDTH).to_string();
             return self.words(out, "declared", &format!("by {rule}"));
         }
-        self.words(out, "perhaps", &finding.explains)?;
+        self.words(out, "may also be", &finding.benign_explanation)?;
         let rule = finding.policy.as_deref().unwrap_or_default();
         for (at, line) in rule.lines().enumerate() {
-            let label = if at == 0 { "declare" } else { "" };
+            let label = if at == 0 { "allow with" } else { "" };
             // To be copied: neither cut nor put onto several lines.
             writeln!(out, "  {}{line}", palette.paint(Role::Dim, format_args!("{label:<LABEL$}")))?;
         }
@@ -348,7 +348,7 @@ fn whose(object: &FoundObject) -> Vec<Span> {
     let mut spans = Vec::new();
     let kind = kind.map(|kind| format!("{kind} ")).unwrap_or_default();
     spans.extend(id.map(|id| plain(&format_args!("{kind}{id}"))));
-    spans.extend(key.map(|key| plain(&format_args!("key {}", Key(key)))));
+    spans.extend(key.map(|key| plain(&format_args!("key {}", SysvKey(key)))));
     if let Some(name) = name.as_ref().filter(|name| !name.0.is_empty()) {
         let given = match name_from {
             None | Some(ReadFrom::Kernel) => "",
@@ -402,7 +402,7 @@ fn events(all: &[Evidence]) -> String {
         .take(KINDS)
         .map(|(what, count)| match count {
             1 => what.clone(),
-            count => format!("{what} ×{}", Count(*count)),
+            count => format!("{what} ×{}", GroupedCount(*count)),
         })
         .collect();
     let mut text = named.join(", ");
@@ -414,7 +414,7 @@ fn events(all: &[Evidence]) -> String {
 
 /// What is not shown of findings, one statement each; none when all is.
 pub(super) fn verdicts(accounting: &FindingsAccounting) -> Vec<Span> {
-    let FindingsAccounting { by_class: _, muted: _, muted_by, folded, no_room, unjudged } =
+    let FindingsAccounting { by_class: _, muted: _, muted_by, folded, over_limit, undetermined } =
         accounting;
     let mut said = Vec::new();
     let mut say = |role, text: fmt::Arguments<'_>| said.push(Span::new(role, text));
@@ -428,26 +428,28 @@ pub(super) fn verdicts(accounting: &FindingsAccounting) -> Vec<Span> {
                 let name = escaped(rule.as_bytes(), NAME_WIDTH);
                 match muted_by.len() {
                     1 => format!("\"{name}\""),
-                    _ => format!("\"{name}\" {}", Count(*count)),
+                    _ => format!("\"{name}\" {}", GroupedCount(*count)),
                 }
             })
             .collect();
         let more = if muted_by.len() > KINDS { ", …" } else { "" };
         let rules = rules.join(", ");
         let noun = of(muted);
-        say(Role::Plain, format_args!("{} {noun} muted by {rules}{more}", Count(muted)));
+        say(Role::Plain, format_args!("{} {noun} muted by {rules}{more}", GroupedCount(muted)));
     }
     if *folded > 0 {
-        say(Role::Plain, format_args!("{} old {} not kept", Count(*folded), of(*folded)));
+        say(Role::Plain, format_args!("{} old {} not kept", GroupedCount(*folded), of(*folded)));
     }
-    if !no_room.is_empty() {
-        let classes: Vec<_> =
-            no_room.iter().map(|(class, count)| format!("{class} {}", Count(*count))).collect();
+    if !over_limit.is_empty() {
+        let classes: Vec<_> = over_limit
+            .iter()
+            .map(|(class, count)| format!("{class} {}", GroupedCount(*count)))
+            .collect();
         say(Role::Loss, format_args!("no room for more findings: {}", classes.join(", ")));
     }
-    if *unjudged > 0 {
+    if *undetermined > 0 {
         let text = "ways to objects whose namespace is not known";
-        say(Role::Loss, format_args!("{} {text}", Count(*unjudged)));
+        say(Role::Loss, format_args!("{} {text}", GroupedCount(*undetermined)));
     }
     said
 }

@@ -103,15 +103,15 @@ pub(super) enum Align {
 /// Rows of cells in columns, and at the end of each row a list of words that takes what is left of
 /// the width, or lines of its own where that is little.
 #[derive(Debug)]
-pub(super) struct Table<'a> {
+pub(super) struct TextTable<'a> {
     pub(super) columns: &'a [(&'static str, Align)],
     pub(super) notes: &'static str,
-    pub(super) rows: Vec<Row>,
+    pub(super) rows: Vec<TextRow>,
 }
 
 /// A row: a cell for each column, then the words.
 #[derive(Debug)]
-pub(super) struct Row {
+pub(super) struct TextRow {
     pub(super) cells: Vec<Span>,
     pub(super) notes: Vec<Span>,
 }
@@ -122,7 +122,7 @@ const GAP: usize = 2;
 const NARROW: usize = 32;
 const NOTES_BETWEEN: &str = ", ";
 
-impl Table<'_> {
+impl TextTable<'_> {
     /// Writes the table; columns without any text are left out.
     pub(super) fn write(
         &self,

@@ -6,9 +6,9 @@ use super::{
     flow::Span,
     style::{Palette, Role},
     summary::{calls, longest},
-    units::{Count, Duration, Rate},
+    units::{Duration, GroupedCount, Rate},
 };
-use crate::event::Pending;
+use crate::event::PendingCall;
 
 /// What the footer tells.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +24,7 @@ pub(crate) struct Footer<'a> {
     /// Calls for which the kernel did not run the program, since the start
     pub missed: u64,
     /// Calls that have been in the kernel for long
-    pub pending: &'a [Pending],
+    pub pending: &'a [PendingCall],
 }
 
 /// The line, without its end.
@@ -54,13 +54,25 @@ impl<'a> Footer<'a> {
         let mut parts = vec![
             (3, Span::new(Role::Dim, elapsed)),
             (2, Span::new(Role::Plain, Rate(self.rate))),
-            (4, Span::new(Role::Plain, format_args!("{} {}", Count(self.seen), calls(self.seen)))),
+            (
+                4,
+                Span::new(
+                    Role::Plain,
+                    format_args!("{} {}", GroupedCount(self.seen), calls(self.seen)),
+                ),
+            ),
         ];
         if self.dropped > 0 {
-            parts.push((0, Span::new(Role::Loss, format_args!("{} lost", Count(self.dropped)))));
+            parts.push((
+                0,
+                Span::new(Role::Loss, format_args!("{} lost", GroupedCount(self.dropped))),
+            ));
         }
         if self.missed > 0 {
-            parts.push((0, Span::new(Role::Loss, format_args!("{} missed", Count(self.missed)))));
+            parts.push((
+                0,
+                Span::new(Role::Loss, format_args!("{} missed", GroupedCount(self.missed))),
+            ));
         }
         if let Some(longest) = longest(self.pending) {
             let count = self.pending.len();
@@ -100,7 +112,7 @@ mod tests {
     use super::*;
     use crate::sinks::text::samples::pending;
 
-    fn footer(pending: &[Pending]) -> Footer<'_> {
+    fn footer(pending: &[PendingCall]) -> Footer<'_> {
         Footer {
             elapsed: std::time::Duration::from_millis(83_700),
             seen: 1_234_567,

@@ -3,13 +3,15 @@
 use std::fmt::{self, Display};
 
 use super::{
-    call::{self, Look, NS_WIDTH, PID_WIDTH},
+    call::{self, LineStyle, NS_WIDTH, PID_WIDTH},
     findings, objects,
     style::{Palette, Role},
     summary::{self, BackendsText},
-    units::{Clock, Count},
+    units::{GroupedCount, TimeOfDay},
 };
-use crate::event::{ContainerNamed, End, Event, Life, Loss, LossBy, Namespace, Resync, Start};
+use crate::event::{
+    ContainerNamed, End, Event, Life, Loss, LossBy, NamespaceEvent, ResyncEvent, Start,
+};
 use crate::event::{
     escape::escaped,
     tag::{self, COMM_WIDTH, ContainerText, NsTag, ShortId},
@@ -28,7 +30,7 @@ const KINDS: usize = 3;
 pub(crate) fn write(
     out: &mut dyn fmt::Write,
     event: &Event<'_>,
-    look: Look,
+    look: LineStyle,
     width: usize,
 ) -> fmt::Result {
     match event {
@@ -66,10 +68,10 @@ fn write_start(out: &mut dyn fmt::Write, start: &Start<'_>, palette: Palette) ->
 
 fn write_namespace(
     out: &mut dyn fmt::Write,
-    namespace: &Namespace<'_>,
+    namespace: &NamespaceEvent<'_>,
     palette: Palette,
 ) -> fmt::Result {
-    let Namespace { seq: _, time, event, ipc_ns, from, process, container, after, before } =
+    let NamespaceEvent { seq: _, time, event, ipc_ns, from, process, container, after, before } =
         namespace;
     let verb = match event {
         Life::Created => "created",
@@ -81,7 +83,7 @@ fn write_namespace(
     write!(
         out,
         "{}  {:<NS_WIDTH$} {}",
-        palette.paint(Role::Dim, Clock(*time)),
+        palette.paint(Role::Dim, TimeOfDay(*time)),
         palette.paint(Role::Namespace, NsTag::from(*ipc_ns)),
         palette.paint(Role::Heading, verb),
     )?;
@@ -91,10 +93,10 @@ fn write_namespace(
     }
     match (after, before) {
         (Some(after), Some(before)) => {
-            writeln!(out, " between {} and {}", Clock(*after), Clock(*before))
+            writeln!(out, " between {} and {}", TimeOfDay(*after), TimeOfDay(*before))
         }
-        (Some(after), None) => writeln!(out, " after {}", Clock(*after)),
-        (None, Some(before)) => writeln!(out, " before {}", Clock(*before)),
+        (Some(after), None) => writeln!(out, " after {}", TimeOfDay(*after)),
+        (None, Some(before)) => writeln!(out, " before {}", TimeOfDay(*before)),
         (None, None) => writeln!(out),
     }
 }
@@ -109,7 +111,7 @@ fn write_container(
     writeln!(
         out,
         "{}  {:<NS_WIDTH$} container {} is {}",
-        palette.paint(Role::Dim, Clock(*time)),
+        palette.paint(Role::Dim, TimeOfDay(*time)),
         palette.paint(Role::Namespace, tag),
         ShortId(container),
         palette.paint(Role::Heading, ContainerText(container)),
@@ -117,8 +119,8 @@ fn write_container(
 }
 
 fn write_loss(out: &mut dyn fmt::Write, loss: &Loss<'_>, palette: Palette) -> fmt::Result {
-    let Loss { seq: _, time, dropped, missed, facts, by, sink, lost_other } = loss;
-    let time = palette.paint(Role::Dim, Clock(*time));
+    let Loss { seq: _, time, dropped, missed, metadata, by, sink, lost_other } = loss;
+    let time = palette.paint(Role::Dim, TimeOfDay(*time));
     if sink.is_some() {
         let others = lost_other.unwrap_or(0);
         return writeln!(
@@ -128,9 +130,9 @@ fn write_loss(out: &mut dyn fmt::Write, loss: &Loss<'_>, palette: Palette) -> fm
                 Role::Loss,
                 format_args!(
                     "left out {} {} and {} other lines",
-                    Count(*dropped),
+                    GroupedCount(*dropped),
                     events(*dropped),
-                    Count(others)
+                    GroupedCount(others)
                 )
             ),
         );
@@ -139,8 +141,10 @@ fn write_loss(out: &mut dyn fmt::Write, loss: &Loss<'_>, palette: Palette) -> fm
         writeln!(
             out,
             "{time}  {}: ring full{} (counts stay exact in `report`; raise --ring-bytes)",
-            palette
-                .paint(Role::Loss, format_args!("lost {} {}", Count(*dropped), events(*dropped))),
+            palette.paint(
+                Role::Loss,
+                format_args!("lost {} {}", GroupedCount(*dropped), events(*dropped))
+            ),
             Kinds(by),
         )?;
     }
@@ -148,25 +152,30 @@ fn write_loss(out: &mut dyn fmt::Write, loss: &Loss<'_>, palette: Palette) -> fm
         writeln!(
             out,
             "{time}  {}: the kernel did not run the program; counts are lower bounds from here on",
-            palette
-                .paint(Role::Loss, format_args!("missed {} {}", Count(*missed), events(*missed))),
+            palette.paint(
+                Role::Loss,
+                format_args!("missed {} {}", GroupedCount(*missed), events(*missed))
+            ),
         )?;
     }
-    if *facts > 0 {
+    if *metadata > 0 {
         writeln!(
             out,
             "{time}  {}: no room for them; who and where from stays unknown for some calls",
             palette.paint(
                 Role::Loss,
-                format_args!("lost {} facts about namespaces and processes", Count(*facts))
+                format_args!(
+                    "lost {} facts about namespaces and processes",
+                    GroupedCount(*metadata)
+                )
             ),
         )?;
     }
     Ok(())
 }
 
-fn write_resync(out: &mut dyn fmt::Write, resync: &Resync, palette: Palette) -> fmt::Result {
-    let Resync { seq: _, time, since, complete, namespaces, objects } = resync;
+fn write_resync(out: &mut dyn fmt::Write, resync: &ResyncEvent, palette: Palette) -> fmt::Result {
+    let ResyncEvent { seq: _, time, since, complete, namespaces, objects } = resync;
     let heading = match complete {
         true => palette.paint(Role::Good, "resynchronized").to_string(),
         false => palette.paint(Role::Loss, "resynchronized in part").to_string(),
@@ -175,13 +184,13 @@ fn write_resync(out: &mut dyn fmt::Write, resync: &Resync, palette: Palette) -> 
         out,
         "{}  {heading} after the loss noticed at {}: {} of {} namespaces and {} of {} objects were not known, {} \
          objects are gone",
-        palette.paint(Role::Dim, Clock(*time)),
-        Clock(*since),
-        Count(namespaces.appeared),
-        Count(namespaces.present),
-        Count(objects.appeared),
-        Count(objects.present),
-        Count(objects.ended),
+        palette.paint(Role::Dim, TimeOfDay(*time)),
+        TimeOfDay(*since),
+        GroupedCount(namespaces.appeared),
+        GroupedCount(namespaces.present),
+        GroupedCount(objects.appeared),
+        GroupedCount(objects.present),
+        GroupedCount(objects.ended),
     )
 }
 
@@ -205,7 +214,7 @@ impl Display for Kinds<'_> {
             if let Some(error) = error {
                 write!(f, " {error}")?;
             }
-            write!(f, " {}", Count(*count))?;
+            write!(f, " {}", GroupedCount(*count))?;
             before = ", ";
         }
         match kinds.len().saturating_sub(KINDS) {

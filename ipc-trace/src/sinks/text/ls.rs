@@ -5,9 +5,9 @@ use std::fmt::{self, Display};
 use ipc_trace_common::op::Family;
 
 use super::{
-    flow::{Align, Row, Shape, Span, Table, flow},
+    flow::{Align, Shape, Span, TextRow, TextTable, flow},
     style::{Palette, Role},
-    units::{Count, Date},
+    units::{Date, GroupedCount},
 };
 use crate::event::{
     escape::{escaped, quoted},
@@ -19,7 +19,7 @@ use crate::event::{
         UnseenWhat, percent,
     },
     objects::ObjectLook,
-    value::{FamilyName, Text},
+    value::{FamilyName, OsBytes},
 };
 
 mod full;
@@ -67,7 +67,7 @@ fn plain(text: impl Display) -> Span {
 }
 
 fn counted(count: usize, one: &str, many: &str) -> String {
-    format!("{} {}", Count(count as u64), if count == 1 { one } else { many })
+    format!("{} {}", GroupedCount(count as u64), if count == 1 { one } else { many })
 }
 
 /// The objects of a kind: `?` where they could not be seen.
@@ -76,7 +76,7 @@ fn objects(namespace: &NamespaceLook, kind: Family) -> Span {
     match namespace.count(kind) {
         _ if namespace.is_unseen(part) => Span::new(Role::Loss, "?"),
         0 => Span::new(Role::Dim, "0"),
-        count => plain(Count(count as u64)),
+        count => plain(GroupedCount(count as u64)),
     }
 }
 
@@ -118,7 +118,7 @@ fn fullness(namespace: &NamespaceLook) -> Vec<Fullness> {
 }
 
 /// `worker[4242]`
-fn process(comm: Option<&Text<'static>>, pid: u32) -> String {
+fn process(comm: Option<&OsBytes<'static>>, pid: u32) -> String {
     match comm {
         Some(comm) => ProcessTag::new(comm, pid).to_string(),
         None => format!("process {pid}"),
@@ -127,7 +127,7 @@ fn process(comm: Option<&Text<'static>>, pid: u32) -> String {
 
 /// What holds a namespace, in words; `None` of a process in it.
 fn held_by(holder: &Holder) -> Option<String> {
-    let named = |name: &Option<Text<'static>>| {
+    let named = |name: &Option<OsBytes<'static>>| {
         name.as_ref().map(|name| quoted(&name.0, WORD_WIDTH).to_string())
     };
     Some(match holder {
@@ -199,11 +199,14 @@ impl LsText<'_> {
             plain(counted(objects, "object", "objects")),
         ];
         if hidden > 0 {
-            let text = format!("{} without a process", Count(hidden as u64));
+            let text = format!("{} without a process", GroupedCount(hidden as u64));
             spans.push(Span::new(Role::Loss, text));
         }
         if pressing > 0 {
-            spans.push(Span::new(Role::Loss, format!("{} near a limit", Count(pressing as u64))));
+            spans.push(Span::new(
+                Role::Loss,
+                format!("{} near a limit", GroupedCount(pressing as u64)),
+            ));
         }
         if !complete {
             spans.push(Span::new(Role::Loss, "these may not be all"));
@@ -216,10 +219,10 @@ impl LsText<'_> {
             let NamespaceLook { inum, r#gen, processes, .. } = namespace;
             let count = processes.len();
             let look = if count == 0 { Role::Loss } else { Role::Plain };
-            Row {
+            TextRow {
                 cells: vec![
                     Span::new(Role::Namespace, NsTag::new(*inum, *r#gen)),
-                    Span::new(look, Count(count as u64)),
+                    Span::new(look, GroupedCount(count as u64)),
                     objects(namespace, Family::Shm),
                     objects(namespace, Family::Sem),
                     objects(namespace, Family::Msg),
@@ -229,7 +232,7 @@ impl LsText<'_> {
                 notes: holders(namespace),
             }
         };
-        let table = Table {
+        let table = TextTable {
             columns: &[
                 ("NAMESPACE", Align::Left),
                 ("PROCESSES", Align::Right),
@@ -268,7 +271,7 @@ impl LsText<'_> {
         }
         match all.len().saturating_sub(LINES) {
             0 => Ok(()),
-            more => writeln!(f, "  and {} more", Count(more as u64)),
+            more => writeln!(f, "  and {} more", GroupedCount(more as u64)),
         }
     }
 
@@ -293,7 +296,7 @@ impl LsText<'_> {
             let which: Vec<_> = tags.iter().take(NAMED).map(ToString::to_string).collect();
             let mut which = which.join(", ");
             if tags.len() > NAMED {
-                which.push_str(&format!(" and {} more", Count((tags.len() - NAMED) as u64)));
+                which.push_str(&format!(" and {} more", GroupedCount((tags.len() - NAMED) as u64)));
             }
             f.write_str("  ")?;
             self.words(f, 2, Role::Plain, &format!("{which}: {reason}"))?;
@@ -320,7 +323,8 @@ impl LsText<'_> {
 /// `! queues_max is full: 256 of 256 (100 %)`: the mark stands where colours do not.
 fn pressing_span(one: &Fullness) -> Span {
     let Fullness { what, used, of } = one;
-    let text = format!("! {what}: {} of {} ({} %)", Count(*used), Count(*of), one.percent());
+    let text =
+        format!("! {what}: {} of {} ({} %)", GroupedCount(*used), GroupedCount(*of), one.percent());
     Span::new(Role::Loss, text)
 }
 
@@ -345,7 +349,7 @@ fn holders(namespace: &NamespaceLook) -> Vec<Span> {
     spans.extend(tags.map(|ProcessLook { pid, comm, .. }| plain(ProcessTag::new(comm, *pid))));
     let more = |spans: &mut Vec<Span>, more: usize| {
         if more > 0 {
-            spans.push(Span::new(Role::Dim, format_args!("{} more", Count(more as u64))));
+            spans.push(Span::new(Role::Dim, format_args!("{} more", GroupedCount(more as u64))));
         }
     };
     more(&mut spans, namespace.processes.len().saturating_sub(NAMED));
@@ -354,7 +358,7 @@ fn holders(namespace: &NamespaceLook) -> Vec<Span> {
         spans.extend(others.iter().take(NAMED).map(|text| Span::new(Role::Loss, text)));
         more(&mut spans, others.len().saturating_sub(NAMED));
         if others.is_empty() {
-            spans.push(Span::new(Role::Loss, "nothing that is to be seen"));
+            spans.push(Span::new(Role::Loss, "no visible holder"));
         }
     } else if !others.is_empty() {
         let count = counted(others.len(), "other holder", "other holders");
@@ -364,14 +368,14 @@ fn holders(namespace: &NamespaceLook) -> Vec<Span> {
 }
 
 /// Cells of a limit's line that are the same for all kinds of it.
-fn limit_row(name: LimitName, limit: &Limit) -> Row {
+fn limit_row(name: LimitName, limit: &Limit) -> TextRow {
     let used = match limit.used {
-        Some(used) => plain(Count(used)),
+        Some(used) => plain(GroupedCount(used)),
         None => plain(""),
     };
     // SHMMAX and SHMALL are so by default (include/uapi/linux/shm.h).
     let of = match i64::try_from(limit.limit) {
-        Ok(_) => plain(Count(limit.limit)),
+        Ok(_) => plain(GroupedCount(limit.limit)),
         Err(_) => Span::new(Role::Dim, "no limit"),
     };
     let full = match limit.percent() {
@@ -379,7 +383,10 @@ fn limit_row(name: LimitName, limit: &Limit) -> Row {
         Some(percent) => Span::new(Role::Dim, format!("{percent} %")),
         None => plain(""),
     };
-    Row { cells: vec![plain(name), used, of, full], notes: vec![Span::new(Role::Dim, name.what())] }
+    TextRow {
+        cells: vec![plain(name), used, of, full],
+        notes: vec![Span::new(Role::Dim, name.what())],
+    }
 }
 
 /// Whether an object is of a kind.

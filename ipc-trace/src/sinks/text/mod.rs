@@ -50,7 +50,7 @@ use crate::event::{Event, objects::ObjectLife};
 
 /// Writes text.
 #[derive(Debug)]
-pub(crate) struct Text {
+pub(crate) struct TextSink {
     screen: Screen,
     /// Reused for each line
     line: String,
@@ -58,7 +58,7 @@ pub(crate) struct Text {
     present: Vec<NsRef>,
 }
 
-impl Text {
+impl TextSink {
     /// For this screen.
     #[must_use]
     pub(crate) const fn new(screen: Screen) -> Self {
@@ -66,7 +66,7 @@ impl Text {
     }
 }
 
-impl Format for Text {
+impl Format for TextSink {
     fn write(&mut self, event: &Event<'_>, out: &mut Vec<u8>) {
         let Screen { look, width, min_confidence } = self.screen;
         // A person wants to know that they are there, not each of thousands.

@@ -8,19 +8,19 @@ use std::{
 use ipc_trace_common::{op::Family, record::NsRef};
 
 use super::{
-    call::{Look, NS_WIDTH},
-    flow::{Align, Row, Span, Table},
+    call::{LineStyle, NS_WIDTH},
+    flow::{Align, Span, TextRow, TextTable},
     style::{Palette, Role},
-    units::{Bytes, Clock, Count},
+    units::{Bytes, GroupedCount, TimeOfDay},
 };
 use crate::event::{
     escape::quoted,
-    tag::{self, Key, NsTag, ProcessTag},
+    tag::{self, NsTag, ProcessTag, SysvKey},
 };
 use crate::event::{
     objects::{Creator, LastUse, ObjectEvent, ObjectLife, ObjectLook, ObjectReport},
     report::NamespaceReport,
-    value::Text,
+    value::OsBytes,
 };
 
 /// Cells of a queue's name.
@@ -47,7 +47,7 @@ fn size(object: &ObjectLook) -> Option<String> {
     let size = object.size?;
     Some(match object.kind.0 {
         Family::Sem if size == 1 => "1 semaphore".to_owned(),
-        Family::Sem => format!("{} semaphores", Count(size)),
+        Family::Sem => format!("{} semaphores", GroupedCount(size)),
         Family::Shm | Family::Msg | Family::Mq => Bytes(size).to_string(),
     })
 }
@@ -74,7 +74,7 @@ pub(crate) fn line(
     write!(
         out,
         "{}  {:<NS_WIDTH$} {} {}",
-        palette.paint(Role::Dim, Clock(*time)),
+        palette.paint(Role::Dim, TimeOfDay(*time)),
         palette.paint(Role::Namespace, NsTag::from(*ipc_ns)),
         Tag(look),
         palette.paint(Role::Heading, verb),
@@ -84,13 +84,13 @@ pub(crate) fn line(
         write!(out, " {}", palette.paint(Role::Dim, "(inferred)"))?;
     }
     if let Some(after) = after {
-        write!(out, " after {}", Clock(*after))?;
+        write!(out, " after {}", TimeOfDay(*after))?;
     }
     if let Some(before) = before {
-        write!(out, " before {}", Clock(*before))?;
+        write!(out, " before {}", TimeOfDay(*before))?;
     }
     if let Some(key) = look.key {
-        write!(out, "  key {}", Key(key))?;
+        write!(out, "  key {}", SysvKey(key))?;
     }
     if matches!(event, ObjectLife::Created | ObjectLife::Changed | ObjectLife::Present) {
         if let Some((uid, gid)) = look.uid.zip(look.gid) {
@@ -113,7 +113,7 @@ pub(crate) fn line(
 pub(crate) fn present(
     out: &mut dyn fmt::Write,
     objects: impl Iterator<Item = NsRef>,
-    look: Look,
+    look: LineStyle,
 ) -> fmt::Result {
     let mut namespaces: BTreeMap<NsRef, u64> = BTreeMap::new();
     for ns in objects {
@@ -126,7 +126,7 @@ pub(crate) fn present(
     let plural = |count: u64| if count == 1 { "" } else { "s" };
     let text = format!(
         "{} object{} in {} namespace{} already there: `ipc-trace ls` lists them",
-        Count(count),
+        GroupedCount(count),
         plural(count),
         namespaces.len(),
         plural(namespaces.len() as u64),
@@ -135,7 +135,7 @@ pub(crate) fn present(
 }
 
 /// `worker[4242]`, `4242`, `user 1000`
-fn who(pid: Option<u32>, comm: Option<&Text<'static>>, uid: Option<u32>) -> Option<String> {
+fn who(pid: Option<u32>, comm: Option<&OsBytes<'static>>, uid: Option<u32>) -> Option<String> {
     match (pid, comm, uid) {
         (Some(pid), Some(comm), _) => Some(ProcessTag::new(comm, pid).to_string()),
         (Some(pid), None, _) => Some(pid.to_string()),
@@ -191,8 +191,8 @@ pub(super) fn table(
     };
     let row = |object: &&ObjectReport| {
         let look = &object.look;
-        let key = look.key.map(|key| Key(key).to_string());
-        Row {
+        let key = look.key.map(|key| SysvKey(key).to_string());
+        TextRow {
             cells: vec![
                 Span::new(Role::Plain, Tag(look)),
                 Span::new(Role::Plain, key.unwrap_or_default()),
@@ -201,7 +201,7 @@ pub(super) fn table(
                 plain(size(look)),
                 Span::new(
                     if object.uses == 0 { Role::Dim } else { Role::Plain },
-                    Count(object.uses),
+                    GroupedCount(object.uses),
                 ),
             ],
             notes: notes(object),
@@ -209,7 +209,7 @@ pub(super) fn table(
     };
     if !there.is_empty() {
         writeln!(f)?;
-        let table = Table {
+        let table = TextTable {
             columns: &[
                 ("OBJECT", Align::Left),
                 ("KEY", Align::Left),
@@ -226,11 +226,11 @@ pub(super) fn table(
     let more = there.len().saturating_sub(LISTED);
     let mut rest = Vec::new();
     if more > 0 {
-        rest.push(format!("{} more", Count(more as u64)));
+        rest.push(format!("{} more", GroupedCount(more as u64)));
     }
     if !gone.is_empty() {
         let noun = if gone.len() == 1 { "object that is" } else { "objects that are" };
-        rest.push(format!("{} {noun} gone", Count(gone.len() as u64)));
+        rest.push(format!("{} {noun} gone", GroupedCount(gone.len() as u64)));
     }
     match rest.is_empty() {
         true => Ok(()),

@@ -7,11 +7,11 @@ use std::{
 
 use super::{
     findings,
-    flow::{Align, Row, Shape, Span, Table, flow},
+    flow::{Align, Shape, Span, TextRow, TextTable, flow},
     objects,
     style::{Palette, Role},
     summary::{self, BackendsText, calls},
-    units::{Bytes, Count, Date, Duration, Moment, between},
+    units::{Bytes, Date, Duration, GroupedCount, SpanMoment, between},
 };
 use crate::event::{
     escape::escaped,
@@ -19,10 +19,10 @@ use crate::event::{
 };
 use crate::event::{
     report::{
-        Calls, Created, Destroyed, Durations, Folded, NamespaceReport, OpReport, ProcessReport,
-        Report,
+        CallTotals, Created, Destroyed, Durations, Folded, NamespaceReport, OpReport,
+        ProcessReport, Report,
     },
-    value::{OpName, Time},
+    value::{OpName, Timestamp},
 };
 
 /// Processes of a namespace that are listed.
@@ -98,14 +98,14 @@ fn is_busy(namespace: &NamespaceReport) -> bool {
 }
 
 /// An operation's line: counts, and what else is known.
-type Line<'a> = (OpName, &'a Calls, Option<u64>, Option<Durations>);
+type OpLine<'a> = (OpName, &'a CallTotals, Option<u64>, Option<Durations>);
 
-fn counted(ops: &BTreeMap<OpName, Calls>) -> Vec<Line<'_>> {
+fn counted(ops: &BTreeMap<OpName, CallTotals>) -> Vec<OpLine<'_>> {
     ops.iter().map(|(op, counts)| (*op, counts, None, None)).collect()
 }
 
 fn number(count: u64, role: Role) -> Span {
-    Span::new(if count == 0 { Role::Dim } else { role }, Count(count))
+    Span::new(if count == 0 { Role::Dim } else { role }, GroupedCount(count))
 }
 
 impl ReportText<'_> {
@@ -116,8 +116,8 @@ impl ReportText<'_> {
         writeln!(f)
     }
 
-    const fn moment(&self, time: Time) -> Moment {
-        Moment { time, started: self.report.started }
+    const fn moment(&self, time: Timestamp) -> SpanMoment {
+        SpanMoment { time, started: self.report.started }
     }
 
     fn created(&self, created: &Created) -> String {
@@ -170,15 +170,15 @@ impl ReportText<'_> {
         let foreign = namespaces.iter().fold(0_u64, |sum, ns| sum.saturating_add(ns.foreign_calls));
         let busy = namespaces.iter().filter(|ns| !ns.ops.is_empty()).count();
         let mut spans = vec![
-            plain(&format_args!("{} {}", Count(all), calls(all))),
+            plain(&format_args!("{} {}", GroupedCount(all), calls(all))),
             Span::new(
                 if failed > 0 { Role::Error } else { Role::Plain },
-                format_args!("{} failed", Count(failed)),
+                format_args!("{} failed", GroupedCount(failed)),
             ),
             plain(&format_args!("namespaces with calls: {busy} of {}", namespaces.len())),
         ];
         if foreign > 0 {
-            let text = format!("{} FOREIGN {}", Count(foreign), calls(foreign));
+            let text = format!("{} FOREIGN {}", GroupedCount(foreign), calls(foreign));
             spans.push(Span::new(Role::Foreign, text));
         }
         self.paragraph(f, 0, &spans)
@@ -210,13 +210,13 @@ impl ReportText<'_> {
             let count = namespace.foreign_calls;
             let text = format_args!(
                 "FOREIGN: {} {} from other namespaces on objects of this one",
-                Count(count),
+                GroupedCount(count),
                 calls(count)
             )
             .to_string();
             writeln!(f, "  {}", self.palette.paint(Role::Foreign, text))?;
         }
-        let lines: Vec<Line<'_>> = namespace
+        let lines: Vec<OpLine<'_>> = namespace
             .ops
             .iter()
             .map(|(op, OpReport { counts, bytes, duration_ns })| {
@@ -226,8 +226,9 @@ impl ReportText<'_> {
         self.operations(f, &lines)?;
         if namespace.dropped > 0 {
             let count = namespace.dropped;
-            let lost = format_args!("{} of these {} lost their detail", Count(count), calls(count))
-                .to_string();
+            let lost =
+                format_args!("{} of these {} lost their detail", GroupedCount(count), calls(count))
+                    .to_string();
             let rest = "calls and errors are exact, the rest is partial";
             f.write_str("  ")?;
             self.paragraph(f, 2, &[Span::new(Role::Loss, lost), Span::new(Role::Loss, rest)])?;
@@ -236,12 +237,12 @@ impl ReportText<'_> {
         objects::table(f, namespace, self.width, self.palette)
     }
 
-    fn operations(&self, f: &mut fmt::Formatter<'_>, lines: &[Line<'_>]) -> fmt::Result {
+    fn operations(&self, f: &mut fmt::Formatter<'_>, lines: &[OpLine<'_>]) -> fmt::Result {
         if lines.is_empty() {
             return Ok(());
         }
-        let row = |(op, counts, bytes, durations): &Line<'_>| {
-            let Calls { calls, failed, errors, restarts: _ } = counts;
+        let row = |(op, counts, bytes, durations): &OpLine<'_>| {
+            let CallTotals { calls, failed, errors, restarts: _ } = counts;
             let duration = |of: fn(&Durations) -> u64| match durations {
                 Some(durations) => Span::new(Role::Plain, Duration(of(durations))),
                 None => Span::new(Role::Plain, ""),
@@ -253,9 +254,9 @@ impl ReportText<'_> {
             let mut errors: Vec<_> = errors.iter().collect();
             errors.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
             let notes = errors.iter().map(|(error, count)| {
-                Span::new(Role::Plain, format_args!("{error} {}", Count(**count)))
+                Span::new(Role::Plain, format_args!("{error} {}", GroupedCount(**count)))
             });
-            Row {
+            TextRow {
                 cells: vec![
                     Span::new(Role::Plain, op),
                     number(*calls, Role::Plain),
@@ -268,7 +269,7 @@ impl ReportText<'_> {
                 notes: notes.collect(),
             }
         };
-        let table = Table {
+        let table = TextTable {
             columns: &[
                 ("OPERATION", Align::Left),
                 ("CALLS", Align::Right),
@@ -290,7 +291,7 @@ impl ReportText<'_> {
         let row = |process: &ProcessReport| {
             let ProcessReport { pid, comm, exe, uid, calls, failed, foreign_calls, .. } = process;
             let exe = exe.as_ref().map(|exe| Span::new(Role::Dim, escaped(&exe.0, EXE_WIDTH)));
-            Row {
+            TextRow {
                 cells: vec![
                     Span::new(Role::Plain, escaped(&comm.0, COMM_WIDTH)),
                     Span::new(Role::Plain, pid),
@@ -308,7 +309,7 @@ impl ReportText<'_> {
         };
         if !all.is_empty() {
             writeln!(f)?;
-            let table = Table {
+            let table = TextTable {
                 columns: &[
                     ("PROCESS", Align::Left),
                     ("PID", Align::Right),
@@ -325,7 +326,7 @@ impl ReportText<'_> {
         let rest = all.len().saturating_sub(PROCESSES) as u64;
         match rest.saturating_add(namespace.processes_folded) {
             0 => Ok(()),
-            more => writeln!(f, "  and {} more", Count(more)),
+            more => writeln!(f, "  and {} more", GroupedCount(more)),
         }
     }
 
@@ -333,7 +334,7 @@ impl ReportText<'_> {
         let Folded { namespaces, ops } = folded;
         let text = format_args!(
             "{} namespaces that had ended, taken together to save room",
-            Count(*namespaces)
+            GroupedCount(*namespaces)
         )
         .to_string();
         writeln!(f, "{}", self.palette.paint(Role::Heading, text))?;
@@ -345,7 +346,7 @@ impl ReportText<'_> {
         let (moved, still): (Vec<&NamespaceReport>, Vec<&NamespaceReport>) =
             quiet.iter().partition(|ns| ns.created.is_some() || ns.destroyed.is_some());
         if !moved.is_empty() {
-            let title = "came or went without a call";
+            let title = "created or destroyed without an IPC call";
             writeln!(f, "\n{}", self.palette.paint(Role::Heading, title))?;
         }
         for namespace in moved.iter().take(QUIET) {
@@ -362,7 +363,7 @@ impl ReportText<'_> {
         }
         let more = moved.len().saturating_sub(QUIET) as u64;
         if more > 0 {
-            writeln!(f, "  and {} more", Count(more))?;
+            writeln!(f, "  and {} more", GroupedCount(more))?;
         }
         if still.is_empty() {
             return Ok(());

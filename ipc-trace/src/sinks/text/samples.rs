@@ -12,11 +12,13 @@ use ipc_trace_common::{
 };
 
 use crate::event::{
-    Container, Ipc, IpcNs, IpcNsRef, Object, OtherNs, Pending, Process, ReadFrom,
+    CallObject, Container, Ipc, IpcNs, IpcNsRef, OtherNs, PendingCall, Process, ReadFrom,
     args::{Args, CommandName, IpcSet, MqAttr, Sigevent, Sop, Timespec},
-    identity::Identity,
+    identity::ProcessIdentity,
     objects::{Creator, LastUse, ObjectLook},
-    value::{AbiName, Address, Error, FamilyName, Flags, Hex32, Mode, OpName, Text, Time},
+    value::{
+        AbiName, Address, CallError, FamilyName, FileMode, Flags, Hex32, OpName, OsBytes, Timestamp,
+    },
 };
 
 pub(super) const HOST: IpcNs = IpcNs { inum: HOST_INUM, r#gen: 1, ns_id: Some(1), host: true };
@@ -31,12 +33,12 @@ pub(super) const fn ns_ref(ns: IpcNs) -> IpcNsRef {
 }
 
 /// Milliseconds after 2026-11-23 14:44:40 UTC.
-pub(super) fn at(millis: u64) -> Time {
-    Time(UNIX_EPOCH + Duration::from_millis(1_795_445_080_000 + millis))
+pub(super) fn at(millis: u64) -> Timestamp {
+    Timestamp(UNIX_EPOCH + Duration::from_millis(1_795_445_080_000 + millis))
 }
 
-pub(super) fn text(text: &str) -> Text<'static> {
-    Text(Cow::Owned(text.as_bytes().to_vec()))
+pub(super) fn text(text: &str) -> OsBytes<'static> {
+    OsBytes(Cow::Owned(text.as_bytes().to_vec()))
 }
 
 pub(super) fn process(pid: u32, comm: &str) -> Process<'static> {
@@ -51,7 +53,7 @@ pub(super) fn process(pid: u32, comm: &str) -> Process<'static> {
         gid: 1000,
         start_boot_ns: Some(1_443_900_000_000),
         ns: OtherNs::default(),
-        identity: Identity::default(),
+        identity: ProcessIdentity::default(),
     }
 }
 
@@ -77,7 +79,7 @@ pub(super) fn object(kind: Family, id: Option<i32>, name: Option<&str>) -> Objec
         id,
         key: id.map(|_| Hex32(0x8cd1_ab21)),
         name: name.map(text),
-        mode: Some(Mode(0o640)),
+        mode: Some(FileMode(0o640)),
         uid: Some(1000),
         gid: Some(100),
         size: Some(16_384),
@@ -117,13 +119,13 @@ pub(super) fn call(op: Op, ret: i64, args: Args) -> Ipc<'static> {
         op: OpName(op),
         abi: AbiName(Abi::X86_64),
         ret: Some(ret),
-        error: Error::of(ret),
+        error: CallError::from_ret(ret),
         made: Some(true),
         duration_ns: None,
         process: process(4242, "worker"),
         container: None,
         ipc_ns: APP,
-        object: Object {
+        object: CallObject {
             kind: FamilyName(op.family()),
             id: None,
             key: None,
@@ -162,7 +164,7 @@ const fn command(number: u32, name: &'static str) -> CommandName {
 
 const BUFFER: Address = Address(0x7ffd_1234_5678);
 const NULL: Address = Address(0);
-const SET: IpcSet = IpcSet { uid: 1000, gid: 100, mode: Mode(0o600), msg_qbytes: None };
+const SET: IpcSet = IpcSet { uid: 1000, gid: 100, mode: FileMode(0o600), msg_qbytes: None };
 const ATTR: MqAttr =
     MqAttr { mq_flags: flags(ATTRIBUTE, 0), mq_maxmsg: 10, mq_msgsize: 8192, mq_curmsgs: 0 };
 
@@ -184,7 +186,7 @@ pub(super) fn one_sop() -> Option<Vec<Sop>> {
 }
 
 fn system_v() -> Vec<Ipc<'static>> {
-    let (key, mode) = (Hex32(0x8cd1_ab21), Mode(0o600));
+    let (key, mode) = (Hex32(0x8cd1_ab21), FileMode(0o600));
     let create = flags(GET, 0o1600);
     let many = vec![sop(0, -1, 0o4000), sop(1, 1, 0), sop(2, 0, 0x1000)];
     vec![
@@ -192,7 +194,7 @@ fn system_v() -> Vec<Ipc<'static>> {
         call(
             Op::Shmget,
             -2,
-            Args::Shmget { key: Hex32(0), size: 0, shmflg: flags(GET, 0), mode: Mode(0) },
+            Args::Shmget { key: Hex32(0), size: 0, shmflg: flags(GET, 0), mode: FileMode(0) },
         ),
         call(
             Op::Shmat,
@@ -213,7 +215,7 @@ fn system_v() -> Vec<Ipc<'static>> {
         call(
             Op::Semget,
             3,
-            Args::Semget { key, nsems: 250, semflg: flags(GET, 0o3666), mode: Mode(0o666) },
+            Args::Semget { key, nsems: 250, semflg: flags(GET, 0o3666), mode: FileMode(0o666) },
         ),
         call(Op::Semop, -11, semop(one_sop())),
         call(Op::Semop, -512, semop(None)),
@@ -299,7 +301,7 @@ fn queues() -> Vec<Ipc<'static>> {
                 name: name.clone(),
                 name_truncated: false,
                 oflag: flags(OPEN, 0o102),
-                mode: Some(Mode(0o600)),
+                mode: Some(FileMode(0o600)),
                 attr: Some(MqAttr { mq_flags: flags(ATTRIBUTE, 0o4000), ..ATTR }),
             },
         ),
@@ -368,8 +370,8 @@ pub(super) fn every_operation() -> Vec<Ipc<'static>> {
 }
 
 /// Two calls that have not returned, the longest first.
-pub(super) fn pending() -> Vec<Pending> {
-    let semop = Pending {
+pub(super) fn pending() -> Vec<PendingCall> {
+    let semop = PendingCall {
         op: OpName(Op::Semop),
         abi: AbiName(Abi::X86_64),
         pid: 4242,
@@ -384,7 +386,7 @@ pub(super) fn pending() -> Vec<Pending> {
         since: at(0),
         for_ns: 14_000_000_000,
     };
-    let receive = Pending {
+    let receive = PendingCall {
         op: OpName(Op::MqReceive),
         tid: 4250,
         comm: text(HOSTILE),

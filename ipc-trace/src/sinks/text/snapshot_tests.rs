@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use ipc_trace_common::op::{Abi, Family, Op};
 
 use super::{
-    args::Call,
-    call::Look,
+    args::CallText,
+    call::LineStyle,
     line, report,
     samples::{
         AGAIN, APP, HOST, HOSTILE, at, call, container, every_operation, ns_ref, object, one_sop,
@@ -16,24 +16,24 @@ use super::{
     style::Palette,
 };
 use crate::event::{
-    Accounting, Backends, Command, ControlAccounting, End, Event, Found, Ipc, IpcNs, Life, Loss,
-    LossBy, Namespace, OpAccounting, OtherNs, PROCESSES_NOT_LOOKED_AT, Resync, ResyncAccounting,
-    Sharing, SinkAccounting, Start, VERSION,
+    Accounting, Backends, CommandOutcome, ControlAccounting, End, Event, Ipc, IpcNs, Life, Loss,
+    LossBy, NamespaceEvent, OpAccounting, OtherNs, PROCESSES_NOT_LOOKED_AT, Reconciliation,
+    ResyncAccounting, ResyncEvent, Sharing, SinkAccounting, Start, VERSION,
     args::Args,
     finding::FindingsAccounting,
-    identity::Identity,
+    identity::ProcessIdentity,
     objects::{ObjectEvent, ObjectLife, ObjectLook, ObjectOfNs, ObjectReport},
     report::{
-        Calls, Created, Destroyed, Durations, Folded, NamespaceReport, OpReport, ProcessReport,
-        Report,
+        CallTotals, Created, Destroyed, Durations, Folded, NamespaceReport, OpReport,
+        ProcessReport, Report,
     },
-    value::{AbiName, Address, Error, Hex32, OpName},
+    value::{AbiName, Address, CallError, Hex32, OpName},
 };
 
-const PLAIN: Look = Look { palette: Palette::PLAIN, native: Abi::X86_64 };
-const COLOURED: Look = Look { palette: Palette::COLOURED, native: Abi::X86_64 };
+const PLAIN: LineStyle = LineStyle { palette: Palette::PLAIN, native: Abi::X86_64 };
+const COLOURED: LineStyle = LineStyle { palette: Palette::COLOURED, native: Abi::X86_64 };
 
-fn lines(events: &[Event<'_>], look: Look) -> String {
+fn lines(events: &[Event<'_>], look: LineStyle) -> String {
     let mut out = String::new();
     for event in events {
         line::write(&mut out, event, look, 80).unwrap();
@@ -48,7 +48,7 @@ fn lines(events: &[Event<'_>], look: Look) -> String {
 fn every_operation_has_its_form() {
     let calls: Vec<_> = every_operation()
         .iter()
-        .map(|ipc| format!("{} = {}", Call(&ipc.args), ipc.ret.unwrap()))
+        .map(|ipc| format!("{} = {}", CallText(&ipc.args), ipc.ret.unwrap()))
         .collect();
     insta::assert_snapshot!("args", calls.join("\n"));
 }
@@ -121,7 +121,7 @@ fn start(backend: &Backends) -> Event<'_> {
 }
 
 fn moves() -> Vec<Event<'static>> {
-    let life = |event, ipc_ns, from, by: &str| Namespace {
+    let life = |event, ipc_ns, from, by: &str| NamespaceEvent {
         seq: 9,
         time: at(570),
         event,
@@ -132,7 +132,7 @@ fn moves() -> Vec<Event<'static>> {
         after: None,
         before: None,
     };
-    let gone = Namespace {
+    let gone = NamespaceEvent {
         after: Some(at(300)),
         before: Some(at(570)),
         ..life(Life::Destroyed, AGAIN, None, "")
@@ -191,7 +191,7 @@ fn lines_of_a_run() {
         inum: Some(ns.inum),
         r#gen: Some(ns.r#gen),
         op: OpName(op),
-        error: error.map(Error),
+        error: error.map(CallError),
         count,
     };
     let by = [
@@ -205,7 +205,7 @@ fn lines_of_a_run() {
         time: at(1_000),
         dropped: 1_824,
         missed: 1,
-        facts: 3,
+        metadata: 3,
         by: &by,
         sink: None,
         lost_other: None,
@@ -213,7 +213,7 @@ fn lines_of_a_run() {
     let slow = Loss {
         seq: None,
         missed: 0,
-        facts: 0,
+        metadata: 0,
         by: &[],
         sink: Some("text"),
         lost_other: Some(3),
@@ -221,7 +221,7 @@ fn lines_of_a_run() {
     };
     let accounting = accounting(5_260, 812, 0);
     let argv = ["sh", "-c", "echo \x1b[2J; true", ""].map(str::to_owned).to_vec();
-    let command = Command { argv, exit_code: None, signal: Some("SIGKILL".to_owned()) };
+    let command = CommandOutcome { argv, exit_code: None, signal: Some("SIGKILL".to_owned()) };
     let pending = pending();
     let end = End {
         seq: 99,
@@ -236,9 +236,9 @@ fn lines_of_a_run() {
     events.extend(moves());
     events.extend(lives());
     events.extend([Event::Loss(loss), Event::Loss(slow)]);
-    let found = |present, appeared, ended| Found { present, appeared, ended };
+    let found = |present, appeared, ended| Reconciliation { present, appeared, ended };
     for complete in [false, true] {
-        events.push(Event::Resync(Resync {
+        events.push(Event::Resync(ResyncEvent {
             seq: 13,
             time: at(1_500),
             since: at(1_000),
@@ -300,11 +300,11 @@ fn the_accounting_says_what_counts_are_worth() {
     insta::assert_snapshot!("accounting", out);
 }
 
-fn counts(calls: u64, errors: &[(u16, u64)]) -> Calls {
-    Calls {
+fn counts(calls: u64, errors: &[(u16, u64)]) -> CallTotals {
+    CallTotals {
         calls,
         failed: errors.iter().map(|(_, count)| count).sum(),
-        errors: errors.iter().map(|(error, count)| (Error(*error), *count)).collect(),
+        errors: errors.iter().map(|(error, count)| (CallError(*error), *count)).collect(),
         restarts: 0,
     }
 }
@@ -324,7 +324,7 @@ fn who(pid: u32, comm: &str, exe: &str, calls: u64) -> ProcessReport {
         gid: 1000,
         start_boot_ns: None,
         ns: OtherNs::default(),
-        identity: Identity::default(),
+        identity: ProcessIdentity::default(),
         container: None,
         calls,
         failed: calls / 350,
@@ -442,7 +442,7 @@ fn busy() -> Report {
     Report {
         backend: backends(),
         accounting: accounting(1_234_573_533, 819, 0),
-        command: Some(Command { argv, exit_code: Some(0), signal: None }),
+        command: Some(CommandOutcome { argv, exit_code: Some(0), signal: None }),
         pending: pending(),
         unattributed: lost.clone(),
         folded: Some(Folded { namespaces: 4_096, ops: lost }),

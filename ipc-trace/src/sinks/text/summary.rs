@@ -6,13 +6,13 @@ use ipc_trace_common::state::Diagnostic;
 
 use super::{
     findings,
-    flow::{Align, Row, Shape, Span, Table, flow},
+    flow::{Align, Shape, Span, TextRow, TextTable, flow},
     style::{Palette, Role},
-    units::{Clock, Count, Duration},
+    units::{Duration, GroupedCount, TimeOfDay},
 };
 use crate::event::{
-    Accounting, Backends, Command, ControlAccounting, OpAccounting, PROCESSES_NOT_LOOKED_AT,
-    Pending, ResyncAccounting, SinkAccounting,
+    Accounting, Backends, CommandOutcome, ControlAccounting, OpAccounting, PROCESSES_NOT_LOOKED_AT,
+    PendingCall, ResyncAccounting, SinkAccounting,
 };
 use crate::event::{
     escape::{escaped, quoted},
@@ -59,18 +59,19 @@ pub(crate) fn accounting(
     let OpAccounting { seen, filtered, emitted, dropped, delivered, not_made } = accounting.total;
     let sum = format_args!(
         "seen {} = filtered {} + emitted {} + dropped {}",
-        Count(seen),
-        Count(filtered),
-        Count(emitted),
-        Count(dropped)
+        GroupedCount(seen),
+        GroupedCount(filtered),
+        GroupedCount(emitted),
+        GroupedCount(dropped)
     )
     .to_string();
     let mut spans = vec![
         Span::new(Role::Plain, sum),
-        Span::new(Role::Plain, format_args!("delivered {}", Count(delivered))),
+        Span::new(Role::Plain, format_args!("delivered {}", GroupedCount(delivered))),
     ];
     if not_made > 0 {
-        let text = format_args!("{} {} not made by the kernel", Count(not_made), calls(not_made));
+        let text =
+            format_args!("{} {} not made by the kernel", GroupedCount(not_made), calls(not_made));
         spans.push(Span::new(Role::Plain, text));
     }
     let mut verdicts = verdicts(accounting);
@@ -100,13 +101,17 @@ fn verdicts(accounting: &Accounting) -> Vec<Span> {
     let mut said = Vec::new();
     let mut say = |text: &dyn Display| said.push(Span::new(Role::Loss, text));
     if *missed > 0 {
-        say(&format_args!("{} {} missed: counts are lower bounds", Count(*missed), calls(*missed)));
+        say(&format_args!(
+            "{} {} missed: counts are lower bounds",
+            GroupedCount(*missed),
+            calls(*missed)
+        ));
     }
     if dropped > 0 {
         // With calls missed as well, nothing is exact any more.
         let exact = if *missed == 0 { "; counts and errors are exact" } else { "" };
         let (events, their) = if dropped == 1 { ("event", "its") } else { ("events", "their") };
-        say(&format_args!("{} {events} lost {their} detail{exact}", Count(dropped)));
+        say(&format_args!("{} {events} lost {their} detail{exact}", GroupedCount(dropped)));
     }
     let parts = filtered.saturating_add(emitted).saturating_add(dropped);
     if seen != parts || emitted != delivered {
@@ -115,10 +120,10 @@ fn verdicts(accounting: &Accounting) -> Vec<Span> {
     let ControlAccounting { emitted, delivered, dropped, withheld } = *control;
     let facts = dropped.saturating_add(emitted.saturating_sub(delivered));
     if facts > 0 {
-        say(&format_args!("{} facts about namespaces and processes lost", Count(facts)));
+        say(&format_args!("{} facts about namespaces and processes lost", GroupedCount(facts)));
     }
     if withheld > 0 {
-        say(&format_args!("{} times it was not told who a thread is", Count(withheld)));
+        say(&format_args!("{} times it was not told who a thread is", GroupedCount(withheld)));
     }
     let ResyncAccounting { complete, partial, pending } = *resyncs;
     if complete + partial > 0 {
@@ -133,22 +138,22 @@ fn verdicts(accounting: &Accounting) -> Vec<Span> {
         let moves = if *count == 1 { "move" } else { "moves" };
         say(&format_args!(
             "{} {moves} of processes whose descriptors above 4,096 were not looked through",
-            Count(*count)
+            GroupedCount(*count)
         ));
     }
     if let Some(count) = diagnostics.get(PROCESSES_NOT_LOOKED_AT) {
         say(&format_args!(
             "{} times /proc was not looked at, as there was too much",
-            Count(*count)
+            GroupedCount(*count)
         ));
     }
     for SinkAccounting { lost, lost_other, .. } in sinks.values() {
         if lost + lost_other > 0 {
             say(&format_args!(
                 "{} {} and {} other lines left out: what reads this is too slow",
-                Count(*lost),
+                GroupedCount(*lost),
                 calls(*lost),
-                Count(*lost_other)
+                GroupedCount(*lost_other)
             ));
         }
     }
@@ -166,11 +171,11 @@ pub(super) const fn calls(count: u64) -> &'static str {
 /// Those of `out`.
 pub(crate) fn command(
     out: &mut dyn fmt::Write,
-    command: &Command,
+    command: &CommandOutcome,
     palette: Palette,
     width: usize,
 ) -> fmt::Result {
-    let Command { argv, exit_code, signal } = command;
+    let CommandOutcome { argv, exit_code, signal } = command;
     let end = match (exit_code, signal) {
         (Some(0), _) => Span::new(Role::Good, "exit status 0"),
         (Some(code), _) => Span::new(Role::Error, format_args!("exit status {code}")),
@@ -203,7 +208,7 @@ pub(crate) fn command(
 /// Those of `out`.
 pub(crate) fn pending(
     out: &mut dyn fmt::Write,
-    pending: &[Pending],
+    pending: &[PendingCall],
     palette: Palette,
     width: usize,
 ) -> fmt::Result {
@@ -211,11 +216,11 @@ pub(crate) fn pending(
         return Ok(());
     }
     let count = pending.len() as u64;
-    let title = format!("{} {} had not returned", Count(count), calls(count));
+    let title = format!("{} {} had not returned", GroupedCount(count), calls(count));
     writeln!(out, "{}", palette.paint(Role::Heading, title))?;
-    let mut sorted: Vec<&Pending> = pending.iter().collect();
+    let mut sorted: Vec<&PendingCall> = pending.iter().collect();
     sorted.sort_by_key(|one| std::cmp::Reverse(one.for_ns));
-    let table = Table {
+    let table = TextTable {
         columns: &[
             ("FOR", Align::Right),
             ("OPERATION", Align::Left),
@@ -228,13 +233,14 @@ pub(crate) fn pending(
     table.write(out, width, palette)?;
     match count.saturating_sub(PENDING as u64) {
         0 => {}
-        more => writeln!(out, "  and {} more", Count(more))?,
+        more => writeln!(out, "  and {} more", GroupedCount(more))?,
     }
     writeln!(out)
 }
 
-fn pending_row(pending: &Pending) -> Row {
-    let Pending { op, pid, tid, comm, ipc_ns, kind, id, mqdes, name, since, for_ns, .. } = pending;
+fn pending_row(pending: &PendingCall) -> TextRow {
+    let PendingCall { op, pid, tid, comm, ipc_ns, kind, id, mqdes, name, since, for_ns, .. } =
+        pending;
     let plain = |text: &dyn Display| Span::new(Role::Plain, text);
     let mut notes = Vec::new();
     notes.extend(id.map(|id| plain(&format_args!("{kind} {id}"))));
@@ -245,11 +251,11 @@ fn pending_row(pending: &Pending) -> Row {
         (None, Some(mqdes)) => notes.push(plain(&format_args!("mqdes {mqdes}"))),
         (None, None) => {}
     }
-    notes.push(Span::new(Role::Dim, format_args!("since {}", Clock(*since))));
+    notes.push(Span::new(Role::Dim, format_args!("since {}", TimeOfDay(*since))));
     if tid != pid {
         notes.push(Span::new(Role::Dim, format_args!("tid {tid}")));
     }
-    Row {
+    TextRow {
         cells: vec![
             plain(&Duration(*for_ns)),
             plain(op),
@@ -261,7 +267,7 @@ fn pending_row(pending: &Pending) -> Row {
 }
 
 /// `semop 14 s by worker[4242]`, the longest of them.
-pub(super) fn longest(pending: &[Pending]) -> Option<String> {
+pub(super) fn longest(pending: &[PendingCall]) -> Option<String> {
     let longest = pending.iter().max_by_key(|one| one.for_ns)?;
     let by = ProcessTag::new(&longest.comm, longest.pid);
     Some(format!("{} {} by {by}", longest.op, Duration(longest.for_ns)))

@@ -6,7 +6,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use crate::event::value::Time;
+use crate::event::value::Timestamp;
 
 /// Writes `value / unit` with two digits that count: `8.1`, `12`, `812`.
 fn scaled(f: &mut fmt::Formatter<'_>, value: u64, unit: u64, name: &str) -> fmt::Result {
@@ -75,9 +75,9 @@ impl fmt::Display for Bytes {
 
 /// A count with its digits in groups: `1,234,567`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Count(pub u64);
+pub(crate) struct GroupedCount(pub u64);
 
-impl fmt::Display for Count {
+impl fmt::Display for GroupedCount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The groups from the left: 10^18 and its like down to the ones.
         let mut group: u64 = 1_000_000_000_000_000_000;
@@ -106,7 +106,7 @@ impl fmt::Display for Rate {
         } else if tenths < 100 {
             write!(f, "{}.{}/s", tenths / 10, tenths % 10)
         } else if ones < 10_000 {
-            write!(f, "{}/s", Count(ones))
+            write!(f, "{}/s", GroupedCount(ones))
         } else if !rounds_to(ones, 1_000, 1_000) {
             scaled(f, ones, 1_000, "k/s")
         } else if !rounds_to(ones, 1_000_000, 1_000) {
@@ -118,8 +118,8 @@ impl fmt::Display for Rate {
 }
 
 /// Seconds and nanoseconds since 1970; a time before that is 1970, which no event can have.
-fn since_1970(time: Time) -> (u64, u32) {
-    let Time(time) = time;
+fn since_1970(time: Timestamp) -> (u64, u32) {
+    let Timestamp(time) = time;
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     (since.as_secs(), since.subsec_nanos())
 }
@@ -127,9 +127,9 @@ fn since_1970(time: Time) -> (u64, u32) {
 /// The time of day, UTC: `HH:MM:SS.mmm`. Which time it is where the reader sits would take the
 /// host's time-zone files; headings say that it is UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Clock(pub Time);
+pub(crate) struct TimeOfDay(pub Timestamp);
 
-impl fmt::Display for Clock {
+impl fmt::Display for TimeOfDay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (seconds, nanos) = since_1970(self.0);
         let of_day = seconds % 86_400;
@@ -140,7 +140,7 @@ impl fmt::Display for Clock {
 
 /// Day and time, UTC: `YYYY-MM-DD HH:MM:SS.mmm`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Date(pub Time);
+pub(crate) struct Date(pub Timestamp);
 
 impl fmt::Display for Date {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -156,24 +156,24 @@ impl fmt::Display for Date {
         let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
         let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
         let year = era * 400 + year_of_era + u64::from(month <= 2);
-        write!(f, "{year:04}-{month:02}-{day:02} {}", Clock(self.0))
+        write!(f, "{year:04}-{month:02}-{day:02} {}", TimeOfDay(self.0))
     }
 }
 
 /// A moment of a span of time: the time of day, and the day where it is not the first one. UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Moment {
+pub(crate) struct SpanMoment {
     /// The moment
-    pub time: Time,
+    pub time: Timestamp,
     /// When the span began
-    pub started: Time,
+    pub started: Timestamp,
 }
 
-impl fmt::Display for Moment {
+impl fmt::Display for SpanMoment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let day = |time| since_1970(time).0 / 86_400;
         if day(self.time) == day(self.started) {
-            Clock(self.time).fmt(f)
+            TimeOfDay(self.time).fmt(f)
         } else {
             Date(self.time).fmt(f)
         }
@@ -182,7 +182,7 @@ impl fmt::Display for Moment {
 
 /// The nanoseconds from one moment to a later one; 0 when the clock was set back between them.
 #[must_use]
-pub(crate) fn between(from: Time, to: Time) -> Duration {
+pub(crate) fn between(from: Timestamp, to: Timestamp) -> Duration {
     let span = SystemTime::duration_since(&to.0, from.0).unwrap_or_default();
     Duration(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX))
 }
@@ -238,11 +238,11 @@ mod tests {
 
     #[test]
     fn counts_and_rates() {
-        assert_eq!(Count(0).to_string(), "0");
-        assert_eq!(Count(999).to_string(), "999");
-        assert_eq!(Count(1_000).to_string(), "1,000");
-        assert_eq!(Count(1_234_567).to_string(), "1,234,567");
-        assert_eq!(Count(u64::MAX).to_string(), "18,446,744,073,709,551,615");
+        assert_eq!(GroupedCount(0).to_string(), "0");
+        assert_eq!(GroupedCount(999).to_string(), "999");
+        assert_eq!(GroupedCount(1_000).to_string(), "1,000");
+        assert_eq!(GroupedCount(1_234_567).to_string(), "1,234,567");
+        assert_eq!(GroupedCount(u64::MAX).to_string(), "18,446,744,073,709,551,615");
         let cases = [
             (0.0, "0/s"),
             (0.26, "0.3/s"),
@@ -262,7 +262,7 @@ mod tests {
     proptest! {
         #[test]
         fn groups_are_the_digits(count: u64) {
-            prop_assert_eq!(Count(count).to_string().replace(',', ""), count.to_string());
+            prop_assert_eq!(GroupedCount(count).to_string().replace(',', ""), count.to_string());
         }
 
         // Another implementation of the calendar as the judge.
@@ -270,7 +270,7 @@ mod tests {
         fn dates_are_those_of_the_calendar(seconds in 0_u64..253_402_300_799) {
             let time = UNIX_EPOCH + std::time::Duration::from_millis(seconds * 1_000 + 7);
             let other = humantime::format_rfc3339_millis(time).to_string();
-            let ours = Date(Time(time)).to_string();
+            let ours = Date(Timestamp(time)).to_string();
             prop_assert_eq!(ours.replace(' ', "T") + "Z", other);
         }
     }

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipc_trace_common::{op::Family, state::HOST_INUM};
 
 use super::{
-    found::{Belongs, Descriptor, Found, Mapping, Thread},
-    inside::Inside,
-    lines::{Mount, Mounted},
+    found::{Belongs, Descriptor, HeldMapping, Holdings, Thread},
+    inside::NamespaceContents,
+    lines::{IpcMount, Mounted},
     mqueue::kernel_device,
 };
 use crate::event::{
@@ -15,7 +15,7 @@ use crate::event::{
         DescriptorOf, Holder, LimitName, MountOf, NamespaceLook, ProcessLook, Unseen, UnseenWhat,
     },
     objects::ObjectLook,
-    value::{FamilyName, Hex32, Text},
+    value::{FamilyName, Hex32, OsBytes},
 };
 
 /// A mount, and how it is seen.
@@ -26,25 +26,25 @@ pub(crate) struct MountSeen {
     /// A process that sees it
     pub pid: u32,
     /// The mount
-    pub mount: Mount,
+    pub mount: IpcMount,
 }
 
 /// All that was seen.
 #[derive(Debug)]
-pub(crate) struct Seen {
+pub(crate) struct Observations {
     /// Who holds what
-    pub found: Found,
+    pub found: Holdings,
     /// Mounts
     pub mounts: Vec<MountSeen>,
     /// By namespace, what is inside
-    pub insides: BTreeMap<u32, Inside>,
+    pub insides: BTreeMap<u32, NamespaceContents>,
     /// By the device of its mqueue file system, the namespace
     pub devices: BTreeMap<libc::dev_t, u32>,
     /// Bytes of a page
     pub page: u64,
 }
 
-impl Found {
+impl Holdings {
     /// Numbers of the namespaces that exist by any sign.
     #[must_use]
     pub(crate) fn namespaces(&self, mounts: &[MountSeen]) -> BTreeSet<u32> {
@@ -77,7 +77,7 @@ struct Members<'a> {
     count: u32,
 }
 
-impl Seen {
+impl Observations {
     /// The namespaces that were looked into, the host's first, then by number; and how many mappings
     /// it can't be told of whose they are.
     #[must_use]
@@ -90,7 +90,7 @@ impl Seen {
                 Some(one) => (one.ns_id, one.queues),
                 None => (None, None),
             };
-            let Inside { mut objects, limits, mut unseen, mqueue_dev, listed } = inside;
+            let NamespaceContents { mut objects, limits, mut unseen, mqueue_dev, listed } = inside;
             objects.sort_by(|a, b| order(a).cmp(&order(b)));
             unseen.dedup();
             unseen.extend(unseen_queues(&objects, &unseen, queues));
@@ -162,7 +162,7 @@ impl Seen {
     }
 
     /// Names of processes by their main threads.
-    fn comms(&self) -> BTreeMap<u32, &Text<'static>> {
+    fn comms(&self) -> BTreeMap<u32, &OsBytes<'static>> {
         let main = self.found.threads.iter().filter(|thread| thread.pid == thread.tid);
         main.map(|thread| (thread.pid, &thread.comm)).collect()
     }
@@ -199,7 +199,7 @@ impl Seen {
             namespace.holders.push(Holder::Mount {
                 mnt_ns: *mnt_ns,
                 pid: *pid,
-                mount_point: Text(mount.point.clone().into()),
+                mount_point: OsBytes(mount.point.clone().into()),
                 of,
                 pins: of == MountOf::Namespace,
             });
@@ -231,7 +231,7 @@ impl Seen {
 
     /// The namespace that a mapped segment must be of: the only one of all with such a segment, or
     /// else that of the process.
-    fn guess(&self, mapping: &Mapping, all: &BTreeMap<u32, NamespaceLook>) -> Option<u32> {
+    fn guess(&self, mapping: &HeldMapping, all: &BTreeMap<u32, NamespaceLook>) -> Option<u32> {
         let is_it = |object: &ObjectLook| {
             object.kind == FamilyName(Family::Shm)
                 && object.id == Some(mapping.shmid)
@@ -258,7 +258,7 @@ impl Seen {
     }
 }
 
-fn order(object: &ObjectLook) -> (Family, Option<i32>, Option<&Text<'static>>) {
+fn order(object: &ObjectLook) -> (Family, Option<i32>, Option<&OsBytes<'static>>) {
     (object.kind.0, object.id, object.name.as_ref())
 }
 
@@ -329,7 +329,7 @@ mod tests {
             tid,
             pid,
             ppid: Some(0),
-            comm: Text(format!("t{tid}").into_bytes().into()),
+            comm: OsBytes(format!("t{tid}").into_bytes().into()),
             uid: Some(0),
             gid: Some(0),
             start_boot_ns: None,
@@ -339,34 +339,34 @@ mod tests {
     }
 
     /// What is inside: segments by id, with key, size and whether removed.
-    fn inside(segments: &[(i32, i32, u64, bool)]) -> Inside {
+    fn inside(segments: &[(i32, i32, u64, bool)]) -> NamespaceContents {
         let names = "key shmid perms size cpid nattch uid gid cuid cgid\n";
         let rows = segments.iter().map(|(id, key, size, removed)| {
             let perms = if *removed { 1600 } else { 600 };
             format!("{key} {id} {perms} {size} 0 1 0 0 0 0\n")
         });
         let table = names.to_owned() + &rows.collect::<String>();
-        Inside {
+        NamespaceContents {
             objects: sysvipc::parse(Family::Shm, &table).unwrap(),
             limits: LimitName::ALL.map(|name| (name, Limit { limit: 9, used: None })).into(),
-            ..Inside::default()
+            ..NamespaceContents::default()
         }
     }
 
     fn seen(
-        found: Found,
-        insides: impl IntoIterator<Item = (u32, Inside)>,
+        found: Holdings,
+        insides: impl IntoIterator<Item = (u32, NamespaceContents)>,
     ) -> (Vec<NamespaceLook>, u64) {
         let insides = insides.into_iter().collect();
         let devices = BTreeMap::new();
-        Seen { found, mounts: Vec::new(), insides, devices, page: 4096 }.namespaces()
+        Observations { found, mounts: Vec::new(), insides, devices, page: 4096 }.namespaces()
     }
 
     #[test]
     fn a_process_is_in_each_namespace_that_a_thread_of_it_is_in() {
-        let found = Found {
+        let found = Holdings {
             threads: vec![thread(5, 6, 10), thread(5, 5, 20), thread(5, 7, 10), thread(5, 8, 20)],
-            ..Found::default()
+            ..Holdings::default()
         };
         let (all, _) = seen(found, [(10, inside(&[])), (20, inside(&[])), (30, inside(&[]))]);
         let processes: Vec<Vec<_>> = all
@@ -381,10 +381,10 @@ mod tests {
     fn the_limit_of_queues_is_as_full_as_the_kernel_counts() {
         let listed = |queues| Listed { queues, ..Listed::default() };
         let look = |queues, closed: bool| {
-            let found = Found { listed: [(10, listed(queues))].into(), ..Found::default() };
+            let found = Holdings { listed: [(10, listed(queues))].into(), ..Holdings::default() };
             let mut inside = inside(&[]);
             if closed {
-                inside.unseen = Inside::closed("no way").unseen;
+                inside.unseen = NamespaceContents::closed("no way").unseen;
             }
             let (all, _) = seen(found, [(10, inside)]);
             let one = &all[0];
@@ -402,8 +402,8 @@ mod tests {
     #[test]
     fn a_mapping_is_of_the_only_namespace_that_it_can_be_of() {
         let mapping =
-            |pid, shmid, key| Mapping { pid, shmid, ipc_ns: None, key: Some(key), bytes: 1 };
-        let found = Found {
+            |pid, shmid, key| HeldMapping { pid, shmid, ipc_ns: None, key: Some(key), bytes: 1 };
+        let found = Holdings {
             threads: vec![thread(5, 5, 10), thread(6, 6, 30)],
             mappings: vec![
                 mapping(5, 1, 7),
@@ -414,7 +414,7 @@ mod tests {
                 mapping(6, 4, 7),
             ],
             complete: true,
-            ..Found::default()
+            ..Holdings::default()
         };
         let insides = [
             (10, inside(&[(1, 8, 1, false), (2, 7, 1, false)])),

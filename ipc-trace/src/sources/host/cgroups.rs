@@ -59,7 +59,7 @@ impl Hierarchy {
 
     /// As the programs know it. `None`: the kernel's types do not tell the controller's number.
     #[must_use]
-    pub(crate) fn known(&self, layout: &Layout) -> Option<Cgroups> {
+    pub(crate) fn kernel_ids(&self, layout: &Layout) -> Option<Cgroups> {
         let controller = match self.controller {
             Some(name) => Some(layout.controller(name)?),
             None => None,

@@ -1,4 +1,4 @@
-//! Who holds what, from whichever source: as the kernel side lists it, or as `/proc` shows it.
+//! Who holds what, from whichever source: as the eBPF programs list it, or as `/proc` shows it.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use ipc_trace_common::record::{
 };
 
 use crate::{
-    event::{OtherNs, ls::DescriptorOf, value::Text},
-    sources::kernel::survey::Tasks,
+    event::{OtherNs, ls::DescriptorOf, value::OsBytes},
+    sources::kernel::task_iter::Tasks,
 };
 
 /// A namespace that the kernel lists.
@@ -32,7 +32,7 @@ pub(crate) struct Thread {
     /// The parent process
     pub ppid: Option<u32>,
     /// Its name
-    pub comm: Text<'static>,
+    pub comm: OsBytes<'static>,
     /// Effective user
     pub uid: Option<u32>,
     /// Effective group
@@ -66,14 +66,14 @@ pub(crate) struct Descriptor {
     /// Whose it is
     pub belongs: Belongs,
     /// Name of the queue or file
-    pub name: Option<Text<'static>>,
+    pub name: Option<OsBytes<'static>>,
     /// A queue's inode number, if no name leads to it any more
     pub unlinked: Option<u64>,
 }
 
 /// A mapped segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Mapping {
+pub(crate) struct HeldMapping {
     /// The process that has it
     pub pid: u32,
     /// The segment
@@ -88,7 +88,7 @@ pub(crate) struct Mapping {
 
 /// Who holds what.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
+pub(crate) struct Holdings {
     /// The namespaces that the kernel lists
     pub listed: BTreeMap<u32, Listed>,
     /// Whether these are all
@@ -98,12 +98,12 @@ pub(crate) struct Found {
     /// Descriptors
     pub descriptors: Vec<Descriptor>,
     /// Mapped segments
-    pub mappings: Vec<Mapping>,
+    pub mappings: Vec<HeldMapping>,
     /// What could not be seen, one sentence each
     pub unseen: Vec<String>,
 }
 
-fn known(inum: u32) -> Option<u32> {
+fn nonzero(inum: u32) -> Option<u32> {
     (inum != 0).then_some(inum)
 }
 
@@ -124,38 +124,38 @@ impl From<&NamespaceRecord> for Listed {
 }
 
 impl Thread {
-    fn of(record: &TaskRecord) -> Option<Self> {
+    fn from_record(record: &TaskRecord) -> Option<Self> {
         let TaskRecord { tid, pid, ppid, euid, egid, start_boot_ns, .. } = *record;
         Some(Self {
             tid,
             pid,
             ppid: Some(ppid),
-            comm: Text::until_nul(&record.comm).into_owned(),
+            comm: OsBytes::until_nul(&record.comm).into_owned(),
             uid: Some(euid),
             gid: Some(egid),
             start_boot_ns: Some(start_boot_ns),
-            ipc_ns: known(record.ipc_ns)?,
+            ipc_ns: nonzero(record.ipc_ns)?,
             ns: OtherNs {
-                pid: known(record.pid_ns),
-                mnt: known(record.mnt_ns),
-                user: known(record.user_ns),
+                pid: nonzero(record.pid_ns),
+                mnt: nonzero(record.mnt_ns),
+                user: nonzero(record.user_ns),
             },
         })
     }
 }
 
-impl Found {
+impl Holdings {
     /// Takes in what the kernel lists.
     pub(crate) fn add_tasks(&mut self, tasks: &Tasks) {
         self.complete = tasks.complete;
         self.listed.extend(tasks.namespaces.iter().map(|one| (one.ns.inum, one.into())));
-        self.threads.extend(tasks.tasks.iter().filter_map(Thread::of));
+        self.threads.extend(tasks.tasks.iter().filter_map(Thread::from_record));
     }
 
     /// Takes in descriptors that the kernel lists, after the threads.
     pub(crate) fn add_descriptors(&mut self, records: &[DescriptorRecord]) {
-        const NAMESPACE: u32 = record::DescriptorOf::Namespace as u32;
-        const QUEUE: u32 = record::DescriptorOf::Queue as u32;
+        const NAMESPACE: u32 = record::DescriptorKind::Namespace as u32;
+        const QUEUE: u32 = record::DescriptorKind::Queue as u32;
         for one in records {
             let (of, ipc_ns) = match one.of {
                 // Of whatever kind: only those of IPC namespaces are listed.
@@ -170,7 +170,7 @@ impl Found {
                 fd: one.fd,
                 of,
                 belongs: Belongs::Namespace(ipc_ns),
-                name: named.then(|| Text(name.to_vec().into())),
+                name: named.then(|| OsBytes(name.to_vec().into())),
                 unlinked: (of == DescriptorOf::Queue && one.links == 0).then_some(one.ino),
             });
         }
@@ -181,7 +181,7 @@ impl Found {
     pub(crate) fn add_mappings(&mut self, records: &[MappingRecord]) {
         let distinct: BTreeMap<_, _> =
             records.iter().map(|one| ((one.pid, one.start), one)).collect();
-        self.mappings.extend(distinct.into_values().map(|one| Mapping {
+        self.mappings.extend(distinct.into_values().map(|one| HeldMapping {
             pid: one.pid,
             shmid: one.shmid,
             ipc_ns: Some(one.ipc_ns),

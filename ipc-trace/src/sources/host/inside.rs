@@ -17,7 +17,7 @@ use nix::sched::CloneFlags;
 
 use super::{
     mqueue, sysvipc,
-    untrusted::{self, Expected},
+    untrusted::{self, ExpectedFile},
 };
 use crate::{
     event::{
@@ -31,7 +31,7 @@ use crate::{
 
 /// A way into a namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum NsHandle {
     /// It is this process's own
     Own,
     /// The file of a thread's namespace
@@ -46,16 +46,16 @@ pub(crate) enum Way {
 
 /// A namespace to look into.
 #[derive(Clone, Debug)]
-pub(crate) struct Target {
+pub(crate) struct NamespaceTarget {
     /// Its inode number
     pub inum: u32,
     /// Ways in, the best first
-    pub ways: Vec<Way>,
+    pub ways: Vec<NsHandle>,
 }
 
 /// What is inside of a namespace.
 #[derive(Debug, Default)]
-pub(crate) struct Inside {
+pub(crate) struct NamespaceContents {
     /// Objects
     pub objects: Vec<ObjectLook>,
     /// Limits; nothing is known yet of how much of them is used
@@ -68,7 +68,7 @@ pub(crate) struct Inside {
     pub listed: (u64, u64),
 }
 
-impl Inside {
+impl NamespaceContents {
     fn fail(&mut self, what: UnseenWhat, reason: impl Into<String>) {
         self.unseen.push(Unseen { what, reason: reason.into() });
     }
@@ -93,10 +93,10 @@ const THREADS: usize = 8;
 ///
 /// # Errors
 /// No thread can be started.
-pub(crate) fn look(targets: &[Target]) -> io::Result<Vec<Option<Inside>>> {
+pub(crate) fn read_all(targets: &[NamespaceTarget]) -> io::Result<Vec<Option<NamespaceContents>>> {
     // Where a thread is already, it is before it goes anywhere else.
     let (own, others): (Vec<_>, Vec<_>) =
-        targets.iter().enumerate().partition(|(_, target)| target.ways.contains(&Way::Own));
+        targets.iter().enumerate().partition(|(_, target)| target.ways.contains(&NsHandle::Own));
     let order: Vec<_> = own.into_iter().chain(others).collect();
     let threads = order.len().div_ceil(SHARE).clamp(1, THREADS);
     let mut found = std::thread::scope(|scope| {
@@ -119,7 +119,7 @@ pub(crate) fn look(targets: &[Target]) -> io::Result<Vec<Option<Inside>>> {
     Ok(found.into_iter().map(|(_, inside)| inside).collect())
 }
 
-fn look_into(target: &Target) -> Option<Inside> {
+fn look_into(target: &NamespaceTarget) -> Option<NamespaceContents> {
     // As long as there is a way in whose failure says that the namespace is there.
     let mut refused = None;
     for way in &target.ways {
@@ -129,19 +129,19 @@ fn look_into(target: &Target) -> Option<Inside> {
             Err(error) => refused = refused.or(Some(error)),
         }
     }
-    refused.map(|error| Inside::closed(&format!("it can't be entered: {error}")))
+    refused.map(|error| NamespaceContents::closed(&format!("it can't be entered: {error}")))
 }
 
 /// Moves this thread into the namespace. `false`: by this way there is no such namespace any more.
-fn enter(inum: u32, way: &Way) -> io::Result<bool> {
-    let expected = Expected::namespace(inum)?;
+fn enter(inum: u32, way: &NsHandle) -> io::Result<bool> {
+    let expected = ExpectedFile::namespace(inum)?;
     let link = |path: String| untrusted::open_link(Path::new(&path), expected);
     let opened = match way {
-        Way::Own => return Ok(true),
-        Way::Thread(pid, tid) => link(format!("/proc/{pid}/task/{tid}/ns/ipc")),
-        Way::Id(id) => open_by_id(*id, inum),
-        Way::Descriptor(pid, fd) => link(format!("/proc/{pid}/fd/{fd}")),
-        Way::Mount(pid, point) => untrusted::open_mount(*pid, point, expected),
+        NsHandle::Own => return Ok(true),
+        NsHandle::Thread(pid, tid) => link(format!("/proc/{pid}/task/{tid}/ns/ipc")),
+        NsHandle::Id(id) => open_by_id(*id, inum),
+        NsHandle::Descriptor(pid, fd) => link(format!("/proc/{pid}/fd/{fd}")),
+        NsHandle::Mount(pid, point) => untrusted::open_mount(*pid, point, expected),
     };
     match opened {
         Ok(Some(file)) => nix::sched::setns(&file, CloneFlags::CLONE_NEWIPC)?,
@@ -165,7 +165,7 @@ const FILEID_NSFS: i32 = 0xf1;
 /// `struct file_handle` (include/linux/fs.h) with `struct nsfs_file_handle`
 /// (include/uapi/linux/nsfs.h).
 #[repr(C)]
-struct Handle {
+struct NsfsHandle {
     bytes: u32,
     kind: i32,
     // Two halves: after the head it is not aligned to 8.
@@ -177,7 +177,7 @@ struct Handle {
 /// Opens the namespace of that number and inode number. `None`: it is another one's by now.
 fn open_by_id(id: u64, inum: u32) -> io::Result<Option<File>> {
     let [a, b, c, d, e, f, g, h] = id.to_ne_bytes();
-    let mut handle = Handle {
+    let mut handle = NsfsHandle {
         bytes: 16,
         kind: FILEID_NSFS,
         ns_id: [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])],
@@ -193,8 +193,8 @@ fn open_by_id(id: u64, inum: u32) -> io::Result<Option<File>> {
 }
 
 /// Reads everything of the namespace that this thread is in.
-fn read() -> Inside {
-    let mut inside = Inside::default();
+fn read() -> NamespaceContents {
+    let mut inside = NamespaceContents::default();
     inside.listed.0 = boot_ns();
     for kind in [Family::Shm, Family::Sem, Family::Msg] {
         // It is of the namespace that the thread is in when it opens it (sysvipc_proc_open).
@@ -257,7 +257,7 @@ const FILES: [(&str, &[LimitName]); 12] = [
     ("fs/mqueue/msgsize_default", &[LimitName::MsgsizeDefault]),
 ];
 
-fn limits(inside: &mut Inside) {
+fn limits(inside: &mut NamespaceContents) {
     for (file, names) in FILES {
         let path = format!("/proc/sys/{file}");
         match fs::read_to_string(&path) {

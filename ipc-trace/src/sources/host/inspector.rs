@@ -18,8 +18,8 @@ use std::{
 
 use ipc_trace_common::record::AncestorRecord;
 
-use super::{cgroups::Hierarchy, processes::Processes};
-use crate::input::process::{Answer, Beside, Found, ProcessKey, Request};
+use super::{cgroups::Hierarchy, processes::ProcfsReader};
+use crate::input::process::{InspectorAnswer, InspectorRequest, MoveContext, ProcInfo, ProcessId};
 use crate::sources::clock::boot_ns;
 
 /// The thread reads for so long in a second, at most.
@@ -32,7 +32,7 @@ const WAITING: usize = 4096;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct AboutContext {
     /// The process
-    pub process: ProcessKey,
+    pub process: ProcessId,
     /// Whether the path of its executable
     pub exe: bool,
     /// Whether what it was called with
@@ -58,7 +58,7 @@ impl AboutContext {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct AboutMove {
     /// The process
-    pub process: ProcessKey,
+    pub process: ProcessId,
     /// Whether what it has mapped
     pub mapped: bool,
     /// Its parent, of which the mount namespace, its own mount namespace, and the IPC namespace where it went
@@ -78,24 +78,24 @@ pub(crate) enum Question {
 #[derive(Debug)]
 pub(crate) enum Reply {
     /// For a context's record
-    Context(Found),
+    Context(ProcInfo),
     /// For a move's
-    Move(Beside),
+    Move(MoveContext),
 }
 
 /// What the thread is asked.
 #[derive(Debug)]
-enum Asked {
+enum InspectorTask {
     Question(Question),
-    Request(Request),
+    Request(InspectorRequest),
 }
 
 /// Who asks: the thread's other end.
 #[derive(Debug)]
 pub(crate) struct Inspector {
-    questions: SyncSender<Asked>,
+    questions: SyncSender<InspectorTask>,
     replies: Receiver<Reply>,
-    answers: Receiver<Answer>,
+    answers: Receiver<InspectorAnswer>,
     /// Requests of the engine that are not answered
     requested: u64,
     /// Replies that came, the first of which is the answer to the question of the number `taken`
@@ -113,15 +113,15 @@ impl Inspector {
     ///
     /// # Errors
     /// There can be no thread.
-    pub(crate) fn start(processes: Processes, hierarchy: Option<Hierarchy>) -> io::Result<Self> {
+    pub(crate) fn start(processes: ProcfsReader, hierarchy: Option<Hierarchy>) -> io::Result<Self> {
         let (questions, asked) = mpsc::sync_channel(WAITING);
         let (reply, replies) = mpsc::channel();
         let (answer, answers) = mpsc::channel();
         let given_up = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&given_up);
         thread::Builder::new().name("ipc-trace-proc".to_owned()).spawn(move || {
-            let mut reader = Reader { processes, hierarchy };
-            let mut budget = Budget::default();
+            let mut reader = ProcReader { processes, hierarchy };
+            let mut budget = ReadBudget::default();
             for question in asked {
                 let began = Instant::now();
                 let looks = budget.has_left(began);
@@ -129,10 +129,10 @@ impl Inspector {
                     counter.fetch_add(1, Ordering::Relaxed);
                 }
                 let sent = match question {
-                    Asked::Question(one) if looks => reply.send(reader.reply(one)).is_ok(),
-                    Asked::Question(one) => reply.send(one.unanswered()).is_ok(),
-                    Asked::Request(one) if looks => answer.send(reader.answer(one)).is_ok(),
-                    Asked::Request(one) => answer.send(one.unanswered()).is_ok(),
+                    InspectorTask::Question(one) if looks => reply.send(reader.reply(one)).is_ok(),
+                    InspectorTask::Question(one) => reply.send(one.unanswered()).is_ok(),
+                    InspectorTask::Request(one) if looks => answer.send(reader.answer(one)).is_ok(),
+                    InspectorTask::Request(one) => answer.send(one.unanswered()).is_ok(),
                 };
                 budget.spend(began);
                 if !sent {
@@ -156,7 +156,7 @@ impl Inspector {
 
     /// Asks. The question's number; `None`: too many wait already.
     pub(crate) fn ask(&mut self, question: Question) -> Option<u64> {
-        if self.questions.try_send(Asked::Question(question)).is_err() {
+        if self.questions.try_send(InspectorTask::Question(question)).is_err() {
             self.refused += 1;
             return None;
         }
@@ -168,22 +168,22 @@ impl Inspector {
     ///
     /// # Errors
     /// They do.
-    pub(crate) fn request(&mut self, request: Request) -> Result<(), Request> {
-        match self.questions.try_send(Asked::Request(request)) {
+    pub(crate) fn request(&mut self, request: InspectorRequest) -> Result<(), InspectorRequest> {
+        match self.questions.try_send(InspectorTask::Request(request)) {
             Ok(()) => {
                 self.requested += 1;
                 Ok(())
             }
             Err(
-                TrySendError::Full(Asked::Request(request))
-                | TrySendError::Disconnected(Asked::Request(request)),
+                TrySendError::Full(InspectorTask::Request(request))
+                | TrySendError::Disconnected(InspectorTask::Request(request)),
             ) => {
                 self.refused += 1;
                 Err(request)
             }
             Err(
-                TrySendError::Full(Asked::Question(_))
-                | TrySendError::Disconnected(Asked::Question(_)),
+                TrySendError::Full(InspectorTask::Question(_))
+                | TrySendError::Disconnected(InspectorTask::Question(_)),
             ) => Ok(()),
         }
     }
@@ -198,7 +198,7 @@ impl Inspector {
     }
 
     /// The next answer for the engine, if one has come.
-    pub(crate) fn take_answer(&mut self) -> Option<Answer> {
+    pub(crate) fn take_answer(&mut self) -> Option<InspectorAnswer> {
         let answer = self.answers.try_recv().ok()?;
         self.requested -= 1;
         Some(answer)
@@ -251,12 +251,12 @@ impl Inspector {
 
 /// How much of the current second was read.
 #[derive(Debug, Default)]
-struct Budget {
+struct ReadBudget {
     since: Option<Instant>,
     spent: Duration,
 }
 
-impl Budget {
+impl ReadBudget {
     fn has_left(&mut self, now: Instant) -> bool {
         if self.since.is_none_or(|since| now.duration_since(since) >= SECOND) {
             (self.since, self.spent) = (Some(now), Duration::ZERO);
@@ -273,20 +273,20 @@ impl Question {
     /// The answer of who does not look.
     fn unanswered(&self) -> Reply {
         match self {
-            Self::Context(_) => Reply::Context(Found::default()),
-            Self::Move(_) => Reply::Move(Beside::default()),
+            Self::Context(_) => Reply::Context(ProcInfo::default()),
+            Self::Move(_) => Reply::Move(MoveContext::default()),
         }
     }
 }
 
 /// What the thread reads with.
 #[derive(Debug)]
-struct Reader {
-    processes: Processes,
+struct ProcReader {
+    processes: ProcfsReader,
     hierarchy: Option<Hierarchy>,
 }
 
-impl Reader {
+impl ProcReader {
     fn reply(&mut self, question: Question) -> Reply {
         match question {
             Question::Context(about) => Reply::Context(self.of_context(&about)),
@@ -294,7 +294,7 @@ impl Reader {
         }
     }
 
-    fn of_context(&mut self, about: &AboutContext) -> Found {
+    fn of_context(&mut self, about: &AboutContext) -> ProcInfo {
         let processes = &mut self.processes;
         let process = about.process;
         let ancestor = |one: &AncestorRecord| {
@@ -305,7 +305,7 @@ impl Reader {
             let path = self.hierarchy.as_ref()?.path_of(processes.proc(), *pid, *number)?;
             Some((*number, path))
         };
-        Found {
+        ProcInfo {
             ancestors,
             cgroups: about.cgroups.iter().filter_map(path).collect(),
             exe: about.exe.then(|| processes.executable(process, None)).flatten(),
@@ -314,31 +314,35 @@ impl Reader {
         }
     }
 
-    fn of_move(&mut self, about: AboutMove) -> Beside {
+    fn of_move(&mut self, about: AboutMove) -> MoveContext {
         let AboutMove { process, mapped, lives } = about;
         let mapped = if mapped { self.processes.mapped(process) } else { None };
-        let Some((parent, mnt, ipc)) = lives else { return Beside { mapped, ..Beside::default() } };
+        let Some((parent, mnt, ipc)) = lives else {
+            return MoveContext { mapped, ..MoveContext::default() };
+        };
         let parent_mnt = self.processes.mount_namespace(parent);
         let lives_with = match parent_mnt {
             Some(parent) if parent != mnt => self.processes.lives_with(ipc, mnt, process.0),
             Some(_) | None => None,
         };
-        Beside { mapped, parent_mnt, lives_with }
+        MoveContext { mapped, parent_mnt, lives_with }
     }
 
-    fn answer(&mut self, request: Request) -> Answer {
+    fn answer(&mut self, request: InspectorRequest) -> InspectorAnswer {
         match request {
-            Request::Namespaces(tid) => {
+            InspectorRequest::Namespaces(tid) => {
                 let at = boot_ns();
-                Answer::Namespaces(tid, at, self.processes.namespaces(tid))
+                InspectorAnswer::Namespaces(tid, at, self.processes.namespaces(tid))
             }
-            Request::Mapped(process) => Answer::Mapped(process, self.processes.mapped(process)),
-            Request::Users { process, tid, context } => {
-                Answer::Users(tid, context, self.processes.users(process))
+            InspectorRequest::Mapped(process) => {
+                InspectorAnswer::Mapped(process, self.processes.mapped(process))
             }
-            Request::Ended(mut tids) => {
+            InspectorRequest::Users { process, tid, context } => {
+                InspectorAnswer::Users(tid, context, self.processes.users(process))
+            }
+            InspectorRequest::Ended(mut tids) => {
                 tids.retain(|tid| self.processes.has_ended(*tid));
-                Answer::Ended(tids)
+                InspectorAnswer::Ended(tids)
             }
         }
     }
@@ -350,14 +354,14 @@ mod tests {
 
     #[test]
     fn answers_come_in_order_and_leave_nothing_behind_whoever_waits() {
-        let mut inspector = Inspector::start(Processes::in_directory("/proc"), None).unwrap();
+        let mut inspector = Inspector::start(ProcfsReader::in_directory("/proc"), None).unwrap();
         let mut taken = 0;
         for round in 0..3000_u64 {
             let about =
                 AboutContext { process: (1 << 30, 1), exe: true, ..AboutContext::default() };
             let number = inspector.ask(Question::Context(Box::new(about)));
-            let refused = inspector.request(Request::Namespaces(1 << 30)).err();
-            assert!(refused.is_none_or(|one| one == Request::Namespaces(1 << 30)));
+            let refused = inspector.request(InspectorRequest::Namespaces(1 << 30)).err();
+            assert!(refused.is_none_or(|one| one == InspectorRequest::Namespaces(1 << 30)));
             match number {
                 // Nobody is patient.
                 Some(number) if round % 3 == 0 => inspector.give_up(number),

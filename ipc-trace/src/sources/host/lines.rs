@@ -4,7 +4,7 @@ use crate::event::escape::unescaped;
 
 /// A mount of an IPC namespace or of an mqueue file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Mount {
+pub(crate) struct IpcMount {
     /// What is mounted
     pub of: Mounted,
     /// Where, any bytes
@@ -21,7 +21,7 @@ pub(crate) enum Mounted {
 }
 
 /// The mounts in a mountinfo file that have to do with IPC.
-pub(crate) fn mounts(text: &[u8]) -> impl Iterator<Item = Mount> {
+pub(crate) fn mounts(text: &[u8]) -> impl Iterator<Item = IpcMount> {
     mountinfo(text).filter_map(mount)
 }
 
@@ -60,7 +60,7 @@ pub(crate) fn mountinfo(text: &[u8]) -> impl Iterator<Item = MountInfo<'_>> {
     })
 }
 
-fn mount(line: MountInfo<'_>) -> Option<Mount> {
+fn mount(line: MountInfo<'_>) -> Option<IpcMount> {
     let of = match line.kind {
         b"mqueue" => {
             let (major, minor) = std::str::from_utf8(line.device).ok()?.split_once(':')?;
@@ -69,7 +69,7 @@ fn mount(line: MountInfo<'_>) -> Option<Mount> {
         b"nsfs" => Mounted::Namespace(namespace(std::str::from_utf8(line.root).ok()?)?),
         _ => return None,
     };
-    Some(Mount { of, point: line.point() })
+    Some(IpcMount { of, point: line.point() })
 }
 
 /// The number in `ipc:[4026531839]`, as links of `/proc/PID/ns` and descriptors have it.

@@ -11,16 +11,16 @@ use std::{
 use ipc_trace_common::record::NsRef;
 
 use super::{
-    Options,
-    inside::{self, Target},
-    look,
+    SnapshotOptions,
+    inside::{self, NamespaceTarget},
+    take_snapshot,
 };
 use crate::{
     event::{ls::Ls, objects::ObjectLook},
-    input::census::Census,
+    input::namespace_list::NamespaceList,
     sources::{
         clock::boot_ns,
-        kernel::{census::Lister, survey::Survey},
+        kernel::{namespace_list::Lister, task_iter::TaskIterators},
     },
 };
 
@@ -31,36 +31,36 @@ const GO: usize = 16;
 
 /// What is to be looked at.
 #[derive(Debug)]
-pub(crate) enum Task {
+pub(crate) enum SnapshotTask {
     /// Which namespaces exist
     List,
     /// All that exists
     Snapshot,
     /// Removed segments in these namespaces
-    Linger(Vec<(NsRef, Target)>),
+    Linger(Vec<(NsRef, NamespaceTarget)>),
 }
 
 /// What was seen.
 #[derive(Debug)]
-pub(crate) enum Seen {
+pub(crate) enum LookerResult {
     /// Which namespaces exist
-    List(Census),
+    List(NamespaceList),
     /// All that exists, with what was listed before and after
-    Snapshot(Option<Box<Ls>>, Census, Census),
+    Snapshot(Option<Box<Ls>>, NamespaceList, NamespaceList),
     /// Objects in namespaces with removed segments, each at a boot time
     Lingered(Vec<(NsRef, u64, Vec<ObjectLook>)>),
 }
 
 /// What lists who holds what, or why nothing does.
-pub(crate) type Surveyor = Result<Survey, String>;
+pub(crate) type TaskIterReader = Result<TaskIterators, String>;
 
 /// Who wants things looked at: the thread's other end.
 #[derive(Debug)]
 pub(crate) struct Looker {
-    tasks: Sender<Task>,
+    tasks: Sender<SnapshotTask>,
     /// Which task, when it was done, and what was seen
-    seen: Receiver<(usize, u64, Seen)>,
-    thread: thread::JoinHandle<Surveyor>,
+    seen: Receiver<(usize, u64, LookerResult)>,
+    thread: thread::JoinHandle<TaskIterReader>,
     /// Tasks that are not done
     waiting: [bool; 3],
 }
@@ -70,19 +70,19 @@ impl Looker {
     ///
     /// # Errors
     /// There can be no thread.
-    pub(crate) fn start(lister: Lister, survey: Surveyor) -> io::Result<Self> {
+    pub(crate) fn start(lister: Lister, task_iter: TaskIterReader) -> io::Result<Self> {
         let (tasks, given) = mpsc::channel();
         let (tell, seen) = mpsc::channel();
         let thread = thread::Builder::new().name("ipc-trace-look".to_owned()).spawn(move || {
             usual_priority();
-            serve(&given, &tell, &lister, &survey);
-            survey
+            serve(&given, &tell, &lister, &task_iter);
+            task_iter
         })?;
         Ok(Self { tasks, seen, thread, waiting: [false; 3] })
     }
 
     /// Has something looked at, unless the like is being looked at.
-    pub(crate) fn look(&mut self, task: Task) {
+    pub(crate) fn request(&mut self, task: SnapshotTask) {
         if let Some(waiting) = self.waiting.get_mut(of_task(&task))
             && !std::mem::replace(waiting, true)
             && self.tasks.send(task).is_err()
@@ -92,7 +92,7 @@ impl Looker {
     }
 
     /// What was seen, and when that was over.
-    pub(crate) fn seen(&mut self) -> Option<(u64, Seen)> {
+    pub(crate) fn seen(&mut self) -> Option<(u64, LookerResult)> {
         let (of, at, seen) = self.seen.try_recv().ok()?;
         if let Some(waiting) = self.waiting.get_mut(of) {
             *waiting = false;
@@ -102,38 +102,38 @@ impl Looker {
 
     /// Nothing more is to be looked at: gives back what lists.
     #[must_use]
-    pub(crate) fn stop(self) -> Option<Surveyor> {
+    pub(crate) fn stop(self) -> Option<TaskIterReader> {
         drop(self.tasks);
         drop(self.seen);
         self.thread.join().ok()
     }
 }
 
-const fn of_task(task: &Task) -> usize {
+const fn of_task(task: &SnapshotTask) -> usize {
     match task {
-        Task::List => 0,
-        Task::Snapshot => 1,
-        Task::Linger(_) => 2,
+        SnapshotTask::List => 0,
+        SnapshotTask::Snapshot => 1,
+        SnapshotTask::Linger(_) => 2,
     }
 }
 
 fn serve(
-    given: &Receiver<Task>,
-    tell: &Sender<(usize, u64, Seen)>,
+    given: &Receiver<SnapshotTask>,
+    tell: &Sender<(usize, u64, LookerResult)>,
     lister: &Lister,
-    survey: &Surveyor,
+    task_iter: &TaskIterReader,
 ) {
     for task in given {
         let of = of_task(&task);
         let seen = match task {
-            Task::List => Seen::List(list(lister)),
-            Task::Snapshot => {
+            SnapshotTask::List => LookerResult::List(list(lister)),
+            SnapshotTask::Snapshot => {
                 let before = list(lister);
-                let ls = look(&Options::default(), survey)
+                let ls = take_snapshot(&SnapshotOptions::default(), task_iter)
                     .inspect_err(|error| log::warn!("what exists can't be listed anew: {error}"));
-                Seen::Snapshot(ls.ok().map(Box::new), before, list(lister))
+                LookerResult::Snapshot(ls.ok().map(Box::new), before, list(lister))
             }
-            Task::Linger(all) => Seen::Lingered(linger(all)),
+            SnapshotTask::Linger(all) => LookerResult::Lingered(linger(all)),
         };
         let sent = tell.send((of, boot_ns(), seen));
         if sent.is_err() {
@@ -142,15 +142,15 @@ fn serve(
     }
 }
 
-fn list(lister: &Lister) -> Census {
+fn list(lister: &Lister) -> NamespaceList {
     lister.list().unwrap_or_else(|error| {
         log::warn!("{error}");
-        Census::default()
+        NamespaceList::default()
     })
 }
 
-fn linger(all: Vec<(NsRef, Target)>) -> Vec<(NsRef, u64, Vec<ObjectLook>)> {
-    let (namespaces, targets): (Vec<NsRef>, Vec<Target>) = all.into_iter().unzip();
+fn linger(all: Vec<(NsRef, NamespaceTarget)>) -> Vec<(NsRef, u64, Vec<ObjectLook>)> {
+    let (namespaces, targets): (Vec<NsRef>, Vec<NamespaceTarget>) = all.into_iter().unzip();
     let began = Instant::now();
     let mut seen = Vec::new();
     for (namespaces, targets) in namespaces.chunks(GO).zip(targets.chunks(GO)) {
@@ -158,7 +158,7 @@ fn linger(all: Vec<(NsRef, Target)>) -> Vec<(NsRef, u64, Vec<ObjectLook>)> {
             break;
         }
         let at = boot_ns();
-        match inside::look(targets) {
+        match inside::read_all(targets) {
             Ok(found) => {
                 for (ns, inside) in namespaces.iter().zip(found) {
                     if let Some(inside) = inside.filter(|inside| inside.unseen.is_empty()) {

@@ -44,22 +44,22 @@ use crate::{
     event::{
         VERSION,
         ls::{DescriptorOf, Ls, NamespaceLook},
-        value::Time,
+        value::Timestamp,
     },
     sources::host::cgroups::Hierarchy,
     sources::kernel::{
         attach,
         features::{self, System},
         layout::{KERNEL_BTF, Layout},
-        survey::Survey,
+        task_iter::TaskIterators,
     },
 };
-use assemble::{MountSeen, Seen};
-use found::{Belongs, Found};
-use inside::{Inside, Target, Way};
+use assemble::{MountSeen, Observations};
+use found::{Belongs, Holdings};
+use inside::{NamespaceContents, NamespaceTarget, NsHandle};
 use lines::Mounted;
 use procfs::Procfs;
-use untrusted::Expected;
+use untrusted::ExpectedFile;
 
 /// Why there is nothing to be seen.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +87,7 @@ pub(crate) enum LookError {
 
 /// What to look at.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Options<'a> {
+pub(crate) struct SnapshotOptions<'a> {
     /// This namespace alone
     pub namespace: Option<u32>,
     /// A file with the kernel's BTF
@@ -100,14 +100,14 @@ pub(crate) struct Options<'a> {
 ///
 /// # Errors
 /// It can't be had, and why. Then `/proc` tells some of it.
-pub(crate) fn survey(options: &Options<'_>) -> Result<Survey, String> {
+pub(crate) fn task_iter(options: &SnapshotOptions<'_>) -> Result<TaskIterators, String> {
     features::check_capabilities(Path::new("/proc")).map_err(|e| e.to_string())?;
     if let Err(error) = attach::lift_memory_lock_limit() {
         log::info!("the limit on locked memory can't be lifted: {error}");
     }
     let btf = options.btf.as_deref().unwrap_or(Path::new(KERNEL_BTF));
     let layout = Layout::from_file(btf).map_err(|e| e.to_string())?;
-    Survey::load(&layout).map_err(|e| e.to_string())
+    TaskIterators::load(&layout).map_err(|e| e.to_string())
 }
 
 /// Looks at what exists.
@@ -115,16 +115,16 @@ pub(crate) fn survey(options: &Options<'_>) -> Result<Survey, String> {
 /// # Errors
 /// The wanted namespace does not exist, or `/proc` can't be read. What else can't be seen is said in
 /// the result.
-pub(crate) fn look(
-    options: &Options<'_>,
-    survey: &Result<Survey, String>,
+pub(crate) fn take_snapshot(
+    options: &SnapshotOptions<'_>,
+    task_iter: &Result<TaskIterators, String>,
 ) -> Result<Ls, LookError> {
     let system = |what| move |source| LookError::System { what, source };
     let host = System::read().map_err(system("uname"))?;
-    let time = Time(SystemTime::now());
+    let time = Timestamp(SystemTime::now());
     let mut procfs = Procfs::new(Path::new("/proc"));
     let (mut found, same_numbers) =
-        holders(survey, &mut procfs).map_err(system("reading /proc"))?;
+        holders(task_iter, &mut procfs).map_err(system("reading /proc"))?;
     let mounts = mounts(&mut procfs, &found);
     found.unseen.extend(procfs.unseen());
 
@@ -142,23 +142,23 @@ pub(crate) fn look(
         }
     }
     let targets = targets(&wanted, own, &found, &mounts);
-    let looked = inside::look(&targets).map_err(system("looking into namespaces"))?;
-    let mut insides: BTreeMap<u32, Inside> = targets
+    let looked = inside::read_all(&targets).map_err(system("looking into namespaces"))?;
+    let mut insides: BTreeMap<u32, NamespaceContents> = targets
         .iter()
         .zip(looked)
         .filter_map(|(target, inside)| Some((target.inum, inside?)))
         .collect();
     let missing: Vec<u32> = wanted.into_iter().filter(|one| !insides.contains_key(one)).collect();
     if !missing.is_empty() {
-        let closed = |inum| (inum, Inside::closed(NO_WAY));
-        insides.extend(alive(survey.as_ref().ok(), &found, missing).into_iter().map(closed));
+        let closed = |inum| (inum, NamespaceContents::closed(NO_WAY));
+        insides.extend(alive(task_iter.as_ref().ok(), &found, missing).into_iter().map(closed));
     }
     let devices = devices(&found, &insides);
     unlinked(&found, &devices, &mut insides);
 
     let (complete, mut unseen) = (found.complete, std::mem::take(&mut found.unseen));
     let (mut namespaces, unknown) =
-        Seen { found, mounts, insides, devices, page: page() }.namespaces();
+        Observations { found, mounts, insides, devices, page: page() }.namespaces();
     if unknown > 0 {
         unseen.push(format!("whose {unknown} mapped segments are: /proc/PID/maps does not say"));
     }
@@ -184,15 +184,16 @@ const NO_WAY: &str = "this kernel has no way into a namespace that only mappings
                       /proc/sysvipc hold";
 
 /// Which of the namespaces that could not be entered the kernel still lists. The others had ended.
-fn alive(survey: Option<&Survey>, found: &Found, missing: Vec<u32>) -> Vec<u32> {
-    let mut now = Found::default();
-    match survey.map(Survey::tasks) {
+fn alive(task_iter: Option<&TaskIterators>, found: &Holdings, missing: Vec<u32>) -> Vec<u32> {
+    let mut now = Holdings::default();
+    match task_iter.map(TaskIterators::tasks) {
         Some(Ok(tasks)) => now.add_tasks(&tasks),
         Some(Err(_)) | None => return Vec::new(),
     }
     // How many queues it has may be another number meanwhile.
-    let identity =
-        |found: &Found, inum: u32| found.listed.get(&inum).map(|one| (one.ns_id, one.mqueue_dev));
+    let identity = |found: &Holdings, inum: u32| {
+        found.listed.get(&inum).map(|one| (one.ns_id, one.mqueue_dev))
+    };
     let same = |inum: &u32| {
         now.listed.contains_key(inum) && identity(&now, *inum) == identity(found, *inum)
     };
@@ -206,12 +207,15 @@ fn page() -> u64 {
     }
 }
 
-/// Who holds what: by the kernel side's lists, and where it can't list something, by `/proc`. Whether
+/// Who holds what: by the eBPF programs' lists, and where it can't list something, by `/proc`. Whether
 /// processes have the same numbers in both.
-fn holders(survey: &Result<Survey, String>, procfs: &mut Procfs) -> io::Result<(Found, bool)> {
-    let mut found = Found::default();
-    let survey = match survey {
-        Ok(survey) => Some(survey),
+fn holders(
+    task_iter: &Result<TaskIterators, String>,
+    procfs: &mut Procfs,
+) -> io::Result<(Holdings, bool)> {
+    let mut found = Holdings::default();
+    let task_iter = match task_iter {
+        Ok(task_iter) => Some(task_iter),
         Err(reason) => {
             found.unseen.push(format!(
                 "namespaces that no process is to be seen in, and open files of /proc/sysvipc: {reason}"
@@ -220,7 +224,7 @@ fn holders(survey: &Result<Survey, String>, procfs: &mut Procfs) -> io::Result<(
         }
     };
     let mut same_numbers = true;
-    let tasks = survey.map(Survey::tasks);
+    let tasks = task_iter.map(TaskIterators::tasks);
     let listed = match tasks {
         Some(Ok(tasks)) => {
             same_numbers = tasks.self_pid == std::process::id();
@@ -238,15 +242,15 @@ fn holders(survey: &Result<Survey, String>, procfs: &mut Procfs) -> io::Result<(
         }
         None => false,
     };
-    let descriptors = survey.and_then(|survey| match survey.descriptors() {
+    let descriptors = task_iter.and_then(|task_iter| match task_iter.descriptors() {
         Ok(descriptors) => Some(descriptors),
         Err(error) => {
             found.unseen.push(format!("open files of /proc/sysvipc: {error}"));
             None
         }
     });
-    let mappings = survey.and_then(|survey| {
-        survey
+    let mappings = task_iter.and_then(|task_iter| {
+        task_iter
             .mappings()
             .inspect_err(|error| log::info!("mappings are read from /proc: {error}"))
             .ok()
@@ -270,7 +274,7 @@ fn holders(survey: &Result<Survey, String>, procfs: &mut Procfs) -> io::Result<(
 }
 
 /// The mounts of IPC in every mount namespace that a process is in.
-fn mounts(procfs: &mut Procfs, found: &Found) -> Vec<MountSeen> {
+fn mounts(procfs: &mut Procfs, found: &Holdings) -> Vec<MountSeen> {
     // Processes that share a mount namespace and are to be asked about it until one sees all of it.
     const ASKED: usize = 8;
     let mut views: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
@@ -292,43 +296,52 @@ fn mounts(procfs: &mut Procfs, found: &Found) -> Vec<MountSeen> {
 }
 
 /// The ways into each of the namespaces.
-fn targets(wanted: &BTreeSet<u32>, own: u32, found: &Found, mounts: &[MountSeen]) -> Vec<Target> {
+fn targets(
+    wanted: &BTreeSet<u32>,
+    own: u32,
+    found: &Holdings,
+    mounts: &[MountSeen],
+) -> Vec<NamespaceTarget> {
     // As many threads of a namespace as may end before one is found that does not.
     const THREADS: usize = 4;
-    let mut ways: BTreeMap<u32, Vec<Way>> = wanted.iter().map(|inum| (*inum, Vec::new())).collect();
+    let mut ways: BTreeMap<u32, Vec<NsHandle>> =
+        wanted.iter().map(|inum| (*inum, Vec::new())).collect();
     for thread in &found.threads {
         if let Some(ways) = ways.get_mut(&thread.ipc_ns)
             && ways.len() < THREADS
         {
-            ways.push(Way::Thread(thread.pid, thread.tid));
+            ways.push(NsHandle::Thread(thread.pid, thread.tid));
         }
     }
     for (inum, ways) in &mut ways {
-        ways.extend(found.listed.get(inum).and_then(|one| one.ns_id).map(Way::Id));
+        ways.extend(found.listed.get(inum).and_then(|one| one.ns_id).map(NsHandle::Id));
     }
     for descriptor in &found.descriptors {
         if descriptor.of == DescriptorOf::Namespace
             && let Belongs::Namespace(inum) = descriptor.belongs
             && let Some(ways) = ways.get_mut(&inum)
         {
-            ways.push(Way::Descriptor(descriptor.pid, descriptor.fd));
+            ways.push(NsHandle::Descriptor(descriptor.pid, descriptor.fd));
         }
     }
     for MountSeen { pid, mount, .. } in mounts {
         if let Mounted::Namespace(inum) = mount.of
             && let Some(ways) = ways.get_mut(&inum)
         {
-            ways.push(Way::Mount(*pid, mount.point.clone()));
+            ways.push(NsHandle::Mount(*pid, mount.point.clone()));
         }
     }
     if let Some(ways) = ways.get_mut(&own) {
-        *ways = vec![Way::Own];
+        *ways = vec![NsHandle::Own];
     }
-    ways.into_iter().map(|(inum, ways)| Target { inum, ways }).collect()
+    ways.into_iter().map(|(inum, ways)| NamespaceTarget { inum, ways }).collect()
 }
 
 /// By the device of its mqueue file system, each namespace.
-fn devices(found: &Found, insides: &BTreeMap<u32, Inside>) -> BTreeMap<libc::dev_t, u32> {
+fn devices(
+    found: &Holdings,
+    insides: &BTreeMap<u32, NamespaceContents>,
+) -> BTreeMap<libc::dev_t, u32> {
     let listed = found.listed.iter().filter_map(|(inum, one)| Some((one.mqueue_dev?, *inum)));
     let seen = insides.iter().filter_map(|(inum, one)| Some((one.mqueue_dev?, *inum)));
     listed.chain(seen).collect()
@@ -336,9 +349,9 @@ fn devices(found: &Found, insides: &BTreeMap<u32, Inside>) -> BTreeMap<libc::dev
 
 /// Adds queues that no name leads to any more: they exist, and count, as long as they are open.
 fn unlinked(
-    found: &Found,
+    found: &Holdings,
     devices: &BTreeMap<libc::dev_t, u32>,
-    insides: &mut BTreeMap<u32, Inside>,
+    insides: &mut BTreeMap<u32, NamespaceContents>,
 ) {
     let device_of: BTreeMap<u32, libc::dev_t> =
         devices.iter().map(|(device, inum)| (*inum, *device)).collect();
@@ -357,7 +370,7 @@ fn unlinked(
         }
         let link = PathBuf::from(format!("/proc/{}/fd/{}", descriptor.pid, descriptor.fd));
         let name = descriptor.name.as_ref().map(|name| name.0.to_vec()).unwrap_or_default();
-        let queue = untrusted::open_link(&link, Expected::queue(device, ino));
+        let queue = untrusted::open_link(&link, ExpectedFile::queue(device, ino));
         match queue
             .and_then(|queue| queue.map(|queue| mqueue::described(&queue, &name)).transpose())
         {

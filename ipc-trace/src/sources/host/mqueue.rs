@@ -18,7 +18,7 @@ use nix::{
 use crate::{
     event::{
         objects::ObjectLook,
-        value::{FamilyName, Mode, Text},
+        value::{FamilyName, FileMode, OsBytes},
     },
     sources::kernel::mounts,
 };
@@ -82,8 +82,8 @@ pub(crate) fn described(queue: impl AsFd, name: &[u8]) -> io::Result<ObjectLook>
         kind: FamilyName(Family::Mq),
         id: None,
         key: None,
-        name: Some(Text(name.to_vec().into())),
-        mode: Some(Mode(st_mode & 0o7777)),
+        name: Some(OsBytes(name.to_vec().into())),
+        mode: Some(FileMode(st_mode & 0o7777)),
         uid: Some(st_uid),
         gid: Some(st_gid),
         size: Some(number(mq_maxmsg).saturating_mul(number(mq_msgsize))),

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 const STUCK: usize = 8;
 
 /// A file that is to be read.
-struct Task {
+struct ReadTask {
     path: PathBuf,
     most: u64,
     answer: SyncSender<io::Result<Vec<u8>>>,
@@ -31,7 +31,7 @@ struct Task {
 /// Reads files, by a thread that is made when there is something to read.
 #[derive(Debug, Default)]
 pub(crate) struct Patience {
-    tasks: Option<SyncSender<Task>>,
+    tasks: Option<SyncSender<ReadTask>>,
     /// Threads that there are, with those that are waited for no more
     threads: Arc<AtomicUsize>,
 }
@@ -44,7 +44,7 @@ impl Patience {
     /// (`ResourceBusy`).
     pub(crate) fn read(&mut self, path: &Path, most: u64) -> io::Result<Vec<u8>> {
         let (answer, answered) = mpsc::sync_channel(1);
-        let task = Task { path: path.to_owned(), most, answer };
+        let task = ReadTask { path: path.to_owned(), most, answer };
         if self.tasks.is_none() {
             self.tasks = Some(self.thread()?);
         }
@@ -58,7 +58,7 @@ impl Patience {
         })
     }
 
-    fn thread(&self) -> io::Result<SyncSender<Task>> {
+    fn thread(&self) -> io::Result<SyncSender<ReadTask>> {
         if self.threads.load(Ordering::Relaxed) > STUCK {
             return Err(io::ErrorKind::ResourceBusy.into());
         }
@@ -77,8 +77,8 @@ impl Patience {
     }
 }
 
-fn serve(tasks: &Receiver<Task>) {
-    for Task { path, most, answer } in tasks {
+fn serve(tasks: &Receiver<ReadTask>) {
+    for ReadTask { path, most, answer } in tasks {
         let mut bytes = Vec::new();
         let read = File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes));
         // It may be waited for no more.

@@ -12,8 +12,8 @@ use ipc_trace_common::record::{ARGS_LEN, UidExtent};
 
 use super::patience::Patience;
 use crate::{
-    event::{OtherNs, value::Text},
-    input::process::{Called, Mapped, ProcessKey},
+    event::{OtherNs, value::OsBytes},
+    input::process::{Called, Mapped, ProcessId},
     sources::clock::as_shown,
 };
 
@@ -28,12 +28,12 @@ const TICK_NS: u64 = 10_000_000;
 
 /// Reads `/proc`.
 #[derive(Debug)]
-pub(crate) struct Processes {
+pub(crate) struct ProcfsReader {
     proc: PathBuf,
     patience: Patience,
 }
 
-impl Processes {
+impl ProcfsReader {
     /// That of this host, or another place that looks like it.
     #[must_use]
     pub(crate) fn in_directory(proc: impl Into<PathBuf>) -> Self {
@@ -44,7 +44,7 @@ impl Processes {
         self.proc.join(pid.to_string())
     }
 
-    fn is(&self, (pid, start): ProcessKey) -> bool {
+    fn is(&self, (pid, start): ProcessId) -> bool {
         start == 0 || is_it(&self.folder(pid), start, None)
     }
 
@@ -58,7 +58,7 @@ impl Processes {
     #[must_use]
     pub(crate) fn executable(
         &self,
-        (pid, start): ProcessKey,
+        (pid, start): ProcessId,
         comm: Option<&[u8; 16]>,
     ) -> Option<Vec<u8>> {
         let process = self.folder(pid);
@@ -68,7 +68,7 @@ impl Processes {
 
     /// What a process was called with.
     #[must_use]
-    pub(crate) fn called(&mut self, process: ProcessKey) -> Called {
+    pub(crate) fn called(&mut self, process: ProcessId) -> Called {
         let folder = self.folder(process.0);
         let Ok(mut bytes) = self.patience.read(&folder.join("cmdline"), ARGS_LEN as u64 + 1) else {
             return Called::default();
@@ -78,12 +78,12 @@ impl Processes {
         }
         let truncated = bytes.len() > ARGS_LEN;
         bytes.truncate(ARGS_LEN);
-        Called::of(&bytes, truncated)
+        Called::from_bytes(&bytes, truncated)
     }
 
     /// The map of users of a process's namespace. Nothing, where it is not written yet.
     #[must_use]
-    pub(crate) fn users(&self, (pid, start): ProcessKey) -> Vec<UidExtent> {
+    pub(crate) fn users(&self, (pid, start): ProcessId) -> Vec<UidExtent> {
         let process = self.folder(pid);
         match fs::read_to_string(process.join("uid_map")) {
             Ok(map) if is_it(&process, start, None) => extents(&map).collect(),
@@ -93,7 +93,7 @@ impl Processes {
 
     /// The segments that a process has mapped; `None`: it is gone, or can't be looked at.
     #[must_use]
-    pub(crate) fn mapped(&mut self, process: ProcessKey) -> Option<Vec<Mapped>> {
+    pub(crate) fn mapped(&mut self, process: ProcessId) -> Option<Vec<Mapped>> {
         let path = self.folder(process.0).join("maps");
         let maps = self.patience.read(&path, MAPS).ok()?;
         let segments = maps.split(|byte| *byte == b'\n').filter_map(segment);
@@ -162,7 +162,7 @@ fn is_it(process: &Path, start_boot_ns: u64, comm: Option<&[u8; 16]>) -> bool {
         let behind = stat.get(close + 1..)?;
         let started = behind.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).nth(19)?;
         let started: u64 = std::str::from_utf8(started).ok()?.parse().ok()?;
-        let same_name = comm.is_none_or(|comm| Text::until_nul(comm).0.as_ref() == name);
+        let same_name = comm.is_none_or(|comm| OsBytes::until_nul(comm).0.as_ref() == name);
         Some(started == as_shown(start_boot_ns) / TICK_NS && same_name)
     };
     is_it().unwrap_or(false)
@@ -221,16 +221,16 @@ mod tests {
     }
 
     /// A `/proc` in which process 7 started 4,321 hundredths of a second after the boot.
-    fn proc() -> (tempfile::TempDir, Processes) {
+    fn proc() -> (tempfile::TempDir, ProcfsReader) {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("7")).unwrap();
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4321 1 1\n";
         fs::write(folder.path().join("7/stat"), stat).unwrap();
-        let processes = Processes::in_directory(folder.path());
+        let processes = ProcfsReader::in_directory(folder.path());
         (folder, processes)
     }
 
-    /// When it started, as the kernel side has it, and when another would have.
+    /// When it started, as the eBPF programs have it, and when another would have.
     const START: u64 = 43_219_999_999;
     const OTHER: u64 = 43_220_000_000;
 
@@ -270,7 +270,7 @@ mod tests {
     #[test]
     fn what_is_read_is_of_this_host() {
         let own = std::process::id();
-        let mut here = Processes::in_directory("/proc");
+        let mut here = ProcfsReader::in_directory("/proc");
         let (ipc, ns) = here.namespaces(own).unwrap();
         assert!(here.lives_with(ipc, ns.mnt.unwrap(), own + 1).is_some());
         assert_eq!(here.lives_with(1, 1, own), None);

@@ -1,4 +1,4 @@
-//! Who holds what, as `/proc` shows it: where the kernel side can't list it, and mounts, which it
+//! Who holds what, as `/proc` shows it: where the eBPF programs can't list it, and mounts, which it
 //! never lists.
 //!
 //! What vanishes meanwhile is no error. What may not be looked at is counted.
@@ -12,12 +12,12 @@ use std::{
 };
 
 use super::{
-    found::{Belongs, Descriptor, Found, Mapping, Thread},
+    found::{Belongs, Descriptor, HeldMapping, Holdings, Thread},
     inside::is_gone,
-    lines::{self, Mount},
+    lines::{self, IpcMount},
     untrusted,
 };
-use crate::event::{OtherNs, ls::DescriptorOf, value::Text};
+use crate::event::{OtherNs, ls::DescriptorOf, value::OsBytes};
 
 /// `/proc`, or what stands for it in a test, and what of it could not be read.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ impl Procfs {
     }
 
     /// All threads of a process that are in some IPC namespace.
-    pub(crate) fn threads(&mut self, pid: u32, found: &mut Found) {
+    pub(crate) fn threads(&mut self, pid: u32, found: &mut Holdings) {
         let tasks = numbers(&self.path(pid, "task"));
         let Some(tids) = self.read("threads", pid, tasks) else { return };
         let mut ids = None;
@@ -85,7 +85,7 @@ impl Procfs {
                 tid,
                 pid,
                 ppid: ids.ppid,
-                comm: Text(comm.strip_suffix(b"\n").unwrap_or(&comm).to_vec().into()),
+                comm: OsBytes(comm.strip_suffix(b"\n").unwrap_or(&comm).to_vec().into()),
                 uid: ids.uid,
                 gid: ids.gid,
                 start_boot_ns: None,
@@ -96,7 +96,7 @@ impl Procfs {
     }
 
     /// A process's descriptors. Whose namespace a file of `/proc/sysvipc` is can't be told so.
-    pub(crate) fn descriptors(&mut self, pid: u32, found: &mut Found) {
+    pub(crate) fn descriptors(&mut self, pid: u32, found: &mut Holdings) {
         let directory = self.path(pid, "fd");
         let Some(fds) = self.read("descriptors", pid, numbers(&directory)) else { return };
         for fd in fds {
@@ -125,7 +125,7 @@ impl Procfs {
                     fd,
                     of: DescriptorOf::Queue,
                     belongs: Belongs::Device(status.id.dev),
-                    name: Some(Text(name.to_vec().into())),
+                    name: Some(OsBytes(name.to_vec().into())),
                     unlinked: is_unlinked.then_some(status.id.ino),
                 }
             } else {
@@ -136,10 +136,10 @@ impl Procfs {
     }
 
     /// The segments that a process has mapped.
-    pub(crate) fn mappings(&mut self, pid: u32, found: &mut Found) {
+    pub(crate) fn mappings(&mut self, pid: u32, found: &mut Holdings) {
         let maps = fs::read(self.path(pid, "maps"));
         let Some(maps) = self.read("mappings", pid, maps) else { return };
-        found.mappings.extend(lines::segments(&maps).map(|one| Mapping {
+        found.mappings.extend(lines::segments(&maps).map(|one| HeldMapping {
             pid,
             shmid: one.shmid,
             ipc_ns: None,
@@ -149,7 +149,7 @@ impl Procfs {
     }
 
     /// The mounts of IPC that a process sees.
-    pub(crate) fn mounts(&mut self, pid: u32) -> Vec<Mount> {
+    pub(crate) fn mounts(&mut self, pid: u32) -> Vec<IpcMount> {
         let text = fs::read(self.path(pid, "mountinfo"));
         let text = self.read("mounts", pid, text).unwrap_or_default();
         lines::mounts(&text).collect()
@@ -163,11 +163,11 @@ impl Procfs {
 
     /// The executable of a process.
     #[must_use]
-    pub(crate) fn executable(&self, pid: u32) -> Option<Text<'static>> {
+    pub(crate) fn executable(&self, pid: u32) -> Option<OsBytes<'static>> {
         let link = fs::read_link(self.path(pid, "exe")).ok()?.into_os_string();
         let bytes = std::os::unix::ffi::OsStringExt::into_vec(link);
         let path = bytes.strip_suffix(b" (deleted)").unwrap_or(&bytes);
-        Some(Text(path.to_vec().into()))
+        Some(OsBytes(path.to_vec().into()))
     }
 }
 
@@ -239,7 +239,7 @@ mod tests {
         std::os::unix::fs::symlink("/a/b", root.join("7/fd/4")).unwrap();
 
         let mut procfs = Procfs::new(root);
-        let mut found = Found::default();
+        let mut found = Holdings::default();
         assert_eq!(procfs.processes().unwrap(), [7]);
         procfs.threads(7, &mut found);
         procfs.descriptors(7, &mut found);

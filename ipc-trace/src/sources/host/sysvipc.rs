@@ -10,19 +10,19 @@ use ipc_trace_common::op::Family;
 
 use crate::event::{
     objects::{Creator, LastUse, ObjectLook},
-    value::{FamilyName, Hex32, Mode, Time},
+    value::{FamilyName, FileMode, Hex32, Timestamp},
 };
 
 /// `SHM_DEST` (include/linux/shm.h): removed, and gone with the last attachment.
 const SHM_DEST: u32 = 0o1000;
 
 /// A line with the names of its columns.
-struct Line<'a> {
+struct SysvipcLine<'a> {
     names: &'a [&'a str],
     values: Vec<&'a str>,
 }
 
-impl Line<'_> {
+impl SysvipcLine<'_> {
     fn text(&self, name: &str) -> Option<&str> {
         self.values.get(self.names.iter().position(|one| *one == name)?).copied()
     }
@@ -49,7 +49,7 @@ impl Line<'_> {
             id: Some(self.number(id)?),
             key: Some(Hex32(self.number::<i32>("key")? as u32)),
             name: None,
-            mode: Some(Mode(mode & 0o777)),
+            mode: Some(FileMode(mode & 0o777)),
             uid: Some(self.number("uid")?),
             gid: Some(self.number("gid")?),
             size: None,
@@ -105,7 +105,11 @@ impl Line<'_> {
 }
 
 fn last_use(pid: Option<u32>, time: Option<SystemTime>) -> Option<LastUse> {
-    (pid.is_some() || time.is_some()).then(|| LastUse { pid, comm: None, time: time.map(Time) })
+    (pid.is_some() || time.is_some()).then(|| LastUse {
+        pid,
+        comm: None,
+        time: time.map(Timestamp),
+    })
 }
 
 /// The objects of a table; an error is a line that is not understood.
@@ -119,7 +123,7 @@ pub(crate) fn parse(kind: Family, table: &str) -> Result<Vec<ObjectLook>, String
         return Err(format!("it begins with {:?}", names.first().unwrap_or(&"")));
     }
     let object = |text: &str| {
-        let line = Line { names: &names, values: text.split_whitespace().collect() };
+        let line = SysvipcLine { names: &names, values: text.split_whitespace().collect() };
         let object = match kind {
             Family::Shm => line.shm(),
             Family::Sem => line.sem(),
@@ -146,7 +150,7 @@ mod tests {
         let objects = parse(Family::Shm, SHM).unwrap();
         let [one] = objects.as_slice() else { panic!("{objects:?}") };
         assert_eq!((one.id, one.key), (Some(32768), Some(Hex32(0x8cd1_ab21))));
-        assert_eq!((one.mode, one.removed), (Some(Mode(0o600)), true));
+        assert_eq!((one.mode, one.removed), (Some(FileMode(0o600)), true));
         assert_eq!((one.uid, one.gid, one.size), (Some(1000), Some(100), Some(u64::MAX)));
         assert_eq!((one.attached, one.bytes), (Some(2), Some(4096)));
         let creator = one.creator.as_ref().unwrap();

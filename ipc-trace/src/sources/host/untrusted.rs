@@ -57,12 +57,12 @@ pub(crate) struct FileStatus {
 
 /// The file that is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Expected {
+pub(crate) struct ExpectedFile {
     id: FileId,
     magic: FsType,
 }
 
-impl Expected {
+impl ExpectedFile {
     /// The IPC namespace of that number.
     ///
     /// # Errors
@@ -114,7 +114,7 @@ fn statx(directory: BorrowedFd<'_>, path: &CStr, flags: libc::c_int) -> io::Resu
 ///
 /// # Errors
 /// There is no such link, or the file can't be opened.
-pub(crate) fn open_link(link: &Path, expected: Expected) -> io::Result<Option<File>> {
+pub(crate) fn open_link(link: &Path, expected: ExpectedFile) -> io::Result<Option<File>> {
     let handle = File::options().read(true).custom_flags(libc::O_PATH).open(link)?;
     open_handle(handle.as_fd(), expected)
 }
@@ -124,7 +124,11 @@ pub(crate) fn open_link(link: &Path, expected: Expected) -> io::Result<Option<Fi
 /// # Errors
 /// The mount point can't be walked to without leaving the process's root, following a symlink, or waiting for
 /// a file system's server; or the file can't be opened.
-pub(crate) fn open_mount(pid: u32, point: &[u8], expected: Expected) -> io::Result<Option<File>> {
+pub(crate) fn open_mount(
+    pid: u32,
+    point: &[u8],
+    expected: ExpectedFile,
+) -> io::Result<Option<File>> {
     let process = Path::new("/proc").join(pid.to_string());
     let flags = libc::O_PATH | libc::O_DIRECTORY;
     let root = File::options().read(true).custom_flags(flags).open(process.join("root"))?;
@@ -173,7 +177,7 @@ fn is_below_fuse(mounts: &[u8], point: &[u8]) -> bool {
 }
 
 /// Opens the file of a handle, if it is the one that is meant.
-fn open_handle(handle: BorrowedFd<'_>, expected: Expected) -> io::Result<Option<File>> {
+fn open_handle(handle: BorrowedFd<'_>, expected: ExpectedFile) -> io::Result<Option<File>> {
     // In this order: no other file system is asked anything.
     if statx(handle, c"", libc::AT_EMPTY_PATH)?.id != expected.id
         || fstatfs(handle)?.filesystem_type() != expected.magic
@@ -198,7 +202,7 @@ mod tests {
     fn only_the_file_that_is_meant_is_opened() {
         let own = File::open("/proc/self/ns/ipc").unwrap();
         let status = status_of(&link_of(&own)).unwrap();
-        let expected = Expected::namespace(status.id.ino as u32).unwrap();
+        let expected = ExpectedFile::namespace(status.id.ino as u32).unwrap();
         assert!(open_link(&link_of(&own), expected).unwrap().is_some());
         // Another namespace, and other files.
         let user = File::open("/proc/self/ns/user").unwrap();
@@ -207,7 +211,7 @@ mod tests {
         assert!(open_link(&link_of(&reader), expected).unwrap().is_none());
         assert!(open_link(Path::new("/dev/null"), expected).unwrap().is_none());
         // The right inode on a file system of another kind.
-        let queue = Expected::queue(status.id.dev, status.id.ino);
+        let queue = ExpectedFile::queue(status.id.dev, status.id.ino);
         assert!(open_link(&link_of(&own), queue).unwrap().is_none());
         assert!(open_link(Path::new("/proc/self/fd/4095"), expected).is_err());
     }
@@ -220,7 +224,7 @@ mod tests {
         let status = status_of(&fifo).unwrap();
         assert_eq!(status.links, 1);
         // It is the very inode, and would wait for a writer if it were opened.
-        let expected = Expected::queue(status.id.dev, status.id.ino);
+        let expected = ExpectedFile::queue(status.id.dev, status.id.ino);
         assert!(open_link(&fifo, expected).unwrap().is_none());
     }
 

@@ -23,17 +23,18 @@ use ipc_trace_common::{
 use zerocopy::IntoBytes as _;
 
 use super::{
-    bpf,
+    aux_probes, bpf,
     error::{AttachError, SessionError, map_error},
     layout::Layout,
-    object::{Linked, Settings},
-    options::{KernelFilters, Options, processors},
-    plan::{Flavour, Plan, dispatched},
-    programs::Programs,
-    reached, steady, trampolines,
+    nopreempt,
+    object::{LoadedObject, Settings},
+    options::{KernelFilters, SessionOptions, processors},
+    plan::{Plan, TracepointMode, dispatched},
+    programs::Attachments,
+    trampolines,
 };
 
-/// The kernel side, with plain loads where they are allowed, and without any.
+/// The eBPF programs, with plain loads where they are allowed, and without any.
 static PLAIN: &[u8] = aya::include_bytes_aligned!(env!("IPC_TRACE_EBPF_PLAIN"));
 static PROBE: &[u8] = aya::include_bytes_aligned!(env!("IPC_TRACE_EBPF_PROBE"));
 
@@ -95,25 +96,25 @@ pub(crate) fn present_functions(kallsyms: &Path) -> Option<BTreeSet<&'static str
 /// Loads the object for a plan and attaches its programs, with the gate at `gate::TEST`.
 pub(super) fn attach(
     plan: &Plan,
-    flavour: Flavour,
+    flavour: TracepointMode,
     layout: &Layout,
-    options: &Options,
-) -> Result<(Linked, Programs), AttachError> {
+    options: &SessionOptions,
+) -> Result<(LoadedObject, Attachments), AttachError> {
     let begin = Instant::now();
     let mut linked = link(plan, flavour, layout, options).map_err(AttachError::Session)?;
     log::debug!("the object's maps were made after {:?}", begin.elapsed());
-    let mut programs = Programs::default();
+    let mut programs = Attachments::default();
     fill_filters(&mut linked, &options.filters).map_err(AttachError::Session)?;
     if !plan.hooks.is_empty() {
-        let fprobe = plan.fprobe && flavour != Flavour::Raw;
-        let is_copied = plan.copied_functions && flavour != Flavour::Raw;
-        programs = match fprobe.then(|| steady::hook(&linked, &plan.hooks, is_copied)) {
+        let fprobe = plan.fprobe && flavour != TracepointMode::Raw;
+        let is_copied = plan.copied_functions && flavour != TracepointMode::Raw;
+        programs = match fprobe.then(|| nopreempt::hook(&linked, &plan.hooks, is_copied)) {
             Some(Ok(hooked)) => hooked,
             refused if is_copied => {
                 if let Some(Err(reason)) = refused {
                     log::info!("functions are hooked by copies alone: {reason}");
                 }
-                Programs::default()
+                Attachments::default()
             }
             refused => {
                 if let Some(Err(reason)) = refused {
@@ -124,16 +125,16 @@ pub(super) fn attach(
             }
         };
         if is_copied {
-            steady::back(&mut programs, &linked, &plan.hooks, layout)
+            nopreempt::back(&mut programs, &linked, &plan.hooks, layout)
                 .map_err(AttachError::Copies)?;
         }
     }
     log::debug!("{} functions were hooked after {:?}", plan.hooks.len(), begin.elapsed());
     if !plan.hooks.is_empty() {
         let copied = plan.copied_functions;
-        reached::watch(&mut programs, &linked, flavour, layout, copied)
+        aux_probes::watch(&mut programs, &linked, flavour, layout, copied)
             .map_err(AttachError::Copies)?;
-        log::debug!("{} other ways were after {:?}", programs.ways.len(), begin.elapsed());
+        log::debug!("{} auxiliary probes were after {:?}", programs.ways.len(), begin.elapsed());
     }
     let syscall = if plan.syscall_kinds == 0 { &[][..] } else { &SYSCALL };
     for on in CONTROL.iter().chain(syscall) {
@@ -149,10 +150,10 @@ pub(super) fn attach(
     Ok((linked, programs))
 }
 
-const fn object(flavour: Flavour) -> &'static [u8] {
+const fn object(flavour: TracepointMode) -> &'static [u8] {
     match flavour {
-        Flavour::Perf | Flavour::Btf => PLAIN,
-        Flavour::Raw => PROBE,
+        TracepointMode::Perf | TracepointMode::Btf => PLAIN,
+        TracepointMode::Raw => PROBE,
     }
 }
 
@@ -167,7 +168,7 @@ fn wake_every(ring_bytes: u32, processors: usize) -> u32 {
 }
 
 /// The object for iterators alone, which need no rings.
-pub(super) fn link_for_iterators(layout: &Layout) -> Result<Linked, SessionError> {
+pub(super) fn link_for_iterators(layout: &Layout) -> Result<LoadedObject, SessionError> {
     // A page on every machine.
     const RING_BYTES: u32 = 1 << 16;
     let fields = layout.constants();
@@ -189,15 +190,15 @@ pub(super) fn link_for_iterators(layout: &Layout) -> Result<Linked, SessionError
         ]),
     };
     // No field is read with a plain load by an iterator, so this one suits every kernel.
-    Linked::new(PROBE, &settings).map_err(SessionError::Maps)
+    LoadedObject::new(PROBE, &settings).map_err(SessionError::Maps)
 }
 
 fn link(
     plan: &Plan,
-    flavour: Flavour,
+    flavour: TracepointMode,
     layout: &Layout,
-    options: &Options,
-) -> Result<Linked, SessionError> {
+    options: &SessionOptions,
+) -> Result<LoadedObject, SessionError> {
     let fields = layout.constants();
     let dispatch = hooks::dispatch(options.native, u32::MAX);
     let kinds = dispatched(plan.syscall_kinds);
@@ -210,7 +211,7 @@ fn link(
     let arguments = u32::from(options.arguments);
     let batched = u32::from(options.is_batched());
     let with_args = u32::from(options.with_args);
-    let copied = u32::from(plan.copied && flavour != Flavour::Raw);
+    let copied = u32::from(plan.copied && flavour != TracepointMode::Raw);
     let last_runs = if copied == 0 { 1 } else { SLOT_COUNT };
     let processors = processors();
     let wake_mask = wake_every(options.ring_bytes, processors) - 1;
@@ -254,7 +255,7 @@ fn link(
             ("SLOTS_SPILL", spilled_slots(Path::new("/proc"))),
         ]),
     };
-    Linked::new(object(flavour), &settings).map_err(SessionError::Maps)
+    LoadedObject::new(object(flavour), &settings).map_err(SessionError::Maps)
 }
 
 /// How many threads may be alive whose places in `SLOTS` others have. Where tids are so few that no two are the same
@@ -271,31 +272,33 @@ const _: () = assert!(gate::value(gate::TEST, 0) == 0);
 
 /// Puts a program on its tracepoint, in copies where it has some and is to.
 fn attach_one(
-    programs: &mut Programs,
-    linked: &Linked,
-    (flavour, copied): (Flavour, bool),
+    programs: &mut Attachments,
+    linked: &LoadedObject,
+    (flavour, copied): (TracepointMode, bool),
     layout: &Layout,
     (name, tracepoint, steady): OnTracepoint,
 ) -> Result<(), String> {
     let attached = match (flavour, steady) {
-        (Flavour::Perf, Steady::Event(event)) => on_perf_event(programs, linked, name, event),
-        (Flavour::Perf | Flavour::Btf, Steady::Copies(row)) if copied => {
+        (TracepointMode::Perf, Steady::Event(event)) => {
+            on_perf_event(programs, linked, name, event)
+        }
+        (TracepointMode::Perf | TracepointMode::Btf, Steady::Copies(row)) if copied => {
             layout.hook(&format!("btf_trace_{tracepoint}")).and_then(|hook| {
                 super::copies::on_tracepoint(programs, linked, &format!("copied_{name}"), hook, row)
             })
         }
-        (Flavour::Perf | Flavour::Btf, _) => {
+        (TracepointMode::Perf | TracepointMode::Btf, _) => {
             on_tracepoint(programs, linked, name, tracepoint, layout)
         }
-        (Flavour::Raw, _) => on_raw_tracepoint(programs, linked, name, tracepoint),
+        (TracepointMode::Raw, _) => on_raw_tracepoint(programs, linked, name, tracepoint),
     };
     attached.map_err(|reason| format!("program {name} on {tracepoint}: {reason}"))
 }
 
 /// On a tracepoint, with arguments that the verifier knows.
 fn on_tracepoint(
-    programs: &mut Programs,
-    linked: &Linked,
+    programs: &mut Attachments,
+    linked: &LoadedObject,
     name: &str,
     tracepoint: &str,
     layout: &Layout,
@@ -308,8 +311,8 @@ fn on_tracepoint(
 
 /// On a tracepoint, with arguments that may be anything to the verifier.
 fn on_raw_tracepoint(
-    programs: &mut Programs,
-    linked: &Linked,
+    programs: &mut Attachments,
+    linked: &LoadedObject,
     name: &str,
     tracepoint: &str,
 ) -> Result<(), String> {
@@ -321,14 +324,14 @@ fn on_raw_tracepoint(
 
 /// On a tracepoint by a perf event, by the program's twin.
 fn on_perf_event(
-    programs: &mut Programs,
-    linked: &Linked,
+    programs: &mut Attachments,
+    linked: &LoadedObject,
     name: &str,
     event: &str,
 ) -> Result<(), String> {
     let kind = bpf_prog_type::BPF_PROG_TYPE_TRACEPOINT;
-    let program = linked.load(&steady::twin(name), kind, OF_NO_TYPE, 0)?;
-    let link = steady::perf_event(program.as_fd(), event);
+    let program = linked.load(&nopreempt::twin(name), kind, OF_NO_TYPE, 0)?;
+    let link = nopreempt::perf_event(program.as_fd(), event);
     keep_attached(programs, link, program).map_err(|e| format!("as perf event {event}: {e}"))
 }
 
@@ -336,7 +339,7 @@ fn on_perf_event(
 const OF_NO_TYPE: bpf_attach_type = bpf_attach_type::BPF_CGROUP_INET_INGRESS;
 
 fn keep_attached(
-    programs: &mut Programs,
+    programs: &mut Attachments,
     link: io::Result<OwnedFd>,
     program: OwnedFd,
 ) -> Result<(), String> {
@@ -344,9 +347,9 @@ fn keep_attached(
     Ok(())
 }
 
-fn fill_filters(linked: &mut Linked, filters: &KernelFilters) -> Result<(), SessionError> {
+fn fill_filters(linked: &mut LoadedObject, filters: &KernelFilters) -> Result<(), SessionError> {
     fn fill<K: Pod>(
-        linked: &mut Linked,
+        linked: &mut LoadedObject,
         name: &'static str,
         keys: &[K],
     ) -> Result<(), SessionError> {

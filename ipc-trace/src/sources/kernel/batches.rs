@@ -1,11 +1,11 @@
-//! The calls that threads have made and the kernel side has not sent, since they are sent together.
+//! The calls that threads have made and the eBPF programs have not sent, since they are sent together.
 //!
 //! A place belongs to a thread, which alone writes there. Some are taken from their threads while tracing goes on:
 //! those that a thread could not empty when it ended, as the ring was full; and, where places run short, those of
 //! threads that have done nothing for a while. A thread that is in a call meanwhile finds what it entered in a
 //! table ([`NotedCall`]).
 //!
-//! Invariant: what is read out of a place is of nobody else's any more. The kernel side asks for its owner each
+//! Invariant: what is read out of a place is of nobody else's any more. The eBPF programs ask for its owner each
 //! time that a program is run, and all programs that may have seen the former one have ended before the place is read.
 
 use std::time::Duration;
@@ -13,18 +13,18 @@ use std::time::Duration;
 use aya::maps::{HashMap, MapData};
 use ipc_trace_common::{
     record::{BatchHead, QueueRef},
-    state::{BATCHES, Batch, NOBODYS, NotedCall},
+    state::{BATCHES, BatchSlot, NOBODYS, NotedCall},
 };
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
-use super::mapped::Words;
+use super::mmap::Words;
 
 /// The words of a place, and where its parts are.
-pub(super) const WORDS: usize = size_of::<Batch>() / size_of::<u64>();
-const OWNER: usize = core::mem::offset_of!(Batch, pid_tgid) / size_of::<u64>();
-const ENTERED: usize = core::mem::offset_of!(Batch, enter_ns) / size_of::<u64>();
-const WHAT: usize = core::mem::offset_of!(Batch, what) / size_of::<u64>();
-const RECORD: usize = core::mem::offset_of!(Batch, record) / size_of::<u64>();
+pub(super) const WORDS: usize = size_of::<BatchSlot>() / size_of::<u64>();
+const OWNER: usize = core::mem::offset_of!(BatchSlot, pid_tgid) / size_of::<u64>();
+const ENTERED: usize = core::mem::offset_of!(BatchSlot, enter_ns) / size_of::<u64>();
+const WHAT: usize = core::mem::offset_of!(BatchSlot, what) / size_of::<u64>();
+const RECORD: usize = core::mem::offset_of!(BatchSlot, record) / size_of::<u64>();
 const NOTED_WORDS: usize = size_of::<NotedCall>() / size_of::<u64>();
 
 /// With fewer free places than that, those of idle threads are taken.
@@ -34,7 +34,7 @@ const IDLE_LOOKS: u8 = 3;
 
 /// What a place looked like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Look {
+struct SlotSnapshot {
     owner: u64,
     entered: u64,
     calls: u32,
@@ -49,7 +49,7 @@ pub(super) struct Batches {
     taken: HashMap<MapData, u32, u8>,
     noted: HashMap<MapData, u64, [u64; NOTED_WORDS]>,
     /// What they looked like, and how often they have looked so since
-    looks: Vec<(Look, u8)>,
+    looks: Vec<(SlotSnapshot, u8)>,
 }
 
 impl Batches {
@@ -153,7 +153,7 @@ impl Batches {
     /// Whether a place looks as it did at the last looks.
     fn is_idle(&mut self, place: usize) -> bool {
         let Some(head) = self.head(place) else { return false };
-        let look = Look {
+        let look = SlotSnapshot {
             owner: self.word(place, OWNER),
             entered: self.word(place, ENTERED),
             calls: head.count,

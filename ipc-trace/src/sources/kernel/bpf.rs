@@ -16,7 +16,7 @@ use super::owned;
 
 /// A program that is to be loaded.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Code<'a> {
+pub(super) struct ProgramCode<'a> {
     /// Its name, of which the kernel keeps 15 bytes
     pub(super) name: &'a str,
     pub(super) kind: bpf_prog_type,
@@ -28,12 +28,12 @@ pub(super) struct Code<'a> {
     pub(super) instructions: &'a [u64],
     /// Its functions' types: without them the verifier goes through each function on every way that
     /// leads there
-    pub(super) types: Option<Types<'a>>,
+    pub(super) types: Option<FunctionTypes<'a>>,
 }
 
 /// Types of a program's functions.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Types<'a> {
+pub(super) struct FunctionTypes<'a> {
     pub(super) btf: BorrowedFd<'a>,
     pub(super) functions: &'a [bpf_func_info],
 }
@@ -53,7 +53,7 @@ impl std::fmt::Display for Refused {
     }
 }
 
-impl Code<'_> {
+impl ProgramCode<'_> {
     /// Loads it.
     ///
     /// # Errors
@@ -265,7 +265,7 @@ pub(super) fn multi_missed(link: BorrowedFd<'_>) -> io::Result<u64> {
     /// `struct bpf_link_info` (include/uapi/linux/bpf.h), as long as this needs it.
     #[repr(C)]
     #[derive(Default)]
-    struct Info {
+    struct BpfLinkInfo {
         kind: u32,
         id: u32,
         program: u32,
@@ -274,10 +274,10 @@ pub(super) fn multi_missed(link: BorrowedFd<'_>) -> io::Result<u64> {
         flags: u32,
         missed: u64,
     }
-    let mut info = Info::default();
+    let mut info = BpfLinkInfo::default();
     let mut attr = zeroed();
     attr.info.bpf_fd = link.as_raw_fd().cast_unsigned();
-    attr.info.info_len = size_of::<Info>() as u32;
+    attr.info.info_len = size_of::<BpfLinkInfo>() as u32;
     attr.info.info = std::ptr::from_mut(&mut info) as u64;
     done(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
     Ok(info.missed)

@@ -32,7 +32,7 @@ const RESTRICT: u32 = 11;
 const FUNC: u32 = 12;
 const TYPE_TAG: u32 = 18;
 
-/// How the names begin of all system calls' functions, of those on other ways to objects, and of those that make
+/// How the names begin of all system calls' functions, of those on auxiliary probes to objects, and of those that make
 /// objects.
 const BEGINNINGS: &[&[u8]] =
     &[b"__", b"security_file_", b"sysvipc_", b"mqueue_", b"shm_", b"proc_sys_", b"new"];
@@ -70,7 +70,7 @@ struct Type {
 
 /// Types, by number.
 #[derive(Debug)]
-pub(crate) struct Types {
+pub(crate) struct BtfTypes {
     bytes: Vec<u8>,
     /// Where each type is; the first has the number 1
     at: Vec<usize>,
@@ -87,7 +87,7 @@ pub(crate) struct Function {
     pub prototype: u32,
 }
 
-impl Types {
+impl BtfTypes {
     /// Finds the types in `bytes`.
     ///
     /// # Errors
@@ -131,7 +131,7 @@ impl Types {
         })
     }
 
-    fn of(&self, id: u32) -> Option<Type> {
+    fn type_at(&self, id: u32) -> Option<Type> {
         self.read(*self.at.get((id as usize).checked_sub(1)?)?)
     }
 
@@ -249,7 +249,7 @@ impl Types {
     /// What is behind typedefs and qualifiers.
     fn plain(&self, mut id: u32) -> Option<Type> {
         for _ in 0..DEPTH {
-            let one = self.of(id)?;
+            let one = self.type_at(id)?;
             match one.kind {
                 TYPEDEF | VOLATILE | CONST | RESTRICT | TYPE_TAG => id = one.target,
                 _ => return Some(one),
@@ -275,7 +275,7 @@ impl Types {
 /// Structures, by name.
 #[derive(Debug)]
 pub(crate) struct Structures<'a, 'b> {
-    types: &'b Types,
+    types: &'b BtfTypes,
     by_name: BTreeMap<&'a str, Vec<Type>>,
 }
 
@@ -333,7 +333,7 @@ mod tests {
     const INUM: u32 = 36;
 
     fn offsets(bytes: Vec<u8>, paths: &[&str]) -> Vec<Option<u32>> {
-        let types = Types::new(bytes).unwrap();
+        let types = BtfTypes::new(bytes).unwrap();
         let structures = types.structures(&BTreeSet::from(["pt_regs"]));
         paths.iter().map(|path| structures.offset_of("pt_regs", path)).collect()
     }
@@ -341,7 +341,7 @@ mod tests {
     #[test]
     fn every_function_that_is_hooked_begins_as_is_looked_for() {
         use ipc_trace_common::hooks;
-        for name in hooks::functions().chain(hooks::all_reached()) {
+        for name in hooks::functions().chain(hooks::all_aux_probes()) {
             let begins = |beginning: &&[u8]| name.as_bytes().starts_with(beginning);
             assert!(BEGINNINGS.iter().any(begins), "{name}");
         }
@@ -367,7 +367,7 @@ mod tests {
         ];
         let found = offsets(btf(&types, NAMES), &["ns", "ns.inum", "ax", "flag", "ax.inum", "no"]);
         assert_eq!(found, [Some(8), Some(12), Some(16), None, None, None]);
-        let types = Types::new(btf(&types, NAMES)).unwrap();
+        let types = BtfTypes::new(btf(&types, NAMES)).unwrap();
         let wanted = BTreeSet::from(["__x64_sys_semop", "__x64_sys_semget"]);
         let semop = Function { id: 7, prototype: 4 };
         assert_eq!(types.functions(&wanted), BTreeMap::from([("__x64_sys_semop", semop)]));
@@ -384,7 +384,7 @@ mod tests {
             1, info(FUNC, 0), 0,
             15, info(TYPEDEF, 0), 0,
         ];
-        let types = Types::new(btf(&types, names)).unwrap();
+        let types = BtfTypes::new(btf(&types, names)).unwrap();
         let wanted = BTreeSet::from(["bpf_iter_task", "btf_trace_exit", "bpf_iter_none"]);
         let found = BTreeMap::from([("bpf_iter_task", 3), ("btf_trace_exit", 4)]);
         assert_eq!(types.hooks(&wanted), found);
@@ -403,7 +403,7 @@ mod tests {
     #[test]
     fn an_enumeration_has_its_values() {
         let types = [NS, info(ENUM, 2), 4, AX, 3, INUM, u32::MAX, FLAG, info(ENUM, 1), 4, AX, 7];
-        let types = Types::new(btf(&types, NAMES)).unwrap();
+        let types = BtfTypes::new(btf(&types, NAMES)).unwrap();
         assert_eq!(types.enumerators("ns"), BTreeMap::from([(&b"ax"[..], 3), (b"inum", u32::MAX)]));
         assert_eq!(types.enumerators("no"), BTreeMap::new());
     }
@@ -423,7 +423,7 @@ mod tests {
 
     #[test]
     fn an_unknown_kind_is_an_error_that_names_it() {
-        assert!(Types::new(btf(&[0, info(31, 0), 0], NAMES)).unwrap_err().contains("31"));
+        assert!(BtfTypes::new(btf(&[0, info(31, 0), 0], NAMES)).unwrap_err().contains("31"));
     }
 
     proptest! {
@@ -435,7 +435,7 @@ mod tests {
         ) {
             let mut bytes = btf(&words, &strings);
             bytes.truncate(bytes.len().saturating_sub(cut));
-            if let Ok(types) = Types::new(bytes) {
+            if let Ok(types) = BtfTypes::new(bytes) {
                 let structures = types.structures(&BTreeSet::from([""]));
                 let _ = structures.offset_of("", "a.b");
                 let _ = types.functions(&BTreeSet::from(["__"]));

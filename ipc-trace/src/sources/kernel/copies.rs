@@ -1,4 +1,4 @@
-//! Programs in several copies, for kernels that preempt them: why is said on the kernel side, in `copies.rs`. A
+//! Programs in several copies, for kernels that preempt them: why is said on the eBPF programs, in `copies.rs`. A
 //! copy is a program of a few instructions that calls one which is the same for all.
 
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -7,9 +7,9 @@ use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
 use ipc_trace_common::state::copies::{COUNT, METER, cookie};
 
 use super::{
-    bpf::{self, Code},
-    object::Linked,
-    programs::Programs,
+    bpf::{self, ProgramCode},
+    object::LoadedObject,
+    programs::Attachments,
     trampolines::call_of,
 };
 
@@ -26,8 +26,8 @@ pub(super) const AT_CALLS: &str = "copied_entry";
 /// # Errors
 /// The kernel refuses: why.
 pub(super) fn on_tracepoint(
-    programs: &mut Programs,
-    linked: &Linked,
+    programs: &mut Attachments,
+    linked: &LoadedObject,
     name: &str,
     hook: u32,
     row: u64,
@@ -44,8 +44,8 @@ pub(super) fn on_tracepoint(
 /// # Errors
 /// The kernel refuses: why.
 pub(super) fn on_functions(
-    programs: &mut Programs,
-    linked: &Linked,
+    programs: &mut Attachments,
+    linked: &LoadedObject,
     name: &str,
     functions: &[(u32, u64)],
     at_return: bool,
@@ -59,8 +59,8 @@ pub(super) fn on_functions(
 }
 
 fn each(
-    programs: &mut Programs,
-    linked: &Linked,
+    programs: &mut Attachments,
+    linked: &LoadedObject,
     name: &str,
     (attach, function): (u32, u32),
     link: impl Fn(u64, &OwnedFd) -> std::io::Result<OwnedFd>,
@@ -68,12 +68,12 @@ fn each(
     let error = |reason: String| format!("copies of program {name}: {reason}");
     let kind = bpf_prog_type::BPF_PROG_TYPE_TRACING;
     let (instructions, types) = linked.program(name)?;
-    let all = Code { name, kind, attach, function, instructions, types };
+    let all = ProgramCode { name, kind, attach, function, instructions, types };
     let all = all.load().map_err(|refused| error(refused.to_string()))?;
     let array = bpf::array_of(all.as_fd()).map_err(|e| error(e.to_string()))?;
     let instructions = &call_of(array.as_fd());
     for copy in 1..=COUNT {
-        let code = Code { name, kind, attach, function, instructions, types: None };
+        let code = ProgramCode { name, kind, attach, function, instructions, types: None };
         let program = code.load().map_err(|refused| error(refused.to_string()))?;
         let link = link(copy, &program).map_err(|e| error(format!("attaching: {e}")))?;
         let is_meter = copy == METER && name != AT_CALLS;

@@ -7,12 +7,12 @@ use ipc_trace_common::{
     op::{Abi, Op},
     record::{
         ARGS_LEN, AccessRecord, CgroupRecord, ContextRecord, DescriptorRecord, EndRecord,
-        ExitRecord, Header, Kind, MappingRecord, MoveRecord, NamespaceRecord, PendingRecord,
-        QueueRecord, TaskRecord, VERSION, flag,
+        ExitRecord, Header, MappingRecord, MoveRecord, NamespaceRecord, PendingRecord, QueueRecord,
+        RecordKind, TaskRecord, VERSION, flag,
     },
 };
 
-use crate::input::{Arguments, Call, DecodeError, batch::Batch, meaning, view};
+use crate::input::{Arguments, Call, DecodeError, batch::CallBatch, meaning, view};
 
 /// A record.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +33,7 @@ pub(crate) enum Record<'a> {
     Pending(&'a PendingRecord, Op, Abi),
     /// A namespace that exists
     Alive(&'a NamespaceRecord),
-    /// The census is complete
+    /// The namespace list is complete
     End(&'a EndRecord),
     /// A thread that exists
     Task(&'a TaskRecord),
@@ -44,7 +44,7 @@ pub(crate) enum Record<'a> {
     /// A call that changed objects and is not among the events
     Change(Call<'a>),
     /// Calls that returned one after another
-    Batch(Batch<'a>),
+    Batch(CallBatch<'a>),
     /// A cgroup was made or removed
     Cgroup(&'a CgroupRecord),
     /// A thread reached what may be another namespace's
@@ -76,24 +76,24 @@ pub(crate) fn record(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         return Err(DecodeError::Version(header.version));
     }
     let kind = header.kind;
-    const CALL: u8 = Kind::Call as u8;
-    const CONTEXT: u8 = Kind::Context as u8;
-    const NAMESPACE: u8 = Kind::Namespace as u8;
-    const MOVE: u8 = Kind::Move as u8;
-    const EXIT: u8 = Kind::Exit as u8;
-    const QUEUE: u8 = Kind::Queue as u8;
-    const PENDING: u8 = Kind::Pending as u8;
-    const ALIVE: u8 = Kind::Alive as u8;
-    const END: u8 = Kind::End as u8;
-    const TASK: u8 = Kind::Task as u8;
-    const DESCRIPTOR: u8 = Kind::Descriptor as u8;
-    const MAPPING: u8 = Kind::Mapping as u8;
-    const CHANGE: u8 = Kind::Change as u8;
-    const BATCH: u8 = Kind::Batch as u8;
-    const CGROUP: u8 = Kind::Cgroup as u8;
-    const ACCESS: u8 = Kind::Access as u8;
+    const CALL: u8 = RecordKind::Call as u8;
+    const CONTEXT: u8 = RecordKind::Context as u8;
+    const NAMESPACE: u8 = RecordKind::Namespace as u8;
+    const MOVE: u8 = RecordKind::Move as u8;
+    const EXIT: u8 = RecordKind::Exit as u8;
+    const QUEUE: u8 = RecordKind::Queue as u8;
+    const PENDING: u8 = RecordKind::Pending as u8;
+    const ALIVE: u8 = RecordKind::Alive as u8;
+    const END: u8 = RecordKind::End as u8;
+    const TASK: u8 = RecordKind::Task as u8;
+    const DESCRIPTOR: u8 = RecordKind::Descriptor as u8;
+    const MAPPING: u8 = RecordKind::Mapping as u8;
+    const CHANGE: u8 = RecordKind::Change as u8;
+    const BATCH: u8 = RecordKind::Batch as u8;
+    const CGROUP: u8 = RecordKind::Cgroup as u8;
+    const ACCESS: u8 = RecordKind::Access as u8;
     Ok(match kind {
-        CALL => Record::Call(Call::of(bytes)?),
+        CALL => Record::Call(Call::decode(bytes)?),
         CONTEXT => {
             let (record, rest) = view(bytes, kind)?;
             Record::Context(record, arguments(record, rest))
@@ -111,8 +111,8 @@ pub(crate) fn record(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         TASK => Record::Task(view(bytes, kind)?.0),
         DESCRIPTOR => Record::Descriptor(view(bytes, kind)?.0),
         MAPPING => Record::Mapping(view(bytes, kind)?.0),
-        CHANGE => Record::Change(Call::of(bytes)?),
-        BATCH => Record::Batch(Batch::new(bytes)?),
+        CHANGE => Record::Change(Call::decode(bytes)?),
+        BATCH => Record::Batch(CallBatch::new(bytes)?),
         CGROUP => Record::Cgroup(view(bytes, kind)?.0),
         ACCESS => Record::Access(view(bytes, kind)?.0),
         _ => Record::Unknown,

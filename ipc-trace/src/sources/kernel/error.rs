@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, io};
 
 use aya::maps::MapError;
 
-use super::census::CensusError;
+use super::namespace_list::NamespaceListError;
 
 /// Why tracing can't start.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +32,7 @@ pub(crate) enum SessionError {
         /// Why
         reason: String,
     },
-    /// The census contradicts `/proc`.
+    /// The namespace list contradicts `/proc`.
     #[error(
         "the kernel's fields are not where its BTF says: the IPC namespace of this process reads as {read}, and /proc/self/ns/ipc says {proc}; name the BTF of this very kernel by --btf FILE"
     )]
@@ -47,7 +47,7 @@ pub(crate) enum SessionError {
     SelfTest(io::Error),
     /// No namespaces can be listed.
     #[error(transparent)]
-    Census(#[from] CensusError),
+    NamespaceList(#[from] NamespaceListError),
 }
 
 fn reasons(reasons: &BTreeMap<&'static str, String>) -> String {

@@ -55,11 +55,11 @@ impl System {
 }
 
 /// A kernel's version: major and minor.
-pub(crate) type Version = (u32, u32);
+pub(crate) type KernelVersion = (u32, u32);
 
 /// The version that a release begins with.
 #[must_use]
-pub(crate) fn version(release: &str) -> Option<Version> {
+pub(crate) fn version(release: &str) -> Option<KernelVersion> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
@@ -68,14 +68,14 @@ pub(crate) fn version(release: &str) -> Option<Version> {
 /// 5.12 (`__bpf_prog_enter`, kernel/bpf/trampoline.c). Until then nothing is left out, wherever it is
 /// preempted.
 #[must_use]
-pub(crate) fn guards_functions(version: Version) -> bool {
+pub(crate) fn guards_functions(version: KernelVersion) -> bool {
     version >= (5, 12)
 }
 
 /// Whether kernels of that version run programs on tracepoints with preemption on: all since 7.0
 /// (`__DECLARE_TRACE`, include/linux/tracepoint.h).
 #[must_use]
-pub(crate) fn preempts_on_tracepoints(version: Version) -> bool {
+pub(crate) fn preempts_on_tracepoints(version: KernelVersion) -> bool {
     version >= (7, 0)
 }
 

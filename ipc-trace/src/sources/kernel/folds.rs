@@ -1,6 +1,6 @@
-//! Accesses that the kernel side counts and does not tell of, since one like them was told of a moment before.
+//! Accesses that the eBPF programs count and does not tell of, since one like them was told of a moment before.
 //!
-//! Invariant: none is taken twice and none is lost. The kernel side only adds to an entry, and only within
+//! Invariant: none is taken twice and none is lost. The eBPF programs only adds to an entry, and only within
 //! [`FOLD_NS`] after it told of one; an entry is taken away when it has been left alone for much longer.
 
 use std::collections::HashMap as StdHashMap;

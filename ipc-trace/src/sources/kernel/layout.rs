@@ -9,10 +9,10 @@ use std::{
 use ipc_trace_common::layout::Field;
 use ipc_trace_common::{
     hooks,
-    layout::{self, FIELDS, FieldSpec, Need, Place},
+    layout::{self, FIELDS, FieldLocation, FieldSpec, Need},
 };
 
-use super::btf::{Function, Types};
+use super::btf::{BtfTypes, Function};
 
 /// Where the running kernel describes itself.
 pub(crate) const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -105,7 +105,7 @@ pub(crate) struct Resolved {
 
 /// What a BTF says, whether or not anything can be traced by it.
 #[derive(Clone, Debug)]
-pub(crate) struct Found {
+pub(crate) struct BtfFacts {
     /// The whole table, in its order
     pub rows: Vec<Resolved>,
     /// Functions of the hook table that it describes
@@ -137,7 +137,7 @@ impl Layout {
     /// # Errors
     /// The file can't be read or is no BTF, or a required field is missing.
     pub(crate) fn from_file(path: &Path) -> Result<Self, LayoutError> {
-        Self::of(look_up(path)?)
+        Self::from_btf(look_up(path)?)
     }
 
     /// Resolves every row by `offset_of(structure, path)`, in bytes.
@@ -148,7 +148,7 @@ impl Layout {
     pub(crate) fn resolve(
         offset_of: impl Fn(&str, &str) -> Option<u32>,
     ) -> Result<Self, LayoutError> {
-        Self::of(Found {
+        Self::from_btf(BtfFacts {
             rows: rows(offset_of),
             functions: BTreeMap::new(),
             hooks: BTreeMap::new(),
@@ -162,8 +162,8 @@ impl Layout {
     ///
     /// # Errors
     /// A required field is missing.
-    pub(crate) fn of(found: Found) -> Result<Self, LayoutError> {
-        let Found { rows, functions, hooks, controllers, fprobe, tracing_multi } = found;
+    pub(crate) fn from_btf(found: BtfFacts) -> Result<Self, LayoutError> {
+        let BtfFacts { rows, functions, hooks, controllers, fprobe, tracing_multi } = found;
         match rows.iter().find(|row| row.found.is_none() && row.spec.need == Need::Required) {
             Some(row) => Err(LayoutError::Missing { tried: places(row.spec) }),
             None => Ok(Self { rows, functions, hooks, controllers, fprobe, tracing_multi }),
@@ -235,26 +235,26 @@ impl Layout {
 ///
 /// # Errors
 /// The file can't be read or is no BTF.
-pub(crate) fn look_up(path: &Path) -> Result<Found, LayoutError> {
+pub(crate) fn look_up(path: &Path) -> Result<BtfFacts, LayoutError> {
     let bytes = std::fs::read(path)
         .map_err(|source| LayoutError::Read { path: path.to_owned(), source })?;
     let parse = |reason: String| LayoutError::Parse { path: path.to_owned(), reason };
-    let types = Types::new(bytes).map_err(parse)?;
+    let types = BtfTypes::new(bytes).map_err(parse)?;
     let places = FIELDS.iter().flat_map(|spec| spec.places);
     let of_features = [PROGRAMS_BY_FPROBE, GRAPH_FPROBE, TRACING_MULTI];
     let names = places.map(|place| place.structure).chain(of_features);
     let structures = types.structures(&names.collect());
     // Numbers of functions mean something in the kernel's own BTF alone.
     let own = if path == Path::new(KERNEL_BTF) { None } else { std::fs::read(KERNEL_BTF).ok() };
-    let own = own.and_then(|bytes| Types::new(bytes).ok());
+    let own = own.and_then(|bytes| BtfTypes::new(bytes).ok());
     let numbers = own.as_ref().unwrap_or(&types);
     let controllers = types.enumerators(SUBSYSTEMS);
     let number =
         |name: &'static str| Some((name, *controllers.get(format!("{name}_cgrp_id").as_bytes())?));
-    Ok(Found {
+    Ok(BtfFacts {
         controllers: CONTROLLERS.into_iter().filter_map(number).collect(),
         rows: rows(|structure, path| structures.offset_of(structure, path)),
-        functions: numbers.functions(&hooks::functions().chain(hooks::all_reached()).collect()),
+        functions: numbers.functions(&hooks::functions().chain(hooks::all_aux_probes()).collect()),
         hooks: numbers.hooks(&HOOKS.into_iter().collect()),
         fprobe: match () {
             () if structures.has(GRAPH_FPROBE) => Fprobe::All,
@@ -267,7 +267,7 @@ pub(crate) fn look_up(path: &Path) -> Result<Found, LayoutError> {
 
 /// Every row, looked up by `offset_of(structure, path)`, in bytes.
 pub(crate) fn rows(offset_of: impl Fn(&str, &str) -> Option<u32>) -> Vec<Resolved> {
-    let place = |place: &Place| {
+    let place = |place: &FieldLocation| {
         let bytes = offset_of(place.structure, place.path)? + place.plus;
         Some((format!("{}.{}", place.structure, place.path), bytes))
     };

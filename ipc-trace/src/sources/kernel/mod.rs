@@ -12,46 +12,46 @@
 //! | [`attach`] | loads the object and attaches a plan's programs |
 //! | `batches` | calls that are not sent yet, of threads that have ended or do nothing |
 //! | `trampolines` | programs on functions by fentry and fexit |
-//! | `steady` | attaches in ways on which programs are not preempted |
+//! | `nopreempt` | attaches in ways on which programs are not preempted |
 //! | `object` | the object with its maps, of which programs are loaded |
 //! | `bpf`, `programs` | bpf(2), as far as it is not about maps; what it made |
-//! | `mapped` | maps that are read and written in memory |
+//! | `mmap` | maps that are read and written in memory |
 //! | `mounts` | looks into file systems without mounting them anywhere |
 //! | [`selftest`] | whether the programs on functions are run |
 //! | [`ring`] | a ring, with how far it is written and read |
 //! | [`session`] | programs that are attached, their maps and rings |
 //! | `folds` | accesses that are counted and not told of each |
-//! | [`letgo`] | detaching without waiting for it |
-//! | [`census`] | what exists now: namespaces, calls that have not returned |
-//! | [`survey`] | who holds what now: threads, descriptors, mapped segments |
+//! | [`detach`] | detaching without waiting for it |
+//! | [`namespace_list`] | what exists now: namespaces, calls that have not returned |
+//! | [`task_iter`] | who holds what now: threads, descriptors, mapped segments |
 //!
 //! Invariant: nothing here knows what an event means or how it is shown.
 
 pub(crate) mod attach;
+mod aux_probes;
 mod batches;
 mod bpf;
 pub(crate) mod btf;
-pub(crate) mod census;
 mod copies;
 pub(crate) mod decode;
+pub(crate) mod detach;
 pub(crate) mod error;
 pub(crate) mod features;
 mod folds;
 pub(crate) mod layout;
-pub(crate) mod letgo;
-mod mapped;
+mod mmap;
 pub(crate) mod mounts;
+pub(crate) mod namespace_list;
+mod nopreempt;
 mod object;
 pub(crate) mod options;
 pub(crate) mod plan;
 pub(crate) mod preemption;
 mod programs;
-mod reached;
 pub(crate) mod ring;
 pub(crate) mod selftest;
 pub(crate) mod session;
-mod steady;
-pub(crate) mod survey;
+pub(crate) mod task_iter;
 mod trampolines;
 
 use std::{

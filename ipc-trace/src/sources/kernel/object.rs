@@ -1,4 +1,4 @@
-//! The kernel side's object: its constants set, its maps made, its programs ready to be loaded. As aya's
+//! The eBPF programs' object: its constants set, its maps made, its programs ready to be loaded. As aya's
 //! loader does it, without what that does first, each time: it takes the kernel's whole BTF apart.
 
 use std::{
@@ -14,11 +14,11 @@ use aya_obj::{
 };
 
 use super::{
-    bpf::{self, Code, Types},
+    bpf::{self, FunctionTypes, ProgramCode},
     error::{SessionError, map_error},
     layout::Layout,
-    mapped::Words,
-    ring::Ring,
+    mmap::Words,
+    ring::KernelRing,
 };
 
 /// What an object is to be made with.
@@ -32,14 +32,14 @@ pub(super) struct Settings<'a> {
 
 /// An object with its maps.
 #[derive(Debug)]
-pub(super) struct Linked {
+pub(super) struct LoadedObject {
     object: Object,
     /// The object's types; `None`: the kernel takes none
     btf: Option<OwnedFd>,
     maps: HashMap<String, Map>,
 }
 
-impl Linked {
+impl LoadedObject {
     /// Makes the maps of the object in `bytes`.
     ///
     /// # Errors
@@ -115,17 +115,20 @@ impl Linked {
     ///
     /// # Errors
     /// As [`Self::words`].
-    pub(super) fn ring(&mut self, name: &'static str) -> Result<Ring, SessionError> {
+    pub(super) fn ring(&mut self, name: &'static str) -> Result<KernelRing, SessionError> {
         let error =
             |e: io::Error| SessionError::Map { name, reason: format!("its positions: {e}") };
-        Ring::new(self.take(name)?).map_err(error)
+        KernelRing::new(self.take(name)?).map_err(error)
     }
 
     /// The instructions of a program, and the types of its functions.
     ///
     /// # Errors
     /// There is none of that name.
-    pub(super) fn program(&self, name: &str) -> Result<(&[u64], Option<Types<'_>>), String> {
+    pub(super) fn program(
+        &self,
+        name: &str,
+    ) -> Result<(&[u64], Option<FunctionTypes<'_>>), String> {
         let functions = &self.object.functions;
         let program = self.object.programs.get(name);
         let function = program.and_then(|program| functions.get(&program.function_key()));
@@ -136,7 +139,7 @@ impl Linked {
         // SAFETY: an instruction is as long as that, and any eight bytes are a number.
         let instructions = unsafe { std::slice::from_raw_parts(all.as_ptr().cast(), all.len()) };
         let functions = function.func_info.func_info.as_slice();
-        let types = self.btf.as_ref().map(|btf| Types { btf: btf.as_fd(), functions });
+        let types = self.btf.as_ref().map(|btf| FunctionTypes { btf: btf.as_fd(), functions });
         Ok((instructions, types.filter(|_| !functions.is_empty())))
     }
 
@@ -153,7 +156,7 @@ impl Linked {
     ) -> Result<OwnedFd, String> {
         let (instructions, types) = self.program(name)?;
         let attach = attach as u32;
-        let code = Code { name, kind, attach, function: hook, instructions, types };
+        let code = ProgramCode { name, kind, attach, function: hook, instructions, types };
         code.load().map_err(|refused| refused.to_string())
     }
 
@@ -188,7 +191,7 @@ fn typed(kind: u32, map: MapData) -> Result<Map, String> {
     }
 }
 
-/// The section of the gate: the kernel side reads it as a variable, and it is written to in memory here.
+/// The section of the gate: the eBPF programs read it as a variable, and it is written to in memory here.
 pub(super) const GATE: &str = ".data.gate";
 /// include/uapi/linux/bpf.h
 const BPF_F_MMAPABLE: u32 = 1 << 10;

@@ -4,7 +4,7 @@ use std::fs;
 
 use ipc_trace_common::{op::Abi, state};
 
-/// Filters that the kernel side evaluates.
+/// Filters that the eBPF programs evaluate.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KernelFilters {
     /// Bits of [`state::filter`]
@@ -32,7 +32,7 @@ pub(crate) struct Cgroups {
 
 /// What a session is to be like.
 #[derive(Clone, Debug)]
-pub(crate) struct Options {
+pub(crate) struct SessionOptions {
     /// Bytes of the event ring: a power of two, at least a page
     pub ring_bytes: u32,
     /// Filters
@@ -47,7 +47,7 @@ pub(crate) struct Options {
     pub native: Abi,
 }
 
-impl Options {
+impl SessionOptions {
     /// Whether calls come in batches, without their arguments: no filter may look at what differs between
     /// calls of one thread.
     pub(super) const fn is_batched(&self) -> bool {

@@ -7,14 +7,14 @@ use std::{
 
 use ipc_trace_common::{
     hooks::{ACCESS_KINDS, ENTRIES, Entry, MULTIPLEXED, multiplexed_kinds, place, row_of},
-    op::{Abi, Code, Op, Timeout},
+    op::{Abi, Op, SyscallCode, Timeout},
 };
 
-use super::preemption::Model;
+use super::preemption::PreemptionModel;
 
 /// Which backend the user asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Choice {
+pub(crate) enum BackendChoice {
     /// The cheaper one, for each operation that it can see
     Auto,
     /// Programs on the system calls' entry functions
@@ -45,7 +45,7 @@ impl Backend {
 
 /// How programs are attached to tracepoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Flavour {
+pub(crate) enum TracepointMode {
     /// Perf events, on which programs are not preempted, with plain loads
     Perf,
     /// BTF tracepoints: the verifier knows the pointers, fields are read with plain loads
@@ -54,7 +54,7 @@ pub(crate) enum Flavour {
     Raw,
 }
 
-impl fmt::Display for Flavour {
+impl fmt::Display for TracepointMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Perf => "tracepoints as perf events",
@@ -77,7 +77,7 @@ pub(crate) struct Features {
     /// The kernel has no x32 calls
     pub no_x32: bool,
     /// Whether threads are preempted in the middle of programs that run with preemption on
-    pub preemption: Model,
+    pub preemption: PreemptionModel,
     /// Programs on functions run with preemption on, and are left out while they are running on that CPU
     pub guards_functions: bool,
     /// Programs on tracepoints likewise, but not those of perf events
@@ -101,7 +101,7 @@ impl Features {
 
 /// What keeps programs from being run where threads are preempted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cause {
+pub(crate) enum MissCause {
     /// A thread that is preempted inside of a program on a function: others on that CPU do not run it
     Functions,
     /// A thread that is preempted inside of bpf(2): programs by fprobe and as perf events are not run on
@@ -113,23 +113,23 @@ pub(crate) enum Cause {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Inexact {
     /// By which calls are missed
-    pub cause: Cause,
+    pub cause: MissCause,
     /// The kernel's preemption model
-    pub model: Model,
+    pub model: PreemptionModel,
 }
 
 impl fmt::Display for Inexact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.model == Model::Unknown {
+        if self.model == PreemptionModel::Unknown {
             f.write_str("this kernel may preempt threads, ")?;
         } else {
             write!(f, "this kernel preempts threads (model {}), ", self.model)?;
         }
         f.write_str(match self.cause {
-            Cause::Functions => {
+            MissCause::Functions => {
                 "and calls are missed on a CPU where one is preempted inside of a program on a function"
             }
-            Cause::Bpf => {
+            MissCause::Bpf => {
                 "and calls are missed on a CPU where one is preempted while it uses a BPF map"
             }
         })
@@ -140,24 +140,24 @@ impl fmt::Display for Inexact {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Exactness {
     /// The kernel's preemption model
-    pub model: Model,
+    pub model: PreemptionModel,
     /// By what `function` would miss calls if threads are preempted; `None`: it sees each
-    pub function: Option<Cause>,
+    pub function: Option<MissCause>,
     /// Likewise for `syscall`
-    pub syscall: Option<Cause>,
+    pub syscall: Option<MissCause>,
 }
 
 impl Exactness {
     /// What the features lead to.
     #[must_use]
-    pub(crate) fn of(features: &Features) -> Self {
+    pub(crate) fn from_features(features: &Features) -> Self {
         let function = match (features.fprobe, features.guards_functions) {
             _ if features.copies_functions() => None,
-            (true, _) => Some(Cause::Bpf),
-            (false, true) => Some(Cause::Functions),
+            (true, _) => Some(MissCause::Bpf),
+            (false, true) => Some(MissCause::Functions),
             (false, false) => None,
         };
-        let syscall = features.preempts_on_tracepoints.then_some(Cause::Bpf);
+        let syscall = features.preempts_on_tracepoints.then_some(MissCause::Bpf);
         Self { model: features.preemption, function, syscall }
     }
 
@@ -182,7 +182,7 @@ impl Exactness {
 /// A choice that can't be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("backend `function` can't be used: {reason}; use --backend auto or --backend syscall")]
-pub(crate) struct NotPossible {
+pub(crate) struct BackendUnavailable {
     /// Why
     pub reason: String,
 }
@@ -191,7 +191,7 @@ pub(crate) struct NotPossible {
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     /// Ways to attach to the tracepoints, the best one first
-    pub flavours: Vec<Flavour>,
+    pub flavours: Vec<TracepointMode>,
     /// Each operation
     pub ops: Vec<OpPlan>,
     /// The functions that programs are put on
@@ -202,11 +202,11 @@ pub(crate) struct Plan {
     pub copied: bool,
     /// Programs on functions do
     pub copied_functions: bool,
-    /// Kinds of code that backend `syscall` sees: bits of [`Code::bit`]; none: its tracepoints are
+    /// Kinds of code that backend `syscall` sees: bits of [`SyscallCode::bit`]; none: its tracepoints are
     /// not attached
     pub syscall_kinds: u32,
-    /// Why the census can't be had, if it can't
-    pub census_refused: Option<String>,
+    /// Why the namespace list can't be had, if it can't
+    pub namespace_list_refused: Option<String>,
     /// Which backends see every call
     pub exactness: Exactness,
     /// What `auto` takes for all operations that it can see
@@ -268,7 +268,7 @@ pub(crate) struct Hook {
 impl Hook {
     pub(super) fn new(function: &'static str, features: &Features) -> Self {
         let row = row_of(function);
-        let code = ENTRIES.get(row).map_or(Code(0), |entry| entry.code);
+        let code = ENTRIES.get(row).map_or(SyscallCode(0), |entry| entry.code);
         let exists = |entry: &&Entry| !(entry.abi == Abi::X32 && features.no_x32);
         let entries = ENTRIES.iter().filter(|entry| entry.functions.contains(&function));
         let mut kinds: BTreeSet<_> = entries
@@ -287,7 +287,7 @@ impl Hook {
     #[must_use]
     pub(crate) fn is_move(&self) -> bool {
         let code = ENTRIES.get(self.row).map(|entry| entry.code);
-        code == Some(Code::UNSHARE) || code == Some(Code::SETNS)
+        code == Some(SyscallCode::UNSHARE) || code == Some(SyscallCode::SETNS)
     }
 
     /// The place in the dispatch table of the calls that its first row names.
@@ -298,12 +298,12 @@ impl Hook {
 }
 
 /// What is tried first: the flavours that the kernel's features allow.
-fn flavours(features: &Features) -> Vec<Flavour> {
-    let mut flavours = vec![Flavour::Raw];
+fn flavours(features: &Features) -> Vec<TracepointMode> {
+    let mut flavours = vec![TracepointMode::Raw];
     if features.kernel_btf {
-        flavours.insert(0, Flavour::Btf);
+        flavours.insert(0, TracepointMode::Btf);
         if features.preempts_on_tracepoints && features.preemption.preempts() {
-            flavours.insert(0, Flavour::Perf);
+            flavours.insert(0, TracepointMode::Perf);
         }
     }
     flavours
@@ -313,8 +313,12 @@ fn flavours(features: &Features) -> Vec<Flavour> {
 ///
 /// # Errors
 /// `function` was asked for and can't be had for every operation.
-pub(crate) fn plan(choice: Choice, native: Abi, features: &Features) -> Result<Plan, NotPossible> {
-    let exactness = Exactness::of(features);
+pub(crate) fn plan(
+    choice: BackendChoice,
+    native: Abi,
+    features: &Features,
+) -> Result<Plan, BackendUnavailable> {
+    let exactness = Exactness::from_features(features);
     let impossible = match features.kernel_btf {
         false => Some("the kernel has no BTF, so no fentry programs".to_owned()),
         true => features.fentry_refused.clone(),
@@ -325,9 +329,9 @@ pub(crate) fn plan(choice: Choice, native: Abi, features: &Features) -> Result<P
         _ => Backend::Syscall,
     };
     let refused = match choice {
-        Choice::Syscall => Some("--backend syscall".to_owned()),
-        Choice::Auto => impossible.or(inexact),
-        Choice::Function => impossible,
+        BackendChoice::Syscall => Some("--backend syscall".to_owned()),
+        BackendChoice::Auto => impossible.or(inexact),
+        BackendChoice::Function => impossible,
     };
     let mut plan = Plan {
         flavours: flavours(features),
@@ -337,7 +341,7 @@ pub(crate) fn plan(choice: Choice, native: Abi, features: &Features) -> Result<P
         copied: features.preempts_on_tracepoints,
         copied_functions: features.copies_functions(),
         syscall_kinds: 0,
-        census_refused: (!features.kernel_btf)
+        namespace_list_refused: (!features.kernel_btf)
             .then(|| "the kernel has no BTF, so no iterators".to_owned()),
         exactness,
         preferred,
@@ -350,9 +354,9 @@ pub(crate) fn plan(choice: Choice, native: Abi, features: &Features) -> Result<P
         };
         match backend {
             Backend::Function => hooks.extend(entries.iter().filter_map(|way| way.function)),
-            Backend::Syscall if choice == Choice::Function => {
+            Backend::Syscall if choice == BackendChoice::Function => {
                 let what = code.op().map_or("moves between namespaces", Op::name);
-                return Err(NotPossible { reason: format!("{what}: {reason}") });
+                return Err(BackendUnavailable { reason: format!("{what}: {reason}") });
             }
             Backend::Syscall => plan.syscall_kinds |= code.bit(),
         }
@@ -380,20 +384,24 @@ pub(crate) fn describes_all(native: Abi, features: &Features) -> bool {
 }
 
 /// What is seen: the operations, and moves between namespaces.
-fn kinds() -> impl Iterator<Item = Code> {
-    let ops = Op::ALL.into_iter().map(|op| Code::new(op, Timeout::None));
-    ops.chain([Code::UNSHARE, Code::SETNS])
+fn kinds() -> impl Iterator<Item = SyscallCode> {
+    let ops = Op::ALL.into_iter().map(|op| SyscallCode::new(op, Timeout::None));
+    ops.chain([SyscallCode::UNSHARE, SyscallCode::SETNS])
 }
 
 /// The kinds that the tracepoints must be asked about for `kinds`: `ipc(2)` with what it multiplexes.
 #[must_use]
 pub(crate) const fn dispatched(kinds: u32) -> u32 {
-    if kinds & multiplexed_kinds() == 0 { kinds } else { kinds | Code::IPC.bit() }
+    if kinds & multiplexed_kinds() == 0 { kinds } else { kinds | SyscallCode::IPC.bit() }
 }
 
 /// By the functions of all ways in that this kernel has; and if one of them can't be had, not at all,
 /// since the tracepoints would see the others again.
-fn by_function(code: Code, native: Abi, features: &Features) -> (Backend, String, Vec<WayIn>) {
+fn by_function(
+    code: SyscallCode,
+    native: Abi,
+    features: &Features,
+) -> (Backend, String, Vec<WayIn>) {
     let mut ways = ways_in(code, native);
     for way in &mut ways {
         match function_of(way, features) {
@@ -437,14 +445,14 @@ pub(crate) const fn abis(native: Abi) -> &'static [Abi] {
     }
 }
 
-fn ways_in(code: Code, native: Abi) -> Vec<WayIn> {
+fn ways_in(code: SyscallCode, native: Abi) -> Vec<WayIn> {
     let mut ways = Vec::new();
     let here = |entry: &&Entry| abis(native).contains(&entry.abi);
     for entry in ENTRIES.iter().filter(here) {
         let way = WayIn { abi: entry.abi, number: entry.number, call: None, function: None };
         if entry.code.kind() == code.kind() {
             ways.push(way);
-        } else if entry.code == Code::IPC {
+        } else if entry.code == SyscallCode::IPC {
             let calls = MULTIPLEXED.iter().filter(|m| m.1.kind() == code.kind());
             ways.extend(calls.map(|m| WayIn { call: Some(m.0), ..way }));
         }

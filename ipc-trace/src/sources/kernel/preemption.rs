@@ -15,7 +15,7 @@ use super::mounts;
 
 /// A preemption model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Model {
+pub(crate) enum PreemptionModel {
     /// Nothing is preempted in the kernel
     None,
     /// Threads give way at certain places in the kernel, none of which is in a program
@@ -31,7 +31,7 @@ pub(crate) enum Model {
     Unknown,
 }
 
-impl Model {
+impl PreemptionModel {
     /// Whether threads may be preempted in the middle of programs that run with preemption on.
     #[must_use]
     pub(crate) const fn preempts(self) -> bool {
@@ -53,7 +53,7 @@ impl Model {
     }
 }
 
-impl fmt::Display for Model {
+impl fmt::Display for PreemptionModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::None => "none",
@@ -96,11 +96,11 @@ impl Sources {
 
     /// The model that they tell.
     #[must_use]
-    pub(crate) fn model(&self) -> Model {
+    pub(crate) fn model(&self) -> PreemptionModel {
         let is_built_as = |flag| self.version.split_whitespace().any(|word| word == flag);
         let is_realtime = self.realtime.as_deref().is_some_and(|text| text.trim() == "1");
         if is_realtime || is_built_as("PREEMPT_RT") {
-            return Model::Rt;
+            return PreemptionModel::Rt;
         }
         if let Some(model) = self.debugfs.as_deref().and_then(in_force) {
             return model;
@@ -110,25 +110,27 @@ impl Sources {
             () if is_built_as("PREEMPT_DYNAMIC") => {
                 self.cmdline.as_deref().and_then(chosen).unwrap_or_default()
             }
-            () if is_built_as("PREEMPT_LAZY") => Model::Lazy,
-            () if is_built_as("PREEMPT") => Model::Full,
-            () if self.version.contains("PREEMPT") || self.version.is_empty() => Model::Unknown,
-            () => Model::None,
+            () if is_built_as("PREEMPT_LAZY") => PreemptionModel::Lazy,
+            () if is_built_as("PREEMPT") => PreemptionModel::Full,
+            () if self.version.contains("PREEMPT") || self.version.is_empty() => {
+                PreemptionModel::Unknown
+            }
+            () => PreemptionModel::None,
         }
     }
 }
 
 /// What is in parentheses in the list of models: `none voluntary (full)`.
-fn in_force(list: &str) -> Option<Model> {
+fn in_force(list: &str) -> Option<PreemptionModel> {
     let (_, rest) = list.split_once('(')?;
-    Model::named(rest.split_once(')')?.0)
+    PreemptionModel::named(rest.split_once(')')?.0)
 }
 
 /// The last `preempt=` that the kernel understands, which is the one that it takes. What follows `--` is
 /// for its first program.
-fn chosen(cmdline: &str) -> Option<Model> {
+fn chosen(cmdline: &str) -> Option<PreemptionModel> {
     let words = cmdline.split_whitespace().take_while(|word| *word != "--");
-    words.filter_map(|word| Model::named(word.strip_prefix("preempt=")?)).last()
+    words.filter_map(|word| PreemptionModel::named(word.strip_prefix("preempt=")?)).last()
 }
 
 /// How often the model is read again.
@@ -137,18 +139,18 @@ const INTERVAL: Duration = Duration::from_secs(60);
 /// The running kernel's model, as it was read last.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    model: Model,
+    model: PreemptionModel,
     version: String,
     read: Instant,
 }
 
 /// Another model is in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Change {
+pub(crate) struct PreemptionChange {
     /// The model before
-    pub from: Model,
+    pub from: PreemptionModel,
     /// The model now
-    pub to: Model,
+    pub to: PreemptionModel,
 }
 
 impl Watch {
@@ -159,19 +161,19 @@ impl Watch {
     }
 
     /// Reads it again, if that was a minute ago. Returns what has changed.
-    pub(crate) fn update(&mut self, now: Instant) -> Option<Change> {
+    pub(crate) fn update(&mut self, now: Instant) -> Option<PreemptionChange> {
         if now.saturating_duration_since(self.read) < INTERVAL {
             return None;
         }
         self.read = now;
         let from = std::mem::replace(&mut self.model, read(&self.version));
-        (from != self.model).then_some(Change { from, to: self.model })
+        (from != self.model).then_some(PreemptionChange { from, to: self.model })
     }
 }
 
 /// The running kernel's model. `version`: what `uname -v` says.
 #[must_use]
-pub(crate) fn read(version: &str) -> Model {
+pub(crate) fn read(version: &str) -> PreemptionModel {
     Sources::read(Path::new("/proc"), Path::new("/sys"), version).model()
 }
 
@@ -185,46 +187,52 @@ mod tests {
     const BOOKWORM_RT: &str = "#1 SMP PREEMPT_RT Debian 6.1.176-1 (2026-07-02)";
     const BACKPORTS: &str = "#1 SMP PREEMPT_DYNAMIC Debian 7.3.4-1~bpo13+1 (2026-11-15)";
 
-    fn of(version: &str) -> Sources {
+    fn fixed_sources(version: &str) -> Sources {
         Sources { version: version.to_owned(), ..Sources::default() }
     }
 
-    fn with(version: &str, cmdline: &str, debugfs: &str) -> Model {
+    fn with(version: &str, cmdline: &str, debugfs: &str) -> PreemptionModel {
         let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        Sources { cmdline: some(cmdline), debugfs: some(debugfs), ..of(version) }.model()
+        Sources { cmdline: some(cmdline), debugfs: some(debugfs), ..fixed_sources(version) }.model()
     }
 
     #[test]
     fn what_the_kernel_was_built_as_decides_where_it_leaves_no_choice() {
-        assert_eq!(of(BULLSEYE).model(), Model::None);
-        assert_eq!(of(BOOKWORM_RT).model(), Model::Rt);
-        assert_eq!(of("#1 SMP PREEMPT Thu Jan 1 00:00:00 UTC 1970").model(), Model::Full);
-        assert_eq!(of("#1 SMP PREEMPT_LAZY Thu Jan 1 00:00:00 UTC 1970").model(), Model::Lazy);
+        assert_eq!(fixed_sources(BULLSEYE).model(), PreemptionModel::None);
+        assert_eq!(fixed_sources(BOOKWORM_RT).model(), PreemptionModel::Rt);
+        assert_eq!(
+            fixed_sources("#1 SMP PREEMPT Thu Jan 1 00:00:00 UTC 1970").model(),
+            PreemptionModel::Full
+        );
+        assert_eq!(
+            fixed_sources("#1 SMP PREEMPT_LAZY Thu Jan 1 00:00:00 UTC 1970").model(),
+            PreemptionModel::Lazy
+        );
         // Patched real-time kernels before 5.15.
         let patched = "#1 SMP PREEMPT RT Debian 4.19.194-3 (2021-07-18)";
-        let realtime = Sources { realtime: Some("1\n".to_owned()), ..of(patched) };
-        assert_eq!(realtime.model(), Model::Rt);
+        let realtime = Sources { realtime: Some("1\n".to_owned()), ..fixed_sources(patched) };
+        assert_eq!(realtime.model(), PreemptionModel::Rt);
         // It has no choice, so the command line says nothing.
-        assert_eq!(with(BULLSEYE, "quiet preempt=full", ""), Model::None);
+        assert_eq!(with(BULLSEYE, "quiet preempt=full", ""), PreemptionModel::None);
     }
 
     #[test]
     fn the_command_line_chooses_and_what_is_in_force_has_the_last_word() {
         let line = "BOOT_IMAGE=/boot/vmlinuz-6.1.0-50-amd64 root=/dev/sda1 ro quiet";
         for (words, debugfs, model) in [
-            ("preempt=full", "", Model::Full),
-            ("preempt=voluntary", "", Model::Voluntary),
-            ("preempt=full preempt=none", "", Model::None),
-            ("preempt=full preempt=never", "", Model::Full),
-            ("preempt=none -- preempt=full", "", Model::None),
-            ("preempt=full", "none (voluntary) full\n", Model::Voluntary),
-            ("", "none voluntary (full)\n", Model::Full),
-            ("", "(none) voluntary full\n", Model::None),
+            ("preempt=full", "", PreemptionModel::Full),
+            ("preempt=voluntary", "", PreemptionModel::Voluntary),
+            ("preempt=full preempt=none", "", PreemptionModel::None),
+            ("preempt=full preempt=never", "", PreemptionModel::Full),
+            ("preempt=none -- preempt=full", "", PreemptionModel::None),
+            ("preempt=full", "none (voluntary) full\n", PreemptionModel::Voluntary),
+            ("", "none voluntary (full)\n", PreemptionModel::Full),
+            ("", "(none) voluntary full\n", PreemptionModel::None),
         ] {
             assert_eq!(with(BOOKWORM, &format!("{line} {words}\n"), debugfs), model, "{words}");
         }
-        assert_eq!(with(BACKPORTS, line, "full (lazy)\n"), Model::Lazy);
-        assert_eq!(with(BOOKWORM_RT, line, "(full) lazy\n"), Model::Rt);
+        assert_eq!(with(BACKPORTS, line, "full (lazy)\n"), PreemptionModel::Lazy);
+        assert_eq!(with(BOOKWORM_RT, line, "(full) lazy\n"), PreemptionModel::Rt);
     }
 
     #[test]
@@ -236,20 +244,20 @@ mod tests {
             with("", "", ""),
             with("#1 SMP PREEMPT_NEW Debian", "", ""),
         ] {
-            assert_eq!(model, Model::Unknown);
+            assert_eq!(model, PreemptionModel::Unknown);
             assert!(model.preempts());
         }
-        assert!(Model::Lazy.preempts() && !Model::Voluntary.preempts());
+        assert!(PreemptionModel::Lazy.preempts() && !PreemptionModel::Voluntary.preempts());
     }
 
     #[test]
     fn the_running_kernel_is_read_again_after_a_minute() {
         let mut watch = Watch::new(BULLSEYE);
-        watch.model = Model::Rt;
+        watch.model = PreemptionModel::Rt;
         let begin = Instant::now();
         assert_eq!(watch.update(begin + INTERVAL / 2), None);
         let change = watch.update(begin + INTERVAL).unwrap();
-        assert_eq!(change.from, Model::Rt);
+        assert_eq!(change.from, PreemptionModel::Rt);
         assert_eq!(watch.update(begin + INTERVAL * 3), None);
     }
 }

@@ -2,12 +2,12 @@
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use ipc_trace_common::hooks::REACHED;
+use ipc_trace_common::hooks::AUX_PROBES;
 
-/// A function of `hooks::REACHED` that is watched. Dropped, its own program is let go of.
+/// A function of `hooks::AUX_PROBES` that is watched. Dropped, its own program is let go of.
 #[derive(Debug)]
-pub(super) struct Way {
-    /// Its row in `hooks::REACHED`
+pub(super) struct AttachedProbe {
+    /// Its row in `hooks::AUX_PROBES`
     pub(super) row: usize,
     /// Its link and its program, in the order in which they are let go of; `None`: it shares others'
     pub(super) own: Option<(OwnedFd, OwnedFd)>,
@@ -15,7 +15,7 @@ pub(super) struct Way {
 
 /// Descriptors; dropped, they are let go of: links first.
 #[derive(Debug, Default)]
-pub(super) struct Programs {
+pub(super) struct Attachments {
     links: Vec<OwnedFd>,
     /// Links by fprobe
     fprobes: Vec<OwnedFd>,
@@ -26,12 +26,12 @@ pub(super) struct Programs {
     meters: Vec<OwnedFd>,
     arrays: Vec<OwnedFd>,
     /// Functions that are watched beside those of the system calls
-    pub(super) ways: Vec<Way>,
+    pub(super) ways: Vec<AttachedProbe>,
     /// What is not seen, and why
     pub(super) unseen: Vec<String>,
 }
 
-impl Programs {
+impl Attachments {
     pub(super) fn keep(&mut self, program: OwnedFd) {
         self.programs.push(program);
     }
@@ -86,7 +86,7 @@ impl Programs {
 
     /// The operations, by their bits, of whose calls it is known whether they made an object.
     pub(super) fn births(&self) -> u32 {
-        let rows = self.ways.iter().filter_map(|way| REACHED.get(way.row)?.births_of);
+        let rows = self.ways.iter().filter_map(|way| AUX_PROBES.get(way.row)?.births_of);
         rows.fold(0, |bits, op| bits | op.bit())
     }
 

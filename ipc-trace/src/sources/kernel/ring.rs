@@ -1,4 +1,4 @@
-//! A ring of the kernel side, with where it has been written and read.
+//! A ring of the eBPF programs, with where it has been written and read.
 //!
 //! Records are given their places in one order and are finished in another. The reader stops at the first
 //! that is not finished, whatever is behind it; so that it has read nothing does not mean that there is
@@ -17,10 +17,10 @@ use nix::{
     unistd::{SysconfVar, sysconf},
 };
 
-use super::mapped::Mapping;
+use super::mmap::MapMemory;
 
 /// A source of records: a ring.
-pub(crate) trait Source {
+pub(crate) trait RecordSource {
     /// Hands the next record to `with`. `None`: there is none, or it is unfinished.
     fn next<R>(&mut self, with: impl FnOnce(&[u8]) -> R) -> Option<R>;
 
@@ -42,7 +42,7 @@ pub(crate) struct Unfinished {
 #[derive(Debug)]
 pub(crate) struct Nothing;
 
-impl Source for Nothing {
+impl RecordSource for Nothing {
     fn next<R>(&mut self, _: impl FnOnce(&[u8]) -> R) -> Option<R> {
         None
     }
@@ -53,7 +53,7 @@ impl Source for Nothing {
 }
 
 /// A ring.
-pub(crate) struct Ring {
+pub(crate) struct KernelRing {
     ring: RingBuf<MapData>,
     /// Of its pages, the one with the reader's position is the first, and that with the writers' the second
     /// (`struct bpf_ringbuf`, kernel/bpf/ringbuf.c).
@@ -61,13 +61,13 @@ pub(crate) struct Ring {
     written: Position,
 }
 
-impl std::fmt::Debug for Ring {
+impl std::fmt::Debug for KernelRing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Ring").field("read", &self.read).field("written", &self.written).finish()
     }
 }
 
-impl Ring {
+impl KernelRing {
     /// Takes the ring over.
     ///
     /// # Errors
@@ -81,13 +81,13 @@ impl Ring {
     }
 }
 
-impl AsFd for Ring {
+impl AsFd for KernelRing {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.ring.as_fd()
     }
 }
 
-impl Source for Ring {
+impl RecordSource for KernelRing {
     fn next<R>(&mut self, with: impl FnOnce(&[u8]) -> R) -> Option<R> {
         self.ring.next().map(|item| with(&item))
     }
@@ -100,11 +100,11 @@ impl Source for Ring {
 
 /// A position, at the beginning of a page of the ring's.
 #[derive(Debug)]
-struct Position(Mapping);
+struct Position(MapMemory);
 
 impl Position {
     fn map(ring: BorrowedFd<'_>, at: usize, page: NonZeroUsize) -> io::Result<Self> {
-        Ok(Self(Mapping::new(ring, at, page, ProtFlags::PROT_READ)?))
+        Ok(Self(MapMemory::new(ring, at, page, ProtFlags::PROT_READ)?))
     }
 
     fn get(&self) -> usize {

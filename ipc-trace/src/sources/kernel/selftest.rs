@@ -3,10 +3,10 @@
 //!
 //! A child process makes one harmless call for each way in, in an IPC namespace of its own: its first
 //! argument is −1, which is no id, no descriptor and no address, and the others are 0. What calls the functions
-//! on other ways it does before that (`deeds`). Programs mark that they were run while the gate stands at
+//! on auxiliary probes it does before that (`stimuli`). Programs mark that they were run while the gate stands at
 //! `gate::TEST`, and report nothing.
 
-mod deeds;
+mod stimuli;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,8 +17,8 @@ use std::{
 };
 
 use ipc_trace_common::{
-    hooks::{Deed, ENTRIES, MULTIPLEXED, REACHED, X32_BIT},
-    op::{Abi, Code},
+    hooks::{AUX_PROBES, ENTRIES, MULTIPLEXED, Stimulus, X32_BIT},
+    op::{Abi, SyscallCode},
     state::{fired_at, way_fired_at},
 };
 use nix::{
@@ -33,7 +33,7 @@ use nix::{
 };
 
 use super::plan::{Hook, Plan};
-use deeds::Child;
+use stimuli::StimulusResults;
 
 /// How long the calls are waited for. They take a few milliseconds, but a busy host may give the child
 /// its turn late.
@@ -54,16 +54,16 @@ struct Probe {
 
 /// What came of the test.
 #[derive(Clone, Debug)]
-pub(crate) struct Outcome {
+pub(crate) struct SelftestResult {
     /// Of the calls: function and raw result; those that were not made are left out
     calls: Vec<(&'static str, i64)>,
-    /// Of [`Deed::ALL`]: not negative, if it was done
-    deeds: [i64; Deed::ALL.len()],
+    /// Of [`Stimulus::ALL`]: not negative, if it was done
+    stimuli: [i64; Stimulus::ALL.len()],
 }
 
 /// What the test tells of a function on another way.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Proof {
+pub(crate) enum HookStatus {
     /// Its program was run
     Ran,
     /// It was called, and its program was not run
@@ -80,7 +80,7 @@ fn probes(plan: &Plan) -> Vec<Probe> {
     for entry in ENTRIES {
         for function in entry.functions.iter().filter(|name| functions.contains(*name)) {
             let first =
-                if entry.code == Code::IPC { u64::from(MULTIPLEXED[0].0) } else { u64::MAX };
+                if entry.code == SyscallCode::IPC { u64::from(MULTIPLEXED[0].0) } else { u64::MAX };
             let number = u64::from(entry.number) | if entry.abi == Abi::X32 { X32_BIT } else { 0 };
             probes.push(Probe { abi: entry.abi, number, first, function });
         }
@@ -93,29 +93,29 @@ fn probes(plan: &Plan) -> Vec<Probe> {
 ///
 /// # Errors
 /// No memory can be shared with a child, or no child can be made.
-pub(crate) fn run(plan: &Plan) -> io::Result<Outcome> {
+pub(crate) fn run(plan: &Plan) -> io::Result<SelftestResult> {
     let probes = probes(plan);
-    let results = Shared::new(Deed::ALL.len() + probes.len())?;
+    let results = SharedResults::new(Stimulus::ALL.len() + probes.len())?;
     // SAFETY: there is no other thread; the child makes system calls alone and ends.
     match unsafe { fork() }? {
         ForkResult::Child => {
             // Should it be refused, the calls are harmless all the same.
-            let mut child = Child::new(unshare(CloneFlags::CLONE_NEWIPC).is_ok());
-            for (at, deed) in Deed::ALL.into_iter().enumerate() {
-                results.set(at, child.does(deed));
+            let mut child = StimulusResults::new(unshare(CloneFlags::CLONE_NEWIPC).is_ok());
+            for (at, stimulus) in Stimulus::ALL.into_iter().enumerate() {
+                results.set(at, child.does(stimulus));
             }
             for (at, probe) in probes.iter().enumerate() {
-                results.set(Deed::ALL.len() + at, probe.call());
+                results.set(Stimulus::ALL.len() + at, probe.call());
             }
             // SAFETY: ends this process at once.
             unsafe { libc::_exit(0) }
         }
         ForkResult::Parent { child } => wait(child)?,
     }
-    let result = |at| results.get(Deed::ALL.len() + at);
+    let result = |at| results.get(Stimulus::ALL.len() + at);
     let made = probes.iter().enumerate().map(|(at, probe)| (probe.function, result(at)));
     let calls = made.filter(|(_, result)| *result != NOT_MADE).collect();
-    Ok(Outcome { calls, deeds: std::array::from_fn(|at| results.get(at)) })
+    Ok(SelftestResult { calls, stimuli: std::array::from_fn(|at| results.get(at)) })
 }
 
 fn wait(child: nix::unistd::Pid) -> io::Result<()> {
@@ -135,7 +135,7 @@ fn wait(child: nix::unistd::Pid) -> io::Result<()> {
 /// `ran` tells of a place whether its program was run.
 pub(crate) fn silent(
     plan: &Plan,
-    outcome: &Outcome,
+    outcome: &SelftestResult,
     ran: impl Fn(u32) -> bool,
 ) -> BTreeMap<&'static str, String> {
     let all_ran = |hook: &Hook| {
@@ -153,15 +153,17 @@ pub(crate) fn silent(
         .collect()
 }
 
-/// What is known of the function in a row of [`REACHED`]. `ran` as above.
-pub(crate) fn proof(row: usize, outcome: &Outcome, ran: impl Fn(u32) -> bool) -> Proof {
+/// What is known of the function in a row of [`AUX_PROBES`]. `ran` as above.
+pub(crate) fn proof(row: usize, outcome: &SelftestResult, ran: impl Fn(u32) -> bool) -> HookStatus {
     if ran(way_fired_at(row)) {
-        return Proof::Ran;
+        return HookStatus::Ran;
     }
-    let way = &REACHED[row];
-    match outcome.deeds[way.deed as usize] {
-        0.. => Proof::Silent,
-        refused => Proof::None(format!("{} ({})", way.functions[0], deeds::refusal(refused))),
+    let way = &AUX_PROBES[row];
+    match outcome.stimuli[way.stimulus as usize] {
+        0.. => HookStatus::Silent,
+        refused => {
+            HookStatus::None(format!("{} ({})", way.functions[0], stimuli::refusal(refused)))
+        }
     }
 }
 
@@ -210,12 +212,12 @@ impl Probe {
 }
 
 /// Results that the child writes and the parent reads.
-struct Shared {
+struct SharedResults {
     at: NonNull<i64>,
     len: usize,
 }
 
-impl Shared {
+impl SharedResults {
     fn new(len: usize) -> io::Result<Self> {
         let bytes = NonZeroUsize::new(len * size_of::<i64>()).unwrap_or(NonZeroUsize::MIN);
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
@@ -243,7 +245,7 @@ impl Shared {
     }
 }
 
-impl Drop for Shared {
+impl Drop for SharedResults {
     fn drop(&mut self) {
         // SAFETY: mapped in `new`, and no place is used any more.
         let _ = unsafe { munmap(self.at.cast(), self.len * size_of::<i64>()) };
@@ -264,7 +266,7 @@ mod tests {
             hooks,
             fprobe: false,
             syscall_kinds: 0,
-            census_refused: None,
+            namespace_list_refused: None,
             copied: false,
             copied_functions: false,
             exactness: Exactness::default(),
@@ -291,7 +293,7 @@ mod tests {
             ("__x64_sys_semop", enosys),
             ("__x64_compat_sys_mq_notify", enosys),
         ];
-        let outcome = Outcome { calls, deeds: [0; Deed::ALL.len()] };
+        let outcome = SelftestResult { calls, stimuli: [0; Stimulus::ALL.len()] };
         let semop = plan.hooks.iter().find(|h| h.function == "__x64_sys_semop").unwrap();
         let names = |silent: BTreeMap<&'static str, String>| silent.into_keys().collect::<Vec<_>>();
         assert!(silent(&plan, &outcome, |_| true).is_empty());
@@ -302,41 +304,44 @@ mod tests {
     }
 
     #[test]
-    fn a_way_is_silent_only_if_its_deed_was_done() {
-        let row = ipc_trace_common::hooks::way_of("segment_touched");
-        let mut outcome = Outcome { calls: vec![], deeds: [0; Deed::ALL.len()] };
-        assert_eq!(proof(row, &outcome, |_| false), Proof::Silent);
-        assert_eq!(proof(row, &outcome, |at| at != way_fired_at(row)), Proof::Silent);
-        assert_eq!(proof(row, &outcome, |at| at == way_fired_at(row)), Proof::Ran);
+    fn a_way_is_silent_only_if_its_stimulus_was_done() {
+        let row = ipc_trace_common::hooks::probe_of("segment_touched");
+        let mut outcome = SelftestResult { calls: vec![], stimuli: [0; Stimulus::ALL.len()] };
+        assert_eq!(proof(row, &outcome, |_| false), HookStatus::Silent);
+        assert_eq!(proof(row, &outcome, |at| at != way_fired_at(row)), HookStatus::Silent);
+        assert_eq!(proof(row, &outcome, |at| at == way_fired_at(row)), HookStatus::Ran);
 
-        outcome.deeds[Deed::TouchSegment as usize] = -i64::from(libc::EPERM);
-        let Proof::None(reason) = proof(row, &outcome, |_| false) else { panic!("it was refused") };
+        outcome.stimuli[Stimulus::TouchSegment as usize] = -i64::from(libc::EPERM);
+        let HookStatus::None(reason) = proof(row, &outcome, |_| false) else {
+            panic!("it was refused")
+        };
         assert_eq!(reason, "shm_fault (the test was refused it: EPERM)");
         // Others may have called it.
-        assert_eq!(proof(row, &outcome, |_| true), Proof::Ran);
+        assert_eq!(proof(row, &outcome, |_| true), HookStatus::Ran);
 
-        outcome.deeds[Deed::TouchSegment as usize] = NOT_MADE;
-        assert!(matches!(proof(row, &outcome, |_| false), Proof::None(_)));
+        outcome.stimuli[Stimulus::TouchSegment as usize] = NOT_MADE;
+        assert!(matches!(proof(row, &outcome, |_| false), HookStatus::None(_)));
     }
 
     /// What needs an IPC namespace of the child's own is done in one, or not at all.
     #[test]
-    fn deeds_are_done_where_they_harm_nobody() {
+    fn stimuli_are_given_where_they_harm_nobody() {
         let outcome = run(&plan(&[])).unwrap();
-        let of = |deed: Deed| outcome.deeds[deed as usize];
-        let has_namespace = of(Deed::MakeSemaphores) != deeds::NO_NAMESPACE;
-        for deed in Deed::ALL {
-            assert_ne!(of(deed), NOT_MADE, "{deed:?}");
-            let makes = deed as usize >= Deed::MakeSemaphores as usize;
-            if matches!(deed, Deed::Open | Deed::Receive) || makes && has_namespace {
-                assert!(of(deed) >= 0, "{deed:?}: {}", of(deed));
+        let of = |stimulus: Stimulus| outcome.stimuli[stimulus as usize];
+        let has_namespace = of(Stimulus::MakeSemaphores) != stimuli::NO_NAMESPACE;
+        for stimulus in Stimulus::ALL {
+            assert_ne!(of(stimulus), NOT_MADE, "{stimulus:?}");
+            let makes = stimulus as usize >= Stimulus::MakeSemaphores as usize;
+            if matches!(stimulus, Stimulus::Open | Stimulus::Receive) || makes && has_namespace {
+                assert!(of(stimulus) >= 0, "{stimulus:?}: {}", of(stimulus));
             }
         }
-        let mut child = Child::new(false);
-        for deed in
-            Deed::ALL.into_iter().filter(|deed| *deed as usize >= Deed::MakeSemaphores as usize)
+        let mut child = StimulusResults::new(false);
+        for stimulus in Stimulus::ALL
+            .into_iter()
+            .filter(|stimulus| *stimulus as usize >= Stimulus::MakeSemaphores as usize)
         {
-            assert_eq!(child.does(deed), deeds::NO_NAMESPACE, "{deed:?}");
+            assert_eq!(child.does(stimulus), stimuli::NO_NAMESPACE, "{stimulus:?}");
         }
     }
 

@@ -27,48 +27,47 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     attach::attach,
+    aux_probes,
     batches::{self, Batches},
-    bpf,
-    census::{CensusError, Lister, listed},
+    bpf, detach,
     error::{AttachError, SessionError, map_error},
     features,
     folds::Folds,
     layout::Layout,
-    letgo,
-    mapped::Words,
-    object::{self, Linked},
-    options::{Options, processors},
-    plan::{self, Flavour, Plan},
-    programs::Programs,
-    reached,
-    ring::Ring,
+    mmap::Words,
+    namespace_list::{Lister, NamespaceListError, listed},
+    object::{self, LoadedObject},
+    options::{SessionOptions, processors},
+    plan::{self, Plan, TracepointMode},
+    programs::Attachments,
+    ring::KernelRing,
     selftest,
-    survey::Survey,
+    task_iter::TaskIterators,
 };
 use crate::{
     input::{
-        census::Census,
-        counters::{AllCounts, Counts, Drops},
+        counters::{AllCounts, CallCounters, Drops},
+        namespace_list::NamespaceList,
     },
     sources::clock::boot_ns,
 };
 
-/// The program of the census, and that which logs what is rare, which is loaded when there is something.
-const CENSUS: &str = "census";
+/// The program of the namespace list, and that which logs what is rare, which is loaded when there is something.
+const NAMESPACE_LIST: &str = "namespace_list";
 const DIAGNOSTICS: &str = "diagnostics";
 
 /// Programs that are attached, and their maps.
 pub(crate) struct Session {
     /// Calls
-    pub events: Ring,
+    pub events: KernelRing,
     /// Everything else
-    pub control: Ring,
+    pub control: KernelRing,
     /// How the programs are attached
-    pub flavour: Flavour,
+    pub flavour: TracepointMode,
     /// Why better flavours were not to be had
     pub fallbacks: Vec<String>,
-    /// Why no census can be taken
-    pub census_refused: Option<String>,
+    /// Why no namespace list can be taken
+    pub namespace_list_refused: Option<String>,
     /// What is not seen, and why
     pub unseen: Vec<String>,
     /// Functions on ways to objects that are no operations of which nothing shows that their programs are
@@ -96,15 +95,15 @@ pub(crate) struct Session {
     /// How often it had come up when it was logged last
     logged: u64,
     /// The program that lists what exists
-    census: Lister,
+    namespace_list: Lister,
     self_pid: u32,
     /// Whether programs where objects are made are always run
     births_are_known: bool,
-    linked: Linked,
+    linked: LoadedObject,
     // The programs and their links.
-    programs: Programs,
-    /// Dropped last: see [`letgo`].
-    hold: Option<letgo::Hold>,
+    programs: Attachments,
+    /// Dropped last: see [`detach`].
+    hold: Option<detach::Hold>,
 }
 
 impl std::fmt::Debug for Session {
@@ -122,8 +121,8 @@ impl Session {
     pub(crate) fn start(
         plan: &Plan,
         layout: &Layout,
-        options: &Options,
-    ) -> Result<(Self, Census), SessionError> {
+        options: &SessionOptions,
+    ) -> Result<(Self, NamespaceList), SessionError> {
         let mut fallbacks = Vec::new();
         for flavour in &plan.flavours {
             match attach(plan, *flavour, layout, options) {
@@ -132,17 +131,17 @@ impl Session {
                     let mut session =
                         Self::from_maps(linked, programs, *flavour, fallbacks, batched)?;
                     if !plan.hooks.is_empty() {
-                        session.hold = letgo::Hold::new();
+                        session.hold = detach::Hold::new();
                     }
                     session.births_are_known =
                         plan.exactness.inexact(plan::Backend::Function).is_none();
-                    session.census_refused.clone_from(&plan.census_refused);
+                    session.namespace_list_refused.clone_from(&plan.namespace_list_refused);
                     let begin = Instant::now();
                     session.test(plan)?;
                     log::debug!("the self-test took {:?}", begin.elapsed());
-                    let census = session.begin(layout)?;
+                    let namespace_list = session.begin(layout)?;
                     log::debug!("after {:?} it was known what exists", begin.elapsed());
-                    return Ok((session, census));
+                    return Ok((session, namespace_list));
                 }
                 Err(AttachError::Session(error)) => return Err(error),
                 Err(AttachError::Functions(reasons)) => {
@@ -159,9 +158,9 @@ impl Session {
     }
 
     fn from_maps(
-        mut linked: Linked,
-        mut programs: Programs,
-        flavour: Flavour,
+        mut linked: LoadedObject,
+        mut programs: Attachments,
+        flavour: TracepointMode,
         fallbacks: Vec<String>,
         batched: bool,
     ) -> Result<Self, SessionError> {
@@ -172,7 +171,7 @@ impl Session {
             control: linked.ring("CONTROL")?,
             flavour,
             fallbacks,
-            census_refused: None,
+            namespace_list_refused: None,
             unseen: std::mem::take(&mut programs.unseen),
             untested: Vec::new(),
             counters: linked.words("COUNTERS", rows)?,
@@ -197,7 +196,7 @@ impl Session {
             cgroups_filter: linked.take("FILTER_CGROUPS")?,
             diagnostics: linked.words("DIAGNOSTIC_COUNTS", state::DIAGNOSTICS as usize)?,
             logged: 0,
-            census: Lister::default(),
+            namespace_list: Lister::default(),
             self_pid: initial_pid(),
             births_are_known: false,
             linked,
@@ -213,7 +212,7 @@ impl Session {
     }
 
     /// Makes the calls whose functions are hooked, and sees whether the programs were run. What is silent on
-    /// other ways, tracing can do without.
+    /// auxiliary probes, tracing can do without.
     fn test(&mut self, plan: &Plan) -> Result<(), SessionError> {
         if plan.hooks.is_empty() {
             return Ok(());
@@ -225,13 +224,13 @@ impl Session {
         if !silent.is_empty() {
             return Err(SessionError::Functions(silent));
         }
-        self.untested = reached::judge(&mut self.programs, &outcome, ran);
+        self.untested = aux_probes::apply_selftest(&mut self.programs, &outcome, ran);
         self.unseen.append(&mut self.programs.unseen);
         Ok(())
     }
 
-    /// The first census: it also tells which process this is, in the initial pid namespace.
-    fn begin(&mut self, layout: &Layout) -> Result<Census, SessionError> {
+    /// The first namespace list: it also tells which process this is, in the initial pid namespace.
+    fn begin(&mut self, layout: &Layout) -> Result<NamespaceList, SessionError> {
         // What is made before the gate is at `CONTROL` was there when the look at the start comes to it.
         // Where programs may be left out, that none was run does not prove that nothing was made.
         let births = if self.births_are_known { self.programs.births() } else { 0 };
@@ -239,45 +238,45 @@ impl Session {
         // Until it is known when that was, any call may have begun before.
         self.gate.set(gate::STARTED as usize, u64::MAX);
         self.set_gate(gate::CONTROL);
-        if self.census_refused.is_none() {
-            match self.linked.iterator(CENSUS, "task", layout) {
-                Ok(program) => self.census = Lister::new(program),
-                Err(reason) => self.census_refused = Some(reason),
+        if self.namespace_list_refused.is_none() {
+            match self.linked.iterator(NAMESPACE_LIST, "task", layout) {
+                Ok(program) => self.namespace_list = Lister::new(program),
+                Err(reason) => self.namespace_list_refused = Some(reason),
             }
         }
-        if self.census_refused.is_some() {
+        if self.namespace_list_refused.is_some() {
             self.gate.set(gate::STARTED as usize, boot_ns());
-            return Ok(Census::default());
+            return Ok(NamespaceList::default());
         }
-        let census = self.census()?;
+        let namespace_list = self.namespace_list()?;
         // By the programs' clock: this process may be in a time namespace.
-        self.gate.set(gate::STARTED as usize, census.boot_ns);
+        self.gate.set(gate::STARTED as usize, namespace_list.boot_ns);
         let own = Path::new("/proc/self/ns/ipc");
         if let Ok(proc) = features::namespace_inum(own)
-            && proc != census.self_ns_inum
+            && proc != namespace_list.self_ns_inum
         {
-            return Err(SessionError::Mismatch { read: census.self_ns_inum, proc });
+            return Err(SessionError::Mismatch { read: namespace_list.self_ns_inum, proc });
         }
-        self.self_pid = census.self_pid;
+        self.self_pid = namespace_list.self_pid;
         self.set_gate(gate::CONTROL);
-        Ok(census)
+        Ok(namespace_list)
     }
 
-    /// What exists now. Empty and incomplete where [`Self::census_refused`].
+    /// What exists now. Empty and incomplete where [`Self::namespace_list_refused`].
     ///
     /// # Errors
     /// The iterator can't be opened or read.
-    pub(crate) fn census(&self) -> Result<Census, CensusError> {
-        self.census.list()
+    pub(crate) fn namespace_list(&self) -> Result<NamespaceList, NamespaceListError> {
+        self.namespace_list.list()
     }
 
     /// What lists what exists, for another thread.
     #[must_use]
     pub(crate) fn lister(&self) -> Lister {
-        self.census.clone()
+        self.namespace_list.clone()
     }
 
-    /// Has the kernel side log what is rare, if it came up since this was asked last.
+    /// Has the eBPF programs log what is rare, if it came up since this was asked last.
     pub(crate) fn log_diagnostics(&mut self, layout: &Layout) {
         let so_far = (0..state::DIAGNOSTICS as usize).map(|at| self.diagnostics.get(at)).sum();
         if so_far == std::mem::replace(&mut self.logged, so_far) {
@@ -308,14 +307,14 @@ impl Session {
     ///
     /// # Errors
     /// Nothing can be listed, and why.
-    pub(crate) fn survey(&self, layout: &Layout) -> Result<Survey, String> {
-        match &self.census_refused {
+    pub(crate) fn task_iter(&self, layout: &Layout) -> Result<TaskIterators, String> {
+        match &self.namespace_list_refused {
             Some(reason) => Err(reason.clone()),
-            None => Ok(Survey::of(&self.linked, layout)),
+            None => Ok(TaskIterators::load_from(&self.linked, layout)),
         }
     }
 
-    /// The event ring's descriptor, which becomes readable when the kernel side wakes the reader.
+    /// The event ring's descriptor, which becomes readable when the eBPF programs wake the reader.
     ///
     /// # Errors
     /// It can't be duplicated or watched.
@@ -416,7 +415,7 @@ impl Session {
 
     /// The counters of the operations alone.
     #[must_use]
-    pub(crate) fn counts_of_ops(&self) -> BTreeMap<Op, Counts> {
+    pub(crate) fn counts_of_ops(&self) -> BTreeMap<Op, CallCounters> {
         let count = |op| {
             let mut row = self.row(op as u32);
             let taken = self.taken.get(&op).copied().unwrap_or(0);
@@ -427,11 +426,11 @@ impl Session {
     }
 
     /// The counters of a row, of all CPUs together.
-    fn row(&self, row: u32) -> Counts {
-        (0..self.processors).fold(Counts::default(), |sum, cpu| {
+    fn row(&self, row: u32) -> CallCounters {
+        (0..self.processors).fold(CallCounters::default(), |sum, cpu| {
             let at = (cpu * COUNTER_ROWS as usize + row as usize) * ROW_WORDS;
             // As `state::Counters` has them.
-            Counts {
+            CallCounters {
                 seen: sum.seen + self.counters.get(at),
                 filtered: sum.filtered + self.counters.get(at + 1),
                 emitted: sum.emitted + self.counters.get(at + 2),
@@ -533,7 +532,7 @@ fn number(program: BorrowedFd<'_>) -> Result<u32, String> {
 /// Words of one row of counters.
 const ROW_WORDS: usize = size_of::<state::Counters>() / size_of::<u64>();
 
-/// This process's number in the initial pid namespace, as long as the census has not told; `0`: it is in another one.
+/// This process's number in the initial pid namespace, as long as the namespace list has not told; `0`: it is in another one.
 fn initial_pid() -> u32 {
     match features::is_in_initial_pid_namespace(Path::new("/proc")) {
         Ok(true) => std::process::id(),

@@ -16,17 +16,17 @@ use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
 use ipc_trace_common::hooks::patch;
 
 use super::{
-    bpf::{self, Code, Types},
+    bpf::{self, FunctionTypes, ProgramCode},
     btf::Function,
     error::AttachError,
-    object::Linked,
+    object::LoadedObject,
     plan::Hook,
-    programs::Programs,
+    programs::Attachments,
 };
 
 /// Where a program is put.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct AttachPoint {
     entry: bool,
     /// The large program
     of_all: &'static str,
@@ -40,8 +40,8 @@ struct Place {
     attach: bpf_attach_type,
 }
 
-const PLACES: [Place; 2] = [
-    Place {
+const PLACES: [AttachPoint; 2] = [
+    AttachPoint {
         entry: true,
         of_all: "function_entry",
         of_moves: "move_entry",
@@ -49,7 +49,7 @@ const PLACES: [Place; 2] = [
         of_batches: "batch_entry",
         attach: bpf_attach_type::BPF_TRACE_FENTRY,
     },
-    Place {
+    AttachPoint {
         entry: false,
         of_all: "function_return",
         of_moves: "move_return",
@@ -62,12 +62,12 @@ const PLACES: [Place; 2] = [
 /// Puts programs on functions. Where one fails, the others are tried: a new plan can leave out all that
 /// fail.
 pub(super) fn attach(
-    linked: &Linked,
+    linked: &LoadedObject,
     hooks: &[Hook],
     functions: &BTreeMap<&'static str, Function>,
     batched: bool,
-) -> Result<Programs, AttachError> {
-    let mut programs = Programs::default();
+) -> Result<Attachments, AttachError> {
+    let mut programs = Attachments::default();
     // Prototypes that calls have.
     let of_calls: BTreeSet<_> = hooks
         .iter()
@@ -113,8 +113,8 @@ pub(super) fn attach(
 
 /// Loads a large program, and makes an array for others to call it by.
 fn share(
-    programs: &mut Programs,
-    linked: &Linked,
+    programs: &mut Attachments,
+    linked: &LoadedObject,
     name: &str,
     attach: bpf_attach_type,
     function: Function,
@@ -139,14 +139,14 @@ fn code_on<'a>(
     attach: bpf_attach_type,
     function: Function,
     name: &'a str,
-    (instructions, types): (&'a [u64], Option<Types<'a>>),
-) -> Code<'a> {
+    (instructions, types): (&'a [u64], Option<FunctionTypes<'a>>),
+) -> ProgramCode<'a> {
     let kind = bpf_prog_type::BPF_PROG_TYPE_TRACING;
-    Code { name, kind, attach: attach as u32, function: function.id, instructions, types }
+    ProgramCode { name, kind, attach: attach as u32, function: function.id, instructions, types }
 }
 
 /// Puts a program on one function.
-fn put(programs: &mut Programs, code: Code<'_>) -> Result<(), String> {
+fn put(programs: &mut Attachments, code: ProgramCode<'_>) -> Result<(), String> {
     let program = code.load().map_err(|e| e.to_string())?;
     let link = bpf::attach_tracing(program.as_fd()).map_err(|e| format!("attaching: {e}"))?;
     programs.keep(program);

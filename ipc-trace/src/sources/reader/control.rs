@@ -8,15 +8,15 @@ use ipc_trace_common::record::{
 };
 use zerocopy::IntoBytes as _;
 
-use super::{Ask, Feed, Later, Mover, Question, Reader, Reply, With};
+use super::{Ask, Feed, Later, Mover, Question, Reply, RingReader, With};
 use crate::{
     input::{
         Call, DecodeError, Input,
-        process::{Beside, Called, Context, Found},
+        process::{Called, Context, MoveContext, ProcInfo},
     },
     sources::kernel::{
         decode::{self, Record},
-        ring::{Source, Unfinished},
+        ring::{RecordSource, Unfinished},
     },
 };
 
@@ -37,9 +37,9 @@ const fn is_before(at: usize, end: usize) -> bool {
     (at.wrapping_sub(end) as isize) < 0
 }
 
-/// Who a thread is, as it was read; `called`: `None` where the kernel side could not read it.
+/// Who a thread is, as it was read; `called`: `None` where the eBPF programs could not read it.
 #[derive(Clone, Debug)]
-pub(crate) struct Read {
+pub(crate) struct ThreadRecord {
     /// The record
     pub record: Box<ContextRecord>,
     /// What its process was called with
@@ -48,8 +48,8 @@ pub(crate) struct Read {
 
 /// A control record.
 #[derive(Clone, Debug)]
-pub(super) enum Control {
-    Context(Read),
+pub(super) enum ControlRecord {
+    Context(ThreadRecord),
     Namespace(NamespaceRecord),
     Move(MoveRecord),
     Exit(ExitRecord),
@@ -62,12 +62,12 @@ pub(super) enum Control {
 
 /// One that waits for its turn, and the number of what was asked for it, with when.
 #[derive(Debug)]
-pub(super) struct Waiting {
-    pub control: Control,
+pub(super) struct WaitingRecord {
+    pub control: ControlRecord,
     pub asked: Option<(u64, u64)>,
 }
 
-impl Control {
+impl ControlRecord {
     pub(super) const fn boot_ns(&self) -> u64 {
         match self {
             Self::Context(read) => read.record.boot_ns,
@@ -105,7 +105,7 @@ impl Control {
     }
 }
 
-impl Reader {
+impl RingReader {
     /// The time up to which the control ring was read, and what it held has taken effect.
     #[must_use]
     pub(crate) fn reached(&self) -> u64 {
@@ -121,7 +121,7 @@ impl Reader {
         context: u64,
         with: &mut With<'_, E, C, A, F>,
     ) -> Result<(), Later> {
-        let wanted = |one: &Waiting| {
+        let wanted = |one: &WaitingRecord| {
             one.control.mover().is_some_and(|(of, number, _)| of == tid && number == context)
         };
         if let Some(at) = self.waiting.iter().position(wanted) {
@@ -136,7 +136,7 @@ impl Reader {
     /// Reads all that is in the control ring by now, so that what calls refer to is known: a record that is
     /// still being written keeps those behind it back, and is waited for. What is put there meanwhile is left for
     /// the next time, and so is what there is no room for among what waits.
-    pub(super) fn read_control<E, C: Source, A: Ask, F: Feed>(
+    pub(super) fn read_control<E, C: RecordSource, A: Ask, F: Feed>(
         &mut self,
         with: &mut With<'_, E, C, A, F>,
     ) -> Result<(), Later> {
@@ -170,7 +170,7 @@ impl Reader {
                     return Err(Later::Waits);
                 }
                 log::warn!(
-                    "a record of the kernel side is not finished, and who some threads are will be known late"
+                    "a record of the eBPF programs are not finished, and who some threads are will be known late"
                 );
                 self.given_up = Some(at);
             }
@@ -181,7 +181,7 @@ impl Reader {
     }
 
     /// The position of a record before `end` that is not finished, and was not given up.
-    fn unfinished_before<E, C: Source, A, F>(
+    fn unfinished_before<E, C: RecordSource, A, F>(
         &self,
         end: usize,
         with: &With<'_, E, C, A, F>,
@@ -195,7 +195,7 @@ impl Reader {
         self.waiting.len() >= WAITING
     }
 
-    fn take_control<E, C: Source, A: Ask, F: Feed>(
+    fn take_control<E, C: RecordSource, A: Ask, F: Feed>(
         &mut self,
         end: usize,
         now: u64,
@@ -214,10 +214,10 @@ impl Reader {
                     let question = self.question(&control, with.feed);
                     let number = question.and_then(|question| with.ask.ask(question));
                     let asked = number.map(|number| (number, now));
-                    self.waiting.push_back(Waiting { control, asked });
+                    self.waiting.push_back(WaitingRecord { control, asked });
                 }
-                Ok(None) => self.garbled("a control record of another kind"),
-                Err(error) => self.garbled(&error.to_string()),
+                Ok(None) => self.malformed("a control record of another kind"),
+                Err(error) => self.malformed(&error.to_string()),
             }
             self.turn(with.clock)?;
         }
@@ -225,22 +225,22 @@ impl Reader {
     }
 
     /// What is to be asked for a record, as soon as it is read: who it is about may be gone soon.
-    fn question(&self, control: &Control, feed: &impl Feed) -> Option<Question> {
+    fn question(&self, control: &ControlRecord, feed: &impl Feed) -> Option<Question> {
         match control {
-            Control::Context(read) => {
+            ControlRecord::Context(read) => {
                 let about = feed.about_context(read);
                 (!about.is_empty()).then(|| Question::Context(Box::new(about)))
             }
-            Control::Move(record) => {
+            ControlRecord::Move(record) => {
                 let about = feed.about_move(record, self.mover(record, feed));
                 (about.mapped || about.lives.is_some()).then_some(Question::Move(about))
             }
-            Control::Namespace(_)
-            | Control::Exit(_)
-            | Control::Queue(_)
-            | Control::Cgroup(_)
-            | Control::Access(_)
-            | Control::Change(..) => None,
+            ControlRecord::Namespace(_)
+            | ControlRecord::Exit(_)
+            | ControlRecord::Queue(_)
+            | ControlRecord::Cgroup(_)
+            | ControlRecord::Access(_)
+            | ControlRecord::Change(..) => None,
         }
     }
 
@@ -263,7 +263,7 @@ impl Reader {
         at: usize,
         with: &mut With<'_, E, C, A, F>,
     ) -> Result<Option<Reply>, Later> {
-        let Some(Waiting { asked: Some((number, since)), .. }) = self.waiting.get(at) else {
+        let Some(WaitingRecord { asked: Some((number, since)), .. }) = self.waiting.get(at) else {
             return Ok(None);
         };
         let (number, since) = (*number, *since);
@@ -278,7 +278,7 @@ impl Reader {
     }
 
     /// Lets what the control ring holds by now take effect up to a moment. What is on its way is waited for.
-    pub(crate) fn reach<E, C: Source, A: Ask, F: Feed>(
+    pub(crate) fn reach<E, C: RecordSource, A: Ask, F: Feed>(
         &mut self,
         until: u64,
         with: &mut With<'_, E, C, A, F>,
@@ -323,30 +323,30 @@ impl Reader {
     }
 
     #[cold]
-    fn take_effect(&mut self, control: Control, reply: Option<Reply>, feed: &mut impl Feed) {
+    fn take_effect(&mut self, control: ControlRecord, reply: Option<Reply>, feed: &mut impl Feed) {
         match control {
-            Control::Context(Read { record, called }) => {
+            ControlRecord::Context(ThreadRecord { record, called }) => {
                 let found = match reply {
                     Some(Reply::Context(found)) => found,
-                    Some(_) | None => Found::default(),
+                    Some(_) | None => ProcInfo::default(),
                 };
                 let called = called.unwrap_or_default();
                 feed.feed(&Input::Context(&Context { record, called, found }));
             }
-            Control::Namespace(record) => feed.feed(&Input::Namespace(&record)),
-            Control::Move(record) => {
+            ControlRecord::Namespace(record) => feed.feed(&Input::Namespace(&record)),
+            ControlRecord::Move(record) => {
                 let beside = match reply {
                     Some(Reply::Move(beside)) => beside,
-                    Some(_) | None => Beside::default(),
+                    Some(_) | None => MoveContext::default(),
                 };
                 feed.feed(&Input::Move(&record, &beside));
             }
-            Control::Exit(record) => feed.feed(&Input::Exit(&record)),
-            Control::Queue(record) => feed.feed(&Input::Queue(&record)),
-            Control::Cgroup(record) => feed.feed(&Input::Cgroup(&record)),
-            Control::Access(record) => feed.feed(&Input::Access(&record)),
-            Control::Change(_, _, words) => {
-                if let Ok(call) = Call::of(words.as_bytes()) {
+            ControlRecord::Exit(record) => feed.feed(&Input::Exit(&record)),
+            ControlRecord::Queue(record) => feed.feed(&Input::Queue(&record)),
+            ControlRecord::Cgroup(record) => feed.feed(&Input::Cgroup(&record)),
+            ControlRecord::Access(record) => feed.feed(&Input::Access(&record)),
+            ControlRecord::Change(_, _, words) => {
+                if let Ok(call) = Call::decode(words.as_bytes()) {
                     feed.feed(&Input::Change(call));
                 }
             }
@@ -354,21 +354,21 @@ impl Reader {
     }
 }
 
-fn read_one(bytes: &[u8]) -> Result<Option<Control>, DecodeError> {
+fn read_one(bytes: &[u8]) -> Result<Option<ControlRecord>, DecodeError> {
     Ok(match decode::record(bytes)? {
         Record::Context(r, arguments) => {
             let called = Called::new(arguments, r.args_len);
-            Some(Control::Context(Read { record: Box::new(*r), called }))
+            Some(ControlRecord::Context(ThreadRecord { record: Box::new(*r), called }))
         }
-        Record::Namespace(r) => Some(Control::Namespace(*r)),
-        Record::Move(r) => Some(Control::Move(*r)),
-        Record::Exit(r) => Some(Control::Exit(*r)),
-        Record::Queue(r) => Some(Control::Queue(Box::new(*r))),
-        Record::Cgroup(r) => Some(Control::Cgroup(Box::new(*r))),
-        Record::Access(r) => Some(Control::Access(Box::new(*r))),
+        Record::Namespace(r) => Some(ControlRecord::Namespace(*r)),
+        Record::Move(r) => Some(ControlRecord::Move(*r)),
+        Record::Exit(r) => Some(ControlRecord::Exit(*r)),
+        Record::Queue(r) => Some(ControlRecord::Queue(Box::new(*r))),
+        Record::Cgroup(r) => Some(ControlRecord::Cgroup(Box::new(*r))),
+        Record::Access(r) => Some(ControlRecord::Access(Box::new(*r))),
         Record::Change(call) => {
             let CallRecord { boot_ns, tid, context, .. } = *call.record;
-            Some(Control::Change(boot_ns, (tid, context), call.to_words()))
+            Some(ControlRecord::Change(boot_ns, (tid, context), call.to_words()))
         }
         Record::Call(_)
         | Record::Batch(_)

@@ -18,17 +18,17 @@ use ipc_trace_common::record::{BatchHead, CallRecord, MoveRecord};
 use zerocopy::IntoBytes as _;
 
 use crate::{
-    input::{Call, Input, batch::Batch, counters::Delivered, process::ProcessKey, words},
+    input::{Call, Input, batch::CallBatch, counters::Delivered, process::ProcessId, words},
     sources::{
         host::inspector::{AboutContext, AboutMove, Inspector, Question, Reply},
         kernel::{
             decode::{self, Record},
-            ring::{Nothing, Source},
+            ring::{Nothing, RecordSource},
         },
     },
 };
-pub(crate) use control::Read;
-use control::Waiting;
+pub(crate) use control::ThreadRecord;
+use control::WaitingRecord;
 
 /// Who is fed: the engine, and who keeps what it is fed with. Questions change nothing.
 pub(crate) trait Feed {
@@ -39,7 +39,7 @@ pub(crate) trait Feed {
     /// The process and the parent of a thread whose context is known.
     fn mover(&self, tid: u32, context: u64) -> Option<Mover>;
     /// What is to be asked of a process, beside its context's record.
-    fn about_context(&self, context: &Read) -> AboutContext;
+    fn about_context(&self, context: &ThreadRecord) -> AboutContext;
     /// What is to be asked of a thread that moved.
     fn about_move(&self, record: &MoveRecord, mover: Option<Mover>) -> AboutMove;
 }
@@ -48,7 +48,7 @@ pub(crate) trait Feed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mover {
     /// Its process
-    pub process: ProcessKey,
+    pub process: ProcessId,
     /// Its parent
     pub ppid: u32,
     /// Its mount namespace; 0: not known
@@ -129,15 +129,15 @@ impl Later {
 
 /// The reader's state.
 #[derive(Debug, Default)]
-pub(crate) struct Reader {
+pub(crate) struct RingReader {
     /// What came out of the rings
     pub delivered: Delivered,
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<WaitingRecord>,
     /// The control ring was emptied at that time, or later
     control_read: u64,
     /// The position in it of the record that is waited for, and since when
     stalled: Option<(usize, u64)>,
-    /// The position of the record that was waited for in vain
+    /// The position of the record that did not come in time
     given_up: Option<usize>,
     /// A record of the calls' ring that has to wait
     parked: Option<Box<[u64]>>,
@@ -146,9 +146,9 @@ pub(crate) struct Reader {
     unclocked: u32,
 }
 
-impl Reader {
+impl RingReader {
     /// Takes what is in the rings, for a while at most.
-    pub(crate) fn drain<E: Source, C: Source, A: Ask, F: Feed>(
+    pub(crate) fn drain<E: RecordSource, C: RecordSource, A: Ask, F: Feed>(
         &mut self,
         with: &mut With<'_, E, C, A, F>,
     ) -> Drained {
@@ -163,7 +163,7 @@ impl Reader {
         drained
     }
 
-    fn take<E: Source, C: Source, A: Ask, F: Feed>(
+    fn take<E: RecordSource, C: RecordSource, A: Ask, F: Feed>(
         &mut self,
         with: &mut With<'_, E, C, A, F>,
     ) -> Result<Drained, (usize, Later)> {
@@ -202,7 +202,7 @@ impl Reader {
     }
 
     #[inline]
-    fn next_event<E: Source, C: Source, A: Ask, F: Feed>(
+    fn next_event<E: RecordSource, C: RecordSource, A: Ask, F: Feed>(
         &mut self,
         with: &mut With<'_, E, C, A, F>,
     ) -> Option<Result<(), Later>> {
@@ -225,7 +225,7 @@ impl Reader {
     }
 
     /// Records of the calls' ring's kinds that were elsewhere. All that they refer to has been read.
-    pub(crate) fn left<C: Source, A: Ask, F: Feed>(
+    pub(crate) fn left<C: RecordSource, A: Ask, F: Feed>(
         &mut self,
         records: &[Vec<u64>],
         with: &mut With<'_, Nothing, C, A, F>,
@@ -240,7 +240,7 @@ impl Reader {
     }
 
     #[inline]
-    fn event<E: Source, C: Source, A: Ask, F: Feed>(
+    fn event<E: RecordSource, C: RecordSource, A: Ask, F: Feed>(
         &mut self,
         bytes: &[u8],
         with: &mut With<'_, E, C, A, F>,
@@ -256,8 +256,8 @@ impl Reader {
                 self.come_to(batch.boot_ns(), (tid, context), with)?;
                 self.batch(batch, with.feed);
             }
-            Ok(other) => self.garbled(&format!("a record that is no call: {other:?}")),
-            Err(error) => self.garbled(&error.to_string()),
+            Ok(other) => self.malformed(&format!("a record that is no call: {other:?}")),
+            Err(error) => self.malformed(&error.to_string()),
         }
         Ok(())
     }
@@ -268,13 +268,13 @@ impl Reader {
         match decode::record(bytes) {
             Ok(Record::Call(call)) => self.call(call, feed),
             Ok(Record::Batch(batch)) => self.batch(batch, feed),
-            Ok(_) | Err(_) => self.garbled("a record that is no call"),
+            Ok(_) | Err(_) => self.malformed("a record that is no call"),
         }
     }
 
     #[inline]
     fn call(&mut self, call: Call<'_>, feed: &mut impl Feed) {
-        // A call that the kernel never made is counted by the kernel side alone.
+        // A call that the kernel never made is counted by the eBPF programs alone.
         if call.made() != Some(false)
             && let Some(count) = self.delivered.ops.get_mut(call.op as usize)
         {
@@ -283,29 +283,29 @@ impl Reader {
         feed.feed(&Input::Call(call));
     }
 
-    fn batch(&mut self, batch: Batch<'_>, feed: &mut impl Feed) {
+    fn batch(&mut self, batch: CallBatch<'_>, feed: &mut impl Feed) {
         batch.count(|counted| match counted {
             Ok((op, count)) => {
                 if let Some(delivered) = self.delivered.ops.get_mut(op as usize) {
                     *delivered += count;
                 }
             }
-            Err(error) => self.garbled(&error.to_string()),
+            Err(error) => self.malformed(&error.to_string()),
         });
         feed.feed(&Input::Batch(batch));
     }
 
     #[cold]
-    fn garbled(&mut self, what: &str) {
-        self.delivered.garbled += 1;
-        if self.delivered.garbled == 1 {
-            log::warn!("the kernel side wrote what is not understood: {what}");
+    fn malformed(&mut self, what: &str) {
+        self.delivered.malformed += 1;
+        if self.delivered.malformed == 1 {
+            log::warn!("the eBPF programs wrote what is not understood: {what}");
         }
     }
 
     /// What happened before a moment takes effect, and a thread's context becomes known.
     #[inline]
-    fn come_to<E: Source, C: Source, A: Ask, F: Feed>(
+    fn come_to<E: RecordSource, C: RecordSource, A: Ask, F: Feed>(
         &mut self,
         boot_ns: u64,
         (tid, context): (u32, u64),

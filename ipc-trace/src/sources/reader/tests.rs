@@ -4,8 +4,10 @@ use std::{
 };
 
 use ipc_trace_common::{
-    op::{Abi, Code, Op, Timeout},
-    record::{CallRecord, ContextRecord, ExitRecord, Header, Kind, MoveRecord, VERSION, flag},
+    op::{Abi, Op, SyscallCode, Timeout},
+    record::{
+        CallRecord, ContextRecord, ExitRecord, Header, MoveRecord, RecordKind, VERSION, flag,
+    },
 };
 use zerocopy::{FromZeros as _, Immutable, IntoBytes};
 
@@ -14,7 +16,7 @@ use super::{
     *,
 };
 use crate::{
-    input::process::{Beside, Found},
+    input::process::{MoveContext, ProcInfo},
     sources::kernel::ring::Unfinished,
 };
 
@@ -30,19 +32,19 @@ fn clock() -> u64 {
 
 /// A ring, of which each record is finished once the ring was looked at so many times.
 #[derive(Default)]
-struct Ring {
+struct FakeRing {
     records: Vec<(Box<[u64]>, u32)>,
     read: usize,
     looks: Cell<u32>,
 }
 
-impl Ring {
+impl FakeRing {
     fn write<T: IntoBytes + Immutable>(&mut self, record: &T, finished: u32) {
         self.records.push((words(&[record.as_bytes()]), finished));
     }
 }
 
-impl Source for Ring {
+impl RecordSource for FakeRing {
     fn next<R>(&mut self, with: impl FnOnce(&[u8]) -> R) -> Option<R> {
         let (words, _) =
             self.records.get(self.read).filter(|(_, finished)| *finished <= self.looks.get())?;
@@ -59,17 +61,17 @@ impl Source for Ring {
 
 /// Who is fed: which threads are known, and what was told of which thread.
 #[derive(Default)]
-struct Fed {
+struct RecordingFeed {
     known: HashSet<(u32, u64)>,
     /// The calls, each with whether it was known who made it
     calls: Vec<(u32, bool)>,
     /// Threads that moved, and what was to be seen of them
-    moves: Vec<(u32, Beside)>,
+    moves: Vec<(u32, MoveContext)>,
     exes: Vec<Option<Vec<u8>>>,
     exits: usize,
 }
 
-impl Feed for Fed {
+impl Feed for RecordingFeed {
     fn feed(&mut self, input: &Input<'_>) {
         if let Input::Call(call) = input {
             let CallRecord { tid, context, .. } = *call.record;
@@ -81,7 +83,7 @@ impl Feed for Fed {
             self.exits += 1;
             self.known.remove(&(record.tid, record.context));
         } else if let Input::Move(record, beside) = input {
-            self.moves.push((record.tid, Beside::clone(beside)));
+            self.moves.push((record.tid, MoveContext::clone(beside)));
         }
     }
 
@@ -93,7 +95,7 @@ impl Feed for Fed {
         None
     }
 
-    fn about_context(&self, read: &Read) -> AboutContext {
+    fn about_context(&self, read: &ThreadRecord) -> AboutContext {
         AboutContext {
             exe: read.record.header.flags & flag::TRUNCATED != 0,
             ..AboutContext::default()
@@ -107,12 +109,12 @@ impl Feed for Fed {
 
 /// Who answers, or not.
 #[derive(Default)]
-struct Host {
+struct FakeHost {
     asked: u64,
     answers: BTreeMap<u64, Reply>,
 }
 
-impl Ask for Host {
+impl Ask for FakeHost {
     fn ask(&mut self, _: Question) -> Option<u64> {
         self.asked += 1;
         Some(self.asked - 1)
@@ -127,15 +129,15 @@ impl Ask for Host {
 
 /// A reader with two rings.
 #[derive(Default)]
-struct Test<C = Ring> {
-    reader: Reader,
-    events: Ring,
+struct Test<C = FakeRing> {
+    reader: RingReader,
+    events: FakeRing,
     control: C,
-    host: Host,
-    fed: Fed,
+    host: FakeHost,
+    fed: RecordingFeed,
 }
 
-impl<C: Source> Test<C> {
+impl<C: RecordSource> Test<C> {
     fn drain(&mut self) -> Drained {
         self.reader.drain(&mut With {
             events: &mut self.events,
@@ -161,14 +163,14 @@ impl<C: Source> Test<C> {
     }
 }
 
-const fn header(kind: Kind) -> Header {
-    let code = Code::new(Op::Shmget, Timeout::None).0;
+const fn header(kind: RecordKind) -> Header {
+    let code = SyscallCode::new(Op::Shmget, Timeout::None).0;
     Header { version: VERSION, kind: kind as u8, abi: Abi::X86_64 as u8, code, flags: 0 }
 }
 
 fn call(tid: u32, boot_ns: u64) -> CallRecord {
     let mut record = CallRecord::new_zeroed();
-    record.header = header(Kind::Call);
+    record.header = header(RecordKind::Call);
     (record.tid, record.pid, record.boot_ns, record.context) = (tid, tid, boot_ns, boot_ns + 1);
     record
 }
@@ -176,7 +178,7 @@ fn call(tid: u32, boot_ns: u64) -> CallRecord {
 /// The context of that call, and the end of its thread.
 fn life(call: &CallRecord) -> (ContextRecord, ExitRecord) {
     let (mut context, mut exit) = (ContextRecord::new_zeroed(), ExitRecord::new_zeroed());
-    (context.header, exit.header) = (header(Kind::Context), header(Kind::Exit));
+    (context.header, exit.header) = (header(RecordKind::Context), header(RecordKind::Exit));
     (context.tid, context.pid, exit.tid, exit.pid) = (call.tid, call.pid, call.tid, call.pid);
     (context.boot_ns, context.context) = (call.context, call.context);
     (exit.boot_ns, exit.context) = (call.boot_ns + 2, call.context);
@@ -190,7 +192,7 @@ const fn all(calls: usize) -> Drained {
 
 #[test]
 fn a_thread_is_known_that_has_ended_while_a_record_kept_its_call_back() {
-    let mut test = Test::<Ring>::default();
+    let mut test = Test::<FakeRing>::default();
     let [first, second] = [call(1, 10), call(2, 20)];
     for call in [&first, &second] {
         let (context, exit) = life(call);
@@ -209,7 +211,7 @@ fn a_thread_is_known_that_has_ended_while_a_record_kept_its_call_back() {
 
 #[test]
 fn a_context_is_waited_for_that_is_behind_a_record_in_the_making() {
-    let mut test = Test::<Ring>::default();
+    let mut test = Test::<FakeRing>::default();
     let (mine, others) = (call(1, 10), call(2, 5));
     test.control.write(&life(&others).0, 3 * LOOKS);
     test.control.write(&life(&mine).0, 0);
@@ -221,7 +223,7 @@ fn a_context_is_waited_for_that_is_behind_a_record_in_the_making() {
 
 #[test]
 fn what_is_never_finished_is_given_up_once() {
-    let mut test = Test::<Ring>::default();
+    let mut test = Test::<FakeRing>::default();
     test.control.write(&life(&call(9, 1)).0, u32::MAX);
     let mine: Vec<_> = (0..100).map(|n| call(1, 10 + n)).collect();
     for one in &mine {
@@ -237,7 +239,7 @@ fn what_is_never_finished_is_given_up_once() {
 
 #[test]
 fn what_was_asked_is_waited_for_and_calls_keep_their_order() {
-    let mut test = Test::<Ring>::default();
+    let mut test = Test::<FakeRing>::default();
     let [first, second] = [call(1, 10), call(2, 20)];
     let (mut context, _) = life(&first);
     context.header.flags = flag::TRUNCATED;
@@ -248,7 +250,7 @@ fn what_was_asked_is_waited_for_and_calls_keep_their_order() {
     for _ in 0..3 {
         assert_eq!(test.drain(), Drained { waits: true, ..all(0) });
     }
-    let found = Found { exe: Some(b"/bin/x".to_vec()), ..Found::default() };
+    let found = ProcInfo { exe: Some(b"/bin/x".to_vec()), ..ProcInfo::default() };
     test.host.answers.insert(0, Reply::Context(found));
     assert_eq!(test.drain(), all(2));
     assert_eq!(test.fed.calls, [(1, true), (2, true)]);
@@ -257,7 +259,7 @@ fn what_was_asked_is_waited_for_and_calls_keep_their_order() {
 
 #[test]
 fn an_answer_that_does_not_come_is_done_without() {
-    let mut test = Test::<Ring>::default();
+    let mut test = Test::<FakeRing>::default();
     let mine = call(1, 10);
     let (mut context, _) = life(&mine);
     context.header.flags = flag::TRUNCATED;
@@ -269,14 +271,14 @@ fn an_answer_that_does_not_come_is_done_without() {
 
 #[test]
 fn of_a_thread_that_moves_it_is_asked_who_its_process_is() {
-    let mut test = Test::<Ring>::default();
+    let mut test = Test::<FakeRing>::default();
     let mine = call(1, 10);
     test.control.write(&life(&mine).0, 0);
     let mut moved = MoveRecord::new_zeroed();
-    (moved.header, moved.boot_ns) = (header(Kind::Move), 100);
+    (moved.header, moved.boot_ns) = (header(RecordKind::Move), 100);
     (moved.tid, moved.pid, moved.context) = (1, 1, mine.context);
     test.control.write(&moved, 0);
-    let beside = Beside { mapped: Some(Vec::new()), ..Beside::default() };
+    let beside = MoveContext { mapped: Some(Vec::new()), ..MoveContext::default() };
     test.host.answers.insert(0, Reply::Move(beside.clone()));
     assert_eq!(test.drain(), all(0));
     assert_eq!(test.fed.moves, [(1, beside)]);
@@ -285,11 +287,11 @@ fn of_a_thread_that_moves_it_is_asked_who_its_process_is() {
 /// A ring that is written to as quickly as it is read.
 #[derive(Default)]
 struct Endless {
-    ring: Ring,
+    ring: FakeRing,
     left: u32,
 }
 
-impl Source for Endless {
+impl RecordSource for Endless {
     fn next<R>(&mut self, with: impl FnOnce(&[u8]) -> R) -> Option<R> {
         let tid = self.left;
         if let Some(left) = self.left.checked_sub(1) {
@@ -317,7 +319,7 @@ fn who_writes_as_quickly_as_it_is_read_keeps_nothing_else_from_being_read() {
 
 #[test]
 fn what_waits_is_bounded_and_all_of_it_takes_effect() {
-    let mut test = Test::<Ring>::default();
+    let mut test = Test::<FakeRing>::default();
     let count = 5 * WAITING / 2;
     // The first has to wait for an answer, and all that came after it.
     let (mut context, _) = life(&call(1, 10));
@@ -343,7 +345,7 @@ fn what_waits_is_bounded_and_all_of_it_takes_effect() {
 
 #[test]
 fn a_look_ends_after_a_while_and_the_next_goes_on() {
-    let mut test = Test::<Ring>::default();
+    let mut test = Test::<FakeRing>::default();
     // Each look at the clock takes a microsecond.
     let count = 3 * CLOCKED as usize * (TURN_NS as usize / 1_000);
     for n in 0..count as u64 {

@@ -27,10 +27,10 @@ use tonic::{
 use tonic_prost::ProstCodec;
 
 use super::{ANSWER, IMAGE_LEN, NAME_LEN, News, Socket, kept, kept_id, nobody, socket};
-use crate::{input::container::Labels, input::container::Named, with_causes};
+use crate::{input::container::Labels, input::container::RuntimeMetadata, with_causes};
 use messages::{
-    All, Container, ContainerEvent, ListContainersResponse, ListPodSandboxResponse, NamespaceMode,
-    PodSandbox, PodSandboxStatusRequest, PodSandboxStatusResponse,
+    All, ContainerEvent, CriContainer, ListContainersResponse, ListPodSandboxResponse,
+    NamespaceMode, PodSandbox, PodSandboxStatusRequest, PodSandboxStatusResponse,
 };
 
 /// How often everything is listed: of a runtime that tells of events, and of one that does not.
@@ -152,7 +152,7 @@ where
 async fn list(
     path: &std::path::Path,
     modes: &mut HashMap<String, Option<String>>,
-) -> Result<Vec<Named>, String> {
+) -> Result<Vec<RuntimeMetadata>, String> {
     listed(path, modes).await.map_err(|status| {
         if status.code() == Code::Unimplemented {
             return "it does not serve CRI (runtime.v1)".to_owned();
@@ -164,7 +164,7 @@ async fn list(
 async fn listed(
     path: &std::path::Path,
     modes: &mut HashMap<String, Option<String>>,
-) -> Result<Vec<Named>, Status> {
+) -> Result<Vec<RuntimeMetadata>, Status> {
     let mut client = client(path).await?;
     let pods: ListPodSandboxResponse =
         ask(&mut client, "/runtime.v1.RuntimeService/ListPodSandbox", All {}).await?;
@@ -202,24 +202,27 @@ async fn mode_of(client: &mut Client, id: &str) -> Option<String> {
 }
 
 /// A pod's sandbox, which is a container without a name.
-fn of_pod(pod: PodSandbox) -> Option<Named> {
+fn of_pod(pod: PodSandbox) -> Option<RuntimeMetadata> {
     let about = pod.metadata.unwrap_or_default();
-    Some(Named {
+    Some(RuntimeMetadata {
         id: kept_id(Some(pod.id))?,
         pod: kept(Some(about.name), NAME_LEN),
         pod_uid: kept(Some(about.uid), NAME_LEN),
         pod_namespace: kept(Some(about.namespace), NAME_LEN),
         labels: Some(labels(pod.labels)),
-        ..Named::default()
+        ..RuntimeMetadata::default()
     })
 }
 
-fn of_container(one: Container, pods: &HashMap<String, Named>) -> Option<Named> {
+fn of_container(
+    one: CriContainer,
+    pods: &HashMap<String, RuntimeMetadata>,
+) -> Option<RuntimeMetadata> {
     let image = one.image.unwrap_or_default();
     let image =
         Some(image.user_specified_image).filter(|text| !text.is_empty()).or(Some(image.image));
     let pod = pods.get(&one.pod_sandbox_id).cloned().unwrap_or_default();
-    Some(Named {
+    Some(RuntimeMetadata {
         id: kept_id(Some(one.id))?,
         name: kept(one.metadata.map(|about| about.name), NAME_LEN),
         image: kept(image, IMAGE_LEN),

@@ -20,7 +20,7 @@ use futures_util::StreamExt as _;
 use tokio::{sync::mpsc::Sender, task::JoinSet, time::timeout};
 
 use super::{ANSWER, IMAGE_LEN, NAME_LEN, News, Socket, kept, kept_id, nobody, socket};
-use crate::{input::container::Named, input::container::Runtime, with_causes};
+use crate::{input::container::RuntimeKind, input::container::RuntimeMetadata, with_causes};
 
 /// Containers that are asked about at a time, and that wait to be.
 const ASKED: usize = 4;
@@ -92,7 +92,7 @@ pub(super) async fn follow(socket: &Socket, at: usize, news: &Sender<News>) -> R
             summaries = &mut list, if !listed => {
                 listed = true;
                 for named in summaries?.into_iter().filter_map(of_summary) {
-                    tell(named, socket.runtime, &mut to_ask, news).await?;
+                    send_metadata(named, socket.runtime, &mut to_ask, news).await?;
                 }
                 None
             }
@@ -108,15 +108,15 @@ pub(super) async fn follow(socket: &Socket, at: usize, news: &Sender<News>) -> R
             }
         };
         if let Some(named) = named {
-            tell(named, socket.runtime, &mut to_ask, news).await?;
+            send_metadata(named, socket.runtime, &mut to_ask, news).await?;
         }
     }
 }
 
 /// Tells of a container, about which more will be asked.
-async fn tell(
-    mut named: Named,
-    runtime: Runtime,
+async fn send_metadata(
+    mut named: RuntimeMetadata,
+    runtime: RuntimeKind,
     to_ask: &mut ToAsk,
     news: &Sender<News>,
 ) -> Result<(), String> {
@@ -133,27 +133,27 @@ async fn answered<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T
     }
 }
 
-fn of_event(event: EventMessage) -> Option<Named> {
+fn of_event(event: EventMessage) -> Option<RuntimeMetadata> {
     let actor = event.actor?;
     let mut attributes = actor.attributes.unwrap_or_default();
-    Some(Named {
+    Some(RuntimeMetadata {
         id: kept_id(actor.id)?,
         name: kept(attributes.remove("name"), NAME_LEN),
         image: kept(attributes.remove("image"), IMAGE_LEN),
-        ..Named::default()
+        ..RuntimeMetadata::default()
     })
 }
 
-fn of_summary(summary: ContainerSummary) -> Option<Named> {
+fn of_summary(summary: ContainerSummary) -> Option<RuntimeMetadata> {
     // A container that others link to has their names for it, too, with a slash in them.
     let names = summary.names.unwrap_or_default();
     let own = |name: &&String| !name.trim_start_matches('/').contains('/');
     let name = names.iter().find(own).map(|name| name.trim_start_matches('/').to_owned());
-    Some(Named {
+    Some(RuntimeMetadata {
         id: kept_id(summary.id)?,
         name: kept(name, NAME_LEN),
         image: kept(summary.image, IMAGE_LEN),
-        ..Named::default()
+        ..RuntimeMetadata::default()
     })
 }
 
@@ -161,7 +161,11 @@ fn of_summary(summary: ContainerSummary) -> Option<Named> {
 ///
 /// # Errors
 /// Why there is no answer.
-async fn ask(docker: Docker, runtime: Runtime, id: String) -> Result<Option<Named>, String> {
+async fn ask(
+    docker: Docker,
+    runtime: RuntimeKind,
+    id: String,
+) -> Result<Option<RuntimeMetadata>, String> {
     let answer = match timeout(ANSWER, docker.inspect_container(&id, None)).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(Error::DockerResponseServerError { status_code: 404, .. })) => return Ok(None),
@@ -169,8 +173,12 @@ async fn ask(docker: Docker, runtime: Runtime, id: String) -> Result<Option<Name
         Err(_) => return Err(format!("no answer within {} s", ANSWER.as_secs())),
     };
     // Podman (4.3) calls every namespace so that is not another container's, even the host's.
-    let told = |mode: &String| runtime != Runtime::Podman || mode != "shareable";
+    let told = |mode: &String| runtime != RuntimeKind::Podman || mode != "shareable";
     let mode = answer.host_config.and_then(|config| config.ipc_mode).filter(told);
     let ipc_mode = kept(mode, NAME_LEN);
-    Ok(ipc_mode.map(|mode| Named { id, ipc_mode: Some(mode), ..Named::default() }))
+    Ok(ipc_mode.map(|mode| RuntimeMetadata {
+        id,
+        ipc_mode: Some(mode),
+        ..RuntimeMetadata::default()
+    }))
 }

@@ -26,7 +26,7 @@ use tokio::sync::mpsc::{
     error::{SendError, TryRecvError},
 };
 
-use crate::input::container::{Named, Runtime};
+use crate::input::container::{RuntimeKind, RuntimeMetadata};
 
 /// Messages of runtimes that wait to be read.
 const WAITING: usize = 1 << 10;
@@ -43,7 +43,7 @@ const IMAGE_LEN: usize = 512;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Socket {
     /// Whose
-    pub runtime: Runtime,
+    pub runtime: RuntimeKind,
     /// Where
     pub path: PathBuf,
 }
@@ -58,10 +58,10 @@ impl fmt::Display for Socket {
 #[must_use]
 pub(crate) fn usual() -> Vec<Socket> {
     [
-        (Runtime::Docker, "/run/docker.sock"),
-        (Runtime::Podman, "/run/podman/podman.sock"),
-        (Runtime::Containerd, "/run/containerd/containerd.sock"),
-        (Runtime::Crio, "/run/crio/crio.sock"),
+        (RuntimeKind::Docker, "/run/docker.sock"),
+        (RuntimeKind::Podman, "/run/podman/podman.sock"),
+        (RuntimeKind::Containerd, "/run/containerd/containerd.sock"),
+        (RuntimeKind::Crio, "/run/crio/crio.sock"),
     ]
     .map(|(runtime, path)| Socket { runtime, path: path.into() })
     .into()
@@ -71,7 +71,7 @@ pub(crate) fn usual() -> Vec<Socket> {
 #[derive(Debug)]
 pub(crate) enum News {
     /// Something about a container
-    Named(Named),
+    Named(RuntimeMetadata),
     /// All containers that there were have been told of; which socket, by its place
     Caught(usize),
     /// A runtime does not answer, and why
@@ -82,9 +82,9 @@ pub(crate) enum News {
 
 /// What comes from all runtimes.
 #[derive(Debug)]
-pub(crate) struct Names {
+pub(crate) struct RuntimeClients {
     news: Receiver<News>,
-    states: Vec<State>,
+    states: Vec<RuntimeState>,
     /// What is asked, in the order of the states
     sockets: Vec<Socket>,
     /// By socket, questions about containers that were not answered
@@ -95,7 +95,7 @@ pub(crate) struct Names {
 
 /// How far a runtime has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum RuntimeState {
     /// Not heard of yet
     Asked,
     /// It has told of all its containers
@@ -104,14 +104,14 @@ pub(crate) enum State {
     Silent(String),
 }
 
-impl Names {
+impl RuntimeClients {
     /// Starts to ask.
     ///
     /// # Errors
     /// There can be no thread.
     pub(crate) fn ask(sockets: Vec<Socket>) -> io::Result<Self> {
         let (sender, news) = mpsc::channel(WAITING);
-        let states = vec![State::Asked; sockets.len()];
+        let states = vec![RuntimeState::Asked; sockets.len()];
         let (asked, failed) = (sockets.clone(), vec![0; sockets.len()]);
         if !sockets.is_empty() {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -122,12 +122,12 @@ impl Names {
     }
 
     /// The next that was said of a container, if there is something.
-    pub(crate) fn heard(&mut self) -> Option<Named> {
+    pub(crate) fn heard(&mut self) -> Option<RuntimeMetadata> {
         loop {
             match self.news.try_recv() {
                 Ok(News::Named(named)) => return Some(named),
-                Ok(News::Caught(at)) => self.is_now(at, State::Caught),
-                Ok(News::Silent(at, reason)) => self.is_now(at, State::Silent(reason)),
+                Ok(News::Caught(at)) => self.is_now(at, RuntimeState::Caught),
+                Ok(News::Silent(at, reason)) => self.is_now(at, RuntimeState::Silent(reason)),
                 Ok(News::Failed(at, reason)) => self.count_failure(at, &reason),
                 Err(TryRecvError::Empty) => return None,
                 Err(TryRecvError::Disconnected) => {
@@ -158,14 +158,14 @@ impl Names {
             return;
         }
         let reason = "the thread that asks it has panicked";
-        self.states.fill(State::Silent(reason.to_owned()));
+        self.states.fill(RuntimeState::Silent(reason.to_owned()));
         log::warn!(
             "containers that begin from now on have no names: the thread that asks their runtimes has panicked; \
              start ipc-trace anew, and report what it wrote above"
         );
     }
 
-    fn is_now(&mut self, at: usize, state: State) {
+    fn is_now(&mut self, at: usize, state: RuntimeState) {
         if let Some(known) = self.states.get_mut(at) {
             *known = state;
         }
@@ -173,25 +173,25 @@ impl Names {
 
     /// How far each runtime has come, in the order of the sockets.
     #[must_use]
-    pub(crate) fn states(&self) -> &[State] {
+    pub(crate) fn states(&self) -> &[RuntimeState] {
         &self.states
     }
 
     /// Whether one of them answers.
     #[must_use]
     pub(crate) fn any_answers(&self) -> bool {
-        self.states.contains(&State::Caught)
+        self.states.contains(&RuntimeState::Caught)
     }
 
     /// Waits until every runtime has told all, or does not answer, or it takes too long: for who has
     /// nothing else to do.
-    pub(crate) fn wait(&mut self, patience: Duration, mut each: impl FnMut(Named)) {
+    pub(crate) fn wait(&mut self, patience: Duration, mut each: impl FnMut(RuntimeMetadata)) {
         let begin = Instant::now();
         loop {
             while let Some(named) = self.heard() {
                 each(named);
             }
-            if !self.states.contains(&State::Asked) || begin.elapsed() >= patience {
+            if !self.states.contains(&RuntimeState::Asked) || begin.elapsed() >= patience {
                 return;
             }
             thread::sleep(Duration::from_millis(2));
@@ -225,14 +225,14 @@ async fn follow(socket: Socket, at: usize, news: Sender<News>) {
     loop {
         let begin = Instant::now();
         let followed = match socket.runtime {
-            Runtime::Containerd | Runtime::Crio | Runtime::Cri => {
+            RuntimeKind::Containerd | RuntimeKind::Crio | RuntimeKind::Cri => {
                 cri::follow(&socket, at, &news).await
             }
-            Runtime::Docker
-            | Runtime::Podman
-            | Runtime::Lxc
-            | Runtime::Nspawn
-            | Runtime::Unknown => docker::follow(&socket, at, &news).await,
+            RuntimeKind::Docker
+            | RuntimeKind::Podman
+            | RuntimeKind::Lxc
+            | RuntimeKind::Nspawn
+            | RuntimeKind::Unknown => docker::follow(&socket, at, &news).await,
         };
         let reason = match followed {
             Ok(()) => "it closed the connection".to_owned(),

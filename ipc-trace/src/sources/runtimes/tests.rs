@@ -15,9 +15,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const ID: &str = "d8522205927a2b6a4f1b7c3c0e9d5a4f8e7d6c5b4a39281706f5e4d3c2b1a090";
 
 /// A socket in a folder of its own, gone with it.
-pub(super) struct Place(PathBuf);
+pub(super) struct SocketFolder(PathBuf);
 
-impl Place {
+impl SocketFolder {
     pub(super) fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -31,8 +31,9 @@ impl Place {
         self.0.join("docker.sock")
     }
 
-    fn ask(&self) -> Names {
-        Names::ask(vec![Socket { runtime: Runtime::Docker, path: self.path() }]).unwrap()
+    fn ask(&self) -> RuntimeClients {
+        RuntimeClients::ask(vec![Socket { runtime: RuntimeKind::Docker, path: self.path() }])
+            .unwrap()
     }
 
     /// Serves each connection by a thread: `answer` is given the request's path, and the connection.
@@ -54,7 +55,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for SocketFolder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
@@ -105,7 +106,10 @@ fn docker(told: &'static [&'static str]) -> impl Fn(&str, UnixStream) + Clone + 
 }
 
 /// What is heard until `enough`.
-pub(super) fn hear(names: &mut Names, enough: impl Fn(&[Named], &Names) -> bool) -> Vec<Named> {
+pub(super) fn hear(
+    names: &mut RuntimeClients,
+    enough: impl Fn(&[RuntimeMetadata], &RuntimeClients) -> bool,
+) -> Vec<RuntimeMetadata> {
     let (begin, mut all) = (Instant::now(), Vec::new());
     loop {
         all.extend(names.heard());
@@ -117,13 +121,13 @@ pub(super) fn hear(names: &mut Names, enough: impl Fn(&[Named], &Names) -> bool)
     }
 }
 
-fn silent(names: &Names) -> bool {
-    matches!(names.states(), [State::Silent(_)])
+fn silent(names: &RuntimeClients) -> bool {
+    matches!(names.states(), [RuntimeState::Silent(_)])
 }
 
 #[test]
 fn questions_that_are_not_answered_are_counted() {
-    let place = Place::new();
+    let place = SocketFolder::new();
     let usual = docker(&[]);
     place.serve(move |path, stream| {
         if path.contains(&format!("/containers/{ID}/json")) {
@@ -140,7 +144,7 @@ fn questions_that_are_not_answered_are_counted() {
 
 #[test]
 fn the_end_of_the_thread_that_asks_is_noticed() {
-    let mut names = Place::new().ask();
+    let mut names = SocketFolder::new().ask();
     // As when it panics: nobody is left to send.
     (_, names.news) = mpsc::channel(1);
     assert!(names.heard().is_none());
@@ -149,27 +153,32 @@ fn the_end_of_the_thread_that_asks_is_noticed() {
 
 #[test]
 fn containers_that_exist_are_told_with_their_namespaces() {
-    let place = Place::new();
+    let place = SocketFolder::new();
     place.serve(docker(&[]));
     let mut all = Vec::new();
     place.ask().wait(PATIENCE, |named| all.push(named));
     let id = ID.to_owned();
-    let runtime = Some(Runtime::Docker);
+    let runtime = Some(RuntimeKind::Docker);
     let (name, image) = (Some("app1".to_owned()), Some("alpine".to_owned()));
-    let told = Named { id: id.clone(), runtime, name, image, ..Named::default() };
-    let mode = Named { id, ipc_mode: Some("shareable".to_owned()), ..Named::default() };
+    let told =
+        RuntimeMetadata { id: id.clone(), runtime, name, image, ..RuntimeMetadata::default() };
+    let mode = RuntimeMetadata {
+        id,
+        ipc_mode: Some("shareable".to_owned()),
+        ..RuntimeMetadata::default()
+    };
     assert_eq!(all, [told, mode]);
 }
 
 #[test]
 fn events_tell_of_new_ones_and_what_makes_no_sense_is_passed_over() {
-    let place = Place::new();
+    let place = SocketFolder::new();
     place.serve(docker(&[
         r#"{"Type":"container","Action":"create","Actor":{"ID":"../../etc","Attributes":{"name":"a"}}}"#,
         r#"{"Type":"container","Action":"create"}"#,
         r#"{"Type":"container","Action":"create","Actor":{"ID":"00000000927a2b6a4f1b7c3c0e9d5a4f8e7d6c5b4a39281706f5e4d3c2b1a090","Attributes":{"name":"app2","image":"debian"}}}"#,
     ]));
-    let app2 = |one: &Named| one.name.as_deref() == Some("app2");
+    let app2 = |one: &RuntimeMetadata| one.name.as_deref() == Some("app2");
     let all = hear(&mut place.ask(), |all, _| all.iter().any(app2));
     let mut ids = all.iter().map(|one| one.id.as_str());
     assert!(ids.all(|id| id == ID || id.starts_with("00000000927a")), "{all:?}");
@@ -177,7 +186,7 @@ fn events_tell_of_new_ones_and_what_makes_no_sense_is_passed_over() {
 
 #[test]
 fn garbage_is_no_answer_and_the_next_one_is_heard() {
-    let place = Place::new();
+    let place = SocketFolder::new();
     let times = std::sync::Arc::new(AtomicU32::new(0));
     let right = docker(&[]);
     place.serve(move |path, mut stream| match times.fetch_add(1, Ordering::Relaxed) {
@@ -195,7 +204,7 @@ fn garbage_is_no_answer_and_the_next_one_is_heard() {
 
 #[test]
 fn one_that_never_ends_to_speak_is_left() {
-    let place = Place::new();
+    let place = SocketFolder::new();
     place.serve(|_, mut stream| {
         chunked(&mut stream);
         let much = "[".repeat(1 << 20);
@@ -213,17 +222,17 @@ fn one_that_never_ends_to_speak_is_left() {
 
 #[test]
 fn one_that_hangs_is_waited_for_by_nobody_who_has_something_to_do() {
-    let place = Place::new();
+    let place = SocketFolder::new();
     place.serve(|_, _| thread::sleep(PATIENCE));
     let mut names = place.ask();
     assert_eq!(names.heard(), None);
-    assert_eq!(names.states(), [State::Asked]);
+    assert_eq!(names.states(), [RuntimeState::Asked]);
     hear(&mut names, |_, names| silent(names));
 }
 
 #[test]
 fn one_that_vanishes_and_comes_back_is_heard_again() {
-    let place = Place::new();
+    let place = SocketFolder::new();
     let mut names = place.ask();
     hear(&mut names, |_, names| silent(names));
     place.serve(docker(&[]));
@@ -232,7 +241,7 @@ fn one_that_vanishes_and_comes_back_is_heard_again() {
 
 #[test]
 fn who_does_not_listen_is_not_told_everything_at_once() {
-    let place = Place::new();
+    let place = SocketFolder::new();
     place.serve(|path, mut stream| {
         if path.contains("/events") {
             chunked(&mut stream);
@@ -261,6 +270,6 @@ fn who_does_not_listen_is_not_told_everything_at_once() {
     }
     assert_eq!(names.news.len(), WAITING);
     let some = hear(&mut names, |all, _| all.len() > 100);
-    let kept = |one: &Named| one.name.as_ref().is_none_or(|name| name.len() <= NAME_LEN);
+    let kept = |one: &RuntimeMetadata| one.name.as_ref().is_none_or(|name| name.len() <= NAME_LEN);
     assert!(some.iter().all(kept));
 }

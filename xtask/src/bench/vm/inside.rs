@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, process::Output, thread, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::tracers::{Saw, Tracer};
+use super::tracers::{BenchTracer, Saw};
 
 /// How long the machine is left alone at first.
 const BOOTED: Duration = Duration::from_secs(60);
@@ -14,7 +14,7 @@ const BOOTED: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct InsideArgs {
     /// How to trace
-    tracer: Tracer,
+    tracer: BenchTracer,
 }
 
 /// One kind of call, as the workload says it (`workload::laps`).
@@ -44,12 +44,12 @@ impl Lap {
 
 /// The laps, and what the tracer saw of them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Outcome {
+pub(super) struct LoopOutcome {
     pub(super) laps: Vec<Lap>,
     pub(super) saw: Saw,
 }
 
-/// Runs the laps, and prints an [`Outcome`] as one line of JSON.
+/// Runs the laps, and prints an [`LoopOutcome`] as one line of JSON.
 pub(crate) fn run(args: &InsideArgs) -> Result<bool> {
     let tracer = args.tracer;
     // What a kernel does on the side after it has booted is over by then. It costs nothing: the clock
@@ -65,20 +65,20 @@ pub(crate) fn run(args: &InsideArgs) -> Result<bool> {
     };
     ensure!(output.status.success(), error());
     let laps = laps(&output).with_context(error)?;
-    println!("{}", serde_json::to_string(&Outcome { laps, saw: tracer.saw(&output)? })?);
+    println!("{}", serde_json::to_string(&LoopOutcome { laps, saw: tracer.saw(&output)? })?);
     Ok(true)
 }
 
 /// The workload's own words. ipc-trace, whose output is JSON, has them on standard error.
 fn laps(output: &Output) -> Result<Vec<Lap>> {
     #[derive(Deserialize)]
-    struct Book {
+    struct LoopCounts {
         laps: Vec<Lap>,
     }
     let lines = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
     let book = lines
         .iter()
         .flat_map(|text| text.lines())
-        .find_map(|line| serde_json::from_str::<Book>(line).ok());
+        .find_map(|line| serde_json::from_str::<LoopCounts>(line).ok());
     Ok(book.context("the workload has not said what its calls took")?.laps)
 }

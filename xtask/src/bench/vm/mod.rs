@@ -20,27 +20,28 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{
     figure::{Figure, HEADING},
-    tracer::Programs,
+    tracer::BenchPrograms,
 };
 use crate::{
     apt,
     vm::{
-        Clock, Initramfs, Job, Kernel, Machine, Place, Planned, Preemption, Ran, at_a_time, run_all,
+        BootKernel, Initramfs, Job, MachineClock, Planned, Preemption, QemuMachine, Ran, VmCache,
+        at_a_time, run_all,
     },
 };
-use inside::Outcome;
+use inside::LoopOutcome;
 use table::Outcomes;
-use tracers::Tracer;
+use tracers::BenchTracer;
 
 /// Options of `cargo xtask bench vm`.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct VmArgs {
+pub(crate) struct BenchVmArgs {
     /// The suite of Debian whose kernel is booted
     #[arg(long, default_value = "trixie")]
     suite: String,
     /// Only these ways to trace, besides `untraced`; limits that need others are not looked at
     #[arg(long, value_enum, value_delimiter = ',')]
-    only: Vec<Tracer>,
+    only: Vec<BenchTracer>,
     /// How many machines run at a time [default: one for each processor, and one more; eight at most]
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
@@ -53,9 +54,9 @@ const MEBIBYTES: u32 = 3072;
 const APPEND: &str = "nokaslr";
 
 /// Measures and prints: whether all limits are kept.
-pub(super) fn run(args: &VmArgs) -> Result<bool> {
-    let (built, programs) = Programs::build("auto")?;
-    let place = Place::take(&built)?;
+pub(super) fn run(args: &BenchVmArgs) -> Result<bool> {
+    let (built, programs) = BenchPrograms::build("auto")?;
+    let place = VmCache::take(&built)?;
     let kernel = place.kernel(&args.suite)?;
     let bpftrace = apt::program("bpftrace", "bpftrace")?;
     let strace = apt::program("strace", "strace")?;
@@ -70,10 +71,10 @@ pub(super) fn run(args: &VmArgs) -> Result<bool> {
         files.command(name, program)?;
     }
     println!("Linux {}, {}, {}\n", kernel.release, version(&bpftrace)?, version(&strace)?);
-    let wanted = |tracer: &Tracer| {
-        args.only.is_empty() || *tracer == Tracer::Untraced || args.only.contains(tracer)
+    let wanted = |tracer: &BenchTracer| {
+        args.only.is_empty() || *tracer == BenchTracer::Untraced || args.only.contains(tracer)
     };
-    let queue = Tracer::ALL.into_iter().filter(wanted);
+    let queue = BenchTracer::ALL.into_iter().filter(wanted);
     let queue = queue.map(|tracer| planned(&place, &kernel, &files, tracer)).collect();
     let mut outcomes = Outcomes(BTreeMap::new());
     run_all(queue, args.jobs.unwrap_or_else(at_a_time), |planned, ran| {
@@ -87,15 +88,20 @@ pub(super) fn run(args: &VmArgs) -> Result<bool> {
     Ok(figures.iter().all(Figure::is_within))
 }
 
-fn planned(place: &Place, kernel: &Kernel, files: &Initramfs, tracer: Tracer) -> Planned<Tracer> {
+fn planned(
+    place: &VmCache,
+    kernel: &BootKernel,
+    files: &Initramfs,
+    tracer: BenchTracer,
+) -> Planned<BenchTracer> {
     let what = format!("bench-{}", tracer.name());
     let argv = ["/bin/xtask", "bench", "inside", tracer.name()].map(str::to_owned).to_vec();
     Planned {
         name: format!("bench::vm::{}", tracer.name()),
-        machine: Machine {
+        machine: QemuMachine {
             processors: 1,
             mebibytes: MEBIBYTES,
-            clock: Clock::Instructions,
+            clock: MachineClock::Instructions,
             append: APPEND.to_owned(),
             ..place.machine(kernel, files.clone(), &what)
         },
@@ -105,7 +111,7 @@ fn planned(place: &Place, kernel: &Kernel, files: &Initramfs, tracer: Tracer) ->
 }
 
 /// What the job in a machine said.
-fn outcome(ran: &Ran) -> Result<Outcome> {
+fn outcome(ran: &Ran) -> Result<LoopOutcome> {
     if let Some(trouble) = &ran.trouble {
         bail!("{trouble}; it printed:\n{}\n{}", ran.output, ran.console);
     }

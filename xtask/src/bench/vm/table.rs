@@ -9,22 +9,22 @@ use anyhow::{Context as _, Result};
 
 use super::{
     super::figure::{Figure, Unit},
-    inside::{Lap, Outcome},
-    tracers::Tracer,
+    inside::{Lap, LoopOutcome},
+    tracers::BenchTracer,
 };
 
 /// What a call may cost more than untraced, in instructions.
-const LIMITS: [(&str, Tracer, &str, f64); 4] = [
-    ("added to `semop` by `function`", Tracer::Function, "semop", 870.0),
-    ("added to `semop` by `syscall`", Tracer::Syscall, "semop", 970.0),
-    ("added to `getppid` by `function`", Tracer::Function, "getppid", 5.0),
-    ("added to `getppid` by `syscall`", Tracer::Syscall, "getppid", 250.0),
+const LIMITS: [(&str, BenchTracer, &str, f64); 4] = [
+    ("added to `semop` by `function`", BenchTracer::Function, "semop", 870.0),
+    ("added to `semop` by `syscall`", BenchTracer::Syscall, "semop", 970.0),
+    ("added to `getppid` by `function`", BenchTracer::Function, "getppid", 5.0),
+    ("added to `getppid` by `syscall`", BenchTracer::Syscall, "getppid", 250.0),
 ];
 
 /// ipc-trace, which may lose nothing.
-const OURS: [(&str, Tracer); 2] = [
-    ("events lost with `function`", Tracer::Function),
-    ("events lost with `syscall`", Tracer::Syscall),
+const OURS: [(&str, BenchTracer); 2] = [
+    ("events lost with `function`", BenchTracer::Function),
+    ("events lost with `syscall`", BenchTracer::Syscall),
 ];
 
 /// How much of what bpftrace adds with a line a call `function` may add.
@@ -32,18 +32,18 @@ const PERCENT_OF_STREAM: f64 = 9.0;
 
 /// What the machines said.
 #[derive(Debug)]
-pub(super) struct Outcomes(pub(super) BTreeMap<Tracer, Outcome>);
+pub(super) struct Outcomes(pub(super) BTreeMap<BenchTracer, LoopOutcome>);
 
 impl Outcomes {
-    fn lap(&self, tracer: Tracer, name: &str) -> Result<&Lap> {
+    fn lap(&self, tracer: BenchTracer, name: &str) -> Result<&Lap> {
         let laps = self.0.get(&tracer).map(|outcome| outcome.laps.as_slice()).unwrap_or_default();
         let lap = laps.iter().find(|lap| lap.name == name);
         lap.with_context(|| format!("no figure of {name}, {}", tracer.title()))
     }
 
     /// What a call costs more than untraced.
-    fn added(&self, tracer: Tracer, name: &str) -> Result<f64> {
-        let untraced = self.lap(Tracer::Untraced, name)?.ns_per_call;
+    fn added(&self, tracer: BenchTracer, name: &str) -> Result<f64> {
+        let untraced = self.lap(BenchTracer::Untraced, name)?.ns_per_call;
         Ok(self.lap(tracer, name)?.ns_per_call - untraced)
     }
 
@@ -53,7 +53,7 @@ impl Outcomes {
         for (name, tracer, lap, limit) in LIMITS {
             if self.0.contains_key(&tracer) {
                 let value = self.added(tracer, lap)?;
-                let untraced = self.lap(Tracer::Untraced, lap)?.ns_per_call;
+                let untraced = self.lap(BenchTracer::Untraced, lap)?.ns_per_call;
                 let details = format!("to {untraced:.1} instructions");
                 figures.push(Figure { name, unit: Unit::Count, value, limit, details });
             }
@@ -68,9 +68,14 @@ impl Outcomes {
                 figures.push(Figure { name, unit: Unit::Count, value, limit: 0.0, details });
             }
         }
-        if [Tracer::Function, Tracer::Stream].iter().all(|tracer| self.0.contains_key(tracer)) {
-            let [ours, theirs] =
-                [self.added(Tracer::Function, "semop")?, self.added(Tracer::Stream, "semop")?];
+        if [BenchTracer::Function, BenchTracer::Stream]
+            .iter()
+            .all(|tracer| self.0.contains_key(tracer))
+        {
+            let [ours, theirs] = [
+                self.added(BenchTracer::Function, "semop")?,
+                self.added(BenchTracer::Stream, "semop")?,
+            ];
             figures.push(Figure {
                 name: "added to `semop` by `function`, of what bpftrace adds with a line a call",
                 unit: Unit::Percent,
@@ -82,17 +87,23 @@ impl Outcomes {
         Ok(figures)
     }
 
-    fn row(&self, f: &mut String, tracer: Tracer, outcome: &Outcome, lap: &Lap) -> fmt::Result {
+    fn row(
+        &self,
+        f: &mut String,
+        tracer: BenchTracer,
+        outcome: &LoopOutcome,
+        lap: &Lap,
+    ) -> fmt::Result {
         let Lap { name, ns_per_call, .. } = lap;
         write!(f, "| {name} | {} | {ns_per_call:.0} |", tracer.title())?;
         match self.added(tracer, name) {
-            Ok(added) if tracer != Tracer::Untraced => {
+            Ok(added) if tracer != BenchTracer::Untraced => {
                 write!(f, " {added:+.0} | {:.0} |", lap.tracer_ns_per_call)?;
             }
             Ok(_) | Err(_) => f.write_str(" | |")?,
         }
         match (lap.made(), lap.seen(&outcome.saw)) {
-            (made, seen) if made > 0 && tracer != Tracer::Untraced => {
+            (made, seen) if made > 0 && tracer != BenchTracer::Untraced => {
                 writeln!(f, " {made} | {seen} | {} |", i128::from(made) - i128::from(seen))
             }
             _ => f.write_str(" | | |\n"),
@@ -104,7 +115,7 @@ impl Outcomes {
         let mut text = "| calls | traced by | instructions a call | added | by its process | made | seen | lost |\n\
                         | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
             .to_owned();
-        let untraced = self.0.get(&Tracer::Untraced).context("nothing ran untraced")?;
+        let untraced = self.0.get(&BenchTracer::Untraced).context("nothing ran untraced")?;
         for Lap { name, .. } in &untraced.laps {
             for (tracer, outcome) in &self.0 {
                 self.row(&mut text, *tracer, outcome, self.lap(*tracer, name)?)?;
@@ -124,7 +135,7 @@ impl Outcomes {
 mod tests {
     use super::{super::tracers::Saw, *};
 
-    fn outcome(semop: f64, getppid: f64, seen: u64) -> Outcome {
+    fn outcome(semop: f64, getppid: f64, seen: u64) -> LoopOutcome {
         let lap = |name: &str, ns_per_call, made| Lap {
             name: name.to_owned(),
             ns_per_call,
@@ -132,7 +143,7 @@ mod tests {
             made,
         };
         let made = BTreeMap::from([("semop".to_owned(), 10)]);
-        Outcome {
+        LoopOutcome {
             laps: vec![lap("semop", semop, made), lap("getppid", getppid, BTreeMap::new())],
             saw: Saw { calls: BTreeMap::from([("semop".to_owned(), seen)]), lost: 0 },
         }
@@ -140,10 +151,10 @@ mod tests {
 
     fn outcomes() -> Outcomes {
         Outcomes(BTreeMap::from([
-            (Tracer::Untraced, outcome(1000.0, 300.0, 0)),
-            (Tracer::Function, outcome(1800.0, 302.0, 10)),
-            (Tracer::Syscall, outcome(2100.0, 500.0, 9)),
-            (Tracer::Stream, outcome(11_000.0, 800.0, 4)),
+            (BenchTracer::Untraced, outcome(1000.0, 300.0, 0)),
+            (BenchTracer::Function, outcome(1800.0, 302.0, 10)),
+            (BenchTracer::Syscall, outcome(2100.0, 500.0, 9)),
+            (BenchTracer::Stream, outcome(11_000.0, 800.0, 4)),
         ]))
     }
 
@@ -160,7 +171,7 @@ mod tests {
     #[test]
     fn what_was_not_measured_has_no_limit() {
         let mut outcomes = outcomes();
-        outcomes.0.retain(|tracer, _| *tracer != Tracer::Function);
+        outcomes.0.retain(|tracer, _| *tracer != BenchTracer::Function);
         assert_eq!(outcomes.figures().unwrap().len(), 3);
     }
 

@@ -25,7 +25,7 @@ const OUTPUT: &str = "/tmp/output";
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, Serialize, Deserialize,
 )]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Tracer {
+pub(super) enum BenchTracer {
     /// Nothing
     Untraced,
     /// `ipc-trace report --backend function`
@@ -49,7 +49,7 @@ pub(super) struct Saw {
     pub(super) lost: u64,
 }
 
-impl Tracer {
+impl BenchTracer {
     /// All of them. Those that take longest come first.
     pub(super) const ALL: [Self; 6] =
         [Self::Stream, Self::Count, Self::Function, Self::Syscall, Self::Strace, Self::Untraced];

@@ -2,18 +2,18 @@
 
 use super::*;
 
-fn debian(release: Release, llvm: u32) -> Facts {
-    Facts {
+fn debian(release: Release, llvm: u32) -> ToolchainFacts {
+    ToolchainFacts {
         debian: true,
         root: true,
         debian_rust: Some(RustVersion { release, llvm }),
         debian_sources: true,
         llvm_dev: true,
-        ..Facts::default()
+        ..ToolchainFacts::default()
     }
 }
 
-fn refusal(facts: &Facts) -> String {
+fn refusal(facts: &ToolchainFacts) -> String {
     match plan(facts) {
         Action::Refuse(reason) => reason,
         other @ (Action::Use(_) | Action::InstallPackages(_) | Action::BuildLinker(_)) => {
@@ -24,7 +24,7 @@ fn refusal(facts: &Facts) -> String {
 
 #[test]
 fn a_complete_nightly_comes_first() {
-    let facts = Facts {
+    let facts = ToolchainFacts {
         nightly: true,
         nightly_sources: true,
         path_linker: Some("/opt/bpf-linker".into()),
@@ -37,13 +37,13 @@ fn a_complete_nightly_comes_first() {
 
 #[test]
 fn a_nightly_without_sources_or_linker_is_passed_over() {
-    let without_sources = Facts {
+    let without_sources = ToolchainFacts {
         nightly: true,
         path_linker: Some("/opt/bpf-linker".into()),
         built_linker: Some("/cache/bpf-linker".into()),
         ..debian(Release(1, 96, 0), 22)
     };
-    let without_linker = Facts {
+    let without_linker = ToolchainFacts {
         nightly: true,
         nightly_sources: true,
         built_linker: Some("/cache/bpf-linker".into()),
@@ -57,7 +57,7 @@ fn a_nightly_without_sources_or_linker_is_passed_over() {
 
 #[test]
 fn a_built_linker_does_without_llvm_dev_and_root() {
-    let facts = Facts {
+    let facts = ToolchainFacts {
         root: false,
         llvm_dev: false,
         built_linker: Some("/cache/bpf-linker".into()),
@@ -91,13 +91,13 @@ fn llvm_comes_before_the_linker() {
 
 #[test]
 fn the_linker_is_built_without_root() {
-    let facts = Facts { root: false, ..debian(Release(1, 96, 0), 22) };
+    let facts = ToolchainFacts { root: false, ..debian(Release(1, 96, 0), 22) };
     assert!(matches!(plan(&facts), Action::BuildLinker(_)));
 }
 
 #[test]
 fn without_root_the_commands_are_named() {
-    let facts = Facts { root: false, llvm_dev: false, ..debian(Release(1, 96, 0), 22) };
+    let facts = ToolchainFacts { root: false, llvm_dev: false, ..debian(Release(1, 96, 0), 22) };
     let reason = refusal(&facts);
     assert!(
         reason.contains("sudo apt-get install --no-install-recommends llvm-22-dev"),
@@ -108,7 +108,7 @@ fn without_root_the_commands_are_named() {
 
 #[test]
 fn elsewhere_only_what_is_missing_is_named() {
-    let mut facts = Facts { root: true, ..Facts::default() };
+    let mut facts = ToolchainFacts { root: true, ..ToolchainFacts::default() };
     let reason = refusal(&facts);
     assert!(reason.contains(NIGHTLY_COMMAND) && reason.contains(LINKER_COMMAND));
     facts.nightly = true;

@@ -16,11 +16,11 @@ use anyhow::Result;
 use nix::unistd::pause;
 use serde::{Deserialize, Serialize};
 
-use world::World;
+use world::ModelWorld;
 
 /// Options of `model`.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Model {
+pub(crate) struct ModelArgs {
     /// What the random program is made of
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -35,7 +35,7 @@ pub(crate) struct Model {
 /// A kind of object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Kind {
+enum ModelKind {
     Shm,
     Sem,
     Msg,
@@ -65,8 +65,8 @@ impl Random {
     }
 }
 
-pub(crate) fn run(options: &Model) -> Result<()> {
-    let mut world = World::new(Random(options.seed))?;
+pub(crate) fn run(options: &ModelArgs) -> Result<()> {
+    let mut world = ModelWorld::new(Random(options.seed))?;
     let mut left = None;
     while left != Some(0) {
         world.step()?;

@@ -18,24 +18,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::child::end_with;
 
-use super::Kind;
+use super::ModelKind;
 use crate::workload::{
-    calls::{Caller, slot},
+    calls::{CountingCaller, slot},
     mq, process,
-    sysv::Step,
+    sysv::SemStep,
 };
 
 /// What a process is to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Order {
     /// shmget, semget or msgget
-    Get { kind: Kind, key: i32, flags: i32 },
+    Get { kind: ModelKind, key: i32, flags: i32 },
     /// Any call that changes nothing
-    Use { kind: Kind, id: i32 },
+    Use { kind: ModelKind, id: i32 },
     /// `IPC_RMID`
-    Remove { kind: Kind, id: i32 },
+    Remove { kind: ModelKind, id: i32 },
     /// `IPC_SET`
-    Own { kind: Kind, id: i32, uid: u32, gid: u32, mode: u32 },
+    Own { kind: ModelKind, id: i32, uid: u32, gid: u32, mode: u32 },
     /// shmat
     Attach { id: i32 },
     /// shmdt
@@ -56,7 +56,7 @@ pub(super) enum Order {
 
 /// What came of it.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(super) struct Outcome {
+pub(super) struct StepOutcome {
     /// The kernel's answer, or the child
     pub(super) ret: i64,
     /// The namespace that the process is in now
@@ -70,14 +70,14 @@ pub(super) const ROOM: (i64, i64) = (2, 16);
 
 /// The other end of a process.
 #[derive(Debug)]
-pub(super) struct Worker {
+pub(super) struct ModelWorker {
     /// Its number
     pub(super) pid: Pid,
     stream: UnixStream,
     answers: BufReader<UnixStream>,
 }
 
-impl Worker {
+impl ModelWorker {
     /// Forks one, which ends with this process. This process has one thread.
     pub(super) fn start() -> Result<Self> {
         let (mine, its) = UnixStream::pair()?;
@@ -105,7 +105,7 @@ impl Worker {
     }
 
     /// Gives an order and waits for what comes of it.
-    pub(super) fn give(&mut self, order: &Order) -> Result<Outcome> {
+    pub(super) fn give(&mut self, order: &Order) -> Result<StepOutcome> {
         let mut line = serde_json::to_vec(order)?;
         line.push(b'\n');
         self.stream.write_all(&line)?;
@@ -129,13 +129,13 @@ fn work(mut stream: UnixStream) -> Result<()> {
         // SAFETY: whoever owns these descriptors is not run in this process.
         unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     }
-    let mut caller = Caller::new("model")?;
+    let mut caller = CountingCaller::new("model")?;
     let mut child = None;
     let orders = BufReader::new(stream.try_clone()?);
     for line in orders.lines() {
         let order: Order = serde_json::from_str(&line?)?;
         let ret = act(&mut caller, &mut child, order)?;
-        let answer = Outcome { ret, inum: process::ipc_namespace()? };
+        let answer = StepOutcome { ret, inum: process::ipc_namespace()? };
         stream.write_all(format!("{}\n", serde_json::to_string(&answer)?).as_bytes())?;
     }
     reap(&mut child)
@@ -149,19 +149,19 @@ fn reap(child: &mut Option<Pid>) -> Result<()> {
     Ok(())
 }
 
-fn act(caller: &mut Caller, child: &mut Option<Pid>, order: Order) -> Result<i64> {
+fn act(caller: &mut CountingCaller, child: &mut Option<Pid>, order: Order) -> Result<i64> {
     Ok(match order {
         Order::Get { kind, key, flags } => match kind {
-            Kind::Shm => caller.shmget(key, SIZE.0, flags),
-            Kind::Sem => caller.semget(key, SIZE.1, flags),
-            Kind::Msg => caller.msgget(key, flags),
-            Kind::Mq => bail!("a queue has no key"),
+            ModelKind::Shm => caller.shmget(key, SIZE.0, flags),
+            ModelKind::Sem => caller.semget(key, SIZE.1, flags),
+            ModelKind::Msg => caller.msgget(key, flags),
+            ModelKind::Mq => bail!("a queue has no key"),
         },
         Order::Use { kind, id } => match kind {
-            Kind::Shm => caller.shmctl(id, libc::IPC_STAT),
-            Kind::Sem => caller.semop(id, &[Step(0, 1, 0)]),
-            Kind::Msg => caller.msgrcv(id, 8, 0, libc::IPC_NOWAIT),
-            Kind::Mq => bail!("a queue has no id"),
+            ModelKind::Shm => caller.shmctl(id, libc::IPC_STAT),
+            ModelKind::Sem => caller.semop(id, &[SemStep(0, 1, 0)]),
+            ModelKind::Msg => caller.msgrcv(id, 8, 0, libc::IPC_NOWAIT),
+            ModelKind::Mq => bail!("a queue has no id"),
         },
         Order::Remove { kind, id } => control(caller, kind, id, libc::IPC_RMID),
         Order::Own { kind, id, uid, gid, mode } => {
@@ -211,11 +211,11 @@ fn act(caller: &mut Caller, child: &mut Option<Pid>, order: Order) -> Result<i64
     })
 }
 
-fn control(caller: &mut Caller, kind: Kind, id: i32, cmd: i32) -> i64 {
+fn control(caller: &mut CountingCaller, kind: ModelKind, id: i32, cmd: i32) -> i64 {
     match kind {
-        Kind::Shm => caller.shmctl(id, cmd),
-        Kind::Sem => caller.semctl(id, 0, cmd, 0),
-        Kind::Msg => caller.msgctl(id, cmd),
-        Kind::Mq => -i64::from(libc::EINVAL),
+        ModelKind::Shm => caller.shmctl(id, cmd),
+        ModelKind::Sem => caller.semctl(id, 0, cmd, 0),
+        ModelKind::Msg => caller.msgctl(id, cmd),
+        ModelKind::Mq => -i64::from(libc::EINVAL),
     }
 }

@@ -6,8 +6,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{
-    Kind, Random,
-    worker::{Order, Outcome, ROOM, SIZE, Worker},
+    ModelKind, Random,
+    worker::{ModelWorker, Order, ROOM, SIZE, StepOutcome},
 };
 
 /// Processes at most, and objects of a namespace that are made without being wanted.
@@ -19,29 +19,29 @@ const KEYS: i32 = 4;
 /// A namespace, by the order in which they were made.
 type Ns = usize;
 /// A System V object's id, or a queue's number in its name.
-type Id = i32;
+type ModelId = i32;
 
 /// An attached segment: where, and what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Attachment {
+struct ModelAttachment {
     at: u64,
     ns: Ns,
-    id: Id,
+    id: ModelId,
 }
 
 /// A process.
 #[derive(Debug)]
-struct Member {
-    worker: Worker,
+struct ModelProcess {
+    worker: ModelWorker,
     ns: Ns,
-    attached: Vec<Attachment>,
+    attached: Vec<ModelAttachment>,
     /// Its child: where it is, and what it inherited
-    child: Option<(Ns, Vec<Attachment>)>,
+    child: Option<(Ns, Vec<ModelAttachment>)>,
 }
 
 /// An object.
 #[derive(Clone, Debug)]
-struct Object {
+struct ModelObject {
     key: Option<i32>,
     creator: i32,
     uid: u32,
@@ -52,16 +52,16 @@ struct Object {
 
 /// All there is.
 #[derive(Debug)]
-pub(super) struct World {
+pub(super) struct ModelWorld {
     random: Random,
-    members: Vec<Member>,
+    members: Vec<ModelProcess>,
     /// Inode numbers of all namespaces there ever were
     namespaces: Vec<u64>,
-    objects: BTreeMap<(Ns, Kind, Id), Object>,
+    objects: BTreeMap<(Ns, ModelKind, ModelId), ModelObject>,
     steps: u64,
 }
 
-impl World {
+impl ModelWorld {
     pub(super) fn new(random: Random) -> Result<Self> {
         let mut world = Self {
             random,
@@ -77,11 +77,11 @@ impl World {
 
     /// Another process, in a namespace of its own.
     fn hire(&mut self) -> Result<()> {
-        let mut worker = Worker::start()?;
-        let Outcome { inum, .. } = worker.give(&Order::Unshare)?;
+        let mut worker = ModelWorker::start()?;
+        let StepOutcome { inum, .. } = worker.give(&Order::Unshare)?;
         self.namespaces.push(inum);
         let ns = self.namespaces.len() - 1;
-        self.members.push(Member { worker, ns, attached: Vec::new(), child: None });
+        self.members.push(ModelProcess { worker, ns, attached: Vec::new(), child: None });
         Ok(())
     }
 
@@ -109,7 +109,7 @@ impl World {
     }
 
     /// Objects of the namespace that a process is in, and that can be found.
-    fn reachable(&self, who: usize) -> Vec<(Ns, Kind, Id)> {
+    fn reachable(&self, who: usize) -> Vec<(Ns, ModelKind, ModelId)> {
         let ns = self.members[who].ns;
         let mine = self.objects.iter().filter(|(place, object)| place.0 == ns && !object.removed);
         mine.map(|(place, _)| *place).collect()
@@ -119,10 +119,11 @@ impl World {
         let ns = self.members[who].ns;
         let crowded = self.reachable(who).len() >= CROWD;
         let which = self.random.below(KEYS as usize) as i32 + 1;
-        let kind = [Kind::Shm, Kind::Sem, Kind::Msg, Kind::Mq][self.random.below(4)];
+        let kind =
+            [ModelKind::Shm, ModelKind::Sem, ModelKind::Msg, ModelKind::Mq][self.random.below(4)];
         let exclusive = self.random.below(3) == 0;
         let make = if crowded { 0 } else { self.random.below(3) };
-        if kind == Kind::Mq {
+        if kind == ModelKind::Mq {
             let oflag = match make {
                 0 => 0,
                 _ if exclusive => libc::O_CREAT | libc::O_EXCL,
@@ -130,7 +131,7 @@ impl World {
             };
             let fd = self.give(who, &Order::Open { name: format!("model-{which}"), oflag })?;
             if fd >= 0 {
-                self.met(who, (ns, kind, which), None);
+                self.note_object(who, (ns, kind, which), None);
             }
             return Ok(());
         }
@@ -143,15 +144,15 @@ impl World {
         let key = if key == 0 { 0 } else { 0x1c60_0000 | key };
         let id = self.give(who, &Order::Get { kind, key, flags })?;
         if id >= 0 {
-            self.met(who, (ns, kind, id as Id), Some(key));
+            self.note_object(who, (ns, kind, id as ModelId), Some(key));
         }
         Ok(())
     }
 
     /// A process came back with an object.
-    fn met(&mut self, who: usize, place: (Ns, Kind, Id), key: Option<i32>) {
+    fn note_object(&mut self, who: usize, place: (Ns, ModelKind, ModelId), key: Option<i32>) {
         let creator = self.members[who].worker.pid.as_raw();
-        self.objects.entry(place).or_insert(Object {
+        self.objects.entry(place).or_insert(ModelObject {
             key,
             creator,
             uid: 0,
@@ -164,7 +165,7 @@ impl World {
     fn change(&mut self, who: usize) -> Result<()> {
         let all = self.reachable(who);
         let Some(&(ns, kind, id)) = self.random.one_of(&all) else { return Ok(()) };
-        if kind == Kind::Mq {
+        if kind == ModelKind::Mq {
             return Ok(());
         }
         if self.random.below(2) == 0 {
@@ -185,8 +186,8 @@ impl World {
         let all = self.reachable(who);
         let Some(&(ns, kind, id)) = self.random.one_of(&all) else { return Ok(()) };
         let order = match kind {
-            Kind::Mq => Order::Unlink { name: format!("model-{id}") },
-            Kind::Shm | Kind::Sem | Kind::Msg => Order::Remove { kind, id },
+            ModelKind::Mq => Order::Unlink { name: format!("model-{id}") },
+            ModelKind::Shm | ModelKind::Sem | ModelKind::Msg => Order::Remove { kind, id },
         };
         let ret = self.give(who, &order)?;
         ensure!(ret == 0, "{order:?}: {ret}");
@@ -205,25 +206,25 @@ impl World {
             self.members[who].attached.retain(|other| *other != one);
             return Ok(());
         }
-        let all = self.reachable(who).into_iter().filter(|place| place.1 == Kind::Shm);
+        let all = self.reachable(who).into_iter().filter(|place| place.1 == ModelKind::Shm);
         let all: Vec<_> = all.collect();
         let Some(&(ns, _, id)) = self.random.one_of(&all) else { return Ok(()) };
         let at = self.give(who, &Order::Attach { id })?;
         ensure!(at > 0, "shmat: {at}");
-        self.members[who].attached.push(Attachment { at: at as u64, ns, id });
+        self.members[who].attached.push(ModelAttachment { at: at as u64, ns, id });
         Ok(())
     }
 
     fn travel(&mut self, who: usize) -> Result<()> {
         if self.random.below(2) == 0 {
-            let Outcome { inum, .. } = self.members[who].worker.give(&Order::Unshare)?;
+            let StepOutcome { inum, .. } = self.members[who].worker.give(&Order::Unshare)?;
             self.namespaces.push(inum);
             self.members[who].ns = self.namespaces.len() - 1;
             return Ok(());
         }
         let other = self.random.below(self.members.len());
         let (pid, ns) = (self.members[other].worker.pid.as_raw(), self.members[other].ns);
-        let Outcome { inum, .. } = self.members[who].worker.give(&Order::Enter { pid })?;
+        let StepOutcome { inum, .. } = self.members[who].worker.give(&Order::Enter { pid })?;
         ensure!(inum == self.namespaces[ns], "setns went to {inum}");
         self.members[who].ns = ns;
         Ok(())
@@ -246,7 +247,7 @@ impl World {
         self.members.swap_remove(who).worker.end()
     }
 
-    fn attached(&self) -> impl Iterator<Item = &Attachment> {
+    fn attached(&self) -> impl Iterator<Item = &ModelAttachment> {
         self.members.iter().flat_map(|member| {
             member.attached.iter().chain(member.child.iter().flat_map(|child| &child.1))
         })
@@ -269,9 +270,9 @@ impl World {
     /// Takes out what is gone.
     fn bury(&mut self) {
         let objects = std::mem::take(&mut self.objects);
-        let stays = |(ns, kind, id): &(Ns, Kind, Id), object: &Object| {
-            let held =
-                *kind == Kind::Shm && self.attached().any(|one| (one.ns, one.id) == (*ns, *id));
+        let stays = |(ns, kind, id): &(Ns, ModelKind, ModelId), object: &ModelObject| {
+            let held = *kind == ModelKind::Shm
+                && self.attached().any(|one| (one.ns, one.id) == (*ns, *id));
             self.lives(*ns) && (!object.removed || held)
         };
         self.objects = objects.into_iter().filter(|(place, one)| stays(place, one)).collect();
@@ -279,8 +280,8 @@ impl World {
 
     /// The namespaces that exist and their objects.
     pub(super) fn book(&self) -> Value {
-        let object = |(ns, kind, id): &(Ns, Kind, Id), object: &Object| {
-            let sysv = *kind != Kind::Mq;
+        let object = |(ns, kind, id): &(Ns, ModelKind, ModelId), object: &ModelObject| {
+            let sysv = *kind != ModelKind::Mq;
             let attached = self.attached().filter(|one| (one.ns, one.id) == (*ns, *id)).count();
             json!({
                 "kind": kind,
@@ -290,12 +291,12 @@ impl World {
                 "creator": object.creator,
                 "uid": object.uid, "gid": object.gid, "mode": format!("{:04o}", object.mode),
                 "size": match kind {
-                    Kind::Shm => json!(SIZE.0),
-                    Kind::Sem => json!(SIZE.1),
-                    Kind::Msg => Value::Null,
-                    Kind::Mq => json!(ROOM.0 * ROOM.1),
+                    ModelKind::Shm => json!(SIZE.0),
+                    ModelKind::Sem => json!(SIZE.1),
+                    ModelKind::Msg => Value::Null,
+                    ModelKind::Mq => json!(ROOM.0 * ROOM.1),
                 },
-                "attached": (*kind == Kind::Shm).then_some(attached),
+                "attached": (*kind == ModelKind::Shm).then_some(attached),
                 "removed": object.removed,
             })
         };

@@ -8,7 +8,7 @@ use xtask::containers::{Docker, IMAGE};
 use super::{PROGRAMS, by_id, of_container};
 use crate::{
     book::assert_whole,
-    tracer::{Live, Report, list, of_type, program, scaled, text},
+    tracer::{LiveTracer, ReportTracer, list, of_type, program, scaled, text},
 };
 
 /// Starts a container that sleeps: its id.
@@ -36,10 +36,10 @@ fn containers_that_live_for_one_call_have_their_ids_and_names() {
     let docker = Docker::start("docker-short", &PROGRAMS).unwrap();
     let socket = socket(&docker);
     let options = socket.each_ref().map(String::as_str);
-    let live = Live::start(&options);
-    let report = Report::start(&options);
+    let live = LiveTracer::start(&options);
+    let report = ReportTracer::start(&options);
     let some = [&options[..], &["--container", "short1*", "--image", IMAGE]].concat();
-    let some = Live::start(&some);
+    let some = LiveTracer::start(&some);
     let count = scaled(200);
     let run = |number: u64| {
         let name = format!("short{number}");
@@ -154,7 +154,7 @@ fn sharing_is_shown_and_whether_it_was_declared() {
     // Two containers, one after the other, of one name; and app2, which only sleeps.
     let socket = socket(&docker);
     let options = socket.each_ref().map(String::as_str);
-    let (live, report) = (Live::start(&options), Report::start(&options));
+    let (live, report) = (LiveTracer::start(&options), ReportTracer::start(&options));
     let twins = ["first", "second"].map(|_| {
         let id = sleeper(&docker, "twin", "private");
         docker.run(&["exec", "twin", "ipcmk", "--queue"]).unwrap();

@@ -11,14 +11,14 @@ use tempfile::TempDir;
 use xtask::containers;
 
 use super::{PROGRAMS, by_id, of_container};
-use crate::tracer::{Beside, Live, Report, eventually, of_type, text};
+use crate::tracer::{LiveTracer, ReportTracer, TestProcess, eventually, of_type, text};
 
 const IMAGE: &str = "localhost/ipc-test:latest";
 
 /// Podman with a service that answers at a socket.
 struct Podman {
     folder: TempDir,
-    service: Option<Beside>,
+    service: Option<TestProcess>,
 }
 
 impl Podman {
@@ -32,7 +32,7 @@ impl Podman {
         let socket = podman.folder.path().join("podman.sock");
         let url = format!("unix://{}", socket.display());
         let service = podman.command(&["system", "service", "--time", "0", &url]);
-        podman.service = Some(Beside::start(service));
+        podman.service = Some(TestProcess::start(service));
         assert!(eventually(|| socket.exists()), "there is no socket");
         podman
     }
@@ -78,8 +78,8 @@ fn containers_of_podman_have_their_ids_and_names() {
     let socket = podman.folder.path().join("podman.sock");
     let options = ["--runtime-socket".to_owned(), format!("podman={}", socket.display())];
     let options = options.each_ref().map(String::as_str);
-    let live = Live::start(&options);
-    let report = Report::start(&options);
+    let live = LiveTracer::start(&options);
+    let report = ReportTracer::start(&options);
     let ids = ["short0", "short1", "short2"].map(|name| {
         let file = podman.folder.path().join(name);
         let verb = ["run", "--rm", "--cidfile", file.to_str().unwrap()];

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt as _;
 use serde_json::{Value, json};
 
 use super::namespace;
-use crate::tracer::{Beside, list, number, program, text, workload};
+use crate::tracer::{TestProcess, list, number, program, text, workload};
 
 /// Looks that each meet the descriptors at another moment.
 const LOOKS: usize = 8;
@@ -31,7 +31,7 @@ fn look_as_leader(alone: bool) -> Value {
 
 #[test]
 fn files_that_a_process_swaps_in_are_not_opened() {
-    let mut swap = Beside::start(workload(&["path-swap"]));
+    let mut swap = TestProcess::start(workload(&["path-swap"]));
     let report: Value = serde_json::from_str(&swap.line()).unwrap();
     for turn in 0..LOOKS {
         let alone = turn % 2 == 0;

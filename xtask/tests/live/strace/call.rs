@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::line::Outcome;
+use super::line::StraceOutcome;
 
 /// A call as ipc-trace tells of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,12 +16,12 @@ pub(crate) struct Traced {
     /// All arguments, by the names of `args`; flags, keys, commands and addresses are numbers
     pub(crate) args: BTreeMap<String, Value>,
     /// The result
-    pub(crate) outcome: Outcome,
+    pub(crate) outcome: StraceOutcome,
 }
 
 /// A call as strace shows it.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Shown {
+pub(crate) struct StraceCall {
     /// The operation
     pub(crate) op: &'static str,
     /// How it came into the kernel
@@ -30,10 +30,10 @@ pub(crate) struct Shown {
     /// that a pointer leads to, or nothing
     pub(crate) args: BTreeMap<&'static str, Option<Value>>,
     /// The result
-    pub(crate) outcome: Outcome,
+    pub(crate) outcome: StraceOutcome,
 }
 
-impl Shown {
+impl StraceCall {
     /// Whether ipc-trace tells of the same call.
     pub(crate) fn is(&self, traced: &Traced) -> bool {
         let same_args = self.args.len() == traced.args.len()
@@ -41,8 +41,8 @@ impl Shown {
                 name == other && shown.as_ref().is_none_or(|shown| shown == value)
             });
         let same_outcome = match &self.outcome {
-            Outcome::Unknown => true,
-            known @ (Outcome::Value(_) | Outcome::Error(_)) => *known == traced.outcome,
+            StraceOutcome::Unknown => true,
+            known @ (StraceOutcome::Value(_) | StraceOutcome::Error(_)) => *known == traced.outcome,
         };
         self.op == traced.op && self.abi == traced.abi && same_args && same_outcome
     }
@@ -51,7 +51,7 @@ impl Shown {
     /// it at its entry does not make it (`ptrace_report_syscall_entry`, include/linux/ptrace.h,
     /// and `syscall_trace_enter`, kernel/entry/common.c, 6.12).
     pub(crate) fn may_be_void(&self) -> bool {
-        self.outcome == Outcome::Unknown
+        self.outcome == StraceOutcome::Unknown
     }
 }
 
@@ -61,8 +61,8 @@ mod tests {
 
     use super::*;
 
-    fn pair() -> (Shown, Traced) {
-        let outcome = Outcome::Value(0);
+    fn pair() -> (StraceCall, Traced) {
+        let outcome = StraceOutcome::Value(0);
         let traced = Traced {
             op: "shmdt".to_owned(),
             abi: "i386".to_owned(),
@@ -70,7 +70,7 @@ mod tests {
             outcome: outcome.clone(),
         };
         let args = BTreeMap::from([("shmaddr", Some(json!(4096)))]);
-        (Shown { op: "shmdt", abi: "i386", args, outcome }, traced)
+        (StraceCall { op: "shmdt", abi: "i386", args, outcome }, traced)
     }
 
     #[test]
@@ -84,8 +84,8 @@ mod tests {
         };
         assert!(differs(|other| other.op = "shmat".to_owned()));
         assert!(differs(|other| other.abi = "x86_64".to_owned()));
-        assert!(differs(|other| other.outcome = Outcome::Value(1)));
-        assert!(differs(|other| other.outcome = Outcome::Error("EINVAL".to_owned())));
+        assert!(differs(|other| other.outcome = StraceOutcome::Value(1)));
+        assert!(differs(|other| other.outcome = StraceOutcome::Error("EINVAL".to_owned())));
         assert!(differs(|other| _ = other.args.insert("shmaddr".to_owned(), json!(4097))));
         assert!(differs(|other| _ = other.args.insert("more".to_owned(), json!(1))));
         assert!(differs(|other| other.args.clear()));
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn what_strace_does_not_know_may_be_anything() {
         let (mut shown, traced) = pair();
-        shown.outcome = Outcome::Unknown;
+        shown.outcome = StraceOutcome::Unknown;
         shown.args.insert("shmaddr", None);
         assert!(shown.is(&traced) && shown.may_be_void());
         shown.args.clear();

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 /// One line of strace about a call: `[  64] semget(0x1, 2, 0600) = -1 ENOENT (No such file)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Line {
+pub(crate) struct StraceLine {
     /// The system call's number, in the caller's ABI
     pub(crate) number: u32,
     /// Its name; of `ipc(2)`, that of the call which it stands for
@@ -17,12 +17,12 @@ pub(crate) struct Line {
     /// Whether these are all of them: they are not when the thread died within the call
     pub(crate) complete: bool,
     /// What came of it
-    pub(crate) outcome: Outcome,
+    pub(crate) outcome: StraceOutcome,
 }
 
 /// What came of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum StraceOutcome {
     /// A result
     Value(i64),
     /// An error's name, also of those which only the kernel knows, as `ERESTARTSYS`
@@ -56,20 +56,20 @@ impl Arg {
     }
 }
 
-impl FromStr for Line {
+impl FromStr for StraceLine {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut reader = Reader { rest: text };
+        let mut reader = LineReader { rest: text };
         reader.line().map_err(|error| format!("{error} at {:?} in {text:?}", reader.rest))
     }
 }
 
-struct Reader<'a> {
+struct LineReader<'a> {
     rest: &'a str,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> LineReader<'a> {
     fn eat(&mut self, token: &str) -> bool {
         self.rest.strip_prefix(token).inspect(|rest| self.rest = rest).is_some()
     }
@@ -92,7 +92,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn line(&mut self) -> Result<Line, String> {
+    fn line(&mut self) -> Result<StraceLine, String> {
         self.expect("[")?;
         self.take_while(|c| c == ' ');
         let number = self.take_while(|c| c.is_ascii_digit()).parse().map_err(|_| "no number")?;
@@ -123,31 +123,31 @@ impl<'a> Reader<'a> {
         }
         self.take_while(|c| c == ' ');
         let outcome = if !complete && self.rest.is_empty() {
-            Outcome::Unknown
+            StraceOutcome::Unknown
         } else {
             self.expect("= ")?;
             self.outcome()?
         };
-        Ok(Line { number, name, args, complete, outcome })
+        Ok(StraceLine { number, name, args, complete, outcome })
     }
 
-    fn outcome(&mut self) -> Result<Outcome, String> {
+    fn outcome(&mut self) -> Result<StraceOutcome, String> {
         let unknown = self.eat("?");
         if unknown && (self.rest.is_empty() || self.eat(" <unavailable>")) {
-            return Ok(Outcome::Unknown);
+            return Ok(StraceOutcome::Unknown);
         }
         if unknown || self.eat("-1") {
             self.expect(" ")?;
             let name = self.word()?;
             return if name.starts_with('E') {
-                Ok(Outcome::Error(name))
+                Ok(StraceOutcome::Error(name))
             } else {
                 Err("no error".to_owned())
             };
         }
         match self.number()? {
             value if self.rest.is_empty() => {
-                i64::try_from(value).map(Outcome::Value).map_err(|_| "too large".to_owned())
+                i64::try_from(value).map(StraceOutcome::Value).map_err(|_| "too large".to_owned())
             }
             _ => Err("no end".to_owned()),
         }
@@ -252,7 +252,7 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Line {
+    fn read(text: &str) -> StraceLine {
         text.parse().unwrap()
     }
 
@@ -262,10 +262,10 @@ mod tests {
         assert_eq!((line.number, line.name.as_str()), (29, "shmget"));
         let flags = 0x03ff_fe00 | 63 << 26 | 0o777;
         assert_eq!(line.args, [0xa15b, 8_388_608, flags].map(Arg::Number));
-        assert_eq!(line.outcome, Outcome::Value(30_277_641));
+        assert_eq!(line.outcome, StraceOutcome::Value(30_277_641));
         let line = read("[  30] shmat(-1, NULL, 000) = 0x7f3fd39d4000");
         assert_eq!(line.args, [Arg::Number(-1), Arg::Null, Arg::Number(0)]);
-        assert_eq!(line.outcome, Outcome::Value(0x7f3f_d39d_4000));
+        assert_eq!(line.outcome, StraceOutcome::Value(0x7f3f_d39d_4000));
     }
 
     #[test]
@@ -285,13 +285,16 @@ mod tests {
     #[test]
     fn errors_have_names_and_the_killed_leave_lines_unfinished() {
         let outcome = |end: &str| read(&format!("[  70] msgrcv(0) = {end}")).outcome;
-        assert_eq!(outcome("-1 EINVAL (Invalid argument)"), Outcome::Error("EINVAL".to_owned()));
+        assert_eq!(
+            outcome("-1 EINVAL (Invalid argument)"),
+            StraceOutcome::Error("EINVAL".to_owned())
+        );
         assert_eq!(
             outcome("? ERESTARTNOHAND (To be restarted if no handler)"),
-            Outcome::Error("ERESTARTNOHAND".to_owned())
+            StraceOutcome::Error("ERESTARTNOHAND".to_owned())
         );
-        assert_eq!(outcome("?"), Outcome::Unknown);
-        assert_eq!(outcome("? <unavailable>"), Outcome::Unknown);
+        assert_eq!(outcome("?"), StraceOutcome::Unknown);
+        assert_eq!(outcome("? <unavailable>"), StraceOutcome::Unknown);
         for text in [
             "[  70] msgrcv(5,  <unfinished ...>) = ?",
             "[  70] msgrcv(5,  <unfinished ...>",
@@ -299,7 +302,7 @@ mod tests {
         ] {
             let line = read(text);
             assert_eq!((line.args, line.complete), (vec![Arg::Number(5)], false), "{text}");
-            assert_eq!(line.outcome, Outcome::Unknown, "{text}");
+            assert_eq!(line.outcome, StraceOutcome::Unknown, "{text}");
         }
     }
 
@@ -318,7 +321,7 @@ mod tests {
             "[  64] semget(1, ) = 0",
             "[ 240] mq_open(\"plain\") = 0",
         ] {
-            assert!(text.parse::<Line>().is_err(), "{text}");
+            assert!(text.parse::<StraceLine>().is_err(), "{text}");
         }
     }
 }

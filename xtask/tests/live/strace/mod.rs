@@ -32,7 +32,7 @@ use nix::unistd::User;
 use xtask::find_on_path;
 
 use crate::tracer::{scaled, xtask};
-use program32::{Call, Word};
+use program32::{Syscall32, Word};
 use run::no_difference;
 
 /// The executable of that name; `cargo xtask test` has seen to it that it is there.
@@ -136,7 +136,7 @@ fn data_32(name: &str) -> Vec<u8> {
 }
 
 /// Each operation, by its own number and through ipc(2); a few fail.
-fn calls_32() -> Vec<Call> {
+fn calls_32() -> Vec<Syscall32> {
     use Word::{Data as D, Number as N, Result as R, Stored as S};
     use data::{ADDRESS, ATTRIBUTES, KLUDGE, MESSAGE, NAME, OUT, SOPS, TIME};
     // Through ipc(2): the call, first, second, third, ptr, fifth.

@@ -30,14 +30,14 @@ pub(crate) enum Word {
 }
 
 /// A system call: its number, and its arguments.
-pub(crate) type Call = (u32, Vec<Word>);
+pub(crate) type Syscall32 = (u32, Vec<Word>);
 
 /// The program that makes these calls. `data` is copied to the beginning of its data.
 ///
 /// # Panics
 ///
 /// When it is too long.
-pub(crate) fn program(calls: &[Call], data: &[u8]) -> Vec<u8> {
+pub(crate) fn program(calls: &[Syscall32], data: &[u8]) -> Vec<u8> {
     let mut code = Vec::new();
     for (at, (number, words)) in calls.iter().enumerate() {
         // The numbers that machine code has for ebx, ecx, edx, esi, edi and ebp.

@@ -11,8 +11,8 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    call::{Shown, Traced},
-    line::Line,
+    call::{StraceCall, Traced},
+    line::StraceLine,
     traced,
 };
 use crate::tracer::{text, tracer};
@@ -85,7 +85,7 @@ fn of_tracer(stdout: &[u8], complaints: &str) -> Threads<Traced> {
 
 /// What strace saw, and the threads that it let go of in the middle of a call, since a signal ended it:
 /// stress-ng sends some to all of its process group.
-fn of_strace(folder: &Path) -> (Threads<Shown>, BTreeSet<u64>) {
+fn of_strace(folder: &Path) -> (Threads<StraceCall>, BTreeSet<u64>) {
     let mut threads = Threads::new();
     let mut detached = BTreeSet::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -97,7 +97,7 @@ fn of_strace(folder: &Path) -> (Threads<Shown>, BTreeSet<u64>) {
         }
         let lines = text.lines().filter(|line| !is_news(line) && !line.ends_with(DETACHED));
         let calls = lines.filter_map(|line| {
-            let call = line.parse::<Line>().and_then(|line| line.call());
+            let call = line.parse::<StraceLine>().and_then(|line| line.call());
             call.unwrap_or_else(|error| panic!("strace printed {error}"))
         });
         let calls: Vec<_> = calls.collect();
@@ -119,7 +119,7 @@ fn is_news(line: &str) -> bool {
 
 /// `detached`: threads of which strace does not know what they did afterwards.
 fn differences(
-    shown: &Threads<Shown>,
+    shown: &Threads<StraceCall>,
     traced: &Threads<Traced>,
     detached: &BTreeSet<u64>,
 ) -> Vec<String> {
@@ -142,7 +142,7 @@ fn differences(
 }
 
 /// The first difference between two accounts of one thread; `whole`: whether strace saw it to its end.
-fn difference(tid: u64, shown: &[Shown], traced: &[Traced], whole: bool) -> Option<String> {
+fn difference(tid: u64, shown: &[StraceCall], traced: &[Traced], whole: bool) -> Option<String> {
     let mut traced = traced.iter().peekable();
     for (at, shown) in shown.iter().enumerate() {
         if traced.next_if(|traced| shown.is(traced)).is_none() && !shown.may_be_void() {
@@ -169,12 +169,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::strace::line::Outcome;
+    use crate::strace::line::StraceOutcome;
 
-    fn pair(shmaddr: u64) -> (Shown, Traced) {
-        let outcome = Outcome::Value(0);
+    fn pair(shmaddr: u64) -> (StraceCall, Traced) {
+        let outcome = StraceOutcome::Value(0);
         let args = BTreeMap::from([("shmaddr", Some(json!(shmaddr)))]);
-        let shown = Shown { op: "shmdt", abi: "x86_64", args, outcome: outcome.clone() };
+        let shown = StraceCall { op: "shmdt", abi: "x86_64", args, outcome: outcome.clone() };
         let args = BTreeMap::from([("shmaddr".to_owned(), json!(shmaddr))]);
         let (op, abi) = ("shmdt".to_owned(), "x86_64".to_owned());
         (shown, Traced { op, abi, args, outcome })
@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn what_one_side_lacks_has_twice_or_in_another_order_is_a_difference() {
         let ((s1, t1), (s2, t2)) = (pair(1), pair(2));
-        let differ = |shown: &[&Shown], traced: &[&Traced]| {
+        let differ = |shown: &[&StraceCall], traced: &[&Traced]| {
             let shown: Vec<_> = shown.iter().copied().cloned().collect();
             let traced: Vec<_> = traced.iter().copied().cloned().collect();
             let thread = |n| if n == 0 { None } else { Some(7) };
@@ -198,7 +198,7 @@ mod tests {
         assert!(differ(&[&s1], &[]));
         assert!(differ(&[], &[&t1]));
         let mut void = s2.clone();
-        void.outcome = Outcome::Unknown;
+        void.outcome = StraceOutcome::Unknown;
         assert!(!differ(&[&s1, &void], &[&t1]));
         assert!(!differ(&[&s1, &void], &[&t1, &t2]));
         assert!(differ(&[&s1, &void], &[&t1, &t1]));

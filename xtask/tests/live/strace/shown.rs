@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{
-    call::Shown,
-    line::{Arg, Line, Outcome},
+    call::StraceCall,
+    line::{Arg, StraceLine, StraceOutcome},
 };
 
 /// What the arguments of an unfinished line are cut off to.
@@ -37,32 +37,32 @@ fn abi(number: u32) -> Result<&'static str, String> {
     }
 }
 
-impl Line {
+impl StraceLine {
     /// The call; `None` for an `ipc(2)` which stands for none, and is no operation.
-    pub(crate) fn call(&self) -> Result<Option<Shown>, String> {
+    pub(crate) fn call(&self) -> Result<Option<StraceCall>, String> {
         if self.number == IPC && self.name == "ipc" {
             return Ok(None);
         }
         let abi = abi(self.number)?;
-        let reader = Reader { line: self, narrow: abi == "i386" };
+        let reader = ExpectedReader { line: self, narrow: abi == "i386" };
         let (op, args) = reader.args()?;
         let mut outcome = self.outcome.clone();
         // There strace shows where the segment is, which the kernel stores in memory; the call's
         // own result, which ipc-trace shows, is 0 (`ksys_ipc`, ipc/syscall.c, 6.12).
-        if self.number == IPC && op == "shmat" && matches!(outcome, Outcome::Value(_)) {
-            outcome = Outcome::Value(0);
+        if self.number == IPC && op == "shmat" && matches!(outcome, StraceOutcome::Value(_)) {
+            outcome = StraceOutcome::Value(0);
         }
-        Ok(Some(Shown { op, abi, args, outcome }))
+        Ok(Some(StraceCall { op, abi, args, outcome }))
     }
 }
 
-struct Reader<'a> {
-    line: &'a Line,
+struct ExpectedReader<'a> {
+    line: &'a StraceLine,
     /// The caller's registers and longs have 32 bits.
     narrow: bool,
 }
 
-impl Reader<'_> {
+impl ExpectedReader<'_> {
     /// The operation and its arguments.
     fn args(&self) -> Result<(&'static str, Known), String> {
         let name = self.line.name.as_str();

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{call::Traced, line::Outcome};
+use super::{call::Traced, line::StraceOutcome};
 
 /// Or'ed to a 32-bit caller's command; a command with a name is shown without it.
 const IPC_64: u64 = 0x100;
@@ -72,9 +72,9 @@ pub(crate) fn call(line: &Value) -> Traced {
     let outcome = match line["error"].as_str() {
         Some(error) => {
             assert!(ret < 0, "an error with a result: {line}");
-            Outcome::Error(error.to_owned())
+            StraceOutcome::Error(error.to_owned())
         }
-        None => Outcome::Value(ret),
+        None => StraceOutcome::Value(ret),
     };
     Traced { op: text("op").to_owned(), abi: abi.to_owned(), args, outcome }
 }
@@ -155,7 +155,7 @@ mod tests {
             "timeout": {"tv_sec": -1, "tv_nsec": u32::MAX},
         });
         assert_eq!(json!(call.args), expected);
-        assert_eq!(call.outcome, Outcome::Error("EINVAL".to_owned()));
+        assert_eq!(call.outcome, StraceOutcome::Error("EINVAL".to_owned()));
         assert_eq!(flags(&json!([])), 0);
     }
 

@@ -2,10 +2,10 @@
 
 use ipc_trace_common::{
     op::{Family, Op},
-    record::{NsRef, Way},
+    record::{NsRef, NsSwitchKind},
 };
 
-use super::{A, B, HOST, Task, World, quiet, task};
+use super::{A, B, DetectWorld, HOST, TestTask, quiet, task};
 use crate::event::{
     ReadFrom,
     finding::{Class, Finding, Severity},
@@ -19,15 +19,15 @@ const SECOND: u64 = 1_000_000_000;
 /// A namespace that gives this out has had objects before.
 const LATER: i64 = 32_768 + 5;
 
-const fn owner(ns: NsRef) -> Task {
-    Task { exe: "owner", uid: 33, ..task(500, ns) }
+const fn owner(ns: NsRef) -> TestTask {
+    TestTask { exe: "owner", uid: 33, ..task(500, ns) }
 }
 
-const fn prober(pid: u32, ns: NsRef) -> Task {
-    Task { exe: "prober", uid: 1000, ..task(pid, ns) }
+const fn prober(pid: u32, ns: NsRef) -> TestTask {
+    TestTask { exe: "prober", uid: 1000, ..task(pid, ns) }
 }
 
-fn make(world: &mut World, task: Task, op: Op, key: u64, id: i64) {
+fn make(world: &mut DetectWorld, task: TestTask, op: Op, key: u64, id: i64) {
     let args = match op == Op::Msgget {
         true => [key, CREAT | 0o2600, 0, 0, 0],
         false => [key, 8, CREAT | 0o2600, 0, 0],
@@ -35,25 +35,25 @@ fn make(world: &mut World, task: Task, op: Op, key: u64, id: i64) {
     world.call(task, op, args, id);
 }
 
-fn look(world: &mut World, task: Task, key: u64) {
+fn lookup_key(world: &mut DetectWorld, task: TestTask, key: u64) {
     world.call(task, Op::Shmget, [key, 0, 0, 0, 0], ENOENT);
 }
 
 /// Tries an id where nothing but the id can be wrong.
-fn try_id(world: &mut World, task: Task, id: i64) {
+fn try_id(world: &mut DetectWorld, task: TestTask, id: i64) {
     const IPC_STAT: u64 = 2;
     world.call(task, Op::Shmctl, [id.cast_unsigned(), IPC_STAT, 0, 0, 0], EINVAL);
 }
 
-fn only(world: &mut World) -> Finding {
+fn only(world: &mut DetectWorld) -> Finding {
     let all = world.all();
     let [one] = all.as_slice() else { panic!("{all:#?}") };
     one.clone()
 }
 
 /// A world where A has a segment of this key and id.
-fn with(key: u64, id: i64) -> World {
-    let mut world = World::new();
+fn with(key: u64, id: i64) -> DetectWorld {
+    let mut world = DetectWorld::new();
     make(&mut world, owner(A), Op::Shmget, key, id);
     world
 }
@@ -62,7 +62,7 @@ fn with(key: u64, id: i64) -> World {
 fn a_key_of_another_namespace_alone_is_medium_and_sure() {
     let mut world = with(KEY, 3);
     for _ in 0..10 {
-        look(&mut world, prober(7, B), KEY);
+        lookup_key(&mut world, prober(7, B), KEY);
     }
     let one = only(&mut world);
     assert_eq!((one.class, one.severity, one.count), (Class::ProbeKey, Severity::Medium, 10));
@@ -77,7 +77,7 @@ fn a_key_of_another_namespace_alone_is_medium_and_sure() {
 #[test]
 fn all_kinds_are_found_and_only_among_their_like() {
     for op in [Op::Shmget, Op::Semget, Op::Msgget] {
-        let mut world = World::new();
+        let mut world = DetectWorld::new();
         make(&mut world, owner(A), op, KEY, 3);
         for other in [Op::Shmget, Op::Semget, Op::Msgget] {
             world.call(prober(7, B), other, [KEY, 0, 0, 0, 0], ENOENT);
@@ -90,8 +90,8 @@ fn all_kinds_are_found_and_only_among_their_like() {
 #[test]
 fn what_is_in_no_other_namespace_and_other_errors_are_nothing() {
     let mut world = with(KEY, 3);
-    look(&mut world, prober(7, B), KEY + 1);
-    look(&mut world, prober(7, B), 0);
+    lookup_key(&mut world, prober(7, B), KEY + 1);
+    lookup_key(&mut world, prober(7, B), 0);
     for error in [-17, -13, -43, -22, -12] {
         world.call(prober(7, B), Op::Shmget, [KEY, 0, 0, 0, 0], error);
     }
@@ -104,7 +104,7 @@ fn what_is_in_no_other_namespace_and_other_errors_are_nothing() {
 fn chance_divides_by_the_number_of_namespaces() {
     let mut world = with(KEY, 3);
     make(&mut world, owner(HOST), Op::Shmget, KEY, 3);
-    look(&mut world, prober(7, B), KEY);
+    lookup_key(&mut world, prober(7, B), KEY);
     let one = only(&mut world);
     assert_eq!((one.severity, one.confidence), (Severity::Info, 30));
     assert!(one.title.contains("2 other namespaces"), "{}", one.title);
@@ -116,7 +116,7 @@ fn chance_divides_by_the_number_of_namespaces() {
 fn keys_that_anybody_chooses_are_worth_little() {
     for key in [42, 5_432_001] {
         let mut world = with(key, 3);
-        look(&mut world, prober(7, B), key);
+        lookup_key(&mut world, prober(7, B), key);
         let one = only(&mut world);
         assert_eq!((one.severity, one.confidence), (Severity::Info, 15));
     }
@@ -125,7 +125,7 @@ fn keys_that_anybody_chooses_are_worth_little() {
 #[test]
 fn access_and_a_size_that_fits_count() {
     let mut world = with(KEY, 3);
-    let user = Task { uid: 33, ..prober(7, B) };
+    let user = TestTask { uid: 33, ..prober(7, B) };
     world.call(user, Op::Shmget, [KEY, 8, 0, 0, 0], ENOENT);
     let one = only(&mut world);
     assert_eq!((one.severity, one.confidence), (Severity::Medium, 80));
@@ -138,7 +138,7 @@ fn access_and_a_size_that_fits_count() {
 #[test]
 fn a_twin_is_no_attempt_worth_looking_at() {
     let mut world = with(KEY, 3);
-    let twin = Task { exe: "owner", uid: 33, ..task(7, B) };
+    let twin = TestTask { exe: "owner", uid: 33, ..task(7, B) };
     world.call(twin, Op::Shmget, [KEY, 8, 0, 0, 0], ENOENT);
     let one = only(&mut world);
     assert!(one.confidence <= 50, "{one:#?}");
@@ -147,26 +147,26 @@ fn a_twin_is_no_attempt_worth_looking_at() {
     world.call(twin, Op::Shmget, [5_432_001, 8, 0, 0, 0], ENOENT);
     assert_eq!(only(&mut world).severity, Severity::Info);
     // A twin by its image, of another executable.
-    let mut world = World::new();
+    let mut world = DetectWorld::new();
     for number in [1, 2] {
         world.container(number);
-        drop(world.tracker.containers.named(crate::input::container::Named {
+        drop(world.tracker.containers.named(crate::input::container::RuntimeMetadata {
             id: super::container_id(number),
             image: Some("twin".into()),
-            ..crate::input::container::Named::default()
+            ..crate::input::container::RuntimeMetadata::default()
         }));
     }
-    make(&mut world, Task { cgroup: 1, ..owner(A) }, Op::Shmget, KEY, 3);
-    look(&mut world, Task { cgroup: 2, ..prober(7, B) }, KEY);
+    make(&mut world, TestTask { cgroup: 1, ..owner(A) }, Op::Shmget, KEY, 3);
+    lookup_key(&mut world, TestTask { cgroup: 2, ..prober(7, B) }, KEY);
     assert_eq!(only(&mut world).confidence, 30);
 }
 
 #[test]
 fn who_makes_what_it_looked_for_looked_for_its_own() {
     for op in [Op::Shmget, Op::Semget] {
-        let mut world = World::new();
+        let mut world = DetectWorld::new();
         make(&mut world, owner(A), op, KEY, 3);
-        let user = Task { uid: 33, ..prober(7, B) };
+        let user = TestTask { uid: 33, ..prober(7, B) };
         world.call(user, op, [KEY, 8, 0, 0, 0], ENOENT);
         assert_eq!(only(&mut world).severity, Severity::Medium);
         world.now += SECOND;
@@ -176,12 +176,12 @@ fn who_makes_what_it_looked_for_looked_for_its_own() {
     }
     // Another one made it, of its namespace: a client was early.
     let mut world = with(KEY, 3);
-    look(&mut world, prober(7, B), KEY);
-    make(&mut world, Task { exe: "server", ..task(8, B) }, Op::Shmget, KEY, 0);
+    lookup_key(&mut world, prober(7, B), KEY);
+    make(&mut world, TestTask { exe: "server", ..task(8, B) }, Op::Shmget, KEY, 0);
     assert_eq!(only(&mut world).confidence, 40);
     // Much later, or elsewhere, it explains nothing.
     let mut world = with(KEY, 3);
-    look(&mut world, prober(7, B), KEY);
+    lookup_key(&mut world, prober(7, B), KEY);
     make(&mut world, prober(8, HOST), Op::Shmget, KEY, 0);
     world.now += 10 * SECOND;
     make(&mut world, prober(7, B), Op::Shmget, KEY, 0);
@@ -192,10 +192,10 @@ fn who_makes_what_it_looked_for_looked_for_its_own() {
 fn what_was_there_before_is_no_attempt() {
     const IPC_RMID: u64 = 0;
     let mut world = with(KEY, LATER);
-    let local = Task { exe: "server", ..task(8, B) };
+    let local = TestTask { exe: "server", ..task(8, B) };
     make(&mut world, local, Op::Shmget, KEY, LATER);
     world.call(local, Op::Shmctl, [LATER.cast_unsigned(), IPC_RMID, 0, 0, 0], 0);
-    look(&mut world, prober(7, B), KEY);
+    lookup_key(&mut world, prober(7, B), KEY);
     try_id(&mut world, prober(7, B), LATER);
     quiet(&mut world);
 }
@@ -221,9 +221,9 @@ fn low_ids_are_worth_nothing_and_later_ones_more() {
 #[test]
 fn ids_below_64_are_never_above_20() {
     for id in 0..64 {
-        let mut world = World::new();
+        let mut world = DetectWorld::new();
         for (ns, pid) in [(A, 500), (HOST, 501)].into_iter().take(1 + id as usize % 2) {
-            let all = Task { pid, uid: 1000, ..owner(ns) };
+            let all = TestTask { pid, uid: 1000, ..owner(ns) };
             world.call(all, Op::Shmget, [KEY, 8, CREAT | 0o2666, 0, 0], id);
         }
         for pid in 7..9 {
@@ -237,11 +237,11 @@ fn ids_below_64_are_never_above_20() {
 
 #[test]
 fn an_id_that_was_kept_across_a_move_is_nearly_certain() {
-    for way in [Way::Unshare, Way::Setns] {
+    for way in [NsSwitchKind::Unshare, NsSwitchKind::Setns] {
         let mut world = with(KEY, 3);
         let moved = world.moved(prober(7, A), B, way, None);
         try_id(&mut world, moved, 3);
-        look(&mut world, moved, KEY);
+        lookup_key(&mut world, moved, KEY);
         let all = world.all();
         let id = all.iter().find(|one| one.class == Class::ProbeId).unwrap();
         assert_eq!((id.confidence, id.severity), (45, Severity::Low), "{id:#?}");
@@ -250,23 +250,24 @@ fn an_id_that_was_kept_across_a_move_is_nearly_certain() {
     }
     // A clone has what its parent had; a child of one that moved, too.
     let mut world = with(KEY, LATER);
-    let child = Task { ppid: 7, ..prober(8, B) };
-    world.moved(prober(7, A), B, Way::Clone, Some(child));
+    let child = TestTask { ppid: 7, ..prober(8, B) };
+    world.moved(prober(7, A), B, NsSwitchKind::Clone, Some(child));
     try_id(&mut world, child, LATER);
     assert_eq!(only(&mut world).severity, Severity::High);
     let mut world = with(KEY, LATER);
-    let moved = world.moved(prober(7, A), B, Way::Unshare, None);
-    try_id(&mut world, Task { pid: 8, ppid: 7, ..moved }, LATER);
+    let moved = world.moved(prober(7, A), B, NsSwitchKind::Unshare, None);
+    try_id(&mut world, TestTask { pid: 8, ppid: 7, ..moved }, LATER);
     assert_eq!(only(&mut world).severity, Severity::High);
 }
 
 #[test]
 fn who_executes_another_program_has_kept_nothing() {
     let mut world = with(KEY, LATER);
-    let moved = world.moved(Task { exe: "unshare", ..prober(7, A) }, B, Way::Unshare, None);
-    let inside = Task { exe: "service", ..moved };
+    let moved =
+        world.moved(TestTask { exe: "unshare", ..prober(7, A) }, B, NsSwitchKind::Unshare, None);
+    let inside = TestTask { exe: "service", ..moved };
     world.context(inside);
-    look(&mut world, inside, KEY);
+    lookup_key(&mut world, inside, KEY);
     assert_eq!(only(&mut world).severity, Severity::Medium);
 }
 
@@ -305,7 +306,7 @@ fn an_error_that_something_else_can_have_caused_is_no_attempt() {
         (Op::Semop, [negative, 0x1000, 1, 0, 0], false),
     ];
     for (op, args, attempt) in calls {
-        let mut world = World::new();
+        let mut world = DetectWorld::new();
         for get in [Op::Shmget, Op::Semget, Op::Msgget] {
             make(&mut world, owner(A), get, KEY, LATER);
         }
@@ -322,7 +323,7 @@ fn an_error_that_something_else_can_have_caused_is_no_attempt() {
         (Op::Msgrcv, [id, 0x1000, 8, 0, 0o44000], 0, true),
     ];
     for (op, args, mtype, attempt) in messages {
-        let mut world = World::new();
+        let mut world = DetectWorld::new();
         make(&mut world, owner(A), Op::Msgget, KEY, LATER);
         world.message(prober(7, B), *op, *args, *mtype, EINVAL);
         assert_eq!(world.all().len(), usize::from(*attempt), "{op:?} {args:?} {mtype}");
@@ -331,7 +332,7 @@ fn an_error_that_something_else_can_have_caused_is_no_attempt() {
 
 #[test]
 fn an_error_of_ones_own_object_is_no_attempt() {
-    let mut world = World::new();
+    let mut world = DetectWorld::new();
     make(&mut world, owner(A), Op::Semget, KEY, LATER);
     make(&mut world, prober(7, B), Op::Semget, KEY, LATER);
     const GETVAL: u64 = 12;
@@ -341,7 +342,7 @@ fn an_error_of_ones_own_object_is_no_attempt() {
 
 #[test]
 fn a_burst_is_one_finding_of_its_surest_attempt() {
-    let mut world = World::new();
+    let mut world = DetectWorld::new();
     for (id, key) in [(0, 7), (1, KEY), (LATER, KEY + 1)] {
         make(&mut world, owner(A), Op::Shmget, key, id);
     }
@@ -353,9 +354,9 @@ fn a_burst_is_one_finding_of_its_surest_attempt() {
     assert_eq!(one.object.as_ref().unwrap().id, Some(LATER.try_into().unwrap()));
     assert!(one.title.ends_with("and for 2 more that exist there"), "{}", one.title);
     for key in 0..40_000 {
-        look(&mut world, prober(7, B), key);
+        lookup_key(&mut world, prober(7, B), key);
     }
-    look(&mut world, prober(7, B), KEY);
+    lookup_key(&mut world, prober(7, B), KEY);
     let all = world.all();
     assert_eq!(all.len(), 2);
     assert_eq!((all[1].count, all[1].confidence), (2, 60));
@@ -366,7 +367,7 @@ fn a_title_is_whole_whatever_the_names_in_it_say() {
     const O_CREAT: u64 = 0o102;
     const ENOENT: i64 = 2;
     let names: [&[u8]; 3] = [b"x, and for", b"y, and for 9 more that exist there", b"z, which"];
-    let mut world = World::new();
+    let mut world = DetectWorld::new();
     for (ino, name) in (1..).zip(names) {
         world.named(owner(A), Op::MqOpen, name, O_CREAT, Ok(ino));
     }
@@ -387,8 +388,8 @@ fn what_several_namespaces_have_is_another_finding_than_what_one_has() {
     let mut world = with(KEY, 3);
     make(&mut world, owner(HOST), Op::Shmget, KEY + 1, 4);
     make(&mut world, owner(A), Op::Shmget, KEY + 1, 4);
-    look(&mut world, prober(7, B), KEY);
-    look(&mut world, prober(7, B), KEY + 1);
+    lookup_key(&mut world, prober(7, B), KEY);
+    lookup_key(&mut world, prober(7, B), KEY + 1);
     let confidences: Vec<_> = world.all().iter().map(|one| one.confidence).collect();
     assert_eq!(confidences, [60, 30]);
 }
@@ -397,7 +398,7 @@ fn what_several_namespaces_have_is_another_finding_than_what_one_has() {
 fn names_are_found_and_explained_as_keys_are() {
     const O_CREAT: u64 = 0o102;
     let made = || {
-        let mut world = World::new();
+        let mut world = DetectWorld::new();
         world.named(owner(A), Op::MqOpen, b"jobs", O_CREAT | 0o200, Ok(5));
         world
     };
@@ -435,7 +436,7 @@ fn calls_that_come_together_count_one_by_one() {
     assert_eq!((one.count, one.confidence, one.severity), (3, 60, Severity::Medium));
     assert_eq!(one.events[0].error.unwrap().to_string(), "ENOENT");
     // Of these it is not known what else can have been wrong.
-    let mut world = World::new();
+    let mut world = DetectWorld::new();
     make(&mut world, owner(A), Op::Semget, KEY, LATER);
     let id = i32::try_from(LATER).unwrap();
     world.batch(prober(7, B), Op::Semop, id, &[-22, -11, -22]);
@@ -447,7 +448,7 @@ fn calls_that_come_together_count_one_by_one() {
 
 #[test]
 fn hostile_names_are_escaped() {
-    let mut world = World::new();
+    let mut world = DetectWorld::new();
     let name = b"a\x1b[31m\n";
     world.named(owner(A), Op::MqOpen, name, 0o302, Ok(5));
     world.named(prober(7, B), Op::MqOpen, name, 0, Err(2));
@@ -459,9 +460,9 @@ fn hostile_names_are_escaped() {
 fn a_flood_of_callers_and_keys_leaves_little_behind() {
     let mut world = with(KEY, 3);
     for pid in 10..3_000 {
-        look(&mut world, prober(pid, B), KEY);
+        lookup_key(&mut world, prober(pid, B), KEY);
     }
     assert_eq!(world.all().len(), 512);
     let accounting = world.detect.findings.accounting(0);
-    assert_eq!(accounting.no_room[&Class::ProbeKey], 2_990 - 512);
+    assert_eq!(accounting.over_limit[&Class::ProbeKey], 2_990 - 512);
 }

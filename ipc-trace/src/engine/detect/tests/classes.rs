@@ -2,10 +2,10 @@
 
 use ipc_trace_common::{
     op::Op,
-    record::{Channel, NsRef, QueueRef, Way, queue_flag},
+    record::{Channel, NsRef, NsSwitchKind, QueueRef, queue_flag},
 };
 
-use super::{A, B, HOST, Task, World, only, queue, quiet, task};
+use super::{A, B, DetectWorld, HOST, TestTask, only, queue, quiet, task};
 use crate::{
     event::finding::{Class, Severity},
     input::process::Mapped,
@@ -14,18 +14,18 @@ use crate::{
 const SECOND: u64 = 1_000_000_000;
 
 /// A host where init is in the initial namespaces, and somebody made A and B.
-fn host() -> World {
-    let mut world = World::new();
+fn host() -> DetectWorld {
+    let mut world = DetectWorld::new();
     world.host.namespaces.insert(1, (HOST.inum, 100));
     for (pid, ns) in [(500, A), (501, B)] {
-        world.moved(task(pid, HOST), ns, Way::Unshare, None);
+        world.moved(task(pid, HOST), ns, NsSwitchKind::Unshare, None);
     }
     world
 }
 
 const ATTACHED: i64 = 0x7f00_0000_0000;
 
-fn attach(world: &mut World, task: Task, id: u64) {
+fn attach(world: &mut DetectWorld, task: TestTask, id: u64) {
     world.call(task, Op::Shmget, [42, 4096, 0o1600, 0, 0], id.cast_signed());
     world.call(task, Op::Shmat, [id, 0, 0, 0, 0], ATTACHED);
 }
@@ -87,7 +87,7 @@ fn another_namespaces_tables_are_told_and_reading_says_more_than_holding() {
 
 #[test]
 fn memory_that_a_process_takes_along_is_told_at_once() {
-    for way in [Way::Unshare, Way::Setns] {
+    for way in [NsSwitchKind::Unshare, NsSwitchKind::Setns] {
         for mapped in [None, Some(vec![]), Some(vec![mapping(3)])] {
             let mut world = host();
             let there = mapped.as_ref().is_some_and(|all| !all.is_empty());
@@ -111,18 +111,18 @@ fn who_moves_again_and_again_without_memory_is_looked_at_now_and_then() {
     let carrier = task(7, A);
     let before = world.host.asked;
     world.host.mapped.insert(7, vec![]);
-    for way in [Way::Unshare, Way::Setns].repeat(500) {
+    for way in [NsSwitchKind::Unshare, NsSwitchKind::Setns].repeat(500) {
         world.moved(carrier, B, way, None);
     }
     assert_eq!(world.host.asked, before + 1);
     // Something may have been missed since.
     world.host.mapped.insert(7, vec![mapping(3)]);
     world.wait(SECOND);
-    world.moved(carrier, B, Way::Setns, None);
+    world.moved(carrier, B, NsSwitchKind::Setns, None);
     assert_eq!(world.host.asked, before + 2);
     // What it attached is known without.
     attach(&mut world, carrier, 3);
-    world.moved(carrier, HOST, Way::Setns, None);
+    world.moved(carrier, HOST, NsSwitchKind::Setns, None);
     assert!(only(&mut world, Class::CarriedMapping).confidence >= 90);
 }
 
@@ -132,11 +132,11 @@ fn memory_that_was_detached_or_lost_by_exec_is_not_taken_along() {
     let carrier = task(7, A);
     attach(&mut world, carrier, 3);
     world.call(carrier, Op::Shmdt, [ATTACHED.cast_unsigned(), 0, 0, 0, 0], 0);
-    world.moved(carrier, HOST, Way::Setns, None);
+    world.moved(carrier, HOST, NsSwitchKind::Setns, None);
     quiet(&mut world);
     let runner = task(8, A);
     attach(&mut world, runner, 4);
-    world.moved(Task { exe: "another", ..runner }, HOST, Way::Setns, None);
+    world.moved(TestTask { exe: "another", ..runner }, HOST, NsSwitchKind::Setns, None);
     quiet(&mut world);
 }
 
@@ -146,8 +146,8 @@ fn memory_that_a_child_inherits_counts_after_a_second() {
         let mut world = host();
         let parent = task(7, A);
         attach(&mut world, parent, 3);
-        let child = Task { ppid: 7, ..task(8, B) };
-        world.moved(parent, B, Way::Clone, Some(child));
+        let child = TestTask { ppid: 7, ..task(8, B) };
+        world.moved(parent, B, NsSwitchKind::Clone, Some(child));
         world.wait(SECOND / 2);
         quiet(&mut world);
         world.host.mapped.extend(kept.map(|all| (8, all)));
@@ -173,8 +173,8 @@ fn what_a_child_attaches_itself_is_its_own() {
     let mut world = host();
     let parent = task(7, A);
     attach(&mut world, parent, 3);
-    let child = Task { ppid: 7, ..task(8, B) };
-    world.moved(parent, B, Way::Clone, Some(child));
+    let child = TestTask { ppid: 7, ..task(8, B) };
+    world.moved(parent, B, NsSwitchKind::Clone, Some(child));
     attach(&mut world, child, 3);
     world.host.mapped.insert(8, vec![mapping(3)]);
     world.wait(2 * SECOND);
@@ -186,8 +186,8 @@ fn memory_that_is_touched_is_told_at_once_and_is_the_same_finding() {
     let mut world = host();
     let parent = task(7, A);
     attach(&mut world, parent, 3);
-    let child = Task { ppid: 7, ..task(8, B) };
-    world.moved(parent, B, Way::Clone, Some(child));
+    let child = TestTask { ppid: 7, ..task(8, B) };
+    world.moved(parent, B, NsSwitchKind::Clone, Some(child));
     let segment = |ns| QueueRef { ino: 3, dev: 0, ..queue(ns, 3, B) };
     world.access(child, Channel::MappingTouched, segment(B), 42);
     quiet(&mut world);
@@ -205,7 +205,7 @@ fn a_segments_namespace_is_found_by_id_and_key_where_it_is_not_given() {
     let mut world = host();
     world.access(task(8, B), Channel::MapFiles, unknown, 42);
     quiet(&mut world);
-    assert_eq!(world.detect.unjudged(), 1);
+    assert_eq!(world.detect.undetermined(), 1);
     attach(&mut world, task(7, A), 3);
     world.access(task(8, B), Channel::MapFiles, unknown, 42);
     let one = only(&mut world, Class::CarriedMapping);
@@ -222,8 +222,8 @@ fn a_segments_namespace_is_found_by_id_and_key_where_it_is_not_given() {
 }
 
 /// A thread that enters A from the host.
-fn visit(world: &mut World, visitor: Task) -> Task {
-    world.moved(visitor, A, Way::Setns, None)
+fn visit(world: &mut DetectWorld, visitor: TestTask) -> TestTask {
+    world.moved(visitor, A, NsSwitchKind::Setns, None)
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn who_enters_and_calls_there_is_told_with_what_it_does() {
 fn a_child_of_who_entered_is_counted_with_it() {
     let mut world = host();
     let inside = visit(&mut world, task(7, HOST));
-    world.call(Task { pid: 8, ppid: 7, ..inside }, Op::Semop, [3, 0, 1, 0, 0], 0);
+    world.call(TestTask { pid: 8, ppid: 7, ..inside }, Op::Semop, [3, 0, 1, 0, 0], 0);
     let one = only(&mut world, Class::NamespaceMismatch);
     assert_eq!((one.count, one.subject.process.unwrap().pid), (2, 7));
 }
@@ -257,14 +257,14 @@ fn who_goes_over_as_a_whole_is_silent() {
     // The mount namespace first.
     let mut world = host();
     world.host.namespaces.insert(500, (A.inum, 200));
-    let inside = visit(&mut world, Task { mnt: 200, ..task(7, HOST) });
+    let inside = visit(&mut world, TestTask { mnt: 200, ..task(7, HOST) });
     world.call(inside, Op::Semop, [3, 0, 1, 0, 0], 0);
     world.wait(2 * SECOND);
     quiet(&mut world);
     // Afterwards, and then a call.
     let mut world = host();
     let inside = visit(&mut world, task(7, HOST));
-    let whole = Task { mnt: 200, ..inside };
+    let whole = TestTask { mnt: 200, ..inside };
     world.context(whole);
     world.call(whole, Op::Semop, [3, 0, 1, 0, 0], 0);
     world.wait(2 * SECOND);
@@ -272,7 +272,7 @@ fn who_goes_over_as_a_whole_is_silent() {
     // Afterwards, and a child calls exec.
     let mut world = host();
     let inside = visit(&mut world, task(7, HOST));
-    let child = Task { pid: 8, ppid: 7, mnt: 200, ..inside };
+    let child = TestTask { pid: 8, ppid: 7, mnt: 200, ..inside };
     world.call(child, Op::Semop, [3, 0, 1, 0, 0], 0);
     world.wait(2 * SECOND);
     quiet(&mut world);
@@ -289,7 +289,7 @@ fn who_goes_over_as_a_whole_is_silent() {
 fn who_has_a_mount_namespace_of_its_own_has_not_gone_over() {
     let mut world = host();
     world.host.namespaces.insert(500, (A.inum, 200));
-    let inside = visit(&mut world, Task { mnt: 300, ..task(7, HOST) });
+    let inside = visit(&mut world, TestTask { mnt: 300, ..task(7, HOST) });
     world.call(inside, Op::Semop, [3, 0, 1, 0, 0], 0);
     assert_eq!(only(&mut world, Class::NamespaceMismatch).severity, Severity::High);
 }
@@ -306,7 +306,7 @@ fn who_does_nothing_is_told_after_a_second_or_when_it_leaves() {
 
     let mut world = host();
     let inside = visit(&mut world, task(7, HOST));
-    world.moved(inside, HOST, Way::Setns, None);
+    world.moved(inside, HOST, NsSwitchKind::Setns, None);
     assert_eq!(only(&mut world, Class::NamespaceMismatch).severity, Severity::High);
 }
 
@@ -325,16 +325,18 @@ fn ones_own_namespaces_and_ones_home_are_no_mismatch() {
     let mut world = host();
     // The maker, who comes back; a child of it; a grandchild.
     world.parents.insert(8, 500);
-    for one in
-        [task(500, HOST), Task { ppid: 500, ..task(8, HOST) }, Task { ppid: 8, ..task(9, HOST) }]
-    {
+    for one in [
+        task(500, HOST),
+        TestTask { ppid: 500, ..task(8, HOST) },
+        TestTask { ppid: 8, ..task(9, HOST) },
+    ] {
         let inside = visit(&mut world, one);
         world.call(inside, Op::Semop, [3, 0, 1, 0, 0], 0);
-        world.moved(inside, HOST, Way::Setns, None);
+        world.moved(inside, HOST, NsSwitchKind::Setns, None);
     }
     // Where it came from.
-    let away = world.moved(task(10, B), HOST, Way::Setns, None);
-    world.moved(away, B, Way::Setns, None);
+    let away = world.moved(task(10, B), HOST, NsSwitchKind::Setns, None);
+    world.moved(away, B, NsSwitchKind::Setns, None);
     world.wait(2 * SECOND);
     quiet(&mut world);
 }
@@ -342,8 +344,8 @@ fn ones_own_namespaces_and_ones_home_are_no_mismatch() {
 #[test]
 fn a_process_that_is_only_called_ipc_trace_is_no_tracer() {
     let mut world = host();
-    let called = Task { exe: "ipc-trace", ..task(7, HOST) };
-    let inside = world.moved(called, A, Way::Setns, None);
+    let called = TestTask { exe: "ipc-trace", ..task(7, HOST) };
+    let inside = world.moved(called, A, NsSwitchKind::Setns, None);
     world.queue_call(inside, Op::MqGetsetattr, queue(A, 5, A), 0);
     assert_eq!(only(&mut world, Class::NamespaceMismatch).severity, Severity::High);
 }
@@ -351,13 +353,13 @@ fn a_process_that_is_only_called_ipc_trace_is_no_tracer() {
 #[test]
 fn another_ipc_trace_is_told_as_such_while_it_only_looks() {
     let mut world = host();
-    let other = Task { is_tracer: true, ..task(7, HOST) };
-    let inside = world.moved(other, A, Way::Setns, None);
+    let other = TestTask { is_tracer: true, ..task(7, HOST) };
+    let inside = world.moved(other, A, NsSwitchKind::Setns, None);
     world.queue_call(inside, Op::MqGetsetattr, queue(A, 5, A), 0);
-    let inside = world.moved(inside, B, Way::Setns, None);
-    world.moved(inside, HOST, Way::Setns, None);
+    let inside = world.moved(inside, B, NsSwitchKind::Setns, None);
+    world.moved(inside, HOST, NsSwitchKind::Setns, None);
     assert_eq!(only(&mut world, Class::NamespaceMismatch).severity, Severity::Info);
-    let inside = world.moved(other, A, Way::Setns, None);
+    let inside = world.moved(other, A, NsSwitchKind::Setns, None);
     world.call(inside, Op::Semop, [3, 0, 1, 0, 0], 0);
     assert_eq!(only(&mut world, Class::NamespaceMismatch).severity, Severity::High);
 }
@@ -368,7 +370,7 @@ fn of_this_process_nothing_is_found() {
     let own = task(9999, B);
     world.queue_call(own, Op::MqSend, queue(A, 5, B), 0);
     world.access(own, Channel::QueueOpen, queue(A, 5, B), 0);
-    world.moved(task(9999, HOST), A, Way::Setns, None);
+    world.moved(task(9999, HOST), A, NsSwitchKind::Setns, None);
     world.wait(3 * SECOND);
     quiet(&mut world);
 }

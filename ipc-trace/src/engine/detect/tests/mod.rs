@@ -11,24 +11,24 @@ mod store;
 use std::{collections::BTreeMap, mem::offset_of};
 
 use ipc_trace_common::{
-    op::{Abi, Code, Op, Timeout},
+    op::{Abi, Op, SyscallCode, Timeout},
     record::{
         AccessRecord, BatchHead, BatchRecord, CallRecord, CgroupRecord, Channel, ContextRecord,
-        ExitRecord, Kind, MoveRecord, MsgPart, NamePart, NsRef, QueuePart, QueueRecord, QueueRef,
-        VERSION, Way, What, flag, queue_flag,
+        ExitRecord, MoveRecord, MsgPart, NamePart, NsRef, NsSwitchKind, PackedCall, QueuePart,
+        QueueRecord, QueueRef, RecordKind, VERSION, flag, queue_flag,
     },
 };
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
-use super::{Detect, sighting::Moved, store::Which};
+use super::{Detect, observation::NamespaceMove, store::FindingSelection};
 use crate::{
-    engine::track::contexts::Facts,
+    engine::track::contexts::TaskInfo,
     engine::track::{Tracker, clock::Clock},
     event::OtherNs,
     event::finding::{Class, Finding},
     input::Call,
-    input::Part,
-    input::process::{Beside, Called, Context, Found, Mapped, Request},
+    input::CallPayload,
+    input::process::{Called, Context, InspectorRequest, Mapped, MoveContext, ProcInfo},
 };
 
 pub(super) const HOST: NsRef = NsRef { inum: ipc_trace_common::state::HOST_INUM, generation: 1 };
@@ -37,7 +37,7 @@ pub(super) const B: NsRef = NsRef { inum: 4_026_532_290, generation: 1 };
 
 /// A thread that is its process, with its parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Task {
+pub(super) struct TestTask {
     pub(super) pid: u32,
     pub(super) ppid: u32,
     pub(super) ns: NsRef,
@@ -50,11 +50,11 @@ pub(super) struct Task {
     pub(super) is_tracer: bool,
 }
 
-pub(super) const fn task(pid: u32, ns: NsRef) -> Task {
-    Task { pid, ppid: 1, ns, mnt: 100, exe: "worker", uid: 0, cgroup: 0, is_tracer: false }
+pub(super) const fn task(pid: u32, ns: NsRef) -> TestTask {
+    TestTask { pid, ppid: 1, ns, mnt: 100, exe: "worker", uid: 0, cgroup: 0, is_tracer: false }
 }
 
-impl Task {
+impl TestTask {
     pub(super) const fn start(self) -> u64 {
         self.pid as u64 * 1000
     }
@@ -73,19 +73,19 @@ pub(super) fn queue(ns: NsRef, ino: u64, caller: NsRef) -> QueueRef {
 
 /// Events go in, findings come out.
 #[derive(Debug)]
-pub(super) struct World {
+pub(super) struct DetectWorld {
     pub(super) detect: Detect,
     pub(super) tracker: Tracker,
     pub(super) now: u64,
     /// Parents of parents
     pub(super) parents: BTreeMap<u32, u32>,
-    pub(super) host: Host,
+    pub(super) host: SimulatedHost,
     seq: u64,
 }
 
 /// What there is to be seen on the host.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Host {
+pub(super) struct SimulatedHost {
     pub(super) mapped: BTreeMap<u32, Vec<Mapped>>,
     /// How often it was asked what is mapped
     pub(super) asked: usize,
@@ -93,7 +93,7 @@ pub(super) struct Host {
     pub(super) namespaces: BTreeMap<u32, (u32, u32)>,
 }
 
-impl Host {
+impl SimulatedHost {
     fn mapped(&mut self, pid: u32) -> Option<Vec<Mapped>> {
         self.asked += 1;
         self.mapped.get(&pid).cloned()
@@ -105,15 +105,20 @@ impl Host {
     }
 
     /// What is to be seen of a thread that moves.
-    fn beside(&mut self, detect: &Detect, record: &MoveRecord, mover: Option<&Facts>) -> Beside {
+    fn beside(
+        &mut self,
+        detect: &Detect,
+        record: &MoveRecord,
+        mover: Option<&TaskInfo>,
+    ) -> MoveContext {
         let process = (record.pid, mover.map_or(0, |facts| facts.start_boot_ns));
-        let wanted =
-            record.way != Way::Clone as u32 && detect.wants_mapped(process, record.boot_ns);
+        let wanted = record.way != NsSwitchKind::Clone as u32
+            && detect.wants_mapped(process, record.boot_ns);
         let mnt = mover.and_then(|facts| facts.ns.mnt);
         let parent = mover.and_then(|facts| self.namespaces.get(&facts.ppid));
         let inside = self.namespaces.iter();
         let inside = inside.filter(|(pid, ns)| **pid != record.pid && ns.0 == record.to.inum);
-        Beside {
+        MoveContext {
             parent_mnt: parent.map(|ns| ns.1),
             lives_with: inside.map(|(_, ns)| Some(ns.1) == mnt).max(),
             mapped: wanted.then(|| self.mapped(record.pid)).flatten(),
@@ -121,14 +126,14 @@ impl Host {
     }
 }
 
-impl World {
+impl DetectWorld {
     pub(super) fn new() -> Self {
         Self {
             detect: Detect::new(9999),
             tracker: Tracker::new(Clock::with_offset(0)),
             now: 1_000_000_000,
             parents: BTreeMap::new(),
-            host: Host::default(),
+            host: SimulatedHost::default(),
             seq: 0,
         }
     }
@@ -138,7 +143,7 @@ impl World {
         self.now
     }
 
-    pub(super) fn context(&mut self, task: Task) -> u64 {
+    pub(super) fn context(&mut self, task: TestTask) -> u64 {
         let mut record = ContextRecord::new_zeroed();
         record.context = self.step();
         record.boot_ns = record.context;
@@ -161,12 +166,12 @@ impl World {
         self.tracker.context(&Context {
             record: Box::new(record),
             called: Called::default(),
-            found: Found::default(),
+            found: ProcInfo::default(),
         });
         number
     }
 
-    fn head(&mut self, task: Task) -> CallRecord {
+    fn head(&mut self, task: TestTask) -> CallRecord {
         let context = match self.tracker.contexts.number(task.pid) {
             Some(known) => known,
             None => self.context(task),
@@ -180,8 +185,8 @@ impl World {
         record
     }
 
-    fn made(&mut self, op: Op, record: &CallRecord, part: Part<'_>) {
-        let code = Code::new(op, Timeout::None);
+    fn made(&mut self, op: Op, record: &CallRecord, part: CallPayload<'_>) {
+        let code = SyscallCode::new(op, Timeout::None);
         let call = Call { op, abi: Abi::X86_64, code, record, part };
         self.seq += 1;
         self.tracker.queues.opened(&call);
@@ -192,26 +197,26 @@ impl World {
     }
 
     /// A call on a System V object, or one that looks for it.
-    pub(super) fn call(&mut self, task: Task, op: Op, args: [u64; 5], ret: i64) {
+    pub(super) fn call(&mut self, task: TestTask, op: Op, args: [u64; 5], ret: i64) {
         let mut record = self.head(task);
         (record.args, record.ret) = (args, ret);
-        self.made(op, &record, Part::None);
+        self.made(op, &record, CallPayload::None);
     }
 
     /// A call that sends or receives a message of this type.
-    pub(super) fn message(&mut self, task: Task, op: Op, args: [u64; 5], mtype: i64, ret: i64) {
+    pub(super) fn message(&mut self, task: TestTask, op: Op, args: [u64; 5], mtype: i64, ret: i64) {
         let mut record = self.head(task);
         (record.args, record.ret) = (args, ret);
         record.header.flags = flag::DETAIL;
         let mut part = MsgPart::new_zeroed();
         part.mtype = mtype;
-        self.made(op, &record, Part::Msg(&part));
+        self.made(op, &record, CallPayload::Msg(&part));
     }
 
     /// A call on a queue's name. `queue`: what it led to.
     pub(super) fn named(
         &mut self,
-        task: Task,
+        task: TestTask,
         op: Op,
         name: &[u8],
         oflag: u64,
@@ -232,7 +237,7 @@ impl World {
             Ok(_) => {}
             Err(error) => record.ret = -error,
         }
-        self.made(op, &record, Part::Name(&part));
+        self.made(op, &record, CallPayload::Name(&part));
     }
 
     /// A queue shows itself for the first time.
@@ -246,20 +251,20 @@ impl World {
     }
 
     /// Calls that came together: operation, id or key, results.
-    pub(super) fn batch(&mut self, task: Task, op: Op, id: i32, rets: &[i32]) {
+    pub(super) fn batch(&mut self, task: TestTask, op: Op, id: i32, rets: &[i32]) {
         let head = self.head(task);
         let mut words = vec![0_u64; size_of::<BatchRecord>() / 8];
-        let code = Code::new(op, Timeout::None).0;
+        let code = SyscallCode::new(op, Timeout::None).0;
         let begin = size_of::<BatchHead>() / 8;
         for (at, ret) in rets.iter().enumerate() {
             let outcome = &mut words[begin + 4 * at..];
             outcome[0] = self.now + at as u64;
             outcome[2] = u64::from(ret.cast_unsigned());
-            outcome[3] = What { id, abi: 0, code }.packed();
+            outcome[3] = PackedCall { id, abi: 0, code }.packed();
         }
         let mut bytes = words.as_bytes().to_vec();
         let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
-        put(0, &[VERSION, Kind::Batch as u8]);
+        put(0, &[VERSION, RecordKind::Batch as u8]);
         put(offset_of!(BatchHead, context), &head.context.to_ne_bytes());
         put(offset_of!(BatchHead, tid), &task.pid.to_ne_bytes());
         put(offset_of!(BatchHead, pid), &task.pid.to_ne_bytes());
@@ -295,27 +300,27 @@ impl World {
 
     /// A runtime says of a container which IPC namespace it was given.
     pub(super) fn given(&mut self, number: u64, mode: &str) {
-        let named = crate::input::container::Named {
+        let named = crate::input::container::RuntimeMetadata {
             id: container_id(number),
             name: Some(format!("app{number}")),
             image: Some(format!("image{number}")),
             ipc_mode: Some(mode.to_owned()),
-            ..crate::input::container::Named::default()
+            ..crate::input::container::RuntimeMetadata::default()
         };
         drop(self.tracker.containers.named(named));
     }
 
     /// A call on a queue.
-    pub(super) fn queue_call(&mut self, task: Task, op: Op, queue: QueueRef, ret: i64) {
+    pub(super) fn queue_call(&mut self, task: TestTask, op: Op, queue: QueueRef, ret: i64) {
         let mut record = self.head(task);
         record.ret = ret;
         let mut part = QueuePart::new_zeroed();
         part.queue = queue;
-        self.made(op, &record, Part::Queue(&part));
+        self.made(op, &record, CallPayload::Queue(&part));
     }
 
     /// A way that is no operation.
-    pub(super) fn access(&mut self, task: Task, channel: Channel, object: QueueRef, key: u32) {
+    pub(super) fn access(&mut self, task: TestTask, channel: Channel, object: QueueRef, key: u32) {
         let head = self.head(task);
         let mut record = AccessRecord::new_zeroed();
         record.header.code = channel as u8;
@@ -330,10 +335,16 @@ impl World {
     }
 
     /// A thread got into another namespace; it is what it is there.
-    pub(super) fn moved(&mut self, task: Task, to: NsRef, way: Way, child: Option<Task>) -> Task {
+    pub(super) fn moved(
+        &mut self,
+        task: TestTask,
+        to: NsRef,
+        way: NsSwitchKind,
+        child: Option<TestTask>,
+    ) -> TestTask {
         let moved = match way {
-            Way::Clone => task,
-            Way::Unshare | Way::Setns => Task { ns: to, ..task },
+            NsSwitchKind::Clone => task,
+            NsSwitchKind::Unshare | NsSwitchKind::Setns => TestTask { ns: to, ..task },
         };
         let context = self.context(moved);
         let child_context = child.map_or(0, |child| self.context(child));
@@ -349,8 +360,8 @@ impl World {
         let facts = |tid, context| self.tracker.contexts.get(tid, context).cloned();
         let mover = facts(record.tid, record.context);
         let child = facts(record.child_tid, record.child_context);
-        if matches!(way, Way::Clone | Way::Unshare) {
-            let birth = crate::engine::track::namespaces::Birth {
+        if matches!(way, NsSwitchKind::Clone | NsSwitchKind::Unshare) {
+            let birth = crate::engine::track::namespaces::NamespaceCreation {
                 boot_ns: record.boot_ns,
                 tid: record.tid,
                 by: mover.clone(),
@@ -360,7 +371,7 @@ impl World {
         }
         self.seq += 1;
         let beside = self.host.beside(&self.detect, &record, mover.as_deref());
-        self.detect.moved(&Moved {
+        self.detect.moved(&NamespaceMove {
             record: &record,
             mover: mover.as_ref(),
             child: child.as_ref(),
@@ -376,21 +387,21 @@ impl World {
     fn answer(&mut self, ended: bool) {
         for request in self.detect.take_requests() {
             match request {
-                Request::Namespaces(tid) => {
+                InspectorRequest::Namespaces(tid) => {
                     let found = self.host.namespaces(tid);
                     self.detect.namespaces_seen(tid, found, (self.now, ended));
                 }
-                Request::Mapped(process) => {
+                InspectorRequest::Mapped(process) => {
                     let found = self.host.mapped(process.0);
                     self.detect.mapped_seen(process, found.as_deref(), &self.tracker);
                 }
-                Request::Users { .. } | Request::Ended(_) => {}
+                InspectorRequest::Users { .. } | InspectorRequest::Ended(_) => {}
             }
         }
     }
 
     /// A thread ended.
-    pub(super) fn ended(&mut self, task: Task) {
+    pub(super) fn ended(&mut self, task: TestTask) {
         let mut record = ExitRecord::new_zeroed();
         record.boot_ns = self.step();
         (record.tid, record.pid) = (task.pid, task.pid);
@@ -415,13 +426,13 @@ impl World {
 
     pub(super) fn all(&mut self) -> Vec<Finding> {
         let now = std::time::SystemTime::UNIX_EPOCH;
-        let shown = self.detect.findings.show(Which::All, &mut self.tracker, now);
+        let shown = self.detect.findings.show(FindingSelection::All, &mut self.tracker, now);
         shown.into_iter().map(|one| one.finding).collect()
     }
 }
 
 /// The only finding, which is of that class.
-pub(super) fn only(world: &mut World, class: Class) -> Finding {
+pub(super) fn only(world: &mut DetectWorld, class: Class) -> Finding {
     let all = world.all();
     let [one] = all.as_slice() else { panic!("{all:#?}") };
     assert_eq!(one.class, class, "{one:#?}");
@@ -429,7 +440,7 @@ pub(super) fn only(world: &mut World, class: Class) -> Finding {
 }
 
 /// There is no finding.
-pub(super) fn quiet(world: &mut World) {
+pub(super) fn quiet(world: &mut DetectWorld) {
     let all = world.all();
     assert!(all.is_empty(), "{all:#?}");
 }

@@ -2,30 +2,30 @@
 
 use ipc_trace_common::op::Op;
 
-use super::{A, B, Task, World, queue, task};
+use super::{A, B, DetectWorld, TestTask, queue, task};
 use crate::{
-    engine::policy::{judge::Judges, parse},
+    engine::policy::{judge::PolicyEngine, parse},
     event::finding::{Class, Severity},
 };
 
 /// Where nothing has happened, with a policy.
-fn by_policy(text: &str) -> World {
+fn by_policy(text: &str) -> DetectWorld {
     let policy = parse::policy(text.as_bytes(), &|_| Err("no such user".to_owned()));
-    let mut world = World::new();
-    world.detect.findings.judged_by(Box::new(Judges::by(policy.unwrap())));
+    let mut world = DetectWorld::new();
+    world.detect.findings.judged_by(Box::new(PolicyEngine::by(policy.unwrap())));
     world
 }
 
 /// What is left of a worker's use of another container's queue.
-fn judged(text: &str) -> World {
+fn judged(text: &str) -> DetectWorld {
     let mut world = by_policy(text);
     for number in [1, 2] {
         world.container(number);
         world.given(number, "private");
     }
-    let owner = Task { cgroup: 1, uid: 33, exe: "owner", ..task(100, A) };
+    let owner = TestTask { cgroup: 1, uid: 33, exe: "owner", ..task(100, A) };
     world.named(owner, Op::MqOpen, b"jobs", 0o302, Ok(5));
-    let worker = Task { cgroup: 2, uid: 1000, ..task(200, B) };
+    let worker = TestTask { cgroup: 2, uid: 1000, ..task(200, B) };
     world.queue_call(worker, Op::MqSend, queue(A, 5, B), 0);
     world
 }
@@ -75,7 +75,7 @@ fn what_is_muted_is_counted_by_its_rule_and_can_be_silent_for_ever() {
     assert!(world.all().is_empty());
     // It makes room for others, and counts on.
     world.now += 400_000_000_000;
-    let worker = Task { cgroup: 2, uid: 1000, ..task(200, B) };
+    let worker = TestTask { cgroup: 2, uid: 1000, ..task(200, B) };
     for ino in 10..700 {
         world.queue_call(worker, Op::MqSend, queue(A, ino, B), 0);
         if ino == 520 {
@@ -86,15 +86,15 @@ fn what_is_muted_is_counted_by_its_rule_and_can_be_silent_for_ever() {
     world.all();
     let accounting = world.detect.findings.accounting(0);
     assert_eq!(accounting.muted_by["noise"], accounting.muted[&Class::ForeignObject]);
-    let no_room = accounting.no_room.get(&Class::ForeignObject).copied().unwrap_or(0);
-    assert_eq!(accounting.muted_by["noise"] + no_room, 691);
+    let over_limit = accounting.over_limit.get(&Class::ForeignObject).copied().unwrap_or(0);
+    assert_eq!(accounting.muted_by["noise"] + over_limit, 691);
     assert_eq!(world.detect.findings.worst(), None);
 }
 
 #[test]
 fn a_rule_waits_for_a_name_that_it_may_ask_for() {
-    use crate::engine::detect::store::Which;
-    let show = |world: &mut World, which| {
+    use crate::engine::detect::store::FindingSelection;
+    let show = |world: &mut DetectWorld, which| {
         let now = std::time::SystemTime::UNIX_EPOCH;
         world.detect.findings.show(which, &mut world.tracker, now).len()
     };
@@ -103,13 +103,13 @@ fn a_rule_waits_for_a_name_that_it_may_ask_for() {
         let mut world = judged(text);
         world.all();
         world.container(3);
-        let worker = Task { cgroup: 3, ..task(300, B) };
+        let worker = TestTask { cgroup: 3, ..task(300, B) };
         world.queue_call(worker, Op::MqSend, queue(A, 5, B), 0);
-        let now = show(&mut world, Which::New);
+        let now = show(&mut world, FindingSelection::New);
         if named {
             world.given(3, "private");
         }
-        assert_eq!([now, show(&mut world, Which::Grown)], shown, "{text} {named}");
+        assert_eq!([now, show(&mut world, FindingSelection::Grown)], shown, "{text} {named}");
     }
 }
 
@@ -131,7 +131,7 @@ fn a_name_that_a_caller_gave_allows_and_mutes_nothing() {
     {
         let rule = "name = 'r'\nreason = 'a test'\nclass = 'probe-name'";
         let mut world = by_policy(&format!("[[{table}]]\n{rule}\n{what}\n"));
-        world.named(Task { uid: 33, ..task(100, A) }, Op::MqOpen, b"jobs", 0o302, Ok(5));
+        world.named(TestTask { uid: 33, ..task(100, A) }, Op::MqOpen, b"jobs", 0o302, Ok(5));
         world.named(task(200, B), Op::MqOpen, b"jobs", 0, Err(2));
         let all = world.all();
         assert_eq!((all[0].class, all[0].declared_by.as_deref()), (Class::ProbeName, None));

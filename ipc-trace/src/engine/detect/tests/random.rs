@@ -4,16 +4,16 @@ use std::collections::BTreeSet;
 
 use ipc_trace_common::{
     op::Op,
-    record::{Channel, NsRef, QueueRef, Way},
+    record::{Channel, NsRef, NsSwitchKind, QueueRef},
 };
 use proptest::prelude::*;
 
-use super::{A, B, HOST, Task, World, queue, task};
+use super::{A, B, DetectWorld, HOST, TestTask, queue, task};
 use crate::event::finding::Class;
 
 /// What a process does.
 #[derive(Clone, Copy, Debug)]
-enum Step {
+enum ProcessStep {
     /// Uses a queue of a namespace
     Use(u32, usize),
     /// Opens one by its path
@@ -34,17 +34,17 @@ enum Step {
 
 const ALL: [NsRef; 3] = [HOST, A, B];
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = ProcessStep> {
     let (pid, ns, id) = (7..11_u32, 0..ALL.len(), 1..4_u64);
     prop_oneof![
-        4 => (pid.clone(), ns.clone()).prop_map(|(pid, ns)| Step::Use(pid, ns)),
-        2 => (pid.clone(), ns.clone()).prop_map(|(pid, ns)| Step::Open(pid, ns)),
-        2 => (pid.clone(), id.clone()).prop_map(|(pid, id)| Step::Attach(pid, id)),
-        1 => (pid.clone(), id.clone()).prop_map(|(pid, id)| Step::Detach(pid, id)),
-        3 => (pid.clone(), ns.clone()).prop_map(|(pid, ns)| Step::Enter(pid, ns)),
-        1 => (pid.clone(), ns.clone()).prop_map(|(pid, ns)| Step::Read(pid, ns)),
-        1 => (pid, ns, id).prop_map(|(pid, ns, id)| Step::Touch(pid, ns, id)),
-        1 => (0..3_000_000_000_u64).prop_map(Step::Wait),
+        4 => (pid.clone(), ns.clone()).prop_map(|(pid, ns)| ProcessStep::Use(pid, ns)),
+        2 => (pid.clone(), ns.clone()).prop_map(|(pid, ns)| ProcessStep::Open(pid, ns)),
+        2 => (pid.clone(), id.clone()).prop_map(|(pid, id)| ProcessStep::Attach(pid, id)),
+        1 => (pid.clone(), id.clone()).prop_map(|(pid, id)| ProcessStep::Detach(pid, id)),
+        3 => (pid.clone(), ns.clone()).prop_map(|(pid, ns)| ProcessStep::Enter(pid, ns)),
+        1 => (pid.clone(), ns.clone()).prop_map(|(pid, ns)| ProcessStep::Read(pid, ns)),
+        1 => (pid, ns, id).prop_map(|(pid, ns, id)| ProcessStep::Touch(pid, ns, id)),
+        1 => (0..3_000_000_000_u64).prop_map(ProcessStep::Wait),
     ]
 }
 
@@ -53,18 +53,18 @@ fn at(id: u64) -> i64 {
 }
 
 /// What truly happened: class, process, number of the object's namespace.
-type Truth = BTreeSet<(Class, u32, u32)>;
+type FindingTruth = BTreeSet<(Class, u32, u32)>;
 
 /// Runs a program, of which some records are lost. What happened, whether or not it was told.
-fn run(world: &mut World, steps: &[(Step, bool)]) -> Truth {
-    let mut tasks: Vec<Task> = (7..11).map(|pid| task(pid, HOST)).collect();
+fn run(world: &mut DetectWorld, steps: &[(ProcessStep, bool)]) -> FindingTruth {
+    let mut tasks: Vec<TestTask> = (7..11).map(|pid| task(pid, HOST)).collect();
     let mut attached: BTreeSet<(u32, u64, NsRef)> = BTreeSet::new();
-    let mut truth = Truth::new();
+    let mut truth = FindingTruth::new();
     for (step, lost) in steps {
         let told = !lost;
         let who = |pid: u32| tasks[pid as usize - 7];
         match *step {
-            Step::Use(pid, ns) => {
+            ProcessStep::Use(pid, ns) => {
                 let task = who(pid);
                 if ALL[ns] != task.ns {
                     truth.insert((Class::ForeignObject, pid, ALL[ns].inum));
@@ -73,7 +73,7 @@ fn run(world: &mut World, steps: &[(Step, bool)]) -> Truth {
                     world.queue_call(task, Op::MqSend, queue(ALL[ns], 5, task.ns), 0);
                 }
             }
-            Step::Open(pid, ns) => {
+            ProcessStep::Open(pid, ns) => {
                 let task = who(pid);
                 if ALL[ns] != task.ns {
                     truth.insert((Class::ForeignMount, pid, ALL[ns].inum));
@@ -82,7 +82,7 @@ fn run(world: &mut World, steps: &[(Step, bool)]) -> Truth {
                     world.access(task, Channel::QueueOpen, queue(ALL[ns], 5, task.ns), 0);
                 }
             }
-            Step::Read(pid, ns) => {
+            ProcessStep::Read(pid, ns) => {
                 let task = who(pid);
                 if ALL[ns] != task.ns {
                     truth.insert((Class::ForeignView, pid, ALL[ns].inum));
@@ -92,7 +92,7 @@ fn run(world: &mut World, steps: &[(Step, bool)]) -> Truth {
                     world.access(task, Channel::SysvipcRead, file, 0);
                 }
             }
-            Step::Attach(pid, id) => {
+            ProcessStep::Attach(pid, id) => {
                 let task = who(pid);
                 attached.retain(|one| (one.0, one.1) != (pid, id));
                 attached.insert((pid, id, task.ns));
@@ -100,14 +100,14 @@ fn run(world: &mut World, steps: &[(Step, bool)]) -> Truth {
                     world.call(task, Op::Shmat, [id, 0, 0, 0, 0], at(id));
                 }
             }
-            Step::Detach(pid, id) => {
+            ProcessStep::Detach(pid, id) => {
                 let task = who(pid);
                 attached.retain(|one| (one.0, one.1) != (pid, id));
                 if told {
                     world.call(task, Op::Shmdt, [at(id).cast_unsigned(), 0, 0, 0, 0], 0);
                 }
             }
-            Step::Touch(pid, ns, id) => {
+            ProcessStep::Touch(pid, ns, id) => {
                 let task = who(pid);
                 if ALL[ns] != task.ns {
                     truth.insert((Class::CarriedMapping, pid, ALL[ns].inum));
@@ -117,7 +117,7 @@ fn run(world: &mut World, steps: &[(Step, bool)]) -> Truth {
                     world.access(task, Channel::MappingTouched, of, 0);
                 }
             }
-            Step::Enter(pid, ns) => {
+            ProcessStep::Enter(pid, ns) => {
                 let task = who(pid);
                 let to = ALL[ns];
                 if to == task.ns {
@@ -127,22 +127,22 @@ fn run(world: &mut World, steps: &[(Step, bool)]) -> Truth {
                     truth.insert((Class::CarriedMapping, pid, one.2.inum));
                 }
                 truth.insert((Class::NamespaceMismatch, pid, to.inum));
-                let moved = Task { ns: to, ..task };
+                let moved = TestTask { ns: to, ..task };
                 tasks[pid as usize - 7] = moved;
                 if told {
-                    world.moved(task, to, Way::Setns, None);
+                    world.moved(task, to, NsSwitchKind::Setns, None);
                 } else {
                     world.context(moved);
                 }
             }
-            Step::Wait(ns) => world.wait(ns),
+            ProcessStep::Wait(ns) => world.wait(ns),
         }
     }
     world.wait(5_000_000_000);
     truth
 }
 
-fn found(world: &mut World) -> Truth {
+fn found(world: &mut DetectWorld) -> FindingTruth {
     let what = |one: &crate::event::finding::Finding| {
         let ns = one.object.as_ref().unwrap().ipc_ns.unwrap().inum;
         (one.class, one.subject.process.as_ref().unwrap().pid, ns)
@@ -157,7 +157,7 @@ proptest! {
     fn without_loss_all_is_found_and_nothing_else(
         steps in proptest::collection::vec(step(), 0..60),
     ) {
-        let mut world = World::new();
+        let mut world = DetectWorld::new();
         let steps: Vec<_> = steps.into_iter().map(|step| (step, false)).collect();
         let truth = run(&mut world, &steps);
         let all = found(&mut world);
@@ -165,7 +165,7 @@ proptest! {
         let home = |one: &(Class, u32, u32)| {
             one.0 == Class::NamespaceMismatch && one.2 == HOST.inum
         };
-        let expected: Truth = truth.into_iter().filter(|one| !home(one)).collect();
+        let expected: FindingTruth = truth.into_iter().filter(|one| !home(one)).collect();
         prop_assert_eq!(all, expected);
     }
 
@@ -175,10 +175,10 @@ proptest! {
     ) {
         // That an address was given back is known by the call alone: without it, what is there is not
         // what was attached last. Namespaces' moves and removals come on a ring of their own.
-        let keeps = |step: &Step| matches!(step, Step::Attach(..) | Step::Detach(..));
+        let keeps = |step: &ProcessStep| matches!(step, ProcessStep::Attach(..) | ProcessStep::Detach(..));
         let steps: Vec<_> =
             steps.into_iter().map(|(step, lost)| (step, lost && !keeps(&step))).collect();
-        let mut world = World::new();
+        let mut world = DetectWorld::new();
         let truth = run(&mut world, &steps);
         let all = found(&mut world);
         let wrong: Vec<_> = all.difference(&truth).collect();

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipc_trace_common::{op::Op, record::NsRef};
 use proptest::prelude::*;
 
-use super::{A, B, HOST, Task, World, task};
+use super::{A, B, DetectWorld, HOST, TestTask, task};
 use crate::event::finding::{Class, Finding, Severity};
 
 const ALL: [NsRef; 3] = [HOST, A, B];
@@ -14,15 +14,15 @@ const ALL: [NsRef; 3] = [HOST, A, B];
 const PIDS: usize = 6;
 const KEYS: u64 = 4;
 
-fn who(at: usize) -> Task {
+fn who(at: usize) -> TestTask {
     let (ns, inside) = (ALL[at / 2], at % 2 == 1);
     let cgroup = if inside { at as u64 + 1 } else { 0 };
     let exe = ["one", "two", "three", "four", "five", "six"][at];
-    Task { exe, uid: 1000 + at as u32, cgroup, ..task(10 + at as u32, ns) }
+    TestTask { exe, uid: 1000 + at as u32, cgroup, ..task(10 + at as u32, ns) }
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Step {
+enum LookupStep {
     /// Makes or gets the set of a key
     Make(usize, u64),
     /// Removes it
@@ -34,14 +34,14 @@ enum Step {
     Wait(u64),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = LookupStep> {
     let (at, key) = (0..PIDS, 0..KEYS);
     prop_oneof![
-        3 => (at.clone(), key.clone()).prop_map(|(at, key)| Step::Make(at, key)),
-        1 => (at.clone(), key.clone()).prop_map(|(at, key)| Step::Remove(at, key)),
-        5 => (at.clone(), key.clone()).prop_map(|(at, key)| Step::Look(at, key)),
-        3 => (at, key).prop_map(|(at, key)| Step::Use(at, key)),
-        1 => (0..6_000_000_000_u64).prop_map(Step::Wait),
+        3 => (at.clone(), key.clone()).prop_map(|(at, key)| LookupStep::Make(at, key)),
+        1 => (at.clone(), key.clone()).prop_map(|(at, key)| LookupStep::Remove(at, key)),
+        5 => (at.clone(), key.clone()).prop_map(|(at, key)| LookupStep::Look(at, key)),
+        3 => (at, key).prop_map(|(at, key)| LookupStep::Use(at, key)),
+        1 => (0..6_000_000_000_u64).prop_map(LookupStep::Wait),
     ]
 }
 
@@ -59,7 +59,7 @@ struct Done {
 
 /// What truly happened.
 #[derive(Debug, Default)]
-struct Truth {
+struct LookupTruth {
     /// By process: lookups of keys that its namespace never had, and another had then
     attempts: BTreeMap<u32, u64>,
     /// Failed lookups at all
@@ -75,8 +75,8 @@ const fn key_of(key: u64) -> u64 {
 }
 
 /// What the kernel makes of a program.
-fn happen(steps: &[Step]) -> (Vec<Done>, Truth) {
-    let mut truth = Truth::default();
+fn happen(steps: &[LookupStep]) -> (Vec<Done>, LookupTruth) {
+    let mut truth = LookupTruth::default();
     let mut live: BTreeMap<(NsRef, u64), i64> = BTreeMap::new();
     let mut ever: BTreeSet<(NsRef, u64)> = BTreeSet::new();
     let mut next = 40_000;
@@ -86,7 +86,7 @@ fn happen(steps: &[Step]) -> (Vec<Done>, Truth) {
             all.push(Done { at, op, args, ret, wait: 0, can_be_lost });
         };
         match *step {
-            Step::Make(at, key) => {
+            LookupStep::Make(at, key) => {
                 let ns = who(at).ns;
                 let new = !live.contains_key(&(ns, key));
                 let id = *live.entry((ns, key)).or_insert(next);
@@ -97,13 +97,13 @@ fn happen(steps: &[Step]) -> (Vec<Done>, Truth) {
                 let flags = if new { 0o3660 } else { 0o1660 };
                 done(at, Op::Semget, [key_of(key), 1, flags, 0, 0], id, false);
             }
-            Step::Remove(at, key) => {
+            LookupStep::Remove(at, key) => {
                 if let Some(id) = live.remove(&(who(at).ns, key)) {
                     truth.used.insert((who(at).pid, id.try_into().unwrap()));
                     done(at, Op::Semctl, [id.cast_unsigned(), 0, 0, 0, 0], 0, false);
                 }
             }
-            Step::Look(at, key) => {
+            LookupStep::Look(at, key) => {
                 let task = who(at);
                 if let Some(id) = live.get(&(task.ns, key)) {
                     truth.used.insert((task.pid, (*id).try_into().unwrap()));
@@ -117,13 +117,13 @@ fn happen(steps: &[Step]) -> (Vec<Done>, Truth) {
                 }
                 done(at, Op::Semget, [key_of(key), 0, 0, 0, 0], -2, true);
             }
-            Step::Use(at, key) => {
+            LookupStep::Use(at, key) => {
                 if let Some(id) = live.get(&(who(at).ns, key)) {
                     truth.used.insert((who(at).pid, (*id).try_into().unwrap()));
                     done(at, Op::Semop, [id.cast_unsigned(), 0x1000, 1, 0, 0], 0, true);
                 }
             }
-            Step::Wait(ns) => {
+            LookupStep::Wait(ns) => {
                 if let Some(last) = all.last_mut() {
                     last.wait += ns;
                 }
@@ -133,8 +133,8 @@ fn happen(steps: &[Step]) -> (Vec<Done>, Truth) {
     (all, truth)
 }
 
-fn tell(calls: &[Done]) -> Vec<Finding> {
-    let mut world = World::new();
+fn replay_calls(calls: &[Done]) -> Vec<Finding> {
+    let mut world = DetectWorld::new();
     for at in (1..PIDS).step_by(2) {
         world.container(at as u64 + 1);
         world.given(at as u64 + 1, "private");
@@ -150,7 +150,7 @@ fn tell(calls: &[Done]) -> Vec<Finding> {
 }
 
 /// What no loss and no order may change.
-fn is_true(all: &[Finding], truth: &Truth) -> Result<(), TestCaseError> {
+fn is_true(all: &[Finding], truth: &LookupTruth) -> Result<(), TestCaseError> {
     let mut attempts: BTreeMap<u32, u64> = BTreeMap::new();
     for one in all {
         let pid = one.subject.process.as_ref().unwrap().pid;
@@ -194,7 +194,7 @@ proptest! {
         steps in proptest::collection::vec(step(), 0..80),
     ) {
         let (calls, truth) = happen(&steps);
-        let all = tell(&calls);
+        let all = replay_calls(&calls);
         is_true(&all, &truth)?;
         let mut found: BTreeMap<u32, u64> = BTreeMap::new();
         for one in all.iter().filter(|one| one.class == Class::ProbeKey) {
@@ -219,6 +219,6 @@ proptest! {
                 calls.swap(at - 1, at);
             }
         }
-        is_true(&tell(&calls), &truth)?;
+        is_true(&replay_calls(&calls), &truth)?;
     }
 }

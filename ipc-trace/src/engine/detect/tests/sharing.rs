@@ -2,27 +2,27 @@
 
 use ipc_trace_common::{op::Op, record::NsRef};
 
-use super::{A, B, HOST, Task, World, only, queue, quiet, task};
+use super::{A, B, DetectWorld, HOST, TestTask, only, queue, quiet, task};
 use crate::event::finding::{Class, Severity};
 
 const SECOND: u64 = 1_000_000_000;
 const KEY: u64 = 0x8cd1_ab21;
 const PRIVATE: u64 = 0o3600;
 
-const fn of(cgroup: u64, ns: NsRef) -> Task {
-    Task { cgroup, uid: 1000, ..task(100 + cgroup as u32, ns) }
+const fn task_in(cgroup: u64, ns: NsRef) -> TestTask {
+    TestTask { cgroup, uid: 1000, ..task(100 + cgroup as u32, ns) }
 }
 
-fn make(world: &mut World, task: Task, mode: u64) {
+fn make(world: &mut DetectWorld, task: TestTask, mode: u64) {
     world.call(task, Op::Semget, [KEY, 1, 0o3000 | mode, 0, 0], 3);
 }
 
-fn using(world: &mut World, task: Task) {
+fn using(world: &mut DetectWorld, task: TestTask) {
     world.call(task, Op::Semop, [3, 0, 1, 0, 0], 0);
 }
 
-fn world(modes: &[(u64, &str)]) -> World {
-    let mut world = World::new();
+fn world(modes: &[(u64, &str)]) -> DetectWorld {
+    let mut world = DetectWorld::new();
     for number in [1, 2] {
         world.container(number);
     }
@@ -40,10 +40,10 @@ fn containers_that_share_an_object_are_told_and_declared_by_their_runtime() {
         ([(1, "private"), (2, "private")], Severity::Medium),
     ] {
         let mut world = world(&modes);
-        make(&mut world, of(1, A), PRIVATE);
-        using(&mut world, of(1, A));
+        make(&mut world, task_in(1, A), PRIVATE);
+        using(&mut world, task_in(1, A));
         quiet(&mut world);
-        using(&mut world, of(2, A));
+        using(&mut world, task_in(2, A));
         let one = only(&mut world, Class::CrossContainer);
         assert_eq!((one.severity, one.count, one.confidence), (severity, 1, 90));
         assert_eq!(one.declared_by.is_some(), severity == Severity::Info);
@@ -56,7 +56,7 @@ fn containers_that_share_an_object_are_told_and_declared_by_their_runtime() {
         assert_eq!(object.owner_container.unwrap().name.as_ref().unwrap().to_string(), "app1");
         // What comes afterwards is counted.
         for _ in 0..5 {
-            using(&mut world, of(2, A));
+            using(&mut world, task_in(2, A));
         }
         world.wait(SECOND);
         assert_eq!(only(&mut world, Class::CrossContainer).count, 6);
@@ -67,8 +67,8 @@ fn containers_that_share_an_object_are_told_and_declared_by_their_runtime() {
 fn a_runtimes_word_is_waited_for_and_comes_late() {
     let joins = format!("container:{}", super::container_id(1));
     let mut late = world(&[]);
-    make(&mut late, of(1, A), PRIVATE);
-    using(&mut late, of(2, A));
+    make(&mut late, task_in(1, A), PRIVATE);
+    using(&mut late, task_in(2, A));
     quiet(&mut late);
     late.wait(SECOND);
     quiet(&mut late);
@@ -78,8 +78,8 @@ fn a_runtimes_word_is_waited_for_and_comes_late() {
     assert_eq!(only(&mut late, Class::CrossContainer).severity, Severity::Info);
 
     let mut later = world(&[]);
-    make(&mut later, of(1, A), PRIVATE);
-    using(&mut later, of(2, A));
+    make(&mut later, task_in(1, A), PRIVATE);
+    using(&mut later, task_in(2, A));
     later.wait(4 * SECOND);
     assert_eq!(only(&mut later, Class::CrossContainer).severity, Severity::Medium);
     later.given(1, "shareable");
@@ -89,8 +89,8 @@ fn a_runtimes_word_is_waited_for_and_comes_late() {
     assert_eq!((one.severity, one.count), (Severity::Info, 1));
 
     let mut never = world(&[]);
-    make(&mut never, of(1, A), PRIVATE);
-    using(&mut never, of(2, A));
+    make(&mut never, task_in(1, A), PRIVATE);
+    using(&mut never, task_in(2, A));
     never.finish();
     assert_eq!(only(&mut never, Class::CrossContainer).severity, Severity::Medium);
 }
@@ -98,10 +98,10 @@ fn a_runtimes_word_is_waited_for_and_comes_late() {
 #[test]
 fn one_container_alone_and_the_hosts_own_are_silent() {
     let mut world = world(&[(1, "private")]);
-    make(&mut world, of(1, A), PRIVATE);
+    make(&mut world, task_in(1, A), PRIVATE);
     // docker exec, as another process and another user.
-    using(&mut world, Task { pid: 300, ..of(1, A) });
-    using(&mut world, Task { pid: 301, uid: 0, ..of(1, A) });
+    using(&mut world, TestTask { pid: 300, ..task_in(1, A) });
+    using(&mut world, TestTask { pid: 301, uid: 0, ..task_in(1, A) });
     // A process of the host that came in.
     using(&mut world, task(7, A));
     world.wait(5 * SECOND);
@@ -112,9 +112,9 @@ fn one_container_alone_and_the_hosts_own_are_silent() {
 fn twins_in_namespaces_of_their_own_are_silent() {
     let mut world = world(&[(1, "private"), (2, "private")]);
     for (number, ns) in [(1, A), (2, B)] {
-        make(&mut world, of(number, ns), PRIVATE);
-        using(&mut world, of(number, ns));
-        world.call(of(number, ns), Op::Shmget, [5_432_001, 4096, 0o3600, 0, 0], 0);
+        make(&mut world, task_in(number, ns), PRIVATE);
+        using(&mut world, task_in(number, ns));
+        world.call(task_in(number, ns), Op::Shmget, [5_432_001, 4096, 0o3600, 0, 0], 0);
     }
     world.wait(5 * SECOND);
     quiet(&mut world);
@@ -123,9 +123,9 @@ fn twins_in_namespaces_of_their_own_are_silent() {
 #[test]
 fn a_queue_that_is_used_from_another_namespace_is_not_shared() {
     let mut world = world(&[(1, "private"), (2, "private")]);
-    world.queue_call(of(1, A), Op::MqSend, queue(A, 5, A), 0);
-    world.queue_call(of(2, B), Op::MqSend, queue(A, 5, B), 0);
-    world.queue_call(of(1, A), Op::MqSend, queue(A, 5, A), 0);
+    world.queue_call(task_in(1, A), Op::MqSend, queue(A, 5, A), 0);
+    world.queue_call(task_in(2, B), Op::MqSend, queue(A, 5, B), 0);
+    world.queue_call(task_in(1, A), Op::MqSend, queue(A, 5, A), 0);
     world.wait(5 * SECOND);
     only(&mut world, Class::ForeignObject);
 }
@@ -141,7 +141,7 @@ fn a_container_in_the_hosts_namespace_is_told_once_with_its_calls() {
         if let Some(mode) = mode {
             world.given(1, mode);
         }
-        let one = of(1, HOST);
+        let one = task_in(1, HOST);
         world.call(one, Op::Semget, [KEY, 1, 0, 0, 0], -2);
         world.wait(4 * SECOND);
         quiet(&mut world);
@@ -160,8 +160,8 @@ fn a_container_in_the_hosts_namespace_is_told_once_with_its_calls() {
 #[test]
 fn what_another_container_made_and_refuses_is_told() {
     let mut world = world(&[(1, "private"), (2, "private")]);
-    make(&mut world, of(1, A), PRIVATE);
-    let other = Task { uid: 2000, ..of(2, A) };
+    make(&mut world, task_in(1, A), PRIVATE);
+    let other = TestTask { uid: 2000, ..task_in(2, A) };
     world.call(other, Op::Semop, [3, 0, 1, 0, 0], -13);
     world.call(other, Op::Semctl, [3, 0, 0, 0, 0], -1);
     world.call(other, Op::Semget, [KEY, 1, 0o666, 0, 0], -13);
@@ -176,9 +176,9 @@ fn what_another_container_made_and_refuses_is_told() {
 #[test]
 fn what_ones_own_container_or_the_host_made_and_refuses_is_nothing() {
     let mut world = world(&[(1, "private"), (2, "private")]);
-    make(&mut world, of(1, A), PRIVATE);
-    world.call(Task { uid: 2000, ..of(1, A) }, Op::Semop, [3, 0, 1, 0, 0], -13);
-    world.call(of(2, A), Op::Semop, [4, 0, 1, 0, 0], -13);
+    make(&mut world, task_in(1, A), PRIVATE);
+    world.call(TestTask { uid: 2000, ..task_in(1, A) }, Op::Semop, [3, 0, 1, 0, 0], -13);
+    world.call(task_in(2, A), Op::Semop, [4, 0, 1, 0, 0], -13);
     world.call(task(7, A), Op::Semop, [3, 0, 1, 0, 0], -13);
     quiet(&mut world);
 }
@@ -186,20 +186,20 @@ fn what_ones_own_container_or_the_host_made_and_refuses_is_nothing() {
 #[test]
 fn a_queues_name_that_is_refused_is_told() {
     let mut world = world(&[(1, "private"), (2, "private")]);
-    world.named(of(1, A), Op::MqOpen, b"jobs", 0o302, Ok(5));
-    world.named(of(2, A), Op::MqOpen, b"jobs", 0, Err(13));
-    world.named(of(2, A), Op::MqUnlink, b"jobs", 0, Err(1));
+    world.named(task_in(1, A), Op::MqOpen, b"jobs", 0o302, Ok(5));
+    world.named(task_in(2, A), Op::MqOpen, b"jobs", 0, Err(13));
+    world.named(task_in(2, A), Op::MqUnlink, b"jobs", 0, Err(1));
     assert_eq!(only(&mut world, Class::CrossContainerDenied).count, 2);
 }
 
 #[test]
 fn what_anybody_may_write_is_told_when_several_use_it() {
-    let mut world = World::new();
-    let one = Task { uid: 1000, ..task(7, A) };
+    let mut world = DetectWorld::new();
+    let one = TestTask { uid: 1000, ..task(7, A) };
     world.call(one, Op::Semget, [KEY, 1, 0o3666, 0, 0], 3);
     using(&mut world, one);
     quiet(&mut world);
-    using(&mut world, Task { pid: 8, uid: 1001, ..one });
+    using(&mut world, TestTask { pid: 8, uid: 1001, ..one });
     let found = only(&mut world, Class::WeakMode);
     assert_eq!((found.severity, found.confidence), (Severity::Low, 90));
     assert!(
@@ -207,7 +207,7 @@ fn what_anybody_may_write_is_told_when_several_use_it() {
         "{}",
         found.title
     );
-    using(&mut world, Task { pid: 9, uid: 1002, ..one });
+    using(&mut world, TestTask { pid: 9, uid: 1002, ..one });
     world.wait(SECOND);
     assert_eq!(only(&mut world, Class::WeakMode).count, 2);
 }
@@ -215,10 +215,10 @@ fn what_anybody_may_write_is_told_when_several_use_it() {
 #[test]
 fn a_mode_that_is_set_later_counts_and_a_strict_one_does_not() {
     for (mode, found) in [(0o3660, 0), (0o3664, 0), (0o3622, 1)] {
-        let mut world = World::new();
+        let mut world = DetectWorld::new();
         let one = task(7, A);
         world.call(one, Op::Semget, [KEY, 1, mode, 0, 0], 3);
-        using(&mut world, Task { pid: 8, uid: 1001, ..one });
+        using(&mut world, TestTask { pid: 8, uid: 1001, ..one });
         assert_eq!(world.all().len(), found, "{mode:o}");
     }
 }

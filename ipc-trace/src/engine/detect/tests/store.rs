@@ -4,14 +4,14 @@ use std::time::SystemTime;
 
 use ipc_trace_common::{
     op::Op,
-    record::{Channel, Way},
+    record::{Channel, NsSwitchKind},
 };
 
-use super::{A, B, HOST, World, queue, task};
+use super::{A, B, DetectWorld, HOST, queue, task};
 use crate::{
     engine::detect::{
-        judge::{Judge, Verdict},
-        store::Which,
+        judge::{FindingDecision, FindingPolicy},
+        store::FindingSelection,
     },
     event::finding::{Class, Finding, Severity},
 };
@@ -20,7 +20,7 @@ const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
 #[test]
 fn calls_on_ones_own_queues_are_nothing() {
-    let mut world = World::new();
+    let mut world = DetectWorld::new();
     for _ in 0..10 {
         world.queue_call(task(7, A), Op::MqSend, queue(A, 5, A), 0);
     }
@@ -29,7 +29,7 @@ fn calls_on_ones_own_queues_are_nothing() {
 
 #[test]
 fn a_thousand_calls_are_one_finding() {
-    let mut world = World::new();
+    let mut world = DetectWorld::new();
     for _ in 0..1000 {
         world.queue_call(task(7, B), Op::MqSend, queue(A, 5, B), 0);
     }
@@ -45,7 +45,7 @@ fn a_thousand_calls_are_one_finding() {
 
 #[test]
 fn another_process_or_another_queue_is_another_finding() {
-    let mut world = World::new();
+    let mut world = DetectWorld::new();
     for (pid, ino) in [(7, 5), (7, 6), (8, 5), (7, 5)] {
         world.queue_call(task(pid, B), Op::MqReceive, queue(A, ino, B), -11);
     }
@@ -56,9 +56,9 @@ fn another_process_or_another_queue_is_another_finding() {
 
 #[test]
 fn a_descriptor_that_is_received_matters_when_it_is_used() {
-    let mut world = World::new();
+    let mut world = DetectWorld::new();
     world.access(task(7, B), Channel::QueueReceived, queue(A, 5, B), 0);
-    let severity = |world: &mut World| world.all().first().map(|one| one.severity);
+    let severity = |world: &mut DetectWorld| world.all().first().map(|one| one.severity);
     assert_eq!(severity(&mut world), Some(Severity::Low));
     world.queue_call(task(7, B), Op::MqSend, queue(A, 5, B), 0);
     assert_eq!(severity(&mut world), Some(Severity::High));
@@ -67,37 +67,37 @@ fn a_descriptor_that_is_received_matters_when_it_is_used() {
 
 #[test]
 fn a_line_tells_once_and_again_when_there_is_more() {
-    let mut world = World::new();
-    let show = |world: &mut World, which| {
+    let mut world = DetectWorld::new();
+    let show = |world: &mut DetectWorld, which| {
         let shown = world.detect.findings.show(which, &mut world.tracker, NOW);
         shown.iter().map(|one| (one.new, one.finding.count)).collect::<Vec<_>>()
     };
     assert!(!world.detect.findings.has_new());
     world.queue_call(task(7, B), Op::MqSend, queue(A, 5, B), 0);
     assert!(world.detect.findings.has_new());
-    assert_eq!(show(&mut world, Which::New), [(true, 1)]);
-    assert_eq!(show(&mut world, Which::Grown), []);
+    assert_eq!(show(&mut world, FindingSelection::New), [(true, 1)]);
+    assert_eq!(show(&mut world, FindingSelection::Grown), []);
     world.queue_call(task(7, B), Op::MqSend, queue(A, 5, B), 0);
     assert!(!world.detect.findings.has_new());
-    assert_eq!(show(&mut world, Which::Grown), [(false, 2)]);
-    assert_eq!(show(&mut world, Which::All), [(false, 2)]);
+    assert_eq!(show(&mut world, FindingSelection::Grown), [(false, 2)]);
+    assert_eq!(show(&mut world, FindingSelection::All), [(false, 2)]);
 }
 
 #[test]
 fn what_has_no_room_is_counted() {
-    let mut world = World::new();
+    let mut world = DetectWorld::new();
     for ino in 0..600 {
         world.queue_call(task(7, B), Op::MqSend, queue(A, ino + 1, B), 0);
     }
     assert_eq!(world.all().len(), 512);
     let accounting = world.detect.findings.accounting(0);
-    assert_eq!(accounting.no_room.get(&Class::ForeignObject), Some(&88));
+    assert_eq!(accounting.over_limit.get(&Class::ForeignObject), Some(&88));
     assert_eq!(accounting.by_class.get(&Class::ForeignObject), Some(&512));
 }
 
 #[test]
 fn where_lines_tell_of_findings_old_ones_make_room() {
-    let mut world = World::new();
+    let mut world = DetectWorld::new();
     world.detect.findings.are_told();
     for ino in 0..512 {
         world.queue_call(task(7, B), Op::MqSend, queue(A, ino + 1, B), 0);
@@ -108,15 +108,15 @@ fn where_lines_tell_of_findings_old_ones_make_room() {
     assert_eq!(world.all().len(), 1);
     let accounting = world.detect.findings.accounting(0);
     assert_eq!((accounting.folded, accounting.by_class[&Class::ForeignObject]), (512, 513));
-    assert!(accounting.no_room.is_empty());
+    assert!(accounting.over_limit.is_empty());
     assert_eq!(world.detect.findings.worst(), Some(Severity::High));
 }
 
 #[derive(Debug)]
-struct Says(Verdict);
+struct Says(FindingDecision);
 
-impl Judge for Says {
-    fn judge(&self, _: &Finding, _: SystemTime) -> Verdict {
+impl FindingPolicy for Says {
+    fn decide(&self, _: &Finding, _: SystemTime) -> FindingDecision {
         self.0.clone()
     }
 
@@ -125,8 +125,8 @@ impl Judge for Says {
     }
 }
 
-fn judged(verdict: Verdict) -> World {
-    let mut world = World::new();
+fn judged(verdict: FindingDecision) -> DetectWorld {
+    let mut world = DetectWorld::new();
     world.detect.findings.judged_by(Box::new(Says(verdict)));
     world.queue_call(task(7, B), Op::MqSend, queue(A, 5, B), 0);
     world
@@ -134,7 +134,8 @@ fn judged(verdict: Verdict) -> World {
 
 #[test]
 fn what_is_muted_is_counted_and_not_shown() {
-    let mut world = judged(Verdict { muted: Some("noise".into()), ..Verdict::default() });
+    let mut world =
+        judged(FindingDecision { muted: Some("noise".into()), ..FindingDecision::default() });
     assert!(world.all().is_empty());
     let accounting = world.detect.findings.accounting(0);
     assert_eq!((accounting.muted[&Class::ForeignObject], accounting.by_class.len()), (1, 0));
@@ -145,7 +146,7 @@ fn what_is_muted_is_counted_and_not_shown() {
 #[test]
 fn what_is_declared_is_info_and_fails_nothing() {
     let declared_by = Some("backup".to_owned());
-    let mut world = judged(Verdict { declared_by, ..Verdict::default() });
+    let mut world = judged(FindingDecision { declared_by, ..FindingDecision::default() });
     let all = world.all();
     assert_eq!((all[0].severity, all[0].declared_by.as_deref()), (Severity::Info, Some("backup")));
     assert_eq!(all[0].policy, None);
@@ -154,7 +155,10 @@ fn what_is_declared_is_info_and_fails_nothing() {
 
 #[test]
 fn a_severity_can_be_said() {
-    let mut world = judged(Verdict { severity: Some(Severity::Critical), ..Verdict::default() });
+    let mut world = judged(FindingDecision {
+        severity: Some(Severity::Critical),
+        ..FindingDecision::default()
+    });
     assert_eq!(world.all()[0].severity, Severity::Critical);
     assert_eq!(world.all()[0].policy.as_deref(), Some("rule"));
     assert_eq!(world.detect.findings.worst(), Some(Severity::Critical));
@@ -162,10 +166,10 @@ fn a_severity_can_be_said() {
 
 #[test]
 fn plain_calls_and_moves_into_ones_own_namespaces_are_nothing() {
-    let mut world = World::new();
+    let mut world = DetectWorld::new();
     let host = task(7, HOST);
     world.call(host, Op::Semop, [3, 0, 1, 0, 0], 0);
-    let inside = world.moved(host, A, Way::Unshare, None);
+    let inside = world.moved(host, A, NsSwitchKind::Unshare, None);
     world.call(inside, Op::Semop, [3, 0, 1, 0, 0], 0);
     world.wait(2_000_000_000);
     assert!(world.all().is_empty());

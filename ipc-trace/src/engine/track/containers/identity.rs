@@ -6,13 +6,13 @@
 //! another container's: so it is told apart whether a runtime of this host can know a container, and only
 //! those get names from it.
 
-use crate::{event::escape::unescaped, input::container::Runtime};
+use crate::{event::escape::unescaped, input::container::RuntimeKind};
 
 /// Which container.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Identity {
+pub(crate) struct ContainerIdentity {
     /// What runs it
-    pub runtime: Runtime,
+    pub runtime: RuntimeKind,
     /// Its id: 64 hexadecimal digits, or of LXC and systemd-nspawn its name
     pub id: String,
     /// The pod's uid in Kubernetes, or its id in Podman
@@ -22,19 +22,19 @@ pub(crate) struct Identity {
 }
 
 /// How runtimes begin the names of their containers' cgroups, before the id.
-const PREFIXES: [(&str, Runtime); 6] = [
-    ("docker-", Runtime::Docker),
-    ("cri-containerd-", Runtime::Containerd),
-    ("nerdctl-", Runtime::Containerd),
-    ("crio-", Runtime::Crio),
+const PREFIXES: [(&str, RuntimeKind); 6] = [
+    ("docker-", RuntimeKind::Docker),
+    ("cri-containerd-", RuntimeKind::Containerd),
+    ("nerdctl-", RuntimeKind::Containerd),
+    ("crio-", RuntimeKind::Crio),
     // Of a service with --cgroups=split.
-    ("libpod-payload-", Runtime::Podman),
-    ("libpod-", Runtime::Podman),
+    ("libpod-payload-", RuntimeKind::Podman),
+    ("libpod-", RuntimeKind::Podman),
 ];
 
 /// The container whose cgroup has this path, from the root of its hierarchy. `None`: the host's.
 #[must_use]
-pub(crate) fn of_path(path: &[u8]) -> Option<Identity> {
+pub(crate) fn of_path(path: &[u8]) -> Option<ContainerIdentity> {
     let names: Vec<&[u8]> =
         path.split(|byte| *byte == b'/').filter(|one| !one.is_empty()).collect();
     let at = (0..names.len()).rev().find_map(|at| Some((at, at_component(&names, at)?)));
@@ -43,10 +43,10 @@ pub(crate) fn of_path(path: &[u8]) -> Option<Identity> {
     let nested = (0..at).any(|at| at_component(above, at).is_some());
     let users = above.iter().any(|name| name.starts_with(b"user-") || name.starts_with(b"user@"));
     let pod_uid = above.iter().rev().find_map(|name| pod(name));
-    Some(Identity { runtime, id, pod_uid, of_host: !nested && !users })
+    Some(ContainerIdentity { runtime, id, pod_uid, of_host: !nested && !users })
 }
 
-fn at_component(names: &[&[u8]], at: usize) -> Option<(Runtime, String)> {
+fn at_component(names: &[&[u8]], at: usize) -> Option<(RuntimeKind, String)> {
     let name = *names.get(at)?;
     let parent = at.checked_sub(1).and_then(|at| names.get(at)).copied().unwrap_or_default();
     let unit = name.strip_suffix(b".scope").unwrap_or(name);
@@ -57,14 +57,14 @@ fn at_component(names: &[&[u8]], at: usize) -> Option<(Runtime, String)> {
     }
     if let Some(id) = id(name) {
         let runtime = match parent {
-            b"docker" => Runtime::Docker,
-            _ if pod(parent).is_some() => Runtime::Cri,
-            _ => Runtime::Unknown,
+            b"docker" => RuntimeKind::Docker,
+            _ if pod(parent).is_some() => RuntimeKind::Cri,
+            _ => RuntimeKind::Unknown,
         };
         return Some((runtime, id));
     }
     let below = names.get(at + 1).copied().unwrap_or_default();
-    lxc(name, parent).map(|name| (Runtime::Lxc, name)).or_else(|| machine(name, parent, below))
+    lxc(name, parent).map(|name| (RuntimeKind::Lxc, name)).or_else(|| machine(name, parent, below))
 }
 
 /// An id as Docker, containerd, CRI-O and Podman make them.
@@ -108,14 +108,14 @@ fn lxc(name: &[u8], parent: &[u8]) -> Option<String> {
 }
 
 /// Machines that systemd-machined knows. Virtual machines are processes of the host.
-fn machine(name: &[u8], parent: &[u8], below: &[u8]) -> Option<(Runtime, String)> {
+fn machine(name: &[u8], parent: &[u8], below: &[u8]) -> Option<(RuntimeKind, String)> {
     if parent != b"machine.slice" || below == b"supervisor" {
         return None;
     }
     if let Some(name) =
         name.strip_prefix(b"systemd-nspawn@").and_then(|n| n.strip_suffix(b".service"))
     {
-        return Some((Runtime::Nspawn, unescape(name)));
+        return Some((RuntimeKind::Nspawn, unescape(name)));
     }
     let name = unescape(name.strip_prefix(b"machine-")?.strip_suffix(b".scope")?);
     if name.starts_with("qemu-") {
@@ -124,9 +124,9 @@ fn machine(name: &[u8], parent: &[u8], below: &[u8]) -> Option<(Runtime, String)
     // libvirt: lxc-PID-NAME
     match name.strip_prefix("lxc-").and_then(|rest| rest.split_once('-')) {
         Some((pid, name)) if pid.bytes().all(|byte| byte.is_ascii_digit()) => {
-            Some((Runtime::Lxc, name.to_owned()))
+            Some((RuntimeKind::Lxc, name.to_owned()))
         }
-        _ => Some((Runtime::Nspawn, name)),
+        _ => Some((RuntimeKind::Nspawn, name)),
     }
 }
 
@@ -147,7 +147,7 @@ mod tests {
     const UNDERSCORED: &str = "6d1c1d3a_7f7e_4f0c_9d0c_0a1b2c3d4e5f";
     const STATIC: &str = "0123456789abcdef0123456789abcdef";
 
-    fn of(path: &str) -> Option<(Runtime, String, Option<String>, bool)> {
+    fn parse_path(path: &str) -> Option<(RuntimeKind, String, Option<String>, bool)> {
         let path = path.replace("ID", ID).replace("UID_", UNDERSCORED);
         let found = of_path(path.as_bytes())?;
         Some((found.runtime, found.id, found.pod_uid, found.of_host))
@@ -155,11 +155,11 @@ mod tests {
 
     #[test]
     fn paths_of_every_runtime_and_driver_are_known() {
-        use Runtime::{Containerd, Cri, Crio, Docker, Lxc, Nspawn, Podman, Unknown};
+        use RuntimeKind::{Containerd, Cri, Crio, Docker, Lxc, Nspawn, Podman, Unknown};
         let besteffort = "kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort";
         let burstable = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable";
         let rootless = "user.slice/user-1000.slice/user@1000.service/user.slice";
-        let rows: Vec<(String, Runtime, &str, Option<&str>, bool)> = vec![
+        let rows: Vec<(String, RuntimeKind, &str, Option<&str>, bool)> = vec![
             // Docker: cgroupfs (v1, v2), systemd, rootless, with a parent of its own
             (format!("/docker/{ID}"), Docker, ID, None, true),
             (format!("/docker/{ID}/init.scope"), Docker, ID, None, true),
@@ -242,7 +242,7 @@ mod tests {
         ];
         for (path, runtime, id, pod, of_host) in rows {
             let expected = (runtime, id.to_owned(), pod.map(str::to_owned), of_host);
-            assert_eq!(of(&path), Some(expected), "{path}");
+            assert_eq!(parse_path(&path), Some(expected), "{path}");
         }
     }
 
@@ -264,7 +264,7 @@ mod tests {
             "/docker/short",
             "/docker/D8522205927A2B6A4F1B7C3C0E9D5A4F8E7D6C5B4A39281706F5E4D3C2B1A090",
         ] {
-            assert_eq!(of(path), None, "{path}");
+            assert_eq!(parse_path(path), None, "{path}");
         }
     }
 

@@ -7,7 +7,7 @@
 //! | [`sharing`] | whether containers share a namespace because somebody said so: pure |
 //! | `units` | from a cgroup's path to a systemd unit: pure |
 //!
-//! The kernel side tells of births and deaths of cgroups once, with path and number, and a thread's
+//! The eBPF programs tell of births and deaths of cgroups once, with path and number, and a thread's
 //! context has the number, which is never given again. So the answer is right for a process that lived
 //! a millisecond, in a container that lived a second. Names come from elsewhere, before or afterwards.
 //!
@@ -28,11 +28,11 @@ use ipc_trace_common::record::{CgroupRecord, NsRef, flag};
 
 use crate::{
     engine::track::HashMap,
-    event::{Container, ls::Ls, value::Text},
-    input::{container::Named, wanted::Wanted},
+    event::{Container, ls::Ls, value::OsBytes},
+    input::{container::RuntimeMetadata, container_filter::Wanted},
     steps::step,
 };
-use identity::Identity;
+use identity::ContainerIdentity;
 pub(crate) use state::{ContainerHandle, ContainerState};
 
 /// Cgroups that are kept, those that exist among them: some hundred bytes each.
@@ -44,14 +44,14 @@ const NAMES: usize = 1 << 13;
 
 /// Whose a cgroup is.
 #[derive(Clone, Debug)]
-enum Whose {
+enum CgroupOwner {
     /// A container's
     Container(ContainerHandle),
     /// The host's, and of which systemd unit
-    Host(Option<Arc<Text<'static>>>),
+    Host(Option<Arc<OsBytes<'static>>>),
 }
 
-impl Whose {
+impl CgroupOwner {
     fn container(&self) -> Option<ContainerHandle> {
         match self {
             Self::Container(handle) => Some(handle.clone()),
@@ -62,15 +62,15 @@ impl Whose {
 
 /// A cgroup.
 #[derive(Clone, Debug)]
-struct Cgroup {
-    whose: Whose,
-    path: Arc<Text<'static>>,
+struct TrackedCgroup {
+    whose: CgroupOwner,
+    path: Arc<OsBytes<'static>>,
 }
 
 /// All containers, by the cgroups that they are in.
 #[derive(Debug, Default)]
 pub(crate) struct Containers {
-    cgroups: HashMap<u64, Cgroup>,
+    cgroups: HashMap<u64, TrackedCgroup>,
     order: VecDeque<u64>,
     removed: VecDeque<u64>,
     /// Those that somebody has the handle of, and some others, whose places are free
@@ -80,12 +80,12 @@ pub(crate) struct Containers {
     by_id: HashMap<String, Vec<usize>>,
     /// With how many states those are looked for next that nobody has the handle of
     sweep_at: usize,
-    names: HashMap<String, Named>,
+    names: HashMap<String, RuntimeMetadata>,
     names_order: VecDeque<String>,
     forgotten: u64,
     /// What is asked of the containers whose calls are wanted
     wanted: Wanted,
-    /// What the kernel side does not know yet of cgroups
+    /// What the eBPF programs do not know yet of cgroups
     verdicts: Vec<(u64, Option<bool>)>,
     /// Containers of which it became known whether their calls are wanted
     decided: Vec<ContainerHandle>,
@@ -172,7 +172,7 @@ impl Containers {
     }
 
     /// Judges a container by what is known of it now.
-    fn judge(&mut self, handle: &ContainerHandle) {
+    fn evaluate_filter(&mut self, handle: &ContainerHandle) {
         if self.are_filtered() {
             let wanted = self.wanted.is(&self.state(handle).container);
             if wanted.is_some() {
@@ -198,7 +198,7 @@ impl Containers {
         std::mem::take(&mut self.decided)
     }
 
-    /// Those exist. From now on the kernel side tells of others.
+    /// Those exist. From now on the eBPF programs tell of others.
     pub(crate) fn exist(&mut self, all: &[(u64, Vec<u8>)]) {
         for (number, path) in all {
             self.made(*number, path);
@@ -230,8 +230,8 @@ impl Containers {
 
     fn made(&mut self, number: u64, path: &[u8]) {
         let whose = match identity::of_path(path) {
-            Some(identity) => Whose::Container(self.handle(identity)),
-            None => Whose::Host(units::of_path(path)),
+            Some(identity) => CgroupOwner::Container(self.handle(identity)),
+            None => CgroupOwner::Host(units::of_path(path)),
         };
         let handle = whose.container();
         if self.are_filtered() {
@@ -241,7 +241,7 @@ impl Containers {
         if let Some(handle) = &handle {
             self.belongs(number, handle);
         }
-        let cgroup = Cgroup { whose, path: Arc::new(Text(path.to_vec().into())) };
+        let cgroup = TrackedCgroup { whose, path: Arc::new(OsBytes(path.to_vec().into())) };
         if self.cgroups.insert(number, cgroup).is_none() {
             self.order.push_back(number);
         }
@@ -301,7 +301,7 @@ impl Containers {
     }
 
     /// The handle of a container, which is known from now on.
-    fn handle(&mut self, identity: Identity) -> ContainerHandle {
+    fn handle(&mut self, identity: ContainerIdentity) -> ContainerHandle {
         let mut same = self.by_id.get(&identity.id).into_iter().flatten();
         let known = same.find_map(|at| self.states.get(*at).filter(|one| one.identity == identity));
         if let Some(known) = known {
@@ -352,22 +352,22 @@ impl Containers {
 
     /// The container that a cgroup is of. `None`: it is the host's, or is not known.
     #[must_use]
-    pub(crate) fn of(&self, cgroup: u64) -> Option<ContainerHandle> {
+    pub(crate) fn lookup_container(&self, cgroup: u64) -> Option<ContainerHandle> {
         self.cgroups.get(&cgroup)?.whose.container()
     }
 
     /// The systemd unit that a cgroup is of.
     #[must_use]
-    pub(crate) fn unit(&self, cgroup: u64) -> Option<Arc<Text<'static>>> {
+    pub(crate) fn unit(&self, cgroup: u64) -> Option<Arc<OsBytes<'static>>> {
         match &self.cgroups.get(&cgroup)?.whose {
-            Whose::Host(unit) => unit.clone(),
-            Whose::Container(_) => None,
+            CgroupOwner::Host(unit) => unit.clone(),
+            CgroupOwner::Container(_) => None,
         }
     }
 
     /// The path of a cgroup, from the root of the hierarchy.
     #[must_use]
-    pub(crate) fn path(&self, cgroup: u64) -> Option<Arc<Text<'static>>> {
+    pub(crate) fn path(&self, cgroup: u64) -> Option<Arc<OsBytes<'static>>> {
         self.cgroups.get(&cgroup).map(|known| Arc::clone(&known.path))
     }
 
@@ -402,12 +402,12 @@ impl Containers {
                 }
             }
             namespace.containers = self.sorted(&all);
-            namespace.sharing = sharing::of(&namespace.containers, namespace.host);
+            namespace.sharing = sharing::classify_sharing(&namespace.containers, namespace.host);
         }
     }
 
     /// A runtime of the host said something. Returns the container if it was shown without that.
-    pub(crate) fn named(&mut self, named: Named) -> Option<ContainerHandle> {
+    pub(crate) fn named(&mut self, named: RuntimeMetadata) -> Option<ContainerHandle> {
         let id = named.id.clone();
         let all = match self.names.get_mut(&id) {
             Some(known) => {
@@ -432,7 +432,7 @@ impl Containers {
             };
             if state.amend(&all) {
                 let (handle, shown) = (state.handle.clone(), state.shown);
-                self.judge(&handle);
+                self.evaluate_filter(&handle);
                 told = shown.then_some(handle).or(told);
             }
         }

@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use crate::event::{Container, Sharing, value::Text};
+use crate::event::{Container, Sharing, value::OsBytes};
 
 /// What a runtime was told.
 fn mode(container: &Container) -> Option<&[u8]> {
-    container.ipc_mode.as_ref().map(|Text(mode)| mode.as_ref())
+    container.ipc_mode.as_ref().map(|OsBytes(mode)| mode.as_ref())
 }
 
 /// How the containers that are in one IPC namespace share it. `host`: it is the host's. `None`: they do
 /// not.
 #[must_use]
-pub(crate) fn of(containers: &[Arc<Container>], host: bool) -> Option<Sharing> {
+pub(crate) fn classify_sharing(containers: &[Arc<Container>], host: bool) -> Option<Sharing> {
     if host {
         let each = containers.iter().map(|one| match mode(one) {
             Some(b"host") => Sharing::Declared,
@@ -57,18 +57,18 @@ mod tests {
             name: Some(format!("app{id}").as_str().into()),
             image: None,
             pod: None,
-            pod_uid: pod.map(Text::from),
+            pod_uid: pod.map(OsBytes::from),
             pod_namespace: None,
             labels: std::collections::BTreeMap::new(),
             labels_lost: 0,
-            ipc_mode: mode.map(Text::from),
+            ipc_mode: mode.map(OsBytes::from),
         })
     }
 
     #[test]
     fn sharing_is_declared_when_runtimes_were_told_so() {
         let owner = || container("1", Some("shareable"), None);
-        let of = |all: &[Arc<Container>]| of(all, false);
+        let of = |all: &[Arc<Container>]| classify_sharing(all, false);
         assert_eq!(of(&[]), None);
         assert_eq!(of(&[owner()]), None);
         let by = |mode| container("2", Some(mode), None);
@@ -86,9 +86,12 @@ mod tests {
     #[test]
     fn in_the_hosts_namespace_every_one_has_to_be_told_so() {
         let by = |mode| container("1", mode, None);
-        assert_eq!(of(&[], true), None);
-        assert_eq!(of(&[by(Some("host"))], true), Some(Sharing::Declared));
-        assert_eq!(of(&[by(Some("host")), by(None)], true), Some(Sharing::Unknown));
-        assert_eq!(of(&[by(None), by(Some("private"))], true), Some(Sharing::Undeclared));
+        assert_eq!(classify_sharing(&[], true), None);
+        assert_eq!(classify_sharing(&[by(Some("host"))], true), Some(Sharing::Declared));
+        assert_eq!(classify_sharing(&[by(Some("host")), by(None)], true), Some(Sharing::Unknown));
+        assert_eq!(
+            classify_sharing(&[by(None), by(Some("private"))], true),
+            Some(Sharing::Undeclared)
+        );
     }
 }

@@ -9,10 +9,10 @@ use std::{
 
 use ipc_trace_common::record::NsRef;
 
-use super::identity::Identity;
+use super::identity::ContainerIdentity;
 use crate::{
-    event::{Container, value::Text},
-    input::container::{Named, Runtime},
+    event::{Container, value::OsBytes},
+    input::container::{RuntimeKind, RuntimeMetadata},
 };
 
 /// Which container it is. As long as somebody has this, [`super::Containers`] has its state.
@@ -53,7 +53,7 @@ impl Hash for ContainerHandle {
 #[derive(Debug)]
 pub(crate) struct ContainerState {
     pub(super) handle: ContainerHandle,
-    pub(super) identity: Identity,
+    pub(super) identity: ContainerIdentity,
     /// As it is shown now
     pub(super) container: Arc<Container>,
     /// Whether it was shown, so that a line has to tell what is learnt of it later
@@ -69,15 +69,15 @@ pub(crate) struct ContainerState {
 }
 
 impl ContainerState {
-    pub(super) fn new(handle: ContainerHandle, identity: Identity) -> Self {
-        let named = matches!(identity.runtime, Runtime::Lxc | Runtime::Nspawn);
+    pub(super) fn new(handle: ContainerHandle, identity: ContainerIdentity) -> Self {
+        let named = matches!(identity.runtime, RuntimeKind::Lxc | RuntimeKind::Nspawn);
         let container = Container {
             runtime: identity.runtime.name(),
             id: identity.id.as_str().into(),
             name: named.then(|| identity.id.as_str().into()),
             image: None,
             pod: None,
-            pod_uid: identity.pod_uid.as_deref().map(Text::from),
+            pod_uid: identity.pod_uid.as_deref().map(OsBytes::from),
             pod_namespace: None,
             labels: BTreeMap::new(),
             labels_lost: 0,
@@ -96,11 +96,11 @@ impl ContainerState {
     }
 
     /// Takes over what a runtime says. Whether that is something new.
-    pub(super) fn amend(&mut self, named: &Named) -> bool {
+    pub(super) fn amend(&mut self, named: &RuntimeMetadata) -> bool {
         if !self.identity.of_host {
             return false;
         }
-        let take = |to: &mut Option<Text<'static>>, from: &Option<String>| {
+        let take = |to: &mut Option<OsBytes<'static>>, from: &Option<String>| {
             if let Some(from) = from.as_deref() {
                 *to = Some(from.into());
             }

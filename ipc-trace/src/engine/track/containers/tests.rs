@@ -13,12 +13,12 @@ fn made(containers: &mut Containers, cgroup: u64, n: u64) {
     containers.made(cgroup, format!("/docker/{}", id(n)).as_bytes());
 }
 
-fn named(n: u64, name: &str) -> Named {
-    Named { id: id(n), name: Some(name.to_owned()), ..Named::default() }
+fn named(n: u64, name: &str) -> RuntimeMetadata {
+    RuntimeMetadata { id: id(n), name: Some(name.to_owned()), ..RuntimeMetadata::default() }
 }
 
 fn name(containers: &Containers, cgroup: u64) -> Option<String> {
-    let handle = containers.of(cgroup).unwrap();
+    let handle = containers.lookup_container(cgroup).unwrap();
     containers.container(&handle).name.as_ref().map(|name| name.to_string())
 }
 
@@ -26,7 +26,7 @@ fn name(containers: &Containers, cgroup: u64) -> Option<String> {
 fn a_name_that_comes_late_is_told_once_and_shown_everywhere() {
     let mut containers = Containers::default();
     made(&mut containers, 5, 1);
-    let known = containers.of(5).unwrap();
+    let known = containers.lookup_container(5).unwrap();
     assert_eq!(containers.show(&known).name, None);
     assert!(containers.named(named(1, "app1")).is_some());
     assert!(containers.named(named(1, "app1")).is_none());
@@ -49,11 +49,16 @@ fn what_is_learnt_of_a_shown_one_is_told_once_whatever_it_is() {
     let mut containers = Containers::default();
     let _ = containers.named(named(1, "app1"));
     made(&mut containers, 5, 1);
-    let known = containers.of(5).unwrap();
+    let known = containers.lookup_container(5).unwrap();
     let pod = |label: &str| {
         let kept = BTreeMap::from([("app".to_owned(), label.to_owned())]);
         let labels = Some(Labels { kept, lost: 2 });
-        Named { id: id(1), pod: Some("web-0".to_owned()), labels, ..Named::default() }
+        RuntimeMetadata {
+            id: id(1),
+            pod: Some("web-0".to_owned()),
+            labels,
+            ..RuntimeMetadata::default()
+        }
     };
     // Nobody has seen it yet.
     assert!(containers.named(pod("shop")).is_none());
@@ -75,7 +80,7 @@ fn two_containers_of_one_name_are_two() {
         let _ = containers.named(named(n, "app"));
     }
     let ids = [1, 2].map(|n| {
-        let handle = containers.of(n).unwrap();
+        let handle = containers.lookup_container(n).unwrap();
         containers.container(&handle).id.to_string()
     });
     assert_eq!(ids, [id(1), id(2)]);
@@ -118,9 +123,9 @@ fn verdicts_follow_what_becomes_known() {
     made(&mut containers, 6, 2);
     // The host's is known at once.
     assert_eq!(containers.take_verdicts(), [(1, Some(false))]);
-    let known = containers.of(5).unwrap();
+    let known = containers.lookup_container(5).unwrap();
     assert_eq!(containers.is_wanted(&known), None);
-    // It was waited for in vain, and is told yet.
+    // Waiting for it ended, and is told yet.
     containers.give_up(&known);
     assert_eq!(containers.take_verdicts(), [(5, Some(false))]);
     let _ = containers.named(named(1, "app1"));
@@ -144,7 +149,7 @@ fn who_is_alone_in_a_namespace_is_found_without_looking_at_all_containers() {
         let mut containers = Containers::default();
         for n in 0..count as u64 {
             made(&mut containers, n + 1, n);
-            let known = containers.of(n + 1).unwrap();
+            let known = containers.lookup_container(n + 1).unwrap();
             containers.is_in(&known, own(n), 1);
             assert_eq!(containers.alone_in(own(n)).as_ref(), Some(&known));
             containers.is_in(&known, host, 2);
@@ -156,7 +161,7 @@ fn who_is_alone_in_a_namespace_is_found_without_looking_at_all_containers() {
     // One goes from one to the other and back.
     let mut containers = Containers::default();
     made(&mut containers, 1, 1);
-    let known = containers.of(1).unwrap();
+    let known = containers.lookup_container(1).unwrap();
     for n in 0..100_000 {
         containers.is_in(&known, if n % 2 == 0 { host } else { own(1) }, n);
     }

@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use crate::event::value::Text;
+use crate::event::value::OsBytes;
 
 /// What the cgroups of units that have processes end in (systemd.unit(5)).
 const KINDS: [&[u8]; 5] = [b".service", b".scope", b".socket", b".mount", b".swap"];
@@ -11,14 +11,14 @@ const KINDS: [&[u8]; 5] = [b".service", b".scope", b".socket", b".mount", b".swa
 /// The unit of the innermost cgroup that is one: a service may have made further ones below its own, and
 /// what a user's service manager runs is below that.
 #[must_use]
-pub(super) fn of_path(path: &[u8]) -> Option<Arc<Text<'static>>> {
+pub(super) fn of_path(path: &[u8]) -> Option<Arc<OsBytes<'static>>> {
     let is_unit =
         |name: &&[u8]| KINDS.iter().any(|kind| name.len() > kind.len() && name.ends_with(kind));
     let name = path.split(|byte| *byte == b'/').rfind(is_unit)?;
     // A name that could be taken for a file of the kernel's has this before it (`cg_escape`,
     // src/basic/cgroup-util.c).
     let name = name.strip_prefix(b"_").unwrap_or(name);
-    Some(Arc::new(Text(Cow::Owned(name.to_vec()))))
+    Some(Arc::new(OsBytes(Cow::Owned(name.to_vec()))))
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipc_trace_common::{op::Family, record::NsRef};
 
 use super::{
-    Change, Objects,
-    one::{Birth, Last, Local, One},
+    ObjectChange, ObjectTracker,
+    tracked::{Last, ObjectId, ObjectOrigin, TrackedObject},
     users::ProcessKey,
 };
 use crate::{
@@ -17,10 +17,10 @@ use crate::{
     },
 };
 
-fn local(look: &ObjectLook, dev: Option<u32>) -> Option<Local> {
+fn local(look: &ObjectLook, dev: Option<u32>) -> Option<ObjectId> {
     match look.kind.0 {
-        Family::Mq => Some(Local::Queue(dev?, look.ino?)),
-        kind @ (Family::Shm | Family::Sem | Family::Msg) => Some(Local::Sysv(kind, look.id?)),
+        Family::Mq => Some(ObjectId::Queue(dev?, look.ino?)),
+        kind @ (Family::Shm | Family::Sem | Family::Msg) => Some(ObjectId::Sysv(kind, look.id?)),
     }
 }
 
@@ -30,11 +30,11 @@ fn is_whole(look: &NamespaceLook) -> bool {
 
 /// Whether an object that a look did not find may be there all the same: an unlinked queue, where the kernel
 /// counts more of them than were found.
-fn is_hidden(local: Local, one: &One, look: &NamespaceLook) -> bool {
+fn is_hidden(local: ObjectId, one: &TrackedObject, look: &NamespaceLook) -> bool {
     local.kind() == Family::Mq && one.is_removed() && look.is_unseen(UnseenWhat::UnlinkedQueues)
 }
 
-impl Objects {
+impl ObjectTracker {
     /// A look found this in a namespace before any call on it was told of. No line tells of it yet:
     /// what happened meanwhile is told first.
     pub(crate) fn found(&mut self, ns: NsRef, look: &NamespaceLook, boot_ns: u64) {
@@ -43,18 +43,18 @@ impl Objects {
         space.is_whole(is_whole(look));
         for object in &look.objects {
             if let Some(local) = local(object, look.mqueue_dev) {
-                space.found(local, Box::new(One::found(object, boot_ns)), host);
+                space.found(local, Box::new(TrackedObject::found(object, boot_ns)), host);
             }
         }
         self.limit_removed();
     }
 
     /// What was there at the start and no line has told of.
-    pub(crate) fn present(&mut self) -> Vec<Change> {
+    pub(crate) fn present(&mut self) -> Vec<ObjectChange> {
         self.untold(false)
     }
 
-    pub(super) fn untold(&mut self, all: bool) -> Vec<Change> {
+    pub(super) fn untold(&mut self, all: bool) -> Vec<ObjectChange> {
         let mut changes = Vec::new();
         for space in self.spaces.values_mut() {
             space.untold(all, &mut self.host, &mut changes);
@@ -64,10 +64,10 @@ impl Objects {
     }
 
     /// Namespaces in which removed segments may have ended since, with processes that may be in them.
-    pub(crate) fn lingering(&mut self, now: u64) -> Vec<(NsRef, BTreeSet<u32>)> {
+    pub(crate) fn pending_removals(&mut self, now: u64) -> Vec<(NsRef, BTreeSet<u32>)> {
         let spaces = self.spaces.iter_mut();
         let mut all: Vec<_> =
-            spaces.filter_map(|(ns, space)| Some((*ns, space.lingering(now)?))).collect();
+            spaces.filter_map(|(ns, space)| Some((*ns, space.pending_removals(now)?))).collect();
         all.sort_unstable_by_key(|one| one.0);
         all
     }
@@ -78,12 +78,14 @@ impl Objects {
         ns: NsRef,
         found: &[ObjectLook],
         boot_ns: u64,
-    ) -> Vec<Change> {
+    ) -> Vec<ObjectChange> {
         let mut changes = Vec::new();
         if let Some(space) = self.spaces.get_mut(&ns) {
-            let found: BTreeSet<Local> = found.iter().filter_map(|one| local(one, None)).collect();
-            let still =
-                |local: Local, _: &One| local.kind() != Family::Shm || found.contains(&local);
+            let found: BTreeSet<ObjectId> =
+                found.iter().filter_map(|one| local(one, None)).collect();
+            let still = |local: ObjectId, _: &TrackedObject| {
+                local.kind() != Family::Shm || found.contains(&local)
+            };
             space.lingered(&still, boot_ns, &mut self.host, &mut changes);
         }
         changes
@@ -98,18 +100,19 @@ impl Objects {
         look: &NamespaceLook,
         complete: bool,
         boot_ns: u64,
-    ) -> Vec<Change> {
+    ) -> Vec<ObjectChange> {
         let mut changes = Vec::new();
         let (space, host) = self.space(ns);
         let began = look.listed.0;
         space.listed = look.listed;
         space.is_whole(complete && is_whole(look));
         let objects = look.objects.iter();
-        let found: BTreeMap<Local, &ObjectLook> =
+        let found: BTreeMap<ObjectId, &ObjectLook> =
             objects.filter_map(|object| Some((local(object, look.mqueue_dev)?, object))).collect();
         if is_whole(look) {
-            let still =
-                |local, one: &One| found.contains_key(&local) || is_hidden(local, one, look);
+            let still = |local, one: &TrackedObject| {
+                found.contains_key(&local) || is_hidden(local, one, look)
+            };
             space.not_found(&still, (began, boot_ns), host, &mut changes);
         }
         for (local, object) in found {
@@ -125,7 +128,7 @@ impl Objects {
                     .gone
                     .get(ns, local)
                     .is_some_and(|one| one.destroyed >= Some(began)) => {}
-                None => space.found(local, Box::new(One::found(object, began)), host),
+                None => space.found(local, Box::new(TrackedObject::found(object, began)), host),
             }
         }
         space.untold(false, host, &mut changes);
@@ -142,29 +145,32 @@ impl Objects {
         looks: &[(NsRef, &NamespaceLook)],
         held: Option<&Holders>,
         boot_ns: u64,
-    ) -> Vec<Change> {
+    ) -> Vec<ObjectChange> {
         let mut changes = self.untold(true);
         for (ns, look) in looks {
             let (space, host) = self.space(*ns);
-            let found: BTreeMap<Local, &ObjectLook> = look
+            let found: BTreeMap<ObjectId, &ObjectLook> = look
                 .objects
                 .iter()
                 .filter_map(|object| Some((local(object, look.mqueue_dev)?, object)))
                 .collect();
             if is_whole(look) {
-                let still =
-                    |local, one: &One| found.contains_key(&local) || is_hidden(local, one, look);
+                let still = |local, one: &TrackedObject| {
+                    found.contains_key(&local) || is_hidden(local, one, look)
+                };
                 space.looked(&still, boot_ns, host, &mut changes);
             } else if let Some(held) = held.filter(|held| held.exact.contains(&ns.inum)) {
                 // There is no way in, but who has its objects open or attached is known.
-                let still = |local, one: &One| held.in_use(*ns, local, one) != Some(0);
+                let still = |local, one: &TrackedObject| held.in_use(*ns, local, one) != Some(0);
                 space.lingered(&still, boot_ns, host, &mut changes);
                 space.attached(&|local, one| held.in_use(*ns, local, one));
             }
             for (local, object) in found {
                 match space.get_mut(local) {
                     Some(one) => one.fill(object),
-                    None => space.found(local, Box::new(One::found(object, boot_ns)), host),
+                    None => {
+                        space.found(local, Box::new(TrackedObject::found(object, boot_ns)), host)
+                    }
                 }
             }
         }
@@ -180,8 +186,8 @@ impl Objects {
         containers: &Containers,
         end: Option<&Holders>,
     ) -> HashMap<NsRef, Vec<ObjectReport>> {
-        let report = |ns, (local, one): (Local, &One)| ObjectReport {
-            look: one.look(local, clock, containers),
+        let report = |ns, (local, one): (ObjectId, &TrackedObject)| ObjectReport {
+            look: one.info(local, clock, containers),
             created: one.created(clock),
             removed_at: one.removed.map(|at| clock.time(at)),
             destroyed: one.destroyed.map(|at| clock.time(at)),
@@ -251,20 +257,20 @@ impl Holders {
     }
 
     /// How often an object is attached, or whether it is open; `None`: that says nothing about it.
-    fn in_use(&self, ns: NsRef, local: Local, one: &One) -> Option<u64> {
+    fn in_use(&self, ns: NsRef, local: ObjectId, one: &TrackedObject) -> Option<u64> {
         match local {
-            Local::Sysv(Family::Shm, id) => {
+            ObjectId::Sysv(Family::Shm, id) => {
                 Some(self.attached.get(&(ns.inum, id)).copied().unwrap_or(0))
             }
-            Local::Sysv(..) => None,
-            Local::Queue(..) => {
+            ObjectId::Sysv(..) => None,
+            ObjectId::Queue(..) => {
                 let name = one.name.as_ref()?.to_vec();
                 Some(u64::from(self.open.contains(&(ns.inum, name))))
             }
         }
     }
 
-    fn leaked(&self, ns: NsRef, local: Local, one: &One) -> Option<bool> {
+    fn leaked(&self, ns: NsRef, local: ObjectId, one: &TrackedObject) -> Option<bool> {
         let open = match local.kind() {
             Family::Shm => one.attached.map(|count| count > 0),
             Family::Sem | Family::Msg => Some(false),
@@ -272,7 +278,7 @@ impl Holders {
         };
         let lives = |process| self.lives(process);
         let leaked = one.leaked(open, &lives);
-        let from_birth = matches!(one.birth, Birth::Seen(_) | Birth::Inferred(_));
+        let from_birth = matches!(one.birth, ObjectOrigin::Seen(_) | ObjectOrigin::Inferred(_));
         match leaked {
             // Others may have used it before anybody was seen to.
             Some(true) if !from_birth => self.left(local, one, open),
@@ -284,7 +290,7 @@ impl Holders {
     /// Of an object that was there at the start: whether all who are known to have to do with it have
     /// ended. That are all for a queue, which its users have open, and for a segment that nobody has
     /// attached.
-    fn left(&self, local: Local, one: &One, open: Option<bool>) -> Option<bool> {
+    fn left(&self, local: ObjectId, one: &TrackedObject, open: Option<bool>) -> Option<bool> {
         let ended = |pid: Option<u32>| Some(!self.processes.contains_key(&pid?));
         match local.kind() {
             Family::Mq => open.map(|open| !open),

@@ -2,11 +2,11 @@
 //!
 //! | module | its job |
 //! | --- | --- |
-//! | [`one`] | one object |
-//! | [`space`] | the objects of one namespace: what calls do to them |
-//! | `ends` | ends that no call tells |
-//! | [`gone`] | objects that are no more, of which some are remembered |
-//! | [`ways`] | keys and names, and in which namespaces these and ids lead to something |
+//! | [`tracked`] | one object |
+//! | [`namespace_objects`] | the objects of one namespace: what calls do to them |
+//! | `reaper` | ends that no call tells |
+//! | [`tombstones`] | objects that are no more, of which some are remembered |
+//! | [`index`] | keys and names, and in which namespaces these and ids lead to something |
 //! | [`users`] | who has used an object |
 //! | `unlinked` | names that were unlinked before it was known what they led to |
 //! | [`looks`] | what a look at what exists adds |
@@ -18,16 +18,16 @@
 //! Invariant: what exists takes room, and beyond that a fixed number of objects that are gone or
 //! removed; what falls out is counted.
 
-mod ends;
-pub(crate) mod gone;
+pub(crate) mod index;
 pub(crate) mod looks;
-pub(crate) mod one;
-pub(crate) mod space;
+pub(crate) mod namespace_objects;
+mod reaper;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tombstones;
+pub(crate) mod tracked;
 mod unlinked;
 pub(crate) mod users;
-pub(crate) mod ways;
 
 use std::{collections::HashSet, rc::Rc};
 
@@ -38,24 +38,24 @@ use ipc_trace_common::{
 
 use super::{
     HashMap,
-    contexts::{Facts, Of},
-    generations::Generations,
+    contexts::{CallTask, TaskInfo},
     namespaces::Death,
+    two_gen::TwoGenCache,
 };
 use crate::{
-    event::{Process, objects::ObjectLife, value::Text},
-    input::deeds::Deed,
+    event::{Process, objects::ObjectLife, value::OsBytes},
+    input::effect::CallEffect,
     steps::step,
 };
-use gone::Gone;
-use one::{Local, One, Who};
-use space::Space;
+use index::{GlobalIndex, LookupKey};
+use namespace_objects::NamespaceObjects;
+use tombstones::Gone;
+use tracked::{ObjectActor, ObjectId, TrackedObject};
 use unlinked::PendingOnHost;
-use ways::{Everywhere, Sought};
 
 /// Who did what, and when.
 #[derive(Clone, Debug)]
-pub(crate) struct Act<'a> {
+pub(crate) struct AppliedCall<'a> {
     /// When the call returned
     pub boot_ns: u64,
     /// The caller's namespace
@@ -73,14 +73,14 @@ pub(crate) struct Act<'a> {
     /// The number of its context: when that was made
     pub context: u64,
     /// What else is known of it
-    pub facts: Option<&'a Rc<Facts>>,
+    pub facts: Option<&'a Rc<TaskInfo>>,
     /// What it did
-    pub deed: Deed<'a>,
+    pub effect: CallEffect<'a>,
 }
 
-impl Act<'_> {
-    fn who(&self) -> Who {
-        Who {
+impl AppliedCall<'_> {
+    fn who(&self) -> ObjectActor {
+        ObjectActor {
             pid: Some(self.pid),
             uid: self.uid,
             gid: self.gid,
@@ -89,15 +89,15 @@ impl Act<'_> {
         }
     }
 
-    fn caller(&self) -> Caller {
+    fn caller(&self) -> CallerSnapshot {
         let Self { tid, pid, uid, gid, comm, .. } = *self;
-        Caller { tid, pid, uid, gid, comm, facts: self.facts.cloned() }
+        CallerSnapshot { tid, pid, uid, gid, comm, facts: self.facts.cloned() }
     }
 
     /// The thread's name, where it was another one when its facts were read.
     fn another_comm(&self) -> Option<Box<[u8; 16]>> {
         let known = self.facts.map(|facts| facts.comm.0.as_ref());
-        (known != Some(Text::until_nul(&self.comm).0.as_ref())).then(|| Box::new(self.comm))
+        (known != Some(OsBytes::until_nul(&self.comm).0.as_ref())).then(|| Box::new(self.comm))
     }
 
     /// Whether the call began after that moment, as far as that can be told. Calls of a thread follow one
@@ -112,7 +112,7 @@ impl Act<'_> {
 
 /// Who made a call, as it was then.
 #[derive(Clone, Debug)]
-pub(crate) struct Caller {
+pub(crate) struct CallerSnapshot {
     /// The thread
     pub tid: u32,
     /// Its process
@@ -124,22 +124,22 @@ pub(crate) struct Caller {
     /// The thread's name, NUL-padded
     pub comm: [u8; 16],
     /// What else is known of it
-    pub facts: Option<Rc<Facts>>,
+    pub facts: Option<Rc<TaskInfo>>,
 }
 
-impl Caller {
+impl CallerSnapshot {
     /// As it is shown.
     #[must_use]
     pub(crate) fn process(&self) -> Process<'static> {
         let Self { pid, tid, uid, gid, .. } = *self;
-        let comm = Text::until_nul(&self.comm);
-        Of { pid, tid, uid, gid, comm }.process(self.facts.as_deref()).into_owned()
+        let comm = OsBytes::until_nul(&self.comm);
+        CallTask { pid, tid, uid, gid, comm }.process(self.facts.as_deref()).into_owned()
     }
 }
 
 /// Something happened to an object.
 #[derive(Clone, Debug)]
-pub(crate) struct Change {
+pub(crate) struct ObjectChange {
     /// When
     pub boot_ns: u64,
     /// What
@@ -147,34 +147,40 @@ pub(crate) struct Change {
     /// The object's namespace
     pub ns: NsRef,
     /// Which object of it
-    pub local: Local,
+    pub local: ObjectId,
     /// The object, as it was then
-    pub one: Box<One>,
+    pub one: Box<TrackedObject>,
     /// Who did it
-    pub by: Option<Caller>,
+    pub by: Option<CallerSnapshot>,
     /// Of `destroyed` that was noticed later
     pub death: Option<Death>,
 }
 
-impl Change {
-    fn new(life: ObjectLife, boot_ns: u64, ns: NsRef, local: Local, one: &mut One) -> Self {
+impl ObjectChange {
+    fn new(
+        life: ObjectLife,
+        boot_ns: u64,
+        ns: NsRef,
+        local: ObjectId,
+        one: &mut TrackedObject,
+    ) -> Self {
         one.told = true;
         one.announced |= matches!(life, ObjectLife::Created | ObjectLife::Present);
         Self { boot_ns, life, ns, local, one: Box::new(one.clone()), by: None, death: None }
     }
 
-    fn by(mut self, act: &Act<'_>) -> Self {
+    fn by(mut self, act: &AppliedCall<'_>) -> Self {
         self.by = Some(act.caller());
         self
     }
 }
 
 /// Where a process attached a segment: its number, its start, the address.
-type Place = (u32, u64, u64);
+type AttachmentKey = (u32, u64, u64);
 
 /// An attached segment.
 #[derive(Clone, Copy, Debug)]
-struct Attachment {
+struct SegmentAttachment {
     ns: NsRef,
     id: i32,
     /// When it was detached: another may be there since that nobody was seen to attach
@@ -183,9 +189,9 @@ struct Attachment {
 
 /// What the objects of all namespaces of the host have in common.
 #[derive(Debug, Default)]
-struct Host {
+struct HostObjects {
     /// Where keys, ids and names lead to something
-    index: Everywhere,
+    index: GlobalIndex,
     /// Objects that are no more
     gone: Gone,
     /// Removals of queues that wait for the calls that made them
@@ -194,10 +200,10 @@ struct Host {
 
 /// All objects that are known.
 #[derive(Debug, Default)]
-pub(crate) struct Objects {
-    spaces: HashMap<NsRef, Space>,
-    host: Host,
-    attachments: Generations<Place, Attachment>,
+pub(crate) struct ObjectTracker {
+    spaces: HashMap<NsRef, NamespaceObjects>,
+    host: HostObjects,
+    attachments: TwoGenCache<AttachmentKey, SegmentAttachment>,
     /// Records were lost, and what exists was not listed since: not all that happens in a new namespace can be
     /// known
     blind: bool,
@@ -222,68 +228,72 @@ const BEGUN: usize = 1 << 17;
 const INDEX_BITS: u32 = 15;
 const EXTENDED_INDEX_BITS: u32 = 24;
 
-impl Objects {
+impl ObjectTracker {
     /// Ids have larger indices: the kernel was booted with `ipcmni_extend`.
     pub(crate) const fn ids_are_extended(&mut self) {
         self.extended = true;
     }
 
     /// A call did something. `queue_ns`: the namespace of the queue that it was done to.
-    pub(crate) fn act(&mut self, act: &Act<'_>, queue_ns: Option<NsRef>) -> Vec<Change> {
+    pub(crate) fn act(
+        &mut self,
+        act: &AppliedCall<'_>,
+        queue_ns: Option<NsRef>,
+    ) -> Vec<ObjectChange> {
         let mut changes = Vec::new();
-        let queue = |queue: &QueueRef| Local::Queue(queue.dev, queue.ino);
-        match &act.deed {
-            Deed::Got { kind, id, key, made, like } => {
+        let queue = |queue: &QueueRef| ObjectId::Queue(queue.dev, queue.ino);
+        match &act.effect {
+            CallEffect::Got { kind, id, key, made, like } => {
                 let (space, host) = self.space(act.ns);
-                let local = Local::Sysv(*kind, *id);
-                space.met(act, local, Some(*key), None, (*made, *like), host, &mut changes);
+                let local = ObjectId::Sysv(*kind, *id);
+                space.opened(act, local, Some(*key), None, (*made, *like), host, &mut changes);
             }
-            Deed::Used(kind, id) => {
-                self.used(act, act.ns, Local::Sysv(*kind, *id), 1, &mut changes)
+            CallEffect::Used(kind, id) => {
+                self.used(act, act.ns, ObjectId::Sysv(*kind, *id), 1, &mut changes)
             }
-            Deed::Removed(kind, id) => {
+            CallEffect::Removed(kind, id) => {
                 let (space, host) = self.space(act.ns);
-                space.removed(act, Local::Sysv(*kind, *id), host, &mut changes);
+                space.removed(act, ObjectId::Sysv(*kind, *id), host, &mut changes);
             }
-            Deed::Set(kind, id, set) => {
-                let local = Local::Sysv(*kind, *id);
+            CallEffect::Set(kind, id, set) => {
+                let local = ObjectId::Sysv(*kind, *id);
                 self.used(act, act.ns, local, 1, &mut changes);
                 let (space, _) = self.space(act.ns);
                 space.set(act, local, *set, &mut changes);
             }
-            Deed::Attached { id, at } => {
+            CallEffect::Attached { id, at } => {
                 self.attached(act, act.ns, *id, &mut changes);
                 if let (Some(at), Some(facts)) = (at, act.facts) {
                     let place = (act.pid, facts.start_boot_ns, *at);
-                    let new = Attachment { ns: act.ns, id: *id, detached: None };
+                    let new = SegmentAttachment { ns: act.ns, id: *id, detached: None };
                     self.attachments.insert(place, new);
                 }
             }
-            Deed::Detached { at } => {
+            CallEffect::Detached { at } => {
                 let detached = act.boot_ns;
                 if let Some((ns, id)) = self.attachment(act.pid, act.facts, *at, detached)
                     && let Some(facts) = act.facts
                 {
                     let place = (act.pid, facts.start_boot_ns, *at);
-                    let known = Attachment { ns, id, detached: Some(detached) };
+                    let known = SegmentAttachment { ns, id, detached: Some(detached) };
                     self.attachments.insert(place, known);
                     self.attached(act, ns, id, &mut changes);
                 }
             }
-            Deed::Opened { queue: opened, name, made, like } => {
+            CallEffect::Opened { queue: opened, name, made, like } => {
                 if let Some(ns) = queue_ns {
                     let (space, host) = self.space(ns);
                     let name = name.as_ref().map(|name| &*name.0);
                     let local = queue(opened);
-                    space.met(act, local, None, name, (*made, *like), host, &mut changes);
+                    space.opened(act, local, None, name, (*made, *like), host, &mut changes);
                 }
             }
-            Deed::QueueUsed(used) => {
+            CallEffect::QueueUsed(used) => {
                 if let Some(ns) = queue_ns {
                     self.used(act, ns, queue(used), 1, &mut changes);
                 }
             }
-            Deed::Unlinked(name) => {
+            CallEffect::Unlinked(name) => {
                 let (space, host) = self.space(act.ns);
                 space.unlinked(act, &name.0, host, &mut changes);
             }
@@ -299,7 +309,7 @@ impl Objects {
     }
 
     /// Ends the objects that have ended unseen, as far as others have their places.
-    fn end_replaced(&mut self, act: &Act<'_>, changes: &mut Vec<Change>) {
+    fn end_replaced(&mut self, act: &AppliedCall<'_>, changes: &mut Vec<ObjectChange>) {
         let bits = if self.extended { EXTENDED_INDEX_BITS } else { INDEX_BITS };
         for space in self.spaces.values_mut() {
             space.end_replaced(act, bits, &mut self.host, changes);
@@ -307,12 +317,12 @@ impl Objects {
         (self.begun, self.look_at) = (0, self.living());
     }
 
-    /// So many calls used an object of a namespace; no other deed is done often.
-    pub(crate) fn act_often(&mut self, act: &Act<'_>, ns: NsRef, uses: u64) {
-        if let Deed::Used(kind, id) = act.deed {
-            self.used(act, ns, Local::Sysv(kind, id), uses, &mut Vec::new());
-        } else if let Deed::QueueUsed(QueueRef { dev, ino, .. }) = act.deed {
-            self.used(act, ns, Local::Queue(dev, ino), uses, &mut Vec::new());
+    /// So many calls used an object of a namespace; no other effect is done often.
+    pub(crate) fn act_often(&mut self, act: &AppliedCall<'_>, ns: NsRef, uses: u64) {
+        if let CallEffect::Used(kind, id) = act.effect {
+            self.used(act, ns, ObjectId::Sysv(kind, id), uses, &mut Vec::new());
+        } else if let CallEffect::QueueUsed(QueueRef { dev, ino, .. }) = act.effect {
+            self.used(act, ns, ObjectId::Queue(dev, ino), uses, &mut Vec::new());
         }
     }
 
@@ -347,17 +357,17 @@ impl Objects {
         }
     }
 
-    fn space(&mut self, ns: NsRef) -> (&mut Space, &mut Host) {
-        (self.spaces.entry(ns).or_insert_with(|| Space::new(ns)), &mut self.host)
+    fn space(&mut self, ns: NsRef) -> (&mut NamespaceObjects, &mut HostObjects) {
+        (self.spaces.entry(ns).or_insert_with(|| NamespaceObjects::new(ns)), &mut self.host)
     }
 
     fn used(
         &mut self,
-        act: &Act<'_>,
+        act: &AppliedCall<'_>,
         ns: NsRef,
-        local: Local,
+        local: ObjectId,
         uses: u64,
-        changes: &mut Vec<Change>,
+        changes: &mut Vec<ObjectChange>,
     ) {
         let (space, host) = self.space(ns);
         space.used(act, local, uses, host, changes);
@@ -365,8 +375,14 @@ impl Objects {
 
     /// A segment was attached or detached: from then on, how often it is can't be counted, since
     /// processes inherit attachments and lose them by ending.
-    fn attached(&mut self, act: &Act<'_>, ns: NsRef, id: i32, changes: &mut Vec<Change>) {
-        let local = Local::Sysv(Family::Shm, id);
+    fn attached(
+        &mut self,
+        act: &AppliedCall<'_>,
+        ns: NsRef,
+        id: i32,
+        changes: &mut Vec<ObjectChange>,
+    ) {
+        let local = ObjectId::Sysv(Family::Shm, id);
         self.used(act, ns, local, 1, changes);
         if let Some(one) = self.space(ns).0.get_mut(local) {
             one.attached = None;
@@ -378,7 +394,7 @@ impl Objects {
     pub(crate) fn attachment(
         &self,
         pid: u32,
-        facts: Option<&Rc<Facts>>,
+        facts: Option<&Rc<TaskInfo>>,
         at: u64,
         boot_ns: u64,
     ) -> Option<(NsRef, i32)> {
@@ -388,7 +404,7 @@ impl Objects {
     }
 
     /// A namespace died, and all of its objects with it.
-    pub(crate) fn ended(&mut self, ns: NsRef, death: Death) -> Vec<Change> {
+    pub(crate) fn ended(&mut self, ns: NsRef, death: Death) -> Vec<ObjectChange> {
         let Some(mut space) = self.spaces.remove(&ns) else { return Vec::new() };
         let mut changes = Vec::new();
         space.untold(true, &mut self.host, &mut changes);
@@ -398,9 +414,9 @@ impl Objects {
             let seen = one.last_seen().max(one.removed).filter(|at| *at <= death.before);
             let death = Death { after: death.after.max(seen), ..death };
             let life = ObjectLife::Destroyed;
-            let change = Change::new(life, death.before, ns, local, &mut one);
+            let change = ObjectChange::new(life, death.before, ns, local, &mut one);
             self.host.gone.insert(ns, local, one);
-            Change { death: Some(death), ..change }
+            ObjectChange { death: Some(death), ..change }
         });
         changes.extend(ended);
         // What was there before what is gone.
@@ -417,7 +433,7 @@ impl Objects {
     /// How many objects exist.
     #[must_use]
     pub(crate) fn living(&self) -> usize {
-        self.spaces.values().map(Space::living).sum()
+        self.spaces.values().map(NamespaceObjects::living).sum()
     }
 
     /// Records were lost: nothing that rests on having seen all holds any more, until what exists has been listed
@@ -431,14 +447,14 @@ impl Objects {
 
     /// An object that exists, is removed, or is remembered.
     #[must_use]
-    pub(crate) fn get(&self, ns: NsRef, local: Local) -> Option<&One> {
+    pub(crate) fn get(&self, ns: NsRef, local: ObjectId) -> Option<&TrackedObject> {
         let space = self.spaces.get(&ns);
         space.and_then(|space| space.get(local)).or_else(|| self.host.gone.get(ns, local))
     }
 
     /// Whether a namespace is known not to have an object, since all of its objects are known.
     #[must_use]
-    pub(crate) fn lacks(&self, ns: NsRef, local: Local) -> bool {
+    pub(crate) fn lacks(&self, ns: NsRef, local: ObjectId) -> bool {
         self.spaces.get(&ns).is_some_and(|space| space.lacks(local))
     }
 
@@ -450,19 +466,19 @@ impl Objects {
 
     /// The queue that has a name.
     #[must_use]
-    pub(crate) fn of_name(&self, ns: NsRef, name: &[u8]) -> Option<Local> {
+    pub(crate) fn of_name(&self, ns: NsRef, name: &[u8]) -> Option<ObjectId> {
         self.spaces.get(&ns)?.ways.of_name(name)
     }
 
-    /// What such a key, id or name leads to in other namespaces than one; at most [`ways::MANY`].
+    /// What such a key, id or name leads to in other namespaces than one; at most [`index::MANY`].
     #[must_use]
-    pub(crate) fn elsewhere(&self, but: NsRef, sought: Sought<'_>) -> Vec<(NsRef, Local)> {
+    pub(crate) fn elsewhere(&self, but: NsRef, sought: LookupKey<'_>) -> Vec<(NsRef, ObjectId)> {
         let found = |ns: NsRef| {
             let space = self.spaces.get(&ns)?;
             let local = match sought {
-                Sought::Key(kind, key) => Local::Sysv(kind, space.of_key(kind, key)?),
-                Sought::Id(kind, id) => Local::Sysv(kind, id),
-                Sought::Name(name) => space.ways.of_name(name)?,
+                LookupKey::Key(kind, key) => ObjectId::Sysv(kind, space.of_key(kind, key)?),
+                LookupKey::Id(kind, id) => ObjectId::Sysv(kind, id),
+                LookupKey::Name(name) => space.ways.of_name(name)?,
             };
             space.live.contains_key(&local).then_some((ns, local))
         };
@@ -473,7 +489,7 @@ impl Objects {
     /// Objects that were used by somebody of a container or user that had not used them, since this was asked last.
     #[inline]
     #[must_use]
-    pub(crate) fn take_met(&mut self) -> Vec<(NsRef, Local)> {
+    pub(crate) fn take_met(&mut self) -> Vec<(NsRef, ObjectId)> {
         self.host.index.take_met()
     }
 
@@ -481,8 +497,8 @@ impl Objects {
     /// more, but the name of its mapping has.
     #[must_use]
     pub(crate) fn segments(&self, id: i32, key: u32) -> Vec<NsRef> {
-        let local = Local::Sysv(Family::Shm, id);
-        let has = |space: &Space| {
+        let local = ObjectId::Sysv(Family::Shm, id);
+        let has = |space: &NamespaceObjects| {
             let one = space.get(local);
             one.is_some_and(|one| one.key.is_none_or(|known| known == key))
         };
@@ -495,7 +511,7 @@ impl Objects {
     /// All that are remembered, by namespace: those that exist by kind, id and name, then those that
     /// existed.
     #[must_use]
-    pub(crate) fn all(&self) -> HashMap<NsRef, Vec<(Local, &One)>> {
+    pub(crate) fn all(&self) -> HashMap<NsRef, Vec<(ObjectId, &TrackedObject)>> {
         let mut all: HashMap<NsRef, Vec<_>> =
             self.spaces.iter().map(|(ns, space)| (*ns, space.all())).collect();
         for (ns, local, one) in self.host.gone.all() {
@@ -503,8 +519,9 @@ impl Objects {
         }
         for objects in all.values_mut() {
             objects.sort_by(|(a, one), (b, other)| {
-                let place = |local: &Local, one: &One| (one.destroyed.is_some(), local.kind());
-                let named = |local: &Local| matches!(local, Local::Queue(..));
+                let place =
+                    |local: &ObjectId, one: &TrackedObject| (one.destroyed.is_some(), local.kind());
+                let named = |local: &ObjectId| matches!(local, ObjectId::Queue(..));
                 let by_name = || match named(a) && named(b) {
                     true => one.name.cmp(&other.name),
                     false => std::cmp::Ordering::Equal,

@@ -1,5 +1,7 @@
 //! Random programs in a model of the kernel, whose calls take time: they return in another order than they act in.
 
+mod queues;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipc_trace_common::{
@@ -9,41 +11,41 @@ use ipc_trace_common::{
 use proptest::prelude::*;
 
 use super::{
-    Act, BEGUN, Change, Objects,
-    one::{Birth, Local, One},
-    ways::Sought,
+    AppliedCall, BEGUN, ObjectChange, ObjectTracker,
+    index::LookupKey,
+    tracked::{ObjectId, ObjectOrigin, TrackedObject},
 };
 use crate::{
     engine::track::namespaces::Death,
     event::{
         ls::NamespaceLook,
         objects::{ObjectLife, ObjectLook},
-        value::Text,
+        value::OsBytes,
     },
-    input::deeds::{Deed, Likeness, Made},
+    input::effect::{CallEffect, Creation, NewObjectAttrs},
     sources::host::sysvipc,
 };
 
 const NS: NsRef = NsRef { inum: 4_026_532_180, generation: 1 };
 
-fn whole() -> Objects {
-    let mut objects = Objects::default();
+fn whole() -> ObjectTracker {
+    let mut objects = ObjectTracker::default();
     objects.born(NS);
     objects
 }
 
-fn act(boot_ns: u64, pid: u32, deed: Deed<'static>) -> Act<'static> {
+fn act(boot_ns: u64, pid: u32, effect: CallEffect<'static>) -> AppliedCall<'static> {
     let (uid, gid, comm, context) = (pid, 0, [0; 16], 0);
-    Act { boot_ns, ns: NS, tid: pid, pid, uid, gid, comm, context, facts: None, deed }
+    AppliedCall { boot_ns, ns: NS, tid: pid, pid, uid, gid, comm, context, facts: None, effect }
 }
 
-fn got(id: i32, key: u32, made: Made) -> Deed<'static> {
-    Deed::Got { kind: Family::Sem, id, key, made, like: Likeness::default() }
+fn got(id: i32, key: u32, made: Creation) -> CallEffect<'static> {
+    CallEffect::Got { kind: Family::Sem, id, key, made, like: NewObjectAttrs::default() }
 }
 
 /// What a step of a program wants.
 #[derive(Clone, Copy, Debug)]
-enum Want {
+enum WantedStep {
     Private,
     Create(u32),
     Exclusive(u32),
@@ -54,27 +56,27 @@ enum Want {
 
 /// A call: who, what, and its way through time.
 #[derive(Clone, Copy, Debug)]
-struct Step {
+struct ModelStep {
     pid: u32,
-    want: Want,
+    want: WantedStep,
     /// Between the return of the call before and this one's effect, and from there to its return
     before: u64,
     after: u64,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = ModelStep> {
     let key = 1..4_u32;
     let want = prop_oneof![
-        Just(Want::Private),
-        key.clone().prop_map(Want::Create),
-        key.clone().prop_map(Want::Exclusive),
-        key.prop_map(Want::Find),
-        any::<u8>().prop_map(Want::Use),
-        any::<u8>().prop_map(Want::Remove),
+        Just(WantedStep::Private),
+        key.clone().prop_map(WantedStep::Create),
+        key.clone().prop_map(WantedStep::Exclusive),
+        key.prop_map(WantedStep::Find),
+        any::<u8>().prop_map(WantedStep::Use),
+        any::<u8>().prop_map(WantedStep::Remove),
     ];
     // Far less than what may pass between a birth and its record.
     let time = 1..400_000_000_u64;
-    (1..5_u32, want, time.clone(), time).prop_map(|(pid, want, before, after)| Step {
+    (1..5_u32, want, time.clone(), time).prop_map(|(pid, want, before, after)| ModelStep {
         pid,
         want,
         before,
@@ -84,7 +86,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// An object in the model of the kernel.
 #[derive(Clone, Debug)]
-struct Truth {
+struct ModelTruth {
     creator: u32,
     key: u32,
     sure: bool,
@@ -93,9 +95,9 @@ struct Truth {
 }
 
 /// What really happened, and the records of it, in the order of the returns.
-fn run(steps: &[Step]) -> (BTreeMap<i32, Truth>, Vec<Act<'static>>) {
+fn run(steps: &[ModelStep]) -> (BTreeMap<i32, ModelTruth>, Vec<AppliedCall<'static>>) {
     let mut clocks: BTreeMap<u32, u64> = BTreeMap::new();
-    let mut timed: Vec<(u64, u64, Step)> = Vec::new();
+    let mut timed: Vec<(u64, u64, ModelStep)> = Vec::new();
     for step in steps {
         let clock = clocks.entry(step.pid).or_default();
         let effect = *clock + step.before;
@@ -103,52 +105,52 @@ fn run(steps: &[Step]) -> (BTreeMap<i32, Truth>, Vec<Act<'static>>) {
         timed.push((effect, *clock, *step));
     }
     timed.sort_by_key(|one| one.0);
-    let mut objects: BTreeMap<i32, Truth> = BTreeMap::new();
+    let mut objects: BTreeMap<i32, ModelTruth> = BTreeMap::new();
     let mut keys: BTreeMap<u32, i32> = BTreeMap::new();
     let mut acts = Vec::new();
-    for (effect, back, Step { pid, want, .. }) in timed {
+    for (effect, back, ModelStep { pid, want, .. }) in timed {
         let mut make = |sure, key| {
             let id = objects.len() as i32;
-            objects.insert(id, Truth { creator: pid, key, sure, born: effect, dead: None });
+            objects.insert(id, ModelTruth { creator: pid, key, sure, born: effect, dead: None });
             id
         };
-        let deed = match want {
-            Want::Private => Some(got(make(true, 0), 0, Made::Yes)),
-            Want::Create(key) => {
+        let effect = match want {
+            WantedStep::Private => Some(got(make(true, 0), 0, Creation::Yes)),
+            WantedStep::Create(key) => {
                 let id = *keys.entry(key).or_insert_with(|| make(false, key));
-                Some(got(id, key, Made::Maybe))
+                Some(got(id, key, Creation::Maybe))
             }
-            Want::Exclusive(key) => (!keys.contains_key(&key)).then(|| {
+            WantedStep::Exclusive(key) => (!keys.contains_key(&key)).then(|| {
                 let id = make(true, key);
                 keys.insert(key, id);
-                got(id, key, Made::Yes)
+                got(id, key, Creation::Yes)
             }),
-            Want::Find(key) => keys.get(&key).map(|id| got(*id, key, Made::No)),
-            Want::Use(which) | Want::Remove(which) => {
+            WantedStep::Find(key) => keys.get(&key).map(|id| got(*id, key, Creation::No)),
+            WantedStep::Use(which) | WantedStep::Remove(which) => {
                 let live: Vec<i32> =
                     objects.iter().filter(|one| one.1.dead.is_none()).map(|one| *one.0).collect();
                 let id = live.get(usize::from(which) % live.len().max(1)).copied();
                 match (id, want) {
-                    (Some(id), Want::Remove(_)) => {
+                    (Some(id), WantedStep::Remove(_)) => {
                         objects.get_mut(&id).unwrap().dead = Some(effect);
                         keys.retain(|_, one| *one != id);
-                        Some(Deed::Removed(Family::Sem, id))
+                        Some(CallEffect::Removed(Family::Sem, id))
                     }
-                    (id, _) => id.map(|id| Deed::Used(Family::Sem, id)),
+                    (id, _) => id.map(|id| CallEffect::Used(Family::Sem, id)),
                 }
             }
         };
-        acts.extend(deed.map(|deed| act(back, pid, deed)));
+        acts.extend(effect.map(|effect| act(back, pid, effect)));
     }
     acts.sort_by_key(|act| act.boot_ns);
     (objects, acts)
 }
 
 /// How often each object's lines said so.
-fn told(changes: &[Change]) -> BTreeMap<(i32, &'static str), u32> {
+fn told(changes: &[ObjectChange]) -> BTreeMap<(i32, &'static str), u32> {
     let mut told = BTreeMap::new();
     for change in changes {
-        let Local::Sysv(_, id) = change.local else { panic!("{change:?}") };
+        let ObjectId::Sysv(_, id) = change.local else { panic!("{change:?}") };
         let what = match change.life {
             ObjectLife::Present | ObjectLife::Created => "birth",
             ObjectLife::Changed => continue,
@@ -160,51 +162,55 @@ fn told(changes: &[Change]) -> BTreeMap<(i32, &'static str), u32> {
     told
 }
 
-fn live(objects: &Objects) -> BTreeSet<i32> {
+fn live(objects: &ObjectTracker) -> BTreeSet<i32> {
     let all = objects.all().remove(&NS).unwrap_or_default();
     all.into_iter()
         .filter(|(_, one)| one.destroyed.is_none() && !one.is_removed())
         .map(|(local, _)| match local {
-            Local::Sysv(_, id) => id,
-            Local::Queue(..) => panic!("{local:?}"),
+            ObjectId::Sysv(_, id) => id,
+            ObjectId::Queue(..) => panic!("{local:?}"),
         })
         .collect()
 }
 
 /// A look at the end finds what lives.
-fn look_at_the_end(objects: &mut Objects, truth: &BTreeMap<i32, Truth>, changes: &mut Vec<Change>) {
-    let still = |local, _: &One| match local {
-        Local::Sysv(_, id) => truth[&id].dead.is_none(),
-        Local::Queue(..) => false,
+fn look_at_the_end(
+    objects: &mut ObjectTracker,
+    truth: &BTreeMap<i32, ModelTruth>,
+    changes: &mut Vec<ObjectChange>,
+) {
+    let still = |local, _: &TrackedObject| match local {
+        ObjectId::Sysv(_, id) => truth[&id].dead.is_none(),
+        ObjectId::Queue(..) => false,
     };
     if let Some(space) = objects.spaces.get_mut(&NS) {
         space.looked(&still, u64::MAX, &mut objects.host, changes);
     }
 }
 
-fn check(objects: &Objects, truth: &BTreeMap<i32, Truth>) {
+fn check(objects: &ObjectTracker, truth: &BTreeMap<i32, ModelTruth>) {
     let living = truth.iter().filter(|one| one.1.dead.is_none());
     assert_eq!(live(objects), living.map(|one| *one.0).collect());
     for (id, one) in truth {
-        let Some(known) = objects.get(NS, Local::Sysv(Family::Sem, *id)) else { continue };
-        if let Birth::Seen(_) = known.birth {
+        let Some(known) = objects.get(NS, ObjectId::Sysv(Family::Sem, *id)) else { continue };
+        if let ObjectOrigin::Seen(_) = known.birth {
             assert!(one.sure, "{id}");
             assert_eq!(known.creator.as_ref().unwrap().pid, Some(one.creator), "{id}");
         }
     }
     let another = NsRef { inum: 1, generation: 1 };
     for (id, one) in truth {
-        let sought = Sought::Id(Family::Sem, *id);
+        let sought = LookupKey::Id(Family::Sem, *id);
         let found = objects.elsewhere(another, sought);
-        let expected = one.dead.is_none().then_some((NS, Local::Sysv(Family::Sem, *id)));
+        let expected = one.dead.is_none().then_some((NS, ObjectId::Sysv(Family::Sem, *id)));
         assert_eq!(found, Vec::from_iter(expected));
         assert_eq!(objects.elsewhere(NS, sought), []);
     }
     let state = objects.spaces.get(&NS);
     for key in 1..4 {
-        let found = objects.elsewhere(another, Sought::Key(Family::Sem, key));
+        let found = objects.elsewhere(another, LookupKey::Key(Family::Sem, key));
         let known = state.and_then(|space| space.of_key(Family::Sem, key));
-        assert_eq!(found, Vec::from_iter(known.map(|id| (NS, Local::Sysv(Family::Sem, id)))));
+        assert_eq!(found, Vec::from_iter(known.map(|id| (NS, ObjectId::Sysv(Family::Sem, id)))));
     }
     for key in 1..4 {
         if let Some(id) = state.and_then(|space| space.of_key(Family::Sem, key)) {
@@ -231,8 +237,8 @@ proptest! {
             let ends = u32::from(one.dead.is_some());
             assert_eq!((count("birth"), count("removal"), count("end")), (1, ends, ends), "{id}");
             if one.sure {
-                let known = objects.get(NS, Local::Sysv(Family::Sem, *id)).unwrap();
-                assert!(matches!(known.birth, Birth::Seen(_)), "{known:?}");
+                let known = objects.get(NS, ObjectId::Sysv(Family::Sem, *id)).unwrap();
+                assert!(matches!(known.birth, ObjectOrigin::Seen(_)), "{known:?}");
             }
         }
     }
@@ -249,9 +255,9 @@ proptest! {
         for (id, one) in &truth {
             let at = attached + looks[*id as usize];
             if one.born <= at && one.dead.is_none_or(|dead| dead > at) {
-                let found = One::new(Birth::Found(attached + 1_000_000_000));
+                let found = TrackedObject::new(ObjectOrigin::Found(attached + 1_000_000_000));
                 let (space, host) = objects.space(NS);
-                space.found(Local::Sysv(Family::Sem, *id), Box::new(found), host);
+                space.found(ObjectId::Sysv(Family::Sem, *id), Box::new(found), host);
             }
         }
         let mut changes = Vec::new();
@@ -323,8 +329,8 @@ proptest! {
         let known = live(&objects);
         for (id, one) in &truth {
             let is_late = || {
-                let one = objects.get(NS, Local::Sysv(Family::Sem, *id)).unwrap();
-                one.birth.known() > until
+                let one = objects.get(NS, ObjectId::Sysv(Family::Sem, *id)).unwrap();
+                one.birth.known_since() > until
             };
             assert!(known.contains(id) == one.dead.is_none() || is_late(), "{id}");
         }
@@ -370,29 +376,29 @@ fn semaphores(id: i32, key: u32) -> ObjectLook {
     sysvipc::parse(Family::Sem, &table).unwrap().remove(0)
 }
 
-fn apply(objects: &mut Objects, acts: &[Act<'_>]) -> Vec<ObjectLife> {
+fn apply(objects: &mut ObjectTracker, acts: &[AppliedCall<'_>]) -> Vec<ObjectLife> {
     acts.iter().flat_map(|act| objects.act(act, None)).map(|change| change.life).collect()
 }
 
 #[test]
 fn a_segment_is_gone_when_it_is_removed_only_if_nobody_ever_attached_it() {
     use ObjectLife::{Created, Destroyed, Removed};
-    let segment = |id| Deed::Got {
+    let segment = |id| CallEffect::Got {
         kind: Family::Shm,
         id,
         key: 0,
-        made: Made::Yes,
-        like: Likeness::default(),
+        made: Creation::Yes,
+        like: NewObjectAttrs::default(),
     };
     let mut objects = whole();
-    let removed = act(2, 1, Deed::Removed(Family::Shm, 1));
+    let removed = act(2, 1, CallEffect::Removed(Family::Shm, 1));
     let lives = apply(&mut objects, &[act(1, 1, segment(1)), removed]);
     assert_eq!(lives, [Created, Removed, Destroyed]);
-    let attach = Deed::Attached { id: 2, at: Some(0x7000) };
-    let removed = act(5, 1, Deed::Removed(Family::Shm, 2));
+    let attach = CallEffect::Attached { id: 2, at: Some(0x7000) };
+    let removed = act(5, 1, CallEffect::Removed(Family::Shm, 2));
     let lives = apply(&mut objects, &[act(3, 1, segment(2)), act(4, 1, attach), removed]);
     assert_eq!(lives, [Created, Removed]);
-    let one = objects.get(NS, Local::Sysv(Family::Shm, 2)).unwrap();
+    let one = objects.get(NS, ObjectId::Sysv(Family::Shm, 2)).unwrap();
     assert!(one.is_removed() && one.destroyed.is_none());
 }
 
@@ -400,14 +406,17 @@ fn a_segment_is_gone_when_it_is_removed_only_if_nobody_ever_attached_it() {
 fn an_id_that_comes_again_is_another_object() {
     let mut objects = whole();
     let day = 86_400_000_000_000;
-    let removed = act(2, 1, Deed::Removed(Family::Sem, 7));
-    apply(&mut objects, &[act(1, 1, got(7, 0, Made::Yes)), removed]);
-    apply(&mut objects, &[act(day, 2, got(7, 5, Made::Maybe))]);
-    let one = objects.get(NS, Local::Sysv(Family::Sem, 7)).unwrap();
-    assert_eq!((one.birth, one.creator.as_ref().unwrap().pid), (Birth::Inferred(day), Some(2)));
+    let removed = act(2, 1, CallEffect::Removed(Family::Sem, 7));
+    apply(&mut objects, &[act(1, 1, got(7, 0, Creation::Yes)), removed]);
+    apply(&mut objects, &[act(day, 2, got(7, 5, Creation::Maybe))]);
+    let one = objects.get(NS, ObjectId::Sysv(Family::Sem, 7)).unwrap();
+    assert_eq!(
+        (one.birth, one.creator.as_ref().unwrap().pid),
+        (ObjectOrigin::Inferred(day), Some(2))
+    );
     assert_eq!(objects.of_key(NS, Family::Sem, 5), Some(7));
     // Its removal was lost.
-    let lives = apply(&mut objects, &[act(2 * day, 3, got(7, 6, Made::Yes))]);
+    let lives = apply(&mut objects, &[act(2 * day, 3, got(7, 6, Creation::Yes))]);
     assert_eq!(lives, [ObjectLife::Destroyed, ObjectLife::Created]);
     assert_eq!(live(&objects), BTreeSet::from([7]));
 }
@@ -416,13 +425,13 @@ fn an_id_that_comes_again_is_another_object() {
 #[test]
 fn an_id_that_comes_again_at_once_is_another_object_where_the_call_began_after_the_ones_end() {
     use ObjectLife::{Created, Destroyed, Removed};
-    let begin = |objects: &mut Objects| {
-        let made = act(1, 1, got(7, 5, Made::Maybe));
-        let removed = act(10, 2, Deed::Removed(Family::Sem, 7));
+    let begin = |objects: &mut ObjectTracker| {
+        let made = act(1, 1, got(7, 5, Creation::Maybe));
+        let removed = act(10, 2, CallEffect::Removed(Family::Sem, 7));
         assert_eq!(apply(objects, &[made, removed]), [Created, Removed, Destroyed]);
     };
-    let again = act(20, 3, got(7, 5, Made::Maybe));
-    let lives = |act: Act<'_>| {
+    let again = act(20, 3, got(7, 5, Creation::Maybe));
+    let lives = |act: AppliedCall<'_>| {
         let mut objects = whole();
         begin(&mut objects);
         let lives = apply(&mut objects, &[act]);
@@ -432,37 +441,40 @@ fn an_id_that_comes_again_at_once_is_another_object_where_the_call_began_after_t
     // It may have found the one before that was removed, and come back late.
     assert_eq!(lives(again.clone()), []);
     // Its thread came to be known after that, by a call before this one.
-    assert_eq!(lives(Act { context: 15, ..again.clone() }), [Created]);
-    assert_eq!(lives(Act { context: 21, ..again.clone() }), []);
+    assert_eq!(lives(AppliedCall { context: 15, ..again.clone() }), [Created]);
+    assert_eq!(lives(AppliedCall { context: 21, ..again.clone() }), []);
     // It is the thread that removed the one.
-    assert_eq!(lives(Act { tid: 2, ..again.clone() }), [Created]);
+    assert_eq!(lives(AppliedCall { tid: 2, ..again.clone() }), [Created]);
 }
 
 #[test]
 fn a_namespace_takes_its_objects_along() {
     let mut objects = whole();
-    apply(&mut objects, &[act(1, 1, got(0, 0, Made::Yes)), act(2, 1, got(1, 0, Made::Yes))]);
+    apply(
+        &mut objects,
+        &[act(1, 1, got(0, 0, Creation::Yes)), act(2, 1, got(1, 0, Creation::Yes))],
+    );
     let ended = objects.ended(NS, Death { after: Some(5), before: 9 });
     let told: Vec<_> = ended.iter().map(|change| (change.life, change.local)).collect();
-    let of = |id| (ObjectLife::Destroyed, Local::Sysv(Family::Sem, id));
+    let of = |id| (ObjectLife::Destroyed, ObjectId::Sysv(Family::Sem, id));
     assert_eq!(told, [of(0), of(1)]);
     assert!(objects.spaces.is_empty());
     let other = NsRef { generation: 2, ..NS };
-    assert!(objects.elsewhere(other, Sought::Id(Family::Sem, 0)).is_empty());
-    assert!(objects.host.index.candidates(Sought::Id(Family::Sem, 0), other).is_empty());
+    assert!(objects.elsewhere(other, LookupKey::Id(Family::Sem, 0)).is_empty());
+    assert!(objects.host.index.candidates(LookupKey::Id(Family::Sem, 0), other).is_empty());
 }
 
 #[test]
 fn what_is_remembered_of_the_gone_is_bounded_and_what_is_not_is_counted() {
     let mut objects = whole();
-    let count = 3 * super::gone::LIMIT as u64;
+    let count = 3 * super::tombstones::LIMIT as u64;
     for id in 0..count {
-        let removed = Deed::Removed(Family::Sem, id as i32);
-        let made = got(id as i32, 0, Made::Yes);
+        let removed = CallEffect::Removed(Family::Sem, id as i32);
+        let made = got(id as i32, 0, Creation::Yes);
         apply(&mut objects, &[act(2 * id, 1, made), act(2 * id + 1, 1, removed)]);
     }
     let kept = objects.all().remove(&NS).unwrap().len() as u64;
-    assert_eq!(kept, super::gone::LIMIT as u64);
+    assert_eq!(kept, super::tombstones::LIMIT as u64);
     assert_eq!(kept + objects.forgotten(), count);
 }
 
@@ -472,14 +484,14 @@ fn what_is_remembered_of_the_removed_is_bounded_for_the_host() {
     let spaces = 500;
     let ns = |number: u32| NsRef { inum: 1 + number % spaces, generation: 1 };
     let remove = |count: usize| {
-        let mut objects = Objects::default();
+        let mut objects = ObjectTracker::default();
         for number in 0..spaces {
             objects.born(ns(number));
         }
         for number in 0..count as u32 {
-            let deed = Deed::Removed(Family::Shm, number as i32);
+            let effect = CallEffect::Removed(Family::Shm, number as i32);
             let at = u64::from(number);
-            objects.act(&Act { ns: ns(number), ..act(at, 1, deed) }, None);
+            objects.act(&AppliedCall { ns: ns(number), ..act(at, 1, effect) }, None);
         }
         let kept: usize = objects.spaces.values().map(|space| space.removed.len()).sum();
         assert!(kept <= super::MAX_REMOVED * 3 / 2, "{kept}");
@@ -498,14 +510,14 @@ fn what_ended_unseen_is_bounded_by_what_the_kernel_can_have() {
         for number in 0..count as u32 {
             // One lives at a time: indices go round, and each round has its sequence number.
             let id = ((number % 64) | ((number / 64) << 15)).cast_signed();
-            let changes = objects.act(&act(u64::from(number), 1, got(id, 0, Made::Yes)), None);
+            let changes = objects.act(&act(u64::from(number), 1, got(id, 0, Creation::Yes)), None);
             ended += changes.iter().filter(|one| one.life == ObjectLife::Destroyed).count();
         }
         assert!(objects.living() <= BEGUN + 65, "{}", objects.living());
         assert_eq!(objects.living() + ended, count);
     };
     let count = 2 * BEGUN + BEGUN / 2;
-    let steps = crate::steps::of(|| make(count));
+    let steps = crate::steps::count_steps(|| make(count));
     assert!(steps <= 2 * count as u64, "{steps}");
 }
 
@@ -518,8 +530,8 @@ fn unlinked_names_wait_in_bounds_and_each_is_told_of() {
         for number in 0..count as u64 {
             let name = format!("q{number}").into_bytes();
             // A microsecond apart: all are waited for.
-            let deed = Deed::Unlinked(Text(name.into()));
-            told += objects.act(&act(1_000 * number, 1, deed), None).len();
+            let effect = CallEffect::Unlinked(OsBytes(name.into()));
+            told += objects.act(&act(1_000 * number, 1, effect), None).len();
         }
         assert!(told + (1 << 12) >= count, "{told}");
         told += objects.untold(true).len();
@@ -533,7 +545,7 @@ fn an_object_takes_little_room() {
     // With its places in the tables of objects, keys and users, and in the index of all namespaces: a
     // node of a B-tree is at least half full.
     let index = 2 * 2 * size_of::<(Family, u32, NsRef)>();
-    let room = size_of::<(Local, One)>() + 8 * size_of::<(u32, u64)>() + 64 + index;
+    let room = size_of::<(ObjectId, TrackedObject)>() + 8 * size_of::<(u32, u64)>() + 64 + index;
     assert!(room * 8 / 7 <= 600, "{room}");
 }
 
@@ -544,57 +556,23 @@ fn a_name_is_found_in_all_other_namespaces() {
     let spaces = [2, 3, 4].map(|inum| NsRef { inum, generation: 1 });
     for (at, ns) in spaces.into_iter().enumerate() {
         let queue = QueueRef { ns, ino: 5, dev: at as u32 + 1, flags: 0 };
-        let deed = Deed::Opened {
+        let effect = CallEffect::Opened {
             queue,
-            name: Some(Text(b"q".as_slice().into())),
-            made: Made::Yes,
-            like: Likeness::default(),
+            name: Some(OsBytes(b"q".as_slice().into())),
+            made: Creation::Yes,
+            like: NewObjectAttrs::default(),
         };
-        objects.act(&Act { ns, ..act(1, 1, deed) }, Some(ns));
+        objects.act(&AppliedCall { ns, ..act(1, 1, effect) }, Some(ns));
     }
-    let found = |objects: &Objects, but| {
-        let found = objects.elsewhere(but, Sought::Name(b"q"));
+    let found = |objects: &ObjectTracker, but| {
+        let found = objects.elsewhere(but, LookupKey::Name(b"q"));
         found.into_iter().map(|one| one.0.inum).collect::<Vec<_>>()
     };
     assert_eq!(found(&objects, NS), [2, 3, 4]);
     assert_eq!(found(&objects, spaces[1]), [2, 4]);
-    assert!(objects.elsewhere(NS, Sought::Name(b"r")).is_empty());
-    let unlinked = Deed::Unlinked(Text(b"q".as_slice().into()));
-    objects.act(&Act { ns: spaces[0], ..act(2, 1, unlinked) }, None);
+    assert!(objects.elsewhere(NS, LookupKey::Name(b"r")).is_empty());
+    let unlinked = CallEffect::Unlinked(OsBytes(b"q".as_slice().into()));
+    objects.act(&AppliedCall { ns: spaces[0], ..act(2, 1, unlinked) }, None);
     objects.ended(spaces[2], Death { after: Some(5), before: 9 });
     assert_eq!(found(&objects, NS), [3]);
-}
-
-/// The name of a queue leads to another after it was unlinked: what a look found is not what calls from
-/// before it, or from while it was taken, were about.
-#[test]
-fn a_queue_that_a_look_found_is_not_the_one_of_its_name_that_was_unlinked() {
-    let name = || Text(b"q".as_slice().into());
-    let queue = |ino| QueueRef { ns: NS, ino, dev: 7, flags: 0 };
-    let local = Local::Queue(7, 2);
-    let found = || {
-        let mut objects = whole();
-        let mut one = One::new(Birth::Found(20));
-        one.name = Some(b"q".as_slice().into());
-        let (space, host) = objects.space(NS);
-        space.listed = (10, 20);
-        space.found(local, Box::new(one), host);
-        objects
-    };
-    let is_removed = |objects: &Objects| objects.get(NS, local).unwrap().is_removed();
-    let made = Deed::Opened {
-        queue: queue(2),
-        name: Some(name()),
-        made: Made::Maybe,
-        like: Likeness::default(),
-    };
-    let mut objects = found();
-    objects.act(&act(9, 1, Deed::Unlinked(name())), None);
-    assert!(!is_removed(&objects), "before the look");
-    objects.act(&act(15, 1, Deed::Unlinked(name())), None);
-    assert!(is_removed(&objects), "while the look was taken, or after it");
-    objects.act(&act(16, 2, made), Some(NS));
-    assert!(!is_removed(&objects), "that was another, and then came this one");
-    objects.act(&act(30, 1, Deed::Unlinked(name())), None);
-    assert!(is_removed(&objects), "its name leads to it again");
 }

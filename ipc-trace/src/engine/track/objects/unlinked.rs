@@ -5,7 +5,7 @@
 
 use std::collections::{VecDeque, hash_map::Entry};
 
-use super::{Change, one::LATE_NS};
+use super::{ObjectChange, tracked::LATE_NS};
 use crate::{engine::track::HashMap, steps::step};
 
 /// Removals that wait, of all namespaces.
@@ -15,7 +15,7 @@ const MAX_PENDING: usize = 1 << 12;
 #[derive(Debug, Default)]
 pub(super) struct PendingRemovals {
     /// What is to be told, by name
-    known: HashMap<Box<[u8]>, Change>,
+    known: HashMap<Box<[u8]>, ObjectChange>,
     /// By time; a name whose removal is another one by now is passed over
     order: VecDeque<(u64, Box<[u8]>)>,
 }
@@ -29,9 +29,9 @@ impl PendingRemovals {
     pub(super) fn insert(
         &mut self,
         name: &[u8],
-        removal: Change,
+        removal: ObjectChange,
         on_host: &mut PendingOnHost,
-        changes: &mut Vec<Change>,
+        changes: &mut Vec<ObjectChange>,
     ) {
         let at = removal.boot_ns;
         self.expire(Some(at), on_host, changes);
@@ -52,7 +52,11 @@ impl PendingRemovals {
     }
 
     /// The call that made the queue came back.
-    pub(super) fn remove(&mut self, name: &[u8], on_host: &mut PendingOnHost) -> Option<Change> {
+    pub(super) fn remove(
+        &mut self,
+        name: &[u8],
+        on_host: &mut PendingOnHost,
+    ) -> Option<ObjectChange> {
         let removal = self.known.remove(name)?;
         on_host.0 = on_host.0.saturating_sub(1);
         Some(removal)
@@ -63,7 +67,7 @@ impl PendingRemovals {
         &mut self,
         now: Option<u64>,
         on_host: &mut PendingOnHost,
-        changes: &mut Vec<Change>,
+        changes: &mut Vec<ObjectChange>,
     ) {
         let over = |at: u64| now.is_none_or(|now| now > at.saturating_add(LATE_NS));
         while let Some(removal) = self.pop(on_host, over) {
@@ -76,7 +80,7 @@ impl PendingRemovals {
         &mut self,
         on_host: &mut PendingOnHost,
         is_such: impl Fn(u64) -> bool,
-    ) -> Option<Change> {
+    ) -> Option<ObjectChange> {
         while let Some((at, _)) = self.order.front()
             && is_such(*at)
         {

@@ -2,7 +2,7 @@
 
 use ipc_trace_common::record::NsRef;
 
-use super::Act;
+use super::AppliedCall;
 use crate::engine::track::containers::ContainerHandle;
 
 /// A process for good: its number, and when it started.
@@ -13,7 +13,7 @@ const USERS: usize = 8;
 
 /// In which container, as which user and from which namespace an object was used.
 #[derive(Clone, Debug)]
-pub(crate) struct Party {
+pub(crate) struct Accessor {
     /// The container; `None`: none, on the host
     pub container: Option<ContainerHandle>,
     /// The effective user
@@ -22,8 +22,8 @@ pub(crate) struct Party {
     pub ns: NsRef,
 }
 
-impl Party {
-    fn of(act: &Act<'_>) -> Option<Self> {
+impl Accessor {
+    fn from_call(act: &AppliedCall<'_>) -> Option<Self> {
         // Without facts it is not known whether it is in a container.
         let facts = act.facts?;
         Some(Self { container: facts.container.clone(), uid: act.uid, ns: act.ns })
@@ -42,7 +42,7 @@ impl Party {
 
 /// Processes that used an object. Most objects of a host are not used while it is traced.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Users(Option<Box<Used>>);
+pub(super) struct ObjectUsers(Option<Box<Used>>);
 
 #[derive(Clone, Debug, Default)]
 struct Used {
@@ -50,12 +50,12 @@ struct Used {
     /// By others, too
     more: bool,
     /// What they belong to; some of them, if they are many
-    parties: Vec<Party>,
+    parties: Vec<Accessor>,
 }
 
-impl Users {
+impl ObjectUsers {
     /// A process used it that did not use it last. Whether it belongs to a party that is new.
-    pub(super) fn add(&mut self, act: &Act<'_>) -> bool {
+    pub(super) fn add(&mut self, act: &AppliedCall<'_>) -> bool {
         let used = self.0.get_or_insert_default();
         let known = act.facts.map(|facts| (act.pid, facts.start_boot_ns));
         match known {
@@ -65,7 +65,7 @@ impl Users {
             Some(_) if used.by.len() == USERS => used.more = true,
             Some(key) => used.by.push(key),
         }
-        let Some(party) = Party::of(act) else { return false };
+        let Some(party) = Accessor::from_call(act) else { return false };
         if used.parties.iter().any(|one| one.is(&party)) || used.parties.len() == USERS {
             return false;
         }
@@ -74,12 +74,12 @@ impl Users {
     }
 
     /// Those that are known.
-    pub(super) fn known(&self) -> &[ProcessKey] {
+    pub(super) fn processes(&self) -> &[ProcessKey] {
         self.0.as_ref().map_or(&[], |used| used.by.as_slice())
     }
 
     /// What they belong to, the first first.
-    pub(super) fn parties(&self) -> &[Party] {
+    pub(super) fn parties(&self) -> &[Accessor] {
         self.0.as_ref().map_or(&[], |used| used.parties.as_slice())
     }
 

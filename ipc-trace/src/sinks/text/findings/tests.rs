@@ -9,9 +9,9 @@ use crate::{
     event::{
         Process,
         finding::{Class, Evidence, Finding, FindingLine, FoundObject, Reason, Severity, Subject},
-        identity::{Ancestor, Identity},
+        identity::{Ancestor, ProcessIdentity},
         objects::Creator,
-        value::{Error, FamilyName, Hex32},
+        value::{CallError, FamilyName, Hex32},
     },
     sinks::text::samples::{APP, HOST, HOSTILE, at, container, ns_ref, process, text},
     sinks::text::style::Palette,
@@ -27,7 +27,7 @@ fn evidence(what: &'static str, ret: i64, count: u64) -> Evidence {
         seq: Some(17),
         what: what.into(),
         ret: Some(ret),
-        error: Error::of(ret),
+        error: CallError::from_ret(ret),
         count,
     }
 }
@@ -37,7 +37,8 @@ fn used() -> Finding {
     let ancestor =
         |pid, comm| Arc::new(Ancestor { pid, start_boot_ns: 5, comm: text(comm), exe: None });
     let ancestry = [ancestor(4200, "sh"), ancestor(900, HOSTILE), ancestor(1, "systemd")];
-    let identity = Identity { ancestry: Some(ancestry.into()), ..Identity::default() };
+    let identity =
+        ProcessIdentity { ancestry: Some(ancestry.into()), ..ProcessIdentity::default() };
     Finding {
         id: 1,
         class: Class::ForeignObject,
@@ -74,10 +75,10 @@ fn used() -> Finding {
         count: 1_000,
         evidence: vec![17, 18, 1_016],
         events: vec![evidence("mq_send", 0, 990), evidence("mq_receive", -11, 10)],
-        reasons: vec![reason(95, "the kernel side read both namespaces in the call itself")],
+        reasons: vec![reason(95, "the eBPF programs read both namespaces in the call itself")],
         declared_by: None,
-        explains: "a service that hands its queue to a contained helper on purpose, and goes on"
-            .into(),
+        benign_explanation:
+            "a service that hands its queue to a contained helper on purpose, and goes on".into(),
         policy: Some("[[allow]]\nname = \"jobs\"\nclass = \"foreign-object\"\n".into()),
     }
 }

@@ -5,16 +5,16 @@ use std::fmt::{self, Display};
 use ipc_trace_common::op::Family;
 
 use super::{
-    Count, Holder, LsText, NsTag, Role, Row, Span, Table, WORD_WIDTH, counted, fullness, held_by,
-    is, limit_row, plain, pressing_span,
+    GroupedCount, Holder, LsText, NsTag, Role, Span, TextRow, TextTable, WORD_WIDTH, counted,
+    fullness, held_by, is, limit_row, plain, pressing_span,
 };
 use crate::{
     event::escape::{escaped, quoted},
-    event::tag::{COMM_WIDTH, ContainerTag, Key},
+    event::tag::{COMM_WIDTH, ContainerTag, SysvKey},
     event::{
         ls::{NamespaceLook, ProcessLook},
         objects::{LastUse, ObjectLook},
-        value::{Hex32, Time},
+        value::{Hex32, Timestamp},
     },
     sinks::text::flow::Align,
     sinks::text::units::{Bytes, Date},
@@ -23,7 +23,7 @@ use crate::{
 /// Cells of an executable's path.
 const EXE_WIDTH: usize = 100;
 
-fn known(value: Option<impl Display>) -> Span {
+fn or_unknown(value: Option<impl Display>) -> Span {
     match value {
         Some(value) => plain(value),
         None => Span::new(Role::Dim, "?"),
@@ -31,19 +31,19 @@ fn known(value: Option<impl Display>) -> Span {
 }
 
 fn count(value: Option<u64>) -> Span {
-    known(value.map(Count))
+    or_unknown(value.map(GroupedCount))
 }
 
 fn bytes(value: Option<u64>) -> Span {
-    known(value.map(Bytes))
+    or_unknown(value.map(Bytes))
 }
 
 fn key(key: Option<Hex32>) -> Span {
-    known(key.map(Key))
+    or_unknown(key.map(SysvKey))
 }
 
 /// `2026-11-23 14:44:40`: the kernel remembers seconds.
-fn second(time: Time) -> String {
+fn second(time: Timestamp) -> String {
     let text = Date(time).to_string();
     text.split('.').next().unwrap_or_default().to_owned()
 }
@@ -77,7 +77,7 @@ fn notes(object: &ObjectLook) -> Vec<Span> {
 }
 
 fn owner(object: &ObjectLook) -> Span {
-    known(object.uid.zip(object.gid).map(|(uid, gid)| format!("{uid}:{gid}")))
+    or_unknown(object.uid.zip(object.gid).map(|(uid, gid)| format!("{uid}:{gid}")))
 }
 
 /// A column, and what stands in it.
@@ -86,10 +86,10 @@ type Column = (&'static str, Align, fn(&ObjectLook) -> Span);
 const LEFT: Align = Align::Left;
 const RIGHT: Align = Align::Right;
 
-const ID: Column = ("ID", RIGHT, |one| known(one.id));
+const ID: Column = ("ID", RIGHT, |one| or_unknown(one.id));
 const KEY: Column = ("KEY", LEFT, |one| key(one.key));
 const OWNER: Column = ("OWNER", LEFT, owner);
-const MODE: Column = ("MODE", LEFT, |one| known(one.mode));
+const MODE: Column = ("MODE", LEFT, |one| or_unknown(one.mode));
 const MESSAGES: Column = ("MESSAGES", RIGHT, |one| count(one.messages));
 
 const SHM: &[Column] = &[
@@ -111,7 +111,7 @@ const MSG: &[Column] = &[
     ("ROOM", RIGHT, |one| bytes(one.size)),
 ];
 const MQ: &[Column] = &[
-    ("NAME", LEFT, |one| known(one.name.as_ref().map(|name| quoted(&name.0, WORD_WIDTH)))),
+    ("NAME", LEFT, |one| or_unknown(one.name.as_ref().map(|name| quoted(&name.0, WORD_WIDTH)))),
     OWNER,
     MODE,
     MESSAGES,
@@ -181,17 +181,17 @@ impl LsText<'_> {
             let ProcessLook { pid, comm, exe, uid, threads, container, .. } = process;
             let exe = exe.as_ref().map(|exe| Span::new(Role::Dim, escaped(&exe.0, EXE_WIDTH)));
             let container = container.as_ref().map(|one| format!("in {}", ContainerTag(one)));
-            Row {
+            TextRow {
                 cells: vec![
                     plain(escaped(&comm.0, COMM_WIDTH)),
                     plain(pid),
-                    known(*uid),
-                    plain(Count(u64::from(*threads))),
+                    or_unknown(*uid),
+                    plain(GroupedCount(u64::from(*threads))),
                 ],
                 notes: exe.into_iter().chain(container.map(plain)).collect(),
             }
         };
-        let table = Table {
+        let table = TextTable {
             columns: &[("PROCESS", LEFT), ("PID", RIGHT), ("UID", RIGHT), ("THREADS", RIGHT)],
             notes: "EXECUTABLE",
             rows: namespace.processes.iter().map(row).collect(),
@@ -227,7 +227,7 @@ impl LsText<'_> {
         columns: &[Column],
         objects: impl Iterator<Item = &'a ObjectLook>,
     ) -> fmt::Result {
-        let row = |object: &ObjectLook| Row {
+        let row = |object: &ObjectLook| TextRow {
             cells: columns.iter().map(|(_, _, cell)| cell(object)).collect(),
             notes: notes(object),
         };
@@ -237,7 +237,7 @@ impl LsText<'_> {
         }
         self.title(f, title)?;
         let columns: Vec<_> = columns.iter().map(|(name, align, _)| (*name, *align)).collect();
-        Table { columns: &columns, notes: "", rows }.write(f, self.width, self.palette)
+        TextTable { columns: &columns, notes: "", rows }.write(f, self.width, self.palette)
     }
 
     fn limits(&self, f: &mut fmt::Formatter<'_>, namespace: &NamespaceLook) -> fmt::Result {
@@ -245,7 +245,7 @@ impl LsText<'_> {
             return Ok(());
         }
         self.title(f, "LIMITS")?;
-        let table = Table {
+        let table = TextTable {
             columns: &[("LIMIT", LEFT), ("USED", RIGHT), ("OF", RIGHT), ("FULL", RIGHT)],
             notes: "",
             rows: namespace.limits.iter().map(|(name, limit)| limit_row(*name, limit)).collect(),

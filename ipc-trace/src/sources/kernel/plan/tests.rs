@@ -9,7 +9,7 @@ fn able(native: Abi) -> Features {
         kernel_btf: true,
         described: functions.clone(),
         present: Some(functions),
-        preemption: Model::Voluntary,
+        preemption: PreemptionModel::Voluntary,
         ..Features::default()
     }
 }
@@ -21,7 +21,7 @@ fn backend(plan: &Plan, op: Op) -> Backend {
 #[test]
 fn where_all_functions_can_be_had_no_tracepoint_is_attached() {
     for native in [Abi::X86_64, Abi::Aarch64] {
-        let plan = plan(Choice::Auto, native, &able(native)).unwrap();
+        let plan = plan(BackendChoice::Auto, native, &able(native)).unwrap();
         assert!(plan.ops.iter().all(|o| o.backend == Backend::Function));
         assert_eq!(plan.syscall_kinds, 0);
         for way in plan.ops.iter().flat_map(|op| &op.entries) {
@@ -35,10 +35,10 @@ fn where_all_functions_can_be_had_no_tracepoint_is_attached() {
 #[test]
 fn auto_ends_up_on_syscall_where_fentry_is_refused_and_says_why() {
     let features = Features { fentry_refused: Some("EPERM".to_owned()), ..able(Abi::X86_64) };
-    let plan = plan(Choice::Auto, Abi::X86_64, &features).unwrap();
+    let plan = plan(BackendChoice::Auto, Abi::X86_64, &features).unwrap();
     assert!(plan.ops.iter().all(|o| o.backend == Backend::Syscall && o.reason == "EPERM"));
-    assert_eq!(plan.flavours, [Flavour::Btf, Flavour::Raw]);
-    assert_eq!(plan.census_refused, None);
+    assert_eq!(plan.flavours, [TracepointMode::Btf, TracepointMode::Raw]);
+    assert_eq!(plan.namespace_list_refused, None);
     assert!(plan.hooks.is_empty());
     assert_eq!(plan.syscall_kinds.count_ones(), 19 + ACCESS_KINDS.count_ones());
 }
@@ -46,65 +46,73 @@ fn auto_ends_up_on_syscall_where_fentry_is_refused_and_says_why() {
 #[test]
 fn where_functions_miss_calls_auto_takes_tracepoints_and_says_why() {
     let of = |preemption| Features { preemption, guards_functions: true, ..able(Abi::X86_64) };
-    for model in [Model::Full, Model::Lazy, Model::Rt, Model::Unknown] {
+    for model in [
+        PreemptionModel::Full,
+        PreemptionModel::Lazy,
+        PreemptionModel::Rt,
+        PreemptionModel::Unknown,
+    ] {
         let features = of(model);
-        let why = Inexact { cause: Cause::Functions, model };
-        let plan = plan(Choice::Auto, Abi::X86_64, &features).unwrap();
+        let why = Inexact { cause: MissCause::Functions, model };
+        let plan = plan(BackendChoice::Auto, Abi::X86_64, &features).unwrap();
         let is_so = |o: &OpPlan| o.backend == Backend::Syscall && o.reason == why.to_string();
         assert!(plan.ops.iter().all(is_so));
-        assert_eq!(plan.flavours, [Flavour::Btf, Flavour::Raw]);
+        assert_eq!(plan.flavours, [TracepointMode::Btf, TracepointMode::Raw]);
         assert_eq!(plan.inexact().next(), None);
 
-        let asked_for = super::plan(Choice::Function, Abi::X86_64, &features).unwrap();
+        let asked_for = super::plan(BackendChoice::Function, Abi::X86_64, &features).unwrap();
         assert!(asked_for.ops.iter().all(|o| o.backend == Backend::Function));
         assert_eq!(asked_for.preferred, Backend::Syscall);
         assert_eq!(asked_for.inexact().collect::<Vec<_>>(), [(Backend::Function, why)]);
     }
-    for model in [Model::None, Model::Voluntary] {
-        let plan = plan(Choice::Auto, Abi::X86_64, &of(model)).unwrap();
+    for model in [PreemptionModel::None, PreemptionModel::Voluntary] {
+        let plan = plan(BackendChoice::Auto, Abi::X86_64, &of(model)).unwrap();
         assert_eq!(plan.preferred, Backend::Function);
         assert_eq!(plan.inexact().next(), None);
     }
     // Nothing is left out before 5.12.
-    let features = Features { guards_functions: false, ..of(Model::Rt) };
-    let plan = plan(Choice::Auto, Abi::X86_64, &features).unwrap();
+    let features = Features { guards_functions: false, ..of(PreemptionModel::Rt) };
+    let plan = plan(BackendChoice::Auto, Abi::X86_64, &features).unwrap();
     assert_eq!(plan.preferred, Backend::Function);
 }
 
 #[test]
 fn where_both_miss_calls_function_stays_the_cheaper_one() {
     let features = Features {
-        preemption: Model::Lazy,
+        preemption: PreemptionModel::Lazy,
         guards_functions: true,
         preempts_on_tracepoints: true,
         fprobe: true,
         ..able(Abi::X86_64)
     };
-    let plan = plan(Choice::Auto, Abi::X86_64, &features).unwrap();
+    let plan = plan(BackendChoice::Auto, Abi::X86_64, &features).unwrap();
     assert_eq!(plan.preferred, Backend::Function);
-    assert_eq!(plan.flavours[0], Flavour::Perf);
+    assert_eq!(plan.flavours[0], TracepointMode::Perf);
     let inexact: Vec<_> = plan.inexact().collect();
-    assert_eq!(inexact, [(Backend::Function, Inexact { cause: Cause::Bpf, model: Model::Lazy })]);
+    assert_eq!(
+        inexact,
+        [(Backend::Function, Inexact { cause: MissCause::Bpf, model: PreemptionModel::Lazy })]
+    );
 }
 
 #[test]
 fn copies_make_functions_exact_where_programs_are_preempted() {
     let features = Features {
-        preemption: Model::Lazy,
+        preemption: PreemptionModel::Lazy,
         guards_functions: true,
         preempts_on_tracepoints: true,
         fprobe: true,
         tracing_multi: true,
         ..able(Abi::X86_64)
     };
-    let plan = plan(Choice::Auto, Abi::X86_64, &features).unwrap();
+    let plan = plan(BackendChoice::Auto, Abi::X86_64, &features).unwrap();
     assert!(plan.copied && plan.copied_functions);
     assert_eq!(plan.preferred, Backend::Function);
     assert_eq!(plan.inexact().next(), None);
     assert!(plan.hooks.iter().all(|hook| hook.entry));
     // Where nothing is preempted they would only cost.
     let features = Features { preempts_on_tracepoints: false, ..features };
-    let plan = super::plan(Choice::Function, Abi::X86_64, &features).unwrap();
+    let plan = super::plan(BackendChoice::Function, Abi::X86_64, &features).unwrap();
     assert!(!plan.copied && !plan.copied_functions);
     assert!(!plan.hooks.iter().all(|hook| hook.entry));
 }
@@ -113,18 +121,18 @@ fn copies_make_functions_exact_where_programs_are_preempted() {
 fn one_function_that_fails_takes_its_operations_alone() {
     let mut features = able(Abi::X86_64);
     features.unusable.insert("__x64_sys_mq_open", "it never fired".to_owned());
-    let plan = plan(Choice::Auto, Abi::X86_64, &features).unwrap();
+    let plan = plan(BackendChoice::Auto, Abi::X86_64, &features).unwrap();
     assert_eq!(backend(&plan, Op::MqOpen), Backend::Syscall);
     assert_eq!(plan.ops.iter().filter(|o| o.backend == Backend::Syscall).count(), 1);
     assert_eq!(dispatched(plan.syscall_kinds), Op::MqOpen.bit());
     assert!(!plan.hooks.iter().any(|h| h.function.ends_with("sys_mq_open")));
 
     features.unusable = BTreeMap::from([("__ia32_compat_sys_ipc", "EBUSY".to_owned())]);
-    let plan = super::plan(Choice::Auto, Abi::X86_64, &features).unwrap();
+    let plan = super::plan(BackendChoice::Auto, Abi::X86_64, &features).unwrap();
     assert_eq!(backend(&plan, Op::Semop), Backend::Syscall);
     assert_eq!(backend(&plan, Op::MqSend), Backend::Function);
     assert_eq!(plan.ops.iter().filter(|o| o.backend == Backend::Syscall).count(), 11);
-    assert!(dispatched(plan.syscall_kinds) & Code::IPC.bit() != 0);
+    assert!(dispatched(plan.syscall_kinds) & SyscallCode::IPC.bit() != 0);
     assert!(!plan.hooks.iter().any(|h| h.function == "__ia32_compat_sys_ipc"));
 }
 
@@ -134,33 +142,33 @@ fn what_the_kernel_has_not_is_not_needed_and_what_btf_lacks_is() {
     for set in [&mut features.described, features.present.as_mut().unwrap()] {
         set.retain(|function| !function.starts_with("__ia32"));
     }
-    let plan = plan(Choice::Function, Abi::X86_64, &features).unwrap();
+    let plan = plan(BackendChoice::Function, Abi::X86_64, &features).unwrap();
     assert!(plan.hooks.iter().all(|h| h.function.starts_with("__x64_sys_")));
 
     features.described.remove("__x64_sys_semget");
-    let error = super::plan(Choice::Function, Abi::X86_64, &features).unwrap_err();
+    let error = super::plan(BackendChoice::Function, Abi::X86_64, &features).unwrap_err();
     assert!(error.to_string().contains("semget: __x64_sys_semget"), "{error}");
 }
 
 #[test]
 fn without_btf_only_raw_tracepoints_are_left() {
     let features = Features { kernel_btf: false, ..able(Abi::X86_64) };
-    let plan = plan(Choice::Auto, Abi::X86_64, &features).unwrap();
-    assert_eq!(plan.flavours, [Flavour::Raw]);
-    assert!(plan.census_refused.is_some() && plan.hooks.is_empty());
+    let plan = plan(BackendChoice::Auto, Abi::X86_64, &features).unwrap();
+    assert_eq!(plan.flavours, [TracepointMode::Raw]);
+    assert!(plan.namespace_list_refused.is_some() && plan.hooks.is_empty());
 }
 
 #[test]
 fn function_is_an_error_that_says_why() {
     let features = Features { fentry_refused: Some("refused".to_owned()), ..able(Abi::X86_64) };
-    let error = plan(Choice::Function, Abi::X86_64, &features).unwrap_err();
+    let error = plan(BackendChoice::Function, Abi::X86_64, &features).unwrap_err();
     assert!(error.to_string().contains("refused"), "{error}");
 }
 
 #[test]
 fn every_operation_has_a_way_in_for_each_abi() {
     for native in [Abi::X86_64, Abi::Aarch64] {
-        let plan = plan(Choice::Syscall, native, &able(native)).unwrap();
+        let plan = plan(BackendChoice::Syscall, native, &able(native)).unwrap();
         for op in plan.ops {
             for abi in abis(native) {
                 assert!(op.entries.iter().any(|e| e.abi == *abi), "{op:?} {abi:?}");

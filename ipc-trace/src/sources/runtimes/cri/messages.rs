@@ -10,11 +10,11 @@ pub(super) struct All {}
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub(super) struct ListContainersResponse {
     #[prost(message, repeated, tag = "1")]
-    pub(super) containers: Vec<Container>,
+    pub(super) containers: Vec<CriContainer>,
 }
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]
-pub(super) struct Container {
+pub(super) struct CriContainer {
     #[prost(string, tag = "1")]
     pub(super) id: String,
     #[prost(string, tag = "2")]
@@ -87,11 +87,11 @@ pub(super) struct PodSandboxStatus {
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub(super) struct LinuxPodSandboxStatus {
     #[prost(message, optional, tag = "1")]
-    pub(super) namespaces: Option<Namespace>,
+    pub(super) namespaces: Option<CriNamespace>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
-pub(super) struct Namespace {
+pub(super) struct CriNamespace {
     #[prost(message, optional, tag = "2")]
     pub(super) options: Option<NamespaceOption>,
 }

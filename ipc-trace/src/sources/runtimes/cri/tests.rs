@@ -15,21 +15,21 @@ use tonic::{Response, body::Body, server::NamedService};
 
 use super::{
     super::{
-        State,
-        tests::{Place, hear},
+        RuntimeState,
+        tests::{SocketFolder, hear},
     },
     messages::{
-        ContainerMetadata, ImageSpec, LinuxPodSandboxStatus, Namespace, NamespaceOption,
+        ContainerMetadata, CriNamespace, ImageSpec, LinuxPodSandboxStatus, NamespaceOption,
         PodSandboxMetadata, PodSandboxStatus,
     },
     *,
 };
-use crate::{input::container::Runtime, sources::runtimes::Names};
+use crate::{input::container::RuntimeKind, sources::runtimes::RuntimeClients};
 
 /// What a runtime has.
 #[derive(Debug, Default)]
 struct Has {
-    containers: Vec<Container>,
+    containers: Vec<CriContainer>,
     pods: Vec<PodSandbox>,
     /// Whether pods are in the host's IPC namespace
     host: bool,
@@ -45,18 +45,18 @@ impl NamedService for Server {
     const NAME: &'static str = "runtime.v1.RuntimeService";
 }
 
-type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
+type CannedReply = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
 
 impl tower::Service<http::Request<Body>> for Server {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = Answer;
+    type Future = CannedReply;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Answer {
+    fn call(&mut self, request: http::Request<Body>) -> CannedReply {
         let (has, happened) = (Arc::clone(&self.0), Arc::clone(&self.1));
         Box::pin(async move {
             let path = request.uri().path().to_owned();
@@ -76,7 +76,7 @@ impl tower::Service<http::Request<Body>> for Server {
                         NamespaceMode::Pod
                     };
                     let options = Some(NamespaceOption { ipc: mode as i32 });
-                    let namespaces = Some(Namespace { options });
+                    let namespaces = Some(CriNamespace { options });
                     let linux = Some(LinuxPodSandboxStatus { namespaces });
                     let status = Some(PodSandboxStatus { linux });
                     one::<PodSandboxStatusRequest, _>(request, PodSandboxStatusResponse { status })
@@ -114,7 +114,7 @@ where
 }
 
 /// Starts it: what it has, and what tells its clients that this has changed.
-fn serve(place: &Place, has: Has) -> (Arc<Mutex<Has>>, Arc<Notify>) {
+fn serve(place: &SocketFolder, has: Has) -> (Arc<Mutex<Has>>, Arc<Notify>) {
     let (has, happened) = (Arc::new(Mutex::new(has)), Arc::new(Notify::new()));
     let server = Server(Arc::clone(&has), Arc::clone(&happened));
     let path = place.path();
@@ -136,16 +136,17 @@ fn serve(place: &Place, has: Has) -> (Arc<Mutex<Has>>, Arc<Notify>) {
     (has, happened)
 }
 
-fn ask_at(place: &Place) -> Names {
-    Names::ask(vec![Socket { runtime: Runtime::Containerd, path: place.path() }]).unwrap()
+fn ask_at(place: &SocketFolder) -> RuntimeClients {
+    RuntimeClients::ask(vec![Socket { runtime: RuntimeKind::Containerd, path: place.path() }])
+        .unwrap()
 }
 
 fn id(n: u64) -> String {
     format!("{n:064x}")
 }
 
-fn container(n: u64, pod: u64, name: &str) -> Container {
-    Container {
+fn container(n: u64, pod: u64, name: &str) -> CriContainer {
+    CriContainer {
         id: id(n),
         pod_sandbox_id: id(pod),
         metadata: Some(ContainerMetadata { name: name.to_owned() }),
@@ -171,7 +172,7 @@ fn pod(n: u64, name: &str) -> PodSandbox {
 
 #[test]
 fn containers_have_their_pods_and_so_have_sandboxes() {
-    let place = Place::new();
+    let place = SocketFolder::new();
     serve(
         &place,
         Has {
@@ -181,9 +182,9 @@ fn containers_have_their_pods_and_so_have_sandboxes() {
         },
     );
     let all = hear(&mut ask_at(&place), |_, names| names.any_answers());
-    let sandbox = Named {
+    let sandbox = RuntimeMetadata {
         id: id(9),
-        runtime: Some(Runtime::Containerd),
+        runtime: Some(RuntimeKind::Containerd),
         pod: Some("web-0".to_owned()),
         pod_uid: Some("6d1c1d3a-7f7e-4f0c-9d0c-0a1b2c3d4e5f".to_owned()),
         pod_namespace: Some("shop".to_owned()),
@@ -192,9 +193,9 @@ fn containers_have_their_pods_and_so_have_sandboxes() {
             lost: 0,
         }),
         ipc_mode: Some("pod".to_owned()),
-        ..Named::default()
+        ..RuntimeMetadata::default()
     };
-    let app = Named {
+    let app = RuntimeMetadata {
         id: id(1),
         name: Some("app".to_owned()),
         image: Some("web:2".to_owned()),
@@ -207,7 +208,7 @@ fn containers_have_their_pods_and_so_have_sandboxes() {
 fn what_is_new_is_told_and_nothing_twice() {
     // With events, and without.
     for events in [true, false] {
-        let place = Place::new();
+        let place = SocketFolder::new();
         let host = true;
         let (has, happened) =
             serve(&place, Has { pods: vec![pod(9, "web-0")], events, host, ..Has::default() });
@@ -226,13 +227,13 @@ fn what_is_new_is_told_and_nothing_twice() {
 
 #[test]
 fn what_makes_no_sense_is_passed_over_and_much_is_cut() {
-    let place = Place::new();
+    let place = SocketFolder::new();
     let mut odd = pod(9, &"n".repeat(10_000));
     odd.labels = (0..100).map(|n| (format!("label{n:03}"), "v".repeat(n * 10))).collect();
     let mut stray = container(2, 7, "stray");
     stray.image = None;
-    let nameless = Container { id: id(3), ..Container::default() };
-    let hostile = Container { id: "../../etc".to_owned(), ..container(1, 9, "hostile") };
+    let nameless = CriContainer { id: id(3), ..CriContainer::default() };
+    let hostile = CriContainer { id: "../../etc".to_owned(), ..container(1, 9, "hostile") };
     serve(
         &place,
         Has { containers: vec![hostile, stray, nameless], pods: vec![odd], ..Has::default() },
@@ -248,9 +249,9 @@ fn what_makes_no_sense_is_passed_over_and_much_is_cut() {
 
 #[test]
 fn a_server_of_something_else_is_no_runtime() {
-    let place = Place::new();
+    let place = SocketFolder::new();
     place.serve(|_, stream| drop(stream));
     let mut names = ask_at(&place);
-    let silent = |names: &Names| matches!(names.states(), [State::Silent(_)]);
+    let silent = |names: &RuntimeClients| matches!(names.states(), [RuntimeState::Silent(_)]);
     assert_eq!(hear(&mut names, |_, names| silent(names)), []);
 }

@@ -1,7 +1,7 @@
 use super::*;
 
-fn call(text: &str) -> Shown {
-    text.parse::<Line>().unwrap().call().unwrap().unwrap()
+fn call(text: &str) -> StraceCall {
+    text.parse::<StraceLine>().unwrap().call().unwrap().unwrap()
 }
 
 fn arg(text: &str, name: &str) -> Option<Value> {
@@ -31,12 +31,12 @@ fn what_goes_through_ipc_lies_in_memory() {
     assert_eq!(arg3("0x5000", "arg"), Some(Value::Null));
     assert_eq!(arg3("0x5000", "val"), Some(Value::Null));
     let shmat = call("[ 117] shmat(5, NULL, 0x1000) = 0xf7f13000");
-    assert_eq!(shmat.outcome, Outcome::Value(0));
+    assert_eq!(shmat.outcome, StraceOutcome::Value(0));
     let failed = "[ 117] msgrcv(2, 0x41843100, 4321, 0x800) = -1 ENOMSG (No message)";
     assert_eq!((arg(failed, "msgp"), arg(failed, "msgtyp")), (None, None));
     assert_eq!(arg(failed, "msgflg"), Some(json!(0x800)));
     let none = "[ 117] ipc(0xfff, 0, 0, 0, NULL, 0) = -1 ENOSYS (Function not implemented)";
-    assert_eq!(none.parse::<Line>().unwrap().call(), Ok(None));
+    assert_eq!(none.parse::<StraceLine>().unwrap().call(), Ok(None));
 }
 
 #[test]
@@ -65,6 +65,6 @@ fn a_line_cut_off_knows_less() {
 fn the_number_tells_the_abi() {
     assert_eq!(call("[ 278] mq_unlink(\"\\x61\\xff\") = 0").abi, "i386");
     assert_eq!(arg("[ 241] mq_unlink(\"\\x61\\xff\") = 0", "name"), Some(json!("a\\xff")));
-    assert!("[ 999] mq_unlink(NULL) = 0".parse::<Line>().unwrap().call().is_err());
-    assert!("[  64] getpid() = 0".parse::<Line>().unwrap().call().is_err());
+    assert!("[ 999] mq_unlink(NULL) = 0".parse::<StraceLine>().unwrap().call().is_err());
+    assert!("[  64] getpid() = 0".parse::<StraceLine>().unwrap().call().is_err());
 }

@@ -9,7 +9,7 @@ use zerocopy::IntoBytes as _;
 
 use super::Engine;
 use crate::{
-    engine::track::{HashMap, containers::ContainerHandle, contexts::Facts},
+    engine::track::{HashMap, containers::ContainerHandle, contexts::TaskInfo},
     event::Tell,
     input::Call,
     steps::step,
@@ -22,19 +22,19 @@ const MOST: usize = 1 << 14;
 
 /// A call that is held back.
 #[derive(Debug)]
-struct Waiting {
+struct DeferredCall {
     number: u64,
     words: Box<[u64]>,
     /// Who the thread was
     tid: u32,
     context: u64,
-    facts: Rc<Facts>,
+    facts: Rc<TaskInfo>,
 }
 
 /// Those, by container, each in the order in which they came.
 #[derive(Debug, Default)]
-pub(super) struct Held {
-    calls: HashMap<ContainerHandle, VecDeque<Waiting>>,
+pub(super) struct DeferredCalls {
+    calls: HashMap<ContainerHandle, VecDeque<DeferredCall>>,
     /// Until when each is waited for, in the order in which they came; of some it is known since
     order: VecDeque<(u64, u64, ContainerHandle)>,
     /// How many wait
@@ -43,8 +43,8 @@ pub(super) struct Held {
     entered: u64,
 }
 
-impl Held {
-    fn push(&mut self, of: &ContainerHandle, due: u64, mut waiting: Waiting) {
+impl DeferredCalls {
+    fn push(&mut self, of: &ContainerHandle, due: u64, mut waiting: DeferredCall) {
         self.entered += 1;
         self.count += 1;
         waiting.number = self.entered;
@@ -53,7 +53,7 @@ impl Held {
     }
 
     /// All calls of a container.
-    fn take(&mut self, of: &ContainerHandle) -> VecDeque<Waiting> {
+    fn take(&mut self, of: &ContainerHandle) -> VecDeque<DeferredCall> {
         let taken = self.calls.remove(of).unwrap_or_default();
         self.count -= taken.len();
         taken
@@ -72,7 +72,7 @@ impl Held {
         None
     }
 
-    fn pop_oldest(&mut self) -> Option<Waiting> {
+    fn pop_oldest(&mut self) -> Option<DeferredCall> {
         let (_, of) = self.oldest()?;
         self.order.pop_front();
         let calls = self.calls.get_mut(&of)?;
@@ -97,7 +97,7 @@ impl Engine {
             Some((Some(true), ..)) => return self.tell_call(call, out),
             Some((None, facts, of)) => {
                 let due = record.boot_ns.saturating_add(PATIENCE_NS);
-                let waiting = Waiting {
+                let waiting = DeferredCall {
                     number: 0,
                     words: call.to_words(),
                     tid: record.tid,
@@ -143,9 +143,9 @@ impl Engine {
     }
 
     /// The thread may have ended since, or be another.
-    fn hand_on(&mut self, waiting: Waiting, out: &mut impl Tell) {
-        let Waiting { words, tid, context, facts, .. } = waiting;
-        let Ok(call) = Call::of(words.as_bytes()) else { return };
+    fn hand_on(&mut self, waiting: DeferredCall, out: &mut impl Tell) {
+        let DeferredCall { words, tid, context, facts, .. } = waiting;
+        let Ok(call) = Call::decode(words.as_bytes()) else { return };
         let now = self.tracker.contexts.replace(tid, Some((context, facts)));
         self.tell_call(&call, out);
         self.tracker.contexts.replace(tid, now);
@@ -153,7 +153,7 @@ impl Engine {
 
     fn unwanted(&mut self, words: &[u64]) {
         // It was decoded before.
-        if let Ok(call) = Call::of(words.as_bytes()) {
+        if let Ok(call) = Call::decode(words.as_bytes()) {
             self.count_unwanted(&call);
         }
     }
@@ -173,8 +173,8 @@ mod tests {
     use super::*;
     use crate::{
         engine::track::containers::Containers,
-        engine::track::contexts::Contexts,
-        input::process::{Called, Context, Found},
+        engine::track::contexts::TaskCache,
+        input::process::{Called, Context, ProcInfo},
     };
 
     fn container(containers: &mut Containers, number: u64) -> ContainerHandle {
@@ -184,27 +184,32 @@ mod tests {
         record.path_len = path.len() as u32;
         record.path[..path.len()].copy_from_slice(path.as_bytes());
         containers.record(&record);
-        containers.of(number + 1).unwrap()
+        containers.lookup_container(number + 1).unwrap()
     }
 
     #[test]
     fn calls_of_many_containers_are_held_and_let_go_each_once() {
-        let mut contexts = Contexts::default();
+        let mut contexts = TaskCache::default();
         let context = ContextRecord::new_zeroed();
         let context = Context {
             record: Box::new(context),
             called: Called::default(),
-            found: Found::default(),
+            found: ProcInfo::default(),
         };
         contexts.insert(&context, &mut Containers::default());
         let facts = contexts.get(0, 0).unwrap();
-        let call =
-            || Waiting { number: 0, words: [].into(), tid: 0, context: 0, facts: Rc::clone(facts) };
+        let call = || DeferredCall {
+            number: 0,
+            words: [].into(),
+            tid: 0,
+            context: 0,
+            facts: Rc::clone(facts),
+        };
         crate::steps::assert_linear(4_000, |count| {
             let mut containers = Containers::default();
             let all: Vec<_> =
                 (0..count as u64).map(|number| container(&mut containers, number)).collect();
-            let mut held = Held::default();
+            let mut held = DeferredCalls::default();
             for round in 0..4 {
                 for (at, known) in all.iter().enumerate() {
                     held.push(known, (round * count + at) as u64, call());

@@ -11,13 +11,13 @@ use ipc_trace_common::record::flag;
 
 use super::bpf;
 use crate::{
-    input::{DecodeError, census::Census},
+    input::{DecodeError, namespace_list::NamespaceList},
     sources::kernel::decode::{self, Record},
 };
 
-/// Why a census can't be taken.
+/// Why a namespace list can't be taken.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum CensusError {
+pub(crate) enum NamespaceListError {
     /// The iterator can't be read.
     #[error("the list of tasks and namespaces can't be read: {0}")]
     Read(#[from] io::Error),
@@ -34,8 +34,8 @@ pub(crate) enum CensusError {
 
 /// All that an iterator's program writes. After a million objects of which it wrote nothing, it wants to be
 /// asked again (`bpf_seq_read`, kernel/bpf/bpf_iter.c: EAGAIN).
-pub(super) fn listed(program: BorrowedFd<'_>) -> Result<Vec<u8>, CensusError> {
-    let mut iterator = bpf::iterate(program).map_err(CensusError::Open)?;
+pub(super) fn listed(program: BorrowedFd<'_>) -> Result<Vec<u8>, NamespaceListError> {
+    let mut iterator = bpf::iterate(program).map_err(NamespaceListError::Open)?;
     let mut bytes = Vec::new();
     loop {
         match iterator.read_to_end(&mut bytes) {
@@ -59,26 +59,27 @@ impl Lister {
     ///
     /// # Errors
     /// The iterator can't be opened or read.
-    pub(crate) fn list(&self) -> Result<Census, CensusError> {
+    pub(crate) fn list(&self) -> Result<NamespaceList, NamespaceListError> {
         match &self.0 {
             Some(program) => Ok(from_bytes(&listed(program.as_fd())?)?),
-            None => Ok(Census::default()),
+            None => Ok(NamespaceList::default()),
         }
     }
 }
 
-fn from_bytes(bytes: &[u8]) -> Result<Census, DecodeError> {
-    let mut census = Census::default();
+fn from_bytes(bytes: &[u8]) -> Result<NamespaceList, DecodeError> {
+    let mut namespace_list = NamespaceList::default();
     decode::iterated(bytes, |record| match record {
         Record::Alive(r) if r.ns.generation != 0 => {
-            census.alive.push(r.into());
+            namespace_list.alive.push(r.into());
         }
-        Record::Pending(r, op, abi) => census.pending.push((*r, op, abi)),
+        Record::Pending(r, op, abi) => namespace_list.pending.push((*r, op, abi)),
         Record::End(r) => {
-            census.boot_ns = r.boot_ns;
-            census.complete = r.header.flags & flag::TRUNCATED == 0 && r.namespaces != u64::MAX;
-            census.self_pid = r.self_pid;
-            census.self_ns_inum = r.self_ns_inum;
+            namespace_list.boot_ns = r.boot_ns;
+            namespace_list.complete =
+                r.header.flags & flag::TRUNCATED == 0 && r.namespaces != u64::MAX;
+            namespace_list.self_pid = r.self_pid;
+            namespace_list.self_ns_inum = r.self_ns_inum;
         }
         Record::Alive(_)
         | Record::Call(_)
@@ -96,5 +97,5 @@ fn from_bytes(bytes: &[u8]) -> Result<Census, DecodeError> {
         | Record::Access(_)
         | Record::Unknown => {}
     })?;
-    Ok(census)
+    Ok(namespace_list)
 }

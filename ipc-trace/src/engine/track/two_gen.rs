@@ -7,19 +7,19 @@ pub(crate) const LIMIT: usize = 1 << 16;
 
 /// A table of which the older half is forgotten when it is full.
 #[derive(Debug)]
-pub(crate) struct Generations<K, V> {
+pub(crate) struct TwoGenCache<K, V> {
     young: HashMap<K, V>,
     old: HashMap<K, V>,
     forgotten: u64,
 }
 
-impl<K, V> Default for Generations<K, V> {
+impl<K, V> Default for TwoGenCache<K, V> {
     fn default() -> Self {
         Self { young: HashMap::default(), old: HashMap::default(), forgotten: 0 }
     }
 }
 
-impl<K: std::hash::Hash + Eq, V> Generations<K, V> {
+impl<K: std::hash::Hash + Eq, V> TwoGenCache<K, V> {
     /// Remembers a value.
     pub(crate) fn insert(&mut self, key: K, value: V) {
         if self.young.len() >= LIMIT / 2 {

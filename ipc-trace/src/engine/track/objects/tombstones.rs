@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use ipc_trace_common::record::NsRef;
 
-use super::one::{Local, One};
+use super::tracked::{ObjectId, TrackedObject};
 use crate::engine::track::HashMap;
 
 /// How many are remembered.
@@ -14,14 +14,14 @@ pub(super) const LIMIT: usize = 1 << 14;
 #[derive(Debug, Default)]
 pub(crate) struct Gone {
     /// With the number of each entry, which says whether it is the one that its turn is about
-    known: HashMap<(NsRef, Local), (u64, Box<One>)>,
-    order: VecDeque<(u64, NsRef, Local)>,
+    known: HashMap<(NsRef, ObjectId), (u64, Box<TrackedObject>)>,
+    order: VecDeque<(u64, NsRef, ObjectId)>,
     entered: u64,
     forgotten: u64,
 }
 
 impl Gone {
-    pub(super) fn insert(&mut self, ns: NsRef, local: Local, one: Box<One>) {
+    pub(super) fn insert(&mut self, ns: NsRef, local: ObjectId, one: Box<TrackedObject>) {
         self.entered += 1;
         self.order.push_back((self.entered, ns, local));
         if self.known.insert((ns, local), (self.entered, one)).is_some() {
@@ -37,15 +37,15 @@ impl Gone {
         }
     }
 
-    pub(super) fn get(&self, ns: NsRef, local: Local) -> Option<&One> {
+    pub(super) fn get(&self, ns: NsRef, local: ObjectId) -> Option<&TrackedObject> {
         self.known.get(&(ns, local)).map(|one| one.1.as_ref())
     }
 
-    pub(super) fn get_mut(&mut self, ns: NsRef, local: Local) -> Option<&mut One> {
+    pub(super) fn get_mut(&mut self, ns: NsRef, local: ObjectId) -> Option<&mut TrackedObject> {
         self.known.get_mut(&(ns, local)).map(|one| one.1.as_mut())
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = (NsRef, Local, &One)> {
+    pub(super) fn all(&self) -> impl Iterator<Item = (NsRef, ObjectId, &TrackedObject)> {
         self.known.iter().map(|((ns, local), one)| (*ns, *local, one.1.as_ref()))
     }
 

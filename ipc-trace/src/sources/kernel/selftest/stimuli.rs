@@ -1,11 +1,11 @@
-//! What the child does so that the functions on other ways are called ([`Deed`]), and what came of it.
+//! What the child does so that the functions of auxiliary probes are called ([`Stimulus`]), and what came of it.
 //!
 //! Invariant: between fork and exit there are system calls alone: no allocation, and no lock. Objects are made in
 //! an IPC namespace of the child's own, or not at all; they end with it.
 
 use std::{ffi::CStr, ptr};
 
-use ipc_trace_common::hooks::Deed;
+use ipc_trace_common::hooks::Stimulus;
 use nix::errno::Errno;
 
 use super::NOT_MADE;
@@ -34,9 +34,9 @@ macro_rules! call {
     }};
 }
 
-/// What deeds leave for those after them: results, of which the negative are errors.
+/// What stimuli leave for those after them: results, of which the negative are errors.
 #[derive(Debug)]
-pub(super) struct Child {
+pub(super) struct StimulusResults {
     /// Whether it has an IPC namespace of its own
     pub(super) has_namespace: bool,
     queue: i64,
@@ -44,17 +44,17 @@ pub(super) struct Child {
     attached: i64,
 }
 
-impl Child {
+impl StimulusResults {
     pub(super) const fn new(has_namespace: bool) -> Self {
         Self { has_namespace, queue: NOT_MADE, segment: NOT_MADE, attached: NOT_MADE }
     }
 
     /// Does it: not negative if it was done.
-    pub(super) fn does(&mut self, deed: Deed) -> i64 {
-        match deed {
-            Deed::Open => with(open(c"/", libc::O_RDONLY), |_| 0),
-            Deed::Receive => receive(),
-            Deed::ReadTable => {
+    pub(super) fn does(&mut self, stimulus: Stimulus) -> i64 {
+        match stimulus {
+            Stimulus::Open => with(open(c"/", libc::O_RDONLY), |_| 0),
+            Stimulus::Receive => receive(),
+            Stimulus::ReadTable => {
                 let mut bytes = [0_u8; 64];
                 with(open(TABLE, libc::O_RDONLY), |table| {
                     call!(SYS_read, table, bytes.as_mut_ptr(), bytes.len())
@@ -62,33 +62,33 @@ impl Child {
             }
             // No bytes change nothing (`__do_proc_dointvec`, kernel/sysctl.c): neither here nor, were the
             // namespace not the child's own, there.
-            Deed::WriteSetting => with(open(SETTING, libc::O_WRONLY), |setting| {
+            Stimulus::WriteSetting => with(open(SETTING, libc::O_WRONLY), |setting| {
                 call!(SYS_write, setting, c"".as_ptr(), 0_usize)
             }),
-            Deed::Mount => mount(),
+            Stimulus::Mount => mount(),
             _ if !self.has_namespace => NO_NAMESPACE,
-            Deed::MakeSemaphores => call!(SYS_semget, libc::IPC_PRIVATE, 1, 0o600),
-            Deed::MakeMessages => call!(SYS_msgget, libc::IPC_PRIVATE, 0o600),
-            Deed::MakeQueue => {
+            Stimulus::MakeSemaphores => call!(SYS_semget, libc::IPC_PRIVATE, 1, 0o600),
+            Stimulus::MakeMessages => call!(SYS_msgget, libc::IPC_PRIVATE, 0o600),
+            Stimulus::MakeQueue => {
                 self.queue = make_queue();
                 self.queue
             }
-            Deed::ReadQueue => {
+            Stimulus::ReadQueue => {
                 let mut bytes = [0_u8; 64];
                 after(self.queue, |queue| call!(SYS_read, queue, bytes.as_mut_ptr(), bytes.len()))
             }
-            Deed::PollQueue => after(self.queue, poll),
-            Deed::UnlinkQueue => after(self.queue, |_| call!(SYS_mq_unlink, QUEUE.as_ptr())),
-            Deed::MakeSegment => {
+            Stimulus::PollQueue => after(self.queue, poll),
+            Stimulus::UnlinkQueue => after(self.queue, |_| call!(SYS_mq_unlink, QUEUE.as_ptr())),
+            Stimulus::MakeSegment => {
                 self.segment = call!(SYS_shmget, libc::IPC_PRIVATE, SEGMENT, 0o600);
                 self.segment
             }
-            Deed::TouchSegment => {
+            Stimulus::TouchSegment => {
                 self.attached =
                     after(self.segment, |id| call!(SYS_shmat, id, ptr::null::<u8>(), 0));
                 after(self.attached, touch)
             }
-            Deed::DestroySegment => self.destroy_segment(),
+            Stimulus::DestroySegment => self.destroy_segment(),
         }
     }
 
@@ -101,15 +101,15 @@ impl Child {
     }
 }
 
-/// What is done with what an earlier deed gave; its error, if it gave nothing.
-fn after(given: i64, deed: impl FnOnce(i64) -> i64) -> i64 {
-    if given < 0 { given } else { deed(given) }
+/// What is done with what an earlier stimulus gave; its error, if it gave nothing.
+fn after(given: i64, stimulus: impl FnOnce(i64) -> i64) -> i64 {
+    if given < 0 { given } else { stimulus(given) }
 }
 
 /// As [`after`], with a descriptor that is closed again.
-fn with(fd: i64, deed: impl FnOnce(i64) -> i64) -> i64 {
+fn with(fd: i64, stimulus: impl FnOnce(i64) -> i64) -> i64 {
     after(fd, |fd| {
-        let ret = deed(fd);
+        let ret = stimulus(fd);
         call!(SYS_close, fd);
         ret
     })
@@ -141,13 +141,13 @@ fn receive() -> i64 {
 
 /// Room for a control message with one descriptor (cmsg(3)): header, number, padding.
 #[repr(C, align(8))]
-struct Control {
+struct DescriptorMessage {
     header: libc::cmsghdr,
     fd: libc::c_int,
     padding: u32,
 }
 
-impl Control {
+impl DescriptorMessage {
     fn new(fd: libc::c_int) -> Self {
         // SAFETY: all zero is a valid header.
         let mut header: libc::cmsghdr = unsafe { std::mem::zeroed() };
@@ -159,7 +159,7 @@ impl Control {
 }
 
 /// Makes a call with a message of one byte and this control message.
-fn message(control: &mut Control, call: impl FnOnce(*mut libc::msghdr) -> i64) -> i64 {
+fn message(control: &mut DescriptorMessage, call: impl FnOnce(*mut libc::msghdr) -> i64) -> i64 {
     let mut byte = 0_u8;
     let mut part = libc::iovec { iov_base: ptr::from_mut(&mut byte).cast(), iov_len: 1 };
     // SAFETY: all zero is a valid header of a message.
@@ -167,18 +167,18 @@ fn message(control: &mut Control, call: impl FnOnce(*mut libc::msghdr) -> i64) -
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
     message.msg_control = ptr::from_mut(control).cast();
-    message.msg_controllen = size_of::<Control>() as _;
+    message.msg_controllen = size_of::<DescriptorMessage>() as _;
     call(&raw mut message)
 }
 
 fn send(by: i64, fd: i64) -> i64 {
-    message(&mut Control::new(fd as libc::c_int), |message| {
+    message(&mut DescriptorMessage::new(fd as libc::c_int), |message| {
         call!(SYS_sendmsg, by, message, libc::MSG_DONTWAIT)
     })
 }
 
 fn take(by: i64) -> i64 {
-    let mut control = Control::new(-1);
+    let mut control = DescriptorMessage::new(-1);
     let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
     let ret = message(&mut control, |message| call!(SYS_recvmsg, by, message, flags));
     // A descriptor that was refused leaves no control message behind.
@@ -224,7 +224,7 @@ fn touch(at: i64) -> i64 {
 
 const _: () = assert!(size_of::<libc::utsname>() <= SEGMENT);
 
-/// Why a deed was not done, by its result.
+/// Why a stimulus was not done, by its result.
 pub(super) fn refusal(result: i64) -> String {
     match result {
         NOT_MADE => "the test ended before it".to_owned(),

@@ -6,18 +6,18 @@ use std::collections::BTreeSet;
 use ipc_trace_common::op::Family;
 
 use super::{
-    Change, Host,
-    one::{Local, One},
-    space::Space,
+    HostObjects, ObjectChange,
+    namespace_objects::NamespaceObjects,
+    tracked::{ObjectId, TrackedObject},
 };
 use crate::{engine::track::namespaces::Death, event::objects::ObjectLife};
 
 /// How long at most between two looks for removed segments.
 const SELDOM_NS: u64 = 64_000_000_000;
 
-impl Space {
+impl NamespaceObjects {
     /// Processes that had to do with removed segments of which it is time to look whether they are gone.
-    pub(super) fn lingering(&mut self, now: u64) -> Option<BTreeSet<u32>> {
+    pub(super) fn pending_removals(&mut self, now: u64) -> Option<BTreeSet<u32>> {
         if self.removed.is_empty() || now < self.ask_at {
             return None;
         }
@@ -31,10 +31,10 @@ impl Space {
     /// Removed objects that nobody was found to use any more.
     pub(super) fn lingered(
         &mut self,
-        still: &dyn Fn(Local, &One) -> bool,
+        still: &dyn Fn(ObjectId, &TrackedObject) -> bool,
         since: u64,
-        host: &mut Host,
-        changes: &mut Vec<Change>,
+        host: &mut HostObjects,
+        changes: &mut Vec<ObjectChange>,
     ) {
         let known = self
             .removed
@@ -48,10 +48,10 @@ impl Space {
     /// before, or while it was being made when the programs were attached.
     pub(super) fn looked(
         &mut self,
-        still: &dyn Fn(Local, &One) -> bool,
+        still: &dyn Fn(ObjectId, &TrackedObject) -> bool,
         since: u64,
-        host: &mut Host,
-        changes: &mut Vec<Change>,
+        host: &mut HostObjects,
+        changes: &mut Vec<ObjectChange>,
     ) {
         let known = self.live.iter().chain(&self.removed);
         let ended = known.filter(|(local, one)| !still(**local, one)).map(|one| *one.0).collect();
@@ -62,12 +62,12 @@ impl Space {
     /// it began. All records until its end have been applied.
     pub(super) fn not_found(
         &mut self,
-        still: &dyn Fn(Local, &One) -> bool,
+        still: &dyn Fn(ObjectId, &TrackedObject) -> bool,
         (began, since): (u64, u64),
-        host: &mut Host,
-        changes: &mut Vec<Change>,
+        host: &mut HostObjects,
+        changes: &mut Vec<ObjectChange>,
     ) {
-        let earlier = |one: &One| one.birth.known() < began;
+        let earlier = |one: &TrackedObject| one.birth.known_since() < began;
         let known = self.live.iter().chain(&self.removed);
         let ended = known.filter(|(local, one)| earlier(one) && !still(**local, one));
         let ended = ended.map(|one| *one.0).collect();
@@ -76,20 +76,20 @@ impl Space {
 
     fn have_ended(
         &mut self,
-        mut ended: Vec<Local>,
+        mut ended: Vec<ObjectId>,
         since: u64,
-        host: &mut Host,
-        changes: &mut Vec<Change>,
+        host: &mut HostObjects,
+        changes: &mut Vec<ObjectChange>,
     ) {
         ended.sort_unstable();
         for local in ended {
             let removed = self.removed.remove(&local);
             let Some(mut one) = removed.or_else(|| self.take(local, host)) else { continue };
             one.destroyed = Some(since);
-            let change = Change::new(ObjectLife::Destroyed, since, self.ns, local, &mut one);
+            let change = ObjectChange::new(ObjectLife::Destroyed, since, self.ns, local, &mut one);
             let last = one.removed.or(one.last_seen());
             let death = Death { after: last, before: since };
-            changes.push(Change { death: Some(death), ..change });
+            changes.push(ObjectChange { death: Some(death), ..change });
             host.gone.insert(self.ns, local, one);
         }
     }

@@ -10,23 +10,23 @@ use ipc_trace_common::{
 use crate::{
     engine::track::containers::{ContainerHandle, Containers},
     engine::track::{
-        Place, Tracker,
-        contexts::{Facts, Of},
-        objects::one::Local,
+        ObjectLocation, Tracker,
+        contexts::{CallTask, TaskInfo},
+        objects::tracked::ObjectId,
     },
     event::{
         Process, ReadFrom,
         finding::{Class, Reason, Severity},
-        value::{Error, Text},
+        value::{CallError, OsBytes},
     },
     input::Call,
-    input::batch::Group,
-    input::process::{Beside, ProcessKey},
+    input::batch::BatchGroup,
+    input::process::{MoveContext, ProcessId},
 };
 
 /// Who did something.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Who<'a> {
+pub(crate) struct FindingActor<'a> {
     /// The process
     pub pid: u32,
     /// The thread
@@ -40,17 +40,17 @@ pub(crate) struct Who<'a> {
     /// The thread's IPC namespace
     pub ns: NsRef,
     /// What else is known
-    pub facts: Option<&'a Rc<Facts>>,
+    pub facts: Option<&'a Rc<TaskInfo>>,
 }
 
-impl<'a> Who<'a> {
+impl<'a> FindingActor<'a> {
     /// A process and its thread in a namespace, by what is known of it.
     #[must_use]
     pub(crate) fn of_facts(
         (pid, tid): (u32, u32),
         ns: NsRef,
         comm: &'a [u8; 16],
-        facts: Option<&'a Rc<Facts>>,
+        facts: Option<&'a Rc<TaskInfo>>,
     ) -> Self {
         let (uid, gid) = facts.map_or((0, 0), |facts| (facts.uid, facts.gid));
         Self { pid, tid, uid, gid, comm, ns, facts }
@@ -58,7 +58,7 @@ impl<'a> Who<'a> {
 
     /// The process for good.
     #[must_use]
-    pub(crate) fn key(&self) -> ProcessKey {
+    pub(crate) fn key(&self) -> ProcessId {
         (self.pid, self.facts.map_or(0, |facts| facts.start_boot_ns))
     }
 
@@ -66,23 +66,23 @@ impl<'a> Who<'a> {
     #[must_use]
     pub(crate) fn process(&self) -> Process<'static> {
         let Self { pid, tid, uid, gid, .. } = *self;
-        let comm = Text::until_nul(self.comm);
-        Of { pid, tid, uid, gid, comm }.process(self.facts.map(Rc::as_ref)).into_owned()
+        let comm = OsBytes::until_nul(self.comm);
+        CallTask { pid, tid, uid, gid, comm }.process(self.facts.map(Rc::as_ref)).into_owned()
     }
 }
 
 /// Calls that returned: one, or several that came together.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Calls<'a> {
+pub(crate) enum ObservedCalls<'a> {
     /// One
     One(&'a Call<'a>),
     /// The same call on the same object
-    Group(&'a BatchHead, &'a Group<'a>),
+    Group(&'a BatchHead, &'a BatchGroup<'a>),
 }
 
 /// Calls, with who made them: what classes see of the calls of a host.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Seen<'a> {
+pub(crate) struct CallObservation<'a> {
     /// What was called
     pub op: Op,
     /// When the last of them returned
@@ -90,18 +90,18 @@ pub(crate) struct Seen<'a> {
     /// How many
     pub count: u64,
     /// Who
-    pub who: Who<'a>,
+    pub who: FindingActor<'a>,
     /// What the descriptor led to, of operations that take one
     pub queue: Option<&'a QueueRef>,
     /// The number of the line that told of it
     pub seq: Option<u64>,
     /// The calls themselves
-    pub calls: Calls<'a>,
+    pub calls: ObservedCalls<'a>,
     /// What is known
     pub tracker: &'a Tracker,
 }
 
-impl<'a> Seen<'a> {
+impl<'a> CallObservation<'a> {
     /// One call.
     #[inline]
     #[must_use]
@@ -111,7 +111,7 @@ impl<'a> Seen<'a> {
             op: call.op,
             boot_ns: record.boot_ns,
             count: 1,
-            who: Who {
+            who: FindingActor {
                 pid: record.pid,
                 tid: record.tid,
                 uid: record.euid,
@@ -122,7 +122,7 @@ impl<'a> Seen<'a> {
             },
             queue: call.queue(),
             seq,
-            calls: Calls::One(call),
+            calls: ObservedCalls::One(call),
             tracker,
         }
     }
@@ -130,12 +130,16 @@ impl<'a> Seen<'a> {
     /// Calls that came together.
     #[inline]
     #[must_use]
-    pub(crate) fn group(head: &'a BatchHead, group: &'a Group<'a>, tracker: &'a Tracker) -> Self {
+    pub(crate) fn group(
+        head: &'a BatchHead,
+        group: &'a BatchGroup<'a>,
+        tracker: &'a Tracker,
+    ) -> Self {
         Self {
             op: group.op,
             boot_ns: group.last_ns,
             count: group.count(),
-            who: Who {
+            who: FindingActor {
                 pid: head.pid,
                 tid: head.tid,
                 uid: head.euid,
@@ -146,17 +150,17 @@ impl<'a> Seen<'a> {
             },
             queue: group.queue,
             seq: None,
-            calls: Calls::Group(head, group),
+            calls: ObservedCalls::Group(head, group),
             tracker,
         }
     }
 
     /// Where the object is.
     #[must_use]
-    pub(crate) fn place(&self) -> Place {
+    pub(crate) fn place(&self) -> ObjectLocation {
         match self.calls {
-            Calls::One(call) => self.tracker.place(call),
-            Calls::Group(head, group) => self.tracker.place_of_group(head, group),
+            ObservedCalls::One(call) => self.tracker.place(call),
+            ObservedCalls::Group(head, group) => self.tracker.place_of_group(head, group),
         }
     }
 
@@ -164,21 +168,21 @@ impl<'a> Seen<'a> {
     #[must_use]
     pub(crate) fn ret(&self) -> Option<i64> {
         match self.calls {
-            Calls::One(call) => Some(call.record.ret),
-            Calls::Group(..) => None,
+            ObservedCalls::One(call) => Some(call.record.ret),
+            ObservedCalls::Group(..) => None,
         }
     }
 
     /// As evidence.
     #[must_use]
-    pub(crate) fn trace(&self) -> Trace {
+    pub(crate) fn trace(&self) -> EvidenceEvent {
         let ret = self.ret();
-        Trace {
+        EvidenceEvent {
             boot_ns: self.boot_ns,
             seq: self.seq,
             what: self.op.name().into(),
             ret,
-            error: ret.and_then(Error::of),
+            error: ret.and_then(CallError::from_ret),
             count: self.count,
         }
     }
@@ -186,13 +190,13 @@ impl<'a> Seen<'a> {
 
 /// A thread reached something by a way that is no operation.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Access<'a> {
-    /// What the kernel side says
+pub(crate) struct AccessObservation<'a> {
+    /// What the eBPF programs say
     pub record: &'a AccessRecord,
     /// By which way
     pub channel: ipc_trace_common::record::Channel,
     /// Who
-    pub who: Who<'a>,
+    pub who: FindingActor<'a>,
     /// The namespace of what was reached, as far as the record or queues known tell
     pub ns: Option<NsRef>,
     /// Whether that is another one than the thread's; `None`: not known
@@ -203,7 +207,7 @@ pub(crate) struct Access<'a> {
     pub tracker: &'a Tracker,
 }
 
-impl Access<'_> {
+impl AccessObservation<'_> {
     /// The name of the file, where it is known.
     #[must_use]
     pub(crate) fn name(&self) -> Option<&[u8]> {
@@ -214,8 +218,8 @@ impl Access<'_> {
 
     /// As evidence.
     #[must_use]
-    pub(crate) fn trace(&self, what: impl Into<Cow<'static, str>>) -> Trace {
-        Trace {
+    pub(crate) fn trace(&self, what: impl Into<Cow<'static, str>>) -> EvidenceEvent {
+        EvidenceEvent {
             boot_ns: self.record.boot_ns,
             seq: None,
             what: what.into(),
@@ -228,26 +232,26 @@ impl Access<'_> {
 
 /// A thread got into another namespace.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Moved<'a> {
-    /// What the kernel side says
+pub(crate) struct NamespaceMove<'a> {
+    /// What the eBPF programs say
     pub record: &'a MoveRecord,
     /// The thread that made the call
-    pub mover: Option<&'a Rc<Facts>>,
+    pub mover: Option<&'a Rc<TaskInfo>>,
     /// The new thread, of `Way::Clone`
-    pub child: Option<&'a Rc<Facts>>,
+    pub child: Option<&'a Rc<TaskInfo>>,
     /// The number of the line that told of it
     pub seq: Option<u64>,
     /// What was to be seen of it then
-    pub beside: &'a Beside,
+    pub beside: &'a MoveContext,
     /// What is known
     pub tracker: &'a Tracker,
 }
 
-impl Moved<'_> {
+impl NamespaceMove<'_> {
     /// As evidence.
     #[must_use]
-    pub(crate) fn trace(&self, how: &'static str) -> Trace {
-        Trace {
+    pub(crate) fn trace(&self, how: &'static str) -> EvidenceEvent {
+        EvidenceEvent {
             boot_ns: self.record.boot_ns,
             seq: self.seq,
             what: how.into(),
@@ -260,7 +264,7 @@ impl Moved<'_> {
 
 /// What a finding is about. What is equal is one finding, if class and subject are, too.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Target {
+pub(crate) enum FindingTarget {
     /// A namespace itself
     Namespace(NsRef),
     /// A System V object
@@ -277,29 +281,29 @@ pub(crate) enum Target {
 
 /// Whose finding it is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Whose {
+pub(crate) enum FindingOwner {
     /// A process's
-    Process(ProcessKey),
+    Process(ProcessId),
     /// A container's, by its id
     Container(Box<[u8]>),
     /// Nobody's alone
     Shared,
 }
 
-/// What folds sightings into one finding.
+/// What folds observations into one finding.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Key {
+pub(crate) struct FindingKey {
     /// What happened
     pub class: Class,
     /// Who did it
-    pub whose: Whose,
+    pub whose: FindingOwner,
     /// What to
-    pub target: Target,
+    pub target: FindingTarget,
 }
 
 /// An event that a finding rests on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Trace {
+pub(crate) struct EvidenceEvent {
     /// When
     pub boot_ns: u64,
     /// The number of the line that told of it
@@ -309,14 +313,14 @@ pub(crate) struct Trace {
     /// The result
     pub ret: Option<i64>,
     /// The error
-    pub error: Option<Error>,
+    pub error: Option<CallError>,
     /// How many such came together
     pub count: u64,
 }
 
 /// What else was looked for, beside what a title names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct More {
+pub(crate) struct MoreLookups {
     /// How many different things
     pub count: usize,
     /// There may be more that were not told apart
@@ -334,7 +338,7 @@ pub(crate) enum Extent {
 
 /// What a class says when it sees something for the first time.
 #[derive(Clone, Debug)]
-pub(crate) struct Draft {
+pub(crate) struct FindingDraft {
     /// How much was seen
     pub extent: Extent,
     /// How much it matters
@@ -343,19 +347,19 @@ pub(crate) struct Draft {
     /// what may have to be said otherwise later has a field of its own
     pub title: String,
     /// How many more than the title names were looked for
-    pub more: More,
+    pub more: MoreLookups,
     /// Who did it; `None`: the finding is about the container in `container`
     pub process: Option<Process<'static>>,
     /// The container, kept so that a name which comes late is shown
     pub container: Option<ContainerHandle>,
     /// The path of the process's cgroup
-    pub cgroup: Option<Arc<Text<'static>>>,
+    pub cgroup: Option<Arc<OsBytes<'static>>>,
     /// The namespace that it was in
     pub ns: Option<NsRef>,
     /// Where the object is, if there is one
     pub object_ns: Option<NsRef>,
     /// Which one of that namespace, where the target does not say so
-    pub local: Option<Local>,
+    pub local: Option<ObjectId>,
     /// Whose it is, where that is not told by who made it
     pub owner: Option<ContainerHandle>,
     /// Whether that is another one than the subject's
@@ -363,26 +367,26 @@ pub(crate) struct Draft {
     /// Whether it had died
     pub dead: bool,
     /// A name, where the target has none or what is known may be forgotten, and where it comes from
-    pub name: Option<(Text<'static>, ReadFrom)>,
+    pub name: Option<(OsBytes<'static>, ReadFrom)>,
     /// A key, likewise
     pub key: Option<u32>,
     /// Why it is as sure as it is
     pub reasons: Vec<Reason>,
     /// What else would explain it
-    pub explains: &'static str,
+    pub benign_explanation: &'static str,
     /// The runtime's word by which it is deliberate
     pub declared_by: Option<String>,
 }
 
-impl Draft {
+impl FindingDraft {
     /// By a process. The rest is to be filled in.
     #[must_use]
-    pub(crate) fn by(who: &Who<'_>, severity: Severity, title: String) -> Self {
+    pub(crate) fn by(who: &FindingActor<'_>, severity: Severity, title: String) -> Self {
         Self {
             extent: Extent::Used,
             severity,
             title,
-            more: More::default(),
+            more: MoreLookups::default(),
             process: Some(who.process()),
             container: who.facts.and_then(|facts| facts.container.clone()),
             cgroup: who.facts.and_then(|facts| facts.cgroup.clone()),
@@ -395,7 +399,7 @@ impl Draft {
             name: None,
             key: None,
             reasons: Vec::new(),
-            explains: "",
+            benign_explanation: "",
             declared_by: None,
         }
     }
@@ -421,7 +425,7 @@ impl Draft {
 
     /// The same, about something in a namespace.
     #[must_use]
-    pub(crate) fn of(mut self, ns: Option<NsRef>, foreign: Option<bool>, dead: bool) -> Self {
+    pub(crate) fn about(mut self, ns: Option<NsRef>, foreign: Option<bool>, dead: bool) -> Self {
         (self.object_ns, self.foreign, self.dead) = (ns, foreign, dead);
         self
     }
@@ -429,7 +433,7 @@ impl Draft {
     /// What happened, as it is shown.
     #[must_use]
     pub(crate) fn full_title(&self) -> String {
-        let More { count, or_more } = self.more;
+        let MoreLookups { count, or_more } = self.more;
         match count {
             0 => self.title.clone(),
             _ => {
@@ -449,7 +453,7 @@ impl Draft {
 
 /// A thread's name, as records have it.
 #[must_use]
-pub(crate) fn comm_of(facts: Option<&Rc<Facts>>) -> [u8; 16] {
+pub(crate) fn comm_of(facts: Option<&Rc<TaskInfo>>) -> [u8; 16] {
     let mut comm = [0; 16];
     if let Some(facts) = facts {
         for (to, from) in comm.iter_mut().take(15).zip(facts.comm.0.iter()) {

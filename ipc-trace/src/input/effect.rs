@@ -1,24 +1,24 @@
 //! What a call that succeeded did to objects, as far as the call alone tells.
 
 use ipc_trace_common::{
-    op::{Effect, Family, Target},
+    op::{Effect, Family, OpTarget},
     record::{QueueRef, flag, queue_flag},
 };
 
 use super::{
-    Call, Part,
+    Call, CallPayload,
     args::PERMISSIONS,
     flags::{self, CREAT, EXCL},
 };
 use crate::event::{
     ReadFrom,
     args::IpcSet,
-    value::{Error, Text},
+    value::{CallError, OsBytes},
 };
 
 /// Whether the call made the object that it gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Made {
+pub(crate) enum Creation {
     /// It did: `IPC_PRIVATE`, `IPC_EXCL` or `O_EXCL`, or the kernel was seen to make it
     Yes,
     /// It would have, and nothing says whether it was there: `IPC_CREAT` or `O_CREAT` alone, where
@@ -30,7 +30,7 @@ pub(crate) enum Made {
 
 /// What a new object is like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Likeness {
+pub(crate) struct NewObjectAttrs {
     /// Permission bits
     pub mode: Option<u32>,
     /// As `ObjectLook::size`
@@ -39,7 +39,7 @@ pub(crate) struct Likeness {
 
 /// What a call did to an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Deed<'a> {
+pub(crate) enum CallEffect<'a> {
     /// Gave the id of a System V object
     Got {
         /// Its kind
@@ -49,9 +49,9 @@ pub(crate) enum Deed<'a> {
         /// The key that it was looked up by
         key: u32,
         /// Whether this made it
-        made: Made,
+        made: Creation,
         /// What it is like if this made it
-        like: Likeness,
+        like: NewObjectAttrs,
     },
     /// Used a System V object
     Used(Family, i32),
@@ -76,16 +76,16 @@ pub(crate) enum Deed<'a> {
         /// The queue
         queue: QueueRef,
         /// Its name
-        name: Option<Text<'a>>,
+        name: Option<OsBytes<'a>>,
         /// Whether this made it
-        made: Made,
+        made: Creation,
         /// What it is like
-        like: Likeness,
+        like: NewObjectAttrs,
     },
     /// Used a queue
     QueueUsed(QueueRef),
     /// Removed the name of a queue
-    Unlinked(Text<'a>),
+    Unlinked(OsBytes<'a>),
 }
 
 const IPC_RMID: u32 = 0;
@@ -94,18 +94,18 @@ const O_EXCL: u64 = 0o200;
 impl<'a> Call<'a> {
     /// What the call did; `None`: nothing, since it failed, or it is not known to what.
     #[must_use]
-    pub(crate) fn deed(&self) -> Option<Deed<'a>> {
-        if Error::of(self.record.ret).is_some() || self.made() == Some(false) {
+    pub(crate) fn effect(&self) -> Option<CallEffect<'a>> {
+        if CallError::from_ret(self.record.ret).is_some() || self.made() == Some(false) {
             return None;
         }
         match self.op.effect() {
             Effect::Create { flags } => match self.op.target() {
-                Target::Name => self.opened(),
-                Target::Key | Target::Id | Target::Address | Target::Descriptor => {
+                OpTarget::Name => self.opened(),
+                OpTarget::Key | OpTarget::Id | OpTarget::Address | OpTarget::Descriptor => {
                     self.got(self.uint(usize::from(flags)))
                 }
             },
-            Effect::Control { command } => self.controlled_deed(usize::from(command)),
+            Effect::Control { command } => self.controlled_effect(usize::from(command)),
             Effect::Attach => {
                 // By way of ipc(2) the address goes to the caller's memory, and the result is 0.
                 let [_, _, _, stored, _] = self.record.args;
@@ -113,21 +113,21 @@ impl<'a> Call<'a> {
                     true => Some(stored).filter(|at| *at != 0),
                     false => Some(self.record.ret.cast_unsigned()),
                 };
-                Some(Deed::Attached { id: self.int(0), at })
+                Some(CallEffect::Attached { id: self.int(0), at })
             }
-            Effect::Detach => Some(Deed::Detached { at: self.record.args[0] }),
+            Effect::Detach => Some(CallEffect::Detached { at: self.record.args[0] }),
             // A name that was read when the name in the directory was gone may be another queue's.
             Effect::Unlink if self.args_from() == ReadFrom::Return => None,
-            Effect::Unlink => self.name().map(Deed::Unlinked),
+            Effect::Unlink => self.name().map(CallEffect::Unlinked),
             Effect::Use | Effect::Read if self.op.takes_descriptor() => {
                 let queue = *self.queue()?;
-                (queue.flags & queue_flag::KNOWN != 0).then_some(Deed::QueueUsed(queue))
+                (queue.flags & queue_flag::KNOWN != 0).then_some(CallEffect::QueueUsed(queue))
             }
-            Effect::Use | Effect::Read => Some(Deed::Used(self.op.family(), self.int(0))),
+            Effect::Use | Effect::Read => Some(CallEffect::Used(self.op.family(), self.int(0))),
         }
     }
 
-    fn got(&self, flags: u32) -> Option<Deed<'a>> {
+    fn got(&self, flags: u32) -> Option<CallEffect<'a>> {
         let size = match self.op.family() {
             Family::Shm => Some(self.record.args[1]),
             Family::Sem => Some(u64::from(self.uint(1))),
@@ -135,43 +135,43 @@ impl<'a> Call<'a> {
         };
         let key = self.key().0;
         let made = match (key, flags & CREAT != 0, flags & EXCL != 0) {
-            (0, ..) | (_, true, true) => Made::Yes,
+            (0, ..) | (_, true, true) => Creation::Yes,
             (_, true, false) => self.made_if_absent(),
             // Without IPC_CREAT, IPC_EXCL means nothing (ipcget_public, ipc/util.c, 6.12).
-            (_, false, _) => Made::No,
+            (_, false, _) => Creation::No,
         };
-        let like = Likeness { mode: Some(flags & PERMISSIONS), size };
-        Some(Deed::Got { kind: self.op.family(), id: self.returned_id()?, key, made, like })
+        let like = NewObjectAttrs { mode: Some(flags & PERMISSIONS), size };
+        Some(CallEffect::Got { kind: self.op.family(), id: self.returned_id()?, key, made, like })
     }
 
     /// Whether a call made the object, which would not have done so if it had been there.
-    const fn made_if_absent(&self) -> Made {
+    const fn made_if_absent(&self) -> Creation {
         match (self.has(flag::BIRTH_KNOWN), self.has(flag::MADE)) {
-            (false, _) => Made::Maybe,
-            (true, true) => Made::Yes,
-            (true, false) => Made::No,
+            (false, _) => Creation::Maybe,
+            (true, true) => Creation::Yes,
+            (true, false) => Creation::No,
         }
     }
 
-    fn controlled_deed(&self, at: usize) -> Option<Deed<'a>> {
+    fn controlled_effect(&self, at: usize) -> Option<CallEffect<'a>> {
         let kind = self.op.family();
         match self.plain_command(at) {
-            IPC_RMID => Some(Deed::Removed(kind, self.int(0))),
-            flags::IPC_SET => Some(Deed::Set(kind, self.int(0), self.ipc_set(at))),
-            _ => self.named().id.map(|id| Deed::Used(kind, id)),
+            IPC_RMID => Some(CallEffect::Removed(kind, self.int(0))),
+            flags::IPC_SET => Some(CallEffect::Set(kind, self.int(0), self.ipc_set(at))),
+            _ => self.named().id.map(|id| CallEffect::Used(kind, id)),
         }
     }
 
-    fn opened(&self) -> Option<Deed<'a>> {
-        let Part::Name(part) = self.part else { return None };
+    fn opened(&self) -> Option<CallEffect<'a>> {
+        let CallPayload::Name(part) = self.part else { return None };
         if part.queue.flags & queue_flag::KNOWN == 0 {
             return None;
         }
         let oflag = self.record.args[1];
         let made = match (oflag & flags::O_CREAT != 0, oflag & O_EXCL != 0) {
-            (true, true) => Made::Yes,
+            (true, true) => Creation::Yes,
             (true, false) => self.made_if_absent(),
-            (false, _) => Made::No,
+            (false, _) => Creation::No,
         };
         let attr = self.mq_attr(flag::EXTRA);
         let room = attr.and_then(|attr| {
@@ -180,65 +180,65 @@ impl<'a> Call<'a> {
         });
         // Permissions of the mode are all but the file's type.
         let mode = (part.mode != 0).then_some(part.mode & 0o7777);
-        let like = Likeness { mode, size: room.filter(|_| made != Made::No) };
-        Some(Deed::Opened { queue: part.queue, name: self.name(), made, like })
+        let like = NewObjectAttrs { mode, size: room.filter(|_| made != Creation::No) };
+        Some(CallEffect::Opened { queue: part.queue, name: self.name(), made, like })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use ipc_trace_common::{
-        op::{Abi, Code, Op, Timeout},
+        op::{Abi, Op, SyscallCode, Timeout},
         record::{CallRecord, NamePart},
     };
     use zerocopy::FromZeros as _;
 
     use super::*;
 
-    fn deed<R>(
+    fn effect<R>(
         op: Op,
         args: [u64; 5],
         ret: i64,
         flags: u32,
-        then: impl FnOnce(Option<Deed<'_>>) -> R,
+        then: impl FnOnce(Option<CallEffect<'_>>) -> R,
     ) -> R {
         let mut record = CallRecord::new_zeroed();
         record.args = args;
         record.ret = ret;
         record.header.flags = flags;
-        let code = Code::new(op, Timeout::None);
-        then(Call { op, abi: Abi::X86_64, code, record: &record, part: Part::None }.deed())
+        let code = SyscallCode::new(op, Timeout::None);
+        then(Call { op, abi: Abi::X86_64, code, record: &record, part: CallPayload::None }.effect())
     }
 
     #[test]
     fn who_may_have_made_an_object_is_told_by_the_flags() {
         let made = |key, flags| {
-            deed(Op::Semget, [key, 3, flags, 0, 0], 7, 0, |deed| match deed {
-                Some(Deed::Got { made, id: 7, kind: Family::Sem, .. }) => made,
+            effect(Op::Semget, [key, 3, flags, 0, 0], 7, 0, |effect| match effect {
+                Some(CallEffect::Got { made, id: 7, kind: Family::Sem, .. }) => made,
                 other => panic!("{other:?}"),
             })
         };
-        assert_eq!(made(0, 0), Made::Yes);
-        assert_eq!(made(5, 0o1600), Made::Maybe);
-        assert_eq!(made(5, 0o3600), Made::Yes);
-        assert_eq!(made(5, 0o2600), Made::No);
-        assert_eq!(made(5, 0), Made::No);
+        assert_eq!(made(0, 0), Creation::Yes);
+        assert_eq!(made(5, 0o1600), Creation::Maybe);
+        assert_eq!(made(5, 0o3600), Creation::Yes);
+        assert_eq!(made(5, 0o2600), Creation::No);
+        assert_eq!(made(5, 0), Creation::No);
     }
 
     #[test]
     fn what_the_kernel_was_seen_to_make_or_not_is_known() {
         let made = |semflg, flags| {
-            deed(Op::Semget, [5, 3, semflg, 0, 0], 7, flags, |deed| match deed {
-                Some(Deed::Got { made, .. }) => made,
+            effect(Op::Semget, [5, 3, semflg, 0, 0], 7, flags, |effect| match effect {
+                Some(CallEffect::Got { made, .. }) => made,
                 other => panic!("{other:?}"),
             })
         };
-        assert_eq!(made(0o1600, flag::BIRTH_KNOWN), Made::No);
-        assert_eq!(made(0o1600, flag::BIRTH_KNOWN | flag::MADE), Made::Yes);
-        assert_eq!(made(0o1600, flag::MADE), Made::Maybe);
+        assert_eq!(made(0o1600, flag::BIRTH_KNOWN), Creation::No);
+        assert_eq!(made(0o1600, flag::BIRTH_KNOWN | flag::MADE), Creation::Yes);
+        assert_eq!(made(0o1600, flag::MADE), Creation::Maybe);
         // What the call says by itself holds.
-        assert_eq!(made(0o3600, flag::BIRTH_KNOWN), Made::Yes);
-        assert_eq!(made(0, flag::BIRTH_KNOWN | flag::MADE), Made::No);
+        assert_eq!(made(0o3600, flag::BIRTH_KNOWN), Creation::Yes);
+        assert_eq!(made(0, flag::BIRTH_KNOWN | flag::MADE), Creation::No);
     }
 
     #[test]
@@ -253,23 +253,23 @@ mod tests {
         record.args[1] = flags::O_CREAT;
         let mut opened = |seen| {
             record.header.flags = flag::EXTRA | flag::DETAIL | seen;
-            let (op, code) = (Op::MqOpen, Code::new(Op::MqOpen, Timeout::None));
-            let (record, part) = (&record, Part::Name(&part));
-            match (Call { op, abi: Abi::X86_64, code, record, part }).deed() {
-                Some(Deed::Opened { made, like, .. }) => (made, like.size),
+            let (op, code) = (Op::MqOpen, SyscallCode::new(Op::MqOpen, Timeout::None));
+            let (record, part) = (&record, CallPayload::Name(&part));
+            match (Call { op, abi: Abi::X86_64, code, record, part }).effect() {
+                Some(CallEffect::Opened { made, like, .. }) => (made, like.size),
                 other => panic!("{other:?}"),
             }
         };
-        assert_eq!(opened(0), (Made::Maybe, Some(1000)));
-        assert_eq!(opened(flag::BIRTH_KNOWN), (Made::No, None));
-        assert_eq!(opened(flag::BIRTH_KNOWN | flag::MADE), (Made::Yes, Some(1000)));
+        assert_eq!(opened(0), (Creation::Maybe, Some(1000)));
+        assert_eq!(opened(flag::BIRTH_KNOWN), (Creation::No, None));
+        assert_eq!(opened(flag::BIRTH_KNOWN | flag::MADE), (Creation::Yes, Some(1000)));
     }
 
     #[test]
     fn calls_that_failed_did_nothing() {
         let used = |ret| {
-            deed(Op::Semop, [3, 0, 0, 0, 0], ret, 0, |deed| {
-                deed == Some(Deed::Used(Family::Sem, 3))
+            effect(Op::Semop, [3, 0, 0, 0, 0], ret, 0, |effect| {
+                effect == Some(CallEffect::Used(Family::Sem, 3))
             })
         };
         assert!(!used(-11));
@@ -279,8 +279,8 @@ mod tests {
     #[test]
     fn an_address_is_the_result_or_was_stored() {
         let at = |stored, ret, flags| {
-            deed(Op::Shmat, [3, 0, 0, stored, 0], ret, flags, |deed| match deed {
-                Some(Deed::Attached { id: 3, at }) => at,
+            effect(Op::Shmat, [3, 0, 0, stored, 0], ret, flags, |effect| match effect {
+                Some(CallEffect::Attached { id: 3, at }) => at,
                 other => panic!("{other:?}"),
             })
         };

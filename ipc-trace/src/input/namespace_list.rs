@@ -1,4 +1,4 @@
-//! What existed at one moment, as the kernel side lists it.
+//! What existed at one moment, as the eBPF programs list it.
 
 use super::raw;
 use borsh::{BorshDeserialize, BorshSerialize, io};
@@ -26,7 +26,7 @@ impl From<&NamespaceRecord> for Alive {
 
 /// What existed at one moment.
 #[derive(Clone, Debug, Default, BorshSerialize, BorshDeserialize)]
-pub(crate) struct Census {
+pub(crate) struct NamespaceList {
     /// When it began, on `CLOCK_BOOTTIME`, nanoseconds
     pub boot_ns: u64,
     /// The namespaces

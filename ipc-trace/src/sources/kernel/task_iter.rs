@@ -1,4 +1,4 @@
-//! Who holds what now, as the kernel side's iterators list it: all IPC namespaces and threads,
+//! Who holds what now, as the eBPF programs' iterators list it: all IPC namespaces and threads,
 //! descriptors that have to do with IPC, mapped segments. Nothing is traced for it.
 
 use std::{
@@ -12,10 +12,10 @@ use ipc_trace_common::record::{
 
 use super::{
     attach,
-    census::{CensusError, listed},
     error::SessionError,
     layout::Layout,
-    object::Linked,
+    namespace_list::{NamespaceListError, listed},
+    object::LoadedObject,
 };
 use crate::sources::kernel::decode::{self, Record};
 
@@ -35,29 +35,26 @@ pub(crate) struct Tasks {
 }
 
 /// Programs, and what each iterates over.
-const PROGRAMS: [(&str, &str); 3] = [
-    ("survey_tasks", "task"),
-    ("survey_descriptors", "task_file"),
-    ("survey_mappings", "task_vma"),
-];
+const PROGRAMS: [(&str, &str); 3] =
+    [("iter_tasks", "task"), ("iter_descriptors", "task_file"), ("iter_mappings", "task_vma")];
 
 /// The iterators, loaded; or why the kernel did not take one.
 #[derive(Debug)]
-pub(crate) struct Survey {
+pub(crate) struct TaskIterators {
     programs: BTreeMap<&'static str, Result<OwnedFd, String>>,
 }
 
-impl Survey {
-    /// Loads the object of the kernel side for this alone.
+impl TaskIterators {
+    /// Loads the object of the eBPF programs for this alone.
     ///
     /// # Errors
     /// The maps can't be made.
     pub(crate) fn load(layout: &Layout) -> Result<Self, SessionError> {
-        Ok(Self::of(&attach::link_for_iterators(layout)?, layout))
+        Ok(Self::load_from(&attach::link_for_iterators(layout)?, layout))
     }
 
     /// Loads them from an object.
-    pub(super) fn of(linked: &Linked, layout: &Layout) -> Self {
+    pub(super) fn load_from(linked: &LoadedObject, layout: &Layout) -> Self {
         let load = |(name, over)| (name, linked.iterator(name, over, layout));
         Self { programs: PROGRAMS.into_iter().map(load).collect() }
     }
@@ -66,9 +63,9 @@ impl Survey {
     ///
     /// # Errors
     /// The kernel does not take the program, or what it gives can't be read.
-    pub(crate) fn tasks(&self) -> Result<Tasks, CensusError> {
+    pub(crate) fn tasks(&self) -> Result<Tasks, NamespaceListError> {
         let mut found = Tasks::default();
-        self.each("survey_tasks", |record| match record {
+        self.each("iter_tasks", |record| match record {
             Record::Alive(r) => found.namespaces.push(*r),
             Record::Task(r) => found.tasks.push(*r),
             Record::End(r) => {
@@ -98,9 +95,9 @@ impl Survey {
     ///
     /// # Errors
     /// As [`Self::tasks`].
-    pub(crate) fn descriptors(&self) -> Result<Vec<DescriptorRecord>, CensusError> {
+    pub(crate) fn descriptors(&self) -> Result<Vec<DescriptorRecord>, NamespaceListError> {
         let mut found = Vec::new();
-        self.each("survey_descriptors", |record| {
+        self.each("iter_descriptors", |record| {
             if let Record::Descriptor(r) = record {
                 found.push(*r);
             }
@@ -112,9 +109,9 @@ impl Survey {
     ///
     /// # Errors
     /// As [`Self::tasks`]; kernels before 5.12 can't list mappings so.
-    pub(crate) fn mappings(&self) -> Result<Vec<MappingRecord>, CensusError> {
+    pub(crate) fn mappings(&self) -> Result<Vec<MappingRecord>, NamespaceListError> {
         let mut found = Vec::new();
-        self.each("survey_mappings", |record| {
+        self.each("iter_mappings", |record| {
             if let Record::Mapping(r) = record {
                 found.push(*r);
             }
@@ -122,11 +119,11 @@ impl Survey {
         Ok(found)
     }
 
-    fn each(&self, name: &str, each: impl FnMut(Record<'_>)) -> Result<(), CensusError> {
+    fn each(&self, name: &str, each: impl FnMut(Record<'_>)) -> Result<(), NamespaceListError> {
         let program = match self.programs.get(name) {
             Some(Ok(program)) => program,
-            Some(Err(reason)) => return Err(CensusError::Load(reason.clone())),
-            None => return Err(CensusError::Load(format!("there is no program {name}"))),
+            Some(Err(reason)) => return Err(NamespaceListError::Load(reason.clone())),
+            None => return Err(NamespaceListError::Load(format!("there is no program {name}"))),
         };
         Ok(decode::iterated(&listed(program.as_fd())?, each)?)
     }

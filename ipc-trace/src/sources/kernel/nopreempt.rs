@@ -1,5 +1,5 @@
 //! Ways of attaching on which programs are not preempted: functions by fprobe, many by one link, and
-//! tracepoints as perf events. Why they are needed is said on the kernel side, in `steady.rs`.
+//! tracepoints as perf events. Why they are needed is said on the eBPF programs, in `nopreempt.rs`.
 
 use std::{
     io,
@@ -8,15 +8,21 @@ use std::{
 
 use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
 
-use super::{bpf, copies, layout::Layout, object::Linked, owned, plan::Hook, programs::Programs};
+use super::{
+    bpf, copies, layout::Layout, object::LoadedObject, owned, plan::Hook, programs::Attachments,
+};
 
 /// Puts two programs on all functions: one at entries where there is need, one at returns. `backed`: copies of them
 /// are put there, too.
 ///
 /// # Errors
 /// The kernel can't: a text that says what it was asked for.
-pub(super) fn hook(linked: &Linked, hooks: &[Hook], backed: bool) -> Result<Programs, String> {
-    let mut programs = Programs::default();
+pub(super) fn hook(
+    linked: &LoadedObject,
+    hooks: &[Hook],
+    backed: bool,
+) -> Result<Attachments, String> {
+    let mut programs = Attachments::default();
     for (name, at_return) in [("fprobe_entry", false), ("fprobe_return", true)] {
         let hooked = hooks.iter().filter(|hook| at_return || hook.entry);
         let hooked: Vec<_> = hooked.map(|hook| hook.function).collect();
@@ -35,8 +41,8 @@ pub(super) fn hook(linked: &Linked, hooks: &[Hook], backed: bool) -> Result<Prog
 /// # Errors
 /// The kernel can't: why.
 pub(super) fn back(
-    programs: &mut Programs,
-    linked: &Linked,
+    programs: &mut Attachments,
+    linked: &LoadedObject,
     hooks: &[Hook],
     layout: &Layout,
 ) -> Result<(), String> {
@@ -59,7 +65,7 @@ pub(super) fn twin(program: &str) -> String {
 /// # Errors
 /// The kernel can't: a text that says what it was asked for.
 pub(super) fn functions(
-    linked: &Linked,
+    linked: &LoadedObject,
     name: &str,
     functions: &[&str],
     cookies: &[u64],
@@ -101,7 +107,7 @@ fn open_perf_event(program: BorrowedFd<'_>, id: u64) -> io::Result<OwnedFd> {
     const PERF_FLAG_FD_CLOEXEC: u64 = 1 << 3;
     /// The first published `struct perf_event_attr` (include/uapi/linux/perf_event.h).
     #[repr(C)]
-    struct Attributes {
+    struct PerfEventAttr {
         kind: u32,
         size: u32,
         config: u64,
@@ -113,9 +119,9 @@ fn open_perf_event(program: BorrowedFd<'_>, id: u64) -> io::Result<OwnedFd> {
         breakpoint_type: u32,
         config1: u64,
     }
-    let attributes = Attributes {
+    let attributes = PerfEventAttr {
         kind: PERF_TYPE_TRACEPOINT,
-        size: size_of::<Attributes>() as u32,
+        size: size_of::<PerfEventAttr>() as u32,
         config: id,
         sample_period: 0,
         sample_type: 0,

@@ -1,25 +1,25 @@
 //! What there was before: in which namespaces processes were, and which keys and names a namespace had.
 //!
 //! Invariant: what is remembered is bounded: processes that moved, at most [`PROCESSES`] with [`EACH`]
-//! namespaces each, and as many keys and names as [`Generations`] holds.
+//! namespaces each, and as many keys and names as [`TwoGenCache`] holds.
 
 use std::collections::VecDeque;
 
 use ipc_trace_common::{
     op::Family,
-    record::{NsRef, Way},
+    record::{NsRef, NsSwitchKind},
 };
 
-use super::sighting::{Moved, Who};
-use crate::input::process::ProcessKey;
+use super::observation::{FindingActor, NamespaceMove};
+use crate::input::process::ProcessId;
 use crate::{
     engine::track::{
         HashMap,
-        contexts::Facts,
-        generations::Generations,
-        objects::{Change, one::Local, ways::Sought},
+        contexts::TaskInfo,
+        objects::{ObjectChange, index::LookupKey, tracked::ObjectId},
+        two_gen::TwoGenCache,
     },
-    event::{objects::ObjectLife, value::Text},
+    event::{objects::ObjectLife, value::OsBytes},
 };
 
 /// Processes that are remembered.
@@ -29,7 +29,7 @@ const EACH: usize = 8;
 
 /// A key, an id or a name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Handle {
+pub(super) enum LookupHandle {
     /// A key of a kind
     Key(Family, u32),
     /// An id of a kind
@@ -38,23 +38,23 @@ pub(super) enum Handle {
     Name(Box<[u8]>),
 }
 
-impl Handle {
-    pub(super) fn of(sought: Sought<'_>) -> Self {
+impl LookupHandle {
+    pub(super) fn from_lookup(sought: LookupKey<'_>) -> Self {
         match sought {
-            Sought::Key(kind, key) => Self::Key(kind, key),
-            Sought::Id(kind, id) => Self::Id(kind, id),
-            Sought::Name(name) => Self::Name(name.into()),
+            LookupKey::Key(kind, key) => Self::Key(kind, key),
+            LookupKey::Id(kind, id) => Self::Id(kind, id),
+            LookupKey::Name(name) => Self::Name(name.into()),
         }
     }
 
     /// The key or name that an object has, or had.
-    pub(super) fn of_change(change: &Change) -> Option<Self> {
+    pub(super) fn of_change(change: &ObjectChange) -> Option<Self> {
         match change.local {
-            Local::Sysv(kind, _) => {
+            ObjectId::Sysv(kind, _) => {
                 // 0 is IPC_PRIVATE, by which nothing is found.
                 change.one.key.filter(|key| *key != 0).map(|key| Self::Key(kind, key))
             }
-            Local::Queue(..) => change.one.name.clone().map(Self::Name),
+            ObjectId::Queue(..) => change.one.name.clone().map(Self::Name),
         }
     }
 }
@@ -63,15 +63,15 @@ impl Handle {
 #[derive(Debug, Default)]
 pub(super) struct Past {
     /// Namespaces that processes left, and what they ran then
-    was: HashMap<ProcessKey, Vec<(NsRef, Text<'static>)>>,
-    order: VecDeque<ProcessKey>,
-    had: Generations<(NsRef, Handle), ()>,
+    was: HashMap<ProcessId, Vec<(NsRef, OsBytes<'static>)>>,
+    order: VecDeque<ProcessId>,
+    had: TwoGenCache<(NsRef, LookupHandle), ()>,
 }
 
 impl Past {
     /// A thread moved, or was made in a new namespace.
-    pub(super) fn moved(&mut self, moved: &Moved<'_>) {
-        const CLONE: u32 = Way::Clone as u32;
+    pub(super) fn moved(&mut self, moved: &NamespaceMove<'_>) {
+        const CLONE: u32 = NsSwitchKind::Clone as u32;
         let record = moved.record;
         // A clone has all that its parent remembers.
         let who = if record.way == CLONE { moved.child } else { moved.mover };
@@ -80,7 +80,7 @@ impl Past {
         }
     }
 
-    fn left(&mut self, facts: &Facts, ns: NsRef) {
+    fn left(&mut self, facts: &TaskInfo, ns: NsRef) {
         let Some(exe) = &facts.exe else { return };
         let process = (facts.pid, facts.start_boot_ns);
         if !self.was.contains_key(&process) {
@@ -102,7 +102,7 @@ impl Past {
 
     /// Whether a process, or one that it descends from, was in a namespace, as the program that it is now:
     /// who executes another one remembers nothing.
-    pub(super) fn was_in(&self, who: &Who<'_>, ns: NsRef) -> bool {
+    pub(super) fn was_in(&self, who: &FindingActor<'_>, ns: NsRef) -> bool {
         let Some(facts) = who.facts else { return false };
         let Some(exe) = &facts.exe else { return false };
         let own = (facts.pid, facts.start_boot_ns);
@@ -115,10 +115,10 @@ impl Past {
     }
 
     /// Something happened to an object.
-    pub(super) fn object(&mut self, change: &Change) {
+    pub(super) fn object(&mut self, change: &ObjectChange) {
         match change.life {
             ObjectLife::Removed | ObjectLife::Destroyed => {
-                if let Some(handle) = Handle::of_change(change) {
+                if let Some(handle) = LookupHandle::of_change(change) {
                     self.had.insert((change.ns, handle), ());
                 }
             }
@@ -127,7 +127,7 @@ impl Past {
     }
 
     /// Whether something in a namespace had that key or name, and has gone.
-    pub(super) fn had(&self, ns: NsRef, handle: &Handle) -> bool {
+    pub(super) fn had(&self, ns: NsRef, handle: &LookupHandle) -> bool {
         self.had.get(&(ns, handle.clone())).is_some()
     }
 }

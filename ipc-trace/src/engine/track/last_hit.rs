@@ -9,18 +9,18 @@ use indexmap::IndexMap;
 
 /// The table. Its order means nothing.
 #[derive(Clone, Debug)]
-pub(super) struct Recent<K, V> {
+pub(super) struct LastHitMap<K, V> {
     map: IndexMap<K, V, super::Seeded>,
     last: usize,
 }
 
-impl<K, V> Default for Recent<K, V> {
+impl<K, V> Default for LastHitMap<K, V> {
     fn default() -> Self {
         Self { map: IndexMap::default(), last: 0 }
     }
 }
 
-impl<K: Hash + Eq, V> Recent<K, V> {
+impl<K: Hash + Eq, V> LastHitMap<K, V> {
     pub(super) fn len(&self) -> usize {
         self.map.len()
     }
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_remembered_place_is_not_taken_for_another_key() {
-        let mut table = Recent::default();
+        let mut table = LastHitMap::default();
         for key in 0..4 {
             assert_eq!(*table.get_or_insert(key, |_| key * 10), key * 10);
         }
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn what_makes_a_value_may_make_room_first() {
-        let mut table = Recent::default();
+        let mut table = LastHitMap::default();
         table.insert(1, 1);
         let value = table.get_or_insert(2, |table| {
             table.remove(&1);

@@ -25,7 +25,7 @@ use ipc_trace_common::state::copies;
 use crate::{
     base::{constants::constant, memory::user_registers},
     call::calls,
-    programs::reached,
+    programs::aux_probes,
     thread::copies::{cookie, have_own_stack, is_first},
 };
 
@@ -89,8 +89,8 @@ fn copied_way_entered(ctx: FEntryContext) -> i32 {
     have_own_stack(ctx.as_ptr());
     let row = copies::row(cookie(ctx.as_ptr())) as usize;
     let first = is_first(ctx.as_ptr());
-    if reached::wanted(row) && first {
-        reached::entered(row, argument(&ctx, 0), argument(&ctx, 1));
+    if aux_probes::wanted(row) && first {
+        aux_probes::entered(row, argument(&ctx, 0), argument(&ctx, 1));
     }
     0
 }
@@ -100,20 +100,20 @@ fn copied_way_returned(ctx: FExitContext) -> i32 {
     have_own_stack(ctx.as_ptr());
     let row = copies::row(cookie(ctx.as_ptr())) as usize;
     let first = is_first(ctx.as_ptr());
-    if reached::wanted(row) && first {
-        reached::returned(row, result(&ctx));
+    if aux_probes::wanted(row) && first {
+        aux_probes::returned(row, result(&ctx));
     }
     0
 }
 
-/// A program for the entries of all that are in `reached`.
+/// A program for the entries of all that are in `aux_probes`.
 #[kprobe]
 fn way_entered(ctx: ProbeContext) -> u32 {
     let row = copies::row(cookie(ctx.as_ptr())) as usize;
     let is_first = is_first(ctx.as_ptr());
-    if reached::wanted(row) && is_first {
+    if aux_probes::wanted(row) && is_first {
         let [first, second] = [0, 1].map(|n| ctx.arg::<u64>(n).unwrap_or(0));
-        reached::entered(row, first, second);
+        aux_probes::entered(row, first, second);
     }
     0
 }
@@ -123,8 +123,8 @@ fn way_entered(ctx: ProbeContext) -> u32 {
 fn way_returned(ctx: RetProbeContext) -> u32 {
     let row = copies::row(cookie(ctx.as_ptr())) as usize;
     let is_first = is_first(ctx.as_ptr());
-    if reached::wanted(row) && is_first {
-        reached::returned(row, ctx.ret());
+    if aux_probes::wanted(row) && is_first {
+        aux_probes::returned(row, ctx.ret());
     }
     0
 }

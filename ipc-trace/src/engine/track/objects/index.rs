@@ -11,7 +11,7 @@ use std::{
 
 use ipc_trace_common::{op::Family, record::NsRef};
 
-use super::one::{Local, One};
+use super::tracked::{ObjectId, TrackedObject};
 use crate::engine::track::HashMap;
 
 /// Namespaces that one question is answered with at most.
@@ -19,7 +19,7 @@ pub(crate) const MANY: usize = 64;
 
 /// Something that is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sought<'a> {
+pub(crate) enum LookupKey<'a> {
     /// A key of a kind
     Key(Family, u32),
     /// An id of a kind
@@ -30,38 +30,38 @@ pub(crate) enum Sought<'a> {
 
 /// What all namespaces have, and what was noticed about objects of any.
 #[derive(Debug, Default)]
-pub(super) struct Everywhere {
+pub(super) struct GlobalIndex {
     keys: BTreeSet<(Family, u32, NsRef)>,
     ids: BTreeSet<(Family, i32, NsRef)>,
     /// By a hash: the names themselves are with their namespaces
     names: BTreeSet<(u64, NsRef)>,
     hasher: crate::engine::track::Seeded,
     /// Objects that somebody new has used
-    met: Vec<(NsRef, Local)>,
+    met: Vec<(NsRef, ObjectId)>,
     /// Objects that were removed and may be in use, the oldest first, and some that are gone since
-    pub(super) removed: VecDeque<(NsRef, Local)>,
+    pub(super) removed: VecDeque<(NsRef, ObjectId)>,
 }
 
 /// Objects that somebody new has used and nobody has asked about: who asks does so after each call.
 const MET: usize = 1 << 10;
 
-impl Everywhere {
+impl GlobalIndex {
     fn name(&self, name: &[u8]) -> u64 {
         self.hasher.hash_one(name)
     }
 
     /// Namespaces, other than one, that may have it.
-    pub(super) fn candidates(&self, sought: Sought<'_>, but: NsRef) -> Vec<NsRef> {
+    pub(super) fn candidates(&self, sought: LookupKey<'_>, but: NsRef) -> Vec<NsRef> {
         const FIRST: NsRef = NsRef { inum: 0, generation: 0 };
         const LAST: NsRef = NsRef { inum: u32::MAX, generation: u32::MAX };
         let found: &mut dyn Iterator<Item = NsRef> = match sought {
-            Sought::Key(kind, key) => {
+            LookupKey::Key(kind, key) => {
                 &mut self.keys.range((kind, key, FIRST)..=(kind, key, LAST)).map(|one| one.2)
             }
-            Sought::Id(kind, id) => {
+            LookupKey::Id(kind, id) => {
                 &mut self.ids.range((kind, id, FIRST)..=(kind, id, LAST)).map(|one| one.2)
             }
-            Sought::Name(name) => {
+            LookupKey::Name(name) => {
                 let hash = self.name(name);
                 &mut self.names.range((hash, FIRST)..=(hash, LAST)).map(|one| one.1)
             }
@@ -70,26 +70,26 @@ impl Everywhere {
     }
 
     /// Somebody new has used an object.
-    pub(super) fn meets(&mut self, ns: NsRef, local: Local) {
+    pub(super) fn meets(&mut self, ns: NsRef, local: ObjectId) {
         if self.met.len() < MET {
             self.met.push((ns, local));
         }
     }
 
-    pub(super) fn take_met(&mut self) -> Vec<(NsRef, Local)> {
+    pub(super) fn take_met(&mut self) -> Vec<(NsRef, ObjectId)> {
         std::mem::take(&mut self.met)
     }
 }
 
 /// The ways to the objects of one namespace.
 #[derive(Debug)]
-pub(super) struct Ways {
+pub(super) struct NamespaceIndex {
     ns: NsRef,
     keys: HashMap<(Family, u32), i32>,
-    names: HashMap<Box<[u8]>, Local>,
+    names: HashMap<Box<[u8]>, ObjectId>,
 }
 
-impl Ways {
+impl NamespaceIndex {
     pub(super) fn new(ns: NsRef) -> Self {
         Self { ns, keys: HashMap::default(), names: HashMap::default() }
     }
@@ -98,19 +98,19 @@ impl Ways {
         self.keys.get(&(kind, key)).copied()
     }
 
-    pub(super) fn of_name(&self, name: &[u8]) -> Option<Local> {
+    pub(super) fn of_name(&self, name: &[u8]) -> Option<ObjectId> {
         self.names.get(name).copied()
     }
 
     /// An object can be reached by this.
     pub(super) fn add(
         &mut self,
-        everywhere: &mut Everywhere,
-        local: Local,
+        everywhere: &mut GlobalIndex,
+        local: ObjectId,
         key: Option<u32>,
         name: Option<&[u8]>,
     ) {
-        if let Local::Sysv(kind, id) = local {
+        if let ObjectId::Sysv(kind, id) = local {
             everywhere.ids.insert((kind, id, self.ns));
             // 0 is IPC_PRIVATE.
             if let Some(key) = key.filter(|key| *key != 0) {
@@ -126,8 +126,13 @@ impl Ways {
     }
 
     /// An object can be reached no more.
-    pub(super) fn remove(&mut self, everywhere: &mut Everywhere, local: Local, one: &One) {
-        if let Local::Sysv(kind, id) = local {
+    pub(super) fn remove(
+        &mut self,
+        everywhere: &mut GlobalIndex,
+        local: ObjectId,
+        one: &TrackedObject,
+    ) {
+        if let ObjectId::Sysv(kind, id) = local {
             everywhere.ids.remove(&(kind, id, self.ns));
             if let Some(key) = one.key
                 && self.keys.get(&(kind, key)) == Some(&id)

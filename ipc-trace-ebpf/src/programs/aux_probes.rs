@@ -3,7 +3,7 @@
 //!
 //! Each of the former is asked at its entry whose the object is, and is left after a few instructions where
 //! that is the thread's own namespace's; the latter, at their returns, mark the call that the thread is in.
-//! They come as fentry and fexit programs, a program for each, and in one for all by fprobe (`steady`).
+//! They come as fentry and fexit programs, a program for each, and in one for all by fprobe (`nopreempt`).
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -14,7 +14,7 @@ use aya_ebpf::{
 use ipc_trace_common::{
     hooks,
     layout::Field,
-    op::{Code, Op},
+    op::{Op, SyscallCode},
     record::Channel,
     state::way_fired_at,
 };
@@ -30,7 +30,7 @@ use crate::{
     },
     thread::slots,
     ways::{
-        accesses::{NAMELESS, QUEUE, tell, what},
+        accesses::{NAMELESS, QUEUE, report_access, what},
         files::{self, How, own, segment},
     },
 };
@@ -59,7 +59,7 @@ pub(crate) fn file(file: u64, how: How) {
 #[inline(always)]
 pub(crate) fn mounted(ret: i64) {
     if ret >= 0 {
-        files::given(Code::MOUNT, ret as u32);
+        files::given(SyscallCode::MOUNT, ret as u32);
     }
 }
 
@@ -101,7 +101,7 @@ extern "C" fn queue_of(sb: u64, dentry: u64, inode: u64, channel: u64) -> u64 {
     if ipc_ns == own() {
         return 0;
     }
-    tell(channel | QUEUE, ipc_ns, dentry, inode, 0)
+    report_access(channel | QUEUE, ipc_ns, dentry, inode, 0)
 }
 
 /// A mapped segment is touched for the first time, or since its page went: `vmf` is a `struct vm_fault *`.
@@ -153,7 +153,7 @@ fn of_segment(channel: u64, ipc_ns: u64, file: u64) -> u64 {
     let inode: u64 = kernel_field(file, Field::FileInode);
     match segment(dentry, inode) {
         0 => 0,
-        found => tell(channel | NAMELESS, ipc_ns, dentry, inode, found - 1),
+        found => report_access(channel | NAMELESS, ipc_ns, dentry, inode, found - 1),
     }
 }
 
@@ -197,14 +197,14 @@ extern "C" fn setting_written_by(iocb: u64) -> u64 {
         return 0;
     };
     let dentry: u64 = kernel_field(file, Field::FileDentry);
-    tell(what(Channel::SettingWritten), whose, dentry, inode, 0)
+    report_access(what(Channel::SettingWritten), whose, dentry, inode, 0)
 }
 
 /// A System V object was made, by a call of `op` that the current thread is in: a function that makes such
 /// objects is called by the calls of its kind alone. Its result is the id, or an error.
 ///
 /// Were this run left out, as it is while a program is running on that CPU already, or a thread that was
-/// preempted there looks at a map (`mapped.rs` of the user side), the object would be taken for one that was
+/// preempted there looks at a map (`mapped.rs` of user space), the object would be taken for one that was
 /// there: it would have no creator, and never a wrong one. The run counts as missed. Where programs are not
 /// preempted, nothing that makes an object comes between one's beginning and its end.
 #[inline(always)]
@@ -240,7 +240,7 @@ macro_rules! at_entry {
         #[cfg(not(feature = "probe"))]
         #[inline(always)]
         pub(crate) fn entered(row: usize, first: u64, second: u64) {
-            $(if row == const { hooks::way_of(stringify!($name)) } {
+            $(if row == const { hooks::probe_of(stringify!($name)) } {
                 let $first = first;
                 $(let $second = second;)?
                 $body;
@@ -250,7 +250,7 @@ macro_rules! at_entry {
 
         $(#[fentry(function = "")]
         fn $name(ctx: FEntryContext) -> i32 {
-            if wanted(const { hooks::way_of(stringify!($name)) }) {
+            if wanted(const { hooks::probe_of(stringify!($name)) }) {
                 let $first = value::<0>(ctx.as_ptr());
                 $(let $second = value::<8>(ctx.as_ptr());)?
                 $body;
@@ -260,7 +260,7 @@ macro_rules! at_entry {
     };
 }
 
-// The names of these are those of `hooks::REACHED`.
+// The names of these are those of `hooks::AUX_PROBES`.
 at_entry! {
     file_opened: |opened| file(opened, How::Opened);
     file_received: |received| file(received, How::Received);
@@ -279,7 +279,7 @@ macro_rules! at_return {
         #[cfg(not(feature = "probe"))]
         #[inline(always)]
         pub(crate) fn returned(row: usize, result: u64) {
-            $(if row == const { hooks::way_of(stringify!($name)) } {
+            $(if row == const { hooks::probe_of(stringify!($name)) } {
                 let $result = result;
                 $body;
             })+
@@ -287,7 +287,7 @@ macro_rules! at_return {
 
         $(#[fexit(function = "")]
         fn $name(ctx: FExitContext) -> i32 {
-            if wanted(const { hooks::way_of(stringify!($name)) }) {
+            if wanted(const { hooks::probe_of(stringify!($name)) }) {
                 let $result = value::<$at>(ctx.as_ptr());
                 $body;
             }

@@ -5,28 +5,28 @@ use std::{collections::BTreeSet, rc::Rc};
 use ipc_trace_common::op::Family;
 
 use super::{
-    Act,
-    users::{Party, ProcessKey, Users},
+    AppliedCall,
+    users::{Accessor, ObjectUsers, ProcessKey},
 };
 use crate::{
-    engine::track::{clock::Clock, containers::Containers, contexts::Facts},
+    engine::track::{clock::Clock, containers::Containers, contexts::TaskInfo},
     event::{
         objects::{Creator, LastUse, ObjectLook},
-        value::{FamilyName, Hex32, Mode, Text, Time},
+        value::{FamilyName, FileMode, Hex32, OsBytes, Timestamp},
     },
-    input::deeds::Likeness,
+    input::effect::NewObjectAttrs,
 };
 
 /// Within one namespace, which object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Local {
+pub(crate) enum ObjectId {
     /// A System V object: its kind and id
     Sysv(Family, i32),
     /// A queue: the device number of its file system and its inode number
     Queue(u32, u64),
 }
 
-impl Local {
+impl ObjectId {
     /// Its kind.
     #[must_use]
     pub(crate) const fn kind(self) -> Family {
@@ -39,7 +39,7 @@ impl Local {
 
 /// How an object became known, and when, on `CLOCK_BOOTTIME`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Birth {
+pub(crate) enum ObjectOrigin {
     /// A call made it
     Seen(u64),
     /// A call that would make it was the first to come back with it
@@ -58,9 +58,9 @@ pub(crate) enum Birth {
 /// can go round: 2^22 objects must be made for that (`ipc_idr_alloc`, ipc/util.c, 6.12).
 pub(super) const LATE_NS: u64 = 2_000_000_000;
 
-impl Birth {
+impl ObjectOrigin {
     /// When it became known.
-    pub(super) const fn known(self) -> u64 {
+    pub(super) const fn known_since(self) -> u64 {
         match self {
             Self::Seen(at)
             | Self::Inferred(at)
@@ -72,13 +72,13 @@ impl Birth {
 
     /// Whether a call that made such an object and returned at `boot_ns` is what began it.
     pub(super) const fn may_be_by(self, boot_ns: u64) -> bool {
-        !matches!(self, Self::Seen(_)) && boot_ns <= self.known().saturating_add(LATE_NS)
+        !matches!(self, Self::Seen(_)) && boot_ns <= self.known_since().saturating_add(LATE_NS)
     }
 }
 
 /// Who did something, as far as it is known.
 #[derive(Clone, Debug)]
-pub(crate) struct Who {
+pub(crate) struct ObjectActor {
     /// The process
     pub pid: Option<u32>,
     /// User
@@ -88,12 +88,12 @@ pub(crate) struct Who {
     /// The thread's name, NUL-padded; `None`: it is that of the facts
     pub comm: Option<Box<[u8; 16]>>,
     /// What else is known of it
-    pub facts: Option<Rc<Facts>>,
+    pub facts: Option<Rc<TaskInfo>>,
 }
 
 /// A thread's name at a call.
-fn comm_at(comm: Option<&[u8; 16]>, facts: Option<&Rc<Facts>>) -> Option<Text<'static>> {
-    let own = comm.map(|comm| Text::until_nul(comm).into_owned());
+fn comm_at(comm: Option<&[u8; 16]>, facts: Option<&Rc<TaskInfo>>) -> Option<OsBytes<'static>> {
+    let own = comm.map(|comm| OsBytes::until_nul(comm).into_owned());
     own.or_else(|| facts.map(|facts| facts.comm.clone()))
 }
 
@@ -105,9 +105,9 @@ pub(super) enum Last {
         boot_ns: u64,
         pid: u32,
         uid: u32,
-        /// As [`Who::comm`]
+        /// As [`ObjectActor::comm`]
         comm: Option<Box<[u8; 16]>>,
-        facts: Option<Rc<Facts>>,
+        facts: Option<Rc<TaskInfo>>,
     },
     /// A look found this
     Found(Box<LastUse>),
@@ -123,9 +123,9 @@ pub(super) struct Looked {
 
 /// An object.
 #[derive(Clone, Debug)]
-pub(crate) struct One {
+pub(crate) struct TrackedObject {
     /// How it became known
-    pub birth: Birth,
+    pub birth: ObjectOrigin,
     /// The key
     pub key: Option<u32>,
     /// A queue's name
@@ -135,9 +135,9 @@ pub(crate) struct One {
     pub(super) gid: Option<u32>,
     pub(super) size: Option<u64>,
     /// Who made it
-    pub creator: Option<Who>,
+    pub creator: Option<ObjectActor>,
     pub(super) last: Option<Last>,
-    pub(super) users: Users,
+    pub(super) users: ObjectUsers,
     /// Calls on it
     pub uses: u64,
     /// shm: how often it is attached, where that is known
@@ -157,8 +157,8 @@ pub(crate) struct One {
     pub(super) announced: bool,
 }
 
-impl One {
-    pub(super) fn new(birth: Birth) -> Self {
+impl TrackedObject {
+    pub(super) fn new(birth: ObjectOrigin) -> Self {
         Self {
             birth,
             key: None,
@@ -169,7 +169,7 @@ impl One {
             size: None,
             creator: None,
             last: None,
-            users: Users::default(),
+            users: ObjectUsers::default(),
             uses: 0,
             attached: None,
             looked: None,
@@ -184,7 +184,7 @@ impl One {
 
     /// As a look found it.
     pub(super) fn found(look: &ObjectLook, boot_ns: u64) -> Self {
-        let mut one = Self::new(Birth::Found(boot_ns));
+        let mut one = Self::new(ObjectOrigin::Found(boot_ns));
         one.fill(look);
         one.seen_removed = look.removed;
         one
@@ -203,7 +203,7 @@ impl One {
         self.size = look.size.or(self.size);
         self.attached = look.attached;
         if self.creator.is_none() {
-            self.creator = look.creator.as_ref().map(|creator| Who {
+            self.creator = look.creator.as_ref().map(|creator| ObjectActor {
                 pid: creator.pid,
                 uid: creator.uid,
                 gid: creator.gid,
@@ -220,7 +220,7 @@ impl One {
     }
 
     /// A call made it.
-    pub(super) fn made(&mut self, birth: Birth, by: Who, like: Likeness) {
+    pub(super) fn made(&mut self, birth: ObjectOrigin, by: ObjectActor, like: NewObjectAttrs) {
         self.birth = birth;
         self.uid = Some(by.uid);
         self.gid = Some(by.gid);
@@ -230,14 +230,14 @@ impl One {
     }
 
     /// A call used it. As [`Self::used_often`].
-    pub(super) fn used(&mut self, act: &Act<'_>) -> bool {
+    pub(super) fn used(&mut self, act: &AppliedCall<'_>) -> bool {
         self.used_often(act, 1)
     }
 
     /// Calls of one thread used it, of which `act` was the last. Whether that is by somebody of a
     /// container or user that had not used it.
-    pub(super) fn used_often(&mut self, act: &Act<'_>, uses: u64) -> bool {
-        let Act { boot_ns, pid, uid, facts, .. } = *act;
+    pub(super) fn used_often(&mut self, act: &AppliedCall<'_>, uses: u64) -> bool {
+        let AppliedCall { boot_ns, pid, uid, facts, .. } = *act;
         self.uses += uses;
         match &mut self.last {
             // Mostly it is the one that used it last.
@@ -263,12 +263,12 @@ impl One {
 
     /// In which containers and as which users it was used; some, if they are many.
     #[must_use]
-    pub(crate) fn parties(&self) -> &[Party] {
+    pub(crate) fn parties(&self) -> &[Accessor] {
         self.users.parties()
     }
 
     /// Who made it and who used it last, as far as calls of theirs were seen.
-    pub(crate) fn acquainted(&self) -> impl Iterator<Item = &Rc<Facts>> {
+    pub(crate) fn accessors(&self) -> impl Iterator<Item = &Rc<TaskInfo>> {
         let creator = self.creator.as_ref().and_then(|who| who.facts.as_ref());
         let last = match &self.last {
             Some(Last::Seen { facts, .. }) => facts.as_ref(),
@@ -280,7 +280,7 @@ impl One {
     /// Whether a process is known to have used it.
     #[must_use]
     pub(crate) fn was_used_by(&self, pid: u32, start_boot_ns: u64) -> bool {
-        self.users.known().contains(&(pid, start_boot_ns))
+        self.users.processes().contains(&(pid, start_boot_ns))
     }
 
     /// Permission bits.
@@ -308,7 +308,7 @@ impl One {
             Last::Seen { pid, .. } => Some(*pid),
             Last::Found(last) => last.pid,
         });
-        creator.chain(last).chain(self.users.known().iter().map(|user| user.0)).collect()
+        creator.chain(last).chain(self.users.processes().iter().map(|user| user.0)).collect()
     }
 
     /// When its end was noticed, or the call that removed it returned: what comes back with it then is
@@ -325,7 +325,7 @@ impl One {
     pub(crate) const fn last_seen(&self) -> Option<u64> {
         match &self.last {
             Some(Last::Seen { boot_ns, .. }) => Some(*boot_ns),
-            Some(Last::Found(_)) | None => Some(self.birth.known()),
+            Some(Last::Found(_)) | None => Some(self.birth.known_since()),
         }
     }
 
@@ -353,19 +353,24 @@ impl One {
 
     /// As it is shown.
     #[must_use]
-    pub(crate) fn look(&self, local: Local, clock: &Clock, containers: &Containers) -> ObjectLook {
-        let owned = |text: &Text<'static>| text.clone();
+    pub(crate) fn info(
+        &self,
+        local: ObjectId,
+        clock: &Clock,
+        containers: &Containers,
+    ) -> ObjectLook {
+        let owned = |text: &OsBytes<'static>| text.clone();
         let (id, ino) = match local {
-            Local::Sysv(_, id) => (Some(id), None),
-            Local::Queue(_, ino) => (None, (ino != 0).then_some(ino)),
+            ObjectId::Sysv(_, id) => (Some(id), None),
+            ObjectId::Queue(_, ino) => (None, (ino != 0).then_some(ino)),
         };
         let looked = self.looked.as_deref();
         ObjectLook {
             kind: FamilyName(local.kind()),
             id,
             key: self.key.map(Hex32),
-            name: self.name.as_ref().map(|name| Text(name.to_vec().into())),
-            mode: self.mode.map(Mode),
+            name: self.name.as_ref().map(|name| OsBytes(name.to_vec().into())),
+            mode: self.mode.map(FileMode),
             uid: self.uid,
             gid: self.gid,
             size: self.size,
@@ -380,7 +385,7 @@ impl One {
                 exe: who.facts.as_ref().and_then(|facts| facts.exe.as_ref().map(owned)),
                 start_boot_ns: who.facts.as_ref().map(|facts| facts.start_boot_ns),
                 container: who.facts.as_ref().and_then(|facts| facts.container(containers)),
-                exact: !matches!(self.birth, Birth::Inferred(_)),
+                exact: !matches!(self.birth, ObjectOrigin::Inferred(_)),
             }),
             last: self.last.as_ref().map(|last| match last {
                 Last::Found(last) => (**last).clone(),
@@ -398,10 +403,10 @@ impl One {
 
     /// When a call made it, if that was seen.
     #[must_use]
-    pub(crate) fn created(&self, clock: &Clock) -> Option<Time> {
+    pub(crate) fn created(&self, clock: &Clock) -> Option<Timestamp> {
         match self.birth {
-            Birth::Seen(at) | Birth::Inferred(at) => Some(clock.time(at)),
-            Birth::Found(_) | Birth::Used(_) | Birth::Removed(_) => None,
+            ObjectOrigin::Seen(at) | ObjectOrigin::Inferred(at) => Some(clock.time(at)),
+            ObjectOrigin::Found(_) | ObjectOrigin::Used(_) | ObjectOrigin::Removed(_) => None,
         }
     }
 }

@@ -6,24 +6,24 @@
 use ipc_trace_common::{op::Family, record::NsRef};
 
 use super::{
-    failed::Failed,
+    failed::FailedCalls,
+    observation::{CallObservation, FindingActor, FindingDraft},
     say::thread,
-    sighting::{Draft, Seen, Who},
 };
 use crate::{
     engine::track::{
         Tracker,
         objects::{
-            one::{Local, One},
-            ways::{MANY, Sought},
+            index::{LookupKey, MANY},
+            tracked::{ObjectId, TrackedObject},
         },
     },
     event::escape::escaped,
-    event::tag::{Key as KeyTag, NsTag},
+    event::tag::{NsTag, SysvKey as KeyTag},
     event::{
         ReadFrom,
         finding::{Class, Severity},
-        value::{Hex32, Text},
+        value::{Hex32, OsBytes},
     },
 };
 
@@ -47,7 +47,7 @@ pub(super) struct Attempt<'a> {
     /// Which kind of finding it would be
     pub(super) class: Class,
     /// What was looked for
-    pub(super) sought: Sought<'a>,
+    pub(super) sought: LookupKey<'a>,
     /// How much it says that exactly one other namespace has that, and why
     pub(super) base: (i32, &'static str),
     /// Where a name comes from
@@ -61,15 +61,15 @@ pub(super) struct Attempt<'a> {
     /// More than this it is not, unless the caller was there
     pub(super) cap: Option<(i32, &'static str)>,
     /// The calls
-    pub(super) failed: Failed,
+    pub(super) failed: FailedCalls,
 }
 
 impl Attempt<'_> {
     /// The kind of object that was looked for.
     pub(super) const fn kind(&self) -> Family {
         match self.sought {
-            Sought::Key(kind, _) | Sought::Id(kind, _) => kind,
-            Sought::Name(_) => Family::Mq,
+            LookupKey::Key(kind, _) | LookupKey::Id(kind, _) => kind,
+            LookupKey::Name(_) => Family::Mq,
         }
     }
 }
@@ -77,7 +77,7 @@ impl Attempt<'_> {
 /// What can be said of an attempt.
 #[derive(Debug)]
 pub(super) struct Argued {
-    pub(super) draft: Draft,
+    pub(super) draft: FindingDraft,
     /// The caller was there before, or used the object
     pub(super) prior: bool,
 }
@@ -96,10 +96,10 @@ pub(super) const fn severity(confidence: u8, prior: bool) -> Severity {
 /// Weighs an attempt. `found`: what other namespaces have, at least one; `target`: the one that was
 /// meant, and what the caller had to do with it.
 pub(super) fn argue(
-    seen: &Seen<'_>,
+    seen: &CallObservation<'_>,
     attempt: &Attempt<'_>,
-    found: &[(NsRef, Local)],
-    target: Option<(NsRef, Local, Option<&'static str>)>,
+    found: &[(NsRef, ObjectId)],
+    target: Option<(NsRef, ObjectId, Option<&'static str>)>,
 ) -> Argued {
     let (who, tracker) = (&seen.who, seen.tracker);
     let count = found.len().max(1);
@@ -110,21 +110,21 @@ pub(super) fn argue(
     };
     let own = NsTag::new(who.ns.inum, who.ns.generation);
     let title = format!(
-        "{} in namespace {own} looked in vain for {}, which {whose}",
+        "{} in namespace {own} tried to look up {}, which {whose}",
         thread(who),
         name(attempt)
     );
-    let mut draft = Draft::by(who, Severity::Info, title);
-    draft.explains = EXPLAINS;
+    let mut draft = FindingDraft::by(who, Severity::Info, title);
+    draft.benign_explanation = EXPLAINS;
     match attempt.sought {
-        Sought::Key(_, key) => draft.key = Some(key),
-        Sought::Name(name) => {
-            draft.name = Some((Text(name.to_vec().into()), attempt.name_from));
+        LookupKey::Key(_, key) => draft.key = Some(key),
+        LookupKey::Name(name) => {
+            draft.name = Some((OsBytes(name.to_vec().into()), attempt.name_from));
         }
-        Sought::Id(..) => {}
+        LookupKey::Id(..) => {}
     }
     if let Some((ns, local, _)) = target {
-        draft = draft.of(Some(ns), Some(true), false);
+        draft = draft.about(Some(ns), Some(true), false);
         draft.local = Some(local);
     }
     let (base, why) = attempt.base;
@@ -145,7 +145,9 @@ pub(super) fn argue(
     {
         draft.add(10, "the caller's user would have had access");
     }
-    if attempt.size > 0 && one.and_then(One::size).is_some_and(|size| attempt.size <= size) {
+    if attempt.size > 0
+        && one.and_then(TrackedObject::size).is_some_and(|size| attempt.size <= size)
+    {
         draft.add(10, "the size that was asked for fits");
     }
     // Who was there does not meet its twin by chance.
@@ -170,14 +172,14 @@ pub(super) fn argue(
 /// What was looked for, as a title says it.
 fn name(attempt: &Attempt<'_>) -> String {
     match attempt.sought {
-        Sought::Key(kind, key) => format!("{} key {}", kind.name(), KeyTag(Hex32(key))),
-        Sought::Id(kind, id) => format!("{} id {id}", kind.name()),
-        Sought::Name(name) => format!("queue \"/{}\"", escaped(name, NAME_WIDTH)),
+        LookupKey::Key(kind, key) => format!("{} key {}", kind.name(), KeyTag(Hex32(key))),
+        LookupKey::Id(kind, id) => format!("{} id {id}", kind.name()),
+        LookupKey::Name(name) => format!("queue \"/{}\"", escaped(name, NAME_WIDTH)),
     }
 }
 
 /// Whether a caller would have access to an object in its namespace (`ipcperms`, ipc/util.c, 6.12).
-fn may(who: &Who<'_>, one: &One, wants: u32) -> bool {
+fn may(who: &FindingActor<'_>, one: &TrackedObject, wants: u32) -> bool {
     let capable = who.facts.is_some_and(|facts| {
         let held = facts.identity_as(who.uid).capabilities;
         let initial = facts.ns.user == Some(INITIAL_USER_NS);
@@ -201,7 +203,7 @@ fn may(who: &Who<'_>, one: &One, wants: u32) -> bool {
 
 /// Whether a caller runs what one of those runs that made or used what was found, or an image of
 /// theirs.
-fn same_program(who: &Who<'_>, found: &[(NsRef, Local)], tracker: &Tracker) -> bool {
+fn same_program(who: &FindingActor<'_>, found: &[(NsRef, ObjectId)], tracker: &Tracker) -> bool {
     let Some(own) = who.facts else { return false };
     let image = own.container(&tracker.containers).and_then(|container| container.image.clone());
     let same_image = |other: Option<std::sync::Arc<crate::event::Container>>| {
@@ -209,7 +211,7 @@ fn same_program(who: &Who<'_>, found: &[(NsRef, Local)], tracker: &Tracker) -> b
     };
     found.iter().take(LOOKED_AT).any(|(ns, local)| {
         let one = tracker.objects.get(*ns, *local);
-        let mut known = one.into_iter().flat_map(One::acquainted).peekable();
+        let mut known = one.into_iter().flat_map(TrackedObject::accessors).peekable();
         if known.peek().is_none() {
             // It was there before: those who live there are all that is known.
             return same_image(

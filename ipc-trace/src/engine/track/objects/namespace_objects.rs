@@ -3,27 +3,27 @@
 use ipc_trace_common::{op::Family, record::NsRef};
 
 use super::{
-    Act, Change, Host,
-    one::{Birth, LATE_NS, Local, One},
+    AppliedCall, HostObjects, ObjectChange,
+    index::NamespaceIndex,
+    tracked::{LATE_NS, ObjectId, ObjectOrigin, TrackedObject},
     unlinked::PendingRemovals,
-    ways::Ways,
 };
 use crate::{
     engine::track::HashMap,
     event::{args::IpcSet, objects::ObjectLife},
-    input::deeds::{Likeness, Made},
+    input::effect::{Creation, NewObjectAttrs},
     steps::step,
 };
 
 /// The objects of one namespace.
 #[derive(Debug)]
-pub(crate) struct Space {
+pub(crate) struct NamespaceObjects {
     pub(super) ns: NsRef,
     /// Those that keys and names lead to
-    pub(super) live: HashMap<Local, Box<One>>,
+    pub(super) live: HashMap<ObjectId, Box<TrackedObject>>,
     /// Those that are removed, and may be in use
-    pub(super) removed: HashMap<Local, Box<One>>,
-    pub(super) ways: Ways,
+    pub(super) removed: HashMap<ObjectId, Box<TrackedObject>>,
+    pub(super) ways: NamespaceIndex,
     /// Names that were unlinked before the call that made the queue has returned: what is to be told of
     /// the removal
     unlinked: PendingRemovals,
@@ -41,7 +41,7 @@ const QUEUES: usize = 1 << 14;
 /// How long after its removal a segment is looked for.
 const ASK_NS: u64 = 1_000_000_000;
 
-impl Space {
+impl NamespaceObjects {
     /// Nobody has said yet what was in it.
     pub(super) fn new(ns: NsRef) -> Self {
         Self {
@@ -49,7 +49,7 @@ impl Space {
             live: HashMap::default(),
             removed: HashMap::default(),
             unlinked: PendingRemovals::default(),
-            ways: Ways::new(ns),
+            ways: NamespaceIndex::new(ns),
             whole: false,
             listed: (0, 0),
             ask_at: 0,
@@ -57,15 +57,15 @@ impl Space {
         }
     }
 
-    pub(super) fn get(&self, local: Local) -> Option<&One> {
+    pub(super) fn get(&self, local: ObjectId) -> Option<&TrackedObject> {
         self.live.get(&local).or_else(|| self.removed.get(&local)).map(Box::as_ref)
     }
 
-    pub(super) fn lacks(&self, local: Local) -> bool {
+    pub(super) fn lacks(&self, local: ObjectId) -> bool {
         self.whole && self.get(local).is_none()
     }
 
-    pub(super) fn get_mut(&mut self, local: Local) -> Option<&mut One> {
+    pub(super) fn get_mut(&mut self, local: ObjectId) -> Option<&mut TrackedObject> {
         let known = self.live.get_mut(&local).or_else(|| self.removed.get_mut(&local));
         known.map(Box::as_mut)
     }
@@ -74,7 +74,7 @@ impl Space {
         self.ways.of_key(kind, key)
     }
 
-    pub(super) fn all(&self) -> Vec<(Local, &One)> {
+    pub(super) fn all(&self) -> Vec<(ObjectId, &TrackedObject)> {
         self.live.iter().chain(&self.removed).map(|(local, one)| (*local, one.as_ref())).collect()
     }
 
@@ -84,8 +84,8 @@ impl Space {
 
     pub(super) fn into_all(
         mut self,
-        host: &mut Host,
-    ) -> impl Iterator<Item = (Local, Box<One>)> + use<> {
+        host: &mut HostObjects,
+    ) -> impl Iterator<Item = (ObjectId, Box<TrackedObject>)> + use<> {
         for (local, one) in &self.live {
             self.ways.remove(&mut host.index, *local, one);
         }
@@ -105,7 +105,7 @@ impl Space {
     }
 
     /// Segments are attached so often.
-    pub(super) fn attached(&mut self, count: &dyn Fn(Local, &One) -> Option<u64>) {
+    pub(super) fn attached(&mut self, count: &dyn Fn(ObjectId, &TrackedObject) -> Option<u64>) {
         for (local, one) in self.live.iter_mut().chain(&mut self.removed) {
             if local.kind() == Family::Shm {
                 one.attached = count(*local, one);
@@ -114,7 +114,12 @@ impl Space {
     }
 
     /// An object that a look found.
-    pub(super) fn found(&mut self, local: Local, one: Box<One>, host: &mut Host) {
+    pub(super) fn found(
+        &mut self,
+        local: ObjectId,
+        one: Box<TrackedObject>,
+        host: &mut HostObjects,
+    ) {
         if one.is_removed() {
             self.keep_removed(local, one, host);
         } else {
@@ -125,23 +130,23 @@ impl Space {
 
     /// A call came back with the object, by key or name.
     #[expect(clippy::too_many_arguments, reason = "what a call of get or open says")]
-    pub(super) fn met(
+    pub(super) fn opened(
         &mut self,
-        act: &Act<'_>,
-        local: Local,
+        act: &AppliedCall<'_>,
+        local: ObjectId,
         key: Option<u32>,
         name: Option<&[u8]>,
-        (made, like): (Made, Likeness),
-        host: &mut Host,
-        changes: &mut Vec<Change>,
+        (made, like): (Creation, NewObjectAttrs),
+        host: &mut HostObjects,
+        changes: &mut Vec<ObjectChange>,
     ) {
         let birth = match made {
-            Made::Yes => Some(Birth::Seen(act.boot_ns)),
+            Creation::Yes => Some(ObjectOrigin::Seen(act.boot_ns)),
             // What was there before may have gone when the look came to it.
-            Made::Maybe if self.whole && act.boot_ns >= self.listed.0 => {
-                Some(Birth::Inferred(act.boot_ns))
+            Creation::Maybe if self.whole && act.boot_ns >= self.listed.0 => {
+                Some(ObjectOrigin::Inferred(act.boot_ns))
             }
-            Made::Maybe | Made::No => None,
+            Creation::Maybe | Creation::No => None,
         };
         let ns = self.ns;
         if name.is_some() {
@@ -159,8 +164,15 @@ impl Space {
                 }
                 self.begin(act, local, birth, (key, name, like), host, changes);
             }
-            (Some(one), Some(Birth::Seen(at))) if one.birth.may_be_by(at) => {
-                born_late(act, (ns, local), one, Birth::Seen(at), (key, name, like), changes);
+            (Some(one), Some(ObjectOrigin::Seen(at))) if one.birth.may_be_by(at) => {
+                born_late(
+                    act,
+                    (ns, local),
+                    one,
+                    ObjectOrigin::Seen(at),
+                    (key, name, like),
+                    changes,
+                );
                 let live = !one.is_removed() && one.destroyed.is_none();
                 if live {
                     self.ways.add(&mut host.index, local, key, name);
@@ -173,7 +185,7 @@ impl Space {
                     self.ways.add(&mut host.index, local, key, name);
                 }
             }
-            (Some(one), Some(Birth::Seen(_))) => {
+            (Some(one), Some(ObjectOrigin::Seen(_))) => {
                 // What had this identity has ended, unseen.
                 if one.destroyed.is_none() {
                     self.ended_unseen(act, local, host, changes);
@@ -201,20 +213,21 @@ impl Space {
     /// An object that was not known.
     fn begin(
         &mut self,
-        act: &Act<'_>,
-        local: Local,
-        birth: Option<Birth>,
-        (key, name, like): (Option<u32>, Option<&[u8]>, Likeness),
-        host: &mut Host,
-        changes: &mut Vec<Change>,
+        act: &AppliedCall<'_>,
+        local: ObjectId,
+        birth: Option<ObjectOrigin>,
+        (key, name, like): (Option<u32>, Option<&[u8]>, NewObjectAttrs),
+        host: &mut HostObjects,
+        changes: &mut Vec<ObjectChange>,
     ) {
-        let mut one = Box::new(One::new(birth.unwrap_or(Birth::Used(act.boot_ns))));
+        let mut one =
+            Box::new(TrackedObject::new(birth.unwrap_or(ObjectOrigin::Used(act.boot_ns))));
         one.key = key;
         one.name = name.map(Into::into);
         if let Some(birth) = birth {
             one.made(birth, act.who(), like);
             // Nobody can have attached it before, if nobody was seen to.
-            let fresh = matches!(birth, Birth::Seen(_)) && local.kind() == Family::Shm;
+            let fresh = matches!(birth, ObjectOrigin::Seen(_)) && local.kind() == Family::Shm;
             one.attached = (fresh && self.whole).then_some(0);
         }
         if one.used(act) {
@@ -223,16 +236,16 @@ impl Space {
         let ns = self.ns;
         let at = act.boot_ns;
         if birth.is_some() {
-            changes.push(Change::new(ObjectLife::Created, at, ns, local, &mut one).by(act));
+            changes.push(ObjectChange::new(ObjectLife::Created, at, ns, local, &mut one).by(act));
         } else if !self.whole {
-            changes.push(Change::new(ObjectLife::Present, at, ns, local, &mut one));
+            changes.push(ObjectChange::new(ObjectLife::Present, at, ns, local, &mut one));
         }
         let unlinked =
             birth.and(name).and_then(|name| self.unlinked.remove(name, &mut host.unlinked));
         match unlinked {
             Some(removal) if act.boot_ns <= removal.boot_ns.saturating_add(LATE_NS) => {
                 one.removed = Some(removal.boot_ns);
-                changes.push(Change { local, one: one.clone(), ..removal });
+                changes.push(ObjectChange { local, one: one.clone(), ..removal });
                 self.keep_removed(local, one, host);
             }
             unlinked => {
@@ -246,14 +259,14 @@ impl Space {
     /// Calls used the object.
     pub(super) fn used(
         &mut self,
-        act: &Act<'_>,
-        local: Local,
+        act: &AppliedCall<'_>,
+        local: ObjectId,
         uses: u64,
-        host: &mut Host,
-        changes: &mut Vec<Change>,
+        host: &mut HostObjects,
+        changes: &mut Vec<ObjectChange>,
     ) {
         let ns = self.ns;
-        let late = |one: &&mut One| is_late(act, one);
+        let late = |one: &&mut TrackedObject| is_late(act, one);
         let known = self.get_mut(local);
         if let Some(one) = known.or_else(|| host.gone.get_mut(ns, local).filter(late)) {
             if one.used_often(act, uses) {
@@ -261,7 +274,7 @@ impl Space {
             }
             return;
         }
-        self.begin(act, local, None, (None, None, Likeness::default()), host, changes);
+        self.begin(act, local, None, (None, None, NewObjectAttrs::default()), host, changes);
         if let Some(one) = self.get_mut(local) {
             // The first is counted.
             one.uses += uses - 1;
@@ -271,10 +284,10 @@ impl Space {
     /// `IPC_SET`.
     pub(super) fn set(
         &mut self,
-        act: &Act<'_>,
-        local: Local,
+        act: &AppliedCall<'_>,
+        local: ObjectId,
         set: Option<IpcSet>,
-        changes: &mut Vec<Change>,
+        changes: &mut Vec<ObjectChange>,
     ) {
         let ns = self.ns;
         let Some(one) = self.get_mut(local) else { return };
@@ -287,23 +300,25 @@ impl Space {
             }
             None => (one.uid, one.gid, one.mode) = (None, None, None),
         }
-        changes.push(Change::new(ObjectLife::Changed, act.boot_ns, ns, local, one).by(act));
+        changes.push(ObjectChange::new(ObjectLife::Changed, act.boot_ns, ns, local, one).by(act));
     }
 
     /// `IPC_RMID`.
     pub(super) fn removed(
         &mut self,
-        act: &Act<'_>,
-        local: Local,
-        host: &mut Host,
-        changes: &mut Vec<Change>,
+        act: &AppliedCall<'_>,
+        local: ObjectId,
+        host: &mut HostObjects,
+        changes: &mut Vec<ObjectChange>,
     ) {
         let ns = self.ns;
         if let Some(one) = self.removed.get_mut(&local) {
             // A look saw it removed, or it is removed again, which does nothing.
             if one.removed.is_none() {
                 (one.removed, one.removed_by) = (Some(act.boot_ns), Some(act.tid));
-                changes.push(Change::new(ObjectLife::Removed, act.boot_ns, ns, local, one).by(act));
+                changes.push(
+                    ObjectChange::new(ObjectLife::Removed, act.boot_ns, ns, local, one).by(act),
+                );
             }
             return;
         }
@@ -311,7 +326,8 @@ impl Space {
         if known.is_none() && host.gone.get(ns, local).is_some_and(|one| is_late(act, one)) {
             return;
         }
-        let mut one = known.unwrap_or_else(|| Box::new(One::new(Birth::Removed(act.boot_ns))));
+        let mut one = known
+            .unwrap_or_else(|| Box::new(TrackedObject::new(ObjectOrigin::Removed(act.boot_ns))));
         self.remove(act, local, &mut one, host, changes);
         // Semaphores and queues are gone at once, a segment when nobody has it attached.
         if local.kind() == Family::Shm && one.attached != Some(0) {
@@ -319,13 +335,17 @@ impl Space {
         } else {
             one.destroyed = Some(act.boot_ns);
             let gone_now = ObjectLife::Destroyed;
-            changes.push(Change::new(gone_now, act.boot_ns, ns, local, &mut one).by(act));
+            changes.push(ObjectChange::new(gone_now, act.boot_ns, ns, local, &mut one).by(act));
             host.gone.insert(ns, local, one);
         }
     }
 
     /// Takes out an object to which its key or name leads no more.
-    pub(super) fn take(&mut self, local: Local, host: &mut Host) -> Option<Box<One>> {
+    pub(super) fn take(
+        &mut self,
+        local: ObjectId,
+        host: &mut HostObjects,
+    ) -> Option<Box<TrackedObject>> {
         let one = self.live.remove(&local)?;
         self.ways.remove(&mut host.index, local, &one);
         Some(one)
@@ -333,11 +353,11 @@ impl Space {
 
     fn remove(
         &mut self,
-        act: &Act<'_>,
-        local: Local,
-        one: &mut One,
-        host: &mut Host,
-        changes: &mut Vec<Change>,
+        act: &AppliedCall<'_>,
+        local: ObjectId,
+        one: &mut TrackedObject,
+        host: &mut HostObjects,
+        changes: &mut Vec<ObjectChange>,
     ) {
         let ns = self.ns;
         tell_present(ns, local, one, changes);
@@ -345,16 +365,21 @@ impl Space {
             host.index.meets(self.ns, local);
         }
         (one.removed, one.removed_by) = (Some(act.boot_ns), Some(act.tid));
-        changes.push(Change::new(ObjectLife::Removed, act.boot_ns, ns, local, one).by(act));
+        changes.push(ObjectChange::new(ObjectLife::Removed, act.boot_ns, ns, local, one).by(act));
     }
 
     /// A call came back with a queue, by name, after one of that name was unlinked. Where a look has
     /// found the queue, with its name, since then, it was another that was unlinked: while the look was
     /// taken, the one was followed by the other.
-    fn unlinked_another(&mut self, act: &Act<'_>, local: Local, changes: &mut Vec<Change>) {
+    fn unlinked_another(
+        &mut self,
+        act: &AppliedCall<'_>,
+        local: ObjectId,
+        changes: &mut Vec<ObjectChange>,
+    ) {
         let late = |at: u64| at < act.boot_ns && act.boot_ns <= at.saturating_add(LATE_NS);
-        let another = |one: &One| {
-            matches!(one.birth, Birth::Found(_))
+        let another = |one: &TrackedObject| {
+            matches!(one.birth, ObjectOrigin::Found(_))
                 && !one.seen_removed
                 && one.removed.is_some_and(late)
         };
@@ -364,24 +389,25 @@ impl Space {
             one.removed = None;
             // The line of the removal named this one.
             let ns = self.ns;
-            changes.push(Change::new(ObjectLife::Changed, act.boot_ns, ns, local, &mut one));
+            changes.push(ObjectChange::new(ObjectLife::Changed, act.boot_ns, ns, local, &mut one));
             self.live.insert(local, one);
         }
     }
 
     /// Whether a look that began later has found it.
-    fn found_later(&self, act: &Act<'_>, local: Local) -> bool {
+    fn found_later(&self, act: &AppliedCall<'_>, local: ObjectId) -> bool {
         let known = self.live.get(&local);
-        act.boot_ns < self.listed.0 && known.is_some_and(|one| matches!(one.birth, Birth::Found(_)))
+        act.boot_ns < self.listed.0
+            && known.is_some_and(|one| matches!(one.birth, ObjectOrigin::Found(_)))
     }
 
     /// mq_unlink: the queue lives on while it is open.
     pub(super) fn unlinked(
         &mut self,
-        act: &Act<'_>,
+        act: &AppliedCall<'_>,
         name: &[u8],
-        host: &mut Host,
-        changes: &mut Vec<Change>,
+        host: &mut HostObjects,
+        changes: &mut Vec<ObjectChange>,
     ) {
         let known = self.ways.of_name(name);
         let known = known.filter(|local| !self.found_later(act, *local));
@@ -393,8 +419,8 @@ impl Space {
             return;
         }
         // Not even its inode is known.
-        let local = Local::Queue(0, 0);
-        let mut one = Box::new(One::new(Birth::Removed(act.boot_ns)));
+        let local = ObjectId::Queue(0, 0);
+        let mut one = Box::new(TrackedObject::new(ObjectOrigin::Removed(act.boot_ns)));
         one.name = Some(name.into());
         let mut removal = Vec::new();
         self.remove(act, local, &mut one, host, &mut removal);
@@ -408,7 +434,7 @@ impl Space {
         }
     }
 
-    fn keep_removed(&mut self, local: Local, one: Box<One>, host: &mut Host) {
+    fn keep_removed(&mut self, local: ObjectId, one: Box<TrackedObject>, host: &mut HostObjects) {
         if let (Family::Shm, Some(at)) = (local.kind(), one.removed) {
             (self.ask_at, self.ask_after) = (at.saturating_add(ASK_NS), ASK_NS);
         }
@@ -419,16 +445,16 @@ impl Space {
     /// Its end was not seen, but it has ended.
     fn ended_unseen(
         &mut self,
-        act: &Act<'_>,
-        local: Local,
-        host: &mut Host,
-        changes: &mut Vec<Change>,
+        act: &AppliedCall<'_>,
+        local: ObjectId,
+        host: &mut HostObjects,
+        changes: &mut Vec<ObjectChange>,
     ) {
         let removed = self.removed.remove(&local);
         if let Some(mut one) = removed.or_else(|| self.take(local, host)) {
             one.destroyed = Some(act.boot_ns);
             let (life, at) = (ObjectLife::Destroyed, act.boot_ns);
-            changes.push(Change::new(life, at, self.ns, local, &mut one));
+            changes.push(ObjectChange::new(life, at, self.ns, local, &mut one));
             host.gone.insert(self.ns, local, one);
         }
     }
@@ -437,18 +463,18 @@ impl Space {
     /// Queues have none, and the oldest of many are forgotten: those that are in use will be met again.
     pub(super) fn end_replaced(
         &mut self,
-        act: &Act<'_>,
+        act: &AppliedCall<'_>,
         bits: u32,
-        host: &mut Host,
-        changes: &mut Vec<Change>,
+        host: &mut HostObjects,
+        changes: &mut Vec<ObjectChange>,
     ) {
-        let mut newest: HashMap<(Family, i32), (u64, Local)> = HashMap::default();
+        let mut newest: HashMap<(Family, i32), (u64, ObjectId)> = HashMap::default();
         let mut ended = Vec::new();
         let mut queues = Vec::new();
         for (local, one) in &self.live {
             step();
-            let known = one.birth.known();
-            let Local::Sysv(kind, id) = *local else {
+            let known = one.birth.known_since();
+            let ObjectId::Sysv(kind, id) = *local else {
                 queues.push((known, *local));
                 continue;
             };
@@ -476,15 +502,20 @@ impl Space {
 
     /// Objects that no line has told of; `all`: also those that a call used, and whose birth may yet
     /// be told.
-    pub(super) fn untold(&mut self, all: bool, host: &mut Host, changes: &mut Vec<Change>) {
+    pub(super) fn untold(
+        &mut self,
+        all: bool,
+        host: &mut HostObjects,
+        changes: &mut Vec<ObjectChange>,
+    ) {
         if all {
             self.unlinked.expire(None, &mut host.unlinked, changes);
         }
         let ns = self.ns;
         for (local, one) in self.live.iter_mut().chain(&mut self.removed) {
-            if all && matches!(one.birth, Birth::Used(_)) && !one.told {
-                let Birth::Used(at) = one.birth else { continue };
-                changes.push(Change::new(ObjectLife::Present, at, ns, *local, one));
+            if all && matches!(one.birth, ObjectOrigin::Used(_)) && !one.told {
+                let ObjectOrigin::Used(at) = one.birth else { continue };
+                changes.push(ObjectChange::new(ObjectLife::Present, at, ns, *local, one));
             }
             tell_present(ns, *local, one, changes);
         }
@@ -492,15 +523,15 @@ impl Space {
 }
 
 /// Whether it became known by a use or a removal alone.
-const fn is_shown(one: &One) -> bool {
-    matches!(one.birth, Birth::Used(_) | Birth::Removed(_))
+const fn is_shown(one: &TrackedObject) -> bool {
+    matches!(one.birth, ObjectOrigin::Used(_) | ObjectOrigin::Removed(_))
 }
 
 /// Whether a call came back, by key or name, with another object than the one of this identity that was
 /// removed: an id can be given again at once where a process says which is to be next (`msg_next_id` and its
 /// like in proc(5)). No key or name led to the one any more when the call began, or it is too small for what
 /// the call asked for (`ipc_check_perms` and the sizes' checks behind it, ipc/util.c, 6.12).
-fn is_another(act: &Act<'_>, one: &One, like: Likeness) -> bool {
+fn is_another(act: &AppliedCall<'_>, one: &TrackedObject, like: NewObjectAttrs) -> bool {
     let larger = || like.size.zip(one.size).is_some_and(|(asked, has)| asked > has);
     one.ended().is_some_and(|ended| {
         act.boot_ns > ended && (act.began_after(ended, one.removed_by) || larger())
@@ -509,20 +540,20 @@ fn is_another(act: &Act<'_>, one: &One, like: Likeness) -> bool {
 
 /// Whether a call on an object that is gone returned so soon after its end that it may have been made
 /// before.
-fn is_late(act: &Act<'_>, one: &One) -> bool {
+fn is_late(act: &AppliedCall<'_>, one: &TrackedObject) -> bool {
     one.destroyed.is_some_and(|at| act.boot_ns <= at.saturating_add(LATE_NS))
 }
 
 /// The call that made an object comes after others on it.
 fn born_late(
-    act: &Act<'_>,
-    (ns, local): (NsRef, Local),
-    one: &mut One,
-    birth: Birth,
-    (key, name, like): (Option<u32>, Option<&[u8]>, Likeness),
-    changes: &mut Vec<Change>,
+    act: &AppliedCall<'_>,
+    (ns, local): (NsRef, ObjectId),
+    one: &mut TrackedObject,
+    birth: ObjectOrigin,
+    (key, name, like): (Option<u32>, Option<&[u8]>, NewObjectAttrs),
+    changes: &mut Vec<ObjectChange>,
 ) {
-    let inferred = matches!(one.birth, Birth::Inferred(_));
+    let inferred = matches!(one.birth, ObjectOrigin::Inferred(_));
     let life = match inferred || one.announced {
         true => ObjectLife::Changed,
         false => ObjectLife::Created,
@@ -538,12 +569,17 @@ fn born_late(
         one.name = name.map(Into::into);
     }
     one.uses += 1;
-    changes.push(Change::new(life, act.boot_ns, ns, local, one).by(act));
+    changes.push(ObjectChange::new(life, act.boot_ns, ns, local, one).by(act));
 }
 
-fn tell_present(ns: NsRef, local: Local, one: &mut One, changes: &mut Vec<Change>) {
-    if let (Birth::Found(at), false) = (one.birth, one.told) {
-        changes.push(Change::new(ObjectLife::Present, at, ns, local, one));
+fn tell_present(
+    ns: NsRef,
+    local: ObjectId,
+    one: &mut TrackedObject,
+    changes: &mut Vec<ObjectChange>,
+) {
+    if let (ObjectOrigin::Found(at), false) = (one.birth, one.told) {
+        changes.push(ObjectChange::new(ObjectLife::Present, at, ns, local, one));
         // It was so then.
         one.attached = one.attached.filter(|count| *count == 0);
     }

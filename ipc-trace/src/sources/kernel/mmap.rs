@@ -1,4 +1,4 @@
-//! Arrays of the kernel side, read and written in memory: without system calls, for while one of those
+//! Arrays of the eBPF programs, read and written in memory: without system calls, for while one of those
 //! looks at a map, the kernel keeps programs of fprobe and perf events from running on that CPU, and
 //! counts them as missed (`bpf_disable_instrumentation`, include/linux/bpf.h); the thread that makes it
 //! may be preempted in its middle.
@@ -16,12 +16,12 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 /// Memory of a map, shared with the kernel.
 #[derive(Debug)]
-pub(super) struct Mapping {
+pub(super) struct MapMemory {
     at: NonNull<u64>,
     bytes: NonZeroUsize,
 }
 
-impl Mapping {
+impl MapMemory {
     /// Maps so many bytes from `offset` on, which is a multiple of a page.
     ///
     /// # Errors
@@ -44,7 +44,7 @@ impl Mapping {
     }
 }
 
-impl Drop for Mapping {
+impl Drop for MapMemory {
     fn drop(&mut self) {
         // SAFETY: mapped in `new`, and no place is used any more.
         let _ = unsafe { munmap(self.at.cast(), self.bytes.get()) };
@@ -53,7 +53,7 @@ impl Drop for Mapping {
 
 /// The first `len` words of an array that may be mapped (`BPF_F_MMAPABLE`).
 pub(super) struct Words {
-    mapping: Mapping,
+    mapping: MapMemory,
     len: usize,
     /// Programs that are loaded later refer to it by its descriptor.
     _map: MapData,
@@ -72,7 +72,7 @@ impl Words {
     /// The kernel refuses.
     pub(super) fn new(map: MapData, len: usize) -> io::Result<Self> {
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        let mapping = Mapping::new(map.fd().as_fd(), 0, bytes(len), access)?;
+        let mapping = MapMemory::new(map.fd().as_fd(), 0, bytes(len), access)?;
         Ok(Self { mapping, len, _map: map })
     }
 

@@ -4,18 +4,18 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
-use ipc_trace_common::hooks::{REACHED, Reached};
+use ipc_trace_common::hooks::{AUX_PROBES, AuxProbe};
 
 use super::{
     bpf,
     btf::Function,
     copies,
     layout::{Fprobe, Layout},
-    object::Linked,
-    plan::Flavour,
-    programs::{Programs, Way},
-    selftest::{self, Outcome, Proof},
-    steady,
+    nopreempt,
+    object::LoadedObject,
+    plan::TracepointMode,
+    programs::{AttachedProbe, Attachments},
+    selftest::{self, HookStatus, SelftestResult},
 };
 
 /// Watches all of them. As far as the kernel can, those that are rarely called share a program, and all where
@@ -25,16 +25,16 @@ use super::{
 /// # Errors
 /// The kernel takes no copies: why.
 pub(super) fn watch(
-    programs: &mut Programs,
-    linked: &Linked,
-    flavour: Flavour,
+    programs: &mut Attachments,
+    linked: &LoadedObject,
+    flavour: TracepointMode,
     layout: &Layout,
     copied: bool,
 ) -> Result<(), String> {
     let mut alone = Vec::new();
     for at_return in [false, true] {
         let mut together = Vec::new();
-        let ways = REACHED.iter().enumerate().filter(|(_, way)| way.at_return == at_return);
+        let ways = AUX_PROBES.iter().enumerate().filter(|(_, way)| way.at_return == at_return);
         for (row, way) in ways {
             match described(way, layout) {
                 Ok(function) if copied || shares(way, flavour, layout.fprobe()) => {
@@ -56,7 +56,9 @@ pub(super) fn watch(
         match by_fprobe(linked, &together, at_return) {
             Err(reason) if copied => {
                 log::info!("functions are watched by copies alone: {reason}");
-                programs.ways.extend(together.into_iter().map(|(row, _)| Way { row, own: None }));
+                programs
+                    .ways
+                    .extend(together.into_iter().map(|(row, _)| AttachedProbe { row, own: None }));
             }
             Ok(attached) => {
                 if copied {
@@ -64,7 +66,9 @@ pub(super) fn watch(
                 } else {
                     programs.keep_fprobe(attached);
                 }
-                programs.ways.extend(together.into_iter().map(|(row, _)| Way { row, own: None }));
+                programs
+                    .ways
+                    .extend(together.into_iter().map(|(row, _)| AttachedProbe { row, own: None }));
             }
             Err(reason) => {
                 log::info!("functions are watched one by one: {reason}");
@@ -73,9 +77,9 @@ pub(super) fn watch(
         }
     }
     for (row, (_, function)) in alone {
-        let way = &REACHED[row];
+        let way = &AUX_PROBES[row];
         match by_trampoline(linked, way, function) {
-            Ok(own) => programs.ways.push(Way { row, own: Some(own) }),
+            Ok(own) => programs.ways.push(AttachedProbe { row, own: Some(own) }),
             Err(reason) => programs.unseen.push(unseen(way, &reason)),
         }
     }
@@ -83,39 +87,42 @@ pub(super) fn watch(
 }
 
 /// Whether a function is to have the program that others have, too.
-const fn shares(way: &Reached, flavour: Flavour, fprobe: Fprobe) -> bool {
+const fn shares(way: &AuxProbe, flavour: TracepointMode, fprobe: Fprobe) -> bool {
     let can = match fprobe {
         Fprobe::All => true,
         Fprobe::Entries => !way.at_return,
         Fprobe::None => false,
     };
     let is_to = match flavour {
-        Flavour::Perf => true,
-        Flavour::Btf => !way.often,
-        Flavour::Raw => false,
+        TracepointMode::Perf => true,
+        TracepointMode::Btf => !way.often,
+        TracepointMode::Raw => false,
     };
     can && is_to
 }
 
-fn unseen(way: &Reached, reason: &str) -> String {
+fn unseen(way: &AuxProbe, reason: &str) -> String {
     format!("{} ({reason})", way.gives)
 }
 
 /// Lets go of those that were silent in the self-test. Returns which could not be tested, and why.
-pub(super) fn judge(
-    programs: &mut Programs,
-    outcome: &Outcome,
+pub(super) fn apply_selftest(
+    programs: &mut Attachments,
+    outcome: &SelftestResult,
     ran: impl Fn(u32) -> bool,
 ) -> Vec<String> {
     let mut untested = Vec::new();
-    let Programs { ways, unseen: lost, .. } = programs;
+    let Attachments { ways, unseen: lost, .. } = programs;
     ways.retain(|way| match selftest::proof(way.row, outcome, &ran) {
-        Proof::Ran => true,
-        Proof::Silent => {
-            lost.push(unseen(&REACHED[way.row], "its function was called and no program was run"));
+        HookStatus::Ran => true,
+        HookStatus::Silent => {
+            lost.push(unseen(
+                &AUX_PROBES[way.row],
+                "its function was called and no program was run",
+            ));
             false
         }
-        Proof::None(reason) => {
+        HookStatus::None(reason) => {
             untested.push(reason);
             true
         }
@@ -124,8 +131,8 @@ pub(super) fn judge(
 }
 
 fn by_trampoline(
-    linked: &Linked,
-    way: &Reached,
+    linked: &LoadedObject,
+    way: &AuxProbe,
     function: Function,
 ) -> Result<(OwnedFd, OwnedFd), String> {
     let attach = if way.at_return {
@@ -142,21 +149,21 @@ fn by_trampoline(
 
 /// Puts one program on the functions of these rows.
 fn by_fprobe(
-    linked: &Linked,
+    linked: &LoadedObject,
     rows: &[(usize, Described)],
     at_return: bool,
 ) -> Result<(OwnedFd, OwnedFd), String> {
     let functions: Vec<_> = rows.iter().map(|(_, (name, _))| *name).collect();
     let cookies: Vec<_> = rows.iter().map(|(row, _)| *row as u64).collect();
     let name = if at_return { "way_returned" } else { "way_entered" };
-    steady::functions(linked, name, &functions, &cookies, at_return)
+    nopreempt::functions(linked, name, &functions, &cookies, at_return)
 }
 
 /// A function, and what the kernel's BTF says of it.
 type Described = (&'static str, Function);
 
 /// The function of a row that the kernel has.
-fn described(way: &Reached, layout: &Layout) -> Result<Described, String> {
+fn described(way: &AuxProbe, layout: &Layout) -> Result<Described, String> {
     let mut known =
         way.functions.iter().filter_map(|name| Some((*name, *layout.functions().get(name)?)));
     known.next().ok_or_else(|| format!("the kernel's BTF has no {}", way.functions.join(" or ")))

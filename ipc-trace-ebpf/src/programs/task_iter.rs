@@ -1,4 +1,4 @@
-//! The survey: iterators that list who holds what, for a look at what exists without any tracing:
+//! The task iterator: iterators that list who holds what, for a look at what exists without any tracing:
 //! all IPC namespaces and all threads, descriptors that have to do with IPC, mapped segments.
 //!
 //! A record that does not fit into the buffer is asked for again (`bpf_seq_read`,
@@ -6,7 +6,9 @@
 
 use ipc_trace_common::{
     layout::Field,
-    record::{DescriptorOf, DescriptorRecord, Kind, MappingRecord, NAME_LEN, TaskRecord, flag},
+    record::{
+        DescriptorKind, DescriptorRecord, MappingRecord, NAME_LEN, RecordKind, TaskRecord, flag,
+    },
 };
 
 use crate::{
@@ -15,7 +17,7 @@ use crate::{
         rings::header,
     },
     facts::queues::MQUEUE_MAGIC,
-    programs::census::{self, WALK},
+    programs::namespace_list::{self, WALK},
     thread::context::pid_namespace,
     ways::files::{HUGETLBFS_MAGIC, PROC_SUPER_MAGIC, TMPFS_MAGIC, is_sysvipc, sysvipc_namespace},
 };
@@ -41,24 +43,24 @@ fn meta(ctx: *mut u64) -> (u64, u64) {
 /// `struct bpf_iter__task` (kernel/bpf/task_iter.c).
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task")]
-fn survey_tasks(ctx: *mut u64) -> i32 {
+fn iter_tasks(ctx: *mut u64) -> i32 {
     let (seq, number) = meta(ctx);
     let task = member(ctx, 1);
     let Some(walk) = WALK.get_ptr_mut(0) else {
         return 0;
     };
-    // SAFETY: the map gave the pointer; one process reads one survey at a time.
+    // SAFETY: the map gave the pointer; one process reads one task iterator at a time.
     let walk = unsafe { &mut *walk };
     if task == 0 {
-        census::end(seq, walk);
+        namespace_list::end(seq, walk);
         return 0;
     }
     if number == 0 {
-        census::begin(walk, task);
+        namespace_list::begin(walk, task);
     }
-    // As in the census: the walk goes on only when all got in.
+    // As in the namespace list: the walk goes on only when all got in.
     let stood = walk.stand();
-    if !census::list_namespaces(seq, walk) || !list_task(seq, task) {
+    if !namespace_list::list_namespaces(seq, walk) || !list_task(seq, task) {
         walk.go_back(stood);
     }
     0
@@ -74,7 +76,7 @@ fn list_task(seq: u64, task: u64) -> bool {
     let nsproxy: u64 = kernel_field(task, Field::TaskNsproxy);
     let ipc_ns: u64 = kernel_field(nsproxy, Field::NsproxyIpc);
     let record = TaskRecord {
-        header: header(Kind::Task, 0),
+        header: header(RecordKind::Task, 0),
         start_boot_ns: kernel_field(leader, Field::TaskStartBoottime),
         tid: kernel_field(task, Field::TaskPid),
         pid: kernel_field(task, Field::TaskTgid),
@@ -88,14 +90,14 @@ fn list_task(seq: u64, task: u64) -> bool {
         reserved: 0,
         comm: kernel_field(task, Field::TaskComm),
     };
-    census::write(seq, &record)
+    namespace_list::write(seq, &record)
 }
 
 /// `struct bpf_iter__task_file` (kernel/bpf/task_iter.c): meta, task, fd, file. Threads that share
 /// their leader's table are passed over by the kernel.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
-fn survey_descriptors(ctx: *mut u64) -> i32 {
+fn iter_descriptors(ctx: *mut u64) -> i32 {
     let (seq, _) = meta(ctx);
     let (task, fd, file) = (member(ctx, 1), member(ctx, 2) as u32, member(ctx, 3));
     if task == 0 || file == 0 {
@@ -105,21 +107,21 @@ fn survey_descriptors(ctx: *mut u64) -> i32 {
     let sb: u64 = kernel_field(inode, Field::InodeSb);
     let dentry: u64 = kernel_field(file, Field::FileDentry);
     let (of, ipc_ns) = match kernel_field::<u64>(sb, Field::SbMagic) {
-        // The number is the inode's; the user side knows which are those of IPC namespaces.
-        NSFS_MAGIC => (DescriptorOf::Namespace, 0),
-        MQUEUE_MAGIC => (DescriptorOf::Queue, inum(kernel_field(sb, Field::SbInfo))),
+        // The number is the inode's; user space knows which are those of IPC namespaces.
+        NSFS_MAGIC => (DescriptorKind::Namespace, 0),
+        MQUEUE_MAGIC => (DescriptorKind::Queue, inum(kernel_field(sb, Field::SbInfo))),
         PROC_SUPER_MAGIC if is_sysvipc(dentry) => {
             let ipc_ns = inum(sysvipc_namespace(file));
             // Opened with O_PATH it is of no namespace.
             if ipc_ns == 0 {
                 return 0;
             }
-            (DescriptorOf::Sysvipc, ipc_ns)
+            (DescriptorKind::Sysvipc, ipc_ns)
         }
         _ => return 0,
     };
     let mut record = DescriptorRecord {
-        header: header(Kind::Descriptor, 0),
+        header: header(RecordKind::Descriptor, 0),
         ino: kernel_field(inode, Field::InodeNumber),
         pid: kernel_field(task, Field::TaskTgid),
         tid: kernel_field(task, Field::TaskPid),
@@ -131,7 +133,7 @@ fn survey_descriptors(ctx: *mut u64) -> i32 {
         reserved: 0,
         name: [0; NAME_LEN],
     };
-    if !matches!(of, DescriptorOf::Namespace) {
+    if !matches!(of, DescriptorKind::Namespace) {
         let len = kernel_field::<u32>(dentry, Field::DentryNameLen) & (NAME_LEN as u32 - 1);
         let name: u64 = kernel_field(dentry, Field::DentryName);
         // SAFETY: `len` is below NAME_LEN.
@@ -140,7 +142,7 @@ fn survey_descriptors(ctx: *mut u64) -> i32 {
             record.header.flags = flag::DETAIL;
         }
     }
-    census::write(seq, &record);
+    namespace_list::write(seq, &record);
     0
 }
 
@@ -153,7 +155,7 @@ fn inum(ipc_ns: u64) -> u32 {
 /// `struct bpf_iter__task_vma` (kernel/bpf/task_iter.c, 5.12 and later): meta, task, vma.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_vma")]
-fn survey_mappings(ctx: *mut u64) -> i32 {
+fn iter_mappings(ctx: *mut u64) -> i32 {
     let (seq, _) = meta(ctx);
     let (task, vma) = (member(ctx, 1), member(ctx, 2));
     if task == 0 || vma == 0 || !exists(Field::VmaFile) || !exists(Field::ShmFileId) {
@@ -177,7 +179,7 @@ fn survey_mappings(ctx: *mut u64) -> i32 {
         return 0;
     }
     let record = MappingRecord {
-        header: header(Kind::Mapping, 0),
+        header: header(RecordKind::Mapping, 0),
         start: field(vma, Field::VmaStart),
         end: field(vma, Field::VmaEnd),
         pid: kernel_field(task, Field::TaskTgid),
@@ -185,6 +187,6 @@ fn survey_mappings(ctx: *mut u64) -> i32 {
         ipc_ns: inum(field(data, Field::ShmFileNs)),
         reserved: 0,
     };
-    census::write(seq, &record);
+    namespace_list::write(seq, &record);
     0
 }

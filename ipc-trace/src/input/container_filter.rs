@@ -3,7 +3,7 @@
 use borsh::{BorshDeserialize, BorshSerialize};
 
 use super::pattern::Pattern;
-use crate::event::{Container, value::Text};
+use crate::event::{Container, value::OsBytes};
 
 /// What is asked of a container. Questions of different kinds must all hold, of those of one kind one.
 #[derive(Clone, Debug, Default, BorshSerialize, BorshDeserialize)]
@@ -25,7 +25,7 @@ impl Wanted {
 
     /// Whether a container is wanted. `None`: what is known of it so far does not tell.
     pub(crate) fn is(&self, one: &Container) -> Option<bool> {
-        let bytes = |text: &Option<Text<'static>>| text.as_ref().map(|text| text.0.to_vec());
+        let bytes = |text: &Option<OsBytes<'static>>| text.as_ref().map(|text| text.0.to_vec());
         let (image, pod) = (bytes(&one.image), bytes(&one.pod));
         let in_pod = one.pod_uid.is_some();
         let whole = pod.as_ref().zip(bytes(&one.pod_namespace));
@@ -74,8 +74,8 @@ mod tests {
         Container {
             runtime: "docker",
             id: ID.into(),
-            name: name.map(Text::from),
-            image: image.map(Text::from),
+            name: name.map(OsBytes::from),
+            image: image.map(OsBytes::from),
             pod: pod.map(|pod| pod.1.into()),
             pod_uid: pod.map(|_| "uid".into()),
             pod_namespace: pod.map(|pod| pod.0.into()),

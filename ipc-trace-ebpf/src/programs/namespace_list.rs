@@ -1,9 +1,9 @@
-//! The census: an iterator over all tasks that lists the IPC namespaces that exist, also those
+//! The namespace list: an iterator over all tasks that lists the IPC namespaces that exist, also those
 //! that no process is in, and the calls that have not returned.
 //!
 //! Each IPC namespace has one superblock of type mqueue (`mq_init_ns`, ipc/mqueue.c): the list of
 //! that type's superblocks is the list of namespaces. It is walked without its lock: an entry may
-//! be missed or seen twice while the list changes, and the user side allows for that.
+//! be missed or seen twice while the list changes, and user space allows for that.
 
 use aya_ebpf::{
     helpers::{
@@ -15,7 +15,10 @@ use aya_ebpf::{
 };
 use ipc_trace_common::{
     layout::Field,
-    record::{EndRecord, Kind, NamespaceRecord, NsRef, PendingRecord, UNKNOWN_COUNT, What, flag},
+    record::{
+        EndRecord, NamespaceRecord, NsRef, PackedCall, PendingRecord, RecordKind, UNKNOWN_COUNT,
+        flag,
+    },
 };
 
 use crate::{
@@ -29,7 +32,7 @@ use crate::{
     thread::{batches, slots},
 };
 
-/// [0]: where the census stands.
+/// [0]: where the namespace list stands.
 #[map]
 pub(crate) static WALK: Array<Walk> = Array::with_max_entries(1, 0);
 
@@ -41,7 +44,7 @@ const STEP: u32 = 64;
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Walk {
-    /// When the census began
+    /// When the namespace list began
     boot_ns: u64,
     /// The type's address: every superblock in the list has it
     kind: u64,
@@ -64,7 +67,7 @@ type Stand = (u64, u64, u32);
 /// (include/linux/bpf.h), whose first member is the `seq_file`.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task")]
-fn census(ctx: *mut u64) -> i32 {
+fn namespace_list(ctx: *mut u64) -> i32 {
     // SAFETY: the verifier checks the accesses to the context.
     let (meta, task) = unsafe { (ctx.read_volatile(), ctx.add(1).read_volatile()) };
     // SAFETY: as above; the members are three 64-bit values: seq, session_id, seq_num.
@@ -74,7 +77,7 @@ fn census(ctx: *mut u64) -> i32 {
     let Some(walk) = WALK.get_ptr_mut(0) else {
         return 0;
     };
-    // SAFETY: the map gave the pointer; one process reads one census at a time.
+    // SAFETY: the map gave the pointer; one process reads one namespace list at a time.
     let walk = unsafe { &mut *walk };
     if task == 0 {
         end(seq, walk);
@@ -115,7 +118,7 @@ fn list_pending(seq: u64, task: u64) -> bool {
     let pid: u32 = kernel(task + bytes(Field::TaskTgid));
     let pid_tgid = u64::from(pid) << 32 | u64::from(tid);
     let mut record = PendingRecord {
-        header: header(Kind::Pending, 0),
+        header: header(RecordKind::Pending, 0),
         enter_boot_ns: 0,
         context: 0,
         tid,
@@ -127,13 +130,13 @@ fn list_pending(seq: u64, task: u64) -> bool {
     };
     if let Some(batch) = batches::pending(pid_tgid) {
         (record.enter_boot_ns, record.context) = (batch.enter_ns, batch.record.head.context);
-        let What { id, abi, code } = What::unpacked(batch.what);
+        let PackedCall { id, abi, code } = PackedCall::unpacked(batch.what);
         (record.header.abi, record.header.code) = (abi, code);
         record.arg0 = u64::from(id as u32);
         record.queue = batch.record.head.queue;
     } else if let Some(noted) = batches::taken_from(pid_tgid) {
         (record.enter_boot_ns, record.context) = (noted.enter_ns, noted.context);
-        let What { id, abi, code } = What::unpacked(noted.what);
+        let PackedCall { id, abi, code } = PackedCall::unpacked(noted.what);
         (record.header.abi, record.header.code) = (abi, code);
         record.arg0 = u64::from(id as u32);
         record.queue = noted.queue;
@@ -150,7 +153,7 @@ fn list_pending(seq: u64, task: u64) -> bool {
     if record.enter_boot_ns == 0 {
         return true;
     }
-    record.ns = namespaces::look(inum(task));
+    record.ns = namespaces::lookup(inum(task));
     record.comm = kernel(task + bytes(Field::TaskComm));
     write(seq, &record)
 }
@@ -230,7 +233,7 @@ extern "C" fn next_namespace(node: u64) -> u64 {
     let Some(walk) = WALK.get_ptr_mut(0) else {
         return 0;
     };
-    // SAFETY: the map gave the pointer; one process reads one census at a time.
+    // SAFETY: the map gave the pointer; one process reads one namespace list at a time.
     let walk = unsafe { &mut *walk };
     let sb = node - bytes(Field::SbInstances);
     if field::<u64>(sb, Field::SbType) != walk.kind {
@@ -246,7 +249,7 @@ extern "C" fn next_namespace(node: u64) -> u64 {
         return 0;
     }
     walk.found = NamespaceRecord {
-        header: header(Kind::Alive, 0),
+        header: header(RecordKind::Alive, 0),
         boot_ns: walk.boot_ns,
         ns: namespaces::listed(kernel(ipc_ns + bytes(Field::IpcNsInum))),
         ns_id: field(ipc_ns, Field::IpcNsId),
@@ -264,7 +267,7 @@ pub(crate) fn end(seq: u64, walk: &Walk) {
     executables::learn_own();
     let flags = if walk.node == 0 { walk.flags } else { flag::TRUNCATED };
     let record = EndRecord {
-        header: header(Kind::End, flags),
+        header: header(RecordKind::End, flags),
         boot_ns: walk.boot_ns,
         namespaces: walk.listed,
         self_pid: (bpf_get_current_pid_tgid() >> 32) as u32,
