@@ -145,7 +145,7 @@ pub(super) fn check(root: &Path) -> Result<Vec<Violation>> {
     Ok(found)
 }
 
-/// Sources and documents; not this file, which has the words.
+/// Sources and documents; not this file, and not the changelog, which has words as they were.
 fn texts(root: &Path) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for name in CRATES {
@@ -160,7 +160,7 @@ fn texts(root: &Path) -> Result<Vec<String>> {
             found.push(path.to_str().context("a path is no UTF-8")?.to_owned());
         }
     }
-    found.retain(|path| !path.ends_with("tidy/names.rs"));
+    found.retain(|path| !path.ends_with("tidy/names.rs") && path != "CHANGELOG.md");
     found.sort();
     Ok(found)
 }
