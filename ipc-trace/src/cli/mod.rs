@@ -29,22 +29,22 @@ pub(crate) struct Cli {
 pub(crate) enum CliCommand {
     /// Show every call as it returns
     Live(TraceArgs),
-    /// Count calls, and show them by namespace in the end
+    /// Count calls, and show them by namespace at the end
     Report(TraceArgs),
-    /// List the IPC namespaces that exist: who is in them, what is in them, how full they are
+    /// List all IPC namespaces, with their processes, objects and limits
     Ls(LsArgs),
-    /// Tell whether tracing works on this host, how, at what cost, and what is missing
+    /// Check whether tracing works on this host, how, at what cost, and what is missing
     Doctor(DoctorArgs),
-    /// Show anew what the inputs lead to that were kept of a run
+    /// Show again what kept inputs lead to
     #[command(hide = true)]
     Replay(ReplayArgs),
-    /// Work with a policy: which findings are deliberate, or not to be shown
+    /// Check a policy, which allows or hides findings
     Policy {
         /// What to do with it
         #[command(subcommand)]
         what: PolicyCommand,
     },
-    /// Print the JSON schema of what a command prints with -o json
+    /// Print the JSON schema of a command's -o json output
     Schema {
         /// Of what
         #[arg(value_enum)]
@@ -55,7 +55,7 @@ pub(crate) enum CliCommand {
 /// What can be done with a policy.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PolicyCommand {
-    /// Tell which rules are in a file, or what is wrong with it: then the exit status is 2
+    /// List the rules of a file; exit with status 2 if there is a mistake
     Check {
         /// The policy
         file: PathBuf,
@@ -88,19 +88,19 @@ pub(crate) enum OutputFormat {
 /// Options of `live` and `report`.
 #[derive(Debug, Args)]
 pub(crate) struct TraceArgs {
-    /// How the output looks
+    /// Output format
     #[arg(short, long, value_enum, default_value = "text")]
     pub output: SinkKind,
     /// Keep what the engine is fed with
     #[arg(long, value_name = "FILE", hide = true)]
     pub keep_inputs: Option<PathBuf>,
-    /// End after this time: a number with ns, us, ms, s, m or h; seconds without
+    /// Stop after this time: a number with ns, us, ms, s, m, h or d; seconds if there is no unit
     #[arg(long, value_name = "D", value_parser = duration)]
     pub duration: Option<Duration>,
-    /// Tell also with which arguments processes were executed: there may be passwords among them
+    /// Include process arguments (may contain secrets)
     #[arg(long)]
     pub with_args: bool,
-    /// Tell on every line of a call also whom its process descends from
+    /// Include the ancestors of the process in every line about a call
     #[arg(long)]
     pub with_ancestry: bool,
     /// Which calls to show or count
@@ -112,7 +112,7 @@ pub(crate) struct TraceArgs {
     /// How to trace
     #[command(flatten)]
     pub how: HowArgs,
-    /// Trace while this command runs, and end with it
+    /// Trace while this command runs, and stop when it ends
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }
@@ -121,15 +121,14 @@ pub(crate) struct TraceArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Findings")]
 pub(crate) struct FindingArgs {
-    /// Judge findings by this policy: which are deliberate, and which are not to be shown
+    /// Allow, hide or reweigh findings by the rules of this policy
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
-    /// Leave out of the text, and of --fail-on, what is less sure than this, from 0 to 100; JSON has all
+    /// Hide findings below this confidence (0–100) and ignore them for --fail-on; JSON always includes all
     #[arg(long, value_name = "N", default_value_t = 25,
           value_parser = clap::value_parser!(u8).range(0..=100))]
     pub min_confidence: u8,
-    /// Exit with status 3 when there was a finding of this severity or a higher one that no policy declares
-    /// or mutes
+    /// Exit with status 3 if there was a finding of this severity or higher that no policy allows or mutes
     #[arg(long, value_name = "SEVERITY", value_enum)]
     pub fail_on: Option<Severity>,
 }
@@ -137,7 +136,7 @@ pub(crate) struct FindingArgs {
 /// Options of `replay`.
 #[derive(Debug, Args)]
 pub(crate) struct ReplayArgs {
-    /// How the output looks
+    /// Output format
     #[arg(short, long, value_enum, default_value = "text")]
     pub output: SinkKind,
     /// The policy
@@ -148,10 +147,10 @@ pub(crate) struct ReplayArgs {
 /// Options of `ls`.
 #[derive(Debug, Args)]
 pub(crate) struct LsArgs {
-    /// Show this namespace alone, in full: an inode number, `self`, `host`, `pid:PID`
+    /// Show only this namespace, in full: an inode number, `self`, `host`, `pid:PID`
     #[arg(value_name = "INUM", value_parser = namespace)]
     pub namespace: Option<NamespaceName>,
-    /// How the output looks
+    /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: OutputFormat,
     /// Read the kernel's type information (BTF) from this file
@@ -165,8 +164,8 @@ pub(crate) struct LsArgs {
 /// Whom to ask for containers' names.
 #[derive(Debug, Default, Args)]
 pub(crate) struct RuntimeArgs {
-    /// Ask this container runtime (docker, podman, containerd, cri-o, or cri for another that serves
-    /// Kubernetes) for names at this socket, in place of those at the usual places; `none`: ask nobody
+    /// Ask this container runtime for names at this socket instead of the default ones (docker, podman,
+    /// containerd, cri-o, or cri for another one that serves Kubernetes); `none` asks nobody
     #[arg(long, value_name = "RUNTIME=PATH", value_parser = socket)]
     pub runtime_socket: Vec<SocketName>,
 }
@@ -198,10 +197,10 @@ impl RuntimeArgs {
 /// Options of `doctor`.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// How the output looks
+    /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: OutputFormat,
-    /// Show also, as text, where each field of the kernel is found
+    /// Also show where each kernel field was found (text only)
     #[arg(short, long)]
     pub all: bool,
     /// How to trace
@@ -213,10 +212,10 @@ pub(crate) struct DoctorArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Tracing")]
 pub(crate) struct HowArgs {
-    /// How to see calls: `auto` takes what is cheapest on this host
+    /// How to see calls; `auto` takes the cheapest way that misses none on this host
     #[arg(long, value_enum, default_value = "auto")]
     pub backend: BackendChoice,
-    /// Bytes of the ring between kernel and program; rounded up to a power of two, at least a page
+    /// Size of the ring buffer in bytes; rounded up to a power of two, at least a page
     #[arg(long, value_name = "N", default_value_t = 8 << 20,
           value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
     pub ring_bytes: u32,
@@ -231,7 +230,7 @@ pub(crate) struct HowArgs {
 /// Which calls to show or count. Options restrict one another; several values of one option are
 /// alternatives.
 #[derive(Debug, Default, Args)]
-#[command(next_help_heading = "Filters (values of one option are alternatives; options add up)")]
+#[command(next_help_heading = "Filters (any value of an option must match, and all options)")]
 pub(crate) struct Filters {
     /// Calls from this IPC namespace, or on its objects: an inode number, `self`, `host`, `pid:PID`
     #[arg(long, value_name = "NS", value_delimiter = ',', value_parser = namespace)]
@@ -261,7 +260,7 @@ pub(crate) struct Filters {
     /// Calls that failed
     #[arg(long)]
     pub failed: bool,
-    /// Calls that took at least this long; drops those that have no duration
+    /// Calls that took at least this long; hides calls without a duration
     #[arg(long, value_name = "D", value_parser = duration)]
     pub min_duration: Option<Duration>,
     /// Calls of COMMAND and its descendants
@@ -302,7 +301,7 @@ pub(crate) struct Operations(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Comm(pub [u8; 16]);
 
-/// A duration: `ns us ms s m h`, seconds without.
+/// A duration: `ns us ms s m h d`; seconds if there is no unit.
 fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -313,7 +312,8 @@ fn duration(text: &str) -> Result<Duration, String> {
         "" | "s" => 1e9,
         "m" => 60e9,
         "h" => 3600e9,
-        other => return Err(format!("unknown unit {other:?}: use ns, us, ms, s, m or h")),
+        "d" => 86_400e9,
+        other => return Err(format!("unknown unit {other:?}: use ns, us, ms, s, m, h or d")),
     };
     let number: f64 = number.parse().map_err(|_| "no number: try 500ms, 10 or 2m".to_owned())?;
     let ns = number * unit_ns;

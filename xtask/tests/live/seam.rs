@@ -117,8 +117,9 @@ fn a_million_calls_are_counted_again_as_they_were_counted() {
 
 #[test]
 fn an_overload_is_told_again_as_it_was_told() {
-    // Machines have little room for files.
-    let [calls, births] = [scaled(100_000), scaled(200)].map(|count| count.to_string());
+    // All lines together have room in the sink's queue (128 MiB), so that the ring alone loses some, however slow
+    // the file is. Machines have little room for files, too.
+    let [calls, births] = [scaled(30_000), scaled(200)].map(|count| count.to_string());
     let words = ["workload", "saturate", "--calls", &calls, "--births", &births];
     assert!(assert_replayed("live", &["--ring-bytes", "65536"], &words) > 10_000);
 }

@@ -304,11 +304,17 @@ impl Containers {
     fn handle(&mut self, identity: ContainerIdentity) -> ContainerHandle {
         let mut same = self.by_id.get(&identity.id).into_iter().flatten();
         let known = same.find_map(|at| self.states.get(*at).filter(|one| one.identity == identity));
-        if let Some(known) = known {
-            return known.handle.clone();
-        }
-        self.sweep();
-        let place = self.free.pop();
+        let known = known.map(|one| one.handle.clone());
+        let place = match known {
+            // Somebody has it beside this and the state.
+            Some(handle) if handle.strong_count() > 2 => return handle,
+            // Nobody knew it any more: it begins anew.
+            Some(handle) => Some(handle.index()),
+            None => {
+                self.sweep();
+                self.free.pop()
+            }
+        };
         let handle = ContainerHandle::new(place.unwrap_or(self.states.len()));
         let id = identity.id.clone();
         let mut state = ContainerState::new(handle.clone(), identity);
@@ -322,7 +328,10 @@ impl Containers {
             Some(free) => *free = state,
             None => self.states.push(state),
         }
-        self.by_id.entry(id).or_default().push(handle.index());
+        let same = self.by_id.entry(id).or_default();
+        if !same.contains(&handle.index()) {
+            same.push(handle.index());
+        }
         handle
     }
 

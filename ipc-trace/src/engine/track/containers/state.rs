@@ -29,9 +29,14 @@ impl ContainerHandle {
         *self.0
     }
 
+    /// How many have it.
+    pub(super) fn strong_count(&self) -> usize {
+        Rc::strong_count(&self.0)
+    }
+
     /// Whether somebody else has it, too.
     pub(super) fn is_shared(&self) -> bool {
-        Rc::strong_count(&self.0) > 1
+        self.strong_count() > 1
     }
 }
 

@@ -73,6 +73,27 @@ fn what_is_learnt_of_a_shown_one_is_told_once_whatever_it_is() {
 }
 
 #[test]
+fn one_that_nobody_knew_any_more_begins_anew_with_what_runtimes_said_since() {
+    let mut containers = Containers::default();
+    let path = format!("/docker/{}", id(1));
+    for round in 0..2 {
+        let first = containers.of_path(path.as_bytes()).unwrap();
+        let of = NsRef { inum: round + 2, generation: 1 };
+        assert_eq!(containers.first_ns(&first), None);
+        containers.is_in(&first, of, 1);
+        drop(first);
+    }
+    let _ = containers.named(named(1, "app1"));
+    let handle = containers.of_path(path.as_bytes()).unwrap();
+    assert_eq!(
+        containers.container(&handle).name.as_ref().map(|name| name.to_string()).as_deref(),
+        Some("app1")
+    );
+    assert_eq!(containers.states.len(), 1);
+    assert_eq!(containers.by_id[&id(1)], [0]);
+}
+
+#[test]
 fn two_containers_of_one_name_are_two() {
     let mut containers = Containers::default();
     for n in [1, 2] {
