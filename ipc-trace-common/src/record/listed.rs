@@ -47,6 +47,13 @@ pub struct EndRecord {
     pub self_ns_inum: u32,
 }
 
+impl EndRecord {
+    /// Whether all namespaces were listed.
+    pub const fn is_complete(&self) -> bool {
+        self.header.flags & super::flag::TRUNCATED == 0 && self.namespaces != u64::MAX
+    }
+}
+
 /// A thread that exists, as a task iterator finds it.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]

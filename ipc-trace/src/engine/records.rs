@@ -23,7 +23,7 @@ impl Engine {
     /// side alone.
     #[inline]
     pub(super) fn call(&mut self, call: &Call<'_>, out: &mut impl Tell) {
-        self.tracker.contexts.expect(call.record.tid);
+        self.tracker.contexts.seek(call.record.tid);
         if call.made() == Some(false) {
             self.show_call(call, out);
             return;
@@ -47,7 +47,7 @@ impl Engine {
 
     /// Calls returned that came together.
     pub(super) fn batch(&mut self, batch: &CallBatch<'_>) {
-        self.tracker.contexts.expect(batch.head.tid);
+        self.tracker.contexts.seek(batch.head.tid);
         for group in batch.groups().flatten() {
             self.tracker.act_all(batch.head, &group);
             if let Some(stats) = &mut self.stats {

@@ -76,16 +76,11 @@ impl<'a> CallBatch<'a> {
         let Some(first) = self.outcomes.first() else { return };
         // Mostly they are all the same, and that is quickly seen.
         if self.outcomes.iter().all(|one| one.what == first.what) {
-            let op = self.op(first.what);
+            let op = op_of(self.head, first.what);
             count(op.map(|op| (op, self.outcomes.len() as u64)));
         } else {
             self.groups().for_each(|group| count(group.map(|group| (group.op, group.count()))));
         }
-    }
-
-    fn op(&self, what: u64) -> Result<Op, DecodeError> {
-        let PackedCall { abi, code, .. } = PackedCall::unpacked(what);
-        Ok(meaning(&Header { abi, code, ..self.head.header })?.0)
     }
 
     /// All calls. A group that is no call which exists is an error.
@@ -114,11 +109,9 @@ impl<'a> CallBatch<'a> {
                 }
             }
             left &= !members;
-            let PackedCall { id, abi, code } = PackedCall::unpacked(first);
-            let header = Header { abi, code, ..head.header };
-            Some(meaning(&header).map(|(op, ..)| BatchGroup {
+            Some(op_of(head, first).map(|op| BatchGroup {
                 op,
-                id,
+                id: PackedCall::unpacked(first).id,
                 queue: op.takes_descriptor().then_some(&head.queue),
                 last_ns,
                 succeeded,
@@ -130,6 +123,12 @@ impl<'a> CallBatch<'a> {
             }))
         })
     }
+}
+
+/// Which operation a call of a batch is.
+fn op_of(head: &BatchHead, what: u64) -> Result<Op, DecodeError> {
+    let PackedCall { abi, code, .. } = PackedCall::unpacked(what);
+    Ok(meaning(&Header { abi, code, ..head.header })?.0)
 }
 
 impl<'a> BatchGroup<'a> {

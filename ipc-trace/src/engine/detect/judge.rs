@@ -1,4 +1,4 @@
-//! Where an operator's word comes in: between a observation and the finding that is shown.
+//! Where an operator's word comes in: between an observation and the finding that is shown.
 
 use std::{fmt, rc::Rc, time::SystemTime};
 

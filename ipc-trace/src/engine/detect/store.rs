@@ -316,7 +316,7 @@ impl FindingStore {
             }
         }
         for handle in &containers {
-            drop(tracker.containers.show(handle));
+            tracker.containers.note_shown(handle);
         }
         shown.sort_by_key(|one| one.finding.id);
         shown

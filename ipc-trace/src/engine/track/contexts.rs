@@ -330,8 +330,8 @@ impl TaskCache {
 
     /// What comes next is about that thread.
     #[inline]
-    pub(crate) fn expect(&mut self, tid: u32) {
-        self.by_tid.expect(&tid);
+    pub(crate) fn seek(&mut self, tid: u32) {
+        self.by_tid.seek(&tid);
     }
 
     /// The facts of a thread, if it still is what it was in that context.

@@ -44,7 +44,7 @@ impl<K: Hash + Eq, V> LastHitMap<K, V> {
 
     /// What comes next asks for that key.
     #[inline]
-    pub(super) fn expect(&mut self, key: &K) {
+    pub(super) fn seek(&mut self, key: &K) {
         if self.map.get_index(self.last).is_none_or(|(known, _)| known != key) {
             self.turn_to(key);
         }
@@ -113,7 +113,7 @@ mod tests {
         for key in 0..4 {
             assert_eq!(*table.get_or_insert(key, |_| key * 10), key * 10);
         }
-        table.expect(&1);
+        table.seek(&1);
         assert_eq!(table.get(&1), Some(&10));
         // The last entry takes the place of the one that was asked for last.
         assert_eq!(table.remove(&1), Some(10));

@@ -40,7 +40,7 @@ static PROBE: &[u8] = aya::include_bytes_aligned!(env!("IPC_TRACE_EBPF_PROBE"));
 
 /// What a program has for kernels that may preempt it on its tracepoint.
 #[derive(Clone, Copy)]
-enum Steady {
+enum NoPreempt {
     /// A twin on the tracepoint as a perf event: with the kind that tracefs has it under
     Event(&'static str),
     /// Copies: the row in their cookies
@@ -50,27 +50,27 @@ enum Steady {
 }
 
 /// A program, its tracepoint, and what it has for such kernels.
-type OnTracepoint = (&'static str, &'static str, Steady);
+type OnTracepoint = (&'static str, &'static str, NoPreempt);
 
 /// Programs that every plan needs. The gate is closed until the session is begun, so their order does
 /// not matter.
 const CONTROL: [OnTracepoint; 3] = [
-    ("process_exit", "sched_process_exit", Steady::Copies(copies::PROCESS_EXIT)),
-    ("process_exec", "sched_process_exec", Steady::Copies(copies::PROCESS_EXEC)),
-    ("task_newtask", "task_newtask", Steady::Copies(copies::TASK_NEWTASK)),
+    ("process_exit", "sched_process_exit", NoPreempt::Copies(copies::PROCESS_EXIT)),
+    ("process_exec", "sched_process_exec", NoPreempt::Copies(copies::PROCESS_EXEC)),
+    ("task_newtask", "task_newtask", NoPreempt::Copies(copies::TASK_NEWTASK)),
 ];
 
 /// Those that tell of cgroups. Tracing can do without them.
 const CGROUPS: [OnTracepoint; 3] = [
-    ("cgroup_mkdir", "cgroup_mkdir", Steady::Nothing),
-    ("cgroup_rmdir", "cgroup_rmdir", Steady::Nothing),
-    ("cgroup_attach_task", "cgroup_attach_task", Steady::Nothing),
+    ("cgroup_mkdir", "cgroup_mkdir", NoPreempt::Nothing),
+    ("cgroup_rmdir", "cgroup_rmdir", NoPreempt::Nothing),
+    ("cgroup_attach_task", "cgroup_attach_task", NoPreempt::Nothing),
 ];
 
 /// Those of backend `syscall`.
 const SYSCALL: [OnTracepoint; 2] = [
-    ("sys_enter", "sys_enter", Steady::Event("raw_syscalls/sys_enter")),
-    ("sys_exit", "sys_exit", Steady::Event("raw_syscalls/sys_exit")),
+    ("sys_enter", "sys_enter", NoPreempt::Event("raw_syscalls/sys_enter")),
+    ("sys_exit", "sys_exit", NoPreempt::Event("raw_syscalls/sys_exit")),
 ];
 
 /// Functions of the hook table that the kernel has, by `kallsyms`. `None`: it does not say.
@@ -276,13 +276,13 @@ fn attach_one(
     linked: &LoadedObject,
     (flavour, copied): (TracepointMode, bool),
     layout: &Layout,
-    (name, tracepoint, steady): OnTracepoint,
+    (name, tracepoint, no_preempt): OnTracepoint,
 ) -> Result<(), String> {
-    let attached = match (flavour, steady) {
-        (TracepointMode::Perf, Steady::Event(event)) => {
+    let attached = match (flavour, no_preempt) {
+        (TracepointMode::Perf, NoPreempt::Event(event)) => {
             on_perf_event(programs, linked, name, event)
         }
-        (TracepointMode::Perf | TracepointMode::Btf, Steady::Copies(row)) if copied => {
+        (TracepointMode::Perf | TracepointMode::Btf, NoPreempt::Copies(row)) if copied => {
             layout.hook(&format!("btf_trace_{tracepoint}")).and_then(|hook| {
                 super::copies::on_tracepoint(programs, linked, &format!("copied_{name}"), hook, row)
             })

@@ -119,23 +119,39 @@ pub(crate) fn record(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     })
 }
 
+/// What an iterator writes.
+#[derive(Debug)]
+pub(crate) enum IteratorRecord<'a> {
+    /// A call that has not returned
+    Pending(&'a PendingRecord, Op, Abi),
+    /// A namespace
+    Alive(&'a NamespaceRecord),
+    /// The end
+    End(&'a EndRecord),
+    /// A thread
+    Task(&'a TaskRecord),
+    /// A descriptor
+    Descriptor(&'a DescriptorRecord),
+    /// A mapped segment
+    Mapping(&'a MappingRecord),
+}
+
 /// Splits what an iterator wrote into records: they follow one another without gaps.
 ///
 /// # Errors
-/// The bytes end within a record, or one has another version.
+/// The bytes end within a record, or one has another version, or is none that an iterator writes.
 pub(crate) fn iterated(
     mut bytes: &[u8],
-    mut each: impl FnMut(Record<'_>),
+    mut each: impl FnMut(IteratorRecord<'_>),
 ) -> Result<(), DecodeError> {
     while !bytes.is_empty() {
-        let one = record(bytes)?;
-        let len = match one {
-            Record::Pending(..) => size_of::<PendingRecord>(),
-            Record::Alive(_) => size_of::<NamespaceRecord>(),
-            Record::End(_) => size_of::<EndRecord>(),
-            Record::Task(_) => size_of::<TaskRecord>(),
-            Record::Descriptor(_) => size_of::<DescriptorRecord>(),
-            Record::Mapping(_) => size_of::<MappingRecord>(),
+        let (one, len) = match record(bytes)? {
+            Record::Pending(r, op, abi) => (IteratorRecord::Pending(r, op, abi), size_of_val(r)),
+            Record::Alive(r) => (IteratorRecord::Alive(r), size_of_val(r)),
+            Record::End(r) => (IteratorRecord::End(r), size_of_val(r)),
+            Record::Task(r) => (IteratorRecord::Task(r), size_of_val(r)),
+            Record::Descriptor(r) => (IteratorRecord::Descriptor(r), size_of_val(r)),
+            Record::Mapping(r) => (IteratorRecord::Mapping(r), size_of_val(r)),
             Record::Call(_)
             | Record::Context(..)
             | Record::Namespace(_)

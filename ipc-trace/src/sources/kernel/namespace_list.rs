@@ -7,12 +7,10 @@ use std::{
     sync::Arc,
 };
 
-use ipc_trace_common::record::flag;
-
 use super::bpf;
 use crate::{
     input::{DecodeError, namespace_list::NamespaceList},
-    sources::kernel::decode::{self, Record},
+    sources::kernel::decode::{self, IteratorRecord},
 };
 
 /// Why a namespace list can't be taken.
@@ -70,32 +68,20 @@ impl Lister {
 fn from_bytes(bytes: &[u8]) -> Result<NamespaceList, DecodeError> {
     let mut namespace_list = NamespaceList::default();
     decode::iterated(bytes, |record| match record {
-        Record::Alive(r) if r.ns.generation != 0 => {
+        IteratorRecord::Alive(r) if r.ns.generation != 0 => {
             namespace_list.alive.push(r.into());
         }
-        Record::Pending(r, op, abi) => namespace_list.pending.push((*r, op, abi)),
-        Record::End(r) => {
+        IteratorRecord::Pending(r, op, abi) => namespace_list.pending.push((*r, op, abi)),
+        IteratorRecord::End(r) => {
             namespace_list.boot_ns = r.boot_ns;
-            namespace_list.complete =
-                r.header.flags & flag::TRUNCATED == 0 && r.namespaces != u64::MAX;
+            namespace_list.complete = r.is_complete();
             namespace_list.self_pid = r.self_pid;
             namespace_list.self_ns_inum = r.self_ns_inum;
         }
-        Record::Alive(_)
-        | Record::Call(_)
-        | Record::Context(..)
-        | Record::Namespace(_)
-        | Record::Move(_)
-        | Record::Exit(_)
-        | Record::Queue(_)
-        | Record::Task(_)
-        | Record::Descriptor(_)
-        | Record::Mapping(_)
-        | Record::Change(_)
-        | Record::Batch(_)
-        | Record::Cgroup(_)
-        | Record::Access(_)
-        | Record::Unknown => {}
+        IteratorRecord::Alive(_)
+        | IteratorRecord::Task(_)
+        | IteratorRecord::Descriptor(_)
+        | IteratorRecord::Mapping(_) => {}
     })?;
     Ok(namespace_list)
 }

@@ -6,9 +6,7 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
 };
 
-use ipc_trace_common::record::{
-    DescriptorRecord, MappingRecord, NamespaceRecord, TaskRecord, flag,
-};
+use ipc_trace_common::record::{DescriptorRecord, MappingRecord, NamespaceRecord, TaskRecord};
 
 use super::{
     attach,
@@ -17,7 +15,7 @@ use super::{
     namespace_list::{NamespaceListError, listed},
     object::LoadedObject,
 };
-use crate::sources::kernel::decode::{self, Record};
+use crate::sources::kernel::decode::{self, IteratorRecord};
 
 /// The threads and namespaces that exist.
 #[derive(Debug, Default)]
@@ -66,27 +64,16 @@ impl TaskIterators {
     pub(crate) fn tasks(&self) -> Result<Tasks, NamespaceListError> {
         let mut found = Tasks::default();
         self.each("iter_tasks", |record| match record {
-            Record::Alive(r) => found.namespaces.push(*r),
-            Record::Task(r) => found.tasks.push(*r),
-            Record::End(r) => {
-                found.complete = r.header.flags & flag::TRUNCATED == 0 && r.namespaces != u64::MAX;
+            IteratorRecord::Alive(r) => found.namespaces.push(*r),
+            IteratorRecord::Task(r) => found.tasks.push(*r),
+            IteratorRecord::End(r) => {
+                found.complete = r.is_complete();
                 found.self_pid = r.self_pid;
                 found.self_ns_inum = r.self_ns_inum;
             }
-            Record::Call(_)
-            | Record::Context(..)
-            | Record::Namespace(_)
-            | Record::Move(_)
-            | Record::Exit(_)
-            | Record::Queue(_)
-            | Record::Pending(..)
-            | Record::Descriptor(_)
-            | Record::Mapping(_)
-            | Record::Change(_)
-            | Record::Batch(_)
-            | Record::Cgroup(_)
-            | Record::Access(_)
-            | Record::Unknown => {}
+            IteratorRecord::Pending(..)
+            | IteratorRecord::Descriptor(_)
+            | IteratorRecord::Mapping(_) => {}
         })?;
         Ok(found)
     }
@@ -98,7 +85,7 @@ impl TaskIterators {
     pub(crate) fn descriptors(&self) -> Result<Vec<DescriptorRecord>, NamespaceListError> {
         let mut found = Vec::new();
         self.each("iter_descriptors", |record| {
-            if let Record::Descriptor(r) = record {
+            if let IteratorRecord::Descriptor(r) = record {
                 found.push(*r);
             }
         })?;
@@ -112,14 +99,18 @@ impl TaskIterators {
     pub(crate) fn mappings(&self) -> Result<Vec<MappingRecord>, NamespaceListError> {
         let mut found = Vec::new();
         self.each("iter_mappings", |record| {
-            if let Record::Mapping(r) = record {
+            if let IteratorRecord::Mapping(r) = record {
                 found.push(*r);
             }
         })?;
         Ok(found)
     }
 
-    fn each(&self, name: &str, each: impl FnMut(Record<'_>)) -> Result<(), NamespaceListError> {
+    fn each(
+        &self,
+        name: &str,
+        each: impl FnMut(IteratorRecord<'_>),
+    ) -> Result<(), NamespaceListError> {
         let program = match self.programs.get(name) {
             Some(Ok(program)) => program,
             Some(Err(reason)) => return Err(NamespaceListError::Load(reason.clone())),

@@ -33,7 +33,8 @@ use crate::{
     steps::step,
 };
 use identity::ContainerIdentity;
-pub(crate) use state::{ContainerHandle, ContainerState};
+pub(crate) use state::ContainerHandle;
+use state::ContainerState;
 
 /// Cgroups that are kept, those that exist among them: some hundred bytes each.
 const CGROUPS: usize = 1 << 17;
@@ -117,11 +118,6 @@ impl Containers {
         &self.states[handle.index()]
     }
 
-    #[expect(clippy::indexing_slicing, reason = "who has a handle keeps its state where it is")]
-    fn state_mut(&mut self, handle: &ContainerHandle) -> &mut ContainerState {
-        &mut self.states[handle.index()]
-    }
-
     /// A container as it is shown now.
     #[must_use]
     pub(crate) fn container(&self, handle: &ContainerHandle) -> Arc<Container> {
@@ -131,9 +127,13 @@ impl Containers {
     /// As [`Self::container`], on a line, which a later one amends when there is more to say.
     #[must_use]
     pub(crate) fn show(&mut self, handle: &ContainerHandle) -> Arc<Container> {
-        let state = self.state_mut(handle);
-        state.shown = true;
-        Arc::clone(&state.container)
+        self.note_shown(handle);
+        self.container(handle)
+    }
+
+    /// A container was shown on a line.
+    pub(crate) fn note_shown(&mut self, handle: &ContainerHandle) {
+        state_of(&mut self.states, handle).shown = true;
     }
 
     /// Containers as they are shown, by name.
@@ -181,9 +181,8 @@ impl Containers {
         }
     }
 
-    #[expect(clippy::indexing_slicing, reason = "who has a handle keeps its state where it is")]
     fn decide(&mut self, handle: &ContainerHandle, wanted: Option<bool>) {
-        let state = &mut self.states[handle.index()];
+        let state = state_of(&mut self.states, handle);
         if std::mem::replace(&mut state.wanted, wanted) == wanted {
             return;
         }
@@ -254,9 +253,8 @@ impl Containers {
     }
 
     /// A cgroup is a container's. Those that are gone are forgotten when there are twice as many.
-    #[expect(clippy::indexing_slicing, reason = "who has a handle keeps its state where it is")]
     fn belongs(&mut self, number: u64, handle: &ContainerHandle) {
-        let its = &mut self.states[handle.index()].cgroups;
+        let its = &mut state_of(&mut self.states, handle).cgroups;
         if its.len() >= 64 && its.len().is_power_of_two() {
             its.retain(|one| self.cgroups.contains_key(one));
         }
@@ -277,7 +275,7 @@ impl Containers {
             }
             all.push(handle.index());
         }
-        let state = self.state_mut(handle);
+        let state = state_of(&mut self.states, handle);
         state.ns = Some(ns);
         state.first.get_or_insert((ns, context));
     }
@@ -304,12 +302,10 @@ impl Containers {
     fn handle(&mut self, identity: ContainerIdentity) -> ContainerHandle {
         let mut same = self.by_id.get(&identity.id).into_iter().flatten();
         let known = same.find_map(|at| self.states.get(*at).filter(|one| one.identity == identity));
-        let known = known.map(|one| one.handle.clone());
         let place = match known {
-            // Somebody has it beside this and the state.
-            Some(handle) if handle.strong_count() > 2 => return handle,
+            Some(state) if state.handle.is_shared() => return state.handle.clone(),
             // Nobody knew it any more: it begins anew.
-            Some(handle) => Some(handle.index()),
+            Some(state) => Some(state.handle.index()),
             None => {
                 self.sweep();
                 self.free.pop()
@@ -471,6 +467,15 @@ impl Containers {
     pub(crate) const fn forgotten(&self) -> u64 {
         self.forgotten
     }
+}
+
+/// The state of a container, to be changed.
+#[expect(clippy::indexing_slicing, reason = "who has a handle keeps its state where it is")]
+fn state_of<'a>(
+    states: &'a mut [ContainerState],
+    handle: &ContainerHandle,
+) -> &'a mut ContainerState {
+    &mut states[handle.index()]
 }
 
 /// Whether the threads of the container at a place were last in a namespace.

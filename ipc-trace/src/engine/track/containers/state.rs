@@ -29,14 +29,9 @@ impl ContainerHandle {
         *self.0
     }
 
-    /// How many have it.
-    pub(super) fn strong_count(&self) -> usize {
-        Rc::strong_count(&self.0)
-    }
-
     /// Whether somebody else has it, too.
     pub(super) fn is_shared(&self) -> bool {
-        self.strong_count() > 1
+        Rc::strong_count(&self.0) > 1
     }
 }
 
@@ -56,7 +51,7 @@ impl Hash for ContainerHandle {
 
 /// What is known of a container. [`super::Containers`] alone has it.
 #[derive(Debug)]
-pub(crate) struct ContainerState {
+pub(super) struct ContainerState {
     pub(super) handle: ContainerHandle,
     pub(super) identity: ContainerIdentity,
     /// As it is shown now
