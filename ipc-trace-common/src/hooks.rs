@@ -1,8 +1,8 @@
 //! The hook table: every system call that is, or multiplexes, an IPC operation, for each ABI with
 //! its number and entry function.
 //!
-//! The dispatch tables of backend `syscall`, the programs of backend `function`, `doctor` and the
-//! documents are derived from it. To add a way in, add a row.
+//! The dispatch tables of backend `syscall`, the programs of backend `function`, `doctor` and the documents are
+//! derived from it. To add a system call, add a row.
 //!
 //! Sources: `arch/x86/entry/syscalls/syscall_{64,32}.tbl`, `include/uapi/asm-generic/unistd.h`,
 //! `arch/arm64/tools/syscall_32.tbl` (6.12), and the symbol tables of 5.10 to 7.2.
@@ -18,26 +18,39 @@ use crate::op::{
     Timeout::{None as Untimed, Time32, Time64},
 };
 
-/// One system call: a way into the kernel.
+/// One system call of one ABI.
 #[derive(Clone, Copy, Debug)]
-pub struct Entry {
+pub struct SyscallEntry {
     /// The calling convention that the number belongs to
     pub abi: Abi,
     /// The system-call number, without x32's bit 30
     pub number: u16,
-    /// What it does
+    /// The operation, or another call that the programs handle
     pub code: SyscallCode,
-    /// The kernel functions that implement it; the first that exists is the one
+    /// The kernel functions that implement it; the first one that exists is used
     pub functions: &'static [&'static str],
 }
 
-/// Numbers in programs of the eBPF programs for which user space puts others, as it loads them:
-/// 64-bit immediates, which occur nowhere else.
+/// Placeholders in the eBPF programs that user space patches while loading: immediates that occur nowhere else.
 pub mod patch {
-    /// What calls the function: ABI, and above it the code, 8 bits each.
-    pub const KIND: u64 = 0x4b49_4e44_4b49_4e44;
+    /// Whether the function's system call is one of a 32-bit ABI: 1, or 0
+    pub const COMPAT: u64 = 0x4350_4154_4350_4154;
+    /// Whether it takes a queue's descriptor: 1, or 0
+    pub const QUEUE: u64 = 0x5155_4555_5155_4555;
+    /// Whether it looks up an object: 1, or 0
+    pub const LOOKUP: u64 = 0x4c4f_4f4b_4c4f_4f4b;
+    /// Whether it sends or receives a message: 1, or 0
+    pub const MESSAGE: u64 = 0x4d53_4753_4d53_4753;
+    /// In a load, added to a field's number (`layout::Field`): where the field lies
+    pub const LOAD: i16 = 0x7f00;
+    /// In a move, likewise: its offset, or `layout::ABSENT`
+    pub const OFFSET: u32 = 0x4f46_0000;
+    /// The system call of the function, as in `record::PackedCall` without the id
+    pub const WHAT: u64 = 0x5748_4154_5748_4154;
     /// The array with the program that serves all functions
     pub const ALL: u64 = 0x4f46_414c_4f46_414c;
+    /// In place of a helper's number: a call of the kernel function `bpf_rdonly_cast`
+    pub const CAST: u32 = 0x4f43_5354;
 }
 
 const fn row(
@@ -46,8 +59,8 @@ const fn row(
     op: Op,
     timeout: crate::op::Timeout,
     functions: &'static [&'static str],
-) -> Entry {
-    Entry { abi, number, code: SyscallCode::new(op, timeout), functions }
+) -> SyscallEntry {
+    SyscallEntry { abi, number, code: SyscallCode::new(op, timeout), functions }
 }
 
 const fn other(
@@ -55,15 +68,15 @@ const fn other(
     number: u16,
     code: SyscallCode,
     functions: &'static [&'static str],
-) -> Entry {
-    Entry { abi, number, code, functions }
+) -> SyscallEntry {
+    SyscallEntry { abi, number, code, functions }
 }
 
 use Abi::{Aarch64, Arm, I386, X32, X86_64};
 
-/// Every way in.
+/// All system calls.
 #[rustfmt::skip]
-pub const ENTRIES: &[Entry] = &[
+pub const SYSCALLS: &[SyscallEntry] = &[
     // x86_64
     row(X86_64, 29, Op::Shmget, Untimed, &["__x64_sys_shmget"]),
     row(X86_64, 30, Op::Shmat, Untimed, &["__x64_sys_shmat"]),
@@ -176,8 +189,8 @@ pub const ENTRIES: &[Entry] = &[
     row(Arm, 420, Op::Semop, Time64, &["__arm64_sys_semtimedop"]),
 ];
 
-/// The calls of `ipc(2)` that are operations: `call & 0xffff` and what it is
-/// (`include/uapi/linux/ipc.h`). Time limits are 32-bit there (`compat_ksys_ipc`, ipc/syscall.c).
+/// The calls of `ipc(2)` that are operations: `call & 0xffff` and its code (`include/uapi/linux/ipc.h`). Time limits
+/// are 32-bit there (`compat_ksys_ipc`, ipc/syscall.c).
 pub const MULTIPLEXED: [(u8, SyscallCode); 12] = [
     (1, SyscallCode::new(Op::Semop, Untimed)),
     (2, SyscallCode::new(Op::Semget, Untimed)),
@@ -193,9 +206,8 @@ pub const MULTIPLEXED: [(u8, SyscallCode); 12] = [
     (24, SyscallCode::new(Op::Shmctl, Untimed)),
 ];
 
-/// Calls that are no IPC, but lead to files that may belong to an IPC namespace: those that give descriptors, and
-/// those that read from them. Backend `syscall` looks at them when they return; backend `function` has
-/// better ways.
+/// Calls that aren't IPC calls, but use files that may belong to an IPC namespace: calls that return descriptors, and
+/// calls that read from them. Backend `syscall` inspects them when they return; backend `function` has cheaper hooks.
 #[rustfmt::skip]
 pub const ACCESSES: &[(Abi, u16, SyscallCode)] = &[
     (X86_64, 0, SyscallCode::READ),      // read
@@ -261,15 +273,15 @@ pub const ACCESSES: &[(Abi, u16, SyscallCode)] = &[
 /// The kinds of code in [`ACCESSES`].
 pub const ACCESS_KINDS: u32 = SyscallCode::OPEN.bit() | SyscallCode::READ.bit();
 
-/// What a number means at a call's return, in any ABI.
-pub mod look {
+/// How the programs handle the return of a call with a given number, in any ABI.
+pub mod dispatch_kind {
     /// Nothing
     pub const NONE: u8 = 0;
     /// An operation, or a move between namespaces
     pub const CALL: u8 = 1;
     /// A call that reads from a descriptor
     pub const READ: u8 = 2;
-    /// A call that gives a descriptor
+    /// A call that returns a descriptor
     pub const OPEN: u8 = 3;
 }
 
@@ -279,11 +291,11 @@ pub const X32_BIT: u64 = 0x4000_0000;
 /// System-call numbers that a dispatch table covers.
 pub const NUMBERS: usize = 1024;
 
-/// The tables of one architecture, one after the other: 64-bit calls, 32-bit calls, x32, and an empty
-/// one that makes their size a power of two.
+/// The tables of one architecture, one after the other: 64-bit calls, 32-bit calls, x32, and an empty one that makes
+/// their size a power of two.
 pub type Dispatch = [u8; 4 * NUMBERS];
 
-/// Where a call is in [`Dispatch`].
+/// The index of a call in [`Dispatch`].
 pub const fn place(abi: Abi, number: u16) -> usize {
     let table = match abi {
         Abi::X86_64 | Abi::Aarch64 => 0,
@@ -293,18 +305,18 @@ pub const fn place(abi: Abi, number: u16) -> usize {
     table * NUMBERS + number as usize
 }
 
-/// Whether a machine of that native ABI has this one.
+/// Whether a machine with that native ABI supports this one.
 const fn is_one_of(abi: Abi, native: Abi) -> bool {
     matches!(abi, Abi::Aarch64 | Abi::Arm) == matches!(native, Abi::Aarch64 | Abi::Arm)
 }
 
-/// What [`Dispatch`] becomes for the machine architecture, `"x86_64"` or `"aarch64"`, when the kinds
-/// of code in `kinds` (bits of [`SyscallCode::bit`]) are wanted.
+/// The contents of [`Dispatch`] for a native ABI, limited to the kinds of code in `kinds` (bits of
+/// [`SyscallCode::bit`]).
 pub const fn dispatch(native: Abi, kinds: u32) -> Dispatch {
     let mut table = [0; 4 * NUMBERS];
     let mut i = 0;
-    while i < ENTRIES.len() {
-        let entry = &ENTRIES[i];
+    while i < SYSCALLS.len() {
+        let entry = &SYSCALLS[i];
         i += 1;
         if kinds & entry.code.bit() == 0 {
             continue;
@@ -324,7 +336,7 @@ pub const fn dispatch(native: Abi, kinds: u32) -> Dispatch {
     table
 }
 
-/// Kinds of code that `ipc(2)` must be looked at for: operations that it multiplexes.
+/// The kinds of code for which `ipc(2)` must be inspected: the operations that it multiplexes.
 pub const fn multiplexed_kinds() -> u32 {
     let mut kinds = 0;
     let mut i = 0;
@@ -335,22 +347,22 @@ pub const fn multiplexed_kinds() -> u32 {
     kinds
 }
 
-/// The functions that rows name, some more than once.
+/// The functions in all rows; some occur more than once.
 pub fn functions() -> impl Iterator<Item = &'static str> {
-    ENTRIES.iter().flat_map(|entry| entry.functions).copied()
+    SYSCALLS.iter().flat_map(|entry| entry.functions).copied()
 }
 
-/// The first row whose system call `function` implements. The programs of backend `function` name
-/// their rows so: one that is not in the table does not compile.
+/// The first row whose system call `function` implements. The programs of backend `function` refer to their rows by
+/// it: a function that isn't in the table doesn't compile.
 ///
 /// # Panics
-/// No row names it.
+/// No row contains it.
 pub const fn row_of(function: &str) -> usize {
     let mut i = 0;
-    while i < ENTRIES.len() {
+    while i < SYSCALLS.len() {
         let mut j = 0;
-        while j < ENTRIES[i].functions.len() {
-            if equal(ENTRIES[i].functions[j], function) {
+        while j < SYSCALLS[i].functions.len() {
+            if equal(SYSCALLS[i].functions[j], function) {
                 return i;
             }
             j += 1;
@@ -360,22 +372,22 @@ pub const fn row_of(function: &str) -> usize {
     panic!("no row of the hook table names this function");
 }
 
-/// For each number: one of [`look`], by what it means in any table of `dispatch`. The programs look here
-/// first, so that other calls cost them as little as can be. No number is an operation in one ABI and
-/// an access in another; one that reads in one and opens in another is looked at as one that opens.
+/// For each number, one of [`dispatch_kind`]: what it means in any table of `dispatch`. The programs check this table
+/// first, so that unrelated calls cost as little as possible. No number is an operation in one ABI and an access in
+/// another; a number that reads in one and opens in another is handled as one that opens.
 pub const fn any(dispatch: &Dispatch) -> [u8; NUMBERS] {
-    let mut table = [look::NONE; NUMBERS];
+    let mut table = [dispatch_kind::NONE; NUMBERS];
     let mut i = 0;
     while i < dispatch.len() {
         let code = SyscallCode(dispatch[i]);
         let what = if code.0 == 0 {
-            look::NONE
+            dispatch_kind::NONE
         } else if code.bit() == SyscallCode::READ.bit() {
-            look::READ
+            dispatch_kind::READ
         } else if code.bit() == SyscallCode::OPEN.bit() {
-            look::OPEN
+            dispatch_kind::OPEN
         } else {
-            look::CALL
+            dispatch_kind::CALL
         };
         if what > table[i % NUMBERS] {
             table[i % NUMBERS] = what;
@@ -401,44 +413,47 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_unique_within_an_abi() {
-        for (i, a) in ENTRIES.iter().enumerate() {
+    fn numbers_are_unique_within_abi() {
+        for (i, a) in SYSCALLS.iter().enumerate() {
             assert!((a.number as usize) < NUMBERS);
-            for b in &ENTRIES[i + 1..] {
+            for b in &SYSCALLS[i + 1..] {
                 assert!(a.abi != b.abi || a.number != b.number, "{a:?} {b:?}");
             }
         }
     }
 
     #[test]
-    fn a_number_is_an_operation_or_an_access_whatever_the_abi() {
+    fn number_is_operation_or_access_in_all_abis() {
         for (i, (abi, number, code)) in ACCESSES.iter().enumerate() {
             assert!((*number as usize) < NUMBERS && code.bit() & ACCESS_KINDS != 0);
             for other in &ACCESSES[i + 1..] {
                 assert!((*abi, *number) != (other.0, other.1), "{abi:?} {number}");
             }
-            for entry in ENTRIES.iter().filter(|entry| is_one_of(entry.abi, *abi)) {
+            for entry in SYSCALLS.iter().filter(|entry| is_one_of(entry.abi, *abi)) {
                 assert!(entry.number != *number, "{abi:?} {number} and {entry:?}");
             }
         }
     }
 
     #[test]
-    fn what_reads_and_what_opens_is_looked_at_by_its_own_way() {
+    fn reads_and_opens_have_their_own_dispatch_kind() {
         let table = any(&dispatch(Abi::X86_64, u32::MAX));
         let of = |number: usize| table[number];
-        assert_eq!((of(0), of(257), of(220), of(110)), (look::READ, look::OPEN, look::CALL, 0));
+        assert_eq!(
+            (of(0), of(257), of(220), of(110)),
+            (dispatch_kind::READ, dispatch_kind::OPEN, dispatch_kind::CALL, 0)
+        );
         // readv of i386 is mlock of x86_64; open of i386 is fstat.
-        assert_eq!((of(145), of(5)), (look::READ, look::OPEN));
+        assert_eq!((of(145), of(5)), (dispatch_kind::READ, dispatch_kind::OPEN));
         let entry = any(&dispatch(Abi::X86_64, !ACCESS_KINDS));
-        assert_eq!((entry[0], entry[257], entry[220]), (0, 0, look::CALL));
+        assert_eq!((entry[0], entry[257], entry[220]), (0, 0, dispatch_kind::CALL));
     }
 
     #[test]
-    fn every_abi_reaches_every_operation() {
+    fn every_abi_has_every_operation() {
         for abi in Abi::ALL {
             for op in Op::ALL {
-                let direct = ENTRIES.iter().any(|e| e.abi == abi && e.code.op() == Some(op));
+                let direct = SYSCALLS.iter().any(|e| e.abi == abi && e.code.op() == Some(op));
                 let through_ipc =
                     abi == Abi::I386 && MULTIPLEXED.iter().any(|m| m.1.op() == Some(op));
                 assert!(direct || through_ipc, "{} {}", abi.name(), op.name());
@@ -460,17 +475,17 @@ mod tests {
     }
 
     #[test]
-    fn a_function_does_one_thing_whatever_the_abi() {
-        for entry in ENTRIES {
+    fn function_has_one_code_in_all_abis() {
+        for entry in SYSCALLS {
             for function in entry.functions {
-                let first = &ENTRIES[row_of(function)];
+                let first = &SYSCALLS[row_of(function)];
                 assert_eq!(first.code, entry.code, "{function}");
             }
         }
     }
 
     #[test]
-    fn a_dispatch_table_has_what_is_wanted_alone() {
+    fn dispatch_table_has_only_wanted_kinds() {
         let semop = dispatch(Abi::X86_64, Op::Semop.bit());
         assert_eq!(semop.iter().filter(|code| **code != 0).count(), 2 + 1 + 2);
         assert_eq!(semop[29], 0);

@@ -1,9 +1,8 @@
-//! The kernel-layout table: every field of a kernel structure that the programs read. No other
-//! place knows an offset.
+//! The kernel-layout table: every field of a kernel structure that the programs read. No other place contains an
+//! offset.
 //!
-//! User space looks each row up in the running kernel's BTF and hands its offset to the programs as
-//! a constant; a field that is not found is [`ABSENT`], and what needs it is switched off with the
-//! reason that stands here.
+//! User space resolves each row in the running kernel's BTF and patches its offset into the programs' instructions. A
+//! field that is not found is [`ABSENT`]; what depends on it is switched off, with the reason given here.
 
 macro_rules! fields {
     ($($variant:ident: $way:ident, $need:expr, [$(($structure:literal, $path:literal, $plus:literal)),+];)*) => {
@@ -15,10 +14,17 @@ macro_rules! fields {
         }
 
         impl Field {
-            /// Whether it is ever read with a plain load. A match, so that the programs are built
-            /// without what they can't need.
+            /// Whether it is ever read with a plain load. A match, so that the programs are built without unused
+            /// code.
             pub const fn is_direct(self) -> bool {
                 matches!(match self { $(Self::$variant => ReadMethod::$way,)* }, ReadMethod::Direct)
+            }
+
+            /// Does something with the field's number as a constant: where the field is known to the compiler, only
+            /// that one is left of the match.
+            #[inline(always)]
+            pub fn select<A: OfField>(self, action: A) -> A::Output {
+                match self { $(Self::$variant => action.act_on::<{ Self::$variant as u32 }>(),)* }
             }
 
             /// Whether every kernel has it.
@@ -39,6 +45,14 @@ macro_rules! fields {
     };
 }
 
+/// See [`Field::select`].
+pub trait OfField {
+    /// What it results in
+    type Output;
+    /// Does it for the field with that number.
+    fn act_on<const FIELD: u32>(self) -> Self::Output;
+}
+
 /// One row of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct FieldSpec {
@@ -48,28 +62,28 @@ pub struct FieldSpec {
     pub way: ReadMethod,
     /// What is lost without it
     pub need: Need,
-    /// Where it is, by kernel version and architecture; the first that exists is the one
+    /// Its locations, by kernel version and architecture; the first one that exists is used
     pub places: &'static [FieldLocation],
 }
 
-/// A place of a field.
+/// A location of a field.
 #[derive(Clone, Copy, Debug)]
 pub struct FieldLocation {
     /// The structure's name
     pub structure: &'static str,
-    /// Members down to the field, joined by dots; anonymous members are passed over
+    /// Members down to the field, joined by dots; anonymous members are skipped
     pub path: &'static str,
     /// Bytes to add to what BTF says: an index into an array
     pub plus: u32,
 }
 
-/// How a field is read where the kernel allows both.
+/// How a field is read if the kernel allows both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadMethod {
     /// Through a pointer that the verifier knows, with a plain load
     Direct,
-    /// With `bpf_probe_read_kernel`: the pointer came out of another such read, or the field is
-    /// read so seldom that it does not matter
+    /// With `bpf_probe_read_kernel`, or since 6.2 with a plain load of any address: the pointer came from another such
+    /// read
     Probe,
     /// Never read: its offset is used to find the structure around a member
     Offset,
@@ -84,12 +98,11 @@ pub enum Need {
     Optional(&'static str),
 }
 
-/// What the programs get for a field that does not exist in this kernel; for others its offset in
-/// bytes.
-pub const ABSENT: u32 = u32::MAX;
+/// The offset of a field that does not exist in this kernel; other fields have their offset in bytes. The largest
+/// number that an instruction's immediate extends with zeros.
+pub const ABSENT: u32 = i32::MAX as u32;
 
 const EXE: Need = Need::Optional("the executable's path");
-const QUEUE: Need = Need::Optional("the namespace and name of a queue behind a descriptor");
 const NAMESPACES: Need = Need::Optional("namespaces that no process is in, and their destruction");
 const PROCESS: Need = Need::Optional("the process's other namespaces");
 const USER: Need = Need::Optional("users in their own namespaces");
@@ -102,8 +115,8 @@ const SETTINGS: Need = Need::Optional("writes of other namespaces' settings");
 
 fields! {
     // Registers. x86: arch/x86/include/asm/ptrace.h; arm64: arch/arm64/include/asm/ptrace.h, where
-    // regs[0] holds the result at the exit and orig_x0 the first argument. Of the number, 32 bits are read: `orig_ax` is
-    // an unsigned long, `syscallno` an s32.
+    // regs[0] holds the result at the exit and orig_x0 the first argument. Of the number, 32 bits are read: `orig_ax`
+    // is an unsigned long, `syscallno` an s32.
     RegNumber: Direct, Need::Required, [("pt_regs", "orig_ax", 0), ("pt_regs", "syscallno", 0)];
     RegArg0: Direct, Need::Required, [("pt_regs", "di", 0), ("pt_regs", "orig_x0", 0)];
     RegArg1: Direct, Need::Required, [("pt_regs", "si", 0), ("pt_regs", "regs", 8)];
@@ -124,7 +137,7 @@ fields! {
     TaskComm: Direct, Need::Required, [("task_struct", "comm", 0)];
     TaskPid: Direct, Need::Required, [("task_struct", "pid", 0)];
     TaskTgid: Direct, Need::Required, [("task_struct", "tgid", 0)];
-    TaskFiles: Probe, QUEUE, [("task_struct", "files", 0)];
+    TaskFiles: Probe, Need::Required, [("task_struct", "files", 0)];
     TaskGroupLeader: Probe, Need::Required, [("task_struct", "group_leader", 0)];
     TaskRealParent: Probe, Need::Required, [("task_struct", "real_parent", 0)];
     TaskStartBoottime: Probe, Need::Required, [("task_struct", "start_boottime", 0), ("task_struct", "real_start_time", 0)];
@@ -169,8 +182,8 @@ fields! {
 
     MmExeFile: Probe, EXE, [("mm_struct", "exe_file", 0)];
     FileMount: Probe, EXE, [("file", "f_path.mnt", 0), ("file", "__f_path.mnt", 0)];
-    FileDentry: Probe, EXE, [("file", "f_path.dentry", 0), ("file", "__f_path.dentry", 0)];
-    DentryParent: Probe, EXE, [("dentry", "d_parent", 0)];
+    FileDentry: Probe, Need::Required, [("file", "f_path.dentry", 0), ("file", "__f_path.dentry", 0)];
+    DentryParent: Probe, Need::Required, [("dentry", "d_parent", 0)];
     DentryName: Probe, EXE, [("dentry", "d_name.name", 0), ("dentry", "__d_name.name", 0)];
     DentryNameLen: Probe, EXE, [("dentry", "d_name.len", 0), ("dentry", "__d_name.len", 0)];
     DentryHashed: Probe, Need::Optional("the mark of a deleted executable"), [("dentry", "d_hash.pprev", 0)];
@@ -179,21 +192,21 @@ fields! {
     MountParent: Probe, EXE, [("mount", "mnt_parent", 0)];
     MountMountpoint: Probe, EXE, [("mount", "mnt_mountpoint", 0)];
 
-    FilesFdt: Probe, QUEUE, [("files_struct", "fdt", 0)];
-    FdtableFd: Probe, QUEUE, [("fdtable", "fd", 0)];
-    FdtableMax: Probe, QUEUE, [("fdtable", "max_fds", 0)];
-    FileInode: Probe, QUEUE, [("file", "f_inode", 0)];
-    InodeSb: Probe, QUEUE, [("inode", "i_sb", 0)];
-    InodeNumber: Probe, QUEUE, [("inode", "i_ino", 0)];
-    SbMagic: Probe, QUEUE, [("super_block", "s_magic", 0)];
-    SbInfo: Probe, QUEUE, [("super_block", "s_fs_info", 0)];
-    SbDev: Probe, QUEUE, [("super_block", "s_dev", 0)];
+    FilesFdt: Probe, Need::Required, [("files_struct", "fdt", 0)];
+    FdtableFd: Probe, Need::Required, [("fdtable", "fd", 0)];
+    FdtableMax: Probe, Need::Required, [("fdtable", "max_fds", 0)];
+    FileInode: Probe, Need::Required, [("file", "f_inode", 0)];
+    InodeSb: Probe, Need::Required, [("inode", "i_sb", 0)];
+    InodeNumber: Probe, Need::Required, [("inode", "i_ino", 0)];
+    SbMagic: Probe, Need::Required, [("super_block", "s_magic", 0)];
+    SbInfo: Probe, Need::Required, [("super_block", "s_fs_info", 0)];
+    SbDev: Probe, Need::Required, [("super_block", "s_dev", 0)];
     VfsmountSb: Probe, NAMESPACES, [("vfsmount", "mnt_sb", 0)];
     SbType: Probe, NAMESPACES, [("super_block", "s_type", 0)];
     SbInstances: Probe, NAMESPACES, [("super_block", "s_instances", 0)];
     FsSupers: Probe, NAMESPACES, [("file_system_type", "fs_supers.first", 0)];
 
-    // What a look at what exists reads (`iter/task_file`, `iter/task_vma`).
+    // What a snapshot reads (`iter/task_file`, `iter/task_vma`).
     FilePrivate: Probe, HOLDERS, [("file", "private_data", 0)];
     SeqPrivate: Probe, HOLDERS, [("seq_file", "private", 0)];
     IpcProcIterNs: Probe, HOLDERS, [("ipc_proc_iter", "ns", 0)];
@@ -202,8 +215,8 @@ fields! {
     VmaFile: Probe, HOLDERS, [("vm_area_struct", "vm_file", 0)];
     VmaStart: Probe, HOLDERS, [("vm_area_struct", "vm_start", 0)];
     VmaEnd: Probe, HOLDERS, [("vm_area_struct", "vm_end", 0)];
-    // What ways to objects are seen by that are no operations.
-    FileMode: Probe, ACCESSES, [("file", "f_mode", 0)];
+    // What the auxiliary probes read.
+    FileMode: Probe, Need::Required, [("file", "f_mode", 0)];
     DentryInode: Probe, ACCESSES, [("dentry", "d_inode", 0)];
     DentrySb: Probe, ACCESSES, [("dentry", "d_sb", 0)];
     SeqFile: Probe, ACCESSES, [("seq_file", "file", 0)];

@@ -40,7 +40,7 @@ pub enum Effect {
     Read,
     /// It uses the object.
     Use,
-    /// It gives an object, and creates it if the flags say so.
+    /// It returns an object, and creates it if the flags say so.
     Create {
         /// Which argument has the flags
         flags: u8,
@@ -58,8 +58,8 @@ pub enum Effect {
     Unlink,
 }
 
-/// When the kernel takes something from the caller's memory: semaphore operations, a message's type, a time limit,
-/// attributes, a name. Where [`crate::record::flag::INDIRECT`] is set, it does so always.
+/// When the kernel copies something from the caller's memory: semaphore operations, a message's type, a time limit,
+/// attributes, a name. If [`crate::record::flag::INDIRECT`] is set, it always does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Memory {
     /// Never
@@ -75,7 +75,7 @@ pub enum Memory {
 }
 
 macro_rules! operations {
-    ($($variant:ident $number:literal $name:literal $family:ident $target:ident $detail:ident
+    ($($variant:ident $number:literal $name:literal $object_kind:ident $target:ident $detail:ident
        $memory:expr, $effect:expr, $blocks:literal;)*) => {
         /// A logical IPC operation, named as its man page (section 2 or 3) is.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -94,8 +94,8 @@ macro_rules! operations {
             }
 
             /// The kind of object that the operation works on.
-            pub const fn family(self) -> Family {
-                match self { $(Self::$variant => Family::$family,)* }
+            pub const fn object_kind(self) -> ObjectKind {
+                match self { $(Self::$variant => ObjectKind::$object_kind,)* }
             }
 
             /// What its first argument names.
@@ -108,7 +108,7 @@ macro_rules! operations {
                 match self { $(Self::$variant => Detail::$detail,)* }
             }
 
-            /// When the kernel takes something from the caller's memory.
+            /// When the kernel copies something from the caller's memory.
             pub const fn memory(self) -> Memory {
                 match self { $(Self::$variant => $memory,)* }
             }
@@ -166,7 +166,7 @@ operations! {
 
 /// A kind of IPC object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Family {
+pub enum ObjectKind {
     /// System V shared memory
     Shm,
     /// System V semaphores
@@ -177,8 +177,8 @@ pub enum Family {
     Mq,
 }
 
-impl Family {
-    /// All families.
+impl ObjectKind {
+    /// All kinds.
     pub const ALL: [Self; 4] = [Self::Shm, Self::Sem, Self::Msg, Self::Mq];
 
     /// `shm`, `sem`, `msg` or `mq`.
@@ -207,17 +207,33 @@ impl Op {
         matches!(self.target(), OpTarget::Descriptor)
     }
 
-    /// Whether the call can make or remove an object, change whose it is, or attach it.
+    /// Whether the call can create or remove an object, change its owner, or attach it.
     pub const fn changes_objects(self) -> bool {
         !matches!(self.effect(), Effect::Read | Effect::Use)
     }
 
-    /// Whether the call can make the object that it gives.
+    /// Whether the call can create the object that it returns.
     pub const fn makes_objects(self) -> bool {
         matches!(self.effect(), Effect::Create { .. })
     }
 
-    /// Whether the kernel can take something from the caller's memory.
+    /// Whether it looks up a System V object by its key.
+    pub const fn looks_up(self) -> bool {
+        matches!(self, Self::Shmget | Self::Semget | Self::Msgget)
+    }
+
+    /// Whether it sends or receives a message.
+    pub const fn carries_message(self) -> bool {
+        matches!(self, Self::Msgsnd | Self::Msgrcv | Self::MqSend | Self::MqReceive)
+    }
+
+    /// Whether its calls can be in a `BatchRecord`: those that can block, and those that look up an object, if they
+    /// fail.
+    pub const fn can_be_batched(self) -> bool {
+        matches!(self, Self::Semop) || self.carries_message() || self.looks_up()
+    }
+
+    /// Whether the kernel can copy something from the caller's memory.
     pub const fn reads_memory(self) -> bool {
         !matches!(self.memory(), Memory::Never)
     }
@@ -240,8 +256,8 @@ pub enum Timeout {
     Time32 = 2,
 }
 
-/// What a system-call number means: an operation and the variant of its arguments, or one of the
-/// other calls that the programs look at. `0` in a dispatch table means "not ours".
+/// What a system-call number means: an operation and the variant of its arguments, or another call that the programs
+/// handle. `0` in a dispatch table means "not ours".
 ///
 /// Bits 0–4: number of the operation, or a value above [`COUNT`]; bits 5–6: [`Timeout`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -250,11 +266,11 @@ pub struct SyscallCode(pub u8);
 impl SyscallCode {
     /// A call that reads from a descriptor.
     pub const READ: Self = Self(27);
-    /// A call that opens a file, and gives its descriptor.
+    /// A call that opens a file and returns its descriptor.
     pub const OPEN: Self = Self(28);
-    /// `fsmount(2)`: the descriptor that it gives is of the root of a new mount.
+    /// `fsmount(2)`: the returned descriptor refers to the root of a new mount.
     pub const MOUNT: Self = Self(28 | 1 << Self::TIMEOUT_SHIFT);
-    /// `pidfd_getfd(2)`: the descriptor that it gives is another process's.
+    /// `pidfd_getfd(2)`: the returned descriptor is a copy of another process's.
     pub const RECEIVE: Self = Self(28 | 2 << Self::TIMEOUT_SHIFT);
     /// `ipc(2)`: the operation is in its first argument.
     pub const IPC: Self = Self(29);
@@ -281,9 +297,9 @@ impl SyscallCode {
         1 << self.kind()
     }
 
-    /// Whether something is to be remembered when the call enters the kernel: when that was, what its
-    /// descriptor leads to, what the kernel is about to take from the caller's memory, or the namespace
-    /// that the thread may be about to leave.
+    /// Whether the programs note something when the call enters the kernel: the time, the file behind its descriptor,
+    /// what the kernel is about to copy from the caller's memory, or the namespace that the thread may be about to
+    /// leave.
     pub const fn needs_entry(self) -> bool {
         match self.op() {
             Some(op) => op.blocks() || op.takes_descriptor() || op.reads_memory(),
@@ -306,7 +322,7 @@ impl SyscallCode {
     }
 }
 
-/// The calling convention by which a call came in.
+/// The calling convention of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Abi {
@@ -323,7 +339,7 @@ pub enum Abi {
 }
 
 impl Abi {
-    /// All of them, in the order of their numbers.
+    /// All ABIs, in the order of their numbers.
     pub const ALL: [Self; 5] = [Self::X86_64, Self::I386, Self::X32, Self::Aarch64, Self::Arm];
 
     /// The name in events.

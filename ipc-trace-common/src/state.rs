@@ -1,4 +1,4 @@
-//! The values of the maps that both sides touch, the filters' bits and the counters.
+//! The values of the maps that both the eBPF programs and user space use, the filters' bits, and the counters.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -13,54 +13,55 @@ use crate::{
 pub struct Counters {
     /// Calls that a program saw return
     pub seen: u64,
-    /// Calls that a filter took out
+    /// Calls that a filter removed
     pub filtered: u64,
     /// Records put into the ring
     pub emitted: u64,
     /// Calls for which the ring had no room
     pub dropped: u64,
-    /// Calls that the kernel never made; they are none of the others
+    /// Calls that the kernel never made; the other counters don't include them
     pub not_made: u64,
-    /// Those of them for which the ring had no room
+    /// Calls among `not_made` for which the ring had no room
     pub not_made_dropped: u64,
-    /// On the control ring, what can be told again and was not told, as others would have found no room
+    /// On the control ring: repeatable records that were held back, so that others find room
     pub withheld: u64,
-    /// Padding, to a line of the cache
+    /// Padding to a cache line
     pub reserved: u64,
 }
 
 /// The row of the control ring's records in the counters' array; operations have their numbers.
 pub const CONTROL_ROW: u32 = 0;
-/// The row that counts calls which were sent in batches, for the eBPF programs' own use.
+/// The row that counts calls which were sent in batches. Only the eBPF programs use it.
 pub const BATCH_ROW: u32 = op::COUNT as u32 + 1;
-/// The row that counts how often programs that come in [`copies`] were run: `seen` by another than the meter first,
-/// `filtered` of those by the meter all the same, `dropped` what was lost although one was run.
+/// The row that counts runs of programs that come in [`copies`]. `seen`: a copy other than the meter ran first;
+/// `filtered`: the meter ran for those all the same; `dropped`: events lost although a copy ran.
 pub const COPIES_ROW: u32 = op::COUNT as u32 + 2;
-/// Rows of the counters' array that belong to one CPU, of which the first are used.
+/// Rows of the counters' array for each CPU; the first ones are used.
 pub const COUNTER_ROWS: u32 = (op::COUNT as u32 + 3).next_multiple_of(4);
 
-/// Programs that come in several copies, as a thread may be preempted inside of each.
+/// Programs that come in several copies, as a thread can be preempted inside any of them.
 pub mod copies {
-    /// How many copies there are, numbered from 1; number 0 is a program by fprobe. A thread is inside of one at a
-    /// time, so an event can be lost only while as many threads as there are copies are preempted on one CPU, each
-    /// in another. With four, eight threads that do nothing but calls lost none of 96,000, and with three 231.
+    /// How many copies there are, numbered from 1; number 0 is a program by fprobe. A thread is inside one copy at a
+    /// time, so an event can be lost only while as many threads as there are copies are preempted on one CPU, each in
+    /// another copy. With four copies, eight threads that do nothing but calls lost none of 96,000; with three copies
+    /// they lost 231.
     pub const COUNT: u64 = 6;
-    /// The copy of which it is counted how often it was left out. Copies are run from the last one on.
+    /// The copy whose skipped runs are counted. Copies run from the last one to the first.
     pub const METER: u64 = COUNT;
 
-    /// Rows of tracepoints in [`cookie`]; those of functions are below.
+    /// Rows of tracepoints in [`cookie`]; lower rows are functions.
     pub const PROCESS_EXIT: u64 = 0xff;
     /// `sched_process_exec`
     pub const PROCESS_EXEC: u64 = 0xfe;
     /// `task_newtask`
     pub const TASK_NEWTASK: u64 = 0xfd;
 
-    /// What the attachment of a copy says of it.
+    /// The cookie of a copy's attachment.
     pub const fn cookie(row: u64, copy: u64) -> u64 {
         row | copy << 8
     }
 
-    /// The row in [`crate::hooks::AUX_PROBES`], or that of a tracepoint.
+    /// The row in [`crate::hooks::AUX_PROBES`], or the tracepoint's row.
     pub const fn row(cookie: u64) -> u64 {
         cookie & 0xff
     }
@@ -71,13 +72,13 @@ pub mod copies {
     }
 }
 
-/// What a dropped call is counted under.
+/// The key under which dropped calls are counted.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, KnownLayout, Immutable,
 )]
 #[repr(C)]
 pub struct DropKey {
-    /// The caller's namespace; `0` where the table was full
+    /// The caller's namespace; `0` if the table was full
     pub inum: u32,
     /// Its generation
     pub generation: u32,
@@ -87,44 +88,51 @@ pub struct DropKey {
     pub error: u16,
 }
 
-/// Places for what is remembered of threads, by the low bits of their tids.
+/// Slots for the state of threads, by the low bits of their tids.
 pub const SLOT_COUNT: u32 = 1 << 16;
-/// How many threads are remembered beside those, whose places others have.
+/// Further slots, for threads whose own slot is taken.
 pub const SPILLED_SLOTS: u32 = 1 << 17;
 
-/// Places for [`BatchSlot`]es.
-pub const BATCHES: u32 = 1 << 12;
+/// Slots for [`BatchSlot`]s: a power of two. They are one value of a map, for which kernels have a limit
+/// (`KMALLOC_MAX_SIZE` in `array_map_alloc_check`, kernel/bpf/arraymap.c, 5.10).
+pub const BATCHES: u32 = 1 << 11;
+const _: () = assert!(BATCHES as usize * size_of::<BatchSlot>() <= 4 << 20);
 
-/// A thread's calls that have not been sent yet. Once the gate is closed it is the reader's.
+/// A thread's calls that have not been sent yet. After tracing stops, the reader takes them.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct BatchSlot {
-    /// Whose it is; `0`: nobody's
+    /// The owning thread; `0`: none
     pub pid_tgid: u64,
-    /// When the call that the thread is in began; `0`: it is in none that is going to be among these
+    /// When the thread's current call began; `0`: it isn't in a call that will be part of this batch
     pub enter_ns: u64,
-    /// That call's `Outcome::what`
+    /// That call, as a packed `PackedCall`
     pub what: u64,
-    /// That call's size, as it lies above the result in an `Outcome`
+    /// The length of the message that it sends
     pub size: u64,
-    /// `struct nsproxy *` of the thread when this was begun
+    /// `struct nsproxy *` of the thread when the batch began
     pub nsproxy: u64,
-    /// Its `struct cred *` then
+    /// `struct cred *` of the thread when the batch began
     pub cred: u64,
-    /// How many moves between cgroups there had been then
-    pub moves: u32,
-    /// What tells the call that the thread is in from others, for the eBPF programs' own use
-    pub entered: u32,
-    /// How many calls there are, by the kind of their code
-    pub counts: [u32; 32],
+    /// [`gate::CHANGES`] when the batch began, or was renewed
+    pub changes: u64,
+    /// Identifies the thread's current or last call, by its number and whether its ABI is one of 32 bits. Only the
+    /// eBPF programs use it.
+    pub entered: u64,
+    /// The thread's last calls with even and with odd numbers: each as in `entered`, as in `what` without the id,
+    /// and the operation's bit. Only the eBPF programs use it.
+    pub recent: [[u64; 3]; 2],
+    /// The queue of the batch's calls on queues, as the kernel has it: file, inode, inode number, superblock, IPC
+    /// namespace. Only the eBPF programs use it.
+    pub queue: [u64; 5],
     /// The calls
     pub record: BatchRecord,
 }
 
-/// In [`BatchSlot::pid_tgid`]: the batch is its thread's no more, and user space's.
-pub const NOBODYS: u64 = u64::MAX;
+/// In [`BatchSlot::pid_tgid`]: the batch belongs to user space, and no longer to its thread.
+pub const UNOWNED: u64 = u64::MAX;
 
-/// A call that a thread is in, whose [`BatchSlot`] was taken from it meanwhile.
+/// A thread's current call, after its [`BatchSlot`] was taken from it.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct NotedCall {
@@ -132,53 +140,53 @@ pub struct NotedCall {
     pub enter_ns: u64,
     /// [`BatchSlot::what`]
     pub what: u64,
-    /// The queue that it is on
+    /// The call's queue
     pub queue: QueueRef,
     /// The thread's context
     pub context: u64,
 }
 
-/// How long repeated accesses of one kind are counted, and not told of, after one was: nanoseconds.
-pub const FOLD_NS: u64 = 1_000_000_000;
-/// Kinds of accesses that can be counted at a time.
-pub const FOLDS: u32 = 1 << 11;
+/// How long repeated accesses of one kind are coalesced after one was reported, nanoseconds.
+pub const COALESCE_NS: u64 = 1_000_000_000;
+/// Kinds of accesses that can be coalesced at a time.
+pub const MAX_COALESCED: u32 = 1 << 11;
 
-/// Accesses that are the same but for their time: what their [`crate::record::AccessRecord`]s have in common.
+/// Accesses that differ only in their time: the fields that their [`crate::record::AccessRecord`]s share.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, KnownLayout, Immutable,
 )]
 #[repr(C)]
-pub struct FoldKey {
+pub struct CoalescedKey {
     /// The thread, and above it the process
     pub pid_tgid: u64,
     /// As in the record
     pub file: u64,
-    /// Whose it is, as in the record
+    /// The namespace of the object, as in the record
     pub ns: crate::record::NsRef,
-    /// A [`crate::record::Channel`]
+    /// A [`crate::record::AccessPath`]
     pub channel: u32,
     /// Padding
     pub reserved: u32,
 }
 
-/// What is known of such accesses.
+/// The state of such accesses.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
 )]
 #[repr(C)]
-pub struct Fold {
-    /// When one was told of
+pub struct Coalesced {
+    /// When an access was last reported
     pub sent_ns: u64,
-    /// How many were not told of
+    /// How many accesses were coalesced since
     pub count: u64,
 }
 
-/// Rare conditions of the eBPF programs: counted, and logged by the namespace list, so never per event.
+/// Rare conditions of the eBPF programs: counted, and logged when the namespaces are listed, so never per event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Diagnostic {
-    /// There was no slot for a thread, as its own was another's and the spill is full: when its call began,
-    /// and what it took from memory, could not be noted.
+    /// A thread got no slot, as its own was taken and the spill is full: when its call began, and what it took from
+    /// memory, could not be noted.
     NoSlotForCall = 0,
     /// More combinations of namespace, operation and error were dropped than the table holds.
     DropTableFull = 1,
@@ -188,22 +196,22 @@ pub enum Diagnostic {
     NamespaceTableFull = 3,
     /// A kernel field could not be read.
     Unreadable = 4,
-    /// A process has more descriptors than are looked at when it gets into another namespace.
+    /// A process that entered another namespace has more descriptors than are inspected.
     ManyDescriptors = 5,
     /// More processes hold files of other namespaces' /proc/sysvipc than there is room for.
     ReadersFull = 6,
     /// No slot: the namespace that a thread was about to leave could not be noted.
     NoSlotForMove = 7,
-    /// No slot: who made a call could not be told.
+    /// No slot: the caller could not be described.
     NoSlotForTask = 8,
-    /// No slot: that a call made an object could not be noted.
+    /// No slot: the creation of an object by a call could not be noted.
     NoSlotForCreation = 9,
-    /// Names and structures of more calls at a time than there is room for: they were read at the return.
+    /// Too many calls at a time whose names and structures must be kept: they were read at the return.
     InputsFull = 10,
 }
 
 impl Diagnostic {
-    /// All of them, in the order of their numbers.
+    /// All diagnostics, in the order of their numbers.
     pub const ALL: [Self; DIAGNOSTICS as usize] = [
         Self::NoSlotForCall,
         Self::DropTableFull,
@@ -218,7 +226,7 @@ impl Diagnostic {
         Self::InputsFull,
     ];
 
-    /// Its name in what the program says.
+    /// The name in the program's output.
     pub const fn name(self) -> &'static str {
         match self {
             Self::NoSlotForCall => "no_slot_for_call_entry",
@@ -261,35 +269,40 @@ pub mod filter {
     pub const CGROUP: u32 = 1 << 8;
 }
 
-/// Values that a filter's table has room for.
+/// How many values a filter's table can hold.
 pub const FILTER_VALUES: u32 = 1024;
 
-/// Cgroups that the filter for containers has room for: others are judged in user space.
+/// How many cgroups the container filter can hold; user space filters the others.
 pub const FILTER_CGROUPS: u32 = 1 << 16;
 
-/// What the programs do: the low half of the gate. The high half is the tracer's own process, in the
-/// initial pid namespace, which is not traced.
+/// What the programs do: the low half of the gate. The high half is the tracer's own process, in the initial pid
+/// namespace, which is not traced.
 pub mod gate {
-    /// Nothing yet: programs only mark that they were run, for the self-test
+    /// Self-test: programs only mark that they ran
     pub const TEST: u32 = 0;
-    /// Moves, births, ends, and calls that change objects only
+    /// Only moves, creations, ends, and calls that change objects
     pub const CONTROL: u32 = 1;
-    /// Everything
+    /// Tracing: everything
     pub const OPEN: u32 = 2;
-    /// Nothing more
+    /// Stopped: nothing more
     pub const CLOSED: u32 = 3;
 
-    /// Words of the gate's map: the gate itself, and beside it
-    pub const WORDS: u32 = 5;
-    /// the operations, by their bits, of whose calls it is known whether they made an object,
-    pub const BIRTHS: u32 = 1;
-    /// how far into a task's stack its registers lie, for kernels that do not say,
+    /// Words of the gate's map: the gate itself, followed by
+    pub const WORDS: u32 = 6;
+    /// the operations, as bits, for which it is known whether a call created its object,
+    pub const CREATED_KNOWN_OPS: u32 = 1;
+    /// the distance from a task's stack to its registers, for kernels that don't report it,
     pub const REGISTERS: u32 = 2;
-    /// when tracing began: calls of threads that are older may have begun before it,
+    /// when tracing began: calls of older threads may have begun before it,
     pub const STARTED: u32 = 3;
-    /// and the kernel's address of the inode of the executable that the tracer runs, which stays where it is while it
-    /// runs. The namespace list notes it.
+    /// and the kernel's address of the inode of the tracer's executable, which stays the same while it runs. The
+    /// namespace list notes it,
     pub const EXECUTABLE: u32 = 4;
+    /// and what ends batches when it changes: how often threads were moved between cgroups, and in the high half the
+    /// number of the period. Where calls are not timed, user space begins one each second; and when tracing ends.
+    pub const CHANGES: u32 = 5;
+    /// The next period, as a summand.
+    pub const PERIOD: u64 = 1 << 32;
 
     /// The gate's value.
     pub const fn value(gate: u32, self_pid: u32) -> u64 {
@@ -297,26 +310,25 @@ pub mod gate {
     }
 }
 
-/// Places in the table of functions whose programs were run while the gate stood at `gate::TEST`: by
-/// the call's place in [`hooks::Dispatch`], for the entry and then for the return; and then by the row of
-/// [`hooks::AUX_PROBES`].
+/// Entries in the table of programs that ran while the gate was `gate::TEST`: by the call's index in
+/// [`hooks::Dispatch`], for the entry and then for the return; then by the row of [`hooks::AUX_PROBES`].
 pub const FIRED: u32 = OF_CALLS + hooks::AUX_PROBES.len() as u32;
-/// Those of calls.
+/// The entries for calls.
 const OF_CALLS: u32 = 2 * size_of::<hooks::Dispatch>() as u32;
 
-/// The place of the program at a function's entry or return, for a call.
+/// The entry of the program at a function's entry or return, for a call.
 pub const fn fired_at(place: usize, entry: bool) -> u32 {
     (2 * place + if entry { 0 } else { 1 }) as u32
 }
 
-/// The place of the program of a row of [`hooks::AUX_PROBES`].
+/// The entry of the program of a row of [`hooks::AUX_PROBES`].
 pub const fn way_fired_at(row: usize) -> u32 {
     OF_CALLS + row as u32
 }
 
-/// The first inode number that the namespace table covers. `PROC_IPC_INIT_INO` is 0xEFFFFFFF and
-/// `PROC_DYNAMIC_FIRST` 0xF0000000, from where numbers are given out densely, the lowest free one
-/// first (include/linux/proc_ns.h, `proc_alloc_inum`, fs/proc/generic.c).
+/// The first inode number that the namespace table covers. `PROC_IPC_INIT_INO` is 0xEFFFFFFF and `PROC_DYNAMIC_FIRST`
+/// 0xF0000000, from where numbers are allocated densely, the lowest free one first (include/linux/proc_ns.h,
+/// `proc_alloc_inum`, fs/proc/generic.c).
 pub const FIRST_INUM: u32 = 0xEFFF_FFF0;
 /// Entries of the namespace table; numbers beyond go to its spill.
 pub const INUMS: u32 = 1 << 17;
@@ -325,9 +337,9 @@ pub const HOST_INUM: u32 = 0xEFFF_FFFF;
 
 const _: () = {
     assert!(size_of::<Counters>() == 64);
-    assert!(size_of::<BatchSlot>() == 184 + size_of::<BatchRecord>());
+    assert!(size_of::<BatchSlot>() == 152 + size_of::<BatchRecord>());
     assert!((hooks::AUX_PROBES.len() as u64) < copies::TASK_NEWTASK);
     assert!(size_of::<DropKey>() == 12);
-    assert!(size_of::<FoldKey>() == 32);
-    assert!(size_of::<Fold>() == 16);
+    assert!(size_of::<CoalescedKey>() == 32);
+    assert!(size_of::<Coalesced>() == 16);
 };

@@ -1,6 +1,6 @@
-//! Rare conditions go to the user's log from here. The verification of this program takes as long as that of all
-//! else together, so it is a program of its own, an iterator like the namespace list but for its single step, that is
-//! loaded when there is something to tell. Each of its messages carries the name and the path of this module, whose
+//! Writes rare conditions to the user's log. Verifying this program takes as long as verifying all the others
+//! together. So it is a program of its own, an iterator like the namespace list but with a single step, that is
+//! loaded when there is something to log. Each of its messages carries the name and the path of this module, whose
 //! letters are instructions: so both are short.
 
 use aya_log_ebpf::{info, warn};
@@ -8,7 +8,7 @@ use ipc_trace_common::state::Diagnostic;
 
 use crate::base::counts;
 
-/// `struct bpf_iter__task`, of which the first step alone does anything.
+/// `struct bpf_iter__task`; only the first step does anything.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task")]
 fn diagnostics(ctx: *mut u64) -> i32 {
@@ -45,18 +45,21 @@ fn diagnostics(ctx: *mut u64) -> i32 {
     if let Some(n) = counts::diagnosed(Diagnostic::DropTableFull) {
         warn!(&ctx, "{} lost calls are counted without their namespace: too many kinds", n);
     }
-    // Nothing to worry about: it happens at the start.
+    // Harmless: it happens at the start.
     if let Some(n) = counts::diagnosed(Diagnostic::MoveWithoutEntry) {
         info!(&ctx, "{} moves between namespaces had begun before the start: not shown", n);
     }
     if let Some(n) = counts::diagnosed(Diagnostic::NamespaceTableFull) {
-        warn!(&ctx, "{} times no room for a namespace: lives of its number are not told apart", n);
+        warn!(
+            &ctx,
+            "{} times no room for a namespace: generations of its number are not distinguished", n
+        );
     }
     if let Some(n) = counts::diagnosed(Diagnostic::Unreadable) {
         warn!(&ctx, "{} times a field of the kernel could not be read", n);
     }
     if let Some(n) = counts::diagnosed(Diagnostic::ManyDescriptors) {
-        warn!(&ctx, "{} moves of processes with more descriptors than are looked at", n);
+        warn!(&ctx, "{} moves of processes with more descriptors than are inspected", n);
     }
     if let Some(n) = counts::diagnosed(Diagnostic::ReadersFull) {
         warn!(&ctx, "{} more processes hold others' /proc/sysvipc than are followed", n);

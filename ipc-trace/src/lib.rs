@@ -1,10 +1,12 @@
-//! Traces System V and POSIX-queue IPC by IPC namespace. `ARCHITECTURE.md` draws the way of an event through
+//! Traces System V and POSIX-queue IPC by IPC namespace. `ARCHITECTURE.md` describes the path of an event through
 //! these modules, and which may import which.
 
 mod cli;
 mod commands;
 mod engine;
 mod event;
+#[cfg(test)]
+mod fuzzing;
 mod input;
 mod recorder;
 mod signals;
@@ -14,7 +16,7 @@ mod steps;
 
 pub use commands::main;
 
-/// An error with what is behind it, in one line.
+/// An error with its causes, in one line.
 pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,4 +1,4 @@
-//! ipc-trace: the program. All is in the library.
+//! ipc-trace: the program. The code is in the library.
 
 fn main() -> std::process::ExitCode {
     ipc_trace::main()

@@ -10,10 +10,10 @@ use std::{
 
 use crate::sources::clock::boot_ns;
 
-/// What is one signal: timeout(1) sends it to its child, and at once to the group that the child is in.
-const SAME_NS: u64 = 300_000_000;
+/// Signals within this time count as one: timeout(1) sends one to its child, and at once to the child's group.
+const SAME_SIGNAL_NS: u64 = 300_000_000;
 
-/// Whether the program was told to end.
+/// The state of termination signals.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Signals(Arc<SignalState>);
 
@@ -25,18 +25,18 @@ struct SignalState {
 }
 
 impl Signals {
-    /// Takes SIGINT and SIGTERM from here on.
+    /// Installs handlers for SIGINT and SIGTERM.
     ///
     /// # Errors
     /// They can't be handled.
     pub(crate) fn handle() -> io::Result<Self> {
-        // What is read once for the clock is read now, and not in a handler.
+        // The clock reads its offset once: now, and not in a handler.
         let _ = boot_ns();
         let signals = Self::default();
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            let told = signals.clone();
+            let state = signals.clone();
             // SAFETY: reading a clock and changing an atomic are safe in a handler (signal-safety(7)).
-            unsafe { signal_hook::low_level::register(signal, move || told.came(boot_ns())) }?;
+            unsafe { signal_hook::low_level::register(signal, move || state.came(boot_ns())) }?;
         }
         Ok(signals)
     }
@@ -44,18 +44,18 @@ impl Signals {
     fn came(&self, now: u64) {
         let SignalState { first, again } = &*self.0;
         let earlier = first.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
-        if earlier.is_err_and(|earlier| now.saturating_sub(earlier) > SAME_NS) {
+        if earlier.is_err_and(|earlier| now.saturating_sub(earlier) > SAME_SIGNAL_NS) {
             again.store(true, Ordering::Relaxed);
         }
     }
 
-    /// The program is to end.
+    /// Whether a signal has requested the end.
     #[must_use]
     pub(crate) fn end(&self) -> bool {
         self.0.first.load(Ordering::Relaxed) != 0
     }
 
-    /// It was told so again: it is to end now, whatever is lost by it.
+    /// Whether a second signal has requested an immediate end, even with losses.
     #[must_use]
     pub(crate) fn end_now(&self) -> bool {
         self.0.again.load(Ordering::Relaxed)
@@ -67,14 +67,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_signal_that_comes_twice_at_once_is_one() {
+    fn duplicate_signal_counts_once() {
         let signals = Signals::default();
         assert!(!signals.end());
         signals.came(5);
         signals.came(6);
-        signals.came(5 + SAME_NS);
+        signals.came(5 + SAME_SIGNAL_NS);
         assert!(signals.end() && !signals.end_now());
-        signals.came(6 + SAME_NS);
+        signals.came(6 + SAME_SIGNAL_NS);
         assert!(signals.end_now());
     }
 }

@@ -1,6 +1,6 @@
-//! Steps of scans, counted in tests: what grows faster than its input is found without a clock.
+//! Counts the steps of scans in tests: growth faster than linear is found without a clock.
 
-/// A scan made a step.
+/// Counts a step of a scan.
 #[inline(always)]
 pub(crate) fn step() {
     #[cfg(test)]
@@ -12,7 +12,7 @@ thread_local! {
     static STEPS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
-/// How many steps that takes.
+/// Counts the steps of `run`.
 #[cfg(test)]
 pub(crate) fn count_steps(run: impl FnOnce()) -> u64 {
     let before = STEPS.with(std::cell::Cell::get);

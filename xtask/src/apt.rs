@@ -41,7 +41,7 @@ impl Apt {
         bail!("apt-get could not install {}; its messages above say why", packages.join(", "));
     }
 
-    /// Installs the package that `what` is in, which is lacking.
+    /// Installs the package of `what`, which is missing.
     ///
     /// # Errors
     ///
@@ -59,7 +59,7 @@ impl Apt {
         self.install(&[package.to_owned()]).map(|_| ())
     }
 
-    /// Fetches the lists of packages. What comes of it shows later.
+    /// Fetches the lists of packages. A failure shows later.
     pub(crate) fn update(&mut self) -> anyhow::Result<()> {
         run_apt_get(&["update"])?;
         self.updated = true;

@@ -16,9 +16,12 @@ use anyhow::{Context as _, bail};
 use crate::toolchain::{self, Toolchain};
 
 /// The builds of the eBPF programs: the feature which makes the difference, the file which it becomes,
-/// and the environment variable which tells ipc-trace's build script where that is.
+/// and the environment variable which gives its path to ipc-trace's build script.
 const OBJECTS: [(Option<&str>, &str, &str); 2] =
     [(None, "plain.o", "IPC_TRACE_EBPF_PLAIN"), (Some("probe"), "probe.o", "IPC_TRACE_EBPF_PROBE")];
+/// The crates of the host's compiler, as cargo's options: always all of them, so that what they depend on has the same
+/// features in each step of the tests, and is built once.
+pub(crate) const TESTED_CRATES: [&str; 3] = ["--workspace", "--exclude", "ipc-trace-ebpf"];
 const BPF_TARGET: &str = "bpfel-unknown-none";
 /// Where the eBPF programs are built, in the workspace.
 const EBPF: &str = "target/ebpf";
@@ -113,7 +116,7 @@ fn kernel_side(root: &Path, toolchain: &Toolchain, quiet: bool) -> anyhow::Resul
         }
         let bytes = without_debug_info(&bytes)
             .with_context(|| format!("cannot strip {}", made.display()))?;
-        // Only what has changed is written, so that cargo does not build the other side anew.
+        // Only changes are written, so that cargo does not rebuild ipc-trace.
         let object = target.join(name);
         if fs::read(&object).ok().as_deref() != Some(&bytes) {
             fs::write(&object, &bytes)
@@ -182,7 +185,7 @@ fn run_cargo(mut command: Command, quiet: bool, what: &str) -> anyhow::Result<()
 }
 
 /// The cargo which runs us, in the workspace.
-fn host_cargo(root: &Path) -> Command {
+pub(crate) fn host_cargo(root: &Path) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root);
     command

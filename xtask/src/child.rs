@@ -1,4 +1,4 @@
-//! Processes that are not to outlive this one.
+//! Processes that must not outlive this one.
 
 use std::{os::unix::process::CommandExt as _, process::Command};
 

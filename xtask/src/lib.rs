@@ -1,4 +1,4 @@
-//! `cargo xtask`: sets up the kernel-side toolchain, builds, tests and shows `ipc-trace`.
+//! `cargo xtask`: sets up the eBPF toolchain, builds, tests and shows `ipc-trace`.
 //!
 //! Invariant: a command which needs something built first makes it itself, so that each of them
 //! works in a fresh clone.
@@ -10,14 +10,17 @@ mod build;
 mod child;
 pub mod containers;
 mod demo;
-mod mixed;
+mod fuzz;
+mod pictures;
 mod programs;
 mod scenarios;
+mod soak;
 mod tally;
 mod test;
 #[cfg(test)]
 mod tidy;
 mod toolchain;
+mod tools;
 pub mod tracer;
 mod vm;
 mod workload;
@@ -47,16 +50,20 @@ enum XtaskCommand {
     Vm(vm::VmArgs),
     /// Build, then trace the demo workload and report (needs root)
     Demo(demo::DemoArgs),
+    /// Run the fuzz targets, each on the kept corpus first
+    Fuzz(fuzz::FuzzArgs),
     /// Build, then measure what tracing costs (needs root)
     Bench(bench::BenchArgs),
-    /// Tell how large the kernel makes the programs, against what is stored
+    /// Print how large the kernel makes the programs, against what is stored
     #[command(subcommand)]
     Budget(budget::BudgetCommand),
-    /// Build, then play small scenes that have, or have not, to be found (needs root)
+    /// Build, then run scenarios that must, or must not, lead to findings (needs root)
     Scenarios(scenarios::Scenarios),
     /// Build, then trace a busy host for some time, which must lead to no finding (needs root)
-    Mixed(mixed::Mixed),
-    /// Run a program which makes IPC calls, for tests, the demo and benches
+    Soak(soak::SoakArgs),
+    /// Build, then make the pictures of the documents, in an emulated machine
+    Pictures,
+    /// Run a program that makes IPC calls, for tests, the demo and benches
     #[command(subcommand)]
     Workload(workload::Workload),
 }
@@ -77,10 +84,12 @@ pub fn main() -> ExitCode {
         XtaskCommand::Test(args) => test::main(&args),
         XtaskCommand::Vm(args) => vm::main(&args),
         XtaskCommand::Demo(args) => demo::main(&args),
+        XtaskCommand::Fuzz(args) => fuzz::main(&args),
         XtaskCommand::Bench(args) => bench::main(args),
         XtaskCommand::Budget(what) => budget::main(&what),
         XtaskCommand::Scenarios(args) => scenarios::main(&args),
-        XtaskCommand::Mixed(args) => mixed::main(&args),
+        XtaskCommand::Soak(args) => soak::main(&args),
+        XtaskCommand::Pictures => pictures::main(),
         XtaskCommand::Workload(workload) => workload::run(workload).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

@@ -1,6 +1,6 @@
 //! Programs that tests run beside the tracer, from Debian's packages.
 //!
-//! Invariant: nothing is started, and no setting of the machine is another one afterwards.
+//! Invariant: nothing is started, and no setting of the machine is changed.
 
 use std::{fs, path::Path};
 
@@ -29,7 +29,7 @@ const RUNTIMES: [(&str, &str); 4] = [
 
 /// A program of PostgreSQL's that is not on `PATH`, and its package.
 const POSTGRESQL: (&str, &str) = ("/usr/lib/postgresql/15/bin/initdb", "postgresql-15");
-/// The package that makes a cluster when a PostgreSQL is installed, and where it is told not to.
+/// The package that makes a cluster when a PostgreSQL is installed, and where that is disabled.
 const COMMON: [&str; 2] = ["postgresql-common", "/etc/postgresql-common/createcluster.conf"];
 
 /// What applies the patches of the tests of extensions, and its package.
@@ -44,7 +44,7 @@ pub(crate) fn ensure_git() -> anyhow::Result<()> {
     apt::program(GIT.0, GIT.1).map(drop)
 }
 
-/// Installs what the live tests lack.
+/// Installs what is missing for the live tests.
 ///
 /// # Errors
 ///

@@ -208,7 +208,7 @@ test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
     }
 
     #[test]
-    fn parts_may_end_anywhere() {
+    fn output_parts_may_end_anywhere() {
         let mut run = TestRun::new("tests");
         for byte in FAILING.trim_end().bytes() {
             run.read(&[byte]);
@@ -219,13 +219,13 @@ test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
     }
 
     #[test]
-    fn what_does_not_compile_is_one_failure() {
+    fn compile_error_is_one_failure() {
         assert_eq!(tally("", false).to_string(), "0 passed, 1 failed, 0 skipped");
         assert_eq!(tally("", true).to_string(), "0 passed, 0 failed, 0 skipped");
     }
 
     #[test]
-    fn a_program_which_died_is_one_more_failure() {
+    fn crashed_program_is_one_more_failure() {
         let tally = tally(&format!("{FAILING}\nrunning 2 tests\ntest c ... "), false);
         assert_eq!(tally.to_string(), "1 passed, 2 failed, 1 skipped");
     }

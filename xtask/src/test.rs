@@ -15,13 +15,16 @@ use anyhow::Context as _;
 
 use crate::{
     build::{self, Built},
-    mixed, programs,
+    fuzz, programs, soak,
     tally::{self, Tally},
-    vm,
+    tools, vm,
 };
 
 /// For how long a busy host is traced.
 const BUSY: Duration = Duration::from_secs(300);
+
+/// For how many seconds each fuzz target runs.
+const FUZZ_SECONDS: u64 = 3;
 
 /// A folder in which files are modules by a macro.
 const BY_MACROS: &str = "ipc-trace/src/engine/detect";
@@ -70,10 +73,14 @@ pub(crate) fn main(args: &TestArgs) -> anyhow::Result<ExitCode> {
                 eprintln!("error: {error:#}");
                 tally.fail("programs");
             }
-            for step in steps(args, &built) {
+            for step in steps(args, &built)? {
                 step.run(&mut tally)?;
             }
+            if !args.live_only && args.filter.is_none() {
+                in_fuzz_targets(&root, &mut tally);
+            }
             if args.all {
+                by_tools(&built, &mut tally);
                 on_a_busy_host(&built, &mut tally);
             }
             if args.machines() {
@@ -106,14 +113,40 @@ fn in_machines(args: &TestArgs, built: &Built, tally: &mut Tally) {
     println!("    {:.1} s", begin.elapsed().as_secs_f64());
 }
 
+fn in_fuzz_targets(root: &Path, tally: &mut Tally) {
+    heading("fuzz");
+    let begin = Instant::now();
+    if let Err(error) = fuzz::run_all(root, FUZZ_SECONDS, tally) {
+        eprintln!("error: {error:#}");
+        tally.fail("fuzz");
+    }
+    println!("    {:.1} s", begin.elapsed().as_secs_f64());
+}
+
+fn by_tools(built: &Built, tally: &mut Tally) {
+    for (name, check) in tools::CHECKS {
+        heading(name);
+        let begin = Instant::now();
+        match check(built) {
+            Ok(true) => tally.pass(),
+            Ok(false) => tally.fail(name),
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                tally.fail(name);
+            }
+        }
+        println!("    {:.1} s", begin.elapsed().as_secs_f64());
+    }
+}
+
 fn on_a_busy_host(built: &Built, tally: &mut Tally) {
-    heading("mixed");
-    match mixed::run(built.program(), BUSY, "auto") {
+    heading("soak");
+    match soak::run(built.program(), BUSY, "auto") {
         Ok(true) => tally.pass(),
-        Ok(false) => tally.fail("mixed"),
+        Ok(false) => tally.fail("soak"),
         Err(error) => {
             eprintln!("error: {error:#}");
-            tally.fail("mixed");
+            tally.fail("soak");
         }
     }
 }
@@ -141,8 +174,7 @@ enum StepKind {
     Tests,
 }
 
-fn steps(args: &TestArgs, built: &Built) -> Vec<TestStep> {
-    let host = ["--workspace", "--exclude", "ipc-trace-ebpf"];
+fn steps(args: &TestArgs, built: &Built) -> anyhow::Result<Vec<TestStep>> {
     let cargo = |words: &[&str]| {
         let mut command = built.cargo();
         command.args(words).env("IPC_TRACE_BIN", built.program()).env_remove("RUSTDOCFLAGS");
@@ -154,13 +186,15 @@ fn steps(args: &TestArgs, built: &Built) -> Vec<TestStep> {
     if !args.live_only && args.filter.is_none() {
         let mut fmt = cargo(&["fmt", "--all", "--check", "--"]);
         fmt.args(by_macros(built.root()));
+        fmt.args(fuzz::sources(built.root())?);
         let mut clippy = cargo(&["clippy"]);
-        clippy.args(host).args(["--all-targets", "--", "-D", "warnings"]);
+        clippy.args(build::TESTED_CRATES).args(["--all-targets", "--", "-D", "warnings"]);
         // `--all-targets` leaves them out, being no part of a plain `cargo test`.
-        let mut clippy_more = cargo(&["clippy", "--package", "xtask", "--test", "live"]);
-        clippy_more.args(["--test", "extend", "--", "-D", "warnings"]);
+        let mut clippy_more = cargo(&["clippy"]);
+        clippy_more.args(build::TESTED_CRATES);
+        clippy_more.args(["--test", "live", "--test", "extend", "--", "-D", "warnings"]);
         let mut doc = cargo(&["doc", "--no-deps", "--document-private-items"]);
-        doc.args(host).env("RUSTDOCFLAGS", "-D warnings");
+        doc.args(build::TESTED_CRATES).env("RUSTDOCFLAGS", "-D warnings");
         steps.push(check("fmt", Some(("rustfmt", "fmt")), vec![fmt]));
         steps.push(check("clippy", Some(("clippy", "clippy")), vec![clippy, clippy_more]));
         steps.push(check("rustdoc", None, vec![doc]));
@@ -168,18 +202,19 @@ fn steps(args: &TestArgs, built: &Built) -> Vec<TestStep> {
     let filter = args.filter.as_slice();
     if !args.live_only {
         let mut tests = cargo(&["test", "--no-fail-fast"]);
-        tests.args(host).args(filter);
+        tests.args(build::TESTED_CRATES).args(filter);
         steps.push(TestStep { name: "tests", kind: StepKind::Tests, commands: vec![tests] });
-        let mut extend = cargo(&["test", "--package", "xtask", "--test", "extend", "--"]);
-        extend.args(filter);
+        let mut extend = cargo(&["test"]);
+        extend.args(build::TESTED_CRATES).args(["--test", "extend", "--"]).args(filter);
         steps.push(TestStep { name: "extensions", kind: StepKind::Tests, commands: vec![extend] });
     }
     if !args.no_live {
-        let mut live = cargo(&["test", "--package", "xtask", "--test", "live", "--"]);
-        live.arg("--test-threads=1").args(filter);
+        let mut live = cargo(&["test"]);
+        live.args(build::TESTED_CRATES).args(["--test", "live", "--", "--test-threads=1"]);
+        live.args(filter);
         steps.push(TestStep { name: "live tests", kind: StepKind::Tests, commands: vec![live] });
     }
-    steps
+    Ok(steps)
 }
 
 /// The files that are modules by a macro, which `cargo fmt` does not find.
@@ -215,7 +250,7 @@ impl TestStep {
     }
 }
 
-/// Whether a part of the Rust toolchain is there; says how to get it when not.
+/// Whether a part of the Rust toolchain is there; prints how to get it when not.
 fn has(component: &str, subcommand: &str) -> bool {
     let there = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args([subcommand, "--version"])
@@ -237,7 +272,7 @@ fn status(command: &mut Command) -> anyhow::Result<bool> {
     Ok(status.success())
 }
 
-/// Runs `cargo test`, passing on its output while reading it.
+/// Runs `cargo test`, and forwards its output while reading it.
 fn run_tests(command: &mut Command, name: &str, tally: &mut Tally) -> anyhow::Result<()> {
     let mut child = command.stdout(Stdio::piped()).spawn().context("cannot run cargo test")?;
     let mut output = child.stdout.take().context("cargo test has no output")?;

@@ -1,6 +1,6 @@
 //! The tracer as a process: which program it is, how it is started, when it traces, how it ends.
 //!
-//! The live tests, the scenarios, the benches and the budget run it so, and programs beside it.
+//! The live tests, the scenarios, the benches and the budget use this, also for programs beside the tracer.
 
 use std::{
     env,
@@ -17,9 +17,9 @@ use serde_json::Value;
 
 use crate::build;
 
-/// Nothing takes so long: what does, hangs.
-pub const PATIENCE: Duration = Duration::from_secs(180);
-/// What the COMMAND of [`BackgroundProcess::tracing`] says first.
+/// A process that takes longer than this hangs.
+pub const HANG_TIMEOUT: Duration = Duration::from_secs(180);
+/// What the COMMAND of [`BackgroundProcess::tracing`] prints first.
 const TRACING: &str = "tracing";
 
 /// The tracer that the environment names: `IPC_TRACE_BIN`.
@@ -53,14 +53,14 @@ pub fn command(program: &Path, mode: &str, backend: Option<&str>) -> Command {
     command
 }
 
-/// Whether `condition` comes true before everything takes too long.
+/// Whether `condition` becomes true within [`HANG_TIMEOUT`].
 pub fn eventually(mut condition: impl FnMut() -> bool) -> bool {
     let begin = Instant::now();
     loop {
         if condition() {
             return true;
         }
-        if begin.elapsed() > PATIENCE {
+        if begin.elapsed() > HANG_TIMEOUT {
             return false;
         }
         std::thread::sleep(Duration::from_millis(5));
@@ -77,8 +77,8 @@ pub struct BackgroundProcess {
     readers: Vec<JoinHandle<()>>,
 }
 
-/// Reads lines: those that are wanted are handed on.
-fn listen(
+/// Reads lines in a thread, and sends those that are wanted.
+fn read_lines(
     from: impl Read + Send + 'static,
     wanted: fn(&str) -> bool,
 ) -> (Receiver<String>, JoinHandle<()>) {
@@ -88,7 +88,7 @@ fn listen(
         let mut line = String::new();
         while from.read_line(&mut line).is_ok_and(|len| len > 0) {
             if wanted(&line) {
-                // Whoever started it may have lost interest.
+                // The receiver may be gone.
                 let _ = send.send(line.trim_end_matches('\n').to_owned());
             }
             line.clear();
@@ -117,9 +117,9 @@ impl BackgroundProcess {
         let mut child = command
             .spawn()
             .with_context(|| format!("cannot run {}", command.get_program().display()))?;
-        let (lines, first) = listen(child.stdout.take().context("no standard output")?, wanted);
+        let (lines, first) = read_lines(child.stdout.take().context("no standard output")?, wanted);
         let (messages, second) =
-            listen(child.stderr.take().context("no standard error")?, |_| true);
+            read_lines(child.stderr.take().context("no standard error")?, |_| true);
         let stdin = child.stdin.take();
         Ok(Self { child, stdin, lines, messages, readers: vec![first, second] })
     }
@@ -129,7 +129,7 @@ impl BackgroundProcess {
     ///
     /// # Errors
     ///
-    /// When it can't be run, or ends or hangs before it traces; with what it said.
+    /// When it can't be run, or ends or hangs before it traces; with its messages.
     pub fn tracing(mut command: Command) -> Result<Self> {
         command.args(["--", "/bin/sh", "-c", &format!("echo {TRACING}; read line || :")]);
         let mut tracer = Self::start(command)?;
@@ -148,36 +148,36 @@ impl BackgroundProcess {
     ///
     /// # Errors
     ///
-    /// When none comes; with what it said.
+    /// When none comes; with its messages.
     pub fn line(&mut self) -> Result<String> {
-        let line = self.lines.recv_timeout(PATIENCE);
-        line.with_context(|| format!("it wrote no line; {}", self.complaints()))
+        let line = self.lines.recv_timeout(HANG_TIMEOUT);
+        line.with_context(|| format!("it wrote no line; {}", self.pending_messages()))
     }
 
     /// Waits for a line of its standard error that begins so.
     ///
     /// # Errors
     ///
-    /// When none comes; with what it said instead.
+    /// When none comes; with the messages that came instead.
     pub fn wait_for_message(&mut self, wanted: &str) -> Result<()> {
-        let mut said = Vec::new();
+        let mut others = Vec::new();
         loop {
-            match self.messages.recv_timeout(PATIENCE) {
+            match self.messages.recv_timeout(HANG_TIMEOUT) {
                 Ok(line) if line.starts_with(wanted) => return Ok(()),
-                Ok(line) => said.push(line),
-                Err(_) => bail!("it did not say {wanted:?}, but: {}", said.join("\n")),
+                Ok(line) => others.push(line),
+                Err(_) => bail!("it did not print {wanted:?}, but: {}", others.join("\n")),
             }
         }
     }
 
-    /// Prints what it says from now on.
-    pub(crate) fn pass_on_messages(&mut self) {
+    /// Prints its messages from now on.
+    pub(crate) fn forward_messages(&mut self) {
         let messages = std::mem::replace(&mut self.messages, mpsc::channel().1);
         let print = move || messages.iter().for_each(|line| eprintln!("{line}"));
         self.readers.push(std::thread::spawn(print));
     }
 
-    fn complaints(&self) -> String {
+    fn pending_messages(&self) -> String {
         self.messages.try_iter().collect::<Vec<_>>().join("\n")
     }
 
@@ -215,22 +215,22 @@ impl BackgroundProcess {
             status = self.child.try_wait().transpose();
             status.is_some()
         });
-        ensure!(ended, "process {} does not end; {}", self.pid(), self.complaints());
+        ensure!(ended, "process {} does not end; {}", self.pid(), self.pending_messages());
         for reader in self.readers.drain(..) {
             ensure!(reader.join().is_ok(), "a reader panicked");
         }
         let status = status.context("no status")??;
-        Ok((status, self.lines.try_iter().collect(), self.complaints()))
+        Ok((status, self.lines.try_iter().collect(), self.pending_messages()))
     }
 
-    /// As [`Self::join`], of what has to succeed: what is left of its standard output.
+    /// As [`Self::join`], of a process that must succeed: what is left of its standard output.
     ///
     /// # Errors
     ///
-    /// When it does not succeed; with what it said.
+    /// When it does not succeed; with its messages.
     pub fn end(self) -> Result<Vec<String>> {
-        let (status, lines, complaints) = self.join()?;
-        ensure!(status.success(), "it ended with {status}: {complaints}");
+        let (status, lines, pending_messages) = self.join()?;
+        ensure!(status.success(), "it ended with {status}: {pending_messages}");
         Ok(lines)
     }
 

@@ -1,46 +1,46 @@
-//! Functions beside those of the system calls that backend `function` hooks: on ways to objects that are no
-//! operations, and where objects are made.
+//! Auxiliary probes: the kernel functions that backend `function` hooks beside those of the system calls. They are on
+//! access paths to objects without an IPC call, and where objects are created.
 
 use super::names::equal;
 use crate::op::Op;
 
-/// What a child of the tracer does in the self-test, so that the functions of [`AUX_PROBES`] are called, in this
-/// order; without harm, and visible to nobody else.
+/// What a child of the tracer does in the self-test, in this order, so that the functions of [`AUX_PROBES`] are
+/// called. It harms nothing, and no other process can see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Stimulus {
     /// Opens a directory
     Open,
-    /// Receives a descriptor, by a socket
+    /// Receives a descriptor over a socket
     Receive,
     /// Reads a table of `/proc/sysvipc`
     ReadTable,
     /// Writes nothing to a setting
     WriteSetting,
-    /// Prepares an mqueue file system, and mounts it nowhere
+    /// Prepares an mqueue file system without mounting it
     Mount,
-    /// Makes a set of semaphores
+    /// Creates a set of semaphores
     MakeSemaphores,
-    /// Makes a System V message queue
+    /// Creates a System V message queue
     MakeMessages,
-    /// Makes a queue
+    /// Creates a POSIX queue
     MakeQueue,
-    /// Reads its file
+    /// Reads the queue's file
     ReadQueue,
-    /// Polls it
+    /// Polls the queue
     PollQueue,
-    /// Unlinks it
+    /// Unlinks the queue
     UnlinkQueue,
-    /// Makes a segment
+    /// Creates a segment
     MakeSegment,
-    /// Has it attached, and touches it
+    /// Attaches and touches the segment
     TouchSegment,
-    /// Removes and detaches it
+    /// Removes and detaches the segment
     DestroySegment,
 }
 
 impl Stimulus {
-    /// All, in their order.
+    /// All stimuli, in order.
     pub const ALL: [Self; 14] = [
         Self::Open,
         Self::Receive,
@@ -59,26 +59,26 @@ impl Stimulus {
     ];
 }
 
-/// A function on a way to objects that is no operation, or one that makes objects.
+/// A hooked function on an access path to objects without an IPC call, or one that creates objects.
 #[derive(Clone, Copy, Debug)]
 pub struct AuxProbe {
     /// Its own program, by fentry or fexit
     pub program: &'static str,
-    /// The function; the first that exists is the one
+    /// The function; the first one that exists is used
     pub functions: &'static [&'static str],
-    /// Whether the program is at its return
+    /// Whether the program runs at the function's return
     pub at_return: bool,
-    /// The operation of which it tells whether a call made the object that it gave
-    pub births_of: Option<Op>,
-    /// Whether it is called so often that a program by fprobe, which all could share, would be dear
+    /// The operation for which it reports whether a call created the object that it returned
+    pub creations_of: Option<Op>,
+    /// Whether it is called so often that a shared fprobe program would be expensive
     pub often: bool,
     /// What is not seen without it
     pub gives: &'static str,
-    /// What calls it, in the self-test
+    /// The self-test's stimulus that calls it
     pub stimulus: Stimulus,
 }
 
-const fn reached(
+const fn access_probe(
     program: &'static str,
     functions: &'static [&'static str],
     gives: &'static str,
@@ -88,7 +88,7 @@ const fn reached(
         program,
         functions,
         at_return: false,
-        births_of: None,
+        creations_of: None,
         often: false,
         gives,
         stimulus,
@@ -105,50 +105,57 @@ impl AuxProbe {
     }
 }
 
-const fn births(
+const fn creation_probe(
     program: &'static str,
     functions: &'static [&'static str],
     op: Op,
     gives: &'static str,
     stimulus: Stimulus,
 ) -> AuxProbe {
-    AuxProbe { births_of: Some(op), ..reached(program, functions, gives, stimulus).at_return() }
+    AuxProbe {
+        creations_of: Some(op),
+        ..access_probe(program, functions, gives, stimulus).at_return()
+    }
 }
 
-/// Those that backend `function` watches, beside the functions of the system calls: on ways to objects, and
-/// where objects are made. Each is called by way of a table of functions, or is another file's, so that no
-/// caller has it inlined (5.10 to 7.3).
+/// The auxiliary probes of backend `function`: functions on access paths to objects, and functions that create
+/// objects. Each is called through a table of functions, or from another file, so no caller inlines it (5.10 to 7.3).
 #[rustfmt::skip]
 pub const AUX_PROBES: [AuxProbe; 14] = [
-    reached("file_opened", &["security_file_open"], "queues and segments that are opened by paths", Stimulus::Open)
+    access_probe("file_opened", &["security_file_open"], "queues and segments that are opened by paths", Stimulus::Open)
         .often(),
-    reached("file_received", &["security_file_receive"], "descriptors that are received", Stimulus::Receive),
-    reached("table_read", &["sysvipc_proc_start"], "reads of /proc/sysvipc", Stimulus::ReadTable),
-    reached("queue_read", &["mqueue_read_file"], "reads of queues' files", Stimulus::ReadQueue),
-    reached("queue_polled", &["mqueue_poll_file"], "queues that are polled", Stimulus::PollQueue),
-    reached("queue_unlinked", &["mqueue_unlink"], "queues that are unlinked by their paths", Stimulus::UnlinkQueue),
-    reached("segment_touched", &["shm_fault"], "touches of mapped segments", Stimulus::TouchSegment).often(),
-    reached("segment_destroyed", &["shm_destroy"], "segments destroyed from elsewhere", Stimulus::DestroySegment),
-    reached("setting_written", &["proc_sys_write"], "settings that are written", Stimulus::WriteSetting),
-    reached(
+    access_probe("file_received", &["security_file_receive"], "descriptors that are received", Stimulus::Receive),
+    access_probe("table_read", &["sysvipc_proc_start"], "reads of /proc/sysvipc", Stimulus::ReadTable),
+    access_probe("queue_read", &["mqueue_read_file"], "reads of queues' files", Stimulus::ReadQueue),
+    access_probe("queue_polled", &["mqueue_poll_file"], "queues that are polled", Stimulus::PollQueue),
+    access_probe("queue_unlinked", &["mqueue_unlink"],
+        "queues that are unlinked by their paths", Stimulus::UnlinkQueue),
+    access_probe("segment_touched", &["shm_fault"], "touches of mapped segments", Stimulus::TouchSegment).often(),
+    access_probe("segment_destroyed", &["shm_destroy"], "segments destroyed from elsewhere", Stimulus::DestroySegment),
+    access_probe("setting_written", &["proc_sys_write"], "settings that are written", Stimulus::WriteSetting),
+    access_probe(
         "queues_mounted",
         &["__x64_sys_fsmount", "__arm64_sys_fsmount"],
         "mqueue file systems that are mounted",
         Stimulus::Mount,
     )
     .at_return(),
-    // `ipc_ops.getnew`, which `ipcget` calls (ipc/util.c), and what mq_open has `vfs_mkobj` call.
-    births("segment_made", &["newseg"], Op::Shmget, "which calls of shmget made their segments", Stimulus::MakeSegment),
-    births("set_made", &["newary"], Op::Semget, "which calls of semget made their sets", Stimulus::MakeSemaphores),
-    births("messages_made", &["newque"], Op::Msgget, "which calls of msgget made their queues", Stimulus::MakeMessages),
-    births("queue_made", &["mqueue_create_attr"], Op::MqOpen, "which calls of mq_open made their queues", Stimulus::MakeQueue),
+    // `ipc_ops.getnew`, which `ipcget` calls (ipc/util.c), and the function that mq_open passes to `vfs_mkobj`.
+    creation_probe("segment_made", &["newseg"], Op::Shmget,
+        "which calls of shmget made their segments", Stimulus::MakeSegment),
+    creation_probe("set_made", &["newary"], Op::Semget,
+        "which calls of semget made their sets", Stimulus::MakeSemaphores),
+    creation_probe("messages_made", &["newque"], Op::Msgget,
+        "which calls of msgget made their queues", Stimulus::MakeMessages),
+    creation_probe("queue_made", &["mqueue_create_attr"], Op::MqOpen,
+        "which calls of mq_open made their queues", Stimulus::MakeQueue),
 ];
 
-/// The row of [`AUX_PROBES`] that a program belongs to: programs name their rows so, and one that is not in the
-/// table does not compile.
+/// The row of [`AUX_PROBES`] with a program's name. Programs refer to their rows by it: a program that isn't in the
+/// table doesn't compile.
 ///
 /// # Panics
-/// No row names it.
+/// No row contains it.
 pub const fn probe_of(program: &str) -> usize {
     let mut i = 0;
     while i < AUX_PROBES.len() {
@@ -162,7 +169,7 @@ pub const fn probe_of(program: &str) -> usize {
 
 /// The functions in [`AUX_PROBES`].
 pub fn all_aux_probes() -> impl Iterator<Item = &'static str> {
-    AUX_PROBES.iter().flat_map(|one| one.functions).copied()
+    AUX_PROBES.iter().flat_map(|probe| probe.functions).copied()
 }
 
 #[cfg(test)]
@@ -170,14 +177,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_program_is_of_its_row() {
-        for (row, way) in AUX_PROBES.iter().enumerate() {
-            assert_eq!(probe_of(way.program), row);
+    fn program_maps_to_its_row() {
+        for (row, probe) in AUX_PROBES.iter().enumerate() {
+            assert_eq!(probe_of(probe.program), row);
         }
     }
 
     #[test]
-    fn stimuli_are_numbered_in_their_order() {
+    fn stimuli_are_numbered_in_order() {
         for (at, stimulus) in Stimulus::ALL.into_iter().enumerate() {
             assert_eq!(stimulus as usize, at);
         }

@@ -1,4 +1,4 @@
-//! Names compared when the tables are made, at compile time.
+//! Comparison of names at compile time.
 
 /// Whether two names are the same.
 pub(super) const fn equal(a: &str, b: &str) -> bool {

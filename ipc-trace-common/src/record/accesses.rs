@@ -1,4 +1,4 @@
-//! Queues' names, and ways to what belongs to a namespace that are no operations.
+//! Queues' names, and accesses to a namespace's objects without an IPC call.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -11,11 +11,11 @@ use super::{
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct QueueRecord {
-    /// `DETAIL` vouches for the name
+    /// `DETAIL`: the name is valid
     pub header: Header,
     /// When
     pub boot_ns: u64,
-    /// Which
+    /// The queue
     pub queue: QueueRef,
     /// Bytes of `name`
     pub name_len: u32,
@@ -25,14 +25,14 @@ pub struct QueueRecord {
     pub name: [u8; NAME_LEN],
 }
 
-/// A way to what belongs to an IPC namespace that is none of the operations. The value in
-/// [`Header::code`] of an [`AccessRecord`]; readers take others for unknown.
+/// An access path to an IPC namespace's objects without an IPC call. The value in [`Header::code`] of an
+/// [`AccessRecord`]; readers treat other values as unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
-pub enum Channel {
+pub enum AccessPath {
     /// A queue's file was opened by its path in an mqueue file system
     QueueOpen = 1,
-    /// A queue was made by its path
+    /// A queue was created by its path
     QueueCreate = 2,
     /// A queue was unlinked by its path
     QueueUnlink = 3,
@@ -62,8 +62,8 @@ pub enum Channel {
     SegmentDestroyed = 15,
 }
 
-impl Channel {
-    /// All of them, in the order of their numbers from 1.
+impl AccessPath {
+    /// All access paths, in the order of their numbers from 1.
     pub const ALL: [Self; 15] = [
         Self::QueueOpen,
         Self::QueueCreate,
@@ -83,12 +83,12 @@ impl Channel {
     ];
 }
 
-/// A thread reached what belongs to an IPC namespace that is not its own, or may not be: sent where the kernel
-/// side has not seen that they are the same.
+/// A thread accessed an object of an IPC namespace that is not its own, or may not be: sent unless the eBPF programs
+/// have seen that they are the same.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct AccessRecord {
-    /// Its code is a [`Channel`]; `DETAIL` vouches for the name
+    /// Its code is an [`AccessPath`]; `DETAIL`: the name is valid
     pub header: Header,
     /// When
     pub boot_ns: u64,
@@ -104,14 +104,14 @@ pub struct AccessRecord {
     pub egid: u32,
     /// The thread's IPC namespace
     pub ns: NsRef,
-    /// What was reached, and whose it is: of a queue as everywhere; of a segment `ino` is its id, of
-    /// others `0`. Without `KNOWN` the namespace is to be found otherwise.
+    /// The object and its namespace: for a queue as in other records; for a segment `ino` is its id, for others `0`.
+    /// Without `KNOWN` user space finds the namespace otherwise.
     pub object: QueueRef,
-    /// Of a segment: its key
+    /// The segment's key
     pub key: u32,
     /// How many such accesses this record stands for, at least 1
     pub count: u32,
-    /// What tells the file from all others that exist, where the eBPF programs tell; else `0`
+    /// Distinguishes the file from all others that exist, if the eBPF programs know it; else `0`
     pub file: u64,
     /// The thread's name
     pub comm: [u8; 16],

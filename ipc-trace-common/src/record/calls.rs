@@ -1,4 +1,4 @@
-//! A call that returned, and what belongs to its operation.
+//! A call that returned, and the payload of its operation.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -22,7 +22,7 @@ pub struct CallRecord {
     pub duration_ns: u64,
     /// The raw result
     pub ret: i64,
-    /// With the tid: which `ContextRecord` describes the thread; `0` where none could be sent
+    /// With the tid: identifies the `ContextRecord` of the thread; `0` if none could be sent
     pub context: u64,
     /// The thread, in the initial pid namespace
     pub tid: u32,
@@ -36,8 +36,8 @@ pub struct CallRecord {
     pub egid: u32,
     /// The thread's name, NUL-padded, any bytes
     pub comm: [u8; 16],
-    /// The arguments in the order of the native system call, whichever way the call came in; of a shmat
-    /// by `ipc(2)` the fourth is the address that it gave, `0` where it could not be read
+    /// The arguments in the order of the native system call, whatever the ABI; for a shmat by `ipc(2)` the fourth is
+    /// the returned address, `0` if it could not be read
     pub args: [u64; 5],
 }
 
@@ -55,10 +55,10 @@ pub struct Sembuf {
     pub sem_flg: i16,
 }
 
-/// How many [`Sembuf`]s of a call are kept.
+/// The largest number of [`Sembuf`]s kept for a call.
 pub const SOPS: usize = 8;
 
-/// After a [`CallRecord`] of semop: `DETAIL` vouches for `sops`, `TIMEOUT` for `timeout`.
+/// After a [`CallRecord`] of semop: `DETAIL`: `sops` is valid; `TIMEOUT`: `timeout` is valid.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct SemopPart {
@@ -76,8 +76,8 @@ pub struct MsgPart {
     pub mtype: i64,
 }
 
-/// After a [`CallRecord`] of shmctl, semctl, msgctl: with `DETAIL`, the start of the structure that
-/// `IPC_SET` was given, as the caller's ABI lays it out.
+/// After a [`CallRecord`] of shmctl, semctl, msgctl: with `DETAIL`, the start of the structure passed to `IPC_SET`,
+/// in the layout of the caller's ABI.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct CtlPart {
@@ -89,7 +89,7 @@ pub struct CtlPart {
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct QueuePart {
-    /// What the descriptor led to when the call entered the kernel
+    /// The queue behind the descriptor when the call entered the kernel
     pub queue: QueueRef,
     /// mq_send, mq_receive: the time limit (`TIMEOUT`); mq_notify: `struct sigevent` (`DETAIL`);
     /// mq_getsetattr: the new `struct mq_attr` (`DETAIL`)
@@ -99,8 +99,8 @@ pub struct QueuePart {
     pub output: [u8; 32],
 }
 
-/// Bytes kept of a queue's name as a caller gave it, with the terminating NUL: more than a name may have, so
-/// that one that is too long can be told from one that is not.
+/// Bytes kept of a queue's name as the caller passed it, with the terminating NUL: more than a valid name has, so
+/// that a name that is too long is recognised.
 pub const GIVEN_NAME_LEN: usize = 264;
 
 /// After a [`CallRecord`] of mq_open and mq_unlink.
@@ -115,7 +115,7 @@ pub struct NamePart {
     pub name_len: u32,
     /// mq_open that succeeded: `i_mode` of the queue; `0`: not known
     pub mode: u32,
-    /// The name as the caller gave it to the kernel, any bytes (`DETAIL`); with `CUT` it is longer
+    /// The name as the caller passed it to the kernel, any bytes (`DETAIL`); with `CUT` it is longer
     pub name: [u8; GIVEN_NAME_LEN],
 }
 

@@ -1,4 +1,4 @@
-//! What exists, as iterators list it: the namespace list ([`PendingRecord`], [`EndRecord`]) and the task iterator.
+//! What iterators list: the namespace list ([`PendingRecord`], [`EndRecord`]) and the task iterator.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -31,7 +31,7 @@ pub struct PendingRecord {
     pub comm: [u8; 16],
 }
 
-/// The end of a namespace list: without it the list was cut short.
+/// The end of a namespace list: without it the list is incomplete.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct EndRecord {
@@ -43,7 +43,7 @@ pub struct EndRecord {
     pub namespaces: u64,
     /// The process that reads the namespace list, in the initial pid namespace
     pub self_pid: u32,
-    /// Inode number of its IPC namespace, by the way that the programs take
+    /// Inode number of its IPC namespace, as the programs read it
     pub self_ns_inum: u32,
 }
 
@@ -72,7 +72,7 @@ pub struct TaskRecord {
     pub euid: u32,
     /// Effective group
     pub egid: u32,
-    /// Inode number of its IPC namespace; `0`: it is ending and in none
+    /// Inode number of its IPC namespace; `0`: the thread is ending and has none
     pub ipc_ns: u32,
     /// Inode number of its pid namespace; `0`: unknown
     pub pid_ns: u32,
@@ -86,7 +86,7 @@ pub struct TaskRecord {
     pub comm: [u8; 16],
 }
 
-/// What a descriptor is of.
+/// The kind of a descriptor's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum DescriptorKind {
@@ -98,11 +98,11 @@ pub enum DescriptorKind {
     Sysvipc = 3,
 }
 
-/// A descriptor that has to do with an IPC namespace.
+/// A descriptor related to an IPC namespace.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct DescriptorRecord {
-    /// `DETAIL` vouches for the name
+    /// `DETAIL`: the name is valid
     pub header: Header,
     /// The file's inode number
     pub ino: u64,
@@ -110,11 +110,11 @@ pub struct DescriptorRecord {
     pub pid: u32,
     /// The thread of that process through which it was found
     pub tid: u32,
-    /// Its number
+    /// The descriptor's number
     pub fd: u32,
     /// A [`DescriptorKind`]
     pub of: u32,
-    /// Inode number of the IPC namespace that the file belongs to; `0`: a dead one's
+    /// Inode number of the IPC namespace that the file belongs to; `0`: that namespace is dead
     pub ipc_ns: u32,
     /// Links to the file: `0` is a queue that was unlinked
     pub links: u32,

@@ -1,19 +1,20 @@
-//! The records that the eBPF programs write: into the event ring ([`RecordKind::Call`], [`RecordKind::Batch`]), the control ring
-//! (all others, [`RecordKind::Change`] among them), the namespace list ([`RecordKind::Pending`], [`RecordKind::Alive`]) and the task iterator ([`RecordKind::Task`],
-//! [`RecordKind::Descriptor`], [`RecordKind::Mapping`]).
+//! The records that the eBPF programs write: into the event ring ([`RecordKind::Call`], [`RecordKind::Batch`]), the
+//! control ring (all others, including [`RecordKind::Change`]), the namespace list ([`RecordKind::Pending`],
+//! [`RecordKind::Alive`]) and the task iterator ([`RecordKind::Task`], [`RecordKind::Descriptor`],
+//! [`RecordKind::Mapping`]).
 //!
-//! A record starts with a [`Header`]. `boot_ns` is `CLOCK_BOOTTIME` in nanoseconds. Parts that a
-//! flag of the header does not vouch for hold whatever was in the ring before.
+//! A record starts with a [`Header`]. `boot_ns` is `CLOCK_BOOTTIME` in nanoseconds. If the header's flag for a part
+//! isn't set, that part holds undefined bytes.
 //!
-//! | file | its records |
+//! | file | records |
 //! | --- | --- |
-//! | `header` | what all begin with |
-//! | `refs` | what many refer to: namespaces, queues |
-//! | `calls` | calls, each with what belongs to its operation |
-//! | `batches` | calls of one thread, in one record |
+//! | `header` | the common header |
+//! | `refs` | references to namespaces and queues |
+//! | `calls` | calls, each with its operation's payload |
+//! | `batches` | calls of one thread in one record |
 //! | `processes` | threads, their ends, cgroups |
-//! | `namespaces` | namespaces, and who got into them |
-//! | `accesses` | queues' names, and ways to objects that are no operations |
+//! | `namespaces` | namespaces, and threads that entered them |
+//! | `accesses` | queues' names, and accesses without an IPC call |
 //! | `listed` | what the namespace list and the task iterator find |
 
 mod accesses;
@@ -26,8 +27,10 @@ mod processes;
 mod refs;
 
 pub use self::{
-    accesses::{AccessRecord, Channel, QueueRecord},
-    batches::{BATCH, BatchHead, BatchRecord, BatchedCall, PackedCall},
+    accesses::{AccessPath, AccessRecord, QueueRecord},
+    batches::{
+        BATCH, BATCH_NS, BatchHead, BatchRecord, BatchedDuration, BatchedGroup, GROUPS, PackedCall,
+    },
     calls::{
         CallRecord, CtlPart, GIVEN_NAME_LEN, MsgPart, NO_DURATION, NamePart, QueuePart, SOPS,
         Sembuf, SemopPart,
@@ -36,7 +39,7 @@ pub use self::{
     listed::{
         DescriptorKind, DescriptorRecord, EndRecord, MappingRecord, PendingRecord, TaskRecord,
     },
-    namespaces::{MoveRecord, NamespaceRecord, NsSwitchKind, UNKNOWN_COUNT},
+    namespaces::{NamespaceRecord, NsSwitchKind, NsSwitchRecord, UNKNOWN_COUNT},
     processes::{
         ANCESTORS, ARGS_LEN, AncestorRecord, CGROUP_PATH_LEN, CgroupRecord, ContextRecord, EXE_LEN,
         ExitRecord, UID_EXTENTS, UidExtent,

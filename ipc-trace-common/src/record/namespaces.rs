@@ -1,4 +1,4 @@
-//! Namespaces, and who got into them.
+//! Namespaces, and threads that entered them.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -12,21 +12,21 @@ pub struct NamespaceRecord {
     pub header: Header,
     /// When it was seen
     pub boot_ns: u64,
-    /// Which; in the namespace list, generation `0`: it is being made
+    /// The namespace; in the namespace list, generation `0`: it is being created
     pub ns: NsRef,
-    /// The kernel's own number; `0`: it has none
+    /// The kernel's unique id (`ns_id`); `0`: it has none
     pub ns_id: u64,
     /// In the namespace list: the device number of its mqueue file system, as the kernel has it (`dev_t`,
     /// include/linux/kdev_t.h)
     pub mqueue_dev: u32,
-    /// In the namespace list: the POSIX queues that count for its limit; [`UNKNOWN_COUNT`]: not known
+    /// In the namespace list: the number of POSIX queues counted against its limit; [`UNKNOWN_COUNT`]: not known
     pub mq_queues: u32,
 }
 
-/// [`NamespaceRecord::mq_queues`] where the kernel does not tell.
+/// [`NamespaceRecord::mq_queues`] if the kernel does not report it.
 pub const UNKNOWN_COUNT: u32 = u32::MAX;
 
-/// How a thread got into a namespace.
+/// How a thread entered a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum NsSwitchKind {
@@ -38,10 +38,10 @@ pub enum NsSwitchKind {
     Setns = 3,
 }
 
-/// A thread got into another namespace.
+/// A thread entered another namespace.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub struct MoveRecord {
+pub struct NsSwitchRecord {
     /// `TRACER`
     pub header: Header,
     /// When
@@ -52,9 +52,9 @@ pub struct MoveRecord {
     pub tid: u32,
     /// Its process
     pub pid: u32,
-    /// Where it was
+    /// The namespace that the thread left
     pub from: NsRef,
-    /// Where the thread is now: the same one, or with [`NsSwitchKind::Clone`] the new one
+    /// The namespace of the thread now: the same thread, or with [`NsSwitchKind::Clone`] the new one
     pub to: NsRef,
     /// With [`NsSwitchKind::Clone`]: the new thread
     pub child_context: u64,
@@ -62,7 +62,7 @@ pub struct MoveRecord {
     pub child_tid: u32,
     /// Its process
     pub child_pid: u32,
-    /// The namespace's own number; `0`: it has none
+    /// The kernel's unique id of the new namespace (`ns_id`); `0`: it has none
     pub ns_id: u64,
     /// A [`NsSwitchKind`]
     pub way: u32,
@@ -72,5 +72,5 @@ pub struct MoveRecord {
 
 const _: () = {
     assert!(size_of::<NamespaceRecord>() == 40);
-    assert!(size_of::<MoveRecord>() == 80);
+    assert!(size_of::<NsSwitchRecord>() == 80);
 };

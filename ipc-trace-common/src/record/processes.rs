@@ -1,23 +1,23 @@
-//! Who a thread is, the end of a thread, and the cgroups that tell threads' containers.
+//! Descriptions of threads, ends of threads, and the cgroups by which containers are identified.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{header::Header, refs::NsRef};
 
-/// Bytes of [`ContextRecord::exe`] that can be filled.
+/// Bytes of [`ContextRecord::exe`] that can be used.
 pub const EXE_LEN: usize = 1024;
 
 /// Bytes kept of a process's arguments.
 pub const ARGS_LEN: usize = 512;
 
-/// Ancestors that a context names, at most.
+/// The largest number of ancestors in a context.
 pub const ANCESTORS: usize = 8;
 
-/// Extents of a user namespace's map that lie within it (`UID_GID_MAP_MAX_BASE_EXTENTS`,
-/// include/linux/user_namespace.h); of one with more, nothing is known here.
+/// The largest number of extents stored inside a user namespace's map (`UID_GID_MAP_MAX_BASE_EXTENTS`,
+/// include/linux/user_namespace.h); a map with more extents is not read here.
 pub const UID_EXTENTS: usize = 5;
 
-/// A process that another one descends from.
+/// An ancestor of a process.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
 )]
@@ -29,7 +29,7 @@ pub struct AncestorRecord {
     pub cgroup: u64,
     /// The name of its first thread
     pub comm: [u8; 16],
-    /// Its number, in the initial pid namespace
+    /// Its pid, in the initial pid namespace
     pub pid: u32,
     /// Padding
     pub reserved: u32,
@@ -45,22 +45,21 @@ pub struct UidExtent {
     pub first: u32,
     /// The first user, in the initial namespace
     pub lower_first: u32,
-    /// How many there are
+    /// The number of users
     pub count: u32,
 }
 
-/// Who a thread is: sent once, before its first call, and again after exec, setns, unshare and a move
-/// to another cgroup. With `DETAIL`, [`ARGS_LEN`] bytes follow: of them, `args_len` are the process's
-/// arguments as they lie in its memory, each with a NUL behind.
+/// A description of a thread: sent once, before its first call, and again after exec, setns, unshare and a move to
+/// another cgroup. With `DETAIL`, [`ARGS_LEN`] bytes follow: the first `args_len` are the process's arguments as they
+/// lie in its memory, each followed by a NUL.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct ContextRecord {
-    /// `TRUNCATED` and `DELETED` speak of `exe`, `FAULT` of the arguments; `CUT`: there are more
-    /// ancestors
+    /// `TRUNCATED` and `DELETED` refer to `exe`, `FAULT` to the arguments; `CUT`: there are more ancestors
     pub header: Header,
     /// When it was made
     pub boot_ns: u64,
-    /// What calls refer to
+    /// The number by which calls refer to it
     pub context: u64,
     /// When the process started
     pub start_boot_ns: u64,
@@ -86,19 +85,19 @@ pub struct ContextRecord {
     pub cgroup: u64,
     /// The thread's name
     pub comm: [u8; 16],
-    /// Effective capabilities, by their numbers' bits
+    /// Effective capabilities, as bits
     pub capabilities: u64,
-    /// The arguments' length, also where not all of them are there
+    /// The arguments' length, even if not all of them fit
     pub args_len: u64,
-    /// Its number in its own pid namespace; `0`: unknown
+    /// Its tid in its own pid namespace; `0`: unknown
     pub ns_pid: u32,
-    /// Extents of its user namespace's map; more than [`UID_EXTENTS`]: they are not in `uid_map`
+    /// Extents of its user namespace's map; more than [`UID_EXTENTS`]: `uid_map` is not filled
     pub uid_extents: u32,
-    /// That map
+    /// The user namespace's map
     pub uid_map: [UidExtent; UID_EXTENTS],
     /// How many `ancestors` there are
     pub ancestor_count: u32,
-    /// Its parent, and so on
+    /// Its parent, its parent's parent, and so on
     pub ancestors: [AncestorRecord; ANCESTORS],
     /// Bytes used of `exe`
     pub exe_len: u32,
@@ -108,7 +107,7 @@ pub struct ContextRecord {
     pub exe: [u8; EXE_LEN],
 }
 
-/// A thread whose context was sent ended.
+/// A thread whose context was sent has ended.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct ExitRecord {
@@ -124,11 +123,11 @@ pub struct ExitRecord {
     pub pid: u32,
 }
 
-/// Bytes kept of a cgroup's path: what the kernel has at its tracepoints (`TRACE_CGROUP_PATH_LEN`,
+/// Bytes kept of a cgroup's path: the kernel's limit at its tracepoints (`TRACE_CGROUP_PATH_LEN`,
 /// kernel/cgroup/cgroup-internal.h).
 pub const CGROUP_PATH_LEN: usize = 1024;
 
-/// A cgroup of the hierarchy that user space chose was made, or removed.
+/// A cgroup of the hierarchy that user space chose was created or removed.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct CgroupRecord {
@@ -136,13 +135,13 @@ pub struct CgroupRecord {
     pub header: Header,
     /// When
     pub boot_ns: u64,
-    /// Its number, which is never given again (`kernfs_node.id`)
+    /// Its number, which is never reused (`kernfs_node.id`)
     pub id: u64,
     /// Bytes of `path`
     pub path_len: u32,
     /// Padding
     pub reserved: u32,
-    /// From the root of the hierarchy, any bytes; not there of one that was removed
+    /// From the root of the hierarchy, any bytes; missing if it was removed
     pub path: [u8; CGROUP_PATH_LEN],
 }
 

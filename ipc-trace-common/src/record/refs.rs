@@ -1,8 +1,8 @@
-//! What records of all kinds refer to: namespaces, queues, files by their names.
+//! References to namespaces and queues, which records of all kinds use.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// One life of an IPC namespace.
+/// One generation of an IPC namespace's inode number.
 #[derive(
     Clone,
     Copy,
@@ -20,9 +20,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 )]
 #[repr(C)]
 pub struct NsRef {
-    /// The inode number that `/proc/PID/ns/ipc` shows; `0` is none
+    /// The inode number that `/proc/PID/ns/ipc` shows; `0`: none
     pub inum: u32,
-    /// Which life of that number within this run, from 1
+    /// The generation of that number within this run, from 1
     pub generation: u32,
 }
 
@@ -34,7 +34,7 @@ pub struct NsRef {
 pub struct QueueRef {
     /// The queue's namespace; `inum` 0: none, or dead
     pub ns: NsRef,
-    /// The queue's inode number; `0`: the descriptor is no queue, or nothing is known
+    /// The queue's inode number; `0`: the descriptor isn't a queue, or nothing is known
     pub ino: u64,
     /// The device number of its mqueue file system
     pub dev: u32,
@@ -44,7 +44,7 @@ pub struct QueueRef {
 
 /// Bits of [`QueueRef::flags`].
 pub mod queue_flag {
-    /// It was looked up; without this bit nothing is known.
+    /// It was read; without this bit nothing is known.
     pub const KNOWN: u32 = 1;
     /// Its namespace is not the caller's.
     pub const FOREIGN: u32 = 1 << 1;

@@ -1,9 +1,9 @@
-//! What user space sets before it loads the programs: frozen read-only data, so the verifier
-//! knows each value and removes the branches that it rules out.
+//! Constants that user space sets before it loads the programs: frozen read-only data, so the verifier knows each
+//! value and removes the branches that it rules out.
 
 use ipc_trace_common::{
-    hooks::{Dispatch, NUMBERS},
-    layout::{self, ABSENT, Field},
+    hooks::{Dispatch, NUMBERS, patch},
+    layout::{ABSENT, Field, OfField},
 };
 
 use crate::base::words::masked;
@@ -15,38 +15,43 @@ macro_rules! constants {
 }
 
 constants! {
-    /// The kernel-layout table, resolved: the offset of each [`Field`], or [`ABSENT`]
-    FIELDS: [u32; layout::COUNT] = [ABSENT; layout::COUNT];
     /// From (ABI, number) to code
     DISPATCH: Dispatch = [0; 4 * NUMBERS];
-    /// By number, at a call's entry: one of [`ipc_trace_common::hooks::look`]
+    /// By number, at a call's entry: one of [`ipc_trace_common::hooks::dispatch_kind`]
     DISPATCH_ENTRY: [u8; NUMBERS] = [0; NUMBERS];
-    /// The same at its return
+    /// By number, at a call's return: likewise
     DISPATCH_RETURN: [u8; NUMBERS] = [0; NUMBERS];
+    /// The number of a structure whose first members are plain numbers, in the kernel's BTF, as what any address can be
+    /// read with `bpf_rdonly_cast`; `0`: the kernel has no such function
+    CAST: u32 = 0;
     /// Kinds of code that backend `syscall` sees; the others are backend `function`'s
     SYSCALL_KINDS: u32 = 0;
     /// Bits of [`ipc_trace_common::state::filter`]
     FILTERS: u32 = 0;
-    /// An event wakes the reader, which otherwise looks by itself every few milliseconds, when the
-    /// number of its operation's events on its CPU has none of these bits
+    /// An event wakes the reader when the number of its operation's events on its CPU has none of these bits.
+    /// Otherwise the reader polls every few milliseconds
     WAKE_MASK: u32 = 0xfff;
     /// Operations to keep, with `filter::OP`
     OPS: u32 = 0;
-    /// `1`: what arguments point to is wanted, where it is for show alone; `0`: it is left unread
+    /// `1`: data behind arguments is read even if it is only shown; `0`: it isn't read
     ARGUMENTS: u32 = 1;
-    /// `1`: processes' arguments are wanted
+    /// `1`: process arguments are sent
     WITH_ARGS: u32 = 0;
-    /// `1`: calls may be sent in batches, as they are counted and not shown, and no filter looks at
-    /// what differs between calls of one thread
+    /// `1`: calls may be sent in batches, because they are counted and not shown, and no filter depends on values
+    /// that differ between calls of one thread
     BATCHED: u32 = 0;
+    /// The number of slots for batches, less one; if calls don't come in batches, there is one slot
+    LAST_BATCH: u32 = 0;
+    /// `1`: calls are not timed, because they are only counted
+    UNTIMED: u32 = 0;
     /// `1`: programs come in copies
     COPIED: u32 = 0;
     /// Shortest duration to keep, with `filter::MIN_DURATION`
     MIN_DURATION_NS: u64 = 0;
-    /// The hierarchy of cgroups that containers are told by (`cgroup_root.hierarchy_id`)
+    /// The cgroup hierarchy by which containers are identified (`cgroup_root.hierarchy_id`)
     CGROUP_HIERARCHY: u32 = 0;
-    /// Where `css_set.subsys` has a controller of that hierarchy, in bytes from its begin; or [`ABSENT`]:
-    /// it is the default hierarchy
+    /// The offset in bytes of that hierarchy's controller in `css_set.subsys`; or [`ABSENT`]: it is the default
+    /// hierarchy
     CGROUP_SUBSYSTEM: u32 = ABSENT;
     /// The bit of `TaskAbi` that marks a 32-bit call: `TS_COMPAT` (x86) or `_TIF_32BIT` (arm64)
     COMPAT_BIT: u32 = 0;
@@ -54,7 +59,7 @@ constants! {
     IS_X86: u32 = 0;
 }
 
-/// A constant's value. Volatile, so that the compiler does not take the one above for it.
+/// The value of a constant. Volatile, so that the compiler does not assume the initial value.
 macro_rules! constant {
     ($name:ident) => {
         // SAFETY: a static is readable.
@@ -63,11 +68,28 @@ macro_rules! constant {
 }
 pub(crate) use constant;
 
-/// Where `field` is.
+/// The offset of `field`, or [`ABSENT`]: a number that user space patches into the instruction.
 #[inline(always)]
-pub(crate) fn offset(field: Field) -> u32 {
-    // SAFETY: the table has an entry for each field.
-    unsafe { core::ptr::addr_of!(FIELDS).cast::<u32>().add(field as usize).read_volatile() }
+pub(crate) fn offset(field: Field) -> u64 {
+    struct Offset;
+    impl OfField for Offset {
+        type Output = u64;
+
+        #[inline(always)]
+        fn act_on<const FIELD: u32>(self) -> u64 {
+            let offset: u64;
+            // SAFETY: it moves a number.
+            unsafe {
+                core::arch::asm!(
+                    "{offset} = {number}",
+                    offset = lateout(reg) offset, number = const patch::OFFSET + FIELD,
+                    options(pure, nomem, nostack, preserves_flags)
+                );
+            }
+            offset
+        }
+    }
+    field.select(Offset)
 }
 
 /// The code of a number in one of the tables of [`Dispatch`].
@@ -80,7 +102,7 @@ pub(crate) fn code(table: u64, number: u64) -> u8 {
     unsafe { core::ptr::addr_of!(DISPATCH).cast::<u8>().add(at as usize).read_volatile() }
 }
 
-/// Whether a call with that number is looked at when it enters the kernel.
+/// Whether calls with that number are handled when they enter the kernel.
 #[inline(always)]
 pub(crate) fn at_entry(number: u64) -> bool {
     let at = number & (NUMBERS as u64 - 1);
@@ -90,7 +112,7 @@ pub(crate) fn at_entry(number: u64) -> bool {
     }
 }
 
-/// How a call with that number is looked at when it returns: one of [`ipc_trace_common::hooks::look`].
+/// How calls with that number are handled when they return: one of [`ipc_trace_common::hooks::dispatch_kind`].
 #[inline(always)]
 pub(crate) fn at_return(number: u64) -> u8 {
     let at = number & (NUMBERS as u64 - 1);

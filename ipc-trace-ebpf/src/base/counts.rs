@@ -1,4 +1,4 @@
-//! What is counted: calls by operation, lost calls by namespace and error, rare conditions.
+//! The counters: calls by operation, lost calls by namespace and error, rare conditions.
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_NOEXIST},
@@ -11,13 +11,13 @@ use ipc_trace_common::{
     state::{COUNTER_ROWS, Counters, DIAGNOSTICS, Diagnostic, DropKey},
 };
 
-/// By CPU and row; user space makes it as large as the number of CPUs asks for.
+/// By CPU and row; user space sizes it by the number of CPUs.
 #[map]
 static COUNTERS: Array<Counters> = Array::with_max_entries(COUNTER_ROWS, BPF_F_MMAPABLE);
 /// Lost calls by namespace, operation and error.
 #[map]
 static DROPS: HashMap<DropKey, u64> = HashMap::with_max_entries(1 << 16, 0);
-/// Lost calls by operation and error, for which [`DROPS`] was full.
+/// Lost calls by operation and error, for when [`DROPS`] is full.
 #[map]
 static DROPS_REST: HashMap<DropKey, u64> = HashMap::with_max_entries(1 << 12, 0);
 #[map]
@@ -45,15 +45,15 @@ pub(crate) fn counters(row: u32) -> Option<*mut Counters> {
     COUNTERS.get_ptr_mut(cpu * COUNTER_ROWS + row)
 }
 
-/// Increments a counter, and returns its value on this CPU. The increment is atomic (XADD), as a
-/// program can be interrupted by another that counts in the same row; the value is good for nothing
-/// but a decision that may be wrong now and then.
+/// Increments a counter, and returns its value on this CPU. The increment is atomic (XADD), as a program can be
+/// interrupted by another that counts in the same row. So the value is approximate, and fit only for a decision that
+/// may be wrong now and then.
 #[inline(always)]
 pub(crate) fn count(counters: *mut Counters, which: Count) -> u64 {
     count_many(counters, which, 1)
 }
 
-/// As [`count`], of several at once.
+/// As [`count`], by several at once.
 #[inline(always)]
 pub(crate) fn count_many(counters: *mut Counters, which: Count, by: u64) -> u64 {
     // SAFETY: the map gave the pointer; the value lives as long as the map.
@@ -73,8 +73,7 @@ pub(crate) fn count_many(counters: *mut Counters, which: Count, by: u64) -> u64 
     unsafe { counter.read_volatile() }
 }
 
-/// Adds without fetching: the form of an atomic addition that all kernels know (fetching ones need
-/// 5.12).
+/// Adds without fetching: the form of an atomic addition that all kernels support (fetching ones need 5.12).
 #[inline(always)]
 pub(crate) fn add(counter: *mut u64, by: u64) {
     // `AtomicU64::fetch_add` does not exist for this target, which has no compare-and-swap.
@@ -98,7 +97,7 @@ pub(crate) fn count_drop(inum: u32, generation: u32, op: u16, error: u16) {
 #[inline(always)]
 fn count_in(map: &HashMap<DropKey, u64>, key: &DropKey) -> bool {
     if map.get_ptr_mut(key).is_none() {
-        // Fails when another CPU was quicker, or when it is full: the second look tells.
+        // Fails if another CPU was quicker, or if the map is full: the second lookup distinguishes the two.
         let _ = map.insert(key, &0, u64::from(BPF_NOEXIST));
     }
     match map.get_ptr_mut(key) {
@@ -110,7 +109,7 @@ fn count_in(map: &HashMap<DropKey, u64>, key: &DropKey) -> bool {
     }
 }
 
-/// Counts a rare condition, which the diagnostics log.
+/// Counts a rare condition, for the log.
 #[inline(always)]
 pub(crate) fn diagnose(what: Diagnostic) {
     diagnosed_at(what as u64);
@@ -124,7 +123,7 @@ pub(crate) fn diagnosed_at(what: u64) {
     }
 }
 
-/// How often a condition came up, if more often than when this was asked last.
+/// How often a condition occurred, if that changed since the last call.
 #[inline(always)]
 pub(crate) fn diagnosed(what: Diagnostic) -> Option<u64> {
     let what = what as u32;

@@ -1,28 +1,28 @@
-//! What the programs are to do now, which user space says as it goes; and which of them were run.
+//! The gate: what the programs currently do, which user space changes while they run; and which programs ran.
 
 use aya_ebpf::{macros::map, maps::Array};
 use ipc_trace_common::state::{FIRED as PROGRAMS, gate};
 
 /// See [`ipc_trace_common::state::gate`]. A variable in a section, and so in a map, of its own, which user space
-/// maps: every call asks for it twice, and its address is a constant, where an array would have to be looked into.
+/// maps. Every call reads it twice, and its address is a constant, whereas an array would need a lookup.
 #[unsafe(link_section = ".data.gate")]
 #[unsafe(no_mangle)]
 static mut GATE: [u64; gate::WORDS as usize] = [0; gate::WORDS as usize];
-/// By [`ipc_trace_common::state::fired_at`]: whether the program was run.
+/// By [`ipc_trace_common::state::fired_at`]: whether the program ran.
 #[map]
 static FIRED: Array<u32> = Array::with_max_entries(PROGRAMS, 0);
 
-/// What the programs are to do, and for whom not.
+/// What the programs do, and which process they ignore.
 #[derive(Clone, Copy)]
 pub(crate) struct Gate(u64);
 
-/// The gate as it is now.
+/// The current gate.
 #[inline(always)]
 pub(crate) fn gate() -> Gate {
     Gate(gate_word::<0>())
 }
 
-/// One of its words.
+/// A word of the gate.
 #[inline(always)]
 fn gate_word<const AT: usize>() -> u64 {
     const { assert!(AT < gate::WORDS as usize) };
@@ -30,10 +30,10 @@ fn gate_word<const AT: usize>() -> u64 {
     unsafe { (&raw const GATE).cast::<u64>().add(AT).read_volatile() }
 }
 
-/// The operations, by their bits, of whose calls it is known whether they made an object.
+/// The operations, as bits, for which it is known whether a call created its object.
 #[inline(always)]
-pub(crate) fn births() -> u32 {
-    gate_word::<{ gate::BIRTHS as usize }>() as u32
+pub(crate) fn created_known_ops() -> u32 {
+    gate_word::<{ gate::CREATED_KNOWN_OPS as usize }>() as u32
 }
 
 /// When tracing began.
@@ -42,27 +42,53 @@ pub(crate) fn started() -> u64 {
     gate_word::<{ gate::STARTED as usize }>()
 }
 
-/// The inode of the executable that the tracer runs; `0`: not known.
+/// What ends batches when it changes.
+#[inline(always)]
+pub(crate) fn changes() -> u64 {
+    gate_word::<{ gate::CHANGES as usize }>()
+}
+
+/// The half of it that counts moves between cgroups.
+#[inline(always)]
+pub(crate) fn cgroup_moves() -> u32 {
+    changes() as u32
+}
+
+/// Counts a move. If two are counted as one, the number has changed nevertheless.
+#[inline(always)]
+pub(crate) fn count_cgroup_move() {
+    let moves = cgroup_moves().wrapping_add(1);
+    // SAFETY: as in `gate_word`; user space writes the other half.
+    unsafe {
+        (&raw mut GATE)
+            .cast::<u64>()
+            .add(gate::CHANGES as usize)
+            .cast::<u32>()
+            .write_volatile(moves)
+    };
+}
+
+/// The inode of the tracer's executable; `0`: not known.
 #[inline(always)]
 pub(crate) fn own_executable() -> u64 {
     gate_word::<{ gate::EXECUTABLE as usize }>()
 }
 
-/// Notes that.
+/// Stores the inode of the tracer's executable.
 #[inline(always)]
 pub(crate) fn set_own_executable(inode: u64) {
     // SAFETY: as in `gate_word`; only the tracer's own process gets here.
     unsafe { (&raw mut GATE).cast::<u64>().add(gate::EXECUTABLE as usize).write_volatile(inode) };
 }
 
-/// How far into a task's stack its registers lie; `0`: that was not found out.
+/// The distance from a task's stack to its registers; `0`: unknown.
 #[cfg(feature = "probe")]
 #[inline(always)]
 pub(crate) fn registers_at() -> u64 {
     gate_word::<{ gate::REGISTERS as usize }>()
 }
 
-/// Notes that.
+/// Stores that distance.
 #[cfg(feature = "probe")]
 #[inline(always)]
 pub(crate) fn set_registers_at(at: u64) {
@@ -71,20 +97,19 @@ pub(crate) fn set_registers_at(at: u64) {
 }
 
 impl Gate {
-    /// Whether calls are wanted.
+    /// Whether calls are reported.
     #[inline(always)]
     pub(crate) fn is_open(self) -> bool {
         self.0 as u32 == gate::OPEN
     }
 
-    /// Whether programs only mark that they were run.
+    /// Whether programs only mark that they ran.
     #[inline(always)]
     pub(crate) fn is_test(self) -> bool {
         self.0 as u32 == gate::TEST
     }
 
-    /// Whether nothing is wanted of this process: tracing has ended or has not begun, or it is the
-    /// tracer.
+    /// Whether this process is ignored: tracing has ended or has not begun, or it is the tracer.
     #[inline(always)]
     pub(crate) fn keeps_out(self, pid: u32) -> bool {
         self.0 as u32 == gate::CLOSED || self.is_test() || self.is_self(pid)
@@ -103,7 +128,7 @@ impl Gate {
     }
 }
 
-/// Marks that a program was run.
+/// Marks that a program ran.
 #[inline(always)]
 pub(crate) fn fired(at: u32) {
     if let Some(mark) = FIRED.get_ptr_mut(at) {

@@ -1,17 +1,17 @@
-//! What a program on a function has at hand: the function's argument and result, numbers that user space has put
-//! into the program, and the program that serves all functions.
+//! Access to a hooked function: its argument and result, numbers that user space patches into the program, and a tail
+//! call to the program that serves all functions.
 
 use aya_ebpf::helpers::generated::bpf_tail_call;
 
 use crate::base::memory::{PLAIN, kernel};
 
-/// The value `AT` bytes into the context: the function's argument, then its result.
+/// The value `AT` bytes into the context: the function's argument, followed by its result.
 #[inline(always)]
 pub(crate) fn value<const AT: i16>(context: *mut core::ffi::c_void) -> u64 {
     if PLAIN {
         let value: u64;
-        // By hand, since the verifier wants the offset in the load itself, and the compiler may add it
-        // to the pointer first.
+        // Inline assembly, since the verifier wants the offset in the load itself, and the compiler may add it to the
+        // pointer first.
         // SAFETY: a system call's function has one argument, so the context has two values; the
         // verifier checks it, and knows what the argument points to.
         unsafe {
@@ -22,13 +22,13 @@ pub(crate) fn value<const AT: i16>(context: *mut core::ffi::c_void) -> u64 {
         }
         value
     } else {
-        // 5.10 knows `struct pt_regs` as a forward declaration alone there, and refuses the load
-        // (`btf_ctx_access`, kernel/bpf/btf.c).
+        // 5.10 knows `struct pt_regs` only as a forward declaration there, and rejects the load (`btf_ctx_access`,
+        // kernel/bpf/btf.c).
         kernel(context as u64 + AT as u64)
     }
 }
 
-/// What user space puts in the place of a number.
+/// A number that user space patches.
 macro_rules! patched {
     ($number:ident) => {{
         let value: u64;
@@ -42,7 +42,37 @@ macro_rules! patched {
         value
     }};
 }
-pub(crate) use patched;
+
+/// The function's system call, as in a `PackedCall` without the id. This and the next ones are what user space patches
+/// in, and are loaded where they are used: the verifier knows them, and removes what they rule out.
+#[inline(always)]
+pub(crate) fn known_call() -> u64 {
+    patched!(WHAT)
+}
+
+/// Whether its ABI is one of 32 bits.
+#[inline(always)]
+pub(crate) fn is_compat() -> bool {
+    patched!(COMPAT) != 0
+}
+
+/// Whether it sends or receives a message.
+#[inline(always)]
+pub(crate) fn carries_message() -> bool {
+    patched!(MESSAGE) != 0
+}
+
+/// Whether its first argument is a queue's descriptor.
+#[inline(always)]
+pub(crate) fn takes_descriptor() -> bool {
+    patched!(QUEUE) != 0
+}
+
+/// Whether it looks up an object.
+#[inline(always)]
+pub(crate) fn looks_up() -> bool {
+    patched!(LOOKUP) != 0
+}
 
 /// Calls the program that serves all functions.
 #[inline(always)]

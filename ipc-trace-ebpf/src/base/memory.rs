@@ -1,18 +1,27 @@
 //! Reading kernel and user memory. The only module that follows kernel pointers.
 //!
-//! A kernel field is read by its row of the layout table: with a plain load, through a pointer that the
-//! verifier knows, or with `bpf_probe_read_kernel`. There are two builds of the programs, from the same
-//! source: one with plain loads where the row allows them, and one without any (feature `probe`), for
-//! kernels whose verifier does not know the pointers. A choice at load time, for each access, would
-//! leave the verifier a hundred branches to cut out of every program.
+//! A kernel field is read as its row of the layout table says: with a plain load, through a pointer that the verifier
+//! knows, or with `bpf_probe_read_kernel`. There are two builds of the programs, from the same source: one with plain
+//! loads where the row allows them, and one without any (feature `probe`), for kernels whose verifier does not know
+//! the pointers. A choice at load time, for each access, would leave the verifier a hundred branches to remove from
+//! every program.
+//!
+//! Kernels since 6.2 let programs call a number a pointer (`bpf_rdonly_cast`, kernel/bpf/helpers.c); the call itself
+//! costs nothing, as the verifier replaces it with a move. There, all numbers are read with plain loads, and a fault
+//! gives zero, as for pointers that the verifier knows.
 
 #[cfg(not(feature = "probe"))]
 use aya_ebpf::helpers::generated::bpf_task_pt_regs;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_user,
 };
-use ipc_trace_common::layout::{ABSENT, Field};
+use ipc_trace_common::{
+    hooks::patch,
+    layout::{ABSENT, Field, OfField},
+};
 
+#[cfg(not(feature = "probe"))]
+use crate::base::constants::constant;
 use crate::base::constants::offset;
 
 /// Whether plain loads are allowed.
@@ -30,7 +39,7 @@ pub(crate) fn current_task() -> u64 {
     }
 }
 
-/// The registers that the current task had when it came into the kernel.
+/// The registers with which the current task entered the kernel.
 #[cfg(not(feature = "probe"))]
 #[inline(always)]
 pub(crate) fn user_registers() -> u64 {
@@ -38,8 +47,8 @@ pub(crate) fn user_registers() -> u64 {
     unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) as u64 }
 }
 
-/// As above, where the kernel does not tell: as far into the task's stack as during the self-test, when
-/// [`learn_registers`] was told; `0`: that is not known.
+/// As above, if the kernel doesn't report them: at the distance from the task's stack that [`learn_registers`] found
+/// during the self-test; `0`: unknown.
 #[cfg(feature = "probe")]
 #[inline(always)]
 pub(crate) fn user_registers() -> u64 {
@@ -49,7 +58,7 @@ pub(crate) fn user_registers() -> u64 {
     }
 }
 
-/// Notes where the registers of the current task lie.
+/// Stores the distance to the current task's registers.
 #[inline(always)]
 pub(crate) fn learn_registers(_regs: u64) {
     #[cfg(feature = "probe")]
@@ -58,14 +67,14 @@ pub(crate) fn learn_registers(_regs: u64) {
     }
 }
 
-/// The registers of the current task's call, for a function that was given `regs`: `0` where the verifier
-/// knows registers, since it does not let what it knows into a function; else where they are.
+/// The registers of the current task's call, for a function whose caller has `regs`. `0` where the verifier knows
+/// registers, since it does not let known pointers into a function; else their address.
 #[inline(always)]
 pub(crate) fn registers(regs: u64) -> u64 {
     #[cfg(not(feature = "probe"))]
     let regs = {
-        // Else the compiler, which sees that the value is not used, would pass whatever is at hand, and
-        // the verifier takes nothing but a number.
+        // Else the compiler, which sees that the value is not used, would pass any register, and the verifier accepts
+        // only a number.
         // SAFETY: a register is moved to itself.
         unsafe { core::arch::asm!("{regs} = {regs}", regs = inout(reg) regs => _) };
         user_registers()
@@ -79,32 +88,107 @@ pub(crate) fn field<T: Copy + Default>(base: u64, field: Field) -> T {
     if !exists(field) {
         return T::default();
     }
-    let address = base + u64::from(offset(field));
-    if PLAIN && field.is_direct() {
-        // SAFETY: `base` is a pointer that the verifier knows, which checks the access; the
-        // kernel turns a fault into zero (BPF_PROBE_MEM).
-        unsafe { (address as *const T).read_volatile() }
-    } else {
-        kernel(address)
+    if PLAIN && field.is_direct() { load(base, field) } else { kernel(base + bytes(field)) }
+}
+
+/// Loads the field of the structure at `base`, a pointer that the verifier knows.
+#[inline(always)]
+fn load<T: Copy + Default>(base: u64, field: Field) -> T {
+    const { assert!(matches!(size_of::<T>(), 1 | 2 | 4 | 8)) };
+    let value = number_at(base, field, size_of::<T>());
+    // SAFETY: a number of that size, in the low bytes: eBPF is little-endian here.
+    unsafe { core::ptr::addr_of!(value).cast::<T>().read() }
+}
+
+/// As [`load`], of so many bytes, extended with zeros: one instruction, into which user space patches the offset.
+#[inline(always)]
+fn number_at(base: u64, field: Field, size: usize) -> u64 {
+    struct Load(u64, usize);
+    impl OfField for Load {
+        type Output = u64;
+
+        #[inline(always)]
+        fn act_on<const FIELD: u32>(self) -> u64 {
+            let value: u64;
+            let Self(base, size) = self;
+            macro_rules! load {
+                ($size:literal) => {
+                    // SAFETY: the verifier checks the access; the kernel turns a fault into zero (BPF_PROBE_MEM).
+                    unsafe {
+                        core::arch::asm!(
+                            concat!("{value} = *(", $size, " *)({base} + {at})"),
+                            value = lateout(reg) value, base = in(reg) base,
+                            at = const patch::LOAD + FIELD as i16,
+                            options(readonly, nostack, preserves_flags)
+                        );
+                    }
+                };
+            }
+            match size {
+                1 => load!("u8"),
+                2 => load!("u16"),
+                4 => load!("u32"),
+                _ => load!("u64"),
+            }
+            value
+        }
     }
+    field.select(Load(base, size))
+}
+
+/// Whether a field of 32 bits has that value. The comparison of two such values would extend both anew.
+#[inline(always)]
+pub(crate) fn has(base: u64, field: Field, value: u32) -> bool {
+    low_half(base, field) == u64::from(value)
+}
+
+/// The first 32 bits of a field, extended with zeros.
+#[inline(always)]
+pub(crate) fn low_half(base: u64, field: Field) -> u64 {
+    if PLAIN && field.is_direct() {
+        number_at(base, field, 4)
+    } else {
+        kernel::<u32>(base + bytes(field)).into()
+    }
+}
+
+/// The thread's number in the initial pid namespace, without a call, as `bpf_get_current_pid_tgid` is.
+#[inline(always)]
+pub(crate) fn tid(task: u64) -> u64 {
+    low_half(task, Field::TaskPid)
+}
+
+/// The field of the structure at `base`, an argument of a hooked function or what was loaded from one: read with a
+/// plain load where the verifier knows such pointers, whatever the row of the layout table says.
+#[inline(always)]
+pub(crate) fn typed_field<T: Copy + Default>(base: u64, field: Field) -> T {
+    if PLAIN { load(base, field) } else { kernel(base + bytes(field)) }
 }
 
 /// Whether the field exists in this kernel.
 #[inline(always)]
 pub(crate) fn exists(field: Field) -> bool {
-    field.is_required() || offset(field) != ABSENT
+    field.is_required() || offset(field) != u64::from(ABSENT)
 }
 
-/// The value, of which the verifier knows nothing any more: a pointer is a number to it, as functions take
-/// them, and a number any number, so that it finds each step of a loop like the one before.
+/// The value, with its type hidden from the verifier: a pointer becomes a number, as functions take it, and a number
+/// any number, so that each step of a loop looks like the one before.
 #[inline(always)]
 pub(crate) fn unknown<T: Copy + Default>(value: T) -> T {
     kernel(core::ptr::addr_of!(value) as u64)
 }
 
-/// What is at a kernel address; zero when it can't be read.
+/// The value at a kernel address; zero if it can't be read.
 #[inline(always)]
 pub(crate) fn kernel<T: Copy + Default>(address: u64) -> T {
+    #[cfg(not(feature = "probe"))]
+    {
+        let structure = constant!(CAST);
+        if structure != 0 && size_of::<T>() <= size_of::<u64>() {
+            // SAFETY: the structure has that many bytes, as the verifier checks; the kernel turns a fault into zero.
+            return unsafe { cast(address, structure).cast::<T>().read_volatile() };
+        }
+    }
     let mut value = T::default();
     // SAFETY: the helper copies that many bytes to `value`, or fails and zeroes it.
     unsafe {
@@ -117,20 +201,33 @@ pub(crate) fn kernel<T: Copy + Default>(address: u64) -> T {
     value
 }
 
-/// A field that other programs read with plain loads, read with the helper: what leads here is
-/// not known to the verifier.
+/// The address as a pointer to the structure with that number.
+#[cfg(not(feature = "probe"))]
+#[inline(always)]
+unsafe fn cast(address: u64, structure: u32) -> *const u8 {
+    // SAFETY: user space replaces the number with that of the kernel's function, which takes these arguments, or the
+    // verifier never gets here.
+    unsafe {
+        let cast: unsafe extern "C" fn(u64, u32) -> *const u8 =
+            core::mem::transmute(patch::CAST as usize);
+        cast(address, structure)
+    }
+}
+
+/// Reads a field with the helper that other programs read with plain loads, as the verifier does not know this
+/// pointer.
 #[inline(always)]
 pub(crate) fn kernel_field<T: Copy + Default>(base: u64, field: Field) -> T {
     kernel(base + bytes(field))
 }
 
-/// A field's offset, however it is read. Not for absent fields.
+/// A field's offset, whatever the read method. Not for absent fields.
 #[inline(always)]
 pub(crate) fn bytes(field: Field) -> u64 {
-    u64::from(offset(field))
+    offset(field)
 }
 
-/// The task's name, of a task that the verifier knows.
+/// The name of a task that the verifier knows.
 #[inline(always)]
 pub(crate) fn comm(task: u64) -> [u64; 2] {
     let from = task + bytes(Field::TaskComm);
@@ -163,7 +260,7 @@ pub(crate) unsafe fn user_bytes(to: *mut u8, len: u32, address: u64) -> bool {
     unsafe { bpf_probe_read_user(to.cast(), len, address as *const _) == 0 }
 }
 
-/// What is at a user address.
+/// The value at a user address.
 #[inline(always)]
 pub(crate) fn user<T: Copy + Default>(address: u64) -> Option<T> {
     let mut value = T::default();

@@ -1,5 +1,5 @@
-//! What all programs build on, and what imports none of them: helpers for words and memory, what user space has set,
-//! counts, the rings, and what a program finds as it is run.
+//! The base of all programs: words and memory, constants, counters, the rings, and the context that a program runs
+//! with. It imports no other layer.
 
 pub(crate) mod constants;
 pub(crate) mod counts;

@@ -1,4 +1,4 @@
-//! A call's number, ABI and arguments, out of its `struct pt_regs`; and what its result means.
+//! A call's number, ABI and arguments, from its `struct pt_regs`; and the meaning of its result.
 
 use ipc_trace_common::{
     hooks::{self, X32_BIT},
@@ -9,37 +9,37 @@ use ipc_trace_common::{
 
 use crate::base::{
     constants::{code, constant},
-    memory::{field, user, user_bytes},
+    memory::{field, low_half, user, user_bytes},
     words::masked,
 };
 
-/// What a call is.
+/// A system call of interest.
 #[derive(Clone, Copy)]
 pub(crate) struct Call {
-    /// Where its registers are
+    /// The address of its registers
     regs: u64,
     /// Its ABI
     pub(crate) abi: Abi,
-    /// What it does; never `0` and never [`SyscallCode::IPC`]
+    /// Its code; never `0` and never [`SyscallCode::IPC`]
     pub(crate) code: SyscallCode,
     /// For `ipc(2)`: its first argument, version and call; `0` for all other calls
     pub(crate) multiplexed: u32,
 }
 
 /// The call's number, of which 32 bits count: on x86 the kernel takes an `int` out of `orig_ax` (`do_syscall_64`,
-/// arch/x86/entry/common.c, 6.12), on arm64 `syscallno` is an `s32`, with something else behind it. Of no call it is -1.
+/// arch/x86/entry/common.c, 6.12), on arm64 `syscallno` is an `s32`, followed by something else. -1 is no call.
 #[inline(always)]
 pub(crate) fn number(regs: u64) -> u64 {
-    u64::from(field::<u32>(regs, Field::RegNumber))
+    low_half(regs, Field::RegNumber)
 }
 
-/// Whether the tables have a place for a number: they are asked by its low bits first.
+/// Whether the tables have an entry for a number: they are indexed by its low bits first.
 #[inline(always)]
 pub(crate) fn has_place(number: u64) -> bool {
     number & !(X32_BIT | (hooks::NUMBERS as u64 - 1)) == 0
 }
 
-/// Which table of [`hooks::Dispatch`] tells what a call is, and its ABI.
+/// Which table of [`hooks::Dispatch`] describes a call, and its ABI.
 struct Place {
     table: u64,
     abi: Abi,
@@ -50,8 +50,8 @@ impl Place {
     fn lookup(task: u64, number: u64) -> Self {
         let x86 = constant!(IS_X86) != 0;
         let (table, abi) = match (is_compat(task), x86) {
-            // Bit 30 belongs to x32 alone: to `int 0x80` it makes the number one that no call has
-            // (`do_syscall_32_irqs_on`, arch/x86/entry/common.c, 6.12). The last table is empty.
+            // Only x32 uses bit 30: with `int 0x80` the number then is no call's (`do_syscall_32_irqs_on`,
+            // arch/x86/entry/common.c, 6.12). The last table is empty.
             (true, true) if number & X32_BIT != 0 => (3, Abi::I386),
             (true, true) => (1, Abi::I386),
             (true, false) => (1, Abi::Arm),
@@ -63,7 +63,7 @@ impl Place {
     }
 }
 
-/// The place in [`hooks::Dispatch`] of the call of `task` with that number.
+/// The index in [`hooks::Dispatch`] of the call of `task` with that number.
 #[inline(always)]
 pub(crate) fn place(task: u64, number: u64) -> usize {
     Place::lookup(task, number).table as usize * hooks::NUMBERS
@@ -87,14 +87,14 @@ impl Call {
         Some(Self { regs, abi: place.abi, code, multiplexed })
     }
 
-    /// All of it but where its registers are, in one number: never 0.
+    /// The call without the address of its registers, in one number: never 0.
     #[inline(always)]
     pub(crate) fn packed(self) -> u64 {
         let call = u64::from(self.abi as u8) | u64::from(self.code.0) << 8;
         call | u64::from(self.multiplexed) << 32
     }
 
-    /// The call again.
+    /// Unpacks a call.
     #[inline(always)]
     pub(crate) fn unpacked(regs: u64, packed: u64) -> Self {
         let abi = match packed as u8 {
@@ -114,7 +114,7 @@ impl Call {
     }
 
     #[inline(always)]
-    fn is_compat(self) -> bool {
+    pub(crate) fn is_compat(self) -> bool {
         self.abi.is_32_bit()
     }
 
@@ -126,7 +126,7 @@ impl Call {
         } else if self.multiplexed == 0 {
             self.register(Field::RegCompatArg0) & 0xffff_ffff
         } else {
-            // SHMDT alone takes its argument as `ptr` (ksys_ipc, ipc/syscall.c, 6.12).
+            // Only SHMDT takes its argument as `ptr` (ksys_ipc, ipc/syscall.c, 6.12).
             let register = if self.multiplexed & 0xffff == 22 {
                 Field::RegCompatArg4
             } else {
@@ -136,29 +136,24 @@ impl Call {
         }
     }
 
-    /// The first argument, and the third where that is the length of a message to be sent. Not of
-    /// `ipc(2)`.
+    /// The first argument, and the third if it is the length of a message to be sent. Not for `ipc(2)`.
     #[inline(always)]
     pub(crate) fn id_and_size(self) -> [u64; 2] {
         let sends = self.code.bit() & (Op::Msgsnd.bit() | Op::MqSend.bit()) != 0;
-        let size = match (sends, self.is_compat()) {
-            (false, _) => 0,
-            (true, false) => self.register(Field::RegArg2),
-            (true, true) => self.register(Field::RegCompatArg2),
-        };
+        let size = if sends { third_of(self.regs, self.is_compat()) } else { 0 };
         [self.first(), size]
     }
 
-    /// Whether one of the arguments, by way of `ipc(2)`, lies in memory: semctl's fourth, and msgrcv's second and
-    /// fourth by the old way.
+    /// Whether one of the arguments of `ipc(2)` lies in memory: semctl's fourth, and msgrcv's second and fourth in
+    /// the old form.
     #[inline(always)]
     pub(crate) fn has_indirect(self) -> bool {
         self.multiplexed != 0 && (self.multiplexed & 0xffff == 3 || self.multiplexed == 12)
     }
 
-    /// What lies there: of semctl a `u32`, of msgrcv a `struct compat_ipc_kludge { compat_uptr_t msgp;
-    /// compat_long_t msgtyp; }` (compat_ksys_ipc, ipc/syscall.c, 6.12). And whether it could be read: not by an
-    /// `Option`, whose unset value the compiler would copy, which the verifier refuses.
+    /// That argument's data: for semctl a `u32`, for msgrcv a `struct compat_ipc_kludge { compat_uptr_t msgp;
+    /// compat_long_t msgtyp; }` (compat_ksys_ipc, ipc/syscall.c, 6.12). And whether it could be read: not as an
+    /// `Option`, whose unset value the compiler would copy, which the verifier rejects.
     #[inline(always)]
     pub(crate) fn indirect(self) -> (u64, bool) {
         let mut value = 0;
@@ -201,7 +196,7 @@ impl Call {
             low(Field::RegCompatArg4),
             low(Field::RegCompatArg5),
         ];
-        // compat_ksys_ipc, ipc/syscall.c (6.12): which of its arguments means what.
+        // compat_ksys_ipc, ipc/syscall.c (6.12): the meaning of its arguments.
         let arguments = match self.multiplexed & 0xffff {
             1 => [first, ptr, second, 0, 0],
             4 => [first, ptr, second, fifth, 0],
@@ -212,7 +207,7 @@ impl Call {
             }
             12 => [first, ptr, second, fifth, third],
             14 | 24 => [first, second, ptr, 0, 0],
-            // Where the segment is, which the kernel has told by now.
+            // The segment's address, which the kernel has written by now.
             21 => [first, ptr, second, u64::from(user::<u32>(third).unwrap_or(0)), 0],
             22 => [ptr, 0, 0, 0, 0],
             // SEMGET, MSGGET, SHMGET
@@ -222,15 +217,27 @@ impl Call {
     }
 }
 
+/// The first argument of a call that isn't `ipc(2)`, if it is an `int`.
+#[inline(always)]
+pub(crate) fn first_of(regs: u64, compat: bool) -> u64 {
+    low_half(regs, if compat { Field::RegCompatArg0 } else { Field::RegArg0 })
+}
+
+/// The third argument of a call that isn't `ipc(2)`.
+#[inline(always)]
+pub(crate) fn third_of(regs: u64, compat: bool) -> u64 {
+    field(regs, if compat { Field::RegCompatArg2 } else { Field::RegArg2 })
+}
+
 /// Whether the task is in a 32-bit call.
 #[inline(always)]
-fn is_compat(task: u64) -> bool {
-    field::<u32>(task, Field::TaskAbi) & constant!(COMPAT_BIT) != 0
+pub(crate) fn is_compat(task: u64) -> bool {
+    low_half(task, Field::TaskAbi) & u64::from(constant!(COMPAT_BIT)) != 0
 }
 
 static MULTIPLEXED: [u8; 32] = hooks::multiplexed();
 
-/// What the first argument of `ipc(2)` means; `0`: nothing.
+/// The operation in the first argument of `ipc(2)`; `0`: none.
 #[inline(always)]
 fn demultiplex(call: u32) -> SyscallCode {
     if call & 0xffff >= MULTIPLEXED.len() as u32 {
@@ -243,7 +250,7 @@ fn demultiplex(call: u32) -> SyscallCode {
     })
 }
 
-/// The error's number in a raw result; `0`: it is none.
+/// The error's number in a raw result; `0`: no error.
 #[inline(always)]
 pub(crate) fn error(ret: i64) -> u16 {
     if failed(ret) { -ret as u16 } else { 0 }

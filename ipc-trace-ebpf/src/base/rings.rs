@@ -1,4 +1,4 @@
-//! The two rings, and the way of a record into them: room is reserved, the record is filled in place and handed over.
+//! The two rings. A record is reserved, filled in place, and submitted.
 
 use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE},
@@ -21,7 +21,7 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 #[map]
 static CONTROL: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 
-/// Room for a record in a ring, or nothing when it is full.
+/// Reserves room for a record in a ring; `None` if it is full.
 #[inline(always)]
 pub(crate) fn reserve<T>(ring: &'static RingBuf) -> Option<*mut T> {
     // SAFETY: a `RingBuf` is the map's definition, which is what the helper takes.
@@ -31,29 +31,29 @@ pub(crate) fn reserve<T>(ring: &'static RingBuf) -> Option<*mut T> {
     if at.is_null() { None } else { Some(at.cast()) }
 }
 
-/// Whether the reader is woken up, when so many events were put into the ring on this CPU, the last `count`
-/// of them just now: a flag for the ring's helpers.
+/// Whether to wake the reader after so many events on this CPU, the last `count` of them just now: a flag for the
+/// ring's helpers.
 #[inline(always)]
 pub(crate) fn wake_up(emitted: u64, count: u64) -> u64 {
     let due = emitted & u64::from(constant!(WAKE_MASK)) < count;
     u64::from(if due { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP })
 }
 
-/// How much of the control ring may be in use, in eighths, for a record to be put there. Others decide how many there
-/// are of some records, which must not push out those that rest on nobody's word but the kernel's.
+/// How much of the control ring may be in use, in eighths, when a record is put there. User processes determine how
+/// many records of some kinds there are, and these must not push out the kernel's own facts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Share {
-    /// What can be told again: who a thread is, a queue's name
+    /// Repeatable: a thread's description, a queue's name
     Repeatable = 4,
-    /// A change of an object, which any user can make by the million
+    /// A change of an object, of which any user can cause millions
     Change = 6,
-    /// A call on a queue of another namespace, or another access to what is a namespace's
+    /// A call on a queue of another namespace, or another access to a namespace's object
     Access = 7,
-    /// A namespace was made, entered or found; a thread ended
-    Whole = 8,
+    /// A namespace was created, entered or found; a thread ended
+    Lifecycle = 8,
 }
 
-/// Room for a record in the control ring; when there is none, that is counted.
+/// Reserves room for a record in the control ring; counts it if there is none.
 #[inline(always)]
 pub(crate) fn reserve_control<T>(share: Share) -> Option<*mut T> {
     let (at, counters) = reserve_uncounted(share)?;
@@ -65,7 +65,7 @@ pub(crate) fn reserve_control<T>(share: Share) -> Option<*mut T> {
 fn reserve_uncounted<T>(share: Share) -> Option<(*mut T, *mut Counters)> {
     let counters = counters(CONTROL_ROW)?;
     count(counters, Count::Seen);
-    let is_used_up = share != Share::Whole && is_full_beyond(share as u64) != 0;
+    let is_used_up = share != Share::Lifecycle && is_full_beyond(share as u64) != 0;
     let at = if is_used_up { None } else { reserve(&CONTROL) };
     if at.is_none() {
         let repeatable = share == Share::Repeatable;
@@ -74,8 +74,8 @@ fn reserve_uncounted<T>(share: Share) -> Option<(*mut T, *mut Counters)> {
     Some((at?, counters))
 }
 
-/// As [`reserve_control`], of a call, for who counts it among the emitted; `access`: 1, if it has the share of accesses,
-/// else 0, and that of changes. A number, as the verifier would follow each choice to the end.
+/// As [`reserve_control`], for a call, whose caller counts it as emitted. `access`: 1: it has the share of accesses;
+/// 0: that of changes. A number, as the verifier would follow each branch to the end.
 #[inline(always)]
 pub(crate) fn reserve_call<T>(access: u64) -> Option<(*mut T, *mut Counters)> {
     const { assert!(Share::Access as u64 == Share::Change as u64 + 1) };
@@ -89,9 +89,9 @@ pub(crate) fn reserve_call<T>(access: u64) -> Option<(*mut T, *mut Counters)> {
     Some((at?, counters))
 }
 
-/// Whether more of the control ring is in use than so many eighths: `1`, or `0`.
+/// Whether more of the control ring is in use than that many eighths: `1`, or `0`.
 ///
-/// A global function, so that the verifier looks at it once.
+/// A global function, so that the verifier checks it once.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn is_full_beyond(eighths: u64) -> u64 {
@@ -106,13 +106,13 @@ extern "C" fn is_full_beyond(eighths: u64) -> u64 {
     u64::from(used > size / 8 * eighths)
 }
 
-/// The header of a record that is no call.
+/// The header of a record that isn't a call.
 #[inline(always)]
 pub(crate) fn header(kind: RecordKind, flags: u32) -> Header {
     Header { version: VERSION, kind: kind as u8, abi: 0, code: 0, flags }
 }
 
-/// Hands a record to the reader, which looks by itself every few milliseconds.
+/// Submits a record without waking the reader, which polls every few milliseconds.
 #[inline(always)]
 pub(crate) fn submit<T>(record: *mut T) {
     // SAFETY: the record came from a ring and is written.

@@ -1,7 +1,7 @@
-//! Arithmetic on words, and copies of them, in a form that suits the verifier: of what is written plainly the compiler
-//! would make branches, loops over bytes, or nothing at all.
+//! Arithmetic on words and copies of words, in a form that suits the verifier: plain code would be compiled to
+//! branches, loops over bytes, or nothing at all.
 
-/// 1 if the value is 0, else 0, without a branch, which the compiler would make of anything that it sees.
+/// 1 if the value is 0, else 0. Without a branch, which the compiler would make of code that it understands.
 #[inline(always)]
 pub(crate) fn is_zero(value: u64) -> u64 {
     let zero: u64;
@@ -20,10 +20,10 @@ pub(crate) fn is_zero(value: u64) -> u64 {
     zero
 }
 
-/// Zeroes words, one by one: of assignments the compiler makes a call of `memset`, which is a loop over bytes here.
+/// Zeroes words, one by one: the compiler turns assignments into a call of `memset`, which is a loop over bytes here.
 ///
 /// # Safety
-/// There are so many words at `at`, aligned.
+/// `at` points to that many words, aligned.
 #[inline(always)]
 pub(crate) unsafe fn zero_words<const N: usize>(at: *mut u64) {
     let mut word = 0;
@@ -37,7 +37,7 @@ pub(crate) unsafe fn zero_words<const N: usize>(at: *mut u64) {
 /// Copies words, one by one: likewise, instead of `memmove`.
 ///
 /// # Safety
-/// There are so many words at both places, aligned.
+/// Both addresses point to that many words, aligned.
 #[inline(always)]
 pub(crate) unsafe fn copy_words<const N: usize>(to: *mut u64, from: *const u64) {
     let mut word = 0;
@@ -48,8 +48,8 @@ pub(crate) unsafe fn copy_words<const N: usize>(to: *mut u64, from: *const u64) 
     }
 }
 
-/// `value & MASK`, where the compiler can't see it: a bound that it thinks to know already, it would
-/// optimise away, and the verifier would miss it.
+/// `value & MASK`, hidden from the compiler: it would optimise away a bound that it believes to know already, and the
+/// verifier would miss it.
 #[inline(always)]
 pub(crate) fn masked<const MASK: u64>(mut value: u64) -> u64 {
     // SAFETY: the instruction touches the register alone.

@@ -1,8 +1,8 @@
-//! Entry and return of a call: the way of an event through the eBPF programs.
+//! Entry and return of a call: the path of an event through the eBPF programs.
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_ktime_get_boot_ns};
 use ipc_trace_common::{
-    hooks::{ACCESS_KINDS, look},
+    hooks::{ACCESS_KINDS, dispatch_kind},
     layout::Field,
     op::{Op, SyscallCode},
     record::{NO_DURATION, flag},
@@ -10,6 +10,7 @@ use ipc_trace_common::{
 };
 
 use crate::{
+    access::files,
     base::{
         constants::{at_entry, at_return, constant},
         counts::{self, Count},
@@ -20,14 +21,13 @@ use crate::{
     call::{
         emit,
         filters::{self, Subject},
-        inputs, moves,
+        inputs, ns_switch,
     },
-    facts::{namespaces, queues},
-    thread::{batches, context, slots},
-    ways::files,
+    metadata::{namespaces, queues},
+    thread::{batched_calls, batches, context, slots},
 };
 
-/// `sys_enter`. The context is read when it is needed: most calls are none of ours.
+/// `sys_enter`. The context is read only when needed: most calls are of no interest.
 #[inline(always)]
 pub(crate) fn enter(regs: impl Fn() -> u64, number: impl Fn() -> u64) {
     if at_entry(number()) {
@@ -35,10 +35,13 @@ pub(crate) fn enter(regs: impl Fn() -> u64, number: impl Fn() -> u64) {
     }
 }
 
-/// `sys_enter` of a call whose number may be one of ours. By itself, so that other calls need not save
-/// registers for it.
+/// `sys_enter` of a call whose number may be of interest. Separate, so that other calls need not save registers for
+/// it.
 #[inline(never)]
 fn enter_of_ours(regs: u64, number: u64) {
+    if batched_calls::enter_again(current_task(), number, regs) {
+        return;
+    }
     let gate = gate();
     let pid_tgid = bpf_get_current_pid_tgid();
     if gate.keeps_out((pid_tgid >> 32) as u32) {
@@ -56,15 +59,15 @@ fn enter_of_ours(regs: u64, number: u64) {
 /// `sys_exit`.
 #[inline(always)]
 pub(crate) fn exit(regs: impl Fn() -> u64, ret: impl Fn() -> i64) {
-    // Cheap: this is what every other call of the host pays.
+    // Cheap: this is the cost for every other call of the host.
     match at_return(number(regs())) {
-        look::NONE => {}
-        look::READ => {
+        dispatch_kind::NONE => {}
+        dispatch_kind::READ => {
             if files::are_held() {
                 access_of_ours(regs(), ret());
             }
         }
-        look::OPEN => access_of_ours(regs(), ret()),
+        dispatch_kind::OPEN => access_of_ours(regs(), ret()),
         _ => {
             let packed = exit_of_ours(regs(), ret());
             if packed != 0 {
@@ -74,12 +77,12 @@ pub(crate) fn exit(regs: impl Fn() -> u64, ret: impl Fn() -> i64) {
     }
 }
 
-/// A call returned that reads from a file, or gives a descriptor.
+/// A call returned that reads from a file, or returns a descriptor.
 #[inline(never)]
 fn access_of_ours(regs: u64, ret: i64) {
     let number = number(regs);
     let task = current_task();
-    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let pid: u32 = field(task, Field::TaskTgid);
     if failed(ret) || !has_place(number) || gate().keeps_out(pid) {
         return;
     }
@@ -91,10 +94,13 @@ fn access_of_ours(regs: u64, ret: i64) {
     }
 }
 
-/// As [`enter_of_ours`]: the call, if there is something left to do. That is left to the program, since
-/// on the stack there is not room for all of them.
+/// As [`enter_of_ours`]: returns the call, if something is left to do. The program does that itself, because the
+/// stack has no room for all of them.
 #[inline(never)]
 fn exit_of_ours(regs: u64, ret: i64) -> u64 {
+    if batched_calls::exit(current_task(), regs, ret) {
+        return 0;
+    }
     let number = number(regs);
     let gate = gate();
     let pid_tgid = bpf_get_current_pid_tgid();
@@ -102,13 +108,16 @@ fn exit_of_ours(regs: u64, ret: i64) -> u64 {
         call_ends(pid_tgid);
         return 0;
     }
-    unbatched(gate, pid_tgid, regs, (number, ret), constant!(SYSCALL_KINDS))
+    if !has_place(number) {
+        return 0;
+    }
+    Call::new(current_task(), regs, number, constant!(SYSCALL_KINDS)).map_or(0, Call::packed)
 }
 
 /// `sys_enter`, from whose program the registers can't be reached.
 #[cfg(not(feature = "probe"))]
 #[inline(always)]
-pub(crate) fn enter_steady(number: u64) {
+pub(crate) fn enter_nopreempt(number: u64) {
     if at_entry(number) {
         let regs = crate::base::memory::user_registers();
         enter(|| regs, || number);
@@ -118,9 +127,9 @@ pub(crate) fn enter_steady(number: u64) {
 /// `sys_exit`, likewise.
 #[cfg(not(feature = "probe"))]
 #[inline(always)]
-pub(crate) fn exit_steady(number: u64, ret: i64) {
-    let look = at_return(number);
-    if look != look::NONE && (look != look::READ || files::are_held()) {
+pub(crate) fn exit_nopreempt(number: u64, ret: i64) {
+    let kind = at_return(number);
+    if kind != dispatch_kind::NONE && (kind != dispatch_kind::READ || files::are_held()) {
         let regs = crate::base::memory::user_registers();
         exit(|| regs, || ret);
     }
@@ -142,7 +151,7 @@ pub(crate) fn enter_function(regs: u64) {
     }
 }
 
-/// As [`enter_function`], by one of several programs that are all run: its number.
+/// As [`enter_function`], by one of several copies that all run: its number.
 #[cfg(not(feature = "probe"))]
 #[inline(always)]
 pub(crate) fn enter_copy(copy: u64) {
@@ -151,7 +160,7 @@ pub(crate) fn enter_copy(copy: u64) {
     }
 }
 
-/// Likewise [`exit_function`].
+/// As [`exit_function`], likewise.
 #[cfg(not(feature = "probe"))]
 #[inline(always)]
 pub(crate) fn exit_copy(copy: u64, ret: i64) {
@@ -179,11 +188,14 @@ fn exit_of_function(regs: u64, ret: i64) -> u64 {
         call_ends(pid_tgid);
         return 0;
     }
-    let number = number(regs);
-    unbatched(gate, pid_tgid, regs, (number, ret), !constant!(SYSCALL_KINDS))
+    let (task, number) = (current_task(), number(regs));
+    if batched_calls::exit(task, regs, ret) || !has_place(number) {
+        return 0;
+    }
+    Call::new(task, regs, number, !constant!(SYSCALL_KINDS)).map_or(0, Call::packed)
 }
 
-/// The call that the thread was in has returned, unreported: the last namespace list is not to list it.
+/// The thread's current call has returned, unreported: the last namespace list must not list it.
 #[inline(always)]
 fn call_ends(pid_tgid: u64) {
     batches::forget_call(pid_tgid);
@@ -192,29 +204,6 @@ fn call_ends(pid_tgid: u64) {
         slot.made = 0;
         slots::forget_input(slot);
     }
-}
-
-/// The call of those `kinds` that returns, if it is one, and has not been put into the thread's batch.
-#[inline(always)]
-fn unbatched(gate: Gate, pid_tgid: u64, regs: u64, (number, ret): (u64, i64), kinds: u32) -> u64 {
-    let task = current_task();
-    if gate.is_open() && batches::exit(pid_tgid, task, number, ret) || !has_place(number) {
-        return 0;
-    }
-    Call::new(task, regs, number, kinds).map_or(0, Call::packed)
-}
-
-/// Entry of a function of which is known what calls it (`kind`). Whether nothing is left to do.
-#[inline(always)]
-pub(crate) fn enter_known(regs: u64, kind: u64) -> bool {
-    batches::enter_known(bpf_get_current_pid_tgid(), Call::unpacked(regs, kind))
-}
-
-/// Return of such a function. Whether nothing is left to do.
-#[inline(always)]
-pub(crate) fn exit_known(kind: u64, ret: i64) -> bool {
-    gate().is_open()
-        && batches::exit_known(bpf_get_current_pid_tgid(), current_task(), kind as u32, ret)
 }
 
 /// Entry of a function that implements a move between namespaces.
@@ -228,7 +217,7 @@ pub(crate) fn enter_move(regs: u64) {
     }
     let task = current_task();
     if let Some(call) = move_of(task, regs) {
-        moves::entered(task, pid_tgid, call);
+        ns_switch::entered(task, pid_tgid, call);
     }
 }
 
@@ -259,7 +248,7 @@ fn move_of(task: u64, regs: u64) -> Option<Call> {
     call.code.op().is_none().then_some(call)
 }
 
-/// During the self-test: this program was run.
+/// During the self-test: marks that this program ran.
 #[inline(always)]
 fn mark(gate: Gate, regs: u64, entry: bool) {
     if gate.is_test() {
@@ -269,20 +258,33 @@ fn mark(gate: Gate, regs: u64, entry: bool) {
     }
 }
 
-/// Remembers that a call was entered; when, if it can block; what its descriptor leads to, what it is about to take
+/// Stores that a call was entered: when, if it can block; the queue behind its descriptor, what it is about to take
 /// from memory, and the namespace that a thread may be about to leave.
 #[inline(always)]
 fn entered(gate: Gate, pid_tgid: u64, task: u64, call: Call, (regs, number): (u64, u64)) {
     let Some(op) = call.code.op() else {
-        moves::entered(task, pid_tgid, call);
+        ns_switch::entered(task, pid_tgid, call);
         return;
     };
     let mut queue = queues::none();
     if gate.is_open() {
         if op.takes_descriptor() {
-            queue = queues::behind(task, call.first() as u32);
-        }
-        if batches::enter(pid_tgid, number, call, &queue) {
+            let pointers = queues::pointers(task, call.first() as u32);
+            if batched_calls::enter_same_queue(pid_tgid, number, call, &pointers) {
+                return;
+            }
+            let is_cached;
+            (queue, is_cached) = queues::queue_at(&pointers);
+            if batched_calls::enter_queue(
+                pid_tgid,
+                number,
+                call,
+                &queue,
+                is_cached.then_some(&pointers),
+            ) {
+                return;
+            }
+        } else if batched_calls::enter(pid_tgid, number, call) {
             return;
         }
     }
@@ -321,21 +323,27 @@ fn returned(packed: u64, regs: u64, ret: i64) {
     }
 }
 
-/// unshare or setns returned. A global function, as the next one.
+/// unshare or setns returned. A global function, like the next one.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn move_returned(packed: u64, ret: u64) -> u64 {
     let call = Call::unpacked(0, packed);
     let task = current_task();
-    moves::returned(task, namespaces::of_task(task), bpf_get_current_pid_tgid(), call, ret as i64);
+    ns_switch::returned(
+        task,
+        namespaces::of_task(task),
+        bpf_get_current_pid_tgid(),
+        call,
+        ret as i64,
+    );
     0
 }
 
-/// Notes in the thread's slot what [`emit::send_call`] needs to know of a call that returned, and gives
-/// what that is to be called with: `0`, if there is nothing to be sent.
+/// Notes in the thread's slot what [`emit::send_call`] needs to know about a call that returned. Returns the argument
+/// for it: `0`, if there is nothing to be sent.
 ///
-/// A global function, so that the verifier looks at it by itself: kernels before 6.2 tell states of programs
-/// with functions apart by every number (`__mark_reg_unknown`, kernel/bpf/verifier.c, 6.1).
+/// A global function, so that the verifier checks it separately: in programs with functions, kernels before 6.2
+/// distinguish states by every number (`__mark_reg_unknown`, kernel/bpf/verifier.c, 6.1).
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
@@ -346,15 +354,15 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
     let ret = ret as i64;
     let gate = gate();
     let pid_tgid = bpf_get_current_pid_tgid();
-    // First, before ways part: for each load of a pointer from a known structure, and on each way that
-    // leads to it, 6.12's verifier searches all of BTF (`btf_nested_type_is_trusted`,
-    // kernel/bpf/btf.c), which makes up most of the time that loading takes.
+    // First, before branches diverge: for each load of a pointer from a known structure, and on each path that leads
+    // to it, 6.12's verifier searches all of BTF (`btf_nested_type_is_trusted`, kernel/bpf/btf.c), which makes up
+    // most of the loading time.
     let task = current_task();
     let ipc_ns = namespaces::of_task(task);
     let cred = field(task, Field::TaskCred);
     let changes = op.changes_objects() && !failed(ret);
     let is_seen_at_entry = constant!(SYSCALL_KINDS) & call.code.bit() != 0;
-    if gate.is_open() && !is_seen_at_entry && batches::looked_up(pid_tgid, task, call, ret) {
+    if gate.is_open() && !is_seen_at_entry && batched_calls::looked_up(pid_tgid, task, call, ret) {
         return 0;
     }
     batches::give_back(pid_tgid, call);
@@ -370,7 +378,7 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
         }
         slot.leave();
         if op.makes_objects() {
-            flags = slots::birth(slot, op, ret);
+            flags = slots::creation_flags(slot, op, ret);
         }
     }
     let noted_ns = batches::leave(pid_tgid, call);
@@ -399,7 +407,7 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
             queue = slot.queue;
         }
     }
-    if op.blocks() && enter_ns != 0 {
+    if op.blocks() && enter_ns != 0 && constant!(UNTIMED) == 0 {
         duration_ns = now - enter_ns;
     }
     let opens = matches!(op, Op::MqOpen) && ret >= 0;
@@ -459,16 +467,16 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
     packed
 }
 
-/// What is to be said of a call of backend `syscall` that returns, and that was not seen to enter the kernel: bits
-/// of [`flag`]. A call that seccomp refused or answered, or that a tracer skipped, comes to `sys_exit` and not to
-/// `sys_enter` (`syscall_trace_enter`, kernel/entry/common.c, 6.12): the kernel never made it. But a thread that
-/// existed before the start, and made no call since, may have entered this one before.
+/// Bits of [`flag`] for a call of backend `syscall` that returns without a seen entry. A call that seccomp refused or
+/// answered, or that a debugger skipped, reaches `sys_exit` and not `sys_enter` (`syscall_trace_enter`,
+/// kernel/entry/common.c, 6.12): the kernel never made it. But a thread that existed before the start, and made no
+/// call since, may have entered this one before.
 ///
-/// A global function, so that the verifier looks at it once.
+/// A global function, so that the verifier checks it once.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn unentered(pid_tgid: u64, regs: u64, ret: u64) -> u64 {
-    /// What x86 has for a result until the call is made, or a tracer gives another one: `-ENOSYS`
+    /// The initial result on x86, until the call is made or a debugger sets another one: `-ENOSYS`
     /// (`entry_SYSCALL_64`, arch/x86/entry/entry_64.S, 6.12)
     const PRESET: i64 = -38;
     let task = current_task();
@@ -481,7 +489,7 @@ extern "C" fn unentered(pid_tgid: u64, regs: u64, ret: u64) -> u64 {
         return u64::from(flag::ENTRY_UNSEEN);
     }
     // What a trap leaves there: the call's number, or its first argument (`syscall_rollback`,
-    // arch/{x86,arm64}/include/asm/syscall.h). What the caller gets is up to a signal's handler.
+    // arch/{x86,arm64}/include/asm/syscall.h). A signal's handler determines the caller's return value.
     let regs = registers(regs);
     let rolled_back =
         if constant!(IS_X86) != 0 { number(regs) } else { field(regs, Field::RegArg0) };

@@ -1,5 +1,5 @@
-//! From a call that returned to a record of it: in the event ring, or in the control ring where it changed
-//! objects and is no event.
+//! From a returned call to its record: in the event ring, or in the control ring if it changed objects and isn't an
+//! event.
 
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid,
@@ -24,8 +24,8 @@ use crate::{
         rings::{self, EVENTS},
         words::masked,
     },
-    call::detail::{self, Entered, Facts, Inline, Part},
-    facts::{namespaces, queues},
+    call::payload::{self, CallInfo, Entered, Inline, Part},
+    metadata::{namespaces, queues},
     thread::slots,
 };
 
@@ -48,18 +48,18 @@ struct Event {
     queue: QueueRef,
     /// The thread's slot
     entered: Entered,
-    /// Whether the kernel made it, as far as is known
+    /// Whether the kernel made it, as far as known
     made: bool,
 }
 
-/// A call and what belongs to its operation, as they lie in the ring.
+/// A call and its operation's payload, as they lie in the ring.
 #[repr(C)]
 struct With<P> {
     call: CallRecord,
     part: P,
 }
 
-/// Room for an event; when there is none, that is counted.
+/// Reserves room for an event; counts it if there is none.
 #[inline(always)]
 fn reserve<P>(event: &Event) -> Option<*mut With<P>> {
     let record = rings::reserve(&EVENTS);
@@ -73,7 +73,7 @@ fn reserve<P>(event: &Event) -> Option<*mut With<P>> {
     record
 }
 
-/// Fills a record in place: nothing is built elsewhere and copied.
+/// Fills a record in place: nothing is copied.
 ///
 /// # Safety
 /// `record` is valid for writing.
@@ -84,8 +84,8 @@ unsafe fn fill<P: Part>(
     event: &Event,
     arguments: &Arguments,
 ) {
-    // SAFETY: as the caller says; every field of the call is written. `comm` is 8-aligned within the
-    // record, and has 16 bytes.
+    // SAFETY: as the caller says; every field of the call is written. `comm` is 8-aligned within the record, and has
+    // 16 bytes.
     unsafe {
         let call = core::ptr::addr_of_mut!((*record).call);
         (*call).header.version = VERSION;
@@ -103,22 +103,21 @@ unsafe fn fill<P: Part>(
         (*call).egid = field(event.cred, Field::CredEgid);
         core::ptr::addr_of_mut!((*call).comm).cast::<[u64; 2]>().write(comm(event.task));
         let (args, flags) = *arguments;
-        let mut facts = Facts { call: event.call, op: event.op, ret: event.ret, args, flags };
+        let mut info = CallInfo { call: event.call, op: event.op, ret: event.ret, args, flags };
         let part = core::ptr::addr_of_mut!((*record).part);
-        let found = P::fill(part, &mut facts, &event.queue, event.entered);
-        (*call).args = facts.args;
-        (*call).header.flags = facts.flags | found;
+        let found = P::fill(part, &mut info, &event.queue, event.entered);
+        (*call).args = info.args;
+        (*call).header.flags = info.flags | found;
     }
 }
 
-/// Of what [`Call::packed`] leaves free: the call is to be an event.
+/// In the bits that [`Call::packed`] leaves free: the call is to be an event.
 pub(crate) const REPORTED: u64 = 1 << 31;
 
-/// Sends a call of the current thread, of which its slot says the rest. It becomes an event if it is to be
-/// one and there is room for it, else, if it is a fact, a record in the control ring. `regs`: see
-/// [`registers`].
+/// Sends a call of the current thread; its slot holds the rest. It becomes an event if it is to be one and the ring
+/// has room, else, if it is a fact, a record in the control ring. `regs`: see [`registers`].
 ///
-/// A global function, so that the verifier looks at it once and not once for each way that leads here.
+/// A global function, so that the verifier checks it once and not once for each path through its callers.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn send_call(packed: u64, ret: u64, regs: u64) -> u64 {
@@ -147,7 +146,7 @@ pub(crate) extern "C" fn send_call(packed: u64, ret: u64, regs: u64) -> u64 {
         entered: None,
         made: true,
     };
-    // Of a thread for which there was no slot, nothing is known that its entry would have told.
+    // A thread without a slot has no data from the call's entry.
     let is_seen_at_entry = constant!(SYSCALL_KINDS) & call.code.bit() != 0;
     let mut known = if is_seen_at_entry { flag::ENTRY_UNSEEN } else { 0 };
     let (mut indirect, mut is_known) = (0, false);
@@ -182,7 +181,7 @@ pub(crate) extern "C" fn send_call(packed: u64, ret: u64, regs: u64) -> u64 {
     let arguments = (args, flags | known);
     match op.detail() {
         Detail::Plain => send::<()>(&event, reported, &arguments),
-        Detail::Semop if detail::fits_inline(call, &arguments.0) => {
+        Detail::Semop if payload::fits_inline(call, &arguments.0) => {
             send::<Inline>(&event, reported, &arguments);
         }
         Detail::Semop => send::<SemopPart>(&event, reported, &arguments),
@@ -208,29 +207,28 @@ fn send<P: Part>(event: &Event, reported: bool, arguments: &Arguments) {
         },
         None => return,
     };
-    // SAFETY: the ring gave room for a call and its part.
+    // SAFETY: the ring has room for a call and its payload.
     unsafe {
         fill::<P>(record, kind, event, arguments);
-        // What was not made is counted by itself.
+        // A call that was not made has counters of its own.
         let emitted = if event.made { counts::count(counters, Count::Emitted) } else { 1 };
         bpf_ringbuf_submit(record.cast(), rings::wake_up(emitted, 1));
     }
 }
 
-/// Whether a call is on a queue of another namespace: 1, or 0. Without a branch.
+/// Whether a call uses a queue of another namespace: 1, or 0. Without a branch.
 #[inline(always)]
 fn is_access(event: &Event) -> u64 {
     masked::<1>(u64::from(event.queue.flags / queue_flag::FOREIGN))
 }
 
-/// Whether a call is a fact that nothing may keep from the reader: it has changed an object, or which objects
-/// there are, or it was on a queue of another namespace. Flags and commands: include/uapi/linux/ipc.h,
-/// include/uapi/asm-generic/fcntl.h.
+/// Whether a call is a fact that neither a filter nor a full event ring may hold back: it has changed an object, or which objects exist, or it
+/// used a queue of another namespace. Flags and commands: include/uapi/linux/ipc.h, include/uapi/asm-generic/fcntl.h.
 #[inline(always)]
 fn is_fact(event: &Event, arguments: &Arguments) -> bool {
     const IPC_CREAT: u64 = 0o1000;
     const O_CREAT: u64 = 0o100;
-    /// What `IPC_RMID` (0) and `IPC_SET` (1) do not have, with or without `IPC_64`.
+    /// Bits that `IPC_RMID` (0) and `IPC_SET` (1) do not have, with or without `IPC_64`.
     const NOT_THESE: u64 = 0xffff_ffff & !0x101;
     if !event.made {
         return false;
@@ -242,7 +240,7 @@ fn is_fact(event: &Event, arguments: &Arguments) -> bool {
         return false;
     }
     let ([first, second, third, ..], _) = *arguments;
-    // The arguments of system calls have three places for these.
+    // Three of the arguments can hold these.
     let at = |place| if place == 1 { second } else { third };
     match (event.op.effect(), event.op.target()) {
         (Effect::Attach | Effect::Detach | Effect::Unlink, _) => true,

@@ -1,4 +1,4 @@
-//! Which calls are wanted. Filters that are not in force cost nothing: their bits are constants.
+//! Which calls are wanted. Inactive filters cost nothing: their bits are constants.
 
 use aya_ebpf::{helpers::generated::bpf_get_current_comm, macros::map, maps::HashMap};
 use ipc_trace_common::{
@@ -12,7 +12,7 @@ use crate::{
         memory::{current_task, unknown},
         registers::failed,
     },
-    facts::cgroups,
+    metadata::cgroups,
 };
 
 #[map]
@@ -23,15 +23,14 @@ static FILTER_UIDS: HashMap<u32, u8> = HashMap::with_max_entries(FILTER_VALUES, 
 static FILTER_COMMS: HashMap<[u64; 2], u8> = HashMap::with_max_entries(FILTER_VALUES, 0);
 #[map]
 static FILTER_NAMESPACES: HashMap<NsRef, u8> = HashMap::with_max_entries(FILTER_VALUES, 0);
-/// By cgroup: whether calls of threads in it are wanted. User space makes it as large as that filter
-/// asks for.
+/// By cgroup: whether calls of its threads are wanted. User space sizes it for that filter.
 #[map]
 static FILTER_CGROUPS: HashMap<u64, u8> = HashMap::with_max_entries(1, 0);
 /// The command's process and its descendants.
 #[map]
 pub(crate) static DESCENDANTS: HashMap<u32, u8> = HashMap::with_max_entries(1 << 16, 0);
 
-/// What the filters look at.
+/// What the filters evaluate.
 pub(crate) struct Subject {
     pub(crate) op: u8,
     pub(crate) ret: i64,
@@ -39,11 +38,11 @@ pub(crate) struct Subject {
     pub(crate) pid: u32,
     pub(crate) euid: u32,
     pub(crate) ns: NsRef,
-    /// The namespace of the queue behind a descriptor, where there is one
+    /// The namespace of the queue behind a descriptor, if there is one
     pub(crate) object_ns: NsRef,
 }
 
-/// Whether any filter is in force: a constant, so that none costs nothing.
+/// Whether any filter is active: a constant, so that an inactive one costs nothing.
 #[inline(always)]
 pub(crate) fn in_force() -> bool {
     constant!(FILTERS) != 0
@@ -84,8 +83,7 @@ pub(crate) fn wanted(call: &Subject) -> bool {
         || FILTER_NAMESPACES.get_ptr(&call.object_ns).is_some()
 }
 
-/// Whether the current thread's cgroup is wanted, or it is not known yet whether it is: then user space
-/// says.
+/// Whether the current thread's cgroup is wanted, or not decided yet: then user space decides.
 #[inline(always)]
 fn in_wanted_cgroup() -> bool {
     let cgroup = cgroups::of_task(unknown(current_task()));
@@ -96,8 +94,8 @@ fn in_wanted_cgroup() -> bool {
     }
 }
 
-/// The current thread's name, with zeros after its end. The kernel's own field has what is left of
-/// an earlier, longer name there before 5.17 (`__set_task_comm`, fs/exec.c); the helper has not.
+/// The current thread's name, padded with zeros. Before 5.17 the kernel's own field contains the rest of an earlier,
+/// longer name (`__set_task_comm`, fs/exec.c); the helper's result does not.
 #[inline(always)]
 fn padded_comm() -> [u64; 2] {
     let mut comm = [0u64; 2];

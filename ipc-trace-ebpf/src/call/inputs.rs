@@ -1,8 +1,8 @@
-//! What the kernel takes from the caller's memory: read when the call enters, as another thread can change it
-//! while the call is in the kernel, and kept until it returns.
+//! What the kernel takes from the caller's memory: read when the call enters, as another thread can change it while
+//! the call is in the kernel, and kept until it returns.
 //!
-//! What is small is kept in the thread's slot, names and structures in a table of their own. What can't be read at
-//! the entry, since nobody has touched that memory yet, is read at the return instead, and its record says so.
+//! Small data is kept in the thread's slot, names and structures in a separate table. Data that can't be read at the
+//! entry, because that memory was never touched, is read at the return instead, and the record is marked so.
 
 use aya_ebpf::{bindings::BPF_ANY, helpers::bpf_get_current_pid_tgid};
 use ipc_trace_common::{
@@ -18,14 +18,14 @@ use crate::{
         memory::{PLAIN, registers},
         registers::Call,
     },
-    call::detail::{self, Facts},
+    call::payload::{self, CallInfo},
     thread::slots::{self, LARGE_INPUTS, LargeInput, Slot},
 };
 
 static EMPTY: LargeInput =
     LargeInput { name_len: 0, reserved: 0, name: [0; GIVEN_NAME_LEN / 8], attr: [0; 4] };
 
-/// Whether something is to be read for calls of an operation: what is for show alone, where it is wanted.
+/// Whether an operation's input is read: data that is only shown is read only if it is wanted.
 #[inline(always)]
 fn wanted(op: Op) -> bool {
     op.reads_memory() && (constant!(ARGUMENTS) != 0 || is_large(op))
@@ -36,7 +36,7 @@ fn is_large(op: Op) -> bool {
     matches!(op.detail(), Detail::Name | Detail::Control)
 }
 
-/// Reads what the call that the thread enters takes from memory.
+/// Reads the data that the entered call takes from memory.
 #[inline(always)]
 pub(crate) fn read(slot: &mut Slot, call: Call, op: Op, regs: u64) {
     if wanted(op) {
@@ -45,7 +45,7 @@ pub(crate) fn read(slot: &mut Slot, call: Call, op: Op, regs: u64) {
     }
 }
 
-/// A global function, so that the verifier looks at it once.
+/// A global function, so that the verifier checks it once.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn read_input(packed: u64, regs: u64) -> u64 {
@@ -66,16 +66,16 @@ extern "C" fn read_input(packed: u64, regs: u64) -> u64 {
         }
     }
     let (args, _) = call.arguments(input.indirect);
-    let facts = Facts { call, op, ret: 0, args, flags: 0 };
+    let info = CallInfo { call, op, ret: 0, args, flags: 0 };
     let to = core::ptr::addr_of_mut!(input.bytes);
-    // SAFETY: `bytes` has 64 bytes, as much as the largest of these needs, and is aligned to 8.
+    // SAFETY: `bytes` has 64 bytes, as much as the largest input needs, and is aligned to 8.
     let read = unsafe {
         match op.detail() {
-            Detail::Semop if detail::fits_inline(call, &args) => detail::sembuf(to.cast(), facts),
-            Detail::Semop => detail::semop(to.cast(), facts),
-            Detail::Message if matches!(op, Op::Msgsnd) => detail::mtype(to.cast(), facts),
-            Detail::Queue => detail::queue_input(to.cast(), facts),
-            Detail::Control if !detail::sets(&facts) => 0,
+            Detail::Semop if payload::fits_inline(call, &args) => payload::sembuf(to.cast(), info),
+            Detail::Semop => payload::semop(to.cast(), info),
+            Detail::Message if matches!(op, Op::Msgsnd) => payload::mtype(to.cast(), info),
+            Detail::Queue => payload::queue_input(to.cast(), info),
+            Detail::Control if !payload::sets(&info) => 0,
             Detail::Control | Detail::Name => {
                 if LARGE_INPUTS.insert(&pid_tgid, &EMPTY, u64::from(BPF_ANY)).is_err() {
                     counts::diagnose(Diagnostic::InputsFull);
@@ -86,9 +86,9 @@ extern "C" fn read_input(packed: u64, regs: u64) -> u64 {
                     return 0;
                 };
                 if matches!(op.detail(), Detail::Name) {
-                    detail::name(large, facts)
+                    payload::name(large, info)
                 } else {
-                    detail::ctl(core::ptr::addr_of_mut!((*large).name).cast(), facts)
+                    payload::ctl(core::ptr::addr_of_mut!((*large).name).cast(), info)
                 }
             }
             Detail::Message | Detail::Plain => 0,

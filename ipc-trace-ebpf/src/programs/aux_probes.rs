@@ -1,9 +1,9 @@
-//! Functions on the ways to other namespaces' objects that are no operations, and those that make objects: what
-//! backend `function` sees where `syscall` has but the returns of calls.
+//! The auxiliary probes: functions on access paths to other namespaces' objects without an IPC call, and functions
+//! that create objects. Backend `function` hooks them, while `syscall` sees only the returns of calls.
 //!
-//! Each of the former is asked at its entry whose the object is, and is left after a few instructions where
-//! that is the thread's own namespace's; the latter, at their returns, mark the call that the thread is in.
-//! They come as fentry and fexit programs, a program for each, and in one for all by fprobe (`nopreempt`).
+//! The former run at a function's entry, determine the object's namespace, and end after a few instructions if it is
+//! the thread's own. The latter run at the return, and mark the thread's current call. They exist as fentry and fexit
+//! programs, one for each function, and as one fprobe program for all (`nopreempt`).
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -15,11 +15,15 @@ use ipc_trace_common::{
     hooks,
     layout::Field,
     op::{Op, SyscallCode},
-    record::Channel,
+    record::AccessPath,
     state::way_fired_at,
 };
 
 use crate::{
+    access::{
+        accesses::{NAMELESS, QUEUE, report_access, what},
+        files::{self, How, own, segment},
+    },
     base::{
         gate::{self, gate},
         hooked::value,
@@ -29,14 +33,10 @@ use crate::{
         registers::{Call, number},
     },
     thread::slots,
-    ways::{
-        accesses::{NAMELESS, QUEUE, report_access, what},
-        files::{self, How, own, segment},
-    },
 };
 
-/// Whether a program is to do its work, for the current process. It isn't during the self-test, which wants
-/// to know that the program of this row was run.
+/// Whether a program is to do its work for the current process. Not during the self-test, which only checks that the
+/// program of this row ran.
 #[inline(always)]
 pub(crate) fn wanted(row: usize) -> bool {
     let gate = gate();
@@ -49,13 +49,13 @@ pub(crate) fn wanted(row: usize) -> bool {
     false
 }
 
-/// A file is about to be opened, or comes by a descriptor.
+/// A file is about to be opened, or is received as a descriptor.
 #[inline(always)]
 pub(crate) fn file(file: u64, how: How) {
     files::got(unknown(file), how as u64);
 }
 
-/// `fsmount(2)` gave a descriptor.
+/// `fsmount(2)` returned a descriptor.
 #[inline(always)]
 pub(crate) fn mounted(ret: i64) {
     if ret >= 0 {
@@ -73,30 +73,27 @@ pub(crate) fn table(seq: u64) {
 
 /// A queue's file is read or polled.
 #[inline(always)]
-pub(crate) fn queue(file: u64, channel: Channel) {
+pub(crate) fn queue(file: u64, channel: AccessPath) {
     let file = unknown(file);
     let inode: u64 = kernel_field(file, Field::FileInode);
     let dentry: u64 = kernel_field(file, Field::FileDentry);
     queue_of(kernel_field(inode, Field::InodeSb), dentry, inode, what(channel));
 }
 
-/// A queue is unlinked by its path, which need not be a call of mq_unlink.
+/// A queue is unlinked by its path, not necessarily by mq_unlink.
 #[inline(always)]
 pub(crate) fn unlinked(dentry: u64) {
     if exists(Field::DentrySb) && exists(Field::DentryInode) {
         let dentry = unknown(dentry);
         let inode: u64 = field(dentry, Field::DentryInode);
-        queue_of(field(dentry, Field::DentrySb), dentry, inode, what(Channel::QueueUnlink));
+        queue_of(field(dentry, Field::DentrySb), dentry, inode, what(AccessPath::QueueUnlink));
     }
 }
 
-/// A global function, as `files::got`, and so are the next.
+/// A global function, like `files::got`; so are the next ones.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn queue_of(sb: u64, dentry: u64, inode: u64, channel: u64) -> u64 {
-    if !exists(Field::SbInfo) {
-        return 0;
-    }
     let ipc_ns: u64 = field(sb, Field::SbInfo);
     if ipc_ns == own() {
         return 0;
@@ -104,7 +101,7 @@ extern "C" fn queue_of(sb: u64, dentry: u64, inode: u64, channel: u64) -> u64 {
     report_access(channel | QUEUE, ipc_ns, dentry, inode, 0)
 }
 
-/// A mapped segment is touched for the first time, or since its page went: `vmf` is a `struct vm_fault *`.
+/// A mapped segment is touched for the first time, or since its page was reclaimed: `vmf` is a `struct vm_fault *`.
 #[inline(always)]
 pub(crate) fn touched(vmf: u64) {
     segment_touched_by(unknown(vmf));
@@ -122,11 +119,11 @@ extern "C" fn segment_touched_by(vmf: u64) -> u64 {
     if ipc_ns == 0 || ipc_ns == own() {
         return 0;
     }
-    of_segment(what(Channel::MappingTouched), ipc_ns, file)
+    of_segment(what(AccessPath::MappingTouched), ipc_ns, file)
 }
 
-/// A segment is destroyed, of the namespace `ipc_ns`: `shp` is its `struct shmid_kernel *`. Dead namespaces'
-/// are by kernel threads, which nobody has told to.
+/// A segment of the namespace `ipc_ns` is destroyed: `shp` is its `struct shmid_kernel *`. Kernel threads destroy
+/// those of dead namespaces on their own.
 #[inline(always)]
 pub(crate) fn destroyed(ipc_ns: u64, shp: u64) {
     segment_destroyed_by(unknown(ipc_ns), unknown(shp));
@@ -144,7 +141,7 @@ extern "C" fn segment_destroyed_by(ipc_ns: u64, shp: u64) -> u64 {
     if ipc_ns == own() || field::<u32>(task, Field::TaskFlags) & KERNEL_THREAD != 0 {
         return 0;
     }
-    of_segment(what(Channel::SegmentDestroyed), ipc_ns, field(shp, Field::SegmentFile))
+    of_segment(what(AccessPath::SegmentDestroyed), ipc_ns, field(shp, Field::SegmentFile))
 }
 
 #[inline(always)]
@@ -181,8 +178,8 @@ extern "C" fn setting_written_by(iocb: u64) -> u64 {
     let sysctl: u64 = field(inode - bytes(Field::ProcInode), Field::ProcSysctl);
     let set: u64 = field(sysctl, Field::SysctlSet);
     let own = own();
-    // Each namespace has its settings in sets within itself (`setup_ipc_sysctls`, ipc/ipc_sysctl.c,
-    // 5.19); what kind of namespace it is that a set lies in, its operations tell.
+    // Each namespace contains its own set of settings (`setup_ipc_sysctls`, ipc/ipc_sysctl.c, 5.19); the set's
+    // operations identify the kind of namespace.
     let operations: u64 = field(own, Field::IpcNsOps);
     let of_ipc = set - bytes(Field::IpcNsSet);
     let of_queues = set - bytes(Field::IpcNsMqSet);
@@ -197,35 +194,34 @@ extern "C" fn setting_written_by(iocb: u64) -> u64 {
         return 0;
     };
     let dentry: u64 = kernel_field(file, Field::FileDentry);
-    report_access(what(Channel::SettingWritten), whose, dentry, inode, 0)
+    report_access(what(AccessPath::SettingWritten), whose, dentry, inode, 0)
 }
 
-/// A System V object was made, by a call of `op` that the current thread is in: a function that makes such
-/// objects is called by the calls of its kind alone. Its result is the id, or an error.
+/// A System V object was created, by the current thread's call of `op`: only calls of that operation call the
+/// function that creates such objects. Its result is the id, or an error.
 ///
-/// Were this run left out, as it is while a program is running on that CPU already, or a thread that was
-/// preempted there looks at a map (`mapped.rs` of user space), the object would be taken for one that was
-/// there: it would have no creator, and never a wrong one. The run counts as missed. Where programs are not
-/// preempted, nothing that makes an object comes between one's beginning and its end.
+/// If this run is skipped, because a program is running on that CPU already, or a thread that was preempted there
+/// accesses a map (`mmap.rs` of user space), the object is treated as one that existed: it has no creator, and never
+/// a wrong one. The run counts as missed. Where programs aren't preempted, no function that creates an object can
+/// interrupt another one.
 #[inline(always)]
 pub(crate) fn made(op: Op, ret: u64) {
     let ret = i64::from(ret as i32);
     if ret >= 0 {
-        slots::note_birth(bpf_get_current_pid_tgid(), op, ret);
+        slots::note_creation(bpf_get_current_pid_tgid(), op, ret);
     }
 }
 
-/// A queue was made, or not, if `ret` is not 0.
+/// A queue was created, unless `ret` is not 0.
 #[inline(always)]
 pub(crate) fn made_queue(ret: u64) {
     if ret as i32 == 0 && opens_queue() {
-        slots::note_birth(bpf_get_current_pid_tgid(), Op::MqOpen, 0);
+        slots::note_creation(bpf_get_current_pid_tgid(), Op::MqOpen, 0);
     }
 }
 
-/// Whether the current thread is in a call of mq_open. What makes a queue may also be open(2), in an mqueue
-/// file system (`mqueue_create`, ipc/mqueue.c), or a worker of io_uring. Where that can't be told, it is
-/// taken for mq_open.
+/// Whether the current thread is in a call of mq_open. open(2) in an mqueue file system (`mqueue_create`,
+/// ipc/mqueue.c), or a worker of io_uring, can also create a queue. If that is unknown, mq_open is assumed.
 #[inline(always)]
 fn opens_queue() -> bool {
     let regs = user_registers();
@@ -233,10 +229,11 @@ fn opens_queue() -> bool {
     !PLAIN && regs == 0 || Call::new(current_task(), regs, number, Op::MqOpen.bit()).is_some()
 }
 
-/// What is done at the entries of functions, by row, with the first one or two arguments; and each as a
-/// program by fentry.
+/// The actions at the entries of functions, by row, with the first one or two arguments; and each as an fentry
+/// program. `if`: a condition on the first argument that is cheap in an fentry program, which knows its type; while
+/// tracing, where it does not hold there is nothing to do.
 macro_rules! at_entry {
-    ($($name:ident: |$first:ident $(, $second:ident)?| $body:expr;)+) => {
+    ($($name:ident: |$first:ident $(, $second:ident)?| $body:expr $(, if $condition:path)?;)+) => {
         #[cfg(not(feature = "probe"))]
         #[inline(always)]
         pub(crate) fn entered(row: usize, first: u64, second: u64) {
@@ -250,6 +247,9 @@ macro_rules! at_entry {
 
         $(#[fentry(function = "")]
         fn $name(ctx: FEntryContext) -> i32 {
+            $(if PLAIN && gate().is_open() && !$condition(value::<0>(ctx.as_ptr())) {
+                return 0;
+            })?
             if wanted(const { hooks::probe_of(stringify!($name)) }) {
                 let $first = value::<0>(ctx.as_ptr());
                 $(let $second = value::<8>(ctx.as_ptr());)?
@@ -260,20 +260,20 @@ macro_rules! at_entry {
     };
 }
 
-// The names of these are those of `hooks::AUX_PROBES`.
+// The names of these programs are those of `hooks::AUX_PROBES`.
 at_entry! {
-    file_opened: |opened| file(opened, How::Opened);
+    file_opened: |opened| file(opened, How::Opened), if files::may_be_of_ipc;
     file_received: |received| file(received, How::Received);
     table_read: |seq| table(seq);
-    queue_read: |read| queue(read, Channel::QueueRead);
-    queue_polled: |polled| queue(polled, Channel::QueuePoll);
+    queue_read: |read| queue(read, AccessPath::QueueRead);
+    queue_polled: |polled| queue(polled, AccessPath::QueuePoll);
     queue_unlinked: |_dir, dentry| unlinked(dentry);
-    segment_touched: |vmf| touched(vmf);
+    segment_touched: |vmf| touched(vmf), if files::is_foreign_segment;
     segment_destroyed: |ipc_ns, shp| destroyed(ipc_ns, shp);
     setting_written: |iocb| setting(iocb);
 }
 
-/// Likewise at their returns, with the result: it comes after the arguments.
+/// Likewise at returns, with the result, which follows the arguments.
 macro_rules! at_return {
     ($($name:ident: |$result:ident = $at:literal| $body:expr;)+) => {
         #[cfg(not(feature = "probe"))]

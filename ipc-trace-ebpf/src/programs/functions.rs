@@ -1,12 +1,11 @@
-//! Backend `function`: programs on the functions that implement the system calls, one at the return
-//! of each, and one at the entry where the call can block, takes a descriptor, or changes the
-//! namespace. Their argument is the caller's `struct pt_regs`, as it is for the tracepoints, so one
-//! decoder serves both backends.
+//! Backend `function`: programs on the functions that implement the system calls, one at the return of each, and one
+//! at the entry if the call can block, takes a descriptor, or changes the namespace. Their argument is the caller's
+//! `struct pt_regs`, as for the tracepoints, so one decoder serves both backends.
 //!
-//! What is attached are programs of a few instructions that user space writes, one for each row of
-//! the hook table: they call these here, which are verified once and not for each of sixty; those of
-//! moves between namespaces, which have another prototype, a part that is quickly verified. How
-//! functions are hooked without being preempted is in `nopreempt`.
+//! The attached programs have a few instructions that user space generates, one program for each row of the hook
+//! table. They call the programs below, which are verified once and not for each of sixty functions; moves between
+//! namespaces, whose prototype differs, have programs of their own, which are verified quickly. `nopreempt` hooks
+//! functions so that programs aren't preempted.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -15,8 +14,9 @@ use aya_ebpf::{
 };
 
 use crate::{
-    base::hooked::{leave_to_all, patched, value},
+    base::hooked::{leave_to_all, value},
     call::calls,
+    thread::batched_calls,
 };
 
 #[fentry(function = "")]
@@ -32,19 +32,31 @@ fn function_return(ctx: FExitContext) -> i32 {
     0
 }
 
-// On functions whose calls can be in a batch, of one ABI each; patched for each of them.
+// On functions whose calls can be in a batch, for one ABI each; patched for each function.
 #[fentry(function = "")]
 fn batch_entry(ctx: FEntryContext) -> i32 {
-    if !calls::enter_known(value::<0>(ctx.as_ptr()), patched!(KIND)) {
-        leave_to_all(ctx.as_ptr());
+    let ctx = ctx.as_ptr();
+    if !batched_calls::enter_known(|| value::<0>(ctx)) {
+        leave_to_all(ctx);
     }
     0
 }
 
 #[fexit(function = "")]
 fn batch_return(ctx: FExitContext) -> i32 {
-    if !calls::exit_known(patched!(KIND), value::<8>(ctx.as_ptr()) as i64) {
-        leave_to_all(ctx.as_ptr());
+    let ctx = ctx.as_ptr();
+    if !batched_calls::exit_known(|| value::<0>(ctx), || value::<8>(ctx) as i64) {
+        leave_to_all(ctx);
+    }
+    0
+}
+
+// Likewise, where calls are not timed, on those functions that need no program at their entry.
+#[fexit(function = "")]
+fn count_return(ctx: FExitContext) -> i32 {
+    let ctx = ctx.as_ptr();
+    if !batched_calls::count_known(|| value::<0>(ctx), || value::<8>(ctx) as i64) {
+        leave_to_all(ctx);
     }
     0
 }

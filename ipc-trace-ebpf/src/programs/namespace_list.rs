@@ -1,5 +1,5 @@
-//! The namespace list: an iterator over all tasks that lists the IPC namespaces that exist, also those
-//! that no process is in, and the calls that have not returned.
+//! The namespace list: an iterator over all tasks that lists the IPC namespaces that exist, including those without a
+//! process, and the calls that have not returned.
 //!
 //! Each IPC namespace has one superblock of type mqueue (`mq_init_ns`, ipc/mqueue.c): the list of
 //! that type's superblocks is the list of namespaces. It is walked without its lock: an entry may
@@ -28,19 +28,18 @@ use crate::{
         registers::Call,
         rings::header,
     },
-    facts::{executables, namespaces, queues},
+    metadata::{exe_path, namespaces, queues},
     thread::{batches, slots},
 };
 
-/// [0]: where the namespace list stands.
+/// [0]: the state of the walk.
 #[map]
 pub(crate) static WALK: Array<Walk> = Array::with_max_entries(1, 0);
 
-/// Superblocks that are looked at per task of the iteration: a host has far more tasks than one, so the
-/// list gets long enough.
+/// Superblocks that are visited per task of the iteration: a host has many tasks, so the list gets long enough.
 const STEP: u32 = 64;
 
-/// Where the walk through the superblocks stands.
+/// The state of the walk through the superblocks.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Walk {
@@ -52,7 +51,7 @@ pub(crate) struct Walk {
     node: u64,
     /// Namespaces listed
     listed: u64,
-    /// [`flag::TRUNCATED`]: the list changed under the walk's feet
+    /// [`flag::TRUNCATED`]: the list changed during the walk
     flags: u32,
     /// Padding
     reserved: u32,
@@ -60,7 +59,7 @@ pub(crate) struct Walk {
     found: NamespaceRecord,
 }
 
-/// The part of a [`Walk`] that a full buffer takes back.
+/// The part of a [`Walk`] that is restored when the buffer is full.
 type Stand = (u64, u64, u32);
 
 /// `struct bpf_iter__task` (kernel/bpf/task_iter.c) with `struct bpf_iter_meta`
@@ -86,12 +85,12 @@ fn namespace_list(ctx: *mut u64) -> i32 {
     if number == 0 {
         begin(walk, task);
     }
-    // Those that run already; from then on, exec tells.
+    // Tasks that already run; later ones are seen at exec.
     if !gate().is_open() {
-        executables::found_task(unknown(task));
+        exe_path::found_task(unknown(task));
     }
-    // When the buffer is full, the kernel throws away what was written for this task and comes back
-    // with it (`bpf_seq_read`, kernel/bpf/bpf_iter.c): the walk goes on only when all got in.
+    // If the buffer is full, the kernel discards what was written for this task and repeats the step (`bpf_seq_read`,
+    // kernel/bpf/bpf_iter.c): the walk advances only when all records fit.
     let stood = walk.stand();
     if !list_namespaces(seq, walk) || !list_pending(seq, task) {
         walk.go_back(stood);
@@ -111,7 +110,7 @@ impl Walk {
     }
 }
 
-/// Lists the call that `task` is in, if it is in one. Whether there was room.
+/// Lists the current call of `task`, if it is in one. Returns whether there was room.
 #[inline(always)]
 fn list_pending(seq: u64, task: u64) -> bool {
     let tid: u32 = kernel(task + bytes(Field::TaskPid));
@@ -142,7 +141,7 @@ fn list_pending(seq: u64, task: u64) -> bool {
         record.queue = noted.queue;
     } else if let Some(slot) = slots::find(pid_tgid) {
         let call = Call::unpacked(0, slot.entered);
-        // The call may be returning just now.
+        // The call may be returning right now.
         if call.code.op().is_none() {
             return true;
         }
@@ -189,8 +188,7 @@ pub(crate) fn begin(walk: &mut Walk, task: u64) {
         && exists(Field::VfsmountSb)
         && exists(Field::SbType)
         && exists(Field::SbInstances)
-        && exists(Field::FsSupers)
-        && exists(Field::SbInfo);
+        && exists(Field::FsSupers);
     if able {
         let mount: u64 = field(ipc_ns(task), Field::IpcNsMqMount);
         let sb: u64 = field(mount, Field::VfsmountSb);
@@ -200,11 +198,11 @@ pub(crate) fn begin(walk: &mut Walk, task: u64) {
     }
 }
 
-/// Lists the namespaces from where the walk stands. Whether there was room.
+/// Lists the namespaces from the walk's position. Returns whether there was room.
 #[inline(always)]
 pub(crate) fn list_namespaces(seq: u64, walk: &mut Walk) -> bool {
     for _ in 0..STEP {
-        // Read anew in each step: so the verifier finds each step like the one before.
+        // Read anew in each step: so each step looks the same to the verifier.
         let walk = core::ptr::from_mut(walk);
         // SAFETY: it was made of a reference.
         let node = unsafe { core::ptr::addr_of!((*walk).node).read_volatile() };
@@ -224,9 +222,9 @@ pub(crate) fn list_namespaces(seq: u64, walk: &mut Walk) -> bool {
     true
 }
 
-/// Makes the step from `node`, where the walk stands. Whether there is a namespace: `1`, or `0`.
+/// Advances the walk from `node`. Returns whether there is a namespace: `1`, or `0`.
 ///
-/// A global function, so that the verifier looks at it once and not once a step.
+/// A global function, so that the verifier checks it once and not once a step.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn next_namespace(node: u64) -> u64 {
@@ -237,7 +235,7 @@ extern "C" fn next_namespace(node: u64) -> u64 {
     let walk = unsafe { &mut *walk };
     let sb = node - bytes(Field::SbInstances);
     if field::<u64>(sb, Field::SbType) != walk.kind {
-        // It was freed since the step before, and the way on is lost.
+        // It was freed since the step before, and the rest of the list is lost.
         walk.flags = flag::TRUNCATED;
         walk.node = 0;
         return 0;
@@ -264,7 +262,7 @@ extern "C" fn next_namespace(node: u64) -> u64 {
 
 #[inline(always)]
 pub(crate) fn end(seq: u64, walk: &Walk) {
-    executables::learn_own();
+    exe_path::learn_own();
     let flags = if walk.node == 0 { walk.flags } else { flag::TRUNCATED };
     let record = EndRecord {
         header: header(RecordKind::End, flags),

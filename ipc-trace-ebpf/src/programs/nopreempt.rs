@@ -1,18 +1,17 @@
-//! The same programs for kernels that may preempt a program in its middle, which 7.0 and later do
-//! unless they are told not to preempt anything: what another thread does on that CPU in the meantime
-//! does not run the program, as it is running already (`bpf_prog_get_recursion_context`,
-//! include/linux/bpf.h, 7.3), so calls would be missed. There are two ways in on which the kernel
-//! keeps preemption off while programs run, and both are dearer where it would not preempt anyway. It does
-//! not run those either while a thread is preempted in the middle of bpf(2) on that CPU, whoever that is
-//! (`bpf_disable_instrumentation`, include/linux/bpf.h), so they are backed by `copies` where the kernel can
-//! put a program on many functions in that way, too:
+//! The same programs for kernels that can preempt a running program, as 7.0 and later do unless configured otherwise.
+//! Events of other threads on that CPU in the meantime don't run the program, as it is running already
+//! (`bpf_prog_get_recursion_context`, include/linux/bpf.h, 7.3), so calls would be missed. The kernel keeps
+//! preemption off while programs run on two kinds of hook; both cost more on kernels that don't preempt anyway. It
+//! does not run those either while any thread is preempted inside bpf(2) on that CPU (`bpf_disable_instrumentation`,
+//! include/linux/bpf.h), so `copies` back them up if the kernel can attach one program to many functions in that way,
+//! too:
 //!
-//! - many functions at once by fprobe (`function_graph_enter_regs`, kernel/trace/fgraph.c): one program
-//!   at their entries, and one at their returns. That is also quicker to attach, and far quicker to let go
-//!   of, so that functions that are rarely called are hooked so on other kernels, too;
+//! - many functions at once by fprobe (`function_graph_enter_regs`, kernel/trace/fgraph.c): one program at their
+//!   entries, and one at their returns. That is also quicker to attach, and far quicker to detach, so rarely called
+//!   functions are hooked this way on other kernels, too;
 //! - tracepoints as perf events (`perf_trace_##call`, include/trace/perf.h).
 //!
-//! Their contexts do not lead to the caller's registers, so the task is asked for them.
+//! Their contexts do not lead to the caller's registers, so these are read from the task.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -50,7 +49,7 @@ fn fprobe_return(ctx: RetProbeContext) -> u32 {
     0
 }
 
-// These are each one for all functions and all copies.
+// Each of these serves all functions and all copies.
 #[fentry(function = "")]
 fn copied_entry(ctx: FEntryContext) -> i32 {
     have_own_stack(ctx.as_ptr());
@@ -106,7 +105,7 @@ fn copied_way_returned(ctx: FExitContext) -> i32 {
     0
 }
 
-/// A program for the entries of all that are in `aux_probes`.
+/// One program for the entries of all functions in `aux_probes`.
 #[kprobe]
 fn way_entered(ctx: ProbeContext) -> u32 {
     let row = copies::row(cookie(ctx.as_ptr())) as usize;
@@ -129,8 +128,8 @@ fn way_returned(ctx: RetProbeContext) -> u32 {
     0
 }
 
-/// What a tracepoint tells, `AT` bytes into its record (tracefs: `events/…/format`).
-macro_rules! told {
+/// The field of a tracepoint's record at offset `AT` (tracefs: `events/…/format`).
+macro_rules! tp_field {
     ($ctx:expr, $at:literal as $type:ty) => {
         // SAFETY: the verifier checks that records may be read there.
         unsafe { $ctx.as_ptr().byte_add($at).cast::<$type>().read_volatile() }
@@ -139,14 +138,14 @@ macro_rules! told {
 
 // long id; unsigned long args[6]
 #[tracepoint(category = "raw_syscalls", name = "sys_enter")]
-fn steady_sys_enter(ctx: TracePointContext) -> u32 {
-    calls::enter_steady(told!(ctx, 8 as u64));
+fn nopreempt_sys_enter(ctx: TracePointContext) -> u32 {
+    calls::enter_nopreempt(tp_field!(ctx, 8 as u64));
     0
 }
 
 // long id; long ret
 #[tracepoint(category = "raw_syscalls", name = "sys_exit")]
-fn steady_sys_exit(ctx: TracePointContext) -> u32 {
-    calls::exit_steady(told!(ctx, 8 as u64), told!(ctx, 16 as i64));
+fn nopreempt_sys_exit(ctx: TracePointContext) -> u32 {
+    calls::exit_nopreempt(tp_field!(ctx, 8 as u64), tp_field!(ctx, 16 as i64));
     0
 }

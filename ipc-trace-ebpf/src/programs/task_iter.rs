@@ -1,8 +1,8 @@
-//! The task iterator: iterators that list who holds what, for a look at what exists without any tracing:
-//! all IPC namespaces and all threads, descriptors that have to do with IPC, mapped segments.
+//! The task iterators, for a snapshot without any tracing: they list all IPC namespaces and all threads, descriptors
+//! related to IPC, and mapped segments.
 //!
-//! A record that does not fit into the buffer is asked for again (`bpf_seq_read`,
-//! kernel/bpf/bpf_iter.c), so nothing is left out for want of room.
+//! A record that does not fit into the buffer is requested again (`bpf_seq_read`, kernel/bpf/bpf_iter.c), so nothing
+//! is missing for lack of room.
 
 use ipc_trace_common::{
     layout::Field,
@@ -12,20 +12,22 @@ use ipc_trace_common::{
 };
 
 use crate::{
+    access::files::{
+        HUGETLBFS_MAGIC, PROC_SUPER_MAGIC, TMPFS_MAGIC, is_sysvipc, sysvipc_namespace,
+    },
     base::{
         memory::{exists, field, kernel_bytes, kernel_field},
         rings::header,
     },
-    facts::queues::MQUEUE_MAGIC,
+    metadata::queues::MQUEUE_MAGIC,
     programs::namespace_list::{self, WALK},
     thread::context::pid_namespace,
-    ways::files::{HUGETLBFS_MAGIC, PROC_SUPER_MAGIC, TMPFS_MAGIC, is_sysvipc, sysvipc_namespace},
 };
 
 /// `NSFS_MAGIC` (include/uapi/linux/magic.h)
 const NSFS_MAGIC: u64 = 0x6e73_6673;
 
-/// Member `n` of an iterator's context: `struct bpf_iter__task` and its like are 64-bit values.
+/// Member `n` of an iterator's context: `struct bpf_iter__task` and similar structures consist of 64-bit values.
 #[inline(always)]
 fn member(ctx: *mut u64, n: usize) -> u64 {
     // SAFETY: the verifier checks the accesses to the context.
@@ -58,7 +60,7 @@ fn iter_tasks(ctx: *mut u64) -> i32 {
     if number == 0 {
         namespace_list::begin(walk, task);
     }
-    // As in the namespace list: the walk goes on only when all got in.
+    // As in the namespace list: the walk advances only when all records fit.
     let stood = walk.stand();
     if !namespace_list::list_namespaces(seq, walk) || !list_task(seq, task) {
         walk.go_back(stood);
@@ -66,13 +68,13 @@ fn iter_tasks(ctx: *mut u64) -> i32 {
     0
 }
 
-/// Lists a thread. Whether there was room.
+/// Lists a thread. Returns whether there was room.
 #[inline(always)]
 fn list_task(seq: u64, task: u64) -> bool {
     let leader: u64 = kernel_field(task, Field::TaskGroupLeader);
     let parent: u64 = kernel_field(task, Field::TaskRealParent);
     let cred: u64 = kernel_field(task, Field::TaskCred);
-    // NULL after exit_task_namespaces (kernel/exit.c): all below then reads as 0.
+    // NULL after exit_task_namespaces (kernel/exit.c): all reads below then give 0.
     let nsproxy: u64 = kernel_field(task, Field::TaskNsproxy);
     let ipc_ns: u64 = kernel_field(nsproxy, Field::NsproxyIpc);
     let record = TaskRecord {
@@ -93,8 +95,8 @@ fn list_task(seq: u64, task: u64) -> bool {
     namespace_list::write(seq, &record)
 }
 
-/// `struct bpf_iter__task_file` (kernel/bpf/task_iter.c): meta, task, fd, file. Threads that share
-/// their leader's table are passed over by the kernel.
+/// `struct bpf_iter__task_file` (kernel/bpf/task_iter.c): meta, task, fd, file. The kernel skips threads that share
+/// their leader's table.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
 fn iter_descriptors(ctx: *mut u64) -> i32 {
@@ -107,12 +109,12 @@ fn iter_descriptors(ctx: *mut u64) -> i32 {
     let sb: u64 = kernel_field(inode, Field::InodeSb);
     let dentry: u64 = kernel_field(file, Field::FileDentry);
     let (of, ipc_ns) = match kernel_field::<u64>(sb, Field::SbMagic) {
-        // The number is the inode's; user space knows which are those of IPC namespaces.
+        // The number is the inode's; user space knows which numbers are IPC namespaces.
         NSFS_MAGIC => (DescriptorKind::Namespace, 0),
         MQUEUE_MAGIC => (DescriptorKind::Queue, inum(kernel_field(sb, Field::SbInfo))),
         PROC_SUPER_MAGIC if is_sysvipc(dentry) => {
             let ipc_ns = inum(sysvipc_namespace(file));
-            // Opened with O_PATH it is of no namespace.
+            // Opened with O_PATH it belongs to no namespace.
             if ipc_ns == 0 {
                 return 0;
             }
@@ -170,8 +172,8 @@ fn iter_mappings(ctx: *mut u64) -> i32 {
     if magic != TMPFS_MAGIC && magic != HUGETLBFS_MAGIC {
         return 0;
     }
-    // `struct shm_file_data` (ipc/shm.c) has the id, and `newseg` makes it the inode's number.
-    // Other files of these file systems have no private data.
+    // `struct shm_file_data` (ipc/shm.c) contains the id, and `newseg` makes it the inode's number. Other files of
+    // these file systems have no private data.
     let data: u64 = field(file, Field::FilePrivate);
     let shmid: i32 = field(data, Field::ShmFileId);
     let ino: u64 = kernel_field(inode, Field::InodeNumber);

@@ -1,326 +1,109 @@
-//! Calls of one thread that are sent together, where calls are counted and not shown: those that come by
-//! the million, since they can block, or look up an object that is not there.
+//! Calls of one thread that are sent together, where calls are counted and not shown: calls that come by the million,
+//! since they can block, or fail to look up an object. If they are not timed either, a batch has any number of calls,
+//! and is sent once a second.
 //!
-//! A thread that makes a second call gets a place in an array, if that is free, and keeps it until it
-//! ends or executes something else. There its calls are collected; it alone writes there. All that is
-//! the same for them (who it is, its namespace) is read once, when the batch is begun. Where places run
-//! short, user space takes those whose threads have done nothing for a while.
+//! A thread that makes a second call gets an entry in an array, if it is free, and keeps it until it ends or executes
+//! another program. The entry collects its calls; only the thread writes to it. What its calls have in common (the
+//! thread's description, its namespace) is read once, when the batch begins. If entries run short, user space takes
+//! those of idle threads.
 //!
-//! Invariant: a batch is sent before anything that would give its calls another meaning: before the
-//! thread's next event of another kind, and before its context is sent anew. Once the gate is closed,
-//! what was not sent is the reader's.
+//! Invariant: a batch is sent before anything that would change the meaning of its calls: before the thread's next
+//! event of another kind, and before its context is sent anew. After tracing stops, the reader takes the unsent
+//! batches.
 
 use aya_ebpf::{
-    bindings::{BPF_F_MMAPABLE, BPF_NOEXIST, BPF_RB_NO_WAKEUP},
-    helpers::{
-        bpf_get_current_pid_tgid,
-        generated::{bpf_ktime_get_boot_ns, bpf_ringbuf_output},
-    },
-    macros::map,
-    maps::{Array, HashMap},
+    bindings::BPF_NOEXIST, helpers::bpf_get_current_pid_tgid, macros::map, maps::HashMap,
 };
 use ipc_trace_common::{
     layout::Field,
-    op::{Op, SyscallCode},
-    record::{BATCH, BatchHead, BatchedCall, NO_DURATION, NsRef, PackedCall, QueueRef, RecordKind},
-    state::{BATCH_ROW, BATCHES as PLACES, BatchSlot, NOBODYS, NotedCall},
+    op::Op,
+    record::{BATCH, BatchHead, NsRef, QueueRef, RecordKind, flag},
+    state::{BATCHES as PLACES, BatchSlot, NotedCall, UNOWNED},
 };
 
 use crate::{
     base::{
         constants::constant,
-        counts::{self, Count},
-        gate::gate,
+        gate::{self, gate},
         memory::{comm, current_task, field},
-        registers::{Call, error, failed},
-        rings::{self, EVENTS},
-        words::masked,
+        registers::Call,
+        rings,
     },
-    facts::{cgroups, queues},
-    thread::slots,
+    metadata::queues,
+    thread::{
+        batch_slots::{calls_in, current_place, owned, place},
+        groups::{end_groups, send_batch},
+        slots,
+    },
 };
 
-/// By `tid % BATCHES`.
-#[map]
-static BATCHES: Array<BatchSlot> = Array::with_max_entries(PLACES, BPF_F_MMAPABLE);
-/// Places of [`BATCHES`] that threads have, by number: to take one is atomic.
+/// Slots that are taken, by number: taking one is atomic.
 #[map]
 static BATCHES_TAKEN: HashMap<u32, u8> = HashMap::with_max_entries(PLACES, 0);
-/// By pid_tgid: the calls that threads are in whose batches user space has taken.
+/// By pid_tgid: the current calls of threads whose batches user space has taken.
 #[map]
 static NOTED_CALLS: HashMap<u64, NotedCall> = HashMap::with_max_entries(PLACES, 0);
 
-/// The operations whose calls can be in a batch: those that can block, and those that look for an object,
-/// if they fail.
-const OPS: [Op; 8] = [
-    Op::Semop,
-    Op::Msgsnd,
-    Op::Msgrcv,
-    Op::MqSend,
-    Op::MqReceive,
-    Op::Shmget,
-    Op::Semget,
-    Op::Msgget,
-];
-
-/// Their bits.
+/// The bits of the operations whose calls can be in a batch.
 const OF_OPS: u32 = {
     let (mut at, mut bits) = (0, 0);
-    while at < OPS.len() {
-        bits |= OPS[at].bit();
+    while at < Op::ALL.len() {
+        if Op::ALL[at].can_be_batched() {
+            bits |= Op::ALL[at].bit();
+        }
         at += 1;
     }
     bits
 };
 
-/// Bits of those that look for an object.
-const GETS: u32 = Op::Shmget.bit() | Op::Semget.bit() | Op::Msgget.bit();
+/// The bits of operations that look up an object.
+pub(super) const GETS: u32 = Op::Shmget.bit() | Op::Semget.bit() | Op::Msgget.bit();
 
 /// Whether a call can be in a batch. Calls of `ipc(2)` are too rare.
 #[inline(always)]
-fn can_be(call: Call) -> bool {
+pub(super) fn can_be(call: Call) -> bool {
     call.multiplexed == 0 && call.code.bit() & OF_OPS != 0
 }
 
-/// The place of a thread's batch.
-#[inline(always)]
-fn place(pid_tgid: u64) -> u32 {
-    pid_tgid as u32 & (PLACES - 1)
+/// In [`BatchSlot::enter_ns`], in place of a time.
+pub(super) mod mark {
+    /// A lookup: it can't block, so it isn't timed
+    pub(crate) const LOOKUP: u64 = 1;
+    /// Where calls are not timed, one that sends or receives a message
+    pub(crate) const MESSAGE: u64 = 2;
+    /// Where calls are not timed, another one
+    pub(crate) const OTHER: u64 = 3;
 }
 
-/// The thread's batch, if it has one.
-#[inline(always)]
-fn owned(pid_tgid: u64) -> Option<&'static mut BatchSlot> {
-    if constant!(BATCHED) == 0 { None } else { of_thread(pid_tgid) }
-}
-
-/// As [`owned`], where calls come in batches.
-#[inline(always)]
-fn of_thread(pid_tgid: u64) -> Option<&'static mut BatchSlot> {
-    let batch = BATCHES.get_ptr_mut(place(pid_tgid))?;
-    // SAFETY: the map gave the pointer. Only the thread whose batch it is looks beyond `pid_tgid`.
-    let batch = unsafe { &mut *batch };
-    (batch.pid_tgid == pid_tgid).then_some(batch)
-}
-
-/// In [`BatchSlot::enter_ns`], of a lookup: it can't block, so when it entered is of no interest.
-const LOOKUP: u64 = 1;
-
-/// A call enters the kernel; `queue`: what its descriptor leads to, if it takes one. Whether that is noted
-/// here.
-#[inline(always)]
-pub(crate) fn enter(pid_tgid: u64, number: u64, call: Call, queue: &QueueRef) -> bool {
-    if !can_be(call) {
-        return false;
+/// Where calls are not timed: something ended the thread's batch, and the thread is as it was when it began. If that
+/// was the end of the period, the batch is sent. If there is no room for it, it stays for another period, and has
+/// room for further calls. Returns whether the thread's calls go on in the batch.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn renew_batch(pid_tgid: u64) -> u64 {
+    let batch = current_place(pid_tgid);
+    let changes = gate::changes();
+    if !gate().is_open() || batch.changes as u32 != changes as u32 {
+        return 0;
     }
-    let Some(batch) = owned(pid_tgid) else {
-        return false;
-    };
-    if call.code.bit() & (Op::MqSend.bit() | Op::MqReceive.bit()) != 0
-        && !set_queue(batch, pid_tgid, *queue)
-    {
-        return false;
+    send_batch(pid_tgid);
+    batch.changes = changes;
+    if calls_in(batch) == 0 {
+        note_name(batch, current_task());
     }
-    if call.code.bit() & GETS != 0 {
-        describe_lookup(batch, call);
-        batch.entered = number as u32;
-        batch.enter_ns = LOOKUP;
-    } else {
-        note(batch, call, number as u32);
-    }
-    true
+    1
 }
 
-/// How many calls are in a batch, after a function that may have sent them.
+/// Stores the thread's name.
 #[inline(always)]
-fn calls_in(batch: *const BatchSlot) -> u32 {
-    // SAFETY: the map gave the pointer.
-    unsafe { core::ptr::addr_of!((*batch).record.head.count).read_volatile() }
+fn note_name(batch: &mut BatchSlot, task: u64) {
+    let name = core::ptr::addr_of_mut!(batch.record.head.comm);
+    // SAFETY: it has 16 bytes and is aligned to 8 there.
+    unsafe { name.cast::<[u64; 2]>().write(comm(task)) };
 }
 
-/// From now on, calls on queues are on this one. Whether that can be.
-#[inline(always)]
-fn set_queue(batch: &mut BatchSlot, pid_tgid: u64, mut queue: QueueRef) -> bool {
-    queues::compare(&mut queue, batch.record.head.ns);
-    // Such a call is told of by itself: a full ring must not keep it back.
-    if queues::is_foreign(&queue) {
-        return false;
-    }
-    if queues::same(&queue, &batch.record.head.queue) {
-        return true;
-    }
-    if batch.counts[Op::MqSend as usize] | batch.counts[Op::MqReceive as usize] != 0 {
-        send_batch(place(pid_tgid));
-        if calls_in(batch) != 0 {
-            return false;
-        }
-    }
-    // SAFETY: the record is valid for writing.
-    unsafe { queues::write(core::ptr::addr_of_mut!(batch.record.head.queue), &queue) };
-    true
-}
-
-/// As [`enter`], of a call that is known to be one that can be in a batch, where those are in use. The
-/// gate need not be asked: who has a batch is traced, and what enters after the end is left out by the
-/// reader.
-#[inline(always)]
-pub(crate) fn enter_known(pid_tgid: u64, call: Call) -> bool {
-    match of_thread(pid_tgid) {
-        Some(batch) => {
-            note(batch, call, u32::from(call.packed() as u16));
-            true
-        }
-        None => false,
-    }
-}
-
-#[inline(always)]
-fn note(batch: &mut BatchSlot, call: Call, entered: u32) {
-    describe(batch, call);
-    batch.entered = entered;
-    // SAFETY: no arguments.
-    batch.enter_ns = unsafe { bpf_ktime_get_boot_ns() };
-}
-
-/// Notes what is called.
-#[inline(always)]
-fn describe(batch: &mut BatchSlot, call: Call) {
-    let [id, size] = call.id_and_size();
-    batch.what = PackedCall { id: id as i32, abi: call.abi as u8, code: call.code.0 }.packed();
-    batch.size = size << 32;
-}
-
-/// As above, of a lookup: its key.
-#[inline(always)]
-fn describe_lookup(batch: &mut BatchSlot, call: Call) {
-    let id = call.first() as i32;
-    batch.what = PackedCall { id, abi: call.abi as u8, code: call.code.0 }.packed();
-    batch.size = 0;
-}
-
-/// Whether the thread is still who and where it was when its batch was begun: of its user, group and name, in its
-/// namespaces and its cgroup.
-#[inline(always)]
-fn is_same(batch: &BatchSlot, task: u64) -> bool {
-    let head = &batch.record.head;
-    let cred: u64 = field(task, Field::TaskCred);
-    // SAFETY: `comm` has 16 bytes and is aligned to 8 there.
-    let name = unsafe { core::ptr::addr_of!(head.comm).cast::<[u64; 2]>().read() };
-    // Credentials are never changed, but replaced (Documentation/security/credentials.rst), after two changes perhaps
-    // by others at the same address: so the user, which findings rest on, is compared as well.
-    batch.nsproxy == field::<u64>(task, Field::TaskNsproxy)
-        && batch.moves == cgroups::moves()
-        && batch.cred == cred
-        && head.euid == field::<u32>(cred, Field::CredEuid)
-        && name == comm(task)
-}
-
-/// The call with that number returns. Whether it is in the thread's batch now.
-#[inline(always)]
-pub(crate) fn exit(pid_tgid: u64, task: u64, number: u64, ret: i64) -> bool {
-    if constant!(BATCHED) == 0 {
-        return false;
-    }
-    let call = number as u32;
-    let Some(batch) = of_thread(pid_tgid) else {
-        return false;
-    };
-    if !is_noted(batch, task, call) {
-        return false;
-    }
-    let looks = batch.enter_ns == LOOKUP;
-    // Only of lookups that fail is the identifier known to be no object's; of the others it is the result.
-    if looks && !failed(ret) {
-        return false;
-    }
-    // SAFETY: no arguments.
-    let now = unsafe { bpf_ktime_get_boot_ns() };
-    let duration_ns = if looks { NO_DURATION } else { now - batch.enter_ns };
-    add(batch, pid_tgid, (now, duration_ns), ret);
-    true
-}
-
-/// As [`exit`], where batches are in use, by what was noted of the call, which is no lookup.
-#[inline(always)]
-pub(crate) fn exit_known(pid_tgid: u64, task: u64, call: u32, ret: i64) -> bool {
-    let Some(batch) = of_thread(pid_tgid) else {
-        return false;
-    };
-    if !is_noted(batch, task, call) {
-        return false;
-    }
-    // SAFETY: no arguments.
-    let now = unsafe { bpf_ktime_get_boot_ns() };
-    let duration_ns = now - batch.enter_ns;
-    add(batch, pid_tgid, (now, duration_ns), ret);
-    true
-}
-
-/// Whether a call is the one whose entry was noted in the batch, and its thread who it was. What was noted may be a
-/// call before, of whose return the program was not run. That one by another ABI with the same number is not told
-/// from it then, is a second mischance that is not provided for.
-#[inline(always)]
-fn is_noted(batch: &BatchSlot, task: u64, call: u32) -> bool {
-    batch.enter_ns != 0 && batch.entered == call && is_same(batch, task)
-}
-
-/// A call returns that looked for an object, and failed, where its entry was not seen, as there is nothing to be seen
-/// there. Whether it is in the thread's batch now.
-#[inline(always)]
-pub(crate) fn looked_up(pid_tgid: u64, task: u64, call: Call, ret: i64) -> bool {
-    if constant!(BATCHED) == 0
-        || call.code.bit() & GETS == 0
-        || call.multiplexed != 0
-        || !failed(ret)
-    {
-        return false;
-    }
-    let Some(batch) = of_thread(pid_tgid) else {
-        return false;
-    };
-    if !is_same(batch, task) {
-        return false;
-    }
-    describe_lookup(batch, call);
-    // SAFETY: no arguments.
-    let now = unsafe { bpf_ktime_get_boot_ns() };
-    add(batch, pid_tgid, (now, NO_DURATION), ret);
-    true
-}
-
-/// Adds the thread's call to its batch, or counts it as lost. By a pointer: the functions called here
-/// write to the batch, too, which no reference to it would let the compiler see.
-#[inline(always)]
-fn add(batch: *mut BatchSlot, pid_tgid: u64, (now, duration_ns): (u64, u64), ret: i64) {
-    // SAFETY: the map gave the pointer, and the thread alone writes there.
-    let batch = unsafe { &mut *batch };
-    if batch.record.head.count >= BATCH as u32 {
-        send_batch(place(pid_tgid));
-        if calls_in(batch) >= BATCH as u32 {
-            drop_one(pid_tgid, ret as u64);
-            batch.enter_ns = 0;
-            return;
-        }
-    }
-    let at = masked::<{ BATCH as u64 - 1 }>(u64::from(batch.record.head.count));
-    // SAFETY: `at` lies within the array, whose entries are four words each.
-    unsafe {
-        let outcome = core::ptr::addr_of_mut!(batch.record.outcomes).cast::<BatchedCall>();
-        let outcome = outcome.add(at as usize).cast::<u64>();
-        outcome.write_volatile(now);
-        outcome.add(1).write_volatile(duration_ns);
-        outcome.add(2).write_volatile(ret as u32 as u64 | batch.size);
-        outcome.add(3).write_volatile(batch.what);
-    }
-    let kind = masked::<31>(batch.what >> 40);
-    // SAFETY: `kind` lies within the array.
-    unsafe { *core::ptr::addr_of_mut!(batch.counts).cast::<u32>().add(kind as usize) += 1 };
-    batch.enter_ns = 0;
-    batch.record.head.count = at as u32 + 1;
-}
-
-/// A call that the thread entered returns, and is not to be in the batch: when it began, `0` where
-/// that was not noted here.
+/// A call that the thread entered returns, and will not be in the batch: returns when it began, `0` if that was not
+/// noted here.
 #[inline(always)]
 pub(crate) fn leave(pid_tgid: u64, call: Call) -> u64 {
     let Some(batch) = owned(pid_tgid) else {
@@ -330,12 +113,12 @@ pub(crate) fn leave(pid_tgid: u64, call: Call) -> u64 {
     let enter_ns = if same { batch.enter_ns } else { 0 };
     batch.enter_ns = 0;
     if batch.record.head.count != 0 {
-        send_batch(place(pid_tgid));
+        send_batch(pid_tgid);
     }
     enter_ns
 }
 
-/// The queue of the call that the thread has left, if that was noted here and has one.
+/// The queue of the call that the thread has left, if it was noted here.
 #[inline(always)]
 pub(crate) fn queue(pid_tgid: u64, queue: &mut QueueRef) {
     if let Some(batch) = owned(pid_tgid) {
@@ -344,7 +127,7 @@ pub(crate) fn queue(pid_tgid: u64, queue: &mut QueueRef) {
     }
 }
 
-/// The call that the thread was in has returned, unreported.
+/// The thread's current call has returned, unreported.
 #[inline(always)]
 pub(crate) fn forget_call(pid_tgid: u64) {
     if let Some(batch) = owned(pid_tgid) {
@@ -352,14 +135,14 @@ pub(crate) fn forget_call(pid_tgid: u64) {
     }
 }
 
-/// When the call that a thread is in began, and what it is, if that was noted here.
+/// The thread's current call, if it was noted here.
 #[inline(always)]
 pub(crate) fn pending(pid_tgid: u64) -> Option<&'static BatchSlot> {
-    owned(pid_tgid).filter(|batch| batch.enter_ns > LOOKUP).map(|batch| &*batch)
+    owned(pid_tgid).filter(|batch| batch.enter_ns > mark::OTHER).map(|batch| &*batch)
 }
 
-/// The thread is not to be taken for what it was any more: it gets another context, becomes another
-/// program, or ends. What it has is sent; its place is free.
+/// The thread's batch ends because the thread gets another context, executes another program, or ends. Its calls are
+/// sent; its entry is free.
 #[inline(always)]
 pub(crate) fn release(pid_tgid: u64) {
     if constant!(BATCHED) != 0 {
@@ -367,29 +150,28 @@ pub(crate) fn release(pid_tgid: u64) {
     }
 }
 
-/// A global function, as `context::send_context`, and so are the next.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn release_batch(pid_tgid: u64) -> u64 {
     let place = place(pid_tgid);
     let _ = NOTED_CALLS.remove(&pid_tgid);
-    // Else it is another thread's, who may be writing there.
+    // Else it is another thread's, which may be writing to it.
     if let Some(batch) = owned(pid_tgid) {
-        send_batch(place);
+        send_batch(pid_tgid);
         batch.enter_ns = 0;
         if batch.record.head.count == 0 {
             batch.pid_tgid = 0;
-            let _ = BATCHES_TAKEN.remove(&place);
+            let _ = BATCHES_TAKEN.remove(&(place as u32));
         } else {
-            // No room, or the end has come: user space takes it.
-            batch.pid_tgid = NOBODYS;
+            // No room, or tracing has stopped: user space takes it.
+            batch.pid_tgid = UNOWNED;
         }
     }
     0
 }
 
-/// A call returns. If user space has taken the batch where its entry was noted, that is noted in the thread's slot
-/// now.
+/// A call returns. If user space took the batch in which its entry was noted, the entry is now noted in the thread's
+/// slot.
 #[inline(always)]
 pub(crate) fn give_back(pid_tgid: u64, call: Call) {
     if constant!(BATCHED) != 0 {
@@ -397,7 +179,7 @@ pub(crate) fn give_back(pid_tgid: u64, call: Call) {
     }
 }
 
-/// A global function with all that decides: the verifier follows ways that part until the end.
+/// A global function with all the decisions: the verifier follows separate paths until the end.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn give_back_call(pid_tgid: u64, packed: u64) -> u64 {
@@ -423,7 +205,7 @@ extern "C" fn give_back_call(pid_tgid: u64, packed: u64) -> u64 {
     0
 }
 
-/// The call that a thread is in, where user space has taken its batch.
+/// The thread's current call, if user space has taken its batch.
 #[inline(always)]
 pub(crate) fn taken_from(pid_tgid: u64) -> Option<&'static NotedCall> {
     let noted = NOTED_CALLS.get_ptr(&pid_tgid)?;
@@ -431,9 +213,9 @@ pub(crate) fn taken_from(pid_tgid: u64) -> Option<&'static NotedCall> {
     Some(unsafe { &*noted })
 }
 
-/// The thread has made a call that could have been in a batch, and others before: from now on its
-/// calls are. Not where nobody was told who it is, and not after a call on another namespace's queue: that
-/// may be wanted for the queue's namespace, where the thread's other calls are not.
+/// The thread has made a call that could have been in a batch, and others before: from now on its calls are. Not if
+/// the thread's description could not be sent, and not after a call on another namespace's queue: it may have passed
+/// a filter for the queue's namespace, which the thread's other calls would not pass.
 #[inline(always)]
 pub(crate) fn begin(call: Call, context: u64, ns: NsRef, queue: &QueueRef) {
     if constant!(BATCHED) != 0 && can_be(call) && context != 0 && !queues::is_foreign(queue) {
@@ -446,21 +228,14 @@ pub(crate) fn begin(call: Call, context: u64, ns: NsRef, queue: &QueueRef) {
 extern "C" fn begin_batch(context: u64, inum: u32, generation: u32) -> u64 {
     let pid_tgid = bpf_get_current_pid_tgid();
     let place = place(pid_tgid);
-    let Some(batch) = BATCHES.get_ptr_mut(place) else {
-        return 0;
-    };
-    // SAFETY: as in `of_thread`.
-    let batch = unsafe { &mut *batch };
+    let batch = current_place(pid_tgid);
     if batch.pid_tgid != pid_tgid {
-        // Who puts it there has the place, whatever other threads do at the same time.
-        if BATCHES_TAKEN.insert(&place, &0, u64::from(BPF_NOEXIST)).is_err() {
+        // The thread that inserts the key owns the entry, whatever other threads do at the same time.
+        if BATCHES_TAKEN.insert(&(place as u32), &0, u64::from(BPF_NOEXIST)).is_err() {
             return 0;
         }
         batch.enter_ns = 0;
-        batch.record.head.count = 0;
-        for op in OPS {
-            batch.counts[op as usize] = 0;
-        }
+        end_groups(batch);
         batch.pid_tgid = pid_tgid;
     }
     if batch.record.head.count != 0 {
@@ -468,89 +243,21 @@ extern "C" fn begin_batch(context: u64, inum: u32, generation: u32) -> u64 {
     }
     let task = current_task();
     batch.nsproxy = field(task, Field::TaskNsproxy);
-    batch.moves = cgroups::moves();
+    batch.changes = gate::changes();
     let head = &mut batch.record.head;
-    head.header = rings::header(RecordKind::Batch, 0);
+    let flags = if constant!(UNTIMED) != 0 { flag::UNTIMED } else { 0 };
+    head.header = rings::header(RecordKind::Batch, flags);
     head.context = context;
     head.tid = pid_tgid as u32;
     head.pid = (pid_tgid >> 32) as u32;
     head.ns = NsRef { inum, generation };
     head.queue = queues::none();
+    batch.queue[0] = 0;
     let cred = field(task, Field::TaskCred);
     batch.cred = cred;
     head.euid = field(cred, Field::CredEuid);
     head.egid = field(cred, Field::CredEgid);
-    // SAFETY: `comm` has 16 bytes and is aligned to 8 there.
-    unsafe { core::ptr::addr_of_mut!(head.comm).cast::<[u64; 2]>().write(comm(task)) };
-    0
-}
-
-/// Sends what is in the place of this thread, if the gate is open and the ring has room; else it stays
-/// there.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn send_batch(place: u32) -> u64 {
-    let Some(batch) = BATCHES.get_ptr_mut(place) else {
-        return 0;
-    };
-    // SAFETY: as in `of_thread`.
-    let batch = unsafe { &mut *batch };
-    let count = u64::from(batch.record.head.count);
-    if !gate().is_open() || count == 0 || count > BATCH as u64 {
-        return 0;
-    }
-    let len = size_of::<BatchHead>() as u64 + count * size_of::<BatchedCall>() as u64;
-    // SAFETY: a `RingBuf` is the map's definition, which is what the helper takes; `len` is no more
-    // than a whole record has.
-    let sent = unsafe {
-        bpf_ringbuf_output(
-            core::ptr::from_ref(&EVENTS).cast_mut().cast(),
-            core::ptr::addr_of_mut!(batch.record).cast(),
-            len,
-            wake_up(count),
-        )
-    };
-    if sent != 0 {
-        return 0;
-    }
-    batch.record.head.count = 0;
-    for op in OPS {
-        if let Some(counters) = counts::counters(op as u32) {
-            let count = u64::from(batch.counts[op as usize]);
-            counts::count_many(counters, Count::Seen, count);
-            counts::count_many(counters, Count::Emitted, count);
-        }
-        batch.counts[op as usize] = 0;
-    }
-    0
-}
-
-/// Whether the reader is woken up: as for calls that come one by one, by how many were sent before.
-#[inline(always)]
-fn wake_up(count: u64) -> u64 {
-    match counts::counters(BATCH_ROW) {
-        Some(counters) => {
-            rings::wake_up(counts::count_many(counters, Count::Emitted, count), count)
-        }
-        None => u64::from(BPF_RB_NO_WAKEUP),
-    }
-}
-
-/// Counts a call as lost, for which there was no room.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn drop_one(pid_tgid: u64, ret: u64) -> u64 {
-    let Some(batch) = owned(pid_tgid) else {
-        return 0;
-    };
-    let kind = SyscallCode(PackedCall::unpacked(batch.what).code).kind();
-    if let Some(counters) = counts::counters(u32::from(kind)) {
-        counts::count(counters, Count::Seen);
-        counts::count(counters, Count::Dropped);
-    }
-    let error = error(i64::from(ret as i32));
-    let ns = batch.record.head.ns;
-    counts::count_drop(ns.inum, ns.generation, u16::from(kind), error);
+    note_name(batch, task);
     0
 }
 

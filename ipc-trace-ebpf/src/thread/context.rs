@@ -1,6 +1,5 @@
-//! Who a thread is: sent on the control ring once, when it makes its first call, and again after
-//! exec, setns and unshare. Everything is read here and now, so it is right for a process that
-//! lives for a millisecond.
+//! A thread's description: sent on the control ring once, when it makes its first call, and again after exec, setns
+//! and unshare. All of it is read at that moment, so it is right for a process that lives for a millisecond.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use ipc_trace_common::{
@@ -13,12 +12,13 @@ use ipc_trace_common::{
 use crate::{
     base::{
         constants::constant,
+        gate,
         memory::{
             bytes, current_task, exists, field, kernel_bytes, kernel_field, unknown, user_bytes,
         },
         rings::{self, Share, header, submit},
     },
-    facts::{ancestry, cgroups, executables},
+    metadata::{ancestry, cgroups, exe_path},
     thread::{
         batches,
         slots::{self, Slot},
@@ -32,16 +32,16 @@ struct WithArgs {
     args: [u8; ARGS_LEN],
 }
 
-/// The number of the thread's context, which is sent if it was not.
+/// The number of the thread's context, which is sent if it wasn't yet.
 #[inline(always)]
 pub(crate) fn ensure(slot: &mut Slot, task: u64, ns: NsRef) -> u64 {
-    let moves = cgroups::moves();
+    let moves = gate::cgroup_moves();
     if slot.context == 0 || slot.moves != moves {
-        // The functions take numbers alone.
+        // The functions take only numbers.
         let task = unknown(task);
         let cgroup = cgroups::of_task(task);
         if slot.context == 0 || slot.cgroup != cgroup {
-            // User space knows one context of a thread at a time.
+            // User space keeps one context per thread.
             batches::release(slot.pid_tgid);
             note_changeable(slot.pid_tgid, task);
             slot.context = send_context(task, slot.pid_tgid, ns.inum, ns.generation, cgroup);
@@ -51,9 +51,9 @@ pub(crate) fn ensure(slot: &mut Slot, task: u64, ns: NsRef) -> u64 {
     slot.context
 }
 
-/// Notes what of a context may change without a call that is seen: who the parent is, which a process gets
-/// another one of when its own ends; whether the executable was deleted or replaced; whether the user
-/// namespace has a map. A global function, as the next one.
+/// Stores those parts of a context that may change without a call that is seen: the parent, which is replaced when it
+/// ends; whether the executable was deleted or replaced; whether the user namespace has a map. A global function,
+/// like the next one.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn note_changeable(pid_tgid: u64, task: u64) -> u64 {
@@ -61,17 +61,17 @@ extern "C" fn note_changeable(pid_tgid: u64, task: u64) -> u64 {
         slot.parent = kernel_field(task, Field::TaskRealParent);
         slot.nsproxy = kernel_field(task, Field::TaskNsproxy);
         slot.cred = kernel_field(task, Field::TaskCred);
-        slot.exe_deleted = executables::is_deleted(task) as u8;
+        slot.exe_deleted = exe_path::is_deleted(task) as u8;
         slot.unmapped = u8::from(!has_map(task));
     }
     0
 }
 
-/// The thread has made a call that may have got it into other namespaces, or made it another user: then its next call
-/// sends the context anew. They are replaced as a whole (`switch_task_namespaces`, kernel/nsproxy.c; `commit_creds`,
-/// kernel/cred.c), so who asks for nothing to be changed has nothing sent.
+/// The thread has made a call that may have changed its namespaces or its user: then its next call sends the context
+/// anew. Both are replaced as one object (`switch_task_namespaces`, kernel/nsproxy.c; `commit_creds`, kernel/cred.c),
+/// so a call that changes nothing sends nothing.
 ///
-/// A global function, as the next one.
+/// A global function, like the next one.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn has_moved(pid_tgid: u64, task: u64) -> u64 {
@@ -85,9 +85,9 @@ pub(crate) extern "C" fn has_moved(pid_tgid: u64, task: u64) -> u64 {
     0
 }
 
-/// Whether a context that was sent tells something of the current thread that is not so any more: `1`, or `0`.
+/// Whether the context that was sent for the current thread is outdated: `1`, or `0`.
 ///
-/// A global function, so that the verifier looks at it once.
+/// A global function, so that the verifier checks it once.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn is_outdated(pid_tgid: u64) -> u64 {
@@ -97,7 +97,7 @@ pub(crate) extern "C" fn is_outdated(pid_tgid: u64) -> u64 {
     let task = unknown(current_task());
     let parent: u64 = kernel_field(task, Field::TaskRealParent);
     let outdated = slot.parent != parent
-        || u64::from(slot.exe_deleted) != executables::is_deleted(task)
+        || u64::from(slot.exe_deleted) != exe_path::is_deleted(task)
         || slot.unmapped != 0 && has_map(task);
     u64::from(outdated)
 }
@@ -119,11 +119,11 @@ pub(crate) fn send_once(task: u64, pid_tgid: u64, ns: NsRef) -> u64 {
     send_context(task, pid_tgid, ns.inum, ns.generation, cgroups::of_task(task))
 }
 
-/// Tells that the context of a thread is not referred to any more.
+/// Reports that a thread's context isn't referred to any more.
 #[inline(always)]
-pub(crate) fn tell_end(pid_tgid: u64, context: u64) {
-    if let Some(record) = rings::reserve_control::<ExitRecord>(Share::Whole) {
-        // SAFETY: the ring gave room for a whole record, and every field is written.
+pub(crate) fn emit_end(pid_tgid: u64, context: u64) {
+    if let Some(record) = rings::reserve_control::<ExitRecord>(Share::Lifecycle) {
+        // SAFETY: the ring has room for a complete record, and every field is written.
         unsafe {
             record.write(ExitRecord {
                 header: header(RecordKind::Exit, 0),
@@ -137,10 +137,9 @@ pub(crate) fn tell_end(pid_tgid: u64, context: u64) {
     }
 }
 
-/// Sends the context of `task`: its number, or `0` when the ring was full.
+/// Sends the context of `task`: returns its number, or `0` if the ring was full.
 ///
-/// A global function, so that the verifier looks at it once and not once for each way that leads
-/// here.
+/// A global function, so that the verifier checks it once and not once for each path through its callers.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn send_context(
@@ -156,13 +155,13 @@ extern "C" fn send_context(
     } else {
         rings::reserve_control::<ContextRecord>(Share::Repeatable).map(<*mut ContextRecord>::cast)
     };
-    let Some(whole) = room else {
+    let Some(room_at) = room else {
         return 0;
     };
-    // SAFETY: the ring gave room for a whole record, and for the arguments where they are wanted; every
-    // field but the unused ends of `exe`, the arguments and `ancestors` is written.
+    // SAFETY: the ring has room for a complete record, and for the arguments if they are wanted; every field but the
+    // unused ends of `exe`, the arguments and `ancestors` is written.
     unsafe {
-        let record = core::ptr::addr_of_mut!((*whole).context);
+        let record = core::ptr::addr_of_mut!((*room_at).context);
         let now = bpf_ktime_get_boot_ns();
         (*record).boot_ns = now;
         (*record).context = now;
@@ -198,11 +197,11 @@ extern "C" fn send_context(
         (*record).ancestor_count = count;
         (*record).args_len = 0;
         if with_args {
-            let (len, found) = arguments(task, core::ptr::addr_of_mut!((*whole).args).cast());
+            let (len, found) = arguments(task, core::ptr::addr_of_mut!((*room_at).args).cast());
             (*record).args_len = len;
             flags |= found;
         }
-        let (len, found) = executables::path(task, core::ptr::addr_of_mut!((*record).exe).cast());
+        let (len, found) = exe_path::path(task, core::ptr::addr_of_mut!((*record).exe).cast());
         (*record).exe_len = len;
         (*record).header = header(RecordKind::Context, flags | found);
         submit(record);
@@ -210,7 +209,7 @@ extern "C" fn send_context(
     }
 }
 
-/// Writes the map of a user namespace: how many extents it has.
+/// Writes the map of a user namespace: returns how many extents it has.
 ///
 /// # Safety
 /// `to` has room for [`UID_EXTENTS`].
@@ -227,8 +226,8 @@ unsafe fn users(user_ns: u64, to: *mut u8) -> u32 {
     field(user_ns, Field::UserNsMapLen)
 }
 
-/// Writes the arguments of the current task's process to `to`: their length, and flags. A task that is being
-/// made has those of the one that makes it, at the same place.
+/// Writes the arguments of the current task's process to `to`: returns their length, and flags. A task that is being
+/// created has its parent's arguments, at the same address.
 ///
 /// # Safety
 /// `to` has room for [`ARGS_LEN`] bytes.

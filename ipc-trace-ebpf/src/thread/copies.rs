@@ -1,14 +1,14 @@
-//! Programs that come in several copies, for kernels that preempt programs in their middle, which 7.0 and later
-//! do.
+//! Programs that come in several copies, for kernels that can preempt running programs: 7.0 and later.
 //!
-//! What another thread does on a CPU where one was preempted inside of a program does not run that program, as it
-//! is running already (`bpf_prog_get_recursion_context`, include/linux/bpf.h, 7.3). The kernel keeps watch over
-//! each program by itself, so each copy is run unless a thread was preempted inside of this very one, and an event
-//! is lost only where that is so of all copies. All copies of a program are put on the same place: the first that
+//! If a thread was preempted inside a program, events of other threads on that CPU don't run the program, as it is
+//! running already (`bpf_prog_get_recursion_context`, include/linux/bpf.h, 7.3). The kernel checks each program
+//! separately, so each copy runs unless a thread was preempted inside this very copy, and an event is lost only if
+//! that holds for all copies. All copies of a program are attached to the same hook: the first one that runs does the
+//! work, and the others detect that.
 //! is run does the work, and the others see that.
 //!
-//! How often it left a copy out, the kernel counts. Of one of them, the meter, it is counted here how often the
-//! work was done without it: what is left of the kernel's count are the events that are lost.
+//! The kernel counts how often it skipped a copy. For one of them, the meter, the programs count how often the work
+//! was done without it: the difference is the number of lost events.
 
 use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, generated::bpf_get_attach_cookie},
@@ -29,33 +29,33 @@ use crate::{
 /// Bits of the copies at the return of a call, in [`slots::Slot::ran`]; those at its entry are below.
 const RETURNS: u64 = 0xff00;
 
-/// The copies of programs that are all run before the thread does anything else.
+/// The copies of programs that all run before the thread does anything else.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct LastRun {
     /// The thread
     pid_tgid: u64,
-    /// The row of the cookie of its last program
+    /// The row in the cookie of its last program
     row: u32,
-    /// Bits of the copies that have been run
+    /// Bits of the copies that ran
     ran: u32,
 }
 
-/// By `tid & 0xffff`; user space makes it smaller where programs do not come in copies.
+/// By `tid & 0xffff`; user space makes it smaller if programs do not come in copies.
 #[map]
 static LAST_RUNS: Array<LastRun> = Array::with_max_entries(SLOT_COUNT, 0);
 
-/// What the attachment of a program says of it: see [`copies::cookie`].
+/// The cookie of the program's attachment: see [`copies::cookie`].
 #[inline(always)]
 pub(crate) fn cookie(ctx: *mut core::ffi::c_void) -> u64 {
     // SAFETY: the context is the program's.
     unsafe { bpf_get_attach_cookie(ctx) }
 }
 
-/// Has the verifier give each run of the program a stack of its own: to be called by what the copies call. Else the
-/// stack may be the CPU's, of which there is one for each program, and what is called that way is not kept
-/// watch over: threads that were preempted in it would share that. A program that calls others is spared that,
-/// also if it never does (`check_max_stack_depth`, kernel/bpf/verifier.c, 6.13).
+/// Makes the verifier give each run of the program a stack of its own: to be called by each copy. Else the stack may
+/// be the CPU's, one for each program, which the kernel does not protect when it is reached this way: threads
+/// preempted in it would share it. A program that calls others does not share it, even if it never makes the call
+/// (`check_max_stack_depth`, kernel/bpf/verifier.c, 6.13).
 #[inline(always)]
 pub(crate) fn have_own_stack(ctx: *mut core::ffi::c_void) {
     if constant!(COPIED) > 1 {
@@ -63,7 +63,7 @@ pub(crate) fn have_own_stack(ctx: *mut core::ffi::c_void) {
     }
 }
 
-/// Counts that an event was seen, and not by the meter; or, if it comes later, that it was.
+/// Counts that an event was seen by another copy than the meter; or, if the meter runs later, that it ran.
 #[inline(always)]
 fn measure(copy: u64, first: bool) {
     let which = match (copy == copies::METER, first) {
@@ -76,7 +76,7 @@ fn measure(copy: u64, first: bool) {
     }
 }
 
-/// Counts an event as lost although it was seen: not enough is known of it.
+/// Counts an event as lost although it was seen: too little is known about it.
 #[inline(always)]
 pub(crate) fn lost() {
     if constant!(COPIED) != 0
@@ -86,15 +86,15 @@ pub(crate) fn lost() {
     }
 }
 
-/// Whether no other copy was run yet for what happens here to the current thread. Always where there are no copies.
+/// Whether no other copy has run yet for the current thread's current event. Always true if there are no copies.
 #[inline(always)]
 pub(crate) fn is_first(ctx: *mut core::ffi::c_void) -> bool {
     constant!(COPIED) == 0 || is_first_run(cookie(ctx)) != 0
 }
 
-/// A global function, so that the verifier looks at it once, and so are the next.
+/// A global function, so that the verifier checks it once; so are the next ones.
 ///
-/// Should two threads have the same place at the same moment, one event is taken for two.
+/// If two threads share the entry at the same moment, one event is counted as two.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn is_first_run(cookie: u64) -> u64 {
@@ -115,8 +115,8 @@ extern "C" fn is_first_run(cookie: u64) -> u64 {
     u64::from(first)
 }
 
-/// A copy is run at the entry of a system call's function: whether it is the first. No call is lost if none is run
-/// there, so that is not measured.
+/// A copy runs at the entry of a system call's function: returns whether it is the first. No call is lost if none
+/// runs there, so that isn't measured.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn enters(copy: u64) -> u64 {
@@ -126,13 +126,13 @@ pub(crate) extern "C" fn enters(copy: u64) -> u64 {
     };
     let bit = 1 << (copy & 7);
     let ran = u64::from(slot.ran);
-    // If it has been run already, or one at a return, that was for the call before.
+    // If it has run already, or a copy at a return has, that was for the previous call.
     let first = ran == 0 || ran & (bit | RETURNS) != 0;
     slot.ran = if first { bit } else { ran | bit } as u16;
     u64::from(first)
 }
 
-/// A copy is run at the return of a system call's function: whether it is the first.
+/// A copy runs at the return of a system call's function: returns whether it is the first.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn returns(copy: u64) -> u64 {
@@ -142,7 +142,7 @@ pub(crate) extern "C" fn returns(copy: u64) -> u64 {
     };
     let bit = 0x100 << (copy & 7);
     let ran = u64::from(slot.ran);
-    // If it has been run already, this is a call at whose entry none was run.
+    // If it has run already, no copy ran at this call's entry.
     let is_new = ran & bit != 0;
     let first = is_new || ran & RETURNS == 0;
     slot.ran = if is_new { bit } else { ran | bit } as u16;

@@ -1,10 +1,10 @@
-//! What is remembered of a thread between programs: its context, the call that it is in, and what that took from
-//! the caller's memory.
+//! The state kept for a thread between programs: its context, its current call, and what that call took from the
+//! caller's memory.
 //!
-//! A slot is found by the low 16 bits of the tid, in a plain array: the cheapest map there is. It is its
-//! thread's from the first time that something is to be remembered until the thread ends; who takes it, an
-//! insertion into a hash decides, which only one thread can make. Threads with the same low bits get slots
-//! in the spill, which evicts nobody. So a thread's slot is never another's, whatever others do.
+//! A slot is found by the low 16 bits of the tid, in a plain array: the cheapest map there is. The thread owns it
+//! from the first time that something must be stored until the thread ends. An insertion into a hash decides the
+//! owner, because only one thread can insert a key. Threads with the same low bits get slots in the spill, which
+//! evicts no entry. So a thread's slot never changes its owner while the thread lives.
 
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
@@ -27,19 +27,23 @@ use crate::base::{
 /// By `tid & 0xffff`.
 #[map]
 static SLOTS: Array<Slot> = Array::with_max_entries(SLOT_COUNT, 0);
-/// Places in [`SLOTS`] that threads have, by number: to take one is atomic.
+/// Entries of [`SLOTS`] that are taken, by number: taking one is atomic.
 #[map]
 static SLOTS_TAKEN: HashMap<u32, u8> = HashMap::with_max_entries(SLOT_COUNT, 0);
-/// By pid_tgid, for threads whose place another thread has; user space makes it smaller where no two threads
-/// can have the same.
+/// By pid_tgid, for threads whose entry another thread owns; user space makes it smaller if no two threads can have
+/// the same entry.
 #[map]
 static SLOTS_SPILL: HashMap<u64, Slot> = HashMap::with_max_entries(SPILLED_SLOTS, 0);
 
-/// By pid_tgid: what has no room in a slot of what calls take from memory.
+/// How many entries [`SLOTS_SPILL`] has, which is usually none. Lookups in a hash are slow, and threads that end ask.
+#[unsafe(no_mangle)]
+static mut SPILLED: u64 = 0;
+
+/// By pid_tgid: data that calls take from memory and that does not fit into a slot.
 #[map]
 pub(crate) static LARGE_INPUTS: HashMap<u64, LargeInput> = HashMap::with_max_entries(1 << 12, 0);
 
-/// What a call took from memory, in a slot.
+/// The data that a call took from memory, in a slot.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Input {
@@ -49,7 +53,7 @@ pub(crate) struct Input {
     pub(crate) large: u32,
     /// Arguments of `ipc(2)` that lie in memory: see `Call::indirect`
     pub(crate) indirect: u64,
-    /// The operation's own: of semop a `SemopPart`, of msgsnd the type, of queues what `QueuePart::input` has
+    /// The operation's own data: of semop a `SemopPart`, of msgsnd the type, of queues `QueuePart::input`
     pub(crate) bytes: [u64; 8],
 }
 
@@ -57,8 +61,8 @@ impl Input {
     pub(crate) const EMPTY: Self = Self { flags: 0, large: 0, indirect: 0, bytes: [0; 8] };
 }
 
-/// What has no room in a slot: of mq_open and mq_unlink the name and, behind it, the attributes; of shmctl, semctl
-/// and msgctl the structure.
+/// Data that does not fit into a slot: of mq_open and mq_unlink the name, followed by the attributes; of shmctl,
+/// semctl and msgctl the structure.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct LargeInput {
@@ -72,56 +76,56 @@ pub(crate) struct LargeInput {
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Slot {
-    /// Whose it is; `0`: nobody's
+    /// The owning thread; `0`: none
     pub(crate) pid_tgid: u64,
     /// The context that was sent; `0`: none
     pub(crate) context: u64,
-    /// The call that the thread was seen to enter: `Call::packed`; `0`: none, or it has returned
+    /// The thread's current call: `Call::packed`; `0`: none, or it has returned
     pub(crate) entered: u64,
-    /// When that began, if it can block; `0`: it can't
+    /// When that call began, if it can block; `0`: it can't
     pub(crate) enter_ns: u64,
-    /// The first argument of such a call; with `made`, what the call made
+    /// The first argument of such a call; with `made`, the id of the created object
     pub(crate) arg0: u64,
-    /// The queue that its descriptor led to, or that it opened
+    /// The queue behind its descriptor, or the queue that it opened
     pub(crate) queue: QueueRef,
     /// When the thread's last call returned that is to be sent
     pub(crate) exit_ns: u64,
-    /// How long that took, or `NO_DURATION`
+    /// How long that call took, or `NO_DURATION`
     pub(crate) duration_ns: u64,
     /// The namespace before a call that changes it
     pub(crate) from: NsRef,
-    /// The cgroup that the context tells
+    /// The cgroup in the context
     pub(crate) cgroup: u64,
-    /// `struct task_struct *` of the parent that the context tells
+    /// `struct task_struct *` of the parent in the context
     pub(crate) parent: u64,
     /// `struct nsproxy *` of the thread when the context was sent
     pub(crate) nsproxy: u64,
-    /// Its `struct cred *` then
+    /// Its `struct cred *` at that time
     pub(crate) cred: u64,
-    /// How many moves between cgroups there had been when that was looked at
+    /// How many moves between cgroups there had been when the cgroup was read
     pub(crate) moves: u32,
-    /// Of the call that is to be sent: flags of its record
+    /// Flags of the record of the call that is to be sent
     pub(crate) flags: u32,
-    /// What that took from the caller's memory
+    /// What that call took from the caller's memory
     pub(crate) input: Input,
-    /// The operation's number, when the call that the thread is in has made an object; `0`: none did
+    /// The operation's number, if the thread's current call has created an object; `0`: none did
     pub(crate) made: u8,
-    /// Whether the thread was ever seen to enter a call
+    /// Whether the programs have seen the thread enter any call
     pub(crate) seen: u8,
-    /// Whether the context tells that the executable was deleted
+    /// Whether the context says that the executable was deleted
     pub(crate) exe_deleted: u8,
     /// Whether the user namespace had no map yet when the context was sent
     pub(crate) unmapped: u8,
-    /// Which programs have been run for the call that the thread makes or made last: see `copies`
+    /// Which programs ran for the thread's current or last call: see `copies`
     pub(crate) ran: u16,
     pub(crate) reserved: [u8; 2],
 }
 
 impl Slot {
-    /// The thread is in no call any more.
+    /// The thread has left its call.
     #[inline(always)]
     pub(crate) fn leave(&mut self) {
-        // SAFETY: both are words. By a function, as the two lie side by side.
+        // SAFETY: both are words. By a function, as the two are adjacent.
         unsafe { zero_words::<2>(core::ptr::addr_of_mut!(self.entered)) };
     }
 }
@@ -131,7 +135,7 @@ const _: () = {
     assert!(size_of::<Slot>() % 8 == 0 && core::mem::offset_of!(Slot, pid_tgid) == 0);
 };
 
-/// A slot of nobody: what a new one in the spill begins as.
+/// A slot without an owner: the initial value of a new one in the spill.
 static EMPTY: Slot = Slot {
     pid_tgid: 0,
     context: 0,
@@ -157,7 +161,7 @@ static EMPTY: Slot = Slot {
     reserved: [0; 2],
 };
 
-/// The place of a thread's slot in the array.
+/// The index of a thread's slot in the array.
 #[inline(always)]
 fn place(pid_tgid: u64) -> u32 {
     pid_tgid as u32 & (SLOT_COUNT - 1)
@@ -167,19 +171,23 @@ fn place(pid_tgid: u64) -> u32 {
 #[inline(always)]
 pub(crate) fn find(pid_tgid: u64) -> Option<&'static mut Slot> {
     let slot = SLOTS.get_ptr_mut(place(pid_tgid))?;
-    // SAFETY: the map gave the pointer, and only the thread whose slot it is looks beyond `pid_tgid`.
+    // SAFETY: the map gave the pointer, and only the owning thread accesses fields beyond `pid_tgid`.
     let slot = unsafe { &mut *slot };
     if slot.pid_tgid == pid_tgid {
         return Some(slot);
     }
+    // SAFETY: the variable is there; programs change it by atomic additions.
+    if unsafe { (&raw const SPILLED).read_volatile() } == 0 {
+        return None;
+    }
     SLOTS_SPILL.get_ptr_mut(&pid_tgid).map(|slot| {
-        // SAFETY: the map gave the pointer; the entry is the thread's, and goes with it.
+        // SAFETY: the map gave the pointer; the entry is the thread's, and is removed with it.
         unsafe { &mut *slot }
     })
 }
 
-/// The thread's slot; it gets one if it has none. None is to be had when the spill is full, which is counted as
-/// the loss of `what`, and for a thread that is ending, of which nobody would take it back.
+/// The thread's slot; it gets one if it has none. There is none if the spill is full, which is counted as the loss of
+/// `what`, and for a thread that is ending, because nothing would release it.
 #[inline(always)]
 pub(crate) fn find_or_take(pid_tgid: u64, what: Diagnostic) -> Option<&'static mut Slot> {
     let found = find(pid_tgid);
@@ -190,8 +198,8 @@ pub(crate) fn find_or_take(pid_tgid: u64, what: Diagnostic) -> Option<&'static m
     find(pid_tgid)
 }
 
-/// Gives a slot to a thread that has none: the current one, or one that it is making. A global function, so
-/// that the verifier looks at it once.
+/// Gives a slot to a thread that has none: the current one, or one that it is creating. A global function, so that
+/// the verifier checks it once.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn take_slot(pid_tgid: u64, what: u64) -> u64 {
@@ -205,7 +213,7 @@ extern "C" fn take_slot(pid_tgid: u64, what: u64) -> u64 {
     // SAFETY: the map gave the pointer.
     let slot = unsafe { &mut *slot };
     if slot.pid_tgid == 0 && SLOTS_TAKEN.insert(&place, &0, u64::from(BPF_NOEXIST)).is_ok() {
-        // SAFETY: a slot is made of words, of which the first says whose it is.
+        // SAFETY: a slot consists of words, of which the first is the owner.
         unsafe {
             let words = core::ptr::from_mut(slot).cast::<u64>();
             zero_words::<{ size_of::<Slot>() / 8 - 1 }>(words.add(1));
@@ -213,7 +221,10 @@ extern "C" fn take_slot(pid_tgid: u64, what: u64) -> u64 {
         slot.pid_tgid = pid_tgid;
         return 0;
     }
+    // Before the entry is there, so that the thread finds it.
+    counts::add(&raw mut SPILLED, 1);
     if SLOTS_SPILL.insert(&pid_tgid, &EMPTY, u64::from(BPF_NOEXIST)).is_err() {
+        counts::add(&raw mut SPILLED, u64::MAX);
         counts::diagnosed_at(what);
         return 0;
     }
@@ -232,7 +243,7 @@ pub(crate) fn is_ending() -> bool {
     kernel_field::<u32>(current_task(), Field::TaskFlags) & EXITING != 0
 }
 
-/// The call has returned, and what it took is not needed any more.
+/// The call has returned, and its input is not needed any more.
 #[inline(always)]
 pub(crate) fn forget_input(slot: &mut Slot) {
     if slot.input.large != 0 {
@@ -242,7 +253,7 @@ pub(crate) fn forget_input(slot: &mut Slot) {
     }
 }
 
-/// Takes a thread's slot back: the context that it had; `0`: none.
+/// Releases a thread's slot: returns the context that it had; `0`: none.
 #[inline(always)]
 pub(crate) fn give_back(pid_tgid: u64) -> u64 {
     let Some(slot) = find(pid_tgid) else {
@@ -262,41 +273,40 @@ pub(crate) fn give_back(pid_tgid: u64) -> u64 {
     });
     if own {
         let _ = SLOTS_TAKEN.remove(&place);
-    } else {
-        let _ = SLOTS_SPILL.remove(&pid_tgid);
+    } else if SLOTS_SPILL.remove(&pid_tgid).is_ok() {
+        counts::add(&raw mut SPILLED, u64::MAX);
     }
     context
 }
 
-/// What a call that made an object gives: of System V the id, which the function that makes it gives, too;
-/// a queue's descriptor is not known to that yet.
+/// The result of a call that created an object: for System V the id, which the function that creates it returns, too;
+/// that function does not know a queue's descriptor yet.
 #[inline(always)]
 fn made(op: Op, ret: i64) -> u64 {
     if matches!(op, Op::MqOpen) { 0 } else { u64::from(ret as u32) }
 }
 
-/// The call of `op` that the thread is in has made an object. It is in no other that needs to be
-/// remembered, as none of these can block. It always returns: also if the thread is to be killed, and none of
-/// these is restarted. Were the program at its return left out, which counts as missed, the mark would stay until
-/// the thread's next call of these: of mq_open, its entry takes the mark back; of the others, that would be taken
-/// for the one that made an object only if it gave the same id, which this thread did make.
+/// The thread's current call, of `op`, has created an object. It is in no other call that needs the slot, as none of
+/// these can block. It always returns, even if the thread is being killed, and none of these is restarted. If the
+/// program at its return were missed, the mark would stay until the thread's next call of these: for mq_open, the
+/// entry clears the mark; for the others, the next call would be recorded as the creator only if it returned the same
+/// id, which this thread did create.
 #[inline(always)]
-pub(crate) fn note_birth(pid_tgid: u64, op: Op, ret: i64) {
+pub(crate) fn note_creation(pid_tgid: u64, op: Op, ret: i64) {
     if let Some(slot) = find_or_take(pid_tgid, Diagnostic::NoSlotForCreation) {
         slot.arg0 = made(op, ret);
         slot.made = op as u8;
     }
 }
 
-/// The call of `op` that the thread was in has returned: what its record says of the birth of the object, in
-/// bits of `flag`.
+/// The thread's call of `op` has returned: what its record says about the creation of the object, in bits of `flag`.
 #[inline(always)]
-pub(crate) fn birth(slot: &mut Slot, op: Op, ret: i64) -> u32 {
-    // Without a branch: the verifier would go through all that follows once for each outcome.
+pub(crate) fn creation_flags(slot: &mut Slot, op: Op, ret: i64) -> u32 {
+    // Without a branch: the verifier would follow all that comes after it once for each outcome.
     let other = u64::from(slot.made ^ op as u8) | slot.arg0 ^ made(op, ret);
     slot.made = 0;
-    let known = masked::<1>(u64::from(gate::births() >> (op as u32)));
-    (known | (known & is_zero(other)) << 1) as u32 * flag::BIRTH_KNOWN
+    let known = masked::<1>(u64::from(gate::created_known_ops() >> (op as u32)));
+    (known | (known & is_zero(other)) << 1) as u32 * flag::CREATED_KNOWN
 }
 
-const _: () = assert!(flag::MADE == flag::BIRTH_KNOWN << 1);
+const _: () = assert!(flag::MADE == flag::CREATED_KNOWN << 1);

@@ -1,27 +1,44 @@
 //! The command line.
 
+mod candidates;
+
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use ipc_trace_common::op::{Family, Op};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::{ArgValueCandidates, Shell};
+use clap_verbosity_flag::{Verbosity, WarnLevel};
+use colorchoice_clap::Color;
+use ipc_trace_common::op::{ObjectKind, Op};
 
 use crate::{
     event::finding::Severity,
     input::container::RuntimeKind,
-    input::container_filter::Wanted,
+    input::container_filter::ContainerFilter,
     input::pattern::Pattern,
     sinks::SinkKind,
+    sources::kernel::options::CallDetail,
     sources::kernel::plan::BackendChoice,
     sources::runtimes::{self, Socket},
 };
 
 /// Traces System V and POSIX-queue IPC on this host, by IPC namespace.
+///
+/// ipc-trace shows every System V IPC and POSIX message-queue call on a Linux host, with the IPC namespace of the
+/// caller and of the object, in whichever way the call enters the kernel. It reports processes that reach, or try to
+/// reach, objects of another namespace, with evidence. Tracing needs root, or CAP_BPF and CAP_PERFMON, and Linux 5.10
+/// or newer.
 #[derive(Debug, Parser)]
 #[command(name = "ipc-trace", version, about, max_term_width = 100)]
 pub(crate) struct Cli {
     /// What to do
     #[command(subcommand)]
     pub command: CliCommand,
+    /// When to use colours
+    #[command(flatten)]
+    pub color: Color,
+    /// Which log messages go to standard error
+    #[command(flatten)]
+    pub verbosity: Verbosity<WarnLevel>,
 }
 
 /// The commands.
@@ -30,7 +47,7 @@ pub(crate) enum CliCommand {
     /// Show every call as it returns
     Live(TraceArgs),
     /// Count calls, and show them by namespace at the end
-    Report(TraceArgs),
+    Report(ReportArgs),
     /// List all IPC namespaces, with their processes, objects and limits
     Ls(LsArgs),
     /// Check whether tracing works on this host, how, at what cost, and what is missing
@@ -43,6 +60,19 @@ pub(crate) enum CliCommand {
         /// What to do with it
         #[command(subcommand)]
         what: PolicyCommand,
+    },
+    /// Print the script that completes commands, options and values in a shell
+    #[command(hide = true)]
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Write the man pages into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder; it is made if need be
+        folder: PathBuf,
     },
     /// Print the JSON schema of a command's -o json output
     Schema {
@@ -94,7 +124,7 @@ pub(crate) struct TraceArgs {
     /// Keep what the engine is fed with
     #[arg(long, value_name = "FILE", hide = true)]
     pub keep_inputs: Option<PathBuf>,
-    /// Stop after this time: a number with ns, us, ms, s, m, h or d; seconds if there is no unit
+    /// Stop after this time, such as 500ms, 90 (seconds) or 1h30m
     #[arg(long, value_name = "D", value_parser = duration)]
     pub duration: Option<Duration>,
     /// Include process arguments (may contain secrets)
@@ -106,18 +136,44 @@ pub(crate) struct TraceArgs {
     /// Which calls to show or count
     #[command(flatten)]
     pub filters: Filters,
-    /// What to make of findings
+    /// What to do with findings
     #[command(flatten)]
     pub findings: FindingArgs,
     /// How to trace
     #[command(flatten)]
     pub how: HowArgs,
     /// Trace while this command runs, and stop when it ends
-    #[arg(last = true, value_name = "COMMAND")]
+    #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
     pub command: Vec<OsString>,
 }
 
-/// What to make of findings. Filters do not touch them.
+/// Options of `report`.
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// Count calls without timing them, which is cheapest
+    #[arg(long)]
+    pub counts: bool,
+    /// With --counts: time them nevertheless; so does --min-duration
+    #[arg(long, requires = "counts")]
+    pub durations: bool,
+    /// As for `live`
+    #[command(flatten)]
+    pub trace: TraceArgs,
+}
+
+impl ReportArgs {
+    /// What to report of calls.
+    #[must_use]
+    pub(crate) const fn detail(&self) -> CallDetail {
+        if self.counts && !self.durations && self.trace.filters.min_duration.is_none() {
+            CallDetail::Counts
+        } else {
+            CallDetail::Durations
+        }
+    }
+}
+
+/// What to do with findings. Filters do not apply to them.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Findings")]
 pub(crate) struct FindingArgs {
@@ -148,7 +204,7 @@ pub(crate) struct ReplayArgs {
 #[derive(Debug, Args)]
 pub(crate) struct LsArgs {
     /// Show only this namespace, in full: an inode number, `self`, `host`, `pid:PID`
-    #[arg(value_name = "INUM", value_parser = namespace)]
+    #[arg(value_name = "INUM", value_parser = namespace, add = ArgValueCandidates::new(candidates::namespaces))]
     pub namespace: Option<NamespaceName>,
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
@@ -184,7 +240,7 @@ impl RuntimeArgs {
     #[must_use]
     pub(crate) fn sockets(&self) -> Vec<Socket> {
         if self.runtime_socket.is_empty() {
-            return runtimes::usual();
+            return runtimes::default_sockets();
         }
         let some = |name: &SocketName| match name {
             SocketName::None => None,
@@ -233,10 +289,10 @@ pub(crate) struct HowArgs {
 #[command(next_help_heading = "Filters (any value of an option must match, and all options)")]
 pub(crate) struct Filters {
     /// Calls from this IPC namespace, or on its objects: an inode number, `self`, `host`, `pid:PID`
-    #[arg(long, value_name = "NS", value_delimiter = ',', value_parser = namespace)]
+    #[arg(long, value_name = "NS", value_delimiter = ',', value_parser = namespace, add = ArgValueCandidates::new(candidates::namespaces))]
     pub ipc_ns: Vec<NamespaceName>,
     /// Calls of these processes
-    #[arg(long, value_name = "PID", value_delimiter = ',')]
+    #[arg(long, value_name = "PID", value_delimiter = ',', add = ArgValueCandidates::new(candidates::pids))]
     pub pid: Vec<u32>,
     /// Calls of threads with these names
     #[arg(long, value_name = "NAME", value_parser = comm)]
@@ -246,21 +302,21 @@ pub(crate) struct Filters {
     pub uid: Vec<u32>,
     /// Calls from containers with this name, id, or beginning of an id (12 digits or more); * and ? stand for
     /// any characters
-    #[arg(long, value_name = "NAME|ID", value_parser = pattern)]
+    #[arg(long, value_name = "NAME|ID", value_parser = pattern, add = ArgValueCandidates::new(candidates::containers))]
     pub container: Vec<Pattern>,
     /// Calls from containers of this image: * stands for any characters but a slash, ** for any components
-    #[arg(long, value_name = "IMAGE", value_parser = pattern)]
+    #[arg(long, value_name = "IMAGE", value_parser = pattern, add = ArgValueCandidates::new(candidates::images))]
     pub image: Vec<Pattern>,
     /// Calls from containers of this pod: POD, or NAMESPACE/POD
-    #[arg(long, value_name = "POD", value_parser = pattern)]
+    #[arg(long, value_name = "POD", value_parser = pattern, add = ArgValueCandidates::new(candidates::pods))]
     pub pod: Vec<Pattern>,
-    /// These operations, or the families shm, sem, msg, mq
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = operations)]
+    /// These operations, or all of a kind of object: shm, sem, msg, mq
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = operations, add = ArgValueCandidates::new(candidates::operations))]
     pub op: Vec<Operations>,
     /// Calls that failed
     #[arg(long)]
     pub failed: bool,
-    /// Calls that took at least this long; hides calls without a duration
+    /// Calls that took at least this long, such as 5ms; hides calls without a duration
     #[arg(long, value_name = "D", value_parser = duration)]
     pub min_duration: Option<Duration>,
     /// Calls of COMMAND and its descendants
@@ -271,8 +327,8 @@ pub(crate) struct Filters {
 impl Filters {
     /// The containers whose calls are to be shown or counted.
     #[must_use]
-    pub(crate) fn containers(&self) -> Wanted {
-        Wanted {
+    pub(crate) fn containers(&self) -> ContainerFilter {
+        ContainerFilter {
             containers: self.container.clone(),
             images: self.image.clone(),
             pods: self.pod.clone(),
@@ -301,27 +357,18 @@ pub(crate) struct Operations(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Comm(pub [u8; 16]);
 
-/// A duration: `ns us ms s m h d`; seconds if there is no unit.
+/// A duration as humantime writes it, such as `250ms` or `1h 30m`; a number alone is seconds.
 fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let unit_ns = match unit.trim() {
-        "ns" => 1.0,
-        "us" => 1e3,
-        "ms" => 1e6,
-        "" | "s" => 1e9,
-        "m" => 60e9,
-        "h" => 3600e9,
-        "d" => 86_400e9,
-        other => return Err(format!("unknown unit {other:?}: use ns, us, ms, s, m, h or d")),
+    let parsed = match text.trim().parse() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?,
+        Err(_) => humantime::parse_duration(text)
+            .map_err(|error| format!("{error}; try 500ms, 90 (seconds) or 1h30m"))?,
     };
-    let number: f64 = number.parse().map_err(|_| "no number: try 500ms, 10 or 2m".to_owned())?;
-    let ns = number * unit_ns;
     // 2^63 ns are 292 years; beyond, a sum with the time of day could overflow.
-    if ns >= 9.0e18 {
-        return Err("too long".to_owned());
+    if parsed > Duration::from_nanos(i64::MAX as u64) {
+        return Err("longer than 292 years".to_owned());
     }
-    Ok(Duration::from_nanos(ns.round() as u64))
+    Ok(parsed)
 }
 
 fn namespace(text: &str) -> Result<NamespaceName, String> {
@@ -394,9 +441,9 @@ fn operations(text: &str) -> Result<Operations, String> {
     if let Some(op) = Op::ALL.into_iter().find(|op| op.name() == text) {
         return Ok(Operations(op.bit()));
     }
-    match Family::ALL.into_iter().find(|family| family.name() == text) {
-        Some(family) => {
-            let members = Op::ALL.into_iter().filter(|op| op.family() == family);
+    match ObjectKind::ALL.into_iter().find(|object_kind| object_kind.name() == text) {
+        Some(object_kind) => {
+            let members = Op::ALL.into_iter().filter(|op| op.object_kind() == object_kind);
             Ok(Operations(members.fold(0, |bits, op| bits | op.bit())))
         }
         None => {
@@ -420,9 +467,11 @@ mod tests {
     fn durations_have_units() {
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(duration("2"), Ok(Duration::from_secs(2)));
+        assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
         assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("0.5"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("7us"), Ok(Duration::from_micros(7)));
-        for bad in ["", "ms", "5 weeks", "-1", "1e99", "99999999999h", "..", "nan"] {
+        for bad in ["", "ms", "5 parsecs", "-1", "999years", "1e99", "99999999999h", "..", "nan"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
     }

@@ -1,62 +1,72 @@
-//! Why a command ended badly, and the exit status that says so.
+//! Errors of commands, and their exit statuses.
 
-use std::{error::Error, io, process::ExitCode};
+use std::{error::Error, io, path::PathBuf, process::ExitCode};
 
 use crate::{
     engine::policy::parse::PolicyError,
     sinks::output::OutputError,
-    sources::{host::LookError, kernel::error::SessionError},
+    sources::{host::SnapshotError, kernel::error::SessionError},
 };
 
-/// Why a command ended badly.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RunError {
-    /// It can't begin.
+    /// It can't start.
     #[error("{error}")]
     Begin {
-        /// Why
+        /// The cause
         error: Box<dyn Error>,
-        /// The exit status that says so
+        /// The exit status for it
         status: u8,
     },
     /// The maps can't be used.
     #[error(transparent)]
     Session(#[from] SessionError),
-    /// There is nothing to be seen.
+    /// No snapshot can be taken.
     #[error(transparent)]
-    Look(#[from] LookError),
-    /// The policy is none.
+    Snapshot(#[from] SnapshotError),
+    /// The policy is invalid.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-    /// Output can't go on.
+    /// Output failed.
     #[error(transparent)]
     Output(#[from] OutputError),
     /// The system refused something.
     #[error("{what}: {source}")]
     System {
-        /// What was tried
+        /// The operation
         what: &'static str,
-        /// What the system said
+        /// The system's error
+        source: io::Error,
+    },
+    /// A file or directory can't be written.
+    #[error("can't write {}: {source}", path.display())]
+    File {
+        /// Its path
+        path: PathBuf,
+        /// The system's error
         source: io::Error,
     },
 }
 
 impl RunError {
-    /// The exit status that says so.
+    /// The exit status for the error.
     #[must_use]
     pub(super) fn status(&self) -> ExitCode {
         match self {
             Self::Begin { status, .. } => ExitCode::from(*status),
             Self::Policy(_) => ExitCode::from(2),
             Self::Output(OutputError::Closed) => ExitCode::SUCCESS,
-            Self::Session(_) | Self::Look(_) | Self::Output(_) | Self::System { .. } => {
-                ExitCode::FAILURE
-            }
+            Self::Session(_)
+            | Self::Snapshot(_)
+            | Self::Output(_)
+            | Self::System { .. }
+            | Self::File { .. } => ExitCode::FAILURE,
         }
     }
 }
 
-/// What the system refused.
+/// Makes an error of an operation that the system refused.
 pub(super) fn system(what: &'static str) -> impl Fn(io::Error) -> RunError {
     move |source| RunError::System { what, source }
 }

@@ -1,4 +1,4 @@
-//! `ls`: a look at what exists, printed.
+//! `ls`: takes a snapshot and prints it.
 
 use std::{io, path::Path, process::ExitCode, time::Duration};
 
@@ -17,10 +17,10 @@ use crate::{
     sources::runtimes::RuntimeClients,
 };
 
-/// How long runtimes are waited for, where there are containers.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long to wait for runtimes, if there are containers.
+const RUNTIME_WAIT: Duration = Duration::from_secs(2);
 
-/// Runs `ls`. What could not be seen is said on standard error.
+/// Runs `ls`. Parts that could not be seen are listed on standard error.
 ///
 /// # Errors
 /// The wanted namespace does not exist, `/proc` can't be read, or standard output failed.
@@ -32,12 +32,12 @@ pub(super) fn run(args: &LsArgs) -> Result<ExitCode, RunError> {
     let cgroups = hierarchy.as_ref();
     let options = SnapshotOptions { namespace, btf: args.btf.clone(), cgroups };
     let mut ls = host::take_snapshot(&options, &host::task_iter(&options))?;
-    let mut met = false;
-    containers.fill(&mut ls, |_, _| met = true);
-    if met {
+    let mut has_containers = false;
+    containers.fill(&mut ls, |_, _| has_containers = true);
+    if has_containers {
         match names {
-            Ok(mut names) => names.wait(PATIENCE, |named| drop(containers.named(named))),
-            Err(error) => log::warn!("nobody can be asked for containers' names: {error}"),
+            Ok(mut names) => names.wait(RUNTIME_WAIT, |named| drop(containers.named(named))),
+            Err(error) => log::warn!("containers' names are unknown: {error}"),
         }
         containers.fill(&mut ls, |_, _| ());
     }

@@ -1,8 +1,12 @@
-//! One file a command: it puts a run together. Options in, exit status out.
+//! One file for each command: from options to an exit status.
 
+mod completions;
 pub(crate) mod doctor;
 mod error;
+#[cfg(test)]
+mod json_reference;
 mod ls;
+mod man;
 mod policy;
 mod replay;
 mod run;
@@ -10,40 +14,63 @@ mod schema;
 
 use std::{io::Write as _, process::ExitCode};
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
+use clap_complete::CompleteEnv;
+use env_logger::Env;
+use log::LevelFilter;
 
 use crate::{
     cli::{Cli, CliCommand, PolicyCommand},
     sinks::output::{self, OutputError},
+    sources::kernel::options::CallDetail,
 };
 use error::RunError;
 
 /// Runs the command of this process's arguments.
 #[must_use]
 pub fn main() -> ExitCode {
+    // A shell that requests completions gets them here, and the process exits.
+    CompleteEnv::with_factory(Cli::command).var(completions::VARIABLE).complete();
     let cli = Cli::parse();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn"))
-        .format(|f, record| {
-            let level = record.level().as_str().to_ascii_lowercase();
-            writeln!(f, "ipc-trace: {level}: {}", record.args())
-        })
-        .init();
+    cli.color.write_global();
+    start_logging(&cli);
     let result = match &cli.command {
-        CliCommand::Live(args) => run::run(true, args),
-        CliCommand::Report(args) => run::run(false, args),
+        CliCommand::Live(args) => run::run(CallDetail::Calls, args),
+        CliCommand::Report(args) => run::run(args.detail(), &args.trace),
         CliCommand::Ls(args) => ls::run(args),
         CliCommand::Replay(args) => replay::run(args),
         CliCommand::Doctor(args) => doctor::run(args),
         CliCommand::Policy { what: PolicyCommand::Check { file } } => policy::check(file),
+        CliCommand::Completions { shell } => completions::print(*shell),
+        CliCommand::Man { folder } => man::write(folder)
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(|source| RunError::File { path: folder.clone(), source }),
         CliCommand::Schema { of } => output::print(&schema::schema_json(*of))
             .map(|()| ExitCode::SUCCESS)
             .map_err(RunError::from),
     };
     result.unwrap_or_else(|error| {
         if !matches!(error, RunError::Output(OutputError::Closed)) {
-            // Where this can't be written either, the exit status still says it.
+            // If this can't be written either, the exit status still reports the failure.
             let _ = writeln!(std::io::stderr(), "ipc-trace: error: {error}");
         }
         error.status()
     })
+}
+
+/// Log messages go to standard error. `-v` and `-q` choose which of this program; `RUST_LOG` does if neither is given.
+fn start_logging(cli: &Cli) {
+    let mut logger = env_logger::Builder::new();
+    if cli.verbosity.is_present() {
+        let level = cli.verbosity.log_level_filter();
+        logger.filter_level(level.min(LevelFilter::Warn)).filter_module("ipc_trace", level);
+    } else {
+        logger.parse_env(Env::default().default_filter_or("warn"));
+    }
+    logger
+        .format(|f, record| {
+            let level = record.level().as_str().to_ascii_lowercase();
+            writeln!(f, "ipc-trace: {level}: {}", record.args())
+        })
+        .init();
 }

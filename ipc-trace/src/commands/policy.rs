@@ -1,4 +1,4 @@
-//! Reading a policy; `policy check`.
+//! Reads a policy; `policy check`.
 
 use std::{
     fs::File,
@@ -12,55 +12,54 @@ use super::error::RunError;
 use crate::{
     cli,
     engine::policy::{
-        LARGEST, Policy, check,
-        judge::{self, PolicyEngine},
+        MAX_POLICY_BYTES, Policy, check,
+        engine::{self, PolicyEngine},
         parse::{PolicyError, Problem},
     },
     event::escape::escaped,
     sinks::output,
 };
 
-/// The policy in a file.
+/// Reads the policy in a file.
 ///
 /// # Errors
-/// The file can't be read, is too large, or is no policy; says where and why.
+/// The file can't be read, is too large, or is invalid: where and why.
 fn read(path: &Path) -> Result<Policy, PolicyError> {
     let failed =
         |text| PolicyError { file: path.to_owned(), problems: vec![Problem::of_file(text)] };
     let cannot = |error: io::Error| failed(format!("can't read it: {error}"));
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(cannot)?;
-    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(cannot)?;
-    if bytes.len() as u64 > LARGEST {
-        return Err(failed(format!("it has more than {} KiB", LARGEST >> 10)));
+    file.take(MAX_POLICY_BYTES + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    if bytes.len() as u64 > MAX_POLICY_BYTES {
+        return Err(failed(format!("it has more than {} KiB", MAX_POLICY_BYTES >> 10)));
     }
     Policy::parse(path, &bytes, &cli::user)
 }
 
-/// Who judges findings: by the rules of a file, if there is one. Those of them that hold no longer are
-/// said.
+/// The policy engine: with the rules of a file, if there is one. Expired rules are logged.
 ///
 /// # Errors
-/// The file is no policy.
-pub(in crate::commands) fn judges(file: Option<&Path>) -> Result<PolicyEngine, PolicyError> {
+/// The policy is invalid.
+pub(in crate::commands) fn load_engine(file: Option<&Path>) -> Result<PolicyEngine, PolicyError> {
     let Some(file) = file else { return Ok(PolicyEngine::default()) };
     let policy = read(file)?;
-    for rule in judge::expired(&policy, SystemTime::now()) {
+    for rule in engine::expired(&policy, SystemTime::now()) {
         let name = escaped(rule.name.as_bytes(), usize::MAX);
         let until = rule.until.as_ref().map_or("", |until| until.text.as_str());
         log::warn!(
-            "a rule of the policy holds no longer: {} \"{name}\", line {}, until {until}",
-            rule.does.table(),
+            "a rule of the policy has expired: {} \"{name}\", line {}, until {until}",
+            rule.action.table(),
             rule.line,
         );
     }
     Ok(PolicyEngine::by(policy))
 }
 
-/// Tells which rules are in a file.
+/// Prints the rules in a file.
 ///
 /// # Errors
-/// The file is no policy, or output can't go on.
+/// The policy is invalid, or output failed.
 pub(super) fn check(file: &Path) -> Result<ExitCode, RunError> {
     let policy = read(file)?;
     output::print(check::text(&policy, SystemTime::now()).trim_end())?;

@@ -1,5 +1,5 @@
-//! Feeds an engine with the inputs of a run that were kept. What is read is trusted with nothing: from the first byte
-//! on, this process can open no file and no socket.
+//! Feeds an engine with recorded inputs of a run. The inputs are untrusted: before it reads the first byte, this
+//! process gives up the right to open files and sockets.
 
 use std::{
     collections::BTreeMap,
@@ -22,13 +22,13 @@ use crate::{
     sinks::{Screen, Sink, output::Output, text::call::LineStyle, writer::SinkWriter},
 };
 
-/// Reads inputs from standard input, and writes what they lead to.
+/// Reads inputs from standard input, and writes the resulting output.
 ///
 /// # Errors
-/// They are no inputs, or output can't go on.
+/// The inputs are malformed, or output failed.
 pub(crate) fn run(args: &ReplayArgs) -> Result<ExitCode, RunError> {
     let signals = Signals::handle().map_err(system("can't handle signals"))?;
-    let judges = super::policy::judges(args.policy.as_deref())?;
+    let policy = super::policy::load_engine(args.policy.as_deref())?;
     let (palette, width) = terminal();
     seal().map_err(system("can't give up the right to open files and sockets"))?;
     let failed = system("the inputs can't be read");
@@ -36,20 +36,20 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<ExitCode, RunError> {
     let begin = stream::read_begin(&mut inputs).map_err(&failed)?;
     let native = if begin.arch == "aarch64" { Abi::Aarch64 } else { Abi::X86_64 };
     let min_confidence = begin.min_confidence;
-    let screen = Screen { look: LineStyle { palette, native }, width, min_confidence };
+    let screen = Screen { style: LineStyle { palette, native }, width, min_confidence };
     let writer = SinkWriter::start(args.output, screen, Output::new(signals), None)
         .map_err(system("can't start a thread"))?;
     let mut sink = Sink::new(args.output, screen, writer);
-    let mut engine = Engine::new(begin, judges);
+    let mut engine = Engine::new(begin, policy);
     engine.start(&mut sink);
     let mut feed = |input: &Input<'_>| {
         engine.feed(input, &mut sink);
-        // What it wants was done when the inputs were kept.
-        while engine.take_want().is_some() {}
-        drop(engine.take_verdicts());
+        // The recorded inputs contain the results of its requests.
+        while engine.take_request().is_some() {}
+        drop(engine.take_filter_decisions());
         if matches!(input, Input::Read { .. } | Input::Opened(..)) {
             sink.flush();
-            // Nothing is lost here: who reads is waited for.
+            // Nothing is lost here: the writer is waited for.
             sink.writer().wait();
         }
     };
@@ -59,7 +59,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<ExitCode, RunError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Gives up the right to open anything: whatever tries ends the process.
+/// Gives up the right to open anything: an attempt ends the process.
 fn seal() -> io::Result<()> {
     let calls = [
         #[cfg(target_arch = "x86_64")]

@@ -10,8 +10,7 @@ use crate::{
 /// The schema, as JSON.
 #[must_use]
 pub(super) fn schema_json(what: SchemaOf) -> String {
-    // What is written, as opposed to what would be understood: a member that may be left out is not
-    // required.
+    // For serialisation, not deserialisation: a member that may be left out is not required.
     let generator = SchemaSettings::draft2020_12().for_serialize().into_generator();
     let schema = match what {
         SchemaOf::Event => generator.into_root_schema_for::<JsonLine<'static>>(),
@@ -28,7 +27,7 @@ mod tests {
     use crate::event::finding::{Class, Severity};
 
     #[test]
-    fn findings_are_in_the_schemas_of_lines_and_of_the_report() {
+    fn findings_are_in_event_and_report_schemas() {
         for what in [SchemaOf::Event, SchemaOf::Report] {
             let schema = schema_json(what);
             let members = ["confidence", "declared_by", "owner_container", "reasons", "muted_by"];

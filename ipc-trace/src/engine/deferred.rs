@@ -1,7 +1,7 @@
-//! Calls of containers of which it is not known yet whether they are wanted: they are held back until a
-//! runtime has told what tells, for a second at most.
+//! Calls of containers for which the container filter can't decide yet. They are deferred until a runtime
+//! sends the missing metadata, for at most [`MAX_DEFER_NS`].
 //!
-//! Invariant: what is held is bounded; each call is handed on, or counted as unwanted.
+//! Invariant: the number of deferred calls is bounded; each one is emitted or counted as unwanted.
 
 use std::{collections::VecDeque, rc::Rc};
 
@@ -10,36 +10,37 @@ use zerocopy::IntoBytes as _;
 use super::Engine;
 use crate::{
     engine::track::{HashMap, containers::ContainerHandle, contexts::TaskInfo},
-    event::Tell,
+    event::EmitEvent,
     input::Call,
     steps::step,
 };
 
-/// So long a runtime may take to tell of a container.
-const PATIENCE_NS: u64 = 1_000_000_000;
-/// Calls that are held at most: some hundred bytes each.
-const MOST: usize = 1 << 14;
+/// How long a call waits for runtime metadata, nanoseconds.
+const MAX_DEFER_NS: u64 = 1_000_000_000;
+/// Number of calls deferred at a time, a few hundred bytes each.
+const MAX_DEFERRED_CALLS: usize = 1 << 14;
 
-/// A call that is held back.
+/// A deferred call.
 #[derive(Debug)]
 struct DeferredCall {
     number: u64,
     words: Box<[u64]>,
-    /// Who the thread was
+    /// The task as it was when the call was made.
     tid: u32,
     context: u64,
-    facts: Rc<TaskInfo>,
+    task_info: Rc<TaskInfo>,
 }
 
-/// Those, by container, each in the order in which they came.
+/// Deferred calls by container, in order of arrival.
 #[derive(Debug, Default)]
 pub(super) struct DeferredCalls {
     calls: HashMap<ContainerHandle, VecDeque<DeferredCall>>,
-    /// Until when each is waited for, in the order in which they came; of some it is known since
+    /// Deadline, number and container of each call in order of arrival. Entries whose call has been released
+    /// stay until they reach the front.
     order: VecDeque<(u64, u64, ContainerHandle)>,
-    /// How many wait
+    /// Number of deferred calls.
     count: usize,
-    /// How many have come
+    /// Number of calls ever deferred; the source of `number`.
     entered: u64,
 }
 
@@ -52,14 +53,14 @@ impl DeferredCalls {
         self.calls.entry(of.clone()).or_default().push_back(waiting);
     }
 
-    /// All calls of a container.
+    /// Removes and returns all calls of a container.
     fn take(&mut self, of: &ContainerHandle) -> VecDeque<DeferredCall> {
         let taken = self.calls.remove(of).unwrap_or_default();
         self.count -= taken.len();
         taken
     }
 
-    /// The container of the oldest call, and until when that is waited for.
+    /// Deadline and container of the oldest call.
     fn oldest(&mut self) -> Option<(u64, ContainerHandle)> {
         while let Some((due, number, of)) = self.order.front() {
             step();
@@ -86,73 +87,80 @@ impl DeferredCalls {
 }
 
 impl Engine {
-    /// A call, where the calls of some containers alone are wanted: the number of its line.
+    /// Applies the container filter to a call: emits, defers or drops it. Returns the number of its line if
+    /// it was emitted.
     #[cold]
-    pub(super) fn of_container(&mut self, call: &Call<'_>, out: &mut impl Tell) -> Option<u64> {
+    pub(super) fn call_of_filtered(
+        &mut self,
+        call: &Call<'_>,
+        out: &mut impl EmitEvent,
+    ) -> Option<u64> {
         let record = call.record;
-        let facts = self.tracker.contexts.get(record.tid, record.context);
-        let found = facts.and_then(|facts| Some((facts, facts.container.as_ref()?)));
+        let task_info = self.tracker.contexts.get(record.tid, record.context);
+        let found =
+            task_info.and_then(|task_info| Some((task_info, task_info.container.as_ref()?)));
         let containers = &self.tracker.containers;
-        match found.map(|(facts, of)| (containers.is_wanted(of), facts, of)) {
-            Some((Some(true), ..)) => return self.tell_call(call, out),
-            Some((None, facts, of)) => {
-                let due = record.boot_ns.saturating_add(PATIENCE_NS);
+        match found.map(|(task_info, of)| (containers.is_wanted(of), task_info, of)) {
+            Some((Some(true), ..)) => return self.emit_call(call, out),
+            Some((None, task_info, of)) => {
+                let due = record.boot_ns.saturating_add(MAX_DEFER_NS);
                 let waiting = DeferredCall {
                     number: 0,
                     words: call.to_words(),
                     tid: record.tid,
                     context: record.context,
-                    facts: Rc::clone(facts),
+                    task_info: Rc::clone(task_info),
                 };
-                self.held.push(of, due, waiting);
-                if self.held.count > MOST
-                    && let Some(oldest) = self.held.pop_oldest()
+                self.deferred.push(of, due, waiting);
+                if self.deferred.count > MAX_DEFERRED_CALLS
+                    && let Some(oldest) = self.deferred.pop_oldest()
                 {
                     self.unwanted(&oldest.words);
                 }
             }
-            // On the host, in another container, or nobody knows where.
+            // The call comes from the host, from an excluded container, or from an unknown task.
             Some((Some(false), ..)) | None => self.count_unwanted(call),
         }
         None
     }
 
-    /// Hands on what is known to be wanted now, and gives up what was waited for until `now`.
-    pub(crate) fn release(&mut self, now: u64, out: &mut impl Tell) {
+    /// Emits the calls that the filter now accepts, and expires those whose deadline has passed at `now`.
+    pub(crate) fn release(&mut self, now: u64, out: &mut impl EmitEvent) {
         self.release_decided(out);
-        while let Some((due, of)) = self.held.oldest()
+        while let Some((due, of)) = self.deferred.oldest()
             && due <= now
             && self.tracker.containers.is_wanted(&of).is_none()
         {
-            self.tracker.containers.give_up(&of);
-            // It is among those that are decided now.
+            self.tracker.containers.expire_wait(&of);
+            // The container counts as decided now.
             self.release_decided(out);
         }
     }
 
-    fn release_decided(&mut self, out: &mut impl Tell) {
+    fn release_decided(&mut self, out: &mut impl EmitEvent) {
         for of in self.tracker.containers.take_decided() {
-            for waiting in self.held.take(&of) {
+            for waiting in self.deferred.take(&of) {
                 step();
                 match self.tracker.containers.is_wanted(&of) {
-                    Some(true) => self.hand_on(waiting, out),
+                    Some(true) => self.emit_deferred(waiting, out),
                     Some(false) | None => self.unwanted(&waiting.words),
                 }
             }
         }
     }
 
-    /// The thread may have ended since, or be another.
-    fn hand_on(&mut self, waiting: DeferredCall, out: &mut impl Tell) {
-        let DeferredCall { words, tid, context, facts, .. } = waiting;
+    /// Emits a deferred call as its original task: the thread may have ended, or its number may have been
+    /// reused.
+    fn emit_deferred(&mut self, waiting: DeferredCall, out: &mut impl EmitEvent) {
+        let DeferredCall { words, tid, context, task_info, .. } = waiting;
         let Ok(call) = Call::decode(words.as_bytes()) else { return };
-        let now = self.tracker.contexts.replace(tid, Some((context, facts)));
-        self.tell_call(&call, out);
+        let now = self.tracker.contexts.replace(tid, Some((context, task_info)));
+        self.emit_call(&call, out);
         self.tracker.contexts.replace(tid, now);
     }
 
     fn unwanted(&mut self, words: &[u64]) {
-        // It was decoded before.
+        // Decoding can't fail: the same words were decoded before.
         if let Ok(call) = Call::decode(words.as_bytes()) {
             self.count_unwanted(&call);
         }
@@ -188,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_of_many_containers_are_held_and_let_go_each_once() {
+    fn deferred_calls_of_many_containers_are_released_once() {
         let mut contexts = TaskCache::default();
         let context = ContextRecord::new_zeroed();
         let context = Context {
@@ -197,39 +205,41 @@ mod tests {
             found: ProcInfo::default(),
         };
         contexts.insert(&context, &mut Containers::default());
-        let facts = contexts.get(0, 0).unwrap();
+        let task_info = contexts.get(0, 0).unwrap();
         let call = || DeferredCall {
             number: 0,
             words: [].into(),
             tid: 0,
             context: 0,
-            facts: Rc::clone(facts),
+            task_info: Rc::clone(task_info),
         };
         crate::steps::assert_linear(4_000, |count| {
             let mut containers = Containers::default();
             let all: Vec<_> =
                 (0..count as u64).map(|number| container(&mut containers, number)).collect();
-            let mut held = DeferredCalls::default();
+            let mut deferred = DeferredCalls::default();
             for round in 0..4 {
                 for (at, known) in all.iter().enumerate() {
-                    held.push(known, (round * count + at) as u64, call());
-                    assert!(held.oldest().is_some());
+                    deferred.push(known, (round * count + at) as u64, call());
+                    assert!(deferred.oldest().is_some());
                 }
             }
-            // One in four has come to be known; then the oldest call goes.
+            // One container in four is decided; then the oldest calls expire.
             for known in all.iter().step_by(4) {
-                assert_eq!(held.take(known).len(), 4);
-                assert!(held.oldest().is_some());
+                assert_eq!(deferred.take(known).len(), 4);
+                assert!(deferred.oldest().is_some());
             }
-            assert_eq!(held.count, 3 * count);
+            assert_eq!(deferred.count, 3 * count);
             let mut before = 0;
             for _ in 0..3 * count {
-                let (due, _) = held.oldest().unwrap();
+                let (due, _) = deferred.oldest().unwrap();
                 assert!(due >= before);
                 before = due;
-                assert!(held.pop_oldest().is_some());
+                assert!(deferred.pop_oldest().is_some());
             }
-            assert!(held.oldest().is_none() && held.count == 0 && held.calls.is_empty());
+            assert!(
+                deferred.oldest().is_none() && deferred.count == 0 && deferred.calls.is_empty()
+            );
         });
     }
 }

@@ -1,31 +1,32 @@
-//! Inputs to events: pure. No clock, no file, no thread, no kernel: what the engine needs from the host it asks for
-//! ([`EngineRequest`]), and the answer is another input. The same inputs give the same events, byte for byte.
+//! Turns inputs into events: pure. The engine uses no clock, file, thread or kernel: what it needs from the
+//! host it requests ([`EngineRequest`]), and the answer is another input. The same inputs give the same
+//! events, byte for byte.
 //!
 //! | module | its job |
 //! | --- | --- |
-//! | `records` | what the eBPF programs tell takes effect |
-//! | `looks` | what looks at what exists add to that |
-//! | `folded` | accesses that the eBPF programs counted, and did not tell of each |
-//! | `deferred` | calls of containers of which it is not known yet whether they are wanted |
-//! | `resync` | when what exists is listed anew after a loss |
-//! | `tell` | from what is known to finished events |
-//! | `accounts` | counters and pending calls, as they are shown |
-//! | [`track`] | what is known: processes, namespaces, queues, objects, containers |
-//! | [`detect`] | what was done, or tried, across namespaces |
-//! | [`policy`] | what an operator says of that |
+//! | `records` | applies the records of the eBPF programs |
+//! | `snapshots` | applies snapshots and namespace lists |
+//! | `coalesced` | accesses that the eBPF programs count instead of sending |
+//! | `deferred` | calls of containers for which the filter can't decide yet |
+//! | `resync` | when a new snapshot is taken after a loss |
+//! | `emit` | builds finished events |
+//! | `accounting` | counters and pending calls for output |
+//! | [`track`] | the tracked state: processes, namespaces, queues, objects, containers |
+//! | [`detect`] | detects operations across namespaces |
+//! | [`policy`] | the operator's policy for findings |
 //!
-//! Invariant: an event is finished when it leaves: numbered, named, complete. What is told to is told by reference,
-//! and says nothing back.
+//! Invariant: an event is finished when it leaves the engine: numbered, named, complete. Receivers borrow it
+//! and return nothing.
 
-mod accounts;
+mod accounting;
+mod coalesced;
 mod deferred;
 pub(crate) mod detect;
-mod folded;
-mod looks;
+mod emit;
 pub(crate) mod policy;
 mod records;
 mod resync;
-mod tell;
+mod snapshots;
 pub(crate) mod track;
 
 use std::collections::VecDeque;
@@ -33,7 +34,7 @@ use std::collections::VecDeque;
 use ipc_trace_common::{op, record::NsRef};
 
 use crate::{
-    event::{Tell, finding::Severity},
+    event::{EmitEvent, finding::Severity},
     input::{
         Begin, EngineRequest, Input, Moment,
         counters::{AllCounts, Counted},
@@ -42,59 +43,59 @@ use crate::{
     },
 };
 use deferred::DeferredCalls;
-use detect::{Detect, store::FindingSelection};
-use policy::judge::PolicyEngine;
+use detect::{Detect, finding_store::FindingSelection};
+use policy::engine::PolicyEngine;
 use resync::Resync;
 use track::{
     Tracker,
     clock::Clock,
     losses::{Losses, NewLosses},
     namespaces::Death,
-    objects::looks::Holders,
+    objects::snapshots::Holders,
     stats::Stats,
 };
 
-/// A line says every minute how it stands.
+/// Interval of status lines, nanoseconds.
 const STATUS_NS: u64 = 60_000_000_000;
-/// Namespaces of whose end is told before the rings are looked at again: each may take its objects along.
-const ENDS: usize = 32;
+/// Number of dead namespaces ended per read of the rings: each may end many objects.
+const MAX_ENDED_PER_READ: usize = 32;
 
-/// All that is known, and what is made of it.
+/// The engine: the tracked state and the detectors.
 #[derive(Debug)]
 pub(crate) struct Engine {
-    /// What the run is
+    /// The metadata of the run.
     begin: Begin,
     tracker: Tracker,
     detect: Detect,
-    /// The counts of a report
+    /// The counts of a report; `None` in line mode.
     stats: Option<Box<Stats>>,
-    told: folded::ReportedAccesses,
-    held: DeferredCalls,
+    reported_accesses: coalesced::ReportedAccesses,
+    deferred: DeferredCalls,
     losses: Losses,
     resync: Resync,
     /// The number of the last event
     seq: u64,
-    /// The boot time that was told last, and that up to which all has been told
+    /// The latest boot time received, and the boot time up to which all records have been applied.
     now: u64,
-    reached: u64,
-    /// The boot time of the end
+    watermark: u64,
+    /// The boot time of the end, once it is known.
     ended: Option<u64>,
     next_status: u64,
     counted: Counted,
-    /// Of the calls that were delivered, those of containers that are not wanted, by the operation's number
+    /// Delivered calls that the container filter removed, by the operation's number.
     unwanted: [u64; op::COUNT + 1],
-    /// What was listed last
+    /// The latest namespace list.
     namespace_list: NamespaceList,
-    /// Namespaces that have died, of whose end is to be told
+    /// Dead namespaces whose end is still to be reported.
     dying: VecDeque<(NsRef, Death)>,
     holders: Option<Holders>,
-    wants: VecDeque<EngineRequest>,
+    requests: VecDeque<EngineRequest>,
 }
 
 impl Engine {
-    /// Nothing is known yet. `judges`: who has a say in findings.
+    /// An engine without state. `policy` decides about findings.
     #[must_use]
-    pub(crate) fn new(begin: Begin, judges: PolicyEngine) -> Self {
+    pub(crate) fn new(begin: Begin, policy: PolicyEngine) -> Self {
         track::seed(begin.seed);
         let clock = Clock::with_offset(begin.at.offset_ns);
         let mut tracker = Tracker::new(clock);
@@ -103,24 +104,24 @@ impl Engine {
             tracker.objects.ids_are_extended();
         }
         tracker.containers.want(begin.wanted.clone());
-        tracker.namespaces.listed(&begin.namespace_list);
+        tracker.namespaces.on_namespace_list(&begin.namespace_list);
         let mut detect = Detect::new(begin.own_pid);
-        detect.findings.judged_by(Box::new(judges));
-        detect.findings.with_least_confidence(begin.min_confidence);
+        detect.findings.set_policy(Box::new(policy));
+        detect.findings.set_min_confidence(begin.min_confidence);
         if begin.lines {
-            detect.findings.are_told();
+            detect.findings.allow_eviction();
         }
         Self {
             tracker,
             detect,
             stats: (!begin.lines).then(Box::default),
-            told: folded::ReportedAccesses::default(),
-            held: DeferredCalls::default(),
+            reported_accesses: coalesced::ReportedAccesses::default(),
+            deferred: DeferredCalls::default(),
             losses: Losses::default(),
             resync: Resync::default(),
             seq: 0,
             now: begin.at.boot_ns,
-            reached: begin.at.boot_ns,
+            watermark: begin.at.boot_ns,
             ended: None,
             next_status: begin.at.boot_ns.saturating_add(STATUS_NS),
             counted: Counted::default(),
@@ -128,14 +129,14 @@ impl Engine {
             namespace_list: NamespaceList::default(),
             dying: VecDeque::new(),
             holders: None,
-            wants: VecDeque::new(),
+            requests: VecDeque::new(),
             begin,
         }
     }
 
-    /// Something is told, and those are told of it who want to know.
+    /// Applies an input, and emits the resulting events.
     #[inline]
-    pub(crate) fn feed(&mut self, input: &Input<'_>, out: &mut impl Tell) {
+    pub(crate) fn feed(&mut self, input: &Input<'_>, out: &mut impl EmitEvent) {
         match *input {
             Input::Call(ref call) => self.call(call, out),
             Input::Batch(ref batch) => self.batch(batch),
@@ -154,40 +155,44 @@ impl Engine {
             Input::Queue(record) => self.tracker.queues.insert(record),
             Input::Cgroup(record) => self.tracker.containers.record(record),
             Input::Access(record) => {
-                self.told.note(record, &self.tracker);
+                self.reported_accesses.note(record, &self.tracker);
                 self.detect.access(record, &self.tracker);
             }
-            Input::Folded(folded) => self.folded(folded),
+            Input::CoalescedAccesses(accesses) => self.coalesced_accesses(accesses),
             Input::Cgroups(all) => self.tracker.containers.exist(all),
-            Input::Looked { at, ls, before, after } => self.looked(at, ls, (before, after)),
+            Input::InitialSnapshot { at, ls, before, after } => {
+                self.on_initial_snapshot(at, ls, (before, after))
+            }
             Input::Opened(at, namespace_list) => self.opened(at, namespace_list, out),
-            Input::Read { now, reached } => self.read(now, reached, out),
+            Input::Read { now, watermark } => self.read(now, watermark, out),
             Input::Tick(moment) => self.tick(moment, out),
-            Input::Listed(namespace_list) => self.listed(namespace_list),
+            Input::NamespaceList(namespace_list) => self.on_namespace_list(namespace_list),
             Input::Counted(counted) => self.counted(counted, out),
             Input::Snapshot(ls, before, after) => self.snapshot(ls, (before, after), out),
-            Input::Lingered(ns, at, found) => self.lingered(ns, at, found, out),
+            Input::RemovedScan(ns, at, found) => self.on_removed_scan(ns, at, found, out),
             Input::Named(named) => {
                 if let Some(known) = self.tracker.containers.named(named.clone()) {
-                    self.tell_container(&known, out);
+                    self.emit_container(&known, out);
                 }
             }
             Input::Answer(answer) => self.answered(answer),
             Input::Ending(at) => self.ending(at),
-            Input::Settled(ls, namespace_list) => self.settled(ls, namespace_list, out),
+            Input::FinalSnapshot(ls, namespace_list) => {
+                self.on_final_snapshot(ls, namespace_list, out)
+            }
             Input::Finish(command) => self.finish(command, out),
         }
     }
 
-    /// What is wanted, the oldest first.
-    pub(crate) fn take_want(&mut self) -> Option<EngineRequest> {
-        self.wants.pop_front()
+    /// Removes and returns the oldest request.
+    pub(crate) fn take_request(&mut self) -> Option<EngineRequest> {
+        self.requests.pop_front()
     }
 
-    /// What became known of cgroups since this was asked last: whether the calls of threads in them are wanted;
-    /// `None`: nobody is in them any more.
-    pub(crate) fn take_verdicts(&mut self) -> Vec<(u64, Option<bool>)> {
-        self.tracker.containers.take_verdicts()
+    /// The container filter's decisions since the last call, by cgroup: whether calls of its threads are
+    /// wanted; `None` if the cgroup was removed.
+    pub(crate) fn take_filter_decisions(&mut self) -> Vec<(u64, Option<bool>)> {
+        self.tracker.containers.take_filter_decisions()
     }
 
     /// Whether a thread's context is known.
@@ -197,44 +202,44 @@ impl Engine {
         context == 0 || self.tracker.contexts.get(tid, context).is_some()
     }
 
-    /// What is known: for questions, which change nothing.
+    /// The tracked state, read-only.
     #[must_use]
     pub(crate) const fn tracker(&self) -> &Tracker {
         &self.tracker
     }
 
-    /// Whether what a process has mapped is wanted to be known when it moves.
+    /// Whether the detectors need a process's mappings when it switches namespaces.
     #[must_use]
     pub(crate) fn wants_mapped(&self, process: ProcessId, now: u64) -> bool {
         self.detect.wants_mapped(process, now)
     }
 
-    /// Whether there may be a name on its way for a container that was seen.
+    /// Whether a container that was seen is still waiting for its metadata.
     #[must_use]
     pub(crate) fn waits_for_names(&self) -> bool {
         self.tracker.containers.waits()
     }
 
-    /// Whether counters say that more was lost than is known.
+    /// Whether the counters show losses that aren't known yet.
     #[must_use]
     pub(crate) fn has_lost_more(&self, counts: &AllCounts) -> bool {
         self.losses.grew(counts.total().dropped, counts.others())
     }
 
-    /// The severest finding.
+    /// The highest severity of a finding that counts for the exit status.
     #[must_use]
-    pub(crate) fn worst(&self) -> Option<Severity> {
-        self.detect.findings.worst()
+    pub(crate) fn max_severity(&self) -> Option<Severity> {
+        self.detect.findings.max_severity()
     }
 
-    fn want(&mut self, want: EngineRequest) {
-        self.wants.push_back(want);
+    fn request(&mut self, want: EngineRequest) {
+        self.requests.push_back(want);
     }
 
-    /// The rings were read.
-    fn read(&mut self, now: u64, reached: u64, out: &mut impl Tell) {
-        (self.now, self.reached) = (now, reached);
-        for _ in 0..ENDS {
+    /// The rings have been read.
+    fn read(&mut self, now: u64, watermark: u64, out: &mut impl EmitEvent) {
+        (self.now, self.watermark) = (now, watermark);
+        for _ in 0..MAX_ENDED_PER_READ {
             let Some((ns, death)) = self.dying.pop_front() else { break };
             self.end_one(ns, death, now, out);
         }
@@ -245,42 +250,47 @@ impl Engine {
             self.release(now, out);
         }
         if self.detect.waits() {
-            self.detect.poll(reached);
+            self.detect.poll(watermark);
             self.ask();
         }
         self.ask_contexts();
-        self.tell_findings(FindingSelection::New, out);
+        self.emit_findings(FindingSelection::New, out);
     }
 
-    /// A second went by: findings that time decides, as far as all has been told, and those that have grown.
-    fn tick(&mut self, moment: Moment, out: &mut impl Tell) {
+    /// A second has passed: decides the findings that depend on time, up to the watermark, and emits the
+    /// updated ones.
+    fn tick(&mut self, moment: Moment, out: &mut impl EmitEvent) {
         let Moment { boot_ns: now, offset_ns } = moment;
         self.now = now;
         self.tracker.clock.follow(offset_ns);
-        self.detect.tick(self.reached, &self.tracker);
+        self.detect.tick(self.watermark, &self.tracker);
         self.ask();
-        self.tell_findings(FindingSelection::Grown, out);
+        self.emit_findings(FindingSelection::Updated, out);
         for (ns, pids) in self.tracker.objects.pending_removals(now) {
             let ns_id = self.tracker.namespaces.show(ns).ns_id;
-            self.want(EngineRequest::Linger { ns, ns_id, pids: pids.into_iter().collect() });
+            self.request(EngineRequest::ScanRemoved {
+                ns,
+                ns_id,
+                pids: pids.into_iter().collect(),
+            });
         }
         if self.resync.begin(now) {
-            self.tracker.objects.sees_again();
-            self.want(EngineRequest::Snapshot);
+            self.tracker.objects.start_resync();
+            self.request(EngineRequest::Snapshot);
         }
-        self.tell_status(out);
+        self.emit_status(out);
     }
 
-    /// What classes ask.
+    /// Forwards the detectors' requests.
     fn ask(&mut self) {
         for request in self.detect.take_requests() {
-            self.wants.push_back(EngineRequest::Ask(request));
+            self.requests.push_back(EngineRequest::Ask(request));
         }
     }
 
     fn ask_contexts(&mut self) {
         if let Some(request) = self.tracker.contexts.take_request() {
-            self.want(EngineRequest::Ask(request));
+            self.request(EngineRequest::Ask(request));
         }
     }
 
@@ -299,8 +309,8 @@ impl Engine {
         }
     }
 
-    /// Something was counted.
-    fn counted(&mut self, counted: &Counted, out: &mut impl Tell) {
+    /// Applies new counters.
+    fn counted(&mut self, counted: &Counted, out: &mut impl EmitEvent) {
         if let Some(drops) = &counted.drops {
             let losses = self.losses.update(drops, counted.counts.others());
             if !losses.is_empty() {
@@ -310,7 +320,7 @@ impl Engine {
         self.counted = Counted { drops: None, ..counted.clone() };
     }
 
-    fn lost(&mut self, losses: &NewLosses, out: &mut impl Tell) {
+    fn lost(&mut self, losses: &NewLosses, out: &mut impl EmitEvent) {
         if losses.are_of_state() {
             self.tracker.objects.lost();
             self.resync.note_loss(self.now);
@@ -318,10 +328,10 @@ impl Engine {
         if let Some(stats) = &mut self.stats {
             losses.by.iter().for_each(|loss| stats.lost(loss));
         }
-        self.tell_loss(losses, out);
+        self.emit_loss(losses, out);
     }
 
-    /// Nothing comes any more but answers.
+    /// From now on only answers arrive.
     fn ending(&mut self, at: u64) {
         self.ended = Some(at);
         self.resync.end(at);

@@ -1,26 +1,26 @@
-//! After a loss of records that the state rests on, what exists is listed anew: when, and what came of it.
+//! Decides when to take a new snapshot after a loss of records that the tracked state depends on.
 //!
-//! Invariant: it happens within a bounded time after the loss, and the seldomer the more often something is
-//! lost: a host that loses all the time is not listed all the time.
+//! Invariant: a resync follows a loss within a bounded time. The more often losses occur, the rarer resyncs
+//! become: a host that loses records continuously isn't listed continuously.
 
 use crate::event::ResyncAccounting;
 
-/// So long nothing must have been lost before what exists is listed, as long as that succeeds:
-const CALM_NS: u64 = 900_000_000;
-/// so long that is waited for.
-const PATIENCE_NS: u64 = 10_000_000_000;
-/// From one snapshot to the next: at first, and at most. It doubles each time,
+/// How long no loss must have occurred before a snapshot is taken, nanoseconds. This wait ends after
+const QUIET_NS: u64 = 900_000_000;
+/// this time.
+const MAX_DELAY_NS: u64 = 10_000_000_000;
+/// Interval between snapshots: the initial and the maximum one, nanoseconds. It doubles with each snapshot,
 const MIN_INTERVAL_NS: u64 = 2_000_000_000;
 const MAX_INTERVAL_NS: u64 = 128_000_000_000;
-/// until nothing was lost for so long.
-const RARE_NS: u64 = 120_000_000_000;
+/// and is reset after this time without loss.
+const RESET_NS: u64 = 120_000_000_000;
 
-/// When what exists is listed anew: pure.
+/// The schedule of resyncs: pure.
 #[derive(Debug)]
 struct Schedule {
-    /// Since when something is lost that no snapshot has mended, and when it was lost last
+    /// When the first loss not yet repaired by a snapshot occurred, and when the last one did.
     lost: Option<(u64, u64)>,
-    /// No snapshot before then
+    /// Earliest time of the next snapshot.
     not_before: u64,
     interval_ns: u64,
 }
@@ -40,24 +40,24 @@ impl Schedule {
     const fn is_due(&self, now: u64) -> bool {
         match self.lost {
             Some((_, last)) => {
-                let calm = now.saturating_sub(last) >= CALM_NS;
-                now >= self.not_before && (calm || self.is_impatient(now))
+                let calm = now.saturating_sub(last) >= QUIET_NS;
+                now >= self.not_before && (calm || self.is_overdue(now))
             }
             None => false,
         }
     }
 
-    /// Whether it is done although more is lost.
-    const fn is_impatient(&self, now: u64) -> bool {
+    /// Whether a snapshot is taken although losses go on.
+    const fn is_overdue(&self, now: u64) -> bool {
         match self.lost {
-            Some((since, _)) => now.saturating_sub(since) >= PATIENCE_NS,
+            Some((since, _)) => now.saturating_sub(since) >= MAX_DELAY_NS,
             None => false,
         }
     }
 
-    /// A snapshot begins. Since when it mends what was lost.
+    /// A snapshot begins. Returns since when it repairs losses.
     fn begin(&mut self, now: u64) -> u64 {
-        if now >= self.not_before.saturating_add(RARE_NS) {
+        if now >= self.not_before.saturating_add(RESET_NS) {
             self.interval_ns = MIN_INTERVAL_NS;
         }
         self.not_before = now.saturating_add(self.interval_ns);
@@ -65,30 +65,30 @@ impl Schedule {
         self.lost.take().map_or(now, |lost| lost.0)
     }
 
-    /// It was of no use, or not whole: what was lost since then is still to be mended.
+    /// The snapshot failed or was incomplete: losses since `since` remain to be repaired.
     fn failed(&mut self, since: u64, now: u64) {
         let last = self.lost.map_or(now, |lost| lost.1);
         self.lost = Some((since, last));
     }
 }
 
-/// What is done about losses.
+/// The resync state.
 #[derive(Debug, Default)]
 pub(super) struct Resync {
     schedule: Schedule,
-    /// Since when the snapshot that is being taken mends what was lost
+    /// Since when the snapshot in progress repairs losses.
     taken_since: Option<u64>,
     complete: u64,
     partial: u64,
 }
 
 impl Resync {
-    /// Records were lost that the state rests on.
+    /// Records were lost that the tracked state depends on.
     pub(super) fn note_loss(&mut self, now: u64) {
         self.schedule.note_loss(now);
     }
 
-    /// Whether a snapshot is to be taken now; then it counts as begun.
+    /// Whether a snapshot is due now; if so, it counts as begun.
     pub(super) fn begin(&mut self, now: u64) -> bool {
         let due = self.taken_since.is_none() && self.schedule.is_due(now);
         if due {
@@ -97,7 +97,8 @@ impl Resync {
         due
     }
 
-    /// A snapshot is there. Since when it mends what was lost, and whether nothing more was lost meanwhile.
+    /// A snapshot has arrived. Returns since when it repairs losses, and whether nothing more was lost
+    /// meanwhile.
     pub(super) const fn taken(&mut self) -> Option<(u64, bool)> {
         match self.taken_since.take() {
             Some(since) => Some((since, self.schedule.lost.is_none())),
@@ -105,7 +106,7 @@ impl Resync {
         }
     }
 
-    /// It was whole, or not.
+    /// The snapshot was applied, completely or not.
     pub(super) fn done(&mut self, complete: bool, since: u64, now: u64) {
         if complete {
             self.complete += 1;
@@ -115,12 +116,12 @@ impl Resync {
         }
     }
 
-    /// There is none.
+    /// The snapshot failed.
     pub(super) fn failed(&mut self, since: u64, now: u64) {
         self.schedule.failed(since, now);
     }
 
-    /// No more are taken.
+    /// No more snapshots are taken.
     pub(super) fn end(&mut self, now: u64) {
         if let Some(since) = self.taken_since.take() {
             self.schedule.failed(since, now);
@@ -139,7 +140,7 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    /// Ticks, each with a loss or not: when snapshots were begun.
+    /// Runs ticks, each with or without a loss. Returns when snapshots began.
     fn begun(seconds: u64, lost: impl Fn(u64) -> bool) -> Vec<u64> {
         let mut schedule = Schedule::default();
         let mut begun = Vec::new();
@@ -151,7 +152,7 @@ mod tests {
             if schedule.is_due(now) {
                 let since = schedule.begin(now);
                 begun.push(second);
-                // The next tick finds it done, and whole if nothing was lost meanwhile.
+                // The next tick finds the snapshot done, and complete if nothing was lost meanwhile.
                 if lost(second + 1) {
                     schedule.failed(since, now);
                 }
@@ -161,20 +162,20 @@ mod tests {
     }
 
     #[test]
-    fn one_loss_is_mended_once_and_soon() {
+    fn a_single_loss_causes_one_prompt_resync() {
         assert!(begun(1_000, |_| false).is_empty());
         assert_eq!(begun(1_000, |second| second == 100), [101]);
         assert_eq!(begun(1_000, |second| (100..105).contains(&second)), [105]);
     }
 
     #[test]
-    fn losses_far_apart_are_mended_soon_each() {
+    fn each_distant_loss_causes_a_prompt_resync() {
         let begun = begun(10_000, |second| second % 1_000 == 0);
         assert_eq!(begun, Vec::from_iter((1..10).map(|n| n * 1_000 + 1)));
     }
 
     #[test]
-    fn who_loses_all_the_time_is_not_listed_all_the_time() {
+    fn continuous_loss_backs_off_resyncs() {
         for every in [1, 2, 3, 7] {
             let hour = begun(3_600, |second| second % every == 0);
             assert!((20..=40).contains(&hour.len()), "{every}: {hour:?}");

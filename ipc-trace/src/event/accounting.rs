@@ -1,4 +1,4 @@
-//! What was seen, and what became of it: counters that add up.
+//! The accounting: counters of what was seen and what became of it, which add up.
 
 use std::collections::BTreeMap;
 
@@ -12,82 +12,83 @@ use super::{finding::FindingsAccounting, value::OpName};
 pub(crate) struct OpAccounting {
     /// Calls that returned, counted at the hook
     pub seen: u64,
-    /// Calls that the filters took out
+    /// Calls that the filters excluded
     pub filtered: u64,
-    /// Calls whose record went into the ring
+    /// Calls whose record was put into the ring
     pub emitted: u64,
     /// Calls for which the ring had no room
     pub dropped: u64,
-    /// Records that came out of the ring
+    /// Records read from the ring
     pub delivered: u64,
-    /// Calls that the kernel never made; they are none of the others
+    /// Calls that the kernel never made; not included in the other counters
     pub not_made: u64,
 }
 
-/// Records on the control ring: namespaces' lives, processes' facts.
+/// Records on the control ring: events of namespaces, metadata of tasks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct ControlAccounting {
-    /// Records that went into the ring
+    /// Records that were put into the ring
     pub emitted: u64,
-    /// Records that came out
+    /// Records read from the ring
     pub delivered: u64,
-    /// Records for which it had no room
+    /// Records for which the ring had no room
     pub dropped: u64,
-    /// Records of who a thread is and what a queue is called that were not sent, so that others found room:
-    /// it is tried again at the next call, and calls until then are without
+    /// Records about tasks and queues that were withheld to leave room for others: they are sent again at the
+    /// next call, and calls until then lack this metadata
     pub withheld: u64,
 }
 
 /// What was seen, and what became of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Accounting {
-    /// All operations together
+    /// The sum over all operations
     #[serde(flatten)]
     pub total: OpAccounting,
-    /// Calls for which the kernel did not run the program: while this is not 0, counts are lower
+    /// Calls for which the kernel didn't run the eBPF program: if this isn't 0, the other counts are lower
     /// bounds
     pub missed: u64,
-    /// Each operation
+    /// The counters by operation
     pub by_op: BTreeMap<OpName, OpAccounting>,
     /// The control ring
     pub control: ControlAccounting,
-    /// Snapshots of what exists that were taken after losses
+    /// Counts of snapshots taken after losses
     pub resyncs: ResyncAccounting,
-    /// What was not looked at, and other rare conditions of the eBPF programs that came up, by name, with how
-    /// often: `descriptors_beyond_4096` counts moves into another namespace by processes whose further
-    /// descriptors were not looked through for files of `/proc/sysvipc`
+    /// Rare conditions by name, with the number of occurrences, such as objects that weren't inspected:
+    /// `descriptors_beyond_4096` counts switches to another namespace by processes whose descriptors above
+    /// 4096 weren't searched for files of `/proc/sysvipc`
     pub diagnostics: BTreeMap<String, u64>,
-    /// What became of findings
+    /// Counts of findings
     pub findings: FindingsAccounting,
-    /// The longest processor time of the thread that reads the rings between two looks at them, nanoseconds
+    /// The longest CPU time of the reading thread between two reads of the rings, nanoseconds
     pub reader_max_ns: u64,
-    /// What became of the lines, by sink
+    /// Counts of lines by sink
     pub sinks: BTreeMap<String, SinkAccounting>,
 }
 
-/// Snapshots of what exists that were taken after losses.
+/// Counts of snapshots of the host's objects taken after losses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct ResyncAccounting {
-    /// Those after which all that exists was known again
+    /// Snapshots after which all existing objects were known again
     pub complete: u64,
-    /// Those during which more was lost, or which did not see everything
+    /// Snapshots during which more was lost, or which couldn't see everything
     pub partial: u64,
-    /// Whether something was lost after the last of them
+    /// Whether a loss occurred after the last snapshot
     pub pending: bool,
 }
 
-/// What became of the lines of a sink: `delivered = written + filtered + lost`, as far as it was told.
+/// Lines of a sink: `delivered = written + filtered + lost`, as far as calls were passed to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct SinkAccounting {
     /// Calls that were written
     pub written: u64,
-    /// Calls that it was not to write
+    /// Calls that its filter excluded
     pub filtered: u64,
-    /// Calls for which its queue had no room: what reads it is too slow
+    /// Calls for which its queue had no room: its reader is too slow
     pub lost: u64,
-    /// Other lines for which there was no room
+    /// Other lines for which its queue had no room
     pub lost_other: u64,
 }
 
-/// In `diagnostics`: questions about processes for which `/proc` was not looked at, beyond the budget for that.
-pub(crate) const PROCESSES_NOT_LOOKED_AT: &str = "processes_not_looked_at";
+/// The name in `diagnostics` of requests about processes that weren't inspected in `/proc`, because they
+/// exceeded its budget.
+pub(crate) const PROCESSES_NOT_INSPECTED: &str = "processes_not_looked_at";

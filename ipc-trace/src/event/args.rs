@@ -13,7 +13,7 @@ pub(crate) enum Args {
     Shmget {
         /// The key
         key: Hex32,
-        /// Bytes
+        /// Size in bytes
         size: u64,
         /// `IPC_CREAT`, `IPC_EXCL`, `SHM_…`; the permissions are the bits without a name
         shmflg: Flags,
@@ -24,14 +24,14 @@ pub(crate) enum Args {
     Shmat {
         /// The segment
         shmid: i32,
-        /// Where it is wanted
+        /// The requested address
         shmaddr: Address,
         /// `SHM_…`
         shmflg: Flags,
     },
     /// shmdt
     Shmdt {
-        /// Where the segment was
+        /// The address of the segment
         shmaddr: Address,
     },
     /// shmctl
@@ -40,16 +40,16 @@ pub(crate) enum Args {
         shmid: i32,
         /// The command
         cmd: CommandName,
-        /// Where the structure is
+        /// The address of the structure
         buf: Address,
-        /// With `IPC_SET`: what was set
+        /// With `IPC_SET`: the new values; `null` with other commands, and where they couldn't be read
         set: Option<IpcSet>,
     },
     /// semget
     Semget {
         /// The key
         key: Hex32,
-        /// Semaphores
+        /// Number of semaphores
         nsems: i32,
         /// `IPC_CREAT`, `IPC_EXCL`; the permissions are the bits without a name
         semflg: Flags,
@@ -60,13 +60,13 @@ pub(crate) enum Args {
     Semop {
         /// The set
         semid: i32,
-        /// Operations
+        /// Number of operations
         nsops: u32,
-        /// The first 8 of them
+        /// The first 8 operations; `null`: they couldn't be read
         sops: Option<Vec<Sop>>,
-        /// Whether there are more
+        /// Whether there are more operations
         sops_truncated: bool,
-        /// How long to wait at most
+        /// The longest time to wait; `null`: none was given, or it couldn't be read
         timeout: Option<Timespec>,
     },
     /// semctl
@@ -77,11 +77,11 @@ pub(crate) enum Args {
         semnum: i32,
         /// The command
         cmd: CommandName,
-        /// The fourth argument, as it was given
+        /// The fourth argument; `null`: unknown
         arg: Option<Address>,
         /// With `SETVAL`: the value in `arg`
         val: Option<i32>,
-        /// With `IPC_SET`: what was set
+        /// With `IPC_SET`: the new values; `null` with other commands, and where they couldn't be read
         set: Option<IpcSet>,
     },
     /// msgget
@@ -97,28 +97,28 @@ pub(crate) enum Args {
     Msgsnd {
         /// The queue
         msqid: i32,
-        /// Where the message is
+        /// The address of the message
         msgp: Address,
-        /// Bytes
+        /// Size of the message in bytes
         msgsz: u64,
         /// `IPC_NOWAIT`
         msgflg: Flags,
-        /// The message's type
+        /// The message's type; `null`: it couldn't be read
         mtype: Option<i64>,
     },
     /// msgrcv
     Msgrcv {
         /// The queue
         msqid: i32,
-        /// Where the message goes
+        /// The address for the message
         msgp: Option<Address>,
-        /// Bytes that there is room for
+        /// Size of the buffer in bytes
         msgsz: u64,
-        /// The type that is wanted
+        /// The requested type
         msgtyp: Option<i64>,
         /// `IPC_NOWAIT`, `MSG_…`
         msgflg: Flags,
-        /// The type of the message that came
+        /// The type of the received message; `null`: none was received, or it couldn't be read
         mtype: Option<i64>,
     },
     /// msgctl
@@ -127,71 +127,71 @@ pub(crate) enum Args {
         msqid: i32,
         /// The command
         cmd: CommandName,
-        /// Where the structure is
+        /// The address of the structure
         buf: Address,
-        /// With `IPC_SET`: what was set
+        /// With `IPC_SET`: the new values; `null` with other commands, and where they couldn't be read
         set: Option<IpcSet>,
     },
     /// mq_open
     MqOpen {
-        /// The queue's name, without the slash
+        /// The queue's name, without the slash; `null`: it couldn't be read
         name: Option<OsBytes<'static>>,
-        /// Whether the name is longer
+        /// Whether the name was cut
         name_truncated: bool,
         /// `O_…`
         oflag: Flags,
         /// With `O_CREAT`: the permissions
         mode: Option<FileMode>,
-        /// With `O_CREAT`: the attributes; `null` too where none were given
+        /// With `O_CREAT`: the attributes; `null`: none were given
         attr: Option<MqAttr>,
     },
     /// mq_unlink
     MqUnlink {
-        /// The queue's name, without the slash
+        /// The queue's name, without the slash; `null`: it couldn't be read
         name: Option<OsBytes<'static>>,
-        /// Whether the name is longer
+        /// Whether the name was cut
         name_truncated: bool,
     },
     /// mq_send
     MqSend {
         /// The descriptor
         mqdes: i32,
-        /// Where the message is
+        /// The address of the message
         msg_ptr: Address,
-        /// Bytes
+        /// Size of the message in bytes
         msg_len: u64,
         /// Its priority
         msg_prio: u32,
-        /// Until when to wait
+        /// When to stop waiting; `null`: none was given, or it couldn't be read
         abs_timeout: Option<Timespec>,
     },
     /// mq_receive
     MqReceive {
         /// The descriptor
         mqdes: i32,
-        /// Where the message goes
+        /// The address for the message
         msg_ptr: Address,
-        /// Bytes that there is room for
+        /// Size of the buffer in bytes
         msg_len: u64,
-        /// The priority of the message that came
+        /// The priority of the received message; `null`: none was received, or it couldn't be read
         msg_prio: Option<u32>,
-        /// Until when to wait
+        /// When to stop waiting; `null`: none was given, or it couldn't be read
         abs_timeout: Option<Timespec>,
     },
     /// mq_notify
     MqNotify {
         /// The descriptor
         mqdes: i32,
-        /// What is wanted; `null` too where nothing is
+        /// The requested notification; `null`: none, which removes the registration
         sevp: Option<Sigevent>,
     },
     /// mq_getsetattr
     MqGetsetattr {
         /// The descriptor
         mqdes: i32,
-        /// What was set, if anything
+        /// The new attributes; `null`: none were set
         newattr: Option<MqAttr>,
-        /// What was before, if that was asked for
+        /// The previous attributes; `null`: they weren't requested
         oldattr: Option<MqAttr>,
     },
 }
@@ -201,7 +201,7 @@ pub(crate) enum Args {
 pub(crate) struct Sop {
     /// The semaphore
     pub sem_num: u16,
-    /// What is added
+    /// The value added
     pub sem_op: i16,
     /// `IPC_NOWAIT`, `SEM_UNDO`
     pub sem_flg: Flags,
@@ -225,7 +225,7 @@ pub(crate) struct IpcSet {
     pub gid: u32,
     /// The permissions
     pub mode: FileMode,
-    /// msgctl: bytes that the queue holds at most
+    /// msgctl: capacity of the queue in bytes
     pub msg_qbytes: Option<u64>,
 }
 
@@ -234,15 +234,15 @@ pub(crate) struct IpcSet {
 pub(crate) struct MqAttr {
     /// `O_NONBLOCK`
     pub mq_flags: Flags,
-    /// Messages that the queue holds at most
+    /// Capacity of the queue in messages
     pub mq_maxmsg: i64,
-    /// Bytes of a message at most
+    /// Maximal size of a message in bytes
     pub mq_msgsize: i64,
-    /// Messages in the queue
+    /// Number of messages in the queue
     pub mq_curmsgs: i64,
 }
 
-/// The part of a `struct sigevent` that `mq_notify` looks at.
+/// The part of a `struct sigevent` that `mq_notify` uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Sigevent {
     /// `SIGEV_NONE`, `SIGEV_SIGNAL` or `SIGEV_THREAD`
@@ -251,7 +251,7 @@ pub(crate) struct Sigevent {
     pub sigev_signo: i32,
 }
 
-/// A number that stands for a command, by its name; `"0x…"` where it has none.
+/// A command's name; `"0x…"` where it has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CommandName {
     /// The number

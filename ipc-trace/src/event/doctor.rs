@@ -19,36 +19,36 @@ pub(crate) struct Doctor {
     pub arch: &'static str,
     /// The version of ipc-trace
     pub version: &'static str,
-    /// Whether tracing works: the programs were attached, and let go of again
+    /// Whether tracing works: the programs could be attached, and were detached again
     pub ready: bool,
-    /// The same in words, with what is missing and what to do
+    /// The same in words, with what is missing and how to fix it
     pub verdict: String,
-    /// What this process may do
+    /// The privileges of this process
     pub privileges: Privileges,
-    /// The kernel's description of its types
+    /// The kernel's type information (BTF)
     pub btf: BtfReport,
-    /// How calls can be seen
+    /// The backends, by which calls can be observed
     pub backends: Vec<BackendReport>,
-    /// Which of them --backend auto takes, for all operations that it can see; `null`: not known
+    /// The backend that `--backend auto` uses for all operations that it can observe; `null`: unknown
     pub auto: Option<BackendName>,
-    /// What was paid here while the programs were attached
+    /// The overhead measured while the programs were attached; `null`: they weren't
     pub measured: Option<Measured>,
-    /// Whom names of containers are asked of
+    /// The container runtimes asked for names
     pub runtimes: Vec<RuntimeReport>,
-    /// The operations, and how each is seen. Empty on a machine that is not known
+    /// The operations, and how each is observed. Empty on an unsupported machine
     pub operations: Vec<Operation>,
-    /// The kernel's fields that the programs read. Empty where the BTF can't be used
+    /// The kernel's fields that the programs read. Empty if the BTF can't be used
     pub fields: Vec<FieldState>,
-    /// What was looked at, in the order in which one thing needs the other
+    /// The checks, each after the checks that it depends on
     pub checks: Vec<DoctorCheck>,
 }
 
-/// What this process may do.
+/// The privileges of this process.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(crate) struct Privileges {
-    /// Capabilities that matter here
+    /// The relevant capabilities
     pub capabilities: Vec<Capability>,
-    /// Whether it is in the initial user namespace, the only one whose capabilities count
+    /// Whether it is in the initial user namespace, whose capabilities alone count; `null`: unknown
     pub initial_user_ns: Option<bool>,
 }
 
@@ -57,28 +57,28 @@ pub(crate) struct Privileges {
 pub(crate) struct Capability {
     /// Its name
     pub name: &'static str,
-    /// Whether it is effective, or `CAP_SYS_ADMIN` stands for it; `null`: can't be told
+    /// Whether it is effective, or implied by `CAP_SYS_ADMIN`; `null`: unknown
     pub present: Option<bool>,
-    /// Whether nothing can be traced without it
+    /// Whether tracing needs it
     pub required: bool,
-    /// What it is for
+    /// Its purpose
     pub purpose: &'static str,
 }
 
-/// The kernel's description of its types.
+/// The kernel's type information (BTF).
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(crate) struct BtfReport {
-    /// The file
+    /// Path of the file
     pub path: OsBytes<'static>,
-    /// Whose it is
+    /// The source of the file
     pub source: BtfFrom,
-    /// Whether it can be read and understood
+    /// Whether it can be read and parsed
     pub usable: bool,
-    /// Why not
+    /// Why not; `null`: it is usable
     pub error: Option<String>,
 }
 
-/// Whose file it is.
+/// The source of a BTF file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum BtfFrom {
@@ -88,26 +88,27 @@ pub(crate) enum BtfFrom {
     File,
 }
 
-/// A way to see calls.
+/// A backend, by which calls can be observed.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(crate) struct BackendReport {
     /// Its name
     pub name: BackendName,
-    /// Whether it works; `null`: it was not tried
+    /// Whether it works; `null`: it wasn't tried
     pub usable: Option<bool>,
-    /// Why it does not work, or was not tried
+    /// Why it doesn't work, or wasn't tried; `null`: it works
     pub reason: Option<String>,
-    /// Whether it sees every call on this kernel, however busy that is; `null`: not known
+    /// Whether it observes every call on this kernel under any load; `null`: unknown
     pub exact: Option<bool>,
-    /// Why it may miss calls
+    /// Why it may miss calls; `null`: it doesn't
     pub inexact: Option<String>,
-    /// How many functions have programs: each was seen to fire, or answers no call on this host
+    /// Number of functions with programs: each was observed to fire, or has no system call on this host;
+    /// `null`: they weren't attached
     pub functions: Option<usize>,
-    /// The kind of tracepoint programs that it was attached with
+    /// The kind of tracepoint programs that it uses; `null`: none
     pub tracepoints: Option<Tracepoints>,
-    /// Who pays for it
+    /// Which calls it slows down
     pub paid_by: PaidBy,
-    /// What a system call that is no IPC pays
+    /// The overhead of a system call that is no IPC
     pub other_calls: Instructions,
 }
 
@@ -125,15 +126,15 @@ pub(crate) enum BackendName {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Tracepoints {
-    /// As perf events: on this kernel programs might be preempted otherwise, and miss calls
+    /// As perf events: on this kernel other programs may be preempted, and miss calls
     Perf,
     /// Fields are read with plain loads
     Btf,
-    /// Every field is read with a helper, which costs more
+    /// Every field is read with a helper, which is slower
     Raw,
 }
 
-/// Who pays for a backend.
+/// The calls that a backend slows down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum PaidBy {
@@ -143,7 +144,7 @@ pub(crate) enum PaidBy {
     IpcCalls,
 }
 
-/// Instructions a call, measured on Linux 6.12.
+/// Instructions per call, measured on Linux 6.12.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Instructions {
     /// At least
@@ -152,7 +153,7 @@ pub(crate) struct Instructions {
     pub max: u32,
 }
 
-/// What a system call that is no IPC took, here and now: the shortest of several times.
+/// The duration of a system call that is no IPC on this host: the minimum of several runs.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub(crate) struct Measured {
     /// The system call
@@ -170,38 +171,38 @@ pub(crate) struct RuntimeReport {
     pub runtime: &'static str,
     /// Its socket
     pub socket: OsBytes<'static>,
-    /// Whether it has told of its containers; `null`: there is no such socket, or it takes its time
+    /// Whether it has reported its containers; `null`: there is no such socket, or it hasn't answered yet
     pub answers: Option<bool>,
-    /// Why not
+    /// Why not; `null`: it answers, or is pending
     pub reason: Option<String>,
 }
 
-/// An operation, and how it is seen.
+/// An operation, and how it is observed.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(crate) struct Operation {
-    /// Which
+    /// The operation
     pub op: OpName,
-    /// By what it is seen; `null`: it is not
+    /// The backend that observes it; `null`: none does
     pub backend: Option<BackendName>,
-    /// Why by that one, or why not
+    /// Why this backend, or why none
     pub reason: String,
-    /// Who pays for it
+    /// Which calls the backend slows down; `null`: there is none
     pub paid_by: Option<PaidBy>,
-    /// The ways into the kernel
+    /// The system call entries
     pub entries: Vec<SyscallEntryReport>,
 }
 
-/// A way into the kernel.
+/// A system call entry.
 #[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
 pub(crate) struct SyscallEntryReport {
     /// The calling convention
     pub abi: AbiName,
     /// The system call's number, without x32's bit 30
     pub number: u16,
-    /// With `ipc(2)`: the call's number there
+    /// With `ipc(2)`: the call's number there; `null` otherwise
     pub call: Option<u8>,
-    /// The function by which it is seen, with backend `function`; `null`: by tracepoints, or the
-    /// kernel does not have this way in
+    /// The hooked function, with backend `function`; `null`: it is observed by tracepoints, or the kernel
+    /// lacks this entry
     pub function: Option<&'static str>,
 }
 
@@ -210,17 +211,17 @@ pub(crate) struct SyscallEntryReport {
 pub(crate) struct FieldState {
     /// Its name in the kernel-layout table
     pub field: String,
-    /// Whether nothing can be traced without it
+    /// Whether tracing needs it
     pub required: bool,
-    /// Structure and member where it is
+    /// Structure and member where it was found; `null`: it wasn't
     pub place: Option<String>,
-    /// Bytes from the structure's start
+    /// Offset in the structure in bytes; `null`: it wasn't found
     pub offset: Option<u32>,
-    /// How it is read
+    /// How it is read; `null`: it wasn't found
     pub read: Option<FieldRead>,
-    /// What is known by it alone
+    /// Which information depends on it; `null`: tracing needs it
     pub gives: Option<&'static str>,
-    /// Why it was not found
+    /// Why it wasn't found; `null`: it was
     pub missing: Option<String>,
 }
 
@@ -230,40 +231,40 @@ pub(crate) struct FieldState {
 pub(crate) enum FieldRead {
     /// With a plain load
     Load,
-    /// With `bpf_probe_read_kernel`
+    /// With `bpf_probe_read_kernel`, or since 6.2 with a plain load of any address
     Helper,
-    /// Not at all: its offset leads to the structure around it
+    /// Not read: its offset locates the enclosing structure
     Offset,
 }
 
-/// Something that was looked at.
+/// A check.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(crate) struct DoctorCheck {
-    /// What
+    /// The check
     pub name: CheckName,
-    /// How it stands
+    /// The result
     pub status: CheckStatus,
     /// What was found
     pub detail: String,
-    /// What to do
+    /// How to fix it; `null`: nothing to do
     pub remedy: Option<String>,
 }
 
-/// How something stands.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum CheckStatus {
-    /// As it should be
+    /// Passed
     Ok,
-    /// Tracing works, at a price that the detail tells
+    /// Tracing works with a restriction that `detail` describes
     Warning,
-    /// Nothing can be traced
+    /// Tracing is impossible
     Failed,
-    /// It can't be checked
+    /// It couldn't be checked
     Unknown,
 }
 
-/// What is looked at.
+/// The name of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum CheckName {
@@ -271,11 +272,11 @@ pub(crate) enum CheckName {
     Kernel,
     /// Capabilities
     Privileges,
-    /// Whether they count
+    /// Whether the capabilities count
     UserNamespace,
-    /// Whose numbers of processes it takes
+    /// Whether this process is in the initial pid namespace
     PidNamespace,
-    /// Whose clocks it reads
+    /// Whether this process is in the initial time namespace
     TimeNamespace,
     /// Whether the kernel lets programs read its memory
     Lockdown,
@@ -283,30 +284,30 @@ pub(crate) enum CheckName {
     Memlock,
     /// Whether programs are compiled to machine code
     Jit,
-    /// Whether the kernel takes the time of each program
+    /// Whether the kernel measures the run time of each program
     BpfStats,
     /// Whether threads are preempted in the middle of programs
     Preemption,
-    /// The kernel's description of its types
+    /// The kernel's type information (BTF)
     Btf,
     /// The fields that the programs read
     Fields,
-    /// Whether what --backend asks for can be had
+    /// Whether the backend requested with --backend is available
     Backend,
     /// The programs, loaded and attached
     Programs,
-    /// A field that the programs read against what `/proc` says
+    /// A field that the programs read, compared with `/proc`
     Namespace,
-    /// The list of what exists
+    /// The namespace list
     NamespaceList,
-    /// AuxiliaryProbes to other namespaces' objects that are no operations
+    /// Probes of accesses to other namespaces' objects that are no IPC operations
     AuxiliaryProbes,
-    /// The cgroups that containers are told by
+    /// The cgroups that identify containers
     Containers,
 }
 
 impl CheckName {
-    /// In words.
+    /// The name in words.
     #[must_use]
     pub(crate) const fn words(self) -> &'static str {
         match self {

@@ -1,13 +1,13 @@
-//! Names that others chose, for a terminal: process names, queue names, paths, words of a command.
+//! Escapes names that others chose for a terminal: process names, queue names, paths, words of a command.
 //!
-//! Invariant: what comes out has no control or format character, takes no more cells than asked for,
-//! and two names that differ look different as long as they are not cut.
+//! Invariant: the output has no control or format character, takes no more cells than requested, and differs
+//! for different names unless they are cut.
 
 use std::fmt::{self, Write as _};
 
 use unicode_width::UnicodeWidthChar as _;
 
-/// Stands for what did not fit.
+/// Replaces the part that didn't fit.
 const CUT: char = '…';
 
 /// Bytes as safe text of at most `max` cells; padded as the format string asks.
@@ -21,20 +21,20 @@ pub(crate) struct Escaped<'a> {
     quotes: bool,
 }
 
-/// `bytes` as they are, where that is safe.
+/// `bytes` unchanged where they are safe.
 #[must_use]
 pub(crate) const fn escaped(bytes: &[u8], max: usize) -> Escaped<'_> {
     Escaped { bytes, max, quotes: false }
 }
 
-/// `bytes` in double quotes, so that text beside them can't be taken for a part of them. The quotes
-/// count.
+/// `bytes` in double quotes, so that adjacent text can't be taken for a part of them. The quotes count as
+/// cells.
 #[must_use]
 pub(crate) const fn quoted(bytes: &[u8], max: usize) -> Escaped<'_> {
     Escaped { bytes, max, quotes: true }
 }
 
-/// What becomes of a piece of the bytes.
+/// The output for a piece of the bytes.
 #[derive(Clone, Copy)]
 enum Piece {
     Plain(char, usize),
@@ -52,12 +52,12 @@ impl Piece {
             '\\' => Self::Letter('\\'),
             '"' if quotes => Self::Letter('"'),
             '\0'..='\x1f' | '\x7f' => Self::Byte(char as u8),
-            // Invalid UTF-8 is \xNN as well, and must not look the same: U+0085 is two bytes.
+            // Invalid UTF-8 is \xNN as well, and must stay distinct: U+0085 is two bytes.
             '\u{80}'..='\u{9f}' => Self::Char(char),
             char if is_hidden(char) => Self::Char(char),
             char => match char.width() {
-                // A mark without a cell of its own is legitimate in some scripts, but any number of
-                // them fits into one cell, over the lines around it.
+                // A combining mark is legitimate in some scripts, but any number of them fits into one cell,
+                // and would cover the lines around it.
                 None | Some(0) => Self::Char(char),
                 Some(width) => Self::Plain(char, width),
             },
@@ -89,8 +89,8 @@ impl Piece {
     }
 }
 
-/// Format characters (Unicode category Cf), line and paragraph separators, and fillers that show
-/// nothing: what a name has no honest use for on a terminal.
+/// Format characters (Unicode category Cf), line and paragraph separators, and invisible fillers: no honest
+/// name needs them on a terminal.
 const fn is_hidden(char: char) -> bool {
     matches!(char,
         '\u{ad}' | '\u{34f}'
@@ -119,16 +119,16 @@ impl fmt::Display for Escaped<'_> {
         let Some(room) = self.max.checked_sub(around) else {
             return Ok(());
         };
-        // Looks ahead only as far as there is room, however long the name is.
+        // Inspects only as much as fits, however long the name is.
         let mut rest = room;
-        let whole = self.pieces().all(|piece| match rest.checked_sub(piece.width()) {
+        let fits = self.pieces().all(|piece| match rest.checked_sub(piece.width()) {
             Some(less) => {
                 rest = less;
                 true
             }
             None => false,
         });
-        let mut left = if whole { room } else { room.saturating_sub(1) };
+        let mut left = if fits { room } else { room.saturating_sub(1) };
         let mut width = around;
         if self.quotes {
             f.write_char('"')?;
@@ -141,7 +141,7 @@ impl fmt::Display for Escaped<'_> {
             width += piece.width();
             piece.write(f)?;
         }
-        if !whole && room > 0 {
+        if !fits && room > 0 {
             f.write_char(CUT)?;
             width += 1;
         }
@@ -152,7 +152,7 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// Fills up to the format string's width on the right, as text is.
+/// Pads on the right to the format string's width, like text.
 pub(super) fn pad(f: &mut fmt::Formatter<'_>, width: usize) -> fmt::Result {
     for _ in width..f.width().unwrap_or(0) {
         f.write_char(' ')?;
@@ -160,14 +160,15 @@ pub(super) fn pad(f: &mut fmt::Formatter<'_>, width: usize) -> fmt::Result {
     Ok(())
 }
 
-/// A text in which `mark` and so many digits to the base `radix` stand for a byte.
+/// Decodes a text in which `mark` and `digits` digits to the base `radix` stand for a byte.
 pub(crate) fn unescaped(text: &[u8], mark: &[u8], digits: usize, radix: u32) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((first, others)) = rest.split_first() {
         let code = rest.strip_prefix(mark).and_then(|rest| rest.split_at_checked(digits));
         let byte = code.and_then(|(code, after)| {
-            let code = std::str::from_utf8(code).ok()?;
+            // `from_str_radix` takes a sign, which is no digit.
+            let code = std::str::from_utf8(code).ok().filter(|code| !code.starts_with('+'))?;
             Some((u8::from_str_radix(code, radix).ok()?, after))
         });
         let (byte, after) = byte.unwrap_or((*first, others));
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn ordinary_names_stay() {
+    fn ordinary_names_are_unchanged() {
         assert_eq!(show("worker", 15), "worker");
         assert_eq!(show("žába 蛙", 15), "žába 蛙");
         assert_eq!(show("", 15), "");
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_acts_on_a_terminal_is_shown_instead() {
+    fn terminal_control_characters_are_escaped() {
         assert_eq!(show("\x1b[2J\n\t\r\x07\x7f", 80), "\\x1b[2J\\n\\t\\r\\x07\\x7f");
         assert_eq!(show(b"a\xff\xc3", 80), "a\\xff\\xc3");
         assert_eq!(show("\u{9b}31m", 80), "\\u{9b}31m");
@@ -231,6 +232,13 @@ mod tests {
         assert_eq!(format!("{:<2}|", escaped(b"", 6)), "  |");
     }
 
+    #[test]
+    fn only_digits_stand_for_a_byte() {
+        assert_eq!(unescaped(br"a\040b\134", b"\\", 3, 8), b"a b\\");
+        assert_eq!(unescaped(br"\x2d\x+d\x-1\xg0\x2", b"\\x", 2, 16), br"-\x+d\x-1\xg0\x2");
+        assert_eq!(unescaped(br"\777\+12\08", b"\\", 3, 8), br"\777\+12\08");
+    }
+
     fn hostile() -> impl Strategy<Value = Vec<u8>> {
         let text = proptest::collection::vec(
             prop_oneof![
@@ -256,7 +264,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_acts_and_nothing_is_too_wide(
+        fn escaped_text_is_harmless_and_fits(
             bytes in hostile(), max in 0_usize..100, quotes: bool,
         ) {
             let escaped = Escaped { bytes: &bytes, max, quotes };
@@ -268,13 +276,13 @@ mod tests {
             if quotes && max >= 2 {
                 prop_assert!(shown.starts_with('"') && shown.ends_with('"'));
             }
-            // Padding never changes what is shown before it.
+            // Padding never changes the text before it.
             let padded = format!("{escaped:<120}");
             prop_assert_eq!(padded.trim_end_matches(' '), shown.trim_end_matches(' '));
         }
 
         #[test]
-        fn different_names_look_different(a in hostile(), b in hostile()) {
+        fn different_names_stay_distinct(a in hostile(), b in hostile()) {
             prop_assume!(a != b);
             prop_assert_ne!(show(&a, 10_000), show(&b, 10_000));
         }

@@ -1,4 +1,4 @@
-//! Findings: judgements about what happened, with what they rest on.
+//! Findings, with their evidence.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc};
 
@@ -9,12 +9,12 @@ use super::{
     Container, IpcNs, IpcNsRef, Process, ReadFrom,
     classes::for_each_class,
     objects::Creator,
-    value::{CallError, FamilyName, Hex32, OsBytes, Timestamp},
+    value::{CallError, Hex32, KindName, OsBytes, Timestamp},
 };
 
 macro_rules! class {
     ($($(#[$doc:meta])* $class:ident = $name:literal, $module:ident, $about:ident;)*) => {
-        /// What a finding says has happened.
+        /// What a finding reports.
         #[derive(
             Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema, clap::ValueEnum,
         )]
@@ -23,16 +23,16 @@ macro_rules! class {
         }
 
         impl Class {
-            /// All of them.
+            /// All classes.
             pub(crate) const ALL: [Self; [$($name),*].len()] = [$(Self::$class),*];
 
-            /// Its name.
+            /// Its name in JSON.
             #[must_use]
             pub(crate) const fn name(self) -> &'static str {
                 match self { $(Self::$class => $name,)* }
             }
 
-            /// What of a finding is the same next time.
+            /// The part of a finding that stays the same in later runs.
             #[must_use]
             pub(crate) const fn about(self) -> About {
                 match self { $(Self::$class => About::$about,)* }
@@ -43,14 +43,14 @@ macro_rules! class {
 
 for_each_class!(class);
 
-/// What of a finding is the same next time.
+/// The part of a finding that stays the same in later runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum About {
-    /// Who did it
+    /// The process that did it
     Process,
-    /// The container that it is in, whichever process it was
+    /// The container, whichever process it was
     Container,
-    /// The object alone
+    /// The object
     Object,
 }
 
@@ -60,30 +60,30 @@ impl fmt::Display for Class {
     }
 }
 
-/// How much a finding matters, if it is what it seems to be.
+/// The severity of a finding, if it is what it seems to be.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema, clap::ValueEnum,
 )]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Severity {
-    /// Good to know; deliberate
+    /// Informational, or allowed
     Info,
-    /// To be looked at one day
+    /// To be reviewed at some time
     Low,
-    /// To be looked at
+    /// To be reviewed
     Medium,
     /// A boundary was crossed
     High,
-    /// A boundary was crossed, and somebody said that this is the worst
+    /// A boundary was crossed, and the policy sets the highest severity
     Critical,
 }
 
 impl Severity {
-    /// All of them, the least first.
+    /// All severities, the lowest first.
     pub(crate) const ALL: [Self; 5] =
         [Self::Info, Self::Low, Self::Medium, Self::High, Self::Critical];
 
-    /// Its name.
+    /// Its name in JSON.
     #[must_use]
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -102,141 +102,141 @@ impl fmt::Display for Severity {
     }
 }
 
-/// A judgement about one or more events.
+/// A finding about one or more events.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(crate) struct Finding {
-    /// Which: a later line with the same number tells how it went on
+    /// The number of the finding: a later line with the same number updates it
     pub id: u64,
-    /// What happened
+    /// The class
     pub class: Class,
-    /// How much it matters
+    /// The severity, after the policy
     pub severity: Severity,
-    /// How sure it is, from 0 to 100: the sum of the reasons' weights, within these bounds
+    /// The confidence that the finding is right, from 0 to 100: the sum of the reasons' weights, clamped to
+    /// this range
     pub confidence: u8,
     /// What happened, in one sentence
     pub title: String,
-    /// Who did it
+    /// The process or container that did it
     pub subject: Subject,
-    /// What it was done to; `null`: no object
+    /// The object concerned; `null`: none
     pub object: Option<FoundObject>,
-    /// When it was seen first
+    /// When it was first observed
     pub first: Timestamp,
-    /// When it was seen last
+    /// When it was last observed
     pub last: Timestamp,
-    /// How often it was seen
+    /// Number of observations
     pub count: u64,
-    /// Numbers of the lines that it rests on: the first and the last of them, where there are many.
-    /// What no line told of, since a filter took it out or there was no room for it, is in `events` alone
+    /// Numbers of the lines that support it: the first and the last ones, if there are many. Events without a
+    /// line, because a filter excluded it or it was lost, are only in `events`
     pub evidence: Vec<u64>,
-    /// What it rests on: the first and the last of it, where there is much
+    /// The events that support it: the first and the last ones, if there are many
     pub events: Vec<Evidence>,
-    /// Why it is as sure as it is
+    /// The reasons for the confidence
     pub reasons: Vec<Reason>,
-    /// The rule of the policy, or the runtime's word, by which it is deliberate
+    /// The rule of the policy, or the runtime configuration, that allows it; `null`: none does
     pub declared_by: Option<String>,
-    /// What else would explain it
+    /// A benign explanation
     pub benign_explanation: Cow<'static, str>,
-    /// What a policy would say to declare it deliberate
+    /// A policy rule that would allow it; `null`: there is none
     pub policy: Option<String>,
 }
 
-/// Who did something.
+/// The subject of a finding.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(crate) struct Subject {
     /// The process; `null`: the finding is about a container
     pub process: Option<Process<'static>>,
     /// Its container; `null` on the host
     pub container: Option<Arc<Container>>,
-    /// The path of the process's cgroup, from the root of the hierarchy
+    /// The path of the process's cgroup, from the root of the hierarchy; `null`: unknown
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<Arc<OsBytes<'static>>>,
-    /// The IPC namespace that it was in
+    /// Its IPC namespace; `null`: unknown
     pub ipc_ns: Option<IpcNs>,
 }
 
-/// What something was done to.
+/// The object of a finding.
 #[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub(crate) struct FoundObject {
     /// `shm`, `sem`, `msg` or `mq`; `null`: the namespace itself
-    pub kind: Option<FamilyName>,
-    /// shmid, semid or msqid
+    pub kind: Option<KindName>,
+    /// The shmid, semid or msqid; `null` for queues and if unknown
     pub id: Option<i32>,
-    /// The key
+    /// The key; `null`: none or unknown
     pub key: Option<Hex32>,
-    /// A queue's name, without the slash; of another file its own
+    /// A queue's name, without the slash; for another file its own name; `null`: none or unknown
     pub name: Option<OsBytes<'static>>,
-    /// Where a queue's name comes from; `kernel` is its own directory entry
+    /// The source of a queue's name; `kernel` is its own directory entry; `null`: the name is `null`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name_from: Option<ReadFrom>,
-    /// The namespace that it belongs to
+    /// The namespace that it belongs to; `null`: unknown
     pub ipc_ns: Option<IpcNsRef>,
-    /// Whether that is another one than the subject's
+    /// Whether that differs from the subject's namespace; `null`: unknown
     pub foreign: Option<bool>,
-    /// Whether that namespace had died
+    /// Whether that namespace was dead
     #[serde(skip_serializing_if = "super::is_false")]
     pub ipc_ns_dead: bool,
-    /// The container that made it, or whose namespace it is; `null` on the host, and where that is not
-    /// known
+    /// The container that created it, or else the container of its namespace; `null`: on the host, or unknown
     pub owner_container: Option<Arc<Container>>,
-    /// Whether it is the host's, in no container; `null`: not known
+    /// Whether its owner is the host, not a container; `null`: unknown
     pub owner_on_host: Option<bool>,
-    /// Who made it; `null` where that is not known
+    /// The process that created it; `null`: unknown
     pub creator: Option<Creator>,
 }
 
-/// One event that a finding rests on.
+/// An event that supports a finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Evidence {
     /// When
     pub time: Timestamp,
-    /// The number of the line that told of it; `null`: none did
+    /// The number of its line; `null`: it has none
     pub seq: Option<u64>,
-    /// The operation, or what else happened
+    /// The operation, or another description
     pub what: Cow<'static, str>,
-    /// The kernel's result, if it was one call
+    /// The kernel's result; `null`: it wasn't a single call
     pub ret: Option<i64>,
-    /// The error, if it was one
+    /// The error; `null`: there was none
     pub error: Option<CallError>,
-    /// How many such events came together
+    /// Number of equal events merged into this one
     pub count: u64,
 }
 
-/// Why a finding is as sure as it is.
+/// A reason for a finding's confidence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Reason {
-    /// In words
+    /// The reason in words
     pub text: Cow<'static, str>,
-    /// What it adds to the confidence, or takes from it
+    /// What it adds to the confidence; negative: what it subtracts
     pub weight: i32,
 }
 
-/// A finding, as a line tells of it: at first sight, and again when it has grown.
+/// A finding on a line: when it is first observed, and again when it changed.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct FindingLine<'a> {
     /// Number of the line
     pub seq: u64,
     /// When the line was written
     pub time: Timestamp,
-    /// Whether it is told of for the first time
+    /// Whether the finding is reported for the first time
     pub new: bool,
     /// The finding
     #[serde(flatten)]
     pub finding: &'a Finding,
 }
 
-/// What became of findings.
+/// Counts of findings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct FindingsAccounting {
     /// Findings, by class
     pub by_class: BTreeMap<Class, u64>,
-    /// Findings that the policy does not want to be shown, by class
+    /// Findings that the policy mutes, by class
     pub muted: BTreeMap<Class, u64>,
-    /// The same, by the name of the rule that mutes them
+    /// The same, by the name of the rule
     pub muted_by: BTreeMap<String, u64>,
-    /// Findings that had to make room, after they were shown
+    /// Findings that were evicted after they were shown
     pub folded: u64,
-    /// Observations that would have been new findings, and for which there was no room, by class
+    /// Observations that would have been new findings but exceeded the limit, by class
     pub over_limit: BTreeMap<Class, u64>,
-    /// Records of ways to objects whose namespace could not be told: nothing was made of them
+    /// Accesses whose namespace couldn't be determined: they caused no finding
     pub undetermined: u64,
 }

@@ -1,72 +1,76 @@
-//! What is known of a process beyond its number: whom it descends from, what it may, what it was called
-//! with.
+//! The further identity of a process: ancestors, capabilities, arguments, systemd unit.
 
 use std::{borrow::Cow, sync::Arc};
 
+use caps::Capability;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
 use super::value::OsBytes;
 
-/// Who a process is, beside its numbers on the host. Cheap to clone.
+/// The identity of a process besides its numbers on the host. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct ProcessIdentity {
-    /// Its number in its own pid namespace
+    /// Its number in its own pid namespace; `null`: unknown
     pub ns_pid: Option<u32>,
-    /// Its effective user in its own user namespace; `null`: that has none for it, or is not known
+    /// Its effective user in its own user namespace; `null`: unmapped or unknown
     pub ns_uid: Option<u32>,
-    /// Its effective capabilities that bear on IPC, in its own user namespace, as they were at its first
-    /// call since it was executed; `null`: not known, also where it changed its user since
+    /// Its effective capabilities relevant to IPC, in its own user namespace, as of its first call after
+    /// exec; `null`: unknown, or its user has changed since
     pub capabilities: Option<Capabilities>,
     /// The systemd unit that it belongs to; `null`: none, or it is in a container
     pub unit: Option<Arc<OsBytes<'static>>>,
-    /// What it was called with, as it lies in its memory, at most 512 bytes: with `--with-args` alone, as
-    /// passwords may be among it
+    /// Its arguments as in its memory, at most 512 bytes; `null` without `--with-args`, as they may contain
+    /// secrets, and if they couldn't be read
     #[serde(skip_serializing_if = "Option::is_none")]
     pub args: Option<Arc<[OsBytes<'static>]>>,
     /// Whether there are more arguments
     #[serde(skip_serializing_if = "super::is_false")]
     pub args_truncated: bool,
-    /// Whom it descends from: its parent first, up to the first process of its container or of the host. On
-    /// lines of calls with `--with-ancestry` alone
+    /// Its ancestors: its parent first, up to the first process of its container or of the host; `null` on
+    /// lines of calls without `--with-ancestry`, and if unknown
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ancestry: Option<Arc<[Arc<Ancestor>]>>,
-    /// Whether there are more than the 8 that are followed
+    /// Whether it has more ancestors than the 8 listed
     #[serde(skip_serializing_if = "super::is_false")]
     pub ancestry_truncated: bool,
 }
 
-/// A process that another one descends from.
+/// An ancestor of a process.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 pub(crate) struct Ancestor {
-    /// In the initial pid namespace
+    /// Its number in the initial pid namespace
     pub pid: u32,
-    /// When it started, on `CLOCK_BOOTTIME`, nanoseconds; with `pid` it is the process
+    /// When it started, on `CLOCK_BOOTTIME`, nanoseconds; with `pid` it identifies the process
     pub start_boot_ns: u64,
-    /// Its name then
+    /// Its name at that time
     pub comm: OsBytes<'static>,
-    /// Path of its executable; `null`: it had ended before that was looked at, or hides it
+    /// Path of its executable; `null`: it had exited before it was inspected, or hides it
     pub exe: Option<OsBytes<'static>>,
 }
 
-/// Capabilities that bear on IPC, by their numbers' bits.
+/// Capabilities relevant to IPC, as a bit mask of their numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Capabilities(pub u64);
 
 impl Capabilities {
-    /// Those that IPC asks for (include/uapi/linux/capability.h): to lock segments in memory, to pass by an
-    /// object's mode, to change or remove what is another's, to go beyond limits.
-    pub(crate) const KNOWN: [(u32, &str); 4] = [
-        (14, "CAP_IPC_LOCK"),
-        (15, "CAP_IPC_OWNER"),
-        (21, "CAP_SYS_ADMIN"),
-        (24, "CAP_SYS_RESOURCE"),
+    /// The capabilities that IPC checks (include/uapi/linux/capability.h): to lock segments in memory, to
+    /// bypass an object's mode, to change or remove another user's objects, to exceed limits.
+    pub(crate) const KNOWN: [(Capability, &str); 4] = [
+        (Capability::CAP_IPC_LOCK, "CAP_IPC_LOCK"),
+        (Capability::CAP_IPC_OWNER, "CAP_IPC_OWNER"),
+        (Capability::CAP_SYS_ADMIN, "CAP_SYS_ADMIN"),
+        (Capability::CAP_SYS_RESOURCE, "CAP_SYS_RESOURCE"),
     ];
+
+    /// Whether a capability is in the set.
+    pub(crate) fn has(self, capability: Capability) -> bool {
+        self.0 & capability.bitmask() != 0
+    }
 
     /// Their names.
     pub(crate) fn names(self) -> impl Iterator<Item = &'static str> {
-        let has = move |bit: u32| self.0 & 1 << bit != 0;
-        Self::KNOWN.into_iter().filter(move |(bit, _)| has(*bit)).map(|(_, name)| name)
+        Self::KNOWN.into_iter().filter(move |(one, _)| self.has(*one)).map(|(_, name)| name)
     }
 }
 
@@ -92,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn capabilities_that_have_nothing_to_do_with_ipc_are_not_named() {
+    fn capabilities_unrelated_to_ipc_are_omitted() {
         let all = serde_json::to_value(Capabilities(u64::MAX)).unwrap();
         assert_eq!(all.as_array().unwrap().len(), Capabilities::KNOWN.len());
         let some = Capabilities(1 << 15 | 1 << 24 | 1);

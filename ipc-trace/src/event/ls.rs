@@ -1,20 +1,20 @@
-//! The object that `ls -o json` prints: what exists, by IPC namespace.
+//! The object that `ls -o json` prints: objects by IPC namespace.
 
 use borsh::{BorshDeserialize, BorshSerialize};
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
-use ipc_trace_common::op::Family;
+use ipc_trace_common::op::ObjectKind;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
 use super::{
-    Container, OtherNs, Sharing,
-    objects::ObjectLook,
+    Container, NsInodes, Sharing,
+    objects::ObjectInfo,
     report::{Created, Destroyed},
-    value::{FamilyName, OsBytes, Timestamp},
+    value::{KindName, OsBytes, Timestamp},
 };
 
-/// What exists.
+/// The IPC namespaces and objects of the host.
 #[derive(Clone, Debug, Serialize, JsonSchema, BorshSerialize, BorshDeserialize)]
 #[schemars(title = "The output of ipc-trace ls -o json")]
 pub(crate) struct Ls {
@@ -24,88 +24,89 @@ pub(crate) struct Ls {
     pub host: String,
     /// The kernel's release
     pub kernel: String,
-    /// When the look began
+    /// When the snapshot began
     pub time: Timestamp,
-    /// Whether these are all IPC namespaces of the host; else those are missing that no process is
-    /// to be seen in
+    /// Whether all IPC namespaces of the host are listed; otherwise those without a visible process are
+    /// missing
     pub complete: bool,
-    /// What could not be seen, and why, one sentence each
+    /// What couldn't be read, and why, one sentence each
     pub unseen: Vec<String>,
     /// The namespaces, the host's first, then by number
-    pub namespaces: Vec<NamespaceLook>,
+    pub namespaces: Vec<NamespaceSnapshot>,
 }
 
 /// One namespace.
 #[derive(Clone, Debug, Serialize, JsonSchema, BorshSerialize, BorshDeserialize)]
-pub(crate) struct NamespaceLook {
+pub(crate) struct NamespaceSnapshot {
     /// What `/proc/PID/ns/ipc` shows
     pub inum: u32,
-    /// Which life of that number: 1, for a look sees one moment
+    /// The generation of that number: always 1 in a snapshot
     pub r#gen: u32,
-    /// The kernel's own number of it, which is never reused (Linux 6.18 and later)
+    /// The kernel's own number of it, which is never reused; `null` before Linux 6.18
     pub ns_id: Option<u64>,
     /// Whether it is the host's: the initial one
     pub host: bool,
-    /// How it came to be: not known to a look
+    /// Its creation: `null`, as a snapshot doesn't know it
     #[borsh(skip)]
     pub created: Option<Created>,
-    /// Its end: not known to a look
+    /// Its end: `null`, as a snapshot doesn't know it
     #[borsh(skip)]
     pub destroyed: Option<Destroyed>,
     /// Containers with a process in it, by name
     #[borsh(skip)]
     pub containers: Vec<Arc<Container>>,
-    /// How the containers share it; `null`: there is at most one, or in the host's none
+    /// How the containers share it; `null`: it has at most one container, or for the host's namespace none
     #[borsh(skip)]
     pub sharing: Option<Sharing>,
     /// Processes with a thread in it, by number
-    pub processes: Vec<ProcessLook>,
-    /// What keeps it alive or has to do with it
+    pub processes: Vec<ProcessInfo>,
+    /// References that keep it alive or refer to its objects
     pub holders: Vec<Holder>,
     /// Objects, by kind, then by id or name
-    pub objects: Vec<ObjectLook>,
+    pub objects: Vec<ObjectInfo>,
     /// Its limits, and how much of each is used
     pub limits: BTreeMap<LimitName, Limit>,
-    /// What could not be seen of it: where `objects` or `limits` are not whole
+    /// What couldn't be read of it: `objects` or `limits` are incomplete
     pub unseen: Vec<Unseen>,
-    /// Device number of its mqueue file system
+    /// Device number of its mqueue file system; `null`: unknown
     #[serde(skip)]
     pub mqueue_dev: Option<u32>,
-    /// From when to when its objects were listed, on `CLOCK_BOOTTIME`, nanoseconds
+    /// When listing its objects began and ended, on `CLOCK_BOOTTIME`, nanoseconds
     #[serde(skip)]
     pub listed: (u64, u64),
 }
 
 /// A process with a thread in a namespace.
 #[derive(Clone, Debug, Serialize, JsonSchema, BorshSerialize, BorshDeserialize)]
-pub(crate) struct ProcessLook {
-    /// As this host's `/proc` numbers it
+pub(crate) struct ProcessInfo {
+    /// Its number in this host's `/proc`
     pub pid: u32,
-    /// The parent
+    /// The parent; `null`: unknown
     pub ppid: Option<u32>,
     /// The main thread's name, or that of the first thread in the namespace
     pub comm: OsBytes<'static>,
-    /// Path of the executable; `null` also of kernel threads
+    /// Path of the executable; `null`: unknown, or a kernel thread
     pub exe: Option<OsBytes<'static>>,
-    /// Effective user
+    /// The effective user; `null`: unknown
     pub uid: Option<u32>,
-    /// Effective group
+    /// The effective group; `null`: unknown
     pub gid: Option<u32>,
-    /// When the process started, on `CLOCK_BOOTTIME`, nanoseconds; with `pid` it is the process
+    /// When the process started, on `CLOCK_BOOTTIME`, nanoseconds; with `pid` it identifies the process;
+    /// `null`: unknown
     pub start_boot_ns: Option<u64>,
     /// Its other namespaces
-    pub ns: OtherNs,
+    pub ns: NsInodes,
     /// Its container; `null` on the host
     #[borsh(skip)]
     pub container: Option<Arc<Container>>,
-    /// Path of its cgroup, where containers are looked for
+    /// Path of its cgroup, if containers are resolved
     #[serde(skip)]
     pub cgroup: Option<Vec<u8>>,
-    /// Threads of it that are in this namespace: each thread can be in another one
+    /// Number of its threads in this namespace: each thread can be in another one
     pub threads: u32,
 }
 
-/// What keeps a namespace alive or has to do with it.
+/// A reference that keeps a namespace alive or refers to its objects.
 #[derive(
     Clone,
     Debug,
@@ -120,26 +121,26 @@ pub(crate) struct ProcessLook {
 )]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub(crate) enum Holder {
-    /// Threads of a process are in it: it lives as long as they do
+    /// Threads of a process are in it, which keep it alive
     Process {
         /// The process
         pid: u32,
-        /// How many threads
+        /// Number of threads
         threads: u32,
     },
     /// A descriptor
     Descriptor {
         /// The process that has it
         pid: u32,
-        /// Name of that process
+        /// Name of that process; `null`: unknown
         comm: Option<OsBytes<'static>>,
         /// Its number
         fd: u32,
-        /// What it is of
+        /// What the descriptor refers to
         of: DescriptorOf,
-        /// The queue's name, or the file's in `/proc/sysvipc`
+        /// The name of the queue, or of the file in `/proc/sysvipc`; `null`: unknown
         name: Option<OsBytes<'static>>,
-        /// Whether the namespace lives as long as it is open
+        /// Whether it keeps the namespace alive
         pins: bool,
     },
     /// A mount
@@ -148,32 +149,32 @@ pub(crate) enum Holder {
         mnt_ns: u32,
         /// A process that sees it
         pid: u32,
-        /// Where that process sees it
+        /// The mount point in that process's view
         mount_point: OsBytes<'static>,
         /// What is mounted
         of: MountOf,
-        /// Whether the namespace lives as long as it is mounted
+        /// Whether it keeps the namespace alive
         pins: bool,
     },
-    /// A shared memory segment of it, mapped: it lives as long as the mapping does
+    /// A mapping of a shared memory segment, which keeps the namespace alive
     Mapping {
         /// The process that has it mapped
         pid: u32,
-        /// Name of that process
+        /// Name of that process; `null`: unknown
         comm: Option<OsBytes<'static>>,
         /// The segment
         shmid: i32,
-        /// How often it is mapped there
+        /// Number of mappings in the process
         mappings: u32,
-        /// Bytes that are mapped
+        /// Mapped size in bytes
         bytes: u64,
-        /// Whether the namespace is told by the kernel; else by what it must be: the only one with
-        /// such a segment, or the process's own
+        /// Whether the kernel states the namespace; otherwise it is inferred: the only one with such a
+        /// segment, or the process's own
         exact: bool,
     },
 }
 
-/// What a descriptor is of.
+/// What a descriptor refers to.
 #[derive(
     Clone,
     Copy,
@@ -189,7 +190,7 @@ pub(crate) enum Holder {
 )]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum DescriptorOf {
-    /// The namespace itself, as `/proc/PID/ns/ipc` gives it: setns takes it
+    /// The namespace itself, from `/proc/PID/ns/ipc`; setns accepts it
     Namespace,
     /// A queue, or the root of an mqueue file system
     Queue,
@@ -302,14 +303,14 @@ impl JsonSchema for LimitName {
 pub(crate) struct Limit {
     /// Its value
     pub limit: u64,
-    /// How much of it is used; `null` of what does not fill up
+    /// How much of it is used; `null`: the limit has no usage
     pub used: Option<u64>,
 }
 
-/// From how many hundredths of a limit on it is called pressing.
+/// The percentage of a limit from which it is called pressing.
 pub(crate) const PRESSING: u64 = 80;
 
-/// `used` in hundredths of `limit`.
+/// `used` as a percentage of `limit`.
 #[must_use]
 pub(crate) fn percent(used: u64, limit: u64) -> u64 {
     let percent = u128::from(used) * 100 / u128::from(limit.max(1));
@@ -317,23 +318,23 @@ pub(crate) fn percent(used: u64, limit: u64) -> u64 {
 }
 
 impl Limit {
-    /// Hundredths of it that are used; `None` where it does not fill up.
+    /// The used percentage; `None`: the limit has no usage.
     #[must_use]
     pub(crate) fn percent(&self) -> Option<u64> {
         self.used.map(|used| percent(used, self.limit))
     }
 }
 
-/// What could not be seen of a namespace.
+/// A part of a namespace that couldn't be read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Unseen {
-    /// What
+    /// The part
     pub what: UnseenWhat,
-    /// Why
+    /// Why it couldn't be read
     pub reason: String,
 }
 
-/// A part of what there is to be seen of a namespace.
+/// A part of a namespace.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema, BorshSerialize, BorshDeserialize,
 )]
@@ -343,21 +344,21 @@ pub(crate) enum UnseenWhat {
     Sysv,
     /// POSIX queues
     Queues,
-    /// POSIX queues that the kernel counts, without a name and without a descriptor of a process: those
-    /// that have one are there
+    /// POSIX queues that the kernel counts, without a name and without a process's descriptor; unlinked
+    /// queues with a descriptor are listed
     UnlinkedQueues,
     /// Limits
     Limits,
 }
 
-impl NamespaceLook {
-    /// How many objects of a kind there are.
+impl NamespaceSnapshot {
+    /// Number of objects of a kind.
     #[must_use]
-    pub(crate) fn count(&self, kind: Family) -> usize {
-        self.objects.iter().filter(|object| object.kind == FamilyName(kind)).count()
+    pub(crate) fn count(&self, kind: ObjectKind) -> usize {
+        self.objects.iter().filter(|object| object.kind == KindName(kind)).count()
     }
 
-    /// Whether a part of it could not be seen.
+    /// Whether a part of it couldn't be read.
     #[must_use]
     pub(crate) fn is_unseen(&self, what: UnseenWhat) -> bool {
         self.unseen.iter().any(|unseen| unseen.what == what)

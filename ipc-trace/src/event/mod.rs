@@ -1,22 +1,22 @@
-//! What ipc-trace says: the lines of `live -o json`, as types. The JSON schema is derived from
-//! them, and the text output shows the same values.
+//! The types of all output: the lines of `live -o json` and the objects of other commands. The JSON schema is
+//! derived from them, and the text output shows the same values.
 //!
-//! | module | what it is |
+//! | module | its job |
 //! | --- | --- |
 //! | [`value`] | names, keys, flags and other values that have a form of their own in JSON |
 //! | [`accounting`] | counters that add up |
 //! | [`args`] | the arguments of each operation |
-//! | [`identity`] | who a process is: whom it descends from, what it may |
-//! | [`objects`] | objects and their lives |
+//! | [`identity`] | further identity of a process: ancestors, capabilities |
+//! | [`objects`] | objects and their events |
 //! | [`classes`] | the classes of findings, a row each |
-//! | [`finding`] | findings, with what they rest on |
+//! | [`finding`] | findings, with their evidence |
 //! | [`report`] | the object that `report -o json` prints |
 //! | [`ls`] | the object that `ls -o json` prints |
-//! | `standing` | how it stands, which sinks complete |
+//! | `standing` | status and end, which sinks complete with their own counts |
 //! | [`doctor`] | the object that `doctor -o json` prints |
 //!
-//! Invariant: within `v` 1 no member is renamed or given another type. A value that is not known is
-//! `null`, never invented.
+//! Invariant: within `v` 1 no member is renamed or given another type. An unknown value is `null`, never
+//! invented.
 
 pub(crate) mod accounting;
 pub(crate) mod args;
@@ -39,7 +39,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 pub(crate) use accounting::{
-    Accounting, ControlAccounting, OpAccounting, PROCESSES_NOT_LOOKED_AT, ResyncAccounting,
+    Accounting, ControlAccounting, OpAccounting, PROCESSES_NOT_INSPECTED, ResyncAccounting,
     SinkAccounting,
 };
 pub(crate) use standing::{End, Standing, Status};
@@ -49,7 +49,7 @@ use finding::FindingLine;
 use identity::ProcessIdentity;
 use objects::ObjectEvent;
 use report::Report;
-use value::{AbiName, CallError, FamilyName, Hex32, OpName, OsBytes, Timestamp};
+use value::{AbiName, CallError, Hex32, KindName, OpName, OsBytes, Timestamp};
 
 /// The version of the lines and objects.
 pub(crate) const VERSION: u8 = 1;
@@ -60,12 +60,12 @@ pub(crate) const VERSION: u8 = 1;
 pub(crate) struct JsonLine<'a> {
     /// The version of the lines
     pub v: u8,
-    /// What the line says
+    /// The event
     #[serde(flatten)]
     pub event: &'a Event<'a>,
 }
 
-/// What happened.
+/// An event.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum Event<'a> {
@@ -73,30 +73,30 @@ pub(crate) enum Event<'a> {
     Start(Start<'a>),
     /// A call returned
     Ipc(Ipc<'a>),
-    /// Something happened to a namespace
+    /// An event of a namespace
     Namespace(NamespaceEvent<'a>),
-    /// Something happened to an object
+    /// An event of an object
     Object(ObjectEvent<'a>),
-    /// The name of a container became known, after lines that lack it
-    Container(ContainerNamed),
+    /// Metadata of a container arrived after lines that lack it
+    Container(ContainerUpdate),
     /// Calls were lost since the line before
     Loss(Loss<'a>),
-    /// After a loss, what exists was listed anew
+    /// After a loss, a new snapshot was taken
     Resync(ResyncEvent),
-    /// Something was done, or tried, across namespaces; or there is more to say of that
+    /// A finding: an access or attempt across namespaces; or an update of it
     Finding(FindingLine<'a>),
-    /// How it stands, every minute
+    /// The status, every minute
     Status(&'a Status),
     /// The last line
     End(&'a End),
-    /// What happened, by namespace, where lines don't tell
+    /// The report by namespace, when no lines are written
     #[serde(skip)]
     Report(&'a Report),
 }
 
-/// Who is told of events.
-pub(crate) trait Tell {
-    /// Something happened.
+/// A receiver of events.
+pub(crate) trait EmitEvent {
+    /// Receives an event.
     fn emit(&mut self, event: &Event<'_>);
 }
 
@@ -110,15 +110,15 @@ pub(crate) struct Start<'a> {
     pub time: Timestamp,
     /// The host's name
     pub host: Cow<'a, str>,
-    /// Which boot of the host this is (`/proc/sys/kernel/random/boot_id`)
+    /// The host's boot id (`/proc/sys/kernel/random/boot_id`); `null`: unknown
     pub boot_id: Option<Cow<'a, str>>,
-    /// Which run of ipc-trace: another one each time
+    /// The id of this run of ipc-trace, different each time; `null`: unknown
     pub run_id: Option<Cow<'a, str>>,
     /// The kernel's release
     pub kernel: Cow<'a, str>,
     /// The machine
     pub arch: Cow<'a, str>,
-    /// How each operation is seen: `function` or `syscall`
+    /// The backend of each operation: `function` or `syscall`
     pub backend: &'a Backends,
     /// The version of ipc-trace
     pub version: Cow<'a, str>,
@@ -133,37 +133,37 @@ pub(crate) struct Ipc<'a> {
     pub time: Timestamp,
     /// The same on `CLOCK_BOOTTIME`, nanoseconds
     pub boot_ns: u64,
-    /// What was called
+    /// The operation
     pub op: OpName,
-    /// How it came into the kernel
+    /// The calling convention
     pub abi: AbiName,
-    /// The kernel's raw result; of a call that it did not make, what the caller got, `null` where that is not
-    /// known
+    /// The kernel's raw result; if the kernel didn't make the call, the result that the caller got; `null`:
+    /// unknown
     pub ret: Option<i64>,
-    /// The name of the error, if it is one
+    /// The name of the error; `null`: the call succeeded, or the result is unknown
     pub error: Option<CallError>,
-    /// Whether the kernel made the call: it did not if seccomp refused or answered it, or a tracer skipped it;
-    /// `null`: its entry was not seen
+    /// Whether the kernel made the call: `false` if seccomp denied or answered it, or a debugger skipped it;
+    /// `null`: its entry wasn't observed
     pub made: Option<bool>,
-    /// Nanoseconds in the kernel, for semop, msgsnd, msgrcv, mq_send and mq_receive that entered
-    /// after the start
+    /// Nanoseconds in the kernel, for semop, msgsnd, msgrcv, mq_send and mq_receive; `null` for others, and
+    /// if the call entered before the start
     pub duration_ns: Option<u64>,
-    /// Who called
+    /// The calling process
     pub process: Process<'a>,
     /// Its container; `null` on the host
     pub container: Option<Arc<Container>>,
     /// The caller's IPC namespace
     pub ipc_ns: IpcNs,
-    /// What the call was about
+    /// The object of the call
     pub object: CallObject<'a>,
     /// The arguments, by the man page's names
     pub args: Args,
-    /// Where those come from that the kernel takes; of several sources the weakest
+    /// The source of the arguments that the kernel uses; of several sources the weakest
     pub args_from: ReadFrom,
 }
 
-/// Where it was read what the kernel takes from a caller. What lies in the caller's memory, other threads can
-/// change at any time.
+/// The source of a value that the kernel reads from a caller. Other threads can change the caller's memory at
+/// any time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ReadFrom {
@@ -179,15 +179,15 @@ pub(crate) enum ReadFrom {
 /// A process, as it was when the call was made.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(crate) struct Process<'a> {
-    /// In the initial pid namespace
+    /// Its number in the initial pid namespace
     pub pid: u32,
     /// The thread
     pub tid: u32,
-    /// The parent
+    /// The parent; `null`: unknown
     pub ppid: Option<u32>,
     /// The thread's name
     pub comm: OsBytes<'a>,
-    /// Path of the executable, seen from the root of its mount namespace
+    /// Path of the executable, from the root of its mount namespace; `null`: unknown
     pub exe: Option<OsBytes<'a>>,
     /// Whether the executable's file was deleted
     #[serde(skip_serializing_if = "is_false")]
@@ -196,17 +196,18 @@ pub(crate) struct Process<'a> {
     pub uid: u32,
     /// Effective group
     pub gid: u32,
-    /// When the process started, on `CLOCK_BOOTTIME`, nanoseconds; with `pid` it is the process
+    /// When the process started, on `CLOCK_BOOTTIME`, nanoseconds; with `pid` it identifies the process;
+    /// `null`: unknown
     pub start_boot_ns: Option<u64>,
     /// Its other namespaces
-    pub ns: OtherNs,
-    /// Who it is beside that
+    pub ns: NsInodes,
+    /// Its further identity
     #[serde(flatten)]
     pub identity: ProcessIdentity,
 }
 
 impl Process<'_> {
-    /// The same, independent of what it was read from.
+    /// The same, owned.
     #[must_use]
     pub(crate) fn into_owned(self) -> Process<'static> {
         Process {
@@ -248,43 +249,43 @@ const fn is_zero(value: &u32) -> bool {
     BorshSerialize,
     BorshDeserialize,
 )]
-pub(crate) struct OtherNs {
-    /// The pid namespace
+pub(crate) struct NsInodes {
+    /// The pid namespace; `null`: unknown
     pub pid: Option<u32>,
-    /// The mount namespace
+    /// The mount namespace; `null`: unknown
     pub mnt: Option<u32>,
-    /// The user namespace of its credentials
+    /// The user namespace of its credentials; `null`: unknown
     pub user: Option<u32>,
 }
 
 /// A container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Container {
-    /// What runs it: `docker`, `containerd`, `cri-o`, `podman`, `lxc`, `systemd-nspawn`; `cri` is some
-    /// runtime of Kubernetes, `unknown` one that the cgroup does not tell
+    /// Its runtime: `docker`, `containerd`, `cri-o`, `podman`, `lxc`, `systemd-nspawn`; `cri` is some runtime
+    /// of Kubernetes, `unknown` one that the cgroup doesn't identify
     pub runtime: &'static str,
-    /// Its id; of LXC and systemd-nspawn its name
+    /// Its id; for LXC and systemd-nspawn its name
     pub id: OsBytes<'static>,
-    /// Its name, if its runtime has told
+    /// Its name; `null`: its runtime hasn't reported it
     pub name: Option<OsBytes<'static>>,
-    /// Its image, likewise
+    /// Its image; `null`: likewise
     pub image: Option<OsBytes<'static>>,
-    /// Its pod's name, likewise
+    /// Its pod's name; `null`: likewise, or it has no pod
     pub pod: Option<OsBytes<'static>>,
-    /// Its pod's uid, or in Podman the pod's id
+    /// Its pod's uid, or in Podman the pod's id; `null`: it has no pod, or unknown
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod_uid: Option<OsBytes<'static>>,
-    /// Its pod's namespace in Kubernetes
+    /// Its pod's namespace in Kubernetes; `null`: it has none, or unknown
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod_namespace: Option<OsBytes<'static>>,
     /// Its pod's labels
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<OsBytes<'static>, OsBytes<'static>>,
-    /// Labels that the pod has beyond those, and those that are cut
+    /// Number of the pod's labels that were left out or cut
     #[serde(skip_serializing_if = "is_zero")]
     pub labels_lost: u32,
-    /// Which IPC namespace its runtime was told to give it: `private`, `shareable`, `host`,
-    /// `container:ID`, `pod`, `none`, …
+    /// The IPC mode configured in its runtime: `private`, `shareable`, `host`, `container:ID`, `pod`, `none`,
+    /// …; `null`: unknown
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ipc_mode: Option<OsBytes<'static>>,
 }
@@ -293,35 +294,35 @@ pub(crate) struct Container {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Sharing {
-    /// Their runtimes were told to: `--ipc host`, `--ipc container:…`, a pod
+    /// Their runtimes are configured to share: `--ipc host`, `--ipc container:…`, a pod
     Declared,
-    /// Not all their runtimes have told
+    /// Not all of their runtimes have reported it
     Unknown,
-    /// At least one of them was to have another namespace
+    /// At least one of them is configured to have another namespace
     Undeclared,
 }
 
-/// More became known of a container, after lines that lack it: above all its name.
+/// Metadata of a container, above all its name, arrived after lines that lack it.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct ContainerNamed {
+pub(crate) struct ContainerUpdate {
     /// Number of the line
     pub seq: u64,
     /// When
     pub time: Timestamp,
     /// The container
     pub container: Arc<Container>,
-    /// The IPC namespace that a thread of it was in last
+    /// The IPC namespace that a thread of it was in last; `null`: unknown
     pub ipc_ns: Option<IpcNs>,
 }
 
-/// An IPC namespace: one life of an inode number.
+/// An IPC namespace: one generation of an inode number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct IpcNs {
     /// What `/proc/PID/ns/ipc` shows
     pub inum: u32,
-    /// Which life of that number within this run, from 1
+    /// The generation of that number within this run, from 1
     pub r#gen: u32,
-    /// The kernel's own number of it, which is never reused (Linux 6.18 and later)
+    /// The kernel's own number of it, which is never reused; `null` before Linux 6.18
     pub ns_id: Option<u64>,
     /// Whether it is the host's: the initial one
     pub host: bool,
@@ -332,93 +333,93 @@ pub(crate) struct IpcNs {
 pub(crate) struct IpcNsRef {
     /// Inode number
     pub inum: u32,
-    /// Which life of it
+    /// The generation of that number
     pub r#gen: u32,
 }
 
-/// What a call was about, as far as the call names it.
+/// The object of a call, as far as the call names it.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(crate) struct CallObject<'a> {
     /// `shm`, `sem`, `msg` or `mq`
-    pub kind: FamilyName,
-    /// shmid, semid or msqid
+    pub kind: KindName,
+    /// The shmid, semid or msqid; `null`: none or unknown
     pub id: Option<i32>,
-    /// The key that was looked up
+    /// The key that was looked up; `null`: none
     pub key: Option<Hex32>,
-    /// A queue's name, without the slash
+    /// A queue's name, without the slash; `null`: none or unknown
     pub name: Option<OsBytes<'a>>,
-    /// Where the name comes from; `kernel` is the queue's own directory entry
+    /// The source of the name; `kernel` is the queue's own directory entry; `null`: the name is `null`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name_from: Option<ReadFrom>,
-    /// The namespace that the object belongs to
+    /// The namespace that the object belongs to; `null`: unknown
     pub ipc_ns: Option<IpcNsRef>,
-    /// Whether that is another one than the caller's
+    /// Whether that differs from the caller's namespace; `null`: unknown
     pub foreign: Option<bool>,
     /// Whether that namespace had died before the call
     #[serde(skip_serializing_if = "is_false")]
     pub ipc_ns_dead: bool,
 }
 
-/// What happened to a namespace.
+/// The kind of a namespace's event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Life {
-    /// By unshare or clone
+pub(crate) enum NamespaceEventKind {
+    /// Created by unshare or clone
     Created,
-    /// By a thread: unshare, setns, or its birth in clone
+    /// Entered by a thread: with unshare or setns, or by its creation with clone
     Entered,
-    /// By a thread: unshare or setns
+    /// Left by a thread, with unshare or setns
     Left,
-    /// It was there at `after` and gone at `before`
+    /// Destroyed between `after` and `before`
     Destroyed,
-    /// It is there, though how it came to be was not seen: after a loss
+    /// Present, though its creation wasn't observed because of a loss
     Present,
 }
 
-/// Something happened to a namespace.
+/// An event of a namespace.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct NamespaceEvent<'a> {
     /// Number of the line
     pub seq: u64,
-    /// When; of `destroyed`, when it was noticed
+    /// When; for `destroyed`, when it was noticed
     pub time: Timestamp,
-    /// What
-    pub event: Life,
-    /// Which namespace
+    /// What happened
+    pub event: NamespaceEventKind,
+    /// The namespace
     pub ipc_ns: IpcNs,
-    /// The namespace that the thread came from: of `created`, `entered`
+    /// The namespace that the thread came from, for `created` and `entered`; `null` for others
     pub from: Option<IpcNs>,
-    /// Who; `null` where that is not known
+    /// The process; `null`: unknown, or none
     pub process: Option<Process<'a>>,
     /// Its container; `null` on the host
     pub container: Option<Arc<Container>>,
-    /// Of `destroyed`: it existed then
+    /// For `destroyed`: when it last existed; `null` for others, and if unknown
     pub after: Option<Timestamp>,
-    /// Of `destroyed`: it did not exist any more then
+    /// For `destroyed`: when it no longer existed; `null` for others
     pub before: Option<Timestamp>,
 }
 
-/// Calls that were lost, or facts about who made them.
+/// Lost calls, or lost metadata about callers.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Loss<'a> {
-    /// Number of the line; a sink's own has none
+    /// Number of the line; `null`: the sink itself lost lines
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seq: Option<u64>,
     /// When it was noticed
     pub time: Timestamp,
-    /// Calls for which the ring had no room, since the last such line
+    /// Calls since the last such line for which the ring had no room
     pub dropped: u64,
-    /// Calls for which the kernel did not run the program, since the last such line
+    /// Calls since the last such line for which the kernel didn't run the eBPF program
     pub missed: u64,
-    /// Records of namespaces' lives, of changes of objects, and of who a thread is, for which there was no room since
-    /// the last such line: what needs them is `null`
+    /// Records since the last such line, about namespaces, changes of objects, and tasks, for which there was
+    /// no room: values that depend on them are `null`
     pub metadata: u64,
-    /// The dropped ones, by namespace, operation and error
+    /// The dropped calls, by namespace, operation and error
     pub by: &'a [LossBy],
-    /// The sink whose queue had no room for them
+    /// The sink whose queue had no room for them; `null`: they were lost before the sinks
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sink: Option<&'static str>,
-    /// Other lines for which it had no room
+    /// Other lines for which the sink had no room; `null`: the loss isn't a sink's
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lost_other: Option<u64>,
 }
@@ -426,30 +427,30 @@ pub(crate) struct Loss<'a> {
 /// One kind of lost calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct LossBy {
-    /// The caller's namespace; `null`: more kinds were lost than could be told apart
+    /// The caller's namespace; `null`: unknown, as there were too many kinds of losses to distinguish
     pub inum: Option<u32>,
-    /// Which life of it
+    /// The generation of that number
     pub r#gen: Option<u32>,
     /// The operation
     pub op: OpName,
     /// The error; `null`: the calls succeeded
     pub error: Option<CallError>,
-    /// How many
+    /// Number of calls
     pub count: u64,
 }
 
-/// Records were lost that what is known of namespaces and objects rests on, so what exists was listed anew. What
-/// came and went meanwhile is counted as lost, and is not known.
+/// Records were lost that the state of namespaces and objects depends on, so a new snapshot was taken.
+/// Objects that were created and destroyed meanwhile are counted as lost, and unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct ResyncEvent {
     /// Number of the line
     pub seq: u64,
-    /// When what exists had been listed
+    /// When the snapshot was complete
     pub time: Timestamp,
     /// When the loss was noticed
     pub since: Timestamp,
-    /// Whether all that exists is known again: nothing more was lost meanwhile, and everything was seen. Else
-    /// another such line follows
+    /// Whether all existing objects are known again: nothing more was lost meanwhile, and everything could be
+    /// read. Otherwise another such line follows
     pub complete: bool,
     /// Namespaces
     pub namespaces: Reconciliation,
@@ -457,34 +458,34 @@ pub(crate) struct ResyncEvent {
     pub objects: Reconciliation,
 }
 
-/// What was found when it was listed anew.
+/// The result of a snapshot after a loss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Reconciliation {
-    /// How many there are
+    /// Number of existing ones
     pub present: u64,
-    /// Those of them that were not known: the lines before this one tell of them
+    /// Number of existing ones that weren't known: earlier lines report them
     pub appeared: u64,
-    /// Those that were known and are there no more: the lines before this one tell of them
+    /// Number of known ones that no longer exist: earlier lines report them
     pub ended: u64,
 }
 
-/// COMMAND and its end.
+/// COMMAND and its exit status.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema, BorshSerialize, BorshDeserialize)]
 pub(crate) struct CommandOutcome {
     /// Its words
     pub argv: Vec<String>,
     /// Its exit status; `null`: a signal ended it, or it was still running
     pub exit_code: Option<i32>,
-    /// The signal that ended it
+    /// The signal that ended it; `null`: none
     pub signal: Option<String>,
 }
 
 /// A call that has not returned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct PendingCall {
-    /// What was called
+    /// The operation
     pub op: OpName,
-    /// How it came into the kernel
+    /// The calling convention
     pub abi: AbiName,
     /// The process
     pub pid: u32,
@@ -492,20 +493,20 @@ pub(crate) struct PendingCall {
     pub tid: u32,
     /// The thread's name
     pub comm: OsBytes<'static>,
-    /// Path of the executable
+    /// Path of the executable; `null`: unknown
     pub exe: Option<OsBytes<'static>>,
     /// The caller's namespace
     pub ipc_ns: IpcNs,
     /// `sem`, `msg` or `mq`
-    pub kind: FamilyName,
-    /// semid or msqid
+    pub kind: KindName,
+    /// The semid or msqid; `null` for queue descriptors
     pub id: Option<i32>,
-    /// The queue's descriptor
+    /// The queue's descriptor; `null` for System V objects
     pub mqdes: Option<i32>,
-    /// The queue's name
+    /// The queue's name; `null`: none or unknown
     pub name: Option<OsBytes<'static>>,
     /// When it entered the kernel
     pub since: Timestamp,
-    /// Nanoseconds that it has been there
+    /// How long it has been in the kernel, nanoseconds
     pub for_ns: u64,
 }

@@ -1,4 +1,4 @@
-//! Objects, wherever they are shown: in the lines about their lives, in a report, in a look.
+//! Objects, as shown in events, reports and snapshots.
 
 use borsh::{BorshDeserialize, BorshSerialize};
 use std::sync::Arc;
@@ -8,123 +8,125 @@ use serde::Serialize;
 
 use super::{
     Container, IpcNs, IpcNsRef, Process,
-    value::{FamilyName, FileMode, Hex32, OsBytes, Timestamp},
+    value::{FileMode, Hex32, KindName, OsBytes, Timestamp},
 };
 
 /// An object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema, BorshSerialize, BorshDeserialize)]
-pub(crate) struct ObjectLook {
+pub(crate) struct ObjectInfo {
     /// `shm`, `sem`, `msg` or `mq`
-    pub kind: FamilyName,
-    /// shmid, semid or msqid
+    pub kind: KindName,
+    /// The shmid, semid or msqid; `null` for queues and if unknown
     pub id: Option<i32>,
-    /// The key
+    /// The key; `null`: none or unknown
     pub key: Option<Hex32>,
-    /// A queue's name, without the slash
+    /// A queue's name, without the slash; `null`: none or unknown
     pub name: Option<OsBytes<'static>>,
-    /// Permission bits
+    /// Permission bits; `null`: unknown
     pub mode: Option<FileMode>,
-    /// Owner
+    /// The owner; `null`: unknown
     pub uid: Option<u32>,
-    /// Group
+    /// The owner's group; `null`: unknown
     pub gid: Option<u32>,
-    /// shm: bytes; sem: semaphores; msg: bytes that there is room for (`msg_qbytes`); mq: the same
-    /// (`mq_maxmsg` times `mq_msgsize`)
+    /// shm: size in bytes; sem: number of semaphores; msg: capacity in bytes (`msg_qbytes`); mq: the same
+    /// (`mq_maxmsg` times `mq_msgsize`); `null`: unknown
     pub size: Option<u64>,
-    /// msg, mq: messages in it, when it was looked at
+    /// msg, mq: number of messages at the last snapshot; `null`: unknown, or another kind
     pub messages: Option<u64>,
-    /// mq: messages that there is room for (`mq_maxmsg`)
+    /// mq: capacity in messages (`mq_maxmsg`); `null`: unknown, or another kind
     pub max_messages: Option<u64>,
-    /// msg: bytes of the messages in it; shm: bytes in memory, when it was looked at
+    /// msg: bytes of the messages in it; shm: bytes in memory; both at the last snapshot; `null`: unknown, or
+    /// another kind
     pub bytes: Option<u64>,
-    /// Who made it, if that was seen, or as far as the kernel remembers
+    /// Its creator, if observed, or as far as the kernel stores it; `null`: unknown
     pub creator: Option<Creator>,
-    /// Its last use, if one was seen, or as far as the kernel remembers
+    /// Its last use, if observed, or as far as the kernel stores it; `null`: unknown
     pub last: Option<LastUse>,
-    /// shm: how often it is attached; `null` where attachments can't be counted: processes inherit
-    /// them, and lose them when they end
+    /// shm: number of attachments; `null`: unknown, as processes inherit attachments and lose them by
+    /// exiting, or another kind
     pub attached: Option<u64>,
-    /// Removed, and gone when nobody uses it any more: no key or name leads to it
+    /// Whether it is removed: no key or name leads to it, and it is destroyed with its last use
     pub removed: bool,
-    /// A queue's inode number, which tells queues of one name apart
+    /// A queue's inode number, which distinguishes queues of one name; `null`: unknown, or another kind
     pub ino: Option<u64>,
 }
 
-/// Who made an object.
+/// The creator of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Creator {
-    /// The process: if it was seen, in the initial pid namespace; a look knows it of shm alone, as its
-    /// own pid namespace has it
+    /// The process, in the initial pid namespace if observed; a snapshot has it for shm only, in its own pid
+    /// namespace; `null`: unknown
     pub pid: Option<u32>,
-    /// User
+    /// The user
     pub uid: u32,
-    /// Group
+    /// The group
     pub gid: u32,
-    /// Name of the thread that made it
+    /// Name of the thread that created it; `null`: unknown
     pub comm: Option<OsBytes<'static>>,
-    /// Path of its executable
+    /// Path of its executable; `null`: unknown
     pub exe: Option<OsBytes<'static>>,
-    /// When the process started, on `CLOCK_BOOTTIME`, nanoseconds; with `pid` it is the process
+    /// When the process started, on `CLOCK_BOOTTIME`, nanoseconds; with `pid` it identifies the process;
+    /// `null`: unknown
     pub start_boot_ns: Option<u64>,
-    /// Its container; `null` on the host, and where that is not known
+    /// Its container; `null`: on the host, or unknown
     #[borsh(skip)]
     pub container: Option<Arc<Container>>,
-    /// Whether it is known that this made it: the kernel was seen to make it for the call (backend
-    /// `function`), or the call had `IPC_PRIVATE`, `IPC_EXCL` or `O_EXCL`, or the kernel remembers it. Else
-    /// it is inferred: the call had `IPC_CREAT` or `O_CREAT` alone, and was the first to come back with an
-    /// object that had not existed.
+    /// Whether it certainly is the creator: the kernel was observed to create the object for the call
+    /// (backend `function`), or the call had `IPC_PRIVATE`, `IPC_EXCL` or `O_EXCL`, or the kernel stores it.
+    /// Otherwise it is inferred: the call had `IPC_CREAT` or `O_CREAT` alone, and was the first to return an
+    /// object that hadn't existed.
     pub exact: bool,
 }
 
 /// The last use of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema, BorshSerialize, BorshDeserialize)]
 pub(crate) struct LastUse {
-    /// Who used it last; a look knows of shm who attached or detached it last, of msg who sent or
-    /// received last
+    /// The process that used it last; a snapshot has the last attach or detach for shm, and the last send or
+    /// receive for msg; `null`: unknown
     pub pid: Option<u32>,
-    /// Name of that thread
+    /// Name of that thread; `null`: unknown
     pub comm: Option<OsBytes<'static>>,
-    /// When; a look knows it to the second
+    /// When; a snapshot has it to the second; `null`: unknown
     pub time: Option<Timestamp>,
 }
 
-/// What happened to an object.
+/// The kind of an object's event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum ObjectLife {
-    /// It was there: at the start, or it showed itself later and nobody was seen to make it
+pub(crate) enum ObjectEventKind {
+    /// It exists: since before the start, or it was found later and its creation wasn't observed
     Present,
-    /// By a call
+    /// Created by a call
     Created,
-    /// `IPC_SET` changed its owner, its permissions or its size; or who made it is known better now
+    /// `IPC_SET` changed its owner, permissions or size; or its creator is known better now
     Changed,
-    /// By `IPC_RMID` or mq_unlink: no key or name leads to it any more
+    /// Removed by `IPC_RMID` or mq_unlink: no key or name leads to it any more
     Removed,
-    /// It is gone: removed and used by nobody, or its namespace died
+    /// Destroyed: it was removed and has no users, or its namespace died
     Destroyed,
 }
 
-/// Something happened to an object.
+/// An event of an object.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct ObjectEvent<'a> {
     /// Number of the line
     pub seq: u64,
-    /// When; of `present` when it was looked at, of `destroyed` when it was noticed, if that was not
-    /// seen
+    /// When; for `present` when the snapshot read it, for `destroyed` when it was noticed, if it wasn't
+    /// observed
     pub time: Timestamp,
-    /// What
-    pub event: ObjectLife,
+    /// What happened
+    pub event: ObjectEventKind,
     /// The namespace that the object belongs to
     pub ipc_ns: IpcNs,
-    /// The object, as it was afterwards
+    /// The object after the event
     pub object: ObjectOfNs,
-    /// Who; `null` of `present`, and where that is not known
+    /// The process; `null`: for `present`, or unknown
     pub process: Option<Process<'a>>,
     /// Its container; `null` on the host
     pub container: Option<Arc<Container>>,
-    /// Of `destroyed` that was noticed later: it existed then
+    /// For a `destroyed` that was noticed later: when it last existed; `null` otherwise, and if unknown
     pub after: Option<Timestamp>,
-    /// Of `destroyed` that was noticed later: it did not exist any more then
+    /// For a `destroyed` that was noticed later: when it no longer existed; `null` otherwise
     pub before: Option<Timestamp>,
 }
 
@@ -133,7 +135,7 @@ pub(crate) struct ObjectEvent<'a> {
 pub(crate) struct ObjectOfNs {
     /// The object
     #[serde(flatten)]
-    pub look: ObjectLook,
+    pub info: ObjectInfo,
     /// The namespace that it belongs to
     pub ipc_ns: IpcNsRef,
 }
@@ -143,16 +145,16 @@ pub(crate) struct ObjectOfNs {
 pub(crate) struct ObjectReport {
     /// The object
     #[serde(flatten)]
-    pub look: ObjectLook,
-    /// When it was made, if that was seen
+    pub info: ObjectInfo,
+    /// When it was created; `null`: not observed
     pub created: Option<Timestamp>,
-    /// When it was removed
+    /// When it was removed; `null`: it wasn't
     pub removed_at: Option<Timestamp>,
-    /// When it was gone, or at the latest
+    /// When its destruction was observed or noticed; `null`: it exists
     pub destroyed: Option<Timestamp>,
-    /// Calls on it that were seen, and succeeded
+    /// Number of observed successful calls on it
     pub uses: u64,
-    /// Nobody removed it, and all who used it have ended: `last` and `creator` left it. `null` where it
-    /// is not known whether somebody still uses it
+    /// Whether it wasn't removed and all of its users, such as `last` and `creator`, have exited; `null`: it
+    /// is unknown whether a process still uses it
     pub leaked: Option<bool>,
 }

@@ -6,14 +6,14 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    Accounting, Backends, CommandOutcome, Container, OtherNs, PendingCall, Process, Sharing,
+    Accounting, Backends, CommandOutcome, Container, NsInodes, PendingCall, Process, Sharing,
     finding::Finding,
     identity::ProcessIdentity,
     objects::ObjectReport,
     value::{CallError, OpName, OsBytes, Timestamp},
 };
 
-/// What happened, by namespace.
+/// The report of a run, by namespace.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[schemars(title = "The output of ipc-trace report -o json")]
 pub(crate) struct Report {
@@ -21,13 +21,13 @@ pub(crate) struct Report {
     pub v: u8,
     /// The host's name
     pub host: String,
-    /// Which boot of the host this is (`/proc/sys/kernel/random/boot_id`)
+    /// The host's boot id (`/proc/sys/kernel/random/boot_id`); `null`: unknown
     pub boot_id: Option<String>,
-    /// Which run of ipc-trace: another one each time
+    /// The id of this run of ipc-trace, different each time; `null`: unknown
     pub run_id: Option<String>,
     /// The kernel's release
     pub kernel: String,
-    /// How each operation was seen
+    /// The backend of each operation
     pub backend: Backends,
     /// When tracing started
     pub started: Timestamp,
@@ -35,21 +35,21 @@ pub(crate) struct Report {
     pub ended: Timestamp,
     /// What was seen, and what became of it
     pub accounting: Accounting,
-    /// COMMAND and its end
+    /// COMMAND and its exit status; `null`: there was none
     pub command: Option<CommandOutcome>,
     /// Calls that had not returned at the end
     pub pending: Vec<PendingCall>,
     /// The namespaces, the host's first, then by number
     pub namespaces: Vec<NamespaceReport>,
-    /// Lost calls of which not even the namespace is known
+    /// Lost calls whose namespace is unknown
     pub unattributed: BTreeMap<OpName, CallTotals>,
-    /// Namespaces that had died and had to make room, taken together
-    pub folded: Option<Folded>,
-    /// Objects that were gone and had to make room
+    /// Dead namespaces that were evicted, summed up; `null`: there are none
+    pub folded: Option<EvictedCounts>,
+    /// Number of destroyed objects that were evicted
     pub objects_folded: u64,
-    /// Cgroups, and names of containers, that had to make room: processes of theirs may be shown without
+    /// Number of cgroups and container names that were evicted: their processes may lack the container
     pub containers_folded: u64,
-    /// What was done, or tried, across namespaces: the severest first
+    /// The findings, the highest severity first
     pub findings: Vec<Finding>,
 }
 
@@ -58,108 +58,108 @@ pub(crate) struct Report {
 pub(crate) struct NamespaceReport {
     /// What `/proc/PID/ns/ipc` shows
     pub inum: u32,
-    /// Which life of that number within this run
+    /// The generation of that number within this run
     pub r#gen: u32,
-    /// The kernel's own number of it
+    /// The kernel's own number of it; `null` before Linux 6.18
     pub ns_id: Option<u64>,
     /// Whether it is the host's
     pub host: bool,
-    /// How it came to be, if that was seen
+    /// Its creation; `null`: not observed
     pub created: Option<Created>,
-    /// Its end, if that was seen
+    /// Its end; `null`: it exists, or not observed
     pub destroyed: Option<Destroyed>,
     /// Containers whose processes made calls in it, or are in it at the end, by name
     pub containers: Vec<Arc<Container>>,
-    /// Further containers, which had to make room
+    /// Number of further containers, which were evicted
     pub containers_folded: u64,
-    /// How the containers share it; `null`: there is at most one, or in the host's none
+    /// How the containers share it; `null`: it has at most one container, or for the host's namespace none
     pub sharing: Option<Sharing>,
-    /// Processes that made calls in it, or on its objects from elsewhere; most calls first
+    /// Processes that made calls in it, or on its objects from other namespaces; most calls first
     pub processes: Vec<ProcessReport>,
-    /// Further processes, which had ended and had to make room
+    /// Number of further processes, which were inactive and evicted
     pub processes_folded: u64,
-    /// What was called from it
+    /// Operations called from it
     pub ops: BTreeMap<OpName, OpReport>,
-    /// Calls from other namespaces on its objects
+    /// Number of calls from other namespaces on its objects
     pub foreign_calls: u64,
-    /// Calls of which only counts are known, because the ring had no room: they are in `ops`
+    /// Number of calls of which only counts are known, because the ring had no room: they are in `ops`
     pub dropped: u64,
     /// Objects that exist or existed: those that exist first, by kind, then by id or name
     pub objects: Vec<ObjectReport>,
 }
 
-/// How a namespace came to be.
+/// The creation of a namespace.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(crate) struct Created {
     /// When
     pub time: Timestamp,
-    /// Who made it
+    /// The process that created it; `null`: unknown
     pub process: Option<Process<'static>>,
 }
 
-/// The end of a namespace: between two moments.
+/// The end of a namespace, between two times.
 #[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
 pub(crate) struct Destroyed {
-    /// It existed then
+    /// When it last existed; `null`: unknown
     pub after: Option<Timestamp>,
-    /// It did not exist any more then
+    /// When it no longer existed
     pub before: Timestamp,
 }
 
 /// A process in a namespace.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(crate) struct ProcessReport {
-    /// In the initial pid namespace
+    /// Its number in the initial pid namespace
     pub pid: u32,
-    /// The parent
+    /// The parent; `null`: unknown
     pub ppid: Option<u32>,
-    /// The name of the thread that called first
+    /// The name of the thread that made the first call
     pub comm: OsBytes<'static>,
-    /// Path of the executable
+    /// Path of the executable; `null`: unknown
     pub exe: Option<OsBytes<'static>>,
     /// Effective user
     pub uid: u32,
     /// Effective group
     pub gid: u32,
-    /// When it started, on `CLOCK_BOOTTIME`, nanoseconds
+    /// When it started, on `CLOCK_BOOTTIME`, nanoseconds; `null`: unknown
     pub start_boot_ns: Option<u64>,
     /// Its other namespaces
-    pub ns: OtherNs,
-    /// Who it is beside that
+    pub ns: NsInodes,
+    /// Its further identity
     #[serde(flatten)]
     pub identity: ProcessIdentity,
     /// Its container; `null` on the host
     pub container: Option<Arc<Container>>,
-    /// Its calls, as far as they were delivered
+    /// Number of its delivered calls
     pub calls: u64,
-    /// Those that failed
+    /// Number of those that failed
     pub failed: u64,
-    /// Those on objects of other namespaces
+    /// Number of those on objects of other namespaces
     pub foreign_calls: u64,
 }
 
 /// Counts of calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct CallTotals {
-    /// All calls
+    /// Number of all calls
     pub calls: u64,
     /// The sum of `errors`
     pub failed: u64,
     /// Failed calls, by error
     pub errors: BTreeMap<CallError, u64>,
-    /// Those among `errors` that the kernel restarts, or ends with `EINTR`
+    /// Number of those among `errors` that the kernel restarts, or ends with `EINTR`
     pub restarts: u64,
 }
 
 /// An operation in a namespace.
 #[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub(crate) struct OpReport {
-    /// Counts, also of calls whose details were lost
+    /// Counts, including calls whose details were lost
     #[serde(flatten)]
     pub counts: CallTotals,
-    /// Bytes of the messages sent or received
+    /// Bytes of the messages sent or received; `null`: the operation has none
     pub bytes: Option<u64>,
-    /// Nanoseconds in the kernel
+    /// Time in the kernel, nanoseconds; `null`: not measured
     pub duration_ns: Option<Durations>,
 }
 
@@ -176,11 +176,11 @@ pub(crate) struct Durations {
     pub max: u64,
 }
 
-/// Namespaces that are not listed one by one.
+/// Counts of namespaces that aren't listed one by one.
 #[derive(Clone, Debug, Default, Serialize, JsonSchema)]
-pub(crate) struct Folded {
-    /// How many
+pub(crate) struct EvictedCounts {
+    /// Number of namespaces
     pub namespaces: u64,
-    /// What was called from them
+    /// Operations called from them
     pub ops: BTreeMap<OpName, CallTotals>,
 }

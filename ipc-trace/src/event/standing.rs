@@ -1,4 +1,4 @@
-//! How it stands, at the end and before: what a sink completes with what it has counted itself.
+//! Status and end: the events that a sink completes with its own counts.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -8,18 +8,17 @@ use super::{
     value::Timestamp,
 };
 
-/// How it stands. It has no number: nothing happened.
+/// The status. It has no number: it isn't an occurrence.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(crate) struct Status {
     /// When
     pub time: Timestamp,
-    /// What was seen, and what became of it so far. Records on their way are in `emitted`, and not yet in
-    /// `delivered`
+    /// The accounting so far. Records in flight are in `emitted`, but not in `delivered`
     pub accounting: Accounting,
-    /// Whether a minute went by: lines tell of it then alone
+    /// Whether a minute has passed: only then it is written as a line
     #[serde(skip)]
     pub minute: bool,
-    /// Calls that have not returned
+    /// Calls that haven't returned
     #[serde(skip)]
     pub pending: Vec<PendingCall>,
 }
@@ -33,19 +32,19 @@ pub(crate) struct End {
     pub time: Timestamp,
     /// What was seen, and what became of it
     pub accounting: Accounting,
-    /// The end of COMMAND
+    /// COMMAND and its exit status; `null`: there was none
     pub command: Option<CommandOutcome>,
-    /// Calls that have not returned
+    /// Calls that haven't returned
     pub pending: Vec<PendingCall>,
-    /// All findings, the severest first: text sums them up
+    /// All findings, the highest severity first: text output sums them up
     #[serde(skip)]
     pub findings: Vec<Finding>,
 }
 
-/// What a sink completes with what it has counted.
+/// An event that a sink completes with its own counts.
 #[derive(Clone, Debug)]
 pub(crate) enum Standing {
-    /// How it stands
+    /// The status
     Status(Status),
     /// The last line
     End(End),
@@ -54,7 +53,7 @@ pub(crate) enum Standing {
 }
 
 impl Standing {
-    /// As an event.
+    /// The event.
     #[must_use]
     pub(crate) const fn event(&self) -> Event<'_> {
         match self {
@@ -64,7 +63,7 @@ impl Standing {
         }
     }
 
-    /// When it was so.
+    /// The time of the event.
     #[must_use]
     pub(crate) const fn time(&self) -> Timestamp {
         match self {
@@ -74,7 +73,7 @@ impl Standing {
         }
     }
 
-    /// What was seen, and what became of it.
+    /// The accounting, to be completed.
     pub(crate) const fn accounting(&mut self) -> &mut Accounting {
         match self {
             Self::Status(status) => &mut status.accounting,
@@ -85,7 +84,7 @@ impl Standing {
 }
 
 impl Event<'_> {
-    /// What a sink completes with what it has counted, if it is that.
+    /// The event, if it is one that a sink completes.
     #[inline]
     #[must_use]
     pub(crate) fn standing(&self) -> Option<Box<Standing>> {

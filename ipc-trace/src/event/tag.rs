@@ -1,4 +1,4 @@
-//! The short forms of what lines are about: a namespace, a process, a key.
+//! Short forms for text: a namespace, a process, a container, a key.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use super::{
 /// `comm` has 15 bytes (`TASK_COMM_LEN` without its NUL, include/linux/sched.h).
 pub(crate) const COMM_WIDTH: usize = 15;
 
-/// A namespace: `host`, its number, or `4026532180#2` from its number's second life on.
+/// A namespace: `host`, its number, or `4026532180#2` from its number's second generation on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NsTag {
     inum: u32,
@@ -34,7 +34,7 @@ impl From<IpcNsRef> for NsTag {
 }
 
 impl NsTag {
-    /// The tag of a number and its life. The host's number is never another namespace's.
+    /// The tag of a number and its generation. The host's number is never reused.
     #[must_use]
     pub(crate) const fn new(inum: u32, r#gen: u32) -> Self {
         Self { inum, r#gen, host: inum == HOST_INUM }
@@ -81,9 +81,9 @@ impl fmt::Display for ProcessTag<'_> {
     }
 }
 
-/// Cells of a container's name: longer ones are cut.
+/// Width of a container's name in cells: longer ones are cut.
 const NAME_WIDTH: usize = 48;
-/// Digits that are shown of an id, as its runtime does.
+/// Number of digits shown of an id, as runtimes do.
 const ID_WIDTH: usize = 12;
 
 /// A container: its name, or the beginning of its id.
@@ -141,7 +141,7 @@ impl fmt::Display for ContainerText<'_> {
     }
 }
 
-/// Who did something: ` by worker[4242] in app1`, as far as it is known.
+/// Appends the actor: ` by worker[4242] in app1`, as far as it is known.
 pub(crate) fn write_who(
     out: &mut dyn fmt::Write,
     process: Option<&Process<'_>>,

@@ -1,4 +1,4 @@
-//! Values that have a form of their own in JSON: names, keys, flags, times.
+//! Values with a JSON form of their own: names, keys, flags, times.
 
 use borsh::{BorshDeserialize, BorshSerialize, io};
 use std::{
@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use ipc_trace_common::op::{Abi, Family, Op};
+use ipc_trace_common::op::{Abi, ObjectKind, Op};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
@@ -32,7 +32,7 @@ macro_rules! as_string {
     };
 }
 
-/// Implements the traits of a name out of a closed list.
+/// Implements the traits of a name from a closed list.
 macro_rules! as_name {
     ($type:ident($inner:ty), $schema:literal, $all:expr) => {
         impl fmt::Display for $type {
@@ -87,8 +87,8 @@ as_name!(AbiName(Abi), "Abi", Abi::ALL);
 
 /// A kind of object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct FamilyName(pub Family);
-as_name!(FamilyName(Family), "Kind", Family::ALL);
+pub(crate) struct KindName(pub ObjectKind);
+as_name!(KindName(ObjectKind), "Kind", ObjectKind::ALL);
 
 /// An error that the kernel returned, positive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -179,8 +179,7 @@ as_string!(FileMode, "Mode", { "type": "string", "pattern": "^[0-7]{4,}$" });
 pub(crate) struct Flags {
     /// The value
     pub bits: u64,
-    /// Mask, value and name of each field; a name is there when the bits under the mask are the
-    /// value
+    /// Mask, value and name of each field; a name applies if the bits under the mask equal the value
     pub names: &'static [(u64, u64, &'static str)],
 }
 
@@ -225,8 +224,8 @@ impl JsonSchema for Flags {
     }
 }
 
-/// Bytes that the system takes for a name: any but NUL. In JSON they are the text itself where they
-/// are valid UTF-8; a byte that is not becomes `\xNN`.
+/// A name of the system: any bytes but NUL. In JSON it is the text itself if it is valid UTF-8; an invalid
+/// byte becomes `\xNN`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct OsBytes<'a>(pub Cow<'a, [u8]>);
 
@@ -309,7 +308,7 @@ impl JsonSchema for OsBytes<'_> {
     }
 }
 
-/// A moment: RFC 3339, UTC, nanoseconds.
+/// A time: RFC 3339, UTC, nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Timestamp(pub SystemTime);
 
@@ -328,9 +327,15 @@ impl BorshDeserialize for Timestamp {
     }
 }
 
+/// The end of the year 9999, the last one of RFC 3339.
+const LAST_FORMATTED: Duration = Duration::new(253_402_300_799, 999_999_999);
+
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", humantime::format_rfc3339_nanos(self.0))
+        // Formatting any other moment fails, and an event with it.
+        let since = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let shown = SystemTime::UNIX_EPOCH + since.min(LAST_FORMATTED);
+        write!(f, "{}", humantime::format_rfc3339_nanos(shown))
     }
 }
 as_string!(Timestamp, "Time", { "type": "string", "format": "date-time" });
@@ -348,12 +353,12 @@ mod tests {
         assert_eq!(name(-516).as_deref(), Some("ERESTART_RESTARTBLOCK"));
         assert_eq!(name(-4000).as_deref(), Some("E4000"));
         assert_eq!(name(0), None);
-        // An address that shmat gave back.
+        // An address returned by shmat.
         assert_eq!(name(0x7f00_0000_0000), None);
     }
 
     #[test]
-    fn flags_are_names_and_the_rest() {
+    fn flags_are_names_and_a_remainder() {
         const NAMES: &[(u64, u64, &str)] = &[(3, 0, "READ"), (3, 1, "WRITE"), (8, 8, "NEW")];
         let json = |bits| serde_json::to_string(&Flags { bits, names: NAMES }).unwrap();
         assert_eq!(json(0), r#"["READ"]"#);
@@ -369,6 +374,13 @@ mod tests {
         assert_eq!(json(b"\x1b[31m\n"), "\"\\u001b[31m\\n\"");
         assert_eq!(json(b"a\xffb\xc3"), r#""a\\xffb\\xc3""#);
         assert_eq!(json("é".as_bytes()), "\"é\"");
+    }
+
+    #[test]
+    fn moments_outside_of_rfc_3339_are_its_first_or_last() {
+        let (epoch, far) = (SystemTime::UNIX_EPOCH, Duration::from_secs(1 << 40));
+        assert_eq!(Timestamp(epoch - far).to_string(), "1970-01-01T00:00:00.000000000Z");
+        assert_eq!(Timestamp(epoch + far).to_string(), "9999-12-31T23:59:59.999999999Z");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The arguments of a call, out of its registers and of what was read from the caller's memory.
+//! The arguments of a call, decoded from its registers and from the caller's memory.
 //!
 //! Registers come in the order of the native system call. Those of 32-bit callers are
 //! zero-extended, and of an `int` only the low half counts, so every value is narrowed to its type
@@ -13,7 +13,7 @@ mod structures;
 mod tests;
 
 use ipc_trace_common::{
-    op::{Effect, Family, Op, OpTarget},
+    op::{Effect, ObjectKind, Op, OpTarget},
     record::{SOPS, flag},
 };
 
@@ -33,19 +33,19 @@ pub(super) const PERMISSIONS: u32 = 0o777;
 /// Permissions of a file (`S_IALLUGO`): what mq_open takes (`vfs_mkobj`, fs/namei.c, 6.12).
 const FILE_PERMISSIONS: u32 = 0o7777;
 
-/// What a call names.
+/// The object that a call names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct NamedObject<'a> {
     /// shmid, semid or msqid: given, or returned
     pub id: Option<i32>,
-    /// The key that was looked up; `IPC_PRIVATE` is 0
+    /// The key that was looked up; `IPC_PRIVATE` is 0.
     pub key: Option<Hex32>,
-    /// A queue's name, as the caller gave it to the kernel
+    /// A queue's name, as the caller passed it to the kernel.
     pub name: Option<OsBytes<'a>>,
 }
 
 impl<'a> Call<'a> {
-    /// The arguments. What could not be read is `None`.
+    /// The arguments. A value that couldn't be read is `None`.
     #[must_use]
     pub(crate) fn args(&self) -> Args {
         match self.op {
@@ -76,8 +76,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The object that the call names, as far as the call alone tells. A queue behind a descriptor
-    /// is in [`Call::queue`].
+    /// The object that the call names, from the call alone. A queue behind a descriptor is in
+    /// [`Call::queue`].
     #[must_use]
     pub(crate) fn named(&self) -> NamedObject<'a> {
         let id = |id| NamedObject { id, ..NamedObject::default() };
@@ -252,8 +252,8 @@ impl<'a> Call<'a> {
         Flags { bits: u64::from(self.uint(at)), names }
     }
 
-    /// The command without `IPC_64`, which only 32-bit calls may add: the native ones know no such
-    /// command (`ksys_shmctl`, ipc/shm.c, 6.12).
+    /// The command without `IPC_64`, which only 32-bit calls may add: the native ones reject it
+    /// (`ksys_shmctl`, ipc/shm.c, 6.12).
     pub(crate) fn plain_command(&self, at: usize) -> u32 {
         let command = self.uint(at);
         if self.abi.is_32_bit() { command & !flags::IPC_64 } else { command }
@@ -270,10 +270,10 @@ impl<'a> Call<'a> {
 
     /// The object of shmctl, semctl or msgctl, whose command is argument `at`.
     fn controlled(&self, at: u8) -> Option<i32> {
-        let control = match self.op.family() {
-            Family::Shm => &flags::SHMCTL,
-            Family::Sem => &flags::SEMCTL,
-            Family::Msg | Family::Mq => &flags::MSGCTL,
+        let control = match self.op.object_kind() {
+            ObjectKind::Shm => &flags::SHMCTL,
+            ObjectKind::Sem => &flags::SEMCTL,
+            ObjectKind::Msg | ObjectKind::Mq => &flags::MSGCTL,
         };
         let command = self.plain_command(usize::from(at));
         if control.stat.contains(&command) {

@@ -1,9 +1,9 @@
-//! What runtimes say of their containers.
+//! Runtime metadata of containers.
 
 use borsh::{BorshDeserialize, BorshSerialize};
 use std::collections::BTreeMap;
 
-/// What runs a container.
+/// A container runtime.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize,
 )]
@@ -16,13 +16,13 @@ pub(crate) enum RuntimeKind {
     Crio,
     /// Podman
     Podman,
-    /// Some runtime of Kubernetes, whose name the path does not tell
+    /// Some runtime of Kubernetes that the path doesn't identify.
     Cri,
     /// LXC, Incus, LXD, and LXC containers of libvirt
     Lxc,
     /// systemd-nspawn
     Nspawn,
-    /// The path does not tell
+    /// Unknown: the path doesn't identify it.
     Unknown,
 }
 
@@ -43,12 +43,12 @@ impl RuntimeKind {
     }
 }
 
-/// What a runtime says of a container.
+/// The metadata of a container, as its runtime reports it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct RuntimeMetadata {
     /// Its id
     pub id: String,
-    /// What runs it, where the answer tells more than the cgroup
+    /// Its runtime, if the answer says more than the cgroup.
     pub runtime: Option<RuntimeKind>,
     /// Its name
     pub name: Option<String>,
@@ -56,27 +56,27 @@ pub(crate) struct RuntimeMetadata {
     pub image: Option<String>,
     /// Its pod's name
     pub pod: Option<String>,
-    /// That pod's uid, which not every cgroup tells
+    /// That pod's uid, which not every cgroup has.
     pub pod_uid: Option<String>,
     /// That pod's namespace
     pub pod_namespace: Option<String>,
     /// That pod's labels
     pub labels: Option<Labels>,
-    /// Which IPC namespace it was given: `private`, `shareable`, `host`, `container:ID`, `pod`, …
+    /// Its IPC mode: `private`, `shareable`, `host`, `container:ID`, `pod`, …
     pub ipc_mode: Option<String>,
 }
 
-/// Labels of a pod, as far as they are kept.
+/// The labels of a pod, bounded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Labels {
-    /// Those
+    /// The labels kept.
     pub kept: BTreeMap<String, String>,
-    /// Others that there are, and those that are cut
+    /// Number of labels left out or cut.
     pub lost: u32,
 }
 
 impl RuntimeMetadata {
-    /// Takes over what a later answer knows.
+    /// Merges the metadata of a later answer.
     pub(crate) fn merge(&mut self, later: Self) {
         fn take<T>(to: &mut Option<T>, from: Option<T>) {
             if from.is_some() {

@@ -1,13 +1,13 @@
-//! Which containers' calls are wanted: by name or id, image, pod. Pure.
+//! The container filter: by name or id, image, pod. Pure.
 
 use borsh::{BorshDeserialize, BorshSerialize};
 
 use super::pattern::Pattern;
 use crate::event::{Container, value::OsBytes};
 
-/// What is asked of a container. Questions of different kinds must all hold, of those of one kind one.
+/// Conditions on a container. All kinds given must match; of each kind one pattern suffices.
 #[derive(Clone, Debug, Default, BorshSerialize, BorshDeserialize)]
-pub(crate) struct Wanted {
+pub(crate) struct ContainerFilter {
     /// Its name, its id, or the first 12 digits of that or more
     pub containers: Vec<Pattern>,
     /// Its image
@@ -16,22 +16,22 @@ pub(crate) struct Wanted {
     pub pods: Vec<Pattern>,
 }
 
-impl Wanted {
-    /// Whether nothing is asked.
+impl ContainerFilter {
+    /// Whether there are no conditions.
     #[must_use]
     pub(crate) fn is_empty(&self) -> bool {
         self.containers.is_empty() && self.images.is_empty() && self.pods.is_empty()
     }
 
-    /// Whether a container is wanted. `None`: what is known of it so far does not tell.
+    /// Whether a container matches. `None`: its metadata doesn't decide yet.
     pub(crate) fn is(&self, one: &Container) -> Option<bool> {
         let bytes = |text: &Option<OsBytes<'static>>| text.as_ref().map(|text| text.0.to_vec());
         let (image, pod) = (bytes(&one.image), bytes(&one.pod));
         let in_pod = one.pod_uid.is_some();
-        let whole = pod.as_ref().zip(bytes(&one.pod_namespace));
-        let whole = whole.map(|(pod, namespace)| [&namespace[..], b"/", pod].concat());
+        let qualified = pod.as_ref().zip(bytes(&one.pod_namespace));
+        let qualified = qualified.map(|(pod, namespace)| [&namespace[..], b"/", pod].concat());
         let is_pod = |pattern: &Pattern| {
-            [&pod, &whole].into_iter().flatten().any(|name| pattern.matches(name))
+            [&pod, &qualified].into_iter().flatten().any(|name| pattern.matches(name))
         };
         let answers = [
             answer(&self.containers, one.name.is_some(), |pattern| is_called(pattern, one)),
@@ -47,14 +47,14 @@ impl Wanted {
     }
 }
 
-/// Whether a container has that name or id, or an id that begins so.
+/// Whether a container has this name or id, or an id with this prefix.
 pub(crate) fn is_called(pattern: &Pattern, container: &Container) -> bool {
     let id = container.id.0.as_ref();
     let name = container.name.as_ref().map(|name| name.0.as_ref());
     name.is_some_and(|name| pattern.matches(name)) || pattern.matches(id) || pattern.begins(id)
 }
 
-/// The answer to questions of one kind; `known`: whether one that is not in the affirmative is final.
+/// The result for one kind of condition; `known`: whether a mismatch is final.
 fn answer(any: &[Pattern], known: bool, holds: impl Fn(&Pattern) -> bool) -> Option<bool> {
     if any.is_empty() || any.iter().any(holds) {
         return Some(true);
@@ -90,8 +90,11 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_enough_and_a_name_is_waited_for() {
-        let by = |what: &[&str]| Wanted { containers: patterns(what), ..Wanted::default() };
+    fn an_id_decides_at_once_and_a_name_when_known() {
+        let by = |what: &[&str]| ContainerFilter {
+            containers: patterns(what),
+            ..ContainerFilter::default()
+        };
         let (nameless, app1) = (container(None, None, None), container(Some("app1"), None, None));
         assert_eq!(by(&[ID]).is(&nameless), Some(true));
         assert_eq!(by(&[&ID[..12]]).is(&nameless), Some(true));
@@ -102,11 +105,11 @@ mod tests {
     }
 
     #[test]
-    fn all_kinds_of_questions_must_hold() {
-        let both = Wanted {
+    fn all_filter_kinds_must_match() {
+        let both = ContainerFilter {
             containers: patterns(&["app1"]),
             images: patterns(&["alpine:*"]),
-            ..Wanted::default()
+            ..ContainerFilter::default()
         };
         assert_eq!(both.is(&container(Some("app1"), Some("alpine:3"), None)), Some(true));
         assert_eq!(both.is(&container(Some("app1"), Some("debian:12"), None)), Some(false));
@@ -115,13 +118,13 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_is_named_alone_or_with_its_namespace() {
-        let by = |what| Wanted { pods: patterns(&[what]), ..Wanted::default() };
+    fn a_pod_matches_with_or_without_its_namespace() {
+        let by = |what| ContainerFilter { pods: patterns(&[what]), ..ContainerFilter::default() };
         let web = container(None, None, Some(("shop", "web-0")));
         assert_eq!(by("web-0").is(&web), Some(true));
         assert_eq!(by("shop/web-*").is(&web), Some(true));
         assert_eq!(by("bank/web-*").is(&web), Some(false));
-        // It is in a pod whose name is not known, or in none.
+        // Its pod's name is unknown, or it is in no pod.
         let mut unknown = container(Some("app"), None, None);
         assert_eq!(by("web-0").is(&unknown), Some(false));
         unknown.pod_uid = Some("uid".into());

@@ -1,4 +1,4 @@
-//! What the eBPF programs have counted, and what came out of its rings.
+//! Counters of the eBPF programs and of the ring readers.
 
 use borsh::{BorshDeserialize, BorshSerialize, io};
 use std::collections::BTreeMap;
@@ -14,17 +14,17 @@ use ipc_trace_common::{
 pub(crate) struct CallCounters {
     /// Calls that returned (`ipc_trace_common::state::Counters`)
     pub seen: u64,
-    /// Taken out by filters
+    /// Excluded by filters
     pub filtered: u64,
     /// Put into the ring
     pub emitted: u64,
-    /// No room
+    /// The ring had no room.
     pub dropped: u64,
-    /// Never made by the kernel: none of the others
+    /// Never made by the kernel; not in the other counters.
     pub not_made: u64,
-    /// Those of them for which there was no room
+    /// Those of them for which the ring had no room.
     pub not_made_dropped: u64,
-    /// Not told, though it could have been told again
+    /// Repeatable records that were withheld, to leave room for others.
     pub withheld: u64,
 }
 
@@ -36,27 +36,27 @@ pub(crate) struct AllCounts {
     pub ops: BTreeMap<Op, CallCounters>,
     /// The control ring
     pub control: CallCounters,
-    /// Runs of programs that the kernel left out
+    /// Runs of programs that the kernel skipped.
     pub missed: u64,
 }
 
-/// How many were lost so far, of what the tables do not tell apart.
+/// Losses so far that the tables don't distinguish.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Others {
     /// Calls for which no program ran
     pub missed: u64,
     /// Records for which the control ring had no room
-    pub facts: u64,
-    /// Records that were not put there, so that others found room
+    pub metadata: u64,
+    /// Repeatable records that were withheld, to leave room for others.
     pub withheld: u64,
 }
 
 impl AllCounts {
-    /// What was lost, beside the calls that are counted by operation.
+    /// Losses besides the calls counted by operation.
     #[must_use]
     pub(crate) const fn others(&self) -> Others {
-        let CallCounters { dropped: facts, withheld, .. } = self.control;
-        Others { missed: self.missed, facts, withheld }
+        let CallCounters { dropped: metadata, withheld, .. } = self.control;
+        Others { missed: self.missed, metadata, withheld }
     }
 
     /// All operations together.
@@ -74,7 +74,7 @@ impl AllCounts {
     }
 }
 
-/// Lost calls by namespace, operation and error; namespace 0: no room to tell.
+/// Lost calls by namespace, operation and error; namespace 0: the table had no room for details.
 pub(crate) type Drops = std::collections::HashMap<DropKey, u64>;
 
 fn put_ops<W: io::Write>(ops: &BTreeMap<Op, CallCounters>, to: &mut W) -> io::Result<()> {
@@ -130,15 +130,15 @@ impl Delivered {
 /// All counters, at one moment.
 #[derive(Clone, Debug, Default, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Counted {
-    /// Those of the eBPF programs
+    /// Counters of the eBPF programs.
     pub counts: AllCounts,
-    /// What was lost, in detail; `None`: nothing more than before
+    /// Details of lost calls; `None`: unchanged.
     #[borsh(serialize_with = "put_drops", deserialize_with = "get_drops")]
     pub drops: Option<Drops>,
-    /// What came out of the rings
+    /// Records read from the rings.
     pub delivered: Delivered,
-    /// Rare conditions, by name, with how often they came up
+    /// Rare conditions by name, with the number of occurrences.
     pub diagnostics: BTreeMap<String, u64>,
-    /// The longest processor time of the reader between two looks at the rings, nanoseconds
+    /// The longest CPU time of the reader between two reads of the rings, nanoseconds.
     pub reader_max_ns: u64,
 }

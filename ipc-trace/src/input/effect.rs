@@ -1,7 +1,7 @@
-//! What a call that succeeded did to objects, as far as the call alone tells.
+//! The effect of a successful call on objects, from the call alone.
 
 use ipc_trace_common::{
-    op::{Effect, Family, OpTarget},
+    op::{Effect, ObjectKind, OpTarget},
     record::{QueueRef, flag, queue_flag},
 };
 
@@ -16,59 +16,58 @@ use crate::event::{
     value::{CallError, OsBytes},
 };
 
-/// Whether the call made the object that it gave.
+/// Whether the call created the object that it returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Creation {
-    /// It did: `IPC_PRIVATE`, `IPC_EXCL` or `O_EXCL`, or the kernel was seen to make it
+    /// It did: `IPC_PRIVATE`, `IPC_EXCL` or `O_EXCL`, or the kernel was observed to create it.
     Yes,
-    /// It would have, and nothing says whether it was there: `IPC_CREAT` or `O_CREAT` alone, where
-    /// the kernel is not seen to make objects
+    /// It may have: `IPC_CREAT` or `O_CREAT` alone, where creations in the kernel aren't observed.
     Maybe,
-    /// It was there.
+    /// It didn't: the object existed.
     No,
 }
 
-/// What a new object is like.
+/// Attributes of a new object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct NewObjectAttrs {
     /// Permission bits
     pub mode: Option<u32>,
-    /// As `ObjectLook::size`
+    /// As `ObjectInfo::size`
     pub size: Option<u64>,
 }
 
-/// What a call did to an object.
+/// The effect of a call on an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum CallEffect<'a> {
-    /// Gave the id of a System V object
+    /// Returned the id of a System V object.
     Got {
         /// Its kind
-        kind: Family,
+        kind: ObjectKind,
         /// Its id
         id: i32,
-        /// The key that it was looked up by
+        /// The key of the lookup.
         key: u32,
-        /// Whether this made it
+        /// Whether the call created it.
         made: Creation,
-        /// What it is like if this made it
+        /// Its attributes if the call created it.
         like: NewObjectAttrs,
     },
     /// Used a System V object
-    Used(Family, i32),
+    Used(ObjectKind, i32),
     /// Removed one
-    Removed(Family, i32),
+    Removed(ObjectKind, i32),
     /// Set its owner and permissions
-    Set(Family, i32, Option<IpcSet>),
+    Set(ObjectKind, i32, Option<IpcSet>),
     /// Attached a segment
     Attached {
         /// The segment
         id: i32,
-        /// Where, if the call says so
+        /// The address, if the call has it.
         at: Option<u64>,
     },
     /// Detached a segment
     Detached {
-        /// Where it was
+        /// The address.
         at: u64,
     },
     /// Opened a queue
@@ -77,9 +76,9 @@ pub(crate) enum CallEffect<'a> {
         queue: QueueRef,
         /// Its name
         name: Option<OsBytes<'a>>,
-        /// Whether this made it
+        /// Whether the call created it.
         made: Creation,
-        /// What it is like
+        /// Its attributes if the call created it.
         like: NewObjectAttrs,
     },
     /// Used a queue
@@ -92,7 +91,7 @@ const IPC_RMID: u32 = 0;
 const O_EXCL: u64 = 0o200;
 
 impl<'a> Call<'a> {
-    /// What the call did; `None`: nothing, since it failed, or it is not known to what.
+    /// The effect of the call; `None`: it failed, or its object is unknown.
     #[must_use]
     pub(crate) fn effect(&self) -> Option<CallEffect<'a>> {
         if CallError::from_ret(self.record.ret).is_some() || self.made() == Some(false) {
@@ -107,7 +106,7 @@ impl<'a> Call<'a> {
             },
             Effect::Control { command } => self.controlled_effect(usize::from(command)),
             Effect::Attach => {
-                // By way of ipc(2) the address goes to the caller's memory, and the result is 0.
+                // With ipc(2) the address is stored in the caller's memory, and the result is 0.
                 let [_, _, _, stored, _] = self.record.args;
                 let at = match self.has(flag::MULTIPLEXED) {
                     true => Some(stored).filter(|at| *at != 0),
@@ -116,22 +115,24 @@ impl<'a> Call<'a> {
                 Some(CallEffect::Attached { id: self.int(0), at })
             }
             Effect::Detach => Some(CallEffect::Detached { at: self.record.args[0] }),
-            // A name that was read when the name in the directory was gone may be another queue's.
+            // A name read after the directory entry was gone may be another queue's.
             Effect::Unlink if self.args_from() == ReadFrom::Return => None,
             Effect::Unlink => self.name().map(CallEffect::Unlinked),
             Effect::Use | Effect::Read if self.op.takes_descriptor() => {
                 let queue = *self.queue()?;
                 (queue.flags & queue_flag::KNOWN != 0).then_some(CallEffect::QueueUsed(queue))
             }
-            Effect::Use | Effect::Read => Some(CallEffect::Used(self.op.family(), self.int(0))),
+            Effect::Use | Effect::Read => {
+                Some(CallEffect::Used(self.op.object_kind(), self.int(0)))
+            }
         }
     }
 
     fn got(&self, flags: u32) -> Option<CallEffect<'a>> {
-        let size = match self.op.family() {
-            Family::Shm => Some(self.record.args[1]),
-            Family::Sem => Some(u64::from(self.uint(1))),
-            Family::Msg | Family::Mq => None,
+        let size = match self.op.object_kind() {
+            ObjectKind::Shm => Some(self.record.args[1]),
+            ObjectKind::Sem => Some(u64::from(self.uint(1))),
+            ObjectKind::Msg | ObjectKind::Mq => None,
         };
         let key = self.key().0;
         let made = match (key, flags & CREAT != 0, flags & EXCL != 0) {
@@ -141,12 +142,18 @@ impl<'a> Call<'a> {
             (_, false, _) => Creation::No,
         };
         let like = NewObjectAttrs { mode: Some(flags & PERMISSIONS), size };
-        Some(CallEffect::Got { kind: self.op.family(), id: self.returned_id()?, key, made, like })
+        Some(CallEffect::Got {
+            kind: self.op.object_kind(),
+            id: self.returned_id()?,
+            key,
+            made,
+            like,
+        })
     }
 
-    /// Whether a call made the object, which would not have done so if it had been there.
+    /// Whether a call created the object, given that it creates it only if missing.
     const fn made_if_absent(&self) -> Creation {
-        match (self.has(flag::BIRTH_KNOWN), self.has(flag::MADE)) {
+        match (self.has(flag::CREATED_KNOWN), self.has(flag::MADE)) {
             (false, _) => Creation::Maybe,
             (true, true) => Creation::Yes,
             (true, false) => Creation::No,
@@ -154,7 +161,7 @@ impl<'a> Call<'a> {
     }
 
     fn controlled_effect(&self, at: usize) -> Option<CallEffect<'a>> {
-        let kind = self.op.family();
+        let kind = self.op.object_kind();
         match self.plain_command(at) {
             IPC_RMID => Some(CallEffect::Removed(kind, self.int(0))),
             flags::IPC_SET => Some(CallEffect::Set(kind, self.int(0), self.ipc_set(at))),
@@ -211,10 +218,10 @@ mod tests {
     }
 
     #[test]
-    fn who_may_have_made_an_object_is_told_by_the_flags() {
+    fn the_flags_say_whether_a_call_created_an_object() {
         let made = |key, flags| {
             effect(Op::Semget, [key, 3, flags, 0, 0], 7, 0, |effect| match effect {
-                Some(CallEffect::Got { made, id: 7, kind: Family::Sem, .. }) => made,
+                Some(CallEffect::Got { made, id: 7, kind: ObjectKind::Sem, .. }) => made,
                 other => panic!("{other:?}"),
             })
         };
@@ -226,23 +233,23 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_was_seen_to_make_or_not_is_known() {
+    fn an_observed_creation_overrides_the_flags() {
         let made = |semflg, flags| {
             effect(Op::Semget, [5, 3, semflg, 0, 0], 7, flags, |effect| match effect {
                 Some(CallEffect::Got { made, .. }) => made,
                 other => panic!("{other:?}"),
             })
         };
-        assert_eq!(made(0o1600, flag::BIRTH_KNOWN), Creation::No);
-        assert_eq!(made(0o1600, flag::BIRTH_KNOWN | flag::MADE), Creation::Yes);
+        assert_eq!(made(0o1600, flag::CREATED_KNOWN), Creation::No);
+        assert_eq!(made(0o1600, flag::CREATED_KNOWN | flag::MADE), Creation::Yes);
         assert_eq!(made(0o1600, flag::MADE), Creation::Maybe);
-        // What the call says by itself holds.
-        assert_eq!(made(0o3600, flag::BIRTH_KNOWN), Creation::Yes);
-        assert_eq!(made(0, flag::BIRTH_KNOWN | flag::MADE), Creation::No);
+        // The call's own flags take precedence.
+        assert_eq!(made(0o3600, flag::CREATED_KNOWN), Creation::Yes);
+        assert_eq!(made(0, flag::CREATED_KNOWN | flag::MADE), Creation::No);
     }
 
     #[test]
-    fn of_a_queue_that_was_there_the_attributes_say_nothing() {
+    fn attributes_of_an_existing_queue_are_ignored() {
         let mut part = NamePart::new_zeroed();
         part.queue.flags = queue_flag::KNOWN;
         let attr = [0_i64, 10, 100, 0];
@@ -261,15 +268,15 @@ mod tests {
             }
         };
         assert_eq!(opened(0), (Creation::Maybe, Some(1000)));
-        assert_eq!(opened(flag::BIRTH_KNOWN), (Creation::No, None));
-        assert_eq!(opened(flag::BIRTH_KNOWN | flag::MADE), (Creation::Yes, Some(1000)));
+        assert_eq!(opened(flag::CREATED_KNOWN), (Creation::No, None));
+        assert_eq!(opened(flag::CREATED_KNOWN | flag::MADE), (Creation::Yes, Some(1000)));
     }
 
     #[test]
-    fn calls_that_failed_did_nothing() {
+    fn failed_calls_have_no_effect() {
         let used = |ret| {
             effect(Op::Semop, [3, 0, 0, 0, 0], ret, 0, |effect| {
-                effect == Some(CallEffect::Used(Family::Sem, 3))
+                effect == Some(CallEffect::Used(ObjectKind::Sem, 3))
             })
         };
         assert!(!used(-11));
@@ -277,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_the_result_or_was_stored() {
+    fn an_attach_address_is_the_result_or_was_stored() {
         let at = |stored, ret, flags| {
             effect(Op::Shmat, [3, 0, 0, stored, 0], ret, flags, |effect| match effect {
                 Some(CallEffect::Attached { id: 3, at }) => at,

@@ -24,9 +24,9 @@ const fn huge(log2: u64, name: &'static str) -> (u64, u64, &'static str) {
     (0x3f << 26, log2 << 26, name)
 }
 
-/// Makes the object if it is not there (`IPC_CREAT`, include/uapi/linux/ipc.h).
+/// Creates the object if it doesn't exist (`IPC_CREAT`, include/uapi/linux/ipc.h).
 pub(crate) const CREAT: u32 = 0o1000;
-/// With [`CREAT`]: fails if it is there (`IPC_EXCL`).
+/// With [`CREAT`]: fails if it exists (`IPC_EXCL`).
 pub(crate) const EXCL: u32 = 0o2000;
 
 const IPC_CREAT: (u64, u64, &str) = bit(CREAT as u64, "IPC_CREAT");
@@ -81,7 +81,7 @@ pub(crate) const MSGRCV: FlagNames = &[
     bit(0o40000, "MSG_COPY"),
 ];
 
-/// Without it, mq_open looks at neither mode nor attributes.
+/// Without it, mq_open uses neither mode nor attributes.
 pub(crate) const O_CREAT: u64 = 0o100;
 
 /// `mq_flags`: include/uapi/asm-generic/fcntl.h
@@ -130,13 +130,13 @@ pub(crate) const fn mq_open(abi: Abi) -> FlagNames {
     }
 }
 
-/// Or'ed to a command of shmctl, semctl or msgctl (include/uapi/linux/ipc.h): the structures are
-/// not those of Linux 2.2.
+/// Or'ed to a command of shmctl, semctl or msgctl (include/uapi/linux/ipc.h): the structures are not those of
+/// Linux 2.2.
 pub(crate) const IPC_64: u32 = 0x100;
 
 /// Sets owner and permissions.
 pub(crate) const IPC_SET: u32 = 1;
-/// Tells the limits; looks at no object.
+/// Returns the limits; uses no object.
 pub(crate) const IPC_INFO: u32 = 3;
 /// Sets one semaphore.
 pub(crate) const SETVAL: u32 = 16;
@@ -144,11 +144,11 @@ pub(crate) const SETVAL: u32 = 16;
 /// The commands of shmctl, semctl or msgctl.
 #[derive(Debug)]
 pub(crate) struct CtlCommands {
-    /// All but those that every operation has
+    /// The commands besides those that every operation has.
     own: CommandNames,
-    /// Those whose first argument is an index, and whose result is an id
+    /// The commands whose first argument is an index, and whose result is an id.
     pub stat: [u32; 2],
-    /// The one whose first argument means nothing, besides [`IPC_INFO`]
+    /// The command whose first argument is unused, besides [`IPC_INFO`].
     pub info: u32,
 }
 
@@ -195,7 +195,7 @@ pub(crate) const MSGCTL: CtlCommands = CtlCommands {
 };
 
 impl CtlCommands {
-    /// The name of a command, which is without [`IPC_64`].
+    /// The name of a command without [`IPC_64`].
     #[must_use]
     pub(crate) fn name(&self, command: u32) -> Option<&'static str> {
         find(IPC, command).or_else(|| find(self.own, command))
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_of_several_bits_has_one_name() {
+    fn a_multi_bit_field_has_one_name() {
         assert_eq!(
             shown(SHMGET, 0x5400_0000 | 0o7600),
             r#"["IPC_CREAT","IPC_EXCL","SHM_HUGETLB","SHM_HUGE_2MB","0x180"]"#
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn open_flags_are_those_of_the_architecture() {
+    fn open_flags_depend_on_the_architecture() {
         let rows: [(Abi, u64, &str); 8] = [
             (Abi::X86_64, 0o102, r#"["O_RDWR","O_CREAT"]"#),
             (Abi::X86_64, 0o3, r#"["0x3"]"#),
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn one_number_is_another_command_elsewhere() {
+    fn command_numbers_depend_on_the_operation() {
         let names = [&SHMCTL, &SEMCTL, &MSGCTL].map(|control| control.name(11));
         assert_eq!(names, [Some("SHM_LOCK"), Some("GETPID"), Some("MSG_STAT")]);
         assert_eq!(SHMCTL.name(0), Some("IPC_RMID"));

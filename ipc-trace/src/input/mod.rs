@@ -1,20 +1,20 @@
-//! What the engine is fed with: the one vocabulary of all sources. [`Begin`] and then [`Input`]s are the only way into
-//! the engine; the same of them in the same order give the same events.
+//! The engine's inputs, common to all sources. [`Begin`] and then [`Input`]s are the only way into the
+//! engine; equal inputs in equal order give equal events.
 //!
 //! | module | its job |
 //! | --- | --- |
 //! | [`args`] | the arguments of a call |
-//! | [`batch`] | calls that came together |
-//! | [`namespace_list`] | what existed at one moment, as the eBPF programs list it |
-//! | [`container`] | what runtimes say of their containers |
-//! | [`counters`] | what the eBPF programs have counted, and what came out of its rings |
-//! | [`effect`] | what a call did to objects |
+//! | [`batch`] | batched calls |
+//! | [`namespace_list`] | namespaces and calls at one moment, as the eBPF programs list them |
+//! | [`container`] | runtime metadata of containers |
+//! | [`counters`] | counters of the eBPF programs and of the ring readers |
+//! | [`effect`] | the effect of a call on objects |
 //! | [`flags`] | the names of flags and commands |
-//! | [`pattern`] | names as a filter or a policy writes them |
-//! | [`process`] | what `/proc` has of processes: questions and answers |
+//! | [`pattern`] | patterns of names in filters and policies |
+//! | [`process`] | requests about processes, and procfs's answers |
 //! | `raw` | plain values of records, as bytes |
 //! | [`stream`] | inputs as bytes |
-//! | [`container_filter`] | which containers' calls are wanted |
+//! | [`container_filter`] | the container filter |
 
 pub(crate) mod args;
 pub(crate) mod batch;
@@ -33,149 +33,150 @@ use borsh::{BorshDeserialize, BorshSerialize};
 use ipc_trace_common::{
     op::{Abi, Detail, Effect, Memory, Op, SyscallCode},
     record::{
-        AccessRecord, CallRecord, CgroupRecord, CtlPart, ExitRecord, Header, MoveRecord, MsgPart,
-        NamePart, NamespaceRecord, NsRef, QueuePart, QueueRecord, QueueRef, RecordKind, Sembuf,
-        SemopPart, VERSION, flag,
+        AccessRecord, CallRecord, CgroupRecord, CtlPart, ExitRecord, Header, MsgPart, NamePart,
+        NamespaceRecord, NsRef, NsSwitchRecord, QueuePart, QueueRecord, QueueRef, RecordKind,
+        Sembuf, SemopPart, VERSION, flag,
     },
-    state::{Fold, FoldKey},
+    state::{Coalesced, CoalescedKey},
 };
 
 use zerocopy::{FromBytes, Immutable, IntoBytes as _, KnownLayout};
 
-use crate::event::{Backends, CommandOutcome, ReadFrom, ls::Ls, objects::ObjectLook};
+use crate::event::{Backends, CommandOutcome, ReadFrom, ls::Ls, objects::ObjectInfo};
 use batch::CallBatch;
 use container::RuntimeMetadata;
-use container_filter::Wanted;
+use container_filter::ContainerFilter;
 use counters::Counted;
 use namespace_list::NamespaceList;
 use process::{Context, InspectorAnswer, InspectorRequest, MoveContext};
 
-/// Something that the engine is told.
+/// An input of the engine.
 #[derive(Debug)]
 pub(crate) enum Input<'a> {
     /// A call returned
     Call(Call<'a>),
-    /// Calls returned that came together
+    /// A batch of calls returned.
     Batch(CallBatch<'a>),
-    /// A call changed objects that is not to be shown
+    /// A call that isn't shown changed objects.
     Change(Call<'a>),
-    /// Who a thread is
+    /// The context of a thread.
     Context(&'a Context),
-    /// A thread ended
+    /// A thread exited.
     Exit(&'a ExitRecord),
-    /// A namespace showed itself
+    /// A namespace was seen for the first time.
     Namespace(&'a NamespaceRecord),
-    /// A thread got into another namespace, and what was to be seen of it then
-    Move(&'a MoveRecord, &'a MoveContext),
-    /// A queue showed itself
+    /// A thread switched to another namespace, with what procfs showed then.
+    Move(&'a NsSwitchRecord, &'a MoveContext),
+    /// A queue was seen for the first time.
     Queue(&'a QueueRecord),
-    /// A cgroup was made or removed
+    /// A cgroup was created or removed.
     Cgroup(&'a CgroupRecord),
-    /// A thread reached what may be another namespace's
+    /// A thread accessed an object that may belong to another namespace.
     Access(&'a AccessRecord),
-    /// Accesses that the eBPF programs counted, and did not tell of each
-    Folded(&'a [(FoldKey, Fold)]),
-    /// Cgroups that exist, by number
+    /// Accesses that the eBPF programs counted instead of sending.
+    CoalescedAccesses(&'a [(CoalescedKey, Coalesced)]),
+    /// The existing cgroups, by number.
     Cgroups(&'a [(u64, Vec<u8>)]),
-    /// A look at the start
-    Looked {
-        /// When calls began to be shown, boot time
+    /// The initial snapshot.
+    InitialSnapshot {
+        /// When calls began to be shown, boot time in nanoseconds.
         at: u64,
-        /// What it found
+        /// The snapshot; `None`: it failed.
         ls: Option<&'a Ls>,
-        /// What was listed before it
+        /// The namespace list made before it,
         before: &'a NamespaceList,
-        /// and after it
+        /// and the one made after it.
         after: &'a NamespaceList,
     },
-    /// All that happened until that boot time, when calls began to be shown, was told; the list that was made then
+    /// All records until this boot time, when calls began to be shown, have been applied; with the namespace
+    /// list made then.
     Opened(u64, &'a NamespaceList),
-    /// The rings were read: all that happened before `reached` has been told
+    /// The rings were read: all records from before `watermark` have been sent.
     Read {
-        /// The boot time now, nanoseconds
+        /// The current boot time, nanoseconds.
         now: u64,
-        /// See above
-        reached: u64,
+        /// The boot time up to which the records are complete, nanoseconds.
+        watermark: u64,
     },
-    /// A second went by
+    /// A second has passed.
     Tick(Moment),
-    /// A list of what exists. What happened before it was made has been told
-    Listed(&'a NamespaceList),
+    /// A namespace list. All records from before it have been sent.
+    NamespaceList(&'a NamespaceList),
     /// Counters
     Counted(&'a Counted),
-    /// What exists after a loss ([`EngineRequest::Snapshot`]), with what was listed before and after; `None`: it could not be
-    /// looked at
+    /// The snapshot after a loss ([`EngineRequest::Snapshot`]), with the namespace lists made before and
+    /// after it; `None`: it failed.
     Snapshot(Option<&'a Ls>, &'a NamespaceList, &'a NamespaceList),
-    /// A look into a namespace with removed segments, at a boot time
-    Lingered(NsRef, u64, &'a [ObjectLook]),
-    /// What a runtime says of a container
+    /// A scan of a namespace for removed segments, at a boot time.
+    RemovedScan(NsRef, u64, &'a [ObjectInfo]),
+    /// Runtime metadata of a container.
     Named(&'a RuntimeMetadata),
-    /// An answer about processes
+    /// An answer about processes.
     Answer(&'a InspectorAnswer),
-    /// Nothing comes any more but answers: the boot time of the end
+    /// From now on only answers arrive; with the boot time of the end.
     Ending(u64),
-    /// A look at the end, after all records
-    Settled(Option<&'a Ls>, &'a NamespaceList),
-    /// The last: COMMAND and its end
+    /// The final snapshot, after all records.
+    FinalSnapshot(Option<&'a Ls>, &'a NamespaceList),
+    /// The last input: COMMAND and its exit status.
     Finish(Option<&'a CommandOutcome>),
 }
 
-/// A moment, by two clocks.
+/// A time on two clocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Moment {
     /// `CLOCK_BOOTTIME`, nanoseconds
     pub boot_ns: u64,
-    /// Time of day minus that, nanoseconds
+    /// Time of day minus `boot_ns`, nanoseconds.
     pub offset_ns: i128,
 }
 
-/// What a run is.
+/// The metadata of a run.
 #[derive(Clone, Debug, Default, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Begin {
     /// When it began
     pub at: Moment,
     /// The host's name
     pub host: String,
-    /// Which boot of the host this is
+    /// The boot id of the host.
     pub boot_id: Option<String>,
-    /// Which run this is
+    /// The id of this run.
     pub run_id: Option<String>,
     /// The kernel's release
     pub kernel: String,
     /// The machine
     pub arch: String,
-    /// How each operation is seen
+    /// The backend of each operation.
     pub backends: Backends,
     /// The version of ipc-trace
     pub version: String,
-    /// Whether each call is an event; else they are counted for a report
+    /// Whether each call is an event (line mode); otherwise calls are counted for a report.
     pub lines: bool,
-    /// Whether calls are shown with the ancestry of who made them
+    /// Whether calls are shown with their process's ancestry.
     pub with_ancestry: bool,
     /// Whether identifiers of System V objects are longer (`ipcmni_extend`, kernel-parameters.txt)
     pub extended_ids: bool,
-    /// This process, of which nothing is found
+    /// The tracer's own process, which is never reported.
     pub own_pid: u32,
-    /// Findings less sure than this are left out of text, and of the exit status
+    /// Findings below this confidence are hidden in text and ignored for the exit status.
     pub min_confidence: u8,
-    /// The calls of these containers alone are shown
-    pub wanted: Wanted,
-    /// What hash tables begin with, so that nobody can foresee them
+    /// The container filter.
+    pub wanted: ContainerFilter,
+    /// The seed of hash maps, unpredictable for traced processes.
     pub seed: u64,
-    /// What existed when programs had been attached
+    /// The namespace list made when the programs had been attached.
     pub namespace_list: NamespaceList,
 }
 
-/// What the engine wants done, beside the questions about processes.
+/// A request of the engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum EngineRequest {
-    /// A question about processes
+    /// A request about processes.
     Ask(InspectorRequest),
-    /// What exists is to be listed anew
+    /// Take a snapshot.
     Snapshot,
-    /// It is to be looked whether removed segments are gone: nothing tells when the last attachment ends
-    Linger {
-        /// Their namespace
+    /// Scan for removed segments that are gone: nothing reports the last detach.
+    ScanRemoved {
+        /// Their namespace.
         ns: NsRef,
         /// The kernel's own number of it
         ns_id: Option<u64>,
@@ -184,7 +185,7 @@ pub(crate) enum EngineRequest {
     },
 }
 
-/// Why bytes are no record.
+/// Why bytes can't be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DecodeError {
     /// Fewer bytes than the record has.
@@ -208,33 +209,33 @@ pub(crate) enum DecodeError {
     },
 }
 
-/// What a process was called with.
+/// The arguments of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Arguments<'a> {
-    /// That was not asked for
+    /// They weren't requested.
     None,
-    /// It could not be read
+    /// They couldn't be read.
     Unread,
-    /// The beginning, each with a NUL behind
+    /// The beginning, each NUL-terminated.
     Read(&'a [u8]),
 }
 
 /// A call that returned.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Call<'a> {
-    /// What was called
+    /// The operation.
     pub op: Op,
-    /// How it came in
+    /// The calling convention.
     pub abi: Abi,
-    /// The operation with the variant of its arguments
+    /// The operation with the variant of its arguments.
     pub code: SyscallCode,
-    /// What all calls have
+    /// The fields that all calls have.
     pub record: &'a CallRecord,
-    /// What belongs to the operation
+    /// The payload of the operation.
     pub part: CallPayload<'a>,
 }
 
-/// What belongs to an operation.
+/// The payload of an operation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum CallPayload<'a> {
     /// shmget, shmat, shmdt, semget, msgget
@@ -268,7 +269,7 @@ impl Call<'_> {
         }
     }
 
-    /// Whether the kernel made the call. `None`: its entry was not seen.
+    /// Whether the kernel made the call. `None`: its entry wasn't observed.
     #[must_use]
     pub(crate) const fn made(&self) -> Option<bool> {
         match (self.has(flag::NOT_MADE), self.has(flag::ENTRY_UNSEEN)) {
@@ -278,13 +279,13 @@ impl Call<'_> {
         }
     }
 
-    /// The raw result; of a call that was not made, what the caller got. `None`: that is not known.
+    /// The raw result; for a call that wasn't made, the result that the caller got. `None`: unknown.
     #[must_use]
     pub(crate) fn ret(&self) -> Option<i64> {
         (!self.has(flag::RET_UNKNOWN)).then_some(self.record.ret)
     }
 
-    /// Where it was read what the kernel takes: the weakest of all sources.
+    /// The source of the arguments that the kernel uses: the weakest of all.
     #[must_use]
     pub(crate) fn args_from(&self) -> ReadFrom {
         match (self.takes_memory(), self.has(flag::AT_ENTRY)) {
@@ -294,10 +295,10 @@ impl Call<'_> {
         }
     }
 
-    /// Whether the kernel takes something for this call from the caller's memory.
+    /// Whether the kernel reads arguments of this call from the caller's memory.
     fn takes_memory(&self) -> bool {
         let given = |at: u8| self.record.args.get(usize::from(at)).is_some_and(|one| *one != 0);
-        // Of some, `ipc(2)` takes arguments from there.
+        // `ipc(2)` reads arguments of some operations from there.
         self.has(flag::INDIRECT)
             || match (self.op.memory(), self.op.effect()) {
                 (Memory::Always, _) => true,
@@ -333,11 +334,11 @@ pub(crate) fn meaning(header: &Header) -> Result<(Op, Abi, SyscallCode), DecodeE
 }
 
 impl<'a> Call<'a> {
-    /// The call whose record, and what belongs to it, is in `bytes`, which are aligned to 8.
+    /// Decodes the record and payload of a call in `bytes`, which are aligned to 8.
     ///
     /// # Errors
-    /// The bytes are too few, or no call that exists.
-    #[inline(always)] // Where it is known which kinds are wanted, the others go.
+    /// There are too few bytes, or the call is invalid.
+    #[inline(always)] // Callers that need some kinds only drop the others.
     pub(crate) fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let kind = RecordKind::Call as u8;
         let (record, rest) = view::<CallRecord>(bytes, kind)?;
@@ -357,7 +358,7 @@ impl<'a> Call<'a> {
         Ok(Call { op, abi, code, record, part })
     }
 
-    /// Its record, and what belongs to it, in words: [`Self::decode`] takes them.
+    /// Its record and payload in words, as [`Self::decode`] takes them.
     #[must_use]
     pub(crate) fn to_words(self) -> Box<[u64]> {
         let part = match self.part {

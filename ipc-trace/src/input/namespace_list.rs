@@ -1,4 +1,4 @@
-//! What existed at one moment, as the eBPF programs list it.
+//! The namespace list: existing namespaces and pending calls at one moment, as the eBPF programs list them.
 
 use super::raw;
 use borsh::{BorshDeserialize, BorshSerialize, io};
@@ -10,7 +10,7 @@ use ipc_trace_common::{
 /// A namespace that exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Alive {
-    /// Which
+    /// The namespace.
     #[borsh(serialize_with = "super::raw::put", deserialize_with = "super::raw::get")]
     pub ns: NsRef,
     /// The kernel's own number
@@ -24,21 +24,21 @@ impl From<&NamespaceRecord> for Alive {
     }
 }
 
-/// What existed at one moment.
+/// A namespace list.
 #[derive(Clone, Debug, Default, BorshSerialize, BorshDeserialize)]
 pub(crate) struct NamespaceList {
-    /// When it began, on `CLOCK_BOOTTIME`, nanoseconds
+    /// When the listing began, on `CLOCK_BOOTTIME`, nanoseconds.
     pub boot_ns: u64,
     /// The namespaces
     pub alive: Vec<Alive>,
-    /// Whether these are all
+    /// Whether all namespaces are listed.
     pub complete: bool,
     /// Calls that have not returned
     #[borsh(serialize_with = "put_pending", deserialize_with = "get_pending")]
     pub pending: Vec<(PendingRecord, Op, Abi)>,
     /// This process, in the initial pid namespace
     pub self_pid: u32,
-    /// Inode number of this process's IPC namespace, by the way that the programs take
+    /// Inode number of this process's IPC namespace, read as the programs read it.
     pub self_ns_inum: u32,
 }
 

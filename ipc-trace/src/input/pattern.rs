@@ -1,4 +1,4 @@
-//! A name or a path, as a policy writes it: as it is, or with `*`, `**`, `?`, `[…]` and `{…}`.
+//! A pattern of names or paths, as in a policy: literal, or with `*`, `**`, `?`, `[…]` and `{…}`.
 //!
 //! Invariant: matching takes time that is linear in the name's length, whatever the pattern.
 
@@ -7,31 +7,31 @@ use globset::{GlobBuilder, GlobMatcher};
 
 use super::raw;
 
-/// The characters that are not themselves.
+/// The special characters.
 const SPECIAL: [char; 7] = ['*', '?', '[', ']', '{', '}', '\\'];
-/// Bytes of a pattern: any path that is traced has room, with each of its characters escaped.
-pub(crate) const LONGEST: usize = 4096;
+/// Maximal length of a pattern in bytes: any traced path fits with each of its characters escaped.
+pub(crate) const MAX_PATTERN_BYTES: usize = 4096;
 
-/// What names are compared with.
+/// A pattern of names.
 #[derive(Clone, Debug)]
 pub(crate) enum Pattern {
-    /// This name alone
+    /// A literal name.
     Exactly(Box<[u8]>),
-    /// All names of this form. Boxed: it is large.
+    /// A glob. Boxed: it is large.
     Like(Box<GlobMatcher>),
 }
 
 impl Pattern {
-    /// The pattern that `text` is.
+    /// Parses a pattern.
     ///
     /// # Errors
-    /// It is too long, or not well formed; says why.
+    /// It is too long or malformed; the error says why.
     pub(crate) fn new(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Err("an empty name matches nothing".to_owned());
         }
-        if text.len() > LONGEST {
-            return Err(format!("a pattern has at most {LONGEST} bytes"));
+        if text.len() > MAX_PATTERN_BYTES {
+            return Err(format!("a pattern has at most {MAX_PATTERN_BYTES} bytes"));
         }
         if !text.contains(SPECIAL) {
             return Ok(Self::Exactly(text.as_bytes().into()));
@@ -44,7 +44,7 @@ impl Pattern {
         }
     }
 
-    /// Whether a name is of this form.
+    /// Whether a name matches.
     #[must_use]
     pub(crate) fn matches(&self, name: &[u8]) -> bool {
         use std::os::unix::ffi::OsStrExt as _;
@@ -54,7 +54,7 @@ impl Pattern {
         }
     }
 
-    /// Whether it is the beginning of an id: as runtimes show ids, 12 of their digits or more.
+    /// Whether it is a prefix of an id of at least 12 digits, as runtimes show ids.
     #[must_use]
     pub(crate) fn begins(&self, id: &[u8]) -> bool {
         match self {
@@ -66,7 +66,7 @@ impl Pattern {
     }
 }
 
-/// The pattern that matches a name alone, as text. Bytes that no text has become `?`.
+/// The pattern that matches only this name, as text. Bytes that can't be text become `?`.
 #[must_use]
 pub(crate) fn literally(name: &[u8]) -> String {
     let mut text = String::new();
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_ends_at_a_slash_and_two_do_not() {
+    fn a_star_stops_at_a_slash_and_two_do_not() {
         assert!(matches("app-*", "app-17") && !matches("app-*", "app-1/7"));
         assert!(matches("/docker/**", "/docker/abc/init") && !matches("/docker/**", "/podman/x"));
         assert!(matches("**/postgres:1[0-9]", "registry:5000/db/postgres:15"));
@@ -118,15 +118,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pattern_is_an_error() {
+    fn an_invalid_pattern_is_an_error() {
         for bad in ["", "[a", "{a", "[z-a]"] {
             assert!(Pattern::new(bad).is_err(), "{bad}");
         }
-        assert!(Pattern::new(&"a".repeat(LONGEST + 1)).is_err());
+        assert!(Pattern::new(&"a".repeat(MAX_PATTERN_BYTES + 1)).is_err());
     }
 
     #[test]
-    fn an_id_may_be_short_as_runtimes_show_it() {
+    fn a_short_container_id_matches() {
         let id = b"d8522205927a0123456789abcdef";
         assert!(Pattern::new("d8522205927a").unwrap().begins(id));
         assert!(!Pattern::new("d8522").unwrap().begins(id));
@@ -135,7 +135,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_name_taken_literally_is_itself_alone(
+        fn a_literal_name_matches_only_itself(
             name in prop::collection::vec(prop_oneof![any::<u8>(), Just(b'*'), Just(b'['), Just(b'\\')], 1..40),
             other in prop::collection::vec(any::<u8>(), 1..40),
         ) {

@@ -1,4 +1,4 @@
-//! What is known of processes beside the eBPF programs' records: what `/proc` has, asked for and answered.
+//! Information about processes from procfs: requests and answers.
 
 use borsh::{BorshDeserialize, BorshSerialize};
 use std::{borrow::Cow, sync::Arc};
@@ -9,19 +9,20 @@ use super::{
     Arguments,
     raw::{get_all, put_all},
 };
-use crate::event::{OtherNs, value::OsBytes};
+use crate::event::{NsInodes, value::OsBytes};
 
-/// What a process was called with.
+/// The arguments of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Called {
-    /// Its arguments; `None`: they were not asked for, or can't be read
+    /// Its arguments; `None`: they weren't requested, or can't be read.
     pub args: Option<Arc<[OsBytes<'static>]>>,
-    /// Whether there are more
+    /// Whether there are more arguments.
     pub truncated: bool,
 }
 
 impl Called {
-    /// As the eBPF programs read it. `len`: of all arguments. `None`: they are to be found elsewhere.
+    /// The arguments as the eBPF programs read them. `len`: their total length in bytes. `None`: they must be
+    /// read elsewhere.
     #[must_use]
     pub(crate) fn new(arguments: Arguments<'_>, len: u64) -> Option<Self> {
         match arguments {
@@ -31,7 +32,7 @@ impl Called {
         }
     }
 
-    /// Of these arguments, each with a NUL behind.
+    /// Splits arguments that are each NUL-terminated.
     #[must_use]
     pub(crate) fn from_bytes(bytes: &[u8], truncated: bool) -> Self {
         Self { args: Some(split(bytes)), truncated }
@@ -46,31 +47,31 @@ fn split(bytes: &[u8]) -> Arc<[OsBytes<'static>]> {
     bytes.split(|byte| *byte == 0).map(|one| OsBytes(Cow::Owned(one.to_vec()))).collect()
 }
 
-/// A process: its number, and when it started, on `CLOCK_BOOTTIME`; 0: not known.
+/// A process: its number, and its start time on `CLOCK_BOOTTIME` in nanoseconds; 0: unknown.
 pub(crate) type ProcessId = (u32, u64);
 
-/// Who a thread is, whole: what the eBPF programs sent, and what `/proc` had where that was not all.
+/// A complete context: the record of the eBPF programs, completed from procfs.
 #[derive(Clone, Debug)]
 pub(crate) struct Context {
     /// The eBPF programs' record
     pub record: Box<ContextRecord>,
-    /// What its process was called with
+    /// The arguments of its process.
     pub called: Called,
-    /// What `/proc` had
+    /// What procfs had.
     pub found: ProcInfo,
 }
 
-/// What `/proc` had of a process, of what was asked.
+/// Information from procfs about a process, as far as it was requested.
 #[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct ProcInfo {
     /// Path of its executable
     pub exe: Option<Vec<u8>>,
-    /// What it was called with
+    /// Its arguments.
     pub called: Option<Called>,
-    /// The users of its namespace
+    /// The uid map of its user namespace.
     #[borsh(serialize_with = "put_all", deserialize_with = "get_all")]
     pub users: Vec<UidExtent>,
-    /// Paths of its ancestors' executables, in the record's order; empty: none was asked for
+    /// Paths of its ancestors' executables, in the record's order; empty: not requested.
     pub ancestors: Vec<Option<Vec<u8>>>,
     /// The paths of its cgroup and of its ancestors', by number
     pub cgroups: Vec<(u64, Vec<u8>)>,
@@ -87,28 +88,27 @@ pub(crate) struct Mapped {
     pub key: u32,
 }
 
-/// What was to be seen of a thread that moved, when its move was read.
+/// What procfs showed of a thread that switched, when the record was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct MoveContext {
-    /// The segments that its process had mapped; `None`: it is gone, or was not looked at
+    /// The segments that its process had mapped; `None`: it has exited, or wasn't inspected.
     pub mapped: Option<Vec<Mapped>>,
     /// Its parent's mount namespace
     pub parent_mnt: Option<u32>,
-    /// Whether another process that is in the IPC namespace shares its mount namespace; `None`: none is known to be
-    /// in it
+    /// Whether another process in the IPC namespace shares its mount namespace; `None`: no other process is
+    /// known there.
     pub lives_with: Option<bool>,
 }
 
-/// What the engine wants to know of processes. Each is answered once, in the order of the questions, by an
-/// [`InspectorAnswer`].
+/// A request about a process. Each is answered once, in order, by an [`InspectorAnswer`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum InspectorRequest {
-    /// The namespaces that a thread is in
+    /// The namespaces of a thread.
     Namespaces(u32),
-    /// The segments that a process has mapped
+    /// The segments that a process has mapped.
     Mapped(ProcessId),
-    /// The map of users of a process's namespace, which was not written yet; `tid` and the number of the context are
-    /// given back
+    /// The uid map of a process's user namespace, which wasn't written yet; `tid` and the context's number
+    /// are returned with the answer.
     Users {
         /// The process
         process: ProcessId,
@@ -117,12 +117,12 @@ pub(crate) enum InspectorRequest {
         /// Its context
         context: u64,
     },
-    /// Which of these threads have ended
+    /// Which of these threads have exited.
     Ended(Vec<u32>),
 }
 
 impl InspectorRequest {
-    /// The answer of who does not look.
+    /// The answer of an inspector that doesn't inspect.
     #[must_use]
     pub(crate) fn unanswered(&self) -> InspectorAnswer {
         match self {
@@ -137,18 +137,18 @@ impl InspectorRequest {
 /// The answer to a [`InspectorRequest`].
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) enum InspectorAnswer {
-    /// The thread; when it was looked at, boot time, 0: it was not; the number of its IPC namespace, and the others,
-    /// `None`: it is gone, or there is nobody to ask
-    Namespaces(u32, u64, Option<(u32, OtherNs)>),
-    /// The process, and what it has mapped; `None`: it is gone, or can't be looked at
+    /// The thread; when it was inspected, boot time (0: it wasn't); the number of its IPC namespace, and its
+    /// other namespaces; `None`: it has exited, or can't be inspected.
+    Namespaces(u32, u64, Option<(u32, NsInodes)>),
+    /// The process and its mappings; `None`: it has exited, or can't be inspected.
     Mapped(ProcessId, Option<Vec<Mapped>>),
-    /// The thread and its context, and the map; empty: it is not written yet
+    /// The thread, its context and its uid map; empty: not written yet.
     Users(
         u32,
         u64,
         #[borsh(serialize_with = "put_all", deserialize_with = "get_all")] Vec<UidExtent>,
     ),
-    /// Threads that have ended
+    /// Threads that have exited.
     Ended(Vec<u32>),
 }
 
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_are_told_apart_by_nuls() {
+    fn arguments_are_split_at_nuls() {
         assert_eq!(
             called(b"a\0-b\0\0c\0", 8),
             (["a", "-b", "", "c"].map(str::to_owned).into(), false)

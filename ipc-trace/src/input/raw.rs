@@ -22,7 +22,7 @@ pub(super) fn put_all<T: IntoBytes + Immutable, W: Write>(all: &[T], to: &mut W)
     to.write_all(all.as_bytes())
 }
 
-/// One by one: the number may be a lie, and memory is taken for what is there.
+/// One by one: the length isn't trusted, and memory is allocated only for data that exists.
 pub(super) fn get_all<T: FromBytes + IntoBytes, R: Read>(from: &mut R) -> Result<Vec<T>> {
     let len = u32::deserialize_reader(from)?;
     (0..len).map(|_| get(from)).collect()

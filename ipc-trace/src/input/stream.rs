@@ -1,5 +1,5 @@
-//! Inputs as a stream of bytes: what a run began with, then each input with its length and its kind before it. It is
-//! read by the same version alone.
+//! Inputs as a byte stream: the metadata of the run, then each input prefixed with its length and kind. It is
+//! read only by the same version.
 //!
 //! Invariant: any bytes give inputs or an error; never a panic, and no more memory than there are bytes.
 
@@ -10,7 +10,7 @@ use borsh::{
     io::{self, Read, Write},
 };
 use ipc_trace_common::record::{
-    AccessRecord, CgroupRecord, ContextRecord, ExitRecord, MoveRecord, NamespaceRecord, NsRef,
+    AccessRecord, CgroupRecord, ContextRecord, ExitRecord, NamespaceRecord, NsRef, NsSwitchRecord,
     QueueRecord,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -25,14 +25,14 @@ use super::{
     raw::{get, get_all, invalid, put, put_all},
     words,
 };
-use crate::event::{CommandOutcome, ls::Ls, objects::ObjectLook};
+use crate::event::{CommandOutcome, ls::Ls, objects::ObjectInfo};
 
-/// Bytes of one input, at most: more than of any host with a million objects.
-const LONGEST: u32 = 1 << 30;
+/// Maximal size of an input in bytes: more than for any host with a million objects.
+const MAX_INPUT_BYTES: u32 = 1 << 30;
 
 macro_rules! kinds {
     ($($kind:ident)*) => {
-        /// What an input is.
+        /// The kind of an input.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         enum InputKind { $($kind,)* }
 
@@ -43,11 +43,11 @@ macro_rules! kinds {
 }
 
 kinds! {
-    Call Batch Change Context Exit Namespace Move Queue Cgroup Access Folded Cgroups Looked Opened Read Tick Listed
-    Counted Snapshot Lingered Named Answer Ending Settled Finish
+    Call Batch Change Context Exit Namespace Move Queue Cgroup Access CoalescedAccesses Cgroups InitialSnapshot
+    Opened Read Tick NamespaceList Counted Snapshot RemovedScan Named Answer Ending FinalSnapshot Finish
 }
 
-/// Appends what a run begins with.
+/// Appends the metadata of a run.
 ///
 /// # Errors
 /// None, into memory.
@@ -75,20 +75,20 @@ pub(crate) fn append(input: &Input<'_>, to: &mut Vec<u8>) -> io::Result<()> {
 fn length(len: usize) -> io::Result<u32> {
     u32::try_from(len)
         .ok()
-        .filter(|len| *len <= LONGEST)
+        .filter(|len| *len <= MAX_INPUT_BYTES)
         .ok_or_else(|| invalid("an input is too long"))
 }
 
-/// Reads what a run begins with.
+/// Reads the metadata of a run.
 ///
 /// # Errors
-/// It can't be read, or is something else.
+/// It can't be read, or is of another format.
 pub(crate) fn read_begin(from: &mut impl Read) -> io::Result<Begin> {
     let length = u32::deserialize_reader(from)?;
     Begin::try_from_slice(&bytes(length, from)?)
 }
 
-/// Reads the next input, and hands it on; `None`: there is none.
+/// Reads the next input and passes it to `with`; `None`: there is none.
 ///
 /// # Errors
 /// It can't be read, or is no input.
@@ -108,7 +108,7 @@ pub(crate) fn read<T>(
 }
 
 fn bytes(length: u32, from: &mut impl Read) -> io::Result<Vec<u8>> {
-    if length > LONGEST {
+    if length > MAX_INPUT_BYTES {
         return Err(invalid("an input is too long"));
     }
     let mut bytes = Vec::new();
@@ -163,35 +163,35 @@ fn put_input(input: &Input<'_>, to: &mut Vec<u8>) -> io::Result<InputKind> {
             put(*record, to)?;
             InputKind::Access
         }
-        Input::Folded(all) => {
-            let (keys, folds): (Vec<_>, Vec<_>) = all.iter().copied().unzip();
+        Input::CoalescedAccesses(all) => {
+            let (keys, counts): (Vec<_>, Vec<_>) = all.iter().copied().unzip();
             put_all(&keys, to)?;
-            put_all(&folds, to)?;
-            InputKind::Folded
+            put_all(&counts, to)?;
+            InputKind::CoalescedAccesses
         }
         Input::Cgroups(all) => {
             all.serialize(to)?;
             InputKind::Cgroups
         }
-        Input::Looked { at, ls, before, after } => {
+        Input::InitialSnapshot { at, ls, before, after } => {
             (at, ls, before, after).serialize(to)?;
-            InputKind::Looked
+            InputKind::InitialSnapshot
         }
         Input::Opened(at, namespace_list) => {
             (at, namespace_list).serialize(to)?;
             InputKind::Opened
         }
-        Input::Read { now, reached } => {
-            (now, reached).serialize(to)?;
+        Input::Read { now, watermark } => {
+            (now, watermark).serialize(to)?;
             InputKind::Read
         }
         Input::Tick(moment) => {
             moment.serialize(to)?;
             InputKind::Tick
         }
-        Input::Listed(namespace_list) => {
+        Input::NamespaceList(namespace_list) => {
             namespace_list.serialize(to)?;
-            InputKind::Listed
+            InputKind::NamespaceList
         }
         Input::Counted(counted) => {
             counted.serialize(to)?;
@@ -201,10 +201,10 @@ fn put_input(input: &Input<'_>, to: &mut Vec<u8>) -> io::Result<InputKind> {
             (ls, before, after).serialize(to)?;
             InputKind::Snapshot
         }
-        Input::Lingered(ns, at, found) => {
+        Input::RemovedScan(ns, at, found) => {
             put(ns, to)?;
             (at, found).serialize(to)?;
-            InputKind::Lingered
+            InputKind::RemovedScan
         }
         Input::Named(named) => {
             named.serialize(to)?;
@@ -218,9 +218,9 @@ fn put_input(input: &Input<'_>, to: &mut Vec<u8>) -> io::Result<InputKind> {
             at.serialize(to)?;
             InputKind::Ending
         }
-        Input::Settled(ls, namespace_list) => {
+        Input::FinalSnapshot(ls, namespace_list) => {
             (ls, namespace_list).serialize(to)?;
-            InputKind::Settled
+            InputKind::FinalSnapshot
         }
         Input::Finish(command) => {
             command.serialize(to)?;
@@ -270,50 +270,50 @@ fn with_input(kind: InputKind, bytes: &[u8], with: impl FnOnce(&Input<'_>)) -> i
             record(from, |record: &NamespaceRecord| with(&Input::Namespace(record)))?;
         }
         InputKind::Move => {
-            let record: MoveRecord = get(from)?;
+            let record: NsSwitchRecord = get(from)?;
             with(&Input::Move(&record, &MoveContext::deserialize(from)?));
         }
         InputKind::Queue => record(from, |record: &QueueRecord| with(&Input::Queue(record)))?,
         InputKind::Cgroup => record(from, |record: &CgroupRecord| with(&Input::Cgroup(record)))?,
         InputKind::Access => record(from, |record: &AccessRecord| with(&Input::Access(record)))?,
-        InputKind::Folded => {
-            let (keys, folds) = (get_all(from)?, get_all(from)?);
-            let all: Vec<_> = keys.into_iter().zip(folds).collect();
-            with(&Input::Folded(&all));
+        InputKind::CoalescedAccesses => {
+            let (keys, counts) = (get_all(from)?, get_all(from)?);
+            let all: Vec<_> = keys.into_iter().zip(counts).collect();
+            with(&Input::CoalescedAccesses(&all));
         }
         InputKind::Cgroups => with(&Input::Cgroups(&Vec::deserialize(from)?)),
-        InputKind::Looked => {
+        InputKind::InitialSnapshot => {
             let (at, ls, before, after) =
                 <(u64, Option<Ls>, NamespaceList, NamespaceList)>::deserialize(from)?;
-            with(&Input::Looked { at, ls: ls.as_ref(), before: &before, after: &after });
+            with(&Input::InitialSnapshot { at, ls: ls.as_ref(), before: &before, after: &after });
         }
         InputKind::Opened => {
             let (at, namespace_list) = <(u64, NamespaceList)>::deserialize(from)?;
             with(&Input::Opened(at, &namespace_list));
         }
         InputKind::Read => {
-            let (now, reached) = <(u64, u64)>::deserialize(from)?;
-            with(&Input::Read { now, reached });
+            let (now, watermark) = <(u64, u64)>::deserialize(from)?;
+            with(&Input::Read { now, watermark });
         }
         InputKind::Tick => with(&Input::Tick(Moment::deserialize(from)?)),
-        InputKind::Listed => with(&Input::Listed(&NamespaceList::deserialize(from)?)),
+        InputKind::NamespaceList => with(&Input::NamespaceList(&NamespaceList::deserialize(from)?)),
         InputKind::Counted => with(&Input::Counted(&Counted::deserialize(from)?)),
         InputKind::Snapshot => {
             let (ls, before, after) =
                 <(Option<Ls>, NamespaceList, NamespaceList)>::deserialize(from)?;
             with(&Input::Snapshot(ls.as_ref(), &before, &after));
         }
-        InputKind::Lingered => {
+        InputKind::RemovedScan => {
             let ns: NsRef = get(from)?;
-            let (at, found) = <(u64, Vec<ObjectLook>)>::deserialize(from)?;
-            with(&Input::Lingered(ns, at, &found));
+            let (at, found) = <(u64, Vec<ObjectInfo>)>::deserialize(from)?;
+            with(&Input::RemovedScan(ns, at, &found));
         }
         InputKind::Named => with(&Input::Named(&RuntimeMetadata::deserialize(from)?)),
         InputKind::Answer => with(&Input::Answer(&InspectorAnswer::deserialize(from)?)),
         InputKind::Ending => with(&Input::Ending(u64::deserialize(from)?)),
-        InputKind::Settled => {
+        InputKind::FinalSnapshot => {
             let (ls, namespace_list) = <(Option<Ls>, NamespaceList)>::deserialize(from)?;
-            with(&Input::Settled(ls.as_ref(), &namespace_list));
+            with(&Input::FinalSnapshot(ls.as_ref(), &namespace_list));
         }
         InputKind::Finish => {
             with(&Input::Finish(Option::<CommandOutcome>::deserialize(from)?.as_ref()))

@@ -1,6 +1,6 @@
-//! Keeps what the engine is fed with: inputs to a file, in the order in which it got them.
+//! Records the engine's inputs to a file, in the order in which it got them.
 //!
-//! Invariant: who feeds does not wait for the file.
+//! Invariant: the feeding thread does not wait for the file.
 
 use std::{
     fs::File,
@@ -12,24 +12,24 @@ use std::{
 
 use crate::input::{Begin, Input, stream};
 
-/// Bytes that come together before they are handed on.
-const TOGETHER: usize = 1 << 16;
+/// How many bytes are collected before they are passed on.
+const BATCH_BYTES: usize = 1 << 16;
 
-/// Keeps inputs in a file.
+/// Records inputs to a file.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     together: Vec<u8>,
     pieces: Sender<Vec<u8>>,
     thread: JoinHandle<io::Result<()>>,
-    /// Why an input could not be kept
+    /// Why an input could not be recorded
     failed: Option<io::Error>,
 }
 
 impl Recorder {
-    /// Begins with what a run is.
+    /// Starts with the run's first input.
     ///
     /// # Errors
-    /// The file can't be made, or there can be no thread.
+    /// The file or the thread can't be created.
     pub(crate) fn start(file: &Path, begin: &Begin) -> io::Result<Self> {
         let mut file = File::create(file)?;
         let (pieces, written) = mpsc::channel::<Vec<u8>>();
@@ -40,21 +40,21 @@ impl Recorder {
         Ok(Self { together, pieces, thread, failed: None })
     }
 
-    /// Keeps an input.
+    /// Records an input.
     pub(crate) fn keep(&mut self, input: &Input<'_>) {
         if let Err(error) = stream::append(input, &mut self.together) {
             self.failed.get_or_insert(error);
         }
-        if self.together.len() >= TOGETHER {
-            // Where it is written no more, the thread tells why.
+        if self.together.len() >= BATCH_BYTES {
+            // If the thread has stopped writing, its result says why.
             let _ = self.pieces.send(std::mem::take(&mut self.together));
         }
     }
 
-    /// Waits until all is written.
+    /// Waits until everything is written.
     ///
     /// # Errors
-    /// It could not be.
+    /// Writing failed.
     pub(crate) fn finish(self) -> io::Result<()> {
         let Self { together, pieces, thread, failed } = self;
         let _ = pieces.send(together);

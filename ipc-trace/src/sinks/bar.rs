@@ -1,22 +1,22 @@
-//! The bar line of a terminal: erased before other lines, written anew below them.
+//! The status line of a terminal: erased before other lines, written anew below them.
 //!
-//! Invariant: there is none where COMMAND shares the terminal, or where a line can't be erased.
+//! Invariant: there is none if COMMAND shares the terminal, or if a line can't be erased.
 
 use std::time::Instant;
 
-use super::{Screen, text::footer::Footer};
+use super::{Screen, text::status_line::StatusLine};
 use crate::event::{Accounting, OpAccounting, PendingCall, Status};
 
-/// A call that has been in the kernel for so long is shown while it is there.
+/// A call that has been in the kernel for that long is shown.
 const LONG_CALL_NS: u64 = 10_000_000_000;
-/// Back to the start of the line, and erase it (ECMA-48: EL).
+/// Returns to the start of the line, and erases it (ECMA-48: EL).
 const ERASE: &[u8] = b"\r\x1b[K";
 
-/// The line below the others.
+/// The status line.
 #[derive(Debug)]
 pub(crate) struct Bar {
     begin: Instant,
-    /// The look before: when, and calls seen until then
+    /// The last update: when, and the calls seen by then
     before: (Instant, u64),
     text: String,
     shown: bool,
@@ -30,7 +30,7 @@ impl Bar {
         Self { begin, before: (begin, 0), text: String::new(), shown: false }
     }
 
-    /// Takes a new look.
+    /// Updates the text.
     pub(super) fn update(&mut self, status: &Status, screen: Screen) {
         let (then, before) = self.before;
         let at = Instant::now();
@@ -39,7 +39,7 @@ impl Bar {
             status.accounting;
         let is_long = |call: &&PendingCall| call.for_ns >= LONG_CALL_NS;
         let pending: Vec<_> = status.pending.iter().filter(is_long).cloned().collect();
-        let footer = Footer {
+        let status_line = StatusLine {
             elapsed: at.duration_since(self.begin),
             seen,
             rate: if seconds > 0.0 { seen.saturating_sub(before) as f64 / seconds } else { 0.0 },
@@ -47,9 +47,9 @@ impl Bar {
             missed,
             pending: &pending,
         };
-        // One cell is left free: in the last one, some terminals go on to the next line.
+        // One cell is left free: some terminals start the next line after the last cell.
         let width = screen.width.saturating_sub(1);
-        self.text = footer.line(screen.look.palette, width).to_string();
+        self.text = status_line.line(screen.style.palette, width).to_string();
         self.before = (at, seen);
     }
 
@@ -84,7 +84,7 @@ mod tests {
     };
 
     #[test]
-    fn the_line_is_erased_once_it_was_shown() {
+    fn shown_line_is_erased_once() {
         let mut bar = Bar::new();
         assert!(bar.show().is_empty());
         assert!(bar.erase().is_empty());
@@ -92,8 +92,8 @@ mod tests {
         let accounting = Accounting { total, ..Accounting::default() };
         let time = Timestamp(UNIX_EPOCH);
         let status = Status { time, accounting, minute: false, pending: Vec::new() };
-        let look = LineStyle { palette: Palette::PLAIN, native: Abi::X86_64 };
-        bar.update(&status, Screen { look, width: 80, min_confidence: 0 });
+        let style = LineStyle { palette: Palette::PLAIN, native: Abi::X86_64 };
+        bar.update(&status, Screen { style, width: 80, min_confidence: 0 });
         let text = String::from_utf8(bar.show().to_vec()).unwrap();
         assert!(text.contains("12,345 calls"), "{text}");
         assert_eq!(bar.erase(), ERASE);

@@ -1,4 +1,4 @@
-//! A JSON object a line; a report as one object.
+//! JSON: one object for each line; a report as one object.
 
 use super::{Format, Screen};
 use crate::event::{Event, JsonLine, VERSION};
@@ -20,14 +20,14 @@ impl Format for Json {
         if let Event::Report(report) = event {
             return append(out, |out| serde_json::to_writer_pretty(out, report));
         }
-        // A person's terminal wants to know every second.
+        // Only the status line of a terminal needs every second's status.
         if !matches!(event, Event::Status(status) if !status.minute) {
             append(out, |out| serde_json::to_writer(out, &JsonLine { v: VERSION, event }));
         }
     }
 }
 
-/// Appends a line. Writing to memory does not fail, and no value here refuses to be JSON.
+/// Appends a line. Writing to memory does not fail, and all values can be serialised.
 fn append(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>) -> serde_json::Result<()>) {
     let len = out.len();
     match write(out) {

@@ -1,18 +1,18 @@
-//! Where events end: each sink makes bytes of them, and has a thread that writes these out.
+//! Sinks: each formats events, and has a thread that writes them.
 //!
 //! | module | its job |
 //! | --- | --- |
-//! | [`json`] | a JSON object a line |
+//! | [`json`] | one JSON object for each line |
 //! | [`text`] | lines, tables and reports for people |
-//! | [`bar`] | the line below the others, on a terminal |
-//! | [`queue`] | what waits to be written: bounded, calls go first |
+//! | [`bar`] | the status line of a terminal |
+//! | [`queue`] | output that waits to be written: bounded, calls are dropped first |
 //! | [`writer`] | the thread that writes |
-//! | [`output`] | standard output, which may be slow, stuck, full or closed |
+//! | [`output`] | standard output, which may be slow, stalled, full or closed |
 //!
 //! **To add a sink**: a file with a type that is a [`Format`], and a row of [`SinkKind`].
 //!
-//! Invariant: a sink says nothing back. What it is slow with waits in its queue, and what has no room there is counted
-//! by it alone.
+//! Invariant: a sink sends nothing back. Output that it can't write yet waits in its queue; output for which the
+//! queue has no room is counted by the sink only.
 
 pub(crate) mod bar;
 mod json;
@@ -23,34 +23,34 @@ pub(crate) mod writer;
 
 use std::fmt;
 
-use crate::event::{Event, Tell};
+use crate::event::{EmitEvent, Event};
 use queue::LineClass;
 use text::call::LineStyle;
 use writer::SinkWriter;
 
-/// How people are shown things.
+/// How text is shown.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Screen {
-    /// Colours, and what goes without saying
-    pub look: LineStyle,
+    /// Colours, and what is omitted by default
+    pub style: LineStyle,
     /// Cells of the terminal
     pub width: usize,
-    /// Findings less sure than this are left out
+    /// Findings below this confidence are omitted
     pub min_confidence: u8,
 }
 
-/// Makes bytes of events.
+/// Formats events.
 pub(crate) trait Format: fmt::Debug + Send {
-    /// Appends what there is to say of an event.
+    /// Appends an event.
     fn write(&mut self, event: &Event<'_>, out: &mut Vec<u8>);
 
-    /// Appends what was left until more came. It is called after every look at the rings.
+    /// Appends what was held back to be combined. Called after every pass over the rings.
     fn settle(&mut self, _out: &mut Vec<u8>) {}
 }
 
 macro_rules! sinks {
     ($($(#[$doc:meta])* $kind:ident = $name:literal, $new:path;)*) => {
-        /// What there is to choose from.
+        /// The sinks.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
         pub(crate) enum SinkKind {
             $($(#[$doc])* #[value(name = $name)] $kind,)*
@@ -77,15 +77,15 @@ sinks! {
     Json = "json", json::Json::new;
 }
 
-/// Bytes that come together before they are handed to the writer, if no look ends before.
-const TOGETHER: usize = 1 << 16;
+/// How many bytes are collected before they are passed to the writer, unless a pass ends earlier.
+const BATCH_BYTES: usize = 1 << 16;
 
-/// A sink at work.
+/// A sink.
 #[derive(Debug)]
 pub(crate) struct Sink {
     format: Box<dyn Format>,
     writer: SinkWriter,
-    /// What has come together, of one class, and how many calls are among it
+    /// The collected bytes, of one class, and how many calls they contain
     together: Vec<u8>,
     class: LineClass,
     lines: u64,
@@ -93,7 +93,7 @@ pub(crate) struct Sink {
 }
 
 impl Sink {
-    /// One that formats so, and hands on to a writer.
+    /// A sink with that format and writer.
     #[must_use]
     pub(crate) fn new(kind: SinkKind, screen: Screen, writer: SinkWriter) -> Self {
         Self {
@@ -111,17 +111,17 @@ impl Sink {
         &mut self.writer
     }
 
-    /// Hands on what has come together.
+    /// Passes the collected bytes to the writer.
     pub(crate) fn flush(&mut self) {
         let before = self.together.len();
         self.format.settle(&mut self.together);
         if self.together.len() > before {
             self.lines += 1;
         }
-        self.hand_on();
+        self.push_batch();
     }
 
-    fn hand_on(&mut self) {
+    fn push_batch(&mut self) {
         if !self.together.is_empty() {
             let mut bytes = std::mem::take(&mut self.together);
             // It may wait for long.
@@ -132,17 +132,17 @@ impl Sink {
     }
 }
 
-impl Tell for Sink {
+impl EmitEvent for Sink {
     fn emit(&mut self, event: &Event<'_>) {
         let class = LineClass::of_event(event);
         if let Some(standing) = event.standing() {
-            // The writer adds what it has counted.
+            // The writer adds its own counts.
             self.flush();
             self.writer.push_standing(standing);
             return;
         }
-        if class != self.class || self.together.len() >= TOGETHER {
-            self.hand_on();
+        if class != self.class || self.together.len() >= BATCH_BYTES {
+            self.push_batch();
             self.class = class;
         }
         self.format.write(event, &mut self.together);

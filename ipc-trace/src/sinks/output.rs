@@ -1,8 +1,7 @@
-//! Standard output, which may be slow, stuck, full or closed.
+//! Standard output, which may be slow, stalled, full or closed.
 //!
-//! It is written to in pieces that a pipe takes whole once it is ready (`PIPE_BUF`), after waiting
-//! for it to be ready. So a reader that has stopped reading does not keep the program from seeing
-//! that it is to end.
+//! It is written in chunks that a pipe accepts at once when it is writable (`PIPE_BUF`), after waiting until it is
+//! writable. So a reader that has stopped reading does not keep the program from handling signals.
 
 use std::{
     io,
@@ -18,29 +17,29 @@ use nix::{
 
 use crate::signals::Signals;
 
-/// `PIPE_BUF` (include/uapi/linux/limits.h): a pipe that polls as writable takes that much.
-const PIECE: usize = 4096;
-/// Once the program is to end: how long a reader is waited for that takes nothing. One that reads may well
-/// be busy with what it has for half a second, or be kept from running.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// Once it was told so again: how long is written to any reader.
-const LAST: Duration = Duration::from_millis(500);
+/// `PIPE_BUF` (include/uapi/linux/limits.h): a pipe that polls as writable accepts that much.
+const CHUNK: usize = 4096;
+/// After the first signal: how long to wait for a reader that takes nothing. A reader may be busy with its data for
+/// half a second, or not be scheduled.
+const STALL_LIMIT: Duration = Duration::from_secs(3);
+/// After the second signal: how long output is still written.
+const ABORT_LIMIT: Duration = Duration::from_millis(500);
 
-/// Why output can't go on.
+/// Why output failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OutputError {
-    /// The reader is gone: a quiet end.
+    /// The reader has closed it: a normal end.
     #[error("standard output was closed")]
     Closed,
-    /// The reader does not read, and the program was told to end.
-    #[error("standard output is stuck: {0} bytes could not be written before the end")]
-    Stuck(usize),
-    /// The reader reads, and the program was told to end for the second time.
-    #[error("told to end for the second time: {0} bytes were not written")]
-    Hurried(usize),
-    /// What the engine was fed with can't be kept.
+    /// The reader does not read, and a signal has requested the end.
+    #[error("standard output is stalled: {0} bytes could not be written before the end")]
+    Stalled(usize),
+    /// The reader reads, and a second signal has requested the end.
+    #[error("ended by a second signal: {0} bytes were not written")]
+    Aborted(usize),
+    /// The inputs can't be recorded.
     #[error("can't keep the inputs: {0}")]
-    Kept(io::Error),
+    Recorder(io::Error),
     /// Another error, such as a full disk.
     #[error("can't write to standard output: {0}")]
     Failed(#[from] io::Error),
@@ -51,43 +50,42 @@ pub(crate) enum OutputError {
 pub(crate) struct Output {
     stdout: io::Stdout,
     signals: Signals,
-    /// The reader has taken nothing since
-    since: Option<Instant>,
-    /// The program was told to end for the second time, as was seen then
-    told_again: Option<Instant>,
+    /// Since when the reader has taken nothing
+    stalled_since: Option<Instant>,
+    /// When the second signal was noticed
+    second_signal_at: Option<Instant>,
 }
 
 impl Output {
-    /// Standard output of a program that ends by such signals.
+    /// Standard output of a program that handles these signals.
     #[must_use]
     pub(crate) fn new(signals: Signals) -> Self {
-        Self { stdout: io::stdout(), signals, since: None, told_again: None }
+        Self { stdout: io::stdout(), signals, stalled_since: None, second_signal_at: None }
     }
 
     /// Writes everything, as slowly as the reader takes it.
     ///
     /// # Errors
-    /// The reader is gone, or is stuck while the program is to end, or is slow when it was told so again, or
-    /// writing failed.
+    /// The reader has closed it, or stalls after a signal, or is too slow after a second signal, or writing failed.
     pub(crate) fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), OutputError> {
         while !bytes.is_empty() {
             if self.signals.end_now()
-                && self.told_again.get_or_insert_with(Instant::now).elapsed() > LAST
+                && self.second_signal_at.get_or_insert_with(Instant::now).elapsed() > ABORT_LIMIT
             {
-                return Err(OutputError::Hurried(bytes.len()));
+                return Err(OutputError::Aborted(bytes.len()));
             }
             let fd = self.stdout.as_fd();
-            if !ready(fd)? {
+            if !wait_writable(fd)? {
                 if self.signals.end()
-                    && self.since.get_or_insert_with(Instant::now).elapsed() > PATIENCE
+                    && self.stalled_since.get_or_insert_with(Instant::now).elapsed() > STALL_LIMIT
                 {
-                    return Err(OutputError::Stuck(bytes.len()));
+                    return Err(OutputError::Stalled(bytes.len()));
                 }
                 continue;
             }
-            self.since = None;
-            let piece = bytes.get(..PIECE).unwrap_or(bytes);
-            match write(fd, piece) {
+            self.stalled_since = None;
+            let chunk = bytes.get(..CHUNK).unwrap_or(bytes);
+            match write(fd, chunk) {
                 Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
                 Err(Errno::EINTR | Errno::EAGAIN) => {}
                 Err(Errno::EPIPE) => return Err(OutputError::Closed),
@@ -97,34 +95,34 @@ impl Output {
         Ok(())
     }
 
-    /// Looks whether anyone is still reading, which else shows only when there is something to write.
+    /// Checks whether the reader still exists; otherwise that shows only at the next write.
     ///
     /// # Errors
-    /// The reader is gone.
+    /// The reader has closed it.
     pub(crate) fn check(&self) -> Result<(), OutputError> {
-        // Of errors poll(2) tells unasked: of a pipe without readers, or a terminal that hung up.
+        // poll(2) always reports errors: a pipe without readers, or a terminal that hung up.
         let mut fds = [PollFd::new(self.stdout.as_fd(), PollFlags::empty())];
         match poll(&mut fds, PollTimeout::ZERO) {
             Ok(1..) => Err(OutputError::Closed),
-            // What else is wrong shows itself when writing.
+            // Other errors occur when writing.
             Ok(_) | Err(_) => Ok(()),
         }
     }
 }
 
-/// Prints a text that is there at once.
+/// Prints a complete text.
 ///
 /// # Errors
-/// The reader is gone, or writing failed.
+/// The reader has closed it, or writing failed.
 pub(crate) fn print(text: &str) -> Result<(), OutputError> {
     Output::new(Signals::default()).write_all([text, "\n"].concat().as_bytes())
 }
 
-/// Whether a piece can be written without waiting, within a short time.
-fn ready(fd: BorrowedFd<'_>) -> Result<bool, OutputError> {
+/// Whether a chunk can be written without blocking; waits for a short time.
+fn wait_writable(fd: BorrowedFd<'_>) -> Result<bool, OutputError> {
     let mut fds = [PollFd::new(fd, PollFlags::POLLOUT)];
     match poll(&mut fds, PollTimeout::from(100u8)) {
-        // An error shows itself when writing.
+        // An error occurs when writing.
         Ok(n) => Ok(n > 0),
         Err(Errno::EINTR) => Ok(false),
         Err(error) => Err(OutputError::Failed(error.into())),

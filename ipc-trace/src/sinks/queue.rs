@@ -1,17 +1,17 @@
-//! What waits to be written. When there is no room, calls go first; other lines only when there are no calls, and
+//! The queue of output. If there is no room, calls are dropped first; other lines only when there are no calls, and
 //! findings last.
 //!
-//! Invariant: what waits is bounded. Each line is written, or counted as lost in the stretch between two standings in
-//! which it would have stood.
+//! Invariant: the queue is bounded. Each line is written, or counted as lost in the interval between two status
+//! updates in which it belongs.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::event::{Event, SinkAccounting};
 
-/// Bytes that wait, at most.
-pub(super) const ROOM: usize = 128 << 20;
+/// The largest number of bytes in the queue.
+pub(super) const MAX_QUEUED_BYTES: usize = 128 << 20;
 
-/// How soon a line goes when there is no room: the first goes first.
+/// The order in which lines are dropped if there is no room: the first is dropped first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum LineClass {
     /// A call
@@ -22,11 +22,11 @@ pub(super) enum LineClass {
     Finding,
 }
 
-/// All of them.
+/// All classes.
 const CLASSES: [LineClass; 3] = [LineClass::Call, LineClass::Other, LineClass::Finding];
 
 impl LineClass {
-    /// That of an event.
+    /// The class of an event.
     #[inline]
     pub(super) const fn of_event(event: &Event<'_>) -> Self {
         match event {
@@ -45,7 +45,7 @@ impl LineClass {
     }
 }
 
-/// Lines of one class that follow one another.
+/// Consecutive lines of one class.
 #[derive(Debug)]
 struct Lines {
     order: u64,
@@ -55,16 +55,16 @@ struct Lines {
     calls: u64,
 }
 
-/// What is to be written next.
+/// The next item to write.
 #[derive(Debug)]
 pub(super) enum Next<S> {
-    /// Bytes, and how many calls they tell of
+    /// Bytes, and how many calls they contain
     Bytes(Vec<u8>, u64),
-    /// How it stands, and what was lost in the stretch before: calls, and other lines
+    /// A status update, and the losses of the interval before it: calls, and other lines
     Standing(S, (u64, u64)),
 }
 
-/// What waits; `S`: how it stands, which the writer completes.
+/// The queue; `S`: a status update, which the writer completes.
 #[derive(Debug)]
 pub(super) struct Queue<S> {
     waiting: [VecDeque<Lines>; 3],
@@ -73,7 +73,7 @@ pub(super) struct Queue<S> {
     used: usize,
     order: u64,
     stretch: u64,
-    /// What was lost, by stretch: calls, and other lines
+    /// Losses by interval: calls, and other lines
     lost: BTreeMap<u64, (u64, u64)>,
 }
 
@@ -90,17 +90,17 @@ impl<S> Queue<S> {
         }
     }
 
-    /// Lines of one class come; `calls`: how many of them count as calls.
+    /// Adds lines of one class; `calls`: how many of them count as calls.
     pub(super) fn push(&mut self, class: LineClass, bytes: Vec<u8>, (lines, calls): (u64, u64)) {
         while self.used + bytes.len() > self.room {
-            // What weighs less makes room; among equals, who is there stays.
+            // Lower classes make room; within a class, the older lines stay.
             let less = CLASSES.into_iter().take_while(|one| *one < class);
             let Some(gone) = less.filter_map(|one| self.queue(one).pop_back()).next() else {
-                self.lose(self.stretch, lines, calls);
+                self.count_lost(self.stretch, lines, calls);
                 return;
             };
             self.used -= gone.bytes.len();
-            self.lose(gone.stretch, gone.lines, gone.calls);
+            self.count_lost(gone.stretch, gone.lines, gone.calls);
         }
         self.used += bytes.len();
         let (order, stretch) = (self.order, self.stretch);
@@ -108,19 +108,19 @@ impl<S> Queue<S> {
         self.queue(class).push_back(Lines { order, stretch, bytes, lines, calls });
     }
 
-    /// Whether half of the room is taken.
+    /// Whether half of the room is used.
     pub(super) const fn is_half_full(&self) -> bool {
         self.used >= self.room / 2
     }
 
-    /// How it stands. It always has room: it comes once a second.
+    /// Adds a status update. It always has room: there is one per second.
     pub(super) fn push_standing(&mut self, standing: S) {
         self.standings.push_back((self.order, self.stretch, standing));
         self.order += 1;
         self.stretch += 1;
     }
 
-    /// What is next.
+    /// Removes the next item.
     pub(super) fn pop(&mut self) -> Option<Next<S>> {
         let fronts = self.waiting.iter().map(|all| all.front().map(|lines| lines.order));
         let standing = self.standings.front().map(|one| one.0);
@@ -143,16 +143,16 @@ impl<S> Queue<S> {
         &mut self.waiting[class as usize]
     }
 
-    fn lose(&mut self, stretch: u64, lines: u64, calls: u64) {
+    fn count_lost(&mut self, stretch: u64, lines: u64, calls: u64) {
         let lost = self.lost.entry(stretch).or_default();
         lost.0 += calls;
         lost.1 += lines - calls;
     }
 }
 
-/// What a sink has counted.
+/// The losses counted by a sink.
 impl SinkAccounting {
-    pub(super) fn lose(&mut self, (calls, others): (u64, u64)) {
+    pub(super) fn count_lost(&mut self, (calls, others): (u64, u64)) {
         self.lost += calls;
         self.lost_other += others;
     }
@@ -179,18 +179,18 @@ mod tests {
     }
 
     #[test]
-    fn calls_go_first_and_findings_last() {
+    fn full_queue_drops_calls_first_and_findings_last() {
         let mut queue = Queue::new(4);
         let push = |queue: &mut Queue<u32>, class, text: &str| {
             queue.push(class, text.into(), (1, u64::from(class == LineClass::Call)));
         };
         push(&mut queue, LineClass::Call, "aa");
         push(&mut queue, LineClass::Other, "oo");
-        // No room: a call is lost, as there is nothing that weighs less.
+        // No room: the call is lost, as there is no lower class.
         push(&mut queue, LineClass::Call, "bb");
         queue.push_standing(1);
         push(&mut queue, LineClass::Finding, "ff");
-        // The call went, and now the other line does.
+        // First the call is dropped, and now the other line.
         push(&mut queue, LineClass::Finding, "gg");
         push(&mut queue, LineClass::Other, "pp");
         push(&mut queue, LineClass::Finding, "hh");
@@ -200,7 +200,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_line_is_written_or_lost(
+        fn every_line_is_written_or_counted_lost(
             steps in prop::collection::vec((0usize..5, 1usize..40), 0..200),
             room in 1usize..200,
         ) {

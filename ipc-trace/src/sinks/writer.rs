@@ -1,4 +1,4 @@
-//! The thread that writes what a sink has made, as slowly as its reader takes it.
+//! The thread that writes a sink's output, as slowly as its reader takes it.
 
 use std::{
     io,
@@ -11,21 +11,21 @@ use super::{
     Format, Screen, SinkKind,
     bar::Bar,
     output::{Output, OutputError},
-    queue::{LineClass, Next, Queue, ROOM},
+    queue::{LineClass, MAX_QUEUED_BYTES, Next, Queue},
 };
 use crate::event::{Event, Loss, SinkAccounting, Standing};
 
 #[derive(Debug)]
 struct WriterState {
     queue: Queue<Box<Standing>>,
-    /// Nothing more comes
+    /// No more output comes
     closed: bool,
-    /// Why it writes no more
+    /// Why it has stopped writing
     ended: Option<OutputError>,
     is_over: bool,
 }
 
-/// The other end of the thread.
+/// The handle of the thread.
 #[derive(Debug)]
 pub(crate) struct SinkWriter {
     shared: Arc<(Mutex<WriterState>, Condvar)>,
@@ -36,15 +36,19 @@ impl SinkWriter {
     /// Starts the thread.
     ///
     /// # Errors
-    /// There can be no thread.
+    /// The thread can't be created.
     pub(crate) fn start(
         kind: SinkKind,
         screen: Screen,
         output: Output,
         bar: Option<Bar>,
     ) -> io::Result<Self> {
-        let shared =
-            WriterState { queue: Queue::new(ROOM), closed: false, ended: None, is_over: false };
+        let shared = WriterState {
+            queue: Queue::new(MAX_QUEUED_BYTES),
+            closed: false,
+            ended: None,
+            is_over: false,
+        };
         let shared = Arc::new((Mutex::new(shared), Condvar::new()));
         let mut end = WriterEnd {
             name: kind.name(),
@@ -77,7 +81,7 @@ impl SinkWriter {
         });
     }
 
-    /// Waits until most of what waits is written, or nothing is written any more.
+    /// Waits until most of the queue is written, or writing has stopped.
     pub(crate) fn wait(&self) {
         let (shared, changed) = &*self.shared;
         let mut all = shared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -96,7 +100,7 @@ impl SinkWriter {
     /// Whether it still writes.
     ///
     /// # Errors
-    /// It does not, and why.
+    /// It does not: why.
     pub(crate) fn check(&self) -> Result<(), OutputError> {
         let mut shared = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
         match shared.ended.take() {
@@ -105,10 +109,10 @@ impl SinkWriter {
         }
     }
 
-    /// Waits until all is written.
+    /// Waits until everything is written.
     ///
     /// # Errors
-    /// It can't be, and why.
+    /// Writing failed: why.
     pub(crate) fn finish(&mut self) -> Result<(), OutputError> {
         self.with(|shared| shared.closed = true);
         if let Some(thread) = self.thread.take()
@@ -120,7 +124,7 @@ impl SinkWriter {
     }
 }
 
-/// The thread's end.
+/// The thread's state.
 #[derive(Debug)]
 struct WriterEnd {
     name: &'static str,
@@ -173,10 +177,10 @@ impl WriterEnd {
         self.output.write_all(bar.show())
     }
 
-    /// What was lost before is told, and how it stands, with what was counted here.
+    /// Writes the losses before a status update, and the update with the counts of this sink.
     fn standing(&mut self, mut standing: Standing, lost: (u64, u64)) -> Result<(), OutputError> {
         self.output.check()?;
-        self.counts.lose(lost);
+        self.counts.count_lost(lost);
         let mut bytes = Vec::new();
         if lost != (0, 0) {
             let (dropped, lost_other) = lost;
@@ -193,7 +197,7 @@ impl WriterEnd {
             self.format.write(&Event::Loss(loss), &mut bytes);
         }
         if let Standing::Report(report) = &standing {
-            // It has all that was delivered.
+            // It contains all delivered calls.
             self.counts.written = report.accounting.total.delivered;
         }
         standing.accounting().sinks.insert(self.name.to_owned(), self.counts);

@@ -1,4 +1,4 @@
-//! The clocks: boot time, which the eBPF programs stamp records with, and the time of day.
+//! The clocks: boot time, with which the eBPF programs stamp records, and the time of day.
 
 use std::sync::OnceLock;
 
@@ -6,7 +6,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::input::Moment;
 
-/// The boot time now, in nanoseconds: the machine's, also where this process is in a time namespace.
+/// The boot time now, in nanoseconds: the machine's, even if this process is in a time namespace.
 #[must_use]
 pub(crate) fn boot_ns() -> u64 {
     u64::try_from(boot()).unwrap_or(0)
@@ -28,7 +28,7 @@ pub(crate) fn thread_ns() -> u64 {
     u64::try_from(read(ClockId::CLOCK_THREAD_CPUTIME_ID)).unwrap_or(0)
 }
 
-/// A boot time as the kernel shows it to this process, in `/proc/PID/stat`.
+/// A boot time as the kernel shows it to this process in `/proc/PID/stat`.
 #[must_use]
 pub(crate) fn as_shown(boot_ns: u64) -> u64 {
     u64::try_from(i128::from(boot_ns) + time_namespace_offset()).unwrap_or(0)
@@ -38,8 +38,8 @@ fn boot() -> i128 {
     read(ClockId::CLOCK_BOOTTIME) - time_namespace_offset()
 }
 
-/// By how much the boot time of this process's time namespace is ahead of the machine's, in nanoseconds
-/// (time_namespaces(7)). It can't change while somebody is in the namespace.
+/// How far the boot time of this process's time namespace is ahead of the machine's, in nanoseconds
+/// (time_namespaces(7)). It can't change while a process is in the namespace.
 fn time_namespace_offset() -> i128 {
     static OFFSET: OnceLock<i128> = OnceLock::new();
     *OFFSET.get_or_init(|| {
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn offset_of_a_time_namespace_is_that_of_its_boot_time() {
+    fn time_namespace_offset_is_boottime() {
         assert_eq!(
             boot_offset("monotonic           5         1\nboottime   -1000   7\n"),
             Some(-999_999_999_993)
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn both_clocks_are_read() {
+    fn reads_both_clocks() {
         let Moment { boot_ns, offset_ns } = moment();
         let shown = u64::try_from(offset_ns + i128::from(boot_ns)).unwrap();
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();

@@ -1,4 +1,4 @@
-//! Where inputs come from.
+//! The sources of the engine's inputs.
 
 pub(crate) mod clock;
 pub(crate) mod host;

@@ -16,7 +16,7 @@ pub(super) struct MeasuredLoop {
     pub(super) limit: f64,
 }
 
-/// Calls that block: entry and return are looked at, the time between is taken.
+/// Calls that block: entry and return are traced, and the time between is measured.
 pub(super) const SEMOP: MeasuredLoop =
     MeasuredLoop { name: "`semop` loop, traced / untraced", workload: "semop-loop", limit: 2.3 };
 /// Calls that are no IPC, and pay for the tracepoints all the same.
@@ -27,8 +27,9 @@ pub(super) const GETPPID: MeasuredLoop = MeasuredLoop {
 };
 
 /// What a call took, by the clock on the wall and by the time that its thread was on a processor.
-fn ns_per_call(book: &Value) -> Result<[f64; 2]> {
-    let time = |name| book[name].as_f64().context("the workload does not say what a call took");
+fn ns_per_call(oracle: &Value) -> Result<[f64; 2]> {
+    let time =
+        |name| oracle[name].as_f64().context("the workload does not report what a call took");
     Ok([time("ns_per_call")?, time("processor_ns_per_call")?])
 }
 
@@ -53,8 +54,8 @@ pub(super) fn measure(
     programs.workload(&words)?;
     for _ in 0..rounds {
         let without = ns_per_call(&programs.workload(&words)?)?;
-        let (book, report) = programs.reported(&words)?;
-        let with = ns_per_call(&book)?;
+        let (oracle, report) = programs.reported(&words)?;
+        let with = ns_per_call(&oracle)?;
         untraced.push(without);
         traced.push(with);
         pairs.push(with[0] / without[0]);
@@ -71,12 +72,17 @@ pub(super) fn measure(
         busy / busy_without
     );
     let value = with / without;
-    let mut figures =
-        vec![Figure { name: one.name, unit: Unit::Ratio, value, limit: one.limit, details }];
+    let mut figures = vec![Figure {
+        name: one.name.to_owned(),
+        unit: Unit::Ratio,
+        value,
+        limit: one.limit,
+        details,
+    }];
     // Of calls that are no IPC there is nothing to lose.
     if delivered + lost > 0 {
         figures.push(Figure {
-            name: "events lost meanwhile",
+            name: "events lost meanwhile".to_owned(),
             unit: Unit::Count,
             value: lost as f64,
             limit: 0.0,

@@ -7,7 +7,7 @@ use std::fmt;
 pub(super) enum Unit {
     /// How many times as much
     Ratio,
-    /// Of a whole
+    /// Of a total
     Percent,
     /// Seconds, shown in milliseconds
     Seconds,
@@ -19,7 +19,7 @@ pub(super) enum Unit {
 #[derive(Clone, Debug)]
 pub(super) struct Figure {
     /// What it is
-    pub(super) name: &'static str,
+    pub(super) name: String,
     pub(super) unit: Unit,
     pub(super) value: f64,
     /// What it must not exceed
@@ -55,8 +55,8 @@ impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, unit, value, limit, details } = self;
         let (value, limit) = (FigureValue(*value, *unit), FigureValue(*limit, *unit));
-        let verdict = if self.is_within() { "" } else { " **over**" };
-        write!(f, "| {name} | {value}{verdict} | {limit} | {details} |")
+        let mark = if self.is_within() { "" } else { " **over**" };
+        write!(f, "| {name} | {value}{mark} | {limit} | {details} |")
     }
 }
 
@@ -91,15 +91,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_is_in_the_middle() {
+    fn median_is_the_middle_value() {
         assert_eq!(median(&[9.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&[4.0, 1.0, 2.0, 9.0]), 3.0);
     }
 
     #[test]
-    fn a_row_says_whether_the_limit_is_kept() {
+    fn row_marks_a_value_over_its_limit() {
         let figure = Figure {
-            name: "a loop",
+            name: "a loop".to_owned(),
             unit: Unit::Ratio,
             value: 2.345,
             limit: 2.3,

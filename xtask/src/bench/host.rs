@@ -21,10 +21,10 @@ pub(crate) struct HostArgs {
     /// Calls of a loop
     #[arg(long, default_value_t = 3_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     calls: u64,
-    /// Events after which memory is looked at for the second time
+    /// Events before the second measurement of memory
     #[arg(long, default_value_t = 50_000_000)]
     events: u64,
-    /// How calls are seen
+    /// The tracer's backend
     #[arg(long, default_value = "syscall")]
     backend: String,
     /// Only these figures
@@ -45,7 +45,7 @@ enum FigureGroup {
     Memory,
 }
 
-/// Events after which memory is looked at for the first time.
+/// Events before the first measurement of memory.
 const FEW: u64 = 1_000_000;
 
 /// Measures and prints: whether all limits are kept.

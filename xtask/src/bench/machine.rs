@@ -1,4 +1,4 @@
-//! What the results depend on: processor, memory, kernel, and what else is running.
+//! The machine that the results depend on: processor, memory, kernel, and what else is running.
 
 use std::{fmt, fs};
 
@@ -24,7 +24,7 @@ fn field(file: &str, name: &str) -> Option<String> {
 }
 
 impl HostMachine {
-    /// Looks at it.
+    /// Inspects it.
     pub(super) fn inspect() -> Self {
         let kib = field("/proc/meminfo", "MemTotal").unwrap_or_default();
         let kib: f64 = kib.trim_end_matches(" kB").parse().unwrap_or(0.0);

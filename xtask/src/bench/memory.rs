@@ -12,7 +12,7 @@ fn flood(programs: &BenchPrograms, mut made: u64, until: u64) -> Result<u64> {
     while made < until {
         // As long as most of what is left may take, so that the first stop is near its mark.
         let seconds = ((until - made) as f64 / 4e6).clamp(0.02, 5.0).to_string();
-        let book = programs.workload(&[
+        let oracle = programs.workload(&[
             "semop-flood",
             "--threads",
             "1",
@@ -20,7 +20,7 @@ fn flood(programs: &BenchPrograms, mut made: u64, until: u64) -> Result<u64> {
             "--seconds",
             &seconds,
         ])?;
-        made += book["calls"].as_u64().context("the workload says no calls")?;
+        made += oracle["calls"].as_u64().context("the workload reports no calls")?;
     }
     Ok(made)
 }
@@ -38,7 +38,7 @@ pub(super) fn measure(programs: &BenchPrograms, few: u64, many: u64) -> Result<[
     ensure!(delivered + lost >= last, "{delivered} events came of {last}");
     Ok([
         Figure {
-            name: "resident memory, growth",
+            name: "resident memory, growth".to_owned(),
             unit: Unit::Percent,
             value: 100.0 * (after as f64 / before as f64 - 1.0),
             limit: 10.0,
@@ -47,7 +47,7 @@ pub(super) fn measure(programs: &BenchPrograms, few: u64, many: u64) -> Result<[
             ),
         },
         Figure {
-            name: "events lost meanwhile",
+            name: "events lost meanwhile".to_owned(),
             unit: Unit::Count,
             value: lost as f64,
             limit: 0.0,

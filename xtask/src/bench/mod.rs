@@ -46,6 +46,9 @@ enum Bench {
     /// What runs inside those machines
     #[command(hide = true)]
     Inside(vm::inside::InsideArgs),
+    /// Empty programs on the hooks of a backend
+    #[command(hide = true)]
+    Empty(vm::empty::EmptyArgs),
 }
 
 /// Runs `cargo xtask bench`. Fails, too, when a limit is not kept.
@@ -54,6 +57,7 @@ pub(crate) fn main(args: BenchArgs) -> anyhow::Result<ExitCode> {
         Some(Bench::Host(args)) => host::run(&args)?,
         Some(Bench::Vm(args)) => vm::run(&args)?,
         Some(Bench::Inside(args)) => vm::inside::run(&args)?,
+        Some(Bench::Empty(args)) => vm::empty::run(&args)?,
         None => host::run(&args.host)?,
     };
     Ok(if within { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -32,7 +32,7 @@ fn with_calls<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
 
 fn figure(name: &'static str, seconds: &[f64]) -> Figure {
     Figure {
-        name,
+        name: name.to_owned(),
         unit: Unit::Seconds,
         value: largest(seconds),
         limit: 1.0,
@@ -70,7 +70,7 @@ pub(super) fn idle(programs: &BenchPrograms, duration: Duration) -> Result<Figur
     let used = processor_time(live.pid())?.saturating_sub(before);
     live.end()?;
     Ok(Figure {
-        name: "idle, of one processor",
+        name: "idle, of one processor".to_owned(),
         unit: Unit::Percent,
         value: 100.0 * used.as_secs_f64() / duration.as_secs_f64(),
         limit: 0.5,

@@ -1,4 +1,4 @@
-//! The tracer beside the bench, and what `/proc` says of it.
+//! The tracer beside the bench, and what `/proc` shows of it.
 
 use std::{
     fs,
@@ -58,7 +58,7 @@ impl BenchPrograms {
         command
     }
 
-    /// Runs a workload: its book.
+    /// Runs a workload: its report.
     pub(super) fn workload(&self, words: &[&str]) -> Result<Value> {
         let output = Command::new(&self.xtask).arg("workload").args(words).output()?;
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -69,20 +69,20 @@ impl BenchPrograms {
     /// Starts `report`; calls are counted when this returns.
     pub(super) fn report(&self) -> Result<BackgroundProcess> {
         let mut tracer = BackgroundProcess::tracing(self.tracer("report"))?;
-        tracer.pass_on_messages();
+        tracer.forward_messages();
         Ok(tracer)
     }
 
-    /// Runs a workload under `report`: its book, and the report.
+    /// Runs a workload under `report`: its own report, and the tracer's.
     pub(super) fn reported(&self, words: &[&str]) -> Result<(Value, Value)> {
         let mut command = self.tracer("report");
         command.arg("--").arg(&self.xtask).arg("workload").args(words);
         let output = command.output()?;
         let stderr = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "report on {words:?}: {stderr}");
-        let book = stderr.lines().find_map(|line| serde_json::from_str(line).ok());
-        let book = book.with_context(|| format!("no book of {words:?}: {stderr}"))?;
-        Ok((book, serde_json::from_slice(&output.stdout)?))
+        let oracle = stderr.lines().find_map(|line| serde_json::from_str(line).ok());
+        let oracle = oracle.with_context(|| format!("no report of {words:?}: {stderr}"))?;
+        Ok((oracle, serde_json::from_slice(&output.stdout)?))
     }
 }
 
@@ -121,7 +121,7 @@ impl LiveLines {
         self.child.id()
     }
 
-    /// Tells it to end: how long that takes.
+    /// Ends it: how long that takes.
     pub(super) fn end(mut self) -> Result<Duration> {
         let begin = Instant::now();
         kill(Pid::from_raw(self.pid() as i32), Signal::SIGINT)?;

@@ -1,7 +1,7 @@
 //! Asks the running kernel how large the programs of a running tracer are.
 //!
 //! A program's own name in the kernel is cut to 15 bytes, and no longer unique then. Its symbol is
-//! not: `bpf_prog_TAG_NAME` has the whole name of the function, where the program has BTF, else the cut
+//! not: `bpf_prog_TAG_NAME` has the complete name of the function, where the program has BTF, else the cut
 //! one (`bpf_get_prog_name`, kernel/bpf/core.c, 6.12); and the tag leads to it. That different programs
 //! have different names is checked.
 
@@ -9,6 +9,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -24,7 +26,7 @@ pub(super) const MODES: [&str; 2] = ["live", "report"];
 ///
 /// # Errors
 ///
-/// When the tracer can't be run with it, or when the kernel doesn't tell.
+/// When the tracer can't be run with it, or when the kernel doesn't report them.
 pub(super) fn measure(tracer: &Path, backend: &str, modes: &[&str]) -> Result<Sizes> {
     let mut all = Sizes::new();
     for mode in modes {
@@ -49,10 +51,11 @@ fn of_mode(program: &Path, backend: &str, mode: &str) -> Result<BTreeMap<String,
 /// The programs that a process has descriptors of.
 fn sizes_of(pid: u32) -> Result<BTreeMap<String, ProgramSize>> {
     let own = programs_of(pid)?;
-    // Others may be unloaded while we ask; what is lacking of the tracer's shows below.
+    wait_for_namesakes(&own);
+    // Other programs may be unloaded meanwhile; a missing one of the tracer's is an error below.
     let loaded = loaded_programs().filter_map(Result::ok);
     let loaded: Vec<_> = loaded.filter(|program| own.contains(&program.id())).collect();
-    ensure!(loaded.len() == own.len(), "the kernel does not tell of all programs {own:?}");
+    ensure!(loaded.len() == own.len(), "the kernel does not list all programs {own:?}");
     let names = names(&fs::read("/proc/kallsyms").context("cannot read /proc/kallsyms")?);
     let mut by_tag: BTreeMap<u64, Vec<&ProgramInfo>> = BTreeMap::new();
     for program in &loaded {
@@ -77,13 +80,32 @@ fn sizes_of(pid: u32) -> Result<BTreeMap<String, ProgramSize>> {
     Ok(sizes)
 }
 
+/// How long the programs of an earlier tracer may take to be unloaded.
+const UNLOADED: Duration = Duration::from_secs(20);
+
+/// Waits until no other program has the tag of one of these: a tag would lead to its name, too. An earlier tracer's
+/// programs are unloaded some time after its end.
+fn wait_for_namesakes(own: &BTreeSet<u32>) {
+    let begin = Instant::now();
+    while begin.elapsed() < UNLOADED {
+        let loaded: Vec<_> = loaded_programs().filter_map(Result::ok).collect();
+        let (ours, others): (Vec<_>, Vec<_>) =
+            loaded.iter().partition(|program| own.contains(&program.id()));
+        let tags: BTreeSet<_> = ours.iter().map(|program| program.tag()).collect();
+        if !others.iter().any(|program| tags.contains(&program.tag())) {
+            return;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
 fn programs_of(pid: u32) -> Result<BTreeSet<u32>> {
     let folder = format!("/proc/{pid}/fdinfo");
     let mut ids = BTreeSet::new();
     for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {folder}"))? {
         // One that was closed in the meantime is no program.
         let Ok(info) = fs::read_to_string(entry?.path()) else { continue };
-        // Descriptors of links tell of programs, too, but not of their types.
+        // Descriptors of links name programs, too, but not their types.
         if info.lines().any(|line| line.starts_with("prog_type:")) {
             let id = info.lines().find_map(|line| line.strip_prefix("prog_id:"));
             ids.insert(id.context("a program without a number")?.trim().parse()?);

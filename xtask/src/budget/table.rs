@@ -13,7 +13,7 @@ const GROWTH: (u64, u64) = (6, 5);
 /// Before the table's first row.
 const HEAD: &str = "\
 # What kernels make of the programs: instructions that the verifier goes through, a slash, and bytes of
-# machine code. `-`: this kernel does not tell; `.`: it was not given the program.
+# machine code. `-`: this kernel does not report it; `.`: the program is not loaded there.
 # `cargo xtask budget update` writes this file; a test fails when a program outgrows it by 20 %.
 ";
 
@@ -116,12 +116,12 @@ pub(crate) type Sizes = BTreeMap<Program, ProgramSize>;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct BudgetTable(BTreeMap<Program, BTreeMap<BudgetKernel, ProgramSize>>);
 
-/// What a comparison came to.
+/// The result of a comparison.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Comparison {
     /// Whether the table has this kernel and backend, so that the set of programs was compared, too
     pub(crate) known: bool,
-    /// What is not as it should be
+    /// What differs from the table
     pub(crate) problems: Vec<String>,
 }
 
@@ -139,8 +139,8 @@ impl BudgetTable {
         self.0.retain(|_, sizes| !sizes.is_empty());
     }
 
-    /// Compares what was measured of a backend, by these commands. On a kernel that the table lacks, each
-    /// program is held to the largest figures of all kernels.
+    /// Compares what was measured of a backend, by these commands. On a kernel that the table does not have, each
+    /// program is compared with the largest figures of all kernels.
     pub(crate) fn compare(
         &self,
         kernel: BudgetKernel,
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_can_be_read() {
+    fn table_round_trips() {
         let text = table().to_string();
         assert_eq!(text.parse::<BudgetTable>().unwrap(), table());
         assert!(text.contains("sys_exit         -/700      1000/500\n"), "{text}");
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn the_programs_are_those_of_the_table() {
+    fn unknown_or_missing_program_is_a_problem() {
         let now = sizes(&[("sys_exit", Some(1), 1), ("new", Some(1), 1)]);
         let Comparison { known, problems } = table().compare(NEW, ("syscall", &MODES), &now);
         assert!(known);
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_kernel_is_held_to_the_largest_figures() {
+    fn unknown_kernel_is_compared_with_the_largest_sizes() {
         let compare =
             |now: &[_]| table().compare(BudgetKernel(9, 9), ("syscall", &MODES), &sizes(now));
         let fits = compare(&[("sys_exit", Some(1200), 840)]);
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_measured_again_replaces_what_was() {
+    fn new_measurement_replaces_the_old_one() {
         let mut table = table();
         table.replace(NEW, "syscall", sizes(&[("new", Some(1), 1)]));
         let left: Vec<_> = table.0.keys().map(|program| program.name.as_str()).collect();

@@ -1,4 +1,4 @@
-//! Cgroups that are called as container runtimes call them.
+//! Cgroups with the names that container runtimes give them.
 
 use std::{
     fs,
@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-/// Where the hierarchy is mounted that containers are told by: that of `pids` in version 1, which hybrid
+/// The mount point of the hierarchy that identifies containers: that of `pids` in version 1, which hybrid
 /// hosts have beside version 2, else version 2.
 ///
 /// # Errors
@@ -51,7 +51,7 @@ impl TestCgroup {
         Ok(Self { root, path })
     }
 
-    /// The file that moves whole processes there: their numbers are written to it, and 0 for who writes.
+    /// The file that moves processes there: their PIDs are written to it, and 0 for the writer itself.
     #[must_use]
     pub fn procs(&self) -> PathBuf {
         self.path.join("cgroup.procs")
@@ -85,7 +85,7 @@ impl Drop for TestCgroup {
             let _ = fs::write(self.root.join("cgroup.procs"), pid);
         }
         let mut path: &Path = &self.path;
-        // One that is in use, by somebody else of that runtime's name, refuses.
+        // This fails for one that others use under that runtime's name.
         while path != self.root && fs::remove_dir(path).is_ok() {
             let Some(parent) = path.parent() else { break };
             path = parent;

@@ -22,7 +22,7 @@ use crate::child::ends_with_us;
 /// The image that a daemon has from its start.
 pub const IMAGE: &str = "ipc-test:latest";
 /// The daemon starts and ends within this time, or not at all.
-const PATIENCE: Duration = Duration::from_secs(60);
+const HANG_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A daemon.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub struct Docker {
 }
 
 impl Docker {
-    /// Starts it, with [`IMAGE`], which has busybox and these programs of the host's. `name` tells it from this
+    /// Starts it, with [`IMAGE`], which has busybox and these programs of the host's. `name` distinguishes it from this
     /// process's others.
     ///
     /// # Errors
@@ -63,7 +63,7 @@ impl Docker {
         let begin = Instant::now();
         while !docker.answers() {
             let ended = docker.daemon.try_wait()?.is_some();
-            if ended || begin.elapsed() > PATIENCE {
+            if ended || begin.elapsed() > HANG_TIMEOUT {
                 bail!("Docker does not start: {}", docker.log());
             }
             thread::sleep(Duration::from_millis(50));
@@ -88,7 +88,7 @@ impl Docker {
         self.folder.path()
     }
 
-    /// Where it answers.
+    /// Its socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.folder.path().join("docker.sock")
@@ -113,7 +113,7 @@ impl Docker {
     ///
     /// # Errors
     ///
-    /// When it fails; the error has what it said, and the daemon's log.
+    /// When it fails; the error has its messages, and the daemon's log.
     pub fn run(&self, words: &[&str]) -> Result<String> {
         let output = self.command(words).output().context("cannot run docker")?;
         ensure!(
@@ -139,7 +139,7 @@ impl Drop for Docker {
         let _ = kill(Pid::from_raw(self.daemon.id() as i32), Signal::SIGTERM);
         let begin = Instant::now();
         while self.daemon.try_wait().is_ok_and(|status| status.is_none()) {
-            if begin.elapsed() > PATIENCE {
+            if begin.elapsed() > HANG_TIMEOUT {
                 let _ = self.daemon.kill();
                 let _ = self.daemon.wait();
                 return;

@@ -1,4 +1,4 @@
-//! What processes of the host do on purpose, and that must stay silent.
+//! Legitimate behaviour of host processes, which must lead to no finding.
 
 use std::{
     fs,
@@ -17,11 +17,11 @@ use nix::{
 };
 
 use super::{
-    acts::{self, attach, made, open_queue, segment, semaphore, touch, unshare_ipc, up},
+    actions::{self, attach, made, open_queue, segment, semaphore, touch, unshare_ipc, up},
+    fixture::ScenarioFixture,
     kind::Scenario,
     own::database,
-    stage::Stage,
-    wire::Wire,
+    pipe::HandoffPipe,
 };
 use crate::{
     containers::TestCgroup,
@@ -33,9 +33,9 @@ use crate::{
 pub(super) const fn benign(
     name: &'static str,
     what: &'static str,
-    play: fn(&mut Stage) -> Result<()>,
+    run: fn(&mut ScenarioFixture) -> Result<()>,
 ) -> Scenario {
-    Scenario { name, what, play, expected: &[], also: &[] }
+    Scenario { name, what, run, expected: &[], also: &[] }
 }
 
 const fn but(scenario: Scenario, also: &'static [&'static str]) -> Scenario {
@@ -60,21 +60,17 @@ pub(super) const ALL: &[Scenario] = &[
         private_service,
     ),
     but(
-        benign("benign-lsns", "Tools that list namespaces and objects look at all of them.", lsns),
+        benign("benign-lsns", "Tools that list namespaces and objects read all of them.", lsns),
         &[],
     ),
     but(
-        benign(
-            "benign-second-tracer",
-            "Another ipc-trace looks into all namespaces.",
-            second_tracer,
-        ),
+        benign("benign-second-tracer", "Another ipc-trace enters all namespaces.", second_tracer),
         &["namespace-mismatch"],
     ),
     but(
         benign(
             "benign-own-free-keys",
-            "A program looks for a free key, and makes the first that there is.",
+            "A program searches for a free key, and creates an object with the first one.",
             own_free_keys,
         ),
         &["probe-key"],
@@ -126,9 +122,9 @@ pub(super) const ALL: &[Scenario] = &[
     ),
 ];
 
-fn memory_before_exec(stage: &mut Stage) -> Result<()> {
-    let key = stage.key(1);
-    stage.act("parent", |me| {
+fn memory_before_exec(fixture: &mut ScenarioFixture) -> Result<()> {
+    let key = fixture.key(1);
+    fixture.spawn("parent", |me| {
         let mut caller = unshare_ipc()?;
         let id = segment(&mut caller, key)?;
         touch(attach(&mut caller, id)?);
@@ -139,9 +135,9 @@ fn memory_before_exec(stage: &mut Stage) -> Result<()> {
     })
 }
 
-fn sandbox(stage: &mut Stage) -> Result<()> {
-    let key = stage.key(1);
-    stage.act("bwrap", |me| {
+fn sandbox(fixture: &mut ScenarioFixture) -> Result<()> {
+    let key = fixture.key(1);
+    fixture.spawn("bwrap", |me| {
         unshare(
             CloneFlags::CLONE_NEWUSER
                 | CloneFlags::CLONE_NEWIPC
@@ -159,11 +155,11 @@ fn sandbox(stage: &mut Stage) -> Result<()> {
     })
 }
 
-fn private_service(stage: &mut Stage) -> Result<()> {
-    let (key, name) = (stage.key(1), stage.queue());
+fn private_service(fixture: &mut ScenarioFixture) -> Result<()> {
+    let (key, name) = (fixture.key(1), fixture.queue());
     let unit = format!("system.slice/scenario-{}.service", std::process::id());
     let cgroup = TestCgroup::make(&unit)?;
-    stage.act_in(&cgroup, "service", |me| {
+    fixture.spawn_in(&cgroup, "service", |me| {
         let mut caller = unshare_ipc()?;
         let id = segment(&mut caller, key)?;
         let at = attach(&mut caller, id)?;
@@ -179,13 +175,13 @@ fn private_service(stage: &mut Stage) -> Result<()> {
         caller.mq_receive(fd, 64, None);
         me.stay()
     })?;
-    stage.settle()?;
-    stage.keep_cgroup(cgroup);
+    fixture.wait_ready()?;
+    fixture.keep_cgroup(cgroup);
     Ok(())
 }
 
-/// Runs a program to its end, with nothing of its output; whether it is here.
-fn run(name: &std::ffi::OsStr, words: &[&str]) -> Result<bool> {
+/// Runs a program to its end, and discards its output. Returns whether the program is installed.
+fn run_silently(name: &std::ffi::OsStr, words: &[&str]) -> Result<bool> {
     let done = Command::new(name)
         .args(words)
         .stdin(Stdio::null())
@@ -198,16 +194,16 @@ fn run(name: &std::ffi::OsStr, words: &[&str]) -> Result<bool> {
     }
 }
 
-fn lsns(stage: &mut Stage) -> Result<()> {
-    let key = stage.key(1);
-    stage.act("owner", |me| {
+fn lsns(fixture: &mut ScenarioFixture) -> Result<()> {
+    let key = fixture.key(1);
+    fixture.spawn("owner", |me| {
         segment(&mut unshare_ipc()?, key)?;
         me.stay()
     })?;
-    stage.settle()?;
-    stage.act("admin", |me| {
-        run("lsns".as_ref(), &["-t", "ipc"])?;
-        run("ipcs".as_ref(), &["-a"])?;
+    fixture.wait_ready()?;
+    fixture.spawn("admin", |me| {
+        run_silently("lsns".as_ref(), &["-t", "ipc"])?;
+        run_silently("ipcs".as_ref(), &["-a"])?;
         for process in fs::read_dir("/proc")?.flatten() {
             // Processes end meanwhile.
             let _ = fs::metadata(process.path().join("ns/ipc"));
@@ -217,36 +213,36 @@ fn lsns(stage: &mut Stage) -> Result<()> {
     })
 }
 
-fn second_tracer(stage: &mut Stage) -> Result<()> {
-    let key = stage.key(1);
-    stage.act("owner", |me| {
+fn second_tracer(fixture: &mut ScenarioFixture) -> Result<()> {
+    let key = fixture.key(1);
+    fixture.spawn("owner", |me| {
         segment(&mut unshare_ipc()?, key)?;
         me.stay()
     })?;
-    stage.settle()?;
+    fixture.wait_ready()?;
     let tracer = tracer::given().context("IPC_TRACE_BIN")?;
-    stage.act("admin", |me| {
-        run(tracer.as_os_str(), &["ls", "--runtime-socket", "none"])?;
+    fixture.spawn("admin", |me| {
+        run_silently(tracer.as_os_str(), &["ls", "--runtime-socket", "none"])?;
         me.stay()
     })
 }
 
-fn own_free_keys(stage: &mut Stage) -> Result<()> {
-    let key = stage.key(1);
-    database(stage, key, 0, 0)?;
-    stage.act("service", |me| {
+fn own_free_keys(fixture: &mut ScenarioFixture) -> Result<()> {
+    let key = fixture.key(1);
+    database(fixture, key, 0, 0)?;
+    fixture.spawn("service", |me| {
         let mut caller = unshare_ipc()?;
-        // It would not be free if it were here.
+        // Check that the key is free here.
         let ret = caller.semget(key, 1, 0);
-        ensure!(ret == -i64::from(libc::ENOENT), "it answers {ret}");
+        ensure!(ret == -i64::from(libc::ENOENT), "unexpected result {ret}");
         semaphore(&mut caller, key, 0o600 | libc::IPC_EXCL)?;
         me.stay()
     })
 }
 
-fn own_errors(stage: &mut Stage) -> Result<()> {
-    let key = stage.key(1);
-    stage.act("program", |me| {
+fn own_errors(fixture: &mut ScenarioFixture) -> Result<()> {
+    let key = fixture.key(1);
+    fixture.spawn("program", |me| {
         let mut caller = unshare_ipc()?;
         let id = semaphore(&mut caller, key, 0o600)?;
         let exists = caller.semget(key, 1, libc::IPC_CREAT | libc::IPC_EXCL | 0o600);
@@ -264,16 +260,16 @@ fn own_errors(stage: &mut Stage) -> Result<()> {
     })
 }
 
-fn shared_within(stage: &mut Stage) -> Result<()> {
-    let (key, name, wire) = (stage.key(1), stage.queue(), Wire::new()?);
-    stage.act("parent", |me| {
+fn shared_within(fixture: &mut ScenarioFixture) -> Result<()> {
+    let (key, name, pipe) = (fixture.key(1), fixture.queue(), HandoffPipe::new()?);
+    fixture.spawn("parent", |me| {
         let mut caller = unshare_ipc()?;
         let id = segment(&mut caller, key)?;
         let at = attach(&mut caller, id)?;
-        wire.pass(open_queue(&mut caller, &name)?)?;
+        pipe.send_fd(open_queue(&mut caller, &name)?)?;
         me.fork_and_wait("child", |_| {
             let mut caller = CountingCaller::new("child")?;
-            let fd = wire.take()?;
+            let fd = pipe.receive_fd()?;
             touch(at);
             caller.mq_send(fd.as_raw_fd(), b"at home", 1, None);
             Ok(())
@@ -282,9 +278,9 @@ fn shared_within(stage: &mut Stage) -> Result<()> {
     })
 }
 
-fn put_away(stage: &mut Stage) -> Result<()> {
-    let (key, name) = (stage.key(1), stage.queue());
-    stage.act("mover", |me| {
+fn put_away(fixture: &mut ScenarioFixture) -> Result<()> {
+    let (key, name) = (fixture.key(1), fixture.queue());
+    fixture.spawn("mover", |me| {
         let mut caller = unshare_ipc()?;
         let id = segment(&mut caller, key)?;
         let at = attach(&mut caller, id)?;
@@ -297,9 +293,9 @@ fn put_away(stage: &mut Stage) -> Result<()> {
     })
 }
 
-fn way_back(stage: &mut Stage) -> Result<()> {
-    let key = stage.key(1);
-    stage.act("supervisor", |me| {
+fn way_back(fixture: &mut ScenarioFixture) -> Result<()> {
+    let key = fixture.key(1);
+    fixture.spawn("supervisor", |me| {
         let mut caller = CountingCaller::new("home")?;
         let home = process::open_namespace()?;
         caller.unshare("own")?;
@@ -313,41 +309,41 @@ fn way_back(stage: &mut Stage) -> Result<()> {
     })
 }
 
-fn own_view(stage: &mut Stage) -> Result<()> {
-    let (name, folder) = (stage.queue(), stage.folder().to_owned());
-    stage.act("program", |me| {
+fn own_view(fixture: &mut ScenarioFixture) -> Result<()> {
+    let (name, folder) = (fixture.queue(), fixture.folder().to_owned());
+    fixture.spawn("program", |me| {
         let mut caller = unshare_ipc()?;
         open_queue(&mut caller, &name)?;
-        let queues = acts::mount_queues(&folder, "queues")?;
-        fs::read_to_string(acts::file_of(&queues, &name))?;
+        let queues = actions::mount_queues(&folder, "queues")?;
+        fs::read_to_string(actions::file_of(&queues, &name))?;
         for kind in ["shm", "sem", "msg"] {
-            acts::read(&mut acts::sysvipc(kind)?)?;
+            actions::read(&mut actions::sysvipc(kind)?)?;
         }
         fs::write("/proc/sys/kernel/msgmax", "8192")?;
-        fs::remove_file(acts::file_of(&queues, &name))?;
+        fs::remove_file(actions::file_of(&queues, &name))?;
         me.stay()
     })
 }
 
-fn other_namespaces(stage: &mut Stage) -> Result<()> {
-    stage.act("owner", |me| {
+fn other_namespaces(fixture: &mut ScenarioFixture) -> Result<()> {
+    fixture.spawn("owner", |me| {
         unshare(CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC)?;
         me.stay()
     })?;
-    stage.settle()?;
-    let owner = stage.pid_of("owner")?;
-    let key = stage.key(1);
-    stage.act("agent", |me| {
-        super::stage::enter(owner, "uts")?;
-        super::stage::enter(owner, "net")?;
+    fixture.wait_ready()?;
+    let owner = fixture.pid_of("owner")?;
+    let key = fixture.key(1);
+    fixture.spawn("agent", |me| {
+        super::fixture::enter(owner, "uts")?;
+        super::fixture::enter(owner, "net")?;
         semaphore(&mut unshare_ipc()?, key, 0o600)?;
         me.stay()
     })
 }
 
-fn left_behind(stage: &mut Stage) -> Result<()> {
-    let (key, name) = (stage.key(1), stage.queue());
-    stage.act("program", |me| {
+fn left_behind(fixture: &mut ScenarioFixture) -> Result<()> {
+    let (key, name) = (fixture.key(1), fixture.queue());
+    fixture.spawn("program", |me| {
         me.clone_and_wait(libc::CLONE_NEWIPC, "short", |_| {
             let mut caller = CountingCaller::new("short")?;
             let id = segment(&mut caller, key)?;
@@ -364,9 +360,9 @@ fn left_behind(stage: &mut Stage) -> Result<()> {
 /// How many namespaces.
 const REUSED: u32 = 40;
 
-fn numbers_reused(stage: &mut Stage) -> Result<()> {
-    let (key, name) = (stage.key(1), stage.queue());
-    stage.act("program", |me| {
+fn numbers_reused(fixture: &mut ScenarioFixture) -> Result<()> {
+    let (key, name) = (fixture.key(1), fixture.queue());
+    fixture.spawn("program", |me| {
         for _ in 0..REUSED {
             me.clone_and_wait(libc::CLONE_NEWIPC, "short", |_| {
                 let mut caller = CountingCaller::new("short")?;
@@ -389,18 +385,18 @@ fn caller_semget(key: i32) -> i64 {
         .map_or(-1, |mut caller| caller.semget(key, 1, libc::IPC_CREAT | 0o600))
 }
 
-fn debugger(stage: &mut Stage) -> Result<()> {
-    let key = stage.key(1);
+fn debugger(fixture: &mut ScenarioFixture) -> Result<()> {
+    let key = fixture.key(1);
     let none: Option<&str> = None;
-    stage.act("program", |me| {
+    fixture.spawn("program", |me| {
         let mut caller = unshare_ipc()?;
         let id = segment(&mut caller, key)?;
         attach(&mut caller, id)?;
         me.stay()
     })?;
-    stage.settle()?;
-    let program = stage.pid_of("program")?;
-    stage.act("gdb", |me| {
+    fixture.wait_ready()?;
+    let program = fixture.pid_of("program")?;
+    fixture.spawn("gdb", |me| {
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
         let maps = fs::read_to_string(format!("/proc/{program}/maps"))?;
         ensure!(maps.contains("SYSV"), "{maps}");

@@ -1,4 +1,4 @@
-//! What containers and their runtimes do on purpose, and that must stay silent.
+//! Legitimate behaviour of containers and their runtimes, which must lead to no finding.
 
 use std::fs::File;
 
@@ -9,27 +9,27 @@ use nix::{
 };
 
 use super::{
-    acts::{self, attach, open_queue, owner_with_queues, segment, semaphore, touch, up},
+    actions::{self, attach, open_queue, owner_with_queues, segment, semaphore, touch, up},
     benign::benign,
+    fixture::{self, NamespaceSource, ScenarioFixture},
     kind::Scenario,
-    stage::{self, NamespaceSource, Stage},
 };
 use crate::workload::calls::CountingCaller;
 
 /// These scenarios.
 pub(super) const ALL: &[Scenario] = &[
     benign(
-        "benign-postgresql-twins",
-        "Databases of one image in two containers have the same keys, and look for them first.",
-        postgresql_twins,
+        "benign-postgresql-same-image",
+        "Databases of one image in two containers have the same keys, and look them up first.",
+        two_postgresql,
     ),
     Scenario {
-        // The same key of 32 bits in two containers of one image is told of, as what it most likely is.
+        // The same key of 32 bits in two containers of one image is reported, with its benign explanation.
         also: &["probe-key", "probe-name"],
         ..benign(
-            "benign-twins-apart",
-            "Of two containers of one image only one has made what both look for by a well-known key.",
-            twins_apart,
+            "benign-same-image-apart",
+            "Of two containers of one image only one has created what both look up by a well-known key.",
+            two_in_own_namespaces,
         )
     },
     benign(
@@ -75,10 +75,10 @@ pub(super) const ALL: &[Scenario] = &[
 /// PostgreSQL's for port 5432, and the next.
 const POSTGRESQL: [i32; 2] = [5_432_001, 5_432_002];
 
-fn postgresql_twins(stage: &mut Stage) -> Result<()> {
+fn two_postgresql(fixture: &mut ScenarioFixture) -> Result<()> {
     for name in ["postgres-1", "postgres-2"] {
-        let container = stage.container()?;
-        stage.contain(&container, NamespaceSource::Fresh, name, |me| {
+        let container = fixture.container()?;
+        fixture.spawn_contained(&container, NamespaceSource::Fresh, name, |me| {
             let mut caller = CountingCaller::new(name)?;
             for key in POSTGRESQL {
                 // As InternalIpcMemoryCreate and IpcSemaphoreCreate do: made exclusively, or the next.
@@ -88,17 +88,17 @@ fn postgresql_twins(stage: &mut Stage) -> Result<()> {
             }
             me.stay()
         })?;
-        stage.settle()?;
-        stage.keep(container);
+        fixture.wait_ready()?;
+        fixture.keep(container);
     }
     Ok(())
 }
 
-fn twins_apart(stage: &mut Stage) -> Result<()> {
+fn two_in_own_namespaces(fixture: &mut ScenarioFixture) -> Result<()> {
     let well_known = 0x5354_4154;
-    for (name, makes) in [("twin-1", true), ("twin-2", false)] {
-        let container = stage.container()?;
-        stage.contain(&container, NamespaceSource::Fresh, name, |me| {
+    for (name, makes) in [("same-1", true), ("same-2", false)] {
+        let container = fixture.container()?;
+        fixture.spawn_contained(&container, NamespaceSource::Fresh, name, |me| {
             let mut caller = CountingCaller::new(name)?;
             if makes {
                 segment(&mut caller, well_known)?;
@@ -109,38 +109,38 @@ fn twins_apart(stage: &mut Stage) -> Result<()> {
             }
             me.stay()
         })?;
-        stage.settle()?;
-        stage.keep(container);
+        fixture.wait_ready()?;
+        fixture.keep(container);
     }
     Ok(())
 }
 
-fn docker_exec(stage: &mut Stage) -> Result<()> {
-    exec(stage, |owner| {
+fn docker_exec(fixture: &mut ScenarioFixture) -> Result<()> {
+    exec(fixture, |owner| {
         for kind in ["ipc", "uts", "net", "pid", "mnt"] {
-            stage::enter(owner, kind)?;
+            fixture::enter(owner, kind)?;
         }
         Ok(())
     })
 }
 
-fn kubectl_exec(stage: &mut Stage) -> Result<()> {
-    exec(stage, |owner| {
+fn kubectl_exec(fixture: &mut ScenarioFixture) -> Result<()> {
+    exec(fixture, |owner| {
         let all = CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
-        Ok(setns(acts::pidfd(owner)?, all)?)
+        Ok(setns(actions::pidfd(owner)?, all)?)
     })
 }
 
-/// Plays a container, and a process of its runtime that enters it and starts another one there.
-fn exec(stage: &mut Stage, enter: impl FnOnce(u64) -> Result<()>) -> Result<()> {
-    let key = stage.key(1);
-    owner_with_queues(stage)?;
-    let owner = stage.pid_of("owner")?;
-    stage.act_in_last_container("runc:[2:INIT]", |me| {
+/// Starts a container, and a process of its runtime that enters it and starts another one there.
+fn exec(fixture: &mut ScenarioFixture, enter: impl FnOnce(u64) -> Result<()>) -> Result<()> {
+    let key = fixture.key(1);
+    owner_with_queues(fixture)?;
+    let owner = fixture.pid_of("owner")?;
+    fixture.spawn_in_last_container("runc:[2:INIT]", |me| {
         enter(owner)?;
         let shell = me.fork("sh", |me| {
             let mut caller = CountingCaller::new("inside")?;
-            let id = acts::made("semget", caller.semget(key, 1, 0))?;
+            let id = actions::made("semget", caller.semget(key, 1, 0))?;
             up(&mut caller, id);
             me.stay()
         })?;
@@ -150,40 +150,40 @@ fn exec(stage: &mut Stage, enter: impl FnOnce(u64) -> Result<()>) -> Result<()> 
     })
 }
 
-fn pod(stage: &mut Stage) -> Result<()> {
-    let queue = stage.queue();
-    let pause = stage.container_of_pod(1)?;
-    stage.contain(&pause, NamespaceSource::Fresh, "pause", |me| me.stay())?;
-    stage.settle()?;
-    stage.keep(pause);
-    let with = NamespaceSource::With(stage.pid_of("pause")?);
+fn pod(fixture: &mut ScenarioFixture) -> Result<()> {
+    let queue = fixture.queue();
+    let pause = fixture.container_of_pod(1)?;
+    fixture.spawn_contained(&pause, NamespaceSource::Fresh, "pause", |me| me.stay())?;
+    fixture.wait_ready()?;
+    fixture.keep(pause);
+    let with = NamespaceSource::With(fixture.pid_of("pause")?);
     for name in ["app", "sidecar"] {
-        let container = stage.container_of_pod(1)?;
-        stage.contain(&container, with, name, |me| {
+        let container = fixture.container_of_pod(1)?;
+        fixture.spawn_contained(&container, with, name, |me| {
             let mut caller = CountingCaller::new(name)?;
             let fd = open_queue(&mut caller, &queue)?;
             caller.mq_send(fd, b"to the pod", 1, None);
             caller.mq_receive(fd, 64, None);
             me.stay()
         })?;
-        stage.settle()?;
-        stage.keep(container);
+        fixture.wait_ready()?;
+        fixture.keep(container);
     }
     Ok(())
 }
 
-fn idle_on_the_host(stage: &mut Stage) -> Result<()> {
-    let container = stage.container()?;
-    stage.contain(&container, NamespaceSource::HostIpc, "idle", |me| me.stay())?;
-    stage.settle()?;
-    stage.keep(container);
+fn idle_on_the_host(fixture: &mut ScenarioFixture) -> Result<()> {
+    let container = fixture.container()?;
+    fixture.spawn_contained(&container, NamespaceSource::HostIpc, "idle", |me| me.stay())?;
+    fixture.wait_ready()?;
+    fixture.keep(container);
     Ok(())
 }
 
-fn file_scanner(stage: &mut Stage) -> Result<()> {
-    owner_with_queues(stage)?;
-    let owner = stage.pid_of("owner")?;
-    stage.act("scanner", |me| {
+fn file_scanner(fixture: &mut ScenarioFixture) -> Result<()> {
+    owner_with_queues(fixture)?;
+    let owner = fixture.pid_of("owner")?;
+    fixture.spawn("scanner", |me| {
         File::open(format!("/proc/{owner}/root"))?;
         std::fs::read_dir(format!("/proc/{owner}/root/"))?.for_each(drop);
         std::fs::read_to_string(format!("/proc/{owner}/root/proc/self/mountinfo"))?;
@@ -194,30 +194,35 @@ fn file_scanner(stage: &mut Stage) -> Result<()> {
 /// How many containers.
 const CONTAINERS: u32 = 12;
 
-fn churn(stage: &mut Stage) -> Result<()> {
-    let (key, queue) = (stage.key(1), stage.queue());
+fn churn(fixture: &mut ScenarioFixture) -> Result<()> {
+    let (key, queue) = (fixture.key(1), fixture.queue());
     for number in 0..CONTAINERS {
-        let container = stage.container()?;
-        stage.contain(&container, NamespaceSource::Fresh, &format!("job-{number}"), |_| {
-            let mut caller = CountingCaller::new("job")?;
-            let id = segment(&mut caller, key)?;
-            touch(attach(&mut caller, id)?);
-            let id = semaphore(&mut caller, key, 0o600)?;
-            up(&mut caller, id);
-            let fd = open_queue(&mut caller, &queue)?;
-            caller.mq_send(fd, b"done", 1, None);
-            Ok(())
-        })?;
-        stage.settle()?;
-        stage.keep(container);
+        let container = fixture.container()?;
+        fixture.spawn_contained(
+            &container,
+            NamespaceSource::Fresh,
+            &format!("job-{number}"),
+            |_| {
+                let mut caller = CountingCaller::new("job")?;
+                let id = segment(&mut caller, key)?;
+                touch(attach(&mut caller, id)?);
+                let id = semaphore(&mut caller, key, 0o600)?;
+                up(&mut caller, id);
+                let fd = open_queue(&mut caller, &queue)?;
+                caller.mq_send(fd, b"done", 1, None);
+                Ok(())
+            },
+        )?;
+        fixture.wait_ready()?;
+        fixture.keep(container);
     }
     Ok(())
 }
 
-fn many_workers(stage: &mut Stage) -> Result<()> {
-    let (key, queue) = (stage.key(1), stage.queue());
-    let container = stage.container()?;
-    stage.contain(&container, NamespaceSource::Fresh, "master", |me| {
+fn many_workers(fixture: &mut ScenarioFixture) -> Result<()> {
+    let (key, queue) = (fixture.key(1), fixture.queue());
+    let container = fixture.container()?;
+    fixture.spawn_contained(&container, NamespaceSource::Fresh, "master", |me| {
         let mut caller = CountingCaller::new("master")?;
         let id = segment(&mut caller, key)?;
         let at = attach(&mut caller, id)?;
@@ -234,7 +239,7 @@ fn many_workers(stage: &mut Stage) -> Result<()> {
         }
         me.stay()
     })?;
-    stage.settle()?;
-    stage.keep(container);
+    fixture.wait_ready()?;
+    fixture.keep(container);
     Ok(())
 }

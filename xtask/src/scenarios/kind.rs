@@ -1,13 +1,13 @@
-//! What a scenario is, and what it has to lead to.
+//! What a scenario is, and which findings it must lead to.
 
 use std::fs;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use super::stage::Stage;
+use super::fixture::ScenarioFixture;
 
-/// How much a finding matters, the least first: the tracer's words.
+/// A finding's severity, lowest first: the tracer's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs, reason = "each is the tracer's word")]
@@ -26,7 +26,7 @@ pub(super) type ScenarioKernel = (u32, u32);
 ///
 /// # Errors
 ///
-/// When the kernel does not tell.
+/// When the kernel does not report it.
 pub(super) fn kernel() -> Result<ScenarioKernel> {
     let release =
         fs::read_to_string("/proc/sys/kernel/osrelease").context("the kernel's release")?;
@@ -69,32 +69,32 @@ impl ExpectedFinding {
         }
     }
 
-    /// One that says that a boundary was crossed, and is sure of it.
+    /// A finding of a crossed boundary, with high confidence.
     pub(super) const fn high(class: &'static str) -> Self {
         Self::new(class, ExpectedSeverity::High).confident(60, 100)
     }
 
-    /// So sure.
+    /// Sets the range of confidence.
     pub(super) const fn confident(self, least: u64, most: u64) -> Self {
         Self { confidence: (least, most), ..self }
     }
 
-    /// At most so severe.
+    /// Sets the maximum severity.
     pub(super) const fn up_to(self, most: ExpectedSeverity) -> Self {
         Self { severity: (self.severity.0, most), ..self }
     }
 
-    /// Seen exactly so often.
+    /// Sets the exact count.
     pub(super) const fn times(self, count: u64) -> Self {
         Self { count, exactly: true, ..self }
     }
 
-    /// Which `syscall` can't see.
+    /// Backend `syscall` can't see it.
     pub(super) const fn by_function(self) -> Self {
         Self { function_only: true, ..self }
     }
 
-    /// Which exists since that kernel.
+    /// Only kernels since that version can see it.
     pub(super) const fn since(self, version: ScenarioKernel) -> Self {
         Self { since: Some(version), ..self }
     }
@@ -106,24 +106,24 @@ impl ExpectedFinding {
     }
 }
 
-/// Something small that happens on a host.
+/// A small event on a host.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scenario {
-    /// What it is called
+    /// Its name
     pub(super) name: &'static str,
     /// What happens, in one sentence
     pub(super) what: &'static str,
-    /// Lets it happen
-    pub(super) play: fn(&mut Stage) -> Result<()>,
-    /// What has to be found; nothing: it is benign
+    /// Runs it
+    pub(super) run: fn(&mut ScenarioFixture) -> Result<()>,
+    /// The findings that it must lead to; none: it is benign
     pub(super) expected: &'static [ExpectedFinding],
-    /// Classes of further findings that would be true, but need not come: of any severity where something
-    /// is expected, up to `low` where nothing is
+    /// Classes of further findings that are allowed, but not required: of any severity where findings are
+    /// expected, up to `low` where none are
     pub(super) also: &'static [&'static str],
 }
 
 impl Scenario {
-    /// Whether nothing has to be found.
+    /// Whether no finding is expected.
     pub(super) const fn is_benign(&self) -> bool {
         self.expected.is_empty()
     }

@@ -1,13 +1,13 @@
-//! `carried-mapping`: shared memory of one namespace in the hands of a thread of another.
+//! `carried-mapping`: shared memory of one namespace that a thread of another one has mapped.
 
 use std::{fs, thread};
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
-    acts::{self, attach, segment, touch, unshare_ipc},
+    actions::{self, attach, segment, touch, unshare_ipc},
+    fixture::ScenarioFixture,
     kind::{ExpectedFinding, Scenario},
-    stage::Stage,
 };
 use crate::workload::{calls::CountingCaller, process};
 
@@ -18,59 +18,59 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario {
         name: "memory-held-by-unshare",
         what: "A process makes itself a new namespace, and keeps shared memory attached.",
-        play: held_by_unshare,
+        run: held_by_unshare,
         expected: &[CARRIED],
         also: &[],
     },
     Scenario {
         name: "memory-held-by-setns",
         what: "A process enters another's namespace, and keeps shared memory attached.",
-        play: held_by_setns,
+        run: held_by_setns,
         expected: &[CARRIED, ExpectedFinding::high("namespace-mismatch")],
         also: &[],
     },
     Scenario {
         name: "memory-held-by-clone",
         what: "A child that is cloned into a new namespace goes on with the memory that it inherited.",
-        play: held_by_clone,
+        run: held_by_clone,
         expected: &[CARRIED],
         also: &[],
     },
     Scenario {
         name: "memory-touched-by-clone",
         what: "A child that is cloned into a new namespace writes to memory that it inherited, and ends.",
-        play: touched_by_clone,
+        run: touched_by_clone,
         expected: &[CARRIED.by_function()],
         also: &[],
     },
     Scenario {
         name: "memory-touched-by-thread",
         what: "A thread in a new namespace writes to memory that another thread of it attached in the old one.",
-        play: touched_by_thread,
+        run: touched_by_thread,
         expected: &[CARRIED.by_function()],
         also: &["carried-mapping"],
     },
     Scenario {
         name: "memory-by-map-files",
         what: "A process opens a segment of another namespace through /proc/PID/map_files.",
-        play: by_map_files,
+        run: by_map_files,
         expected: &[CARRIED],
         also: &[],
     },
     Scenario {
         name: "memory-destroyed-from-afar",
         what: "A process that has left by setns ends, and with it a segment that it made (shm_rmid_forced).",
-        play: destroyed_from_afar,
-        // Before 5.16 a process that ends only looks for its segments in the namespace that it is in then
+        run: destroyed_from_afar,
+        // Before 5.16 a process that ends searches only its present namespace for its segments
         // (exit_shm, ipc/shm.c).
         expected: &[CARRIED.by_function().since((6, 1))],
         also: &["carried-mapping"],
     },
 ];
 
-fn held_by_unshare(stage: &mut Stage) -> Result<()> {
-    let key = stage.key(1);
-    stage.act("carrier", |me| {
+fn held_by_unshare(fixture: &mut ScenarioFixture) -> Result<()> {
+    let key = fixture.key(1);
+    fixture.spawn("carrier", |me| {
         let mut caller = unshare_ipc()?;
         let id = segment(&mut caller, key)?;
         attach(&mut caller, id)?;
@@ -79,26 +79,26 @@ fn held_by_unshare(stage: &mut Stage) -> Result<()> {
     })
 }
 
-fn held_by_setns(stage: &mut Stage) -> Result<()> {
-    let key = stage.key(1);
-    stage.act("owner", |me| {
+fn held_by_setns(fixture: &mut ScenarioFixture) -> Result<()> {
+    let key = fixture.key(1);
+    fixture.spawn("owner", |me| {
         unshare_ipc()?;
         me.stay()
     })?;
-    stage.settle()?;
-    let owner = stage.pid_of("owner")?;
-    stage.act("carrier", |me| {
+    fixture.wait_ready()?;
+    let owner = fixture.pid_of("owner")?;
+    fixture.spawn("carrier", |me| {
         let mut caller = unshare_ipc()?;
         let id = segment(&mut caller, key)?;
         attach(&mut caller, id)?;
-        acts::enter_ipc(&mut caller, owner)?;
+        actions::enter_ipc(&mut caller, owner)?;
         me.stay()
     })
 }
 
-fn held_by_clone(stage: &mut Stage) -> Result<()> {
-    let key = stage.key(1);
-    stage.act("parent", |me| {
+fn held_by_clone(fixture: &mut ScenarioFixture) -> Result<()> {
+    let key = fixture.key(1);
+    fixture.spawn("parent", |me| {
         let mut caller = unshare_ipc()?;
         let id = segment(&mut caller, key)?;
         attach(&mut caller, id)?;
@@ -106,9 +106,9 @@ fn held_by_clone(stage: &mut Stage) -> Result<()> {
     })
 }
 
-fn touched_by_clone(stage: &mut Stage) -> Result<()> {
-    let key = stage.key(1);
-    stage.act("parent", |me| {
+fn touched_by_clone(fixture: &mut ScenarioFixture) -> Result<()> {
+    let key = fixture.key(1);
+    fixture.spawn("parent", |me| {
         let mut caller = unshare_ipc()?;
         let id = segment(&mut caller, key)?;
         let at = attach(&mut caller, id)?;
@@ -120,54 +120,54 @@ fn touched_by_clone(stage: &mut Stage) -> Result<()> {
     })
 }
 
-fn touched_by_thread(stage: &mut Stage) -> Result<()> {
-    let key = stage.key(1);
-    stage.act("threads", |me| {
+fn touched_by_thread(fixture: &mut ScenarioFixture) -> Result<()> {
+    let key = fixture.key(1);
+    fixture.spawn("threads", |me| {
         let mut caller = unshare_ipc()?;
         let id = segment(&mut caller, key)?;
-        let (tell, told) = std::sync::mpsc::channel();
+        let (send_address, receive_address) = std::sync::mpsc::channel();
         let (left, has_left) = std::sync::mpsc::channel();
         let other = thread::spawn(move || -> Result<()> {
             unshare_ipc()?;
             left.send(())?;
-            touch(told.recv()?);
+            touch(receive_address.recv()?);
             Ok(())
         });
         has_left.recv()?;
-        tell.send(attach(&mut caller, id)?)?;
+        send_address.send(attach(&mut caller, id)?)?;
         other.join().ok().context("the thread panicked")??;
         me.stay()
     })
 }
 
-fn by_map_files(stage: &mut Stage) -> Result<()> {
-    let key = stage.key(1);
-    stage.act("owner", |me| {
+fn by_map_files(fixture: &mut ScenarioFixture) -> Result<()> {
+    let key = fixture.key(1);
+    fixture.spawn("owner", |me| {
         let mut caller = unshare_ipc()?;
         let id = segment(&mut caller, key)?;
         attach(&mut caller, id)?;
         me.stay()
     })?;
-    stage.settle()?;
-    let owner = stage.pid_of("owner")?;
-    stage.act("intruder", |me| {
+    fixture.wait_ready()?;
+    let owner = fixture.pid_of("owner")?;
+    fixture.spawn("intruder", |me| {
         unshare_ipc()?;
         let name = format!("SYSV{key:08x}");
         let maps = fs::read_to_string(format!("/proc/{owner}/maps"))?;
         let line = maps.lines().find(|line| line.contains(&name)).context("it is not mapped")?;
         let range = line.split(' ').next().context("a range")?;
-        acts::open(format!("/proc/{owner}/map_files/{range}").as_ref())?;
+        actions::open(format!("/proc/{owner}/map_files/{range}").as_ref())?;
         me.stay()
     })
 }
 
-fn destroyed_from_afar(stage: &mut Stage) -> Result<()> {
-    let (key, home) = (stage.key(1), process::open_namespace()?);
-    stage.act("member", |me| {
+fn destroyed_from_afar(fixture: &mut ScenarioFixture) -> Result<()> {
+    let (key, home) = (fixture.key(1), process::open_namespace()?);
+    fixture.spawn("member", |me| {
         let mut caller = unshare_ipc()?;
         fs::write("/proc/sys/kernel/shm_rmid_forced", "1")?;
         let own = process::open_namespace()?;
-        // The namespace lives on without who made the segment.
+        // The namespace outlives the process that made the segment.
         me.fork_and_wait("maker", |_| {
             let mut caller = CountingCaller::new("maker")?;
             segment(&mut caller, key)?;

@@ -1,40 +1,40 @@
-//! `cargo xtask scenarios`: small things that happen on hosts, each with the findings that it has to lead to,
-//! played under the tracer.
+//! `cargo xtask scenarios`: small events on a host, each with the findings that it must lead to, run under the
+//! tracer.
 //!
-//! | room | what is in it |
+//! | module | contents |
 //! | --- | --- |
 //! | [`kind`] | what a scenario is |
-//! | [`table`] | all of them |
+//! | [`registry`] | all of them |
 //! | [`objects`], [`mounts`], [`mappings`], [`views`], [`moves`] | access across namespaces |
-//! | [`attempts`], [`sharing`] | lookups that fail, containers that meet |
-//! | [`benign`], [`benign_containers`] | what must stay silent |
-//! | [`stage`], [`actor`], [`wire`], [`acts`], [`own`] | what scenarios are made of |
-//! | [`runner`] | plays them under one tracer |
-//! | [`judge`] | what was found against what was to be found: pure |
-//! | [`document`] | the table in `docs/DETECTION.md`: pure |
+//! | [`attempts`], [`sharing`] | failed lookups, containers that share a namespace |
+//! | [`benign`], [`benign_containers`] | what must lead to no finding |
+//! | [`fixture`], [`process`], [`pipe`], [`actions`], [`own`] | what scenarios are made of |
+//! | [`runner`] | runs them under one tracer |
+//! | [`checker`] | compares findings with the expected ones: pure |
+//! | [`results`] | the table in `docs/DETECTION.md`: pure |
 //!
-//! Invariant: findings are told apart by the processes and containers that they are about, so whatever else
-//! happens on the host makes no difference.
+//! Invariant: findings are assigned to scenarios by process and container, so other activity on the host makes no
+//! difference.
 
-mod actor;
-mod acts;
+mod actions;
 mod attempts;
 mod benign;
 mod benign_containers;
-mod document;
-mod judge;
+mod checker;
+mod fixture;
 mod kind;
 mod mappings;
 mod mounts;
 mod moves;
 mod objects;
 mod own;
+mod pipe;
+mod process;
+mod registry;
+mod results;
 mod runner;
 mod sharing;
-mod stage;
-mod table;
 mod views;
-mod wire;
 
 use std::{
     env,
@@ -44,7 +44,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{build, tracer, vm};
-use judge::KernelOutcome;
+use checker::KernelOutcome;
 use runner::TracerMode;
 
 /// Before an outcome as JSON.
@@ -62,35 +62,38 @@ pub(crate) struct Scenarios {
     /// With this backend of the tracer alone [default: each that the kernel has]
     #[arg(long, value_parser = BACKENDS)]
     backend: Option<String>,
-    /// Let the tracer report, instead of telling live
+    /// Trace with `report` instead of `live`
     #[arg(long)]
     report: bool,
+    /// Trace with `report --counts`
+    #[arg(long, conflicts_with = "report")]
+    counts: bool,
     /// Print outcomes as JSON, too
     #[arg(long)]
     json: bool,
-    /// Play them with no tracer of their own
-    #[arg(long, conflicts_with_all = ["backend", "report", "json"])]
+    /// Run them without starting a tracer
+    #[arg(long, conflicts_with_all = ["backend", "report", "counts", "json"])]
     unseen: bool,
-    /// List them, and play none
+    /// List them, and run none
     #[arg(long)]
     list: bool,
-    /// Play all on this kernel and in emulated machines, and write the table of docs/DETECTION.md
-    #[arg(long, conflicts_with_all = ["filter", "backend", "report", "json", "list"])]
+    /// Run all on this kernel and in emulated machines, and write the table of docs/DETECTION.md
+    #[arg(long, conflicts_with_all = ["filter", "backend", "report", "counts", "json", "list"])]
     update: bool,
-    /// A part in one
+    /// A process of a scenario
     #[command(subcommand)]
     part: Option<ScenarioPart>,
 }
 
 #[derive(Clone, Debug, clap::Subcommand)]
 enum ScenarioPart {
-    /// Direct one, until standard input ends
+    /// Run one, until standard input ends
     #[command(hide = true)]
-    Play {
+    Run {
         /// Which
         name: String,
     },
-    /// Be the actor with an executable of its own
+    /// Be the process with an executable of its own
     #[command(hide = true)]
     Own(own::Own),
 }
@@ -98,10 +101,10 @@ enum ScenarioPart {
 /// Runs `cargo xtask scenarios`.
 pub(crate) fn main(args: &Scenarios) -> Result<ExitCode> {
     match &args.part {
-        Some(ScenarioPart::Play { name }) => runner::direct(name).map(|()| ExitCode::SUCCESS),
+        Some(ScenarioPart::Run { name }) => runner::drive(name).map(|()| ExitCode::SUCCESS),
         Some(ScenarioPart::Own(own)) => own::be(own).map(|()| ExitCode::SUCCESS),
         None if args.list => {
-            for scenario in table::all() {
+            for scenario in registry::all() {
                 println!("{:<28} {}", scenario.name, scenario.what);
             }
             Ok(ExitCode::SUCCESS)
@@ -112,20 +115,24 @@ pub(crate) fn main(args: &Scenarios) -> Result<ExitCode> {
     }
 }
 
-/// Plays them on this kernel.
+/// Runs them on this kernel.
 fn here(args: &Scenarios) -> Result<ExitCode> {
     let Some(program) = tracer::given() else {
-        // The scenarios' own programs look for it there.
+        // The scenarios' own programs find it in the environment.
         return run_with(&tracer::given_or_built()?);
     };
-    let mode = if args.report { TracerMode::Report } else { TracerMode::Live };
+    let mode = match (args.report, args.counts) {
+        (_, true) => TracerMode::Counts,
+        (true, false) => TracerMode::Report,
+        (false, false) => TracerMode::Live,
+    };
     let backends = args.backend.as_deref().map_or(BACKENDS.to_vec(), |one| vec![one]);
     let mut outcomes = Vec::new();
     for backend in &backends {
         outcomes.extend(runner::run(&program, backend, mode, &args.filter)?);
     }
     if outcomes.is_empty() {
-        bail!("none of the backends {backends:?} can be had here");
+        bail!("none of the backends {backends:?} is available here");
     }
     for outcome in &outcomes {
         print!("{outcome}");
@@ -147,7 +154,7 @@ fn run_with(tracer: &std::path::Path) -> Result<ExitCode> {
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Plays all on all kernels, and stores the outcomes.
+/// Runs all on all kernels, and stores the outcomes.
 fn update() -> Result<ExitCode> {
     let root = build::workspace_root()?;
     let built = build::everything(&root, false)?;
@@ -156,26 +163,26 @@ fn update() -> Result<ExitCode> {
         .env("IPC_TRACE_BIN", built.program())
         .stderr(Stdio::inherit())
         .output()
-        .context("cannot play them on this kernel")?;
+        .context("cannot run them on this kernel")?;
     let mut outputs = vec![String::from_utf8_lossy(&output.stdout).into_owned()];
-    // A failure is told by the outcome.
+    // The outcome reports a failure.
     let words = ["/bin/sh", "-c", "xtask scenarios --json || true"].map(str::to_owned);
-    outputs.extend(vm::outputs(&[], &built, &words)?);
+    outputs.extend(vm::outputs(&[], &built, &[], &words)?);
     let mut outcomes: Vec<KernelOutcome> = Vec::new();
     for output in &outputs {
         let lines = output.lines().filter_map(|line| line.trim_end().strip_prefix(MARK));
         let these: Vec<KernelOutcome> =
             lines.map(serde_json::from_str).collect::<Result<_, _>>()?;
         if these.is_empty() {
-            bail!("nothing was played:\n{output}");
+            bail!("no scenario ran:\n{output}");
         }
         outcomes.extend(these);
     }
     for outcome in &outcomes {
         print!("{outcome}");
     }
-    let path = root.join(document::FILE);
-    document::write(&path, &outcomes)?;
+    let path = root.join(results::FILE);
+    results::write(&path, &outcomes)?;
     println!("{} is written", path.display());
     let good = outcomes.iter().all(|outcome| outcome.failures.is_empty());
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -4,10 +4,10 @@ use anyhow::Result;
 use nix::sched::{CloneFlags, setns};
 
 use super::{
-    actor::Actor,
-    acts::{self, enter_ipc, owner_with_queues, semaphore, up},
+    actions::{self, enter_ipc, owner_with_queues, semaphore, up},
+    fixture::{self, NamespaceSource, ScenarioFixture},
     kind::{ExpectedFinding, Scenario},
-    stage::{self, NamespaceSource, Stage},
+    process::ScenarioProcess,
 };
 use crate::workload::{calls::CountingCaller, process};
 
@@ -18,59 +18,62 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario {
         name: "enter-and-call",
         what: "A process of the host enters a container's IPC namespace alone, and uses a semaphore there.",
-        play: and_call,
+        run: and_call,
         expected: &[MISMATCH],
         also: &[],
     },
     Scenario {
         name: "enter-and-stay",
         what: "A process of the host enters a container's IPC namespace alone, and does nothing.",
-        play: and_stay,
+        run: and_stay,
         expected: &[MISMATCH],
         also: &[],
     },
     Scenario {
         name: "enter-and-leave",
         what: "A process of the host enters a container's IPC namespace alone, and goes back at once.",
-        play: and_leave,
+        run: and_leave,
         expected: &[MISMATCH],
         also: &[],
     },
     Scenario {
         name: "enter-and-fork",
         what: "A process of the host enters a container's IPC namespace alone, and a child of it calls there.",
-        play: and_fork,
+        run: and_fork,
         expected: &[MISMATCH],
         also: &[],
     },
     Scenario {
         name: "enter-by-pidfd",
         what: "A process enters a container's IPC namespace by a descriptor of one of its processes.",
-        play: by_pidfd,
+        run: by_pidfd,
         expected: &[MISMATCH],
         also: &[],
     },
     Scenario {
         name: "enter-the-host",
         what: "A process in a container enters the host's IPC namespace, and makes a semaphore there.",
-        play: the_host,
+        run: the_host,
         expected: &[MISMATCH],
         also: &["host-ipc"],
     },
 ];
 
-fn intrude(stage: &mut Stage, work: impl FnOnce(u64, i32, &Actor<'_>) -> Result<()>) -> Result<()> {
-    let key = stage.key(1);
-    owner_with_queues(stage)?;
-    let owner = stage.pid_of("owner")?;
-    stage.act("intruder", |me| {
+fn intrude(
+    fixture: &mut ScenarioFixture,
+    work: impl FnOnce(u64, i32, &ScenarioProcess<'_>) -> Result<()>,
+) -> Result<()> {
+    let key = fixture.key(1);
+    owner_with_queues(fixture)?;
+    let owner = fixture.pid_of("owner")?;
+    fixture.spawn("intruder", |me| {
         work(owner, key, me)?;
         me.stay()
     })
 }
 
-fn and_call(stage: &mut Stage) -> Result<()> {
-    intrude(stage, |owner, key, _| {
+fn and_call(fixture: &mut ScenarioFixture) -> Result<()> {
+    intrude(fixture, |owner, key, _| {
         let mut caller = CountingCaller::new("home")?;
         enter_ipc(&mut caller, owner)?;
         let id = semaphore(&mut caller, key, 0)?;
@@ -79,20 +82,20 @@ fn and_call(stage: &mut Stage) -> Result<()> {
     })
 }
 
-fn and_stay(stage: &mut Stage) -> Result<()> {
-    intrude(stage, |owner, _, _| stage::enter(owner, "ipc"))
+fn and_stay(fixture: &mut ScenarioFixture) -> Result<()> {
+    intrude(fixture, |owner, _, _| fixture::enter(owner, "ipc"))
 }
 
-fn and_leave(stage: &mut Stage) -> Result<()> {
-    intrude(stage, |owner, _, _| {
-        stage::enter(owner, "ipc")?;
-        stage::enter(u64::from(std::os::unix::process::parent_id()), "ipc")
+fn and_leave(fixture: &mut ScenarioFixture) -> Result<()> {
+    intrude(fixture, |owner, _, _| {
+        fixture::enter(owner, "ipc")?;
+        fixture::enter(u64::from(std::os::unix::process::parent_id()), "ipc")
     })
 }
 
-fn and_fork(stage: &mut Stage) -> Result<()> {
-    intrude(stage, |owner, key, me| {
-        stage::enter(owner, "ipc")?;
+fn and_fork(fixture: &mut ScenarioFixture) -> Result<()> {
+    intrude(fixture, |owner, key, me| {
+        fixture::enter(owner, "ipc")?;
         me.fork_and_wait("child", |_| {
             semaphore(&mut CountingCaller::new("child")?, key, 0)?;
             Ok(())
@@ -100,14 +103,14 @@ fn and_fork(stage: &mut Stage) -> Result<()> {
     })
 }
 
-fn by_pidfd(stage: &mut Stage) -> Result<()> {
-    intrude(stage, |owner, _, _| Ok(setns(acts::pidfd(owner)?, CloneFlags::CLONE_NEWIPC)?))
+fn by_pidfd(fixture: &mut ScenarioFixture) -> Result<()> {
+    intrude(fixture, |owner, _, _| Ok(setns(actions::pidfd(owner)?, CloneFlags::CLONE_NEWIPC)?))
 }
 
-fn the_host(stage: &mut Stage) -> Result<()> {
-    let (key, host) = (stage.key(2), process::open_namespace()?);
-    let container = stage.container()?;
-    stage.contain(&container, NamespaceSource::Fresh, "escaped", |me| {
+fn the_host(fixture: &mut ScenarioFixture) -> Result<()> {
+    let (key, host) = (fixture.key(2), process::open_namespace()?);
+    let container = fixture.container()?;
+    fixture.spawn_contained(&container, NamespaceSource::Fresh, "escaped", |me| {
         let mut caller = CountingCaller::new("container")?;
         setns(&host, CloneFlags::CLONE_NEWIPC)?;
         caller.moved("host")?;
@@ -115,6 +118,6 @@ fn the_host(stage: &mut Stage) -> Result<()> {
         caller.semctl(id, 0, libc::IPC_RMID, 0);
         me.stay()
     })?;
-    stage.keep(container);
+    fixture.keep(container);
     Ok(())
 }

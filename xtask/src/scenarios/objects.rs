@@ -1,14 +1,14 @@
-//! `foreign-object`: descriptors of queues, and all ways by which they get into another namespace.
+//! `foreign-object`: descriptors of queues, and every way to get them into another namespace.
 
 use std::{os::fd::AsRawFd as _, thread};
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
-    acts::{self, open_queue, unshare_ipc},
+    actions::{self, open_queue, unshare_ipc},
+    fixture::ScenarioFixture,
     kind::{ExpectedFinding, Scenario},
-    stage::Stage,
-    wire::Wire,
+    pipe::HandoffPipe,
 };
 use crate::workload::calls::{CountingCaller, Route};
 
@@ -19,71 +19,71 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario {
         name: "queue-kept-by-unshare",
         what: "A process opens a queue, makes itself a new namespace, and goes on to use the queue.",
-        play: kept_by_unshare,
+        run: kept_by_unshare,
         expected: &[FOREIGN.times(3)],
         also: &[],
     },
     Scenario {
         name: "queue-kept-by-setns",
         what: "A process opens a queue, enters another's namespace, and goes on to use the queue.",
-        play: kept_by_setns,
+        run: kept_by_setns,
         expected: &[FOREIGN.times(2), ExpectedFinding::high("namespace-mismatch")],
         also: &[],
     },
     Scenario {
         name: "queue-kept-by-clone",
         what: "A child that is cloned into a new namespace uses a queue that its parent opened.",
-        play: kept_by_clone,
+        run: kept_by_clone,
         expected: &[FOREIGN.times(1)],
         also: &[],
     },
     Scenario {
         name: "queue-received",
         what: "A process is sent a queue of another namespace over a socket, and uses it.",
-        play: received,
+        run: received,
         expected: &[FOREIGN],
         also: &[],
     },
     Scenario {
         name: "queue-taken",
         what: "A process takes a queue of a process in another namespace by pidfd_getfd.",
-        play: taken,
+        run: taken,
         expected: &[FOREIGN],
         also: &[],
     },
     Scenario {
         name: "queue-of-shared-table",
         what: "Two threads share descriptors; one in a new namespace uses the queue that the other opened.",
-        play: shared_table,
+        run: shared_table,
         expected: &[FOREIGN.times(1)],
         also: &[],
     },
     Scenario {
         name: "queue-of-the-dead",
         what: "A process uses a queue whose namespace has died since.",
-        play: of_the_dead,
+        run: of_the_dead,
         expected: &[FOREIGN],
         also: &[],
     },
     Scenario {
         name: "queue-by-every-operation",
         what: "A kept queue is used by all operations that take a descriptor, of 64 and of 32 bits.",
-        play: by_every_operation,
+        run: by_every_operation,
         expected: &[FOREIGN.times(14)],
         also: &[],
     },
     Scenario {
         name: "queue-by-failing-calls",
         what: "A kept queue is used by calls that fail before they do anything.",
-        play: by_failing_calls,
+        run: by_failing_calls,
         expected: &[FOREIGN.times(3)],
         also: &[],
     },
 ];
 
-fn kept_by_unshare(stage: &mut Stage) -> Result<()> {
-    let name = stage.queue();
-    stage.act("carrier", |me| {
+fn kept_by_unshare(fixture: &mut ScenarioFixture) -> Result<()> {
+    let name = fixture.queue();
+    fixture.spawn("carrier", |me| {
         let mut caller = unshare_ipc()?;
         let fd = open_queue(&mut caller, &name)?;
         caller.unshare("y")?;
@@ -94,27 +94,27 @@ fn kept_by_unshare(stage: &mut Stage) -> Result<()> {
     })
 }
 
-fn kept_by_setns(stage: &mut Stage) -> Result<()> {
-    let name = stage.queue();
-    stage.act("owner", |me| {
+fn kept_by_setns(fixture: &mut ScenarioFixture) -> Result<()> {
+    let name = fixture.queue();
+    fixture.spawn("owner", |me| {
         unshare_ipc()?;
         me.stay()
     })?;
-    stage.settle()?;
-    let owner = stage.pid_of("owner")?;
-    stage.act("carrier", |me| {
+    fixture.wait_ready()?;
+    let owner = fixture.pid_of("owner")?;
+    fixture.spawn("carrier", |me| {
         let mut caller = unshare_ipc()?;
         let fd = open_queue(&mut caller, &name)?;
-        acts::enter_ipc(&mut caller, owner)?;
+        actions::enter_ipc(&mut caller, owner)?;
         caller.mq_send(fd, b"from another namespace", 1, None);
         caller.mq_receive(fd, 64, None);
         me.stay()
     })
 }
 
-fn kept_by_clone(stage: &mut Stage) -> Result<()> {
-    let name = stage.queue();
-    stage.act("parent", |me| {
+fn kept_by_clone(fixture: &mut ScenarioFixture) -> Result<()> {
+    let name = fixture.queue();
+    fixture.spawn("parent", |me| {
         let mut caller = unshare_ipc()?;
         let fd = open_queue(&mut caller, &name)?;
         me.clone_and_wait(libc::CLONE_NEWIPC, "child", |_| {
@@ -125,42 +125,42 @@ fn kept_by_clone(stage: &mut Stage) -> Result<()> {
     })
 }
 
-fn received(stage: &mut Stage) -> Result<()> {
-    let (name, wire) = (stage.queue(), Wire::new()?);
-    stage.act("owner", |me| {
+fn received(fixture: &mut ScenarioFixture) -> Result<()> {
+    let (name, pipe) = (fixture.queue(), HandoffPipe::new()?);
+    fixture.spawn("owner", |me| {
         let mut caller = unshare_ipc()?;
-        wire.pass(open_queue(&mut caller, &name)?)?;
+        pipe.send_fd(open_queue(&mut caller, &name)?)?;
         me.stay()
     })?;
-    stage.act("stranger", |me| {
+    fixture.spawn("stranger", |me| {
         let mut caller = unshare_ipc()?;
-        let fd = wire.take()?;
+        let fd = pipe.receive_fd()?;
         caller.mq_send(fd.as_raw_fd(), b"from a stranger", 1, None);
         me.stay()
     })
 }
 
-fn taken(stage: &mut Stage) -> Result<()> {
-    let (name, wire) = (stage.queue(), Wire::new()?);
-    stage.act("owner", |me| {
+fn taken(fixture: &mut ScenarioFixture) -> Result<()> {
+    let (name, pipe) = (fixture.queue(), HandoffPipe::new()?);
+    fixture.spawn("owner", |me| {
         let mut caller = unshare_ipc()?;
-        wire.send(open_queue(&mut caller, &name)?.try_into()?)?;
+        pipe.send_number(open_queue(&mut caller, &name)?.try_into()?)?;
         me.stay()
     })?;
-    stage.settle()?;
-    let owner = stage.pid_of("owner")?;
-    stage.act("thief", |me| {
+    fixture.wait_ready()?;
+    let owner = fixture.pid_of("owner")?;
+    fixture.spawn("thief", |me| {
         let mut caller = unshare_ipc()?;
-        let fd = acts::take_descriptor(owner, wire.hear()?)?;
-        caller.mq_receive(fd.as_raw_fd(), 64, Some(acts::now()));
+        let fd = actions::take_descriptor(owner, pipe.receive_number()?)?;
+        caller.mq_receive(fd.as_raw_fd(), 64, Some(actions::now()));
         caller.mq_getsetattr(fd.as_raw_fd(), None);
         me.stay()
     })
 }
 
-fn shared_table(stage: &mut Stage) -> Result<()> {
-    let name = stage.queue();
-    stage.act("threads", |me| {
+fn shared_table(fixture: &mut ScenarioFixture) -> Result<()> {
+    let name = fixture.queue();
+    fixture.spawn("threads", |me| {
         let mut caller = unshare_ipc()?;
         let fd = open_queue(&mut caller, &name)?;
         let other = thread::spawn(move || -> Result<()> {
@@ -174,13 +174,13 @@ fn shared_table(stage: &mut Stage) -> Result<()> {
     })
 }
 
-fn of_the_dead(stage: &mut Stage) -> Result<()> {
-    let name = stage.queue();
-    stage.act("heir", |me| {
+fn of_the_dead(fixture: &mut ScenarioFixture) -> Result<()> {
+    let name = fixture.queue();
+    fixture.spawn("heir", |me| {
         let mut caller = unshare_ipc()?;
         let fd = open_queue(&mut caller, &name)?;
         caller.unshare("y")?;
-        // A worker of the kernel takes the namespace down in its own time; what it was is told in either
+        // A kernel worker destroys the namespace asynchronously; the tracer reports the namespace in either
         // case.
         thread::sleep(std::time::Duration::from_millis(50));
         caller.mq_send(fd, b"to a queue of nowhere", 1, None);
@@ -188,9 +188,9 @@ fn of_the_dead(stage: &mut Stage) -> Result<()> {
     })
 }
 
-fn by_every_operation(stage: &mut Stage) -> Result<()> {
-    let name = stage.queue();
-    stage.act("carrier", |me| {
+fn by_every_operation(fixture: &mut ScenarioFixture) -> Result<()> {
+    let name = fixture.queue();
+    fixture.spawn("carrier", |me| {
         let mut caller = unshare_ipc()?;
         let fd = open_queue(&mut caller, &name)?;
         caller.unshare("y")?;
@@ -206,9 +206,9 @@ fn by_every_operation(stage: &mut Stage) -> Result<()> {
     })
 }
 
-fn by_failing_calls(stage: &mut Stage) -> Result<()> {
-    let name = stage.queue();
-    stage.act("carrier", |me| {
+fn by_failing_calls(fixture: &mut ScenarioFixture) -> Result<()> {
+    let name = fixture.queue();
+    fixture.spawn("carrier", |me| {
         let mut caller = unshare_ipc()?;
         let fd = open_queue(&mut caller, &name)?;
         caller.unshare("y")?;

@@ -1,16 +1,16 @@
-//! An actor with an executable of its own, which has objects that others look for: whose keys coincide
-//! because two run the same program says little.
+//! A process with an executable of its own, which has objects that others look up: equal keys of two processes
+//! with the same program prove little.
 
 use anyhow::Result;
 
 use super::{
-    actor::{self, Image},
-    acts::{made, open_queue},
-    stage::{NamespaceSource, Stage},
+    actions::{made, open_queue},
+    fixture::{NamespaceSource, ScenarioFixture},
+    process::{self, Image},
 };
 use crate::workload::calls::CountingCaller;
 
-/// Options of the actor.
+/// Options of the process.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Own {
     /// Has a segment, a semaphore and a message queue of this key
@@ -27,9 +27,9 @@ pub(crate) struct Own {
     burn: u32,
 }
 
-/// Is the actor.
+/// Is the process.
 pub(super) fn be(own: &Own) -> Result<()> {
-    actor::inherited(|me| {
+    process::inherited(|me| {
         let mut caller = CountingCaller::new("owner")?;
         for _ in 0..own.burn {
             let id = made("semget", caller.semget(libc::IPC_PRIVATE, 1, 0o600))?;
@@ -46,18 +46,23 @@ pub(super) fn be(own: &Own) -> Result<()> {
     })
 }
 
-/// Plays a container with such an actor, called `database`, whose image is a link to this program.
-pub(super) fn database(stage: &mut Stage, key: i32, more: i32, burn: u32) -> Result<()> {
-    let (image, queue) = (Image::new("database")?, String::from_utf8(stage.queue())?);
+/// Starts a container with such a process, called `database`, whose executable is a link to this program.
+pub(super) fn database(
+    fixture: &mut ScenarioFixture,
+    key: i32,
+    more: i32,
+    burn: u32,
+) -> Result<()> {
+    let (image, queue) = (Image::new("database")?, String::from_utf8(fixture.queue())?);
     let words = ["scenarios", "own", "--key", &key.to_string(), "--queue", &queue]
         .into_iter()
         .chain(["--more", &more.to_string(), "--burn", &burn.to_string()])
         .map(str::to_owned)
         .collect::<Vec<_>>();
-    let container = stage.container()?;
-    stage.contain(&container, NamespaceSource::Fresh, "database", |me| {
-        me.become_image(image.path(), &words)
+    let container = fixture.container()?;
+    fixture.spawn_contained(&container, NamespaceSource::Fresh, "database", |me| {
+        me.exec_image(image.path(), &words)
     })?;
-    stage.keep(container);
-    stage.settle()
+    fixture.keep(container);
+    fixture.wait_ready()
 }

@@ -1,8 +1,8 @@
-//! Plays scenarios under one tracer, since a start of it is dear in an emulated machine.
+//! Runs scenarios under one tracer, since starting it is expensive in an emulated machine.
 //!
-//! Scenarios are begun one after the other, and their actors stay until all have begun and the tracer has
-//! had the time that it takes to judge what depends on time. Where the tracer is, a call of the runner's
-//! own shows: its line comes after those of all that happened before.
+//! Scenarios start one after the other, and their processes stay until all have started and the tracer has had the
+//! time to decide about findings that depend on time. The runner makes calls of its own as marks: when the tracer
+//! has emitted the line of a mark, it has emitted everything before it.
 
 use std::{
     collections::BTreeMap,
@@ -16,60 +16,60 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{
-    judge::{KernelOutcome, ReportedFinding},
+    checker::{KernelOutcome, ReportedFinding},
+    fixture::{ScenarioFixture, ScenarioRun},
     kind::{Scenario, kernel},
-    stage::{Played, Stage},
-    table::all,
+    registry::all,
 };
 use crate::{
     tracer::{self, BackgroundProcess},
     workload::calls::CountingCaller,
 };
 
-/// The tracer decides about what time tells a second after it happened, and looks again a second later
+/// The tracer decides about time-dependent findings one second after the event, and checks again a second later
 /// (`ipc-trace/src/engine/detect/`); a little more.
-const JUDGED: Duration = Duration::from_millis(2500);
-/// The keys of the runner's own calls, which nobody has.
+const FINDINGS_WAIT: Duration = Duration::from_millis(2500);
+/// The first key of the runner's own calls; no object has these keys.
 const MARKS: i32 = 0x5ce0_0000;
 
-/// Plays one scenario as its director: says what was played, and ends when standard input does.
+/// Runs one scenario as its driver: prints its [`ScenarioRun`], and ends when standard input does.
 ///
 /// # Errors
 ///
-/// When it can't be played.
-pub(super) fn direct(name: &str) -> Result<()> {
+/// When it can't be run.
+pub(super) fn drive(name: &str) -> Result<()> {
     let scenario = all().into_iter().find(|one| one.name == name).context("no such scenario")?;
-    let mut stage = Stage::new()?;
-    (scenario.play)(&mut stage)?;
-    stage.settle()?;
-    println!("{}", serde_json::to_string(&stage.played()?)?);
+    let mut fixture = ScenarioFixture::new()?;
+    (scenario.run)(&mut fixture)?;
+    fixture.wait_ready()?;
+    println!("{}", serde_json::to_string(&fixture.run_so_far()?)?);
     std::io::stdin().read_to_end(&mut Vec::new())?;
-    stage.end()
+    fixture.end()
 }
 
-/// A scenario that is being played.
+/// A running scenario.
 #[derive(Debug)]
-struct Director {
+struct ScenarioDriver {
     child: Child,
     stdin: Option<ChildStdin>,
 }
 
-impl Director {
-    fn start(name: &str) -> Result<(Self, Played)> {
+impl ScenarioDriver {
+    fn start(name: &str) -> Result<(Self, ScenarioRun)> {
         let mut child = Command::new(std::env::current_exe()?)
-            .args(["scenarios", "play", name])
+            .args(["scenarios", "run", name])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .context("cannot run this program")?;
         let stdout = child.stdout.take().context("it has no output")?;
         let stdin = child.stdin.take();
-        let director = Self { child, stdin };
+        let driver = Self { child, stdin };
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
-        let played = serde_json::from_str(&line)
-            .with_context(|| format!("{name} can't be played; the messages above say why"))?;
-        Ok((director, played))
+        let run = serde_json::from_str(&line)
+            .with_context(|| format!("{name} can't be run; the messages above say why"))?;
+        Ok((driver, run))
     }
 
     fn end(mut self) -> Result<()> {
@@ -80,7 +80,7 @@ impl Director {
     }
 }
 
-impl Drop for Director {
+impl Drop for ScenarioDriver {
     fn drop(&mut self) {
         // Fails when it has ended, as it should have.
         let _ = self.child.kill();
@@ -88,13 +88,15 @@ impl Drop for Director {
     }
 }
 
-/// How the tracer tells of findings.
+/// How the tracer reports findings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TracerMode {
-    /// By lines, as they happen
+    /// By lines, as they occur
     Live,
-    /// In the end
+    /// At the end
     Report,
+    /// At the end, of calls that are only counted
+    Counts,
 }
 
 /// The tracer.
@@ -112,6 +114,9 @@ impl ScenarioTracer {
     fn start(program: &Path, backend: &str, mode: TracerMode) -> Result<Option<Self>> {
         let word = if mode == TracerMode::Live { "live" } else { "report" };
         let mut command = tracer::command(program, word, Some(backend));
+        if mode == TracerMode::Counts {
+            command.arg("--counts");
+        }
         command.args(["-o", "json", "--runtime-socket", "none"]);
         let mut process = match BackgroundProcess::tracing(command) {
             Ok(process) => process,
@@ -120,14 +125,14 @@ impl ScenarioTracer {
                 return Ok(None);
             }
         };
-        process.pass_on_messages();
+        process.forward_messages();
         let caller = CountingCaller::new("runner")?;
         Ok(Some(Self { process, mode, found: LatestFindings::default(), caller, marks: 0 }))
     }
 
-    /// Waits until the tracer has told of all that has happened so far.
+    /// Waits until the tracer has emitted everything that has happened so far.
     fn catch_up(&mut self) -> Result<()> {
-        if self.mode == TracerMode::Report {
+        if self.mode != TracerMode::Live {
             return Ok(());
         }
         self.marks += 1;
@@ -135,7 +140,7 @@ impl ScenarioTracer {
         self.caller.shmget(key, 0, 0);
         let mark = format!("\"key\":\"{key:#010x}\"");
         loop {
-            let line = self.process.line().context("the tracer is silent")?;
+            let line = self.process.line().context("the tracer emitted no line")?;
             self.found.read(&line)?;
             if line.contains(&mark) {
                 return Ok(());
@@ -148,7 +153,7 @@ impl ScenarioTracer {
         let Self { process, mode, mut found, .. } = self;
         match mode {
             TracerMode::Live => process.end()?.iter().try_for_each(|line| found.read(line))?,
-            TracerMode::Report => {
+            TracerMode::Report | TracerMode::Counts => {
                 let report = process.report()?;
                 let findings = report["findings"].as_array().context("a report has findings")?;
                 findings.iter().try_for_each(|finding| found.enter(finding.clone()))?;
@@ -158,7 +163,7 @@ impl ScenarioTracer {
     }
 }
 
-/// Findings by number: the latest word on each.
+/// Findings by number: the latest version of each.
 #[derive(Debug, Default)]
 struct LatestFindings(BTreeMap<u64, ReportedFinding>);
 
@@ -178,11 +183,11 @@ impl LatestFindings {
     }
 }
 
-/// Plays the scenarios whose names contain `filter`. `None`: the kernel does not have the backend.
+/// Runs the scenarios whose names contain `filter`. `None`: the kernel does not have the backend.
 ///
 /// # Errors
 ///
-/// When one can't be played, or the tracer fails. What it finds or doesn't is in the outcome.
+/// When one can't be run, or the tracer fails. What it finds or doesn't is in the outcome.
 pub(super) fn run(
     program: &Path,
     backend: &str,
@@ -196,31 +201,31 @@ pub(super) fn run(
     }
     let mut outcome = KernelOutcome::new(kernel()?, backend);
     let Some(mut tracer) = ScenarioTracer::start(program, backend, mode)? else { return Ok(None) };
-    let mut directors = Vec::new();
-    let mut played = Vec::new();
+    let mut drivers = Vec::new();
+    let mut runs = Vec::new();
     for scenario in scenarios {
-        // One of another test, or a host, may lack something: the others are told of all the same.
-        match Director::start(scenario.name) {
-            Ok((director, what)) => {
-                directors.push(director);
-                played.push((scenario, what));
+        // One that fails, on a host without something it needs, must not hide the others.
+        match ScenarioDriver::start(scenario.name) {
+            Ok((driver, what)) => {
+                drivers.push(driver);
+                runs.push((scenario, what));
             }
             Err(error) => outcome.failures.push(format!("{}: {error:#}", scenario.name)),
         }
         tracer.catch_up()?;
     }
-    std::thread::sleep(JUDGED);
+    std::thread::sleep(FINDINGS_WAIT);
     tracer.catch_up()?;
     let mut own = vec![u64::from(std::process::id()), u64::from(tracer.process.pid())];
-    own.extend(directors.iter().map(|director| u64::from(director.child.id())));
-    for director in directors {
-        if let Err(error) = director.end() {
+    own.extend(drivers.iter().map(|driver| u64::from(driver.child.id())));
+    for driver in drivers {
+        if let Err(error) = driver.end() {
             outcome.failures.push(format!("{error:#}"));
         }
     }
     tracer.catch_up()?;
     let found = tracer.end()?;
-    for (scenario, what) in &played {
+    for (scenario, what) in &runs {
         outcome.add(scenario, what, &found);
     }
     let about_us = found.iter().filter(|found| found.is_about(&own));
@@ -228,14 +233,14 @@ pub(super) fn run(
     Ok(Some(outcome))
 }
 
-/// Plays the scenarios whose names contain `filter`, one after the other, for who traces the host.
+/// Runs the scenarios whose names contain `filter`, one after the other, for a tracer that runs already.
 ///
 /// # Errors
 ///
-/// When one can't be played.
+/// When one can't be run.
 pub(super) fn unseen(filter: &str) -> Result<()> {
     for scenario in all().into_iter().filter(|one| one.name.contains(filter)) {
-        Director::start(scenario.name)?.0.end()?;
+        ScenarioDriver::start(scenario.name)?.0.end()?;
     }
     Ok(())
 }

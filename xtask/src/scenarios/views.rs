@@ -9,10 +9,10 @@ use std::{
 use anyhow::{Result, ensure};
 
 use super::{
-    acts::{read, segment, sysvipc, unshare_ipc},
+    actions::{read, segment, sysvipc, unshare_ipc},
+    fixture::ScenarioFixture,
     kind::{ExpectedFinding, ExpectedSeverity, Scenario},
-    stage::Stage,
-    wire::Wire,
+    pipe::HandoffPipe,
 };
 
 const VIEW: ExpectedFinding =
@@ -23,38 +23,38 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario {
         name: "view-kept",
         what: "A process opens /proc/sysvipc/shm, makes itself a new namespace, and reads the old one's list.",
-        play: kept,
+        run: kept,
         expected: &[VIEW],
         also: &[],
     },
     Scenario {
         name: "view-received",
         what: "A process is sent /proc/sysvipc/sem of another namespace over a socket, and reads it.",
-        play: received,
-        // That it arrives no call's return tells, and whose it is each read would have to be asked.
+        run: received,
+        // No call's return shows that it arrived, and each read would have to be checked for its namespace.
         expected: &[VIEW.by_function()],
         also: &["foreign-view"],
     },
     Scenario {
         name: "view-inherited",
         what: "A child that is cloned into a new namespace reads /proc/sysvipc/msg that its parent opened.",
-        play: inherited,
+        run: inherited,
         expected: &[VIEW],
         also: &[],
     },
     Scenario {
         name: "view-setting-written",
         what: "A process opens /proc/sys/kernel/msgmax, enters a new namespace, and writes the old one's.",
-        play: setting_written,
+        run: setting_written,
         // Before 5.19 a setting is that of whoever writes it (ipc/ipc_sysctl.c).
         expected: &[VIEW.by_function().since((6, 1))],
         also: &["foreign-view"],
     },
 ];
 
-fn kept(stage: &mut Stage) -> Result<()> {
-    let key = stage.key(1);
-    stage.act("reader", |me| {
+fn kept(fixture: &mut ScenarioFixture) -> Result<()> {
+    let key = fixture.key(1);
+    fixture.spawn("reader", |me| {
         let mut caller = unshare_ipc()?;
         segment(&mut caller, key)?;
         let mut view = sysvipc("shm")?;
@@ -64,22 +64,22 @@ fn kept(stage: &mut Stage) -> Result<()> {
     })
 }
 
-fn received(stage: &mut Stage) -> Result<()> {
-    let wire = Wire::new()?;
-    stage.act("owner", |me| {
+fn received(fixture: &mut ScenarioFixture) -> Result<()> {
+    let pipe = HandoffPipe::new()?;
+    fixture.spawn("owner", |me| {
         unshare_ipc()?;
-        wire.pass(sysvipc("sem")?.as_raw_fd())?;
+        pipe.send_fd(sysvipc("sem")?.as_raw_fd())?;
         me.stay()
     })?;
-    stage.act("stranger", |me| {
+    fixture.spawn("stranger", |me| {
         unshare_ipc()?;
-        read(&mut File::from(wire.take()?))?;
+        read(&mut File::from(pipe.receive_fd()?))?;
         me.stay()
     })
 }
 
-fn inherited(stage: &mut Stage) -> Result<()> {
-    stage.act("parent", |me| {
+fn inherited(fixture: &mut ScenarioFixture) -> Result<()> {
+    fixture.spawn("parent", |me| {
         unshare_ipc()?;
         let mut view = sysvipc("msg")?;
         me.clone_and_wait(libc::CLONE_NEWIPC, "child", |_| read(&mut view).map(drop))?;
@@ -87,11 +87,11 @@ fn inherited(stage: &mut Stage) -> Result<()> {
     })
 }
 
-fn setting_written(stage: &mut Stage) -> Result<()> {
-    stage.act("writer", |me| {
+fn setting_written(fixture: &mut ScenarioFixture) -> Result<()> {
+    fixture.spawn("writer", |me| {
         let mut caller = unshare_ipc()?;
         let mut setting = OpenOptions::new().write(true).open("/proc/sys/kernel/msgmax")?;
-        // Else the settings may go before they are written, with their namespace.
+        // Otherwise the settings may be destroyed with their namespace before they are written.
         let _kept = File::open("/proc/thread-self/ns/ipc")?;
         caller.unshare("y")?;
         setting.write_all(b"4096")?;

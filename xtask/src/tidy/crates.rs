@@ -35,7 +35,7 @@ pub(super) struct SourceFile {
 pub(super) struct Import {
     /// Where
     pub(super) line: usize,
-    /// The whole path: after `crate`, or with the name of another crate
+    /// The complete path: after `crate`, or with the name of another crate
     pub(super) path: Vec<String>,
     /// Modules of this crate: the one that is named, and the one that defines what it hands on. None: another
     /// crate's

@@ -20,19 +20,38 @@ const BARE: [&str; 6] = ["of", "known", "met", "judge", "look", "tell"];
 
 /// Words that the field has no use for, each with what to write instead.
 const RETIRED: &[(&str, &str)] = &[
+    ("a look", "snapshot"),
     ("acquainted", "accessors"),
+    ("birth", "creation"),
+    ("births", "creations"),
     ("census", "namespace list"),
+    ("crowd", "many namespaces"),
     ("deed", "effect, or stimulus in the self-test"),
     ("deeds", "effects, or stimuli in the self-test"),
+    ("deliberate", "allowed"),
     ("garbled", "malformed"),
     ("in vain", "without success"),
+    ("judge", "evaluate, or policy"),
+    ("judged", "evaluated"),
+    ("judges", "evaluates"),
     ("kernel side", "eBPF programs"),
     ("letgo", "detach"),
     ("lingering", "pending removals"),
+    ("looked at", "inspected"),
+    ("looks at", "inspects"),
     ("sighting", "observation"),
     ("sightings", "observations"),
+    ("steady", "non-preemptible"),
     ("survey", "task iterators"),
+    ("tell", "report, emit, or say"),
+    ("tells", "reports, emits, or says"),
+    ("the look", "the snapshot"),
+    ("told", "reported, emitted, or said"),
+    ("twin", "non-preemptible variant"),
+    ("twins", "non-preemptible variants"),
     ("user side", "user space"),
+    ("witness", "inspector"),
+    ("zoo", "all arguments"),
 ];
 
 /// Crates whose types are compared: the eBPF crate has its own.

@@ -36,7 +36,7 @@ const END: [(&str, &str); 4] = [
     ("clock_gettime", "a clock"),
 ];
 
-/// Methods that look at a clock or a file.
+/// Methods that read a clock or a file.
 const METHODS: [(&str, &str); 8] = [
     ("canonicalize", "a file"),
     ("elapsed", "a clock"),

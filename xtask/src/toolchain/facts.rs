@@ -1,6 +1,6 @@
-//! What this machine has of a kernel-side toolchain.
+//! The parts of an eBPF toolchain that this machine has.
 //!
-//! Invariant: gathering changes nothing; nothing is downloaded or installed by looking.
+//! Invariant: gathering changes nothing; nothing is downloaded or installed.
 
 use std::{
     env, fs,
@@ -20,7 +20,7 @@ use super::{
 pub(super) const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 /// The rustc of Debian's packages.
 pub(super) const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
-/// The sources of the standard library, where `DEBIAN_RUSTC` looks for them.
+/// The sources of the standard library, where `DEBIAN_RUSTC` expects them.
 const DEBIAN_SOURCES: &str = "/usr/lib/rustlib/src/rust";
 
 /// What decides where the toolchain comes from.
@@ -47,7 +47,7 @@ pub(super) struct ToolchainFacts {
 }
 
 impl ToolchainFacts {
-    /// Looks around. Stops at the first complete toolchain, for speed.
+    /// Gathers them. Stops at the first complete toolchain, for speed.
     pub(super) fn gather(workspace: &Path) -> Self {
         let mut facts = Self {
             root: nix::unistd::geteuid().is_root(),
@@ -100,7 +100,7 @@ pub(super) fn linker_runs(binary: &Path) -> bool {
 fn nightly_sysroot() -> Option<PathBuf> {
     let mut command = Command::new("rustup");
     clear_cargo_env(&mut command);
-    // `rustup run` installs nothing unless it is told to.
+    // `rustup run` installs nothing by default.
     command.args(["run", "nightly", "rustc", "--print", "sysroot"]).env("RUSTUP_AUTO_INSTALL", "0");
     Some(PathBuf::from(output_of(&mut command)?.trim_end()))
 }

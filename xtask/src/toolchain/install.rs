@@ -1,6 +1,6 @@
 //! Installs `bpf-linker`, with cargo.
 //!
-//! Invariant: a linker's folder is there only when it is whole; it is made under another name
+//! Invariant: a linker's folder is there only when it is complete; it is made under another name
 //! and renamed when `bpf-linker --version` has run.
 
 use std::{
@@ -26,7 +26,7 @@ pub(super) fn build_linker(recipe: &Recipe, homes: &[PathBuf]) -> anyhow::Result
         }
         let result = build_in(recipe, &partial).and_then(|()| publish(recipe, &partial, home));
         if result.is_err() {
-            // What is left of it is of no use, and the first error is the one to tell.
+            // The rest of it is useless, and the first error is the one to report.
             let _ = fs::remove_dir_all(&partial);
         }
         return result;
@@ -64,7 +64,7 @@ fn build_in(recipe: &Recipe, folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The cargo which runs us, since it is known to be there, free of what it has told us about
+/// The cargo which runs us, since it is known to be there, without what it has set for us about
 /// this workspace.
 fn host_cargo_outside_workspace() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -21,7 +21,7 @@ use anyhow::{Context as _, bail};
 
 use crate::apt::Apt;
 use facts::ToolchainFacts;
-use plan::{Action, Compiler};
+use plan::{Compiler, SetupAction};
 
 /// A toolchain which is complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,14 +76,14 @@ pub(crate) fn ensure(workspace: &Path) -> anyhow::Result<Toolchain> {
     loop {
         let facts = ToolchainFacts::gather(workspace);
         match plan::plan(&facts) {
-            Action::Use(toolchain) => return Ok(toolchain),
-            Action::Refuse(reason) => bail!(reason),
-            Action::InstallPackages(packages) => {
+            SetupAction::Use(toolchain) => return Ok(toolchain),
+            SetupAction::Refuse(reason) => bail!(reason),
+            SetupAction::InstallPackages(packages) => {
                 if !apt.install(&packages)? {
                     bail!(plan::packages_did_not_help(&facts, &packages));
                 }
             }
-            Action::BuildLinker(recipe) => {
+            SetupAction::BuildLinker(recipe) => {
                 if linker_built {
                     bail!("{recipe} was built, but `bpf-linker --version` does not run");
                 }
@@ -96,7 +96,7 @@ pub(crate) fn ensure(workspace: &Path) -> anyhow::Result<Toolchain> {
 }
 
 /// Removes what an outer cargo, rustup or user has said about another compiler.
-fn clear_cargo_env(command: &mut Command) {
+pub(crate) fn clear_cargo_env(command: &mut Command) {
     const NAMES: [&str; 16] = [
         "CARGO",
         "CARGO_BUILD_RUSTC",

@@ -1,4 +1,4 @@
-//! Chooses where the kernel-side toolchain comes from.
+//! Chooses the source of the eBPF toolchain.
 //!
 //! Invariant: [`plan`] is a function of the facts alone; it prefers what is already there.
 
@@ -28,26 +28,26 @@ pub(super) enum Compiler {
 
 /// The next thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Action {
+pub(super) enum SetupAction {
     /// All is there.
     Use(Toolchain),
-    /// Have apt install these, and look again.
+    /// Install these with apt, and check again.
     InstallPackages(Vec<String>),
-    /// Build a `bpf-linker`, and look again.
+    /// Build a `bpf-linker`, and check again.
     BuildLinker(Recipe),
     /// Nothing can be done from here; the text says what the user can do.
     Refuse(String),
 }
 
 /// Chooses the next thing to do.
-pub(super) fn plan(facts: &ToolchainFacts) -> Action {
+pub(super) fn plan(facts: &ToolchainFacts) -> SetupAction {
     if facts.nightly_sources
         && let Some(linker) = &facts.path_linker
     {
-        return Action::Use(Toolchain { compiler: Compiler::Nightly, linker: linker.clone() });
+        return SetupAction::Use(Toolchain { compiler: Compiler::Nightly, linker: linker.clone() });
     }
     if !facts.debian {
-        return Action::Refuse(format!(
+        return SetupAction::Refuse(format!(
             "the toolchain for the eBPF programs are not complete. Run:\n{}",
             nightly_commands(facts)
         ));
@@ -57,22 +57,22 @@ pub(super) fn plan(facts: &ToolchainFacts) -> Action {
         Some(_) | None => return install(facts, RUST_PACKAGES.map(str::to_owned).into()),
     };
     let Some(recipe) = Recipe::for_llvm(rust.llvm) else {
-        return Action::Refuse(unknown_llvm(facts, rust));
+        return SetupAction::Refuse(unknown_llvm(facts, rust));
     };
     if let Some(linker) = &facts.built_linker {
-        return Action::Use(Toolchain { compiler: Compiler::Debian, linker: linker.clone() });
+        return SetupAction::Use(Toolchain { compiler: Compiler::Debian, linker: linker.clone() });
     }
     if !facts.llvm_dev {
         return install(facts, vec![format!("llvm-{}-dev", rust.llvm)]);
     }
-    Action::BuildLinker(recipe)
+    SetupAction::BuildLinker(recipe)
 }
 
-fn install(facts: &ToolchainFacts, packages: Vec<String>) -> Action {
+fn install(facts: &ToolchainFacts, packages: Vec<String>) -> SetupAction {
     if facts.root {
-        return Action::InstallPackages(packages);
+        return SetupAction::InstallPackages(packages);
     }
-    Action::Refuse(format!(
+    SetupAction::Refuse(format!(
         "packages for the eBPF programs are missing, and only root can install them. Run:\n\
          \x20   sudo apt-get update\n\
          \x20   sudo apt-get install --no-install-recommends {}\n\
@@ -91,7 +91,7 @@ fn unknown_llvm(facts: &ToolchainFacts, rust: RustVersion) -> String {
     )
 }
 
-/// What to say when apt has done its work and something is missing still.
+/// The message when apt has succeeded and something is still missing.
 pub(super) fn packages_did_not_help(facts: &ToolchainFacts, packages: &[String]) -> String {
     let found = match facts.debian_rust {
         Some(rust) if rust.release < OLDEST_RUST => format!(

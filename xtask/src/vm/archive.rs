@@ -1,7 +1,7 @@
-//! Debian's archive, seen by an apt of our own.
+//! Debian's archive, read by a private apt.
 //!
-//! Invariant: this machine's sources, lists and caches stay as they are. From its configuration
-//! come the mirror and the way to it, so nothing here names a host.
+//! Invariant: this machine's sources, lists and caches stay unchanged. Its configuration names the
+//! mirror and how to reach it, so nothing here names a host.
 
 use std::{
     fs::{self, DirBuilder, OpenOptions},
@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-use super::stanza::{Stanza, stanzas};
+use super::deb822::{Stanza, stanzas};
 use crate::apt::Apt;
 
 /// The keys of Debian's archive, by the names that its releases have them under.
@@ -53,7 +53,7 @@ impl Archive {
         Ok(archive)
     }
 
-    /// What the suite says of a package.
+    /// The suite's record of a package.
     pub(super) fn show(&self, package: &str) -> anyhow::Result<Stanza> {
         let text = self.run("apt-cache", &["show", "--no-all-versions", package])?;
         stanzas(&text).into_iter().next().with_context(|| format!("there is no {package}"))
@@ -78,11 +78,11 @@ impl Archive {
         bytes.with_context(|| format!("cannot take {pattern} out of {package}"))
     }
 
-    /// All that apt has to do elsewhere than usual, after what the machine says of the way to its
-    /// mirror. The machine's other settings are left out: among them are commands to run.
+    /// apt's private paths, after the machine's settings of how to reach its mirror. The machine's other
+    /// settings are left out: among them are commands to run.
     fn configuration(&self, machine: &str) -> String {
         let home = self.home.display();
-        let mut text = way_to_the_mirror(machine);
+        let mut text = mirror_access(machine);
         for (name, value) in [
             ("Dir::Etc::parts", "/dev/null".to_owned()),
             ("Dir::Etc::main", "/dev/null".to_owned()),
@@ -169,7 +169,7 @@ fn machine_configuration() -> anyhow::Result<String> {
 }
 
 /// The lines of `apt-config dump` about how files are fetched: proxies, certificates, retries.
-fn way_to_the_mirror(dump: &str) -> String {
+fn mirror_access(dump: &str) -> String {
     const ELSEWHERE: [&str; 4] = ["IndexTargets", "Changelogs", "CompressionTypes", "Languages"];
     let mut lines = String::new();
     for line in dump.lines() {
@@ -222,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mirror_is_that_of_the_archive_itself() {
+    fn mirror_is_the_one_of_the_main_archive() {
         let targets = "Origin: Debian\nLabel: Debian-Security\nComponent: main\n\
                        Repo-URI: http://mirror.test/security/\n\n\
                        Origin: Somebody\nLabel: Debian\nComponent: main\n\
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn of_the_machines_configuration_the_way_to_the_mirror_is_kept() {
+    fn only_mirror_access_is_kept_of_the_configuration() {
         let dump = "APT::Update::Post-Invoke:: \"rm something\";\n\
                     Acquire \"\";\n\
                     Acquire::http \"\";\n\
@@ -245,6 +245,6 @@ mod tests {
                     Acquire::Languages:: \"de\";\n\
                     Dir::Etc \"etc/apt\";\n";
         let kept = "Acquire::http::Proxy \"http://proxy.test:3128\";\n";
-        assert_eq!(way_to_the_mirror(dump), kept);
+        assert_eq!(mirror_access(dump), kept);
     }
 }

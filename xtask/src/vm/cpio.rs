@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_are_aligned_and_tell_their_lengths() {
+    fn entries_are_aligned_and_have_their_lengths() {
         let mut archive = CpioWriter::new(Vec::new());
         archive.directory("bin").unwrap();
         archive.file("bin/a", b"12345").unwrap();

@@ -1,7 +1,7 @@
 //! The first program in a virtual machine: this very one.
 //!
 //! Invariant: whatever happens, the machine is powered off in the end, and the last line of the
-//! results port says how the job ended; without that line it did not end.
+//! results port reports how the job ended; without that line it did not end.
 
 use std::{
     collections::BTreeMap,
@@ -30,9 +30,9 @@ use serde::{Deserialize, Serialize};
 
 use super::platforms::Preemption;
 
-/// Where the kernel looks for its first program.
+/// The path at which the kernel finds its first program.
 pub(super) const PATH: &str = "/init";
-/// Where programs that run in the machine look for others.
+/// The `PATH` of programs in the machine.
 pub(super) const COMMANDS: &str = "/bin";
 /// Where the job is written down.
 pub(super) const JOB: &str = "/etc/job.json";
@@ -41,9 +41,9 @@ const RESULTS: &str = "/dev/ttyS1";
 /// How the last line of the results begins.
 const END: &str = "job ended: ";
 
-/// How long output is waited for after the job's end. Something that it left running in the
-/// background may hold its standard output open for ever.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long to wait for output after the job's end. A process that it left running in the background
+/// may hold its standard output open forever.
+const OUTPUT_WAIT: Duration = Duration::from_secs(2);
 
 /// What a machine is to do.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -52,7 +52,7 @@ pub(crate) struct Job {
     pub(crate) argv: Vec<String>,
     /// Its environment, besides `PATH`
     pub(crate) env: BTreeMap<String, String>,
-    /// It is done only where the kernel preempts itself so
+    /// It runs only where the kernel preempts itself so
     pub(crate) preemption: Preemption,
 }
 
@@ -143,7 +143,7 @@ fn perform(job: &Job, mut port: File) -> anyhow::Result<ExitStatus> {
     thread::spawn(move || {
         let mut output = output;
         let copy = io::copy(&mut output, &mut port);
-        // Nobody listens any more when it took too long.
+        // After a timeout the receiver is gone.
         let _ = done.send(copy);
     });
     // Whatever loses its parent becomes a child of the first program.
@@ -159,7 +159,7 @@ fn perform(job: &Job, mut port: File) -> anyhow::Result<ExitStatus> {
             Err(error) => return Err(error).context("cannot wait for the job"),
         }
     };
-    match copied.recv_timeout(LAST_WORDS) {
+    match copied.recv_timeout(OUTPUT_WAIT) {
         Ok(copy) => copy.map(|_| ()).context("cannot pass on the job's output")?,
         Err(_) => eprintln!("init: the job has left something running"),
     }
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_line_says_how_the_job_ended() {
+    fn last_line_has_the_end_of_the_job() {
         let results = b"one\r\njob ended: nothing\r\ntwo\r\n\r\njob ended: {\"exited\":101}\r\n";
         let (output, end) = read_results(results);
         assert_eq!(output, "one\njob ended: nothing\ntwo\n");
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn without_that_line_it_did_not_end() {
+    fn job_without_last_line_did_not_end() {
         assert_eq!(read_results(b"one\r\ntw"), ("one\ntw".to_owned(), None));
         assert_eq!(read_results(b""), (String::new(), None));
     }

@@ -104,7 +104,7 @@ fn text(path: &Path) -> anyhow::Result<String> {
     }
 }
 
-/// The shared libraries that the loader finds for a program, itself among them.
+/// The shared libraries that the loader finds for a program, including the loader itself.
 fn libraries(program: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let output = Command::new("ldd")
         .arg(program)

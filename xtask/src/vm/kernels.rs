@@ -1,6 +1,6 @@
 //! Debian's kernels, and the cache of them.
 //!
-//! Invariant: what is in the cache is whole, and is used when the archive can't be asked.
+//! Invariant: files in the cache are complete, and are used when the archive can't be reached.
 
 use std::{
     fs::{self, File},
@@ -44,7 +44,7 @@ impl KernelFlavour {
     }
 }
 
-/// For how long the archive is not asked for newer ones.
+/// For how long the archive is not checked for newer ones.
 const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A kernel to boot.
@@ -80,13 +80,13 @@ pub(super) fn of_suite(
     suite: &str,
     flavour: KernelFlavour,
     cache: &Path,
-    look_anew: bool,
+    refresh: bool,
 ) -> anyhow::Result<BootKernel> {
     let folder = cache.join("kernels").join(format!("{suite}{}", flavour.suffix()));
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let cached = newest_in(&folder);
     if let Some(image) = &cached
-        && !look_anew
+        && !refresh
         && is_fresh(&folder.join("asked"))
     {
         return BootKernel::open(image);
@@ -140,7 +140,7 @@ fn fetch(
     for old in images_in(folder).filter(|old| *old != path) {
         fs::remove_file(&old).with_context(|| format!("cannot remove {}", old.display()))?;
     }
-    File::create(folder.join("asked")).context("cannot note that the archive was asked")?;
+    File::create(folder.join("asked")).context("cannot record that the archive was checked")?;
     Ok(kernel)
 }
 
@@ -161,7 +161,7 @@ fn is_fresh(stamp: &Path) -> bool {
         .is_ok_and(|then| SystemTime::now().duration_since(then).is_ok_and(|age| age < FRESH))
 }
 
-/// Writes a file under another name first, so that it is never there in part.
+/// Writes a file under another name first, so that it never exists in part.
 fn store(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let partial = path.with_file_name(format!(".partial-{}", process::id()));
     fs::write(&partial, bytes)
@@ -169,7 +169,7 @@ fn store(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// The release that an image's header tells (Documentation/arch/x86/boot.rst: `HdrS` at 0x202, and
+/// The release in an image's header (Documentation/arch/x86/boot.rst: `HdrS` at 0x202, and
 /// at 0x20e where from 0x200 on the text is).
 fn release(image: &Path) -> anyhow::Result<String> {
     let mut file = File::open(image)?;
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_release_is_read_from_the_image() {
+    fn release_is_read_from_the_image() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("bzimage");
         let mut image = vec![0; 0x400];

@@ -11,9 +11,13 @@ use std::{
 use anyhow::{Context as _, bail};
 
 use super::{init::Job, initramfs::Initramfs, platforms::Preemption, results::KnownFailure};
-use crate::{apt, build::Built, programs::PROGRAMS};
+use crate::{
+    apt,
+    build::{self, Built},
+    programs::PROGRAMS,
+};
 
-/// What some kernel can't do: beginning of its release, backend, and the test that shows it.
+/// What some kernel can't do: prefix of its release, backend, and the test that shows it.
 const LIMITS: [(&str, &str, KnownFailure); 0] = [];
 
 /// Tests with many calls make only one in so many of them.
@@ -35,7 +39,9 @@ impl MachinePrograms {
     pub(super) fn build(built: &Built) -> anyhow::Result<Self> {
         let output = built
             .cargo()
-            .args(["test", "--package", "xtask", "--test", "live", "--no-run", "--quiet"])
+            .arg("test")
+            .args(build::TESTED_CRATES)
+            .args(["--test", "live", "--no-run", "--quiet"])
             .args(["--message-format", "json-render-diagnostics"])
             .stderr(Stdio::inherit())
             .output()
@@ -46,7 +52,7 @@ impl MachinePrograms {
         let messages = String::from_utf8_lossy(&output.stdout);
         let executable = |target| {
             executable_of(target, &messages)
-                .with_context(|| format!("cargo does not say where {target} is"))
+                .with_context(|| format!("cargo does not report where {target} is"))
         };
         Ok(Self {
             tracer: built.program().to_owned(),
@@ -131,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_executable_is_found_in_cargos_messages() {
+    fn executable_is_found_in_cargo_messages() {
         let artifact = |target: &str, executable: &str| {
             format!("{{\"target\":{{\"name\":\"{target}\"}},\"executable\":{executable}}}\n")
         };

@@ -1,32 +1,32 @@
 //! `cargo xtask vm`: the live tests in virtual machines with other kernels than this machine's.
 //!
-//! | room | what is in it |
+//! | module | contents |
 //! | --- | --- |
 //! | `platforms` | what machines boot: which kernels, and how these preempt themselves |
 //! | `kernels` | Debian's kernels, and the cache of them |
-//! | `archive`, `stanza` | Debian's archive through an apt of our own |
+//! | `archive`, `deb822` | Debian's archive through a private apt |
 //! | `initramfs`, `cpio` | a machine's file system, made of files of this machine |
-//! | `place` | the cache, the emulator, and the queue of machines |
+//! | `cache` | the cache, the emulator, and the queue of machines |
 //! | `qemu` | starts a machine, and waits until it is off |
 //! | `init` | the first program inside |
 //! | `live` | what is run inside |
 //! | `test_matrix` | which machine runs which tests |
-//! | `results` | what was printed inside, as tests of that kernel |
+//! | `results` | prints what was printed inside, as tests of that kernel |
 //!
-//! Invariant: a machine sees nothing of this one but copies of files, and this one needs no rights
-//! for it; only a missing qemu must be installed.
+//! Invariant: a machine sees only copies of this one's files, and needs no privileges here; only a
+//! missing qemu must be installed.
 
 mod archive;
+mod cache;
 mod cpio;
+mod deb822;
 pub(crate) mod init;
 mod initramfs;
 mod kernels;
 mod live;
-mod place;
 mod platforms;
 mod qemu;
 mod results;
-mod stanza;
 mod test_matrix;
 
 use std::{
@@ -35,22 +35,22 @@ use std::{
     time::Duration,
 };
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 
 use crate::{
     build::{self, Built},
     tally::{Tally, TestRun},
 };
+use cache::LIMIT_SECONDS;
 use live::MachinePrograms;
-use place::LIMIT;
 use platforms::PLATFORMS;
 use results::KnownFailure;
 use test_matrix::{BACKENDS, Selection};
 
+pub(crate) use cache::{Planned, VmCache, default_jobs, run_all};
 pub(crate) use init::Job;
 pub(crate) use initramfs::Initramfs;
 pub(crate) use kernels::BootKernel;
-pub(crate) use place::{Planned, VmCache, at_a_time, run_all};
 pub(crate) use platforms::{Preemption, SUITES};
 pub(crate) use qemu::{MachineClock, QemuMachine, Ran};
 
@@ -64,7 +64,7 @@ pub(crate) struct VmArgs {
     /// kernel; may be given several times
     #[arg(long, value_name = "NAME", value_parser = platforms::names())]
     platform: Vec<String>,
-    /// Look for newer kernels in any case, and not only once a day
+    /// Always check for newer kernels, not only once a day
     #[arg(long)]
     update: bool,
     /// How many machines run at a time [default: one for each processor, and one more; eight at most]
@@ -72,14 +72,14 @@ pub(crate) struct VmArgs {
     jobs: Option<usize>,
     /// Run all tests on every kernel with every backend
     ///
-    /// Without it, what kernels differ in is tested on each of them, and of the rest each test on one, by one
-    /// processor and without mitigations; on those that preempt programs, what that might break. With --kernel,
-    /// --platform or FILTER, all tests that these choose are run, but with one backend those of what is the same
-    /// for each.
+    /// Without it, tests of what differs between kernels run on each of them, and each other test runs on one of
+    /// them, with one processor and without mitigations. Kernels that preempt programs run only the tests that
+    /// preemption might break. With --kernel, --platform or FILTER, all selected tests run; those that do not
+    /// depend on the backend run with one backend.
     #[arg(long)]
     all: bool,
     /// How many seconds a machine may run
-    #[arg(long, value_name = "SECONDS", default_value_t = LIMIT)]
+    #[arg(long, value_name = "SECONDS", default_value_t = LIMIT_SECONDS)]
     limit: u64,
     /// More words for the kernels' command lines, as `nokaslr`
     #[arg(long, value_name = "WORDS")]
@@ -100,14 +100,14 @@ impl VmArgs {
             update: false,
             jobs: None,
             all,
-            limit: LIMIT,
+            limit: LIMIT_SECONDS,
             append: None,
             filter: None,
             command: vec![],
         }
     }
 
-    /// What is asked for by name. `None`: nothing in particular.
+    /// The selection by name. `None`: no such option was given.
     fn named(&self) -> Option<Selection<'_>> {
         let chosen = !self.kernel.is_empty() || !self.platform.is_empty();
         let part = self.filter.as_deref();
@@ -130,22 +130,22 @@ pub(crate) fn main(args: &VmArgs) -> anyhow::Result<ExitCode> {
 pub(crate) fn run(args: &VmArgs, built: &Built, tally: &mut Tally) -> anyhow::Result<()> {
     let host = VmHost::prepare(built)?;
     let programs = &host.programs;
-    let targets = targets(args, &host.place.cache, tally);
+    let targets = targets(args, &host.cache.folder, tally);
     if !args.command.is_empty() {
         let queue = targets.iter().map(|target| Planned {
             name: format!("vm::{}::command", target.name()),
             machine: host.machine(target, "command", args),
             job: target.job(programs.command(&args.command)),
-            what: Shows::Output,
+            what: JobOutput::Raw,
         });
         return show(queue.collect(), args, tally);
     }
     let tests = programs.list()?;
     let mut queue = Vec::new();
-    // Those that take longest begin first.
+    // The slowest start first.
     for backend in BACKENDS.into_iter().rev() {
         for (nth, target) in targets.iter().enumerate().rev() {
-            let selection = args.named().unwrap_or_else(|| target.dealt(nth, &targets));
+            let selection = args.named().unwrap_or_else(|| target.share(nth, &targets));
             let names = test_matrix::select(&tests, backend, target.preemption, selection)?;
             if names.is_empty() {
                 continue;
@@ -155,7 +155,7 @@ pub(crate) fn run(args: &VmArgs, built: &Built, tally: &mut Tally) -> anyhow::Re
             let machine = host.machine(target, backend, args);
             let machine = match selection {
                 // One processor need not wait for another.
-                Selection::Dealt { .. } => QemuMachine { processors: 1, ..quick(machine) },
+                Selection::Share { .. } => QemuMachine { processors: 1, ..quick(machine) },
                 Selection::Smoke => quick(machine),
                 Selection::Named { .. } => machine,
             };
@@ -163,25 +163,25 @@ pub(crate) fn run(args: &VmArgs, built: &Built, tally: &mut Tally) -> anyhow::Re
                 name,
                 machine,
                 job: target.job(programs.tests(backend, &names)),
-                what: Shows::Tests(live::limits(&target.kernel.release, backend)),
+                what: JobOutput::Tests(live::limits(&target.kernel.release, backend)),
             });
         }
     }
     show(queue, args, tally)
 }
 
-/// A machine that is emulated has none of the defects that kernels mitigate.
+/// An emulated machine has none of the defects that kernels mitigate.
 fn quick(machine: QemuMachine) -> QemuMachine {
     let append = format!("mitigations=off {}", machine.append);
     QemuMachine { append, ..machine }
 }
 
 /// Runs machines, and shows what each printed as it goes off.
-fn show(queue: Vec<Planned<Shows>>, args: &VmArgs, tally: &mut Tally) -> anyhow::Result<()> {
-    run_all(queue, args.jobs.unwrap_or_else(at_a_time), |planned, ran| {
+fn show(queue: Vec<Planned<JobOutput>>, args: &VmArgs, tally: &mut Tally) -> anyhow::Result<()> {
+    run_all(queue, args.jobs.unwrap_or_else(default_jobs), |planned, ran| {
         let text = match &planned.what {
-            Shows::Tests(limits) => results::of_tests(&planned.name, &ran, limits),
-            Shows::Output => results::of_command(&planned.name, &ran),
+            JobOutput::Tests(limits) => results::of_tests(&planned.name, &ran, limits),
+            JobOutput::Raw => results::of_command(&planned.name, &ran),
         };
         print!("{text}");
         let mut run = TestRun::new("vm");
@@ -191,24 +191,32 @@ fn show(queue: Vec<Planned<Shows>>, args: &VmArgs, tally: &mut Tally) -> anyhow:
     })
 }
 
-/// What a command prints on the kernels of these suites, or of all, as Debian has built them.
+/// What a command prints on the kernels of these suites, or of all, as Debian has built them. `programs`: those of this
+/// host that the machines have, too.
 ///
 /// # Errors
 ///
-/// When a kernel can't be had, or the command does not succeed there.
+/// When a kernel is not available, a program has no name, or the command fails there.
 pub(crate) fn outputs(
     suites: &[String],
     built: &Built,
+    programs: &[PathBuf],
     command: &[String],
 ) -> anyhow::Result<Vec<String>> {
     let suites =
         if suites.is_empty() { SUITES.map(str::to_owned).to_vec() } else { suites.to_owned() };
     let args = VmArgs { platform: suites, ..VmArgs::new(false) };
-    let host = VmHost::prepare(built)?;
+    let mut host = VmHost::prepare(built)?;
+    for program in programs {
+        let name =
+            program.file_name().and_then(|name| name.to_str()).context("a program's name")?;
+        host.files.program(program)?;
+        host.files.command(name, program)?;
+    }
     let mut tally = Tally::default();
-    let targets = targets(&args, &host.place.cache, &mut tally);
+    let targets = targets(&args, &host.cache.folder, &mut tally);
     if tally.failed() > 0 {
-        bail!("a kernel can't be had; the messages above say why");
+        bail!("a kernel is not available; the messages above say why");
     }
     let output = |target: &BootTarget| {
         let name = format!("vm::{}", target.name());
@@ -223,19 +231,19 @@ pub(crate) fn outputs(
     targets.iter().map(output).collect()
 }
 
-/// What machines that run the live tests are made of, on this one.
+/// What machines need from this one to run the live tests.
 struct VmHost {
-    place: VmCache,
+    cache: VmCache,
     programs: MachinePrograms,
     files: Initramfs,
 }
 
 impl VmHost {
     fn prepare(built: &Built) -> anyhow::Result<Self> {
-        let place = VmCache::take(built)?;
+        let cache = VmCache::take(built)?;
         let programs = MachinePrograms::build(built)?;
-        let files = programs.files(&place.busybox()?)?;
-        Ok(Self { place, programs, files })
+        let files = programs.files(&cache.busybox()?)?;
+        Ok(Self { cache, programs, files })
     }
 
     fn machine(&self, target: &BootTarget, what: &str, args: &VmArgs) -> QemuMachine {
@@ -244,7 +252,7 @@ impl VmHost {
         QemuMachine {
             append: words.join(" "),
             limit: Duration::from_secs(args.limit),
-            ..self.place.machine(&target.kernel, self.files.clone(), &what)
+            ..self.cache.machine(&target.kernel, self.files.clone(), &what)
         }
     }
 }
@@ -265,20 +273,20 @@ impl BootTarget {
         Job { preemption: self.preemption, ..job }
     }
 
-    /// What it runs when nothing in particular is asked for, as the `nth` of all.
-    fn dealt(&self, nth: usize, all: &[Self]) -> Selection<'static> {
-        let shares = |target: &&Self| target.preemption == Preemption::Default;
+    /// What it runs by default, as the `nth` of all.
+    fn share(&self, nth: usize, all: &[Self]) -> Selection<'static> {
+        let is_default = |target: &&Self| target.preemption == Preemption::Default;
         match self.preemption {
-            Preemption::Default => Selection::Dealt {
-                nth: all.iter().take(nth).filter(shares).count(),
-                of: all.iter().filter(shares).count(),
+            Preemption::Default => Selection::Share {
+                nth: all.iter().take(nth).filter(is_default).count(),
+                of: all.iter().filter(is_default).count(),
             },
             Preemption::Full | Preemption::RealTime => Selection::Smoke,
         }
     }
 }
 
-/// What to boot. A kernel that can't be had is a failed test.
+/// What to boot. A kernel that is not available is a failed test.
 fn targets(args: &VmArgs, cache: &Path, tally: &mut Tally) -> Vec<BootTarget> {
     let mut all = Vec::new();
     let mut add = |name: &str, preemption, kernel: anyhow::Result<BootKernel>| match kernel {
@@ -302,11 +310,11 @@ fn targets(args: &VmArgs, cache: &Path, tally: &mut Tally) -> Vec<BootTarget> {
     all
 }
 
-/// What the output of a job is.
+/// The kind of a job's output.
 #[derive(Debug)]
-enum Shows {
-    /// That of tests, of which these are expected to fail
+enum JobOutput {
+    /// Of tests, of which these are expected to fail
     Tests(Vec<KnownFailure>),
-    /// Something to be shown as it is; the job's exit status is its only result
-    Output,
+    /// Printed unchanged; the job's exit status is its only result
+    Raw,
 }

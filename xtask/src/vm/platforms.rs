@@ -28,7 +28,7 @@ pub(super) struct Platform {
     pub(super) name: &'static str,
     /// The suite of Debian that has the kernel
     suite: &'static str,
-    /// Which of the suite's kernels, and how it is told to preempt itself
+    /// Which of the suite's kernels, and how it must preempt itself
     pub(super) preemption: Preemption,
 }
 
@@ -63,12 +63,12 @@ pub(super) fn names() -> [&'static str; PLATFORMS.len()] {
 
 impl Platform {
     /// Its kernel, from the cache while that was filled not long ago.
-    pub(super) fn kernel(&self, cache: &Path, look_anew: bool) -> anyhow::Result<BootKernel> {
+    pub(super) fn kernel(&self, cache: &Path, refresh: bool) -> anyhow::Result<BootKernel> {
         let flavour = match self.preemption {
             Preemption::Default | Preemption::Full => KernelFlavour::Cloud,
             Preemption::RealTime => KernelFlavour::RealTime,
         };
-        kernels::of_suite(self.suite, flavour, cache, look_anew)
+        kernels::of_suite(self.suite, flavour, cache, refresh)
     }
 }
 
@@ -106,7 +106,7 @@ impl Preemption {
             Self::RealTime => ("/proc/version", " PREEMPT_RT "),
         };
         let text = fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
-        ensure!(text.contains(mark), "{file} lacks {mark:?}: {}", text.trim());
+        ensure!(text.contains(mark), "{file} does not contain {mark:?}: {}", text.trim());
         Ok(())
     }
 }

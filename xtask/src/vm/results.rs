@@ -1,7 +1,7 @@
-//! From what a test program printed in a machine to the same about tests of this machine's name.
+//! Turns what a test program printed in a machine into the same output with the machine's name.
 //!
-//! Invariant: every test that began is passed, failed or ignored in what is printed, and a
-//! machine in which something went wrong has at least one failed test.
+//! Invariant: every test that started is passed, failed or ignored in the output, and a machine in
+//! which something went wrong has at least one failed test.
 
 use std::fmt::Write as _;
 
@@ -20,7 +20,7 @@ pub(super) struct KnownFailure {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TestVerdict {
+enum TestStatus {
     Passed,
     Failed,
     Ignored,
@@ -31,7 +31,7 @@ enum TestVerdict {
 /// What libtest printed, taken apart.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Printed {
-    tests: Vec<(String, TestVerdict)>,
+    tests: Vec<(String, TestStatus)>,
     /// The one that began and has not ended.
     running: Option<String>,
     /// The messages of those which failed.
@@ -65,31 +65,31 @@ fn read(output: &str) -> Printed {
 }
 
 fn end_test(printed: &mut Printed, rest: &str) {
-    let verdict = match rest.split([',', ' ']).next() {
-        Some("ok") => TestVerdict::Passed,
-        Some("FAILED") => TestVerdict::Failed,
-        Some("ignored") => TestVerdict::Ignored,
+    let status = match rest.split([',', ' ']).next() {
+        Some("ok") => TestStatus::Passed,
+        Some("FAILED") => TestStatus::Failed,
+        Some("ignored") => TestStatus::Ignored,
         Some(_) | None => return,
     };
-    printed.tests.extend(printed.running.take().map(|name| (name, verdict)));
+    printed.tests.extend(printed.running.take().map(|name| (name, status)));
 }
 
 /// As libtest prints it: the tests of a machine, with `prefix` before their names.
 pub(super) fn of_tests(prefix: &str, ran: &Ran, expected: &[KnownFailure]) -> String {
     let Printed { mut tests, running, mut messages } = read(&ran.output);
-    for (name, verdict) in &mut tests {
+    for (name, status) in &mut tests {
         let limit = expected.iter().find(|expected| expected.test == name);
-        match (*verdict, limit) {
-            (TestVerdict::Failed, Some(limit)) => *verdict = TestVerdict::Limited(limit.because),
-            (TestVerdict::Passed, Some(limit)) => {
-                *verdict = TestVerdict::Failed;
-                let _ = writeln!(messages, "{name} passes, and was not to: {}", limit.because);
+        match (*status, limit) {
+            (TestStatus::Failed, Some(limit)) => *status = TestStatus::Limited(limit.because),
+            (TestStatus::Passed, Some(limit)) => {
+                *status = TestStatus::Failed;
+                let _ = writeln!(messages, "{name} passes unexpectedly: {}", limit.because);
             }
             _ => {}
         }
     }
-    let failed = tests.iter().any(|(_, verdict)| *verdict == TestVerdict::Failed);
-    let limited = tests.iter().any(|(_, verdict)| matches!(verdict, TestVerdict::Limited(_)));
+    let failed = tests.iter().any(|(_, status)| *status == TestStatus::Failed);
+    let limited = tests.iter().any(|(_, status)| matches!(status, TestStatus::Limited(_)));
     let trouble = match ran.end {
         None => ran.trouble.clone(),
         // A filter may leave no test.
@@ -102,7 +102,7 @@ pub(super) fn of_tests(prefix: &str, ran: &Ran, expected: &[KnownFailure]) -> St
     };
     if let Some(trouble) = &trouble {
         let _ = write!(messages, "{prefix}: {trouble}\n{}", last_lines(&ran.console));
-        tests.push((running.unwrap_or_else(|| "boot".to_owned()), TestVerdict::Failed));
+        tests.push((running.unwrap_or_else(|| "boot".to_owned()), TestStatus::Failed));
     }
     print(prefix, &tests, &messages, ran.took.as_secs_f64())
 }
@@ -114,9 +114,9 @@ pub(super) fn of_command(name: &str, ran: &Ran) -> String {
         Some(end) => Some(format!("{end:?}\n")),
         None => ran.trouble.as_ref().map(|why| format!("{why}\n{}", last_lines(&ran.console))),
     };
-    let verdict = if trouble.is_none() { TestVerdict::Passed } else { TestVerdict::Failed };
+    let status = if trouble.is_none() { TestStatus::Passed } else { TestStatus::Failed };
     let (prefix, name) = name.rsplit_once("::").unwrap_or(("vm", name));
-    let tests = [(name.to_owned(), verdict)];
+    let tests = [(name.to_owned(), status)];
     let messages = trouble.unwrap_or_default();
     format!("{}{}", ran.output, print(prefix, &tests, &messages, ran.took.as_secs_f64()))
 }
@@ -127,24 +127,24 @@ fn last_lines(console: &str) -> String {
     format!("the last lines of its console:\n    {}\n", shown.join("\n    "))
 }
 
-fn print(prefix: &str, tests: &[(String, TestVerdict)], messages: &str, seconds: f64) -> String {
-    let count = |wanted| tests.iter().filter(|(_, verdict)| *verdict == wanted).count();
-    let (failed, ignored) = (count(TestVerdict::Failed), count(TestVerdict::Ignored));
+fn print(prefix: &str, tests: &[(String, TestStatus)], messages: &str, seconds: f64) -> String {
+    let count = |wanted| tests.iter().filter(|(_, status)| *status == wanted).count();
+    let (failed, ignored) = (count(TestStatus::Failed), count(TestStatus::Ignored));
     let passed = tests.len() - failed - ignored;
     let noun = if tests.len() == 1 { "test" } else { "tests" };
     let mut text = format!("\nrunning {} {noun}\n", tests.len());
-    for (name, verdict) in tests {
-        let verdict = match verdict {
-            TestVerdict::Passed => "ok".to_owned(),
-            TestVerdict::Failed => "FAILED".to_owned(),
-            TestVerdict::Ignored => "ignored".to_owned(),
-            TestVerdict::Limited(because) => format!("ok (fails, as expected: {because})"),
+    for (name, status) in tests {
+        let status = match status {
+            TestStatus::Passed => "ok".to_owned(),
+            TestStatus::Failed => "FAILED".to_owned(),
+            TestStatus::Ignored => "ignored".to_owned(),
+            TestStatus::Limited(because) => format!("ok (fails, as expected: {because})"),
         };
-        let _ = writeln!(text, "test {prefix}::{name} ... {verdict}");
+        let _ = writeln!(text, "test {prefix}::{name} ... {status}");
     }
     if failed > 0 {
         let _ = write!(text, "\nfailures:\n\n{}\n\nfailures:\n", messages.trim());
-        for (name, _) in tests.iter().filter(|(_, verdict)| *verdict == TestVerdict::Failed) {
+        for (name, _) in tests.iter().filter(|(_, status)| *status == TestStatus::Failed) {
             let _ = writeln!(text, "    {prefix}::{name}");
         }
     }
@@ -193,7 +193,7 @@ test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
     }
 
     #[test]
-    fn tests_get_the_machine_s_name() {
+    fn tests_get_the_name_of_their_machine() {
         let text = of_tests("vm::6.12", &ran(FAILING, Some(JobEnd::Exited(101))), &[]);
         assert!(text.contains("\nrunning 3 tests\n"), "{text}");
         assert!(text.contains("test vm::6.12::a::holds ... ok\n"), "{text}");
@@ -204,7 +204,7 @@ test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
     }
 
     #[test]
-    fn a_machine_that_hangs_fails_the_test_that_ran() {
+    fn hanging_machine_fails_the_running_test() {
         let output = "running 2 tests\ntest a ... ok\ntest b ... some output\n";
         let text = of_tests("vm::5.10", &ran(output, None), &[]);
         assert!(text.contains("test vm::5.10::a ... ok\n"), "{text}");
@@ -214,7 +214,7 @@ test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
     }
 
     #[test]
-    fn a_machine_that_runs_nothing_is_a_failure() {
+    fn machine_without_tests_is_a_failure() {
         for end in
             [None, Some(JobEnd::Exited(0)), Some(JobEnd::Exited(127)), Some(JobEnd::Killed(9))]
         {
@@ -229,17 +229,17 @@ test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
     }
 
     #[test]
-    fn what_a_kernel_can_t_do_is_expected_of_it() {
-        let expected = [KnownFailure { test: "a::fails", because: "it lacks something" }];
+    fn known_failure_is_expected_and_its_success_is_not() {
+        let expected = [KnownFailure { test: "a::fails", because: "no support for something" }];
         let text = of_tests("vm::5.10", &ran(FAILING, Some(JobEnd::Exited(101))), &expected);
         assert!(
-            text.contains("a::fails ... ok (fails, as expected: it lacks something)"),
+            text.contains("a::fails ... ok (fails, as expected: no support for something)"),
             "{text}"
         );
         assert!(text.contains("ok. 2 passed; 0 failed; 1 ignored"), "{text}");
-        let expected = [KnownFailure { test: "a::holds", because: "it lacks something" }];
+        let expected = [KnownFailure { test: "a::holds", because: "no support for something" }];
         let text = of_tests("vm::5.10", &ran(FAILING, Some(JobEnd::Exited(101))), &expected);
         assert!(text.contains("test vm::5.10::a::holds ... FAILED"), "{text}");
-        assert!(text.contains("passes, and was not to: it lacks something"), "{text}");
+        assert!(text.contains("passes unexpectedly: no support for something"), "{text}");
     }
 }

@@ -1,106 +1,113 @@
 //! Which machine runs which of the live tests.
 //!
-//! An emulated processor works for six seconds to attach and let go of all programs of backend `function`: all
-//! tests on all kernels with both backends are more than an hour of its work. So what kernels differ in is
-//! tested on each of them with both backends; and of the others, which [`crate::test`] runs on this machine
-//! with `syscall`, each is run with `function` in one of the machines. Kernels that preempt programs run what
-//! that might break, with the backend that `auto` takes there.
+//! An emulated processor needs six seconds to attach and detach all programs of backend `function`: all tests on
+//! all kernels with both backends would take it more than an hour. So tests of what differs between kernels run on
+//! each of them with both backends. [`crate::test`] runs the other tests on this machine with `syscall`, and each of
+//! them runs with `function` in one of the machines. Kernels that preempt programs run the tests that preemption
+//! might break, with the backend that `auto` chooses there.
 
 use anyhow::{Result, ensure};
 
 use super::platforms::Preemption;
 
-/// What the tracer is told as `--backend`, each time in a machine of its own.
+/// The tracer's `--backend`, each in a machine of its own.
 pub(super) const BACKENDS: [&str; 3] = ["syscall", "auto", "function"];
 
-/// Tests for which a machine's files would be too many: PostgreSQL, Docker and Podman need a disk.
-const OF_THE_HOST: &[&str] =
-    &["strace::a_postgresql_cluster", "containers::docker::", "containers::podman::"];
+/// Tests that run on the host only: PostgreSQL, Docker and Podman need a disk, the documents' commands other programs.
+const HOST_ONLY: &[&str] = &[
+    "strace::postgresql_cluster",
+    "containers::docker::",
+    "containers::podman::",
+    "documents::documented_commands",
+];
 
-/// Tests of what is the same for every backend.
-const OF_NO_BACKEND: &[&str] = &[
-    "bad_days::",
-    "bad_input::",
-    "containers::a_hundred_thousand",
-    "counts::the_demo",
-    "counts::what_is_lost_of",
+/// Tests that do not depend on the backend.
+const BACKEND_INDEPENDENT: &[&str] = &[
+    "io_failures::",
+    "cli_errors::",
+    "containers::hundred_thousand",
+    "counts::demo_has",
+    "counts::lost_control_records",
     "doctor::doctor_is",
+    "documents::",
     "filters::each_filter",
     "filters::ipc_ns",
     "filters::min_duration",
     "filters::only_command",
     "filters::uid",
-    "floods::who_reads",
-    "lines::a_run_of_a_given_duration",
-    "lines::lines_follow_their_schema",
+    "floods::slow_reader",
+    "live_output::run_with_a_duration",
+    "live_output::lines_follow_their_schema",
     "ls::",
-    "objects::a_report_tells",
-    "objects::an_object_whose_users",
-    "policy::a_finding",
-    "policy::a_mistake",
-    "policy::lines_have",
-    "policy::what_is",
+    "objects::report_has_the_final",
+    "objects::object_without_living_users",
+    "policy::finding_fails",
+    "policy::policy_errors",
+    "policy::lines_and_report",
+    "policy::muted_findings",
+    "policy::allowed_findings",
     "processes::hostile_names",
-    "processes::processes_that_live",
-    "processes::the_facts",
-    "scenarios::a_report_has",
+    "processes::short_lived",
+    "processes::process_fields",
+    "scenarios::report_has",
     "seam::",
 ];
 
-/// Tests of what kernels differ in: functions, fields, ways in, and what they let go of.
-const OF_EACH_KERNEL: &[&str] = &[
+/// Tests of what differs between kernels: functions, fields, entry points, and cleanup.
+const EACH_KERNEL: &[&str] = &[
     "args::",
-    "budget::no_program_of_report",
-    "doctor::functions_on_other_ways",
-    "lines::calls_that_seccomp",
-    "objects::who_made",
-    "policy::a_rule_is_not_talked",
-    "preemption::a_report",
-    "processes::a_report_finds",
+    "budget::report_programs",
+    "doctor::auxiliary_probes",
+    "live_output::prevented_calls",
+    "objects::creator_of_an_object",
+    "policy::rule_ignores",
+    "preemption::report_has",
+    "processes::report_finds",
     "strace::every_operation",
-    "traces_left::not_even",
+    "cleanup::killed_tracer",
 ];
 
-/// Such tests that one backend is enough for.
-const OF_EACH_KERNEL_ONCE: &[&str] = &[
-    "containers::threads_that_are_moved",
+/// Such tests for which one backend is enough.
+const EACH_KERNEL_ONE_BACKEND: &[&str] = &[
+    "containers::moved_threads",
     "ls::",
-    "namespaces::a_queue_belongs",
-    "namespaces::births_and_moves",
+    "namespaces::queue_belongs",
+    "namespaces::creations_and_moves",
 ];
 
-/// Tests of what might be lost where programs are preempted, and of what real-time kernels lay out otherwise.
+/// Tests of what might be lost where programs are preempted, and of fields that real-time kernels place elsewhere.
 const SMOKE: &[&str] = &[
     "args::",
-    "counts::a_report_has_the_exact",
-    "lines::each_entry_of_a_restarted",
-    "namespaces::births_and_moves",
-    "objects::who_made",
+    "counts::report_counts_a_million",
+    "counts::report_with_counts_is_exact",
+    "live_output::each_entry_of_a_restarted",
+    "namespaces::creations_and_moves",
+    "objects::creator_of_an_object",
     "preemption::",
     "strace::every_operation",
-    "traces_left::not_even",
+    "cleanup::killed_tracer",
 ];
 
 const TABLES: [&[&str]; 5] =
-    [OF_THE_HOST, OF_NO_BACKEND, OF_EACH_KERNEL, OF_EACH_KERNEL_ONCE, SMOKE];
+    [HOST_ONLY, BACKEND_INDEPENDENT, EACH_KERNEL, EACH_KERNEL_ONE_BACKEND, SMOKE];
 
-/// Whether a table names a test.
-fn is(test: &str, table: &[&str]) -> bool {
+/// Whether a table has a prefix of a test's name.
+fn is_listed(test: &str, table: &[&str]) -> bool {
     table.iter().any(|named| test.starts_with(named))
 }
 
-/// What is to be run.
+/// What to run.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Selection<'a> {
-    /// Tests whose names contain that, on each kernel
+    /// Tests whose names contain a text, on each kernel
     Named {
         /// Part of their names
         part: &'a str,
-        /// Those of no backend, too, with every backend
+        /// Run backend-independent tests with every backend, too
         all: bool,
     },
-    /// What each kernel is to run, and of the rest each so-and-so-many-th test, from that one on
-    Dealt {
+    /// What each kernel must run, and a share of the other tests
+    Share {
         /// The machine's number, from 0
         nth: usize,
         /// How many there are
@@ -127,29 +134,29 @@ pub(super) fn select<'a>(
     }
     let first = backend == BACKENDS[0];
     let smoke = backend == "auto" && preemption != Preemption::Default;
-    let mut dealt = 0;
+    let mut position = 0;
     let runs = |test: &&str| match selection {
-        Selection::Smoke => smoke && is(test, SMOKE),
-        Selection::Named { part, .. } if smoke => test.contains(part) && is(test, SMOKE),
+        Selection::Smoke => smoke && is_listed(test, SMOKE),
+        Selection::Named { part, .. } if smoke => test.contains(part) && is_listed(test, SMOKE),
         _ if !backends(preemption).contains(&backend) => false,
         Selection::Named { part, all } => {
-            test.contains(part) && (all || first || !is(test, OF_NO_BACKEND))
+            test.contains(part) && (all || first || !is_listed(test, BACKEND_INDEPENDENT))
         }
-        Selection::Dealt { .. } if is(test, OF_EACH_KERNEL) => true,
-        Selection::Dealt { .. } if first => is(test, OF_EACH_KERNEL_ONCE),
-        Selection::Dealt { .. } if is(test, OF_NO_BACKEND) => false,
-        Selection::Dealt { nth, of } => {
-            dealt += 1;
-            // The last kernel is the newest one, which takes a third of the others' time for a session: it
+        Selection::Share { .. } if is_listed(test, EACH_KERNEL) => true,
+        Selection::Share { .. } if first => is_listed(test, EACH_KERNEL_ONE_BACKEND),
+        Selection::Share { .. } if is_listed(test, BACKEND_INDEPENDENT) => false,
+        Selection::Share { nth, of } => {
+            position += 1;
+            // The last kernel is the newest one, which needs a third of the others' time for a session: it
             // gets three shares.
-            (dealt % (of + 2)).min(of - 1) == nth
+            (position % (of + 2)).min(of - 1) == nth
         }
     };
     let tests = tests.iter().map(String::as_str);
-    Ok(tests.filter(|test| !is(test, OF_THE_HOST)).filter(runs).collect())
+    Ok(tests.filter(|test| !is_listed(test, HOST_ONLY)).filter(runs).collect())
 }
 
-/// The backends that all tests are run with. Where programs are preempted `function` need not be exact.
+/// The backends that all tests run with. Where programs are preempted, `function` need not be exact.
 fn backends(preemption: Preemption) -> &'static [&'static str] {
     match preemption {
         Preemption::Default => &["syscall", "function"],
@@ -174,26 +181,26 @@ mod tests {
     }
 
     #[test]
-    fn every_test_of_a_backend_is_run_by_some_machine_and_those_of_each_kernel_by_all() {
+    fn each_test_runs_on_one_machine_and_kernel_tests_on_all() {
         let all = all();
         let machines: Vec<_> =
-            (0..4).map(|nth| plain(&all, "function", Selection::Dealt { nth, of: 4 })).collect();
+            (0..4).map(|nth| plain(&all, "function", Selection::Share { nth, of: 4 })).collect();
         for test in &all {
             let runs = machines.iter().filter(|tests| tests.contains(&test.as_str())).count();
             let wanted = match () {
-                () if is(test, OF_THE_HOST) => 0,
-                () if is(test, OF_EACH_KERNEL) => 4,
-                () if is(test, OF_NO_BACKEND) => 0,
+                () if is_listed(test, HOST_ONLY) => 0,
+                () if is_listed(test, EACH_KERNEL) => 4,
+                () if is_listed(test, BACKEND_INDEPENDENT) => 0,
                 () => 1,
             };
             assert_eq!(runs, wanted, "{test}");
         }
-        let syscall = plain(&all, "syscall", Selection::Dealt { nth: 1, of: 4 });
+        let syscall = plain(&all, "syscall", Selection::Share { nth: 1, of: 4 });
         assert!(syscall.contains(&"ls::x") && !syscall.contains(&"counts::more_1"), "{syscall:?}");
     }
 
     #[test]
-    fn where_programs_are_preempted_few_tests_are_run_and_with_auto() {
+    fn preempting_kernel_runs_smoke_tests_with_auto() {
         let all = all();
         let of = |backend, selection| select(&all, backend, Preemption::Full, selection).unwrap();
         let smoke = of("auto", Selection::Smoke);
@@ -202,23 +209,23 @@ mod tests {
         let everything = Selection::Named { part: "", all: true };
         assert!(of("function", everything).is_empty());
         assert_eq!(of("auto", everything), smoke);
-        assert_eq!(of("syscall", everything).len(), all.len() - OF_THE_HOST.len());
+        assert_eq!(of("syscall", everything).len(), all.len() - HOST_ONLY.len());
         assert!(plain(&all, "auto", everything).is_empty());
     }
 
     #[test]
-    fn a_name_asks_for_it_on_each_kernel() {
+    fn named_test_runs_on_each_kernel() {
         let all = all();
         let names = |backend| plain(&all, backend, Selection::Named { part: "s::", all: false });
         assert!(names("syscall").contains(&"ls::x") && !names("function").contains(&"ls::x"));
         assert!(names("function").contains(&"counts::more_3"));
         let everything = plain(&all, "function", Selection::Named { part: "", all: true });
-        assert_eq!(everything.len(), all.len() - OF_THE_HOST.len());
+        assert_eq!(everything.len(), all.len() - HOST_ONLY.len());
     }
 
     #[test]
-    fn a_table_that_names_no_test_is_an_error() {
-        let (tests, selection) = (["args::x".to_owned()], Selection::Dealt { nth: 0, of: 1 });
+    fn table_entry_without_a_test_is_an_error() {
+        let (tests, selection) = (["args::x".to_owned()], Selection::Share { nth: 0, of: 1 });
         let error = select(&tests, "syscall", Preemption::Default, selection).unwrap_err();
         assert!(error.to_string().contains("there is no such test"), "{error}");
     }

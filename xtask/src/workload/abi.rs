@@ -1,4 +1,4 @@
-//! The two doors into the kernel: the `syscall` instruction and `int 0x80`, and memory
+//! The two entry points into the kernel: the `syscall` instruction and `int 0x80`, and memory
 //! which both can reach.
 //!
 //! Neither goes through glibc, so one function call here is exactly one system call, and a
@@ -156,19 +156,19 @@ mod tests {
     const I386_IPC: u32 = 117;
 
     #[test]
-    fn both_doors_reach_the_same_kernel() {
+    fn both_entry_points_reach_the_same_kernel() {
         let pid = i64::from(std::process::id());
         // SAFETY: getpid takes no argument.
         assert_eq!(unsafe { native(libc::SYS_getpid, [0; 6]) }, pid);
         // SAFETY: as above.
         assert_eq!(unsafe { int80(I386_GETPID, [0; 6]) }, pid);
-        // SAFETY: ipc(2) with an unknown call number fails before it looks at anything.
+        // SAFETY: ipc(2) with an unknown call number fails before it reads anything.
         let ret = unsafe { int80(I386_IPC, [0xfff, 0, 0, 0, 0, 0]) };
         assert_eq!(ret, -i64::from(libc::ENOSYS));
     }
 
     #[test]
-    fn an_arena_is_low_and_holds_what_it_is_given() {
+    fn arena_is_below_2_gib_and_keeps_its_contents() {
         let mut arena = Arena::new().unwrap();
         assert!(arena.at(Arena::SIZE) < 1 << 31);
         arena.write(Arena::SIZE - 4, &[1, 2, 3, 4]);

@@ -1,4 +1,4 @@
-//! `blocked` and `restart`: calls that sleep, until they are woken or a signal comes.
+//! `blocked` and `restart`: calls that sleep until something wakes them or a signal arrives.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -13,9 +13,9 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use super::abi::is_error;
-use super::book::{ExpectedCounts, WorkloadReport, outcome};
 use super::calls::CountingCaller;
 use super::mq::close;
+use super::oracle::{ExpectedCounts, WorkloadReport, outcome};
 use super::process::{self, Flag};
 use super::sysv::SemStep;
 
@@ -48,14 +48,14 @@ pub(crate) struct Blocked {
     fresh: bool,
 }
 
-/// Something to sleep on.
+/// An object to sleep on.
 #[derive(Clone, Copy, Debug)]
-struct Bed {
+struct SleepObject {
     kind: Sleeper,
     id: i32,
 }
 
-impl Bed {
+impl SleepObject {
     fn make(kind: Sleeper, caller: &mut CountingCaller) -> Result<Self> {
         let id = match kind {
             Sleeper::Semop => caller.semget(libc::IPC_PRIVATE, 1, 0o600),
@@ -68,7 +68,7 @@ impl Bed {
                 fd
             }
         };
-        ensure!(!is_error(id), "nothing to sleep on: {}", outcome(id));
+        ensure!(!is_error(id), "cannot create an object to sleep on: {}", outcome(id));
         Ok(Self { kind, id: id as i32 })
     }
 
@@ -124,40 +124,40 @@ pub(crate) fn blocked(options: &Blocked) -> Result<()> {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC)?;
     }
     let mut caller = CountingCaller::new(if options.fresh { "fresh" } else { "home" })?;
-    let bed = Bed::make(options.op, &mut caller)?;
+    let object = SleepObject::make(options.op, &mut caller)?;
     let mut sleeper = caller.sibling()?;
     let tid = AtomicI32::new(0);
     let (sleeper, ret) = std::thread::scope(|scope| -> Result<_> {
         let thread =
             std::thread::Builder::new().name("sleeper".into()).spawn_scoped(scope, || {
                 tid.store(process::tid(), Ordering::Release);
-                let ret = bed.sleep(&mut sleeper);
+                let ret = object.sleep(&mut sleeper);
                 (sleeper, ret)
             })?;
         while tid.load(Ordering::Acquire) == 0 {
             std::thread::yield_now();
         }
         let tid = tid.load(Ordering::Acquire);
-        let there = process::wait_blocked(std::process::id() as i32, tid, bed.number());
+        let is_blocked = process::wait_blocked(std::process::id() as i32, tid, object.number());
         println!(
             "{}",
-            json!({"tid": tid, "pid": std::process::id(), "inum": caller.inum(), "op": bed.name(),
-                   "blocked": there.is_ok()})
+            json!({"tid": tid, "pid": std::process::id(), "inum": caller.inum(), "op": object.name(),
+                   "blocked": is_blocked.is_ok()})
         );
         match options.until_fd {
             // SAFETY: the option says that the descriptor is there for this process to use.
             Some(fd) => drop(unsafe { File::from_raw_fd(fd) }.read(&mut [0])),
             None => std::thread::sleep(seconds),
         }
-        // Woken in any case, or this would wait for the thread for ever.
-        bed.wake(&mut caller);
+        // Wake it in any case: otherwise the join below would never return.
+        object.wake(&mut caller);
         let done = thread.join().expect("the sleeper panicked");
-        there.map(|()| done)
+        is_blocked.map(|()| done)
     })?;
-    bed.remove(&mut caller);
+    object.remove(&mut caller);
     caller.absorb(sleeper);
     let tid = tid.into_inner();
-    caller.report().fact("tid", tid).fact("op", bed.name()).fact("ret", outcome(ret)).print()
+    caller.report().fact("tid", tid).fact("op", object.name()).fact("ret", outcome(ret)).print()
 }
 
 /// What disturbs a sleeper.
@@ -171,7 +171,7 @@ enum Disturbance {
     Stop,
 }
 
-/// How often each sleeper is disturbed.
+/// How often each sleeper is disturobject.
 const SIGNALS: usize = 2;
 
 static HANDLED: AtomicI32 = AtomicI32::new(-1);
@@ -187,26 +187,26 @@ pub(crate) fn restart() -> Result<()> {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC)?;
         CountingCaller::new("restart")?
     };
-    let mut book = ExpectedCounts::default();
+    let mut counts = ExpectedCounts::default();
     let mut steps = Vec::new();
     for kind in [Sleeper::Msgrcv, Sleeper::MqReceive, Sleeper::Semop] {
         for disturbance in [Disturbance::Plain, Disturbance::Restart, Disturbance::Stop] {
-            let bed = Bed::make(kind, &mut caller)?;
-            let report = disturb(bed, disturbance, &mut caller)?;
+            let object = SleepObject::make(kind, &mut caller)?;
+            let report = disturb(object, disturbance, &mut caller)?;
             steps.push(serde_json::Value::Object(report.facts));
-            book.merge(report.book);
-            bed.remove(&mut caller);
+            counts.merge(report.counts);
+            object.remove(&mut caller);
         }
     }
     let mut report = caller.report();
-    report.book.merge(book);
+    report.counts.merge(counts);
     report.fact("steps", steps).print()
 }
 
-/// One sleeper, a process of its own, is disturbed and then woken. It calls again whenever
-/// it gets EINTR.
+/// Disturbs one sleeper, a process of its own, and then wakes it. It calls again whenever it
+/// gets EINTR.
 fn disturb(
-    bed: Bed,
+    object: SleepObject,
     disturbance: Disturbance,
     caller: &mut CountingCaller,
 ) -> Result<WorkloadReport> {
@@ -224,13 +224,13 @@ fn disturb(
         let mut caller = CountingCaller::new("restart")?;
         let mut results = Vec::new();
         while results.last().is_none_or(|&ret| ret == -i64::from(libc::EINTR)) {
-            results.push(bed.sleep(&mut caller));
+            results.push(object.sleep(&mut caller));
         }
         // Each signal either ended a call or made the kernel enter it once more.
         let restarts = SIGNALS - (results.len() - 1);
         Ok(caller
             .report()
-            .fact("op", bed.name())
+            .fact("op", object.name())
             .fact("signal", format!("{disturbance:?}").to_lowercase())
             .fact("tid", process::tid())
             .fact("results", results.iter().map(|&ret| outcome(ret)).collect::<Vec<_>>())
@@ -239,11 +239,11 @@ fn disturb(
     })?;
     let pid = child.pid;
     for _ in 0..SIGNALS {
-        process::wait_blocked(pid.as_raw(), pid.as_raw(), bed.number())?;
+        process::wait_blocked(pid.as_raw(), pid.as_raw(), object.number())?;
         send(pid, disturbance, &handled)?;
     }
-    process::wait_blocked(pid.as_raw(), pid.as_raw(), bed.number())?;
-    bed.wake(caller);
+    process::wait_blocked(pid.as_raw(), pid.as_raw(), object.number())?;
+    object.wake(caller);
     child.join()
 }
 

@@ -1,12 +1,12 @@
-//! A caller: one thread's way to make IPC calls by a chosen route, each of them entered in
-//! its book (and, on demand, in a log with the arguments). The operations themselves are in
+//! A caller makes IPC calls for one thread by a chosen route, and counts each call (on demand, it also logs the
+//! arguments). The operations themselves are in
 //! `sysv.rs` and `mq.rs`.
 
 use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::abi::{self, Arena};
-use super::book::{ExpectedCounts, WorkloadOp, WorkloadReport};
+use super::oracle::{ExpectedCounts, WorkloadOp, WorkloadReport};
 use super::process;
 
 /// How calls are made.
@@ -77,31 +77,31 @@ pub(super) fn ipc(call: u32, version: u32, rest: [u64; 5]) -> (u32, [u64; 6]) {
     (117, [u64::from(call | version << 16), first, second, third, ptr, fifth])
 }
 
-/// One thread's calls and their book.
+/// One thread's calls and their counts.
 #[derive(Debug)]
 pub(crate) struct CountingCaller {
     route: Route,
     arena: Arena,
-    book: ExpectedCounts,
+    counts: ExpectedCounts,
     made: u64,
     log: Option<Vec<Value>>,
     bad_pointer: bool,
     old_msgrcv: bool,
-    kept_from: bool,
+    prevented: bool,
 }
 
 impl CountingCaller {
-    /// A caller in the thread's present namespace, which the book calls `label`.
+    /// A caller in the thread's present namespace, which the counts call `label`.
     pub(crate) fn new(label: &str) -> Result<Self> {
         let mut caller = Self {
             route: Route::Native,
             arena: Arena::new()?,
-            book: ExpectedCounts::default(),
+            counts: ExpectedCounts::default(),
             made: 0,
             log: None,
             bad_pointer: false,
             old_msgrcv: false,
-            kept_from: false,
+            prevented: false,
         };
         caller.moved(label)?;
         Ok(caller)
@@ -119,12 +119,12 @@ impl CountingCaller {
 
     /// A caller without calls for another thread of the same namespace.
     pub(crate) fn sibling(&self) -> Result<Self> {
-        Self::new(self.book.label())
+        Self::new(self.counts.label())
     }
 
-    /// To be called when the thread is in another namespace than before.
+    /// Must be called after the thread has switched namespaces.
     pub(crate) fn moved(&mut self, label: &str) -> Result<()> {
-        self.book.enter(label, process::ipc_namespace()?);
+        self.counts.enter(label, process::ipc_namespace()?);
         Ok(())
     }
 
@@ -132,15 +132,15 @@ impl CountingCaller {
     pub(crate) fn unshare(&mut self, label: &str) -> Result<u64> {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC)?;
         self.moved(label)?;
-        Ok(self.book.inum())
+        Ok(self.counts.inum())
     }
 
     /// The namespace that calls are counted for.
     pub(crate) fn inum(&self) -> u64 {
-        self.book.inum()
+        self.counts.inum()
     }
 
-    /// How many calls were made so far.
+    /// How many calls it has made.
     pub(crate) fn made(&self) -> u64 {
         self.made
     }
@@ -162,10 +162,9 @@ impl CountingCaller {
         self.old_msgrcv = old;
     }
 
-    /// Whether something keeps the kernel from making the calls that follow: they are in the log, and
-    /// don't count.
-    pub(crate) fn be_kept_from(&mut self, kept: bool) {
-        self.kept_from = kept;
+    /// Whether something prevents the calls that follow: they are logged, and don't count.
+    pub(crate) fn set_prevented(&mut self, prevented: bool) {
+        self.prevented = prevented;
     }
 
     pub(super) fn is_logging(&self) -> bool {
@@ -176,16 +175,16 @@ impl CountingCaller {
         self.old_msgrcv
     }
 
-    /// Enters calls which were made by other means.
+    /// Counts calls that were made by other means.
     pub(crate) fn note_many(&mut self, op: WorkloadOp, ret: i64, times: u64) {
         self.made += times;
-        self.book.note_many(op, ret, times);
+        self.counts.note_many(op, ret, times);
     }
 
     /// Takes over the calls of a helper.
     pub(crate) fn absorb(&mut self, other: CountingCaller) {
         self.made += other.made;
-        self.book.merge(other.book);
+        self.counts.merge(other.counts);
     }
 
     /// Adds to the last call's entry in the log what the call stored somewhere.
@@ -200,9 +199,9 @@ impl CountingCaller {
         self.log.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// The end: the book as a report.
+    /// Ends the caller: its counts as a report.
     pub(crate) fn report(self) -> WorkloadReport {
-        WorkloadReport::new(self.book)
+        WorkloadReport::new(self.counts)
     }
 
     /// The present route.
@@ -279,15 +278,15 @@ impl CountingCaller {
                 Route::Int80Ipc => abi::int80(spelling.ipc.0, narrow(spelling.ipc.1)),
             }
         };
-        if !self.kept_from {
+        if !self.prevented {
             self.made += 1;
-            self.book.note(op, ret);
+            self.counts.note(op, ret);
         }
         let bad_pointer = std::mem::take(&mut self.bad_pointer);
         if let Some(log) = &mut self.log {
             log.push(json!({
                 "abi": self.route.abi(), "route": self.route.name(), "op": op, "ret": ret,
-                "tid": process::tid(), "caller_inum": self.book.inum(), "bad_pointer": bad_pointer,
+                "tid": process::tid(), "caller_inum": self.counts.inum(), "bad_pointer": bad_pointer,
                 "args": args(),
             }));
         }

@@ -1,5 +1,5 @@
-//! `changing-caller` and `two-namespaces`: threads that change who or where they are between calls that
-//! are alike.
+//! `changing-caller` and `two-namespaces`: threads that change their identity or namespace between identical
+//! calls.
 
 use std::io::Read as _;
 use std::sync::mpsc;
@@ -9,13 +9,13 @@ use nix::unistd::{Gid, Uid, setresgid, setresuid};
 use serde_json::json;
 
 use super::abi::is_error;
-use super::book::{WorkloadReport, outcome};
 use super::calls::CountingCaller;
 use super::mq::close;
+use super::oracle::{WorkloadReport, outcome};
 use super::process;
 use super::sysv::SemStep;
 
-/// Whom the process becomes.
+/// The user and group that the process switches to.
 const USER: u32 = 1004;
 const GROUP: u32 = 1005;
 
@@ -51,7 +51,7 @@ pub(crate) fn caller() -> Result<()> {
 }
 
 /// One process is in two namespaces: a thread in the second uses a queue of the first now and then, and
-/// a set of its own many times. It says which namespace the queue is of, and waits for a line.
+/// a set of its own many times. It prints the queue's namespace, and waits for a line.
 pub(crate) fn namespaces() -> Result<()> {
     let mut caller = CountingCaller::new("home")?;
     let x = caller.unshare("x")?;
@@ -59,7 +59,7 @@ pub(crate) fn namespaces() -> Result<()> {
     ensure!(!is_error(fd), "mq_open: {}", outcome(fd));
     println!("{}", json!({"x": x}));
     std::io::stdin().read_exact(&mut [0])?;
-    // What comes before a tracer may have begun does not count.
+    // Calls before a tracer may have started do not count.
     let mut caller = CountingCaller::new("x")?;
     let (send, receive) = mpsc::channel();
     let other = std::thread::spawn(move || -> Result<WorkloadReport> {

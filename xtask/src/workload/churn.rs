@@ -12,8 +12,8 @@ use nix::{
     unistd::{ForkResult, fork},
 };
 
-use super::book::{WorkloadOp, WorkloadReport};
 use super::calls::CountingCaller;
+use super::oracle::{WorkloadOp, WorkloadReport};
 use super::process;
 
 const NO_ENTRY: i64 = -(libc::ENOENT as i64);
@@ -38,8 +38,8 @@ pub(crate) struct ChurnNamespaces {
     /// How many namespaces are made.
     #[arg(long, default_value_t = 1000)]
     count: u64,
-    /// Go on beyond that, slowly, until an inode number has been given out for the second time: the
-    /// kernel takes dead namespaces down in its own time.
+    /// Continue beyond that, slowly, until an inode number is reused: the kernel destroys dead namespaces
+    /// asynchronously.
     #[arg(long)]
     until_reused: bool,
 }
@@ -85,10 +85,10 @@ pub(crate) fn processes(options: &ChurnProcesses) -> Result<()> {
         workers.into_iter().try_for_each(|w| w.join().expect("a thread panicked"))
     })?;
     let seconds = start.elapsed().as_secs_f64();
-    // Each process made the same call in the same namespace, or it would have said so.
-    let mut book = CountingCaller::new("home")?;
-    book.note_many(WorkloadOp::Shmget, NO_ENTRY, options.count);
-    let report = book.report();
+    // Each process made the same call in the same namespace, or it would have failed.
+    let mut caller = CountingCaller::new("home")?;
+    caller.note_many(WorkloadOp::Shmget, NO_ENTRY, options.count);
+    let report = caller.report();
     report
         .fact("count", options.count)
         .fact("exe", exe.to_string_lossy())
@@ -123,10 +123,10 @@ pub(crate) fn one_call(options: &OneCall) -> Result<()> {
     Ok(())
 }
 
-/// Does what makes a namespace. There may be only so many of them (`max_ipc_namespaces`), and the kernel takes
-/// dead ones down in its own time: this waits for it.
+/// Creates a namespace, and retries while there are too many (`max_ipc_namespaces`): the kernel destroys dead ones
+/// asynchronously.
 pub(super) fn retried<T>(make: impl Fn() -> nix::Result<T>) -> nix::Result<T> {
-    let deadline = Instant::now() + process::PATIENCE;
+    let deadline = Instant::now() + process::WAIT_TIMEOUT;
     loop {
         match make() {
             Err(Errno::ENOSPC) if Instant::now() < deadline => {
@@ -137,8 +137,8 @@ pub(super) fn retried<T>(make: impl Fn() -> nix::Result<T>) -> nix::Result<T> {
     }
 }
 
-/// Goes into a new namespace.
-pub(super) fn leave() -> nix::Result<()> {
+/// Enters a new namespace.
+pub(super) fn enter_new_namespace() -> nix::Result<()> {
     retried(|| nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWIPC))
 }
 
@@ -152,14 +152,14 @@ pub(crate) fn namespaces(options: &ChurnNamespaces) -> Result<()> {
         let number = made;
         made += 1;
         if number >= options.count {
-            ensure!(start.elapsed() < process::PATIENCE, "no number is given out again");
+            ensure!(start.elapsed() < process::WAIT_TIMEOUT, "no inode number is reused");
             std::thread::sleep(Duration::from_millis(10));
         }
-        leave().with_context(|| format!("namespace {number}"))?;
+        enter_new_namespace().with_context(|| format!("namespace {number}"))?;
         let mut caller = CountingCaller::new(&format!("churn-{number}"))?;
         caller.semget(0x0c40_0000 | number as i32, 1, libc::IPC_CREAT | libc::IPC_EXCL | 0o600);
         inums.insert(caller.inum());
-        all.book.append(caller.report().book);
+        all.counts.append(caller.report().counts);
     }
     let seconds = start.elapsed().as_secs_f64();
     all.fact("count", made)

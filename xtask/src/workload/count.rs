@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use super::book::WorkloadReport;
 use super::calls::{CountingCaller, Route, TimeLimit};
 use super::mq::{self, close};
+use super::oracle::WorkloadReport;
 use super::process::{self, Flag};
 use super::sysv::SemStep;
 
@@ -60,7 +60,7 @@ pub(crate) fn run(options: &CountArgs) -> Result<()> {
     go.raise(children.len() as u64)?;
     let report = process::join_all(children)?;
     let seconds = start.elapsed().as_secs_f64();
-    ensure!(report.book.total() == options.calls, "the book has {}", report.book.total());
+    ensure!(report.counts.total() == options.calls, "the counts have {}", report.counts.total());
     report
         .fact("calls", options.calls)
         .fact("seconds", seconds)
@@ -173,7 +173,7 @@ impl CountWorker {
             close(i64::from(self.mq));
         }
         while self.left() > 0 {
-            self.in_vain();
+            self.fail_once();
         }
         Ok(())
     }
@@ -201,7 +201,7 @@ impl CountWorker {
                     helper.semop(sem, &[SemStep(0, -1, 0)]);
                     helper
                 })?;
-            // Removed in any case, so that the helper ends; who comes too early makes it EINVAL.
+            // Remove both in any case, so that the helper ends. Removing too early makes it EINVAL.
             let first = until_blocked(libc::SYS_msgrcv);
             caller.msgctl(msq, libc::IPC_RMID);
             let second = first.and_then(|()| until_blocked(libc::SYS_semop));
@@ -297,15 +297,15 @@ impl CountWorker {
                 let size: mq::QueueSize = (2, 16);
                 let fd = caller.mq_open(&name, libc::O_CREAT | libc::O_RDWR, 0o600, Some(size));
                 caller.mq_unlink(&name);
-                caller.mq_send(fd as i32, b"last words", 1, Some(TimeLimit::in_millis(0)));
+                caller.mq_send(fd as i32, b"last message", 1, Some(TimeLimit::in_millis(0)));
                 close(fd);
             }
-            _ => self.in_vain(),
+            _ => self.fail_once(),
         }
     }
 
     /// One call that fails, of any of the 17 kinds.
-    fn in_vain(&mut self) {
+    fn fail_once(&mut self) {
         let (kind, free) = (self.pick(17), 0x3fff_fff0);
         let caller = &mut self.caller;
         match kind {

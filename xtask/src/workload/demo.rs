@@ -8,13 +8,13 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::abi::is_error;
-use super::book::{WorkloadReport, outcome};
+use super::all_ops::call_all_ops;
 use super::calls::{CountingCaller, Route, TimeLimit};
-use super::carried::about;
 use super::mq::close;
+use super::oracle::{WorkloadReport, outcome};
 use super::process::{self, Flag, WorkloadChild};
+use super::queue_fd_passing::take_labelled_log;
 use super::sysv::SemStep;
-use super::tour::tour;
 
 /// How many orders each company handles.
 const ORDERS: u32 = 240;
@@ -43,7 +43,7 @@ const SHOP: Company = Company {
 
 const BANK: Company = Company {
     name: "bank",
-    front: "bank-teller",
+    front: "bank-desk",
     back: "bank-ledger",
     legacy: "bank-cobol32",
     night: "bank-night",
@@ -63,7 +63,7 @@ struct Office {
 /// Options of `demo`.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Demo {
-    /// Keep the book to itself: for people, who are to read the tracer's report.
+    /// Print no counts: for people, who read the tracer's report.
     #[arg(long)]
     silent: bool,
 }
@@ -72,7 +72,7 @@ pub(crate) fn run(options: &Demo) -> Result<()> {
     let mut host = CountingCaller::new("host")?;
     let queue = format!("ipc-trace-demo-{}", std::process::id());
     for route in Route::ALL {
-        tour(host.by(route), queue.as_bytes());
+        call_all_ops(host.by(route), queue.as_bytes());
     }
     let (ready, close_down) = (Flag::new()?, Flag::new()?);
     let bank = person(BANK.name, || company(&BANK, None, &ready, &close_down))?;
@@ -118,7 +118,7 @@ fn company(
         staff.push(person("shop-courier", || courier(names, elsewhere))?);
     }
     for _ in 0..5 {
-        tour(&mut caller, b"tour");
+        call_all_ops(&mut caller, b"all-ops");
         std::thread::sleep(Duration::from_millis(250));
     }
     caller.shmget(names.key, 4096, libc::IPC_CREAT | libc::IPC_EXCL | 0o600);
@@ -165,7 +165,7 @@ fn due(order: u32) -> bool {
     order % NOW_AND_THEN == NOW_AND_THEN - 1
 }
 
-/// Takes orders and hands them on.
+/// Takes orders and passes them on.
 fn front(names: &Company, office: Office) -> Result<WorkloadReport> {
     let mut caller = CountingCaller::new(names.name)?;
     let at = caller.shmat(office.shm, 0, 0) as u64;
@@ -191,7 +191,7 @@ fn front(names: &Company, office: Office) -> Result<WorkloadReport> {
     Ok(caller.report())
 }
 
-/// Waits for orders and books them.
+/// Waits for orders and records them.
 fn back(names: &Company, office: Office) -> Result<WorkloadReport> {
     let mut caller = CountingCaller::new(names.name)?;
     let at = caller.shmat(office.shm, 0, libc::SHM_RDONLY) as u64;
@@ -211,13 +211,13 @@ fn back(names: &Company, office: Office) -> Result<WorkloadReport> {
     Ok(caller.report())
 }
 
-/// A program of old, which knows only 32-bit calls.
+/// A legacy program that makes only 32-bit calls.
 fn legacy(names: &Company) -> Result<WorkloadReport> {
     let mut caller = CountingCaller::new(names.name)?;
     for turn in 0..8 {
         for route in [Route::Int80Direct, Route::Int80Ipc] {
             caller.use_old_msgrcv(turn % 2 == 0);
-            tour(caller.by(route), b"tour-of-32-bits");
+            call_all_ops(caller.by(route), b"all-ops-32-bit");
         }
         std::thread::sleep(Duration::from_millis(150));
     }
@@ -240,9 +240,9 @@ fn courier(names: &Company, elsewhere: &File) -> Result<WorkloadReport> {
         caller.mq_receive(fd as i32, 64, None);
         std::thread::sleep(Duration::from_millis(100));
     }
-    let carried = about(&mut caller, home, true);
+    let foreign = take_labelled_log(&mut caller, home, true);
     // Here the name means nothing.
     caller.mq_open(b"parcels", libc::O_RDWR, 0, None);
     close(fd);
-    Ok(caller.report().fact("carried", carried))
+    Ok(caller.report().fact("foreign", foreign))
 }

@@ -1,7 +1,7 @@
-//! `equal-tids` and `colliding-births`: threads whose numbers are equal in their low 16 bits, where a tracer
-//! may keep what it remembers of threads.
+//! `equal-tids` and `colliding-creations`: threads whose IDs have equal low 16 bits, by which a tracer
+//! may index its state of threads.
 //!
-//! The kernel is asked for these numbers (`set_tid` of clone3); it must be one that has numbers so large (`pid_max`).
+//! `set_tid` of clone3 sets these IDs; `pid_max` must be large enough.
 
 use std::arch::asm;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,9 +13,9 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::abi;
-use super::book::WorkloadOp;
 use super::calls::CountingCaller;
-use super::churn::leave;
+use super::churn::enter_new_namespace;
+use super::oracle::WorkloadOp;
 use super::process::{self, Flag};
 
 /// Options of `equal-tids`.
@@ -35,15 +35,15 @@ pub(crate) struct EqualTids {
     calls: u32,
 }
 
-/// Options of `colliding-births`.
+/// Options of `colliding-creations`.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct CollidingBirths {
+pub(crate) struct CollidingCreations {
     /// How many namespaces are made
     #[arg(long, default_value_t = 3000)]
     count: u32,
 }
 
-/// Nobody has keys from here on.
+/// No object has a key from here on.
 const FIRST_KEY: u64 = 0x7e51_0000;
 /// Users that the threads become, one after the other.
 const FIRST_USER: u64 = 61_000;
@@ -70,7 +70,7 @@ struct CloneArgs {
     cgroup: u64,
 }
 
-/// What threads wait for, and how many have come to it.
+/// The phase that threads wait for, and how many threads have reached it.
 static PHASE: AtomicU32 = AtomicU32::new(0);
 static ARRIVED: AtomicU32 = AtomicU32::new(0);
 static CALLS: AtomicU32 = AtomicU32::new(0);
@@ -154,12 +154,15 @@ extern "C" fn thread(index: u64) -> ! {
     }
 }
 
-/// Waits until all have come to where they wait, and lets them go on to a phase.
-fn meet(threads: u32, phase: u32) -> Result<()> {
+/// Waits until all threads wait, and releases them into a phase.
+fn release_phase(threads: u32, phase: u32) -> Result<()> {
     let begin = Instant::now();
     while ARRIVED.load(Ordering::Acquire) < threads * phase {
         let there = ARRIVED.load(Ordering::Acquire);
-        ensure!(begin.elapsed() < process::PATIENCE * 2, "{there} came to phase {phase}");
+        ensure!(
+            begin.elapsed() < process::WAIT_TIMEOUT * 2,
+            "only {there} threads reached phase {phase}"
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
     PHASE.store(phase, Ordering::Release);
@@ -198,7 +201,7 @@ pub(crate) fn run(options: &EqualTids) -> Result<()> {
                     tids.push(tid);
                     break;
                 }
-                // Somebody else has that number.
+                // Another thread has that ID.
                 Err(Errno::EEXIST) if *high < 64 => {}
                 Err(error) => bail!("clone3 of {tid}, the {index}th: {error}"),
             }
@@ -206,8 +209,8 @@ pub(crate) fn run(options: &EqualTids) -> Result<()> {
     }
     let count = tids.len() as u32;
     ensure!(count == threads, "there are no more than {count} different low halves");
-    meet(count, 1)?;
-    meet(count, 2)?;
+    release_phase(count, 1)?;
+    release_phase(count, 2)?;
     caller.note_many(
         WorkloadOp::Semget,
         -i64::from(libc::ENOENT),
@@ -250,8 +253,8 @@ fn fork(tid: u32, work: impl FnOnce() -> Result<()>) -> Result<Pid> {
     unsafe { libc::_exit(code) }
 }
 
-/// One process makes namespaces, and another whose number is equal in its low half calls all the time.
-pub(crate) fn births(options: &CollidingBirths) -> Result<()> {
+/// One process creates namespaces, while another one whose PID has the same low half makes calls.
+pub(crate) fn creations(options: &CollidingCreations) -> Result<()> {
     const LOW: u32 = 0x5a5a;
     let [maker, neighbour] = [21, 20].map(|high| high << 16 | LOW);
     let caller = CountingCaller::new("home")?;
@@ -271,7 +274,7 @@ pub(crate) fn births(options: &CollidingBirths) -> Result<()> {
     let count = options.count;
     let mother = fork(maker, || {
         for _ in 0..count {
-            leave()?;
+            enter_new_namespace()?;
         }
         Ok(())
     })?;

@@ -1,10 +1,9 @@
-//! `false-name`: calls that name a queue, and whose name another thread overwrites while the kernel holds
-//! them, after it has taken its copy. What lies in memory afterwards is the name of another queue, which
-//! exists as well.
+//! `false-name`: calls with a queue's name that another thread overwrites while the kernel holds the call, after
+//! it has copied the name. Afterwards, memory has the name of another queue, which exists as well.
 //!
-//! A listing of the queues' directory that stands still in a page fault keeps the directory's lock, and so
-//! holds whoever opens or unlinks a queue. Some names lie in memory that the process has not touched yet:
-//! nobody but the kernel itself can read those before the call.
+//! Listing the queues' directory with a buffer that page-faults keeps the directory's lock, and so holds every
+//! thread that opens or unlinks a queue. Some names lie in memory that the process has not touched yet: only the
+//! kernel itself can read those before the call.
 
 use std::fs;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -15,8 +14,8 @@ use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::abi::{self, is_error};
-use super::book::{WorkloadOp, outcome};
 use super::calls::CountingCaller;
+use super::oracle::{WorkloadOp, outcome};
 use super::process;
 
 /// What is held, and whether its name lies in memory that was touched before.
@@ -111,7 +110,7 @@ fn map(fd: i32, flags: i32) -> Result<u64> {
     Ok(page as u64)
 }
 
-/// A page of memory in which whoever touches it first waits for [`Trap::release`].
+/// A page of memory in which the first thread that touches it waits for [`Trap::release`].
 struct Trap {
     page: u64,
     faults: OwnedFd,
@@ -141,7 +140,7 @@ impl Trap {
         Ok(())
     }
 
-    /// Waits until somebody is caught.
+    /// Waits until a thread faults.
     fn wait(&self) -> Result<()> {
         let message = &mut [0; 32];
         ensure!(nix::unistd::read(&self.faults, message)? == message.len(), "no fault");
@@ -239,7 +238,7 @@ fn held(
 /// Waits until the thread is in that call and does not run.
 fn wait_held(tid: &AtomicI32, number: i64) -> Result<()> {
     let begin = Instant::now();
-    while begin.elapsed() < process::PATIENCE {
+    while begin.elapsed() < process::WAIT_TIMEOUT {
         let task = format!("/proc/self/task/{}", tid.load(Ordering::Acquire));
         let stat = fs::read_to_string(format!("{task}/stat")).unwrap_or_default();
         let call = fs::read_to_string(format!("{task}/syscall")).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! `control-flood` and `foreign-sends`: an unprivileged user who has a tracer told of the same things again and
-//! again, and what it must not miss meanwhile.
+//! `control-flood` and `foreign-sends`: an unprivileged user who floods a tracer's control ring, and calls that the
+//! tracer must not miss meanwhile.
 
 use std::ffi::CString;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -13,15 +13,15 @@ use nix::unistd::{Gid, Pid, Uid, setgid, setgroups, setuid};
 use serde_json::json;
 
 use super::abi::is_error;
-use super::book::{WorkloadReport, outcome};
 use super::calls::CountingCaller;
 use super::churn;
+use super::oracle::{WorkloadReport, outcome};
 use super::process::{self, Flag};
 
 /// Options of `control-flood`.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ControlFlood {
-    /// What is told of
+    /// What the control ring is flooded with
     #[arg(value_enum)]
     kind: FloodKind,
     /// How long
@@ -32,7 +32,7 @@ pub(crate) struct ControlFlood {
     user: u32,
 }
 
-/// What a tracer is told of.
+/// What a tracer's control ring is flooded with.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum FloodKind {
     /// Two queues by turns, whose inode numbers have the same low 12 bits
@@ -58,9 +58,9 @@ pub(crate) struct Sends {
     pause_ms: u64,
 }
 
-/// Calls from one look at the clock to the next.
+/// Calls between two reads of the clock.
 const ROUND: u32 = 256;
-/// Nobody has these.
+/// No object has this key.
 const KEY: i32 = 0x7f10_0d00;
 
 pub(crate) fn run(options: &ControlFlood) -> Result<()> {
@@ -80,7 +80,7 @@ pub(crate) fn run(options: &ControlFlood) -> Result<()> {
                 FloodKind::Processes => repeated(time, || one_call_of_a_copy(CloneFlags::empty()))?,
                 FloodKind::Contexts => contexts(time)?,
                 FloodKind::Namespaces => {
-                    // Only there it may.
+                    // In its own user namespace it may create others.
                     unshare(CloneFlags::CLONE_NEWUSER)?;
                     repeated(time, || one_call_of_a_copy(CloneFlags::CLONE_NEWIPC))?
                 }
@@ -196,7 +196,7 @@ pub(crate) fn foreign_sends(options: &Sends) -> Result<()> {
     let made = libc::O_CREAT | libc::O_RDWR;
     let fd = caller.mq_open(b"sent-to", made, 0o600, Some((4, 64)));
     ensure!(!is_error(fd), "mq_open: {}", outcome(fd));
-    // The namespace must live on.
+    // The namespace must stay alive.
     let over = Flag::new()?;
     let keeper = process::spawn(b"x-holder", || {
         over.wait_long()?;

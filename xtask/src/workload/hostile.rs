@@ -1,13 +1,13 @@
-//! `hostile-names`: processes and queues whose names do harm to whoever prints them as they
-//! are.
+//! `hostile-names`: processes and queues with names that must be escaped when they are
+//! printed.
 
 use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::abi::is_error;
-use super::book::outcome;
 use super::calls::CountingCaller;
 use super::mq::close;
+use super::oracle::outcome;
 use super::process;
 
 /// Up to 15 bytes, as a thread name may have; all but the empty one serve as queue names too.

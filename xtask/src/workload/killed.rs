@@ -1,5 +1,5 @@
-//! `killed`: threads that are killed where a tracer holds them, at the entry of a call. Such a call
-//! is never made: the kernel leaves before it gets there.
+//! `killed`: threads that are killed while a tracer stops them at the entry of a call. The kernel never
+//! makes such a call.
 
 use anyhow::{Result, ensure};
 use nix::{
@@ -12,11 +12,11 @@ use nix::{
 };
 
 use super::{
-    book::{ExpectedCounts, WorkloadReport},
     calls::{CountingCaller, Route},
+    oracle::{ExpectedCounts, WorkloadReport},
 };
 
-/// A key which nothing has.
+/// A key that no object has.
 const FREE: i32 = 0x3fff_ffd0;
 
 /// How a call is made, which one, and its number there.
@@ -45,7 +45,7 @@ pub(crate) fn run() -> Result<()> {
         // SAFETY: this process has one thread.
         match unsafe { fork() }? {
             ForkResult::Child => {
-                // Nobody is told what went wrong: the parent sees that it ended.
+                // The error is not reported: the parent sees that the child ended.
                 let _ = tracee(route, call);
                 // SAFETY: ends the child without running what belongs to the parent.
                 unsafe { libc::_exit(1) }
@@ -69,7 +69,7 @@ fn tracee(route: Route, call: fn(&mut CountingCaller)) -> Result<()> {
     Ok(())
 }
 
-/// The stops at a call's entry and at its return are alike, but this one never comes to its return.
+/// The stops at a call's entry and at its return look the same, but this call never returns.
 fn kill_at_entry(child: Pid, number: u64) -> Result<()> {
     let status = waitpid(child, None)?;
     ensure!(
@@ -85,7 +85,7 @@ fn kill_at_entry(child: Pid, number: u64) -> Result<()> {
         let status = waitpid(child, None)?;
         ensure!(
             status == WaitStatus::PtraceSyscall(child),
-            "the child did not come to the call: {status:?}"
+            "the child did not reach the call: {status:?}"
         );
         if ptrace::getregs(child)?.orig_rax == number {
             break;

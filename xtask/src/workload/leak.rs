@@ -5,7 +5,7 @@ use std::io::Read as _;
 
 use anyhow::{Result, ensure};
 
-use super::{abi::is_error, book::outcome, calls::CountingCaller, mq, process, sysv::SemStep};
+use super::{abi::is_error, calls::CountingCaller, mq, oracle::outcome, process, sysv::SemStep};
 
 const KEY: i32 = 0x1c61_0000;
 

@@ -7,8 +7,8 @@ use anyhow::{Result, ensure};
 use nix::time::{ClockId, clock_gettime};
 
 use super::abi;
-use super::book::{WorkloadOp, WorkloadReport};
 use super::calls::CountingCaller;
+use super::oracle::{WorkloadOp, WorkloadReport};
 use super::process;
 
 /// Options of the loops with a number of calls.
@@ -68,7 +68,7 @@ impl Seesaw {
         failed
     }
 
-    /// Removes the set; the book says that so many calls succeeded.
+    /// Removes the set, and counts these calls as successful.
     fn end(mut self, calls: u64, failed: u64) -> Result<WorkloadReport> {
         ensure!(failed == 0, "{failed} calls of semtimedop failed");
         self.caller.note_many(WorkloadOp::Semop, 0, calls);
@@ -84,8 +84,8 @@ fn caller(fresh: bool) -> Result<CountingCaller> {
     CountingCaller::new(if fresh { "fresh" } else { "home" })
 }
 
-/// The time that calls take: what a clock on the wall says, and what the thread itself spends on
-/// a processor, which does not depend on what else is running.
+/// The time that calls take: wall time, and the thread's processor time, which
+/// does not depend on what else is running.
 struct Stopwatch {
     wall: Instant,
     processor: Duration,
@@ -172,7 +172,7 @@ pub(crate) fn flood(options: &SemopFlood) -> Result<()> {
     // Each thread also made and removed its set; the queue was opened and unlinked.
     let foreign = u64::from(options.foreign);
     let others = if foreign > 0 { foreign + 2 } else { 0 };
-    let calls = report.book.total() - 2 * u64::from(options.threads) - others;
+    let calls = report.counts.total() - 2 * u64::from(options.threads) - others;
     report
         .fact("calls", calls)
         .fact("seconds", elapsed)

@@ -1,8 +1,8 @@
-//! Neighbours that look a value up in a BPF map without a pause, one on each processor, as nice as can be.
+//! Neighbours that look up a value in a BPF map without a pause, one on each processor, at the lowest priority.
 //!
 //! While bpf(2) does so, programs of kprobes, fprobes and perf events are skipped on that processor
-//! (`bpf_disable_instrumentation`, include/linux/bpf.h); who is preempted there keeps them off until it
-//! runs again.
+//! (`bpf_disable_instrumentation`, include/linux/bpf.h); a thread that is preempted there keeps them off until
+//! it runs again.
 
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-use super::book::WorkloadReport;
+use super::oracle::WorkloadReport;
 use super::process::{self, Flag, WorkloadChild};
 
 /// Of bpf(2), include/uapi/linux/bpf.h.
@@ -19,7 +19,7 @@ const MAP_CREATE: i32 = 0;
 const MAP_LOOKUP_ELEM: i32 = 1;
 const MAP_TYPE_ARRAY: u32 = 2;
 
-/// Large, so that most of a look-up is copying it.
+/// Large, so that most of the lookup is copying it.
 const VALUE: usize = 16 * 1024;
 
 /// What the neighbours share with us.
@@ -37,7 +37,7 @@ pub(super) struct MapLookups {
 }
 
 impl MapLookups {
-    /// Starts one on each processor that this process may use; each has done something by then.
+    /// Starts one on each processor that this process may use; each has made a lookup by then.
     ///
     /// # Errors
     ///
@@ -65,7 +65,7 @@ impl MapLookups {
         Ok(Self { shared, children })
     }
 
-    /// Ends them: how often they looked the value up.
+    /// Ends them: how many lookups they made.
     pub(super) fn end(self) -> Result<u64> {
         self.shared.over.store(true, Ordering::Relaxed);
         process::join_all(self.children)?;
@@ -118,7 +118,7 @@ fn look_up(shared: &SharedFlags, ready: &Flag) -> Result<WorkloadReport> {
         ensure!(done == 0, "looking up: {}", std::io::Error::last_os_error());
         shared.lookups.fetch_add(1, Ordering::Relaxed);
         if std::mem::take(&mut first) {
-            ready.raise(1).context("saying that it has begun")?;
+            ready.raise(1).context("reporting that it has started")?;
         }
     }
     Ok(WorkloadReport::default())

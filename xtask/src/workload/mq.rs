@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 
-use super::book::WorkloadOp;
 use super::calls::{CountingCaller, Spelling, TimeLimit, slot};
+use super::oracle::WorkloadOp;
 
 /// The size of a queue that is created: `mq_maxmsg` and `mq_msgsize`.
 pub(crate) type QueueSize = (i64, i64);

@@ -1,8 +1,8 @@
-//! `never-made`: calls that begin and end, and that the kernel never makes, since a filter answers them
-//! or a tracer skips them. Some of the answers look like success.
+//! `never-made`: calls that enter and return, and that the kernel never makes, since a filter answers them or a
+//! tracer skips them. Some of the answers look like success.
 //!
-//! Each way has a process of its own in a namespace of its own. What the calls would have made or removed
-//! is looked for afterwards: it must not be there, or still be there.
+//! Each means has a process of its own in a namespace of its own. Afterwards the workload checks that the calls
+//! created and removed nothing.
 
 use std::arch::asm;
 use std::sync::mpsc;
@@ -15,8 +15,8 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::abi::is_error;
-use super::book::{WorkloadOp, WorkloadReport, outcome};
 use super::calls::{CountingCaller, Route};
+use super::oracle::{WorkloadOp, WorkloadReport, outcome};
 use super::process;
 use super::seccomp::{filter, install};
 use super::sysv::SemStep;
@@ -26,7 +26,7 @@ const NATIVE: [u32; 6] = [64, 29, 68, 65, 31, 240];
 const I386: [u32; 6] = [393, 395, 399, 420, 396, 277];
 const THROUGH_IPC: [u32; 5] = [2, 23, 13, 1, 24];
 
-/// How calls are kept from being made, or not.
+/// The means by which calls are prevented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Means {
     /// `SECCOMP_RET_TRAP`, with a handler that answers as an emulator would.
@@ -56,7 +56,7 @@ const ALL: [(Means, &str); 8] = [
     (Means::Unnumber, "unnumber"),
 ];
 
-/// What a supervisor or a tracer answers; `None`: it lets the kernel make the call, or says nothing.
+/// What a supervisor or a tracer answers; `None`: it lets the kernel make the call, or sets no answer.
 const ANSWERS: [Option<i64>; 4] = [Some(0), Some(7777), Some(-13), None];
 
 /// What a handler of SIGSYS answers.
@@ -66,7 +66,7 @@ pub(crate) fn run() -> Result<()> {
     let mut sum = WorkloadReport::default();
     for (means, name) in ALL {
         let is_traced = matches!(means, Means::Emulate | Means::Renumber | Means::Unnumber);
-        let child = process::spawn(b"kept", || kept(means, name))?;
+        let child = process::spawn(b"prevented", || prevented(means, name))?;
         if is_traced {
             trace(child.pid, means).with_context(|| format!("tracing of {name}"))?;
         }
@@ -76,8 +76,8 @@ pub(crate) fn run() -> Result<()> {
     sum.print()
 }
 
-/// The thread meets its tracer here, who lets it go on to its next call.
-fn meet() {
+/// Stops the thread for its tracer, which then lets it continue to its next call.
+fn stop_for_tracer() {
     // SAFETY: a breakpoint, at which only a tracer stops the thread.
     unsafe { asm!("int3", options(nomem, nostack)) };
 }
@@ -102,9 +102,9 @@ fn handle_traps() -> Result<()> {
     Ok(())
 }
 
-/// A process whose calls are not made. Its report has them as `kept`, with what a line about each may
-/// have as `ret`.
-fn kept(means: Means, name: &str) -> Result<WorkloadReport> {
+/// A process whose calls are prevented. Its report has them as `prevented`, with the `ret` that a line about each may
+/// have.
+fn prevented(means: Means, name: &str) -> Result<WorkloadReport> {
     let mut caller = CountingCaller::with_log("home")?;
     let inum = caller.unshare(name)?;
     let set = caller.semget(libc::IPC_PRIVATE, 1, 0o600) as i32;
@@ -134,15 +134,16 @@ fn kept(means: Means, name: &str) -> Result<WorkloadReport> {
         }
     }
     let calls = caller.take_log();
-    let kept = calls.into_iter().enumerate().filter_map(|(at, call)| shown(means, at, call));
-    let kept: Vec<Value> = kept.collect();
+    let prevented =
+        calls.into_iter().enumerate().filter_map(|(at, call)| expected_line(means, at, call));
+    let prevented: Vec<Value> = prevented.collect();
     check_segments(means)?;
     let here = json!([{"inum": inum, "tid": process::tid(), "means": name, "segment": segment}]);
-    Ok(caller.report().fact("kept", kept).fact("processes", here))
+    Ok(caller.report().fact("prevented", prevented).fact("processes", here))
 }
 
-/// What is to be shown of the call of that place in the log; `None`: it was made, or can't be seen.
-fn shown(means: Means, at: usize, call: Value) -> Option<Value> {
+/// What a tracer must show of the call at that index of the log; `None`: it was made, or can't be seen.
+fn expected_line(means: Means, at: usize, call: Value) -> Option<Value> {
     let ret = match means {
         // What the handler puts there, no tracer can know.
         Means::Trap => Value::Null,
@@ -156,14 +157,14 @@ fn shown(means: Means, at: usize, call: Value) -> Option<Value> {
 
 /// Makes the calls, by every route.
 fn attempt(caller: &mut CountingCaller, means: Means, (set, segment): (i32, i32)) {
-    let meets = matches!(means, Means::Emulate | Means::Renumber | Means::Unnumber);
+    let is_traced = matches!(means, Means::Emulate | Means::Renumber | Means::Unnumber);
     let mut at = 0;
     let mut each = |caller: &mut CountingCaller, call: &dyn Fn(&mut CountingCaller) -> i64| {
         let is_made = means == Means::Notify && ANSWERS[at % ANSWERS.len()].is_none();
-        caller.be_kept_from(!is_made);
+        caller.set_prevented(!is_made);
         at += 1;
-        if meets {
-            meet();
+        if is_traced {
+            stop_for_tracer();
         }
         let ret = call(caller);
         if means == Means::Renumber {
@@ -181,12 +182,12 @@ fn attempt(caller: &mut CountingCaller, means: Means, (set, segment): (i32, i32)
         each(caller, &|c| c.shmget(libc::IPC_PRIVATE, 8192, 0o600));
         each(caller, &|c| c.msgget(libc::IPC_PRIVATE, 0o600));
         each(caller, &|c| c.semop(set, &[SemStep(0, 1, 0)]));
-        // Of these none is the supervisor's to let pass.
+        // The supervisor lets none of these pass.
         each(caller, &|c| c.shmctl(segment, libc::IPC_RMID));
         let oflag = libc::O_CREAT | libc::O_RDWR;
         each(caller, &|c| c.mq_open(b"never-made", oflag, 0o600, None));
     }
-    caller.by(Route::Native).be_kept_from(false);
+    caller.by(Route::Native).set_prevented(false);
 }
 
 /// The kernel's own list of the namespace's segments.
@@ -264,7 +265,7 @@ fn trace(child: Pid, means: Means) -> Result<()> {
     loop {
         let status = stop(child)?;
         let trapped = WaitStatus::Stopped(child, Signal::SIGTRAP);
-        ensure!(status == trapped, "the child did not come to a call: {status:?}");
+        ensure!(status == trapped, "the child did not reach a call: {status:?}");
         if means == Means::Emulate {
             ptrace::sysemu(child, None)?;
         } else {

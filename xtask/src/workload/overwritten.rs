@@ -1,14 +1,14 @@
-//! `overwritten`: calls that block, and whose arguments in memory another thread overwrites meanwhile. The
-//! kernel took them before; what lies there afterwards was never an argument.
+//! `overwritten`: calls that block while another thread overwrites their arguments in memory. The kernel copied
+//! them before; what memory has afterwards was never an argument.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::abi::is_error;
-use super::book::outcome;
 use super::calls::{CountingCaller, Route, TimeLimit, slot};
 use super::mq::close;
+use super::oracle::outcome;
 use super::process;
 use super::sysv::SemStep;
 
@@ -80,7 +80,7 @@ impl OverwrittenObjects {
         let empty_queue = caller.mq_open(b"empty", oflag, 0o600, Some((1, 64)));
         caller.mq_send(full_queue as i32, b"first", 1, None);
         for id in [set, full, empty, full_queue, empty_queue] {
-            ensure!(!is_error(id), "nothing to block on: {}", outcome(id));
+            ensure!(!is_error(id), "cannot create an object to block on: {}", outcome(id));
         }
         let [set, full, empty, full_queue, empty_queue] =
             [set, full, empty, full_queue, empty_queue].map(|id| id as i32);
@@ -141,7 +141,7 @@ fn overwrite(
 ) -> Result<CountingCaller> {
     let mut blocked = CountingCaller::with_log("overwritten")?;
     blocked.by(route).use_old_msgrcv(true);
-    let places = [slot::IN, slot::TIME, slot::WORD].map(|slot| blocked.good_pointer(slot));
+    let addresses = [slot::IN, slot::TIME, slot::WORD].map(|slot| blocked.good_pointer(slot));
     let tid = AtomicI32::new(0);
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
@@ -154,12 +154,12 @@ fn overwrite(
         }
         let tid = tid.load(Ordering::Acquire);
         let is_blocked = process::wait_blocked(std::process::id() as i32, tid, kind.number(route));
-        for place in places {
+        for address in addresses {
             // SAFETY: the arena's mapping lives until the thread is joined, has this much room at each
-            // place, and is only used by the kernel while the thread is blocked.
-            unsafe { std::ptr::write_bytes(place as *mut u8, 0x5a, 64) };
+            // address, and is only used by the kernel while the thread is blocked.
+            unsafe { std::ptr::write_bytes(address as *mut u8, 0x5a, 64) };
         }
-        // In any case, or this would wait for the thread for ever.
+        // Wake it in any case: otherwise the join below would never return.
         objects.wake(kind, caller);
         let (blocked, ret) = thread.join().expect("the thread panicked");
         is_blocked?;

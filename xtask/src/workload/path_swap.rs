@@ -1,6 +1,6 @@
-//! `path-swap`: a process that has other files in the place of what it is known to hold: of namespaces that it
-//! has mounted, and of queues behind its descriptors. The report comes first, `{"inum", "queues", "hidden"}`;
-//! when standard input ends, a second line tells what of these files somebody opened.
+//! `path-swap`: a process that replaces what it is known to hold by other files: namespaces that it has mounted, and
+//! queues behind its descriptors. The report comes first, `{"inum", "queues", "hidden"}`; when standard input ends,
+//! a second line reports which of these files were opened.
 
 use std::{
     fs::{self, File},
@@ -32,15 +32,15 @@ use nix::{
 };
 use serde_json::json;
 
-use super::{abi::is_error, book::outcome, calls::CountingCaller, process};
+use super::{abi::is_error, calls::CountingCaller, oracle::outcome, process};
 
-/// Queues that no name leads to.
+/// Unlinked queues.
 const QUEUES: i32 = 32;
 /// The descriptors that are swapped: those of the queues themselves come behind them.
 const SLOTS: RawFd = 100;
 const SOURCES: RawFd = 500;
-/// How long each of two files is there
-const TURN: Duration = Duration::from_millis(1);
+/// How long each of two files stays in place
+const SWAP_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What is in the place of a mount point, by label.
 const HIDDEN: [&str; 5] = ["symlink", "folder", "fifo", "terminal", "other"];
@@ -140,12 +140,12 @@ fn put(fds: &mut dyn Iterator<Item = RawFd>) -> Result<()> {
         // SAFETY: takes numbers alone; nothing else here has the descriptors that are replaced.
         Errno::result(unsafe { libc::dup2(fd, slot) }).context("dup2")?;
     }
-    std::thread::sleep(TURN);
+    std::thread::sleep(SWAP_INTERVAL);
     Ok(())
 }
 
 /// Mounts the thread's IPC namespace below `top`, and hides it behind a mount that has a folder in its place.
-/// Where it is still said to be mounted: nothing is there.
+/// Returns its mount point, at which nothing is left.
 fn hide(top: &Path) -> Result<PathBuf> {
     let point = top.join("dir/ns");
     fs::create_dir_all(top.join("dir"))?;
@@ -161,7 +161,7 @@ fn bind(from: &Path, to: &Path) -> Result<()> {
         .with_context(|| format!("mounting {} at {}", from.display(), to.display()))
 }
 
-/// A FIFO whose writer waits until somebody opens it to read.
+/// A FIFO whose writer waits until a process opens it to read.
 struct Fifo {
     path: PathBuf,
     opened: Arc<AtomicBool>,

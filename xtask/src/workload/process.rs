@@ -13,10 +13,10 @@ use nix::unistd::{ForkResult, Pid, fork};
 
 use crate::child::end_with;
 
-use super::book::WorkloadReport;
+use super::oracle::WorkloadReport;
 
-/// How long a process waits for another one before it gives up.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a process waits for another one before it fails.
+pub(crate) const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The thread's number.
 pub(crate) fn tid() -> i32 {
@@ -69,8 +69,8 @@ pub(crate) struct WorkloadChild {
 }
 
 /// Forks a process that does `work` under the name `comm` and hands back a report. It dies
-/// with the thread that started it. The caller must be the only thread of its process or at
-/// least sure that no other one holds a lock.
+/// with the thread that started it. The caller must be the only thread of its process, or know that no other
+/// thread holds a lock.
 pub(crate) fn spawn(
     comm: &[u8],
     work: impl FnOnce() -> Result<WorkloadReport>,
@@ -179,7 +179,7 @@ impl Flag {
 
     /// Takes a permit, and waits for one as long as needed (but not for ever).
     pub(crate) fn wait(&self) -> Result<()> {
-        self.wait_within(PATIENCE)
+        self.wait_within(WAIT_TIMEOUT)
     }
 
     /// As [`Flag::wait`], for up to a day: where something outside decides.
@@ -187,10 +187,10 @@ impl Flag {
         self.wait_within(Duration::from_secs(86_400))
     }
 
-    fn wait_within(&self, patience: Duration) -> Result<()> {
+    fn wait_within(&self, timeout: Duration) -> Result<()> {
         let mut poll =
             libc::pollfd { fd: self.0.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         loop {
             let left = deadline.saturating_duration_since(Instant::now()).as_millis() as i32;
             // SAFETY: one valid pollfd.
@@ -213,7 +213,7 @@ impl Flag {
 /// Waits until a thread sleeps inside of the native system call `number`.
 pub(crate) fn wait_blocked(pid: i32, tid: i32, number: i64) -> Result<()> {
     let task = format!("/proc/{pid}/task/{tid}");
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while Instant::now() < deadline {
         let stat = fs::read_to_string(format!("{task}/stat"))?;
         let sleeps = stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'));

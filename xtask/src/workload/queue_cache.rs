@@ -1,5 +1,5 @@
-//! `queue-cache`: threads on all processors that go through many queues, each of its own namespace: where a tracer
-//! remembers queues by their numbers, all of them are in each other's way all the time.
+//! `queue-cache`: processes on all processors that use many queues, each of its own namespace: in a cache of queues
+//! that is indexed by inode number, all of them collide all the time.
 
 use std::ffi::CString;
 use std::fs;
@@ -12,7 +12,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Pid, Uid, setuid};
 use serde_json::json;
 
-use super::book::WorkloadReport;
+use super::oracle::WorkloadReport;
 use super::process::{self, Flag};
 
 /// Options of `queue-cache`.
@@ -26,7 +26,7 @@ pub(crate) struct QueueCache {
     seconds: u64,
 }
 
-/// The users that they become, one after the other.
+/// The first of the users that they switch to.
 const FIRST_USER: u32 = 60_000;
 
 pub(crate) fn run(options: &QueueCache) -> Result<()> {
@@ -71,7 +71,7 @@ pub(crate) fn run(options: &QueueCache) -> Result<()> {
 
 fn queue(number: u32) -> Result<i64> {
     let name = CString::new(format!("queue-cache-{number}"))?;
-    // struct mq_attr: flags, maxmsg, msgsize, and what is not looked at
+    // struct mq_attr: flags, maxmsg, msgsize, and reserved words
     let attr: [libc::c_long; 8] = [0, 1, 1, 0, 0, 0, 0, 0];
     let flags = libc::O_CREAT | libc::O_EXCL | libc::O_RDWR;
     // SAFETY: a name that ends with a NUL, and attributes, which are only read.

@@ -1,5 +1,5 @@
-//! `saturate`: calls at full speed from several threads of several namespaces, births of namespaces, and
-//! neighbours on all processors, all at a time. Threads are preempted wherever they can be.
+//! `saturate`: calls at full speed from several threads of several namespaces, creations of namespaces, and
+//! neighbours on all processors, all at once. Threads are preempted wherever they can be.
 
 use std::sync::Barrier;
 
@@ -10,10 +10,10 @@ use nix::{errno::Errno, sched::CloneFlags};
 use serde_json::json;
 
 use super::abi;
-use super::book::WorkloadReport;
 use super::calls::CountingCaller;
 use super::churn;
 use super::map_lookups::MapLookups;
+use super::oracle::WorkloadReport;
 use super::process::{self, Flag};
 use super::turns::{self, MessageBuffer, TEXT};
 
@@ -23,16 +23,16 @@ pub(crate) struct Saturate {
     /// In how many new namespaces.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     namespaces: u32,
-    /// How many threads make calls in each, and how many make namespaces beside them.
+    /// How many threads make calls in each, and how many create namespaces beside them.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     threads: u32,
     /// How many calls each thread makes at least.
     #[arg(long, default_value_t = 100_000)]
     calls: u64,
-    /// How many namespaces each of those that make some makes by unshare, and again by clone.
+    /// How many namespaces each creating thread creates by unshare, and again by clone.
     #[arg(long, default_value_t = 0)]
-    births: u64,
-    /// Have a neighbour on each processor that looks a value up in a BPF map all the time.
+    creations: u64,
+    /// Run a neighbour on each processor that looks up a value in a BPF map all the time.
     #[arg(long)]
     lookups: bool,
 }
@@ -52,14 +52,14 @@ pub(crate) fn run(options: &Saturate) -> Result<()> {
             })
         };
         children.push(process::spawn(b"saturate-calls", calls)?);
-        let births = || {
+        let creations = || {
             in_threads(options.threads, &ready, &go, |_| {
-                make_namespaces(options.births)?;
+                make_namespaces(options.creations)?;
                 Ok(WorkloadReport::default())
             })
-            .map(|report| report.fact("births", json!([born(options)])))
+            .map(|report| report.fact("creations", json!([creations_of(options)])))
         };
-        children.push(process::spawn(b"saturate-births", births)?);
+        children.push(process::spawn(b"saturate-create", creations)?);
     }
     for _ in &children {
         ready.wait()?;
@@ -70,13 +70,13 @@ pub(crate) fn run(options: &Saturate) -> Result<()> {
     report.fact("lookups", lookups).print()
 }
 
-/// What this process has made.
-fn born(options: &Saturate) -> serde_json::Value {
-    let each = u64::from(options.threads) * options.births;
+/// The namespaces that this process created.
+fn creations_of(options: &Saturate) -> serde_json::Value {
+    let each = u64::from(options.threads) * options.creations;
     json!({"pid": std::process::id(), "unshared": each, "cloned": each})
 }
 
-/// Lets so many threads work at once, beginning when all processes are ready.
+/// Runs so many threads at once, starting when all processes are ready.
 fn in_threads(
     threads: u32,
     ready: &Flag,
@@ -124,7 +124,7 @@ fn make_calls(caller: &mut CountingCaller, calls: u64, thread: u32) -> Result<()
     // SAFETY: a sembuf each, which is only read; `message` has room for all messages, and nothing else is
     // done with it meanwhile.
     let (times, failed) = unsafe { turns::take(&all, calls) };
-    ensure!(failed == 0, "{failed} calls did not answer as they must");
+    ensure!(failed == 0, "{failed} calls had an unexpected result");
     turns::note(caller, &all, times);
 
     caller.semctl(sem as i32, 0, libc::IPC_RMID, 0);
@@ -136,7 +136,7 @@ fn make_calls(caller: &mut CountingCaller, calls: u64, thread: u32) -> Result<()
 /// Makes so many namespaces by unshare, and as many by clone, by turns.
 fn make_namespaces(times: u64) -> Result<()> {
     for _ in 0..times {
-        churn::leave()?;
+        churn::enter_new_namespace()?;
         let child = churn::retried(clone_into_new)?;
         let status = waitpid(child, None)?;
         ensure!(matches!(status, WaitStatus::Exited(_, 0)), "a child in a namespace: {status:?}");

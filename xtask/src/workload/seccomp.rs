@@ -4,8 +4,8 @@
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::book::WorkloadReport;
 use super::calls::{CountingCaller, Route};
+use super::oracle::WorkloadReport;
 use super::process;
 use super::sysv::SemStep;
 

@@ -8,8 +8,8 @@ use anyhow::{Result, ensure};
 use nix::errno::Errno;
 
 use super::abi::is_error;
-use super::book::{WorkloadOp, outcome};
 use super::calls::CountingCaller;
+use super::oracle::{WorkloadOp, outcome};
 
 /// Options of `sleepers`.
 #[derive(Clone, Debug, clap::Args)]

@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 
-use super::book::WorkloadOp;
 use super::calls::{CountingCaller, Route, Spelling, TimeLimit, ipc, slot};
+use super::oracle::WorkloadOp;
 
 /// `sembuf`: one step of a `semop`.
 #[derive(Clone, Copy, Debug)]

@@ -1,8 +1,10 @@
-//! Calls that are made over and over, laid out in advance: nothing is done between one and the next.
+//! Calls that are made over and over, prepared in advance: nothing happens between two calls.
+
+use std::ffi::CStr;
 
 use super::abi;
-use super::book::WorkloadOp;
 use super::calls::CountingCaller;
+use super::oracle::WorkloadOp;
 
 /// A semaphore is given back and taken: `sem_num`, `sem_op`, `sem_flg`.
 const STEPS: [[u16; 3]; 2] =
@@ -11,10 +13,10 @@ const STEPS: [[u16; 3]; 2] =
 /// Bytes of a message's text.
 pub(super) const TEXT: usize = 16;
 
-/// A key that is nobody's.
+/// A key that no object has.
 const NO_KEY: u64 = 0x7bad_0000;
 
-/// One call with what it must answer.
+/// One call with its expected result.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Turn {
     /// Which operation it is, if it is one
@@ -70,6 +72,40 @@ pub(super) fn message(msq: u64, message: &mut MessageBuffer) -> [Turn; 2] {
     ]
 }
 
+/// A file is opened and closed. `fd`: the lowest free descriptor.
+pub(super) fn file(path: &CStr, fd: u64) -> [Turn; 2] {
+    let at = libc::AT_FDCWD as u64;
+    let turn = |number, args, expected| Turn { op: None, number, args, expected };
+    [
+        turn(
+            libc::SYS_openat,
+            [at, path.as_ptr() as u64, libc::O_RDONLY as u64, 0, 0, 0],
+            fd as i64,
+        ),
+        turn(libc::SYS_close, [fd, 0, 0, 0, 0, 0], 0),
+    ]
+}
+
+/// A page is mapped and unmapped.
+pub(super) fn mapping() -> [Turn; 2] {
+    /// Where no program maps anything by itself.
+    const AT: u64 = 0x1000_0000_0000;
+    const LEN: u64 = 4096;
+    let protection = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+    let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
+    let turn = |number, args, expected| Turn { op: None, number, args, expected };
+    [
+        turn(libc::SYS_mmap, [AT, LEN, protection, flags, u64::MAX, 0], AT as i64),
+        turn(libc::SYS_munmap, [AT, LEN, 0, 0, 0, 0], 0),
+    ]
+}
+
+/// Bytes are read from a descriptor.
+pub(super) fn read(fd: u64, buffer: &mut MessageBuffer) -> Turn {
+    let args = [fd, buffer.at(), TEXT as u64, 0, 0, 0];
+    Turn { op: None, number: libc::SYS_read, args, expected: TEXT as i64 }
+}
+
 /// A segment that nobody has made is asked for.
 pub(super) fn missing_segment() -> Turn {
     let missing = -i64::from(libc::ENOENT);
@@ -86,7 +122,7 @@ pub(super) fn queue(mq: u64, message: &mut MessageBuffer) -> [Turn; 2] {
     ]
 }
 
-/// Makes at least `calls` calls by turns: how many of each, and how many did not answer as they must.
+/// Makes at least `calls` calls by turns: how many of each, and how many had an unexpected result.
 ///
 /// # Safety
 ///
@@ -102,7 +138,7 @@ pub(super) unsafe fn take(turns: &[Turn], calls: u64) -> (u64, u64) {
     (times, failed)
 }
 
-/// Enters that each of them was made so often, and answered as it must.
+/// Counts so many calls of each, with the expected result.
 pub(super) fn note(caller: &mut CountingCaller, turns: &[Turn], times: u64) {
     for turn in turns {
         if let Some(op) = turn.op {

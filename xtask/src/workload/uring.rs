@@ -1,5 +1,4 @@
-//! Requests by io_uring (io_uring_setup(2)), one at a time: what a process has the kernel do for it without a
-//! system call of that name.
+//! Requests by io_uring (io_uring_setup(2)), one at a time: operations without the system call of that name.
 
 use std::{
     ffi::CStr,
@@ -91,7 +90,7 @@ const _: () = {
     assert!(size_of::<Completion>() == 16);
 };
 
-/// Who does a request.
+/// What executes a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Submitter {
     /// The caller, as far as it need not wait
@@ -100,7 +99,7 @@ pub(crate) enum Submitter {
     Worker,
 }
 
-/// Room for one request, and what becomes of it.
+/// A ring for one request and its completion.
 #[derive(Debug)]
 pub(crate) struct Uring {
     ring: OwnedFd,
@@ -127,7 +126,7 @@ impl UringMemory {
         Ok(Self { at, len })
     }
 
-    /// What is at an offset that the kernel told, or that lies within the mapping as this made it.
+    /// What is at an offset that the kernel reported, or that this code chose within the mapping.
     fn place<T>(&self, offset: usize) -> *mut T {
         assert!(offset + size_of::<T>() <= self.len);
         // SAFETY: it lies within the mapping.
@@ -149,7 +148,7 @@ impl Drop for UringMemory {
 }
 
 impl Uring {
-    /// A new one. `Err` inside: the kernel has none, or was told to refuse it (`kernel.io_uring_disabled`, 6.6).
+    /// A new one. `Err` inside: the kernel has none, or is configured to refuse it (`kernel.io_uring_disabled`, 6.6).
     ///
     /// # Errors
     ///
@@ -184,7 +183,7 @@ impl Uring {
         let tail = self.rings.shared(submission.tail);
         let at = tail.load(Ordering::Relaxed)
             & self.rings.shared(submission.ring_mask).load(Ordering::Relaxed);
-        // SAFETY: the place is within the mapping, and the kernel does not look at it before the tail says so.
+        // SAFETY: the place is within the mapping, and the kernel does not read it before the tail moves.
         unsafe { self.requests.place::<Sqe>(at as usize * size_of::<Sqe>()).write(request) };
         self.rings.shared(submission.seventh + at * 4).store(at, Ordering::Relaxed);
         tail.fetch_add(1, Ordering::Release);

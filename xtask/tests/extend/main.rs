@@ -1,11 +1,11 @@
-//! What it takes to extend ipc-trace: a sink, a class of findings and a member of an event are each made in few
-//! files, and nothing else has to know of them.
+//! Extensions of ipc-trace: a sink, a class of findings and a member of an event each need few files, and no other
+//! file must know of them.
 //!
-//! Each is a patch beside this file. It is applied to a copy of the sources in `target/extend`, and what comes of
-//! it has to build, tests included. A patch that does not apply any more is to be made anew: make the change in
-//! the sources, and write what `git diff` shows.
+//! Each is a patch beside this file. It is applied to a copy of the sources in `target/extend`, and the result
+//! must build, tests included. If a patch no longer applies, make the change in the sources again, and store the
+//! output of `git diff`.
 //!
-//! Invariant: the sources themselves are read alone.
+//! Invariant: the sources themselves are only read.
 
 use std::{
     env, fs,
@@ -32,21 +32,21 @@ const OBJECTS: [(&str, &str); 2] =
 static COPY: Mutex<()> = Mutex::new(());
 
 #[test]
-fn a_sink_is_two_files() {
+fn sink_needs_two_files() {
     extend("sink", 2);
 }
 
 #[test]
-fn a_class_of_findings_is_two_files() {
+fn class_of_findings_needs_two_files() {
     extend("class", 2);
 }
 
 #[test]
-fn a_member_of_an_event_is_three_files() {
+fn event_member_needs_three_files() {
     extend("field", 3);
 }
 
-/// Applies a patch to a copy of the sources, and builds what comes of it. At most so many files are in it.
+/// Applies a patch to a copy of the sources, and builds the result. The patch may change at most so many files.
 fn extend(name: &str, most: usize) {
     let _alone = COPY.lock().unwrap_or_else(PoisonError::into_inner);
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
@@ -65,13 +65,13 @@ fn extend(name: &str, most: usize) {
     let files = git("--numstat").lines().count();
     assert!(
         (1..=most).contains(&files),
-        "{name}.patch is in {files} files, and {most} are the most"
+        "{name}.patch changes {files} files, and may change {most}"
     );
     git("--verbose");
 
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(&sources).args(["check", "--locked", "--package", "ipc-trace"]);
-    cargo.args(["--bins", "--tests"]).env("CARGO_TARGET_DIR", place.join("target"));
+    cargo.args(["--bins", "--tests"]).env("CARGO_TARGET_DIR", root.join("target"));
     for (variable, object) in OBJECTS {
         let built = root.join("target/ebpf").join(object);
         assert!(built.is_file(), "run `cargo xtask build`: {} is missing", built.display());
@@ -80,15 +80,15 @@ fn extend(name: &str, most: usize) {
     output(&mut cargo);
 }
 
-/// Runs a command that has to succeed. What it writes to standard output.
+/// Runs a command that must succeed: its standard output.
 fn output(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?} ends with {}:\n{said}", output.status);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?} ends with {}:\n{stderr}", output.status);
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A fresh copy of the sources, always at the same place: what did not change is not built anew.
+/// A fresh copy of the sources, always at the same path: unchanged files are not rebuilt.
 fn copy_of(root: &Path, place: &Path) -> PathBuf {
     let copy = place.join("sources");
     if copy.exists() {

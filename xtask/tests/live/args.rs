@@ -1,7 +1,7 @@
-//! The arguments of every operation by every route, against the log of who made the calls.
+//! The arguments of every operation by every route, against the caller's log.
 //!
-//! What a line must say is worked out here from the numbers in the log, by the names that the C
-//! library's headers have for them; nothing is shared with the tracer.
+//! The expected line is computed here from the numbers in the log, with the names in the C library's
+//! headers; no code is shared with the tracer.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -126,15 +126,15 @@ fn timeout(call: &Value, name: &str) -> Value {
     time
 }
 
-/// What is remembered of earlier calls of the log: permissions by kind and id, sizes by descriptor.
+/// State of earlier calls of the log: permissions by kind and id, sizes by descriptor.
 #[derive(Default)]
 struct CreatedBefore {
     modes: BTreeMap<(&'static str, i64), Value>,
     sizes: BTreeMap<i64, Value>,
 }
 
-/// The arguments that a line has to show of a call of the log. Where the kernel was given an
-/// address that leads nowhere, what lies behind it is not known.
+/// The arguments that a line must have for a call of the log. What lies behind an unmapped address
+/// is unknown.
 fn expected(call: &Value, made: &mut CreatedBefore) -> Value {
     let (args, ret) = (&call["args"], int(&call["ret"]));
     let readable = call["bad_pointer"] == false;
@@ -260,7 +260,7 @@ fn shows(shown: &Value, expected: &Value) -> bool {
     }
 }
 
-/// What the log can't know beforehand: where messages lie, and of which type one is that came.
+/// Checks what the log can't know: addresses of messages, and types of received ones.
 fn assert_rest(call: &Value, line: &Value) {
     let args = &line["args"];
     for name in ["msgp", "msg_ptr"] {
@@ -284,9 +284,9 @@ fn assert_rest(call: &Value, line: &Value) {
 }
 
 #[test]
-fn memory_that_changes_while_a_call_is_blocked_is_shown_as_the_kernel_took_it() {
-    let (lines, book) = lines(&["--only-command"], &["overwritten"]);
-    let log = list(&book["calls"]);
+fn overwritten_arguments_are_shown_as_the_kernel_read_them() {
+    let (lines, oracle) = lines(&["--only-command"], &["overwritten"]);
+    let log = list(&oracle["calls"]);
     assert_eq!(log.len(), 3 * 6, "each kind by each route");
     for call in log {
         let calls = calls_of(&lines, &call["tid"]);
@@ -315,11 +315,11 @@ fn shown_name(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn names_of_queues_are_shown_as_given_and_cut_visibly() {
-    /// More than any queue's name can have.
-    const ROOM: usize = 263;
-    let (lines, book) = lines(&["--only-command"], &["queue-names"]);
-    let (calls, log) = (calls_of(&lines, &book["tid"]), list(&book["calls"]));
+fn queue_names_are_shown_unchanged_and_truncation_is_marked() {
+    /// More bytes than any queue's name can have.
+    const MAX_NAME_BYTES: usize = 263;
+    let (lines, oracle) = lines(&["--only-command"], &["queue-names"]);
+    let (calls, log) = (calls_of(&lines, &oracle["tid"]), list(&oracle["calls"]));
     assert_eq!(calls.len(), log.len(), "each call is one line");
     for (line, call) in calls.iter().zip(log) {
         for name in ["op", "abi", "ret"] {
@@ -327,8 +327,8 @@ fn names_of_queues_are_shown_as_given_and_cut_visibly() {
         }
         let bytes: Vec<u8> =
             list(&call["args"]["name_bytes"]).iter().map(|byte| number(byte) as u8).collect();
-        let cut = bytes.len() > ROOM;
-        let name = shown_name(bytes.get(..ROOM).unwrap_or(&bytes));
+        let cut = bytes.len() > MAX_NAME_BYTES;
+        let name = shown_name(bytes.get(..MAX_NAME_BYTES).unwrap_or(&bytes));
         let (name, cut, from) = if call["bad_pointer"] == true {
             (Value::Null, false, "return")
         } else {
@@ -341,7 +341,7 @@ fn names_of_queues_are_shown_as_given_and_cut_visibly() {
         assert!(line["object"]["name"] == name || by_kernel, "{line}");
     }
     let created = of_type(&lines, "object").into_iter().filter(|line| line["event"] == "created");
-    let created = created.filter(|line| line["process"]["tid"] == book["tid"]);
+    let created = created.filter(|line| line["process"]["tid"] == oracle["tid"]);
     let opened = log.iter().filter(|call| call["op"] == "mq_open" && int(&call["ret"]) >= 0);
     let name = |call: &Value| {
         let bytes = list(&call["args"]["name_bytes"]).iter().map(|byte| number(byte) as u8);
@@ -351,14 +351,14 @@ fn names_of_queues_are_shown_as_given_and_cut_visibly() {
     assert_eq!(created, opened.map(name).collect::<Vec<_>>());
 }
 
-/// Of how many lines of a run what the kernel takes was read before it took it, and nothing is unknown.
+/// Almost all lines have arguments that were read before the kernel read them, and none is unknown.
 #[test]
-fn of_a_thousand_calls_whose_memory_nobody_changes_at_most_one_is_read_at_the_return() {
+fn at_most_one_per_thousand_calls_is_read_at_return() {
     let calls = scaled(100_000).to_string();
     let words = ["count", "--fresh", "--threads", "4", "--int80-percent", "30", "--calls", &calls];
     let (lines, _) = lines(&["--only-command", "--ring-bytes", "67108864"], &words);
     let calls = of_type(&lines, "ipc");
-    // What can't be read at all, can't be read before.
+    // Unreadable memory can't be read at the entry either.
     let late = calls.iter().filter(|line| line["error"] != "EFAULT");
     let late: Vec<_> = late.filter(|line| line["args_from"] == "return").collect();
     assert!(
@@ -389,9 +389,9 @@ fn of_a_thousand_calls_whose_memory_nobody_changes_at_most_one_is_read_at_the_re
 }
 
 #[test]
-fn every_operation_by_every_route_is_one_line_with_its_arguments() {
-    let (lines, book) = lines(&["--only-command"], &["args-zoo"]);
-    let (calls, log) = (calls_of(&lines, &book["tid"]), list(&book["calls"]));
+fn every_operation_by_every_route_is_one_line_with_arguments() {
+    let (lines, oracle) = lines(&["--only-command"], &["all-args"]);
+    let (calls, log) = (calls_of(&lines, &oracle["tid"]), list(&oracle["calls"]));
     let mut made = CreatedBefore::default();
     for (line, call) in calls.iter().zip(log) {
         for name in ["op", "abi", "ret"] {
@@ -402,7 +402,7 @@ fn every_operation_by_every_route_is_one_line_with_its_arguments() {
         let expected = expected(call, &mut made);
         assert!(shows(&line["args"], &expected), "{call}:\n{}\nis not\n{expected}", line["args"]);
         assert_rest(call, line);
-        // Nothing of its memory is untouched when a call begins, but for what is not there at all.
+        // All memory of the caller is mapped when a call begins, except for bad pointers.
         if call["bad_pointer"] == false {
             assert_ne!(line["args_from"], "return", "{line}");
         }

@@ -1,4 +1,4 @@
-//! In which container a call was made: threads that are moved between cgroups, and real containers.
+//! The container of a call: threads that are moved between cgroups, and real containers.
 
 mod docker;
 mod found;
@@ -12,7 +12,7 @@ use xtask::containers::TestCgroup;
 use found::{by_id, of_container};
 
 use crate::{
-    book::{assert_balanced, assert_whole},
+    invariants::{assert_balanced, assert_complete},
     tracer::{
         LiveTracer, ReportTracer, TestProcess, calls_of, list, number, of_type, scaled, workload,
     },
@@ -21,7 +21,7 @@ use crate::{
 /// What real containers run, from the host's `PATH`.
 const PROGRAMS: [&str; 2] = ["ipcmk", "ipcs"];
 
-/// An id that no runtime has given.
+/// An id that no runtime has assigned.
 fn id(number: u32) -> String {
     // Of this process, so that two runs at one time have cgroups of their own.
     let own = format!("{:08x}{number:08x}", std::process::id());
@@ -42,12 +42,12 @@ fn workload_in(cgroup: &TestCgroup, words: &[&str]) -> Command {
     command
 }
 
-/// A process of two threads that make a call each when they are told to.
+/// A process of two threads that make one call each per step.
 struct Stepper(TestProcess);
 
 impl Stepper {
     fn start() -> Self {
-        Self(TestProcess::start(workload(&["steps", "--threads", "2"])))
+        Self(TestProcess::start(workload(&["stepper", "--threads", "2"])))
     }
 
     fn step(&mut self) {
@@ -62,7 +62,7 @@ fn ids(lines: &[Value], tid: &Value) -> Vec<Value> {
 }
 
 #[test]
-fn threads_that_are_moved_are_where_they_were_moved_to() {
+fn moved_threads_are_attributed_to_their_new_cgroup() {
     let old = cgroup(&id(1));
     let mut stepper = Stepper::start();
     let live = LiveTracer::start(&["--runtime-socket", "none"]);
@@ -75,7 +75,7 @@ fn threads_that_are_moved_are_where_they_were_moved_to() {
     stepper.step();
     stepper.step();
     let pid = stepper.0.pid();
-    stepper.0.book();
+    stepper.0.read_oracle();
     let lines = live.end();
 
     let mine = |line: &&Value| line["process"]["pid"] == pid;
@@ -94,7 +94,7 @@ fn threads_that_are_moved_are_where_they_were_moved_to() {
 }
 
 #[test]
-fn a_report_has_the_containers_of_moved_processes() {
+fn report_has_containers_of_moved_processes() {
     let cgroup = cgroup(&id(3));
     let mut stepper = Stepper::start();
     let report = ReportTracer::start(&["--runtime-socket", "none"]);
@@ -105,7 +105,7 @@ fn a_report_has_the_containers_of_moved_processes() {
     cgroup.take(stepper.0.pid()).unwrap();
     stepper.step();
     let pid = stepper.0.pid();
-    stepper.0.book();
+    stepper.0.read_oracle();
     let report = report.end();
 
     let host = list(&report["namespaces"])
@@ -116,12 +116,12 @@ fn a_report_has_the_containers_of_moved_processes() {
 }
 
 #[test]
-fn a_filter_takes_the_calls_of_its_container_alone() {
+fn container_filter_selects_only_its_calls() {
     const STEPS: usize = 3;
     let known = cgroup(&id(4));
     let mut steppers = [Stepper::start(), Stepper::start(), Stepper::start()];
     let options = |id: &str| ["--runtime-socket", "none", "--container", id].map(str::to_owned);
-    // An id's beginning, and whole.
+    // An id's prefix, and a full id.
     let (early, late) = (options(&id(4)[..16]), options(&id(5)));
     let live = LiveTracer::start(&early.each_ref().map(String::as_str));
     let report = ReportTracer::start(&late.each_ref().map(String::as_str));
@@ -133,12 +133,12 @@ fn a_filter_takes_the_calls_of_its_container_alone() {
     }
     let [first, second, _] = steppers.map(|stepper| {
         let pid = stepper.0.pid();
-        stepper.0.book();
+        stepper.0.read_oracle();
         pid
     });
     let (lines, report) = (live.end(), report.end());
 
-    assert_whole(&lines);
+    assert_complete(&lines);
     let calls = of_type(&lines, "ipc");
     assert!(calls.iter().all(|call| call["container"]["id"] == id(4)), "{calls:?}");
     // Two threads.
@@ -168,21 +168,21 @@ fn size_of(pid: u32) -> (u64, usize) {
 }
 
 #[test]
-fn a_hundred_thousand_processes_are_attributed_right_and_leave_nothing_behind() {
+fn hundred_thousand_processes_are_attributed_without_leaks() {
     /// Kilobytes by which the tracer may grow meanwhile.
     const GROWTH: u64 = 8 << 10;
-    /// Descriptors that it may just have open.
-    const PASSING: usize = 4;
+    /// Descriptors that it may have open for a moment.
+    const TEMPORARY: usize = 4;
     let cgroups = [6, 7].map(|n| (id(n), cgroup(&id(n))));
     let reports = cgroups.each_ref().map(|(id, _)| {
         ReportTracer::start(&["--runtime-socket", "none", "--container", id, "--op", "shmget"])
     });
-    // Both at a time: their processes' numbers are given to either, again and again.
+    // Both at once: PIDs are reused between them, again and again.
     let churn = |count: u64| {
         let words = ["churn-processes", "--copies", "--count", &count.to_string()];
         let churns = cgroups.each_ref().map(|one| TestProcess::start(workload_in(&one.1, &words)));
         for churn in churns {
-            churn.book();
+            churn.read_oracle();
         }
     };
     let (first, rest) = (scaled(5_000), scaled(45_000));
@@ -194,7 +194,7 @@ fn a_hundred_thousand_processes_are_attributed_right_and_leave_nothing_behind() 
     {
         assert!(after < before + GROWTH, "{before} kB, then {after} kB");
         assert!(
-            descriptors_after < descriptors_before + PASSING,
+            descriptors_after < descriptors_before + TEMPORARY,
             "{descriptors_before} descriptors, then {descriptors_after}"
         );
     }

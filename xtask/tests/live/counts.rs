@@ -1,4 +1,4 @@
-//! Reports against books: every call is counted, under the right namespace, operation and error.
+//! Reports against oracles: every call is counted, under the right namespace, operation and error.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -6,8 +6,8 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::{
-    book::{
-        OpCounts, assert_adds_up, assert_balanced, assert_valid, assert_whole, counts,
+    invariants::{
+        OpCounts, assert_adds_up, assert_balanced, assert_complete, assert_valid, counts,
         counts_of_lines, restricted, total,
     },
     preemption::must_be_exact,
@@ -22,7 +22,7 @@ fn calls(number: u64) -> String {
     scaled(number).to_string()
 }
 
-/// Calls that were lost, by what the report says of namespaces.
+/// Lost calls, summed over the namespaces of a report.
 fn lost(report: &Value) -> u64 {
     let namespaces = list(&report["namespaces"]).iter();
     let known: u64 = namespaces.map(|ns| number(&ns["dropped"])).sum();
@@ -30,31 +30,63 @@ fn lost(report: &Value) -> u64 {
     known + unattributed.map(|op| number(&op["calls"])).sum::<u64>()
 }
 
-fn of_book(report: &Value, book: &OpCounts) -> OpCounts {
-    restricted(counts(&report["namespaces"]), book)
+fn within_oracle(report: &Value, oracle: &OpCounts) -> OpCounts {
+    restricted(counts(&report["namespaces"]), oracle)
 }
 
-#[test]
-fn a_report_has_the_exact_counts_of_a_million_calls() {
+/// The report on so many calls, which must have all of them.
+fn exact_report(options: &[&str], number: u64) -> Value {
     let words =
         ["count", "--threads", "8", "--namespaces", "3", "--int80-percent", "30", "--calls"];
-    let calls = calls(1_000_000);
-    let (report, book) = report(&["--only-command"], &[&words[..], &[&calls]].concat());
-    let expected = counts(&book["namespaces"]);
-    assert_eq!(of_book(&report, &expected), expected);
+    let calls = calls(number);
+    let options = [&["--only-command"], options].concat();
+    let (report, oracle) = report(&options, &[&words[..], &[&calls]].concat());
+    let expected = counts(&oracle["namespaces"]);
+    assert_eq!(within_oracle(&report, &expected), expected);
     assert_balanced(&report["accounting"]);
     for count in ["dropped", "not_made"] {
         assert_eq!(report["accounting"][count], 0, "{count} in {}", report["accounting"]);
     }
     assert_valid("report", &[&report]);
+    report
 }
 
 #[test]
-fn counts_stay_exact_while_the_reader_is_stopped_and_the_ring_is_too_small() {
+fn report_counts_a_million_calls_exactly() {
+    exact_report(&[], 1_000_000);
+}
+
+/// Asserts that operations in the report have durations, or that none has.
+fn assert_timed(report: &Value, timed: bool) {
+    let namespaces = list(&report["namespaces"]).iter();
+    let ops = namespaces.flat_map(|ns| ns["ops"].as_object().unwrap());
+    let has_some = ops.into_iter().any(|(_, op)| !op["duration_ns"].is_null());
+    assert_eq!(has_some, timed, "{report}");
+}
+
+#[test]
+fn report_with_counts_is_exact_and_times_only_if_asked() {
+    assert_timed(&exact_report(&["--counts"], 400_000), false);
+    assert_timed(&exact_report(&["--counts", "--durations"], 400_000), true);
+}
+
+/// A thread that counts for a long time fills no ring, however small it is: its calls stay with it.
+#[test]
+fn report_with_counts_loses_nothing_of_a_flood() {
+    let options = ["--only-command", "--counts", "--ring-bytes", "4096"];
+    let (report, oracle) = report(&options, &["semop-flood", "--seconds", "3", "--threads", "2"]);
+    let expected = counts(&oracle["namespaces"]);
+    assert_eq!(within_oracle(&report, &expected), expected);
+    assert_balanced(&report["accounting"]);
+    assert_eq!(report["accounting"]["dropped"], 0, "{}", report["accounting"]);
+}
+
+#[test]
+fn report_is_exact_with_a_stopped_reader_and_a_small_ring() {
     let mut command = tracer("report");
     command.args(["-o", "json", "--only-command", "--ring-bytes", "4096", "--"]);
     command.arg(xtask()).args(["workload", "count", "--threads", "8", "--namespaces", "3"]);
-    // The tracer hands its standard input on to the workload, which waits for a byte there.
+    // The workload inherits the tracer's standard input, and waits for a byte there.
     command.args(["--hold-start-fd", "0", "--calls", &calls(1_000_000)]);
     let mut tracer = TestProcess::start(command);
     let workload = fs::canonicalize(xtask()).unwrap();
@@ -66,17 +98,17 @@ fn counts_stay_exact_while_the_reader_is_stopped_and_the_ring_is_too_small() {
     tracer.signal(Signal::SIGSTOP);
     assert!(eventually(|| stat(tracer.pid()).is_some_and(|stat| stat[0] == "T")));
     tracer.go();
-    // It has ended when nobody has waited for it: its parent is stopped.
+    // It has ended when it is a zombie: its parent is stopped.
     let has_ended = |pid: u32| stat(pid).is_some_and(|stat| stat[0] == "Z");
     assert!(eventually(|| children_of(tracer.pid()).into_iter().any(has_ended)));
     tracer.signal(Signal::SIGCONT);
     let (status, stdout, stderr) = tracer.join();
     assert!(status.success(), "{status}: {stderr}");
     let report: Value = serde_json::from_str(&stdout.join("\n")).unwrap();
-    let book: Value = serde_json::from_str(stderr.lines().last().unwrap()).unwrap();
+    let oracle: Value = serde_json::from_str(stderr.lines().last().unwrap()).unwrap();
 
-    let expected = counts(&book["namespaces"]);
-    assert_eq!(of_book(&report, &expected), expected);
+    let expected = counts(&oracle["namespaces"]);
+    assert_eq!(within_oracle(&report, &expected), expected);
     assert_balanced(&report["accounting"]);
     assert!(number(&report["accounting"]["dropped"]) > 0, "{}", report["accounting"]);
     assert_eq!(lost(&report), number(&report["accounting"]["dropped"]));
@@ -86,29 +118,29 @@ fn counts_stay_exact_while_the_reader_is_stopped_and_the_ring_is_too_small() {
 }
 
 #[test]
-fn what_is_lost_of_namespaces_and_processes_is_said() {
-    // Stopped for longer than the control ring lasts: then it is not known who made a namespace,
-    // and by how many calls it was used is.
+fn lost_control_records_are_reported() {
+    // Stopped for so long that the control ring overflows: then the creators of namespaces are unknown, and
+    // their calls are still known.
     let mut live = LiveTracer::start(&["--op", "semget"]);
     live.signal(Signal::SIGSTOP);
     let words = ["churn-namespaces", "--count", "4500"];
-    let book = TestProcess::start(workload(&words)).book();
+    let oracle = TestProcess::start(workload(&words)).read_oracle();
     live.signal(Signal::SIGCONT);
     let loss = live.wait_for(|line| line["type"] == "loss");
     assert!(number(&loss["metadata"]) > 0, "{loss}");
     let lines = live.end();
-    assert_whole(&lines);
+    assert_complete(&lines);
     let end = lines.last().unwrap();
     let lost = of_type(&lines, "loss").iter().map(|loss| number(&loss["metadata"])).sum::<u64>();
     let control = &end["accounting"]["control"];
     assert_eq!(number(&control["dropped"]) + number(&control["withheld"]), lost, "{end}");
-    let calls = calls_of(&lines, &book["tid"]);
-    let namespaces = list(&book["namespaces"]);
+    let calls = calls_of(&lines, &oracle["tid"]);
+    let namespaces = list(&oracle["namespaces"]);
     assert_eq!(calls.len(), namespaces.len());
     for (call, namespace) in calls.iter().zip(namespaces) {
         assert_eq!(call["ipc_ns"]["inum"], namespace["inum"], "{call}");
     }
-    // What a call itself tells is there; the rest may not be, and is not taken from elsewhere.
+    // A call's own record is complete. Other data may be missing, and is not taken from elsewhere.
     assert!(calls.iter().any(|call| call["process"]["exe"].is_null()));
     for call in calls {
         let exe = &call["process"]["exe"];
@@ -118,14 +150,14 @@ fn what_is_lost_of_namespaces_and_processes_is_said() {
 }
 
 #[test]
-fn lines_and_losses_together_are_all_calls() {
+fn lines_plus_losses_are_all_calls() {
     let words = ["count", "--threads", "4", "--namespaces", "3", "--calls"];
     let calls = calls(100_000);
     let options = ["--only-command", "--ring-bytes", "4096"];
-    let (lines, book) = lines(&options, &[&words[..], &[&calls]].concat());
-    let expected = counts(&book["namespaces"]);
+    let (lines, oracle) = lines(&options, &[&words[..], &[&calls]].concat());
+    let expected = counts(&oracle["namespaces"]);
     assert_eq!(restricted(counts_of_lines(&lines), &expected), expected);
-    assert_whole(&lines);
+    assert_complete(&lines);
     let losses = of_type(&lines, "loss");
     assert!(!losses.is_empty());
     for loss in &losses {
@@ -136,11 +168,11 @@ fn lines_and_losses_together_are_all_calls() {
 }
 
 #[test]
-fn the_demo_shows_all_operations_in_three_namespaces() {
-    let (report, book) = report(&["--only-command"], &["demo"]);
-    let expected = counts(&book["namespaces"]);
+fn demo_has_all_operations_in_three_namespaces() {
+    let (report, oracle) = report(&["--only-command"], &["demo"]);
+    let expected = counts(&oracle["namespaces"]);
     assert!(expected.len() >= 3);
-    assert_eq!(of_book(&report, &expected), expected);
+    assert_eq!(within_oracle(&report, &expected), expected);
     assert!(expected.values().all(|ops| ops.len() == 17), "{expected:?}");
     let foreign = list(&report["namespaces"]).iter().map(|ns| number(&ns["foreign_calls"]));
     assert!(foreign.sum::<u64>() > 0);
@@ -148,15 +180,15 @@ fn the_demo_shows_all_operations_in_three_namespaces() {
 }
 
 #[test]
-fn two_tracers_see_the_same_and_not_each_other() {
+fn two_tracers_see_the_same_calls_but_not_each_other() {
     // The namespaces of the workload are new ones: in the host's, others may make calls, too.
     let counting = ReportTracer::start(&[]);
     let mut live = LiveTracer::start(&[]);
     let calls = calls(20_000);
     let words = ["count", "--fresh", "--threads", "4", "--namespaces", "2", "--calls", &calls];
-    let book = TestProcess::start(workload(&words)).book();
-    let expected = counts(&book["namespaces"]);
-    // Tracers look at namespaces that exist as they end, and see that of each other.
+    let oracle = TestProcess::start(workload(&words)).read_oracle();
+    let expected = counts(&oracle["namespaces"]);
+    // Tracers inspect existing namespaces when they end, and see each other do so.
     let mut alive: BTreeSet<u64> = expected.keys().copied().collect();
     while !alive.is_empty() {
         let end = live.wait_for(|line| line["event"] == "destroyed" && line["type"] == "namespace");
@@ -164,8 +196,8 @@ fn two_tracers_see_the_same_and_not_each_other() {
     }
     let pids = [counting.pid(), live.pid()];
     let (mut report, lines) = (counting.end(), live.end());
-    // A child of the second tracer may have tried its programs in a namespace whose number has been
-    // given out again since.
+    // A child of the second tracer may have run the self-test in a namespace whose inode number has been
+    // reused since.
     let of_workload = |ns: &Value| {
         let comm = ns["created"]["process"]["comm"].as_str();
         comm.is_some_and(|comm| comm.starts_with("count-"))
@@ -173,10 +205,10 @@ fn two_tracers_see_the_same_and_not_each_other() {
     report["namespaces"].as_array_mut().unwrap().retain(of_workload);
 
     assert_eq!(total(&expected), scaled(20_000));
-    assert_eq!(of_book(&report, &expected), expected);
+    assert_eq!(within_oracle(&report, &expected), expected);
     assert_eq!(restricted(counts_of_lines(&lines), &expected), expected);
     assert_balanced(&report["accounting"]);
-    assert_whole(&lines);
+    assert_complete(&lines);
     let calls = of_type(&lines, "ipc").into_iter();
     for line in calls.filter(|line| expected.contains_key(&number(&line["ipc_ns"]["inum"]))) {
         assert!(pids.iter().all(|pid| line["process"]["pid"] != *pid), "{line}");
@@ -188,7 +220,7 @@ fn two_tracers_see_the_same_and_not_each_other() {
     }
 }
 
-/// One operation on a semaphore of this process's own: what semop(2) gave.
+/// One operation on a semaphore of this process: the result of semop(2).
 fn semop(semid: i32, by: i16) -> i32 {
     let mut operation = libc::sembuf { sem_num: 0, sem_op: by, sem_flg: 0 };
     // SAFETY: one operation, which lives through the call.
@@ -202,18 +234,18 @@ fn of_this_process(report: &Value) -> &Value {
 }
 
 #[test]
-fn calls_are_counted_that_their_thread_had_not_sent_in_the_end() {
+fn unsent_batches_are_counted_at_the_end() {
     let report = ReportTracer::start(&[]);
     // SAFETY: no pointers.
     let semid = unsafe { libc::semget(libc::IPC_PRIVATE, 1, 0o600) };
-    // More than are sent together, and not a multiple of that.
+    // More than one batch, and not a multiple of the batch size.
     for _ in 0..101 {
         assert_eq!(semop(semid, 1), 0);
     }
     let mut wrong = libc::sembuf { sem_num: 1, sem_op: 1, sem_flg: 0 };
     // SAFETY: one operation, which lives through the call.
     assert_eq!(unsafe { libc::semop(semid, &raw mut wrong, 1) }, -1);
-    // It has a batch of its own when it sleeps, and what it sleeps in is to be seen.
+    // It has a batch of its own when it sleeps, and its sleeping call must be visible.
     let sleeper = std::thread::spawn(move || {
         assert_eq!((semop(semid, 1), semop(semid, 1), semop(semid, -50)), (0, 0, 0));
         semop(semid, -500)
@@ -245,10 +277,10 @@ fn calls_are_counted_that_their_thread_had_not_sent_in_the_end() {
     assert_eq!(number(&object["uses"]), 1 + 101 + 3, "{object}");
 }
 
-/// Calls are collected in places of which there are 4,096. Threads that do nothing keep none when they run short, and
-/// their calls stay what they are.
+/// Calls are collected in 2,048 batch slots. When these run short, idle threads release theirs, and their calls stay
+/// counted.
 #[test]
-fn threads_that_sleep_keep_no_place_from_others() {
+fn sleeping_threads_release_their_batch_slots() {
     let took = "ipc-trace: debug: took the places of";
     let [mut first, mut second] = [ReportTracer::start(&[]), ReportTracer::start(&[])];
     let mut sleepers = TestProcess::start(workload(&["sleepers"]));
@@ -258,10 +290,10 @@ fn threads_that_sleep_keep_no_place_from_others() {
         report.wait_for(took);
     }
     let first = first.end();
-    let book = sleepers.book();
+    let oracle = sleepers.read_oracle();
     let second = second.end();
 
-    // What neighbours keep the tracer from seeing, it says.
+    // The tracer reports the calls that neighbours hide from it.
     let missed = |report: &Value| {
         let accounting = &report["accounting"];
         assert_adds_up(accounting);
@@ -273,11 +305,11 @@ fn threads_that_sleep_keep_no_place_from_others() {
     let all_but = |found: u64, expected: u64, report: &Value| {
         let missed = missed(report);
         let accounting = &report["accounting"];
-        assert!(found <= expected && expected - found <= missed, "{found}: {accounting}: {book}");
+        assert!(found <= expected && expected - found <= missed, "{found}: {accounting}: {oracle}");
     };
 
-    // Those that wait in a call, by who began it.
-    let waiting = number(&book["waiting"]);
+    // The threads that wait in a call.
+    let waiting = number(&oracle["waiting"]);
     let mut pending: Vec<_> =
         list(&first["pending"]).iter().filter(|call| call["pid"] == pid).collect();
     pending.dedup_by_key(|call| &call["tid"]);
@@ -287,10 +319,10 @@ fn threads_that_sleep_keep_no_place_from_others() {
     let namespaces = || list(&second["namespaces"]).iter();
     let mut processes = namespaces().flat_map(|ns| list(&ns["processes"]));
     let sleepers = processes.find(|process| process["pid"] == pid).unwrap();
-    let ops = book["namespaces"][0]["ops"].as_object().unwrap();
+    let ops = oracle["namespaces"][0]["ops"].as_object().unwrap();
     let calls = ops.values().map(|op| number(&op["calls"])).sum();
     all_but(number(&sleepers["calls"]), calls, &second);
-    let ns = namespaces().find(|ns| ns["inum"] == book["namespaces"][0]["inum"]).unwrap();
+    let ns = namespaces().find(|ns| ns["inum"] == oracle["namespaces"][0]["inum"]).unwrap();
     let longest = number(&ns["ops"]["semop"]["duration_ns"]["max"]);
-    assert!(longest >= number(&book["waited_ns"]), "{ns}");
+    assert!(longest >= number(&oracle["waited_ns"]), "{ns}");
 }

@@ -1,15 +1,15 @@
-//! What `doctor` says of this host and user.
+//! `doctor` for this host and user.
 
 use std::process::Command;
 
 use serde_json::Value;
 
 use crate::{
-    book::assert_valid,
+    invariants::assert_valid,
     tracer::{as_user, backend, list, program, text, tracer},
 };
 
-/// What it says as JSON. `command` has its name.
+/// Its output as JSON. `command` has its name.
 fn doctor(command: &mut Command, status: i32) -> Value {
     let output = command.args(["-o", "json"]).output().unwrap();
     assert_eq!(output.status.code(), Some(status), "{}", text(&output.stderr));
@@ -19,7 +19,7 @@ fn doctor(command: &mut Command, status: i32) -> Value {
 }
 
 #[test]
-fn doctor_is_right_for_root_and_tells_nobody_what_is_missing() {
+fn doctor_is_ready_for_root_and_names_missing_capabilities() {
     let root = doctor(program().arg("doctor"), 0);
     assert_eq!(root["ready"], true, "{root:#}");
     assert!(root["verdict"].as_str().unwrap().starts_with("ready: "), "{}", root["verdict"]);
@@ -41,17 +41,17 @@ fn doctor_is_right_for_root_and_tells_nobody_what_is_missing() {
     assert_eq!(output.status.code(), Some(2));
 }
 
-/// On the kernels of the tests all functions that backend `function` watches on auxiliary probes are there, and the
-/// self-test can call each.
+/// The tested kernels have all functions that backend `function` watches with auxiliary probes, and the self-test can
+/// call each.
 #[test]
-fn functions_on_other_ways_are_seen_to_run_their_programs() {
+fn auxiliary_probes_run_in_the_self_test() {
     let doctor = doctor(&mut tracer("doctor"), 0);
-    let ways =
+    let probes =
         list(&doctor["checks"]).iter().find(|check| check["name"] == "auxiliary_probes").unwrap();
-    assert_eq!(ways["status"], "ok", "{ways}");
+    assert_eq!(probes["status"], "ok", "{probes}");
     let expected = match &*backend() {
         "function" => " functions are watched, each seen to run its program in the self-test",
         _ => "by the descriptors that calls give",
     };
-    assert!(ways["detail"].as_str().unwrap().contains(expected), "{ways}");
+    assert!(probes["detail"].as_str().unwrap().contains(expected), "{probes}");
 }

@@ -1,10 +1,10 @@
-//! Each filter lets through what it says, all of it, and the rest is accounted for: several tracers
-//! watch the same workload, one of them without filters.
+//! Each filter selects exactly its calls, and the rest is accounted for: several tracers watch the same workload,
+//! one of them without filters.
 
 use serde_json::Value;
 
 use crate::{
-    book::{OpCounts, assert_balanced, assert_whole, counts, restricted, total},
+    invariants::{OpCounts, assert_balanced, assert_complete, counts, restricted, total},
     tracer::{
         LiveTracer, ReportTracer, TestProcess, as_user, calls_of, children_of, eventually,
         ipc_ns_of, lines, number, of_type, scaled, workload, xtask,
@@ -17,10 +17,10 @@ struct FilterProcess {
     inum: u64,
 }
 
-/// Starts a workload of three threads, each with a process and a namespace of its own, which waits
-/// to be told to begin.
+/// Starts a workload of three threads, each with a process and a namespace of its own, which waits for a byte on its
+/// standard input.
 fn held() -> (TestProcess, Vec<FilterProcess>) {
-    // Few would be failures alone.
+    // With few calls all would be failures.
     let calls = scaled(6000).max(1500).to_string();
     let words = ["count", "--fresh", "--threads", "3", "--namespaces", "3"];
     let hold = ["--hold-start-fd", "0", "--calls", &calls];
@@ -36,8 +36,8 @@ fn held() -> (TestProcess, Vec<FilterProcess>) {
     (held, members)
 }
 
-/// The workload's calls in those namespaces, thread by thread: other tracers look at the namespaces as
-/// they start and end.
+/// The workload's calls in those namespaces, thread by thread: other tracers inspect the namespaces when they
+/// start and end.
 fn calls_in<'a>(lines: &'a [Value], namespaces: &OpCounts) -> Vec<&'a Value> {
     let mut calls = of_type(lines, "ipc");
     calls.retain(|line| namespaces.contains_key(&number(&line["ipc_ns"]["inum"])));
@@ -46,7 +46,7 @@ fn calls_in<'a>(lines: &'a [Value], namespaces: &OpCounts) -> Vec<&'a Value> {
     calls
 }
 
-/// Options, and which calls are to be shown with them.
+/// Options, and the calls that must be shown with them.
 struct FilterCase {
     options: Vec<String>,
     wanted: Box<dyn Fn(&Value) -> bool>,
@@ -84,7 +84,7 @@ fn cases(members: &[FilterProcess]) -> Vec<FilterCase> {
 }
 
 #[test]
-fn each_filter_takes_what_it_says_and_all_of_it() {
+fn each_filter_selects_exactly_its_calls() {
     let (mut held, members) = held();
     let cases = cases(&members);
     let all = LiveTracer::start(&[]);
@@ -93,14 +93,14 @@ fn each_filter_takes_what_it_says_and_all_of_it() {
         .map(|case| LiveTracer::start(&case.options.iter().map(String::as_str).collect::<Vec<_>>()))
         .collect();
     held.go();
-    let namespaces = counts(&held.book()["namespaces"]);
+    let namespaces = counts(&held.read_oracle()["namespaces"]);
     let all = all.end();
-    assert_whole(&all);
+    assert_complete(&all);
     let all = calls_in(&all, &namespaces);
     assert_eq!(all.len() as u64, total(&namespaces));
     for (FilterCase { options, wanted }, tracer) in cases.iter().zip(tracers) {
         let some = tracer.end();
-        assert_whole(&some);
+        assert_complete(&some);
         let accounting = &some.last().unwrap()["accounting"];
         assert_eq!(accounting["dropped"], 0, "{options:?}: {accounting}");
         assert!(number(&accounting["filtered"]) > 0, "{options:?}: {accounting}");
@@ -109,38 +109,38 @@ fn each_filter_takes_what_it_says_and_all_of_it() {
         assert!(!expected.is_empty(), "{options:?}: there is something to show");
         let shown: Vec<_> = calls_in(&some, &namespaces).iter().map(identity).collect();
         let (found, due) = (shown.len(), expected.len());
-        assert!(shown == expected, "{options:?}: {found} calls are shown, {due} are due");
+        assert!(shown == expected, "{options:?}: {found} calls are shown, {due} are expected");
     }
 }
 
 #[test]
-fn only_command_takes_the_command_and_all_its_descendants() {
+fn only_command_selects_the_command_and_its_descendants() {
     let (mut outside, _) = held();
     outside.go();
     let count = scaled(200);
     let churn = ["churn-processes", "--count", &count.to_string()];
-    let (lines, book) = lines(&["--only-command"], &churn);
-    outside.book();
-    assert_whole(&lines);
+    let (lines, oracle) = lines(&["--only-command"], &churn);
+    outside.read_oracle();
+    assert_complete(&lines);
     let calls = of_type(&lines, "ipc");
-    assert!(calls.iter().all(|line| line["process"]["exe"] == book["exe"]));
+    assert!(calls.iter().all(|line| line["process"]["exe"] == oracle["exe"]));
     assert_eq!(calls.len() as u64, count);
 }
 
 #[test]
-fn min_duration_drops_what_was_quick_and_what_has_no_duration() {
+fn min_duration_drops_short_and_non_blocking_calls() {
     let options = ["--only-command", "--min-duration", "100ms"];
-    let (lines, book) = lines(&options, &["blocked", "--op", "msgrcv", "--seconds", "0.2"]);
-    assert_whole(&lines);
+    let (lines, oracle) = lines(&options, &["blocked", "--op", "msgrcv", "--seconds", "0.2"]);
+    assert_complete(&lines);
     for line in of_type(&lines, "ipc") {
         assert!(number(&line["duration_ns"]) >= 100_000_000, "{line}");
     }
-    assert_eq!(calls_of(&lines, &book["tid"]).len(), 1);
+    assert_eq!(calls_of(&lines, &oracle["tid"]).len(), 1);
 }
 
 #[test]
-fn uid_takes_calls_of_a_user() {
-    // Users that nobody else is.
+fn uid_filter_selects_calls_of_a_user() {
+    // Users without other processes.
     let [wanted, other] = [54_321, 54_322];
     let live = LiveTracer::start(&["--uid", &wanted.to_string()]);
     let pids = [wanted, other].map(|uid| {
@@ -148,11 +148,11 @@ fn uid_takes_calls_of_a_user() {
         one_call.args(["workload", "one-call"]);
         let process = TestProcess::start(one_call);
         let pid = process.pid();
-        process.book();
+        process.read_oracle();
         pid
     });
     let lines = live.end();
-    assert_whole(&lines);
+    assert_complete(&lines);
     let calls = of_type(&lines, "ipc");
     let who: Vec<_> = calls.iter().map(|line| number(&line["process"]["pid"]) as u32).collect();
     assert_eq!(who, [pids[0]]);
@@ -160,7 +160,7 @@ fn uid_takes_calls_of_a_user() {
 }
 
 #[test]
-fn ipc_ns_takes_calls_on_an_object_of_the_namespace_from_elsewhere() {
+fn ipc_ns_filter_includes_foreign_calls_on_its_objects() {
     let home = ipc_ns_of(std::process::id());
     let live = LiveTracer::start(&["--ipc-ns", "self"]);
     let name = format!("/ipc-trace-filter-{}", std::process::id());
@@ -182,24 +182,24 @@ fn ipc_ns_takes_calls_on_an_object_of_the_namespace_from_elsewhere() {
     let calls = calls_of(&lines, &tid.into());
     let ops: Vec<_> = calls.iter().map(|line| line["op"].as_str().unwrap()).collect();
     assert_eq!(ops, ["mq_open", "mq_unlink", "mq_getsetattr"], "semget was elsewhere");
-    let carried = calls[2];
-    assert_ne!(carried["ipc_ns"]["inum"], home);
-    assert_eq!(carried["object"]["ipc_ns"]["inum"], home);
-    assert_eq!(carried["object"]["foreign"], true);
+    let foreign = calls[2];
+    assert_ne!(foreign["ipc_ns"]["inum"], home);
+    assert_eq!(foreign["object"]["ipc_ns"]["inum"], home);
+    assert_eq!(foreign["object"]["foreign"], true);
 }
 
 #[test]
-fn a_report_on_a_namespace_has_of_a_thread_of_another_one_only_what_it_did_to_objects_there() {
+fn report_on_a_namespace_has_only_foreign_calls_on_its_objects() {
     let mut program = TestProcess::start(workload(&["two-namespaces"]));
     let first: Value = serde_json::from_str(&program.line()).unwrap();
     let report = ReportTracer::start(&["--ipc-ns", &number(&first["x"]).to_string()]);
     program.go();
-    let book = program.book();
+    let oracle = program.read_oracle();
     let report = report.end();
     assert_balanced(&report["accounting"]);
-    let mut expected = counts(&book["namespaces"]);
+    let mut expected = counts(&oracle["namespaces"]);
     for (inum, ops) in &mut expected {
-        ops.retain(|op, _| *inum == number(&book["x"]) || op == "mq_send");
+        ops.retain(|op, _| *inum == number(&oracle["x"]) || op == "mq_send");
     }
     assert_eq!(restricted(counts(&report["namespaces"]), &expected), expected);
 }

@@ -1,4 +1,4 @@
-//! An unprivileged user who has the tracer told of the same things again and again keeps it from nothing.
+//! An unprivileged user who floods the tracer's control ring hides nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,45 +9,45 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    book::assert_balanced,
+    invariants::assert_balanced,
     tracer::{
         LiveTracer, TestProcess, list, number, of_type, program, report, scaled, text, tracer,
         workload, xtask,
     },
 };
 
-/// What a run is about: what an attacker would hide.
-struct Acts {
+/// A run with activity that an attacker might want to hide.
+struct FloodRun {
     lines: Vec<Value>,
-    /// Who makes a thousand namespaces
+    /// The process that creates a thousand namespaces
     maker: u32,
-    /// Who sends to a queue of another namespace, and takes what it sent, a thousand times
+    /// The thread that sends to a queue of another namespace, and receives what it sent, a thousand times
     sender: Value,
 }
 
-/// Makes namespaces, sends to a foreign queue and plays the scenarios, all at the same time.
-fn act(flood: Option<&str>) -> Acts {
+/// Creates namespaces, sends to a foreign queue and runs the scenarios, all at the same time.
+fn run_with(flood: Option<&str>) -> FloodRun {
     let live = LiveTracer::start_without_calls(&[]);
     let seconds = scaled(6).max(3).to_string();
     let flood = flood
         .map(|kind| TestProcess::start(workload(&["control-flood", kind, "--seconds", &seconds])));
     let sends = TestProcess::start(workload(&["foreign-sends", "--pause-ms", "1"]));
-    let births = TestProcess::start(workload(&["churn-namespaces", "--count", "1000"]));
-    let maker = births.pid();
+    let creations = TestProcess::start(workload(&["churn-namespaces", "--count", "1000"]));
+    let maker = creations.pid();
     let mut scenarios = Command::new(xtask());
     scenarios.args(["scenarios", "--unseen"]).env("IPC_TRACE_BIN", program().get_program());
-    let played = scenarios.output().unwrap();
-    assert!(played.status.success(), "{}", text(&played.stderr));
-    births.book();
-    let sender = sends.book()["tid"].clone();
+    let ran = scenarios.output().unwrap();
+    assert!(ran.status.success(), "{}", text(&ran.stderr));
+    creations.read_oracle();
+    let sender = sends.read_oracle()["tid"].clone();
     if let Some(flood) = flood {
-        flood.book();
+        flood.read_oracle();
     }
-    Acts { lines: live.end(), maker, sender }
+    FloodRun { lines: live.end(), maker, sender }
 }
 
-impl Acts {
-    /// Findings by class, of those that rest on no call that could be lost.
+impl FloodRun {
+    /// The number of findings by class, of classes that do not depend on calls that could be lost.
     fn findings(&self) -> BTreeMap<&str, usize> {
         let mut ids: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
         for one in of_type(&self.lines, "finding") {
@@ -68,9 +68,9 @@ impl Acts {
             .map(|one| &one["process"])
             .collect();
         let by_maker = created.iter().filter(|one| one["pid"] == self.maker).count();
-        // Of those it was not told who that is.
-        let by_nobody = created.iter().filter(|one| one.is_null()).count();
-        assert!(by_maker <= 1000 && by_maker + by_nobody >= 1000, "{by_maker}, {by_nobody}");
+        // Their creator is unknown.
+        let by_unknown = created.iter().filter(|one| one.is_null()).count();
+        assert!(by_maker <= 1000 && by_maker + by_unknown >= 1000, "{by_maker}, {by_unknown}");
         let mut of_sender = of_type(&self.lines, "finding")
             .into_iter()
             .filter(|one| one["subject"]["process"]["tid"] == self.sender);
@@ -83,44 +83,45 @@ impl Acts {
 }
 
 #[test]
-fn births_and_findings_are_the_same_in_a_flood() {
-    let quiet = act(None);
+fn creations_and_findings_survive_a_control_flood() {
+    let quiet = run_with(None);
     quiet.check();
     let expected = quiet.findings();
     assert_eq!(expected.len(), 5, "{expected:?}");
     for kind in ["queues", "processes", "contexts"] {
-        let acts = act(Some(kind));
-        println!("{kind}: {}", acts.lines.last().unwrap()["accounting"]);
-        acts.check();
-        // Who has ended when it is looked at may be told of, too, with little confidence.
-        let found = acts.findings();
+        let run = run_with(Some(kind));
+        println!("{kind}: {}", run.lines.last().unwrap()["accounting"]);
+        run.check();
+        // A process that has ended before its inspection may be reported, too, with low confidence.
+        let found = run.findings();
         let is_there = |(class, count): (&&str, &usize)| found.get(class) >= Some(count);
         assert!(expected.iter().all(is_there), "{kind}: {expected:?}, but {found:?}");
     }
 }
 
-/// Names of queues by their numbers' lowest bits are kept in one place: they are told once each.
+/// Two queues whose inode numbers have equal low bits share a cache slot: each name is emitted once.
 #[test]
-fn a_queue_is_named_once() {
+fn queue_name_is_emitted_once() {
     let live = LiveTracer::start_without_calls(&[]);
-    let book = TestProcess::start(workload(&["control-flood", "queues", "--seconds", "1"])).book();
+    let oracle =
+        TestProcess::start(workload(&["control-flood", "queues", "--seconds", "1"])).read_oracle();
     let lines = live.end();
     let accounting = &lines.last().unwrap()["accounting"];
-    let sum = |fact: &str| list(&book[fact]).iter().map(number).sum::<u64>();
+    let sum = |fact: &str| list(&oracle[fact]).iter().map(number).sum::<u64>();
     let (rounds, queues) = (sum("rounds"), sum("queues"));
-    // Where the other ring is full, that each is made and unlinked is told there, too.
+    // When the other ring is full, creations and removals are sent on the control ring, too.
     let others = number(&accounting["control"]["emitted"]).saturating_sub(3 * queues);
     assert!(rounds > 0 && others < 100 + rounds / 10, "{others} of {rounds} calls, {accounting}");
 }
 
-/// Entries of a cache of queues, which CPUs write and read at the same time, are never two queues' at once: else a
+/// CPUs write and read the entries of the queue cache at the same time. An entry never mixes two queues: otherwise a
 /// call would be taken for one on another namespace's queue.
 #[test]
-fn queues_that_share_a_place_are_never_mixed_up() {
+fn colliding_queue_cache_entries_are_never_mixed_up() {
     let queues = scaled(4096).max(256).to_string();
     let words = ["queue-cache", "--queues", &queues, "--seconds", "5"];
-    let (report, book) = report(&["--op", "mq_getsetattr"], &words);
-    for caller in list(&book["callers"]) {
+    let (report, oracle) = report(&["--op", "mq_getsetattr"], &words);
+    for caller in list(&oracle["callers"]) {
         let mut namespaces = list(&report["namespaces"]).iter();
         let ns = namespaces.find(|ns| ns["inum"] == caller["inum"]).unwrap();
         assert_eq!(ns["ops"]["mq_getsetattr"]["calls"], caller["calls"], "{ns}");
@@ -131,25 +132,26 @@ fn queues_that_share_a_place_are_never_mixed_up() {
 }
 
 #[test]
-fn who_reads_slowly_costs_calls_in_its_own_queue_and_nothing_else() {
+fn slow_reader_loses_calls_of_its_own_queue_only() {
     let count = scaled(20_000).to_string();
     let mut command = tracer("live");
     command.args(["-o", "json", "--only-command", "--"]).arg(xtask());
     command.args(["workload", "churn-namespaces", "--count", &count]);
     let mut tracer =
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the tracer runs");
-    // COMMAND has said what it made when it ends, and nobody has read a line.
+    // COMMAND prints its oracle when it ends, and no line has been read until then.
     let mut messages = BufReader::new(tracer.stderr.take().unwrap());
     messages.read_line(&mut String::new()).unwrap();
     let lines = BufReader::new(tracer.stdout.take().unwrap()).lines();
-    let (mut calls, mut last, mut told) = (0, String::new(), (0, 0));
+    let (mut calls, mut last, mut reported) = (0, String::new(), (0, 0));
     for line in lines {
         let line = line.unwrap();
         calls += u64::from(line.contains("\"type\":\"ipc\""));
         if line.contains("\"type\":\"loss\"") {
             let loss: Value = serde_json::from_str(&line).unwrap();
             assert_eq!((&loss["sink"], &loss["seq"]), (&"json".into(), &Value::Null), "{line}");
-            told = (told.0 + number(&loss["dropped"]), told.1 + number(&loss["lost_other"]));
+            reported =
+                (reported.0 + number(&loss["dropped"]), reported.1 + number(&loss["lost_other"]));
         }
         last = line;
     }
@@ -161,7 +163,7 @@ fn who_reads_slowly_costs_calls_in_its_own_queue_and_nothing_else() {
     let [written, filtered, lost, lost_other] =
         ["written", "filtered", "lost", "lost_other"].map(|name| number(&sink[name]));
     assert_eq!(number(&accounting["delivered"]), written + filtered + lost, "{accounting}");
-    assert_eq!((written, (lost, lost_other)), (calls, told), "{accounting}");
-    // Calls alone, as long as there are any: where long paths make lines longer, there may be none left.
+    assert_eq!((written, (lost, lost_other)), (calls, reported), "{accounting}");
+    // Other records are lost only when no calls are left to drop, as with long paths, which make lines longer.
     assert!(lost_other == 0 || lost > written, "{accounting}");
 }

@@ -1,4 +1,4 @@
-//! Records that were lost: what there is is known again soon, and the rest of the run is as if nothing had been.
+//! Lost records: the tracer resynchronises its state, and the rest of the run is not affected.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,11 +6,11 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::{
-    book::assert_balanced,
+    invariants::assert_balanced,
     tracer::{LiveTracer, TestProcess, ipc_ns_of, list, number, of_type, program, text, workload},
 };
 
-/// Objects of a namespace: by kind, what tells them.
+/// Objects of a namespace: kind, and id or name.
 type ObjectTags = BTreeSet<(String, String)>;
 
 fn named(object: &Value) -> (String, String) {
@@ -18,7 +18,7 @@ fn named(object: &Value) -> (String, String) {
     (object["kind"].to_string(), by.to_string())
 }
 
-/// What lives after all lines: objects by the number of their namespace.
+/// The objects that exist after all lines, by the inode number of their namespace.
 fn living(lines: &[Value]) -> BTreeMap<u64, ObjectTags> {
     let mut all: BTreeMap<u64, ObjectTags> = BTreeMap::new();
     for line in lines {
@@ -38,7 +38,7 @@ fn living(lines: &[Value]) -> BTreeMap<u64, ObjectTags> {
     all
 }
 
-/// The same, as it is.
+/// The objects of a namespace that exist now, from `ls`.
 fn existing(inum: u64) -> ObjectTags {
     let output = program().args(["ls", "-o", "json", &inum.to_string()]).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
@@ -47,42 +47,42 @@ fn existing(inum: u64) -> ObjectTags {
 }
 
 /// Namespaces with objects, and the processes that keep them.
-fn crowd() -> (TestProcess, Vec<u64>) {
-    let words = ["crowd", "--namespaces", "3", "--processes", "2", "--objects", "40"];
-    let mut crowd = TestProcess::start(workload(&words));
-    let book: Value = serde_json::from_str(&crowd.line()).unwrap();
-    let inums = list(&book["founders"]).iter().map(|pid| ipc_ns_of(number(pid) as u32)).collect();
-    (crowd, inums)
+fn many_namespaces() -> (TestProcess, Vec<u64>) {
+    let words = ["many-namespaces", "--namespaces", "3", "--processes", "2", "--objects", "40"];
+    let mut process = TestProcess::start(workload(&words));
+    let oracle: Value = serde_json::from_str(&process.line()).unwrap();
+    let inums = list(&oracle["founders"]).iter().map(|pid| ipc_ns_of(number(pid) as u32)).collect();
+    (process, inums)
 }
 
-/// More changes of objects than there is room for on the control ring: each is told of there, as the other one is full.
+/// Changes more objects than the control ring holds: each change is sent there, as the other ring is full.
 fn flood() {
-    TestProcess::start(workload(&["control-flood", "objects", "--seconds", "3"])).book();
+    TestProcess::start(workload(&["control-flood", "objects", "--seconds", "3"])).read_oracle();
 }
 
 #[test]
-fn what_lives_is_known_again_after_a_loss() {
+fn state_is_resynchronised_after_a_loss() {
     let mut live = LiveTracer::start(&["--ring-bytes", "4096"]);
-    let (before, first) = crowd();
-    let told = |line: &Value| line["type"] == "namespace" && line["event"] == "created";
-    live.wait_for(|line| told(line) && line["ipc_ns"]["inum"] == first[2]);
+    let (before, first) = many_namespaces();
+    let is_created = |line: &Value| line["type"] == "namespace" && line["event"] == "created";
+    live.wait_for(|line| is_created(line) && line["ipc_ns"]["inum"] == first[2]);
     live.signal(Signal::SIGSTOP);
     flood();
-    // One crowd comes, the other one goes, and nobody sees it.
-    let (during, second) = crowd();
-    let (status, _, complaints) = before.join();
-    assert!(status.success(), "{status}: {complaints}");
+    // Some namespaces are created and others destroyed while the tracer is stopped.
+    let (during, second) = many_namespaces();
+    let (status, _, stderr) = before.join();
+    assert!(status.success(), "{status}: {stderr}");
     live.signal(Signal::SIGCONT);
     let resync = live.wait_for(|line| line["type"] == "resync" && line["complete"] == true);
     assert!(number(&resync["objects"]["appeared"]) > 0, "{resync}");
-    let (after, third) = crowd();
-    live.wait_for(|line| told(line) && line["ipc_ns"]["inum"] == third[2]);
+    let (after, third) = many_namespaces();
+    live.wait_for(|line| is_created(line) && line["ipc_ns"]["inum"] == third[2]);
     let expected: Vec<(u64, ObjectTags)> =
         second.iter().chain(&third).map(|inum| (*inum, existing(*inum))).collect();
     let lines = live.end();
     for beside in [during, after] {
-        let (status, _, complaints) = beside.join();
-        assert!(status.success(), "{status}: {complaints}");
+        let (status, _, stderr) = beside.join();
+        assert!(status.success(), "{status}: {stderr}");
     }
     let living = living(&lines);
     for (inum, objects) in &expected {
@@ -92,7 +92,7 @@ fn what_lives_is_known_again_after_a_loss() {
     for inum in first.iter().filter(|inum| !second.contains(inum) && !third.contains(inum)) {
         assert!(living.get(inum).is_none_or(BTreeSet::is_empty), "{inum}");
     }
-    // What is made afterwards is told of as ever: by whom, and for sure.
+    // Later creations are reported as usual, with their creator.
     let made_after = of_type(&lines, "object").into_iter().filter(|line| {
         third.contains(&line["ipc_ns"]["inum"].as_u64().unwrap())
             && line["seq"].as_u64() > resync["seq"].as_u64()

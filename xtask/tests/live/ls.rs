@@ -1,4 +1,4 @@
-//! `ls`: what exists, held against what workloads know of it from inside, and against lsns and ipcs.
+//! `ls`: what exists, compared with the workloads' view from inside, and with lsns and ipcs.
 
 mod untrusted;
 
@@ -10,7 +10,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    book::assert_valid,
+    invariants::assert_valid,
     tracer::{
         TestProcess, as_user, eventually, ipc_ns_of, list, number, program, scaled, text, workload,
     },
@@ -28,11 +28,11 @@ fn ls_json(arguments: &[&str]) -> Value {
     ls
 }
 
-/// The workload `hold`, and its report.
-fn hold() -> (TestProcess, Value) {
-    let mut hold = TestProcess::start(workload(&["hold"]));
-    let report = serde_json::from_str(&hold.line()).unwrap();
-    (hold, report)
+/// The workload `ns-holders`, and its report.
+fn start_ns_holders() -> (TestProcess, Value) {
+    let mut ns_holders = TestProcess::start(workload(&["ns-holders"]));
+    let report = serde_json::from_str(&ns_holders.line()).unwrap();
+    (ns_holders, report)
 }
 
 #[track_caller]
@@ -109,7 +109,7 @@ fn expected(kind: &str, row: &BTreeMap<String, i64>) -> Value {
     object
 }
 
-/// The objects of `found` are those that were seen from inside.
+/// The objects of `found` are those in the view from inside.
 fn assert_same_objects(found: &Value, seen: &Value) {
     for kind in ["shm", "sem", "msg"] {
         let expected: Vec<_> = rows(&seen[kind]).iter().map(|row| expected(kind, row)).collect();
@@ -133,8 +133,8 @@ fn shown(name: &Value) -> String {
 }
 
 #[test]
-fn ls_shows_what_is_to_be_seen_from_inside() {
-    let (hold, report) = hold();
+fn ls_matches_the_view_from_inside() {
+    let (ns_holders, report) = start_ns_holders();
     let ls = ls_json(&[]);
     assert_eq!(ls["complete"], true, "{ls:#}");
     for label in ["descriptor", "mount", "member", "thread"] {
@@ -180,17 +180,17 @@ fn ls_shows_what_is_to_be_seen_from_inside() {
         assert!(full.contains("! queues_max: 3 of 3 (100 %)"), "{full}");
         assert!(!full.contains('\u{1b}'), "{full}");
     }
-    end(hold);
+    end(ns_holders);
 }
 
-fn end(hold: TestProcess) {
-    let (status, _, complaints) = hold.join();
-    assert!(status.success(), "{status}: {complaints}");
+fn end(process: TestProcess) {
+    let (status, _, stderr) = process.join();
+    assert!(status.success(), "{status}: {stderr}");
 }
 
 #[test]
-fn ls_says_who_holds_a_namespace_that_no_process_is_in() {
-    let (hold, report) = hold();
+fn ls_lists_holders_of_a_namespace_without_processes() {
+    let (ns_holders, report) = start_ns_holders();
     let ls = ls_json(&[]);
     let of = |label: &str| namespace(&ls, &held(&report, label)["inum"]);
     let pid = &report["pid"];
@@ -217,8 +217,8 @@ fn ls_says_who_holds_a_namespace_that_no_process_is_in() {
     let [sysvipc] = &by(of("sysvipc"), "descriptor")[..] else { panic!("{ls:#}") };
     assert_has(sysvipc, &json!({"fd": report["fds"]["sysvipc"], "of": "sysvipc", "name": "sem"}));
 
-    // Where the kernel can't list mappings, and not all objects can be seen, it can't be told whose
-    // they are.
+    // Where the kernel can't list mappings, and not all objects are visible, their namespace is
+    // unknown.
     let mapping = of("mapping");
     let mappings = by(mapping, "mapping");
     for mapping in &mappings {
@@ -233,7 +233,7 @@ fn ls_says_who_holds_a_namespace_that_no_process_is_in() {
             assert_eq!(found["unseen"], json!([]));
             assert_same_objects(found, held(&report, label));
         } else {
-            // It exists, and what can't be seen of it is said.
+            // It exists, and `ls` lists what it can't see of it.
             let unseen = list(&found["unseen"]).iter().map(|one| one["what"].as_str().unwrap());
             let unseen: BTreeSet<_> = unseen.collect();
             assert_eq!(unseen, BTreeSet::from(["limits", "queues", "sysv"]), "{found:#}");
@@ -256,7 +256,7 @@ fn ls_says_who_holds_a_namespace_that_no_process_is_in() {
     // A process is in each namespace that one of its threads is in.
     let [process] = list(&of("thread")["processes"]) else { panic!("{ls:#}") };
     assert_has(process, &json!({"pid": pid, "threads": 1}));
-    end(hold);
+    end(ns_holders);
 }
 
 /// Lines of a program's output as words.
@@ -269,7 +269,7 @@ fn words(command: &mut Command) -> Vec<Vec<String>> {
 
 #[test]
 fn ls_agrees_with_lsns_and_ipcs() {
-    let (hold, report) = hold();
+    let (ns_holders, report) = start_ns_holders();
     let lsns = || -> BTreeMap<u64, u64> {
         let lines = words(Command::new("lsns").args(["-n", "-t", "ipc", "-o", "NS,NPROCS"]));
         let number = |text: &String| text.parse().unwrap();
@@ -328,12 +328,12 @@ fn ls_agrees_with_lsns_and_ipcs() {
             assert_eq!(amount.to_string(), row[4]);
         }
     }
-    end(hold);
+    end(ns_holders);
 }
 
 #[test]
 fn ls_keeps_nothing_alive() {
-    let (hold, report) = hold();
+    let (ns_holders, report) = start_ns_holders();
     let mut keys: BTreeSet<String> = BTreeSet::new();
     for kind in ["shm", "sem"] {
         for held in list(&report["held"]) {
@@ -348,8 +348,8 @@ fn ls_keeps_nothing_alive() {
         objects.filter(|object| keys.contains(object["key"].as_str().unwrap_or(""))).count()
     };
     assert!(there(&ls) >= 3, "{ls:#}");
-    end(hold);
-    // Numbers are given out again, keys are not; a namespace is taken down by a kernel worker.
+    end(ns_holders);
+    // Inode numbers are reused, keys are not; a kernel worker destroys a namespace.
     let numbers: BTreeSet<u64> =
         list(&report["held"]).iter().map(|held| number(&held["inum"])).collect();
     assert!(eventually(|| {
@@ -362,26 +362,26 @@ fn ls_keeps_nothing_alive() {
 }
 
 #[test]
-fn ls_is_whole_however_much_there_is() {
+fn ls_is_complete_with_many_namespaces() {
     let (namespaces, processes, objects) = (scaled(500), 10, 25);
     let words = [
-        "crowd".to_owned(),
+        "many-namespaces".to_owned(),
         format!("--namespaces={namespaces}"),
         format!("--processes={processes}"),
         format!("--objects={objects}"),
     ];
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let mut crowd = TestProcess::start(workload(&words));
-    let report: Value = serde_json::from_str(&crowd.line()).unwrap();
+    let mut process = TestProcess::start(workload(&words));
+    let report: Value = serde_json::from_str(&process.line()).unwrap();
     let inums: BTreeSet<u64> =
         list(&report["founders"]).iter().map(|pid| ipc_ns_of(number(pid) as u32)).collect();
     assert_eq!(inums.len() as u64, namespaces);
     let ls = ls_json(&[]);
-    let crowded = list(&ls["namespaces"]).iter().filter(|ns| inums.contains(&number(&ns["inum"])));
+    let ours = list(&ls["namespaces"]).iter().filter(|ns| inums.contains(&number(&ns["inum"])));
     let mut found = 0;
-    for namespace in crowded {
+    for namespace in ours {
         found += 1;
-        // Another tracer may be looking into it, too.
+        // Another tracer may be inspecting it, too.
         let founders = list(&namespace["processes"]).iter().filter(|one| one["comm"] == "founder");
         assert_eq!(founders.count(), processes, "{namespace:#}");
         assert_eq!(list(&namespace["objects"]).len(), 4 * objects, "{namespace:#}");
@@ -401,12 +401,12 @@ fn ls_is_whole_however_much_there_is() {
     let shown = program().arg("ls").output().unwrap();
     let shown = text(&shown.stdout);
     assert!(inums.iter().all(|inum| shown.contains(&inum.to_string())), "{shown}");
-    end(crowd);
+    end(process);
 }
 
 #[test]
-fn ls_shows_nobody_what_there_is_and_says_what_is_missing() {
-    let (hold, report) = hold();
+fn ls_without_privileges_reports_what_is_missing() {
+    let (ns_holders, report) = start_ns_holders();
     let mut nobody = as_user(program().get_program(), 65_534);
     let output = nobody.args(["ls", "-o", "json"]).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
@@ -427,11 +427,11 @@ fn ls_shows_nobody_what_there_is_and_says_what_is_missing() {
     let output = as_user(program().get_program(), 65_534).args(["ls", &inum]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("can't be seen by this user"));
-    end(hold);
+    end(ns_holders);
 }
 
 #[test]
-fn ls_tells_what_the_user_got_wrong() {
+fn ls_reports_bad_arguments() {
     let run = |argument: &str| {
         let output = program().args(["ls", argument]).output().unwrap();
         (output.status.code(), text(&output.stderr))
@@ -445,8 +445,8 @@ fn ls_tells_what_the_user_got_wrong() {
 }
 
 #[test]
-fn ls_reads_proc_where_the_kernel_side_can_not_be_had() {
-    let (hold, report) = hold();
+fn ls_reads_proc_without_ebpf_programs() {
+    let (ns_holders, report) = start_ns_holders();
     let output = program().args(["ls", "-o", "json", "--btf", "/dev/null"]).output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     assert!(text(&output.stderr).contains("/dev/null"), "{}", text(&output.stderr));
@@ -478,5 +478,5 @@ fn ls_reads_proc_where_the_kernel_side_can_not_be_had() {
         panic!("{ls:#}")
     };
     assert_has(process, &json!({"pid": report["pid"], "threads": 1}));
-    end(hold);
+    end(ns_holders);
 }

@@ -1,44 +1,47 @@
-//! Tests with real programs in the running kernel, against workloads that keep books of their own.
+//! Tests with real programs in the running kernel. Workloads count what they do: that is the oracle.
 //!
-//! | module | what it holds the tracer to |
+//! | module | what it tests |
 //! | --- | --- |
 //! | [`budget`] | how large the kernel's programs may be |
-//! | [`counts`] | reports: every call counted, also when the ring runs over |
-//! | [`lines`] | lines: each call once, with its result, its time, its end |
-//! | [`losses`] | what is known after records were lost |
-//! | [`floods`] | what is known while others have the tracer told of the same things again and again |
+//! | [`counts`] | reports: every call is counted, even when the ring overflows |
+//! | [`live_output`] | lines: each call once, with its result, duration and end |
+//! | [`losses`] | resynchronisation after lost records |
+//! | [`floods`] | floods of the control ring by an unprivileged user |
 //! | [`args`] | the arguments of every operation, by every route |
-//! | [`namespaces`] | births, moves and ends of namespaces; queues carried between them |
-//! | [`objects`] | lives of objects: what there was, who made and left what |
-//! | [`preemption`] | calls and births of threads that are preempted everywhere, beside neighbours that use BPF maps |
-//! | [`processes`] | who called, also of processes that live a millisecond or bear hostile names |
-//! | [`containers`] | in which container: moved threads, real Docker |
-//! | [`scenarios`] | what is found of access across namespaces, and what is not |
-//! | [`seam`] | whether what the engine is fed with tells the same to a process that has nothing else |
-//! | [`filters`] | what each filter lets through, and that the rest is accounted for |
-//! | [`policy`] | what a policy makes of findings |
-//! | [`bad_input`] | what the user got wrong |
-//! | [`bad_days`] | full disks, closed pipes, signals, stuck readers |
-//! | [`doctor`] | what is said of this host and user |
-//! | [`strace`] | what strace sees of the same commands, call by call |
-//! | [`ls`] | what exists, without tracing |
-//! | [`traces_left`] | what is left in the kernel and on disk afterwards: nothing |
+//! | [`namespaces`] | creation, moves and destruction of namespaces; queues that are used from others |
+//! | [`objects`] | objects: creation, removal, creators and leaks |
+//! | [`preemption`] | calls and creations of threads that are preempted everywhere, beside neighbours that use BPF maps |
+//! | [`processes`] | callers, even those that live a millisecond or have hostile names |
+//! | [`containers`] | containers of calls: moved threads, real Docker and Podman |
+//! | [`scenarios`] | findings of access across namespaces |
+//! | [`seam`] | replay: the same inputs lead to the same output in a process without rights |
+//! | [`filters`] | what each filter selects, and that the rest is accounted for |
+//! | [`policy`] | what a policy does to findings |
+//! | [`cli_errors`] | user errors |
+//! | [`io_failures`] | full disks, closed pipes, signals, stuck readers |
+//! | [`doctor`] | `doctor` for this host and user |
+//! | [`documents`] | that the commands in the documents run, and what completions and man pages offer |
+//! | [`strace`] | comparison with strace, call by call |
+//! | [`ls`] | `ls`: what exists, without tracing |
+//! | [`cleanup`] | nothing is left in the kernel and on disk afterwards |
 //!
-//! They need root, `/proc`, `/sys` and `/bin/sh`, and nothing else of the machine but the programs
-//! that [`strace`], [`ls`] and [`containers`] run: they also run in virtual machines that have nothing else. No test
-//! measures time; those that wait, wait for something.
+//! They need root, `/proc`, `/sys`, `/bin/sh` and the programs that [`strace`], [`ls`] and [`containers`] run, and
+//! nothing else: they also run in virtual machines without anything else. No test measures time; those that wait,
+//! wait for an event.
 
 mod args;
-mod bad_days;
-mod bad_input;
-mod book;
 mod budget;
+mod cleanup;
+mod cli_errors;
 mod containers;
 mod counts;
 mod doctor;
+mod documents;
 mod filters;
 mod floods;
-mod lines;
+mod invariants;
+mod io_failures;
+mod live_output;
 mod losses;
 mod ls;
 mod namespaces;
@@ -50,4 +53,3 @@ mod scenarios;
 mod seam;
 mod strace;
 mod tracer;
-mod traces_left;

@@ -1,19 +1,19 @@
-//! Lives and moves: births, who enters what from where, ends, and queues that are carried along.
+//! Namespaces: creation, entering, destruction, and queues that are used from other namespaces.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
 use crate::{
-    book::{assert_valid, assert_whole},
+    invariants::{assert_complete, assert_valid},
     tracer::{
         LargeTids, LiveTracer, TestProcess, calls_of, lines, list, number, of_type, report, scaled,
         workload,
     },
 };
 
-/// A namespace line as event, namespace, where from.
-fn told(line: &Value) -> (&str, &Value, &Value) {
+/// A namespace line as event, namespace, and source namespace.
+fn summarize(line: &Value) -> (&str, &Value, &Value) {
     (line["event"].as_str().unwrap(), &line["ipc_ns"]["inum"], &line["from"]["inum"])
 }
 
@@ -24,18 +24,18 @@ fn moves_of<'a>(lines: &'a [Value], tid: &Value) -> Vec<&'a Value> {
 }
 
 #[test]
-fn births_and_moves_say_who_went_from_where_to_where() {
-    let (lines, book) = lines(&["--only-command"], &["setns-walk"]);
-    let events = list(&book["events"]);
+fn creations_and_moves_have_process_source_and_target() {
+    let (lines, oracle) = lines(&["--only-command"], &["ns-transitions"]);
+    let events = list(&oracle["events"]);
     let mut threads: BTreeMap<u64, Vec<&Value>> = BTreeMap::new();
     for event in events {
         threads.entry(number(&event["tid"])).or_default().push(event);
     }
-    assert!(threads.len() >= 4, "{book}");
+    assert!(threads.len() >= 4, "{oracle}");
     for (tid, events) in threads {
         let moves = moves_of(&lines, &json!(tid));
-        let told: Vec<_> = moves.iter().map(|line| told(line)).collect();
-        let cloned = told.len() == 1;
+        let reported: Vec<_> = moves.iter().map(|line| summarize(line)).collect();
+        let cloned = reported.len() == 1;
         let mut expected = Vec::new();
         for event in events {
             if !cloned {
@@ -46,9 +46,9 @@ fn births_and_moves_say_who_went_from_where_to_where() {
             }
             expected.push(("entered", &event["to"], &event["from"]));
         }
-        assert_eq!(told, expected, "{tid}");
+        assert_eq!(reported, expected, "{tid}");
     }
-    // The one that was born in a new namespace did not make it: its parent did.
+    // The process that was cloned into a new namespace did not create it: its parent did.
     let cloned = events.last().unwrap();
     let made = of_type(&lines, "namespace")
         .into_iter()
@@ -59,82 +59,82 @@ fn births_and_moves_say_who_went_from_where_to_where() {
 }
 
 #[test]
-fn a_namespace_is_the_same_life_wherever_it_is_named() {
-    let (lines, book) = lines(&["--only-command"], &["setns-walk"]);
-    let mut lives: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
+fn namespace_has_the_same_generation_everywhere() {
+    let (lines, oracle) = lines(&["--only-command"], &["ns-transitions"]);
+    let mut generations: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
     let mine: BTreeSet<u64> =
-        list(&book["namespaces"]).iter().map(|ns| number(&ns["inum"])).collect();
+        list(&oracle["namespaces"]).iter().map(|ns| number(&ns["inum"])).collect();
     for line in &lines {
         for ns in [&line["ipc_ns"], &line["from"], &line["object"]["ipc_ns"]] {
             if let Some(inum) = ns["inum"].as_u64().filter(|inum| mine.contains(inum)) {
-                lives.entry(inum).or_default().insert(number(&ns["gen"]));
+                generations.entry(inum).or_default().insert(number(&ns["gen"]));
             }
         }
     }
-    assert_eq!(lives.keys().copied().collect::<BTreeSet<_>>(), mine);
-    // The number of a namespace that is left for good may be given out again, within the walk.
-    let births = |inum: u64| {
+    assert_eq!(generations.keys().copied().collect::<BTreeSet<_>>(), mine);
+    // The inode number of a destroyed namespace may be reused within the workload.
+    let creations = |inum: u64| {
         let made = |event: &&Value| event["event"] == "created" && number(&event["to"]) == inum;
-        list(&book["events"]).iter().filter(made).count().max(1)
+        list(&oracle["events"]).iter().filter(made).count().max(1)
     };
-    for (inum, lives) in &lives {
-        assert_eq!(lives.len(), births(*inum), "{inum}: {lives:?}");
+    for (inum, generations) in &generations {
+        assert_eq!(generations.len(), creations(*inum), "{inum}: {generations:?}");
     }
 }
 
-/// Namespaces that are made one after the other by one thread, each with one call in it: the key
-/// says which.
+/// The first key of namespaces that one thread creates one after the other, with one call in each: the key
+/// identifies the namespace.
 const FIRST_KEY: u32 = 0x0c40_0000;
 
 #[test]
-fn each_life_of_a_number_has_its_own_calls() {
+fn each_generation_of_an_inum_has_its_own_calls() {
     let count = scaled(3000).to_string();
     let words = ["churn-namespaces", "--until-reused", "--count", &count];
-    let (lines, book) = lines(&["--only-command"], &words);
-    let made: Vec<_> = list(&book["namespaces"]).iter().map(|ns| &ns["inum"]).collect();
-    let moves = moves_of(&lines, &book["tid"]);
+    let (lines, oracle) = lines(&["--only-command"], &words);
+    let made: Vec<_> = list(&oracle["namespaces"]).iter().map(|ns| &ns["inum"]).collect();
+    let moves = moves_of(&lines, &oracle["tid"]);
     let created: Vec<_> = moves.iter().filter(|line| line["event"] == "created").collect();
-    let calls = calls_of(&lines, &book["tid"]);
+    let calls = calls_of(&lines, &oracle["tid"]);
     let mut semaphores = BTreeMap::new();
     for line in of_type(&lines, "object") {
-        if line["event"] == "created" && line["process"]["tid"] == book["tid"] {
+        if line["event"] == "created" && line["process"]["tid"] == oracle["tid"] {
             semaphores.insert(line["object"]["key"].as_str().unwrap(), &line["object"]);
         }
     }
     let all = (created.len(), calls.len(), semaphores.len());
     assert_eq!(all, (made.len(), made.len(), made.len()));
-    // Numbers are given out again at once, or this would prove nothing.
-    assert!(number(&book["distinct_inums"]) < made.len() as u64);
+    // Inode numbers are reused: otherwise this would prove nothing.
+    assert!(number(&oracle["distinct_inums"]) < made.len() as u64);
     let mut latest: BTreeMap<u64, u64> = BTreeMap::new();
     for (i, inum) in made.into_iter().enumerate() {
-        let (born, call) = (&created[i]["ipc_ns"], calls[i]);
-        assert_eq!(born["inum"], *inum);
-        assert_eq!(call["ipc_ns"], *born);
+        let (new, call) = (&created[i]["ipc_ns"], calls[i]);
+        assert_eq!(new["inum"], *inum);
+        assert_eq!(call["ipc_ns"], *new);
         let key = format!("{:#010x}", FIRST_KEY | i as u32);
         assert_eq!(call["args"]["key"], key);
         assert_eq!(semaphores[key.as_str()]["ipc_ns"], call["object"]["ipc_ns"]);
-        let life = number(&born["gen"]);
-        if let Some(before) = latest.insert(number(inum), life) {
-            assert!(life > before, "{born} after life {before}");
+        let generation = number(&new["gen"]);
+        if let Some(before) = latest.insert(number(inum), generation) {
+            assert!(generation > before, "{new} after generation {before}");
         }
     }
-    assert_whole(&lines);
+    assert_complete(&lines);
 }
 
 #[test]
-fn a_report_keeps_the_lives_of_a_number_apart() {
+fn report_separates_generations_of_an_inum() {
     let count = scaled(3000).to_string();
     let words = ["churn-namespaces", "--until-reused", "--count", &count];
-    let (report, book) = report(&["--only-command"], &words);
+    let (report, oracle) = report(&["--only-command"], &words);
     assert_eq!(report["folded"], Value::Null);
     let mine: Vec<_> = list(&report["namespaces"])
         .iter()
-        .filter(|ns| ns["created"]["process"]["tid"] == book["tid"])
+        .filter(|ns| ns["created"]["process"]["tid"] == oracle["tid"])
         .collect();
-    assert_eq!(mine.len(), list(&book["namespaces"]).len());
-    let lives: BTreeSet<_> =
+    assert_eq!(mine.len(), list(&oracle["namespaces"]).len());
+    let generations: BTreeSet<_> =
         mine.iter().map(|ns| (number(&ns["inum"]), number(&ns["gen"]))).collect();
-    assert_eq!(lives.len(), mine.len());
+    assert_eq!(generations.len(), mine.len());
     let mut keys = BTreeSet::new();
     for ns in mine {
         assert_eq!(ns["ops"]["semget"]["calls"], 1, "{ns}");
@@ -142,25 +142,27 @@ fn a_report_keeps_the_lives_of_a_number_apart() {
         assert_eq!(list(&ns["objects"]).len(), 1, "{ns}");
         keys.insert(ns["objects"][0]["key"].as_str().unwrap());
     }
-    assert_eq!(keys.len(), lives.len());
+    assert_eq!(keys.len(), generations.len());
 }
 
 #[test]
-fn the_end_of_each_namespace_is_noticed_once() {
+fn each_namespace_is_destroyed_once() {
     let mut live = LiveTracer::start(&[]);
     let count = scaled(300).to_string();
-    let book = TestProcess::start(workload(&["churn-namespaces", "--count", &count])).book();
+    let oracle =
+        TestProcess::start(workload(&["churn-namespaces", "--count", &count])).read_oracle();
     let mut open: BTreeSet<(u64, u64)> = BTreeSet::new();
     let mut made = 0;
-    let life = |line: &Value| (number(&line["ipc_ns"]["inum"]), number(&line["ipc_ns"]["gen"]));
-    while made < list(&book["namespaces"]).len() || !open.is_empty() {
+    let generation_of =
+        |line: &Value| (number(&line["ipc_ns"]["inum"]), number(&line["ipc_ns"]["gen"]));
+    while made < list(&oracle["namespaces"]).len() || !open.is_empty() {
         let line = live.wait_for(|line| line["type"] == "namespace");
-        if line["event"] == "created" && line["process"]["tid"] == book["tid"] {
-            assert!(open.insert(life(&line)), "{line}");
+        if line["event"] == "created" && line["process"]["tid"] == oracle["tid"] {
+            assert!(open.insert(generation_of(&line)), "{line}");
             made += 1;
         } else if line["event"] == "destroyed" {
-            open.remove(&life(&line));
-            assert_eq!(line["process"], Value::Null, "nobody can know who: {line}");
+            open.remove(&generation_of(&line));
+            assert_eq!(line["process"], Value::Null, "the process is unknown: {line}");
             assert!(line["before"].is_string(), "{line}");
         }
     }
@@ -168,23 +170,23 @@ fn the_end_of_each_namespace_is_noticed_once() {
     let ended: Vec<_> = of_type(&lines, "namespace")
         .into_iter()
         .filter(|line| line["event"] == "destroyed")
-        .map(life)
+        .map(generation_of)
         .collect();
-    assert_eq!(ended.iter().collect::<BTreeSet<_>>().len(), ended.len(), "each ends once");
+    assert_eq!(ended.iter().collect::<BTreeSet<_>>().len(), ended.len(), "each is destroyed once");
 }
 
 #[test]
-fn a_queue_belongs_to_the_namespace_it_was_made_in_also_when_that_is_dead() {
-    let (lines, book) = lines(&["--only-command"], &["carried-queue"]);
+fn queue_belongs_to_its_namespace_even_when_that_is_destroyed() {
+    let (lines, oracle) = lines(&["--only-command"], &["queue-fd-passing"]);
     let mut threads: BTreeMap<u64, Vec<&Value>> = BTreeMap::new();
-    for call in list(&book["calls"]) {
+    for call in list(&oracle["calls"]) {
         threads.entry(number(&call["tid"])).or_default().push(call);
     }
     assert_eq!(threads.len(), 2);
-    let life = |inum: &Value| {
+    let generation_of = |inum: &Value| {
         let of = |line: &&Value| line["event"] == "created" && line["ipc_ns"]["inum"] == *inum;
-        let born = lines.iter().find(of).unwrap();
-        json!({"inum": inum, "gen": born["ipc_ns"]["gen"]})
+        let created = lines.iter().find(of).unwrap();
+        json!({"inum": inum, "gen": created["ipc_ns"]["gen"]})
     };
     for (tid, log) in threads {
         let calls = calls_of(&lines, &json!(tid));
@@ -193,7 +195,7 @@ fn a_queue_belongs_to_the_namespace_it_was_made_in_also_when_that_is_dead() {
             assert_eq!((&line["op"], &line["ret"]), (&call["op"], &call["ret"]), "{line}");
             let object = &line["object"];
             let foreign = call["object_inum"] != call["caller_inum"];
-            assert_eq!(object["ipc_ns"], life(&call["object_inum"]), "{line}");
+            assert_eq!(object["ipc_ns"], generation_of(&call["object_inum"]), "{line}");
             assert_eq!(object["foreign"], foreign, "{line}");
             assert_eq!(object["ipc_ns_dead"] == true, call["object_alive"] == false, "{line}");
             assert_eq!(object["name"], "carried", "{line}");
@@ -202,14 +204,14 @@ fn a_queue_belongs_to_the_namespace_it_was_made_in_also_when_that_is_dead() {
 }
 
 #[test]
-fn each_namespace_is_told_of_beside_a_process_whose_number_has_the_same_low_half() {
+fn namespaces_are_reported_beside_a_process_with_a_colliding_pid() {
     let count = scaled(3000);
     let _large = LargeTids::allow();
-    // The neighbour's calls are filtered; what is made is always told.
-    let (lines, book) =
-        lines(&["--op", "shmdt"], &["colliding-births", "--count", &count.to_string()]);
+    // The neighbour's calls are filtered out; namespaces are always reported.
+    let (lines, oracle) =
+        lines(&["--op", "shmdt"], &["colliding-creations", "--count", &count.to_string()]);
     let made = of_type(&lines, "namespace").into_iter();
     let made = made.filter(|line| line["event"] == "created");
-    let made = made.filter(|line| line["process"]["tid"] == book["maker"]).count() as u64;
+    let made = made.filter(|line| line["process"]["tid"] == oracle["maker"]).count() as u64;
     assert_eq!(made, count);
 }

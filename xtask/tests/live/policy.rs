@@ -1,5 +1,5 @@
-//! What a policy makes of findings in a run: which are shown, as what, counted where, and what that
-//! means for the exit status.
+//! What a policy does to the findings of a run: which are shown, with which severity, where they are
+//! counted, and the exit status.
 
 use std::{fs, process::Output};
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::tracer::{calls_of, list, number, of_type, parse_lines, text, tracer, xtask};
 
-/// A policy, gone with it.
+/// A temporary policy file.
 struct PolicyFile(tempfile::NamedTempFile);
 
 impl PolicyFile {
@@ -18,19 +18,19 @@ impl PolicyFile {
         Self(file)
     }
 
-    /// A run of `live` or `report` over queues that are carried from one namespace to another.
-    fn judges(&self, mode: &str, options: &[&str]) -> Output {
+    /// A run of `live` or `report` over queues that are used from other namespaces.
+    fn run(&self, mode: &str, options: &[&str]) -> Output {
         let mut command = tracer(mode);
         command.arg("--policy").arg(self.0.path()).args(options).arg("--").arg(xtask());
-        command.args(["workload", "carried-queue"]).output().unwrap()
+        command.args(["workload", "queue-fd-passing"]).output().unwrap()
     }
 }
 
-const NOTHING: &str = "# Nothing is deliberate.\n";
+const NOTHING: &str = "# Nothing is allowed.\n";
 const MUTED: &str = "[[mute]]\nname = 'carried'\nreason = 'a test'\nclass = 'foreign-object'\n";
 const ALLOWED: &str = "[[allow]]\nname = 'carried'\nobject = { kind = 'mq', name = 'carried' }\n";
 
-/// What was found of queues that are reached from another namespace; other tests may be running.
+/// Findings of queues that are used from another namespace; other tests may be running.
 fn found(report: &Value) -> Vec<&Value> {
     let all = list(&report["findings"]).iter();
     all.filter(|one| one["class"] == "foreign-object" && one["object"]["name"] == "carried")
@@ -38,13 +38,13 @@ fn found(report: &Value) -> Vec<&Value> {
 }
 
 fn report(rules: &str, name: &str) -> Value {
-    let output = PolicyFile::new(name, rules).judges("report", &["-o", "json"]);
+    let output = PolicyFile::new(name, rules).run("report", &["-o", "json"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
 #[test]
-fn what_is_muted_is_counted_by_its_rule() {
+fn muted_findings_are_counted_by_rule() {
     let plain = report(NOTHING, "nothing");
     let all = found(&plain);
     assert!(!all.is_empty(), "{plain:#}");
@@ -59,7 +59,7 @@ fn what_is_muted_is_counted_by_its_rule() {
 }
 
 #[test]
-fn what_is_declared_is_info_and_names_its_rule() {
+fn allowed_findings_are_info_and_name_their_rule() {
     let report = report(ALLOWED, "allowed");
     let all = found(&report);
     assert!(!all.is_empty(), "{report:#}");
@@ -70,22 +70,22 @@ fn what_is_declared_is_info_and_names_its_rule() {
 }
 
 #[test]
-fn a_finding_fails_a_run_unless_it_is_declared_or_muted() {
+fn finding_fails_a_run_unless_allowed_or_muted() {
     let all = [&["--fail-on", "high"][..], &["--fail-on", "high", "-o", "json"]];
     for options in all {
-        let output = PolicyFile::new("fails", NOTHING).judges("live", options);
+        let output = PolicyFile::new("fails", NOTHING).run("live", options);
         assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
     }
-    // Of other tests nothing counts either.
+    // Findings of other tests are muted, too.
     let everything = "[[mute]]\nname = 'all'\nreason = 'a test'\nsubject = { user = [0, 65534] }\n";
-    let output = PolicyFile::new("passes", everything).judges("live", &["--fail-on", "high"]);
+    let output = PolicyFile::new("passes", everything).run("live", &["--fail-on", "high"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("muted by \"all\""), "{}", text(&output.stdout));
 }
 
 #[test]
-fn lines_have_what_the_report_has() {
-    let output = PolicyFile::new("lines", ALLOWED).judges("live", &["-o", "json"]);
+fn lines_and_report_apply_the_same_policy() {
+    let output = PolicyFile::new("lines", ALLOWED).run("live", &["-o", "json"]);
     let lines = parse_lines(&output.stdout);
     let all = of_type(&lines, "finding");
     let carried = all.iter().filter(|one| one["object"]["name"] == "carried").collect::<Vec<_>>();
@@ -93,7 +93,7 @@ fn lines_have_what_the_report_has() {
         carried.into_iter().partition(|one| one["object"]["name_from"] == "kernel");
     assert!(!own.is_empty(), "{}", text(&output.stdout));
     assert!(own.iter().all(|one| one["declared_by"] == "carried"));
-    // Of a lookup that failed there is only the name in the caller's memory.
+    // A failed lookup has only the name in the caller's memory.
     assert!(given.iter().all(|one| one["class"] == "probe-name" && one["declared_by"].is_null()));
     let mut ids: Vec<u64> =
         all.iter().filter(|one| one["new"] == true).map(|one| number(&one["id"])).collect();
@@ -103,9 +103,9 @@ fn lines_have_what_the_report_has() {
 }
 
 #[test]
-fn a_mistake_is_told_with_its_place_and_an_expired_rule_at_the_start() {
+fn policy_errors_have_a_position_and_expired_rules_warn() {
     let wrong = "[[mute]]\nname = 'n'\nreson = 'r'\n";
-    let output = PolicyFile::new("wrong", wrong).judges("live", &[]);
+    let output = PolicyFile::new("wrong", wrong).run("live", &[]);
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
@@ -113,51 +113,51 @@ fn a_mistake_is_told_with_its_place_and_an_expired_rule_at_the_start() {
         assert!(stderr.contains(word), "{word:?} is missing: {stderr}");
     }
     let old = format!("{ALLOWED}until = 2020-01-31\n");
-    let output = PolicyFile::new("old", &old).judges("report", &["-o", "json"]);
+    let output = PolicyFile::new("old", &old).run("report", &["-o", "json"]);
     let stderr = text(&output.stderr);
     assert!(output.status.success(), "{stderr}");
-    for word in ["warn", "holds no longer", "\"carried\"", "line 1", "2020-01-31"] {
+    for word in ["warn", "has expired", "\"carried\"", "line 1", "2020-01-31"] {
         assert!(stderr.contains(word), "{word:?} is missing: {stderr}");
     }
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(found(&report).iter().all(|one| one["severity"] == "high"), "{report:#}");
 }
 
-/// Rules that would suit the names which lie in memory when the calls of `false-name` are over.
+/// Rules that would match the names which memory has after the calls of `false-name`.
 const FALSE_NAMES: &str = "[[allow]]\nname = 'jobs'\nclass = ['foreign-object', 'foreign-mount']\n\
     object = { kind = 'mq', name = 'jobs-*' }\n[[mute]]\nname = 'muted jobs'\nreason = 'a test'\n\
     object = { kind = 'mq', name = 'jobs-*' }\n";
 
 #[test]
-fn a_rule_is_not_talked_into_allowing_a_queue_by_a_name_that_changes_while_it_is_opened() {
+fn rule_ignores_a_queue_name_that_changes_during_the_call() {
     let policy = PolicyFile::new("false-name", FALSE_NAMES);
     let mut command = tracer("live");
     command.args(["-o", "json", "--fail-on", "high", "--policy"]).arg(policy.0.path()).arg("--");
     let output = command.arg(xtask()).args(["workload", "false-name"]).output().unwrap();
-    let complaints = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(3), "{complaints}");
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
     let lines = parse_lines(&output.stdout);
-    let book = complaints.lines().rev().find(|line| line.starts_with("{\"namespaces\"")).unwrap();
-    let book: Value = serde_json::from_str(book).unwrap();
+    let oracle = stderr.lines().rev().find(|line| line.starts_with("{\"namespaces\"")).unwrap();
+    let oracle: Value = serde_json::from_str(oracle).unwrap();
 
-    for call in list(&book["calls"]) {
+    for call in list(&oracle["calls"]) {
         let calls = calls_of(&lines, &call["tid"]);
         let [line] = calls[..] else { panic!("{call} is not one line: {calls:?}") };
         assert_eq!((&line["op"], &line["ret"]), (&call["op"], &call["ret"]), "{line}");
         let (shown, from) = (&line["object"]["name"], &line["object"]["name_from"]);
-        // What nobody could read before the call may be shown, and says what it is.
+        // A name that could not be read before the call may be shown, and is marked as such.
         assert!(*shown == call["name"] || *from == "return", "{line}");
         assert!(line["args"]["name"] == call["name"] || line["args_from"] == "return", "{line}");
         if call["touched"] == true {
             assert_eq!(line["args_from"], "entry", "{line}");
         }
-        // Whatever is told of an object is of the one that it was.
+        // Lines about an object have its real name.
         let objects = of_type(&lines, "object").into_iter();
         let mut theirs = objects.filter(|line| line["process"]["tid"] == call["tid"]);
         assert!(theirs.all(|line| line["object"]["name"] == call["name"]), "{lines:#?}");
     }
     let found = of_type(&lines, "finding").into_iter();
-    let mine = |one: &&Value| one["subject"]["process"]["pid"] == book["pid"];
+    let mine = |one: &&Value| one["subject"]["process"]["pid"] == oracle["pid"];
     let found = found.filter(|one| one["class"] == "foreign-object").filter(mine);
     let mut names = Vec::new();
     for one in found.filter(|one| one["new"] == true) {
@@ -166,5 +166,5 @@ fn a_rule_is_not_talked_into_allowing_a_queue_by_a_name_that_changes_while_it_is
         names.push(one["object"]["name"].clone());
     }
     names.sort_by_key(|name| name.as_str().map(str::to_owned));
-    assert_eq!(names, *list(&book["used"]), "each queue that was used from elsewhere");
+    assert_eq!(names, *list(&oracle["used"]), "each queue that was used from another namespace");
 }

@@ -1,4 +1,4 @@
-//! Who called: right also for processes that live a millisecond, and safe whatever they are called.
+//! Callers: correct even for processes that live a millisecond, and safe for hostile names.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 use crate::{
-    book::{assert_balanced, assert_valid, assert_whole, counts, restricted},
+    invariants::{assert_balanced, assert_complete, assert_valid, counts, restricted},
     tracer::{
         LargeTids, LiveTracer, TestProcess, calls_of, lines, list, number, of_type, parse_lines,
         report, scaled, stat, text, traced, workload,
@@ -19,43 +19,43 @@ fn boot_ns() -> u64 {
 }
 
 #[test]
-fn processes_that_live_a_millisecond_are_known() {
+fn short_lived_processes_are_identified() {
     let live = LiveTracer::start(&[]);
     let begin = boot_ns();
     let count = scaled(2000);
     let churn = workload(&["churn-processes", "--count", &count.to_string()]);
     let churn = TestProcess::start(churn);
     let parent = churn.pid();
-    let book = churn.book();
+    let oracle = churn.read_oracle();
     let lines = live.end();
 
     let is_child = |line: &&Value| line["process"]["ppid"] == parent;
     let calls: Vec<_> = of_type(&lines, "ipc").into_iter().filter(is_child).collect();
     assert_eq!(calls.len() as u64, count);
-    let mut lives = Vec::new();
+    let mut changes = Vec::new();
     for call in calls {
         let process = &call["process"];
-        assert_eq!(process["exe"], book["exe"], "{call}");
+        assert_eq!(process["exe"], oracle["exe"], "{call}");
         assert_eq!(process["pid"], process["tid"], "{call}");
         assert_eq!(process["uid"], nix::unistd::geteuid().as_raw(), "{call}");
         let [start, end] = [&process["start_boot_ns"], &call["boot_ns"]].map(number);
         assert!(begin < start && start < end, "{call}");
-        // At one time an end comes before a start.
-        lives.extend([(start, 1), (end, -1)]);
+        // At the same time, an end sorts before a start.
+        changes.extend([(start, 1), (end, -1)]);
     }
-    // Two may start at the very same time, on two processors. A start that was taken from the
-    // process before would make three.
-    lives.sort_unstable();
+    // Two may run at the same time, on two processors. A start time that was taken from the previous
+    // process would make three.
+    changes.sort_unstable();
     let mut alive = 0;
-    for (at, change) in lives {
+    for (at, change) in changes {
         alive += change;
         assert!(alive <= 2, "two workers, and {alive} processes at {at}");
     }
-    assert_whole(&lines);
+    assert_complete(&lines);
 }
 
 #[test]
-fn the_facts_of_a_process_are_those_in_proc() {
+fn process_fields_match_proc() {
     let live = LiveTracer::start(&[]);
     let words = ["blocked", "--fresh", "--op", "semop", "--seconds", "3600"];
     let mut sleeper = TestProcess::start(workload(&words));
@@ -102,10 +102,10 @@ fn in_json(bytes: &Value) -> Value {
 
 #[test]
 fn hostile_names_are_json_strings() {
-    let (lines, book) = lines(&["--only-command"], &["hostile-names"]);
-    assert_whole(&lines);
+    let (lines, oracle) = lines(&["--only-command"], &["hostile-names"]);
+    assert_complete(&lines);
     assert_valid("event", &lines.iter().collect::<Vec<_>>());
-    let processes = list(&book["processes"]);
+    let processes = list(&oracle["processes"]);
     assert!(processes.len() > 10);
     for process in processes {
         let calls = calls_of(&lines, &process["tid"]);
@@ -130,11 +130,11 @@ fn is_harmful(char: char) -> bool {
 }
 
 #[test]
-fn hostile_names_do_nothing_to_a_terminal() {
+fn hostile_names_are_escaped_in_text() {
     for mode in ["live", "report"] {
         let (output, _) = traced(mode, &["--only-command"], &["hostile-names"]);
         let shown = text(&output.stdout);
-        // COMMAND's own output, its book, is among this; it has names as numbers.
+        // This includes COMMAND's own output, its oracle, which has names as numbers.
         let found = shown.chars().find(|char| is_harmful(*char));
         assert_eq!(found, None, "{mode}: {shown:?}");
         assert!(shown.contains("\\x1b") && shown.contains("two\\nlines"), "{mode}: {shown}");
@@ -142,10 +142,10 @@ fn hostile_names_do_nothing_to_a_terminal() {
 }
 
 #[test]
-fn calls_of_a_thread_that_changes_user_group_and_name_are_those_of_whom_it_was() {
-    let (lines, book) = lines(&["--only-command"], &["changing-caller"]);
-    let mut calls = calls_of(&lines, &book["tid"]).into_iter().skip(1);
-    for phase in list(&book["phases"]) {
+fn calls_have_user_group_and_name_at_their_time() {
+    let (lines, oracle) = lines(&["--only-command"], &["changing-caller"]);
+    let mut calls = calls_of(&lines, &oracle["tid"]).into_iter().skip(1);
+    for phase in list(&oracle["phases"]) {
         for _ in 0..number(&phase["calls"]) {
             let line = calls.next().unwrap();
             for name in ["comm", "uid", "gid"] {
@@ -155,7 +155,7 @@ fn calls_of_a_thread_that_changes_user_group_and_name_are_those_of_whom_it_was()
     }
     assert!(calls.next().is_none());
     let weak = |found: &[&Value]| {
-        let mine = found.iter().filter(|one| one["object"]["ipc_ns"]["inum"] == book["inum"]);
+        let mine = found.iter().filter(|one| one["object"]["ipc_ns"]["inum"] == oracle["inum"]);
         mine.filter(|one| one["class"] == "weak-mode").count()
     };
     let new = of_type(&lines, "finding").into_iter().filter(|one| one["new"] == true);
@@ -163,39 +163,42 @@ fn calls_of_a_thread_that_changes_user_group_and_name_are_those_of_whom_it_was()
 }
 
 #[test]
-fn a_report_finds_a_set_that_two_users_use_though_one_process_is_both() {
-    let (report, book) = report(&["--only-command"], &["changing-caller"]);
-    let expected = counts(&book["namespaces"]);
+fn report_finds_a_set_shared_by_two_users_of_one_process() {
+    let (report, oracle) = report(&["--only-command"], &["changing-caller"]);
+    let expected = counts(&oracle["namespaces"]);
     assert_eq!(restricted(counts(&report["namespaces"]), &expected), expected);
     let found = list(&report["findings"]).iter().filter(|one| {
-        one["class"] == "weak-mode" && one["object"]["ipc_ns"]["inum"] == book["inum"]
+        one["class"] == "weak-mode" && one["object"]["ipc_ns"]["inum"] == oracle["inum"]
     });
     assert_eq!(found.count(), 1, "{:#}", report["findings"]);
 }
 
-/// What the eBPF programs had no room for, it says.
+/// The tracer reports when the eBPF programs run out of room.
 fn assert_no_warning(stderr: &[u8]) {
     let stderr = text(stderr);
     let warnings = stderr.lines().filter(|line| line.contains("no room"));
     assert_eq!(warnings.collect::<Vec<_>>(), Vec::<&str>::new());
 }
 
-/// So many threads, and the lines of their calls: each has the thread's number, user and name.
+/// Many threads, and the lines of their calls: each has the thread's ID, user and name.
 #[test]
-fn threads_whose_numbers_have_equal_low_halves_are_not_taken_for_each_other() {
+fn threads_with_colliding_tids_are_distinguished() {
     let (threads, shared) = (scaled(70_000), scaled(1000));
     let [threads, shared] = [threads, shared].map(|number| number.to_string());
+    // All lines fit into the sink's queue, however long the host keeps its thread from writing.
+    let calls = ["--calls", "2"];
     let words = ["equal-tids", "--threads", &threads, "--shared", &shared, "--candidates", "8"];
+    let words = [&words[..], &calls].concat();
     let _large = LargeTids::allow();
     let options = ["-o", "json", "--only-command", "--op", "semget", "--ring-bytes", "134217728"];
-    let (output, book) = traced("live", &options, &words);
+    let (output, oracle) = traced("live", &options, &words);
     assert_no_warning(&output.stderr);
     let lines = parse_lines(&output.stdout);
-    assert_whole(&lines);
+    assert_complete(&lines);
     let accounting = &lines.last().unwrap()["accounting"];
     assert_eq!(accounting["dropped"], 0, "{accounting}");
-    let (first_key, first_user) = (number(&book["first_key"]), number(&book["first_user"]));
-    let tids = list(&book["tids"]);
+    let (first_key, first_user) = (number(&oracle["first_key"]), number(&oracle["first_user"]));
+    let tids = list(&oracle["tids"]);
     let mut calls = vec![0; tids.len()];
     for line in of_type(&lines, "ipc") {
         let key = line["args"]["key"].as_str().unwrap();
@@ -203,23 +206,23 @@ fn threads_whose_numbers_have_equal_low_halves_are_not_taken_for_each_other() {
         let index = key.checked_sub(first_key).unwrap();
         let process = &line["process"];
         assert_eq!(process["tid"], tids[index as usize], "{line}");
-        assert_eq!(process["uid"], first_user + index % number(&book["users"]), "{line}");
+        assert_eq!(process["uid"], first_user + index % number(&oracle["users"]), "{line}");
         assert_eq!(process["comm"], format!("{:08x}", number(&process["tid"])), "{line}");
         calls[index as usize] += 1;
     }
-    assert!(calls.iter().all(|calls| *calls == number(&book["calls"])), "each made as many");
+    assert!(calls.iter().all(|calls| *calls == number(&oracle["calls"])), "each made as many");
 }
 
 #[test]
-fn a_report_has_the_exact_counts_of_threads_whose_numbers_have_equal_low_halves() {
+fn report_counts_threads_with_colliding_tids_exactly() {
     let (threads, shared) = (scaled(70_000), scaled(1000));
     let [threads, shared] = [threads, shared].map(|number| number.to_string());
     let words = ["equal-tids", "--threads", &threads, "--shared", &shared, "--calls", "10"];
     let _large = LargeTids::allow();
-    let (output, book) = traced("report", &["-o", "json", "--only-command"], &words);
+    let (output, oracle) = traced("report", &["-o", "json", "--only-command"], &words);
     assert_no_warning(&output.stderr);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let expected = counts(&book["namespaces"]);
+    let expected = counts(&oracle["namespaces"]);
     assert_eq!(restricted(counts(&report["namespaces"]), &expected), expected);
     assert_balanced(&report["accounting"]);
 }

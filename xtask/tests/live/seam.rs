@@ -1,5 +1,5 @@
-//! The seam between sources and engine: what the engine was fed with leads to the same events in another process,
-//! which has no rights, no `/proc`, another clock, and is ended if it opens anything.
+//! The seam between sources and engine: the engine's recorded inputs lead to the same events in another process, which
+//! has no privileges, no `/proc` and another clock, and is killed if it opens anything.
 
 use std::{
     fs::{self, File, Permissions},
@@ -17,13 +17,13 @@ use nix::{
 
 use crate::tracer::{program, scaled, tracer, xtask};
 
-/// A user without rights.
+/// A user without privileges.
 const NOBODY: u32 = 65_534;
 /// `CLONE_NEWTIME` (include/uapi/linux/sched.h)
 const NEW_TIME: CloneFlags = CloneFlags::from_bits_retain(0x80);
 
-/// Gives up all that the engine must not need. To be called between fork and exec.
-fn give_up() -> std::io::Result<()> {
+/// Drops everything that the engine must not need. Called between fork and exec.
+fn drop_privileges() -> std::io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS | NEW_TIME)?;
     // An hour ahead (time_namespaces(7)).
     fs::write("/proc/self/timens_offsets", "monotonic 3600 0\nboottime 3600 0\n")?;
@@ -36,14 +36,14 @@ fn give_up() -> std::io::Result<()> {
     Ok(setuid(Uid::from_raw(NOBODY))?)
 }
 
-/// Whether two files have the same bytes, and how many. Says where they differ.
+/// Asserts that two files have the same bytes: how many. Prints where they differ.
 fn assert_same(one: &Path, other: &Path) -> u64 {
     let [mut one, mut other] = [one, other].map(|path| BufReader::new(File::open(path).unwrap()));
     let (mut at, mut mine, mut others) = (0, vec![0; 1 << 16], vec![0; 1 << 16]);
     loop {
         let len = one.read(&mut mine).unwrap();
         if len == 0 {
-            assert_eq!(other.read(&mut others).unwrap(), 0, "the replay says more");
+            assert_eq!(other.read(&mut others).unwrap(), 0, "the replay has more output");
             return at;
         }
         other.read_exact(&mut others[..len]).unwrap();
@@ -63,14 +63,14 @@ fn assert_same(one: &Path, other: &Path) -> u64 {
     }
 }
 
-/// As [`assert_replayed_of`], of a part of this project's own program.
+/// As [`assert_replayed_of`], of an xtask command.
 fn assert_replayed(mode: &str, options: &[&str], words: &[&str]) -> u64 {
     assert_replayed_of(mode, options, &xtask().to_string_lossy(), words)
 }
 
-/// Traces a command, and replays what the engine was fed with. The number of bytes that both said.
+/// Traces a command, and replays the engine's recorded inputs. Returns the number of bytes of both outputs.
 fn assert_replayed_of(mode: &str, options: &[&str], command: &str, words: &[&str]) -> u64 {
-    // Anybody may go there, and to the program, wherever this project is.
+    // Every user may access it, and the program in it, wherever this project is.
     let all = Permissions::from_mode(0o755);
     let folder = tempfile::Builder::new().permissions(all).tempdir().unwrap();
     let [inputs, first, second, replayer] =
@@ -85,41 +85,41 @@ fn assert_replayed_of(mode: &str, options: &[&str], command: &str, words: &[&str
     replay.args(["replay", "-o", "json"]).stdin(File::open(&inputs).unwrap());
     replay.stdout(File::create(&second).unwrap()).stderr(Stdio::piped());
     // SAFETY: this process's other threads hold no lock that these system calls need.
-    unsafe { replay.pre_exec(give_up) };
+    unsafe { replay.pre_exec(drop_privileges) };
     let output = replay.spawn().unwrap().wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}: {said}", output.status);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {stderr}", output.status);
     assert_same(&first, &second)
 }
 
 #[test]
-fn all_scenarios_are_told_again_as_they_were_told() {
+fn replay_of_scenarios_is_identical() {
     let options = ["--runtime-socket", "none"];
     assert!(assert_replayed("live", &options, &["scenarios", "--unseen"]) > 100_000);
     assert!(assert_replayed("report", &options, &["scenarios", "--unseen"]) > 10_000);
 }
 
 #[test]
-fn random_lives_of_objects_are_told_again_as_they_were_told() {
-    // They stay until they are ended.
+fn replay_of_random_programs_is_identical() {
+    // They run until they are killed.
     let model = "for seed in 1 2 3; do timeout 2 \"$0\" workload model --seed $seed & done; wait";
-    let told =
+    let bytes =
         assert_replayed_of("live", &[], "/bin/sh", &["-c", model, &xtask().to_string_lossy()]);
-    assert!(told > 10_000, "{told}");
+    assert!(bytes > 10_000, "{bytes}");
 }
 
 #[test]
-fn a_million_calls_are_counted_again_as_they_were_counted() {
+fn replay_of_a_million_calls_is_identical() {
     let calls = scaled(1_000_000).to_string();
     let words = ["workload", "count", "--threads", "8", "--calls", &calls];
     assert!(assert_replayed("report", &["--only-command"], &words) > 1_000);
 }
 
 #[test]
-fn an_overload_is_told_again_as_it_was_told() {
+fn replay_of_an_overload_is_identical() {
     // All lines together have room in the sink's queue (128 MiB), so that the ring alone loses some, however slow
     // the file is. Machines have little room for files, too.
-    let [calls, births] = [scaled(30_000), scaled(200)].map(|count| count.to_string());
-    let words = ["workload", "saturate", "--calls", &calls, "--births", &births];
+    let [calls, creations] = [scaled(30_000), scaled(200)].map(|count| count.to_string());
+    let words = ["workload", "saturate", "--calls", &calls, "--creations", &creations];
     assert!(assert_replayed("live", &["--ring-bytes", "65536"], &words) > 10_000);
 }

@@ -1,8 +1,7 @@
-//! The tracer and the workloads as processes: started, listened to, ended.
+//! The tracer and the workloads as processes: starts them, reads their output, ends them.
 //!
-//! Two environment variables adapt a run to where it takes place: `IPC_TRACE_TEST_BACKEND` is handed
-//! to the tracer as `--backend`, and `IPC_TRACE_TEST_SCALE` divides the numbers of calls, for
-//! machines that are emulated.
+//! Two environment variables adapt a run to its machine: `IPC_TRACE_TEST_BACKEND` is the tracer's
+//! `--backend`, and `IPC_TRACE_TEST_SCALE` divides the numbers of calls, for emulated machines.
 
 use std::{
     env,
@@ -21,7 +20,7 @@ use nix::{
 use serde_json::Value;
 use xtask::tracer;
 
-pub(crate) use xtask::tracer::{PATIENCE, eventually};
+pub(crate) use xtask::tracer::{HANG_TIMEOUT, eventually};
 
 /// So many calls, or fewer on a slow machine.
 pub(crate) fn scaled(calls: u64) -> u64 {
@@ -62,7 +61,7 @@ pub(crate) fn workload(words: &[&str]) -> Command {
     command
 }
 
-/// A program as a user who may not even be able to look into the directory where it is.
+/// A program as a user who may not even have access to its directory.
 pub(crate) fn as_user(program: &OsStr, uid: u32) -> Command {
     let file = fs::File::open(program).unwrap();
     let mut command = Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
@@ -72,9 +71,9 @@ pub(crate) fn as_user(program: &OsStr, uid: u32) -> Command {
     command
 }
 
-/// Runs a workload under the tracer: what the tracer printed, and the workload's book.
+/// Runs a workload under the tracer: the tracer's output, and the workload's oracle.
 pub(crate) fn traced(mode: &str, options: &[&str], words: &[&str]) -> (Output, Value) {
-    // A file keeps up with any tracer; a pipe to here might not, and lines would be left out.
+    // A file keeps up with any tracer; a pipe might not, and lines would be lost.
     let mut stdout = tempfile::tempfile().unwrap();
     let mut output = tracer(mode)
         .args(options)
@@ -93,22 +92,22 @@ pub(crate) fn traced(mode: &str, options: &[&str], words: &[&str]) -> (Output, V
     assert!(output.status.success(), "{:?}: {stderr}", output.status);
     // With -o json the workload's standard output goes to the tracer's standard error.
     let all = [stderr, text(&output.stdout)].concat();
-    let book = all.lines().rev().find(|line| line.starts_with("{\"namespaces\""));
-    (output, book.map_or(Value::Null, |line| serde_json::from_str(line).unwrap()))
+    let oracle = all.lines().rev().find(|line| line.starts_with("{\"namespaces\""));
+    (output, oracle.map_or(Value::Null, |line| serde_json::from_str(line).unwrap()))
 }
 
-/// The report on a workload, and the workload's book.
+/// The report on a workload, and the workload's oracle.
 pub(crate) fn report(options: &[&str], words: &[&str]) -> (Value, Value) {
-    let (output, book) = traced("report", &[&["-o", "json"], options].concat(), words);
-    assert!(book.is_object(), "the workload prints its book");
-    (serde_json::from_slice(&output.stdout).unwrap(), book)
+    let (output, oracle) = traced("report", &[&["-o", "json"], options].concat(), words);
+    assert!(oracle.is_object(), "the workload prints no oracle");
+    (serde_json::from_slice(&output.stdout).unwrap(), oracle)
 }
 
-/// The lines about a workload, and the workload's book.
+/// The lines about a workload, and the workload's oracle.
 pub(crate) fn lines(options: &[&str], words: &[&str]) -> (Vec<Value>, Value) {
-    let (output, book) = traced("live", &[&["-o", "json"], options].concat(), words);
-    assert!(book.is_object(), "the workload prints its book");
-    (parse_lines(&output.stdout), book)
+    let (output, oracle) = traced("live", &[&["-o", "json"], options].concat(), words);
+    assert!(oracle.is_object(), "the workload prints no oracle");
+    (parse_lines(&output.stdout), oracle)
 }
 
 /// One JSON object a line.
@@ -154,7 +153,7 @@ impl TestProcess {
         Self(tracer::BackgroundProcess::start(command).unwrap())
     }
 
-    /// Starts the tracer; calls are traced when this returns, and until it is told to go on.
+    /// Starts the tracer; calls are traced when this returns, and until [`Self::go`].
     pub(crate) fn tracing(command: Command) -> Self {
         Self(tracer::BackgroundProcess::tracing(command).unwrap())
     }
@@ -193,9 +192,9 @@ impl TestProcess {
         self.0.join().unwrap()
     }
 
-    /// The book of a workload that ends by itself.
-    pub(crate) fn book(self) -> Value {
-        serde_json::from_str(self.0.end().unwrap().last().expect("a book")).unwrap()
+    /// Waits for a workload that ends by itself, and reads its oracle.
+    pub(crate) fn read_oracle(self) -> Value {
+        serde_json::from_str(self.0.end().unwrap().last().expect("an oracle")).unwrap()
     }
 }
 
@@ -211,7 +210,7 @@ impl LiveTracer {
         Self::start_wanting(options, |_| true)
     }
 
-    /// As above; the lines of calls are left out, which are too many to be kept.
+    /// As above, without the lines of calls, which are too many to be kept.
     pub(crate) fn start_without_calls(options: &[&str]) -> Self {
         Self::start_wanting(options, |line| !line.starts_with(r#"{"v":1,"type":"ipc","#))
     }
@@ -255,8 +254,8 @@ impl LiveTracer {
     /// Ends it by a signal: all lines.
     pub(crate) fn end_by(self, signal: Signal) -> Vec<Value> {
         self.tracer.signal(signal);
-        let (status, rest, complaints) = self.tracer.join();
-        assert_eq!(status.code(), Some(0), "{complaints}");
+        let (status, rest, stderr) = self.tracer.join();
+        assert_eq!(status.code(), Some(0), "{stderr}");
         let rest = rest.iter().map(|line| serde_json::from_str(line).unwrap());
         let mut lines = self.lines;
         lines.extend(rest);
@@ -276,7 +275,7 @@ pub(crate) struct ReportTracer(TestProcess);
 impl ReportTracer {
     /// Starts it; calls are counted when this returns.
     pub(crate) fn start(options: &[&str]) -> Self {
-        // What it says of itself, tests may wait for.
+        // Tests may wait for its debug messages.
         let mut command = tracer("report");
         command.env("RUST_LOG", "ipc_trace=debug").args(["-o", "json"]).args(options);
         Self(TestProcess::tracing(command))
@@ -286,7 +285,7 @@ impl ReportTracer {
         self.0.pid()
     }
 
-    /// Waits until it says something that begins so.
+    /// Waits for a message that begins so.
     pub(crate) fn wait_for(&mut self, wanted: &str) {
         self.0.wait_for_stderr(wanted);
     }
@@ -298,13 +297,13 @@ impl ReportTracer {
     }
 }
 
-/// The largest number that tasks may have: as large as can be, and put back.
+/// Raises the largest ID of tasks to its maximum, and restores it when dropped.
 pub(crate) struct LargeTids(String);
 
 impl LargeTids {
     const FILE: &str = "/proc/sys/kernel/pid_max";
 
-    /// To be called before the tracer starts, which looks at it then.
+    /// Must be called before the tracer starts, which reads the limit then.
     pub(crate) fn allow() -> Self {
         let before = fs::read_to_string(Self::FILE).unwrap();
         fs::write(Self::FILE, "4194304").unwrap();

@@ -1,4 +1,4 @@
-//! By what containers are told, and which runtimes tell their names.
+//! How containers are identified, and which runtimes report their names.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use crate::{
     sources::runtimes::{RuntimeClients, RuntimeState, Socket},
 };
 
-/// How long runtimes are waited for.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long to wait for runtimes.
+const RUNTIME_WAIT: Duration = Duration::from_secs(2);
 
-/// Whether threads' cgroups tell their containers; `known`: whether the programs can read them.
+/// Whether threads' cgroups identify their containers; `known`: whether the programs can read them.
 pub(super) fn cgroups(hierarchy: Option<&Hierarchy>, known: bool) -> DoctorCheck {
-    const UNTOLD: &str = "containers are not told, and filters for them are refused";
+    const UNKNOWN: &str = "containers are not identified, and filters for them are rejected";
     let Some(hierarchy) = hierarchy else {
-        let detail = format!("/proc/self/cgroup can't be read: {UNTOLD}");
+        let detail = format!("/proc/self/cgroup can't be read: {UNKNOWN}");
         return warning(CheckName::Containers, detail, None);
     };
     let which = match hierarchy.controller {
@@ -27,30 +27,30 @@ pub(super) fn cgroups(hierarchy: Option<&Hierarchy>, known: bool) -> DoctorCheck
         None => "cgroups of version 2".to_owned(),
     };
     if !known {
-        let detail = format!("by {which}, which the kernel's types do not describe: {UNTOLD}");
+        let detail = format!("{which}: the kernel's BTF does not describe them: {UNKNOWN}");
         return warning(CheckName::Containers, detail, None);
     }
     match &hierarchy.root {
         Some(root) => {
-            let detail = format!("told by {which} at {}", root.display());
+            let detail = format!("identified by {which} at {}", root.display());
             check(CheckName::Containers, CheckStatus::Ok, detail)
         }
         None => {
             let detail = format!(
-                "told by {which}, which are mounted nowhere: of those made before the start, a container is known when a process \
-                 of it is seen"
+                "identified by {which}, which aren't mounted: a container created before the start is known only after \
+                 one of its processes is seen"
             );
             warning(CheckName::Containers, detail, None)
         }
     }
 }
 
-/// Asks every runtime at its socket.
+/// Connects to every runtime at its socket.
 pub(super) fn runtimes(sockets: Vec<Socket>) -> Vec<RuntimeReport> {
     let asked = sockets.clone();
     let states = match RuntimeClients::ask(sockets) {
         Ok(mut names) => {
-            names.wait(PATIENCE, drop);
+            names.wait(RUNTIME_WAIT, drop);
             names.states().to_vec()
         }
         Err(error) => vec![RuntimeState::Silent(format!("can't be asked: {error}")); asked.len()],
@@ -59,7 +59,7 @@ pub(super) fn runtimes(sockets: Vec<Socket>) -> Vec<RuntimeReport> {
         let (answers, reason) = match state {
             RuntimeState::Caught => (Some(true), None),
             RuntimeState::Asked => {
-                (None, Some(format!("no answer within {} s", PATIENCE.as_secs())))
+                (None, Some(format!("no answer within {} s", RUNTIME_WAIT.as_secs())))
             }
             RuntimeState::Silent(_) if !socket.path.exists() => {
                 (None, Some("no such socket".to_owned()))

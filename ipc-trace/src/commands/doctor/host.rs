@@ -1,9 +1,11 @@
-//! What `/proc` and `/sys` say about privileges, limits and settings that bear on tracing.
+//! Privileges, limits and settings in `/proc` and `/sys` that affect tracing.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
+
+use caps::Capability as Cap;
 
 use super::{check, failed, warning};
 use crate::{
@@ -14,7 +16,7 @@ use crate::{
     },
 };
 
-/// Where the system's own files are.
+/// The roots of the system's files.
 #[derive(Clone, Debug)]
 pub(crate) struct Roots {
     /// `/proc`
@@ -30,14 +32,14 @@ impl Default for Roots {
 }
 
 impl Roots {
-    /// Where the running kernel describes its types: [`crate::sources::kernel::layout::KERNEL_BTF`].
+    /// The running kernel's BTF: [`crate::sources::kernel::field_offsets::KERNEL_BTF`].
     #[must_use]
     pub(crate) fn kernel_btf(&self) -> PathBuf {
         self.sys.join("kernel/btf/vmlinux")
     }
 }
 
-/// What the host says of itself.
+/// The checks that need only the host's files.
 pub(super) fn checks(system: &System, roots: &Roots) -> (Privileges, Vec<DoctorCheck>) {
     let version = version(&system.kernel);
     let privileges = Privileges {
@@ -75,32 +77,32 @@ fn kernel(system: &System, version: Option<KernelVersion>) -> DoctorCheck {
     }
 }
 
-/// Bits of include/uapi/linux/capability.h.
-const CAP_SYS_PTRACE: u32 = 19;
-const CAP_SYS_ADMIN: u32 = 21;
-const CAP_SYS_NICE: u32 = 23;
-const CAP_SYS_RESOURCE: u32 = 24;
-const CAP_PERFMON: u32 = 38;
-const CAP_BPF: u32 = 39;
-
 fn capabilities(proc: &Path, version: Option<KernelVersion>) -> Vec<Capability> {
     let set = features::effective_capabilities(proc);
-    let has = |bit: u32| set.map(|set| set >> bit & 1 != 0);
+    let has = |cap: Cap| set.map(|set| set & cap.bitmask() != 0);
     // bpf_capable and perfmon_capable, include/linux/capability.h.
-    let or_admin = |bit| Some(has(bit)? || has(CAP_SYS_ADMIN)?);
+    let or_admin = |cap| Some(has(cap)? || has(Cap::CAP_SYS_ADMIN)?);
     let needed = |name, present, purpose| Capability { name, present, required: true, purpose };
     let useful =
-        |name, bit, purpose| Capability { name, present: has(bit), required: false, purpose };
+        |name, cap, purpose| Capability { name, present: has(cap), required: false, purpose };
     let mut all = vec![
-        needed("CAP_BPF", or_admin(CAP_BPF), "loading programs"),
-        needed("CAP_PERFMON", or_admin(CAP_PERFMON), "reading the kernel's memory"),
-        useful("CAP_SYS_NICE", CAP_SYS_NICE, "a raised priority, to lose nothing on a busy host"),
-        useful("CAP_SYS_PTRACE", CAP_SYS_PTRACE, "--ipc-ns pid:PID for other users' processes"),
+        needed("CAP_BPF", or_admin(Cap::CAP_BPF), "loading programs"),
+        needed("CAP_PERFMON", or_admin(Cap::CAP_PERFMON), "reading the kernel's memory"),
+        useful(
+            "CAP_SYS_NICE",
+            Cap::CAP_SYS_NICE,
+            "a raised priority, to lose nothing on a busy host",
+        ),
+        useful(
+            "CAP_SYS_PTRACE",
+            Cap::CAP_SYS_PTRACE,
+            "--ipc-ns pid:PID for other users' processes",
+        ),
     ];
     if version.is_some_and(counts_locked_memory) {
         all.push(useful(
             "CAP_SYS_RESOURCE",
-            CAP_SYS_RESOURCE,
+            Cap::CAP_SYS_RESOURCE,
             "lifting the limit on locked memory",
         ));
     }
@@ -115,7 +117,7 @@ fn privileges_check(privileges: &Privileges) -> DoctorCheck {
         those.map(|c| c.name).collect::<Vec<_>>()
     };
     if all.iter().any(|c| c.present.is_none()) {
-        let detail = "/proc/self/status does not tell this process's capabilities";
+        let detail = "/proc/self/status does not show this process's capabilities";
         return check(name, CheckStatus::Unknown, detail);
     }
     let missing = names(true, false);
@@ -138,8 +140,7 @@ fn privileges_check(privileges: &Privileges) -> DoctorCheck {
     }
 }
 
-/// Whether this process is in the initial namespace of a kind, by the fixed number that it has
-/// (include/linux/proc_ns.h).
+/// Whether this process is in the initial namespace of a kind, by its fixed number (include/linux/proc_ns.h).
 fn is_initial(proc: &Path, kind: &str, initial: u32) -> Option<bool> {
     let link = fs::read_link(proc.join("self/ns").join(kind)).ok()?;
     let inum = link.to_str()?.strip_prefix(kind)?.strip_prefix(":[")?.strip_suffix(']')?;
@@ -150,13 +151,13 @@ fn user_namespace(initial: Option<bool>) -> DoctorCheck {
     let name = CheckName::UserNamespace;
     match initial {
         Some(true) => check(name, CheckStatus::Ok, "the initial one"),
-        // `bpf_capable` asks for init_user_ns (include/linux/capability.h).
+        // `bpf_capable` checks against init_user_ns (include/linux/capability.h).
         Some(false) => failed(
             name,
             "this process is in a user namespace of its own, whose capabilities do not count here",
             Some("run it as root of the host, outside of rootless containers"),
         ),
-        None => check(name, CheckStatus::Unknown, "/proc/self/ns/user does not tell which"),
+        None => check(name, CheckStatus::Unknown, "/proc/self/ns/user does not show which"),
     }
 }
 
@@ -166,11 +167,11 @@ fn pid_namespace(initial: Option<bool>) -> DoctorCheck {
         Some(true) => check(name, CheckStatus::Ok, "the initial one"),
         Some(false) => warning(
             name,
-            "this process is in a pid namespace of its own: events show the numbers of the initial one, so --pid and --ipc-ns \
-             pid:PID are refused",
+            "this process is in a pid namespace of its own: events show the numbers of the initial one, so --pid and \
+             --ipc-ns pid:PID are refused",
             Some("run it in the host's pid namespace (docker run --pid=host)"),
         ),
-        None => check(name, CheckStatus::Unknown, "/proc/self/ns/pid does not tell which"),
+        None => check(name, CheckStatus::Unknown, "/proc/self/ns/pid does not show which"),
     }
 }
 
@@ -181,11 +182,11 @@ fn time_namespace(initial: Option<bool>) -> DoctorCheck {
         Some(false) => {
             check(name, CheckStatus::Ok, "of its own: times are shown by the host's clocks")
         }
-        None => check(name, CheckStatus::Unknown, "/proc/self/ns/time does not tell which"),
+        None => check(name, CheckStatus::Unknown, "/proc/self/ns/time does not show which"),
     }
 }
 
-/// A file's text; `None`: there is none, with the error otherwise.
+/// A file's text; `None`: it does not exist.
 fn text(path: &Path) -> Result<Option<String>, String> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
@@ -212,11 +213,11 @@ fn lockdown(sys: &Path) -> DoctorCheck {
                 None => check(name, CheckStatus::Unknown, "the kernel's word is not understood"),
             }
         }
-        // The list of security modules is beside it in every kernel.
+        // Every kernel has the list of security modules next to it.
         Ok(None) if folder.join("lsm").exists() => {
             check(name, CheckStatus::Ok, "not in this kernel")
         }
-        Ok(None) => check(name, CheckStatus::Unknown, "can't be told: securityfs is not mounted"),
+        Ok(None) => check(name, CheckStatus::Unknown, "unknown: securityfs is not mounted"),
         Err(error) => check(name, CheckStatus::Unknown, error),
     }
 }
@@ -285,8 +286,8 @@ fn jit(proc: &Path) -> DoctorCheck {
     }
 }
 
-/// With statistics on, the kernel takes the time of each run of a program
-/// (bpf_stats_enabled_key, kernel/bpf/syscall.c and trampoline.c).
+/// With statistics on, the kernel measures the time of each run of a program (bpf_stats_enabled_key,
+/// kernel/bpf/syscall.c and trampoline.c).
 fn bpf_stats(proc: &Path) -> DoctorCheck {
     let name = CheckName::BpfStats;
     match text(&proc.join("sys/kernel/bpf_stats_enabled")) {

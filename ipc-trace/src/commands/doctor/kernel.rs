@@ -1,4 +1,4 @@
-//! What only the kernel can say: the programs are loaded and attached, and let go of.
+//! The checks that need the kernel: the programs are loaded, attached and detached.
 
 use std::{
     path::Path,
@@ -11,23 +11,23 @@ use crate::{
     input::namespace_list::NamespaceList,
     sources::kernel::{
         attach,
-        layout::{self, BtfFacts, Layout, LayoutError},
+        field_offsets::{self, BtfFacts, Layout, LayoutError},
         options::SessionOptions,
         plan::{BackendChoice, Plan, TracepointMode},
     },
 };
 
-/// What is asked of the kernel. Tests have another one than the running kernel.
+/// The operations of the kernel that `doctor` needs. Tests replace the running kernel.
 pub(crate) trait KernelProbe {
-    /// What the BTF in this file has.
+    /// The contents of a BTF file.
     ///
     /// # Errors
-    /// It can't be read or is no BTF.
-    fn look_up(&self, btf: &Path) -> Result<BtfFacts, LayoutError> {
-        layout::look_up(btf)
+    /// It can't be read or isn't BTF.
+    fn read_btf_facts(&self, btf: &Path) -> Result<BtfFacts, LayoutError> {
+        field_offsets::read_btf_facts(btf)
     }
 
-    /// Attaches by the best plan, as a run would, takes the namespace list, and lets go.
+    /// Attaches by the best plan, as a run would, takes the namespace list, and detaches.
     ///
     /// # Errors
     /// Tracing can't start.
@@ -39,28 +39,28 @@ pub(crate) trait KernelProbe {
     ) -> Result<Started, SetupError>;
 }
 
-/// How a start went.
+/// The result of a start.
 #[derive(Clone, Debug)]
 pub(crate) struct Started {
-    /// What was attached
+    /// The plan that was attached
     pub plan: Plan,
     /// How programs were attached to tracepoints
     pub flavour: TracepointMode,
-    /// Why better flavours were not to be had
+    /// Why better modes were not available
     pub fallbacks: Vec<String>,
-    /// Why no namespace list can be taken
+    /// Why the namespace list is unavailable
     pub namespace_list_refused: Option<String>,
-    /// How many functions are watched beside those of the system calls
+    /// How many auxiliary probes are attached
     pub watched: usize,
-    /// What is not seen, and why
+    /// Functions that can't be hooked, and why
     pub unseen: Vec<String>,
-    /// Which of the functions could not be tested, and why
+    /// Auxiliary probes that could not be tested, and why
     pub untested: Vec<String>,
-    /// What existed
+    /// The namespaces and calls that existed
     pub namespace_list: NamespaceList,
-    /// How long it took until the programs were attached
+    /// The time until the programs were attached
     pub took: Duration,
-    /// What a call that is no IPC took, before and while attached
+    /// The time of a call that isn't IPC, before and while attached
     pub measured: Option<Measured>,
 }
 
@@ -74,7 +74,7 @@ impl ThisKernel {
     /// The running kernel; lifts the limit on locked memory first, as a run does.
     #[must_use]
     pub(crate) fn new() -> Self {
-        // Where it can't be lifted, the checks say so if it matters.
+        // If that fails, the checks report it if it matters.
         drop(attach::lift_memory_lock_limit());
         Self { _private: () }
     }
@@ -113,9 +113,9 @@ impl KernelProbe for ThisKernel {
     }
 }
 
-/// Nanoseconds of a system call that does next to nothing. The shortest of many short times: other
-/// processes and interrupts only ever make it longer. The programs look at the call's number
-/// before they look at the gate (`worth_a_look`), so a closed gate makes it no cheaper.
+/// Nanoseconds of a system call that does next to nothing. The shortest of many short times: other processes and
+/// interrupts only make it longer. The programs look up the call's number (`at_return`) before they check the gate, so
+/// a closed gate makes it no cheaper.
 fn getppid_ns() -> u64 {
     const TIMES: usize = 50;
     const CALLS: u32 = 1_000;

@@ -2,12 +2,12 @@
 //!
 //! | module | its job |
 //! | --- | --- |
-//! | `containers` | by what containers are told, and who names them |
-//! | [`host`] | what `/proc` and `/sys` say: privileges, limits, settings |
-//! | [`kernel`] | what only the kernel can say: the programs are loaded and attached, as a run would |
+//! | `containers` | how containers are identified, and which runtimes name them |
+//! | [`host`] | checks of `/proc` and `/sys`: privileges, limits, settings |
+//! | [`kernel`] | checks that need the kernel: it loads and attaches the programs, as a run would |
 //!
-//! Invariant: it says what was seen. What was not tried is `null` or `unknown`, and the programs are
-//! gone, their gate never opened, before a word is printed.
+//! Invariant: the output says what was observed. A check that was not tried is `null` or `unknown`, and the programs
+//! are detached, their gate never opened, before any output.
 
 mod containers;
 pub(super) mod host;
@@ -43,11 +43,11 @@ use crate::{
     sources::kernel::{
         error::SessionError,
         features::System,
-        layout::{BtfFacts, Layout, Resolved, places},
-        options::{Cgroups, KernelFilters, SessionOptions},
+        field_offsets::{BtfFacts, Layout, Resolved, places},
+        options::{CallDetail, Cgroups, KernelFilters, SessionOptions},
         plan::{
-            self, Backend as PlannedBackend, BackendChoice, BackendUnavailable, Features, OpPlan,
-            TracepointMode, WayIn,
+            self, Backend as PlannedBackend, BackendChoice, BackendUnavailable, Features,
+            HookedSyscall, OpPlan, TracepointMode,
         },
         preemption::{PreemptionModel, Sources},
     },
@@ -78,7 +78,7 @@ pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode, RunError> {
     Ok(if doctor.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Looks at everything but the runtimes.
+/// Runs all checks except those of the runtimes.
 pub(super) fn examine(
     system: &System,
     roots: &Roots,
@@ -114,7 +114,7 @@ pub(super) fn examine(
     }
     let started = trial.started();
     let operations = native.map(|native| operations(native, &trial)).unwrap_or_default();
-    // As a kernel with BTF of its own would have it, where that was not tried.
+    // If it was not tried, as for a kernel with its own BTF.
     let plain_loads = started.is_none_or(|started| started.flavour != TracepointMode::Raw);
     let rows = found.iter().flat_map(|found| &found.rows);
     Doctor {
@@ -124,7 +124,7 @@ pub(super) fn examine(
         arch: system.arch,
         version: env!("CARGO_PKG_VERSION"),
         ready: started.is_some(),
-        verdict: verdict(started.is_some(), &operations, &checks),
+        verdict: summarize(started.is_some(), &operations, &checks),
         privileges,
         btf,
         backends: backends(how.backend, &trial).into(),
@@ -137,11 +137,11 @@ pub(super) fn examine(
     }
 }
 
-/// What became of the attempt to trace.
+/// The result of the trial start.
 enum Trial {
-    /// It was not made.
+    /// It was not tried.
     Not(&'static str),
-    /// It could not be made as it was asked for.
+    /// The requested backend is unavailable.
     NotPossible(BackendUnavailable),
     /// It failed.
     Failed(SetupError),
@@ -153,7 +153,7 @@ fn options(how: &HowArgs, native: Abi, cgroups: Option<Cgroups>) -> SessionOptio
     SessionOptions {
         ring_bytes: setup::ring_bytes(how.ring_bytes),
         filters: KernelFilters::default(),
-        arguments: true,
+        detail: CallDetail::Calls,
         with_args: false,
         cgroups,
         native,
@@ -172,7 +172,7 @@ fn warning(name: CheckName, detail: impl Into<String>, remedy: Option<&str>) -> 
     DoctorCheck { remedy: remedy.map(str::to_owned), ..check(name, CheckStatus::Warning, detail) }
 }
 
-/// The kernel's types, and the fields that are looked for in them.
+/// The kernel's types, and the fields that the programs need.
 fn types(
     roots: &Roots,
     how: &HowArgs,
@@ -183,7 +183,7 @@ fn types(
         Some(path) => (path.clone(), BtfFrom::File),
         None => (roots.kernel_btf(), BtfFrom::Kernel),
     };
-    let found = kernel.look_up(&path);
+    let found = kernel.read_btf_facts(&path);
     match &found {
         Err(error) => checks.push(failed(CheckName::Btf, error.to_string(), None)),
         Ok(found) => {
@@ -201,7 +201,7 @@ fn types(
     (BtfReport { path: OsBytes(path.into()), source, usable: error.is_none(), error }, found.ok())
 }
 
-/// Whether all fields were found, and what is lost when not.
+/// Whether all fields were found, and what is lost if not.
 fn fields(rows: &[Resolved], path: &Path) -> DoctorCheck {
     let missing: Vec<&Resolved> = rows.iter().filter(|row| row.found.is_none()).collect();
     let required: Vec<_> = missing
@@ -243,7 +243,7 @@ impl Trial {
         }
     }
 
-    /// Why nothing is traced.
+    /// Why tracing does not work.
     fn reason(&self) -> String {
         match self {
             Self::Not(reason) => (*reason).to_owned(),
@@ -253,7 +253,7 @@ impl Trial {
         }
     }
 
-    /// What loading and attaching told.
+    /// The checks that follow from loading and attaching.
     fn check(&self, checks: &mut Vec<DoctorCheck>) {
         match self {
             Self::Not(_) => checks.push(check(
@@ -284,9 +284,8 @@ fn attached(started: &Started) -> [DoctorCheck; 4] {
         0 => String::new(),
         hooks => format!("{hooks} functions and "),
     };
-    let how = format!(
-        "loaded and attached to {functions}{flavour} in {seconds:.1} s, and let go of again"
-    );
+    let how =
+        format!("loaded and attached to {functions}{flavour} in {seconds:.1} s, then detached");
     let programs = match fallbacks.as_slice() {
         [] => check(CheckName::Programs, CheckStatus::Ok, how),
         better => {
@@ -327,10 +326,10 @@ fn attached(started: &Started) -> [DoctorCheck; 4] {
             [check(CheckName::Namespace, CheckStatus::Ok, detail), namespace_list]
         }
     };
-    [programs, namespace, namespace_list, ways(started)]
+    [programs, namespace, namespace_list, aux_probes(started)]
 }
 
-/// Whether threads are preempted in the middle of programs, and what that costs.
+/// Whether threads are preempted inside programs, and what that costs.
 fn preemption(model: PreemptionModel, started: Option<&Started>) -> DoctorCheck {
     let name = CheckName::Preemption;
     let detail = match model {
@@ -358,8 +357,8 @@ fn preemption(model: PreemptionModel, started: Option<&Started>) -> DoctorCheck 
     }
 }
 
-/// What is seen of ways to other namespaces' objects that are no operations.
-fn ways(started: &Started) -> DoctorCheck {
+/// The check of the auxiliary probes.
+fn aux_probes(started: &Started) -> DoctorCheck {
     let Started { plan, watched, unseen, untested, .. } = started;
     let how = match watched {
         0 if plan.hooks.is_empty() => {
@@ -402,7 +401,8 @@ const fn paid_by(backend: BackendName) -> PaidBy {
     }
 }
 
-/// What a getppid(2) pays, over an untraced one of 335: Linux 6.12, counted under emulation. The lower figure of `syscall` is `sys_exit` alone.
+/// What a getppid(2) pays, over an untraced one of 335: Linux 6.12, counted under emulation. The
+/// lower figure of `syscall` is `sys_exit` alone.
 const fn other_calls(backend: BackendName) -> Instructions {
     match backend {
         BackendName::Function => Instructions { min: 0, max: 2 },
@@ -484,11 +484,8 @@ const NOT_TAKEN: &str = "not taken, as it is not exact here";
 
 fn operations(native: Abi, trial: &Trial) -> Vec<Operation> {
     let entries = |op: &OpPlan| {
-        let way = |&WayIn { abi, number, call, function }: &WayIn| SyscallEntryReport {
-            abi: AbiName(abi),
-            number,
-            call,
-            function,
+        let way = |&HookedSyscall { abi, number, call, function }: &HookedSyscall| {
+            SyscallEntryReport { abi: AbiName(abi), number, call, function }
         };
         op.entries.iter().map(way).collect()
     };
@@ -510,7 +507,7 @@ fn operations(native: Abi, trial: &Trial) -> Vec<Operation> {
     };
     match trial.started() {
         Some(started) => started.plan.ops.iter().map(seen).collect(),
-        // The ways in are there all the same, and this plan can always be made.
+        // The system calls exist all the same, and this plan is always possible.
         None => plan::plan(BackendChoice::Syscall, native, &Features::default())
             .map(|plan| plan.ops.iter().map(unseen).collect())
             .unwrap_or_default(),
@@ -545,7 +542,7 @@ fn field(row: &Resolved, plain_loads: bool) -> FieldState {
     }
 }
 
-fn verdict(ready: bool, operations: &[Operation], checks: &[DoctorCheck]) -> String {
+fn summarize(ready: bool, operations: &[Operation], checks: &[DoctorCheck]) -> String {
     if !ready {
         let failed = checks.iter().find(|check| check.status == CheckStatus::Failed);
         return match failed {

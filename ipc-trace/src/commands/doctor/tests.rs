@@ -1,4 +1,4 @@
-//! `doctor` on hosts that are folders, with a kernel that does as it is told.
+//! `doctor` on hosts that are temporary directories, with a simulated kernel.
 
 use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
 
@@ -15,13 +15,13 @@ use crate::{
     input::namespace_list::{Alive, NamespaceList},
     sources::kernel::{
         btf::Function,
-        layout::{self, Fprobe, LayoutError},
+        field_offsets::{self, Fprobe, LayoutError},
         preemption::PreemptionModel,
     },
 };
 
-/// What every host has that is well. All files that `doctor` reads, beside the BTF and the links of
-/// namespaces, are among them.
+/// The files of a fully working host. They include all files that `doctor` reads, except the BTF and the links of
+/// namespaces.
 const FILES: &[(&str, &str)] = &[
     ("proc/self/status", "Name:\tipc-trace\nCapEff:\t000001ffffffffff\n"),
     (
@@ -39,14 +39,14 @@ const FILES: &[(&str, &str)] = &[
     ("sys/kernel/btf/vmlinux", "not read by the kernel of the tests"),
 ];
 
-/// A host that is a folder.
-pub(crate) struct FolderHost {
+/// A host in a temporary directory.
+pub(crate) struct FakeHost {
     root: tempfile::TempDir,
     system: System,
 }
 
-impl FolderHost {
-    /// A host where all is well.
+impl FakeHost {
+    /// A fully working host.
     pub(crate) fn new(name: &str) -> Self {
         let host = Self::empty(name);
         for (kind, inum) in [("user", 4026531837_u32), ("pid", 4026531836), ("time", 4026531834)] {
@@ -56,7 +56,7 @@ impl FolderHost {
         FILES.iter().fold(host, |host, (path, text)| host.file(path, text))
     }
 
-    /// A host where no file is.
+    /// A host without files.
     fn empty(name: &str) -> Self {
         let root = tempfile::Builder::new().prefix(name).tempdir().unwrap();
         fs::create_dir_all(root.path().join("proc/self/ns")).unwrap();
@@ -101,7 +101,7 @@ impl FolderHost {
         let roots =
             Roots { proc: self.root.path().join("proc"), sys: self.root.path().join("sys") };
         let mut doctor = examine(&self.system, &roots, how, kernel);
-        // Where the folder is differs from run to run.
+        // The directory's path differs from run to run.
         let root = self.root.path().to_str().unwrap();
         for check in &mut doctor.checks {
             check.detail = check.detail.replace(root, "");
@@ -111,24 +111,24 @@ impl FolderHost {
     }
 }
 
-/// A kernel that does as it is told.
+/// A simulated kernel.
 #[derive(Default)]
-pub(crate) struct Fake {
+pub(crate) struct FakeKernel {
     /// Members that no structure has
     lacks: &'static [&'static str],
-    /// Whether fields are looked up in the file that is named
+    /// Whether fields are resolved in the named file
     real_fields: bool,
     fentry_refused: Option<&'static str>,
     fallbacks: &'static [&'static str],
     namespace_list_refused: Option<&'static str>,
-    /// The model, where programs on functions are left out
+    /// The model, if programs on functions miss calls
     preempts: Option<PreemptionModel>,
     fails: Option<fn() -> SessionError>,
     must_not_be_asked: bool,
 }
 
-impl Fake {
-    /// A kernel that takes no fentry programs.
+impl FakeKernel {
+    /// A kernel that rejects fentry programs.
     pub(crate) fn refusing(reason: &'static str) -> Self {
         Self { fentry_refused: Some(reason), ..Self::default() }
     }
@@ -143,12 +143,12 @@ impl Fake {
         Self { lacks, ..Self::default() }
     }
 
-    /// A kernel whose fields are looked up in the file that is named.
+    /// A kernel whose fields are resolved in the named file.
     pub(crate) fn reading_files() -> Self {
         Self { real_fields: true, ..Self::default() }
     }
 
-    /// A kernel with little to offer.
+    /// A kernel with few features.
     pub(crate) fn poor() -> Self {
         Self {
             lacks: &["ns.ns_id", "exe_file"],
@@ -160,12 +160,12 @@ impl Fake {
     }
 }
 
-impl KernelProbe for Fake {
-    fn look_up(&self, btf: &Path) -> Result<BtfFacts, LayoutError> {
+impl KernelProbe for FakeKernel {
+    fn read_btf_facts(&self, btf: &Path) -> Result<BtfFacts, LayoutError> {
         if self.real_fields {
-            return layout::look_up(btf);
+            return field_offsets::read_btf_facts(btf);
         }
-        let rows = layout::rows(|structure, path| {
+        let rows = field_offsets::rows(|structure, path| {
             let is_x86 = !matches!(path, "regs" | "syscallno");
             let there = is_x86 && !self.lacks.contains(&path);
             there.then(|| (8 * structure.len() + path.len()) as u32)
@@ -239,8 +239,8 @@ fn assert_check(doctor: &Doctor, name: CheckName, status: CheckStatus, words: &s
 }
 
 #[test]
-fn all_is_well() {
-    let doctor = FolderHost::new("well").examine(&how(BackendChoice::Auto), &Fake::default());
+fn working_host_is_ready() {
+    let doctor = FakeHost::new("well").examine(&how(BackendChoice::Auto), &FakeKernel::default());
     assert!(doctor.ready);
     assert_eq!(doctor.verdict, "ready: all 17 operations traced by backend function");
     let well = doctor.checks.iter().all(|check| check.status == CheckStatus::Ok);
@@ -251,7 +251,7 @@ fn all_is_well() {
 }
 
 #[test]
-fn every_file_is_read_below_the_roots() {
+fn files_are_read_below_roots() {
     use CheckName as Name;
     for (path, text, name, status, words) in [
         ("proc/self/status", "CapEff:\t0\n", Name::Privileges, CheckStatus::Failed, "CAP_PERFMON"),
@@ -309,18 +309,18 @@ fn every_file_is_read_below_the_roots() {
             "understood",
         ),
     ] {
-        let host = FolderHost::new("files").release("5.10.223").file(path, text);
+        let host = FakeHost::new("files").release("5.10.223").file(path, text);
         assert_check(
-            &host.examine(&how(BackendChoice::Auto), &Fake::default()),
+            &host.examine(&how(BackendChoice::Auto), &FakeKernel::default()),
             name,
             status,
             words,
         );
     }
-    // Nothing is read beside them: without any, nothing is known.
-    let kernel = Fake::reading_files();
+    // No other file is read: without any, nothing is known.
+    let kernel = FakeKernel::reading_files();
     let doctor =
-        FolderHost::empty("files").release("5.10.223").examine(&how(BackendChoice::Auto), &kernel);
+        FakeHost::empty("files").release("5.10.223").examine(&how(BackendChoice::Auto), &kernel);
     for (name, status) in [
         (Name::Privileges, CheckStatus::Unknown),
         (Name::UserNamespace, CheckStatus::Unknown),
@@ -340,13 +340,13 @@ fn every_file_is_read_below_the_roots() {
 }
 
 #[test]
-fn a_file_that_can_not_be_read_is_no_verdict() {
+fn unreadable_file_is_unknown() {
     let unreadable = [0xff, 0xfe];
-    let host = FolderHost::new("unreadable")
+    let host = FakeHost::new("unreadable")
         .file("sys/kernel/security/lockdown", unreadable)
         .file("proc/sys/net/core/bpf_jit_enable", unreadable)
         .file("proc/sys/kernel/bpf_stats_enabled", unreadable);
-    let doctor = host.examine(&how(BackendChoice::Auto), &Fake::default());
+    let doctor = host.examine(&how(BackendChoice::Auto), &FakeKernel::default());
     assert!(doctor.ready);
     for name in [CheckName::Lockdown, CheckName::Jit, CheckName::BpfStats] {
         assert_check(&doctor, name, CheckStatus::Unknown, "can't be read");
@@ -354,49 +354,51 @@ fn a_file_that_can_not_be_read_is_no_verdict() {
 }
 
 #[test]
-fn without_capabilities_nothing_is_tried_and_what_is_missing_is_named() {
-    let kernel = Fake { must_not_be_asked: true, ..Fake::default() };
+fn missing_capabilities_are_named_and_nothing_is_loaded() {
+    let kernel = FakeKernel { must_not_be_asked: true, ..FakeKernel::default() };
     for (set, missing) in [(0, "CAP_BPF and CAP_PERFMON are"), (1_u64 << 39, "CAP_PERFMON is")] {
-        let host =
-            FolderHost::new("caps").file("proc/self/status", format!("CapEff:\t{set:016x}\n"));
+        let host = FakeHost::new("caps").file("proc/self/status", format!("CapEff:\t{set:016x}\n"));
         let doctor = host.examine(&how(BackendChoice::Auto), &kernel);
         assert!(!doctor.ready);
         let verdict = format!("not ready: {missing} missing: run it as root");
         assert!(doctor.verdict.starts_with(&verdict), "{}", doctor.verdict);
         assert!(doctor.backends.iter().all(|backend| backend.usable.is_none()));
-        // What needs no privilege is told all the same.
+        // Checks that need no privilege are made all the same.
         assert_eq!(doctor.operations.len(), 17);
         assert_eq!(doctor.fields.len(), FIELDS.len());
     }
 }
 
 #[test]
-fn capabilities_that_are_merely_useful_are_no_obstacle() {
+fn optional_capabilities_do_not_prevent_tracing() {
     let set = 1_u64 << 38 | 1 << 39;
-    let host = FolderHost::new("few").file("proc/self/status", format!("CapEff:\t{set:016x}\n"));
-    let doctor = host.examine(&how(BackendChoice::Auto), &Fake::default());
+    let host = FakeHost::new("few").file("proc/self/status", format!("CapEff:\t{set:016x}\n"));
+    let doctor = host.examine(&how(BackendChoice::Auto), &FakeKernel::default());
     assert!(doctor.ready);
     assert_check(&doctor, CheckName::Privileges, CheckStatus::Warning, "CAP_SYS_NICE");
 }
 
 #[test]
-fn another_user_namespace_is_named_as_the_reason() {
-    let host = FolderHost::new("userns").without("proc/self/ns/user");
+fn user_namespace_is_reported_as_reason() {
+    let host = FakeHost::new("userns").without("proc/self/ns/user");
     symlink("user:[4026532999]", host.root.path().join("proc/self/ns/user")).unwrap();
-    let kernel = Fake { fails: Some(|| SessionError::Maps("EPERM".to_owned())), ..Fake::default() };
+    let kernel = FakeKernel {
+        fails: Some(|| SessionError::Maps("EPERM".to_owned())),
+        ..FakeKernel::default()
+    };
     let doctor = host.examine(&how(BackendChoice::Auto), &kernel);
     assert!(doctor.verdict.starts_with("not ready: this process is in a user namespace"));
     assert_check(&doctor, CheckName::Programs, CheckStatus::Failed, "EPERM");
 }
 
 #[test]
-fn in_a_pid_or_time_namespace_of_its_own_it_is_ready_and_says_what_differs() {
-    let host = FolderHost::new("own").without("proc/self/ns/pid").without("proc/self/ns/time");
+fn pid_or_time_namespace_is_ready_with_warning() {
+    let host = FakeHost::new("own").without("proc/self/ns/pid").without("proc/self/ns/time");
     for (kind, inum) in [("pid", 4026532501_u32), ("time", 4026532502)] {
         symlink(format!("{kind}:[{inum}]"), host.root.path().join("proc/self/ns").join(kind))
             .unwrap();
     }
-    let doctor = host.examine(&how(BackendChoice::Auto), &Fake::default());
+    let doctor = host.examine(&how(BackendChoice::Auto), &FakeKernel::default());
     assert!(doctor.ready);
     assert_check(
         &doctor,
@@ -408,10 +410,10 @@ fn in_a_pid_or_time_namespace_of_its_own_it_is_ready_and_says_what_differs() {
 }
 
 #[test]
-fn no_btf_and_garbage_are_told_apart_and_name_the_way_out() {
-    let kernel = Fake::reading_files();
-    let none = FolderHost::new("no-btf").without("sys/kernel/btf/vmlinux");
-    let garbage = FolderHost::new("garbage").file("sys/kernel/btf/vmlinux", [0xff; 64]);
+fn missing_btf_and_invalid_btf_have_different_messages() {
+    let kernel = FakeKernel::reading_files();
+    let none = FakeHost::new("no-btf").without("sys/kernel/btf/vmlinux");
+    let garbage = FakeHost::new("garbage").file("sys/kernel/btf/vmlinux", [0xff; 64]);
     for (host, words) in [(none, "can't read"), (garbage, "is not BTF that can be used")] {
         let doctor = host.examine(&how(BackendChoice::Auto), &kernel);
         assert!(!doctor.ready && !doctor.btf.usable && doctor.fields.is_empty());
@@ -421,9 +423,9 @@ fn no_btf_and_garbage_are_told_apart_and_name_the_way_out() {
 }
 
 #[test]
-fn a_missing_optional_field_is_a_loss_and_a_required_one_the_end() {
-    let host = FolderHost::new("fields");
-    let kernel = Fake::lacking(&["ns.ns_id"]);
+fn missing_optional_field_warns_and_required_field_fails() {
+    let host = FakeHost::new("fields");
+    let kernel = FakeKernel::lacking(&["ns.ns_id"]);
     let doctor = host.examine(&how(BackendChoice::Auto), &kernel);
     assert!(doctor.ready);
     assert_check(&doctor, CheckName::Fields, CheckStatus::Warning, "ipc_namespace.ns.ns_id");
@@ -431,7 +433,7 @@ fn a_missing_optional_field_is_a_loss_and_a_required_one_the_end() {
     assert!(field.offset.is_none() && field.gives.unwrap().contains("own number"));
     assert!(field.missing.as_ref().unwrap().contains("ipc_namespace.ns.ns_id"));
 
-    let kernel = Fake::lacking(&["nsproxy"]);
+    let kernel = FakeKernel::lacking(&["nsproxy"]);
     let doctor = host.examine(&how(BackendChoice::Auto), &kernel);
     assert!(!doctor.ready);
     assert!(doctor.verdict.contains("task_struct.nsproxy"), "{}", doctor.verdict);
@@ -440,25 +442,25 @@ fn a_missing_optional_field_is_a_loss_and_a_required_one_the_end() {
 }
 
 #[test]
-fn the_refusal_of_fentry_is_told_in_the_kernels_words() {
-    let kernel = Fake::refusing("EPERM, said the kernel");
-    let host = FolderHost::new("fentry");
+fn fentry_refusal_shows_kernel_error() {
+    let kernel = FakeKernel::refusing("EPERM from the kernel");
+    let host = FakeHost::new("fentry");
     let doctor = host.examine(&how(BackendChoice::Auto), &kernel);
     assert!(doctor.ready);
     assert_eq!(doctor.backends[0].usable, Some(false));
-    assert_eq!(doctor.backends[0].reason.as_deref(), Some("EPERM, said the kernel"));
-    assert!(doctor.operations.iter().all(|op| op.reason == "EPERM, said the kernel"));
+    assert_eq!(doctor.backends[0].reason.as_deref(), Some("EPERM from the kernel"));
+    assert!(doctor.operations.iter().all(|op| op.reason == "EPERM from the kernel"));
 
     let doctor = host.examine(&how(BackendChoice::Function), &kernel);
     assert!(!doctor.ready);
-    assert!(doctor.verdict.contains("EPERM, said the kernel"), "{}", doctor.verdict);
+    assert!(doctor.verdict.contains("EPERM from the kernel"), "{}", doctor.verdict);
     assert!(doctor.operations.iter().all(|op| op.backend.is_none() && !op.entries.is_empty()));
 }
 
 #[test]
-fn what_misses_calls_is_not_taken_and_named_where_it_is_asked_for() {
-    let host = FolderHost::new("preempted").preempts();
-    let kernel = Fake::preempting(PreemptionModel::Full);
+fn inexact_backend_is_avoided_or_warned_about() {
+    let host = FakeHost::new("preempted").preempts();
+    let kernel = FakeKernel::preempting(PreemptionModel::Full);
     let doctor = host.examine(&how(BackendChoice::Auto), &kernel);
     assert_eq!(doctor.verdict, "ready: all 17 operations traced by backend syscall");
     assert_eq!(doctor.auto, Some(BackendName::Syscall));
@@ -475,9 +477,9 @@ fn what_misses_calls_is_not_taken_and_named_where_it_is_asked_for() {
 }
 
 #[test]
-fn an_operation_whose_function_is_missing_says_so_and_the_host_pays() {
-    let kernel = Fake::lacking(&["__x64_sys_semtimedop"]);
-    let doctor = FolderHost::new("mixed").examine(&how(BackendChoice::Auto), &kernel);
+fn missing_function_moves_operation_to_syscall() {
+    let kernel = FakeKernel::lacking(&["__x64_sys_semtimedop"]);
+    let doctor = FakeHost::new("mixed").examine(&how(BackendChoice::Auto), &kernel);
     let verdict = "ready: 16 operations traced by backend function, 1 by backend syscall";
     assert_eq!(doctor.verdict, verdict);
     assert!(doctor.backends.iter().all(|backend| backend.usable == Some(true)));
@@ -491,8 +493,8 @@ fn an_operation_whose_function_is_missing_says_so_and_the_host_pays() {
 }
 
 #[test]
-fn a_poor_kernel_works_at_a_price_that_is_told() {
-    let doctor = FolderHost::new("poor").examine(&how(BackendChoice::Auto), &Fake::poor());
+fn old_kernel_works_with_warnings() {
+    let doctor = FakeHost::new("poor").examine(&how(BackendChoice::Auto), &FakeKernel::poor());
     assert!(doctor.ready);
     assert_eq!(doctor.backends[1].tracepoints, Some(Tracepoints::Raw));
     assert_check(
@@ -508,37 +510,37 @@ fn a_poor_kernel_works_at_a_price_that_is_told() {
 }
 
 #[test]
-fn fields_that_lie_are_found_out() {
-    let kernel = Fake {
+fn wrong_field_offsets_are_detected() {
+    let kernel = FakeKernel {
         fails: Some(|| SessionError::Mismatch { read: 7, proc: 4_026_531_839 }),
-        ..Fake::default()
+        ..FakeKernel::default()
     };
-    let doctor = FolderHost::new("lies").examine(&how(BackendChoice::Auto), &kernel);
+    let doctor = FakeHost::new("lies").examine(&how(BackendChoice::Auto), &kernel);
     assert!(!doctor.ready);
-    assert_check(&doctor, CheckName::Namespace, CheckStatus::Failed, "reads as 7");
+    assert_check(&doctor, CheckName::Namespace, CheckStatus::Failed, "read 7 as");
 }
 
 #[test]
-fn machines_and_kernels_that_are_not_known_are_named() {
-    let mut host = FolderHost::new("machine").release("4.19.0");
+fn unknown_machines_and_kernels_are_named() {
+    let mut host = FakeHost::new("machine").release("4.19.0");
     assert_check(
-        &host.examine(&how(BackendChoice::Auto), &Fake::default()),
+        &host.examine(&how(BackendChoice::Auto), &FakeKernel::default()),
         CheckName::Kernel,
         CheckStatus::Warning,
         "4.19.0 is older",
     );
     host.system.arch = "riscv64";
-    let doctor = host.examine(&how(BackendChoice::Auto), &Fake::default());
+    let doctor = host.examine(&how(BackendChoice::Auto), &FakeKernel::default());
     assert!(!doctor.ready && doctor.operations.is_empty());
     assert!(doctor.verdict.contains("riscv64"), "{}", doctor.verdict);
 }
 
 #[test]
-fn the_object_follows_its_schema() {
+fn json_follows_schema() {
     let schema = crate::commands::schema::schema_json(crate::cli::SchemaOf::Doctor);
     let validator = jsonschema::validator_for(&serde_json::from_str(&schema).unwrap()).unwrap();
-    for kernel in [Fake::default(), Fake::poor()] {
-        let doctor = FolderHost::new("schema").examine(&how(BackendChoice::Auto), &kernel);
+    for kernel in [FakeKernel::default(), FakeKernel::poor()] {
+        let doctor = FakeHost::new("schema").examine(&how(BackendChoice::Auto), &kernel);
         let value = serde_json::to_value(&doctor).unwrap();
         assert!(validator.is_valid(&value), "{value:#}");
     }

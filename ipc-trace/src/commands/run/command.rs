@@ -1,4 +1,4 @@
-//! COMMAND: started when tracing has begun, its end is data.
+//! COMMAND: started when tracing has begun; its exit status is part of the output.
 
 use std::{ffi::OsString, io, os::unix::ffi::OsStrExt as _, process::Stdio};
 
@@ -19,7 +19,7 @@ pub(crate) struct StartError {
 }
 
 impl StartError {
-    /// As shells have it: 127 when it does not exist, 126 when it can't be executed.
+    /// As in shells: 127 if it does not exist, 126 if it can't be executed.
     #[must_use]
     pub(crate) fn status(&self) -> u8 {
         if self.source.kind() == io::ErrorKind::NotFound { 127 } else { 126 }
@@ -33,7 +33,7 @@ impl From<StartError> for RunError {
     }
 }
 
-/// A word, with bytes that are no text as `\xNN`.
+/// A word, with non-text bytes as `\xNN`.
 fn shown(word: &OsString) -> String {
     OsBytes(word.as_bytes().into()).to_str().into_owned()
 }
@@ -75,18 +75,18 @@ impl TracedCommand {
         self.status.is_some()
     }
 
-    /// Until it ends.
+    /// Waits until it ends.
     pub(crate) async fn wait(&mut self) {
         if self.status.is_none() {
             match self.process.wait().await {
                 Ok(status) => self.status = Some(status),
-                // It is our own child, so there is an end to wait for.
+                // It is our own child, so waiting for its end works.
                 Err(_) => std::future::pending().await,
             }
         }
     }
 
-    /// Its exit status as shells have it, if it has ended: 128 and the signal's number when a signal ended it.
+    /// Its exit status as in shells, if it has ended: 128 and the signal's number if a signal ended it.
     pub(crate) fn exit_status(&mut self) -> Option<u8> {
         use std::os::unix::process::ExitStatusExt as _;
         self.has_ended();
@@ -95,7 +95,7 @@ impl TracedCommand {
         Some(u8::try_from(code).unwrap_or(u8::MAX))
     }
 
-    /// Its words and its end.
+    /// Its words and its exit status.
     #[must_use]
     pub(crate) fn report(&mut self) -> event::CommandOutcome {
         use std::os::unix::process::ExitStatusExt as _;

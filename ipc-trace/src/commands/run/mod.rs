@@ -3,28 +3,28 @@
 //! | module | its job |
 //! | --- | --- |
 //! | [`setup`] | from options to a session that traces |
-//! | [`command`] | COMMAND, its output and its end |
-//! | `begin` | what exists at the start, and the first line |
-//! | `end` | what is left in the rings, a last look, the account |
-//! | `work` | what is wanted, what was seen and what runtimes said, between two looks at the rings |
-//! | `fed` | the engine and its sink, as the reader feeds them |
+//! | [`command`] | COMMAND, its output and its exit status |
+//! | `startup` | the initial snapshot, and the first line |
+//! | `shutdown` | the remaining records, the final snapshot, the summary |
+//! | `between_polls` | requests of the engine, results of snapshots and updates of runtimes, between two passes |
+//! | `engine_feed` | the engine and its sink, which the reader feeds |
 //!
-//! Order at the start: attach with the gate open for changes alone, list what exists, look at it, open
-//! the gate, list what exists again, tell what was there with what happened to it since, start COMMAND.
-//! Changes travel on the control ring, so none is lost while there is nobody to read calls, and what a
-//! look and a change both tell of is one object.
+//! Order at the start: attach with the gate open for changes only, list the namespaces, take a snapshot, open the
+//! gate, list the namespaces again, feed the snapshot merged with the changes since, start COMMAND. Changes travel on
+//! the control ring, so none is lost while calls are not read yet, and an object in both a snapshot and a change is
+//! counted once.
 //!
-//! Order at the end: close the gate, empty the rings, list what exists, look at it, account.
+//! Order at the end: close the gate, empty the rings, list the namespaces, take a snapshot, write the summary.
 //!
-//! This thread reads the rings, and never waits: what takes long has threads of its own (`sources::host::inspector`,
-//! `sources::host::looker`, `sources::runtimes`, `sinks::writer`).
+//! This thread reads the rings, and never blocks: slow work has threads of its own (`sources::host::inspector`,
+//! `sources::host::snapshot_thread`, `sources::runtimes`, `sinks::writer`).
 
-mod begin;
+mod between_polls;
 mod command;
-mod end;
-mod fed;
+mod engine_feed;
 pub(in crate::commands) mod setup;
-mod work;
+mod shutdown;
+mod startup;
 
 use std::{
     collections::VecDeque,
@@ -33,7 +33,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipc_trace_common::state::{Fold, FoldKey};
+use anstream::{AutoStream, ColorChoice};
+use ipc_trace_common::state::{Coalesced, CoalescedKey};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::error::{RunError, system};
@@ -47,50 +48,50 @@ use crate::{
         clock,
         host::{
             inspector::Inspector,
-            looker::{Looker, LookerResult, TaskIterReader},
+            snapshot_thread::{SnapshotThread, SnapshotThreadResult, TaskIterReader},
         },
-        kernel::preemption::PreemptionChange,
-        reader::{Drained, RingReader, With},
+        kernel::{options::CallDetail, preemption::PreemptionChange},
+        reader::{Drained, ReaderCx, RingReader},
         runtimes::RuntimeClients,
     },
 };
 use command::TracedCommand;
-use fed::EngineFeed;
+use engine_feed::EngineFeed;
 use setup::Setup;
 
-/// How often namespaces, losses and pending calls are looked at.
+/// How often namespaces, losses and pending calls are checked.
 const TICK: Duration = Duration::from_secs(1);
-/// How long the reader sleeps after it found something, and at most; and where something is on its way.
-const NAP: Duration = Duration::from_millis(2);
-const LONG_NAP: Duration = Duration::from_millis(50);
-const SHORT_NAP: Duration = Duration::from_micros(200);
+/// How long the reader sleeps after a pass with records, at most, and while records are in flight.
+const POLL_MIN: Duration = Duration::from_millis(2);
+const POLL_MAX: Duration = Duration::from_millis(50);
+const POLL_IN_FLIGHT: Duration = Duration::from_micros(200);
 
-/// Runs `live` or `report`.
+/// Runs `live`, which shows calls, or `report`.
 ///
 /// # Errors
-/// Tracing can't start, COMMAND can't be started, or output can't go on.
-pub(crate) fn run(live: bool, args: &TraceArgs) -> Result<ExitCode, RunError> {
-    begin::one_heap();
+/// Tracing can't start, COMMAND can't be started, or output failed.
+pub(crate) fn run(detail: CallDetail, args: &TraceArgs) -> Result<ExitCode, RunError> {
+    startup::limit_malloc_arenas();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(system("can't start the event loop"))?;
-    runtime.block_on(Run::new(live, args)?.whole(args))
+    runtime.block_on(Run::new(detail, args)?.run_to_end(args))
 }
 
 /// What ended a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum EndedBy {
-    /// COMMAND did
+    /// COMMAND's exit
     Command,
-    /// The time, or a signal
+    /// The duration, or a signal
     Other,
 }
 
-/// The exit status that says that `--fail-on` matched.
+/// The exit status for a match of `--fail-on`.
 const FOUND: u8 = 3;
 
-/// The exit status of a run that did not fail. `commands_end`: that of COMMAND, if it ended first.
+/// The exit status of a run without errors. `commands_end`: that of COMMAND, if it ended first.
 const fn exit_status(fails: bool, commands_end: Option<u8>) -> u8 {
     match (fails, commands_end) {
         (true, _) => FOUND,
@@ -99,13 +100,13 @@ const fn exit_status(fails: bool, commands_end: Option<u8>) -> u8 {
     }
 }
 
-/// What is told once all that happened before has been told.
+/// An input that is due once everything that happened before it has been fed.
 #[derive(Debug)]
 enum Due {
-    /// What a look found
-    Seen(LookerResult),
-    /// Accesses that the eBPF programs counted
-    Folded(Vec<(FoldKey, Fold)>),
+    /// The result of a snapshot task
+    Seen(SnapshotThreadResult),
+    /// Accesses that the eBPF programs coalesced
+    CoalescedAccesses(Vec<(CoalescedKey, Coalesced)>),
 }
 
 /// A run.
@@ -115,52 +116,52 @@ struct Run {
     reader: RingReader,
     fed: EngineFeed,
     inspector: Inspector,
-    /// Looks at what exists; it has what lists that, which is here at the start and at the end
-    looker: Option<Looker>,
+    /// Takes snapshots during tracing; it owns the task iterators, which are here at the start and at the end
+    snapshot_thread: Option<SnapshotThread>,
     task_iter: Option<TaskIterReader>,
-    /// What was seen, and is told once what happened before has been told
+    /// Inputs that are not due yet, with their times
     seen: VecDeque<(u64, Due)>,
-    /// What runtimes call their containers
+    /// Updates about containers from runtimes
     names: RuntimeClients,
     signals: Signals,
-    /// Whether it was said that the kernel's container filter lacks some
+    /// Whether the incomplete container filter was logged
     filter_incomplete: bool,
-    /// Such a finding is a failure
+    /// The severity from which a finding is a failure
     fail_on: Option<Severity>,
-    /// The processor time of this thread at the last look at the rings, and the longest between two
-    looked_ns: u64,
+    /// The processor time of this thread at the last pass, and the longest between two passes
+    polled_ns: u64,
     reader_max_ns: u64,
 }
 
 impl Run {
-    async fn whole(mut self, args: &TraceArgs) -> Result<ExitCode, RunError> {
+    async fn run_to_end(mut self, args: &TraceArgs) -> Result<ExitCode, RunError> {
         self.take_initial_snapshot();
         let mut child = match args.command.as_slice() {
             words @ [_, ..] if !self.signals.end() => {
                 match TracedCommand::start(words, args.output == SinkKind::Json) {
                     Ok(child) => Some(child),
                     Err(error) => {
-                        // Who reads lines has had the first one by now, and waits for the last.
-                        if self.fed.tells_lines() && args.output == SinkKind::Json {
-                            self.end(None).await?;
+                        // A program that reads lines has got the first one by now, and expects the last.
+                        if self.fed.emits_lines() && args.output == SinkKind::Json {
+                            self.shut_down(None).await?;
                         }
                         return Err(error.into());
                     }
                 }
             }
-            // None, or the run is over before it has begun.
+            // None, or the run ends before it has begun.
             _ => None,
         };
         raise_priority();
-        self.start_looker()?;
+        self.start_snapshot_thread()?;
         let events = self.setup.session.events_fd().map_err(system("can't watch the ring"))?;
         let result = self.trace(args.duration, &events, child.as_mut()).await;
         drop(events);
-        // COMMAND goes on where something else ended the run, and what becomes of it then is not waited for.
+        // COMMAND continues if something else ended the run, and its exit status isn't waited for.
         let (commands_end, result) = match result {
             Ok(ended_by) => {
                 let end = child.as_mut().filter(|_| ended_by == EndedBy::Command);
-                (end.and_then(|child| child.exit_status()), self.end(child.as_mut()).await)
+                (end.and_then(|child| child.exit_status()), self.shut_down(child.as_mut()).await)
             }
             Err(error) => {
                 self.setup.session.close();
@@ -168,7 +169,7 @@ impl Run {
             }
         };
         match result {
-            // A quiet end.
+            // A normal end.
             Ok(()) | Err(RunError::Output(OutputError::Closed)) => {
                 Ok(ExitCode::from(exit_status(self.fails(), commands_end)))
             }
@@ -176,13 +177,13 @@ impl Run {
         }
     }
 
-    /// Whether there was a finding that is a failure.
+    /// Whether a finding is a failure.
     fn fails(&self) -> bool {
-        let worst = self.fed.engine.worst();
+        let worst = self.fed.engine.max_severity();
         self.fail_on.is_some_and(|least| worst >= Some(least))
     }
 
-    /// Until COMMAND ends, the time is over, or a signal comes.
+    /// Traces until COMMAND ends, the duration is over, or a signal arrives.
     async fn trace(
         &mut self,
         duration: Option<Duration>,
@@ -191,8 +192,8 @@ impl Run {
     ) -> Result<EndedBy, RunError> {
         let begin = Instant::now();
         let mut next_tick = begin + TICK;
-        let mut nap = NAP;
-        self.looked_ns = clock::thread_ns();
+        let mut nap = POLL_MIN;
+        self.polled_ns = clock::thread_ns();
         loop {
             let drained = self.drain();
             self.fed.check()?;
@@ -212,18 +213,18 @@ impl Run {
                 tokio::task::yield_now().await;
                 continue;
             }
-            if drained.waits {
-                tokio::time::sleep(SHORT_NAP).await;
+            if drained.in_flight {
+                tokio::time::sleep(POLL_IN_FLIGHT).await;
                 continue;
             }
             nap = match drained.calls {
-                0 => (nap * 2).min(LONG_NAP),
-                _ => NAP,
+                0 => (nap * 2).min(POLL_MAX),
+                _ => POLL_MIN,
             };
-            let until_end = duration.map_or(LONG_NAP, |d| (begin + d).duration_since(now));
+            let until_end = duration.map_or(POLL_MAX, |d| (begin + d).duration_since(now));
             tokio::select! {
                 biased;
-                () = child_ends(&mut child) => {}
+                () = wait_for_child(&mut child) => {}
                 guard = events.ready(Interest::READABLE) => {
                     guard.map_err(system("can't watch the ring"))?.clear_ready();
                 }
@@ -232,39 +233,39 @@ impl Run {
         }
     }
 
-    /// A look at the rings, and what is to be done before the next.
+    /// A pass over the rings, and the work before the next one.
     fn drain(&mut self) -> Drained {
         let used = clock::thread_ns();
-        self.reader_max_ns = self.reader_max_ns.max(used.saturating_sub(self.looked_ns));
-        self.looked_ns = used;
+        self.reader_max_ns = self.reader_max_ns.max(used.saturating_sub(self.polled_ns));
+        self.polled_ns = used;
         let session = &mut self.setup.session;
-        let drained = self.reader.drain(&mut With {
+        let drained = self.reader.drain(&mut ReaderCx {
             events: &mut session.events,
             control: &mut session.control,
             ask: &mut self.inspector,
             feed: &mut self.fed,
             clock: clock::boot_ns,
         });
-        self.work();
+        self.work_between_polls();
         self.fed.flush();
         drained
     }
 
-    /// What is looked at now and then.
+    /// Work that is done once a second.
     fn tick(&mut self) -> Result<(), RunError> {
         self.watch_preemption();
         self.setup.session.log_diagnostics(&self.setup.layout);
-        self.take_folded()?;
+        self.take_coalesced()?;
         let idle = self.setup.session.take_idle();
         self.take_records(&idle);
         self.count()?;
         self.fed.emit(&Input::Tick(clock::moment()));
-        self.list();
+        self.request_namespace_list();
         self.fed.flush();
         Ok(())
     }
 
-    /// Says so when threads begin to be preempted, or are no longer.
+    /// Logs a change of the preemption model.
     fn watch_preemption(&mut self) {
         let Setup { preemption, plan, .. } = &mut self.setup;
         let Some(PreemptionChange { from, to }) = preemption.update(Instant::now()) else { return };
@@ -274,7 +275,7 @@ impl Run {
         for (backend, why) in inexact {
             log::warn!(
                 "the kernel's preemption model is {to} now, and was {from}: backend {} is not exact: {why}; \
-                 started anew, --backend auto takes what is exact",
+                 after a restart, --backend auto chooses an exact one",
                 backend.name()
             );
         }
@@ -286,24 +287,24 @@ impl Run {
     }
 }
 
-/// An id that is never given again.
+/// A unique id.
 fn random_id() -> Option<String> {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid").ok()?;
     Some(id.trim_end().to_owned())
 }
 
-/// Colours for a terminal that wants them, and its width; a pipe gets lines of 100 cells.
+/// Colours according to `--color`, `NO_COLOR` and the terminal, and the width; a pipe gets lines of 100 cells.
 pub(crate) fn terminal() -> (Palette, usize) {
-    let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let coloured = wanted && io::stdout().is_terminal();
-    let palette = if coloured { Palette::COLOURED } else { Palette::PLAIN };
+    let palette = match AutoStream::choice(&io::stdout()) {
+        ColorChoice::Never => Palette::PLAIN,
+        ColorChoice::Auto | ColorChoice::Always | ColorChoice::AlwaysAnsi => Palette::COLOURED,
+    };
     let width = terminal_size::terminal_size_of(io::stdout())
         .map_or(100, |(terminal_size::Width(width), _)| usize::from(width));
     (palette, width)
 }
 
-/// Whether there is a line to keep below the others: on a terminal that can erase one, and that no
-/// COMMAND writes to.
+/// Whether to show a status line: on a terminal that can erase one, and that no COMMAND writes to.
 fn wants_bar(args: &TraceArgs) -> bool {
     args.output == SinkKind::Text
         && args.command.is_empty()
@@ -311,14 +312,14 @@ fn wants_bar(args: &TraceArgs) -> bool {
         && std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
-async fn child_ends(child: &mut Option<&mut TracedCommand>) {
+async fn wait_for_child(child: &mut Option<&mut TracedCommand>) {
     match child {
         Some(child) => child.wait().await,
         None => std::future::pending().await,
     }
 }
 
-/// The reader must get its turn on a busy host, or the ring runs over. It uses little.
+/// The reader must be scheduled on a busy host, or the ring overflows. It uses little time.
 fn raise_priority() {
     // SAFETY: no pointers; 0 is this thread, as Linux has it.
     if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -10) } != 0 {

@@ -22,15 +22,15 @@ use crate::{
         attach,
         error::SessionError,
         features::{self, MissingCapabilities, System},
-        layout::{Fprobe, KERNEL_BTF, Layout, LayoutError},
-        options::{KernelFilters, SessionOptions},
+        field_offsets::{Fprobe, KERNEL_BTF, Layout, LayoutError},
+        options::{CallDetail, KernelFilters, SessionOptions},
         plan::{self, BackendChoice, BackendUnavailable, Features, Plan},
         preemption::{self, Watch},
         session::Session,
     },
 };
 
-/// Where the kernel lists its symbols.
+/// The kernel's list of symbols.
 const KALLSYMS: &str = "/proc/kallsyms";
 
 /// Why tracing can't start.
@@ -39,61 +39,61 @@ pub(crate) enum SetupError {
     /// Capabilities are missing.
     #[error(transparent)]
     Capabilities(#[from] MissingCapabilities),
-    /// Another machine than those that are known.
+    /// The machine is not supported.
     #[error("ipc-trace knows x86_64 and aarch64, not {0}")]
     Machine(&'static str),
-    /// The kernel's fields are not known.
+    /// The kernel's fields are unknown.
     #[error(transparent)]
     Layout(#[from] LayoutError),
-    /// The backend can't be had.
+    /// The backend is unavailable.
     #[error(transparent)]
     Backend(#[from] BackendUnavailable),
     /// Programs can't be loaded.
     #[error(transparent)]
     Session(#[from] SessionError),
-    /// A namespace that was named does not exist.
+    /// A named namespace does not exist.
     #[error("--ipc-ns {name}: {reason}")]
     Namespace {
         /// As the user named it
         name: String,
-        /// Why not
+        /// The reason
         reason: String,
     },
-    /// Processes are named by numbers that mean others outside of this process's pid namespace.
+    /// Pids are ambiguous because this process is not in the initial pid namespace.
     #[error(
-        "{option}: this process is in a pid namespace of its own, whose numbers are not those that events show; run it in the \
-         host's pid namespace, or name a namespace by its inode number"
+        "{option}: this process is not in the initial pid namespace, so its pids differ from those in events; \
+         run it in the host's pid namespace, or name a namespace by its inode number"
     )]
     PidNamespace {
         /// The option
         option: &'static str,
     },
-    /// A filter for containers, and nothing that tells them.
+    /// A filter for containers, but nothing identifies them.
     #[error(
-        "--container, --image, --pod: no cgroups are known by which containers could be told; mount a cgroup file system, and see \
-         ipc-trace doctor"
+        "--container, --image, --pod: no cgroups identify containers; mount a cgroup file system, and \
+         see ipc-trace doctor"
     )]
     NoCgroups,
-    /// A filter has more values than the eBPF programs have room for.
+    /// A filter has more values than the eBPF programs can hold.
     #[error("{option}: {given} values are more than the {FILTER_VALUES} that are possible")]
     Values {
         /// The option
         option: &'static str,
-        /// How many there are
+        /// The number of values
         given: usize,
     },
     /// The system refused something.
     #[error("{what}: {source}")]
     System {
-        /// What was tried
+        /// The operation
         what: &'static str,
-        /// What it said
+        /// The system's error
         source: io::Error,
     },
 }
 
 impl SetupError {
-    /// Whether what the user asked for makes no sense: exit status 2.
+    /// Whether the user's options are invalid: exit status 2.
     #[must_use]
     pub(crate) const fn is_usage(&self) -> bool {
         matches!(self, Self::Namespace { .. } | Self::Values { .. } | Self::PidNamespace { .. })
@@ -114,31 +114,30 @@ pub(crate) struct Setup {
     pub system: System,
     /// The machine's native ABI
     pub native: Abi,
-    /// How each operation is seen
+    /// The backend of each operation
     pub backends: Backends,
     /// The programs
     pub session: Session,
-    /// What existed when they had been attached
+    /// The namespaces and calls that existed when they had been attached
     pub namespace_list: NamespaceList,
     /// The kernel's fields
     pub layout: Layout,
-    /// The cgroups that containers are told by
+    /// The cgroups that identify containers
     pub hierarchy: Option<Hierarchy>,
     /// The kernel's preemption model
     pub preemption: Watch,
-    /// What is attached
+    /// The plan that is attached
     pub plan: Plan,
 }
 
-/// Loads and attaches what the options ask for. `arguments`: whether calls are shown one by one;
-/// `with_args`: whether what processes were called with is shown.
+/// Loads and attaches the programs for the options. `with_args`: whether process arguments are shown.
 ///
 /// # Errors
-/// Something is missing; the error says what.
+/// Something is missing: what.
 pub(crate) fn setup(
     how: &HowArgs,
     filters: &Filters,
-    arguments: bool,
+    detail: CallDetail,
     with_args: bool,
 ) -> Result<Setup, SetupError> {
     let system = System::read().map_err(|source| SetupError::System { what: "uname", source })?;
@@ -161,7 +160,7 @@ pub(crate) fn setup(
     let options = SessionOptions {
         ring_bytes: ring_bytes(how.ring_bytes),
         filters: kernel_filters(filters),
-        arguments,
+        detail,
         with_args,
         cgroups,
         native,
@@ -188,7 +187,7 @@ pub(crate) fn setup(
         log::warn!("not seen on this kernel: {what}");
     }
     for function in &session.untested {
-        log::info!("nothing shows that the program on it is run: {function}");
+        log::info!("the self-test could not check its program: {function}");
     }
     for (field, what) in layout.losses() {
         log::info!("not known on this kernel: {what} (no field {field})");
@@ -209,8 +208,8 @@ pub(crate) fn setup(
     })
 }
 
-/// Starts a session by the best plan. What a kernel takes is found out by trying: after a refusal
-/// comes another plan, without what was refused.
+/// Starts a session by the best plan. What a kernel accepts is found by trying: after a rejection, the next plan
+/// omits what was rejected.
 pub(crate) fn start(
     choice: BackendChoice,
     layout: &Layout,
@@ -229,12 +228,15 @@ pub(crate) fn start(
         tracing_multi: layout.has_tracing_multi(),
         ..Features::default()
     };
-    // A quarter of a million lines, which matter only where BTF leaves something open.
+    // A quarter of a million lines, which matter only if BTF leaves something open.
     if choice != BackendChoice::Syscall && !plan::describes_all(options.native, &known) {
         known.present = attach::present_functions(Path::new(KALLSYMS));
     }
     loop {
-        let plan = plan::plan(choice, options.native, &known)?;
+        let mut plan = plan::plan(choice, options.native, &known)?;
+        if !options.times_calls() {
+            plan.omit_entries();
+        }
         match Session::start(&plan, layout, options) {
             Ok((session, namespace_list)) => return Ok((plan, session, namespace_list)),
             // Each time there are fewer functions left to try.
@@ -249,7 +251,7 @@ pub(crate) fn start(
     }
 }
 
-/// Where the layout comes from.
+/// The BTF file from which the layout is read.
 #[must_use]
 pub(crate) fn btf_path(how: &HowArgs) -> PathBuf {
     how.btf.clone().unwrap_or_else(|| PathBuf::from(KERNEL_BTF))
@@ -293,7 +295,7 @@ fn kernel_filters(filters: &Filters) -> KernelFilters {
     }
 }
 
-/// Whether the eBPF programs have room for all values.
+/// Checks that the eBPF programs can hold all values.
 fn check_numbers(filters: &Filters) -> Result<(), SetupError> {
     let numbers = [
         ("--ipc-ns", filters.ipc_ns.len()),
@@ -307,7 +309,7 @@ fn check_numbers(filters: &Filters) -> Result<(), SetupError> {
     }
 }
 
-/// Numbers of processes are those of the initial pid namespace.
+/// Checks that pids are those of the initial pid namespace.
 fn check_pid_namespace(filters: &Filters, proc: &Path) -> Result<(), SetupError> {
     let by_pid = |name: &NamespaceName| matches!(name, NamespaceName::OfPid(_));
     let option = match () {
@@ -350,14 +352,16 @@ pub(in crate::commands) fn inum(name: NamespaceName) -> Result<u32, SetupError> 
     }
 }
 
-/// The namespace of that number, which must exist where that can be known.
+/// The namespace with that number, which must exist if that can be checked.
 fn existing(name: &str, inum: u32, namespace_list: &NamespaceList) -> Result<NsRef, SetupError> {
     match namespace_list.alive.iter().find(|alive| alive.ns.inum == inum) {
         Some(alive) => Ok(alive.ns),
         None if !namespace_list.complete => Ok(NsRef { inum, generation: 1 }),
         None => Err(SetupError::Namespace {
             name: name.to_owned(),
-            reason: "no IPC namespace has that number (any more); lsns -t ipc lists those that processes are in".to_owned(),
+            reason: "no IPC namespace has that number (any more); lsns -t ipc lists those \
+                     that have processes"
+                .to_owned(),
         }),
     }
 }
@@ -367,7 +371,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ring_is_a_power_of_two_and_at_least_a_page() {
+    fn ring_size_is_power_of_two_and_at_least_a_page() {
         assert_eq!(ring_bytes(1), 4096);
         assert_eq!(ring_bytes(4096), 4096);
         assert_eq!(ring_bytes(5000), 8192);

@@ -1,35 +1,36 @@
-//! `carried-mapping`: shared memory of one namespace that is still mapped, or was touched, by a thread that
-//! now lives in another; a segment opened through `/proc/PID/map_files`.
+//! `carried-mapping`: shared memory of one namespace that is still mapped or was touched by a thread in
+//! another namespace; a segment opened through `/proc/PID/map_files`.
 //!
-//! A mapping is the process's, a namespace the thread's: neither setns nor unshare nor clone takes a
-//! mapping away. That one is *touched* the eBPF programs see where it can hook page faults; that one is
-//! *held* is known from shmat and shmdt, and from what is mapped when a thread moves.
+//! A mapping belongs to the process, a namespace to the thread: setns, unshare and clone leave mappings in
+//! place. The eBPF programs observe that a mapping is *touched* where they can hook page faults. That it is
+//! *held* follows from shmat and shmdt, and from the mappings of a thread that switches.
 //!
-//! What a process attached itself and takes along is told at once. What it inherited, or had before
-//! tracing began, is told when it is touched, or is still there a second after the move: who is cloned
-//! into a new namespace and calls exec loses it before.
+//! A segment that the process attached itself and keeps is reported at once. An inherited one, or one from
+//! before the start of tracing, is reported when it is touched or still mapped a second after the switch: a
+//! process cloned into a new namespace loses it by exec.
 //!
-//! A process that had nothing mapped when it was looked at has nothing until it attaches something, which
-//! is seen: one that moves a thousand times a second is looked at once in it.
+//! A process without mappings has none until it attaches a segment, which is observed: a process that
+//! switches a thousand times a second is inspected once a second.
 //!
-//! Invariant: what is remembered is bounded: attachments of `PROCESSES` processes, at most `EACH` of
-//! each, as many processes without any, and `PENDING` processes that moved.
+//! Invariant: state is bounded: attachments of [`MAX_PROCESSES`] processes, at most
+//! [`MAX_ATTACHMENTS_PER_PROCESS`] each, as many processes without mappings, and [`MAX_PENDING_MOVES`]
+//! pending switches.
 
 use std::{collections::VecDeque, rc::Rc};
 
 use ipc_trace_common::{
-    op::{Family, Op},
-    record::{Channel, ExitRecord, NsRef, NsSwitchKind, queue_flag},
+    op::{ObjectKind, Op},
+    record::{AccessPath, ExitRecord, NsRef, NsSwitchKind, queue_flag},
 };
 
 use super::{
-    channels::{self, AccessPathRow},
+    access_paths::{self, AccessPathRow},
     detector::{DetectCx, Detector},
     observation::{
         AccessObservation, CallObservation, EvidenceEvent, Extent, FindingActor, FindingDraft,
         FindingKey, FindingTarget, NamespaceMove, ObservedCalls, comm_of,
     },
-    say::{namespace_phrase, thread},
+    phrases::{namespace_phrase, thread},
 };
 use crate::{
     engine::track::{HashMap, Tracker, contexts::TaskInfo},
@@ -39,20 +40,20 @@ use crate::{
     input::process::{InspectorRequest, Mapped, ProcessId},
 };
 
-/// Processes whose attachments are remembered.
-const PROCESSES: usize = 1 << 14;
-/// Attachments of one process.
-const EACH: usize = 64;
-/// Moves that time decides about.
-const PENDING: usize = 4096;
-/// Files of segments whose namespace is remembered.
-const FILES: usize = 4096;
-/// What is inherited counts when it is there for so long.
-const INHERITED_NS: u64 = 1_000_000_000;
-/// For so long a process that had nothing mapped is not looked at again.
-const BARE_NS: u64 = 1_000_000_000;
+/// Number of processes whose attachments are kept.
+const MAX_PROCESSES: usize = 1 << 14;
+/// Number of attachments kept per process.
+const MAX_ATTACHMENTS_PER_PROCESS: usize = 64;
+/// Number of namespace switches awaiting a decision.
+const MAX_PENDING_MOVES: usize = 4096;
+/// Number of segment files whose namespace is kept.
+const MAX_FILES: usize = 4096;
+/// How long an inherited mapping must persist to be reported, nanoseconds.
+const INHERITED_AFTER_NS: u64 = 1_000_000_000;
+/// How long a process without mappings isn't inspected again, nanoseconds.
+const UNMAPPED_NS: u64 = 1_000_000_000;
 
-const EXPLAINS: &str = "a service that sandboxes itself, or a helper of it, and keeps shared memory that it \
+const BENIGN: &str = "a service that sandboxes itself, or a helper of it, and keeps shared memory that it \
                         had before on purpose; a supervisor that goes from namespace to namespace";
 
 /// An attached segment.
@@ -61,43 +62,43 @@ struct HeldSegment {
     at: u64,
     ns: NsRef,
     id: i32,
-    /// Who the process was then
-    facts: Option<Rc<TaskInfo>>,
+    /// The task when it attached the segment.
+    task_info: Option<Rc<TaskInfo>>,
 }
 
 impl HeldSegment {
-    /// Whether the process is seen to run another program since, which has none of its mappings.
+    /// Whether the process has executed another program since, which drops its mappings.
     fn is_lost(&self, now: Option<&Rc<TaskInfo>>) -> bool {
-        let exe = |facts: &Rc<TaskInfo>| facts.exe.clone();
-        self.facts.as_ref().zip(now).is_some_and(|(then, now)| exe(then) != exe(now))
+        let exe = |task_info: &Rc<TaskInfo>| task_info.exe.clone();
+        self.task_info.as_ref().zip(now).is_some_and(|(then, now)| exe(then) != exe(now))
     }
 }
 
-/// A process that moved, or was made in a new namespace, with mappings that time decides about.
+/// A process that switched or was created in another namespace, with mappings that are decided later.
 #[derive(Debug)]
 struct PendingMove {
     process: ProcessId,
     due: u64,
     from: NsRef,
     to: NsRef,
-    /// What was mapped when it moved; `None`: all that is mapped when it is looked at
+    /// The mappings at the switch; `None`: all mappings found at the inspection count.
     mapped: Option<Vec<Mapped>>,
-    facts: Option<Rc<TaskInfo>>,
+    task_info: Option<Rc<TaskInfo>>,
     tid: u32,
     trace: EvidenceEvent,
 }
 
-/// The class, with what is remembered.
+/// The detector and its state.
 #[derive(Debug, Default)]
 pub(super) struct CarriedMapping {
     attached: HashMap<ProcessId, Vec<HeldSegment>>,
     order: VecDeque<ProcessId>,
     pending: VecDeque<PendingMove>,
-    /// Those of which it was asked what they have mapped now
+    /// Switches whose current mappings were requested.
     asked: VecDeque<PendingMove>,
     files: HashMap<u64, NsRef>,
-    /// Processes that had nothing mapped, and when that was seen
-    bare: HashMap<ProcessId, u64>,
+    /// Processes without mappings, and when that was observed.
+    unmapped: HashMap<ProcessId, u64>,
 }
 
 impl Detector for CarriedMapping {
@@ -115,14 +116,14 @@ impl Detector for CarriedMapping {
         if moved.record.way == CLONE {
             self.cloned(moved);
         } else {
-            self.went(moved, to);
+            self.moved_with_segments(moved, to);
         }
     }
 
     fn wants_mapped(&self, process: ProcessId, now: u64) -> bool {
-        // Not of one that had nothing a short time ago, and has not been seen to attach anything.
+        // A process that recently had no mappings, and hasn't attached any since, isn't inspected.
         let is_bare =
-            self.bare.get(&process).is_some_and(|then| now.saturating_sub(*then) < BARE_NS);
+            self.unmapped.get(&process).is_some_and(|then| now.saturating_sub(*then) < UNMAPPED_NS);
         !is_bare || self.attached.get(&process).is_some_and(|held| !held.is_empty())
     }
 
@@ -154,16 +155,16 @@ impl Detector for CarriedMapping {
             return;
         }
         self.pending.retain(|one| one.process.0 != record.pid);
-        if let Some(facts) = tracker.contexts.get(record.tid, record.context) {
-            let process = (record.pid, facts.start_boot_ns);
+        if let Some(task_info) = tracker.contexts.get(record.tid, record.context) {
+            let process = (record.pid, task_info.start_boot_ns);
             self.attached.remove(&process);
-            self.bare.remove(&process);
+            self.unmapped.remove(&process);
         }
     }
 
     fn access(&mut self, access: &AccessObservation<'_>, to: &mut DetectCx<'_>) -> bool {
         let AccessPathRow { class, reached: _, extent, did, what, weight, reason } =
-            channels::row(access.channel);
+            access_paths::row(access.channel);
         if class != Class::CarriedMapping {
             return true;
         }
@@ -174,7 +175,7 @@ impl Detector for CarriedMapping {
         if ns == who.ns {
             return true;
         }
-        if access.channel == Channel::MappingHeld {
+        if access.channel == AccessPath::MappingHeld {
             self.inherited(access, ns, id);
             return true;
         }
@@ -193,7 +194,7 @@ impl Detector for CarriedMapping {
                 draft = draft.because(weight, text);
             }
             draft.key = Some(record.key);
-            draft.benign_explanation = EXPLAINS;
+            draft.benign_explanation = BENIGN;
             draft
         };
         let key = key(who.key(), ns, id);
@@ -214,10 +215,15 @@ impl CarriedMapping {
                 }
                 let held = self.attached.entry(process).or_default();
                 held.retain(|one| one.at != at);
-                if held.len() >= EACH {
+                if held.len() >= MAX_ATTACHMENTS_PER_PROCESS {
                     held.remove(0);
                 }
-                held.push(HeldSegment { at, ns: seen.who.ns, id, facts: seen.who.facts.cloned() });
+                held.push(HeldSegment {
+                    at,
+                    ns: seen.who.ns,
+                    id,
+                    task_info: seen.who.task_info.cloned(),
+                });
             }
             Some(CallEffect::Detached { at }) => {
                 if let Some(held) = self.attached.get_mut(&process) {
@@ -229,11 +235,11 @@ impl CarriedMapping {
     }
 
     fn make_room(&mut self) {
-        while self.attached.len() >= PROCESSES {
+        while self.attached.len() >= MAX_PROCESSES {
             let Some(oldest) = self.order.pop_front() else { break };
             self.attached.remove(&oldest);
         }
-        if self.order.len() > 2 * PROCESSES {
+        if self.order.len() > 2 * MAX_PROCESSES {
             let attached = &self.attached;
             self.order.retain(|process| attached.contains_key(process));
         }
@@ -241,46 +247,47 @@ impl CarriedMapping {
 
     fn cloned(&mut self, moved: &NamespaceMove<'_>) {
         let record = moved.record;
-        let start = moved.child.map_or(0, |facts| facts.start_boot_ns);
+        let start = moved.child.map_or(0, |task_info| task_info.start_boot_ns);
         self.wait(PendingMove {
             process: (record.child_pid, start),
-            due: record.boot_ns + INHERITED_NS,
+            due: record.boot_ns + INHERITED_AFTER_NS,
             from: record.from,
             to: record.to,
             mapped: None,
-            facts: moved.child.cloned(),
+            task_info: moved.child.cloned(),
             tid: record.child_tid,
             trace: moved.trace("clone"),
         });
     }
 
     fn wait(&mut self, pending: PendingMove) {
-        if self.pending.len() >= PENDING {
+        if self.pending.len() >= MAX_PENDING_MOVES {
             self.pending.pop_front();
         }
         self.pending.push_back(pending);
     }
 
-    fn went(&mut self, moved: &NamespaceMove<'_>, to: &mut DetectCx<'_>) {
+    fn moved_with_segments(&mut self, moved: &NamespaceMove<'_>, to: &mut DetectCx<'_>) {
         const UNSHARE: u32 = NsSwitchKind::Unshare as u32;
         let record = moved.record;
-        let facts = moved.mover;
-        let process = (record.pid, facts.map_or(0, |facts| facts.start_boot_ns));
+        let task_info = moved.mover;
+        let process = (record.pid, task_info.map_or(0, |task_info| task_info.start_boot_ns));
         let how = if record.way == UNSHARE { "unshare" } else { "setns" };
         let held = self.attached.get(&process).cloned().unwrap_or_default();
         let mapped = moved.beside.mapped.clone();
         if mapped.as_ref().is_some_and(Vec::is_empty) {
-            self.had_nothing(process, record.boot_ns);
+            self.note_unmapped(process, record.boot_ns);
         }
-        let comm = comm_of(facts);
-        let who = FindingActor::of_facts((record.pid, record.tid), record.to, &comm, facts);
-        for one in held.iter().filter(|one| one.ns != record.to && !one.is_lost(facts)) {
+        let comm = comm_of(task_info);
+        let who =
+            FindingActor::from_task_info((record.pid, record.tid), record.to, &comm, task_info);
+        for one in held.iter().filter(|one| one.ns != record.to && !one.is_lost(task_info)) {
             let there = mapped.as_ref().map(|all| all.iter().any(|seen| seen.start == one.at));
             let (weight, reason) = match there {
                 Some(true) => {
                     (90, "it attached the segment there, and it was mapped after the move")
                 }
-                // It has ended, called exec or detached the segment since.
+                // The process has exited, called exec or detached the segment since.
                 Some(false) | None => {
                     (80, "it attached the segment there, and did not detach it before it moved")
                 }
@@ -296,28 +303,28 @@ impl CarriedMapping {
         if let Some(rest) = mapped.map(rest).filter(|rest| !rest.is_empty()) {
             self.wait(PendingMove {
                 process,
-                due: record.boot_ns + INHERITED_NS,
+                due: record.boot_ns + INHERITED_AFTER_NS,
                 from: record.from,
                 to: record.to,
                 mapped: Some(rest),
-                facts: facts.cloned(),
+                task_info: task_info.cloned(),
                 tid: record.tid,
                 trace: moved.trace(how),
             });
         }
     }
 
-    fn had_nothing(&mut self, process: ProcessId, now: u64) {
-        // Its number alone may be another process's next time.
+    fn note_unmapped(&mut self, process: ProcessId, now: u64) {
+        // Without a start time the number may belong to another process next time.
         if process.1 != 0 {
-            if self.bare.len() >= PROCESSES {
-                self.bare.clear();
+            if self.unmapped.len() >= MAX_PROCESSES {
+                self.unmapped.clear();
             }
-            self.bare.insert(process, now);
+            self.unmapped.insert(process, now);
         }
     }
 
-    /// Whether what was inherited is there still.
+    /// Reports inherited segments that are still mapped.
     fn decide(
         &self,
         pending: &PendingMove,
@@ -325,12 +332,16 @@ impl CarriedMapping {
         tracker: &Tracker,
         to: &mut DetectCx<'_>,
     ) {
-        let facts = pending.facts.as_ref();
-        // What it attached since is its own.
+        let task_info = pending.task_info.as_ref();
+        // Segments attached since the switch belong to the process's own namespace.
         let own = self.attached.get(&pending.process).map(Vec::as_slice).unwrap_or_default();
-        let comm = comm_of(facts);
-        let who =
-            FindingActor::of_facts((pending.process.0, pending.tid), pending.to, &comm, facts);
+        let comm = comm_of(task_info);
+        let who = FindingActor::from_task_info(
+            (pending.process.0, pending.tid),
+            pending.to,
+            &comm,
+            task_info,
+        );
         for one in now {
             let before = pending.mapped.as_ref().is_none_or(|all| all.contains(one));
             if !before || own.iter().any(|held| held.at == one.start) {
@@ -356,23 +367,22 @@ impl CarriedMapping {
         }
     }
 
-    /// A mapping of another namespace was copied: by a process that lives elsewhere, and may be about
-    /// to call exec.
+    /// A fork copied a mapping of another namespace; the process may be about to call exec.
     fn inherited(&mut self, access: &AccessObservation<'_>, ns: NsRef, id: i32) {
         let record = access.record;
         self.wait(PendingMove {
             process: access.who.key(),
-            due: record.boot_ns + INHERITED_NS,
+            due: record.boot_ns + INHERITED_AFTER_NS,
             from: ns,
             to: access.who.ns,
             mapped: None,
-            facts: access.who.facts.cloned(),
+            task_info: access.who.task_info.cloned(),
             tid: record.tid,
             trace: access.trace(format!("shm {id} held")),
         });
     }
 
-    /// Whose a segment is, and what that takes from being sure. `None`: it can't be told.
+    /// The namespace of a segment, with a penalty if it was inferred. `None`: unknown.
     fn namespace(
         &mut self,
         access: &AccessObservation<'_>,
@@ -381,7 +391,7 @@ impl CarriedMapping {
         let record = access.record;
         if record.object.flags & queue_flag::KNOWN != 0 && record.object.ns.inum != 0 {
             if record.file != 0 {
-                if self.files.len() >= FILES {
+                if self.files.len() >= MAX_FILES {
                     self.files.clear();
                 }
                 self.files.insert(record.file, record.object.ns);
@@ -397,9 +407,10 @@ impl CarriedMapping {
         }
         match candidates.as_slice() {
             [] => None,
-            [alone] => {
-                Some((*alone, Some((-10, "its namespace is told by the segment's id and key"))))
-            }
+            [alone] => Some((
+                *alone,
+                Some((-10, "its namespace is inferred from the segment's id and key")),
+            )),
             [one, ..] => Some((
                 *one,
                 Some((-50, "segments of this id and key exist in several other namespaces")),
@@ -409,7 +420,7 @@ impl CarriedMapping {
 }
 
 fn held_draft(who: &FindingActor<'_>, ns: NsRef, id: i32, tracker: &Tracker) -> FindingDraft {
-    let local = crate::engine::track::objects::tracked::ObjectId::Sysv(Family::Shm, id);
+    let local = crate::engine::track::objects::tracked::ObjectId::Sysv(ObjectKind::Shm, id);
     let known = tracker.objects.get(ns, local).and_then(|one| one.key);
     let title = format!(
         "{} lives in namespace {} and still has mapped shared memory of {}: {}",
@@ -419,7 +430,7 @@ fn held_draft(who: &FindingActor<'_>, ns: NsRef, id: i32, tracker: &Tracker) -> 
         segment(id, known),
     );
     let mut draft = FindingDraft::by(who, Severity::High, title).about(Some(ns), Some(true), false);
-    draft.benign_explanation = EXPLAINS;
+    draft.benign_explanation = BENIGN;
     draft
 }
 
@@ -434,6 +445,6 @@ const fn key(process: ProcessId, ns: NsRef, id: i32) -> FindingKey {
     FindingKey::for_process(
         Class::CarriedMapping,
         process,
-        FindingTarget::Sysv(ns, Family::Shm, id),
+        FindingTarget::Sysv(ns, ObjectKind::Shm, id),
     )
 }

@@ -1,7 +1,7 @@
-//! `cross-container`: two containers use one object inside a namespace that they share.
+//! `cross-container`: two containers use one object in a namespace that they share.
 //!
-//! Each of them made a call on the object from that namespace, so that they meet is no inference. Whether
-//! it is deliberate their runtimes know: `--ipc container:X`, `--ipc host`, a pod.
+//! Each container made a call on the object from that namespace, so the sharing isn't inferred. Their
+//! runtimes know whether it was configured: `--ipc container:X`, `--ipc host`, a pod.
 
 use ipc_trace_common::record::NsRef;
 
@@ -9,7 +9,7 @@ use super::{
     cross_container_denied::name,
     detector::{DetectCx, Detector},
     observation::{CallObservation, FindingDraft, FindingKey, FindingOwner},
-    shared::{SharedUse, target},
+    sharing::{SharedUse, target},
 };
 use crate::{
     engine::track::containers::{ContainerHandle, Containers},
@@ -24,10 +24,10 @@ use crate::{
     },
 };
 
-const EXPLAINS: &str = "containers that were made to work together without the runtime's knowing: by joining \
+const BENIGN: &str = "containers that were made to work together without the runtime's knowing: by joining \
                         a namespace through /proc/PID/ns/ipc, or by a runtime that can't be asked";
 
-/// The class.
+/// The detector.
 #[derive(Debug, Default)]
 pub(super) struct CrossContainer;
 
@@ -41,21 +41,21 @@ impl Detector for CrossContainer {
     ) {
         let Some(shared) = shared_use(seen, at, one) else { return };
         let key = shared.key.clone();
-        if !to.meetings.is_open(&key) && to.findings.draft(&key).is_none() {
-            to.meetings.count(&key, at, one, to.findings);
-            to.meetings.open(shared, seen.trace(), &seen.tracker.containers, to.findings);
+        if !to.sharing.is_open(&key) && to.findings.draft(&key).is_none() {
+            to.sharing.count(&key, at, one, to.findings);
+            to.sharing.open(shared, seen.trace(), &seen.tracker.containers, to.findings);
         }
     }
 }
 
-/// Somebody new has used an object: whether that is a container, and another one has used it before.
+/// The shared use, if the new user is a container and another container used the object before.
 fn shared_use(
     seen: &CallObservation<'_>,
     (ns, local): (NsRef, ObjectId),
     one: &TrackedObject,
 ) -> Option<SharedUse> {
-    let own = seen.who.facts?.container.as_ref()?;
-    // From another namespace it is a foreign object.
+    let own = seen.who.task_info?.container.as_ref()?;
+    // Used from another namespace, the object is reported as `foreign-object`.
     if seen.who.ns != ns {
         return None;
     }
@@ -67,21 +67,22 @@ fn shared_use(
         .about(Some(ns), Some(false), false)
         .because(90, "calls of both containers were seen on the object, from this namespace");
     (draft.local, draft.owner) = (Some(local), Some(other.clone()));
-    draft.benign_explanation = EXPLAINS;
+    draft.benign_explanation = BENIGN;
     let (subject, object) = (own.clone(), name(local, one));
     Some(SharedUse { key, ns, subject, other: Some(other), object, draft, say: self::draft })
 }
 
-/// Another container that uses an object from its namespace: the one that made it, or the first.
+/// Another container that uses the object from its namespace: its creator, or else the first user.
 fn other(own: &ContainerHandle, ns: NsRef, one: &TrackedObject) -> Option<ContainerHandle> {
-    let is_other = |party: &&Accessor| party.ns == ns && !party.is_in(Some(own));
-    let mut others = one.parties().iter().filter(is_other).filter_map(|one| one.container.as_ref());
-    let creator = one.creator.as_ref().and_then(|one| one.facts.as_ref()?.container.as_ref());
+    let is_other = |accessor: &&Accessor| accessor.ns == ns && !accessor.is_in(Some(own));
+    let mut others =
+        one.accessors().iter().filter(is_other).filter_map(|one| one.container.as_ref());
+    let creator = one.creator.as_ref().and_then(|one| one.task_info.as_ref()?.container.as_ref());
     let made = creator.and_then(|creator| others.clone().find(|one| *one == creator));
     made.or_else(|| others.next()).cloned()
 }
 
-/// What there is to say, as the runtimes' word stands.
+/// The draft for the current runtime metadata.
 fn draft(shared: &SharedUse, containers: &Containers, sharing: Sharing) -> FindingDraft {
     let SharedUse { ns, subject, other, object, draft, .. } = shared;
     let mut draft = draft.clone();
@@ -99,7 +100,7 @@ fn draft(shared: &SharedUse, containers: &Containers, sharing: Sharing) -> Findi
     draft
 }
 
-/// What the runtimes' word makes of it.
+/// Applies the runtimes' configuration to a draft.
 pub(super) fn apply_sharing(draft: &mut FindingDraft, sharing: Sharing, own: &Container) {
     match sharing {
         Sharing::Declared => {
@@ -111,7 +112,9 @@ pub(super) fn apply_sharing(draft: &mut FindingDraft, sharing: Sharing, own: &Co
             };
             draft.declared_by = Some(format!("the container runtime: {word}"));
         }
-        Sharing::Unknown => draft.add(0, "no runtime says whether that is deliberate"),
-        Sharing::Undeclared => draft.add(0, "the runtime was told to give it another namespace"),
+        Sharing::Unknown => draft.add(0, "no runtime says whether that is intended"),
+        Sharing::Undeclared => {
+            draft.add(0, "the runtime was configured to give it another namespace")
+        }
     }
 }

@@ -1,15 +1,16 @@
-//! `cross-container-denied`: permission was denied to a container on an object that another container made.
+//! `cross-container-denied`: permission was denied to a container on an object that another container
+//! created.
 //!
-//! What is denied is in the caller's own namespace, so this happens where containers share one.
+//! A denied object is in the caller's own namespace, so this happens where containers share one.
 
-use ipc_trace_common::op::{Family, Op};
+use ipc_trace_common::op::{ObjectKind, Op};
 
 use super::{
     detector::{DetectCx, Detector},
     failed::{EACCES, EPERM, FailedCalls},
     observation::{CallObservation, FindingDraft, FindingKey, ObservedCalls},
-    say::thread,
-    shared::target,
+    phrases::thread,
+    sharing::target,
 };
 use crate::{
     engine::track::objects::tracked::{ObjectId, ObjectOrigin, TrackedObject},
@@ -21,12 +22,12 @@ use crate::{
     },
 };
 
-const EXPLAINS: &str = "containers that share a namespace and run as different users, of which one looks at \
+const BENIGN: &str = "containers that share a namespace and run as different users, of which one inspects \
                         what the other has; a monitor";
-/// Queues' names are shown so far.
+/// Width of queue names in titles, in cells.
 const NAME_WIDTH: usize = 64;
 
-/// The class.
+/// The detector.
 #[derive(Debug, Default)]
 pub(super) struct CrossContainerDenied;
 
@@ -41,10 +42,13 @@ impl Detector for CrossContainerDenied {
 /// Calls failed with `EACCES` or `EPERM`.
 fn denied(seen: &CallObservation<'_>, failed: FailedCalls, to: &mut DetectCx<'_>) {
     let who = &seen.who;
-    let Some(own) = who.facts.and_then(|facts| facts.container.as_ref()) else { return };
+    let Some(own) = who.task_info.and_then(|task_info| task_info.container.as_ref()) else {
+        return;
+    };
     let Some((local, one)) = object(seen) else { return };
     let Some(creator) = one.creator.as_ref() else { return };
-    let Some(owner) = creator.facts.as_ref().and_then(|facts| facts.container.as_ref()) else {
+    let Some(owner) = creator.task_info.as_ref().and_then(|task_info| task_info.container.as_ref())
+    else {
         return;
     };
     if own == owner {
@@ -65,11 +69,11 @@ fn denied(seen: &CallObservation<'_>, failed: FailedCalls, to: &mut DetectCx<'_>
         let mut draft = FindingDraft::by(who, Severity::Medium, title)
             .about(Some(who.ns), Some(false), false)
             .because(90, "the kernel refused the call, and it is known who made the object");
-        if matches!(one.birth, ObjectOrigin::Inferred(_)) {
+        if matches!(one.origin, ObjectOrigin::Inferred(_)) {
             draft.add(-20, "that it was made by that call is inferred");
         }
         (draft.local, draft.owner) = (Some(local), Some(owner.clone()));
-        draft.benign_explanation = EXPLAINS;
+        draft.benign_explanation = BENIGN;
         draft
     };
     to.saw(key, failed.trace(seen), draft);
@@ -78,7 +82,7 @@ fn denied(seen: &CallObservation<'_>, failed: FailedCalls, to: &mut DetectCx<'_>
 /// The object that calls were refused on, in the caller's namespace.
 fn object<'a>(seen: &CallObservation<'a>) -> Option<(ObjectId, &'a TrackedObject)> {
     let objects = &seen.tracker.objects;
-    let (ns, kind) = (seen.who.ns, seen.op.family());
+    let (ns, kind) = (seen.who.ns, seen.op.object_kind());
     let local = match (seen.op, seen.calls) {
         (Op::Shmget | Op::Semget | Op::Msgget, calls) => {
             let key = match calls {
@@ -90,11 +94,11 @@ fn object<'a>(seen: &CallObservation<'a>) -> Option<(ObjectId, &'a TrackedObject
         (Op::MqOpen | Op::MqUnlink, ObservedCalls::One(call)) => {
             objects.of_name(ns, &call.named().name?.0)?
         }
-        // By its descriptor nothing is denied: who has that was let in.
-        _ if kind == Family::Mq || seen.op == Op::Shmdt => return None,
+        // Operations on a descriptor aren't denied: the check was at open.
+        _ if kind == ObjectKind::Mq || seen.op == Op::Shmdt => return None,
         (_, ObservedCalls::One(call)) => {
             let named = call.named().id;
-            // An index, of a command that looks through all, is no id; the result would have been.
+            // The argument of a command that takes an index is no id; the result would be the id.
             ObjectId::Sysv(kind, named.filter(|id| *id >= 0)?)
         }
         (_, ObservedCalls::Group(_, group)) => ObjectId::Sysv(kind, group.id),
@@ -103,7 +107,7 @@ fn object<'a>(seen: &CallObservation<'a>) -> Option<(ObjectId, &'a TrackedObject
     Some((local, one))
 }
 
-/// An object, as a title says it.
+/// The name of an object in a title.
 pub(super) fn name(local: ObjectId, one: &TrackedObject) -> String {
     match (local, one.key.filter(|key| *key != 0), one.name.as_ref()) {
         (ObjectId::Sysv(kind, id), Some(key), _) => {

@@ -1,16 +1,16 @@
-//! What a class of findings is to the engine: what it may listen to, and what it tells by.
+//! The interface of a detector: which occurrences it receives, and how it reports.
 
 use ipc_trace_common::record::{ExitRecord, NsRef};
 
 use super::{
-    attempts::ProbeTracker,
     failed::FailedCalls,
+    finding_store::FindingStore,
     observation::{
         AccessObservation, CallObservation, EvidenceEvent, Extent, FindingDraft, FindingKey,
         NamespaceMove,
     },
-    shared::SharingTracker,
-    store::FindingStore,
+    probes::ProbeTracker,
+    sharing::SharingTracker,
 };
 use crate::{
     engine::track::{
@@ -20,25 +20,25 @@ use crate::{
             tracked::{ObjectId, TrackedObject},
         },
     },
-    event::OtherNs,
+    event::NsInodes,
     input::process::{InspectorRequest, Mapped, ProcessId},
 };
 
-/// What a class tells of what it sees, what it asks, and what it shares with others.
+/// What detectors report to, and the state that they share.
 #[derive(Debug)]
 pub(super) struct DetectCx<'a> {
     /// All findings
     pub(super) findings: &'a mut FindingStore,
-    /// Questions about processes
+    /// Requests for information about processes.
     pub(super) requests: &'a mut Vec<InspectorRequest>,
-    /// Lookups that failed, of classes that speak of those
+    /// Failed lookups, for the probe detectors.
     pub(super) attempts: &'a mut ProbeTracker,
-    /// Who shares an object or a namespace, of classes that speak of that
-    pub(super) meetings: &'a mut SharingTracker,
+    /// Users of shared objects and namespaces, for the sharing detectors.
+    pub(super) sharing: &'a mut SharingTracker,
 }
 
 impl DetectCx<'_> {
-    /// A class saw something. `draft` is asked for when that is new.
+    /// Reports an observation. `draft` is called if the finding is new.
     pub(super) fn saw(
         &mut self,
         key: FindingKey,
@@ -48,8 +48,8 @@ impl DetectCx<'_> {
         self.findings.saw(key, trace, draft);
     }
 
-    /// As [`Self::saw`], of something that can be held without being used. `draft` is also asked for when it is used
-    /// for the first time.
+    /// As [`Self::saw`], for objects that can be held without being used. `draft` is also called at the first
+    /// use.
     pub(super) fn saw_as(
         &mut self,
         extent: Extent,
@@ -61,14 +61,14 @@ impl DetectCx<'_> {
     }
 }
 
-/// A class of findings. What it does not listen to costs nothing: which detector is meant is known when this is
-/// compiled.
+/// A class of findings. Callbacks that it doesn't implement cost nothing: dispatch is static.
 pub(super) trait Detector {
-    /// Calls returned. To be `inline`, and no more than a few branches where the calls are none of its business.
+    /// Calls returned. Implementations are `inline`, and take no more than a few branches for unrelated
+    /// calls.
     #[inline]
     fn calls(&mut self, _seen: &CallObservation<'_>, _to: &mut DetectCx<'_>) {}
 
-    /// Calls failed, in one way that classes make something of.
+    /// Calls failed with one of the errors in [`super::failed::ERRORS`].
     #[inline]
     fn failed(
         &mut self,
@@ -78,7 +78,7 @@ pub(super) trait Detector {
     ) {
     }
 
-    /// Calls were the first ones on an object by somebody, that others use as well.
+    /// A new user used an object that others use as well.
     #[inline]
     fn new_user(
         &mut self,
@@ -89,66 +89,66 @@ pub(super) trait Detector {
     ) {
     }
 
-    /// A thread reached something by a way that is no operation. Whether it can be told whose that is, as far as
-    /// it is this class's to tell.
+    /// A thread used an access path that is no IPC operation. Returns whether this class could determine the
+    /// object's namespace; `true` if the access isn't of this class.
     #[inline]
     fn access(&mut self, _access: &AccessObservation<'_>, _to: &mut DetectCx<'_>) -> bool {
         true
     }
 
-    /// A thread got into another namespace.
+    /// A thread switched to another namespace.
     #[inline]
     fn moved(&mut self, _moved: &NamespaceMove<'_>, _to: &mut DetectCx<'_>) {}
 
-    /// A thread ended, and the tracker has not forgotten it yet.
+    /// A thread exited. The tracker still has its task.
     #[inline]
     fn ended(&mut self, _record: &ExitRecord, _tracker: &Tracker, _to: &mut DetectCx<'_>) {}
 
-    /// Something happened to an object.
+    /// An object changed.
     #[inline]
     fn object(&mut self, _change: &ObjectChange, _to: &mut DetectCx<'_>) {}
 
-    /// Whether there is something that [`Self::poll`] may decide.
+    /// Whether [`Self::poll`] has anything to decide.
     #[inline]
     fn waits(&self) -> bool {
         false
     }
 
-    /// A little time went on: what is to be looked at soon is looked at.
+    /// A short time has passed. Called after each read of the rings.
     #[inline]
     fn poll(&mut self, _boot_ns: u64, _to: &mut DetectCx<'_>) {}
 
-    /// Time went on: all that happened before this moment has been told, as far as it will be.
+    /// A second has passed: all records from before `boot_ns` have been applied, except lost ones.
     #[inline]
     fn tick(&mut self, _boot_ns: u64, _to: &mut DetectCx<'_>) {}
 
-    /// Nothing comes any more but answers.
+    /// From now on only answers arrive.
     #[inline]
     fn ending(&mut self, _to: &mut DetectCx<'_>) {}
 
-    /// Nothing comes any more.
+    /// No more input arrives.
     #[inline]
     fn finish(&mut self, _to: &mut DetectCx<'_>) {}
 
-    /// Whether what a process has mapped is wanted to be known when it moves.
+    /// Whether the detector needs a process's mappings when it switches namespaces.
     #[inline]
     fn wants_mapped(&self, _process: ProcessId, _now: u64) -> bool {
         false
     }
 
-    /// Where a thread was when it was looked at, as was asked; `ended`: nothing comes any more, and what can be
-    /// decided now is.
+    /// The requested namespaces of a thread. `ended`: only answers arrive from now on, so everything
+    /// decidable is decided.
     #[inline]
     fn namespaces_seen(
         &mut self,
         _tid: u32,
-        _found: Option<(u32, OtherNs)>,
+        _found: Option<(u32, NsInodes)>,
         (_at, _ended): (u64, bool),
         _to: &mut DetectCx<'_>,
     ) {
     }
 
-    /// What a process has mapped now, as was asked.
+    /// The requested mappings of a process.
     #[inline]
     fn mapped_seen(
         &mut self,

@@ -1,15 +1,15 @@
-//! `foreign-mount`: a queue opened, made, read, polled or unlinked through another namespace's mqueue
-//! file system.
+//! `foreign-mount`: a queue opened, created, read, polled or unlinked through another namespace's mqueue file
+//! system.
 //!
-//! Each IPC namespace has one such file system, and it can be reached wherever it is mounted: by a bind
-//! mount, by `/proc/PID/root`, by a descriptor of it, or by a mount made with fsopen in that namespace. The
-//! eBPF programs compares the file system's namespace with the thread's, so this is no inference.
+//! Each IPC namespace has one mqueue file system, which is reachable wherever it is mounted: by a bind mount,
+//! by `/proc/PID/root`, by a descriptor of it, or by a mount made with fsopen in that namespace. The eBPF
+//! programs compare the file system's namespace with the thread's, so this isn't inferred.
 
 use super::{
-    channels::{self, AccessPathRow, AccessTarget},
+    access_paths::{self, AccessPathRow, AccessTarget},
     detector::{DetectCx, Detector},
     observation::{AccessObservation, FindingDraft, FindingKey, FindingTarget},
-    say::{namespace_phrase, thread},
+    phrases::{namespace_phrase, thread},
 };
 use crate::{
     event::escape::escaped,
@@ -21,12 +21,12 @@ use crate::{
     },
 };
 
-const EXPLAINS: &str = "a backup or indexing tool that walks another mount namespace, a container that is \
+const BENIGN: &str = "a backup or indexing tool that walks another mount namespace, a container that is \
                         given another's /dev/mqueue on purpose, or an administrator who looks into it";
-/// Queues' names are shown so far.
+/// Width of queue names in titles, in cells.
 const NAME_WIDTH: usize = 64;
 
-/// The class.
+/// The detector.
 #[derive(Debug, Default)]
 pub(super) struct ForeignMount;
 
@@ -37,10 +37,10 @@ impl Detector for ForeignMount {
     }
 }
 
-/// A queue was reached.
+/// Reports an access to a queue or its file system.
 fn found(access: &AccessObservation<'_>, to: &mut DetectCx<'_>) {
     let AccessPathRow { class, reached, extent: _, did, what, weight, reason } =
-        channels::row(access.channel);
+        access_paths::row(access.channel);
     if class != Class::ForeignMount || access.foreign != Some(true) {
         return;
     }
@@ -71,7 +71,7 @@ fn found(access: &AccessObservation<'_>, to: &mut DetectCx<'_>) {
             .about(ns, Some(true), dead)
             .because(weight, reason);
         draft.name = name.map(|name| (OsBytes(name.to_vec().into()), ReadFrom::Kernel));
-        draft.benign_explanation = EXPLAINS;
+        draft.benign_explanation = BENIGN;
         draft
     };
     to.saw(key, access.trace(what), draft);

@@ -1,15 +1,15 @@
-//! `foreign-object`: an operation on a queue whose namespace is not the caller's.
+//! `foreign-object`: an operation on a queue of another namespace than the caller's.
 //!
-//! A queue's descriptor leads to the queue wherever its holder lives: it can be kept across setns and
-//! unshare, inherited by a child in a new namespace, received over a socket, or taken by pidfd_getfd. The
-//! eBPF programs compares the namespace of the queue's file system with the caller's at each operation, so
-//! this is no inference.
+//! A queue's descriptor refers to the queue in whatever namespace its holder is: it can be kept across setns
+//! and unshare, inherited by a child in a new namespace, received over a socket, or taken by pidfd_getfd. The
+//! eBPF programs compare the namespace of the queue's file system with the caller's at each operation, so
+//! this isn't inferred.
 
 use ipc_trace_common::record::queue_flag;
 
-use super::say::{namespace_phrase, thread};
+use super::phrases::{namespace_phrase, thread};
 use super::{
-    channels::{self, AccessPathRow},
+    access_paths::{self, AccessPathRow},
     detector::{DetectCx, Detector},
     observation::{
         AccessObservation, CallObservation, Extent, FindingDraft, FindingKey, FindingTarget,
@@ -21,12 +21,12 @@ use crate::{
     event::tag::NsTag,
 };
 
-const EXPLAINS: &str = "a service that hands its queue to a sandboxed or contained helper, or that \
+const BENIGN: &str = "a service that hands its queue to a sandboxed or contained helper, or that \
                         moves itself to another namespace and goes on using its own queue";
-/// Queues' names are shown so far.
+/// Width of queue names in titles, in cells.
 const NAME_WIDTH: usize = 64;
 
-/// The class.
+/// The detector.
 #[derive(Debug, Default)]
 pub(super) struct ForeignObject;
 
@@ -42,7 +42,7 @@ impl Detector for ForeignObject {
     }
 }
 
-/// What is reached without an operation is a descriptor that was handed over.
+/// Accesses without an operation are descriptors that were received.
 fn received(
     key: &FindingKey,
     access: &AccessObservation<'_>,
@@ -61,13 +61,13 @@ fn received(
             .about(ns, Some(true), dead)
             .because(row.weight, row.reason)
             .because(-20, "a descriptor alone does nothing to the queue");
-        draft.benign_explanation = EXPLAINS;
+        draft.benign_explanation = BENIGN;
         draft
     };
     to.saw_as(row.extent, key.clone(), access.trace(row.what), draft);
 }
 
-/// Operations that were seen.
+/// Reports operations on queues of other namespaces.
 fn calls(seen: &CallObservation<'_>, to: &mut DetectCx<'_>) {
     let Some(queue) = seen.queue else { return };
     const KNOWN: u32 = queue_flag::KNOWN;
@@ -98,15 +98,15 @@ fn calls(seen: &CallObservation<'_>, to: &mut DetectCx<'_>) {
             .about(place.ns, Some(true), place.dead)
             .because(95, "the eBPF programs read both namespaces in the call itself");
         draft.name = called.map(|(name, from)| (name.into_owned(), from));
-        draft.benign_explanation = EXPLAINS;
+        draft.benign_explanation = BENIGN;
         draft
     };
     to.saw_as(Extent::Used, key, seen.trace(), draft);
 }
 
-/// A descriptor of a queue was received.
+/// Reports a received descriptor of a queue.
 fn handed(access: &AccessObservation<'_>, to: &mut DetectCx<'_>) {
-    let row = channels::row(access.channel);
+    let row = access_paths::row(access.channel);
     if row.class != Class::ForeignObject || access.foreign != Some(true) {
         return;
     }

@@ -1,13 +1,13 @@
-//! `foreign-view`: another namespace's tables were read by a descriptor of `/proc/sysvipc`, or its
+//! `foreign-view`: another namespace's tables were read through a descriptor of `/proc/sysvipc`, or its
 //! settings were written.
 //!
-//! A file of `/proc/sysvipc` shows the namespace in which it was opened, wherever it is read afterwards.
+//! A file of `/proc/sysvipc` shows the namespace in which it was opened, in whatever namespace it is read.
 
 use super::{
-    channels::{self, AccessPathRow, AccessTarget},
+    access_paths::{self, AccessPathRow, AccessTarget},
     detector::{DetectCx, Detector},
     observation::{AccessObservation, FindingDraft, FindingKey, FindingTarget},
-    say::{namespace_phrase, thread},
+    phrases::{namespace_phrase, thread},
 };
 use crate::{
     event::escape::escaped,
@@ -19,11 +19,11 @@ use crate::{
     },
 };
 
-const EXPLAINS: &str = "a monitor that opens the tables of each namespace and reads them later, or a \
+const BENIGN: &str = "a monitor that opens the tables of each namespace and reads them later, or a \
                         service that opened them before it was sandboxed";
 const NAME_WIDTH: usize = 32;
 
-/// The class.
+/// The detector.
 #[derive(Debug, Default)]
 pub(super) struct ForeignView;
 
@@ -34,10 +34,10 @@ impl Detector for ForeignView {
     }
 }
 
-/// Tables or settings were reached.
+/// Reports an access to tables or settings.
 fn found(access: &AccessObservation<'_>, to: &mut DetectCx<'_>) {
     let AccessPathRow { class, reached, extent, did, what, weight, reason } =
-        channels::row(access.channel);
+        access_paths::row(access.channel);
     if class != Class::ForeignView || access.foreign != Some(true) {
         return;
     }
@@ -64,7 +64,7 @@ fn found(access: &AccessObservation<'_>, to: &mut DetectCx<'_>) {
             .about(ns, Some(true), dead)
             .because(weight, reason);
         draft.name = Some((OsBytes(name.to_vec().into()), ReadFrom::Kernel));
-        draft.benign_explanation = EXPLAINS;
+        draft.benign_explanation = BENIGN;
         draft
     };
     to.saw_as(extent, key, access.trace(what), draft);

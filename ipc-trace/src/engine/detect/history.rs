@@ -1,12 +1,12 @@
-//! What there was before: in which namespaces processes were, and which keys and names a namespace had.
+//! The history: in which namespaces processes were, and which keys and names namespaces had.
 //!
-//! Invariant: what is remembered is bounded: processes that moved, at most [`PROCESSES`] with [`EACH`]
-//! namespaces each, and as many keys and names as [`TwoGenCache`] holds.
+//! Invariant: state is bounded: at most [`MAX_PROCESSES`] processes that switched, with
+//! [`MAX_NAMESPACES_PER_PROCESS`] namespaces each, and as many keys and names as [`TwoGenCache`] holds.
 
 use std::collections::VecDeque;
 
 use ipc_trace_common::{
-    op::Family,
+    op::ObjectKind,
     record::{NsRef, NsSwitchKind},
 };
 
@@ -19,21 +19,21 @@ use crate::{
         objects::{ObjectChange, index::LookupKey, tracked::ObjectId},
         two_gen::TwoGenCache,
     },
-    event::{objects::ObjectLife, value::OsBytes},
+    event::{objects::ObjectEventKind, value::OsBytes},
 };
 
-/// Processes that are remembered.
-const PROCESSES: usize = 1 << 13;
-/// Namespaces of one process.
-const EACH: usize = 8;
+/// Number of processes kept.
+const MAX_PROCESSES: usize = 1 << 13;
+/// Number of namespaces kept per process.
+const MAX_NAMESPACES_PER_PROCESS: usize = 8;
 
 /// A key, an id or a name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum LookupHandle {
     /// A key of a kind
-    Key(Family, u32),
+    Key(ObjectKind, u32),
     /// An id of a kind
-    Id(Family, i32),
+    Id(ObjectKind, i32),
     /// A queue's name
     Name(Box<[u8]>),
 }
@@ -47,11 +47,11 @@ impl LookupHandle {
         }
     }
 
-    /// The key or name that an object has, or had.
+    /// The current or former key or name of an object.
     pub(super) fn of_change(change: &ObjectChange) -> Option<Self> {
         match change.local {
             ObjectId::Sysv(kind, _) => {
-                // 0 is IPC_PRIVATE, by which nothing is found.
+                // 0 is IPC_PRIVATE, which no lookup finds.
                 change.one.key.filter(|key| *key != 0).map(|key| Self::Key(kind, key))
             }
             ObjectId::Queue(..) => change.one.name.clone().map(Self::Name),
@@ -59,32 +59,32 @@ impl LookupHandle {
     }
 }
 
-/// What is remembered.
+/// The history of processes and namespaces.
 #[derive(Debug, Default)]
-pub(super) struct Past {
-    /// Namespaces that processes left, and what they ran then
+pub(super) struct NamespaceHistory {
+    /// The namespaces that each process left, with its executable at the time.
     was: HashMap<ProcessId, Vec<(NsRef, OsBytes<'static>)>>,
     order: VecDeque<ProcessId>,
     had: TwoGenCache<(NsRef, LookupHandle), ()>,
 }
 
-impl Past {
-    /// A thread moved, or was made in a new namespace.
+impl NamespaceHistory {
+    /// A thread switched namespaces, or was created in a new one.
     pub(super) fn moved(&mut self, moved: &NamespaceMove<'_>) {
         const CLONE: u32 = NsSwitchKind::Clone as u32;
         let record = moved.record;
-        // A clone has all that its parent remembers.
+        // A clone inherits its parent's history.
         let who = if record.way == CLONE { moved.child } else { moved.mover };
-        if let Some(facts) = who {
-            self.left(facts, record.from);
+        if let Some(task_info) = who {
+            self.left(task_info, record.from);
         }
     }
 
-    fn left(&mut self, facts: &TaskInfo, ns: NsRef) {
-        let Some(exe) = &facts.exe else { return };
-        let process = (facts.pid, facts.start_boot_ns);
+    fn left(&mut self, task_info: &TaskInfo, ns: NsRef) {
+        let Some(exe) = &task_info.exe else { return };
+        let process = (task_info.pid, task_info.start_boot_ns);
         if !self.was.contains_key(&process) {
-            while self.was.len() >= PROCESSES {
+            while self.was.len() >= MAX_PROCESSES {
                 let Some(oldest) = self.order.pop_front() else { break };
                 self.was.remove(&oldest);
             }
@@ -94,19 +94,19 @@ impl Past {
         if was.iter().any(|(known, ran)| *known == ns && ran == exe) {
             return;
         }
-        if was.len() >= EACH {
+        if was.len() >= MAX_NAMESPACES_PER_PROCESS {
             was.remove(0);
         }
         was.push((ns, exe.clone()));
     }
 
-    /// Whether a process, or one that it descends from, was in a namespace, as the program that it is now:
-    /// who executes another one remembers nothing.
+    /// Whether a process or an ancestor was in a namespace while running the current program: exec clears
+    /// memory.
     pub(super) fn was_in(&self, who: &FindingActor<'_>, ns: NsRef) -> bool {
-        let Some(facts) = who.facts else { return false };
-        let Some(exe) = &facts.exe else { return false };
-        let own = (facts.pid, facts.start_boot_ns);
-        let ancestry = facts.identity.ancestry.iter().flat_map(|all| all.iter());
+        let Some(task_info) = who.task_info else { return false };
+        let Some(exe) = &task_info.exe else { return false };
+        let own = (task_info.pid, task_info.start_boot_ns);
+        let ancestry = task_info.identity.ancestry.iter().flat_map(|all| all.iter());
         let mut all = std::iter::once(own).chain(ancestry.map(|one| (one.pid, one.start_boot_ns)));
         all.any(|process| {
             let was = self.was.get(&process);
@@ -114,19 +114,19 @@ impl Past {
         })
     }
 
-    /// Something happened to an object.
+    /// An object changed.
     pub(super) fn object(&mut self, change: &ObjectChange) {
         match change.life {
-            ObjectLife::Removed | ObjectLife::Destroyed => {
+            ObjectEventKind::Removed | ObjectEventKind::Destroyed => {
                 if let Some(handle) = LookupHandle::of_change(change) {
                     self.had.insert((change.ns, handle), ());
                 }
             }
-            ObjectLife::Created | ObjectLife::Present | ObjectLife::Changed => {}
+            ObjectEventKind::Created | ObjectEventKind::Present | ObjectEventKind::Changed => {}
         }
     }
 
-    /// Whether something in a namespace had that key or name, and has gone.
+    /// Whether a removed object of the namespace had this key or name.
     pub(super) fn had(&self, ns: NsRef, handle: &LookupHandle) -> bool {
         self.had.get(&(ns, handle.clone())).is_some()
     }

@@ -1,6 +1,6 @@
 //! `host-ipc`: a container lives in the host's IPC namespace and uses it.
 //!
-//! Nothing keeps it there from the objects of the host, and of all others that live there, but their modes.
+//! There only permission bits protect the objects of the host and of all other containers in the namespace.
 
 use super::{
     cross_container::apply_sharing,
@@ -9,7 +9,7 @@ use super::{
         CallObservation, EvidenceEvent, FindingDraft, FindingKey, FindingOwner, FindingTarget,
         ObservedCalls,
     },
-    shared::SharedUse,
+    sharing::SharedUse,
 };
 use crate::{
     engine::track::{
@@ -24,14 +24,14 @@ use crate::{
     },
 };
 
-const EXPLAINS: &str = "a container that was given the host's namespace on purpose by a runtime that can't be \
+const BENIGN: &str = "a container that was given the host's namespace on purpose by a runtime that can't be \
                         asked; a process that a supervisor of the host put into the container's cgroup";
 
-/// The class: containers in the host's namespace, each with its finding, as long as that is followed.
+/// The detector: containers in the host's namespace, with the finding of each while it can be amended.
 #[derive(Debug, Default)]
 pub(super) struct HostIpc {
     found: HashMap<ContainerHandle, FindingKey>,
-    /// How often findings had been forgotten when these were looked through
+    /// The eviction count of the sharing tracker at the last cleanup.
     forgot: u64,
 }
 
@@ -39,7 +39,7 @@ impl Detector for HostIpc {
     #[inline]
     fn calls(&mut self, seen: &CallObservation<'_>, to: &mut DetectCx<'_>) {
         if is_host(seen.who.ns)
-            && let Some(own) = seen.who.facts.and_then(|facts| facts.container.as_ref())
+            && let Some(own) = seen.who.task_info.and_then(|task_info| task_info.container.as_ref())
         {
             self.on_host(seen, own, to);
         }
@@ -56,43 +56,43 @@ impl HostIpc {
         let Some(trace) = used(seen) else { return };
         self.forget(to);
         let key = self.found.get(own);
-        if key.is_some_and(|key| to.meetings.again(key, &trace)) {
+        if key.is_some_and(|key| to.sharing.again(key, &trace)) {
             return;
         }
-        to.meetings.make_room(to.findings);
+        to.sharing.make_room(to.findings);
         self.forget(to);
         let shared = first_use(seen, own);
         let key = shared.key.clone();
-        if to.meetings.open(shared, trace, &seen.tracker.containers, to.findings) {
+        if to.sharing.open(shared, trace, &seen.tracker.containers, to.findings) {
             self.found.insert(own.clone(), key);
         }
     }
 
-    /// Forgets containers whose findings are not followed any more.
+    /// Removes containers whose findings can no longer be amended.
     fn forget(&mut self, to: &DetectCx<'_>) {
-        if self.forgot != to.meetings.forgot() {
-            self.forgot = to.meetings.forgot();
-            self.found.retain(|_, key| to.meetings.is_open(key));
+        if self.forgot != to.sharing.forgot() {
+            self.forgot = to.sharing.forgot();
+            self.found.retain(|_, key| to.sharing.is_open(key));
         }
     }
 }
 
-/// A container's calls, made in the host's namespace, if they used an object of it.
+/// The evidence of a container's calls in the host's namespace, if they used an object of it.
 fn used(seen: &CallObservation<'_>) -> Option<EvidenceEvent> {
     let trace = seen.trace();
-    // A descriptor may lead elsewhere, which is another finding.
+    // A descriptor may refer to another namespace's queue, which is a separate finding.
     if seen.queue.is_some_and(|_| seen.place().foreign != Some(false)) {
         return None;
     }
     match seen.calls {
         ObservedCalls::One(call) => (call.record.ret >= 0).then_some(trace),
         ObservedCalls::Group(_, group) => {
-            (group.succeeded > 0).then_some(EvidenceEvent { count: group.succeeded, ..trace })
+            (group.succeeded() > 0).then_some(EvidenceEvent { count: group.succeeded(), ..trace })
         }
     }
 }
 
-/// A container uses the host's namespace for the first time.
+/// The first use of the host's namespace by a container.
 fn first_use(seen: &CallObservation<'_>, own: &ContainerHandle) -> SharedUse {
     let ns = seen.who.ns;
     let whose =
@@ -104,7 +104,7 @@ fn first_use(seen: &CallObservation<'_>, own: &ContainerHandle) -> SharedUse {
             90,
             "the eBPF programs read cgroup and namespace of the thread that made the call",
         );
-    draft.benign_explanation = EXPLAINS;
+    draft.benign_explanation = BENIGN;
     SharedUse {
         key,
         ns,
@@ -116,7 +116,7 @@ fn first_use(seen: &CallObservation<'_>, own: &ContainerHandle) -> SharedUse {
     }
 }
 
-/// What there is to say, as the runtime's word stands.
+/// The draft for the current runtime metadata.
 fn draft(shared: &SharedUse, containers: &Containers, sharing: Sharing) -> FindingDraft {
     let mut draft = shared.draft.clone();
     let own = containers.container(&shared.subject);

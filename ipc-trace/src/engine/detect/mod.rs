@@ -1,50 +1,53 @@
-//! What was done, or tried, across namespaces: from events to findings.
+//! Detection: from events to findings about operations and attempts across namespaces.
 //!
 //! | module | its job |
 //! | --- | --- |
-//! | [`detector`] | what a class is: what it may listen to |
-//! | [`crate::event::classes`] | which classes there are: a row each, and a file of its own here |
-//! | [`observation`] | what classes work with |
-//! | [`store`] | observations folded into findings, counted, bounded, shown |
-//! | [`judge`] | where an operator's word comes in |
-//! | `found` | what a finding says of the object |
-//! | `say` | who and whose, as titles say it |
-//! | `history` | where processes were, and what namespaces had |
-//! | `failed` | calls that failed, one by one or of a batch |
-//! | `channels` | ways that are no operations: what there is to say of each, a row each |
-//! | `attempts`, `scoring` | what is the same for `probe-key`, `probe-id` and `probe-name`: folding, and how sure one is |
-//! | `shared` | what is the same for `cross-container`, `host-ipc` and `weak-mode`: containers and users that meet |
+//! | [`detector`] | the interface of a detector |
+//! | [`crate::event::classes`] | the classes: one row each, and one file each here |
+//! | [`observation`] | the input of detectors, and the drafts that they make |
+//! | [`finding_store`] | merges observations into findings; counts, bounds and shows them |
+//! | [`finding_policy`] | the operator's policy |
+//! | `finding_object` | the object of a finding |
+//! | `phrases` | actors and namespaces in titles |
+//! | `history` | earlier namespaces of processes, earlier keys and names of namespaces |
+//! | `failed` | failed calls, single or of a batch |
+//! | `access_paths` | accesses that are no IPC operations: one row each |
+//! | `probes`, `scoring` | shared by `probe-key`, `probe-id` and `probe-name`: grouping and confidence |
+//! | `sharing` | shared by `cross-container`, `host-ipc` and `weak-mode`: containers and users of one object |
 //!
-//! **To add a class**: a row in [`crate::event::classes`], and the file that it names, with a type of the
-//! variant's name that is a [`detector::Detector`]: it holds the state, if there is one, and listens to what it
-//! needs. It tells what it sees by [`detector::DetectCx::saw`], with a [`observation::FindingKey`] that says what is the same
-//! finding, an event as evidence, and a [`observation::FindingDraft`] that is only made when the finding is new; it can
-//! [`store::FindingStore::amend`] what it said when it learns more. Names that others chose are escaped in
-//! a title. State is bounded. An ordinary call, on an object of the caller's own namespace, must cost no
-//! more than a few branches: see [`Detect::call`].
+//! **To add a class**: add a row in [`crate::event::classes`] and the file that it names, with a type of the
+//! variant's name that implements [`detector::Detector`]: it holds the state, if any, and implements the
+//! callbacks that it needs. It reports with [`detector::DetectCx::saw`], which takes a
+//! [`observation::FindingKey`] that identifies the finding, an event as evidence, and a
+//! [`observation::FindingDraft`] that is only built for a new finding. It can
+//! [`finding_store::FindingStore::amend`] the draft when it learns more. Escape names that others chose in
+//! titles. Bound the state. An ordinary call on an object of the caller's own namespace must cost no more
+//! than a few branches: see [`Detect::call`].
 //!
-//! Invariant: a class is a pure state machine: it knows no kernel, no output, and no clock but the
-//! times of events. Lost and reordered events make it say less, or less surely; never something that did
-//! not happen.
+//! Invariant: a detector is a pure state machine: it uses no kernel, no output, and no clock but the times of
+//! events. Lost and reordered events lead to fewer findings or lower confidence, never to a finding about
+//! something that didn't happen.
 
-mod attempts;
-mod channels;
+mod access_paths;
 pub(crate) mod detector;
 mod failed;
-mod found;
+mod finding_object;
+pub(crate) mod finding_policy;
+pub(crate) mod finding_store;
 mod history;
-pub(crate) mod judge;
 pub(crate) mod observation;
-mod say;
+mod phrases;
+mod probes;
 mod scoring;
-mod shared;
-pub(crate) mod store;
+mod sharing;
 #[cfg(test)]
 mod tests;
 
 use std::rc::Rc;
 
-use ipc_trace_common::record::{AccessRecord, BatchHead, Channel, ExitRecord, NsRef, queue_flag};
+use ipc_trace_common::record::{
+    AccessPath, AccessRecord, BatchHead, ExitRecord, NsRef, queue_flag,
+};
 
 use crate::{
     engine::track::{
@@ -55,28 +58,28 @@ use crate::{
             tracked::{ObjectId, TrackedObject},
         },
     },
-    event::{OtherNs, classes::for_each_class},
+    event::{NsInodes, classes::for_each_class},
     input::Call,
     input::batch::BatchGroup,
     input::process::{InspectorRequest, Mapped, ProcessId},
 };
-use attempts::ProbeTracker;
-use channels::AccessTarget;
+use access_paths::AccessTarget;
 use detector::{DetectCx, Detector as _};
 use failed::FailedCalls;
+use finding_store::FindingStore;
 use observation::{AccessObservation, CallObservation, FindingActor, NamespaceMove};
-use shared::SharingTracker;
-use store::FindingStore;
+use probes::ProbeTracker;
+use sharing::SharingTracker;
 
-/// The files of classes, and all of these together. Each is asked in the order of the rows, without a table of
-/// functions: what a class does not listen to leaves nothing to be called.
+/// The detectors' modules, and a struct of all detectors. Callbacks run in the order of the rows, with static
+/// dispatch: a callback that a class doesn't implement costs nothing.
 ///
-/// `cargo fmt` does not see these files; `cargo xtask test` hands them to it.
+/// `cargo fmt` doesn't see these files; `cargo xtask test` formats them.
 macro_rules! detectors {
     ($($(#[$doc:meta])* $class:ident = $name:literal, $module:ident, $about:ident;)*) => {
         $(mod $module;)*
 
-        /// All classes, with what they remember.
+        /// All detectors with their state.
         #[derive(Debug, Default)]
         struct Detectors {
             $($module: $module::$class,)*
@@ -103,9 +106,9 @@ macro_rules! detectors {
             }
 
             fn access(&mut self, access: &AccessObservation<'_>, to: &mut DetectCx<'_>) -> bool {
-                let mut told = true;
-                $(told &= self.$module.access(access, to);)*
-                told
+                let mut determined = true;
+                $(determined &= self.$module.access(access, to);)*
+                determined
             }
 
             fn moved(&mut self, moved: &NamespaceMove<'_>, to: &mut DetectCx<'_>) {
@@ -148,7 +151,7 @@ macro_rules! detectors {
             fn namespaces_seen(
                 &mut self,
                 tid: u32,
-                found: Option<(u32, OtherNs)>,
+                found: Option<(u32, NsInodes)>,
                 when: (u64, bool),
                 to: &mut DetectCx<'_>,
             ) {
@@ -170,86 +173,86 @@ macro_rules! detectors {
 
 for_each_class!(detectors);
 
-/// All classes, and what they found.
+/// All detectors, and their findings.
 #[derive(Debug, Default)]
 pub(crate) struct Detect {
-    /// What was found
+    /// The findings.
     pub findings: FindingStore,
     requests: Vec<InspectorRequest>,
-    /// This process, of which nothing is found
+    /// The tracer's own process, which is never reported.
     own_pid: u32,
-    /// Records of ways to objects whose namespace could not be told
+    /// Number of accesses whose namespace couldn't be determined.
     undetermined: u64,
     detectors: Detectors,
     attempts: ProbeTracker,
-    meetings: SharingTracker,
+    sharing: SharingTracker,
 }
 
 impl Detect {
-    /// Nothing was seen yet. `own_pid`: this process, of which nothing is found.
+    /// Detectors without state. `own_pid`: the tracer's own process, which is never reported.
     #[must_use]
     pub(crate) fn new(own_pid: u32) -> Self {
         Self { own_pid, ..Self::default() }
     }
 
-    /// What classes ask, since this was asked last.
+    /// Removes and returns the detectors' requests.
     pub(crate) fn take_requests(&mut self) -> Vec<InspectorRequest> {
         std::mem::take(&mut self.requests)
     }
 
-    /// The classes, and what they tell by.
+    /// The detectors, and their context.
     #[inline]
     const fn parts(&mut self) -> (&mut Detectors, DetectCx<'_>) {
-        let Self { findings, requests, attempts, meetings, .. } = self;
-        (&mut self.detectors, DetectCx { findings, requests, attempts, meetings })
+        let Self { findings, requests, attempts, sharing, .. } = self;
+        (&mut self.detectors, DetectCx { findings, requests, attempts, sharing })
     }
 
-    /// A call returned. `seq`: the number of the line that told of it. `met`: objects that somebody new used by it.
-    /// To be called after the tracker has learnt of it.
+    /// A call returned. `seq`: the number of its line. `new_users`: objects that got a new user by it. Call
+    /// this after the tracker has applied the call.
     #[inline]
     pub(crate) fn call(
         &mut self,
         call: &Call<'_>,
         seq: Option<u64>,
-        met: &[(NsRef, ObjectId)],
+        new_users: &[(NsRef, ObjectId)],
         tracker: &Tracker,
     ) {
         if call.record.pid != self.own_pid {
-            self.seen(&CallObservation::one(call, seq, tracker), met);
+            self.seen(&CallObservation::one(call, seq, tracker), new_users);
         }
     }
 
-    /// Calls returned that came together.
+    /// A group of batched calls returned.
     #[inline]
     pub(crate) fn group(
         &mut self,
         head: &BatchHead,
         group: &BatchGroup<'_>,
-        met: &[(NsRef, ObjectId)],
+        new_users: &[(NsRef, ObjectId)],
         tracker: &Tracker,
     ) {
         if head.pid != self.own_pid {
-            self.seen(&CallObservation::group(head, group, tracker), met);
+            self.seen(&CallObservation::group(head, group, tracker), new_users);
         }
     }
 
     #[inline]
-    fn seen(&mut self, seen: &CallObservation<'_>, met: &[(NsRef, ObjectId)]) {
+    fn seen(&mut self, seen: &CallObservation<'_>, new_users: &[(NsRef, ObjectId)]) {
         let (detectors, mut to) = self.parts();
         detectors.calls(seen, &mut to);
-        if !met.is_empty() {
-            self.notify_new_users(seen, met);
+        if !new_users.is_empty() {
+            self.notify_new_users(seen, new_users);
         }
         if failed::any(seen) {
             self.failed(seen);
         }
     }
 
-    /// Some of the calls were the first ones on an object by somebody.
+    /// Some of the calls were the first ones of a new user on an object.
     #[cold]
-    fn notify_new_users(&mut self, seen: &CallObservation<'_>, met: &[(NsRef, ObjectId)]) {
+    fn notify_new_users(&mut self, seen: &CallObservation<'_>, new_users: &[(NsRef, ObjectId)]) {
         let (detectors, mut to) = self.parts();
-        for &(ns, local) in met {
+        for &(ns, local) in new_users {
             if let Some(one) = seen.tracker.objects.get(ns, local) {
                 detectors.new_user(seen, (ns, local), one, &mut to);
             }
@@ -259,22 +262,22 @@ impl Detect {
     /// Some of the calls failed.
     fn failed(&mut self, seen: &CallObservation<'_>) {
         let (detectors, mut to) = self.parts();
-        for failed in failed::all(seen) {
+        if let Some(failed) = failed::all(seen) {
             detectors.failed(seen, failed, &mut to);
         }
     }
 
-    /// A thread reached something by a way that is no operation.
+    /// A thread used an access path that is no IPC operation.
     pub(crate) fn access(&mut self, record: &AccessRecord, tracker: &Tracker) {
-        let facts = tracker.contexts.get(record.tid, record.context);
-        self.access_by(record, facts, tracker);
+        let task_info = tracker.contexts.get(record.tid, record.context);
+        self.access_by(record, task_info, tracker);
     }
 
-    /// As [`Self::access`], by a thread that may be forgotten since.
+    /// As [`Self::access`], by a thread that the tracker may no longer have.
     pub(crate) fn access_by(
         &mut self,
         record: &AccessRecord,
-        facts: Option<&Rc<TaskInfo>>,
+        task_info: Option<&Rc<TaskInfo>>,
         tracker: &Tracker,
     ) {
         let Some(channel) = channel(record) else {
@@ -284,17 +287,17 @@ impl Detect {
         if record.pid == self.own_pid {
             return;
         }
-        let access = whose(record, channel, facts, tracker);
+        let access = whose(record, channel, task_info, tracker);
         let (detectors, mut to) = self.parts();
-        let told = detectors.access(&access, &mut to);
-        // Whose a segment is can be told by other means.
-        let is_segment = channels::row(channel).reached == AccessTarget::Segment;
-        if !told || access.foreign.is_none() && !is_segment {
+        let determined = detectors.access(&access, &mut to);
+        // A segment's namespace can be determined by other means.
+        let is_segment = access_paths::row(channel).reached == AccessTarget::Segment;
+        if !determined || access.foreign.is_none() && !is_segment {
             self.undetermined += 1;
         }
     }
 
-    /// A thread got into another namespace.
+    /// A thread switched to another namespace.
     pub(crate) fn moved(&mut self, moved: &NamespaceMove<'_>) {
         if moved.record.pid == self.own_pid {
             return;
@@ -304,27 +307,27 @@ impl Detect {
         detectors.moved(moved, &mut to);
     }
 
-    /// A thread ended. To be called before the tracker forgets it.
+    /// A thread exited. Call this before the tracker removes it.
     pub(crate) fn ended(&mut self, record: &ExitRecord, tracker: &Tracker) {
         let (detectors, mut to) = self.parts();
         detectors.ended(record, tracker, &mut to);
     }
 
-    /// Whether there is something that [`Self::poll`] may decide.
+    /// Whether [`Self::poll`] has anything to decide.
     #[inline]
     #[must_use]
     pub(crate) fn waits(&self) -> bool {
         self.detectors.waits()
     }
 
-    /// A little time went on: what is to be looked at soon is looked at.
+    /// A short time has passed. Called after each read of the rings.
     #[cold]
     pub(crate) fn poll(&mut self, boot_ns: u64) {
         let (detectors, mut to) = self.parts();
         detectors.poll(boot_ns, &mut to);
     }
 
-    /// Something happened to objects.
+    /// Objects changed.
     pub(crate) fn objects(&mut self, changes: &[objects::ObjectChange]) {
         for change in changes {
             self.attempts.object(change, &mut self.findings);
@@ -333,46 +336,46 @@ impl Detect {
         }
     }
 
-    /// Time went on: all that happened before this moment has been told, as far as it will be.
+    /// A second has passed: all records from before `boot_ns` have been applied, except lost ones.
     pub(crate) fn tick(&mut self, boot_ns: u64, tracker: &Tracker) {
         self.poll(boot_ns);
         let (detectors, mut to) = self.parts();
         detectors.tick(boot_ns, &mut to);
-        self.meetings.tick(boot_ns, tracker, &mut self.findings);
+        self.sharing.tick(boot_ns, tracker, &mut self.findings);
     }
 
-    /// Nothing comes any more but answers.
+    /// From now on only answers arrive.
     pub(crate) fn ending(&mut self, boot_ns: u64, tracker: &Tracker) {
         self.tick(boot_ns, tracker);
         let (detectors, mut to) = self.parts();
         detectors.ending(&mut to);
     }
 
-    /// Nothing comes any more.
+    /// No more input arrives.
     pub(crate) fn finish(&mut self, boot_ns: u64, tracker: &Tracker) {
         let (detectors, mut to) = self.parts();
         detectors.finish(&mut to);
-        self.meetings.finish(boot_ns, tracker, &mut self.findings);
+        self.sharing.finish(boot_ns, tracker, &mut self.findings);
     }
 
-    /// Whether what a process has mapped is wanted to be known when it moves.
+    /// Whether a detector needs a process's mappings when it switches namespaces.
     #[must_use]
     pub(crate) fn wants_mapped(&self, process: ProcessId, now: u64) -> bool {
         self.detectors.wants_mapped(process, now)
     }
 
-    /// The namespaces that a thread was in, when it was looked at; `ended`: nothing comes any more.
+    /// The requested namespaces of a thread; `ended`: only answers arrive from now on.
     pub(crate) fn namespaces_seen(
         &mut self,
         tid: u32,
-        found: Option<(u32, OtherNs)>,
+        found: Option<(u32, NsInodes)>,
         (at, ended): (u64, bool),
     ) {
         let (detectors, mut to) = self.parts();
         detectors.namespaces_seen(tid, found, (at, ended), &mut to);
     }
 
-    /// What a process had mapped.
+    /// The requested mappings of a process.
     pub(crate) fn mapped_seen(
         &mut self,
         process: ProcessId,
@@ -383,34 +386,34 @@ impl Detect {
         detectors.mapped_seen(process, found, tracker, &mut to);
     }
 
-    /// Accesses were seen of which nothing can be made.
+    /// Counts accesses whose namespace couldn't be determined.
     pub(crate) const fn count_undetermined(&mut self, count: u64) {
         self.undetermined += count;
     }
 
-    /// Records of which nothing could be made.
+    /// Number of accesses whose namespace couldn't be determined.
     #[must_use]
     pub(crate) const fn undetermined(&self) -> u64 {
         self.undetermined
     }
 }
 
-fn channel(record: &AccessRecord) -> Option<Channel> {
+fn channel(record: &AccessRecord) -> Option<AccessPath> {
     let at = usize::from(record.header.code).checked_sub(1)?;
-    Channel::ALL.get(at).copied()
+    AccessPath::ALL.get(at).copied()
 }
 
-/// What a record says of whose it is that was reached.
+/// The observation of an access: its actor, and the namespace of the object as far as the record states it.
 fn whose<'a>(
     record: &'a AccessRecord,
-    channel: Channel,
-    facts: Option<&'a Rc<TaskInfo>>,
+    channel: AccessPath,
+    task_info: Option<&'a Rc<TaskInfo>>,
     tracker: &'a Tracker,
 ) -> AccessObservation<'a> {
     let object = &record.object;
     let known = object.flags & queue_flag::KNOWN != 0;
     let dead = object.flags & queue_flag::DEAD != 0;
-    // What is not known of a queue may be known of its file system.
+    // If the queue's namespace is unknown, its file system's may be known.
     let ns = match known && !dead && object.ns.inum != 0 {
         true => Some(object.ns),
         false => Some(object.dev)
@@ -418,7 +421,7 @@ fn whose<'a>(
             .and_then(|dev| tracker.queues.namespace_of(dev)),
     };
     let foreign = match (ns, dead) {
-        // No thread is in a namespace that is dead.
+        // No thread is in a dead namespace.
         (_, true) => Some(true),
         (Some(ns), false) => Some(ns != record.ns),
         (None, false) => None,
@@ -430,7 +433,7 @@ fn whose<'a>(
         gid: record.egid,
         comm: &record.comm,
         ns: record.ns,
-        facts,
+        task_info,
     };
     AccessObservation { record, channel, who, ns, foreign, dead, tracker }
 }

@@ -1,11 +1,11 @@
-//! `namespace-mismatch`: a thread entered a namespace that is neither of its own making nor its home, and
-//! kept its mount and pid namespaces.
+//! `namespace-mismatch`: a thread entered a namespace that it didn't create and that isn't its home, and kept
+//! its mount and pid namespaces.
 //!
-//! Who goes over as a whole (a shell in a container, a runtime that sets one up) changes its mount
-//! namespace as well, before or after: so what a thread did is judged by the first IPC call that it or a
+//! A process that joins all namespaces (a shell in a container, a runtime that sets one up) changes its mount
+//! namespace as well, before or after. So the switch is decided at the first IPC call that the thread or a
 //! child of it makes there, when it leaves, or a second later.
 //!
-//! Invariant: what is remembered is bounded: threads that are where they entered, at most `THREADS`.
+//! Invariant: state is bounded: at most [`MAX_THREADS`] threads that are in a namespace that they entered.
 
 use std::{collections::VecDeque, rc::Rc};
 
@@ -21,107 +21,109 @@ use super::{
         CallObservation, EvidenceEvent, FindingActor, FindingDraft, FindingKey, FindingTarget,
         NamespaceMove, ObservedCalls, comm_of,
     },
-    say::thread,
+    phrases::thread,
 };
 use crate::{
     engine::track::{HashMap, Tracker, containers::ContainerHandle, contexts::TaskInfo},
-    event::OtherNs,
+    event::NsInodes,
     event::finding::{Class, Severity},
     event::tag::NsTag,
     input::effect::CallEffect,
     input::process::InspectorRequest,
 };
-/// From one question about a thread to the next.
-const AGAIN_NS: u64 = 10_000_000;
+/// Interval between requests about one thread, nanoseconds.
+const ASK_INTERVAL_NS: u64 = 10_000_000;
 
-/// Threads that are remembered.
-const THREADS: usize = 4096;
-/// A thread that has not gone over as a whole by then has not.
-const WHOLE_NS: u64 = 1_000_000_000;
-/// After so long, a runtime that goes from one namespace to the next is through with all of them.
-const SOON_NS: u64 = 20_000_000;
+/// Number of threads kept.
+const MAX_THREADS: usize = 4096;
+/// How long a thread may take to join all namespaces, nanoseconds.
+const FULL_JOIN_NS: u64 = 1_000_000_000;
+/// Delay of the first request about a thread, nanoseconds: by then a runtime that joins several namespaces is
+/// done.
+const ASK_DELAY_NS: u64 = 20_000_000;
 /// `O_CREAT` (include/uapi/asm-generic/fcntl.h)
 const O_CREAT: u64 = 0o100;
 
-const EXPLAINS: &str = "an administrator's tool (nsenter --ipc), an agent that inspects containers, or a \
+const BENIGN: &str = "an administrator's tool (nsenter --ipc), an agent that inspects containers, or a \
                         supervisor that reaches into the namespace of what it runs";
 
-/// How far a thread has been judged.
+/// The state of a thread that entered a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum MoveState {
-    /// It may yet go over as a whole
+    /// It may still join all namespaces.
     Waiting,
-    /// It has kept its mount namespace for a while
+    /// It has kept its mount namespace for a while.
     Kept,
-    /// It was told of
-    Told,
+    /// It was reported.
+    Reported,
 }
 
 /// A thread that entered a namespace.
 #[derive(Debug)]
 struct EnteredThread {
     key: FindingKey,
-    /// What there is to say whatever it does
+    /// The draft, before the evidence is added.
     draft: FindingDraft,
     pid: u32,
     to: NsRef,
     trace: EvidenceEvent,
-    /// The mount namespace that it had before
+    /// Its mount namespace before the switch.
     mnt: Option<u32>,
-    /// Whether that is known, and not inferred from what it had after it entered
+    /// Whether `mnt` was observed before the switch rather than inferred afterwards.
     sure: bool,
-    facts: Option<Rc<TaskInfo>>,
+    task_info: Option<Rc<TaskInfo>>,
     state: MoveState,
-    /// Why it was told of
+    /// Why it was reported.
     by: Option<MismatchEvidence>,
-    /// It is not asked of again before then
+    /// Earliest time of the next request about it.
     ask_at: u64,
-    /// It is another ipc-trace, and has done nothing but look
+    /// Whether it is another ipc-trace that has only read.
     tracer: bool,
 }
 
-/// The class, with what is remembered.
+/// The detector and its state.
 #[derive(Debug, Default)]
 pub(super) struct NamespaceMismatch {
     inside: HashMap<u32, EnteredThread>,
-    /// By process: one of its threads that is inside
+    /// One entered thread of each process.
     processes: HashMap<u32, u32>,
     order: VecDeque<u32>,
-    /// Where threads that have moved began
+    /// The first namespace of threads that switched, with their start times.
     origins: HashMap<u32, (u64, NsRef)>,
     waiting: usize,
     homes: Homes,
 }
 
-/// In which IPC namespace the processes of containers live, where that is another one than the first that a
-/// thread was seen in; and the context that told so, if it was one.
+/// The home namespace of containers, where it differs from the first one that a thread was seen in; and the
+/// context that showed it, or 0.
 #[derive(Debug, Default)]
 struct Homes(HashMap<ContainerHandle, (NsRef, u64)>);
 
-/// Containers whose homes are remembered. When there are more, all are learnt anew.
-const HOMES: usize = 1 << 13;
+/// Number of containers whose homes are kept. When the table is full it is cleared and homes are learnt anew.
+const MAX_HOMES: usize = 1 << 13;
 
 impl Homes {
-    /// The processes of a thread's container live in that namespace: one went over there as a whole.
-    fn lives_in(&mut self, facts: Option<&Rc<TaskInfo>>, ns: NsRef) {
-        if let Some(container) = facts.and_then(|facts| facts.container.as_ref()) {
-            if self.0.len() >= HOMES && !self.0.contains_key(container) {
+    /// The thread's container has its home in that namespace: a thread of it joined all namespaces there.
+    fn lives_in(&mut self, task_info: Option<&Rc<TaskInfo>>, ns: NsRef) {
+        if let Some(container) = task_info.and_then(|task_info| task_info.container.as_ref()) {
+            if self.0.len() >= MAX_HOMES && !self.0.contains_key(container) {
                 self.0.clear();
             }
             self.0.insert(container.clone(), (ns, 0));
         }
     }
 
-    /// Whether a thread's home is the namespace that it went to. Its context may have been made after it moved.
+    /// Whether a thread's home is the namespace that it entered. Its context may have been created after the
+    /// switch.
     fn is_home(&mut self, moved: &NamespaceMove<'_>) -> bool {
         let NamespaceMove { record, mover, tracker, .. } = *moved;
-        let Some(container) = mover.and_then(|facts| facts.container.as_ref()) else {
+        let Some(container) = mover.and_then(|task_info| task_info.container.as_ref()) else {
             return record.to.inum == HOST_INUM;
         };
         let home =
             self.0.get(container).copied().or_else(|| tracker.containers.first_ns(container));
         match home {
-            Some((_, told_by)) if told_by == record.context && told_by != 0 => {
+            Some((_, reported_by)) if reported_by == record.context && reported_by != 0 => {
                 self.lives_in(mover, record.from);
                 record.from == record.to
             }
@@ -130,18 +132,18 @@ impl Homes {
     }
 }
 
-/// Why a thread is believed to have kept its other namespaces.
+/// The evidence that a thread kept its other namespaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum MismatchEvidence {
-    /// It made a call there
+    /// It made a call in the namespace.
     Call,
-    /// It left
+    /// It left the namespace.
     Leaving,
-    /// It was looked at after a while
-    Look,
-    /// It ended, and was looked at before
-    EndAfterLook,
-    /// It ended before it could be looked at
+    /// It was inspected after a while.
+    Read,
+    /// It exited after an inspection.
+    EndAfterSnapshot,
+    /// It exited before an inspection.
     End,
 }
 
@@ -154,13 +156,13 @@ impl Detector for NamespaceMismatch {
     fn moved(&mut self, moved: &NamespaceMove<'_>, to: &mut DetectCx<'_>) {
         const SETNS: u32 = NsSwitchKind::Setns as u32;
         let record = moved.record;
-        let facts = moved.mover;
-        let start = facts.map_or(0, |facts| facts.start_boot_ns);
+        let task_info = moved.mover;
+        let start = task_info.map_or(0, |task_info| task_info.start_boot_ns);
         const CLONE: u32 = NsSwitchKind::Clone as u32;
         if record.way == CLONE {
             return;
         }
-        self.leave(record.tid, facts, to);
+        self.leave(record.tid, task_info, to);
         let origin = match self.origins.get(&record.tid) {
             Some((since, ns)) if *since == start => *ns,
             Some(_) | None => {
@@ -174,12 +176,12 @@ impl Detector for NamespaceMismatch {
         if self.homes.is_home(moved) || made_by_own(record.to, moved) {
             return;
         }
-        let (mnt, sure) = match whole(moved) {
-            Whole::Yes => {
-                self.homes.lives_in(facts, record.to);
+        let (mnt, sure) = match full_join(moved) {
+            FullJoin::Yes => {
+                self.homes.lives_in(task_info, record.to);
                 return;
             }
-            Whole::NotYet { mnt, sure } => (mnt, sure),
+            FullJoin::NotYet { mnt, sure } => (mnt, sure),
         };
         self.enter(moved, mnt, sure);
     }
@@ -198,12 +200,12 @@ impl Detector for NamespaceMismatch {
         for (tid, entered) in &mut self.inside {
             let since = now.saturating_sub(entered.trace.boot_ns);
             let due = match entered.state {
-                MoveState::Told => false,
-                MoveState::Waiting => since >= SOON_NS,
-                MoveState::Kept => since >= WHOLE_NS,
+                MoveState::Reported => false,
+                MoveState::Waiting => since >= ASK_DELAY_NS,
+                MoveState::Kept => since >= FULL_JOIN_NS,
             };
             if due && now >= entered.ask_at {
-                entered.ask_at = now.saturating_add(AGAIN_NS);
+                entered.ask_at = now.saturating_add(ASK_INTERVAL_NS);
                 to.requests.push(InspectorRequest::Namespaces(*tid));
             }
         }
@@ -212,30 +214,30 @@ impl Detector for NamespaceMismatch {
     fn namespaces_seen(
         &mut self,
         tid: u32,
-        found: Option<(u32, OtherNs)>,
+        found: Option<(u32, NsInodes)>,
         (at, ended): (u64, bool),
         to: &mut DetectCx<'_>,
     ) {
         let Some(entered) = self.inside.get_mut(&tid) else { return };
-        if entered.state == MoveState::Told {
+        if entered.state == MoveState::Reported {
             return;
         }
         let since = at.saturating_sub(entered.trace.boot_ns);
         let found = found.filter(|seen| seen.0 == entered.to.inum);
         match found.map(|(_, ns)| changed(entered.mnt, ns.mnt)) {
             Some(Some(false)) if ended => {
-                self.report_thread(tid, MismatchEvidence::EndAfterLook, to)
+                self.report_thread(tid, MismatchEvidence::EndAfterSnapshot, to)
             }
             _ if ended => {}
             Some(Some(true)) => drop(self.forget(tid)),
-            Some(Some(false) | None) if since >= WHOLE_NS => {
-                self.report_thread(tid, MismatchEvidence::Look, to)
+            Some(Some(false) | None) if since >= FULL_JOIN_NS => {
+                self.report_thread(tid, MismatchEvidence::Read, to)
             }
             Some(Some(false)) => entered.state = MoveState::Kept,
-            // It has ended or moved on, which is told of yet; or there is nobody to ask.
-            None if since >= 2 * WHOLE_NS => {
+            // It has exited or moved on, which a later record reports; or the request can't be answered.
+            None if since >= 2 * FULL_JOIN_NS => {
                 let by = if entered.state == MoveState::Kept {
-                    MismatchEvidence::EndAfterLook
+                    MismatchEvidence::EndAfterSnapshot
                 } else {
                     MismatchEvidence::End
                 };
@@ -246,14 +248,15 @@ impl Detector for NamespaceMismatch {
     }
 
     fn ending(&mut self, to: &mut DetectCx<'_>) {
-        let undecided = self.inside.iter().filter(|(_, entered)| entered.state != MoveState::Told);
+        let undecided =
+            self.inside.iter().filter(|(_, entered)| entered.state != MoveState::Reported);
         to.requests.extend(undecided.map(|(tid, _)| InspectorRequest::Namespaces(*tid)));
     }
 
     fn finish(&mut self, to: &mut DetectCx<'_>) {
         for entered in self.inside.values_mut() {
             if entered.state == MoveState::Kept {
-                entered.report(MismatchEvidence::EndAfterLook, to);
+                entered.report(MismatchEvidence::EndAfterSnapshot, to);
                 self.waiting = self.waiting.saturating_sub(1);
             }
         }
@@ -263,8 +266,8 @@ impl Detector for NamespaceMismatch {
         self.origins.remove(&record.tid);
         if let Some(mut entered) = self.forget(record.tid) {
             match entered.state {
-                MoveState::Told => {}
-                MoveState::Kept => entered.report(MismatchEvidence::EndAfterLook, to),
+                MoveState::Reported => {}
+                MoveState::Kept => entered.report(MismatchEvidence::EndAfterSnapshot, to),
                 MoveState::Waiting => entered.report(MismatchEvidence::End, to),
             }
         }
@@ -273,7 +276,7 @@ impl Detector for NamespaceMismatch {
 
 impl NamespaceMismatch {
     fn remember_origin(&mut self, tid: u32, start: u64, ns: NsRef) {
-        if self.origins.len() >= 2 * THREADS {
+        if self.origins.len() >= 2 * MAX_THREADS {
             let inside = &self.inside;
             self.origins.retain(|tid, _| inside.contains_key(tid));
         }
@@ -282,13 +285,14 @@ impl NamespaceMismatch {
 
     fn enter(&mut self, moved: &NamespaceMove<'_>, mnt: Option<u32>, sure: bool) {
         let record = moved.record;
-        let facts = moved.mover;
-        let comm = comm_of(facts);
-        let who = FindingActor::of_facts((record.pid, record.tid), record.from, &comm, facts);
+        let task_info = moved.mover;
+        let comm = comm_of(task_info);
+        let who =
+            FindingActor::from_task_info((record.pid, record.tid), record.from, &comm, task_info);
         let tracer = record.header.flags & flag::TRACER != 0;
-        // All that another ipc-trace looks into is one finding.
+        // All namespaces that another ipc-trace enters are one finding.
         let target = FindingTarget::Namespace(if tracer { NsRef::default() } else { record.to });
-        while self.inside.len() >= THREADS {
+        while self.inside.len() >= MAX_THREADS {
             let Some(oldest) = self.order.pop_front() else { break };
             self.forget(oldest);
         }
@@ -302,7 +306,7 @@ impl NamespaceMismatch {
                 trace: moved.trace("setns"),
                 mnt,
                 sure,
-                facts: facts.cloned(),
+                task_info: task_info.cloned(),
                 state: MoveState::Waiting,
                 by: None,
                 ask_at: 0,
@@ -319,23 +323,23 @@ impl NamespaceMismatch {
         if self.processes.get(&entered.pid) == Some(&tid) {
             self.processes.remove(&entered.pid);
         }
-        if entered.state != MoveState::Told {
+        if entered.state != MoveState::Reported {
             self.waiting = self.waiting.saturating_sub(1);
         }
-        if self.order.len() > 2 * THREADS {
+        if self.order.len() > 2 * MAX_THREADS {
             let inside = &self.inside;
             self.order.retain(|tid| inside.contains_key(tid));
         }
         Some(entered)
     }
 
-    /// A thread leaves where it may have entered.
-    fn leave(&mut self, tid: u32, facts: Option<&Rc<TaskInfo>>, to: &mut DetectCx<'_>) {
+    /// A thread leaves a namespace that it may have entered.
+    fn leave(&mut self, tid: u32, task_info: Option<&Rc<TaskInfo>>, to: &mut DetectCx<'_>) {
         let Some(mut entered) = self.forget(tid) else { return };
-        if entered.state == MoveState::Told {
+        if entered.state == MoveState::Reported {
             return;
         }
-        let now = facts.and_then(|facts| facts.ns.mnt);
+        let now = task_info.and_then(|task_info| task_info.ns.mnt);
         if changed(entered.mnt, now) != Some(true) {
             entered.report(MismatchEvidence::Leaving, to);
         }
@@ -347,32 +351,32 @@ impl NamespaceMismatch {
         let by_process = |pid: u32| self.processes.get(&pid).copied();
         let tid = match self.inside.contains_key(&who.tid) {
             true => Some(who.tid),
-            // Another thread of it, or a child.
+            // Another thread of the process, or a child.
             false => by_process(who.pid)
-                .or_else(|| by_process(who.facts?.ppid))
+                .or_else(|| by_process(who.task_info?.ppid))
                 .filter(|tid| self.inside.get(tid).is_some_and(|one| one.to == who.ns)),
         };
         let Some(tid) = tid else { return };
         let Some(entered) = self.inside.get_mut(&tid).filter(|one| one.to == who.ns) else {
             return;
         };
-        if entered.state != MoveState::Told {
-            let now = who.facts.and_then(|facts| facts.ns.mnt);
+        if entered.state != MoveState::Reported {
+            let now = who.task_info.and_then(|task_info| task_info.ns.mnt);
             if changed(entered.mnt, now) == Some(true) {
                 let entered = self.forget(tid);
-                let facts = entered.as_ref().and_then(|one| one.facts.as_ref());
-                self.homes.lives_in(facts, who.ns);
+                let task_info = entered.as_ref().and_then(|one| one.task_info.as_ref());
+                self.homes.lives_in(task_info, who.ns);
                 return;
             }
             entered.report(MismatchEvidence::Call, to);
             self.waiting = self.waiting.saturating_sub(1);
         }
-        if entered.tracer && !looks(seen) {
+        if entered.tracer && !is_read_only(seen) {
             entered.tracer = false;
-            let said = entered.said();
-            to.findings.amend(&entered.key, |known| *known = said);
+            let final_draft = entered.final_draft();
+            to.findings.amend(&entered.key, |known| *known = final_draft);
         }
-        to.saw(entered.key.clone(), seen.trace(), || entered.said());
+        to.saw(entered.key.clone(), seen.trace(), || entered.final_draft());
     }
 
     fn report_thread(&mut self, tid: u32, by: MismatchEvidence, to: &mut DetectCx<'_>) {
@@ -385,12 +389,12 @@ impl NamespaceMismatch {
 
 impl EnteredThread {
     fn report(&mut self, by: MismatchEvidence, to: &mut DetectCx<'_>) {
-        (self.state, self.by) = (MoveState::Told, Some(by));
-        to.saw(self.key.clone(), self.trace.clone(), || self.said());
+        (self.state, self.by) = (MoveState::Reported, Some(by));
+        to.saw(self.key.clone(), self.trace.clone(), || self.final_draft());
     }
 
-    /// What there is to say of it.
-    fn said(&self) -> FindingDraft {
+    /// The draft with the evidence.
+    fn final_draft(&self) -> FindingDraft {
         let mut draft = self.draft.clone();
         match self.by {
             Some(MismatchEvidence::Call) => {
@@ -399,10 +403,10 @@ impl EnteredThread {
             Some(MismatchEvidence::Leaving) => {
                 draft.add(15, "its mount namespace was the same until it left")
             }
-            Some(MismatchEvidence::Look) => {
+            Some(MismatchEvidence::Read) => {
                 draft.add(25, "its mount namespace was still the same a second later");
             }
-            Some(MismatchEvidence::EndAfterLook) => {
+            Some(MismatchEvidence::EndAfterSnapshot) => {
                 draft.add(15, "its mount namespace was the same a while later");
             }
             Some(MismatchEvidence::End) => {
@@ -435,27 +439,28 @@ fn draft(who: &FindingActor<'_>, ns: NsRef, tracker: &Tracker) -> FindingDraft {
         tag(ns),
         tag(who.ns),
     );
-    let birth = tracker.namespaces.get(ns).is_some_and(|info| info.birth.is_some());
+    let creation = tracker.namespaces.get(ns).is_some_and(|info| info.creation.is_some());
     let mut draft = FindingDraft::by(who, Severity::High, title)
         .about(Some(ns), Some(true), false)
         .because(50, "the eBPF programs saw it enter");
-    draft = match birth {
+    draft = match creation {
         true => draft.because(15, "it is known who made the namespace: somebody else"),
         false => draft.because(0, "who made the namespace is not known: it was there before"),
     };
-    draft.benign_explanation = EXPLAINS;
+    draft.benign_explanation = BENIGN;
     draft
 }
 
-/// Whether a mount namespace is another one; `None`: not known.
+/// Whether the mount namespace differs; `None`: unknown.
 fn changed(before: Option<u32>, now: Option<u32>) -> Option<bool> {
     Some(before? != now?)
 }
 
-/// Whether the thread's process or one that it comes from, in the same container, made the namespace.
+/// Whether the thread's process or an ancestor in the same container created the namespace.
 fn made_by_own(ns: NsRef, moved: &NamespaceMove<'_>) -> bool {
     let info = moved.tracker.namespaces.get(ns);
-    let maker = info.and_then(|info| info.birth.as_ref()).and_then(|birth| birth.by.as_ref());
+    let maker =
+        info.and_then(|info| info.creation.as_ref()).and_then(|creation| creation.by.as_ref());
     let (Some(maker), Some(own)) = (maker, moved.mover) else { return false };
     let is_maker = |pid: u32, start: u64| (maker.pid, maker.start_boot_ns) == (pid, start);
     if is_maker(own.pid, own.start_boot_ns) {
@@ -465,35 +470,36 @@ fn made_by_own(ns: NsRef, moved: &NamespaceMove<'_>) -> bool {
     maker.container == own.container && ancestry.any(|one| is_maker(one.pid, one.start_boot_ns))
 }
 
-enum Whole {
+enum FullJoin {
     Yes,
-    /// This was its mount namespace before, surely or perhaps
+    /// It hasn't joined the mount namespace. `mnt` is its mount namespace before; `sure`: whether that was
+    /// observed.
     NotYet {
         mnt: Option<u32>,
         sure: bool,
     },
 }
 
-/// Whether a thread has changed its mount namespace already. Its own is known from before, or it is its
-/// parent's, as long as it is not that of those who live where it went.
-fn whole(moved: &NamespaceMove<'_>) -> Whole {
-    let not_yet = |mnt, sure| Whole::NotYet { mnt, sure };
-    let Some(now) = moved.mover.and_then(|facts| facts.ns.mnt) else {
+/// Whether a thread has changed its mount namespace already. Its earlier one was observed, or is assumed to
+/// be its parent's unless that is the one of the namespace's other processes.
+fn full_join(moved: &NamespaceMove<'_>) -> FullJoin {
+    let not_yet = |mnt, sure| FullJoin::NotYet { mnt, sure };
+    let Some(now) = moved.mover.and_then(|task_info| task_info.ns.mnt) else {
         return not_yet(None, false);
     };
     match moved.beside.parent_mnt {
         Some(parent) if parent == now => not_yet(Some(now), true),
         Some(_) => match moved.beside.lives_with {
-            // It has a mount namespace of its own, and another than those who live there.
+            // It has a private mount namespace, different from that of the namespace's other processes.
             Some(false) => not_yet(Some(now), true),
-            Some(true) | None => Whole::Yes,
+            Some(true) | None => FullJoin::Yes,
         },
         None => not_yet(Some(now), false),
     }
 }
 
-/// Whether a call changes and takes nothing.
-fn looks(seen: &CallObservation<'_>) -> bool {
+/// Whether a call only reads.
+fn is_read_only(seen: &CallObservation<'_>) -> bool {
     let harmless = |calls: ObservedCalls<'_>| match calls {
         ObservedCalls::One(call) => {
             !matches!(call.effect(), Some(CallEffect::Removed(..) | CallEffect::Set(..)))

@@ -1,10 +1,11 @@
-//! What classes work with: who did something, what to, and what they make of it.
+//! The input of detectors: actors, calls, accesses and namespace switches; and the drafts that they make of
+//! it.
 
 use std::{borrow::Cow, rc::Rc, sync::Arc};
 
 use ipc_trace_common::{
-    op::{Family, Op},
-    record::{AccessRecord, BatchHead, CallRecord, MoveRecord, NsRef, QueueRef},
+    op::{ObjectKind, Op},
+    record::{AccessRecord, BatchHead, CallRecord, NsRef, NsSwitchRecord, QueueRef},
 };
 
 use crate::{
@@ -24,80 +25,80 @@ use crate::{
     input::process::{MoveContext, ProcessId},
 };
 
-/// Who did something.
+/// The actor of an observation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FindingActor<'a> {
-    /// The process
+    /// The process.
     pub pid: u32,
-    /// The thread
+    /// The thread.
     pub tid: u32,
-    /// Effective user
+    /// The effective user.
     pub uid: u32,
-    /// Effective group
+    /// The effective group.
     pub gid: u32,
     /// The thread's name, NUL-padded
     pub comm: &'a [u8; 16],
     /// The thread's IPC namespace
     pub ns: NsRef,
-    /// What else is known
-    pub facts: Option<&'a Rc<TaskInfo>>,
+    /// The task, if known.
+    pub task_info: Option<&'a Rc<TaskInfo>>,
 }
 
 impl<'a> FindingActor<'a> {
-    /// A process and its thread in a namespace, by what is known of it.
+    /// The actor for a task in a namespace.
     #[must_use]
-    pub(crate) fn of_facts(
+    pub(crate) fn from_task_info(
         (pid, tid): (u32, u32),
         ns: NsRef,
         comm: &'a [u8; 16],
-        facts: Option<&'a Rc<TaskInfo>>,
+        task_info: Option<&'a Rc<TaskInfo>>,
     ) -> Self {
-        let (uid, gid) = facts.map_or((0, 0), |facts| (facts.uid, facts.gid));
-        Self { pid, tid, uid, gid, comm, ns, facts }
+        let (uid, gid) = task_info.map_or((0, 0), |task_info| (task_info.uid, task_info.gid));
+        Self { pid, tid, uid, gid, comm, ns, task_info }
     }
 
-    /// The process for good.
+    /// The process, unique for this boot.
     #[must_use]
     pub(crate) fn key(&self) -> ProcessId {
-        (self.pid, self.facts.map_or(0, |facts| facts.start_boot_ns))
+        (self.pid, self.task_info.map_or(0, |task_info| task_info.start_boot_ns))
     }
 
-    /// As it is shown.
+    /// The process as it is shown.
     #[must_use]
     pub(crate) fn process(&self) -> Process<'static> {
         let Self { pid, tid, uid, gid, .. } = *self;
         let comm = OsBytes::until_nul(self.comm);
-        CallTask { pid, tid, uid, gid, comm }.process(self.facts.map(Rc::as_ref)).into_owned()
+        CallTask { pid, tid, uid, gid, comm }.process(self.task_info.map(Rc::as_ref)).into_owned()
     }
 }
 
-/// Calls that returned: one, or several that came together.
+/// Returned calls: one, or a group of a batch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum ObservedCalls<'a> {
-    /// One
+    /// One call.
     One(&'a Call<'a>),
-    /// The same call on the same object
+    /// Equal calls on one object, from a batch.
     Group(&'a BatchHead, &'a BatchGroup<'a>),
 }
 
-/// Calls, with who made them: what classes see of the calls of a host.
+/// Calls with their actor, as detectors see them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CallObservation<'a> {
-    /// What was called
+    /// The operation.
     pub op: Op,
-    /// When the last of them returned
+    /// When, boot time in nanoseconds.
     pub boot_ns: u64,
-    /// How many
+    /// Number of calls.
     pub count: u64,
-    /// Who
+    /// The actor.
     pub who: FindingActor<'a>,
-    /// What the descriptor led to, of operations that take one
+    /// The queue behind the descriptor, for operations that take one.
     pub queue: Option<&'a QueueRef>,
-    /// The number of the line that told of it
+    /// The number of its line; `None`: it has none.
     pub seq: Option<u64>,
     /// The calls themselves
     pub calls: ObservedCalls<'a>,
-    /// What is known
+    /// The tracked state.
     pub tracker: &'a Tracker,
 }
 
@@ -118,7 +119,7 @@ impl<'a> CallObservation<'a> {
                 gid: record.egid,
                 comm: &record.comm,
                 ns: record.ns,
-                facts: tracker.contexts.get(record.tid, record.context),
+                task_info: tracker.contexts.get(record.tid, record.context),
             },
             queue: call.queue(),
             seq,
@@ -127,7 +128,7 @@ impl<'a> CallObservation<'a> {
         }
     }
 
-    /// Calls that came together.
+    /// A group of batched calls.
     #[inline]
     #[must_use]
     pub(crate) fn group(
@@ -138,7 +139,7 @@ impl<'a> CallObservation<'a> {
         Self {
             op: group.op,
             boot_ns: group.last_ns,
-            count: group.count(),
+            count: group.count,
             who: FindingActor {
                 pid: head.pid,
                 tid: head.tid,
@@ -146,7 +147,7 @@ impl<'a> CallObservation<'a> {
                 gid: head.egid,
                 comm: &head.comm,
                 ns: head.ns,
-                facts: tracker.contexts.get(head.tid, head.context),
+                task_info: tracker.contexts.get(head.tid, head.context),
             },
             queue: group.queue,
             seq: None,
@@ -155,7 +156,7 @@ impl<'a> CallObservation<'a> {
         }
     }
 
-    /// Where the object is.
+    /// The location of the object.
     #[must_use]
     pub(crate) fn place(&self) -> ObjectLocation {
         match self.calls {
@@ -164,7 +165,7 @@ impl<'a> CallObservation<'a> {
         }
     }
 
-    /// The result, of one call.
+    /// The result of a single call.
     #[must_use]
     pub(crate) fn ret(&self) -> Option<i64> {
         match self.calls {
@@ -173,7 +174,7 @@ impl<'a> CallObservation<'a> {
         }
     }
 
-    /// As evidence.
+    /// The observation as evidence.
     #[must_use]
     pub(crate) fn trace(&self) -> EvidenceEvent {
         let ret = self.ret();
@@ -188,27 +189,27 @@ impl<'a> CallObservation<'a> {
     }
 }
 
-/// A thread reached something by a way that is no operation.
+/// A thread used an access path that is no IPC operation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AccessObservation<'a> {
-    /// What the eBPF programs say
+    /// The record.
     pub record: &'a AccessRecord,
-    /// By which way
-    pub channel: ipc_trace_common::record::Channel,
-    /// Who
+    /// The access path.
+    pub channel: ipc_trace_common::record::AccessPath,
+    /// The actor.
     pub who: FindingActor<'a>,
-    /// The namespace of what was reached, as far as the record or queues known tell
+    /// The object's namespace, if the record or the known queues determine it.
     pub ns: Option<NsRef>,
-    /// Whether that is another one than the thread's; `None`: not known
+    /// Whether that differs from the thread's namespace; `None`: unknown.
     pub foreign: Option<bool>,
-    /// Whether it had died
+    /// Whether the namespace was dead.
     pub dead: bool,
-    /// What is known
+    /// The tracked state.
     pub tracker: &'a Tracker,
 }
 
 impl AccessObservation<'_> {
-    /// The name of the file, where it is known.
+    /// The name of the file, if known.
     #[must_use]
     pub(crate) fn name(&self) -> Option<&[u8]> {
         let record = self.record;
@@ -216,7 +217,7 @@ impl AccessObservation<'_> {
         record.name.get(..record.name_len as usize).filter(|_| known)
     }
 
-    /// As evidence.
+    /// The observation as evidence.
     #[must_use]
     pub(crate) fn trace(&self, what: impl Into<Cow<'static, str>>) -> EvidenceEvent {
         EvidenceEvent {
@@ -230,25 +231,25 @@ impl AccessObservation<'_> {
     }
 }
 
-/// A thread got into another namespace.
+/// A thread switched to another namespace.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NamespaceMove<'a> {
-    /// What the eBPF programs say
-    pub record: &'a MoveRecord,
-    /// The thread that made the call
+    /// The record.
+    pub record: &'a NsSwitchRecord,
+    /// The thread that made the call.
     pub mover: Option<&'a Rc<TaskInfo>>,
-    /// The new thread, of `Way::Clone`
+    /// The new thread, for [`ipc_trace_common::record::NsSwitchKind::Clone`].
     pub child: Option<&'a Rc<TaskInfo>>,
-    /// The number of the line that told of it
+    /// The number of its line; `None`: it has none.
     pub seq: Option<u64>,
-    /// What was to be seen of it then
+    /// What procfs showed when the record was read.
     pub beside: &'a MoveContext,
-    /// What is known
+    /// The tracked state.
     pub tracker: &'a Tracker,
 }
 
 impl NamespaceMove<'_> {
-    /// As evidence.
+    /// The observation as evidence.
     #[must_use]
     pub(crate) fn trace(&self, how: &'static str) -> EvidenceEvent {
         EvidenceEvent {
@@ -262,124 +263,124 @@ impl NamespaceMove<'_> {
     }
 }
 
-/// What a finding is about. What is equal is one finding, if class and subject are, too.
+/// The object of a finding. Observations with equal class, owner and target are one finding.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum FindingTarget {
-    /// A namespace itself
+    /// A namespace itself.
     Namespace(NsRef),
-    /// A System V object
-    Sysv(NsRef, Family, i32),
-    /// A key, name or id that was looked for and is not here: in one namespace, or in several
-    Sought(Family, Option<NsRef>),
-    /// A queue: its file system's device number and its inode number. The namespace is found by them
+    /// A System V object.
+    Sysv(NsRef, ObjectKind, i32),
+    /// A key, name or id that a failed lookup asked for: it exists in one other namespace, or in several.
+    Sought(ObjectKind, Option<NsRef>),
+    /// A queue: device number of its file system and inode number. They determine the namespace.
     Queue(u32, u64),
-    /// A queue's name in a namespace
+    /// A queue's name in a namespace.
     Name(Option<NsRef>, Box<[u8]>),
-    /// A file that shows a namespace, by its name
+    /// A file that shows a namespace, by its name.
     View(Option<NsRef>, Box<[u8]>),
 }
 
-/// Whose finding it is.
+/// The owner of a finding.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum FindingOwner {
-    /// A process's
+    /// A process.
     Process(ProcessId),
-    /// A container's, by its id
+    /// A container, by its id.
     Container(Box<[u8]>),
-    /// Nobody's alone
+    /// Several users; no single owner.
     Shared,
 }
 
-/// What folds observations into one finding.
+/// The identity of a finding: observations with equal keys are merged.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FindingKey {
-    /// What happened
+    /// The class.
     pub class: Class,
-    /// Who did it
+    /// The owner.
     pub whose: FindingOwner,
-    /// What to
+    /// The object.
     pub target: FindingTarget,
 }
 
-/// An event that a finding rests on.
+/// An event that supports a finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EvidenceEvent {
-    /// When
+    /// When, boot time in nanoseconds.
     pub boot_ns: u64,
-    /// The number of the line that told of it
+    /// The number of its line; `None`: it has none.
     pub seq: Option<u64>,
-    /// The operation, or what else happened
+    /// The operation, or another description.
     pub what: Cow<'static, str>,
     /// The result
     pub ret: Option<i64>,
     /// The error
     pub error: Option<CallError>,
-    /// How many such came together
+    /// Number of equal events merged into this one.
     pub count: u64,
 }
 
-/// What else was looked for, beside what a title names.
+/// Further lookups, besides the one in the title.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct MoreLookups {
-    /// How many different things
+    /// Number of distinct keys, names or ids.
     pub count: usize,
-    /// There may be more that were not told apart
+    /// Whether there may be more that weren't distinguished.
     pub or_more: bool,
 }
 
-/// How much of an access was seen.
+/// The extent of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Extent {
-    /// Something of another namespace is held: a descriptor, a mapping
+    /// An object of another namespace is held: a descriptor, a mapping.
     Held,
-    /// It is used
+    /// The object is used.
     Used,
 }
 
-/// What a class says when it sees something for the first time.
+/// The description of a finding, built at its first observation.
 #[derive(Clone, Debug)]
 pub(crate) struct FindingDraft {
-    /// How much was seen
+    /// The extent of the access.
     pub extent: Extent,
-    /// How much it matters
+    /// The severity.
     pub severity: Severity,
-    /// What happened, in one sentence. Names that others chose are escaped in it. It is never read again:
-    /// what may have to be said otherwise later has a field of its own
+    /// What happened, in one sentence with hostile names escaped. It is never parsed: parts that may change
+    /// later have a field of their own.
     pub title: String,
-    /// How many more than the title names were looked for
+    /// Lookups beyond the one in the title.
     pub more: MoreLookups,
-    /// Who did it; `None`: the finding is about the container in `container`
+    /// The process; `None`: the finding is about the container in `container`.
     pub process: Option<Process<'static>>,
-    /// The container, kept so that a name which comes late is shown
+    /// The container's handle, so that a late name is shown.
     pub container: Option<ContainerHandle>,
-    /// The path of the process's cgroup
+    /// The path of the process's cgroup.
     pub cgroup: Option<Arc<OsBytes<'static>>>,
-    /// The namespace that it was in
+    /// The process's IPC namespace.
     pub ns: Option<NsRef>,
-    /// Where the object is, if there is one
+    /// The object's namespace, if there is an object.
     pub object_ns: Option<NsRef>,
-    /// Which one of that namespace, where the target does not say so
+    /// The object's id in that namespace, if the target doesn't have it.
     pub local: Option<ObjectId>,
-    /// Whose it is, where that is not told by who made it
+    /// The owner of the object, if its creator doesn't determine it.
     pub owner: Option<ContainerHandle>,
-    /// Whether that is another one than the subject's
+    /// Whether the object's namespace differs from the process's.
     pub foreign: Option<bool>,
-    /// Whether it had died
+    /// Whether the namespace was dead.
     pub dead: bool,
-    /// A name, where the target has none or what is known may be forgotten, and where it comes from
+    /// The object's name and its source, if the target has none or the object may be evicted.
     pub name: Option<(OsBytes<'static>, ReadFrom)>,
-    /// A key, likewise
+    /// The object's key, likewise.
     pub key: Option<u32>,
-    /// Why it is as sure as it is
+    /// The reasons for the confidence.
     pub reasons: Vec<Reason>,
-    /// What else would explain it
+    /// A benign explanation.
     pub benign_explanation: &'static str,
-    /// The runtime's word by which it is deliberate
+    /// The runtime configuration that allows it.
     pub declared_by: Option<String>,
 }
 
 impl FindingDraft {
-    /// By a process. The rest is to be filled in.
+    /// A draft about an actor, with the other fields empty.
     #[must_use]
     pub(crate) fn by(who: &FindingActor<'_>, severity: Severity, title: String) -> Self {
         Self {
@@ -388,8 +389,8 @@ impl FindingDraft {
             title,
             more: MoreLookups::default(),
             process: Some(who.process()),
-            container: who.facts.and_then(|facts| facts.container.clone()),
-            cgroup: who.facts.and_then(|facts| facts.cgroup.clone()),
+            container: who.task_info.and_then(|task_info| task_info.container.clone()),
+            cgroup: who.task_info.and_then(|task_info| task_info.cgroup.clone()),
             ns: Some(who.ns),
             object_ns: None,
             local: None,
@@ -404,33 +405,33 @@ impl FindingDraft {
         }
     }
 
-    /// Whether a container has to do with it that has no name yet.
+    /// Whether its container, or its owner's, has no name yet.
     #[must_use]
     pub(crate) fn is_nameless(&self, containers: &Containers) -> bool {
         let mut all = self.container.iter().chain(&self.owner);
         all.any(|handle| containers.container(handle).name.is_none())
     }
 
-    /// One more reason.
+    /// Adds a reason.
     pub(crate) fn add(&mut self, weight: i32, text: impl Into<Cow<'static, str>>) {
         self.reasons.push(Reason { text: text.into(), weight });
     }
 
-    /// The same, with one more reason.
+    /// Returns the draft with another reason.
     #[must_use]
     pub(crate) fn because(mut self, weight: i32, text: impl Into<Cow<'static, str>>) -> Self {
         self.add(weight, text);
         self
     }
 
-    /// The same, about something in a namespace.
+    /// Returns the draft with the namespace of its object.
     #[must_use]
     pub(crate) fn about(mut self, ns: Option<NsRef>, foreign: Option<bool>, dead: bool) -> Self {
         (self.object_ns, self.foreign, self.dead) = (ns, foreign, dead);
         self
     }
 
-    /// What happened, as it is shown.
+    /// The title as it is shown.
     #[must_use]
     pub(crate) fn full_title(&self) -> String {
         let MoreLookups { count, or_more } = self.more;
@@ -443,7 +444,7 @@ impl FindingDraft {
         }
     }
 
-    /// From 0 to 100.
+    /// The confidence, from 0 to 100.
     #[must_use]
     pub(crate) fn confidence(&self) -> u8 {
         let sum = self.reasons.iter().fold(0_i32, |sum, one| sum.saturating_add(one.weight));
@@ -451,12 +452,12 @@ impl FindingDraft {
     }
 }
 
-/// A thread's name, as records have it.
+/// A thread's name, NUL-padded.
 #[must_use]
-pub(crate) fn comm_of(facts: Option<&Rc<TaskInfo>>) -> [u8; 16] {
+pub(crate) fn comm_of(task_info: Option<&Rc<TaskInfo>>) -> [u8; 16] {
     let mut comm = [0; 16];
-    if let Some(facts) = facts {
-        for (to, from) in comm.iter_mut().take(15).zip(facts.comm.0.iter()) {
+    if let Some(task_info) = task_info {
+        for (to, from) in comm.iter_mut().take(15).zip(task_info.comm.0.iter()) {
             *to = *from;
         }
     }

@@ -1,12 +1,11 @@
 //! `probe-id`: a call on an id failed that exists in another namespace.
 //!
-//! `EINVAL` has many causes. What follows is from ipc/{shm,sem,msg,util,syscall}.c of 6.12: the lookup
-//! itself gives it for an id that is not there (`ipc_obtain_object_check`), but so do arguments that are
-//! looked at before it, and arguments that do not fit the object behind it. A call is an attempt where
-//! neither can be the cause.
+//! `EINVAL` has many causes. According to ipc/{shm,sem,msg,util,syscall}.c of 6.12, the lookup itself returns
+//! it for an id that doesn't exist (`ipc_obtain_object_check`), but so do checks of arguments before the
+//! lookup, and arguments that don't fit the object. A call is an attempt if neither can be the cause.
 
 use ipc_trace_common::{
-    op::{Family, Op},
+    op::{ObjectKind, Op},
     record::flag,
 };
 
@@ -14,7 +13,7 @@ use super::{
     detector::{DetectCx, Detector},
     failed::{EINVAL, FailedCalls},
     observation::{CallObservation, ObservedCalls},
-    scoring::Attempt,
+    scoring::ProbeAttempt,
 };
 use crate::{
     engine::track::objects::{index::LookupKey, tracked::ObjectId},
@@ -22,28 +21,28 @@ use crate::{
     input::Call,
 };
 
-/// Ids below are given out first in every namespace (`ipc_idr_alloc`, ipc/util.c: an index goes round
-/// when max(64, 1.5 × those in use) is reached).
+/// Every namespace allocates lower ids first (`ipc_idr_alloc`, ipc/util.c: an index wraps around at max(64,
+/// 1.5 × those in use)).
 const FIRST: i32 = 64;
 /// Ids from here on have a sequence number (`IPCMNI_SHIFT`, include/linux/ipc.h).
 const SECOND_ROUND: i32 = 1 << 15;
 /// Bytes of a message that every namespace takes by default (`MSGMAX`, include/uapi/linux/msg.h).
 const MSGMAX: u64 = 8192;
 
-/// What gave `EINVAL`.
+/// The cause of `EINVAL`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum EinvalCause {
-    /// The lookup alone can have
+    /// Only the lookup.
     Lookup,
-    /// The lookup, or an object that is there and that the arguments do not fit
+    /// The lookup, or arguments that don't fit an existing object.
     LookupOrObject,
-    /// The lookup, or arguments that were not seen
+    /// The lookup, or arguments that weren't recorded.
     LookupOrUnseen,
-    /// Something else can have, or it was no lookup by id
+    /// Possibly another cause, or no lookup by id.
     Other,
 }
 
-/// The class.
+/// The detector.
 #[derive(Debug, Default)]
 pub(super) struct ProbeId;
 
@@ -58,28 +57,28 @@ impl Detector for ProbeId {
 }
 
 /// An attempt, if calls that failed with `EINVAL` are lookups by an id.
-fn attempt<'a>(seen: &CallObservation<'a>, failed: FailedCalls) -> Option<Attempt<'a>> {
+fn attempt<'a>(seen: &CallObservation<'a>, failed: FailedCalls) -> Option<ProbeAttempt<'a>> {
     let (id, cause) = match seen.calls {
         ObservedCalls::One(call) => (call.record.args[0] as i32, cause(call)),
         ObservedCalls::Group(_, group) => (group.id, cause_of_many(seen.op)),
     };
-    let kind = seen.op.family();
+    let kind = seen.op.object_kind();
     let local = ObjectId::Sysv(kind, id);
     let objects = &seen.tracker.objects;
     let ruled_out = match cause {
         EinvalCause::Other => true,
-        EinvalCause::LookupOrObject => !objects.lacks(seen.who.ns, local),
+        EinvalCause::LookupOrObject => !objects.known_absent(seen.who.ns, local),
         EinvalCause::Lookup | EinvalCause::LookupOrUnseen => false,
     };
-    // As with EIDRM: it is there, or was.
+    // The object exists or existed in the caller's namespace, as with EIDRM.
     if ruled_out || id < 0 || objects.get(seen.who.ns, local).is_some() {
         return None;
     }
     let unseen = "an argument that was not seen can have been wrong, too";
-    Some(Attempt {
+    Some(ProbeAttempt {
         class: Class::ProbeId,
         sought: LookupKey::Id(kind, id),
-        base: match id {
+        base_weight: match id {
             ..FIRST => (5, "an id that each namespace gives out first"),
             FIRST..SECOND_ROUND => (15, "an id that each namespace comes to give out"),
             SECOND_ROUND.. => (40, "an id that a namespace gives out after thousands of objects"),
@@ -87,16 +86,17 @@ fn attempt<'a>(seen: &CallObservation<'a>, failed: FailedCalls) -> Option<Attemp
         name_from: ReadFrom::Kernel,
         wants: Some(wants(seen)),
         size: 0,
-        doubt: (cause == EinvalCause::LookupOrUnseen).then_some((-5, unseen)),
-        cap: (id < FIRST).then_some((20, "ids below 64 alone are worth no more than 20")),
+        penalty: (cause == EinvalCause::LookupOrUnseen).then_some((-5, unseen)),
+        max_confidence: (id < FIRST)
+            .then_some((20, "ids below 64 alone are worth no more than 20")),
         failed,
     })
 }
 
-/// What can have been wrong with calls whose arguments did not come along.
+/// The possible cause for batched calls, whose arguments weren't recorded.
 #[expect(
     clippy::wildcard_enum_match_arm,
-    reason = "a row of operations that looks for an id has a word here"
+    reason = "every operation that looks up an id is handled here"
 )]
 const fn cause_of_many(op: Op) -> EinvalCause {
     match op {
@@ -105,7 +105,7 @@ const fn cause_of_many(op: Op) -> EinvalCause {
     }
 }
 
-/// What can have been wrong with a call.
+/// The possible cause for a call.
 fn cause(call: &Call<'_>) -> EinvalCause {
     let cause = of_arguments(call);
     // ipc(2) checks pointers and versions of its own (ipc/syscall.c).
@@ -117,7 +117,7 @@ fn cause(call: &Call<'_>) -> EinvalCause {
 
 #[expect(
     clippy::wildcard_enum_match_arm,
-    reason = "a row of operations that looks for an id has a word here"
+    reason = "every operation that looks up an id is handled here"
 )]
 fn of_arguments(call: &Call<'_>) -> EinvalCause {
     let [_, second, third, fourth, fifth] = call.record.args;
@@ -153,7 +153,7 @@ fn of_arguments(call: &Call<'_>) -> EinvalCause {
             _ => EinvalCause::Other,
         },
         Op::Semop => {
-            // Too many are E2BIG. A time limit is looked at first (do_semtimedop).
+            // Too many operations are E2BIG. The time limit is checked first (do_semtimedop).
             let none = third as u32 == 0;
             match call.timeout() {
                 _ if none => EinvalCause::Other,
@@ -185,15 +185,15 @@ const fn size(call: &Call<'_>, size: u64) -> i64 {
     if call.abi.is_32_bit() { (size as i32) as i64 } else { size.cast_signed() }
 }
 
-/// The access that was asked for: bits of `rwx`.
+/// The requested access: bits of `rwx`.
 fn wants(seen: &CallObservation<'_>) -> u32 {
-    match seen.op.family() {
-        Family::Msg if seen.op == Op::Msgsnd => 0o2,
-        Family::Shm if seen.op == Op::Shmat => match seen.calls {
+    match seen.op.object_kind() {
+        ObjectKind::Msg if seen.op == Op::Msgsnd => 0o2,
+        ObjectKind::Shm if seen.op == Op::Shmat => match seen.calls {
             ObservedCalls::One(call) if call.record.args[2] & SHM_RDONLY != 0 => 0o4,
             ObservedCalls::One(_) | ObservedCalls::Group(..) => 0o6,
         },
-        Family::Shm | Family::Sem | Family::Msg | Family::Mq => 0o4,
+        ObjectKind::Shm | ObjectKind::Sem | ObjectKind::Msg | ObjectKind::Mq => 0o4,
     }
 }
 

@@ -1,25 +1,25 @@
 //! `probe-key`: a lookup of a key failed that exists in another namespace.
 //!
-//! Only `ENOENT` says that a key is not there (`ipcget_public`, ipc/util.c, 6.12): `EEXIST`, `EACCES` and
-//! the like say that it is.
+//! Only `ENOENT` means that a key doesn't exist (`ipcget_public`, ipc/util.c, 6.12): `EEXIST`, `EACCES` and
+//! others mean that it does.
 
-use ipc_trace_common::op::{Family, Op};
+use ipc_trace_common::op::{ObjectKind, Op};
 
 use super::{
     detector::{DetectCx, Detector},
     failed::{ENOENT, FailedCalls},
     observation::{CallObservation, ObservedCalls},
-    scoring::Attempt,
+    scoring::ProbeAttempt,
 };
 use crate::{
     engine::track::objects::index::LookupKey,
     event::{ReadFrom, finding::Class},
 };
 
-/// Keys below are counted out by people: 1, 42, 1234.
+/// Smaller keys are chosen by hand: 1, 42, 1234.
 const SMALL: u32 = 1 << 16;
 
-/// The class.
+/// The detector.
 #[derive(Debug, Default)]
 pub(super) struct ProbeKey;
 
@@ -34,8 +34,8 @@ impl Detector for ProbeKey {
 }
 
 /// An attempt, if calls that failed with `ENOENT` are lookups by a key.
-#[expect(clippy::wildcard_enum_match_arm, reason = "no others look for a key")]
-fn attempt<'a>(seen: &CallObservation<'a>, failed: FailedCalls) -> Option<Attempt<'a>> {
+#[expect(clippy::wildcard_enum_match_arm, reason = "no other operation looks up a key")]
+fn attempt<'a>(seen: &CallObservation<'a>, failed: FailedCalls) -> Option<ProbeAttempt<'a>> {
     let (at_flags, at_size) = match seen.op {
         Op::Shmget => (2, Some(1)),
         Op::Semget => (2, Some(1)),
@@ -46,34 +46,34 @@ fn attempt<'a>(seen: &CallObservation<'a>, failed: FailedCalls) -> Option<Attemp
         ObservedCalls::One(call) => {
             let args = &call.record.args;
             let flags = args[at_flags] as u32;
-            // What any of the three groups of bits asks for (`ipcperms`, ipc/util.c, 6.12).
+            // The access that any of the three groups of bits requests (`ipcperms`, ipc/util.c, 6.12).
             let wants = (flags >> 6 | flags >> 3 | flags) & 0o7;
-            let size = at_size.map_or(0, |at| match seen.op.family() {
+            let size = at_size.map_or(0, |at| match seen.op.object_kind() {
                 // An int.
-                Family::Sem => u64::from(args[at] as u32),
-                Family::Shm | Family::Msg | Family::Mq => args[at],
+                ObjectKind::Sem => u64::from(args[at] as u32),
+                ObjectKind::Shm | ObjectKind::Msg | ObjectKind::Mq => args[at],
             });
             (args[0] as u32, wants, size)
         }
-        // How they were asked for did not come along.
+        // A batch has no arguments.
         ObservedCalls::Group(_, group) => (group.id.cast_unsigned(), 0, 0),
     };
-    // 0 is IPC_PRIVATE, by which nothing is looked for.
-    (key != 0).then(|| Attempt {
+    // 0 is IPC_PRIVATE, which isn't looked up.
+    (key != 0).then(|| ProbeAttempt {
         class: Class::ProbeKey,
-        sought: LookupKey::Key(seen.op.family(), key),
-        base: base(key),
+        sought: LookupKey::Key(seen.op.object_kind(), key),
+        base_weight: base_weight(key),
         name_from: ReadFrom::Kernel,
         wants: Some(if wants == 0 { 0o4 } else { wants }),
         size,
-        doubt: None,
-        cap: None,
+        penalty: None,
+        max_confidence: None,
         failed,
     })
 }
 
-/// How unlikely a key is by chance.
-fn base(key: u32) -> (i32, &'static str) {
+/// The base weight: how unlikely a matching key is by chance.
+fn base_weight(key: u32) -> (i32, &'static str) {
     if key < SMALL {
         (15, "a small key, as many programs have one")
     } else if is_well_known(key) {
@@ -83,8 +83,8 @@ fn base(key: u32) -> (i32, &'static str) {
     }
 }
 
-/// Whether a key is one that many hosts have: PostgreSQL's (the port times 1000, and counting up:
-/// src/backend/port/sysv_shmem.c, until 12), and numbers that people write down.
+/// Whether many hosts have this key: PostgreSQL's (the port times 1000, and counting up:
+/// src/backend/port/sysv_shmem.c, until 12), and constants that people write.
 fn is_well_known(key: u32) -> bool {
     const POSTGRESQL: std::ops::Range<u32> = 5_432_000..5_440_000;
     const WRITTEN: [u32; 8] = [
@@ -106,12 +106,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_that_anybody_chooses_say_little() {
+    fn common_keys_have_a_low_base_weight() {
         for key in [1, 42, 65_535, 5_432_001, 0xdead_beef, 0x4242_4242, u32::MAX] {
-            assert_eq!(base(key).0, 15, "{key:#x}");
+            assert_eq!(base_weight(key).0, 15, "{key:#x}");
         }
         for key in [65_536, 0x8cd1_ab21, 0x0052_0001, 0x4242_4241] {
-            assert_eq!(base(key).0, 60, "{key:#x}");
+            assert_eq!(base_weight(key).0, 60, "{key:#x}");
         }
     }
 }

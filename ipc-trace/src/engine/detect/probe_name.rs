@@ -6,7 +6,7 @@ use super::{
     detector::{DetectCx, Detector},
     failed::{ENOENT, FailedCalls},
     observation::{CallObservation, ObservedCalls},
-    scoring::Attempt,
+    scoring::ProbeAttempt,
 };
 use crate::{
     engine::track::objects::index::LookupKey,
@@ -17,7 +17,7 @@ use crate::{
 /// Whether a file is opened for reading, writing, or both (include/uapi/asm-generic/fcntl.h).
 const O_ACCMODE: u64 = 3;
 
-/// The class.
+/// The detector.
 #[derive(Debug, Default)]
 pub(super) struct ProbeName;
 
@@ -32,7 +32,7 @@ impl Detector for ProbeName {
 }
 
 /// An attempt, if a call that failed with `ENOENT` is a lookup by name.
-fn attempt<'a>(seen: &CallObservation<'a>, failed: FailedCalls) -> Option<Attempt<'a>> {
+fn attempt<'a>(seen: &CallObservation<'a>, failed: FailedCalls) -> Option<ProbeAttempt<'a>> {
     if !matches!(seen.op, Op::MqOpen | Op::MqUnlink) {
         return None;
     }
@@ -41,21 +41,21 @@ fn attempt<'a>(seen: &CallObservation<'a>, failed: FailedCalls) -> Option<Attemp
     let name = part.name.get(..part.name_len as usize)?;
     let known = call.has(ipc_trace_common::record::flag::DETAIL);
     let name = name.split(|byte| *byte == 0).next().filter(|name| known && !name.is_empty())?;
-    // What unlinking asks for, the directory grants.
+    // mq_unlink needs permission on the directory, not on the queue.
     let wants = (seen.op == Op::MqOpen).then(|| match call.record.args[1] & O_ACCMODE {
         0 => 0o4,
         1 => 0o2,
         _ => 0o6,
     });
     let name_from = call.args_from();
-    Some(Attempt {
+    Some(ProbeAttempt {
         class: Class::ProbeName,
         sought: LookupKey::Name(name),
-        base: (60, "a queue's name, which is hardly the same by chance"),
+        base_weight: (60, "a queue's name, which is hardly the same by chance"),
         name_from,
         wants,
         size: 0,
-        doubt: match name_from {
+        penalty: match name_from {
             ReadFrom::Kernel => None,
             ReadFrom::Entry => Some((
                 -20,
@@ -66,7 +66,7 @@ fn attempt<'a>(seen: &CallObservation<'a>, failed: FailedCalls) -> Option<Attemp
                 "the name was read after the call, and may not be the one that the kernel took",
             )),
         },
-        cap: None,
+        max_confidence: None,
         failed,
     })
 }

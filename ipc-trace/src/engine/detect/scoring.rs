@@ -1,20 +1,22 @@
-//! How sure it is that an attempt was meant for another namespace: pure.
+//! The confidence that an attempt was meant for another namespace: pure.
 //!
-//! What is likely by chance weighs little: ids count up from 0 in each namespace, and twins of an image
-//! look for the same keys. What a process can only know from another namespace weighs much.
+//! Matches that are likely by chance weigh little: ids count up from 0 in each namespace, and instances of
+//! one image look up the same keys. Knowledge that a process can only have from another namespace weighs
+//! much.
 
-use ipc_trace_common::{op::Family, record::NsRef};
+use caps::Capability;
+use ipc_trace_common::{op::ObjectKind, record::NsRef};
 
 use super::{
     failed::FailedCalls,
     observation::{CallObservation, FindingActor, FindingDraft},
-    say::thread,
+    phrases::thread,
 };
 use crate::{
     engine::track::{
         Tracker,
         objects::{
-            index::{LookupKey, MANY},
+            index::{LookupKey, MAX_CANDIDATES},
             tracked::{ObjectId, TrackedObject},
         },
     },
@@ -27,62 +29,60 @@ use crate::{
     },
 };
 
-/// Other namespaces whose objects are looked at for the same program.
-const LOOKED_AT: usize = 8;
-/// Queues' names are shown so far.
+/// Number of namespaces whose objects are checked for the same program.
+const MAX_OBSERVED: usize = 8;
+/// Width of queue names in titles, in cells.
 const NAME_WIDTH: usize = 64;
-/// `CAP_IPC_OWNER` (include/uapi/linux/capability.h)
-const CAP_IPC_OWNER: u32 = 15;
-/// The initial user namespace (`PROC_USER_INIT_INO`, include/linux/proc_ns.h): over others', who is root
-/// in one of its own has no capabilities.
+/// The initial user namespace (`PROC_USER_INIT_INO`, include/linux/proc_ns.h): root of another user namespace
+/// has no capabilities over objects of this one.
 const INITIAL_USER_NS: u32 = 0xEFFF_FFFD;
 
-const EXPLAINS: &str = "programs of the same make that look for a key, id or name of their own; a client \
+const BENIGN: &str = "instances of one program that look for a key, id or name of their own; a client \
                         that starts before its server; a handle that was kept while its process moved to \
                         another namespace";
 
-/// A lookup that failed.
+/// A failed lookup.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Attempt<'a> {
-    /// Which kind of finding it would be
+pub(super) struct ProbeAttempt<'a> {
+    /// The class of the finding.
     pub(super) class: Class,
-    /// What was looked for
+    /// The key, id or name.
     pub(super) sought: LookupKey<'a>,
-    /// How much it says that exactly one other namespace has that, and why
-    pub(super) base: (i32, &'static str),
-    /// Where a name comes from
+    /// The weight if exactly one other namespace has it, and why.
+    pub(super) base_weight: (i32, &'static str),
+    /// The source of a name.
     pub(super) name_from: ReadFrom,
-    /// The access that was asked for: bits of `rwx`; `None`: another kind of permission counts
+    /// The requested access: bits of `rwx`; `None`: another kind of permission applies.
     pub(super) wants: Option<u32>,
-    /// The size or number of semaphores that was asked for; `0`: any
+    /// The requested size or number of semaphores; `0`: any.
     pub(super) size: u64,
-    /// What else bears on it
-    pub(super) doubt: Option<(i32, &'static str)>,
-    /// More than this it is not, unless the caller was there
-    pub(super) cap: Option<(i32, &'static str)>,
-    /// The calls
+    /// A penalty with its reason.
+    pub(super) penalty: Option<(i32, &'static str)>,
+    /// The maximal confidence with its reason, unless the caller was in the namespace before.
+    pub(super) max_confidence: Option<(i32, &'static str)>,
+    /// The failed calls.
     pub(super) failed: FailedCalls,
 }
 
-impl Attempt<'_> {
-    /// The kind of object that was looked for.
-    pub(super) const fn kind(&self) -> Family {
+impl ProbeAttempt<'_> {
+    /// The kind of object that was looked up.
+    pub(super) const fn kind(&self) -> ObjectKind {
         match self.sought {
             LookupKey::Key(kind, _) | LookupKey::Id(kind, _) => kind,
-            LookupKey::Name(_) => Family::Mq,
+            LookupKey::Name(_) => ObjectKind::Mq,
         }
     }
 }
 
-/// What can be said of an attempt.
+/// A scored attempt.
 #[derive(Debug)]
-pub(super) struct Argued {
+pub(super) struct Scored {
     pub(super) draft: FindingDraft,
-    /// The caller was there before, or used the object
+    /// Whether the caller was in the namespace or used the object before.
     pub(super) prior: bool,
 }
 
-/// The severity of an attempt. It reached nothing, so it is high only where there was more before it.
+/// The severity of an attempt. It reached nothing, so it is high only after earlier contact.
 pub(super) const fn severity(confidence: u8, prior: bool) -> Severity {
     match confidence {
         0..40 => Severity::Info,
@@ -93,19 +93,21 @@ pub(super) const fn severity(confidence: u8, prior: bool) -> Severity {
     }
 }
 
-/// Weighs an attempt. `found`: what other namespaces have, at least one; `target`: the one that was
-/// meant, and what the caller had to do with it.
-pub(super) fn argue(
+/// Scores an attempt. `found`: the matches in other namespaces, at least one; `target`: the match that was
+/// probably meant, and the caller's relation to it.
+pub(super) fn score(
     seen: &CallObservation<'_>,
-    attempt: &Attempt<'_>,
+    attempt: &ProbeAttempt<'_>,
     found: &[(NsRef, ObjectId)],
     target: Option<(NsRef, ObjectId, Option<&'static str>)>,
-) -> Argued {
+) -> Scored {
     let (who, tracker) = (&seen.who, seen.tracker);
     let count = found.len().max(1);
     let whose = match target {
         Some((ns, ..)) => format!("namespace {} has", NsTag::new(ns.inum, ns.generation)),
-        None if count >= MANY => format!("{MANY} other namespaces have, or more"),
+        None if count >= MAX_CANDIDATES => {
+            format!("{MAX_CANDIDATES} other namespaces have, or more")
+        }
         None => format!("{count} other namespaces have"),
     };
     let own = NsTag::new(who.ns.inum, who.ns.generation);
@@ -115,7 +117,7 @@ pub(super) fn argue(
         name(attempt)
     );
     let mut draft = FindingDraft::by(who, Severity::Info, title);
-    draft.benign_explanation = EXPLAINS;
+    draft.benign_explanation = BENIGN;
     match attempt.sought {
         LookupKey::Key(_, key) => draft.key = Some(key),
         LookupKey::Name(name) => {
@@ -127,12 +129,12 @@ pub(super) fn argue(
         draft = draft.about(Some(ns), Some(true), false);
         draft.local = Some(local);
     }
-    let (base, why) = attempt.base;
+    let (base_weight, why) = attempt.base_weight;
     let among = match count {
         1 => "one other namespace has it".to_owned(),
-        count => format!("{count} other namespaces have it, so {base} is divided by that"),
+        count => format!("{count} other namespaces have it, so {base_weight} is divided by that"),
     };
-    let share = base / i32::try_from(count).unwrap_or(i32::MAX);
+    let share = base_weight / i32::try_from(count).unwrap_or(i32::MAX);
     draft.add(share, format!("{why}; {among}"));
     let prior = target.and_then(|target| target.2);
     if let Some(why) = prior {
@@ -150,27 +152,26 @@ pub(super) fn argue(
     {
         draft.add(10, "the size that was asked for fits");
     }
-    // Who was there does not meet its twin by chance.
+    // A caller with earlier contact doesn't match an instance of its own program by chance.
     if prior.is_none() && same_program(who, found, tracker) {
-        let text =
-            "the caller runs the same executable or image as whose it is: twins look for the same";
+        let text = "the caller runs the same executable or image as the owner: instances of one program look for the same";
         draft.add(-30, text);
     }
-    if let Some((weight, why)) = attempt.doubt {
+    if let Some((weight, why)) = attempt.penalty {
         draft.add(weight, why);
     }
-    if let (Some((cap, why)), None) = (attempt.cap, prior) {
+    if let (Some((max_confidence, why)), None) = (attempt.max_confidence, prior) {
         let sum = draft.reasons.iter().fold(0_i32, |sum, one| sum.saturating_add(one.weight));
-        if sum > cap {
-            draft.add(cap - sum, why);
+        if sum > max_confidence {
+            draft.add(max_confidence - sum, why);
         }
     }
     draft.severity = severity(draft.confidence(), prior.is_some());
-    Argued { draft, prior: prior.is_some() }
+    Scored { draft, prior: prior.is_some() }
 }
 
-/// What was looked for, as a title says it.
-fn name(attempt: &Attempt<'_>) -> String {
+/// The key, id or name in a title.
+fn name(attempt: &ProbeAttempt<'_>) -> String {
     match attempt.sought {
         LookupKey::Key(kind, key) => format!("{} key {}", kind.name(), KeyTag(Hex32(key))),
         LookupKey::Id(kind, id) => format!("{} id {id}", kind.name()),
@@ -178,12 +179,12 @@ fn name(attempt: &Attempt<'_>) -> String {
     }
 }
 
-/// Whether a caller would have access to an object in its namespace (`ipcperms`, ipc/util.c, 6.12).
+/// Whether the caller would have access to the object in its namespace (`ipcperms`, ipc/util.c, 6.12).
 fn may(who: &FindingActor<'_>, one: &TrackedObject, wants: u32) -> bool {
-    let capable = who.facts.is_some_and(|facts| {
-        let held = facts.identity_as(who.uid).capabilities;
-        let initial = facts.ns.user == Some(INITIAL_USER_NS);
-        initial && held.is_some_and(|held| held.0 & 1 << CAP_IPC_OWNER != 0)
+    let capable = who.task_info.is_some_and(|task_info| {
+        let held = task_info.identity_as(who.uid).capabilities;
+        let initial = task_info.ns.user == Some(INITIAL_USER_NS);
+        initial && held.is_some_and(|held| held.has(Capability::CAP_IPC_OWNER))
     });
     let Some(mode) = one.mode() else { return capable };
     let creator = one.creator.as_ref();
@@ -201,19 +202,18 @@ fn may(who: &FindingActor<'_>, one: &TrackedObject, wants: u32) -> bool {
     capable || wants & !granted & 0o7 == 0
 }
 
-/// Whether a caller runs what one of those runs that made or used what was found, or an image of
-/// theirs.
+/// Whether the caller runs the same executable or image as a creator or user of the matches.
 fn same_program(who: &FindingActor<'_>, found: &[(NsRef, ObjectId)], tracker: &Tracker) -> bool {
-    let Some(own) = who.facts else { return false };
+    let Some(own) = who.task_info else { return false };
     let image = own.container(&tracker.containers).and_then(|container| container.image.clone());
     let same_image = |other: Option<std::sync::Arc<crate::event::Container>>| {
         image.is_some() && other.is_some_and(|other| other.image == image)
     };
-    found.iter().take(LOOKED_AT).any(|(ns, local)| {
+    found.iter().take(MAX_OBSERVED).any(|(ns, local)| {
         let one = tracker.objects.get(*ns, *local);
-        let mut known = one.into_iter().flat_map(TrackedObject::accessors).peekable();
+        let mut known = one.into_iter().flat_map(TrackedObject::known_tasks).peekable();
         if known.peek().is_none() {
-            // It was there before: those who live there are all that is known.
+            // An object without known users existed before tracing: only its namespace's container is known.
             return same_image(
                 tracker.containers.alone_in(*ns).map(|one| tracker.containers.container(&one)),
             );

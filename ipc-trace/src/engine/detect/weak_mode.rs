@@ -1,7 +1,7 @@
-//! `weak-mode`: an object that anybody may write is used by more than one user or container.
+//! `weak-mode`: a world-writable object is used by more than one user or container.
 //!
-//! Where one user alone has it, its mode is bad style; where several have, each of them depends on all
-//! others that reach the namespace.
+//! With a single user the mode is only bad style; with several, each depends on everyone who can reach the
+//! namespace.
 
 use ipc_trace_common::record::NsRef;
 
@@ -11,7 +11,7 @@ use super::{
     observation::{
         CallObservation, EvidenceEvent, FindingActor, FindingDraft, FindingKey, FindingOwner,
     },
-    shared::target,
+    sharing::target,
 };
 use crate::{
     engine::track::objects::{
@@ -21,16 +21,16 @@ use crate::{
     event::tag::NsTag,
     event::{
         finding::{Class, Severity},
-        objects::ObjectLife,
+        objects::ObjectEventKind,
     },
 };
 
-const EXPLAINS: &str = "a program that has no common group to give its object to, and checks what others write \
+const BENIGN: &str = "a program that has no common group to give its object to, and checks what others write \
                         there";
 /// `S_IWOTH` (include/uapi/linux/stat.h)
 const OTHERS_WRITE: u32 = 0o002;
 
-/// The class.
+/// The detector.
 #[derive(Debug, Default)]
 pub(super) struct WeakMode;
 
@@ -45,7 +45,7 @@ impl Detector for WeakMode {
         if let Some((key, draft)) = check_mode(&seen.who, at, one)
             && to.findings.draft(&key).is_none()
         {
-            to.meetings.count(&key, at, one, to.findings);
+            to.sharing.count(&key, at, one, to.findings);
             to.saw(key, seen.trace(), || draft);
         }
     }
@@ -54,13 +54,13 @@ impl Detector for WeakMode {
         if let Some((key, trace, draft)) = changed(change)
             && to.findings.draft(&key).is_none()
         {
-            to.meetings.count(&key, (change.ns, change.local), &change.one, to.findings);
+            to.sharing.count(&key, (change.ns, change.local), &change.one, to.findings);
             to.saw(key, trace, || draft);
         }
     }
 }
 
-/// Somebody new has used an object.
+/// Checks an object that got a new user.
 fn check_mode(
     who: &FindingActor<'_>,
     (ns, local): (NsRef, ObjectId),
@@ -82,33 +82,33 @@ fn check_mode(
         .about(Some(ns), Some(who.ns != ns), false)
         .because(90, "its mode is known, and calls of all of them were seen");
     draft.local = Some(local);
-    draft.benign_explanation = EXPLAINS;
+    draft.benign_explanation = BENIGN;
     Some((key, draft))
 }
 
-/// Something happened to an object: it may have got such a mode while several use it.
+/// Checks a changed object: its mode may have become world-writable while several use it.
 fn changed(change: &ObjectChange) -> Option<(FindingKey, EvidenceEvent, FindingDraft)> {
-    if change.life != ObjectLife::Changed {
+    if change.life != ObjectEventKind::Changed {
         return None;
     }
-    let CallerSnapshot { tid, pid, uid, gid, comm, facts } = change.by.as_ref()?;
-    let (ns, facts) = (change.ns, facts.as_ref());
-    let who = FindingActor { pid: *pid, tid: *tid, uid: *uid, gid: *gid, comm, ns, facts };
+    let CallerSnapshot { tid, pid, uid, gid, comm, task_info } = change.by.as_ref()?;
+    let (ns, task_info) = (change.ns, task_info.as_ref());
+    let who = FindingActor { pid: *pid, tid: *tid, uid: *uid, gid: *gid, comm, ns, task_info };
     let (key, draft) = check_mode(&who, (change.ns, change.local), &change.one)?;
     let what = "mode changed".into();
     let boot_ns = change.boot_ns;
     Some((key, EvidenceEvent { boot_ns, seq: None, what, ret: None, error: None, count: 1 }, draft))
 }
 
-/// Who uses an object, if they are several.
+/// Describes the users of an object, if there are several.
 fn several(one: &TrackedObject) -> Option<&'static str> {
-    let parties = one.parties();
-    let first = parties.first()?;
-    // Who made it has used it.
+    let accessors = one.accessors();
+    let first = accessors.first()?;
+    // The creator counts as a user.
     let maker = one.creator.as_ref().is_some_and(|maker| maker.uid != first.uid);
-    if parties.iter().any(|party| party.container != first.container) {
+    if accessors.iter().any(|accessor| accessor.container != first.container) {
         Some("several containers, or by one and the host")
-    } else if maker || parties.iter().any(|party| party.uid != first.uid) {
+    } else if maker || accessors.iter().any(|accessor| accessor.uid != first.uid) {
         Some("several users")
     } else {
         None

@@ -1,15 +1,15 @@
-//! What `policy check` says: the rules of a file, in words.
+//! The output of `policy check`: the rules of a file in words.
 
 use std::{fmt::Write as _, time::SystemTime};
 
-use super::{Does, Policy, Rule};
+use super::{Action, Policy, Rule};
 use crate::event::escape::escaped;
 
-/// The rules, one a line, in the order in which they are asked.
+/// The rules in evaluation order, one per line.
 #[must_use]
 pub(crate) fn text(policy: &Policy, now: SystemTime) -> String {
     let mut text = String::new();
-    // A string always has room.
+    // Writing to a string can't fail.
     for rule in policy.rules() {
         let _ = writeln!(text, "{}", line(rule, now));
     }
@@ -23,11 +23,11 @@ pub(crate) fn text(policy: &Policy, now: SystemTime) -> String {
 }
 
 fn line(rule: &Rule, now: SystemTime) -> String {
-    let does = match rule.does {
-        Does::Allow | Does::Mute => rule.does.table(),
-        Does::Severity(severity) => severity.name(),
+    let action = match rule.action {
+        Action::Allow | Action::Mute => rule.action.table(),
+        Action::Severity(severity) => severity.name(),
     };
-    let mut line = format!("{does:<8} {}: ", escaped(rule.name.as_bytes(), usize::MAX));
+    let mut line = format!("{action:<8} {}: ", escaped(rule.name.as_bytes(), usize::MAX));
     match rule.classes.as_slice() {
         [] => line.push_str("any class"),
         classes => {

@@ -1,52 +1,52 @@
-//! What an operator says about findings: who may share what, what is not to be shown, what weighs how
-//! much. A file in TOML; `docs/POLICY.md` describes it.
+//! The operator's policy: which accesses are allowed, which findings are muted, and which severity they get.
+//! A file in TOML; `docs/POLICY.md` describes it.
 //!
 //! | module | its job |
 //! | --- | --- |
-//! | [`case`] | what a policy judges |
-//! | [`terms`] | the words of a rule |
-//! | [`parse`] | from a file to rules, or to what is wrong with it |
-//! | [`suggest`] | from a case to the rule that would declare it |
-//! | [`check`] | what `policy check` says |
-//! | [`judge`] | from a finding to a case, and what the policy says of it |
+//! | [`finding_view`] | the attributes of a finding that rules match |
+//! | [`conditions`] | conditions on subject and object, and their evaluation |
+//! | [`parse`] | parses a file to rules or to a list of errors |
+//! | [`suggest`] | the rule that would allow a finding |
+//! | [`check`] | the output of `policy check` |
+//! | [`engine`] | applies a policy to findings |
 //!
-//! Invariant: to judge is pure: the same case, rules and time give the same answer. What is not known of
-//! a case matches no rule.
+//! Invariant: evaluation is pure: equal findings, rules and times give equal decisions. Unknown attributes
+//! match no rule.
 
-pub(crate) mod case;
 pub(crate) mod check;
-pub(crate) mod judge;
+pub(crate) mod conditions;
+pub(crate) mod engine;
+pub(crate) mod finding_view;
 pub(crate) mod parse;
 pub(crate) mod suggest;
-pub(crate) mod terms;
 #[cfg(test)]
 mod tests;
 
 use std::{path::Path, time::SystemTime};
 
 use crate::event::finding::{Class, Severity};
-use case::FindingView;
+use conditions::{Attribute, Condition};
+use finding_view::FindingView;
 use parse::PolicyError;
-use terms::{Attribute, Condition};
 
-/// Bytes of a policy at most.
-pub(crate) const LARGEST: u64 = 256 << 10;
-/// Rules of a policy at most.
-pub(crate) const RULES: usize = 1000;
+/// Maximal size of a policy file, in bytes.
+pub(crate) const MAX_POLICY_BYTES: u64 = 256 << 10;
+/// Maximal number of rules.
+pub(crate) const MAX_RULES: usize = 1000;
 
-/// What a rule does with the findings that it matches.
+/// The action of a rule on the findings that it matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Does {
-    /// Says that they are deliberate: they are `info`
+pub(crate) enum Action {
+    /// Allows them: their severity is `info`.
     Allow,
-    /// Takes them out, and counts them
+    /// Mutes them: they are counted but not shown.
     Mute,
-    /// Gives them this severity
+    /// Sets their severity.
     Severity(Severity),
 }
 
-impl Does {
-    /// What its table is called.
+impl Action {
+    /// The name of its TOML table.
     #[must_use]
     pub(crate) const fn table(self) -> &'static str {
         match self {
@@ -57,51 +57,51 @@ impl Does {
     }
 }
 
-/// The day or moment with which a rule ends.
+/// The date or time at which a rule expires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Expiry {
-    /// As the file has it
+    /// As written in the file.
     pub text: String,
-    /// From then on it does not hold
+    /// The rule doesn't apply from then on.
     pub end: SystemTime,
 }
 
 /// A rule.
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
-    /// What it is called: no other rule of the file is called so
+    /// Its name, unique in the file.
     pub name: String,
-    /// Why it is there
+    /// Why the rule exists.
     pub reason: Option<String>,
-    /// What it does
-    pub does: Does,
-    /// Of which classes; none: of all
+    /// Its action.
+    pub action: Action,
+    /// The classes that it applies to; empty: all.
     pub classes: Vec<Class>,
-    /// What must be so of who did it
+    /// Conditions on the subject.
     pub subject: Vec<Condition>,
-    /// What must be so of the object
+    /// Conditions on the object.
     pub object: Vec<Condition>,
-    /// When it ends
+    /// When it expires.
     pub until: Option<Expiry>,
-    /// The line of the file where it begins
+    /// The line where it begins.
     pub line: usize,
 }
 
 impl Rule {
-    /// Whether it still holds.
+    /// Whether the rule hasn't expired.
     #[must_use]
     pub(crate) fn holds(&self, now: SystemTime) -> bool {
         self.until.as_ref().is_none_or(|until| now < until.end)
     }
 
-    /// Whether it speaks of a case.
+    /// Whether the rule matches a finding.
     #[must_use]
     pub(crate) fn matches(&self, case: &FindingView<'_>) -> bool {
-        let hides = match self.does {
-            Does::Allow | Does::Mute => true,
-            Does::Severity(severity) => severity < case.severity,
+        let hides = match self.action {
+            Action::Allow | Action::Mute => true,
+            Action::Severity(severity) => severity < case.severity,
         };
-        // Whoever makes a call can let another name be read than that of the queue.
+        // A caller can make another name be read than that of the queue.
         if hides
             && !case.name_is_proven
             && self.object.iter().any(|one| one.what == Attribute::Name)
@@ -114,33 +114,32 @@ impl Rule {
     }
 }
 
-/// What a policy says about a case: numbers of rules.
+/// A policy's decision about a finding, with the rule's index.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum PolicyDecision {
-    /// Nothing
+    /// No rule matches.
     #[default]
     Silent,
-    /// It is not shown, and counted
+    /// The finding is muted.
     Muted(usize),
-    /// It is deliberate
+    /// The finding is allowed.
     Declared(usize),
-    /// It weighs so much
+    /// The finding gets this severity.
     Weighs(usize, Severity),
 }
 
 /// All rules of a file.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Policy {
-    /// In the order in which they are asked: what is muted, what is declared, what weighs how much, each
-    /// in the order of the file
+    /// In evaluation order: mute, allow, severity; each in the order of the file.
     rules: Vec<Rule>,
 }
 
 impl Policy {
-    /// The policy in the bytes of a file. `user`: the number of a user of that name.
+    /// Parses a policy file. `user` resolves a user name to its number.
     ///
     /// # Errors
-    /// It is no policy; says where and why.
+    /// The file isn't a valid policy; the error lists the problems with their positions.
     pub(crate) fn parse(
         file: &Path,
         bytes: &[u8],
@@ -150,21 +149,21 @@ impl Policy {
         parse::policy(bytes, user).map_err(failed)
     }
 
-    /// The rules, in the order in which they are asked.
+    /// The rules in evaluation order.
     #[must_use]
     pub(crate) fn rules(&self) -> &[Rule] {
         &self.rules
     }
 
-    /// What it says about a case: the first rule that speaks of it.
+    /// The decision of the first matching rule.
     #[must_use]
     pub(crate) fn evaluate(&self, case: &FindingView<'_>, now: SystemTime) -> PolicyDecision {
         let speaks = |rule: &Rule| rule.matches(case) && rule.holds(now);
         let Some(at) = self.rules.iter().position(speaks) else { return PolicyDecision::Silent };
-        match self.rules.get(at).map(|rule| rule.does) {
-            Some(Does::Mute) => PolicyDecision::Muted(at),
-            Some(Does::Allow) => PolicyDecision::Declared(at),
-            Some(Does::Severity(severity)) => PolicyDecision::Weighs(at, severity),
+        match self.rules.get(at).map(|rule| rule.action) {
+            Some(Action::Mute) => PolicyDecision::Muted(at),
+            Some(Action::Allow) => PolicyDecision::Declared(at),
+            Some(Action::Severity(severity)) => PolicyDecision::Weighs(at, severity),
             None => PolicyDecision::Silent,
         }
     }

@@ -1,10 +1,10 @@
-//! From a policy's text to its rules, or to all that is wrong with it, each with its place.
+//! Parses a policy to its rules, or to all of its problems with their positions.
 //!
-//! Invariant: what a message repeats of the file is escaped and short.
+//! Invariant: text of the file is escaped and cut in messages.
 
 use std::{fmt, ops::Range, path::PathBuf, time::Duration};
 
-use ipc_trace_common::op::Family;
+use ipc_trace_common::op::ObjectKind;
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -12,8 +12,8 @@ use toml::{
 };
 
 use super::{
-    Does, Expiry, Policy, RULES, Rule,
-    terms::{Attribute, Condition, Matcher},
+    Action, Expiry, MAX_RULES, Policy, Rule,
+    conditions::{Attribute, Condition, Matcher},
 };
 use crate::input::pattern::Pattern;
 use crate::{
@@ -21,39 +21,39 @@ use crate::{
     event::finding::{Class, Severity},
 };
 
-/// Problems that are told; the others are counted.
-const TOLD: usize = 20;
-/// Answers to one question at most.
-const ANSWERS: usize = 256;
-/// Characters of a rule's name and of its reason at most.
-const NAME: usize = 100;
-const REASON: usize = 500;
+/// Number of problems listed; the others are counted.
+const MAX_SHOWN: usize = 20;
+/// Maximal number of values of a condition.
+const MAX_VALUES: usize = 256;
+/// Maximal length of a rule's name and of its reason, in characters.
+const MAX_NAME_CHARS: usize = 100;
+const MAX_REASON_CHARS: usize = 500;
 
-/// Something that is wrong with a policy.
+/// A problem of a policy file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Problem {
-    /// Line and column, from 1; `None`: it is about the file as a whole
+    /// Line and column, from 1; `None`: the problem is about the complete file.
     pub at: Option<(usize, usize)>,
-    /// What
+    /// What is wrong.
     pub text: String,
-    /// What to do
+    /// How to fix it.
     pub hint: Option<String>,
 }
 
 impl Problem {
-    /// Of the file as a whole.
+    /// A problem of the complete file.
     #[must_use]
     pub(crate) const fn of_file(text: String) -> Self {
         Self { at: None, text, hint: None }
     }
 }
 
-/// A file that is no policy.
+/// An invalid policy file.
 #[derive(Debug, thiserror::Error)]
 pub(crate) struct PolicyError {
-    /// Which
+    /// The file.
     pub file: PathBuf,
-    /// What is wrong, in the order of the file
+    /// Its problems, in the order of the file.
     pub problems: Vec<Problem>,
 }
 
@@ -61,7 +61,7 @@ impl fmt::Display for PolicyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use std::os::unix::ffi::OsStrExt as _;
         let file = escaped(self.file.as_os_str().as_bytes(), usize::MAX);
-        for (number, problem) in self.problems.iter().take(TOLD).enumerate() {
+        for (number, problem) in self.problems.iter().take(MAX_SHOWN).enumerate() {
             if number > 0 {
                 f.write_str("\n  ")?;
             }
@@ -73,34 +73,34 @@ impl fmt::Display for PolicyError {
                 write!(f, "; {hint}")?;
             }
         }
-        match self.problems.len().saturating_sub(TOLD) {
+        match self.problems.len().saturating_sub(MAX_SHOWN) {
             0 => Ok(()),
             more => write!(f, "\n  and {more} more"),
         }
     }
 }
 
-/// The keys of a rule.
+/// The keys of a rule's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RuleKey {
-    /// What it is called
+    /// The rule's name.
     Name,
-    /// Why it is there
+    /// Why the rule exists.
     Reason,
-    /// Of which classes it speaks
+    /// The classes that it applies to.
     Class,
-    /// Of whom
+    /// Conditions on the subject.
     Subject,
-    /// Of what, and whose
+    /// Conditions on the object and its owner.
     Object,
-    /// Until when
+    /// When it expires.
     Until,
-    /// The severity that it gives
+    /// The severity that it sets.
     Set,
 }
 
 impl RuleKey {
-    /// All, in the order of the documentation.
+    /// All keys, in the order of the documentation.
     pub(crate) const ALL: [Self; 7] = [
         Self::Name,
         Self::Reason,
@@ -111,7 +111,7 @@ impl RuleKey {
         Self::Set,
     ];
 
-    /// As it is written.
+    /// The key in the file.
     #[must_use]
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -126,13 +126,14 @@ impl RuleKey {
     }
 }
 
-/// The tables of a policy.
-pub(crate) const TABLES: [Does; 3] = [Does::Mute, Does::Allow, Does::Severity(Severity::Low)];
+/// The tables of a policy, in evaluation order.
+pub(crate) const TABLES: [Action; 3] =
+    [Action::Mute, Action::Allow, Action::Severity(Severity::Low)];
 
-/// The rules in a policy's text.
+/// Parses a policy's text to rules.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The text isn't a valid policy; the error lists its problems.
 pub(crate) fn policy(
     bytes: &[u8],
     user: &dyn Fn(&str) -> Result<u32, String>,
@@ -162,21 +163,21 @@ pub(crate) fn policy(
     Err(reader.problems)
 }
 
-/// Line and column of a byte.
+/// Line and column of a byte offset.
 fn place(source: &str, byte: usize) -> (usize, usize) {
     let before = source.get(..byte).unwrap_or(source);
     let line = before.rfind('\n').map_or(before, |at| before.get(at + 1..).unwrap_or_default());
     (before.matches('\n').count() + 1, line.chars().count() + 1)
 }
 
-/// The one of some names that was probably meant.
+/// The name most similar to a misspelt one.
 fn meant<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let wrong: String = wrong.chars().take(32).flat_map(char::to_lowercase).collect();
     let near = names.map(|name| (strsim::osa_distance(&wrong, name), name)).min();
     near.filter(|(distance, name)| *distance <= name.len().div_ceil(3)).map(|near| near.1)
 }
 
-/// What to write in place of a wrong word.
+/// A hint for a wrong word.
 fn instead<'a>(wrong: &str, names: impl Iterator<Item = &'a str> + Clone) -> String {
     match meant(wrong, names.clone()) {
         Some(name) => format!("did you mean {name:?}?"),
@@ -218,18 +219,18 @@ impl RuleReader<'_> {
         let mut rules = Vec::new();
         for (key, value) in table {
             let word = key.get_ref().as_ref();
-            let Some(does) = TABLES.into_iter().find(|does| does.table() == word) else {
-                self.unknown(key.span(), "table", word, TABLES.iter().map(|does| does.table()));
+            let Some(action) = TABLES.into_iter().find(|action| action.table() == word) else {
+                self.unknown(key.span(), "table", word, TABLES.iter().map(|action| action.table()));
                 continue;
             };
-            // [allow] and [[allow]] differ in nothing that matters to who wrote it.
+            // Accept [allow] for [[allow]]: the intent is the same.
             match value.get_ref() {
                 DeValue::Array(many) => {
                     for one in many {
-                        rules.extend(self.rule(does, one));
+                        rules.extend(self.rule(action, one));
                     }
                 }
-                DeValue::Table(_) => rules.extend(self.rule(does, value)),
+                DeValue::Table(_) => rules.extend(self.rule(action, value)),
                 DeValue::String(_)
                 | DeValue::Integer(_)
                 | DeValue::Float(_)
@@ -237,35 +238,39 @@ impl RuleReader<'_> {
                 | DeValue::Datetime(_) => self.expected(value, &format!("[[{word}]] and its keys")),
             }
         }
-        if rules.len() > RULES {
-            let text = format!("it has {} rules: {RULES} are the most", rules.len());
+        if rules.len() > MAX_RULES {
+            let text = format!("it has {} rules: {MAX_RULES} are the most", rules.len());
             self.problems.push(Problem::of_file(text));
         }
         rules.sort_by_key(|rule| rule.line);
         let mut names = std::collections::BTreeMap::new();
         for rule in &rules {
             if let Some(before) = names.insert(rule.name.clone(), rule.line) {
-                let text = format!("a second rule called {}", quoted(rule.name.as_bytes(), NAME));
+                let text = format!(
+                    "a second rule called {}",
+                    quoted(rule.name.as_bytes(), MAX_NAME_CHARS)
+                );
                 let hint = Some(format!("the first one is in line {before}"));
                 self.problems.push(Problem { at: Some((rule.line, 1)), text, hint });
             }
         }
-        let order = |rule: &Rule| TABLES.iter().position(|does| does.table() == rule.does.table());
+        let order =
+            |rule: &Rule| TABLES.iter().position(|action| action.table() == rule.action.table());
         rules.sort_by_key(order);
         rules
     }
 
-    fn rule(&mut self, does: Does, value: &RuleValue<'_>) -> Option<Rule> {
+    fn rule(&mut self, action: Action, value: &RuleValue<'_>) -> Option<Rule> {
         let Some(table) = value.get_ref().as_table() else {
             self.expected(value, "a rule: a table of keys");
             return None;
         };
         let wrong = self.problems.len();
-        let takes = |key: &RuleKey| *key != RuleKey::Set || matches!(does, Does::Severity(_));
+        let takes = |key: &RuleKey| *key != RuleKey::Set || matches!(action, Action::Severity(_));
         let mut rule = Rule {
             name: String::new(),
             reason: None,
-            does,
+            action,
             classes: Vec::new(),
             subject: Vec::new(),
             object: Vec::new(),
@@ -276,14 +281,16 @@ impl RuleReader<'_> {
         for (word, value) in table {
             let known = RuleKey::ALL.iter().find(|key| key.name() == word.get_ref().as_ref());
             let Some(key) = known.filter(|key| takes(key)) else {
-                let kind = format!("key of [[{}]]", does.table());
+                let kind = format!("key of [[{}]]", action.table());
                 let names = RuleKey::ALL.iter().filter(|key| takes(key)).map(|key| key.name());
                 self.unknown(word.span(), &kind, word.get_ref(), names);
                 continue;
             };
             match key {
-                RuleKey::Name => rule.name = self.line_of_text(value, NAME).unwrap_or_default(),
-                RuleKey::Reason => rule.reason = self.line_of_text(value, REASON),
+                RuleKey::Name => {
+                    rule.name = self.line_of_text(value, MAX_NAME_CHARS).unwrap_or_default()
+                }
+                RuleKey::Reason => rule.reason = self.line_of_text(value, MAX_REASON_CHARS),
                 RuleKey::Class => rule.classes = self.classes(value),
                 RuleKey::Subject => {
                     rule.subject = self.side(value, "subject", Attribute::of_subject)
@@ -296,34 +303,34 @@ impl RuleReader<'_> {
         if self.problems.len() > wrong {
             return None;
         }
-        let mut lacks = Vec::new();
+        let mut missing = Vec::new();
         if rule.name.is_empty() {
-            lacks.push("a name");
+            missing.push("a name");
         }
-        match (does, set) {
-            (Does::Severity(_), Some(severity)) => rule.does = Does::Severity(severity),
-            (Does::Severity(_), None) => lacks.push("what to set"),
-            (Does::Allow | Does::Mute, _) => {}
+        match (action, set) {
+            (Action::Severity(_), Some(severity)) => rule.action = Action::Severity(severity),
+            (Action::Severity(_), None) => missing.push("what to set"),
+            (Action::Allow | Action::Mute, _) => {}
         }
-        if does == Does::Mute && rule.reason.is_none() {
-            lacks.push("a reason");
+        if action == Action::Mute && rule.reason.is_none() {
+            missing.push("a reason");
         }
         let anybody = rule.subject.is_empty() && rule.object.is_empty();
-        if anybody && (rule.classes.is_empty() || does == Does::Allow) {
-            lacks.push(match does {
-                Does::Allow => "a subject or an object",
-                Does::Mute | Does::Severity(_) => "a class, a subject or an object",
+        if anybody && (rule.classes.is_empty() || action == Action::Allow) {
+            missing.push(match action {
+                Action::Allow => "a subject or an object",
+                Action::Mute | Action::Severity(_) => "a class, a subject or an object",
             });
         }
-        if lacks.is_empty() {
+        if missing.is_empty() {
             return Some(rule);
         }
-        let text = format!("[[{}]] lacks {}", does.table(), lacks.join(" and "));
+        let text = format!("[[{}]] lacks {}", action.table(), missing.join(" and "));
         self.problem(value.span(), text, None);
         None
     }
 
-    /// One line of text that is shown.
+    /// A string of one line.
     fn line_of_text(&mut self, value: &RuleValue<'_>, longest: usize) -> Option<String> {
         let Some(text) = value.get_ref().as_str() else {
             self.expected(value, "a string");
@@ -338,7 +345,7 @@ impl RuleReader<'_> {
         Some(text.to_owned())
     }
 
-    /// What stands alone or in a list.
+    /// A value, or each value of a list.
     fn each<T>(
         &mut self,
         value: &RuleValue<'_>,
@@ -347,15 +354,15 @@ impl RuleReader<'_> {
         let Some(list) = value.get_ref().as_array() else {
             return one(self, value).into_iter().collect();
         };
-        if list.is_empty() || list.len() > ANSWERS {
-            let text = format!("a list of 1 to {ANSWERS} values, not {}", list.len());
+        if list.is_empty() || list.len() > MAX_VALUES {
+            let text = format!("a list of 1 to {MAX_VALUES} values, not {}", list.len());
             self.problem(value.span(), format!("expected {text}"), None);
             return Vec::new();
         }
         list.iter().filter_map(|value| one(self, value)).collect()
     }
 
-    /// One of these words.
+    /// One of the given words.
     fn word<T: Copy>(
         &mut self,
         value: &RuleValue<'_>,
@@ -433,7 +440,7 @@ impl RuleReader<'_> {
             (Attribute::IpcNs, Some("host"), ..) => Some(Matcher::Host),
             (Attribute::Key, Some(key), ..) => self.or_problem(value, key_of(key), Matcher::Number),
             (Attribute::Kind, ..) => {
-                self.word(value, "kind", &Family::ALL, Family::name).map(Matcher::Kind)
+                self.word(value, "kind", &ObjectKind::ALL, ObjectKind::name).map(Matcher::Kind)
             }
             (Attribute::IpcNs, ..) => {
                 self.expected(value, "the number of a namespace, or \"host\"");
@@ -519,7 +526,7 @@ fn key_of(text: &str) -> Result<u32, String> {
     number.map_err(|_| "no key: write it as 0x and its digits".to_owned())
 }
 
-/// When a day (in UTC) or moment is over.
+/// The end of a date (in UTC) or the given time.
 fn end_of(at: &Datetime) -> Option<std::time::SystemTime> {
     let date = at.date?;
     let minutes = match (at.time, at.offset) {
@@ -533,7 +540,7 @@ fn end_of(at: &Datetime) -> Option<std::time::SystemTime> {
         None => format!("{date}T23:59:59.999999999Z"),
     };
     let end = humantime::parse_rfc3339(&text).ok()?;
-    // What is ahead of UTC is over earlier.
+    // Time zones ahead of UTC end earlier.
     let seconds = Duration::from_secs(minutes.unsigned_abs() * 60);
     if minutes > 0 { end.checked_sub(seconds) } else { end.checked_add(seconds) }
 }

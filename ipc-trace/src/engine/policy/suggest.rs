@@ -1,20 +1,21 @@
-//! The rule that would declare a case: as narrow as what will be the same next time allows.
+//! Suggests the rule that would allow a finding: as narrow as possible while still matching the same finding
+//! in later runs.
 
 use std::fmt::Write as _;
 
-use ipc_trace_common::op::Family;
+use ipc_trace_common::op::ObjectKind;
 
 use super::{
-    case::{FindingView, Home, Side},
-    terms::Attribute,
+    conditions::Attribute,
+    finding_view::{ContainerScope, FindingView, Party},
 };
 use crate::input::pattern::literally;
 use crate::{event::escape::escaped, event::finding::About};
 
-/// A rule, in TOML, that says of a case that it is deliberate.
+/// A rule, in TOML, that allows a finding.
 ///
-/// What changes from run to run (ids of processes and objects, numbers of namespaces) is left out
-/// unless there is nothing else to tell the case by. `None`: nothing is known to tell it by.
+/// Attributes that change between runs (ids of processes and objects, numbers of namespaces) are left out
+/// unless the finding has no others. `None`: the finding has no known attributes.
 #[must_use]
 pub(crate) fn suggest(case: &FindingView<'_>) -> Option<String> {
     let object = object(case);
@@ -33,9 +34,9 @@ pub(crate) fn suggest(case: &FindingView<'_>) -> Option<String> {
         name.push_str(" by ");
         name.push_str(&short(who));
     }
-    // A string always has room.
+    // Writing to a string can't fail.
     let _ = writeln!(text, "name = {}", quoted(&name));
-    let _ = writeln!(text, "reason = {}", quoted("say why this is deliberate"));
+    let _ = writeln!(text, "reason = {}", quoted("say why this is allowed"));
     let _ = writeln!(text, "class = {}", quoted(class));
     for (side, asked) in [("subject", &subject), ("object", &object)] {
         if !asked.is_empty() {
@@ -47,7 +48,7 @@ pub(crate) fn suggest(case: &FindingView<'_>) -> Option<String> {
     Some(text)
 }
 
-/// A string of TOML, in one line and fit for a terminal.
+/// A TOML string on one line, safe for a terminal.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for char in text.chars() {
@@ -55,7 +56,7 @@ fn quoted(text: &str) -> String {
         match char {
             '"' | '\\' => quoted.extend(['\\', char]),
             char if plain.chars().eq([char]) => quoted.push(char),
-            // A string always has room.
+            // Writing to a string can't fail.
             char => drop(write!(quoted, "\\U{:08x}", u32::from(char))),
         }
     }
@@ -63,7 +64,7 @@ fn quoted(text: &str) -> String {
     quoted
 }
 
-/// A value as a part of a rule's name.
+/// A value shortened for a rule's name.
 fn short(value: &str) -> String {
     let plain = |c: &char| c.is_alphanumeric() || "-_./:@".contains(*c);
     match value {
@@ -78,18 +79,18 @@ fn text(name: &[u8]) -> String {
     quoted(&literally(name))
 }
 
-fn home(home: Home<'_>, asked: &mut SuggestionFields) {
-    match home {
-        Home::Unknown => {}
-        Home::Host => asked.push((Attribute::Container, "false".to_owned())),
-        Home::Container(container) => {
+fn scope(scope: ContainerScope<'_>, asked: &mut SuggestionFields) {
+    match scope {
+        ContainerScope::Unknown => {}
+        ContainerScope::Host => asked.push((Attribute::Container, "false".to_owned())),
+        ContainerScope::Container(container) => {
             let name = container.name.as_ref().unwrap_or(&container.id);
             asked.push((Attribute::Container, text(&name.0)));
         }
     }
 }
 
-fn namespace(side: &Side<'_>, asked: &mut SuggestionFields) {
+fn namespace(side: &Party<'_>, asked: &mut SuggestionFields) {
     match side.ipc_ns {
         Some((_, true)) => asked.push((Attribute::IpcNs, "\"host\"".to_owned())),
         Some((inum, false)) if asked.is_empty() => asked.push((Attribute::IpcNs, inum.to_string())),
@@ -97,16 +98,16 @@ fn namespace(side: &Side<'_>, asked: &mut SuggestionFields) {
     }
 }
 
-fn subject(side: &Side<'_>, process: bool) -> SuggestionFields {
+fn subject(side: &Party<'_>, process: bool) -> SuggestionFields {
     let mut asked = SuggestionFields::new();
-    home(side.home, &mut asked);
+    scope(side.scope, &mut asked);
     if !process && !asked.is_empty() {
         return asked;
     }
     if let Some(exe) = side.exe.filter(|exe| !exe.is_empty()) {
         asked.push((Attribute::Exe, text(exe)));
     }
-    if let (Some(uid), false) = (side.uid, matches!(side.home, Home::Container(_))) {
+    if let (Some(uid), false) = (side.uid, matches!(side.scope, ContainerScope::Container(_))) {
         asked.push((Attribute::User, uid.to_string()));
     }
     if asked.is_empty() {
@@ -117,7 +118,7 @@ fn subject(side: &Side<'_>, process: bool) -> SuggestionFields {
 
 fn object(case: &FindingView<'_>) -> SuggestionFields {
     let mut asked = SuggestionFields::new();
-    home(case.owner.home, &mut asked);
+    scope(case.owner.scope, &mut asked);
     namespace(&case.owner, &mut asked);
     if let Some(kind) = case.kind {
         asked.push((Attribute::Kind, format!("\"{}\"", kind.name())));
@@ -125,7 +126,7 @@ fn object(case: &FindingView<'_>) -> SuggestionFields {
     if let Some(key) = case.key.filter(|key| *key != 0) {
         asked.push((Attribute::Key, format!("\"{key:#010x}\"")));
     }
-    if let (Some(name @ [_, ..]), Some(Family::Mq), true) =
+    if let (Some(name @ [_, ..]), Some(ObjectKind::Mq), true) =
         (case.name, case.kind, case.name_is_proven)
     {
         asked.push((Attribute::Name, text(name)));

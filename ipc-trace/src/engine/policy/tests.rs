@@ -1,4 +1,4 @@
-//! Rules, what is wrong with them, and what they say of random cases.
+//! Parsing and evaluation of rules, also with random input.
 
 use std::{
     collections::BTreeMap,
@@ -7,16 +7,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use ipc_trace_common::op::Family;
+use ipc_trace_common::op::ObjectKind;
 use proptest::prelude::*;
 
 use super::{
-    Policy, PolicyDecision,
-    case::{FindingView, Home, Side},
-    check,
+    Policy, PolicyDecision, check,
+    conditions::Attribute,
+    finding_view::{ContainerScope, FindingView, Party},
     parse::{self, PolicyError, RuleKey, TABLES},
     suggest::suggest,
-    terms::Attribute,
 };
 use crate::event::{
     Container,
@@ -62,10 +61,10 @@ fn container(name: &str, image: &str) -> Container {
 }
 
 fn case<'a>(class: Class, subject: &'a Container, owner: &'a Container) -> FindingView<'a> {
-    let side = |one| Side { home: Home::Container(one), ..Side::default() };
+    let side = |one| Party { scope: ContainerScope::Container(one), ..Party::default() };
     FindingView {
         class,
-        subject: Side {
+        subject: Party {
             uid: Some(999),
             cgroup: Some(b"/docker/abc"),
             exe: Some(b"/usr/bin/worker"),
@@ -73,8 +72,8 @@ fn case<'a>(class: Class, subject: &'a Container, owner: &'a Container) -> Findi
             ipc_ns: Some((4_026_532_180, false)),
             ..side(subject)
         },
-        owner: Side { ipc_ns: Some((4_026_531_839, true)), ..side(owner) },
-        kind: Some(Family::Mq),
+        owner: Party { ipc_ns: Some((4_026_531_839, true)), ..side(owner) },
+        kind: Some(ObjectKind::Mq),
         key: None,
         name: Some(b"jobs"),
         name_is_proven: true,
@@ -83,10 +82,10 @@ fn case<'a>(class: Class, subject: &'a Container, owner: &'a Container) -> Findi
 }
 
 #[test]
-fn every_answer_must_be_so_and_one_of_several_suffices() {
+fn all_conditions_must_hold_and_one_value_of_each_suffices() {
     let (web, db) = (container("web-1", "web:3"), container("db", "postgres:15"));
     let case = case(Class::ForeignObject, &web, &db);
-    let says = |asked: &str| {
+    let evaluate_rule = |asked: &str| {
         let text = format!("[[allow]]\nname = \"x\"\n{asked}");
         good(&text).evaluate(&case, now()) == PolicyDecision::Declared(0)
     };
@@ -102,7 +101,7 @@ fn every_answer_must_be_so_and_one_of_several_suffices() {
         "class = 'foreign-object'\nsubject = { container = 'web-1' }",
         "until = 1970-01-11\nsubject = { container = 'web-1' }",
     ] {
-        assert!(says(so), "{so}");
+        assert!(evaluate_rule(so), "{so}");
     }
     for not in [
         "subject = { container = 'web-*', user = 'root' }",
@@ -116,12 +115,12 @@ fn every_answer_must_be_so_and_one_of_several_suffices() {
         "class = ['probe-id', 'weak-mode']\nsubject = { container = 'web-1' }",
         "until = 1970-01-01\nsubject = { container = 'web-1' }",
     ] {
-        assert!(!says(not), "{not}");
+        assert!(!evaluate_rule(not), "{not}");
     }
 }
 
 #[test]
-fn what_is_muted_comes_before_what_is_declared_and_that_before_what_weighs() {
+fn mute_precedes_allow_and_allow_precedes_severity() {
     let (web, db) = (container("web", "web"), container("db", "db"));
     let case = case(Class::WeakMode, &web, &db);
     let rules = [
@@ -130,15 +129,15 @@ fn what_is_muted_comes_before_what_is_declared_and_that_before_what_weighs() {
         "[[allow]]\nname = 'c'\nsubject = { container = 'web' }\n",
         "[[mute]]\nname = 'd'\nreason = 'r'\nclass = 'weak-mode'\n",
     ];
-    let says = |count: usize| good(&rules[..count].concat()).evaluate(&case, now());
-    assert_eq!(says(0), PolicyDecision::Silent);
-    assert_eq!(says(2), PolicyDecision::Weighs(0, Severity::High));
-    assert_eq!(says(3), PolicyDecision::Declared(0));
-    assert_eq!(says(4), PolicyDecision::Muted(0));
+    let evaluate_rule = |count: usize| good(&rules[..count].concat()).evaluate(&case, now());
+    assert_eq!(evaluate_rule(0), PolicyDecision::Silent);
+    assert_eq!(evaluate_rule(2), PolicyDecision::Weighs(0, Severity::High));
+    assert_eq!(evaluate_rule(3), PolicyDecision::Declared(0));
+    assert_eq!(evaluate_rule(4), PolicyDecision::Muted(0));
 }
 
 #[test]
-fn a_rule_ends_with_its_day_or_moment() {
+fn a_rule_expires_at_its_date_or_time() {
     let at = |until: &str, now: u64| {
         let text =
             format!("[[mute]]\nname = 'x'\nreason = 'r'\nclass = 'weak-mode'\nuntil = {until}");
@@ -149,9 +148,9 @@ fn a_rule_ends_with_its_day_or_moment() {
     assert!(at("1970-01-01T10:00:00+02:00", 28_799) && !at("1970-01-01T10:00:00+02:00", 28_800));
 }
 
-/// Each with the place and the words that its message has.
+/// Each text with a part of its message.
 #[test]
-fn what_is_wrong_is_said_with_its_place_and_what_to_do() {
+fn errors_have_a_position_and_a_hint() {
     let all = [
         ("[[allow]\n", "p.toml:1:9: unclosed"),
         ("[[alow]]\nname = 'x'\n", "p.toml:1:3: unknown table \"alow\"; did you mean \"allow\"?"),
@@ -229,13 +228,13 @@ fn what_is_wrong_is_said_with_its_place_and_what_to_do() {
 }
 
 #[test]
-fn all_that_is_wrong_is_said_at_once_and_not_without_end() {
+fn all_errors_are_reported_up_to_a_limit() {
     let text = "[[allow]]\nfrog = 1\n".repeat(30);
     let said = read(&text).unwrap_err();
     assert_eq!(said.lines().count(), 21);
     assert!(said.ends_with("and 10 more"), "{said}");
     let rule = |n| format!("[[allow]]\nname = '{n}'\nsubject = {{ user = 0 }}\n");
-    let many: String = (0..=super::RULES).map(rule).collect();
+    let many: String = (0..=super::MAX_RULES).map(rule).collect();
     assert!(read(&many).unwrap_err().contains("1000 are the most"));
 }
 
@@ -245,13 +244,13 @@ fn blocks(text: &'static str) -> Vec<&'static str> {
     blocks.map(|block| block.split("```").next().unwrap_or_default()).collect()
 }
 
-/// Those of the policy's documentation.
+/// The blocks of the policy's documentation.
 fn documented() -> Vec<&'static str> {
     blocks(include_str!("../../../../docs/POLICY.md"))
 }
 
 #[test]
-fn each_class_has_a_page_with_a_policy_that_speaks_of_it() {
+fn each_class_is_documented_with_a_matching_policy() {
     let text = include_str!("../../../../docs/DETECTION.md");
     for class in Class::ALL {
         let heading = format!("\n## {class}\n");
@@ -268,7 +267,7 @@ fn each_class_has_a_page_with_a_policy_that_speaks_of_it() {
 }
 
 #[test]
-fn the_documentations_examples_are_policies() {
+fn documented_examples_are_valid_policies() {
     let all = documented();
     assert!(all.len() >= 3, "{}", all.len());
     for text in &all {
@@ -278,9 +277,9 @@ fn the_documentations_examples_are_policies() {
 }
 
 #[test]
-fn the_documentation_names_each_table_key_class_and_severity() {
+fn documentation_covers_each_table_key_class_and_severity() {
     let text = include_str!("../../../../docs/POLICY.md");
-    let tables = TABLES.map(|does| format!("[[{}]]", does.table()));
+    let tables = TABLES.map(|action| format!("[[{}]]", action.table()));
     let names =
         RuleKey::ALL.map(RuleKey::name).into_iter().chain(Attribute::ALL.map(Attribute::name));
     let words = Class::ALL.map(Class::name).into_iter().chain(Severity::ALL.map(Severity::name));
@@ -290,23 +289,23 @@ fn the_documentation_names_each_table_key_class_and_severity() {
 }
 
 #[test]
-fn an_expired_rule_is_said_to_be() {
+fn an_expired_rule_is_marked_as_expired() {
     let policy =
         good("[[mute]]\nname = 'old'\nreason = 'r'\nclass = 'weak-mode'\nuntil = 1970-01-01\n");
     let said = check::text(&policy, now());
     assert!(said.contains("EXPIRED 1970-01-01") && said.contains("1 of them expired"), "{said}");
 }
 
-/// A case with random names, of any bytes.
+/// A finding with random names of any bytes.
 #[derive(Clone, Debug)]
 struct Wild {
     class: Class,
-    home: Option<Option<Vec<u8>>>,
+    scope: Option<Option<Vec<u8>>>,
     owner: Option<Option<Vec<u8>>>,
     uid: Option<u32>,
     exe: Option<Vec<u8>>,
     ns: Option<(u32, bool)>,
-    kind: Option<Family>,
+    kind: Option<ObjectKind>,
     key: Option<u32>,
     name: Option<Vec<u8>>,
 }
@@ -317,21 +316,21 @@ fn name() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn wild() -> impl Strategy<Value = Wild> {
-    let home = || prop::option::of(prop::option::of(name()));
+    let scope = || prop::option::of(prop::option::of(name()));
     let of = |class| prop::sample::select(class);
     (
         of(Class::ALL.to_vec()),
-        (home(), home()),
+        (scope(), scope()),
         prop::option::of(any::<u32>()),
         prop::option::of(name()),
         prop::option::of((1..u32::MAX, any::<bool>())),
-        prop::option::of(prop::sample::select(Family::ALL.to_vec())),
+        prop::option::of(prop::sample::select(ObjectKind::ALL.to_vec())),
         prop::option::of(any::<u32>()),
         prop::option::of(name()),
     )
-        .prop_map(|(class, (home, owner), uid, exe, ns, kind, key, name)| Wild {
+        .prop_map(|(class, (scope, owner), uid, exe, ns, kind, key, name)| Wild {
             class,
-            home,
+            scope,
             owner,
             uid,
             exe,
@@ -342,7 +341,7 @@ fn wild() -> impl Strategy<Value = Wild> {
         })
 }
 
-/// Judges a case that is made of it.
+/// Calls `then` with the view of a random finding.
 fn with<R>(wild: &Wild, then: impl FnOnce(&FindingView<'_>) -> R) -> R {
     let named = |name: &Option<Option<Vec<u8>>>| {
         name.as_ref().map(|name| {
@@ -353,22 +352,22 @@ fn with<R>(wild: &Wild, then: impl FnOnce(&FindingView<'_>) -> R) -> R {
             })
         })
     };
-    fn home(container: &Option<Option<Container>>) -> Home<'_> {
-        container
-            .as_ref()
-            .map_or(Home::Unknown, |one| one.as_ref().map_or(Home::Host, Home::Container))
+    fn scope(container: &Option<Option<Container>>) -> ContainerScope<'_> {
+        container.as_ref().map_or(ContainerScope::Unknown, |one| {
+            one.as_ref().map_or(ContainerScope::Host, ContainerScope::Container)
+        })
     }
-    let (subject, owner) = (named(&wild.home), named(&wild.owner));
+    let (subject, owner) = (named(&wild.scope), named(&wild.owner));
     then(&FindingView {
         class: wild.class,
-        subject: Side {
-            home: home(&subject),
+        subject: Party {
+            scope: scope(&subject),
             uid: wild.uid,
             exe: wild.exe.as_deref(),
             ipc_ns: wild.ns,
-            ..Side::default()
+            ..Party::default()
         },
-        owner: Side { home: home(&owner), ipc_ns: wild.ns, ..Side::default() },
+        owner: Party { scope: scope(&owner), ipc_ns: wild.ns, ..Party::default() },
         kind: wild.kind,
         key: wild.key,
         name: wild.name.as_deref(),
@@ -378,25 +377,25 @@ fn with<R>(wild: &Wild, then: impl FnOnce(&FindingView<'_>) -> R) -> R {
 }
 
 #[test]
-fn a_name_that_anybody_can_have_read_hides_nothing() {
+fn an_unproven_name_hides_no_finding() {
     let (web, db) = (container("web-1", "web:3"), container("db", "postgres:15"));
     let mut case = case(Class::ForeignObject, &web, &db);
-    let says = |case: &FindingView<'_>, rule: &str| good(rule).evaluate(case, now());
+    let evaluate_rule = |case: &FindingView<'_>, rule: &str| good(rule).evaluate(case, now());
     let weighs = |severity: &str| {
         format!("[[severity]]\nname = 'x'\nset = '{severity}'\nobject = {{ name = 'jobs' }}")
     };
     let allow = "[[allow]]\nname = 'x'\nobject = { name = 'jobs' }";
-    assert_eq!(says(&case, allow), PolicyDecision::Declared(0));
-    assert_eq!(says(&case, &weighs("info")), PolicyDecision::Weighs(0, Severity::Info));
+    assert_eq!(evaluate_rule(&case, allow), PolicyDecision::Declared(0));
+    assert_eq!(evaluate_rule(&case, &weighs("info")), PolicyDecision::Weighs(0, Severity::Info));
     case.name_is_proven = false;
-    assert_eq!(says(&case, allow), PolicyDecision::Silent);
-    assert_eq!(says(&case, &weighs("info")), PolicyDecision::Silent);
-    assert_eq!(says(&case, &weighs("high")), PolicyDecision::Weighs(0, Severity::High));
+    assert_eq!(evaluate_rule(&case, allow), PolicyDecision::Silent);
+    assert_eq!(evaluate_rule(&case, &weighs("info")), PolicyDecision::Silent);
+    assert_eq!(evaluate_rule(&case, &weighs("high")), PolicyDecision::Weighs(0, Severity::High));
 }
 
 proptest! {
     #[test]
-    fn the_rule_that_is_suggested_declares_the_case(wild in wild(), other in wild()) {
+    fn a_suggested_rule_allows_its_finding_only(wild in wild(), other in wild()) {
         let suggested = with(&wild, suggest);
         if let Some(text) = &suggested {
             let policy = good(text);
@@ -409,32 +408,32 @@ proptest! {
         }
     }
 
-    /// More that must be so matches less; more answers match more.
+    /// Additional conditions match less; additional values match more.
     #[test]
-    fn a_rule_with_more_conditions_matches_no_more(wild in wild(), uid in 0..3_u32) {
+    fn more_conditions_never_match_more(wild in wild(), uid in 0..3_u32) {
         let wild = Wild { uid: wild.uid.map(|uid| uid % 3), ..wild };
-        let says = |subject: &str| {
+        let evaluate_rule = |subject: &str| {
             let policy = good(&format!("[[allow]]\nname = 'x'\nsubject = {{ {subject} }}\n"));
             with(&wild, |case| policy.evaluate(case, now())) == PolicyDecision::Declared(0)
         };
-        let one = says(&format!("user = {uid}"));
-        let with_more = says(&format!("user = {uid}, container = true"));
+        let one = evaluate_rule(&format!("user = {uid}"));
+        let with_more = evaluate_rule(&format!("user = {uid}, container = true"));
         prop_assert!(!with_more || one);
-        let with_another = says(&format!("user = [{uid}, 7]"));
+        let with_another = evaluate_rule(&format!("user = [{uid}, 7]"));
         prop_assert!(!one || with_another);
         prop_assert_eq!(one, wild.uid == Some(uid));
     }
 
     #[test]
-    fn any_bytes_are_a_policy_or_have_problems_with_places(
+    fn any_bytes_parse_or_give_positioned_errors(
         bytes in prop::collection::vec(any::<u8>(), 0..200),
     ) {
         any_bytes(bytes);
     }
 
-    /// Such as are nearly right.
+    /// Nearly valid policies.
     #[test]
-    fn any_words_are_a_policy_or_have_problems_with_places(
+    fn any_tokens_parse_or_give_positioned_errors(
         words in prop::collection::vec(prop::sample::select(vec![
             "[[allow]]", "[[mute]]", "[severity]", "\n", "name", "reason", "class", "subject", "until",
             "set", " = ", "'x'", "\"y\\u001b\"", "{", "}", "[", "]", ",", "container = '*'", "2030-01-01",

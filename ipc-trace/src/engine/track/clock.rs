@@ -1,13 +1,13 @@
-//! From boot time, which the eBPF programs stamp records with, to the time of day.
+//! Converts boot time, the eBPF programs' time stamps, to the time of day.
 
 use std::time::{Duration, SystemTime};
 
 use crate::event::value::Timestamp;
 
-/// A step of the time of day that is taken over; smaller ones are the reading's own noise.
+/// Smallest step of the time of day that is applied, nanoseconds; smaller ones are measurement noise.
 const STEP_NS: i128 = 1_000_000;
 
-/// What lies between the two clocks.
+/// The offset between the two clocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Clock {
     /// Time of day minus boot time, nanoseconds
@@ -15,13 +15,13 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// With a given distance, in nanoseconds.
+    /// A clock with this offset, in nanoseconds.
     #[must_use]
     pub(crate) const fn with_offset(offset_ns: i128) -> Self {
         Self { offset_ns }
     }
 
-    /// Follows the time of day when it was set.
+    /// Adopts a new offset if the time of day was set.
     pub(crate) const fn follow(&mut self, offset_ns: i128) {
         if (offset_ns - self.offset_ns).abs() > STEP_NS {
             self.offset_ns = offset_ns;
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn boot_time_becomes_time_of_day() {
+    fn boot_time_converts_to_time_of_day() {
         let clock = Clock::with_offset(1_700_000_000_000_000_000);
         assert_eq!(clock.time(5).to_string(), "2023-11-14T22:13:20.000000005Z");
     }

@@ -1,4 +1,4 @@
-//! Who a thread is: the facts that the kernel sent once, found again by thread and context.
+//! Tasks by thread and context: sent once by the eBPF programs and looked up for each record.
 
 use std::{borrow::Cow, collections::VecDeque, rc::Rc, sync::Arc};
 
@@ -14,27 +14,27 @@ use super::{
 use crate::{
     engine::track::containers::{ContainerHandle, Containers},
     event::{
-        Container, OtherNs, Process, identity::Capabilities, identity::ProcessIdentity,
+        Container, NsInodes, Process, identity::Capabilities, identity::ProcessIdentity,
         value::OsBytes,
     },
     input::process::{Context, InspectorRequest, ProcInfo},
 };
 
-/// Contexts that are kept at least before threads that have ended unseen are looked for.
+/// Number of contexts above which threads with a missed exit are swept.
 const SWEEP_AT: usize = 1 << 16;
 
-/// The facts of a process, as they were at one moment.
+/// A task at the time of its context.
 #[derive(Clone, Debug)]
 pub(crate) struct TaskInfo {
-    /// The process
+    /// The process.
     pub pid: u32,
-    /// Its parent
+    /// Its parent.
     pub ppid: u32,
     /// The thread's name
     pub comm: OsBytes<'static>,
     /// Path of the executable
     pub exe: Option<OsBytes<'static>>,
-    /// Whether its file was deleted
+    /// Whether the executable's file was deleted.
     pub exe_deleted: bool,
     /// Effective user
     pub uid: u32,
@@ -42,13 +42,13 @@ pub(crate) struct TaskInfo {
     pub gid: u32,
     /// When the process started
     pub start_boot_ns: u64,
-    /// Its other namespaces
-    pub ns: OtherNs,
-    /// Its container; `None`: it is the host's
+    /// Its other namespaces.
+    pub ns: NsInodes,
+    /// Its container; `None`: on the host.
     pub container: Option<ContainerHandle>,
-    /// The path of its cgroup, from the root of the hierarchy
+    /// The path of its cgroup, from the root of the hierarchy.
     pub cgroup: Option<Arc<OsBytes<'static>>>,
-    /// Who it is beside that
+    /// Its further identity.
     pub identity: ProcessIdentity,
     users: UserMap,
 }
@@ -70,7 +70,7 @@ impl TaskInfo {
             uid: record.euid,
             gid: record.egid,
             start_boot_ns: record.start_boot_ns,
-            ns: OtherNs {
+            ns: NsInodes {
                 pid: known(record.pid_ns),
                 mnt: known(record.mnt_ns),
                 user: known(record.user_ns),
@@ -82,7 +82,7 @@ impl TaskInfo {
         }
     }
 
-    /// Who it is, when its effective user is that.
+    /// Its identity with this effective user.
     #[must_use]
     pub(crate) fn identity_as(&self, uid: u32) -> ProcessIdentity {
         let mut identity = self.identity.clone();
@@ -99,7 +99,7 @@ impl TaskInfo {
         self.container.as_ref().map(|handle| containers.container(handle))
     }
 
-    /// As [`Self::container`], on a line, which a later one amends when there is more to say.
+    /// As [`Self::container`], for a line: later metadata is then reported.
     #[must_use]
     pub(crate) fn show_container(&self, containers: &mut Containers) -> Option<Arc<Container>> {
         self.container.as_ref().map(|handle| containers.show(handle))
@@ -113,10 +113,10 @@ impl TaskInfo {
     }
 }
 
-/// A thread, by what each of its calls tells.
+/// The part of a task that each call record has.
 #[derive(Clone, Debug)]
 pub(crate) struct CallTask<'a> {
-    /// The process
+    /// The process.
     pub pid: u32,
     /// The thread
     pub tid: u32,
@@ -129,27 +129,27 @@ pub(crate) struct CallTask<'a> {
 }
 
 impl<'a> CallTask<'a> {
-    /// Its process, with what else is known of it: as each event shows it.
+    /// The process as events show it, completed by the task.
     #[must_use]
-    pub(crate) fn process(self, facts: Option<&'a TaskInfo>) -> Process<'a> {
+    pub(crate) fn process(self, task_info: Option<&'a TaskInfo>) -> Process<'a> {
         let Self { pid, tid, uid, gid, comm } = self;
         Process {
             pid,
             tid,
-            ppid: facts.map(|facts| facts.ppid),
+            ppid: task_info.map(|task_info| task_info.ppid),
             comm,
-            exe: facts.and_then(|facts| facts.exe.as_ref()).map(borrowed),
-            exe_deleted: facts.is_some_and(|facts| facts.exe_deleted),
+            exe: task_info.and_then(|task_info| task_info.exe.as_ref()).map(borrowed),
+            exe_deleted: task_info.is_some_and(|task_info| task_info.exe_deleted),
             uid,
             gid,
-            start_boot_ns: facts.map(|facts| facts.start_boot_ns),
-            ns: facts.map(|facts| facts.ns).unwrap_or_default(),
-            identity: facts.map(|facts| facts.identity_as(uid)).unwrap_or_default(),
+            start_boot_ns: task_info.map(|task_info| task_info.start_boot_ns),
+            ns: task_info.map(|task_info| task_info.ns).unwrap_or_default(),
+            identity: task_info.map(|task_info| task_info.identity_as(uid)).unwrap_or_default(),
         }
     }
 }
 
-/// The users of its namespace. A map with more parts than the eBPF programs have room for is asked for.
+/// The uid map of its user namespace. A map with more extents than the record has room for is requested.
 fn users(record: &ContextRecord, found: &ProcInfo) -> UserMap {
     match record.uid_extents as usize > UID_EXTENTS {
         true => UserMap::new(&found.users),
@@ -161,7 +161,7 @@ fn borrowed<'a>(text: &'a OsBytes<'static>) -> OsBytes<'a> {
     OsBytes(Cow::Borrowed(&text.0))
 }
 
-/// The path, whose components come last one first, each with a NUL behind.
+/// The path. The record has its components in reverse order, each NUL-terminated.
 fn executable(record: &ContextRecord) -> Option<OsBytes<'static>> {
     let len = (record.exe_len as usize).min(EXE_LEN);
     let bytes = record.exe.get(..len)?;
@@ -180,21 +180,21 @@ fn executable(record: &ContextRecord) -> Option<OsBytes<'static>> {
     Some(OsBytes(Cow::Owned(path)))
 }
 
-/// What the kernel puts behind a path that leads nowhere any more (`d_path`, fs/d_path.c).
+/// The suffix that the kernel appends to a deleted path (`d_path`, fs/d_path.c).
 const DELETED: &[u8] = b" (deleted)";
 
-/// Whether a program was run from a file that never had a path (memfd_create(2)): it is known by the name that the
+/// Whether the executable is a memfd (memfd_create(2)), which never had a path: it keeps the name that the
 /// kernel shows, which ends like that of every deleted file.
 fn is_memfd(path: &[u8], record: &ContextRecord) -> bool {
     let name = path.strip_prefix(b"/memfd:");
     record.header.flags & flag::DELETED != 0 && name.is_some_and(|name| !name.contains(&b'/'))
 }
 
-/// The path as `/proc` has it, where the eBPF programs had none: its table of paths is bounded. `None`
-/// also where the process has ended, and its number is another's now.
+/// The path from `/proc`, where the eBPF programs had none: their table of paths is bounded. `None` also if
+/// the process has exited and its number was reused.
 fn executable_in(found: &ProcInfo, record: &ContextRecord) -> Option<OsBytes<'static>> {
     let mut path = found.exe.clone()?;
-    // That it is deleted is told beside it.
+    // `exe_deleted` says that it is deleted.
     if record.header.flags & flag::DELETED != 0 && !is_memfd(&path, record) {
         let len = path.strip_suffix(DELETED).unwrap_or(&path).len();
         path.truncate(len);
@@ -202,25 +202,25 @@ fn executable_in(found: &ProcInfo, record: &ContextRecord) -> Option<OsBytes<'st
     Some(OsBytes(Cow::Owned(path)))
 }
 
-/// The contexts of all threads that made calls.
+/// The tasks of all threads that made calls.
 #[derive(Debug, Default)]
 pub(crate) struct TaskCache {
     by_tid: LastHitMap<u32, (u64, Rc<TaskInfo>)>,
     sweep_at: usize,
     ancestors: Ancestors,
-    /// Whether calls are shown with the ancestry of who made them
+    /// Whether calls are shown with their process's ancestry.
     pub with_ancestry: bool,
-    /// Threads whose map of users was not written yet, and when it is asked for again
+    /// Threads whose uid map wasn't written yet, and when it is requested again.
     unmapped: HashMap<u32, (u64, MapSearch)>,
-    /// The number of the newest context
+    /// The number of the newest context.
     newest: u64,
-    /// The number of the newest context when it was asked which threads have ended
+    /// The number of the newest context when exited threads were last requested.
     swept: u64,
     requests: VecDeque<InspectorRequest>,
 }
 
 impl TaskCache {
-    /// A context came, of a thread in a container.
+    /// Adds a context.
     pub(crate) fn insert(&mut self, context: &Context, containers: &mut Containers) {
         let Context { record, called, found } = context;
         for (cgroup, path) in &found.cgroups {
@@ -246,20 +246,20 @@ impl TaskCache {
             ancestry_truncated,
         };
         let cgroup = containers.path(record.cgroup);
-        let facts = Rc::new(TaskInfo::new(record, (container, cgroup), identity, found));
-        if facts.users.is_empty() {
+        let task_info = Rc::new(TaskInfo::new(record, (container, cgroup), identity, found));
+        if task_info.users.is_empty() {
             self.unmapped.insert(record.tid, (record.context, MapSearch::default()));
         } else if !self.unmapped.is_empty() {
             self.unmapped.remove(&record.tid);
         }
         self.newest = self.newest.max(record.context);
-        self.by_tid.insert(record.tid, (record.context, facts));
+        self.by_tid.insert(record.tid, (record.context, task_info));
         if self.by_tid.len() > self.sweep_at.max(SWEEP_AT) {
             self.sweep();
         }
     }
 
-    /// A thread ended.
+    /// Removes the context of an exited thread.
     pub(crate) fn remove(&mut self, record: &ExitRecord) {
         if self.by_tid.get(&record.tid).is_some_and(|known| known.0 == record.context) {
             self.by_tid.remove(&record.tid);
@@ -267,14 +267,14 @@ impl TaskCache {
         }
     }
 
-    /// Where the record of a thread's end was lost, its context would stay for ever: asks which have ended.
+    /// Requests which threads have exited: contexts of threads with a lost exit record would stay otherwise.
     fn sweep(&mut self) {
         self.swept = self.newest;
         self.requests.push_back(InspectorRequest::Ended(self.by_tid.keys().copied().collect()));
         self.sweep_at = self.by_tid.len() * 2;
     }
 
-    /// Those threads have ended, as was asked. Their numbers may be others' since.
+    /// Removes threads that have exited, unless their number was reused since the request.
     pub(crate) fn have_ended(&mut self, tids: &[u32]) {
         for tid in tids {
             if self.by_tid.get(tid).is_some_and(|known| known.0 <= self.swept) {
@@ -285,20 +285,20 @@ impl TaskCache {
         self.sweep_at = self.by_tid.len() * 2;
     }
 
-    /// Whether an ancestor is known, so that nothing is to be asked of it.
+    /// Whether an ancestor is known and needs no request.
     #[must_use]
     pub(crate) fn knows_ancestor(&self, record: &AncestorRecord) -> bool {
         self.ancestors.knows(record)
     }
 
-    /// What is to be asked.
+    /// Removes and returns the next request.
     pub(crate) fn take_request(&mut self) -> Option<InspectorRequest> {
         self.requests.pop_front()
     }
 
-    /// A call returned: the map of its thread's users may have been written since it was looked for.
+    /// Requests the uid map of a call's thread if it may have been written since the last request.
     #[inline]
-    pub(crate) fn look_for_map(&mut self, record: &CallRecord) {
+    pub(crate) fn search_map(&mut self, record: &CallRecord) {
         if !self.unmapped.is_empty() {
             self.ask_for_map(record);
         }
@@ -310,14 +310,14 @@ impl TaskCache {
         let search = self.unmapped.get_mut(&tid).filter(|one| one.0 == context);
         if boot_ns > context
             && search.is_some_and(|(_, search)| search.is_due(boot_ns))
-            && let Some(facts) = self.get(tid, context)
+            && let Some(task_info) = self.get(tid, context)
         {
-            let process = (facts.pid, facts.start_boot_ns);
+            let process = (task_info.pid, task_info.start_boot_ns);
             self.requests.push_back(InspectorRequest::Users { process, tid, context });
         }
     }
 
-    /// The map of a thread's users, as was asked; empty: it is not written yet.
+    /// Applies a requested uid map; empty: it isn't written yet.
     pub(crate) fn users_seen(&mut self, tid: u32, context: u64, extents: &[UidExtent]) {
         if extents.is_empty() {
             return;
@@ -328,19 +328,19 @@ impl TaskCache {
         }
     }
 
-    /// What comes next is about that thread.
+    /// Moves the cached index to this thread, which the next lookups are about.
     #[inline]
     pub(crate) fn seek(&mut self, tid: u32) {
         self.by_tid.seek(&tid);
     }
 
-    /// The facts of a thread, if it still is what it was in that context.
+    /// The task of a thread, if its context still is this one.
     #[must_use]
     pub(crate) fn get(&self, tid: u32, context: u64) -> Option<&Rc<TaskInfo>> {
         self.by_tid.get(&tid).filter(|known| known.0 == context).map(|known| &known.1)
     }
 
-    /// Has a thread's context be these facts for a while: gives what is to be put there again.
+    /// Replaces a thread's context temporarily. Returns the current one, to be put back.
     pub(crate) fn replace(
         &mut self,
         tid: u32,
@@ -359,14 +359,14 @@ impl TaskCache {
         self.by_tid.get(&tid).map(|known| known.0)
     }
 
-    /// Who made a call. What every call carries comes from the call itself: it may have changed
-    /// since the context was sent.
+    /// The caller of a call. The fields that every call carries come from the call itself: they may have
+    /// changed since the context was sent.
     #[must_use]
     pub(crate) fn caller<'a>(&'a self, record: &'a CallRecord) -> Process<'a> {
-        let facts = self.get(record.tid, record.context);
+        let task_info = self.get(record.tid, record.context);
         let CallRecord { pid, tid, euid: uid, egid: gid, .. } = *record;
         let comm = OsBytes::until_nul(&record.comm);
-        let mut process = CallTask { pid, tid, uid, gid, comm }.process(facts.map(Rc::as_ref));
+        let mut process = CallTask { pid, tid, uid, gid, comm }.process(task_info.map(Rc::as_ref));
         if !self.with_ancestry {
             let identity = &mut process.identity;
             (identity.ancestry, identity.ancestry_truncated) = (None, false);
@@ -381,7 +381,7 @@ mod tests {
     use crate::input::process::Called;
     use zerocopy::FromZeros as _;
 
-    fn whole(tid: u32, number: u64, exe: &[u8]) -> Context {
+    fn full_context(tid: u32, number: u64, exe: &[u8]) -> Context {
         let record = Box::new(context(tid, number, exe, 0));
         Context { record, called: Called::default(), found: ProcInfo::default() }
     }
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_put_together_from_its_end() {
+    fn a_path_is_joined_from_its_last_component() {
         let path = |bytes, flags| {
             executable(&context(1, 1, bytes, flags)).map(|t| t.to_str().into_owned())
         };
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_without_a_path_has_the_name_that_the_kernel_shows() {
+    fn a_memfd_program_keeps_the_kernel_name() {
         let path = |bytes, flags| {
             executable(&context(1, 1, bytes, flags)).map(|t| t.to_str().into_owned()).unwrap()
         };
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_the_kernel_side_did_not_have_is_what_was_found() {
+    fn a_missing_path_is_taken_from_procfs() {
         let path = |exe: &[u8], flags| {
             let found = ProcInfo { exe: Some(exe.into()), ..ProcInfo::default() };
             let record = context(7, 1, b"", flags);
@@ -439,15 +439,15 @@ mod tests {
     }
 
     #[test]
-    fn a_map_that_was_written_later_is_asked_for_and_is_that_of_the_same_context_alone() {
+    fn a_late_uid_map_is_requested_and_applied_to_its_context_only() {
         let mut contexts = TaskCache::default();
-        contexts.insert(&whole(7, 100, b"a\0"), &mut Containers::default());
+        contexts.insert(&full_context(7, 100, b"a\0"), &mut Containers::default());
         let mut record = CallRecord::new_zeroed();
         (record.tid, record.context, record.boot_ns) = (7, 100, 100);
-        contexts.look_for_map(&record);
-        assert_eq!(contexts.take_request(), None, "it was looked for when the context was made");
+        contexts.search_map(&record);
+        assert_eq!(contexts.take_request(), None, "it was requested when the context was made");
         record.boot_ns = 101;
-        contexts.look_for_map(&record);
+        contexts.search_map(&record);
         let process = (0, 0);
         let asked = InspectorRequest::Users { process, tid: 7, context: 100 };
         assert_eq!(contexts.take_request(), Some(asked));
@@ -460,16 +460,16 @@ mod tests {
     }
 
     #[test]
-    fn a_context_is_found_by_thread_and_number_alone() {
+    fn a_context_is_found_by_thread_and_context_number() {
         let mut contexts = TaskCache::default();
-        contexts.insert(&whole(7, 100, b"a\0"), &mut Containers::default());
+        contexts.insert(&full_context(7, 100, b"a\0"), &mut Containers::default());
         assert!(contexts.get(7, 100).is_some());
         assert!(contexts.get(7, 99).is_none());
         assert!(contexts.get(8, 100).is_none());
         // After exec.
-        contexts.insert(&whole(7, 200, b"b\0"), &mut Containers::default());
+        contexts.insert(&full_context(7, 200, b"b\0"), &mut Containers::default());
         assert!(contexts.get(7, 100).is_none());
-        // The end of an earlier thread with that number comes late.
+        // The exit of an earlier thread with that number arrives late.
         contexts.remove(&exit(7, 100));
         assert!(contexts.get(7, 200).is_some());
         contexts.remove(&exit(7, 200));
@@ -477,15 +477,15 @@ mod tests {
     }
 
     #[test]
-    fn threads_whose_end_was_missed_do_not_stay() {
+    fn threads_with_a_missed_exit_are_swept() {
         let mut contexts = TaskCache::default();
         for tid in [7, 8, 9] {
-            contexts.insert(&whole(tid, u64::from(tid), b""), &mut Containers::default());
+            contexts.insert(&full_context(tid, u64::from(tid), b""), &mut Containers::default());
         }
         contexts.sweep();
         assert_eq!(contexts.take_request(), Some(InspectorRequest::Ended(vec![7, 8, 9])));
-        // The number is another thread's since it was asked.
-        contexts.insert(&whole(8, 20, b""), &mut Containers::default());
+        // The number was reused since the request.
+        contexts.insert(&full_context(8, 20, b""), &mut Containers::default());
         contexts.have_ended(&[8, 9]);
         assert!(contexts.get(7, 7).is_some() && contexts.get(8, 20).is_some());
         assert!(contexts.get(9, 9).is_none());

@@ -1,7 +1,6 @@
-//! Who a process is, out of what the eBPF programs sent of it: its arguments, its user where it lives, whom it
-//! descends from.
+//! The further identity of a process: its arguments, its uid in its user namespace, its ancestors.
 //!
-//! Invariant: an executable's path is that of the very process: of its number, its start and its name.
+//! Invariant: an executable's path belongs to exactly that process: equal pid, start time and name.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -10,18 +9,18 @@ use ipc_trace_common::record::{ANCESTORS, AncestorRecord, ContextRecord, UidExte
 use super::HashMap;
 use crate::event::{identity::Ancestor, value::OsBytes};
 
-/// The map of a user namespace, which is written once (`map_write`, kernel/user_namespace.c), perhaps after a
-/// thread's facts were read.
+/// The uid map of a user namespace. It is written once (`map_write`, kernel/user_namespace.c), possibly after
+/// a thread's context was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct UserMap(Box<[UidExtent]>);
 
-/// How often a map that was not written yet is looked for again: at least so long apart, and after so many times
-/// so long.
+/// Interval between requests of a map that isn't written yet, nanoseconds: at first, and after `MAP_TIMES`
+/// requests.
 const MAP_AGAIN_NS: u64 = 1_000_000;
 const MAP_TIMES: u32 = 64;
 const MAP_SELDOM_NS: u64 = 1_000_000_000;
 
-/// When it is looked for again.
+/// When a map is requested again.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct MapSearch {
     times: u32,
@@ -29,7 +28,7 @@ pub(super) struct MapSearch {
 }
 
 impl MapSearch {
-    /// Whether it is time.
+    /// Whether a request is due; if so, it counts as made.
     pub(super) const fn is_due(&mut self, now: u64) -> bool {
         if now < self.not_before {
             return false;
@@ -42,14 +41,14 @@ impl MapSearch {
 }
 
 impl UserMap {
-    /// Of the namespace of a thread. Nothing, where the map is not known.
+    /// The map from a thread's record. Empty if it is unknown.
     #[must_use]
     pub(super) fn from_record(record: &ContextRecord) -> Self {
         let extents = record.uid_map.get(..record.uid_extents as usize);
         Self(extents.unwrap_or_default().into())
     }
 
-    /// As `/proc` has it. Nothing, where it is not written yet.
+    /// The map from `/proc`. Empty if it isn't written yet.
     #[must_use]
     pub(super) fn new(extents: &[UidExtent]) -> Self {
         Self(extents.into())
@@ -59,7 +58,7 @@ impl UserMap {
         self.0.is_empty()
     }
 
-    /// What a user of the initial namespace is called there (`map_id_up`, kernel/user_namespace.c).
+    /// The uid in this namespace of a uid of the initial one (`map_id_up`, kernel/user_namespace.c).
     #[must_use]
     pub(super) fn inside(&self, uid: u32) -> Option<u32> {
         let within = |extent: &&UidExtent| {
@@ -70,13 +69,14 @@ impl UserMap {
     }
 }
 
-/// Ancestors that are kept at least before those that nobody descends from any more are forgotten.
+/// Number of ancestors above which unreferenced ones are removed.
 const SWEEP_AT: usize = 1 << 12;
 
-/// What an ancestor is known by. Who executes another program has another name, or was not looked at.
+/// The key of an ancestor: pid, start time and name. A process that executed another program has another
+/// name.
 type AncestorKey = (u32, u64, [u8; 16]);
 
-/// The ancestors of all processes that are known.
+/// The ancestors of all known processes, shared between descendants.
 #[derive(Debug)]
 pub(crate) struct Ancestors {
     known: HashMap<AncestorKey, Arc<Ancestor>>,
@@ -90,8 +90,8 @@ impl Default for Ancestors {
 }
 
 impl Ancestors {
-    /// The ancestors of a thread's process, and whether there are more. `belongs`: whether a process's cgroup
-    /// is of the same container.
+    /// The ancestors of a thread's process, and whether there are more. `belongs`: whether a cgroup belongs
+    /// to the same container.
     pub(super) fn ancestry_for(
         &mut self,
         record: &ContextRecord,
@@ -123,13 +123,13 @@ impl Ancestors {
         Arc::clone(known)
     }
 
-    /// Whether an ancestor is known: then nothing more is asked of it.
+    /// Whether an ancestor is known and needs no request.
     #[must_use]
     pub(super) fn knows(&self, record: &AncestorRecord) -> bool {
         self.known.contains_key(&key(record))
     }
 
-    /// How many are kept.
+    /// Number of ancestors kept.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.known.len()
@@ -146,7 +146,7 @@ mod tests {
     use zerocopy::FromZeros as _;
 
     #[test]
-    fn users_have_the_numbers_that_their_namespace_gives_them() {
+    fn uids_are_mapped_into_their_user_namespace() {
         let mut record = ContextRecord::new_zeroed();
         assert_eq!(UserMap::from_record(&record).inside(0), None);
         record.uid_extents = 2;
@@ -158,7 +158,7 @@ mod tests {
             [99_999, 100_000, 165_535, 165_536].map(inside),
             [None, Some(1), Some(65_536), None]
         );
-        // They are elsewhere, and these bytes are no extents.
+        // The extents are not in the record, so these bytes aren't any.
         record.uid_extents = 6;
         assert_eq!(UserMap::from_record(&record).inside(1000), None);
         record.uid_extents = 1;
@@ -167,14 +167,14 @@ mod tests {
     }
 
     #[test]
-    fn a_map_is_looked_for_at_once_and_then_seldom() {
+    fn a_uid_map_is_requested_at_once_and_then_rarely() {
         let mut search = MapSearch::default();
         let mut reads = |from: u64, calls: u64, apart: u64| {
             (0..calls).filter(|at| search.is_due(from + at * apart)).count()
         };
         assert_eq!(reads(5, 1_000, 1_000), 1);
         assert_eq!(reads(2_000_000, 3, 1_000_000), 3);
-        // A hundred seconds of a call a microsecond, taken in steps.
+        // A hundred seconds with one call per microsecond, in steps.
         assert!(reads(1_000_000_000, 1_000_000, 100_000) <= 64 + 100);
     }
 
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn ancestry_ends_where_the_container_does() {
+    fn ancestry_ends_at_the_container_boundary() {
         let mut ancestors = Ancestors::default();
         let mut record = descendant(9, &[(8, 5), (7, 5), (2, 1), (1, 1)]);
         record.header.flags = flag::CUT;
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hundred_thousand_ancestors_leave_little_behind() {
+    fn a_hundred_thousand_ancestors_use_bounded_memory() {
         let mut ancestors = Ancestors::default();
         let shell = descendant(1, &[(7, 0)]);
         let (kept, _) = ancestors.ancestry_for(&shell, &[], |_| true);

@@ -1,13 +1,13 @@
-//! A table that remembers where it found what it was asked for last: calls come in bursts, of one
-//! thread in one namespace, and to compare one key is cheaper than to hash it.
+//! A map that caches the index of its last hit: calls come in bursts of one thread in one namespace, and
+//! comparing a key is cheaper than hashing it.
 //!
-//! Invariant: a remembered place counts only where its key is the wanted one.
+//! Invariant: the cached index is used only if its key is the requested one.
 
 use std::hash::Hash;
 
 use indexmap::IndexMap;
 
-/// The table. Its order means nothing.
+/// The map. Its order is unspecified.
 #[derive(Clone, Debug)]
 pub(super) struct LastHitMap<K, V> {
     map: IndexMap<K, V, super::Seeded>,
@@ -42,7 +42,7 @@ impl<K: Hash + Eq, V> LastHitMap<K, V> {
         self.map.get(key)
     }
 
-    /// What comes next asks for that key.
+    /// Moves the cached index to this key.
     #[inline]
     pub(super) fn seek(&mut self, key: &K) {
         if self.map.get_index(self.last).is_none_or(|(known, _)| known != key) {
@@ -55,7 +55,7 @@ impl<K: Hash + Eq, V> LastHitMap<K, V> {
         self.last = self.map.get_index_of(key).unwrap_or(self.last);
     }
 
-    /// The value of a key, made by `make(self)` where there is none.
+    /// The value of a key, created by `make(self)` if missing.
     #[inline]
     pub(super) fn get_or_insert(&mut self, key: K, make: impl FnOnce(&mut Self) -> V) -> &mut V {
         let mut at = self.last;
@@ -87,7 +87,7 @@ impl<K: Hash + Eq, V> LastHitMap<K, V> {
         self.map.swap_remove(key)
     }
 
-    /// The value of a key, to be changed.
+    /// The mutable value of a key.
     pub(super) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
         self.map.get_mut(key)
     }
@@ -96,7 +96,7 @@ impl<K: Hash + Eq, V> LastHitMap<K, V> {
         self.map.keys()
     }
 
-    /// Only those stay.
+    /// Keeps only these entries.
     #[cfg(test)]
     pub(super) fn retain(&mut self, mut keep: impl FnMut(&K) -> bool) {
         self.map.retain(|key, _| keep(key));
@@ -108,14 +108,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_remembered_place_is_not_taken_for_another_key() {
+    fn a_cached_index_is_not_used_for_another_key() {
         let mut table = LastHitMap::default();
         for key in 0..4 {
             assert_eq!(*table.get_or_insert(key, |_| key * 10), key * 10);
         }
         table.seek(&1);
         assert_eq!(table.get(&1), Some(&10));
-        // The last entry takes the place of the one that was asked for last.
+        // The last entry moves to the cached index.
         assert_eq!(table.remove(&1), Some(10));
         assert_eq!(table.get(&1), None);
         assert_eq!(table.get(&3), Some(&30));
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_a_value_may_make_room_first() {
+    fn the_value_constructor_may_evict_entries() {
         let mut table = LastHitMap::default();
         table.insert(1, 1);
         let value = table.get_or_insert(2, |table| {

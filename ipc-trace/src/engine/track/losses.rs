@@ -1,4 +1,4 @@
-//! What was lost since the last look.
+//! Losses since the last update.
 
 use ipc_trace_common::{op::Op, state::DropKey};
 
@@ -10,7 +10,7 @@ use crate::{
     input::counters::{Drops, Others},
 };
 
-/// What is known to be lost.
+/// The losses known so far.
 #[derive(Debug, Default)]
 pub(crate) struct Losses {
     known: Drops,
@@ -18,14 +18,14 @@ pub(crate) struct Losses {
     others: Others,
 }
 
-/// What was lost between two looks.
+/// The losses between two updates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct NewLosses {
-    /// Calls for which the ring had no room
+    /// Calls for which the ring had no room.
     pub dropped: u64,
-    /// The others
+    /// Other losses.
     pub others: Others,
-    /// The dropped ones in detail
+    /// The dropped calls by namespace, operation and error.
     pub by: Vec<LossBy>,
 }
 
@@ -33,30 +33,30 @@ impl NewLosses {
     /// Whether nothing was lost.
     #[must_use]
     pub(crate) const fn is_empty(&self) -> bool {
-        let Others { missed, facts, withheld } = self.others;
-        self.dropped == 0 && missed == 0 && facts == 0 && withheld == 0
+        let Others { missed, metadata, withheld } = self.others;
+        self.dropped == 0 && missed == 0 && metadata == 0 && withheld == 0
     }
 
-    /// Whether what exists may be other than what is known. Calls that change objects and find no room among the
-    /// events are facts.
+    /// Whether the tracked state may be wrong. Calls that change objects but found no room in the event ring
+    /// are sent on the control ring and counted there.
     #[must_use]
     pub(crate) const fn are_of_state(&self) -> bool {
-        self.others.missed > 0 || self.others.facts > 0
+        self.others.missed > 0 || self.others.metadata > 0
     }
 }
 
 impl Losses {
-    /// Whether the totals say that something was lost since the last look.
+    /// Whether the totals show losses since the last update.
     #[must_use]
     pub(crate) const fn grew(&self, dropped: u64, others: Others) -> bool {
-        let Others { missed, facts, withheld } = others;
+        let Others { missed, metadata, withheld } = others;
         dropped > self.dropped
             || missed > self.others.missed
-            || facts > self.others.facts
+            || metadata > self.others.metadata
             || withheld > self.others.withheld
     }
 
-    /// What is new in the tables, and of the others.
+    /// Applies new totals. Returns the losses since the last update.
     pub(crate) fn update(&mut self, drops: &Drops, others: Others) -> NewLosses {
         let mut by: Vec<LossBy> = drops
             .iter()
@@ -72,7 +72,7 @@ impl Losses {
             dropped,
             others: Others {
                 missed: others.missed.saturating_sub(before.missed),
-                facts: others.facts.saturating_sub(before.facts),
+                metadata: others.metadata.saturating_sub(before.metadata),
                 withheld: others.withheld.saturating_sub(before.withheld),
             },
             by,
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn each_look_tells_what_is_new() {
+    fn each_update_reports_only_new_losses() {
         let none = Others::default();
         let mut losses = Losses::default();
         let first = losses.update(&Drops::from([(key(5, 0), 3), (key(5, 11), 1)]), none);
@@ -116,12 +116,12 @@ mod tests {
         assert!(!losses.grew(4, none) && losses.grew(5, none));
         for more in [
             Others { missed: 1, ..none },
-            Others { facts: 1, ..none },
+            Others { metadata: 1, ..none },
             Others { withheld: 1, ..none },
         ] {
             assert!(losses.grew(4, more));
         }
-        let others = Others { missed: 2, facts: 5, withheld: 1 };
+        let others = Others { missed: 2, metadata: 5, withheld: 1 };
         let drops = Drops::from([(key(5, 0), 3), (key(5, 11), 1), (key(0, 0), 7)]);
         let second = losses.update(&drops, others);
         assert_eq!((second.dropped, second.others), (7, others));
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_told_again_is_a_loss_that_the_state_does_not_rest_on() {
+    fn repeatable_records_are_not_a_loss_of_state() {
         let mut losses = Losses::default();
         let new = losses.update(&Drops::default(), Others { withheld: 9, ..Others::default() });
         assert!(!new.is_empty() && !new.are_of_state());

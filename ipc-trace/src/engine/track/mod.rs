@@ -1,24 +1,26 @@
-//! What is known beyond a single record: processes, namespaces, queues, time. Pure state machines
-//! that records feed: no kernel, no output.
+//! The tracked state beyond single records: processes, namespaces, queues, objects, time. Pure state machines
+//! fed by records: no kernel, no output.
 //!
 //! | module | its job |
 //! | --- | --- |
-//! | [`clock`] | from boot time to the time of day |
-//! | [`contexts`] | who a thread is |
-//! | [`identity`] | who a process is, beside its numbers |
-//! | [`namespaces`] | which namespaces live, since when, made by whom |
-//! | [`queues`] | queues' names, and the namespaces of queues whose namespace is dead |
-//! | [`objects`] | objects and their lives |
-//! | [`losses`] | what was lost since the last look |
+//! | [`clock`] | converts boot time to the time of day |
+//! | [`contexts`] | tasks by thread and context |
+//! | [`identity`] | further identity of processes: arguments, uid map, ancestors |
+//! | [`namespaces`] | IPC namespaces: creation and death |
+//! | [`queues`] | queues' names, and the namespaces of dead file systems |
+//! | [`objects`] | objects, from creation to destruction |
+//! | [`losses`] | losses since the last update |
 //! | [`stats`] | counts by namespace, for the report |
-//! | [`last_hit`] | a table that remembers what it was asked for last |
+//! | [`histogram`] | durations of an operation's calls |
+//! | [`last_hit`] | a map that caches the index of its last hit |
 //! | [`processes`] | the processes in one namespace |
 //!
-//! Invariant: state is bounded by what lives plus a fixed remainder, and what falls out is counted.
+//! Invariant: state is bounded by what exists plus a fixed remainder, and evictions are counted.
 
 pub(crate) mod clock;
 pub(crate) mod containers;
 pub(crate) mod contexts;
+mod histogram;
 pub(crate) mod identity;
 pub(crate) mod last_hit;
 pub(crate) mod losses;
@@ -45,7 +47,7 @@ use crate::{
     engine::track::containers::Containers,
     event::{
         CallObject, Container, Ipc, IpcNsRef, ReadFrom,
-        value::{AbiName, CallError, FamilyName, Hex32, OpName, OsBytes},
+        value::{AbiName, CallError, Hex32, KindName, OpName, OsBytes},
     },
     input::Call,
     input::batch::BatchGroup,
@@ -58,18 +60,18 @@ use namespaces::NamespaceTracker;
 use objects::{AppliedCall, ObjectTracker, tracked::ObjectId};
 use queues::Queues;
 
-/// Hash tables. In which order they are gone through depends on what they begin with alone, which is an input.
+/// Hash maps. Their iteration order depends only on the seed, which is an input.
 pub(crate) type HashMap<K, V> = std::collections::HashMap<K, V, Seeded>;
 
-/// What hash tables begin with.
+/// The seed of all hash maps.
 static SEED: OnceLock<SharedSeed> = OnceLock::new();
 
-/// Hash tables begin with this from now on; the first one counts.
+/// Sets the seed; only the first call has an effect.
 pub(crate) fn seed(seed: u64) {
     SEED.get_or_init(|| SharedSeed::from_u64(seed));
 }
 
-/// Makes hashers that begin with the seed.
+/// Builds hashers with the seed.
 #[derive(Clone, Debug)]
 pub(crate) struct Seeded(SeedableRandomState);
 
@@ -87,7 +89,7 @@ impl BuildHasher for Seeded {
     }
 }
 
-/// All that is known.
+/// The tracked state.
 #[derive(Debug)]
 pub(crate) struct Tracker {
     /// Time
@@ -104,19 +106,19 @@ pub(crate) struct Tracker {
     pub containers: Containers,
 }
 
-/// Where an object is.
+/// The location of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ObjectLocation {
-    /// Its namespace
+    /// Its namespace; `None`: unknown.
     pub ns: Option<NsRef>,
-    /// Whether that is not the caller's
+    /// Whether that differs from the caller's namespace; `None`: unknown.
     pub foreign: Option<bool>,
-    /// Whether that had died before the call
+    /// Whether that namespace had died before the call.
     pub dead: bool,
 }
 
 impl Tracker {
-    /// Nothing is known yet.
+    /// An empty state.
     #[must_use]
     pub(crate) fn new(clock: Clock) -> Self {
         Self {
@@ -129,21 +131,21 @@ impl Tracker {
         }
     }
 
-    /// Where the object of a call is: for System V always in the caller's namespace, as ids and keys
-    /// are looked up there; a queue is where its descriptor leads to, or for a name in the caller's.
+    /// The location of a call's object. System V ids and keys are always looked up in the caller's namespace.
+    /// A queue is located by its descriptor, or for a name in the caller's namespace.
     #[must_use]
     pub(crate) fn place(&self, call: &Call<'_>) -> ObjectLocation {
         let own = ObjectLocation { ns: Some(call.record.ns), foreign: Some(false), dead: false };
         match call.queue() {
             None => own,
             Some(queue) if queue.flags & queue_flag::KNOWN != 0 => self.place_of_queue(queue),
-            // A name that led to no queue was looked up in the caller's namespace.
+            // A name without a queue was looked up in the caller's namespace.
             Some(_) if !call.op.takes_descriptor() => own,
             Some(_) => ObjectLocation { ns: None, foreign: None, dead: false },
         }
     }
 
-    /// As [`Self::place`], of calls that came together.
+    /// As [`Self::place`], for a group of batched calls.
     #[must_use]
     pub(crate) fn place_of_group(
         &self,
@@ -163,11 +165,11 @@ impl Tracker {
         ObjectLocation { ns, foreign: Some(queue.flags & queue_flag::FOREIGN != 0), dead }
     }
 
-    /// What a call did to objects.
-    pub(crate) fn act(&mut self, call: &Call<'_>) -> Vec<objects::ObjectChange> {
+    /// Applies a call to the objects. Returns their changes.
+    pub(crate) fn apply(&mut self, call: &Call<'_>) -> Vec<objects::ObjectChange> {
         let Some(mut effect) = call.effect() else { return Vec::new() };
         if let CallEffect::Opened { name, .. } = &mut effect {
-            // Not what the caller gave, where the queue's own name is known.
+            // Prefer the queue's own name over the one that the caller passed.
             *name = self.queue_name(call).map(|(name, _)| name.into_owned());
         }
         let record = call.record;
@@ -184,11 +186,11 @@ impl Tracker {
         };
         let ns = queue_ns.unwrap_or(record.ns);
         let death = self.namespaces.get(ns).and_then(|info| info.death);
-        // A record of a namespace that has died comes late: its objects are gone.
+        // A late record of a dead namespace: its objects are gone.
         if death.is_some() && !makes {
             return Vec::new();
         }
-        let act = AppliedCall {
+        let applied = AppliedCall {
             boot_ns: record.boot_ns,
             ns: record.ns,
             tid: record.tid,
@@ -197,31 +199,31 @@ impl Tracker {
             gid: record.egid,
             comm: record.comm,
             context: record.context,
-            facts: self.contexts.get(record.tid, record.context),
+            task_info: self.contexts.get(record.tid, record.context),
             effect,
         };
-        let mut changes = self.objects.act(&act, queue_ns);
+        let mut changes = self.objects.apply(&applied, queue_ns);
         if let Some(death) = death {
             changes.extend(self.objects.ended(ns, death));
         }
         changes
     }
 
-    /// What calls did to an object that came together: all are uses, which nothing is told of.
-    pub(crate) fn act_all(&mut self, head: &BatchHead, group: &BatchGroup<'_>) {
+    /// Applies a group of batched calls: all are uses, which cause no changes.
+    pub(crate) fn apply_group(&mut self, head: &BatchHead, group: &BatchGroup<'_>) {
         let (effect, ns) = match group.queue {
-            None => (CallEffect::Used(group.op.family(), group.id), Some(head.ns)),
+            None => (CallEffect::Used(group.op.object_kind(), group.id), Some(head.ns)),
             Some(queue) => (CallEffect::QueueUsed(*queue), self.whose(queue)),
         };
         let Some(ns) = ns else { return };
         if self.namespaces.get(ns).is_some_and(|info| info.death.is_some()) {
             return;
         }
-        if group.succeeded == 0 {
+        if group.error.is_some() {
             return;
         }
-        let act = AppliedCall {
-            boot_ns: group.succeeded_ns,
+        let applied = AppliedCall {
+            boot_ns: group.last_ns,
             ns: head.ns,
             tid: head.tid,
             pid: head.pid,
@@ -229,10 +231,10 @@ impl Tracker {
             gid: head.egid,
             comm: head.comm,
             context: head.context,
-            facts: self.contexts.get(head.tid, head.context),
+            task_info: self.contexts.get(head.tid, head.context),
             effect,
         };
-        self.objects.act_often(&act, ns, group.succeeded);
+        self.objects.apply_repeated(&applied, ns, group.count);
     }
 
     /// The namespace of a queue.
@@ -240,23 +242,23 @@ impl Tracker {
         objects::namespace_of(queue, |dev| self.queues.namespace_of(dev))
     }
 
-    /// The id and key of a System V object that a call was about, as far as they are known.
+    /// The id and key of a call's System V object, as far as known.
     fn identity(&self, call: &Call<'_>, ns: Option<NsRef>) -> (Option<i32>, Option<Hex32>) {
         let named = call.named();
         let record = call.record;
         let mut id = named.id;
         let mut ns = ns;
         if call.op == Op::Shmdt {
-            let facts = self.contexts.get(record.tid, record.context);
+            let task_info = self.contexts.get(record.tid, record.context);
             let [at, ..] = record.args;
             let known = match CallError::from_ret(record.ret) {
-                None => self.objects.attachment(record.pid, facts, at, record.boot_ns),
+                None => self.objects.attachment(record.pid, task_info, at, record.boot_ns),
                 Some(_) => None,
             };
             (ns, id) = known.unzip();
         }
-        let kind = call.op.family();
-        // It is there, and the call was refused for another reason.
+        let kind = call.op.object_kind();
+        // The object exists; the call failed for another reason.
         const ENOENT: CallError = CallError(2);
         let refused = CallError::from_ret(record.ret).is_some_and(|error| error != ENOENT);
         if let (Some(ns), None, Some(Hex32(key)), true) = (ns, id, named.key, refused) {
@@ -266,18 +268,18 @@ impl Tracker {
         (id, named.key.or_else(|| known.and_then(|one| one.key).map(Hex32)))
     }
 
-    /// The container of the thread that made a call, to be shown on a line.
+    /// The container of a call's thread, for a line.
     pub(crate) fn show_container(&mut self, record: &CallRecord) -> Option<Arc<Container>> {
-        let facts = self.contexts.get(record.tid, record.context)?;
-        facts.show_container(&mut self.containers)
+        let task_info = self.contexts.get(record.tid, record.context)?;
+        task_info.show_container(&mut self.containers)
     }
 
-    /// A thread's context came.
+    /// Adds a thread's context.
     pub(crate) fn context(&mut self, context: &Context) {
         self.contexts.insert(context, &mut self.containers);
     }
 
-    /// The event of a call, by a thread in a container.
+    /// Builds the event of a call.
     #[must_use]
     pub(crate) fn ipc<'a>(
         &'a self,
@@ -304,7 +306,7 @@ impl Tracker {
             container,
             ipc_ns: self.namespaces.show(record.ns),
             object: CallObject {
-                kind: FamilyName(call.op.family()),
+                kind: KindName(call.op.object_kind()),
                 id,
                 key,
                 name,
@@ -318,8 +320,7 @@ impl Tracker {
         }
     }
 
-    /// The name of the queue that a call was about: its own, where that is known, or else the one that the caller
-    /// gave.
+    /// The name of a call's queue: its own if known, otherwise the one that the caller passed.
     #[must_use]
     pub(crate) fn queue_name<'a>(&'a self, call: &Call<'a>) -> Option<(OsBytes<'a>, ReadFrom)> {
         let own = call.queue().and_then(|queue| self.queues.name(queue));

@@ -1,9 +1,8 @@
-//! Which namespaces live, since when, and by whom they were made.
+//! IPC namespaces: their creation and death.
 //!
-//! Births are seen as they happen. Deaths are found by looking: a namespace that is missing from
-//! two complete lists in a row, or whose number has been given to another, has died in between.
-//! One list is not enough: it is read without the kernel's lock, and may miss an entry that is
-//! next to one being removed.
+//! Creations are observed as they happen. Deaths are found by listing: a namespace that is missing from two
+//! complete lists in a row, or whose number was reused, has died in between. One list isn't enough: it is
+//! read without the kernel's lock, and may miss an entry next to one being removed.
 
 use std::{collections::VecDeque, rc::Rc};
 
@@ -12,57 +11,57 @@ use ipc_trace_common::{record::NsRef, state::HOST_INUM};
 use super::{HashMap, contexts::TaskInfo};
 use crate::{event::IpcNs, input::namespace_list::NamespaceList};
 
-/// Dead namespaces that are remembered: records of theirs may still come, late.
-const DEAD: usize = 1 << 14;
+/// Number of dead namespaces kept: records of theirs may still arrive.
+const MAX_DEAD: usize = 1 << 14;
 
-/// How a namespace came to be.
+/// The creation of a namespace.
 #[derive(Clone, Debug)]
 pub(crate) struct NamespaceCreation {
-    /// When
+    /// When, boot time in nanoseconds.
     pub boot_ns: u64,
-    /// The thread that made it
+    /// The thread that created it.
     pub tid: u32,
-    /// Who that is
+    /// The task of that thread.
     pub by: Option<Rc<TaskInfo>>,
 }
 
-/// A namespace's end.
+/// The death of a namespace, between two times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Death {
-    /// It existed then
+    /// When it last existed, boot time in nanoseconds; `None`: unknown.
     pub after: Option<u64>,
-    /// It did not exist any more then
+    /// When it no longer existed, boot time in nanoseconds.
     pub before: u64,
 }
 
-/// What is known of a namespace.
+/// A tracked namespace.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct NamespaceInfo {
     /// The kernel's own number
     pub ns_id: Option<u64>,
-    /// Its birth, if that was seen
-    pub birth: Option<NamespaceCreation>,
-    /// Its end
+    /// Its creation, if observed.
+    pub creation: Option<NamespaceCreation>,
+    /// Its death.
     pub death: Option<Death>,
-    /// Whether it was there at the start, or a line has told of it
-    told: bool,
-    /// When it was known to exist last
+    /// Whether it existed at the start or was reported on a line.
+    reported: bool,
+    /// When it was last known to exist.
     alive: Option<u64>,
-    /// The first list, since then, in which it was missing
+    /// The first list since then in which it was missing.
     missing: Option<u64>,
 }
 
-/// All namespaces that are known.
+/// All tracked namespaces.
 #[derive(Debug, Default)]
 pub(crate) struct NamespaceTracker {
     known: HashMap<NsRef, NamespaceInfo>,
-    /// The latest life of each number
+    /// The latest generation of each number.
     latest: HashMap<u32, u32>,
     dead: VecDeque<NsRef>,
 }
 
 impl NamespaceTracker {
-    /// A namespace showed itself: in a record or in a list.
+    /// A namespace was seen in a record or a list. Returns the namespace that it replaced.
     pub(crate) fn found(
         &mut self,
         ns: NsRef,
@@ -76,46 +75,47 @@ impl NamespaceTracker {
         ended
     }
 
-    /// A namespace was made.
-    pub(crate) fn born(
+    /// A namespace was created. Returns the namespace that it replaced.
+    pub(crate) fn insert_created(
         &mut self,
         ns: NsRef,
         ns_id: Option<u64>,
-        birth: NamespaceCreation,
+        creation: NamespaceCreation,
     ) -> Option<(NsRef, Death)> {
-        let ended = self.found(ns, ns_id, birth.boot_ns);
+        let ended = self.found(ns, ns_id, creation.boot_ns);
         if let Some(info) = self.known.get_mut(&ns) {
-            info.birth = Some(birth);
-            info.told = true;
+            info.creation = Some(creation);
+            info.reported = true;
         }
         ended
     }
 
-    /// All that are known were there at the start.
+    /// Marks all known namespaces as existing at the start.
     pub(crate) fn were_there(&mut self) {
-        self.known.values_mut().for_each(|info| info.told = true);
+        self.known.values_mut().for_each(|info| info.reported = true);
     }
 
-    /// Those that live and of which no line has told: their births were lost.
-    pub(crate) fn take_untold(&mut self) -> Vec<NsRef> {
-        let untold = self.known.iter_mut().filter(|(_, info)| !info.told && info.death.is_none());
-        let mut untold: Vec<NsRef> = untold
+    /// Marks and returns the living namespaces that weren't reported: their creation records were lost.
+    pub(crate) fn take_unreported(&mut self) -> Vec<NsRef> {
+        let unreported =
+            self.known.iter_mut().filter(|(_, info)| !info.reported && info.death.is_none());
+        let mut unreported: Vec<NsRef> = unreported
             .map(|(ns, info)| {
-                info.told = true;
+                info.reported = true;
                 *ns
             })
             .collect();
-        untold.sort_unstable();
-        untold
+        unreported.sort_unstable();
+        unreported
     }
 
-    /// How many live.
+    /// Number of living namespaces.
     #[must_use]
     pub(crate) fn living(&self) -> usize {
         self.known.values().filter(|info| info.death.is_none()).count()
     }
 
-    /// A number has one namespace at a time: when a new one has it, the one before is dead.
+    /// Ends the previous namespace of a number: only one has it at a time.
     fn supersede(&mut self, ns: NsRef, boot_ns: u64) -> Option<(NsRef, Death)> {
         let latest = self.latest.entry(ns.inum).or_insert(ns.generation);
         if *latest >= ns.generation {
@@ -137,8 +137,11 @@ impl NamespaceTracker {
         Some(death)
     }
 
-    /// A list of what exists: those that have died since the lists before.
-    pub(crate) fn listed(&mut self, namespace_list: &NamespaceList) -> Vec<(NsRef, Death)> {
+    /// Applies a namespace list. Returns the namespaces that have died.
+    pub(crate) fn on_namespace_list(
+        &mut self,
+        namespace_list: &NamespaceList,
+    ) -> Vec<(NsRef, Death)> {
         let mut ended = Vec::new();
         for alive in &namespace_list.alive {
             ended.extend(self.found(alive.ns, alive.ns_id, namespace_list.boot_ns));
@@ -151,7 +154,7 @@ impl NamespaceTracker {
         }
         let mut gone = Vec::new();
         for (ns, info) in &mut self.known {
-            // What showed itself after the list began need not be in it.
+            // A namespace seen after the list began need not be in it.
             if info.death.is_some() || info.alive >= Some(namespace_list.boot_ns) {
                 continue;
             }
@@ -167,9 +170,9 @@ impl NamespaceTracker {
         ended
     }
 
-    /// Forgets dead namespaces beyond the bound: call when no earlier record can come any more.
+    /// Evicts dead namespaces beyond the bound. Call this when no earlier record can arrive.
     pub(crate) fn forget(&mut self) {
-        while self.dead.len() > DEAD {
+        while self.dead.len() > MAX_DEAD {
             if let Some(ns) = self.dead.pop_front() {
                 self.known.remove(&ns);
                 if self.latest.get(&ns.inum) == Some(&ns.generation) {
@@ -179,20 +182,20 @@ impl NamespaceTracker {
         }
     }
 
-    /// What is known of a namespace.
+    /// The state of a namespace.
     #[must_use]
     pub(crate) fn get(&self, ns: NsRef) -> Option<&NamespaceInfo> {
         self.known.get(&ns)
     }
 
-    /// The live namespace of a number.
+    /// The living namespace of a number.
     #[must_use]
     pub(crate) fn of_inum(&self, inum: u32) -> Option<NsRef> {
         let ns = NsRef { inum, generation: *self.latest.get(&inum)? };
         self.known.get(&ns).filter(|info| info.death.is_none()).map(|_| ns)
     }
 
-    /// All that are known, by number and generation.
+    /// All namespaces, by number and generation.
     #[must_use]
     pub(crate) fn all(&self) -> Vec<(NsRef, &NamespaceInfo)> {
         let mut all: Vec<_> = self.known.iter().map(|(ns, info)| (*ns, info)).collect();
@@ -232,65 +235,65 @@ mod tests {
         NamespaceList { boot_ns, alive, complete, ..NamespaceList::default() }
     }
 
-    fn birth(boot_ns: u64) -> NamespaceCreation {
+    fn creation(boot_ns: u64) -> NamespaceCreation {
         NamespaceCreation { boot_ns, tid: 1, by: None }
     }
 
     #[test]
-    fn death_lies_between_the_last_sight_and_the_first_miss() {
+    fn a_death_lies_between_the_last_listing_and_the_first_miss() {
         let mut all = NamespaceTracker::default();
-        assert!(all.listed(&list(10, &[ns(1, 1), ns(2, 1)], true)).is_empty());
-        assert!(all.listed(&list(20, &[ns(1, 1)], true)).is_empty());
-        let ended = all.listed(&list(30, &[ns(1, 1)], true));
+        assert!(all.on_namespace_list(&list(10, &[ns(1, 1), ns(2, 1)], true)).is_empty());
+        assert!(all.on_namespace_list(&list(20, &[ns(1, 1)], true)).is_empty());
+        let ended = all.on_namespace_list(&list(30, &[ns(1, 1)], true));
         assert_eq!(ended, [(ns(2, 1), Death { after: Some(10), before: 20 })]);
-        assert!(all.listed(&list(40, &[ns(1, 1)], true)).is_empty());
+        assert!(all.on_namespace_list(&list(40, &[ns(1, 1)], true)).is_empty());
         assert_eq!(all.of_inum(2), None);
         assert_eq!(all.of_inum(1), Some(ns(1, 1)));
     }
 
     #[test]
-    fn one_miss_or_a_list_cut_short_is_no_death() {
+    fn a_single_miss_or_an_incomplete_list_is_not_a_death() {
         let mut all = NamespaceTracker::default();
-        all.listed(&list(10, &[ns(1, 1)], true));
-        assert!(all.listed(&list(20, &[], true)).is_empty());
-        assert!(all.listed(&list(30, &[ns(1, 1)], true)).is_empty());
-        assert!(all.listed(&list(40, &[], true)).is_empty());
-        assert!(all.listed(&list(50, &[], false)).is_empty());
-        assert_eq!(all.listed(&list(60, &[], true)).len(), 1);
+        all.on_namespace_list(&list(10, &[ns(1, 1)], true));
+        assert!(all.on_namespace_list(&list(20, &[], true)).is_empty());
+        assert!(all.on_namespace_list(&list(30, &[ns(1, 1)], true)).is_empty());
+        assert!(all.on_namespace_list(&list(40, &[], true)).is_empty());
+        assert!(all.on_namespace_list(&list(50, &[], false)).is_empty());
+        assert_eq!(all.on_namespace_list(&list(60, &[], true)).len(), 1);
     }
 
     #[test]
-    fn a_namespace_that_was_made_while_the_list_was_read_is_not_missed() {
+    fn a_namespace_created_during_the_listing_is_not_missed() {
         let mut all = NamespaceTracker::default();
-        all.born(ns(3, 1), None, birth(25));
-        assert!(all.listed(&list(20, &[], true)).is_empty());
-        assert!(all.listed(&list(24, &[], true)).is_empty());
+        all.insert_created(ns(3, 1), None, creation(25));
+        assert!(all.on_namespace_list(&list(20, &[], true)).is_empty());
+        assert!(all.on_namespace_list(&list(24, &[], true)).is_empty());
         assert!(all.get(ns(3, 1)).unwrap().missing.is_none());
     }
 
     #[test]
-    fn a_number_that_is_given_again_ends_the_life_before() {
+    fn a_reused_number_ends_the_previous_generation() {
         let mut all = NamespaceTracker::default();
-        all.born(ns(3, 1), None, birth(10));
-        let ended = all.born(ns(3, 2), Some(77), birth(50));
+        all.insert_created(ns(3, 1), None, creation(10));
+        let ended = all.insert_created(ns(3, 2), Some(77), creation(50));
         assert_eq!(ended, Some((ns(3, 1), Death { after: Some(10), before: 50 })));
         assert_eq!(all.show(ns(3, 2)).ns_id, Some(77));
         assert_eq!(all.of_inum(3), Some(ns(3, 2)));
-        // A late record of the first life does not raise it.
+        // A late record of the first generation doesn't revive it.
         assert_eq!(all.found(ns(3, 1), None, 60), None);
         assert_eq!(all.of_inum(3), Some(ns(3, 2)));
     }
 
     #[test]
-    fn the_dead_are_bounded() {
+    fn dead_namespaces_are_bounded() {
         let mut all = NamespaceTracker::default();
-        for i in 0..3 * DEAD as u32 {
-            all.born(ns(i, 1), None, birth(1));
+        for i in 0..3 * MAX_DEAD as u32 {
+            all.insert_created(ns(i, 1), None, creation(1));
         }
-        all.listed(&list(10, &[], true));
-        all.listed(&list(20, &[], true));
+        all.on_namespace_list(&list(10, &[], true));
+        all.on_namespace_list(&list(20, &[], true));
         all.forget();
-        assert_eq!(all.known.len(), DEAD);
-        assert_eq!(all.latest.len(), DEAD);
+        assert_eq!(all.known.len(), MAX_DEAD);
+        assert_eq!(all.latest.len(), MAX_DEAD);
     }
 }

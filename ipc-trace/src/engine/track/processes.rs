@@ -1,22 +1,20 @@
-//! The processes that made calls in one namespace: bounded, and right for those that live.
+//! The processes that made calls in one namespace: bounded, and exact for living processes.
 
 use std::{borrow::Cow, rc::Rc, sync::Arc};
 
 use super::{contexts::TaskInfo, last_hit::LastHitMap};
 use crate::{
     engine::track::containers::{ContainerHandle, Containers},
-    event::{Container, OtherNs, report::ProcessReport, value::OsBytes},
+    event::{Container, NsInodes, report::ProcessReport, value::OsBytes},
+    input::process::ProcessId,
 };
 
-/// Processes of one namespace that are kept apart.
-const LIMIT: usize = 512;
-
-/// A process: its number and start time, where that is known.
-type ProcessEntryKey = (u32, u64);
+/// Number of processes kept per namespace.
+const MAX_PROCESSES: usize = 512;
 
 #[derive(Clone, Debug)]
 struct ProcessEntry {
-    facts: Option<Rc<TaskInfo>>,
+    task_info: Option<Rc<TaskInfo>>,
     comm: [u8; 16],
     uid: u32,
     gid: u32,
@@ -26,10 +24,10 @@ struct ProcessEntry {
     last_boot_ns: u64,
 }
 
-/// What a record says of its process.
+/// The caller, as its records describe it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CallingProcess {
-    /// Its number
+    /// The process.
     pub pid: u32,
     /// The thread's name, NUL-padded
     pub comm: [u8; 16],
@@ -37,50 +35,50 @@ pub(crate) struct CallingProcess {
     pub uid: u32,
     /// Effective group
     pub gid: u32,
-    /// When it called last
+    /// When it last made a call, boot time in nanoseconds.
     pub boot_ns: u64,
 }
 
-/// What a process did.
+/// Counts of a process's calls.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CallCounts {
     /// Calls
     pub calls: u64,
-    /// Those that failed
+    /// Failed calls.
     pub failed: u64,
-    /// Those whose object belongs to another namespace
+    /// Calls on objects of another namespace.
     pub foreign: u64,
 }
 
 /// The processes of one namespace.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct NamespaceProcesses {
-    known: LastHitMap<ProcessEntryKey, ProcessEntry>,
-    folded: u64,
+    known: LastHitMap<ProcessId, ProcessEntry>,
+    evicted: u64,
     containers: Vec<ContainerHandle>,
-    containers_folded: u64,
+    containers_evicted: u64,
 }
 
 impl NamespaceProcesses {
-    /// A process made calls.
+    /// Counts a process's calls.
     #[inline]
     pub(crate) fn count(
         &mut self,
         caller: &CallingProcess,
-        facts: Option<&Rc<TaskInfo>>,
+        task_info: Option<&Rc<TaskInfo>>,
         counts: CallCounts,
     ) {
-        let key = (caller.pid, facts.map_or(0, |f| f.start_boot_ns));
+        let key = (caller.pid, task_info.map_or(0, |f| f.start_boot_ns));
         let one = self.known.get_or_insert(key, |known| {
-            if known.len() >= LIMIT {
+            if known.len() >= MAX_PROCESSES {
                 make_room(known);
-                self.folded += (LIMIT / 2) as u64;
+                self.evicted += (MAX_PROCESSES / 2) as u64;
             }
-            if let Some(container) = facts.and_then(|facts| facts.container.as_ref()) {
-                add(&mut self.containers, &mut self.containers_folded, container);
+            if let Some(container) = task_info.and_then(|task_info| task_info.container.as_ref()) {
+                add(&mut self.containers, &mut self.containers_evicted, container);
             }
             ProcessEntry {
-                facts: facts.cloned(),
+                task_info: task_info.cloned(),
                 comm: caller.comm,
                 uid: caller.uid,
                 gid: caller.gid,
@@ -90,14 +88,14 @@ impl NamespaceProcesses {
                 last_boot_ns: 0,
             }
         });
-        if let (Some(facts), Some(before)) = (facts, &one.facts)
-            && facts.container != before.container
+        if let (Some(task_info), Some(before)) = (task_info, &one.task_info)
+            && task_info.container != before.container
         {
-            // It was moved.
-            if let Some(container) = &facts.container {
-                add(&mut self.containers, &mut self.containers_folded, container);
+            // The process changed its cgroup.
+            if let Some(container) = &task_info.container {
+                add(&mut self.containers, &mut self.containers_evicted, container);
             }
-            one.facts = Some(Rc::clone(facts));
+            one.task_info = Some(Rc::clone(task_info));
         }
         one.calls += counts.calls;
         one.failed += counts.failed;
@@ -105,24 +103,24 @@ impl NamespaceProcesses {
         one.last_boot_ns = caller.boot_ns;
     }
 
-    /// A container has a process there.
+    /// Adds a container that has a process in the namespace.
     pub(crate) fn lives(&mut self, container: &ContainerHandle) {
-        add(&mut self.containers, &mut self.containers_folded, container);
+        add(&mut self.containers, &mut self.containers_evicted, container);
     }
 
-    /// The containers of all, by name, and how many processes had others for which there was no room.
+    /// The containers of all processes, by name, and the number of containers for which there was no room.
     #[must_use]
     pub(crate) fn containers(&self, all: &Containers) -> (Vec<Arc<Container>>, u64) {
-        (all.sorted(&self.containers), self.containers_folded)
+        (all.sorted(&self.containers), self.containers_evicted)
     }
 
-    /// How many had to make room.
+    /// Number of evicted processes.
     #[must_use]
-    pub(crate) const fn folded(&self) -> u64 {
-        self.folded
+    pub(crate) const fn evicted(&self) -> u64 {
+        self.evicted
     }
 
-    /// All that are kept, those with most calls first.
+    /// All processes kept, those with most calls first.
     #[must_use]
     pub(crate) fn report(&self, containers: &Containers) -> Vec<ProcessReport> {
         let mut all: Vec<_> = self.known.iter().collect();
@@ -131,43 +129,42 @@ impl NamespaceProcesses {
     }
 }
 
-fn add(containers: &mut Vec<ContainerHandle>, folded: &mut u64, container: &ContainerHandle) {
+fn add(containers: &mut Vec<ContainerHandle>, evicted: &mut u64, container: &ContainerHandle) {
     if containers.iter().rev().any(|known| known == container) {
         return;
     }
-    if containers.len() < LIMIT {
+    if containers.len() < MAX_PROCESSES {
         containers.push(container.clone());
     } else {
-        *folded += 1;
+        *evicted += 1;
     }
 }
 
-/// Drops the half that matters less: those that have been silent, by calls. One that reached into
-/// another namespace goes last.
-fn make_room(known: &mut LastHitMap<ProcessEntryKey, ProcessEntry>) {
+/// Evicts the less important half: inactive processes with few calls. Processes with foreign calls go last.
+fn make_room(known: &mut LastHitMap<ProcessId, ProcessEntry>) {
     let mut order: Vec<_> =
         known.iter().map(|(key, one)| ((one.foreign, one.calls, one.last_boot_ns), *key)).collect();
     order.sort_unstable();
-    for (_, key) in order.iter().take(LIMIT / 2) {
+    for (_, key) in order.iter().take(MAX_PROCESSES / 2) {
         known.remove(key);
     }
 }
 
 impl ProcessEntry {
     fn report(&self, pid: u32, containers: &Containers) -> ProcessReport {
-        let facts = self.facts.as_deref();
+        let task_info = self.task_info.as_deref();
         let comm = OsBytes::until_nul(&self.comm);
         ProcessReport {
             pid,
-            ppid: facts.map(|f| f.ppid),
+            ppid: task_info.map(|f| f.ppid),
             comm: OsBytes(Cow::Owned(comm.0.into_owned())),
-            exe: facts.and_then(|f| f.exe.clone()),
+            exe: task_info.and_then(|f| f.exe.clone()),
             uid: self.uid,
             gid: self.gid,
-            start_boot_ns: facts.map(|f| f.start_boot_ns),
-            ns: facts.map_or(OtherNs::default(), |f| f.ns),
-            identity: facts.map(|f| f.identity_as(self.uid)).unwrap_or_default(),
-            container: facts.and_then(|facts| facts.container(containers)),
+            start_boot_ns: task_info.map(|f| f.start_boot_ns),
+            ns: task_info.map_or(NsInodes::default(), |f| f.ns),
+            identity: task_info.map(|f| f.identity_as(self.uid)).unwrap_or_default(),
+            container: task_info.and_then(|task_info| task_info.container(containers)),
             calls: self.calls,
             failed: self.failed,
             foreign_calls: self.foreign,
@@ -180,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_processes_are_folded_and_the_busy_one_stays() {
+    fn idle_processes_are_evicted_and_the_busy_one_stays() {
         let mut processes = NamespaceProcesses::default();
         let caller = |pid| CallingProcess { pid, comm: [0; 16], uid: 0, gid: 0, boot_ns: 0 };
         let counts = CallCounts { calls: 1, failed: 0, foreign: 0 };
@@ -189,8 +186,8 @@ mod tests {
             processes.count(&caller(100 + round), None, counts);
         }
         let report = processes.report(&Containers::default());
-        assert!(report.len() <= LIMIT);
+        assert!(report.len() <= MAX_PROCESSES);
         assert_eq!((report[0].pid, report[0].calls), (1, 10_000));
-        assert_eq!(report.len() as u64 + processes.folded(), 10_001);
+        assert_eq!(report.len() as u64 + processes.evicted(), 10_001);
     }
 }

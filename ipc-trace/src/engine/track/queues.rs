@@ -1,4 +1,4 @@
-//! Queues: their names, and the namespaces that their file systems belonged to.
+//! Queues: their names, and the namespaces of their file systems.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ use crate::{
 /// A queue: device number of its file system, inode number.
 type QueueKey = (u32, u64);
 
-/// What is known of queues.
+/// The queues' names and namespaces.
 #[derive(Debug, Default)]
 pub(crate) struct Queues {
     names: TwoGenCache<QueueKey, (Box<[u8]>, ReadFrom)>,
@@ -22,7 +22,7 @@ pub(crate) struct Queues {
 }
 
 impl Queues {
-    /// A queue showed itself.
+    /// Adds a queue's record.
     pub(crate) fn insert(&mut self, record: &QueueRecord) {
         self.remember_namespace(&record.queue);
         if record.header.flags & flag::DETAIL != 0 {
@@ -32,13 +32,14 @@ impl Queues {
         }
     }
 
-    /// A snapshot found a queue, with its name.
-    pub(crate) fn listed(&mut self, queue: &QueueRef, name: &[u8]) {
+    /// Adds a queue found by a snapshot.
+    pub(crate) fn insert_from_snapshot(&mut self, queue: &QueueRef, name: &[u8]) {
         self.remember_namespace(queue);
         self.remember_name(queue, name, ReadFrom::Kernel);
     }
 
-    /// A call opened a queue. What it gave for a name is no more than a stopgap, until the queue shows itself.
+    /// Adds a queue opened by a call. The name passed by the caller is used only until the queue's own is
+    /// known.
     pub(crate) fn opened(&mut self, call: &Call<'_>) {
         if let CallPayload::Name(part) = call.part
             && part.queue.flags & queue_flag::KNOWN != 0
@@ -59,7 +60,7 @@ impl Queues {
         }
     }
 
-    /// A name that is known never makes room for one from a weaker source.
+    /// Keeps a known name rather than one from a weaker source.
     fn remember_name(&mut self, queue: &QueueRef, name: &[u8], from: ReadFrom) {
         let key = (queue.dev, queue.ino);
         let better =
@@ -69,7 +70,7 @@ impl Queues {
         }
     }
 
-    /// A queue's name, and where that comes from.
+    /// A queue's name and its source.
     #[must_use]
     pub(crate) fn name(&self, queue: &QueueRef) -> Option<(OsBytes<'_>, ReadFrom)> {
         if queue.flags & queue_flag::KNOWN == 0 {
@@ -85,7 +86,7 @@ impl Queues {
         self.namespaces.get(&dev).copied()
     }
 
-    /// Names and file systems that had to make room.
+    /// Number of evicted names and file systems.
     #[must_use]
     #[cfg(test)]
     pub(crate) fn forgotten(&self) -> u64 {
@@ -96,7 +97,7 @@ impl Queues {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::track::two_gen::LIMIT;
+    use crate::engine::track::two_gen::MAX_ENTRIES;
     use zerocopy::FromZeros as _;
 
     fn record(dev: u32, ino: u64, ns: NsRef, name: &[u8], flags: u32) -> QueueRecord {
@@ -111,7 +112,7 @@ mod tests {
     const NS: NsRef = NsRef { inum: 4_026_532_200, generation: 2 };
 
     #[test]
-    fn the_namespace_of_a_dead_file_system_is_remembered() {
+    fn the_namespace_of_a_dead_file_system_is_kept() {
         let mut queues = Queues::default();
         queues.insert(&record(9, 5, NS, b"jobs", 0));
         let dead = record(9, 5, NsRef::default(), b"jobs", queue_flag::DEAD);
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_number_that_is_reused_is_the_new_namespace() {
+    fn a_reused_device_number_maps_to_the_new_namespace() {
         let mut queues = Queues::default();
         queues.insert(&record(9, 5, NS, b"a", 0));
         let next = NsRef { generation: 3, ..NS };
@@ -131,12 +132,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded_and_what_is_not_is_counted() {
+    fn names_are_bounded_and_evictions_counted() {
         let mut queues = Queues::default();
-        for ino in 0..2 * LIMIT as u64 {
+        for ino in 0..2 * MAX_ENTRIES as u64 {
             queues.insert(&record(1, ino, NS, b"q", 0));
         }
-        assert!(queues.names.len() <= LIMIT);
-        assert!(queues.forgotten() >= LIMIT as u64);
+        assert!(queues.names.len() <= MAX_ENTRIES);
+        assert!(queues.forgotten() >= MAX_ENTRIES as u64);
     }
 }

@@ -1,11 +1,10 @@
 //! Counts by namespace and operation, for the report.
 //!
-//! Invariant: `calls` and `errors` are exact for every namespace that is listed: what was delivered,
-//! plus what the kernel counted because it could not deliver it.
+//! Invariant: `calls` and `errors` are exact for every listed namespace: delivered calls plus those that the
+//! kernel counted because it couldn't deliver them.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use hdrhistogram::Histogram;
 use ipc_trace_common::{
     op::{self, Op},
     record::{BatchHead, NO_DURATION, NsRef},
@@ -13,9 +12,10 @@ use ipc_trace_common::{
 
 use super::{
     ObjectLocation, Tracker,
+    histogram::DurationHistogram,
     last_hit::LastHitMap,
     namespaces::is_host,
-    objects::looks::Holders,
+    objects::snapshots::Holders,
     processes::{CallCounts, CallingProcess, NamespaceProcesses},
 };
 use crate::{
@@ -24,25 +24,26 @@ use crate::{
     event::{
         LossBy,
         objects::ObjectReport,
-        report::{CallTotals, Created, Destroyed, Durations, Folded, NamespaceReport, OpReport},
+        report::{
+            CallTotals, Created, Destroyed, Durations, EvictedCounts, NamespaceReport, OpReport,
+        },
         value::{CallError, OpName},
     },
     input::Call,
     input::batch::BatchGroup,
 };
 
-/// Dead namespaces that are listed one by one. Those that died first make room, and are counted
-/// together.
-const DEAD: usize = 1 << 13;
+/// Number of dead namespaces listed one by one. Earlier dead ones are evicted, and counted together.
+const MAX_DEAD: usize = 1 << 13;
 
 /// One operation in one namespace.
 #[derive(Clone, Debug)]
 struct OpStats {
     calls: u64,
-    /// Few kinds: a list is faster than a table.
+    /// There are few kinds: a list is faster than a map.
     errors: Vec<(CallError, u64)>,
     bytes: u64,
-    durations: Option<Histogram<u64>>,
+    durations: Option<DurationHistogram>,
 }
 
 impl OpStats {
@@ -61,18 +62,10 @@ impl OpStats {
     }
 
     fn took(&mut self, durations_ns: impl IntoIterator<Item = u64>) {
-        // Two significant digits: within 1 %. Without bounds, it grows to what comes.
-        let histogram = match &mut self.durations {
-            Some(histogram) => histogram,
-            // `new` fails for more than five digits alone.
-            none => match Histogram::new(2) {
-                Ok(histogram) => none.insert(histogram),
-                Err(_) => return,
-            },
-        };
-        for duration_ns in durations_ns {
-            // Fails when it can't grow; this one can.
-            let _ = histogram.record(duration_ns);
+        let mut durations_ns = durations_ns.into_iter().peekable();
+        if durations_ns.peek().is_some() {
+            let histogram = self.durations.get_or_insert_default();
+            durations_ns.for_each(|duration_ns| histogram.add(duration_ns));
         }
     }
 
@@ -89,19 +82,15 @@ impl OpStats {
     fn report(&self, op: Op) -> OpReport {
         OpReport {
             counts: self.counts(),
-            bytes: carries_message(op).then_some(self.bytes),
+            bytes: op.carries_message().then_some(self.bytes),
             duration_ns: self.durations.as_ref().map(|h| Durations {
-                p50: h.value_at_quantile(0.5),
-                p90: h.value_at_quantile(0.9),
-                p99: h.value_at_quantile(0.99),
+                p50: h.quantile(0.5),
+                p90: h.quantile(0.9),
+                p99: h.quantile(0.99),
                 max: h.max(),
             }),
         }
     }
-}
-
-const fn carries_message(op: Op) -> bool {
-    matches!(op, Op::Msgsnd | Op::Msgrcv | Op::MqSend | Op::MqReceive)
 }
 
 /// One namespace.
@@ -136,7 +125,7 @@ pub(crate) struct Stats {
     namespaces: LastHitMap<NsRef, NsStats>,
     dead: VecDeque<NsRef>,
     unattributed: BTreeMap<OpName, CallTotals>,
-    folded: Folded,
+    evicted: EvictedCounts,
 }
 
 impl Stats {
@@ -144,11 +133,11 @@ impl Stats {
         self.namespaces.get_or_insert(ns, |_| NsStats::new(NamespaceProcesses::default()))
     }
 
-    /// A call was delivered.
+    /// Counts a delivered call.
     pub(crate) fn call(&mut self, call: &Call<'_>, tracker: &Tracker) {
         let record = call.record;
         let error = CallError::from_ret(record.ret);
-        let facts = tracker.contexts.get(record.tid, record.context);
+        let task_info = tracker.contexts.get(record.tid, record.context);
         let place = tracker.place(call);
         let foreign = place.foreign == Some(true);
         let counts = CallCounts {
@@ -165,7 +154,7 @@ impl Stats {
         };
 
         let own = self.namespace_entry(record.ns);
-        own.processes.count(&caller, facts, counts);
+        own.processes.count(&caller, task_info, counts);
         let stats = own.op(call.op);
         stats.add(error, 1);
         if record.duration_ns != NO_DURATION {
@@ -178,26 +167,20 @@ impl Stats {
         if let (true, ObjectLocation { ns: Some(ns), .. }) = (foreign, place) {
             let other = self.namespace_entry(ns);
             other.foreign_calls += 1;
-            other.processes.count(&caller, facts, counts);
+            other.processes.count(&caller, task_info, counts);
         }
     }
 
-    /// Calls were delivered that came together.
+    /// Counts a group of batched calls.
     pub(crate) fn group(&mut self, head: &BatchHead, group: &BatchGroup<'_>, tracker: &Tracker) {
-        let facts = tracker.contexts.get(head.tid, head.context);
+        let task_info = tracker.contexts.get(head.tid, head.context);
         let own = self.namespace_entry(head.ns);
         let stats = own.op(group.op);
         if group.op.blocks() {
-            stats.took(group.calls().map(|call| call.duration_ns));
+            stats.took(group.durations());
         }
-        stats.calls += group.succeeded;
-        stats.bytes += message_bytes(group.op, group.sent, group.results);
-        let failed = group.count() - group.succeeded;
-        if failed != 0 {
-            for error in group.calls().filter_map(|call| CallError::from_ret(i64::from(call.ret))) {
-                stats.add(Some(error), 1);
-            }
-        }
+        stats.add(group.error, group.count);
+        stats.bytes += message_bytes(group.op, group.sent, group.results.cast_signed());
         let caller = CallingProcess {
             pid: head.pid,
             comm: head.comm,
@@ -205,24 +188,25 @@ impl Stats {
             gid: head.egid,
             boot_ns: group.last_ns,
         };
-        let calls = group.count();
+        let calls = group.count;
         let place = tracker.place_of_group(head, group);
         let foreign = if place.foreign == Some(true) { calls } else { 0 };
+        let failed = calls - group.succeeded();
         let counts = CallCounts { calls, failed, foreign };
-        own.processes.count(&caller, facts, counts);
+        own.processes.count(&caller, task_info, counts);
         if let (1.., Some(ns)) = (foreign, place.ns) {
             let other = self.namespace_entry(ns);
             other.foreign_calls += calls;
-            other.processes.count(&caller, facts, counts);
+            other.processes.count(&caller, task_info, counts);
         }
     }
 
-    /// A container has a process in a namespace, whether or not that makes calls.
+    /// Adds a container with a process in a namespace, whether or not that makes calls.
     pub(crate) fn lives(&mut self, ns: NsRef, container: &ContainerHandle) {
         self.namespace_entry(ns).processes.lives(container);
     }
 
-    /// Calls were lost, of which only this is known.
+    /// Counts lost calls.
     pub(crate) fn lost(&mut self, loss: &LossBy) {
         match (loss.inum, loss.r#gen) {
             (Some(inum), Some(generation)) => {
@@ -234,23 +218,23 @@ impl Stats {
         }
     }
 
-    /// A namespace died.
+    /// A namespace died; the oldest dead ones may be evicted.
     pub(crate) fn died(&mut self, ns: NsRef) {
         self.dead.push_back(ns);
-        while self.dead.len() > DEAD {
+        while self.dead.len() > MAX_DEAD {
             if let Some(ns) = self.dead.pop_front() {
-                self.fold(ns);
+                self.evict_namespace(ns);
             }
         }
     }
 
-    fn fold(&mut self, ns: NsRef) {
-        self.folded.namespaces += 1;
+    fn evict_namespace(&mut self, ns: NsRef) {
+        self.evicted.namespaces += 1;
         let Some(stats) = self.namespaces.remove(&ns) else {
             return;
         };
         for (op, stats) in stats.ops() {
-            let sum = self.folded.ops.entry(OpName(op)).or_default();
+            let sum = self.evicted.ops.entry(OpName(op)).or_default();
             let counts = stats.counts();
             sum.calls += counts.calls;
             sum.failed += counts.failed;
@@ -261,20 +245,19 @@ impl Stats {
         }
     }
 
-    /// Lost calls of which not even the namespace is known.
+    /// Lost calls whose namespace is unknown.
     #[must_use]
     pub(crate) const fn unattributed(&self) -> &BTreeMap<OpName, CallTotals> {
         &self.unattributed
     }
 
-    /// What had to make room, if anything.
+    /// The counts of evicted namespaces; `None`: there are none.
     #[must_use]
-    pub(crate) fn folded(&self) -> Option<Folded> {
-        (self.folded.namespaces > 0).then(|| self.folded.clone())
+    pub(crate) fn evicted(&self) -> Option<EvictedCounts> {
+        (self.evicted.namespaces > 0).then(|| self.evicted.clone())
     }
 
-    /// All namespaces: the host's first, then by number. `end`: who there was at the end, if that is
-    /// known.
+    /// All namespaces: the host's first, then by number. `end`: the holders at the end, if known.
     #[must_use]
     pub(crate) fn report(&self, tracker: &Tracker, end: Option<&Holders>) -> Vec<NamespaceReport> {
         let known = tracker.namespaces.all();
@@ -285,7 +268,7 @@ impl Stats {
                 .map(|one| one.0)
                 .filter(|ns| tracker.namespaces.get(**ns).is_none()),
         );
-        // Those that were folded are not listed again.
+        // Evicted namespaces aren't listed again.
         let dead_and_listed: std::collections::BTreeSet<_> = self.dead.iter().copied().collect();
         all.retain(|ns| {
             self.namespaces.get(ns).is_some()
@@ -314,9 +297,9 @@ fn add(calls: &mut CallTotals, error: Option<CallError>, count: u64) {
     }
 }
 
-/// Bytes of messages that successful calls sent or received; `size`: their third arguments, `ret`: their
-/// results, together.
-#[expect(clippy::wildcard_enum_match_arm, reason = "no others carry a message")]
+/// Bytes of messages that successful calls sent or received; `size`: the sum of their third arguments, `ret`:
+/// the sum of their results.
+#[expect(clippy::wildcard_enum_match_arm, reason = "no other operation carries a message")]
 fn message_bytes(op: Op, size: u64, ret: i64) -> u64 {
     match op {
         Op::Msgsnd | Op::MqSend => size,
@@ -340,9 +323,12 @@ fn namespace(
         r#gen: ns.generation,
         ns_id: shown.ns_id,
         host: shown.host,
-        created: info.and_then(|i| i.birth.as_ref()).map(|birth| Created {
-            time: time(birth.boot_ns),
-            process: birth.by.as_ref().map(|facts| facts.process(birth.tid).into_owned()),
+        created: info.and_then(|i| i.creation.as_ref()).map(|creation| Created {
+            time: time(creation.boot_ns),
+            process: creation
+                .by
+                .as_ref()
+                .map(|task_info| task_info.process(creation.tid).into_owned()),
         }),
         destroyed: info
             .and_then(|i| i.death)
@@ -351,7 +337,7 @@ fn namespace(
         containers,
         containers_folded,
         processes: stats.processes.report(&tracker.containers),
-        processes_folded: stats.processes.folded(),
+        processes_folded: stats.processes.evicted(),
         ops: stats.ops().map(|(op, stats)| (OpName(op), stats.report(op))).collect(),
         foreign_calls: stats.foreign_calls,
         dropped: stats.dropped,

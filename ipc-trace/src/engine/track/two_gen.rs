@@ -1,11 +1,11 @@
-//! A bounded table that forgets what has not been told again.
+//! A bounded map that evicts entries which weren't inserted again.
 
 use super::HashMap;
 
-/// How many are remembered. When there are more, those that came before the last half are forgotten.
-pub(crate) const LIMIT: usize = 1 << 16;
+/// Maximal number of entries. Beyond it, entries from before the latest half are evicted.
+pub(crate) const MAX_ENTRIES: usize = 1 << 16;
 
-/// A table of which the older half is forgotten when it is full.
+/// A map that evicts its older half when it is full.
 #[derive(Debug)]
 pub(crate) struct TwoGenCache<K, V> {
     young: HashMap<K, V>,
@@ -20,9 +20,9 @@ impl<K, V> Default for TwoGenCache<K, V> {
 }
 
 impl<K: std::hash::Hash + Eq, V> TwoGenCache<K, V> {
-    /// Remembers a value.
+    /// Inserts a value.
     pub(crate) fn insert(&mut self, key: K, value: V) {
-        if self.young.len() >= LIMIT / 2 {
+        if self.young.len() >= MAX_ENTRIES / 2 {
             self.forgotten += self.old.len() as u64;
             self.old = std::mem::take(&mut self.young);
         }
@@ -30,12 +30,12 @@ impl<K: std::hash::Hash + Eq, V> TwoGenCache<K, V> {
         self.young.insert(key, value);
     }
 
-    /// What is remembered.
+    /// The value of a key.
     pub(crate) fn get(&self, key: &K) -> Option<&V> {
         self.young.get(key).or_else(|| self.old.get(key))
     }
 
-    /// How many had to make room.
+    /// Number of evicted entries.
     #[cfg(test)]
     pub(crate) const fn forgotten(&self) -> u64 {
         self.forgotten

@@ -1,7 +1,7 @@
-//! What was read from the caller's memory: the structures' layouts.
+//! Layouts of the structures read from the caller's memory.
 //!
-//! A layout is that of the *entry* into the kernel, which is not always what the caller's ABI
-//! suggests: x32 has the native ones but for mq_notify.
+//! A layout depends on the *entry* into the kernel, which isn't always what the caller's ABI suggests: x32
+//! has the native layouts except for mq_notify.
 
 use ipc_trace_common::{
     op::{Abi, Op, Timeout},
@@ -42,7 +42,7 @@ impl Call<'_> {
         }
     }
 
-    /// The message's type, of msgsnd and msgrcv, where it could be read.
+    /// The message's type, for msgsnd and msgrcv, if it was read.
     pub(crate) fn mtype(&self) -> Option<i64> {
         let CallPayload::Msg(part) = self.part else { return None };
         self.has(flag::DETAIL).then_some(part.mtype)
@@ -54,7 +54,7 @@ impl Call<'_> {
         self.has(flag::EXTRA).then_some(priority as u32)
     }
 
-    /// The time limit, where there is one and it could be read.
+    /// The time limit, if there is one and it was read.
     pub(crate) fn timeout(&self) -> Option<Timespec> {
         let bytes: &[u8] = match self.part {
             CallPayload::Semop(part) => &part.timeout,
@@ -129,7 +129,7 @@ impl Call<'_> {
         })
     }
 
-    /// What `IPC_SET` was given; the command is argument `at`.
+    /// The structure passed to `IPC_SET`; the command is argument `at`.
     pub(in crate::input) fn ipc_set(&self, at: usize) -> Option<IpcSet> {
         let CallPayload::Ctl(part) = self.part else { return None };
         if self.plain_command(at) != flags::IPC_SET || !self.has(flag::DETAIL) {
@@ -144,9 +144,9 @@ impl Call<'_> {
         })
     }
 
-    /// Which form the structure has. i386's own system calls always take the new one
-    /// (`COMPAT_SYSCALL_DEFINE3(shmctl`, ipc/shm.c, 6.12); ipc(2) and all of arm's, which are the
-    /// `old_` ones, ask `IPC_64` (`compat_ipc_parse_version`, ipc/util.h).
+    /// The layout of the structure. i386's own system calls always use the new one
+    /// (`COMPAT_SYSCALL_DEFINE3(shmctl`, ipc/shm.c, 6.12); ipc(2) and all of arm's, which are the `old_`
+    /// ones, check `IPC_64` (`compat_ipc_parse_version`, ipc/util.h).
     fn ipc_set_form(&self, at: usize) -> &'static SetForm {
         let asks = match self.abi {
             Abi::X86_64 | Abi::X32 | Abi::Aarch64 => return &SetForm::NATIVE,

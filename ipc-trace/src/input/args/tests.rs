@@ -17,7 +17,7 @@ use crate::{
     sources::kernel::decode::Record,
 };
 
-/// A call by hand: words as they lie in the ring, so that they are aligned.
+/// A handmade call: words as in the ring, so that they are aligned.
 struct HandmadeCall(Vec<u64>);
 
 impl HandmadeCall {
@@ -31,7 +31,7 @@ impl HandmadeCall {
     const NAME: usize = Self::NAME_LEN + 8;
 
     fn new(abi: Abi, op: Op, args: &[u64]) -> Self {
-        // Memory that nothing vouches for holds what was there before.
+        // Unspecified memory has stale content.
         let mut made = Self(vec![0xa5a5_a5a5_a5a5_a5a5; 60]);
         made.0[3] = 0;
         made.0[10..10 + args.len()].copy_from_slice(args);
@@ -141,7 +141,7 @@ fn messages_have_longs_of_the_callers_size() {
 }
 
 #[test]
-fn semop_shows_what_was_read() {
+fn semop_shows_the_operations_read() {
     let made = |nsops| HandmadeCall::new(Abi::X86_64, Op::Semop, &[3, 0x7000, nsops, 0]);
     assert_eq!(
         made(1).flags(flag::FAULT).json(),
@@ -153,7 +153,7 @@ fn semop_shows_what_was_read() {
         one["sops"],
         json!([{"sem_num": 2, "sem_op": -1, "sem_flg": ["IPC_NOWAIT", "SEM_UNDO"]}])
     );
-    // The upper half of an unsigned int's register means nothing.
+    // The upper half of an unsigned int's register is undefined.
     for (nsops, shown, truncated) in
         [(0, 0, false), (8, 8, false), (9, 8, true), (7 << 32, 0, false)]
     {
@@ -164,7 +164,7 @@ fn semop_shows_what_was_read() {
 }
 
 #[test]
-fn time_limits_have_the_form_of_the_entry() {
+fn time_limits_have_the_layout_of_the_entry() {
     const NOISY: i64 = 0x55 << 32 | 500;
     let rows = [
         (Abi::X86_64, Timeout::Time64, json!({"tv_sec": -1, "tv_nsec": NOISY})),
@@ -194,7 +194,7 @@ fn time_limits_have_the_form_of_the_entry() {
 }
 
 #[test]
-fn commands_have_names_also_with_ipc_64() {
+fn commands_with_ipc_64_have_names() {
     let rows = [
         (Abi::X86_64, Op::Shmctl, 13, "SHM_STAT"),
         (Abi::X86_64, Op::Shmctl, 0x10d, "0x10d"),
@@ -216,7 +216,7 @@ fn commands_have_names_also_with_ipc_64() {
 }
 
 #[test]
-fn ipc_set_has_the_form_that_the_entry_takes() {
+fn ipc_set_has_the_layout_of_the_entry() {
     let native = |made: HandmadeCall| {
         made.words(HandmadeCall::PART, &[1, 1000, 100, 2, 3, 0o100_640])
             .longs(HandmadeCall::PART + 88, &[1 << 33])
@@ -258,7 +258,7 @@ fn ipc_set_has_the_form_that_the_entry_takes() {
     }
     let stat = HandmadeCall::new(Abi::X86_64, Op::Shmctl, &[3, 2, 0x7000]).flags(flag::DETAIL);
     assert_eq!(stat.json()["set"], Value::Null);
-    // A native call knows no such command.
+    // A native call rejects such a command.
     let odd = HandmadeCall::new(Abi::X86_64, Op::Shmctl, &[3, 0x101, 0x7000]).flags(flag::DETAIL);
     assert_eq!(odd.json()["set"], Value::Null);
 }
@@ -299,7 +299,7 @@ fn mq_open_shows_mode_and_attributes_of_a_new_queue() {
 }
 
 #[test]
-fn queue_calls_show_what_was_read() {
+fn queue_calls_show_the_structures_read() {
     for (abi, minus) in ABIS {
         let made = |op, args: &[u64], flags| HandmadeCall::new(abi, op, args).flags(flags);
         assert_eq!(
@@ -357,7 +357,7 @@ fn a_call_names_its_object() {
         (x86, Op::Semop, &[5, 0x7000, 1, 0], -11, id(Some(5))),
         (x86, Op::Msgsnd, &[0xffff_ffff, 0, 0, 0], -22, id(Some(-1))),
         (x86, Op::Shmctl, &[5, 0, 0], 0, id(Some(5))),
-        // An index gives an id; a failed look at it, or limits, give none.
+        // A command with an index returns an id; failed ones, and those for limits, have none.
         (x86, Op::Shmctl, &[5, 13, 0], 32773, id(Some(32773))),
         (x86, Op::Shmctl, &[5, 15, 0], -22, id(None)),
         (x86, Op::Shmctl, &[5, 14, 0], 9, id(None)),
@@ -383,7 +383,7 @@ fn a_call_names_its_object() {
     ];
     for (abi, op, args, ret, expected) in rows {
         let made = HandmadeCall::new(abi, op, args).ret(ret);
-        let made = if op.family() == ipc_trace_common::op::Family::Mq {
+        let made = if op.object_kind() == ipc_trace_common::op::ObjectKind::Mq {
             made.flags(flag::DETAIL).named_queue(b"q")
         } else {
             made
@@ -392,8 +392,9 @@ fn a_call_names_its_object() {
     }
 }
 
-/// Whatever the bytes are, what comes out of them can be shown.
-fn look_at(words: &[u64]) {
+/// Decodes any bytes and shows the result.
+fn decode_and_show(words: &[u64]) {
+    crate::fuzzing::records(words.as_bytes());
     let Ok(record) = decode::record(words.as_bytes()) else { return };
     if let Record::Call(call) = record {
         let json = serde_json::to_string(&call.args()).unwrap();
@@ -406,18 +407,18 @@ fn look_at(words: &[u64]) {
 
 proptest! {
     #[test]
-    fn any_bytes_are_decoded_without_panic(
+    fn any_bytes_decode_to_parts_within_their_record(
         words in prop::collection::vec(any::<u64>(), 0..200),
         kind in 0..11_u8,
         abi in 0..6_u8,
         code in any::<u8>(),
     ) {
-        look_at(&words);
+        decode_and_show(&words);
         let Some(first) = words.first() else { return Ok(()) };
         let mut likely = words.clone();
         likely[0] = first & !0xffff_ffff
             | u64::from(u32::from_le_bytes([VERSION, kind, abi, code]));
-        look_at(&likely);
+        decode_and_show(&likely);
     }
 
     #[test]
@@ -437,7 +438,7 @@ proptest! {
         if matches!(op, Op::MqOpen | Op::MqUnlink) {
             made = made.words(HandmadeCall::NAME_LEN, &[name_len]);
         }
-        look_at(&made.0);
+        decode_and_show(&made.0);
     }
 
     #[test]
@@ -459,11 +460,11 @@ proptest! {
 }
 
 #[test]
-fn a_call_says_where_its_arguments_come_from() {
+fn a_call_states_the_source_of_its_arguments() {
     let from = |op, args: &[u64], flags| {
         HandmadeCall::new(Abi::X86_64, op, args).flags(flags).call().args_from()
     };
-    // What lies in registers alone, nobody can change.
+    // Register arguments can't be changed by other threads.
     assert_eq!(from(Op::Shmget, &[1, 2, 3], 0), ReadFrom::Kernel);
     assert_eq!(from(Op::Msgrcv, &[1, 0x7000, 3, 4, 5], 0), ReadFrom::Kernel);
     assert_eq!(from(Op::MqSend, &[3, 0x7000, 5, 0, 0], 0), ReadFrom::Kernel);
@@ -489,7 +490,7 @@ fn a_call_says_where_its_arguments_come_from() {
 }
 
 #[test]
-fn a_call_that_the_kernel_never_made_has_no_object_and_no_effect() {
+fn a_skipped_call_has_no_object_and_no_effect() {
     let made = |flags, ret| {
         HandmadeCall::new(Abi::X86_64, Op::Shmget, &[0, 4096, 0]).flags(flags).ret(ret)
     };

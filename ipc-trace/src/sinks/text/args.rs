@@ -1,7 +1,7 @@
 //! A call with its arguments, by the names of its man page: `semop(semid=3, nsops=1, sops=[0:-1])`.
 //!
-//! Each operation is here once. What a pointer leads to is shown in its place where it is known; a
-//! pointer that may be null, and of which nothing more is known, is left out.
+//! Each operation occurs once. Data behind a pointer is shown in its place if it is known; a pointer that may be
+//! null, and of which nothing more is known, is omitted.
 
 use std::{
     fmt::{self, Display, Write as _},
@@ -17,7 +17,7 @@ use crate::event::{
 };
 use crate::event::{escape::quoted, tag::SysvKey};
 
-/// As many bytes as are kept of a name, each of which may take four cells, in quotes.
+/// The largest stored name, each byte of which may take four cells, in quotes.
 const NAME_WIDTH: usize = GIVEN_NAME_LEN * 4 + 2;
 
 /// A call as text.
@@ -130,7 +130,7 @@ impl Display for CallText<'_> {
     }
 }
 
-/// What a call's text already says about its object, so that it need not be said again.
+/// What a call's text already says about its object, so that it isn't repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Said {
     pub(super) id: Option<i32>,
@@ -139,7 +139,7 @@ pub(super) struct Said {
 }
 
 impl Said {
-    /// By a call that returned `ret`: a get call's result is the id.
+    /// For a call that returned `ret`: a get call's result is the id.
     pub(super) fn by(args: &Args, ret: Option<i64>) -> Self {
         let nothing = Self { id: None, key: false, name: false };
         match args {
@@ -166,7 +166,7 @@ impl Said {
     }
 }
 
-/// `op(a=1, b=2)`, as it is written.
+/// Writes `op(a=1, b=2)`.
 struct List<'f, 'b> {
     f: &'f mut fmt::Formatter<'b>,
     between: &'static str,
@@ -185,7 +185,7 @@ impl<'f, 'b> List<'f, 'b> {
         self
     }
 
-    /// An argument that is left out when there is none.
+    /// An argument that is omitted if there is none.
     fn some(self, name: &str, value: Option<impl Display>) -> Self {
         match value {
             Some(value) => self.arg(name, value),
@@ -193,7 +193,7 @@ impl<'f, 'b> List<'f, 'b> {
         }
     }
 
-    /// An argument that is known, or what stands for it.
+    /// An argument that is known, or its replacement.
     fn arg_or(self, name: &str, value: Option<impl Display>, otherwise: impl Display) -> Self {
         match value {
             Some(value) => self.arg(name, value),
@@ -231,7 +231,7 @@ impl Display for FlagList {
     }
 }
 
-/// The flags of a get call with the permissions that are among them: `IPC_CREAT|0600`.
+/// The flags of a get call with the permissions among them: `IPC_CREAT|0600`.
 struct GetFlags(Flags, FileMode);
 
 impl Display for GetFlags {
@@ -247,7 +247,7 @@ impl Display for GetFlags {
     }
 }
 
-/// Writes the names, and the bits that have none but those of `apart`; tells whether there were any.
+/// Writes the names, and the unnamed bits except those in `apart`; returns whether there were any.
 fn flags(f: &mut fmt::Formatter<'_>, flags: Flags, apart: u64) -> Result<bool, fmt::Error> {
     let mut some = false;
     for name in flags.iter() {
@@ -268,7 +268,7 @@ fn flags(f: &mut fmt::Formatter<'_>, flags: Flags, apart: u64) -> Result<bool, f
     Ok(some)
 }
 
-/// `[0:-1 IPC_NOWAIT, 1:+1, …]`: each semaphore with what is added.
+/// `[0:-1 IPC_NOWAIT, 1:+1, …]`: each semaphore with its operation.
 struct Sops<'a>(&'a [Sop], bool);
 
 impl Display for Sops<'_> {
@@ -293,13 +293,13 @@ impl Display for Sops<'_> {
     }
 }
 
-/// A time limit in seconds: `0.5 s`, without zeros that say nothing.
+/// A time limit in seconds: `0.5 s`, without trailing zeros.
 struct Seconds(Timespec);
 
 impl Display for Seconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Timespec { tv_sec, tv_nsec } = self.0;
-        // The kernel refuses other values with EINVAL, which is easier to see in the raw ones.
+        // The kernel rejects other values with EINVAL, which is easier to see in the raw ones.
         if !(0..1_000_000_000).contains(&tv_nsec) || tv_sec < 0 {
             return raw(f, self.0);
         }
@@ -320,7 +320,7 @@ struct DeadlineText(Timespec);
 impl Display for DeadlineText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Timespec { tv_sec, tv_nsec } = self.0;
-        // Those after the year 9999 mean "ever" rather than a date; wrong ones are as for durations.
+        // Times after the year 9999 mean "never" rather than a date; invalid ones are as for durations.
         const YEAR_10000: u64 = 253_402_300_800;
         match (u64::try_from(tv_sec), u32::try_from(tv_nsec)) {
             (Ok(seconds @ ..YEAR_10000), Ok(nanos @ ..1_000_000_000)) => {
@@ -332,7 +332,7 @@ impl Display for DeadlineText {
     }
 }
 
-/// As it was given.
+/// The raw values.
 fn raw(f: &mut fmt::Formatter<'_>, Timespec { tv_sec, tv_nsec }: Timespec) -> fmt::Result {
     write!(f, "{{tv_sec={tv_sec}, tv_nsec={tv_nsec}}}")
 }
@@ -360,7 +360,7 @@ impl Display for Set {
     }
 }
 
-/// A queue's attributes. How many messages are in it is not part of what is set, so 0 says nothing.
+/// A queue's attributes. The number of messages is not part of what is set, so 0 is omitted.
 struct Attr(MqAttr);
 
 impl Display for Attr {
@@ -378,7 +378,7 @@ impl Display for Attr {
     }
 }
 
-/// How a process wants to hear of a message.
+/// How a process is notified of a message.
 struct SigeventText(Sigevent);
 
 impl Display for SigeventText {

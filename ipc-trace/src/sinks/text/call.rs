@@ -4,8 +4,8 @@
 //! 14:44:40.565  4026532180      4242 worker           semop(…) = -1 EAGAIN  8.1 µs
 //! ```
 //!
-//! The columns before the call have fixed widths. After the result comes what stands out first: an
-//! object of another namespace.
+//! The columns before the call have fixed widths. The most important fact comes first after the result: an object of
+//! another namespace.
 
 use std::fmt::{self, Display, Write as _};
 
@@ -26,38 +26,38 @@ use crate::event::{
     tag::{COMM_WIDTH, ContainerTag, NsTag, SysvKey},
 };
 
-/// Cells of a namespace's tag: ten digits, `#`, and a life below 100.
+/// Cells of a namespace's label: ten digits, `#`, and a generation below 100.
 pub(super) const NS_WIDTH: usize = 13;
-/// Cells of a process's number: `PID_MAX_LIMIT` is 4 Mi (include/linux/threads.h).
+/// Cells of a pid: `PID_MAX_LIMIT` is 4 Mi (include/linux/threads.h).
 pub(super) const PID_WIDTH: usize = 7;
 /// Cells of a name after the result: longer ones are cut.
 const NAME_WIDTH: usize = 48;
 
-/// How lines look.
+/// The style of lines.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LineStyle {
     /// The colours
     pub palette: Palette,
-    /// The machine's own ABI, which goes without saying
+    /// The machine's own ABI, which is not shown
     pub native: Abi,
 }
 
-/// The line, without its end.
+/// The line, without its newline.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CallLine<'a> {
     ipc: &'a Ipc<'a>,
-    look: LineStyle,
+    style: LineStyle,
 }
 
 /// The line of a call.
 #[must_use]
-pub(crate) const fn line<'a>(ipc: &'a Ipc<'a>, look: LineStyle) -> CallLine<'a> {
-    CallLine { ipc, look }
+pub(crate) const fn line<'a>(ipc: &'a Ipc<'a>, style: LineStyle) -> CallLine<'a> {
+    CallLine { ipc, style }
 }
 
 impl Display for CallLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { ipc, look: LineStyle { palette, native } } = *self;
+        let Self { ipc, style: LineStyle { palette, native } } = *self;
         let process = &ipc.process;
         write!(
             f,
@@ -94,9 +94,9 @@ impl Display for CallLine<'_> {
 }
 
 impl CallLine<'_> {
-    /// What is known of the object and has not been said by the call itself.
+    /// What is known about the object, except what the call's text says.
     fn object(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { ipc, look: LineStyle { palette, .. } } = *self;
+        let Self { ipc, style: LineStyle { palette, .. } } = *self;
         let object = &ipc.object;
         let said = Said::by(&ipc.args, ipc.ret);
         let kind = object.kind;
@@ -108,7 +108,7 @@ impl CallLine<'_> {
         }
         let given = if let Args::MqOpen { name, .. } = &ipc.args { name.as_ref() } else { None };
         let said_otherwise = |name: &&OsBytes<'_>| match given {
-            // The queue that was opened may be another than the caller's memory says.
+            // The opened queue may have another name than the caller's memory says.
             Some(given) if object.name_from == Some(ReadFrom::Kernel) => given != *name,
             Some(_) | None => !said.name,
         };
@@ -125,11 +125,11 @@ struct ReturnValue<'a>(&'a CallLine<'a>);
 
 impl Display for ReturnValue<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(CallLine { ipc, look }) = *self;
+        let Self(CallLine { ipc, style }) = *self;
         match ipc.error {
-            // The program does not see this result: the kernel calls again, or makes it EINTR.
+            // The program does not get this result: the kernel repeats the call, or returns EINTR.
             Some(error) if error.is_restart() => write!(f, "? {error}"),
-            Some(error) => write!(f, "{}", look.palette.paint(Role::Error, FailedText(error))),
+            Some(error) => write!(f, "{}", style.palette.paint(Role::Error, FailedText(error))),
             None => match ipc.ret {
                 Some(ret) if ipc.op.0 == Op::Shmat => write!(f, "{ret:#x}"),
                 Some(ret) => write!(f, "{ret}"),
@@ -147,7 +147,7 @@ impl Display for FailedText {
     }
 }
 
-/// `FOREIGN 4026532180`, as far as it is known whose.
+/// `FOREIGN 4026532180`, if its namespace is known.
 struct Foreign<'a>(&'a Ipc<'a>);
 
 impl Display for Foreign<'_> {

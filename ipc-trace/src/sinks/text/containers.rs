@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{flow::Span, style::Role, units::GroupedCount};
+use super::{style::Role, units::GroupedCount, wrap::Span};
 use crate::event::{Container, Sharing, tag::ContainerText};
 
-/// Containers that are named for one namespace.
+/// The largest number of containers named for one namespace.
 const NAMED: usize = 4;
 
 /// The containers in a namespace, and how they share it.

@@ -1,4 +1,4 @@
-//! `doctor` as text: the verdict, what is wrong, then how things stand.
+//! `doctor` as text: the summary, the problems, then the details.
 
 use std::fmt::{self, Display};
 
@@ -6,9 +6,9 @@ use ipc_trace_common::op::Abi;
 use unicode_width::UnicodeWidthStr as _;
 
 use super::{
-    flow::{Align, Shape, Span, TextRow, TextTable, flow},
     style::{Palette, Role},
     units::Duration,
+    wrap::{Align, Shape, Span, TextRow, TextTable, flow},
 };
 use crate::event::escape::escaped;
 use crate::event::{
@@ -19,12 +19,12 @@ use crate::event::{
     value::AbiName,
 };
 
-/// Cells of a word that others chose: the host's name, a file's path.
+/// Cells of a word from outside: the host's name, a file's path.
 const WORD_WIDTH: usize = 400;
-/// Where the words of a check and of a backend start: after its name and how it stands.
+/// The column where the text of a check or a backend starts: after its name and status.
 const COLUMN: usize = 30;
 
-/// The object, each line with its end.
+/// The report, with newlines.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DoctorText<'a> {
     doctor: &'a Doctor,
@@ -33,7 +33,7 @@ pub(crate) struct DoctorText<'a> {
     width: usize,
 }
 
-/// The object for a terminal of `width` cells. `all`: with every field of the kernel.
+/// The report for a terminal of `width` cells. `all`: with every field of the kernel.
 #[must_use]
 pub(crate) const fn text(
     doctor: &Doctor,
@@ -59,7 +59,7 @@ impl Display for DoctorText<'_> {
     }
 }
 
-/// A column's word, and how it looks.
+/// A status's word, and its role.
 const fn status(status: CheckStatus) -> (Role, &'static str) {
     match status {
         CheckStatus::Ok => (Role::Good, "ok"),
@@ -77,7 +77,7 @@ const fn name(backend: BackendName) -> &'static str {
 }
 
 impl DoctorText<'_> {
-    /// Writes words, from cell `used` of a line that has begun on; further lines start at `indent`.
+    /// Writes text from cell `used` of the current line on; further lines start at `indent`.
     fn prose(
         &self,
         f: &mut fmt::Formatter<'_>,
@@ -111,7 +111,7 @@ impl DoctorText<'_> {
         writeln!(f)
     }
 
-    /// What is wrong, but for what the verdict has said already.
+    /// The problems, except those in the summary.
     fn problems(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let is_failure = |check: &DoctorCheck| check.status == CheckStatus::Failed;
         let first = self.doctor.checks.iter().position(is_failure);
@@ -134,18 +134,18 @@ impl DoctorText<'_> {
         Ok(())
     }
 
-    /// What is well or can't be told, and the names of what is not.
+    /// Passed and unknown checks, and the names of failed ones.
     fn checks(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.title(f, "CHECKS")?;
         for DoctorCheck { name, status: how, detail, .. } in &self.doctor.checks {
             let (role, word) = status(*how);
-            let (text, look) = match how {
+            let (text, text_role) = match how {
                 CheckStatus::Ok => (detail.as_str(), Role::Plain),
                 CheckStatus::Unknown => (detail.as_str(), Role::Dim),
                 CheckStatus::Warning | CheckStatus::Failed => ("see above", Role::Plain),
             };
             write!(f, "  {:<19}{:<9}", name.words(), self.palette.paint(role, word))?;
-            self.prose(f, COLUMN, COLUMN, look, text)?;
+            self.prose(f, COLUMN, COLUMN, text_role, text)?;
         }
         Ok(())
     }
@@ -211,7 +211,7 @@ impl DoctorText<'_> {
                     )
                 }
             };
-            // Where both are in use, it is the tracepoints that such a call pays for.
+            // If both are in use, the tracepoints cause the cost of such a call.
             let pays = *usable == Some(true) && (*paid_by == PaidBy::EveryCall || !every_call);
             if let Some(here) = self.doctor.measured.filter(|_| pays) {
                 let (before, attached) = (Duration(here.before_ns), Duration(here.attached_ns));
@@ -254,13 +254,13 @@ impl DoctorText<'_> {
             return Ok(());
         }
         self.title(f, "OPERATIONS")?;
-        // Most often it is one reason for all, and a backend's own.
+        // Usually all have the same reason, that of the backend.
         let mut reasons: Vec<(Option<BackendName>, &str)> = Vec::new();
         for Operation { backend, reason, .. } in operations {
             let says = |b: &BackendReport| [&b.reason, &b.inexact].contains(&&Some(reason.clone()));
-            let told = self.doctor.backends.iter().any(says)
+            let is_shown = self.doctor.backends.iter().any(says)
                 || self.doctor.checks.iter().any(|check| check.detail == *reason);
-            if !told && !reasons.contains(&(*backend, reason)) {
+            if !is_shown && !reasons.contains(&(*backend, reason)) {
                 reasons.push((*backend, reason));
             }
         }
@@ -283,7 +283,7 @@ impl DoctorText<'_> {
             let by = operation.backend.map_or("", name);
             TextRow {
                 cells: vec![Span::new(Role::Plain, operation.op), Span::new(Role::Plain, by)],
-                notes: ways_in(operation),
+                notes: hooked_syscalls(operation),
             }
         };
         let table = TextTable {
@@ -337,8 +337,8 @@ impl DoctorText<'_> {
     }
 }
 
-/// The ways in, by ABI: `i386 420 ipc:1 ipc:4`, of which the last two are calls of ipc(2).
-fn ways_in(operation: &Operation) -> Vec<Span> {
+/// The hooked system calls, by ABI: `i386 420 ipc:1 ipc:4`, of which the last two are calls of ipc(2).
+fn hooked_syscalls(operation: &Operation) -> Vec<Span> {
     let of = |abi: Abi| {
         let here = || operation.entries.iter().filter(move |way| way.abi == AbiName(abi));
         let own = here().filter(|way| way.call.is_none()).map(|way| format!(" {}", way.number));
@@ -356,7 +356,7 @@ mod tests {
     use super::*;
     use crate::{
         cli::HowArgs,
-        commands::doctor::tests::{self as sample, Fake, FolderHost},
+        commands::doctor::tests::{self as sample, FakeHost, FakeKernel},
         sources::kernel::{plan::BackendChoice, preemption::PreemptionModel},
     };
 
@@ -373,9 +373,9 @@ mod tests {
     }
 
     #[test]
-    fn all_is_well() {
-        let doctor = FolderHost::new("text-ready")
-            .examine(&sample::how(BackendChoice::Auto), &Fake::default());
+    fn formats_ready_host() {
+        let doctor = FakeHost::new("text-ready")
+            .examine(&sample::how(BackendChoice::Auto), &FakeKernel::default());
         insta::assert_snapshot!("ready_80", show(&doctor, false, Palette::PLAIN, 80));
         insta::assert_snapshot!("ready_coloured", show(&doctor, false, Palette::COLOURED, 100));
         insta::assert_snapshot!("ready_all_80", show(&doctor, true, Palette::PLAIN, 80));
@@ -383,19 +383,19 @@ mod tests {
     }
 
     #[test]
-    fn functions_are_refused() {
-        let refused = Fake::refusing(
+    fn formats_refused_functions() {
+        let refused = FakeKernel::refusing(
             "no fentry programs: the kernel refused it: Operation not permitted (os error 1), without a word by the verifier",
         );
         let doctor =
-            FolderHost::new("text-refused").examine(&sample::how(BackendChoice::Auto), &refused);
+            FakeHost::new("text-refused").examine(&sample::how(BackendChoice::Auto), &refused);
         insta::assert_snapshot!("refused_80", show(&doctor, false, Palette::PLAIN, 80));
     }
 
     #[test]
-    fn functions_miss_calls() {
-        let host = || FolderHost::new("text-preempted").preempts();
-        let fake = Fake::preempting(PreemptionModel::Full);
+    fn formats_functions_that_miss_calls() {
+        let host = || FakeHost::new("text-preempted").preempts();
+        let fake = FakeKernel::preempting(PreemptionModel::Full);
         let doctor = host().examine(&sample::how(BackendChoice::Auto), &fake);
         insta::assert_snapshot!("preempted_80", show(&doctor, false, Palette::PLAIN, 80));
         let doctor = host().examine(&sample::how(BackendChoice::Function), &fake);
@@ -404,16 +404,18 @@ mod tests {
     }
 
     #[test]
-    fn one_function_is_missing() {
-        let doctor = FolderHost::new("text-mixed")
-            .examine(&sample::how(BackendChoice::Auto), &Fake::lacking(&["__x64_sys_semtimedop"]));
+    fn formats_missing_function() {
+        let doctor = FakeHost::new("text-mixed").examine(
+            &sample::how(BackendChoice::Auto),
+            &FakeKernel::lacking(&["__x64_sys_semtimedop"]),
+        );
         insta::assert_snapshot!("mixed_80", show(&doctor, false, Palette::PLAIN, 80));
     }
 
     #[test]
-    fn runtimes_answer_or_not() {
-        let mut doctor = FolderHost::new("text-runtimes")
-            .examine(&sample::how(BackendChoice::Auto), &Fake::default());
+    fn formats_runtimes() {
+        let mut doctor = FakeHost::new("text-runtimes")
+            .examine(&sample::how(BackendChoice::Auto), &FakeKernel::default());
         let runtime = |runtime, answers, reason: &str| RuntimeReport {
             runtime,
             socket: format!("/run/{runtime}.sock").as_str().into(),
@@ -432,16 +434,16 @@ mod tests {
     }
 
     #[test]
-    fn nobody() {
-        let host =
-            FolderHost::new("text-nobody").file("proc/self/status", "CapEff:\t0000000000000000\n");
-        let doctor = host.examine(&sample::how(BackendChoice::Auto), &Fake::default());
-        insta::assert_snapshot!("nobody_80", show(&doctor, false, Palette::PLAIN, 80));
+    fn formats_unprivileged_host() {
+        let host = FakeHost::new("text-unprivileged")
+            .file("proc/self/status", "CapEff:\t0000000000000000\n");
+        let doctor = host.examine(&sample::how(BackendChoice::Auto), &FakeKernel::default());
+        insta::assert_snapshot!("unprivileged_80", show(&doctor, false, Palette::PLAIN, 80));
     }
 
     #[test]
-    fn works_at_a_price() {
-        let host = FolderHost::new("text-price")
+    fn formats_host_with_warnings() {
+        let host = FakeHost::new("text-warnings")
             .release("5.10.0-30-amd64")
             .file("sys/kernel/security/lockdown", "none [integrity] confidentiality\n")
             .file(
@@ -449,16 +451,16 @@ mod tests {
                 "Max locked memory         8388608              8388608              bytes\n",
             )
             .file("proc/sys/net/core/bpf_jit_enable", "0\n");
-        let doctor = host.examine(&sample::how(BackendChoice::Syscall), &Fake::poor());
-        insta::assert_snapshot!("price_80", show(&doctor, true, Palette::PLAIN, 80));
+        let doctor = host.examine(&sample::how(BackendChoice::Syscall), &FakeKernel::poor());
+        insta::assert_snapshot!("warnings_80", show(&doctor, true, Palette::PLAIN, 80));
     }
 
     #[test]
-    fn what_others_chose_is_escaped() {
+    fn foreign_names_are_escaped() {
         let btf = Some(PathBuf::from("/nowhere/\x1b[31m/btf"));
         let how = HowArgs { btf, ..sample::how(BackendChoice::Auto) };
-        let host = FolderHost::new("text-hostile").name("\x1b[2Jweb1\u{202e}");
-        let doctor = host.examine(&how, &Fake::reading_files());
+        let host = FakeHost::new("text-hostile").name("\x1b[2Jweb1\u{202e}");
+        let doctor = host.examine(&how, &FakeKernel::reading_files());
         insta::assert_snapshot!("hostile_80", show(&doctor, false, Palette::PLAIN, 80));
     }
 }

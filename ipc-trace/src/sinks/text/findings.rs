@@ -1,12 +1,12 @@
-//! Findings: a line or two when they come, a table when `live` ends, and in full in a report.
+//! Findings: one or two lines when they occur, a table when `live` ends, and in full in a report.
 
 use std::fmt::{self, Display};
 
 use super::{
     call::NS_WIDTH,
-    flow::{Align, Shape, Span, TextRow, TextTable, flow},
     style::{Palette, Role},
     units::{GroupedCount, SpanMoment, TimeOfDay},
+    wrap::{Align, Shape, Span, TextRow, TextTable, flow},
 };
 use crate::event::{
     Process, ReadFrom,
@@ -19,21 +19,21 @@ use crate::event::{
     tag::{ContainerTag, ContainerText, NsTag, ProcessTag, SysvKey},
 };
 
-/// Findings that a report has in full.
+/// The largest number of findings that a report shows in full.
 const IN_FULL: usize = 25;
-/// Findings that the end of `live` lists.
+/// The largest number of findings in the table of `live`.
 const LISTED: usize = 50;
-/// Parents that are named.
+/// The largest number of parents shown.
 const PARENTS: usize = 6;
-/// Kinds of events that are named.
+/// The largest number of kinds of events shown.
 const KINDS: usize = 6;
-/// Cells of the words that begin a finding's lines.
+/// Cells of the labels of a finding's lines.
 const LABEL: usize = 13;
 /// Cells of names and paths.
 const NAME_WIDTH: usize = 64;
 const PATH_WIDTH: usize = 100;
 
-/// How a severity looks.
+/// The role of a severity.
 const fn role(severity: Severity) -> Role {
     match severity {
         Severity::Info => Role::Dim,
@@ -50,7 +50,7 @@ fn kind(finding: &Finding) -> Span {
     Span::new(role(*severity), text)
 }
 
-/// Writes a finding's line, and another about whose it is.
+/// Writes a finding's line, and another one about its object.
 ///
 /// # Errors
 /// Those of `out`.
@@ -83,12 +83,12 @@ pub(crate) fn line(
     if more.is_empty() {
         return Ok(());
     }
-    // Below the text of the line above: 12 cells of time, and two between.
+    // Aligned with the text of the line above: 12 cells of time, and two between.
     let indent = 12 + 2 + NS_WIDTH + 1;
     writeln!(out, "{:indent$}{}", "", palette.paint(Role::Dim, more.join(" · ")))
 }
 
-/// Findings that are as sure as is asked for, and how many are not.
+/// The findings with at least that confidence, and the number of the others.
 fn sure(all: &[Finding], least: u8) -> (Vec<&Finding>, usize) {
     let sure: Vec<_> = all.iter().filter(|one| one.confidence >= least).collect();
     let unsure = all.len() - sure.len();
@@ -130,7 +130,7 @@ fn unsure_ones(
     writeln!(out, "{}", palette.paint(Role::Dim, text))
 }
 
-/// Writes what `live` found as a table, and an empty line; nothing if there is none.
+/// Writes the findings of `live` as a table, and an empty line; nothing if there are none.
 ///
 /// # Errors
 /// Those of `out`.
@@ -191,8 +191,7 @@ fn and_more(out: &mut dyn fmt::Write, all: usize, shown: usize) -> fmt::Result {
     }
 }
 
-/// Writes all findings in full, the severest first, and an empty line before each; nothing if there
-/// are none.
+/// Writes all findings in full, the most severe first, and an empty line before each; nothing if there are none.
 ///
 /// # Errors
 /// Those of `out`.
@@ -227,7 +226,7 @@ struct Full<'a> {
 }
 
 impl Full<'_> {
-    /// `label     words that go on below one another`
+    /// `label     words, wrapped below one another`
     fn words(&self, out: &mut dyn fmt::Write, label: &str, text: &str) -> fmt::Result {
         let words: Vec<_> = text.split(' ').map(|word| Span::new(Role::Plain, word)).collect();
         self.labelled(out, label, &words, " ")
@@ -285,7 +284,7 @@ impl Full<'_> {
         let rule = finding.policy.as_deref().unwrap_or_default();
         for (at, line) in rule.lines().enumerate() {
             let label = if at == 0 { "allow with" } else { "" };
-            // To be copied: neither cut nor put onto several lines.
+            // Meant to be copied: neither cut nor wrapped.
             writeln!(out, "  {}{line}", palette.paint(Role::Dim, format_args!("{label:<LABEL$}")))?;
         }
         Ok(())
@@ -383,7 +382,7 @@ fn whose(object: &FoundObject) -> Vec<Span> {
     spans
 }
 
-/// `mq_send ×990, mq_receive EAGAIN ×10`: the kinds of events that are kept, each with how often.
+/// `mq_send ×990, mq_receive EAGAIN ×10`: the stored kinds of events, each with its count.
 fn events(all: &[Evidence]) -> String {
     let mut kinds: Vec<(String, u64)> = Vec::new();
     for one in all {
@@ -412,8 +411,8 @@ fn events(all: &[Evidence]) -> String {
     text
 }
 
-/// What is not shown of findings, one statement each; none when all is.
-pub(super) fn verdicts(accounting: &FindingsAccounting) -> Vec<Span> {
+/// Findings that are not shown, one statement each; none if all are.
+pub(super) fn omission_notes(accounting: &FindingsAccounting) -> Vec<Span> {
     let FindingsAccounting { by_class: _, muted: _, muted_by, folded, over_limit, undetermined } =
         accounting;
     let mut said = Vec::new();

@@ -1,4 +1,4 @@
-//! The lines of `live`: calls by [`call`], everything else here.
+//! The lines of `live`: calls by [`call`], all other events here.
 
 use std::fmt::{self, Display};
 
@@ -10,7 +10,8 @@ use super::{
     units::{GroupedCount, TimeOfDay},
 };
 use crate::event::{
-    ContainerNamed, End, Event, Life, Loss, LossBy, NamespaceEvent, ResyncEvent, Start,
+    ContainerUpdate, End, Event, Loss, LossBy, NamespaceEvent, NamespaceEventKind, ResyncEvent,
+    Start,
 };
 use crate::event::{
     escape::escaped,
@@ -19,32 +20,32 @@ use crate::event::{
 
 /// Cells of the host's name and the kernel's release.
 const HOST_WIDTH: usize = 64;
-/// Kinds of lost calls that a line names.
+/// The largest number of kinds of lost calls on a line.
 const KINDS: usize = 3;
 
-/// Writes what happened, each line with its end. `width` is that of the terminal: the end's summary
-/// keeps to it, the lines of events do not.
+/// Writes an event as lines. `width` is that of the terminal: the final summary is wrapped to it, the lines of events
+/// are not.
 ///
 /// # Errors
 /// Those of `out`.
 pub(crate) fn write(
     out: &mut dyn fmt::Write,
     event: &Event<'_>,
-    look: LineStyle,
+    style: LineStyle,
     width: usize,
 ) -> fmt::Result {
     match event {
-        Event::Start(start) => write_start(out, start, look.palette),
-        Event::Ipc(ipc) => writeln!(out, "{}", call::line(ipc, look)),
-        Event::Namespace(namespace) => write_namespace(out, namespace, look.palette),
-        Event::Object(object) => objects::line(out, object, look.palette),
-        Event::Container(named) => write_container(out, named, look.palette),
-        Event::Loss(loss) => write_loss(out, loss, look.palette),
-        Event::Resync(resync) => write_resync(out, resync, look.palette),
-        Event::Finding(line) => findings::line(out, line, look.palette),
-        // It is for programs: on a terminal there is a line below the others.
+        Event::Start(start) => write_start(out, start, style.palette),
+        Event::Ipc(ipc) => writeln!(out, "{}", call::line(ipc, style)),
+        Event::Namespace(namespace) => write_namespace(out, namespace, style.palette),
+        Event::Object(object) => objects::line(out, object, style.palette),
+        Event::Container(named) => write_container(out, named, style.palette),
+        Event::Loss(loss) => write_loss(out, loss, style.palette),
+        Event::Resync(resync) => write_resync(out, resync, style.palette),
+        Event::Finding(line) => findings::line(out, line, style.palette),
+        // For programs only: a terminal has the status line.
         Event::Status(_) | Event::Report(_) => Ok(()),
-        Event::End(end) => write_end(out, end, look.palette, width),
+        Event::End(end) => write_end(out, end, style.palette, width),
     }
 }
 
@@ -74,11 +75,11 @@ fn write_namespace(
     let NamespaceEvent { seq: _, time, event, ipc_ns, from, process, container, after, before } =
         namespace;
     let verb = match event {
-        Life::Created => "created",
-        Life::Entered => "entered",
-        Life::Left => "left",
-        Life::Destroyed => "destroyed",
-        Life::Present => "is there, its creation was lost",
+        NamespaceEventKind::Created => "created",
+        NamespaceEventKind::Entered => "entered",
+        NamespaceEventKind::Left => "left",
+        NamespaceEventKind::Destroyed => "destroyed",
+        NamespaceEventKind::Present => "is there, its creation was lost",
     };
     write!(
         out,
@@ -103,10 +104,10 @@ fn write_namespace(
 
 fn write_container(
     out: &mut dyn fmt::Write,
-    named: &ContainerNamed,
+    named: &ContainerUpdate,
     palette: Palette,
 ) -> fmt::Result {
-    let ContainerNamed { seq: _, time, container, ipc_ns } = named;
+    let ContainerUpdate { seq: _, time, container, ipc_ns } = named;
     let tag = ipc_ns.map(|ns| NsTag::from(ns).to_string()).unwrap_or_default();
     writeln!(
         out,
@@ -161,11 +162,11 @@ fn write_loss(out: &mut dyn fmt::Write, loss: &Loss<'_>, palette: Palette) -> fm
     if *metadata > 0 {
         writeln!(
             out,
-            "{time}  {}: no room for them; who and where from stays unknown for some calls",
+            "{time}  {}: the ring was full; the process or namespace of some calls stays unknown",
             palette.paint(
                 Role::Loss,
                 format_args!(
-                    "lost {} facts about namespaces and processes",
+                    "lost {} metadata records of namespaces and processes",
                     GroupedCount(*metadata)
                 )
             ),

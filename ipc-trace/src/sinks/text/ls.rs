@@ -2,12 +2,12 @@
 
 use std::fmt::{self, Display};
 
-use ipc_trace_common::op::Family;
+use ipc_trace_common::op::ObjectKind;
 
 use super::{
-    flow::{Align, Shape, Span, TextRow, TextTable, flow},
     style::{Palette, Role},
     units::{Date, GroupedCount},
+    wrap::{Align, Shape, Span, TextRow, TextTable, flow},
 };
 use crate::event::{
     escape::{escaped, quoted},
@@ -15,11 +15,11 @@ use crate::event::{
 };
 use crate::event::{
     ls::{
-        DescriptorOf, Holder, Limit, LimitName, Ls, MountOf, NamespaceLook, PRESSING, ProcessLook,
-        UnseenWhat, percent,
+        DescriptorOf, Holder, Limit, LimitName, Ls, MountOf, NamespaceSnapshot, PRESSING,
+        ProcessInfo, UnseenWhat, percent,
     },
-    objects::ObjectLook,
-    value::{FamilyName, OsBytes},
+    objects::ObjectInfo,
+    value::{KindName, OsBytes},
 };
 
 mod full;
@@ -28,10 +28,10 @@ mod full;
 const NAME_WIDTH: usize = 40;
 /// Cells of a mount point, a queue's name, a reason.
 const WORD_WIDTH: usize = 60;
-/// Processes, and other holders, that are named on a namespace's line.
+/// The largest number of processes, and of other holders, on a namespace's line.
 const NAMED: usize = 3;
 
-/// The object, each line with its end.
+/// The text, with newlines.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LsText<'a> {
     ls: &'a Ls,
@@ -40,7 +40,7 @@ pub(crate) struct LsText<'a> {
     width: usize,
 }
 
-/// The object for a terminal of `width` cells. `full`: with every process, holder and object.
+/// The text for a terminal of `width` cells. `full`: with every process, holder and object.
 #[must_use]
 pub(crate) const fn text(ls: &Ls, full: bool, palette: Palette, width: usize) -> LsText<'_> {
     LsText { ls, full, palette, width }
@@ -70,9 +70,9 @@ fn counted(count: usize, one: &str, many: &str) -> String {
     format!("{} {}", GroupedCount(count as u64), if count == 1 { one } else { many })
 }
 
-/// The objects of a kind: `?` where they could not be seen.
-fn objects(namespace: &NamespaceLook, kind: Family) -> Span {
-    let part = if kind == Family::Mq { UnseenWhat::Queues } else { UnseenWhat::Sysv };
+/// The objects of a kind: `?` if they could not be seen.
+fn objects(namespace: &NamespaceSnapshot, kind: ObjectKind) -> Span {
+    let part = if kind == ObjectKind::Mq { UnseenWhat::Queues } else { UnseenWhat::Sysv };
     match namespace.count(kind) {
         _ if namespace.is_unseen(part) => Span::new(Role::Loss, "?"),
         0 => Span::new(Role::Dim, "0"),
@@ -80,7 +80,7 @@ fn objects(namespace: &NamespaceLook, kind: Family) -> Span {
     }
 }
 
-/// Something that can be full: a limit, or a queue.
+/// Something with a limit: a namespace's limit, or a queue.
 struct Fullness {
     what: String,
     used: u64,
@@ -97,18 +97,18 @@ impl Fullness {
     }
 }
 
-/// All that can be full in a namespace, the fullest first.
-fn fullness(namespace: &NamespaceLook) -> Vec<Fullness> {
+/// The limits and queues of a namespace, the fullest first.
+fn fullness(namespace: &NamespaceSnapshot) -> Vec<Fullness> {
     let limits = namespace.limits.iter().filter_map(|(name, Limit { limit, used })| {
         Some(Fullness { what: name.to_string(), used: (*used)?, of: *limit })
     });
     let queues = namespace.objects.iter().filter_map(|object| {
         let (name, used, of) = match (object.kind.0, &object.name) {
-            (Family::Msg, _) => (object.id?.to_string(), object.bytes?, object.size?),
-            (Family::Mq, Some(name)) => {
+            (ObjectKind::Msg, _) => (object.id?.to_string(), object.bytes?, object.size?),
+            (ObjectKind::Mq, Some(name)) => {
                 (quoted(&name.0, WORD_WIDTH).to_string(), object.messages?, object.max_messages?)
             }
-            (Family::Shm | Family::Sem | Family::Mq, _) => return None,
+            (ObjectKind::Shm | ObjectKind::Sem | ObjectKind::Mq, _) => return None,
         };
         Some(Fullness { what: format!("{} {name}", object.kind), used, of })
     });
@@ -125,7 +125,7 @@ fn process(comm: Option<&OsBytes<'static>>, pid: u32) -> String {
     }
 }
 
-/// What holds a namespace, in words; `None` of a process in it.
+/// How a namespace is held, as text; `None` for a process in it.
 fn held_by(holder: &Holder) -> Option<String> {
     let named = |name: &Option<OsBytes<'static>>| {
         name.as_ref().map(|name| quoted(&name.0, WORD_WIDTH).to_string())
@@ -215,18 +215,18 @@ impl LsText<'_> {
     }
 
     fn table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let row = |namespace: &NamespaceLook| {
-            let NamespaceLook { inum, r#gen, processes, .. } = namespace;
+        let row = |namespace: &NamespaceSnapshot| {
+            let NamespaceSnapshot { inum, r#gen, processes, .. } = namespace;
             let count = processes.len();
-            let look = if count == 0 { Role::Loss } else { Role::Plain };
+            let role = if count == 0 { Role::Loss } else { Role::Plain };
             TextRow {
                 cells: vec![
                     Span::new(Role::Namespace, NsTag::new(*inum, *r#gen)),
-                    Span::new(look, GroupedCount(count as u64)),
-                    objects(namespace, Family::Shm),
-                    objects(namespace, Family::Sem),
-                    objects(namespace, Family::Msg),
-                    objects(namespace, Family::Mq),
+                    Span::new(role, GroupedCount(count as u64)),
+                    objects(namespace, ObjectKind::Shm),
+                    objects(namespace, ObjectKind::Sem),
+                    objects(namespace, ObjectKind::Msg),
+                    objects(namespace, ObjectKind::Mq),
                     full_cell(namespace),
                 ],
                 notes: holders(namespace),
@@ -248,9 +248,9 @@ impl LsText<'_> {
         table.write(f, self.width, self.palette)
     }
 
-    /// What is nearly full, one line each, the fullest first.
+    /// The nearly full ones, one line each, the fullest first.
     fn pressing(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        /// Lines at most
+        /// The largest number of lines
         const LINES: usize = 20;
         let mut all: Vec<_> = self
             .ls
@@ -275,7 +275,7 @@ impl LsText<'_> {
         }
     }
 
-    /// What could not be seen of single namespaces.
+    /// Parts of single namespaces that could not be seen.
     fn unseen(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut reasons: Vec<(&str, Vec<NsTag>)> = Vec::new();
         for namespace in &self.ls.namespaces {
@@ -304,7 +304,7 @@ impl LsText<'_> {
         Ok(())
     }
 
-    /// Writes words from cell `used` on.
+    /// Writes text from cell `used` on.
     fn words(
         &self,
         f: &mut fmt::Formatter<'_>,
@@ -320,7 +320,7 @@ impl LsText<'_> {
     }
 }
 
-/// `! queues_max is full: 256 of 256 (100 %)`: the mark stands where colours do not.
+/// `! queues_max is full: 256 of 256 (100 %)`: the mark is for output without colours.
 fn pressing_span(one: &Fullness) -> Span {
     let Fullness { what, used, of } = one;
     let text =
@@ -328,8 +328,8 @@ fn pressing_span(one: &Fullness) -> Span {
     Span::new(Role::Loss, text)
 }
 
-/// How full that is which is fullest.
-fn full_cell(namespace: &NamespaceLook) -> Span {
+/// The fullest one.
+fn full_cell(namespace: &NamespaceSnapshot) -> Span {
     match fullness(namespace).first() {
         Some(one) if one.is_pressing() => Span::new(Role::Loss, format!("! {} %", one.percent())),
         Some(one) => Span::new(Role::Dim, format!("{} %", one.percent())),
@@ -337,16 +337,16 @@ fn full_cell(namespace: &NamespaceLook) -> Span {
     }
 }
 
-/// Who is in a namespace, and what else holds it.
-fn holders(namespace: &NamespaceLook) -> Vec<Span> {
-    // Kernel threads say least.
+/// The processes in a namespace, and its other holders.
+fn holders(namespace: &NamespaceSnapshot) -> Vec<Span> {
+    // Kernel threads are least informative.
     let (users, kernel): (Vec<_>, Vec<_>) =
         namespace.processes.iter().partition(|process| process.exe.is_some());
     let members = users.into_iter().chain(kernel);
     let mut spans =
         crate::sinks::text::containers::containers(&namespace.containers, namespace.sharing);
     let tags = members.take(NAMED);
-    spans.extend(tags.map(|ProcessLook { pid, comm, .. }| plain(ProcessTag::new(comm, *pid))));
+    spans.extend(tags.map(|ProcessInfo { pid, comm, .. }| plain(ProcessTag::new(comm, *pid))));
     let more = |spans: &mut Vec<Span>, more: usize| {
         if more > 0 {
             spans.push(Span::new(Role::Dim, format_args!("{} more", GroupedCount(more as u64))));
@@ -367,13 +367,13 @@ fn holders(namespace: &NamespaceLook) -> Vec<Span> {
     spans
 }
 
-/// Cells of a limit's line that are the same for all kinds of it.
+/// The cells of a limit's line that all kinds have in common.
 fn limit_row(name: LimitName, limit: &Limit) -> TextRow {
     let used = match limit.used {
         Some(used) => plain(GroupedCount(used)),
         None => plain(""),
     };
-    // SHMMAX and SHMALL are so by default (include/uapi/linux/shm.h).
+    // The defaults of SHMMAX and SHMALL (include/uapi/linux/shm.h).
     let of = match i64::try_from(limit.limit) {
         Ok(_) => plain(GroupedCount(limit.limit)),
         Err(_) => Span::new(Role::Dim, "no limit"),
@@ -390,8 +390,8 @@ fn limit_row(name: LimitName, limit: &Limit) -> TextRow {
 }
 
 /// Whether an object is of a kind.
-fn is(kind: Family) -> impl Fn(&&ObjectLook) -> bool {
-    move |object| object.kind == FamilyName(kind)
+fn is(kind: ObjectKind) -> impl Fn(&&ObjectInfo) -> bool {
+    move |object| object.kind == KindName(kind)
 }
 
 #[cfg(test)]

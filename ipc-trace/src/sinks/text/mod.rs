@@ -1,43 +1,42 @@
-//! What a person at a terminal reads: the event types as text.
+//! The text output: events as text for a terminal.
 //!
 //! | module | what it is |
 //! | --- | --- |
 //! | [`units`] | durations, sizes, counts and times of day |
-//! | [`style`] | what may be coloured, and in what colour |
+//! | [`style`] | roles of text, and their colours |
 //! | [`args`] | a call with its arguments, by the names of its man page |
 //! | [`call`] | one line for a call that returned |
-//! | [`line`](mod@line) | one line for anything else that `live` says |
+//! | [`line`](mod@line) | one line for any other event of `live` |
 //! | [`findings`] | findings, in a line and in full |
-//! | [`objects`] | lives of objects, and those of a namespace |
-//! | [`summary`] | backends, accounting, COMMAND's end, pending calls |
-//! | [`footer`] | the line that is rewritten below the others |
-//! | [`flow`] | words onto lines of a width, and tables |
+//! | [`objects`] | creation and removal of objects, and the objects of a namespace |
+//! | [`summary`] | backends, accounting, COMMAND's exit status, pending calls |
+//! | [`status_line`] | the line below the others that is rewritten |
+//! | [`wrap`] | wraps words to a width, and formats tables |
 //! | [`report`] | `report`, namespace by namespace |
-//! | [`ls`] | `ls`: what exists, by namespace |
-//! | [`doctor`] | `doctor`: the verdict, what is wrong, how things stand |
+//! | [`ls`] | `ls`: a snapshot, by namespace |
+//! | [`doctor`] | `doctor`: the summary, the problems, the details |
 //!
-//! Invariant: these are functions from values to text. They know no file, clock, terminal or kernel;
-//! width and colours are parameters. Bytes that another process chose go through `event/escape.rs`, so that
-//! no name can move the cursor, hide itself or forge a line. A value that is not known is `?` or
-//! left out, never invented.
+//! Invariant: these are functions from values to text. They use no file, clock, terminal or kernel; width and colours
+//! are parameters. Bytes from other processes go through `event/escape.rs`, so that no name can move the cursor, hide
+//! itself or forge a line. An unknown value is `?` or omitted, never invented.
 
 pub(crate) mod args;
 pub(crate) mod call;
 mod containers;
 pub(crate) mod doctor;
 pub(crate) mod findings;
-pub(crate) mod flow;
-pub(crate) mod footer;
 pub(crate) mod line;
 pub(crate) mod ls;
 pub(crate) mod objects;
 pub(crate) mod report;
+pub(crate) mod status_line;
 pub(crate) mod style;
 pub(crate) mod summary;
 pub(crate) mod units;
+pub(crate) mod wrap;
 
 #[cfg(test)]
-mod samples;
+mod fixtures;
 #[cfg(test)]
 mod snapshot_tests;
 
@@ -46,7 +45,7 @@ use std::fmt::Write as _;
 use ipc_trace_common::record::NsRef;
 
 use super::{Format, Screen};
-use crate::event::{Event, objects::ObjectLife};
+use crate::event::{Event, objects::ObjectEventKind};
 
 /// Writes text.
 #[derive(Debug)]
@@ -54,7 +53,7 @@ pub(crate) struct TextSink {
     screen: Screen,
     /// Reused for each line
     line: String,
-    /// The namespaces of objects that were there, of which no line has told
+    /// The namespaces of existing objects that are not output yet
     present: Vec<NsRef>,
 }
 
@@ -68,15 +67,15 @@ impl TextSink {
 
 impl Format for TextSink {
     fn write(&mut self, event: &Event<'_>, out: &mut Vec<u8>) {
-        let Screen { look, width, min_confidence } = self.screen;
-        // A person wants to know that they are there, not each of thousands.
+        let Screen { style, width, min_confidence } = self.screen;
+        // A count of existing objects is enough; there may be thousands.
         if let Event::Object(object) = event
-            && object.event == ObjectLife::Present
+            && object.event == ObjectEventKind::Present
         {
             let ns = object.ipc_ns;
             return self.present.push(NsRef { inum: ns.inum, generation: ns.r#gen });
         }
-        // A person reads it once; how it went on is said in the end.
+        // One line per finding is enough; the final summary has its total.
         if let Event::Finding(line) = event
             && (!line.new || line.finding.confidence < min_confidence)
         {
@@ -85,7 +84,7 @@ impl Format for TextSink {
         self.settle(out);
         self.line.clear();
         let line = &mut self.line;
-        let palette = look.palette;
+        let palette = style.palette;
         let before = match event {
             Event::End(end) => {
                 findings::summary(line, &end.findings, min_confidence, palette, width)
@@ -104,7 +103,7 @@ impl Format for TextSink {
             | Event::Status(_) => Ok(()),
         };
         // Writing to a string does not fail.
-        let _ = before.and_then(|()| line::write(line, event, look, width));
+        let _ = before.and_then(|()| line::write(line, event, style, width));
         out.extend_from_slice(line.as_bytes());
     }
 
@@ -114,7 +113,7 @@ impl Format for TextSink {
         }
         self.line.clear();
         // Writing to a string does not fail.
-        let _ = objects::present(&mut self.line, self.present.drain(..), self.screen.look);
+        let _ = objects::present(&mut self.line, self.present.drain(..), self.screen.style);
         out.extend_from_slice(self.line.as_bytes());
     }
 }

@@ -1,39 +1,39 @@
-//! Lives of objects, as lines of `live` and as a table of `report`.
+//! Creation and removal of objects, as lines of `live` and as a table of `report`.
 
 use std::{
     collections::BTreeMap,
     fmt::{self, Display},
 };
 
-use ipc_trace_common::{op::Family, record::NsRef};
+use ipc_trace_common::{op::ObjectKind, record::NsRef};
 
 use super::{
     call::{LineStyle, NS_WIDTH},
-    flow::{Align, Span, TextRow, TextTable},
     style::{Palette, Role},
     units::{Bytes, GroupedCount, TimeOfDay},
+    wrap::{Align, Span, TextRow, TextTable},
 };
 use crate::event::{
     escape::quoted,
     tag::{self, NsTag, ProcessTag, SysvKey},
 };
 use crate::event::{
-    objects::{Creator, LastUse, ObjectEvent, ObjectLife, ObjectLook, ObjectReport},
+    objects::{Creator, LastUse, ObjectEvent, ObjectEventKind, ObjectInfo, ObjectReport},
     report::NamespaceReport,
     value::OsBytes,
 };
 
 /// Cells of a queue's name.
 const NAME_WIDTH: usize = 48;
-/// Objects of a namespace that a report lists.
+/// The largest number of objects that a report lists for a namespace.
 const LISTED: usize = 10;
 
 /// `shm 3`, `mq "jobs"`
-struct Tag<'a>(&'a ObjectLook);
+struct Tag<'a>(&'a ObjectInfo);
 
 impl Display for Tag<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ObjectLook { kind, id, name, .. } = self.0;
+        let ObjectInfo { kind, id, name, .. } = self.0;
         match (id, name) {
             (Some(id), _) => write!(f, "{kind} {id}"),
             (None, Some(name)) => write!(f, "{kind} {}", quoted(&name.0, NAME_WIDTH)),
@@ -43,16 +43,16 @@ impl Display for Tag<'_> {
 }
 
 /// `16 KiB`, `3 semaphores`
-fn size(object: &ObjectLook) -> Option<String> {
+fn size(object: &ObjectInfo) -> Option<String> {
     let size = object.size?;
     Some(match object.kind.0 {
-        Family::Sem if size == 1 => "1 semaphore".to_owned(),
-        Family::Sem => format!("{} semaphores", GroupedCount(size)),
-        Family::Shm | Family::Msg | Family::Mq => Bytes(size).to_string(),
+        ObjectKind::Sem if size == 1 => "1 semaphore".to_owned(),
+        ObjectKind::Sem => format!("{} semaphores", GroupedCount(size)),
+        ObjectKind::Shm | ObjectKind::Msg | ObjectKind::Mq => Bytes(size).to_string(),
     })
 }
 
-/// A line for what happened to an object, with its end.
+/// Writes a line for an object's event.
 ///
 /// # Errors
 /// Those of `out`.
@@ -64,23 +64,23 @@ pub(crate) fn line(
     let ObjectEvent { seq: _, time, event, ipc_ns, object, process, container, after, before } =
         event;
     let verb = match event {
-        ObjectLife::Present => "present",
-        ObjectLife::Created => "created",
-        ObjectLife::Changed => "changed",
-        ObjectLife::Removed => "removed",
-        ObjectLife::Destroyed => "destroyed",
+        ObjectEventKind::Present => "present",
+        ObjectEventKind::Created => "created",
+        ObjectEventKind::Changed => "changed",
+        ObjectEventKind::Removed => "removed",
+        ObjectEventKind::Destroyed => "destroyed",
     };
-    let look = &object.look;
+    let info = &object.info;
     write!(
         out,
         "{}  {:<NS_WIDTH$} {} {}",
         palette.paint(Role::Dim, TimeOfDay(*time)),
         palette.paint(Role::Namespace, NsTag::from(*ipc_ns)),
-        Tag(look),
+        Tag(info),
         palette.paint(Role::Heading, verb),
     )?;
     tag::write_who(out, process.as_ref(), container.as_deref())?;
-    if *event == ObjectLife::Created && look.creator.as_ref().is_some_and(|one| !one.exact) {
+    if *event == ObjectEventKind::Created && info.creator.as_ref().is_some_and(|one| !one.exact) {
         write!(out, " {}", palette.paint(Role::Dim, "(inferred)"))?;
     }
     if let Some(after) = after {
@@ -89,31 +89,34 @@ pub(crate) fn line(
     if let Some(before) = before {
         write!(out, " before {}", TimeOfDay(*before))?;
     }
-    if let Some(key) = look.key {
+    if let Some(key) = info.key {
         write!(out, "  key {}", SysvKey(key))?;
     }
-    if matches!(event, ObjectLife::Created | ObjectLife::Changed | ObjectLife::Present) {
-        if let Some((uid, gid)) = look.uid.zip(look.gid) {
+    if matches!(
+        event,
+        ObjectEventKind::Created | ObjectEventKind::Changed | ObjectEventKind::Present
+    ) {
+        if let Some((uid, gid)) = info.uid.zip(info.gid) {
             write!(out, "  {uid}:{gid}")?;
         }
-        if let Some(mode) = look.mode {
+        if let Some(mode) = info.mode {
             write!(out, "  {mode}")?;
         }
-        if let Some(size) = size(look) {
+        if let Some(size) = size(info) {
             write!(out, "  {size}")?;
         }
     }
     writeln!(out)
 }
 
-/// A line for what was there, as the namespaces of it, with its end; nothing for nothing.
+/// Writes a line for existing objects, as a list of their namespaces; nothing if there are none.
 ///
 /// # Errors
 /// Those of `out`.
 pub(crate) fn present(
     out: &mut dyn fmt::Write,
     objects: impl Iterator<Item = NsRef>,
-    look: LineStyle,
+    style: LineStyle,
 ) -> fmt::Result {
     let mut namespaces: BTreeMap<NsRef, u64> = BTreeMap::new();
     for ns in objects {
@@ -131,7 +134,7 @@ pub(crate) fn present(
         namespaces.len(),
         plural(namespaces.len() as u64),
     );
-    writeln!(out, "{}", look.palette.paint(Role::Dim, text))
+    writeln!(out, "{}", style.palette.paint(Role::Dim, text))
 }
 
 /// `worker[4242]`, `4242`, `user 1000`
@@ -145,11 +148,11 @@ fn who(pid: Option<u32>, comm: Option<&OsBytes<'static>>, uid: Option<u32>) -> O
 }
 
 fn notes(object: &ObjectReport) -> Vec<Span> {
-    let look = &object.look;
-    let creator = look.creator.as_ref();
+    let info = &object.info;
+    let creator = info.creator.as_ref();
     let made =
         creator.and_then(|Creator { pid, uid, comm, .. }| who(*pid, comm.as_ref(), Some(*uid)));
-    let last = look.last.as_ref();
+    let last = info.last.as_ref();
     let last = last.and_then(|LastUse { pid, comm, .. }| who(*pid, comm.as_ref(), None));
     let mut notes = Vec::new();
     if object.leaked == Some(true) {
@@ -157,9 +160,9 @@ fn notes(object: &ObjectReport) -> Vec<Span> {
         let by = left.map(|left| format!(" by {left}")).unwrap_or_default();
         notes.push(Span::new(Role::Loss, format_args!("LEAKED{by}")));
     }
-    if look.removed {
+    if info.removed {
         let attached =
-            look.attached.map_or("in use".to_owned(), |count| format!("attached {count}×"));
+            info.attached.map_or("in use".to_owned(), |count| format!("attached {count}×"));
         notes.push(Span::new(Role::Loss, format_args!("removed, {attached}")));
     }
     if let Some(made) = &made {
@@ -172,7 +175,7 @@ fn notes(object: &ObjectReport) -> Vec<Span> {
     notes
 }
 
-/// The objects of a namespace: what stands out first, and so many of the others.
+/// The objects of a namespace: the notable ones first, and a limited number of others.
 pub(super) fn table(
     f: &mut fmt::Formatter<'_>,
     namespace: &NamespaceReport,
@@ -181,24 +184,24 @@ pub(super) fn table(
 ) -> fmt::Result {
     let (gone, mut there): (Vec<&ObjectReport>, Vec<_>) =
         namespace.objects.iter().partition(|object| object.destroyed.is_some());
-    // A stable order: among the like, they stay by kind and id.
+    // A stable sort: equal ones stay ordered by kind and id.
     there.sort_by_key(|object| {
-        (object.leaked != Some(true), !object.look.removed, object.uses == 0)
+        (object.leaked != Some(true), !object.info.removed, object.uses == 0)
     });
     let plain = |text: Option<String>| match text {
         Some(text) => Span::new(Role::Plain, text),
         None => Span::new(Role::Dim, "?"),
     };
     let row = |object: &&ObjectReport| {
-        let look = &object.look;
-        let key = look.key.map(|key| SysvKey(key).to_string());
+        let info = &object.info;
+        let key = info.key.map(|key| SysvKey(key).to_string());
         TextRow {
             cells: vec![
-                Span::new(Role::Plain, Tag(look)),
+                Span::new(Role::Plain, Tag(info)),
                 Span::new(Role::Plain, key.unwrap_or_default()),
-                plain(look.uid.zip(look.gid).map(|(uid, gid)| format!("{uid}:{gid}"))),
-                plain(look.mode.map(|mode| mode.to_string())),
-                plain(size(look)),
+                plain(info.uid.zip(info.gid).map(|(uid, gid)| format!("{uid}:{gid}"))),
+                plain(info.mode.map(|mode| mode.to_string())),
+                plain(size(info)),
                 Span::new(
                     if object.uses == 0 { Role::Dim } else { Role::Plain },
                     GroupedCount(object.uses),

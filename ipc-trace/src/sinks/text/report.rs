@@ -1,4 +1,4 @@
-//! `report` as text: how things stand, then namespace by namespace, then what to make of the counts.
+//! `report` as text: a summary, then namespace by namespace, then the accuracy of the counts.
 
 use std::{
     collections::BTreeMap,
@@ -6,12 +6,11 @@ use std::{
 };
 
 use super::{
-    findings,
-    flow::{Align, Shape, Span, TextRow, TextTable, flow},
-    objects,
+    findings, objects,
     style::{Palette, Role},
     summary::{self, BackendsText, calls},
     units::{Bytes, Date, Duration, GroupedCount, SpanMoment, between},
+    wrap::{Align, Shape, Span, TextRow, TextTable, flow},
 };
 use crate::event::{
     escape::escaped,
@@ -19,22 +18,22 @@ use crate::event::{
 };
 use crate::event::{
     report::{
-        CallTotals, Created, Destroyed, Durations, Folded, NamespaceReport, OpReport,
+        CallTotals, Created, Destroyed, Durations, EvictedCounts, NamespaceReport, OpReport,
         ProcessReport, Report,
     },
     value::{OpName, Timestamp},
 };
 
-/// Processes of a namespace that are listed.
+/// The largest number of processes listed for a namespace.
 const PROCESSES: usize = 10;
-/// Namespaces without calls that are listed because they came or went.
+/// The largest number of namespaces without calls listed because they were created or destroyed.
 const QUIET: usize = 20;
 /// Cells of the host's name, the kernel's release, and of a container's name, id and image.
 const NAME_WIDTH: usize = 40;
 /// Cells of an executable's path.
 const EXE_WIDTH: usize = 100;
 
-/// The report, each line with its end.
+/// The report, with newlines.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ReportText<'a> {
     report: &'a Report,
@@ -43,7 +42,7 @@ pub(crate) struct ReportText<'a> {
     width: usize,
 }
 
-/// The report for a terminal of `width` cells, without findings less sure than `least`.
+/// The report for a terminal of `width` cells, without findings below confidence `least`.
 #[must_use]
 pub(crate) const fn text(
     report: &Report,
@@ -65,9 +64,9 @@ impl Display for ReportText<'_> {
             writeln!(f)?;
             self.namespace(f, namespace)?;
         }
-        if let Some(folded) = &report.folded {
+        if let Some(evicted) = &report.folded {
             writeln!(f)?;
-            self.folded(f, folded)?;
+            self.evicted(f, evicted)?;
         }
         if !report.unattributed.is_empty() {
             writeln!(f)?;
@@ -97,7 +96,7 @@ fn is_busy(namespace: &NamespaceReport) -> bool {
             .any(|object| object.leaked == Some(true) || object.created.is_some())
 }
 
-/// An operation's line: counts, and what else is known.
+/// An operation's line: counts, and further data.
 type OpLine<'a> = (OpName, &'a CallTotals, Option<u64>, Option<Durations>);
 
 fn counted(ops: &BTreeMap<OpName, CallTotals>) -> Vec<OpLine<'_>> {
@@ -160,10 +159,10 @@ impl ReportText<'_> {
             ],
         )?;
 
-        let folded = self.report.folded.iter().flat_map(|folded| folded.ops.values());
+        let evicted = self.report.folded.iter().flat_map(|evicted| evicted.ops.values());
         let ops = namespaces.iter().flat_map(|ns| ns.ops.values().map(|op| &op.counts));
         let (mut all, mut failed) = (0_u64, 0_u64);
-        for counts in ops.chain(folded).chain(self.report.unattributed.values()) {
+        for counts in ops.chain(evicted).chain(self.report.unattributed.values()) {
             all = all.saturating_add(counts.calls);
             failed = failed.saturating_add(counts.failed);
         }
@@ -330,8 +329,8 @@ impl ReportText<'_> {
         }
     }
 
-    fn folded(&self, f: &mut fmt::Formatter<'_>, folded: &Folded) -> fmt::Result {
-        let Folded { namespaces, ops } = folded;
+    fn evicted(&self, f: &mut fmt::Formatter<'_>, evicted: &EvictedCounts) -> fmt::Result {
+        let EvictedCounts { namespaces, ops } = evicted;
         let text = format_args!(
             "{} namespaces that had ended, taken together to save room",
             GroupedCount(*namespaces)
@@ -341,7 +340,7 @@ impl ReportText<'_> {
         self.operations(f, &counted(ops))
     }
 
-    /// Namespaces without calls: those that came or went one by one, the others by number.
+    /// Namespaces without calls: created or destroyed ones one by one, the others by inode number.
     fn quiet(&self, f: &mut fmt::Formatter<'_>, quiet: &[&NamespaceReport]) -> fmt::Result {
         let (moved, still): (Vec<&NamespaceReport>, Vec<&NamespaceReport>) =
             quiet.iter().partition(|ns| ns.created.is_some() || ns.destroyed.is_some());
@@ -368,7 +367,7 @@ impl ReportText<'_> {
         if still.is_empty() {
             return Ok(());
         }
-        // As many of their numbers as the line has room for.
+        // As many of their numbers as fit on the line.
         let count = still.len();
         let noun = if count == 1 { "namespace" } else { "namespaces" };
         let tags = still.iter().take(self.width / 4).map(|ns| NsTag::new(ns.inum, ns.r#gen));

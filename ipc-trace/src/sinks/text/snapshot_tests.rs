@@ -1,30 +1,30 @@
-//! What the output looks like, as a whole. `INSTA_UPDATE=always cargo test -p ipc-trace text` accepts
-//! a change; look at it before that.
+//! Snapshots of the complete output. `INSTA_UPDATE=always cargo test -p ipc-trace text` accepts a change; review it
+//! before that.
 
 use std::collections::BTreeMap;
 
-use ipc_trace_common::op::{Abi, Family, Op};
+use ipc_trace_common::op::{Abi, ObjectKind, Op};
 
 use super::{
     args::CallText,
     call::LineStyle,
-    line, report,
-    samples::{
+    fixtures::{
         AGAIN, APP, HOST, HOSTILE, at, call, container, every_operation, ns_ref, object, one_sop,
         pending, process, semop, text, unknown_object,
     },
+    line, report,
     style::Palette,
 };
 use crate::event::{
-    Accounting, Backends, CommandOutcome, ControlAccounting, End, Event, Ipc, IpcNs, Life, Loss,
-    LossBy, NamespaceEvent, OpAccounting, OtherNs, PROCESSES_NOT_LOOKED_AT, Reconciliation,
-    ResyncAccounting, ResyncEvent, Sharing, SinkAccounting, Start, VERSION,
+    Accounting, Backends, CommandOutcome, ControlAccounting, End, Event, Ipc, IpcNs, Loss, LossBy,
+    NamespaceEvent, NamespaceEventKind, NsInodes, OpAccounting, PROCESSES_NOT_INSPECTED,
+    Reconciliation, ResyncAccounting, ResyncEvent, Sharing, SinkAccounting, Start, VERSION,
     args::Args,
     finding::FindingsAccounting,
     identity::ProcessIdentity,
-    objects::{ObjectEvent, ObjectLife, ObjectLook, ObjectOfNs, ObjectReport},
+    objects::{ObjectEvent, ObjectEventKind, ObjectInfo, ObjectOfNs, ObjectReport},
     report::{
-        CallTotals, Created, Destroyed, Durations, Folded, NamespaceReport, OpReport,
+        CallTotals, Created, Destroyed, Durations, EvictedCounts, NamespaceReport, OpReport,
         ProcessReport, Report,
     },
     value::{AbiName, Address, CallError, Hex32, OpName},
@@ -33,19 +33,19 @@ use crate::event::{
 const PLAIN: LineStyle = LineStyle { palette: Palette::PLAIN, native: Abi::X86_64 };
 const COLOURED: LineStyle = LineStyle { palette: Palette::COLOURED, native: Abi::X86_64 };
 
-fn lines(events: &[Event<'_>], look: LineStyle) -> String {
+fn lines(events: &[Event<'_>], style: LineStyle) -> String {
     let mut out = String::new();
     for event in events {
-        line::write(&mut out, event, look, 80).unwrap();
+        line::write(&mut out, event, style, 80).unwrap();
     }
-    for char in out.chars().filter(|char| look.palette == Palette::PLAIN || *char != '\x1b') {
+    for char in out.chars().filter(|char| style.palette == Palette::PLAIN || *char != '\x1b') {
         assert!(!char.is_control() || char == '\n', "{char:?} in {out}");
     }
     out
 }
 
 #[test]
-fn every_operation_has_its_form() {
+fn formats_every_operation() {
     let calls: Vec<_> = every_operation()
         .iter()
         .map(|ipc| format!("{} = {}", CallText(&ipc.args), ipc.ret.unwrap()))
@@ -53,7 +53,7 @@ fn every_operation_has_its_form() {
     insta::assert_snapshot!("args", calls.join("\n"));
 }
 
-/// A call on another namespace's object, with all that may be known.
+/// A call on another namespace's object, with all optional data.
 fn foreign() -> Ipc<'static> {
     let send = Args::MqSend {
         mqdes: 3,
@@ -74,7 +74,7 @@ fn foreign() -> Ipc<'static> {
     foreign
 }
 
-/// Calls with each thing that may follow the result.
+/// Calls with each element that may follow the result.
 fn tails() -> Vec<Ipc<'static>> {
     let mut plain = call(Op::Semop, -11, semop(one_sop()));
     plain.object.id = Some(3);
@@ -135,49 +135,49 @@ fn moves() -> Vec<Event<'static>> {
     let gone = NamespaceEvent {
         after: Some(at(300)),
         before: Some(at(570)),
-        ..life(Life::Destroyed, AGAIN, None, "")
+        ..life(NamespaceEventKind::Destroyed, AGAIN, None, "")
     };
     [
-        life(Life::Created, APP, Some(HOST), "unshare"),
-        life(Life::Entered, AGAIN, Some(HOST), HOSTILE),
-        life(Life::Left, HOST, None, "nsenter"),
+        life(NamespaceEventKind::Created, APP, Some(HOST), "unshare"),
+        life(NamespaceEventKind::Entered, AGAIN, Some(HOST), HOSTILE),
+        life(NamespaceEventKind::Left, HOST, None, "nsenter"),
         gone,
-        life(Life::Destroyed, APP, None, ""),
+        life(NamespaceEventKind::Destroyed, APP, None, ""),
     ]
     .map(Event::Namespace)
     .into()
 }
 
 fn lives() -> Vec<Event<'static>> {
-    let life = |event, ipc_ns, look, by: &str| ObjectEvent {
+    let life = |event, ipc_ns, info, by: &str| ObjectEvent {
         seq: 10,
         time: at(600),
         event,
         ipc_ns,
-        object: ObjectOfNs { look, ipc_ns: ns_ref(ipc_ns) },
+        object: ObjectOfNs { info, ipc_ns: ns_ref(ipc_ns) },
         container: (by == HOSTILE).then(|| container().into()),
         process: (!by.is_empty()).then(|| process(4242, by)),
         after: None,
         before: None,
     };
-    let segment = || object(Family::Shm, Some(3), None);
-    let mut inferred = object(Family::Sem, Some(32_768), None);
+    let segment = || object(ObjectKind::Shm, Some(3), None);
+    let mut inferred = object(ObjectKind::Sem, Some(32_768), None);
     inferred.size = Some(3);
     if let Some(creator) = &mut inferred.creator {
         creator.exact = false;
     }
-    let removed = ObjectLook { removed: true, ..segment() };
+    let removed = ObjectInfo { removed: true, ..segment() };
     let noticed = ObjectEvent {
         after: Some(at(300)),
         before: Some(at(600)),
-        ..life(ObjectLife::Destroyed, AGAIN, removed.clone(), "")
+        ..life(ObjectEventKind::Destroyed, AGAIN, removed.clone(), "")
     };
     [
-        life(ObjectLife::Created, APP, segment(), "worker"),
-        life(ObjectLife::Created, HOST, inferred, HOSTILE),
-        life(ObjectLife::Changed, APP, object(Family::Mq, None, Some(HOSTILE)), "worker"),
-        life(ObjectLife::Removed, APP, removed, "ipcrm"),
-        life(ObjectLife::Removed, APP, unknown_object(Family::Mq), "worker"),
+        life(ObjectEventKind::Created, APP, segment(), "worker"),
+        life(ObjectEventKind::Created, HOST, inferred, HOSTILE),
+        life(ObjectEventKind::Changed, APP, object(ObjectKind::Mq, None, Some(HOSTILE)), "worker"),
+        life(ObjectEventKind::Removed, APP, removed, "ipcrm"),
+        life(ObjectEventKind::Removed, APP, unknown_object(ObjectKind::Mq), "worker"),
         noticed,
     ]
     .map(Event::Object)
@@ -185,7 +185,7 @@ fn lives() -> Vec<Event<'static>> {
 }
 
 #[test]
-fn lines_of_a_run() {
+fn formats_lines_of_run() {
     let backend = backends();
     let kind = |ns: IpcNs, op, error: Option<u16>, count| LossBy {
         inum: Some(ns.inum),
@@ -275,7 +275,7 @@ fn accounting(seen: u64, dropped: u64, missed: u64) -> Accounting {
 }
 
 #[test]
-fn the_accounting_says_what_counts_are_worth() {
+fn accounting_states_accuracy_of_counts() {
     let mut wrong = accounting(10, 0, 0);
     wrong.total.delivered = 9;
     wrong.control.dropped = 2;
@@ -283,7 +283,7 @@ fn the_accounting_says_what_counts_are_worth() {
     let mut slow = accounting(5_260, 0, 0);
     let counts = SinkAccounting { written: 5_000, filtered: 0, lost: 260, lost_other: 3 };
     slow.sinks.insert("json".to_owned(), counts);
-    slow.diagnostics.insert(PROCESSES_NOT_LOOKED_AT.to_owned(), 12);
+    slow.diagnostics.insert(PROCESSES_NOT_INSPECTED.to_owned(), 12);
     let mut healed = accounting(5_260, 0, 0);
     healed.resyncs = ResyncAccounting { complete: 1, partial: 2, pending: true };
     healed.diagnostics = [("descriptors_beyond_4096", 1), ("unreadable_field", 7)]
@@ -323,7 +323,7 @@ fn who(pid: u32, comm: &str, exe: &str, calls: u64) -> ProcessReport {
         uid: 1000,
         gid: 1000,
         start_boot_ns: None,
-        ns: OtherNs::default(),
+        ns: NsInodes::default(),
         identity: ProcessIdentity::default(),
         container: None,
         calls,
@@ -375,25 +375,27 @@ fn report(namespaces: Vec<NamespaceReport>) -> Report {
 }
 
 fn objects() -> Vec<ObjectReport> {
-    let told = |look, uses| ObjectReport {
-        look,
+    let object_report = |info, uses| ObjectReport {
+        info,
         created: None,
         removed_at: None,
         destroyed: None,
         uses,
         leaked: None,
     };
-    let leaked = told(object(Family::Mq, None, Some(HOSTILE)), 3);
+    let leaked = object_report(object(ObjectKind::Mq, None, Some(HOSTILE)), 3);
     let removed =
-        ObjectLook { removed: true, attached: Some(2), ..object(Family::Shm, Some(3), None) };
-    let gone = told(object(Family::Msg, Some(0), None), 9);
+        ObjectInfo { removed: true, attached: Some(2), ..object(ObjectKind::Shm, Some(3), None) };
+    let gone = object_report(object(ObjectKind::Msg, Some(0), None), 9);
     let mut all = vec![
-        told(unknown_object(Family::Sem), 1),
-        told(removed, 12),
+        object_report(unknown_object(ObjectKind::Sem), 1),
+        object_report(removed, 12),
         ObjectReport { leaked: Some(true), ..leaked },
         ObjectReport { destroyed: Some(at(9)), ..gone },
     ];
-    all.extend((0..20).map(|id| told(object(Family::Msg, Some(32_768 + id), None), 0)));
+    all.extend(
+        (0..20).map(|id| object_report(object(ObjectKind::Msg, Some(32_768 + id), None), 0)),
+    );
     all
 }
 
@@ -445,7 +447,7 @@ fn busy() -> Report {
         command: Some(CommandOutcome { argv, exit_code: Some(0), signal: None }),
         pending: pending(),
         unattributed: lost.clone(),
-        folded: Some(Folded { namespaces: 4_096, ops: lost }),
+        folded: Some(EvictedCounts { namespaces: 4_096, ops: lost }),
         ..report([host, app].into_iter().chain(quiet).chain(moved).collect())
     }
 }
@@ -462,13 +464,13 @@ fn show(report: &Report, width: usize) -> String {
 }
 
 #[test]
-fn a_busy_host() {
+fn formats_report_of_busy_host() {
     insta::assert_snapshot!("report_80", show(&busy(), 80));
     insta::assert_snapshot!("report_200", show(&busy(), 200));
 }
 
 #[test]
-fn small_reports() {
+fn formats_small_reports() {
     let mut short = namespace(APP);
     short.ops.insert(OpName(Op::Shmget), operation(1, &[], None, None));
     short.processes.push(who(4_242, "worker", "/usr/bin/worker", 1));

@@ -1,12 +1,12 @@
-//! What may stand out, by its meaning, and how.
+//! Roles of text, by meaning, and their colours.
 //!
-//! Invariant: colour repeats what the words say. A plain palette writes no escape sequence at all.
+//! Invariant: colour repeats what the words say. A plain palette writes no escape sequences.
 
 use std::fmt;
 
 use anstyle::{AnsiColor, Style};
 
-/// Why something looks as it does.
+/// The role of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     /// Ordinary text
@@ -17,7 +17,7 @@ pub(crate) enum Role {
     Foreign,
     /// A namespace
     Namespace,
-    /// What is seldom read
+    /// Rarely needed text
     Dim,
     /// A title
     Heading,
@@ -36,7 +36,7 @@ pub(crate) struct Palette {
 }
 
 impl Palette {
-    /// For a terminal: the sixteen colours that its user chose, so that they can be read on it.
+    /// For a terminal: the sixteen colours of the user's theme, so that they are readable.
     pub(crate) const COLOURED: Self = Self { coloured: true };
     /// For a file or a pipe.
     pub(crate) const PLAIN: Self = Self { coloured: false };
@@ -58,13 +58,13 @@ impl Palette {
         }
     }
 
-    /// `text` in the look of `role`. A width in the format string is the text's.
+    /// `text` in the style of `role`. A width in the format string applies to the text.
     pub(crate) const fn paint<T: fmt::Display>(self, role: Role, text: T) -> Painted<T> {
         Painted { style: self.style(role), text }
     }
 }
 
-/// Text between the sequences that switch a look on and off.
+/// Text between the escape sequences of a style.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Painted<T> {
     style: Style,
@@ -84,14 +84,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_text_has_no_sequences() {
+    fn plain_text_has_no_escape_sequences() {
         let text = format!("{:<4}|", Palette::PLAIN.paint(Role::Foreign, "ab"));
         assert_eq!(text, "ab  |");
         assert_eq!(Palette::COLOURED.paint(Role::Plain, "ab").to_string(), "ab");
     }
 
     #[test]
-    fn padding_is_inside() {
+    fn padding_is_inside_escape_sequences() {
         let text = format!("{:<4}|", Palette::COLOURED.paint(Role::Error, "ab"));
         assert_eq!(text, "\u{1b}[31mab  \u{1b}[0m|");
     }

@@ -1,4 +1,4 @@
-//! What `live` and `report` both say at their end, and how calls are seen.
+//! The final summary of `live` and `report`, and the backends of operations.
 
 use std::fmt::{self, Display, Write as _};
 
@@ -6,12 +6,12 @@ use ipc_trace_common::state::Diagnostic;
 
 use super::{
     findings,
-    flow::{Align, Shape, Span, TextRow, TextTable, flow},
     style::{Palette, Role},
     units::{Duration, GroupedCount, TimeOfDay},
+    wrap::{Align, Shape, Span, TextRow, TextTable, flow},
 };
 use crate::event::{
-    Accounting, Backends, CommandOutcome, ControlAccounting, OpAccounting, PROCESSES_NOT_LOOKED_AT,
+    Accounting, Backends, CommandOutcome, ControlAccounting, OpAccounting, PROCESSES_NOT_INSPECTED,
     PendingCall, ResyncAccounting, SinkAccounting,
 };
 use crate::event::{
@@ -23,10 +23,10 @@ use crate::event::{
 const NAME_WIDTH: usize = 32;
 /// Cells of a word of a command.
 const WORD_WIDTH: usize = 48;
-/// Pending calls that are listed.
+/// The largest number of pending calls listed.
 const PENDING: usize = 20;
 
-/// Which backend sees the operations: the usual one, then the exceptions.
+/// The backends of the operations: the most common one, then the exceptions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BackendsText<'a>(pub &'a Backends);
 
@@ -46,7 +46,7 @@ impl Display for BackendsText<'_> {
     }
 }
 
-/// Writes what was seen and what became of it, and what that means for the counts.
+/// Writes the accounting of calls, and what it means for the counts.
 ///
 /// # Errors
 /// Those of `out`.
@@ -74,18 +74,18 @@ pub(crate) fn accounting(
             format_args!("{} {} not made by the kernel", GroupedCount(not_made), calls(not_made));
         spans.push(Span::new(Role::Plain, text));
     }
-    let mut verdicts = verdicts(accounting);
-    if verdicts.is_empty() {
-        verdicts.push(Span::new(Role::Good, "nothing lost"));
+    let mut notes = accounting_notes(accounting);
+    if notes.is_empty() {
+        notes.push(Span::new(Role::Good, "nothing lost"));
     }
-    spans.append(&mut verdicts);
-    spans.append(&mut findings::verdicts(&accounting.findings));
+    spans.append(&mut notes);
+    spans.append(&mut findings::omission_notes(&accounting.findings));
     flow(out, &spans, " · ", Shape { width, used: 0, indent: 2 }, palette)?;
     out.write_char('\n')
 }
 
-/// What was not seen or not kept, one statement each; none when all is well.
-fn verdicts(accounting: &Accounting) -> Vec<Span> {
+/// Calls that were not seen or not kept, one statement each; none if all were.
+fn accounting_notes(accounting: &Accounting) -> Vec<Span> {
     let Accounting {
         total,
         missed,
@@ -108,22 +108,25 @@ fn verdicts(accounting: &Accounting) -> Vec<Span> {
         ));
     }
     if dropped > 0 {
-        // With calls missed as well, nothing is exact any more.
+        // If calls were missed as well, no count is exact.
         let exact = if *missed == 0 { "; counts and errors are exact" } else { "" };
         let (events, their) = if dropped == 1 { ("event", "its") } else { ("events", "their") };
         say(&format_args!("{} {events} lost {their} detail{exact}", GroupedCount(dropped)));
     }
     let parts = filtered.saturating_add(emitted).saturating_add(dropped);
     if seen != parts || emitted != delivered {
-        say(&"this does not add up: a defect of ipc-trace, please report it");
+        say(&"the counts don't add up: a bug of ipc-trace, please report it");
     }
     let ControlAccounting { emitted, delivered, dropped, withheld } = *control;
-    let facts = dropped.saturating_add(emitted.saturating_sub(delivered));
-    if facts > 0 {
-        say(&format_args!("{} facts about namespaces and processes lost", GroupedCount(facts)));
+    let lost_records = dropped.saturating_add(emitted.saturating_sub(delivered));
+    if lost_records > 0 {
+        say(&format_args!(
+            "{} metadata records of namespaces and processes lost",
+            GroupedCount(lost_records)
+        ));
     }
     if withheld > 0 {
-        say(&format_args!("{} times it was not told who a thread is", GroupedCount(withheld)));
+        say(&format_args!("{} times a thread's metadata was held back", GroupedCount(withheld)));
     }
     let ResyncAccounting { complete, partial, pending } = *resyncs;
     if complete + partial > 0 {
@@ -137,13 +140,13 @@ fn verdicts(accounting: &Accounting) -> Vec<Span> {
     if let Some(count) = diagnostics.get(Diagnostic::ManyDescriptors.name()) {
         let moves = if *count == 1 { "move" } else { "moves" };
         say(&format_args!(
-            "{} {moves} of processes whose descriptors above 4,096 were not looked through",
+            "{} {moves} of processes whose descriptors above 4,096 were not inspected",
             GroupedCount(*count)
         ));
     }
-    if let Some(count) = diagnostics.get(PROCESSES_NOT_LOOKED_AT) {
+    if let Some(count) = diagnostics.get(PROCESSES_NOT_INSPECTED) {
         say(&format_args!(
-            "{} times /proc was not looked at, as there was too much",
+            "{} times /proc was not read, as the limit was reached",
             GroupedCount(*count)
         ));
     }
@@ -165,7 +168,7 @@ pub(super) const fn calls(count: u64) -> &'static str {
     if count == 1 { "call" } else { "calls" }
 }
 
-/// Writes COMMAND's end on a line.
+/// Writes COMMAND's exit status on a line.
 ///
 /// # Errors
 /// Those of `out`.
@@ -201,8 +204,7 @@ pub(crate) fn command(
     writeln!(out, "{}: {}", words.paint(palette), end.paint(palette))
 }
 
-/// Writes the calls that have not returned, the longest first, and an empty line; nothing if there
-/// are none.
+/// Writes the calls that have not returned, the longest first, and an empty line; nothing if there are none.
 ///
 /// # Errors
 /// Those of `out`.

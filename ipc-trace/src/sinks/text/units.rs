@@ -1,5 +1,4 @@
-//! Numbers as a person reads them. Integers throughout: no value is too large, and none is rounded
-//! twice.
+//! Human-readable numbers. Integers throughout: no value is too large, and none is rounded twice.
 
 use std::{
     fmt,
@@ -8,7 +7,7 @@ use std::{
 
 use crate::event::value::Timestamp;
 
-/// Writes `value / unit` with two digits that count: `8.1`, `12`, `812`.
+/// Writes `value / unit` with two significant digits: `8.1`, `12`, `812`.
 fn scaled(f: &mut fmt::Formatter<'_>, value: u64, unit: u64, name: &str) -> fmt::Result {
     let tenths = (u128::from(value) * 10 + u128::from(unit) / 2) / u128::from(unit);
     if tenths < 100 {
@@ -19,7 +18,7 @@ fn scaled(f: &mut fmt::Formatter<'_>, value: u64, unit: u64, name: &str) -> fmt:
     }
 }
 
-/// Whether `value` rounds to `limit` units or more, so that the next unit should be taken.
+/// Whether `value` rounds to `limit` units or more, so that the next unit must be used.
 fn rounds_to(value: u64, unit: u64, limit: u64) -> bool {
     u128::from(value) + u128::from(unit) / 2 >= u128::from(unit) * u128::from(limit)
 }
@@ -79,7 +78,7 @@ pub(crate) struct GroupedCount(pub u64);
 
 impl fmt::Display for GroupedCount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The groups from the left: 10^18 and its like down to the ones.
+        // The groups from the left: from 10^18 down to the ones.
         let mut group: u64 = 1_000_000_000_000_000_000;
         while group > 1 && self.0 < group {
             group /= 1_000;
@@ -93,13 +92,13 @@ impl fmt::Display for GroupedCount {
     }
 }
 
-/// Something a second: `0.3/s`, `812/s`, `12 k/s`, `1.2 M/s`.
+/// A rate per second: `0.3/s`, `812/s`, `12 k/s`, `1.2 M/s`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Rate(pub f64);
 
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A float becomes an integer by saturating; what is no number becomes 0.
+        // A float becomes an integer by saturating; NaN becomes 0.
         let (tenths, ones) = ((self.0 * 10.0).round() as u64, self.0.round() as u64);
         if tenths == 0 {
             f.write_str("0/s")
@@ -124,8 +123,8 @@ fn since_1970(time: Timestamp) -> (u64, u32) {
     (since.as_secs(), since.subsec_nanos())
 }
 
-/// The time of day, UTC: `HH:MM:SS.mmm`. Which time it is where the reader sits would take the
-/// host's time-zone files; headings say that it is UTC.
+/// The time of day, UTC: `HH:MM:SS.mmm`. Local time would need the host's time-zone files; headings say that it is
+/// UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TimeOfDay(pub Timestamp);
 
@@ -145,8 +144,8 @@ pub(crate) struct Date(pub Timestamp);
 impl fmt::Display for Date {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (seconds, _) = since_1970(self.0);
-        // The calendar repeats every 400 years, which are 146,097 days. Years that begin in March
-        // have the leap day last.
+        // The calendar repeats every 400 years, which are 146,097 days. Years that begin in March have the leap day
+        // last.
         let days = seconds / 86_400 + 719_468;
         let (era, day_of_era) = (days / 146_097, days % 146_097);
         let year_of_era =
@@ -160,7 +159,7 @@ impl fmt::Display for Date {
     }
 }
 
-/// A moment of a span of time: the time of day, and the day where it is not the first one. UTC.
+/// A moment in a span of time: the time of day, and the date unless it is the first one. UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SpanMoment {
     /// The moment
@@ -180,7 +179,7 @@ impl fmt::Display for SpanMoment {
     }
 }
 
-/// The nanoseconds from one moment to a later one; 0 when the clock was set back between them.
+/// The nanoseconds from one moment to a later one; 0 if the clock was set back between them.
 #[must_use]
 pub(crate) fn between(from: Timestamp, to: Timestamp) -> Duration {
     let span = SystemTime::duration_since(&to.0, from.0).unwrap_or_default();
@@ -261,13 +260,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn groups_are_the_digits(count: u64) {
+        fn grouped_count_has_same_digits(count: u64) {
             prop_assert_eq!(GroupedCount(count).to_string().replace(',', ""), count.to_string());
         }
 
-        // Another implementation of the calendar as the judge.
+        // Compared with another implementation of the calendar.
         #[test]
-        fn dates_are_those_of_the_calendar(seconds in 0_u64..253_402_300_799) {
+        fn dates_match_calendar(seconds in 0_u64..253_402_300_799) {
             let time = UNIX_EPOCH + std::time::Duration::from_millis(seconds * 1_000 + 7);
             let other = humantime::format_rfc3339_millis(time).to_string();
             let ours = Date(Timestamp(time)).to_string();

@@ -1,24 +1,25 @@
-//! From who holds what, and what is inside, to namespaces: pure.
+//! Combines holders and the namespaces' contents into snapshots of namespaces: pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipc_trace_common::{op::Family, state::HOST_INUM};
+use ipc_trace_common::{op::ObjectKind, state::HOST_INUM};
 
 use super::{
-    found::{Belongs, Descriptor, HeldMapping, Holdings, Thread},
-    inside::NamespaceContents,
     lines::{IpcMount, Mounted},
     mqueue::kernel_device,
+    namespace_contents::NamespaceContents,
+    task_holdings::{Belongs, Descriptor, HeldMapping, Holdings, Thread},
 };
 use crate::event::{
     ls::{
-        DescriptorOf, Holder, LimitName, MountOf, NamespaceLook, ProcessLook, Unseen, UnseenWhat,
+        DescriptorOf, Holder, LimitName, MountOf, NamespaceSnapshot, ProcessInfo, Unseen,
+        UnseenWhat,
     },
-    objects::ObjectLook,
-    value::{FamilyName, Hex32, OsBytes},
+    objects::ObjectInfo,
+    value::{Hex32, KindName, OsBytes},
 };
 
-/// A mount, and how it is seen.
+/// A mount, and a process that sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MountSeen {
     /// The mount namespace that it is in
@@ -29,29 +30,29 @@ pub(crate) struct MountSeen {
     pub mount: IpcMount,
 }
 
-/// All that was seen.
+/// The raw results of a snapshot.
 #[derive(Debug)]
 pub(crate) struct Observations {
-    /// Who holds what
+    /// Threads, descriptors and mappings
     pub found: Holdings,
     /// Mounts
     pub mounts: Vec<MountSeen>,
-    /// By namespace, what is inside
+    /// The contents of each namespace
     pub insides: BTreeMap<u32, NamespaceContents>,
-    /// By the device of its mqueue file system, the namespace
+    /// The namespace of each mqueue file system, by its device
     pub devices: BTreeMap<libc::dev_t, u32>,
     /// Bytes of a page
     pub page: u64,
 }
 
 impl Holdings {
-    /// Numbers of the namespaces that exist by any sign.
+    /// The inode numbers of the existing namespaces, from all sources.
     #[must_use]
     pub(crate) fn namespaces(&self, mounts: &[MountSeen]) -> BTreeSet<u32> {
         let mut all: BTreeSet<u32> = self.listed.keys().copied().collect();
         all.extend(self.threads.iter().map(|thread| thread.ipc_ns));
-        // Where the kernel does not list all namespaces, descriptors and mounts are those of IPC
-        // namespaces by their names; its own lists are of any kind of namespace.
+        // If the kernel does not list all namespaces, descriptors and mounts are those of IPC namespaces by their
+        // names; the kernel's own lists have namespaces of any kind.
         if !self.complete {
             let descriptors = self.descriptors.iter().filter_map(|one| match one {
                 Descriptor {
@@ -78,12 +79,12 @@ struct Members<'a> {
 }
 
 impl Observations {
-    /// The namespaces that were looked into, the host's first, then by number; and how many mappings
-    /// it can't be told of whose they are.
+    /// The namespaces that were read, the host's first, then by number; and the number of mappings whose namespace is
+    /// unknown.
     #[must_use]
-    pub(crate) fn namespaces(mut self) -> (Vec<NamespaceLook>, u64) {
+    pub(crate) fn namespaces(mut self) -> (Vec<NamespaceSnapshot>, u64) {
         let insides = std::mem::take(&mut self.insides);
-        let mut all: BTreeMap<u32, NamespaceLook> = BTreeMap::new();
+        let mut all: BTreeMap<u32, NamespaceSnapshot> = BTreeMap::new();
         let mut counted: BTreeMap<u32, Option<u32>> = BTreeMap::new();
         for (inum, inside) in insides {
             let (ns_id, queues) = match self.found.listed.get(&inum) {
@@ -97,7 +98,7 @@ impl Observations {
             counted.insert(inum, queues);
             all.insert(
                 inum,
-                NamespaceLook {
+                NamespaceSnapshot {
                     inum,
                     r#gen: 1,
                     ns_id,
@@ -130,7 +131,7 @@ impl Observations {
         (host, unknown)
     }
 
-    fn processes(&self, all: &mut BTreeMap<u32, NamespaceLook>) {
+    fn processes(&self, all: &mut BTreeMap<u32, NamespaceSnapshot>) {
         let mut members: BTreeMap<(u32, u32), Members<'_>> = BTreeMap::new();
         for thread in &self.found.threads {
             let entry = members
@@ -145,7 +146,7 @@ impl Observations {
             let Some(namespace) = all.get_mut(&inum) else { continue };
             let Thread { ppid, comm, uid, gid, start_boot_ns, ns, .. } = speaker.clone();
             namespace.holders.push(Holder::Process { pid, threads: count });
-            namespace.processes.push(ProcessLook {
+            namespace.processes.push(ProcessInfo {
                 pid,
                 ppid: ppid.filter(|ppid| *ppid != 0),
                 comm,
@@ -161,13 +162,13 @@ impl Observations {
         }
     }
 
-    /// Names of processes by their main threads.
+    /// Names of processes, from their main threads.
     fn comms(&self) -> BTreeMap<u32, &OsBytes<'static>> {
         let main = self.found.threads.iter().filter(|thread| thread.pid == thread.tid);
         main.map(|thread| (thread.pid, &thread.comm)).collect()
     }
 
-    fn descriptors(&self, all: &mut BTreeMap<u32, NamespaceLook>) {
+    fn descriptors(&self, all: &mut BTreeMap<u32, NamespaceSnapshot>) {
         let comms = self.comms();
         for one in &self.found.descriptors {
             let inum = match one.belongs {
@@ -187,7 +188,7 @@ impl Observations {
         }
     }
 
-    fn mounts(&self, all: &mut BTreeMap<u32, NamespaceLook>) {
+    fn mounts(&self, all: &mut BTreeMap<u32, NamespaceSnapshot>) {
         for MountSeen { mnt_ns, pid, mount } in &self.mounts {
             let (inum, of) = match mount.of {
                 Mounted::Namespace(inum) => (Some(inum), MountOf::Namespace),
@@ -206,7 +207,7 @@ impl Observations {
         }
     }
 
-    fn mappings(&self, all: &mut BTreeMap<u32, NamespaceLook>) -> u64 {
+    fn mappings(&self, all: &mut BTreeMap<u32, NamespaceSnapshot>) -> u64 {
         let mut unknown = 0;
         let comms = self.comms();
         let mut sums: BTreeMap<(u32, u32, i32, bool), (u32, u64)> = BTreeMap::new();
@@ -229,11 +230,10 @@ impl Observations {
         unknown
     }
 
-    /// The namespace that a mapped segment must be of: the only one of all with such a segment, or
-    /// else that of the process.
-    fn guess(&self, mapping: &HeldMapping, all: &BTreeMap<u32, NamespaceLook>) -> Option<u32> {
-        let is_it = |object: &ObjectLook| {
-            object.kind == FamilyName(Family::Shm)
+    /// The namespace of a mapped segment: the only one of all with such a segment, or else that of the process.
+    fn guess(&self, mapping: &HeldMapping, all: &BTreeMap<u32, NamespaceSnapshot>) -> Option<u32> {
+        let is_it = |object: &ObjectInfo| {
+            object.kind == KindName(ObjectKind::Shm)
                 && object.id == Some(mapping.shmid)
                 && object.attached != Some(0)
                 // A removed segment has lost its key (do_shm_rmid, ipc/shm.c).
@@ -258,21 +258,21 @@ impl Observations {
     }
 }
 
-fn order(object: &ObjectLook) -> (Family, Option<i32>, Option<&OsBytes<'static>>) {
+fn order(object: &ObjectInfo) -> (ObjectKind, Option<i32>, Option<&OsBytes<'static>>) {
     (object.kind.0, object.id, object.name.as_ref())
 }
 
-/// Queues that the kernel counts and that were not seen: no name leads to them, and no descriptor of a
-/// process. Whether that is so can't be told where queues could not be listed at all.
+/// Queues that the kernel counts but the snapshot lacks: they have no name, and no process has a descriptor. Unknown
+/// if the queues could not be listed.
 fn unseen_queues(
-    objects: &[ObjectLook],
+    objects: &[ObjectInfo],
     unseen: &[Unseen],
     counted: Option<u32>,
 ) -> Option<Unseen> {
     if unseen.iter().any(|one| one.what == UnseenWhat::Queues) {
         return None;
     }
-    let seen = objects.iter().filter(|one| one.kind == FamilyName(Family::Mq)).count() as u64;
+    let seen = objects.iter().filter(|one| one.kind == KindName(ObjectKind::Mq)).count() as u64;
     let reason = match u64::from(counted?).checked_sub(seen)? {
         0 => return None,
         1 => {
@@ -288,22 +288,22 @@ fn unseen_queues(
     Some(Unseen { what: UnseenWhat::UnlinkedQueues, reason })
 }
 
-/// Fills in how much of each limit is used, as far as objects were seen. `queues`: as the kernel counts them.
-fn fill(namespace: &mut NamespaceLook, page: u64, queues: Option<u64>) {
-    let of = |kind| namespace.objects.iter().filter(move |one| one.kind == FamilyName(kind));
+/// Fills in the use of each limit, as far as objects were seen. `queues`: the kernel's count.
+fn fill(namespace: &mut NamespaceSnapshot, page: u64, queues: Option<u64>) {
+    let of = |kind| namespace.objects.iter().filter(move |one| one.kind == KindName(kind));
     let count = |kind| of(kind).count() as u64;
     let sum = |kind, of_size: &dyn Fn(u64) -> u64| {
         of(kind).filter_map(|one| one.size).map(of_size).fold(0_u64, u64::saturating_add)
     };
     let sysv = [
-        (LimitName::Shmmni, count(Family::Shm)),
+        (LimitName::Shmmni, count(ObjectKind::Shm)),
         // `newseg` (ipc/shm.c) counts whole pages.
-        (LimitName::Shmall, sum(Family::Shm, &|size| size.div_ceil(page.max(1)))),
-        (LimitName::Semmni, count(Family::Sem)),
-        (LimitName::Semmns, sum(Family::Sem, &|size| size)),
-        (LimitName::Msgmni, count(Family::Msg)),
+        (LimitName::Shmall, sum(ObjectKind::Shm, &|size| size.div_ceil(page.max(1)))),
+        (LimitName::Semmni, count(ObjectKind::Sem)),
+        (LimitName::Semmns, sum(ObjectKind::Sem, &|size| size)),
+        (LimitName::Msgmni, count(ObjectKind::Msg)),
     ];
-    let seen = (!namespace.is_unseen(UnseenWhat::Queues)).then(|| count(Family::Mq));
+    let seen = (!namespace.is_unseen(UnseenWhat::Queues)).then(|| count(ObjectKind::Mq));
     let mut used = Vec::new();
     if !namespace.is_unseen(UnseenWhat::Sysv) {
         used.extend(sysv);
@@ -320,8 +320,8 @@ fn fill(namespace: &mut NamespaceLook, page: u64, queues: Option<u64>) {
 mod tests {
     use super::*;
     use crate::{
-        event::{OtherNs, ls::Limit},
-        sources::host::{found::Listed, sysvipc},
+        event::{NsInodes, ls::Limit},
+        sources::host::{sysvipc, task_holdings::Listed},
     };
 
     fn thread(pid: u32, tid: u32, ipc_ns: u32) -> Thread {
@@ -334,11 +334,11 @@ mod tests {
             gid: Some(0),
             start_boot_ns: None,
             ipc_ns,
-            ns: OtherNs::default(),
+            ns: NsInodes::default(),
         }
     }
 
-    /// What is inside: segments by id, with key, size and whether removed.
+    /// The contents: segments by id, with key, size and whether they are removed.
     fn inside(segments: &[(i32, i32, u64, bool)]) -> NamespaceContents {
         let names = "key shmid perms size cpid nattch uid gid cuid cgid\n";
         let rows = segments.iter().map(|(id, key, size, removed)| {
@@ -347,7 +347,7 @@ mod tests {
         });
         let table = names.to_owned() + &rows.collect::<String>();
         NamespaceContents {
-            objects: sysvipc::parse(Family::Shm, &table).unwrap(),
+            objects: sysvipc::parse(ObjectKind::Shm, &table).unwrap(),
             limits: LimitName::ALL.map(|name| (name, Limit { limit: 9, used: None })).into(),
             ..NamespaceContents::default()
         }
@@ -356,14 +356,14 @@ mod tests {
     fn seen(
         found: Holdings,
         insides: impl IntoIterator<Item = (u32, NamespaceContents)>,
-    ) -> (Vec<NamespaceLook>, u64) {
+    ) -> (Vec<NamespaceSnapshot>, u64) {
         let insides = insides.into_iter().collect();
         let devices = BTreeMap::new();
         Observations { found, mounts: Vec::new(), insides, devices, page: 4096 }.namespaces()
     }
 
     #[test]
-    fn a_process_is_in_each_namespace_that_a_thread_of_it_is_in() {
+    fn process_is_in_namespaces_of_its_threads() {
         let found = Holdings {
             threads: vec![thread(5, 6, 10), thread(5, 5, 20), thread(5, 7, 10), thread(5, 8, 20)],
             ..Holdings::default()
@@ -378,9 +378,9 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_of_queues_is_as_full_as_the_kernel_counts() {
+    fn queue_limit_uses_kernel_count() {
         let listed = |queues| Listed { queues, ..Listed::default() };
-        let look = |queues, closed: bool| {
+        let fill_limit = |queues, closed: bool| {
             let found = Holdings { listed: [(10, listed(queues))].into(), ..Holdings::default() };
             let mut inside = inside(&[]);
             if closed {
@@ -391,16 +391,16 @@ mod tests {
             let what: Vec<_> = one.unseen.iter().map(|one| one.what).collect();
             (one.limits[&LimitName::QueuesMax].used, what)
         };
-        assert_eq!(look(None, false), (Some(0), vec![]));
-        assert_eq!(look(Some(0), false), (Some(0), vec![]));
-        assert_eq!(look(Some(2), false), (Some(2), vec![UnseenWhat::UnlinkedQueues]));
+        assert_eq!(fill_limit(None, false), (Some(0), vec![]));
+        assert_eq!(fill_limit(Some(0), false), (Some(0), vec![]));
+        assert_eq!(fill_limit(Some(2), false), (Some(2), vec![UnseenWhat::UnlinkedQueues]));
         let closed = vec![UnseenWhat::Sysv, UnseenWhat::Queues, UnseenWhat::Limits];
-        assert_eq!(look(Some(2), true), (Some(2), closed.clone()));
-        assert_eq!(look(None, true), (None, closed));
+        assert_eq!(fill_limit(Some(2), true), (Some(2), closed.clone()));
+        assert_eq!(fill_limit(None, true), (None, closed));
     }
 
     #[test]
-    fn a_mapping_is_of_the_only_namespace_that_it_can_be_of() {
+    fn ambiguous_mapping_uses_only_candidate() {
         let mapping =
             |pid, shmid, key| HeldMapping { pid, shmid, ipc_ns: None, key: Some(key), bytes: 1 };
         let found = Holdings {
@@ -434,7 +434,7 @@ mod tests {
                 | Holder::Mount { .. } => None,
             })
             .collect();
-        // By its key, by its process, by its number; 2 of process 6 may be of either, 4 is of none.
+        // By its key, by its process, by its number; 2 of process 6 may belong to either, 4 to none.
         assert_eq!(mappings, [(10, 5, 2, 1), (20, 5, 1, 2), (20, 6, 3, 1)]);
         assert_eq!(unknown, 2);
         assert_eq!(all[1].limits[&LimitName::Shmall].used, Some(1 + 1 + 2));

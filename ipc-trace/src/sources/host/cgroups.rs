@@ -1,8 +1,7 @@
-//! The hierarchy of cgroups that containers are told by, and what is in it.
+//! The cgroup hierarchy that identifies containers, and its cgroups.
 //!
-//! Where cgroups of version 1 are in use, alone or beside version 2, runtimes make their cgroups in
-//! every hierarchy with a controller, so that of one controller is taken. Else there is but one, the
-//! default one.
+//! If cgroups of version 1 are in use, alone or beside version 2, runtimes create their cgroups in every hierarchy
+//! with a controller, so one controller's hierarchy is used. Otherwise there is only one, the default hierarchy.
 
 use std::{
     fs,
@@ -13,29 +12,29 @@ use std::{
 use crate::{
     sources::host::lines::{MountInfo, mountinfo},
     sources::kernel::{
-        layout::{CONTROLLERS, Layout},
+        field_offsets::{CONTROLLERS, Layout},
         options::Cgroups,
     },
 };
 
-/// Cgroups that a walk lists, at most: more than any host has.
-const LISTED: usize = 1 << 17;
-/// How deep a walk goes. A controller's limit is higher, but nobody nests so.
-const DEPTH: usize = 64;
+/// The largest number of cgroups that a walk lists: more than any host has.
+const MAX_CGROUPS: usize = 1 << 17;
+/// The largest depth of a walk. A controller's limit is higher, but no host nests that deep.
+const MAX_DEPTH: usize = 64;
 
 /// A hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hierarchy {
-    /// The controller that it is taken for; `None`: it is the default one
+    /// The controller by which it was chosen; `None`: it is the default hierarchy
     pub controller: Option<&'static str>,
-    /// Its number; 0 is the default one's
+    /// Its number; 0 is the default hierarchy
     pub number: u32,
-    /// Where it is mounted, if it is to be seen
+    /// Its mount point, if visible
     pub root: Option<PathBuf>,
 }
 
 impl Hierarchy {
-    /// Finds it by what `proc` says of this process. `None`: there are no cgroups.
+    /// Finds the hierarchy by this process's entries in `proc`. `None`: there are no cgroups.
     #[must_use]
     pub(crate) fn find(proc: &Path) -> Option<Self> {
         let own = fs::read_to_string(proc.join("self/cgroup")).ok()?;
@@ -57,7 +56,7 @@ impl Hierarchy {
         }
     }
 
-    /// As the programs know it. `None`: the kernel's types do not tell the controller's number.
+    /// The ids that the programs use. `None`: the controller's number isn't in the kernel's BTF.
     #[must_use]
     pub(crate) fn kernel_ids(&self, layout: &Layout) -> Option<Cgroups> {
         let controller = match self.controller {
@@ -67,33 +66,33 @@ impl Hierarchy {
         Some(Cgroups { hierarchy: self.number, controller })
     }
 
-    /// Hands the number and the path of each cgroup to `each`. Whether that are all.
+    /// Passes the number and the path of each cgroup to `each`. Returns whether these are all.
     pub(crate) fn walk(&self, mut each: impl FnMut(u64, &[u8])) -> bool {
         let Some(root) = &self.root else { return false };
         let (mut left, mut listed) = (vec![(root.clone(), 0)], 0);
         while let Some((folder, depth)) = left.pop() {
             let Ok(facts) = fs::symlink_metadata(&folder) else { continue };
             listed += 1;
-            if listed > LISTED {
+            if listed > MAX_CGROUPS {
                 return false;
             }
             let path = folder.strip_prefix(root).unwrap_or(Path::new(""));
             each(facts.ino(), &[b"/", path.as_os_str().as_bytes()].concat());
             let Ok(entries) = fs::read_dir(&folder) else { continue };
             let is_folder = |one: &fs::DirEntry| one.file_type().is_ok_and(|kind| kind.is_dir());
-            if depth < DEPTH {
+            if depth < MAX_DEPTH {
                 left.extend(entries.flatten().filter(is_folder).map(|one| (one.path(), depth + 1)));
             }
         }
         true
     }
 
-    /// The path of a process's cgroup, if its number is that.
+    /// The path of a process's cgroup, if it has that number.
     #[must_use]
     pub(crate) fn path_of(&self, proc: &Path, pid: u32, number: u64) -> Option<Vec<u8>> {
         let path = self.path_of_process(proc, pid)?;
         let inside = path.strip_prefix(b"/")?;
-        // From a cgroup namespace, what is outside of it is shown so (cgroup_namespaces(7)).
+        // In a cgroup namespace, cgroups outside it are shown like that (cgroup_namespaces(7)).
         if inside.split(|byte| *byte == b'/').any(|one| one == b"..") {
             return None;
         }
@@ -101,11 +100,11 @@ impl Hierarchy {
         (fs::symlink_metadata(folder).ok()?.ino() == number).then_some(path)
     }
 
-    /// The path of the cgroup that a process is in.
+    /// The path of a process's cgroup.
     #[must_use]
     pub(crate) fn path_of_process(&self, proc: &Path, pid: u32) -> Option<Vec<u8>> {
-        // NUMBER:CONTROLLERS:PATH, see cgroups(7). A path may hold anything but a line's end, which is
-        // shown as it is: a line that would begin so is no number's.
+        // NUMBER:CONTROLLERS:PATH, see cgroups(7). A path may contain anything but a line break, and is not escaped;
+        // lines start with a number.
         let text = fs::read(proc.join(pid.to_string()).join("cgroup")).ok()?;
         let line = text.split(|byte| *byte == b'\n').find_map(|line| {
             let mut parts = line.splitn(3, |byte| *byte == b':');
@@ -117,7 +116,7 @@ impl Hierarchy {
     }
 }
 
-/// Where a hierarchy is mounted from its root on.
+/// The mount point of a hierarchy's root.
 fn mount_point(text: &[u8], controller: Option<&str>) -> Option<PathBuf> {
     let is_it = |line: &MountInfo<'_>| match controller {
         None => line.kind == b"cgroup2",
@@ -134,7 +133,7 @@ fn mount_point(text: &[u8], controller: Option<&str>) -> Option<PathBuf> {
 mod tests {
     use super::*;
 
-    /// A `/proc` and a tree of cgroups in a folder that is gone afterwards.
+    /// A `/proc` and a tree of cgroups in a temporary directory.
     struct Fixture(tempfile::TempDir);
 
     impl Fixture {
@@ -156,27 +155,27 @@ mod tests {
     const V2: &str = "30 1 0:27 / ROOT/cgroup rw shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
 
     #[test]
-    fn on_version_2_it_is_the_default_one() {
+    fn version_2_uses_default_hierarchy() {
         let fixture = Fixture::new("0::/user.slice\n", V2);
         let root = Some(fixture.0.path().join("cgroup"));
         assert_eq!(fixture.find(), Hierarchy { controller: None, number: 0, root });
     }
 
     #[test]
-    fn on_version_1_and_both_it_is_that_of_a_controller() {
+    fn version_1_and_hybrid_use_controller_hierarchy() {
         let v1 = "31 1 0:28 / ROOT/pids\\040here rw - cgroup cgroup rw,pids\n\
                   32 1 0:29 /inner ROOT/memory rw - cgroup cgroup rw,memory\n";
         let own = "9:pids:/\n3:cpu,memory:/x\n1:name=systemd:/\n0::/\n";
         let fixture = Fixture::new(own, &[V2, v1].concat());
         let root = Some(fixture.0.path().join("pids here"));
         assert_eq!(fixture.find(), Hierarchy { controller: Some("pids"), number: 9, root });
-        // A part of it is no root.
+        // A mount of a subtree is no root.
         let fixture = Fixture::new("3:cpu,memory:/x\n", v1);
         assert_eq!(fixture.find(), Hierarchy { controller: Some("memory"), number: 3, root: None });
     }
 
     #[test]
-    fn a_walk_lists_folders_and_follows_no_links() {
+    fn walk_lists_directories_and_follows_no_links() {
         let fixture = Fixture::new("0::/\n", V2);
         let root = fixture.0.path().join("cgroup");
         fs::create_dir_all(root.join("a/b")).unwrap();
@@ -198,7 +197,7 @@ mod tests {
         // It is in another one by now.
         assert_eq!(hierarchy.path_of(&proc, 7, ino + 1), None);
         assert_eq!(hierarchy.path_of(&proc, 8, ino), None);
-        // Nothing above the hierarchy is looked at.
+        // Paths above the hierarchy are ignored.
         fs::write(proc.join("7/cgroup"), "0::/../cgroup/a/b\n").unwrap();
         assert_eq!(hierarchy.path_of(&proc, 7, ino), None);
     }

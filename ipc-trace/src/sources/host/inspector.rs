@@ -1,8 +1,7 @@
-//! The thread that reads `/proc`, so that who reads the rings does not.
+//! The thread that reads `/proc`, so that the ring reader need not.
 //!
-//! Invariant: questions are answered in the order in which they were asked. What there is to be read costs the
-//! thread's budget, and not events: beyond that, questions are answered with what is known without looking, and
-//! counted.
+//! Invariant: questions are answered in the order in which they were asked. Reading uses the thread's budget, and
+//! never delays events: beyond the budget, questions are answered without reading, and counted.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -22,31 +21,31 @@ use super::{cgroups::Hierarchy, processes::ProcfsReader};
 use crate::input::process::{InspectorAnswer, InspectorRequest, MoveContext, ProcInfo, ProcessId};
 use crate::sources::clock::boot_ns;
 
-/// The thread reads for so long in a second, at most.
-const BUDGET: Duration = Duration::from_millis(250);
-const SECOND: Duration = Duration::from_secs(1);
-/// Questions that wait, at most.
-const WAITING: usize = 4096;
+/// The thread reads at most that long per second.
+const READ_BUDGET_PER_SECOND: Duration = Duration::from_millis(250);
+const BUDGET_PERIOD: Duration = Duration::from_secs(1);
+/// The largest number of waiting questions.
+const MAX_WAITING_QUESTIONS: usize = 4096;
 
-/// What is to be known of a process beside its context's record.
+/// What to read about a process in addition to its context's record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct AboutContext {
     /// The process
     pub process: ProcessId,
-    /// Whether the path of its executable
+    /// Whether to read the path of its executable
     pub exe: bool,
-    /// Whether what it was called with
+    /// Whether to read its arguments
     pub called: bool,
-    /// Whether the map of its users
+    /// Whether to read its user map
     pub users: bool,
-    /// Ancestors, of which the paths of executables
+    /// Ancestors whose executable paths to read
     pub ancestors: Vec<AncestorRecord>,
-    /// Processes and the numbers of their cgroups, of which the paths
+    /// Processes and the numbers of their cgroups, whose paths to read
     pub cgroups: Vec<(u32, u64)>,
 }
 
 impl AboutContext {
-    /// Whether nothing is asked.
+    /// Whether there is nothing to read.
     #[must_use]
     pub(crate) const fn is_empty(&self) -> bool {
         let Self { exe, called, users, ancestors, cgroups, .. } = self;
@@ -54,18 +53,18 @@ impl AboutContext {
     }
 }
 
-/// What is to be seen of a thread that moved.
+/// What to read about a thread that moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct AboutMove {
     /// The process
     pub process: ProcessId,
-    /// Whether what it has mapped
+    /// Whether to read its mapped segments
     pub mapped: bool,
-    /// Its parent, of which the mount namespace, its own mount namespace, and the IPC namespace where it went
+    /// Its parent, whose mount namespace to compare, its own mount namespace, and the IPC namespace that it entered
     pub lives: Option<(u32, u32, u32)>,
 }
 
-/// The reader's question, for a record.
+/// The ring reader's question, for a record.
 #[derive(Debug)]
 pub(crate) enum Question {
     /// For a context's record
@@ -74,7 +73,7 @@ pub(crate) enum Question {
     Move(AboutMove),
 }
 
-/// The answer to it.
+/// The answer to a question.
 #[derive(Debug)]
 pub(crate) enum Reply {
     /// For a context's record
@@ -83,25 +82,25 @@ pub(crate) enum Reply {
     Move(MoveContext),
 }
 
-/// What the thread is asked.
+/// A task for the thread.
 #[derive(Debug)]
 enum InspectorTask {
     Question(Question),
     Request(InspectorRequest),
 }
 
-/// Who asks: the thread's other end.
+/// The handle of the thread.
 #[derive(Debug)]
 pub(crate) struct Inspector {
     questions: SyncSender<InspectorTask>,
     replies: Receiver<Reply>,
     answers: Receiver<InspectorAnswer>,
-    /// Requests of the engine that are not answered
+    /// Requests of the engine that are not answered yet
     requested: u64,
-    /// Replies that came, the first of which is the answer to the question of the number `taken`
+    /// Replies that have arrived; the first one answers the question with the number `taken`
     come: VecDeque<Option<Reply>>,
     taken: u64,
-    /// Questions whose answers nobody waits for
+    /// Questions whose answers will be discarded
     abandoned: HashSet<u64>,
     asked: u64,
     given_up: Arc<AtomicU64>,
@@ -109,12 +108,12 @@ pub(crate) struct Inspector {
 }
 
 impl Inspector {
-    /// Starts the thread, which reads `processes` and looks for cgroups in `hierarchy`.
+    /// Starts the thread, which reads `processes` and finds cgroups in `hierarchy`.
     ///
     /// # Errors
-    /// There can be no thread.
+    /// The thread can't be created.
     pub(crate) fn start(processes: ProcfsReader, hierarchy: Option<Hierarchy>) -> io::Result<Self> {
-        let (questions, asked) = mpsc::sync_channel(WAITING);
+        let (questions, asked) = mpsc::sync_channel(MAX_WAITING_QUESTIONS);
         let (reply, replies) = mpsc::channel();
         let (answer, answers) = mpsc::channel();
         let given_up = Arc::new(AtomicU64::new(0));
@@ -124,14 +123,18 @@ impl Inspector {
             let mut budget = ReadBudget::default();
             for question in asked {
                 let began = Instant::now();
-                let looks = budget.has_left(began);
-                if !looks {
+                let may_read = budget.has_left(began);
+                if !may_read {
                     counter.fetch_add(1, Ordering::Relaxed);
                 }
                 let sent = match question {
-                    InspectorTask::Question(one) if looks => reply.send(reader.reply(one)).is_ok(),
+                    InspectorTask::Question(one) if may_read => {
+                        reply.send(reader.reply(one)).is_ok()
+                    }
                     InspectorTask::Question(one) => reply.send(one.unanswered()).is_ok(),
-                    InspectorTask::Request(one) if looks => answer.send(reader.answer(one)).is_ok(),
+                    InspectorTask::Request(one) if may_read => {
+                        answer.send(reader.answer(one)).is_ok()
+                    }
                     InspectorTask::Request(one) => answer.send(one.unanswered()).is_ok(),
                 };
                 budget.spend(began);
@@ -154,7 +157,7 @@ impl Inspector {
         })
     }
 
-    /// Asks. The question's number; `None`: too many wait already.
+    /// Asks a question. Returns its number; `None`: too many are waiting.
     pub(crate) fn ask(&mut self, question: Question) -> Option<u64> {
         if self.questions.try_send(InspectorTask::Question(question)).is_err() {
             self.refused += 1;
@@ -164,10 +167,10 @@ impl Inspector {
         Some(self.asked - 1)
     }
 
-    /// Asks for the engine. Gives the request back, if too many questions wait already.
+    /// Asks for the engine. Returns the request if too many questions are waiting.
     ///
     /// # Errors
-    /// They do.
+    /// Too many are waiting.
     pub(crate) fn request(&mut self, request: InspectorRequest) -> Result<(), InspectorRequest> {
         match self.questions.try_send(InspectorTask::Request(request)) {
             Ok(()) => {
@@ -188,7 +191,7 @@ impl Inspector {
         }
     }
 
-    /// The answer to a question, if it has come.
+    /// The answer to a question, if it has arrived.
     pub(crate) fn take(&mut self, number: u64) -> Option<Reply> {
         self.receive();
         let at = usize::try_from(number.checked_sub(self.taken)?).ok()?;
@@ -197,26 +200,26 @@ impl Inspector {
         reply
     }
 
-    /// The next answer for the engine, if one has come.
+    /// The next answer for the engine, if one has arrived.
     pub(crate) fn take_answer(&mut self) -> Option<InspectorAnswer> {
         let answer = self.answers.try_recv().ok()?;
         self.requested -= 1;
         Some(answer)
     }
 
-    /// Nobody waits for the answer to a question any more.
+    /// Discards the answer to a question.
     pub(crate) fn give_up(&mut self, number: u64) {
         self.abandoned.insert(number);
         self.receive();
     }
 
-    /// Whether answers for the engine are still to come.
+    /// Whether answers for the engine are outstanding.
     #[must_use]
     pub(crate) const fn is_busy(&self) -> bool {
         self.requested > 0
     }
 
-    /// Questions that were not looked into: beyond the budget, or as too many waited.
+    /// Questions that were answered without reading: beyond the budget, or because too many waited.
     #[must_use]
     pub(crate) fn given_up(&self) -> u64 {
         self.given_up.load(Ordering::Relaxed) + self.refused
@@ -234,7 +237,7 @@ impl Inspector {
                     *reply = None;
                     false
                 }
-                // It is still to come.
+                // It is still outstanding.
                 None => true,
             }
         });
@@ -249,7 +252,7 @@ impl Inspector {
     }
 }
 
-/// How much of the current second was read.
+/// The part of the current second that was spent reading.
 #[derive(Debug, Default)]
 struct ReadBudget {
     since: Option<Instant>,
@@ -258,10 +261,10 @@ struct ReadBudget {
 
 impl ReadBudget {
     fn has_left(&mut self, now: Instant) -> bool {
-        if self.since.is_none_or(|since| now.duration_since(since) >= SECOND) {
+        if self.since.is_none_or(|since| now.duration_since(since) >= BUDGET_PERIOD) {
             (self.since, self.spent) = (Some(now), Duration::ZERO);
         }
-        self.spent < BUDGET
+        self.spent < READ_BUDGET_PER_SECOND
     }
 
     fn spend(&mut self, since: Instant) {
@@ -270,7 +273,7 @@ impl ReadBudget {
 }
 
 impl Question {
-    /// The answer of who does not look.
+    /// The answer without reading.
     fn unanswered(&self) -> Reply {
         match self {
             Self::Context(_) => Reply::Context(ProcInfo::default()),
@@ -279,7 +282,7 @@ impl Question {
     }
 }
 
-/// What the thread reads with.
+/// The thread's state.
 #[derive(Debug)]
 struct ProcReader {
     processes: ProcfsReader,
@@ -353,7 +356,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_come_in_order_and_leave_nothing_behind_whoever_waits() {
+    fn answers_are_ordered_and_discarded_ones_are_forgotten() {
         let mut inspector = Inspector::start(ProcfsReader::in_directory("/proc"), None).unwrap();
         let mut taken = 0;
         for round in 0..3000_u64 {
@@ -363,7 +366,7 @@ mod tests {
             let refused = inspector.request(InspectorRequest::Namespaces(1 << 30)).err();
             assert!(refused.is_none_or(|one| one == InspectorRequest::Namespaces(1 << 30)));
             match number {
-                // Nobody is patient.
+                // No question is waited for.
                 Some(number) if round % 3 == 0 => inspector.give_up(number),
                 Some(number) => {
                     while inspector.take(number).is_none() {

@@ -1,36 +1,36 @@
-//! Lines of `/proc/PID/mountinfo` and `/proc/PID/maps` that have to do with IPC: pure.
+//! Parses the lines of `/proc/PID/mountinfo` and `/proc/PID/maps` that are related to IPC: pure.
 
 use crate::event::escape::unescaped;
 
 /// A mount of an IPC namespace or of an mqueue file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct IpcMount {
-    /// What is mounted
+    /// The mounted file
     pub of: Mounted,
-    /// Where, any bytes
+    /// The mount point, any bytes
     pub point: Vec<u8>,
 }
 
-/// What is mounted.
+/// The mounted file: a namespace or a file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mounted {
-    /// The IPC namespace of this number
+    /// The IPC namespace with this number
     Namespace(u32),
-    /// The mqueue file system of this device: major and minor number
+    /// The mqueue file system with this device: major and minor number
     Mqueue(u32, u32),
 }
 
-/// The mounts in a mountinfo file that have to do with IPC.
+/// The mounts in a mountinfo file that are related to IPC.
 pub(crate) fn mounts(text: &[u8]) -> impl Iterator<Item = IpcMount> {
     mountinfo(text).filter_map(mount)
 }
 
-/// A line of mountinfo (proc_pid_mountinfo(5)), as far as it is of use here.
+/// A line of mountinfo (proc_pid_mountinfo(5)), with the fields used here.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MountInfo<'a> {
     /// MAJOR:MINOR
     device: &'a [u8],
-    /// What of the file system is mounted
+    /// The mounted subtree of the file system
     pub(crate) root: &'a [u8],
     point: &'a [u8],
     /// The file system's type
@@ -40,7 +40,7 @@ pub(crate) struct MountInfo<'a> {
 }
 
 impl MountInfo<'_> {
-    /// Where it is mounted.
+    /// The mount point.
     pub(crate) fn point(&self) -> Vec<u8> {
         // Blanks, line ends and backslashes are in octal (`mangle`, fs/seq_file.c).
         unescaped(self.point, b"\\", 3, 8)
@@ -72,7 +72,7 @@ fn mount(line: MountInfo<'_>) -> Option<IpcMount> {
     Some(IpcMount { of, point: line.point() })
 }
 
-/// The number in `ipc:[4026531839]`, as links of `/proc/PID/ns` and descriptors have it.
+/// The number in `ipc:[4026531839]`, the form of links in `/proc/PID/ns` and of descriptors.
 #[must_use]
 pub(crate) fn namespace(link: &str) -> Option<u32> {
     numbered(link, "ipc")
@@ -87,9 +87,9 @@ pub(crate) fn numbered(link: &str, kind: &str) -> Option<u32> {
 /// A mapped segment, as a process's `maps` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MappedSegment {
-    /// The segment: `newseg` (ipc/shm.c) makes it the file's inode number
+    /// The segment's id: `newseg` (ipc/shm.c) makes it the file's inode number
     pub shmid: i32,
-    /// The key that it was made with: `newseg` names the file so
+    /// The key at its creation: `newseg` puts it into the file's name
     pub key: u32,
     /// Bytes
     pub bytes: u64,
@@ -108,7 +108,7 @@ fn segment(line: &[u8]) -> Option<MappedSegment> {
     let (start, end) = fields.next()?.split_once('-')?;
     let [start, end] = [start, end].map(|at| u64::from_str_radix(at, 16).ok());
     let shmid = fields.nth(3)?.parse().ok()?;
-    // More before the name: it is that of a file with such an ending, and anybody names files.
+    // A longer path is another file with such an ending, which any process can create.
     if fields.next().is_some() {
         return None;
     }
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mounts_of_ipc_are_found_among_others() {
+    fn ipc_mounts_are_found_among_others() {
         let text = b"22 1 0:20 / /proc rw,nosuid - proc proc rw\n\
             34 25 0:19 / /dev/mqueue rw shared:15 - mqueue mqueue rw\n\
             35 25 0:4 ipc:[4026532180] /run/ns\\040x/a\\134b rw - nsfs nsfs rw\n\
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn links_have_numbers() {
+    fn parses_namespace_links() {
         assert_eq!(namespace("ipc:[4026531839]"), Some(4_026_531_839));
         for other in ["net:[4026531839]", "ipc:[]", "ipc:[1", "ipc:[x]", ""] {
             assert_eq!(namespace(other), None);

@@ -1,36 +1,34 @@
-//! A look at what exists: all IPC namespaces, who holds them, their objects and limits. Nothing is
-//! traced for it.
+//! A snapshot: all IPC namespaces, their holders, their objects and limits. It needs no tracing.
 //!
 //! | module | its job |
 //! | --- | --- |
-//! | [`found`] | who holds what, from whichever source |
-//! | [`procfs`] | who holds what, as `/proc` shows it |
-//! | [`inside`] | what only a thread inside of a namespace sees: objects and limits |
+//! | [`task_holdings`] | threads, descriptors and mappings, from all sources |
+//! | [`procfs`] | threads, descriptors and mappings from `/proc` |
+//! | [`namespace_contents`] | objects and limits, which only a thread inside a namespace can read |
 //! | [`sysvipc`] | the tables of `/proc/sysvipc`: pure |
 //! | [`mqueue`] | the queues of a namespace |
-//! | [`untrusted`] | opens what another process names |
-//! | [`patience`] | reads what may keep its reader waiting |
+//! | [`untrusted`] | opens files that another process names |
+//! | [`timed_read`] | reads files that may block the reader |
 //! | [`lines`] | lines of mountinfo and maps files: pure |
-//! | [`assemble`] | all of it together, by namespace: pure |
+//! | [`assemble`] | combines everything by namespace: pure |
 //!
-//! Order: who holds what comes first, the namespaces are entered afterwards. What was there first and
-//! has gone then is left out.
+//! Order: holders are listed first, then the namespaces are entered. A namespace that is gone by then is omitted.
 //!
-//! Invariant: what exists is the same before and after: no object is used, no namespace outlives the
-//! look because of it, no file is mounted where another process could see it.
+//! Invariant: a snapshot changes nothing: it uses no object, keeps no namespace alive after it, and mounts no file
+//! system where another process could see it.
 
 pub(crate) mod assemble;
 pub(crate) mod cgroups;
-pub(crate) mod found;
-pub(crate) mod inside;
 pub(crate) mod inspector;
 pub(crate) mod lines;
-pub(crate) mod looker;
 pub(crate) mod mqueue;
-pub(crate) mod patience;
+pub(crate) mod namespace_contents;
 pub(crate) mod processes;
 pub(crate) mod procfs;
+pub(crate) mod snapshot_thread;
 pub(crate) mod sysvipc;
+pub(crate) mod task_holdings;
+pub(crate) mod timed_read;
 pub(crate) mod untrusted;
 
 use std::{
@@ -43,63 +41,63 @@ use std::{
 use crate::{
     event::{
         VERSION,
-        ls::{DescriptorOf, Ls, NamespaceLook},
+        ls::{DescriptorOf, Ls, NamespaceSnapshot},
         value::Timestamp,
     },
     sources::host::cgroups::Hierarchy,
     sources::kernel::{
         attach,
         features::{self, System},
-        layout::{KERNEL_BTF, Layout},
+        field_offsets::{KERNEL_BTF, Layout},
         task_iter::TaskIterators,
     },
 };
 use assemble::{MountSeen, Observations};
-use found::{Belongs, Holdings};
-use inside::{NamespaceContents, NamespaceTarget, NsHandle};
 use lines::Mounted;
+use namespace_contents::{NamespaceContents, NamespaceTarget, NsHandle};
 use procfs::Procfs;
+use task_holdings::{Belongs, Holdings};
 use untrusted::ExpectedFile;
 
-/// Why there is nothing to be seen.
+/// Why a snapshot fails.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum LookError {
+pub(crate) enum SnapshotError {
     /// The wanted namespace does not exist.
     #[error(
         "no IPC namespace has the number {inum}{}; `ipc-trace ls` lists those that exist",
         if *.complete { "" } else { ", or it can't be seen by this user" }
     )]
     NoSuchNamespace {
-        /// Its number
+        /// The namespace's number
         inum: u32,
-        /// Whether all were seen
+        /// Whether all namespaces were seen
         complete: bool,
     },
-    /// The system refused something without which nothing can be seen.
+    /// The system refused something essential.
     #[error("{what}: {source}")]
     System {
-        /// What was tried
+        /// The operation
         what: &'static str,
-        /// What it said
+        /// The system's error
         source: io::Error,
     },
 }
 
-/// What to look at.
+/// Options of a snapshot.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SnapshotOptions<'a> {
-    /// This namespace alone
+    /// This namespace only
     pub namespace: Option<u32>,
     /// A file with the kernel's BTF
     pub btf: Option<PathBuf>,
-    /// The cgroups that tell containers, if those are wanted
+    /// The cgroups that identify containers, if wanted
     pub cgroups: Option<&'a Hierarchy>,
 }
 
-/// Loads what lists who holds what.
+/// Loads the task iterators.
 ///
 /// # Errors
-/// It can't be had, and why. Then `/proc` tells some of it.
+/// They are unavailable, and why. Then `/proc` shows some of it.
 pub(crate) fn task_iter(options: &SnapshotOptions<'_>) -> Result<TaskIterators, String> {
     features::check_capabilities(Path::new("/proc")).map_err(|e| e.to_string())?;
     if let Err(error) = attach::lift_memory_lock_limit() {
@@ -110,16 +108,15 @@ pub(crate) fn task_iter(options: &SnapshotOptions<'_>) -> Result<TaskIterators, 
     TaskIterators::load(&layout).map_err(|e| e.to_string())
 }
 
-/// Looks at what exists.
+/// Takes a snapshot.
 ///
 /// # Errors
-/// The wanted namespace does not exist, or `/proc` can't be read. What else can't be seen is said in
-/// the result.
+/// The wanted namespace does not exist, or `/proc` can't be read. The result lists what else can't be seen.
 pub(crate) fn take_snapshot(
     options: &SnapshotOptions<'_>,
     task_iter: &Result<TaskIterators, String>,
-) -> Result<Ls, LookError> {
-    let system = |what| move |source| LookError::System { what, source };
+) -> Result<Ls, SnapshotError> {
+    let system = |what| move |source| SnapshotError::System { what, source };
     let host = System::read().map_err(system("uname"))?;
     let time = Timestamp(SystemTime::now());
     let mut procfs = Procfs::new(Path::new("/proc"));
@@ -134,23 +131,23 @@ pub(crate) fn take_snapshot(
     wanted.insert(own);
     if let Some(inum) = options.namespace {
         if !wanted.contains(&inum) {
-            return Err(LookError::NoSuchNamespace { inum, complete: found.complete });
+            return Err(SnapshotError::NoSuchNamespace { inum, complete: found.complete });
         }
-        // Whose a mapping is can else only be told by what is in the others.
+        // Otherwise only the other namespaces' contents show which one a mapping belongs to.
         if found.mappings.iter().all(|mapping| mapping.ipc_ns.is_some()) {
             wanted = BTreeSet::from([inum]);
         }
     }
     let targets = targets(&wanted, own, &found, &mounts);
-    let looked = inside::read_all(&targets).map_err(system("looking into namespaces"))?;
+    let contents = namespace_contents::read_all(&targets).map_err(system("reading namespaces"))?;
     let mut insides: BTreeMap<u32, NamespaceContents> = targets
         .iter()
-        .zip(looked)
+        .zip(contents)
         .filter_map(|(target, inside)| Some((target.inum, inside?)))
         .collect();
     let missing: Vec<u32> = wanted.into_iter().filter(|one| !insides.contains_key(one)).collect();
     if !missing.is_empty() {
-        let closed = |inum| (inum, NamespaceContents::closed(NO_WAY));
+        let closed = |inum| (inum, NamespaceContents::closed(NO_HANDLE));
         insides.extend(alive(task_iter.as_ref().ok(), &found, missing).into_iter().map(closed));
     }
     let devices = devices(&found, &insides);
@@ -160,16 +157,20 @@ pub(crate) fn take_snapshot(
     let (mut namespaces, unknown) =
         Observations { found, mounts, insides, devices, page: page() }.namespaces();
     if unknown > 0 {
-        unseen.push(format!("whose {unknown} mapped segments are: /proc/PID/maps does not say"));
+        unseen.push(format!(
+            "the namespace of {unknown} mapped segments: /proc/PID/maps does not show it"
+        ));
     }
     if let Some(inum) = options.namespace {
         namespaces.retain(|namespace| namespace.inum == inum);
         if namespaces.is_empty() {
-            return Err(LookError::NoSuchNamespace { inum, complete });
+            return Err(SnapshotError::NoSuchNamespace { inum, complete });
         }
     }
     if same_numbers {
-        for process in namespaces.iter_mut().flat_map(|ns: &mut NamespaceLook| &mut ns.processes) {
+        for process in
+            namespaces.iter_mut().flat_map(|ns: &mut NamespaceSnapshot| &mut ns.processes)
+        {
             process.exe = procfs.executable(process.pid);
             let path =
                 |cgroups: &Hierarchy| cgroups.path_of_process(Path::new("/proc"), process.pid);
@@ -179,18 +180,18 @@ pub(crate) fn take_snapshot(
     Ok(Ls { v: VERSION, host: host.host, kernel: host.kernel, time, complete, unseen, namespaces })
 }
 
-/// Why a namespace can't be entered that the kernel lists.
-const NO_WAY: &str = "this kernel has no way into a namespace that only mappings or open files of \
+/// Why a namespace that the kernel lists can't be entered.
+const NO_HANDLE: &str = "this kernel has no way into a namespace that only mappings or open files of \
                       /proc/sysvipc hold";
 
-/// Which of the namespaces that could not be entered the kernel still lists. The others had ended.
+/// The namespaces that could not be entered but that the kernel still lists. The others had ended.
 fn alive(task_iter: Option<&TaskIterators>, found: &Holdings, missing: Vec<u32>) -> Vec<u32> {
     let mut now = Holdings::default();
     match task_iter.map(TaskIterators::tasks) {
         Some(Ok(tasks)) => now.add_tasks(&tasks),
         Some(Err(_)) | None => return Vec::new(),
     }
-    // How many queues it has may be another number meanwhile.
+    // Its number of queues may have changed meanwhile.
     let identity = |found: &Holdings, inum: u32| {
         found.listed.get(&inum).map(|one| (one.ns_id, one.mqueue_dev))
     };
@@ -207,8 +208,8 @@ fn page() -> u64 {
     }
 }
 
-/// Who holds what: by the eBPF programs' lists, and where it can't list something, by `/proc`. Whether
-/// processes have the same numbers in both.
+/// Threads, descriptors and mappings: from the task iterators, and what they can't list, from `/proc`. Returns also
+/// whether pids are the same in both.
 fn holders(
     task_iter: &Result<TaskIterators, String>,
     procfs: &mut Procfs,
@@ -273,9 +274,9 @@ fn holders(
     Ok((found, same_numbers))
 }
 
-/// The mounts of IPC in every mount namespace that a process is in.
+/// The IPC mounts in every mount namespace that a process is in.
 fn mounts(procfs: &mut Procfs, found: &Holdings) -> Vec<MountSeen> {
-    // Processes that share a mount namespace and are to be asked about it until one sees all of it.
+    // Processes that share a mount namespace, which are tried until one sees all of it.
     const ASKED: usize = 8;
     let mut views: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
     for thread in &found.threads {
@@ -295,14 +296,14 @@ fn mounts(procfs: &mut Procfs, found: &Holdings) -> Vec<MountSeen> {
     seen
 }
 
-/// The ways into each of the namespaces.
+/// The handles for entering each of the namespaces.
 fn targets(
     wanted: &BTreeSet<u32>,
     own: u32,
     found: &Holdings,
     mounts: &[MountSeen],
 ) -> Vec<NamespaceTarget> {
-    // As many threads of a namespace as may end before one is found that does not.
+    // As many threads of a namespace as may end before a live one is found.
     const THREADS: usize = 4;
     let mut ways: BTreeMap<u32, Vec<NsHandle>> =
         wanted.iter().map(|inum| (*inum, Vec::new())).collect();
@@ -337,7 +338,7 @@ fn targets(
     ways.into_iter().map(|(inum, ways)| NamespaceTarget { inum, ways }).collect()
 }
 
-/// By the device of its mqueue file system, each namespace.
+/// The namespace of each mqueue file system, by its device.
 fn devices(
     found: &Holdings,
     insides: &BTreeMap<u32, NamespaceContents>,
@@ -347,7 +348,7 @@ fn devices(
     listed.chain(seen).collect()
 }
 
-/// Adds queues that no name leads to any more: they exist, and count, as long as they are open.
+/// Adds unlinked queues: they exist, and count, as long as they are open.
 fn unlinked(
     found: &Holdings,
     devices: &BTreeMap<libc::dev_t, u32>,
@@ -355,7 +356,7 @@ fn unlinked(
 ) {
     let device_of: BTreeMap<u32, libc::dev_t> =
         devices.iter().map(|(device, inum)| (*inum, *device)).collect();
-    let mut met = BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for descriptor in &found.descriptors {
         let (device, inum) = match descriptor.belongs {
             Belongs::Namespace(inum) => (device_of.get(&inum).copied(), Some(inum)),
@@ -365,7 +366,7 @@ fn unlinked(
             continue;
         };
         let Some(inside) = insides.get_mut(&inum) else { continue };
-        if met.contains(&(inum, ino)) {
+        if seen.contains(&(inum, ino)) {
             continue;
         }
         let link = PathBuf::from(format!("/proc/{}/fd/{}", descriptor.pid, descriptor.fd));
@@ -375,10 +376,10 @@ fn unlinked(
             .and_then(|queue| queue.map(|queue| mqueue::described(&queue, &name)).transpose())
         {
             Ok(Some(queue)) => {
-                met.insert((inum, ino));
+                seen.insert((inum, ino));
                 inside.objects.push(queue);
             }
-            // Closed meanwhile, as another descriptor of it need not be.
+            // Closed meanwhile; another descriptor of it may still be open.
             Ok(None) => log::debug!("an unlinked queue has given way to another file"),
             Err(error) => log::debug!("an unlinked queue can't be asked: {error}"),
         }

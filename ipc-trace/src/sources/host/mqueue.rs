@@ -1,5 +1,4 @@
-//! The queues of the IPC namespace that a thread is in, by an mqueue file system of its own that is
-//! mounted nowhere.
+//! The queues of this thread's IPC namespace, read through a detached mount of its mqueue file system.
 
 use std::{
     ffi::CStr,
@@ -7,7 +6,7 @@ use std::{
     os::fd::{AsFd, AsRawFd as _, OwnedFd},
 };
 
-use ipc_trace_common::op::Family;
+use ipc_trace_common::op::ObjectKind;
 use nix::{
     dir::Dir,
     errno::Errno,
@@ -17,24 +16,23 @@ use nix::{
 
 use crate::{
     event::{
-        objects::ObjectLook,
-        value::{FamilyName, FileMode, OsBytes},
+        objects::ObjectInfo,
+        value::{FileMode, KindName, OsBytes},
     },
-    sources::kernel::mounts,
+    sources::kernel::fsmount,
 };
 
-/// The root of the mqueue file system of the namespace that this thread is in.
+/// The root of the mqueue file system of this thread's namespace.
 fn root() -> io::Result<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    Ok(openat(mounts::detached(c"mqueue")?, c".", flags, CreateMode::empty())?)
+    Ok(openat(fsmount::detached(c"mqueue")?, c".", flags, CreateMode::empty())?)
 }
 
-/// The queues of the namespace that this thread is in, and the device number of its mqueue file
-/// system.
+/// The queues of this thread's namespace, and the device number of its mqueue file system.
 ///
 /// # Errors
-/// The file system can't be had or read: without CAP_SYS_ADMIN, above all.
-pub(crate) fn queues() -> io::Result<(Vec<ObjectLook>, libc::dev_t)> {
+/// The file system can't be mounted or read: mostly for lack of CAP_SYS_ADMIN.
+pub(crate) fn queues() -> io::Result<(Vec<ObjectInfo>, libc::dev_t)> {
     let root = root()?;
     let device = fstat(&root)?.st_dev;
     let mut objects = Vec::new();
@@ -50,8 +48,8 @@ pub(crate) fn queues() -> io::Result<(Vec<ObjectLook>, libc::dev_t)> {
     Ok((objects, device))
 }
 
-/// The queue of that name. `None`: it is gone.
-fn queue(root: &OwnedFd, name: &CStr) -> io::Result<Option<ObjectLook>> {
+/// The queue with that name. `None`: it is gone.
+fn queue(root: &OwnedFd, name: &CStr) -> io::Result<Option<ObjectInfo>> {
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
     match openat(root, name, flags, CreateMode::empty()) {
         Ok(queue) => Ok(Some(described(&queue, name.to_bytes())?)),
@@ -60,11 +58,11 @@ fn queue(root: &OwnedFd, name: &CStr) -> io::Result<Option<ObjectLook>> {
     }
 }
 
-/// The queue behind a descriptor. Nothing changes in it by this, its times neither.
+/// The queue behind a descriptor. Reading it changes nothing, not even its times.
 ///
 /// # Errors
-/// It can't be asked.
-pub(crate) fn described(queue: impl AsFd, name: &[u8]) -> io::Result<ObjectLook> {
+/// Its attributes can't be read.
+pub(crate) fn described(queue: impl AsFd, name: &[u8]) -> io::Result<ObjectInfo> {
     let queue = queue.as_fd();
     let FileStat { st_mode, st_uid, st_gid, st_nlink, st_ino, .. } = fstat(queue)?;
     let mut attributes = std::mem::MaybeUninit::<libc::mq_attr>::zeroed();
@@ -78,8 +76,8 @@ pub(crate) fn described(queue: impl AsFd, name: &[u8]) -> io::Result<ObjectLook>
     let libc::mq_attr { mq_maxmsg, mq_msgsize, mq_curmsgs, .. } =
         unsafe { attributes.assume_init() };
     let number = |value: i64| u64::try_from(value).unwrap_or(0);
-    Ok(ObjectLook {
-        kind: FamilyName(Family::Mq),
+    Ok(ObjectInfo {
+        kind: KindName(ObjectKind::Mq),
         id: None,
         key: None,
         name: Some(OsBytes(name.to_vec().into())),
@@ -97,7 +95,7 @@ pub(crate) fn described(queue: impl AsFd, name: &[u8]) -> io::Result<ObjectLook>
         ino: Some(st_ino),
     })
 }
-/// The device number of a file system as the kernel has it (`MKDEV`, include/linux/kdev_t.h).
+/// The device number of a file system in the kernel's form (`MKDEV`, include/linux/kdev_t.h).
 pub(crate) fn kernel_device(dev: libc::dev_t) -> u32 {
     libc::major(dev) << 20 | libc::minor(dev)
 }

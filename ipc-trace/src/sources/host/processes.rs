@@ -1,7 +1,7 @@
-//! What `/proc` has of processes, read with bounds.
+//! Processes' metadata from `/proc`, read with limits.
 //!
-//! Invariant: what a reading says of a process is of the process that is meant: its start is compared where
-//! that is known, and of an executable its name, too.
+//! Invariant: the metadata belongs to the intended process: its start is compared if it is known, and for an
+//! executable its name, too.
 
 use std::{
     fs,
@@ -10,34 +10,34 @@ use std::{
 
 use ipc_trace_common::record::{ARGS_LEN, UidExtent};
 
-use super::patience::Patience;
+use super::timed_read::TimedReader;
 use crate::{
-    event::{OtherNs, value::OsBytes},
+    event::{NsInodes, value::OsBytes},
     input::process::{Called, Mapped, ProcessId},
     sources::clock::as_shown,
 };
 
-/// Bytes of `/proc/PID/maps` that are read.
-const MAPS: u64 = 8 << 20;
-/// Segments of a process that are looked at.
-const SEGMENTS: usize = 1024;
-/// Processes that are looked at for who lives in a namespace.
-const PROCESSES: usize = 1 << 14;
-/// Nanoseconds of `starttime` (`USER_HZ`, include/asm-generic/param.h).
+/// The largest number of bytes read from `/proc/PID/maps`.
+const MAX_MAPS_BYTES: u64 = 8 << 20;
+/// The largest number of segments read for a process.
+const MAX_SEGMENTS: usize = 1024;
+/// The largest number of processes searched for the members of a namespace.
+const MAX_PROCESSES: usize = 1 << 14;
+/// Nanoseconds per unit of `starttime` (`USER_HZ`, include/asm-generic/param.h).
 const TICK_NS: u64 = 10_000_000;
 
 /// Reads `/proc`.
 #[derive(Debug)]
 pub(crate) struct ProcfsReader {
     proc: PathBuf,
-    patience: Patience,
+    timed_reader: TimedReader,
 }
 
 impl ProcfsReader {
-    /// That of this host, or another place that looks like it.
+    /// This host's `/proc`, or a directory with the same structure.
     #[must_use]
     pub(crate) fn in_directory(proc: impl Into<PathBuf>) -> Self {
-        Self { proc: proc.into(), patience: Patience::default() }
+        Self { proc: proc.into(), timed_reader: TimedReader::default() }
     }
 
     fn folder(&self, pid: u32) -> PathBuf {
@@ -45,7 +45,7 @@ impl ProcfsReader {
     }
 
     fn is(&self, (pid, start): ProcessId) -> bool {
-        start == 0 || is_it(&self.folder(pid), start, None)
+        start == 0 || is_same_process(&self.folder(pid), start, None)
     }
 
     fn link(&self, tid: u32, name: &str) -> Option<u32> {
@@ -54,7 +54,7 @@ impl ProcfsReader {
         text.split_once('[')?.1.strip_suffix(']')?.parse().ok()
     }
 
-    /// The path of a process's executable; `comm`: the name that it has.
+    /// The path of a process's executable; `comm`: the process's name.
     #[must_use]
     pub(crate) fn executable(
         &self,
@@ -63,17 +63,18 @@ impl ProcfsReader {
     ) -> Option<Vec<u8>> {
         let process = self.folder(pid);
         let path = fs::read_link(process.join("exe")).ok()?;
-        is_it(&process, start, comm).then(|| path.into_os_string().into_encoded_bytes())
+        is_same_process(&process, start, comm).then(|| path.into_os_string().into_encoded_bytes())
     }
 
-    /// What a process was called with.
+    /// A process's arguments.
     #[must_use]
     pub(crate) fn called(&mut self, process: ProcessId) -> Called {
         let folder = self.folder(process.0);
-        let Ok(mut bytes) = self.patience.read(&folder.join("cmdline"), ARGS_LEN as u64 + 1) else {
+        let Ok(mut bytes) = self.timed_reader.read(&folder.join("cmdline"), ARGS_LEN as u64 + 1)
+        else {
             return Called::default();
         };
-        if !is_it(&folder, process.1, None) {
+        if !is_same_process(&folder, process.1, None) {
             return Called::default();
         }
         let truncated = bytes.len() > ARGS_LEN;
@@ -81,30 +82,30 @@ impl ProcfsReader {
         Called::from_bytes(&bytes, truncated)
     }
 
-    /// The map of users of a process's namespace. Nothing, where it is not written yet.
+    /// The user map of a process's user namespace. Empty if it is not written yet.
     #[must_use]
     pub(crate) fn users(&self, (pid, start): ProcessId) -> Vec<UidExtent> {
         let process = self.folder(pid);
         match fs::read_to_string(process.join("uid_map")) {
-            Ok(map) if is_it(&process, start, None) => extents(&map).collect(),
+            Ok(map) if is_same_process(&process, start, None) => extents(&map).collect(),
             Ok(_) | Err(_) => Vec::new(),
         }
     }
 
-    /// The segments that a process has mapped; `None`: it is gone, or can't be looked at.
+    /// The segments that a process has mapped; `None`: it is gone, or can't be read.
     #[must_use]
     pub(crate) fn mapped(&mut self, process: ProcessId) -> Option<Vec<Mapped>> {
         let path = self.folder(process.0).join("maps");
-        let maps = self.patience.read(&path, MAPS).ok()?;
+        let maps = self.timed_reader.read(&path, MAX_MAPS_BYTES).ok()?;
         let segments = maps.split(|byte| *byte == b'\n').filter_map(segment);
-        let all = segments.take(SEGMENTS).collect();
+        let all = segments.take(MAX_SEGMENTS).collect();
         self.is(process).then_some(all)
     }
 
-    /// The namespaces that a thread is in now, with the number of its IPC namespace.
+    /// A thread's current namespaces, with the number of its IPC namespace.
     #[must_use]
-    pub(crate) fn namespaces(&self, tid: u32) -> Option<(u32, OtherNs)> {
-        let ns = OtherNs {
+    pub(crate) fn namespaces(&self, tid: u32) -> Option<(u32, NsInodes)> {
+        let ns = NsInodes {
             pid: self.link(tid, "pid"),
             mnt: self.mount_namespace(tid),
             user: self.link(tid, "user"),
@@ -112,21 +113,21 @@ impl ProcfsReader {
         Some((self.link(tid, "ipc")?, ns))
     }
 
-    /// The mount namespace that a thread is in now.
+    /// A thread's current mount namespace.
     #[must_use]
     pub(crate) fn mount_namespace(&self, tid: u32) -> Option<u32> {
         self.link(tid, "mnt")
     }
 
-    /// Whether a process that is in an IPC namespace, other than `but`, is in this mount namespace.
-    /// `None`: none is known to be in it.
+    /// Whether a process in an IPC namespace, other than `but`, is in this mount namespace. `None`: no process is
+    /// known to be in it.
     #[must_use]
     pub(crate) fn lives_with(&self, ipc_ns: u32, mnt_ns: u32, but: u32) -> Option<bool> {
         let numbers = fs::read_dir(&self.proc)
             .ok()?
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
         let mut found = None;
-        for pid in numbers.filter(|pid| *pid != but).take(PROCESSES) {
+        for pid in numbers.filter(|pid| *pid != but).take(MAX_PROCESSES) {
             if self.link(pid, "ipc") == Some(ipc_ns) {
                 if self.link(pid, "mnt") == Some(mnt_ns) {
                     return Some(true);
@@ -137,24 +138,24 @@ impl ProcfsReader {
         found
     }
 
-    /// Whether there is no thread of that number.
+    /// Whether there is no thread with that tid.
     #[must_use]
     pub(crate) fn has_ended(&self, tid: u32) -> bool {
         !self.folder(tid).exists()
     }
 
-    /// Where processes are.
+    /// The root of `/proc`.
     #[must_use]
     pub(crate) fn proc(&self) -> &Path {
         &self.proc
     }
 }
 
-/// Whether the process in a folder of `proc` is the one that started then, and has that name.
-fn is_it(process: &Path, start_boot_ns: u64, comm: Option<&[u8; 16]>) -> bool {
-    let is_it = || {
-        // proc_pid_stat(5): the name, in parentheses, may hold anything; `starttime` is the 20th value
-        // behind it, in hundredths of a second (USER_HZ, include/asm-generic/param.h) of boot time.
+/// Whether the process in a directory of `proc` started at that time, and has that name.
+fn is_same_process(process: &Path, start_boot_ns: u64, comm: Option<&[u8; 16]>) -> bool {
+    let is_same_process = || {
+        // proc_pid_stat(5): the name, in parentheses, may contain anything; `starttime` is the 20th value after it,
+        // in hundredths of a second (USER_HZ, include/asm-generic/param.h) of boot time.
         let stat = std::fs::read(process.join("stat")).ok()?;
         let close = stat.iter().rposition(|byte| *byte == b')')?;
         let open = stat.iter().position(|byte| *byte == b'(')?;
@@ -165,11 +166,10 @@ fn is_it(process: &Path, start_boot_ns: u64, comm: Option<&[u8; 16]>) -> bool {
         let same_name = comm.is_none_or(|comm| OsBytes::until_nul(comm).0.as_ref() == name);
         Some(started == as_shown(start_boot_ns) / TICK_NS && same_name)
     };
-    is_it().unwrap_or(false)
+    is_same_process().unwrap_or(false)
 }
 
-/// The lines of a map: FIRST LOWER_FIRST COUNT (user_namespaces(7)). What is lower are the users of the reader's
-/// namespace.
+/// The lines of a map: FIRST LOWER_FIRST COUNT (user_namespaces(7)). The lower ids are in the reader's namespace.
 fn extents(map: &str) -> impl Iterator<Item = UidExtent> {
     map.lines().filter_map(|line| {
         let mut numbers = line.split_whitespace().map(str::parse);
@@ -188,7 +188,7 @@ fn segment(line: &[u8]) -> Option<Mapped> {
     let start = u64::from_str_radix(words.next()?.split_once('-')?.0, 16).ok()?;
     let shared = words.next()?.ends_with('s');
     let (_offset, _device) = (words.next()?, words.next()?);
-    // More before the name: it is another file's.
+    // A longer path is another file.
     let id = words.next()?.parse::<u32>().ok()?.cast_signed();
     let key = std::str::from_utf8(name.get(5..13)?).ok()?;
     let key = u32::from_str_radix(key, 16).ok()?;
@@ -204,7 +204,7 @@ mod tests {
         b"7f21c4a00000-7f21c4a01000 rw-s 00000000 00:01 32769   /SYSV0000002a (deleted)\n";
 
     #[test]
-    fn a_segment_is_told_by_the_name_of_its_file() {
+    fn segment_is_recognised_by_file_name() {
         let known = Mapped { start: 0x7f21_c4a0_0000, id: 32769, key: 42 };
         assert_eq!(segment(LINE), Some(known));
         for other in [
@@ -230,12 +230,12 @@ mod tests {
         (folder, processes)
     }
 
-    /// When it started, as the eBPF programs have it, and when another would have.
+    /// When it started, in the eBPF programs' form, and when another process would have.
     const START: u64 = 43_219_999_999;
     const OTHER: u64 = 43_220_000_000;
 
     #[test]
-    fn an_executable_is_that_of_the_same_process_alone() {
+    fn executable_of_reused_pid_is_not_read() {
         let (folder, processes) = proc();
         std::os::unix::fs::symlink("/usr/bin/worker", folder.path().join("7/exe")).unwrap();
         let mut comm = [0; 16];
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_are_those_of_the_same_process_alone() {
+    fn arguments_of_reused_pid_are_not_read() {
         let (folder, mut processes) = proc();
         fs::write(folder.path().join("7/cmdline"), "worker\0-x\0").unwrap();
         assert_eq!(processes.called((7, START)).args.unwrap().len(), 2);
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_is_that_of_the_same_process_alone() {
+    fn user_map_of_reused_pid_is_not_read() {
         let (folder, processes) = proc();
         let map = folder.path().join("7/uid_map");
         fs::write(&map, "").unwrap();
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_is_of_this_host() {
+    fn reads_this_host() {
         let own = std::process::id();
         let mut here = ProcfsReader::in_directory("/proc");
         let (ipc, ns) = here.namespaces(own).unwrap();

@@ -1,7 +1,7 @@
-//! Who holds what, as `/proc` shows it: where the eBPF programs can't list it, and mounts, which it
-//! never lists.
+//! Threads, descriptors and mappings from `/proc`, if the eBPF programs can't list them, and mounts, which they never
+//! list.
 //!
-//! What vanishes meanwhile is no error. What may not be looked at is counted.
+//! A process that vanishes meanwhile is no error. Refused reads are counted.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,18 +12,18 @@ use std::{
 };
 
 use super::{
-    found::{Belongs, Descriptor, HeldMapping, Holdings, Thread},
-    inside::is_gone,
     lines::{self, IpcMount},
+    namespace_contents::is_gone,
+    task_holdings::{Belongs, Descriptor, HeldMapping, Holdings, Thread},
     untrusted,
 };
-use crate::event::{OtherNs, ls::DescriptorOf, value::OsBytes};
+use crate::event::{NsInodes, ls::DescriptorOf, value::OsBytes};
 
-/// `/proc`, or what stands for it in a test, and what of it could not be read.
+/// `/proc`, or a test's directory, and what could not be read.
 #[derive(Debug)]
 pub(crate) struct Procfs {
     root: PathBuf,
-    /// Processes of which something could not be read, by what
+    /// Processes of which a part could not be read, by that part
     refused: BTreeMap<&'static str, BTreeSet<u32>>,
 }
 
@@ -68,7 +68,7 @@ impl Procfs {
         self.root.join(format!("{pid}/{rest}"))
     }
 
-    /// All threads of a process that are in some IPC namespace.
+    /// Adds all threads of a process that are in an IPC namespace.
     pub(crate) fn threads(&mut self, pid: u32, found: &mut Holdings) {
         let tasks = numbers(&self.path(pid, "task"));
         let Some(tids) = self.read("threads", pid, tasks) else { return };
@@ -90,12 +90,12 @@ impl Procfs {
                 gid: ids.gid,
                 start_boot_ns: None,
                 ipc_ns,
-                ns: OtherNs { pid: ns("pid"), mnt: ns("mnt"), user: ns("user") },
+                ns: NsInodes { pid: ns("pid"), mnt: ns("mnt"), user: ns("user") },
             });
         }
     }
 
-    /// A process's descriptors. Whose namespace a file of `/proc/sysvipc` is can't be told so.
+    /// Adds a process's descriptors. The namespace of a file of `/proc/sysvipc` is not visible here.
     pub(crate) fn descriptors(&mut self, pid: u32, found: &mut Holdings) {
         let directory = self.path(pid, "fd");
         let Some(fds) = self.read("descriptors", pid, numbers(&directory)) else { return };
@@ -115,7 +115,7 @@ impl Procfs {
                 }
             } else if may_be_queue(bytes) {
                 let Ok(status) = untrusted::status_of(&path) else { continue };
-                // A name may end so by itself.
+                // A name may end like that by itself.
                 let is_unlinked = status.links == 0;
                 let path = bytes.strip_suffix(b" (deleted)").filter(|_| is_unlinked);
                 let name =
@@ -135,7 +135,7 @@ impl Procfs {
         }
     }
 
-    /// The segments that a process has mapped.
+    /// Adds the segments that a process has mapped.
     pub(crate) fn mappings(&mut self, pid: u32, found: &mut Holdings) {
         let maps = fs::read(self.path(pid, "maps"));
         let Some(maps) = self.read("mappings", pid, maps) else { return };
@@ -148,14 +148,14 @@ impl Procfs {
         }));
     }
 
-    /// The mounts of IPC that a process sees.
+    /// The IPC mounts that a process sees.
     pub(crate) fn mounts(&mut self, pid: u32) -> Vec<IpcMount> {
         let text = fs::read(self.path(pid, "mountinfo"));
         let text = self.read("mounts", pid, text).unwrap_or_default();
         lines::mounts(&text).collect()
     }
 
-    /// Whether a process sees all of its mount namespace: its root is that one's.
+    /// Whether a process sees all of its mount namespace: it has the same root.
     #[must_use]
     pub(crate) fn sees_all_mounts(&self, pid: u32) -> bool {
         fs::read_link(self.path(pid, "root")).is_ok_and(|root| root == Path::new("/"))
@@ -171,8 +171,8 @@ impl Procfs {
     }
 }
 
-/// Whether a descriptor's link may be a queue's: mq_open's are shown by their names alone, those
-/// opened as files lie below a mount, which by convention is this one.
+/// Whether a descriptor's link may be a queue's: those of mq_open are shown by their names only, those opened as
+/// files lie below a mount, by convention this one.
 fn may_be_queue(link: &[u8]) -> bool {
     link.starts_with(b"/dev/mqueue/")
         || link.strip_prefix(b"/").is_some_and(|name| !name.contains(&b'/'))
@@ -189,7 +189,7 @@ fn inum(link: &Path, kind: &str) -> Option<u32> {
     lines::numbered(link.to_str()?, kind)
 }
 
-/// What `/proc/PID/status` says of a process.
+/// A process's ids in `/proc/PID/status`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Ids {
     ppid: Option<u32>,
@@ -199,7 +199,7 @@ struct Ids {
 
 impl Ids {
     fn read(path: &Path) -> Self {
-        // A thread's name is any bytes.
+        // A thread's name can contain any bytes.
         let status = fs::read(path).unwrap_or_default();
         Self::parse(&String::from_utf8_lossy(&status))
     }
@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_read_from_its_files() {
+    fn reads_process_files() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
         let task = root.join("7/task/8");
@@ -250,7 +250,7 @@ mod tests {
         assert_eq!((thread.pid, thread.tid, thread.ipc_ns), (7, 8, 100));
         assert_eq!((thread.ppid, thread.uid, thread.gid), (Some(3), Some(2), Some(5)));
         assert_eq!(&*thread.comm.0, b"two\xff\nlines");
-        assert_eq!(thread.ns, OtherNs { pid: Some(101), mnt: Some(102), user: None });
+        assert_eq!(thread.ns, NsInodes { pid: Some(101), mnt: Some(102), user: None });
         let [descriptor] = found.descriptors.as_slice() else { panic!("{found:?}") };
         assert_eq!((descriptor.fd, descriptor.belongs), (3, Belongs::Namespace(104)));
         let [mapping] = found.mappings.as_slice() else { panic!("{found:?}") };

@@ -1,19 +1,18 @@
 //! The tables of `/proc/sysvipc`: pure.
 //!
-//! A table is a line of column names, then a line an object (`sysvipc_shm_proc_show` in ipc/shm.c,
-//! and its like in ipc/sem.c and ipc/msg.c). Columns are found by their names, so that a kernel may
-//! add some.
+//! A table is a line of column names, followed by a line for each object (`sysvipc_shm_proc_show` in ipc/shm.c, and
+//! similar functions in ipc/sem.c and ipc/msg.c). Columns are found by their names, so that a kernel may add some.
 
 use std::time::{Duration, SystemTime};
 
-use ipc_trace_common::op::Family;
+use ipc_trace_common::op::ObjectKind;
 
 use crate::event::{
-    objects::{Creator, LastUse, ObjectLook},
-    value::{FamilyName, FileMode, Hex32, Timestamp},
+    objects::{Creator, LastUse, ObjectInfo},
+    value::{FileMode, Hex32, KindName, Timestamp},
 };
 
-/// `SHM_DEST` (include/linux/shm.h): removed, and gone with the last attachment.
+/// `SHM_DEST` (include/linux/shm.h): removed, and destroyed with the last attachment.
 const SHM_DEST: u32 = 0o1000;
 
 /// A line with the names of its columns.
@@ -37,15 +36,15 @@ impl SysvipcLine<'_> {
         SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
     }
 
-    /// A process of another pid namespace, or none, is 0.
+    /// 0: a process of another pid namespace, or none.
     fn pid(&self, name: &str) -> Option<u32> {
         self.number(name).filter(|pid| *pid > 0)
     }
 
-    fn object(&self, kind: Family, id: &str) -> Option<ObjectLook> {
+    fn object(&self, kind: ObjectKind, id: &str) -> Option<ObjectInfo> {
         let mode = u32::from_str_radix(self.text("perms")?, 8).ok()?;
-        Some(ObjectLook {
-            kind: FamilyName(kind),
+        Some(ObjectInfo {
+            kind: KindName(kind),
             id: Some(self.number(id)?),
             key: Some(Hex32(self.number::<i32>("key")? as u32)),
             name: None,
@@ -68,38 +67,38 @@ impl SysvipcLine<'_> {
             }),
             last: None,
             attached: None,
-            removed: kind == Family::Shm && mode & SHM_DEST != 0,
+            removed: kind == ObjectKind::Shm && mode & SHM_DEST != 0,
             ino: None,
         })
     }
 
-    fn shm(&self) -> Option<ObjectLook> {
+    fn shm(&self) -> Option<ObjectInfo> {
         let last = last_use(self.pid("lpid"), self.time("atime").max(self.time("dtime")));
-        Some(ObjectLook {
+        Some(ObjectInfo {
             size: Some(self.number("size")?),
             attached: Some(self.number("nattch")?),
             bytes: self.number("rss"),
             last,
-            ..self.object(Family::Shm, "shmid")?
+            ..self.object(ObjectKind::Shm, "shmid")?
         })
     }
 
-    fn sem(&self) -> Option<ObjectLook> {
-        Some(ObjectLook {
+    fn sem(&self) -> Option<ObjectInfo> {
+        Some(ObjectInfo {
             size: Some(self.number("nsems")?),
             last: last_use(None, self.time("otime")),
-            ..self.object(Family::Sem, "semid")?
+            ..self.object(ObjectKind::Sem, "semid")?
         })
     }
 
-    fn msg(&self) -> Option<ObjectLook> {
+    fn msg(&self) -> Option<ObjectInfo> {
         let (sent, received) = (self.time("stime"), self.time("rtime"));
         let pid = self.pid(if received > sent { "lrpid" } else { "lspid" });
-        Some(ObjectLook {
+        Some(ObjectInfo {
             messages: Some(self.number("qnum")?),
             bytes: Some(self.number("cbytes")?),
             last: last_use(pid, sent.max(received)),
-            ..self.object(Family::Msg, "msqid")?
+            ..self.object(ObjectKind::Msg, "msqid")?
         })
     }
 }
@@ -112,11 +111,11 @@ fn last_use(pid: Option<u32>, time: Option<SystemTime>) -> Option<LastUse> {
     })
 }
 
-/// The objects of a table; an error is a line that is not understood.
+/// The objects of a table.
 ///
 /// # Errors
-/// The table is none, or a line of it has no such columns: the line.
-pub(crate) fn parse(kind: Family, table: &str) -> Result<Vec<ObjectLook>, String> {
+/// It is no table, or a line lacks columns: the line.
+pub(crate) fn parse(kind: ObjectKind, table: &str) -> Result<Vec<ObjectInfo>, String> {
     let mut lines = table.lines();
     let names: Vec<&str> = lines.next().unwrap_or_default().split_whitespace().collect();
     if names.first() != Some(&"key") {
@@ -125,10 +124,10 @@ pub(crate) fn parse(kind: Family, table: &str) -> Result<Vec<ObjectLook>, String
     let object = |text: &str| {
         let line = SysvipcLine { names: &names, values: text.split_whitespace().collect() };
         let object = match kind {
-            Family::Shm => line.shm(),
-            Family::Sem => line.sem(),
-            Family::Msg => line.msg(),
-            Family::Mq => None,
+            ObjectKind::Shm => line.shm(),
+            ObjectKind::Sem => line.sem(),
+            ObjectKind::Msg => line.msg(),
+            ObjectKind::Mq => None,
         };
         object.ok_or_else(|| format!("its line {text:?} is not understood"))
     };
@@ -146,8 +145,8 @@ mod tests {
 ";
 
     #[test]
-    fn a_segment_has_all_its_columns() {
-        let objects = parse(Family::Shm, SHM).unwrap();
+    fn segment_has_all_columns() {
+        let objects = parse(ObjectKind::Shm, SHM).unwrap();
         let [one] = objects.as_slice() else { panic!("{objects:?}") };
         assert_eq!((one.id, one.key), (Some(32768), Some(Hex32(0x8cd1_ab21))));
         assert_eq!((one.mode, one.removed), (Some(FileMode(0o600)), true));
@@ -161,32 +160,31 @@ mod tests {
     }
 
     #[test]
-    fn a_queues_last_user_is_who_used_it_last() {
+    fn queue_last_use_is_latest() {
         let table = |stime, rtime| {
             format!(
                 "key msqid perms cbytes qnum lspid lrpid uid gid cuid cgid stime rtime ctime\n\
                  0 3 666 12 2 71 72 0 0 0 0 {stime} {rtime} 5\n"
             )
         };
-        let last = |stime, rtime| parse(Family::Msg, &table(stime, rtime)).unwrap()[0].last.clone();
+        let last =
+            |stime, rtime| parse(ObjectKind::Msg, &table(stime, rtime)).unwrap()[0].last.clone();
         assert_eq!(last(10, 5).unwrap().pid, Some(71));
         assert_eq!(last(5, 10).unwrap().pid, Some(72));
     }
 
     #[test]
-    fn what_is_no_table_is_an_error() {
-        assert!(parse(Family::Sem, "").is_err());
-        assert!(parse(Family::Sem, "semid key\n").is_err());
-        assert!(parse(Family::Shm, "key shmid perms\n1 2\n").is_err());
-        assert_eq!(parse(Family::Sem, "key semid perms nsems\n").unwrap(), []);
+    fn malformed_table_is_error() {
+        assert!(parse(ObjectKind::Sem, "").is_err());
+        assert!(parse(ObjectKind::Sem, "semid key\n").is_err());
+        assert!(parse(ObjectKind::Shm, "key shmid perms\n1 2\n").is_err());
+        assert_eq!(parse(ObjectKind::Sem, "key semid perms nsems\n").unwrap(), []);
     }
 
     proptest! {
         #[test]
-        fn no_text_is_too_much(table in "key[ a-z0-9\n-]{0,200}") {
-            for kind in Family::ALL {
-                let _ = parse(kind, &table);
-            }
+        fn any_text_has_an_object_per_line_or_an_error(table in "key[ a-z0-9\n-]{0,200}") {
+            crate::fuzzing::sysvipc(table.as_bytes());
         }
     }
 }

@@ -1,15 +1,15 @@
-//! Opens what another process names: a namespace or a queue behind one of its descriptors or mount points.
+//! Opens files that another process names: a namespace or a queue behind one of its descriptors or mount points.
 //!
-//! The process may put something else in that place at any time: a device or a FIFO whose opening has effects,
-//! a terminal, a symlink to a file of the host, a file of a server that never answers. So a file is first got
-//! hold of by `O_PATH`, which opens nothing. Only what has the device, the inode and the file system's magic
-//! number of the file that is meant is opened, by way of that handle, and never as a controlling terminal.
+//! The process may replace the file at any time: by a device or a FIFO whose opening has effects, a terminal, a
+//! symlink to a file of the host, a file of a server that never answers. So a handle is first obtained with `O_PATH`,
+//! which opens nothing. Only if it has the device, the inode and the file system's magic number of the expected file
+//! is it opened, through that handle, and never as a controlling terminal.
 //!
-//! `pidfd_getfd(2)` is no help: it needs to attach, which Yama may forbid to root too, and who closes a shared
-//! file waits for what closing it does (`flush`, fs/open.c, `filp_close`; a socket's `SO_LINGER`).
+//! `pidfd_getfd(2)` is no alternative: it requires permission to attach, which Yama may deny even to root, and
+//! closing a shared file can block in its `flush` (fs/open.c, `filp_close`; a socket's `SO_LINGER`).
 //!
-//! Invariant: nothing but an IPC namespace or a message queue is ever opened here, and no symlink is followed
-//! that is not one of `/proc` itself.
+//! Invariant: only IPC namespaces and message queues are ever opened here, and no symlink is followed except those of
+//! `/proc` itself.
 
 use std::{
     ffi::{CStr, CString, OsStr},
@@ -30,14 +30,14 @@ use nix::{
 
 use super::lines::mountinfo;
 
-/// `MQUEUE_MAGIC` (ipc/mqueue.c): no header has it.
+/// `MQUEUE_MAGIC` (ipc/mqueue.c): it is in no header.
 const MQUEUE_MAGIC: FsType = FsType(0x1980_0202);
 /// `RESOLVE_CACHED` (include/uapi/linux/openat2.h, Linux 5.12 and later): fails instead of waiting.
 const RESOLVE_CACHED: ResolveFlag = ResolveFlag::from_bits_retain(0x20);
-/// How often a path is tried that others change while it is walked.
+/// How often a path is retried that changes while it is walked.
 const CACHED_ATTEMPTS: usize = 4;
 
-/// What tells a file from all others.
+/// Identifies a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileId {
     /// The device number of its file system
@@ -46,16 +46,16 @@ pub(crate) struct FileId {
     pub ino: u64,
 }
 
-/// A file, as far as its status is asked for.
+/// The parts of a file's status that are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileStatus {
-    /// Which it is
+    /// Its identity
     pub id: FileId,
-    /// How many names it has
+    /// Its number of names
     pub links: u32,
 }
 
-/// The file that is meant.
+/// The expected file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ExpectedFile {
     id: FileId,
@@ -63,30 +63,30 @@ pub(crate) struct ExpectedFile {
 }
 
 impl ExpectedFile {
-    /// The IPC namespace of that number.
+    /// The IPC namespace with that number.
     ///
     /// # Errors
-    /// `/proc` doesn't tell the device that namespaces are on.
+    /// `/proc` doesn't show the device of namespaces.
     pub(crate) fn namespace(inum: u32) -> io::Result<Self> {
         let dev = status_of(Path::new("/proc/self/ns/ipc"))?.id.dev;
         Ok(Self { id: FileId { dev, ino: u64::from(inum) }, magic: NSFS_MAGIC })
     }
 
-    /// The queue of that inode number, of the mqueue file system on that device.
+    /// The queue with that inode number, in the mqueue file system on that device.
     #[must_use]
     pub(crate) const fn queue(dev: libc::dev_t, ino: u64) -> Self {
         Self { id: FileId { dev, ino }, magic: MQUEUE_MAGIC }
     }
 }
 
-/// The status of a file behind a link of `/proc`, without opening the file, and without asking a server that its
-/// file system may have: then what the kernel knows is the answer.
+/// The status of a file behind a link of `/proc`, without opening the file, and without a request to a server that
+/// its file system may have: the kernel's cached status is used.
 ///
 /// # Errors
 /// There is no such file.
 pub(crate) fn status_of(path: &Path) -> io::Result<FileStatus> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: takes a number alone.
+    // SAFETY: takes only a number.
     let here = unsafe { BorrowedFd::borrow_raw(libc::AT_FDCWD) };
     statx(here, &path, 0)
 }
@@ -119,7 +119,7 @@ pub(crate) fn open_link(link: &Path, expected: ExpectedFile) -> io::Result<Optio
     open_handle(handle.as_fd(), expected)
 }
 
-/// Opens what is mounted where a process has a mount point. `None`: it is something else by now.
+/// Opens the file mounted at a process's mount point. `None`: it is another file by now.
 ///
 /// # Errors
 /// The mount point can't be walked to without leaving the process's root, following a symlink, or waiting for
@@ -133,7 +133,7 @@ pub(crate) fn open_mount(
     let flags = libc::O_PATH | libc::O_DIRECTORY;
     let root = File::options().read(true).custom_flags(flags).open(process.join("root"))?;
     let handle = match walk(root.as_fd(), point, RESOLVE_CACHED) {
-        // Before Linux 5.12, or where the kernel has forgotten names on the way.
+        // Before Linux 5.12, or if the kernel has evicted names on the path.
         Err(Errno::EINVAL | Errno::EAGAIN) => {
             let mounts = fs::read(process.join("mountinfo"))?;
             if is_below_fuse(&mounts, point) {
@@ -167,7 +167,7 @@ fn walk(root: BorrowedFd<'_>, point: &[u8], resolve: ResolveFlag) -> nix::Result
     }
 }
 
-/// Whether one of the mounts on the way to `point` asks a process that may never answer.
+/// Whether one of the mounts on the path to `point` depends on a process that may never answer.
 fn is_below_fuse(mounts: &[u8], point: &[u8]) -> bool {
     mountinfo(mounts).any(|mount| {
         let above = mount.point();
@@ -176,9 +176,9 @@ fn is_below_fuse(mounts: &[u8], point: &[u8]) -> bool {
     })
 }
 
-/// Opens the file of a handle, if it is the one that is meant.
+/// Opens the file of a handle, if it is the expected one.
 fn open_handle(handle: BorrowedFd<'_>, expected: ExpectedFile) -> io::Result<Option<File>> {
-    // In this order: no other file system is asked anything.
+    // In this order: so no other file system gets a request.
     if statx(handle, c"", libc::AT_EMPTY_PATH)?.id != expected.id
         || fstatfs(handle)?.filesystem_type() != expected.magic
     {
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_file_that_is_meant_is_opened() {
+    fn only_expected_file_is_opened() {
         let own = File::open("/proc/self/ns/ipc").unwrap();
         let status = status_of(&link_of(&own)).unwrap();
         let expected = ExpectedFile::namespace(status.id.ino as u32).unwrap();
@@ -210,26 +210,26 @@ mod tests {
         assert!(open_link(&link_of(&user), expected).unwrap().is_none());
         assert!(open_link(&link_of(&reader), expected).unwrap().is_none());
         assert!(open_link(Path::new("/dev/null"), expected).unwrap().is_none());
-        // The right inode on a file system of another kind.
+        // The right inode in a file system of another kind.
         let queue = ExpectedFile::queue(status.id.dev, status.id.ino);
         assert!(open_link(&link_of(&own), queue).unwrap().is_none());
         assert!(open_link(Path::new("/proc/self/fd/4095"), expected).is_err());
     }
 
     #[test]
-    fn a_handle_tells_what_it_is_of() {
+    fn handle_identifies_file() {
         let folder = tempfile::tempdir().unwrap();
         let fifo = folder.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let status = status_of(&fifo).unwrap();
         assert_eq!(status.links, 1);
-        // It is the very inode, and would wait for a writer if it were opened.
+        // It is the right inode, and opening it would wait for a writer.
         let expected = ExpectedFile::queue(status.id.dev, status.id.ino);
         assert!(open_link(&fifo, expected).unwrap().is_none());
     }
 
     #[test]
-    fn a_walk_stays_below_the_root_and_follows_no_symlink() {
+    fn walk_stays_below_root_and_follows_no_symlink() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("a/b")).unwrap();
         fs::write(folder.path().join("a/b/file"), "").unwrap();
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_on_the_way_are_seen_by_their_mounts() {
+    fn fuse_mounts_on_path_are_detected() {
         let mounts = b"30 1 8:1 / / rw - ext4 /dev/sda rw\n\
             31 30 0:40 / /home/me/cloud rw - fuse.sshfs me@there rw\n\
             32 30 0:41 / /run/ns rw - tmpfs tmpfs rw\n";

@@ -23,14 +23,14 @@ use ipc_trace_common::{
 use zerocopy::IntoBytes as _;
 
 use super::{
+    attachments::Attachments,
     aux_probes, bpf,
     error::{AttachError, SessionError, map_error},
-    layout::Layout,
+    field_offsets::Layout,
+    loader::{self, LoadedObject, Settings},
     nopreempt,
-    object::{LoadedObject, Settings},
     options::{KernelFilters, SessionOptions, processors},
     plan::{Plan, TracepointMode, dispatched},
-    programs::Attachments,
     trampolines,
 };
 
@@ -38,42 +38,41 @@ use super::{
 static PLAIN: &[u8] = aya::include_bytes_aligned!(env!("IPC_TRACE_EBPF_PLAIN"));
 static PROBE: &[u8] = aya::include_bytes_aligned!(env!("IPC_TRACE_EBPF_PROBE"));
 
-/// What a program has for kernels that may preempt it on its tracepoint.
+/// The variant of a program for kernels that may preempt it on its tracepoint.
 #[derive(Clone, Copy)]
 enum NoPreempt {
-    /// A twin on the tracepoint as a perf event: with the kind that tracefs has it under
+    /// A non-preemptible variant on the tracepoint as a perf event: with the category that tracefs lists it under
     Event(&'static str),
-    /// Copies: the row in their cookies
+    /// Copies, with the row in their cookies
     Copies(u64),
-    /// Nothing: it is not preempted there
+    /// None: it is not preempted there
     Nothing,
 }
 
-/// A program, its tracepoint, and what it has for such kernels.
+/// A program, its tracepoint, and its variant for such kernels.
 type OnTracepoint = (&'static str, &'static str, NoPreempt);
 
-/// Programs that every plan needs. The gate is closed until the session is begun, so their order does
-/// not matter.
+/// Programs that every plan needs. The gate is closed until the session begins, so their order does not matter.
 const CONTROL: [OnTracepoint; 3] = [
     ("process_exit", "sched_process_exit", NoPreempt::Copies(copies::PROCESS_EXIT)),
     ("process_exec", "sched_process_exec", NoPreempt::Copies(copies::PROCESS_EXEC)),
     ("task_newtask", "task_newtask", NoPreempt::Copies(copies::TASK_NEWTASK)),
 ];
 
-/// Those that tell of cgroups. Tracing can do without them.
+/// Programs on cgroup tracepoints. They are optional.
 const CGROUPS: [OnTracepoint; 3] = [
     ("cgroup_mkdir", "cgroup_mkdir", NoPreempt::Nothing),
     ("cgroup_rmdir", "cgroup_rmdir", NoPreempt::Nothing),
     ("cgroup_attach_task", "cgroup_attach_task", NoPreempt::Nothing),
 ];
 
-/// Those of backend `syscall`.
+/// Programs of backend `syscall`.
 const SYSCALL: [OnTracepoint; 2] = [
     ("sys_enter", "sys_enter", NoPreempt::Event("raw_syscalls/sys_enter")),
     ("sys_exit", "sys_exit", NoPreempt::Event("raw_syscalls/sys_exit")),
 ];
 
-/// Functions of the hook table that the kernel has, by `kallsyms`. `None`: it does not say.
+/// Functions of the hook table that the kernel has, by `kallsyms`. `None`: not known.
 #[must_use]
 pub(crate) fn present_functions(kallsyms: &Path) -> Option<BTreeSet<&'static str>> {
     let text = fs::read(kallsyms).ok()?;
@@ -82,7 +81,7 @@ pub(crate) fn present_functions(kallsyms: &Path) -> Option<BTreeSet<&'static str
     // ADDRESS TYPE NAME [MODULE]; addresses may be hidden, names are not.
     for line in text.split(|byte| *byte == b'\n') {
         let Some(name) = line.split(|byte| *byte == b' ').nth(2) else { continue };
-        // Cheap to look at, and true of all that is wanted.
+        // A cheap check that all wanted names pass.
         if !name.starts_with(b"__") {
             continue;
         }
@@ -102,7 +101,7 @@ pub(super) fn attach(
 ) -> Result<(LoadedObject, Attachments), AttachError> {
     let begin = Instant::now();
     let mut linked = link(plan, flavour, layout, options).map_err(AttachError::Session)?;
-    log::debug!("the object's maps were made after {:?}", begin.elapsed());
+    log::debug!("the object's maps were created after {:?}", begin.elapsed());
     let mut programs = Attachments::default();
     fill_filters(&mut linked, &options.filters).map_err(AttachError::Session)?;
     if !plan.hooks.is_empty() {
@@ -125,7 +124,7 @@ pub(super) fn attach(
             }
         };
         if is_copied {
-            nopreempt::back(&mut programs, &linked, &plan.hooks, layout)
+            nopreempt::back_with_copies(&mut programs, &linked, &plan.hooks, layout)
                 .map_err(AttachError::Copies)?;
         }
     }
@@ -134,7 +133,11 @@ pub(super) fn attach(
         let copied = plan.copied_functions;
         aux_probes::watch(&mut programs, &linked, flavour, layout, copied)
             .map_err(AttachError::Copies)?;
-        log::debug!("{} auxiliary probes were after {:?}", programs.ways.len(), begin.elapsed());
+        log::debug!(
+            "{} auxiliary probes were attached after {:?}",
+            programs.ways.len(),
+            begin.elapsed()
+        );
     }
     let syscall = if plan.syscall_kinds == 0 { &[][..] } else { &SYSCALL };
     for on in CONTROL.iter().chain(syscall) {
@@ -167,16 +170,18 @@ fn wake_every(ring_bytes: u32, processors: usize) -> u32 {
     1 << every.ilog2()
 }
 
-/// The object for iterators alone, which need no rings.
+/// Loads the object for iterators only, which need no rings.
 pub(super) fn link_for_iterators(layout: &Layout) -> Result<LoadedObject, SessionError> {
     // A page on every machine.
     const RING_BYTES: u32 = 1 << 16;
-    let fields = layout.constants();
     let settings = Settings {
-        constants: StdHashMap::from([("FIELDS", fields.as_bytes())]),
+        constants: StdHashMap::new(),
+        fields: layout.offsets().to_vec(),
+        // The object has no casts.
+        cast: None,
         entries: BTreeMap::from([
             ("EVENTS", RING_BYTES),
-            ("BATCHES", 1),
+            (loader::BATCHES, 1),
             ("BATCHES_TAKEN", 1),
             ("LAST_RUNS", 1),
             ("CONTROL", RING_BYTES),
@@ -189,7 +194,7 @@ pub(super) fn link_for_iterators(layout: &Layout) -> Result<LoadedObject, Sessio
             ("DESCENDANTS", 1),
         ]),
     };
-    // No field is read with a plain load by an iterator, so this one suits every kernel.
+    // No iterator reads a field with a plain load, so this object suits every kernel.
     LoadedObject::new(PROBE, &settings).map_err(SessionError::Maps)
 }
 
@@ -199,33 +204,35 @@ fn link(
     layout: &Layout,
     options: &SessionOptions,
 ) -> Result<LoadedObject, SessionError> {
-    let fields = layout.constants();
     let dispatch = hooks::dispatch(options.native, u32::MAX);
     let kinds = dispatched(plan.syscall_kinds);
     let at_entry = hooks::any(&hooks::dispatch(options.native, kinds & !hooks::ACCESS_KINDS));
     let at_return = hooks::any(&hooks::dispatch(options.native, kinds));
+    let cast = layout.cast(Path::new("/proc")).filter(|_| flavour != TracepointMode::Raw);
+    let cast_to = cast.map_or(0, |cast| cast.structure);
     let is_x86 = u32::from(options.native == Abi::X86_64);
     // TS_COMPAT (arch/x86/include/asm/thread_info.h), _TIF_32BIT (arch/arm64/include/asm/…).
     let compat_bit: u32 = if is_x86 == 1 { 0x2 } else { 1 << 22 };
     let filters = &options.filters;
-    let arguments = u32::from(options.arguments);
+    let arguments = u32::from(options.shows_calls());
+    let untimed = u32::from(!options.times_calls());
     let batched = u32::from(options.is_batched());
     let with_args = u32::from(options.with_args);
     let copied = u32::from(plan.copied && flavour != TracepointMode::Raw);
     let last_runs = if copied == 0 { 1 } else { SLOT_COUNT };
     let processors = processors();
     let wake_mask = wake_every(options.ring_bytes, processors) - 1;
-    // Memory is taken for all entries at once.
+    // The kernel allocates memory for all entries at once.
     let descendants = if filters.bits & filter::COMMAND != 0 { 1 << 16 } else { 1 };
     let hierarchy = options.cgroups.map_or(u32::MAX, |cgroups| cgroups.hierarchy);
     let controller = options.cgroups.and_then(|cgroups| cgroups.controller);
     // struct cgroup_subsys_state *subsys[CGROUP_SUBSYS_COUNT]
     let subsystem = controller.map_or(ABSENT, |number| number * size_of::<u64>() as u32);
     let batches = if options.is_batched() { BATCHES } else { 1 };
+    let last_batch = batches - 1;
     let cgroups = if filters.bits & filter::CGROUP != 0 { FILTER_CGROUPS } else { 1 };
-    let settings = Settings {
+    let mut settings = Settings {
         constants: StdHashMap::from([
-            ("FIELDS", fields.as_bytes()),
             ("DISPATCH", dispatch.as_bytes()),
             ("DISPATCH_ENTRY", at_entry.as_bytes()),
             ("DISPATCH_RETURN", at_return.as_bytes()),
@@ -236,6 +243,8 @@ fn link(
             ("FILTERS", filters.bits.as_bytes()),
             ("ARGUMENTS", arguments.as_bytes()),
             ("BATCHED", batched.as_bytes()),
+            ("LAST_BATCH", last_batch.as_bytes()),
+            ("UNTIMED", untimed.as_bytes()),
             ("WITH_ARGS", with_args.as_bytes()),
             ("COPIED", copied.as_bytes()),
             ("OPS", filters.ops.as_bytes()),
@@ -243,9 +252,11 @@ fn link(
             ("CGROUP_SUBSYSTEM", subsystem.as_bytes()),
             ("MIN_DURATION_NS", filters.min_duration_ns.as_bytes()),
         ]),
+        fields: layout.offsets().to_vec(),
+        cast,
         entries: BTreeMap::from([
             ("EVENTS", options.ring_bytes),
-            ("BATCHES", batches),
+            (loader::BATCHES, batches),
             ("BATCHES_TAKEN", batches),
             ("NOTED_CALLS", batches),
             ("LAST_RUNS", last_runs),
@@ -255,11 +266,14 @@ fn link(
             ("SLOTS_SPILL", spilled_slots(Path::new("/proc"))),
         ]),
     };
+    if cast.is_some() {
+        settings.constants.insert("CAST", cast_to.as_bytes());
+    }
     LoadedObject::new(object(flavour), &settings).map_err(SessionError::Maps)
 }
 
-/// How many threads may be alive whose places in `SLOTS` others have. Where tids are so few that no two are the same
-/// in their low bits there are none, but that can be changed while tracing goes on.
+/// How many live threads may need a slot in the spill because another thread has theirs in `SLOTS`. If tids are so
+/// small that no two share their low 16 bits there are none, but that limit can be changed during tracing.
 fn spilled_slots(proc: &Path) -> u32 {
     const FOR_A_CHANGE: u32 = 1 << 13;
     let path = proc.join("sys/kernel/pid_max");
@@ -267,10 +281,10 @@ fn spilled_slots(proc: &Path) -> u32 {
     if max.is_some_and(|max| max <= SLOT_COUNT) { FOR_A_CHANGE } else { SPILLED_SLOTS }
 }
 
-// A map begins with zeros, so the gate stands there from the first program on.
+// Maps start zeroed, so the gate has this value from the first program on.
 const _: () = assert!(gate::value(gate::TEST, 0) == 0);
 
-/// Puts a program on its tracepoint, in copies where it has some and is to.
+/// Attaches a program to its tracepoint, in copies if it has them and they are needed.
 fn attach_one(
     programs: &mut Attachments,
     linked: &LoadedObject,
@@ -295,7 +309,7 @@ fn attach_one(
     attached.map_err(|reason| format!("program {name} on {tracepoint}: {reason}"))
 }
 
-/// On a tracepoint, with arguments that the verifier knows.
+/// Attaches to a tracepoint whose arguments the verifier knows.
 fn on_tracepoint(
     programs: &mut Attachments,
     linked: &LoadedObject,
@@ -309,7 +323,7 @@ fn on_tracepoint(
     keep_attached(programs, bpf::attach_tracing(program.as_fd()), program)
 }
 
-/// On a tracepoint, with arguments that may be anything to the verifier.
+/// Attaches to a tracepoint whose arguments the verifier doesn't know.
 fn on_raw_tracepoint(
     programs: &mut Attachments,
     linked: &LoadedObject,
@@ -322,7 +336,7 @@ fn on_raw_tracepoint(
     keep_attached(programs, bpf::attach_raw(program.as_fd(), Some(&tracepoint)), program)
 }
 
-/// On a tracepoint by a perf event, by the program's twin.
+/// Attaches to a tracepoint by a perf event, with the program's non-preemptible variant.
 fn on_perf_event(
     programs: &mut Attachments,
     linked: &LoadedObject,
@@ -330,12 +344,12 @@ fn on_perf_event(
     event: &str,
 ) -> Result<(), String> {
     let kind = bpf_prog_type::BPF_PROG_TYPE_TRACEPOINT;
-    let program = linked.load(&nopreempt::twin(name), kind, OF_NO_TYPE, 0)?;
+    let program = linked.load(&nopreempt::nopreempt_name(name), kind, OF_NO_TYPE, 0)?;
     let link = nopreempt::perf_event(program.as_fd(), event);
     keep_attached(programs, link, program).map_err(|e| format!("as perf event {event}: {e}"))
 }
 
-/// The attach type of programs of which the kernel asks none: 0.
+/// The attach type of programs for which the kernel requires none: 0.
 const OF_NO_TYPE: bpf_attach_type = bpf_attach_type::BPF_CGROUP_INET_INGRESS;
 
 fn keep_attached(
@@ -378,7 +392,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_reader_is_woken_before_all_processors_fill_the_ring() {
+    fn reader_wakes_before_ring_is_full() {
         assert_eq!(wake_every(8 << 20, 2), 4096);
         assert_eq!(wake_every(8 << 20, 64), 256);
         assert_eq!(wake_every(8 << 20, 3), 4096);
@@ -387,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn symbols_are_read_with_and_without_addresses() {
+    fn reads_symbols_with_and_without_addresses() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("kallsyms");
         assert_eq!(present_functions(&path), None);

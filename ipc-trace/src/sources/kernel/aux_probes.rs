@@ -1,5 +1,5 @@
-//! Functions on the ways to other namespaces' objects that are no operations, and those that make objects:
-//! what can't be watched is noted, as tracing can do without.
+//! Attaches the auxiliary probes: functions on access paths to other namespaces' objects without an IPC call, and
+//! functions that create objects. A function that can't be hooked is noted, as tracing works without it.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -7,23 +7,22 @@ use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
 use ipc_trace_common::hooks::{AUX_PROBES, AuxProbe};
 
 use super::{
+    attachments::{AttachedProbe, Attachments},
     bpf,
     btf::Function,
     copies,
-    layout::{Fprobe, Layout},
+    field_offsets::{Fprobe, Layout},
+    loader::LoadedObject,
     nopreempt,
-    object::LoadedObject,
     plan::TracepointMode,
-    programs::{AttachedProbe, Attachments},
     selftest::{self, HookStatus, SelftestResult},
 };
 
-/// Watches all of them. As far as the kernel can, those that are rarely called share a program, and all where
-/// they would be preempted by another way; the others have programs of their own. `copied`: what is shared has
-/// copies beside it.
+/// Hooks all of them. If the kernel supports it, rarely called functions share a program, and so do all if programs
+/// of their own would be preempted. `copied`: shared programs are backed up by copies.
 ///
 /// # Errors
-/// The kernel takes no copies: why.
+/// The kernel rejects the copies: why.
 pub(super) fn watch(
     programs: &mut Attachments,
     linked: &LoadedObject,
@@ -55,7 +54,7 @@ pub(super) fn watch(
         }
         match by_fprobe(linked, &together, at_return) {
             Err(reason) if copied => {
-                log::info!("functions are watched by copies alone: {reason}");
+                log::info!("functions are hooked by copies alone: {reason}");
                 programs
                     .ways
                     .extend(together.into_iter().map(|(row, _)| AttachedProbe { row, own: None }));
@@ -71,7 +70,7 @@ pub(super) fn watch(
                     .extend(together.into_iter().map(|(row, _)| AttachedProbe { row, own: None }));
             }
             Err(reason) => {
-                log::info!("functions are watched one by one: {reason}");
+                log::info!("functions are hooked one by one: {reason}");
                 alone.extend(together);
             }
         }
@@ -86,7 +85,7 @@ pub(super) fn watch(
     Ok(())
 }
 
-/// Whether a function is to have the program that others have, too.
+/// Whether a function uses the shared program.
 const fn shares(way: &AuxProbe, flavour: TracepointMode, fprobe: Fprobe) -> bool {
     let can = match fprobe {
         Fprobe::All => true,
@@ -105,7 +104,7 @@ fn unseen(way: &AuxProbe, reason: &str) -> String {
     format!("{} ({reason})", way.gives)
 }
 
-/// Lets go of those that were silent in the self-test. Returns which could not be tested, and why.
+/// Detaches probes that did not fire in the self-test. Returns which could not be tested, and why.
 pub(super) fn apply_selftest(
     programs: &mut Attachments,
     outcome: &SelftestResult,
@@ -116,10 +115,7 @@ pub(super) fn apply_selftest(
     ways.retain(|way| match selftest::proof(way.row, outcome, &ran) {
         HookStatus::Ran => true,
         HookStatus::Silent => {
-            lost.push(unseen(
-                &AUX_PROBES[way.row],
-                "its function was called and no program was run",
-            ));
+            lost.push(unseen(&AUX_PROBES[way.row], "its function was called and no program ran"));
             false
         }
         HookStatus::None(reason) => {
@@ -147,7 +143,7 @@ fn by_trampoline(
     Ok((link, program))
 }
 
-/// Puts one program on the functions of these rows.
+/// Attaches one program to the functions of these rows.
 fn by_fprobe(
     linked: &LoadedObject,
     rows: &[(usize, Described)],
@@ -159,10 +155,10 @@ fn by_fprobe(
     nopreempt::functions(linked, name, &functions, &cookies, at_return)
 }
 
-/// A function, and what the kernel's BTF says of it.
+/// A function, with its description in the kernel's BTF.
 type Described = (&'static str, Function);
 
-/// The function of a row that the kernel has.
+/// The first function of a row that the kernel has.
 fn described(way: &AuxProbe, layout: &Layout) -> Result<Described, String> {
     let mut known =
         way.functions.iter().filter_map(|name| Some((*name, *layout.functions().get(name)?)));

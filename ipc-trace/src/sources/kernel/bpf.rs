@@ -1,5 +1,5 @@
-//! bpf(2): programs, also of attach types that aya does not know, loaded from the object or written on
-//! the spot, their links, arrays of programs, and constants. The maps are aya's.
+//! bpf(2): programs, including attach types that aya does not know, loaded from the object or generated; their links,
+//! arrays of programs, and constants. aya handles the maps.
 
 use std::{
     ffi::{CStr, CString},
@@ -9,12 +9,12 @@ use std::{
 };
 
 use aya_obj::generated::{
-    bpf_attach_type, bpf_attr, bpf_cmd, bpf_func_info, bpf_map_type, bpf_prog_type,
+    bpf_attach_type, bpf_attr, bpf_cmd, bpf_func_info, bpf_map_type, bpf_prog_info, bpf_prog_type,
 };
 
 use super::owned;
 
-/// A program that is to be loaded.
+/// A program to load.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ProgramCode<'a> {
     /// Its name, of which the kernel keeps 15 bytes
@@ -26,8 +26,7 @@ pub(super) struct ProgramCode<'a> {
     pub(super) function: u32,
     /// Instructions, each eight bytes (include/uapi/linux/bpf.h, `struct bpf_insn`)
     pub(super) instructions: &'a [u64],
-    /// Its functions' types: without them the verifier goes through each function on every way that
-    /// leads there
+    /// Its functions' types: without them the verifier checks each function once for each path that calls it
     pub(super) types: Option<FunctionTypes<'a>>,
 }
 
@@ -41,9 +40,9 @@ pub(super) struct FunctionTypes<'a> {
 /// Why a program can't be loaded.
 #[derive(Debug)]
 pub(super) struct Refused {
-    /// What the system call said
+    /// The system call's error
     pub(super) error: io::Error,
-    /// What the verifier said
+    /// The verifier's log
     log: String,
 }
 
@@ -54,10 +53,10 @@ impl std::fmt::Display for Refused {
 }
 
 impl ProgramCode<'_> {
-    /// Loads it.
+    /// Loads the program.
     ///
     /// # Errors
-    /// The kernel refuses it.
+    /// The kernel rejects it.
     pub(super) fn load(self) -> Result<OwnedFd, Refused> {
         let mut attr = zeroed();
         // SAFETY: of an all-zero union, every member may be used.
@@ -82,7 +81,7 @@ impl ProgramCode<'_> {
             Ok(program) => return Ok(program),
             Err(error) => error,
         };
-        // Once more, for what the verifier says.
+        // Once more, to get the verifier's log.
         let mut log = vec![0u8; 1 << 20];
         // SAFETY: as above.
         let load = unsafe { &mut attr.__bindgen_anon_3 };
@@ -90,17 +89,17 @@ impl ProgramCode<'_> {
         load.log_buf = log.as_mut_ptr() as u64;
         load.log_size = log.len() as u32;
         drop(bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr));
-        // Behind the end may be what the verifier took back (`bpf_vlog_reset`, kernel/bpf/log.c).
+        // After the end may be text that the verifier discarded (`bpf_vlog_reset`, kernel/bpf/log.c).
         let log = log.split(|byte| *byte == 0).next().unwrap_or_default();
         let log = String::from_utf8_lossy(log).into_owned();
         Err(Refused { error, log })
     }
 }
 
-/// Gives types to the kernel.
+/// Loads types into the kernel.
 ///
 /// # Errors
-/// It does not take them.
+/// The kernel rejects them.
 pub(super) fn load_types(btf: &[u8]) -> io::Result<OwnedFd> {
     let mut attr = zeroed();
     // SAFETY: of an all-zero union, every member may be used.
@@ -118,7 +117,7 @@ pub(super) fn fill(array: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
     update(array, value.as_ptr() as u64)
 }
 
-/// Makes an array constant: the verifier then knows what is in it.
+/// Freezes an array: the verifier then knows its contents.
 ///
 /// # Errors
 /// The kernel refuses.
@@ -139,7 +138,7 @@ fn update(array: BorrowedFd<'_>, value: u64) -> io::Result<()> {
     done(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr)
 }
 
-/// An array with one program, for others to call.
+/// Creates an array with one program, for other programs to call.
 ///
 /// # Errors
 /// The kernel refuses.
@@ -155,7 +154,7 @@ pub(super) fn array_of(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(array)
 }
 
-/// Attaches a program to the function, or the tracepoint, that it was loaded for.
+/// Attaches a program to the function or tracepoint that it was loaded for.
 ///
 /// # Errors
 /// The kernel refuses.
@@ -163,7 +162,7 @@ pub(super) fn attach_tracing(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     attach_raw(program, None)
 }
 
-/// Attaches a program to a tracepoint; `None`: to what it was loaded for.
+/// Attaches a program to a tracepoint; `None`: the one that it was loaded for.
 ///
 /// # Errors
 /// The kernel refuses.
@@ -177,7 +176,7 @@ pub(super) fn attach_raw(
     bpf(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr)
 }
 
-/// As [`attach_tracing`]; the program can ask for the cookie. Tracepoints have that since 6.10.
+/// As [`attach_tracing`], with a cookie that the program can read. Tracepoints support cookies since 6.10.
 ///
 /// # Errors
 /// The kernel refuses.
@@ -191,8 +190,8 @@ pub(super) fn attach_with_cookie(program: BorrowedFd<'_>, cookie: u64) -> io::Re
     bpf(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr)
 }
 
-/// Attaches a program to functions by their types in the kernel's BTF, with a cookie for each; `attach`: as it was
-/// loaded with.
+/// Attaches a program to functions by their types in the kernel's BTF, with a cookie for each; `attach`: the attach
+/// type that it was loaded with.
 ///
 /// # Errors
 /// The kernel refuses.
@@ -213,7 +212,7 @@ pub(super) fn attach_tracing_multi(
     bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)
 }
 
-/// What an iterator writes, from its beginning.
+/// Opens an iterator's output.
 ///
 /// # Errors
 /// The kernel refuses.
@@ -230,7 +229,7 @@ pub(super) fn iterate(program: BorrowedFd<'_>) -> io::Result<File> {
 /// Attaches a program to all functions with these names, at their entries or their returns.
 ///
 /// # Errors
-/// The kernel refuses, or has not got all.
+/// The kernel refuses, or lacks one of the functions.
 pub(super) fn attach_multi(
     program: BorrowedFd<'_>,
     functions: &[&str],
@@ -255,14 +254,28 @@ pub(super) fn attach_multi(
     bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)
 }
 
-/// How often fprobe itself did not come to run the program of a link on functions: the kernel counts what it
-/// leaves out later with the program's own misses. Since 6.7; before that 0
-/// (`bpf_kprobe_multi_link_fill_link_info`, kernel/trace/bpf_trace.c, 6.12).
+/// What the kernel says of a program. `recursion_misses` is there since 5.12, and 0 before.
+///
+/// # Errors
+/// The kernel refuses.
+pub(super) fn program_info(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info> {
+    // SAFETY: a structure of numbers, of which zeros ask for no arrays.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    let mut attr = zeroed();
+    attr.info.bpf_fd = program.as_raw_fd().cast_unsigned();
+    attr.info.info_len = size_of::<bpf_prog_info>() as u32;
+    attr.info.info = std::ptr::from_mut(&mut info) as u64;
+    done(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info)
+}
+
+/// How often fprobe itself could not run a link's program: later kernels count this among the program's own misses.
+/// Since 6.7; before that 0 (`bpf_kprobe_multi_link_fill_link_info`, kernel/trace/bpf_trace.c, 6.12).
 ///
 /// # Errors
 /// The kernel refuses.
 pub(super) fn multi_missed(link: BorrowedFd<'_>) -> io::Result<u64> {
-    /// `struct bpf_link_info` (include/uapi/linux/bpf.h), as long as this needs it.
+    /// `struct bpf_link_info` (include/uapi/linux/bpf.h), up to the last field that is needed.
     #[repr(C)]
     #[derive(Default)]
     struct BpfLinkInfo {
@@ -288,18 +301,18 @@ fn zeroed() -> bpf_attr {
     unsafe { std::mem::zeroed() }
 }
 
-/// For commands that make nothing.
+/// For commands that return no descriptor.
 fn done(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<()> {
     if call(command, attr) == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// For commands that make a descriptor.
+/// For commands that return a descriptor.
 fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
     owned(call(command, attr))
 }
 
 fn call(command: bpf_cmd, attr: &mut bpf_attr) -> libc::c_long {
-    // SAFETY: the union is as large as said, and what it points to lives in the callers.
+    // SAFETY: the size is the union's, and the callers keep alive what it points to.
     unsafe {
         libc::syscall(
             libc::SYS_bpf,
@@ -310,7 +323,7 @@ fn call(command: bpf_cmd, attr: &mut bpf_attr) -> libc::c_long {
     }
 }
 
-/// A refusal in one line, with the last word in the verifier's log.
+/// The error in one line, with the last line of the verifier's log.
 pub(super) fn refusal(error: &io::Error, log: &str) -> String {
     let complaint = log.lines().rev().map(str::trim).find(|l| {
         !l.is_empty()

@@ -1,10 +1,10 @@
-//! Reads the kernel's type information (BTF): where members of structures are, and which functions it
-//! describes. It is read at every start, 150,000 types of which a few dozen matter, so types are
-//! passed over by their length, and nothing is made of those that nobody asks for.
+//! Reads the kernel's type information (BTF): offsets of structures' members, and which functions it describes. It is
+//! read at every start, 150,000 types of which a few dozen matter, so types are skipped by their length, and only
+//! wanted types are decoded.
 //!
 //! Format: include/uapi/linux/btf.h, Documentation/bpf/btf.rst (6.18).
 //!
-//! Invariant: any bytes give types or an error; every read is checked.
+//! Invariant: any bytes yield types or an error; every read is checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,8 +32,7 @@ const RESTRICT: u32 = 11;
 const FUNC: u32 = 12;
 const TYPE_TAG: u32 = 18;
 
-/// How the names begin of all system calls' functions, of those on auxiliary probes to objects, and of those that make
-/// objects.
+/// Prefixes of the names of system calls' functions, of auxiliary probes, and of functions that create objects.
 const BEGINNINGS: &[&[u8]] =
     &[b"__", b"security_file_", b"sysvipc_", b"mqueue_", b"shm_", b"proc_sys_", b"new"];
 
@@ -62,9 +61,9 @@ struct Type {
     vlen: usize,
     /// Members give the sizes of bit fields in the upper byte of their offsets.
     bit_fields: bool,
-    /// The type that it refers to, if it refers to one
+    /// The type that it refers to, if any
     target: u32,
-    /// Where what follows begins
+    /// The offset of the data that follows
     rest: usize,
 }
 
@@ -72,26 +71,26 @@ struct Type {
 #[derive(Debug)]
 pub(crate) struct BtfTypes {
     bytes: Vec<u8>,
-    /// Where each type is; the first has the number 1
+    /// The offset of each type; the first has the number 1
     at: Vec<usize>,
-    /// Where the strings are
+    /// The offset of the strings
     strings: std::ops::Range<usize>,
 }
 
-/// A function that is described.
+/// A function with type information.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Function {
     /// Its type's number
     pub id: u32,
-    /// The number of its prototype's type: names of arguments make a difference
+    /// The number of its prototype's type: prototypes with different argument names differ
     pub prototype: u32,
 }
 
 impl BtfTypes {
-    /// Finds the types in `bytes`.
+    /// Indexes the types in `bytes`.
     ///
     /// # Errors
-    /// What is wrong with them.
+    /// They are malformed: how.
     pub(crate) fn new(bytes: Vec<u8>) -> Result<Self, String> {
         if bytes.get(..2) != Some(&MAGIC) || bytes.len() < HEADER {
             return Err("it does not start as little-endian BTF does".to_owned());
@@ -145,7 +144,7 @@ impl BtfTypes {
         name.split(|byte| *byte == 0).next().unwrap_or_default()
     }
 
-    /// Those of the functions that are described.
+    /// The wanted functions among those with type information.
     #[must_use]
     pub(crate) fn functions<'a>(&self, wanted: &BTreeSet<&'a str>) -> BTreeMap<&'a str, Function> {
         let found = self.named(wanted, |kind| if kind == FUNC { BEGINNINGS } else { &[] });
@@ -154,20 +153,21 @@ impl BtfTypes {
         found.into_iter().map(function).collect()
     }
 
-    /// What programs other than those on functions are put on, by name: iterators' functions
-    /// (`bpf_iter_…`) and tracepoints' types (`btf_trace_…`).
+    /// What programs refer to, other than functions that they are on, by name: iterators' functions (`bpf_iter_…`),
+    /// tracepoints' types (`btf_trace_…`), a function for casts and the structure that it casts to.
     #[must_use]
     pub(crate) fn hooks<'a>(&self, wanted: &BTreeSet<&'a str>) -> BTreeMap<&'a str, u32> {
         let found = self.named(wanted, |kind| match kind {
-            FUNC => &[b"bpf_iter_"],
+            FUNC => &[b"bpf_iter_", b"bpf_rdonly_"],
+            STRUCT => &[b"pt_regs"],
             TYPEDEF => &[b"btf_trace_"],
             _ => &[],
         });
         found.into_iter().map(|(name, (id, _))| (name, id)).collect()
     }
 
-    /// The first type of each name that is wanted, and its number. `beginnings`: how the names begin that
-    /// are wanted of a kind, which is cheap to look at.
+    /// The first type of each wanted name, and its number. `beginnings`: the prefixes of the wanted names, by kind,
+    /// which are a cheap check.
     fn named<'a>(
         &self,
         wanted: &BTreeSet<&'a str>,
@@ -203,7 +203,7 @@ impl BtfTypes {
         Structures { types: self, by_name }
     }
 
-    /// The values of the enumeration of that name, by their names.
+    /// The values of the enumeration with that name, by the enumerators' names.
     #[must_use]
     pub(crate) fn enumerators(&self, name: &str) -> BTreeMap<&[u8], u32> {
         let found =
@@ -229,10 +229,25 @@ impl BtfTypes {
         })
     }
 
-    /// A member, also within anonymous ones: its type, and its offset in bytes. `None`: there is
-    /// none, or it is a bit field.
-    fn member(&self, of: Type, name: &[u8], depth: u32) -> Option<(u32, u32)> {
+    /// Finds a member, also within anonymous ones: its type, and its offset in bytes. `None`: there is none, or it is
+    /// a bit field.
+    fn member(&self, of: Type, name: &[u8]) -> Option<(u32, u32)> {
+        self.member_within(of, name, DEPTH, &mut BTreeSet::new())
+    }
+
+    /// See [`Self::member`]. `visited`: where the structures are that were searched already; without it, structures
+    /// that contain one another several times would take exponential time.
+    fn member_within(
+        &self,
+        of: Type,
+        name: &[u8],
+        depth: u32,
+        visited: &mut BTreeSet<usize>,
+    ) -> Option<(u32, u32)> {
         let depth = depth.checked_sub(1)?;
+        if !visited.insert(of.rest) {
+            return None;
+        }
         self.members(of).find_map(|(member, id, bits, size)| {
             if member == name {
                 return (size == 0 && bits % 8 == 0).then_some((id, bits / 8));
@@ -240,13 +255,13 @@ impl BtfTypes {
             if !member.is_empty() {
                 return None;
             }
-            // One may be qualified, as the first of `struct vm_fault` is const (include/linux/mm.h, 5.11).
-            let (found, offset) = self.member(self.plain(id)?, name, depth)?;
-            Some((found, offset + bits / 8))
+            // A member may be qualified, as the first of `struct vm_fault` is const (include/linux/mm.h, 5.11).
+            let (found, offset) = self.member_within(self.plain(id)?, name, depth, visited)?;
+            Some((found, offset.checked_add(bits / 8)?))
         })
     }
 
-    /// What is behind typedefs and qualifiers.
+    /// The type behind typedefs and qualifiers.
     fn plain(&self, mut id: u32) -> Option<Type> {
         for _ in 0..DEPTH {
             let one = self.type_at(id)?;
@@ -262,8 +277,8 @@ impl BtfTypes {
         let mut sum = 0;
         let mut names = path.split('.').peekable();
         while let Some(name) = names.next() {
-            let (id, offset) = self.member(of, name.as_bytes(), DEPTH)?;
-            sum += offset;
+            let (id, offset) = self.member(of, name.as_bytes())?;
+            sum = offset.checked_add(sum)?;
             if names.peek().is_some() {
                 of = self.plain(id)?;
             }
@@ -280,14 +295,14 @@ pub(crate) struct Structures<'a, 'b> {
 }
 
 impl Structures<'_, '_> {
-    /// Whether there is one of that name.
+    /// Whether there is a structure with that name.
     #[must_use]
     pub(crate) fn has(&self, structure: &str) -> bool {
         self.by_name.contains_key(structure)
     }
 
-    /// Where a member is, in bytes; names are joined by dots, anonymous members passed over. `None`:
-    /// nowhere, or structures of that name disagree, and nothing says which of them is meant.
+    /// The offset of a member in bytes; names are joined by dots, anonymous members are skipped. `None`: there is
+    /// none, or structures with that name disagree.
     #[must_use]
     pub(crate) fn offset_of(&self, structure: &str, path: &str) -> Option<u32> {
         let all = self.by_name.get(structure)?;
@@ -339,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn every_function_that_is_hooked_begins_as_is_looked_for() {
+    fn hooked_functions_have_wanted_prefixes() {
         use ipc_trace_common::hooks;
         for name in hooks::functions().chain(hooks::all_aux_probes()) {
             let begins = |beginning: &&[u8]| name.as_bytes().starts_with(beginning);
@@ -348,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_found_through_typedefs_and_anonymous_ones() {
+    fn members_are_found_through_typedefs_and_anonymous_structures() {
         #[rustfmt::skip]
         let types = [
             // 1: int
@@ -374,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn hooks_are_functions_of_iterators_and_types_of_tracepoints() {
+    fn finds_iterator_functions_and_tracepoint_types() {
         let names = b"\0bpf_iter_task\0btf_trace_exit\0";
         #[rustfmt::skip]
         let types = [
@@ -392,7 +407,7 @@ mod tests {
 
     /// On 5.10 there is a forward declaration of `pt_regs` besides the structure.
     #[test]
-    fn a_forward_declaration_does_not_hide_the_structure() {
+    fn forward_declaration_does_not_hide_structure() {
         let member = [AX, 0, 64];
         let structure = [&[PT_REGS, info(STRUCT, 1), 8][..], &member].concat();
         let forward = [PT_REGS, info(7, 0), 0];
@@ -401,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn an_enumeration_has_its_values() {
+    fn enumeration_has_its_values() {
         let types = [NS, info(ENUM, 2), 4, AX, 3, INUM, u32::MAX, FLAG, info(ENUM, 1), 4, AX, 7];
         let types = BtfTypes::new(btf(&types, NAMES)).unwrap();
         assert_eq!(types.enumerators("ns"), BTreeMap::from([(&b"ax"[..], 3), (b"inum", u32::MAX)]));
@@ -409,39 +424,52 @@ mod tests {
     }
 
     #[test]
-    fn structures_of_one_name_that_disagree_tell_nothing() {
+    fn conflicting_structures_have_no_offset() {
         let at = |offset| [PT_REGS, info(STRUCT, 1), 16, AX, 0, offset];
         assert_eq!(offsets(btf(&[at(0), at(64)].concat(), NAMES), &["ax"]), [None]);
         assert_eq!(offsets(btf(&[at(64), at(64)].concat(), NAMES), &["ax"]), [Some(8)]);
     }
 
     #[test]
-    fn types_that_refer_to_themselves_end() {
+    fn recursive_types_terminate() {
         let types = [NS, info(TYPEDEF, 0), 1, PT_REGS, info(STRUCT, 2), 8, NS, 1, 0, 0, 2, 0];
         assert_eq!(offsets(btf(&types, NAMES), &["ns.ax", "ax"]), [None, None]);
     }
 
     #[test]
-    fn an_unknown_kind_is_an_error_that_names_it() {
+    fn structures_that_contain_themselves_take_linear_time() {
+        let member = [0, 1, 0];
+        let types = [&[PT_REGS, info(STRUCT, 3), 8][..], &member, &member, &member].concat();
+        assert_eq!(offsets(btf(&types, NAMES), &["ax"]), [None]);
+    }
+
+    #[test]
+    fn offsets_that_do_not_fit_are_none() {
+        let nested = |id: u32| {
+            [if id == 1 { PT_REGS } else { 0 }, info(STRUCT, 1), 8, 0, id + 1, u32::MAX - 7]
+        };
+        let mut types: Vec<u32> = (1..10).flat_map(nested).collect();
+        types.extend([NS, info(STRUCT, 1), 8, AX, 0, u32::MAX - 7]);
+        let alone = [PT_REGS, info(STRUCT, 1), 8, AX, 0, u32::MAX - 7];
+        assert_eq!(offsets(btf(&types, NAMES), &["ax"]), [None]);
+        assert_eq!(offsets(btf(&alone, NAMES), &["ax"]), [Some(u32::MAX / 8)]);
+    }
+
+    #[test]
+    fn unknown_kind_is_named_error() {
         assert!(BtfTypes::new(btf(&[0, info(31, 0), 0], NAMES)).unwrap_err().contains("31"));
     }
 
     proptest! {
         #[test]
-        fn any_bytes_give_types_or_an_error(
+        fn bytes_after_the_sections_change_nothing(
             words in proptest::collection::vec(any::<u32>(), 0..64),
             strings in proptest::collection::vec(any::<u8>(), 0..32),
             cut in 0_usize..300,
         ) {
             let mut bytes = btf(&words, &strings);
             bytes.truncate(bytes.len().saturating_sub(cut));
-            if let Ok(types) = BtfTypes::new(bytes) {
-                let structures = types.structures(&BTreeSet::from([""]));
-                let _ = structures.offset_of("", "a.b");
-                let _ = types.functions(&BTreeSet::from(["__"]));
-                let _ = types.hooks(&BTreeSet::from(["bpf_iter_"]));
-                let _ = types.enumerators("");
-            }
+            crate::fuzzing::btf(&bytes);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Programs in several copies, for kernels that preempt them: why is said on the eBPF programs, in `copies.rs`. A
-//! copy is a program of a few instructions that calls one which is the same for all.
+//! Programs in several copies, for kernels that preempt them: `copies.rs` of the eBPF programs explains why. A copy
+//! is a program of a few instructions that calls a shared one.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -7,21 +7,21 @@ use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
 use ipc_trace_common::state::copies::{COUNT, METER, cookie};
 
 use super::{
+    attachments::Attachments,
     bpf::{self, ProgramCode},
-    object::LoadedObject,
-    programs::Attachments,
+    loader::LoadedObject,
     trampolines::call_of,
 };
 
 /// `BPF_TRACE_FENTRY_MULTI` and `BPF_TRACE_FEXIT_MULTI` (include/uapi/linux/bpf.h, 7.3): one program on many
-/// functions, whatever their prototypes are.
+/// functions, whatever their prototypes.
 const AT_ENTRIES: u32 = 59;
 const AT_RETURNS: u32 = 60;
 
-/// The program at the entry of calls. None is lost if that is not run, as the one at the return makes up for it.
+/// The program at the entry of calls. If it is missed, no call is lost, as the one at the return compensates.
 pub(super) const AT_CALLS: &str = "copied_entry";
 
-/// Puts copies of a program on a tracepoint, which has that type in the kernel's BTF. `row`: see [`cookie`].
+/// Attaches copies of a program to a tracepoint with that type in the kernel's BTF. `row`: see [`cookie`].
 ///
 /// # Errors
 /// The kernel refuses: why.
@@ -38,8 +38,8 @@ pub(super) fn on_tracepoint(
     })
 }
 
-/// Puts copies of a program on functions, at their entries or their returns: the functions' types in the kernel's
-/// BTF, and for each its row.
+/// Attaches copies of a program to functions, at their entries or their returns: the functions' types in the kernel's
+/// BTF, each with its row.
 ///
 /// # Errors
 /// The kernel refuses: why.

@@ -1,14 +1,14 @@
-//! From the bytes of a record to a typed view of it: pure, checked, and without copies.
+//! From the bytes of a record to a typed view of it: pure, checked, and without copying.
 //!
-//! Invariant: any bytes give a record, `Unknown`, or an error; never a panic. Parts that no flag of
-//! the header vouches for are not looked at.
+//! Invariant: any bytes yield a record, `Unknown`, or an error; never a panic. Parts whose flag in the header isn't
+//! set are not read.
 
 use ipc_trace_common::{
     op::{Abi, Op},
     record::{
         ARGS_LEN, AccessRecord, CgroupRecord, ContextRecord, DescriptorRecord, EndRecord,
-        ExitRecord, Header, MappingRecord, MoveRecord, NamespaceRecord, PendingRecord, QueueRecord,
-        RecordKind, TaskRecord, VERSION, flag,
+        ExitRecord, Header, MappingRecord, NamespaceRecord, NsSwitchRecord, PendingRecord,
+        QueueRecord, RecordKind, TaskRecord, VERSION, flag,
     },
 };
 
@@ -19,15 +19,15 @@ use crate::input::{Arguments, Call, DecodeError, batch::CallBatch, meaning, view
 pub(crate) enum Record<'a> {
     /// A call returned
     Call(Call<'a>),
-    /// Who a thread is, and what its process was called with
+    /// A thread's description, and its process's arguments
     Context(&'a ContextRecord, Arguments<'a>),
-    /// A namespace shows itself
+    /// The first appearance of a namespace
     Namespace(&'a NamespaceRecord),
-    /// A thread got into another namespace
-    Move(&'a MoveRecord),
+    /// A thread entered another namespace
+    Move(&'a NsSwitchRecord),
     /// A thread ended
     Exit(&'a ExitRecord),
-    /// A queue shows itself
+    /// The first appearance of a queue
     Queue(&'a QueueRecord),
     /// A call that has not returned
     Pending(&'a PendingRecord, Op, Abi),
@@ -37,7 +37,7 @@ pub(crate) enum Record<'a> {
     End(&'a EndRecord),
     /// A thread that exists
     Task(&'a TaskRecord),
-    /// A descriptor that has to do with an IPC namespace
+    /// A descriptor related to an IPC namespace
     Descriptor(&'a DescriptorRecord),
     /// A mapped segment
     Mapping(&'a MappingRecord),
@@ -45,9 +45,9 @@ pub(crate) enum Record<'a> {
     Change(Call<'a>),
     /// Calls that returned one after another
     Batch(CallBatch<'a>),
-    /// A cgroup was made or removed
+    /// A cgroup was created or removed
     Cgroup(&'a CgroupRecord),
-    /// A thread reached what may be another namespace's
+    /// A thread accessed an object that may be another namespace's
     Access(&'a AccessRecord),
     /// A kind that this version does not know
     Unknown,
@@ -65,10 +65,10 @@ fn arguments<'a>(record: &ContextRecord, rest: &'a [u8]) -> Arguments<'a> {
     }
 }
 
-/// The record in `bytes`, which are aligned to 8 as the ring has them.
+/// The record in `bytes`, which are aligned to 8 as in the ring.
 ///
 /// # Errors
-/// The bytes are too few, of another version, or no call that exists.
+/// The bytes are too few, of another version, or an unknown call.
 #[inline(always)] // Where it is known which kinds are wanted, the others go.
 pub(crate) fn record(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     let (header, _) = view::<Header>(bytes, 0)?;
@@ -119,7 +119,7 @@ pub(crate) fn record(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     })
 }
 
-/// What an iterator writes.
+/// A record that an iterator writes.
 #[derive(Debug)]
 pub(crate) enum IteratorRecord<'a> {
     /// A call that has not returned
@@ -136,10 +136,10 @@ pub(crate) enum IteratorRecord<'a> {
     Mapping(&'a MappingRecord),
 }
 
-/// Splits what an iterator wrote into records: they follow one another without gaps.
+/// Splits an iterator's output into records: they follow one another without gaps.
 ///
 /// # Errors
-/// The bytes end within a record, or one has another version, or is none that an iterator writes.
+/// The bytes end within a record, or one has another version, or no iterator writes it.
 pub(crate) fn iterated(
     mut bytes: &[u8],
     mut each: impl FnMut(IteratorRecord<'_>),

@@ -1,12 +1,12 @@
-//! Letting go of programs on functions without waiting for it.
+//! Detaches programs from functions in the background.
 //!
-//! The kernel waits for a grace period before it takes a program off a function, about 140 ms on 6.1
-//! and 6.12, one after the other (`bpf_trampoline_unlink_prog`, kernel/bpf/trampoline.c): many
-//! seconds for all of them. So a child process, which has the same descriptors, closes them last:
-//! its end takes that time, and nobody waits for it.
+//! The kernel waits for a grace period before it detaches a program from a function, about 140 ms on 6.1 and 6.12,
+//! one after the other (`bpf_trampoline_unlink_prog`, kernel/bpf/trampoline.c): many seconds for all of them. So a
+//! child process, which has the same descriptors, closes them last: its exit takes that time, and no process waits
+//! for it.
 //!
-//! Invariant: the child does nothing but wait and end. If it can't be made, the descriptors are
-//! closed here, and that takes its time.
+//! Invariant: the child does nothing but wait and exit. If it can't be created, the descriptors are closed here,
+//! which takes that time.
 
 use std::{fs::File, io::Read as _, os::fd::OwnedFd};
 
@@ -15,40 +15,40 @@ use nix::{
     unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, pipe2, setsid},
 };
 
-/// A pipe. The child waits for its end, which comes when the parent closes `writer`: after all
-/// descriptors that are dropped before this.
+/// A pipe. The child waits for its end, which comes when the parent closes `writer`: after all descriptors that are
+/// dropped before this one.
 #[derive(Debug)]
-pub(crate) struct Hold {
+pub(crate) struct DetachGuard {
     reader: Option<OwnedFd>,
     writer: Option<OwnedFd>,
 }
 
-impl Hold {
-    /// `None`: no pipe can be had.
+impl DetachGuard {
+    /// `None`: the pipe can't be created.
     #[must_use]
     pub(crate) fn new() -> Option<Self> {
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC).ok()?;
         Some(Self { reader: Some(reader), writer: Some(writer) })
     }
 
-    /// Makes the child. To be called once, right before the descriptors are dropped.
-    pub(crate) fn pass_on(&mut self) {
+    /// Forks the child. Call it once, right before the descriptors are dropped.
+    pub(crate) fn detach_in_background(&mut self) {
         let Some(reader) = self.reader.take() else { return };
-        // SAFETY: another thread may ask runtimes for names, and hold what it likes; the child makes system
-        // calls alone, and ends without running what is registered for the end.
+        // SAFETY: another thread may be asking runtimes for names, and hold any lock; the child only makes system
+        // calls, and exits without running exit handlers.
         match unsafe { fork() } {
             Ok(ForkResult::Child) => {
                 self.writer = None;
                 wait_and_end(reader)
             }
             Ok(ForkResult::Parent { .. }) => {}
-            Err(error) => log::info!("letting go of the programs will be waited for: {error}"),
+            Err(error) => log::info!("the programs can't be detached in the background: {error}"),
         }
     }
 }
 
 fn wait_and_end(reader: OwnedFd) -> ! {
-    // Whoever waits for the end of our output, or signals our group, is not to wait for this.
+    // A process that waits for the end of our output, or signals our group, must not wait for this child.
     let _ = setsid();
     if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
         let _ = dup2_stdin(&null);

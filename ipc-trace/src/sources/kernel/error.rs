@@ -9,22 +9,22 @@ use super::namespace_list::NamespaceListError;
 /// Why tracing can't start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SessionError {
-    /// Maps can't be made.
+    /// Maps can't be created.
     #[error("can't create the maps: {0}; is there enough memory, and may this process lock it?")]
     Maps(String),
-    /// Programs can't be put on functions: a plan without them may do. Each with the reason.
-    #[error("can't put programs on the functions of system calls: {}", reasons(.0))]
+    /// Programs can't be attached to functions: a plan without these may work. Each with the reason.
+    #[error("can't attach programs to the functions of system calls: {}", reasons(.0))]
     Functions(BTreeMap<&'static str, String>),
-    /// Programs on functions can't come in copies: a plan without that may do.
-    #[error("can't put copies of programs on functions: {0}")]
+    /// Programs on functions can't come in copies: a plan without copies may work.
+    #[error("can't attach copies of programs to functions: {0}")]
     Copies(String),
-    /// No function takes programs: a plan without any may do.
+    /// No function accepts programs: a plan without functions may work.
     #[error("{0}")]
     Fentry(String),
-    /// A program can't be loaded or attached, in any way that was tried.
+    /// No method of loading or attaching a program worked.
     #[error("can't trace system calls: {}", .0.join("; "))]
     Programs(Vec<String>),
-    /// A map is not there, or not as expected.
+    /// A map is missing, or not as expected.
     #[error("map {name} of the programs can't be used: {reason}")]
     Map {
         /// Which
@@ -34,7 +34,7 @@ pub(crate) enum SessionError {
     },
     /// The namespace list contradicts `/proc`.
     #[error(
-        "the kernel's fields are not where its BTF says: the IPC namespace of this process reads as {read}, and /proc/self/ns/ipc says {proc}; name the BTF of this very kernel by --btf FILE"
+        "the kernel's fields are not where its BTF says: the programs read {read} as this process's IPC namespace, and /proc/self/ns/ipc shows {proc}; give this kernel's own BTF with --btf FILE"
     )]
     Mismatch {
         /// What the programs read
@@ -42,8 +42,8 @@ pub(crate) enum SessionError {
         /// What `/proc` says
         proc: u32,
     },
-    /// The self-test can't be made.
-    #[error("can't test whether the programs are run: {0}")]
+    /// The self-test can't be run.
+    #[error("can't test whether the programs run: {0}")]
     SelfTest(io::Error),
     /// No namespaces can be listed.
     #[error(transparent)]
@@ -58,15 +58,15 @@ fn reasons(reasons: &BTreeMap<&'static str, String>) -> String {
 /// Why programs could not be attached.
 #[derive(Debug)]
 pub(crate) enum AttachError {
-    /// Another flavour or backend would not help.
+    /// Another tracepoint mode or backend would not help.
     Session(SessionError),
-    /// Another flavour may.
+    /// Another tracepoint mode may work.
     Flavour(String),
-    /// A plan without these functions may: each with the reason.
+    /// A plan without these functions may work: each with the reason.
     Functions(BTreeMap<&'static str, String>),
-    /// A plan without copies of programs on functions may.
+    /// A plan without copies of programs on functions may work.
     Copies(String),
-    /// A plan without any function may.
+    /// A plan without any function may work.
     Fentry(String),
 }
 

@@ -1,13 +1,9 @@
-//! What this kernel and this user may do.
+//! The features of this kernel, and the privileges of this user.
 
 use std::{fs, io, path::Path};
 
+use caps::Capability;
 use nix::sys::utsname;
-
-/// Bits of a process's effective capabilities (include/uapi/linux/capability.h).
-const CAP_SYS_ADMIN: u32 = 21;
-const CAP_PERFMON: u32 = 38;
-const CAP_BPF: u32 = 39;
 
 /// Capabilities that tracing needs and that are missing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,11 +23,11 @@ pub(crate) struct System {
     pub host: String,
     /// The kernel's release
     pub kernel: String,
-    /// What the kernel says of its build: `uname -v`
+    /// The kernel's build string: `uname -v`
     pub build: String,
     /// The machine: `x86_64` or `aarch64`
     pub arch: &'static str,
-    /// Which boot of the host this is, where the kernel tells
+    /// The host's boot id, if the kernel reports it
     pub boot_id: Option<String>,
 }
 
@@ -57,16 +53,15 @@ impl System {
 /// A kernel's version: major and minor.
 pub(crate) type KernelVersion = (u32, u32);
 
-/// The version that a release begins with.
+/// The version at the start of a release string.
 #[must_use]
 pub(crate) fn version(release: &str) -> Option<KernelVersion> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-/// Whether kernels of that version leave a program on a function out while it is running on that CPU: since
-/// 5.12 (`__bpf_prog_enter`, kernel/bpf/trampoline.c). Until then nothing is left out, wherever it is
-/// preempted.
+/// Whether kernels of that version skip a program on a function while it is running on that CPU: since 5.12
+/// (`__bpf_prog_enter`, kernel/bpf/trampoline.c). Earlier kernels skip none, wherever it is preempted.
 #[must_use]
 pub(crate) fn guards_functions(version: KernelVersion) -> bool {
     version >= (5, 12)
@@ -82,12 +77,12 @@ pub(crate) fn preempts_on_tracepoints(version: KernelVersion) -> bool {
 /// Checks the effective capabilities that `/proc/self/status`, under `proc`, shows.
 ///
 /// # Errors
-/// Some that are needed are missing. Where the file can't be read, the kernel is left to say so.
+/// Required ones are missing. If the file can't be read, the kernel decides later.
 pub(crate) fn check_capabilities(proc: &Path) -> Result<(), MissingCapabilities> {
     effective_capabilities(proc).map_or(Ok(()), missing)
 }
 
-/// The effective capabilities, a bit each, that `/proc/self/status`, under `proc`, shows.
+/// The effective capabilities, one bit each, that `/proc/self/status`, under `proc`, shows.
 #[must_use]
 pub(crate) fn effective_capabilities(proc: &Path) -> Option<u64> {
     effective(&fs::read_to_string(proc.join("self/status")).ok()?)
@@ -99,21 +94,22 @@ fn effective(status: &str) -> Option<u64> {
 }
 
 fn missing(set: u64) -> Result<(), MissingCapabilities> {
-    let has = |cap: u32| set >> cap & 1 != 0;
+    let has = |cap: Capability| set & cap.bitmask() != 0;
     // CAP_SYS_ADMIN stands for both (include/linux/capability.h: bpf_capable, perfmon_capable).
-    if has(CAP_SYS_ADMIN) {
+    if has(Capability::CAP_SYS_ADMIN) {
         return Ok(());
     }
-    let missing: Vec<_> = [(CAP_BPF, "CAP_BPF"), (CAP_PERFMON, "CAP_PERFMON")]
-        .into_iter()
-        .filter(|(cap, _)| !has(*cap))
-        .map(|(_, name)| name)
-        .collect();
+    let missing: Vec<_> =
+        [(Capability::CAP_BPF, "CAP_BPF"), (Capability::CAP_PERFMON, "CAP_PERFMON")]
+            .into_iter()
+            .filter(|(cap, _)| !has(*cap))
+            .map(|(_, name)| name)
+            .collect();
     if missing.is_empty() { Ok(()) } else { Err(MissingCapabilities { missing }) }
 }
 
-/// Whether the kernel has no x32 calls: it knows none of them, and no seccomp filter of this process,
-/// which `/proc/self/status` under `proc` would show, has answered in its place.
+/// Whether the kernel has no x32 calls: it rejects them, and no seccomp filter of this process, which
+/// `/proc/self/status` under `proc` would show, has answered instead.
 #[must_use]
 pub(crate) fn has_no_x32(proc: &Path) -> bool {
     let unfiltered = fs::read_to_string(proc.join("self/status"))
@@ -133,7 +129,7 @@ const fn x32_answers() -> bool {
     false
 }
 
-/// Whether the kernel was booted with a parameter that is one word. Not, where that can't be read.
+/// Whether the kernel was booted with a parameter that is a single word. False if that can't be read.
 #[must_use]
 pub(crate) fn has_boot_parameter(proc: &Path, name: &str) -> bool {
     let cmdline = fs::read_to_string(proc.join("cmdline")).unwrap_or_default();
@@ -142,15 +138,15 @@ pub(crate) fn has_boot_parameter(proc: &Path, name: &str) -> bool {
 
 /// The initial namespaces' inode numbers (include/linux/proc_ns.h).
 pub(crate) const PROC_USER_INIT_INO: u32 = 0xefff_fffd;
-/// As above, of processes
+/// As above, of pid namespaces
 pub(crate) const PROC_PID_INIT_INO: u32 = 0xefff_fffc;
-/// As above, of clocks
+/// As above, of time namespaces
 pub(crate) const PROC_TIME_INIT_INO: u32 = 0xefff_fffa;
 
-/// Whether this process is in the initial pid namespace, whose numbers the programs use.
+/// Whether this process is in the initial pid namespace, whose pids the programs use.
 ///
 /// # Errors
-/// `proc` does not tell.
+/// The namespace can't be read in `proc`.
 pub(crate) fn is_in_initial_pid_namespace(proc: &Path) -> io::Result<bool> {
     Ok(namespace_inum(&proc.join("self/ns/pid"))? == PROC_PID_INIT_INO)
 }
@@ -158,7 +154,7 @@ pub(crate) fn is_in_initial_pid_namespace(proc: &Path) -> io::Result<bool> {
 /// The inode number of a namespace file, such as `/proc/self/ns/ipc`.
 ///
 /// # Errors
-/// The file can't be looked at.
+/// The file can't be inspected.
 pub(crate) fn namespace_inum(path: &Path) -> io::Result<u32> {
     use std::os::unix::fs::MetadataExt as _;
     // `proc_ns` numbers are 32-bit (include/linux/ns_common.h, inum).
@@ -170,17 +166,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn capabilities_are_named_when_they_are_missing() {
+    fn missing_capabilities_are_named() {
         let names = |set| missing(set).map_err(|e| e.missing);
         assert_eq!(names(u64::MAX), Ok(()));
-        assert_eq!(names(1 << CAP_SYS_ADMIN), Ok(()));
-        assert_eq!(names(1 << CAP_BPF | 1 << CAP_PERFMON), Ok(()));
-        assert_eq!(names(1 << CAP_BPF), Err(vec!["CAP_PERFMON"]));
+        assert_eq!(names(Capability::CAP_SYS_ADMIN.bitmask()), Ok(()));
+        assert_eq!(
+            names(Capability::CAP_BPF.bitmask() | Capability::CAP_PERFMON.bitmask()),
+            Ok(())
+        );
+        assert_eq!(names(Capability::CAP_BPF.bitmask()), Err(vec!["CAP_PERFMON"]));
         assert_eq!(names(0), Err(vec!["CAP_BPF", "CAP_PERFMON"]));
     }
 
     #[test]
-    fn versions_decide_what_is_left_out() {
+    fn version_decides_which_runs_are_skipped() {
         let of =
             |release| version(release).map(|v| (guards_functions(v), preempts_on_tracepoints(v)));
         assert_eq!(of("5.10.0-32-amd64"), Some((false, false)));
@@ -191,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn the_status_file_is_understood() {
+    fn parses_status_file() {
         assert_eq!(effective("Name:\tx\nCapEff:\t000001ffffffffff\n"), Some(0x1ff_ffff_ffff));
         assert_eq!(effective("Name:\tx\n"), None);
     }

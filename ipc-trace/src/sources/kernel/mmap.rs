@@ -1,7 +1,6 @@
-//! Arrays of the eBPF programs, read and written in memory: without system calls, for while one of those
-//! looks at a map, the kernel keeps programs of fprobe and perf events from running on that CPU, and
-//! counts them as missed (`bpf_disable_instrumentation`, include/linux/bpf.h); the thread that makes it
-//! may be preempted in its middle.
+//! Arrays of the eBPF programs, mapped into memory. Access without system calls matters: while a system call accesses
+//! a map, the kernel keeps programs of fprobe and perf events from running on that CPU, and counts them as missed
+//! (`bpf_disable_instrumentation`, include/linux/bpf.h); the calling thread may be preempted in its middle.
 
 use std::{
     io,
@@ -22,7 +21,7 @@ pub(super) struct MapMemory {
 }
 
 impl MapMemory {
-    /// Maps so many bytes from `offset` on, which is a multiple of a page.
+    /// Maps that many bytes from `offset` on, which is a multiple of a page.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -38,7 +37,7 @@ impl MapMemory {
         Ok(Self { at: at.cast(), bytes })
     }
 
-    /// Its beginning: valid for as many bytes as were mapped, for what access was asked for.
+    /// Its start: valid for the mapped bytes and the requested access.
     pub(super) const fn at(&self) -> NonNull<u64> {
         self.at
     }
@@ -46,7 +45,7 @@ impl MapMemory {
 
 impl Drop for MapMemory {
     fn drop(&mut self) {
-        // SAFETY: mapped in `new`, and no place is used any more.
+        // SAFETY: mapped in `new`, and no word is used any more.
         let _ = unsafe { munmap(self.at.cast(), self.bytes.get()) };
     }
 }
@@ -66,7 +65,7 @@ impl std::fmt::Debug for Words {
 }
 
 impl Words {
-    /// Maps them. The array must have that many.
+    /// Maps them. The array must have at least that many.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -78,23 +77,28 @@ impl Words {
 
     fn word(&self, at: usize) -> &AtomicU64 {
         assert!(at < self.len);
-        // SAFETY: it lies within the mapping, which may be read and written, and is aligned; programs of the kernel
-        // side, which share it, read and write whole words.
+        // SAFETY: it lies within the mapping, which may be read and written, and is aligned; the eBPF programs, which
+        // share it, read and write aligned words.
         unsafe { AtomicU64::from_ptr(self.mapping.at().as_ptr().add(at)) }
     }
 
-    /// A word as it is now.
+    /// The current value of a word.
     pub(super) fn get(&self, at: usize) -> u64 {
         self.word(at).load(Ordering::Relaxed)
     }
 
-    /// Writes a word where it has the value `before`. Whether it had.
+    /// Writes a word if it has the value `before`. Returns whether it had.
     pub(super) fn exchange(&mut self, at: usize, before: u64, value: u64) -> bool {
         let (success, failure) = (Ordering::AcqRel, Ordering::Relaxed);
         self.word(at).compare_exchange(before, value, success, failure).is_ok()
     }
 
-    /// Writes a word, which programs see from now on.
+    /// Adds to a word, of which programs may write other bits meanwhile.
+    pub(super) fn add(&mut self, at: usize, summand: u64) {
+        self.word(at).fetch_add(summand, Ordering::AcqRel);
+    }
+
+    /// Writes a word; programs see the value from now on.
     pub(super) fn set(&mut self, at: usize, value: u64) {
         self.word(at).store(value, Ordering::Release);
     }

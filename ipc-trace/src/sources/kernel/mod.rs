@@ -1,53 +1,53 @@
-//! The kernel at hand: what it can do, what is attached to it, and what comes out of it.
+//! The running kernel: its features, the programs attached to it, and their records.
 //!
 //! | module | its job |
 //! | --- | --- |
 //! | [`error`] | why a session can't start, or go on |
-//! | [`features`] | what this kernel and this user may do |
-//! | [`preemption`] | whether threads can lose their CPU in the middle of programs |
+//! | [`features`] | the features of this kernel, and the privileges of this user |
+//! | [`preemption`] | whether threads can be preempted inside programs |
 //! | [`btf`] | the kernel's type information |
-//! | [`layout`] | where the fields are that the programs read |
-//! | [`options`] | what a session is to be like |
-//! | [`plan`] | which operation is seen by which backend, and why: pure |
+//! | [`field_offsets`] | the offsets of the fields that the programs read |
+//! | [`options`] | a session's options |
+//! | [`plan`] | which backend sees which operation, and why: pure |
 //! | [`attach`] | loads the object and attaches a plan's programs |
-//! | `batches` | calls that are not sent yet, of threads that have ended or do nothing |
+//! | `batches` | unsent calls of threads that have ended or are idle |
 //! | `trampolines` | programs on functions by fentry and fexit |
-//! | `nopreempt` | attaches in ways on which programs are not preempted |
-//! | `object` | the object with its maps, of which programs are loaded |
-//! | `bpf`, `programs` | bpf(2), as far as it is not about maps; what it made |
-//! | `mmap` | maps that are read and written in memory |
-//! | `mounts` | looks into file systems without mounting them anywhere |
-//! | [`selftest`] | whether the programs on functions are run |
-//! | [`ring`] | a ring, with how far it is written and read |
-//! | [`session`] | programs that are attached, their maps and rings |
-//! | `folds` | accesses that are counted and not told of each |
-//! | [`detach`] | detaching without waiting for it |
-//! | [`namespace_list`] | what exists now: namespaces, calls that have not returned |
-//! | [`task_iter`] | who holds what now: threads, descriptors, mapped segments |
+//! | `nopreempt` | hooks on which programs are not preempted |
+//! | `loader` | the object with its maps, from which programs are loaded |
+//! | `bpf`, `attachments` | bpf(2), except for maps; attached programs and links |
+//! | `mmap` | maps that are mapped into memory |
+//! | `fsmount` | reads file systems without attaching them to the mount tree |
+//! | [`selftest`] | whether the programs on functions run |
+//! | [`ring`] | a ring, with its read and write positions |
+//! | [`session`] | attached programs, their maps and rings |
+//! | `coalesced` | accesses that are counted without being reported one by one |
+//! | [`detach`] | detaching in the background |
+//! | [`namespace_list`] | lists namespaces and calls that have not returned |
+//! | [`task_iter`] | lists threads, descriptors and mapped segments |
 //!
 //! Invariant: nothing here knows what an event means or how it is shown.
 
 pub(crate) mod attach;
+mod attachments;
 mod aux_probes;
 mod batches;
 mod bpf;
 pub(crate) mod btf;
+mod coalesced;
 mod copies;
 pub(crate) mod decode;
 pub(crate) mod detach;
 pub(crate) mod error;
 pub(crate) mod features;
-mod folds;
-pub(crate) mod layout;
+pub(crate) mod field_offsets;
+pub(crate) mod fsmount;
+mod loader;
 mod mmap;
-pub(crate) mod mounts;
 pub(crate) mod namespace_list;
 mod nopreempt;
-mod object;
 pub(crate) mod options;
 pub(crate) mod plan;
 pub(crate) mod preemption;
-mod programs;
 pub(crate) mod ring;
 pub(crate) mod selftest;
 pub(crate) mod session;
@@ -59,7 +59,7 @@ use std::{
     os::fd::{FromRawFd as _, OwnedFd},
 };
 
-/// What a system call that makes a descriptor came back with.
+/// The result of a system call that returns a descriptor.
 pub(crate) fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
     match i32::try_from(fd) {
         // SAFETY: the kernel has just given it to this process.

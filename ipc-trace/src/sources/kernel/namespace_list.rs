@@ -1,4 +1,4 @@
-//! What exists now: namespaces, and calls that have not returned.
+//! Lists namespaces, and calls that have not returned.
 
 use std::{
     io,
@@ -19,10 +19,10 @@ pub(crate) enum NamespaceListError {
     /// The iterator can't be read.
     #[error("the list of tasks and namespaces can't be read: {0}")]
     Read(#[from] io::Error),
-    /// It gave something else.
+    /// Its output is malformed.
     #[error("the list of tasks and namespaces is not understood: {0}")]
     Decode(#[from] DecodeError),
-    /// The kernel does not take its program.
+    /// The kernel rejects its program.
     #[error("the list of tasks and namespaces can't be had: {0}")]
     Load(String),
     /// It can't be opened.
@@ -30,8 +30,8 @@ pub(crate) enum NamespaceListError {
     Open(io::Error),
 }
 
-/// All that an iterator's program writes. After a million objects of which it wrote nothing, it wants to be
-/// asked again (`bpf_seq_read`, kernel/bpf/bpf_iter.c: EAGAIN).
+/// The output of an iterator's program. After a million objects without output, the kernel requires another read
+/// (`bpf_seq_read`, kernel/bpf/bpf_iter.c: EAGAIN).
 pub(super) fn listed(program: BorrowedFd<'_>) -> Result<Vec<u8>, NamespaceListError> {
     let mut iterator = bpf::iterate(program).map_err(NamespaceListError::Open)?;
     let mut bytes = Vec::new();
@@ -44,7 +44,7 @@ pub(super) fn listed(program: BorrowedFd<'_>) -> Result<Vec<u8>, NamespaceListEr
     }
 }
 
-/// Lists what exists, from any thread.
+/// Takes namespace lists, from any thread.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Lister(Option<Arc<OwnedFd>>);
 
@@ -53,7 +53,7 @@ impl Lister {
         Self(Some(Arc::new(program)))
     }
 
-    /// What exists now. Empty and incomplete where the kernel does not take the program.
+    /// The current namespaces and calls. Empty and incomplete if the kernel rejects the program.
     ///
     /// # Errors
     /// The iterator can't be opened or read.

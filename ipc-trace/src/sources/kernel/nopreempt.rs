@@ -1,22 +1,27 @@
-//! Ways of attaching on which programs are not preempted: functions by fprobe, many by one link, and
-//! tracepoints as perf events. Why they are needed is said on the eBPF programs, in `nopreempt.rs`.
+//! Hooks on which programs are not preempted: functions by fprobe, many by one link, and tracepoints as perf events.
+//! `nopreempt.rs` of the eBPF programs explains why they are needed.
 
 use std::{
     io,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
-use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
+use aya_obj::generated::{
+    PERF_EVENT_IOC_ENABLE, PERF_EVENT_IOC_SET_BPF, PERF_FLAG_FD_CLOEXEC, bpf_attach_type,
+    bpf_prog_type, perf_event_attr, perf_type_id,
+};
+use libc::c_ulong;
 
 use super::{
-    bpf, copies, layout::Layout, object::LoadedObject, owned, plan::Hook, programs::Attachments,
+    attachments::Attachments, bpf, copies, field_offsets::Layout, loader::LoadedObject, owned,
+    plan::Hook,
 };
 
-/// Puts two programs on all functions: one at entries where there is need, one at returns. `backed`: copies of them
-/// are put there, too.
+/// Attaches two programs to all functions: one at the entries that need it, one at the returns. `backed`: copies back
+/// them up.
 ///
 /// # Errors
-/// The kernel can't: a text that says what it was asked for.
+/// The kernel can't: what was tried, and the error.
 pub(super) fn hook(
     linked: &LoadedObject,
     hooks: &[Hook],
@@ -36,11 +41,11 @@ pub(super) fn hook(
     Ok(programs)
 }
 
-/// Puts copies of programs on all functions.
+/// Attaches copies of programs to all functions.
 ///
 /// # Errors
 /// The kernel can't: why.
-pub(super) fn back(
+pub(super) fn back_with_copies(
     programs: &mut Attachments,
     linked: &LoadedObject,
     hooks: &[Hook],
@@ -54,16 +59,16 @@ pub(super) fn back(
     Ok(())
 }
 
-/// The name of a program's twin.
-pub(super) fn twin(program: &str) -> String {
-    format!("steady_{program}")
+/// The name of a program's non-preemptible variant.
+pub(super) fn nopreempt_name(program: &str) -> String {
+    format!("nopreempt_{program}")
 }
 
-/// Puts a program on functions, at their entries or their returns: the link and the program. With cookies, it
-/// is told which function it is, by that of the same place.
+/// Attaches a program to functions, at their entries or their returns: returns the link and the program. The cookie
+/// at a function's index identifies the function to the program.
 ///
 /// # Errors
-/// The kernel can't: a text that says what it was asked for.
+/// The kernel can't: what was tried, and the error.
 pub(super) fn functions(
     linked: &LoadedObject,
     name: &str,
@@ -88,50 +93,25 @@ pub(super) fn perf_event(program: BorrowedFd<'_>, tracepoint: &str) -> io::Resul
     open_perf_event(program, tracefs_id(tracepoint)?)
 }
 
-/// The number of a tracepoint, which tracefs tells: where it is mounted, or by a mount that nobody sees.
+/// The id of a tracepoint in tracefs, from its mount, or from a detached mount.
 fn tracefs_id(tracepoint: &str) -> io::Result<u64> {
     let path = format!("events/{tracepoint}/id");
     let text = match std::fs::read_to_string(format!("/sys/kernel/tracing/{path}")) {
         Ok(text) => text,
-        Err(_) => super::mounts::read_detached(c"tracefs", &path)?,
+        Err(_) => super::fsmount::read_detached(c"tracefs", &path)?,
     };
-    text.trim().parse().map_err(|_| io::Error::other(format!("tracefs says {text:?} in {path}")))
+    text.trim().parse().map_err(|_| io::Error::other(format!("tracefs has {text:?} in {path}")))
 }
 
-/// A perf event that runs the program at each hit of the tracepoint, on whatever CPU: the program is
-/// the tracepoint's, not the event's (`perf_event_attach_bpf_prog`, kernel/trace/bpf_trace.c).
+/// A perf event that runs the program at each hit of the tracepoint, on any CPU: the program is attached to the
+/// tracepoint, not to the event (`perf_event_attach_bpf_prog`, kernel/trace/bpf_trace.c).
 fn open_perf_event(program: BorrowedFd<'_>, id: u64) -> io::Result<OwnedFd> {
-    const PERF_TYPE_TRACEPOINT: u32 = 2;
-    const PERF_EVENT_IOC_ENABLE: libc::c_ulong = 0x2400;
-    const PERF_EVENT_IOC_SET_BPF: libc::c_ulong = 0x4004_2408;
-    const PERF_FLAG_FD_CLOEXEC: u64 = 1 << 3;
-    /// The first published `struct perf_event_attr` (include/uapi/linux/perf_event.h).
-    #[repr(C)]
-    struct PerfEventAttr {
-        kind: u32,
-        size: u32,
-        config: u64,
-        sample_period: u64,
-        sample_type: u64,
-        read_format: u64,
-        flags: u64,
-        wakeup_events: u32,
-        breakpoint_type: u32,
-        config1: u64,
-    }
-    let attributes = PerfEventAttr {
-        kind: PERF_TYPE_TRACEPOINT,
-        size: size_of::<PerfEventAttr>() as u32,
-        config: id,
-        sample_period: 0,
-        sample_type: 0,
-        read_format: 0,
-        flags: 0,
-        wakeup_events: 0,
-        breakpoint_type: 0,
-        config1: 0,
-    };
-    // SAFETY: the attributes are as large as they say. Every process, on the first CPU, of no group.
+    // SAFETY: integers and bit fields, for all of which zero is a value.
+    let mut attributes: perf_event_attr = unsafe { std::mem::zeroed() };
+    attributes.type_ = perf_type_id::PERF_TYPE_TRACEPOINT as u32;
+    attributes.size = size_of::<perf_event_attr>() as u32;
+    attributes.config = id;
+    // SAFETY: the size in the attributes is right. Every process, on the first CPU, without a group.
     let fd = unsafe {
         libc::syscall(
             libc::SYS_perf_event_open,
@@ -139,7 +119,7 @@ fn open_perf_event(program: BorrowedFd<'_>, id: u64) -> io::Result<OwnedFd> {
             -1,
             0,
             -1,
-            PERF_FLAG_FD_CLOEXEC,
+            c_ulong::from(PERF_FLAG_FD_CLOEXEC),
         )
     };
     let event = owned(fd)?;
@@ -147,7 +127,7 @@ fn open_perf_event(program: BorrowedFd<'_>, id: u64) -> io::Result<OwnedFd> {
         [(PERF_EVENT_IOC_SET_BPF, program.as_raw_fd()), (PERF_EVENT_IOC_ENABLE, 0)]
     {
         // SAFETY: both requests take a number.
-        if unsafe { libc::ioctl(event.as_raw_fd(), request, argument) } != 0 {
+        if unsafe { libc::ioctl(event.as_raw_fd(), c_ulong::from(request), argument) } != 0 {
             return Err(io::Error::last_os_error());
         }
     }

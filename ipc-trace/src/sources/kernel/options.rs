@@ -1,4 +1,4 @@
-//! What a session is to be like.
+//! A session's options.
 
 use std::fs;
 
@@ -21,7 +21,7 @@ pub(crate) struct KernelFilters {
     pub comms: Vec<[u8; 16]>,
 }
 
-/// The hierarchy of cgroups that containers are told by, as the programs know it.
+/// The cgroup hierarchy that identifies containers, in the form that the programs use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cgroups {
     /// Its number; 0 is the default one
@@ -30,34 +30,55 @@ pub(crate) struct Cgroups {
     pub controller: Option<u32>,
 }
 
-/// What a session is to be like.
+/// What is reported of calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CallDetail {
+    /// Each one, with its arguments
+    Calls,
+    /// How many there are, and what each took
+    Durations,
+    /// How many there are
+    Counts,
+}
+
+/// A session's options.
 #[derive(Clone, Debug)]
 pub(crate) struct SessionOptions {
     /// Bytes of the event ring: a power of two, at least a page
     pub ring_bytes: u32,
     /// Filters
     pub filters: KernelFilters,
-    /// Whether what arguments point to is wanted, where it is for show alone
-    pub arguments: bool,
-    /// Whether what processes were called with is wanted
+    /// What is reported of calls
+    pub detail: CallDetail,
+    /// Whether process arguments are sent
     pub with_args: bool,
-    /// The cgroups that tell containers; `None`: there are none
+    /// The cgroups that identify containers; `None`: there are none
     pub cgroups: Option<Cgroups>,
     /// The machine's native ABI
     pub native: Abi,
 }
 
 impl SessionOptions {
-    /// Whether calls come in batches, without their arguments: no filter may look at what differs between
+    /// Whether calls come in batches, without their arguments: no filter may depend on values that differ between
     /// calls of one thread.
     pub(super) const fn is_batched(&self) -> bool {
         use state::filter::{CGROUP, COMM, FAILED, MIN_DURATION, OP, UID};
         const DIFFERS: u32 = FAILED | UID | COMM | MIN_DURATION | OP | CGROUP;
-        !self.arguments && self.filters.bits & DIFFERS == 0
+        !self.shows_calls() && self.filters.bits & DIFFERS == 0
+    }
+
+    /// Whether data behind arguments is read even if it is only shown.
+    pub(super) const fn shows_calls(&self) -> bool {
+        matches!(self.detail, CallDetail::Calls)
+    }
+
+    /// Whether calls are timed.
+    pub(crate) const fn times_calls(&self) -> bool {
+        !matches!(self.detail, CallDetail::Counts)
     }
 }
 
-/// One more than the highest number that a CPU can have. There may be fewer: numbers can be left out.
+/// One more than the highest possible CPU number. There may be fewer CPUs: numbers can be skipped.
 pub(super) fn processors() -> usize {
     let possible = fs::read_to_string("/sys/devices/system/cpu/possible").ok();
     let highest = possible.as_deref().and_then(highest_cpu);
@@ -74,7 +95,7 @@ mod tests {
     use super::highest_cpu;
 
     #[test]
-    fn highest_cpu_number_counts_where_numbers_are_left_out() {
+    fn highest_cpu_counts_with_gaps() {
         assert_eq!(highest_cpu("0\n"), Some(0));
         assert_eq!(highest_cpu("0-7\n"), Some(7));
         assert_eq!(highest_cpu("0,2-3,9\n"), Some(9));

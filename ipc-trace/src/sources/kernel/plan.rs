@@ -1,4 +1,4 @@
-//! From the hook table and what the kernel can do to what is attached: pure.
+//! From the hook table and the kernel's features to the programs that are attached: pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,7 +6,7 @@ use std::{
 };
 
 use ipc_trace_common::{
-    hooks::{ACCESS_KINDS, ENTRIES, Entry, MULTIPLEXED, multiplexed_kinds, place, row_of},
+    hooks::{ACCESS_KINDS, MULTIPLEXED, SYSCALLS, SyscallEntry, multiplexed_kinds, place, row_of},
     op::{Abi, Op, SyscallCode, Timeout},
 };
 
@@ -15,7 +15,7 @@ use super::preemption::PreemptionModel;
 /// Which backend the user asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum BackendChoice {
-    /// The cheaper one, for each operation that it can see
+    /// The cheaper one for each operation
     Auto,
     /// Programs on the system calls' entry functions
     Function,
@@ -23,7 +23,7 @@ pub(crate) enum BackendChoice {
     Syscall,
 }
 
-/// How an operation is seen.
+/// The backend that sees an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Backend {
     /// By programs on the system calls' entry functions
@@ -33,7 +33,7 @@ pub(crate) enum Backend {
 }
 
 impl Backend {
-    /// As events name it.
+    /// The name in events.
     #[must_use]
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -64,55 +64,53 @@ impl fmt::Display for TracepointMode {
     }
 }
 
-/// What the kernel at hand can do, as far as the plan depends on it.
+/// The kernel's features that the plan depends on.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Features {
-    /// The kernel has BTF of its own, without which neither BTF tracepoints nor iterators nor
-    /// fentry programs load
+    /// The kernel has its own BTF, without which neither BTF tracepoints nor iterators nor fentry programs load
     pub kernel_btf: bool,
-    /// Functions of the hook table that its BTF describes: programs can be put on them
+    /// Functions of the hook table in its BTF: programs can be attached to them
     pub described: BTreeSet<&'static str>,
     /// Functions of the hook table that the kernel has; `None`: not known
     pub present: Option<BTreeSet<&'static str>>,
     /// The kernel has no x32 calls
     pub no_x32: bool,
-    /// Whether threads are preempted in the middle of programs that run with preemption on
+    /// Whether threads are preempted inside programs that run with preemption on
     pub preemption: PreemptionModel,
-    /// Programs on functions run with preemption on, and are left out while they are running on that CPU
+    /// Programs on functions run with preemption on, and are skipped while they are running on that CPU
     pub guards_functions: bool,
-    /// Programs on tracepoints likewise, but not those of perf events
+    /// Programs on tracepoints likewise, but not those on perf events
     pub preempts_on_tracepoints: bool,
-    /// One program can be put on many functions by fprobe, and is not preempted
+    /// One program can be attached to many functions by fprobe, and is not preempted
     pub fprobe: bool,
-    /// One program can be put on many functions as fentry and fexit do, in any number of copies
+    /// One program can be attached to many functions like fentry and fexit, in any number of copies
     pub tracing_multi: bool,
-    /// Why fentry programs can't be used; `None`: nothing is known against them
+    /// Why fentry programs can't be used; `None`: no known reason
     pub fentry_refused: Option<String>,
-    /// Functions that programs can't be used on, and why: found out by trying
+    /// Functions that programs can't be attached to, and why: found by trying
     pub unusable: BTreeMap<&'static str, String>,
 }
 
 impl Features {
-    /// Whether programs on functions are to come in copies: else it would be left to chance whether they are run.
+    /// Whether programs on functions come in copies: otherwise some runs would be skipped at random.
     const fn copies_functions(&self) -> bool {
         self.preempts_on_tracepoints && self.tracing_multi
     }
 }
 
-/// What keeps programs from being run where threads are preempted.
+/// What prevents programs from running while threads are preempted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MissCause {
-    /// A thread that is preempted inside of a program on a function: others on that CPU do not run it
+    /// A thread that is preempted inside a program on a function: other threads on that CPU do not run the program
     Functions,
-    /// A thread that is preempted inside of bpf(2): programs by fprobe and as perf events are not run on
-    /// that CPU
+    /// A thread that is preempted inside bpf(2): programs by fprobe and on perf events do not run on that CPU
     Bpf,
 }
 
 /// Why calls may be missed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Inexact {
-    /// By which calls are missed
+    /// The cause of missed calls
     pub cause: MissCause,
     /// The kernel's preemption model
     pub model: PreemptionModel,
@@ -141,14 +139,14 @@ impl fmt::Display for Inexact {
 pub(crate) struct Exactness {
     /// The kernel's preemption model
     pub model: PreemptionModel,
-    /// By what `function` would miss calls if threads are preempted; `None`: it sees each
+    /// Why `function` would miss calls if threads are preempted; `None`: it sees all of them
     pub function: Option<MissCause>,
     /// Likewise for `syscall`
     pub syscall: Option<MissCause>,
 }
 
 impl Exactness {
-    /// What the features lead to.
+    /// Derives the exactness from the features.
     #[must_use]
     pub(crate) fn from_features(features: &Features) -> Self {
         let function = match (features.fprobe, features.guards_functions) {
@@ -161,7 +159,7 @@ impl Exactness {
         Self { model: features.preemption, function, syscall }
     }
 
-    /// Why a backend may miss calls; `None`: it sees each.
+    /// Why a backend may miss calls; `None`: it sees all of them.
     #[must_use]
     pub(crate) fn inexact(&self, backend: Backend) -> Option<Inexact> {
         let cause = match backend {
@@ -172,14 +170,14 @@ impl Exactness {
         Some(Inexact { cause, model: self.model })
     }
 
-    /// Why `auto` does without `function`: it may miss calls, and `syscall` does not.
+    /// Why `auto` avoids `function`: it may miss calls, and `syscall` does not.
     fn against_function(&self) -> Option<Inexact> {
         let inexact = self.inexact(Backend::Function)?;
         self.inexact(Backend::Syscall).is_none().then_some(inexact)
     }
 }
 
-/// A choice that can't be had.
+/// The chosen backend is unavailable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("backend `function` can't be used: {reason}; use --backend auto or --backend syscall")]
 pub(crate) struct BackendUnavailable {
@@ -187,34 +185,48 @@ pub(crate) struct BackendUnavailable {
     pub reason: String,
 }
 
-/// What to attach.
+/// The programs to attach.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// Ways to attach to the tracepoints, the best one first
+    /// Modes of attaching to the tracepoints, the best one first
     pub flavours: Vec<TracepointMode>,
     /// Each operation
     pub ops: Vec<OpPlan>,
-    /// The functions that programs are put on
+    /// The hooked functions
     pub hooks: Vec<Hook>,
-    /// All functions have the same programs, put on them by fprobe, and not programs of their own
+    /// All functions share the same programs, attached by fprobe, instead of programs of their own
     pub fprobe: bool,
     /// Programs that every plan needs come in copies
     pub copied: bool,
-    /// Programs on functions do
+    /// Programs on functions come in copies
     pub copied_functions: bool,
-    /// Kinds of code that backend `syscall` sees: bits of [`SyscallCode::bit`]; none: its tracepoints are
-    /// not attached
+    /// Kinds of code that backend `syscall` sees: bits of [`SyscallCode::bit`]; none: its tracepoints are not
+    /// attached
     pub syscall_kinds: u32,
-    /// Why the namespace list can't be had, if it can't
+    /// Why the namespace list is unavailable, if it is
     pub namespace_list_refused: Option<String>,
     /// Which backends see every call
     pub exactness: Exactness,
-    /// What `auto` takes for all operations that it can see
+    /// The backend that `auto` prefers
     pub preferred: Backend,
 }
 
 impl Plan {
-    /// Why calls may be missed by what is attached.
+    /// For calls that are only counted: a function whose calls can be in a batch, and don't need their descriptor's
+    /// file as it was at the entry, has no program there. Copies need one, and a program that serves all functions by
+    /// fprobe knows a batch's call by its entry.
+    pub(crate) fn omit_entries(&mut self) {
+        if self.fprobe || self.copied_functions {
+            return;
+        }
+        for hook in self.hooks.iter_mut().filter(|hook| hook.batched.is_some()) {
+            let op = SYSCALLS.get(hook.row).and_then(|entry| entry.code.op());
+            hook.entry = op.is_none_or(Op::takes_descriptor);
+            hook.is_counted = !hook.entry;
+        }
+    }
+
+    /// Why the attached programs may miss calls.
     pub(crate) fn inexact(&self) -> impl Iterator<Item = (Backend, Inexact)> {
         let used = [
             (Backend::Function, !self.hooks.is_empty()),
@@ -225,33 +237,33 @@ impl Plan {
     }
 }
 
-/// How an operation is going to be seen.
+/// The plan for one operation.
 #[derive(Clone, Debug)]
 pub(crate) struct OpPlan {
-    /// Which
+    /// The operation
     pub op: Op,
-    /// How
+    /// Its backend
     pub backend: Backend,
-    /// Why so
+    /// The reason for that backend
     pub reason: String,
-    /// The ways in of this machine's ABIs
-    pub entries: Vec<WayIn>,
+    /// The hooked system calls of this machine's ABIs
+    pub entries: Vec<HookedSyscall>,
 }
 
-/// A way into the kernel.
+/// A hooked system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct WayIn {
+pub(crate) struct HookedSyscall {
     /// ABI
     pub abi: Abi,
     /// System-call number
     pub number: u16,
     /// With `ipc(2)`: the call's number
     pub call: Option<u8>,
-    /// The function by which it is seen
+    /// The hooked function
     pub function: Option<&'static str>,
 }
 
-/// A function that programs are put on.
+/// A hooked function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Hook {
     /// Its name
@@ -260,44 +272,45 @@ pub(crate) struct Hook {
     pub row: usize,
     /// Whether there is a program at its entry, too
     pub entry: bool,
-    /// What its calls are, where they can come in batches and by one ABI alone: ABI, and above it the
-    /// code, 8 bits each
+    /// Whether its calls are only counted, when they return
+    pub is_counted: bool,
+    /// Its system call, if its calls can come in batches and by one ABI only: ABI, and above it the code, 8 bits each
     pub batched: Option<u16>,
 }
 
 impl Hook {
     pub(super) fn new(function: &'static str, features: &Features) -> Self {
         let row = row_of(function);
-        let code = ENTRIES.get(row).map_or(SyscallCode(0), |entry| entry.code);
-        let exists = |entry: &&Entry| !(entry.abi == Abi::X32 && features.no_x32);
-        let entries = ENTRIES.iter().filter(|entry| entry.functions.contains(&function));
+        let code = SYSCALLS.get(row).map_or(SyscallCode(0), |entry| entry.code);
+        let exists = |entry: &&SyscallEntry| !(entry.abi == Abi::X32 && features.no_x32);
+        let entries = SYSCALLS.iter().filter(|entry| entry.functions.contains(&function));
         let mut kinds: BTreeSet<_> = entries
             .filter(exists)
             .map(|entry| u16::from(entry.abi as u8) | u16::from(entry.code.0) << 8)
             .collect();
-        let can_be = matches!(code.op(), Some(Op::Semop | Op::Msgsnd | Op::Msgrcv));
+        let can_be = code.op().is_some_and(Op::can_be_batched);
         let kind = kinds.pop_first();
         let batched = kind.filter(|_| can_be && kinds.is_empty());
-        // Copies at a return tell calls apart by those at the entry.
+        // Copies at a return distinguish calls by those at the entry.
         let entry = code.needs_entry() || features.copies_functions();
-        Self { function, row, entry, batched }
+        Self { function, row, entry, is_counted: false, batched }
     }
 
-    /// Whether it is one of moves between namespaces.
+    /// Whether it implements a move between namespaces.
     #[must_use]
     pub(crate) fn is_move(&self) -> bool {
-        let code = ENTRIES.get(self.row).map(|entry| entry.code);
+        let code = SYSCALLS.get(self.row).map(|entry| entry.code);
         code == Some(SyscallCode::UNSHARE) || code == Some(SyscallCode::SETNS)
     }
 
-    /// The place in the dispatch table of the calls that its first row names.
+    /// The index in the dispatch table of the calls that its first row names.
     #[must_use]
     pub(crate) fn place(&self) -> usize {
-        ENTRIES.get(self.row).map_or(0, |entry| place(entry.abi, entry.number))
+        SYSCALLS.get(self.row).map_or(0, |entry| place(entry.abi, entry.number))
     }
 }
 
-/// What is tried first: the flavours that the kernel's features allow.
+/// The modes to try first, as the kernel's features allow.
 fn flavours(features: &Features) -> Vec<TracepointMode> {
     let mut flavours = vec![TracepointMode::Raw];
     if features.kernel_btf {
@@ -309,10 +322,10 @@ fn flavours(features: &Features) -> Vec<TracepointMode> {
     flavours
 }
 
-/// The plan.
+/// Computes the plan.
 ///
 /// # Errors
-/// `function` was asked for and can't be had for every operation.
+/// `function` was requested and is not available for every operation.
 pub(crate) fn plan(
     choice: BackendChoice,
     native: Abi,
@@ -349,7 +362,7 @@ pub(crate) fn plan(
     let mut hooks = BTreeSet::new();
     for code in kinds() {
         let (backend, reason, entries) = match &refused {
-            Some(reason) => (Backend::Syscall, reason.clone(), ways_in(code, native)),
+            Some(reason) => (Backend::Syscall, reason.clone(), hooked_syscalls(code, native)),
             None => by_function(code, native, features),
         };
         match backend {
@@ -364,7 +377,7 @@ pub(crate) fn plan(
             plan.ops.push(OpPlan { op, backend, reason, entries });
         }
     }
-    // Where functions are hooked, files are seen by those that open them, and other calls pay nothing.
+    // If functions are hooked, those that open files report them, and other calls have no overhead.
     if hooks.is_empty() {
         plan.syscall_kinds |= ACCESS_KINDS;
     }
@@ -372,49 +385,48 @@ pub(crate) fn plan(
     Ok(plan)
 }
 
-/// Whether the functions that BTF describes are enough for every way in. If not, it matters which
-/// others the kernel has.
+/// Whether the functions in BTF cover every system call. If not, it matters which others the kernel has.
 #[must_use]
 pub(crate) fn describes_all(native: Abi, features: &Features) -> bool {
-    ENTRIES
+    SYSCALLS
         .iter()
         .filter(|entry| abis(native).contains(&entry.abi))
         .filter(|entry| !(entry.abi == Abi::X32 && features.no_x32))
         .all(|entry| entry.functions.iter().any(|name| features.described.contains(name)))
 }
 
-/// What is seen: the operations, and moves between namespaces.
+/// The kinds that are traced: the operations, and moves between namespaces.
 fn kinds() -> impl Iterator<Item = SyscallCode> {
     let ops = Op::ALL.into_iter().map(|op| SyscallCode::new(op, Timeout::None));
     ops.chain([SyscallCode::UNSHARE, SyscallCode::SETNS])
 }
 
-/// The kinds that the tracepoints must be asked about for `kinds`: `ipc(2)` with what it multiplexes.
+/// The kinds that the tracepoints must handle for `kinds`: `ipc(2)` with the operations it multiplexes.
 #[must_use]
 pub(crate) const fn dispatched(kinds: u32) -> u32 {
     if kinds & multiplexed_kinds() == 0 { kinds } else { kinds | SyscallCode::IPC.bit() }
 }
 
-/// By the functions of all ways in that this kernel has; and if one of them can't be had, not at all,
-/// since the tracepoints would see the others again.
+/// By the functions of all system calls that this kernel has; if one of them is unavailable, by none, since the
+/// tracepoints would see the others again.
 fn by_function(
     code: SyscallCode,
     native: Abi,
     features: &Features,
-) -> (Backend, String, Vec<WayIn>) {
-    let mut ways = ways_in(code, native);
+) -> (Backend, String, Vec<HookedSyscall>) {
+    let mut ways = hooked_syscalls(code, native);
     for way in &mut ways {
         match function_of(way, features) {
             Ok(function) => way.function = function,
-            Err(reason) => return (Backend::Syscall, reason, ways_in(code, native)),
+            Err(reason) => return (Backend::Syscall, reason, hooked_syscalls(code, native)),
         }
     }
     (Backend::Function, "programs on its functions cost other calls nothing".to_owned(), ways)
 }
 
-/// The function of a way in; `None`: the kernel does not have this way.
-fn function_of(way: &WayIn, features: &Features) -> Result<Option<&'static str>, String> {
-    let entry = ENTRIES.iter().find(|entry| entry.abi == way.abi && entry.number == way.number);
+/// The function of a system call; `None`: the kernel does not have this call.
+fn function_of(way: &HookedSyscall, features: &Features) -> Result<Option<&'static str>, String> {
+    let entry = SYSCALLS.iter().find(|entry| entry.abi == way.abi && entry.number == way.number);
     let names = entry.map_or(&[][..], |entry| entry.functions);
     if let Some(name) = names.iter().find(|name| features.described.contains(*name)) {
         return match features.unusable.get(name) {
@@ -428,9 +440,9 @@ fn function_of(way: &WayIn, features: &Features) -> Result<Option<&'static str>,
     match &features.present {
         Some(present) if !names.iter().any(|name| present.contains(name)) => Ok(None),
         Some(_) => Err(format!("{}: the kernel's BTF does not describe it", names.join(" or "))),
-        // The self-test would not tell: nothing fires on what is not there.
+        // The self-test would not detect it: a missing function never fires.
         None => Err(format!(
-            "{}: not in the kernel's BTF, and /proc/kallsyms can't tell whether the kernel has it",
+            "{}: not in the kernel's BTF, and /proc/kallsyms does not show whether the kernel has it",
             names.join(" or ")
         )),
     }
@@ -445,16 +457,17 @@ pub(crate) const fn abis(native: Abi) -> &'static [Abi] {
     }
 }
 
-fn ways_in(code: SyscallCode, native: Abi) -> Vec<WayIn> {
+fn hooked_syscalls(code: SyscallCode, native: Abi) -> Vec<HookedSyscall> {
     let mut ways = Vec::new();
-    let here = |entry: &&Entry| abis(native).contains(&entry.abi);
-    for entry in ENTRIES.iter().filter(here) {
-        let way = WayIn { abi: entry.abi, number: entry.number, call: None, function: None };
+    let here = |entry: &&SyscallEntry| abis(native).contains(&entry.abi);
+    for entry in SYSCALLS.iter().filter(here) {
+        let way =
+            HookedSyscall { abi: entry.abi, number: entry.number, call: None, function: None };
         if entry.code.kind() == code.kind() {
             ways.push(way);
         } else if entry.code == SyscallCode::IPC {
             let calls = MULTIPLEXED.iter().filter(|m| m.1.kind() == code.kind());
-            ways.extend(calls.map(|m| WayIn { call: Some(m.0), ..way }));
+            ways.extend(calls.map(|m| HookedSyscall { call: Some(m.0), ..way }));
         }
     }
     ways

@@ -1,9 +1,9 @@
-//! The running kernel's preemption model: whether a thread can lose its CPU in the middle of a program.
+//! The running kernel's preemption model: whether a thread can be preempted inside a program.
 //!
-//! Four sources, none of which every host has. `/sys/kernel/realtime` is there on real-time kernels alone.
-//! `uname -v` says what the kernel was built as. `preempt=` on its command line chooses where that is
-//! left open (`PREEMPT_DYNAMIC`). `/sys/kernel/debug/sched/preempt` says what is in force now, and can be
-//! written to while the kernel runs (`sched_dynamic_write`, kernel/sched/debug.c, 6.12).
+//! There are four sources, and no host has all of them. `/sys/kernel/realtime` exists only on real-time kernels.
+//! `uname -v` reports how the kernel was built. `preempt=` on its command line decides where the build leaves a
+//! choice (`PREEMPT_DYNAMIC`). `/sys/kernel/debug/sched/preempt` reports the active model, and can be written to
+//! while the kernel runs (`sched_dynamic_write`, kernel/sched/debug.c, 6.12).
 
 use std::{
     fmt, fs,
@@ -11,14 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::mounts;
+use super::fsmount;
 
 /// A preemption model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum PreemptionModel {
     /// Nothing is preempted in the kernel
     None,
-    /// Threads give way at certain places in the kernel, none of which is in a program
+    /// Threads yield at certain places in the kernel, none of which is in a program
     Voluntary,
     /// Threads are preempted in the kernel, by others of their kind from the next tick on
     Lazy,
@@ -26,13 +26,13 @@ pub(crate) enum PreemptionModel {
     Full,
     /// Threads are preempted nearly everywhere
     Rt,
-    /// Not known, which counts as [`Self::Full`]
+    /// Unknown; treated as [`Self::Full`]
     #[default]
     Unknown,
 }
 
 impl PreemptionModel {
-    /// Whether threads may be preempted in the middle of programs that run with preemption on.
+    /// Whether threads may be preempted inside programs that run with preemption on.
     #[must_use]
     pub(crate) const fn preempts(self) -> bool {
         match self {
@@ -41,7 +41,7 @@ impl PreemptionModel {
         }
     }
 
-    /// What `preempt=` and the file in debugfs call it.
+    /// The model with a name that `preempt=` and the file in debugfs use.
     fn named(name: &str) -> Option<Self> {
         match name {
             "none" => Some(Self::None),
@@ -66,7 +66,7 @@ impl fmt::Display for PreemptionModel {
     }
 }
 
-/// What the sources say. `None`: there is no such file, or it can't be read.
+/// The contents of the sources. `None`: the file is missing, or can't be read.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sources {
     /// `/sys/kernel/realtime`
@@ -80,12 +80,12 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    /// Reads them, below `proc` and `sys`. Where debugfs is not mounted, it is looked into all the same.
+    /// Reads them, below `proc` and `sys`. Reads debugfs even if it is not mounted.
     #[must_use]
     pub(crate) fn read(proc: &Path, sys: &Path, version: &str) -> Self {
         let text = |path| fs::read_to_string(path).ok();
         let debugfs = text(sys.join("kernel/debug/sched/preempt"));
-        let detached = || mounts::read_detached(c"debugfs", "sched/preempt").ok();
+        let detached = || fsmount::read_detached(c"debugfs", "sched/preempt").ok();
         Self {
             realtime: text(sys.join("kernel/realtime")),
             version: version.to_owned(),
@@ -94,7 +94,7 @@ impl Sources {
         }
     }
 
-    /// The model that they tell.
+    /// The model that follows from them.
     #[must_use]
     pub(crate) fn model(&self) -> PreemptionModel {
         let is_built_as = |flag| self.version.split_whitespace().any(|word| word == flag);
@@ -120,14 +120,14 @@ impl Sources {
     }
 }
 
-/// What is in parentheses in the list of models: `none voluntary (full)`.
+/// The model in parentheses in the list of models: `none voluntary (full)`.
 fn in_force(list: &str) -> Option<PreemptionModel> {
     let (_, rest) = list.split_once('(')?;
     PreemptionModel::named(rest.split_once(')')?.0)
 }
 
-/// The last `preempt=` that the kernel understands, which is the one that it takes. What follows `--` is
-/// for its first program.
+/// The last `preempt=` that the kernel accepts, which is the one that it uses. Parameters after `--` are for its
+/// first program.
 fn chosen(cmdline: &str) -> Option<PreemptionModel> {
     let words = cmdline.split_whitespace().take_while(|word| *word != "--");
     words.filter_map(|word| PreemptionModel::named(word.strip_prefix("preempt=")?)).last()
@@ -136,7 +136,7 @@ fn chosen(cmdline: &str) -> Option<PreemptionModel> {
 /// How often the model is read again.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// The running kernel's model, as it was read last.
+/// The running kernel's model, as last read.
 #[derive(Debug)]
 pub(crate) struct Watch {
     model: PreemptionModel,
@@ -144,7 +144,7 @@ pub(crate) struct Watch {
     read: Instant,
 }
 
-/// Another model is in force.
+/// The preemption model has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PreemptionChange {
     /// The model before
@@ -154,13 +154,13 @@ pub(crate) struct PreemptionChange {
 }
 
 impl Watch {
-    /// Reads the model. `version`: what `uname -v` says.
+    /// Reads the model. `version`: the output of `uname -v`.
     #[must_use]
     pub(crate) fn new(version: &str) -> Self {
         Self { model: read(version), version: version.to_owned(), read: Instant::now() }
     }
 
-    /// Reads it again, if that was a minute ago. Returns what has changed.
+    /// Reads it again, if a minute has passed. Returns the change, if any.
     pub(crate) fn update(&mut self, now: Instant) -> Option<PreemptionChange> {
         if now.saturating_duration_since(self.read) < INTERVAL {
             return None;
@@ -171,7 +171,7 @@ impl Watch {
     }
 }
 
-/// The running kernel's model. `version`: what `uname -v` says.
+/// The running kernel's model. `version`: the output of `uname -v`.
 #[must_use]
 pub(crate) fn read(version: &str) -> PreemptionModel {
     Sources::read(Path::new("/proc"), Path::new("/sys"), version).model()
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_was_built_as_decides_where_it_leaves_no_choice() {
+    fn build_decides_without_dynamic_preemption() {
         assert_eq!(fixed_sources(BULLSEYE).model(), PreemptionModel::None);
         assert_eq!(fixed_sources(BOOKWORM_RT).model(), PreemptionModel::Rt);
         assert_eq!(
@@ -212,12 +212,12 @@ mod tests {
         let patched = "#1 SMP PREEMPT RT Debian 4.19.194-3 (2021-07-18)";
         let realtime = Sources { realtime: Some("1\n".to_owned()), ..fixed_sources(patched) };
         assert_eq!(realtime.model(), PreemptionModel::Rt);
-        // It has no choice, so the command line says nothing.
+        // The build leaves no choice, so the command line has no effect.
         assert_eq!(with(BULLSEYE, "quiet preempt=full", ""), PreemptionModel::None);
     }
 
     #[test]
-    fn the_command_line_chooses_and_what_is_in_force_has_the_last_word() {
+    fn debugfs_overrides_command_line() {
         let line = "BOOT_IMAGE=/boot/vmlinuz-6.1.0-50-amd64 root=/dev/sda1 ro quiet";
         for (words, debugfs, model) in [
             ("preempt=full", "", PreemptionModel::Full),
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_counts_as_full() {
+    fn unknown_model_counts_as_full() {
         for model in [
             with(BOOKWORM, "", ""),
             with(BOOKWORM, "quiet preemptive=1", ""),
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn the_running_kernel_is_read_again_after_a_minute() {
+    fn model_is_read_again_after_a_minute() {
         let mut watch = Watch::new(BULLSEYE);
         watch.model = PreemptionModel::Rt;
         let begin = Instant::now();

@@ -1,8 +1,7 @@
-//! A ring of the eBPF programs, with where it has been written and read.
+//! A ring of the eBPF programs, with its read and write positions.
 //!
-//! Records are given their places in one order and are finished in another. The reader stops at the first
-//! that is not finished, whatever is behind it; so that it has read nothing does not mean that there is
-//! nothing.
+//! Records are reserved in one order and committed in another. The reader stops at the first uncommitted record,
+//! whatever is behind it. So a reader that has read nothing can't conclude that the ring is empty.
 
 use std::{
     io,
@@ -21,20 +20,20 @@ use super::mmap::MapMemory;
 
 /// A source of records: a ring.
 pub(crate) trait RecordSource {
-    /// Hands the next record to `with`. `None`: there is none, or it is unfinished.
+    /// Passes the next record to `with`. `None`: there is none, or it is uncommitted.
     fn next<R>(&mut self, with: impl FnOnce(&[u8]) -> R) -> Option<R>;
 
-    /// What is there and can't be read yet, after there was no next record. `None`: nothing.
-    fn unfinished(&self) -> Option<Unfinished>;
+    /// The records that can't be read yet, after `next` returned none. `None`: there are none.
+    fn uncommitted(&self) -> Option<Uncommitted>;
 }
 
-/// Records that can't be read, as the first of them is still being written, by another CPU, or by a thread
-/// that was preempted meanwhile.
+/// Records that can't be read, because the first of them is still being written, by another CPU, or by a thread that
+/// was preempted meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Unfinished {
+pub(crate) struct Uncommitted {
     /// The position of the first
     pub at: usize,
-    /// The position behind the last
+    /// The position after the last
     pub end: usize,
 }
 
@@ -47,7 +46,7 @@ impl RecordSource for Nothing {
         None
     }
 
-    fn unfinished(&self) -> Option<Unfinished> {
+    fn uncommitted(&self) -> Option<Uncommitted> {
         None
     }
 }
@@ -55,8 +54,8 @@ impl RecordSource for Nothing {
 /// A ring.
 pub(crate) struct KernelRing {
     ring: RingBuf<MapData>,
-    /// Of its pages, the one with the reader's position is the first, and that with the writers' the second
-    /// (`struct bpf_ringbuf`, kernel/bpf/ringbuf.c).
+    /// Its first page holds the reader's position, its second page the writers' (`struct bpf_ringbuf`,
+    /// kernel/bpf/ringbuf.c).
     read: Position,
     written: Position,
 }
@@ -68,14 +67,14 @@ impl std::fmt::Debug for KernelRing {
 }
 
 impl KernelRing {
-    /// Takes the ring over.
+    /// Opens the ring.
     ///
     /// # Errors
     /// The kernel does not let its positions be read.
     pub(super) fn new(ring: RingBuf<MapData>) -> io::Result<Self> {
         let page = sysconf(SysconfVar::PAGE_SIZE)?
             .and_then(|page| NonZeroUsize::new(usize::try_from(page).ok()?))
-            .ok_or_else(|| io::Error::other("sysconf does not tell the size of a page"))?;
+            .ok_or_else(|| io::Error::other("sysconf does not report the size of a page"))?;
         let [read, written] = [0, page.get()].map(|at| Position::map(ring.as_fd(), at, page));
         Ok(Self { read: read?, written: written?, ring })
     }
@@ -92,13 +91,13 @@ impl RecordSource for KernelRing {
         self.ring.next().map(|item| with(&item))
     }
 
-    fn unfinished(&self) -> Option<Unfinished> {
+    fn uncommitted(&self) -> Option<Uncommitted> {
         let (read, written) = (self.read.get(), self.written.get());
-        (read != written).then_some(Unfinished { at: read, end: written })
+        (read != written).then_some(Uncommitted { at: read, end: written })
     }
 }
 
-/// A position, at the beginning of a page of the ring's.
+/// A position, at the start of a page of the ring.
 #[derive(Debug)]
 struct Position(MapMemory);
 
@@ -108,9 +107,9 @@ impl Position {
     }
 
     fn get(&self) -> usize {
-        // Memory that may only be read: of such, relaxed loads alone are sound (std::sync::atomic, "Atomic accesses
-        // to read-only memory").
-        // SAFETY: the mapping is there and begins with an aligned `unsigned long`.
+        // Read-only memory: only relaxed loads of it are sound (std::sync::atomic, "Atomic accesses to read-only
+        // memory").
+        // SAFETY: the mapping exists and begins with an aligned `unsigned long`.
         let position =
             unsafe { self.0.at().cast::<AtomicUsize>().as_ref() }.load(Ordering::Relaxed);
         fence(Ordering::Acquire);

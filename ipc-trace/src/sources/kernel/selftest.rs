@@ -1,10 +1,9 @@
-//! The self-test of backend `function`: being in BTF does not mean that the calls go through a
-//! function, so each one is called once, and its programs must have been run.
+//! The self-test of backend `function`. A function in BTF isn't necessarily on the path of the calls, so each one is
+//! called once, and its programs must have run.
 //!
-//! A child process makes one harmless call for each way in, in an IPC namespace of its own: its first
-//! argument is −1, which is no id, no descriptor and no address, and the others are 0. What calls the functions
-//! on auxiliary probes it does before that (`stimuli`). Programs mark that they were run while the gate stands at
-//! `gate::TEST`, and report nothing.
+//! A child process makes one harmless call for each system call, in an IPC namespace of its own: the first argument
+//! is −1, which is no id, no descriptor and no address, and the others are 0. Before that it triggers the auxiliary
+//! probes (`stimuli`). Programs mark that they ran while the gate is at `gate::TEST`, and report nothing.
 
 mod stimuli;
 
@@ -17,7 +16,7 @@ use std::{
 };
 
 use ipc_trace_common::{
-    hooks::{AUX_PROBES, ENTRIES, MULTIPLEXED, Stimulus, X32_BIT},
+    hooks::{AUX_PROBES, MULTIPLEXED, SYSCALLS, Stimulus, X32_BIT},
     op::{Abi, SyscallCode},
     state::{fired_at, way_fired_at},
 };
@@ -35,9 +34,8 @@ use nix::{
 use super::plan::{Hook, Plan};
 use stimuli::StimulusResults;
 
-/// How long the calls are waited for. They take a few milliseconds, but a busy host may give the child
-/// its turn late.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the test waits for the calls. They take a few milliseconds, but a busy host may schedule the child late.
+const CHILD_WAIT: Duration = Duration::from_secs(10);
 
 /// A call that was not made.
 const NOT_MADE: i64 = i64::MIN;
@@ -52,32 +50,31 @@ struct Probe {
     function: &'static str,
 }
 
-/// What came of the test.
+/// The result of the test.
 #[derive(Clone, Debug)]
 pub(crate) struct SelftestResult {
-    /// Of the calls: function and raw result; those that were not made are left out
+    /// Function and raw result of each call that was made
     calls: Vec<(&'static str, i64)>,
-    /// Of [`Stimulus::ALL`]: not negative, if it was done
+    /// Of [`Stimulus::ALL`]: not negative if it was done
     stimuli: [i64; Stimulus::ALL.len()],
 }
 
-/// What the test tells of a function on another way.
+/// The test result of an auxiliary probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum HookStatus {
-    /// Its program was run
+    /// Its program ran
     Ran,
-    /// It was called, and its program was not run
+    /// It was called, and its program did not run
     Silent,
-    /// Nothing, as it could not be called: which, and why
+    /// It could not be called: the function, and why
     None(String),
 }
 
-/// The calls, those by `int 0x80` last: where the kernel was told to refuse them, the first ends the
-/// child.
+/// The calls, those by `int 0x80` last: if the kernel is configured to refuse them, the first one ends the child.
 fn probes(plan: &Plan) -> Vec<Probe> {
     let functions: BTreeSet<_> = plan.hooks.iter().map(|hook| hook.function).collect();
     let mut probes = Vec::new();
-    for entry in ENTRIES {
+    for entry in SYSCALLS {
         for function in entry.functions.iter().filter(|name| functions.contains(*name)) {
             let first =
                 if entry.code == SyscallCode::IPC { u64::from(MULTIPLEXED[0].0) } else { u64::MAX };
@@ -89,17 +86,17 @@ fn probes(plan: &Plan) -> Vec<Probe> {
     probes
 }
 
-/// Makes the calls.
+/// Runs the test.
 ///
 /// # Errors
-/// No memory can be shared with a child, or no child can be made.
+/// No memory can be shared with a child, or no child can be created.
 pub(crate) fn run(plan: &Plan) -> io::Result<SelftestResult> {
     let probes = probes(plan);
     let results = SharedResults::new(Stimulus::ALL.len() + probes.len())?;
-    // SAFETY: there is no other thread; the child makes system calls alone and ends.
+    // SAFETY: there is no other thread; the child only makes system calls and exits.
     match unsafe { fork() }? {
         ForkResult::Child => {
-            // Should it be refused, the calls are harmless all the same.
+            // If it is refused, the calls are still harmless.
             let mut child = StimulusResults::new(unshare(CloneFlags::CLONE_NEWIPC).is_ok());
             for (at, stimulus) in Stimulus::ALL.into_iter().enumerate() {
                 results.set(at, child.does(stimulus));
@@ -121,7 +118,7 @@ pub(crate) fn run(plan: &Plan) -> io::Result<SelftestResult> {
 fn wait(child: nix::unistd::Pid) -> io::Result<()> {
     let begin = Instant::now();
     while waitpid(child, Some(WaitPidFlag::WNOHANG))? == WaitStatus::StillAlive {
-        if begin.elapsed() > PATIENCE {
+        if begin.elapsed() > CHILD_WAIT {
             kill(child, Signal::SIGKILL)?;
             waitpid(child, None)?;
             return Ok(());
@@ -131,8 +128,8 @@ fn wait(child: nix::unistd::Pid) -> io::Result<()> {
     Ok(())
 }
 
-/// The functions whose programs were not run although a call came back from the kernel's IPC code.
-/// `ran` tells of a place whether its program was run.
+/// The functions whose programs did not run although a call returned from the kernel's IPC code. `ran` says whether
+/// the program at an index ran.
 pub(crate) fn silent(
     plan: &Plan,
     outcome: &SelftestResult,
@@ -141,7 +138,7 @@ pub(crate) fn silent(
     let all_ran = |hook: &Hook| {
         ran(fired_at(hook.place(), false)) && (!hook.entry || ran(fired_at(hook.place(), true)))
     };
-    // ENOSYS: the kernel was told to do without this ABI, so nobody's calls come this way.
+    // ENOSYS: this ABI is disabled, so no process can make such calls.
     let came_back = |hook: &Hook| {
         let no_such_call = -i64::from(Errno::ENOSYS as i32);
         outcome.calls.iter().any(|(name, ret)| *name == hook.function && *ret != no_such_call)
@@ -149,11 +146,11 @@ pub(crate) fn silent(
     plan.hooks
         .iter()
         .filter(|hook| came_back(hook) && !all_ran(hook))
-        .map(|hook| (hook.function, "a call was made and no program was run".to_owned()))
+        .map(|hook| (hook.function, "a call was made and no program ran".to_owned()))
         .collect()
 }
 
-/// What is known of the function in a row of [`AUX_PROBES`]. `ran` as above.
+/// The status of the function in a row of [`AUX_PROBES`]. `ran` as above.
 pub(crate) fn proof(row: usize, outcome: &SelftestResult, ran: impl Fn(u32) -> bool) -> HookStatus {
     if ran(way_fired_at(row)) {
         return HookStatus::Ran;
@@ -174,8 +171,8 @@ impl Probe {
             Abi::X86_64 | Abi::X32 => self.native(),
             Abi::I386 => {
                 let ret: i64;
-                // A 32-bit call; `rbx` is kept for the compiler by hand, and the kernel may change
-                // r8 to r11 (arch/x86/entry/entry_64_compat.S).
+                // A 32-bit call; the assembly saves `rbx` for the compiler, and the kernel may change r8 to r11
+                // (arch/x86/entry/entry_64_compat.S).
                 // SAFETY: no argument is an address that can be read or written.
                 unsafe {
                     core::arch::asm!(
@@ -235,7 +232,7 @@ impl SharedResults {
     }
 
     fn set(&self, at: usize, value: i64) {
-        // SAFETY: the place is valid and aligned; nobody else writes while this process does.
+        // SAFETY: the address is valid and aligned; no other process writes while this one does.
         unsafe { self.place(at).write_volatile(value) }
     }
 
@@ -247,7 +244,7 @@ impl SharedResults {
 
 impl Drop for SharedResults {
     fn drop(&mut self) {
-        // SAFETY: mapped in `new`, and no place is used any more.
+        // SAFETY: mapped in `new`, and no result is used any more.
         let _ = unsafe { munmap(self.at.cast(), self.len * size_of::<i64>()) };
     }
 }
@@ -275,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_of_32_bits_come_last_and_ipc_names_a_call() {
+    fn compat_calls_come_last_and_ipc_has_call_number() {
         let plan = plan(&["__ia32_compat_sys_ipc", "__x64_sys_semop"]);
         let probes = probes(&plan);
         let abis: Vec<_> = probes.iter().map(|probe| probe.abi).collect();
@@ -284,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_was_not_run_is_told_and_a_call_that_is_not_there_is_not() {
+    fn silent_program_is_reported_but_missing_call_is_not() {
         let plan = plan(&["__x64_sys_semget", "__x64_sys_semop", "__x64_compat_sys_mq_notify"]);
         let enosys = -i64::from(libc::ENOSYS);
         let calls = vec![
@@ -304,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_way_is_silent_only_if_its_stimulus_was_done() {
+    fn probe_is_silent_only_after_its_stimulus() {
         let row = ipc_trace_common::hooks::probe_of("segment_touched");
         let mut outcome = SelftestResult { calls: vec![], stimuli: [0; Stimulus::ALL.len()] };
         assert_eq!(proof(row, &outcome, |_| false), HookStatus::Silent);
@@ -316,16 +313,16 @@ mod tests {
             panic!("it was refused")
         };
         assert_eq!(reason, "shm_fault (the test was refused it: EPERM)");
-        // Others may have called it.
+        // Other processes may have called it.
         assert_eq!(proof(row, &outcome, |_| true), HookStatus::Ran);
 
         outcome.stimuli[Stimulus::TouchSegment as usize] = NOT_MADE;
         assert!(matches!(proof(row, &outcome, |_| false), HookStatus::None(_)));
     }
 
-    /// What needs an IPC namespace of the child's own is done in one, or not at all.
+    /// Stimuli that need an IPC namespace of their own run in one, or not at all.
     #[test]
-    fn stimuli_are_given_where_they_harm_nobody() {
+    fn stimuli_run_only_in_own_namespace() {
         let outcome = run(&plan(&[])).unwrap();
         let of = |stimulus: Stimulus| outcome.stimuli[stimulus as usize];
         let has_namespace = of(Stimulus::MakeSemaphores) != stimuli::NO_NAMESPACE;
@@ -345,11 +342,11 @@ mod tests {
         }
     }
 
-    /// Whether programs are attached or not, the calls do no harm.
+    /// Whether programs are attached or not, the calls are harmless.
     #[test]
     #[cfg(target_arch = "x86_64")]
-    fn every_call_is_refused_by_the_kernel() {
-        let every: Vec<_> = ENTRIES
+    fn kernel_rejects_every_test_call() {
+        let every: Vec<_> = SYSCALLS
             .iter()
             .filter(|entry| matches!(entry.abi, Abi::X86_64 | Abi::I386))
             .flat_map(|entry| entry.functions)

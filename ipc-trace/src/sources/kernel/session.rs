@@ -1,13 +1,13 @@
-//! Programs that are attached, and their maps.
+//! Attached programs, and their maps.
 //!
-//! Invariant: a session that can't be built whole is not built, and the error names the program,
-//! the hook or the map; a dropped session leaves nothing in the kernel.
+//! Invariant: a session is built completely or not at all, and the error names the program, the hook or the map; a
+//! dropped session leaves nothing in the kernel.
 
 use std::{
     cell::RefCell,
     collections::{BTreeMap, VecDeque},
-    fs, io,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::Path,
     time::{Duration, Instant},
 };
@@ -18,8 +18,8 @@ use ipc_trace_common::{
     op::Op,
     record::NsRef,
     state::{
-        self, BATCHES, CONTROL_ROW, COPIES_ROW, COUNTER_ROWS, Diagnostic, DropKey, Fold, FoldKey,
-        gate,
+        self, BATCHES, CONTROL_ROW, COPIES_ROW, COUNTER_ROWS, Coalesced, CoalescedKey, Diagnostic,
+        DropKey, gate,
     },
 };
 
@@ -27,19 +27,20 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     attach::attach,
+    attachments::Attachments,
     aux_probes,
     batches::{self, Batches},
-    bpf, detach,
+    bpf,
+    coalesced::CoalescedCounts,
+    detach,
     error::{AttachError, SessionError, map_error},
     features,
-    folds::Folds,
-    layout::Layout,
+    field_offsets::Layout,
+    loader::{self, LoadedObject},
     mmap::Words,
     namespace_list::{Lister, NamespaceListError, listed},
-    object::{self, LoadedObject},
     options::{SessionOptions, processors},
     plan::{self, Plan, TracepointMode},
-    programs::Attachments,
     ring::KernelRing,
     selftest,
     task_iter::TaskIterators,
@@ -52,11 +53,11 @@ use crate::{
     sources::clock::boot_ns,
 };
 
-/// The program of the namespace list, and that which logs what is rare, which is loaded when there is something.
+/// The program of the namespace list, and the one that logs rare conditions, which is loaded when there are any.
 const NAMESPACE_LIST: &str = "namespace_list";
 const DIAGNOSTICS: &str = "diagnostics";
 
-/// Programs that are attached, and their maps.
+/// Attached programs, and their maps.
 pub(crate) struct Session {
     /// Calls
     pub events: KernelRing,
@@ -64,46 +65,47 @@ pub(crate) struct Session {
     pub control: KernelRing,
     /// How the programs are attached
     pub flavour: TracepointMode,
-    /// Why better flavours were not to be had
+    /// Why better modes were not available
     pub fallbacks: Vec<String>,
-    /// Why no namespace list can be taken
+    /// Why the namespace list is unavailable
     pub namespace_list_refused: Option<String>,
-    /// What is not seen, and why
+    /// Functions that can't be hooked, and why
     pub unseen: Vec<String>,
-    /// Functions on ways to objects that are no operations of which nothing shows that their programs are
-    /// run, and why
+    /// Auxiliary probes for which the self-test could not show that their programs run, and why
     pub untested: Vec<String>,
     counters: Words,
     processors: usize,
     drops: HashMap<MapData, [u32; 3], u64>,
     drops_rest: HashMap<MapData, [u32; 3], u64>,
-    folds: Folds,
+    coalesced: CoalescedCounts,
     gate: Words,
     /// Calls that are not sent yet
     batches: Option<Batches>,
-    /// Calls that were taken out of the places of others, by operation: the programs have not counted them
+    /// Calls are not timed
+    is_untimed: bool,
+    /// Calls that user space took from threads' slots, by operation: the programs have not counted them
     taken: BTreeMap<Op, u64>,
-    /// Runs that were left out before calls were wanted
+    /// Runs that were missed before tracing began
     missed_before: u64,
-    /// What was read of them since
+    /// Counts read since
     readings: RefCell<VecDeque<u64>>,
     is_closed: bool,
     namespaces_filter: HashMap<MapData, [u32; 2], u8>,
     cgroups_filter: HashMap<MapData, u64, u8>,
-    /// What is rare, counted
+    /// Counts of rare conditions
     diagnostics: Words,
-    /// How often it had come up when it was logged last
+    /// The counts when they were last logged
     logged: u64,
-    /// The program that lists what exists
+    /// The program of the namespace list
     namespace_list: Lister,
     self_pid: u32,
-    /// Whether programs where objects are made are always run
-    births_are_known: bool,
+    /// Whether programs on functions that create objects always run
+    creation_is_known: bool,
     linked: LoadedObject,
     // The programs and their links.
     programs: Attachments,
     /// Dropped last: see [`detach`].
-    hold: Option<detach::Hold>,
+    hold: Option<detach::DetachGuard>,
 }
 
 impl std::fmt::Debug for Session {
@@ -113,11 +115,11 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    /// Loads and attaches the programs by the plan; they report namespaces' lives, and calls once
-    /// [`Self::open`] was called. Returns what existed when that began.
+    /// Loads and attaches the programs by the plan; they report namespaces' creations and ends, and calls after
+    /// [`Self::open`] is called. Returns the namespaces and calls that existed at that time.
     ///
     /// # Errors
-    /// Maps or programs can't be made, or what they read contradicts `/proc`.
+    /// Maps or programs can't be created, or what they read contradicts `/proc`.
     pub(crate) fn start(
         plan: &Plan,
         layout: &Layout,
@@ -127,13 +129,12 @@ impl Session {
         for flavour in &plan.flavours {
             match attach(plan, *flavour, layout, options) {
                 Ok((linked, programs)) => {
-                    let batched = options.is_batched();
                     let mut session =
-                        Self::from_maps(linked, programs, *flavour, fallbacks, batched)?;
+                        Self::from_maps(linked, programs, *flavour, fallbacks, options)?;
                     if !plan.hooks.is_empty() {
-                        session.hold = detach::Hold::new();
+                        session.hold = detach::DetachGuard::new();
                     }
-                    session.births_are_known =
+                    session.creation_is_known =
                         plan.exactness.inexact(plan::Backend::Function).is_none();
                     session.namespace_list_refused.clone_from(&plan.namespace_list_refused);
                     let begin = Instant::now();
@@ -162,7 +163,7 @@ impl Session {
         mut programs: Attachments,
         flavour: TracepointMode,
         fallbacks: Vec<String>,
-        batched: bool,
+        options: &SessionOptions,
     ) -> Result<Self, SessionError> {
         let processors = processors();
         let rows = processors * ROW_WORDS * COUNTER_ROWS as usize;
@@ -178,16 +179,17 @@ impl Session {
             processors,
             drops: linked.take("DROPS")?,
             drops_rest: linked.take("DROPS_REST")?,
-            folds: Folds::new(linked.take("ACCESS_FOLDS")?),
-            gate: linked.words(object::GATE, gate::WORDS as usize)?,
-            batches: match batched {
+            coalesced: CoalescedCounts::new(linked.take("COALESCED_ACCESSES")?),
+            gate: linked.words(loader::GATE, gate::WORDS as usize)?,
+            batches: match options.is_batched() {
                 true => Some(Batches::new(
-                    linked.words("BATCHES", batches::WORDS * BATCHES as usize)?,
+                    linked.words(loader::BATCHES, batches::WORDS * BATCHES as usize)?,
                     linked.take("BATCHES_TAKEN")?,
                     linked.take("NOTED_CALLS")?,
                 )),
                 false => None,
             },
+            is_untimed: !options.times_calls(),
             taken: BTreeMap::new(),
             missed_before: 0,
             readings: RefCell::default(),
@@ -198,21 +200,20 @@ impl Session {
             logged: 0,
             namespace_list: Lister::default(),
             self_pid: initial_pid(),
-            births_are_known: false,
+            creation_is_known: false,
             linked,
             programs,
             hold: None,
         })
     }
 
-    /// How many functions are watched beside those of the system calls.
+    /// The number of attached auxiliary probes.
     #[must_use]
     pub(crate) fn watched(&self) -> usize {
         self.programs.ways.len()
     }
 
-    /// Makes the calls whose functions are hooked, and sees whether the programs were run. What is silent on
-    /// auxiliary probes, tracing can do without.
+    /// Runs the self-test. Auxiliary probes that don't fire are dropped, as tracing works without them.
     fn test(&mut self, plan: &Plan) -> Result<(), SessionError> {
         if plan.hooks.is_empty() {
             return Ok(());
@@ -229,13 +230,13 @@ impl Session {
         Ok(())
     }
 
-    /// The first namespace list: it also tells which process this is, in the initial pid namespace.
+    /// Takes the first namespace list, which also reports this process's pid in the initial pid namespace.
     fn begin(&mut self, layout: &Layout) -> Result<NamespaceList, SessionError> {
-        // What is made before the gate is at `CONTROL` was there when the look at the start comes to it.
-        // Where programs may be left out, that none was run does not prove that nothing was made.
-        let births = if self.births_are_known { self.programs.births() } else { 0 };
-        self.gate.set(gate::BIRTHS as usize, u64::from(births));
-        // Until it is known when that was, any call may have begun before.
+        // Objects created before the gate is at `CONTROL` are part of the initial snapshot. If programs may be
+        // missed, a missing run doesn't prove that no object was created.
+        let creation_ops = if self.creation_is_known { self.programs.creation_ops() } else { 0 };
+        self.gate.set(gate::CREATED_KNOWN_OPS as usize, u64::from(creation_ops));
+        // Until the start time is known, any call may have begun earlier.
         self.gate.set(gate::STARTED as usize, u64::MAX);
         self.set_gate(gate::CONTROL);
         if self.namespace_list_refused.is_none() {
@@ -262,7 +263,7 @@ impl Session {
         Ok(namespace_list)
     }
 
-    /// What exists now. Empty and incomplete where [`Self::namespace_list_refused`].
+    /// The current namespaces and calls. Empty and incomplete if [`Self::namespace_list_refused`] is set.
     ///
     /// # Errors
     /// The iterator can't be opened or read.
@@ -270,13 +271,13 @@ impl Session {
         self.namespace_list.list()
     }
 
-    /// What lists what exists, for another thread.
+    /// Takes namespace lists, for another thread.
     #[must_use]
     pub(crate) fn lister(&self) -> Lister {
         self.namespace_list.clone()
     }
 
-    /// Has the eBPF programs log what is rare, if it came up since this was asked last.
+    /// Makes the eBPF programs log rare conditions, if any occurred since the last call.
     pub(crate) fn log_diagnostics(&mut self, layout: &Layout) {
         let so_far = (0..state::DIAGNOSTICS as usize).map(|at| self.diagnostics.get(at)).sum();
         if so_far == std::mem::replace(&mut self.logged, so_far) {
@@ -290,11 +291,11 @@ impl Session {
             Ok(())
         });
         if let Err(reason) = logged {
-            log::warn!("rare conditions, {so_far} in all, can't be told apart: {reason}");
+            log::warn!("rare conditions, {so_far} in all, can't be logged one by one: {reason}");
         }
     }
 
-    /// What is rare and came up, with how often.
+    /// Rare conditions that occurred, with their counts.
     #[must_use]
     pub(crate) fn diagnosed(&self) -> BTreeMap<String, u64> {
         let counts = Diagnostic::ALL
@@ -303,7 +304,7 @@ impl Session {
         counts.filter(|(_, count)| *count > 0).collect()
     }
 
-    /// What lists who holds what.
+    /// The task iterators.
     ///
     /// # Errors
     /// Nothing can be listed, and why.
@@ -338,20 +339,20 @@ impl Session {
         Ok(())
     }
 
-    /// Tells the eBPF programs whether a cgroup's calls are wanted; `None`: the cgroup is gone. If one can't be
-    /// put into their table, its calls come, and user space evaluates the filter.
+    /// Stores whether a cgroup's calls are wanted in the eBPF programs' table; `None`: the cgroup was removed. If a
+    /// cgroup can't be stored, its calls are sent, and user space evaluates the filter.
     ///
     /// # Errors
-    /// The first cgroup that could not be put into the table, and why. The others are.
+    /// The first cgroup that could not be stored, and why. The others are stored.
     pub(crate) fn filter_cgroups(
         &mut self,
-        verdicts: &[(u64, Option<bool>)],
+        decisions: &[(u64, Option<bool>)],
     ) -> Result<(), String> {
         let mut failed = Ok(());
-        for (cgroup, wanted) in verdicts {
+        for (cgroup, wanted) in decisions {
             let result = match wanted {
                 Some(wanted) => self.cgroups_filter.insert(cgroup, u8::from(*wanted), 0),
-                // It may never have been there.
+                // It may never have been stored.
                 None => {
                     let _ = self.cgroups_filter.remove(cgroup);
                     Ok(())
@@ -367,18 +368,24 @@ impl Session {
 
     /// From now on calls are reported.
     pub(crate) fn open(&mut self) {
-        self.missed_before = self.settled();
+        self.missed_before = self.settled_counts();
         self.set_gate(gate::OPEN);
     }
 
-    /// From now on nothing is reported. Programs that are running may still do so.
+    /// Stops tracing. Programs that are running may still report.
     pub(crate) fn close(&mut self) {
         self.set_gate(gate::CLOSED);
+        // Threads with batches look at this alone.
+        self.end_period();
         self.is_closed = true;
     }
 
-    /// Waits until all programs that ran when the gate was closed have ended, where they may write to
-    /// what [`Self::left`] reads.
+    fn end_period(&mut self) {
+        self.gate.add(gate::CHANGES as usize, gate::PERIOD);
+    }
+
+    /// Waits until all programs that were running when the gate was closed have ended, as they may write to the
+    /// batches that [`Self::take_unsent_batches`] reads.
     pub(crate) fn wait_for_programs(&self) {
         if self.batches.is_some() {
             batches::wait_for_programs();
@@ -387,16 +394,19 @@ impl Session {
 
     /// Records of calls that had not been sent when the gate was closed, each in words.
     #[must_use]
-    pub(crate) fn left(&self) -> Vec<Vec<u64>> {
+    pub(crate) fn take_unsent_batches(&self) -> Vec<Vec<u64>> {
         self.batches.as_ref().map(Batches::left).unwrap_or_default()
     }
 
-    /// Records of calls that have waited for too long to be sent, each in words.
+    /// Records of calls that have waited too long to be sent, each in words. Called once a second.
     pub(crate) fn take_idle(&mut self) -> Vec<Vec<u64>> {
+        if self.is_untimed {
+            self.end_period();
+        }
         self.batches.as_mut().map(Batches::take).unwrap_or_default()
     }
 
-    /// So many calls came in such records.
+    /// Notes that so many calls came in such records.
     pub(crate) fn note_taken(&mut self, op: Op, calls: u64) {
         *self.taken.entry(op).or_default() += calls;
     }
@@ -405,15 +415,15 @@ impl Session {
         self.gate.set(0, gate::value(value, self.self_pid));
     }
 
-    /// The counters as they are now.
+    /// The current counters.
     #[must_use]
     pub(crate) fn counts(&self) -> AllCounts {
-        let missed = if self.is_closed { self.settled() } else { self.missed_by_now() };
+        let missed = if self.is_closed { self.settled_counts() } else { self.missed_by_now() };
         let missed = missed.saturating_sub(self.missed_before);
         AllCounts { control: self.row(CONTROL_ROW), missed, ops: self.counts_of_ops() }
     }
 
-    /// The counters of the operations alone.
+    /// The counters of the operations only.
     #[must_use]
     pub(crate) fn counts_of_ops(&self) -> BTreeMap<Op, CallCounters> {
         let count = |op| {
@@ -429,7 +439,7 @@ impl Session {
     fn row(&self, row: u32) -> CallCounters {
         (0..self.processors).fold(CallCounters::default(), |sum, cpu| {
             let at = (cpu * COUNTER_ROWS as usize + row as usize) * ROW_WORDS;
-            // As `state::Counters` has them.
+            // In the order of `state::Counters`.
             CallCounters {
                 seen: sum.seen + self.counters.get(at),
                 filtered: sum.filtered + self.counters.get(at + 1),
@@ -466,17 +476,20 @@ impl Session {
         Ok(drops)
     }
 
-    /// Accesses that were counted since this was asked last, and not told of.
+    /// The accesses that were coalesced since the last call.
     ///
     /// # Errors
     /// The table can't be read.
-    pub(crate) fn folded(&mut self, now: u64) -> Result<Vec<(FoldKey, Fold)>, SessionError> {
-        self.folds.take(now).map_err(|e| map_error("ACCESS_FOLDS", &e))
+    pub(crate) fn coalesced_accesses(
+        &mut self,
+        now: u64,
+    ) -> Result<Vec<(CoalescedKey, Coalesced)>, SessionError> {
+        self.coalesced.take(now).map_err(|e| map_error("COALESCED_ACCESSES", &e))
     }
 
-    /// As [`Self::missed`], without what is counted as missed for a moment: a thread may be preempted after one
-    /// copy of a program was left out, and before the next one does its work. That is never too little, so the least
-    /// of several readings is nearest.
+    /// As [`Self::missed`], without runs that count as missed only for a moment: a thread may be preempted after one
+    /// copy of a program was skipped, and before the next one does its work. The count is never too small, so the
+    /// lowest of several readings is closest.
     fn missed_by_now(&self) -> u64 {
         const READINGS: usize = 4;
         let mut readings = self.readings.borrow_mut();
@@ -487,8 +500,8 @@ impl Session {
         readings.iter().copied().min().unwrap_or(0)
     }
 
-    /// Likewise, where there is no time to wait for later readings.
-    fn settled(&self) -> u64 {
+    /// Likewise, when there is no time for later readings.
+    fn settled_counts(&self) -> u64 {
         let mut least = self.missed();
         if self.programs.meters().next().is_some() {
             for _ in 0..5 {
@@ -499,15 +512,14 @@ impl Session {
         least
     }
 
-    /// Runs that the kernel left out because the program was running on that CPU already, or for fprobe and
-    /// perf events since 6.7 because a thread was in bpf(2) there (`recursion_misses`, bpf_prog_show_fdinfo,
-    /// kernel/bpf/syscall.c); and what fprobe had no room for. Of programs in copies, events for which none of
-    /// them was run.
+    /// Runs that the kernel skipped because the program was running on that CPU already, or for fprobe and perf events
+    /// since 6.7 because a thread was in bpf(2) there (`recursion_misses`, bpf_prog_show_fdinfo, kernel/bpf/syscall.c);
+    /// and runs for which fprobe had no room. For programs in copies: events for which no copy ran.
     fn missed(&self) -> u64 {
-        let misses = |fd| fact(fd, "recursion_misses:");
+        let misses = |program| bpf::program_info(program).ok().map(|info| info.recursion_misses);
         let left_out = self.programs.all().filter_map(misses);
         let by_fprobe = self.programs.fprobes().filter_map(|link| bpf::multi_missed(link).ok());
-        // Before what others did without them is counted, which comes later.
+        // Read before the counter of work done by other copies, which grows later.
         let by_meters: u64 = self.programs.meters().filter_map(misses).sum();
         let copies = self.row(COPIES_ROW);
         let done_without = copies.seen.saturating_sub(copies.filtered);
@@ -516,23 +528,17 @@ impl Session {
     }
 }
 
-/// A number that the kernel tells of a descriptor.
-fn fact(fd: BorrowedFd<'_>, name: &str) -> Option<u64> {
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
-    info.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
-}
-
-/// A program's number.
+/// A program's id.
 fn number(program: BorrowedFd<'_>) -> Result<u32, String> {
-    let number = fact(program, "prog_id:").and_then(|number| u32::try_from(number).ok());
-    number.ok_or_else(|| "the kernel does not tell its number".to_owned())
+    let info = bpf::program_info(program);
+    Ok(info.map_err(|e| format!("the kernel does not report its id: {e}"))?.id)
 }
 
-/// Words of one batch.
 /// Words of one row of counters.
 const ROW_WORDS: usize = size_of::<state::Counters>() / size_of::<u64>();
 
-/// This process's number in the initial pid namespace, as long as the namespace list has not told; `0`: it is in another one.
+/// This process's pid in the initial pid namespace, until the namespace list has reported it; `0`: it is in another
+/// one.
 fn initial_pid() -> u32 {
     match features::is_in_initial_pid_namespace(Path::new("/proc")) {
         Ok(true) => std::process::id(),
@@ -543,7 +549,7 @@ fn initial_pid() -> u32 {
 impl Drop for Session {
     fn drop(&mut self) {
         if let Some(hold) = &mut self.hold {
-            hold.pass_on();
+            hold.detach_in_background();
         }
     }
 }

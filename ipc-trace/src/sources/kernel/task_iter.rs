@@ -1,5 +1,5 @@
-//! Who holds what now, as the eBPF programs' iterators list it: all IPC namespaces and threads,
-//! descriptors that have to do with IPC, mapped segments. Nothing is traced for it.
+//! The eBPF programs' task iterators: all IPC namespaces and threads, descriptors related to IPC, and mapped
+//! segments. They need no tracing.
 
 use std::{
     collections::BTreeMap,
@@ -11,9 +11,9 @@ use ipc_trace_common::record::{DescriptorRecord, MappingRecord, NamespaceRecord,
 use super::{
     attach,
     error::SessionError,
-    layout::Layout,
+    field_offsets::Layout,
+    loader::LoadedObject,
     namespace_list::{NamespaceListError, listed},
-    object::LoadedObject,
 };
 use crate::sources::kernel::decode::{self, IteratorRecord};
 
@@ -22,31 +22,31 @@ use crate::sources::kernel::decode::{self, IteratorRecord};
 pub(crate) struct Tasks {
     /// All IPC namespaces
     pub namespaces: Vec<NamespaceRecord>,
-    /// Whether these are all
+    /// Whether the list is complete
     pub complete: bool,
-    /// All threads of the pid namespace that this process is in
+    /// All threads of this process's pid namespace
     pub tasks: Vec<TaskRecord>,
-    /// This process, in the initial pid namespace
+    /// This process's pid, in the initial pid namespace
     pub self_pid: u32,
-    /// Inode number of this process's IPC namespace, by the way that the programs take
+    /// Inode number of this process's IPC namespace, as the programs read it
     pub self_ns_inum: u32,
 }
 
-/// Programs, and what each iterates over.
+/// The programs, with what each iterates over.
 const PROGRAMS: [(&str, &str); 3] =
     [("iter_tasks", "task"), ("iter_descriptors", "task_file"), ("iter_mappings", "task_vma")];
 
-/// The iterators, loaded; or why the kernel did not take one.
+/// The loaded iterators; or why the kernel rejected one.
 #[derive(Debug)]
 pub(crate) struct TaskIterators {
     programs: BTreeMap<&'static str, Result<OwnedFd, String>>,
 }
 
 impl TaskIterators {
-    /// Loads the object of the eBPF programs for this alone.
+    /// Loads the eBPF programs' object for these iterators only.
     ///
     /// # Errors
-    /// The maps can't be made.
+    /// The maps can't be created.
     pub(crate) fn load(layout: &Layout) -> Result<Self, SessionError> {
         Ok(Self::load_from(&attach::link_for_iterators(layout)?, layout))
     }
@@ -60,7 +60,7 @@ impl TaskIterators {
     /// The namespaces and threads.
     ///
     /// # Errors
-    /// The kernel does not take the program, or what it gives can't be read.
+    /// The kernel rejects the program, or its output can't be read.
     pub(crate) fn tasks(&self) -> Result<Tasks, NamespaceListError> {
         let mut found = Tasks::default();
         self.each("iter_tasks", |record| match record {
@@ -95,7 +95,7 @@ impl TaskIterators {
     /// Mapped segments; one may be listed twice.
     ///
     /// # Errors
-    /// As [`Self::tasks`]; kernels before 5.12 can't list mappings so.
+    /// As [`Self::tasks`]; kernels before 5.12 can't list mappings this way.
     pub(crate) fn mappings(&self) -> Result<Vec<MappingRecord>, NamespaceListError> {
         let mut found = Vec::new();
         self.each("iter_mappings", |record| {

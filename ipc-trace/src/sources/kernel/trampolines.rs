@@ -1,10 +1,9 @@
-//! fentry and fexit: a program on each function, of a few instructions, that calls one which is the same
-//! for all. So the large programs are verified once, and not for each of the functions.
+//! fentry and fexit: a program of a few instructions on each function, which calls a shared one. So the large
+//! programs are verified once, and not for each function.
 //!
-//! The kernel lets only those programs call each other whose functions have the same prototype, names of
-//! arguments included (`__bpf_prog_map_compatible`, kernel/bpf/core.c, 6.12), and there are two: calls
-//! that a kernel may be built without have theirs from kernel/sys_ni.c. So there is one large program
-//! for each prototype.
+//! The kernel lets programs call each other only if their functions have the same prototype, names of arguments
+//! included (`__bpf_prog_map_compatible`, kernel/bpf/core.c, 6.12), and there are two: calls that a kernel may be
+//! built without have theirs from kernel/sys_ni.c. So there is one large program for each prototype.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -13,29 +12,32 @@ use std::{
 };
 
 use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
-use ipc_trace_common::hooks::patch;
+use ipc_trace_common::{
+    hooks::patch,
+    op::{Abi, Op, SyscallCode},
+};
 
 use super::{
+    attachments::Attachments,
     bpf::{self, FunctionTypes, ProgramCode},
     btf::Function,
     error::AttachError,
-    object::LoadedObject,
+    loader::LoadedObject,
     plan::Hook,
-    programs::Attachments,
 };
 
-/// Where a program is put.
+/// The programs for entries or returns.
 #[derive(Clone, Copy, Debug)]
 struct AttachPoint {
     entry: bool,
     /// The large program
     of_all: &'static str,
-    /// That which serves moves between namespaces alone
+    /// The program for moves between namespaces
     of_moves: &'static str,
-    /// The program on a function. It does not tell functions apart, as the kernel would keep 15 bytes of
-    /// their names: what it is attached to does.
+    /// The name of the program on a function. It does not identify the function, as the kernel would keep 15 bytes of
+    /// the function's name: the link does.
     call: &'static str,
-    /// That on a function whose calls can come in batches
+    /// The name of the program on a function whose calls can come in batches
     of_batches: &'static str,
     attach: bpf_attach_type,
 }
@@ -59,8 +61,7 @@ const PLACES: [AttachPoint; 2] = [
     },
 ];
 
-/// Puts programs on functions. Where one fails, the others are tried: a new plan can leave out all that
-/// fail.
+/// Attaches programs to functions. If one fails, the others are tried: a new plan can leave out all that fail.
 pub(super) fn attach(
     linked: &LoadedObject,
     hooks: &[Hook],
@@ -68,7 +69,7 @@ pub(super) fn attach(
     batched: bool,
 ) -> Result<Attachments, AttachError> {
     let mut programs = Attachments::default();
-    // Prototypes that calls have.
+    // The prototypes of calls.
     let of_calls: BTreeSet<_> = hooks
         .iter()
         .filter(|hook| !hook.is_move())
@@ -95,9 +96,14 @@ pub(super) fn attach(
             };
             let (name, code, types) = match hook.batched.filter(|_| batched) {
                 Some(kind) => {
-                    let program = linked.program(place.of_batches);
-                    let (code, types) = program.map_err(AttachError::Flavour)?;
-                    (place.of_batches, patched(code, kind, array.as_fd()), types)
+                    // A lookup has no entry even if calls are timed.
+                    let name = if hook.is_counted && !place.entry {
+                        "count_return"
+                    } else {
+                        place.of_batches
+                    };
+                    let (code, types) = linked.program(name).map_err(AttachError::Flavour)?;
+                    (name, patched(code, kind, array.as_fd()), types)
                 }
                 None => (place.call, call_of(array.as_fd()).to_vec(), None),
             };
@@ -111,7 +117,7 @@ pub(super) fn attach(
     if failed.is_empty() { Ok(programs) } else { Err(AttachError::Functions(failed)) }
 }
 
-/// Loads a large program, and makes an array for others to call it by.
+/// Loads a large program, and creates an array by which others call it.
 fn share(
     programs: &mut Attachments,
     linked: &LoadedObject,
@@ -134,7 +140,7 @@ fn share(
     Ok(array)
 }
 
-/// A program for a function.
+/// The program for a function.
 fn code_on<'a>(
     attach: bpf_attach_type,
     function: Function,
@@ -145,7 +151,7 @@ fn code_on<'a>(
     ProgramCode { name, kind, attach: attach as u32, function: function.id, instructions, types }
 }
 
-/// Puts a program on one function.
+/// Attaches a program to one function.
 fn put(programs: &mut Attachments, code: ProgramCode<'_>) -> Result<(), String> {
     let program = code.load().map_err(|e| e.to_string())?;
     let link = bpf::attach_tracing(program.as_fd()).map_err(|e| format!("attaching: {e}"))?;
@@ -156,14 +162,16 @@ fn put(programs: &mut Attachments, code: ProgramCode<'_>) -> Result<(), String> 
 
 /// include/uapi/linux/bpf.h
 const BPF_PSEUDO_MAP_FD: u64 = 1;
-/// `BPF_LD | BPF_IMM | BPF_DW`: the low half of the number is in this instruction, the high one in
-/// the next.
+/// `BPF_LD | BPF_IMM | BPF_DW`: the low half of the number is in this instruction, the high half in the next.
 const LOAD: u64 = 0x18;
 
-/// A program of the object, with what it loads as [`patch`]es put in its place.
+/// A program of the object, with its [`patch`] placeholders replaced.
 fn patched(code: &[u64], kind: u16, array: BorrowedFd<'_>) -> Vec<u64> {
     let halves = |number: u64| [number << 32, number & !0xffff_ffff];
     let mut code = code.to_vec();
+    let [abi, syscall] = kind.to_le_bytes();
+    let is_compat = Abi::ALL.iter().any(|one| *one as u8 == abi && one.is_32_bit());
+    let op = SyscallCode(syscall).op();
     for at in 1..code.len() {
         let [Some(first), Some(second)] = [code.get(at - 1).copied(), code.get(at).copied()] else {
             continue;
@@ -172,7 +180,11 @@ fn patched(code: &[u64], kind: u16, array: BorrowedFd<'_>) -> Vec<u64> {
         let is = |number| [first & !0xf00, second] == [halves(number)[0] | LOAD, halves(number)[1]];
         let array = u64::from(array.as_raw_fd().cast_unsigned());
         let (number, source) = match () {
-            () if is(patch::KIND) => (u64::from(kind), 0),
+            () if is(patch::COMPAT) => (u64::from(is_compat), 0),
+            () if is(patch::QUEUE) => (u64::from(op.is_some_and(Op::takes_descriptor)), 0),
+            () if is(patch::LOOKUP) => (u64::from(op.is_some_and(Op::looks_up)), 0),
+            () if is(patch::MESSAGE) => (u64::from(op.is_some_and(Op::carries_message)), 0),
+            () if is(patch::WHAT) => (u64::from(kind) << 32, 0),
             () if is(patch::ALL) => (array, BPF_PSEUDO_MAP_FD << 12),
             () => continue,
         };
@@ -198,15 +210,14 @@ pub(super) fn call_of(array: BorrowedFd<'_>) -> [u64; 6] {
         0,
         MOVE | to(3),
         CALL | immediate(BPF_FUNC_TAIL_CALL),
-        // Only where the array is empty.
+        // Reached only if the array is empty.
         MOVE | to(0),
         EXIT,
     ]
 }
 
-/// Whether the kernel takes no such programs at all: some hosts refuse them (EPERM), and arm64 has
-/// had no trampolines to attach them by before 6.4 (ENOTSUPP, `bpf_trampoline_link_prog`,
-/// kernel/bpf/trampoline.c).
+/// Whether the kernel rejects all such programs: some hosts refuse them (EPERM), and arm64 had no trampolines for
+/// them before 6.4 (ENOTSUPP, `bpf_trampoline_link_prog`, kernel/bpf/trampoline.c).
 fn is_refusal(error: &io::Error) -> bool {
     const ENOTSUPP: i32 = 524;
     matches!(error.raw_os_error(), Some(libc::EPERM | ENOTSUPP | libc::EOPNOTSUPP))

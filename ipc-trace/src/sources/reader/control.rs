@@ -1,14 +1,14 @@
-//! The control ring: read in whole, and taking effect in the order of times, between the calls.
+//! The control ring: read as soon as possible, and applied in the order of times, between the calls.
 
 use std::{thread, time::Duration};
 
 use ipc_trace_common::record::{
-    AccessRecord, CallRecord, CgroupRecord, ContextRecord, ExitRecord, MoveRecord, NamespaceRecord,
-    QueueRecord,
+    AccessRecord, CallRecord, CgroupRecord, ContextRecord, ExitRecord, NamespaceRecord,
+    NsSwitchRecord, QueueRecord,
 };
 use zerocopy::IntoBytes as _;
 
-use super::{Ask, Feed, Later, Mover, Question, Reply, RingReader, With};
+use super::{Ask, Feed, Interrupted, Mover, Question, ReaderCx, Reply, RingReader};
 use crate::{
     input::{
         Call, DecodeError, Input,
@@ -16,33 +16,33 @@ use crate::{
     },
     sources::kernel::{
         decode::{self, Record},
-        ring::{RecordSource, Unfinished},
+        ring::{RecordSource, Uncommitted},
     },
 };
 
-/// How often a ring is looked at again at once for a record that is being written, which takes about a microsecond.
-pub(super) const LOOKS: u32 = 20;
-/// So long such a record is given, nanoseconds: its writer may be kept from running.
-pub(super) const PATIENCE_NS: u64 = 50_000_000;
-/// The pause between two looks, where they are waited for.
-const PAUSE: Duration = Duration::from_micros(100);
-/// So long an answer is given, nanoseconds.
-const ANSWER_NS: u64 = 20_000_000;
+/// How often a ring is polled at once for a record that is being written, which takes about a microsecond.
+pub(super) const MAX_POLLS: u32 = 20;
+/// How long the reader waits for such a record, nanoseconds: its writer may be preempted.
+pub(super) const CONTROL_WAIT_NS: u64 = 50_000_000;
+/// The pause between two polls while waiting.
+const CONTROL_PAUSE: Duration = Duration::from_micros(100);
+/// How long the reader waits for an answer, nanoseconds.
+const ANSWER_WAIT_NS: u64 = 20_000_000;
 
-/// Control records that wait for their turn, at most: two kilobytes each, and most are less.
-pub(super) const WAITING: usize = 1 << 14;
+/// The largest number of waiting control records: at most two kilobytes each, and most are smaller.
+pub(super) const MAX_WAITING_RECORDS: usize = 1 << 14;
 
-/// Whether one position in the ring lies before another. Positions grow, and wrap around.
+/// Whether one position in the ring precedes another. Positions grow, and wrap around.
 const fn is_before(at: usize, end: usize) -> bool {
     (at.wrapping_sub(end) as isize) < 0
 }
 
-/// Who a thread is, as it was read; `called`: `None` where the eBPF programs could not read it.
+/// A thread's description, as read; `called`: `None` if the eBPF programs could not read it.
 #[derive(Clone, Debug)]
 pub(crate) struct ThreadRecord {
     /// The record
     pub record: Box<ContextRecord>,
-    /// What its process was called with
+    /// The process's arguments
     pub called: Option<Called>,
 }
 
@@ -51,16 +51,16 @@ pub(crate) struct ThreadRecord {
 pub(super) enum ControlRecord {
     Context(ThreadRecord),
     Namespace(NamespaceRecord),
-    Move(MoveRecord),
+    Move(NsSwitchRecord),
     Exit(ExitRecord),
     Queue(Box<QueueRecord>),
     Cgroup(Box<CgroupRecord>),
     Access(Box<AccessRecord>),
-    /// A call: its time, its thread and that one's context, and it itself in words, as the ring aligns it
+    /// A call: its time, its thread and context, and its bytes as words, aligned as in the ring
     Change(u64, (u32, u64), Box<[u64]>),
 }
 
-/// One that waits for its turn, and the number of what was asked for it, with when.
+/// A waiting record, with the number and the time of the question asked for it.
 #[derive(Debug)]
 pub(super) struct WaitingRecord {
     pub control: ControlRecord,
@@ -81,7 +81,7 @@ impl ControlRecord {
         }
     }
 
-    /// The thread whose context must be known first, and the number of that.
+    /// The thread whose context must be known first, and the context's number.
     const fn needs(&self) -> Option<(u32, u64)> {
         match self {
             Self::Access(record) => Some((record.tid, record.context)),
@@ -95,7 +95,7 @@ impl ControlRecord {
         }
     }
 
-    /// The thread, the number of its context, and its process and parent, where it is that.
+    /// For a context: the thread, the context's number, and the process and its parent.
     const fn mover(&self) -> Option<(u32, u64, Mover)> {
         let Self::Context(read) = self else { return None };
         let record = &read.record;
@@ -106,103 +106,103 @@ impl ControlRecord {
 }
 
 impl RingReader {
-    /// The time up to which the control ring was read, and what it held has taken effect.
+    /// The time up to which the control ring has been read and applied.
     #[must_use]
-    pub(crate) fn reached(&self) -> u64 {
+    pub(crate) fn watermark(&self) -> u64 {
         let waits = self.waiting.front().map_or(u64::MAX, |one| one.control.boot_ns());
-        waits.min(self.control_read)
+        waits.min(self.control_watermark)
     }
 
-    /// Brings a context forward: on the control ring, records of different CPUs can be in another
-    /// order than their times, so that it waits behind a later one.
+    /// Applies a waiting context early: on the control ring, records of different CPUs can be in another order than
+    /// their times, so that a context waits behind a later record.
     pub(super) fn apply_context<E, C, A: Ask, F: Feed>(
         &mut self,
         tid: u32,
         context: u64,
-        with: &mut With<'_, E, C, A, F>,
-    ) -> Result<(), Later> {
+        with: &mut ReaderCx<'_, E, C, A, F>,
+    ) -> Result<(), Interrupted> {
         let wanted = |one: &WaitingRecord| {
             one.control.mover().is_some_and(|(of, number, _)| of == tid && number == context)
         };
         if let Some(at) = self.waiting.iter().position(wanted) {
             let reply = self.reply(at, with)?;
             if let Some(one) = self.waiting.remove(at) {
-                self.take_effect(one.control, reply, with.feed);
+                self.apply_control(one.control, reply, with.feed);
             }
         }
         Ok(())
     }
 
-    /// Reads all that is in the control ring by now, so that what calls refer to is known: a record that is
-    /// still being written keeps those behind it back, and is waited for. What is put there meanwhile is left for
-    /// the next time, and so is what there is no room for among what waits.
+    /// Reads all that is now in the control ring, so that the contexts of calls are known. An uncommitted record
+    /// blocks those behind it, and is waited for. Records that arrive meanwhile are left for the next pass, and so
+    /// are records for which there is no room among the waiting ones.
     pub(super) fn read_control<E, C: RecordSource, A: Ask, F: Feed>(
         &mut self,
-        with: &mut With<'_, E, C, A, F>,
-    ) -> Result<(), Later> {
+        with: &mut ReaderCx<'_, E, C, A, F>,
+    ) -> Result<(), Interrupted> {
         let now = (with.clock)();
-        let Some(Unfinished { end, .. }) = with.control.unfinished() else {
-            self.control_read = now;
+        let Some(Uncommitted { end, .. }) = with.control.uncommitted() else {
+            self.control_watermark = now;
             return Ok(());
         };
         let mut turn = self.take_control(end, now, with);
-        for _ in 0..LOOKS {
-            if self.unfinished_before(end, with).is_none() || self.is_full() || turn.is_err() {
+        for _ in 0..MAX_POLLS {
+            if self.uncommitted_before(end, with).is_none() || self.is_full() || turn.is_err() {
                 break;
             }
             thread::yield_now();
             turn = self.take_control(end, now, with);
         }
         if self.is_full() || turn.is_err() {
-            // Those that are left came after these, but for what CPUs overtake each other by.
+            // The remaining records came after these, except for reordering between CPUs.
             let read = self.waiting.back().map_or(0, |one| one.control.boot_ns());
-            self.control_read = self.control_read.max(read);
+            self.control_watermark = self.control_watermark.max(read);
             return turn;
         }
-        match self.unfinished_before(end, with) {
+        match self.uncommitted_before(end, with) {
             Some(at) => {
                 let since = match self.stalled {
                     Some((stalled, since)) if stalled == at => since,
                     _ => now,
                 };
                 self.stalled = Some((at, since));
-                if now.saturating_sub(since) < PATIENCE_NS {
-                    return Err(Later::Waits);
+                if now.saturating_sub(since) < CONTROL_WAIT_NS {
+                    return Err(Interrupted::InFlight);
                 }
                 log::warn!(
-                    "a record of the eBPF programs are not finished, and who some threads are will be known late"
+                    "a record of the eBPF programs was not committed in time: the metadata of some threads will be late"
                 );
                 self.given_up = Some(at);
             }
             None => self.stalled = None,
         }
-        self.control_read = now;
+        self.control_watermark = now;
         Ok(())
     }
 
-    /// The position of a record before `end` that is not finished, and was not given up.
-    fn unfinished_before<E, C: RecordSource, A, F>(
+    /// The position of a record before `end` that is uncommitted, unless it was given up.
+    fn uncommitted_before<E, C: RecordSource, A, F>(
         &self,
         end: usize,
-        with: &With<'_, E, C, A, F>,
+        with: &ReaderCx<'_, E, C, A, F>,
     ) -> Option<usize> {
-        let Unfinished { at, .. } = with.control.unfinished()?;
+        let Uncommitted { at, .. } = with.control.uncommitted()?;
         (is_before(at, end) && self.given_up != Some(at)).then_some(at)
     }
 
-    /// Whether no more control records are read, until some of those that wait have taken effect.
+    /// Whether the limit of waiting control records is reached.
     pub(super) fn is_full(&self) -> bool {
-        self.waiting.len() >= WAITING
+        self.waiting.len() >= MAX_WAITING_RECORDS
     }
 
     fn take_control<E, C: RecordSource, A: Ask, F: Feed>(
         &mut self,
         end: usize,
         now: u64,
-        with: &mut With<'_, E, C, A, F>,
-    ) -> Result<(), Later> {
+        with: &mut ReaderCx<'_, E, C, A, F>,
+    ) -> Result<(), Interrupted> {
         let more = |control: &C| {
-            control.unfinished().is_some_and(|Unfinished { at, .. }| is_before(at, end))
+            control.uncommitted().is_some_and(|Uncommitted { at, .. }| is_before(at, end))
         };
         while !self.is_full()
             && more(with.control)
@@ -224,7 +224,7 @@ impl RingReader {
         Ok(())
     }
 
-    /// What is to be asked for a record, as soon as it is read: who it is about may be gone soon.
+    /// The question to ask for a record, as soon as it is read: its process may be gone soon.
     fn question(&self, control: &ControlRecord, feed: &impl Feed) -> Option<Question> {
         match control {
             ControlRecord::Context(read) => {
@@ -244,61 +244,61 @@ impl RingReader {
         }
     }
 
-    /// A thread that moved, of which a context tells that is known, or waits.
-    fn mover(&self, record: &MoveRecord, feed: &impl Feed) -> Option<Mover> {
-        feed.mover(record.tid, record.context).or_else(|| self.mover_that_waits(record))
+    /// The thread that moved, from a known or waiting context.
+    fn mover(&self, record: &NsSwitchRecord, feed: &impl Feed) -> Option<Mover> {
+        feed.mover(record.tid, record.context).or_else(|| self.waiting_mover(record))
     }
 
     #[cold]
-    fn mover_that_waits(&self, record: &MoveRecord) -> Option<Mover> {
+    fn waiting_mover(&self, record: &NsSwitchRecord) -> Option<Mover> {
         self.waiting.iter().rev().find_map(|one| {
             let (tid, context, mover) = one.control.mover()?;
             (tid == record.tid && context == record.context).then_some(mover)
         })
     }
 
-    /// The answer for one that waits; nothing, where none was asked for or none came in time.
+    /// The answer for a waiting record; `None`, if no question was asked or the answer was late.
     fn reply<E, C, A: Ask, F>(
         &mut self,
         at: usize,
-        with: &mut With<'_, E, C, A, F>,
-    ) -> Result<Option<Reply>, Later> {
+        with: &mut ReaderCx<'_, E, C, A, F>,
+    ) -> Result<Option<Reply>, Interrupted> {
         let Some(WaitingRecord { asked: Some((number, since)), .. }) = self.waiting.get(at) else {
             return Ok(None);
         };
         let (number, since) = (*number, *since);
         let reply = with.ask.take(number);
         if reply.is_none() {
-            if (with.clock)().saturating_sub(since) < ANSWER_NS {
-                return Err(Later::Waits);
+            if (with.clock)().saturating_sub(since) < ANSWER_WAIT_NS {
+                return Err(Interrupted::InFlight);
             }
             with.ask.give_up(number);
         }
         Ok(reply)
     }
 
-    /// Lets what the control ring holds by now take effect up to a moment. What is on its way is waited for.
+    /// Applies all control records up to a point in time. Waits for those in flight.
     pub(crate) fn reach<E, C: RecordSource, A: Ask, F: Feed>(
         &mut self,
         until: u64,
-        with: &mut With<'_, E, C, A, F>,
+        with: &mut ReaderCx<'_, E, C, A, F>,
     ) {
         loop {
             self.turn_ends = u64::MAX;
             match self.read_control(with).and_then(|()| self.apply(until, with)) {
-                Ok(()) if self.reached() > until || !self.is_full() => return,
-                Ok(()) | Err(_) => thread::sleep(PAUSE),
+                Ok(()) if self.watermark() > until || !self.is_full() => return,
+                Ok(()) | Err(_) => thread::sleep(CONTROL_PAUSE),
             }
         }
     }
 
-    /// Lets control records take effect up to a moment.
+    /// Applies control records up to a point in time.
     #[inline]
     pub(super) fn apply<E, C, A: Ask, F: Feed>(
         &mut self,
         until: u64,
-        with: &mut With<'_, E, C, A, F>,
-    ) -> Result<(), Later> {
+        with: &mut ReaderCx<'_, E, C, A, F>,
+    ) -> Result<(), Interrupted> {
         while self.waiting.front().is_some_and(|next| next.control.boot_ns() <= until) {
             self.apply_first(with)?;
             self.turn(with.clock)?;
@@ -308,8 +308,8 @@ impl RingReader {
 
     fn apply_first<E, C, A: Ask, F: Feed>(
         &mut self,
-        with: &mut With<'_, E, C, A, F>,
-    ) -> Result<(), Later> {
+        with: &mut ReaderCx<'_, E, C, A, F>,
+    ) -> Result<(), Interrupted> {
         if let Some((tid, context)) = self.waiting.front().and_then(|one| one.control.needs())
             && !with.feed.knows(tid, context)
         {
@@ -317,13 +317,18 @@ impl RingReader {
         }
         let reply = self.reply(0, with)?;
         if let Some(next) = self.waiting.pop_front() {
-            self.take_effect(next.control, reply, with.feed);
+            self.apply_control(next.control, reply, with.feed);
         }
         Ok(())
     }
 
     #[cold]
-    fn take_effect(&mut self, control: ControlRecord, reply: Option<Reply>, feed: &mut impl Feed) {
+    fn apply_control(
+        &mut self,
+        control: ControlRecord,
+        reply: Option<Reply>,
+        feed: &mut impl Feed,
+    ) {
         match control {
             ControlRecord::Context(ThreadRecord { record, called }) => {
                 let found = match reply {

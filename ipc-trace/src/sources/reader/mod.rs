@@ -1,12 +1,13 @@
-//! The thread that reads the rings: from records of two rings, and what `/proc` adds to some of them, to one order of
-//! inputs.
+//! The ring reader: merges the records of two rings, with details from `/proc` for some of them, into one ordered
+//! stream of inputs.
 //!
-//! The rings are merged by `boot_ns`. A control record takes effect before the first call that came
-//! after it; a call that refers to a context waits for that context, which was written into the
-//! control ring before the call was written into its own.
+//! The rings are merged by `boot_ns`. A control record is applied before the first call that came after it. A call
+//! that refers to a context waits for that context, which was written into the control ring before the call was
+//! written into its own.
 //!
-//! Invariant: every record that comes out of a ring is counted as delivered, whatever it is. The reader never waits:
-//! what can't go on, as a record is not finished or an answer has not come, is taken up again at the next look.
+//! Invariant: every record read from a ring is counted as delivered, whatever it is. The reader never blocks: a
+//! record that can't be processed, because an earlier one is uncommitted or an answer has not come, is retried on the
+//! next pass.
 
 mod control;
 #[cfg(test)]
@@ -14,7 +15,7 @@ mod tests;
 
 use std::collections::VecDeque;
 
-use ipc_trace_common::record::{BatchHead, CallRecord, MoveRecord};
+use ipc_trace_common::record::{BatchHead, CallRecord, NsSwitchRecord};
 use zerocopy::IntoBytes as _;
 
 use crate::{
@@ -30,7 +31,7 @@ use crate::{
 pub(crate) use control::ThreadRecord;
 use control::WaitingRecord;
 
-/// Who is fed: the engine, and who keeps what it is fed with. Questions change nothing.
+/// The receiver of inputs: the engine, and the recorder. Its queries change nothing.
 pub(crate) trait Feed {
     /// Takes an input.
     fn feed(&mut self, input: &Input<'_>);
@@ -38,13 +39,13 @@ pub(crate) trait Feed {
     fn knows(&self, tid: u32, context: u64) -> bool;
     /// The process and the parent of a thread whose context is known.
     fn mover(&self, tid: u32, context: u64) -> Option<Mover>;
-    /// What is to be asked of a process, beside its context's record.
+    /// What to read from `/proc` about a process, in addition to its context's record.
     fn about_context(&self, context: &ThreadRecord) -> AboutContext;
-    /// What is to be asked of a thread that moved.
-    fn about_move(&self, record: &MoveRecord, mover: Option<Mover>) -> AboutMove;
+    /// What to read from `/proc` about a thread that moved.
+    fn about_move(&self, record: &NsSwitchRecord, mover: Option<Mover>) -> AboutMove;
 }
 
-/// Of a thread that moved, what a question about it needs.
+/// The data about a thread that moved which a question needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mover {
     /// Its process
@@ -55,13 +56,13 @@ pub(crate) struct Mover {
     pub mnt: u32,
 }
 
-/// Who answers questions.
+/// The `/proc` reader that answers questions.
 pub(crate) trait Ask {
-    /// Asks. The question's number; `None`: nobody answers.
+    /// Asks a question. Returns its number; `None`: there will be no answer.
     fn ask(&mut self, question: Question) -> Option<u64>;
-    /// The answer, if it has come.
+    /// The answer, if it has arrived.
     fn take(&mut self, number: u64) -> Option<Reply>;
-    /// Nobody waits for it any more.
+    /// Discards the answer when it arrives.
     fn give_up(&mut self, number: u64);
 }
 
@@ -79,50 +80,50 @@ impl Ask for Inspector {
     }
 }
 
-/// What a look at the rings needs.
-pub(crate) struct With<'a, E, C, A, F> {
+/// What a pass over the rings needs.
+pub(crate) struct ReaderCx<'a, E, C, A, F> {
     /// The calls' ring
     pub events: &'a mut E,
     /// The control ring
     pub control: &'a mut C,
-    /// Who answers
+    /// The `/proc` reader
     pub ask: &'a mut A,
-    /// Who is fed
+    /// The receiver of inputs
     pub feed: &'a mut F,
     /// The boot time, nanoseconds
     pub clock: fn() -> u64,
 }
 
-/// How long records are taken before others get a turn, nanoseconds, and how many are taken between two looks at the
-/// clock.
+/// How long a pass takes records before it yields, nanoseconds, and how many records it takes between two reads of
+/// the clock.
 const TURN_NS: u64 = 1_000_000;
-const CLOCKED: u32 = 16;
+const RECORDS_PER_CLOCK_READ: u32 = 16;
 
-/// What was taken out of the rings.
+/// The result of a pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Drained {
     /// Records of calls
     pub calls: usize,
-    /// It ended for a bound: there may be more at once
+    /// It stopped at a limit: there may be more
     pub more: bool,
-    /// It ended since something has to come first that is on its way
-    pub waits: bool,
+    /// It stopped because something in flight has to arrive first
+    pub in_flight: bool,
 }
 
-/// A record can't be taken now.
+/// Why a record can't be processed now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Later {
-    /// Something has to come first that is on its way
-    Waits,
-    /// It is others' turn
-    Turn,
+enum Interrupted {
+    /// Something in flight has to arrive first
+    InFlight,
+    /// The pass has reached its time limit
+    TurnOver,
 }
 
-impl Later {
+impl Interrupted {
     const fn drained(self, calls: usize) -> Drained {
         match self {
-            Self::Waits => Drained { calls, more: false, waits: true },
-            Self::Turn => Drained { calls, more: true, waits: false },
+            Self::InFlight => Drained { calls, more: false, in_flight: true },
+            Self::TurnOver => Drained { calls, more: true, in_flight: false },
         }
     }
 }
@@ -130,86 +131,86 @@ impl Later {
 /// The reader's state.
 #[derive(Debug, Default)]
 pub(crate) struct RingReader {
-    /// What came out of the rings
+    /// Counts of the records read from the rings
     pub delivered: Delivered,
     waiting: VecDeque<WaitingRecord>,
-    /// The control ring was emptied at that time, or later
-    control_read: u64,
-    /// The position in it of the record that is waited for, and since when
+    /// The control ring has been read up to this time, at least
+    control_watermark: u64,
+    /// The position of the uncommitted control record that is waited for, and since when
     stalled: Option<(usize, u64)>,
-    /// The position of the record that did not come in time
+    /// The position of the record that was not committed in time
     given_up: Option<usize>,
     /// A record of the calls' ring that has to wait
     parked: Option<Box<[u64]>>,
-    /// When it is others' turn, and how many records are taken until the clock is looked at again
+    /// When the pass must yield, and how many records were taken since the clock was read
     turn_ends: u64,
     unclocked: u32,
 }
 
 impl RingReader {
-    /// Takes what is in the rings, for a while at most.
+    /// Takes the records in the rings, up to a time limit.
     pub(crate) fn drain<E: RecordSource, C: RecordSource, A: Ask, F: Feed>(
         &mut self,
-        with: &mut With<'_, E, C, A, F>,
+        with: &mut ReaderCx<'_, E, C, A, F>,
     ) -> Drained {
         self.turn_ends = (with.clock)().saturating_add(TURN_NS);
         let taken = self.take(with);
         let drained = match taken {
             Ok(drained) => drained,
-            Err((calls, later)) => later.drained(calls),
+            Err((calls, interrupted)) => interrupted.drained(calls),
         };
         let now = (with.clock)();
-        with.feed.feed(&Input::Read { now, reached: self.reached() });
+        with.feed.feed(&Input::Read { now, watermark: self.watermark() });
         drained
     }
 
     fn take<E: RecordSource, C: RecordSource, A: Ask, F: Feed>(
         &mut self,
-        with: &mut With<'_, E, C, A, F>,
-    ) -> Result<Drained, (usize, Later)> {
-        self.read_control(with).map_err(|later| (0, later))?;
-        // Then there may be more in the ring.
+        with: &mut ReaderCx<'_, E, C, A, F>,
+    ) -> Result<Drained, (usize, Interrupted)> {
+        self.read_control(with).map_err(|interrupted| (0, interrupted))?;
+        // If so, there may be more in the ring.
         let was_full = self.is_full();
         let mut calls = 0;
         if let Some(words) = self.parked.take() {
-            if let Err(later) = self.event(words.as_bytes(), with) {
+            if let Err(interrupted) = self.event(words.as_bytes(), with) {
                 self.parked = Some(words);
-                return Err((0, later));
+                return Err((0, interrupted));
             }
             calls += 1;
         }
         while let Some(taken) = self.next_event(with) {
-            taken.map_err(|later| (calls, later))?;
+            taken.map_err(|interrupted| (calls, interrupted))?;
             calls += 1;
-            self.turn(with.clock).map_err(|later| (calls, later))?;
+            self.turn(with.clock).map_err(|interrupted| (calls, interrupted))?;
         }
-        // Else some of the calls that came before what is waiting are still to be handled.
-        if with.events.unfinished().is_none() {
-            self.apply(u64::MAX, with).map_err(|later| (calls, later))?;
+        // Otherwise some of the calls before the waiting records are still to be handled.
+        if with.events.uncommitted().is_none() {
+            self.apply(u64::MAX, with).map_err(|interrupted| (calls, interrupted))?;
         }
-        Ok(Drained { calls, more: was_full, waits: false })
+        Ok(Drained { calls, more: was_full, in_flight: false })
     }
 
-    /// Whether it is still this one's turn.
+    /// Whether the pass may continue.
     #[inline]
-    fn turn(&mut self, clock: fn() -> u64) -> Result<(), Later> {
+    fn turn(&mut self, clock: fn() -> u64) -> Result<(), Interrupted> {
         self.unclocked += 1;
-        if self.unclocked < CLOCKED {
+        if self.unclocked < RECORDS_PER_CLOCK_READ {
             return Ok(());
         }
         self.unclocked = 0;
-        if clock() < self.turn_ends { Ok(()) } else { Err(Later::Turn) }
+        if clock() < self.turn_ends { Ok(()) } else { Err(Interrupted::TurnOver) }
     }
 
     #[inline]
     fn next_event<E: RecordSource, C: RecordSource, A: Ask, F: Feed>(
         &mut self,
-        with: &mut With<'_, E, C, A, F>,
-    ) -> Option<Result<(), Later>> {
-        let With { events, control, ask, feed, clock } = with;
+        with: &mut ReaderCx<'_, E, C, A, F>,
+    ) -> Option<Result<(), Interrupted>> {
+        let ReaderCx { events, control, ask, feed, clock } = with;
         events.next(|bytes| {
-            // The ring is being read.
-            let mut with = With {
+            // The event ring is borrowed by this call.
+            let mut with = ReaderCx {
                 events: &mut Nothing,
                 control: &mut **control,
                 ask: &mut **ask,
@@ -224,15 +225,16 @@ impl RingReader {
         })
     }
 
-    /// Records of the calls' ring's kinds that were elsewhere. All that they refer to has been read.
-    pub(crate) fn left<C: RecordSource, A: Ask, F: Feed>(
+    /// Processes records of the calls' ring's kinds that come from elsewhere. All records that they refer to have
+    /// been read.
+    pub(crate) fn take_unsent_batches<C: RecordSource, A: Ask, F: Feed>(
         &mut self,
         records: &[Vec<u64>],
-        with: &mut With<'_, Nothing, C, A, F>,
+        with: &mut ReaderCx<'_, Nothing, C, A, F>,
     ) {
         self.turn_ends = u64::MAX;
         for record in records {
-            // What is not there now is not waited for: it is at most who the thread is.
+            // A missing record isn't waited for: it can only be the thread's context.
             if self.event(record.as_bytes(), with).is_err() {
                 self.show(record.as_bytes(), with.feed);
             }
@@ -243,17 +245,17 @@ impl RingReader {
     fn event<E: RecordSource, C: RecordSource, A: Ask, F: Feed>(
         &mut self,
         bytes: &[u8],
-        with: &mut With<'_, E, C, A, F>,
-    ) -> Result<(), Later> {
+        with: &mut ReaderCx<'_, E, C, A, F>,
+    ) -> Result<(), Interrupted> {
         match decode::record(bytes) {
             Ok(Record::Call(call)) => {
                 let CallRecord { boot_ns, context, tid, .. } = *call.record;
-                self.come_to(boot_ns, (tid, context), with)?;
+                self.advance_to(boot_ns, (tid, context), with)?;
                 self.call(call, with.feed);
             }
             Ok(Record::Batch(batch)) => {
                 let BatchHead { tid, context, .. } = *batch.head;
-                self.come_to(batch.boot_ns(), (tid, context), with)?;
+                self.advance_to(batch.boot_ns(), (tid, context), with)?;
                 self.batch(batch, with.feed);
             }
             Ok(other) => self.malformed(&format!("a record that is no call: {other:?}")),
@@ -262,7 +264,7 @@ impl RingReader {
         Ok(())
     }
 
-    /// A record takes effect, whatever is to come before it.
+    /// Processes a record without waiting for earlier ones.
     #[cold]
     fn show(&mut self, bytes: &[u8], feed: &mut impl Feed) {
         match decode::record(bytes) {
@@ -274,7 +276,7 @@ impl RingReader {
 
     #[inline]
     fn call(&mut self, call: Call<'_>, feed: &mut impl Feed) {
-        // A call that the kernel never made is counted by the eBPF programs alone.
+        // Only the eBPF programs count a call that the kernel never made.
         if call.made() != Some(false)
             && let Some(count) = self.delivered.ops.get_mut(call.op as usize)
         {
@@ -299,21 +301,21 @@ impl RingReader {
     fn malformed(&mut self, what: &str) {
         self.delivered.malformed += 1;
         if self.delivered.malformed == 1 {
-            log::warn!("the eBPF programs wrote what is not understood: {what}");
+            log::warn!("the eBPF programs wrote a malformed record: {what}");
         }
     }
 
-    /// What happened before a moment takes effect, and a thread's context becomes known.
+    /// Applies what happened before a point in time, and makes a thread's context known.
     #[inline]
-    fn come_to<E: RecordSource, C: RecordSource, A: Ask, F: Feed>(
+    fn advance_to<E: RecordSource, C: RecordSource, A: Ask, F: Feed>(
         &mut self,
         boot_ns: u64,
         (tid, context): (u32, u64),
-        with: &mut With<'_, E, C, A, F>,
-    ) -> Result<(), Later> {
-        // A context is made after its call's time was taken: its number is its time.
+        with: &mut ReaderCx<'_, E, C, A, F>,
+    ) -> Result<(), Interrupted> {
+        // A context is created after its call's time was taken: its number is its time.
         let until = boot_ns.max(context);
-        if until > self.control_read {
+        if until > self.control_watermark {
             self.read_control(with)?;
         }
         self.apply(until, with)?;

@@ -6,36 +6,36 @@ use std::{
 use ipc_trace_common::{
     op::{Abi, Op, SyscallCode, Timeout},
     record::{
-        CallRecord, ContextRecord, ExitRecord, Header, MoveRecord, RecordKind, VERSION, flag,
+        CallRecord, ContextRecord, ExitRecord, Header, NsSwitchRecord, RecordKind, VERSION, flag,
     },
 };
 use zerocopy::{FromZeros as _, Immutable, IntoBytes};
 
 use super::{
-    control::{LOOKS, PATIENCE_NS, WAITING},
+    control::{CONTROL_WAIT_NS, MAX_POLLS, MAX_WAITING_RECORDS},
     *,
 };
 use crate::{
     input::process::{MoveContext, ProcInfo},
-    sources::kernel::ring::Unfinished,
+    sources::kernel::ring::Uncommitted,
 };
 
 thread_local! {
     static NOW: Cell<u64> = const { Cell::new(0) };
 }
 
-/// A clock that goes on by a microsecond each time.
+/// A clock that advances by a microsecond each time.
 fn clock() -> u64 {
     NOW.set(NOW.get() + 1_000);
     NOW.get()
 }
 
-/// A ring, of which each record is finished once the ring was looked at so many times.
+/// A ring whose records are each committed after it was polled a given number of times.
 #[derive(Default)]
 struct FakeRing {
     records: Vec<(Box<[u64]>, u32)>,
     read: usize,
-    looks: Cell<u32>,
+    polls: Cell<u32>,
 }
 
 impl FakeRing {
@@ -47,25 +47,25 @@ impl FakeRing {
 impl RecordSource for FakeRing {
     fn next<R>(&mut self, with: impl FnOnce(&[u8]) -> R) -> Option<R> {
         let (words, _) =
-            self.records.get(self.read).filter(|(_, finished)| *finished <= self.looks.get())?;
+            self.records.get(self.read).filter(|(_, finished)| *finished <= self.polls.get())?;
         self.read += 1;
         Some(with(words.as_bytes()))
     }
 
-    fn unfinished(&self) -> Option<Unfinished> {
-        self.looks.set(self.looks.get() + 1);
+    fn uncommitted(&self) -> Option<Uncommitted> {
+        self.polls.set(self.polls.get() + 1);
         let end = self.records.len();
-        (self.read < end).then_some(Unfinished { at: self.read, end })
+        (self.read < end).then_some(Uncommitted { at: self.read, end })
     }
 }
 
-/// Who is fed: which threads are known, and what was told of which thread.
+/// A feed that records which threads are known, and the inputs for each thread.
 #[derive(Default)]
 struct RecordingFeed {
     known: HashSet<(u32, u64)>,
-    /// The calls, each with whether it was known who made it
+    /// The calls, each with whether its caller was known
     calls: Vec<(u32, bool)>,
-    /// Threads that moved, and what was to be seen of them
+    /// Threads that moved, and what was read about them
     moves: Vec<(u32, MoveContext)>,
     exes: Vec<Option<Vec<u8>>>,
     exits: usize,
@@ -102,19 +102,19 @@ impl Feed for RecordingFeed {
         }
     }
 
-    fn about_move(&self, _: &MoveRecord, mover: Option<Mover>) -> AboutMove {
+    fn about_move(&self, _: &NsSwitchRecord, mover: Option<Mover>) -> AboutMove {
         AboutMove { mapped: mover.is_some(), ..AboutMove::default() }
     }
 }
 
-/// Who answers, or not.
+/// A host that answers, or not.
 #[derive(Default)]
-struct FakeHost {
+struct FakeInspector {
     asked: u64,
     answers: BTreeMap<u64, Reply>,
 }
 
-impl Ask for FakeHost {
+impl Ask for FakeInspector {
     fn ask(&mut self, _: Question) -> Option<u64> {
         self.asked += 1;
         Some(self.asked - 1)
@@ -133,13 +133,13 @@ struct Test<C = FakeRing> {
     reader: RingReader,
     events: FakeRing,
     control: C,
-    host: FakeHost,
+    host: FakeInspector,
     fed: RecordingFeed,
 }
 
 impl<C: RecordSource> Test<C> {
     fn drain(&mut self) -> Drained {
-        self.reader.drain(&mut With {
+        self.reader.drain(&mut ReaderCx {
             events: &mut self.events,
             control: &mut self.control,
             ask: &mut self.host,
@@ -148,13 +148,13 @@ impl<C: RecordSource> Test<C> {
         })
     }
 
-    /// Looks until nothing is waited for, at most until then.
+    /// Drains until nothing is in flight, at most until that time.
     fn drain_until(&mut self, end: u64) -> usize {
         let mut calls = 0;
         loop {
             let drained = self.drain();
             calls += drained.calls;
-            if !drained.waits && !drained.more {
+            if !drained.in_flight && !drained.more {
                 return calls;
             }
             assert!(NOW.get() < end, "it waits");
@@ -185,13 +185,13 @@ fn life(call: &CallRecord) -> (ContextRecord, ExitRecord) {
     (context, exit)
 }
 
-/// That many calls, and no more are left.
+/// That many calls, and no more.
 const fn all(calls: usize) -> Drained {
-    Drained { calls, more: false, waits: false }
+    Drained { calls, more: false, in_flight: false }
 }
 
 #[test]
-fn a_thread_is_known_that_has_ended_while_a_record_kept_its_call_back() {
+fn ended_thread_is_known_after_blocked_call() {
     let mut test = Test::<FakeRing>::default();
     let [first, second] = [call(1, 10), call(2, 20)];
     for call in [&first, &second] {
@@ -199,46 +199,46 @@ fn a_thread_is_known_that_has_ended_while_a_record_kept_its_call_back() {
         test.control.write(&context, 0);
         test.control.write(&exit, 0);
     }
-    // It is written slowly, by a CPU that others have overtaken.
+    // A slow CPU writes it, and other CPUs have overtaken it.
     test.events.write(&first, 1);
     test.events.write(&second, 0);
     assert_eq!(test.drain(), all(0));
     assert_eq!(test.drain(), all(2));
     assert_eq!(test.fed.calls, [(1, true), (2, true)]);
-    // And then their threads are forgotten.
+    // Afterwards their threads are forgotten.
     assert!(!test.fed.knows(2, second.context));
 }
 
 #[test]
-fn a_context_is_waited_for_that_is_behind_a_record_in_the_making() {
+fn call_waits_for_context_behind_uncommitted_record() {
     let mut test = Test::<FakeRing>::default();
     let (mine, others) = (call(1, 10), call(2, 5));
-    test.control.write(&life(&others).0, 3 * LOOKS);
+    test.control.write(&life(&others).0, 3 * MAX_POLLS);
     test.control.write(&life(&mine).0, 0);
     test.events.write(&mine, 0);
-    assert_eq!(test.drain(), Drained { waits: true, ..all(0) }, "and nobody sleeps meanwhile");
-    assert_eq!(test.drain_until(PATIENCE_NS), 1);
+    assert_eq!(test.drain(), Drained { in_flight: true, ..all(0) }, "and nobody sleeps meanwhile");
+    assert_eq!(test.drain_until(CONTROL_WAIT_NS), 1);
     assert_eq!(test.fed.calls, [(1, true)]);
 }
 
 #[test]
-fn what_is_never_finished_is_given_up_once() {
+fn uncommitted_record_is_given_up_once() {
     let mut test = Test::<FakeRing>::default();
     test.control.write(&life(&call(9, 1)).0, u32::MAX);
     let mine: Vec<_> = (0..100).map(|n| call(1, 10 + n)).collect();
     for one in &mine {
         test.events.write(one, 0);
     }
-    assert_eq!(test.drain_until(2 * PATIENCE_NS), 100);
+    assert_eq!(test.drain_until(2 * CONTROL_WAIT_NS), 100);
     assert_eq!(test.fed.calls, vec![(1, false); 100]);
     assert_eq!(test.reader.delivered.control, 0);
-    // It is not waited for again.
+    // It isn't waited for again.
     test.events.write(&call(1, 1000), 0);
     assert_eq!(test.drain(), all(1));
 }
 
 #[test]
-fn what_was_asked_is_waited_for_and_calls_keep_their_order() {
+fn calls_keep_order_while_answer_is_awaited() {
     let mut test = Test::<FakeRing>::default();
     let [first, second] = [call(1, 10), call(2, 20)];
     let (mut context, _) = life(&first);
@@ -248,7 +248,7 @@ fn what_was_asked_is_waited_for_and_calls_keep_their_order() {
     test.events.write(&first, 0);
     test.events.write(&second, 0);
     for _ in 0..3 {
-        assert_eq!(test.drain(), Drained { waits: true, ..all(0) });
+        assert_eq!(test.drain(), Drained { in_flight: true, ..all(0) });
     }
     let found = ProcInfo { exe: Some(b"/bin/x".to_vec()), ..ProcInfo::default() };
     test.host.answers.insert(0, Reply::Context(found));
@@ -258,23 +258,23 @@ fn what_was_asked_is_waited_for_and_calls_keep_their_order() {
 }
 
 #[test]
-fn an_answer_that_does_not_come_is_done_without() {
+fn missing_answer_times_out() {
     let mut test = Test::<FakeRing>::default();
     let mine = call(1, 10);
     let (mut context, _) = life(&mine);
     context.header.flags = flag::TRUNCATED;
     test.control.write(&context, 0);
     test.events.write(&mine, 0);
-    assert_eq!(test.drain_until(NOW.get() + PATIENCE_NS), 1);
+    assert_eq!(test.drain_until(NOW.get() + CONTROL_WAIT_NS), 1);
     assert_eq!((test.fed.calls, test.fed.exes), (vec![(1, true)], vec![None]));
 }
 
 #[test]
-fn of_a_thread_that_moves_it_is_asked_who_its_process_is() {
+fn moved_thread_question_has_its_process() {
     let mut test = Test::<FakeRing>::default();
     let mine = call(1, 10);
     test.control.write(&life(&mine).0, 0);
-    let mut moved = MoveRecord::new_zeroed();
+    let mut moved = NsSwitchRecord::new_zeroed();
     (moved.header, moved.boot_ns) = (header(RecordKind::Move), 100);
     (moved.tid, moved.pid, moved.context) = (1, 1, mine.context);
     test.control.write(&moved, 0);
@@ -284,7 +284,7 @@ fn of_a_thread_that_moves_it_is_asked_who_its_process_is() {
     assert_eq!(test.fed.moves, [(1, beside)]);
 }
 
-/// A ring that is written to as quickly as it is read.
+/// A ring that is filled as quickly as it is read.
 #[derive(Default)]
 struct Endless {
     ring: FakeRing,
@@ -301,13 +301,13 @@ impl RecordSource for Endless {
         self.ring.next(with)
     }
 
-    fn unfinished(&self) -> Option<Unfinished> {
-        self.ring.unfinished()
+    fn uncommitted(&self) -> Option<Uncommitted> {
+        self.ring.uncommitted()
     }
 }
 
 #[test]
-fn who_writes_as_quickly_as_it_is_read_keeps_nothing_else_from_being_read() {
+fn fast_writer_does_not_starve_reader() {
     let mut test =
         Test { control: Endless { left: 1_000_000, ..Endless::default() }, ..Test::default() };
     test.control.ring.write(&life(&call(7, 1)).0, 0);
@@ -318,36 +318,36 @@ fn who_writes_as_quickly_as_it_is_read_keeps_nothing_else_from_being_read() {
 }
 
 #[test]
-fn what_waits_is_bounded_and_all_of_it_takes_effect() {
+fn waiting_records_are_bounded_and_all_applied() {
     let mut test = Test::<FakeRing>::default();
-    let count = 5 * WAITING / 2;
-    // The first has to wait for an answer, and all that came after it.
+    let count = 5 * MAX_WAITING_RECORDS / 2;
+    // The first has to wait for an answer, and so do all the records after it.
     let (mut context, _) = life(&call(1, 10));
     context.header.flags = flag::TRUNCATED;
     test.control.write(&context, 0);
     for n in 0..count as u32 {
         test.control.write(&life(&call(10 + n, 1000 + u64::from(n))).1, 0);
     }
-    while test.reader.waiting.len() < WAITING {
-        let Drained { more, waits, .. } = test.drain();
-        assert!(more || waits);
+    while test.reader.waiting.len() < MAX_WAITING_RECORDS {
+        let Drained { more, in_flight, .. } = test.drain();
+        assert!(more || in_flight);
     }
     for _ in 0..10 {
-        assert!(test.drain().waits);
-        assert_eq!(test.reader.waiting.len(), WAITING);
-        // The first of those that wait: nothing behind it is said to have taken effect.
-        assert_eq!(test.reader.reached(), context.boot_ns);
+        assert!(test.drain().in_flight);
+        assert_eq!(test.reader.waiting.len(), MAX_WAITING_RECORDS);
+        // The first waiting record: nothing after it counts as applied.
+        assert_eq!(test.reader.watermark(), context.boot_ns);
     }
-    test.drain_until(NOW.get() + 10 * PATIENCE_NS);
+    test.drain_until(NOW.get() + 10 * CONTROL_WAIT_NS);
     assert_eq!((test.fed.exits, test.reader.delivered.control), (count, count as u64 + 1));
     assert!(test.reader.waiting.is_empty());
 }
 
 #[test]
-fn a_look_ends_after_a_while_and_the_next_goes_on() {
+fn pass_stops_at_time_limit_and_next_continues() {
     let mut test = Test::<FakeRing>::default();
-    // Each look at the clock takes a microsecond.
-    let count = 3 * CLOCKED as usize * (TURN_NS as usize / 1_000);
+    // Each read of the clock takes a microsecond.
+    let count = 3 * RECORDS_PER_CLOCK_READ as usize * (TURN_NS as usize / 1_000);
     for n in 0..count as u64 {
         let mut one = call(1, 10 + n);
         one.context = 0;

@@ -1,6 +1,5 @@
-//! Docker and Podman, by Docker's API: the containers that exist, and events of those that are made.
-//! An event tells the name and the image before the first process of a container runs; which IPC
-//! namespace it was given is asked for then.
+//! Docker and Podman, by Docker's API: the existing containers, and events of new ones. An event contains the name
+//! and the image before the first process of a container runs; a further request then returns its IPC namespace mode.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -19,25 +18,28 @@ use bollard::{
 use futures_util::StreamExt as _;
 use tokio::{sync::mpsc::Sender, task::JoinSet, time::timeout};
 
-use super::{ANSWER, IMAGE_LEN, NAME_LEN, News, Socket, kept, kept_id, nobody, socket};
+use super::{
+    ANSWER_TIMEOUT, IMAGE_LEN, NAME_LEN, RuntimeUpdate, Socket, receiver_gone, socket, truncated,
+    valid_id,
+};
 use crate::{input::container::RuntimeKind, input::container::RuntimeMetadata, with_causes};
 
-/// Containers that are asked about at a time, and that wait to be.
-const ASKED: usize = 4;
-const TO_ASK: usize = 1 << 14;
-/// Seconds before the connection from which on events are wanted, so that none falls between.
-const BEFORE: u64 = 2;
+/// How many containers are inspected at a time, and how many can be queued.
+const MAX_INSPECTIONS: usize = 4;
+const MAX_QUEUED_INSPECTIONS: usize = 1 << 14;
+/// Events are requested from that many seconds before the connection, so that none is missed.
+const EVENTS_OVERLAP_S: u64 = 2;
 
-/// Containers that wait to be asked about, each once.
+/// Containers to be inspected, each once.
 #[derive(Debug, Default)]
-struct ToAsk {
+struct InspectQueue {
     order: VecDeque<Arc<str>>,
     waiting: HashSet<Arc<str>>,
 }
 
-impl ToAsk {
+impl InspectQueue {
     fn push(&mut self, id: &str) {
-        if self.order.len() < TO_ASK && !self.waiting.contains(id) {
+        if self.order.len() < MAX_QUEUED_INSPECTIONS && !self.waiting.contains(id) {
             let id: Arc<str> = id.into();
             self.waiting.insert(Arc::clone(&id));
             self.order.push_back(id);
@@ -54,8 +56,12 @@ impl ToAsk {
 /// Follows a runtime until it closes the connection.
 ///
 /// # Errors
-/// Why it is of no use (any more).
-pub(super) async fn follow(socket: &Socket, at: usize, news: &Sender<News>) -> Result<(), String> {
+/// Why the runtime can't be used (any more).
+pub(super) async fn follow(
+    socket: &Socket,
+    at: usize,
+    updates: &Sender<RuntimeUpdate>,
+) -> Result<(), String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let docker = socket::client(socket.path.clone()).map_err(|error| with_causes(&error))?;
     let docker = answered(docker.negotiate_version()).await?;
@@ -64,7 +70,7 @@ pub(super) async fn follow(socket: &Socket, at: usize, news: &Sender<News>) -> R
         ("event".to_owned(), ["create", "start", "rename"].map(str::to_owned).into()),
     ]);
     let options = EventsOptions {
-        since: Some(now.saturating_sub(BEFORE).to_string()),
+        since: Some(now.saturating_sub(EVENTS_OVERLAP_S).to_string()),
         filters: Some(filters),
         ..EventsOptions::default()
     };
@@ -72,17 +78,17 @@ pub(super) async fn follow(socket: &Socket, at: usize, news: &Sender<News>) -> R
     let all = ListContainersOptions { all: true, ..ListContainersOptions::default() };
     let mut list = pin!(answered(docker.list_containers(Some(all))));
     let (mut listed, mut caught) = (false, false);
-    let mut to_ask = ToAsk::default();
+    let mut to_ask = InspectQueue::default();
     let mut asked = JoinSet::new();
     loop {
-        while asked.len() < ASKED
+        while asked.len() < MAX_INSPECTIONS
             && let Some(id) = to_ask.pop()
         {
             asked.spawn(ask(docker.clone(), socket.runtime, id));
         }
         if listed && !caught && asked.is_empty() {
             caught = true;
-            news.send(News::Caught(at)).await.map_err(nobody)?;
+            updates.send(RuntimeUpdate::Caught(at)).await.map_err(receiver_gone)?;
         }
         let named = tokio::select! {
             event = events.next() => match event {
@@ -92,44 +98,44 @@ pub(super) async fn follow(socket: &Socket, at: usize, news: &Sender<News>) -> R
             summaries = &mut list, if !listed => {
                 listed = true;
                 for named in summaries?.into_iter().filter_map(of_summary) {
-                    send_metadata(named, socket.runtime, &mut to_ask, news).await?;
+                    send_metadata(named, socket.runtime, &mut to_ask, updates).await?;
                 }
                 None
             }
             Some(answer) = asked.join_next(), if !asked.is_empty() => {
                 match answer.map_err(|error| error.to_string()).and_then(|answer| answer) {
-                    Ok(Some(named)) => news.send(News::Named(named)).await.map_err(nobody)?,
+                    Ok(Some(named)) => updates.send(RuntimeUpdate::Named(named)).await.map_err(receiver_gone)?,
                     Ok(None) => {}
                     Err(reason) => {
-                        news.send(News::Failed(at, reason)).await.map_err(nobody)?;
+                        updates.send(RuntimeUpdate::Failed(at, reason)).await.map_err(receiver_gone)?;
                     }
                 }
                 None
             }
         };
         if let Some(named) = named {
-            send_metadata(named, socket.runtime, &mut to_ask, news).await?;
+            send_metadata(named, socket.runtime, &mut to_ask, updates).await?;
         }
     }
 }
 
-/// Tells of a container, about which more will be asked.
+/// Sends a container's metadata; an inspection follows.
 async fn send_metadata(
     mut named: RuntimeMetadata,
     runtime: RuntimeKind,
-    to_ask: &mut ToAsk,
-    news: &Sender<News>,
+    to_ask: &mut InspectQueue,
+    updates: &Sender<RuntimeUpdate>,
 ) -> Result<(), String> {
     named.runtime = Some(runtime);
     to_ask.push(&named.id);
-    news.send(News::Named(named)).await.map_err(nobody)
+    updates.send(RuntimeUpdate::Named(named)).await.map_err(receiver_gone)
 }
 
-/// An answer, if it comes in time.
+/// A response, if it arrives in time.
 async fn answered<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T, String> {
-    match timeout(ANSWER, answer).await {
+    match timeout(ANSWER_TIMEOUT, answer).await {
         Ok(answer) => answer.map_err(|error| with_causes(&error)),
-        Err(_) => Err(format!("no answer within {} s", ANSWER.as_secs())),
+        Err(_) => Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())),
     }
 }
 
@@ -137,9 +143,9 @@ fn of_event(event: EventMessage) -> Option<RuntimeMetadata> {
     let actor = event.actor?;
     let mut attributes = actor.attributes.unwrap_or_default();
     Some(RuntimeMetadata {
-        id: kept_id(actor.id)?,
-        name: kept(attributes.remove("name"), NAME_LEN),
-        image: kept(attributes.remove("image"), IMAGE_LEN),
+        id: valid_id(actor.id)?,
+        name: truncated(attributes.remove("name"), NAME_LEN),
+        image: truncated(attributes.remove("image"), IMAGE_LEN),
         ..RuntimeMetadata::default()
     })
 }
@@ -150,32 +156,32 @@ fn of_summary(summary: ContainerSummary) -> Option<RuntimeMetadata> {
     let own = |name: &&String| !name.trim_start_matches('/').contains('/');
     let name = names.iter().find(own).map(|name| name.trim_start_matches('/').to_owned());
     Some(RuntimeMetadata {
-        id: kept_id(summary.id)?,
-        name: kept(name, NAME_LEN),
-        image: kept(summary.image, IMAGE_LEN),
+        id: valid_id(summary.id)?,
+        name: truncated(name, NAME_LEN),
+        image: truncated(summary.image, IMAGE_LEN),
         ..RuntimeMetadata::default()
     })
 }
 
-/// Asks which IPC namespace a container was given. `None`: it is gone, or that is not said.
+/// Requests the IPC namespace mode of a container. `None`: it is gone, or not reported.
 ///
 /// # Errors
-/// Why there is no answer.
+/// Why there is no response.
 async fn ask(
     docker: Docker,
     runtime: RuntimeKind,
     id: String,
 ) -> Result<Option<RuntimeMetadata>, String> {
-    let answer = match timeout(ANSWER, docker.inspect_container(&id, None)).await {
+    let answer = match timeout(ANSWER_TIMEOUT, docker.inspect_container(&id, None)).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(Error::DockerResponseServerError { status_code: 404, .. })) => return Ok(None),
         Ok(Err(error)) => return Err(with_causes(&error)),
-        Err(_) => return Err(format!("no answer within {} s", ANSWER.as_secs())),
+        Err(_) => return Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())),
     };
-    // Podman (4.3) calls every namespace so that is not another container's, even the host's.
-    let told = |mode: &String| runtime != RuntimeKind::Podman || mode != "shareable";
-    let mode = answer.host_config.and_then(|config| config.ipc_mode).filter(told);
-    let ipc_mode = kept(mode, NAME_LEN);
+    // Podman (4.3) reports this for every namespace that isn't another container's, even the host's.
+    let is_reported = |mode: &String| runtime != RuntimeKind::Podman || mode != "shareable";
+    let mode = answer.host_config.and_then(|config| config.ipc_mode).filter(is_reported);
+    let ipc_mode = truncated(mode, NAME_LEN);
     Ok(ipc_mode.map(|mode| RuntimeMetadata {
         id,
         ipc_mode: Some(mode),

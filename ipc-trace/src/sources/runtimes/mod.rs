@@ -1,14 +1,14 @@
-//! What runtimes say of their containers, asked for by a thread of its own.
+//! Containers' metadata from container runtimes, requested by a thread of its own.
 //!
 //! | module | its job |
 //! | --- | --- |
 //! | [`docker`] | Docker and Podman, by Docker's API |
-//! | [`cri`] | containerd and CRI-O, by the API that Kubernetes has for them |
-//! | `socket` | connections that take no more than a runtime has to say |
+//! | [`cri`] | containerd and CRI-O, by Kubernetes's CRI |
+//! | `socket` | connections with bounded responses |
 //!
-//! Invariant: nothing waits for a runtime. What it says goes through a bounded channel, which is looked
-//! at between events; while that is full, the runtime waits. An absent, slow or garbling runtime is
-//! asked again after a while, and what it has not said stays unknown.
+//! Invariant: nothing blocks on a runtime. Its updates go through a bounded channel, which is polled between events;
+//! while that is full, the runtime waits. An absent, slow or faulty runtime is retried after a while, and metadata
+//! that it has not sent stays unknown.
 
 pub(crate) mod cri;
 pub(crate) mod docker;
@@ -28,23 +28,23 @@ use tokio::sync::mpsc::{
 
 use crate::input::container::{RuntimeKind, RuntimeMetadata};
 
-/// Messages of runtimes that wait to be read.
-const WAITING: usize = 1 << 10;
-/// How long a runtime is left alone after it failed: at first, and at most.
-const PAUSE: Duration = Duration::from_millis(100);
-const LONG_PAUSE: Duration = Duration::from_secs(5);
-/// How long an answer may take.
-const ANSWER: Duration = Duration::from_secs(5);
-/// Bytes of a name and of an image that are kept.
+/// How many updates can wait in the channel.
+const MAX_WAITING_UPDATES: usize = 1 << 10;
+/// How long to wait before a failed runtime is retried: at first, and at most.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// The timeout of a response.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest name and image in bytes.
 const NAME_LEN: usize = 256;
 const IMAGE_LEN: usize = 512;
 
 /// A runtime's socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Socket {
-    /// Whose
+    /// The runtime's name
     pub runtime: RuntimeKind,
-    /// Where
+    /// Its path
     pub path: PathBuf,
 }
 
@@ -54,9 +54,9 @@ impl fmt::Display for Socket {
     }
 }
 
-/// The sockets of the host's own runtimes, where they usually are.
+/// The default sockets of the host's own runtimes.
 #[must_use]
-pub(crate) fn usual() -> Vec<Socket> {
+pub(crate) fn default_sockets() -> Vec<Socket> {
     [
         (RuntimeKind::Docker, "/run/docker.sock"),
         (RuntimeKind::Podman, "/run/podman/podman.sock"),
@@ -67,50 +67,50 @@ pub(crate) fn usual() -> Vec<Socket> {
     .into()
 }
 
-/// What a runtime's thread tells.
+/// An update from a runtime's task.
 #[derive(Debug)]
-pub(crate) enum News {
+pub(crate) enum RuntimeUpdate {
     /// Something about a container
     Named(RuntimeMetadata),
-    /// All containers that there were have been told of; which socket, by its place
+    /// All existing containers have been sent; the index of the socket
     Caught(usize),
-    /// A runtime does not answer, and why
+    /// A runtime does not answer: why
     Silent(usize, String),
-    /// A runtime did not answer a question about one container, and why
+    /// A runtime did not answer a request about one container: why
     Failed(usize, String),
 }
 
-/// What comes from all runtimes.
+/// Receives updates from all runtimes.
 #[derive(Debug)]
 pub(crate) struct RuntimeClients {
-    news: Receiver<News>,
+    updates: Receiver<RuntimeUpdate>,
     states: Vec<RuntimeState>,
-    /// What is asked, in the order of the states
+    /// The sockets, in the order of the states
     sockets: Vec<Socket>,
-    /// By socket, questions about containers that were not answered
+    /// By socket, how many requests about containers failed
     failed: Vec<u64>,
-    /// Whether nothing more will come
+    /// Whether no more updates will come
     ended: bool,
 }
 
-/// How far a runtime has come.
+/// The state of a runtime.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RuntimeState {
-    /// Not heard of yet
+    /// No answer yet
     Asked,
-    /// It has told of all its containers
+    /// It has sent all its containers
     Caught,
     /// It does not answer
     Silent(String),
 }
 
 impl RuntimeClients {
-    /// Starts to ask.
+    /// Starts the thread.
     ///
     /// # Errors
-    /// There can be no thread.
+    /// The thread can't be created.
     pub(crate) fn ask(sockets: Vec<Socket>) -> io::Result<Self> {
-        let (sender, news) = mpsc::channel(WAITING);
+        let (sender, updates) = mpsc::channel(MAX_WAITING_UPDATES);
         let states = vec![RuntimeState::Asked; sockets.len()];
         let (asked, failed) = (sockets.clone(), vec![0; sockets.len()]);
         if !sockets.is_empty() {
@@ -118,17 +118,19 @@ impl RuntimeClients {
             let ask = move || runtime.block_on(follow_all(sockets, sender));
             thread::Builder::new().name("ipc-trace-names".to_owned()).spawn(ask)?;
         }
-        Ok(Self { news, states, sockets: asked, failed, ended: false })
+        Ok(Self { updates, states, sockets: asked, failed, ended: false })
     }
 
-    /// The next that was said of a container, if there is something.
-    pub(crate) fn heard(&mut self) -> Option<RuntimeMetadata> {
+    /// The next update about a container, if there is one.
+    pub(crate) fn try_recv(&mut self) -> Option<RuntimeMetadata> {
         loop {
-            match self.news.try_recv() {
-                Ok(News::Named(named)) => return Some(named),
-                Ok(News::Caught(at)) => self.is_now(at, RuntimeState::Caught),
-                Ok(News::Silent(at, reason)) => self.is_now(at, RuntimeState::Silent(reason)),
-                Ok(News::Failed(at, reason)) => self.count_failure(at, &reason),
+            match self.updates.try_recv() {
+                Ok(RuntimeUpdate::Named(named)) => return Some(named),
+                Ok(RuntimeUpdate::Caught(at)) => self.set_state(at, RuntimeState::Caught),
+                Ok(RuntimeUpdate::Silent(at, reason)) => {
+                    self.set_state(at, RuntimeState::Silent(reason))
+                }
+                Ok(RuntimeUpdate::Failed(at, reason)) => self.count_failure(at, &reason),
                 Err(TryRecvError::Empty) => return None,
                 Err(TryRecvError::Disconnected) => {
                     self.note_end();
@@ -138,7 +140,7 @@ impl RuntimeClients {
         }
     }
 
-    /// Counts a question that was not answered, and tells of the first one to each runtime.
+    /// Counts a failed request, and logs the first one for each runtime.
     fn count_failure(&mut self, at: usize, reason: &str) {
         let (Some(count), Some(socket)) = (self.failed.get_mut(at), self.sockets.get(at)) else {
             return;
@@ -146,13 +148,13 @@ impl RuntimeClients {
         *count += 1;
         if *count == 1 {
             log::warn!(
-                "{socket} does not tell which IPC namespace a container was given: {reason}; what is found of \
-                 such containers is less sure; see whether the runtime answers `inspect`"
+                "{socket} does not report a container's IPC namespace mode: {reason}; findings about \
+                 such containers get a lower confidence; check whether the runtime answers `inspect`"
             );
         }
     }
 
-    /// The thread that asks has ended, though it never does while somebody listens: it has panicked.
+    /// The thread has ended, though it never does while its receiver exists: it has panicked.
     fn note_end(&mut self) {
         if self.sockets.is_empty() || std::mem::replace(&mut self.ended, true) {
             return;
@@ -160,18 +162,18 @@ impl RuntimeClients {
         let reason = "the thread that asks it has panicked";
         self.states.fill(RuntimeState::Silent(reason.to_owned()));
         log::warn!(
-            "containers that begin from now on have no names: the thread that asks their runtimes has panicked; \
-             start ipc-trace anew, and report what it wrote above"
+            "containers that start from now on have no names: the thread that asks their runtimes has panicked; \
+             restart ipc-trace, and report its messages above"
         );
     }
 
-    fn is_now(&mut self, at: usize, state: RuntimeState) {
+    fn set_state(&mut self, at: usize, state: RuntimeState) {
         if let Some(known) = self.states.get_mut(at) {
             *known = state;
         }
     }
 
-    /// How far each runtime has come, in the order of the sockets.
+    /// The state of each runtime, in the order of the sockets.
     #[must_use]
     pub(crate) fn states(&self) -> &[RuntimeState] {
         &self.states
@@ -183,15 +185,15 @@ impl RuntimeClients {
         self.states.contains(&RuntimeState::Caught)
     }
 
-    /// Waits until every runtime has told all, or does not answer, or it takes too long: for who has
-    /// nothing else to do.
-    pub(crate) fn wait(&mut self, patience: Duration, mut each: impl FnMut(RuntimeMetadata)) {
+    /// Waits until every runtime has sent all containers, or does not answer, or the time is over: for callers that
+    /// can block.
+    pub(crate) fn wait(&mut self, limit: Duration, mut each: impl FnMut(RuntimeMetadata)) {
         let begin = Instant::now();
         loop {
-            while let Some(named) = self.heard() {
+            while let Some(named) = self.try_recv() {
                 each(named);
             }
-            if !self.states.contains(&RuntimeState::Asked) || begin.elapsed() >= patience {
+            if !self.states.contains(&RuntimeState::Asked) || begin.elapsed() >= limit {
                 return;
             }
             thread::sleep(Duration::from_millis(2));
@@ -199,76 +201,79 @@ impl RuntimeClients {
     }
 }
 
-async fn follow_all(sockets: Vec<Socket>, news: Sender<News>) {
+async fn follow_all(sockets: Vec<Socket>, updates: Sender<RuntimeUpdate>) {
     let tasks = sockets.into_iter().enumerate().map(|(at, socket)| {
-        let news = news.clone();
+        let updates = updates.clone();
         tokio::spawn(async move {
-            let task = tokio::spawn(follow(socket.clone(), at, news.clone()));
+            let task = tokio::spawn(follow(socket.clone(), at, updates.clone()));
             if task.await.is_err_and(|error| error.is_panic()) {
                 log::warn!("no names from {socket} any more: the task that asks it has panicked");
-                // Nobody may listen any more.
-                let _ = news
-                    .send(News::Silent(at, "the task that asks it has panicked".to_owned()))
+                // The receiver may be gone.
+                let _ = updates
+                    .send(RuntimeUpdate::Silent(
+                        at,
+                        "the task that asks it has panicked".to_owned(),
+                    ))
                     .await;
             }
         })
     });
     for task in tasks.collect::<Vec<_>>() {
-        // Each has told how its own task ended.
+        // Each task has reported how it ended.
         let _ = task.await;
     }
 }
 
-/// Asks a runtime, again and again, until nobody listens.
-async fn follow(socket: Socket, at: usize, news: Sender<News>) {
-    let (mut pause, mut before) = (PAUSE, None);
+/// Follows a runtime, with retries, until the receiver is gone.
+async fn follow(socket: Socket, at: usize, updates: Sender<RuntimeUpdate>) {
+    let (mut pause, mut before) = (RETRY_MIN, None);
     loop {
         let begin = Instant::now();
         let followed = match socket.runtime {
             RuntimeKind::Containerd | RuntimeKind::Crio | RuntimeKind::Cri => {
-                cri::follow(&socket, at, &news).await
+                cri::follow(&socket, at, &updates).await
             }
             RuntimeKind::Docker
             | RuntimeKind::Podman
             | RuntimeKind::Lxc
             | RuntimeKind::Nspawn
-            | RuntimeKind::Unknown => docker::follow(&socket, at, &news).await,
+            | RuntimeKind::Unknown => docker::follow(&socket, at, &updates).await,
         };
         let reason = match followed {
             Ok(()) => "it closed the connection".to_owned(),
             Err(reason) => reason,
         };
-        if news.is_closed() {
+        if updates.is_closed() {
             return;
         }
         if before.as_ref() != Some(&reason) {
             log::info!("no names from {socket}: {reason}");
         }
-        if news.send(News::Silent(at, reason.clone())).await.is_err() {
+        if updates.send(RuntimeUpdate::Silent(at, reason.clone())).await.is_err() {
             return;
         }
         before = Some(reason);
-        if begin.elapsed() > LONG_PAUSE {
-            pause = PAUSE;
+        if begin.elapsed() > RETRY_MAX {
+            pause = RETRY_MIN;
         }
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONG_PAUSE);
+        pause = (pause * 2).min(RETRY_MAX);
     }
 }
 
-fn nobody(_: SendError<News>) -> String {
-    "nobody listens".to_owned()
+fn receiver_gone(_: SendError<RuntimeUpdate>) -> String {
+    "the receiver is gone".to_owned()
 }
 
-/// A text of a runtime, which may say anything, as far as it is kept. `None`: there is none.
-fn kept(text: Option<String>, len: usize) -> Option<String> {
+/// A text from a runtime, truncated. `None`: there is none.
+fn truncated(text: Option<String>, len: usize) -> Option<String> {
     let mut text = text.filter(|text| !text.is_empty())?;
     text.truncate(text.floor_char_boundary(len));
     Some(text)
 }
 
-/// An id as runtimes make it; others are not looked for.
-fn kept_id(id: Option<String>) -> Option<String> {
+/// An id in the format of runtimes; others are ignored.
+fn valid_id(id: Option<String>) -> Option<String> {
     id.filter(|id| id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 

@@ -1,5 +1,5 @@
-//! Connections that take no more than a runtime has to say. A response is collected until it can be
-//! understood, so one without end would fill the memory.
+//! Connections with bounded responses. A response is collected until it can be parsed, so an endless one would fill
+//! the memory.
 
 use std::{
     io,
@@ -20,19 +20,19 @@ use tokio::{
     net::UnixStream,
 };
 
-use super::ANSWER;
+use super::ANSWER_TIMEOUT;
 
-/// Bytes that a connection may bring: tens of thousands of containers or events. Who has more to say
-/// is asked again.
-const MOST: usize = 64 << 20;
+/// The largest number of bytes that a connection may receive: tens of thousands of containers or events. The rest is
+/// requested again.
+const MAX_CONNECTION_BYTES: usize = 64 << 20;
 
-/// A client of Docker's API on a socket. Nothing is sent yet.
+/// A client of Docker's API on a socket. It sends nothing yet.
 pub(super) fn client(path: PathBuf) -> Result<Docker, Error> {
     let transport = move |request| send(path.clone(), request);
     Docker::connect_with_custom_transport(
         transport,
         Some("http://localhost"),
-        ANSWER.as_secs(),
+        ANSWER_TIMEOUT.as_secs(),
         API_DEFAULT_VERSION,
     )
 }
@@ -40,15 +40,15 @@ pub(super) fn client(path: PathBuf) -> Result<Docker, Error> {
 /// Connects to a socket.
 pub(super) async fn connect(path: PathBuf) -> io::Result<TokioIo<Bounded>> {
     let stream = UnixStream::connect(path).await?;
-    Ok(TokioIo::new(Bounded { stream, left: MOST }))
+    Ok(TokioIo::new(Bounded { stream, left: MAX_CONNECTION_BYTES }))
 }
 
-/// Sends a request by a connection of its own.
+/// Sends a request on a connection of its own.
 async fn send(path: PathBuf, mut request: BollardRequest) -> Result<Response<Incoming>, Error> {
     let io = connect(path).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
     tokio::spawn(connection);
-    // As the connection leads to one server alone, it gets no more than the path.
+    // The connection leads to one server only, so the request contains only the path.
     if let Some(path) = request.uri().path_and_query().map(|path| path.as_str().to_owned())
         && let Ok(uri) = path.parse::<Uri>()
     {
@@ -58,7 +58,7 @@ async fn send(path: PathBuf, mut request: BollardRequest) -> Result<Response<Inc
     Ok(sender.send_request(request).await?)
 }
 
-/// A stream that ends with an error when it has brought too much.
+/// A stream that fails after too many bytes.
 #[derive(Debug)]
 pub(super) struct Bounded {
     stream: UnixStream,
@@ -79,7 +79,7 @@ impl AsyncRead for Bounded {
                 self.left = left;
                 polled
             }
-            None => Poll::Ready(Err(io::Error::other("it says more than it can have to say"))),
+            None => Poll::Ready(Err(io::Error::other("the response is too long"))),
         }
     }
 }

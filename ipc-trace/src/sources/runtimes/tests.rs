@@ -1,4 +1,4 @@
-//! Runtimes that hang, lie, garble, vanish and come back: servers on sockets of the tests' own.
+//! Runtimes that hang, send garbage, vanish and return: servers on the tests' own sockets.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -9,12 +9,12 @@ use std::{
 
 use super::*;
 
-/// Nothing takes so long: what does, hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// No test takes that long unless it hangs.
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 const ID: &str = "d8522205927a2b6a4f1b7c3c0e9d5a4f8e7d6c5b4a39281706f5e4d3c2b1a090";
 
-/// A socket in a folder of its own, gone with it.
+/// A socket in a temporary directory, removed with it.
 pub(super) struct SocketFolder(PathBuf);
 
 impl SocketFolder {
@@ -36,7 +36,7 @@ impl SocketFolder {
             .unwrap()
     }
 
-    /// Serves each connection by a thread: `answer` is given the request's path, and the connection.
+    /// Serves each connection in a thread: `answer` gets the request's path, and the connection.
     pub(super) fn serve(&self, answer: impl Fn(&str, UnixStream) + Clone + Send + 'static) {
         let listener = UnixListener::bind(self.path()).unwrap();
         thread::spawn(move || {
@@ -61,7 +61,7 @@ impl Drop for SocketFolder {
     }
 }
 
-fn whole(mut stream: UnixStream, status: &str, body: &str) {
+fn respond(mut stream: UnixStream, status: &str, body: &str) {
     let length = body.len();
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
@@ -70,7 +70,7 @@ fn whole(mut stream: UnixStream, status: &str, body: &str) {
     let _ = stream.write_all((head + body).as_bytes());
 }
 
-/// A body that goes on: the connection stays open.
+/// A chunked body: the connection stays open.
 fn chunk(stream: &mut UnixStream, body: &str) {
     let _ = stream.write_all(format!("{:x}\r\n{body}\r\n", body.len()).as_bytes());
 }
@@ -81,42 +81,42 @@ fn chunked(stream: &mut UnixStream) {
     let _ = stream.write_all(head.as_bytes());
 }
 
-/// What Docker answers, with one container that exists, and the events `told`.
-fn docker(told: &'static [&'static str]) -> impl Fn(&str, UnixStream) + Clone + Send + 'static {
+/// Docker's responses, with one existing container, and the given events.
+fn docker(events: &'static [&'static str]) -> impl Fn(&str, UnixStream) + Clone + Send + 'static {
     move |path, mut stream| {
         if path.ends_with("/version") {
-            whole(stream, "200 OK", r#"{"ApiVersion":"1.41","Version":"20.10"}"#);
+            respond(stream, "200 OK", r#"{"ApiVersion":"1.41","Version":"20.10"}"#);
         } else if path.contains("/events") {
             chunked(&mut stream);
-            for event in told {
+            for event in events {
                 chunk(&mut stream, &format!("{event}\n"));
             }
-            thread::sleep(PATIENCE);
+            thread::sleep(TEST_TIMEOUT);
         } else if path.contains("/containers/json") {
             let list =
                 format!(r#"[{{"Id":"{ID}","Names":["/other/x","/app1"],"Image":"alpine"}}]"#);
-            whole(stream, "200 OK", &list);
+            respond(stream, "200 OK", &list);
         } else if path.contains(&format!("/containers/{ID}/json")) {
             let one = format!(r#"{{"Id":"{ID}","HostConfig":{{"IpcMode":"shareable"}}}}"#);
-            whole(stream, "200 OK", &one);
+            respond(stream, "200 OK", &one);
         } else {
-            whole(stream, "404 Not Found", r#"{"message":"no such container"}"#);
+            respond(stream, "404 Not Found", r#"{"message":"no such container"}"#);
         }
     }
 }
 
-/// What is heard until `enough`.
-pub(super) fn hear(
+/// The updates received until `enough`.
+pub(super) fn receive_until(
     names: &mut RuntimeClients,
     enough: impl Fn(&[RuntimeMetadata], &RuntimeClients) -> bool,
 ) -> Vec<RuntimeMetadata> {
     let (begin, mut all) = (Instant::now(), Vec::new());
     loop {
-        all.extend(names.heard());
+        all.extend(names.try_recv());
         if enough(&all, names) {
             return all;
         }
-        assert!(begin.elapsed() < PATIENCE, "{all:?} {:?}", names.states());
+        assert!(begin.elapsed() < TEST_TIMEOUT, "{all:?} {:?}", names.states());
         thread::sleep(Duration::from_millis(1));
     }
 }
@@ -126,52 +126,52 @@ fn silent(names: &RuntimeClients) -> bool {
 }
 
 #[test]
-fn questions_that_are_not_answered_are_counted() {
+fn failed_requests_are_counted() {
     let place = SocketFolder::new();
-    let usual = docker(&[]);
+    let default_sockets = docker(&[]);
     place.serve(move |path, stream| {
         if path.contains(&format!("/containers/{ID}/json")) {
-            whole(stream, "500 Internal Server Error", r#"{"message":"out of order"}"#);
+            respond(stream, "500 Internal Server Error", r#"{"message":"out of order"}"#);
         } else {
-            usual(path, stream);
+            default_sockets(path, stream);
         }
     });
     let mut names = place.ask();
-    let all = hear(&mut names, |_, names| names.any_answers());
+    let all = receive_until(&mut names, |_, names| names.any_answers());
     assert!(all.iter().any(|named| named.name.as_deref() == Some("app1")), "{all:?}");
     assert_eq!(names.failed.iter().sum::<u64>(), 1);
 }
 
 #[test]
-fn the_end_of_the_thread_that_asks_is_noticed() {
+fn panic_of_runtime_thread_is_noticed() {
     let mut names = SocketFolder::new().ask();
-    // As when it panics: nobody is left to send.
-    (_, names.news) = mpsc::channel(1);
-    assert!(names.heard().is_none());
+    // As when it panics: all senders are gone.
+    (_, names.updates) = mpsc::channel(1);
+    assert!(names.try_recv().is_none());
     assert!(silent(&names) && names.ended);
 }
 
 #[test]
-fn containers_that_exist_are_told_with_their_namespaces() {
+fn existing_containers_are_sent_with_namespace_modes() {
     let place = SocketFolder::new();
     place.serve(docker(&[]));
     let mut all = Vec::new();
-    place.ask().wait(PATIENCE, |named| all.push(named));
+    place.ask().wait(TEST_TIMEOUT, |named| all.push(named));
     let id = ID.to_owned();
     let runtime = Some(RuntimeKind::Docker);
     let (name, image) = (Some("app1".to_owned()), Some("alpine".to_owned()));
-    let told =
+    let expected =
         RuntimeMetadata { id: id.clone(), runtime, name, image, ..RuntimeMetadata::default() };
     let mode = RuntimeMetadata {
         id,
         ipc_mode: Some("shareable".to_owned()),
         ..RuntimeMetadata::default()
     };
-    assert_eq!(all, [told, mode]);
+    assert_eq!(all, [expected, mode]);
 }
 
 #[test]
-fn events_tell_of_new_ones_and_what_makes_no_sense_is_passed_over() {
+fn events_report_new_containers_and_malformed_ones_are_skipped() {
     let place = SocketFolder::new();
     place.serve(docker(&[
         r#"{"Type":"container","Action":"create","Actor":{"ID":"../../etc","Attributes":{"name":"a"}}}"#,
@@ -179,36 +179,36 @@ fn events_tell_of_new_ones_and_what_makes_no_sense_is_passed_over() {
         r#"{"Type":"container","Action":"create","Actor":{"ID":"00000000927a2b6a4f1b7c3c0e9d5a4f8e7d6c5b4a39281706f5e4d3c2b1a090","Attributes":{"name":"app2","image":"debian"}}}"#,
     ]));
     let app2 = |one: &RuntimeMetadata| one.name.as_deref() == Some("app2");
-    let all = hear(&mut place.ask(), |all, _| all.iter().any(app2));
+    let all = receive_until(&mut place.ask(), |all, _| all.iter().any(app2));
     let mut ids = all.iter().map(|one| one.id.as_str());
     assert!(ids.all(|id| id == ID || id.starts_with("00000000927a")), "{all:?}");
 }
 
 #[test]
-fn garbage_is_no_answer_and_the_next_one_is_heard() {
+fn garbage_fails_and_retry_succeeds() {
     let place = SocketFolder::new();
     let times = std::sync::Arc::new(AtomicU32::new(0));
     let right = docker(&[]);
     place.serve(move |path, mut stream| match times.fetch_add(1, Ordering::Relaxed) {
         0 => drop(stream.write_all(b"\0\xff\xfe garbage \x1b[2J\r\n\r\n")),
-        1 => whole(stream, "200 OK", "[{]]"),
-        2 => whole(stream, "500 Internal Server Error", "no"),
+        1 => respond(stream, "200 OK", "[{]]"),
+        2 => respond(stream, "500 Internal Server Error", "no"),
         3 => drop(stream),
         _ => right(path, stream),
     });
     let mut names = place.ask();
-    hear(&mut names, |_, names| silent(names));
-    let all = hear(&mut names, |_, names| names.any_answers());
+    receive_until(&mut names, |_, names| silent(names));
+    let all = receive_until(&mut names, |_, names| names.any_answers());
     assert_eq!(all.iter().filter(|one| one.name.as_deref() == Some("app1")).count(), 1);
 }
 
 #[test]
-fn one_that_never_ends_to_speak_is_left() {
+fn endless_response_is_aborted() {
     let place = SocketFolder::new();
     place.serve(|_, mut stream| {
         chunked(&mut stream);
         let much = "[".repeat(1 << 20);
-        // Until the client has gone: it takes no more than it would have to.
+        // Until the client disconnects: it takes no more than it must.
         let mut sent = 0;
         while stream.write_all(format!("{:x}\r\n{much}\r\n", much.len()).as_bytes()).is_ok() {
             sent += 1;
@@ -216,31 +216,31 @@ fn one_that_never_ends_to_speak_is_left() {
         }
     });
     let mut names = place.ask();
-    let all = hear(&mut names, |_, names| silent(names));
+    let all = receive_until(&mut names, |_, names| silent(names));
     assert_eq!(all, []);
 }
 
 #[test]
-fn one_that_hangs_is_waited_for_by_nobody_who_has_something_to_do() {
+fn hanging_runtime_does_not_block_receiver() {
     let place = SocketFolder::new();
-    place.serve(|_, _| thread::sleep(PATIENCE));
+    place.serve(|_, _| thread::sleep(TEST_TIMEOUT));
     let mut names = place.ask();
-    assert_eq!(names.heard(), None);
+    assert_eq!(names.try_recv(), None);
     assert_eq!(names.states(), [RuntimeState::Asked]);
-    hear(&mut names, |_, names| silent(names));
+    receive_until(&mut names, |_, names| silent(names));
 }
 
 #[test]
-fn one_that_vanishes_and_comes_back_is_heard_again() {
+fn restarted_runtime_is_followed_again() {
     let place = SocketFolder::new();
     let mut names = place.ask();
-    hear(&mut names, |_, names| silent(names));
+    receive_until(&mut names, |_, names| silent(names));
     place.serve(docker(&[]));
-    hear(&mut names, |_, names| names.any_answers());
+    receive_until(&mut names, |_, names| names.any_answers());
 }
 
 #[test]
-fn who_does_not_listen_is_not_told_everything_at_once() {
+fn bounded_channel_applies_backpressure() {
     let place = SocketFolder::new();
     place.serve(|path, mut stream| {
         if path.contains("/events") {
@@ -264,12 +264,13 @@ fn who_does_not_listen_is_not_told_everything_at_once() {
     });
     let mut names = place.ask();
     let begin = Instant::now();
-    while names.news.len() < WAITING {
-        assert!(begin.elapsed() < PATIENCE);
+    while names.updates.len() < MAX_WAITING_UPDATES {
+        assert!(begin.elapsed() < TEST_TIMEOUT);
         thread::sleep(Duration::from_millis(1));
     }
-    assert_eq!(names.news.len(), WAITING);
-    let some = hear(&mut names, |all, _| all.len() > 100);
-    let kept = |one: &RuntimeMetadata| one.name.as_ref().is_none_or(|name| name.len() <= NAME_LEN);
-    assert!(some.iter().all(kept));
+    assert_eq!(names.updates.len(), MAX_WAITING_UPDATES);
+    let some = receive_until(&mut names, |all, _| all.len() > 100);
+    let truncated =
+        |one: &RuntimeMetadata| one.name.as_ref().is_none_or(|name| name.len() <= NAME_LEN);
+    assert!(some.iter().all(truncated));
 }

@@ -1,4 +1,4 @@
-//! What runs inside a machine: the laps, traced in one way.
+//! What runs inside a machine: the bench loops, under one tracer.
 
 use std::{collections::BTreeMap, process::Output, thread, time::Duration};
 
@@ -17,9 +17,9 @@ pub(crate) struct InsideArgs {
     tracer: BenchTracer,
 }
 
-/// One kind of call, as the workload says it (`workload::laps`).
+/// The cost of one kind of call, as the workload reports it (`workload::bench_loops`).
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Lap {
+pub(super) struct LoopCost {
     /// Which
     pub(super) name: String,
     /// What a call took: instructions, where the clock counts those
@@ -30,7 +30,7 @@ pub(super) struct Lap {
     pub(super) made: BTreeMap<String, u64>,
 }
 
-impl Lap {
+impl LoopCost {
     /// How many calls there were that a tracer can see.
     pub(super) fn made(&self) -> u64 {
         self.made.values().sum()
@@ -42,14 +42,14 @@ impl Lap {
     }
 }
 
-/// The laps, and what the tracer saw of them.
+/// The loops, and what the tracer saw of them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct LoopOutcome {
-    pub(super) laps: Vec<Lap>,
+    pub(super) loops: Vec<LoopCost>,
     pub(super) saw: Saw,
 }
 
-/// Runs the laps, and prints an [`LoopOutcome`] as one line of JSON.
+/// Runs the loops, and prints an [`LoopOutcome`] as one line of JSON.
 pub(crate) fn run(args: &InsideArgs) -> Result<bool> {
     let tracer = args.tracer;
     // What a kernel does on the side after it has booted is over by then. It costs nothing: the clock
@@ -57,28 +57,28 @@ pub(crate) fn run(args: &InsideArgs) -> Result<bool> {
     thread::sleep(BOOTED);
     let calls = tracer.calls().to_string();
     let output = tracer
-        .command(&["xtask", "workload", "laps", "--calls", &calls])
+        .command(&["xtask", "workload", "bench-loops", "--calls", &calls])
         .output()
         .with_context(|| format!("cannot run {}", tracer.name()))?;
     let error = || {
         format!("{}: {}\n{}", tracer.name(), output.status, String::from_utf8_lossy(&output.stderr))
     };
     ensure!(output.status.success(), error());
-    let laps = laps(&output).with_context(error)?;
-    println!("{}", serde_json::to_string(&LoopOutcome { laps, saw: tracer.saw(&output)? })?);
+    let loops = loop_costs(&output).with_context(error)?;
+    println!("{}", serde_json::to_string(&LoopOutcome { loops, saw: tracer.saw(&output)? })?);
     Ok(true)
 }
 
-/// The workload's own words. ipc-trace, whose output is JSON, has them on standard error.
-fn laps(output: &Output) -> Result<Vec<Lap>> {
+/// The workload's report. Under ipc-trace, whose output is JSON, it is on standard error.
+fn loop_costs(output: &Output) -> Result<Vec<LoopCost>> {
     #[derive(Deserialize)]
     struct LoopCounts {
-        laps: Vec<Lap>,
+        loops: Vec<LoopCost>,
     }
     let lines = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
-    let book = lines
+    let oracle = lines
         .iter()
         .flat_map(|text| text.lines())
         .find_map(|line| serde_json::from_str::<LoopCounts>(line).ok());
-    Ok(book.context("the workload has not said what its calls took")?.laps)
+    Ok(oracle.context("the workload did not report what its calls took")?.loops)
 }

@@ -3,13 +3,15 @@
 //!
 //! | module | its job |
 //! | --- | --- |
-//! | [`tracers`] | how each way to trace is run, and what it says that it saw |
+//! | [`tracers`] | how each tracer is run, and what it reports |
+//! | [`empty`] | programs that do nothing, on the hooks of a backend |
 //! | [`inside`] | what runs inside a machine |
 //! | [`table`] | figures and limits |
 //!
 //! Invariant: a machine has one processor, so that nothing that a call causes is done beside it; and
 //! each way to trace has a machine of its own, so that none pays for another.
 
+pub(super) mod empty;
 pub(super) mod inside;
 mod table;
 mod tracers;
@@ -26,7 +28,7 @@ use crate::{
     apt,
     vm::{
         BootKernel, Initramfs, Job, MachineClock, Planned, Preemption, QemuMachine, Ran, VmCache,
-        at_a_time, run_all,
+        default_jobs, run_all,
     },
 };
 use inside::LoopOutcome;
@@ -39,7 +41,7 @@ pub(crate) struct BenchVmArgs {
     /// The suite of Debian whose kernel is booted
     #[arg(long, default_value = "trixie")]
     suite: String,
-    /// Only these ways to trace, besides `untraced`; limits that need others are not looked at
+    /// Only these ways to trace, besides `untraced`; limits that need others are not checked
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<BenchTracer>,
     /// How many machines run at a time [default: one for each processor, and one more; eight at most]
@@ -56,11 +58,11 @@ const APPEND: &str = "nokaslr";
 /// Measures and prints: whether all limits are kept.
 pub(super) fn run(args: &BenchVmArgs) -> Result<bool> {
     let (built, programs) = BenchPrograms::build("auto")?;
-    let place = VmCache::take(&built)?;
-    let kernel = place.kernel(&args.suite)?;
+    let cache = VmCache::take(&built)?;
+    let kernel = cache.kernel(&args.suite)?;
     let bpftrace = apt::program("bpftrace", "bpftrace")?;
     let strace = apt::program("strace", "strace")?;
-    let mut files = Initramfs::new(&programs.xtask, &place.busybox()?)?;
+    let mut files = Initramfs::new(&programs.xtask, &cache.busybox()?)?;
     for (name, program) in [
         ("xtask", &programs.xtask),
         ("ipc-trace", &programs.tracer),
@@ -75,9 +77,9 @@ pub(super) fn run(args: &BenchVmArgs) -> Result<bool> {
         args.only.is_empty() || *tracer == BenchTracer::Untraced || args.only.contains(tracer)
     };
     let queue = BenchTracer::ALL.into_iter().filter(wanted);
-    let queue = queue.map(|tracer| planned(&place, &kernel, &files, tracer)).collect();
+    let queue = queue.map(|tracer| planned(&cache, &kernel, &files, tracer)).collect();
     let mut outcomes = Outcomes(BTreeMap::new());
-    run_all(queue, args.jobs.unwrap_or_else(at_a_time), |planned, ran| {
+    run_all(queue, args.jobs.unwrap_or_else(default_jobs), |planned, ran| {
         eprintln!("xtask: {}: done after {:.0} s", planned.name, ran.took.as_secs_f64());
         outcomes.0.insert(planned.what, outcome(&ran).context(planned.name)?);
         Ok(())
@@ -89,7 +91,7 @@ pub(super) fn run(args: &BenchVmArgs) -> Result<bool> {
 }
 
 fn planned(
-    place: &VmCache,
+    cache: &VmCache,
     kernel: &BootKernel,
     files: &Initramfs,
     tracer: BenchTracer,
@@ -103,14 +105,14 @@ fn planned(
             mebibytes: MEBIBYTES,
             clock: MachineClock::Instructions,
             append: APPEND.to_owned(),
-            ..place.machine(kernel, files.clone(), &what)
+            ..cache.machine(kernel, files.clone(), &what)
         },
         job: Job { argv, env: BTreeMap::new(), preemption: Preemption::Default },
         what: tracer,
     }
 }
 
-/// What the job in a machine said.
+/// The outcome that the job in a machine printed.
 fn outcome(ran: &Ran) -> Result<LoopOutcome> {
     if let Some(trouble) = &ran.trouble {
         bail!("{trouble}; it printed:\n{}\n{}", ran.output, ran.console);
@@ -119,7 +121,7 @@ fn outcome(ran: &Ran) -> Result<LoopOutcome> {
     outcome.with_context(|| format!("there are no figures in its output:\n{}", ran.output))
 }
 
-/// The first line that a program says of its version.
+/// The first line of a program's `--version`.
 fn version(program: &Path) -> Result<String> {
     let output = Command::new(program)
         .arg("--version")

@@ -1,5 +1,5 @@
 //! What is measured beside nothing at all: ipc-trace and its peers, each as its users run it, on a
-//! command; and what each says that it saw.
+//! command; and what each reports.
 
 use std::{
     collections::BTreeMap,
@@ -28,10 +28,20 @@ const OUTPUT: &str = "/tmp/output";
 pub(super) enum BenchTracer {
     /// Nothing
     Untraced,
+    /// Empty programs on the hooks of backend `function`
+    FunctionFloor,
+    /// Empty programs on the hooks of backend `function` with `--counts`
+    FunctionCountsFloor,
+    /// Empty programs on the hooks of backend `syscall`
+    SyscallFloor,
     /// `ipc-trace report --backend function`
     Function,
+    /// `ipc-trace report --counts --backend function`
+    FunctionCounts,
     /// `ipc-trace report --backend syscall`
     Syscall,
+    /// `ipc-trace report --counts --backend syscall`
+    SyscallCounts,
     /// bpftrace with a line a call
     Stream,
     /// bpftrace with counts
@@ -51,27 +61,64 @@ pub(super) struct Saw {
 
 impl BenchTracer {
     /// All of them. Those that take longest come first.
-    pub(super) const ALL: [Self; 6] =
-        [Self::Stream, Self::Count, Self::Function, Self::Syscall, Self::Strace, Self::Untraced];
+    pub(super) const ALL: [Self; 11] = [
+        Self::Stream,
+        Self::Count,
+        Self::Function,
+        Self::FunctionCounts,
+        Self::Syscall,
+        Self::SyscallCounts,
+        Self::Strace,
+        Self::FunctionFloor,
+        Self::FunctionCountsFloor,
+        Self::SyscallFloor,
+        Self::Untraced,
+    ];
 
-    /// As options and folders have it.
+    /// The empty programs on the hooks of one of ours.
+    pub(super) const fn floor(self) -> Option<Self> {
+        match self {
+            Self::Function => Some(Self::FunctionFloor),
+            Self::FunctionCounts => Some(Self::FunctionCountsFloor),
+            Self::Syscall | Self::SyscallCounts => Some(Self::SyscallFloor),
+            Self::Untraced
+            | Self::FunctionFloor
+            | Self::FunctionCountsFloor
+            | Self::SyscallFloor
+            | Self::Stream
+            | Self::Count
+            | Self::Strace => None,
+        }
+    }
+
+    /// Its name in options and folders.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Untraced => "untraced",
+            Self::FunctionFloor => "function-floor",
+            Self::FunctionCountsFloor => "function-counts-floor",
+            Self::SyscallFloor => "syscall-floor",
             Self::Function => "function",
+            Self::FunctionCounts => "function-counts",
             Self::Syscall => "syscall",
+            Self::SyscallCounts => "syscall-counts",
             Self::Stream => "stream",
             Self::Count => "count",
             Self::Strace => "strace",
         }
     }
 
-    /// As a table has it.
+    /// Its name in a table.
     pub(super) const fn title(self) -> &'static str {
         match self {
             Self::Untraced => "untraced",
+            Self::FunctionFloor => "empty programs, `function`",
+            Self::FunctionCountsFloor => "empty programs, `function`, `--counts`",
+            Self::SyscallFloor => "empty programs, `syscall`",
             Self::Function => "ipc-trace, `function`",
+            Self::FunctionCounts => "ipc-trace, `function`, `--counts`",
             Self::Syscall => "ipc-trace, `syscall`",
+            Self::SyscallCounts => "ipc-trace, `syscall`, `--counts`",
             Self::Stream => "bpftrace, a line a call",
             Self::Count => "bpftrace, counts alone",
             Self::Strace => "strace",
@@ -81,9 +128,16 @@ impl BenchTracer {
     /// How many calls of each kind are timed: where one costs more, fewer of them do.
     pub(super) const fn calls(self) -> u64 {
         match self {
-            Self::Untraced | Self::Function | Self::Syscall => 300_000,
             Self::Stream | Self::Count => 60_000,
             Self::Strace => 10_000,
+            Self::Untraced
+            | Self::FunctionFloor
+            | Self::FunctionCountsFloor
+            | Self::SyscallFloor
+            | Self::Function
+            | Self::FunctionCounts
+            | Self::Syscall
+            | Self::SyscallCounts => 300_000,
         }
     }
 
@@ -94,9 +148,13 @@ impl BenchTracer {
             command.args(options);
             command
         };
-        let ours = |backend| {
-            let mut command =
-                with("ipc-trace", &["report", "-o", "json", "--backend", backend, "--"]);
+        let ours = |backend, options: &[&str]| {
+            let mut command = with("ipc-trace", &["report", "-o", "json", "--backend", backend]);
+            command.args(options).arg("--").args(words);
+            command
+        };
+        let empty = |backend| {
+            let mut command = with("xtask", &["bench", "empty", backend, "--"]);
             command.args(words);
             command
         };
@@ -107,8 +165,13 @@ impl BenchTracer {
                 let (program, options) = words.split_first().expect("a command has words");
                 with(program, options)
             }
-            Self::Function => ours("function"),
-            Self::Syscall => ours("syscall"),
+            Self::FunctionFloor => empty("function"),
+            Self::FunctionCountsFloor => empty("function-counts"),
+            Self::SyscallFloor => empty("syscall"),
+            Self::Function => ours("function", &[]),
+            Self::FunctionCounts => ours("function", &["--counts"]),
+            Self::Syscall => ours("syscall", &[]),
+            Self::SyscallCounts => ours("syscall", &["--counts"]),
             Self::Stream => bpftrace(STREAM),
             Self::Count => bpftrace(COUNT),
             Self::Strace => {
@@ -123,8 +186,13 @@ impl BenchTracer {
     /// What it saw, by what it printed.
     pub(super) fn saw(self, output: &Output) -> Result<Saw> {
         match self {
-            Self::Untraced => Ok(Saw::default()),
-            Self::Function | Self::Syscall => of_report(&output.stdout),
+            Self::Untraced
+            | Self::FunctionFloor
+            | Self::FunctionCountsFloor
+            | Self::SyscallFloor => Ok(Saw::default()),
+            Self::Function | Self::FunctionCounts | Self::Syscall | Self::SyscallCounts => {
+                of_report(&output.stdout)
+            }
             Self::Stream => of_stream(written()?),
             Self::Count => of_counts(written()?),
             Self::Strace => of_strace(written()?),

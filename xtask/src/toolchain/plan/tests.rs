@@ -15,15 +15,17 @@ fn debian(release: Release, llvm: u32) -> ToolchainFacts {
 
 fn refusal(facts: &ToolchainFacts) -> String {
     match plan(facts) {
-        Action::Refuse(reason) => reason,
-        other @ (Action::Use(_) | Action::InstallPackages(_) | Action::BuildLinker(_)) => {
+        SetupAction::Refuse(reason) => reason,
+        other @ (SetupAction::Use(_)
+        | SetupAction::InstallPackages(_)
+        | SetupAction::BuildLinker(_)) => {
             panic!("not refused: {other:?}")
         }
     }
 }
 
 #[test]
-fn a_complete_nightly_comes_first() {
+fn complete_nightly_is_preferred() {
     let facts = ToolchainFacts {
         nightly: true,
         nightly_sources: true,
@@ -32,11 +34,11 @@ fn a_complete_nightly_comes_first() {
         ..debian(Release(1, 96, 0), 22)
     };
     let expected = Toolchain { compiler: Compiler::Nightly, linker: "/opt/bpf-linker".into() };
-    assert_eq!(plan(&facts), Action::Use(expected));
+    assert_eq!(plan(&facts), SetupAction::Use(expected));
 }
 
 #[test]
-fn a_nightly_without_sources_or_linker_is_passed_over() {
+fn nightly_without_sources_or_linker_is_skipped() {
     let without_sources = ToolchainFacts {
         nightly: true,
         path_linker: Some("/opt/bpf-linker".into()),
@@ -49,26 +51,28 @@ fn a_nightly_without_sources_or_linker_is_passed_over() {
         built_linker: Some("/cache/bpf-linker".into()),
         ..debian(Release(1, 96, 0), 22)
     };
-    let expected =
-        Action::Use(Toolchain { compiler: Compiler::Debian, linker: "/cache/bpf-linker".into() });
+    let expected = SetupAction::Use(Toolchain {
+        compiler: Compiler::Debian,
+        linker: "/cache/bpf-linker".into(),
+    });
     assert_eq!(plan(&without_sources), expected);
     assert_eq!(plan(&without_linker), expected);
 }
 
 #[test]
-fn a_built_linker_does_without_llvm_dev_and_root() {
+fn built_linker_needs_no_llvm_dev_and_no_root() {
     let facts = ToolchainFacts {
         root: false,
         llvm_dev: false,
         built_linker: Some("/cache/bpf-linker".into()),
         ..debian(Release(1, 96, 0), 22)
     };
-    assert!(matches!(plan(&facts), Action::Use(_)));
+    assert!(matches!(plan(&facts), SetupAction::Use(_)));
 }
 
 #[test]
 fn missing_old_or_sourceless_rust_is_installed() {
-    let packages = Action::InstallPackages(RUST_PACKAGES.map(str::to_owned).into());
+    let packages = SetupAction::InstallPackages(RUST_PACKAGES.map(str::to_owned).into());
     let mut facts = debian(Release(1, 85, 0), 19);
     assert_eq!(plan(&facts), packages);
     facts.debian_rust = None;
@@ -82,21 +86,21 @@ fn missing_old_or_sourceless_rust_is_installed() {
 fn llvm_comes_before_the_linker() {
     let mut facts = debian(Release(1, 96, 0), 22);
     facts.llvm_dev = false;
-    let packages = Action::InstallPackages(vec!["llvm-22-dev".to_owned()]);
+    let packages = SetupAction::InstallPackages(vec!["llvm-22-dev".to_owned()]);
     assert_eq!(plan(&facts), packages);
     facts.llvm_dev = true;
     let recipe = Recipe { version: "0.13.0", llvm: 22 };
-    assert_eq!(plan(&facts), Action::BuildLinker(recipe));
+    assert_eq!(plan(&facts), SetupAction::BuildLinker(recipe));
 }
 
 #[test]
 fn the_linker_is_built_without_root() {
     let facts = ToolchainFacts { root: false, ..debian(Release(1, 96, 0), 22) };
-    assert!(matches!(plan(&facts), Action::BuildLinker(_)));
+    assert!(matches!(plan(&facts), SetupAction::BuildLinker(_)));
 }
 
 #[test]
-fn without_root_the_commands_are_named() {
+fn missing_root_names_the_commands() {
     let facts = ToolchainFacts { root: false, llvm_dev: false, ..debian(Release(1, 96, 0), 22) };
     let reason = refusal(&facts);
     assert!(
@@ -107,7 +111,7 @@ fn without_root_the_commands_are_named() {
 }
 
 #[test]
-fn elsewhere_only_what_is_missing_is_named() {
+fn other_systems_name_only_what_is_missing() {
     let mut facts = ToolchainFacts { root: true, ..ToolchainFacts::default() };
     let reason = refusal(&facts);
     assert!(reason.contains(NIGHTLY_COMMAND) && reason.contains(LINKER_COMMAND));
@@ -120,13 +124,13 @@ fn elsewhere_only_what_is_missing_is_named() {
 }
 
 #[test]
-fn an_unknown_llvm_is_named() {
+fn unknown_llvm_is_named() {
     let reason = refusal(&debian(Release(1, 120, 0), 27));
     assert!(reason.contains("LLVM 27"), "{reason}");
 }
 
 #[test]
-fn what_apt_could_not_mend_is_named() {
+fn parts_still_missing_after_apt_are_named() {
     let packages = ["rustc-web".to_owned()];
     let mut facts = debian(Release(1, 85, 0), 19);
     assert!(packages_did_not_help(&facts, &packages).contains("1.85.0"));

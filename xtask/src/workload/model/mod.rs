@@ -1,11 +1,11 @@
-//! `model`: a random program over objects, processes and namespaces, and a book of what must exist at
-//! its end. It goes on until something comes on its standard input, and a while longer; then it prints
-//! its book, and keeps everything until it is killed.
+//! `model`: a random program over objects, processes and namespaces, and the expected state at its end. It runs
+//! until its standard input has data, and for some steps more; then it prints the expected state, and keeps
+//! everything until it is killed.
 //!
 //! | module | its job |
 //! | --- | --- |
-//! | [`worker`] | the processes, which do one thing after the other as they are told |
-//! | [`world`] | the book: what must exist |
+//! | [`worker`] | the processes, which execute one command after the other |
+//! | [`world`] | the expected state |
 
 mod worker;
 mod world;
@@ -21,10 +21,10 @@ use world::ModelWorld;
 /// Options of `model`.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ModelArgs {
-    /// What the random program is made of
+    /// The seed of the random program
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Steps after something came on standard input
+    /// Steps after standard input has data
     #[arg(long, default_value_t = 200)]
     steps: u32,
     /// Microseconds between two steps
@@ -73,17 +73,17 @@ pub(crate) fn run(options: &ModelArgs) -> Result<()> {
         std::thread::sleep(Duration::from_micros(options.pause));
         left = match left {
             Some(left) => Some(left - 1),
-            None => wanted().then_some(options.steps),
+            None => has_input().then_some(options.steps),
         };
     }
-    println!("{}", world.book());
+    println!("{}", world.expected_state());
     loop {
         pause();
     }
 }
 
-/// Whether something came on standard input.
-fn wanted() -> bool {
+/// Whether standard input has data.
+fn has_input() -> bool {
     let mut poll = libc::pollfd { fd: 0, events: libc::POLLIN, revents: 0 };
     // SAFETY: one valid pollfd.
     unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }

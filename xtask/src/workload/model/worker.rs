@@ -1,4 +1,4 @@
-//! A process that does what it is told, one order after the other.
+//! A process that executes one command after the other.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -25,9 +25,9 @@ use crate::workload::{
     sysv::SemStep,
 };
 
-/// What a process is to do.
+/// A command to a process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) enum Order {
+pub(super) enum ModelCommand {
     /// shmget, semget or msgget
     Get { kind: ModelKind, key: i32, flags: i32 },
     /// Any call that changes nothing
@@ -54,7 +54,7 @@ pub(super) enum Order {
     Reap,
 }
 
-/// What came of it.
+/// The outcome of a command.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct StepOutcome {
     /// The kernel's answer, or the child
@@ -68,7 +68,7 @@ pub(super) const SIZE: (usize, i32) = (8192, 3);
 /// Messages of a queue, and their bytes.
 pub(super) const ROOM: (i64, i64) = (2, 16);
 
-/// The other end of a process.
+/// The controlling end of a process.
 #[derive(Debug)]
 pub(super) struct ModelWorker {
     /// Its number
@@ -104,14 +104,14 @@ impl ModelWorker {
         }
     }
 
-    /// Gives an order and waits for what comes of it.
-    pub(super) fn give(&mut self, order: &Order) -> Result<StepOutcome> {
-        let mut line = serde_json::to_vec(order)?;
+    /// Sends a command and waits for its outcome.
+    pub(super) fn execute(&mut self, command: &ModelCommand) -> Result<StepOutcome> {
+        let mut line = serde_json::to_vec(command)?;
         line.push(b'\n');
         self.stream.write_all(&line)?;
         let mut answer = String::new();
         self.answers.read_line(&mut answer)?;
-        serde_json::from_str(&answer).with_context(|| format!("{order:?}: {answer:?}"))
+        serde_json::from_str(&answer).with_context(|| format!("{command:?}: {answer:?}"))
     }
 
     /// Ends it.
@@ -131,10 +131,10 @@ fn work(mut stream: UnixStream) -> Result<()> {
     }
     let mut caller = CountingCaller::new("model")?;
     let mut child = None;
-    let orders = BufReader::new(stream.try_clone()?);
-    for line in orders.lines() {
-        let order: Order = serde_json::from_str(&line?)?;
-        let ret = act(&mut caller, &mut child, order)?;
+    let commands = BufReader::new(stream.try_clone()?);
+    for line in commands.lines() {
+        let command: ModelCommand = serde_json::from_str(&line?)?;
+        let ret = execute(&mut caller, &mut child, command)?;
         let answer = StepOutcome { ret, inum: process::ipc_namespace()? };
         stream.write_all(format!("{}\n", serde_json::to_string(&answer)?).as_bytes())?;
     }
@@ -149,22 +149,26 @@ fn reap(child: &mut Option<Pid>) -> Result<()> {
     Ok(())
 }
 
-fn act(caller: &mut CountingCaller, child: &mut Option<Pid>, order: Order) -> Result<i64> {
-    Ok(match order {
-        Order::Get { kind, key, flags } => match kind {
+fn execute(
+    caller: &mut CountingCaller,
+    child: &mut Option<Pid>,
+    command: ModelCommand,
+) -> Result<i64> {
+    Ok(match command {
+        ModelCommand::Get { kind, key, flags } => match kind {
             ModelKind::Shm => caller.shmget(key, SIZE.0, flags),
             ModelKind::Sem => caller.semget(key, SIZE.1, flags),
             ModelKind::Msg => caller.msgget(key, flags),
             ModelKind::Mq => bail!("a queue has no key"),
         },
-        Order::Use { kind, id } => match kind {
+        ModelCommand::Use { kind, id } => match kind {
             ModelKind::Shm => caller.shmctl(id, libc::IPC_STAT),
             ModelKind::Sem => caller.semop(id, &[SemStep(0, 1, 0)]),
             ModelKind::Msg => caller.msgrcv(id, 8, 0, libc::IPC_NOWAIT),
             ModelKind::Mq => bail!("a queue has no id"),
         },
-        Order::Remove { kind, id } => control(caller, kind, id, libc::IPC_RMID),
-        Order::Own { kind, id, uid, gid, mode } => {
+        ModelCommand::Remove { kind, id } => control(caller, kind, id, libc::IPC_RMID),
+        ModelCommand::Own { kind, id, uid, gid, mode } => {
             ensure!(control(caller, kind, id, libc::IPC_STAT) == 0, "IPC_STAT");
             // struct ipc64_perm, include/uapi/asm-generic/ipcbuf.h
             for (at, value) in [(4, uid), (8, gid), (20, mode)] {
@@ -172,23 +176,23 @@ fn act(caller: &mut CountingCaller, child: &mut Option<Pid>, order: Order) -> Re
             }
             control(caller, kind, id, libc::IPC_SET)
         }
-        Order::Attach { id } => caller.shmat(id, 0, 0),
-        Order::Detach { at } => caller.shmdt(at),
-        Order::Open { name, oflag } => {
+        ModelCommand::Attach { id } => caller.shmat(id, 0, 0),
+        ModelCommand::Detach { at } => caller.shmdt(at),
+        ModelCommand::Open { name, oflag } => {
             let fd = caller.mq_open(name.as_bytes(), oflag | libc::O_RDWR, 0o640, Some(ROOM));
             mq::close(fd);
             fd
         }
-        Order::Unlink { name } => caller.mq_unlink(name.as_bytes()),
-        Order::Unshare => {
+        ModelCommand::Unlink { name } => caller.mq_unlink(name.as_bytes()),
+        ModelCommand::Unshare => {
             nix::sched::unshare(CloneFlags::CLONE_NEWIPC)?;
             0
         }
-        Order::Enter { pid } => {
+        ModelCommand::Enter { pid } => {
             process::enter_namespace(&std::fs::File::open(format!("/proc/{pid}/ns/ipc"))?)?;
             0
         }
-        Order::Fork => {
+        ModelCommand::Fork => {
             let parent = getpid();
             // SAFETY: there is one thread.
             match unsafe { fork() }? {
@@ -204,7 +208,7 @@ fn act(caller: &mut CountingCaller, child: &mut Option<Pid>, order: Order) -> Re
                 }
             }
         }
-        Order::Reap => {
+        ModelCommand::Reap => {
             reap(child)?;
             0
         }

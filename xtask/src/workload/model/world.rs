@@ -1,4 +1,4 @@
-//! What must exist: namespaces with members or attached segments, and the objects in them.
+//! The expected state: namespaces with members or attached segments, and the objects in them.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 
 use super::{
     ModelKind, Random,
-    worker::{ModelWorker, Order, ROOM, SIZE, StepOutcome},
+    worker::{ModelCommand, ModelWorker, ROOM, SIZE, StepOutcome},
 };
 
-/// Processes at most, and objects of a namespace that are made without being wanted.
-const WORKERS: usize = 6;
-const CROWD: usize = 24;
-/// Keys and names that several want.
+/// The maximum of processes, and the number of objects from which on a namespace gets no new ones.
+const MAX_WORKERS: usize = 6;
+const MAX_OBJECTS: usize = 24;
+/// Keys and names that processes share.
 const KEYS: i32 = 4;
 
 /// A namespace, by the order in which they were made.
@@ -71,14 +71,14 @@ impl ModelWorld {
             steps: 0,
         };
         // Not in the host's namespace, where others have objects.
-        world.hire()?;
+        world.spawn()?;
         Ok(world)
     }
 
-    /// Another process, in a namespace of its own.
-    fn hire(&mut self) -> Result<()> {
+    /// Starts another process, in a namespace of its own.
+    fn spawn(&mut self) -> Result<()> {
         let mut worker = ModelWorker::start()?;
-        let StepOutcome { inum, .. } = worker.give(&Order::Unshare)?;
+        let StepOutcome { inum, .. } = worker.execute(&ModelCommand::Unshare)?;
         self.namespaces.push(inum);
         let ns = self.namespaces.len() - 1;
         self.members.push(ModelProcess { worker, ns, attached: Vec::new(), child: None });
@@ -87,51 +87,52 @@ impl ModelWorld {
 
     pub(super) fn step(&mut self) -> Result<()> {
         self.steps += 1;
-        let who = self.random.below(self.members.len());
+        let index = self.random.below(self.members.len());
         match self.random.below(100) {
-            0..40 => self.get(who),
-            40..55 => self.change(who),
-            55..72 => self.remove(who),
-            72..86 => self.attachments(who),
-            86..93 => self.travel(who),
-            93..96 => self.child(who),
-            96..98 if self.members.len() < WORKERS => self.hire(),
-            _ if self.members.len() > 1 => self.fire(who),
+            0..40 => self.get(index),
+            40..55 => self.change(index),
+            55..72 => self.remove(index),
+            72..86 => self.attachments(index),
+            86..93 => self.switch_ns(index),
+            93..96 => self.child(index),
+            96..98 if self.members.len() < MAX_WORKERS => self.spawn(),
+            _ if self.members.len() > 1 => self.kill(index),
             _ => Ok(()),
         }
         .with_context(|| format!("step {}", self.steps))?;
-        self.bury();
+        self.reap_dead();
         Ok(())
     }
 
-    fn give(&mut self, who: usize, order: &Order) -> Result<i64> {
-        Ok(self.members[who].worker.give(order)?.ret)
+    fn execute(&mut self, index: usize, command: &ModelCommand) -> Result<i64> {
+        Ok(self.members[index].worker.execute(command)?.ret)
     }
 
     /// Objects of the namespace that a process is in, and that can be found.
-    fn reachable(&self, who: usize) -> Vec<(Ns, ModelKind, ModelId)> {
-        let ns = self.members[who].ns;
+    fn reachable(&self, index: usize) -> Vec<(Ns, ModelKind, ModelId)> {
+        let ns = self.members[index].ns;
         let mine = self.objects.iter().filter(|(place, object)| place.0 == ns && !object.removed);
         mine.map(|(place, _)| *place).collect()
     }
 
-    fn get(&mut self, who: usize) -> Result<()> {
-        let ns = self.members[who].ns;
-        let crowded = self.reachable(who).len() >= CROWD;
+    fn get(&mut self, index: usize) -> Result<()> {
+        let ns = self.members[index].ns;
+        let is_full = self.reachable(index).len() >= MAX_OBJECTS;
         let which = self.random.below(KEYS as usize) as i32 + 1;
         let kind =
             [ModelKind::Shm, ModelKind::Sem, ModelKind::Msg, ModelKind::Mq][self.random.below(4)];
         let exclusive = self.random.below(3) == 0;
-        let make = if crowded { 0 } else { self.random.below(3) };
+        let make = if is_full { 0 } else { self.random.below(3) };
         if kind == ModelKind::Mq {
             let oflag = match make {
                 0 => 0,
                 _ if exclusive => libc::O_CREAT | libc::O_EXCL,
                 _ => libc::O_CREAT,
             };
-            let fd = self.give(who, &Order::Open { name: format!("model-{which}"), oflag })?;
+            let fd =
+                self.execute(index, &ModelCommand::Open { name: format!("model-{which}"), oflag })?;
             if fd >= 0 {
-                self.note_object(who, (ns, kind, which), None);
+                self.note_object(index, (ns, kind, which), None);
             }
             return Ok(());
         }
@@ -142,16 +143,16 @@ impl ModelWorld {
             _ => (which, libc::IPC_CREAT | 0o640),
         };
         let key = if key == 0 { 0 } else { 0x1c60_0000 | key };
-        let id = self.give(who, &Order::Get { kind, key, flags })?;
+        let id = self.execute(index, &ModelCommand::Get { kind, key, flags })?;
         if id >= 0 {
-            self.note_object(who, (ns, kind, id as ModelId), Some(key));
+            self.note_object(index, (ns, kind, id as ModelId), Some(key));
         }
         Ok(())
     }
 
-    /// A process came back with an object.
-    fn note_object(&mut self, who: usize, place: (Ns, ModelKind, ModelId), key: Option<i32>) {
-        let creator = self.members[who].worker.pid.as_raw();
+    /// Records an object that a process opened or created.
+    fn note_object(&mut self, index: usize, place: (Ns, ModelKind, ModelId), key: Option<i32>) {
+        let creator = self.members[index].worker.pid.as_raw();
         self.objects.entry(place).or_insert(ModelObject {
             key,
             creator,
@@ -162,19 +163,19 @@ impl ModelWorld {
         });
     }
 
-    fn change(&mut self, who: usize) -> Result<()> {
-        let all = self.reachable(who);
+    fn change(&mut self, index: usize) -> Result<()> {
+        let all = self.reachable(index);
         let Some(&(ns, kind, id)) = self.random.one_of(&all) else { return Ok(()) };
         if kind == ModelKind::Mq {
             return Ok(());
         }
         if self.random.below(2) == 0 {
-            self.give(who, &Order::Use { kind, id })?;
+            self.execute(index, &ModelCommand::Use { kind, id })?;
             return Ok(());
         }
         let (uid, gid) = (self.random.below(1000) as u32, self.random.below(1000) as u32);
         let mode = 0o600 | self.random.below(0o100) as u32;
-        let ret = self.give(who, &Order::Own { kind, id, uid, gid, mode })?;
+        let ret = self.execute(index, &ModelCommand::Own { kind, id, uid, gid, mode })?;
         ensure!(ret == 0, "IPC_SET of {kind:?} {id}: {ret}");
         if let Some(object) = self.objects.get_mut(&(ns, kind, id)) {
             (object.uid, object.gid, object.mode) = (uid, gid, mode);
@@ -182,69 +183,71 @@ impl ModelWorld {
         Ok(())
     }
 
-    fn remove(&mut self, who: usize) -> Result<()> {
-        let all = self.reachable(who);
+    fn remove(&mut self, index: usize) -> Result<()> {
+        let all = self.reachable(index);
         let Some(&(ns, kind, id)) = self.random.one_of(&all) else { return Ok(()) };
-        let order = match kind {
-            ModelKind::Mq => Order::Unlink { name: format!("model-{id}") },
-            ModelKind::Shm | ModelKind::Sem | ModelKind::Msg => Order::Remove { kind, id },
+        let command = match kind {
+            ModelKind::Mq => ModelCommand::Unlink { name: format!("model-{id}") },
+            ModelKind::Shm | ModelKind::Sem | ModelKind::Msg => ModelCommand::Remove { kind, id },
         };
-        let ret = self.give(who, &order)?;
-        ensure!(ret == 0, "{order:?}: {ret}");
+        let ret = self.execute(index, &command)?;
+        ensure!(ret == 0, "{command:?}: {ret}");
         if let Some(object) = self.objects.get_mut(&(ns, kind, id)) {
             object.removed = true;
         }
         Ok(())
     }
 
-    fn attachments(&mut self, who: usize) -> Result<()> {
+    fn attachments(&mut self, index: usize) -> Result<()> {
         if self.random.below(3) == 0
-            && let Some(&one) = self.random.one_of(&self.members[who].attached)
+            && let Some(&one) = self.random.one_of(&self.members[index].attached)
         {
-            let ret = self.give(who, &Order::Detach { at: one.at })?;
+            let ret = self.execute(index, &ModelCommand::Detach { at: one.at })?;
             ensure!(ret == 0, "shmdt: {ret}");
-            self.members[who].attached.retain(|other| *other != one);
+            self.members[index].attached.retain(|other| *other != one);
             return Ok(());
         }
-        let all = self.reachable(who).into_iter().filter(|place| place.1 == ModelKind::Shm);
+        let all = self.reachable(index).into_iter().filter(|place| place.1 == ModelKind::Shm);
         let all: Vec<_> = all.collect();
         let Some(&(ns, _, id)) = self.random.one_of(&all) else { return Ok(()) };
-        let at = self.give(who, &Order::Attach { id })?;
+        let at = self.execute(index, &ModelCommand::Attach { id })?;
         ensure!(at > 0, "shmat: {at}");
-        self.members[who].attached.push(ModelAttachment { at: at as u64, ns, id });
+        self.members[index].attached.push(ModelAttachment { at: at as u64, ns, id });
         Ok(())
     }
 
-    fn travel(&mut self, who: usize) -> Result<()> {
+    fn switch_ns(&mut self, index: usize) -> Result<()> {
         if self.random.below(2) == 0 {
-            let StepOutcome { inum, .. } = self.members[who].worker.give(&Order::Unshare)?;
+            let StepOutcome { inum, .. } =
+                self.members[index].worker.execute(&ModelCommand::Unshare)?;
             self.namespaces.push(inum);
-            self.members[who].ns = self.namespaces.len() - 1;
+            self.members[index].ns = self.namespaces.len() - 1;
             return Ok(());
         }
         let other = self.random.below(self.members.len());
         let (pid, ns) = (self.members[other].worker.pid.as_raw(), self.members[other].ns);
-        let StepOutcome { inum, .. } = self.members[who].worker.give(&Order::Enter { pid })?;
+        let StepOutcome { inum, .. } =
+            self.members[index].worker.execute(&ModelCommand::Enter { pid })?;
         ensure!(inum == self.namespaces[ns], "setns went to {inum}");
-        self.members[who].ns = ns;
+        self.members[index].ns = ns;
         Ok(())
     }
 
-    fn child(&mut self, who: usize) -> Result<()> {
-        if self.members[who].child.is_some() {
-            self.give(who, &Order::Reap)?;
-            self.members[who].child = None;
+    fn child(&mut self, index: usize) -> Result<()> {
+        if self.members[index].child.is_some() {
+            self.execute(index, &ModelCommand::Reap)?;
+            self.members[index].child = None;
         } else {
-            self.give(who, &Order::Fork)?;
-            let member = &mut self.members[who];
+            self.execute(index, &ModelCommand::Fork)?;
+            let member = &mut self.members[index];
             member.child = Some((member.ns, member.attached.clone()));
         }
         Ok(())
     }
 
-    /// A process ends, and its child with it.
-    fn fire(&mut self, who: usize) -> Result<()> {
-        self.members.swap_remove(who).worker.end()
+    /// Ends a process, and its child with it.
+    fn kill(&mut self, index: usize) -> Result<()> {
+        self.members.swap_remove(index).worker.end()
     }
 
     fn attached(&self) -> impl Iterator<Item = &ModelAttachment> {
@@ -253,7 +256,7 @@ impl ModelWorld {
         })
     }
 
-    /// Whether somebody is in a namespace.
+    /// Whether a process is in a namespace.
     fn has_members(&self, ns: Ns) -> bool {
         let members = self.members.iter();
         let mut all =
@@ -261,14 +264,14 @@ impl ModelWorld {
         all.any(|one| one == Some(ns))
     }
 
-    /// Whether somebody is in a namespace, or has a segment of it attached (`do_shmat` holds the
+    /// Whether a process is in a namespace, or has a segment of it attached (`do_shmat` holds the
     /// namespace, ipc/shm.c, 6.12).
     fn lives(&self, ns: Ns) -> bool {
         self.has_members(ns) || self.attached().any(|one| one.ns == ns)
     }
 
-    /// Takes out what is gone.
-    fn bury(&mut self) {
+    /// Removes what no longer exists.
+    fn reap_dead(&mut self) {
         let objects = std::mem::take(&mut self.objects);
         let stays = |(ns, kind, id): &(Ns, ModelKind, ModelId), object: &ModelObject| {
             let held = *kind == ModelKind::Shm
@@ -279,7 +282,7 @@ impl ModelWorld {
     }
 
     /// The namespaces that exist and their objects.
-    pub(super) fn book(&self) -> Value {
+    pub(super) fn expected_state(&self) -> Value {
         let object = |(ns, kind, id): &(Ns, ModelKind, ModelId), object: &ModelObject| {
             let sysv = *kind != ModelKind::Mq;
             let attached = self.attached().filter(|one| (one.ns, one.id) == (*ns, *id)).count();

@@ -1,4 +1,4 @@
-//! What is said of real Docker containers.
+//! Real Docker containers.
 
 use std::{collections::BTreeMap, fs};
 
@@ -7,7 +7,7 @@ use xtask::containers::{Docker, IMAGE};
 
 use super::{PROGRAMS, by_id, of_container};
 use crate::{
-    book::assert_whole,
+    invariants::assert_complete,
     tracer::{LiveTracer, ReportTracer, list, of_type, program, scaled, text},
 };
 
@@ -23,7 +23,7 @@ fn socket(docker: &Docker) -> [String; 2] {
     ["--runtime-socket".to_owned(), format!("docker={}", docker.socket().display())]
 }
 
-/// What `ls` says.
+/// The output of `ls`.
 fn ls(docker: &Docker) -> Value {
     let output = program().args(["ls", "-o", "json"]).args(socket(docker)).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
@@ -31,7 +31,7 @@ fn ls(docker: &Docker) -> Value {
 }
 
 #[test]
-fn containers_that_live_for_one_call_have_their_ids_and_names() {
+fn short_lived_containers_have_ids_and_names() {
     const WORKERS: u64 = 4;
     let docker = Docker::start("docker-short", &PROGRAMS).unwrap();
     let socket = socket(&docker);
@@ -68,15 +68,15 @@ fn containers_that_live_for_one_call_have_their_ids_and_names() {
     for call in calls.filter(|call| call["process"]["comm"] == "ipcmk") {
         let container = &call["container"];
         let id = container["id"].as_str().unwrap_or_else(|| panic!("no container: {call}"));
-        // The other test's. One of these with a wrong id would be missing below.
+        // A container of another test. One of these with a wrong id would be missing below.
         let Some(name) = names.get(id) else { continue };
-        // A name that comes late is on a line of its own.
+        // A name that is known later is on a line of its own.
         let amended = || {
             let named = of_type(&lines, "container").into_iter();
             named.map(|line| &line["container"]).find(|one| one["id"] == id).cloned()
         };
         let shown = match container["name"].is_null() {
-            true => amended().unwrap_or_else(|| panic!("never named: {call}"))["name"].clone(),
+            true => amended().unwrap_or_else(|| panic!("it has no name: {call}"))["name"].clone(),
             false => container["name"].clone(),
         };
         assert_eq!(shown, *name, "{call}");
@@ -95,9 +95,9 @@ fn containers_that_live_for_one_call_have_their_ids_and_names() {
     }
 }
 
-/// The lines are of the containers alone that the filter names, of each its one call.
+/// The lines have only the containers that the filter selects, and one call of each.
 fn assert_of_some(lines: &[Value], names: &BTreeMap<String, String>) {
-    assert_whole(lines);
+    assert_complete(lines);
     let mut seen: Vec<_> = of_type(lines, "ipc")
         .into_iter()
         .filter(|call| call["process"]["comm"] == "ipcmk")
@@ -109,10 +109,10 @@ fn assert_of_some(lines: &[Value], names: &BTreeMap<String, String>) {
     assert_eq!(seen, wanted.map(|(id, _)| id.as_str()).collect::<Vec<_>>());
 }
 
-/// The walk of the guide that the program came from.
+/// The steps of the guide that ipc-trace is based on.
 #[test]
-fn sharing_is_shown_and_whether_it_was_declared() {
-    let docker = Docker::start("docker-walk", &PROGRAMS).unwrap();
+fn sharing_between_containers_is_shown_as_declared() {
+    let docker = Docker::start("docker-sharing", &PROGRAMS).unwrap();
     let app1 = sleeper(&docker, "app1", "shareable");
     let segments = |name: &str| {
         let rows = docker.run(&["exec", name, "ipcs", "--shmems"]).unwrap();
@@ -151,14 +151,14 @@ fn sharing_is_shown_and_whether_it_was_declared() {
     assert_eq!((&host["host"], &host["sharing"]), (&json!(true), &json!("declared")));
     assert_eq!(by_id(&host["containers"])[app3.as_str()]["ipc_mode"], "host");
 
-    // Two containers, one after the other, of one name; and app2, which only sleeps.
+    // Two containers of one name, one after the other; and app2, which only sleeps.
     let socket = socket(&docker);
     let options = socket.each_ref().map(String::as_str);
     let (live, report) = (LiveTracer::start(&options), ReportTracer::start(&options));
-    let twins = ["first", "second"].map(|_| {
-        let id = sleeper(&docker, "twin", "private");
-        docker.run(&["exec", "twin", "ipcmk", "--queue"]).unwrap();
-        docker.run(&["rm", "--force", "twin"]).unwrap();
+    let same_name = ["first", "second"].map(|_| {
+        let id = sleeper(&docker, "same-name", "private");
+        docker.run(&["exec", "same-name", "ipcmk", "--queue"]).unwrap();
+        docker.run(&["rm", "--force", "same-name"]).unwrap();
         id
     });
     docker.run(&["exec", "app1", "ipcmk", "--semaphore", "1"]).unwrap();
@@ -168,8 +168,8 @@ fn sharing_is_shown_and_whether_it_was_declared() {
         let of_id = |call: &&Value| call["container"]["id"] == id;
         calls.filter(of_id).map(|call| call["op"].clone()).collect::<Vec<_>>()
     };
-    assert_ne!(twins[0], twins[1]);
-    assert_eq!(twins.each_ref().map(|id| made(id)), [[json!("msgget")], [json!("msgget")]]);
+    assert_ne!(same_name[0], same_name[1]);
+    assert_eq!(same_name.each_ref().map(|id| made(id)), [[json!("msgget")], [json!("msgget")]]);
     assert_eq!(made(&app1), [json!("semget")]);
     let objects = of_type(&lines, "object").into_iter();
     let made_by: Vec<_> = objects
@@ -181,7 +181,10 @@ fn sharing_is_shown_and_whether_it_was_declared() {
     let [shared] = of_container(&report, &app1)[..] else { panic!("{report}") };
     assert_eq!(shared["sharing"], "declared");
     assert!(by_id(&shared["containers"]).contains_key(app2.as_str()), "{shared}");
-    for id in &twins {
-        assert_eq!(by_id(&of_container(&report, id)[0]["containers"])[id.as_str()]["name"], "twin");
+    for id in &same_name {
+        assert_eq!(
+            by_id(&of_container(&report, id)[0]["containers"])[id.as_str()]["name"],
+            "same-name"
+        );
     }
 }

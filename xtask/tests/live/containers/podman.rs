@@ -73,7 +73,7 @@ impl Drop for Podman {
 }
 
 #[test]
-fn containers_of_podman_have_their_ids_and_names() {
+fn podman_containers_have_ids_and_names() {
     let podman = Podman::start("podman");
     let socket = podman.folder.path().join("podman.sock");
     let options = ["--runtime-socket".to_owned(), format!("podman={}", socket.display())];
@@ -104,6 +104,6 @@ fn containers_of_podman_have_their_ids_and_names() {
     }
     let [host] = of_container(&report, long.trim_end())[..] else { panic!("{report}") };
     assert_eq!(host["host"], true);
-    // Podman 4.3 does not say that it was told so.
+    // Podman 4.3 does not report that it was configured so.
     assert_ne!(host["sharing"], "undeclared", "{host}");
 }

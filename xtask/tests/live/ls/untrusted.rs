@@ -1,4 +1,4 @@
-//! Processes that put other files in the place of what they hold while root looks at them.
+//! Processes that replace what they hold by other files while root inspects them.
 
 use std::os::unix::process::CommandExt as _;
 
@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 use super::namespace;
 use crate::tracer::{TestProcess, list, number, program, text, workload};
 
-/// Looks that each meet the descriptors at another moment.
-const LOOKS: usize = 8;
+/// Runs of `ls`, each of which reads the descriptors at another moment.
+const MAX_CHECKS: usize = 8;
 
-/// What a look shows whose process may get a controlling terminal. `alone`: `/proc` is all it has.
-fn look_as_leader(alone: bool) -> Value {
+/// The output of an `ls` whose process may get a controlling terminal. `proc_only`: it uses only `/proc`.
+fn ls_as_leader(proc_only: bool) -> Value {
     let mut ls = program();
     ls.args(["ls", "-o", "json"]);
-    if alone {
+    if proc_only {
         ls.args(["--btf", "/dev/null"]);
     }
     // SAFETY: setsid is a system call alone.
@@ -30,26 +30,26 @@ fn look_as_leader(alone: bool) -> Value {
 }
 
 #[test]
-fn files_that_a_process_swaps_in_are_not_opened() {
+fn swapped_in_files_are_not_opened() {
     let mut swap = TestProcess::start(workload(&["path-swap"]));
     let report: Value = serde_json::from_str(&swap.line()).unwrap();
-    for turn in 0..LOOKS {
-        let alone = turn % 2 == 0;
-        let ls = look_as_leader(alone);
+    for turn in 0..MAX_CHECKS {
+        let proc_only = turn % 2 == 0;
+        let ls = ls_as_leader(proc_only);
         let found = namespace(&ls, &report["inum"]);
         let queues = list(&found["objects"]).iter().filter(|one| one["removed"] == true);
-        // Each has a descriptor that stays.
+        // Each has one descriptor that is not swapped.
         assert_eq!(queues.count() as u64, number(&report["queues"]), "{found:#}");
         for hidden in list(&report["hidden"]) {
-            if alone && ["symlink", "folder"].iter().any(|label| hidden["label"] == *label) {
+            if proc_only && ["symlink", "folder"].iter().any(|label| hidden["label"] == *label) {
                 let found = namespace(&ls, &hidden["inum"]);
                 let reason = found["unseen"][0]["reason"].as_str().unwrap();
                 assert!(reason.contains("a symlink is on the way to it"), "{found:#}");
             }
         }
     }
-    let (status, lines, complaints) = swap.join();
-    assert!(status.success(), "{complaints}");
+    let (status, lines, stderr) = swap.join();
+    assert!(status.success(), "{stderr}");
     let opened: Value = serde_json::from_str(&lines[0]).unwrap();
     assert_eq!(opened, json!({"host_file": false, "fifo": false, "terminal": false}));
 }

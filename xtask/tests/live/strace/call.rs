@@ -1,4 +1,4 @@
-//! A call in the one form that both sides are brought into, and when two of them are the same.
+//! A call in the common form of both tracers, and when two of them are the same.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::line::StraceOutcome;
 
-/// A call as ipc-trace tells of it.
+/// A call as ipc-trace reports it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Traced {
     /// The operation
@@ -34,7 +34,7 @@ pub(crate) struct StraceCall {
 }
 
 impl StraceCall {
-    /// Whether ipc-trace tells of the same call.
+    /// Whether ipc-trace reports the same call.
     pub(crate) fn is(&self, traced: &Traced) -> bool {
         let same_args = self.args.len() == traced.args.len()
             && self.args.iter().zip(&traced.args).all(|((name, shown), (other, value))| {
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn each_part_counts() {
+    fn calls_with_any_different_part_differ() {
         let (shown, traced) = pair();
         assert!(shown.is(&traced));
         let differs = |change: fn(&mut Traced)| {
@@ -92,12 +92,12 @@ mod tests {
     }
 
     #[test]
-    fn what_strace_does_not_know_may_be_anything() {
+    fn unknown_parts_match_anything() {
         let (mut shown, traced) = pair();
         shown.outcome = StraceOutcome::Unknown;
         shown.args.insert("shmaddr", None);
         assert!(shown.is(&traced) && shown.may_be_void());
         shown.args.clear();
-        assert!(!shown.is(&traced), "but it must have a place");
+        assert!(!shown.is(&traced), "the argument must exist");
     }
 }

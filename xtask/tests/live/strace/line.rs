@@ -1,7 +1,7 @@
-//! Reads what strace prints of a call: text in, a tree out.
+//! Parses strace's output of a call: text in, a tree out.
 //!
-//! Invariant: it knows the grammar and no system call, and nothing is guessed: text that it does not
-//! understand is an error which shows it.
+//! Invariant: it knows the grammar and no system call, and guesses nothing: unknown syntax is an error that
+//! shows the text.
 
 use std::str::FromStr;
 
@@ -16,11 +16,11 @@ pub(crate) struct StraceLine {
     pub(crate) args: Vec<Arg>,
     /// Whether these are all of them: they are not when the thread died within the call
     pub(crate) complete: bool,
-    /// What came of it
+    /// Its outcome
     pub(crate) outcome: StraceOutcome,
 }
 
-/// What came of a call.
+/// The outcome of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum StraceOutcome {
     /// A result
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn structures_lists_and_strings_are_taken_apart() {
+    fn structures_lists_and_strings_are_parsed() {
         let line =
             read("[ 220] semtimedop(1, [{sem_num=1, sem_op=-2}, ... /* 0x7ffc */], 9, NULL) = 0");
         let one = [("sem_num", 1), ("sem_op", -2)];
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_have_names_and_the_killed_leave_lines_unfinished() {
+    fn errors_have_names_and_killed_threads_leave_unfinished_lines() {
         let outcome = |end: &str| read(&format!("[  70] msgrcv(0) = {end}")).outcome;
         assert_eq!(
             outcome("-1 EINVAL (Invalid argument)"),
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_an_error() {
+    fn unknown_syntax_is_an_error() {
         for text in [
             "",
             "semget(1) = 0",

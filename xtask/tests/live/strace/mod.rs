@@ -1,23 +1,23 @@
-//! The stream against strace: both look at the same commands in one run, and every call that strace
-//! saw is told of exactly once, by the same thread, with the same arguments and result, and no other.
+//! The stream against strace: both trace the same commands in one run. The stream has every call that strace
+//! saw exactly once, of the same thread, with the same arguments and result, and no other.
 //!
 //! | module | what it does |
 //! | --- | --- |
-//! | [`line`] | reads what strace prints |
-//! | [`shown`] | makes a call of that |
+//! | [`line`] | parses what strace prints |
+//! | [`expected`] | makes a call of that |
 //! | [`traced`] | makes a call of a line of ipc-trace |
-//! | [`call`] | says when the two are the same |
+//! | [`call`] | defines when the two are the same |
 //! | [`run`] | runs a command under both, and compares |
 //! | [`program32`] | makes a 32-bit program |
 //!
-//! Invariant: what strace can't know is left open by `shown`, which says why; nothing else may
+//! Invariant: what strace can't know is left open by `expected`, which explains why; nothing else may
 //! differ.
 
 mod call;
+mod expected;
 mod line;
 mod program32;
 pub(crate) mod run;
-mod shown;
 mod traced;
 
 use std::{
@@ -35,7 +35,7 @@ use crate::tracer::{scaled, xtask};
 use program32::{Syscall32, Word};
 use run::no_difference;
 
-/// The executable of that name; `cargo xtask test` has seen to it that it is there.
+/// The executable of that name; `cargo xtask test` has installed it.
 fn executable(name: &str) -> OsString {
     find_on_path(name).unwrap_or_else(|| panic!("{name} is not on PATH")).into()
 }
@@ -50,12 +50,12 @@ fn shell(script: &str, args: &[OsString]) -> Vec<OsString> {
 
 #[test]
 fn every_operation_by_every_route() {
-    let command = [vec![xtask()], words(&["workload", "args-zoo"])].concat();
-    assert!(no_difference("zoo", &[], &command) > 300);
+    let command = [vec![xtask()], words(&["workload", "all-args"])].concat();
+    assert!(no_difference("all-args", &[], &command) > 300);
 }
 
 #[test]
-fn calls_that_signals_interrupt() {
+fn calls_interrupted_by_signals() {
     let command = [vec![xtask()], words(&["workload", "restart"])].concat();
     no_difference("restart", &[], &command);
 }
@@ -185,14 +185,14 @@ fn calls_32() -> Vec<Syscall32> {
         ipc(13, &[N(0), N(0o600)]),
         ipc(11, &[R(32), N(8), N(0), D(MESSAGE)]),
         ipc(12 | 1 << 16, &[R(32), N(4), N(0), D(OUT), N(77)]),
-        // Its kludge says address 0.
+        // Its kludge has address 0.
         ipc(12, &[R(32), N(64), N(0), D(KLUDGE)]),
         ipc(14, &[R(32), rmid, N(0), N(0)]),
     ]
 }
 
 #[test]
-fn a_32_bit_program() {
+fn program_of_32_bits() {
     let folder = tempfile::Builder::new().prefix("program32").tempdir().unwrap();
     let path = folder.path().join("program32");
     let calls = calls_32();
@@ -204,7 +204,7 @@ fn a_32_bit_program() {
 
 /// PostgreSQL 15, of which a machine without a disk has nothing: `cargo xtask vm` leaves it out.
 #[test]
-fn a_postgresql_cluster() {
+fn postgresql_cluster() {
     let script = r#"
         initdb --pgdata="$1/data" --auth=trust --username=postgres --no-sync >/dev/null
         pg_ctl --pgdata="$1/data" --log="$1/log" --wait \

@@ -1,7 +1,7 @@
 //! A 32-bit program, made here of bytes, so that neither a compiler nor a library for it is needed.
 //!
 //! It is one segment of code and data at a fixed address, makes a list of system calls by
-//! `int 0x80`, and exits. Nothing is checked inside: what came of it the tracers tell.
+//! `int 0x80`, and exits. It checks no results: the tracers report them.
 
 /// Where the program lies: where linkers put those of i386.
 const BASE: u32 = 0x0804_8000;

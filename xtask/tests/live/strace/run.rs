@@ -1,4 +1,4 @@
-//! Runs a command under both tracers at once, and holds their accounts against each other.
+//! Runs a command under both tracers at once, and compares their output.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,16 +17,16 @@ use super::{
 };
 use crate::tracer::{text, tracer};
 
-/// Room for what comes while the tracer does not read: nothing may be dropped.
+/// Large enough for all records while the tracer does not read: nothing may be dropped.
 const RING_BYTES: &str = "67108864";
-/// So many differences say what is wrong.
-const TOLD: usize = 20;
+/// So many differences are shown.
+const MAX_SHOWN: usize = 20;
 
 /// The calls of each thread, in order.
 type Threads<T> = BTreeMap<u64, Vec<T>>;
 
-/// Runs `command`, with `options` for strace, and demands that each call which strace saw is told of
-/// exactly once, in its thread's order, and no other. How many there were.
+/// Runs `command`, with `options` for strace, and asserts that ipc-trace reports each call which strace saw
+/// exactly once, in its thread's order, and no other. Returns the number of calls.
 ///
 /// # Panics
 ///
@@ -47,18 +47,18 @@ pub(crate) fn no_difference(name: &str, options: &[&str], command: &[OsString]) 
         .env("LC_ALL", "C")
         .output()
         .unwrap();
-    let complaints = text(&output.stderr);
-    assert!(output.status.success(), "{:?}: {complaints}", output.status);
-    let traced = of_tracer(&output.stdout, &complaints);
+    let stderr = text(&output.stderr);
+    assert!(output.status.success(), "{:?}: {stderr}", output.status);
+    let traced = of_tracer(&output.stdout, &stderr);
     let (shown, detached) = of_strace(folder.path());
     let differences = differences(&shown, &traced, &detached);
-    assert!(differences.is_empty(), "{}", told(&differences));
+    assert!(differences.is_empty(), "{}", summary(&differences));
     let calls = shown.values().map(Vec::len).sum();
     println!("{calls} calls of {} threads, and no difference", shown.len());
     calls
 }
 
-fn of_tracer(stdout: &[u8], complaints: &str) -> Threads<Traced> {
+fn of_tracer(stdout: &[u8], stderr: &str) -> Threads<Traced> {
     let stdout = std::str::from_utf8(stdout).unwrap();
     let mut threads = Threads::new();
     let mut end = Value::Null;
@@ -66,7 +66,7 @@ fn of_tracer(stdout: &[u8], complaints: &str) -> Threads<Traced> {
     for line in stdout.lines() {
         let line: Value = serde_json::from_str(line).unwrap();
         match line["type"].as_str() {
-            // The kernel never made it: of a thread that was killed while strace held it at the entry.
+            // The kernel never made it: its thread was killed while strace stopped it at the entry.
             Some("ipc") if line["made"] == false => {}
             Some("ipc") => {
                 let tid = line["process"]["tid"].as_u64().unwrap();
@@ -77,13 +77,13 @@ fn of_tracer(stdout: &[u8], complaints: &str) -> Threads<Traced> {
         }
     }
     let accounting = &end["accounting"];
-    assert_eq!(end["command"]["exit_code"], 0, "{end}\n{complaints}");
+    assert_eq!(end["command"]["exit_code"], 0, "{end}\n{stderr}");
     assert_eq!((&accounting["dropped"], &accounting["missed"]), (&0.into(), &0.into()), "{end}");
     assert_eq!(accounting["emitted"], accounting["delivered"], "{end}");
     threads
 }
 
-/// What strace saw, and the threads that it let go of in the middle of a call, since a signal ended it:
+/// What strace saw, and the threads that it detached from in the middle of a call, since a signal ended strace:
 /// stress-ng sends some to all of its process group.
 fn of_strace(folder: &Path) -> (Threads<StraceCall>, BTreeSet<u64>) {
     let mut threads = Threads::new();
@@ -95,7 +95,7 @@ fn of_strace(folder: &Path) -> (Threads<StraceCall>, BTreeSet<u64>) {
         if text.lines().any(|line| line.ends_with(DETACHED)) {
             detached.insert(tid);
         }
-        let lines = text.lines().filter(|line| !is_news(line) && !line.ends_with(DETACHED));
+        let lines = text.lines().filter(|line| !is_event(line) && !line.ends_with(DETACHED));
         let calls = lines.filter_map(|line| {
             let call = line.parse::<StraceLine>().and_then(|line| line.call());
             call.unwrap_or_else(|error| panic!("strace printed {error}"))
@@ -108,13 +108,13 @@ fn of_strace(folder: &Path) -> (Threads<StraceCall>, BTreeSet<u64>) {
     (threads, detached)
 }
 
-/// The end of the line of a call in whose middle strace let go of the thread.
+/// The end of a call's line when strace detached from the thread during the call.
 const DETACHED: &str = " <detached ...>";
 
 /// `[ 231] +++ exited with 0 +++` and `[  65] --- stopped by SIGSTOP ---` are no calls.
-fn is_news(line: &str) -> bool {
-    let news = line.split_once("] ").map_or(line, |(_, news)| news);
-    news.starts_with("+++ ") || news.starts_with("--- ")
+fn is_event(line: &str) -> bool {
+    let event = line.split_once("] ").map_or(line, |(_, event)| event);
+    event.starts_with("+++ ") || event.starts_with("--- ")
 }
 
 /// `detached`: threads of which strace does not know what they did afterwards.
@@ -141,8 +141,8 @@ fn differences(
     all
 }
 
-/// The first difference between two accounts of one thread; `whole`: whether strace saw it to its end.
-fn difference(tid: u64, shown: &[StraceCall], traced: &[Traced], whole: bool) -> Option<String> {
+/// The first difference between the two views of one thread; `complete`: whether strace saw it to its end.
+fn difference(tid: u64, shown: &[StraceCall], traced: &[Traced], complete: bool) -> Option<String> {
     let mut traced = traced.iter().peekable();
     for (at, shown) in shown.iter().enumerate() {
         if traced.next_if(|traced| shown.is(traced)).is_none() && !shown.may_be_void() {
@@ -152,13 +152,13 @@ fn difference(tid: u64, shown: &[StraceCall], traced: &[Traced], whole: bool) ->
             ));
         }
     }
-    let more = traced.next().filter(|_| whole)?;
+    let more = traced.next().filter(|_| complete)?;
     Some(format!("thread {tid}: strace saw nothing more, and ipc-trace\n  {more:?}"))
 }
 
-fn told(differences: &[String]) -> String {
+fn summary(differences: &[String]) -> String {
     let mut text = format!("{} threads differ\n", differences.len());
-    for difference in differences.iter().take(TOLD) {
+    for difference in differences.iter().take(MAX_SHOWN) {
         let _ = writeln!(text, "{difference}");
     }
     text
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_side_lacks_has_twice_or_in_another_order_is_a_difference() {
+    fn missing_repeated_and_reordered_calls_are_differences() {
         let ((s1, t1), (s2, t2)) = (pair(1), pair(2));
         let differ = |shown: &[&StraceCall], traced: &[&Traced]| {
             let shown: Vec<_> = shown.iter().copied().cloned().collect();

@@ -1,5 +1,5 @@
-//! From a line of `live -o json` to a call: names become the numbers that the C library's headers
-//! have for them; nothing is shared with the tracer.
+//! Turns a line of `live -o json` into a call: names become the numbers that the C library's headers
+//! have for them; no code is shared with the tracer.
 
 use serde_json::{Map, Value, json};
 
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_become_numbers_again() {
+    fn names_become_numbers() {
         let line = json!({
             "op": "shmget", "abi": "i386", "ret": -22, "error": "EINVAL",
             "args": {"key": "0xffdeadff", "size": 7, "shmflg": ["IPC_CREAT", "SHM_HUGE_1GB", "0x1a0"],
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "IPC_NONSENSE")]
-    fn an_unknown_name_is_no_number() {
+    fn unknown_name_is_an_error() {
         flags(&json!(["IPC_NONSENSE"]));
     }
 }

@@ -1,8 +1,8 @@
-//! What each class makes of what happens.
+//! The detectors on small scenarios.
 
 use ipc_trace_common::{
     op::Op,
-    record::{Channel, NsRef, NsSwitchKind, QueueRef, queue_flag},
+    record::{AccessPath, NsRef, NsSwitchKind, QueueRef, queue_flag},
 };
 
 use super::{A, B, DetectWorld, HOST, TestTask, only, queue, quiet, task};
@@ -13,7 +13,7 @@ use crate::{
 
 const SECOND: u64 = 1_000_000_000;
 
-/// A host where init is in the initial namespaces, and somebody made A and B.
+/// A host with init in the initial namespaces, where a process created A and B.
 fn host() -> DetectWorld {
     let mut world = DetectWorld::new();
     world.host.namespaces.insert(1, (HOST.inum, 100));
@@ -35,15 +35,15 @@ fn mapping(id: i32) -> Mapped {
 }
 
 #[test]
-fn ways_to_another_namespaces_queues_are_told() {
+fn accesses_to_queues_of_another_namespace_are_reported() {
     for channel in [
-        Channel::QueueOpen,
-        Channel::QueueCreate,
-        Channel::QueueUnlink,
-        Channel::QueueRead,
-        Channel::QueuePoll,
-        Channel::QueueList,
-        Channel::QueueMount,
+        AccessPath::QueueOpen,
+        AccessPath::QueueCreate,
+        AccessPath::QueueUnlink,
+        AccessPath::QueueRead,
+        AccessPath::QueuePoll,
+        AccessPath::QueueList,
+        AccessPath::QueueMount,
     ] {
         let mut world = host();
         world.access(task(7, B), channel, queue(B, 5, B), 0);
@@ -57,7 +57,7 @@ fn ways_to_another_namespaces_queues_are_told() {
 }
 
 #[test]
-fn a_dead_namespaces_queue_is_another_namespaces() {
+fn a_queue_of_a_dead_namespace_is_foreign() {
     let mut world = host();
     let dead = QueueRef {
         ns: NsRef::default(),
@@ -71,14 +71,14 @@ fn a_dead_namespaces_queue_is_another_namespaces() {
 }
 
 #[test]
-fn another_namespaces_tables_are_told_and_reading_says_more_than_holding() {
+fn reading_foreign_tables_is_reported_above_holding_them() {
     let mut world = host();
     let of = |ns| QueueRef { ino: 0, dev: 0, ..queue(ns, 0, B) };
-    world.access(task(7, B), Channel::SysvipcRead, of(B), 0);
+    world.access(task(7, B), AccessPath::SysvipcRead, of(B), 0);
     quiet(&mut world);
-    world.access(task(7, B), Channel::SysvipcHeld, of(A), 0);
+    world.access(task(7, B), AccessPath::SysvipcHeld, of(A), 0);
     let held = only(&mut world, Class::ForeignView);
-    world.access(task(7, B), Channel::SysvipcRead, of(A), 0);
+    world.access(task(7, B), AccessPath::SysvipcRead, of(A), 0);
     let read = only(&mut world, Class::ForeignView);
     assert_eq!((held.severity, read.severity), (Severity::Medium, Severity::Medium));
     assert!(held.confidence < read.confidence);
@@ -86,7 +86,7 @@ fn another_namespaces_tables_are_told_and_reading_says_more_than_holding() {
 }
 
 #[test]
-fn memory_that_a_process_takes_along_is_told_at_once() {
+fn a_mapping_kept_across_a_namespace_switch_is_reported_at_once() {
     for way in [NsSwitchKind::Unshare, NsSwitchKind::Setns] {
         for mapped in [None, Some(vec![]), Some(vec![mapping(3)])] {
             let mut world = host();
@@ -106,7 +106,7 @@ fn memory_that_a_process_takes_along_is_told_at_once() {
 }
 
 #[test]
-fn who_moves_again_and_again_without_memory_is_looked_at_now_and_then() {
+fn repeated_switches_without_mappings_are_inspected_at_intervals() {
     let mut world = host();
     let carrier = task(7, A);
     let before = world.host.asked;
@@ -115,19 +115,19 @@ fn who_moves_again_and_again_without_memory_is_looked_at_now_and_then() {
         world.moved(carrier, B, way, None);
     }
     assert_eq!(world.host.asked, before + 1);
-    // Something may have been missed since.
+    // An attachment may have been missed since.
     world.host.mapped.insert(7, vec![mapping(3)]);
     world.wait(SECOND);
     world.moved(carrier, B, NsSwitchKind::Setns, None);
     assert_eq!(world.host.asked, before + 2);
-    // What it attached is known without.
+    // An observed attachment needs no inspection.
     attach(&mut world, carrier, 3);
     world.moved(carrier, HOST, NsSwitchKind::Setns, None);
     assert!(only(&mut world, Class::CarriedMapping).confidence >= 90);
 }
 
 #[test]
-fn memory_that_was_detached_or_lost_by_exec_is_not_taken_along() {
+fn detached_or_execed_mappings_are_not_reported() {
     let mut world = host();
     let carrier = task(7, A);
     attach(&mut world, carrier, 3);
@@ -141,7 +141,7 @@ fn memory_that_was_detached_or_lost_by_exec_is_not_taken_along() {
 }
 
 #[test]
-fn memory_that_a_child_inherits_counts_after_a_second() {
+fn an_inherited_mapping_is_reported_after_a_second() {
     let inherit = |kept: Option<Vec<Mapped>>, ends: bool| {
         let mut world = host();
         let parent = task(7, A);
@@ -169,7 +169,7 @@ fn memory_that_a_child_inherits_counts_after_a_second() {
 }
 
 #[test]
-fn what_a_child_attaches_itself_is_its_own() {
+fn a_segment_attached_by_the_child_is_not_reported() {
     let mut world = host();
     let parent = task(7, A);
     attach(&mut world, parent, 3);
@@ -182,16 +182,16 @@ fn what_a_child_attaches_itself_is_its_own() {
 }
 
 #[test]
-fn memory_that_is_touched_is_told_at_once_and_is_the_same_finding() {
+fn a_touched_mapping_is_reported_at_once_in_the_same_finding() {
     let mut world = host();
     let parent = task(7, A);
     attach(&mut world, parent, 3);
     let child = TestTask { ppid: 7, ..task(8, B) };
     world.moved(parent, B, NsSwitchKind::Clone, Some(child));
     let segment = |ns| QueueRef { ino: 3, dev: 0, ..queue(ns, 3, B) };
-    world.access(child, Channel::MappingTouched, segment(B), 42);
+    world.access(child, AccessPath::MappingTouched, segment(B), 42);
     quiet(&mut world);
-    world.access(child, Channel::MappingTouched, segment(A), 42);
+    world.access(child, AccessPath::MappingTouched, segment(A), 42);
     let one = only(&mut world, Class::CarriedMapping);
     assert!(one.confidence >= 95 && one.title.contains("touched"));
     world.host.mapped.insert(8, vec![mapping(3)]);
@@ -200,24 +200,24 @@ fn memory_that_is_touched_is_told_at_once_and_is_the_same_finding() {
 }
 
 #[test]
-fn a_segments_namespace_is_found_by_id_and_key_where_it_is_not_given() {
+fn a_missing_segment_namespace_is_resolved_by_id_and_key() {
     let unknown = QueueRef { ino: 3, ..QueueRef::default() };
     let mut world = host();
-    world.access(task(8, B), Channel::MapFiles, unknown, 42);
+    world.access(task(8, B), AccessPath::MapFiles, unknown, 42);
     quiet(&mut world);
     assert_eq!(world.detect.undetermined(), 1);
     attach(&mut world, task(7, A), 3);
-    world.access(task(8, B), Channel::MapFiles, unknown, 42);
+    world.access(task(8, B), AccessPath::MapFiles, unknown, 42);
     let one = only(&mut world, Class::CarriedMapping);
     assert_eq!(one.confidence, 80);
-    // Its own has the same.
+    // Its own namespace has the same id and key.
     let mut world = host();
     attach(&mut world, task(7, A), 3);
     attach(&mut world, task(8, B), 3);
-    world.access(task(8, B), Channel::MapFiles, unknown, 42);
+    world.access(task(8, B), AccessPath::MapFiles, unknown, 42);
     quiet(&mut world);
-    // Two others have.
-    world.access(task(9, HOST), Channel::MapFiles, unknown, 42);
+    // Two other namespaces have it.
+    world.access(task(9, HOST), AccessPath::MapFiles, unknown, 42);
     assert_eq!(only(&mut world, Class::CarriedMapping).confidence, 40);
 }
 
@@ -227,7 +227,7 @@ fn visit(world: &mut DetectWorld, visitor: TestTask) -> TestTask {
 }
 
 #[test]
-fn who_enters_and_calls_there_is_told_with_what_it_does() {
+fn a_call_after_entering_is_reported_and_counted() {
     let mut world = host();
     let inside = visit(&mut world, task(7, HOST));
     quiet(&mut world);
@@ -244,7 +244,7 @@ fn who_enters_and_calls_there_is_told_with_what_it_does() {
 }
 
 #[test]
-fn a_child_of_who_entered_is_counted_with_it() {
+fn calls_of_a_child_are_counted_with_its_parent() {
     let mut world = host();
     let inside = visit(&mut world, task(7, HOST));
     world.call(TestTask { pid: 8, ppid: 7, ..inside }, Op::Semop, [3, 0, 1, 0, 0], 0);
@@ -253,30 +253,30 @@ fn a_child_of_who_entered_is_counted_with_it() {
 }
 
 #[test]
-fn who_goes_over_as_a_whole_is_silent() {
-    // The mount namespace first.
+fn joining_all_namespaces_is_not_reported() {
+    // It joins the mount namespace first.
     let mut world = host();
     world.host.namespaces.insert(500, (A.inum, 200));
     let inside = visit(&mut world, TestTask { mnt: 200, ..task(7, HOST) });
     world.call(inside, Op::Semop, [3, 0, 1, 0, 0], 0);
     world.wait(2 * SECOND);
     quiet(&mut world);
-    // Afterwards, and then a call.
+    // It joins the mount namespace afterwards, then makes a call.
     let mut world = host();
     let inside = visit(&mut world, task(7, HOST));
-    let whole = TestTask { mnt: 200, ..inside };
-    world.context(whole);
-    world.call(whole, Op::Semop, [3, 0, 1, 0, 0], 0);
+    let joined = TestTask { mnt: 200, ..inside };
+    world.context(joined);
+    world.call(joined, Op::Semop, [3, 0, 1, 0, 0], 0);
     world.wait(2 * SECOND);
     quiet(&mut world);
-    // Afterwards, and a child calls exec.
+    // It joins afterwards, and a child calls exec.
     let mut world = host();
     let inside = visit(&mut world, task(7, HOST));
     let child = TestTask { pid: 8, ppid: 7, mnt: 200, ..inside };
     world.call(child, Op::Semop, [3, 0, 1, 0, 0], 0);
     world.wait(2 * SECOND);
     quiet(&mut world);
-    // Afterwards, without any call.
+    // It joins afterwards, without any call.
     let mut world = host();
     visit(&mut world, task(7, HOST));
     world.host.namespaces.insert(7, (A.inum, 200));
@@ -286,7 +286,7 @@ fn who_goes_over_as_a_whole_is_silent() {
 }
 
 #[test]
-fn who_has_a_mount_namespace_of_its_own_has_not_gone_over() {
+fn keeping_a_separate_mount_namespace_is_reported() {
     let mut world = host();
     world.host.namespaces.insert(500, (A.inum, 200));
     let inside = visit(&mut world, TestTask { mnt: 300, ..task(7, HOST) });
@@ -295,7 +295,7 @@ fn who_has_a_mount_namespace_of_its_own_has_not_gone_over() {
 }
 
 #[test]
-fn who_does_nothing_is_told_after_a_second_or_when_it_leaves() {
+fn an_idle_visitor_is_reported_after_a_second_or_on_leaving() {
     let mut world = host();
     visit(&mut world, task(7, HOST));
     world.host.namespaces.insert(7, (A.inum, 100));
@@ -311,7 +311,7 @@ fn who_does_nothing_is_told_after_a_second_or_when_it_leaves() {
 }
 
 #[test]
-fn who_ends_unseen_is_told_with_doubt() {
+fn a_visitor_that_exits_early_has_low_confidence() {
     let mut world = host();
     let inside = visit(&mut world, task(7, HOST));
     world.ended(inside);
@@ -321,9 +321,9 @@ fn who_ends_unseen_is_told_with_doubt() {
 }
 
 #[test]
-fn ones_own_namespaces_and_ones_home_are_no_mismatch() {
+fn own_and_home_namespaces_are_not_a_mismatch() {
     let mut world = host();
-    // The maker, who comes back; a child of it; a grandchild.
+    // The creator, which returns; its child; its grandchild.
     world.parents.insert(8, 500);
     for one in [
         task(500, HOST),
@@ -334,7 +334,7 @@ fn ones_own_namespaces_and_ones_home_are_no_mismatch() {
         world.call(inside, Op::Semop, [3, 0, 1, 0, 0], 0);
         world.moved(inside, HOST, NsSwitchKind::Setns, None);
     }
-    // Where it came from.
+    // The namespace that it came from.
     let away = world.moved(task(10, B), HOST, NsSwitchKind::Setns, None);
     world.moved(away, B, NsSwitchKind::Setns, None);
     world.wait(2 * SECOND);
@@ -342,7 +342,7 @@ fn ones_own_namespaces_and_ones_home_are_no_mismatch() {
 }
 
 #[test]
-fn a_process_that_is_only_called_ipc_trace_is_no_tracer() {
+fn a_process_named_ipc_trace_is_not_exempt() {
     let mut world = host();
     let called = TestTask { exe: "ipc-trace", ..task(7, HOST) };
     let inside = world.moved(called, A, NsSwitchKind::Setns, None);
@@ -351,7 +351,7 @@ fn a_process_that_is_only_called_ipc_trace_is_no_tracer() {
 }
 
 #[test]
-fn another_ipc_trace_is_told_as_such_while_it_only_looks() {
+fn another_ipc_trace_is_info_while_it_only_reads() {
     let mut world = host();
     let other = TestTask { is_tracer: true, ..task(7, HOST) };
     let inside = world.moved(other, A, NsSwitchKind::Setns, None);
@@ -365,11 +365,11 @@ fn another_ipc_trace_is_told_as_such_while_it_only_looks() {
 }
 
 #[test]
-fn of_this_process_nothing_is_found() {
+fn the_tracer_itself_is_not_reported() {
     let mut world = host();
     let own = task(9999, B);
     world.queue_call(own, Op::MqSend, queue(A, 5, B), 0);
-    world.access(own, Channel::QueueOpen, queue(A, 5, B), 0);
+    world.access(own, AccessPath::QueueOpen, queue(A, 5, B), 0);
     world.moved(task(9999, HOST), A, NsSwitchKind::Setns, None);
     world.wait(3 * SECOND);
     quiet(&mut world);

@@ -1,30 +1,30 @@
-//! A host without a kernel: records made by hand, and what is found in them.
+//! A host without a kernel: tests feed handmade records and compare the findings.
 
-mod attempts;
 mod classes;
+mod finding_store;
 mod policy;
+mod probes;
 mod random;
 mod random_lookups;
 mod sharing;
-mod store;
 
-use std::{collections::BTreeMap, mem::offset_of};
+use std::collections::BTreeMap;
 
 use ipc_trace_common::{
     op::{Abi, Op, SyscallCode, Timeout},
     record::{
-        AccessRecord, BatchHead, BatchRecord, CallRecord, CgroupRecord, Channel, ContextRecord,
-        ExitRecord, MoveRecord, MsgPart, NamePart, NsRef, NsSwitchKind, PackedCall, QueuePart,
-        QueueRecord, QueueRef, RecordKind, VERSION, flag, queue_flag,
+        AccessPath, AccessRecord, CallRecord, CgroupRecord, ContextRecord, ExitRecord, MsgPart,
+        NamePart, NsRef, NsSwitchKind, NsSwitchRecord, QueuePart, QueueRecord, QueueRef, flag,
+        queue_flag,
     },
 };
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
-use super::{Detect, observation::NamespaceMove, store::FindingSelection};
+use super::{Detect, finding_store::FindingSelection, observation::NamespaceMove};
 use crate::{
     engine::track::contexts::TaskInfo,
     engine::track::{Tracker, clock::Clock},
-    event::OtherNs,
+    event::NsInodes,
     event::finding::{Class, Finding},
     input::Call,
     input::CallPayload,
@@ -44,9 +44,9 @@ pub(super) struct TestTask {
     pub(super) mnt: u32,
     pub(super) exe: &'static str,
     pub(super) uid: u32,
-    /// The number of its container's cgroup; `0`: it is the host's
+    /// The number of its container's cgroup; `0`: on the host.
     pub(super) cgroup: u64,
-    /// Whether it runs the executable that the tracer runs
+    /// Whether it runs the tracer's executable.
     pub(super) is_tracer: bool,
 }
 
@@ -71,25 +71,25 @@ pub(super) fn queue(ns: NsRef, ino: u64, caller: NsRef) -> QueueRef {
     QueueRef { ns, ino, dev: ns.inum & 0xff, flags: queue_flag::KNOWN | foreign }
 }
 
-/// Events go in, findings come out.
+/// The detectors with a tracker and a simulated host.
 #[derive(Debug)]
 pub(super) struct DetectWorld {
     pub(super) detect: Detect,
     pub(super) tracker: Tracker,
     pub(super) now: u64,
-    /// Parents of parents
+    /// Parents of parents.
     pub(super) parents: BTreeMap<u32, u32>,
     pub(super) host: SimulatedHost,
     seq: u64,
 }
 
-/// What there is to be seen on the host.
+/// What procfs shows of the host.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SimulatedHost {
     pub(super) mapped: BTreeMap<u32, Vec<Mapped>>,
-    /// How often it was asked what is mapped
+    /// Number of requests for mappings.
     pub(super) asked: usize,
-    /// The IPC namespaces and the mount namespaces of processes
+    /// The IPC and mount namespaces of processes.
     pub(super) namespaces: BTreeMap<u32, (u32, u32)>,
 }
 
@@ -99,23 +99,23 @@ impl SimulatedHost {
         self.mapped.get(&pid).cloned()
     }
 
-    fn namespaces(&self, tid: u32) -> Option<(u32, OtherNs)> {
+    fn namespaces(&self, tid: u32) -> Option<(u32, NsInodes)> {
         let (ipc, mnt) = *self.namespaces.get(&tid)?;
-        Some((ipc, OtherNs { pid: Some(1), mnt: Some(mnt), user: None }))
+        Some((ipc, NsInodes { pid: Some(1), mnt: Some(mnt), user: None }))
     }
 
-    /// What is to be seen of a thread that moves.
+    /// What procfs shows of a thread that switches.
     fn beside(
         &mut self,
         detect: &Detect,
-        record: &MoveRecord,
+        record: &NsSwitchRecord,
         mover: Option<&TaskInfo>,
     ) -> MoveContext {
-        let process = (record.pid, mover.map_or(0, |facts| facts.start_boot_ns));
+        let process = (record.pid, mover.map_or(0, |task_info| task_info.start_boot_ns));
         let wanted = record.way != NsSwitchKind::Clone as u32
             && detect.wants_mapped(process, record.boot_ns);
-        let mnt = mover.and_then(|facts| facts.ns.mnt);
-        let parent = mover.and_then(|facts| self.namespaces.get(&facts.ppid));
+        let mnt = mover.and_then(|task_info| task_info.ns.mnt);
+        let parent = mover.and_then(|task_info| self.namespaces.get(&task_info.ppid));
         let inside = self.namespaces.iter();
         let inside = inside.filter(|(pid, ns)| **pid != record.pid && ns.0 == record.to.inum);
         MoveContext {
@@ -190,13 +190,13 @@ impl DetectWorld {
         let call = Call { op, abi: Abi::X86_64, code, record, part };
         self.seq += 1;
         self.tracker.queues.opened(&call);
-        let changes = self.tracker.act(&call);
-        let met = self.tracker.objects.take_met();
-        self.detect.call(&call, Some(self.seq), &met, &self.tracker);
+        let changes = self.tracker.apply(&call);
+        let new_users = self.tracker.objects.take_new_users();
+        self.detect.call(&call, Some(self.seq), &new_users, &self.tracker);
         self.detect.objects(&changes);
     }
 
-    /// A call on a System V object, or one that looks for it.
+    /// A call on a System V object, or a lookup.
     pub(super) fn call(&mut self, task: TestTask, op: Op, args: [u64; 5], ret: i64) {
         let mut record = self.head(task);
         (record.args, record.ret) = (args, ret);
@@ -213,7 +213,7 @@ impl DetectWorld {
         self.made(op, &record, CallPayload::Msg(&part));
     }
 
-    /// A call on a queue's name. `queue`: what it led to.
+    /// A call on a queue's name. `to`: the queue or the error that it returned.
     pub(super) fn named(
         &mut self,
         task: TestTask,
@@ -240,7 +240,7 @@ impl DetectWorld {
         self.made(op, &record, CallPayload::Name(&part));
     }
 
-    /// A queue shows itself for the first time.
+    /// The record of a queue that is seen for the first time.
     fn showed(&mut self, queue: QueueRef, name: &[u8]) {
         let mut record = QueueRecord::new_zeroed();
         record.header.flags = flag::DETAIL;
@@ -250,46 +250,32 @@ impl DetectWorld {
         self.tracker.queues.insert(&record);
     }
 
-    /// Calls that came together: operation, id or key, results.
+    /// A batch of calls: operation, id or key, results.
     pub(super) fn batch(&mut self, task: TestTask, op: Op, id: i32, rets: &[i32]) {
         let head = self.head(task);
-        let mut words = vec![0_u64; size_of::<BatchRecord>() / 8];
-        let code = SyscallCode::new(op, Timeout::None).0;
-        let begin = size_of::<BatchHead>() / 8;
-        for (at, ret) in rets.iter().enumerate() {
-            let outcome = &mut words[begin + 4 * at..];
-            outcome[0] = self.now + at as u64;
-            outcome[2] = u64::from(ret.cast_unsigned());
-            outcome[3] = PackedCall { id, abi: 0, code }.packed();
+        let calls: Vec<_> = rets.iter().map(|ret| (op, id, *ret)).collect();
+        let mut record = crate::input::batch::tests::record(&calls);
+        for group in &mut record.groups {
+            group.last_ns += self.now;
         }
-        let mut bytes = words.as_bytes().to_vec();
-        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
-        put(0, &[VERSION, RecordKind::Batch as u8]);
-        put(offset_of!(BatchHead, context), &head.context.to_ne_bytes());
-        put(offset_of!(BatchHead, tid), &task.pid.to_ne_bytes());
-        put(offset_of!(BatchHead, pid), &task.pid.to_ne_bytes());
-        put(offset_of!(BatchHead, ns), &task.ns.inum.to_ne_bytes());
-        put(offset_of!(BatchHead, ns) + 4, &task.ns.generation.to_ne_bytes());
-        put(offset_of!(BatchHead, comm), b"work");
-        put(offset_of!(BatchHead, count), &(rets.len() as u32).to_ne_bytes());
-        let words: Vec<u64> = bytes
-            .chunks_exact(8)
-            .map(|word| u64::from_ne_bytes(word.try_into().unwrap()))
-            .collect();
+        let into = &mut record.head;
+        (into.context, into.ns, into.comm) =
+            (head.context, task.ns, *b"work\0\0\0\0\0\0\0\0\0\0\0\0");
+        (into.tid, into.pid) = (task.pid, task.pid);
         let Ok(crate::sources::kernel::decode::Record::Batch(batch)) =
-            crate::sources::kernel::decode::record(words.as_bytes())
+            crate::sources::kernel::decode::record(record.as_bytes())
         else {
             panic!("no batch");
         };
         for group in batch.groups() {
             let group = group.unwrap();
-            self.tracker.act_all(batch.head, &group);
-            let met = self.tracker.objects.take_met();
-            self.detect.group(batch.head, &group, &met, &self.tracker);
+            self.tracker.apply_group(batch.head, &group);
+            let new_users = self.tracker.objects.take_new_users();
+            self.detect.group(batch.head, &group, &new_users, &self.tracker);
         }
     }
 
-    /// A container of this number has a cgroup of the same number.
+    /// Creates a container of this number, with a cgroup of the same number.
     pub(super) fn container(&mut self, number: u64) {
         let path = format!("/docker/{}", container_id(number));
         let mut record = CgroupRecord::new_zeroed();
@@ -298,7 +284,7 @@ impl DetectWorld {
         self.tracker.containers.record(&record);
     }
 
-    /// A runtime says of a container which IPC namespace it was given.
+    /// A runtime reports a container's IPC mode.
     pub(super) fn given(&mut self, number: u64, mode: &str) {
         let named = crate::input::container::RuntimeMetadata {
             id: container_id(number),
@@ -319,8 +305,14 @@ impl DetectWorld {
         self.made(op, &record, CallPayload::Queue(&part));
     }
 
-    /// A way that is no operation.
-    pub(super) fn access(&mut self, task: TestTask, channel: Channel, object: QueueRef, key: u32) {
+    /// An access that is no IPC operation.
+    pub(super) fn access(
+        &mut self,
+        task: TestTask,
+        channel: AccessPath,
+        object: QueueRef,
+        key: u32,
+    ) {
         let head = self.head(task);
         let mut record = AccessRecord::new_zeroed();
         record.header.code = channel as u8;
@@ -334,7 +326,7 @@ impl DetectWorld {
         self.detect.access(&record, &self.tracker);
     }
 
-    /// A thread got into another namespace; it is what it is there.
+    /// A thread switches to another namespace.
     pub(super) fn moved(
         &mut self,
         task: TestTask,
@@ -348,7 +340,7 @@ impl DetectWorld {
         };
         let context = self.context(moved);
         let child_context = child.map_or(0, |child| self.context(child));
-        let mut record = MoveRecord::new_zeroed();
+        let mut record = NsSwitchRecord::new_zeroed();
         record.boot_ns = self.step();
         (record.tid, record.pid, record.context) = (task.pid, task.pid, context);
         (record.from, record.to, record.way) = (task.ns, to, way as u32);
@@ -357,17 +349,17 @@ impl DetectWorld {
             (record.child_tid, record.child_pid) = (child.pid, child.pid);
             record.child_context = child_context;
         }
-        let facts = |tid, context| self.tracker.contexts.get(tid, context).cloned();
-        let mover = facts(record.tid, record.context);
-        let child = facts(record.child_tid, record.child_context);
+        let task_info = |tid, context| self.tracker.contexts.get(tid, context).cloned();
+        let mover = task_info(record.tid, record.context);
+        let child = task_info(record.child_tid, record.child_context);
         if matches!(way, NsSwitchKind::Clone | NsSwitchKind::Unshare) {
-            let birth = crate::engine::track::namespaces::NamespaceCreation {
+            let creation = crate::engine::track::namespaces::NamespaceCreation {
                 boot_ns: record.boot_ns,
                 tid: record.tid,
                 by: mover.clone(),
             };
-            self.tracker.namespaces.born(to, None, birth);
-            self.tracker.objects.born(to);
+            self.tracker.namespaces.insert_created(to, None, creation);
+            self.tracker.objects.namespace_created(to);
         }
         self.seq += 1;
         let beside = self.host.beside(&self.detect, &record, mover.as_deref());
@@ -383,7 +375,7 @@ impl DetectWorld {
         moved
     }
 
-    /// What classes ask is answered by what there is to be seen.
+    /// Answers the detectors' requests from the simulated host.
     fn answer(&mut self, ended: bool) {
         for request in self.detect.take_requests() {
             match request {
@@ -400,7 +392,7 @@ impl DetectWorld {
         }
     }
 
-    /// A thread ended.
+    /// A thread exits.
     pub(super) fn ended(&mut self, task: TestTask) {
         let mut record = ExitRecord::new_zeroed();
         record.boot_ns = self.step();
@@ -410,14 +402,14 @@ impl DetectWorld {
         self.tracker.contexts.remove(&record);
     }
 
-    /// So much time goes by.
+    /// Lets this time pass.
     pub(super) fn wait(&mut self, ns: u64) {
         self.now += ns;
         self.detect.tick(self.now, &self.tracker);
         self.answer(false);
     }
 
-    /// Nothing comes any more.
+    /// Ends the input.
     pub(super) fn finish(&mut self) {
         self.detect.ending(self.now, &self.tracker);
         self.answer(true);
@@ -431,7 +423,7 @@ impl DetectWorld {
     }
 }
 
-/// The only finding, which is of that class.
+/// The only finding, which must be of that class.
 pub(super) fn only(world: &mut DetectWorld, class: Class) -> Finding {
     let all = world.all();
     let [one] = all.as_slice() else { panic!("{all:#?}") };
@@ -439,7 +431,7 @@ pub(super) fn only(world: &mut DetectWorld, class: Class) -> Finding {
     one.clone()
 }
 
-/// There is no finding.
+/// Asserts that there is no finding.
 pub(super) fn quiet(world: &mut DetectWorld) {
     let all = world.all();
     assert!(all.is_empty(), "{all:#?}");

@@ -1,23 +1,23 @@
-//! What a policy makes of findings.
+//! Findings under a policy.
 
 use ipc_trace_common::op::Op;
 
 use super::{A, B, DetectWorld, TestTask, queue, task};
 use crate::{
-    engine::policy::{judge::PolicyEngine, parse},
+    engine::policy::{engine::PolicyEngine, parse},
     event::finding::{Class, Severity},
 };
 
-/// Where nothing has happened, with a policy.
+/// An empty world with a policy.
 fn by_policy(text: &str) -> DetectWorld {
     let policy = parse::policy(text.as_bytes(), &|_| Err("no such user".to_owned()));
     let mut world = DetectWorld::new();
-    world.detect.findings.judged_by(Box::new(PolicyEngine::by(policy.unwrap())));
+    world.detect.findings.set_policy(Box::new(PolicyEngine::by(policy.unwrap())));
     world
 }
 
-/// What is left of a worker's use of another container's queue.
-fn judged(text: &str) -> DetectWorld {
+/// A world with a policy where a worker used another container's queue.
+fn world_with_policy(text: &str) -> DetectWorld {
     let mut world = by_policy(text);
     for number in [1, 2] {
         world.container(number);
@@ -31,7 +31,7 @@ fn judged(text: &str) -> DetectWorld {
 }
 
 #[test]
-fn all_that_is_known_of_a_finding_can_be_asked() {
+fn rules_match_every_known_attribute_of_a_finding() {
     let cgroup = format!("/docker/{}", super::container_id(2));
     let subjects = [
         "container = 'app2'".to_owned(),
@@ -55,25 +55,26 @@ fn all_that_is_known_of_a_finding_can_be_asked() {
     let subjects = subjects.map(|one| format!("subject = {{ {one} }}"));
     let objects = objects.map(|one| format!("object = {{ {one} }}"));
     for asked in subjects.iter().chain(&objects) {
-        let mut world = judged(&format!("[[allow]]\nname = 'r'\n{asked}\n"));
+        let mut world = world_with_policy(&format!("[[allow]]\nname = 'r'\n{asked}\n"));
         let all = world.all();
         assert_eq!(all[0].declared_by.as_deref(), Some("r"), "{asked}: {all:#?}");
         assert_eq!(all[0].severity, Severity::Info);
-        assert_eq!(world.detect.findings.worst(), None);
+        assert_eq!(world.detect.findings.max_severity(), None);
     }
     for other in ["container = false", "user = 0", "exe = '/owner'", "ipc_ns = 'host'"] {
-        let mut world = judged(&format!("[[allow]]\nname = 'r'\nsubject = {{ {other} }}\n"));
+        let mut world =
+            world_with_policy(&format!("[[allow]]\nname = 'r'\nsubject = {{ {other} }}\n"));
         assert_eq!(world.all()[0].declared_by, None, "{other}");
     }
 }
 
 #[test]
-fn what_is_muted_is_counted_by_its_rule_and_can_be_silent_for_ever() {
+fn muted_findings_are_counted_by_rule_and_evicted() {
     let rule = "[[mute]]\nname = 'noise'\nreason = 'r'\nclass = 'foreign-object'\n";
-    let mut world = judged(rule);
-    world.detect.findings.are_told();
+    let mut world = world_with_policy(rule);
+    world.detect.findings.allow_eviction();
     assert!(world.all().is_empty());
-    // It makes room for others, and counts on.
+    // It is evicted and still counted.
     world.now += 400_000_000_000;
     let worker = TestTask { cgroup: 2, uid: 1000, ..task(200, B) };
     for ino in 10..700 {
@@ -88,19 +89,19 @@ fn what_is_muted_is_counted_by_its_rule_and_can_be_silent_for_ever() {
     assert_eq!(accounting.muted_by["noise"], accounting.muted[&Class::ForeignObject]);
     let over_limit = accounting.over_limit.get(&Class::ForeignObject).copied().unwrap_or(0);
     assert_eq!(accounting.muted_by["noise"] + over_limit, 691);
-    assert_eq!(world.detect.findings.worst(), None);
+    assert_eq!(world.detect.findings.max_severity(), None);
 }
 
 #[test]
-fn a_rule_waits_for_a_name_that_it_may_ask_for() {
-    use crate::engine::detect::store::FindingSelection;
+fn a_finding_waits_for_a_container_name_that_a_rule_needs() {
+    use crate::engine::detect::finding_store::FindingSelection;
     let show = |world: &mut DetectWorld, which| {
         let now = std::time::SystemTime::UNIX_EPOCH;
         world.detect.findings.show(which, &mut world.tracker, now).len()
     };
     let rule = "[[mute]]\nname = 'r'\nreason = 'r'\nsubject = { container = 'app3' }\n";
     for (text, named, shown) in [("", false, [1, 0]), (rule, false, [0, 1]), (rule, true, [0, 0])] {
-        let mut world = judged(text);
+        let mut world = world_with_policy(text);
         world.all();
         world.container(3);
         let worker = TestTask { cgroup: 3, ..task(300, B) };
@@ -109,23 +110,23 @@ fn a_rule_waits_for_a_name_that_it_may_ask_for() {
         if named {
             world.given(3, "private");
         }
-        assert_eq!([now, show(&mut world, FindingSelection::Grown)], shown, "{text} {named}");
+        assert_eq!([now, show(&mut world, FindingSelection::Updated)], shown, "{text} {named}");
     }
 }
 
 #[test]
-fn a_finding_carries_the_rule_that_declares_it() {
-    let mut world = judged("");
+fn a_finding_names_the_rule_that_allows_it() {
+    let mut world = world_with_policy("");
     let rule = world.all()[0].policy.clone().unwrap();
-    assert_eq!(world.detect.findings.worst(), Some(Severity::High));
-    let mut again = judged(&rule);
+    assert_eq!(world.detect.findings.max_severity(), Some(Severity::High));
+    let mut again = world_with_policy(&rule);
     let all = again.all();
     assert!(all[0].declared_by.is_some(), "{rule}\n{all:#?}");
     assert_eq!(all[0].policy, None);
 }
 
 #[test]
-fn a_name_that_a_caller_gave_allows_and_mutes_nothing() {
+fn an_unproven_name_matches_no_allow_or_mute_rule() {
     for (table, what) in
         [("allow", "object = { name = 'jobs' }"), ("mute", "object = { name = 'j*' }")]
     {

@@ -1,17 +1,17 @@
-//! Random hosts, of whose records some are lost, or come in another order: what is found did happen.
+//! Random hosts with lost and reordered records: every finding must be true in the model.
 
 use std::collections::BTreeSet;
 
 use ipc_trace_common::{
     op::Op,
-    record::{Channel, NsRef, NsSwitchKind, QueueRef},
+    record::{AccessPath, NsRef, NsSwitchKind, QueueRef},
 };
 use proptest::prelude::*;
 
 use super::{A, B, DetectWorld, HOST, TestTask, queue, task};
 use crate::event::finding::Class;
 
-/// What a process does.
+/// A step of a process.
 #[derive(Clone, Copy, Debug)]
 enum ProcessStep {
     /// Uses a queue of a namespace
@@ -52,16 +52,17 @@ fn at(id: u64) -> i64 {
     0x7f00_0000_0000 + (id.cast_signed() << 20)
 }
 
-/// What truly happened: class, process, number of the object's namespace.
+/// The model's findings: class, process, number of the object's namespace.
 type FindingTruth = BTreeSet<(Class, u32, u32)>;
 
-/// Runs a program, of which some records are lost. What happened, whether or not it was told.
+/// Runs a program with lost records. Returns the model's findings, whether or not their records were
+/// delivered.
 fn run(world: &mut DetectWorld, steps: &[(ProcessStep, bool)]) -> FindingTruth {
     let mut tasks: Vec<TestTask> = (7..11).map(|pid| task(pid, HOST)).collect();
     let mut attached: BTreeSet<(u32, u64, NsRef)> = BTreeSet::new();
     let mut truth = FindingTruth::new();
     for (step, lost) in steps {
-        let told = !lost;
+        let delivered = !lost;
         let who = |pid: u32| tasks[pid as usize - 7];
         match *step {
             ProcessStep::Use(pid, ns) => {
@@ -69,7 +70,7 @@ fn run(world: &mut DetectWorld, steps: &[(ProcessStep, bool)]) -> FindingTruth {
                 if ALL[ns] != task.ns {
                     truth.insert((Class::ForeignObject, pid, ALL[ns].inum));
                 }
-                if told {
+                if delivered {
                     world.queue_call(task, Op::MqSend, queue(ALL[ns], 5, task.ns), 0);
                 }
             }
@@ -78,8 +79,8 @@ fn run(world: &mut DetectWorld, steps: &[(ProcessStep, bool)]) -> FindingTruth {
                 if ALL[ns] != task.ns {
                     truth.insert((Class::ForeignMount, pid, ALL[ns].inum));
                 }
-                if told {
-                    world.access(task, Channel::QueueOpen, queue(ALL[ns], 5, task.ns), 0);
+                if delivered {
+                    world.access(task, AccessPath::QueueOpen, queue(ALL[ns], 5, task.ns), 0);
                 }
             }
             ProcessStep::Read(pid, ns) => {
@@ -87,23 +88,23 @@ fn run(world: &mut DetectWorld, steps: &[(ProcessStep, bool)]) -> FindingTruth {
                 if ALL[ns] != task.ns {
                     truth.insert((Class::ForeignView, pid, ALL[ns].inum));
                 }
-                if told {
+                if delivered {
                     let file = QueueRef { ino: 0, dev: 0, ..queue(ALL[ns], 0, task.ns) };
-                    world.access(task, Channel::SysvipcRead, file, 0);
+                    world.access(task, AccessPath::SysvipcRead, file, 0);
                 }
             }
             ProcessStep::Attach(pid, id) => {
                 let task = who(pid);
                 attached.retain(|one| (one.0, one.1) != (pid, id));
                 attached.insert((pid, id, task.ns));
-                if told {
+                if delivered {
                     world.call(task, Op::Shmat, [id, 0, 0, 0, 0], at(id));
                 }
             }
             ProcessStep::Detach(pid, id) => {
                 let task = who(pid);
                 attached.retain(|one| (one.0, one.1) != (pid, id));
-                if told {
+                if delivered {
                     world.call(task, Op::Shmdt, [at(id).cast_unsigned(), 0, 0, 0, 0], 0);
                 }
             }
@@ -112,9 +113,9 @@ fn run(world: &mut DetectWorld, steps: &[(ProcessStep, bool)]) -> FindingTruth {
                 if ALL[ns] != task.ns {
                     truth.insert((Class::CarriedMapping, pid, ALL[ns].inum));
                 }
-                if told {
+                if delivered {
                     let of = QueueRef { ino: id, dev: 0, ..queue(ALL[ns], id, task.ns) };
-                    world.access(task, Channel::MappingTouched, of, 0);
+                    world.access(task, AccessPath::MappingTouched, of, 0);
                 }
             }
             ProcessStep::Enter(pid, ns) => {
@@ -129,7 +130,7 @@ fn run(world: &mut DetectWorld, steps: &[(ProcessStep, bool)]) -> FindingTruth {
                 truth.insert((Class::NamespaceMismatch, pid, to.inum));
                 let moved = TestTask { ns: to, ..task };
                 tasks[pid as usize - 7] = moved;
-                if told {
+                if delivered {
                     world.moved(task, to, NsSwitchKind::Setns, None);
                 } else {
                     world.context(moved);
@@ -154,14 +155,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn without_loss_all_is_found_and_nothing_else(
+    fn without_loss_findings_match_the_model(
         steps in proptest::collection::vec(step(), 0..60),
     ) {
         let mut world = DetectWorld::new();
         let steps: Vec<_> = steps.into_iter().map(|step| (step, false)).collect();
         let truth = run(&mut world, &steps);
         let all = found(&mut world);
-        // The namespace that a process began in is its home, and it made none of the others.
+        // The namespace that a process started in is its home, and it created none of the others.
         let home = |one: &(Class, u32, u32)| {
             one.0 == Class::NamespaceMismatch && one.2 == HOST.inum
         };
@@ -170,11 +171,11 @@ proptest! {
     }
 
     #[test]
-    fn with_calls_lost_less_is_found_and_nothing_that_did_not_happen(
+    fn with_lost_calls_findings_are_a_subset_of_the_model(
         steps in proptest::collection::vec((step(), any::<bool>()), 0..60),
     ) {
-        // That an address was given back is known by the call alone: without it, what is there is not
-        // what was attached last. Namespaces' moves and removals come on a ring of their own.
+        // Only the call shows that an address was detached: if it is lost, another segment may be there than
+        // the one attached last. Namespace switches and removals come on a ring of their own.
         let keeps = |step: &ProcessStep| matches!(step, ProcessStep::Attach(..) | ProcessStep::Detach(..));
         let steps: Vec<_> =
             steps.into_iter().map(|(step, lost)| (step, lost && !keeps(&step))).collect();

@@ -1,5 +1,5 @@
-//! Random lookups by keys and uses of what they give, in namespaces where others make and remove the same
-//! keys: what is found did happen, whatever is lost, and in whichever order records come.
+//! Random lookups by key and uses of their results, in namespaces where others create and remove the same
+//! keys: every finding must be true in the model, whatever is lost or reordered.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,12 +23,12 @@ fn who(at: usize) -> TestTask {
 
 #[derive(Clone, Copy, Debug)]
 enum LookupStep {
-    /// Makes or gets the set of a key
+    /// Creates or gets the set of a key.
     Make(usize, u64),
     /// Removes it
     Remove(usize, u64),
-    /// Looks for it
-    Look(usize, u64),
+    /// Looks it up.
+    Lookup(usize, u64),
     /// Uses it
     Use(usize, u64),
     Wait(u64),
@@ -39,13 +39,13 @@ fn step() -> impl Strategy<Value = LookupStep> {
     prop_oneof![
         3 => (at.clone(), key.clone()).prop_map(|(at, key)| LookupStep::Make(at, key)),
         1 => (at.clone(), key.clone()).prop_map(|(at, key)| LookupStep::Remove(at, key)),
-        5 => (at.clone(), key.clone()).prop_map(|(at, key)| LookupStep::Look(at, key)),
+        5 => (at.clone(), key.clone()).prop_map(|(at, key)| LookupStep::Lookup(at, key)),
         3 => (at, key).prop_map(|(at, key)| LookupStep::Use(at, key)),
         1 => (0..6_000_000_000_u64).prop_map(LookupStep::Wait),
     ]
 }
 
-/// A call, with what it came back with.
+/// A call with its result.
 #[derive(Clone, Copy, Debug)]
 struct Done {
     at: usize,
@@ -53,20 +53,20 @@ struct Done {
     args: [u64; 5],
     ret: i64,
     wait: u64,
-    /// A full ring may lose it: it changes no object
+    /// Whether a full ring may drop it: it changes no object.
     can_be_lost: bool,
 }
 
-/// What truly happened.
+/// The model's truth.
 #[derive(Debug, Default)]
 struct LookupTruth {
-    /// By process: lookups of keys that its namespace never had, and another had then
+    /// By process: lookups of keys that its namespace never had while another one had them.
     attempts: BTreeMap<u32, u64>,
-    /// Failed lookups at all
+    /// By process: all failed lookups.
     failed: BTreeMap<u32, u64>,
-    /// Which namespaces ever had which key
+    /// Keys that each namespace ever had.
     had: BTreeSet<(u32, u32)>,
-    /// Ids that processes used: (pid, id)
+    /// Ids that processes used: (pid, id).
     used: BTreeSet<(u32, i32)>,
 }
 
@@ -74,7 +74,7 @@ const fn key_of(key: u64) -> u64 {
     0x8cd1_0000 + key
 }
 
-/// What the kernel makes of a program.
+/// The calls and the truth of a program.
 fn happen(steps: &[LookupStep]) -> (Vec<Done>, LookupTruth) {
     let mut truth = LookupTruth::default();
     let mut live: BTreeMap<(NsRef, u64), i64> = BTreeMap::new();
@@ -103,7 +103,7 @@ fn happen(steps: &[LookupStep]) -> (Vec<Done>, LookupTruth) {
                     done(at, Op::Semctl, [id.cast_unsigned(), 0, 0, 0, 0], 0, false);
                 }
             }
-            LookupStep::Look(at, key) => {
+            LookupStep::Lookup(at, key) => {
                 let task = who(at);
                 if let Some(id) = live.get(&(task.ns, key)) {
                     truth.used.insert((task.pid, (*id).try_into().unwrap()));
@@ -149,7 +149,7 @@ fn replay_calls(calls: &[Done]) -> Vec<Finding> {
     world.all()
 }
 
-/// What no loss and no order may change.
+/// Properties that hold under any loss and order.
 fn is_true(all: &[Finding], truth: &LookupTruth) -> Result<(), TestCaseError> {
     let mut attempts: BTreeMap<u32, u64> = BTreeMap::new();
     for one in all {
@@ -175,7 +175,7 @@ fn is_true(all: &[Finding], truth: &LookupTruth) -> Result<(), TestCaseError> {
                 prop_assert_eq!(one.subject.ipc_ns.unwrap().inum, HOST.inum);
                 prop_assert!(one.subject.container.is_some(), "{:?}", one);
             }
-            // Objects of 0660, with nobody but those in their namespace.
+            // Objects have mode 0660 and are used in their namespace only.
             other => prop_assert!(false, "{other}: {one:?}"),
         }
     }
@@ -190,7 +190,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn without_loss_each_attempt_counts_once(
+    fn without_loss_each_attempt_is_counted_once(
         steps in proptest::collection::vec(step(), 0..80),
     ) {
         let (calls, truth) = happen(&steps);
@@ -205,7 +205,7 @@ proptest! {
     }
 
     #[test]
-    fn with_calls_lost_and_records_out_of_order_nothing_is_made_up(
+    fn with_loss_and_reordering_findings_stay_true(
         steps in proptest::collection::vec(step(), 0..80),
         lost in proptest::collection::vec(any::<bool>(), 80),
         swapped in proptest::collection::vec(any::<bool>(), 80),

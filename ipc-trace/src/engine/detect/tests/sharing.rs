@@ -33,7 +33,7 @@ fn world(modes: &[(u64, &str)]) -> DetectWorld {
 }
 
 #[test]
-fn containers_that_share_an_object_are_told_and_declared_by_their_runtime() {
+fn containers_sharing_an_object_are_reported_and_declared_by_their_runtime() {
     let joins = format!("container:{}", super::container_id(1));
     for (modes, severity) in [
         ([(1, "shareable"), (2, joins.as_str())], Severity::Info),
@@ -54,7 +54,7 @@ fn containers_that_share_an_object_are_told_and_declared_by_their_runtime() {
         );
         let object = one.object.unwrap();
         assert_eq!(object.owner_container.unwrap().name.as_ref().unwrap().to_string(), "app1");
-        // What comes afterwards is counted.
+        // Later calls are counted.
         for _ in 0..5 {
             using(&mut world, task_in(2, A));
         }
@@ -64,7 +64,7 @@ fn containers_that_share_an_object_are_told_and_declared_by_their_runtime() {
 }
 
 #[test]
-fn a_runtimes_word_is_waited_for_and_comes_late() {
+fn a_finding_waits_for_runtime_metadata_and_is_amended_later() {
     let joins = format!("container:{}", super::container_id(1));
     let mut late = world(&[]);
     make(&mut late, task_in(1, A), PRIVATE);
@@ -96,20 +96,20 @@ fn a_runtimes_word_is_waited_for_and_comes_late() {
 }
 
 #[test]
-fn one_container_alone_and_the_hosts_own_are_silent() {
+fn a_single_container_or_host_process_is_not_reported() {
     let mut world = world(&[(1, "private")]);
     make(&mut world, task_in(1, A), PRIVATE);
-    // docker exec, as another process and another user.
+    // docker exec: another process and user of the same container.
     using(&mut world, TestTask { pid: 300, ..task_in(1, A) });
     using(&mut world, TestTask { pid: 301, uid: 0, ..task_in(1, A) });
-    // A process of the host that came in.
+    // A host process that entered the namespace.
     using(&mut world, task(7, A));
     world.wait(5 * SECOND);
     quiet(&mut world);
 }
 
 #[test]
-fn twins_in_namespaces_of_their_own_are_silent() {
+fn containers_in_private_namespaces_are_not_reported() {
     let mut world = world(&[(1, "private"), (2, "private")]);
     for (number, ns) in [(1, A), (2, B)] {
         make(&mut world, task_in(number, ns), PRIVATE);
@@ -121,7 +121,7 @@ fn twins_in_namespaces_of_their_own_are_silent() {
 }
 
 #[test]
-fn a_queue_that_is_used_from_another_namespace_is_not_shared() {
+fn a_queue_used_from_another_namespace_is_not_shared() {
     let mut world = world(&[(1, "private"), (2, "private")]);
     world.queue_call(task_in(1, A), Op::MqSend, queue(A, 5, A), 0);
     world.queue_call(task_in(2, B), Op::MqSend, queue(A, 5, B), 0);
@@ -131,7 +131,7 @@ fn a_queue_that_is_used_from_another_namespace_is_not_shared() {
 }
 
 #[test]
-fn a_container_in_the_hosts_namespace_is_told_once_with_its_calls() {
+fn a_container_in_the_host_namespace_is_one_finding_with_its_calls() {
     for (mode, severity) in [
         (Some("host"), Severity::Info),
         (Some("private"), Severity::Medium),
@@ -158,7 +158,7 @@ fn a_container_in_the_hosts_namespace_is_told_once_with_its_calls() {
 }
 
 #[test]
-fn what_another_container_made_and_refuses_is_told() {
+fn denied_access_to_another_containers_object_is_reported() {
     let mut world = world(&[(1, "private"), (2, "private")]);
     make(&mut world, task_in(1, A), PRIVATE);
     let other = TestTask { uid: 2000, ..task_in(2, A) };
@@ -174,7 +174,7 @@ fn what_another_container_made_and_refuses_is_told() {
 }
 
 #[test]
-fn what_ones_own_container_or_the_host_made_and_refuses_is_nothing() {
+fn denied_access_within_a_container_or_to_the_host_is_not_reported() {
     let mut world = world(&[(1, "private"), (2, "private")]);
     make(&mut world, task_in(1, A), PRIVATE);
     world.call(TestTask { uid: 2000, ..task_in(1, A) }, Op::Semop, [3, 0, 1, 0, 0], -13);
@@ -184,7 +184,7 @@ fn what_ones_own_container_or_the_host_made_and_refuses_is_nothing() {
 }
 
 #[test]
-fn a_queues_name_that_is_refused_is_told() {
+fn denied_access_to_a_queue_name_is_reported() {
     let mut world = world(&[(1, "private"), (2, "private")]);
     world.named(task_in(1, A), Op::MqOpen, b"jobs", 0o302, Ok(5));
     world.named(task_in(2, A), Op::MqOpen, b"jobs", 0, Err(13));
@@ -193,7 +193,7 @@ fn a_queues_name_that_is_refused_is_told() {
 }
 
 #[test]
-fn what_anybody_may_write_is_told_when_several_use_it() {
+fn a_world_writable_object_with_several_users_is_reported() {
     let mut world = DetectWorld::new();
     let one = TestTask { uid: 1000, ..task(7, A) };
     world.call(one, Op::Semget, [KEY, 1, 0o3666, 0, 0], 3);
@@ -213,7 +213,7 @@ fn what_anybody_may_write_is_told_when_several_use_it() {
 }
 
 #[test]
-fn a_mode_that_is_set_later_counts_and_a_strict_one_does_not() {
+fn a_mode_set_later_is_reported_if_world_writable() {
     for (mode, found) in [(0o3660, 0), (0o3664, 0), (0o3622, 1)] {
         let mut world = DetectWorld::new();
         let one = task(7, A);

@@ -1,23 +1,22 @@
-//! Containers: which cgroup is whose, and what runtimes call them.
+//! Containers: the container of each cgroup, and the runtimes' metadata.
 //!
 //! | module | its job |
 //! | --- | --- |
-//! | `state` | a container, and what runtimes say of it |
-//! | [`identity`] | from a cgroup's path to a container: pure |
-//! | [`sharing`] | whether containers share a namespace because somebody said so: pure |
-//! | `units` | from a cgroup's path to a systemd unit: pure |
+//! | `state` | the state of a container, and its handle |
+//! | [`cgroup_path`] | parses a cgroup's path to a container: pure |
+//! | [`sharing`] | whether containers share a namespace by configuration: pure |
+//! | `systemd_unit` | parses a cgroup's path to a systemd unit: pure |
 //!
-//! The eBPF programs tell of births and deaths of cgroups once, with path and number, and a thread's
-//! context has the number, which is never given again. So the answer is right for a process that lived
-//! a millisecond, in a container that lived a second. Names come from elsewhere, before or afterwards.
+//! The eBPF programs send the creation and removal of each cgroup, with path and number. A thread's context
+//! has the cgroup's number, which is never reused. So the container is known for a process that lived a
+//! millisecond, in a container that lived a second. Metadata comes from the runtimes, earlier or later.
 //!
-//! Invariant: what is kept is bounded by the cgroups that exist and a fixed remainder; what falls out
-//! is counted.
+//! Invariant: state is bounded by the cgroups that exist plus a fixed remainder; evictions are counted.
 
-pub(crate) mod identity;
+pub(crate) mod cgroup_path;
 pub(crate) mod sharing;
 mod state;
-mod units;
+pub(crate) mod systemd_unit;
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -29,26 +28,26 @@ use ipc_trace_common::record::{CgroupRecord, NsRef, flag};
 use crate::{
     engine::track::HashMap,
     event::{Container, ls::Ls, value::OsBytes},
-    input::{container::RuntimeMetadata, container_filter::Wanted},
+    input::{container::RuntimeMetadata, container_filter::ContainerFilter},
     steps::step,
 };
-use identity::ContainerIdentity;
+use cgroup_path::ContainerIdentity;
 pub(crate) use state::ContainerHandle;
 use state::ContainerState;
 
-/// Cgroups that are kept, those that exist among them: some hundred bytes each.
-const CGROUPS: usize = 1 << 17;
-/// Removed cgroups that are kept: records of their threads may come late.
-const REMOVED: usize = 1 << 13;
-/// Containers whose names are kept though nothing else is known of them.
-const NAMES: usize = 1 << 13;
+/// Number of cgroups kept, existing ones included: a few hundred bytes each.
+const MAX_CGROUPS: usize = 1 << 17;
+/// Number of removed cgroups kept: records of their threads may arrive late.
+const MAX_REMOVED_CGROUPS: usize = 1 << 13;
+/// Number of containers whose metadata is kept without any other state.
+const MAX_NAMES: usize = 1 << 13;
 
-/// Whose a cgroup is.
+/// The owner of a cgroup.
 #[derive(Clone, Debug)]
 enum CgroupOwner {
-    /// A container's
+    /// A container.
     Container(ContainerHandle),
-    /// The host's, and of which systemd unit
+    /// The host, with the systemd unit.
     Host(Option<Arc<OsBytes<'static>>>),
 }
 
@@ -74,43 +73,43 @@ pub(crate) struct Containers {
     cgroups: HashMap<u64, TrackedCgroup>,
     order: VecDeque<u64>,
     removed: VecDeque<u64>,
-    /// Those that somebody has the handle of, and some others, whose places are free
+    /// The states, with free slots among them.
     states: Vec<ContainerState>,
     free: Vec<usize>,
-    /// Their places, by id
+    /// Indices of states by container id.
     by_id: HashMap<String, Vec<usize>>,
-    /// With how many states those are looked for next that nobody has the handle of
+    /// Number of states at which unused ones are collected next.
     sweep_at: usize,
     names: HashMap<String, RuntimeMetadata>,
     names_order: VecDeque<String>,
     forgotten: u64,
-    /// What is asked of the containers whose calls are wanted
-    wanted: Wanted,
-    /// What the eBPF programs do not know yet of cgroups
-    verdicts: Vec<(u64, Option<bool>)>,
-    /// Containers of which it became known whether their calls are wanted
+    /// The container filter.
+    wanted: ContainerFilter,
+    /// Filter decisions by cgroup that the eBPF programs don't have yet.
+    filter_decisions: Vec<(u64, Option<bool>)>,
+    /// Containers decided since the last call.
     decided: Vec<ContainerHandle>,
-    /// Places of those whose threads were last in an IPC namespace, and of some others
+    /// Indices of the containers whose threads were last in an IPC namespace, with some outdated ones.
     inside: HashMap<NsRef, Vec<usize>>,
 }
 
 impl Containers {
-    /// The calls of these alone are wanted. To be said first.
-    pub(crate) fn want(&mut self, wanted: Wanted) {
+    /// Sets the container filter, before any input.
+    pub(crate) fn want(&mut self, wanted: ContainerFilter) {
         self.wanted = wanted;
     }
 
-    /// Whether the calls of some containers alone are wanted.
+    /// Whether there is a container filter.
     #[inline]
     #[must_use]
     pub(crate) fn are_filtered(&self) -> bool {
         !self.wanted.is_empty()
     }
 
-    /// What became known of cgroups since this was asked last: whether the calls of threads in them are
-    /// wanted; `None`: nobody is in them any more.
-    pub(crate) fn take_verdicts(&mut self) -> Vec<(u64, Option<bool>)> {
-        std::mem::take(&mut self.verdicts)
+    /// Removes and returns the filter's decisions by cgroup: whether calls of its threads are wanted; `None`
+    /// if the cgroup was removed.
+    pub(crate) fn take_filter_decisions(&mut self) -> Vec<(u64, Option<bool>)> {
+        std::mem::take(&mut self.filter_decisions)
     }
 
     #[expect(clippy::indexing_slicing, reason = "who has a handle keeps its state where it is")]
@@ -124,19 +123,19 @@ impl Containers {
         Arc::clone(&self.state(handle).container)
     }
 
-    /// As [`Self::container`], on a line, which a later one amends when there is more to say.
+    /// As [`Self::container`], for a line: later metadata is then reported.
     #[must_use]
     pub(crate) fn show(&mut self, handle: &ContainerHandle) -> Arc<Container> {
         self.note_shown(handle);
         self.container(handle)
     }
 
-    /// A container was shown on a line.
+    /// Marks a container as shown.
     pub(crate) fn note_shown(&mut self, handle: &ContainerHandle) {
         state_of(&mut self.states, handle).shown = true;
     }
 
-    /// Containers as they are shown, by name.
+    /// Containers as they are shown, sorted by name.
     #[must_use]
     pub(crate) fn sorted(&self, all: &[ContainerHandle]) -> Vec<Arc<Container>> {
         let mut all: Vec<_> = all.iter().map(|handle| self.container(handle)).collect();
@@ -144,7 +143,7 @@ impl Containers {
         all
     }
 
-    /// Whether a container's calls are wanted; `None`: what is known of it does not tell yet.
+    /// The filter's decision about a container; `None`: not yet known.
     #[inline]
     #[must_use]
     pub(crate) fn is_wanted(&self, handle: &ContainerHandle) -> Option<bool> {
@@ -157,21 +156,20 @@ impl Containers {
         self.state(handle).ns
     }
 
-    /// The IPC namespace that a thread of a container was in first, and the context that told so.
+    /// The IPC namespace that a thread of a container was in first, and the context that showed it.
     #[must_use]
     pub(crate) fn first_ns(&self, handle: &ContainerHandle) -> Option<(NsRef, u64)> {
         self.state(handle).first
     }
 
-    /// It was long enough to wait for what would tell: a container's calls are not wanted, unless more
-    /// becomes known of it.
-    pub(crate) fn give_up(&mut self, handle: &ContainerHandle) {
+    /// Ends the wait for metadata: the container's calls aren't wanted unless more arrives.
+    pub(crate) fn expire_wait(&mut self, handle: &ContainerHandle) {
         if self.is_wanted(handle).is_none() {
             self.decide(handle, Some(false));
         }
     }
 
-    /// Judges a container by what is known of it now.
+    /// Evaluates the container filter with the current metadata.
     fn evaluate_filter(&mut self, handle: &ContainerHandle) {
         if self.are_filtered() {
             let wanted = self.wanted.is(&self.state(handle).container);
@@ -188,36 +186,36 @@ impl Containers {
         }
         let its = state.cgroups.iter().inspect(|_| step());
         let exist = its.filter(|one| self.cgroups.contains_key(one));
-        self.verdicts.extend(exist.map(|number| (*number, wanted)));
+        self.filter_decisions.extend(exist.map(|number| (*number, wanted)));
         self.decided.push(handle.clone());
     }
 
-    /// Containers of which it became known, since this was asked last, whether their calls are wanted.
+    /// Removes and returns the containers decided since the last call.
     pub(crate) fn take_decided(&mut self) -> Vec<ContainerHandle> {
         std::mem::take(&mut self.decided)
     }
 
-    /// Those exist. From now on the eBPF programs tell of others.
+    /// Adds the existing cgroups. The eBPF programs report later ones.
     pub(crate) fn exist(&mut self, all: &[(u64, Vec<u8>)]) {
         for (number, path) in all {
             self.made(*number, path);
         }
     }
 
-    /// A cgroup has that path, as was asked since it was not known.
+    /// Adds a cgroup whose path was requested because its record was missing.
     pub(crate) fn is_at(&mut self, number: u64, path: &[u8]) {
         if !self.knows(number) {
             self.made(number, path);
         }
     }
 
-    /// Whether a cgroup is known. It is not if it was forgotten, or if the record of its birth was lost.
+    /// Whether a cgroup is known. It isn't if it was evicted or its creation record was lost.
     #[must_use]
     pub(crate) fn knows(&self, cgroup: u64) -> bool {
         cgroup == 0 || self.cgroups.contains_key(&cgroup)
     }
 
-    /// A cgroup was made or removed.
+    /// A cgroup was created or removed.
     pub(crate) fn record(&mut self, record: &CgroupRecord) {
         if record.header.flags & flag::DELETED != 0 {
             self.gone(record.id);
@@ -228,14 +226,14 @@ impl Containers {
     }
 
     fn made(&mut self, number: u64, path: &[u8]) {
-        let whose = match identity::of_path(path) {
+        let whose = match cgroup_path::of_path(path) {
             Some(identity) => CgroupOwner::Container(self.handle(identity)),
-            None => CgroupOwner::Host(units::of_path(path)),
+            None => CgroupOwner::Host(systemd_unit::of_path(path)),
         };
         let handle = whose.container();
         if self.are_filtered() {
             let wanted = handle.as_ref().map_or(Some(false), |handle| self.is_wanted(handle));
-            self.verdicts.extend(wanted.map(|wanted| (number, Some(wanted))));
+            self.filter_decisions.extend(wanted.map(|wanted| (number, Some(wanted))));
         }
         if let Some(handle) = &handle {
             self.belongs(number, handle);
@@ -244,7 +242,7 @@ impl Containers {
         if self.cgroups.insert(number, cgroup).is_none() {
             self.order.push_back(number);
         }
-        while self.cgroups.len() > CGROUPS {
+        while self.cgroups.len() > MAX_CGROUPS {
             let Some(oldest) = self.order.pop_front() else { break };
             if self.cgroups.remove(&oldest).is_some() {
                 self.forgotten += 1;
@@ -252,7 +250,7 @@ impl Containers {
         }
     }
 
-    /// A cgroup is a container's. Those that are gone are forgotten when there are twice as many.
+    /// Adds a cgroup to a container. Removed cgroups are cleaned up when they are the majority.
     fn belongs(&mut self, number: u64, handle: &ContainerHandle) {
         let its = &mut state_of(&mut self.states, handle).cgroups;
         if its.len() >= 64 && its.len().is_power_of_two() {
@@ -261,7 +259,7 @@ impl Containers {
         its.push(number);
     }
 
-    /// A thread of a container is in that namespace, as its context says.
+    /// A thread of a container is in this namespace, according to its context.
     pub(crate) fn is_in(&mut self, handle: &ContainerHandle, ns: NsRef, context: u64) {
         if self.ns(handle) != Some(ns) {
             let Self { inside, states, .. } = self;
@@ -270,8 +268,8 @@ impl Containers {
             }
             let all = inside.entry(ns).or_default();
             if all.len() >= 64 && all.len().is_power_of_two() {
-                let mut met = HashSet::new();
-                all.retain(|one| is_there(states, *one, ns) && met.insert(*one));
+                let mut seen = HashSet::new();
+                all.retain(|one| is_there(states, *one, ns) && seen.insert(*one));
             }
             all.push(handle.index());
         }
@@ -285,26 +283,26 @@ impl Containers {
             return;
         }
         if self.are_filtered() {
-            self.verdicts.push((number, None));
+            self.filter_decisions.push((number, None));
         }
         self.removed.push_back(number);
-        while self.removed.len() > REMOVED {
+        while self.removed.len() > MAX_REMOVED_CGROUPS {
             if let Some(oldest) = self.removed.pop_front() {
                 self.cgroups.remove(&oldest);
             }
         }
-        if self.order.len() > 2 * self.cgroups.len() + REMOVED {
+        if self.order.len() > 2 * self.cgroups.len() + MAX_REMOVED_CGROUPS {
             self.order.retain(|number| self.cgroups.contains_key(number));
         }
     }
 
-    /// The handle of a container, which is known from now on.
+    /// The handle of a container, whose state is created if necessary.
     fn handle(&mut self, identity: ContainerIdentity) -> ContainerHandle {
         let mut same = self.by_id.get(&identity.id).into_iter().flatten();
         let known = same.find_map(|at| self.states.get(*at).filter(|one| one.identity == identity));
         let place = match known {
             Some(state) if state.handle.is_shared() => return state.handle.clone(),
-            // Nobody knew it any more: it begins anew.
+            // No handle was left, so the container starts again without state.
             Some(state) => Some(state.handle.index()),
             None => {
                 self.sweep();
@@ -315,7 +313,7 @@ impl Containers {
         let id = identity.id.clone();
         let mut state = ContainerState::new(handle.clone(), identity);
         if let Some(named) = self.names.get(&id) {
-            state.amend(named);
+            state.apply_metadata(named);
         }
         if self.are_filtered() {
             state.wanted = self.wanted.is(&state.container);
@@ -331,11 +329,10 @@ impl Containers {
         handle
     }
 
-    /// Forgets the states of which nobody has the handle, when there are many more than there were of those that
-    /// somebody has.
+    /// Frees states without handles when there are many more states than there were handles.
     fn sweep(&mut self) {
         let kept = self.states.len() - self.free.len();
-        if kept <= self.sweep_at.max(REMOVED) {
+        if kept <= self.sweep_at.max(MAX_REMOVED_CGROUPS) {
             return;
         }
         self.free.clear();
@@ -352,16 +349,16 @@ impl Containers {
                 }
             }
         }
-        self.sweep_at = 2 * (self.states.len() - self.free.len()) + REMOVED;
+        self.sweep_at = 2 * (self.states.len() - self.free.len()) + MAX_REMOVED_CGROUPS;
     }
 
-    /// The container that a cgroup is of. `None`: it is the host's, or is not known.
+    /// The container of a cgroup. `None`: the host, or unknown.
     #[must_use]
     pub(crate) fn lookup_container(&self, cgroup: u64) -> Option<ContainerHandle> {
         self.cgroups.get(&cgroup)?.whose.container()
     }
 
-    /// The systemd unit that a cgroup is of.
+    /// The systemd unit of a cgroup.
     #[must_use]
     pub(crate) fn unit(&self, cgroup: u64) -> Option<Arc<OsBytes<'static>>> {
         match &self.cgroups.get(&cgroup)?.whose {
@@ -378,10 +375,10 @@ impl Containers {
 
     /// The container whose cgroup has this path.
     pub(crate) fn of_path(&mut self, path: &[u8]) -> Option<ContainerHandle> {
-        identity::of_path(path).map(|identity| self.handle(identity))
+        cgroup_path::of_path(path).map(|identity| self.handle(identity))
     }
 
-    /// Hands to `each` which containers a look found in which namespace.
+    /// Calls `each` with the containers of each namespace of a snapshot.
     pub(crate) fn each_in(&mut self, ls: &Ls, mut each: impl FnMut(u32, &ContainerHandle)) {
         for namespace in &ls.namespaces {
             for process in &namespace.processes {
@@ -393,7 +390,7 @@ impl Containers {
         }
     }
 
-    /// Fills in the containers of a look. `each`: what is in which namespace.
+    /// Fills in the containers of a snapshot, and calls `each` with them.
     pub(crate) fn fill(&mut self, ls: &mut Ls, mut each: impl FnMut(u32, &ContainerHandle)) {
         for namespace in &mut ls.namespaces {
             let mut all: Vec<ContainerHandle> = Vec::new();
@@ -411,7 +408,7 @@ impl Containers {
         }
     }
 
-    /// A runtime of the host said something. Returns the container if it was shown without that.
+    /// Applies runtime metadata. Returns the container if it was shown without it.
     pub(crate) fn named(&mut self, named: RuntimeMetadata) -> Option<ContainerHandle> {
         let id = named.id.clone();
         let all = match self.names.get_mut(&id) {
@@ -425,26 +422,26 @@ impl Containers {
                 named
             }
         };
-        while self.names.len() > NAMES {
+        while self.names.len() > MAX_NAMES {
             let Some(oldest) = self.names_order.pop_front() else { break };
             self.names.remove(&oldest);
             self.forgotten += 1;
         }
-        let mut told = None;
+        let mut reported = None;
         for at in self.by_id.get(&id).cloned().unwrap_or_default() {
             let Some(state) = self.states.get_mut(at).filter(|one| one.handle.is_shared()) else {
                 continue;
             };
-            if state.amend(&all) {
+            if state.apply_metadata(&all) {
                 let (handle, shown) = (state.handle.clone(), state.shown);
                 self.evaluate_filter(&handle);
-                told = shown.then_some(handle).or(told);
+                reported = shown.then_some(handle).or(reported);
             }
         }
-        told
+        reported
     }
 
-    /// Whether a container was seen that a runtime of the host may have a name for, and has not told.
+    /// Whether a known container is still waiting for metadata of a host's runtime.
     #[must_use]
     pub(crate) fn waits(&self) -> bool {
         self.states.iter().any(|state| {
@@ -452,7 +449,7 @@ impl Containers {
         })
     }
 
-    /// The container whose threads were last in an IPC namespace, if there is one alone.
+    /// The only container whose threads were last in an IPC namespace.
     #[must_use]
     pub(crate) fn alone_in(&self, ns: NsRef) -> Option<ContainerHandle> {
         let all = self.inside.get(&ns)?.iter().inspect(|_| step());
@@ -462,14 +459,14 @@ impl Containers {
         self.states.get(*first).filter(|_| alone).map(|state| state.handle.clone())
     }
 
-    /// What had to make room.
+    /// Number of evicted entries.
     #[must_use]
     pub(crate) const fn forgotten(&self) -> u64 {
         self.forgotten
     }
 }
 
-/// The state of a container, to be changed.
+/// The mutable state of a container.
 #[expect(clippy::indexing_slicing, reason = "who has a handle keeps its state where it is")]
 fn state_of<'a>(
     states: &'a mut [ContainerState],
@@ -478,7 +475,7 @@ fn state_of<'a>(
     &mut states[handle.index()]
 }
 
-/// Whether the threads of the container at a place were last in a namespace.
+/// Whether the container at an index was last in a namespace.
 fn is_there(states: &[ContainerState], at: usize, ns: NsRef) -> bool {
     states.get(at).is_some_and(|one| one.ns == Some(ns) && one.handle.is_shared())
 }

@@ -1,16 +1,15 @@
-//! Whether containers share an IPC namespace because somebody told their runtimes so: pure.
+//! Whether containers share an IPC namespace because their runtimes were configured to: pure.
 
 use std::sync::Arc;
 
 use crate::event::{Container, Sharing, value::OsBytes};
 
-/// What a runtime was told.
+/// The IPC mode that the runtime reports.
 fn mode(container: &Container) -> Option<&[u8]> {
     container.ipc_mode.as_ref().map(|OsBytes(mode)| mode.as_ref())
 }
 
-/// How the containers that are in one IPC namespace share it. `host`: it is the host's. `None`: they do
-/// not.
+/// How the containers of one IPC namespace share it. `host`: it is the host's. `None`: they don't share.
 #[must_use]
 pub(crate) fn classify_sharing(containers: &[Arc<Container>], host: bool) -> Option<Sharing> {
     if host {
@@ -19,14 +18,14 @@ pub(crate) fn classify_sharing(containers: &[Arc<Container>], host: bool) -> Opt
             Some(_) => Sharing::Undeclared,
             None => Sharing::Unknown,
         });
-        // Of all is said the least good that is said of one.
+        // The result for several containers is the worst one of any.
         return each.max();
     }
     let [first, _, ..] = containers else { return None };
     if first.pod_uid.is_some() && containers.iter().all(|one| one.pod_uid == first.pod_uid) {
         return Some(Sharing::Declared);
     }
-    // One of them has it for its own, the others were put into it.
+    // One of them owns the namespace, the others were configured to join it.
     let joins = |one: &Container, with: &dyn Fn(&[u8]) -> bool| {
         mode(one).and_then(|mode| mode.strip_prefix(b"container:")).is_some_and(with)
     };
@@ -35,7 +34,7 @@ pub(crate) fn classify_sharing(containers: &[Arc<Container>], host: bool) -> Opt
     };
     let among = |other: &[u8]| containers.iter().any(|one| is_called(one, other));
     let gone = |other: &[u8]| !among(other);
-    // What they all were put into may have ended.
+    // The container that they all joined may have ended.
     let owner = containers.iter().filter(|one| !joins(one, &among));
     let mut owners = owner.filter(|one| !joins(one, &gone));
     match (owners.next(), owners.next()) {
@@ -66,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn sharing_is_declared_when_runtimes_were_told_so() {
+    fn sharing_configured_in_the_runtimes_is_declared() {
         let owner = || container("1", Some("shareable"), None);
         let of = |all: &[Arc<Container>]| classify_sharing(all, false);
         assert_eq!(of(&[]), None);
@@ -84,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn in_the_hosts_namespace_every_one_has_to_be_told_so() {
+    fn in_the_host_namespace_every_container_must_be_configured() {
         let by = |mode| container("1", mode, None);
         assert_eq!(classify_sharing(&[], true), None);
         assert_eq!(classify_sharing(&[by(Some("host"))], true), Some(Sharing::Declared));

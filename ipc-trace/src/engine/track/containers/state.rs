@@ -1,4 +1,4 @@
-//! A container, and what runtimes say of it.
+//! The state of a container, and its handle.
 
 use std::{
     collections::BTreeMap,
@@ -9,13 +9,13 @@ use std::{
 
 use ipc_trace_common::record::NsRef;
 
-use super::identity::ContainerIdentity;
+use super::cgroup_path::ContainerIdentity;
 use crate::{
     event::{Container, value::OsBytes},
     input::container::{RuntimeKind, RuntimeMetadata},
 };
 
-/// Which container it is. As long as somebody has this, [`super::Containers`] has its state.
+/// A container's handle. While a handle exists, [`super::Containers`] keeps the state.
 #[derive(Clone, Debug)]
 pub(crate) struct ContainerHandle(Rc<usize>);
 
@@ -24,12 +24,12 @@ impl ContainerHandle {
         Self(Rc::new(index))
     }
 
-    /// Where its state is.
+    /// The index of its state.
     pub(super) fn index(&self) -> usize {
         *self.0
     }
 
-    /// Whether somebody else has it, too.
+    /// Whether another handle exists besides the state's own.
     pub(super) fn is_shared(&self) -> bool {
         Rc::strong_count(&self.0) > 1
     }
@@ -49,22 +49,22 @@ impl Hash for ContainerHandle {
     }
 }
 
-/// What is known of a container. [`super::Containers`] alone has it.
+/// The state of a container, owned by [`super::Containers`].
 #[derive(Debug)]
 pub(super) struct ContainerState {
     pub(super) handle: ContainerHandle,
     pub(super) identity: ContainerIdentity,
-    /// As it is shown now
+    /// The container as it is shown now.
     pub(super) container: Arc<Container>,
-    /// Whether it was shown, so that a line has to tell what is learnt of it later
+    /// Whether it was shown, so that later metadata is reported on a line.
     pub(super) shown: bool,
-    /// The IPC namespace that a thread of it was in last
+    /// The IPC namespace that a thread of it was in last.
     pub(super) ns: Option<NsRef>,
-    /// The one that a thread of it was in first, and the context that told so
+    /// The IPC namespace that a thread of it was in first, and the context that showed it.
     pub(super) first: Option<(NsRef, u64)>,
-    /// Whether its calls are wanted; `None`: what is known of it does not tell yet
+    /// The container filter's decision; `None`: not yet known.
     pub(super) wanted: Option<bool>,
-    /// Numbers of its cgroups, and of some that are gone
+    /// Numbers of its cgroups, and of some removed ones.
     pub(super) cgroups: Vec<u64>,
 }
 
@@ -95,8 +95,8 @@ impl ContainerState {
         }
     }
 
-    /// Takes over what a runtime says. Whether that is something new.
-    pub(super) fn amend(&mut self, named: &RuntimeMetadata) -> bool {
+    /// Applies runtime metadata. Returns whether anything changed.
+    pub(super) fn apply_metadata(&mut self, named: &RuntimeMetadata) -> bool {
         if !self.identity.of_host {
             return false;
         }

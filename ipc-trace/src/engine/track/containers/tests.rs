@@ -1,4 +1,4 @@
-//! Containers whose cgroups come and go, and whose names come early and late.
+//! Containers with changing cgroups, and early and late metadata.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ fn name(containers: &Containers, cgroup: u64) -> Option<String> {
 }
 
 #[test]
-fn a_name_that_comes_late_is_told_once_and_shown_everywhere() {
+fn a_late_name_is_reported_once_and_shown_everywhere() {
     let mut containers = Containers::default();
     made(&mut containers, 5, 1);
     let known = containers.lookup_container(5).unwrap();
@@ -31,13 +31,13 @@ fn a_name_that_comes_late_is_told_once_and_shown_everywhere() {
     assert!(containers.named(named(1, "app1")).is_some());
     assert!(containers.named(named(1, "app1")).is_none());
     assert_eq!(name(&containers, 5).as_deref(), Some("app1"));
-    // It was removed, and its record comes late.
+    // The cgroup was removed, and a record arrives late.
     containers.gone(5);
     assert_eq!(name(&containers, 5).as_deref(), Some("app1"));
 }
 
 #[test]
-fn a_name_that_comes_early_is_there_from_the_beginning() {
+fn an_early_name_is_shown_from_the_start() {
     let mut containers = Containers::default();
     assert!(containers.named(named(1, "app1")).is_none());
     made(&mut containers, 5, 1);
@@ -45,7 +45,7 @@ fn a_name_that_comes_early_is_there_from_the_beginning() {
 }
 
 #[test]
-fn what_is_learnt_of_a_shown_one_is_told_once_whatever_it_is() {
+fn new_metadata_of_a_shown_container_is_reported_once() {
     let mut containers = Containers::default();
     let _ = containers.named(named(1, "app1"));
     made(&mut containers, 5, 1);
@@ -60,20 +60,20 @@ fn what_is_learnt_of_a_shown_one_is_told_once_whatever_it_is() {
             ..RuntimeMetadata::default()
         }
     };
-    // Nobody has seen it yet.
+    // The container hasn't been shown yet.
     assert!(containers.named(pod("shop")).is_none());
     let shown = containers.show(&known);
     assert_eq!(shown.labels, BTreeMap::from([("app".into(), "shop".into())]));
     assert_eq!(shown.labels_lost, 2);
     assert!(containers.named(pod("shop")).is_none());
-    let told = containers.named(pod("bank")).unwrap();
-    let told = containers.container(&told);
-    assert_eq!(told.labels, BTreeMap::from([("app".into(), "bank".into())]));
+    let reported = containers.named(pod("bank")).unwrap();
+    let reported = containers.container(&reported);
+    assert_eq!(reported.labels, BTreeMap::from([("app".into(), "bank".into())]));
     assert_eq!(name(&containers, 5).as_deref(), Some("app1"));
 }
 
 #[test]
-fn one_that_nobody_knew_any_more_begins_anew_with_what_runtimes_said_since() {
+fn a_forgotten_container_is_recreated_with_current_metadata() {
     let mut containers = Containers::default();
     let path = format!("/docker/{}", id(1));
     for round in 0..2 {
@@ -94,7 +94,7 @@ fn one_that_nobody_knew_any_more_begins_anew_with_what_runtimes_said_since() {
 }
 
 #[test]
-fn two_containers_of_one_name_are_two() {
+fn containers_of_the_same_name_stay_separate() {
     let mut containers = Containers::default();
     for n in [1, 2] {
         made(&mut containers, n, n);
@@ -108,7 +108,7 @@ fn two_containers_of_one_name_are_two() {
 }
 
 #[test]
-fn a_name_is_not_for_one_who_calls_its_cgroup_so() {
+fn a_forged_cgroup_name_gets_no_metadata() {
     let mut containers = Containers::default();
     let path = format!("/docker/{}/docker-{}.scope", id(9), id(1));
     containers.made(5, path.as_bytes());
@@ -119,51 +119,51 @@ fn a_name_is_not_for_one_who_calls_its_cgroup_so() {
 }
 
 #[test]
-fn a_hundred_thousand_containers_leave_little_behind() {
+fn a_hundred_thousand_containers_use_bounded_memory() {
     let mut containers = Containers::default();
     for n in 0..100_000 {
         made(&mut containers, n + 1, n);
         let _ = containers.named(named(n, "app"));
         containers.gone(n + 1);
     }
-    assert!(containers.cgroups.len() <= REMOVED);
-    assert!(containers.order.len() <= 4 * REMOVED);
-    assert!(containers.states.len() <= 4 * REMOVED);
+    assert!(containers.cgroups.len() <= MAX_REMOVED_CGROUPS);
+    assert!(containers.order.len() <= 4 * MAX_REMOVED_CGROUPS);
+    assert!(containers.states.len() <= 4 * MAX_REMOVED_CGROUPS);
     assert!(containers.by_id.len() <= containers.states.len());
-    assert!(containers.names.len() <= NAMES && containers.names_order.len() <= NAMES);
+    assert!(containers.names.len() <= MAX_NAMES && containers.names_order.len() <= MAX_NAMES);
     assert!(containers.forgotten() > 0);
 }
 
 #[test]
-fn verdicts_follow_what_becomes_known() {
+fn filter_decisions_follow_new_metadata() {
     let mut containers = Containers::default();
     let pattern = crate::input::pattern::Pattern::new("app1").unwrap();
-    containers.want(Wanted { containers: vec![pattern], ..Wanted::default() });
+    containers.want(ContainerFilter { containers: vec![pattern], ..ContainerFilter::default() });
     containers.made(1, b"/system.slice/ssh.service");
     made(&mut containers, 5, 1);
     made(&mut containers, 6, 2);
-    // The host's is known at once.
-    assert_eq!(containers.take_verdicts(), [(1, Some(false))]);
+    // A host cgroup is decided at once.
+    assert_eq!(containers.take_filter_decisions(), [(1, Some(false))]);
     let known = containers.lookup_container(5).unwrap();
     assert_eq!(containers.is_wanted(&known), None);
-    // Waiting for it ended, and is told yet.
-    containers.give_up(&known);
-    assert_eq!(containers.take_verdicts(), [(5, Some(false))]);
+    // The wait expired; the decision is still to be taken.
+    containers.expire_wait(&known);
+    assert_eq!(containers.take_filter_decisions(), [(5, Some(false))]);
     let _ = containers.named(named(1, "app1"));
     let _ = containers.named(named(2, "app2"));
-    assert_eq!(containers.take_verdicts(), [(5, Some(true)), (6, Some(false))]);
-    // Renamed, with a cgroup more, and gone.
+    assert_eq!(containers.take_filter_decisions(), [(5, Some(true)), (6, Some(false))]);
+    // Renamed, with another cgroup, and removed.
     containers.made(7, format!("/docker/{}/inner", id(1)).as_bytes());
     let _ = containers.named(named(1, "other"));
     containers.gone(6);
-    let mut verdicts = containers.take_verdicts();
-    verdicts.sort_unstable();
-    assert_eq!(verdicts, [(5, Some(false)), (6, None), (7, Some(false)), (7, Some(true))]);
+    let mut filter_decisions = containers.take_filter_decisions();
+    filter_decisions.sort_unstable();
+    assert_eq!(filter_decisions, [(5, Some(false)), (6, None), (7, Some(false)), (7, Some(true))]);
 }
 
-/// Many containers in a namespace of their own each, and all in the host's; asked about after each.
+/// Many containers in a private namespace each, and all in the host's; queried after each.
 #[test]
-fn who_is_alone_in_a_namespace_is_found_without_looking_at_all_containers() {
+fn the_only_container_of_a_namespace_is_found_in_constant_time() {
     let own = |n: u64| NsRef { inum: 10 + n as u32, generation: 1 };
     let host = NsRef { inum: 1, generation: 1 };
     crate::steps::assert_linear(5_000, |count| {
@@ -179,7 +179,7 @@ fn who_is_alone_in_a_namespace_is_found_without_looking_at_all_containers() {
         }
         assert!(containers.inside.len() <= 2 * 64 + count);
     });
-    // One goes from one to the other and back.
+    // One container switches namespaces and returns.
     let mut containers = Containers::default();
     made(&mut containers, 1, 1);
     let known = containers.lookup_container(1).unwrap();
@@ -191,15 +191,16 @@ fn who_is_alone_in_a_namespace_is_found_without_looking_at_all_containers() {
 }
 
 #[test]
-fn a_decision_looks_at_the_containers_own_cgroups_alone() {
+fn a_filter_decision_visits_only_the_cgroups_of_the_container() {
     crate::steps::assert_linear(5_000, |count| {
         let mut containers = Containers::default();
         let pattern = crate::input::pattern::Pattern::new("app1").unwrap();
-        containers.want(Wanted { containers: vec![pattern], ..Wanted::default() });
+        containers
+            .want(ContainerFilter { containers: vec![pattern], ..ContainerFilter::default() });
         for n in 0..count as u64 {
             made(&mut containers, n + 1, n);
             let _ = containers.named(named(n, "app1"));
-            assert_eq!(containers.take_verdicts(), [(n + 1, Some(true))]);
+            assert_eq!(containers.take_filter_decisions(), [(n + 1, Some(true))]);
             assert_eq!(containers.take_decided().len(), 1);
         }
     });

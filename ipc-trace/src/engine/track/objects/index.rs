@@ -1,56 +1,55 @@
-//! Ways to objects: keys and names within a namespace, and in which namespaces a key, a name or an id
-//! leads to something at all.
+//! Indices of objects: by key and name within a namespace, and of the namespaces that have a key, name or id.
 //!
-//! Invariant: an object that a key, name or id leads to is in the index of all namespaces; what is in the
-//! index is asked for again in its namespace before it counts.
+//! Invariant: every object that a key, name or id leads to is in the global index; a hit is checked in its
+//! namespace before it is used.
 
 use std::{
     collections::{BTreeSet, VecDeque},
     hash::BuildHasher as _,
 };
 
-use ipc_trace_common::{op::Family, record::NsRef};
+use ipc_trace_common::{op::ObjectKind, record::NsRef};
 
 use super::tracked::{ObjectId, TrackedObject};
 use crate::engine::track::HashMap;
 
-/// Namespaces that one question is answered with at most.
-pub(crate) const MANY: usize = 64;
+/// Maximal number of namespaces returned for a lookup.
+pub(crate) const MAX_CANDIDATES: usize = 64;
 
-/// Something that is looked for.
+/// The key of a lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LookupKey<'a> {
     /// A key of a kind
-    Key(Family, u32),
+    Key(ObjectKind, u32),
     /// An id of a kind
-    Id(Family, i32),
+    Id(ObjectKind, i32),
     /// A queue's name
     Name(&'a [u8]),
 }
 
-/// What all namespaces have, and what was noticed about objects of any.
+/// The index over all namespaces, with pending notifications about objects.
 #[derive(Debug, Default)]
 pub(super) struct GlobalIndex {
-    keys: BTreeSet<(Family, u32, NsRef)>,
-    ids: BTreeSet<(Family, i32, NsRef)>,
-    /// By a hash: the names themselves are with their namespaces
+    keys: BTreeSet<(ObjectKind, u32, NsRef)>,
+    ids: BTreeSet<(ObjectKind, i32, NsRef)>,
+    /// By hash: the names themselves are stored with their namespaces.
     names: BTreeSet<(u64, NsRef)>,
     hasher: crate::engine::track::Seeded,
-    /// Objects that somebody new has used
-    met: Vec<(NsRef, ObjectId)>,
-    /// Objects that were removed and may be in use, the oldest first, and some that are gone since
+    /// Objects that got a new user.
+    new_users: Vec<(NsRef, ObjectId)>,
+    /// Removed objects that may be in use, the oldest first, with some that have been destroyed since.
     pub(super) removed: VecDeque<(NsRef, ObjectId)>,
 }
 
-/// Objects that somebody new has used and nobody has asked about: who asks does so after each call.
-const MET: usize = 1 << 10;
+/// Number of pending notifications about new users; they are taken after each call.
+const MAX_NEW_USERS: usize = 1 << 10;
 
 impl GlobalIndex {
     fn name(&self, name: &[u8]) -> u64 {
         self.hasher.hash_one(name)
     }
 
-    /// Namespaces, other than one, that may have it.
+    /// Namespaces other than `but` that may have it.
     pub(super) fn candidates(&self, sought: LookupKey<'_>, but: NsRef) -> Vec<NsRef> {
         const FIRST: NsRef = NsRef { inum: 0, generation: 0 };
         const LAST: NsRef = NsRef { inum: u32::MAX, generation: u32::MAX };
@@ -66,26 +65,26 @@ impl GlobalIndex {
                 &mut self.names.range((hash, FIRST)..=(hash, LAST)).map(|one| one.1)
             }
         };
-        found.filter(|ns| *ns != but).take(MANY).collect()
+        found.filter(|ns| *ns != but).take(MAX_CANDIDATES).collect()
     }
 
-    /// Somebody new has used an object.
-    pub(super) fn meets(&mut self, ns: NsRef, local: ObjectId) {
-        if self.met.len() < MET {
-            self.met.push((ns, local));
+    /// Notes that an object has a new user.
+    pub(super) fn note_new_user(&mut self, ns: NsRef, local: ObjectId) {
+        if self.new_users.len() < MAX_NEW_USERS {
+            self.new_users.push((ns, local));
         }
     }
 
-    pub(super) fn take_met(&mut self) -> Vec<(NsRef, ObjectId)> {
-        std::mem::take(&mut self.met)
+    pub(super) fn take_new_users(&mut self) -> Vec<(NsRef, ObjectId)> {
+        std::mem::take(&mut self.new_users)
     }
 }
 
-/// The ways to the objects of one namespace.
+/// The index of one namespace.
 #[derive(Debug)]
 pub(super) struct NamespaceIndex {
     ns: NsRef,
-    keys: HashMap<(Family, u32), i32>,
+    keys: HashMap<(ObjectKind, u32), i32>,
     names: HashMap<Box<[u8]>, ObjectId>,
 }
 
@@ -94,7 +93,7 @@ impl NamespaceIndex {
         Self { ns, keys: HashMap::default(), names: HashMap::default() }
     }
 
-    pub(super) fn of_key(&self, kind: Family, key: u32) -> Option<i32> {
+    pub(super) fn of_key(&self, kind: ObjectKind, key: u32) -> Option<i32> {
         self.keys.get(&(kind, key)).copied()
     }
 
@@ -102,7 +101,7 @@ impl NamespaceIndex {
         self.names.get(name).copied()
     }
 
-    /// An object can be reached by this.
+    /// Adds an object under its key or name.
     pub(super) fn add(
         &mut self,
         everywhere: &mut GlobalIndex,
@@ -125,7 +124,7 @@ impl NamespaceIndex {
         }
     }
 
-    /// An object can be reached no more.
+    /// Removes an object's key and name.
     pub(super) fn remove(
         &mut self,
         everywhere: &mut GlobalIndex,

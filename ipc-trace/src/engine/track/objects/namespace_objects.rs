@@ -1,16 +1,16 @@
-//! The objects of one namespace, and what calls do to them.
+//! The objects of one namespace, and the effects of calls on them.
 
-use ipc_trace_common::{op::Family, record::NsRef};
+use ipc_trace_common::{op::ObjectKind, record::NsRef};
 
 use super::{
     AppliedCall, HostObjects, ObjectChange,
     index::NamespaceIndex,
-    tracked::{LATE_NS, ObjectId, ObjectOrigin, TrackedObject},
+    tracked::{LATE_NS, ObjectId, ObjectOrigin, TrackedObject, created_late},
     unlinked::PendingRemovals,
 };
 use crate::{
     engine::track::HashMap,
-    event::{args::IpcSet, objects::ObjectLife},
+    event::{args::IpcSet, objects::ObjectEventKind},
     input::effect::{Creation, NewObjectAttrs},
     steps::step,
 };
@@ -19,30 +19,29 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct NamespaceObjects {
     pub(super) ns: NsRef,
-    /// Those that keys and names lead to
+    /// Existing objects.
     pub(super) live: HashMap<ObjectId, Box<TrackedObject>>,
-    /// Those that are removed, and may be in use
+    /// Removed objects that may still be in use.
     pub(super) removed: HashMap<ObjectId, Box<TrackedObject>>,
     pub(super) ways: NamespaceIndex,
-    /// Names that were unlinked before the call that made the queue has returned: what is to be told of
-    /// the removal
+    /// Names that were unlinked before the call that created the queue returned: the pending removals.
     unlinked: PendingRemovals,
-    /// All that existed at the start is known, and everything since
-    whole: bool,
-    /// From when to when the look went through it that has found what was there
+    /// Whether all existing objects are known.
+    complete: bool,
+    /// When the latest snapshot listed the namespace: start and end, boot time in nanoseconds.
     pub(super) listed: (u64, u64),
-    /// When removed segments are looked for next, and how long after that again
+    /// When removed segments are scanned for next, and the interval to the scan after that.
     pub(super) ask_at: u64,
     pub(super) ask_after: u64,
 }
 
-/// Queues of a namespace that are remembered after a loss.
-const QUEUES: usize = 1 << 14;
-/// How long after its removal a segment is looked for.
-const ASK_NS: u64 = 1_000_000_000;
+/// Number of queues kept per namespace after a loss.
+const MAX_QUEUES: usize = 1 << 14;
+/// Delay of the first scan after a removal, nanoseconds.
+const SCAN_DELAY_NS: u64 = 1_000_000_000;
 
 impl NamespaceObjects {
-    /// Nobody has said yet what was in it.
+    /// A namespace whose existing objects are unknown.
     pub(super) fn new(ns: NsRef) -> Self {
         Self {
             ns,
@@ -50,10 +49,10 @@ impl NamespaceObjects {
             removed: HashMap::default(),
             unlinked: PendingRemovals::default(),
             ways: NamespaceIndex::new(ns),
-            whole: false,
+            complete: false,
             listed: (0, 0),
             ask_at: 0,
-            ask_after: ASK_NS,
+            ask_after: SCAN_DELAY_NS,
         }
     }
 
@@ -61,8 +60,8 @@ impl NamespaceObjects {
         self.live.get(&local).or_else(|| self.removed.get(&local)).map(Box::as_ref)
     }
 
-    pub(super) fn lacks(&self, local: ObjectId) -> bool {
-        self.whole && self.get(local).is_none()
+    pub(super) fn known_absent(&self, local: ObjectId) -> bool {
+        self.complete && self.get(local).is_none()
     }
 
     pub(super) fn get_mut(&mut self, local: ObjectId) -> Option<&mut TrackedObject> {
@@ -70,7 +69,7 @@ impl NamespaceObjects {
         known.map(Box::as_mut)
     }
 
-    pub(super) fn of_key(&self, kind: Family, key: u32) -> Option<i32> {
+    pub(super) fn of_key(&self, kind: ObjectKind, key: u32) -> Option<i32> {
         self.ways.of_key(kind, key)
     }
 
@@ -92,28 +91,28 @@ impl NamespaceObjects {
         self.live.into_iter().chain(self.removed)
     }
 
-    /// All that existed is known or not, and all that happens.
-    pub(super) const fn is_whole(&mut self, whole: bool) {
-        self.whole = whole;
+    /// Sets whether all existing objects are known.
+    pub(super) const fn set_complete(&mut self, complete: bool) {
+        self.complete = complete;
     }
 
     pub(super) fn lost(&mut self) {
-        self.whole = false;
+        self.complete = false;
         for one in self.live.values_mut().chain(self.removed.values_mut()) {
             one.attached = None;
         }
     }
 
-    /// Segments are attached so often.
+    /// Applies the attachment counts of a snapshot.
     pub(super) fn attached(&mut self, count: &dyn Fn(ObjectId, &TrackedObject) -> Option<u64>) {
         for (local, one) in self.live.iter_mut().chain(&mut self.removed) {
-            if local.kind() == Family::Shm {
+            if local.kind() == ObjectKind::Shm {
                 one.attached = count(*local, one);
             }
         }
     }
 
-    /// An object that a look found.
+    /// Adds an object found by a snapshot.
     pub(super) fn found(
         &mut self,
         local: ObjectId,
@@ -128,11 +127,11 @@ impl NamespaceObjects {
         }
     }
 
-    /// A call came back with the object, by key or name.
-    #[expect(clippy::too_many_arguments, reason = "what a call of get or open says")]
+    /// A get or open call returned the object.
+    #[expect(clippy::too_many_arguments, reason = "the arguments of a get or open call")]
     pub(super) fn opened(
         &mut self,
-        act: &AppliedCall<'_>,
+        applied: &AppliedCall<'_>,
         local: ObjectId,
         key: Option<u32>,
         name: Option<&[u8]>,
@@ -140,33 +139,33 @@ impl NamespaceObjects {
         host: &mut HostObjects,
         changes: &mut Vec<ObjectChange>,
     ) {
-        let birth = match made {
-            Creation::Yes => Some(ObjectOrigin::Seen(act.boot_ns)),
-            // What was there before may have gone when the look came to it.
-            Creation::Maybe if self.whole && act.boot_ns >= self.listed.0 => {
-                Some(ObjectOrigin::Inferred(act.boot_ns))
+        let origin = match made {
+            Creation::Yes => Some(ObjectOrigin::Seen(applied.boot_ns)),
+            // An object from before may have been destroyed when the snapshot reached it.
+            Creation::Maybe if self.complete && applied.boot_ns >= self.listed.0 => {
+                Some(ObjectOrigin::Inferred(applied.boot_ns))
             }
             Creation::Maybe | Creation::No => None,
         };
         let ns = self.ns;
         if name.is_some() {
-            self.unlinked_another(act, local, changes);
+            self.unlinked_another(applied, local, changes);
         }
-        // What is known already, and may be what this call began.
+        // The object that is known already, and may have been created by this call.
         let known = match self.live.get_mut(&local).or_else(|| self.removed.get_mut(&local)) {
             Some(one) => Some(one.as_mut()),
             None => host.gone.get_mut(ns, local),
         };
-        match (known, birth) {
-            (Some(one), _) if is_another(act, one, like) => {
+        match (known, origin) {
+            (Some(one), _) if is_another(applied, one, like) => {
                 if one.destroyed.is_none() {
-                    self.ended_unseen(act, local, host, changes);
+                    self.ended_unseen(applied, local, host, changes);
                 }
-                self.begin(act, local, birth, (key, name, like), host, changes);
+                self.begin(applied, local, origin, (key, name, like), host, changes);
             }
-            (Some(one), Some(ObjectOrigin::Seen(at))) if one.birth.may_be_by(at) => {
-                born_late(
-                    act,
+            (Some(one), Some(ObjectOrigin::Seen(at))) if one.origin.may_be_by(at) => {
+                created_late(
+                    applied,
                     (ns, local),
                     one,
                     ObjectOrigin::Seen(at),
@@ -178,23 +177,23 @@ impl NamespaceObjects {
                     self.ways.add(&mut host.index, local, key, name);
                 }
             }
-            (Some(one), Some(birth)) if is_shown(one) && one.birth.may_be_by(act.boot_ns) => {
-                born_late(act, (ns, local), one, birth, (key, name, like), changes);
+            (Some(one), Some(origin)) if is_shown(one) && one.origin.may_be_by(applied.boot_ns) => {
+                created_late(applied, (ns, local), one, origin, (key, name, like), changes);
                 let live = !one.is_removed() && one.destroyed.is_none();
                 if live {
                     self.ways.add(&mut host.index, local, key, name);
                 }
             }
             (Some(one), Some(ObjectOrigin::Seen(_))) => {
-                // What had this identity has ended, unseen.
+                // The earlier object with this id was destroyed unobserved.
                 if one.destroyed.is_none() {
-                    self.ended_unseen(act, local, host, changes);
+                    self.ended_unseen(applied, local, host, changes);
                 }
-                self.begin(act, local, birth, (key, name, like), host, changes);
+                self.begin(applied, local, origin, (key, name, like), host, changes);
             }
-            (Some(one), _) if one.destroyed.is_none() || is_late(act, one) => {
-                if one.used(act) {
-                    host.index.meets(self.ns, local);
+            (Some(one), _) if one.destroyed.is_none() || is_late(applied, one) => {
+                if one.used(applied) {
+                    host.index.note_new_user(self.ns, local);
                 }
                 one.key = one.key.or(key);
                 if one.name.is_none() {
@@ -205,45 +204,47 @@ impl NamespaceObjects {
                 }
             }
             (None, _) | (Some(_), _) => {
-                self.begin(act, local, birth, (key, name, like), host, changes)
+                self.begin(applied, local, origin, (key, name, like), host, changes)
             }
         }
     }
 
-    /// An object that was not known.
+    /// Adds an unknown object.
     fn begin(
         &mut self,
-        act: &AppliedCall<'_>,
+        applied: &AppliedCall<'_>,
         local: ObjectId,
-        birth: Option<ObjectOrigin>,
+        origin: Option<ObjectOrigin>,
         (key, name, like): (Option<u32>, Option<&[u8]>, NewObjectAttrs),
         host: &mut HostObjects,
         changes: &mut Vec<ObjectChange>,
     ) {
         let mut one =
-            Box::new(TrackedObject::new(birth.unwrap_or(ObjectOrigin::Used(act.boot_ns))));
+            Box::new(TrackedObject::new(origin.unwrap_or(ObjectOrigin::Used(applied.boot_ns))));
         one.key = key;
         one.name = name.map(Into::into);
-        if let Some(birth) = birth {
-            one.made(birth, act.who(), like);
-            // Nobody can have attached it before, if nobody was seen to.
-            let fresh = matches!(birth, ObjectOrigin::Seen(_)) && local.kind() == Family::Shm;
-            one.attached = (fresh && self.whole).then_some(0);
+        if let Some(origin) = origin {
+            one.made(origin, applied.who(), like);
+            // A new segment has no attachments unless one was observed.
+            let fresh = matches!(origin, ObjectOrigin::Seen(_)) && local.kind() == ObjectKind::Shm;
+            one.attached = (fresh && self.complete).then_some(0);
         }
-        if one.used(act) {
-            host.index.meets(self.ns, local);
+        if one.used(applied) {
+            host.index.note_new_user(self.ns, local);
         }
         let ns = self.ns;
-        let at = act.boot_ns;
-        if birth.is_some() {
-            changes.push(ObjectChange::new(ObjectLife::Created, at, ns, local, &mut one).by(act));
-        } else if !self.whole {
-            changes.push(ObjectChange::new(ObjectLife::Present, at, ns, local, &mut one));
+        let at = applied.boot_ns;
+        if origin.is_some() {
+            changes.push(
+                ObjectChange::new(ObjectEventKind::Created, at, ns, local, &mut one).by(applied),
+            );
+        } else if !self.complete {
+            changes.push(ObjectChange::new(ObjectEventKind::Present, at, ns, local, &mut one));
         }
         let unlinked =
-            birth.and(name).and_then(|name| self.unlinked.remove(name, &mut host.unlinked));
+            origin.and(name).and_then(|name| self.unlinked.remove(name, &mut host.unlinked));
         match unlinked {
-            Some(removal) if act.boot_ns <= removal.boot_ns.saturating_add(LATE_NS) => {
+            Some(removal) if applied.boot_ns <= removal.boot_ns.saturating_add(LATE_NS) => {
                 one.removed = Some(removal.boot_ns);
                 changes.push(ObjectChange { local, one: one.clone(), ..removal });
                 self.keep_removed(local, one, host);
@@ -259,24 +260,24 @@ impl NamespaceObjects {
     /// Calls used the object.
     pub(super) fn used(
         &mut self,
-        act: &AppliedCall<'_>,
+        applied: &AppliedCall<'_>,
         local: ObjectId,
         uses: u64,
         host: &mut HostObjects,
         changes: &mut Vec<ObjectChange>,
     ) {
         let ns = self.ns;
-        let late = |one: &&mut TrackedObject| is_late(act, one);
+        let late = |one: &&mut TrackedObject| is_late(applied, one);
         let known = self.get_mut(local);
         if let Some(one) = known.or_else(|| host.gone.get_mut(ns, local).filter(late)) {
-            if one.used_often(act, uses) {
-                host.index.meets(self.ns, local);
+            if one.used_often(applied, uses) {
+                host.index.note_new_user(self.ns, local);
             }
             return;
         }
-        self.begin(act, local, None, (None, None, NewObjectAttrs::default()), host, changes);
+        self.begin(applied, local, None, (None, None, NewObjectAttrs::default()), host, changes);
         if let Some(one) = self.get_mut(local) {
-            // The first is counted.
+            // The first use is already counted.
             one.uses += uses - 1;
         }
     }
@@ -284,14 +285,14 @@ impl NamespaceObjects {
     /// `IPC_SET`.
     pub(super) fn set(
         &mut self,
-        act: &AppliedCall<'_>,
+        applied: &AppliedCall<'_>,
         local: ObjectId,
         set: Option<IpcSet>,
         changes: &mut Vec<ObjectChange>,
     ) {
         let ns = self.ns;
         let Some(one) = self.get_mut(local) else { return };
-        tell_present(ns, local, one, changes);
+        report_present(ns, local, one, changes);
         match set {
             Some(set) => {
                 (one.uid, one.gid) = (Some(set.uid), Some(set.gid));
@@ -300,47 +301,54 @@ impl NamespaceObjects {
             }
             None => (one.uid, one.gid, one.mode) = (None, None, None),
         }
-        changes.push(ObjectChange::new(ObjectLife::Changed, act.boot_ns, ns, local, one).by(act));
+        changes.push(
+            ObjectChange::new(ObjectEventKind::Changed, applied.boot_ns, ns, local, one)
+                .by(applied),
+        );
     }
 
     /// `IPC_RMID`.
     pub(super) fn removed(
         &mut self,
-        act: &AppliedCall<'_>,
+        applied: &AppliedCall<'_>,
         local: ObjectId,
         host: &mut HostObjects,
         changes: &mut Vec<ObjectChange>,
     ) {
         let ns = self.ns;
         if let Some(one) = self.removed.get_mut(&local) {
-            // A look saw it removed, or it is removed again, which does nothing.
+            // A snapshot saw it removed, or it is removed again, which has no effect.
             if one.removed.is_none() {
-                (one.removed, one.removed_by) = (Some(act.boot_ns), Some(act.tid));
+                (one.removed, one.removed_by) = (Some(applied.boot_ns), Some(applied.tid));
                 changes.push(
-                    ObjectChange::new(ObjectLife::Removed, act.boot_ns, ns, local, one).by(act),
+                    ObjectChange::new(ObjectEventKind::Removed, applied.boot_ns, ns, local, one)
+                        .by(applied),
                 );
             }
             return;
         }
         let known = self.take(local, host);
-        if known.is_none() && host.gone.get(ns, local).is_some_and(|one| is_late(act, one)) {
+        if known.is_none() && host.gone.get(ns, local).is_some_and(|one| is_late(applied, one)) {
             return;
         }
-        let mut one = known
-            .unwrap_or_else(|| Box::new(TrackedObject::new(ObjectOrigin::Removed(act.boot_ns))));
-        self.remove(act, local, &mut one, host, changes);
-        // Semaphores and queues are gone at once, a segment when nobody has it attached.
-        if local.kind() == Family::Shm && one.attached != Some(0) {
+        let mut one = known.unwrap_or_else(|| {
+            Box::new(TrackedObject::new(ObjectOrigin::Removed(applied.boot_ns)))
+        });
+        self.remove(applied, local, &mut one, host, changes);
+        // Semaphore sets and message queues are destroyed at once, a segment when it has no attachments left.
+        if local.kind() == ObjectKind::Shm && one.attached != Some(0) {
             self.keep_removed(local, one, host);
         } else {
-            one.destroyed = Some(act.boot_ns);
-            let gone_now = ObjectLife::Destroyed;
-            changes.push(ObjectChange::new(gone_now, act.boot_ns, ns, local, &mut one).by(act));
+            one.destroyed = Some(applied.boot_ns);
+            let gone_now = ObjectEventKind::Destroyed;
+            changes.push(
+                ObjectChange::new(gone_now, applied.boot_ns, ns, local, &mut one).by(applied),
+            );
             host.gone.insert(ns, local, one);
         }
     }
 
-    /// Takes out an object to which its key or name leads no more.
+    /// Removes an object that its key or name no longer leads to.
     pub(super) fn take(
         &mut self,
         local: ObjectId,
@@ -353,33 +361,35 @@ impl NamespaceObjects {
 
     fn remove(
         &mut self,
-        act: &AppliedCall<'_>,
+        applied: &AppliedCall<'_>,
         local: ObjectId,
         one: &mut TrackedObject,
         host: &mut HostObjects,
         changes: &mut Vec<ObjectChange>,
     ) {
         let ns = self.ns;
-        tell_present(ns, local, one, changes);
-        if one.used(act) {
-            host.index.meets(self.ns, local);
+        report_present(ns, local, one, changes);
+        if one.used(applied) {
+            host.index.note_new_user(self.ns, local);
         }
-        (one.removed, one.removed_by) = (Some(act.boot_ns), Some(act.tid));
-        changes.push(ObjectChange::new(ObjectLife::Removed, act.boot_ns, ns, local, one).by(act));
+        (one.removed, one.removed_by) = (Some(applied.boot_ns), Some(applied.tid));
+        changes.push(
+            ObjectChange::new(ObjectEventKind::Removed, applied.boot_ns, ns, local, one)
+                .by(applied),
+        );
     }
 
-    /// A call came back with a queue, by name, after one of that name was unlinked. Where a look has
-    /// found the queue, with its name, since then, it was another that was unlinked: while the look was
-    /// taken, the one was followed by the other.
+    /// An open call returned a queue after a queue of the same name was unlinked. If a snapshot has found the
+    /// returned queue since, the unlinked one was another: it was replaced while the snapshot was taken.
     fn unlinked_another(
         &mut self,
-        act: &AppliedCall<'_>,
+        applied: &AppliedCall<'_>,
         local: ObjectId,
         changes: &mut Vec<ObjectChange>,
     ) {
-        let late = |at: u64| at < act.boot_ns && act.boot_ns <= at.saturating_add(LATE_NS);
+        let late = |at: u64| at < applied.boot_ns && applied.boot_ns <= at.saturating_add(LATE_NS);
         let another = |one: &TrackedObject| {
-            matches!(one.birth, ObjectOrigin::Found(_))
+            matches!(one.origin, ObjectOrigin::Found(_))
                 && !one.seen_removed
                 && one.removed.is_some_and(late)
         };
@@ -387,45 +397,51 @@ impl NamespaceObjects {
             && let Some(mut one) = self.removed.remove(&local)
         {
             one.removed = None;
-            // The line of the removal named this one.
+            // The line of the removal named this queue.
             let ns = self.ns;
-            changes.push(ObjectChange::new(ObjectLife::Changed, act.boot_ns, ns, local, &mut one));
+            changes.push(ObjectChange::new(
+                ObjectEventKind::Changed,
+                applied.boot_ns,
+                ns,
+                local,
+                &mut one,
+            ));
             self.live.insert(local, one);
         }
     }
 
-    /// Whether a look that began later has found it.
-    fn found_later(&self, act: &AppliedCall<'_>, local: ObjectId) -> bool {
+    /// Whether a later snapshot has found it.
+    fn found_later(&self, applied: &AppliedCall<'_>, local: ObjectId) -> bool {
         let known = self.live.get(&local);
-        act.boot_ns < self.listed.0
-            && known.is_some_and(|one| matches!(one.birth, ObjectOrigin::Found(_)))
+        applied.boot_ns < self.listed.0
+            && known.is_some_and(|one| matches!(one.origin, ObjectOrigin::Found(_)))
     }
 
-    /// mq_unlink: the queue lives on while it is open.
+    /// mq_unlink: the queue exists while it is open.
     pub(super) fn unlinked(
         &mut self,
-        act: &AppliedCall<'_>,
+        applied: &AppliedCall<'_>,
         name: &[u8],
         host: &mut HostObjects,
         changes: &mut Vec<ObjectChange>,
     ) {
         let known = self.ways.of_name(name);
-        let known = known.filter(|local| !self.found_later(act, *local));
+        let known = known.filter(|local| !self.found_later(applied, *local));
         if let Some((local, mut one)) =
             known.and_then(|local| Some((local, self.take(local, host)?)))
         {
-            self.remove(act, local, &mut one, host, changes);
+            self.remove(applied, local, &mut one, host, changes);
             self.keep_removed(local, one, host);
             return;
         }
-        // Not even its inode is known.
+        // Even its inode is unknown.
         let local = ObjectId::Queue(0, 0);
-        let mut one = Box::new(TrackedObject::new(ObjectOrigin::Removed(act.boot_ns)));
+        let mut one = Box::new(TrackedObject::new(ObjectOrigin::Removed(applied.boot_ns)));
         one.name = Some(name.into());
         let mut removal = Vec::new();
-        self.remove(act, local, &mut one, host, &mut removal);
-        // What was there before the look, and was not when it came to it, is not known at all.
-        if !self.whole || act.boot_ns < self.listed.1 {
+        self.remove(applied, local, &mut one, host, &mut removal);
+        // A queue from before the snapshot that was gone when the snapshot reached it is unknown.
+        if !self.complete || applied.boot_ns < self.listed.1 {
             changes.extend(removal);
             return;
         }
@@ -435,45 +451,46 @@ impl NamespaceObjects {
     }
 
     fn keep_removed(&mut self, local: ObjectId, one: Box<TrackedObject>, host: &mut HostObjects) {
-        if let (Family::Shm, Some(at)) = (local.kind(), one.removed) {
-            (self.ask_at, self.ask_after) = (at.saturating_add(ASK_NS), ASK_NS);
+        if let (ObjectKind::Shm, Some(at)) = (local.kind(), one.removed) {
+            (self.ask_at, self.ask_after) = (at.saturating_add(SCAN_DELAY_NS), SCAN_DELAY_NS);
         }
         self.removed.insert(local, one);
         host.index.removed.push_back((self.ns, local));
     }
 
-    /// Its end was not seen, but it has ended.
+    /// Destroys an object whose destruction wasn't observed.
     fn ended_unseen(
         &mut self,
-        act: &AppliedCall<'_>,
+        applied: &AppliedCall<'_>,
         local: ObjectId,
         host: &mut HostObjects,
         changes: &mut Vec<ObjectChange>,
     ) {
         let removed = self.removed.remove(&local);
         if let Some(mut one) = removed.or_else(|| self.take(local, host)) {
-            one.destroyed = Some(act.boot_ns);
-            let (life, at) = (ObjectLife::Destroyed, act.boot_ns);
+            one.destroyed = Some(applied.boot_ns);
+            let (life, at) = (ObjectEventKind::Destroyed, applied.boot_ns);
             changes.push(ObjectChange::new(life, at, self.ns, local, &mut one));
             host.gone.insert(self.ns, local, one);
         }
     }
 
-    /// Ends what has ended unseen: of two objects of a kind with the same index, of `bits` bits, the older one is gone.
-    /// Queues have none, and the oldest of many are forgotten: those that are in use will be met again.
+    /// Destroys objects whose destruction wasn't observed: of two objects of a kind with the same index, of
+    /// `bits` bits, the older one is gone. Queues have no index: the oldest of many are evicted; those in use
+    /// will be seen again.
     pub(super) fn end_replaced(
         &mut self,
-        act: &AppliedCall<'_>,
+        applied: &AppliedCall<'_>,
         bits: u32,
         host: &mut HostObjects,
         changes: &mut Vec<ObjectChange>,
     ) {
-        let mut newest: HashMap<(Family, i32), (u64, ObjectId)> = HashMap::default();
+        let mut newest: HashMap<(ObjectKind, i32), (u64, ObjectId)> = HashMap::default();
         let mut ended = Vec::new();
         let mut queues = Vec::new();
         for (local, one) in &self.live {
             step();
-            let known = one.birth.known_since();
+            let known = one.origin.known_since();
             let ObjectId::Sysv(kind, id) = *local else {
                 queues.push((known, *local));
                 continue;
@@ -490,19 +507,19 @@ impl NamespaceObjects {
             }
         }
         for local in ended {
-            self.ended_unseen(act, local, host, changes);
+            self.ended_unseen(applied, local, host, changes);
         }
-        if !self.whole && queues.len() > QUEUES {
+        if !self.complete && queues.len() > MAX_QUEUES {
             queues.sort_unstable();
-            for (_, local) in queues.iter().take(queues.len() - QUEUES) {
+            for (_, local) in queues.iter().take(queues.len() - MAX_QUEUES) {
                 self.take(*local, host);
             }
         }
     }
 
-    /// Objects that no line has told of; `all`: also those that a call used, and whose birth may yet
-    /// be told.
-    pub(super) fn untold(
+    /// Changes for unreported objects; `all`: also for those that a call used and whose creation may still
+    /// arrive.
+    pub(super) fn unreported(
         &mut self,
         all: bool,
         host: &mut HostObjects,
@@ -513,74 +530,45 @@ impl NamespaceObjects {
         }
         let ns = self.ns;
         for (local, one) in self.live.iter_mut().chain(&mut self.removed) {
-            if all && matches!(one.birth, ObjectOrigin::Used(_)) && !one.told {
-                let ObjectOrigin::Used(at) = one.birth else { continue };
-                changes.push(ObjectChange::new(ObjectLife::Present, at, ns, *local, one));
+            if all && matches!(one.origin, ObjectOrigin::Used(_)) && !one.reported {
+                let ObjectOrigin::Used(at) = one.origin else { continue };
+                changes.push(ObjectChange::new(ObjectEventKind::Present, at, ns, *local, one));
             }
-            tell_present(ns, *local, one, changes);
+            report_present(ns, *local, one, changes);
         }
     }
 }
 
-/// Whether it became known by a use or a removal alone.
+/// Whether only a use or a removal is known of it.
 const fn is_shown(one: &TrackedObject) -> bool {
-    matches!(one.birth, ObjectOrigin::Used(_) | ObjectOrigin::Removed(_))
+    matches!(one.origin, ObjectOrigin::Used(_) | ObjectOrigin::Removed(_))
 }
 
-/// Whether a call came back, by key or name, with another object than the one of this identity that was
-/// removed: an id can be given again at once where a process says which is to be next (`msg_next_id` and its
-/// like in proc(5)). No key or name led to the one any more when the call began, or it is too small for what
-/// the call asked for (`ipc_check_perms` and the sizes' checks behind it, ipc/util.c, 6.12).
-fn is_another(act: &AppliedCall<'_>, one: &TrackedObject, like: NewObjectAttrs) -> bool {
+/// Whether a get or open call returned another object than the removed one with this id: an id can be reused
+/// at once if a process chooses the next one (`msg_next_id` and others in proc(5)). It is another object if
+/// no key or name led to the removed one when the call began, or if that is too small for what the call
+/// requested (`ipc_check_perms` and the size checks behind it, ipc/util.c, 6.12).
+fn is_another(applied: &AppliedCall<'_>, one: &TrackedObject, like: NewObjectAttrs) -> bool {
     let larger = || like.size.zip(one.size).is_some_and(|(asked, has)| asked > has);
     one.ended().is_some_and(|ended| {
-        act.boot_ns > ended && (act.began_after(ended, one.removed_by) || larger())
+        applied.boot_ns > ended && (applied.began_after(ended, one.removed_by) || larger())
     })
 }
 
-/// Whether a call on an object that is gone returned so soon after its end that it may have been made
-/// before.
-fn is_late(act: &AppliedCall<'_>, one: &TrackedObject) -> bool {
-    one.destroyed.is_some_and(|at| act.boot_ns <= at.saturating_add(LATE_NS))
+/// Whether a call on a destroyed object returned so soon after its end that it may have taken effect before.
+fn is_late(applied: &AppliedCall<'_>, one: &TrackedObject) -> bool {
+    one.destroyed.is_some_and(|at| applied.boot_ns <= at.saturating_add(LATE_NS))
 }
 
-/// The call that made an object comes after others on it.
-fn born_late(
-    act: &AppliedCall<'_>,
-    (ns, local): (NsRef, ObjectId),
-    one: &mut TrackedObject,
-    birth: ObjectOrigin,
-    (key, name, like): (Option<u32>, Option<&[u8]>, NewObjectAttrs),
-    changes: &mut Vec<ObjectChange>,
-) {
-    let inferred = matches!(one.birth, ObjectOrigin::Inferred(_));
-    let life = match inferred || one.announced {
-        true => ObjectLife::Changed,
-        false => ObjectLife::Created,
-    };
-    let (mode, uid, gid) = (one.mode, one.uid, one.gid);
-    one.made(birth, act.who(), like);
-    if !inferred {
-        // What the object is like now is what a look found, or what was set since.
-        (one.mode, one.uid, one.gid) = (mode.or(one.mode), uid.or(one.uid), gid.or(one.gid));
-    }
-    one.key = key.or(one.key);
-    if one.name.is_none() {
-        one.name = name.map(Into::into);
-    }
-    one.uses += 1;
-    changes.push(ObjectChange::new(life, act.boot_ns, ns, local, one).by(act));
-}
-
-fn tell_present(
+fn report_present(
     ns: NsRef,
     local: ObjectId,
     one: &mut TrackedObject,
     changes: &mut Vec<ObjectChange>,
 ) {
-    if let (ObjectOrigin::Found(at), false) = (one.birth, one.told) {
-        changes.push(ObjectChange::new(ObjectLife::Present, at, ns, local, one));
-        // It was so then.
+    if let (ObjectOrigin::Found(at), false) = (one.origin, one.reported) {
+        changes.push(ObjectChange::new(ObjectEventKind::Present, at, ns, local, one));
+        // It existed at that time.
         one.attached = one.attached.filter(|count| *count == 0);
     }
 }

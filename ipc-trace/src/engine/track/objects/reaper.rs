@@ -1,35 +1,35 @@
-//! Ends of objects that no call tells: a removed segment is gone when nobody has it attached any more, a
-//! removed queue when nobody has it open. A look tells that it is gone.
+//! Destruction of objects without a call: a removed segment is destroyed with its last attachment, a removed
+//! queue when nobody has it open. A scan finds that it is gone.
 
 use std::collections::BTreeSet;
 
-use ipc_trace_common::op::Family;
+use ipc_trace_common::op::ObjectKind;
 
 use super::{
     HostObjects, ObjectChange,
     namespace_objects::NamespaceObjects,
     tracked::{ObjectId, TrackedObject},
 };
-use crate::{engine::track::namespaces::Death, event::objects::ObjectLife};
+use crate::{engine::track::namespaces::Death, event::objects::ObjectEventKind};
 
-/// How long at most between two looks for removed segments.
-const SELDOM_NS: u64 = 64_000_000_000;
+/// Maximal interval between scans for removed segments, nanoseconds.
+const MAX_SCAN_INTERVAL_NS: u64 = 64_000_000_000;
 
 impl NamespaceObjects {
-    /// Processes that had to do with removed segments of which it is time to look whether they are gone.
+    /// Processes related to removed segments, if a scan for these is due.
     pub(super) fn pending_removals(&mut self, now: u64) -> Option<BTreeSet<u32>> {
         if self.removed.is_empty() || now < self.ask_at {
             return None;
         }
-        let segments = self.removed.iter().filter(|(local, _)| local.kind() == Family::Shm);
+        let segments = self.removed.iter().filter(|(local, _)| local.kind() == ObjectKind::Shm);
         let pids: Vec<BTreeSet<u32>> = segments.map(|(_, one)| one.pids()).collect();
         self.ask_at = now.saturating_add(self.ask_after);
-        self.ask_after = self.ask_after.saturating_mul(2).min(SELDOM_NS);
+        self.ask_after = self.ask_after.saturating_mul(2).min(MAX_SCAN_INTERVAL_NS);
         (!pids.is_empty()).then(|| pids.into_iter().flatten().collect())
     }
 
-    /// Removed objects that nobody was found to use any more.
-    pub(super) fn lingered(
+    /// Destroys removed objects that the scan found unused.
+    pub(super) fn on_removed_scan(
         &mut self,
         still: &dyn Fn(ObjectId, &TrackedObject) -> bool,
         since: u64,
@@ -44,9 +44,9 @@ impl NamespaceObjects {
         self.have_ended(ended, since, host, changes);
     }
 
-    /// Objects that a look did not find any more. One that nobody was seen to remove was removed just
-    /// before, or while it was being made when the programs were attached.
-    pub(super) fn looked(
+    /// Destroys objects that the final snapshot didn't find. One without an observed removal was removed just
+    /// before it, or while it was created when the programs were attached.
+    pub(super) fn end_missing(
         &mut self,
         still: &dyn Fn(ObjectId, &TrackedObject) -> bool,
         since: u64,
@@ -58,8 +58,8 @@ impl NamespaceObjects {
         self.have_ended(ended, since, host, changes);
     }
 
-    /// Objects that a snapshot did not find, which was taken while records came: those that are known since before
-    /// it began. All records until its end have been applied.
+    /// Destroys objects that a snapshot taken while records arrived didn't find, if they are known since
+    /// before it began. All records until its end have been applied.
     pub(super) fn not_found(
         &mut self,
         still: &dyn Fn(ObjectId, &TrackedObject) -> bool,
@@ -67,7 +67,7 @@ impl NamespaceObjects {
         host: &mut HostObjects,
         changes: &mut Vec<ObjectChange>,
     ) {
-        let earlier = |one: &TrackedObject| one.birth.known_since() < began;
+        let earlier = |one: &TrackedObject| one.origin.known_since() < began;
         let known = self.live.iter().chain(&self.removed);
         let ended = known.filter(|(local, one)| earlier(one) && !still(**local, one));
         let ended = ended.map(|one| *one.0).collect();
@@ -86,7 +86,8 @@ impl NamespaceObjects {
             let removed = self.removed.remove(&local);
             let Some(mut one) = removed.or_else(|| self.take(local, host)) else { continue };
             one.destroyed = Some(since);
-            let change = ObjectChange::new(ObjectLife::Destroyed, since, self.ns, local, &mut one);
+            let change =
+                ObjectChange::new(ObjectEventKind::Destroyed, since, self.ns, local, &mut one);
             let last = one.removed.or(one.last_seen());
             let death = Death { after: last, before: since };
             changes.push(ObjectChange { death: Some(death), ..change });

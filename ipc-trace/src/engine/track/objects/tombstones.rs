@@ -1,4 +1,4 @@
-//! Objects that are no more: so many of the latest are remembered, the others counted.
+//! Destroyed objects: the latest are kept, evictions are counted.
 
 use std::collections::VecDeque;
 
@@ -7,27 +7,27 @@ use ipc_trace_common::record::NsRef;
 use super::tracked::{ObjectId, TrackedObject};
 use crate::engine::track::HashMap;
 
-/// How many are remembered.
-pub(super) const LIMIT: usize = 1 << 14;
+/// Number of destroyed objects kept.
+pub(super) const MAX_TOMBSTONES: usize = 1 << 14;
 
-/// Objects that are no more.
+/// The destroyed objects.
 #[derive(Debug, Default)]
-pub(crate) struct Gone {
-    /// With the number of each entry, which says whether it is the one that its turn is about
+pub(crate) struct Tombstones {
+    /// With the number of each entry, which identifies its position in `order`.
     known: HashMap<(NsRef, ObjectId), (u64, Box<TrackedObject>)>,
     order: VecDeque<(u64, NsRef, ObjectId)>,
     entered: u64,
     forgotten: u64,
 }
 
-impl Gone {
+impl Tombstones {
     pub(super) fn insert(&mut self, ns: NsRef, local: ObjectId, one: Box<TrackedObject>) {
         self.entered += 1;
         self.order.push_back((self.entered, ns, local));
         if self.known.insert((ns, local), (self.entered, one)).is_some() {
             self.forgotten += 1;
         }
-        while self.order.len() > LIMIT {
+        while self.order.len() > MAX_TOMBSTONES {
             if let Some((number, ns, local)) = self.order.pop_front()
                 && self.known.get(&(ns, local)).is_some_and(|one| one.0 == number)
             {

@@ -1,27 +1,27 @@
-//! One object, as far as it is known.
+//! One object.
 
 use std::{collections::BTreeSet, rc::Rc};
 
-use ipc_trace_common::op::Family;
+use ipc_trace_common::{op::ObjectKind, record::NsRef};
 
 use super::{
-    AppliedCall,
-    users::{Accessor, ObjectUsers, ProcessKey},
+    AppliedCall, ObjectChange,
+    users::{Accessor, ObjectUsers},
 };
 use crate::{
     engine::track::{clock::Clock, containers::Containers, contexts::TaskInfo},
     event::{
-        objects::{Creator, LastUse, ObjectLook},
-        value::{FamilyName, FileMode, Hex32, OsBytes, Timestamp},
+        objects::{Creator, LastUse, ObjectEventKind, ObjectInfo},
+        value::{FileMode, Hex32, KindName, OsBytes, Timestamp},
     },
-    input::effect::NewObjectAttrs,
+    input::{effect::NewObjectAttrs, process::ProcessId},
 };
 
-/// Within one namespace, which object.
+/// The id of an object within its namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum ObjectId {
-    /// A System V object: its kind and id
-    Sysv(Family, i32),
+    /// A System V object: its kind and id.
+    Sysv(ObjectKind, i32),
     /// A queue: the device number of its file system and its inode number
     Queue(u32, u64),
 }
@@ -29,10 +29,10 @@ pub(crate) enum ObjectId {
 impl ObjectId {
     /// Its kind.
     #[must_use]
-    pub(crate) const fn kind(self) -> Family {
+    pub(crate) const fn kind(self) -> ObjectKind {
         match self {
             Self::Sysv(kind, _) => kind,
-            Self::Queue(..) => Family::Mq,
+            Self::Queue(..) => ObjectKind::Mq,
         }
     }
 }
@@ -40,22 +40,22 @@ impl ObjectId {
 /// How an object became known, and when, on `CLOCK_BOOTTIME`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ObjectOrigin {
-    /// A call made it
+    /// A call created it.
     Seen(u64),
-    /// A call that would make it was the first to come back with it
+    /// A call that creates it if missing was the first to return it.
     Inferred(u64),
-    /// A look found it
+    /// A snapshot found it.
     Found(u64),
-    /// A call used it
+    /// A call used it.
     Used(u64),
-    /// A call removed it
+    /// A call removed it.
     Removed(u64),
 }
 
-/// Records of calls come in the order of their returns, and an object can be used and removed before
-/// the call that made it has returned: a call that made an object is taken for its birth when the
-/// object became known no longer ago than this. Shorter than the time in which the ids of a namespace
-/// can go round: 2^22 objects must be made for that (`ipc_idr_alloc`, ipc/util.c, 6.12).
+/// Call records arrive in the order of their returns, and an object can be used and removed before the call
+/// that created it returns: a creating call is matched to an object that became known at most this long ago,
+/// nanoseconds. The time is shorter than a namespace takes to reuse an id: that needs 2^22 new objects
+/// (`ipc_idr_alloc`, ipc/util.c, 6.12).
 pub(super) const LATE_NS: u64 = 2_000_000_000;
 
 impl ObjectOrigin {
@@ -70,62 +70,62 @@ impl ObjectOrigin {
         }
     }
 
-    /// Whether a call that made such an object and returned at `boot_ns` is what began it.
+    /// Whether a creating call that returned at `boot_ns` may be the object's creation.
     pub(super) const fn may_be_by(self, boot_ns: u64) -> bool {
         !matches!(self, Self::Seen(_)) && boot_ns <= self.known_since().saturating_add(LATE_NS)
     }
 }
 
-/// Who did something, as far as it is known.
+/// The actor of a call.
 #[derive(Clone, Debug)]
 pub(crate) struct ObjectActor {
     /// The process
     pub pid: Option<u32>,
-    /// User
+    /// The effective user.
     pub uid: u32,
-    /// Group
+    /// The effective group.
     pub gid: u32,
-    /// The thread's name, NUL-padded; `None`: it is that of the facts
+    /// The thread's name, NUL-padded; `None`: that of the task.
     pub comm: Option<Box<[u8; 16]>>,
-    /// What else is known of it
-    pub facts: Option<Rc<TaskInfo>>,
+    /// The task, if known.
+    pub task_info: Option<Rc<TaskInfo>>,
 }
 
-/// A thread's name at a call.
-fn comm_at(comm: Option<&[u8; 16]>, facts: Option<&Rc<TaskInfo>>) -> Option<OsBytes<'static>> {
+/// A thread's name at the time of a call.
+fn comm_at(comm: Option<&[u8; 16]>, task_info: Option<&Rc<TaskInfo>>) -> Option<OsBytes<'static>> {
     let own = comm.map(|comm| OsBytes::until_nul(comm).into_owned());
-    own.or_else(|| facts.map(|facts| facts.comm.clone()))
+    own.or_else(|| task_info.map(|task_info| task_info.comm.clone()))
 }
 
 /// The last use.
 #[derive(Clone, Debug)]
 pub(super) enum Last {
-    /// A call was seen
+    /// An observed call.
     Seen {
         boot_ns: u64,
         pid: u32,
         uid: u32,
         /// As [`ObjectActor::comm`]
         comm: Option<Box<[u8; 16]>>,
-        facts: Option<Rc<TaskInfo>>,
+        task_info: Option<Rc<TaskInfo>>,
     },
-    /// A look found this
+    /// Found by a snapshot.
     Found(Box<LastUse>),
 }
 
-/// What a look alone knows.
+/// Counters that only a snapshot has.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Looked {
+pub(super) struct QueueUsage {
     messages: Option<u64>,
     max_messages: Option<u64>,
     bytes: Option<u64>,
 }
 
-/// An object.
+/// A tracked object.
 #[derive(Clone, Debug)]
 pub(crate) struct TrackedObject {
     /// How it became known
-    pub birth: ObjectOrigin,
+    pub origin: ObjectOrigin,
     /// The key
     pub key: Option<u32>,
     /// A queue's name
@@ -134,33 +134,33 @@ pub(crate) struct TrackedObject {
     pub(super) uid: Option<u32>,
     pub(super) gid: Option<u32>,
     pub(super) size: Option<u64>,
-    /// Who made it
+    /// The creator.
     pub creator: Option<ObjectActor>,
     pub(super) last: Option<Last>,
     pub(super) users: ObjectUsers,
-    /// Calls on it
+    /// Number of calls on it.
     pub uses: u64,
-    /// shm: how often it is attached, where that is known
+    /// shm: number of attachments, if known.
     pub attached: Option<u64>,
-    pub(super) looked: Option<Box<Looked>>,
-    /// Its removal
+    pub(super) usage: Option<Box<QueueUsage>>,
+    /// When it was removed.
     pub removed: Option<u64>,
-    /// A look saw that it is removed
+    /// Whether a snapshot saw it removed.
     pub(super) seen_removed: bool,
-    /// The thread whose call removed it
+    /// The thread whose call removed it.
     pub(super) removed_by: Option<u32>,
-    /// Its end: when it was noticed, at the latest
+    /// When its destruction was noticed.
     pub destroyed: Option<u64>,
-    /// Whether a line has told of it,
-    pub(super) told: bool,
-    /// and that it was made, or is there
+    /// Whether any event of it was reported,
+    pub(super) reported: bool,
+    /// and whether its creation or existence was.
     pub(super) announced: bool,
 }
 
 impl TrackedObject {
-    pub(super) fn new(birth: ObjectOrigin) -> Self {
+    pub(super) fn new(origin: ObjectOrigin) -> Self {
         Self {
-            birth,
+            origin,
             key: None,
             name: None,
             mode: None,
@@ -172,56 +172,56 @@ impl TrackedObject {
             users: ObjectUsers::default(),
             uses: 0,
             attached: None,
-            looked: None,
+            usage: None,
             removed: None,
             seen_removed: false,
             removed_by: None,
             destroyed: None,
-            told: false,
+            reported: false,
             announced: false,
         }
     }
 
-    /// As a look found it.
-    pub(super) fn found(look: &ObjectLook, boot_ns: u64) -> Self {
+    /// An object found by a snapshot.
+    pub(super) fn found(info: &ObjectInfo, boot_ns: u64) -> Self {
         let mut one = Self::new(ObjectOrigin::Found(boot_ns));
-        one.fill(look);
-        one.seen_removed = look.removed;
+        one.fill(info);
+        one.seen_removed = info.removed;
         one
     }
 
-    /// Takes over what a look knows: what changes by itself, and what is not known better.
-    pub(super) fn fill(&mut self, look: &ObjectLook) {
+    /// Applies a snapshot: attributes that change without a call, and those not known better.
+    pub(super) fn fill(&mut self, info: &ObjectInfo) {
         // The key of a removed segment is IPC_PRIVATE (do_shm_rmid, ipc/shm.c, 6.12).
-        self.key = self.key.or(look.key.map(|key| key.0).filter(|_| !look.removed));
+        self.key = self.key.or(info.key.map(|key| key.0).filter(|_| !info.removed));
         if self.name.is_none() {
-            self.name = look.name.as_ref().map(|name| name.0.as_ref().into());
+            self.name = info.name.as_ref().map(|name| name.0.as_ref().into());
         }
-        self.mode = look.mode.map(|mode| mode.0).or(self.mode);
-        self.uid = look.uid.or(self.uid);
-        self.gid = look.gid.or(self.gid);
-        self.size = look.size.or(self.size);
-        self.attached = look.attached;
+        self.mode = info.mode.map(|mode| mode.0).or(self.mode);
+        self.uid = info.uid.or(self.uid);
+        self.gid = info.gid.or(self.gid);
+        self.size = info.size.or(self.size);
+        self.attached = info.attached;
         if self.creator.is_none() {
-            self.creator = look.creator.as_ref().map(|creator| ObjectActor {
+            self.creator = info.creator.as_ref().map(|creator| ObjectActor {
                 pid: creator.pid,
                 uid: creator.uid,
                 gid: creator.gid,
                 comm: None,
-                facts: None,
+                task_info: None,
             });
         }
         if self.last.is_none() {
-            self.last = look.last.clone().map(|last| Last::Found(Box::new(last)));
+            self.last = info.last.clone().map(|last| Last::Found(Box::new(last)));
         }
-        let ObjectLook { messages, max_messages, bytes, .. } = *look;
-        self.looked = (messages.is_some() || max_messages.is_some() || bytes.is_some())
-            .then(|| Box::new(Looked { messages, max_messages, bytes }));
+        let ObjectInfo { messages, max_messages, bytes, .. } = *info;
+        self.usage = (messages.is_some() || max_messages.is_some() || bytes.is_some())
+            .then(|| Box::new(QueueUsage { messages, max_messages, bytes }));
     }
 
-    /// A call made it.
-    pub(super) fn made(&mut self, birth: ObjectOrigin, by: ObjectActor, like: NewObjectAttrs) {
-        self.birth = birth;
+    /// A call created it.
+    pub(super) fn made(&mut self, origin: ObjectOrigin, by: ObjectActor, like: NewObjectAttrs) {
+        self.origin = origin;
         self.uid = Some(by.uid);
         self.gid = Some(by.gid);
         self.mode = like.mode.or(self.mode);
@@ -229,49 +229,49 @@ impl TrackedObject {
         self.creator = Some(by);
     }
 
-    /// A call used it. As [`Self::used_often`].
-    pub(super) fn used(&mut self, act: &AppliedCall<'_>) -> bool {
-        self.used_often(act, 1)
+    /// A call used it. See [`Self::used_often`].
+    pub(super) fn used(&mut self, applied: &AppliedCall<'_>) -> bool {
+        self.used_often(applied, 1)
     }
 
-    /// Calls of one thread used it, of which `act` was the last. Whether that is by somebody of a
-    /// container or user that had not used it.
-    pub(super) fn used_often(&mut self, act: &AppliedCall<'_>, uses: u64) -> bool {
-        let AppliedCall { boot_ns, pid, uid, facts, .. } = *act;
+    /// Calls of one thread used it; `applied` is the last one. Returns whether the user's container or uid is
+    /// new.
+    pub(super) fn used_often(&mut self, applied: &AppliedCall<'_>, uses: u64) -> bool {
+        let AppliedCall { boot_ns, pid, uid, task_info, .. } = *applied;
         self.uses += uses;
         match &mut self.last {
-            // Mostly it is the one that used it last.
-            Some(Last::Seen { boot_ns: at, pid: last, uid: user, comm, facts: known })
+            // Usually it is the last user.
+            Some(Last::Seen { boot_ns: at, pid: last, uid: user, comm, task_info: known })
                 if *last == pid
                     && *user == uid
-                    && known.as_ref().map(Rc::as_ptr) == facts.map(Rc::as_ptr)
+                    && known.as_ref().map(Rc::as_ptr) == task_info.map(Rc::as_ptr)
                     && comm.is_none()
-                    && act.another_comm().is_none() =>
+                    && applied.another_comm().is_none() =>
             {
                 *at = boot_ns.max(*at);
                 return false;
             }
-            // Calls that come together come late.
+            // Batched calls arrive late.
             Some(Last::Seen { boot_ns: at, .. }) if *at > boot_ns => {}
             last => {
-                let (comm, facts) = (act.another_comm(), facts.cloned());
-                *last = Some(Last::Seen { boot_ns, pid, uid, comm, facts });
+                let (comm, task_info) = (applied.another_comm(), task_info.cloned());
+                *last = Some(Last::Seen { boot_ns, pid, uid, comm, task_info });
             }
         }
-        self.users.add(act)
+        self.users.add(applied)
     }
 
-    /// In which containers and as which users it was used; some, if they are many.
+    /// The containers and uids that used it; the first ones, if there are many.
     #[must_use]
-    pub(crate) fn parties(&self) -> &[Accessor] {
-        self.users.parties()
+    pub(crate) fn accessors(&self) -> &[Accessor] {
+        self.users.accessors()
     }
 
-    /// Who made it and who used it last, as far as calls of theirs were seen.
-    pub(crate) fn accessors(&self) -> impl Iterator<Item = &Rc<TaskInfo>> {
-        let creator = self.creator.as_ref().and_then(|who| who.facts.as_ref());
+    /// The tasks of its creator and last user, if known.
+    pub(crate) fn known_tasks(&self) -> impl Iterator<Item = &Rc<TaskInfo>> {
+        let creator = self.creator.as_ref().and_then(|who| who.task_info.as_ref());
         let last = match &self.last {
-            Some(Last::Seen { facts, .. }) => facts.as_ref(),
+            Some(Last::Seen { task_info, .. }) => task_info.as_ref(),
             Some(Last::Found(_)) | None => None,
         };
         creator.into_iter().chain(last)
@@ -295,13 +295,13 @@ impl TrackedObject {
         (self.uid, self.gid)
     }
 
-    /// As `ObjectLook::size`.
+    /// As `ObjectInfo::size`.
     #[must_use]
     pub(crate) const fn size(&self) -> Option<u64> {
         self.size
     }
 
-    /// Processes that are known to have had to do with it.
+    /// Processes known to be related to it.
     pub(super) fn pids(&self) -> BTreeSet<u32> {
         let creator = self.creator.iter().filter_map(|who| who.pid);
         let last = self.last.iter().filter_map(|last| match last {
@@ -311,8 +311,8 @@ impl TrackedObject {
         creator.chain(last).chain(self.users.processes().iter().map(|user| user.0)).collect()
     }
 
-    /// When its end was noticed, or the call that removed it returned: what comes back with it then is
-    /// another one.
+    /// When its destruction was noticed, or when the call that removed it returned: a later result with its
+    /// id is another object.
     pub(super) const fn ended(&self) -> Option<u64> {
         match self.removed {
             Some(at) => Some(at),
@@ -320,27 +320,27 @@ impl TrackedObject {
         }
     }
 
-    /// When it was known to exist last.
+    /// When it was last known to exist.
     #[must_use]
     pub(crate) const fn last_seen(&self) -> Option<u64> {
         match &self.last {
             Some(Last::Seen { boot_ns, .. }) => Some(*boot_ns),
-            Some(Last::Found(_)) | None => Some(self.birth.known_since()),
+            Some(Last::Found(_)) | None => Some(self.origin.known_since()),
         }
     }
 
-    /// Whether a key or name leads to it no more.
+    /// Whether it is removed: no key or name leads to it.
     #[must_use]
     pub(crate) const fn is_removed(&self) -> bool {
         self.removed.is_some() || self.seen_removed
     }
 
-    /// Whether its users are gone and it is still there; `None`: not known. `open`: whether somebody
-    /// is known to have it open or attached.
+    /// Whether it exists though its users have exited; `None`: unknown. `open`: whether a process is known to
+    /// have it open or attached.
     pub(super) fn leaked(
         &self,
         open: Option<bool>,
-        lives: &dyn Fn(ProcessKey) -> bool,
+        lives: &dyn Fn(ProcessId) -> bool,
     ) -> Option<bool> {
         if self.is_removed() || self.destroyed.is_some() || open == Some(true) {
             return Some(false);
@@ -351,22 +351,22 @@ impl TrackedObject {
         }
     }
 
-    /// As it is shown.
+    /// The object as it is shown.
     #[must_use]
     pub(crate) fn info(
         &self,
         local: ObjectId,
         clock: &Clock,
         containers: &Containers,
-    ) -> ObjectLook {
+    ) -> ObjectInfo {
         let owned = |text: &OsBytes<'static>| text.clone();
         let (id, ino) = match local {
             ObjectId::Sysv(_, id) => (Some(id), None),
             ObjectId::Queue(_, ino) => (None, (ino != 0).then_some(ino)),
         };
-        let looked = self.looked.as_deref();
-        ObjectLook {
-            kind: FamilyName(local.kind()),
+        let usage = self.usage.as_deref();
+        ObjectInfo {
+            kind: KindName(local.kind()),
             id,
             key: self.key.map(Hex32),
             name: self.name.as_ref().map(|name| OsBytes(name.to_vec().into())),
@@ -374,24 +374,27 @@ impl TrackedObject {
             uid: self.uid,
             gid: self.gid,
             size: self.size,
-            messages: looked.and_then(|one| one.messages),
-            max_messages: looked.and_then(|one| one.max_messages),
-            bytes: looked.and_then(|one| one.bytes),
+            messages: usage.and_then(|one| one.messages),
+            max_messages: usage.and_then(|one| one.max_messages),
+            bytes: usage.and_then(|one| one.bytes),
             creator: self.creator.as_ref().map(|who| Creator {
                 pid: who.pid,
                 uid: who.uid,
                 gid: who.gid,
-                comm: comm_at(who.comm.as_deref(), who.facts.as_ref()),
-                exe: who.facts.as_ref().and_then(|facts| facts.exe.as_ref().map(owned)),
-                start_boot_ns: who.facts.as_ref().map(|facts| facts.start_boot_ns),
-                container: who.facts.as_ref().and_then(|facts| facts.container(containers)),
-                exact: !matches!(self.birth, ObjectOrigin::Inferred(_)),
+                comm: comm_at(who.comm.as_deref(), who.task_info.as_ref()),
+                exe: who.task_info.as_ref().and_then(|task_info| task_info.exe.as_ref().map(owned)),
+                start_boot_ns: who.task_info.as_ref().map(|task_info| task_info.start_boot_ns),
+                container: who
+                    .task_info
+                    .as_ref()
+                    .and_then(|task_info| task_info.container(containers)),
+                exact: !matches!(self.origin, ObjectOrigin::Inferred(_)),
             }),
             last: self.last.as_ref().map(|last| match last {
                 Last::Found(last) => (**last).clone(),
-                Last::Seen { boot_ns, pid, comm, facts, .. } => LastUse {
+                Last::Seen { boot_ns, pid, comm, task_info, .. } => LastUse {
                     pid: Some(*pid),
-                    comm: comm_at(comm.as_deref(), facts.as_ref()),
+                    comm: comm_at(comm.as_deref(), task_info.as_ref()),
                     time: Some(clock.time(*boot_ns)),
                 },
             }),
@@ -401,12 +404,40 @@ impl TrackedObject {
         }
     }
 
-    /// When a call made it, if that was seen.
+    /// When it was created, if observed.
     #[must_use]
     pub(crate) fn created(&self, clock: &Clock) -> Option<Timestamp> {
-        match self.birth {
+        match self.origin {
             ObjectOrigin::Seen(at) | ObjectOrigin::Inferred(at) => Some(clock.time(at)),
             ObjectOrigin::Found(_) | ObjectOrigin::Used(_) | ObjectOrigin::Removed(_) => None,
         }
     }
+}
+
+/// The call that created an object arrives after others on it.
+pub(super) fn created_late(
+    applied: &AppliedCall<'_>,
+    (ns, local): (NsRef, ObjectId),
+    one: &mut TrackedObject,
+    origin: ObjectOrigin,
+    (key, name, like): (Option<u32>, Option<&[u8]>, NewObjectAttrs),
+    changes: &mut Vec<ObjectChange>,
+) {
+    let inferred = matches!(one.origin, ObjectOrigin::Inferred(_));
+    let life = match inferred || one.announced {
+        true => ObjectEventKind::Changed,
+        false => ObjectEventKind::Created,
+    };
+    let (mode, uid, gid) = (one.mode, one.uid, one.gid);
+    one.made(origin, applied.who(), like);
+    if !inferred {
+        // The current attributes come from a snapshot, or were set since.
+        (one.mode, one.uid, one.gid) = (mode.or(one.mode), uid.or(one.uid), gid.or(one.gid));
+    }
+    one.key = key.or(one.key);
+    if one.name.is_none() {
+        one.name = name.map(Into::into);
+    }
+    one.uses += 1;
+    changes.push(ObjectChange::new(life, applied.boot_ns, ns, local, one).by(applied));
 }

@@ -1,31 +1,31 @@
-//! Queues' names that were unlinked before the call that made the queue has returned.
+//! Names of queues that were unlinked before the call that created the queue returned.
 //!
-//! Invariant: a removal waits for [`LATE_NS`] at most, and no more wait than [`MAX_PENDING`] on the whole host;
-//! each is told of, with its queue or without.
+//! Invariant: a removal waits for at most [`LATE_NS`], and at most [`MAX_PENDING`] wait on the host; each one
+//! is reported, with its queue or without.
 
 use std::collections::{VecDeque, hash_map::Entry};
 
 use super::{ObjectChange, tracked::LATE_NS};
 use crate::{engine::track::HashMap, steps::step};
 
-/// Removals that wait, of all namespaces.
+/// Number of pending removals, over all namespaces.
 const MAX_PENDING: usize = 1 << 12;
 
-/// Those of one namespace.
+/// The pending removals of one namespace.
 #[derive(Debug, Default)]
 pub(super) struct PendingRemovals {
-    /// What is to be told, by name
+    /// The changes to report, by name.
     known: HashMap<Box<[u8]>, ObjectChange>,
-    /// By time; a name whose removal is another one by now is passed over
+    /// In order of time; entries whose removal was replaced are skipped.
     order: VecDeque<(u64, Box<[u8]>)>,
 }
 
-/// How many wait on the whole host.
+/// Number of pending removals on the host.
 #[derive(Debug, Default)]
 pub(super) struct PendingOnHost(usize);
 
 impl PendingRemovals {
-    /// A name was unlinked. What is not waited for any longer is told of.
+    /// Adds a removal, and expires old ones.
     pub(super) fn insert(
         &mut self,
         name: &[u8],
@@ -51,7 +51,7 @@ impl PendingRemovals {
         }
     }
 
-    /// The call that made the queue came back.
+    /// The call that created the queue returned: takes its removal.
     pub(super) fn remove(
         &mut self,
         name: &[u8],
@@ -62,7 +62,7 @@ impl PendingRemovals {
         Some(removal)
     }
 
-    /// Tells of removals of queues whose births have not been told of until now, and will not be.
+    /// Reports removals of queues whose creation hasn't arrived and no longer will.
     pub(super) fn expire(
         &mut self,
         now: Option<u64>,
@@ -75,7 +75,7 @@ impl PendingRemovals {
         }
     }
 
-    /// The oldest, if it is such.
+    /// Removes the oldest, if the predicate holds.
     fn pop(
         &mut self,
         on_host: &mut PendingOnHost,

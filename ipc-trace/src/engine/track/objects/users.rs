@@ -1,32 +1,29 @@
-//! Who has used an object: processes, and the containers and users that they belong to.
+//! The users of an object: processes, and their containers and uids.
 
 use ipc_trace_common::record::NsRef;
 
 use super::AppliedCall;
-use crate::engine::track::containers::ContainerHandle;
+use crate::{engine::track::containers::ContainerHandle, input::process::ProcessId};
 
-/// A process for good: its number, and when it started.
-pub(super) type ProcessKey = (u32, u64);
+/// Number of processes kept per object, and of accessors.
+const MAX_USERS: usize = 8;
 
-/// Users of an object that are told apart, and parties.
-const USERS: usize = 8;
-
-/// In which container, as which user and from which namespace an object was used.
+/// A container, uid and namespace from which an object was used.
 #[derive(Clone, Debug)]
 pub(crate) struct Accessor {
-    /// The container; `None`: none, on the host
+    /// The container; `None`: the host.
     pub container: Option<ContainerHandle>,
     /// The effective user
     pub uid: u32,
-    /// The caller's namespace: a queue can be used from another one than its own
+    /// The caller's namespace: a queue can be used from another one than its own.
     pub ns: NsRef,
 }
 
 impl Accessor {
-    fn from_call(act: &AppliedCall<'_>) -> Option<Self> {
-        // Without facts it is not known whether it is in a container.
-        let facts = act.facts?;
-        Some(Self { container: facts.container.clone(), uid: act.uid, ns: act.ns })
+    fn from_call(applied: &AppliedCall<'_>) -> Option<Self> {
+        // Without its task the container is unknown.
+        let task_info = applied.task_info?;
+        Some(Self { container: task_info.container.clone(), uid: applied.uid, ns: applied.ns })
     }
 
     fn is(&self, other: &Self) -> bool {
@@ -40,51 +37,51 @@ impl Accessor {
     }
 }
 
-/// Processes that used an object. Most objects of a host are not used while it is traced.
+/// The processes that used an object. Most objects aren't used while they are traced.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ObjectUsers(Option<Box<Used>>);
 
 #[derive(Clone, Debug, Default)]
 struct Used {
-    by: Vec<ProcessKey>,
-    /// By others, too
+    by: Vec<ProcessId>,
+    /// Whether there are further processes.
     more: bool,
-    /// What they belong to; some of them, if they are many
-    parties: Vec<Accessor>,
+    /// Their containers and uids; the first ones, if there are many.
+    accessors: Vec<Accessor>,
 }
 
 impl ObjectUsers {
-    /// A process used it that did not use it last. Whether it belongs to a party that is new.
-    pub(super) fn add(&mut self, act: &AppliedCall<'_>) -> bool {
+    /// Adds a process that isn't the last user. Returns whether its container or uid is new.
+    pub(super) fn add(&mut self, applied: &AppliedCall<'_>) -> bool {
         let used = self.0.get_or_insert_default();
-        let known = act.facts.map(|facts| (act.pid, facts.start_boot_ns));
+        let known = applied.task_info.map(|task_info| (applied.pid, task_info.start_boot_ns));
         match known {
             None => used.more = true,
-            // Mostly it is the one that used it last.
+            // Usually it is the last user.
             Some(key) if used.by.iter().rev().any(|one| *one == key) => {}
-            Some(_) if used.by.len() == USERS => used.more = true,
+            Some(_) if used.by.len() == MAX_USERS => used.more = true,
             Some(key) => used.by.push(key),
         }
-        let Some(party) = Accessor::from_call(act) else { return false };
-        if used.parties.iter().any(|one| one.is(&party)) || used.parties.len() == USERS {
+        let Some(accessor) = Accessor::from_call(applied) else { return false };
+        if used.accessors.iter().any(|one| one.is(&accessor)) || used.accessors.len() == MAX_USERS {
             return false;
         }
-        used.parties.push(party);
+        used.accessors.push(accessor);
         true
     }
 
-    /// Those that are known.
-    pub(super) fn processes(&self) -> &[ProcessKey] {
+    /// The processes kept.
+    pub(super) fn processes(&self) -> &[ProcessId] {
         self.0.as_ref().map_or(&[], |used| used.by.as_slice())
     }
 
-    /// What they belong to, the first first.
-    pub(super) fn parties(&self) -> &[Accessor] {
-        self.0.as_ref().map_or(&[], |used| used.parties.as_slice())
+    /// Their containers and uids in order of first use.
+    pub(super) fn accessors(&self) -> &[Accessor] {
+        self.0.as_ref().map_or(&[], |used| used.accessors.as_slice())
     }
 
-    /// Whether all have ended; `None` where that is not known.
-    pub(super) fn gone(&self, lives: &dyn Fn(ProcessKey) -> bool) -> Option<bool> {
+    /// Whether all have exited; `None`: unknown.
+    pub(super) fn gone(&self, lives: &dyn Fn(ProcessId) -> bool) -> Option<bool> {
         let used = self.0.as_ref()?;
         if used.by.iter().any(|one| lives(*one)) {
             return Some(false);

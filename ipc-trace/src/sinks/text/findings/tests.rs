@@ -1,8 +1,8 @@
-//! What a person reads of findings.
+//! The text of findings.
 
 use std::{borrow::Cow, sync::Arc};
 
-use ipc_trace_common::op::Family;
+use ipc_trace_common::op::ObjectKind;
 
 use super::{in_full, line, summary};
 use crate::{
@@ -11,9 +11,9 @@ use crate::{
         finding::{Class, Evidence, Finding, FindingLine, FoundObject, Reason, Severity, Subject},
         identity::{Ancestor, ProcessIdentity},
         objects::Creator,
-        value::{CallError, FamilyName, Hex32},
+        value::{CallError, Hex32, KindName},
     },
-    sinks::text::samples::{APP, HOST, HOSTILE, at, container, ns_ref, process, text},
+    sinks::text::fixtures::{APP, HOST, HOSTILE, at, container, ns_ref, process, text},
     sinks::text::style::Palette,
 };
 
@@ -32,7 +32,7 @@ fn evidence(what: &'static str, ret: i64, count: u64) -> Evidence {
     }
 }
 
-/// A queue that was used, by whom and whose it is known in full.
+/// A queue that was used, with full data about its user and owner.
 fn used() -> Finding {
     let ancestor =
         |pid, comm| Arc::new(Ancestor { pid, start_boot_ns: 5, comm: text(comm), exe: None });
@@ -52,7 +52,7 @@ fn used() -> Finding {
             ipc_ns: Some(HOST),
         },
         object: Some(FoundObject {
-            kind: Some(FamilyName(Family::Mq)),
+            kind: Some(KindName(ObjectKind::Mq)),
             name: Some(text("jobs")),
             ipc_ns: Some(ns_ref(APP)),
             foreign: Some(true),
@@ -83,7 +83,7 @@ fn used() -> Finding {
     }
 }
 
-/// One of which little is known, and which somebody declared.
+/// A finding with little data, which the policy allows.
 fn declared() -> Finding {
     Finding {
         id: 2,
@@ -91,7 +91,7 @@ fn declared() -> Finding {
         severity: Severity::Info,
         confidence: 30,
         object: Some(FoundObject {
-            kind: Some(FamilyName(Family::Shm)),
+            kind: Some(KindName(ObjectKind::Shm)),
             id: Some(32_769),
             key: Some(Hex32(42)),
             ipc_ns_dead: true,
@@ -112,7 +112,7 @@ fn unsure() -> Finding {
 }
 
 #[test]
-fn a_finding_is_a_line_and_whose_it_is_another() {
+fn finding_has_line_and_object_line() {
     let mut out = String::new();
     for finding in [used(), declared(), Finding { object: None, ..unsure() }] {
         let one = FindingLine { seq: 1, time: at(3), new: true, finding: &finding };
@@ -124,7 +124,7 @@ fn a_finding_is_a_line_and_whose_it_is_another() {
 }
 
 #[test]
-fn the_end_lists_them() {
+fn summary_lists_findings() {
     let mut out = String::new();
     summary(&mut out, &[], 0, Palette::PLAIN, 80).unwrap();
     assert_eq!(out, "");
@@ -133,7 +133,7 @@ fn the_end_lists_them() {
 }
 
 #[test]
-fn a_report_has_them_in_full() {
+fn report_shows_findings_in_full() {
     let mut out = String::new();
     let all = [used(), declared(), unsure()];
     in_full(&mut out, &all, (25, at(0)), Palette::PLAIN, 80).unwrap();

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display};
 
-use ipc_trace_common::op::Family;
+use ipc_trace_common::op::ObjectKind;
 
 use super::{
     GroupedCount, Holder, LsText, NsTag, Role, Span, TextRow, TextTable, WORD_WIDTH, counted,
@@ -12,12 +12,12 @@ use crate::{
     event::escape::{escaped, quoted},
     event::tag::{COMM_WIDTH, ContainerTag, SysvKey},
     event::{
-        ls::{NamespaceLook, ProcessLook},
-        objects::{LastUse, ObjectLook},
+        ls::{NamespaceSnapshot, ProcessInfo},
+        objects::{LastUse, ObjectInfo},
         value::{Hex32, Timestamp},
     },
-    sinks::text::flow::Align,
     sinks::text::units::{Bytes, Date},
+    sinks::text::wrap::Align,
 };
 
 /// Cells of an executable's path.
@@ -42,7 +42,7 @@ fn key(key: Option<Hex32>) -> Span {
     or_unknown(key.map(SysvKey))
 }
 
-/// `2026-11-23 14:44:40`: the kernel remembers seconds.
+/// `2026-11-23 14:44:40`: the kernel stores seconds.
 fn second(time: Timestamp) -> String {
     let text = Date(time).to_string();
     text.split('.').next().unwrap_or_default().to_owned()
@@ -55,8 +55,8 @@ fn last_use(last: &LastUse) -> Span {
     Span::new(Role::Dim, format_args!("last used{by}{at}"))
 }
 
-/// Who made it, where that is not who owns it, when it was used, and whether it is going.
-fn notes(object: &ObjectLook) -> Vec<Span> {
+/// The creator if it isn't the owner, the last use, and whether it is marked for destruction.
+fn notes(object: &ObjectInfo) -> Vec<Span> {
     let mut notes = Vec::new();
     if object.removed {
         notes.push(Span::new(Role::Loss, "removed, in use"));
@@ -76,12 +76,12 @@ fn notes(object: &ObjectLook) -> Vec<Span> {
     notes
 }
 
-fn owner(object: &ObjectLook) -> Span {
+fn owner(object: &ObjectInfo) -> Span {
     or_unknown(object.uid.zip(object.gid).map(|(uid, gid)| format!("{uid}:{gid}")))
 }
 
-/// A column, and what stands in it.
-type Column = (&'static str, Align, fn(&ObjectLook) -> Span);
+/// A column, and its cell for an object.
+type Column = (&'static str, Align, fn(&ObjectInfo) -> Span);
 
 const LEFT: Align = Align::Left;
 const RIGHT: Align = Align::Right;
@@ -123,9 +123,9 @@ impl LsText<'_> {
     pub(super) fn namespace(
         &self,
         f: &mut fmt::Formatter<'_>,
-        namespace: &NamespaceLook,
+        namespace: &NamespaceSnapshot,
     ) -> fmt::Result {
-        let NamespaceLook { inum, r#gen, ns_id, host, processes, objects, .. } = namespace;
+        let NamespaceSnapshot { inum, r#gen, ns_id, host, processes, objects, .. } = namespace;
         self.paragraph(f, 0, &self.host())?;
         let mut title = vec![Span::new(Role::Namespace, NsTag::new(*inum, *r#gen))];
         if *host {
@@ -162,23 +162,23 @@ impl LsText<'_> {
         self.processes(f, namespace)?;
         self.held(f, namespace)?;
         for (title, kind, columns) in [
-            ("SHARED MEMORY", Family::Shm, SHM),
-            ("SEMAPHORE SETS", Family::Sem, SEM),
-            ("MESSAGE QUEUES", Family::Msg, MSG),
-            ("POSIX QUEUES", Family::Mq, MQ),
+            ("SHARED MEMORY", ObjectKind::Shm, SHM),
+            ("SEMAPHORE SETS", ObjectKind::Sem, SEM),
+            ("MESSAGE QUEUES", ObjectKind::Msg, MSG),
+            ("POSIX QUEUES", ObjectKind::Mq, MQ),
         ] {
             self.objects(f, title, columns, objects.iter().filter(is(kind)))?;
         }
         self.limits(f, namespace)
     }
 
-    fn processes(&self, f: &mut fmt::Formatter<'_>, namespace: &NamespaceLook) -> fmt::Result {
+    fn processes(&self, f: &mut fmt::Formatter<'_>, namespace: &NamespaceSnapshot) -> fmt::Result {
         if namespace.processes.is_empty() {
             return Ok(());
         }
         self.title(f, "PROCESSES")?;
-        let row = |process: &ProcessLook| {
-            let ProcessLook { pid, comm, exe, uid, threads, container, .. } = process;
+        let row = |process: &ProcessInfo| {
+            let ProcessInfo { pid, comm, exe, uid, threads, container, .. } = process;
             let exe = exe.as_ref().map(|exe| Span::new(Role::Dim, escaped(&exe.0, EXE_WIDTH)));
             let container = container.as_ref().map(|one| format!("in {}", ContainerTag(one)));
             TextRow {
@@ -199,8 +199,8 @@ impl LsText<'_> {
         table.write(f, self.width, self.palette)
     }
 
-    /// What holds it but its processes.
-    fn held(&self, f: &mut fmt::Formatter<'_>, namespace: &NamespaceLook) -> fmt::Result {
+    /// Its holders, except processes.
+    fn held(&self, f: &mut fmt::Formatter<'_>, namespace: &NamespaceSnapshot) -> fmt::Result {
         let pins = |holder: &Holder| match holder {
             Holder::Process { .. } | Holder::Mapping { .. } => true,
             Holder::Descriptor { pins, .. } | Holder::Mount { pins, .. } => *pins,
@@ -212,7 +212,7 @@ impl LsText<'_> {
                 self.title(f, title)?;
             }
             for text in texts {
-                // Names in it are escaped already.
+                // Its names are escaped already.
                 let line = plain(format_args!("  {text}")).clipped(self.width);
                 writeln!(f, "{}", line.paint(self.palette))?;
             }
@@ -225,9 +225,9 @@ impl LsText<'_> {
         f: &mut fmt::Formatter<'_>,
         title: &str,
         columns: &[Column],
-        objects: impl Iterator<Item = &'a ObjectLook>,
+        objects: impl Iterator<Item = &'a ObjectInfo>,
     ) -> fmt::Result {
-        let row = |object: &ObjectLook| TextRow {
+        let row = |object: &ObjectInfo| TextRow {
             cells: columns.iter().map(|(_, _, cell)| cell(object)).collect(),
             notes: notes(object),
         };
@@ -240,7 +240,7 @@ impl LsText<'_> {
         TextTable { columns: &columns, notes: "", rows }.write(f, self.width, self.palette)
     }
 
-    fn limits(&self, f: &mut fmt::Formatter<'_>, namespace: &NamespaceLook) -> fmt::Result {
+    fn limits(&self, f: &mut fmt::Formatter<'_>, namespace: &NamespaceSnapshot) -> fmt::Result {
         if namespace.limits.is_empty() {
             return Ok(());
         }

@@ -1,20 +1,20 @@
 use std::collections::BTreeMap;
 
-use ipc_trace_common::{op::Family, state::HOST_INUM};
+use ipc_trace_common::{op::ObjectKind, state::HOST_INUM};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::text as ls_text;
 use crate::{
     event::{
-        OtherNs, Sharing, VERSION,
+        NsInodes, Sharing, VERSION,
         ls::{
-            DescriptorOf, Holder, Limit, LimitName, Ls, MountOf, NamespaceLook, ProcessLook,
+            DescriptorOf, Holder, Limit, LimitName, Ls, MountOf, NamespaceSnapshot, ProcessInfo,
             Unseen, UnseenWhat,
         },
-        objects::{Creator, LastUse, ObjectLook},
-        value::{FamilyName, FileMode, Hex32},
+        objects::{Creator, LastUse, ObjectInfo},
+        value::{FileMode, Hex32, KindName},
     },
-    sinks::text::samples::{HOSTILE, at, container, text},
+    sinks::text::fixtures::{HOSTILE, at, container, text},
     sinks::text::style::Palette,
 };
 
@@ -30,8 +30,8 @@ fn show(ls: &Ls, full: bool, palette: Palette, width: usize) -> String {
     shown
 }
 
-fn process(pid: u32, comm: &str, exe: Option<&str>) -> ProcessLook {
-    ProcessLook {
+fn process(pid: u32, comm: &str, exe: Option<&str>) -> ProcessInfo {
+    ProcessInfo {
         pid,
         ppid: Some(1),
         comm: text(comm),
@@ -39,16 +39,16 @@ fn process(pid: u32, comm: &str, exe: Option<&str>) -> ProcessLook {
         uid: Some(1000),
         gid: Some(1000),
         start_boot_ns: Some(7),
-        ns: OtherNs { pid: Some(pid / 10), mnt: None, user: None },
+        ns: NsInodes { pid: Some(pid / 10), mnt: None, user: None },
         container: (pid == 43).then(|| container().into()),
         cgroup: None,
         threads: 2,
     }
 }
 
-fn object(kind: Family, id: i32) -> ObjectLook {
-    ObjectLook {
-        kind: FamilyName(kind),
+fn object(kind: ObjectKind, id: i32) -> ObjectInfo {
+    ObjectInfo {
+        kind: KindName(kind),
         id: Some(id),
         key: Some(Hex32(0x8cd1_ab21)),
         name: None,
@@ -67,10 +67,17 @@ fn object(kind: Family, id: i32) -> ObjectLook {
     }
 }
 
-fn queue(name: &str, messages: u64) -> ObjectLook {
+fn queue(name: &str, messages: u64) -> ObjectInfo {
     let (id, key) = (None, None);
     let (messages, max_messages) = (Some(messages), Some(10));
-    ObjectLook { id, key, name: Some(text(name)), messages, max_messages, ..object(Family::Mq, 0) }
+    ObjectInfo {
+        id,
+        key,
+        name: Some(text(name)),
+        messages,
+        max_messages,
+        ..object(ObjectKind::Mq, 0)
+    }
 }
 
 fn limits() -> BTreeMap<LimitName, Limit> {
@@ -85,8 +92,8 @@ fn limits() -> BTreeMap<LimitName, Limit> {
     limits
 }
 
-fn empty(inum: u32) -> NamespaceLook {
-    NamespaceLook {
+fn empty(inum: u32) -> NamespaceSnapshot {
+    NamespaceSnapshot {
         inum,
         r#gen: 1,
         ns_id: Some(u64::from(inum % 1000)),
@@ -105,10 +112,10 @@ fn empty(inum: u32) -> NamespaceLook {
     }
 }
 
-/// A namespace with one of everything, and names that would do harm.
-fn everything() -> NamespaceLook {
+/// A namespace with one of everything, and hostile names.
+fn everything() -> NamespaceSnapshot {
     let name = |name: &str| Some(text(name));
-    NamespaceLook {
+    NamespaceSnapshot {
         containers: vec![container().into()],
         sharing: Some(Sharing::Undeclared),
         processes: vec![
@@ -138,7 +145,7 @@ fn everything() -> NamespaceLook {
             },
         ],
         objects: vec![
-            ObjectLook {
+            ObjectInfo {
                 attached: Some(2),
                 removed: true,
                 key: Some(Hex32(0)),
@@ -153,18 +160,23 @@ fn everything() -> NamespaceLook {
                     exact: true,
                 }),
                 last: Some(LastUse { pid: Some(43), comm: None, time: Some(at(0)) }),
-                ..object(Family::Shm, 3)
+                ..object(ObjectKind::Shm, 3)
             },
-            ObjectLook { size: Some(250), ..object(Family::Sem, 32768) },
-            ObjectLook {
+            ObjectInfo { size: Some(250), ..object(ObjectKind::Sem, 32768) },
+            ObjectInfo {
                 bytes: Some(16000),
                 messages: Some(1000),
                 last: Some(LastUse { pid: None, comm: None, time: Some(at(61_000)) }),
-                ..object(Family::Msg, 0)
+                ..object(ObjectKind::Msg, 0)
             },
-            ObjectLook { size: None, bytes: Some(1), messages: Some(1), ..object(Family::Msg, 1) },
+            ObjectInfo {
+                size: None,
+                bytes: Some(1),
+                messages: Some(1),
+                ..object(ObjectKind::Msg, 1)
+            },
             queue("jobs", 10),
-            ObjectLook { removed: true, ..queue(HOSTILE, 0) },
+            ObjectInfo { removed: true, ..queue(HOSTILE, 0) },
         ],
         limits: limits(),
         ..empty(4_026_532_180)
@@ -196,20 +208,20 @@ fn sample() -> Ls {
         complete: true,
         unseen: Vec::new(),
         namespaces: vec![
-            NamespaceLook {
+            NamespaceSnapshot {
                 processes: vec![process(1, "systemd", Some("/sbin/init"))],
                 ..empty(HOST_INUM)
             },
             everything(),
-            NamespaceLook {
+            NamespaceSnapshot {
                 holders: (3..8)
                     .map(|fd| descriptor(fd, DescriptorOf::Namespace))
                     .chain([descriptor(9, DescriptorOf::Sysvipc)])
                     .collect(),
                 ..empty(4_026_532_181)
             },
-            NamespaceLook { holders: vec![mount], ..empty(4_026_532_182) },
-            NamespaceLook {
+            NamespaceSnapshot { holders: vec![mount], ..empty(4_026_532_182) },
+            NamespaceSnapshot {
                 unseen: unseen
                     .map(|what| Unseen { what, reason: "it can't be entered: EPERM".to_owned() })
                     .into(),
@@ -220,13 +232,13 @@ fn sample() -> Ls {
 }
 
 #[test]
-fn all_namespaces_have_a_line() {
+fn every_namespace_has_line() {
     insta::assert_snapshot!("all_80", show(&sample(), false, Palette::PLAIN, 80));
     insta::assert_snapshot!("all_coloured", show(&sample(), false, Palette::COLOURED, 100));
 }
 
 #[test]
-fn one_namespace_is_shown_in_full() {
+fn named_namespace_is_shown_in_full() {
     let one = |namespace| Ls { namespaces: vec![namespace], ..sample() };
     insta::assert_snapshot!("one_80", show(&one(everything()), true, Palette::PLAIN, 80));
     insta::assert_snapshot!("one_coloured", show(&one(everything()), true, Palette::COLOURED, 100));
@@ -235,7 +247,7 @@ fn one_namespace_is_shown_in_full() {
 }
 
 #[test]
-fn what_may_be_missing_is_said() {
+fn missing_parts_are_reported() {
     let ls = Ls { complete: false, namespaces: vec![empty(HOST_INUM)], ..sample() };
     insta::assert_snapshot!("incomplete_80", show(&ls, false, Palette::PLAIN, 80));
 }

@@ -1,8 +1,8 @@
 use super::*;
 
-/// A kernel whose BTF describes all that it has: what the machine's ABIs need but x32's own.
+/// A kernel whose BTF describes all functions: those of the machine's ABIs except x32's own.
 fn able(native: Abi) -> Features {
-    let here = ENTRIES.iter().filter(|entry| abis(native).contains(&entry.abi));
+    let here = SYSCALLS.iter().filter(|entry| abis(native).contains(&entry.abi));
     let functions: BTreeSet<_> =
         here.filter(|entry| entry.functions.len() == 1).map(|entry| entry.functions[0]).collect();
     Features {
@@ -19,7 +19,7 @@ fn backend(plan: &Plan, op: Op) -> Backend {
 }
 
 #[test]
-fn where_all_functions_can_be_had_no_tracepoint_is_attached() {
+fn all_functions_available_attaches_no_tracepoint() {
     for native in [Abi::X86_64, Abi::Aarch64] {
         let plan = plan(BackendChoice::Auto, native, &able(native)).unwrap();
         assert!(plan.ops.iter().all(|o| o.backend == Backend::Function));
@@ -33,7 +33,7 @@ fn where_all_functions_can_be_had_no_tracepoint_is_attached() {
 }
 
 #[test]
-fn auto_ends_up_on_syscall_where_fentry_is_refused_and_says_why() {
+fn auto_uses_syscall_if_fentry_is_refused() {
     let features = Features { fentry_refused: Some("EPERM".to_owned()), ..able(Abi::X86_64) };
     let plan = plan(BackendChoice::Auto, Abi::X86_64, &features).unwrap();
     assert!(plan.ops.iter().all(|o| o.backend == Backend::Syscall && o.reason == "EPERM"));
@@ -44,7 +44,7 @@ fn auto_ends_up_on_syscall_where_fentry_is_refused_and_says_why() {
 }
 
 #[test]
-fn where_functions_miss_calls_auto_takes_tracepoints_and_says_why() {
+fn auto_uses_tracepoints_if_functions_miss_calls() {
     let of = |preemption| Features { preemption, guards_functions: true, ..able(Abi::X86_64) };
     for model in [
         PreemptionModel::Full,
@@ -70,14 +70,14 @@ fn where_functions_miss_calls_auto_takes_tracepoints_and_says_why() {
         assert_eq!(plan.preferred, Backend::Function);
         assert_eq!(plan.inexact().next(), None);
     }
-    // Nothing is left out before 5.12.
+    // Before 5.12 no run is skipped.
     let features = Features { guards_functions: false, ..of(PreemptionModel::Rt) };
     let plan = plan(BackendChoice::Auto, Abi::X86_64, &features).unwrap();
     assert_eq!(plan.preferred, Backend::Function);
 }
 
 #[test]
-fn where_both_miss_calls_function_stays_the_cheaper_one() {
+fn auto_uses_function_if_both_miss_calls() {
     let features = Features {
         preemption: PreemptionModel::Lazy,
         guards_functions: true,
@@ -96,7 +96,7 @@ fn where_both_miss_calls_function_stays_the_cheaper_one() {
 }
 
 #[test]
-fn copies_make_functions_exact_where_programs_are_preempted() {
+fn copies_make_preempted_functions_exact() {
     let features = Features {
         preemption: PreemptionModel::Lazy,
         guards_functions: true,
@@ -110,7 +110,7 @@ fn copies_make_functions_exact_where_programs_are_preempted() {
     assert_eq!(plan.preferred, Backend::Function);
     assert_eq!(plan.inexact().next(), None);
     assert!(plan.hooks.iter().all(|hook| hook.entry));
-    // Where nothing is preempted they would only cost.
+    // On kernels that don't preempt they would only cost.
     let features = Features { preempts_on_tracepoints: false, ..features };
     let plan = super::plan(BackendChoice::Function, Abi::X86_64, &features).unwrap();
     assert!(!plan.copied && !plan.copied_functions);
@@ -118,7 +118,7 @@ fn copies_make_functions_exact_where_programs_are_preempted() {
 }
 
 #[test]
-fn one_function_that_fails_takes_its_operations_alone() {
+fn failing_function_affects_only_its_operations() {
     let mut features = able(Abi::X86_64);
     features.unusable.insert("__x64_sys_mq_open", "it never fired".to_owned());
     let plan = plan(BackendChoice::Auto, Abi::X86_64, &features).unwrap();
@@ -137,7 +137,7 @@ fn one_function_that_fails_takes_its_operations_alone() {
 }
 
 #[test]
-fn what_the_kernel_has_not_is_not_needed_and_what_btf_lacks_is() {
+fn missing_function_is_ignored_but_missing_btf_is_not() {
     let mut features = able(Abi::X86_64);
     for set in [&mut features.described, features.present.as_mut().unwrap()] {
         set.retain(|function| !function.starts_with("__ia32"));
@@ -151,7 +151,7 @@ fn what_the_kernel_has_not_is_not_needed_and_what_btf_lacks_is() {
 }
 
 #[test]
-fn without_btf_only_raw_tracepoints_are_left() {
+fn no_btf_leaves_only_raw_tracepoints() {
     let features = Features { kernel_btf: false, ..able(Abi::X86_64) };
     let plan = plan(BackendChoice::Auto, Abi::X86_64, &features).unwrap();
     assert_eq!(plan.flavours, [TracepointMode::Raw]);
@@ -159,14 +159,14 @@ fn without_btf_only_raw_tracepoints_are_left() {
 }
 
 #[test]
-fn function_is_an_error_that_says_why() {
+fn unavailable_function_backend_is_explained_error() {
     let features = Features { fentry_refused: Some("refused".to_owned()), ..able(Abi::X86_64) };
     let error = plan(BackendChoice::Function, Abi::X86_64, &features).unwrap_err();
     assert!(error.to_string().contains("refused"), "{error}");
 }
 
 #[test]
-fn every_operation_has_a_way_in_for_each_abi() {
+fn every_operation_has_syscall_in_each_abi() {
     for native in [Abi::X86_64, Abi::Aarch64] {
         let plan = plan(BackendChoice::Syscall, native, &able(native)).unwrap();
         for op in plan.ops {

@@ -1,6 +1,6 @@
-//! What the child does so that the functions of auxiliary probes are called ([`Stimulus`]), and what came of it.
+//! What the self-test's child does to trigger the auxiliary probes ([`Stimulus`]), and the results.
 //!
-//! Invariant: between fork and exit there are system calls alone: no allocation, and no lock. Objects are made in
+//! Invariant: between fork and exit there are only system calls: no allocation, and no lock. Objects are created in
 //! an IPC namespace of the child's own, or not at all; they end with it.
 
 use std::{ffi::CStr, ptr};
@@ -10,23 +10,23 @@ use nix::errno::Errno;
 
 use super::NOT_MADE;
 
-/// The child has no IPC namespace of its own, so it makes nothing.
+/// The child has no IPC namespace of its own, so it creates nothing.
 pub(super) const NO_NAMESPACE: i64 = i64::MIN + 1;
 
-/// The queue, which is there for a moment. The kernel takes names without the slash.
+/// The queue, which exists for a moment. The kernel takes names without the slash.
 const QUEUE: &CStr = c"ipc-trace-test";
 /// A setting of an IPC namespace, as old as any.
 const SETTING: &CStr = c"/proc/sys/kernel/msgmax";
-/// A table of the caller's namespace; by `/proc/sysvipc/sem` of all kernels it is the smallest.
+/// A table of the caller's namespace; `/proc/sysvipc/sem` is the smallest on all kernels.
 const TABLE: &CStr = c"/proc/sysvipc/sem";
-/// Bytes of the segment: a page or less, as every other size is.
+/// Bytes of the segment: one page or less; the kernel rounds up.
 const SEGMENT: usize = 4096;
 
 /// A system call: its result, or the error's number, negative.
 macro_rules! call {
     ($number:ident $(, $argument:expr)*) => {{
-        // SAFETY: each address among the arguments is that of a value that lives longer than the call, and as
-        // large as the kernel takes it to be.
+        // SAFETY: each address among the arguments is that of a value that outlives the call, and has the size that
+        // the kernel expects.
         match unsafe { libc::syscall(libc::$number $(, $argument)*) } {
             -1 => -i64::from(Errno::last_raw()),
             ret => ret,
@@ -34,7 +34,7 @@ macro_rules! call {
     }};
 }
 
-/// What stimuli leave for those after them: results, of which the negative are errors.
+/// Results of stimuli that later stimuli use; negative ones are errors.
 #[derive(Debug)]
 pub(super) struct StimulusResults {
     /// Whether it has an IPC namespace of its own
@@ -49,7 +49,7 @@ impl StimulusResults {
         Self { has_namespace, queue: NOT_MADE, segment: NOT_MADE, attached: NOT_MADE }
     }
 
-    /// Does it: not negative if it was done.
+    /// Performs a stimulus: not negative if it was done.
     pub(super) fn does(&mut self, stimulus: Stimulus) -> i64 {
         match stimulus {
             Stimulus::Open => with(open(c"/", libc::O_RDONLY), |_| 0),
@@ -60,8 +60,8 @@ impl StimulusResults {
                     call!(SYS_read, table, bytes.as_mut_ptr(), bytes.len())
                 })
             }
-            // No bytes change nothing (`__do_proc_dointvec`, kernel/sysctl.c): neither here nor, were the
-            // namespace not the child's own, there.
+            // Writing no bytes changes nothing (`__do_proc_dointvec`, kernel/sysctl.c), even in a namespace that
+            // isn't the child's own.
             Stimulus::WriteSetting => with(open(SETTING, libc::O_WRONLY), |setting| {
                 call!(SYS_write, setting, c"".as_ptr(), 0_usize)
             }),
@@ -101,12 +101,12 @@ impl StimulusResults {
     }
 }
 
-/// What is done with what an earlier stimulus gave; its error, if it gave nothing.
+/// Uses the result of an earlier stimulus; returns its error, if it failed.
 fn after(given: i64, stimulus: impl FnOnce(i64) -> i64) -> i64 {
     if given < 0 { given } else { stimulus(given) }
 }
 
-/// As [`after`], with a descriptor that is closed again.
+/// As [`after`], with a descriptor that is closed afterwards.
 fn with(fd: i64, stimulus: impl FnOnce(i64) -> i64) -> i64 {
     after(fd, |fd| {
         let ret = stimulus(fd);
@@ -119,7 +119,7 @@ fn open(path: &CStr, flags: libc::c_int) -> i64 {
     call!(SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags | libc::O_CLOEXEC, 0)
 }
 
-/// Sends itself a descriptor, and takes it.
+/// Sends itself a descriptor, and receives it.
 fn receive() -> i64 {
     let mut ends = [-1_i32; 2];
     let made = call!(
@@ -181,7 +181,7 @@ fn take(by: i64) -> i64 {
     let mut control = DescriptorMessage::new(-1);
     let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
     let ret = message(&mut control, |message| call!(SYS_recvmsg, by, message, flags));
-    // A descriptor that was refused leaves no control message behind.
+    // A rejected descriptor leaves no control message.
     if ret >= 0 && control.fd < 0 {
         return -i64::from(libc::EBADF);
     }
@@ -202,7 +202,7 @@ fn mount() -> i64 {
 }
 
 fn make_queue() -> i64 {
-    // As small as can be: queues count against a limit of the user's (RLIMIT_MSGQUEUE).
+    // As small as possible: queues count against a limit of the user (RLIMIT_MSGQUEUE).
     // SAFETY: all zero is a valid value.
     let mut attributes: libc::mq_attr = unsafe { std::mem::zeroed() };
     (attributes.mq_maxmsg, attributes.mq_msgsize) = (1, 1);
@@ -216,8 +216,8 @@ fn poll(fd: i64) -> i64 {
     call!(SYS_ppoll, &raw mut all, 1, &raw mut now, ptr::null::<u8>(), 0_usize)
 }
 
-/// Has the kernel write there, which tells by an error what would end the process if it wrote itself: that there
-/// is no memory.
+/// Lets the kernel write to that address. It returns an error where a write by the process itself would end it: if
+/// there is no memory.
 fn touch(at: i64) -> i64 {
     call!(SYS_uname, at)
 }

@@ -1,9 +1,9 @@
-//! What is asked of a runtime, and what of its answers is read: the names and numbers of
-//! `runtime.v1` in k8s.io/cri-api, pkg/apis/runtime/v1/api.proto (1.31). What is left out is passed over.
+//! The requests to a runtime, and the fields of its responses that are read: the names and numbers of `runtime.v1` in
+//! k8s.io/cri-api, pkg/apis/runtime/v1/api.proto (1.31). Other fields are skipped.
 
 use std::collections::HashMap;
 
-/// `ListContainersRequest`, `ListPodSandboxRequest`, `GetEventsRequest`: of everything.
+/// `ListContainersRequest`, `ListPodSandboxRequest`, `GetEventsRequest`, without filters.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub(super) struct All {}
 
@@ -35,7 +35,7 @@ pub(super) struct ContainerMetadata {
 pub(super) struct ImageSpec {
     #[prost(string, tag = "1")]
     pub(super) image: String,
-    /// As the pod's specification has it, where the runtime tells that
+    /// As in the pod's specification, if the runtime reports it
     #[prost(string, tag = "18")]
     pub(super) user_specified_image: String,
 }
@@ -111,6 +111,6 @@ pub(super) enum NamespaceMode {
     Target = 3,
 }
 
-/// `ContainerEventResponse`: that something happened is enough.
+/// `ContainerEventResponse`: its contents are not needed.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub(super) struct ContainerEvent {}

@@ -1,4 +1,4 @@
-//! A runtime of Kubernetes, on a socket of the test's own.
+//! A CRI runtime on the test's own socket.
 
 use std::{
     convert::Infallible,
@@ -16,7 +16,7 @@ use tonic::{Response, body::Body, server::NamedService};
 use super::{
     super::{
         RuntimeState,
-        tests::{SocketFolder, hear},
+        tests::{SocketFolder, receive_until},
     },
     messages::{
         ContainerMetadata, CriNamespace, ImageSpec, LinuxPodSandboxStatus, NamespaceOption,
@@ -26,14 +26,14 @@ use super::{
 };
 use crate::{input::container::RuntimeKind, sources::runtimes::RuntimeClients};
 
-/// What a runtime has.
+/// The state of the runtime.
 #[derive(Debug, Default)]
 struct Has {
     containers: Vec<CriContainer>,
     pods: Vec<PodSandbox>,
     /// Whether pods are in the host's IPC namespace
     host: bool,
-    /// Whether it tells of events; it then never ends to
+    /// Whether it sends events; the stream then never ends
     events: bool,
 }
 
@@ -101,7 +101,7 @@ impl tower::Service<http::Request<Body>> for Server {
     }
 }
 
-/// Answers with one message.
+/// Responds with one message.
 async fn one<Q, A>(request: http::Request<Body>, answer: A) -> http::Response<Body>
 where
     Q: prost::Message + Default + 'static,
@@ -113,7 +113,7 @@ where
     grpc.unary(tower::service_fn(each), request).await
 }
 
-/// Starts it: what it has, and what tells its clients that this has changed.
+/// Starts it: returns its state, and a handle that notifies its clients of changes.
 fn serve(place: &SocketFolder, has: Has) -> (Arc<Mutex<Has>>, Arc<Notify>) {
     let (has, happened) = (Arc::new(Mutex::new(has)), Arc::new(Notify::new()));
     let server = Server(Arc::clone(&has), Arc::clone(&happened));
@@ -171,7 +171,7 @@ fn pod(n: u64, name: &str) -> PodSandbox {
 }
 
 #[test]
-fn containers_have_their_pods_and_so_have_sandboxes() {
+fn containers_and_sandboxes_have_pods() {
     let place = SocketFolder::new();
     serve(
         &place,
@@ -181,7 +181,7 @@ fn containers_have_their_pods_and_so_have_sandboxes() {
             ..Has::default()
         },
     );
-    let all = hear(&mut ask_at(&place), |_, names| names.any_answers());
+    let all = receive_until(&mut ask_at(&place), |_, names| names.any_answers());
     let sandbox = RuntimeMetadata {
         id: id(9),
         runtime: Some(RuntimeKind::Containerd),
@@ -205,7 +205,7 @@ fn containers_have_their_pods_and_so_have_sandboxes() {
 }
 
 #[test]
-fn what_is_new_is_told_and_nothing_twice() {
+fn new_containers_are_sent_once() {
     // With events, and without.
     for events in [true, false] {
         let place = SocketFolder::new();
@@ -213,20 +213,20 @@ fn what_is_new_is_told_and_nothing_twice() {
         let (has, happened) =
             serve(&place, Has { pods: vec![pod(9, "web-0")], events, host, ..Has::default() });
         let mut names = ask_at(&place);
-        let first = hear(&mut names, |_, names| names.any_answers());
+        let first = receive_until(&mut names, |_, names| names.any_answers());
         assert_eq!(
             first.iter().map(|one| &one.ipc_mode).collect::<Vec<_>>(),
             [&Some("host".to_owned())]
         );
         has.lock().unwrap().containers.push(container(1, 9, "late"));
         happened.notify_one();
-        let more = hear(&mut names, |all, _| !all.is_empty());
+        let more = receive_until(&mut names, |all, _| !all.is_empty());
         assert_eq!(more.iter().map(|one| one.name.as_deref()).collect::<Vec<_>>(), [Some("late")]);
     }
 }
 
 #[test]
-fn what_makes_no_sense_is_passed_over_and_much_is_cut() {
+fn malformed_data_is_skipped_and_long_data_truncated() {
     let place = SocketFolder::new();
     let mut odd = pod(9, &"n".repeat(10_000));
     odd.labels = (0..100).map(|n| (format!("label{n:03}"), "v".repeat(n * 10))).collect();
@@ -238,20 +238,20 @@ fn what_makes_no_sense_is_passed_over_and_much_is_cut() {
         &place,
         Has { containers: vec![hostile, stray, nameless], pods: vec![odd], ..Has::default() },
     );
-    let all = hear(&mut ask_at(&place), |_, names| names.any_answers());
+    let all = receive_until(&mut ask_at(&place), |_, names| names.any_answers());
     let ids: Vec<_> = all.iter().map(|one| one.id.clone()).collect();
     assert_eq!(ids, [id(2), id(3), id(9)]);
     assert_eq!((all[0].name.as_deref(), &all[0].pod, &all[0].image), (Some("stray"), &None, &None));
     assert_eq!(all[2].pod.as_ref().map(String::len), Some(NAME_LEN));
     let labels = all[2].labels.as_ref().unwrap();
-    assert_eq!((labels.kept.len(), labels.lost), (LABELS, 100 - LABELS as u32));
+    assert_eq!((labels.kept.len(), labels.lost), (MAX_LABELS, 100 - MAX_LABELS as u32));
 }
 
 #[test]
-fn a_server_of_something_else_is_no_runtime() {
+fn other_server_is_not_a_runtime() {
     let place = SocketFolder::new();
     place.serve(|_, stream| drop(stream));
     let mut names = ask_at(&place);
     let silent = |names: &RuntimeClients| matches!(names.states(), [RuntimeState::Silent(_)]);
-    assert_eq!(hear(&mut names, |_, names| silent(names)), []);
+    assert_eq!(receive_until(&mut names, |_, names| silent(names)), []);
 }

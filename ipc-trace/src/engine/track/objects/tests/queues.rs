@@ -1,16 +1,16 @@
-//! Names of queues that lead to others.
+//! Queue names that are reused.
 
 use super::*;
 
-/// The name of a queue leads to another after it was unlinked: what a look found is not what calls from
-/// before it, or from while it was taken, were about.
+/// A name leads to another queue after it was unlinked: calls from before or during a snapshot aren't about
+/// the queue that the snapshot found.
 #[test]
-fn a_queue_that_a_look_found_is_not_the_one_of_its_name_that_was_unlinked() {
+fn a_queue_found_by_a_snapshot_is_not_an_earlier_one_of_its_name() {
     let name = || OsBytes(b"q".as_slice().into());
     let queue = |ino| QueueRef { ns: NS, ino, dev: 7, flags: 0 };
     let local = ObjectId::Queue(7, 2);
     let found = || {
-        let mut objects = whole();
+        let mut objects = complete_tracker();
         let mut one = TrackedObject::new(ObjectOrigin::Found(20));
         one.name = Some(b"q".as_slice().into());
         let (space, host) = objects.space(NS);
@@ -26,12 +26,12 @@ fn a_queue_that_a_look_found_is_not_the_one_of_its_name_that_was_unlinked() {
         like: NewObjectAttrs::default(),
     };
     let mut objects = found();
-    objects.act(&act(9, 1, CallEffect::Unlinked(name())), None);
-    assert!(!is_removed(&objects), "before the look");
-    objects.act(&act(15, 1, CallEffect::Unlinked(name())), None);
-    assert!(is_removed(&objects), "while the look was taken, or after it");
-    objects.act(&act(16, 2, made), Some(NS));
-    assert!(!is_removed(&objects), "that was another, and then came this one");
-    objects.act(&act(30, 1, CallEffect::Unlinked(name())), None);
+    objects.apply(&applied(9, 1, CallEffect::Unlinked(name())), None);
+    assert!(!is_removed(&objects), "before the snapshot");
+    objects.apply(&applied(15, 1, CallEffect::Unlinked(name())), None);
+    assert!(is_removed(&objects), "during the snapshot, or after it");
+    objects.apply(&applied(16, 2, made), Some(NS));
+    assert!(!is_removed(&objects), "that was an earlier queue");
+    objects.apply(&applied(30, 1, CallEffect::Unlinked(name())), None);
     assert!(is_removed(&objects), "its name leads to it again");
 }

@@ -1,0 +1,116 @@
+//! The engine and its sink, which the reader feeds.
+
+use ipc_trace_common::record::{ANCESTORS, NsSwitchKind, NsSwitchRecord, UID_EXTENTS, flag};
+
+use crate::{
+    engine::Engine,
+    input::Input,
+    recorder::Recorder,
+    sinks::{Sink, output::OutputError},
+    sources::{
+        host::inspector::{AboutContext, AboutMove},
+        reader::{Feed, Mover, ThreadRecord},
+    },
+};
+
+/// The engine and its sink.
+#[derive(Debug)]
+pub(super) struct EngineFeed {
+    pub engine: Engine,
+    pub sink: Sink,
+    pub recorder: Option<Recorder>,
+}
+
+impl EngineFeed {
+    /// Feeds the engine an input.
+    #[inline]
+    pub(super) fn emit(&mut self, input: &Input<'_>) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.keep(input);
+        }
+        self.engine.feed(input, &mut self.sink);
+    }
+
+    /// Passes the sink's output on to its writer.
+    pub(super) fn flush(&mut self) {
+        self.sink.flush();
+    }
+
+    /// Whether events are output as lines.
+    pub(super) const fn emits_lines(&self) -> bool {
+        self.engine.has_lines()
+    }
+
+    /// Checks whether output still works.
+    ///
+    /// # Errors
+    /// It does not: why.
+    pub(super) fn check(&mut self) -> Result<(), OutputError> {
+        self.sink.writer().check()
+    }
+
+    /// Waits until everything is written.
+    ///
+    /// # Errors
+    /// Writing failed: why.
+    pub(super) fn finish(&mut self) -> Result<(), OutputError> {
+        self.sink.flush();
+        let written = self.sink.writer().finish();
+        if let Some(recorder) = self.recorder.take() {
+            recorder.finish().map_err(OutputError::Recorder)?;
+        }
+        written
+    }
+}
+
+impl Feed for EngineFeed {
+    #[inline]
+    fn feed(&mut self, input: &Input<'_>) {
+        self.emit(input);
+    }
+
+    #[inline]
+    fn knows(&self, tid: u32, context: u64) -> bool {
+        self.engine.knows(tid, context)
+    }
+
+    fn mover(&self, tid: u32, context: u64) -> Option<Mover> {
+        let facts = self.engine.tracker().contexts.get(tid, context)?;
+        let process = (facts.pid, facts.start_boot_ns);
+        Some(Mover { process, ppid: facts.ppid, mnt: facts.ns.mnt.unwrap_or(0) })
+    }
+
+    fn about_context(&self, read: &ThreadRecord) -> AboutContext {
+        let record = &read.record;
+        let tracker = self.engine.tracker();
+        let count = (record.ancestor_count as usize).min(ANCESTORS);
+        let ancestors = record.ancestors.get(..count).unwrap_or_default();
+        let known = ancestors.iter().all(|one| tracker.contexts.knows_ancestor(one));
+        let pids = [(record.pid, record.cgroup)];
+        let pids = pids.into_iter().chain(ancestors.iter().map(|one| (one.pid, one.cgroup)));
+        let unknown = |one: &(u32, u64)| !tracker.containers.knows(one.1);
+        AboutContext {
+            process: (record.pid, record.start_boot_ns),
+            exe: record.exe_len == 0 && record.header.flags & flag::TRUNCATED != 0,
+            called: read.called.is_none(),
+            users: record.uid_extents as usize > UID_EXTENTS,
+            ancestors: if known { Vec::new() } else { ancestors.to_vec() },
+            cgroups: pids.filter(unknown).collect(),
+        }
+    }
+
+    fn about_move(&self, record: &NsSwitchRecord, mover: Option<Mover>) -> AboutMove {
+        const CLONE: u32 = NsSwitchKind::Clone as u32;
+        const SETNS: u32 = NsSwitchKind::Setns as u32;
+        if record.way == CLONE {
+            return AboutMove::default();
+        }
+        let process = mover.map_or((record.pid, 0), |mover| mover.process);
+        let lives = mover.filter(|mover| record.way == SETNS && mover.mnt != 0);
+        AboutMove {
+            process,
+            mapped: self.engine.wants_mapped(process, record.boot_ns),
+            lives: lives.map(|mover| (mover.ppid, mover.mnt, record.to.inum)),
+        }
+    }
+}
