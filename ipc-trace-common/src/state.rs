@@ -208,6 +208,10 @@ pub enum Diagnostic {
     NoSlotForCreation = 9,
     /// Too many calls at a time whose names and structures must be kept: they were read at the return.
     InputsFull = 10,
+    /// A call was entered, and its thread's next call or end came before the program at its return ran: the kernel
+    /// leaves it out if a program is attached to the function, or detached from it, during the call
+    /// (`bpf_tramp_image_put`, kernel/bpf/trampoline.c, 5.10). Such calls are counted as missed.
+    Unreturned = 11,
 }
 
 impl Diagnostic {
@@ -224,6 +228,7 @@ impl Diagnostic {
         Self::NoSlotForTask,
         Self::NoSlotForCreation,
         Self::InputsFull,
+        Self::Unreturned,
     ];
 
     /// The name in the program's output.
@@ -240,12 +245,13 @@ impl Diagnostic {
             Self::NoSlotForTask => "no_slot_for_process_metadata",
             Self::NoSlotForCreation => "no_slot_for_object_creation",
             Self::InputsFull => "entry_arguments_full",
+            Self::Unreturned => "calls_without_return",
         }
     }
 }
 
 /// How many diagnostics there are.
-pub const DIAGNOSTICS: u32 = 11;
+pub const DIAGNOSTICS: u32 = 12;
 
 /// Bits of the constant `FILTERS`: which filters are in force.
 pub mod filter {

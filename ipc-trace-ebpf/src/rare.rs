@@ -42,6 +42,12 @@ fn diagnostics(ctx: *mut u64) -> i32 {
             "{} names or structures were read when calls returned: no room to keep them", n
         );
     }
+    if let Some(n) = counts::diagnosed(Diagnostic::Unreturned) {
+        warn!(
+            &ctx,
+            "{} calls were missed at their return: programs came or went during the call", n
+        );
+    }
     if let Some(n) = counts::diagnosed(Diagnostic::DropTableFull) {
         warn!(&ctx, "{} lost calls are counted without their namespace: too many kinds", n);
     }

@@ -11,6 +11,8 @@ use ipc_trace_common::{
     state::{COUNTER_ROWS, Counters, DIAGNOSTICS, Diagnostic, DropKey},
 };
 
+use crate::base::gate::gate;
+
 /// By CPU and row; user space sizes it by the number of CPUs.
 #[map]
 static COUNTERS: Array<Counters> = Array::with_max_entries(COUNTER_ROWS, BPF_F_MMAPABLE);
@@ -121,6 +123,17 @@ pub(crate) fn diagnosed_at(what: u64) {
     if let Some(counter) = DIAGNOSTIC_COUNTS.get_ptr_mut(what as u32) {
         add(counter, 1);
     }
+}
+
+/// Counts an earlier call of the current thread as missed: its entry was noted, and no program ran at its return. A
+/// global function, as callers have no registers to spare for a rare event.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn count_unreturned() -> u64 {
+    if gate().is_open() {
+        diagnose(Diagnostic::Unreturned);
+    }
+    0
 }
 
 /// How often a condition occurred, if that changed since the last call.

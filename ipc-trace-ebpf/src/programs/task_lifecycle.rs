@@ -47,8 +47,9 @@ pub(crate) fn thread_ends() {
     }
     files::process_ends(pid_tgid);
     // Most threads have made no call of IPC: they have no slot, and so no batch.
-    if find(pid_tgid).is_some() {
-        batches::release(pid_tgid);
+    if let Some(slot) = find(pid_tgid) {
+        slot.end_call();
+        batches::end(pid_tgid);
         let context = give_back(pid_tgid);
         if context != 0 {
             emit_end(pid_tgid, context);

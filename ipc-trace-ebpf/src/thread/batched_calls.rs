@@ -24,7 +24,7 @@ use crate::{
     metadata::queues::{self, Pointers},
     thread::{
         batch_slots::{calls_in, of_tid, owned},
-        batches::{GETS, can_be, mark, renew_batch},
+        batches::{GETS, can_be, mark, note_entry, renew_batch},
         groups::{add, count, send_batch},
     },
 };
@@ -46,7 +46,7 @@ pub(crate) fn enter(pid_tgid: u64, number: u64, call: Call) -> bool {
     if call.code.bit() & GETS != 0 {
         describe_lookup(batch, call);
         note_number(batch, call, number);
-        batch.enter_ns = mark::LOOKUP;
+        note_entry(batch, mark::LOOKUP);
     } else {
         note(batch, call, number);
     }
@@ -86,17 +86,17 @@ pub(crate) fn enter_again(task: u64, number: u64, regs: u64) -> bool {
     if constant!(UNTIMED) != 0 {
         // The return reads the arguments.
         batch.what = what;
-        batch.enter_ns = kind >> MARK_SHIFT;
+        note_entry(batch, kind >> MARK_SHIFT);
         return true;
     }
     batch.what = what | first_of(regs, compat);
     if kind & u64::from(GETS) != 0 {
-        batch.enter_ns = mark::LOOKUP;
+        note_entry(batch, mark::LOOKUP);
         return true;
     }
     batch.size = third_of(regs, compat);
     // SAFETY: no arguments.
-    batch.enter_ns = unsafe { bpf_ktime_get_boot_ns() };
+    note_entry(batch, unsafe { bpf_ktime_get_boot_ns() });
     true
 }
 
@@ -229,11 +229,12 @@ pub(crate) fn enter_known(regs: impl Fn() -> u64) -> bool {
     if hooked::carries_message() {
         batch.size = third_of(regs(), hooked::is_compat());
     }
-    batch.enter_ns = match constant!(UNTIMED) {
+    let enter_ns = match constant!(UNTIMED) {
         // SAFETY: no arguments.
         0 => unsafe { bpf_ktime_get_boot_ns() },
         _ => mark::MESSAGE,
     };
+    note_entry(batch, enter_ns);
     true
 }
 
@@ -243,11 +244,12 @@ fn note(batch: &mut BatchSlot, call: Call, number: u64) {
     batch.what = PackedCall { id: id as i32, abi: call.abi as u8, code: call.code.0 }.packed();
     batch.size = size;
     note_number(batch, call, number);
-    batch.enter_ns = match constant!(UNTIMED) {
+    let enter_ns = match constant!(UNTIMED) {
         // SAFETY: no arguments.
         0 => unsafe { bpf_ktime_get_boot_ns() },
         _ => mark_of(call.code.bit()),
     };
+    note_entry(batch, enter_ns);
 }
 
 /// Notes a lookup, and its key.

@@ -24,6 +24,7 @@ use ipc_trace_common::{
 use crate::{
     base::{
         constants::constant,
+        counts::count_unreturned,
         gate::{self, gate},
         memory::{comm, current_task, field},
         registers::Call,
@@ -110,8 +111,12 @@ pub(crate) fn leave(pid_tgid: u64, call: Call) -> u64 {
         return 0;
     };
     let same = call.multiplexed == 0 && (batch.what >> 32) as u16 == call.packed() as u16;
-    let enter_ns = if same { batch.enter_ns } else { 0 };
+    let mut enter_ns = batch.enter_ns;
     batch.enter_ns = 0;
+    if enter_ns != 0 && !same {
+        count_unreturned();
+        enter_ns = 0;
+    }
     if batch.record.head.count != 0 {
         send_batch(pid_tgid);
     }
@@ -139,6 +144,28 @@ pub(crate) fn forget_call(pid_tgid: u64) {
 #[inline(always)]
 pub(crate) fn pending(pid_tgid: u64) -> Option<&'static BatchSlot> {
     owned(pid_tgid).filter(|batch| batch.enter_ns > mark::OTHER).map(|batch| &*batch)
+}
+
+/// Notes that the thread has entered a call that will be part of its batch: when, or a [`mark`].
+#[inline(always)]
+pub(super) fn note_entry(batch: &mut BatchSlot, enter_ns: u64) {
+    if batch.enter_ns != 0 {
+        count_unreturned();
+    }
+    batch.enter_ns = enter_ns;
+}
+
+/// The thread ends, in no call: one whose entry is still noted was missed.
+#[inline(always)]
+pub(crate) fn end(pid_tgid: u64) {
+    let is_noted = match owned(pid_tgid) {
+        Some(batch) => batch.enter_ns != 0,
+        None => constant!(BATCHED) != 0 && taken_from(pid_tgid).is_some(),
+    };
+    if is_noted {
+        count_unreturned();
+    }
+    release(pid_tgid);
 }
 
 /// The thread's batch ends because the thread gets another context, executes another program, or ends. Its calls are
@@ -233,6 +260,10 @@ extern "C" fn begin_batch(context: u64, inum: u32, generation: u32) -> u64 {
         // The thread that inserts the key owns the entry, whatever other threads do at the same time.
         if BATCHES_TAKEN.insert(&(place as u32), &0, u64::from(BPF_NOEXIST)).is_err() {
             return 0;
+        }
+        // The thread is in no call now.
+        if NOTED_CALLS.remove(&pid_tgid).is_ok() {
+            count_unreturned();
         }
         batch.enter_ns = 0;
         end_groups(batch);

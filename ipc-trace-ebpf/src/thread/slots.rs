@@ -128,6 +128,14 @@ impl Slot {
         // SAFETY: both are words. By a function, as the two are adjacent.
         unsafe { zero_words::<2>(core::ptr::addr_of_mut!(self.entered)) };
     }
+
+    /// The thread is not in the call any more that it entered last: if it has not left it, that call was missed.
+    #[inline(always)]
+    pub(crate) fn end_call(&self) {
+        if self.entered != 0 {
+            counts::count_unreturned();
+        }
+    }
 }
 
 const _: () = {

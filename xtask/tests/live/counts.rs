@@ -293,19 +293,18 @@ fn sleeping_threads_release_their_batch_slots() {
     let oracle = sleepers.read_oracle();
     let second = second.end();
 
-    // The tracer reports the calls that neighbours hide from it.
-    let missed = |report: &Value| {
+    // The tracer reports the calls that neighbours hide from it: `hidden` at most, where calls aren't preempted.
+    let all_but = |found: u64, expected: u64, hidden: u64, report: &Value| {
         let accounting = &report["accounting"];
         assert_adds_up(accounting);
         let missed = number(&accounting["missed"]);
-        assert!(missed == 0 || !must_be_exact(), "{accounting}");
         assert!(number(&accounting["not_made"]) <= missed, "{accounting}");
-        missed
-    };
-    let all_but = |found: u64, expected: u64, report: &Value| {
-        let missed = missed(report);
-        let accounting = &report["accounting"];
-        assert!(found <= expected && expected - found <= missed, "{found}: {accounting}: {oracle}");
+        let is_right = if must_be_exact() {
+            missed <= hidden && found + missed == expected
+        } else {
+            found <= expected && expected - found <= missed
+        };
+        assert!(is_right, "{found}: {accounting}: {oracle}");
     };
 
     // The threads that wait in a call.
@@ -313,7 +312,7 @@ fn sleeping_threads_release_their_batch_slots() {
     let mut pending: Vec<_> =
         list(&first["pending"]).iter().filter(|call| call["pid"] == pid).collect();
     pending.dedup_by_key(|call| &call["tid"]);
-    all_but(pending.len() as u64, waiting, &first);
+    all_but(pending.len() as u64, waiting, 0, &first);
     assert!(pending.iter().all(|call| call["op"] == "semop"));
 
     let namespaces = || list(&second["namespaces"]).iter();
@@ -321,8 +320,11 @@ fn sleeping_threads_release_their_batch_slots() {
     let sleepers = processes.find(|process| process["pid"] == pid).unwrap();
     let ops = oracle["namespaces"][0]["ops"].as_object().unwrap();
     let calls = ops.values().map(|op| number(&op["calls"])).sum();
-    all_but(number(&sleepers["calls"]), calls, &second);
+    // With backend `function`, calls that are asleep while the first tracer's programs are detached have no return.
+    let hidden = if xtask::tracer::backend().as_deref() == Some("syscall") { 0 } else { waiting };
+    all_but(number(&sleepers["calls"]), calls, hidden, &second);
     let ns = namespaces().find(|ns| ns["inum"] == oracle["namespaces"][0]["inum"]).unwrap();
     let longest = number(&ns["ops"]["semop"]["duration_ns"]["max"]);
-    assert!(longest >= number(&oracle["waited_ns"]), "{ns}");
+    let all_hidden = number(&second["accounting"]["missed"]) >= waiting;
+    assert!(all_hidden || longest >= number(&oracle["waited_ns"]), "{ns}");
 }

@@ -514,7 +514,8 @@ impl Session {
 
     /// Runs that the kernel skipped because the program was running on that CPU already, or for fprobe and perf events
     /// since 6.7 because a thread was in bpf(2) there (`recursion_misses`, bpf_prog_show_fdinfo, kernel/bpf/syscall.c);
-    /// and runs for which fprobe had no room. For programs in copies: events for which no copy ran.
+    /// and runs for which fprobe had no room. For programs in copies: events for which no copy ran. And calls without a
+    /// return ([`Diagnostic::Unreturned`]); those whose return was skipped as above are counted twice.
     fn missed(&self) -> u64 {
         let misses = |program| bpf::program_info(program).ok().map(|info| info.recursion_misses);
         let left_out = self.programs.all().filter_map(misses);
@@ -524,7 +525,8 @@ impl Session {
         let copies = self.row(COPIES_ROW);
         let done_without = copies.seen.saturating_sub(copies.filtered);
         let of_all = by_meters.saturating_sub(done_without) + copies.dropped;
-        left_out.chain(by_fprobe).sum::<u64>() + of_all
+        let unreturned = self.diagnostics.get(Diagnostic::Unreturned as usize);
+        left_out.chain(by_fprobe).sum::<u64>() + of_all + unreturned
     }
 }
 
