@@ -12,7 +12,8 @@ use xtask::containers::TestCgroup;
 use found::{by_id, of_container};
 
 use crate::{
-    invariants::{assert_balanced, assert_complete},
+    invariants::{assert_adds_up, assert_balanced, assert_complete},
+    preemption::must_be_exact,
     tracer::{
         LiveTracer, ReportTracer, TestProcess, calls_of, list, number, of_type, scaled, workload,
     },
@@ -199,12 +200,15 @@ fn hundred_thousand_processes_are_attributed_without_leaks() {
         );
     }
     for (report, (id, _)) in reports.map(ReportTracer::end).iter().zip(&cgroups) {
-        assert_balanced(&report["accounting"]);
         let accounting = &report["accounting"];
-        assert_eq!(number(&accounting["delivered"]), first + rest, "{id}: {accounting}");
+        assert_adds_up(accounting);
+        let missed = number(&accounting["missed"]);
+        assert!(missed == 0 || !must_be_exact(), "{accounting}");
         let namespaces = list(&report["namespaces"]).iter();
         let called = namespaces.filter(|ns| !ns["ops"].as_object().unwrap().is_empty());
         let calls: u64 = called.map(|ns| number(&ns["ops"]["shmget"]["calls"])).sum();
-        assert_eq!(calls, first + rest);
+        assert_eq!(number(&accounting["delivered"]), calls, "{id}: {accounting}");
+        let made = first + rest;
+        assert!(calls <= made && made - calls <= missed, "{id}: {calls} of {made}: {accounting}");
     }
 }

@@ -304,7 +304,9 @@ fn sleeping_threads_release_their_batch_slots() {
         } else {
             found <= expected && expected - found <= missed
         };
-        assert!(is_right, "{found}: {accounting}: {oracle}");
+        let rows = list(&report["namespaces"]).iter().flat_map(|ns| list(&ns["processes"]));
+        let rows: Vec<_> = rows.map(|row| (&row["pid"], &row["comm"], &row["calls"])).collect();
+        assert!(is_right, "{found}: {accounting}: {oracle}: {rows:?}");
     };
 
     // The threads that wait in a call.

@@ -11,6 +11,7 @@ use std::{
     os::{fd::AsRawFd as _, unix::process::CommandExt as _},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Output, Stdio},
+    time::Instant,
 };
 
 use nix::{
@@ -243,11 +244,18 @@ impl LiveTracer {
 
     /// Reads on until such a line has come.
     pub(crate) fn wait_for(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let begin = Instant::now();
         loop {
             let line = self.next();
             if wanted(&line) {
                 return line;
             }
+            let last = &self.lines[self.lines.len().saturating_sub(20)..];
+            // Other lines may come for ever.
+            assert!(
+                begin.elapsed() < HANG_TIMEOUT,
+                "the line didn't come; the last ones: {last:#?}"
+            );
         }
     }
 

@@ -1,4 +1,4 @@
-//! What runs inside a machine: the bench loops, under one tracer.
+//! What runs inside a machine: the bench loops, under its tracers by turns.
 
 use std::{collections::BTreeMap, process::Output, thread, time::Duration};
 
@@ -7,14 +7,20 @@ use serde::{Deserialize, Serialize};
 
 use super::tracers::{BenchTracer, Saw};
 
-/// How long the machine is left alone at first.
-const BOOTED: Duration = Duration::from_secs(60);
+/// How long the machine is left alone before each run: what the kernel does on the side after it has booted is over
+/// by then, and programs of the last run are detached. It costs nothing: the clock of a machine that does nothing leaps
+/// ahead.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// Options of `cargo xtask bench inside`.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct InsideArgs {
+    /// How often
+    #[arg(long)]
+    turns: u32,
     /// How to trace
-    tracer: BenchTracer,
+    #[arg(required = true)]
+    tracers: Vec<BenchTracer>,
 }
 
 /// The cost of one kind of call, as the workload reports it (`workload::bench_loops`).
@@ -49,12 +55,19 @@ pub(super) struct LoopOutcome {
     pub(super) saw: Saw,
 }
 
-/// Runs the loops, and prints an [`LoopOutcome`] as one line of JSON.
+/// Runs the loops under each tracer, as often as wanted, and prints a pair of it and its [`LoopOutcome`] as one line of
+/// JSON after each run.
 pub(crate) fn run(args: &InsideArgs) -> Result<bool> {
-    let tracer = args.tracer;
-    // What a kernel does on the side after it has booted is over by then. It costs nothing: the clock
-    // of a machine that does nothing leaps ahead.
-    thread::sleep(BOOTED);
+    for _ in 0..args.turns {
+        for tracer in &args.tracers {
+            println!("{}", serde_json::to_string(&(tracer, run_loops(*tracer)?))?);
+        }
+    }
+    Ok(true)
+}
+
+fn run_loops(tracer: BenchTracer) -> Result<LoopOutcome> {
+    thread::sleep(IDLE);
     let calls = tracer.calls().to_string();
     let output = tracer
         .command(&["xtask", "workload", "bench-loops", "--calls", &calls])
@@ -65,8 +78,7 @@ pub(crate) fn run(args: &InsideArgs) -> Result<bool> {
     };
     ensure!(output.status.success(), error());
     let loops = loop_costs(&output).with_context(error)?;
-    println!("{}", serde_json::to_string(&LoopOutcome { loops, saw: tracer.saw(&output)? })?);
-    Ok(true)
+    Ok(LoopOutcome { loops, saw: tracer.saw(&output)? })
 }
 
 /// The workload's report. Under ipc-trace, whose output is JSON, it is on standard error.

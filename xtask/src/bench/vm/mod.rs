@@ -8,8 +8,8 @@
 //! | [`inside`] | what runs inside a machine |
 //! | [`table`] | figures and limits |
 //!
-//! Invariant: a machine has one processor, so that nothing that a call causes is done beside it; and
-//! each way to trace has a machine of its own, so that none pays for another.
+//! Invariant: a machine has one processor, so that nothing that a call causes is done beside it. What is subtracted from
+//! one another ran by turns in one machine, where addresses are the same.
 
 pub(super) mod empty;
 pub(super) mod inside;
@@ -31,8 +31,7 @@ use crate::{
         default_jobs, run_all,
     },
 };
-use inside::LoopOutcome;
-use table::Outcomes;
+use table::{Outcomes, Runs};
 use tracers::BenchTracer;
 
 /// Options of `cargo xtask bench vm`.
@@ -41,7 +40,7 @@ pub(crate) struct BenchVmArgs {
     /// The suite of Debian whose kernel is booted
     #[arg(long, default_value = "trixie")]
     suite: String,
-    /// Only these ways to trace, besides `untraced`; limits that need others are not checked
+    /// Only these ways to trace, each beside `untraced`; limits that need others are not checked
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<BenchTracer>,
     /// How many machines run at a time [default: one for each processor, and one more; eight at most]
@@ -73,15 +72,22 @@ pub(super) fn run(args: &BenchVmArgs) -> Result<bool> {
         files.command(name, program)?;
     }
     println!("Linux {}, {}, {}\n", kernel.release, version(&bpftrace)?, version(&strace)?);
-    let wanted = |tracer: &BenchTracer| {
-        args.only.is_empty() || *tracer == BenchTracer::Untraced || args.only.contains(tracer)
+    let is_wanted = |tracer: &BenchTracer| {
+        let mut only = args.only.iter();
+        args.only.is_empty() || only.any(|one| one == tracer || one.floor() == Some(*tracer))
     };
-    let queue = BenchTracer::ALL.into_iter().filter(wanted);
-    let queue = queue.map(|tracer| planned(&cache, &kernel, &files, tracer)).collect();
-    let mut outcomes = Outcomes(BTreeMap::new());
+    let mut queue = Vec::new();
+    for (turns, tracers) in BenchTracer::MACHINES {
+        let mut wanted: Vec<_> = tracers.iter().copied().filter(is_wanted).collect();
+        if !wanted.is_empty() {
+            wanted.insert(0, BenchTracer::Untraced);
+            queue.push(planned(&cache, &kernel, &files, turns, wanted));
+        }
+    }
+    let mut outcomes = Outcomes::default();
     run_all(queue, args.jobs.unwrap_or_else(default_jobs), |planned, ran| {
         eprintln!("xtask: {}: done after {:.0} s", planned.name, ran.took.as_secs_f64());
-        outcomes.0.insert(planned.what, outcome(&ran).context(planned.name)?);
+        outcomes.0.push(runs(&ran, &planned.what).context(planned.name)?);
         Ok(())
     })?;
     println!("{}\n{HEADING}", outcomes.table()?);
@@ -94,12 +100,16 @@ fn planned(
     cache: &VmCache,
     kernel: &BootKernel,
     files: &Initramfs,
-    tracer: BenchTracer,
-) -> Planned<BenchTracer> {
-    let what = format!("bench-{}", tracer.name());
-    let argv = ["/bin/xtask", "bench", "inside", tracer.name()].map(str::to_owned).to_vec();
+    turns: u32,
+    tracers: Vec<BenchTracer>,
+) -> Planned<Vec<BenchTracer>> {
+    let names: Vec<_> = tracers.iter().map(|tracer| tracer.name()).collect();
+    let turns = turns.to_string();
+    let argv = ["/bin/xtask", "bench", "inside", "--turns", &turns];
+    let argv = argv.into_iter().chain(names.iter().copied()).map(str::to_owned).collect();
+    let what = format!("bench-{}", names.join("-"));
     Planned {
-        name: format!("bench::vm::{}", tracer.name()),
+        name: format!("bench::vm: {}", names.join(", ")),
         machine: QemuMachine {
             processors: 1,
             mebibytes: MEBIBYTES,
@@ -108,17 +118,25 @@ fn planned(
             ..cache.machine(kernel, files.clone(), &what)
         },
         job: Job { argv, env: BTreeMap::new(), preemption: Preemption::Default },
-        what: tracer,
+        what: tracers,
     }
 }
 
-/// The outcome that the job in a machine printed.
-fn outcome(ran: &Ran) -> Result<LoopOutcome> {
+/// The outcomes that the job in a machine printed: of each tracer one a turn.
+fn runs(ran: &Ran, tracers: &[BenchTracer]) -> Result<Runs> {
     if let Some(trouble) = &ran.trouble {
         bail!("{trouble}; it printed:\n{}\n{}", ran.output, ran.console);
     }
-    let outcome = ran.output.lines().find_map(|line| serde_json::from_str(line).ok());
-    outcome.with_context(|| format!("there are no figures in its output:\n{}", ran.output))
+    let mut runs: Runs = tracers.iter().map(|tracer| (*tracer, Vec::new())).collect();
+    for (tracer, outcome) in ran.output.lines().filter_map(|line| serde_json::from_str(line).ok()) {
+        runs.entry(tracer).or_default().push(outcome);
+    }
+    ensure!(
+        runs.values().all(|outcomes| !outcomes.is_empty()),
+        "there are figures missing in its output:\n{}",
+        ran.output
+    );
+    Ok(runs)
 }
 
 /// The first line of a program's `--version`.

@@ -1,8 +1,8 @@
 //! Turns what the machines reported into a table, and into figures with limits.
 
 use std::{
-    collections::BTreeMap,
-    fmt::{self, Write as _},
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
 };
 
 use anyhow::{Context as _, Result};
@@ -68,39 +68,78 @@ const OURS: [(&str, BenchTracer); 4] = [
 /// How much of what bpftrace adds with a line a call `function` may add.
 const PERCENT_OF_STREAM: f64 = 7.6;
 
-/// What the machines said.
-#[derive(Debug)]
-pub(super) struct Outcomes(pub(super) BTreeMap<BenchTracer, LoopOutcome>);
+/// What one machine reported: of each tracer an outcome a turn.
+pub(super) type Runs = BTreeMap<BenchTracer, Vec<LoopOutcome>>;
+
+/// What the machines reported.
+#[derive(Debug, Default)]
+pub(super) struct Outcomes(pub(super) Vec<Runs>);
+
+/// The median, of at least one number.
+fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    let [low, high] = [(numbers.len() - 1) / 2, numbers.len() / 2];
+    (numbers[low] + numbers[high]) / 2.0
+}
+
+fn no_figure(tracer: BenchTracer, name: &str) -> String {
+    format!("no figure of {name}, {}", tracer.title())
+}
+
+/// What a kind of call costs under a tracer, by turn.
+fn costs<'a>(runs: &'a Runs, tracer: BenchTracer, name: &str) -> Result<Vec<&'a LoopCost>> {
+    let outcomes = runs.get(&tracer).with_context(|| no_figure(tracer, name))?;
+    let cost = |outcome: &'a LoopOutcome| outcome.loops.iter().find(|cost| cost.name == name);
+    outcomes.iter().map(|run| cost(run).with_context(|| no_figure(tracer, name))).collect()
+}
 
 impl Outcomes {
-    fn cost(&self, tracer: BenchTracer, name: &str) -> Result<&LoopCost> {
-        let loops = self.0.get(&tracer).map(|outcome| outcome.loops.as_slice()).unwrap_or_default();
-        let cost = loops.iter().find(|cost| cost.name == name);
-        cost.with_context(|| format!("no figure of {name}, {}", tracer.title()))
+    /// What the machine reported in which that tracer ran; of nothing at all, the first one.
+    fn runs(&self, tracer: BenchTracer) -> Option<&Runs> {
+        self.0.iter().find(|runs| runs.contains_key(&tracer))
     }
 
-    /// What a call costs more than untraced.
-    fn added(&self, tracer: BenchTracer, name: &str) -> Result<f64> {
-        let untraced = self.cost(BenchTracer::Untraced, name)?.ns_per_call;
-        Ok(self.cost(tracer, name)?.ns_per_call - untraced)
+    /// All tracers that ran.
+    fn tracers(&self) -> BTreeSet<BenchTracer> {
+        self.0.iter().flat_map(|runs| runs.keys().copied()).collect()
+    }
+
+    fn costs(&self, tracer: BenchTracer, name: &str) -> Result<Vec<&LoopCost>> {
+        costs(self.runs(tracer).with_context(|| no_figure(tracer, name))?, tracer, name)
+    }
+
+    /// What a call costs more than with `base` in the same turn: the median.
+    fn added(&self, tracer: BenchTracer, base: BenchTracer, name: &str) -> Result<f64> {
+        let runs = self.runs(tracer).with_context(|| no_figure(tracer, name))?;
+        let pairs = costs(runs, tracer, name)?.into_iter().zip(costs(runs, base, name)?);
+        Ok(median(pairs.map(|(ours, base)| ours.ns_per_call - base.ns_per_call).collect()))
+    }
+
+    /// What a call costs untraced, in the machine of that tracer: the median.
+    fn untraced(&self, tracer: BenchTracer, name: &str) -> Result<f64> {
+        let runs = self.runs(tracer).with_context(|| no_figure(tracer, name))?;
+        let costs = costs(runs, BenchTracer::Untraced, name)?;
+        Ok(median(costs.into_iter().map(|cost| cost.ns_per_call).collect()))
     }
 
     /// A figure with its limit, if what it is made of was measured.
     fn limited(&self, name: &str, tracer: BenchTracer, limit: CostLimit) -> Result<Option<Figure>> {
         let backend = tracer.name();
         let floor = tracer.floor().context("it has no floor")?;
-        let needs_floor = !matches!(limit, CostLimit::Total(_));
-        if !self.0.contains_key(&tracer) || needs_floor && !self.0.contains_key(&floor) {
+        let base = match limit {
+            CostLimit::Total(_) => BenchTracer::Untraced,
+            CostLimit::OverFloor(_) | CostLimit::Part(_) => floor,
+        };
+        if !self.runs(tracer).is_some_and(|runs| runs.contains_key(&base)) {
             return Ok(None);
         }
-        let untraced = self.cost(BenchTracer::Untraced, name)?.ns_per_call;
-        let added = self.added(tracer, name)?;
-        let over_floor = || Ok::<_, anyhow::Error>(added - self.added(floor, name)?);
+        let untraced = self.untraced(tracer, name)?;
+        let added = self.added(tracer, base, name)?;
         let (unit, value, limit, over) = match limit {
             CostLimit::Total(most) => (Unit::Count, added, most, ""),
-            CostLimit::OverFloor(most) => (Unit::Count, over_floor()?, most, ", over the floor"),
+            CostLimit::OverFloor(most) => (Unit::Count, added, most, ", over the floor"),
             CostLimit::Part(most) => {
-                (Unit::Percent, 100.0 * over_floor()? / untraced, most, ", over the floor")
+                (Unit::Percent, 100.0 * added / untraced, most, ", over the floor")
             }
         };
         let name = format!("added to `{name}` by `{backend}`{over}");
@@ -115,11 +154,16 @@ impl Outcomes {
             figures.extend(self.limited(name, tracer, limit)?);
         }
         for (name, tracer) in OURS {
-            if let Some(outcome) = self.0.get(&tracer) {
-                let (made, seen) = outcome.loops.iter().fold((0, 0), |(made, seen), cost| {
-                    (made + cost.made(), seen + cost.seen(&outcome.saw))
-                });
-                let value = made.abs_diff(seen).max(outcome.saw.lost) as f64;
+            if let Some(outcomes) = self.runs(tracer).and_then(|runs| runs.get(&tracer)) {
+                // A turn that lost a call must not be made up for by one that saw a call twice.
+                let (mut made, mut seen, mut off) = (0, 0, 0);
+                for LoopOutcome { loops, saw } in outcomes {
+                    let of_run: u64 = loops.iter().map(LoopCost::made).sum();
+                    let seen_of_run: u64 = loops.iter().map(|cost| cost.seen(saw)).sum();
+                    off += of_run.abs_diff(seen_of_run).max(saw.lost);
+                    (made, seen) = (made + of_run, seen + seen_of_run);
+                }
+                let value = off as f64;
                 let details = format!("{seen} delivered of {made} made");
                 figures.push(Figure {
                     name: name.to_owned(),
@@ -130,14 +174,11 @@ impl Outcomes {
                 });
             }
         }
-        if [BenchTracer::Function, BenchTracer::Stream]
-            .iter()
-            .all(|tracer| self.0.contains_key(tracer))
-        {
-            let [ours, theirs] = [
-                self.added(BenchTracer::Function, "semop")?,
-                self.added(BenchTracer::Stream, "semop")?,
-            ];
+        let both = [BenchTracer::Function, BenchTracer::Stream];
+        if both.iter().all(|tracer| self.runs(*tracer).is_some()) {
+            let [ours, theirs] =
+                both.map(|tracer| self.added(tracer, BenchTracer::Untraced, "semop"));
+            let (ours, theirs) = (ours?, theirs?);
             figures.push(Figure {
                 name: "added to `semop` by `function`, of what bpftrace adds with a line a call"
                     .to_owned(),
@@ -150,27 +191,25 @@ impl Outcomes {
         Ok(figures)
     }
 
-    fn row(
-        &self,
-        f: &mut String,
-        tracer: BenchTracer,
-        outcome: &LoopOutcome,
-        cost: &LoopCost,
-    ) -> fmt::Result {
-        let LoopCost { name, ns_per_call, .. } = cost;
-        write!(f, "| {name} | {} | {ns_per_call:.0} |", tracer.title())?;
-        match self.added(tracer, name) {
-            Ok(added) if tracer != BenchTracer::Untraced => {
-                write!(f, " {added:+.0} | {:.0} |", cost.tracer_ns_per_call)?;
-            }
-            Ok(_) | Err(_) => f.write_str(" | |")?,
+    fn row(&self, f: &mut String, tracer: BenchTracer, name: &str) -> Result<()> {
+        let costs = self.costs(tracer, name)?;
+        let total = median(costs.iter().map(|cost| cost.ns_per_call).collect());
+        write!(f, "| {name} | {} | {total:.0} |", tracer.title())?;
+        if tracer == BenchTracer::Untraced {
+            f.write_str(" | | | | |\n")?;
+            return Ok(());
         }
-        match (cost.made(), cost.seen(&outcome.saw)) {
-            (made, seen) if made > 0 && tracer != BenchTracer::Untraced => {
-                writeln!(f, " {made} | {seen} | {} |", i128::from(made) - i128::from(seen))
-            }
-            _ => f.write_str(" | | |\n"),
+        let added = self.added(tracer, BenchTracer::Untraced, name)?;
+        let own = median(costs.iter().map(|cost| cost.tracer_ns_per_call).collect());
+        write!(f, " {added:+.0} | {own:.0} |")?;
+        let outcomes = self.runs(tracer).and_then(|runs| runs.get(&tracer)).into_iter().flatten();
+        let made: u64 = costs.iter().map(|cost| cost.made()).sum();
+        let seen: u64 = costs.iter().zip(outcomes).map(|(cost, run)| cost.seen(&run.saw)).sum();
+        match made {
+            0 => f.write_str(" | | |\n")?,
+            _ => writeln!(f, " {made} | {seen} | {} |", i128::from(made) - i128::from(seen))?,
         }
+        Ok(())
     }
 
     /// A row for each loop and tracer.
@@ -178,15 +217,17 @@ impl Outcomes {
         let mut text = "| calls | traced by | instructions a call | added | by its process | made | seen | lost |\n\
                         | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
             .to_owned();
-        let untraced = self.0.get(&BenchTracer::Untraced).context("nothing ran untraced")?;
-        for LoopCost { name, .. } in &untraced.loops {
-            for (tracer, outcome) in &self.0 {
-                self.row(&mut text, *tracer, outcome, self.cost(*tracer, name)?)?;
+        let untraced = self.runs(BenchTracer::Untraced).context("nothing ran untraced")?;
+        let first = untraced.get(&BenchTracer::Untraced).and_then(|outcomes| outcomes.first());
+        for LoopCost { name, .. } in &first.context("nothing ran untraced")?.loops {
+            for tracer in self.tracers() {
+                self.row(&mut text, tracer, name)?;
             }
         }
-        for (tracer, outcome) in &self.0 {
-            if outcome.saw.lost > 0 {
-                let lost = outcome.saw.lost;
+        for tracer in self.tracers() {
+            let outcomes = self.runs(tracer).and_then(|runs| runs.get(&tracer));
+            let lost: u64 = outcomes.into_iter().flatten().map(|outcome| outcome.saw.lost).sum();
+            if lost > 0 {
                 writeln!(text, "\n`{}`: the tracer itself reports {lost} lost.", tracer.title())?;
             }
         }
@@ -196,8 +237,6 @@ impl Outcomes {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::{super::tracers::Saw, *};
 
     fn outcome(semop: f64, getppid: f64, seen: u64) -> LoopOutcome {
@@ -216,15 +255,26 @@ mod tests {
         }
     }
 
+    /// The middle one of three turns is as given.
+    fn turns(semop: f64, getppid: f64, seen: u64) -> Vec<LoopOutcome> {
+        [-50.0, 0.0, 500.0].map(|more| outcome(semop + more, getppid, seen)).to_vec()
+    }
+
     fn outcomes() -> Outcomes {
-        Outcomes(BTreeMap::from([
-            (BenchTracer::Untraced, outcome(1000.0, 300.0, 0)),
-            (BenchTracer::FunctionFloor, outcome(1600.0, 300.0, 0)),
-            (BenchTracer::SyscallFloor, outcome(1600.0, 490.0, 0)),
-            (BenchTracer::Function, outcome(1750.0, 302.0, 10)),
-            (BenchTracer::Syscall, outcome(2100.0, 500.0, 9)),
-            (BenchTracer::Stream, outcome(11_000.0, 800.0, 4)),
-        ]))
+        let untraced = (BenchTracer::Untraced, vec![outcome(1000.0, 300.0, 0); 3]);
+        Outcomes(vec![
+            Runs::from([
+                untraced.clone(),
+                (BenchTracer::FunctionFloor, vec![outcome(1600.0, 300.0, 0); 3]),
+                (BenchTracer::Function, turns(1750.0, 302.0, 10)),
+            ]),
+            Runs::from([
+                untraced.clone(),
+                (BenchTracer::SyscallFloor, vec![outcome(1600.0, 490.0, 0); 3]),
+                (BenchTracer::Syscall, turns(2100.0, 500.0, 9)),
+            ]),
+            Runs::from([untraced, (BenchTracer::Stream, vec![outcome(11_000.0, 800.0, 4)])]),
+        ])
     }
 
     #[test]
@@ -250,7 +300,7 @@ mod tests {
     #[test]
     fn what_was_not_measured_has_no_limit() {
         let mut outcomes = outcomes();
-        outcomes.0.retain(|tracer, _| *tracer != BenchTracer::Function);
+        outcomes.0.retain(|runs| !runs.contains_key(&BenchTracer::Function));
         assert!(
             outcomes.figures().unwrap().iter().all(|figure| !figure.name.contains("`function`"))
         );

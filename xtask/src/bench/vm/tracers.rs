@@ -60,19 +60,14 @@ pub(super) struct Saw {
 }
 
 impl BenchTracer {
-    /// All of them. Those that take longest come first.
-    pub(super) const ALL: [Self; 11] = [
-        Self::Stream,
-        Self::Count,
-        Self::Function,
-        Self::FunctionCounts,
-        Self::Syscall,
-        Self::SyscallCounts,
-        Self::Strace,
-        Self::FunctionFloor,
-        Self::FunctionCountsFloor,
-        Self::SyscallFloor,
-        Self::Untraced,
+    /// What runs by turns in one machine each, after nothing at all, and how often. Those that take longest come first.
+    pub(super) const MACHINES: [(u32, &[Self]); 6] = [
+        (5, &[Self::SyscallFloor, Self::Syscall, Self::SyscallCounts]),
+        (5, &[Self::FunctionFloor, Self::Function]),
+        (5, &[Self::FunctionCountsFloor, Self::FunctionCounts]),
+        (1, &[Self::Stream]),
+        (1, &[Self::Count]),
+        (1, &[Self::Strace]),
     ];
 
     /// The empty programs on the hooks of one of ours.
@@ -125,10 +120,9 @@ impl BenchTracer {
         }
     }
 
-    /// How many calls of each kind are timed: where one costs more, fewer of them do.
+    /// How many calls of each kind are timed in a run: where one costs more, fewer of them do.
     pub(super) const fn calls(self) -> u64 {
         match self {
-            Self::Stream | Self::Count => 60_000,
             Self::Strace => 10_000,
             Self::Untraced
             | Self::FunctionFloor
@@ -137,7 +131,9 @@ impl BenchTracer {
             | Self::Function
             | Self::FunctionCounts
             | Self::Syscall
-            | Self::SyscallCounts => 300_000,
+            | Self::SyscallCounts
+            | Self::Stream
+            | Self::Count => 100_000,
         }
     }
 

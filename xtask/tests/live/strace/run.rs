@@ -111,10 +111,11 @@ fn of_strace(folder: &Path) -> (Threads<StraceCall>, BTreeSet<u64>) {
 /// The end of a call's line when strace detached from the thread during the call.
 const DETACHED: &str = " <detached ...>";
 
-/// `[ 231] +++ exited with 0 +++` and `[  65] --- stopped by SIGSTOP ---` are no calls.
+/// `[ 231] +++ exited with 0 +++` and `[  65] --- stopped by SIGSTOP ---` are no calls, nor is `[  66] ???() = ?`: the
+/// thread was killed where strace had stopped it, before the call.
 fn is_event(line: &str) -> bool {
     let event = line.split_once("] ").map_or(line, |(_, event)| event);
-    event.starts_with("+++ ") || event.starts_with("--- ")
+    ["+++ ", "--- ", "???("].iter().any(|begin| event.starts_with(begin))
 }
 
 /// `detached`: threads of which strace does not know what they did afterwards.
