@@ -48,6 +48,13 @@ pub mod copies {
     pub const COUNT: u64 = 6;
     /// The copy whose skipped runs are counted. Copies run from the last one to the first.
     pub const METER: u64 = COUNT;
+    /// How many copies there are where threads are preempted in the kernel only by real-time threads and after a
+    /// whole tick (preemption model lazy): those with the highest numbers.
+    pub const FEW: u64 = 3;
+    /// How many programs back up the one at the return of a call's function there, and the one at its entry, without
+    /// which a call has no duration. A call is lost only while as many other threads as there are programs at its
+    /// return are preempted on one CPU, each in another one.
+    pub const BACKUPS: [u16; 2] = [6, 1];
 
     /// Rows of tracepoints in [`cookie`]; lower rows are functions.
     pub const PROCESS_EXIT: u64 = 0xff;

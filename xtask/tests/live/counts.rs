@@ -42,7 +42,7 @@ fn exact_report(options: &[&str], number: u64) -> Value {
     let options = [&["--only-command"], options].concat();
     let (report, oracle) = report(&options, &[&words[..], &[&calls]].concat());
     let expected = counts(&oracle["namespaces"]);
-    assert_eq!(within_oracle(&report, &expected), expected);
+    assert_eq!(within_oracle(&report, &expected), expected, "{}", report["accounting"]);
     assert_balanced(&report["accounting"]);
     for count in ["dropped", "not_made"] {
         assert_eq!(report["accounting"][count], 0, "{count} in {}", report["accounting"]);

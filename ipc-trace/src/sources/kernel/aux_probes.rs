@@ -28,7 +28,7 @@ pub(super) fn watch(
     linked: &LoadedObject,
     flavour: TracepointMode,
     layout: &Layout,
-    copied: bool,
+    (copied, few): (bool, bool),
 ) -> Result<(), String> {
     let mut alone = Vec::new();
     for at_return in [false, true] {
@@ -36,6 +36,12 @@ pub(super) fn watch(
         let ways = AUX_PROBES.iter().enumerate().filter(|(_, way)| way.at_return == at_return);
         for (row, way) in ways {
             match described(way, layout) {
+                // Programs of its own leave early where there is nothing to do.
+                Ok((_, function)) if copied && few && way.often => {
+                    let hook = (attach_type(way), function.id);
+                    copies::on_function(programs, linked, way.program, hook)?;
+                    programs.ways.push(AttachedProbe { row, own: None });
+                }
                 Ok(function) if copied || shares(way, flavour, layout.fprobe()) => {
                     together.push((row, function));
                 }
@@ -50,7 +56,12 @@ pub(super) fn watch(
             let name = if at_return { "copied_way_returned" } else { "copied_way_entered" };
             let functions: Vec<_> =
                 together.iter().map(|(row, (_, function))| (function.id, *row as u64)).collect();
-            copies::on_functions(programs, linked, name, &functions, at_return)?;
+            copies::on_functions(programs, linked, name, &functions, (at_return, few))?;
+        }
+        if copied && few {
+            let rows = together.into_iter().map(|(row, _)| AttachedProbe { row, own: None });
+            programs.ways.extend(rows);
+            continue;
         }
         match by_fprobe(linked, &together, at_return) {
             Err(reason) if copied => {
@@ -126,16 +137,16 @@ pub(super) fn apply_selftest(
     untested
 }
 
+const fn attach_type(way: &AuxProbe) -> bpf_attach_type {
+    if way.at_return { bpf_attach_type::BPF_TRACE_FEXIT } else { bpf_attach_type::BPF_TRACE_FENTRY }
+}
+
 fn by_trampoline(
     linked: &LoadedObject,
     way: &AuxProbe,
     function: Function,
 ) -> Result<(OwnedFd, OwnedFd), String> {
-    let attach = if way.at_return {
-        bpf_attach_type::BPF_TRACE_FEXIT
-    } else {
-        bpf_attach_type::BPF_TRACE_FENTRY
-    };
+    let attach = attach_type(way);
     let kind = bpf_prog_type::BPF_PROG_TYPE_TRACING;
     let program = linked.load(way.program, kind, attach, function.id)?;
     let link = bpf::attach_tracing(program.as_fd())

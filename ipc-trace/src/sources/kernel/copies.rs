@@ -1,16 +1,21 @@
 //! Programs in several copies, for kernels that preempt them: `copies.rs` of the eBPF programs explains why. A copy
 //! is a program of a few instructions that calls a shared one.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
 use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
-use ipc_trace_common::state::copies::{COUNT, METER, cookie};
+use ipc_trace_common::state::copies::{BACKUPS, COUNT, FEW, METER, cookie};
 
 use super::{
     attachments::Attachments,
     bpf::{self, ProgramCode},
+    btf::Function,
     loader::LoadedObject,
-    trampolines::call_of,
+    plan::Hook,
+    trampolines::{call_of, patched},
 };
 
 /// `BPF_TRACE_FENTRY_MULTI` and `BPF_TRACE_FEXIT_MULTI` (include/uapi/linux/bpf.h, 7.3): one program on many
@@ -29,11 +34,11 @@ pub(super) fn on_tracepoint(
     programs: &mut Attachments,
     linked: &LoadedObject,
     name: &str,
-    hook: u32,
-    row: u64,
+    (hook, row): (u32, u64),
+    few: bool,
 ) -> Result<(), String> {
     let attach = bpf_attach_type::BPF_TRACE_RAW_TP as u32;
-    each(programs, linked, name, (attach, hook), |copy, program| {
+    each(programs, linked, name, (attach, hook), few, |copy, program| {
         bpf::attach_with_cookie(program.as_fd(), cookie(row, copy))
     })
 }
@@ -48,14 +53,86 @@ pub(super) fn on_functions(
     linked: &LoadedObject,
     name: &str,
     functions: &[(u32, u64)],
-    at_return: bool,
+    (at_return, few): (bool, bool),
 ) -> Result<(), String> {
     let attach = if at_return { AT_RETURNS } else { AT_ENTRIES };
     let ids: Vec<_> = functions.iter().map(|(id, _)| *id).collect();
-    each(programs, linked, name, (attach, 0), |copy, program| {
+    each(programs, linked, name, (attach, 0), few, |copy, program| {
         let cookies: Vec<_> = functions.iter().map(|(_, row)| cookie(*row, copy)).collect();
         bpf::attach_tracing_multi(program.as_fd(), attach, &ids, &cookies)
     })
+}
+
+/// Attaches a program to one function, and before it its backups.
+///
+/// # Errors
+/// The kernel refuses: why.
+pub(super) fn on_function(
+    programs: &mut Attachments,
+    linked: &LoadedObject,
+    name: &str,
+    (attach, function): (bpf_attach_type, u32),
+) -> Result<(), String> {
+    let kind = bpf_prog_type::BPF_PROG_TYPE_TRACING;
+    let (instructions, types) = linked.program(name)?;
+    let attach = attach as u32;
+    // The last one runs first.
+    for number in (0..FEW as u16).rev() {
+        let instructions = &patched(instructions, number, None);
+        let code = ProgramCode { name, kind, attach, function, instructions, types };
+        let program = code.load().map_err(|refused| format!("program {name}: {refused}"))?;
+        let link =
+            bpf::attach_tracing(program.as_fd()).map_err(|e| format!("attaching {name}: {e}"))?;
+        programs.keep_copy(link, program, number == 0);
+    }
+    Ok(())
+}
+
+/// Attaches backups to functions. The programs that they back up must be attached
+/// later, so that they run before them: the kernel runs the newest first (`__bpf_trampoline_link_prog`,
+/// kernel/bpf/trampoline.c, 7.3).
+///
+/// # Errors
+/// The kernel refuses: why.
+pub(super) fn back_up(
+    linked: &LoadedObject,
+    hooks: &[Hook],
+    functions: &BTreeMap<&'static str, Function>,
+) -> Result<Attachments, String> {
+    let mut programs = Attachments::default();
+    let kind = bpf_prog_type::BPF_PROG_TYPE_TRACING;
+    let kinds =
+        [("backup_return", "late_return", AT_RETURNS), ("backup_entry", "late_entry", AT_ENTRIES)];
+    for ((name, of_all, attach), count) in kinds.into_iter().zip(BACKUPS) {
+        let hooked = hooks.iter().filter(|hook| hook.entry || attach == AT_RETURNS);
+        let id = |hook: &Hook| Some(functions.get(hook.function)?.id);
+        let functions: Vec<_> = hooked.filter_map(id).collect();
+        let error = |reason: String| format!("program {name}: {reason}");
+        let (instructions, types) = linked.program(of_all)?;
+        let all = ProgramCode { name: of_all, kind, attach, function: 0, instructions, types };
+        let all = all.load().map_err(|refused| format!("program {of_all}: {refused}"))?;
+        let array = bpf::array_of(all.as_fd()).map_err(|e| error(e.to_string()))?;
+        let (instructions, types) = linked.program(name)?;
+        // The last one runs first.
+        for number in (1..=count).rev() {
+            let instructions = &patched(instructions, number, Some(array.as_fd()));
+            let code = ProgramCode { name, kind, attach, function: 0, instructions, types };
+            let program = code.load().map_err(|refused| error(refused.to_string()))?;
+            let cookies = vec![0; functions.len()];
+            let link = bpf::attach_tracing_multi(program.as_fd(), attach, &functions, &cookies)
+                .map_err(|e| error(format!("attaching: {e}")))?;
+            programs.keep_copy(link, program, false);
+        }
+        programs.keep_uncounted(all);
+        programs.keep_arrays(std::iter::once(array));
+    }
+    Ok(programs)
+}
+
+/// The numbers of all copies, or of the few.
+fn numbers(few: bool) -> std::ops::RangeInclusive<u64> {
+    let count = if few { FEW } else { COUNT };
+    COUNT - count + 1..=COUNT
 }
 
 fn each(
@@ -63,6 +140,7 @@ fn each(
     linked: &LoadedObject,
     name: &str,
     (attach, function): (u32, u32),
+    few: bool,
     link: impl Fn(u64, &OwnedFd) -> std::io::Result<OwnedFd>,
 ) -> Result<(), String> {
     let error = |reason: String| format!("copies of program {name}: {reason}");
@@ -72,7 +150,7 @@ fn each(
     let all = all.load().map_err(|refused| error(refused.to_string()))?;
     let array = bpf::array_of(all.as_fd()).map_err(|e| error(e.to_string()))?;
     let instructions = &call_of(array.as_fd());
-    for copy in 1..=COUNT {
+    for copy in numbers(few) {
         let code = ProgramCode { name, kind, attach, function, instructions, types: None };
         let program = code.load().map_err(|refused| error(refused.to_string()))?;
         let link = link(copy, &program).map_err(|e| error(format!("attaching: {e}")))?;

@@ -45,15 +45,15 @@ const LIMITS: [(&str, BenchTracer, CostLimit); 24] = {
         ("getppid", Function, OverFloor(5.0)),
         ("getppid", Syscall, OverFloor(20.0)),
         ("read", Function, OverFloor(5.0)),
-        ("read", Syscall, OverFloor(25.0)),
+        ("read", Syscall, OverFloor(28.0)),
         ("mmap and munmap", Function, Part(3.0)),
         ("mmap and munmap", Syscall, Part(3.0)),
         ("first touch of a shm page", Function, OverFloor(130.0)),
         ("first touch of a shm page", Syscall, Part(1.0)),
         ("fork, exit, wait", Function, Part(1.0)),
         ("fork, exit, wait", Syscall, Part(1.0)),
-        ("fork, exec, exit, wait", Function, Part(3.0)),
-        ("fork, exec, exit, wait", Syscall, Part(4.0)),
+        ("fork, exec, exit, wait", Function, Part(1.0)),
+        ("fork, exec, exit, wait", Syscall, Part(1.0)),
     ]
 };
 
@@ -206,6 +206,7 @@ impl Outcomes {
         let made: u64 = costs.iter().map(|cost| cost.made()).sum();
         let seen: u64 = costs.iter().zip(outcomes).map(|(cost, run)| cost.seen(&run.saw)).sum();
         match made {
+            _ if tracer.is_floor() => f.write_str(" | | |\n")?,
             0 => f.write_str(" | | |\n")?,
             _ => writeln!(f, " {made} | {seen} | {} |", i128::from(made) - i128::from(seen))?,
         }

@@ -86,6 +86,11 @@ impl BenchTracer {
         }
     }
 
+    /// Whether it is empty programs.
+    pub(super) const fn is_floor(self) -> bool {
+        matches!(self, Self::FunctionFloor | Self::FunctionCountsFloor | Self::SyscallFloor)
+    }
+
     /// Its name in options and folders.
     pub(super) const fn name(self) -> &'static str {
         match self {

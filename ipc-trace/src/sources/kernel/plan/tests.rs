@@ -110,11 +110,33 @@ fn copies_make_preempted_functions_exact() {
     assert_eq!(plan.preferred, Backend::Function);
     assert_eq!(plan.inexact().next(), None);
     assert!(plan.hooks.iter().all(|hook| hook.entry));
+    // Where threads are hardly preempted, backups replace them if calls are only counted.
+    let mut backed = plan.clone();
+    backed.use_backups();
+    assert!(backed.is_backed && !backed.hooks.iter().all(|hook| hook.entry));
+    let full = Features { preemption: PreemptionModel::Full, ..features.clone() };
+    let mut copied = super::plan(BackendChoice::Auto, Abi::X86_64, &full).unwrap();
+    copied.use_backups();
+    assert!(!copied.is_backed && copied.hooks.iter().all(|hook| hook.entry));
     // On kernels that don't preempt they would only cost.
     let features = Features { preempts_on_tracepoints: false, ..features };
     let plan = super::plan(BackendChoice::Function, Abi::X86_64, &features).unwrap();
     assert!(!plan.copied && !plan.copied_functions);
     assert!(!plan.hooks.iter().all(|hook| hook.entry));
+}
+
+#[test]
+fn entries_are_omitted_only_where_the_return_has_all() {
+    let mut plan = plan(BackendChoice::Auto, Abi::X86_64, &able(Abi::X86_64)).unwrap();
+    let entry = |plan: &Plan, name: &str| {
+        plan.hooks.iter().find(|hook| hook.function == name).map(|hook| hook.entry)
+    };
+    let [semop, queue] = ["__x64_sys_semtimedop", "__x64_sys_mq_timedsend"];
+    assert_eq!([entry(&plan, semop), entry(&plan, queue)], [Some(true); 2]);
+    plan.omit_entries();
+    assert_eq!([entry(&plan, semop), entry(&plan, queue)], [Some(false), Some(true)]);
+    // A call that can't be in a batch keeps its entry.
+    assert!(plan.hooks.iter().all(|hook| hook.batched.is_some() || !hook.is_counted));
 }
 
 #[test]
