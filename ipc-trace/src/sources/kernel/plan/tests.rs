@@ -127,7 +127,8 @@ fn copies_make_preempted_functions_exact() {
 
 #[test]
 fn entries_are_omitted_only_where_the_return_has_all() {
-    let mut plan = plan(BackendChoice::Auto, Abi::X86_64, &able(Abi::X86_64)).unwrap();
+    let features = Features { no_x32: true, ..able(Abi::X86_64) };
+    let mut plan = plan(BackendChoice::Auto, Abi::X86_64, &features).unwrap();
     let entry = |plan: &Plan, name: &str| {
         plan.hooks.iter().find(|hook| hook.function == name).map(|hook| hook.entry)
     };
