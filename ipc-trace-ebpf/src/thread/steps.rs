@@ -9,13 +9,15 @@
 
 use core::mem::MaybeUninit;
 
+use ipc_trace_common::state::STEPS as PLACES;
+
 use crate::base::constants::constant;
 
 /// By the low bits of a thread's number; user space makes it smaller where programs have no backups. A variable in a
 /// section of its own, as [`super::batch_slots`].
 #[unsafe(link_section = ".bss.steps")]
 #[unsafe(no_mangle)]
-static mut STEPS: MaybeUninit<[[u32; 4]; 1 << 16]> = MaybeUninit::zeroed();
+static mut STEPS: MaybeUninit<[[u32; 4]; PLACES as usize]> = MaybeUninit::zeroed();
 
 /// Events of a thread.
 #[derive(Clone, Copy)]

@@ -17,7 +17,7 @@ use ipc_trace_common::{
     op::Abi,
     record::CallRecord,
     state::{
-        BATCHES, COUNTER_ROWS, FILTER_CGROUPS, SLOT_COUNT, SPILLED_SLOTS,
+        BATCHES, COUNTER_ROWS, FILTER_CGROUPS, SLOT_COUNT, SPILLED_SLOTS, STEPS,
         copies::{PROCESS_EXEC, PROCESS_EXIT, TASK_NEWTASK},
         filter, gate,
     },
@@ -238,7 +238,7 @@ fn link(
     let subsystem = controller.map_or(ABSENT, |number| number * size_of::<u64>() as u32);
     let batches = if options.is_batched() { BATCHES } else { 1 };
     let last_batch = batches - 1;
-    let steps = if plan.is_backed { SLOT_COUNT } else { 1 };
+    let steps = if plan.is_backed { STEPS } else { 1 };
     let last_step = steps - 1;
     let cgroups = if filters.bits & filter::CGROUP != 0 { FILTER_CGROUPS } else { 1 };
     let mut settings = Settings {
@@ -310,9 +310,9 @@ fn attach_one(
         }
         (TracepointMode::Perf | TracepointMode::Btf, NoPreempt::Copies(row)) if plan.copied => {
             let name = format!("copied_{name}");
-            layout.hook(&format!("btf_trace_{tracepoint}")).and_then(|hook| {
-                copies::on_tracepoint(programs, linked, &name, (hook, row), plan.few_copies)
-            })
+            layout
+                .hook(&format!("btf_trace_{tracepoint}"))
+                .and_then(|hook| copies::on_tracepoint(programs, linked, &name, hook, row))
         }
         (TracepointMode::Perf | TracepointMode::Btf, _) => {
             on_tracepoint(programs, linked, name, tracepoint, layout)

@@ -28,7 +28,7 @@ pub(super) fn watch(
     linked: &LoadedObject,
     flavour: TracepointMode,
     layout: &Layout,
-    (copied, few): (bool, bool),
+    (copied, backed): (bool, bool),
 ) -> Result<(), String> {
     let mut alone = Vec::new();
     for at_return in [false, true] {
@@ -37,7 +37,7 @@ pub(super) fn watch(
         for (row, way) in ways {
             match described(way, layout) {
                 // Programs of its own leave early where there is nothing to do.
-                Ok((_, function)) if copied && few && way.often => {
+                Ok((_, function)) if backed && way.often => {
                     let hook = (attach_type(way), function.id);
                     copies::on_function(programs, linked, way.program, hook)?;
                     programs.ways.push(AttachedProbe { row, own: None });
@@ -56,12 +56,7 @@ pub(super) fn watch(
             let name = if at_return { "copied_way_returned" } else { "copied_way_entered" };
             let functions: Vec<_> =
                 together.iter().map(|(row, (_, function))| (function.id, *row as u64)).collect();
-            copies::on_functions(programs, linked, name, &functions, (at_return, few))?;
-        }
-        if copied && few {
-            let rows = together.into_iter().map(|(row, _)| AttachedProbe { row, own: None });
-            programs.ways.extend(rows);
-            continue;
+            copies::on_functions(programs, linked, name, &functions, at_return)?;
         }
         match by_fprobe(linked, &together, at_return) {
             Err(reason) if copied => {

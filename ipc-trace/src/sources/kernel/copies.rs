@@ -7,7 +7,7 @@ use std::{
 };
 
 use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
-use ipc_trace_common::state::copies::{BACKUPS, COUNT, FEW, METER, cookie};
+use ipc_trace_common::state::copies::{BACKUPS, COUNT, METER, OF_ACCESSES, cookie};
 
 use super::{
     attachments::Attachments,
@@ -34,11 +34,11 @@ pub(super) fn on_tracepoint(
     programs: &mut Attachments,
     linked: &LoadedObject,
     name: &str,
-    (hook, row): (u32, u64),
-    few: bool,
+    hook: u32,
+    row: u64,
 ) -> Result<(), String> {
     let attach = bpf_attach_type::BPF_TRACE_RAW_TP as u32;
-    each(programs, linked, name, (attach, hook), few, |copy, program| {
+    each(programs, linked, name, (attach, hook), |copy, program| {
         bpf::attach_with_cookie(program.as_fd(), cookie(row, copy))
     })
 }
@@ -53,11 +53,11 @@ pub(super) fn on_functions(
     linked: &LoadedObject,
     name: &str,
     functions: &[(u32, u64)],
-    (at_return, few): (bool, bool),
+    at_return: bool,
 ) -> Result<(), String> {
     let attach = if at_return { AT_RETURNS } else { AT_ENTRIES };
     let ids: Vec<_> = functions.iter().map(|(id, _)| *id).collect();
-    each(programs, linked, name, (attach, 0), few, |copy, program| {
+    each(programs, linked, name, (attach, 0), |copy, program| {
         let cookies: Vec<_> = functions.iter().map(|(_, row)| cookie(*row, copy)).collect();
         bpf::attach_tracing_multi(program.as_fd(), attach, &ids, &cookies)
     })
@@ -77,7 +77,7 @@ pub(super) fn on_function(
     let (instructions, types) = linked.program(name)?;
     let attach = attach as u32;
     // The last one runs first.
-    for number in (0..FEW as u16).rev() {
+    for number in (0..=OF_ACCESSES).rev() {
         let instructions = &patched(instructions, number, None);
         let code = ProgramCode { name, kind, attach, function, instructions, types };
         let program = code.load().map_err(|refused| format!("program {name}: {refused}"))?;
@@ -129,18 +129,11 @@ pub(super) fn back_up(
     Ok(programs)
 }
 
-/// The numbers of all copies, or of the few.
-fn numbers(few: bool) -> std::ops::RangeInclusive<u64> {
-    let count = if few { FEW } else { COUNT };
-    COUNT - count + 1..=COUNT
-}
-
 fn each(
     programs: &mut Attachments,
     linked: &LoadedObject,
     name: &str,
     (attach, function): (u32, u32),
-    few: bool,
     link: impl Fn(u64, &OwnedFd) -> std::io::Result<OwnedFd>,
 ) -> Result<(), String> {
     let error = |reason: String| format!("copies of program {name}: {reason}");
@@ -150,7 +143,7 @@ fn each(
     let all = all.load().map_err(|refused| error(refused.to_string()))?;
     let array = bpf::array_of(all.as_fd()).map_err(|e| error(e.to_string()))?;
     let instructions = &call_of(array.as_fd());
-    for copy in numbers(few) {
+    for copy in 1..=COUNT {
         let code = ProgramCode { name, kind, attach, function, instructions, types: None };
         let program = code.load().map_err(|refused| error(refused.to_string()))?;
         let link = link(copy, &program).map_err(|e| error(format!("attaching: {e}")))?;

@@ -54,7 +54,7 @@ pub(super) fn back_with_copies(
     for (name, at_return) in [(copies::AT_CALLS, false), ("copied_return", true)] {
         let function = |hook: &Hook| Some((layout.functions().get(hook.function)?.id, 0));
         let functions: Vec<_> = hooks.iter().filter_map(function).collect();
-        copies::on_functions(programs, linked, name, &functions, (at_return, false))?;
+        copies::on_functions(programs, linked, name, &functions, at_return)?;
     }
     Ok(())
 }

@@ -200,9 +200,9 @@ pub(crate) struct Plan {
     pub copied: bool,
     /// Programs on functions come in copies
     pub copied_functions: bool,
-    /// Threads are preempted in the kernel so rarely that few copies do
-    pub few_copies: bool,
-    /// Programs on calls' functions have backups instead of copies, and those on other functions few copies
+    /// Threads are preempted in the kernel so rarely that backups do instead of copies
+    pub allows_backups: bool,
+    /// Programs on calls' functions, and on others that are called often, have backups instead of copies
     pub is_backed: bool,
     /// Kinds of code that backend `syscall` sees: bits of [`SyscallCode::bit`]; none: its tracepoints are not
     /// attached
@@ -220,7 +220,7 @@ impl Plan {
     /// enough. Programs that show each call with what it took from memory need all copies: if the one at the entry is
     /// skipped, memory is read at the return.
     pub(crate) fn use_backups(&mut self) {
-        if !self.copied_functions || !self.few_copies {
+        if !self.copied_functions || !self.allows_backups {
             return;
         }
         self.is_backed = true;
@@ -370,7 +370,7 @@ pub(crate) fn plan(
         fprobe: features.fprobe,
         copied: features.preempts_on_tracepoints,
         copied_functions: features.copies_functions(),
-        few_copies: features.preemption == PreemptionModel::Lazy,
+        allows_backups: features.preemption == PreemptionModel::Lazy,
         is_backed: false,
         syscall_kinds: 0,
         namespace_list_refused: (!features.kernel_btf)

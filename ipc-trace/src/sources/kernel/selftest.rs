@@ -266,7 +266,7 @@ mod tests {
             namespace_list_refused: None,
             copied: false,
             copied_functions: false,
-            few_copies: false,
+            allows_backups: false,
             is_backed: false,
             exactness: Exactness::default(),
             preferred: Backend::Function,
