@@ -47,8 +47,6 @@ pub mod patch {
     pub const OFFSET: u32 = 0x4f46_0000;
     /// The system call of the function, as in `record::PackedCall` without the id
     pub const WHAT: u64 = 0x5748_4154_5748_4154;
-    /// A backup's number
-    pub const NUMBER: u64 = 0x4e55_4d42_4e55_4d42;
     /// The array with the program that serves all functions
     pub const ALL: u64 = 0x4f46_414c_4f46_414c;
     /// In place of a helper's number: a call of the kernel function `bpf_rdonly_cast`

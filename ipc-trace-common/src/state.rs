@@ -48,13 +48,6 @@ pub mod copies {
     pub const COUNT: u64 = 6;
     /// The copy whose skipped runs are counted. Copies run from the last one to the first.
     pub const METER: u64 = COUNT;
-    /// Where threads are preempted in the kernel only by real-time threads and after a whole tick (preemption model
-    /// lazy): how many programs back up the one at the return of a call's function, and the one at its entry, without
-    /// which a call has no duration. A call is lost only while as many other threads as there are programs at its
-    /// return are preempted on one CPU, each in another one.
-    pub const BACKUPS: [u16; 2] = [6, 1];
-    /// As above, how many back up a program on a function that is called often for other reasons.
-    pub const OF_ACCESSES: u16 = 2;
 
     /// Rows of tracepoints in [`cookie`]; lower rows are functions.
     pub const PROCESS_EXIT: u64 = 0xff;
@@ -99,12 +92,6 @@ pub struct DropKey {
 pub const SLOT_COUNT: u32 = 1 << 16;
 /// Further slots, for threads whose own slot is taken.
 pub const SPILLED_SLOTS: u32 = 1 << 17;
-
-/// Places for what backups note of threads (`thread/steps.rs` of the eBPF programs), by the low bits of their tids: a
-/// power of two. Two threads with one place matter only while both are in the midst of the programs of one event. They
-/// are one value of a map, as [`BATCHES`].
-pub const STEPS: u32 = 1 << 18;
-const _: () = assert!(STEPS as usize * size_of::<[u32; 4]>() <= 4 << 20);
 
 /// Slots for [`BatchSlot`]s: a power of two. They are one value of a map, for which kernels have a limit
 /// (`KMALLOC_MAX_SIZE` in `array_map_alloc_check`, kernel/bpf/arraymap.c, 5.10).

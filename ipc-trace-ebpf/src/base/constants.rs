@@ -46,8 +46,6 @@ constants! {
     UNTIMED: u32 = 0;
     /// `1`: programs come in copies
     COPIED: u32 = 0;
-    /// The number of [`crate::thread::steps`] less one: a power of two less one
-    LAST_STEP: u32 = ipc_trace_common::state::STEPS - 1;
     /// Shortest duration to keep, with `filter::MIN_DURATION`
     MIN_DURATION_NS: u64 = 0;
     /// The cgroup hierarchy by which containers are identified (`cgroup_root.hierarchy_id`)

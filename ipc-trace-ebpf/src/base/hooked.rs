@@ -74,12 +74,6 @@ pub(crate) fn looks_up() -> bool {
     patched!(LOOKUP) != 0
 }
 
-/// The number of a backup (`steps`); 0: it is none.
-#[inline(always)]
-pub(crate) fn number() -> u64 {
-    patched!(NUMBER)
-}
-
 /// Calls the program that serves all functions.
 #[inline(always)]
 pub(crate) fn leave_to_all(ctx: *mut core::ffi::c_void) {

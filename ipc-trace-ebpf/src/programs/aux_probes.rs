@@ -26,16 +26,13 @@ use crate::{
     },
     base::{
         gate::{self, gate},
-        hooked::{self, value},
+        hooked::value,
         memory::{
-            PLAIN, bytes, current_task, exists, field, kernel_field, tid, unknown, user_registers,
+            PLAIN, bytes, current_task, exists, field, kernel_field, unknown, user_registers,
         },
         registers::{Call, number},
     },
-    thread::{
-        slots,
-        steps::{self, Event, backed},
-    },
+    thread::slots,
 };
 
 /// Whether a program is to do its work for the current process. Not during the self-test, which only checks that the
@@ -50,22 +47,6 @@ pub(crate) fn wanted(row: usize) -> bool {
         gate::fired(way_fired_at(row));
     }
     false
-}
-
-/// Whether the event is left to this one of a program and its backups, which has that number; the program has 0.
-#[inline(always)]
-fn is_its(number: u64) -> bool {
-    let tid = tid(current_task());
-    if number == 0 {
-        steps::begin(tid, Event::Access);
-        return true;
-    }
-    let is_left = steps::is_left(tid, Event::Access, number);
-    #[cfg(not(feature = "probe"))]
-    if is_left {
-        crate::thread::copies::stand_in();
-    }
-    is_left
 }
 
 /// A file is about to be opened, or is received as a descriptor.
@@ -266,9 +247,6 @@ macro_rules! at_entry {
 
         $(#[fentry(function = "")]
         fn $name(ctx: FEntryContext) -> i32 {
-            if backed() && !is_its(hooked::number()) {
-                return 0;
-            }
             $(if PLAIN && gate().is_open() && !$condition(value::<0>(ctx.as_ptr())) {
                 return 0;
             })?

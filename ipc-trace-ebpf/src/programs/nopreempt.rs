@@ -22,17 +22,10 @@ use aya_ebpf::{
 use ipc_trace_common::state::copies;
 
 use crate::{
-    base::{
-        constants::constant,
-        hooked::{self, leave_to_all},
-        memory::{current_task, tid, user_registers},
-    },
+    base::{constants::constant, memory::user_registers},
     call::calls,
     programs::aux_probes,
-    thread::{
-        copies::{cookie, have_own_stack, is_first, stand_in},
-        steps::{self, Event},
-    },
+    thread::copies::{cookie, have_own_stack, is_first},
 };
 
 #[kprobe]
@@ -69,57 +62,6 @@ fn copied_return(ctx: FExitContext) -> i32 {
     have_own_stack(ctx.as_ptr());
     let copy = copies::copy(cookie(ctx.as_ptr()));
     calls::exit_copy(copy, result(&ctx) as i64);
-    0
-}
-
-// Where threads are rarely preempted in the kernel, and calls are only counted, functions have programs of their own, as
-// elsewhere, and these back them up.
-#[fentry(function = "")]
-fn backup_entry(ctx: FEntryContext) -> i32 {
-    if steps::is_left(tid(current_task()), Event::Entry, hooked::number()) {
-        leave_to_all(ctx.as_ptr());
-    }
-    0
-}
-
-#[fexit(function = "")]
-fn backup_return(ctx: FExitContext) -> i32 {
-    if steps::is_left(tid(current_task()), Event::Return, hooked::number()) {
-        leave_to_all(ctx.as_ptr());
-    }
-    0
-}
-
-// What all of them call.
-#[fentry(function = "")]
-fn backed_entry(ctx: FEntryContext) -> i32 {
-    have_own_stack(ctx.as_ptr());
-    steps::begin(tid(current_task()), Event::Entry);
-    calls::enter_function(user_registers());
-    0
-}
-
-#[fexit(function = "")]
-fn backed_return(ctx: FExitContext) -> i32 {
-    have_own_stack(ctx.as_ptr());
-    steps::begin(tid(current_task()), Event::Return);
-    calls::exit_function(user_registers(), result(&ctx) as i64);
-    0
-}
-
-// What the backups call: they have noted their numbers.
-#[fentry(function = "")]
-fn late_entry(ctx: FEntryContext) -> i32 {
-    have_own_stack(ctx.as_ptr());
-    calls::enter_function(user_registers());
-    0
-}
-
-#[fexit(function = "")]
-fn late_return(ctx: FExitContext) -> i32 {
-    have_own_stack(ctx.as_ptr());
-    stand_in();
-    calls::exit_function(user_registers(), result(&ctx) as i64);
     0
 }
 

@@ -26,7 +26,6 @@ use crate::{
         batch_slots::{calls_in, of_tid, owned},
         batches::{GETS, can_be, mark, note_entry, renew_batch},
         groups::{add, count, send_batch},
-        steps::{self, Event},
     },
 };
 
@@ -219,7 +218,6 @@ fn set_queue(batch: &mut BatchSlot, pid_tgid: u64, mut queue: QueueRef) -> bool 
 #[inline(always)]
 pub(crate) fn enter_known(regs: impl Fn() -> u64) -> bool {
     let task = current_task();
-    steps::begin(tid(task), Event::Entry);
     let Some(batch) = of_tid(tid(task)) else {
         return false;
     };
@@ -328,7 +326,6 @@ pub(crate) fn exit(task: u64, regs: u64, ret: i64) -> bool {
 #[inline(always)]
 pub(crate) fn exit_known(regs: impl Fn() -> u64, ret: impl Fn() -> i64) -> bool {
     let task = current_task();
-    steps::begin(tid(task), Event::Return);
     if hooked::looks_up() && !failed(ret()) {
         return false;
     }
@@ -358,7 +355,6 @@ pub(crate) fn exit_known(regs: impl Fn() -> u64, ret: impl Fn() -> i64) -> bool 
 #[inline(always)]
 pub(crate) fn count_known(regs: impl Fn() -> u64, ret: impl Fn() -> i64) -> bool {
     let task = current_task();
-    steps::begin(tid(task), Event::Return);
     if hooked::looks_up() && !failed(ret()) {
         return false;
     }
