@@ -291,7 +291,7 @@ fn entered(gate: Gate, pid_tgid: u64, task: u64, call: Call, (regs, number): (u6
     let Some(slot) = slots::find_or_take(pid_tgid, Diagnostic::NoSlotForCall) else {
         return;
     };
-    slot.end_call();
+    slot.count_if_unreturned();
     slot.entered = call.packed();
     slot.seen = 1;
     slot.enter_ns = 0;
@@ -376,7 +376,7 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
             entered_ns = slot.enter_ns;
         } else {
             slot.input.flags = 0;
-            slot.end_call();
+            slot.count_if_unreturned();
         }
         slot.leave();
         if op.makes_objects() {

@@ -48,7 +48,7 @@ pub(crate) fn thread_ends() {
     files::process_ends(pid_tgid);
     // Most threads have made no call of IPC: they have no slot, and so no batch.
     if let Some(slot) = find(pid_tgid) {
-        slot.end_call();
+        slot.count_if_unreturned();
         batches::end(pid_tgid);
         let context = give_back(pid_tgid);
         if context != 0 {

@@ -129,9 +129,9 @@ impl Slot {
         unsafe { zero_words::<2>(core::ptr::addr_of_mut!(self.entered)) };
     }
 
-    /// The thread is not in the call any more that it entered last: if it has not left it, that call was missed.
+    /// The thread is in no call any more that it entered before: counts one that it has not left.
     #[inline(always)]
-    pub(crate) fn end_call(&self) {
+    pub(crate) fn count_if_unreturned(&self) {
         if self.entered != 0 {
             counts::count_unreturned();
         }

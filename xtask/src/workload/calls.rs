@@ -267,10 +267,9 @@ impl CountingCaller {
         args: impl FnOnce() -> Value,
     ) -> i64 {
         let narrow = |args: [u64; 6]| args.map(|arg| arg as u32);
-        // SAFETY: all addresses in a spelling point into the arena, with room for the
-        // longest answer (see `slot`), or are bad on purpose, which the kernel notices.
-        // `shmat` is given no address where something else of the process is mapped and
-        // `shmdt` only undoes it.
+        // SAFETY: all addresses in a spelling point into the arena, with room for the longest answer (see `slot`), or
+        // are bad on purpose, which the kernel notices. `shmat` is given no address where something else of the
+        // process is mapped, and `shmdt` only undoes it.
         let ret = unsafe {
             match self.route {
                 Route::Native => abi::native(spelling.native.0, spelling.native.1),

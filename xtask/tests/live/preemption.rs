@@ -6,7 +6,9 @@ use std::{collections::BTreeSet, fs};
 use serde_json::Value;
 
 use crate::{
-    invariants::{OpCounts, assert_balanced, counts, counts_of_lines, restricted, total},
+    invariants::{
+        OpCounts, assert_adds_up, assert_balanced, counts, counts_of_lines, restricted, total,
+    },
     tracer::{lines, list, number, of_type, report, scaled},
 };
 
@@ -29,6 +31,14 @@ pub(crate) fn must_be_exact() -> bool {
         || version.contains(" PREEMPT_RT ")
         || version.contains(" PREEMPT ");
     !(chosen && preempted)
+}
+
+/// Every seen call is accounted for, and nothing was missed where that must be. Returns how many were missed.
+pub(crate) fn assert_as_exact_as_can_be(accounting: &Value) -> u64 {
+    assert_adds_up(accounting);
+    let missed = number(&accounting["missed"]);
+    assert!(missed == 0 || !must_be_exact(), "{accounting}");
+    missed
 }
 
 /// All calls are counted, or missed calls are reported.

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{
-    super::figure::{Figure, Unit},
+    super::figure::{Figure, Unit, median},
     inside::{LoopCost, LoopOutcome},
     tracers::BenchTracer,
 };
@@ -24,8 +24,8 @@ enum CostLimit {
     Part(f64),
 }
 
-/// What a call may cost, by loop and backend. Those in percent allow for what differs from machine to machine: each
-/// tracer has one of its own, with other addresses.
+/// What a call may cost, by loop and backend. Those in percent allow for what differs from run to run, as processes have
+/// other addresses.
 const LIMITS: [(&str, BenchTracer, CostLimit); 24] = {
     use BenchTracer::{Function, FunctionCounts, Syscall, SyscallCounts};
     use CostLimit::{OverFloor, Part, Total};
@@ -75,22 +75,9 @@ pub(super) type Runs = BTreeMap<BenchTracer, Vec<LoopOutcome>>;
 #[derive(Debug, Default)]
 pub(super) struct Outcomes(pub(super) Vec<Runs>);
 
-/// The median, of at least one number.
-fn median(mut numbers: Vec<f64>) -> f64 {
-    numbers.sort_by(f64::total_cmp);
-    let [low, high] = [(numbers.len() - 1) / 2, numbers.len() / 2];
-    (numbers[low] + numbers[high]) / 2.0
-}
-
-fn no_figure(tracer: BenchTracer, name: &str) -> String {
-    format!("no figure of {name}, {}", tracer.title())
-}
-
-/// What a kind of call costs under a tracer, by turn.
-fn costs<'a>(runs: &'a Runs, tracer: BenchTracer, name: &str) -> Result<Vec<&'a LoopCost>> {
-    let outcomes = runs.get(&tracer).with_context(|| no_figure(tracer, name))?;
-    let cost = |outcome: &'a LoopOutcome| outcome.loops.iter().find(|cost| cost.name == name);
-    outcomes.iter().map(|run| cost(run).with_context(|| no_figure(tracer, name))).collect()
+/// What a call costs: the median of the turns.
+fn median_cost(costs: &[&LoopCost]) -> f64 {
+    median(&costs.iter().map(|cost| cost.ns_per_call).collect::<Vec<_>>())
 }
 
 impl Outcomes {
@@ -104,22 +91,31 @@ impl Outcomes {
         self.0.iter().flat_map(|runs| runs.keys().copied()).collect()
     }
 
-    fn costs(&self, tracer: BenchTracer, name: &str) -> Result<Vec<&LoopCost>> {
-        costs(self.runs(tracer).with_context(|| no_figure(tracer, name))?, tracer, name)
+    /// What was reported of a tracer, by turn; nothing, if it did not run.
+    fn outcomes(&self, tracer: BenchTracer) -> &[LoopOutcome] {
+        let outcomes = self.runs(tracer).and_then(|runs| runs.get(&tracer));
+        outcomes.map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// What a kind of call cost with `base`, in the machine of that tracer, by turn.
+    fn costs<'a>(
+        &'a self,
+        tracer: BenchTracer,
+        base: BenchTracer,
+        name: &str,
+    ) -> Result<Vec<&'a LoopCost>> {
+        let missing = || format!("no figure of {name}, {}", base.title());
+        let outcomes = self.runs(tracer).and_then(|runs| runs.get(&base)).with_context(missing)?;
+        let cost = |run: &'a LoopOutcome| run.loops.iter().find(|cost| cost.name == name);
+        outcomes.iter().map(|run| cost(run).with_context(missing)).collect()
     }
 
     /// What a call costs more than with `base` in the same turn: the median.
     fn added(&self, tracer: BenchTracer, base: BenchTracer, name: &str) -> Result<f64> {
-        let runs = self.runs(tracer).with_context(|| no_figure(tracer, name))?;
-        let pairs = costs(runs, tracer, name)?.into_iter().zip(costs(runs, base, name)?);
-        Ok(median(pairs.map(|(ours, base)| ours.ns_per_call - base.ns_per_call).collect()))
-    }
-
-    /// What a call costs untraced, in the machine of that tracer: the median.
-    fn untraced(&self, tracer: BenchTracer, name: &str) -> Result<f64> {
-        let runs = self.runs(tracer).with_context(|| no_figure(tracer, name))?;
-        let costs = costs(runs, BenchTracer::Untraced, name)?;
-        Ok(median(costs.into_iter().map(|cost| cost.ns_per_call).collect()))
+        let pairs =
+            self.costs(tracer, tracer, name)?.into_iter().zip(self.costs(tracer, base, name)?);
+        let added: Vec<_> = pairs.map(|(ours, base)| ours.ns_per_call - base.ns_per_call).collect();
+        Ok(median(&added))
     }
 
     /// A figure with its limit, if what it is made of was measured.
@@ -133,7 +129,7 @@ impl Outcomes {
         if !self.runs(tracer).is_some_and(|runs| runs.contains_key(&base)) {
             return Ok(None);
         }
-        let untraced = self.untraced(tracer, name)?;
+        let untraced = median_cost(&self.costs(tracer, BenchTracer::Untraced, name)?);
         let added = self.added(tracer, base, name)?;
         let (unit, value, limit, over) = match limit {
             CostLimit::Total(most) => (Unit::Count, added, most, ""),
@@ -154,7 +150,8 @@ impl Outcomes {
             figures.extend(self.limited(name, tracer, limit)?);
         }
         for (name, tracer) in OURS {
-            if let Some(outcomes) = self.runs(tracer).and_then(|runs| runs.get(&tracer)) {
+            let outcomes = self.outcomes(tracer);
+            if !outcomes.is_empty() {
                 // A turn that lost a call must not be made up for by one that saw a call twice.
                 let (mut made, mut seen, mut off) = (0, 0, 0);
                 for LoopOutcome { loops, saw } in outcomes {
@@ -192,23 +189,23 @@ impl Outcomes {
     }
 
     fn row(&self, f: &mut String, tracer: BenchTracer, name: &str) -> Result<()> {
-        let costs = self.costs(tracer, name)?;
-        let total = median(costs.iter().map(|cost| cost.ns_per_call).collect());
+        let costs = self.costs(tracer, tracer, name)?;
+        let total = median_cost(&costs);
         write!(f, "| {name} | {} | {total:.0} |", tracer.title())?;
         if tracer == BenchTracer::Untraced {
             f.write_str(" | | | | |\n")?;
             return Ok(());
         }
         let added = self.added(tracer, BenchTracer::Untraced, name)?;
-        let own = median(costs.iter().map(|cost| cost.tracer_ns_per_call).collect());
+        let own = median(&costs.iter().map(|cost| cost.tracer_ns_per_call).collect::<Vec<_>>());
         write!(f, " {added:+.0} | {own:.0} |")?;
-        let outcomes = self.runs(tracer).and_then(|runs| runs.get(&tracer)).into_iter().flatten();
         let made: u64 = costs.iter().map(|cost| cost.made()).sum();
-        let seen: u64 = costs.iter().zip(outcomes).map(|(cost, run)| cost.seen(&run.saw)).sum();
-        match made {
-            _ if tracer.is_floor() => f.write_str(" | | |\n")?,
-            0 => f.write_str(" | | |\n")?,
-            _ => writeln!(f, " {made} | {seen} | {} |", i128::from(made) - i128::from(seen))?,
+        let runs = costs.iter().zip(self.outcomes(tracer));
+        let seen: u64 = runs.map(|(cost, run)| cost.seen(&run.saw)).sum();
+        if made == 0 || tracer.is_floor() {
+            f.write_str(" | | |\n")?;
+        } else {
+            writeln!(f, " {made} | {seen} | {} |", i128::from(made) - i128::from(seen))?;
         }
         Ok(())
     }
@@ -218,16 +215,14 @@ impl Outcomes {
         let mut text = "| calls | traced by | instructions a call | added | by its process | made | seen | lost |\n\
                         | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
             .to_owned();
-        let untraced = self.runs(BenchTracer::Untraced).context("nothing ran untraced")?;
-        let first = untraced.get(&BenchTracer::Untraced).and_then(|outcomes| outcomes.first());
-        for LoopCost { name, .. } in &first.context("nothing ran untraced")?.loops {
+        let untraced = self.outcomes(BenchTracer::Untraced).first();
+        for LoopCost { name, .. } in &untraced.context("nothing ran untraced")?.loops {
             for tracer in self.tracers() {
                 self.row(&mut text, tracer, name)?;
             }
         }
         for tracer in self.tracers() {
-            let outcomes = self.runs(tracer).and_then(|runs| runs.get(&tracer));
-            let lost: u64 = outcomes.into_iter().flatten().map(|outcome| outcome.saw.lost).sum();
+            let lost: u64 = self.outcomes(tracer).iter().map(|outcome| outcome.saw.lost).sum();
             if lost > 0 {
                 writeln!(text, "\n`{}`: the tracer itself reports {lost} lost.", tracer.title())?;
             }
