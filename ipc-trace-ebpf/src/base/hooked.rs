@@ -3,7 +3,10 @@
 
 use aya_ebpf::helpers::generated::bpf_tail_call;
 
-use crate::base::memory::{PLAIN, kernel};
+use crate::base::{
+    constants::constant,
+    memory::{PLAIN, kernel},
+};
 
 /// The value `AT` bytes into the context: the function's argument, followed by its result.
 #[inline(always)]
@@ -74,10 +77,28 @@ pub(crate) fn looks_up() -> bool {
     patched!(LOOKUP) != 0
 }
 
+/// What a program with backups, or a backup, notes (`steps`).
+#[inline(always)]
+pub(crate) fn step() -> u64 {
+    patched!(STEP)
+}
+
 /// Calls the program that serves all functions.
 #[inline(always)]
 pub(crate) fn leave_to_all(ctx: *mut core::ffi::c_void) {
     let all = patched!(ALL) as *mut _;
     // SAFETY: user space puts an array of programs there; when the call succeeds, it does not return.
     unsafe { bpf_tail_call(ctx, all, 0) };
+}
+
+/// Makes the verifier give each run of the program a stack of its own: to be called by each program that others call by
+/// [`leave_to_all`]. Else the stack may be the CPU's, one for each program (`bpf_enable_priv_stack`,
+/// kernel/bpf/verifier.c, 6.13), which the kernel protects only where a program is attached itself: threads preempted
+/// in it would share it, and the kernel would crash. A program that calls others does not share it, even if it never makes the call
+/// (`check_max_stack_depth`, kernel/bpf/verifier.c, 6.13).
+#[inline(always)]
+pub(crate) fn have_own_stack(ctx: *mut core::ffi::c_void) {
+    if constant!(COPIED) > 1 {
+        leave_to_all(ctx);
+    }
 }

@@ -56,3 +56,14 @@ pub(crate) fn masked<const MASK: u64>(mut value: u64) -> u64 {
     unsafe { core::arch::asm!("{value} &= {mask}", value = inout(reg) value, mask = const MASK) };
     value
 }
+
+/// The element of an array with that index. By an instruction that the compiler doesn't understand: in the object, the
+/// array has one element, and user space makes it larger.
+#[inline(always)]
+pub(crate) fn element<T>(first: *mut T, index: u64) -> *mut T {
+    let mut at = first;
+    let offset = index * size_of::<T>() as u64;
+    // SAFETY: the instruction touches the register alone.
+    unsafe { core::arch::asm!("{at} += {offset}", at = inout(reg) at, offset = in(reg) offset) };
+    at
+}

@@ -366,27 +366,9 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
     if gate.is_open() && !is_seen_at_entry && batched_calls::looked_up(pid_tgid, task, call, ret) {
         return 0;
     }
-    batches::give_back(pid_tgid, call);
-    let mut slot = slots::find_or_take(pid_tgid, Diagnostic::NoSlotForTask);
-    let (mut entered, mut entered_ns) = (false, 0);
-    let mut flags = 0;
-    if let Some(slot) = &mut slot {
-        entered = slot.entered == call.packed();
-        if entered {
-            entered_ns = slot.enter_ns;
-        } else {
-            slot.input.flags = 0;
-            slot.count_if_unreturned();
-        }
-        slot.leave();
-        if op.makes_objects() {
-            flags = slots::creation_flags(slot, op, ret);
-        }
-    }
-    let noted_ns = batches::leave(pid_tgid, call);
-    if is_seen_at_entry && !entered && noted_ns == 0 {
-        flags |= unentered(pid_tgid, if PLAIN { 0 } else { regs }, ret as u64) as u32;
-    }
+    let left = leave_call(packed, ret as u64, if PLAIN { 0 } else { regs });
+    let flags = left as u32;
+    let slot = slots::find(pid_tgid);
     let made = flags & flag::NOT_MADE == 0;
     if !gate.is_open() && (!changes || !made) {
         if let Some(slot) = slot {
@@ -399,18 +381,13 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
     let ns = namespaces::identify(ipc_ns);
     let mut duration_ns = NO_DURATION;
     let mut queue = queues::none();
-    if noted_ns != 0 && op.takes_descriptor() {
-        batches::queue(pid_tgid, &mut queue);
-    }
-    let mut enter_ns = noted_ns;
-    if let (Some(slot), true) = (&slot, entered) {
-        enter_ns = entered_ns;
-        if op.takes_descriptor() {
+    if let Some(slot) = &slot {
+        if op.takes_descriptor() && left & ENTERED != 0 {
             queue = slot.queue;
         }
-    }
-    if op.blocks() && enter_ns != 0 && constant!(UNTIMED) == 0 {
-        duration_ns = now - enter_ns;
+        if op.blocks() && slot.enter_ns != 0 && constant!(UNTIMED) == 0 {
+            duration_ns = now - slot.enter_ns;
+        }
     }
     let opens = matches!(op, Op::MqOpen) && ret >= 0;
     if made && (op.takes_descriptor() || opens) {
@@ -467,6 +444,57 @@ extern "C" fn finish_call(packed: u64, ret: u64, regs: u64) -> u64 {
         }
     }
     packed
+}
+
+/// In the result of [`leave_call`], beside bits of [`flag`]: the call's entry was noted.
+const ENTERED: u64 = 1 << 32;
+
+/// A thread leaves a call: what is known of its entry. Its slot then has the time of the entry, and the queue.
+///
+/// A global function: [`finish_call`] would be checked once for each outcome.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn leave_call(packed: u64, ret: u64, regs: u64) -> u64 {
+    let call = Call::unpacked(0, packed);
+    let Some(op) = call.code.op() else {
+        return 0;
+    };
+    let pid_tgid = bpf_get_current_pid_tgid();
+    batches::give_back(pid_tgid, call);
+    let mut slot = slots::find_or_take(pid_tgid, Diagnostic::NoSlotForTask);
+    let (mut is_entered, mut enter_ns) = (false, 0);
+    let mut flags = 0;
+    if let Some(slot) = &mut slot {
+        is_entered = slot.entered == packed;
+        if is_entered {
+            enter_ns = slot.enter_ns;
+        } else {
+            slot.input.flags = 0;
+            slot.count_if_unreturned();
+        }
+        slot.leave();
+        if op.makes_objects() {
+            flags = slots::creation_flags(slot, op, ret as i64);
+        }
+    }
+    let noted_ns = batches::leave(pid_tgid, call);
+    if !is_entered && noted_ns != 0 {
+        (is_entered, enter_ns) = (true, noted_ns);
+        // A thread with a batch has a slot.
+        if let (Some(slot), true) = (&mut slot, op.takes_descriptor()) {
+            batches::queue(pid_tgid, &mut slot.queue);
+        }
+    }
+    if let Some(slot) = slot {
+        slot.enter_ns = enter_ns;
+    }
+    if is_entered {
+        return u64::from(flags) | ENTERED;
+    }
+    if constant!(SYSCALL_KINDS) & call.code.bit() != 0 {
+        flags |= unentered(pid_tgid, regs, ret) as u32;
+    }
+    u64::from(flags)
 }
 
 /// Bits of [`flag`] for a call of backend `syscall` that returns without a seen entry. A call that seccomp refused or

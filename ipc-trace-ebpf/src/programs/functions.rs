@@ -14,13 +14,17 @@ use aya_ebpf::{
 };
 
 use crate::{
-    base::hooked::{leave_to_all, value},
+    base::hooked::{have_own_stack, leave_to_all, value},
     call::calls,
-    thread::batched_calls,
+    thread::{
+        batched_calls::{self, Hooked},
+        steps::{self, Event},
+    },
 };
 
 #[fentry(function = "")]
 fn function_entry(ctx: FEntryContext) -> i32 {
+    have_own_stack(ctx.as_ptr());
     calls::enter_function(value::<0>(ctx.as_ptr()));
     0
 }
@@ -28,6 +32,7 @@ fn function_entry(ctx: FEntryContext) -> i32 {
 #[fexit(function = "")]
 fn function_return(ctx: FExitContext) -> i32 {
     let ctx = ctx.as_ptr();
+    have_own_stack(ctx);
     calls::exit_function(value::<0>(ctx), value::<8>(ctx) as i64);
     0
 }
@@ -36,6 +41,7 @@ fn function_return(ctx: FExitContext) -> i32 {
 #[fentry(function = "")]
 fn batch_entry(ctx: FEntryContext) -> i32 {
     let ctx = ctx.as_ptr();
+    steps::begin(Event::Entry);
     if !batched_calls::enter_known(|| value::<0>(ctx)) {
         leave_to_all(ctx);
     }
@@ -45,7 +51,8 @@ fn batch_entry(ctx: FEntryContext) -> i32 {
 #[fexit(function = "")]
 fn batch_return(ctx: FExitContext) -> i32 {
     let ctx = ctx.as_ptr();
-    if !batched_calls::exit_known(|| value::<0>(ctx), || value::<8>(ctx) as i64) {
+    steps::begin(Event::Return);
+    if !batched_calls::exit_known(&Hooked, || value::<0>(ctx), || value::<8>(ctx) as i64) {
         leave_to_all(ctx);
     }
     0
@@ -55,7 +62,8 @@ fn batch_return(ctx: FExitContext) -> i32 {
 #[fexit(function = "")]
 fn count_return(ctx: FExitContext) -> i32 {
     let ctx = ctx.as_ptr();
-    if !batched_calls::count_known(|| value::<0>(ctx), || value::<8>(ctx) as i64) {
+    steps::begin(Event::Return);
+    if !batched_calls::count_known(&Hooked, || value::<0>(ctx), || value::<8>(ctx) as i64) {
         leave_to_all(ctx);
     }
     0
@@ -63,6 +71,7 @@ fn count_return(ctx: FExitContext) -> i32 {
 
 #[fentry(function = "")]
 fn move_entry(ctx: FEntryContext) -> i32 {
+    have_own_stack(ctx.as_ptr());
     calls::enter_move(value::<0>(ctx.as_ptr()));
     0
 }
@@ -70,6 +79,7 @@ fn move_entry(ctx: FEntryContext) -> i32 {
 #[fexit(function = "")]
 fn move_return(ctx: FExitContext) -> i32 {
     let ctx = ctx.as_ptr();
+    have_own_stack(ctx);
     calls::exit_move(value::<0>(ctx), value::<8>(ctx) as i64);
     0
 }

@@ -74,7 +74,7 @@ macro_rules! copied_tracepoint {
         #[cfg(not(feature = "probe"))]
         #[aya_ebpf::macros::btf_tracepoint(function = $tracepoint)]
         fn $name($ctx: aya_ebpf::programs::BtfTracePointContext) -> i32 {
-            copies::have_own_stack($ctx.as_ptr());
+            crate::base::hooked::have_own_stack($ctx.as_ptr());
             if copies::is_first($ctx.as_ptr()) {
                 $body;
             }

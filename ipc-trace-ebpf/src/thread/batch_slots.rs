@@ -2,15 +2,15 @@
 
 use core::mem::MaybeUninit;
 
-use ipc_trace_common::state::{BATCHES as PLACES, BatchSlot};
+use ipc_trace_common::state::BatchSlot;
 
-use crate::base::constants::constant;
+use crate::base::{constants::constant, words::element};
 
 /// By `tid & LAST_BATCH`. A variable in a section, and so in a map, of its own, which user space maps and makes as large
 /// as needed: it takes fewer instructions than the lookup in an array.
 #[unsafe(link_section = ".bss.batches")]
 #[unsafe(no_mangle)]
-static mut BATCHES: MaybeUninit<[BatchSlot; PLACES as usize]> = MaybeUninit::zeroed();
+static mut BATCHES: MaybeUninit<BatchSlot> = MaybeUninit::zeroed();
 
 /// The index of a thread's batch.
 #[inline(always)]
@@ -21,8 +21,7 @@ pub(super) fn place(pid_tgid: u64) -> u64 {
 /// The slot for a thread's batch. Only the thread that owns the batch accesses fields beyond `pid_tgid`.
 #[inline(always)]
 fn slot(place: u64) -> *mut BatchSlot {
-    let slots = (&raw mut BATCHES).cast::<BatchSlot>();
-    slots.wrapping_add(place as usize)
+    element((&raw mut BATCHES).cast(), place)
 }
 
 /// The thread's batch, if it has one.

@@ -20,7 +20,6 @@ use crate::{
     base::{
         constants::constant,
         counts::{self, Count},
-        hooked::leave_to_all,
     },
     thread::slots,
 };
@@ -49,17 +48,6 @@ static LAST_RUNS: Array<LastRun> = Array::with_max_entries(SLOT_COUNT, 0);
 pub(crate) fn cookie(ctx: *mut core::ffi::c_void) -> u64 {
     // SAFETY: the context is the program's.
     unsafe { bpf_get_attach_cookie(ctx) }
-}
-
-/// Makes the verifier give each run of the program a stack of its own: to be called by each copy. Else the stack may
-/// be the CPU's, one for each program, which the kernel does not protect when it is reached this way: threads
-/// preempted in it would share it. A program that calls others does not share it, even if it never makes the call
-/// (`check_max_stack_depth`, kernel/bpf/verifier.c, 6.13).
-#[inline(always)]
-pub(crate) fn have_own_stack(ctx: *mut core::ffi::c_void) {
-    if constant!(COPIED) > 1 {
-        leave_to_all(ctx);
-    }
 }
 
 /// Counts that an event was seen by another copy than the meter; or, if the meter runs later, that it ran.
@@ -112,6 +100,12 @@ extern "C" fn is_first_run(cookie: u64) -> u64 {
     last.ran = if first { bit } else { others | bit };
     measure(copy, first);
     u64::from(first)
+}
+
+/// Counts that a backup does what the program at the return of a call's function was skipped for.
+#[inline(always)]
+pub(crate) fn stand_in() {
+    measure(0, true);
 }
 
 /// A copy runs at the entry of a system call's function: returns whether it is the first. No call is lost if none

@@ -9,3 +9,4 @@ pub(crate) mod context;
 pub(crate) mod copies;
 mod groups;
 pub(crate) mod slots;
+pub(crate) mod steps;

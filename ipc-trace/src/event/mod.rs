@@ -124,9 +124,14 @@ pub(crate) struct Start<'a> {
     pub version: Cow<'a, str>,
 }
 
+/// [`IpcOf`] a caller and an object.
+pub(crate) type Ipc<'a> = IpcOf<Process<'a>, Option<Arc<Container>>, CallObject<'a>, Args>;
+
 /// A call returned.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct Ipc<'a> {
+#[schemars(rename = "Ipc")]
+// Its members may be others that look the same in JSON.
+pub(crate) struct IpcOf<P, C, O, A> {
     /// Number of the line, from 1, without gaps
     pub seq: u64,
     /// When the call returned
@@ -149,17 +154,44 @@ pub(crate) struct Ipc<'a> {
     /// if the call entered before the start
     pub duration_ns: Option<u64>,
     /// The calling process
-    pub process: Process<'a>,
+    pub process: P,
     /// Its container; `null` on the host
-    pub container: Option<Arc<Container>>,
+    pub container: C,
     /// The caller's IPC namespace
     pub ipc_ns: IpcNs,
     /// The object of the call
-    pub object: CallObject<'a>,
+    pub object: O,
     /// The arguments, by the man page's names
-    pub args: Args,
+    pub args: A,
     /// The source of the arguments that the kernel uses; of several sources the weakest
     pub args_from: ReadFrom,
+}
+
+impl<'a> Ipc<'a> {
+    /// The same, with this in place of its process and container.
+    pub(crate) const fn with_caller<P, C>(
+        &self,
+        process: P,
+        container: C,
+    ) -> IpcOf<P, C, &CallObject<'a>, &Args> {
+        IpcOf {
+            seq: self.seq,
+            time: self.time,
+            boot_ns: self.boot_ns,
+            op: self.op,
+            abi: self.abi,
+            ret: self.ret,
+            error: self.error,
+            made: self.made,
+            duration_ns: self.duration_ns,
+            process,
+            container,
+            ipc_ns: self.ipc_ns,
+            object: &self.object,
+            args: &self.args,
+            args_from: self.args_from,
+        }
+    }
 }
 
 /// The source of a value that the kernel reads from a caller. Other threads can change the caller's memory at
@@ -177,7 +209,7 @@ pub(crate) enum ReadFrom {
 }
 
 /// A process, as it was when the call was made.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Process<'a> {
     /// Its number in the initial pid namespace
     pub pid: u32,

@@ -145,6 +145,9 @@ impl EmitEvent for Sink {
             self.push_batch();
             self.class = class;
         }
+        if self.together.capacity() == 0 {
+            self.together.reserve(BATCH_BYTES + BATCH_BYTES / 8);
+        }
         self.format.write(event, &mut self.together);
         self.lines += 1;
         if let Event::Ipc(ipc) = event

@@ -36,7 +36,7 @@ pub(crate) mod units;
 pub(crate) mod wrap;
 
 #[cfg(test)]
-mod fixtures;
+pub(super) mod fixtures;
 #[cfg(test)]
 mod snapshot_tests;
 

@@ -17,14 +17,16 @@ use ipc_trace_common::{
     op::Abi,
     record::CallRecord,
     state::{
-        BATCHES, COUNTER_ROWS, FILTER_CGROUPS, SLOT_COUNT, SPILLED_SLOTS, copies, filter, gate,
+        BATCHES, COUNTER_ROWS, FILTER_CGROUPS, SLOT_COUNT, SPILLED_SLOTS, STEPS,
+        copies::{PROCESS_EXEC, PROCESS_EXIT, TASK_NEWTASK},
+        filter, gate,
     },
 };
 use zerocopy::IntoBytes as _;
 
 use super::{
     attachments::Attachments,
-    aux_probes, bpf,
+    aux_probes, bpf, copies,
     error::{AttachError, SessionError, map_error},
     field_offsets::Layout,
     loader::{self, LoadedObject, Settings},
@@ -54,9 +56,9 @@ type OnTracepoint = (&'static str, &'static str, NoPreempt);
 
 /// Programs that every plan needs. The gate is closed until the session begins, so their order does not matter.
 const CONTROL: [OnTracepoint; 3] = [
-    ("process_exit", "sched_process_exit", NoPreempt::Copies(copies::PROCESS_EXIT)),
-    ("process_exec", "sched_process_exec", NoPreempt::Copies(copies::PROCESS_EXEC)),
-    ("task_newtask", "task_newtask", NoPreempt::Copies(copies::TASK_NEWTASK)),
+    ("process_exit", "sched_process_exit", NoPreempt::Copies(PROCESS_EXIT)),
+    ("process_exec", "sched_process_exec", NoPreempt::Copies(PROCESS_EXEC)),
+    ("task_newtask", "task_newtask", NoPreempt::Copies(TASK_NEWTASK)),
 ];
 
 /// Programs on cgroup tracepoints. They are optional.
@@ -107,9 +109,11 @@ pub(super) fn attach(
     if !plan.hooks.is_empty() {
         let fprobe = plan.fprobe && flavour != TracepointMode::Raw;
         let is_copied = plan.copied_functions && flavour != TracepointMode::Raw;
+        let is_backed = plan.is_backed && flavour != TracepointMode::Raw;
+        let fprobe = fprobe && !is_backed;
         programs = match fprobe.then(|| nopreempt::hook(&linked, &plan.hooks, is_copied)) {
             Some(Ok(hooked)) => hooked,
-            refused if is_copied => {
+            refused if is_copied && !is_backed => {
                 if let Some(Err(reason)) = refused {
                     log::info!("functions are hooked by copies alone: {reason}");
                 }
@@ -120,17 +124,20 @@ pub(super) fn attach(
                     log::info!("functions are hooked one by one: {reason}");
                 }
                 let batched = options.is_batched();
-                trampolines::attach(&linked, &plan.hooks, layout.functions(), batched)?
+                let functions = layout.functions();
+                let backups = is_backed.then(|| copies::back_up(&linked, &plan.hooks, functions));
+                let backups = backups.transpose().map_err(AttachError::Copies)?;
+                trampolines::attach(&linked, &plan.hooks, functions, batched, backups)?
             }
         };
-        if is_copied {
+        if is_copied && !is_backed {
             nopreempt::back_with_copies(&mut programs, &linked, &plan.hooks, layout)
                 .map_err(AttachError::Copies)?;
         }
     }
     log::debug!("{} functions were hooked after {:?}", plan.hooks.len(), begin.elapsed());
     if !plan.hooks.is_empty() {
-        let copied = plan.copied_functions;
+        let copied = (plan.copied_functions, plan.is_backed);
         aux_probes::watch(&mut programs, &linked, flavour, layout, copied)
             .map_err(AttachError::Copies)?;
         log::debug!(
@@ -141,11 +148,11 @@ pub(super) fn attach(
     }
     let syscall = if plan.syscall_kinds == 0 { &[][..] } else { &SYSCALL };
     for on in CONTROL.iter().chain(syscall) {
-        attach_one(&mut programs, &linked, (flavour, plan.copied), layout, *on)
+        attach_one(&mut programs, &linked, (flavour, plan), layout, *on)
             .map_err(AttachError::Flavour)?;
     }
     for on in CGROUPS.iter().filter(|_| options.cgroups.is_some()) {
-        if let Err(reason) = attach_one(&mut programs, &linked, (flavour, false), layout, *on) {
+        if let Err(reason) = attach_one(&mut programs, &linked, (flavour, plan), layout, *on) {
             programs.unseen.push(format!("moves of threads between containers ({reason})"));
         }
     }
@@ -182,6 +189,7 @@ pub(super) fn link_for_iterators(layout: &Layout) -> Result<LoadedObject, Sessio
         entries: BTreeMap::from([
             ("EVENTS", RING_BYTES),
             (loader::BATCHES, 1),
+            (loader::STEPS, 1),
             ("BATCHES_TAKEN", 1),
             ("LAST_RUNS", 1),
             ("CONTROL", RING_BYTES),
@@ -230,6 +238,8 @@ fn link(
     let subsystem = controller.map_or(ABSENT, |number| number * size_of::<u64>() as u32);
     let batches = if options.is_batched() { BATCHES } else { 1 };
     let last_batch = batches - 1;
+    let backed = u32::from(plan.is_backed);
+    let steps = if plan.is_backed { STEPS as u32 } else { 1 };
     let cgroups = if filters.bits & filter::CGROUP != 0 { FILTER_CGROUPS } else { 1 };
     let mut settings = Settings {
         constants: StdHashMap::from([
@@ -244,6 +254,7 @@ fn link(
             ("ARGUMENTS", arguments.as_bytes()),
             ("BATCHED", batched.as_bytes()),
             ("LAST_BATCH", last_batch.as_bytes()),
+            ("BACKED", backed.as_bytes()),
             ("UNTIMED", untimed.as_bytes()),
             ("WITH_ARGS", with_args.as_bytes()),
             ("COPIED", copied.as_bytes()),
@@ -257,6 +268,7 @@ fn link(
         entries: BTreeMap::from([
             ("EVENTS", options.ring_bytes),
             (loader::BATCHES, batches),
+            (loader::STEPS, steps),
             ("BATCHES_TAKEN", batches),
             ("NOTED_CALLS", batches),
             ("LAST_RUNS", last_runs),
@@ -288,7 +300,7 @@ const _: () = assert!(gate::value(gate::TEST, 0) == 0);
 fn attach_one(
     programs: &mut Attachments,
     linked: &LoadedObject,
-    (flavour, copied): (TracepointMode, bool),
+    (flavour, plan): (TracepointMode, &Plan),
     layout: &Layout,
     (name, tracepoint, no_preempt): OnTracepoint,
 ) -> Result<(), String> {
@@ -296,10 +308,11 @@ fn attach_one(
         (TracepointMode::Perf, NoPreempt::Event(event)) => {
             on_perf_event(programs, linked, name, event)
         }
-        (TracepointMode::Perf | TracepointMode::Btf, NoPreempt::Copies(row)) if copied => {
-            layout.hook(&format!("btf_trace_{tracepoint}")).and_then(|hook| {
-                super::copies::on_tracepoint(programs, linked, &format!("copied_{name}"), hook, row)
-            })
+        (TracepointMode::Perf | TracepointMode::Btf, NoPreempt::Copies(row)) if plan.copied => {
+            let name = format!("copied_{name}");
+            layout
+                .hook(&format!("btf_trace_{tracepoint}"))
+                .and_then(|hook| copies::on_tracepoint(programs, linked, &name, hook, row))
         }
         (TracepointMode::Perf | TracepointMode::Btf, _) => {
             on_tracepoint(programs, linked, name, tracepoint, layout)

@@ -61,17 +61,21 @@ pub(super) fn run(args: &BenchVmArgs) -> Result<bool> {
     let kernel = cache.kernel(&args.suite)?;
     let bpftrace = apt::program("bpftrace", "bpftrace")?;
     let strace = apt::program("strace", "strace")?;
+    let perf = apt::program("perf", "linux-perf")?;
     let mut files = Initramfs::new(&programs.xtask, &cache.busybox()?)?;
     for (name, program) in [
         ("xtask", &programs.xtask),
         ("ipc-trace", &programs.tracer),
         ("bpftrace", &bpftrace),
         ("strace", &strace),
+        ("perf", &perf),
     ] {
         files.program(program)?;
         files.command(name, program)?;
     }
-    println!("Linux {}, {}, {}\n", kernel.release, version(&bpftrace)?, version(&strace)?);
+    let peers = [&bpftrace, &strace, &perf].map(|peer| version(peer));
+    let [bpftrace, strace, perf] = peers;
+    println!("Linux {}, {}, {}, {}\n", kernel.release, bpftrace?, strace?, perf?);
     let is_wanted = |tracer: &BenchTracer| {
         let mut only = args.only.iter();
         args.only.is_empty() || only.any(|one| one == tracer || one.floor() == Some(*tracer))

@@ -17,6 +17,9 @@ const STREAM: &str = include_str!("stream.bt");
 /// bpftrace's own program for counts.
 const COUNT: &str = include_str!("count.bt");
 
+/// The calls that peers trace.
+const CALLS: &str = "semtimedop,msgsnd,msgrcv,shmget,mq_timedsend,mq_timedreceive";
+
 /// Where a peer's output goes: a file in memory, which costs it less than a reader would.
 const OUTPUT: &str = "/tmp/output";
 
@@ -48,6 +51,8 @@ pub(super) enum BenchTracer {
     Count,
     /// strace
     Strace,
+    /// perf trace
+    PerfTrace,
 }
 
 /// What a tracer saw.
@@ -61,13 +66,14 @@ pub(super) struct Saw {
 
 impl BenchTracer {
     /// What runs by turns in one machine each, after nothing at all, and how often. Those that take longest come first.
-    pub(super) const MACHINES: [(u32, &[Self]); 6] = [
+    pub(super) const MACHINES: [(u32, &[Self]); 7] = [
         (5, &[Self::SyscallFloor, Self::Syscall, Self::SyscallCounts]),
         (5, &[Self::FunctionFloor, Self::Function]),
         (5, &[Self::FunctionCountsFloor, Self::FunctionCounts]),
         (1, &[Self::Stream]),
         (1, &[Self::Count]),
         (1, &[Self::Strace]),
+        (1, &[Self::PerfTrace]),
     ];
 
     /// The empty programs on the hooks of one of ours.
@@ -82,7 +88,8 @@ impl BenchTracer {
             | Self::SyscallFloor
             | Self::Stream
             | Self::Count
-            | Self::Strace => None,
+            | Self::Strace
+            | Self::PerfTrace => None,
         }
     }
 
@@ -105,6 +112,7 @@ impl BenchTracer {
             Self::Stream => "stream",
             Self::Count => "count",
             Self::Strace => "strace",
+            Self::PerfTrace => "perf-trace",
         }
     }
 
@@ -122,13 +130,14 @@ impl BenchTracer {
             Self::Stream => "bpftrace, a line a call",
             Self::Count => "bpftrace, counts alone",
             Self::Strace => "strace",
+            Self::PerfTrace => "perf trace",
         }
     }
 
     /// How many calls of each kind are timed in a run: where one costs more, fewer of them do.
     pub(super) const fn calls(self) -> u64 {
         match self {
-            Self::Strace => 10_000,
+            Self::Strace | Self::PerfTrace => 10_000,
             Self::Untraced
             | Self::FunctionFloor
             | Self::FunctionCountsFloor
@@ -176,9 +185,14 @@ impl BenchTracer {
             Self::Stream => bpftrace(STREAM),
             Self::Count => bpftrace(COUNT),
             Self::Strace => {
-                let calls = "trace=semtimedop,msgsnd,msgrcv,shmget,mq_timedsend,mq_timedreceive";
+                let calls = format!("trace={CALLS}");
                 let mut command = with("strace", &["-f", "--seccomp-bpf", "-ttt", "-T"]);
-                command.args(["-e", calls, "-o", OUTPUT]).args(words);
+                command.args(["-e", &calls, "-o", OUTPUT]).args(words);
+                command
+            }
+            Self::PerfTrace => {
+                let mut command = with("perf", &["trace", "-e", CALLS, "-o", OUTPUT]);
+                command.args(words);
                 command
             }
         }
@@ -197,19 +211,31 @@ impl BenchTracer {
             Self::Stream => of_stream(written()?),
             Self::Count => of_counts(written()?),
             Self::Strace => of_strace(written()?),
+            Self::PerfTrace => of_perf_trace(written()?),
         }
     }
 }
 
 /// The operation in a line of strace: `PID TIME CALL(…`.
-fn operation(line: &str) -> Option<&str> {
+fn operation_of_strace(line: &str) -> Option<&str> {
     let (call, _) = line.split_ascii_whitespace().nth(2)?.split_once('(')?;
-    Some(match call {
+    Some(operation(call))
+}
+
+/// The operation in a line of perf trace: `TIME (DURATION): COMM/TID CALL(…`.
+fn operation_of_perf(line: &str) -> Option<&str> {
+    let (call, _) = line.split_once("): ")?.1.split_once('(')?;
+    Some(operation(call.rsplit(' ').next()?))
+}
+
+/// The operation that a system call makes.
+fn operation(call: &str) -> &str {
+    match call {
         "semtimedop" => "semop",
         "mq_timedsend" => "mq_send",
         "mq_timedreceive" => "mq_receive",
         other => other,
-    })
+    }
 }
 
 /// A peer's output.
@@ -220,7 +246,22 @@ fn written() -> Result<BufReader<File>> {
 fn of_strace(output: impl BufRead) -> Result<Saw> {
     let mut saw = Saw::default();
     for line in output.lines() {
-        if let Some(operation) = operation(&line?) {
+        if let Some(operation) = operation_of_strace(&line?) {
+            *saw.calls.entry(operation.to_owned()).or_default() += 1;
+        }
+    }
+    Ok(saw)
+}
+
+/// As [`operation_of_perf`], and among them `LOST N events!`.
+fn of_perf_trace(output: impl BufRead) -> Result<Saw> {
+    let mut saw = Saw::default();
+    for line in output.lines() {
+        let line = line?;
+        let lost = line.strip_prefix("LOST ").and_then(|rest| rest.strip_suffix(" events!"));
+        if let Some(lost) = lost {
+            saw.lost += lost.parse::<u64>()?;
+        } else if let Some(operation) = operation_of_perf(&line) {
             *saw.calls.entry(operation.to_owned()).or_default() += 1;
         }
     }
@@ -293,6 +334,16 @@ mod tests {
         let text = "\n@semop[4026531839]: 5\n@semop[4026532180]: 2\n@mq_send[4026531839]: 1\n";
         let saw = of_counts(text.as_bytes()).unwrap();
         assert_eq!(saw.calls, calls([("semop", 7), ("mq_send", 1)]));
+    }
+
+    #[test]
+    fn lines_of_perf_trace_are_calls_and_losses() {
+        // As perf 6.1 writes them with `-o`.
+        let text = "     0.042 ( 0.015 ms): xtask/19 semtimedop(semid: 1, tsops: 0x56, nsops: 1)  = 0\n\
+                    LOST 7 events!\n\
+                    \x20    0.138 ( 0.015 ms): xtask/19 shmget(key: 2, size: 4096)  = -1 ENOENT (No)\n";
+        let saw = of_perf_trace(text.as_bytes()).unwrap();
+        assert_eq!((saw.calls, saw.lost), (calls([("semop", 1), ("shmget", 1)]), 7));
     }
 
     #[test]
