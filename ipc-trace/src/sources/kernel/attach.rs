@@ -6,6 +6,7 @@ use std::{
     fs, io,
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
+    thread,
     time::Instant,
 };
 
@@ -104,60 +105,113 @@ pub(super) fn attach(
     let begin = Instant::now();
     let mut linked = link(plan, flavour, layout, options).map_err(AttachError::Session)?;
     log::debug!("the object's maps were created after {:?}", begin.elapsed());
-    let mut programs = Attachments::default();
     fill_filters(&mut linked, &options.filters).map_err(AttachError::Session)?;
-    if !plan.hooks.is_empty() {
-        let fprobe = plan.fprobe && flavour != TracepointMode::Raw;
-        let is_copied = plan.copied_functions && flavour != TracepointMode::Raw;
-        let is_backed = plan.is_backed && flavour != TracepointMode::Raw;
-        let fprobe = fprobe && !is_backed;
-        programs = match fprobe.then(|| nopreempt::hook(&linked, &plan.hooks, is_copied)) {
-            Some(Ok(hooked)) => hooked,
-            refused if is_copied && !is_backed => {
-                if let Some(Err(reason)) = refused {
-                    log::info!("functions are hooked by copies alone: {reason}");
-                }
-                Attachments::default()
-            }
-            refused => {
-                if let Some(Err(reason)) = refused {
-                    log::info!("functions are hooked one by one: {reason}");
-                }
-                let batched = options.is_batched();
-                let functions = layout.functions();
-                let backups = is_backed.then(|| copies::back_up(&linked, &plan.hooks, functions));
-                let backups = backups.transpose().map_err(AttachError::Copies)?;
-                trampolines::attach(&linked, &plan.hooks, functions, batched, backups)?
-            }
-        };
-        if is_copied && !is_backed {
-            nopreempt::back_with_copies(&mut programs, &linked, &plan.hooks, layout)
-                .map_err(AttachError::Copies)?;
-        }
+    let (functions, others, syscall) = thread::scope(|scope| {
+        // The verifier takes most of the start, and checks as many programs at a time as there are processors.
+        let functions = scope.spawn(|| hook_functions(&linked, (flavour, plan), layout, options));
+        let syscall = if plan.syscall_kinds == 0 { &[][..] } else { &SYSCALL };
+        let syscall: Vec<_> = syscall
+            .iter()
+            .map(|on| scope.spawn(|| hook_syscall(&linked, (flavour, plan), layout, *on)))
+            .collect();
+        let others = hook_others(&linked, (flavour, plan), layout, options);
+        let syscall: Vec<_> = syscall.into_iter().map(joined).collect();
+        (joined(functions), others, syscall)
+    });
+    let mut programs = functions?;
+    programs.append(others?);
+    for attached in syscall {
+        programs.append(attached?);
     }
-    log::debug!("{} functions were hooked after {:?}", plan.hooks.len(), begin.elapsed());
+    log::debug!("all programs were attached after {:?}", begin.elapsed());
+    Ok((linked, programs))
+}
+
+fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Hooks the functions of calls.
+fn hook_functions(
+    linked: &LoadedObject,
+    (flavour, plan): (TracepointMode, &Plan),
+    layout: &Layout,
+    options: &SessionOptions,
+) -> Result<Attachments, AttachError> {
+    if plan.hooks.is_empty() {
+        return Ok(Attachments::default());
+    }
+    let begin = Instant::now();
+    let is_copied = plan.copied_functions && flavour != TracepointMode::Raw;
+    let is_backed = plan.is_backed && flavour != TracepointMode::Raw;
+    let fprobe = plan.fprobe && flavour != TracepointMode::Raw && !is_backed;
+    let mut programs = match fprobe.then(|| nopreempt::hook(linked, &plan.hooks, is_copied)) {
+        Some(Ok(hooked)) => hooked,
+        refused if is_copied && !is_backed => {
+            if let Some(Err(reason)) = refused {
+                log::info!("functions are hooked by copies alone: {reason}");
+            }
+            Attachments::default()
+        }
+        refused => {
+            if let Some(Err(reason)) = refused {
+                log::info!("functions are hooked one by one: {reason}");
+            }
+            let functions = layout.functions();
+            let backups = is_backed.then(|| copies::back_up(linked, &plan.hooks, functions));
+            let backups = backups.transpose().map_err(AttachError::Copies)?;
+            trampolines::attach(linked, &plan.hooks, functions, options.is_batched(), backups)?
+        }
+    };
+    if is_copied && !is_backed {
+        nopreempt::back_with_copies(&mut programs, linked, &plan.hooks, layout)
+            .map_err(AttachError::Copies)?;
+    }
+    log::debug!("{} functions were hooked within {:?}", plan.hooks.len(), begin.elapsed());
+    Ok(programs)
+}
+
+/// Attaches a program of backend `syscall`.
+fn hook_syscall(
+    linked: &LoadedObject,
+    (flavour, plan): (TracepointMode, &Plan),
+    layout: &Layout,
+    on: OnTracepoint,
+) -> Result<Attachments, AttachError> {
+    let mut programs = Attachments::default();
+    attach_one(&mut programs, linked, (flavour, plan), layout, on).map_err(AttachError::Flavour)?;
+    Ok(programs)
+}
+
+/// Attaches the programs that don't see calls.
+fn hook_others(
+    linked: &LoadedObject,
+    (flavour, plan): (TracepointMode, &Plan),
+    layout: &Layout,
+    options: &SessionOptions,
+) -> Result<Attachments, AttachError> {
+    let mut programs = Attachments::default();
+    let begin = Instant::now();
     if !plan.hooks.is_empty() {
         let copied = (plan.copied_functions, plan.is_backed);
-        aux_probes::watch(&mut programs, &linked, flavour, layout, copied)
+        aux_probes::watch(&mut programs, linked, flavour, layout, copied)
             .map_err(AttachError::Copies)?;
         log::debug!(
-            "{} auxiliary probes were attached after {:?}",
+            "{} auxiliary probes were attached within {:?}",
             programs.ways.len(),
             begin.elapsed()
         );
     }
-    let syscall = if plan.syscall_kinds == 0 { &[][..] } else { &SYSCALL };
-    for on in CONTROL.iter().chain(syscall) {
-        attach_one(&mut programs, &linked, (flavour, plan), layout, *on)
+    for on in &CONTROL {
+        attach_one(&mut programs, linked, (flavour, plan), layout, *on)
             .map_err(AttachError::Flavour)?;
     }
     for on in CGROUPS.iter().filter(|_| options.cgroups.is_some()) {
-        if let Err(reason) = attach_one(&mut programs, &linked, (flavour, plan), layout, *on) {
+        if let Err(reason) = attach_one(&mut programs, linked, (flavour, plan), layout, *on) {
             programs.unseen.push(format!("moves of threads between containers ({reason})"));
         }
     }
-    log::debug!("all programs were attached after {:?}", begin.elapsed());
-    Ok((linked, programs))
+    Ok(programs)
 }
 
 const fn object(flavour: TracepointMode) -> &'static [u8] {

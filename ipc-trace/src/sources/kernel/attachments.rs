@@ -32,6 +32,19 @@ pub(super) struct Attachments {
 }
 
 impl Attachments {
+    /// Adds others.
+    pub(super) fn append(&mut self, others: Self) {
+        let Self { links, fprobes, programs, uncounted, meters, arrays, ways, unseen } = others;
+        self.links.extend(links);
+        self.fprobes.extend(fprobes);
+        self.programs.extend(programs);
+        self.uncounted.extend(uncounted);
+        self.meters.extend(meters);
+        self.arrays.extend(arrays);
+        self.ways.extend(ways);
+        self.unseen.extend(unseen);
+    }
+
     pub(super) fn keep(&mut self, program: OwnedFd) {
         self.programs.push(program);
     }
