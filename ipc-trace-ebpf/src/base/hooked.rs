@@ -94,8 +94,8 @@ pub(crate) fn leave_to_all(ctx: *mut core::ffi::c_void) {
 /// Makes the verifier give each run of the program a stack of its own: to be called by each program that others call by
 /// [`leave_to_all`]. Else the stack may be the CPU's, one for each program (`bpf_enable_priv_stack`,
 /// kernel/bpf/verifier.c, 6.13), which the kernel protects only where a program is attached itself: threads preempted
-/// in it would share it, and the kernel would crash. A program that calls others does not share it, even if it never makes the call
-/// (`check_max_stack_depth`, kernel/bpf/verifier.c, 6.13).
+/// in it would share it, and the kernel would crash. A program that calls others does not share it, even if it never
+/// makes the call (`check_max_stack_depth`, kernel/bpf/verifier.c, 6.13).
 #[inline(always)]
 pub(crate) fn have_own_stack(ctx: *mut core::ffi::c_void) {
     if constant!(COPIED) > 1 {

@@ -6,6 +6,7 @@
 //! | [`value`] | names, keys, flags and other values that have a form of their own in JSON |
 //! | [`accounting`] | counters that add up |
 //! | [`args`] | the arguments of each operation |
+//! | `callers` | the JSON of callers, kept for their next calls |
 //! | [`identity`] | further identity of a process: ancestors, capabilities |
 //! | [`objects`] | objects and their events |
 //! | [`classes`] | the classes of findings, a row each |
@@ -20,6 +21,7 @@
 
 pub(crate) mod accounting;
 pub(crate) mod args;
+mod callers;
 pub(crate) mod classes;
 pub(crate) mod doctor;
 pub(crate) mod escape;
@@ -124,14 +126,9 @@ pub(crate) struct Start<'a> {
     pub version: Cow<'a, str>,
 }
 
-/// [`IpcOf`] a caller and an object.
-pub(crate) type Ipc<'a> = IpcOf<Process<'a>, Option<Arc<Container>>, CallObject<'a>, Args>;
-
 /// A call returned.
 #[derive(Debug, Serialize, JsonSchema)]
-#[schemars(rename = "Ipc")]
-// Its members may be others that look the same in JSON.
-pub(crate) struct IpcOf<P, C, O, A> {
+pub(crate) struct Ipc<'a> {
     /// Number of the line, from 1, without gaps
     pub seq: u64,
     /// When the call returned
@@ -154,44 +151,19 @@ pub(crate) struct IpcOf<P, C, O, A> {
     /// if the call entered before the start
     pub duration_ns: Option<u64>,
     /// The calling process
-    pub process: P,
+    #[serde(serialize_with = "callers::process")]
+    pub process: Process<'a>,
     /// Its container; `null` on the host
-    pub container: C,
+    #[serde(serialize_with = "callers::container")]
+    pub container: Option<Arc<Container>>,
     /// The caller's IPC namespace
     pub ipc_ns: IpcNs,
     /// The object of the call
-    pub object: O,
+    pub object: CallObject<'a>,
     /// The arguments, by the man page's names
-    pub args: A,
+    pub args: Args,
     /// The source of the arguments that the kernel uses; of several sources the weakest
     pub args_from: ReadFrom,
-}
-
-impl<'a> Ipc<'a> {
-    /// The same, with this in place of its process and container.
-    pub(crate) const fn with_caller<P, C>(
-        &self,
-        process: P,
-        container: C,
-    ) -> IpcOf<P, C, &CallObject<'a>, &Args> {
-        IpcOf {
-            seq: self.seq,
-            time: self.time,
-            boot_ns: self.boot_ns,
-            op: self.op,
-            abi: self.abi,
-            ret: self.ret,
-            error: self.error,
-            made: self.made,
-            duration_ns: self.duration_ns,
-            process,
-            container,
-            ipc_ns: self.ipc_ns,
-            object: &self.object,
-            args: &self.args,
-            args_from: self.args_from,
-        }
-    }
 }
 
 /// The source of a value that the kernel reads from a caller. Other threads can change the caller's memory at

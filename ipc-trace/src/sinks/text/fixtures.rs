@@ -361,7 +361,7 @@ fn queues() -> Vec<Ipc<'static>> {
 }
 
 /// A call of every operation, with and without its optional data.
-pub(in crate::sinks) fn every_operation() -> Vec<Ipc<'static>> {
+pub(crate) fn every_operation() -> Vec<Ipc<'static>> {
     let calls: Vec<_> = system_v().into_iter().chain(queues()).collect();
     for op in Op::ALL {
         assert!(calls.iter().any(|call| call.op == OpName(op)), "{op:?}");

@@ -36,7 +36,7 @@ pub(crate) mod units;
 pub(crate) mod wrap;
 
 #[cfg(test)]
-pub(super) mod fixtures;
+pub(crate) mod fixtures;
 #[cfg(test)]
 mod snapshot_tests;
 

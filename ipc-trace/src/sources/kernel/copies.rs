@@ -88,9 +88,8 @@ pub(super) fn on_function(
     Ok(())
 }
 
-/// Attaches backups to functions. The programs that they back up must be attached
-/// later, so that they run before them: the kernel runs the newest first (`__bpf_trampoline_link_prog`,
-/// kernel/bpf/trampoline.c, 7.3).
+/// Attaches backups to functions. The programs that they back up must be attached later, so that they run before them:
+/// the kernel runs the newest first (`__bpf_trampoline_link_prog`, kernel/bpf/trampoline.c, 7.3).
 ///
 /// # Errors
 /// The kernel refuses: why.

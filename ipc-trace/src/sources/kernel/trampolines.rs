@@ -180,7 +180,7 @@ const BPF_PSEUDO_MAP_FD: u64 = 1;
 const LOAD: u64 = 0x18;
 
 /// A program of the object, with its [`patch`] placeholders replaced; `kind`: as in [`Hook::batched`], if it is on the
-/// function of one call; or a backup's number.
+/// function of one call; or what it notes, if it has backups or is one.
 pub(super) fn patched(code: &[u64], kind: u16, array: Option<BorrowedFd<'_>>) -> Vec<u64> {
     let halves = |number: u64| [number << 32, number & !0xffff_ffff];
     let mut code = code.to_vec();
