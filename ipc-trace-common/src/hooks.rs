@@ -47,8 +47,6 @@ pub mod patch {
     pub const OFFSET: u32 = 0x4f46_0000;
     /// The system call of the function, as in `record::PackedCall` without the id
     pub const WHAT: u64 = 0x5748_4154_5748_4154;
-    /// What a program or a backup of it notes: `state::copies::step`
-    pub const STEP: u64 = 0x5354_4550_5354_4550;
     /// The array with the program that serves all functions
     pub const ALL: u64 = 0x4f46_414c_4f46_414c;
     /// In place of a helper's number: a call of the kernel function `bpf_rdonly_cast`

@@ -48,22 +48,6 @@ pub mod copies {
     pub const COUNT: u64 = 6;
     /// The copy whose skipped runs are counted. Copies run from the last one to the first.
     pub const METER: u64 = COUNT;
-    /// Where threads are preempted in the kernel only by real-time threads and after a whole tick (preemption model
-    /// lazy): how many programs back up the one at the return of a call's function, and the one at its entry, without
-    /// which a call has no duration. A call is lost only while as many other threads as there are programs at its
-    /// return are preempted on one CPU, each in another one.
-    pub const BACKUPS: [u16; 2] = [6, 1];
-    /// As above, how many back up a program on a function that is called often for other reasons.
-    pub const OF_ACCESSES: u16 = 2;
-
-    /// What a program with backups notes.
-    pub const FIRST_STEP: u16 = 0xff;
-
-    /// What the backup with that number notes, of so many: less than those that run before it, and the last one 0.
-    /// A program has number 0.
-    pub const fn step(number: u16, backups: u16) -> u16 {
-        if number == backups { 0 } else { FIRST_STEP - number }
-    }
 
     /// Rows of tracepoints in [`cookie`]; lower rows are functions.
     pub const PROCESS_EXIT: u64 = 0xff;
@@ -108,13 +92,6 @@ pub struct DropKey {
 pub const SLOT_COUNT: u32 = 1 << 16;
 /// Further slots, for threads whose own slot is taken.
 pub const SPILLED_SLOTS: u32 = 1 << 17;
-
-/// How many threads there can be (`PID_MAX_LIMIT`, include/linux/threads.h, 7.3).
-pub const STEPS: usize = 1 << 22;
-/// What programs and their backups note of a thread (`thread/steps.rs` of the eBPF programs), by the kind of event. They
-/// are one value of a map, by tid. Kernels on which programs have backups have no limit for it that matters
-/// (`array_map_alloc_check`, kernel/bpf/arraymap.c, 7.3).
-pub type Steps = [u8; 4];
 
 /// Slots for [`BatchSlot`]s: a power of two. They are one value of a map, for which kernels have a limit
 /// (`KMALLOC_MAX_SIZE` in `array_map_alloc_check`, kernel/bpf/arraymap.c, 5.10).

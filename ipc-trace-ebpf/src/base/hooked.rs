@@ -77,12 +77,6 @@ pub(crate) fn looks_up() -> bool {
     patched!(LOOKUP) != 0
 }
 
-/// What a program with backups, or a backup, notes (`steps`).
-#[inline(always)]
-pub(crate) fn step() -> u64 {
-    patched!(STEP)
-}
-
 /// Calls the program that serves all functions.
 #[inline(always)]
 pub(crate) fn leave_to_all(ctx: *mut core::ffi::c_void) {

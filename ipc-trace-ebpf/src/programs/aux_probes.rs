@@ -16,7 +16,7 @@ use ipc_trace_common::{
     layout::Field,
     op::{Op, SyscallCode},
     record::AccessPath,
-    state::{copies::FIRST_STEP, way_fired_at},
+    state::way_fired_at,
 };
 
 use crate::{
@@ -26,16 +26,13 @@ use crate::{
     },
     base::{
         gate::{self, gate},
-        hooked::{self, value},
+        hooked::value,
         memory::{
             PLAIN, bytes, current_task, exists, field, kernel_field, unknown, user_registers,
         },
         registers::{Call, number},
     },
-    thread::{
-        slots,
-        steps::{self, Event, backed},
-    },
+    thread::slots,
 };
 
 /// Whether a program is to do its work for the current process. Not during the self-test, which only checks that the
@@ -50,21 +47,6 @@ pub(crate) fn wanted(row: usize) -> bool {
         gate::fired(way_fired_at(row));
     }
     false
-}
-
-/// Whether the event is left to this one of a program and its backups.
-#[inline(always)]
-fn is_left() -> bool {
-    if hooked::step() == u64::from(FIRST_STEP) {
-        steps::begin(Event::Access);
-        return true;
-    }
-    let is_left = steps::is_left(Event::Access);
-    #[cfg(not(feature = "probe"))]
-    if is_left {
-        crate::thread::copies::stand_in();
-    }
-    is_left
 }
 
 /// A file is about to be opened, or is received as a descriptor.
@@ -265,9 +247,6 @@ macro_rules! at_entry {
 
         $(#[fentry(function = "")]
         fn $name(ctx: FEntryContext) -> i32 {
-            if backed() && !is_left() {
-                return 0;
-            }
             $(if PLAIN && gate().is_open() && !$condition(value::<0>(ctx.as_ptr())) {
                 return 0;
             })?

@@ -16,10 +16,7 @@ use aya_ebpf::{
 use crate::{
     base::hooked::{have_own_stack, leave_to_all, value},
     call::calls,
-    thread::{
-        batched_calls::{self, Hooked},
-        steps::{self, Event},
-    },
+    thread::batched_calls,
 };
 
 #[fentry(function = "")]
@@ -41,7 +38,6 @@ fn function_return(ctx: FExitContext) -> i32 {
 #[fentry(function = "")]
 fn batch_entry(ctx: FEntryContext) -> i32 {
     let ctx = ctx.as_ptr();
-    steps::begin(Event::Entry);
     if !batched_calls::enter_known(|| value::<0>(ctx)) {
         leave_to_all(ctx);
     }
@@ -51,8 +47,7 @@ fn batch_entry(ctx: FEntryContext) -> i32 {
 #[fexit(function = "")]
 fn batch_return(ctx: FExitContext) -> i32 {
     let ctx = ctx.as_ptr();
-    steps::begin(Event::Return);
-    if !batched_calls::exit_known(&Hooked, || value::<0>(ctx), || value::<8>(ctx) as i64) {
+    if !batched_calls::exit_known(|| value::<0>(ctx), || value::<8>(ctx) as i64) {
         leave_to_all(ctx);
     }
     0
@@ -62,8 +57,7 @@ fn batch_return(ctx: FExitContext) -> i32 {
 #[fexit(function = "")]
 fn count_return(ctx: FExitContext) -> i32 {
     let ctx = ctx.as_ptr();
-    steps::begin(Event::Return);
-    if !batched_calls::count_known(&Hooked, || value::<0>(ctx), || value::<8>(ctx) as i64) {
+    if !batched_calls::count_known(|| value::<0>(ctx), || value::<8>(ctx) as i64) {
         leave_to_all(ctx);
     }
     0

@@ -25,11 +25,7 @@ use crate::{
     base::{constants::constant, hooked::have_own_stack, memory::user_registers},
     call::calls,
     programs::aux_probes,
-    thread::{
-        batched_calls,
-        copies::{cookie, is_first, stand_in},
-        steps::{self, Event},
-    },
+    thread::copies::{cookie, is_first},
 };
 
 #[kprobe]
@@ -66,57 +62,6 @@ fn copied_return(ctx: FExitContext) -> i32 {
     have_own_stack(ctx.as_ptr());
     let copy = copies::copy(cookie(ctx.as_ptr()));
     calls::exit_copy(copy, result(&ctx) as i64);
-    0
-}
-
-// Where threads are rarely preempted in the kernel, and calls are only counted, functions have programs of their own, as
-// elsewhere, and these back them up.
-#[fentry(function = "")]
-fn backup_entry(_ctx: FEntryContext) -> i32 {
-    if steps::is_left(Event::Entry) {
-        enter_late();
-    }
-    0
-}
-
-#[fexit(function = "")]
-fn backup_return(ctx: FExitContext) -> i32 {
-    if steps::is_left(Event::Return) {
-        exit_late(&ctx);
-    }
-    0
-}
-
-/// A function, so that the program itself saves no registers: it has work to do so rarely. A tail call would cost more.
-#[inline(never)]
-fn enter_late() {
-    calls::enter_function(user_registers());
-}
-
-/// Likewise.
-#[inline(never)]
-fn exit_late(ctx: &FExitContext) {
-    stand_in();
-    let (regs, ret) = (user_registers(), result(ctx) as i64);
-    if !batched_calls::exit_late(regs, ret) {
-        calls::exit_function(regs, ret);
-    }
-}
-
-// What programs on functions with backups call.
-#[fentry(function = "")]
-fn backed_entry(ctx: FEntryContext) -> i32 {
-    have_own_stack(ctx.as_ptr());
-    steps::begin(Event::Entry);
-    calls::enter_function(user_registers());
-    0
-}
-
-#[fexit(function = "")]
-fn backed_return(ctx: FExitContext) -> i32 {
-    have_own_stack(ctx.as_ptr());
-    steps::begin(Event::Return);
-    calls::exit_function(user_registers(), result(&ctx) as i64);
     0
 }
 

@@ -321,82 +321,19 @@ pub(crate) fn exit(task: u64, regs: u64, ret: i64) -> bool {
     add(batch, (now, duration_ns), ret, true)
 }
 
-/// A call that returns from its function: what is known of it.
-pub(crate) trait Returning {
-    /// As [`hooked::known_call`]
-    fn packed(&self) -> u64;
-    /// As [`hooked::is_compat`]
-    fn is_compat(&self) -> bool;
-    /// As [`hooked::looks_up`]
-    fn looks_up(&self) -> bool;
-    /// As [`hooked::carries_message`]
-    fn carries_message(&self) -> bool;
-}
-
-/// The call of the program's function.
-pub(crate) struct Hooked;
-
-impl Returning for Hooked {
-    #[inline(always)]
-    fn packed(&self) -> u64 {
-        hooked::known_call()
-    }
-
-    #[inline(always)]
-    fn is_compat(&self) -> bool {
-        hooked::is_compat()
-    }
-
-    #[inline(always)]
-    fn looks_up(&self) -> bool {
-        hooked::looks_up()
-    }
-
-    #[inline(always)]
-    fn carries_message(&self) -> bool {
-        hooked::carries_message()
-    }
-}
-
-impl Returning for Call {
-    #[inline(always)]
-    fn packed(&self) -> u64 {
-        PackedCall { id: 0, abi: self.abi as u8, code: self.code.0 }.packed()
-    }
-
-    #[inline(always)]
-    fn is_compat(&self) -> bool {
-        Self::is_compat(*self)
-    }
-
-    #[inline(always)]
-    fn looks_up(&self) -> bool {
-        self.code.bit() & GETS != 0
-    }
-
-    #[inline(always)]
-    fn carries_message(&self) -> bool {
-        self.code.bit() & MESSAGES != 0
-    }
-}
-
 /// As [`exit`], where batches are in use: for a noted call, or for one whose entry has no program. Of lookups only those
 /// that fail are taken.
 #[inline(always)]
-pub(crate) fn exit_known(
-    call: &impl Returning,
-    regs: impl Fn() -> u64,
-    ret: impl Fn() -> i64,
-) -> bool {
+pub(crate) fn exit_known(regs: impl Fn() -> u64, ret: impl Fn() -> i64) -> bool {
     let task = current_task();
-    if call.looks_up() && !failed(ret()) {
+    if hooked::looks_up() && !failed(ret()) {
         return false;
     }
     let Some(batch) = of_tid(tid(task)) else {
         return false;
     };
-    let is_noted = batch.enter_ns != 0 && batch.what >> 32 == call.packed() >> 32;
-    if !call.looks_up() && !is_noted || !goes_on(batch, task) {
+    let is_noted = batch.enter_ns != 0 && batch.what >> 32 == hooked::known_call() >> 32;
+    if !hooked::looks_up() && !is_noted || !goes_on(batch, task) {
         return false;
     }
     if constant!(UNTIMED) != 0 {
@@ -407,22 +344,18 @@ pub(crate) fn exit_known(
     }
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
-    if call.looks_up() {
-        batch.what = call.packed() | first_of(regs(), call.is_compat());
+    if hooked::looks_up() {
+        batch.what = hooked::known_call() | first_of(regs(), hooked::is_compat());
         return add(batch, (now, 0), ret(), false);
     }
-    add(batch, (now, now - batch.enter_ns), ret(), call.carries_message())
+    add(batch, (now, now - batch.enter_ns), ret(), hooked::carries_message())
 }
 
 /// As [`exit_known`], if there is no program at the entry and calls are not timed.
 #[inline(always)]
-pub(crate) fn count_known(
-    call: &impl Returning,
-    regs: impl Fn() -> u64,
-    ret: impl Fn() -> i64,
-) -> bool {
+pub(crate) fn count_known(regs: impl Fn() -> u64, ret: impl Fn() -> i64) -> bool {
     let task = current_task();
-    if call.looks_up() && !failed(ret()) {
+    if hooked::looks_up() && !failed(ret()) {
         return false;
     }
     let Some(batch) = of_tid(tid(task)) else {
@@ -431,31 +364,10 @@ pub(crate) fn count_known(
     if !goes_on_untimed(batch, task) {
         return false;
     }
-    let what = call.packed() | first_of(regs(), call.is_compat());
-    let size = if call.carries_message() { Some(third_of(regs(), call.is_compat())) } else { None };
+    let what = hooked::known_call() | first_of(regs(), hooked::is_compat());
+    let size =
+        if hooked::carries_message() { Some(third_of(regs(), hooked::is_compat())) } else { None };
     count(batch, what, ret(), size)
-}
-
-/// As [`exit_known`] or [`count_known`], for any call: the program on its function was skipped. A record of its own for
-/// each such call would take more room than the ring may have, and a program that runs for longer is preempted more
-/// often.
-#[cfg(not(feature = "probe"))]
-#[inline(always)]
-pub(crate) fn exit_late(regs: u64, ret: i64) -> bool {
-    let number = number(regs);
-    if !crate::base::registers::has_place(number) {
-        return false;
-    }
-    let Some(call) = Call::new(current_task(), regs, number, !constant!(SYSCALL_KINDS)) else {
-        return false;
-    };
-    if !can_be(call) {
-        return false;
-    }
-    if constant!(UNTIMED) != 0 && call.code.bit() & QUEUES == 0 {
-        return count_known(&call, || regs, || ret);
-    }
-    exit_known(&call, || regs, || ret)
 }
 
 /// Whether a call is the one whose entry was noted in the batch, and its thread is unchanged. The noted call may be

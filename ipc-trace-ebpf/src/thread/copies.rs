@@ -102,12 +102,6 @@ extern "C" fn is_first_run(cookie: u64) -> u64 {
     u64::from(first)
 }
 
-/// Counts that a backup does what the program at the return of a call's function was skipped for.
-#[inline(always)]
-pub(crate) fn stand_in() {
-    measure(0, true);
-}
-
 /// A copy runs at the entry of a system call's function: returns whether it is the first. No call is lost if none
 /// runs there, so that isn't measured.
 #[inline(never)]

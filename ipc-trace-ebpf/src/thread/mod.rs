@@ -9,4 +9,3 @@ pub(crate) mod context;
 pub(crate) mod copies;
 mod groups;
 pub(crate) mod slots;
-pub(crate) mod steps;

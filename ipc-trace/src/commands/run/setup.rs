@@ -234,9 +234,6 @@ pub(crate) fn start(
     }
     loop {
         let mut plan = plan::plan(choice, options.native, &known)?;
-        if !options.shows_calls() {
-            plan.use_backups();
-        }
         if !options.times_calls() {
             plan.omit_entries();
         }

@@ -18,7 +18,7 @@ use ipc_trace_common::{
     op::Abi,
     record::CallRecord,
     state::{
-        BATCHES, COUNTER_ROWS, FILTER_CGROUPS, SLOT_COUNT, SPILLED_SLOTS, STEPS,
+        BATCHES, COUNTER_ROWS, FILTER_CGROUPS, SLOT_COUNT, SPILLED_SLOTS,
         copies::{PROCESS_EXEC, PROCESS_EXIT, TASK_NEWTASK},
         filter, gate,
     },
@@ -143,11 +143,10 @@ fn hook_functions(
     }
     let begin = Instant::now();
     let is_copied = plan.copied_functions && flavour != TracepointMode::Raw;
-    let is_backed = plan.is_backed && flavour != TracepointMode::Raw;
-    let fprobe = plan.fprobe && flavour != TracepointMode::Raw && !is_backed;
+    let fprobe = plan.fprobe && flavour != TracepointMode::Raw;
     let mut programs = match fprobe.then(|| nopreempt::hook(linked, &plan.hooks, is_copied)) {
         Some(Ok(hooked)) => hooked,
-        refused if is_copied && !is_backed => {
+        refused if is_copied => {
             if let Some(Err(reason)) = refused {
                 log::info!("functions are hooked by copies alone: {reason}");
             }
@@ -157,13 +156,10 @@ fn hook_functions(
             if let Some(Err(reason)) = refused {
                 log::info!("functions are hooked one by one: {reason}");
             }
-            let functions = layout.functions();
-            let backups = is_backed.then(|| copies::back_up(linked, &plan.hooks, functions));
-            let backups = backups.transpose().map_err(AttachError::Copies)?;
-            trampolines::attach(linked, &plan.hooks, functions, options.is_batched(), backups)?
+            trampolines::attach(linked, &plan.hooks, layout.functions(), options.is_batched())?
         }
     };
-    if is_copied && !is_backed {
+    if is_copied {
         nopreempt::back_with_copies(&mut programs, linked, &plan.hooks, layout)
             .map_err(AttachError::Copies)?;
     }
@@ -193,8 +189,7 @@ fn hook_others(
     let mut programs = Attachments::default();
     let begin = Instant::now();
     if !plan.hooks.is_empty() {
-        let copied = (plan.copied_functions, plan.is_backed);
-        aux_probes::watch(&mut programs, linked, flavour, layout, copied)
+        aux_probes::watch(&mut programs, linked, flavour, layout, plan.copied_functions)
             .map_err(AttachError::Copies)?;
         log::debug!(
             "{} auxiliary probes were attached within {:?}",
@@ -243,7 +238,6 @@ pub(super) fn link_for_iterators(layout: &Layout) -> Result<LoadedObject, Sessio
         entries: BTreeMap::from([
             ("EVENTS", RING_BYTES),
             (loader::BATCHES, 1),
-            (loader::STEPS, 1),
             ("BATCHES_TAKEN", 1),
             ("LAST_RUNS", 1),
             ("CONTROL", RING_BYTES),
@@ -292,8 +286,6 @@ fn link(
     let subsystem = controller.map_or(ABSENT, |number| number * size_of::<u64>() as u32);
     let batches = if options.is_batched() { BATCHES } else { 1 };
     let last_batch = batches - 1;
-    let backed = u32::from(plan.is_backed);
-    let steps = if plan.is_backed { STEPS as u32 } else { 1 };
     let cgroups = if filters.bits & filter::CGROUP != 0 { FILTER_CGROUPS } else { 1 };
     let mut settings = Settings {
         constants: StdHashMap::from([
@@ -308,7 +300,6 @@ fn link(
             ("ARGUMENTS", arguments.as_bytes()),
             ("BATCHED", batched.as_bytes()),
             ("LAST_BATCH", last_batch.as_bytes()),
-            ("BACKED", backed.as_bytes()),
             ("UNTIMED", untimed.as_bytes()),
             ("WITH_ARGS", with_args.as_bytes()),
             ("COPIED", copied.as_bytes()),
@@ -322,7 +313,6 @@ fn link(
         entries: BTreeMap::from([
             ("EVENTS", options.ring_bytes),
             (loader::BATCHES, batches),
-            (loader::STEPS, steps),
             ("BATCHES_TAKEN", batches),
             ("NOTED_CALLS", batches),
             ("LAST_RUNS", last_runs),

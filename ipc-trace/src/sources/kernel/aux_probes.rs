@@ -28,7 +28,7 @@ pub(super) fn watch(
     linked: &LoadedObject,
     flavour: TracepointMode,
     layout: &Layout,
-    (copied, backed): (bool, bool),
+    copied: bool,
 ) -> Result<(), String> {
     let mut alone = Vec::new();
     for at_return in [false, true] {
@@ -36,12 +36,6 @@ pub(super) fn watch(
         let ways = AUX_PROBES.iter().enumerate().filter(|(_, way)| way.at_return == at_return);
         for (row, way) in ways {
             match described(way, layout) {
-                // Programs of its own leave early where there is nothing to do.
-                Ok((_, function)) if backed && way.often => {
-                    let hook = (attach_type(way), function.id);
-                    copies::on_function(programs, linked, way.program, hook)?;
-                    programs.ways.push(AttachedProbe { row, own: None });
-                }
                 Ok(function) if copied || shares(way, flavour, layout.fprobe()) => {
                     together.push((row, function));
                 }
@@ -132,16 +126,16 @@ pub(super) fn apply_selftest(
     untested
 }
 
-const fn attach_type(way: &AuxProbe) -> bpf_attach_type {
-    if way.at_return { bpf_attach_type::BPF_TRACE_FEXIT } else { bpf_attach_type::BPF_TRACE_FENTRY }
-}
-
 fn by_trampoline(
     linked: &LoadedObject,
     way: &AuxProbe,
     function: Function,
 ) -> Result<(OwnedFd, OwnedFd), String> {
-    let attach = attach_type(way);
+    let attach = if way.at_return {
+        bpf_attach_type::BPF_TRACE_FEXIT
+    } else {
+        bpf_attach_type::BPF_TRACE_FENTRY
+    };
     let kind = bpf_prog_type::BPF_PROG_TYPE_TRACING;
     let program = linked.load(way.program, kind, attach, function.id)?;
     let link = bpf::attach_tracing(program.as_fd())

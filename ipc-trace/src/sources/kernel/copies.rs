@@ -1,21 +1,16 @@
 //! Programs in several copies, for kernels that preempt them: `copies.rs` of the eBPF programs explains why. A copy
 //! is a program of a few instructions that calls a shared one.
 
-use std::{
-    collections::BTreeMap,
-    os::fd::{AsFd as _, OwnedFd},
-};
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use aya_obj::generated::{bpf_attach_type, bpf_prog_type};
-use ipc_trace_common::state::copies::{BACKUPS, COUNT, METER, OF_ACCESSES, cookie, step};
+use ipc_trace_common::state::copies::{COUNT, METER, cookie};
 
 use super::{
     attachments::Attachments,
     bpf::{self, ProgramCode},
-    btf::Function,
     loader::LoadedObject,
-    plan::Hook,
-    trampolines::{call_of, patched},
+    trampolines::call_of,
 };
 
 /// `BPF_TRACE_FENTRY_MULTI` and `BPF_TRACE_FEXIT_MULTI` (include/uapi/linux/bpf.h, 7.3): one program on many
@@ -61,63 +56,6 @@ pub(super) fn on_functions(
         let cookies: Vec<_> = functions.iter().map(|(_, row)| cookie(*row, copy)).collect();
         bpf::attach_tracing_multi(program.as_fd(), attach, &ids, &cookies)
     })
-}
-
-/// Attaches a program to one function, and before it its backups.
-///
-/// # Errors
-/// The kernel refuses: why.
-pub(super) fn on_function(
-    programs: &mut Attachments,
-    linked: &LoadedObject,
-    name: &str,
-    (attach, function): (bpf_attach_type, u32),
-) -> Result<(), String> {
-    let kind = bpf_prog_type::BPF_PROG_TYPE_TRACING;
-    let (instructions, types) = linked.program(name)?;
-    let attach = attach as u32;
-    // The last one runs first.
-    for number in (0..=OF_ACCESSES).rev() {
-        let instructions = &patched(instructions, step(number, OF_ACCESSES), None);
-        let code = ProgramCode { name, kind, attach, function, instructions, types };
-        let program = code.load().map_err(|refused| format!("program {name}: {refused}"))?;
-        let link =
-            bpf::attach_tracing(program.as_fd()).map_err(|e| format!("attaching {name}: {e}"))?;
-        programs.keep_copy(link, program, number == 0);
-    }
-    Ok(())
-}
-
-/// Attaches backups to functions. The programs that they back up must be attached later, so that they run before them:
-/// the kernel runs the newest first (`__bpf_trampoline_link_prog`, kernel/bpf/trampoline.c, 7.3).
-///
-/// # Errors
-/// The kernel refuses: why.
-pub(super) fn back_up(
-    linked: &LoadedObject,
-    hooks: &[Hook],
-    functions: &BTreeMap<&'static str, Function>,
-) -> Result<Attachments, String> {
-    let mut programs = Attachments::default();
-    let kind = bpf_prog_type::BPF_PROG_TYPE_TRACING;
-    let kinds = [("backup_return", AT_RETURNS), ("backup_entry", AT_ENTRIES)];
-    for ((name, attach), count) in kinds.into_iter().zip(BACKUPS) {
-        let hooked = hooks.iter().filter(|hook| hook.entry || attach == AT_RETURNS);
-        let id = |hook: &Hook| Some(functions.get(hook.function)?.id);
-        let functions: Vec<_> = hooked.filter_map(id).collect();
-        let cookies = vec![0; functions.len()];
-        let (instructions, types) = linked.program(name)?;
-        // The last one runs first.
-        for number in (1..=count).rev() {
-            let instructions = &patched(instructions, step(number, count), None);
-            let code = ProgramCode { name, kind, attach, function: 0, instructions, types };
-            let program = code.load().map_err(|refused| format!("program {name}: {refused}"))?;
-            let link = bpf::attach_tracing_multi(program.as_fd(), attach, &functions, &cookies)
-                .map_err(|e| format!("attaching {name}: {e}"))?;
-            programs.keep_copy(link, program, false);
-        }
-    }
-    Ok(programs)
 }
 
 fn each(

@@ -12,11 +12,7 @@ use aya_obj::{
     EbpfSectionKind, Object,
     generated::{bpf_attach_type, bpf_insn, bpf_map_type, bpf_prog_type},
 };
-use ipc_trace_common::{
-    hooks::patch,
-    layout::ABSENT,
-    state::{BatchSlot, Steps},
-};
+use ipc_trace_common::{hooks::patch, layout::ABSENT, state::BatchSlot};
 
 use super::{
     bpf::{self, FunctionTypes, ProgramCode},
@@ -255,8 +251,6 @@ fn typed(kind: u32, map: MapData) -> Result<Map, String> {
 pub(super) const GATE: &str = ".data.gate";
 /// The section of threads' batches, likewise.
 pub(super) const BATCHES: &str = ".bss.batches";
-/// The section of threads' steps.
-pub(super) const STEPS: &str = ".bss.steps";
 /// include/uapi/linux/bpf.h
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 
@@ -270,9 +264,6 @@ fn make(
     match (settings.entries.get(name), &mut map) {
         (Some(entries), aya_obj::Map::Legacy(map)) if name == BATCHES => {
             map.def.value_size = *entries * size_of::<BatchSlot>() as u32;
-        }
-        (Some(entries), aya_obj::Map::Legacy(map)) if name == STEPS => {
-            map.def.value_size = *entries * size_of::<Steps>() as u32;
         }
         (Some(entries), map) => map.set_max_entries(*entries),
         (None, _) => {}

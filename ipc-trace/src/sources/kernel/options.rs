@@ -68,7 +68,7 @@ impl SessionOptions {
     }
 
     /// Whether data behind arguments is read even if it is only shown.
-    pub(crate) const fn shows_calls(&self) -> bool {
+    pub(super) const fn shows_calls(&self) -> bool {
         matches!(self.detail, CallDetail::Calls)
     }
 

@@ -200,10 +200,6 @@ pub(crate) struct Plan {
     pub copied: bool,
     /// Programs on functions come in copies
     pub copied_functions: bool,
-    /// Threads are preempted in the kernel so rarely that backups do instead of copies
-    pub allows_backups: bool,
-    /// Programs on calls' functions, and on others that are called often, have backups instead of copies
-    pub is_backed: bool,
     /// Kinds of code that backend `syscall` sees: bits of [`SyscallCode::bit`]; none: its tracepoints are not
     /// attached
     pub syscall_kinds: u32,
@@ -216,24 +212,11 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// For calls that are counted and not shown: programs on functions have backups instead of copies, if that is exact
-    /// enough. Programs that show each call with what it took from memory need all copies: if the one at the entry is
-    /// skipped, memory is read at the return.
-    pub(crate) fn use_backups(&mut self) {
-        if !self.copied_functions || !self.allows_backups {
-            return;
-        }
-        self.is_backed = true;
-        for hook in &mut self.hooks {
-            hook.entry = SYSCALLS.get(hook.row).is_none_or(|entry| entry.code.needs_entry());
-        }
-    }
-
     /// For calls that are only counted: a function whose calls can be in a batch, and don't need their descriptor's
     /// file as it was at the entry, has no program there. Copies need one, and a program that serves all functions by
     /// fprobe knows a batch's call by its entry.
     pub(crate) fn omit_entries(&mut self) {
-        if (self.fprobe || self.copied_functions) && !self.is_backed {
+        if self.fprobe || self.copied_functions {
             return;
         }
         for hook in self.hooks.iter_mut().filter(|hook| hook.batched.is_some()) {
@@ -370,8 +353,6 @@ pub(crate) fn plan(
         fprobe: features.fprobe,
         copied: features.preempts_on_tracepoints,
         copied_functions: features.copies_functions(),
-        allows_backups: features.preemption == PreemptionModel::Lazy,
-        is_backed: false,
         syscall_kinds: 0,
         namespace_list_refused: (!features.kernel_btf)
             .then(|| "the kernel has no BTF, so no iterators".to_owned()),

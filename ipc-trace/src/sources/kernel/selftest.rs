@@ -266,8 +266,6 @@ mod tests {
             namespace_list_refused: None,
             copied: false,
             copied_functions: false,
-            allows_backups: false,
-            is_backed: false,
             exactness: Exactness::default(),
             preferred: Backend::Function,
         }

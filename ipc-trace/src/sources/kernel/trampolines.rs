@@ -34,8 +34,6 @@ struct AttachPoint {
     of_all: &'static str,
     /// The program for moves between namespaces
     of_moves: &'static str,
-    /// The program for both, where programs can be preempted
-    of_backed: &'static str,
     /// The name of the program on a function. It does not identify the function, as the kernel would keep 15 bytes of
     /// the function's name: the link does.
     call: &'static str,
@@ -49,7 +47,6 @@ const PLACES: [AttachPoint; 2] = [
         entry: true,
         of_all: "function_entry",
         of_moves: "move_entry",
-        of_backed: "backed_entry",
         call: "on_entry",
         of_batches: "batch_entry",
         attach: bpf_attach_type::BPF_TRACE_FENTRY,
@@ -58,7 +55,6 @@ const PLACES: [AttachPoint; 2] = [
         entry: false,
         of_all: "function_return",
         of_moves: "move_return",
-        of_backed: "backed_return",
         call: "on_return",
         of_batches: "batch_return",
         attach: bpf_attach_type::BPF_TRACE_FEXIT,
@@ -66,16 +62,13 @@ const PLACES: [AttachPoint; 2] = [
 ];
 
 /// Attaches programs to functions. If one fails, the others are tried: a new plan can leave out all that fail.
-/// `backups`: of all these programs.
 pub(super) fn attach(
     linked: &LoadedObject,
     hooks: &[Hook],
     functions: &BTreeMap<&'static str, Function>,
     batched: bool,
-    backups: Option<Attachments>,
 ) -> Result<Attachments, AttachError> {
-    let is_backed = backups.is_some();
-    let mut programs = backups.unwrap_or_default();
+    let mut programs = Attachments::default();
     // The prototypes of calls.
     let of_calls: BTreeSet<_> = hooks
         .iter()
@@ -94,11 +87,7 @@ pub(super) fn attach(
                 continue;
             }
             let of_calls = of_calls.contains(&function.prototype);
-            let name = match (is_backed, of_calls) {
-                (true, _) => place.of_backed,
-                (false, true) => place.of_all,
-                (false, false) => place.of_moves,
-            };
+            let name = if of_calls { place.of_all } else { place.of_moves };
             let array = match shared.entry((place.entry, function.prototype)) {
                 Entry::Occupied(made) => made.into_mut(),
                 Entry::Vacant(free) => {
@@ -114,18 +103,13 @@ pub(super) fn attach(
                         place.of_batches
                     };
                     let (code, types) = linked.program(name).map_err(AttachError::Flavour)?;
-                    (name, patched(code, kind, Some(array.as_fd())), types)
+                    (name, patched(code, kind, array.as_fd()), types)
                 }
                 None => (place.call, call_of(array.as_fd()).to_vec(), None),
             };
             let code = code_on(place.attach, *function, name, (&code, types));
-            match put(code) {
-                // What is missed at an entry is no call, and backups count the returns that they stand in for.
-                Ok((link, program)) if is_backed => {
-                    programs.keep_copy(link, program, !place.entry);
-                }
-                Ok(attached) => programs.keep_attached(attached),
-                Err(reason) => drop(failed.insert(hook.function, reason)),
+            if let Err(reason) = put(&mut programs, code) {
+                failed.insert(hook.function, reason);
             }
         }
     }
@@ -167,11 +151,13 @@ fn code_on<'a>(
     ProgramCode { name, kind, attach: attach as u32, function: function.id, instructions, types }
 }
 
-/// Attaches a program to one function: the link, and the program.
-fn put(code: ProgramCode<'_>) -> Result<(OwnedFd, OwnedFd), String> {
+/// Attaches a program to one function.
+fn put(programs: &mut Attachments, code: ProgramCode<'_>) -> Result<(), String> {
     let program = code.load().map_err(|e| e.to_string())?;
     let link = bpf::attach_tracing(program.as_fd()).map_err(|e| format!("attaching: {e}"))?;
-    Ok((link, program))
+    programs.keep(program);
+    programs.keep_link(link);
+    Ok(())
 }
 
 /// include/uapi/linux/bpf.h
@@ -179,9 +165,8 @@ const BPF_PSEUDO_MAP_FD: u64 = 1;
 /// `BPF_LD | BPF_IMM | BPF_DW`: the low half of the number is in this instruction, the high half in the next.
 const LOAD: u64 = 0x18;
 
-/// A program of the object, with its [`patch`] placeholders replaced; `kind`: as in [`Hook::batched`], if it is on the
-/// function of one call; or what it notes, if it has backups or is one.
-pub(super) fn patched(code: &[u64], kind: u16, array: Option<BorrowedFd<'_>>) -> Vec<u64> {
+/// A program of the object, with its [`patch`] placeholders replaced.
+fn patched(code: &[u64], kind: u16, array: BorrowedFd<'_>) -> Vec<u64> {
     let halves = |number: u64| [number << 32, number & !0xffff_ffff];
     let mut code = code.to_vec();
     let [abi, syscall] = kind.to_le_bytes();
@@ -193,14 +178,13 @@ pub(super) fn patched(code: &[u64], kind: u16, array: Option<BorrowedFd<'_>>) ->
         };
         let register = first & 0xf00;
         let is = |number| [first & !0xf00, second] == [halves(number)[0] | LOAD, halves(number)[1]];
-        let array = array.map_or(0, |array| u64::from(array.as_raw_fd().cast_unsigned()));
+        let array = u64::from(array.as_raw_fd().cast_unsigned());
         let (number, source) = match () {
             () if is(patch::COMPAT) => (u64::from(is_compat), 0),
             () if is(patch::QUEUE) => (u64::from(op.is_some_and(Op::takes_descriptor)), 0),
             () if is(patch::LOOKUP) => (u64::from(op.is_some_and(Op::looks_up)), 0),
             () if is(patch::MESSAGE) => (u64::from(op.is_some_and(Op::carries_message)), 0),
             () if is(patch::WHAT) => (u64::from(kind) << 32, 0),
-            () if is(patch::STEP) => (u64::from(kind), 0),
             () if is(patch::ALL) => (array, BPF_PSEUDO_MAP_FD << 12),
             () => continue,
         };

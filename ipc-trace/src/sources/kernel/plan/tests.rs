@@ -110,14 +110,6 @@ fn copies_make_preempted_functions_exact() {
     assert_eq!(plan.preferred, Backend::Function);
     assert_eq!(plan.inexact().next(), None);
     assert!(plan.hooks.iter().all(|hook| hook.entry));
-    // Where threads are hardly preempted, backups replace them if calls are only counted.
-    let mut backed = plan.clone();
-    backed.use_backups();
-    assert!(backed.is_backed && !backed.hooks.iter().all(|hook| hook.entry));
-    let full = Features { preemption: PreemptionModel::Full, ..features.clone() };
-    let mut copied = super::plan(BackendChoice::Auto, Abi::X86_64, &full).unwrap();
-    copied.use_backups();
-    assert!(!copied.is_backed && copied.hooks.iter().all(|hook| hook.entry));
     // On kernels that don't preempt they would only cost.
     let features = Features { preempts_on_tracepoints: false, ..features };
     let plan = super::plan(BackendChoice::Function, Abi::X86_64, &features).unwrap();
