@@ -73,8 +73,7 @@ pub(super) fn run(args: &BenchVmArgs) -> Result<bool> {
         files.program(program)?;
         files.command(name, program)?;
     }
-    let peers = [&bpftrace, &strace, &perf].map(|peer| version(peer));
-    let [bpftrace, strace, perf] = peers;
+    let [bpftrace, strace, perf] = [&bpftrace, &strace, &perf].map(|peer| version(peer));
     println!("Linux {}, {}, {}, {}\n", kernel.release, bpftrace?, strace?, perf?);
     let is_wanted = |tracer: &BenchTracer| {
         let mut only = args.only.iter();

@@ -243,29 +243,33 @@ fn written() -> Result<BufReader<File>> {
     Ok(BufReader::new(File::open(OUTPUT).context(OUTPUT)?))
 }
 
-fn of_strace(output: impl BufRead) -> Result<Saw> {
+/// Lines of calls, each with an operation; and for some tracers, lines that say between two words how many were lost.
+fn of_lines(
+    output: impl BufRead,
+    lost: Option<[&str; 2]>,
+    operation: impl Fn(&str) -> Option<&str>,
+) -> Result<Saw> {
     let mut saw = Saw::default();
     for line in output.lines() {
-        if let Some(operation) = operation_of_strace(&line?) {
+        let line = line?;
+        let lost = lost.and_then(|[before, after]| line.strip_prefix(before)?.strip_suffix(after));
+        if let Some(lost) = lost {
+            saw.lost += lost.parse::<u64>()?;
+        } else if let Some(operation) = operation(&line) {
             *saw.calls.entry(operation.to_owned()).or_default() += 1;
         }
     }
     Ok(saw)
 }
 
+/// As [`operation_of_strace`].
+fn of_strace(output: impl BufRead) -> Result<Saw> {
+    of_lines(output, None, operation_of_strace)
+}
+
 /// As [`operation_of_perf`], and among them `LOST N events!`.
 fn of_perf_trace(output: impl BufRead) -> Result<Saw> {
-    let mut saw = Saw::default();
-    for line in output.lines() {
-        let line = line?;
-        let lost = line.strip_prefix("LOST ").and_then(|rest| rest.strip_suffix(" events!"));
-        if let Some(lost) = lost {
-            saw.lost += lost.parse::<u64>()?;
-        } else if let Some(operation) = operation_of_perf(&line) {
-            *saw.calls.entry(operation.to_owned()).or_default() += 1;
-        }
-    }
-    Ok(saw)
+    of_lines(output, Some(["LOST ", " events!"]), operation_of_perf)
 }
 
 /// `@OPERATION[NAMESPACE]: CALLS`
@@ -284,17 +288,7 @@ fn of_counts(output: impl BufRead) -> Result<Saw> {
 
 /// `TIME PID TID COMM UID NAMESPACE OPERATION …`, and among them `Lost N events`.
 fn of_stream(output: impl BufRead) -> Result<Saw> {
-    let mut saw = Saw::default();
-    for line in output.lines() {
-        let line = line?;
-        let lost = line.strip_prefix("Lost ").and_then(|rest| rest.strip_suffix(" events"));
-        if let Some(lost) = lost {
-            saw.lost += lost.parse::<u64>()?;
-        } else if let Some(operation) = line.split(' ').nth(6) {
-            *saw.calls.entry(operation.to_owned()).or_default() += 1;
-        }
-    }
-    Ok(saw)
+    of_lines(output, Some(["Lost ", " events"]), |line| line.split(' ').nth(6))
 }
 
 fn of_report(stdout: &[u8]) -> Result<Saw> {
