@@ -22,8 +22,9 @@ use crate::{
     },
 };
 
-/// How long to wait for names at the end, if a runtime answers.
-const LAST_NAMES_WAIT: Duration = Duration::from_millis(250);
+/// How long to wait for answers at the end. Podman looks for events in its file four times a second, and a connection
+/// that has ended is made anew.
+const LAST_NAMES_WAIT: Duration = Duration::from_millis(600);
 /// The largest number of inputs of a kind that are fed between two passes.
 const MAX_INPUTS_BETWEEN_POLLS: usize = 64;
 
@@ -213,7 +214,7 @@ impl Run {
             while let Some(named) = self.names.try_recv() {
                 self.fed.emit(&Input::Named(&named));
             }
-            let waits = self.names.any_answers() && self.fed.engine.waits_for_names();
+            let waits = self.names.any_has_answered() && self.fed.engine.waits_for_names();
             if !waits || Instant::now() >= deadline {
                 return;
             }

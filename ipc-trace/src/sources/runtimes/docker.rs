@@ -27,7 +27,7 @@ use crate::{input::container::RuntimeKind, input::container::RuntimeMetadata, wi
 /// How many containers are inspected at a time, and how many can be queued.
 const MAX_INSPECTIONS: usize = 4;
 const MAX_QUEUED_INSPECTIONS: usize = 1 << 14;
-/// Events are requested from that many seconds before the connection, so that none is missed.
+/// Events are requested from that many seconds before the last one was received, so that none is missed.
 const EVENTS_OVERLAP_S: u64 = 2;
 
 /// Containers to be inspected, each once.
@@ -53,7 +53,8 @@ impl InspectQueue {
     }
 }
 
-/// Follows a runtime until it closes the connection.
+/// Follows a runtime until it closes the connection. `received` is when it was last heard of, in seconds since 1970;
+/// what happened since is requested too, as a container that came and went meanwhile is in no list.
 ///
 /// # Errors
 /// Why the runtime can't be used (any more).
@@ -61,16 +62,17 @@ pub(super) async fn follow(
     socket: &Socket,
     at: usize,
     updates: &Sender<RuntimeUpdate>,
+    received: &mut Option<u64>,
 ) -> Result<(), String> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let docker = socket::client(socket.path.clone()).map_err(|error| with_causes(&error))?;
     let docker = answered(docker.negotiate_version()).await?;
     let filters = HashMap::from([
         ("type".to_owned(), vec!["container".to_owned()]),
         ("event".to_owned(), ["create", "start", "rename"].map(str::to_owned).into()),
     ]);
+    let since = *received.get_or_insert_with(now);
     let options = EventsOptions {
-        since: Some(now.saturating_sub(EVENTS_OVERLAP_S).to_string()),
+        since: Some(since.saturating_sub(EVENTS_OVERLAP_S).to_string()),
         filters: Some(filters),
         ..EventsOptions::default()
     };
@@ -92,7 +94,11 @@ pub(super) async fn follow(
         }
         let named = tokio::select! {
             event = events.next() => match event {
-                Some(event) => of_event(event.map_err(|error| with_causes(&error))?),
+                Some(event) => {
+                    let event = event.map_err(|error| with_causes(&error))?;
+                    *received = Some(now());
+                    of_event(event)
+                }
                 None => return Ok(()),
             },
             summaries = &mut list, if !listed => {
@@ -117,6 +123,11 @@ pub(super) async fn follow(
             send_metadata(named, socket.runtime, &mut to_ask, updates).await?;
         }
     }
+}
+
+/// The time in seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
 /// Sends a container's metadata; an inspection follows.

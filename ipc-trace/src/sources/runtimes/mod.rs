@@ -89,6 +89,8 @@ pub(crate) struct RuntimeClients {
     sockets: Vec<Socket>,
     /// By socket, how many requests about containers failed
     failed: Vec<u64>,
+    /// Whether one has sent all its containers
+    answered: bool,
     /// Whether no more updates will come
     ended: bool,
 }
@@ -118,7 +120,7 @@ impl RuntimeClients {
             let ask = move || runtime.block_on(follow_all(sockets, sender));
             thread::Builder::new().name("ipc-trace-names".to_owned()).spawn(ask)?;
         }
-        Ok(Self { updates, states, sockets: asked, failed, ended: false })
+        Ok(Self { updates, states, sockets: asked, failed, answered: false, ended: false })
     }
 
     /// The next update about a container, if there is one.
@@ -126,7 +128,10 @@ impl RuntimeClients {
         loop {
             match self.updates.try_recv() {
                 Ok(RuntimeUpdate::Named(named)) => return Some(named),
-                Ok(RuntimeUpdate::Caught(at)) => self.set_state(at, RuntimeState::Caught),
+                Ok(RuntimeUpdate::Caught(at)) => {
+                    self.answered = true;
+                    self.set_state(at, RuntimeState::Caught);
+                }
                 Ok(RuntimeUpdate::Silent(at, reason)) => {
                     self.set_state(at, RuntimeState::Silent(reason))
                 }
@@ -179,10 +184,10 @@ impl RuntimeClients {
         &self.states
     }
 
-    /// Whether one of them answers.
+    /// Whether one of them has answered, though the connection to it may have ended since.
     #[must_use]
-    pub(crate) fn any_answers(&self) -> bool {
-        self.states.contains(&RuntimeState::Caught)
+    pub(crate) fn any_has_answered(&self) -> bool {
+        self.answered
     }
 
     /// Waits until every runtime has sent all containers, or does not answer, or the time is over: for callers that
@@ -226,7 +231,7 @@ async fn follow_all(sockets: Vec<Socket>, updates: Sender<RuntimeUpdate>) {
 
 /// Follows a runtime, with retries, until the receiver is gone.
 async fn follow(socket: Socket, at: usize, updates: Sender<RuntimeUpdate>) {
-    let (mut pause, mut before) = (RETRY_MIN, None);
+    let (mut pause, mut before, mut received) = (RETRY_MIN, None, None);
     loop {
         let begin = Instant::now();
         let followed = match socket.runtime {
@@ -237,7 +242,7 @@ async fn follow(socket: Socket, at: usize, updates: Sender<RuntimeUpdate>) {
             | RuntimeKind::Podman
             | RuntimeKind::Lxc
             | RuntimeKind::Nspawn
-            | RuntimeKind::Unknown => docker::follow(&socket, at, &updates).await,
+            | RuntimeKind::Unknown => docker::follow(&socket, at, &updates, &mut received).await,
         };
         let reason = match followed {
             Ok(()) => "it closed the connection".to_owned(),

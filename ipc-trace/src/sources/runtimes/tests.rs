@@ -137,7 +137,7 @@ fn failed_requests_are_counted() {
         }
     });
     let mut names = place.ask();
-    let all = receive_until(&mut names, |_, names| names.any_answers());
+    let all = receive_until(&mut names, |_, names| names.any_has_answered());
     assert!(all.iter().any(|named| named.name.as_deref() == Some("app1")), "{all:?}");
     assert_eq!(names.failed.iter().sum::<u64>(), 1);
 }
@@ -198,7 +198,7 @@ fn garbage_fails_and_retry_succeeds() {
     });
     let mut names = place.ask();
     receive_until(&mut names, |_, names| silent(names));
-    let all = receive_until(&mut names, |_, names| names.any_answers());
+    let all = receive_until(&mut names, |_, names| names.any_has_answered());
     assert_eq!(all.iter().filter(|one| one.name.as_deref() == Some("app1")).count(), 1);
 }
 
@@ -236,7 +236,27 @@ fn restarted_runtime_is_followed_again() {
     let mut names = place.ask();
     receive_until(&mut names, |_, names| silent(names));
     place.serve(docker(&[]));
-    receive_until(&mut names, |_, names| names.any_answers());
+    receive_until(&mut names, |_, names| names.any_has_answered());
+}
+
+#[test]
+fn events_of_an_interruption_are_requested_again() {
+    let place = SocketFolder::new();
+    let (sender, requested) = std::sync::mpsc::channel();
+    place.serve(move |path, mut stream| {
+        if let Some((_, since)) = path.split_once("since=") {
+            let digits = since.split(|digit: char| !digit.is_ascii_digit()).next();
+            sender.send(digits.unwrap().parse::<u64>().unwrap()).unwrap();
+            // The connection ends after a while.
+            chunked(&mut stream);
+            thread::sleep(Duration::from_millis(1100));
+        } else {
+            docker(&[])(path, stream);
+        }
+    });
+    let _names = place.ask();
+    let [first, second] = [(); 2].map(|()| requested.recv_timeout(TEST_TIMEOUT).unwrap());
+    assert_eq!(second, first, "nothing was received in between");
 }
 
 #[test]

@@ -181,7 +181,7 @@ fn containers_and_sandboxes_have_pods() {
             ..Has::default()
         },
     );
-    let all = receive_until(&mut ask_at(&place), |_, names| names.any_answers());
+    let all = receive_until(&mut ask_at(&place), |_, names| names.any_has_answered());
     let sandbox = RuntimeMetadata {
         id: id(9),
         runtime: Some(RuntimeKind::Containerd),
@@ -213,7 +213,7 @@ fn new_containers_are_sent_once() {
         let (has, happened) =
             serve(&place, Has { pods: vec![pod(9, "web-0")], events, host, ..Has::default() });
         let mut names = ask_at(&place);
-        let first = receive_until(&mut names, |_, names| names.any_answers());
+        let first = receive_until(&mut names, |_, names| names.any_has_answered());
         assert_eq!(
             first.iter().map(|one| &one.ipc_mode).collect::<Vec<_>>(),
             [&Some("host".to_owned())]
@@ -238,7 +238,7 @@ fn malformed_data_is_skipped_and_long_data_truncated() {
         &place,
         Has { containers: vec![hostile, stray, nameless], pods: vec![odd], ..Has::default() },
     );
-    let all = receive_until(&mut ask_at(&place), |_, names| names.any_answers());
+    let all = receive_until(&mut ask_at(&place), |_, names| names.any_has_answered());
     let ids: Vec<_> = all.iter().map(|one| one.id.clone()).collect();
     assert_eq!(ids, [id(2), id(3), id(9)]);
     assert_eq!((all[0].name.as_deref(), &all[0].pod, &all[0].image), (Some("stray"), &None, &None));
