@@ -6,6 +6,8 @@
 // The files are included as a whole; the targets use parts of them.
 #![allow(dead_code, unused_imports)]
 
+#[path = "../../ipc-trace/src/cbor.rs"]
+mod cbor;
 #[path = "../../ipc-trace/src/engine/mod.rs"]
 mod engine;
 #[path = "../../ipc-trace/src/event/mod.rs"]
@@ -14,6 +16,8 @@ mod event;
 mod fuzzing;
 #[path = "../../ipc-trace/src/input/mod.rs"]
 mod input;
+#[path = "../../ipc-trace/src/recording/mod.rs"]
+mod recording;
 #[path = "../../ipc-trace/src/steps.rs"]
 mod steps;
 
@@ -47,4 +51,4 @@ macro_rules! targets {
     };
 }
 
-targets! { btf cgroups escape lines policy records stream sysvipc }
+targets! { blocks btf cgroups columns escape lines policy records sysvipc }

@@ -26,10 +26,8 @@ use crate::{
         escape::{escaped, quoted, unescaped},
         value::OsBytes,
     },
-    input::{
-        self, Arguments, Call, CallPayload, Input, container::RuntimeKind, pattern::Pattern,
-        stream as inputs,
-    },
+    input::{self, Arguments, Call, CallPayload, container::RuntimeKind, pattern::Pattern},
+    recording::properties,
     sources::{
         host::{
             lines::{self as proc_lines, IpcMount, Mounted},
@@ -133,29 +131,14 @@ fn assert_json(value: &impl serde::Serialize) {
     serde_json::from_str::<serde_json::Value>(&json).expect("valid JSON");
 }
 
-/// Reads recorded inputs: each survives writing and reading.
-pub(crate) fn stream(data: &[u8]) {
-    let mut rest = data;
-    if let Ok(begin) = inputs::read_begin(&mut rest) {
-        let written = |begin| {
-            let mut bytes = Vec::new();
-            inputs::begin(begin, &mut bytes).expect("writing to memory succeeds");
-            bytes
-        };
-        let bytes = written(&begin);
-        let again = inputs::read_begin(&mut &bytes[..]).expect("written bytes can be read");
-        assert_eq!(written(&again), bytes);
-    } else {
-        rest = data;
-    }
-    let written = |input: &Input<'_>| {
-        let mut bytes = Vec::new();
-        inputs::append(input, &mut bytes).map(|()| bytes).expect("writing to memory succeeds")
-    };
-    while let Ok(Some(bytes)) = inputs::read(&mut rest, written) {
-        let again = inputs::read(&mut &bytes[..], written).expect("written bytes can be read");
-        assert_eq!(again.as_deref(), Some(&bytes[..]));
-    }
+/// The payload of a recording's block.
+pub(crate) fn columns(data: &[u8]) {
+    properties::columns(data);
+}
+
+/// A recording with damage.
+pub(crate) fn blocks(data: &[u8]) {
+    properties::blocks(data);
 }
 
 /// The results of lookups in a BTF.
@@ -472,14 +455,15 @@ mod tests {
     /// A fuzz target and its property.
     type Target = (&'static str, fn(&[u8]));
 
-    const TARGETS: [Target; 8] = [
+    const TARGETS: [Target; 9] = [
+        ("blocks", super::blocks),
         ("btf", super::btf),
         ("cgroups", super::cgroups),
+        ("columns", super::columns),
         ("escape", super::escape),
         ("lines", super::lines),
         ("policy", super::policy),
         ("records", super::records),
-        ("stream", super::stream),
         ("sysvipc", super::sysvipc),
     ];
 

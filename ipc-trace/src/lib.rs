@@ -1,6 +1,7 @@
 //! Traces System V and POSIX-queue IPC by IPC namespace. `ARCHITECTURE.md` describes the path of an event through
 //! these modules, and which may import which.
 
+mod cbor;
 mod cli;
 mod commands;
 mod engine;
@@ -8,7 +9,7 @@ mod event;
 #[cfg(test)]
 mod fuzzing;
 mod input;
-mod recorder;
+mod recording;
 mod signals;
 mod sinks;
 mod sources;

@@ -52,9 +52,16 @@ pub(crate) enum CliCommand {
     Ls(LsArgs),
     /// Check whether tracing works on this host, how, at what cost, and what is missing
     Doctor(DoctorArgs),
-    /// Show again what kept inputs lead to
-    #[command(hide = true)]
+    /// Record every call to a file, for replay and for report --from
+    Record(RecordArgs),
+    /// Show the calls of a recording, as live would have
     Replay(ReplayArgs),
+    /// Say what is in a recording, or save what is whole of a damaged one
+    Recording {
+        /// What to do with it
+        #[command(subcommand)]
+        what: RecordingCommand,
+    },
     /// Check a policy, which allows or hides findings
     Policy {
         /// What to do with it
@@ -92,6 +99,29 @@ pub(crate) enum PolicyCommand {
     },
 }
 
+/// What can be done with a recording.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RecordingCommand {
+    /// Show the host, times, inputs, losses and damage of recordings
+    Info {
+        /// The recordings
+        #[arg(required = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        files: Vec<PathBuf>,
+        /// Output format
+        #[arg(short, long, value_enum, default_value_t)]
+        output: OutputFormat,
+    },
+    /// Copy what is whole of a damaged recording into a new file
+    Repair {
+        /// The recording
+        #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// The new file
+        #[arg(short, long = "write", value_name = "OUT", value_hint = ValueHint::FilePath)]
+        write: PathBuf,
+    },
+}
+
 /// What has a schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SchemaOf {
@@ -121,9 +151,9 @@ pub(crate) struct TraceArgs {
     /// Output format
     #[arg(short, long, value_enum, default_value = "text")]
     pub output: SinkKind,
-    /// Keep what the engine is fed with
-    #[arg(long, value_name = "FILE", hide = true)]
-    pub keep_inputs: Option<PathBuf>,
+    /// Also record to this new file, for replay and for report --from
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub write: Option<PathBuf>,
     /// Stop after this time, such as 500ms, 90 (seconds) or 1h30m
     #[arg(long, value_name = "D", value_parser = duration)]
     pub duration: Option<Duration>,
@@ -133,6 +163,9 @@ pub(crate) struct TraceArgs {
     /// Include the ancestors of the process in every line about a call
     #[arg(long)]
     pub with_ancestry: bool,
+    /// Only calls of COMMAND and its descendants
+    #[arg(long, requires = "command")]
+    pub only_command: bool,
     /// Which calls to show or count
     #[command(flatten)]
     pub filters: Filters,
@@ -156,6 +189,13 @@ pub(crate) struct ReportArgs {
     /// With --counts: time them nevertheless; so does --min-duration
     #[arg(long, requires = "counts")]
     pub durations: bool,
+    /// Report on these recordings instead of this host; `-` is standard input
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["counts", "write", "duration", "command"],
+          value_hint = ValueHint::FilePath)]
+    pub from: Vec<PathBuf>,
+    /// Of the recordings, only this time
+    #[command(flatten)]
+    pub range: RangeArgs,
     /// As for `live`
     #[command(flatten)]
     pub trace: TraceArgs,
@@ -167,37 +207,153 @@ impl ReportArgs {
     pub(crate) const fn detail(&self) -> CallDetail {
         if self.counts && !self.durations && self.trace.filters.min_duration.is_none() {
             CallDetail::Counts
+        } else if self.trace.write.is_some() && !self.counts {
+            // A recording has each call with its arguments.
+            CallDetail::Calls
         } else {
             CallDetail::Durations
         }
     }
 }
 
+/// Options of `record`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RecordArgs {
+    /// The new file; `-` is standard output
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub write: PathBuf,
+    /// Record only how often calls were made, which is cheapest
+    #[arg(long)]
+    pub counts: bool,
+    /// Stop after this time, such as 500ms, 90 (seconds) or 1h30m
+    #[arg(long, value_name = "D", value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// Include process arguments (may contain secrets)
+    #[arg(long)]
+    pub with_args: bool,
+    /// Only calls of COMMAND and its descendants
+    #[arg(long, requires = "command")]
+    pub only_command: bool,
+    /// Which calls to record
+    #[command(flatten)]
+    pub filters: Filters,
+    /// What to do with findings
+    #[command(flatten)]
+    pub findings: FindingArgs,
+    /// How to trace
+    #[command(flatten)]
+    pub how: HowArgs,
+    /// Trace while this command runs, and stop when it ends
+    #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
+    pub command: Vec<OsString>,
+}
+
+impl RecordArgs {
+    /// What to record of calls.
+    #[must_use]
+    pub(crate) const fn detail(&self) -> CallDetail {
+        match (self.counts, self.filters.min_duration) {
+            (true, None) => CallDetail::Counts,
+            (true, Some(_)) => CallDetail::Durations,
+            (false, _) => CallDetail::Calls,
+        }
+    }
+
+    /// The options as those of `live`.
+    #[must_use]
+    pub(crate) fn trace(&self) -> TraceArgs {
+        let Self {
+            write, duration, with_args, only_command, filters, findings, how, command, ..
+        } = self.clone();
+        TraceArgs {
+            // COMMAND's output stays out of a recording that goes to standard output.
+            output: if write.as_os_str() == "-" { SinkKind::Json } else { SinkKind::Text },
+            write: Some(write),
+            duration,
+            with_args,
+            with_ancestry: false,
+            only_command,
+            filters,
+            findings,
+            how,
+            command,
+        }
+    }
+}
+
+/// A part of a recording.
+#[derive(Clone, Debug, Default, Args)]
+#[command(
+    next_help_heading = "Times (RFC 3339; a time of day, on the recording's last day; -10m before its end)"
+)]
+pub(crate) struct RangeArgs {
+    /// Begin here
+    #[arg(long, value_name = "T", allow_hyphen_values = true, value_parser = time)]
+    pub since: Option<RecordedTime>,
+    /// End here
+    #[arg(long, value_name = "T", allow_hyphen_values = true, value_parser = time)]
+    pub until: Option<RecordedTime>,
+}
+
+/// A time, as the user names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RecordedTime {
+    /// On the time of day, nanoseconds since 1970
+    At(i128),
+    /// A time of day, local: seconds since midnight
+    OfDay(u32),
+    /// Before the recording's end
+    BeforeEnd(Duration),
+}
+
 /// What to do with findings. Filters do not apply to them.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Findings")]
 pub(crate) struct FindingArgs {
     /// Allow, hide or reweigh findings by the rules of this policy
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
     /// Hide findings below this confidence (0–100) and ignore them for --fail-on; JSON always includes all
-    #[arg(long, value_name = "N", default_value_t = 25,
-          value_parser = clap::value_parser!(u8).range(0..=100))]
-    pub min_confidence: u8,
+    /// [default: 25, or as recorded]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub min_confidence: Option<u8>,
     /// Exit with status 3 if there was a finding of this severity or higher that no policy allows or mutes
     #[arg(long, value_name = "SEVERITY", value_enum)]
     pub fail_on: Option<Severity>,
 }
 
+impl FindingArgs {
+    /// The confidence below which findings are hidden.
+    #[must_use]
+    pub(crate) fn min_confidence(&self) -> u8 {
+        self.min_confidence.unwrap_or(25)
+    }
+}
+
 /// Options of `replay`.
 #[derive(Debug, Args)]
 pub(crate) struct ReplayArgs {
+    /// The recordings; `-` is standard input
+    #[arg(required = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub files: Vec<PathBuf>,
     /// Output format
     #[arg(short, long, value_enum, default_value = "text")]
     pub output: SinkKind,
-    /// The policy
-    #[arg(long, value_name = "FILE")]
-    pub policy: Option<PathBuf>,
+    /// Include the ancestors of the process in every line about a call
+    #[arg(long)]
+    pub with_ancestry: bool,
+    /// Wait for more at the end of a recording that is still written
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Which part of the recordings
+    #[command(flatten)]
+    pub range: RangeArgs,
+    /// Which calls to show
+    #[command(flatten)]
+    pub filters: Filters,
+    /// What to do with findings
+    #[command(flatten)]
+    pub findings: FindingArgs,
 }
 
 /// Options of `ls`.
@@ -218,7 +374,7 @@ pub(crate) struct LsArgs {
 }
 
 /// Whom to ask for containers' names.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct RuntimeArgs {
     /// Ask this container runtime for names at this socket instead of the default ones (docker, podman,
     /// containerd, cri-o, or cri for another one that serves Kubernetes); `none` asks nobody
@@ -265,7 +421,7 @@ pub(crate) struct DoctorArgs {
 }
 
 /// How to trace.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Tracing")]
 pub(crate) struct HowArgs {
     /// How to see calls; `auto` takes the cheapest way that misses none on this host
@@ -285,7 +441,7 @@ pub(crate) struct HowArgs {
 
 /// Which calls to show or count. Options restrict one another; several values of one option are
 /// alternatives.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Filters (any value of an option must match, and all options)")]
 pub(crate) struct Filters {
     /// Calls from this IPC namespace, or on its objects: an inode number, `self`, `host`, `pid:PID`
@@ -319,9 +475,6 @@ pub(crate) struct Filters {
     /// Calls that took at least this long, such as 5ms; hides calls without a duration
     #[arg(long, value_name = "D", value_parser = duration)]
     pub min_duration: Option<Duration>,
-    /// Calls of COMMAND and its descendants
-    #[arg(long, requires = "command")]
-    pub only_command: bool,
 }
 
 impl Filters {
@@ -369,6 +522,30 @@ fn duration(text: &str) -> Result<Duration, String> {
         return Err("longer than 292 years".to_owned());
     }
     Ok(parsed)
+}
+
+/// A time in a recording.
+fn time(text: &str) -> Result<RecordedTime, String> {
+    if let Some(before) = text.strip_prefix('-') {
+        return duration(before).map(RecordedTime::BeforeEnd);
+    }
+    let of_day = |text: &str| {
+        let mut parts = text.split(':').map(str::parse::<u32>);
+        let mut part = |limit| parts.next().and_then(Result::ok).filter(|part| *part < limit);
+        let (hours, minutes) = (part(24)?, part(60)?);
+        let seconds = part(60).unwrap_or(0);
+        parts.next().is_none().then_some((hours * 60 + minutes) * 60 + seconds)
+    };
+    if let Some(seconds) = of_day(text) {
+        return Ok(RecordedTime::OfDay(seconds));
+    }
+    let at = humantime::parse_rfc3339_weak(text).map_err(|error| {
+        format!(
+            "{error}; try 2026-01-31T23:59:00Z, 23:59:00, or -10m for ten minutes before the end"
+        )
+    })?;
+    let since = at.duration_since(std::time::UNIX_EPOCH).map_err(|error| error.to_string())?;
+    Ok(RecordedTime::At(i128::try_from(since.as_nanos()).unwrap_or(i128::MAX)))
 }
 
 fn namespace(text: &str) -> Result<NamespaceName, String> {

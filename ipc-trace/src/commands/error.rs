@@ -4,6 +4,7 @@ use std::{error::Error, io, path::PathBuf, process::ExitCode};
 
 use crate::{
     engine::policy::parse::PolicyError,
+    recording::reader::ReadError,
     sinks::output::OutputError,
     sources::{host::SnapshotError, kernel::error::SessionError},
 };
@@ -39,6 +40,20 @@ pub(super) enum RunError {
         /// The system's error
         source: io::Error,
     },
+    /// Options that don't go together.
+    #[error("{0}")]
+    Usage(&'static str),
+    /// A recording can't be written.
+    #[error("can't record to {target}: {source}")]
+    Recording {
+        /// Where to
+        target: String,
+        /// The system's error
+        source: io::Error,
+    },
+    /// A recording can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// A file or directory can't be written.
     #[error("can't write {}: {source}", path.display())]
     File {
@@ -55,12 +70,14 @@ impl RunError {
     pub(super) fn status(&self) -> ExitCode {
         match self {
             Self::Begin { status, .. } => ExitCode::from(*status),
-            Self::Policy(_) => ExitCode::from(2),
+            Self::Policy(_) | Self::Usage(_) => ExitCode::from(2),
             Self::Output(OutputError::Closed) => ExitCode::SUCCESS,
             Self::Session(_)
             | Self::Snapshot(_)
             | Self::Output(_)
             | Self::System { .. }
+            | Self::Recording { .. }
+            | Self::Read(_)
             | Self::File { .. } => ExitCode::FAILURE,
         }
     }

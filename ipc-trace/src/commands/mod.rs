@@ -8,6 +8,7 @@ mod json_reference;
 mod ls;
 mod man;
 mod policy;
+mod recording;
 mod replay;
 mod run;
 mod schema;
@@ -20,11 +21,12 @@ use env_logger::Env;
 use log::LevelFilter;
 
 use crate::{
-    cli::{Cli, CliCommand, PolicyCommand},
+    cli::{Cli, CliCommand, PolicyCommand, RecordingCommand},
     sinks::output::{self, OutputError},
     sources::kernel::options::CallDetail,
 };
 use error::RunError;
+use run::RunOutput;
 
 /// Runs the command of this process's arguments.
 #[must_use]
@@ -35,8 +37,16 @@ pub fn main() -> ExitCode {
     cli.color.write_global();
     start_logging(&cli);
     let result = match &cli.command {
-        CliCommand::Live(args) => run::run(CallDetail::Calls, args),
-        CliCommand::Report(args) => run::run(args.detail(), &args.trace),
+        CliCommand::Live(args) => run::run(RunOutput::Lines, CallDetail::Calls, args),
+        CliCommand::Report(args) if !args.from.is_empty() => replay::report(args),
+        CliCommand::Report(args) => run::run(RunOutput::Report, args.detail(), &args.trace),
+        CliCommand::Record(args) => run::run(RunOutput::Nothing, args.detail(), &args.trace()),
+        CliCommand::Recording { what: RecordingCommand::Info { files, output } } => {
+            recording::info(files, *output)
+        }
+        CliCommand::Recording { what: RecordingCommand::Repair { file, write } } => {
+            recording::repair(file, write)
+        }
         CliCommand::Ls(args) => ls::run(args),
         CliCommand::Replay(args) => replay::run(args),
         CliCommand::Doctor(args) => doctor::run(args),

@@ -1,6 +1,8 @@
 //! Reads a policy; `policy check`.
 
 use std::{
+    cell::RefCell,
+    collections::BTreeMap,
     fs::File,
     io::{self, Read as _},
     path::Path,
@@ -17,14 +19,52 @@ use crate::{
         parse::{PolicyError, Problem},
     },
     event::escape::escaped,
+    recording::head::RecordedPolicy,
     sinks::output,
 };
+
+/// Reads the policy in a file, with the users that it names.
+///
+/// # Errors
+/// The file can't be read, is too large, or is invalid: where and why.
+pub(in crate::commands) fn read_recorded(path: &Path) -> Result<RecordedPolicy, PolicyError> {
+    let bytes = read_bytes(path)?;
+    let users = RefCell::new(BTreeMap::new());
+    Policy::parse(path, &bytes, &|name| {
+        let number = cli::user(name)?;
+        users.borrow_mut().insert(name.to_owned(), number);
+        Ok(number)
+    })?;
+    Ok(RecordedPolicy {
+        file: path.display().to_string(),
+        // What is not UTF-8 is no policy.
+        text: String::from_utf8_lossy(&bytes).into_owned(),
+        users: users.into_inner(),
+    })
+}
+
+/// The policy engine with a recorded policy, whose users are those of the host that recorded.
+///
+/// # Errors
+/// The policy is invalid.
+pub(in crate::commands) fn engine_of(policy: &RecordedPolicy) -> Result<PolicyEngine, PolicyError> {
+    let user = |name: &str| {
+        let known = policy.users.get(name).copied();
+        known.or_else(|| name.parse().ok()).ok_or_else(|| "no such user".to_owned())
+    };
+    let policy = Policy::parse(Path::new(&policy.file), policy.text.as_bytes(), &user)?;
+    Ok(PolicyEngine::by(policy))
+}
 
 /// Reads the policy in a file.
 ///
 /// # Errors
 /// The file can't be read, is too large, or is invalid: where and why.
 fn read(path: &Path) -> Result<Policy, PolicyError> {
+    Policy::parse(path, &read_bytes(path)?, &cli::user)
+}
+
+fn read_bytes(path: &Path) -> Result<Vec<u8>, PolicyError> {
     let failed =
         |text| PolicyError { file: path.to_owned(), problems: vec![Problem::of_file(text)] };
     let cannot = |error: io::Error| failed(format!("can't read it: {error}"));
@@ -34,7 +74,7 @@ fn read(path: &Path) -> Result<Policy, PolicyError> {
     if bytes.len() as u64 > MAX_POLICY_BYTES {
         return Err(failed(format!("it has more than {} KiB", MAX_POLICY_BYTES >> 10)));
     }
-    Policy::parse(path, &bytes, &cli::user)
+    Ok(bytes)
 }
 
 /// The policy engine: with the rules of a file, if there is one. Expired rules are logged.

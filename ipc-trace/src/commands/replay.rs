@@ -1,65 +1,394 @@
-//! Feeds an engine with recorded inputs of a run. The inputs are untrusted: before it reads the first byte, this
-//! process gives up the right to open files and sockets.
+//! Feeds an engine with the inputs of recordings: `replay`, and `report --from`. The inputs are untrusted: before it
+//! decodes the first one, this process gives up the right to open files and sockets.
 
 use std::{
     collections::BTreeMap,
-    io::{self, BufReader},
+    io,
+    path::PathBuf,
     process::ExitCode,
+    time::{Duration, UNIX_EPOCH},
 };
 
-use ipc_trace_common::op::Abi;
+use ipc_trace_common::{op::Abi, state::HOST_INUM};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
 use super::{
     error::{RunError, system},
-    run::terminal,
+    run::{exit_status, terminal},
 };
 use crate::{
-    cli::ReplayArgs,
-    engine::Engine,
-    input::{Input, stream},
+    cli::{Filters, FindingArgs, NamespaceName, RangeArgs, RecordedTime, ReplayArgs, ReportArgs},
+    engine::{Engine, policy::engine::PolicyEngine},
+    event::{EmitEvent, Event, value::Timestamp},
+    input::{Input, call_filter::CallFilter},
+    recording::{
+        head::{Head, RecordedPolicy},
+        reader::{self, FileDamage, MissingInputs, RecordingPart, RecordingReader},
+    },
     signals::Signals,
-    sinks::{Screen, Sink, output::Output, text::call::LineStyle, writer::SinkWriter},
+    sinks::{Screen, Sink, SinkKind, output::Output, text::call::LineStyle, writer::SinkWriter},
 };
 
-/// Reads inputs from standard input, and writes the resulting output.
+/// Runs `replay`.
 ///
 /// # Errors
-/// The inputs are malformed, or output failed.
+/// A file can't be read, or output failed.
 pub(crate) fn run(args: &ReplayArgs) -> Result<ExitCode, RunError> {
-    let signals = Signals::handle().map_err(system("can't handle signals"))?;
-    let policy = super::policy::load_engine(args.policy.as_deref())?;
-    let (palette, width) = terminal();
-    seal().map_err(system("can't give up the right to open files and sockets"))?;
-    let failed = system("the inputs can't be read");
-    let mut inputs = BufReader::with_capacity(1 << 16, io::stdin().lock());
-    let begin = stream::read_begin(&mut inputs).map_err(&failed)?;
-    let native = if begin.arch == "aarch64" { Abi::Aarch64 } else { Abi::X86_64 };
-    let min_confidence = begin.min_confidence;
-    let screen = Screen { style: LineStyle { palette, native }, width, min_confidence };
-    let writer = SinkWriter::start(args.output, screen, Output::new(signals), None)
-        .map_err(system("can't start a thread"))?;
-    let mut sink = Sink::new(args.output, screen, writer);
-    let mut engine = Engine::new(begin, policy);
-    engine.start(&mut sink);
-    let mut feed = |input: &Input<'_>| {
-        engine.feed(input, &mut sink);
-        // The recorded inputs contain the results of its requests.
-        while engine.take_request().is_some() {}
-        drop(engine.take_filter_decisions());
-        if matches!(input, Input::Read { .. } | Input::Opened(..)) {
-            sink.flush();
-            // Nothing is lost here: the writer is waited for.
-            sink.writer().wait();
-        }
-    };
-    while stream::read(&mut inputs, &mut feed).map_err(&failed)?.is_some() {}
-    sink.flush();
-    sink.writer().finish()?;
-    Ok(ExitCode::SUCCESS)
+    let ReplayArgs { files, output, follow, range, filters, findings, with_ancestry } = args;
+    Replay {
+        files,
+        follow: *follow,
+        range,
+        filters,
+        findings,
+        output: *output,
+        lines: true,
+        with_ancestry: *with_ancestry,
+    }
+    .run()
 }
 
-/// Gives up the right to open anything: an attempt ends the process.
+/// Runs `report --from`.
+///
+/// # Errors
+/// A file can't be read, or output failed.
+pub(crate) fn report(args: &ReportArgs) -> Result<ExitCode, RunError> {
+    Replay {
+        files: &args.from,
+        follow: false,
+        range: &args.range,
+        filters: &args.trace.filters,
+        findings: &args.trace.findings,
+        output: args.trace.output,
+        lines: false,
+        with_ancestry: false,
+    }
+    .run()
+}
+
+/// What to replay, and how.
+struct Replay<'a> {
+    files: &'a [PathBuf],
+    follow: bool,
+    range: &'a RangeArgs,
+    filters: &'a Filters,
+    findings: &'a FindingArgs,
+    output: SinkKind,
+    /// Whether each event is shown; otherwise there is a report
+    lines: bool,
+    with_ancestry: bool,
+}
+
+/// A range of the time of day, nanoseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Range {
+    since: Option<i128>,
+    until: Option<i128>,
+}
+
+impl Range {
+    /// The boot times of the range, by a run's clock.
+    fn boot_times(self, offset_ns: i128) -> (u64, u64) {
+        let boot = |time: i128, limit: u64| u64::try_from(time - offset_ns).unwrap_or(limit);
+        let until =
+            self.until.map(|until| if until < offset_ns { 0 } else { boot(until, u64::MAX) });
+        (self.since.map_or(0, |since| boot(since, 0)), until.unwrap_or(u64::MAX))
+    }
+}
+
+/// The sink, which shows events only of the range.
+struct RangeSink {
+    sink: Sink,
+    shows: bool,
+}
+
+impl EmitEvent for RangeSink {
+    fn emit(&mut self, event: &Event<'_>) {
+        if self.shows || matches!(event, Event::Start(_) | Event::End(_) | Event::Report(_)) {
+            self.sink.emit(event);
+        }
+    }
+}
+
+/// A run that is replayed.
+struct ReplayedRun {
+    engine: Engine,
+    /// Boot times between which events are shown
+    times: (u64, u64),
+    offset_ns: i128,
+    /// The latest time
+    now: u64,
+    /// Whether its last input was fed
+    finished: bool,
+}
+
+impl ReplayedRun {
+    fn feed(&mut self, input: &Input<'_>, out: &mut RangeSink) {
+        let (since, until) = self.times;
+        match input {
+            _ if self.finished => return,
+            Input::Read { now, watermark } => {
+                self.now = *now;
+                if *watermark > until {
+                    self.finish(out);
+                    return;
+                }
+                out.shows = *now >= since;
+            }
+            Input::Finish(_) => self.finished = true,
+            _ => {}
+        }
+        self.engine.feed(input, out);
+        // The recorded inputs contain the results of its requests.
+        while self.engine.take_request().is_some() {}
+        drop(self.engine.take_filter_decisions());
+        if matches!(input, Input::Read { .. } | Input::Opened(..)) {
+            out.sink.flush();
+            // Nothing is lost here: the writer is waited for.
+            out.sink.writer().wait();
+        }
+    }
+
+    /// Ends it early.
+    fn finish(&mut self, out: &mut RangeSink) {
+        if !std::mem::replace(&mut self.finished, true) {
+            self.engine.feed(&Input::Ending(self.now), out);
+            self.engine.feed(&Input::Finish(None), out);
+        }
+    }
+
+    fn time(&self, boot_ns: u64) -> Timestamp {
+        let since = i128::from(boot_ns) + self.offset_ns;
+        let since = Duration::from_nanos(u64::try_from(since).unwrap_or(0));
+        Timestamp(UNIX_EPOCH + since)
+    }
+}
+
+impl Replay<'_> {
+    fn run(&self) -> Result<ExitCode, RunError> {
+        let signals = Signals::handle().map_err(system("can't handle signals"))?;
+        let policy = self.findings.policy.as_deref().map(super::policy::read_recorded);
+        let policy = policy.transpose()?;
+        let filter = call_filter(self.filters)?;
+        let range = self.range()?;
+        let (palette, width) = terminal();
+        let mut reader = RecordingReader::open(self.files, self.follow)?;
+        seal().map_err(system("can't give up the right to open files and sockets"))?;
+        let mut out: Option<RangeSink> = None;
+        let mut run: Option<ReplayedRun> = None;
+        let mut worst = None;
+        while let Some(part) = reader.next()? {
+            match part {
+                RecordingPart::Begin(head) => {
+                    let screen = Screen {
+                        style: LineStyle { palette, native: native(&head.begin.arch) },
+                        width,
+                        min_confidence: self.min_confidence(&head),
+                    };
+                    let out = match &mut out {
+                        Some(out) => out,
+                        None => {
+                            let output = Output::new(signals.clone());
+                            let writer = SinkWriter::start(self.output, screen, output, None)
+                                .map_err(system("can't start a thread"))?;
+                            let sink = Sink::new(self.output, screen, writer);
+                            out.insert(RangeSink { sink, shows: true })
+                        }
+                    };
+                    if let Some(run) = &mut run {
+                        worst = worst.max(run.engine.max_severity());
+                        self.end(run, out);
+                    }
+                    run = Some(self.begin(*head, policy.as_ref(), &filter, range, out)?);
+                }
+                RecordingPart::Inputs(chunk, skipped) => {
+                    if let (Some(run), Some(out)) = (&mut run, &mut out) {
+                        let fed = chunk.for_each(skipped, |input| run.feed(input, out));
+                        if let Err(damage) = fed {
+                            log::warn!("a recorded input can't be used: {damage}");
+                        }
+                        out.sink.writer().check()?;
+                    }
+                    reader.give_back(chunk);
+                }
+                RecordingPart::Missing(missing) => {
+                    if let Some(run) = &run {
+                        log::warn!("{}", describe(&missing, run));
+                    }
+                }
+            }
+            if signals.end() || self.is_over(run.as_ref()) {
+                break;
+            }
+        }
+        if let (Some(run), Some(out)) = (&mut run, &mut out) {
+            self.end(run, out);
+            worst = worst.max(run.engine.max_severity());
+            out.sink.flush();
+            out.sink.writer().finish()?;
+        }
+        let fails = self.findings.fail_on.is_some_and(|least| worst >= Some(least));
+        Ok(ExitCode::from(exit_status(fails, None)))
+    }
+
+    /// Whether no more of the range comes: with one file, as several may be of several runs.
+    fn is_over(&self, run: Option<&ReplayedRun>) -> bool {
+        self.files.len() == 1
+            && self.range.until.is_some()
+            && run.is_some_and(|run| run.finished && run.now > run.times.1)
+    }
+
+    fn min_confidence(&self, head: &Head) -> u8 {
+        self.findings.min_confidence.unwrap_or(head.begin.min_confidence)
+    }
+
+    fn begin(
+        &self,
+        head: Head,
+        policy: Option<&RecordedPolicy>,
+        filter: &CallFilter,
+        range: Range,
+        out: &mut RangeSink,
+    ) -> Result<ReplayedRun, RunError> {
+        let min_confidence = self.min_confidence(&head);
+        let Head { mut begin, policy: recorded, counts } = head;
+        if counts && self.lines {
+            log::warn!("the recording has only the counts of calls (--counts): use report --from");
+        }
+        let policy = match policy.or(recorded.as_ref()) {
+            Some(policy) => super::policy::engine_of(policy)?,
+            None => PolicyEngine::default(),
+        };
+        (begin.lines, begin.min_confidence) = (self.lines, min_confidence);
+        begin.with_ancestry |= self.with_ancestry;
+        let containers = self.filters.containers();
+        if !containers.is_empty() {
+            begin.wanted = containers;
+        }
+        let (offset_ns, now) = (begin.at.offset_ns, begin.at.boot_ns);
+        let times = range.boot_times(offset_ns);
+        let mut engine = Engine::new(begin, policy);
+        let mut filter = filter.clone();
+        filter.times = (times != (0, u64::MAX)).then_some(times);
+        engine.filter_calls(filter);
+        engine.start(out);
+        out.shows = now >= times.0;
+        Ok(ReplayedRun { engine, times, offset_ns, now, finished: false })
+    }
+
+    /// Ends a run whose end may be missing.
+    fn end(&self, run: &mut ReplayedRun, out: &mut RangeSink) {
+        if run.finished {
+            return;
+        }
+        log::warn!(
+            "the recording has no end: ipc-trace was killed, or is still running; it goes up to {}",
+            run.time(run.now)
+        );
+        if !self.lines {
+            run.finish(out);
+        }
+    }
+
+    fn range(&self) -> Result<Range, RunError> {
+        let RangeArgs { since, until } = self.range;
+        let named = [since, until].into_iter().flatten();
+        let needs_end = |time: &&RecordedTime| !matches!(time, RecordedTime::At(_));
+        let end = match named.clone().any(|time| needs_end(&time)) {
+            true => reader::end(self.files)?,
+            false => None,
+        };
+        let time = |time: &Option<RecordedTime>| {
+            let Some(time) = time else { return Ok(None) };
+            let unknown = RunError::Usage(
+                "--since, --until: the end of the recording is unknown, so give whole times, as 2026-01-31T23:59:00Z",
+            );
+            match (time, end) {
+                (RecordedTime::At(at), _) => Ok(Some(*at)),
+                (RecordedTime::BeforeEnd(before), Some(end)) => {
+                    Ok(Some(end - i128::try_from(before.as_nanos()).unwrap_or(0)))
+                }
+                (RecordedTime::OfDay(seconds), Some(end)) => {
+                    time_of_day(end, *seconds).map(Some).ok_or(unknown)
+                }
+                (_, None) => Err(unknown),
+            }
+        };
+        Ok(Range { since: time(since)?, until: time(until)? })
+    }
+}
+
+fn native(arch: &str) -> Abi {
+    if arch == "aarch64" { Abi::Aarch64 } else { Abi::X86_64 }
+}
+
+/// A time of day on the day of another time, in the local time zone.
+fn time_of_day(on_day_of: i128, seconds: u32) -> Option<i128> {
+    let day = libc::time_t::try_from(on_day_of / 1_000_000_000).ok()?;
+    // SAFETY: `tm` is plain numbers and a pointer that may be null.
+    let mut local: libc::tm = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are to values of this function.
+    if unsafe { libc::localtime_r(&raw const day, &raw mut local) }.is_null() {
+        return None;
+    }
+    let part = |value: u32| i32::try_from(value).ok();
+    local.tm_hour = part(seconds / 3600)?;
+    local.tm_min = part(seconds / 60 % 60)?;
+    local.tm_sec = part(seconds % 60)?;
+    local.tm_isdst = -1;
+    // SAFETY: the pointer is to a value of this function.
+    let time = unsafe { libc::mktime(&raw mut local) };
+    (time != -1).then(|| i128::from(time) * 1_000_000_000)
+}
+
+/// The options' conditions on calls.
+fn call_filter(filters: &Filters) -> Result<CallFilter, RunError> {
+    let namespaces = filters.ipc_ns.iter().map(|name| match name {
+        NamespaceName::Inum(inum) => Ok(*inum),
+        NamespaceName::Host => Ok(HOST_INUM),
+        NamespaceName::Own | NamespaceName::OfPid(_) => Err(RunError::Usage(
+            "--ipc-ns: in a recording, name a namespace by its inode number, or as host",
+        )),
+    });
+    Ok(CallFilter {
+        namespaces: namespaces.collect::<Result<_, _>>()?,
+        pids: filters.pid.clone(),
+        comms: filters.comm.iter().map(|comm| comm.0).collect(),
+        uids: filters.uid.clone(),
+        ops: filters.op.iter().fold(0, |all, op| all | op.0),
+        failed: filters.failed,
+        min_duration_ns: filters
+            .min_duration
+            .map(|least| u64::try_from(least.as_nanos()).unwrap_or(u64::MAX)),
+        times: None,
+    })
+}
+
+/// What is missing, in one line.
+fn describe(missing: &MissingInputs, run: &ReplayedRun) -> String {
+    let (from, to) = missing.times;
+    let inputs = match missing.inputs {
+        0 => "something may be missing".to_owned(),
+        1 => "1 input is missing".to_owned(),
+        many => format!("{many} inputs are missing"),
+    };
+    let times = match to {
+        0 => format!("after {}", run.time(from)),
+        _ => format!("between {} and {}", run.time(from), run.time(to)),
+    };
+    match &missing.damage {
+        Some(FileDamage { file, bytes, why }) => format!(
+            "{inputs} {times}: {} is damaged from byte {} to {}: {why}",
+            file.display(),
+            bytes.start,
+            bytes.end
+        ),
+        None => format!("{inputs} {times}: not recorded, or in another file"),
+    }
+}
+
+/// Gives up the right to open anything: an attempt fails. The C library's allocator makes one (`check_may_shrink_heap`,
+/// malloc/arena.c, glibc 2.36), and does without.
 fn seal() -> io::Result<()> {
     let calls = [
         #[cfg(target_arch = "x86_64")]
@@ -79,7 +408,7 @@ fn seal() -> io::Result<()> {
     ];
     let rules: BTreeMap<_, _> = calls.into_iter().map(|call| (call, Vec::new())).collect();
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(io::Error::other)?;
-    let (others, these) = (SeccompAction::Allow, SeccompAction::KillProcess);
+    let (others, these) = (SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32));
     let filter = SeccompFilter::new(rules, others, these, arch).map_err(io::Error::other)?;
     let program: BpfProgram = filter.try_into().map_err(io::Error::other)?;
     seccompiler::apply_filter_all_threads(&program).map_err(io::Error::other)

@@ -5,6 +5,7 @@
 
 use std::{collections::VecDeque, rc::Rc};
 
+use ipc_trace_common::op::Op;
 use zerocopy::IntoBytes as _;
 
 use super::Engine;
@@ -119,7 +120,7 @@ impl Engine {
                 }
             }
             // The call comes from the host, from an excluded container, or from an unknown task.
-            Some((Some(false), ..)) | None => self.count_unwanted(call),
+            Some((Some(false), ..)) | None => self.count_unwanted(call.op, 1),
         }
         None
     }
@@ -162,13 +163,14 @@ impl Engine {
     fn unwanted(&mut self, words: &[u64]) {
         // Decoding can't fail: the same words were decoded before.
         if let Ok(call) = Call::decode(words.as_bytes()) {
-            self.count_unwanted(&call);
+            self.count_unwanted(call.op, 1);
         }
     }
 
-    fn count_unwanted(&mut self, call: &Call<'_>) {
-        if let Some(count) = self.unwanted.get_mut(call.op as usize) {
-            *count += 1;
+    /// Counts delivered calls that are not shown.
+    pub(super) fn count_unwanted(&mut self, op: Op, calls: u64) {
+        if let Some(count) = self.unwanted.get_mut(op as usize) {
+            *count += calls;
         }
     }
 }

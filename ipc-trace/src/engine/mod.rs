@@ -37,6 +37,7 @@ use crate::{
     event::{EmitEvent, finding::Severity},
     input::{
         Begin, EngineRequest, Input, Moment,
+        call_filter::CallFilter,
         counters::{AllCounts, Counted},
         namespace_list::NamespaceList,
         process::{InspectorAnswer, ProcessId},
@@ -71,6 +72,8 @@ pub(crate) struct Engine {
     stats: Option<Box<Stats>>,
     reported_accesses: coalesced::ReportedAccesses,
     deferred: DeferredCalls,
+    /// Which calls of a recording are shown; `None`: all, as the eBPF programs have filtered them
+    call_filter: Option<Box<CallFilter>>,
     losses: Losses,
     resync: Resync,
     /// The number of the last event
@@ -117,6 +120,7 @@ impl Engine {
             stats: (!begin.lines).then(Box::default),
             reported_accesses: coalesced::ReportedAccesses::default(),
             deferred: DeferredCalls::default(),
+            call_filter: None,
             losses: Losses::default(),
             resync: Resync::default(),
             seq: 0,
@@ -132,6 +136,11 @@ impl Engine {
             requests: VecDeque::new(),
             begin,
         }
+    }
+
+    /// Sets which calls are shown or counted. All change the state.
+    pub(crate) fn filter_calls(&mut self, filter: CallFilter) {
+        self.call_filter = Some(Box::new(filter)).filter(|filter| !filter.is_empty());
     }
 
     /// Applies an input, and emits the resulting events.

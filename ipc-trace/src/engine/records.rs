@@ -39,6 +39,12 @@ impl Engine {
     /// Emits a call unless the container filter excludes it. Returns the number of its line.
     #[inline]
     fn show_call(&mut self, call: &Call<'_>, out: &mut impl EmitEvent) -> Option<u64> {
+        if let Some(filter) = &self.call_filter
+            && !filter.wants(call)
+        {
+            self.count_unwanted(call.op, 1);
+            return None;
+        }
         match self.tracker.containers.are_filtered() {
             false => self.emit_call(call, out),
             true => self.call_of_filtered(call, out),
@@ -50,8 +56,12 @@ impl Engine {
         self.tracker.contexts.seek(batch.head.tid);
         for group in batch.groups().flatten() {
             self.tracker.apply_group(batch.head, &group);
-            if let Some(stats) = &mut self.stats {
-                stats.group(batch.head, &group, &self.tracker);
+            match (&mut self.stats, &self.call_filter) {
+                (Some(_), Some(filter)) if !filter.wants_group(batch, &group) => {
+                    self.count_unwanted(group.op, group.count);
+                }
+                (Some(stats), _) => stats.group(batch.head, &group, &self.tracker),
+                (None, _) => {}
             }
             let new_users = self.tracker.objects.take_new_users();
             self.detect.group(batch.head, &group, &new_users, &self.tracker);

@@ -34,7 +34,7 @@ mod standing;
 pub(crate) mod tag;
 pub(crate) mod value;
 
-use borsh::{BorshDeserialize, BorshSerialize};
+use minicbor::{Decode, Encode};
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use schemars::JsonSchema;
@@ -241,24 +241,16 @@ const fn is_zero(value: &u32) -> bool {
 }
 
 /// Inode numbers of a process's namespaces.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    Serialize,
-    JsonSchema,
-    BorshSerialize,
-    BorshDeserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema, Encode, Decode)]
 pub(crate) struct NsInodes {
     /// The pid namespace; `null`: unknown
+    #[n(0)]
     pub pid: Option<u32>,
     /// The mount namespace; `null`: unknown
+    #[n(1)]
     pub mnt: Option<u32>,
     /// The user namespace of its credentials; `null`: unknown
+    #[n(2)]
     pub user: Option<u32>,
 }
 
@@ -474,13 +466,16 @@ pub(crate) struct Reconciliation {
 }
 
 /// COMMAND and its exit status.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema, BorshSerialize, BorshDeserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema, Encode, Decode)]
 pub(crate) struct CommandOutcome {
     /// Its words
+    #[n(0)]
     pub argv: Vec<String>,
     /// Its exit status; `null`: a signal ended it, or it was still running
+    #[n(1)]
     pub exit_code: Option<i32>,
     /// The signal that ended it; `null`: none
+    #[n(2)]
     pub signal: Option<String>,
 }
 

@@ -1,6 +1,6 @@
 //! Values with a JSON form of their own: names, keys, flags, times.
 
-use borsh::{BorshDeserialize, BorshSerialize, io};
+use minicbor::{Decode, Decoder, Encode, Encoder, decode::Error, encode::Write};
 use std::{
     borrow::Cow,
     fmt,
@@ -10,6 +10,8 @@ use std::{
 use ipc_trace_common::op::{Abi, ObjectKind, Op};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
+
+use crate::cbor::{self, Cbor, Element, Encoded, encode_as_cbor};
 
 /// Implements `Serialize` by `Display`, and a schema that is a string with `extra` members.
 macro_rules! as_string {
@@ -58,20 +60,19 @@ macro_rules! as_name {
             }
         }
 
-        impl BorshSerialize for $type {
-            fn serialize<W: io::Write>(&self, to: &mut W) -> io::Result<()> {
+        impl Cbor for $type {
+            fn put<W: Write>(&self, to: &mut Encoder<W>) -> Encoded<W> {
                 let at = $all.iter().position(|one| *one == self.0);
-                let at = at.and_then(|at| u8::try_from(at).ok()).unwrap_or(u8::MAX);
-                BorshSerialize::serialize(&at, to)
+                at.and_then(|at| u8::try_from(at).ok()).unwrap_or(u8::MAX).put(to)
+            }
+
+            fn take(from: &mut Decoder<'_>) -> Result<Self, Error> {
+                let one = $all.get(usize::from(u8::take(from)?)).copied();
+                one.map(Self).ok_or_else(|| cbor::invalid("a name without a meaning"))
             }
         }
 
-        impl BorshDeserialize for $type {
-            fn deserialize_reader<R: io::Read>(from: &mut R) -> io::Result<Self> {
-                let one = $all.get(usize::from(u8::deserialize_reader(from)?));
-                one.copied().map(Self).ok_or_else(|| io::ErrorKind::InvalidData.into())
-            }
-        }
+        encode_as_cbor!($type);
     };
 }
 
@@ -140,10 +141,8 @@ as_string!(CallError, "Error", {
 });
 
 /// A 32-bit number in hexadecimal: a key.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize,
-)]
-pub(crate) struct Hex32(pub u32);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+pub(crate) struct Hex32(#[n(0)] pub u32);
 
 impl fmt::Display for Hex32 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -164,8 +163,8 @@ impl fmt::Display for Address {
 as_string!(Address, "Address", { "type": "string", "pattern": "^0x[0-9a-f]+$" });
 
 /// Permission bits, in octal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
-pub(crate) struct FileMode(pub u32);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct FileMode(#[n(0)] pub u32);
 
 impl fmt::Display for FileMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -229,17 +228,20 @@ impl JsonSchema for Flags {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct OsBytes<'a>(pub Cow<'a, [u8]>);
 
-impl BorshSerialize for OsBytes<'_> {
-    fn serialize<W: io::Write>(&self, to: &mut W) -> io::Result<()> {
-        BorshSerialize::serialize(&self.0, to)
+impl Cbor for OsBytes<'static> {
+    fn put<W: Write>(&self, to: &mut Encoder<W>) -> Encoded<W> {
+        to.bytes(&self.0)?;
+        Ok(())
+    }
+
+    fn take(from: &mut Decoder<'_>) -> Result<Self, Error> {
+        Ok(Self(Cow::Owned(from.bytes()?.to_vec())))
     }
 }
 
-impl BorshDeserialize for OsBytes<'static> {
-    fn deserialize_reader<R: io::Read>(from: &mut R) -> io::Result<Self> {
-        Ok(Self(Cow::Owned(Vec::deserialize_reader(from)?)))
-    }
-}
+encode_as_cbor!(OsBytes<'static>);
+
+impl Element for OsBytes<'static> {}
 
 impl From<&str> for OsBytes<'static> {
     fn from(text: &str) -> Self {
@@ -312,20 +314,19 @@ impl JsonSchema for OsBytes<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Timestamp(pub SystemTime);
 
-impl BorshSerialize for Timestamp {
-    fn serialize<W: io::Write>(&self, to: &mut W) -> io::Result<()> {
+impl Cbor for Timestamp {
+    fn put<W: Write>(&self, to: &mut Encoder<W>) -> Encoded<W> {
         let since = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let since = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
-        BorshSerialize::serialize(&since, to)
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX).put(to)
     }
-}
 
-impl BorshDeserialize for Timestamp {
-    fn deserialize_reader<R: io::Read>(from: &mut R) -> io::Result<Self> {
-        let since = Duration::from_nanos(u64::deserialize_reader(from)?);
+    fn take(from: &mut Decoder<'_>) -> Result<Self, Error> {
+        let since = Duration::from_nanos(u64::take(from)?);
         Ok(Self(SystemTime::UNIX_EPOCH + since))
     }
 }
+
+encode_as_cbor!(Timestamp);
 
 /// The end of the year 9999, the last one of RFC 3339.
 const LAST_FORMATTED: Duration = Duration::new(253_402_300_799, 999_999_999);

@@ -48,10 +48,10 @@ pub(crate) struct BatchGroup<'a> {
 }
 
 impl<'a> CallBatch<'a> {
-    /// Its record in words, as [`Self::new`] takes them.
+    /// Its record in parts, which together are what [`Self::new`] takes.
     #[must_use]
-    pub(crate) fn to_words(self) -> Box<[u64]> {
-        super::words(&[self.head.as_bytes(), self.groups.as_bytes(), self.durations.as_bytes()])
+    pub(crate) fn parts(&self) -> [&'a [u8]; 3] {
+        [self.head.as_bytes(), self.groups.as_bytes(), self.durations.as_bytes()]
     }
 
     /// Decodes the record in `bytes`.

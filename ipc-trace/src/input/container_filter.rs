@@ -1,18 +1,21 @@
 //! The container filter: by name or id, image, pod. Pure.
 
-use borsh::{BorshDeserialize, BorshSerialize};
+use minicbor::{Decode, Encode};
 
 use super::pattern::Pattern;
 use crate::event::{Container, value::OsBytes};
 
 /// Conditions on a container. All kinds given must match; of each kind one pattern suffices.
-#[derive(Clone, Debug, Default, BorshSerialize, BorshDeserialize)]
+#[derive(Clone, Debug, Default, Encode, Decode)]
 pub(crate) struct ContainerFilter {
     /// Its name, its id, or the first 12 digits of that or more
+    #[n(0)]
     pub containers: Vec<Pattern>,
     /// Its image
+    #[n(1)]
     pub images: Vec<Pattern>,
     /// Its pod, alone or as `NAMESPACE/POD`
+    #[n(2)]
     pub pods: Vec<Pattern>,
 }
 

@@ -1,53 +1,67 @@
 //! Counters of the eBPF programs and of the ring readers.
 
-use borsh::{BorshDeserialize, BorshSerialize, io};
+use minicbor::{Decode, Encode};
 use std::collections::BTreeMap;
 
-use super::raw;
+use crate::cbor::cbor_as_encoded;
 use ipc_trace_common::{
     op::{self, Op},
     state::DropKey,
 };
 
 /// Counters of one row, summed over the CPUs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct CallCounters {
     /// Calls that returned (`ipc_trace_common::state::Counters`)
+    #[n(0)]
     pub seen: u64,
     /// Excluded by filters
+    #[n(1)]
     pub filtered: u64,
     /// Put into the ring
+    #[n(2)]
     pub emitted: u64,
     /// The ring had no room.
+    #[n(3)]
     pub dropped: u64,
     /// Never made by the kernel; not in the other counters.
+    #[n(4)]
     pub not_made: u64,
     /// Those of them for which the ring had no room.
+    #[n(5)]
     pub not_made_dropped: u64,
     /// Repeatable records that were withheld, to leave room for others.
+    #[n(6)]
     pub withheld: u64,
 }
 
+cbor_as_encoded! { CallCounters }
+
 /// The counters of all operations and of the control ring.
-#[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct AllCounts {
     /// By operation
-    #[borsh(serialize_with = "put_ops", deserialize_with = "get_ops")]
+    #[cbor(n(0), with = "crate::cbor")]
     pub ops: BTreeMap<Op, CallCounters>,
     /// The control ring
+    #[n(1)]
     pub control: CallCounters,
     /// Runs of programs that the kernel skipped.
+    #[n(2)]
     pub missed: u64,
 }
 
 /// Losses so far that the tables don't distinguish.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct Others {
     /// Calls for which no program ran
+    #[n(0)]
     pub missed: u64,
     /// Records for which the control ring had no room
+    #[n(1)]
     pub metadata: u64,
     /// Repeatable records that were withheld, to leave room for others.
+    #[n(2)]
     pub withheld: u64,
 }
 
@@ -77,45 +91,17 @@ impl AllCounts {
 /// Lost calls by namespace, operation and error; namespace 0: the table had no room for details.
 pub(crate) type Drops = std::collections::HashMap<DropKey, u64>;
 
-fn put_ops<W: io::Write>(ops: &BTreeMap<Op, CallCounters>, to: &mut W) -> io::Result<()> {
-    raw::put_len(ops.len(), to)?;
-    ops.iter().try_for_each(|(op, counts)| (*op as u8, *counts).serialize(to))
-}
-
-fn get_ops<R: io::Read>(from: &mut R) -> io::Result<BTreeMap<Op, CallCounters>> {
-    let len = u32::deserialize_reader(from)?;
-    (0..len).map(|_| Ok((raw::op(from)?, CallCounters::deserialize_reader(from)?))).collect()
-}
-
-fn put_drops<W: io::Write>(drops: &Option<Drops>, to: &mut W) -> io::Result<()> {
-    let Some(drops) = drops else { return false.serialize(to) };
-    true.serialize(to)?;
-    raw::put_len(drops.len(), to)?;
-    drops.iter().try_for_each(|(key, count)| {
-        raw::put(key, to)?;
-        count.serialize(to)
-    })
-}
-
-fn get_drops<R: io::Read>(from: &mut R) -> io::Result<Option<Drops>> {
-    if !bool::deserialize_reader(from)? {
-        return Ok(None);
-    }
-    let len = u32::deserialize_reader(from)?;
-    (0..len)
-        .map(|_| Ok((raw::get(from)?, u64::deserialize_reader(from)?)))
-        .collect::<io::Result<_>>()
-        .map(Some)
-}
-
 /// Records that came out of the rings.
-#[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct Delivered {
     /// By the operation's number
+    #[n(0)]
     pub ops: [u64; op::COUNT + 1],
     /// Control records
+    #[n(1)]
     pub control: u64,
     /// Records that could not be decoded; they are among the others
+    #[n(2)]
     pub malformed: u64,
 }
 
@@ -128,17 +114,21 @@ impl Delivered {
 }
 
 /// All counters, at one moment.
-#[derive(Clone, Debug, Default, BorshSerialize, BorshDeserialize)]
+#[derive(Clone, Debug, Default, Encode, Decode)]
 pub(crate) struct Counted {
     /// Counters of the eBPF programs.
+    #[n(0)]
     pub counts: AllCounts,
     /// Details of lost calls; `None`: unchanged.
-    #[borsh(serialize_with = "put_drops", deserialize_with = "get_drops")]
+    #[cbor(n(1), with = "crate::cbor")]
     pub drops: Option<Drops>,
     /// Records read from the rings.
+    #[n(2)]
     pub delivered: Delivered,
     /// Rare conditions by name, with the number of occurrences.
+    #[n(3)]
     pub diagnostics: BTreeMap<String, u64>,
     /// The longest CPU time of the reader between two reads of the rings, nanoseconds.
+    #[n(4)]
     pub reader_max_ns: u64,
 }

@@ -12,12 +12,12 @@
 //! | [`flags`] | the names of flags and commands |
 //! | [`pattern`] | patterns of names in filters and policies |
 //! | [`process`] | requests about processes, and procfs's answers |
-//! | `raw` | plain values of records, as bytes |
-//! | [`stream`] | inputs as bytes |
 //! | [`container_filter`] | the container filter |
+//! | [`call_filter`] | the filter of a recording's calls |
 
 pub(crate) mod args;
 pub(crate) mod batch;
+pub(crate) mod call_filter;
 pub(crate) mod container;
 pub(crate) mod container_filter;
 pub(crate) mod counters;
@@ -26,10 +26,7 @@ pub(crate) mod flags;
 pub(crate) mod namespace_list;
 pub(crate) mod pattern;
 pub(crate) mod process;
-mod raw;
-pub(crate) mod stream;
 
-use borsh::{BorshDeserialize, BorshSerialize};
 use ipc_trace_common::{
     op::{Abi, Detail, Effect, Memory, Op, SyscallCode},
     record::{
@@ -39,6 +36,7 @@ use ipc_trace_common::{
     },
     state::{Coalesced, CoalescedKey},
 };
+use minicbor::{Decode, Encode};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes as _, KnownLayout};
 
@@ -122,48 +120,66 @@ pub(crate) enum Input<'a> {
 }
 
 /// A time on two clocks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct Moment {
     /// `CLOCK_BOOTTIME`, nanoseconds
+    #[n(0)]
     pub boot_ns: u64,
     /// Time of day minus `boot_ns`, nanoseconds.
+    #[cbor(n(1), with = "crate::cbor")]
     pub offset_ns: i128,
 }
 
 /// The metadata of a run.
-#[derive(Clone, Debug, Default, BorshSerialize, BorshDeserialize)]
+#[derive(Clone, Debug, Default, Encode, Decode)]
 pub(crate) struct Begin {
     /// When it began
+    #[n(0)]
     pub at: Moment,
     /// The host's name
+    #[n(1)]
     pub host: String,
     /// The boot id of the host.
+    #[n(2)]
     pub boot_id: Option<String>,
     /// The id of this run.
+    #[n(3)]
     pub run_id: Option<String>,
     /// The kernel's release
+    #[n(4)]
     pub kernel: String,
     /// The machine
+    #[n(5)]
     pub arch: String,
     /// The backend of each operation.
+    #[n(6)]
     pub backends: Backends,
     /// The version of ipc-trace
+    #[n(7)]
     pub version: String,
     /// Whether each call is an event (line mode); otherwise calls are counted for a report.
+    #[n(8)]
     pub lines: bool,
     /// Whether calls are shown with their process's ancestry.
+    #[n(9)]
     pub with_ancestry: bool,
     /// Whether identifiers of System V objects are longer (`ipcmni_extend`, kernel-parameters.txt)
+    #[n(10)]
     pub extended_ids: bool,
     /// The tracer's own process, which is never reported.
+    #[n(11)]
     pub own_pid: u32,
     /// Findings below this confidence are hidden in text and ignored for the exit status.
+    #[n(12)]
     pub min_confidence: u8,
     /// The container filter.
+    #[n(13)]
     pub wanted: ContainerFilter,
     /// The seed of hash maps, unpredictable for traced processes.
+    #[n(14)]
     pub seed: u64,
     /// The namespace list made when the programs had been attached.
+    #[n(15)]
     pub namespace_list: NamespaceList,
 }
 
@@ -252,6 +268,21 @@ pub(crate) enum CallPayload<'a> {
     Queue(&'a QueuePart),
     /// mq_open, mq_unlink
     Name(&'a NamePart),
+}
+
+impl<'a> CallPayload<'a> {
+    /// Its bytes.
+    #[must_use]
+    pub(crate) fn as_bytes(&self) -> &'a [u8] {
+        match self {
+            Self::None | Self::InlineSemop(_) => &[],
+            Self::Semop(part) => part.as_bytes(),
+            Self::Msg(part) => part.as_bytes(),
+            Self::Ctl(part) => part.as_bytes(),
+            Self::Queue(part) => part.as_bytes(),
+            Self::Name(part) => part.as_bytes(),
+        }
+    }
 }
 
 impl Call<'_> {
@@ -361,15 +392,7 @@ impl<'a> Call<'a> {
     /// Its record and payload in words, as [`Self::decode`] takes them.
     #[must_use]
     pub(crate) fn to_words(self) -> Box<[u64]> {
-        let part = match self.part {
-            CallPayload::None | CallPayload::InlineSemop(_) => &[],
-            CallPayload::Semop(part) => part.as_bytes(),
-            CallPayload::Msg(part) => part.as_bytes(),
-            CallPayload::Ctl(part) => part.as_bytes(),
-            CallPayload::Queue(part) => part.as_bytes(),
-            CallPayload::Name(part) => part.as_bytes(),
-        };
-        words(&[self.record.as_bytes(), part])
+        words(&[self.record.as_bytes(), self.part.as_bytes()])
     }
 }
 

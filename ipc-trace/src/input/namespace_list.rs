@@ -1,19 +1,19 @@
 //! The namespace list: existing namespaces and pending calls at one moment, as the eBPF programs list them.
 
-use super::raw;
-use borsh::{BorshDeserialize, BorshSerialize, io};
 use ipc_trace_common::{
     op::{Abi, Op},
     record::{NamespaceRecord, NsRef, PendingRecord},
 };
+use minicbor::{Decode, Encode};
 
 /// A namespace that exists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct Alive {
     /// The namespace.
-    #[borsh(serialize_with = "super::raw::put", deserialize_with = "super::raw::get")]
+    #[cbor(n(0), with = "crate::cbor")]
     pub ns: NsRef,
     /// The kernel's own number
+    #[n(1)]
     pub ns_id: Option<u64>,
 }
 
@@ -25,33 +25,24 @@ impl From<&NamespaceRecord> for Alive {
 }
 
 /// A namespace list.
-#[derive(Clone, Debug, Default, BorshSerialize, BorshDeserialize)]
+#[derive(Clone, Debug, Default, Encode, Decode)]
 pub(crate) struct NamespaceList {
     /// When the listing began, on `CLOCK_BOOTTIME`, nanoseconds.
+    #[n(0)]
     pub boot_ns: u64,
     /// The namespaces
+    #[n(1)]
     pub alive: Vec<Alive>,
     /// Whether all namespaces are listed.
+    #[n(2)]
     pub complete: bool,
     /// Calls that have not returned
-    #[borsh(serialize_with = "put_pending", deserialize_with = "get_pending")]
+    #[cbor(n(3), with = "crate::cbor")]
     pub pending: Vec<(PendingRecord, Op, Abi)>,
     /// This process, in the initial pid namespace
+    #[n(4)]
     pub self_pid: u32,
     /// Inode number of this process's IPC namespace, read as the programs read it.
+    #[n(5)]
     pub self_ns_inum: u32,
-}
-
-fn put_pending<W: io::Write>(all: &[(PendingRecord, Op, Abi)], to: &mut W) -> io::Result<()> {
-    raw::put_len(all.len(), to)?;
-    for (record, op, abi) in all {
-        raw::put(record, to)?;
-        [*op as u8, *abi as u8].serialize(to)?;
-    }
-    Ok(())
-}
-
-fn get_pending<R: io::Read>(from: &mut R) -> io::Result<Vec<(PendingRecord, Op, Abi)>> {
-    let len = u32::deserialize_reader(from)?;
-    (0..len).map(|_| Ok((raw::get(from)?, raw::op(from)?, raw::abi(from)?))).collect()
 }

@@ -2,10 +2,10 @@
 //!
 //! Invariant: matching takes time that is linear in the name's length, whatever the pattern.
 
-use borsh::{BorshDeserialize, BorshSerialize, io};
 use globset::{GlobBuilder, GlobMatcher};
+use minicbor::{Decoder, Encoder, decode::Error, encode::Write};
 
-use super::raw;
+use crate::cbor::{self, Cbor, Encoded, encode_as_cbor};
 
 /// The special characters.
 const SPECIAL: [char; 7] = ['*', '?', '[', ']', '{', '}', '\\'];
@@ -82,21 +82,22 @@ pub(crate) fn literally(name: &[u8]) -> String {
     text
 }
 
-impl BorshSerialize for Pattern {
-    fn serialize<W: io::Write>(&self, to: &mut W) -> io::Result<()> {
+impl Cbor for Pattern {
+    fn put<W: Write>(&self, to: &mut Encoder<W>) -> Encoded<W> {
         match self {
-            Self::Exactly(text) => text.as_ref().serialize(to),
-            Self::Like(glob) => glob.glob().glob().as_bytes().serialize(to),
-        }
+            Self::Exactly(text) => to.bytes(text.as_ref())?,
+            Self::Like(glob) => to.bytes(glob.glob().glob().as_bytes())?,
+        };
+        Ok(())
+    }
+
+    fn take(from: &mut Decoder<'_>) -> Result<Self, Error> {
+        let text = std::str::from_utf8(from.bytes()?).map_err(|_| cbor::invalid("no text"))?;
+        Self::new(text).map_err(|_| cbor::invalid("no pattern"))
     }
 }
 
-impl BorshDeserialize for Pattern {
-    fn deserialize_reader<R: io::Read>(from: &mut R) -> io::Result<Self> {
-        let text = String::deserialize_reader(from)?;
-        Self::new(&text).map_err(|reason| raw::invalid(&reason))
-    }
-}
+encode_as_cbor!(Pattern);
 
 #[cfg(test)]
 mod tests {

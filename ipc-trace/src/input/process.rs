@@ -1,22 +1,21 @@
 //! Information about processes from procfs: requests and answers.
 
-use borsh::{BorshDeserialize, BorshSerialize};
+use minicbor::{Decode, Encode};
 use std::{borrow::Cow, sync::Arc};
 
 use ipc_trace_common::record::{ContextRecord, UidExtent};
 
-use super::{
-    Arguments,
-    raw::{get_all, put_all},
-};
+use super::Arguments;
 use crate::event::{NsInodes, value::OsBytes};
 
 /// The arguments of a process.
-#[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct Called {
     /// Its arguments; `None`: they weren't requested, or can't be read.
+    #[cbor(n(0), with = "crate::cbor")]
     pub args: Option<Arc<[OsBytes<'static>]>>,
     /// Whether there are more arguments.
+    #[n(1)]
     pub truncated: bool,
 }
 
@@ -62,41 +61,51 @@ pub(crate) struct Context {
 }
 
 /// Information from procfs about a process, as far as it was requested.
-#[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct ProcInfo {
     /// Path of its executable
+    #[cbor(n(0), with = "crate::cbor")]
     pub exe: Option<Vec<u8>>,
     /// Its arguments.
+    #[n(1)]
     pub called: Option<Called>,
     /// The uid map of its user namespace.
-    #[borsh(serialize_with = "put_all", deserialize_with = "get_all")]
+    #[cbor(n(2), with = "crate::cbor")]
     pub users: Vec<UidExtent>,
     /// Paths of its ancestors' executables, in the record's order; empty: not requested.
+    #[cbor(n(3), with = "crate::cbor")]
     pub ancestors: Vec<Option<Vec<u8>>>,
     /// The paths of its cgroup and of its ancestors', by number
+    #[cbor(n(4), with = "crate::cbor")]
     pub cgroups: Vec<(u64, Vec<u8>)>,
 }
 
 /// A mapped segment, as `/proc/PID/maps` has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct Mapped {
     /// Where it starts
+    #[n(0)]
     pub start: u64,
     /// The segment's id: the file's inode number
+    #[n(1)]
     pub id: i32,
     /// Its key, as the file is called; 0 also of one that was removed
+    #[n(2)]
     pub key: u32,
 }
 
 /// What procfs showed of a thread that switched, when the record was read.
-#[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct MoveContext {
     /// The segments that its process had mapped; `None`: it has exited, or wasn't inspected.
+    #[n(0)]
     pub mapped: Option<Vec<Mapped>>,
     /// Its parent's mount namespace
+    #[n(1)]
     pub parent_mnt: Option<u32>,
     /// Whether another process in the IPC namespace shares its mount namespace; `None`: no other process is
     /// known there.
+    #[n(2)]
     pub lives_with: Option<bool>,
 }
 
@@ -135,21 +144,21 @@ impl InspectorRequest {
 }
 
 /// The answer to a [`InspectorRequest`].
-#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub(crate) enum InspectorAnswer {
     /// The thread; when it was inspected, boot time (0: it wasn't); the number of its IPC namespace, and its
     /// other namespaces; `None`: it has exited, or can't be inspected.
-    Namespaces(u32, u64, Option<(u32, NsInodes)>),
+    #[n(0)]
+    Namespaces(#[n(0)] u32, #[n(1)] u64, #[n(2)] Option<(u32, NsInodes)>),
     /// The process and its mappings; `None`: it has exited, or can't be inspected.
-    Mapped(ProcessId, Option<Vec<Mapped>>),
+    #[n(1)]
+    Mapped(#[n(0)] ProcessId, #[n(1)] Option<Vec<Mapped>>),
     /// The thread, its context and its uid map; empty: not written yet.
-    Users(
-        u32,
-        u64,
-        #[borsh(serialize_with = "put_all", deserialize_with = "get_all")] Vec<UidExtent>,
-    ),
+    #[n(2)]
+    Users(#[n(0)] u32, #[n(1)] u64, #[cbor(n(2), with = "crate::cbor")] Vec<UidExtent>),
     /// Threads that have exited.
-    Ended(Vec<u32>),
+    #[n(3)]
+    Ended(#[n(0)] Vec<u32>),
 }
 
 #[cfg(test)]

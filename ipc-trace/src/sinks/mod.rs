@@ -132,6 +132,15 @@ impl Sink {
     }
 }
 
+/// Events that are not shown.
+impl EmitEvent for Option<Sink> {
+    fn emit(&mut self, event: &Event<'_>) {
+        if let Some(sink) = self {
+            sink.emit(event);
+        }
+    }
+}
+
 impl EmitEvent for Sink {
     fn emit(&mut self, event: &Event<'_>) {
         let class = LineClass::of_event(event);

@@ -77,12 +77,16 @@ fn assert_replayed_of(mode: &str, options: &[&str], command: &str, words: &[&str
         ["inputs", "first", "second", "replayer"].map(|name| folder.path().join(name));
     fs::copy(program().get_program(), &replayer).unwrap();
     let mut traced = tracer(mode);
-    traced.args(["-o", "json", "--keep-inputs"]).arg(&inputs).args(options).arg("--");
+    traced.args(["-o", "json", "--write"]).arg(&inputs).args(options).arg("--");
     traced.arg(command).args(words).stdout(File::create(&first).unwrap());
     let status = traced.stderr(Stdio::null()).status().unwrap();
     assert!(status.success(), "{status}");
     let mut replay = Command::new(&replayer);
-    replay.args(["replay", "-o", "json"]).stdin(File::open(&inputs).unwrap());
+    let from: &[&str] = match mode {
+        "report" => &["report", "--from", "-", "-o", "json"],
+        _ => &["replay", "-", "-o", "json"],
+    };
+    replay.args(from).stdin(File::open(&inputs).unwrap());
     replay.stdout(File::create(&second).unwrap()).stderr(Stdio::piped());
     // SAFETY: this process's other threads hold no lock that these system calls need.
     unsafe { replay.pre_exec(drop_privileges) };

@@ -5,7 +5,7 @@ use ipc_trace_common::record::{ANCESTORS, NsSwitchKind, NsSwitchRecord, UID_EXTE
 use crate::{
     engine::Engine,
     input::Input,
-    recorder::Recorder,
+    recording::writer::{Recorder, RecordingSummary},
     sinks::{Sink, output::OutputError},
     sources::{
         host::inspector::{AboutContext, AboutMove},
@@ -17,8 +17,11 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct EngineFeed {
     pub engine: Engine,
-    pub sink: Sink,
+    /// `None`: events are not shown
+    pub sink: Option<Sink>,
     pub recorder: Option<Recorder>,
+    /// What was recorded, at the end
+    pub recorded: Option<RecordingSummary>,
 }
 
 impl EngineFeed {
@@ -26,14 +29,23 @@ impl EngineFeed {
     #[inline]
     pub(super) fn emit(&mut self, input: &Input<'_>) {
         if let Some(recorder) = &mut self.recorder {
-            recorder.keep(input);
+            recorder.record(input);
         }
         self.engine.feed(input, &mut self.sink);
     }
 
     /// Passes the sink's output on to its writer.
     pub(super) fn flush(&mut self) {
-        self.sink.flush();
+        if let Some(sink) = &mut self.sink {
+            sink.flush();
+        }
+    }
+
+    /// Has the recording written up to here.
+    pub(super) fn flush_recorder(&mut self) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.flush();
+        }
     }
 
     /// Whether events are output as lines.
@@ -46,7 +58,7 @@ impl EngineFeed {
     /// # Errors
     /// It does not: why.
     pub(super) fn check(&mut self) -> Result<(), OutputError> {
-        self.sink.writer().check()
+        self.sink.as_mut().map_or(Ok(()), |sink| sink.writer().check())
     }
 
     /// Waits until everything is written.
@@ -54,10 +66,11 @@ impl EngineFeed {
     /// # Errors
     /// Writing failed: why.
     pub(super) fn finish(&mut self) -> Result<(), OutputError> {
-        self.sink.flush();
-        let written = self.sink.writer().finish();
+        self.flush();
+        let written = self.sink.as_mut().map_or(Ok(()), |sink| sink.writer().finish());
         if let Some(recorder) = self.recorder.take() {
-            recorder.finish().map_err(OutputError::Recorder)?;
+            let summary = recorder.finish().map_err(OutputError::Recorder)?;
+            self.recorded = Some(summary);
         }
         written
     }

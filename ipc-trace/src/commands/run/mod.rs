@@ -66,17 +66,32 @@ const POLL_MIN: Duration = Duration::from_millis(2);
 const POLL_MAX: Duration = Duration::from_millis(50);
 const POLL_IN_FLIGHT: Duration = Duration::from_micros(200);
 
-/// Runs `live`, which shows calls, or `report`.
+/// What a run prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RunOutput {
+    /// `live`: each event as it happens
+    Lines,
+    /// `report`: one report at the end
+    Report,
+    /// `record`: nothing
+    Nothing,
+}
+
+/// Runs `live`, `report` or `record`.
 ///
 /// # Errors
 /// Tracing can't start, COMMAND can't be started, or output failed.
-pub(crate) fn run(detail: CallDetail, args: &TraceArgs) -> Result<ExitCode, RunError> {
+pub(crate) fn run(
+    output: RunOutput,
+    detail: CallDetail,
+    args: &TraceArgs,
+) -> Result<ExitCode, RunError> {
     startup::limit_malloc_arenas();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(system("can't start the event loop"))?;
-    runtime.block_on(Run::new(detail, args)?.run_to_end(args))
+    runtime.block_on(Run::new(output, detail, args)?.run_to_end(args))
 }
 
 /// What ended a run.
@@ -92,7 +107,7 @@ enum EndedBy {
 const FOUND: u8 = 3;
 
 /// The exit status of a run without errors. `commands_end`: that of COMMAND, if it ended first.
-const fn exit_status(fails: bool, commands_end: Option<u8>) -> u8 {
+pub(in crate::commands) const fn exit_status(fails: bool, commands_end: Option<u8>) -> u8 {
     match (fails, commands_end) {
         (true, _) => FOUND,
         (false, Some(status)) => status,
@@ -171,10 +186,18 @@ impl Run {
         match result {
             // A normal end.
             Ok(()) | Err(RunError::Output(OutputError::Closed)) => {
+                self.show_recorded(args);
                 Ok(ExitCode::from(exit_status(self.fails(), commands_end)))
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Says what was recorded.
+    fn show_recorded(&self, args: &TraceArgs) {
+        let (Some(recorded), Some(path)) = (&self.fed.recorded, &args.write) else { return };
+        // As a log message it would be hidden by default.
+        eprintln!("ipc-trace: {}: {recorded}", path.display());
     }
 
     /// Whether a finding is a failure.
@@ -262,6 +285,7 @@ impl Run {
         self.fed.emit(&Input::Tick(clock::moment()));
         self.request_namespace_list();
         self.fed.flush();
+        self.fed.flush_recorder();
         Ok(())
     }
 

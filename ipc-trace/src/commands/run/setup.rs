@@ -130,7 +130,8 @@ pub(crate) struct Setup {
     pub plan: Plan,
 }
 
-/// Loads and attaches the programs for the options. `with_args`: whether process arguments are shown.
+/// Loads and attaches the programs for the options. `with_args`: whether process arguments are shown. `only_command`:
+/// whether only calls of COMMAND are.
 ///
 /// # Errors
 /// Something is missing: what.
@@ -139,6 +140,7 @@ pub(crate) fn setup(
     filters: &Filters,
     detail: CallDetail,
     with_args: bool,
+    only_command: bool,
 ) -> Result<Setup, SetupError> {
     let system = System::read().map_err(|source| SetupError::System { what: "uname", source })?;
     features::check_capabilities(Path::new("/proc"))?;
@@ -159,7 +161,7 @@ pub(crate) fn setup(
     }
     let options = SessionOptions {
         ring_bytes: ring_bytes(how.ring_bytes),
-        filters: kernel_filters(filters),
+        filters: kernel_filters(filters, only_command),
         detail,
         with_args,
         cgroups,
@@ -267,7 +269,7 @@ pub(crate) fn ring_bytes(wanted: u32) -> u32 {
     wanted.max(page).next_power_of_two()
 }
 
-fn kernel_filters(filters: &Filters) -> KernelFilters {
+fn kernel_filters(filters: &Filters, only_command: bool) -> KernelFilters {
     let mut bits = 0;
     let mut when = |condition: bool, bit: u32| {
         if condition {
@@ -280,7 +282,7 @@ fn kernel_filters(filters: &Filters) -> KernelFilters {
     when(!filters.comm.is_empty(), filter::COMM);
     when(!filters.ipc_ns.is_empty(), filter::NAMESPACE);
     when(filters.min_duration.is_some(), filter::MIN_DURATION);
-    when(filters.only_command, filter::COMMAND);
+    when(only_command, filter::COMMAND);
     when(!filters.op.is_empty(), filter::OP);
     when(!filters.containers().is_empty(), filter::CGROUP);
     KernelFilters {

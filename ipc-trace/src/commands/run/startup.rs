@@ -1,14 +1,21 @@
 //! The start of a run: the engine and its threads, the initial snapshot, the first line.
 
-use std::{collections::VecDeque, path::Path, time::Duration};
+use std::{
+    collections::VecDeque,
+    io::{self, IsTerminal as _},
+    path::Path,
+    time::Duration,
+};
 
-use super::{EngineFeed, Run, RunError, Setup, random_id, setup, system, terminal, wants_bar};
+use super::{
+    EngineFeed, Run, RunError, RunOutput, Setup, random_id, setup, system, terminal, wants_bar,
+};
 use crate::{
     cli::TraceArgs,
     engine::Engine,
     event::ls::Ls,
     input::{Begin, Input, namespace_list::NamespaceList},
-    recorder::Recorder,
+    recording::{RecordingTarget, head::Head, writer::Recorder},
     signals::Signals,
     sinks::{Screen, Sink, bar::Bar, output::Output, text::call::LineStyle, writer::SinkWriter},
     sources::{
@@ -42,29 +49,53 @@ pub(super) fn limit_malloc_arenas() {
 }
 
 impl Run {
-    pub(super) fn new(detail: CallDetail, args: &TraceArgs) -> Result<Self, RunError> {
-        let live = detail == CallDetail::Calls;
+    pub(super) fn new(
+        output: RunOutput,
+        detail: CallDetail,
+        args: &TraceArgs,
+    ) -> Result<Self, RunError> {
+        let lines = output != RunOutput::Report;
         let signals = Signals::handle().map_err(system("can't handle signals"))?;
         // Before anything is loaded: with an invalid policy, nothing starts.
         let policy = crate::commands::policy::load_engine(args.findings.policy.as_deref())?;
-        let mut setup = setup::setup(&args.how, &args.filters, detail, args.with_args)?;
+        let target =
+            args.write.as_deref().map(|path| recording_target(path, output)).transpose()?;
+        let mut setup =
+            setup::setup(&args.how, &args.filters, detail, args.with_args, args.only_command)?;
         let (palette, width) = terminal();
         let screen = Screen {
             style: LineStyle { palette, native: setup.native },
             width,
-            min_confidence: args.findings.min_confidence,
+            min_confidence: args.findings.min_confidence(),
         };
-        let bar = (live && wants_bar(args)).then(Bar::new);
-        let writer = SinkWriter::start(args.output, screen, Output::new(signals.clone()), bar)
-            .map_err(system("can't start a thread"))?;
-        let begin = begin_input(live, args, &setup);
-        let recorder = args.keep_inputs.as_deref().map(|file| Recorder::start(file, &begin));
-        let recorder = recorder.transpose().map_err(system("can't keep the inputs"))?;
-        let mut fed = EngineFeed {
-            recorder,
-            sink: Sink::new(args.output, screen, writer),
-            engine: Engine::new(begin, policy),
+        let bar = (output == RunOutput::Lines && wants_bar(args)).then(Bar::new);
+        let sink = match output {
+            RunOutput::Lines | RunOutput::Report => {
+                let output = Output::new(signals.clone());
+                let writer = SinkWriter::start(args.output, screen, output, bar)
+                    .map_err(system("can't start a thread"))?;
+                Some(Sink::new(args.output, screen, writer))
+            }
+            RunOutput::Nothing => None,
         };
+        let begin = begin_input(lines, args, &setup);
+        let recorder =
+            match &target {
+                Some(target) => {
+                    let policy = args.findings.policy.as_deref();
+                    let policy = policy.map(crate::commands::policy::read_recorded).transpose()?;
+                    let counts = detail == CallDetail::Counts;
+                    let head = Head { begin: begin.clone(), policy, counts };
+                    let started = Recorder::start(target, &head);
+                    Some(started.map_err(|source| RunError::Recording {
+                        target: target.to_string(),
+                        source,
+                    })?)
+                }
+                None => None,
+            };
+        let mut fed =
+            EngineFeed { recorder, recorded: None, sink, engine: Engine::new(begin, policy) };
         fed.engine.start(&mut fed.sink);
         let hierarchy = setup.hierarchy.take();
         if let Some(hierarchy) = &hierarchy {
@@ -157,7 +188,21 @@ impl Run {
     }
 }
 
-fn begin_input(live: bool, args: &TraceArgs, setup: &Setup) -> Begin {
+/// Where to record.
+fn recording_target(path: &Path, output: RunOutput) -> Result<RecordingTarget, RunError> {
+    match (path.as_os_str() == "-", output) {
+        (false, _) => Ok(RecordingTarget::File(path.to_owned())),
+        (true, RunOutput::Nothing) if io::stdout().is_terminal() => Err(RunError::Usage(
+            "-w -: standard output is a terminal, which can't show a recording; redirect it, or name a file",
+        )),
+        (true, RunOutput::Nothing) => Ok(RecordingTarget::Stdout),
+        (true, RunOutput::Lines | RunOutput::Report) => Err(RunError::Usage(
+            "-w -: standard output is taken by the command's own output; use ipc-trace record -w -, or name a file",
+        )),
+    }
+}
+
+fn begin_input(lines: bool, args: &TraceArgs, setup: &Setup) -> Begin {
     Begin {
         at: clock::moment(),
         host: setup.system.host.clone(),
@@ -167,11 +212,11 @@ fn begin_input(live: bool, args: &TraceArgs, setup: &Setup) -> Begin {
         arch: setup.system.arch.to_owned(),
         backends: setup.backends.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        lines: live,
+        lines,
         with_ancestry: args.with_ancestry,
         extended_ids: features::has_boot_parameter(Path::new("/proc"), "ipcmni_extend"),
         own_pid: std::process::id(),
-        min_confidence: args.findings.min_confidence,
+        min_confidence: args.findings.min_confidence(),
         wanted: args.filters.containers(),
         seed: random(),
         namespace_list: setup.namespace_list.clone(),

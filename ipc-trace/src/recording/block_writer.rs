@@ -1,0 +1,125 @@
+//! Writes blocks to a new file or a stream, and an index at the end.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+};
+
+use zerocopy::IntoBytes as _;
+
+use super::{
+    RecordingTarget,
+    block::{BlockHeader, BlockKind, Packer},
+    head::{IndexEntry, Trailer},
+};
+
+/// The file or the stream.
+#[derive(Debug)]
+enum Target {
+    File(File),
+    Stdout(io::Stdout),
+}
+
+/// Creates a file that only its owner can read. A file that exists, or a link, is an error.
+fn create(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    options.open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => {
+            io::Error::new(error.kind(), "it exists; choose another name, or remove it")
+        }
+        _ => error,
+    })
+}
+
+/// Writes blocks.
+#[derive(Debug)]
+pub(super) struct BlockWriter {
+    target: Target,
+    packer: Packer,
+    block: Vec<u8>,
+    index: Vec<IndexEntry>,
+    /// Where the next block begins
+    offset: u64,
+}
+
+impl BlockWriter {
+    /// Creates the file.
+    ///
+    /// # Errors
+    /// It exists, or can't be created.
+    pub(super) fn create(target: &RecordingTarget) -> io::Result<Self> {
+        Ok(Self {
+            target: match target {
+                RecordingTarget::File(path) => Target::File(create(path)?),
+                RecordingTarget::Stdout => Target::Stdout(io::stdout()),
+            },
+            packer: Packer::new()?,
+            block: Vec::new(),
+            index: Vec::new(),
+            offset: 0,
+        })
+    }
+
+    /// Bytes written so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.offset
+    }
+
+    /// Writes a block. After an error the file is as it was before.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub(super) fn write(&mut self, header: BlockHeader, payload: &[u8]) -> io::Result<()> {
+        self.block.clear();
+        let header = self.packer.pack(header, payload, &mut self.block)?;
+        self.write_packed(header)
+    }
+
+    fn write_packed(&mut self, header: BlockHeader) -> io::Result<()> {
+        let written = match &mut self.target {
+            Target::File(file) => file.write_all(&self.block),
+            Target::Stdout(stdout) => stdout.write_all(&self.block).and_then(|()| stdout.flush()),
+        };
+        if let Err(error) = written {
+            if let Target::File(file) = &mut self.target {
+                // A part of a block is none. If this fails too, a reader finds the next one.
+                let _ = file.set_len(self.offset);
+                let _ = file.seek(SeekFrom::Start(self.offset));
+            }
+            return Err(error);
+        }
+        self.index.push(IndexEntry::new(self.offset, &header));
+        self.offset += self.block.len() as u64;
+        Ok(())
+    }
+
+    /// Has everything reach the disk.
+    ///
+    /// # Errors
+    /// The disk refuses it.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        match &self.target {
+            Target::File(file) => file.sync_data(),
+            Target::Stdout(_) => Ok(()),
+        }
+    }
+
+    /// Writes the index. `position`: how many inputs the run had. Returns the bytes of the file.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub(super) fn close(mut self, position: u64) -> io::Result<u64> {
+        let offset = self.offset;
+        let payload = minicbor::to_vec(&self.index).map_err(io::Error::other)?;
+        self.block.clear();
+        let header = BlockHeader::new(BlockKind::Index, position);
+        let header = self.packer.pack(header, &payload, &mut self.block)?;
+        self.block.extend_from_slice(Trailer::new(offset).as_bytes());
+        self.write_packed(header)?;
+        self.sync()?;
+        Ok(self.offset)
+    }
+}

@@ -1,0 +1,81 @@
+//! Where the blocks of a file are: by the index at its end or, if that is missing, by going from header to header.
+
+use std::{fs::File, io, os::unix::fs::FileExt as _};
+
+use super::{
+    block::{BlockHeader, BlockKind, HEADER_LEN},
+    head::{Head, IndexEntry, TRAILER_LEN, Trailer},
+    reader::{OpenFile, ReadError},
+};
+
+/// The blocks of a file, in its order. Payloads are not looked at.
+///
+/// # Errors
+/// The file can't be read, or has no offsets.
+pub(super) fn blocks(file: &OpenFile) -> Result<Vec<IndexEntry>, ReadError> {
+    let Some(seekable) = &file.file else {
+        return Err(file.failed(io::ErrorKind::NotSeekable.into()));
+    };
+    let len = seekable.metadata().map_err(|error| file.failed(error))?.len();
+    if let Some(all) = at_the_end(file, seekable, len) {
+        return Ok(all);
+    }
+    walk(file, seekable, len)
+}
+
+/// The index at the end; `None`: there is none that is whole.
+fn at_the_end(file: &OpenFile, seekable: &File, len: u64) -> Option<Vec<IndexEntry>> {
+    let mut trailer = [0; TRAILER_LEN];
+    seekable.read_exact_at(&mut trailer, len.checked_sub(TRAILER_LEN as u64)?).ok()?;
+    let offset = Trailer::parse(&trailer)?;
+    let mut payload = Vec::new();
+    let (at, header) = file.scanner(offset, false).ok()?.next(&mut payload).ok()?.block?;
+    let is_index = at == offset && header.kind == BlockKind::Index as u8;
+    let all: Vec<IndexEntry> = minicbor::decode(&payload).ok().filter(|_| is_index)?;
+    // Recordings in a row have an index each; only one that names the first block tells of all.
+    let is_whole = all.first().is_some_and(|first| first.offset == 0)
+        && all.iter().all(|entry| entry.offset < offset);
+    is_whole.then_some(all)
+}
+
+fn walk(file: &OpenFile, seekable: &File, len: u64) -> Result<Vec<IndexEntry>, ReadError> {
+    let (mut all, mut offset) = (Vec::new(), 0);
+    let mut bytes = [0; HEADER_LEN];
+    while offset < len {
+        let read = seekable.read_exact_at(&mut bytes, offset);
+        match read.ok().and_then(|()| BlockHeader::parse(&bytes).ok()) {
+            Some(header) if offset + header.len() <= len => {
+                all.push(IndexEntry::new(offset, &header));
+                offset += header.len();
+            }
+            _ => {
+                let mut payload = Vec::new();
+                let found = file.scanner(offset, false)?.next(&mut payload);
+                match found.map_err(|error| file.failed(error))?.block {
+                    Some((at, header)) => {
+                        all.push(IndexEntry::new(at, &header));
+                        offset = at + header.len();
+                    }
+                    None => break,
+                }
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// The time of the last input of a file: nanoseconds since 1970. `None`: it has none.
+///
+/// # Errors
+/// The file can't be read, or has no offsets.
+pub(super) fn end(file: &OpenFile) -> Result<Option<i128>, ReadError> {
+    let mut payload = Vec::new();
+    let first = file.scanner(0, false)?.next(&mut payload).map_err(|error| file.failed(error))?;
+    let is_head = |header: &BlockHeader| header.kind == BlockKind::Head as u8;
+    if !first.block.is_some_and(|(_, header)| is_head(&header)) {
+        return Ok(None);
+    }
+    let Ok(Head { begin, .. }) = minicbor::decode(&payload) else { return Ok(None) };
+    let last = blocks(file)?.iter().map(|block| block.last_ns).max().unwrap_or(0);
+    Ok((last > 0).then(|| i128::from(last) + begin.at.offset_ns))
+}

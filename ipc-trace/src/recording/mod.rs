@@ -1,0 +1,71 @@
+//! Recordings: the engine's inputs in files. `docs/RECORDING.md` describes the format.
+//!
+//! | module | its job |
+//! | --- | --- |
+//! | [`chunk`] | inputs in memory, as they go from thread to thread |
+//! | `entries` | rare inputs as CBOR |
+//! | `columns` | the inputs of a block, in columns |
+//! | `varint` | numbers of variable length |
+//! | `block` | the blocks of a file: header, checksums, compression |
+//! | `block_writer` | writes blocks and the index |
+//! | `head` | what a recording says of its run, and where its blocks are |
+//! | `index` | where the blocks of a file are |
+//! | [`writer`] | writes a recording, in a thread of its own |
+//! | [`inspect`] | what is in a recording, and a copy of what is whole |
+//! | `scanner` | finds the undamaged blocks of a file or a stream |
+//! | [`reader`] | reads recordings: inputs in their order |
+//!
+//! Invariant: any bytes give inputs or damage; never a panic, and no more memory than `block::MAX_PAYLOAD` allows.
+
+pub(crate) mod chunk;
+pub(crate) mod head;
+pub(crate) mod inspect;
+pub(crate) mod reader;
+pub(crate) mod writer;
+
+mod block;
+mod block_writer;
+mod columns;
+mod entries;
+mod index;
+mod scanner;
+mod varint;
+
+use std::path::PathBuf;
+
+/// Where to record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RecordingTarget {
+    /// A new file
+    File(PathBuf),
+    /// Standard output
+    Stdout,
+}
+
+impl std::fmt::Display for RecordingTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Stdout => f.write_str("standard output"),
+        }
+    }
+}
+
+/// What is wrong with a recording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Damage {
+    /// It is of a later version of the format.
+    #[error(
+        "its format is version {0}, and this ipc-trace reads up to version {ours}; use a newer ipc-trace",
+        ours = block::VERSION
+    )]
+    Version(u8),
+    /// Its bytes are not what they should be.
+    #[error("{0}")]
+    Content(&'static str),
+}
+
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
+#[cfg(test)]
+mod tests;
