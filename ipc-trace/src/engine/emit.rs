@@ -68,6 +68,9 @@ impl Engine {
             return None;
         }
         let seq = self.next();
+        if !out.wants_calls() {
+            return Some(seq);
+        }
         self.tracker.contexts.search_map(call.record);
         let container = self.tracker.show_container(call.record);
         out.emit(&Event::Ipc(self.tracker.ipc(call, container, seq)));

@@ -100,6 +100,11 @@ pub(crate) enum Event<'a> {
 pub(crate) trait EmitEvent {
     /// Receives an event.
     fn emit(&mut self, event: &Event<'_>);
+
+    /// Whether it needs the events of calls.
+    fn wants_calls(&self) -> bool {
+        true
+    }
 }
 
 /// Backend by operation: `"function"` or `"syscall"`.

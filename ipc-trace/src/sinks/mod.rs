@@ -139,6 +139,10 @@ impl EmitEvent for Option<Sink> {
             sink.emit(event);
         }
     }
+
+    fn wants_calls(&self) -> bool {
+        self.is_some()
+    }
 }
 
 impl EmitEvent for Sink {
