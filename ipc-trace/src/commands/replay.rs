@@ -9,7 +9,10 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use ipc_trace_common::{op::Abi, state::HOST_INUM};
+use ipc_trace_common::{
+    op::{Abi, Op},
+    state::HOST_INUM,
+};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
 use super::{
@@ -20,7 +23,11 @@ use crate::{
     cli::{Filters, FindingArgs, NamespaceName, RangeArgs, RecordedTime, ReplayArgs, ReportArgs},
     engine::{Engine, policy::engine::PolicyEngine},
     event::{EmitEvent, Event, value::Timestamp},
-    input::{Input, call_filter::CallFilter},
+    input::{
+        Input,
+        call_filter::CallFilter,
+        counters::{CallCounters, Counted},
+    },
     recording::{
         head::{Head, RecordedPolicy},
         reader::{self, FileDamage, MissingInputs, RecordingPart, RecordingReader},
@@ -120,11 +127,57 @@ struct ReplayedRun {
     now: u64,
     /// Whether its last input was fed
     finished: bool,
+    /// Of a range of time: the calls in it, by operation. The recorded counters are those of the whole run
+    in_range: Option<BTreeMap<Op, u64>>,
+    /// The recorded counters
+    counted: Counted,
 }
 
 impl ReplayedRun {
+    /// Counts calls of the range.
+    fn tally(&mut self, input: &Input<'_>) {
+        let (since, until) = self.times;
+        let Some(in_range) = &mut self.in_range else { return };
+        #[expect(clippy::wildcard_enum_match_arm, reason = "others are no calls")]
+        match input {
+            Input::Call(call)
+                if call.made() != Some(false) && (since..=until).contains(&call.record.boot_ns) =>
+            {
+                *in_range.entry(call.op).or_default() += 1;
+            }
+            Input::Batch(batch) if (since..=until).contains(&batch.boot_ns()) => {
+                batch.count(|group| {
+                    if let Ok((op, calls)) = group {
+                        *in_range.entry(op).or_default() += calls;
+                    }
+                });
+            }
+            Input::Counted(counted) => {
+                self.counted = Counted { drops: None, ..(*counted).clone() };
+            }
+            _ => {}
+        }
+    }
+
+    /// Replaces the counters by those of the range.
+    fn count_range(&mut self, out: &mut RangeSink) {
+        let Some(in_range) = &self.in_range else { return };
+        let mut counted = self.counted.clone();
+        let of_range =
+            |calls: u64| CallCounters { seen: calls, emitted: calls, ..CallCounters::default() };
+        counted.counts.ops = in_range.iter().map(|(op, calls)| (*op, of_range(*calls))).collect();
+        counted.delivered.ops = Default::default();
+        for (op, calls) in in_range {
+            if let Some(delivered) = counted.delivered.ops.get_mut(*op as usize) {
+                *delivered = *calls;
+            }
+        }
+        self.engine.feed(&Input::Counted(&counted), out);
+    }
+
     fn feed(&mut self, input: &Input<'_>, out: &mut RangeSink) {
         let (since, until) = self.times;
+        #[expect(clippy::wildcard_enum_match_arm, reason = "others don't end a range")]
         match input {
             _ if self.finished => return,
             Input::Read { now, watermark } => {
@@ -135,8 +188,15 @@ impl ReplayedRun {
                 }
                 out.shows = *now >= since;
             }
-            Input::Finish(_) => self.finished = true,
-            _ => {}
+            Input::Call(call) | Input::Change(call) => {
+                out.shows = (since..=until).contains(&call.record.boot_ns);
+                self.tally(input);
+            }
+            Input::Finish(_) => {
+                self.count_range(out);
+                self.finished = true;
+            }
+            _ => self.tally(input),
         }
         self.engine.feed(input, out);
         // The recorded inputs contain the results of its requests.
@@ -153,6 +213,7 @@ impl ReplayedRun {
     fn finish(&mut self, out: &mut RangeSink) {
         if !std::mem::replace(&mut self.finished, true) {
             self.engine.feed(&Input::Ending(self.now), out);
+            self.count_range(out);
             self.engine.feed(&Input::Finish(None), out);
         }
     }
@@ -273,7 +334,9 @@ impl Replay<'_> {
         engine.filter_calls(filter);
         engine.start(out);
         out.shows = now >= times.0;
-        Ok(ReplayedRun { engine, times, offset_ns, now, finished: false })
+        let in_range = (times != (0, u64::MAX)).then(BTreeMap::new);
+        let counted = Counted::default();
+        Ok(ReplayedRun { engine, times, offset_ns, now, finished: false, in_range, counted })
     }
 
     /// Ends a run whose end may be missing.

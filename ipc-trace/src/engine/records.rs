@@ -39,11 +39,14 @@ impl Engine {
     /// Emits a call unless the container filter excludes it. Returns the number of its line.
     #[inline]
     fn show_call(&mut self, call: &Call<'_>, out: &mut impl EmitEvent) -> Option<u64> {
-        if let Some(filter) = &self.call_filter
-            && !filter.wants(call)
-        {
-            self.count_unwanted(call.op, 1);
-            return None;
+        if let Some(filter) = &self.call_filter {
+            if !filter.wants_time(call.record.boot_ns) {
+                return None;
+            }
+            if !filter.wants(call) {
+                self.count_unwanted(call.op, 1);
+                return None;
+            }
         }
         match self.tracker.containers.are_filtered() {
             false => self.emit_call(call, out),
@@ -57,6 +60,7 @@ impl Engine {
         for group in batch.groups().flatten() {
             self.tracker.apply_group(batch.head, &group);
             match (&mut self.stats, &self.call_filter) {
+                (Some(_), Some(filter)) if !filter.wants_time(batch.boot_ns()) => {}
                 (Some(_), Some(filter)) if !filter.wants_group(batch, &group) => {
                     self.count_unwanted(group.op, group.count);
                 }

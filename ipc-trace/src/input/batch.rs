@@ -85,7 +85,7 @@ impl<'a> CallBatch<'a> {
     /// When the last call returned.
     #[must_use]
     pub(crate) fn boot_ns(&self) -> u64 {
-        self.used().map(|(_, group)| group.last_ns).max().unwrap_or(0)
+        self.used().map(|(_, group)| group.last_ns).max().unwrap_or(self.head.first_ns)
     }
 
     /// Counts the calls of each operation. An invalid group is an error.

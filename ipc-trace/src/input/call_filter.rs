@@ -49,17 +49,18 @@ impl CallFilter {
         self.ops == 0 || self.ops & op.bit() != 0
     }
 
-    fn wants_time(&self, boot_ns: u64) -> bool {
+    /// Whether a call that returned then is in the range of time; others are not even counted as filtered.
+    #[must_use]
+    pub(crate) fn wants_time(&self, boot_ns: u64) -> bool {
         self.times.is_none_or(|(since, until)| (since..=until).contains(&boot_ns))
     }
 
-    /// Whether a call is to be shown or counted.
+    /// Whether a call of the range is to be shown or counted.
     #[must_use]
     pub(crate) fn wants(&self, call: &Call<'_>) -> bool {
         let record = call.record;
         let took = record.duration_ns;
-        self.wants_time(record.boot_ns)
-            && self.wants_op(call.op)
+        self.wants_op(call.op)
             && is_any(&self.pids, &record.pid)
             && is_any(&self.uids, &record.euid)
             && is_any(&self.comms, &record.comm)
@@ -68,12 +69,11 @@ impl CallFilter {
             && self.min_duration_ns.is_none_or(|least| took != NO_DURATION && took >= least)
     }
 
-    /// Whether equal calls of a batch are to be counted. Their durations are not looked at one by one.
+    /// Whether equal calls of a batch of the range are to be counted. Their durations are not compared.
     #[must_use]
     pub(crate) fn wants_group(&self, batch: &CallBatch<'_>, group: &BatchGroup<'_>) -> bool {
         let head = batch.head;
-        self.wants_time(batch.boot_ns().max(head.first_ns))
-            && self.wants_op(group.op)
+        self.wants_op(group.op)
             && is_any(&self.pids, &head.pid)
             && is_any(&self.uids, &head.euid)
             && is_any(&self.comms, &head.comm)

@@ -36,7 +36,7 @@ pub(super) enum BlockKind {
 
 impl BlockKind {
     /// The kind of a number; `None`: a later version's.
-    pub(super) fn of(number: u8) -> Option<Self> {
+    pub(super) fn from_number(number: u8) -> Option<Self> {
         [Self::Head, Self::Inputs, Self::Index].into_iter().find(|kind| *kind as u8 == number)
     }
 }

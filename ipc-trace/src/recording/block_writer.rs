@@ -15,9 +15,12 @@ use super::{
     head::{IndexEntry, Trailer},
 };
 
+/// How many bytes must be free before writing goes on after it failed: with less, it would fail again soon.
+const MIN_ROOM: u64 = 64 << 10;
+
 /// The file or the stream.
 #[derive(Debug)]
-enum Target {
+enum BlockTarget {
     File(File),
     Stdout(io::Stdout),
 }
@@ -26,18 +29,18 @@ enum Target {
 fn create(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-    options.open(path).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => {
-            io::Error::new(error.kind(), "it exists; choose another name, or remove it")
+    options.open(path).map_err(|error| {
+        if error.kind() == io::ErrorKind::AlreadyExists {
+            return io::Error::new(error.kind(), "it exists; choose another name, or remove it");
         }
-        _ => error,
+        error
     })
 }
 
 /// Writes blocks.
 #[derive(Debug)]
 pub(super) struct BlockWriter {
-    target: Target,
+    target: BlockTarget,
     packer: Packer,
     block: Vec<u8>,
     index: Vec<IndexEntry>,
@@ -53,8 +56,8 @@ impl BlockWriter {
     pub(super) fn create(target: &RecordingTarget) -> io::Result<Self> {
         Ok(Self {
             target: match target {
-                RecordingTarget::File(path) => Target::File(create(path)?),
-                RecordingTarget::Stdout => Target::Stdout(io::stdout()),
+                RecordingTarget::File(path) => BlockTarget::File(create(path)?),
+                RecordingTarget::Stdout => BlockTarget::Stdout(io::stdout()),
             },
             packer: Packer::new()?,
             block: Vec::new(),
@@ -80,11 +83,13 @@ impl BlockWriter {
 
     fn write_packed(&mut self, header: BlockHeader) -> io::Result<()> {
         let written = match &mut self.target {
-            Target::File(file) => file.write_all(&self.block),
-            Target::Stdout(stdout) => stdout.write_all(&self.block).and_then(|()| stdout.flush()),
+            BlockTarget::File(file) => file.write_all(&self.block),
+            BlockTarget::Stdout(stdout) => {
+                stdout.write_all(&self.block).and_then(|()| stdout.flush())
+            }
         };
         if let Err(error) = written {
-            if let Target::File(file) = &mut self.target {
+            if let BlockTarget::File(file) = &mut self.target {
                 // A part of a block is none. If this fails too, a reader finds the next one.
                 let _ = file.set_len(self.offset);
                 let _ = file.seek(SeekFrom::Start(self.offset));
@@ -96,14 +101,26 @@ impl BlockWriter {
         Ok(())
     }
 
+    /// How many bytes are free in the file system; `None`: unknown.
+    pub(super) fn free(&self) -> Option<u64> {
+        let BlockTarget::File(file) = &self.target else { return None };
+        let free = nix::sys::statvfs::fstatvfs(file).ok()?;
+        Some(free.blocks_available().saturating_mul(free.fragment_size()))
+    }
+
+    /// Whether the file system has room for more than the next block. If that is unknown, writing shows it.
+    pub(super) fn has_room(&self) -> bool {
+        self.free().is_none_or(|free| free >= MIN_ROOM)
+    }
+
     /// Has everything reach the disk.
     ///
     /// # Errors
     /// The disk refuses it.
     pub(super) fn sync(&self) -> io::Result<()> {
         match &self.target {
-            Target::File(file) => file.sync_data(),
-            Target::Stdout(_) => Ok(()),
+            BlockTarget::File(file) => file.sync_data(),
+            BlockTarget::Stdout(_) => Ok(()),
         }
     }
 

@@ -28,7 +28,7 @@ impl EntryKind {
     const ALL: [Self; 5] = [Self::Call, Self::Change, Self::Batch, Self::Read, Self::Rare];
 
     /// The kind of a number.
-    pub(super) fn of(number: u64) -> Result<Self, Damage> {
+    pub(super) fn from_number(number: u64) -> Result<Self, Damage> {
         let kind = usize::try_from(number).ok().and_then(|number| Self::ALL.get(number));
         kind.copied().ok_or(Damage::Content("an input of an unknown kind"))
     }
@@ -76,9 +76,29 @@ impl Chunk {
             Input::Read { now, watermark } => {
                 self.push_parts(EntryKind::Read, &[[*now, *watermark].as_bytes()]);
             }
-            rare => {
+            Input::Context(_)
+            | Input::Exit(_)
+            | Input::Namespace(_)
+            | Input::Move(..)
+            | Input::Queue(_)
+            | Input::Cgroup(_)
+            | Input::Access(_)
+            | Input::CoalescedAccesses(_)
+            | Input::Cgroups(_)
+            | Input::InitialSnapshot { .. }
+            | Input::Opened(..)
+            | Input::Tick(_)
+            | Input::NamespaceList(_)
+            | Input::Counted(_)
+            | Input::Snapshot(..)
+            | Input::RemovedScan(..)
+            | Input::Named(_)
+            | Input::Answer(_)
+            | Input::Ending(_)
+            | Input::FinalSnapshot(..)
+            | Input::Finish(_) => {
                 let mut bytes = Vec::new();
-                entries::encode(rare, &mut bytes)?;
+                entries::encode(input, &mut bytes)?;
                 self.push_rare(&bytes);
             }
         }
@@ -121,7 +141,7 @@ impl Chunk {
             let (head, behind) = rest.split_first()?;
             let (words, behind) = behind.split_at_checked((head >> LENGTH_SHIFT) as usize)?;
             rest = behind;
-            let kind = EntryKind::of(head & ((1 << LENGTH_SHIFT) - 1)).ok()?;
+            let kind = EntryKind::from_number(head & ((1 << LENGTH_SHIFT) - 1)).ok()?;
             Some((kind, words.as_bytes()))
         })
     }

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The result of encoding into memory.
-type Encoded = Result<(), minicbor::encode::Error<std::convert::Infallible>>;
+type EncodedEntry = Result<(), minicbor::encode::Error<std::convert::Infallible>>;
 
 /// Encodes an input's fields, one after the other.
 struct Fields<'a>(Encoder<&'a mut Vec<u8>>);
@@ -44,7 +44,7 @@ impl<'a> Fields<'a> {
     fn all<T>(
         mut self,
         all: &[T],
-        put: impl Fn(&mut Encoder<&'a mut Vec<u8>>, &T) -> Encoded,
+        put: impl Fn(&mut Encoder<&'a mut Vec<u8>>, &T) -> EncodedEntry,
     ) -> Result<Self, Damage> {
         self.0.array(all.len() as u64).map_err(unencodable)?;
         all.iter().try_for_each(|one| put(&mut self.0, one)).map_err(unencodable)?;

@@ -4,11 +4,11 @@ use std::{fs::File, io, os::unix::fs::FileExt as _};
 
 use super::{
     block::{BlockHeader, BlockKind, HEADER_LEN},
+    files::{OpenFile, ReadError},
     head::{Head, IndexEntry, TRAILER_LEN, Trailer},
-    reader::{OpenFile, ReadError},
 };
 
-/// The blocks of a file, in its order. Payloads are not looked at.
+/// The blocks of a file, in its order. Payloads are not read.
 ///
 /// # Errors
 /// The file can't be read, or has no offsets.
@@ -32,7 +32,7 @@ fn at_the_end(file: &OpenFile, seekable: &File, len: u64) -> Option<Vec<IndexEnt
     let (at, header) = file.scanner(offset, false).ok()?.next(&mut payload).ok()?.block?;
     let is_index = at == offset && header.kind == BlockKind::Index as u8;
     let all: Vec<IndexEntry> = minicbor::decode(&payload).ok().filter(|_| is_index)?;
-    // Recordings in a row have an index each; only one that names the first block tells of all.
+    // Recordings in a row have an index each; only one that has the first block has all.
     let is_whole = all.first().is_some_and(|first| first.offset == 0)
         && all.iter().all(|entry| entry.offset < offset);
     is_whole.then_some(all)

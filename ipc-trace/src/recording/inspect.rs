@@ -6,9 +6,9 @@ use super::{
     Damage, RecordingTarget,
     block::{BlockHeader, BlockKind},
     block_writer::BlockWriter,
-    columns,
+    column_reader::count_kinds,
+    files::{OpenFile, ReadError},
     head::Head,
-    reader::{OpenFile, ReadError},
     scanner::Found,
 };
 
@@ -111,7 +111,7 @@ fn each_block(
         info.damage.extend(damaged);
         let Some((_, header)) = block else { break };
         any = true;
-        let kind = BlockKind::of(header.kind);
+        let kind = BlockKind::from_number(header.kind);
         info.closed = kind == Some(BlockKind::Index);
         match kind {
             Some(BlockKind::Head) => {
@@ -155,5 +155,5 @@ fn note(run: &mut RecordedRun, header: &BlockHeader, payload: &[u8]) {
         let times = run.times.get_or_insert((first, last));
         *times = (times.0.min(first), times.1.max(last));
     }
-    columns::count_kinds(payload, &mut run.kinds);
+    count_kinds(payload, &mut run.kinds);
 }

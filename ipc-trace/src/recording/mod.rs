@@ -4,7 +4,9 @@
 //! | --- | --- |
 //! | [`chunk`] | inputs in memory, as they go from thread to thread |
 //! | `entries` | rare inputs as CBOR |
-//! | `columns` | the inputs of a block, in columns |
+//! | `columns` | the columns of a block |
+//! | `column_writer`, `column_reader` | from inputs to columns, and back |
+//! | `files` | opens recordings |
 //! | `varint` | numbers of variable length |
 //! | `block` | the blocks of a file: header, checksums, compression |
 //! | `block_writer` | writes blocks and the index |
@@ -25,8 +27,11 @@ pub(crate) mod writer;
 
 mod block;
 mod block_writer;
+mod column_reader;
+mod column_writer;
 mod columns;
 mod entries;
+mod files;
 mod index;
 mod scanner;
 mod varint;

@@ -7,8 +7,9 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use super::{
     block::{BlockHeader, BlockKind, HEADER_LEN, MAGIC, Packer},
     chunk::Chunk,
-    columns::{ColumnReader, ColumnWriter, count_kinds},
-    scanner::{Bytes, Scanner},
+    column_reader::{ColumnReader, count_kinds},
+    column_writer::ColumnWriter,
+    scanner::{ByteSource, Scanner},
 };
 use crate::input::Input;
 
@@ -74,7 +75,7 @@ pub(crate) fn blocks(data: &[u8]) {
     let mut file = unsafe { File::from_raw_fd(std::os::fd::IntoRawFd::into_raw_fd(memory)) };
     file.write_all(&bytes).expect("there is memory");
     nix::unistd::lseek(&file, 0, nix::unistd::Whence::SeekSet).expect("a file can be rewound");
-    let mut scanner = Scanner::new(Bytes::File(file), 0, false).expect("there is memory");
+    let mut scanner = Scanner::new(ByteSource::File(file), 0, false).expect("there is memory");
     let mut payload = Vec::new();
     let (mut found, mut damaged) = (Vec::new(), 0);
     // A version that is not known ends it.

@@ -1,21 +1,21 @@
 //! Reads recordings: the inputs of each run in their order. A thread of its own finds and decodes the blocks.
 
 use std::{
-    fs::{self, File},
-    io::{self, Seek as _, SeekFrom},
     ops::Range,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::mpsc::{self, Receiver, SyncSender},
     thread,
 };
 
+pub(crate) use super::files::ReadError;
 use super::{
     Damage,
     block::{BlockHeader, BlockKind},
     chunk::Chunk,
-    columns::ColumnReader,
+    column_reader::ColumnReader,
+    files::OpenFile,
     head::Head,
-    scanner::{Bytes, Found, Scanner},
+    scanner::Found,
 };
 
 /// How many bytes of inputs are decoded at a time, and how many such chunks can wait.
@@ -53,84 +53,6 @@ pub(crate) struct FileDamage {
     pub bytes: Range<u64>,
     /// What is wrong with them
     pub why: Damage,
-}
-
-/// Why a recording can't be read.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ReadError {
-    /// It can't be opened or read.
-    #[error("{}: {source}", file.display())]
-    File {
-        /// The file
-        file: PathBuf,
-        /// Why
-        source: io::Error,
-    },
-    /// It has nothing.
-    #[error("{}: it is empty; a recording has at least its metadata", .0.display())]
-    Empty(PathBuf),
-    /// It is something else.
-    #[error("{}: it is no recording of ipc-trace, or nothing of it is whole", .0.display())]
-    Other(PathBuf),
-    /// Its metadata is missing.
-    #[error(
-        "{}: its metadata is damaged, so its inputs can't be used; give another file of that run with it", .0.display()
-    )]
-    NoHead(PathBuf),
-    /// The thread ended early.
-    #[error("the thread that reads the recording can't be started or ended early")]
-    Thread,
-}
-
-/// Standard input, as it is named on the command line.
-pub(crate) const STDIN: &str = "-";
-
-/// A recording that is open.
-#[derive(Debug)]
-pub(super) struct OpenFile {
-    pub path: PathBuf,
-    /// `None`: standard input
-    pub file: Option<File>,
-}
-
-impl OpenFile {
-    /// # Errors
-    /// It can't be opened.
-    pub(super) fn open(path: &Path) -> Result<Self, ReadError> {
-        let failed = |source| ReadError::File { file: path.to_owned(), source };
-        let file = match path == Path::new(STDIN) {
-            true => None,
-            false if fs::metadata(path).map_err(failed)?.is_dir() => {
-                return Err(failed(io::ErrorKind::IsADirectory.into()));
-            }
-            false => Some(File::open(path).map_err(failed)?),
-        };
-        Ok(Self { path: path.to_owned(), file })
-    }
-
-    pub(super) fn failed(&self, source: io::Error) -> ReadError {
-        ReadError::File { file: self.path.clone(), source }
-    }
-
-    /// A scanner from `offset` on.
-    pub(super) fn scanner(&self, offset: u64, follow: bool) -> Result<Scanner, ReadError> {
-        let bytes = match &self.file {
-            Some(file) => {
-                let mut file = file.try_clone().map_err(|error| self.failed(error))?;
-                // A FIFO has no offset; it is read once.
-                let _ = file.seek(SeekFrom::Start(offset));
-                Bytes::File(file)
-            }
-            None => Bytes::Stream(io::stdin()),
-        };
-        Scanner::new(bytes, offset, follow).map_err(|error| self.failed(error))
-    }
-
-    /// Whether it can be read twice.
-    fn is_regular(&self) -> bool {
-        let metadata = self.file.as_ref().and_then(|file| file.metadata().ok());
-        metadata.is_some_and(|metadata| metadata.is_file())
-    }
 }
 
 /// Where a file belongs among others: when its run began, the run, and how many inputs the run had before.

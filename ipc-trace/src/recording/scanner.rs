@@ -23,14 +23,14 @@ const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Where the bytes come from.
 #[derive(Debug)]
-pub(super) enum Bytes {
+pub(super) enum ByteSource {
     /// A file
     File(File),
     /// Standard input
     Stream(io::Stdin),
 }
 
-impl Bytes {
+impl ByteSource {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         loop {
             let read = match self {
@@ -57,7 +57,7 @@ pub(super) struct Found {
 /// Finds blocks.
 #[derive(Debug)]
 pub(super) struct Scanner {
-    bytes: Bytes,
+    bytes: ByteSource,
     buffer: Vec<u8>,
     /// Where in the buffer the next block should begin
     at: usize,
@@ -73,7 +73,7 @@ impl Scanner {
     ///
     /// # Errors
     /// There is no memory.
-    pub(super) fn new(bytes: Bytes, offset: u64, follow: bool) -> io::Result<Self> {
+    pub(super) fn new(bytes: ByteSource, offset: u64, follow: bool) -> io::Result<Self> {
         let unpacker = Unpacker::new()?;
         Ok(Self { bytes, buffer: Vec::new(), at: 0, offset, follow, unpacker })
     }
@@ -189,7 +189,7 @@ impl Scanner {
 
     /// Goes to where a file next has data, if what comes next is a hole.
     fn skip_hole(&mut self) -> io::Result<()> {
-        let Bytes::File(file) = &self.bytes else { return Ok(()) };
+        let ByteSource::File(file) = &self.bytes else { return Ok(()) };
         let here = self.offset + (self.buffer.len() - self.at) as u64;
         let Ok(from) = i64::try_from(here) else { return Ok(()) };
         let data = match lseek(file, from, Whence::SeekData) {

@@ -46,7 +46,7 @@ fn call_record(op: Op, flags: u32, number: u64) -> CallRecord {
     let mut record = CallRecord::new_zeroed();
     record.header = header(op, flags);
     record.boot_ns = 1_000_000 + number * 1000;
-    record.duration_ns = if number % 3 == 0 { u64::MAX } else { number };
+    record.duration_ns = if number.is_multiple_of(3) { u64::MAX } else { number };
     record.ret = -(number as i64 % 40);
     record.context = number / 4;
     (record.tid, record.pid) = (100 + number as u32 % 3, 100);

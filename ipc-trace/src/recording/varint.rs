@@ -27,9 +27,9 @@ pub(super) fn put_bytes(to: &mut Vec<u8>, bytes: &[u8]) {
 
 /// The bytes of a column that are still to be read.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Column<'a>(pub &'a [u8]);
+pub(super) struct Numbers<'a>(pub &'a [u8]);
 
-impl<'a> Column<'a> {
+impl<'a> Numbers<'a> {
     /// The next number.
     #[inline]
     pub(super) fn number(&mut self) -> Result<u64, Damage> {
@@ -101,7 +101,7 @@ mod tests {
             put(&mut to, value);
             put_signed(&mut to, signed);
             put_bytes(&mut to, &bytes);
-            let mut from = Column(&to);
+            let mut from = Numbers(&to);
             prop_assert_eq!(from.number(), Ok(value));
             prop_assert_eq!(from.signed(), Ok(signed));
             prop_assert_eq!(from.bytes(), Ok(&bytes[..]));

@@ -19,7 +19,7 @@ use super::{
     block::{BlockHeader, BlockKind},
     block_writer::BlockWriter,
     chunk::Chunk,
-    columns::ColumnWriter,
+    column_writer::ColumnWriter,
     head::Head,
 };
 use crate::input::Input;
@@ -54,6 +54,22 @@ struct Shared {
     lost: AtomicU64,
     /// Bytes that were written
     written: AtomicU64,
+    /// Bytes that are free in the file system, or [`NO_FREE`]
+    free: AtomicU64,
+}
+
+/// The free bytes are unknown.
+const NO_FREE: u64 = u64::MAX;
+
+/// How far a recording is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RecordingProgress {
+    /// Bytes that were written
+    pub written: u64,
+    /// Inputs that were not recorded
+    pub lost: u64,
+    /// Bytes that are free in the file system; `None`: unknown
+    pub free: Option<u64>,
 }
 
 /// What was recorded.
@@ -67,13 +83,6 @@ pub(crate) struct RecordingSummary {
     pub calls: u64,
     /// Inputs that are not in it
     pub lost: u64,
-}
-
-impl std::fmt::Display for RecordingSummary {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { bytes, inputs, calls, lost } = self;
-        write!(f, "{calls} calls, {inputs} inputs in all, in {bytes} bytes; {lost} inputs lost")
-    }
 }
 
 /// Records inputs.
@@ -147,9 +156,14 @@ impl Recorder {
         let _ = self.parts.send(Part { position, inputs, flush });
     }
 
-    /// Bytes written so far, and inputs that were not recorded.
-    pub(crate) fn progress(&self) -> (u64, u64) {
-        (self.shared.written.load(Relaxed), self.shared.lost.load(Relaxed))
+    /// How far it is.
+    pub(crate) fn progress(&self) -> RecordingProgress {
+        let free = self.shared.free.load(Relaxed);
+        RecordingProgress {
+            written: self.shared.written.load(Relaxed),
+            lost: self.shared.lost.load(Relaxed),
+            free: (free != NO_FREE).then_some(free),
+        }
     }
 
     /// Waits until everything is written.
@@ -218,6 +232,9 @@ impl RecordingWriter {
         {
             self.fail(&error, 0);
         }
+        if flush {
+            self.shared.free.store(self.blocks.free().unwrap_or(NO_FREE), Relaxed);
+        }
     }
 
     /// Writes what is in the columns as a block.
@@ -233,7 +250,12 @@ impl RecordingWriter {
         self.position += inputs;
         self.payload.clear();
         self.columns.finish(&mut self.payload);
-        if self.failing.is_some_and(|(since, _)| since.elapsed() < RETRY) {
+        if let Some((since, _)) = &mut self.failing
+            && (since.elapsed() < RETRY || !self.blocks.has_room())
+        {
+            if since.elapsed() >= RETRY {
+                *since = Instant::now();
+            }
             self.lose(inputs);
             return;
         }

@@ -15,6 +15,7 @@
 //! | [`containers`] | containers of calls: moved threads, real Docker and Podman |
 //! | [`scenarios`] | findings of access across namespaces |
 //! | [`seam`] | replay: the same inputs lead to the same output in a process without rights |
+//! | [`recordings`] | recordings: filters, ranges, streams, killed recorders, full disks |
 //! | [`filters`] | what each filter selects, and that the rest is accounted for |
 //! | [`policy`] | what a policy does to findings |
 //! | [`cli_errors`] | user errors |
@@ -49,6 +50,7 @@ mod objects;
 mod policy;
 mod preemption;
 mod processes;
+mod recordings;
 mod scenarios;
 mod seam;
 mod strace;

@@ -41,13 +41,6 @@ impl EngineFeed {
         }
     }
 
-    /// Has the recording written up to here.
-    pub(super) fn flush_recorder(&mut self) {
-        if let Some(recorder) = &mut self.recorder {
-            recorder.flush();
-        }
-    }
-
     /// Whether events are output as lines.
     pub(super) const fn emits_lines(&self) -> bool {
         self.engine.has_lines()

@@ -7,6 +7,7 @@
 //! | `startup` | the initial snapshot, and the first line |
 //! | `shutdown` | the remaining records, the final snapshot, the summary |
 //! | `between_polls` | requests of the engine, results of snapshots and updates of runtimes, between two passes |
+//! | `recording` | what it says of its recording |
 //! | `engine_feed` | the engine and its sink, which the reader feeds |
 //!
 //! Order at the start: attach with the gate open for changes only, list the namespaces, take a snapshot, open the
@@ -22,6 +23,7 @@
 mod between_polls;
 mod command;
 mod engine_feed;
+mod recording;
 pub(in crate::commands) mod setup;
 mod shutdown;
 mod startup;
@@ -57,6 +59,7 @@ use crate::{
 };
 use command::TracedCommand;
 use engine_feed::EngineFeed;
+use recording::RecordingStatus;
 use setup::Setup;
 
 /// How often namespaces, losses and pending calls are checked.
@@ -139,6 +142,8 @@ struct Run {
     /// Updates about containers from runtimes
     names: RuntimeClients,
     signals: Signals,
+    /// The status line of a recording
+    recording_status: RecordingStatus,
     /// Whether the incomplete container filter was logged
     filter_incomplete: bool,
     /// The severity from which a finding is a failure
@@ -191,13 +196,6 @@ impl Run {
             }
             Err(error) => Err(error),
         }
-    }
-
-    /// Says what was recorded.
-    fn show_recorded(&self, args: &TraceArgs) {
-        let (Some(recorded), Some(path)) = (&self.fed.recorded, &args.write) else { return };
-        // As a log message it would be hidden by default.
-        eprintln!("ipc-trace: {}: {recorded}", path.display());
     }
 
     /// Whether a finding is a failure.
@@ -285,7 +283,7 @@ impl Run {
         self.fed.emit(&Input::Tick(clock::moment()));
         self.request_namespace_list();
         self.fed.flush();
-        self.fed.flush_recorder();
+        self.advance_recording();
         Ok(())
     }
 

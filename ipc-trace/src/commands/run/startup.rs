@@ -8,7 +8,8 @@ use std::{
 };
 
 use super::{
-    EngineFeed, Run, RunError, RunOutput, Setup, random_id, setup, system, terminal, wants_bar,
+    EngineFeed, RecordingStatus, Run, RunError, RunOutput, Setup, random_id, setup, system,
+    terminal, wants_bar,
 };
 use crate::{
     cli::TraceArgs,
@@ -122,6 +123,7 @@ impl Run {
             seen: VecDeque::new(),
             names,
             signals,
+            recording_status: RecordingStatus::new(output, args),
             filter_incomplete: false,
             fail_on: args.findings.fail_on,
             polled_ns: 0,

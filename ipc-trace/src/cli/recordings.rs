@@ -1,0 +1,171 @@
+//! Options of the commands that record, and that read recordings.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand, ValueHint};
+
+use super::{Filters, FindingArgs, HowArgs, OutputFormat, TraceArgs, duration};
+use crate::{sinks::SinkKind, sources::kernel::options::CallDetail};
+
+/// Options of `record`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RecordArgs {
+    /// The new file; `-` is standard output
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub write: PathBuf,
+    /// Record only how often calls were made, which is cheapest
+    #[arg(long)]
+    pub counts: bool,
+    /// Stop after this time, such as 500ms, 90 (seconds) or 1h30m
+    #[arg(long, value_name = "D", value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// Include process arguments (may contain secrets)
+    #[arg(long)]
+    pub with_args: bool,
+    /// Only calls of COMMAND and its descendants
+    #[arg(long, requires = "command")]
+    pub only_command: bool,
+    /// Which calls to record
+    #[command(flatten)]
+    pub filters: Filters,
+    /// What to do with findings
+    #[command(flatten)]
+    pub findings: FindingArgs,
+    /// How to trace
+    #[command(flatten)]
+    pub how: HowArgs,
+    /// Trace while this command runs, and stop when it ends
+    #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
+    pub command: Vec<OsString>,
+}
+
+impl RecordArgs {
+    /// What to record of calls.
+    #[must_use]
+    pub(crate) const fn detail(&self) -> CallDetail {
+        match (self.counts, self.filters.min_duration) {
+            (true, None) => CallDetail::Counts,
+            (true, Some(_)) => CallDetail::Durations,
+            (false, _) => CallDetail::Calls,
+        }
+    }
+
+    /// The options as those of `live`.
+    #[must_use]
+    pub(crate) fn trace(&self) -> TraceArgs {
+        let Self {
+            write, duration, with_args, only_command, filters, findings, how, command, ..
+        } = self.clone();
+        TraceArgs {
+            // COMMAND's output stays out of a recording that goes to standard output.
+            output: if write.as_os_str() == "-" { SinkKind::Json } else { SinkKind::Text },
+            write: Some(write),
+            duration,
+            with_args,
+            with_ancestry: false,
+            only_command,
+            filters,
+            findings,
+            how,
+            command,
+        }
+    }
+}
+
+/// A part of a recording.
+#[derive(Clone, Debug, Default, Args)]
+#[command(
+    next_help_heading = "Times (RFC 3339; a time of day, on the recording's last day; -10m before its end)"
+)]
+pub(crate) struct RangeArgs {
+    /// Begin here
+    #[arg(long, value_name = "T", allow_hyphen_values = true, value_parser = time)]
+    pub since: Option<RecordedTime>,
+    /// End here
+    #[arg(long, value_name = "T", allow_hyphen_values = true, value_parser = time)]
+    pub until: Option<RecordedTime>,
+}
+
+/// A time, as the user names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RecordedTime {
+    /// On the time of day, nanoseconds since 1970
+    At(i128),
+    /// A time of day, local: seconds since midnight
+    OfDay(u32),
+    /// Before the recording's end
+    BeforeEnd(Duration),
+}
+
+/// Options of `replay`.
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// The recordings; `-` is standard input
+    #[arg(required = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub files: Vec<PathBuf>,
+    /// Output format
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub output: SinkKind,
+    /// Include the ancestors of the process in every line about a call
+    #[arg(long)]
+    pub with_ancestry: bool,
+    /// Wait for more at the end of a recording that is still written
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Which part of the recordings
+    #[command(flatten)]
+    pub range: RangeArgs,
+    /// Which calls to show
+    #[command(flatten)]
+    pub filters: Filters,
+    /// What to do with findings
+    #[command(flatten)]
+    pub findings: FindingArgs,
+}
+
+/// What can be done with a recording.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RecordingCommand {
+    /// Show the host, times, inputs, losses and damage of recordings
+    Info {
+        /// The recordings
+        #[arg(required = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        files: Vec<PathBuf>,
+        /// Output format
+        #[arg(short, long, value_enum, default_value_t)]
+        output: OutputFormat,
+    },
+    /// Copy what is whole of a damaged recording into a new file
+    Repair {
+        /// The recording
+        #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// The new file
+        #[arg(short, long = "write", value_name = "OUT", value_hint = ValueHint::FilePath)]
+        write: PathBuf,
+    },
+}
+
+/// A time in a recording.
+fn time(text: &str) -> Result<RecordedTime, String> {
+    if let Some(before) = text.strip_prefix('-') {
+        return duration(before).map(RecordedTime::BeforeEnd);
+    }
+    let of_day = |text: &str| {
+        let mut parts = text.split(':').map(str::parse::<u32>);
+        let mut part = |limit| parts.next().and_then(Result::ok).filter(|part| *part < limit);
+        let (hours, minutes) = (part(24)?, part(60)?);
+        let seconds = part(60).unwrap_or(0);
+        parts.next().is_none().then_some((hours * 60 + minutes) * 60 + seconds)
+    };
+    if let Some(seconds) = of_day(text) {
+        return Ok(RecordedTime::OfDay(seconds));
+    }
+    let at = humantime::parse_rfc3339_weak(text).map_err(|error| {
+        format!(
+            "{error}; try 2026-01-31T23:59:00Z, 23:59:00, or -10m for ten minutes before the end"
+        )
+    })?;
+    let since = at.duration_since(std::time::UNIX_EPOCH).map_err(|error| error.to_string())?;
+    Ok(RecordedTime::At(i128::try_from(since.as_nanos()).unwrap_or(i128::MAX)))
+}
