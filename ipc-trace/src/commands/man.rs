@@ -69,6 +69,11 @@ const EXAMPLES: &[(&str, &str)] = &[
         "ipc-trace report --duration 30",
         "Count for 30 seconds, then show calls, objects and findings by namespace.",
     ),
+    ("ipc-trace record -w night.rec", "Record all calls to a file, to look at them later."),
+    (
+        "ipc-trace report --from night.rec --since -10m",
+        "Report on the last ten minutes of a recording.",
+    ),
     ("ipc-trace live -o json --only-command -- ipcs", "Trace one command, as JSON lines."),
     ("ipc-trace ls", "List all IPC namespaces with their processes and objects."),
 ];

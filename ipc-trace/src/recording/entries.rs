@@ -128,7 +128,7 @@ impl<'a> Taken<'a> {
 }
 
 /// The names of rare inputs, by their numbers from 1.
-const NAMES: [&str; 21] = [
+pub(super) const NAMES: [&str; 21] = [
     "context",
     "exit",
     "namespace",

@@ -383,6 +383,23 @@ fn a_repaired_recording_has_all_that_was_whole() {
     assert!(inspect::repair(&file, &again).is_err(), "a file is overwritten");
 }
 
+#[test]
+fn rare_inputs_are_documented_with_their_numbers() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/RECORDING.md");
+    let text = fs::read_to_string(path).unwrap();
+    for (number, name) in (1..).zip(super::entries::NAMES) {
+        assert!(text.contains(&format!("\n| {number} | `{name}`: ")), "{number} {name}");
+    }
+    let mut numbers = std::collections::BTreeMap::new();
+    with_samples(0, |input| {
+        let mut bytes = Vec::new();
+        if super::entries::encode(input, &mut bytes).is_ok() {
+            *numbers.entry(super::entries::name(&bytes)).or_insert(0) += 1;
+        }
+    });
+    assert_eq!(numbers.len(), super::entries::NAMES.len(), "a sample is missing: {numbers:?}");
+}
+
 /// Recordings hold these numbers: a change makes old ones unreadable, and needs a table that maps them.
 #[test]
 fn recorded_numbers_are_the_same_for_ever() {

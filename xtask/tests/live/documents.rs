@@ -24,6 +24,7 @@ const DOCUMENTS: &[(&str, &str)] = &[
     ("docs/DETECTION.md", include_str!("../../../docs/DETECTION.md")),
     ("docs/FAQ.md", include_str!("../../../docs/FAQ.md")),
     ("docs/POLICY.md", include_str!("../../../docs/POLICY.md")),
+    ("docs/RECORDING.md", include_str!("../../../docs/RECORDING.md")),
 ];
 
 /// The policy that documents call `site.toml`.
@@ -67,8 +68,9 @@ fn run(folder: &Path, command: &str) -> (Option<i32>, String) {
         .spawn()
         .unwrap();
     let has_ended = |child: &mut Child| child.try_wait().unwrap().is_some();
-    let traces_on = (command.contains(" live") || command.contains(" report"))
+    let traces_on = [" live", " report", " record "].iter().any(|word| command.contains(word))
         && !command.contains(" -- ")
+        && !command.contains("--from")
         && !command.contains("--duration");
     if traces_on {
         // It has its handlers when it holds a program: before, a signal would just end it.
@@ -92,12 +94,12 @@ fn holds_programs(pid: u32) -> bool {
 
 #[test]
 fn documented_commands_succeed() {
-    let folder = tempfile::tempdir().unwrap();
-    symlink(env::var_os("IPC_TRACE_BIN").unwrap(), folder.path().join("ipc-trace")).unwrap();
-    fs::write(folder.path().join("site.toml"), POLICY).unwrap();
-    fs::create_dir(folder.path().join("written")).unwrap();
     let mut all = 0;
     for (document, contents) in DOCUMENTS {
+        let folder = tempfile::tempdir().unwrap();
+        symlink(env::var_os("IPC_TRACE_BIN").unwrap(), folder.path().join("ipc-trace")).unwrap();
+        fs::write(folder.path().join("site.toml"), POLICY).unwrap();
+        fs::create_dir(folder.path().join("written")).unwrap();
         for command in commands(contents) {
             all += 1;
             let (status, errors) = run(folder.path(), &command);

@@ -334,3 +334,36 @@ fn bad_recordings_are_refused() {
         assert_eq!(status, Some(2), "{words:?}: {stderr}");
     }
 }
+
+/// A recording of an earlier version, and what it leads to.
+struct OldRecording {
+    recording: &'static [u8],
+    lines: &'static str,
+    report: &'static str,
+}
+
+macro_rules! fixtures {
+    ($($name:literal)*) => {
+        &[$(OldRecording {
+            recording: include_bytes!(concat!("fixtures/", $name, ".rec")),
+            lines: include_str!(concat!("fixtures/", $name, ".lines.json")),
+            report: include_str!(concat!("fixtures/", $name, ".report.json")),
+        },)*]
+    };
+}
+
+/// Each stays readable by all later versions; what they print may gain fields.
+const FIXTURES: &[OldRecording] = fixtures! { "1-calls" "1-counts" };
+
+#[test]
+fn recordings_of_earlier_versions_print_what_they_did() {
+    for OldRecording { recording, lines, report } in FIXTURES {
+        let folder = folder();
+        let file = folder.path().join("a");
+        fs::write(&file, recording).unwrap();
+        let (found, _) = output_of(&["replay", "-o", "json"], &[&file]);
+        assert_eq!(text(&found), *lines);
+        let (found, _) = output_of(&["report", "-o", "json", "--from"], &[&file]);
+        assert_eq!(text(&found), *report);
+    }
+}
