@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::Write as _,
+    io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -221,27 +221,31 @@ fn killed_recorder_leaves_all_that_it_has_written() {
         recorder.arg("-w").arg(&file).arg("--").arg(xtask());
         recorder.args(["workload", "semop-flood", "--seconds", "3", "--threads", "1"]);
         let recorder = TestProcess::start(recorder);
-        let enough = 20_000 + round * 7_001;
-        let has_enough = || file.metadata().is_ok_and(|file| file.len() > enough);
-        assert!(eventually(has_enough), "nothing is written");
-        fs::copy(&file, &before).unwrap();
-        recorder.signal(Signal::SIGKILL);
-        drop(recorder.join());
         let info = |file: &Path| {
             let output =
                 program().args(["recording", "info", "-o", "json"]).arg(file).output().unwrap();
-            serde_json::from_slice::<Value>(&output.stdout).unwrap()
+            serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default()
         };
+        let inputs = |info: &Value| info["runs"][0]["inputs"].as_u64().unwrap_or(0);
+        let enough = 5_000 + round * 7_001;
+        let has_enough = || fs::copy(&file, &before).is_ok() && inputs(&info(&before)) > enough;
+        assert!(eventually(has_enough), "nothing is written");
+        recorder.signal(Signal::SIGKILL);
+        drop(recorder.join());
         let (before, after) = (info(&before), info(&file));
-        let inputs = |info: &Value| number(&info["runs"][0]["inputs"]);
-        assert!(inputs(&before) > 0 && inputs(&before) <= inputs(&after), "{before} {after}");
+        assert!(inputs(&before) <= inputs(&after), "{before} {after}");
         assert_eq!(
             (&after["closed"], &after["runs"][0]["missing"]),
             (&Value::Bool(false), &0.into())
         );
-        let (lines, stderr) = output_of(&["replay", "-o", "json"], &[&file]);
-        let calls = number(&after["runs"][0]["by_kind"]["call"]);
-        assert_eq!(of_type(&parse_lines(&lines), "ipc").len() as u64, calls);
+        let mut replay = program();
+        replay.args(["replay", "-o", "json"]).arg(&file).stderr(Stdio::piped());
+        let mut replay = replay.stdout(Stdio::piped()).spawn().unwrap();
+        // There are too many for the memory of a small machine.
+        let lines = BufReader::new(replay.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let calls = lines.filter(|line| line.contains(r#""type":"ipc""#)).count() as u64;
+        assert_eq!(calls, number(&after["runs"][0]["by_kind"]["call"]));
+        let stderr = text(&replay.wait_with_output().unwrap().stderr);
         assert!(stderr.contains("the recording has no end"), "{stderr}");
         // A report is there nevertheless.
         let (report, _) = output_of(&["report", "-o", "json", "--from"], &[&file]);
