@@ -3,12 +3,13 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    io::{self, IsTerminal as _},
     path::PathBuf,
     process::ExitCode,
     time::{Duration, UNIX_EPOCH},
 };
 
+use indicatif::{ProgressBar, ProgressStyle};
 use ipc_trace_common::{
     op::{Abi, Op},
     state::HOST_INUM,
@@ -235,6 +236,7 @@ impl Replay<'_> {
         let (palette, width) = terminal();
         let mut reader = RecordingReader::open(self.files, self.follow)?;
         seal().map_err(system("can't give up the right to open files and sockets"))?;
+        let bar = self.progress_bar(&reader);
         let mut out: Option<RangeSink> = None;
         let mut run: Option<ReplayedRun> = None;
         let mut worst = None;
@@ -278,9 +280,15 @@ impl Replay<'_> {
                     }
                 }
             }
+            if let Some(bar) = &bar {
+                bar.set_position(reader.progress().0);
+            }
             if signals.end() || self.is_over(run.as_ref()) {
                 break;
             }
+        }
+        if let Some(bar) = &bar {
+            bar.finish_and_clear();
         }
         if let (Some(run), Some(out)) = (&mut run, &mut out) {
             self.end(run, out);
@@ -290,6 +298,18 @@ impl Replay<'_> {
         }
         let fails = self.findings.fail_on.is_some_and(|least| worst >= Some(least));
         Ok(ExitCode::from(exit_status(fails, None)))
+    }
+
+    /// A bar on a terminal, unless lines go there too.
+    fn progress_bar(&self, reader: &RecordingReader) -> Option<ProgressBar> {
+        let (_, bytes) = reader.progress();
+        let takes_terminal = self.lines && io::stdout().is_terminal();
+        if takes_terminal || !io::stderr().is_terminal() {
+            return None;
+        }
+        let bar = ProgressBar::new(bytes.filter(|_| !self.follow)?);
+        let style = ProgressStyle::with_template("{bar:30} {bytes} of {total_bytes}, {eta} left");
+        Some(bar.with_style(style.ok()?))
     }
 
     /// Whether no more of the range comes: with one file, as several may be of several runs.

@@ -79,6 +79,12 @@ impl OpenFile {
         Scanner::new(bytes, offset, follow).map_err(|error| self.failed(error))
     }
 
+    /// Its bytes; `None`: unknown.
+    pub(super) fn len(&self) -> Option<u64> {
+        let metadata = self.file.as_ref()?.metadata().ok()?;
+        metadata.is_file().then_some(metadata.len())
+    }
+
     /// Whether it can be read twice.
     pub(super) fn is_regular(&self) -> bool {
         let metadata = self.file.as_ref().and_then(|file| file.metadata().ok());

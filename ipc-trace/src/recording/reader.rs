@@ -3,7 +3,11 @@
 use std::{
     ops::Range,
     path::PathBuf,
-    sync::mpsc::{self, Receiver, SyncSender},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::{self, Receiver, SyncSender},
+    },
     thread,
 };
 
@@ -121,6 +125,10 @@ pub(crate) fn end(paths: &[PathBuf]) -> Result<Option<i128>, ReadError> {
 pub(crate) struct RecordingReader {
     parts: Receiver<Result<RecordingPart, ReadError>>,
     free: SyncSender<Chunk>,
+    /// Bytes of all files; `None`: unknown
+    bytes: Option<u64>,
+    /// Bytes of them that have been read
+    read: Arc<AtomicU64>,
 }
 
 impl RecordingReader {
@@ -130,10 +138,21 @@ impl RecordingReader {
     /// One can't be opened, or the thread can't be started.
     pub(crate) fn open(paths: &[PathBuf], follow: bool) -> Result<Self, ReadError> {
         let files = open_all(paths)?;
+        let bytes = files.iter().map(OpenFile::len).sum();
+        let read = Arc::new(AtomicU64::new(0));
+        let so_far = Arc::clone(&read);
         let (sender, parts) = mpsc::sync_channel(MAX_WAITING);
         let (free, empty) = mpsc::sync_channel(MAX_WAITING + 2);
-        let read = move || {
-            let mut decoder = Decoder { parts: sender, empty, run: None, position: 0, last_ns: 0 };
+        let decode = move || {
+            let mut decoder = Decoder {
+                parts: sender,
+                empty,
+                read: so_far,
+                before: 0,
+                run: None,
+                position: 0,
+                last_ns: 0,
+            };
             let last = files.len().saturating_sub(1);
             for (at, file) in files.iter().enumerate() {
                 match decoder.read(file, follow && at == last) {
@@ -147,9 +166,14 @@ impl RecordingReader {
                 }
             }
         };
-        let thread = thread::Builder::new().name("ipc-trace-read".to_owned()).spawn(read);
+        let thread = thread::Builder::new().name("ipc-trace-read".to_owned()).spawn(decode);
         thread.map_err(|_| ReadError::Thread)?;
-        Ok(Self { parts, free })
+        Ok(Self { parts, free, bytes, read })
+    }
+
+    /// Bytes that have been read, and bytes of all files, if that is known.
+    pub(crate) fn progress(&self) -> (u64, Option<u64>) {
+        (self.read.load(Relaxed), self.bytes)
     }
 
     /// The next part; `None`: the end.
@@ -180,6 +204,9 @@ enum Flow {
 struct Decoder {
     parts: SyncSender<Result<RecordingPart, ReadError>>,
     empty: Receiver<Chunk>,
+    /// Bytes that have been read of all files, and of those before this one
+    read: Arc<AtomicU64>,
+    before: u64,
     /// The run that the inputs are of
     run: Option<Option<String>>,
     /// How many of its inputs have been passed on, or are missing
@@ -203,6 +230,7 @@ impl Decoder {
             if let Some((bytes, why)) = damaged {
                 damage = Some(FileDamage { file: file.path.clone(), bytes, why });
             }
+            self.read.store(self.before + scanner.offset(), Relaxed);
             let Some((_, header)) = block else { break };
             any = true;
             let flow = if header.kind == BlockKind::Head as u8 {
@@ -218,6 +246,7 @@ impl Decoder {
                 return Ok(Flow::Stop);
             }
         }
+        self.before += scanner.offset();
         match () {
             () if has_head => {}
             () if any => return Err(ReadError::NoHead(file.path.clone())),

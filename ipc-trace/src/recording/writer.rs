@@ -102,7 +102,8 @@ impl Recorder {
     /// # Errors
     /// The file exists, or it or the thread can't be created.
     pub(crate) fn start(target: &RecordingTarget, head: &Head) -> io::Result<Self> {
-        let shared = Arc::new(Shared::default());
+        let shared = Shared { free: AtomicU64::new(NO_FREE), ..Shared::default() };
+        let shared = Arc::new(shared);
         let (parts, received) = mpsc::channel();
         let (returned, free) = mpsc::sync_channel(MAX_FREE);
         let mut writer = RecordingWriter::create(target, head, Arc::clone(&shared))?;
