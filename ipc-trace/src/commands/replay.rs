@@ -31,11 +31,14 @@ use crate::{
     },
     recording::{
         head::{Head, RecordedPolicy},
-        reader::{self, FileDamage, MissingInputs, RecordingPart, RecordingReader},
+        reader::{self, FileDamage, MissingInputs, NextPart, RecordingPart, RecordingReader},
     },
     signals::Signals,
     sinks::{Screen, Sink, SinkKind, output::Output, text::call::LineStyle, writer::SinkWriter},
 };
+
+/// How long to wait for inputs before signals are checked.
+const WAIT: Duration = Duration::from_millis(100);
 
 /// Runs `replay`.
 ///
@@ -240,9 +243,11 @@ impl Replay<'_> {
         let mut out: Option<RangeSink> = None;
         let mut run: Option<ReplayedRun> = None;
         let mut worst = None;
-        while let Some(part) = reader.next()? {
-            match part {
-                RecordingPart::Begin(head) => {
+        loop {
+            match reader.next_within(WAIT)? {
+                NextPart::End => break,
+                NextPart::None => {}
+                NextPart::Part(RecordingPart::Begin(head)) => {
                     let screen = Screen {
                         style: LineStyle { palette, native: native(&head.begin.arch) },
                         width,
@@ -264,7 +269,7 @@ impl Replay<'_> {
                     }
                     run = Some(self.begin(*head, policy.as_ref(), &filter, range, out)?);
                 }
-                RecordingPart::Inputs(chunk, skipped) => {
+                NextPart::Part(RecordingPart::Inputs(chunk, skipped)) => {
                     if let (Some(run), Some(out)) = (&mut run, &mut out) {
                         let fed = chunk.for_each(skipped, |input| run.feed(input, out));
                         if let Err(damage) = fed {
@@ -274,7 +279,7 @@ impl Replay<'_> {
                     }
                     reader.give_back(chunk);
                 }
-                RecordingPart::Missing(missing) => {
+                NextPart::Part(RecordingPart::Missing(missing)) => {
                     if let Some(run) = &run {
                         log::warn!("{}", describe(&missing, run));
                     }

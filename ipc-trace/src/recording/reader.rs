@@ -6,9 +6,10 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
-        mpsc::{self, Receiver, SyncSender},
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
     },
     thread,
+    time::Duration,
 };
 
 pub(crate) use super::files::ReadError;
@@ -35,6 +36,17 @@ pub(crate) enum RecordingPart {
     Inputs(Chunk, usize),
     /// Inputs that are missing here
     Missing(MissingInputs),
+}
+
+/// What comes next.
+#[derive(Debug)]
+pub(crate) enum NextPart {
+    /// This part
+    Part(RecordingPart),
+    /// Nothing yet
+    None,
+    /// Nothing
+    End,
 }
 
 /// Inputs that are missing.
@@ -176,12 +188,16 @@ impl RecordingReader {
         (self.read.load(Relaxed), self.bytes)
     }
 
-    /// The next part; `None`: the end.
+    /// The next part, if there is one within this time.
     ///
     /// # Errors
     /// A file can't be read.
-    pub(crate) fn next(&mut self) -> Result<Option<RecordingPart>, ReadError> {
-        self.parts.recv().ok().transpose()
+    pub(crate) fn next_within(&mut self, limit: Duration) -> Result<NextPart, ReadError> {
+        match self.parts.recv_timeout(limit) {
+            Ok(part) => part.map(NextPart::Part),
+            Err(RecvTimeoutError::Timeout) => Ok(NextPart::None),
+            Err(RecvTimeoutError::Disconnected) => Ok(NextPart::End),
+        }
     }
 
     /// Gives a chunk back, so that it is used again.

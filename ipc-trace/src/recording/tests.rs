@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use ipc_trace_common::{
@@ -21,7 +22,7 @@ use super::{
     RecordingTarget,
     head::Head,
     inspect,
-    reader::{MissingInputs, ReadError, RecordingPart, RecordingReader},
+    reader::{MissingInputs, NextPart, ReadError, RecordingPart, RecordingReader},
     writer::Recorder,
 };
 use crate::{
@@ -200,17 +201,18 @@ struct Read {
 fn read(files: &[PathBuf]) -> Result<Read, ReadError> {
     let mut reader = RecordingReader::open(files, false)?;
     let mut all = Read::default();
-    while let Some(part) = reader.next()? {
-        match part {
-            RecordingPart::Begin(_) => all.heads += 1,
-            RecordingPart::Inputs(chunk, skipped) => {
+    loop {
+        match reader.next_within(Duration::from_secs(60))? {
+            NextPart::Part(RecordingPart::Begin(_)) => all.heads += 1,
+            NextPart::Part(RecordingPart::Inputs(chunk, skipped)) => {
                 chunk.for_each(skipped, |input| all.inputs.push(format!("{input:?}"))).unwrap();
                 reader.give_back(chunk);
             }
-            RecordingPart::Missing(missing) => all.missing.push(missing),
+            NextPart::Part(RecordingPart::Missing(missing)) => all.missing.push(missing),
+            NextPart::None => panic!("nothing comes"),
+            NextPart::End => return Ok(all),
         }
     }
-    Ok(all)
 }
 
 fn folder() -> TempDir {

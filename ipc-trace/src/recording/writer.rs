@@ -7,7 +7,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
         mpsc::{self, Receiver, Sender},
     },
     thread::{self, JoinHandle},
@@ -56,6 +56,8 @@ struct Shared {
     written: AtomicU64,
     /// Bytes that are free in the file system, or [`NO_FREE`]
     free: AtomicU64,
+    /// Whether the reader of a stream is gone
+    is_closed: AtomicBool,
 }
 
 /// The free bytes are unknown.
@@ -155,6 +157,11 @@ impl Recorder {
         let inputs = std::mem::replace(&mut self.chunk, empty);
         // The thread ends only after this sender.
         let _ = self.parts.send(Part { position, inputs, flush });
+    }
+
+    /// Whether nobody reads the stream any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.shared.is_closed.load(Relaxed)
     }
 
     /// How far it is.
@@ -282,6 +289,10 @@ impl RecordingWriter {
     }
 
     fn fail(&mut self, error: &io::Error, inputs: u64) {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            self.shared.is_closed.store(true, Relaxed);
+            return self.lose(inputs);
+        }
         let (since, _) = self.failing.get_or_insert_with(|| {
             log::error!(
                 "recording to {} stopped: {error}; tracing goes on, and so will the recording when it can be \

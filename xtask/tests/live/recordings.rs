@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -209,6 +209,31 @@ fn several_recordings_are_joined_in_order() {
     let other = calls(&replayed(&[], &[&second]), |_| true).len();
     assert_eq!((both, one >= 20, other >= 30), (one + other, true, true));
     assert_eq!(calls(&replayed(&[], &[&first, &first]), |_| true).len(), one);
+}
+
+#[test]
+fn closed_pipe_and_signals_end_recording_and_replay() {
+    let folder = folder();
+    let mut recorder = tracer("record");
+    recorder.args(["-w", "-"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut recorder = recorder.spawn().unwrap();
+    let mut first = [0; 8];
+    recorder.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"IPCTRACE");
+    let output = recorder.wait_with_output().unwrap();
+    assert!(output.status.success(), "{} {}", output.status, text(&output.stderr));
+    // A recorder that was killed leaves a file that never ends.
+    let file = folder.path().join("a");
+    let killed = self::recorder(&file);
+    killed.signal(Signal::SIGKILL);
+    drop(killed.join());
+    let mut follow = program();
+    follow.args(["replay", "-o", "json", "--follow"]).arg(&file);
+    let mut follow = TestProcess::start(follow);
+    assert!(follow.line().contains("\"type\":\"start\""));
+    follow.signal(Signal::SIGINT);
+    let (status, _, stderr) = follow.join();
+    assert!(status.success(), "{status} {stderr}");
 }
 
 /// Whatever was in the file when the recorder was killed is read back.

@@ -51,6 +51,9 @@ impl EngineFeed {
     /// # Errors
     /// It does not: why.
     pub(super) fn check(&mut self) -> Result<(), OutputError> {
+        if self.recorder.as_ref().is_some_and(Recorder::is_closed) {
+            return Err(OutputError::Closed);
+        }
         self.sink.as_mut().map_or(Ok(()), |sink| sink.writer().check())
     }
 
