@@ -173,12 +173,13 @@ pub(crate) struct ReportArgs {
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["counts", "write", "duration", "command"],
           value_hint = ValueHint::FilePath)]
     pub from: Vec<PathBuf>,
-    /// Of the recordings, only this time
-    #[command(flatten)]
-    pub range: RangeArgs,
     /// As for `live`
     #[command(flatten)]
     pub trace: TraceArgs,
+    /// Of the recordings, only this time
+    // The last one: options after it would be shown under its heading.
+    #[command(flatten)]
+    pub range: RangeArgs,
 }
 
 impl ReportArgs {

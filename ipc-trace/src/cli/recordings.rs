@@ -75,7 +75,7 @@ impl RecordArgs {
 /// A part of a recording.
 #[derive(Clone, Debug, Default, Args)]
 #[command(
-    next_help_heading = "Times (RFC 3339; a time of day, on the recording's last day; -10m before its end)"
+    next_help_heading = "Times of a recording (RFC 3339; a time of day, on its last day; -10m before its end)"
 )]
 pub(crate) struct RangeArgs {
     /// Begin here
@@ -84,6 +84,14 @@ pub(crate) struct RangeArgs {
     /// End here
     #[arg(long, value_name = "T", allow_hyphen_values = true, value_parser = time)]
     pub until: Option<RecordedTime>,
+}
+
+impl RangeArgs {
+    /// Whether it is not everything.
+    #[must_use]
+    pub(crate) const fn is_given(&self) -> bool {
+        self.since.is_some() || self.until.is_some()
+    }
 }
 
 /// A time, as the user names it.
@@ -168,4 +176,22 @@ fn time(text: &str) -> Result<RecordedTime, String> {
     })?;
     let since = at.duration_since(std::time::UNIX_EPOCH).map_err(|error| error.to_string())?;
     Ok(RecordedTime::At(i128::try_from(since.as_nanos()).unwrap_or(i128::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_whole_or_of_the_last_day_or_before_the_end() {
+        assert_eq!(time("-10m"), Ok(RecordedTime::BeforeEnd(Duration::from_secs(600))));
+        assert_eq!(time("23:59:01"), Ok(RecordedTime::OfDay(86_341)));
+        assert_eq!(time("07:05"), Ok(RecordedTime::OfDay(25_500)));
+        let at = RecordedTime::At(1_769_903_940_000_000_000);
+        assert_eq!(time("2026-01-31T23:59:00Z"), Ok(at));
+        assert_eq!(time("2026-01-31 23:59:00"), Ok(at));
+        for bad in ["", "noon", "24:00", "7", "1:60", "1:2:3:4", "-x", "1960-01-01T00:00:00Z"] {
+            assert!(time(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -39,6 +39,9 @@ pub fn main() -> ExitCode {
     let result = match &cli.command {
         CliCommand::Live(args) => run::run(RunOutput::Lines, CallDetail::Calls, args),
         CliCommand::Report(args) if !args.from.is_empty() => replay::report(args),
+        CliCommand::Report(args) if args.range.is_given() => Err(RunError::Usage(
+            "--since, --until: they select a part of a recording, so give it with --from",
+        )),
         CliCommand::Report(args) => run::run(RunOutput::Report, args.detail(), &args.trace),
         CliCommand::Record(args) => run::run(RunOutput::Nothing, args.detail(), &args.trace()),
         CliCommand::Recording { what: RecordingCommand::Info { files, output } } => {

@@ -358,6 +358,7 @@ fn bad_recordings_are_refused() {
         &["replay", "--since", "noon", "x"],
         &["record"],
         &["report", "--from", "x", "--counts"],
+        &["report", "--since", "-10m"],
     ] {
         let (status, stderr) = refused(program().args(words));
         assert_eq!(status, Some(2), "{words:?}: {stderr}");
