@@ -27,20 +27,21 @@ use crate::{
 ///
 /// # Errors
 /// The file can't be read, is too large, or is invalid: where and why.
-pub(in crate::commands) fn read_recorded(path: &Path) -> Result<RecordedPolicy, PolicyError> {
+pub(in crate::commands) fn read(path: &Path) -> Result<(Policy, RecordedPolicy), PolicyError> {
     let bytes = read_bytes(path)?;
     let users = RefCell::new(BTreeMap::new());
-    Policy::parse(path, &bytes, &|name| {
+    let policy = Policy::parse(path, &bytes, &|name| {
         let number = cli::user(name)?;
         users.borrow_mut().insert(name.to_owned(), number);
         Ok(number)
     })?;
-    Ok(RecordedPolicy {
+    let recorded = RecordedPolicy {
         file: path.display().to_string(),
         // What is not UTF-8 is no policy.
         text: String::from_utf8_lossy(&bytes).into_owned(),
         users: users.into_inner(),
-    })
+    };
+    Ok((policy, recorded))
 }
 
 /// The policy engine with a recorded policy, whose users are those of the host that recorded.
@@ -56,14 +57,6 @@ pub(in crate::commands) fn engine_of(policy: &RecordedPolicy) -> Result<PolicyEn
     Ok(PolicyEngine::by(policy))
 }
 
-/// Reads the policy in a file.
-///
-/// # Errors
-/// The file can't be read, is too large, or is invalid: where and why.
-fn read(path: &Path) -> Result<Policy, PolicyError> {
-    Policy::parse(path, &read_bytes(path)?, &cli::user)
-}
-
 fn read_bytes(path: &Path) -> Result<Vec<u8>, PolicyError> {
     let failed =
         |text| PolicyError { file: path.to_owned(), problems: vec![Problem::of_file(text)] };
@@ -77,13 +70,16 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>, PolicyError> {
     Ok(bytes)
 }
 
-/// The policy engine: with the rules of a file, if there is one. Expired rules are logged.
+/// The policy engine, with the rules of a file if there is one, and what a recording holds of that. Expired rules are
+/// logged.
 ///
 /// # Errors
 /// The policy is invalid.
-pub(in crate::commands) fn load_engine(file: Option<&Path>) -> Result<PolicyEngine, PolicyError> {
-    let Some(file) = file else { return Ok(PolicyEngine::default()) };
-    let policy = read(file)?;
+pub(in crate::commands) fn load_engine(
+    file: Option<&Path>,
+) -> Result<(PolicyEngine, Option<RecordedPolicy>), PolicyError> {
+    let Some(file) = file else { return Ok((PolicyEngine::default(), None)) };
+    let (policy, recorded) = read(file)?;
     for rule in engine::expired(&policy, SystemTime::now()) {
         let name = escaped(rule.name.as_bytes(), usize::MAX);
         let until = rule.until.as_ref().map_or("", |until| until.text.as_str());
@@ -93,7 +89,7 @@ pub(in crate::commands) fn load_engine(file: Option<&Path>) -> Result<PolicyEngi
             rule.line,
         );
     }
-    Ok(PolicyEngine::by(policy))
+    Ok((PolicyEngine::by(policy), Some(recorded)))
 }
 
 /// Prints the rules in a file.
@@ -101,7 +97,7 @@ pub(in crate::commands) fn load_engine(file: Option<&Path>) -> Result<PolicyEngi
 /// # Errors
 /// The policy is invalid, or output failed.
 pub(super) fn check(file: &Path) -> Result<ExitCode, RunError> {
-    let policy = read(file)?;
+    let (policy, _) = read(file)?;
     output::print(check::text(&policy, SystemTime::now()).trim_end())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -232,8 +232,8 @@ impl ReplayedRun {
 impl Replay<'_> {
     fn run(&self) -> Result<ExitCode, RunError> {
         let signals = Signals::handle().map_err(system("can't handle signals"))?;
-        let policy = self.findings.policy.as_deref().map(super::policy::read_recorded);
-        let policy = policy.transpose()?;
+        let policy = self.findings.policy.as_deref().map(super::policy::read);
+        let policy = policy.transpose()?.map(|(_, recorded)| recorded);
         let filter = call_filter(self.filters)?;
         let range = self.range()?;
         let (palette, width) = terminal();

@@ -399,15 +399,24 @@ impl<'a> Call<'a> {
 /// Bytes in words, as the ring aligns them.
 #[must_use]
 pub(crate) fn words(parts: &[&[u8]]) -> Box<[u64]> {
+    let mut words = Vec::new();
+    append_words(parts, &mut words);
+    words.into_boxed_slice()
+}
+
+/// Appends bytes in words, as the ring aligns them.
+#[inline]
+pub(crate) fn append_words(parts: &[&[u8]], to: &mut Vec<u64>) {
     let len: usize = parts.iter().map(|part| part.len()).sum();
-    let mut words = vec![0; len.div_ceil(size_of::<u64>())].into_boxed_slice();
-    let mut rest = words.as_mut_bytes();
+    let at = to.len();
+    to.resize(at + len.div_ceil(size_of::<u64>()), 0);
+    let Some(place) = to.get_mut(at..) else { return };
+    let mut rest = place.as_mut_bytes();
     for part in parts {
         let Some((place, behind)) = rest.split_at_mut_checked(part.len()) else { break };
         place.copy_from_slice(part);
         rest = behind;
     }
-    words
 }
 
 /// The `struct sembuf` in the low 48 bits.

@@ -6,7 +6,7 @@
 use zerocopy::IntoBytes as _;
 
 use super::{Damage, entries};
-use crate::input::{Call, Input, batch::CallBatch};
+use crate::input::{Call, Input, append_words, batch::CallBatch};
 
 /// The kind of an input. The numbers are those of recordings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,19 +119,14 @@ impl Chunk {
     /// Appends an entry of these bytes.
     #[inline]
     pub(super) fn push_parts(&mut self, kind: EntryKind, parts: &[&[u8]]) {
-        let len: usize = parts.iter().map(|part| part.len()).sum();
-        let words = len.div_ceil(size_of::<u64>());
         let at = self.words.len();
-        self.inputs += 1;
-        self.words.push(kind as u64 | (words as u64) << LENGTH_SHIFT);
-        self.words.resize(at + 1 + words, 0);
-        let Some(place) = self.words.get_mut(at + 1..) else { return };
-        let mut rest = place.as_mut_bytes();
-        for part in parts {
-            let Some((place, behind)) = rest.split_at_mut_checked(part.len()) else { return };
-            place.copy_from_slice(part);
-            rest = behind;
+        self.words.push(0);
+        append_words(parts, &mut self.words);
+        let len = (self.words.len() - at - 1) as u64;
+        if let Some(head) = self.words.get_mut(at) {
+            *head = kind as u64 | len << LENGTH_SHIFT;
         }
+        self.inputs += 1;
     }
 
     /// The entries.

@@ -10,7 +10,7 @@ use crate::event::{Accounting, OpAccounting, PendingCall, Status};
 /// A call that has been in the kernel for that long is shown.
 const LONG_CALL_NS: u64 = 10_000_000_000;
 /// Returns to the start of the line, and erases it (ECMA-48: EL).
-const ERASE: &[u8] = b"\r\x1b[K";
+pub(crate) const ERASE: &[u8] = b"\r\x1b[K";
 
 /// The status line.
 #[derive(Debug)]

@@ -30,7 +30,7 @@ mod startup;
 
 use std::{
     collections::VecDeque,
-    io::{self, IsTerminal as _},
+    io::{self, IsTerminal},
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -328,9 +328,12 @@ pub(crate) fn terminal() -> (Palette, usize) {
 
 /// Whether to show a status line: on a terminal that can erase one, and that no COMMAND writes to.
 fn wants_bar(args: &TraceArgs) -> bool {
-    args.output == SinkKind::Text
-        && args.command.is_empty()
-        && io::stdout().is_terminal()
+    args.output == SinkKind::Text && args.command.is_empty() && erases_lines(&io::stdout())
+}
+
+/// Whether an output is a terminal that can erase a line.
+fn erases_lines(output: &impl IsTerminal) -> bool {
+    output.is_terminal()
         && std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 

@@ -1,16 +1,14 @@
 //! What a run says of its recording: a status line while it is written, a summary at the end.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 
-use super::{Run, RunOutput};
+use super::{Run, RunOutput, erases_lines};
 use crate::{
     cli::TraceArgs,
     recording::writer::RecordingProgress,
+    sinks::bar::ERASE,
     sinks::text::units::{Bytes, GroupedCount, Rate},
 };
-
-/// Returns to the start of the line, and erases it (ECMA-48: EL).
-const ERASE: &str = "\r\x1b[K";
 
 /// The status line of `record`, on standard error if that is a terminal that COMMAND does not use.
 #[derive(Debug)]
@@ -22,36 +20,31 @@ pub(super) struct RecordingStatus {
 
 impl RecordingStatus {
     pub(super) fn new(output: RunOutput, args: &TraceArgs) -> Self {
-        let is_shown = output == RunOutput::Nothing
-            && args.command.is_empty()
-            && io::stderr().is_terminal()
-            && std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb");
+        let is_shown =
+            output == RunOutput::Nothing && args.command.is_empty() && erases_lines(&io::stderr());
         Self { is_shown, calls: 0 }
     }
 
     /// Shows how far the recording is. `calls`: how many have been seen, of which so many were dropped.
     fn update(&mut self, calls: u64, dropped: u64, progress: &RecordingProgress) {
-        if !self.is_shown {
-            return;
-        }
         let rate = Rate(calls.saturating_sub(self.calls) as f64);
         self.calls = calls;
         let RecordingProgress { written, lost, free } = progress;
         let free = free.map_or(String::new(), |free| format!(", {} free", Bytes(free)));
         let line = format!(
-            "{ERASE}recording: {} calls, {rate}, {}, {} lost{free}",
+            "recording: {} calls, {rate}, {}, {} lost{free}",
             GroupedCount(calls),
             Bytes(*written),
             GroupedCount(lost + dropped),
         );
         // A status line that can't be shown is no error.
-        let _ = io::stderr().write_all(line.as_bytes());
+        let _ = io::stderr().write_all(&[ERASE, line.as_bytes()].concat());
     }
 
     fn erase(&mut self) {
         if std::mem::take(&mut self.is_shown) {
             // As above.
-            let _ = io::stderr().write_all(ERASE.as_bytes());
+            let _ = io::stderr().write_all(ERASE);
         }
     }
 }
@@ -61,6 +54,9 @@ impl Run {
     pub(super) fn advance_recording(&mut self) {
         let Some(recorder) = &mut self.fed.recorder else { return };
         recorder.flush();
+        if !self.recording_status.is_shown {
+            return;
+        }
         let total = self.setup.session.counts().total();
         self.recording_status.update(total.seen, total.dropped, &recorder.progress());
     }

@@ -58,7 +58,8 @@ impl Run {
         let lines = output != RunOutput::Report;
         let signals = Signals::handle().map_err(system("can't handle signals"))?;
         // Before anything is loaded: with an invalid policy, nothing starts.
-        let policy = crate::commands::policy::load_engine(args.findings.policy.as_deref())?;
+        let (policy, recorded_policy) =
+            crate::commands::policy::load_engine(args.findings.policy.as_deref())?;
         let target =
             args.write.as_deref().map(|path| recording_target(path, output)).transpose()?;
         let mut setup =
@@ -83,10 +84,9 @@ impl Run {
         let recorder =
             match &target {
                 Some(target) => {
-                    let policy = args.findings.policy.as_deref();
-                    let policy = policy.map(crate::commands::policy::read_recorded).transpose()?;
                     let counts = detail == CallDetail::Counts;
-                    let head = Head { begin: begin.clone(), policy, counts };
+                    let begin = begin.clone();
+                    let head = Head { begin, policy: recorded_policy, counts };
                     let started = Recorder::start(target, &head);
                     Some(started.map_err(|source| RunError::Recording {
                         target: target.to_string(),
