@@ -9,11 +9,11 @@ use ipc_trace_common::{
 };
 
 use super::Engine;
-use crate::engine::track::{HashMap, Tracker, contexts::TaskInfo};
+use crate::engine::track::{OrderedMap, Tracker, contexts::TaskInfo};
 
 /// The last access that was sent for each coalescing key.
 #[derive(Debug, Default)]
-pub(super) struct ReportedAccesses(HashMap<CoalescedKey, LastReport>);
+pub(super) struct ReportedAccesses(OrderedMap<CoalescedKey, LastReport>);
 
 /// The last access, and the task that made it. The task may have ended when later accesses are counted.
 #[derive(Debug)]

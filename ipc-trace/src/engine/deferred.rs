@@ -10,7 +10,7 @@ use zerocopy::IntoBytes as _;
 
 use super::Engine;
 use crate::{
-    engine::track::{HashMap, containers::ContainerHandle, contexts::TaskInfo},
+    engine::track::{OrderedMap, containers::ContainerHandle, contexts::TaskInfo},
     event::EmitEvent,
     input::Call,
     steps::step,
@@ -35,7 +35,7 @@ struct DeferredCall {
 /// Deferred calls by container, in order of arrival.
 #[derive(Debug, Default)]
 pub(super) struct DeferredCalls {
-    calls: HashMap<ContainerHandle, VecDeque<DeferredCall>>,
+    calls: OrderedMap<ContainerHandle, VecDeque<DeferredCall>>,
     /// Deadline, number and container of each call in order of arrival. Entries whose call has been released
     /// stay until they reach the front.
     order: VecDeque<(u64, u64, ContainerHandle)>,

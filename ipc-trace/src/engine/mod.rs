@@ -99,7 +99,6 @@ impl Engine {
     /// An engine without state. `policy` decides about findings.
     #[must_use]
     pub(crate) fn new(begin: Begin, policy: PolicyEngine) -> Self {
-        track::seed(begin.seed);
         let clock = Clock::with_offset(begin.at.offset_ns);
         let mut tracker = Tracker::new(clock);
         tracker.contexts.with_ancestry = begin.with_ancestry;

@@ -175,10 +175,8 @@ pub(crate) struct Begin {
     /// The container filter.
     #[n(13)]
     pub wanted: ContainerFilter,
-    /// The seed of hash maps, unpredictable for traced processes.
-    #[n(14)]
-    pub seed: u64,
     /// The namespace list made when the programs had been attached.
+    // 14 was a seed.
     #[n(15)]
     pub namespace_list: NamespaceList,
 }

@@ -220,13 +220,6 @@ fn begin_input(lines: bool, args: &TraceArgs, setup: &Setup) -> Begin {
         own_pid: std::process::id(),
         min_confidence: args.findings.min_confidence(),
         wanted: args.filters.containers(),
-        seed: random(),
         namespace_list: setup.namespace_list.clone(),
     }
-}
-
-/// An unpredictable number.
-fn random() -> u64 {
-    use std::hash::{BuildHasher as _, RandomState};
-    RandomState::new().hash_one(0)
 }

@@ -33,7 +33,7 @@ use super::{
     phrases::{namespace_phrase, thread},
 };
 use crate::{
-    engine::track::{HashMap, Tracker, contexts::TaskInfo},
+    engine::track::{OrderedMap, Tracker, contexts::TaskInfo},
     event::finding::{Class, Severity},
     event::tag::{NsTag, SysvKey as KeyTag},
     input::effect::CallEffect,
@@ -91,14 +91,14 @@ struct PendingMove {
 /// The detector and its state.
 #[derive(Debug, Default)]
 pub(super) struct CarriedMapping {
-    attached: HashMap<ProcessId, Vec<HeldSegment>>,
+    attached: OrderedMap<ProcessId, Vec<HeldSegment>>,
     order: VecDeque<ProcessId>,
     pending: VecDeque<PendingMove>,
     /// Switches whose current mappings were requested.
     asked: VecDeque<PendingMove>,
-    files: HashMap<u64, NsRef>,
+    files: OrderedMap<u64, NsRef>,
     /// Processes without mappings, and when that was observed.
-    unmapped: HashMap<ProcessId, u64>,
+    unmapped: OrderedMap<ProcessId, u64>,
 }
 
 impl Detector for CarriedMapping {

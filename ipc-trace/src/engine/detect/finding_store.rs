@@ -16,7 +16,7 @@ use super::{
     observation::{EvidenceEvent, Extent, FindingDraft, FindingKey, FindingOwner, FindingTarget},
 };
 use crate::{
-    engine::track::{HashMap, Tracker, containers::ContainerHandle},
+    engine::track::{OrderedMap, Tracker, containers::ContainerHandle},
     event::finding::{
         Class, Evidence, Finding, FindingsAccounting, FoundObject, Severity, Subject,
     },
@@ -113,7 +113,7 @@ pub(crate) struct ShownFinding {
 /// All findings.
 #[derive(Debug)]
 pub(crate) struct FindingStore {
-    entries: HashMap<FindingKey, FindingEntry>,
+    entries: OrderedMap<FindingKey, FindingEntry>,
     per_class: BTreeMap<Class, usize>,
     policy: Box<dyn FindingPolicy>,
     /// Whether findings are reported on lines as they occur, so that stale ones may be evicted.
@@ -135,7 +135,7 @@ pub(crate) struct FindingStore {
 impl Default for FindingStore {
     fn default() -> Self {
         Self {
-            entries: HashMap::default(),
+            entries: OrderedMap::default(),
             per_class: BTreeMap::new(),
             policy: Box::new(NoPolicy),
             may_evict: false,

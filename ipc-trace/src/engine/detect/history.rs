@@ -14,7 +14,7 @@ use super::observation::{FindingActor, NamespaceMove};
 use crate::input::process::ProcessId;
 use crate::{
     engine::track::{
-        HashMap,
+        OrderedMap,
         contexts::TaskInfo,
         objects::{ObjectChange, index::LookupKey, tracked::ObjectId},
         two_gen::TwoGenCache,
@@ -63,7 +63,7 @@ impl LookupHandle {
 #[derive(Debug, Default)]
 pub(super) struct NamespaceHistory {
     /// The namespaces that each process left, with its executable at the time.
-    was: HashMap<ProcessId, Vec<(NsRef, OsBytes<'static>)>>,
+    was: OrderedMap<ProcessId, Vec<(NsRef, OsBytes<'static>)>>,
     order: VecDeque<ProcessId>,
     had: TwoGenCache<(NsRef, LookupHandle), ()>,
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     engine::track::{
-        HashMap,
+        OrderedMap,
         containers::{ContainerHandle, Containers},
         namespaces::is_host,
     },
@@ -30,7 +30,7 @@ const BENIGN: &str = "a container that was given the host's namespace on purpose
 /// The detector: containers in the host's namespace, with the finding of each while it can be amended.
 #[derive(Debug, Default)]
 pub(super) struct HostIpc {
-    found: HashMap<ContainerHandle, FindingKey>,
+    found: OrderedMap<ContainerHandle, FindingKey>,
     /// The eviction count of the sharing tracker at the last cleanup.
     forgot: u64,
 }

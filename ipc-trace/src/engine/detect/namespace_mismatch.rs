@@ -24,7 +24,7 @@ use super::{
     phrases::thread,
 };
 use crate::{
-    engine::track::{HashMap, Tracker, containers::ContainerHandle, contexts::TaskInfo},
+    engine::track::{OrderedMap, Tracker, containers::ContainerHandle, contexts::TaskInfo},
     event::NsInodes,
     event::finding::{Class, Severity},
     event::tag::NsTag,
@@ -84,12 +84,12 @@ struct EnteredThread {
 /// The detector and its state.
 #[derive(Debug, Default)]
 pub(super) struct NamespaceMismatch {
-    inside: HashMap<u32, EnteredThread>,
+    inside: OrderedMap<u32, EnteredThread>,
     /// One entered thread of each process.
-    processes: HashMap<u32, u32>,
+    processes: OrderedMap<u32, u32>,
     order: VecDeque<u32>,
     /// The first namespace of threads that switched, with their start times.
-    origins: HashMap<u32, (u64, NsRef)>,
+    origins: OrderedMap<u32, (u64, NsRef)>,
     waiting: usize,
     homes: Homes,
 }
@@ -97,7 +97,7 @@ pub(super) struct NamespaceMismatch {
 /// The home namespace of containers, where it differs from the first one that a thread was seen in; and the
 /// context that showed it, or 0.
 #[derive(Debug, Default)]
-struct Homes(HashMap<ContainerHandle, (NsRef, u64)>);
+struct Homes(OrderedMap<ContainerHandle, (NsRef, u64)>);
 
 /// Number of containers whose homes are kept. When the table is full it is cleared and homes are learnt anew.
 const MAX_HOMES: usize = 1 << 13;

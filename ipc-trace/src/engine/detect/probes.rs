@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     engine::track::{
-        HashMap,
+        OrderedMap,
         objects::{ObjectChange, tracked::ObjectId},
     },
     event::{objects::ObjectEventKind, value::OsBytes},
@@ -73,8 +73,8 @@ struct ProbeCaller {
 #[derive(Debug, Default)]
 pub(super) struct ProbeTracker {
     history: NamespaceHistory,
-    groups: HashMap<FindingKey, ProbeGroup>,
-    pending_creations: HashMap<(NsRef, LookupHandle), PendingCreation>,
+    groups: OrderedMap<FindingKey, ProbeGroup>,
+    pending_creations: OrderedMap<(NsRef, LookupHandle), PendingCreation>,
     /// When the table was last full.
     full_at_ns: u64,
 }

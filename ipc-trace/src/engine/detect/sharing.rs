@@ -17,7 +17,7 @@ use super::{
 use crate::{
     engine::track::containers::{ContainerHandle, Containers, sharing},
     engine::track::{
-        HashMap, Tracker,
+        OrderedMap, Tracker,
         namespaces::is_host,
         objects::tracked::{ObjectId, TrackedObject},
     },
@@ -85,9 +85,9 @@ struct CountedUses {
 /// The state of the sharing detectors.
 #[derive(Debug, Default)]
 pub(super) struct SharingTracker {
-    open: HashMap<FindingKey, OpenSharing>,
+    open: OrderedMap<FindingKey, OpenSharing>,
     forgot: u64,
-    uses: HashMap<FindingKey, CountedUses>,
+    uses: OrderedMap<FindingKey, CountedUses>,
 }
 
 impl SharingTracker {

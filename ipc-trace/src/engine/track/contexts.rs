@@ -7,7 +7,7 @@ use ipc_trace_common::record::{
 };
 
 use super::{
-    HashMap,
+    OrderedMap,
     identity::{Ancestors, MapSearch, UserMap},
     last_hit::LastHitMap,
 };
@@ -211,7 +211,7 @@ pub(crate) struct TaskCache {
     /// Whether calls are shown with their process's ancestry.
     pub with_ancestry: bool,
     /// Threads whose uid map wasn't written yet, and when it is requested again.
-    unmapped: HashMap<u32, (u64, MapSearch)>,
+    unmapped: OrderedMap<u32, (u64, MapSearch)>,
     /// The number of the newest context.
     newest: u64,
     /// The number of the newest context when exited threads were last requested.

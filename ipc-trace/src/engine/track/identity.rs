@@ -6,7 +6,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use ipc_trace_common::record::{ANCESTORS, AncestorRecord, ContextRecord, UidExtent, flag};
 
-use super::HashMap;
+use super::OrderedMap;
 use crate::event::{identity::Ancestor, value::OsBytes};
 
 /// The uid map of a user namespace. It is written once (`map_write`, kernel/user_namespace.c), possibly after
@@ -79,13 +79,13 @@ type AncestorKey = (u32, u64, [u8; 16]);
 /// The ancestors of all known processes, shared between descendants.
 #[derive(Debug)]
 pub(crate) struct Ancestors {
-    known: HashMap<AncestorKey, Arc<Ancestor>>,
+    known: OrderedMap<AncestorKey, Arc<Ancestor>>,
     sweep_at: usize,
 }
 
 impl Default for Ancestors {
     fn default() -> Self {
-        Self { known: HashMap::default(), sweep_at: SWEEP_AT }
+        Self { known: OrderedMap::default(), sweep_at: SWEEP_AT }
     }
 }
 

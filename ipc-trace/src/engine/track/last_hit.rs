@@ -5,18 +5,18 @@
 
 use std::hash::Hash;
 
-use indexmap::IndexMap;
+use super::OrderedMap;
 
 /// The map. Its order is unspecified.
 #[derive(Clone, Debug)]
 pub(super) struct LastHitMap<K, V> {
-    map: IndexMap<K, V, super::Seeded>,
+    map: OrderedMap<K, V>,
     last: usize,
 }
 
 impl<K, V> Default for LastHitMap<K, V> {
     fn default() -> Self {
-        Self { map: IndexMap::default(), last: 0 }
+        Self { map: OrderedMap::default(), last: 0 }
     }
 }
 
@@ -84,7 +84,7 @@ impl<K: Hash + Eq, V> LastHitMap<K, V> {
     }
 
     pub(super) fn remove(&mut self, key: &K) -> Option<V> {
-        self.map.swap_remove(key)
+        self.map.remove(key)
     }
 
     /// The mutable value of a key.

@@ -13,6 +13,7 @@
 //! | [`stats`] | counts by namespace, for the report |
 //! | [`histogram`] | durations of an operation's calls |
 //! | [`last_hit`] | a map that caches the index of its last hit |
+//! | `ordered_map` | a hash map with an order that a checkpoint can keep |
 //! | [`processes`] | the processes in one namespace |
 //!
 //! Invariant: state is bounded by what exists plus a fixed remainder, and evictions are counted.
@@ -26,17 +27,13 @@ pub(crate) mod last_hit;
 pub(crate) mod losses;
 pub(crate) mod namespaces;
 pub(crate) mod objects;
+mod ordered_map;
 pub(crate) mod processes;
 pub(crate) mod queues;
 pub(crate) mod stats;
 pub(crate) mod two_gen;
 
-use std::{
-    hash::BuildHasher,
-    sync::{Arc, OnceLock},
-};
-
-use foldhash::{SharedSeed, fast::SeedableRandomState};
+use std::sync::Arc;
 
 use ipc_trace_common::{
     op::Op,
@@ -58,36 +55,8 @@ use clock::Clock;
 use contexts::TaskCache;
 use namespaces::NamespaceTracker;
 use objects::{AppliedCall, ObjectTracker, tracked::ObjectId};
+pub(crate) use ordered_map::OrderedMap;
 use queues::Queues;
-
-/// Hash maps. Their iteration order depends only on the seed, which is an input.
-pub(crate) type HashMap<K, V> = std::collections::HashMap<K, V, Seeded>;
-
-/// The seed of all hash maps.
-static SEED: OnceLock<SharedSeed> = OnceLock::new();
-
-/// Sets the seed; only the first call has an effect.
-pub(crate) fn seed(seed: u64) {
-    SEED.get_or_init(|| SharedSeed::from_u64(seed));
-}
-
-/// Builds hashers with the seed.
-#[derive(Clone, Debug)]
-pub(crate) struct Seeded(SeedableRandomState);
-
-impl Default for Seeded {
-    fn default() -> Self {
-        Self(SeedableRandomState::with_seed(0, SEED.get_or_init(|| SharedSeed::from_u64(0))))
-    }
-}
-
-impl BuildHasher for Seeded {
-    type Hasher = <SeedableRandomState as BuildHasher>::Hasher;
-
-    fn build_hasher(&self) -> Self::Hasher {
-        self.0.build_hasher()
-    }
-}
 
 /// The tracked state.
 #[derive(Debug)]

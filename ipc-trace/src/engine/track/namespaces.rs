@@ -8,7 +8,7 @@ use std::{collections::VecDeque, rc::Rc};
 
 use ipc_trace_common::{record::NsRef, state::HOST_INUM};
 
-use super::{HashMap, contexts::TaskInfo};
+use super::{OrderedMap, contexts::TaskInfo};
 use crate::{event::IpcNs, input::namespace_list::NamespaceList};
 
 /// Number of dead namespaces kept: records of theirs may still arrive.
@@ -54,9 +54,9 @@ pub(crate) struct NamespaceInfo {
 /// All tracked namespaces.
 #[derive(Debug, Default)]
 pub(crate) struct NamespaceTracker {
-    known: HashMap<NsRef, NamespaceInfo>,
+    known: OrderedMap<NsRef, NamespaceInfo>,
     /// The latest generation of each number.
-    latest: HashMap<u32, u32>,
+    latest: OrderedMap<u32, u32>,
     dead: VecDeque<NsRef>,
 }
 

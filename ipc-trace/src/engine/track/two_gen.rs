@@ -1,6 +1,6 @@
 //! A bounded map that evicts entries which weren't inserted again.
 
-use super::HashMap;
+use super::OrderedMap;
 
 /// Maximal number of entries. Beyond it, entries from before the latest half are evicted.
 pub(crate) const MAX_ENTRIES: usize = 1 << 16;
@@ -8,14 +8,14 @@ pub(crate) const MAX_ENTRIES: usize = 1 << 16;
 /// A map that evicts its older half when it is full.
 #[derive(Debug)]
 pub(crate) struct TwoGenCache<K, V> {
-    young: HashMap<K, V>,
-    old: HashMap<K, V>,
+    young: OrderedMap<K, V>,
+    old: OrderedMap<K, V>,
     forgotten: u64,
 }
 
 impl<K, V> Default for TwoGenCache<K, V> {
     fn default() -> Self {
-        Self { young: HashMap::default(), old: HashMap::default(), forgotten: 0 }
+        Self { young: OrderedMap::default(), old: OrderedMap::default(), forgotten: 0 }
     }
 }
 

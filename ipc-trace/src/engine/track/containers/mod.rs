@@ -26,7 +26,7 @@ use std::{
 use ipc_trace_common::record::{CgroupRecord, NsRef, flag};
 
 use crate::{
-    engine::track::HashMap,
+    engine::track::OrderedMap,
     event::{Container, ls::Ls, value::OsBytes},
     input::{container::RuntimeMetadata, container_filter::ContainerFilter},
     steps::step,
@@ -70,17 +70,17 @@ struct TrackedCgroup {
 /// All containers, by the cgroups that they are in.
 #[derive(Debug, Default)]
 pub(crate) struct Containers {
-    cgroups: HashMap<u64, TrackedCgroup>,
+    cgroups: OrderedMap<u64, TrackedCgroup>,
     order: VecDeque<u64>,
     removed: VecDeque<u64>,
     /// The states, with free slots among them.
     states: Vec<ContainerState>,
     free: Vec<usize>,
     /// Indices of states by container id.
-    by_id: HashMap<String, Vec<usize>>,
+    by_id: OrderedMap<String, Vec<usize>>,
     /// Number of states at which unused ones are collected next.
     sweep_at: usize,
-    names: HashMap<String, RuntimeMetadata>,
+    names: OrderedMap<String, RuntimeMetadata>,
     names_order: VecDeque<String>,
     forgotten: u64,
     /// The container filter.
@@ -90,7 +90,7 @@ pub(crate) struct Containers {
     /// Containers decided since the last call.
     decided: Vec<ContainerHandle>,
     /// Indices of the containers whose threads were last in an IPC namespace, with some outdated ones.
-    inside: HashMap<NsRef, Vec<usize>>,
+    inside: OrderedMap<NsRef, Vec<usize>>,
 }
 
 impl Containers {
@@ -185,7 +185,7 @@ impl Containers {
             return;
         }
         let its = state.cgroups.iter().inspect(|_| step());
-        let exist = its.filter(|one| self.cgroups.contains_key(one));
+        let exist = its.filter(|one| self.cgroups.contains_key(*one));
         self.filter_decisions.extend(exist.map(|number| (*number, wanted)));
         self.decided.push(handle.clone());
     }

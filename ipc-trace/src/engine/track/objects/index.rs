@@ -8,10 +8,11 @@ use std::{
     hash::BuildHasher as _,
 };
 
+use foldhash::fast::RandomState;
 use ipc_trace_common::{op::ObjectKind, record::NsRef};
 
 use super::tracked::{ObjectId, TrackedObject};
-use crate::engine::track::HashMap;
+use crate::engine::track::OrderedMap;
 
 /// Maximal number of namespaces returned for a lookup.
 pub(crate) const MAX_CANDIDATES: usize = 64;
@@ -34,7 +35,7 @@ pub(super) struct GlobalIndex {
     ids: BTreeSet<(ObjectKind, i32, NsRef)>,
     /// By hash: the names themselves are stored with their namespaces.
     names: BTreeSet<(u64, NsRef)>,
-    hasher: crate::engine::track::Seeded,
+    hasher: RandomState,
     /// Objects that got a new user.
     new_users: Vec<(NsRef, ObjectId)>,
     /// Removed objects that may be in use, the oldest first, with some that have been destroyed since.
@@ -84,13 +85,13 @@ impl GlobalIndex {
 #[derive(Debug)]
 pub(super) struct NamespaceIndex {
     ns: NsRef,
-    keys: HashMap<(ObjectKind, u32), i32>,
-    names: HashMap<Box<[u8]>, ObjectId>,
+    keys: OrderedMap<(ObjectKind, u32), i32>,
+    names: OrderedMap<Box<[u8]>, ObjectId>,
 }
 
 impl NamespaceIndex {
     pub(super) fn new(ns: NsRef) -> Self {
-        Self { ns, keys: HashMap::default(), names: HashMap::default() }
+        Self { ns, keys: OrderedMap::default(), names: OrderedMap::default() }
     }
 
     pub(super) fn of_key(&self, kind: ObjectKind, key: u32) -> Option<i32> {

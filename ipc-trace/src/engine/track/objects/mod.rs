@@ -37,7 +37,7 @@ use ipc_trace_common::{
 };
 
 use super::{
-    HashMap,
+    OrderedMap,
     contexts::{CallTask, TaskInfo},
     namespaces::Death,
     two_gen::TwoGenCache,
@@ -201,7 +201,7 @@ struct HostObjects {
 /// All tracked objects.
 #[derive(Debug, Default)]
 pub(crate) struct ObjectTracker {
-    spaces: HashMap<NsRef, NamespaceObjects>,
+    spaces: OrderedMap<NsRef, NamespaceObjects>,
     host: HostObjects,
     attachments: TwoGenCache<AttachmentKey, SegmentAttachment>,
     /// Whether records were lost since the last snapshot: the objects of a new namespace may then be
@@ -511,8 +511,8 @@ impl ObjectTracker {
 
     /// All kept objects by namespace: existing ones by kind, id and name, then destroyed ones.
     #[must_use]
-    pub(crate) fn all(&self) -> HashMap<NsRef, Vec<(ObjectId, &TrackedObject)>> {
-        let mut all: HashMap<NsRef, Vec<_>> =
+    pub(crate) fn all(&self) -> OrderedMap<NsRef, Vec<(ObjectId, &TrackedObject)>> {
+        let mut all: OrderedMap<NsRef, Vec<_>> =
             self.spaces.iter().map(|(ns, space)| (*ns, space.all())).collect();
         for (ns, local, one) in self.host.gone.all() {
             all.entry(ns).or_default().push((local, one));

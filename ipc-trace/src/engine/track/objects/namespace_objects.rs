@@ -9,7 +9,7 @@ use super::{
     unlinked::PendingRemovals,
 };
 use crate::{
-    engine::track::HashMap,
+    engine::track::OrderedMap,
     event::{args::IpcSet, objects::ObjectEventKind},
     input::effect::{Creation, NewObjectAttrs},
     steps::step,
@@ -20,9 +20,9 @@ use crate::{
 pub(crate) struct NamespaceObjects {
     pub(super) ns: NsRef,
     /// Existing objects.
-    pub(super) live: HashMap<ObjectId, Box<TrackedObject>>,
+    pub(super) live: OrderedMap<ObjectId, Box<TrackedObject>>,
     /// Removed objects that may still be in use.
-    pub(super) removed: HashMap<ObjectId, Box<TrackedObject>>,
+    pub(super) removed: OrderedMap<ObjectId, Box<TrackedObject>>,
     pub(super) ways: NamespaceIndex,
     /// Names that were unlinked before the call that created the queue returned: the pending removals.
     unlinked: PendingRemovals,
@@ -45,8 +45,8 @@ impl NamespaceObjects {
     pub(super) fn new(ns: NsRef) -> Self {
         Self {
             ns,
-            live: HashMap::default(),
-            removed: HashMap::default(),
+            live: OrderedMap::default(),
+            removed: OrderedMap::default(),
             unlinked: PendingRemovals::default(),
             ways: NamespaceIndex::new(ns),
             complete: false,
@@ -485,7 +485,7 @@ impl NamespaceObjects {
         host: &mut HostObjects,
         changes: &mut Vec<ObjectChange>,
     ) {
-        let mut newest: HashMap<(ObjectKind, i32), (u64, ObjectId)> = HashMap::default();
+        let mut newest: OrderedMap<(ObjectKind, i32), (u64, ObjectId)> = OrderedMap::default();
         let mut ended = Vec::new();
         let mut queues = Vec::new();
         for (local, one) in &self.live {

@@ -9,7 +9,7 @@ use super::{
     tracked::{Last, ObjectId, ObjectOrigin, TrackedObject},
 };
 use crate::{
-    engine::track::{HashMap, clock::Clock, containers::Containers},
+    engine::track::{OrderedMap, clock::Clock, containers::Containers},
     event::{
         ls::{DescriptorOf, Holder, Ls, NamespaceSnapshot, UnseenWhat},
         objects::{ObjectEventKind, ObjectInfo, ObjectReport},
@@ -190,7 +190,7 @@ impl ObjectTracker {
         clock: &Clock,
         containers: &Containers,
         end: Option<&Holders>,
-    ) -> HashMap<NsRef, Vec<ObjectReport>> {
+    ) -> OrderedMap<NsRef, Vec<ObjectReport>> {
         let report = |ns, (local, one): (ObjectId, &TrackedObject)| ObjectReport {
             info: one.info(local, clock, containers),
             created: one.created(clock),

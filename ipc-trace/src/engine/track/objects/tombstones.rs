@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use ipc_trace_common::record::NsRef;
 
 use super::tracked::{ObjectId, TrackedObject};
-use crate::engine::track::HashMap;
+use crate::engine::track::OrderedMap;
 
 /// Number of destroyed objects kept.
 pub(super) const MAX_TOMBSTONES: usize = 1 << 14;
@@ -14,7 +14,7 @@ pub(super) const MAX_TOMBSTONES: usize = 1 << 14;
 #[derive(Debug, Default)]
 pub(crate) struct Tombstones {
     /// With the number of each entry, which identifies its position in `order`.
-    known: HashMap<(NsRef, ObjectId), (u64, Box<TrackedObject>)>,
+    known: OrderedMap<(NsRef, ObjectId), (u64, Box<TrackedObject>)>,
     order: VecDeque<(u64, NsRef, ObjectId)>,
     entered: u64,
     forgotten: u64,

@@ -3,10 +3,12 @@
 //! Invariant: a removal waits for at most [`LATE_NS`], and at most [`MAX_PENDING`] wait on the host; each one
 //! is reported, with its queue or without.
 
-use std::collections::{VecDeque, hash_map::Entry};
+use std::collections::VecDeque;
+
+use indexmap::map::Entry;
 
 use super::{ObjectChange, tracked::LATE_NS};
-use crate::{engine::track::HashMap, steps::step};
+use crate::{engine::track::OrderedMap, steps::step};
 
 /// Number of pending removals, over all namespaces.
 const MAX_PENDING: usize = 1 << 12;
@@ -15,7 +17,7 @@ const MAX_PENDING: usize = 1 << 12;
 #[derive(Debug, Default)]
 pub(super) struct PendingRemovals {
     /// The changes to report, by name.
-    known: HashMap<Box<[u8]>, ObjectChange>,
+    known: OrderedMap<Box<[u8]>, ObjectChange>,
     /// In order of time; entries whose removal was replaced are skipped.
     order: VecDeque<(u64, Box<[u8]>)>,
 }
