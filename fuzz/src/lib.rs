@@ -6,8 +6,6 @@
 // The files are included as a whole; the targets use parts of them.
 #![allow(dead_code, unused_imports)]
 
-#[path = "../../ipc-trace/src/cbor.rs"]
-mod cbor;
 #[path = "../../ipc-trace/src/engine/mod.rs"]
 mod engine;
 #[path = "../../ipc-trace/src/event/mod.rs"]

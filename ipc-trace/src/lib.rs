@@ -1,7 +1,6 @@
 //! Traces System V and POSIX-queue IPC by IPC namespace. `ARCHITECTURE.md` describes the path of an event through
 //! these modules, and which may import which.
 
-mod cbor;
 mod cli;
 mod commands;
 mod engine;

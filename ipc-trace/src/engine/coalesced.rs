@@ -1,6 +1,8 @@
 //! Accesses that the eBPF programs count instead of sending a record for each. They are attributed to the
 //! last equal access that was sent.
 
+use minicbor::{Decode, Encode};
+use crate::engine::checkpoint::SharedState;
 use std::rc::Rc;
 
 use ipc_trace_common::{
@@ -12,13 +14,17 @@ use super::Engine;
 use crate::engine::track::{OrderedMap, Tracker, contexts::TaskInfo};
 
 /// The last access that was sent for each coalescing key.
-#[derive(Debug, Default)]
-pub(super) struct ReportedAccesses(OrderedMap<CoalescedKey, LastReport>);
+#[derive(Debug, Default, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
+pub(super) struct ReportedAccesses(#[n(0)] OrderedMap<CoalescedKey, LastReport>);
 
 /// The last access, and the task that made it. The task may have ended when later accesses are counted.
-#[derive(Debug)]
+#[derive(Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 struct LastReport {
+    #[cbor(n(0), with = "ipc_trace_common::cbor")]
     record: Box<AccessRecord>,
+    #[cbor(n(1), with = "crate::engine::checkpoint::optional_task")]
     task_info: Option<Rc<TaskInfo>>,
 }
 

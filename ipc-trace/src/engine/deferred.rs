@@ -3,6 +3,8 @@
 //!
 //! Invariant: the number of deferred calls is bounded; each one is emitted or counted as unwanted.
 
+use minicbor::{Decode, Encode};
+use crate::engine::checkpoint::SharedState;
 use std::{collections::VecDeque, rc::Rc};
 
 use ipc_trace_common::op::Op;
@@ -10,7 +12,7 @@ use zerocopy::IntoBytes as _;
 
 use super::Engine;
 use crate::{
-    engine::track::{OrderedMap, containers::ContainerHandle, contexts::TaskInfo},
+    engine::track::{OrderedMap, containers::ContainerHandle, contexts::{KnownTask, TaskInfo}},
     event::EmitEvent,
     input::Call,
     steps::step,
@@ -22,26 +24,37 @@ const MAX_DEFER_NS: u64 = 1_000_000_000;
 const MAX_DEFERRED_CALLS: usize = 1 << 14;
 
 /// A deferred call.
-#[derive(Debug)]
+#[derive(Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 struct DeferredCall {
+    #[n(0)]
     number: u64,
+    #[n(1)]
     words: Box<[u64]>,
     /// The task as it was when the call was made.
+    #[n(2)]
     tid: u32,
+    #[n(3)]
     context: u64,
+    #[cbor(n(4), with = "crate::engine::checkpoint::task")]
     task_info: Rc<TaskInfo>,
 }
 
 /// Deferred calls by container, in order of arrival.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(super) struct DeferredCalls {
+    #[n(0)]
     calls: OrderedMap<ContainerHandle, VecDeque<DeferredCall>>,
     /// Deadline, number and container of each call in order of arrival. Entries whose call has been released
     /// stay until they reach the front.
+    #[n(1)]
     order: VecDeque<(u64, u64, ContainerHandle)>,
     /// Number of deferred calls.
+    #[n(2)]
     count: usize,
     /// Number of calls ever deferred; the source of `number`.
+    #[n(3)]
     entered: u64,
 }
 
@@ -155,7 +168,7 @@ impl Engine {
     fn emit_deferred(&mut self, waiting: DeferredCall, out: &mut impl EmitEvent) {
         let DeferredCall { words, tid, context, task_info, .. } = waiting;
         let Ok(call) = Call::decode(words.as_bytes()) else { return };
-        let now = self.tracker.contexts.replace(tid, Some((context, task_info)));
+        let now = self.tracker.contexts.replace(tid, Some(KnownTask { context, task_info }));
         self.emit_call(&call, out);
         self.tracker.contexts.replace(tid, now);
     }

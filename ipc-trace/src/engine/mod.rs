@@ -9,6 +9,7 @@
 //! | `coalesced` | accesses that the eBPF programs count instead of sending |
 //! | `deferred` | calls of containers for which the filter can't decide yet |
 //! | `resync` | when a new snapshot is taken after a loss |
+//! | [`checkpoint`] | the whole state as bytes, and back |
 //! | `emit` | builds finished events |
 //! | `accounting` | counters and pending calls for output |
 //! | [`track`] | the tracked state: processes, namespaces, queues, objects, containers |
@@ -19,6 +20,7 @@
 //! and return nothing.
 
 mod accounting;
+pub(crate) mod checkpoint;
 mod coalesced;
 mod deferred;
 pub(crate) mod detect;
@@ -32,6 +34,7 @@ pub(crate) mod track;
 use std::collections::VecDeque;
 
 use ipc_trace_common::{op, record::NsRef};
+use minicbor::{Decode, Encode};
 
 use crate::{
     event::{EmitEvent, finding::Severity},
@@ -43,6 +46,7 @@ use crate::{
         process::{InspectorAnswer, ProcessId},
     },
 };
+use checkpoint::SharedState;
 use deferred::DeferredCalls;
 use detect::{Detect, finding_store::FindingSelection};
 use policy::engine::PolicyEngine;
@@ -62,36 +66,57 @@ const STATUS_NS: u64 = 60_000_000_000;
 const MAX_ENDED_PER_READ: usize = 32;
 
 /// The engine: the tracked state and the detectors.
-#[derive(Debug)]
+#[derive(Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(crate) struct Engine {
     /// The metadata of the run.
+    #[cbor(skip)]
     begin: Begin,
+    #[n(0)]
     tracker: Tracker,
+    #[n(1)]
     detect: Detect,
     /// The counts of a report; `None` in line mode.
+    #[cbor(skip)]
     stats: Option<Box<Stats>>,
+    #[n(2)]
     reported_accesses: coalesced::ReportedAccesses,
+    #[n(3)]
     deferred: DeferredCalls,
     /// Which calls of a recording are shown; `None`: all, as the eBPF programs have filtered them
+    #[cbor(skip)]
     call_filter: Option<Box<CallFilter>>,
+    #[n(4)]
     losses: Losses,
+    #[n(5)]
     resync: Resync,
     /// The number of the last event
+    #[n(6)]
     seq: u64,
     /// The latest boot time received, and the boot time up to which all records have been applied.
+    #[n(7)]
     now: u64,
+    #[n(8)]
     watermark: u64,
     /// The boot time of the end, once it is known.
+    #[n(9)]
     ended: Option<u64>,
+    #[n(10)]
     next_status: u64,
+    #[n(11)]
     counted: Counted,
     /// Delivered calls that the container filter removed, by the operation's number.
+    #[n(12)]
     unwanted: [u64; op::COUNT + 1],
     /// The latest namespace list.
+    #[n(13)]
     namespace_list: NamespaceList,
     /// Dead namespaces whose end is still to be reported.
+    #[n(14)]
     dying: VecDeque<(NsRef, Death)>,
+    #[n(15)]
     holders: Option<Holders>,
+    #[cbor(skip)]
     requests: VecDeque<EngineRequest>,
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: a resync follows a loss within a bounded time. The more often losses occur, the rarer resyncs
 //! become: a host that loses records continuously isn't listed continuously.
 
+use minicbor::{Decode, Encode};
 use crate::event::ResyncAccounting;
 
 /// How long no loss must have occurred before a snapshot is taken, nanoseconds. This wait ends after
@@ -16,12 +17,15 @@ const MAX_INTERVAL_NS: u64 = 128_000_000_000;
 const RESET_NS: u64 = 120_000_000_000;
 
 /// The schedule of resyncs: pure.
-#[derive(Debug)]
+#[derive(Debug, Encode, Decode)]
 struct Schedule {
     /// When the first loss not yet repaired by a snapshot occurred, and when the last one did.
+    #[n(0)]
     lost: Option<(u64, u64)>,
     /// Earliest time of the next snapshot.
+    #[n(1)]
     not_before: u64,
+    #[n(2)]
     interval_ns: u64,
 }
 
@@ -73,12 +77,16 @@ impl Schedule {
 }
 
 /// The resync state.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
 pub(super) struct Resync {
+    #[n(0)]
     schedule: Schedule,
     /// Since when the snapshot in progress repairs losses.
+    #[n(1)]
     taken_since: Option<u64>,
+    #[n(2)]
     complete: u64,
+    #[n(3)]
     partial: u64,
 }
 

@@ -94,7 +94,7 @@ mod tests {
 
     fn container(name: Option<&str>) -> Option<Arc<Container>> {
         Some(Arc::new(Container {
-            runtime: "docker",
+            runtime: "docker".into(),
             id: "0123".into(),
             name: name.map(Into::into),
             image: None,

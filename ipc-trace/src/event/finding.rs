@@ -1,5 +1,8 @@
 //! Findings, with their evidence.
 
+use ipc_trace_common::cbor::{Cbor, Encoded, encode_as_cbor, invalid};
+use minicbor::{Decode, Decoder, Encode, Encoder, decode::Error, encode::Write};
+use super::shared::SharedAncestors;
 use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc};
 
 use schemars::JsonSchema;
@@ -43,6 +46,22 @@ macro_rules! class {
 
 for_each_class!(class);
 
+/// As its name: new classes may come.
+impl Cbor for Class {
+    fn put<W: Write>(&self, to: &mut Encoder<W>) -> Encoded<W> {
+        to.str(self.name())?;
+        Ok(())
+    }
+
+    fn take(from: &mut Decoder<'_>) -> Result<Self, Error> {
+        let name = from.str()?;
+        let known = Self::ALL.into_iter().find(|class| class.name() == name);
+        known.ok_or_else(|| invalid("no such class of findings"))
+    }
+}
+
+encode_as_cbor!(Class);
+
 /// The part of a finding that stays the same in later runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum About {
@@ -62,19 +81,24 @@ impl fmt::Display for Class {
 
 /// The severity of a finding, if it is what it seems to be.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema, clap::ValueEnum,
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema, clap::ValueEnum, Encode, Decode,
 )]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Severity {
     /// Informational, or allowed
+    #[n(0)]
     Info,
     /// To be reviewed at some time
+    #[n(1)]
     Low,
     /// To be reviewed
+    #[n(2)]
     Medium,
     /// A boundary was crossed
+    #[n(3)]
     High,
     /// A boundary was crossed, and the policy sets the highest severity
+    #[n(4)]
     Critical,
 }
 
@@ -156,31 +180,43 @@ pub(crate) struct Subject {
 }
 
 /// The object of a finding.
-#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema, Encode, Decode)]
+#[cbor(context_bound = "SharedAncestors")]
 pub(crate) struct FoundObject {
     /// `shm`, `sem`, `msg` or `mq`; `null`: the namespace itself
+    #[n(0)]
     pub kind: Option<KindName>,
     /// The shmid, semid or msqid; `null` for queues and if unknown
+    #[n(1)]
     pub id: Option<i32>,
     /// The key; `null`: none or unknown
+    #[n(2)]
     pub key: Option<Hex32>,
     /// A queue's name, without the slash; for another file its own name; `null`: none or unknown
+    #[n(3)]
     pub name: Option<OsBytes<'static>>,
     /// The source of a queue's name; `kernel` is its own directory entry; `null`: the name is `null`
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[n(4)]
     pub name_from: Option<ReadFrom>,
     /// The namespace that it belongs to; `null`: unknown
+    #[n(5)]
     pub ipc_ns: Option<IpcNsRef>,
     /// Whether that differs from the subject's namespace; `null`: unknown
+    #[n(6)]
     pub foreign: Option<bool>,
     /// Whether that namespace was dead
     #[serde(skip_serializing_if = "super::is_false")]
+    #[n(7)]
     pub ipc_ns_dead: bool,
     /// The container that created it, or else the container of its namespace; `null`: on the host, or unknown
+    #[cbor(n(8), with = "ipc_trace_common::cbor")]
     pub owner_container: Option<Arc<Container>>,
     /// Whether its owner is the host, not a container; `null`: unknown
+    #[n(9)]
     pub owner_on_host: Option<bool>,
     /// The process that created it; `null`: unknown
+    #[n(10)]
     pub creator: Option<Creator>,
 }
 
@@ -202,11 +238,13 @@ pub(crate) struct Evidence {
 }
 
 /// A reason for a finding's confidence.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema, Encode, Decode)]
 pub(crate) struct Reason {
     /// The reason in words
+    #[n(0)]
     pub text: Cow<'static, str>,
     /// What it adds to the confidence; negative: what it subtracts
+    #[n(1)]
     pub weight: i32,
 }
 

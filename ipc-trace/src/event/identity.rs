@@ -1,5 +1,7 @@
 //! The further identity of a process: ancestors, capabilities, arguments, systemd unit.
 
+use minicbor::{Decode, Encode};
+use super::shared::SharedAncestors;
 use std::{borrow::Cow, sync::Arc};
 
 use caps::Capability;
@@ -9,49 +11,62 @@ use serde::{Serialize, Serializer};
 use super::value::OsBytes;
 
 /// The identity of a process besides its numbers on the host. Cheap to clone.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema, Encode, Decode)]
+#[cbor(context_bound = "SharedAncestors")]
 pub(crate) struct ProcessIdentity {
     /// Its number in its own pid namespace; `null`: unknown
+    #[n(0)]
     pub ns_pid: Option<u32>,
     /// Its effective user in its own user namespace; `null`: unmapped or unknown
+    #[n(1)]
     pub ns_uid: Option<u32>,
     /// Its effective capabilities relevant to IPC, in its own user namespace, as of its first call after
     /// exec; `null`: unknown, or its user has changed since
+    #[n(2)]
     pub capabilities: Option<Capabilities>,
     /// The systemd unit that it belongs to; `null`: none, or it is in a container
+    #[cbor(n(3), with = "ipc_trace_common::cbor")]
     pub unit: Option<Arc<OsBytes<'static>>>,
     /// Its arguments as in its memory, at most 512 bytes; `null` without `--with-args`, as they may contain
     /// secrets, and if they couldn't be read
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cbor(n(4), with = "ipc_trace_common::cbor")]
     pub args: Option<Arc<[OsBytes<'static>]>>,
     /// Whether there are more arguments
     #[serde(skip_serializing_if = "super::is_false")]
+    #[n(5)]
     pub args_truncated: bool,
     /// Its ancestors: its parent first, up to the first process of its container or of the host; `null` on
     /// lines of calls without `--with-ancestry`, and if unknown
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cbor(n(6), with = "super::shared::ancestry")]
     pub ancestry: Option<Arc<[Arc<Ancestor>]>>,
     /// Whether it has more ancestors than the 8 listed
     #[serde(skip_serializing_if = "super::is_false")]
+    #[n(7)]
     pub ancestry_truncated: bool,
 }
 
 /// An ancestor of a process.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema, Encode, Decode)]
 pub(crate) struct Ancestor {
     /// Its number in the initial pid namespace
+    #[n(0)]
     pub pid: u32,
     /// When it started, on `CLOCK_BOOTTIME`, nanoseconds; with `pid` it identifies the process
+    #[n(1)]
     pub start_boot_ns: u64,
     /// Its name at that time
+    #[n(2)]
     pub comm: OsBytes<'static>,
     /// Path of its executable; `null`: it had exited before it was inspected, or hides it
+    #[n(3)]
     pub exe: Option<OsBytes<'static>>,
 }
 
 /// Capabilities relevant to IPC, as a bit mask of their numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Capabilities(pub u64);
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Capabilities(#[n(0)] pub u64);
 
 impl Capabilities {
     /// The capabilities that IPC checks (include/uapi/linux/capability.h): to lock segments in memory, to

@@ -7,7 +7,7 @@ use ipc_trace_common::op::ObjectKind;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
-use crate::cbor::{self, Cbor, Encoded, encode_as_cbor};
+use ipc_trace_common::cbor::{self, Cbor, Encoded, encode_as_cbor};
 
 use super::{
     Container, NsInodes, Sharing,
@@ -129,7 +129,7 @@ pub(crate) struct ProcessInfo {
     pub container: Option<Arc<Container>>,
     /// Path of its cgroup, if containers are resolved
     #[serde(skip)]
-    #[cbor(n(8), with = "crate::cbor")]
+    #[cbor(n(8), with = "ipc_trace_common::cbor")]
     pub cgroup: Option<Vec<u8>>,
     /// Number of its threads in this namespace: each thread can be in another one
     #[n(9)]

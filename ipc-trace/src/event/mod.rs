@@ -29,6 +29,7 @@ pub(crate) mod finding;
 pub(crate) mod identity;
 pub(crate) mod ls;
 pub(crate) mod objects;
+pub(crate) mod shared;
 pub(crate) mod report;
 mod standing;
 pub(crate) mod tag;
@@ -37,6 +38,7 @@ pub(crate) mod value;
 use minicbor::{Decode, Encode};
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
+use ipc_trace_common::cbor::cbor_as_encoded;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -51,6 +53,7 @@ use finding::FindingLine;
 use identity::ProcessIdentity;
 use objects::ObjectEvent;
 use report::Report;
+use shared::SharedAncestors;
 use value::{AbiName, CallError, Hex32, KindName, OpName, OsBytes, Timestamp};
 
 /// The version of the lines and objects.
@@ -173,45 +176,60 @@ pub(crate) struct Ipc<'a> {
 
 /// The source of a value that the kernel reads from a caller. Other threads can change the caller's memory at
 /// any time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema, Encode, Decode)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ReadFrom {
     /// Registers, or the kernel's own copy
     #[default]
+    #[n(0)]
     Kernel,
     /// The caller's memory when the call entered the kernel, before the kernel took it
+    #[n(1)]
     Entry,
     /// The caller's memory when the call returned
+    #[n(2)]
     Return,
 }
 
 /// A process, as it was when the call was made.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema, Encode, Decode)]
+#[cbor(context_bound = "SharedAncestors")]
 pub(crate) struct Process<'a> {
     /// Its number in the initial pid namespace
+    #[n(0)]
     pub pid: u32,
     /// The thread
+    #[n(1)]
     pub tid: u32,
     /// The parent; `null`: unknown
+    #[n(2)]
     pub ppid: Option<u32>,
     /// The thread's name
+    #[n(3)]
     pub comm: OsBytes<'a>,
     /// Path of the executable, from the root of its mount namespace; `null`: unknown
+    #[n(4)]
     pub exe: Option<OsBytes<'a>>,
     /// Whether the executable's file was deleted
     #[serde(skip_serializing_if = "is_false")]
+    #[n(5)]
     pub exe_deleted: bool,
     /// Effective user
+    #[n(6)]
     pub uid: u32,
     /// Effective group
+    #[n(7)]
     pub gid: u32,
     /// When the process started, on `CLOCK_BOOTTIME`, nanoseconds; with `pid` it identifies the process;
     /// `null`: unknown
+    #[n(8)]
     pub start_boot_ns: Option<u64>,
     /// Its other namespaces
+    #[n(9)]
     pub ns: NsInodes,
     /// Its further identity
     #[serde(flatten)]
+    #[n(10)]
     pub identity: ProcessIdentity,
 }
 
@@ -260,36 +278,48 @@ pub(crate) struct NsInodes {
 }
 
 /// A container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema, Encode, Decode)]
 pub(crate) struct Container {
     /// Its runtime: `docker`, `containerd`, `cri-o`, `podman`, `lxc`, `systemd-nspawn`; `cri` is some runtime
     /// of Kubernetes, `unknown` one that the cgroup doesn't identify
-    pub runtime: &'static str,
+    #[n(0)]
+    pub runtime: Cow<'static, str>,
     /// Its id; for LXC and systemd-nspawn its name
+    #[n(1)]
     pub id: OsBytes<'static>,
     /// Its name; `null`: its runtime hasn't reported it
+    #[n(2)]
     pub name: Option<OsBytes<'static>>,
     /// Its image; `null`: likewise
+    #[n(3)]
     pub image: Option<OsBytes<'static>>,
     /// Its pod's name; `null`: likewise, or it has no pod
+    #[n(4)]
     pub pod: Option<OsBytes<'static>>,
     /// Its pod's uid, or in Podman the pod's id; `null`: it has no pod, or unknown
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[n(5)]
     pub pod_uid: Option<OsBytes<'static>>,
     /// Its pod's namespace in Kubernetes; `null`: it has none, or unknown
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[n(6)]
     pub pod_namespace: Option<OsBytes<'static>>,
     /// Its pod's labels
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[n(7)]
     pub labels: BTreeMap<OsBytes<'static>, OsBytes<'static>>,
     /// Number of the pod's labels that were left out or cut
     #[serde(skip_serializing_if = "is_zero")]
+    #[n(8)]
     pub labels_lost: u32,
     /// The IPC mode configured in its runtime: `private`, `shareable`, `host`, `container:ID`, `pod`, `none`,
     /// …; `null`: unknown
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[n(9)]
     pub ipc_mode: Option<OsBytes<'static>>,
 }
+
+cbor_as_encoded! { Container }
 
 /// How containers share an IPC namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
@@ -330,11 +360,13 @@ pub(crate) struct IpcNs {
 }
 
 /// The short form of [`IpcNs`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema, Encode, Decode)]
 pub(crate) struct IpcNsRef {
     /// Inode number
+    #[n(0)]
     pub inum: u32,
     /// The generation of that number
+    #[n(1)]
     pub r#gen: u32,
 }
 

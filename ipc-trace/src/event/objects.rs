@@ -117,18 +117,23 @@ pub(crate) struct LastUse {
 }
 
 /// The kind of an object's event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema, Encode, Decode)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ObjectEventKind {
     /// It exists: since before the start, or it was found later and its creation wasn't observed
+    #[n(0)]
     Present,
     /// Created by a call
+    #[n(1)]
     Created,
     /// `IPC_SET` changed its owner, permissions or size; or its creator is known better now
+    #[n(2)]
     Changed,
     /// Removed by `IPC_RMID` or mq_unlink: no key or name leads to it any more
+    #[n(3)]
     Removed,
     /// Destroyed: it was removed and has no users, or its namespace died
+    #[n(4)]
     Destroyed,
 }
 

@@ -11,7 +11,7 @@ use ipc_trace_common::op::{Abi, ObjectKind, Op};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
-use crate::cbor::{self, Cbor, Element, Encoded, encode_as_cbor};
+use ipc_trace_common::cbor::{self, Cbor, Element, Encoded, encode_as_cbor};
 
 /// Implements `Serialize` by `Display`, and a schema that is a string with `extra` members.
 macro_rules! as_string {
@@ -92,8 +92,8 @@ pub(crate) struct KindName(pub ObjectKind);
 as_name!(KindName(ObjectKind), "Kind", ObjectKind::ALL);
 
 /// An error that the kernel returned, positive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct CallError(pub u16);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+pub(crate) struct CallError(#[n(0)] pub u16);
 
 impl CallError {
     /// The error of a raw result (`IS_ERR_VALUE`, include/linux/err.h).
@@ -228,7 +228,7 @@ impl JsonSchema for Flags {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct OsBytes<'a>(pub Cow<'a, [u8]>);
 
-impl Cbor for OsBytes<'static> {
+impl Cbor for OsBytes<'_> {
     fn put<W: Write>(&self, to: &mut Encoder<W>) -> Encoded<W> {
         to.bytes(&self.0)?;
         Ok(())
@@ -239,9 +239,9 @@ impl Cbor for OsBytes<'static> {
     }
 }
 
-encode_as_cbor!(OsBytes<'static>);
+encode_as_cbor!(OsBytes<'_>);
 
-impl Element for OsBytes<'static> {}
+impl Element for OsBytes<'_> {}
 
 impl From<&str> for OsBytes<'static> {
     fn from(text: &str) -> Self {

@@ -75,7 +75,7 @@ mod tests {
 
     fn container(name: Option<&str>, image: Option<&str>, pod: Option<(&str, &str)>) -> Container {
         Container {
-            runtime: "docker",
+            runtime: "docker".into(),
             id: ID.into(),
             name: name.map(OsBytes::from),
             image: image.map(OsBytes::from),

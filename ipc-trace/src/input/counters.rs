@@ -3,7 +3,7 @@
 use minicbor::{Decode, Encode};
 use std::collections::BTreeMap;
 
-use crate::cbor::cbor_as_encoded;
+use ipc_trace_common::cbor::cbor_as_encoded;
 use ipc_trace_common::{
     op::{self, Op},
     state::DropKey,
@@ -41,7 +41,7 @@ cbor_as_encoded! { CallCounters }
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct AllCounts {
     /// By operation
-    #[cbor(n(0), with = "crate::cbor")]
+    #[cbor(n(0), with = "ipc_trace_common::cbor")]
     pub ops: BTreeMap<Op, CallCounters>,
     /// The control ring
     #[n(1)]
@@ -120,7 +120,7 @@ pub(crate) struct Counted {
     #[n(0)]
     pub counts: AllCounts,
     /// Details of lost calls; `None`: unchanged.
-    #[cbor(n(1), with = "crate::cbor")]
+    #[cbor(n(1), with = "ipc_trace_common::cbor")]
     pub drops: Option<Drops>,
     /// Records read from the rings.
     #[n(2)]

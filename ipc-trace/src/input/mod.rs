@@ -126,7 +126,7 @@ pub(crate) struct Moment {
     #[n(0)]
     pub boot_ns: u64,
     /// Time of day minus `boot_ns`, nanoseconds.
-    #[cbor(n(1), with = "crate::cbor")]
+    #[cbor(n(1), with = "ipc_trace_common::cbor")]
     pub offset_ns: i128,
 }
 

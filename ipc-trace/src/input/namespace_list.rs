@@ -10,7 +10,7 @@ use minicbor::{Decode, Encode};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct Alive {
     /// The namespace.
-    #[cbor(n(0), with = "crate::cbor")]
+    #[cbor(n(0), with = "ipc_trace_common::cbor")]
     pub ns: NsRef,
     /// The kernel's own number
     #[n(1)]
@@ -37,7 +37,7 @@ pub(crate) struct NamespaceList {
     #[n(2)]
     pub complete: bool,
     /// Calls that have not returned
-    #[cbor(n(3), with = "crate::cbor")]
+    #[cbor(n(3), with = "ipc_trace_common::cbor")]
     pub pending: Vec<(PendingRecord, Op, Abi)>,
     /// This process, in the initial pid namespace
     #[n(4)]

@@ -5,7 +5,7 @@
 use globset::{GlobBuilder, GlobMatcher};
 use minicbor::{Decoder, Encoder, decode::Error, encode::Write};
 
-use crate::cbor::{self, Cbor, Encoded, encode_as_cbor};
+use ipc_trace_common::cbor::{self, Cbor, Encoded, encode_as_cbor};
 
 /// The special characters.
 const SPECIAL: [char; 7] = ['*', '?', '[', ']', '{', '}', '\\'];

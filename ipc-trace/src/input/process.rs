@@ -12,7 +12,7 @@ use crate::event::{NsInodes, value::OsBytes};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct Called {
     /// Its arguments; `None`: they weren't requested, or can't be read.
-    #[cbor(n(0), with = "crate::cbor")]
+    #[cbor(n(0), with = "ipc_trace_common::cbor")]
     pub args: Option<Arc<[OsBytes<'static>]>>,
     /// Whether there are more arguments.
     #[n(1)]
@@ -64,19 +64,19 @@ pub(crate) struct Context {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct ProcInfo {
     /// Path of its executable
-    #[cbor(n(0), with = "crate::cbor")]
+    #[cbor(n(0), with = "ipc_trace_common::cbor")]
     pub exe: Option<Vec<u8>>,
     /// Its arguments.
     #[n(1)]
     pub called: Option<Called>,
     /// The uid map of its user namespace.
-    #[cbor(n(2), with = "crate::cbor")]
+    #[cbor(n(2), with = "ipc_trace_common::cbor")]
     pub users: Vec<UidExtent>,
     /// Paths of its ancestors' executables, in the record's order; empty: not requested.
-    #[cbor(n(3), with = "crate::cbor")]
+    #[cbor(n(3), with = "ipc_trace_common::cbor")]
     pub ancestors: Vec<Option<Vec<u8>>>,
     /// The paths of its cgroup and of its ancestors', by number
-    #[cbor(n(4), with = "crate::cbor")]
+    #[cbor(n(4), with = "ipc_trace_common::cbor")]
     pub cgroups: Vec<(u64, Vec<u8>)>,
 }
 
@@ -155,7 +155,7 @@ pub(crate) enum InspectorAnswer {
     Mapped(#[n(0)] ProcessId, #[n(1)] Option<Vec<Mapped>>),
     /// The thread, its context and its uid map; empty: not written yet.
     #[n(2)]
-    Users(#[n(0)] u32, #[n(1)] u64, #[cbor(n(2), with = "crate::cbor")] Vec<UidExtent>),
+    Users(#[n(0)] u32, #[n(1)] u64, #[cbor(n(2), with = "ipc_trace_common::cbor")] Vec<UidExtent>),
     /// Threads that have exited.
     #[n(3)]
     Ended(#[n(0)] Vec<u32>),

@@ -1,6 +1,7 @@
 //! Rare inputs as CBOR: an array of the input's number and its fields. Fields that are not known are skipped, and so is an
 //! input with an unknown number: both are a later version's.
 
+use ipc_trace_common::cbor::{Cbor, invalid};
 use ipc_trace_common::record::{
     AccessRecord, CgroupRecord, ContextRecord, ExitRecord, NamespaceRecord, NsRef, NsSwitchRecord,
     QueueRecord,
@@ -9,7 +10,6 @@ use minicbor::{Decode, Decoder, Encode, Encoder, decode::Error};
 
 use super::Damage;
 use crate::{
-    cbor::{Cbor, invalid},
     event::ls::Ls,
     input::{Input, process::Context},
 };

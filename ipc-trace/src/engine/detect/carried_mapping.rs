@@ -16,6 +16,8 @@
 //! [`MAX_ATTACHMENTS_PER_PROCESS`] each, as many processes without mappings, and [`MAX_PENDING_MOVES`]
 //! pending switches.
 
+use minicbor::{Decode, Encode};
+use crate::engine::checkpoint::SharedState;
 use std::{collections::VecDeque, rc::Rc};
 
 use ipc_trace_common::{
@@ -57,12 +59,17 @@ const BENIGN: &str = "a service that sandboxes itself, or a helper of it, and ke
                         had before on purpose; a supervisor that goes from namespace to namespace";
 
 /// An attached segment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 struct HeldSegment {
+    #[n(0)]
     at: u64,
+    #[n(1)]
     ns: NsRef,
+    #[n(2)]
     id: i32,
     /// The task when it attached the segment.
+    #[cbor(n(3), with = "crate::engine::checkpoint::optional_task")]
     task_info: Option<Rc<TaskInfo>>,
 }
 
@@ -75,29 +82,45 @@ impl HeldSegment {
 }
 
 /// A process that switched or was created in another namespace, with mappings that are decided later.
-#[derive(Debug)]
+#[derive(Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 struct PendingMove {
+    #[n(0)]
     process: ProcessId,
+    #[n(1)]
     due: u64,
+    #[n(2)]
     from: NsRef,
+    #[n(3)]
     to: NsRef,
     /// The mappings at the switch; `None`: all mappings found at the inspection count.
+    #[n(4)]
     mapped: Option<Vec<Mapped>>,
+    #[cbor(n(5), with = "crate::engine::checkpoint::optional_task")]
     task_info: Option<Rc<TaskInfo>>,
+    #[n(6)]
     tid: u32,
+    #[n(7)]
     trace: EvidenceEvent,
 }
 
 /// The detector and its state.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(super) struct CarriedMapping {
+    #[n(0)]
     attached: OrderedMap<ProcessId, Vec<HeldSegment>>,
+    #[n(1)]
     order: VecDeque<ProcessId>,
+    #[n(2)]
     pending: VecDeque<PendingMove>,
     /// Switches whose current mappings were requested.
+    #[n(3)]
     asked: VecDeque<PendingMove>,
+    #[n(4)]
     files: OrderedMap<u64, NsRef>,
     /// Processes without mappings, and when that was observed.
+    #[n(5)]
     unmapped: OrderedMap<ProcessId, u64>,
 }
 
@@ -194,7 +217,7 @@ impl Detector for CarriedMapping {
                 draft = draft.because(weight, text);
             }
             draft.key = Some(record.key);
-            draft.benign_explanation = BENIGN;
+            draft.benign_explanation = BENIGN.into();
             draft
         };
         let key = key(who.key(), ns, id);
@@ -430,7 +453,7 @@ fn held_draft(who: &FindingActor<'_>, ns: NsRef, id: i32, tracker: &Tracker) -> 
         segment(id, known),
     );
     let mut draft = FindingDraft::by(who, Severity::High, title).about(Some(ns), Some(true), false);
-    draft.benign_explanation = BENIGN;
+    draft.benign_explanation = BENIGN.into();
     draft
 }
 

@@ -3,32 +3,29 @@
 //! Each container made a call on the object from that namespace, so the sharing isn't inferred. Their
 //! runtimes know whether it was configured: `--ipc container:X`, `--ipc host`, a pod.
 
+use minicbor::{Decode, Encode};
 use ipc_trace_common::record::NsRef;
 
 use super::{
     cross_container_denied::name,
     detector::{DetectCx, Detector},
     observation::{CallObservation, FindingDraft, FindingKey, FindingOwner},
-    sharing::{SharedUse, target},
+    sharing::{SharedThing, SharedUse, target},
 };
 use crate::{
-    engine::track::containers::{ContainerHandle, Containers},
+    engine::track::containers::ContainerHandle,
     engine::track::objects::{
         tracked::{ObjectId, TrackedObject},
         users::Accessor,
     },
-    event::tag::{ContainerTag, NsTag},
-    event::{
-        Container, Sharing,
-        finding::{Class, Severity},
-    },
+    event::finding::{Class, Severity},
 };
 
 const BENIGN: &str = "containers that were made to work together without the runtime's knowing: by joining \
                         a namespace through /proc/PID/ns/ipc, or by a runtime that can't be asked";
 
 /// The detector.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
 pub(super) struct CrossContainer;
 
 impl Detector for CrossContainer {
@@ -67,9 +64,9 @@ fn shared_use(
         .about(Some(ns), Some(false), false)
         .because(90, "calls of both containers were seen on the object, from this namespace");
     (draft.local, draft.owner) = (Some(local), Some(other.clone()));
-    draft.benign_explanation = BENIGN;
+    draft.benign_explanation = BENIGN.into();
     let (subject, object) = (own.clone(), name(local, one));
-    Some(SharedUse { key, ns, subject, other: Some(other), object, draft, say: self::draft })
+    Some(SharedUse { key, ns, subject, shared: SharedThing::Object(object, other), draft })
 }
 
 /// Another container that uses the object from its namespace: its creator, or else the first user.
@@ -80,41 +77,4 @@ fn other(own: &ContainerHandle, ns: NsRef, one: &TrackedObject) -> Option<Contai
     let creator = one.creator.as_ref().and_then(|one| one.task_info.as_ref()?.container.as_ref());
     let made = creator.and_then(|creator| others.clone().find(|one| *one == creator));
     made.or_else(|| others.next()).cloned()
-}
-
-/// The draft for the current runtime metadata.
-fn draft(shared: &SharedUse, containers: &Containers, sharing: Sharing) -> FindingDraft {
-    let SharedUse { ns, subject, other, object, draft, .. } = shared;
-    let mut draft = draft.clone();
-    let own = containers.container(subject);
-    let other = other.as_ref().map(|handle| containers.container(handle));
-    let whose = other.as_deref().map(|one| format!(" with container {}", ContainerTag(one)));
-    draft.title = format!(
-        "container {} shares {}{} in namespace {}",
-        ContainerTag(&own),
-        object,
-        whose.unwrap_or_default(),
-        NsTag::new(ns.inum, ns.generation),
-    );
-    apply_sharing(&mut draft, sharing, &own);
-    draft
-}
-
-/// Applies the runtimes' configuration to a draft.
-pub(super) fn apply_sharing(draft: &mut FindingDraft, sharing: Sharing, own: &Container) {
-    match sharing {
-        Sharing::Declared => {
-            draft.severity = Severity::Info;
-            let word = match &own.ipc_mode {
-                Some(mode) if mode.0.as_ref() == b"host" => "--ipc host",
-                Some(_) | None if own.pod_uid.is_some() => "containers of one pod",
-                Some(_) | None => "--ipc container:…",
-            };
-            draft.declared_by = Some(format!("the container runtime: {word}"));
-        }
-        Sharing::Unknown => draft.add(0, "no runtime says whether that is intended"),
-        Sharing::Undeclared => {
-            draft.add(0, "the runtime was configured to give it another namespace")
-        }
-    }
 }

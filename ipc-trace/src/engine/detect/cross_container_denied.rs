@@ -3,6 +3,7 @@
 //!
 //! A denied object is in the caller's own namespace, so this happens where containers share one.
 
+use minicbor::{Decode, Encode};
 use ipc_trace_common::op::{ObjectKind, Op};
 
 use super::{
@@ -28,7 +29,7 @@ const BENIGN: &str = "containers that share a namespace and run as different use
 const NAME_WIDTH: usize = 64;
 
 /// The detector.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
 pub(super) struct CrossContainerDenied;
 
 impl Detector for CrossContainerDenied {
@@ -73,7 +74,7 @@ fn denied(seen: &CallObservation<'_>, failed: FailedCalls, to: &mut DetectCx<'_>
             draft.add(-20, "that it was made by that call is inferred");
         }
         (draft.local, draft.owner) = (Some(local), Some(owner.clone()));
-        draft.benign_explanation = BENIGN;
+        draft.benign_explanation = BENIGN.into();
         draft
     };
     to.saw(key, failed.trace(seen), draft);

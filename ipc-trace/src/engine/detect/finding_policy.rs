@@ -1,17 +1,21 @@
 //! The operator's policy: applied between an observation and the finding that is shown.
 
-use std::{fmt, rc::Rc, time::SystemTime};
+use minicbor::{Decode, Encode};
+use std::{fmt, time::SystemTime};
 
 use crate::event::finding::{Finding, Severity};
 
 /// A policy's decision about a finding.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct FindingDecision {
     /// The rule that mutes it: it is counted but not shown.
-    pub muted: Option<Rc<str>>,
+    #[n(0)]
+    pub muted: Option<Box<str>>,
     /// The rule that allows it: it is shown as `info`.
+    #[n(1)]
     pub declared_by: Option<String>,
     /// The severity that the policy sets.
+    #[n(2)]
     pub severity: Option<Severity>,
 }
 

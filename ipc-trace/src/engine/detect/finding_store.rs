@@ -3,10 +3,10 @@
 //! Invariant: every observation is counted in one finding, or in `over_limit` of its class. The memory of a
 //! finding is bounded however often it is observed.
 
+use minicbor::{Decode, Encode};
+use crate::engine::checkpoint::SharedState;
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, VecDeque},
-    rc::Rc,
     time::SystemTime,
 };
 
@@ -35,10 +35,13 @@ const MAX_EVENTS_EACH_END: usize = 8;
 const MAX_LINES_EACH_END: usize = 32;
 
 /// The first and the last items of many.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
 struct FirstAndLast<T> {
+    #[n(0)]
     first: Vec<T>,
+    #[n(1)]
     last: VecDeque<T>,
+    #[n(2)]
     each: usize,
 }
 
@@ -71,22 +74,34 @@ impl<T> FirstAndLast<T> {
 }
 
 /// A stored finding.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 struct FindingEntry {
+    #[n(0)]
     id: u64,
+    #[n(1)]
     draft: FindingDraft,
+    #[n(2)]
     first_ns: u64,
+    #[n(3)]
     last_ns: u64,
+    #[n(4)]
     count: u64,
+    #[n(5)]
     lines: FirstAndLast<u64>,
+    #[n(6)]
     events: FirstAndLast<EvidenceEvent>,
     /// The object as last shown: the tracker may evict it.
+    #[n(7)]
     object: Option<FoundObject>,
     /// Whether it hasn't been shown yet.
+    #[n(8)]
     new: bool,
     /// It changed since it was last shown.
+    #[n(9)]
     updated: bool,
     /// The policy's decision when it was last shown.
+    #[n(10)]
     decision: FindingDecision,
 }
 
@@ -111,24 +126,38 @@ pub(crate) struct ShownFinding {
 }
 
 /// All findings.
-#[derive(Debug)]
+#[derive(Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(crate) struct FindingStore {
+    #[n(0)]
     entries: OrderedMap<FindingKey, FindingEntry>,
+    #[n(1)]
     per_class: BTreeMap<Class, usize>,
-    policy: Box<dyn FindingPolicy>,
+    #[cbor(skip)]
+    /// `None`: there is none
+    policy: Option<Box<dyn FindingPolicy>>,
     /// Whether findings are reported on lines as they occur, so that stale ones may be evicted.
+    #[cbor(skip)]
     may_evict: bool,
+    #[n(2)]
     next: u64,
+    #[n(3)]
     pending: bool,
+    #[n(4)]
     evicted: BTreeMap<Class, u64>,
     /// Evicted muted findings by class and rule.
-    muted: BTreeMap<(Class, Rc<str>), u64>,
+    #[n(5)]
+    muted: BTreeMap<(Class, Box<str>), u64>,
+    #[n(6)]
     over_limit: BTreeMap<Class, u64>,
     /// When eviction is tried again in full classes without stale findings.
+    #[n(7)]
     full_until: BTreeMap<Class, u64>,
     /// Findings below this confidence don't count for `max_severity`.
+    #[cbor(skip)]
     min_confidence: u8,
     /// The highest severity among evicted findings.
+    #[n(8)]
     max_severity: Option<Severity>,
 }
 
@@ -137,7 +166,7 @@ impl Default for FindingStore {
         Self {
             entries: OrderedMap::default(),
             per_class: BTreeMap::new(),
-            policy: Box::new(NoPolicy),
+            policy: None,
             may_evict: false,
             next: 0,
             pending: false,
@@ -152,9 +181,15 @@ impl Default for FindingStore {
 }
 
 impl FindingStore {
+    /// Takes over what no checkpoint has from the store before.
+    pub(crate) fn restored(&mut self, before: Self) {
+        self.policy = before.policy;
+        (self.may_evict, self.min_confidence) = (before.may_evict, before.min_confidence);
+    }
+
     /// Sets the policy.
     pub(crate) fn set_policy(&mut self, policy: Box<dyn FindingPolicy>) {
-        self.policy = policy;
+        self.policy = Some(policy);
     }
 
     /// Sets the confidence below which findings don't count for [`Self::max_severity`].
@@ -262,7 +297,7 @@ impl FindingStore {
             step();
             let goes = stale(key, entry);
             match &entry.decision.muted {
-                Some(rule) if goes => *muted.entry((class, Rc::clone(rule))).or_default() += 1,
+                Some(rule) if goes => *muted.entry((class, rule.clone())).or_default() += 1,
                 None if goes => {
                     *evicted.entry(class).or_default() += 1;
                     *max_severity = (*max_severity).max(counts_as(entry, min_confidence));
@@ -297,7 +332,7 @@ impl FindingStore {
     ) -> Vec<ShownFinding> {
         self.pending = false;
         // A container's name usually arrives soon, and a rule may need it.
-        let patient = self.policy.asks_names();
+        let patient = self.policy.as_ref().is_some_and(|policy| policy.asks_names());
         let wanted = |entry: &FindingEntry| match which {
             FindingSelection::New => {
                 entry.new && !(patient && entry.draft.is_nameless(&tracker.containers))
@@ -307,7 +342,7 @@ impl FindingStore {
         };
         let (mut shown, mut containers) = (Vec::new(), Vec::new());
         for (key, entry) in self.entries.iter_mut().filter(|(_, entry)| wanted(entry)) {
-            let policy = self.policy.as_ref();
+            let policy = self.policy.as_deref().unwrap_or(&NoPolicy);
             let finding = entry.finding(key, tracker, &mut containers, policy, now);
             entry.updated = false;
             if entry.decision.muted.is_none() {
@@ -445,7 +480,7 @@ impl FindingEntry {
             events: self.events.iter().map(evidence).collect(),
             reasons: draft.reasons.clone(),
             declared_by: draft.declared_by.clone(),
-            benign_explanation: Cow::Borrowed(draft.benign_explanation),
+            benign_explanation: draft.benign_explanation.clone(),
             policy: None,
         };
         self.decision = policy.decide(&finding, now);

@@ -5,6 +5,7 @@
 //! by `/proc/PID/root`, by a descriptor of it, or by a mount made with fsopen in that namespace. The eBPF
 //! programs compare the file system's namespace with the thread's, so this isn't inferred.
 
+use minicbor::{Decode, Encode};
 use super::{
     access_paths::{self, AccessPathRow, AccessTarget},
     detector::{DetectCx, Detector},
@@ -27,7 +28,7 @@ const BENIGN: &str = "a backup or indexing tool that walks another mount namespa
 const NAME_WIDTH: usize = 64;
 
 /// The detector.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
 pub(super) struct ForeignMount;
 
 impl Detector for ForeignMount {
@@ -71,7 +72,7 @@ fn found(access: &AccessObservation<'_>, to: &mut DetectCx<'_>) {
             .about(ns, Some(true), dead)
             .because(weight, reason);
         draft.name = name.map(|name| (OsBytes(name.to_vec().into()), ReadFrom::Kernel));
-        draft.benign_explanation = BENIGN;
+        draft.benign_explanation = BENIGN.into();
         draft
     };
     to.saw(key, access.trace(what), draft);

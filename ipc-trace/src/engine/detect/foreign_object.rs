@@ -5,6 +5,7 @@
 //! eBPF programs compare the namespace of the queue's file system with the caller's at each operation, so
 //! this isn't inferred.
 
+use minicbor::{Decode, Encode};
 use ipc_trace_common::record::queue_flag;
 
 use super::phrases::{namespace_phrase, thread};
@@ -27,7 +28,7 @@ const BENIGN: &str = "a service that hands its queue to a sandboxed or contained
 const NAME_WIDTH: usize = 64;
 
 /// The detector.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
 pub(super) struct ForeignObject;
 
 impl Detector for ForeignObject {
@@ -61,7 +62,7 @@ fn received(
             .about(ns, Some(true), dead)
             .because(row.weight, row.reason)
             .because(-20, "a descriptor alone does nothing to the queue");
-        draft.benign_explanation = BENIGN;
+        draft.benign_explanation = BENIGN.into();
         draft
     };
     to.saw_as(row.extent, key.clone(), access.trace(row.what), draft);
@@ -98,7 +99,7 @@ fn calls(seen: &CallObservation<'_>, to: &mut DetectCx<'_>) {
             .about(place.ns, Some(true), place.dead)
             .because(95, "the eBPF programs read both namespaces in the call itself");
         draft.name = called.map(|(name, from)| (name.into_owned(), from));
-        draft.benign_explanation = BENIGN;
+        draft.benign_explanation = BENIGN.into();
         draft
     };
     to.saw_as(Extent::Used, key, seen.trace(), draft);

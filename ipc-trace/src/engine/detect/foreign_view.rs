@@ -3,6 +3,7 @@
 //!
 //! A file of `/proc/sysvipc` shows the namespace in which it was opened, in whatever namespace it is read.
 
+use minicbor::{Decode, Encode};
 use super::{
     access_paths::{self, AccessPathRow, AccessTarget},
     detector::{DetectCx, Detector},
@@ -24,7 +25,7 @@ const BENIGN: &str = "a monitor that opens the tables of each namespace and read
 const NAME_WIDTH: usize = 32;
 
 /// The detector.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
 pub(super) struct ForeignView;
 
 impl Detector for ForeignView {
@@ -64,7 +65,7 @@ fn found(access: &AccessObservation<'_>, to: &mut DetectCx<'_>) {
             .about(ns, Some(true), dead)
             .because(weight, reason);
         draft.name = Some((OsBytes(name.to_vec().into()), ReadFrom::Kernel));
-        draft.benign_explanation = BENIGN;
+        draft.benign_explanation = BENIGN.into();
         draft
     };
     to.saw_as(extent, key, access.trace(what), draft);

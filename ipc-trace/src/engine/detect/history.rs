@@ -3,6 +3,7 @@
 //! Invariant: state is bounded: at most [`MAX_PROCESSES`] processes that switched, with
 //! [`MAX_NAMESPACES_PER_PROCESS`] namespaces each, and as many keys and names as [`TwoGenCache`] holds.
 
+use minicbor::{Decode, Encode};
 use std::collections::VecDeque;
 
 use ipc_trace_common::{
@@ -28,14 +29,17 @@ const MAX_PROCESSES: usize = 1 << 13;
 const MAX_NAMESPACES_PER_PROCESS: usize = 8;
 
 /// A key, an id or a name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub(super) enum LookupHandle {
     /// A key of a kind
-    Key(ObjectKind, u32),
+    #[n(0)]
+    Key(#[n(0)] ObjectKind, #[n(1)] u32),
     /// An id of a kind
-    Id(ObjectKind, i32),
+    #[n(1)]
+    Id(#[n(0)] ObjectKind, #[n(1)] i32),
     /// A queue's name
-    Name(Box<[u8]>),
+    #[n(2)]
+    Name(#[n(0)] Box<[u8]>),
 }
 
 impl LookupHandle {
@@ -60,11 +64,14 @@ impl LookupHandle {
 }
 
 /// The history of processes and namespaces.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
 pub(super) struct NamespaceHistory {
     /// The namespaces that each process left, with its executable at the time.
+    #[n(0)]
     was: OrderedMap<ProcessId, Vec<(NsRef, OsBytes<'static>)>>,
+    #[n(1)]
     order: VecDeque<ProcessId>,
+    #[n(2)]
     had: TwoGenCache<(NsRef, LookupHandle), ()>,
 }
 

@@ -2,36 +2,36 @@
 //!
 //! There only permission bits protect the objects of the host and of all other containers in the namespace.
 
+use minicbor::{Decode, Encode};
+use crate::engine::checkpoint::SharedState;
 use super::{
-    cross_container::apply_sharing,
     detector::{DetectCx, Detector},
     observation::{
         CallObservation, EvidenceEvent, FindingDraft, FindingKey, FindingOwner, FindingTarget,
         ObservedCalls,
     },
-    sharing::SharedUse,
+    sharing::{SharedThing, SharedUse},
 };
 use crate::{
     engine::track::{
         OrderedMap,
-        containers::{ContainerHandle, Containers},
+        containers::ContainerHandle,
         namespaces::is_host,
     },
-    event::tag::ContainerTag,
-    event::{
-        Sharing,
-        finding::{Class, Severity},
-    },
+    event::finding::{Class, Severity},
 };
 
 const BENIGN: &str = "a container that was given the host's namespace on purpose by a runtime that can't be \
                         asked; a process that a supervisor of the host put into the container's cgroup";
 
 /// The detector: containers in the host's namespace, with the finding of each while it can be amended.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(super) struct HostIpc {
+    #[n(0)]
     found: OrderedMap<ContainerHandle, FindingKey>,
     /// The eviction count of the sharing tracker at the last cleanup.
+    #[n(1)]
     forgot: u64,
 }
 
@@ -104,23 +104,12 @@ fn first_use(seen: &CallObservation<'_>, own: &ContainerHandle) -> SharedUse {
             90,
             "the eBPF programs read cgroup and namespace of the thread that made the call",
         );
-    draft.benign_explanation = BENIGN;
+    draft.benign_explanation = BENIGN.into();
     SharedUse {
         key,
         ns,
         subject: own.clone(),
-        other: None,
-        object: String::new(),
+        shared: SharedThing::HostNamespace,
         draft,
-        say: self::draft,
     }
-}
-
-/// The draft for the current runtime metadata.
-fn draft(shared: &SharedUse, containers: &Containers, sharing: Sharing) -> FindingDraft {
-    let mut draft = shared.draft.clone();
-    let own = containers.container(&shared.subject);
-    draft.title = format!("container {} uses the host's IPC namespace", ContainerTag(&own));
-    apply_sharing(&mut draft, sharing, &own);
-    draft
 }

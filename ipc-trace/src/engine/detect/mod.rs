@@ -43,6 +43,9 @@ mod sharing;
 #[cfg(test)]
 mod tests;
 
+use ipc_trace_common::cbor::{Encoded, invalid};
+use minicbor::{Decode, Decoder, Encode, Encoder, decode::Error, encode::Write};
+use crate::engine::checkpoint::SharedState;
 use std::rc::Rc;
 
 use ipc_trace_common::record::{
@@ -83,6 +86,29 @@ macro_rules! detectors {
         #[derive(Debug, Default)]
         struct Detectors {
             $($module: $module::$class,)*
+        }
+
+        /// By the names of the classes: new classes may come.
+        impl<C: SharedState> Encode<C> for Detectors {
+            fn encode<W: Write>(&self, to: &mut Encoder<W>, context: &mut C) -> Encoded<W> {
+                to.map([$($name),*].len() as u64)?;
+                $(self.$module.encode(to.str($name)?, context)?;)*
+                Ok(())
+            }
+        }
+
+        impl<'b, C: SharedState> Decode<'b, C> for Detectors {
+            fn decode(from: &mut Decoder<'b>, context: &mut C) -> Result<Self, Error> {
+                let mut all = Self::default();
+                let len = from.map()?.ok_or_else(|| invalid("a map without a length"))?;
+                for _ in 0..len {
+                    match from.str()? {
+                        $($name => all.$module = Decode::decode(from, context)?,)*
+                        _ => from.skip()?,
+                    }
+                }
+                Ok(all)
+            }
         }
 
         impl Detectors {
@@ -174,17 +200,25 @@ macro_rules! detectors {
 for_each_class!(detectors);
 
 /// All detectors, and their findings.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(crate) struct Detect {
     /// The findings.
+    #[n(0)]
     pub findings: FindingStore,
+    #[cbor(skip)]
     requests: Vec<InspectorRequest>,
     /// The tracer's own process, which is never reported.
+    #[cbor(skip)]
     own_pid: u32,
     /// Number of accesses whose namespace couldn't be determined.
+    #[n(1)]
     undetermined: u64,
+    #[n(2)]
     detectors: Detectors,
+    #[n(3)]
     attempts: ProbeTracker,
+    #[n(4)]
     sharing: SharingTracker,
 }
 
@@ -193,6 +227,12 @@ impl Detect {
     #[must_use]
     pub(crate) fn new(own_pid: u32) -> Self {
         Self { own_pid, ..Self::default() }
+    }
+
+    /// Takes over what no checkpoint has from the detectors before.
+    pub(crate) fn restored(&mut self, before: Self) {
+        self.own_pid = before.own_pid;
+        self.findings.restored(before.findings);
     }
 
     /// Removes and returns the detectors' requests.

@@ -7,6 +7,8 @@
 //!
 //! Invariant: state is bounded: at most [`MAX_THREADS`] threads that are in a namespace that they entered.
 
+use minicbor::{Decode, Encode};
+use crate::engine::checkpoint::SharedState;
 use std::{collections::VecDeque, rc::Rc};
 
 use ipc_trace_common::{
@@ -48,56 +50,80 @@ const BENIGN: &str = "an administrator's tool (nsenter --ipc), an agent that ins
                         supervisor that reaches into the namespace of what it runs";
 
 /// The state of a thread that entered a namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 enum MoveState {
     /// It may still join all namespaces.
+    #[n(0)]
     Waiting,
     /// It has kept its mount namespace for a while.
+    #[n(1)]
     Kept,
     /// It was reported.
+    #[n(2)]
     Reported,
 }
 
 /// A thread that entered a namespace.
-#[derive(Debug)]
+#[derive(Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 struct EnteredThread {
+    #[n(0)]
     key: FindingKey,
     /// The draft, before the evidence is added.
+    #[n(1)]
     draft: FindingDraft,
+    #[n(2)]
     pid: u32,
+    #[n(3)]
     to: NsRef,
+    #[n(4)]
     trace: EvidenceEvent,
     /// Its mount namespace before the switch.
+    #[n(5)]
     mnt: Option<u32>,
     /// Whether `mnt` was observed before the switch rather than inferred afterwards.
+    #[n(6)]
     sure: bool,
+    #[cbor(n(7), with = "crate::engine::checkpoint::optional_task")]
     task_info: Option<Rc<TaskInfo>>,
+    #[n(8)]
     state: MoveState,
     /// Why it was reported.
+    #[n(9)]
     by: Option<MismatchEvidence>,
     /// Earliest time of the next request about it.
+    #[n(10)]
     ask_at: u64,
     /// Whether it is another ipc-trace that has only read.
+    #[n(11)]
     tracer: bool,
 }
 
 /// The detector and its state.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(super) struct NamespaceMismatch {
+    #[n(0)]
     inside: OrderedMap<u32, EnteredThread>,
     /// One entered thread of each process.
+    #[n(1)]
     processes: OrderedMap<u32, u32>,
+    #[n(2)]
     order: VecDeque<u32>,
     /// The first namespace of threads that switched, with their start times.
+    #[n(3)]
     origins: OrderedMap<u32, (u64, NsRef)>,
+    #[n(4)]
     waiting: usize,
+    #[n(5)]
     homes: Homes,
 }
 
 /// The home namespace of containers, where it differs from the first one that a thread was seen in; and the
 /// context that showed it, or 0.
-#[derive(Debug, Default)]
-struct Homes(OrderedMap<ContainerHandle, (NsRef, u64)>);
+#[derive(Debug, Default, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
+struct Homes(#[n(0)] OrderedMap<ContainerHandle, (NsRef, u64)>);
 
 /// Number of containers whose homes are kept. When the table is full it is cleared and homes are learnt anew.
 const MAX_HOMES: usize = 1 << 13;
@@ -133,17 +159,22 @@ impl Homes {
 }
 
 /// The evidence that a thread kept its other namespaces.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 enum MismatchEvidence {
     /// It made a call in the namespace.
+    #[n(0)]
     Call,
     /// It left the namespace.
+    #[n(1)]
     Leaving,
     /// It was inspected after a while.
+    #[n(2)]
     Read,
     /// It exited after an inspection.
+    #[n(3)]
     EndAfterSnapshot,
     /// It exited before an inspection.
+    #[n(4)]
     End,
 }
 
@@ -447,7 +478,7 @@ fn draft(who: &FindingActor<'_>, ns: NsRef, tracker: &Tracker) -> FindingDraft {
         true => draft.because(15, "it is known who made the namespace: somebody else"),
         false => draft.because(0, "who made the namespace is not known: it was there before"),
     };
-    draft.benign_explanation = BENIGN;
+    draft.benign_explanation = BENIGN.into();
     draft
 }
 

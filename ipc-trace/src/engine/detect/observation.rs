@@ -1,6 +1,8 @@
 //! The input of detectors: actors, calls, accesses and namespace switches; and the drafts that they make of
 //! it.
 
+use minicbor::{Decode, Encode};
+use crate::engine::checkpoint::SharedState;
 use std::{borrow::Cow, rc::Rc, sync::Arc};
 
 use ipc_trace_common::{
@@ -264,118 +266,159 @@ impl NamespaceMove<'_> {
 }
 
 /// The object of a finding. Observations with equal class, owner and target are one finding.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub(crate) enum FindingTarget {
     /// A namespace itself.
-    Namespace(NsRef),
+    #[n(0)]
+    Namespace(#[n(0)] NsRef),
     /// A System V object.
-    Sysv(NsRef, ObjectKind, i32),
+    #[n(1)]
+    Sysv(#[n(0)] NsRef, #[n(1)] ObjectKind, #[n(2)] i32),
     /// A key, name or id that a failed lookup asked for: it exists in one other namespace, or in several.
-    Sought(ObjectKind, Option<NsRef>),
+    #[n(2)]
+    Sought(#[n(0)] ObjectKind, #[n(1)] Option<NsRef>),
     /// A queue: device number of its file system and inode number. They determine the namespace.
-    Queue(u32, u64),
+    #[n(3)]
+    Queue(#[n(0)] u32, #[n(1)] u64),
     /// A queue's name in a namespace.
-    Name(Option<NsRef>, Box<[u8]>),
+    #[n(4)]
+    Name(#[n(0)] Option<NsRef>, #[n(1)] Box<[u8]>),
     /// A file that shows a namespace, by its name.
-    View(Option<NsRef>, Box<[u8]>),
+    #[n(5)]
+    View(#[n(0)] Option<NsRef>, #[n(1)] Box<[u8]>),
 }
 
 /// The owner of a finding.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub(crate) enum FindingOwner {
     /// A process.
-    Process(ProcessId),
+    #[n(0)]
+    Process(#[n(0)] ProcessId),
     /// A container, by its id.
-    Container(Box<[u8]>),
+    #[n(1)]
+    Container(#[n(0)] Box<[u8]>),
     /// Several users; no single owner.
+    #[n(2)]
     Shared,
 }
 
 /// The identity of a finding: observations with equal keys are merged.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub(crate) struct FindingKey {
     /// The class.
+    #[n(0)]
     pub class: Class,
     /// The owner.
+    #[n(1)]
     pub whose: FindingOwner,
     /// The object.
+    #[n(2)]
     pub target: FindingTarget,
 }
 
 /// An event that supports a finding.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct EvidenceEvent {
     /// When, boot time in nanoseconds.
+    #[n(0)]
     pub boot_ns: u64,
     /// The number of its line; `None`: it has none.
+    #[n(1)]
     pub seq: Option<u64>,
     /// The operation, or another description.
+    #[n(2)]
     pub what: Cow<'static, str>,
     /// The result
+    #[n(3)]
     pub ret: Option<i64>,
     /// The error
+    #[n(4)]
     pub error: Option<CallError>,
     /// Number of equal events merged into this one.
+    #[n(5)]
     pub count: u64,
 }
 
 /// Further lookups, besides the one in the title.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct MoreLookups {
     /// Number of distinct keys, names or ids.
+    #[n(0)]
     pub count: usize,
     /// Whether there may be more that weren't distinguished.
+    #[n(1)]
     pub or_more: bool,
 }
 
 /// The extent of an access.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 pub(crate) enum Extent {
     /// An object of another namespace is held: a descriptor, a mapping.
+    #[n(0)]
     Held,
     /// The object is used.
+    #[n(1)]
     Used,
 }
 
 /// The description of a finding, built at its first observation.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(crate) struct FindingDraft {
     /// The extent of the access.
+    #[n(0)]
     pub extent: Extent,
     /// The severity.
+    #[n(1)]
     pub severity: Severity,
     /// What happened, in one sentence with hostile names escaped. It is never parsed: parts that may change
     /// later have a field of their own.
+    #[n(2)]
     pub title: String,
     /// Lookups beyond the one in the title.
+    #[n(3)]
     pub more: MoreLookups,
     /// The process; `None`: the finding is about the container in `container`.
+    #[cbor(n(4), with = "crate::event::shared::optional_process")]
     pub process: Option<Process<'static>>,
     /// The container's handle, so that a late name is shown.
+    #[n(5)]
     pub container: Option<ContainerHandle>,
     /// The path of the process's cgroup.
+    #[cbor(n(6), with = "ipc_trace_common::cbor")]
     pub cgroup: Option<Arc<OsBytes<'static>>>,
     /// The process's IPC namespace.
+    #[n(7)]
     pub ns: Option<NsRef>,
     /// The object's namespace, if there is an object.
+    #[n(8)]
     pub object_ns: Option<NsRef>,
     /// The object's id in that namespace, if the target doesn't have it.
+    #[n(9)]
     pub local: Option<ObjectId>,
     /// The owner of the object, if its creator doesn't determine it.
+    #[n(10)]
     pub owner: Option<ContainerHandle>,
     /// Whether the object's namespace differs from the process's.
+    #[n(11)]
     pub foreign: Option<bool>,
     /// Whether the namespace was dead.
+    #[n(12)]
     pub dead: bool,
     /// The object's name and its source, if the target has none or the object may be evicted.
+    #[n(13)]
     pub name: Option<(OsBytes<'static>, ReadFrom)>,
     /// The object's key, likewise.
+    #[n(14)]
     pub key: Option<u32>,
     /// The reasons for the confidence.
+    #[n(15)]
     pub reasons: Vec<Reason>,
     /// A benign explanation.
-    pub benign_explanation: &'static str,
+    #[n(16)]
+    pub benign_explanation: Cow<'static, str>,
     /// The runtime configuration that allows it.
+    #[n(17)]
     pub declared_by: Option<String>,
 }
 
@@ -400,7 +443,7 @@ impl FindingDraft {
             name: None,
             key: None,
             reasons: Vec::new(),
-            benign_explanation: "",
+            benign_explanation: Cow::Borrowed(""),
             declared_by: None,
         }
     }

@@ -3,6 +3,7 @@
 //! Only `ENOENT` means that a key doesn't exist (`ipcget_public`, ipc/util.c, 6.12): `EEXIST`, `EACCES` and
 //! others mean that it does.
 
+use minicbor::{Decode, Encode};
 use ipc_trace_common::op::{ObjectKind, Op};
 
 use super::{
@@ -20,7 +21,7 @@ use crate::{
 const SMALL: u32 = 1 << 16;
 
 /// The detector.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
 pub(super) struct ProbeKey;
 
 impl Detector for ProbeKey {

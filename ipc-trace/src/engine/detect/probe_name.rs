@@ -1,5 +1,6 @@
 //! `probe-name`: a lookup of a queue's name failed that exists in another namespace.
 
+use minicbor::{Decode, Encode};
 use ipc_trace_common::op::Op;
 
 use super::{
@@ -18,7 +19,7 @@ use crate::{
 const O_ACCMODE: u64 = 3;
 
 /// The detector.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
 pub(super) struct ProbeName;
 
 impl Detector for ProbeName {

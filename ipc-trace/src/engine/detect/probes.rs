@@ -11,6 +11,7 @@
 //! Invariant: state is bounded: at most [`MAX_PROBE_GROUPS`] groups of [`MAX_VALUES_PER_GROUP`] lookups each,
 //! and [`MAX_PENDING_CREATIONS`] keys and names that may still be created.
 
+use minicbor::{Decode, Encode};
 use ipc_trace_common::record::NsRef;
 
 use super::{
@@ -42,40 +43,53 @@ const CREATED_SOON_NS: u64 = 5_000_000_000;
 const RETRY_NS: u64 = 500_000_000;
 
 /// The attempts of one finding.
-#[derive(Debug)]
+#[derive(Debug, Encode, Decode)]
 struct ProbeGroup {
     /// The distinct keys, ids or names looked up.
+    #[n(0)]
     values: Vec<LookupHandle>,
     /// The attempt that the finding describes.
+    #[n(1)]
     best: LookupHandle,
+    #[n(2)]
     confidence: u8,
     /// Whether the caller was in the namespace or used the object before.
+    #[n(3)]
     prior: bool,
 }
 
 /// A key or name that may still be created after a failed lookup.
-#[derive(Debug)]
+#[derive(Debug, Encode, Decode)]
 struct PendingCreation {
     /// When it was last looked up.
+    #[n(0)]
     last_ns: u64,
+    #[n(1)]
     by: Vec<ProbeCaller>,
 }
 
 /// A caller that looked it up.
-#[derive(Debug)]
+#[derive(Debug, Encode, Decode)]
 struct ProbeCaller {
+    #[n(0)]
     key: FindingKey,
+    #[n(1)]
     process: ProcessId,
+    #[n(2)]
     exe: Option<OsBytes<'static>>,
 }
 
 /// The state shared by the probe detectors.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
 pub(super) struct ProbeTracker {
+    #[n(0)]
     history: NamespaceHistory,
+    #[n(1)]
     groups: OrderedMap<FindingKey, ProbeGroup>,
+    #[n(2)]
     pending_creations: OrderedMap<(NsRef, LookupHandle), PendingCreation>,
     /// When the table was last full.
+    #[n(3)]
     full_at_ns: u64,
 }
 

@@ -117,7 +117,7 @@ pub(super) fn score(
         name(attempt)
     );
     let mut draft = FindingDraft::by(who, Severity::Info, title);
-    draft.benign_explanation = BENIGN;
+    draft.benign_explanation = BENIGN.into();
     match attempt.sought {
         LookupKey::Key(_, key) => draft.key = Some(key),
         LookupKey::Name(name) => {

@@ -6,6 +6,8 @@
 //! Invariant: state is bounded: at most [`MAX_TRACKED`] findings that may be amended, and as many objects
 //! whose use is counted; a finding beyond that is reported at once.
 
+use minicbor::{Decode, Encode};
+use crate::engine::checkpoint::SharedState;
 use std::sync::Arc;
 
 use ipc_trace_common::record::NsRef;
@@ -21,7 +23,7 @@ use crate::{
         namespaces::is_host,
         objects::tracked::{ObjectId, TrackedObject},
     },
-    event::{Container, Sharing},
+    event::{Container, Sharing, finding::Severity, tag::{ContainerTag, NsTag}},
 };
 
 /// Number of findings that may be amended, and of objects whose use is counted.
@@ -29,28 +31,50 @@ const MAX_TRACKED: usize = 2048;
 /// How long a finding waits for runtime metadata, nanoseconds.
 const RUNTIME_WAIT_NS: u64 = 3_000_000_000;
 
+/// What containers share.
+#[derive(Clone, Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
+pub(super) enum SharedThing {
+    /// The host's namespace
+    #[n(0)]
+    HostNamespace,
+    /// An object, as in the title, with the other container
+    #[n(1)]
+    Object(#[n(0)] String, #[n(1)] ContainerHandle),
+}
+
 /// Containers that share a namespace, as a detector reports them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(super) struct SharedUse {
     /// The key of the finding.
+    #[n(0)]
     pub(super) key: FindingKey,
     /// The namespace.
+    #[n(1)]
     pub(super) ns: NsRef,
     /// The container that came second.
+    #[n(2)]
     pub(super) subject: ContainerHandle,
-    /// The other container, for `cross-container`.
-    pub(super) other: Option<ContainerHandle>,
-    /// The shared object in the title, for `cross-container`.
-    pub(super) object: String,
+    /// What is shared
+    #[n(3)]
+    pub(super) shared: SharedThing,
     /// The draft without the runtimes' metadata.
+    #[n(4)]
     pub(super) draft: FindingDraft,
-    /// Builds the draft for the current runtime metadata.
-    pub(super) say: fn(&Self, &Containers, Sharing) -> FindingDraft,
 }
 
 impl SharedUse {
+    /// The other container, if one is known.
+    const fn other(&self) -> Option<&ContainerHandle> {
+        match &self.shared {
+            SharedThing::HostNamespace => None,
+            SharedThing::Object(_, other) => Some(other),
+        }
+    }
+
     fn containers(&self, all: &Containers) -> Vec<Arc<Container>> {
-        self.other.iter().chain([&self.subject]).map(|handle| all.container(handle)).collect()
+        self.other().into_iter().chain([&self.subject]).map(|handle| all.container(handle)).collect()
     }
 
     fn sharing(&self, containers: &[Arc<Container>]) -> Sharing {
@@ -59,34 +83,60 @@ impl SharedUse {
 
     /// The draft for the current metadata. `own`: the containers involved.
     fn draft(&self, own: &[Arc<Container>], all: &Containers) -> FindingDraft {
-        (self.say)(self, all, self.sharing(own))
+        let mut draft = self.draft.clone();
+        let container = all.container(&self.subject);
+        let subject = ContainerTag(&container);
+        draft.title = match &self.shared {
+            SharedThing::HostNamespace => {
+                format!("container {subject} uses the host's IPC namespace")
+            }
+            SharedThing::Object(object, other) => format!(
+                "container {subject} shares {object} with container {} in namespace {}",
+                ContainerTag(&all.container(other)),
+                NsTag::new(self.ns.inum, self.ns.generation),
+            ),
+        };
+        apply_sharing(&mut draft, self.sharing(own), &container);
+        draft
     }
 }
 
 /// A shared use that may still be amended.
-#[derive(Debug)]
+#[derive(Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 struct OpenSharing {
+    #[n(0)]
     shared: SharedUse,
     /// Calls not yet counted in the finding.
+    #[n(1)]
     traces: EvidenceEvent,
+    #[n(2)]
     due: u64,
     /// The containers as reported; `None`: the finding waits for metadata.
+    #[cbor(n(3), with = "ipc_trace_common::cbor")]
     reported: Option<Vec<Arc<Container>>>,
 }
 
 /// An object whose uses are counted for a finding.
-#[derive(Debug)]
+#[derive(Debug, Encode, Decode)]
 struct CountedUses {
+    #[n(0)]
     ns: NsRef,
+    #[n(1)]
     local: ObjectId,
+    #[n(2)]
     counted: u64,
 }
 
 /// The state of the sharing detectors.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(super) struct SharingTracker {
+    #[n(0)]
     open: OrderedMap<FindingKey, OpenSharing>,
+    #[n(1)]
     forgot: u64,
+    #[n(2)]
     uses: OrderedMap<FindingKey, CountedUses>,
 }
 
@@ -210,7 +260,7 @@ impl OpenSharing {
         match reported {
             None => to.saw(key.clone(), traces.clone(), || shared.draft(&containers, all)),
             Some(said) => {
-                let same = said.iter().zip(&containers).all(|(a, b)| Arc::ptr_eq(a, b));
+                let same = said.iter().zip(&containers).all(|(a, b)| a == b);
                 if !same {
                     let draft = shared.draft(&containers, all);
                     to.amend(key, |known| *known = draft);
@@ -222,6 +272,25 @@ impl OpenSharing {
         }
         *traces = calls(traces.boot_ns, 0);
         *reported = Some(containers);
+    }
+}
+
+/// Applies the runtimes' configuration to a draft.
+fn apply_sharing(draft: &mut FindingDraft, sharing: Sharing, own: &Container) {
+    match sharing {
+        Sharing::Declared => {
+            draft.severity = Severity::Info;
+            let word = match &own.ipc_mode {
+                Some(mode) if mode.0.as_ref() == b"host" => "--ipc host",
+                Some(_) | None if own.pod_uid.is_some() => "containers of one pod",
+                Some(_) | None => "--ipc container:…",
+            };
+            draft.declared_by = Some(format!("the container runtime: {word}"));
+        }
+        Sharing::Unknown => draft.add(0, "no runtime says whether that is intended"),
+        Sharing::Undeclared => {
+            draft.add(0, "the runtime was configured to give it another namespace")
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! With a single user the mode is only bad style; with several, each depends on everyone who can reach the
 //! namespace.
 
+use minicbor::{Decode, Encode};
 use ipc_trace_common::record::NsRef;
 
 use super::{
@@ -31,7 +32,7 @@ const BENIGN: &str = "a program that has no common group to give its object to, 
 const OTHERS_WRITE: u32 = 0o002;
 
 /// The detector.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
 pub(super) struct WeakMode;
 
 impl Detector for WeakMode {
@@ -82,7 +83,7 @@ fn check_mode(
         .about(Some(ns), Some(who.ns != ns), false)
         .because(90, "its mode is known, and calls of all of them were seen");
     draft.local = Some(local);
-    draft.benign_explanation = BENIGN;
+    draft.benign_explanation = BENIGN.into();
     Some((key, draft))
 }
 

@@ -1,6 +1,6 @@
 //! Applies a policy to findings: converts a finding to its view, and the decision back.
 
-use std::{rc::Rc, time::SystemTime};
+use std::time::SystemTime;
 
 use ipc_trace_common::state::HOST_INUM;
 
@@ -22,7 +22,7 @@ use crate::{
 pub(crate) struct PolicyEngine {
     policy: Policy,
     /// The rules' names by index.
-    names: Vec<Rc<str>>,
+    names: Vec<Box<str>>,
 }
 
 impl PolicyEngine {
@@ -33,8 +33,8 @@ impl PolicyEngine {
         Self { policy, names }
     }
 
-    fn name(&self, rule: usize) -> Option<Rc<str>> {
-        self.names.get(rule).map(Rc::clone)
+    fn name(&self, rule: usize) -> Option<Box<str>> {
+        self.names.get(rule).cloned()
     }
 }
 

@@ -47,7 +47,7 @@ fn good(text: &str) -> Policy {
 
 fn container(name: &str, image: &str) -> Container {
     Container {
-        runtime: "docker",
+        runtime: "docker".into(),
         id: "d8522205927ad8522205927ad8522205927ad8522205927ad8522205927a0001".into(),
         name: Some(name.into()),
         image: Some(image.into()),

@@ -1,5 +1,6 @@
 //! Converts boot time, the eBPF programs' time stamps, to the time of day.
 
+use minicbor::{Decode, Encode};
 use std::time::{Duration, SystemTime};
 
 use crate::event::value::Timestamp;
@@ -8,9 +9,10 @@ use crate::event::value::Timestamp;
 const STEP_NS: i128 = 1_000_000;
 
 /// The offset between the two clocks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct Clock {
     /// Time of day minus boot time, nanoseconds
+    #[cbor(n(0), with = "ipc_trace_common::cbor")]
     offset_ns: i128,
 }
 

@@ -1,5 +1,7 @@
 //! Tasks by thread and context: sent once by the eBPF programs and looked up for each record.
 
+use minicbor::{Decode, Encode};
+use crate::engine::checkpoint::SharedState;
 use std::{borrow::Cow, collections::VecDeque, rc::Rc, sync::Arc};
 
 use ipc_trace_common::record::{
@@ -24,32 +26,46 @@ use crate::{
 const SWEEP_AT: usize = 1 << 16;
 
 /// A task at the time of its context.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(crate) struct TaskInfo {
     /// The process.
+    #[n(0)]
     pub pid: u32,
     /// Its parent.
+    #[n(1)]
     pub ppid: u32,
     /// The thread's name
+    #[n(2)]
     pub comm: OsBytes<'static>,
     /// Path of the executable
+    #[n(3)]
     pub exe: Option<OsBytes<'static>>,
     /// Whether the executable's file was deleted.
+    #[n(4)]
     pub exe_deleted: bool,
     /// Effective user
+    #[n(5)]
     pub uid: u32,
     /// Effective group
+    #[n(6)]
     pub gid: u32,
     /// When the process started
+    #[n(7)]
     pub start_boot_ns: u64,
     /// Its other namespaces.
+    #[n(8)]
     pub ns: NsInodes,
     /// Its container; `None`: on the host.
+    #[n(9)]
     pub container: Option<ContainerHandle>,
     /// The path of its cgroup, from the root of the hierarchy.
+    #[cbor(n(10), with = "ipc_trace_common::cbor")]
     pub cgroup: Option<Arc<OsBytes<'static>>>,
     /// Its further identity.
+    #[n(11)]
     pub identity: ProcessIdentity,
+    #[n(12)]
     users: UserMap,
 }
 
@@ -202,20 +218,41 @@ fn executable_in(found: &ProcInfo, record: &ContextRecord) -> Option<OsBytes<'st
     Some(OsBytes(Cow::Owned(path)))
 }
 
+/// A task with the number of its context.
+#[derive(Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
+pub(crate) struct KnownTask {
+    /// The context
+    #[n(0)]
+    pub context: u64,
+    #[cbor(n(1), with = "crate::engine::checkpoint::task")]
+    /// The task
+    pub task_info: Rc<TaskInfo>,
+}
+
 /// The tasks of all threads that made calls.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(crate) struct TaskCache {
-    by_tid: LastHitMap<u32, (u64, Rc<TaskInfo>)>,
+    #[n(0)]
+    by_tid: LastHitMap<u32, KnownTask>,
+    #[n(1)]
     sweep_at: usize,
+    #[n(2)]
     ancestors: Ancestors,
     /// Whether calls are shown with their process's ancestry.
+    #[cbor(skip)]
     pub with_ancestry: bool,
     /// Threads whose uid map wasn't written yet, and when it is requested again.
+    #[n(3)]
     unmapped: OrderedMap<u32, (u64, MapSearch)>,
     /// The number of the newest context.
+    #[n(4)]
     newest: u64,
     /// The number of the newest context when exited threads were last requested.
+    #[n(5)]
     swept: u64,
+    #[cbor(skip)]
     requests: VecDeque<InspectorRequest>,
 }
 
@@ -253,7 +290,7 @@ impl TaskCache {
             self.unmapped.remove(&record.tid);
         }
         self.newest = self.newest.max(record.context);
-        self.by_tid.insert(record.tid, (record.context, task_info));
+        self.by_tid.insert(record.tid, KnownTask { context: record.context, task_info });
         if self.by_tid.len() > self.sweep_at.max(SWEEP_AT) {
             self.sweep();
         }
@@ -261,7 +298,7 @@ impl TaskCache {
 
     /// Removes the context of an exited thread.
     pub(crate) fn remove(&mut self, record: &ExitRecord) {
-        if self.by_tid.get(&record.tid).is_some_and(|known| known.0 == record.context) {
+        if self.by_tid.get(&record.tid).is_some_and(|known| known.context == record.context) {
             self.by_tid.remove(&record.tid);
             self.unmapped.remove(&record.tid);
         }
@@ -277,7 +314,7 @@ impl TaskCache {
     /// Removes threads that have exited, unless their number was reused since the request.
     pub(crate) fn have_ended(&mut self, tids: &[u32]) {
         for tid in tids {
-            if self.by_tid.get(tid).is_some_and(|known| known.0 <= self.swept) {
+            if self.by_tid.get(tid).is_some_and(|known| known.context <= self.swept) {
                 self.by_tid.remove(tid);
                 self.unmapped.remove(tid);
             }
@@ -323,8 +360,8 @@ impl TaskCache {
             return;
         }
         self.unmapped.remove(&tid);
-        if let Some(known) = self.by_tid.get_mut(&tid).filter(|known| known.0 == context) {
-            Rc::make_mut(&mut known.1).users = UserMap::new(extents);
+        if let Some(known) = self.by_tid.get_mut(&tid).filter(|known| known.context == context) {
+            Rc::make_mut(&mut known.task_info).users = UserMap::new(extents);
         }
     }
 
@@ -337,15 +374,15 @@ impl TaskCache {
     /// The task of a thread, if its context still is this one.
     #[must_use]
     pub(crate) fn get(&self, tid: u32, context: u64) -> Option<&Rc<TaskInfo>> {
-        self.by_tid.get(&tid).filter(|known| known.0 == context).map(|known| &known.1)
+        self.by_tid.get(&tid).filter(|known| known.context == context).map(|known| &known.task_info)
     }
 
     /// Replaces a thread's context temporarily. Returns the current one, to be put back.
     pub(crate) fn replace(
         &mut self,
         tid: u32,
-        known: Option<(u64, Rc<TaskInfo>)>,
-    ) -> Option<(u64, Rc<TaskInfo>)> {
+        known: Option<KnownTask>,
+    ) -> Option<KnownTask> {
         let before = self.by_tid.remove(&tid);
         if let Some(known) = known {
             self.by_tid.insert(tid, known);
@@ -356,7 +393,7 @@ impl TaskCache {
     /// The number of a thread's context.
     #[cfg(test)]
     pub(crate) fn number(&self, tid: u32) -> Option<u64> {
-        self.by_tid.get(&tid).map(|known| known.0)
+        self.by_tid.get(&tid).map(|known| known.context)
     }
 
     /// The caller of a call. The fields that every call carries come from the call itself: they may have

@@ -2,17 +2,18 @@
 //!
 //! Invariant: an executable's path belongs to exactly that process: equal pid, start time and name.
 
+use minicbor::{Decode, Encode};
 use std::{borrow::Cow, sync::Arc};
 
 use ipc_trace_common::record::{ANCESTORS, AncestorRecord, ContextRecord, UidExtent, flag};
 
 use super::OrderedMap;
-use crate::event::{identity::Ancestor, value::OsBytes};
+use crate::event::{identity::Ancestor, shared::SharedAncestors, value::OsBytes};
 
 /// The uid map of a user namespace. It is written once (`map_write`, kernel/user_namespace.c), possibly after
 /// a thread's context was read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct UserMap(Box<[UidExtent]>);
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct UserMap(#[n(0)] Box<[UidExtent]>);
 
 /// Interval between requests of a map that isn't written yet, nanoseconds: at first, and after `MAP_TIMES`
 /// requests.
@@ -21,9 +22,11 @@ const MAP_TIMES: u32 = 64;
 const MAP_SELDOM_NS: u64 = 1_000_000_000;
 
 /// When a map is requested again.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Encode, Decode)]
 pub(super) struct MapSearch {
+    #[n(0)]
     times: u32,
+    #[n(1)]
     not_before: u64,
 }
 
@@ -76,10 +79,18 @@ const SWEEP_AT: usize = 1 << 12;
 /// name.
 type AncestorKey = (u32, u64, [u8; 16]);
 
+/// An ancestor, shared with the tasks of its descendants.
+#[derive(Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedAncestors")]
+struct KnownAncestor(#[cbor(n(0), with = "crate::event::shared::ancestor")] Arc<Ancestor>);
+
 /// The ancestors of all known processes, shared between descendants.
-#[derive(Debug)]
+#[derive(Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedAncestors")]
 pub(crate) struct Ancestors {
-    known: OrderedMap<AncestorKey, Arc<Ancestor>>,
+    #[n(0)]
+    known: OrderedMap<AncestorKey, KnownAncestor>,
+    #[n(1)]
     sweep_at: usize,
 }
 
@@ -105,7 +116,7 @@ impl Ancestors {
         let exes = found.iter().map(Option::as_deref).chain(std::iter::repeat(None));
         let ancestors = inside.into_iter().zip(exes).map(|(one, exe)| self.one(one, exe)).collect();
         if self.known.len() > self.sweep_at {
-            self.known.retain(|_, one| Arc::strong_count(one) > 1);
+            self.known.retain(|_, one| Arc::strong_count(&one.0) > 1);
             self.sweep_at = SWEEP_AT.max(2 * self.known.len());
         }
         (ancestors, truncated)
@@ -113,14 +124,14 @@ impl Ancestors {
 
     fn one(&mut self, record: &AncestorRecord, exe: Option<&[u8]>) -> Arc<Ancestor> {
         let known = self.known.entry(key(record)).or_insert_with(|| {
-            Arc::new(Ancestor {
+            KnownAncestor(Arc::new(Ancestor {
                 pid: record.pid,
                 start_boot_ns: record.start_boot_ns,
                 comm: OsBytes::until_nul(&record.comm).into_owned(),
                 exe: exe.map(|path| OsBytes(Cow::Owned(path.to_vec()))),
-            })
+            }))
         });
-        Arc::clone(known)
+        Arc::clone(&known.0)
     }
 
     /// Whether an ancestor is known and needs no request.

@@ -3,18 +3,21 @@
 //!
 //! Invariant: the cached index is used only if its key is the requested one.
 
+use minicbor::{Decode, Encode};
 use std::hash::Hash;
 
 use super::OrderedMap;
 
 /// The map. Its order is unspecified.
-#[derive(Clone, Debug)]
-pub(super) struct LastHitMap<K, V> {
+#[derive(Clone, Debug, Encode, Decode)]
+pub(super) struct LastHitMap<K: Hash + Eq, V> {
+    #[n(0)]
     map: OrderedMap<K, V>,
+    #[n(1)]
     last: usize,
 }
 
-impl<K, V> Default for LastHitMap<K, V> {
+impl<K: Hash + Eq, V> Default for LastHitMap<K, V> {
     fn default() -> Self {
         Self { map: OrderedMap::default(), last: 0 }
     }

@@ -1,5 +1,6 @@
 //! Losses since the last update.
 
+use minicbor::{Decode, Encode};
 use ipc_trace_common::{op::Op, state::DropKey};
 
 use crate::{
@@ -11,10 +12,13 @@ use crate::{
 };
 
 /// The losses known so far.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
 pub(crate) struct Losses {
+    #[cbor(n(0), with = "ipc_trace_common::cbor")]
     known: Drops,
+    #[n(1)]
     dropped: u64,
+    #[n(2)]
     others: Others,
 }
 

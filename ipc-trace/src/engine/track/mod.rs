@@ -33,6 +33,8 @@ pub(crate) mod queues;
 pub(crate) mod stats;
 pub(crate) mod two_gen;
 
+use minicbor::{Decode, Encode};
+use crate::engine::checkpoint::SharedState;
 use std::sync::Arc;
 
 use ipc_trace_common::{
@@ -59,19 +61,26 @@ pub(crate) use ordered_map::OrderedMap;
 use queues::Queues;
 
 /// The tracked state.
-#[derive(Debug)]
+#[derive(Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(crate) struct Tracker {
     /// Time
+    #[n(0)]
     pub clock: Clock,
     /// Threads
+    #[n(1)]
     pub contexts: TaskCache,
     /// Namespaces
+    #[n(2)]
     pub namespaces: NamespaceTracker,
     /// Queues
+    #[n(3)]
     pub queues: Queues,
     /// Objects
+    #[n(4)]
     pub objects: ObjectTracker,
     /// Containers
+    #[n(5)]
     pub containers: Containers,
 }
 
@@ -98,6 +107,13 @@ impl Tracker {
             objects: ObjectTracker::default(),
             containers: Containers::default(),
         }
+    }
+
+    /// Takes over what no checkpoint has from the state before.
+    pub(crate) fn restored(&mut self, before: Self) {
+        self.contexts.with_ancestry = before.contexts.with_ancestry;
+        self.containers.restored(before.containers);
+        self.objects.index_names();
     }
 
     /// The location of a call's object. System V ids and keys are always looked up in the caller's namespace.

@@ -4,6 +4,8 @@
 //! complete lists in a row, or whose number was reused, has died in between. One list isn't enough: it is
 //! read without the kernel's lock, and may miss an entry next to one being removed.
 
+use minicbor::{Decode, Encode};
+use crate::engine::checkpoint::SharedState;
 use std::{collections::VecDeque, rc::Rc};
 
 use ipc_trace_common::{record::NsRef, state::HOST_INUM};
@@ -15,48 +17,65 @@ use crate::{event::IpcNs, input::namespace_list::NamespaceList};
 const MAX_DEAD: usize = 1 << 14;
 
 /// The creation of a namespace.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(crate) struct NamespaceCreation {
     /// When, boot time in nanoseconds.
+    #[n(0)]
     pub boot_ns: u64,
     /// The thread that created it.
+    #[n(1)]
     pub tid: u32,
     /// The task of that thread.
+    #[cbor(n(2), with = "crate::engine::checkpoint::optional_task")]
     pub by: Option<Rc<TaskInfo>>,
 }
 
 /// The death of a namespace, between two times.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct Death {
     /// When it last existed, boot time in nanoseconds; `None`: unknown.
+    #[n(0)]
     pub after: Option<u64>,
     /// When it no longer existed, boot time in nanoseconds.
+    #[n(1)]
     pub before: u64,
 }
 
 /// A tracked namespace.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(crate) struct NamespaceInfo {
     /// The kernel's own number
+    #[n(0)]
     pub ns_id: Option<u64>,
     /// Its creation, if observed.
+    #[n(1)]
     pub creation: Option<NamespaceCreation>,
     /// Its death.
+    #[n(2)]
     pub death: Option<Death>,
     /// Whether it existed at the start or was reported on a line.
+    #[n(3)]
     reported: bool,
     /// When it was last known to exist.
+    #[n(4)]
     alive: Option<u64>,
     /// The first list since then in which it was missing.
+    #[n(5)]
     missing: Option<u64>,
 }
 
 /// All tracked namespaces.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(crate) struct NamespaceTracker {
+    #[n(0)]
     known: OrderedMap<NsRef, NamespaceInfo>,
     /// The latest generation of each number.
+    #[n(1)]
     latest: OrderedMap<u32, u32>,
+    #[n(2)]
     dead: VecDeque<NsRef>,
 }
 

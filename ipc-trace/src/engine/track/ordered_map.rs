@@ -10,7 +10,7 @@ use foldhash::fast::RandomState;
 use indexmap::IndexMap;
 use minicbor::{Decode, Decoder, Encode, Encoder, decode::Error, encode::Write};
 
-use crate::cbor::{Encoded, invalid};
+use ipc_trace_common::cbor::{Encoded, invalid};
 
 /// The map. [`OrderedMap::remove`] moves the last entry to the place of the removed one.
 #[derive(Clone, Debug)]

@@ -1,5 +1,6 @@
 //! Queues: their names, and the namespaces of their file systems.
 
+use minicbor::{Decode, Encode};
 use std::borrow::Cow;
 
 use ipc_trace_common::record::{NAME_LEN, NsRef, QueueRecord, QueueRef, flag, queue_flag};
@@ -15,9 +16,11 @@ use crate::{
 type QueueKey = (u32, u64);
 
 /// The queues' names and namespaces.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
 pub(crate) struct Queues {
+    #[n(0)]
     names: TwoGenCache<QueueKey, (Box<[u8]>, ReadFrom)>,
+    #[n(1)]
     namespaces: TwoGenCache<u32, NsRef>,
 }
 

@@ -1,25 +1,31 @@
 //! A bounded map that evicts entries which weren't inserted again.
 
+use std::hash::Hash;
+
+use minicbor::{Decode, Encode};
 use super::OrderedMap;
 
 /// Maximal number of entries. Beyond it, entries from before the latest half are evicted.
 pub(crate) const MAX_ENTRIES: usize = 1 << 16;
 
 /// A map that evicts its older half when it is full.
-#[derive(Debug)]
-pub(crate) struct TwoGenCache<K, V> {
+#[derive(Debug, Encode, Decode)]
+pub(crate) struct TwoGenCache<K: Hash + Eq, V> {
+    #[n(0)]
     young: OrderedMap<K, V>,
+    #[n(1)]
     old: OrderedMap<K, V>,
+    #[n(2)]
     forgotten: u64,
 }
 
-impl<K, V> Default for TwoGenCache<K, V> {
+impl<K: Hash + Eq, V> Default for TwoGenCache<K, V> {
     fn default() -> Self {
         Self { young: OrderedMap::default(), old: OrderedMap::default(), forgotten: 0 }
     }
 }
 
-impl<K: std::hash::Hash + Eq, V> TwoGenCache<K, V> {
+impl<K: Hash + Eq, V> TwoGenCache<K, V> {
     /// Inserts a value.
     pub(crate) fn insert(&mut self, key: K, value: V) {
         if self.young.len() >= MAX_ENTRIES / 2 {

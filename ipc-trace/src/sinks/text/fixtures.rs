@@ -59,7 +59,7 @@ pub(super) fn process(pid: u32, comm: &str) -> Process<'static> {
 
 pub(super) fn container() -> Container {
     Container {
-        runtime: "docker",
+        runtime: "docker".into(),
         id: text("d8522205927a2b6a4f1b7c3c0e9d5a4f8e7d6c5b4a39281706f5e4d3c2b1a090"),
         name: Some(text("app1")),
         image: Some(text("alpine:latest")),

@@ -22,6 +22,7 @@ use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use super::{Detect, finding_store::FindingSelection, observation::NamespaceMove};
 use crate::{
+    engine::checkpoint::reload,
     engine::track::contexts::TaskInfo,
     engine::track::{Tracker, clock::Clock},
     event::NsInodes,
@@ -81,6 +82,7 @@ pub(super) struct DetectWorld {
     pub(super) parents: BTreeMap<u32, u32>,
     pub(super) host: SimulatedHost,
     seq: u64,
+    steps: u64,
 }
 
 /// What procfs shows of the host.
@@ -135,11 +137,16 @@ impl DetectWorld {
             parents: BTreeMap::new(),
             host: SimulatedHost::default(),
             seq: 0,
+            steps: 0,
         }
     }
 
     pub(super) fn step(&mut self) -> u64 {
         self.now += 1_000;
+        self.steps += 1;
+        if self.steps < 200 || self.steps.is_multiple_of(997) {
+            reload(&mut self.tracker, &mut self.detect);
+        }
         self.now
     }
 

@@ -6,18 +6,23 @@
 //! name: so the result says whether a runtime of this host can know the container, and only such containers
 //! get metadata.
 
+use minicbor::{Decode, Encode};
 use crate::{event::escape::unescaped, input::container::RuntimeKind};
 
 /// The identity of a container.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub(crate) struct ContainerIdentity {
     /// Its runtime.
+    #[n(0)]
     pub runtime: RuntimeKind,
     /// Its id: 64 hexadecimal digits; for LXC and systemd-nspawn its name.
+    #[n(1)]
     pub id: String,
     /// The pod's uid in Kubernetes, or its id in Podman.
+    #[n(2)]
     pub pod_uid: Option<String>,
     /// Whether a runtime of this host's root may know it: it isn't inside another container, nor a user's.
+    #[n(3)]
     pub of_host: bool,
 }
 

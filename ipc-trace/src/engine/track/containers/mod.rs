@@ -18,6 +18,8 @@ pub(crate) mod sharing;
 mod state;
 pub(crate) mod systemd_unit;
 
+use minicbor::{Decode, Encode};
+use crate::engine::checkpoint::SharedState;
 use std::{
     collections::{HashSet, VecDeque},
     sync::Arc,
@@ -43,12 +45,15 @@ const MAX_REMOVED_CGROUPS: usize = 1 << 13;
 const MAX_NAMES: usize = 1 << 13;
 
 /// The owner of a cgroup.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 enum CgroupOwner {
     /// A container.
-    Container(ContainerHandle),
+    #[n(0)]
+    Container(#[n(0)] ContainerHandle),
     /// The host, with the systemd unit.
-    Host(Option<Arc<OsBytes<'static>>>),
+    #[n(1)]
+    Host(#[cbor(n(0), with = "ipc_trace_common::cbor")] Option<Arc<OsBytes<'static>>>),
 }
 
 impl CgroupOwner {
@@ -61,39 +66,72 @@ impl CgroupOwner {
 }
 
 /// A cgroup.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 struct TrackedCgroup {
+    #[n(0)]
     whose: CgroupOwner,
+    #[cbor(n(1), with = "ipc_trace_common::cbor")]
     path: Arc<OsBytes<'static>>,
 }
 
 /// All containers, by the cgroups that they are in.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(crate) struct Containers {
+    #[n(0)]
     cgroups: OrderedMap<u64, TrackedCgroup>,
+    #[n(1)]
     order: VecDeque<u64>,
+    #[n(2)]
     removed: VecDeque<u64>,
     /// The states, with free slots among them.
+    #[n(3)]
     states: Vec<ContainerState>,
+    #[n(4)]
     free: Vec<usize>,
     /// Indices of states by container id.
+    #[n(5)]
     by_id: OrderedMap<String, Vec<usize>>,
     /// Number of states at which unused ones are collected next.
+    #[n(6)]
     sweep_at: usize,
+    #[n(7)]
     names: OrderedMap<String, RuntimeMetadata>,
+    #[n(8)]
     names_order: VecDeque<String>,
+    #[n(9)]
     forgotten: u64,
     /// The container filter.
+    #[cbor(skip)]
     wanted: ContainerFilter,
     /// Filter decisions by cgroup that the eBPF programs don't have yet.
+    #[cbor(skip)]
     filter_decisions: Vec<(u64, Option<bool>)>,
     /// Containers decided since the last call.
+    #[n(10)]
     decided: Vec<ContainerHandle>,
     /// Indices of the containers whose threads were last in an IPC namespace, with some outdated ones.
+    #[n(11)]
     inside: OrderedMap<NsRef, Vec<usize>>,
 }
 
 impl Containers {
+    /// How many states there are, free ones included.
+    pub(crate) const fn slots(&self) -> usize {
+        self.states.len()
+    }
+
+    /// Takes the filter from the containers before, and decides about all anew.
+    pub(crate) fn restored(&mut self, before: Self) {
+        self.wanted = before.wanted;
+        if self.are_filtered() {
+            for state in &mut self.states {
+                state.wanted = self.wanted.is(&state.container);
+            }
+        }
+    }
+
     /// Sets the container filter, before any input.
     pub(crate) fn want(&mut self, wanted: ContainerFilter) {
         self.wanted = wanted;

@@ -51,7 +51,7 @@ mod tests {
 
     fn container(id: &str, mode: Option<&str>, pod: Option<&str>) -> Arc<Container> {
         Arc::new(Container {
-            runtime: "docker",
+            runtime: "docker".into(),
             id: id.into(),
             name: Some(format!("app{id}").as_str().into()),
             image: None,

@@ -1,5 +1,7 @@
 //! The state of a container, and its handle.
 
+use minicbor::{Decode, Encode};
+use crate::engine::checkpoint::SharedState;
 use std::{
     collections::BTreeMap,
     hash::{Hash, Hasher},
@@ -20,12 +22,12 @@ use crate::{
 pub(crate) struct ContainerHandle(Rc<usize>);
 
 impl ContainerHandle {
-    pub(super) fn new(index: usize) -> Self {
+    pub(crate) fn new(index: usize) -> Self {
         Self(Rc::new(index))
     }
 
     /// The index of its state.
-    pub(super) fn index(&self) -> usize {
+    pub(crate) fn index(&self) -> usize {
         *self.0
     }
 
@@ -50,21 +52,30 @@ impl Hash for ContainerHandle {
 }
 
 /// The state of a container, owned by [`super::Containers`].
-#[derive(Debug)]
+#[derive(Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(super) struct ContainerState {
+    #[n(0)]
     pub(super) handle: ContainerHandle,
+    #[n(1)]
     pub(super) identity: ContainerIdentity,
     /// The container as it is shown now.
+    #[cbor(n(2), with = "ipc_trace_common::cbor")]
     pub(super) container: Arc<Container>,
     /// Whether it was shown, so that later metadata is reported on a line.
+    #[n(3)]
     pub(super) shown: bool,
     /// The IPC namespace that a thread of it was in last.
+    #[n(4)]
     pub(super) ns: Option<NsRef>,
     /// The IPC namespace that a thread of it was in first, and the context that showed it.
+    #[n(5)]
     pub(super) first: Option<(NsRef, u64)>,
     /// The container filter's decision; `None`: not yet known.
+    #[n(6)]
     pub(super) wanted: Option<bool>,
     /// Numbers of its cgroups, and of some removed ones.
+    #[n(7)]
     pub(super) cgroups: Vec<u64>,
 }
 
@@ -72,7 +83,7 @@ impl ContainerState {
     pub(super) fn new(handle: ContainerHandle, identity: ContainerIdentity) -> Self {
         let named = matches!(identity.runtime, RuntimeKind::Lxc | RuntimeKind::Nspawn);
         let container = Container {
-            runtime: identity.runtime.name(),
+            runtime: identity.runtime.name().into(),
             id: identity.id.as_str().into(),
             name: named.then(|| identity.id.as_str().into()),
             image: None,
@@ -107,7 +118,7 @@ impl ContainerState {
         };
         let mut one = Container::clone(&self.container);
         if let Some(runtime) = named.runtime {
-            one.runtime = runtime.name();
+            one.runtime = runtime.name().into();
         }
         take(&mut one.name, &named.name);
         take(&mut one.image, &named.image);

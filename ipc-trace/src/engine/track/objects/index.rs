@@ -3,6 +3,7 @@
 //! Invariant: every object that a key, name or id leads to is in the global index; a hit is checked in its
 //! namespace before it is used.
 
+use minicbor::{Decode, Encode};
 use std::{
     collections::{BTreeSet, VecDeque},
     hash::BuildHasher as _,
@@ -29,16 +30,22 @@ pub(crate) enum LookupKey<'a> {
 }
 
 /// The index over all namespaces, with pending notifications about objects.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
 pub(super) struct GlobalIndex {
+    #[n(0)]
     keys: BTreeSet<(ObjectKind, u32, NsRef)>,
+    #[n(1)]
     ids: BTreeSet<(ObjectKind, i32, NsRef)>,
     /// By hash: the names themselves are stored with their namespaces.
+    #[cbor(skip)]
     names: BTreeSet<(u64, NsRef)>,
+    #[cbor(skip)]
     hasher: RandomState,
     /// Objects that got a new user.
+    #[n(2)]
     new_users: Vec<(NsRef, ObjectId)>,
     /// Removed objects that may be in use, the oldest first, with some that have been destroyed since.
+    #[n(3)]
     pub(super) removed: VecDeque<(NsRef, ObjectId)>,
 }
 
@@ -82,16 +89,27 @@ impl GlobalIndex {
 }
 
 /// The index of one namespace.
-#[derive(Debug)]
+#[derive(Debug, Encode, Decode)]
 pub(super) struct NamespaceIndex {
+    #[n(0)]
     ns: NsRef,
+    #[n(1)]
     keys: OrderedMap<(ObjectKind, u32), i32>,
+    #[n(2)]
     names: OrderedMap<Box<[u8]>, ObjectId>,
 }
 
 impl NamespaceIndex {
     pub(super) fn new(ns: NsRef) -> Self {
         Self { ns, keys: OrderedMap::default(), names: OrderedMap::default() }
+    }
+
+    /// Enters the names in the index over all namespaces.
+    pub(super) fn index_names(&self, everywhere: &mut GlobalIndex) {
+        for name in self.names.keys() {
+            let hash = everywhere.name(name);
+            everywhere.names.insert((hash, self.ns));
+        }
     }
 
     pub(super) fn of_key(&self, kind: ObjectKind, key: u32) -> Option<i32> {

@@ -29,6 +29,8 @@ pub(crate) mod tracked;
 mod unlinked;
 pub(crate) mod users;
 
+use minicbor::{Decode, Encode};
+use crate::engine::checkpoint::SharedState;
 use std::{collections::HashSet, rc::Rc};
 
 use ipc_trace_common::{
@@ -111,19 +113,26 @@ impl AppliedCall<'_> {
 }
 
 /// The caller at the time of the call.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(crate) struct CallerSnapshot {
     /// The thread
+    #[n(0)]
     pub tid: u32,
     /// Its process
+    #[n(1)]
     pub pid: u32,
     /// Effective user
+    #[n(2)]
     pub uid: u32,
     /// Effective group
+    #[n(3)]
     pub gid: u32,
     /// The thread's name, NUL-padded
+    #[cbor(n(4), with = "ipc_trace_common::cbor")]
     pub comm: [u8; 16],
     /// The task, if known.
+    #[cbor(n(5), with = "crate::engine::checkpoint::optional_task")]
     pub task_info: Option<Rc<TaskInfo>>,
 }
 
@@ -138,21 +147,29 @@ impl CallerSnapshot {
 }
 
 /// A change of an object.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(crate) struct ObjectChange {
     /// When the call returned or the change occurred, boot time in nanoseconds.
+    #[n(0)]
     pub boot_ns: u64,
     /// What happened.
+    #[n(1)]
     pub life: ObjectEventKind,
     /// The object's namespace.
+    #[n(2)]
     pub ns: NsRef,
     /// The object's id in it.
+    #[n(3)]
     pub local: ObjectId,
     /// The object after the change.
+    #[n(4)]
     pub one: Box<TrackedObject>,
     /// The caller, if known.
+    #[n(5)]
     pub by: Option<CallerSnapshot>,
     /// For a destruction that was noticed later: the time span.
+    #[n(6)]
     pub death: Option<Death>,
 }
 
@@ -179,41 +196,57 @@ impl ObjectChange {
 type AttachmentKey = (u32, u64, u64);
 
 /// An attached segment.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Encode, Decode)]
 struct SegmentAttachment {
+    #[n(0)]
     ns: NsRef,
+    #[n(1)]
     id: i32,
     /// When it was detached: another, unobserved attachment may be at the address since.
+    #[n(2)]
     detached: Option<u64>,
 }
 
 /// State shared by the objects of all namespaces.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 struct HostObjects {
     /// The index over all namespaces.
+    #[n(0)]
     index: GlobalIndex,
     /// Destroyed objects.
+    #[n(1)]
     gone: Tombstones,
     /// Removals of queues that wait for the call that created them.
+    #[n(2)]
     unlinked: PendingOnHost,
 }
 
 /// All tracked objects.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(crate) struct ObjectTracker {
+    #[n(0)]
     spaces: OrderedMap<NsRef, NamespaceObjects>,
+    #[n(1)]
     host: HostObjects,
+    #[n(2)]
     attachments: TwoGenCache<AttachmentKey, SegmentAttachment>,
     /// Whether records were lost since the last snapshot: the objects of a new namespace may then be
     /// incomplete.
+    #[n(3)]
     incomplete: bool,
     /// Number of evicted removed objects.
+    #[n(4)]
     forgotten: u64,
     /// Objects created since the last sweep for unobserved destructions, and the number of objects at that
     /// sweep.
+    #[n(5)]
     begun: usize,
+    #[n(6)]
     sweep_at: usize,
     /// Whether ids have indices of 24 bits.
+    #[n(7)]
     extended: bool,
 }
 
@@ -229,6 +262,13 @@ const INDEX_BITS: u32 = 15;
 const EXTENDED_INDEX_BITS: u32 = 24;
 
 impl ObjectTracker {
+    /// Enters all names in the index over all namespaces, which no checkpoint has.
+    pub(crate) fn index_names(&mut self) {
+        for space in self.spaces.values() {
+            space.ways.index_names(&mut self.host.index);
+        }
+    }
+
     /// Uses larger indices: the kernel was booted with `ipcmni_extend`.
     pub(crate) const fn ids_are_extended(&mut self) {
         self.extended = true;

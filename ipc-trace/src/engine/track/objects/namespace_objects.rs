@@ -1,5 +1,7 @@
 //! The objects of one namespace, and the effects of calls on them.
 
+use minicbor::{Decode, Encode};
+use crate::engine::checkpoint::SharedState;
 use ipc_trace_common::{op::ObjectKind, record::NsRef};
 
 use super::{
@@ -16,22 +18,32 @@ use crate::{
 };
 
 /// The objects of one namespace.
-#[derive(Debug)]
+#[derive(Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(crate) struct NamespaceObjects {
+    #[n(0)]
     pub(super) ns: NsRef,
     /// Existing objects.
+    #[n(1)]
     pub(super) live: OrderedMap<ObjectId, Box<TrackedObject>>,
     /// Removed objects that may still be in use.
+    #[n(2)]
     pub(super) removed: OrderedMap<ObjectId, Box<TrackedObject>>,
+    #[n(3)]
     pub(super) ways: NamespaceIndex,
     /// Names that were unlinked before the call that created the queue returned: the pending removals.
+    #[n(4)]
     unlinked: PendingRemovals,
     /// Whether all existing objects are known.
+    #[n(5)]
     complete: bool,
     /// When the latest snapshot listed the namespace: start and end, boot time in nanoseconds.
+    #[n(6)]
     pub(super) listed: (u64, u64),
     /// When removed segments are scanned for next, and the interval to the scan after that.
+    #[n(7)]
     pub(super) ask_at: u64,
+    #[n(8)]
     pub(super) ask_after: u64,
 }
 

@@ -1,5 +1,6 @@
 //! Applies snapshots: the objects at the start, after losses, and at the end.
 
+use minicbor::{Decode, Encode};
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipc_trace_common::{op::ObjectKind, record::NsRef};
@@ -209,15 +210,19 @@ impl ObjectTracker {
 }
 
 /// Processes and references at the end, which say whether objects are in use.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
 pub(crate) struct Holders {
     /// Processes with their start times, if known.
+    #[n(0)]
     processes: BTreeMap<u32, Option<u64>>,
     /// Names of open queues, by namespace.
+    #[n(1)]
     open: BTreeSet<(u32, Vec<u8>)>,
     /// Number of attachments of each segment, by namespace.
+    #[n(2)]
     attached: BTreeMap<(u32, i32), u64>,
     /// Namespaces whose attachments are known exactly.
+    #[n(3)]
     exact: BTreeSet<u32>,
 }
 

@@ -1,5 +1,7 @@
 //! Destroyed objects: the latest are kept, evictions are counted.
 
+use minicbor::{Decode, Encode};
+use crate::engine::checkpoint::SharedState;
 use std::collections::VecDeque;
 
 use ipc_trace_common::record::NsRef;
@@ -11,12 +13,17 @@ use crate::engine::track::OrderedMap;
 pub(super) const MAX_TOMBSTONES: usize = 1 << 14;
 
 /// The destroyed objects.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(crate) struct Tombstones {
     /// With the number of each entry, which identifies its position in `order`.
+    #[n(0)]
     known: OrderedMap<(NsRef, ObjectId), (u64, Box<TrackedObject>)>,
+    #[n(1)]
     order: VecDeque<(u64, NsRef, ObjectId)>,
+    #[n(2)]
     entered: u64,
+    #[n(3)]
     forgotten: u64,
 }
 

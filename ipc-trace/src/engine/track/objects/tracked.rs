@@ -1,5 +1,7 @@
 //! One object.
 
+use minicbor::{Decode, Encode};
+use crate::engine::checkpoint::SharedState;
 use std::{collections::BTreeSet, rc::Rc};
 
 use ipc_trace_common::{op::ObjectKind, record::NsRef};
@@ -18,12 +20,14 @@ use crate::{
 };
 
 /// The id of an object within its namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub(crate) enum ObjectId {
     /// A System V object: its kind and id.
-    Sysv(ObjectKind, i32),
+    #[n(0)]
+    Sysv(#[n(0)] ObjectKind, #[n(1)] i32),
     /// A queue: the device number of its file system and its inode number
-    Queue(u32, u64),
+    #[n(1)]
+    Queue(#[n(0)] u32, #[n(1)] u64),
 }
 
 impl ObjectId {
@@ -38,18 +42,23 @@ impl ObjectId {
 }
 
 /// How an object became known, and when, on `CLOCK_BOOTTIME`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub(crate) enum ObjectOrigin {
     /// A call created it.
-    Seen(u64),
+    #[n(0)]
+    Seen(#[n(0)] u64),
     /// A call that creates it if missing was the first to return it.
-    Inferred(u64),
+    #[n(1)]
+    Inferred(#[n(0)] u64),
     /// A snapshot found it.
-    Found(u64),
+    #[n(2)]
+    Found(#[n(0)] u64),
     /// A call used it.
-    Used(u64),
+    #[n(3)]
+    Used(#[n(0)] u64),
     /// A call removed it.
-    Removed(u64),
+    #[n(4)]
+    Removed(#[n(0)] u64),
 }
 
 /// Call records arrive in the order of their returns, and an object can be used and removed before the call
@@ -77,17 +86,23 @@ impl ObjectOrigin {
 }
 
 /// The actor of a call.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(crate) struct ObjectActor {
     /// The process
+    #[n(0)]
     pub pid: Option<u32>,
     /// The effective user.
+    #[n(1)]
     pub uid: u32,
     /// The effective group.
+    #[n(2)]
     pub gid: u32,
     /// The thread's name, NUL-padded; `None`: that of the task.
+    #[cbor(n(3), with = "ipc_trace_common::cbor")]
     pub comm: Option<Box<[u8; 16]>>,
     /// The task, if known.
+    #[cbor(n(4), with = "crate::engine::checkpoint::optional_task")]
     pub task_info: Option<Rc<TaskInfo>>,
 }
 
@@ -98,62 +113,93 @@ fn comm_at(comm: Option<&[u8; 16]>, task_info: Option<&Rc<TaskInfo>>) -> Option<
 }
 
 /// The last use.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(super) enum Last {
     /// An observed call.
+    #[n(0)]
     Seen {
+        #[n(0)]
         boot_ns: u64,
+        #[n(1)]
         pid: u32,
+        #[n(2)]
         uid: u32,
         /// As [`ObjectActor::comm`]
+        #[cbor(n(3), with = "ipc_trace_common::cbor")]
         comm: Option<Box<[u8; 16]>>,
+        #[cbor(n(4), with = "crate::engine::checkpoint::optional_task")]
         task_info: Option<Rc<TaskInfo>>,
     },
     /// Found by a snapshot.
-    Found(Box<LastUse>),
+    #[n(1)]
+    Found(#[n(0)] Box<LastUse>),
 }
 
 /// Counters that only a snapshot has.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Encode, Decode)]
 pub(super) struct QueueUsage {
+    #[n(0)]
     messages: Option<u64>,
+    #[n(1)]
     max_messages: Option<u64>,
+    #[n(2)]
     bytes: Option<u64>,
 }
 
 /// A tracked object.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(crate) struct TrackedObject {
     /// How it became known
+    #[n(0)]
     pub origin: ObjectOrigin,
     /// The key
+    #[n(1)]
     pub key: Option<u32>,
     /// A queue's name
+    #[n(2)]
     pub name: Option<Box<[u8]>>,
+    #[n(3)]
     pub(super) mode: Option<u32>,
+    #[n(4)]
     pub(super) uid: Option<u32>,
+    #[n(5)]
     pub(super) gid: Option<u32>,
+    #[n(6)]
     pub(super) size: Option<u64>,
     /// The creator.
+    #[n(7)]
     pub creator: Option<ObjectActor>,
+    #[n(8)]
     pub(super) last: Option<Last>,
+    #[n(9)]
     pub(super) users: ObjectUsers,
     /// Number of calls on it.
+    #[n(10)]
     pub uses: u64,
     /// shm: number of attachments, if known.
+    #[n(11)]
     pub attached: Option<u64>,
+    #[n(12)]
     pub(super) usage: Option<Box<QueueUsage>>,
     /// When it was removed.
+    #[n(13)]
     pub removed: Option<u64>,
     /// Whether a snapshot saw it removed.
+    #[n(14)]
     pub(super) seen_removed: bool,
     /// The thread whose call removed it.
+    #[n(15)]
     pub(super) removed_by: Option<u32>,
     /// When its destruction was noticed.
+    #[n(16)]
     pub destroyed: Option<u64>,
     /// Whether any event of it was reported,
+    #[n(17)]
     pub(super) reported: bool,
     /// and whether its creation or existence was.
+    #[n(18)]
     pub(super) announced: bool,
 }
 

@@ -3,6 +3,8 @@
 //! Invariant: a removal waits for at most [`LATE_NS`], and at most [`MAX_PENDING`] wait on the host; each one
 //! is reported, with its queue or without.
 
+use minicbor::{Decode, Encode};
+use crate::engine::checkpoint::SharedState;
 use std::collections::VecDeque;
 
 use indexmap::map::Entry;
@@ -14,17 +16,20 @@ use crate::{engine::track::OrderedMap, steps::step};
 const MAX_PENDING: usize = 1 << 12;
 
 /// The pending removals of one namespace.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(super) struct PendingRemovals {
     /// The changes to report, by name.
+    #[n(0)]
     known: OrderedMap<Box<[u8]>, ObjectChange>,
     /// In order of time; entries whose removal was replaced are skipped.
+    #[n(1)]
     order: VecDeque<(u64, Box<[u8]>)>,
 }
 
 /// Number of pending removals on the host.
-#[derive(Debug, Default)]
-pub(super) struct PendingOnHost(usize);
+#[derive(Debug, Default, Encode, Decode)]
+pub(super) struct PendingOnHost(#[n(0)] usize);
 
 impl PendingRemovals {
     /// Adds a removal, and expires old ones.

@@ -1,5 +1,7 @@
 //! The users of an object: processes, and their containers and uids.
 
+use minicbor::{Decode, Encode};
+use crate::engine::checkpoint::SharedState;
 use ipc_trace_common::record::NsRef;
 
 use super::AppliedCall;
@@ -9,13 +11,17 @@ use crate::{engine::track::containers::ContainerHandle, input::process::ProcessI
 const MAX_USERS: usize = 8;
 
 /// A container, uid and namespace from which an object was used.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(crate) struct Accessor {
     /// The container; `None`: the host.
+    #[n(0)]
     pub container: Option<ContainerHandle>,
     /// The effective user
+    #[n(1)]
     pub uid: u32,
     /// The caller's namespace: a queue can be used from another one than its own.
+    #[n(2)]
     pub ns: NsRef,
 }
 
@@ -38,15 +44,20 @@ impl Accessor {
 }
 
 /// The processes that used an object. Most objects aren't used while they are traced.
-#[derive(Clone, Debug, Default)]
-pub(super) struct ObjectUsers(Option<Box<Used>>);
+#[derive(Clone, Debug, Default, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
+pub(super) struct ObjectUsers(#[n(0)] Option<Box<Used>>);
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 struct Used {
+    #[n(0)]
     by: Vec<ProcessId>,
     /// Whether there are further processes.
+    #[n(1)]
     more: bool,
     /// Their containers and uids; the first ones, if there are many.
+    #[n(2)]
     accessors: Vec<Accessor>,
 }
 

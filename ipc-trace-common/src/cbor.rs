@@ -3,13 +3,15 @@
 //! grow.
 
 use std::{
+    boxed::Box,
     collections::{BTreeMap, HashMap},
     hash::Hash,
     sync::Arc,
+    vec::Vec,
 };
 
-use ipc_trace_common::{
-    op::{Abi, Op},
+use crate::{
+    op::{Abi, ObjectKind, Op},
     record::{
         AccessRecord, AncestorRecord, CgroupRecord, ContextRecord, ExitRecord, Header,
         NamespaceRecord, NsRef, NsSwitchRecord, PendingRecord, QueueRecord, QueueRef, RecordKind,
@@ -25,10 +27,10 @@ use minicbor::{
 use zerocopy::FromZeros as _;
 
 /// The result of encoding.
-pub(crate) type Encoded<W> = Result<(), EncodeError<<W as Write>::Error>>;
+pub type Encoded<W> = Result<(), EncodeError<<W as Write>::Error>>;
 
 /// A value in CBOR.
-pub(crate) trait Cbor: Sized {
+pub trait Cbor: Sized {
     /// Appends it.
     fn put<W: Write>(&self, to: &mut Encoder<W>) -> Encoded<W>;
 
@@ -37,7 +39,7 @@ pub(crate) trait Cbor: Sized {
 }
 
 /// For `#[cbor(with = …)]`.
-pub(crate) fn encode<T: Cbor, C, W: Write>(
+pub fn encode<T: Cbor, C, W: Write>(
     value: &T,
     to: &mut Encoder<W>,
     _: &mut C,
@@ -46,7 +48,7 @@ pub(crate) fn encode<T: Cbor, C, W: Write>(
 }
 
 /// For `#[cbor(with = …)]`.
-pub(crate) fn decode<T: Cbor, C>(from: &mut Decoder<'_>, _: &mut C) -> Result<T, Error> {
+pub fn decode<T: Cbor, C>(from: &mut Decoder<'_>, _: &mut C) -> Result<T, Error> {
     T::take(from)
 }
 
@@ -64,18 +66,21 @@ fn entries(
     Ok(())
 }
 
-pub(crate) fn invalid(what: &'static str) -> Error {
+/// An error about bytes that have no meaning.
+#[must_use]
+pub fn invalid(what: &'static str) -> Error {
     Error::message(what)
 }
 
 /// Implements [`Cbor`] by minicbor's traits.
+#[macro_export]
 macro_rules! cbor_as_encoded {
     ($($type:ty)*) => {
-        $(impl crate::cbor::Cbor for $type {
+        $(impl $crate::cbor::Cbor for $type {
             fn put<W: minicbor::encode::Write>(
                 &self,
                 to: &mut minicbor::Encoder<W>,
-            ) -> crate::cbor::Encoded<W> {
+            ) -> $crate::cbor::Encoded<W> {
                 to.encode(self)?;
                 Ok(())
             }
@@ -87,7 +92,7 @@ macro_rules! cbor_as_encoded {
     };
 }
 
-pub(crate) use cbor_as_encoded;
+pub use cbor_as_encoded;
 
 cbor_as_encoded! { u8 u16 u32 u64 i32 i64 bool }
 
@@ -144,14 +149,36 @@ impl<T: Cbor> Cbor for Option<T> {
     }
 }
 
+impl<T: Cbor> Cbor for Box<T> {
+    fn put<W: Write>(&self, to: &mut Encoder<W>) -> Encoded<W> {
+        T::put(self, to)
+    }
+
+    fn take(from: &mut Decoder<'_>) -> Result<Self, Error> {
+        T::take(from).map(Self::new)
+    }
+}
+
+impl<T: Cbor> Cbor for Arc<T> {
+    fn put<W: Write>(&self, to: &mut Encoder<W>) -> Encoded<W> {
+        T::put(self, to)
+    }
+
+    fn take(from: &mut Decoder<'_>) -> Result<Self, Error> {
+        T::take(from).map(Self::new)
+    }
+}
+
 /// Types whose arrays are arrays; bytes are not.
-pub(crate) trait Element: Cbor {}
+pub trait Element: Cbor {}
 
 macro_rules! elements {
     ($($type:ty)*) => { $(impl Element for $type {})* };
 }
 
 elements! { u64 NsRef QueueRef UidExtent AncestorRecord Option<Vec<u8>> }
+
+impl<T: Cbor> Element for Arc<T> {}
 
 impl<A: Cbor, B: Cbor> Element for (A, B) {}
 
@@ -285,6 +312,17 @@ impl Cbor for Abi {
     }
 }
 
+impl Cbor for ObjectKind {
+    fn put<W: Write>(&self, to: &mut Encoder<W>) -> Encoded<W> {
+        (*self as u8).put(to)
+    }
+
+    fn take(from: &mut Decoder<'_>) -> Result<Self, Error> {
+        let number = usize::from(u8::take(from)?);
+        Self::ALL.get(number).copied().ok_or_else(|| invalid("no such kind of object"))
+    }
+}
+
 /// The flags, the code and the ABI: the record says its kind.
 impl Cbor for Header {
     fn put<W: Write>(&self, to: &mut Encoder<W>) -> Encoded<W> {
@@ -414,6 +452,7 @@ record! {
 }
 
 /// Implements minicbor's traits by [`Cbor`].
+#[macro_export]
 macro_rules! encode_as_cbor {
     ($type:ty) => {
         impl<C> minicbor::Encode<C> for $type {
@@ -421,8 +460,8 @@ macro_rules! encode_as_cbor {
                 &self,
                 to: &mut minicbor::Encoder<W>,
                 _: &mut C,
-            ) -> crate::cbor::Encoded<W> {
-                crate::cbor::Cbor::put(self, to)
+            ) -> $crate::cbor::Encoded<W> {
+                $crate::cbor::Cbor::put(self, to)
             }
         }
 
@@ -431,10 +470,16 @@ macro_rules! encode_as_cbor {
                 from: &mut minicbor::Decoder<'b>,
                 _: &mut C,
             ) -> Result<Self, minicbor::decode::Error> {
-                crate::cbor::Cbor::take(from)
+                $crate::cbor::Cbor::take(from)
             }
         }
     };
 }
 
-pub(crate) use encode_as_cbor;
+pub use encode_as_cbor;
+
+encode_as_cbor!(NsRef);
+encode_as_cbor!(QueueRef);
+encode_as_cbor!(UidExtent);
+encode_as_cbor!(CoalescedKey);
+encode_as_cbor!(ObjectKind);
