@@ -39,11 +39,7 @@ pub trait Cbor: Sized {
 }
 
 /// For `#[cbor(with = …)]`.
-pub fn encode<T: Cbor, C, W: Write>(
-    value: &T,
-    to: &mut Encoder<W>,
-    _: &mut C,
-) -> Encoded<W> {
+pub fn encode<T: Cbor, C, W: Write>(value: &T, to: &mut Encoder<W>, _: &mut C) -> Encoded<W> {
     value.put(to)
 }
 

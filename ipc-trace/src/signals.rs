@@ -1,4 +1,4 @@
-//! Signals that end a run.
+//! Signals that end a run, and one that has a flight recorder write a file.
 
 use std::{
     io,
@@ -22,6 +22,7 @@ struct SignalState {
     /// In nanoseconds since boot; 0 for never
     first: AtomicU64,
     again: AtomicBool,
+    dump: AtomicBool,
 }
 
 impl Signals {
@@ -41,8 +42,25 @@ impl Signals {
         Ok(signals)
     }
 
+    /// Installs a handler for SIGUSR2, which otherwise ends the process.
+    ///
+    /// # Errors
+    /// It can't be handled.
+    pub(crate) fn handle_dump(&self) -> io::Result<()> {
+        let state = self.clone();
+        let ask = move || state.0.dump.store(true, Ordering::Relaxed);
+        // SAFETY: changing an atomic is safe in a handler (signal-safety(7)).
+        unsafe { signal_hook::low_level::register(signal_hook::consts::SIGUSR2, ask) }?;
+        Ok(())
+    }
+
+    /// Whether SIGUSR2 has arrived since the last call.
+    pub(crate) fn take_dump(&self) -> bool {
+        self.0.dump.swap(false, Ordering::Relaxed)
+    }
+
     fn came(&self, now: u64) {
-        let SignalState { first, again } = &*self.0;
+        let SignalState { first, again, .. } = &*self.0;
         let earlier = first.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
         if earlier.is_err_and(|earlier| now.saturating_sub(earlier) > SAME_SIGNAL_NS) {
             again.store(true, Ordering::Relaxed);

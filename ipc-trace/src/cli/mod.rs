@@ -22,7 +22,9 @@ use crate::{
     sources::runtimes::{self, Socket},
 };
 
-pub(crate) use recordings::{RangeArgs, RecordArgs, RecordedTime, RecordingCommand, ReplayArgs};
+pub(crate) use recordings::{
+    RangeArgs, RecordArgs, RecordedTime, RecordingCommand, RecordingOptions, ReplayArgs,
+};
 
 /// Traces System V and POSIX-queue IPC on this host, by IPC namespace.
 ///
@@ -152,6 +154,9 @@ pub(crate) struct TraceArgs {
     /// What to do with findings
     #[command(flatten)]
     pub findings: FindingArgs,
+    /// How the recording goes on
+    #[command(flatten)]
+    pub recording: RecordingOptions,
     /// How to trace
     #[command(flatten)]
     pub how: HowArgs,

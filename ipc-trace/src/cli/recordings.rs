@@ -1,11 +1,21 @@
 //! Options of the commands that record, and that read recordings.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use bytesize::ByteSize;
 use clap::{Args, Subcommand, ValueHint};
 
 use super::{Filters, FindingArgs, HowArgs, OutputFormat, TraceArgs, duration};
-use crate::{sinks::SinkKind, sources::kernel::options::CallDetail};
+use crate::{
+    event::finding::Severity,
+    recording::{FlightLimits, Keep, RecordingTarget, Rotation},
+    sinks::SinkKind,
+    sources::kernel::options::CallDetail,
+};
 
 /// Options of `record`.
 #[derive(Clone, Debug, Args)]
@@ -31,6 +41,9 @@ pub(crate) struct RecordArgs {
     /// What to do with findings
     #[command(flatten)]
     pub findings: FindingArgs,
+    /// How the recording goes on
+    #[command(flatten)]
+    pub recording: RecordingOptions,
     /// How to trace
     #[command(flatten)]
     pub how: HowArgs,
@@ -54,7 +67,16 @@ impl RecordArgs {
     #[must_use]
     pub(crate) fn trace(&self) -> TraceArgs {
         let Self {
-            write, duration, with_args, only_command, filters, findings, how, command, ..
+            write,
+            duration,
+            with_args,
+            only_command,
+            filters,
+            findings,
+            recording,
+            how,
+            command,
+            ..
         } = self.clone();
         TraceArgs {
             // COMMAND's output stays out of a recording that goes to standard output.
@@ -66,9 +88,85 @@ impl RecordArgs {
             only_command,
             filters,
             findings,
+            recording,
             how,
             command,
         }
+    }
+}
+
+/// How a recording goes on: in new files, or in memory.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Recording")]
+pub(crate) struct RecordingOptions {
+    /// Go on in a new file before this size is reached, such as 256MiB; the files are FILE.<UTC time>
+    #[arg(long, value_name = "SIZE", value_parser = size, requires = "write", group = "rotation")]
+    pub rotate_size: Option<u64>,
+    /// Go on in a new file after this time; the files are FILE.<UTC time>
+    #[arg(long, value_name = "D", value_parser = interval, requires = "write", group = "rotation")]
+    pub rotate_every: Option<Duration>,
+    /// Of the files FILE.<UTC time>, keep only the newest: so many, or of so many bytes (10GiB)
+    #[arg(long, value_name = "N|SIZE", value_parser = keep, requires = "rotation")]
+    pub keep: Option<Keep>,
+    /// Record into memory, keep this last time, and write it to FILE.<UTC time> on SIGUSR2, for --on, and at the end
+    #[arg(long, value_name = "D", value_parser = interval, requires = "write", conflicts_with = "rotation")]
+    pub flight: Option<Duration>,
+    /// With --flight: keep at most so many bytes
+    #[arg(long, value_name = "SIZE", value_parser = size, requires = "flight", default_value = "256MiB")]
+    pub flight_bytes: u64,
+    /// With --flight: also write a file at a new finding of this severity or higher, at most one a minute
+    #[arg(long, value_name = "SEVERITY", value_enum, requires = "flight")]
+    pub on: Option<Severity>,
+}
+
+impl RecordingOptions {
+    /// Where to record, if FILE is not standard output.
+    #[must_use]
+    pub(crate) fn target(&self, file: &Path) -> RecordingTarget {
+        let Self { rotate_size: size, rotate_every: every, keep, flight, flight_bytes, .. } = *self;
+        match flight {
+            Some(length) => RecordingTarget::Flight(
+                file.to_owned(),
+                FlightLimits { length, bytes: flight_bytes },
+            ),
+            None if size.is_some() || every.is_some() => {
+                RecordingTarget::Rotating(file.to_owned(), Rotation { size, every, keep })
+            }
+            None => RecordingTarget::File(file.to_owned()),
+        }
+    }
+
+    /// Whether there are to be several files.
+    #[must_use]
+    pub(crate) const fn is_given(&self) -> bool {
+        self.rotate_size.is_some() || self.rotate_every.is_some() || self.flight.is_some()
+    }
+}
+
+/// The smallest size: with less, the metadata alone would fill it.
+const MIN_SIZE: u64 = 1 << 16;
+
+fn size(text: &str) -> Result<u64, String> {
+    match text.parse::<ByteSize>() {
+        Ok(ByteSize(bytes)) if bytes >= MIN_SIZE => Ok(bytes),
+        Ok(_) => Err("less than 64KiB".to_owned()),
+        Err(_) => Err("try 256MiB or 10GB".to_owned()),
+    }
+}
+
+/// A duration of at least a second.
+fn interval(text: &str) -> Result<Duration, String> {
+    duration(text).and_then(|interval| match interval {
+        short if short < Duration::from_secs(1) => Err("shorter than a second".to_owned()),
+        interval => Ok(interval),
+    })
+}
+
+fn keep(text: &str) -> Result<Keep, String> {
+    match text.parse() {
+        Ok(0) => Err("the file that is written is kept: at least 1".to_owned()),
+        Ok(files) => Ok(Keep::Files(files)),
+        Err(_) => size(text).map(Keep::Bytes),
     }
 }
 
@@ -181,6 +279,18 @@ fn time(text: &str) -> Result<RecordedTime, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size("256MiB"), Ok(256 << 20));
+        assert_eq!(size("1GB"), Ok(1_000_000_000));
+        assert_eq!(keep("20"), Ok(Keep::Files(20)));
+        assert_eq!(keep("1.5GiB"), Ok(Keep::Bytes(3 << 29)));
+        for bad in ["", "x", "-1MiB", "5", "MiB"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+        assert!(keep("0").is_err() && interval("999ms").is_err());
+    }
 
     #[test]
     fn times_are_whole_or_of_the_last_day_or_before_the_end() {

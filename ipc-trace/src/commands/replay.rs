@@ -129,6 +129,8 @@ struct ReplayedRun {
     offset_ns: i128,
     /// The latest time
     now: u64,
+    /// Whether its first input was fed
+    is_fed: bool,
     /// Whether its last input was fed
     finished: bool,
     /// Of a range of time: the calls in it, by operation. The recorded counters are those of the whole run
@@ -138,6 +140,17 @@ struct ReplayedRun {
 }
 
 impl ReplayedRun {
+    /// Begins with the state of the engine that was recorded, as inputs before it are missing.
+    fn begin_at(&mut self, state: &[u8]) {
+        match self.engine.restore(state) {
+            // The recorded counters are those of the whole run.
+            Ok(()) if !self.is_fed => drop(self.in_range.get_or_insert_default()),
+            Ok(()) => {}
+            Err(error) => log::warn!("a recorded state can't be used: {error}"),
+        }
+        self.now = self.engine.now();
+    }
+
     /// Counts calls of the range.
     fn tally(&mut self, input: &Input<'_>) {
         let (since, until) = self.times;
@@ -180,6 +193,7 @@ impl ReplayedRun {
     }
 
     fn feed(&mut self, input: &Input<'_>, out: &mut RangeSink) {
+        self.is_fed = true;
         let (since, until) = self.times;
         #[expect(clippy::wildcard_enum_match_arm, reason = "others don't end a range")]
         match input {
@@ -237,7 +251,7 @@ impl Replay<'_> {
         let filter = call_filter(self.filters)?;
         let range = self.range()?;
         let (palette, width) = terminal();
-        let mut reader = RecordingReader::open(self.files, self.follow)?;
+        let mut reader = RecordingReader::open(self.files, self.follow, range.since)?;
         seal().map_err(system("can't give up the right to open files and sockets"))?;
         let bar = self.progress_bar(&reader);
         let mut out: Option<RangeSink> = None;
@@ -268,6 +282,11 @@ impl Replay<'_> {
                         self.end(run, out);
                     }
                     run = Some(self.begin(*head, policy.as_ref(), &filter, range, out)?);
+                }
+                NextPart::Part(RecordingPart::State(state)) => {
+                    if let Some(run) = &mut run {
+                        run.begin_at(&state);
+                    }
                 }
                 NextPart::Part(RecordingPart::Inputs(chunk, skipped)) => {
                     if let (Some(run), Some(out)) = (&mut run, &mut out) {
@@ -361,7 +380,8 @@ impl Replay<'_> {
         out.shows = now >= times.0;
         let in_range = (times != (0, u64::MAX)).then(BTreeMap::new);
         let counted = Counted::default();
-        Ok(ReplayedRun { engine, times, offset_ns, now, finished: false, in_range, counted })
+        let (is_fed, finished) = (false, false);
+        Ok(ReplayedRun { engine, times, offset_ns, now, is_fed, finished, in_range, counted })
     }
 
     /// Ends a run whose end may be missing.

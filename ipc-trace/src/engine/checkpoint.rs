@@ -16,7 +16,13 @@ use super::{
 };
 #[cfg(test)]
 use super::{detect::Detect, track::Tracker};
-use crate::event::{identity::Ancestor, shared::{SharedAncestors, SharedValues, decode_optional, decode_shared, encode_optional, encode_shared}};
+use crate::event::{
+    identity::Ancestor,
+    shared::{
+        SharedAncestors, SharedValues, decode_optional, decode_shared, encode_optional,
+        encode_shared,
+    },
+};
 
 /// What the state shares: the context of encoding and decoding it.
 pub(crate) trait SharedState: SharedAncestors {

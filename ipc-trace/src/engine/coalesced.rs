@@ -1,8 +1,8 @@
 //! Accesses that the eBPF programs count instead of sending a record for each. They are attributed to the
 //! last equal access that was sent.
 
-use minicbor::{Decode, Encode};
 use crate::engine::checkpoint::SharedState;
+use minicbor::{Decode, Encode};
 use std::rc::Rc;
 
 use ipc_trace_common::{

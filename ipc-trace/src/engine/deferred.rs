@@ -3,8 +3,8 @@
 //!
 //! Invariant: the number of deferred calls is bounded; each one is emitted or counted as unwanted.
 
-use minicbor::{Decode, Encode};
 use crate::engine::checkpoint::SharedState;
+use minicbor::{Decode, Encode};
 use std::{collections::VecDeque, rc::Rc};
 
 use ipc_trace_common::op::Op;
@@ -12,7 +12,11 @@ use zerocopy::IntoBytes as _;
 
 use super::Engine;
 use crate::{
-    engine::track::{OrderedMap, containers::ContainerHandle, contexts::{KnownTask, TaskInfo}},
+    engine::track::{
+        OrderedMap,
+        containers::ContainerHandle,
+        contexts::{KnownTask, TaskInfo},
+    },
     event::EmitEvent,
     input::Call,
     steps::step,

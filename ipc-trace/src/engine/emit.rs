@@ -7,7 +7,7 @@ use ipc_trace_common::record::NsRef;
 use super::{Engine, accounting, snapshots::Reconciled};
 use crate::{
     engine::{
-        detect::finding_store::FindingSelection,
+        detect::finding_store::{FindingSelection, ShownFinding},
         track::{
             containers::ContainerHandle,
             contexts::TaskInfo,
@@ -226,6 +226,11 @@ impl Engine {
     fn emit_all(&mut self, which: FindingSelection, out: &mut impl EmitEvent) {
         let time = self.time();
         let shown = self.detect.findings.show(which, &mut self.tracker, time);
+        for ShownFinding { finding, .. } in shown.iter().filter(|one| one.new) {
+            if finding.declared_by.is_none() && finding.confidence >= self.begin.min_confidence {
+                self.new_severity = self.new_severity.max(Some(finding.severity));
+            }
+        }
         if !self.has_lines() {
             return;
         }

@@ -118,6 +118,9 @@ pub(crate) struct Engine {
     holders: Option<Holders>,
     #[cbor(skip)]
     requests: VecDeque<EngineRequest>,
+    /// The highest severity of new findings that nobody has asked about.
+    #[cbor(skip)]
+    new_severity: Option<Severity>,
 }
 
 impl Engine {
@@ -158,6 +161,7 @@ impl Engine {
             dying: VecDeque::new(),
             holders: None,
             requests: VecDeque::new(),
+            new_severity: None,
             begin,
         }
     }
@@ -263,6 +267,17 @@ impl Engine {
     #[must_use]
     pub(crate) fn max_severity(&self) -> Option<Severity> {
         self.detect.findings.max_severity()
+    }
+
+    /// The highest severity of the findings since the last call, but for those that are allowed or hidden.
+    pub(crate) fn take_new_severity(&mut self) -> Option<Severity> {
+        self.new_severity.take()
+    }
+
+    /// The boot time of the last input, nanoseconds.
+    #[must_use]
+    pub(crate) const fn now(&self) -> u64 {
+        self.now
     }
 
     fn request(&mut self, want: EngineRequest) {

@@ -1,8 +1,8 @@
 //! Findings, with their evidence.
 
+use super::shared::SharedAncestors;
 use ipc_trace_common::cbor::{Cbor, Encoded, encode_as_cbor, invalid};
 use minicbor::{Decode, Decoder, Encode, Encoder, decode::Error, encode::Write};
-use super::shared::SharedAncestors;
 use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc};
 
 use schemars::JsonSchema;
@@ -81,7 +81,19 @@ impl fmt::Display for Class {
 
 /// The severity of a finding, if it is what it seems to be.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema, clap::ValueEnum, Encode, Decode,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    JsonSchema,
+    clap::ValueEnum,
+    Encode,
+    Decode,
 )]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Severity {

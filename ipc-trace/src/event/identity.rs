@@ -1,7 +1,7 @@
 //! The further identity of a process: ancestors, capabilities, arguments, systemd unit.
 
-use minicbor::{Decode, Encode};
 use super::shared::SharedAncestors;
+use minicbor::{Decode, Encode};
 use std::{borrow::Cow, sync::Arc};
 
 use caps::Capability;

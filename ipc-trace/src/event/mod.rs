@@ -29,8 +29,8 @@ pub(crate) mod finding;
 pub(crate) mod identity;
 pub(crate) mod ls;
 pub(crate) mod objects;
-pub(crate) mod shared;
 pub(crate) mod report;
+pub(crate) mod shared;
 mod standing;
 pub(crate) mod tag;
 pub(crate) mod value;
@@ -176,7 +176,20 @@ pub(crate) struct Ipc<'a> {
 
 /// The source of a value that the kernel reads from a caller. Other threads can change the caller's memory at
 /// any time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema, Encode, Decode)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    JsonSchema,
+    Encode,
+    Decode,
+)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ReadFrom {
     /// Registers, or the kernel's own copy

@@ -32,12 +32,16 @@ pub(super) enum BlockKind {
     Inputs = 2,
     /// Where the blocks of this file are
     Index = 3,
+    /// The engine's state after the inputs before
+    Checkpoint = 4,
 }
 
 impl BlockKind {
     /// The kind of a number; `None`: a later version's.
     pub(super) fn from_number(number: u8) -> Option<Self> {
-        [Self::Head, Self::Inputs, Self::Index].into_iter().find(|kind| *kind as u8 == number)
+        [Self::Head, Self::Inputs, Self::Index, Self::Checkpoint]
+            .into_iter()
+            .find(|kind| *kind as u8 == number)
     }
 }
 

@@ -10,7 +10,6 @@ use std::{
 use zerocopy::IntoBytes as _;
 
 use super::{
-    RecordingTarget,
     block::{BlockHeader, BlockKind, Packer},
     head::{IndexEntry, Trailer},
 };
@@ -49,21 +48,25 @@ pub(super) struct BlockWriter {
 }
 
 impl BlockWriter {
-    /// Creates the file.
+    /// Creates a file.
     ///
     /// # Errors
     /// It exists, or can't be created.
-    pub(super) fn create(target: &RecordingTarget) -> io::Result<Self> {
-        Ok(Self {
-            target: match target {
-                RecordingTarget::File(path) => BlockTarget::File(create(path)?),
-                RecordingTarget::Stdout => BlockTarget::Stdout(io::stdout()),
-            },
-            packer: Packer::new()?,
-            block: Vec::new(),
-            index: Vec::new(),
-            offset: 0,
-        })
+    pub(super) fn create(path: &Path) -> io::Result<Self> {
+        Self::new(BlockTarget::File(create(path)?))
+    }
+
+    /// Writes to standard output.
+    ///
+    /// # Errors
+    /// There is no memory.
+    pub(super) fn stdout() -> io::Result<Self> {
+        Self::new(BlockTarget::Stdout(io::stdout()))
+    }
+
+    fn new(target: BlockTarget) -> io::Result<Self> {
+        let (packer, block, index) = (Packer::new()?, Vec::new(), Vec::new());
+        Ok(Self { target, packer, block, index, offset: 0 })
     }
 
     /// Bytes written so far.
@@ -76,17 +79,22 @@ impl BlockWriter {
     /// # Errors
     /// It can't be written.
     pub(super) fn write(&mut self, header: BlockHeader, payload: &[u8]) -> io::Result<()> {
-        self.block.clear();
-        let header = self.packer.pack(header, payload, &mut self.block)?;
-        self.write_packed(header)
+        let mut block = std::mem::take(&mut self.block);
+        block.clear();
+        let header = self.packer.pack(header, payload, &mut block);
+        let written = header.and_then(|header| self.write_packed(&header, &block));
+        self.block = block;
+        written
     }
 
-    fn write_packed(&mut self, header: BlockHeader) -> io::Result<()> {
+    /// As [`Self::write`], for a block that is packed.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub(super) fn write_packed(&mut self, header: &BlockHeader, block: &[u8]) -> io::Result<()> {
         let written = match &mut self.target {
-            BlockTarget::File(file) => file.write_all(&self.block),
-            BlockTarget::Stdout(stdout) => {
-                stdout.write_all(&self.block).and_then(|()| stdout.flush())
-            }
+            BlockTarget::File(file) => file.write_all(block),
+            BlockTarget::Stdout(stdout) => stdout.write_all(block).and_then(|()| stdout.flush()),
         };
         if let Err(error) = written {
             if let BlockTarget::File(file) = &mut self.target {
@@ -96,8 +104,8 @@ impl BlockWriter {
             }
             return Err(error);
         }
-        self.index.push(IndexEntry::new(self.offset, &header));
-        self.offset += self.block.len() as u64;
+        self.index.push(IndexEntry::new(self.offset, header));
+        self.offset += block.len() as u64;
         Ok(())
     }
 
@@ -128,14 +136,14 @@ impl BlockWriter {
     ///
     /// # Errors
     /// It can't be written.
-    pub(super) fn close(mut self, position: u64) -> io::Result<u64> {
+    pub(super) fn close(&mut self, position: u64) -> io::Result<u64> {
         let offset = self.offset;
         let payload = minicbor::to_vec(&self.index).map_err(io::Error::other)?;
-        self.block.clear();
         let header = BlockHeader::new(BlockKind::Index, position);
-        let header = self.packer.pack(header, &payload, &mut self.block)?;
-        self.block.extend_from_slice(Trailer::new(offset).as_bytes());
-        self.write_packed(header)?;
+        let mut block = Vec::new();
+        let header = self.packer.pack(header, &payload, &mut block)?;
+        block.extend_from_slice(Trailer::new(offset).as_bytes());
+        self.write_packed(&header, &block)?;
         self.sync()?;
         Ok(self.offset)
     }

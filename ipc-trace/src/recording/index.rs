@@ -64,18 +64,29 @@ fn walk(file: &OpenFile, seekable: &File, len: u64) -> Result<Vec<IndexEntry>, R
     Ok(all)
 }
 
+/// The first metadata of a file; `None`: it has none that is whole.
+///
+/// # Errors
+/// The file can't be read.
+pub(super) fn head(file: &OpenFile) -> Result<Option<Head>, ReadError> {
+    let (mut scanner, mut payload) = (file.scanner(0, false)?, Vec::new());
+    loop {
+        let found = scanner.next(&mut payload).map_err(|error| file.failed(error))?;
+        let Some((_, header)) = found.block else { return Ok(None) };
+        if header.kind == BlockKind::Head as u8
+            && let Ok(head) = minicbor::decode(&payload)
+        {
+            return Ok(Some(head));
+        }
+    }
+}
+
 /// The time of the last input of a file: nanoseconds since 1970. `None`: it has none.
 ///
 /// # Errors
 /// The file can't be read, or has no offsets.
 pub(super) fn end(file: &OpenFile) -> Result<Option<i128>, ReadError> {
-    let mut payload = Vec::new();
-    let first = file.scanner(0, false)?.next(&mut payload).map_err(|error| file.failed(error))?;
-    let is_head = |header: &BlockHeader| header.kind == BlockKind::Head as u8;
-    if !first.block.is_some_and(|(_, header)| is_head(&header)) {
-        return Ok(None);
-    }
-    let Ok(Head { begin, .. }) = minicbor::decode(&payload) else { return Ok(None) };
+    let Some(Head { begin, .. }) = head(file)? else { return Ok(None) };
     let last = blocks(file)?.iter().map(|block| block.last_ns).max().unwrap_or(0);
     Ok((last > 0).then(|| i128::from(last) + begin.at.offset_ns))
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, io, ops::Range, path::Path};
 
 use super::{
-    Damage, RecordingTarget,
+    Damage,
     block::{BlockHeader, BlockKind},
     block_writer::BlockWriter,
     column_reader::count_kinds,
@@ -38,6 +38,8 @@ pub(crate) struct RecordedRun {
     pub inputs: u64,
     /// Calls in them
     pub calls: u64,
+    /// Checkpoints
+    pub checkpoints: u64,
     /// Inputs that are missing between its blocks
     pub missing: u64,
     /// The first and the last boot time, nanoseconds; `None`: no input has one
@@ -55,6 +57,7 @@ impl RecordedRun {
             blocks: 0,
             inputs: 0,
             calls: 0,
+            checkpoints: 0,
             missing: 0,
             times: None,
             kinds: BTreeMap::new(),
@@ -82,8 +85,7 @@ pub(crate) fn repair(path: &Path, to: &Path) -> Result<RecordingInfo, ReadError>
     let file = OpenFile::open(path)?;
     let failed = |source| ReadError::File { file: to.to_owned(), source };
     let mut info = RecordingInfo::default();
-    let target = RecordingTarget::File(to.to_owned());
-    let mut blocks = BlockWriter::create(&target).map_err(failed)?;
+    let mut blocks = BlockWriter::create(to).map_err(failed)?;
     let copied = each_block(&file, &mut info, |kind, header, payload| match kind {
         Some(BlockKind::Index) => Ok(()),
         _ => blocks.write(*header, payload),
@@ -129,6 +131,11 @@ fn each_block(
                 }
             }
             Some(BlockKind::Index) => {}
+            Some(BlockKind::Checkpoint) => {
+                if let Some(run) = info.runs.last_mut() {
+                    run.checkpoints += 1;
+                }
+            }
             None => info.unknown_blocks += 1,
         }
         each(kind, &header, &payload).map_err(|error| file.failed(error))?;

@@ -12,7 +12,10 @@
 //! | `block_writer` | writes blocks and the index |
 //! | `head` | what a recording says of its run, and where its blocks are |
 //! | `index` | where the blocks of a file are |
-//! | [`writer`] | writes a recording, in a thread of its own |
+//! | [`writer`], `writer_thread` | writes a recording, in a thread of its own |
+//! | `destination` | where the blocks of a recording go |
+//! | `rotation` | into files, one after the other |
+//! | `flight` | into memory, and into a file when it is asked for |
 //! | [`inspect`] | what is in a recording, and a copy of what is whole |
 //! | `scanner` | finds the undamaged blocks of a file or a stream |
 //! | [`reader`] | reads recordings: inputs in their order |
@@ -30,13 +33,17 @@ mod block_writer;
 mod column_reader;
 mod column_writer;
 mod columns;
+mod destination;
 mod entries;
 mod files;
+mod flight;
 mod index;
+mod rotation;
 mod scanner;
 mod varint;
+mod writer_thread;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 /// Where to record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +52,39 @@ pub(crate) enum RecordingTarget {
     File(PathBuf),
     /// Standard output
     Stdout,
+    /// New files, one after the other
+    Rotating(PathBuf, Rotation),
+    /// Memory and, when it is asked for, a new file
+    Flight(PathBuf, FlightLimits),
+}
+
+/// When a recording goes on in a new file, and what becomes of the old ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Rotation {
+    /// At this size in bytes
+    pub size: Option<u64>,
+    /// After this time
+    pub every: Option<Duration>,
+    /// What is kept; `None`: everything
+    pub keep: Option<Keep>,
+}
+
+/// How much of the recordings with one name is kept, the one that is written included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// So many files
+    Files(usize),
+    /// So many bytes
+    Bytes(u64),
+}
+
+/// How much a flight recorder keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FlightLimits {
+    /// For how long
+    pub length: Duration,
+    /// At most so many bytes of memory
+    pub bytes: u64,
 }
 
 impl std::fmt::Display for RecordingTarget {
@@ -52,6 +92,7 @@ impl std::fmt::Display for RecordingTarget {
         match self {
             Self::File(path) => path.display().fmt(f),
             Self::Stdout => f.write_str("standard output"),
+            Self::Rotating(path, _) | Self::Flight(path, _) => write!(f, "{}.*", path.display()),
         }
     }
 }

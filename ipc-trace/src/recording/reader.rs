@@ -19,7 +19,8 @@ use super::{
     chunk::Chunk,
     column_reader::ColumnReader,
     files::OpenFile,
-    head::Head,
+    head::{Head, IndexEntry},
+    index,
     scanner::Found,
 };
 
@@ -32,6 +33,8 @@ const MAX_WAITING: usize = 4;
 pub(crate) enum RecordingPart {
     /// A run begins
     Begin(Box<Head>),
+    /// The engine's state: the inputs before are not there
+    State(Vec<u8>),
     /// Its next inputs, but for the first ones, which were there before
     Inputs(Chunk, usize),
     /// Inputs that are missing here
@@ -71,50 +74,75 @@ pub(crate) struct FileDamage {
     pub why: Damage,
 }
 
-/// Where a file belongs among others: when its run began, the run, and how many inputs the run had before.
-type Place = (i128, Option<String>, u64);
-
-/// The run that a file begins with.
-fn place(file: &OpenFile) -> Result<Place, ReadError> {
-    let mut scanner = file.scanner(0, false)?;
-    let mut payload = Vec::new();
-    let mut run = None;
-    while let Some((_, header)) =
-        scanner.next(&mut payload).map_err(|error| file.failed(error))?.block
-    {
-        if header.kind == BlockKind::Head as u8 && run.is_none() {
-            run = minicbor::decode::<Head>(&payload).ok();
-        } else if header.kind == BlockKind::Inputs as u8
-            && let Some(Head { begin, .. }) = run
-        {
-            let began = i128::from(begin.at.boot_ns) + begin.at.offset_ns;
-            return Ok((began, begin.run_id, header.position.get()));
-        }
-    }
-    // What is wrong with it is said when it is read.
-    Ok(run.map_or((0, None, 0), |Head { begin, .. }| {
-        (i128::from(begin.at.boot_ns) + begin.at.offset_ns, begin.run_id, u64::MAX)
-    }))
+/// A file, and where it belongs among others.
+#[derive(Debug)]
+struct PlacedFile {
+    file: OpenFile,
+    /// When its run began, nanoseconds since 1970; the run; how many inputs the run had before
+    place: (i128, Option<String>, u64),
+    /// Where to begin reading: at a checkpoint, or 0
+    offset: u64,
 }
 
-/// Opens recordings and puts them in order.
+impl PlacedFile {
+    /// A file that can be read once.
+    fn stream(file: OpenFile) -> Self {
+        Self { file, place: (0, None, 0), offset: 0 }
+    }
+
+    /// Finds its place, and the last checkpoint before a time: nanoseconds since 1970.
+    ///
+    /// # Errors
+    /// It can't be read.
+    fn new(file: OpenFile, since: Option<i128>) -> Result<Self, ReadError> {
+        let Some(Head { begin, .. }) = index::head(&file)? else {
+            // What is wrong with it is said when it is read.
+            return Ok(Self::stream(file));
+        };
+        let blocks = index::blocks(&file)?;
+        let offset_ns = begin.at.offset_ns;
+        let is_before = |block: &&IndexEntry| {
+            let time = i128::from(block.last_ns) + offset_ns;
+            block.kind == BlockKind::Checkpoint as u8 && since.is_some_and(|since| time <= since)
+        };
+        let offset = blocks.iter().rfind(is_before).map_or(0, |block| block.offset);
+        let first = blocks.iter().find(|block| block.kind == BlockKind::Inputs as u8);
+        let position = first.map_or(u64::MAX, |block| block.position);
+        let began = i128::from(begin.at.boot_ns) + offset_ns;
+        Ok(Self { file, place: (began, begin.run_id, position), offset })
+    }
+
+    /// The run, if it is known.
+    const fn run(&self) -> Option<&String> {
+        self.place.1.as_ref()
+    }
+}
+
+/// Opens recordings and puts them in order. `since`: only what follows this time is needed.
 ///
 /// # Errors
 /// One can't be opened.
-fn open_all(paths: &[PathBuf]) -> Result<Vec<OpenFile>, ReadError> {
+fn open_all(paths: &[PathBuf], since: Option<i128>) -> Result<Vec<PlacedFile>, ReadError> {
     let mut all = paths
         .iter()
         .map(|path| {
             let file = OpenFile::open(path)?;
-            let place = match file.is_regular() && paths.len() > 1 {
-                true => place(&file)?,
-                false => (0, None, 0),
-            };
-            Ok((place, file))
+            match file.is_regular() && (paths.len() > 1 || since.is_some()) {
+                true => PlacedFile::new(file, since),
+                false => Ok(PlacedFile::stream(file)),
+            }
         })
         .collect::<Result<Vec<_>, ReadError>>()?;
-    all.sort_by(|(a, _), (b, _)| a.cmp(b));
-    Ok(all.into_iter().map(|(_, file)| file).collect())
+    all.sort_by(|a, b| a.place.cmp(&b.place));
+    // Files before the one with the last checkpoint are not needed.
+    let mut needed: Vec<PlacedFile> = Vec::new();
+    for file in all {
+        if file.offset > 0 && file.run().is_some() {
+            needed.retain(|before| before.run() != file.run());
+        }
+        needed.push(file);
+    }
+    Ok(needed)
 }
 
 /// The time of the last input of recordings: nanoseconds since 1970. `None`: it is unknown.
@@ -126,7 +154,7 @@ pub(crate) fn end(paths: &[PathBuf]) -> Result<Option<i128>, ReadError> {
     for path in paths {
         let file = OpenFile::open(path)?;
         if file.is_regular() {
-            last = last.max(super::index::end(&file)?);
+            last = last.max(index::end(&file)?);
         }
     }
     Ok(last)
@@ -144,13 +172,18 @@ pub(crate) struct RecordingReader {
 }
 
 impl RecordingReader {
-    /// Opens the files, and starts the thread. `follow`: the last one is still written.
+    /// Opens the files, and starts the thread. `follow`: the last one is still written. `since`: only what follows this
+    /// time is needed, nanoseconds since 1970.
     ///
     /// # Errors
     /// One can't be opened, or the thread can't be started.
-    pub(crate) fn open(paths: &[PathBuf], follow: bool) -> Result<Self, ReadError> {
-        let files = open_all(paths)?;
-        let bytes = files.iter().map(OpenFile::len).sum();
+    pub(crate) fn open(
+        paths: &[PathBuf],
+        follow: bool,
+        since: Option<i128>,
+    ) -> Result<Self, ReadError> {
+        let files = open_all(paths, since)?;
+        let bytes = files.iter().map(|file| file.file.len()).sum();
         let read = Arc::new(AtomicU64::new(0));
         let so_far = Arc::clone(&read);
         let (sender, parts) = mpsc::sync_channel(MAX_WAITING);
@@ -236,10 +269,19 @@ impl Decoder {
         if self.parts.send(Ok(part)).is_ok() { Flow::On } else { Flow::Stop }
     }
 
-    fn read(&mut self, file: &OpenFile, follow: bool) -> Result<Flow, ReadError> {
-        let mut scanner = file.scanner(0, follow)?;
-        let mut payload = Vec::new();
+    fn read(&mut self, file: &PlacedFile, follow: bool) -> Result<Flow, ReadError> {
+        let PlacedFile { file, offset, .. } = file;
         let (mut any, mut has_head, mut damage) = (false, false, None);
+        if *offset > 0
+            && let Some(head) = index::head(file)?
+        {
+            has_head = true;
+            if self.begin(head) == Flow::Stop {
+                return Ok(Flow::Stop);
+            }
+        }
+        let mut scanner = file.scanner(*offset, follow)?;
+        let mut payload = Vec::new();
         loop {
             let Found { damaged, block } =
                 scanner.next(&mut payload).map_err(|error| file.failed(error))?;
@@ -255,6 +297,8 @@ impl Decoder {
                 self.begin(head)
             } else if header.kind == BlockKind::Inputs as u8 && has_head {
                 self.inputs(&header, &payload, &mut damage, file)
+            } else if header.kind == BlockKind::Checkpoint as u8 && has_head {
+                self.checkpoint(&header, &payload, &mut damage)
             } else {
                 Flow::On
             };
@@ -290,6 +334,37 @@ impl Decoder {
         self.send(RecordingPart::Begin(Box::new(head)))
     }
 
+    /// The engine's state. It is passed on only if inputs before it are missing.
+    fn checkpoint(
+        &mut self,
+        header: &BlockHeader,
+        state: &[u8],
+        damage: &mut Option<FileDamage>,
+    ) -> Flow {
+        let at = header.position.get();
+        if at <= self.position {
+            return Flow::On;
+        }
+        // A recording that goes on in several files needn't be given from its beginning.
+        let begins_here = self.position == 0 && damage.is_none();
+        if !begins_here && self.say_missing(header, damage) == Flow::Stop {
+            return Flow::Stop;
+        }
+        (self.position, self.last_ns) = (at, header.last_ns.get());
+        self.send(RecordingPart::State(state.to_vec()))
+    }
+
+    /// Says what is missing before a block.
+    fn say_missing(&self, header: &BlockHeader, damage: &mut Option<FileDamage>) -> Flow {
+        let inputs = header.position.get().saturating_sub(self.position);
+        let damage = damage.take();
+        if inputs == 0 && damage.is_none() {
+            return Flow::On;
+        }
+        let times = (self.last_ns, header.first_ns.get());
+        self.send(RecordingPart::Missing(MissingInputs { inputs, times, damage }))
+    }
+
     fn inputs(
         &mut self,
         header: &BlockHeader,
@@ -302,14 +377,8 @@ impl Decoder {
         let Some(new) = (first + count).checked_sub(self.position).filter(|new| *new > 0) else {
             return Flow::On;
         };
-        let missing = first.saturating_sub(self.position);
-        if missing > 0 || damage.is_some() {
-            let times = (self.last_ns, header.first_ns.get());
-            let damage = damage.take();
-            let missing = MissingInputs { inputs: missing, times, damage };
-            if self.send(RecordingPart::Missing(missing)) == Flow::Stop {
-                return Flow::Stop;
-            }
+        if self.say_missing(header, damage) == Flow::Stop {
+            return Flow::Stop;
         }
         let mut skipped = usize::try_from(count - new.min(count)).unwrap_or(usize::MAX);
         self.position = first + count;

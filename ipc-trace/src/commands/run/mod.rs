@@ -59,7 +59,7 @@ use crate::{
 };
 use command::TracedCommand;
 use engine_feed::EngineFeed;
-use recording::RecordingStatus;
+use recording::{DumpTrigger, RecordingStatus};
 use setup::Setup;
 
 /// How often namespaces, losses and pending calls are checked.
@@ -144,6 +144,8 @@ struct Run {
     signals: Signals,
     /// The status line of a recording
     recording_status: RecordingStatus,
+    /// When a flight recorder writes a file
+    dump_trigger: DumpTrigger,
     /// Whether the incomplete container filter was logged
     filter_incomplete: bool,
     /// The severity from which a finding is a failure
@@ -269,6 +271,7 @@ impl Run {
         });
         self.work_between_polls();
         self.fed.flush();
+        self.dump_if_asked();
         drained
     }
 

@@ -1,14 +1,25 @@
 //! What a run says of its recording: a status line while it is written, a summary at the end.
 
-use std::io::{self, Write as _};
+use std::{
+    io::{self, Write as _},
+    time::{Duration, Instant},
+};
 
 use super::{Run, RunOutput, erases_lines};
 use crate::{
     cli::TraceArgs,
-    recording::writer::RecordingProgress,
+    event::finding::Severity,
+    recording::writer::{DumpedFile, RecordingProgress},
     sinks::bar::ERASE,
     sinks::text::units::{Bytes, GroupedCount, Rate},
 };
+
+/// Says which file a flight recorder wrote.
+fn show_dumped(file: &DumpedFile) {
+    let DumpedFile { path, bytes } = file;
+    // As a log message it would be hidden by default.
+    eprintln!("ipc-trace: wrote {}: {}", path.display(), Bytes(*bytes));
+}
 
 /// The status line of `record`, on standard error if that is a terminal that COMMAND does not use.
 #[derive(Debug)]
@@ -41,19 +52,76 @@ impl RecordingStatus {
         let _ = io::stderr().write_all(&[ERASE, line.as_bytes()].concat());
     }
 
-    fn erase(&mut self) {
-        if std::mem::take(&mut self.is_shown) {
+    /// Makes room for a message; the next update shows the line again.
+    fn clear_line(&self) {
+        if self.is_shown {
             // As above.
             let _ = io::stderr().write_all(ERASE);
         }
     }
+
+    fn erase(&mut self) {
+        self.clear_line();
+        self.is_shown = false;
+    }
+}
+
+/// The time between two files that findings lead to.
+const DUMP_INTERVAL: Duration = Duration::from_secs(60);
+
+/// When a flight recorder writes a file.
+#[derive(Debug)]
+pub(super) struct DumpTrigger {
+    /// From which severity a finding leads to one
+    on: Option<Severity>,
+    /// Whether one did
+    is_due: bool,
+    /// When a finding last led to a file
+    last: Option<Instant>,
+}
+
+impl DumpTrigger {
+    pub(super) const fn new(on: Option<Severity>) -> Self {
+        Self { on, is_due: false, last: None }
+    }
+
+    /// Whether a file is due, with the severity of new findings.
+    fn update(&mut self, new: Option<Severity>) -> bool {
+        self.is_due |= new.is_some() && self.on.is_some_and(|on| new >= Some(on));
+        let waits = self.last.is_some_and(|last| last.elapsed() < DUMP_INTERVAL);
+        if !self.is_due || waits {
+            return false;
+        }
+        self.is_due = false;
+        self.last = Some(Instant::now());
+        true
+    }
 }
 
 impl Run {
+    /// Has a flight recorder write a file, if a signal or a finding asks for one.
+    pub(super) fn dump_if_asked(&mut self) {
+        let by_finding = self.dump_trigger.update(self.fed.engine.take_new_severity());
+        let by_signal = self.signals.take_dump();
+        if let Some(recorder) = &mut self.fed.recorder
+            && (by_finding || by_signal)
+        {
+            recorder.dump();
+        }
+    }
+
     /// Has the recording written up to here, and updates the status line. Called once a second.
     pub(super) fn advance_recording(&mut self) {
         let Some(recorder) = &mut self.fed.recorder else { return };
         recorder.flush();
+        if recorder.wants_checkpoint() {
+            recorder.checkpoint(self.fed.engine.checkpoint(), self.fed.engine.now());
+        }
+        let dumped = recorder.take_dumped();
+        if !dumped.is_empty() {
+            self.recording_status.clear_line();
+            dumped.iter().for_each(show_dumped);
+        }
         if !self.recording_status.is_shown {
             return;
         }
@@ -65,6 +133,11 @@ impl Run {
     pub(super) fn show_recorded(&mut self, args: &TraceArgs) {
         self.recording_status.erase();
         let (Some(recorded), Some(path)) = (&self.fed.recorded, &args.write) else { return };
+        recorded.dumped.iter().for_each(show_dumped);
+        let path = match args.recording.is_given() {
+            true => format!("{}.*", path.display()),
+            false => path.display().to_string(),
+        };
         let each = match recorded.calls {
             0 => String::new(),
             calls => format!(" ({:.1} bytes a call)", recorded.bytes as f64 / calls as f64),
@@ -77,7 +150,7 @@ impl Run {
         eprintln!(
             "ipc-trace: recorded {} calls to {}: {}{each}{lost}",
             GroupedCount(recorded.calls),
-            path.display(),
+            path,
             Bytes(recorded.bytes),
         );
     }

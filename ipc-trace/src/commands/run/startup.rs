@@ -8,11 +8,11 @@ use std::{
 };
 
 use super::{
-    EngineFeed, RecordingStatus, Run, RunError, RunOutput, Setup, random_id, setup, system,
-    terminal, wants_bar,
+    DumpTrigger, EngineFeed, RecordingStatus, Run, RunError, RunOutput, Setup, random_id, setup,
+    system, terminal, wants_bar,
 };
 use crate::{
-    cli::TraceArgs,
+    cli::{RecordingOptions, TraceArgs},
     engine::Engine,
     event::ls::Ls,
     input::{Begin, Input, namespace_list::NamespaceList},
@@ -60,8 +60,11 @@ impl Run {
         // Before anything is loaded: with an invalid policy, nothing starts.
         let (policy, recorded_policy) =
             crate::commands::policy::load_engine(args.findings.policy.as_deref())?;
-        let target =
-            args.write.as_deref().map(|path| recording_target(path, output)).transpose()?;
+        let target = args
+            .write
+            .as_deref()
+            .map(|path| recording_target(path, output, &args.recording))
+            .transpose()?;
         let mut setup =
             setup::setup(&args.how, &args.filters, detail, args.with_args, args.only_command)?;
         let (palette, width) = terminal();
@@ -95,6 +98,9 @@ impl Run {
                 }
                 None => None,
             };
+        if args.recording.flight.is_some() {
+            signals.handle_dump().map_err(system("can't handle SIGUSR2"))?;
+        }
         let mut fed =
             EngineFeed { recorder, recorded: None, sink, engine: Engine::new(begin, policy) };
         fed.engine.start(&mut fed.sink);
@@ -124,6 +130,7 @@ impl Run {
             names,
             signals,
             recording_status: RecordingStatus::new(output, args),
+            dump_trigger: DumpTrigger::new(args.recording.on),
             filter_incomplete: false,
             fail_on: args.findings.fail_on,
             polled_ns: 0,
@@ -191,9 +198,16 @@ impl Run {
 }
 
 /// Where to record.
-fn recording_target(path: &Path, output: RunOutput) -> Result<RecordingTarget, RunError> {
+fn recording_target(
+    path: &Path,
+    output: RunOutput,
+    options: &RecordingOptions,
+) -> Result<RecordingTarget, RunError> {
     match (path.as_os_str() == "-", output) {
-        (false, _) => Ok(RecordingTarget::File(path.to_owned())),
+        (false, _) => Ok(options.target(path)),
+        (true, _) if options.is_given() => Err(RunError::Usage(
+            "-w -: standard output is one stream; name a file for --rotate-size, --rotate-every and --flight",
+        )),
         (true, RunOutput::Nothing) if io::stdout().is_terminal() => Err(RunError::Usage(
             "-w -: standard output is a terminal, which can't show a recording; redirect it, or name a file",
         )),

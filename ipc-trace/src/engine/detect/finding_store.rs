@@ -3,8 +3,8 @@
 //! Invariant: every observation is counted in one finding, or in `over_limit` of its class. The memory of a
 //! finding is bounded however often it is observed.
 
-use minicbor::{Decode, Encode};
 use crate::engine::checkpoint::SharedState;
+use minicbor::{Decode, Encode};
 use std::{
     collections::{BTreeMap, VecDeque},
     time::SystemTime,

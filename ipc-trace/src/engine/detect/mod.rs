@@ -43,9 +43,9 @@ mod sharing;
 #[cfg(test)]
 mod tests;
 
+use crate::engine::checkpoint::SharedState;
 use ipc_trace_common::cbor::{Encoded, invalid};
 use minicbor::{Decode, Decoder, Encode, Encoder, decode::Error, encode::Write};
-use crate::engine::checkpoint::SharedState;
 use std::rc::Rc;
 
 use ipc_trace_common::record::{

@@ -1,8 +1,8 @@
 //! The input of detectors: actors, calls, accesses and namespace switches; and the drafts that they make of
 //! it.
 
-use minicbor::{Decode, Encode};
 use crate::engine::checkpoint::SharedState;
+use minicbor::{Decode, Encode};
 use std::{borrow::Cow, rc::Rc, sync::Arc};
 
 use ipc_trace_common::{

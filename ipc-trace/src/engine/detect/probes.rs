@@ -11,8 +11,8 @@
 //! Invariant: state is bounded: at most [`MAX_PROBE_GROUPS`] groups of [`MAX_VALUES_PER_GROUP`] lookups each,
 //! and [`MAX_PENDING_CREATIONS`] keys and names that may still be created.
 
-use minicbor::{Decode, Encode};
 use ipc_trace_common::record::NsRef;
+use minicbor::{Decode, Encode};
 
 use super::{
     finding_store::FindingStore,

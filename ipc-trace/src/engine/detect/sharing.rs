@@ -6,8 +6,8 @@
 //! Invariant: state is bounded: at most [`MAX_TRACKED`] findings that may be amended, and as many objects
 //! whose use is counted; a finding beyond that is reported at once.
 
-use minicbor::{Decode, Encode};
 use crate::engine::checkpoint::SharedState;
+use minicbor::{Decode, Encode};
 use std::sync::Arc;
 
 use ipc_trace_common::record::NsRef;
@@ -23,7 +23,11 @@ use crate::{
         namespaces::is_host,
         objects::tracked::{ObjectId, TrackedObject},
     },
-    event::{Container, Sharing, finding::Severity, tag::{ContainerTag, NsTag}},
+    event::{
+        Container, Sharing,
+        finding::Severity,
+        tag::{ContainerTag, NsTag},
+    },
 };
 
 /// Number of findings that may be amended, and of objects whose use is counted.
@@ -74,7 +78,11 @@ impl SharedUse {
     }
 
     fn containers(&self, all: &Containers) -> Vec<Arc<Container>> {
-        self.other().into_iter().chain([&self.subject]).map(|handle| all.container(handle)).collect()
+        self.other()
+            .into_iter()
+            .chain([&self.subject])
+            .map(|handle| all.container(handle))
+            .collect()
     }
 
     fn sharing(&self, containers: &[Arc<Container>]) -> Sharing {

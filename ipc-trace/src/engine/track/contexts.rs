@@ -1,7 +1,7 @@
 //! Tasks by thread and context: sent once by the eBPF programs and looked up for each record.
 
-use minicbor::{Decode, Encode};
 use crate::engine::checkpoint::SharedState;
+use minicbor::{Decode, Encode};
 use std::{borrow::Cow, collections::VecDeque, rc::Rc, sync::Arc};
 
 use ipc_trace_common::record::{
@@ -378,11 +378,7 @@ impl TaskCache {
     }
 
     /// Replaces a thread's context temporarily. Returns the current one, to be put back.
-    pub(crate) fn replace(
-        &mut self,
-        tid: u32,
-        known: Option<KnownTask>,
-    ) -> Option<KnownTask> {
+    pub(crate) fn replace(&mut self, tid: u32, known: Option<KnownTask>) -> Option<KnownTask> {
         let before = self.by_tid.remove(&tid);
         if let Some(known) = known {
             self.by_tid.insert(tid, known);

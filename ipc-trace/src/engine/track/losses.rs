@@ -1,7 +1,7 @@
 //! Losses since the last update.
 
-use minicbor::{Decode, Encode};
 use ipc_trace_common::{op::Op, state::DropKey};
+use minicbor::{Decode, Encode};
 
 use crate::{
     event::{

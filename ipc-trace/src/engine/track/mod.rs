@@ -33,8 +33,8 @@ pub(crate) mod queues;
 pub(crate) mod stats;
 pub(crate) mod two_gen;
 
-use minicbor::{Decode, Encode};
 use crate::engine::checkpoint::SharedState;
+use minicbor::{Decode, Encode};
 use std::sync::Arc;
 
 use ipc_trace_common::{

@@ -4,8 +4,8 @@
 //! complete lists in a row, or whose number was reused, has died in between. One list isn't enough: it is
 //! read without the kernel's lock, and may miss an entry next to one being removed.
 
-use minicbor::{Decode, Encode};
 use crate::engine::checkpoint::SharedState;
+use minicbor::{Decode, Encode};
 use std::{collections::VecDeque, rc::Rc};
 
 use ipc_trace_common::{record::NsRef, state::HOST_INUM};

@@ -18,8 +18,8 @@ pub(crate) mod sharing;
 mod state;
 pub(crate) mod systemd_unit;
 
-use minicbor::{Decode, Encode};
 use crate::engine::checkpoint::SharedState;
+use minicbor::{Decode, Encode};
 use std::{
     collections::{HashSet, VecDeque},
     sync::Arc,

@@ -1,7 +1,7 @@
 //! The state of a container, and its handle.
 
-use minicbor::{Decode, Encode};
 use crate::engine::checkpoint::SharedState;
+use minicbor::{Decode, Encode};
 use std::{
     collections::BTreeMap,
     hash::{Hash, Hasher},

@@ -29,8 +29,8 @@ pub(crate) mod tracked;
 mod unlinked;
 pub(crate) mod users;
 
-use minicbor::{Decode, Encode};
 use crate::engine::checkpoint::SharedState;
+use minicbor::{Decode, Encode};
 use std::{collections::HashSet, rc::Rc};
 
 use ipc_trace_common::{

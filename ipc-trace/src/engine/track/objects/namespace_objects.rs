@@ -1,8 +1,8 @@
 //! The objects of one namespace, and the effects of calls on them.
 
-use minicbor::{Decode, Encode};
 use crate::engine::checkpoint::SharedState;
 use ipc_trace_common::{op::ObjectKind, record::NsRef};
+use minicbor::{Decode, Encode};
 
 use super::{
     AppliedCall, HostObjects, ObjectChange,

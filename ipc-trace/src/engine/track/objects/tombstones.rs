@@ -1,7 +1,7 @@
 //! Destroyed objects: the latest are kept, evictions are counted.
 
-use minicbor::{Decode, Encode};
 use crate::engine::checkpoint::SharedState;
+use minicbor::{Decode, Encode};
 use std::collections::VecDeque;
 
 use ipc_trace_common::record::NsRef;

@@ -1,7 +1,7 @@
 //! One object.
 
-use minicbor::{Decode, Encode};
 use crate::engine::checkpoint::SharedState;
+use minicbor::{Decode, Encode};
 use std::{collections::BTreeSet, rc::Rc};
 
 use ipc_trace_common::{op::ObjectKind, record::NsRef};

@@ -3,8 +3,8 @@
 //! Invariant: a removal waits for at most [`LATE_NS`], and at most [`MAX_PENDING`] wait on the host; each one
 //! is reported, with its queue or without.
 
-use minicbor::{Decode, Encode};
 use crate::engine::checkpoint::SharedState;
+use minicbor::{Decode, Encode};
 use std::collections::VecDeque;
 
 use indexmap::map::Entry;

@@ -1,8 +1,8 @@
 //! The users of an object: processes, and their containers and uids.
 
-use minicbor::{Decode, Encode};
 use crate::engine::checkpoint::SharedState;
 use ipc_trace_common::record::NsRef;
+use minicbor::{Decode, Encode};
 
 use super::AppliedCall;
 use crate::{engine::track::containers::ContainerHandle, input::process::ProcessId};

@@ -1,0 +1,209 @@
+//! The thread that writes a recording: makes blocks of inputs.
+
+use std::{
+    io,
+    sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use super::{
+    RecordingTarget,
+    block::{BlockHeader, BlockKind, MAX_PAYLOAD},
+    chunk::Chunk,
+    column_writer::ColumnWriter,
+    destination::Destination,
+    flight::FlightRecorder,
+    head::Head,
+    rotation::RecordingFiles,
+    writer::{NO_FREE, RecordingSummary, Shared, Then},
+};
+
+/// How many bytes of columns make a block, before compression.
+const BLOCK_BYTES: usize = 1 << 20;
+/// How long to wait before a write that failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Writes blocks.
+#[derive(Debug)]
+pub(super) struct RecordingWriter {
+    name: String,
+    blocks: Box<dyn Destination>,
+    columns: ColumnWriter,
+    /// How many inputs the run had before those in the columns
+    position: u64,
+    payload: Vec<u8>,
+    /// Since when writing fails, and how many inputs were lost
+    failing: Option<(Instant, u64)>,
+    summary: RecordingSummary,
+    shared: Arc<Shared>,
+}
+
+impl RecordingWriter {
+    /// Creates the file.
+    ///
+    /// # Errors
+    /// It exists, or can't be created.
+    pub(super) fn create(
+        target: &RecordingTarget,
+        head: &Head,
+        shared: Arc<Shared>,
+    ) -> io::Result<Self> {
+        let head = minicbor::to_vec(head).map_err(io::Error::other)?;
+        let blocks: Box<dyn Destination> = match target {
+            RecordingTarget::File(_) | RecordingTarget::Stdout | RecordingTarget::Rotating(..) => {
+                Box::new(RecordingFiles::create(target, head)?)
+            }
+            RecordingTarget::Flight(path, limits) => {
+                Box::new(FlightRecorder::new(path.clone(), *limits, head)?)
+            }
+        };
+        Ok(Self {
+            name: target.to_string(),
+            blocks,
+            columns: ColumnWriter::default(),
+            position: 0,
+            payload: Vec::new(),
+            failing: None,
+            summary: RecordingSummary::default(),
+            shared,
+        })
+    }
+
+    /// Takes a part of the inputs.
+    pub(super) fn append(&mut self, position: u64, inputs: &Chunk, flush: bool) {
+        self.shared.waiting.fetch_sub(inputs.bytes(), Relaxed);
+        if position != self.position + self.columns.inputs {
+            self.seal();
+            self.position = position;
+        }
+        if let Err(damage) = self.columns.append(inputs) {
+            log::warn!("inputs are not recorded: {damage}");
+            self.lose(inputs.inputs());
+        }
+        if flush || self.columns.bytes() >= BLOCK_BYTES {
+            self.seal();
+        }
+        if flush
+            && self.failing.is_none()
+            && let Err(error) = self.blocks.sync()
+        {
+            self.fail(&error, 0);
+        }
+        if flush {
+            self.shared.free.store(self.blocks.free().unwrap_or(NO_FREE), Relaxed);
+            self.shared.wants_checkpoint.fetch_or(self.blocks.wants_checkpoint(), Relaxed);
+        }
+    }
+
+    /// Does what is to be done after inputs.
+    pub(super) fn then(&mut self, then: Then) {
+        match then {
+            Then::Nothing => {}
+            Then::Checkpoint(state, boot_ns) => self.checkpoint(&state, boot_ns),
+            Then::Dump => self.dump(),
+        }
+    }
+
+    fn checkpoint(&mut self, state: &[u8], boot_ns: u64) {
+        let mut header = BlockHeader::new(BlockKind::Checkpoint, self.position);
+        (header.first_ns, header.last_ns) = (boot_ns.into(), boot_ns.into());
+        if state.len() > MAX_PAYLOAD as usize {
+            log::warn!(
+                "the state of {} bytes is too large for a recording, so reading can't begin here",
+                state.len()
+            );
+        } else if self.failing.is_none()
+            && let Err(error) = self.blocks.checkpoint(header, state)
+        {
+            self.fail(&error, 0);
+        }
+        self.shared.written.store(self.blocks.bytes(), Relaxed);
+    }
+
+    fn dump(&mut self) {
+        match self.blocks.dump(self.position) {
+            Ok(file) => {
+                let mut dumped = self.shared.dumped.lock().unwrap_or_else(PoisonError::into_inner);
+                dumped.extend(file);
+            }
+            Err(error) => log::error!("can't write a file to {}: {error}", self.name),
+        }
+    }
+
+    /// Writes what is in the columns as a block.
+    fn seal(&mut self) {
+        let (inputs, calls) = (self.columns.inputs, self.columns.calls);
+        if inputs == 0 {
+            return;
+        }
+        let mut header = BlockHeader::new(BlockKind::Inputs, self.position);
+        let (first, last) = self.columns.times.unwrap_or_default();
+        (header.first_ns, header.last_ns) = (first.into(), last.into());
+        (header.inputs, header.calls) = ((inputs as u32).into(), calls.into());
+        self.position += inputs;
+        self.payload.clear();
+        self.columns.finish(&mut self.payload);
+        if let Some((since, _)) = &mut self.failing
+            && (since.elapsed() < RETRY || !self.blocks.has_room())
+        {
+            if since.elapsed() >= RETRY {
+                *since = Instant::now();
+            }
+            self.lose(inputs);
+            return;
+        }
+        match self.blocks.write(header, &self.payload) {
+            Ok(()) => {
+                self.shared.written.store(self.blocks.bytes(), Relaxed);
+                self.summary.inputs += inputs;
+                self.summary.calls += calls;
+                if let Some((_, lost)) = self.failing.take() {
+                    log::warn!("recording to {} goes on; {lost} inputs are missing", self.name);
+                }
+            }
+            Err(error) => self.fail(&error, inputs),
+        }
+    }
+
+    /// Counts inputs that are not recorded.
+    fn lose(&mut self, inputs: u64) {
+        self.shared.lost.fetch_add(inputs, Relaxed);
+        if let Some((_, lost)) = &mut self.failing {
+            *lost += inputs;
+        }
+    }
+
+    fn fail(&mut self, error: &io::Error, inputs: u64) {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            self.shared.is_closed.store(true, Relaxed);
+            return self.lose(inputs);
+        }
+        let (since, _) = self.failing.get_or_insert_with(|| {
+            log::error!(
+                "recording to {} stopped: {error}; tracing goes on, and so will the recording when it can be \
+                 written again",
+                self.name
+            );
+            (Instant::now(), 0)
+        });
+        *since = Instant::now();
+        self.lose(inputs);
+    }
+
+    /// Ends the recording.
+    ///
+    /// # Errors
+    /// Something can't be written.
+    pub(super) fn finish(mut self) -> io::Result<RecordingSummary> {
+        self.failing =
+            self.failing.map(|(since, lost)| (since.checked_sub(RETRY).unwrap_or(since), lost));
+        self.seal();
+        self.dump();
+        self.summary.dumped =
+            std::mem::take(&mut *self.shared.dumped.lock().unwrap_or_else(PoisonError::into_inner));
+        self.blocks.close(self.position)?;
+        self.summary.bytes = self.blocks.bytes();
+        self.summary.lost = self.shared.lost.load(Relaxed);
+        Ok(self.summary)
+    }
+}
