@@ -96,8 +96,9 @@ fn run_text(run: &RecordedRun, text: &mut String) {
         }
         None => "none".to_owned(),
     };
-    let RecordedRun { blocks, inputs, calls, missing, .. } = run;
-    let [blocks, inputs, calls] = [blocks, inputs, calls].map(|number| GroupedCount(*number));
+    let RecordedRun { blocks, inputs, calls, checkpoints, missing, .. } = run;
+    let [blocks, inputs, calls, checkpoints] =
+        [blocks, inputs, calls, checkpoints].map(|number| GroupedCount(*number));
     let kinds: Vec<_> =
         run.kinds.iter().map(|(kind, count)| format!("{kind} {}", GroupedCount(*count))).collect();
     let calls = match run.head.counts {
@@ -112,7 +113,10 @@ fn run_text(run: &RecordedRun, text: &mut String) {
         ("run", optional(&begin.run_id)),
         ("ipc-trace", format!("{}, backend {backends}", shown(&begin.version))),
         ("times", times),
-        ("content", format!("{calls}, {inputs} inputs in {blocks} blocks")),
+        (
+            "content",
+            format!("{calls}, {inputs} inputs in {blocks} blocks, {checkpoints} checkpoints"),
+        ),
         ("inputs", kinds.join(", ")),
     ];
     for (name, value) in rows {
@@ -154,6 +158,7 @@ fn json(file: &Path, info: &RecordingInfo) -> serde_json::Value {
                 "blocks": run.blocks,
                 "inputs": run.inputs,
                 "calls": run.calls,
+                "checkpoints": run.checkpoints,
                 "missing": run.missing,
                 "by_kind": run.kinds,
             })

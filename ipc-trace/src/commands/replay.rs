@@ -11,7 +11,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 use ipc_trace_common::{
-    op::{Abi, Op},
+    op::{self, Abi, Op},
     state::HOST_INUM,
 };
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
@@ -133,8 +133,10 @@ struct ReplayedRun {
     is_fed: bool,
     /// Whether its last input was fed
     finished: bool,
-    /// Of a range of time: the calls in it, by operation. The recorded counters are those of the whole run
-    in_range: Option<BTreeMap<Op, u64>>,
+    /// The calls in the range of time, by the operation's number
+    calls: [u64; op::COUNT + 1],
+    /// Whether these calls are not all of the run: the recorded counters are those of the whole run
+    is_part: bool,
     /// The recorded counters
     counted: Counted,
 }
@@ -144,7 +146,7 @@ impl ReplayedRun {
     fn begin_at(&mut self, state: &[u8]) {
         match self.engine.restore(state) {
             // The recorded counters are those of the whole run.
-            Ok(()) if !self.is_fed => drop(self.in_range.get_or_insert_default()),
+            Ok(()) if !self.is_fed => self.is_part = true,
             Ok(()) => {}
             Err(error) => log::warn!("a recorded state can't be used: {error}"),
         }
@@ -154,18 +156,22 @@ impl ReplayedRun {
     /// Counts calls of the range.
     fn tally(&mut self, input: &Input<'_>) {
         let (since, until) = self.times;
-        let Some(in_range) = &mut self.in_range else { return };
+        let mut count = |op: Op, calls| {
+            if let Some(counted) = self.calls.get_mut(op as usize) {
+                *counted += calls;
+            }
+        };
         #[expect(clippy::wildcard_enum_match_arm, reason = "others are no calls")]
         match input {
             Input::Call(call)
                 if call.made() != Some(false) && (since..=until).contains(&call.record.boot_ns) =>
             {
-                *in_range.entry(call.op).or_default() += 1;
+                count(call.op, 1);
             }
             Input::Batch(batch) if (since..=until).contains(&batch.boot_ns()) => {
                 batch.count(|group| {
                     if let Ok((op, calls)) = group {
-                        *in_range.entry(op).or_default() += calls;
+                        count(op, calls);
                     }
                 });
             }
@@ -176,19 +182,19 @@ impl ReplayedRun {
         }
     }
 
-    /// Replaces the counters by those of the range.
-    fn count_range(&mut self, out: &mut RangeSink) {
-        let Some(in_range) = &self.in_range else { return };
+    /// Feeds counters of the calls that were fed. The recorded ones are those of the whole run, up to an earlier moment.
+    fn count_calls(&mut self, out: &mut RangeSink) {
         let mut counted = self.counted.clone();
-        let of_range =
-            |calls: u64| CallCounters { seen: calls, emitted: calls, ..CallCounters::default() };
-        counted.counts.ops = in_range.iter().map(|(op, calls)| (*op, of_range(*calls))).collect();
-        counted.delivered.ops = Default::default();
-        for (op, calls) in in_range {
-            if let Some(delivered) = counted.delivered.ops.get_mut(*op as usize) {
-                *delivered = *calls;
-            }
-        }
+        let calls = |op: Op| self.calls.get(op as usize).copied().unwrap_or(0);
+        let row = |op: Op| {
+            let whole = counted.counts.ops.get(&op).filter(|_| !self.is_part);
+            let CallCounters { filtered, dropped, .. } = whole.copied().unwrap_or_default();
+            let (emitted, seen) = (calls(op), calls(op) + filtered + dropped);
+            CallCounters { seen, emitted, ..whole.copied().unwrap_or_default() }
+        };
+        let rows = Op::ALL.into_iter().map(|op| (op, row(op)));
+        counted.counts.ops = rows.filter(|(_, row)| row.seen > 0 || row.not_made > 0).collect();
+        counted.delivered.ops = self.calls;
         self.engine.feed(&Input::Counted(&counted), out);
     }
 
@@ -211,7 +217,9 @@ impl ReplayedRun {
                 self.tally(input);
             }
             Input::Finish(_) => {
-                self.count_range(out);
+                if self.is_part {
+                    self.count_calls(out);
+                }
                 self.finished = true;
             }
             _ => self.tally(input),
@@ -231,7 +239,7 @@ impl ReplayedRun {
     fn finish(&mut self, out: &mut RangeSink) {
         if !std::mem::replace(&mut self.finished, true) {
             self.engine.feed(&Input::Ending(self.now), out);
-            self.count_range(out);
+            self.count_calls(out);
             self.engine.feed(&Input::Finish(None), out);
         }
     }
@@ -378,10 +386,10 @@ impl Replay<'_> {
         engine.filter_calls(filter);
         engine.start(out);
         out.shows = now >= times.0;
-        let in_range = (times != (0, u64::MAX)).then(BTreeMap::new);
+        let is_part = times != (0, u64::MAX);
         let counted = Counted::default();
-        let (is_fed, finished) = (false, false);
-        Ok(ReplayedRun { engine, times, offset_ns, now, is_fed, finished, in_range, counted })
+        let (is_fed, finished, calls) = (false, false, [0; op::COUNT + 1]);
+        Ok(ReplayedRun { engine, times, offset_ns, now, is_fed, finished, calls, is_part, counted })
     }
 
     /// Ends a run whose end may be missing.

@@ -49,6 +49,7 @@ const BACKEND_INDEPENDENT: &[&str] = &[
     "processes::hostile_names",
     "processes::short_lived",
     "processes::process_fields",
+    "recording_files::",
     "recordings::",
     "scenarios::report_has",
     "seam::",

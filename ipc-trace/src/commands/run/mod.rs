@@ -271,7 +271,7 @@ impl Run {
         });
         self.work_between_polls();
         self.fed.flush();
-        self.dump_if_asked();
+        self.serve_recording();
         drained
     }
 

@@ -99,13 +99,16 @@ impl DumpTrigger {
 }
 
 impl Run {
-    /// Has a flight recorder write a file, if a signal or a finding asks for one.
-    pub(super) fn dump_if_asked(&mut self) {
+    /// Passes the engine's state on if the recording needs it, and has a flight recorder write a file if a signal or a
+    /// finding asks for one. Called at each pass.
+    pub(super) fn serve_recording(&mut self) {
         let by_finding = self.dump_trigger.update(self.fed.engine.take_new_severity());
         let by_signal = self.signals.take_dump();
-        if let Some(recorder) = &mut self.fed.recorder
-            && (by_finding || by_signal)
-        {
+        let Some(recorder) = &mut self.fed.recorder else { return };
+        if recorder.wants_checkpoint() {
+            recorder.checkpoint(self.fed.engine.checkpoint(), self.fed.engine.now());
+        }
+        if by_finding || by_signal {
             recorder.dump();
         }
     }
@@ -114,9 +117,6 @@ impl Run {
     pub(super) fn advance_recording(&mut self) {
         let Some(recorder) = &mut self.fed.recorder else { return };
         recorder.flush();
-        if recorder.wants_checkpoint() {
-            recorder.checkpoint(self.fed.engine.checkpoint(), self.fed.engine.now());
-        }
         let dumped = recorder.take_dumped();
         if !dumped.is_empty() {
             self.recording_status.clear_line();

@@ -57,6 +57,9 @@ impl Run {
     ) -> Result<Self, RunError> {
         let lines = output != RunOutput::Report;
         let signals = Signals::handle().map_err(system("can't handle signals"))?;
+        if args.recording.flight.is_some() {
+            signals.handle_dump().map_err(system("can't handle SIGUSR2"))?;
+        }
         // Before anything is loaded: with an invalid policy, nothing starts.
         let (policy, recorded_policy) =
             crate::commands::policy::load_engine(args.findings.policy.as_deref())?;
@@ -98,9 +101,6 @@ impl Run {
                 }
                 None => None,
             };
-        if args.recording.flight.is_some() {
-            signals.handle_dump().map_err(system("can't handle SIGUSR2"))?;
-        }
         let mut fed =
             EngineFeed { recorder, recorded: None, sink, engine: Engine::new(begin, policy) };
         fed.engine.start(&mut fed.sink);
