@@ -1,5 +1,7 @@
 //! One file for each command: from options to an exit status.
 
+#[cfg(test)]
+mod checkpoint_tests;
 mod completions;
 pub(crate) mod doctor;
 mod error;

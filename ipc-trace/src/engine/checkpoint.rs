@@ -131,8 +131,8 @@ impl Engine {
     pub(crate) fn restore(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let mut tables = SharedTables::default();
         let state: Self = minicbor::decode_with(bytes, &mut tables)?;
-        let last = tables.containers.last_key_value();
-        if last.is_some_and(|(index, _)| *index >= state.tracker.containers.slots()) {
+        let last = tables.containers.last_key_value().map(|(index, _)| *index);
+        if !state.tracker.containers.is_whole(last) {
             return Err(invalid("a container without a state"));
         }
         drop(tables);

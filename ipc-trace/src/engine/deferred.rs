@@ -74,7 +74,7 @@ impl DeferredCalls {
     /// Removes and returns all calls of a container.
     fn take(&mut self, of: &ContainerHandle) -> VecDeque<DeferredCall> {
         let taken = self.calls.remove(of).unwrap_or_default();
-        self.count -= taken.len();
+        self.count = self.count.saturating_sub(taken.len());
         taken
     }
 
@@ -99,7 +99,7 @@ impl DeferredCalls {
         if calls.is_empty() {
             self.calls.remove(&of);
         }
-        self.count -= 1;
+        self.count = self.count.saturating_sub(1);
         Some(call)
     }
 }

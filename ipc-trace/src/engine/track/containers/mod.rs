@@ -117,9 +117,12 @@ pub(crate) struct Containers {
 }
 
 impl Containers {
-    /// How many states there are, free ones included.
-    pub(crate) const fn slots(&self) -> usize {
-        self.states.len()
+    /// Whether all handles lead to states. `last`: the largest index of a handle.
+    pub(crate) fn is_whole(&self, last: Option<usize>) -> bool {
+        let len = self.states.len();
+        last.is_none_or(|last| last < len)
+            && self.free.len() <= len
+            && self.free.iter().all(|at| *at < len)
     }
 
     /// Takes the filter from the containers before, and decides about all anew.
