@@ -124,6 +124,7 @@ impl EmitEvent for RangeSink {
 /// A run that is replayed.
 struct ReplayedRun {
     engine: Engine,
+    host: String,
     /// Boot times between which events are shown
     times: (u64, u64),
     offset_ns: i128,
@@ -265,6 +266,7 @@ impl Replay<'_> {
         let mut out: Option<RangeSink> = None;
         let mut run: Option<ReplayedRun> = None;
         let mut worst = None;
+        let mut many_hosts = reader.has_many_hosts();
         loop {
             match reader.next_within(WAIT)? {
                 NextPart::End => break,
@@ -288,6 +290,10 @@ impl Replay<'_> {
                     if let Some(run) = &mut run {
                         worst = worst.max(run.engine.max_severity());
                         self.end(run, out);
+                        many_hosts |= run.host != head.begin.host;
+                    }
+                    if many_hosts {
+                        out.sink.set_host(Some(head.begin.host.as_str().into()));
                     }
                     run = Some(self.begin(*head, policy.as_ref(), &filter, range, out)?);
                 }
@@ -380,6 +386,7 @@ impl Replay<'_> {
         }
         let (offset_ns, now) = (begin.at.offset_ns, begin.at.boot_ns);
         let times = range.boot_times(offset_ns);
+        let host = begin.host.clone();
         let mut engine = Engine::new(begin, policy);
         let mut filter = filter.clone();
         filter.times = (times != (0, u64::MAX)).then_some(times);
@@ -389,7 +396,18 @@ impl Replay<'_> {
         let is_part = times != (0, u64::MAX);
         let counted = Counted::default();
         let (is_fed, finished, calls) = (false, false, [0; op::COUNT + 1]);
-        Ok(ReplayedRun { engine, times, offset_ns, now, is_fed, finished, calls, is_part, counted })
+        Ok(ReplayedRun {
+            engine,
+            host,
+            times,
+            offset_ns,
+            now,
+            is_fed,
+            finished,
+            calls,
+            is_part,
+            counted,
+        })
     }
 
     /// Ends a run whose end may be missing.

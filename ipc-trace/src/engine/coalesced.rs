@@ -1,7 +1,7 @@
 //! Accesses that the eBPF programs count instead of sending a record for each. They are attributed to the
 //! last equal access that was sent.
 
-use crate::engine::checkpoint::SharedState;
+use crate::engine::track::shared_state::SharedState;
 use minicbor::{Decode, Encode};
 use std::rc::Rc;
 
@@ -24,7 +24,7 @@ pub(super) struct ReportedAccesses(#[n(0)] OrderedMap<CoalescedKey, LastReport>)
 struct LastReport {
     #[cbor(n(0), with = "ipc_trace_common::cbor")]
     record: Box<AccessRecord>,
-    #[cbor(n(1), with = "crate::engine::checkpoint::optional_task")]
+    #[cbor(n(1), with = "crate::engine::track::shared_state::optional_task")]
     task_info: Option<Rc<TaskInfo>>,
 }
 

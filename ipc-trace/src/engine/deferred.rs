@@ -3,7 +3,7 @@
 //!
 //! Invariant: the number of deferred calls is bounded; each one is emitted or counted as unwanted.
 
-use crate::engine::checkpoint::SharedState;
+use crate::engine::track::shared_state::SharedState;
 use minicbor::{Decode, Encode};
 use std::{collections::VecDeque, rc::Rc};
 
@@ -40,7 +40,7 @@ struct DeferredCall {
     tid: u32,
     #[n(3)]
     context: u64,
-    #[cbor(n(4), with = "crate::engine::checkpoint::task")]
+    #[cbor(n(4), with = "crate::engine::track::shared_state::task")]
     task_info: Rc<TaskInfo>,
 }
 

@@ -46,11 +46,11 @@ use crate::{
         process::{InspectorAnswer, ProcessId},
     },
 };
-use checkpoint::SharedState;
 use deferred::DeferredCalls;
 use detect::{Detect, finding_store::FindingSelection};
 use policy::engine::PolicyEngine;
 use resync::Resync;
+use track::shared_state::SharedState;
 use track::{
     Tracker,
     clock::Clock,

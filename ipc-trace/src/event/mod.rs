@@ -65,6 +65,9 @@ pub(crate) const VERSION: u8 = 1;
 pub(crate) struct JsonLine<'a> {
     /// The version of the lines
     pub v: u8,
+    /// The host, if recordings of several hosts are replayed; the first line of a run has it always
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<&'a str>,
     /// The event
     #[serde(flatten)]
     pub event: &'a Event<'a>,

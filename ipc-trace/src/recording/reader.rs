@@ -1,6 +1,7 @@
 //! Reads recordings: the inputs of each run in their order. A thread of its own finds and decodes the blocks.
 
 use std::{
+    collections::BTreeSet,
     ops::Range,
     path::PathBuf,
     sync::{
@@ -82,12 +83,14 @@ struct PlacedFile {
     place: (i128, Option<String>, u64),
     /// Where to begin reading: at a checkpoint, or 0
     offset: u64,
+    /// The host of its first run; `None`: unknown
+    host: Option<String>,
 }
 
 impl PlacedFile {
     /// A file that can be read once.
     fn stream(file: OpenFile) -> Self {
-        Self { file, place: (0, None, 0), offset: 0 }
+        Self { file, place: (0, None, 0), offset: 0, host: None }
     }
 
     /// Finds its place, and the last checkpoint before a time: nanoseconds since 1970.
@@ -109,7 +112,8 @@ impl PlacedFile {
         let first = blocks.iter().find(|block| block.kind == BlockKind::Inputs as u8);
         let position = first.map_or(u64::MAX, |block| block.position);
         let began = i128::from(begin.at.boot_ns) + offset_ns;
-        Ok(Self { file, place: (began, begin.run_id, position), offset })
+        let host = Some(begin.host);
+        Ok(Self { file, place: (began, begin.run_id, position), offset, host })
     }
 
     /// The run, if it is known.
@@ -169,6 +173,8 @@ pub(crate) struct RecordingReader {
     bytes: Option<u64>,
     /// Bytes of them that have been read
     read: Arc<AtomicU64>,
+    /// Whether the files are of several hosts
+    many_hosts: bool,
 }
 
 impl RecordingReader {
@@ -184,6 +190,8 @@ impl RecordingReader {
     ) -> Result<Self, ReadError> {
         let files = open_all(paths, since)?;
         let bytes = files.iter().map(|file| file.file.len()).sum();
+        let hosts: BTreeSet<_> = files.iter().filter_map(|file| file.host.as_ref()).collect();
+        let many_hosts = hosts.len() > 1;
         let read = Arc::new(AtomicU64::new(0));
         let so_far = Arc::clone(&read);
         let (sender, parts) = mpsc::sync_channel(MAX_WAITING);
@@ -213,12 +221,17 @@ impl RecordingReader {
         };
         let thread = thread::Builder::new().name("ipc-trace-read".to_owned()).spawn(decode);
         thread.map_err(|_| ReadError::Thread)?;
-        Ok(Self { parts, free, bytes, read })
+        Ok(Self { parts, free, bytes, read, many_hosts })
     }
 
     /// Bytes that have been read, and bytes of all files, if that is known.
     pub(crate) fn progress(&self) -> (u64, Option<u64>) {
         (self.read.load(Relaxed), self.bytes)
+    }
+
+    /// Whether the files are known to be of several hosts.
+    pub(crate) const fn has_many_hosts(&self) -> bool {
+        self.many_hosts
     }
 
     /// The next part, if there is one within this time.

@@ -1,17 +1,21 @@
 //! JSON: one object for each line; a report as one object.
 
+use std::sync::Arc;
+
 use super::{Format, Screen};
 use crate::event::{Event, JsonLine, VERSION};
 
 /// Writes JSON.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Json;
+#[derive(Clone, Debug)]
+pub(crate) struct Json {
+    host: Option<Arc<str>>,
+}
 
 impl Json {
     /// It needs no screen.
     #[must_use]
     pub(crate) const fn new(_: Screen) -> Self {
-        Self
+        Self { host: None }
     }
 }
 
@@ -22,8 +26,14 @@ impl Format for Json {
         }
         // Only the status line of a terminal needs every second's status.
         if !matches!(event, Event::Status(status) if !status.minute) {
-            append(out, |out| serde_json::to_writer(out, &JsonLine { v: VERSION, event }));
+            // The first line has it.
+            let host = self.host.as_deref().filter(|_| !matches!(event, Event::Start(_)));
+            append(out, |out| serde_json::to_writer(out, &JsonLine { v: VERSION, host, event }));
         }
+    }
+
+    fn set_host(&mut self, host: Option<Arc<str>>) {
+        self.host = host;
     }
 }
 

@@ -21,12 +21,12 @@ mod queue;
 pub(crate) mod text;
 pub(crate) mod writer;
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use crate::event::{EmitEvent, Event};
 use queue::LineClass;
 use text::call::LineStyle;
-use writer::SinkWriter;
+use writer::{HostStanding, SinkWriter};
 
 /// How text is shown.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +43,9 @@ pub(crate) struct Screen {
 pub(crate) trait Format: fmt::Debug + Send {
     /// Appends an event.
     fn write(&mut self, event: &Event<'_>, out: &mut Vec<u8>);
+
+    /// Sets the host that each line is to show; `None`: they all come from one.
+    fn set_host(&mut self, host: Option<Arc<str>>);
 
     /// Appends what was held back to be combined. Called after every pass over the rings.
     fn settle(&mut self, _out: &mut Vec<u8>) {}
@@ -84,6 +87,7 @@ const BATCH_BYTES: usize = 1 << 16;
 #[derive(Debug)]
 pub(crate) struct Sink {
     format: Box<dyn Format>,
+    host: Option<Arc<str>>,
     writer: SinkWriter,
     /// The collected bytes, of one class, and how many calls they contain
     together: Vec<u8>,
@@ -98,12 +102,20 @@ impl Sink {
     pub(crate) fn new(kind: SinkKind, screen: Screen, writer: SinkWriter) -> Self {
         Self {
             format: kind.format(screen),
+            host: None,
             writer,
             together: Vec::new(),
             class: LineClass::Call,
             lines: 0,
             calls: 0,
         }
+    }
+
+    /// Sets the host that each line is to show.
+    pub(crate) fn set_host(&mut self, host: Option<Arc<str>>) {
+        self.flush();
+        self.format.set_host(host.clone());
+        self.host = host;
     }
 
     /// Its writer.
@@ -151,7 +163,7 @@ impl EmitEvent for Sink {
         if let Some(standing) = event.standing() {
             // The writer adds its own counts.
             self.flush();
-            self.writer.push_standing(standing);
+            self.writer.push_standing(HostStanding { standing, host: self.host.clone() });
             return;
         }
         if class != self.class || self.together.len() >= BATCH_BYTES {

@@ -15,9 +15,16 @@ use super::{
 };
 use crate::event::{Event, Loss, SinkAccounting, Standing};
 
+/// What the writer completes, with the host that its line is to show.
+#[derive(Debug)]
+pub(super) struct HostStanding {
+    pub standing: Box<Standing>,
+    pub host: Option<Arc<str>>,
+}
+
 #[derive(Debug)]
 struct WriterState {
-    queue: Queue<Box<Standing>>,
+    queue: Queue<HostStanding>,
     /// No more output comes
     closed: bool,
     /// Why it has stopped writing
@@ -73,7 +80,7 @@ impl SinkWriter {
         });
     }
 
-    pub(super) fn push_standing(&self, standing: Box<Standing>) {
+    pub(super) fn push_standing(&self, standing: HostStanding) {
         self.with(|shared| {
             if !shared.is_over {
                 shared.queue.push_standing(standing);
@@ -159,14 +166,17 @@ impl WriterEnd {
         }
     }
 
-    fn write(&mut self, next: Next<Box<Standing>>) -> Result<(), OutputError> {
+    fn write(&mut self, next: Next<HostStanding>) -> Result<(), OutputError> {
         match next {
             Next::Bytes(bytes, calls) => {
                 self.put(&bytes)?;
                 self.counts.written += calls;
                 Ok(())
             }
-            Next::Standing(standing, lost) => self.standing(*standing, lost),
+            Next::Standing(HostStanding { standing, host }, lost) => {
+                self.format.set_host(host);
+                self.standing(*standing, lost)
+            }
         }
     }
 

@@ -17,7 +17,7 @@
 //! pending switches.
 
 use minicbor::{Decode, Encode};
-use crate::engine::checkpoint::SharedState;
+use crate::engine::track::shared_state::SharedState;
 use std::{collections::VecDeque, rc::Rc};
 
 use ipc_trace_common::{
@@ -69,7 +69,7 @@ struct HeldSegment {
     #[n(2)]
     id: i32,
     /// The task when it attached the segment.
-    #[cbor(n(3), with = "crate::engine::checkpoint::optional_task")]
+    #[cbor(n(3), with = "crate::engine::track::shared_state::optional_task")]
     task_info: Option<Rc<TaskInfo>>,
 }
 
@@ -96,7 +96,7 @@ struct PendingMove {
     /// The mappings at the switch; `None`: all mappings found at the inspection count.
     #[n(4)]
     mapped: Option<Vec<Mapped>>,
-    #[cbor(n(5), with = "crate::engine::checkpoint::optional_task")]
+    #[cbor(n(5), with = "crate::engine::track::shared_state::optional_task")]
     task_info: Option<Rc<TaskInfo>>,
     #[n(6)]
     tid: u32,

@@ -3,7 +3,7 @@
 //! Invariant: every observation is counted in one finding, or in `over_limit` of its class. The memory of a
 //! finding is bounded however often it is observed.
 
-use crate::engine::checkpoint::SharedState;
+use crate::engine::track::shared_state::SharedState;
 use minicbor::{Decode, Encode};
 use std::{
     collections::{BTreeMap, VecDeque},

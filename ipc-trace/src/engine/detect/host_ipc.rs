@@ -3,7 +3,7 @@
 //! There only permission bits protect the objects of the host and of all other containers in the namespace.
 
 use minicbor::{Decode, Encode};
-use crate::engine::checkpoint::SharedState;
+use crate::engine::track::shared_state::SharedState;
 use super::{
     detector::{DetectCx, Detector},
     observation::{

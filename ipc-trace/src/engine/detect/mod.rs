@@ -43,7 +43,7 @@ mod sharing;
 #[cfg(test)]
 mod tests;
 
-use crate::engine::checkpoint::SharedState;
+use crate::engine::track::shared_state::SharedState;
 use ipc_trace_common::cbor::{Encoded, invalid};
 use minicbor::{Decode, Decoder, Encode, Encoder, decode::Error, encode::Write};
 use std::rc::Rc;

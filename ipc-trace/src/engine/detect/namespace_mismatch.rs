@@ -8,7 +8,7 @@
 //! Invariant: state is bounded: at most [`MAX_THREADS`] threads that are in a namespace that they entered.
 
 use minicbor::{Decode, Encode};
-use crate::engine::checkpoint::SharedState;
+use crate::engine::track::shared_state::SharedState;
 use std::{collections::VecDeque, rc::Rc};
 
 use ipc_trace_common::{
@@ -84,7 +84,7 @@ struct EnteredThread {
     /// Whether `mnt` was observed before the switch rather than inferred afterwards.
     #[n(6)]
     sure: bool,
-    #[cbor(n(7), with = "crate::engine::checkpoint::optional_task")]
+    #[cbor(n(7), with = "crate::engine::track::shared_state::optional_task")]
     task_info: Option<Rc<TaskInfo>>,
     #[n(8)]
     state: MoveState,

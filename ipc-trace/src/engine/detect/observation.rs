@@ -1,7 +1,7 @@
 //! The input of detectors: actors, calls, accesses and namespace switches; and the drafts that they make of
 //! it.
 
-use crate::engine::checkpoint::SharedState;
+use crate::engine::track::shared_state::SharedState;
 use minicbor::{Decode, Encode};
 use std::{borrow::Cow, rc::Rc, sync::Arc};
 

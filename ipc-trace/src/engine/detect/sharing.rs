@@ -6,7 +6,7 @@
 //! Invariant: state is bounded: at most [`MAX_TRACKED`] findings that may be amended, and as many objects
 //! whose use is counted; a finding beyond that is reported at once.
 
-use crate::engine::checkpoint::SharedState;
+use crate::engine::track::shared_state::SharedState;
 use minicbor::{Decode, Encode};
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! Tasks by thread and context: sent once by the eBPF programs and looked up for each record.
 
-use crate::engine::checkpoint::SharedState;
+use crate::engine::track::shared_state::SharedState;
 use minicbor::{Decode, Encode};
 use std::{borrow::Cow, collections::VecDeque, rc::Rc, sync::Arc};
 
@@ -225,7 +225,7 @@ pub(crate) struct KnownTask {
     /// The context
     #[n(0)]
     pub context: u64,
-    #[cbor(n(1), with = "crate::engine::checkpoint::task")]
+    #[cbor(n(1), with = "crate::engine::track::shared_state::task")]
     /// The task
     pub task_info: Rc<TaskInfo>,
 }

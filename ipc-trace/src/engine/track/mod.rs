@@ -9,6 +9,7 @@
 //! | [`namespaces`] | IPC namespaces: creation and death |
 //! | [`queues`] | queues' names, and the namespaces of dead file systems |
 //! | [`objects`] | objects, from creation to destruction |
+//! | [`shared_state`] | what several parts of the state share, in checkpoints |
 //! | [`losses`] | losses since the last update |
 //! | [`stats`] | counts by namespace, for the report |
 //! | [`histogram`] | durations of an operation's calls |
@@ -30,10 +31,11 @@ pub(crate) mod objects;
 mod ordered_map;
 pub(crate) mod processes;
 pub(crate) mod queues;
+pub(crate) mod shared_state;
 pub(crate) mod stats;
 pub(crate) mod two_gen;
 
-use crate::engine::checkpoint::SharedState;
+use crate::engine::track::shared_state::SharedState;
 use minicbor::{Decode, Encode};
 use std::sync::Arc;
 

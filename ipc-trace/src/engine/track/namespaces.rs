@@ -4,7 +4,7 @@
 //! complete lists in a row, or whose number was reused, has died in between. One list isn't enough: it is
 //! read without the kernel's lock, and may miss an entry next to one being removed.
 
-use crate::engine::checkpoint::SharedState;
+use crate::engine::track::shared_state::SharedState;
 use minicbor::{Decode, Encode};
 use std::{collections::VecDeque, rc::Rc};
 
@@ -27,7 +27,7 @@ pub(crate) struct NamespaceCreation {
     #[n(1)]
     pub tid: u32,
     /// The task of that thread.
-    #[cbor(n(2), with = "crate::engine::checkpoint::optional_task")]
+    #[cbor(n(2), with = "crate::engine::track::shared_state::optional_task")]
     pub by: Option<Rc<TaskInfo>>,
 }
 

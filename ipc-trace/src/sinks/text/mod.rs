@@ -40,12 +40,13 @@ pub(crate) mod fixtures;
 #[cfg(test)]
 mod snapshot_tests;
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::Arc};
 
 use ipc_trace_common::record::NsRef;
+use unicode_width::UnicodeWidthStr as _;
 
 use super::{Format, Screen};
-use crate::event::{Event, objects::ObjectEventKind};
+use crate::event::{Event, escape::escaped, objects::ObjectEventKind};
 
 /// Writes text.
 #[derive(Debug)]
@@ -55,19 +56,33 @@ pub(crate) struct TextSink {
     line: String,
     /// The namespaces of existing objects that are not output yet
     present: Vec<NsRef>,
+    /// The host, as each line begins with it
+    host: Option<String>,
 }
 
 impl TextSink {
     /// For this screen.
     #[must_use]
     pub(crate) const fn new(screen: Screen) -> Self {
-        Self { screen, line: String::new(), present: Vec::new() }
+        Self { screen, line: String::new(), present: Vec::new(), host: None }
+    }
+}
+
+impl TextSink {
+    /// Appends the lines that were written.
+    fn append(&self, out: &mut Vec<u8>) {
+        let Some(host) = &self.host else { return out.extend_from_slice(self.line.as_bytes()) };
+        for line in self.line.split_inclusive('\n') {
+            out.extend_from_slice(host.as_bytes());
+            out.extend_from_slice(line.as_bytes());
+        }
     }
 }
 
 impl Format for TextSink {
     fn write(&mut self, event: &Event<'_>, out: &mut Vec<u8>) {
         let Screen { style, width, min_confidence } = self.screen;
+        let width = width.saturating_sub(self.host.as_ref().map_or(0, |host| host.width()));
         // A count of existing objects is enough; there may be thousands.
         if let Event::Object(object) = event
             && object.event == ObjectEventKind::Present
@@ -104,7 +119,12 @@ impl Format for TextSink {
         };
         // Writing to a string does not fail.
         let _ = before.and_then(|()| line::write(line, event, style, width));
-        out.extend_from_slice(line.as_bytes());
+        self.append(out);
+    }
+
+    fn set_host(&mut self, host: Option<Arc<str>>) {
+        let escaped = |host: &Arc<str>| format!("{} ", escaped(host.as_bytes(), usize::MAX));
+        self.host = host.as_ref().map(escaped);
     }
 
     fn settle(&mut self, out: &mut Vec<u8>) {
@@ -114,6 +134,6 @@ impl Format for TextSink {
         self.line.clear();
         // Writing to a string does not fail.
         let _ = objects::present(&mut self.line, self.present.drain(..), self.screen.style);
-        out.extend_from_slice(self.line.as_bytes());
+        self.append(out);
     }
 }

@@ -18,7 +18,7 @@ pub(crate) mod sharing;
 mod state;
 pub(crate) mod systemd_unit;
 
-use crate::engine::checkpoint::SharedState;
+use crate::engine::track::shared_state::SharedState;
 use minicbor::{Decode, Encode};
 use std::{
     collections::{HashSet, VecDeque},

@@ -1,6 +1,6 @@
 //! The state of a container, and its handle.
 
-use crate::engine::checkpoint::SharedState;
+use crate::engine::track::shared_state::SharedState;
 use minicbor::{Decode, Encode};
 use std::{
     collections::BTreeMap,

@@ -29,7 +29,7 @@ pub(crate) mod tracked;
 mod unlinked;
 pub(crate) mod users;
 
-use crate::engine::checkpoint::SharedState;
+use crate::engine::track::shared_state::SharedState;
 use minicbor::{Decode, Encode};
 use std::{collections::HashSet, rc::Rc};
 
@@ -132,7 +132,7 @@ pub(crate) struct CallerSnapshot {
     #[cbor(n(4), with = "ipc_trace_common::cbor")]
     pub comm: [u8; 16],
     /// The task, if known.
-    #[cbor(n(5), with = "crate::engine::checkpoint::optional_task")]
+    #[cbor(n(5), with = "crate::engine::track::shared_state::optional_task")]
     pub task_info: Option<Rc<TaskInfo>>,
 }
 

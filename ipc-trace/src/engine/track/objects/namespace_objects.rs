@@ -1,6 +1,6 @@
 //! The objects of one namespace, and the effects of calls on them.
 
-use crate::engine::checkpoint::SharedState;
+use crate::engine::track::shared_state::SharedState;
 use ipc_trace_common::{op::ObjectKind, record::NsRef};
 use minicbor::{Decode, Encode};
 

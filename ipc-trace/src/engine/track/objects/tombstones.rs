@@ -1,6 +1,6 @@
 //! Destroyed objects: the latest are kept, evictions are counted.
 
-use crate::engine::checkpoint::SharedState;
+use crate::engine::track::shared_state::SharedState;
 use minicbor::{Decode, Encode};
 use std::collections::VecDeque;
 

@@ -1,6 +1,6 @@
 //! One object.
 
-use crate::engine::checkpoint::SharedState;
+use crate::engine::track::shared_state::SharedState;
 use minicbor::{Decode, Encode};
 use std::{collections::BTreeSet, rc::Rc};
 
@@ -102,7 +102,7 @@ pub(crate) struct ObjectActor {
     #[cbor(n(3), with = "ipc_trace_common::cbor")]
     pub comm: Option<Box<[u8; 16]>>,
     /// The task, if known.
-    #[cbor(n(4), with = "crate::engine::checkpoint::optional_task")]
+    #[cbor(n(4), with = "crate::engine::track::shared_state::optional_task")]
     pub task_info: Option<Rc<TaskInfo>>,
 }
 
@@ -128,7 +128,7 @@ pub(super) enum Last {
         /// As [`ObjectActor::comm`]
         #[cbor(n(3), with = "ipc_trace_common::cbor")]
         comm: Option<Box<[u8; 16]>>,
-        #[cbor(n(4), with = "crate::engine::checkpoint::optional_task")]
+        #[cbor(n(4), with = "crate::engine::track::shared_state::optional_task")]
         task_info: Option<Rc<TaskInfo>>,
     },
     /// Found by a snapshot.

@@ -3,7 +3,7 @@
 //! Invariant: a removal waits for at most [`LATE_NS`], and at most [`MAX_PENDING`] wait on the host; each one
 //! is reported, with its queue or without.
 
-use crate::engine::checkpoint::SharedState;
+use crate::engine::track::shared_state::SharedState;
 use minicbor::{Decode, Encode};
 use std::collections::VecDeque;
 

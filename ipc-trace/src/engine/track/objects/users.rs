@@ -1,6 +1,6 @@
 //! The users of an object: processes, and their containers and uids.
 
-use crate::engine::checkpoint::SharedState;
+use crate::engine::track::shared_state::SharedState;
 use ipc_trace_common::record::NsRef;
 use minicbor::{Decode, Encode};
 
