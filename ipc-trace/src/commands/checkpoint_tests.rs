@@ -8,7 +8,7 @@ use crate::{
     input::{Begin, Input},
     recording::{
         chunk::Chunk,
-        reader::{NextPart, RecordingPart, RecordingReader},
+        reader::{NextPart, ReadFrom, RecordingPart, RecordingReader},
     },
 };
 
@@ -25,7 +25,7 @@ impl EmitEvent for Lines {
 /// The metadata and the inputs of a stored recording.
 fn recording(name: &str) -> (Begin, Vec<Chunk>) {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../xtask/tests/live/fixtures");
-    let mut reader = RecordingReader::open(&[fixtures.join(name)], false, None).unwrap();
+    let mut reader = RecordingReader::open(&[fixtures.join(name)], false, ReadFrom::Begin).unwrap();
     let (mut begin, mut chunks) = (Begin::default(), Vec::new());
     loop {
         match reader.next_within(Duration::from_secs(60)).unwrap() {
@@ -67,7 +67,7 @@ fn engine_goes_on_from_every_checkpoint() {
         assert!(checkpoints.len() > 5, "{}", checkpoints.len());
         for (at, state, lines) in &checkpoints {
             let (mut second, mut found) = (engine(&begin, true), Lines::default());
-            second.restore(state).unwrap();
+            second.restore(state, true).unwrap();
             assert_eq!(second.checkpoint(), *state, "{name} {at}");
             for_each(&chunks, |number, input| {
                 if number >= *at {
@@ -96,7 +96,7 @@ fn changed_checkpoints_do_no_harm() {
     let mut taken = 0;
     let mut check = |bytes: &[u8]| {
         let mut engine = engine(&begin, taken % 2 == 0);
-        if engine.restore(bytes).is_ok() {
+        if engine.restore(bytes, true).is_ok() {
             taken += 1;
             // Some inputs of every kind, the last ones among them.
             for_each(&chunks, |number, input| {

@@ -31,7 +31,10 @@ use crate::{
     },
     recording::{
         head::{Head, RecordedPolicy},
-        reader::{self, FileDamage, MissingInputs, NextPart, RecordingPart, RecordingReader},
+        reader::{
+            self, FileDamage, MissingInputs, NextPart, ReadFrom, RecordedState, RecordingPart,
+            RecordingReader,
+        },
     },
     signals::Signals,
     sinks::{Screen, Sink, SinkKind, output::Output, text::call::LineStyle, writer::SinkWriter},
@@ -134,22 +137,25 @@ struct ReplayedRun {
     is_fed: bool,
     /// Whether its last input was fed
     finished: bool,
-    /// The calls in the range of time, by the operation's number
-    calls: [u64; op::COUNT + 1],
-    /// Whether these calls are not all of the run: the recorded counters are those of the whole run
+    /// Whether not all of the run is shown: the recorded counters are those of the whole run
     is_part: bool,
+    /// The calls in the range of time, if there is one, by the operation's number
+    in_range: Option<[u64; op::COUNT + 1]>,
+    /// The calls before the inputs that were fed
+    calls_before: [u64; op::COUNT + 1],
     /// The recorded counters
     counted: Counted,
 }
 
 impl ReplayedRun {
     /// Begins with the state of the engine that was recorded, as inputs before it are missing.
-    fn begin_at(&mut self, state: &[u8]) {
-        match self.engine.restore(state) {
+    fn begin_at(&mut self, state: &RecordedState) {
+        if let Err(error) = self.engine.restore(&state.bytes, state.is_whole) {
+            log::warn!("a recorded state can't be used: {error}");
+        } else if !self.is_fed && !state.is_whole {
             // The recorded counters are those of the whole run.
-            Ok(()) if !self.is_fed => self.is_part = true,
-            Ok(()) => {}
-            Err(error) => log::warn!("a recorded state can't be used: {error}"),
+            self.is_part = true;
+            self.calls_before = *self.engine.calls();
         }
         self.now = self.engine.now();
     }
@@ -158,7 +164,7 @@ impl ReplayedRun {
     fn tally(&mut self, input: &Input<'_>) {
         let (since, until) = self.times;
         let mut count = |op: Op, calls| {
-            if let Some(counted) = self.calls.get_mut(op as usize) {
+            if let Some(counted) = self.in_range.as_mut().and_then(|all| all.get_mut(op as usize)) {
                 *counted += calls;
             }
         };
@@ -169,7 +175,7 @@ impl ReplayedRun {
             {
                 count(call.op, 1);
             }
-            Input::Batch(batch) if (since..=until).contains(&batch.boot_ns()) => {
+            Input::Batch(batch) if self.is_part && (since..=until).contains(&batch.boot_ns()) => {
                 batch.count(|group| {
                     if let Ok((op, calls)) = group {
                         count(op, calls);
@@ -186,7 +192,11 @@ impl ReplayedRun {
     /// Feeds counters of the calls that were fed. The recorded ones are those of the whole run, up to an earlier moment.
     fn count_calls(&mut self, out: &mut RangeSink) {
         let mut counted = self.counted.clone();
-        let calls = |op: Op| self.calls.get(op as usize).copied().unwrap_or(0);
+        let of = |all: &[u64], op: Op| all.get(op as usize).copied().unwrap_or(0);
+        let calls = |op: Op| match &self.in_range {
+            Some(in_range) => of(in_range, op),
+            None => of(self.engine.calls(), op).saturating_sub(of(&self.calls_before, op)),
+        };
         let row = |op: Op| {
             let whole = counted.counts.ops.get(&op).filter(|_| !self.is_part);
             let CallCounters { filtered, dropped, .. } = whole.copied().unwrap_or_default();
@@ -195,7 +205,11 @@ impl ReplayedRun {
         };
         let rows = Op::ALL.into_iter().map(|op| (op, row(op)));
         counted.counts.ops = rows.filter(|(_, row)| row.seen > 0 || row.not_made > 0).collect();
-        counted.delivered.ops = self.calls;
+        for op in Op::ALL {
+            if let Some(delivered) = counted.delivered.ops.get_mut(op as usize) {
+                *delivered = calls(op);
+            }
+        }
         self.engine.feed(&Input::Counted(&counted), out);
     }
 
@@ -260,7 +274,7 @@ impl Replay<'_> {
         let filter = call_filter(self.filters)?;
         let range = self.range()?;
         let (palette, width) = terminal();
-        let mut reader = RecordingReader::open(self.files, self.follow, range.since)?;
+        let mut reader = RecordingReader::open(self.files, self.follow, self.from(range, &filter))?;
         seal().map_err(system("can't give up the right to open files and sockets"))?;
         let bar = self.progress_bar(&reader);
         let mut out: Option<RangeSink> = None;
@@ -338,6 +352,20 @@ impl Replay<'_> {
         Ok(ExitCode::from(exit_status(fails, None)))
     }
 
+    /// Where to begin reading. A report without conditions is in the last checkpoint.
+    fn from(&self, Range { since, until }: Range, filter: &CallFilter) -> ReadFrom {
+        let is_conditional = until.is_some()
+            || self.findings.policy.is_some()
+            || !filter.is_empty()
+            || !self.filters.containers().is_empty()
+            || self.lines;
+        match since {
+            Some(since) => ReadFrom::Time(since),
+            None if is_conditional => ReadFrom::Begin,
+            None => ReadFrom::LastCheckpoint,
+        }
+    }
+
     /// A bar on a terminal, unless lines go there too.
     fn progress_bar(&self, reader: &RecordingReader) -> Option<ProgressBar> {
         let (_, bytes) = reader.progress();
@@ -394,8 +422,9 @@ impl Replay<'_> {
         engine.start(out);
         out.shows = now >= times.0;
         let is_part = times != (0, u64::MAX);
+        let in_range = is_part.then_some([0; op::COUNT + 1]);
         let counted = Counted::default();
-        let (is_fed, finished, calls) = (false, false, [0; op::COUNT + 1]);
+        let (is_fed, finished, calls_before) = (false, false, [0; op::COUNT + 1]);
         Ok(ReplayedRun {
             engine,
             host,
@@ -404,8 +433,9 @@ impl Replay<'_> {
             now,
             is_fed,
             finished,
-            calls,
             is_part,
+            in_range,
+            calls_before,
             counted,
         })
     }

@@ -3,7 +3,7 @@
 //! A value that several others share is encoded once; afterwards its number stands for it. So a task, an ancestor or a
 //! container is shared as before, and takes no more memory.
 //!
-//! Not in it: what the run's metadata says, the policy, and the counts of a report, which begin anew.
+//! Not in it: what the run's metadata says, and the policy.
 
 use ipc_trace_common::cbor::invalid;
 use minicbor::{Encode, decode::Error};
@@ -19,17 +19,18 @@ fn to_bytes(state: &impl Encode<SharedTables>) -> Vec<u8> {
 }
 
 impl Engine {
-    /// The state, but for the counts of a report.
+    /// The state.
     #[must_use]
     pub(crate) fn checkpoint(&self) -> Vec<u8> {
         to_bytes(self)
     }
 
     /// Takes the place of an engine that handed out this state, as the run's metadata and the policy of this one say.
+    /// `counts`: a report is to have the calls before, too; otherwise its counts begin here.
     ///
     /// # Errors
     /// The bytes are no state.
-    pub(crate) fn restore(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    pub(crate) fn restore(&mut self, bytes: &[u8], counts: bool) -> Result<(), Error> {
         let mut tables = SharedTables::default();
         let state: Self = minicbor::decode_with(bytes, &mut tables)?;
         if !state.tracker.containers.is_whole(tables.last_container()) {
@@ -39,9 +40,16 @@ impl Engine {
         let before = std::mem::replace(self, state);
         self.begin = before.begin;
         self.call_filter = before.call_filter;
-        self.stats = before.stats;
+        if !counts {
+            (self.stats, self.started) = (before.stats, self.now);
+        } else if before.stats.is_none() {
+            self.stats = None;
+        }
         self.tracker.restored(before.tracker);
         self.detect.restored(before.detect);
+        if !self.has_lines() {
+            self.detect.findings.hide_lines();
+        }
         Ok(())
     }
 }

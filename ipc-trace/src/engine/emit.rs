@@ -37,7 +37,7 @@ impl Engine {
     /// is the only event.
     #[inline]
     pub(crate) const fn has_lines(&self) -> bool {
-        self.stats.is_none()
+        self.begin.lines
     }
 
     /// Emits the first event.
@@ -61,10 +61,12 @@ impl Engine {
     /// Emits a returned call. Returns the number of its event.
     #[inline]
     pub(super) fn emit_call(&mut self, call: &Call<'_>, out: &mut impl EmitEvent) -> Option<u64> {
-        if let Some(stats) = &mut self.stats {
-            if call.made() != Some(false) {
-                stats.call(call, &self.tracker);
-            }
+        if let Some(stats) = &mut self.stats
+            && call.made() != Some(false)
+        {
+            stats.call(call, &self.tracker);
+        }
+        if !self.has_lines() {
             return None;
         }
         let seq = self.next();
@@ -274,7 +276,7 @@ impl Engine {
         let findings = self.detect.findings.report(&mut self.tracker, time.0);
         let accounting = self.accounting();
         let pending = accounting::pending(&self.namespace_list, &self.tracker, ended);
-        let Some(stats) = &self.stats else {
+        let Some(stats) = self.stats.as_ref().filter(|_| !self.has_lines()) else {
             let (seq, command) = (self.next(), command.cloned());
             return out.emit(&Event::End(&End {
                 seq,
@@ -293,7 +295,7 @@ impl Engine {
             run_id: begin.run_id.clone(),
             kernel: begin.kernel.clone(),
             backend: begin.backends.clone(),
-            started: tracker.clock.time(begin.at.boot_ns),
+            started: tracker.clock.time(self.started),
             ended: time,
             accounting,
             command: command.cloned(),

@@ -76,8 +76,8 @@ pub(crate) struct Engine {
     tracker: Tracker,
     #[n(1)]
     detect: Detect,
-    /// The counts of a report; `None` in line mode.
-    #[cbor(skip)]
+    /// The counts of a report; `None`: there will be none.
+    #[n(16)]
     stats: Option<Box<Stats>>,
     #[n(2)]
     reported_accesses: coalesced::ReportedAccesses,
@@ -118,6 +118,12 @@ pub(crate) struct Engine {
     holders: Option<Holders>,
     #[cbor(skip)]
     requests: VecDeque<EngineRequest>,
+    /// How many calls were made, by the operation's number.
+    #[n(17)]
+    calls: [u64; op::COUNT + 1],
+    /// The boot time since when calls are shown or counted.
+    #[n(18)]
+    started: u64,
     /// The highest severity of new findings that nobody has asked about.
     #[cbor(skip)]
     new_severity: Option<Severity>,
@@ -161,8 +167,28 @@ impl Engine {
             dying: VecDeque::new(),
             holders: None,
             requests: VecDeque::new(),
+            calls: [0; op::COUNT + 1],
+            started: begin.at.boot_ns,
             new_severity: None,
             begin,
+        }
+    }
+
+    /// Counts for a report, too: a checkpoint then has it.
+    pub(crate) fn keep_counts(&mut self) {
+        self.stats.get_or_insert_default();
+    }
+
+    /// How many calls were made, by the operation's number.
+    #[must_use]
+    pub(crate) const fn calls(&self) -> &[u64; op::COUNT + 1] {
+        &self.calls
+    }
+
+    /// Counts calls that were made.
+    fn count_calls(&mut self, op: op::Op, calls: u64) {
+        if let Some(count) = self.calls.get_mut(op as usize) {
+            *count += calls;
         }
     }
 

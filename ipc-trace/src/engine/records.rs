@@ -28,6 +28,7 @@ impl Engine {
             self.show_call(call, out);
             return;
         }
+        self.count_calls(call.op, 1);
         self.tracker.queues.opened(call);
         let changes = self.tracker.apply(call);
         let new_users = self.tracker.objects.take_new_users();
@@ -58,6 +59,7 @@ impl Engine {
     pub(super) fn batch(&mut self, batch: &CallBatch<'_>) {
         self.tracker.contexts.seek(batch.head.tid);
         for group in batch.groups().flatten() {
+            self.count_calls(group.op, group.count);
             self.tracker.apply_group(batch.head, &group);
             match (&mut self.stats, &self.call_filter) {
                 (Some(_), Some(filter)) if !filter.wants_time(batch.boot_ns()) => {}

@@ -77,7 +77,7 @@ impl Engine {
         out: &mut impl EmitEvent,
     ) {
         self.now = at;
-        self.begin.at.boot_ns = at;
+        self.started = at;
         let present = self.tracker.objects.present();
         self.changes(&present, out);
         self.on_namespace_list(namespace_list);

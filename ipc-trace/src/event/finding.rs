@@ -237,7 +237,7 @@ pub(crate) struct FoundObject {
 pub(crate) struct Evidence {
     /// When
     pub time: Timestamp,
-    /// The number of its line; `null`: it has none
+    /// The number of its line; of several merged, that of the last; `null`: it has none
     pub seq: Option<u64>,
     /// The operation, or another description
     pub what: Cow<'static, str>,

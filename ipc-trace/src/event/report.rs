@@ -1,5 +1,6 @@
 //! The object that `report -o json` prints.
 
+use minicbor::{Decode, Encode};
 use std::{collections::BTreeMap, sync::Arc};
 
 use schemars::JsonSchema;
@@ -139,15 +140,19 @@ pub(crate) struct ProcessReport {
 }
 
 /// Counts of calls.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema, Encode, Decode)]
 pub(crate) struct CallTotals {
     /// Number of all calls
+    #[n(0)]
     pub calls: u64,
     /// The sum of `errors`
+    #[n(1)]
     pub failed: u64,
     /// Failed calls, by error
+    #[n(2)]
     pub errors: BTreeMap<CallError, u64>,
     /// Number of those among `errors` that the kernel restarts, or ends with `EINTR`
+    #[n(3)]
     pub restarts: u64,
 }
 
@@ -177,10 +182,12 @@ pub(crate) struct Durations {
 }
 
 /// Counts of namespaces that aren't listed one by one.
-#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema, Encode, Decode)]
 pub(crate) struct EvictedCounts {
     /// Number of namespaces
+    #[n(0)]
     pub namespaces: u64,
     /// Operations called from them
+    #[n(1)]
     pub ops: BTreeMap<OpName, CallTotals>,
 }

@@ -35,11 +35,31 @@ pub(crate) enum RecordingPart {
     /// A run begins
     Begin(Box<Head>),
     /// The engine's state: the inputs before are not there
-    State(Vec<u8>),
+    State(RecordedState),
     /// Its next inputs, but for the first ones, which were there before
     Inputs(Chunk, usize),
     /// Inputs that are missing here
     Missing(MissingInputs),
+}
+
+/// The engine's state, as it was recorded.
+#[derive(Debug)]
+pub(crate) struct RecordedState {
+    /// The state
+    pub bytes: Vec<u8>,
+    /// Whether the recordings have all inputs before it
+    pub is_whole: bool,
+}
+
+/// Where to begin reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReadFrom {
+    /// At the first input
+    Begin,
+    /// At the last checkpoint before a time: nanoseconds since 1970
+    Time(i128),
+    /// At the last checkpoint, if all inputs before it are there
+    LastCheckpoint,
 }
 
 /// What comes next.
@@ -83,6 +103,8 @@ struct PlacedFile {
     place: (i128, Option<String>, u64),
     /// Where to begin reading: at a checkpoint, or 0
     offset: u64,
+    /// Between which positions it has all inputs; `None`: some are missing
+    positions: Option<(u64, u64)>,
     /// The host of its first run; `None`: unknown
     host: Option<String>,
 }
@@ -90,30 +112,37 @@ struct PlacedFile {
 impl PlacedFile {
     /// A file that can be read once.
     fn stream(file: OpenFile) -> Self {
-        Self { file, place: (0, None, 0), offset: 0, host: None }
+        Self { file, place: (0, None, 0), offset: 0, positions: None, host: None }
     }
 
-    /// Finds its place, and the last checkpoint before a time: nanoseconds since 1970.
+    /// Finds its place, and where to begin reading.
     ///
     /// # Errors
     /// It can't be read.
-    fn new(file: OpenFile, since: Option<i128>) -> Result<Self, ReadError> {
+    fn new(file: OpenFile, from: ReadFrom) -> Result<Self, ReadError> {
         let Some(Head { begin, .. }) = index::head(&file)? else {
             // What is wrong with it is said when it is read.
             return Ok(Self::stream(file));
         };
         let blocks = index::blocks(&file)?;
+        let of_kind = |kind| blocks.iter().filter(move |block| block.kind == kind as u8);
         let offset_ns = begin.at.offset_ns;
-        let is_before = |block: &&IndexEntry| {
-            let time = i128::from(block.last_ns) + offset_ns;
-            block.kind == BlockKind::Checkpoint as u8 && since.is_some_and(|since| time <= since)
+        let is_wanted = |block: &&IndexEntry| match from {
+            ReadFrom::Begin => false,
+            ReadFrom::Time(since) => i128::from(block.last_ns) + offset_ns <= since,
+            ReadFrom::LastCheckpoint => true,
         };
-        let offset = blocks.iter().rfind(is_before).map_or(0, |block| block.offset);
-        let first = blocks.iter().find(|block| block.kind == BlockKind::Inputs as u8);
-        let position = first.map_or(u64::MAX, |block| block.position);
-        let began = i128::from(begin.at.boot_ns) + offset_ns;
-        let host = Some(begin.host);
-        Ok(Self { file, place: (began, begin.run_id, position), offset, host })
+        // Several files in a row can be of several runs.
+        let is_one = of_kind(BlockKind::Head).count() <= 2;
+        let checkpoint = of_kind(BlockKind::Checkpoint).filter(is_wanted).last();
+        let offset = checkpoint.filter(|_| is_one).map_or(0, |block| block.offset);
+        let first = of_kind(BlockKind::Inputs).next().map_or(u64::MAX, |block| block.position);
+        let end = of_kind(BlockKind::Inputs).try_fold(first, |at, block| {
+            (block.position == at).then(|| at + u64::from(block.inputs))
+        });
+        let positions = end.filter(|_| is_one).map(|end| (first, end));
+        let place = (i128::from(begin.at.boot_ns) + offset_ns, begin.run_id, first);
+        Ok(Self { file, place, offset, positions, host: Some(begin.host) })
     }
 
     /// The run, if it is known.
@@ -122,22 +151,25 @@ impl PlacedFile {
     }
 }
 
-/// Opens recordings and puts them in order. `since`: only what follows this time is needed.
+/// Opens recordings and puts them in order.
 ///
 /// # Errors
 /// One can't be opened.
-fn open_all(paths: &[PathBuf], since: Option<i128>) -> Result<Vec<PlacedFile>, ReadError> {
+fn open_all(paths: &[PathBuf], from: ReadFrom) -> Result<Vec<PlacedFile>, ReadError> {
     let mut all = paths
         .iter()
         .map(|path| {
             let file = OpenFile::open(path)?;
-            match file.is_regular() && (paths.len() > 1 || since.is_some()) {
-                true => PlacedFile::new(file, since),
+            match file.is_regular() && (paths.len() > 1 || from != ReadFrom::Begin) {
+                true => PlacedFile::new(file, from),
                 false => Ok(PlacedFile::stream(file)),
             }
         })
         .collect::<Result<Vec<_>, ReadError>>()?;
     all.sort_by(|a, b| a.place.cmp(&b.place));
+    if from == ReadFrom::LastCheckpoint {
+        begin_where_whole(&mut all);
+    }
     // Files before the one with the last checkpoint are not needed.
     let mut needed: Vec<PlacedFile> = Vec::new();
     for file in all {
@@ -147,6 +179,18 @@ fn open_all(paths: &[PathBuf], since: Option<i128>) -> Result<Vec<PlacedFile>, R
         needed.push(file);
     }
     Ok(needed)
+}
+
+/// Has the runs of which something is missing read from the first input.
+fn begin_where_whole(files: &mut [PlacedFile]) {
+    for files in files.chunk_by_mut(|a, b| a.run().is_some() && a.run() == b.run()) {
+        let end = files.iter().try_fold(0, |at, file| {
+            file.positions.filter(|(begin, _)| *begin <= at).map(|(_, end)| end.max(at))
+        });
+        if end.is_none() {
+            files.iter_mut().for_each(|file| file.offset = 0);
+        }
+    }
 }
 
 /// The time of the last input of recordings: nanoseconds since 1970. `None`: it is unknown.
@@ -178,17 +222,12 @@ pub(crate) struct RecordingReader {
 }
 
 impl RecordingReader {
-    /// Opens the files, and starts the thread. `follow`: the last one is still written. `since`: only what follows this
-    /// time is needed, nanoseconds since 1970.
+    /// Opens the files, and starts the thread. `follow`: the last one is still written.
     ///
     /// # Errors
     /// One can't be opened, or the thread can't be started.
-    pub(crate) fn open(
-        paths: &[PathBuf],
-        follow: bool,
-        since: Option<i128>,
-    ) -> Result<Self, ReadError> {
-        let files = open_all(paths, since)?;
+    pub(crate) fn open(paths: &[PathBuf], follow: bool, from: ReadFrom) -> Result<Self, ReadError> {
+        let files = open_all(paths, from)?;
         let bytes = files.iter().map(|file| file.file.len()).sum();
         let hosts: BTreeSet<_> = files.iter().filter_map(|file| file.host.as_ref()).collect();
         let many_hosts = hosts.len() > 1;
@@ -205,6 +244,8 @@ impl RecordingReader {
                 run: None,
                 position: 0,
                 last_ns: 0,
+                from,
+                skips: false,
             };
             let last = files.len().saturating_sub(1);
             for (at, file) in files.iter().enumerate() {
@@ -275,6 +316,9 @@ struct Decoder {
     position: u64,
     /// The time of the last one
     last_ns: u64,
+    /// Where reading begins, and whether it begins behind the first input of this file
+    from: ReadFrom,
+    skips: bool,
 }
 
 impl Decoder {
@@ -285,7 +329,8 @@ impl Decoder {
     fn read(&mut self, file: &PlacedFile, follow: bool) -> Result<Flow, ReadError> {
         let PlacedFile { file, offset, .. } = file;
         let (mut any, mut has_head, mut damage) = (false, false, None);
-        if *offset > 0
+        self.skips = *offset > 0;
+        if self.skips
             && let Some(head) = index::head(file)?
         {
             has_head = true;
@@ -364,7 +409,8 @@ impl Decoder {
             return Flow::Stop;
         }
         (self.position, self.last_ns) = (at, header.last_ns.get());
-        self.send(RecordingPart::State(state.to_vec()))
+        let is_whole = begins_here && self.skips && self.from == ReadFrom::LastCheckpoint;
+        self.send(RecordingPart::State(RecordedState { bytes: state.to_vec(), is_whole }))
     }
 
     /// Says what is missing before a block.

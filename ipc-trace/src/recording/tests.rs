@@ -22,7 +22,7 @@ use super::{
     FlightLimits, Keep, RecordingTarget, Rotation,
     head::Head,
     inspect,
-    reader::{MissingInputs, NextPart, ReadError, RecordingPart, RecordingReader},
+    reader::{MissingInputs, NextPart, ReadError, ReadFrom, RecordingPart, RecordingReader},
     writer::Recorder,
 };
 use crate::{
@@ -200,11 +200,11 @@ struct Read {
 }
 
 fn read(files: &[PathBuf]) -> Result<Read, ReadError> {
-    read_since(files, None)
+    read_from(files, ReadFrom::Begin)
 }
 
-fn read_since(files: &[PathBuf], since: Option<i128>) -> Result<Read, ReadError> {
-    let mut reader = RecordingReader::open(files, false, since)?;
+fn read_from(files: &[PathBuf], from: ReadFrom) -> Result<Read, ReadError> {
+    let mut reader = RecordingReader::open(files, false, from)?;
     let mut all = Read::default();
     loop {
         match reader.next_within(Duration::from_secs(60))? {
@@ -213,7 +213,7 @@ fn read_since(files: &[PathBuf], since: Option<i128>) -> Result<Read, ReadError>
                 chunk.for_each(skipped, |input| all.inputs.push(format!("{input:?}"))).unwrap();
                 reader.give_back(chunk);
             }
-            NextPart::Part(RecordingPart::State(state)) => all.states.push(state),
+            NextPart::Part(RecordingPart::State(state)) => all.states.push(state.bytes),
             NextPart::Part(RecordingPart::Missing(missing)) => all.missing.push(missing),
             NextPart::None => panic!("nothing comes"),
             NextPart::End => return Ok(all),
@@ -317,7 +317,7 @@ fn a_range_begins_at_the_checkpoint_before_it() {
     for files in [vec![one], timed_files(&folder)] {
         assert!(files.len() == 1 || files.len() == 6, "{files:?}");
         for (since, state) in [(0, 0), (999, 0), (1000, 1), (3999, 3), (i128::from(u64::MAX), 5)] {
-            let read = read_since(&files, Some(offset + since)).unwrap();
+            let read = read_from(&files, ReadFrom::Time(offset + since)).unwrap();
             let expected = if state == 0 { vec![] } else { vec![vec![state as u8]] };
             assert_eq!((read.states, read.inputs), (expected, recorded[state..].concat()));
             assert!(read.missing.is_empty());

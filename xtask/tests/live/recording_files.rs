@@ -2,11 +2,16 @@
 
 use std::{
     fs::{self, File},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::Stdio,
 };
 
-use nix::sys::signal::Signal;
+use nix::{
+    sched::{CloneFlags, unshare},
+    sys::signal::Signal,
+    unistd::sethostname,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -79,29 +84,36 @@ fn each_file_has_its_part_of_the_lines() {
     // All together, in another order.
     let reversed: Vec<_> = files.iter().rev().cloned().collect();
     assert_eq!(text(&output_of(&["replay", "-o", "json"], &reversed)), text(&lines));
-    // From the checkpoint before a time, and from the beginning, as a stream can't be searched.
+    // From checkpoints, and from the beginning, as a stream can't be searched.
     let parsed = parse_lines(&lines);
     let calls = of_type(&parsed, "ipc");
     let since = calls[calls.len() / 2]["time"].as_str().unwrap().to_owned();
     let range = ["replay", "-o", "json", "--since", &since];
     let searched = output_of(&range, &files);
+    assert_eq!(text(&searched), text(&streamed(&range, &files)));
+    assert!(searched.len() > 1000 && searched.len() < lines.len());
+    let report = ["report", "-o", "json", "--from"];
+    assert_eq!(text(&output_of(&report, &files)), text(&streamed(&report, &files)));
+    // Without the first file, the report is of the others.
+    assert_eq!(text(&output_of(&report, &files[1..])), text(&streamed(&report, &files[1..])));
+}
+
+/// What a command prints about recordings that come one behind the other through a pipe.
+fn streamed(words: &[&str], files: &[PathBuf]) -> Vec<u8> {
     let mut stream = program();
-    stream.args(range).arg("-").stdin(Stdio::piped()).stdout(Stdio::piped());
+    stream.args(words).arg("-").stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut stream = stream.spawn().unwrap();
     let mut stdin = stream.stdin.take().unwrap();
-    let feed = {
-        let files = files.clone();
-        move || {
-            for file in files {
-                std::io::copy(&mut File::open(file).unwrap(), &mut stdin).unwrap();
-            }
+    let files = files.to_vec();
+    let feed = std::thread::spawn(move || {
+        for file in files {
+            std::io::copy(&mut File::open(file).unwrap(), &mut stdin).unwrap();
         }
-    };
-    let feed = std::thread::spawn(feed);
-    let streamed = stream.wait_with_output().unwrap().stdout;
+    });
+    let output = stream.wait_with_output().unwrap();
     feed.join().unwrap();
-    assert_eq!(text(&searched), text(&streamed));
-    assert!(searched.len() > 1000 && searched.len() < lines.len());
+    assert!(output.status.success(), "{words:?}: {}", output.status);
+    output.stdout
 }
 
 #[test]
@@ -179,4 +191,37 @@ fn program_of_scenarios() -> std::process::Command {
     let mut scenarios = std::process::Command::new(xtask());
     scenarios.args(["scenarios", "--unseen"]).stdout(Stdio::null());
     scenarios
+}
+
+#[test]
+fn lines_of_several_hosts_have_their_hosts() {
+    let folder = folder();
+    let files = ["one", "two"].map(|host| {
+        let file = folder.path().join(host);
+        let mut recorder = tracer("record");
+        recorder.args(["--runtime-socket", "none", "-w"]).arg(&file).arg("--").arg(xtask());
+        recorder.args(["workload", "semop-loop", "--calls", "9"]);
+        let enter = move || {
+            unshare(CloneFlags::CLONE_NEWUTS)?;
+            Ok(sethostname(host)?)
+        };
+        // SAFETY: only system calls between fork and exec.
+        let recorder = unsafe { recorder.pre_exec(enter) };
+        let output = recorder.output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        file
+    });
+    let lines = parse_lines(&output_of(&["replay", "-o", "json"], &files));
+    let mut hosts: Vec<_> = lines.iter().map(|line| line["host"].as_str().unwrap()).collect();
+    hosts.dedup();
+    assert_eq!(hosts, ["one", "two"]);
+    let shown = output_of(&["replay"], &files);
+    let shown = text(&shown);
+    assert!(
+        shown.lines().all(|line| line.starts_with("one ") || line.starts_with("two ")),
+        "{shown}"
+    );
+    // One alone needs no hosts.
+    let alone = parse_lines(&output_of(&["replay", "-o", "json"], &files[..1]));
+    assert!(alone.iter().skip(1).all(|line| line["host"].is_null()), "{alone:?}");
 }

@@ -34,6 +34,13 @@ impl EngineFeed {
         self.engine.feed(input, &mut self.sink);
     }
 
+    /// Records the engine's state.
+    pub(super) fn checkpoint(&mut self) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.checkpoint(self.engine.checkpoint(), self.engine.now());
+        }
+    }
+
     /// Passes the sink's output on to its writer.
     pub(super) fn flush(&mut self) {
         if let Some(sink) = &mut self.sink {

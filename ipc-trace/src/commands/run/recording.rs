@@ -9,7 +9,7 @@ use super::{Run, RunOutput, erases_lines};
 use crate::{
     cli::TraceArgs,
     event::finding::Severity,
-    recording::writer::{DumpedFile, RecordingProgress},
+    recording::writer::{DumpedFile, Recorder, RecordingProgress},
     sinks::bar::ERASE,
     sinks::text::units::{Bytes, GroupedCount, Rate},
 };
@@ -104,11 +104,12 @@ impl Run {
     pub(super) fn serve_recording(&mut self) {
         let by_finding = self.dump_trigger.update(self.fed.engine.take_new_severity());
         let by_signal = self.signals.take_dump();
-        let Some(recorder) = &mut self.fed.recorder else { return };
-        if recorder.wants_checkpoint() {
-            recorder.checkpoint(self.fed.engine.checkpoint(), self.fed.engine.now());
+        if self.fed.recorder.as_ref().is_some_and(Recorder::wants_checkpoint) {
+            self.fed.checkpoint();
         }
-        if by_finding || by_signal {
+        if let Some(recorder) = &mut self.fed.recorder
+            && (by_finding || by_signal)
+        {
             recorder.dump();
         }
     }

@@ -32,6 +32,8 @@ impl Run {
         counts.ops = self.setup.session.counts_of_ops();
         self.take_coalesced()?;
         self.emit_coalesced();
+        // A report on the recording begins here.
+        self.fed.checkpoint();
         self.fed.emit(&Input::Ending(ended));
         self.take_last_answers().await;
         let ls = self.take_snapshot(!self.fed.emits_lines());

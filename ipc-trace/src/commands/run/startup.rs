@@ -103,6 +103,9 @@ impl Run {
             };
         let mut fed =
             EngineFeed { recorder, recorded: None, sink, engine: Engine::new(begin, policy) };
+        if fed.recorder.is_some() {
+            fed.engine.keep_counts();
+        }
         fed.engine.start(&mut fed.sink);
         let hierarchy = setup.hierarchy.take();
         if let Some(hierarchy) = &hierarchy {

@@ -139,6 +139,9 @@ pub(crate) struct FindingStore {
     /// Whether findings are reported on lines as they occur, so that stale ones may be evicted.
     #[cbor(skip)]
     may_evict: bool,
+    /// Whether the numbers of lines are left out.
+    #[cbor(skip)]
+    hides_lines: bool,
     #[n(2)]
     next: u64,
     #[n(3)]
@@ -168,6 +171,7 @@ impl Default for FindingStore {
             per_class: BTreeMap::new(),
             policy: None,
             may_evict: false,
+            hides_lines: false,
             next: 0,
             pending: false,
             evicted: BTreeMap::new(),
@@ -185,6 +189,11 @@ impl FindingStore {
     pub(crate) fn restored(&mut self, before: Self) {
         self.policy = before.policy;
         (self.may_evict, self.min_confidence) = (before.may_evict, before.min_confidence);
+    }
+
+    /// Hides the numbers of lines, as a report has none.
+    pub(crate) const fn hide_lines(&mut self) {
+        self.hides_lines = true;
     }
 
     /// Sets the policy.
@@ -343,7 +352,11 @@ impl FindingStore {
         let (mut shown, mut containers) = (Vec::new(), Vec::new());
         for (key, entry) in self.entries.iter_mut().filter(|(_, entry)| wanted(entry)) {
             let policy = self.policy.as_deref().unwrap_or(&NoPolicy);
-            let finding = entry.finding(key, tracker, &mut containers, policy, now);
+            let mut finding = entry.finding(key, tracker, &mut containers, policy, now);
+            if self.hides_lines {
+                finding.evidence.clear();
+                finding.events.iter_mut().for_each(|event| event.seq = None);
+            }
             entry.updated = false;
             if entry.decision.muted.is_none() {
                 let new = std::mem::take(&mut entry.new);
@@ -425,13 +438,12 @@ impl FindingEntry {
         }
         // Many equal events are merged into one with a count, once there are enough single ones.
         if self.events.first.len() >= MAX_EVENTS_EACH_END
-            && trace.seq.is_none()
             && let Some(last) = self.events.last_mut()
-            && last.seq.is_none()
             && (&last.what, last.ret, last.error) == (&trace.what, trace.ret, trace.error)
         {
             last.count = last.count.saturating_add(trace.count);
             last.boot_ns = last.boot_ns.max(trace.boot_ns);
+            last.seq = trace.seq.or(last.seq);
             return;
         }
         self.events.push(trace);

@@ -2,15 +2,19 @@
 //!
 //! Invariant: a quantile is at most 1.6 % larger than the value that it stands for, and no smaller.
 
+use minicbor::{Decode, Encode};
+
 /// How many buckets a power of two has, as a power of two.
 const BITS: u32 = 6;
 const BUCKETS: usize = 1 << BITS;
 
 /// How many values there are in each bucket.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Encode, Decode)]
 pub(super) struct DurationHistogram {
     /// It grows as needed
+    #[n(0)]
     counts: Vec<u64>,
+    #[n(1)]
     max: u64,
 }
 

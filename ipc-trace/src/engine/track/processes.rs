@@ -1,5 +1,7 @@
 //! The processes that made calls in one namespace: bounded, and exact for living processes.
 
+use crate::engine::track::shared_state::SharedState;
+use minicbor::{Decode, Encode};
 use std::{borrow::Cow, rc::Rc, sync::Arc};
 
 use super::{contexts::TaskInfo, last_hit::LastHitMap};
@@ -12,15 +14,24 @@ use crate::{
 /// Number of processes kept per namespace.
 const MAX_PROCESSES: usize = 512;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 struct ProcessEntry {
+    #[cbor(n(0), with = "crate::engine::track::shared_state::optional_task")]
     task_info: Option<Rc<TaskInfo>>,
+    #[cbor(n(1), with = "ipc_trace_common::cbor")]
     comm: [u8; 16],
+    #[n(2)]
     uid: u32,
+    #[n(3)]
     gid: u32,
+    #[n(4)]
     calls: u64,
+    #[n(5)]
     failed: u64,
+    #[n(6)]
     foreign: u64,
+    #[n(7)]
     last_boot_ns: u64,
 }
 
@@ -51,11 +62,16 @@ pub(crate) struct CallCounts {
 }
 
 /// The processes of one namespace.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(crate) struct NamespaceProcesses {
+    #[n(0)]
     known: LastHitMap<ProcessId, ProcessEntry>,
+    #[n(1)]
     evicted: u64,
+    #[n(2)]
     containers: Vec<ContainerHandle>,
+    #[n(3)]
     containers_evicted: u64,
 }
 

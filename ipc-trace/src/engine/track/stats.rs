@@ -3,6 +3,8 @@
 //! Invariant: `calls` and `errors` are exact for every listed namespace: delivered calls plus those that the
 //! kernel counted because it couldn't deliver them.
 
+use crate::engine::track::shared_state::SharedState;
+use minicbor::{Decode, Encode};
 use std::collections::{BTreeMap, VecDeque};
 
 use ipc_trace_common::{
@@ -37,12 +39,16 @@ use crate::{
 const MAX_DEAD: usize = 1 << 13;
 
 /// One operation in one namespace.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
 struct OpStats {
+    #[n(0)]
     calls: u64,
     /// There are few kinds: a list is faster than a map.
+    #[n(1)]
     errors: Vec<(CallError, u64)>,
+    #[n(2)]
     bytes: u64,
+    #[n(3)]
     durations: Option<DurationHistogram>,
 }
 
@@ -94,11 +100,16 @@ impl OpStats {
 }
 
 /// One namespace.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 struct NsStats {
+    #[n(0)]
     ops: [Option<Box<OpStats>>; op::COUNT],
+    #[n(1)]
     processes: NamespaceProcesses,
+    #[n(2)]
     foreign_calls: u64,
+    #[n(3)]
     dropped: u64,
 }
 
@@ -120,11 +131,16 @@ impl NsStats {
 }
 
 /// Counts of everything.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Encode, Decode)]
+#[cbor(context_bound = "SharedState")]
 pub(crate) struct Stats {
+    #[n(0)]
     namespaces: LastHitMap<NsRef, NsStats>,
+    #[n(1)]
     dead: VecDeque<NsRef>,
+    #[n(2)]
     unattributed: BTreeMap<OpName, CallTotals>,
+    #[n(3)]
     evicted: EvictedCounts,
 }
 
