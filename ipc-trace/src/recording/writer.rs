@@ -128,6 +128,9 @@ impl Recorder {
                 let Part { position, mut inputs, flush, then } = part;
                 writer.append(position, &inputs, flush);
                 writer.then(then);
+                if flush {
+                    writer.show_progress();
+                }
                 inputs.clear();
                 // As many are kept as there is room for.
                 let _ = returned.try_send(inputs);

@@ -89,10 +89,6 @@ impl RecordingWriter {
         {
             self.fail(&error, 0);
         }
-        if flush {
-            self.shared.free.store(self.blocks.free().unwrap_or(NO_FREE), Relaxed);
-            self.shared.wants_checkpoint.fetch_or(self.blocks.wants_checkpoint(), Relaxed);
-        }
     }
 
     /// Does what is to be done after inputs.
@@ -102,6 +98,12 @@ impl RecordingWriter {
             Then::Checkpoint(state, boot_ns) => self.checkpoint(&state, boot_ns),
             Then::Dump => self.dump(),
         }
+    }
+
+    /// Shows how far it is.
+    pub(super) fn show_progress(&mut self) {
+        self.shared.free.store(self.blocks.free().unwrap_or(NO_FREE), Relaxed);
+        self.shared.wants_checkpoint.store(self.blocks.wants_checkpoint(), Relaxed);
     }
 
     fn checkpoint(&mut self, state: &[u8], boot_ns: u64) {

@@ -1,5 +1,7 @@
 //! The engine and its sink, which the reader feeds.
 
+use std::time::Instant;
+
 use ipc_trace_common::record::{ANCESTORS, NsSwitchKind, NsSwitchRecord, UID_EXTENTS, flag};
 
 use crate::{
@@ -37,7 +39,10 @@ impl EngineFeed {
     /// Records the engine's state.
     pub(super) fn checkpoint(&mut self) {
         if let Some(recorder) = &mut self.recorder {
-            recorder.checkpoint(self.engine.checkpoint(), self.engine.now());
+            let began = Instant::now();
+            let state = self.engine.checkpoint();
+            log::debug!("a checkpoint of {} bytes took {:?}", state.len(), began.elapsed());
+            recorder.checkpoint(state, self.engine.now());
         }
     }
 
