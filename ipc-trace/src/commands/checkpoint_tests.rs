@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use crate::{
-    engine::{Engine, policy::engine::PolicyEngine},
+    engine::{Engine, checkpoint::RestoredCounts, policy::engine::PolicyEngine},
     event::{EmitEvent, Event},
     input::{Begin, Input},
     recording::{
@@ -67,7 +67,7 @@ fn engine_goes_on_from_every_checkpoint() {
         assert!(checkpoints.len() > 5, "{}", checkpoints.len());
         for (at, state, lines) in &checkpoints {
             let (mut second, mut found) = (engine(&begin, true), Lines::default());
-            second.restore(state, true).unwrap();
+            second.restore(state, RestoredCounts::Recorded).unwrap();
             assert_eq!(second.checkpoint(), *state, "{name} {at}");
             for_each(&chunks, |number, input| {
                 if number >= *at {
@@ -96,7 +96,7 @@ fn changed_checkpoints_do_no_harm() {
     let mut taken = 0;
     let mut check = |bytes: &[u8]| {
         let mut engine = engine(&begin, taken % 2 == 0);
-        if engine.restore(bytes, true).is_ok() {
+        if engine.restore(bytes, RestoredCounts::Recorded).is_ok() {
             taken += 1;
             // Some inputs of every kind, the last ones among them.
             for_each(&chunks, |number, input| {

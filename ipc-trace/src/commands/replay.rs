@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     cli::{Filters, FindingArgs, NamespaceName, RangeArgs, RecordedTime, ReplayArgs, ReportArgs},
-    engine::{Engine, policy::engine::PolicyEngine},
+    engine::{Engine, checkpoint::RestoredCounts, policy::engine::PolicyEngine},
     event::{EmitEvent, Event, value::Timestamp},
     input::{
         Input,
@@ -150,9 +150,14 @@ struct ReplayedRun {
 impl ReplayedRun {
     /// Begins with the state of the engine that was recorded, as inputs before it are missing.
     fn begin_at(&mut self, state: &RecordedState) {
-        if let Err(error) = self.engine.restore(&state.bytes, state.is_whole) {
+        let counts = match (state.is_whole, self.is_fed) {
+            (true, _) => RestoredCounts::Recorded,
+            (false, false) => RestoredCounts::Fresh,
+            (false, true) => RestoredCounts::Kept,
+        };
+        if let Err(error) = self.engine.restore(&state.bytes, counts) {
             log::warn!("a recorded state can't be used: {error}");
-        } else if !self.is_fed && !state.is_whole {
+        } else if counts == RestoredCounts::Fresh {
             // The recorded counters are those of the whole run.
             self.is_part = true;
             self.calls_before = *self.engine.calls();

@@ -12,6 +12,17 @@ use super::{Engine, track::shared_state::SharedTables};
 #[cfg(test)]
 use super::{detect::Detect, track::Tracker};
 
+/// Which counts a report has after a state was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RestoredCounts {
+    /// Those of the state
+    Recorded,
+    /// None yet
+    Fresh,
+    /// Those of the engine that takes it: inputs before it are missing
+    Kept,
+}
+
 fn to_bytes(state: &impl Encode<SharedTables>) -> Vec<u8> {
     let encoded = minicbor::to_vec_with(state, &mut SharedTables::default());
     // Writing to memory can't fail, and no type refuses a value.
@@ -26,11 +37,10 @@ impl Engine {
     }
 
     /// Takes the place of an engine that handed out this state, as the run's metadata and the policy of this one say.
-    /// `counts`: a report is to have the calls before, too; otherwise its counts begin here.
     ///
     /// # Errors
     /// The bytes are no state.
-    pub(crate) fn restore(&mut self, bytes: &[u8], counts: bool) -> Result<(), Error> {
+    pub(crate) fn restore(&mut self, bytes: &[u8], counts: RestoredCounts) -> Result<(), Error> {
         let mut tables = SharedTables::default();
         let state: Self = minicbor::decode_with(bytes, &mut tables)?;
         if !state.tracker.containers.is_whole(tables.last_container()) {
@@ -40,10 +50,14 @@ impl Engine {
         let before = std::mem::replace(self, state);
         self.begin = before.begin;
         self.call_filter = before.call_filter;
-        if !counts {
-            (self.stats, self.started) = (before.stats, self.now);
-        } else if before.stats.is_none() {
-            self.stats = None;
+        match counts {
+            RestoredCounts::Recorded if before.stats.is_some() => {}
+            RestoredCounts::Recorded => self.stats = None,
+            RestoredCounts::Fresh => (self.stats, self.started) = (before.stats, self.now),
+            RestoredCounts::Kept => {
+                (self.stats, self.started, self.calls) =
+                    (before.stats, before.started, before.calls);
+            }
         }
         self.tracker.restored(before.tracker);
         self.detect.restored(before.detect);

@@ -35,6 +35,13 @@ pub(crate) enum ReadError {
     Thread,
 }
 
+impl ReadError {
+    /// Whether the file can be read, and has nothing that can be used.
+    pub(super) const fn is_of_content(&self) -> bool {
+        matches!(self, Self::Empty(_) | Self::Other(_) | Self::NoHead(_))
+    }
+}
+
 /// Standard input, as it is named on the command line.
 pub(crate) const STDIN: &str = "-";
 

@@ -244,6 +244,7 @@ impl RecordingReader {
                 run: None,
                 position: 0,
                 last_ns: 0,
+                is_torn: false,
                 from,
                 skips: false,
             };
@@ -252,6 +253,10 @@ impl RecordingReader {
                 match decoder.read(file, follow && at == last) {
                     Ok(Flow::On) => {}
                     Ok(Flow::Stop) => return,
+                    // One of several may have been begun when the machine went off.
+                    Err(error) if error.is_of_content() && (at < last || decoder.run.is_some()) => {
+                        log::warn!("{error}");
+                    }
                     Err(error) => {
                         // The receiver may be gone.
                         let _ = decoder.parts.send(Err(error));
@@ -316,6 +321,8 @@ struct Decoder {
     position: u64,
     /// The time of the last one
     last_ns: u64,
+    /// Whether some are missing since the engine's state was passed on, so that it needs another one
+    is_torn: bool,
     /// Where reading begins, and whether it begins behind the first input of this file
     from: ReadFrom,
     skips: bool,
@@ -387,7 +394,7 @@ impl Decoder {
         if self.run.as_ref() == Some(run) && run.is_some() {
             return Flow::On;
         }
-        (self.position, self.last_ns) = (0, head.begin.at.boot_ns);
+        (self.position, self.last_ns, self.is_torn) = (0, head.begin.at.boot_ns, false);
         self.run = Some(run.clone());
         self.send(RecordingPart::Begin(Box::new(head)))
     }
@@ -400,7 +407,7 @@ impl Decoder {
         damage: &mut Option<FileDamage>,
     ) -> Flow {
         let at = header.position.get();
-        if at <= self.position {
+        if at < self.position || at == self.position && !self.is_torn {
             return Flow::On;
         }
         // A recording that goes on in several files needn't be given from its beginning.
@@ -408,18 +415,20 @@ impl Decoder {
         if !begins_here && self.say_missing(header, damage) == Flow::Stop {
             return Flow::Stop;
         }
+        self.is_torn = false;
         (self.position, self.last_ns) = (at, header.last_ns.get());
         let is_whole = begins_here && self.skips && self.from == ReadFrom::LastCheckpoint;
         self.send(RecordingPart::State(RecordedState { bytes: state.to_vec(), is_whole }))
     }
 
     /// Says what is missing before a block.
-    fn say_missing(&self, header: &BlockHeader, damage: &mut Option<FileDamage>) -> Flow {
+    fn say_missing(&mut self, header: &BlockHeader, damage: &mut Option<FileDamage>) -> Flow {
         let inputs = header.position.get().saturating_sub(self.position);
         let damage = damage.take();
         if inputs == 0 && damage.is_none() {
             return Flow::On;
         }
+        self.is_torn |= inputs > 0;
         let times = (self.last_ns, header.first_ns.get());
         self.send(RecordingPart::Missing(MissingInputs { inputs, times, damage }))
     }

@@ -95,6 +95,8 @@ impl RecordingFiles {
         let (_, mut next) = create_timed(path)?;
         begin(&mut next, &self.head)?;
         next.write(header, state)?;
+        // What follows in the old file would otherwise be nowhere if the machine went off now.
+        next.sync()?;
         let mut old = std::mem::replace(&mut self.blocks, next);
         (self.began, self.last_bytes) = (Instant::now(), 0);
         self.before += old.close(header.position.get())?;

@@ -1,5 +1,7 @@
 //! Recordings of every input, and damaged ones.
 
+mod files;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -19,7 +21,7 @@ use tempfile::TempDir;
 use zerocopy::FromZeros as _;
 
 use super::{
-    FlightLimits, Keep, RecordingTarget, Rotation,
+    RecordingTarget,
     head::Head,
     inspect,
     reader::{MissingInputs, NextPart, ReadError, ReadFrom, RecordingPart, RecordingReader},
@@ -242,109 +244,6 @@ fn inputs_of_every_kind_are_read_as_they_were_recorded() {
     assert_eq!((run.inputs, run.missing), (recorded.len() as u64, 0));
     assert_eq!(run.kinds.values().sum::<u64>(), run.inputs, "{:?}", run.kinds);
     assert!(!run.kinds.contains_key("unknown"));
-}
-
-/// Records the samples six times, with a state between. Returns what was recorded, as text.
-fn record_with_states(target: &RecordingTarget) -> Vec<Vec<String>> {
-    let mut recorder = Recorder::start(target, &head("a")).unwrap();
-    let all = (0..6_u8).map(|number| {
-        let mut part = Vec::new();
-        if number > 0 {
-            recorder.checkpoint(vec![number], 1000 * u64::from(number));
-        }
-        with_samples(3, |input| {
-            recorder.record(input);
-            part.push(format!("{input:?}"));
-        });
-        part
-    });
-    let all = all.collect();
-    recorder.dump();
-    assert_eq!(recorder.finish().unwrap().lost, 0);
-    all
-}
-
-/// The files with times in their names, in their order.
-fn timed_files(folder: &TempDir) -> Vec<PathBuf> {
-    let mut files: Vec<_> =
-        fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    files.retain(|file| file.to_string_lossy().contains("/a.2"));
-    files
-}
-
-#[test]
-fn each_of_several_files_stands_alone() {
-    let folder = folder();
-    let file = folder.path().join("a");
-    // Neither of these is a recording of that name.
-    for other in ["a.20260131T235959.123", "b.20260131T235959.123Z"] {
-        fs::write(folder.path().join(other), "x").unwrap();
-    }
-    // One of an earlier run is.
-    fs::write(folder.path().join("a.20260131T235959.123Z"), "x").unwrap();
-    let rotation = Rotation { every: Some(Duration::ZERO), keep: Some(Keep::Files(3)), size: None };
-    let recorded = record_with_states(&RecordingTarget::Rotating(file, rotation));
-    let mut files = timed_files(&folder);
-    assert!(files.remove(0).ends_with("a.20260131T235959.123"), "{files:?}");
-    assert_eq!(files.len(), 3, "{files:?}");
-    for (number, file) in (3..).zip(&files) {
-        let read = read(std::slice::from_ref(file)).unwrap();
-        assert_eq!(read.states, [[number as u8]]);
-        assert_eq!((read.inputs, read.missing), (recorded[number].clone(), Vec::new()));
-        let info = inspect::inspect(file).unwrap();
-        // At its beginning and, but for the last, at its end.
-        assert_eq!((info.closed, info.runs[0].checkpoints), (true, if number < 5 { 2 } else { 1 }));
-    }
-    let whole = read(&[files[2].clone(), files[0].clone(), files[1].clone()]).unwrap();
-    assert_eq!((whole.states, whole.inputs), (vec![vec![3]], recorded[3..].concat()));
-    assert!(whole.missing.is_empty());
-    // The one between is missing, so the state after it is used.
-    let torn = read(&[files[0].clone(), files[2].clone()]).unwrap();
-    assert_eq!(torn.states, [[3], [5]]);
-    assert_eq!(torn.inputs, [&recorded[3][..], &recorded[5]].concat());
-    assert_eq!(torn.missing[0].inputs, recorded[4].len() as u64);
-}
-
-#[test]
-fn a_range_begins_at_the_checkpoint_before_it() {
-    let folder = folder();
-    let one = folder.path().join("one");
-    let recorded = record_with_states(&RecordingTarget::File(one.clone()));
-    let rotation = Rotation { every: Some(Duration::ZERO), ..Rotation::default() };
-    record_with_states(&RecordingTarget::Rotating(folder.path().join("a"), rotation));
-    let offset = head("a").begin.at.offset_ns;
-    for files in [vec![one], timed_files(&folder)] {
-        assert!(files.len() == 1 || files.len() == 6, "{files:?}");
-        for (since, state) in [(0, 0), (999, 0), (1000, 1), (3999, 3), (i128::from(u64::MAX), 5)] {
-            let read = read_from(&files, ReadFrom::Time(offset + since)).unwrap();
-            let expected = if state == 0 { vec![] } else { vec![vec![state as u8]] };
-            assert_eq!((read.states, read.inputs), (expected, recorded[state..].concat()));
-            assert!(read.missing.is_empty());
-        }
-    }
-}
-
-#[test]
-fn a_flight_recorder_keeps_the_last_parts() {
-    let record = |length, bytes| {
-        let folder = folder();
-        let limits = FlightLimits { length, bytes };
-        let recorded =
-            record_with_states(&RecordingTarget::Flight(folder.path().join("a"), limits));
-        let files = timed_files(&folder);
-        // One when it was asked for, and one at the end.
-        assert_eq!(files.len(), 2, "{files:?}");
-        let [first, last] = [0, 1].map(|at| read(&files[at..=at]).unwrap());
-        assert_eq!(first, last);
-        (recorded, last)
-    };
-    let (recorded, whole) = record(Duration::from_secs(600), 1 << 30);
-    assert_eq!((whole.states, whole.inputs), (Vec::new(), recorded.concat()));
-    for (length, bytes) in [(Duration::ZERO, 1 << 30), (Duration::from_secs(600), 1)] {
-        let (recorded, last) = record(length, bytes);
-        assert_eq!((last.states, last.inputs), (vec![vec![5]], recorded[5].clone()));
-    }
 }
 
 #[test]

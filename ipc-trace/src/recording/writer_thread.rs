@@ -34,6 +34,10 @@ pub(super) struct RecordingWriter {
     payload: Vec<u8>,
     /// Since when writing fails, and how many inputs were lost
     failing: Option<(Instant, u64)>,
+    /// Whether inputs were lost since the engine's state was written, so that a reader needs it
+    is_torn: bool,
+    /// Whether the engine's state is too large
+    gave_up: bool,
     summary: RecordingSummary,
     shared: Arc<Shared>,
 }
@@ -64,6 +68,8 @@ impl RecordingWriter {
             position: 0,
             payload: Vec::new(),
             failing: None,
+            is_torn: false,
+            gave_up: false,
             summary: RecordingSummary::default(),
             shared,
         })
@@ -73,6 +79,7 @@ impl RecordingWriter {
     pub(super) fn append(&mut self, position: u64, inputs: &Chunk, flush: bool) {
         self.shared.waiting.fetch_sub(inputs.bytes(), Relaxed);
         if position != self.position + self.columns.inputs {
+            self.is_torn = true;
             self.seal();
             self.position = position;
         }
@@ -103,7 +110,10 @@ impl RecordingWriter {
     /// Shows how far it is.
     pub(super) fn show_progress(&mut self) {
         self.shared.free.store(self.blocks.free().unwrap_or(NO_FREE), Relaxed);
-        self.shared.wants_checkpoint.store(self.blocks.wants_checkpoint(), Relaxed);
+        // While writing fails, nobody would have it.
+        let can = self.failing.is_none() && !self.gave_up;
+        let wants = self.blocks.wants_checkpoint() || self.is_torn;
+        self.shared.wants_checkpoint.store(can && wants, Relaxed);
     }
 
     fn checkpoint(&mut self, state: &[u8], boot_ns: u64) {
@@ -111,13 +121,15 @@ impl RecordingWriter {
         (header.first_ns, header.last_ns) = (boot_ns.into(), boot_ns.into());
         if state.len() > MAX_PAYLOAD as usize {
             log::warn!(
-                "the state of {} bytes is too large for a recording, so reading can't begin here",
+                "the state of {} bytes is too large for a recording: there are no more checkpoints, and no new files",
                 state.len()
             );
-        } else if self.failing.is_none()
-            && let Err(error) = self.blocks.checkpoint(header, state)
-        {
-            self.fail(&error, 0);
+            self.gave_up = true;
+        } else if self.failing.is_none() {
+            match self.blocks.checkpoint(header, state) {
+                Ok(()) => self.is_torn = false,
+                Err(error) => self.fail(&error, 0),
+            }
         }
         self.shared.written.store(self.blocks.bytes(), Relaxed);
     }
@@ -169,6 +181,7 @@ impl RecordingWriter {
 
     /// Counts inputs that are not recorded.
     fn lose(&mut self, inputs: u64) {
+        self.is_torn |= inputs > 0;
         self.shared.lost.fetch_add(inputs, Relaxed);
         if let Some((_, lost)) = &mut self.failing {
             *lost += inputs;
