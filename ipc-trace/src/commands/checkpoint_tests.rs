@@ -8,15 +8,15 @@ use crate::{
     input::{Begin, Input},
     recording::{
         chunk::Chunk,
-        reader::{NextPart, ReadFrom, RecordingPart, RecordingReader},
+        reader::{NextPart, ReadStart, RecordingPart, RecordingReader},
     },
 };
 
 /// Events as text.
 #[derive(Debug, Default)]
-struct Lines(Vec<String>);
+struct EventTexts(Vec<String>);
 
-impl EmitEvent for Lines {
+impl EmitEvent for EventTexts {
     fn emit(&mut self, event: &Event<'_>) {
         self.0.push(format!("{event:?}"));
     }
@@ -25,14 +25,15 @@ impl EmitEvent for Lines {
 /// The metadata and the inputs of a stored recording.
 fn recording(name: &str) -> (Begin, Vec<Chunk>) {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../xtask/tests/live/fixtures");
-    let mut reader = RecordingReader::open(&[fixtures.join(name)], false, ReadFrom::Begin).unwrap();
+    let mut reader =
+        RecordingReader::open(&[fixtures.join(name)], false, ReadStart::Begin).unwrap();
     let (mut begin, mut chunks) = (Begin::default(), Vec::new());
     loop {
         match reader.next_within(Duration::from_secs(60)).unwrap() {
             NextPart::Part(RecordingPart::Begin(head)) => begin = head.begin,
             NextPart::Part(RecordingPart::Inputs(chunk, 0)) => chunks.push(chunk),
             NextPart::End => return (begin, chunks),
-            other => panic!("{other:?}"),
+            NextPart::None | NextPart::Part(_) => panic!("the recording is not whole"),
         }
     }
 }
@@ -56,7 +57,7 @@ fn engine(begin: &Begin, lines: bool) -> Engine {
 fn engine_goes_on_from_every_checkpoint() {
     for name in ["1-calls.rec", "1-counts.rec"] {
         let (begin, chunks) = recording(name);
-        let (mut first, mut expected) = (engine(&begin, true), Lines::default());
+        let (mut first, mut expected) = (engine(&begin, true), EventTexts::default());
         let mut checkpoints = Vec::new();
         for_each(&chunks, |number, input| {
             if number < 60 || number % 7 == 0 {
@@ -66,7 +67,7 @@ fn engine_goes_on_from_every_checkpoint() {
         });
         assert!(checkpoints.len() > 5, "{}", checkpoints.len());
         for (at, state, lines) in &checkpoints {
-            let (mut second, mut found) = (engine(&begin, true), Lines::default());
+            let (mut second, mut found) = (engine(&begin, true), EventTexts::default());
             second.restore(state, RestoredCounts::Recorded).unwrap();
             assert_eq!(second.checkpoint(), *state, "{name} {at}");
             for_each(&chunks, |number, input| {
@@ -83,7 +84,7 @@ fn engine_goes_on_from_every_checkpoint() {
 #[test]
 fn changed_checkpoints_do_no_harm() {
     let (begin, chunks) = recording("1-calls.rec");
-    let (mut source, mut lines) = (engine(&begin, true), Lines::default());
+    let (mut source, mut lines) = (engine(&begin, true), EventTexts::default());
     let (mut state, mut half) = (Vec::new(), 0);
     let mut inputs = 0;
     for_each(&chunks, |_, _| inputs += 1);
@@ -101,7 +102,7 @@ fn changed_checkpoints_do_no_harm() {
             // Some inputs of every kind, the last ones among them.
             for_each(&chunks, |number, input| {
                 if number >= half && (number % 5 == taken % 5 || number + 30 > inputs) {
-                    engine.feed(input, &mut Lines::default());
+                    engine.feed(input, &mut EventTexts::default());
                 }
             });
             drop(engine.checkpoint());

@@ -32,7 +32,7 @@ use crate::{
     recording::{
         head::{Head, RecordedPolicy},
         reader::{
-            self, FileDamage, MissingInputs, NextPart, ReadFrom, RecordedState, RecordingPart,
+            self, FileDamage, MissingInputs, NextPart, ReadStart, RecordedState, RecordingPart,
             RecordingReader,
         },
     },
@@ -358,16 +358,16 @@ impl Replay<'_> {
     }
 
     /// Where to begin reading. A report without conditions is in the last checkpoint.
-    fn from(&self, Range { since, until }: Range, filter: &CallFilter) -> ReadFrom {
+    fn from(&self, Range { since, until }: Range, filter: &CallFilter) -> ReadStart {
         let is_conditional = until.is_some()
             || self.findings.policy.is_some()
             || !filter.is_empty()
             || !self.filters.containers().is_empty()
             || self.lines;
         match since {
-            Some(since) => ReadFrom::Time(since),
-            None if is_conditional => ReadFrom::Begin,
-            None => ReadFrom::LastCheckpoint,
+            Some(since) => ReadStart::Time(since),
+            None if is_conditional => ReadStart::Begin,
+            None => ReadStart::LastCheckpoint,
         }
     }
 

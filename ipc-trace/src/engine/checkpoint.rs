@@ -8,9 +8,10 @@
 use ipc_trace_common::cbor::invalid;
 use minicbor::{Encode, decode::Error};
 
-use super::{Engine, track::shared_state::SharedTables};
+use super::Engine;
 #[cfg(test)]
 use super::{detect::Detect, track::Tracker};
+use crate::event::shared::SharedTables;
 
 /// Which counts a report has after a state was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +44,7 @@ impl Engine {
     pub(crate) fn restore(&mut self, bytes: &[u8], counts: RestoredCounts) -> Result<(), Error> {
         let mut tables = SharedTables::default();
         let state: Self = minicbor::decode_with(bytes, &mut tables)?;
-        if !state.tracker.containers.is_whole(tables.last_container()) {
+        if !state.tracker.containers.is_whole(&mut tables) {
             return Err(invalid("a container without a state"));
         }
         drop(tables);

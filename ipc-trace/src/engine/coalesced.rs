@@ -1,17 +1,17 @@
 //! Accesses that the eBPF programs count instead of sending a record for each. They are attributed to the
 //! last equal access that was sent.
 
-use crate::engine::track::shared_state::SharedState;
-use minicbor::{Decode, Encode};
 use std::rc::Rc;
 
 use ipc_trace_common::{
     record::AccessRecord,
     state::{COALESCE_NS, Coalesced, CoalescedKey, MAX_COALESCED},
 };
+use minicbor::{Decode, Encode};
 
 use super::Engine;
 use crate::engine::track::{OrderedMap, Tracker, contexts::TaskInfo};
+use crate::event::shared::SharedState;
 
 /// The last access that was sent for each coalescing key.
 #[derive(Debug, Default, Encode, Decode)]
@@ -24,7 +24,7 @@ pub(super) struct ReportedAccesses(#[n(0)] OrderedMap<CoalescedKey, LastReport>)
 struct LastReport {
     #[cbor(n(0), with = "ipc_trace_common::cbor")]
     record: Box<AccessRecord>,
-    #[cbor(n(1), with = "crate::engine::track::shared_state::optional_task")]
+    #[cbor(n(1), with = "crate::event::shared::optional_rc")]
     task_info: Option<Rc<TaskInfo>>,
 }
 

@@ -3,14 +3,14 @@
 //!
 //! Invariant: the number of deferred calls is bounded; each one is emitted or counted as unwanted.
 
-use crate::engine::track::shared_state::SharedState;
-use minicbor::{Decode, Encode};
 use std::{collections::VecDeque, rc::Rc};
 
 use ipc_trace_common::op::Op;
+use minicbor::{Decode, Encode};
 use zerocopy::IntoBytes as _;
 
 use super::Engine;
+use crate::event::shared::SharedState;
 use crate::{
     engine::track::{
         OrderedMap,
@@ -40,7 +40,7 @@ struct DeferredCall {
     tid: u32,
     #[n(3)]
     context: u64,
-    #[cbor(n(4), with = "crate::engine::track::shared_state::task")]
+    #[cbor(n(4), with = "crate::event::shared::rc")]
     task_info: Rc<TaskInfo>,
 }
 

@@ -37,7 +37,7 @@ use ipc_trace_common::{op, record::NsRef};
 use minicbor::{Decode, Encode};
 
 use crate::{
-    event::{EmitEvent, finding::Severity},
+    event::{EmitEvent, finding::Severity, shared::SharedState},
     input::{
         Begin, EngineRequest, Input, Moment,
         call_filter::CallFilter,
@@ -50,7 +50,6 @@ use deferred::DeferredCalls;
 use detect::{Detect, finding_store::FindingSelection};
 use policy::engine::PolicyEngine;
 use resync::Resync;
-use track::shared_state::SharedState;
 use track::{
     Tracker,
     clock::Clock,

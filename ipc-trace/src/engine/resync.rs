@@ -3,8 +3,9 @@
 //! Invariant: a resync follows a loss within a bounded time. The more often losses occur, the rarer resyncs
 //! become: a host that loses records continuously isn't listed continuously.
 
-use crate::event::ResyncAccounting;
 use minicbor::{Decode, Encode};
+
+use crate::event::ResyncAccounting;
 
 /// How long no loss must have occurred before a snapshot is taken, nanoseconds. This wait ends after
 const QUIET_NS: u64 = 900_000_000;

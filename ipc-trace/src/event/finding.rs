@@ -1,13 +1,13 @@
 //! Findings, with their evidence.
 
-use super::shared::SharedAncestors;
-use ipc_trace_common::cbor::{Cbor, Encoded, encode_as_cbor, invalid};
-use minicbor::{Decode, Decoder, Encode, Encoder, decode::Error, encode::Write};
 use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc};
 
+use ipc_trace_common::cbor::{Cbor, Encoded, encode_as_cbor, invalid};
+use minicbor::{Decode, Decoder, Encode, Encoder, decode::Error, encode::Write};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::shared::SharedState;
 use super::{
     Container, IpcNs, IpcNsRef, Process, ReadFrom,
     classes::for_each_class,
@@ -193,7 +193,7 @@ pub(crate) struct Subject {
 
 /// The object of a finding.
 #[derive(Clone, Debug, Default, Serialize, JsonSchema, Encode, Decode)]
-#[cbor(context_bound = "SharedAncestors")]
+#[cbor(context_bound = "SharedState")]
 pub(crate) struct FoundObject {
     /// `shm`, `sem`, `msg` or `mq`; `null`: the namespace itself
     #[n(0)]

@@ -1,18 +1,18 @@
 //! The further identity of a process: ancestors, capabilities, arguments, systemd unit.
 
-use super::shared::SharedAncestors;
-use minicbor::{Decode, Encode};
 use std::{borrow::Cow, sync::Arc};
 
 use caps::Capability;
+use minicbor::{Decode, Encode};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
+use super::shared::SharedState;
 use super::value::OsBytes;
 
 /// The identity of a process besides its numbers on the host. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema, Encode, Decode)]
-#[cbor(context_bound = "SharedAncestors")]
+#[cbor(context_bound = "SharedState")]
 pub(crate) struct ProcessIdentity {
     /// Its number in its own pid namespace; `null`: unknown
     #[n(0)]
@@ -39,7 +39,7 @@ pub(crate) struct ProcessIdentity {
     /// Its ancestors: its parent first, up to the first process of its container or of the host; `null` on
     /// lines of calls without `--with-ancestry`, and if unknown
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[cbor(n(6), with = "super::shared::ancestry")]
+    #[cbor(n(6), with = "super::shared::optional_arcs")]
     pub ancestry: Option<Arc<[Arc<Ancestor>]>>,
     /// Whether it has more ancestors than the 8 listed
     #[serde(skip_serializing_if = "super::is_false")]

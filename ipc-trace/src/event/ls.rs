@@ -1,13 +1,12 @@
 //! The object that `ls -o json` prints: objects by IPC namespace.
 
-use minicbor::{Decode, Decoder, Encode, Encoder, decode::Error, encode::Write};
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
+use ipc_trace_common::cbor::{self, Cbor, Encoded, encode_as_cbor};
 use ipc_trace_common::op::ObjectKind;
+use minicbor::{Decode, Decoder, Encode, Encoder, decode::Error, encode::Write};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
-
-use ipc_trace_common::cbor::{self, Cbor, Encoded, encode_as_cbor};
 
 use super::{
     Container, NsInodes, Sharing,

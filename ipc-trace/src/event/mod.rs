@@ -35,10 +35,10 @@ mod standing;
 pub(crate) mod tag;
 pub(crate) mod value;
 
-use minicbor::{Decode, Encode};
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
-use ipc_trace_common::cbor::cbor_as_encoded;
+use ipc_trace_common::cbor::{Encoded, cbor_as_encoded};
+use minicbor::{Decode, Decoder, Encode, Encoder, decode::Error, encode::Write};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -46,14 +46,13 @@ pub(crate) use accounting::{
     Accounting, ControlAccounting, OpAccounting, PROCESSES_NOT_INSPECTED, ResyncAccounting,
     SinkAccounting,
 };
-pub(crate) use standing::{End, Standing, Status};
-
 use args::Args;
 use finding::FindingLine;
 use identity::ProcessIdentity;
 use objects::ObjectEvent;
 use report::Report;
-use shared::SharedAncestors;
+use shared::SharedState;
+pub(crate) use standing::{End, Standing, Status};
 use value::{AbiName, CallError, Hex32, KindName, OpName, OsBytes, Timestamp};
 
 /// The version of the lines and objects.
@@ -209,7 +208,7 @@ pub(crate) enum ReadFrom {
 
 /// A process, as it was when the call was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema, Encode, Decode)]
-#[cbor(context_bound = "SharedAncestors")]
+#[cbor(context_bound = "SharedState")]
 pub(crate) struct Process<'a> {
     /// Its number in the initial pid namespace
     #[n(0)]
@@ -336,6 +335,26 @@ pub(crate) struct Container {
 }
 
 cbor_as_encoded! { Container }
+
+/// For `#[cbor(with = …)]`: a process that may be unknown.
+pub(crate) mod optional_process {
+    use super::*;
+
+    pub(crate) fn encode<C: SharedState, W: Write>(
+        process: &Option<Process<'static>>,
+        to: &mut Encoder<W>,
+        context: &mut C,
+    ) -> Encoded<W> {
+        process.encode(to, context)
+    }
+
+    pub(crate) fn decode<C: SharedState>(
+        from: &mut Decoder<'_>,
+        context: &mut C,
+    ) -> Result<Option<Process<'static>>, Error> {
+        Ok(Option::<Process<'_>>::decode(from, context)?.map(Process::into_owned))
+    }
+}
 
 /// How containers share an IPC namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]

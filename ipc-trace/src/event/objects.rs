@@ -1,8 +1,8 @@
 //! Objects, as shown in events, reports and snapshots.
 
-use minicbor::{Decode, Encode};
 use std::sync::Arc;
 
+use minicbor::{Decode, Encode};
 use schemars::JsonSchema;
 use serde::Serialize;
 

@@ -1,8 +1,8 @@
 //! The object that `report -o json` prints.
 
-use minicbor::{Decode, Encode};
 use std::{collections::BTreeMap, sync::Arc};
 
+use minicbor::{Decode, Encode};
 use schemars::JsonSchema;
 use serde::Serialize;
 

@@ -1,73 +1,87 @@
 //! Values that others share, in CBOR: encoded once; afterwards a number stands for them.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{any::Any, collections::HashMap, rc::Rc, sync::Arc};
 
 use ipc_trace_common::cbor::{Encoded, invalid};
 use minicbor::{Decode, Decoder, Encode, Encoder, data::Type, decode::Error, encode::Write};
 
-use super::{Process, identity::Ancestor};
+/// The context of encoding and decoding values that others share: what is known of each type of them.
+pub(crate) trait SharedState {
+    /// The only value of a type.
+    fn table<T: Default + 'static>(&mut self) -> &mut T;
+}
+
+/// The context.
+#[derive(Debug, Default)]
+pub(crate) struct SharedTables(Vec<Box<dyn Any>>);
+
+impl SharedState for SharedTables {
+    fn table<T: Default + 'static>(&mut self) -> &mut T {
+        let at = match self.0.iter().position(|table| table.is::<T>()) {
+            Some(at) => at,
+            None => {
+                self.0.push(Box::new(T::default()));
+                self.0.len() - 1
+            }
+        };
+        #[expect(clippy::expect_used, reason = "it was found there, or put there")]
+        self.0.get_mut(at).and_then(|table| table.downcast_mut()).expect("a table of this type")
+    }
+}
 
 /// Values of one type that others share, by their numbers.
 #[derive(Debug)]
-pub(crate) struct SharedValues<T> {
+struct SharedValues<S> {
     /// While encoding: the numbers of values, by their addresses
     numbers: HashMap<usize, u64>,
     /// While decoding: the values
-    values: Vec<T>,
+    values: Vec<S>,
 }
 
-impl<T> Default for SharedValues<T> {
+impl<S> Default for SharedValues<S> {
     fn default() -> Self {
         Self { numbers: HashMap::new(), values: Vec::new() }
     }
 }
 
-/// The context of encoding and decoding what shares ancestors of processes.
-pub(crate) trait SharedAncestors {
-    /// Ancestors of processes
-    fn ancestors(&mut self) -> &mut SharedValues<Arc<Ancestor>>;
-}
-
-/// Encodes a shared value: itself in an array or, if it was encoded before, its number.
-pub(crate) fn encode_shared<C, T: Encode<C>, S, W: Write>(
+/// Encodes a shared value: itself in an array or, if it was encoded before, its number. `S`: what shares it.
+fn encode_shared<S: 'static, T: Encode<C>, C: SharedState, W: Write>(
     value: &T,
     to: &mut Encoder<W>,
     context: &mut C,
-    table: impl Fn(&mut C) -> &mut SharedValues<S>,
 ) -> Encoded<W> {
     let address = std::ptr::from_ref(value).addr();
-    if let Some(number) = table(context).numbers.get(&address) {
+    if let Some(number) = context.table::<SharedValues<S>>().numbers.get(&address) {
         to.u64(*number)?;
         return Ok(());
     }
     value.encode(to.array(1)?, context)?;
-    let numbers = &mut table(context).numbers;
+    let numbers = &mut context.table::<SharedValues<S>>().numbers;
     numbers.insert(address, numbers.len() as u64);
     Ok(())
 }
 
-/// Decodes it. `new` makes it shared.
-pub(crate) fn decode_shared<'b, C, T: Decode<'b, C>, S: Clone>(
+/// Decodes it.
+fn decode_shared<'b, S: From<T> + Clone + 'static, T: Decode<'b, C>, C: SharedState>(
     from: &mut Decoder<'b>,
     context: &mut C,
-    table: impl Fn(&mut C) -> &mut SharedValues<S>,
-    new: impl Fn(T) -> S,
 ) -> Result<S, Error> {
     if from.datatype()? != Type::Array {
         let number = usize::try_from(from.u64()?).ok();
-        let known = number.and_then(|number| table(context).values.get(number));
+        let values = &context.table::<SharedValues<S>>().values;
+        let known = number.and_then(|number| values.get(number));
         return known.cloned().ok_or_else(|| invalid("no such shared value"));
     }
     if from.array()? != Some(1) {
         return Err(invalid("a shared value of another length"));
     }
-    let value = new(T::decode(from, context)?);
-    table(context).values.push(value.clone());
+    let value = S::from(T::decode(from, context)?);
+    context.table::<SharedValues<S>>().values.push(value.clone());
     Ok(value)
 }
 
 /// Encodes `None` as null.
-pub(crate) fn encode_optional<C, T, W: Write>(
+fn encode_optional<C, T, W: Write>(
     value: Option<&T>,
     to: &mut Encoder<W>,
     context: &mut C,
@@ -79,7 +93,7 @@ pub(crate) fn encode_optional<C, T, W: Write>(
     }
 }
 
-pub(crate) fn decode_optional<'b, C, T>(
+fn decode_optional<'b, C, T>(
     from: &mut Decoder<'b>,
     context: &mut C,
     decode: impl Fn(&mut Decoder<'b>, &mut C) -> Result<T, Error>,
@@ -91,81 +105,101 @@ pub(crate) fn decode_optional<'b, C, T>(
     decode(from, context).map(Some)
 }
 
-/// For `#[cbor(with = …)]`: an ancestor.
-pub(crate) mod ancestor {
+/// For `#[cbor(with = …)]`: a value shared within a thread.
+pub(crate) mod rc {
     use super::*;
 
-    pub(crate) fn encode<C: SharedAncestors, W: Write>(
-        ancestor: &Arc<Ancestor>,
+    pub(crate) fn encode<T: Encode<C> + 'static, C: SharedState, W: Write>(
+        value: &Rc<T>,
         to: &mut Encoder<W>,
         context: &mut C,
     ) -> Encoded<W> {
-        encode_shared(&**ancestor, to, context, C::ancestors)
+        encode_shared::<Rc<T>, T, C, W>(value, to, context)
     }
 
-    pub(crate) fn decode<C: SharedAncestors>(
-        from: &mut Decoder<'_>,
+    pub(crate) fn decode<'b, T: Decode<'b, C> + 'static, C: SharedState>(
+        from: &mut Decoder<'b>,
         context: &mut C,
-    ) -> Result<Arc<Ancestor>, Error> {
-        decode_shared(from, context, C::ancestors, Arc::new)
+    ) -> Result<Rc<T>, Error> {
+        decode_shared::<_, T, _>(from, context)
     }
 }
 
-/// For `#[cbor(with = …)]`: the ancestors of a process.
-pub(crate) mod ancestry {
+/// For `#[cbor(with = …)]`: the same, or nothing.
+pub(crate) mod optional_rc {
     use super::*;
 
-    type Ancestry = Arc<[Arc<Ancestor>]>;
+    pub(crate) fn encode<T: Encode<C> + 'static, C: SharedState, W: Write>(
+        value: &Option<Rc<T>>,
+        to: &mut Encoder<W>,
+        context: &mut C,
+    ) -> Encoded<W> {
+        encode_optional(value.as_ref(), to, context, rc::encode)
+    }
 
-    fn encode_all<C: SharedAncestors, W: Write>(
-        all: &Ancestry,
+    pub(crate) fn decode<'b, T: Decode<'b, C> + 'static, C: SharedState>(
+        from: &mut Decoder<'b>,
+        context: &mut C,
+    ) -> Result<Option<Rc<T>>, Error> {
+        decode_optional(from, context, rc::decode)
+    }
+}
+
+/// For `#[cbor(with = …)]`: a value shared between threads.
+pub(crate) mod arc {
+    use super::*;
+
+    pub(crate) fn encode<T: Encode<C> + 'static, C: SharedState, W: Write>(
+        value: &Arc<T>,
+        to: &mut Encoder<W>,
+        context: &mut C,
+    ) -> Encoded<W> {
+        encode_shared::<Arc<T>, T, C, W>(value, to, context)
+    }
+
+    pub(crate) fn decode<'b, T: Decode<'b, C> + 'static, C: SharedState>(
+        from: &mut Decoder<'b>,
+        context: &mut C,
+    ) -> Result<Arc<T>, Error> {
+        decode_shared::<_, T, _>(from, context)
+    }
+}
+
+/// For `#[cbor(with = …)]`: a list of such values, or nothing.
+pub(crate) mod optional_arcs {
+    use super::*;
+
+    type Arcs<T> = Arc<[Arc<T>]>;
+
+    fn encode_all<T: Encode<C> + 'static, C: SharedState, W: Write>(
+        all: &Arcs<T>,
         to: &mut Encoder<W>,
         context: &mut C,
     ) -> Encoded<W> {
         to.array(all.len() as u64)?;
-        all.iter().try_for_each(|one| ancestor::encode(one, to, context))
+        all.iter().try_for_each(|one| arc::encode(one, to, context))
     }
 
-    fn decode_all<C: SharedAncestors>(
-        from: &mut Decoder<'_>,
+    fn decode_all<'b, T: Decode<'b, C> + 'static, C: SharedState>(
+        from: &mut Decoder<'b>,
         context: &mut C,
-    ) -> Result<Ancestry, Error> {
+    ) -> Result<Arcs<T>, Error> {
         let len = from.array()?.ok_or_else(|| invalid("an array without a length"))?;
-        (0..len).map(|_| ancestor::decode(from, context)).collect()
+        (0..len).map(|_| arc::decode(from, context)).collect()
     }
 
-    pub(crate) fn encode<C: SharedAncestors, W: Write>(
-        ancestry: &Option<Ancestry>,
+    pub(crate) fn encode<T: Encode<C> + 'static, C: SharedState, W: Write>(
+        all: &Option<Arcs<T>>,
         to: &mut Encoder<W>,
         context: &mut C,
     ) -> Encoded<W> {
-        encode_optional(ancestry.as_ref(), to, context, encode_all)
+        encode_optional(all.as_ref(), to, context, encode_all)
     }
 
-    pub(crate) fn decode<C: SharedAncestors>(
-        from: &mut Decoder<'_>,
+    pub(crate) fn decode<'b, T: Decode<'b, C> + 'static, C: SharedState>(
+        from: &mut Decoder<'b>,
         context: &mut C,
-    ) -> Result<Option<Ancestry>, Error> {
+    ) -> Result<Option<Arcs<T>>, Error> {
         decode_optional(from, context, decode_all)
-    }
-}
-
-/// For `#[cbor(with = …)]`: a process that may be unknown.
-pub(crate) mod optional_process {
-    use super::*;
-
-    pub(crate) fn encode<C: SharedAncestors, W: Write>(
-        process: &Option<Process<'static>>,
-        to: &mut Encoder<W>,
-        context: &mut C,
-    ) -> Encoded<W> {
-        process.encode(to, context)
-    }
-
-    pub(crate) fn decode<C: SharedAncestors>(
-        from: &mut Decoder<'_>,
-        context: &mut C,
-    ) -> Result<Option<Process<'static>>, Error> {
-        Ok(Option::<Process<'_>>::decode(from, context)?.map(Process::into_owned))
     }
 }

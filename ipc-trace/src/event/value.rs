@@ -1,17 +1,16 @@
 //! Values with a JSON form of their own: names, keys, flags, times.
 
-use minicbor::{Decode, Decoder, Encode, Encoder, decode::Error, encode::Write};
 use std::{
     borrow::Cow,
     fmt,
     time::{Duration, SystemTime},
 };
 
+use ipc_trace_common::cbor::{self, Cbor, Element, Encoded, encode_as_cbor};
 use ipc_trace_common::op::{Abi, ObjectKind, Op};
+use minicbor::{Decode, Decoder, Encode, Encoder, decode::Error, encode::Write};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
-
-use ipc_trace_common::cbor::{self, Cbor, Element, Encoded, encode_as_cbor};
 
 /// Implements `Serialize` by `Display`, and a schema that is a string with `extra` members.
 macro_rules! as_string {

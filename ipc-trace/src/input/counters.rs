@@ -1,6 +1,5 @@
 //! Counters of the eBPF programs and of the ring readers.
 
-use minicbor::{Decode, Encode};
 use std::collections::BTreeMap;
 
 use ipc_trace_common::cbor::cbor_as_encoded;
@@ -8,6 +7,7 @@ use ipc_trace_common::{
     op::{self, Op},
     state::DropKey,
 };
+use minicbor::{Decode, Encode};
 
 /// Counters of one row, summed over the CPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]

@@ -37,7 +37,6 @@ use ipc_trace_common::{
     state::{Coalesced, CoalescedKey},
 };
 use minicbor::{Decode, Encode};
-
 use zerocopy::{FromBytes, Immutable, IntoBytes as _, KnownLayout};
 
 use crate::event::{Backends, CommandOutcome, ReadFrom, ls::Ls, objects::ObjectInfo};

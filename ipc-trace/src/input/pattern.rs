@@ -3,9 +3,8 @@
 //! Invariant: matching takes time that is linear in the name's length, whatever the pattern.
 
 use globset::{GlobBuilder, GlobMatcher};
-use minicbor::{Decoder, Encoder, decode::Error, encode::Write};
-
 use ipc_trace_common::cbor::{self, Cbor, Encoded, encode_as_cbor};
+use minicbor::{Decoder, Encoder, decode::Error, encode::Write};
 
 /// The special characters.
 const SPECIAL: [char; 7] = ['*', '?', '[', ']', '{', '}', '\\'];

@@ -1,9 +1,9 @@
 //! Information about processes from procfs: requests and answers.
 
-use minicbor::{Decode, Encode};
 use std::{borrow::Cow, sync::Arc};
 
 use ipc_trace_common::record::{ContextRecord, UidExtent};
+use minicbor::{Decode, Encode};
 
 use super::Arguments;
 use crate::event::{NsInodes, value::OsBytes};

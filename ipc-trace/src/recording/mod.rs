@@ -13,6 +13,7 @@
 //! | `head` | what a recording says of its run, and where its blocks are |
 //! | `index` | where the blocks of a file are |
 //! | [`writer`], `writer_thread` | writes a recording, in a thread of its own |
+//! | `writer_parts` | what this thread and the one that feeds the engine share |
 //! | `destination` | where the blocks of a recording go |
 //! | `rotation` | into files, one after the other |
 //! | `flight` | into memory, and into a file when it is asked for |
@@ -41,6 +42,7 @@ mod index;
 mod rotation;
 mod scanner;
 mod varint;
+mod writer_parts;
 mod writer_thread;
 
 use std::{path::PathBuf, time::Duration};

@@ -53,7 +53,7 @@ pub(crate) struct RecordedState {
 
 /// Where to begin reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ReadFrom {
+pub(crate) enum ReadStart {
     /// At the first input
     Begin,
     /// At the last checkpoint before a time: nanoseconds since 1970
@@ -119,7 +119,7 @@ impl PlacedFile {
     ///
     /// # Errors
     /// It can't be read.
-    fn new(file: OpenFile, from: ReadFrom) -> Result<Self, ReadError> {
+    fn new(file: OpenFile, from: ReadStart) -> Result<Self, ReadError> {
         let Some(Head { begin, .. }) = index::head(&file)? else {
             // What is wrong with it is said when it is read.
             return Ok(Self::stream(file));
@@ -128,13 +128,13 @@ impl PlacedFile {
         let of_kind = |kind| blocks.iter().filter(move |block| block.kind == kind as u8);
         let offset_ns = begin.at.offset_ns;
         let is_wanted = |block: &&IndexEntry| match from {
-            ReadFrom::Begin => false,
-            ReadFrom::Time(since) => i128::from(block.last_ns) + offset_ns <= since,
-            ReadFrom::LastCheckpoint => true,
+            ReadStart::Begin => false,
+            ReadStart::Time(since) => i128::from(block.last_ns) + offset_ns <= since,
+            ReadStart::LastCheckpoint => true,
         };
         // Several files in a row can be of several runs.
         let is_one = of_kind(BlockKind::Head).count() <= 2;
-        let checkpoint = of_kind(BlockKind::Checkpoint).filter(is_wanted).last();
+        let checkpoint = of_kind(BlockKind::Checkpoint).rfind(is_wanted);
         let offset = checkpoint.filter(|_| is_one).map_or(0, |block| block.offset);
         let first = of_kind(BlockKind::Inputs).next().map_or(u64::MAX, |block| block.position);
         let end = of_kind(BlockKind::Inputs).try_fold(first, |at, block| {
@@ -155,19 +155,19 @@ impl PlacedFile {
 ///
 /// # Errors
 /// One can't be opened.
-fn open_all(paths: &[PathBuf], from: ReadFrom) -> Result<Vec<PlacedFile>, ReadError> {
+fn open_all(paths: &[PathBuf], from: ReadStart) -> Result<Vec<PlacedFile>, ReadError> {
     let mut all = paths
         .iter()
         .map(|path| {
             let file = OpenFile::open(path)?;
-            match file.is_regular() && (paths.len() > 1 || from != ReadFrom::Begin) {
+            match file.is_regular() && (paths.len() > 1 || from != ReadStart::Begin) {
                 true => PlacedFile::new(file, from),
                 false => Ok(PlacedFile::stream(file)),
             }
         })
         .collect::<Result<Vec<_>, ReadError>>()?;
     all.sort_by(|a, b| a.place.cmp(&b.place));
-    if from == ReadFrom::LastCheckpoint {
+    if from == ReadStart::LastCheckpoint {
         begin_where_whole(&mut all);
     }
     // Files before the one with the last checkpoint are not needed.
@@ -226,7 +226,11 @@ impl RecordingReader {
     ///
     /// # Errors
     /// One can't be opened, or the thread can't be started.
-    pub(crate) fn open(paths: &[PathBuf], follow: bool, from: ReadFrom) -> Result<Self, ReadError> {
+    pub(crate) fn open(
+        paths: &[PathBuf],
+        follow: bool,
+        from: ReadStart,
+    ) -> Result<Self, ReadError> {
         let files = open_all(paths, from)?;
         let bytes = files.iter().map(|file| file.file.len()).sum();
         let hosts: BTreeSet<_> = files.iter().filter_map(|file| file.host.as_ref()).collect();
@@ -324,7 +328,7 @@ struct Decoder {
     /// Whether some are missing since the engine's state was passed on, so that it needs another one
     is_torn: bool,
     /// Where reading begins, and whether it begins behind the first input of this file
-    from: ReadFrom,
+    from: ReadStart,
     skips: bool,
 }
 
@@ -417,7 +421,7 @@ impl Decoder {
         }
         self.is_torn = false;
         (self.position, self.last_ns) = (at, header.last_ns.get());
-        let is_whole = begins_here && self.skips && self.from == ReadFrom::LastCheckpoint;
+        let is_whole = begins_here && self.skips && self.from == ReadStart::LastCheckpoint;
         self.send(RecordingPart::State(RecordedState { bytes: state.to_vec(), is_whole }))
     }
 

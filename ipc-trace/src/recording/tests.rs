@@ -24,7 +24,7 @@ use super::{
     RecordingTarget,
     head::Head,
     inspect,
-    reader::{MissingInputs, NextPart, ReadError, ReadFrom, RecordingPart, RecordingReader},
+    reader::{MissingInputs, NextPart, ReadError, ReadStart, RecordingPart, RecordingReader},
     writer::Recorder,
 };
 use crate::{
@@ -202,10 +202,10 @@ struct Read {
 }
 
 fn read(files: &[PathBuf]) -> Result<Read, ReadError> {
-    read_from(files, ReadFrom::Begin)
+    read_from(files, ReadStart::Begin)
 }
 
-fn read_from(files: &[PathBuf], from: ReadFrom) -> Result<Read, ReadError> {
+fn read_from(files: &[PathBuf], from: ReadStart) -> Result<Read, ReadError> {
     let mut reader = RecordingReader::open(files, false, from)?;
     let mut all = Read::default();
     loop {

@@ -6,15 +6,22 @@
 use std::{
     io,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        Arc, PoisonError,
+        atomic::Ordering::Relaxed,
         mpsc::{self, Receiver, Sender},
     },
     thread::{self, JoinHandle},
 };
 
 pub(crate) use super::destination::DumpedFile;
-use super::{RecordingTarget, chunk::Chunk, head::Head, writer_thread::RecordingWriter};
+pub(crate) use super::writer_parts::RecordingSummary;
+use super::{
+    RecordingTarget,
+    chunk::Chunk,
+    head::Head,
+    writer_parts::{NO_FREE, Part, Shared, Then},
+    writer_thread::RecordingWriter,
+};
 use crate::input::Input;
 
 /// How many bytes are collected before they are passed on.
@@ -23,50 +30,6 @@ const CHUNK_BYTES: usize = 1 << 17;
 const MAX_WAITING: usize = 256 << 20;
 /// How many empty chunks are kept.
 const MAX_FREE: usize = 16;
-
-/// Inputs for the thread.
-#[derive(Debug)]
-pub(super) struct Part {
-    /// How many inputs the run had before them
-    pub position: u64,
-    pub inputs: Chunk,
-    /// Whether to write them at once
-    pub flush: bool,
-    /// What to do then
-    pub then: Then,
-}
-
-/// What the thread does when it has written inputs.
-#[derive(Debug)]
-pub(super) enum Then {
-    Nothing,
-    /// Write the engine's state, as of a boot time
-    Checkpoint(Vec<u8>, u64),
-    /// Write what a flight recorder has to a file
-    Dump,
-}
-
-/// What the threads share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    /// Bytes that wait for the thread
-    pub waiting: AtomicUsize,
-    /// Inputs that were not recorded
-    pub lost: AtomicU64,
-    /// Bytes that were written
-    pub written: AtomicU64,
-    /// Bytes that are free in the file system, or [`NO_FREE`]
-    pub free: AtomicU64,
-    /// Whether the reader of a stream is gone
-    pub is_closed: AtomicBool,
-    /// Whether the engine's state is needed
-    pub wants_checkpoint: AtomicBool,
-    /// Files that a flight recorder wrote
-    pub dumped: Mutex<Vec<DumpedFile>>,
-}
-
-/// The free bytes are unknown.
-pub(super) const NO_FREE: u64 = u64::MAX;
 
 /// How far a recording is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,21 +40,6 @@ pub(crate) struct RecordingProgress {
     pub lost: u64,
     /// Bytes that are free in the file system; `None`: unknown
     pub free: Option<u64>,
-}
-
-/// What was recorded.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct RecordingSummary {
-    /// Bytes in the file
-    pub bytes: u64,
-    /// Inputs in it
-    pub inputs: u64,
-    /// Calls in them
-    pub calls: u64,
-    /// Inputs that are not in it
-    pub lost: u64,
-    /// Files that a flight recorder wrote at the end
-    pub dumped: Vec<DumpedFile>,
 }
 
 /// Records inputs.
@@ -111,15 +59,7 @@ impl Recorder {
     /// # Errors
     /// The file exists, or it or the thread can't be created.
     pub(crate) fn start(target: &RecordingTarget, head: &Head) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
-            waiting: AtomicUsize::new(0),
-            lost: AtomicU64::new(0),
-            written: AtomicU64::new(0),
-            free: AtomicU64::new(NO_FREE),
-            is_closed: AtomicBool::new(false),
-            wants_checkpoint: AtomicBool::new(false),
-            dumped: Mutex::new(Vec::new()),
-        });
+        let shared = Arc::new(Shared::new());
         let (parts, received) = mpsc::channel();
         let (returned, free) = mpsc::sync_channel(MAX_FREE);
         let mut writer = RecordingWriter::create(target, head, Arc::clone(&shared))?;

@@ -15,7 +15,7 @@ use super::{
     flight::FlightRecorder,
     head::Head,
     rotation::RecordingFiles,
-    writer::{NO_FREE, RecordingSummary, Shared, Then},
+    writer_parts::{NO_FREE, RecordingSummary, Shared, Then},
 };
 
 /// How many bytes of columns make a block, before compression.

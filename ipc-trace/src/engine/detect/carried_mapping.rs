@@ -16,14 +16,13 @@
 //! [`MAX_ATTACHMENTS_PER_PROCESS`] each, as many processes without mappings, and [`MAX_PENDING_MOVES`]
 //! pending switches.
 
-use minicbor::{Decode, Encode};
-use crate::engine::track::shared_state::SharedState;
 use std::{collections::VecDeque, rc::Rc};
 
 use ipc_trace_common::{
     op::{ObjectKind, Op},
     record::{AccessPath, ExitRecord, NsRef, NsSwitchKind, queue_flag},
 };
+use minicbor::{Decode, Encode};
 
 use super::{
     access_paths::{self, AccessPathRow},
@@ -34,6 +33,7 @@ use super::{
     },
     phrases::{namespace_phrase, thread},
 };
+use crate::event::shared::SharedState;
 use crate::{
     engine::track::{OrderedMap, Tracker, contexts::TaskInfo},
     event::finding::{Class, Severity},
@@ -69,7 +69,7 @@ struct HeldSegment {
     #[n(2)]
     id: i32,
     /// The task when it attached the segment.
-    #[cbor(n(3), with = "crate::engine::track::shared_state::optional_task")]
+    #[cbor(n(3), with = "crate::event::shared::optional_rc")]
     task_info: Option<Rc<TaskInfo>>,
 }
 
@@ -96,7 +96,7 @@ struct PendingMove {
     /// The mappings at the switch; `None`: all mappings found at the inspection count.
     #[n(4)]
     mapped: Option<Vec<Mapped>>,
-    #[cbor(n(5), with = "crate::engine::track::shared_state::optional_task")]
+    #[cbor(n(5), with = "crate::event::shared::optional_rc")]
     task_info: Option<Rc<TaskInfo>>,
     #[n(6)]
     tid: u32,

@@ -3,8 +3,8 @@
 //! Each container made a call on the object from that namespace, so the sharing isn't inferred. Their
 //! runtimes know whether it was configured: `--ipc container:X`, `--ipc host`, a pod.
 
-use minicbor::{Decode, Encode};
 use ipc_trace_common::record::NsRef;
+use minicbor::{Decode, Encode};
 
 use super::{
     cross_container_denied::name,

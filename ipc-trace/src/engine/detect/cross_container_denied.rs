@@ -3,8 +3,8 @@
 //!
 //! A denied object is in the caller's own namespace, so this happens where containers share one.
 
-use minicbor::{Decode, Encode};
 use ipc_trace_common::op::{ObjectKind, Op};
+use minicbor::{Decode, Encode};
 
 use super::{
     detector::{DetectCx, Detector},

@@ -1,7 +1,8 @@
 //! The operator's policy: applied between an observation and the finding that is shown.
 
-use minicbor::{Decode, Encode};
 use std::{fmt, time::SystemTime};
+
+use minicbor::{Decode, Encode};
 
 use crate::event::finding::{Finding, Severity};
 

@@ -3,18 +3,19 @@
 //! Invariant: every observation is counted in one finding, or in `over_limit` of its class. The memory of a
 //! finding is bounded however often it is observed.
 
-use crate::engine::track::shared_state::SharedState;
-use minicbor::{Decode, Encode};
 use std::{
     collections::{BTreeMap, VecDeque},
     time::SystemTime,
 };
+
+use minicbor::{Decode, Encode};
 
 use super::{
     finding_object,
     finding_policy::{FindingDecision, FindingPolicy, NoPolicy},
     observation::{EvidenceEvent, Extent, FindingDraft, FindingKey, FindingOwner, FindingTarget},
 };
+use crate::event::shared::SharedState;
 use crate::{
     engine::track::{OrderedMap, Tracker, containers::ContainerHandle},
     event::finding::{
@@ -126,7 +127,7 @@ pub(crate) struct ShownFinding {
 }
 
 /// All findings.
-#[derive(Debug, Encode, Decode)]
+#[derive(Debug, Default, Encode, Decode)]
 #[cbor(context_bound = "SharedState")]
 pub(crate) struct FindingStore {
     #[n(0)]
@@ -162,26 +163,6 @@ pub(crate) struct FindingStore {
     /// The highest severity among evicted findings.
     #[n(8)]
     max_severity: Option<Severity>,
-}
-
-impl Default for FindingStore {
-    fn default() -> Self {
-        Self {
-            entries: OrderedMap::default(),
-            per_class: BTreeMap::new(),
-            policy: None,
-            may_evict: false,
-            hides_lines: false,
-            next: 0,
-            pending: false,
-            evicted: BTreeMap::new(),
-            muted: BTreeMap::new(),
-            over_limit: BTreeMap::new(),
-            full_until: BTreeMap::new(),
-            min_confidence: 0,
-            max_severity: None,
-        }
-    }
 }
 
 impl FindingStore {

@@ -6,6 +6,7 @@
 //! programs compare the file system's namespace with the thread's, so this isn't inferred.
 
 use minicbor::{Decode, Encode};
+
 use super::{
     access_paths::{self, AccessPathRow, AccessTarget},
     detector::{DetectCx, Detector},

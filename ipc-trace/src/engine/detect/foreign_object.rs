@@ -5,8 +5,8 @@
 //! eBPF programs compare the namespace of the queue's file system with the caller's at each operation, so
 //! this isn't inferred.
 
-use minicbor::{Decode, Encode};
 use ipc_trace_common::record::queue_flag;
+use minicbor::{Decode, Encode};
 
 use super::phrases::{namespace_phrase, thread};
 use super::{

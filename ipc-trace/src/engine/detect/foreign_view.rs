@@ -4,6 +4,7 @@
 //! A file of `/proc/sysvipc` shows the namespace in which it was opened, in whatever namespace it is read.
 
 use minicbor::{Decode, Encode};
+
 use super::{
     access_paths::{self, AccessPathRow, AccessTarget},
     detector::{DetectCx, Detector},

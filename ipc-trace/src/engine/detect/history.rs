@@ -3,13 +3,13 @@
 //! Invariant: state is bounded: at most [`MAX_PROCESSES`] processes that switched, with
 //! [`MAX_NAMESPACES_PER_PROCESS`] namespaces each, and as many keys and names as [`TwoGenCache`] holds.
 
-use minicbor::{Decode, Encode};
 use std::collections::VecDeque;
 
 use ipc_trace_common::{
     op::ObjectKind,
     record::{NsRef, NsSwitchKind},
 };
+use minicbor::{Decode, Encode};
 
 use super::observation::{FindingActor, NamespaceMove};
 use crate::input::process::ProcessId;

@@ -3,7 +3,7 @@
 //! There only permission bits protect the objects of the host and of all other containers in the namespace.
 
 use minicbor::{Decode, Encode};
-use crate::engine::track::shared_state::SharedState;
+
 use super::{
     detector::{DetectCx, Detector},
     observation::{
@@ -12,12 +12,9 @@ use super::{
     },
     sharing::{SharedThing, SharedUse},
 };
+use crate::event::shared::SharedState;
 use crate::{
-    engine::track::{
-        OrderedMap,
-        containers::ContainerHandle,
-        namespaces::is_host,
-    },
+    engine::track::{OrderedMap, containers::ContainerHandle, namespaces::is_host},
     event::finding::{Class, Severity},
 };
 
@@ -105,11 +102,5 @@ fn first_use(seen: &CallObservation<'_>, own: &ContainerHandle) -> SharedUse {
             "the eBPF programs read cgroup and namespace of the thread that made the call",
         );
     draft.benign_explanation = BENIGN.into();
-    SharedUse {
-        key,
-        ns,
-        subject: own.clone(),
-        shared: SharedThing::HostNamespace,
-        draft,
-    }
+    SharedUse { key, ns, subject: own.clone(), shared: SharedThing::HostNamespace, draft }
 }

@@ -43,15 +43,15 @@ mod sharing;
 #[cfg(test)]
 mod tests;
 
-use crate::engine::track::shared_state::SharedState;
-use ipc_trace_common::cbor::{Encoded, invalid};
-use minicbor::{Decode, Decoder, Encode, Encoder, decode::Error, encode::Write};
 use std::rc::Rc;
 
+use ipc_trace_common::cbor::{Encoded, invalid};
 use ipc_trace_common::record::{
     AccessPath, AccessRecord, BatchHead, ExitRecord, NsRef, queue_flag,
 };
+use minicbor::{Decode, Decoder, Encode, Encoder, decode::Error, encode::Write};
 
+use crate::event::shared::SharedState;
 use crate::{
     engine::track::{
         Tracker,

@@ -7,8 +7,6 @@
 //!
 //! Invariant: state is bounded: at most [`MAX_THREADS`] threads that are in a namespace that they entered.
 
-use minicbor::{Decode, Encode};
-use crate::engine::track::shared_state::SharedState;
 use std::{collections::VecDeque, rc::Rc};
 
 use ipc_trace_common::{
@@ -16,6 +14,7 @@ use ipc_trace_common::{
     record::{ExitRecord, NsRef, NsSwitchKind, flag},
     state::HOST_INUM,
 };
+use minicbor::{Decode, Encode};
 
 use super::{
     detector::{DetectCx, Detector},
@@ -25,6 +24,7 @@ use super::{
     },
     phrases::thread,
 };
+use crate::event::shared::SharedState;
 use crate::{
     engine::track::{OrderedMap, Tracker, containers::ContainerHandle, contexts::TaskInfo},
     event::NsInodes,
@@ -33,6 +33,7 @@ use crate::{
     input::effect::CallEffect,
     input::process::InspectorRequest,
 };
+
 /// Interval between requests about one thread, nanoseconds.
 const ASK_INTERVAL_NS: u64 = 10_000_000;
 
@@ -84,7 +85,7 @@ struct EnteredThread {
     /// Whether `mnt` was observed before the switch rather than inferred afterwards.
     #[n(6)]
     sure: bool,
-    #[cbor(n(7), with = "crate::engine::track::shared_state::optional_task")]
+    #[cbor(n(7), with = "crate::event::shared::optional_rc")]
     task_info: Option<Rc<TaskInfo>>,
     #[n(8)]
     state: MoveState,

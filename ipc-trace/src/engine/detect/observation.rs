@@ -1,15 +1,15 @@
 //! The input of detectors: actors, calls, accesses and namespace switches; and the drafts that they make of
 //! it.
 
-use crate::engine::track::shared_state::SharedState;
-use minicbor::{Decode, Encode};
 use std::{borrow::Cow, rc::Rc, sync::Arc};
 
 use ipc_trace_common::{
     op::{ObjectKind, Op},
     record::{AccessRecord, BatchHead, CallRecord, NsRef, NsSwitchRecord, QueueRef},
 };
+use minicbor::{Decode, Encode};
 
+use crate::event::shared::SharedState;
 use crate::{
     engine::track::containers::{ContainerHandle, Containers},
     engine::track::{
@@ -379,7 +379,7 @@ pub(crate) struct FindingDraft {
     #[n(3)]
     pub more: MoreLookups,
     /// The process; `None`: the finding is about the container in `container`.
-    #[cbor(n(4), with = "crate::event::shared::optional_process")]
+    #[cbor(n(4), with = "crate::event::optional_process")]
     pub process: Option<Process<'static>>,
     /// The container's handle, so that a late name is shown.
     #[n(5)]

@@ -4,11 +4,11 @@
 //! it for an id that doesn't exist (`ipc_obtain_object_check`), but so do checks of arguments before the
 //! lookup, and arguments that don't fit the object. A call is an attempt if neither can be the cause.
 
-use minicbor::{Decode, Encode};
 use ipc_trace_common::{
     op::{ObjectKind, Op},
     record::flag,
 };
+use minicbor::{Decode, Encode};
 
 use super::{
     detector::{DetectCx, Detector},

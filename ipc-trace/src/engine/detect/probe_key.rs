@@ -3,8 +3,8 @@
 //! Only `ENOENT` means that a key doesn't exist (`ipcget_public`, ipc/util.c, 6.12): `EEXIST`, `EACCES` and
 //! others mean that it does.
 
-use minicbor::{Decode, Encode};
 use ipc_trace_common::op::{ObjectKind, Op};
+use minicbor::{Decode, Encode};
 
 use super::{
     detector::{DetectCx, Detector},

@@ -1,7 +1,7 @@
 //! `probe-name`: a lookup of a queue's name failed that exists in another namespace.
 
-use minicbor::{Decode, Encode};
 use ipc_trace_common::op::Op;
+use minicbor::{Decode, Encode};
 
 use super::{
     detector::{DetectCx, Detector},

@@ -6,16 +6,16 @@
 //! Invariant: state is bounded: at most [`MAX_TRACKED`] findings that may be amended, and as many objects
 //! whose use is counted; a finding beyond that is reported at once.
 
-use crate::engine::track::shared_state::SharedState;
-use minicbor::{Decode, Encode};
 use std::sync::Arc;
 
 use ipc_trace_common::record::NsRef;
+use minicbor::{Decode, Encode};
 
 use super::{
     finding_store::FindingStore,
     observation::{EvidenceEvent, FindingDraft, FindingKey, FindingTarget},
 };
+use crate::event::shared::SharedState;
 use crate::{
     engine::track::containers::{ContainerHandle, Containers, sharing},
     engine::track::{

@@ -3,8 +3,8 @@
 //! With a single user the mode is only bad style; with several, each depends on everyone who can reach the
 //! namespace.
 
-use minicbor::{Decode, Encode};
 use ipc_trace_common::record::NsRef;
+use minicbor::{Decode, Encode};
 
 use super::{
     cross_container_denied::name,

@@ -1,7 +1,8 @@
 //! Converts boot time, the eBPF programs' time stamps, to the time of day.
 
-use minicbor::{Decode, Encode};
 use std::time::{Duration, SystemTime};
+
+use minicbor::{Decode, Encode};
 
 use crate::event::value::Timestamp;
 

@@ -1,18 +1,18 @@
 //! Tasks by thread and context: sent once by the eBPF programs and looked up for each record.
 
-use crate::engine::track::shared_state::SharedState;
-use minicbor::{Decode, Encode};
 use std::{borrow::Cow, collections::VecDeque, rc::Rc, sync::Arc};
 
 use ipc_trace_common::record::{
     AncestorRecord, CallRecord, ContextRecord, EXE_LEN, ExitRecord, UID_EXTENTS, UidExtent, flag,
 };
+use minicbor::{Decode, Encode};
 
 use super::{
     OrderedMap,
     identity::{Ancestors, MapSearch, UserMap},
     last_hit::LastHitMap,
 };
+use crate::event::shared::SharedState;
 use crate::{
     engine::track::containers::{ContainerHandle, Containers},
     event::{
@@ -225,7 +225,7 @@ pub(crate) struct KnownTask {
     /// The context
     #[n(0)]
     pub context: u64,
-    #[cbor(n(1), with = "crate::engine::track::shared_state::task")]
+    #[cbor(n(1), with = "crate::event::shared::rc")]
     /// The task
     pub task_info: Rc<TaskInfo>,
 }

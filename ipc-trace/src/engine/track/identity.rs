@@ -2,13 +2,13 @@
 //!
 //! Invariant: an executable's path belongs to exactly that process: equal pid, start time and name.
 
-use minicbor::{Decode, Encode};
 use std::{borrow::Cow, sync::Arc};
 
 use ipc_trace_common::record::{ANCESTORS, AncestorRecord, ContextRecord, UidExtent, flag};
+use minicbor::{Decode, Encode};
 
 use super::OrderedMap;
-use crate::event::{identity::Ancestor, shared::SharedAncestors, value::OsBytes};
+use crate::event::{identity::Ancestor, shared::SharedState, value::OsBytes};
 
 /// The uid map of a user namespace. It is written once (`map_write`, kernel/user_namespace.c), possibly after
 /// a thread's context was read.
@@ -81,12 +81,12 @@ type AncestorKey = (u32, u64, [u8; 16]);
 
 /// An ancestor, shared with the tasks of its descendants.
 #[derive(Debug, Encode, Decode)]
-#[cbor(context_bound = "SharedAncestors")]
-struct KnownAncestor(#[cbor(n(0), with = "crate::event::shared::ancestor")] Arc<Ancestor>);
+#[cbor(context_bound = "SharedState")]
+struct KnownAncestor(#[cbor(n(0), with = "crate::event::shared::arc")] Arc<Ancestor>);
 
 /// The ancestors of all known processes, shared between descendants.
 #[derive(Debug, Encode, Decode)]
-#[cbor(context_bound = "SharedAncestors")]
+#[cbor(context_bound = "SharedState")]
 pub(crate) struct Ancestors {
     #[n(0)]
     known: OrderedMap<AncestorKey, KnownAncestor>,

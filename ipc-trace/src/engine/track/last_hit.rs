@@ -3,8 +3,9 @@
 //!
 //! Invariant: the cached index is used only if its key is the requested one.
 
-use minicbor::{Decode, Encode};
 use std::hash::Hash;
+
+use minicbor::{Decode, Encode};
 
 use super::OrderedMap;
 

@@ -9,7 +9,6 @@
 //! | [`namespaces`] | IPC namespaces: creation and death |
 //! | [`queues`] | queues' names, and the namespaces of dead file systems |
 //! | [`objects`] | objects, from creation to destruction |
-//! | [`shared_state`] | what several parts of the state share, in checkpoints |
 //! | [`losses`] | losses since the last update |
 //! | [`stats`] | counts by namespace, for the report |
 //! | [`histogram`] | durations of an operation's calls |
@@ -31,19 +30,18 @@ pub(crate) mod objects;
 mod ordered_map;
 pub(crate) mod processes;
 pub(crate) mod queues;
-pub(crate) mod shared_state;
 pub(crate) mod stats;
 pub(crate) mod two_gen;
 
-use crate::engine::track::shared_state::SharedState;
-use minicbor::{Decode, Encode};
 use std::sync::Arc;
 
 use ipc_trace_common::{
     op::Op,
     record::{BatchHead, CallRecord, NsRef, QueueRef, queue_flag},
 };
+use minicbor::{Decode, Encode};
 
+use crate::event::shared::SharedState;
 use crate::{
     engine::track::containers::Containers,
     event::{

@@ -4,13 +4,13 @@
 //! complete lists in a row, or whose number was reused, has died in between. One list isn't enough: it is
 //! read without the kernel's lock, and may miss an entry next to one being removed.
 
-use crate::engine::track::shared_state::SharedState;
-use minicbor::{Decode, Encode};
 use std::{collections::VecDeque, rc::Rc};
 
 use ipc_trace_common::{record::NsRef, state::HOST_INUM};
+use minicbor::{Decode, Encode};
 
 use super::{OrderedMap, contexts::TaskInfo};
+use crate::event::shared::SharedState;
 use crate::{event::IpcNs, input::namespace_list::NamespaceList};
 
 /// Number of dead namespaces kept: records of theirs may still arrive.
@@ -27,7 +27,7 @@ pub(crate) struct NamespaceCreation {
     #[n(1)]
     pub tid: u32,
     /// The task of that thread.
-    #[cbor(n(2), with = "crate::engine::track::shared_state::optional_task")]
+    #[cbor(n(2), with = "crate::event::shared::optional_rc")]
     pub by: Option<Rc<TaskInfo>>,
 }
 

@@ -8,9 +8,8 @@ use std::{
 
 use foldhash::fast::RandomState;
 use indexmap::IndexMap;
-use minicbor::{Decode, Decoder, Encode, Encoder, decode::Error, encode::Write};
-
 use ipc_trace_common::cbor::{Encoded, invalid};
+use minicbor::{Decode, Decoder, Encode, Encoder, decode::Error, encode::Write};
 
 /// The map. [`OrderedMap::remove`] moves the last entry to the place of the removed one.
 #[derive(Clone, Debug)]

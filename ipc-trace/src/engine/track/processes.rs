@@ -1,10 +1,11 @@
 //! The processes that made calls in one namespace: bounded, and exact for living processes.
 
-use crate::engine::track::shared_state::SharedState;
-use minicbor::{Decode, Encode};
 use std::{borrow::Cow, rc::Rc, sync::Arc};
 
+use minicbor::{Decode, Encode};
+
 use super::{contexts::TaskInfo, last_hit::LastHitMap};
+use crate::event::shared::SharedState;
 use crate::{
     engine::track::containers::{ContainerHandle, Containers},
     event::{Container, NsInodes, report::ProcessReport, value::OsBytes},
@@ -17,7 +18,7 @@ const MAX_PROCESSES: usize = 512;
 #[derive(Clone, Debug, Encode, Decode)]
 #[cbor(context_bound = "SharedState")]
 struct ProcessEntry {
-    #[cbor(n(0), with = "crate::engine::track::shared_state::optional_task")]
+    #[cbor(n(0), with = "crate::event::shared::optional_rc")]
     task_info: Option<Rc<TaskInfo>>,
     #[cbor(n(1), with = "ipc_trace_common::cbor")]
     comm: [u8; 16],

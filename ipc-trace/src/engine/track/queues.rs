@@ -1,9 +1,9 @@
 //! Queues: their names, and the namespaces of their file systems.
 
-use minicbor::{Decode, Encode};
 use std::borrow::Cow;
 
 use ipc_trace_common::record::{NAME_LEN, NsRef, QueueRecord, QueueRef, flag, queue_flag};
+use minicbor::{Decode, Encode};
 
 use super::two_gen::TwoGenCache;
 use crate::{

@@ -3,14 +3,13 @@
 //! Invariant: `calls` and `errors` are exact for every listed namespace: delivered calls plus those that the
 //! kernel counted because it couldn't deliver them.
 
-use crate::engine::track::shared_state::SharedState;
-use minicbor::{Decode, Encode};
 use std::collections::{BTreeMap, VecDeque};
 
 use ipc_trace_common::{
     op::{self, Op},
     record::{BatchHead, NO_DURATION, NsRef},
 };
+use minicbor::{Decode, Encode};
 
 use super::{
     ObjectLocation, Tracker,
@@ -20,6 +19,7 @@ use super::{
     objects::snapshots::Holders,
     processes::{CallCounts, CallingProcess, NamespaceProcesses},
 };
+use crate::event::shared::SharedState;
 use crate::{
     engine::track::containers::ContainerHandle,
     engine::track::containers::sharing,

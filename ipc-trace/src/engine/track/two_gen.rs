@@ -2,8 +2,9 @@
 
 use std::hash::Hash;
 
-use super::OrderedMap;
 use minicbor::{Decode, Encode};
+
+use super::OrderedMap;
 
 /// Maximal number of entries. Beyond it, entries from before the latest half are evicted.
 pub(crate) const MAX_ENTRIES: usize = 1 << 16;

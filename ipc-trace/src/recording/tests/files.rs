@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use super::{folder, head, read, read_from, with_samples};
 use crate::recording::{
     FlightLimits, Keep, RecordingTarget, Rotation, inspect,
-    reader::{MissingInputs, ReadError, ReadFrom},
+    reader::{MissingInputs, ReadError, ReadStart},
     writer::Recorder,
 };
 
@@ -116,7 +116,7 @@ fn a_range_begins_at_the_checkpoint_before_it() {
     for files in [vec![one], timed_files(&folder)] {
         assert!(files.len() == 1 || files.len() == 6, "{files:?}");
         for (since, state) in [(0, 0), (999, 0), (1000, 1), (3999, 3), (i128::from(u64::MAX), 5)] {
-            let read = read_from(&files, ReadFrom::Time(offset + since)).unwrap();
+            let read = read_from(&files, ReadStart::Time(offset + since)).unwrap();
             let expected = if state == 0 { vec![] } else { vec![vec![state as u8]] };
             assert_eq!((read.states, read.inputs), (expected, recorded[state..].concat()));
             assert!(read.missing.is_empty());

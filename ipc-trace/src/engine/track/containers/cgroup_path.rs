@@ -6,8 +6,9 @@
 //! name: so the result says whether a runtime of this host can know the container, and only such containers
 //! get metadata.
 
-use crate::{event::escape::unescaped, input::container::RuntimeKind};
 use minicbor::{Decode, Encode};
+
+use crate::{event::escape::unescaped, input::container::RuntimeKind};
 
 /// The identity of a container.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]

@@ -18,15 +18,15 @@ pub(crate) mod sharing;
 mod state;
 pub(crate) mod systemd_unit;
 
-use crate::engine::track::shared_state::SharedState;
-use minicbor::{Decode, Encode};
 use std::{
     collections::{HashSet, VecDeque},
     sync::Arc,
 };
 
 use ipc_trace_common::record::{CgroupRecord, NsRef, flag};
+use minicbor::{Decode, Encode};
 
+use crate::event::shared::SharedState;
 use crate::{
     engine::track::OrderedMap,
     event::{Container, ls::Ls, value::OsBytes},
@@ -35,7 +35,7 @@ use crate::{
 };
 use cgroup_path::ContainerIdentity;
 pub(crate) use state::ContainerHandle;
-use state::ContainerState;
+use state::{ContainerState, HandleTable};
 
 /// Number of cgroups kept, existing ones included: a few hundred bytes each.
 const MAX_CGROUPS: usize = 1 << 17;
@@ -117,10 +117,11 @@ pub(crate) struct Containers {
 }
 
 impl Containers {
-    /// Whether all handles lead to states. `last`: the largest index of a handle.
-    pub(crate) fn is_whole(&self, last: Option<usize>) -> bool {
+    /// Whether all handles lead to states, those that were decoded with this context among them.
+    pub(crate) fn is_whole(&self, context: &mut impl SharedState) -> bool {
         let len = self.states.len();
-        last.is_none_or(|last| last < len)
+        let last = context.table::<HandleTable>().last_key_value();
+        last.is_none_or(|(last, _)| *last < len)
             && self.free.len() <= len
             && self.free.iter().all(|at| *at < len)
     }

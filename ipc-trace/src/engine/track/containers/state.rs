@@ -1,7 +1,5 @@
 //! The state of a container, and its handle.
 
-use crate::engine::track::shared_state::SharedState;
-use minicbor::{Decode, Encode};
 use std::{
     collections::BTreeMap,
     hash::{Hash, Hasher},
@@ -9,9 +7,11 @@ use std::{
     sync::Arc,
 };
 
-use ipc_trace_common::record::NsRef;
+use ipc_trace_common::{cbor::Encoded, record::NsRef};
+use minicbor::{Decode, Decoder, Encode, Encoder, decode::Error, encode::Write};
 
 use super::cgroup_path::ContainerIdentity;
+use crate::event::shared::SharedState;
 use crate::{
     event::{Container, value::OsBytes},
     input::container::{RuntimeKind, RuntimeMetadata},
@@ -22,12 +22,12 @@ use crate::{
 pub(crate) struct ContainerHandle(Rc<usize>);
 
 impl ContainerHandle {
-    pub(crate) fn new(index: usize) -> Self {
+    pub(super) fn new(index: usize) -> Self {
         Self(Rc::new(index))
     }
 
     /// The index of its state.
-    pub(crate) fn index(&self) -> usize {
+    pub(super) fn index(&self) -> usize {
         *self.0
     }
 
@@ -44,6 +44,24 @@ impl PartialEq for ContainerHandle {
 }
 
 impl Eq for ContainerHandle {}
+
+/// Handles of a state that is decoded, by the indices of their states.
+pub(super) type HandleTable = BTreeMap<usize, ContainerHandle>;
+
+impl<C: SharedState> Encode<C> for ContainerHandle {
+    fn encode<W: Write>(&self, to: &mut Encoder<W>, _: &mut C) -> Encoded<W> {
+        to.u64(self.index() as u64)?;
+        Ok(())
+    }
+}
+
+impl<'b, C: SharedState> Decode<'b, C> for ContainerHandle {
+    fn decode(from: &mut Decoder<'b>, context: &mut C) -> Result<Self, Error> {
+        let index = usize::decode(from, context)?;
+        let known = context.table::<HandleTable>().entry(index);
+        Ok(known.or_insert_with(|| Self::new(index)).clone())
+    }
+}
 
 impl Hash for ContainerHandle {
     fn hash<H: Hasher>(&self, state: &mut H) {

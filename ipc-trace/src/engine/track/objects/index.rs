@@ -3,7 +3,6 @@
 //! Invariant: every object that a key, name or id leads to is in the global index; a hit is checked in its
 //! namespace before it is used.
 
-use minicbor::{Decode, Encode};
 use std::{
     collections::{BTreeSet, VecDeque},
     hash::BuildHasher as _,
@@ -11,6 +10,7 @@ use std::{
 
 use foldhash::fast::RandomState;
 use ipc_trace_common::{op::ObjectKind, record::NsRef};
+use minicbor::{Decode, Encode};
 
 use super::tracked::{ObjectId, TrackedObject};
 use crate::engine::track::OrderedMap;

@@ -29,14 +29,13 @@ pub(crate) mod tracked;
 mod unlinked;
 pub(crate) mod users;
 
-use crate::engine::track::shared_state::SharedState;
-use minicbor::{Decode, Encode};
 use std::{collections::HashSet, rc::Rc};
 
 use ipc_trace_common::{
     op::ObjectKind,
     record::{NsRef, QueueRef, queue_flag},
 };
+use minicbor::{Decode, Encode};
 
 use super::{
     OrderedMap,
@@ -44,6 +43,7 @@ use super::{
     namespaces::Death,
     two_gen::TwoGenCache,
 };
+use crate::event::shared::SharedState;
 use crate::{
     event::{Process, objects::ObjectEventKind, value::OsBytes},
     input::effect::CallEffect,
@@ -132,7 +132,7 @@ pub(crate) struct CallerSnapshot {
     #[cbor(n(4), with = "ipc_trace_common::cbor")]
     pub comm: [u8; 16],
     /// The task, if known.
-    #[cbor(n(5), with = "crate::engine::track::shared_state::optional_task")]
+    #[cbor(n(5), with = "crate::event::shared::optional_rc")]
     pub task_info: Option<Rc<TaskInfo>>,
 }
 

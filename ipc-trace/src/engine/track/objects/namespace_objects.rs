@@ -1,6 +1,5 @@
 //! The objects of one namespace, and the effects of calls on them.
 
-use crate::engine::track::shared_state::SharedState;
 use ipc_trace_common::{op::ObjectKind, record::NsRef};
 use minicbor::{Decode, Encode};
 
@@ -10,6 +9,7 @@ use super::{
     tracked::{LATE_NS, ObjectId, ObjectOrigin, TrackedObject, created_late},
     unlinked::PendingRemovals,
 };
+use crate::event::shared::SharedState;
 use crate::{
     engine::track::OrderedMap,
     event::{args::IpcSet, objects::ObjectEventKind},

@@ -1,9 +1,9 @@
 //! Applies snapshots: the objects at the start, after losses, and at the end.
 
-use minicbor::{Decode, Encode};
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipc_trace_common::{op::ObjectKind, record::NsRef};
+use minicbor::{Decode, Encode};
 
 use super::{
     ObjectChange, ObjectTracker,

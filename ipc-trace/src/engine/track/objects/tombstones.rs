@@ -1,13 +1,13 @@
 //! Destroyed objects: the latest are kept, evictions are counted.
 
-use crate::engine::track::shared_state::SharedState;
-use minicbor::{Decode, Encode};
 use std::collections::VecDeque;
 
 use ipc_trace_common::record::NsRef;
+use minicbor::{Decode, Encode};
 
 use super::tracked::{ObjectId, TrackedObject};
 use crate::engine::track::OrderedMap;
+use crate::event::shared::SharedState;
 
 /// Number of destroyed objects kept.
 pub(super) const MAX_TOMBSTONES: usize = 1 << 14;

@@ -1,15 +1,15 @@
 //! One object.
 
-use crate::engine::track::shared_state::SharedState;
-use minicbor::{Decode, Encode};
 use std::{collections::BTreeSet, rc::Rc};
 
 use ipc_trace_common::{op::ObjectKind, record::NsRef};
+use minicbor::{Decode, Encode};
 
 use super::{
     AppliedCall, ObjectChange,
     users::{Accessor, ObjectUsers},
 };
+use crate::event::shared::SharedState;
 use crate::{
     engine::track::{clock::Clock, containers::Containers, contexts::TaskInfo},
     event::{
@@ -102,7 +102,7 @@ pub(crate) struct ObjectActor {
     #[cbor(n(3), with = "ipc_trace_common::cbor")]
     pub comm: Option<Box<[u8; 16]>>,
     /// The task, if known.
-    #[cbor(n(4), with = "crate::engine::track::shared_state::optional_task")]
+    #[cbor(n(4), with = "crate::event::shared::optional_rc")]
     pub task_info: Option<Rc<TaskInfo>>,
 }
 
@@ -128,7 +128,7 @@ pub(super) enum Last {
         /// As [`ObjectActor::comm`]
         #[cbor(n(3), with = "ipc_trace_common::cbor")]
         comm: Option<Box<[u8; 16]>>,
-        #[cbor(n(4), with = "crate::engine::track::shared_state::optional_task")]
+        #[cbor(n(4), with = "crate::event::shared::optional_rc")]
         task_info: Option<Rc<TaskInfo>>,
     },
     /// Found by a snapshot.

@@ -3,13 +3,13 @@
 //! Invariant: a removal waits for at most [`LATE_NS`], and at most [`MAX_PENDING`] wait on the host; each one
 //! is reported, with its queue or without.
 
-use crate::engine::track::shared_state::SharedState;
-use minicbor::{Decode, Encode};
 use std::collections::VecDeque;
 
 use indexmap::map::Entry;
+use minicbor::{Decode, Encode};
 
 use super::{ObjectChange, tracked::LATE_NS};
+use crate::event::shared::SharedState;
 use crate::{engine::track::OrderedMap, steps::step};
 
 /// Number of pending removals, over all namespaces.

@@ -1,10 +1,10 @@
 //! The users of an object: processes, and their containers and uids.
 
-use crate::engine::track::shared_state::SharedState;
 use ipc_trace_common::record::NsRef;
 use minicbor::{Decode, Encode};
 
 use super::AppliedCall;
+use crate::event::shared::SharedState;
 use crate::{engine::track::containers::ContainerHandle, input::process::ProcessId};
 
 /// Number of processes kept per object, and of accessors.
