@@ -99,16 +99,16 @@ impl RecordArgs {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Recording")]
 pub(crate) struct RecordingOptions {
-    /// Go on in a new file before this size is reached, such as 256MiB; the files are FILE.<UTC time>
+    /// Go on in a new file before this size is reached, such as 256MiB; the files are FILE.TIME (in UTC)
     #[arg(long, value_name = "SIZE", value_parser = size, requires = "write", group = "rotation")]
     pub rotate_size: Option<u64>,
-    /// Go on in a new file after this time; the files are FILE.<UTC time>
+    /// Go on in a new file after this time; the files are FILE.TIME (in UTC)
     #[arg(long, value_name = "D", value_parser = interval, requires = "write", group = "rotation")]
     pub rotate_every: Option<Duration>,
-    /// Of the files FILE.<UTC time>, keep only the newest: so many, or of so many bytes (10GiB)
+    /// Of the files FILE.TIME (in UTC), keep only the newest: so many, or of so many bytes (10GiB)
     #[arg(long, value_name = "N|SIZE", value_parser = keep, requires = "rotation")]
     pub keep: Option<Keep>,
-    /// Record into memory, keep this last time, and write it to FILE.<UTC time> on SIGUSR2, for --on, and at the end
+    /// Record into memory, keep this last time, and write it to FILE.TIME (in UTC) on SIGUSR2, for --on, and at the end
     #[arg(long, value_name = "D", value_parser = interval, requires = "write", conflicts_with = "rotation")]
     pub flight: Option<Duration>,
     /// With --flight: keep at most so many bytes

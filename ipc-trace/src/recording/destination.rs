@@ -67,7 +67,7 @@ pub(crate) struct DumpedFile {
 /// How often another name is tried, if the one of this millisecond is taken.
 const TRIES: u32 = 10;
 
-/// Creates `FILE.<UTC time>`: the order of names is that of times.
+/// Creates `FILE.TIME`, in UTC: the order of names is that of times.
 ///
 /// # Errors
 /// It can't be created.

@@ -45,7 +45,7 @@ pub(crate) trait Format: fmt::Debug + Send {
     fn write(&mut self, event: &Event<'_>, out: &mut Vec<u8>);
 
     /// Sets the host that each line is to show; `None`: they all come from one.
-    fn set_host(&mut self, host: Option<Arc<str>>);
+    fn set_host(&mut self, _host: Option<Arc<str>>) {}
 
     /// Appends what was held back to be combined. Called after every pass over the rings.
     fn settle(&mut self, _out: &mut Vec<u8>) {}

@@ -26,7 +26,7 @@ use minicbor::{Decode, Encode};
 
 use super::{
     access_paths::{self, AccessPathRow},
-    detector::{DetectCx, Detector},
+    detector::{DetectCx, Detector, keeps_state},
     observation::{
         AccessObservation, CallObservation, EvidenceEvent, Extent, FindingActor, FindingDraft,
         FindingKey, FindingTarget, NamespaceMove, ObservedCalls, comm_of,
@@ -125,6 +125,8 @@ pub(super) struct CarriedMapping {
 }
 
 impl Detector for CarriedMapping {
+    keeps_state!();
+
     #[inline]
     fn calls(&mut self, seen: &CallObservation<'_>, _: &mut DetectCx<'_>) {
         if matches!(seen.op, Op::Shmat | Op::Shmdt)

@@ -4,7 +4,6 @@
 //! runtimes know whether it was configured: `--ipc container:X`, `--ipc host`, a pod.
 
 use ipc_trace_common::record::NsRef;
-use minicbor::{Decode, Encode};
 
 use super::{
     cross_container_denied::name,
@@ -25,7 +24,7 @@ const BENIGN: &str = "containers that were made to work together without the run
                         a namespace through /proc/PID/ns/ipc, or by a runtime that can't be asked";
 
 /// The detector.
-#[derive(Debug, Default, Encode, Decode)]
+#[derive(Debug, Default)]
 pub(super) struct CrossContainer;
 
 impl Detector for CrossContainer {

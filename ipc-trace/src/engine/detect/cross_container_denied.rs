@@ -4,7 +4,6 @@
 //! A denied object is in the caller's own namespace, so this happens where containers share one.
 
 use ipc_trace_common::op::{ObjectKind, Op};
-use minicbor::{Decode, Encode};
 
 use super::{
     detector::{DetectCx, Detector},
@@ -29,7 +28,7 @@ const BENIGN: &str = "containers that share a namespace and run as different use
 const NAME_WIDTH: usize = 64;
 
 /// The detector.
-#[derive(Debug, Default, Encode, Decode)]
+#[derive(Debug, Default)]
 pub(super) struct CrossContainerDenied;
 
 impl Detector for CrossContainerDenied {

@@ -1,6 +1,10 @@
 //! The interface of a detector: which occurrences it receives, and how it reports.
 
-use ipc_trace_common::record::{ExitRecord, NsRef};
+use ipc_trace_common::{
+    cbor::Encoded,
+    record::{ExitRecord, NsRef},
+};
+use minicbor::{Decoder, Encoder, decode::Error, encode::Write};
 
 use super::{
     failed::FailedCalls,
@@ -20,7 +24,7 @@ use crate::{
             tracked::{ObjectId, TrackedObject},
         },
     },
-    event::NsInodes,
+    event::{NsInodes, shared::SharedState},
     input::process::{InspectorRequest, Mapped, ProcessId},
 };
 
@@ -61,8 +65,47 @@ impl DetectCx<'_> {
     }
 }
 
+/// In an implementation of [`Detector`]: checkpoints have its state, which is encoded by minicbor.
+macro_rules! keeps_state {
+    () => {
+        fn put_state<C: crate::event::shared::SharedState, W: minicbor::encode::Write>(
+            &self,
+            to: &mut minicbor::Encoder<W>,
+            context: &mut C,
+        ) -> ipc_trace_common::cbor::Encoded<W> {
+            minicbor::Encode::encode(self, to, context)
+        }
+
+        fn take_state<C: crate::event::shared::SharedState>(
+            &mut self,
+            from: &mut minicbor::Decoder<'_>,
+            context: &mut C,
+        ) -> Result<(), minicbor::decode::Error> {
+            *self = minicbor::Decode::decode(from, context)?;
+            Ok(())
+        }
+    };
+}
+
+pub(super) use keeps_state;
+
 /// A class of findings. Callbacks that it doesn't implement cost nothing: dispatch is static.
 pub(super) trait Detector {
+    /// Appends the state, for a checkpoint. A detector with state says [`keeps_state`], one without says nothing.
+    fn put_state<C: SharedState, W: Write>(&self, to: &mut Encoder<W>, _: &mut C) -> Encoded<W> {
+        to.null()?;
+        Ok(())
+    }
+
+    /// Takes the state of a checkpoint.
+    fn take_state<C: SharedState>(
+        &mut self,
+        from: &mut Decoder<'_>,
+        _: &mut C,
+    ) -> Result<(), Error> {
+        from.skip()
+    }
+
     /// Calls returned. Implementations are `inline`, and take no more than a few branches for unrelated
     /// calls.
     #[inline]

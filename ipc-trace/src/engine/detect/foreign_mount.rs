@@ -5,8 +5,6 @@
 //! by `/proc/PID/root`, by a descriptor of it, or by a mount made with fsopen in that namespace. The eBPF
 //! programs compare the file system's namespace with the thread's, so this isn't inferred.
 
-use minicbor::{Decode, Encode};
-
 use super::{
     access_paths::{self, AccessPathRow, AccessTarget},
     detector::{DetectCx, Detector},
@@ -29,7 +27,7 @@ const BENIGN: &str = "a backup or indexing tool that walks another mount namespa
 const NAME_WIDTH: usize = 64;
 
 /// The detector.
-#[derive(Debug, Default, Encode, Decode)]
+#[derive(Debug, Default)]
 pub(super) struct ForeignMount;
 
 impl Detector for ForeignMount {

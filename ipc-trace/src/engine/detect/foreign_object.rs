@@ -6,7 +6,6 @@
 //! this isn't inferred.
 
 use ipc_trace_common::record::queue_flag;
-use minicbor::{Decode, Encode};
 
 use super::phrases::{namespace_phrase, thread};
 use super::{
@@ -28,7 +27,7 @@ const BENIGN: &str = "a service that hands its queue to a sandboxed or contained
 const NAME_WIDTH: usize = 64;
 
 /// The detector.
-#[derive(Debug, Default, Encode, Decode)]
+#[derive(Debug, Default)]
 pub(super) struct ForeignObject;
 
 impl Detector for ForeignObject {

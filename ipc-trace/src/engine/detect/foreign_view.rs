@@ -3,8 +3,6 @@
 //!
 //! A file of `/proc/sysvipc` shows the namespace in which it was opened, in whatever namespace it is read.
 
-use minicbor::{Decode, Encode};
-
 use super::{
     access_paths::{self, AccessPathRow, AccessTarget},
     detector::{DetectCx, Detector},
@@ -26,7 +24,7 @@ const BENIGN: &str = "a monitor that opens the tables of each namespace and read
 const NAME_WIDTH: usize = 32;
 
 /// The detector.
-#[derive(Debug, Default, Encode, Decode)]
+#[derive(Debug, Default)]
 pub(super) struct ForeignView;
 
 impl Detector for ForeignView {

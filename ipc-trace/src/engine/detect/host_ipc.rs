@@ -5,7 +5,7 @@
 use minicbor::{Decode, Encode};
 
 use super::{
-    detector::{DetectCx, Detector},
+    detector::{DetectCx, Detector, keeps_state},
     observation::{
         CallObservation, EvidenceEvent, FindingDraft, FindingKey, FindingOwner, FindingTarget,
         ObservedCalls,
@@ -33,6 +33,8 @@ pub(super) struct HostIpc {
 }
 
 impl Detector for HostIpc {
+    keeps_state!();
+
     #[inline]
     fn calls(&mut self, seen: &CallObservation<'_>, to: &mut DetectCx<'_>) {
         if is_host(seen.who.ns)

@@ -16,8 +16,8 @@
 //! | `sharing` | shared by `cross-container`, `host-ipc` and `weak-mode`: containers and users of one object |
 //!
 //! **To add a class**: add a row in [`crate::event::classes`] and the file that it names, with a type of the
-//! variant's name that implements [`detector::Detector`]: it holds the state, if any, and implements the
-//! callbacks that it needs. It reports with [`detector::DetectCx::saw`], which takes a
+//! variant's name that implements [`detector::Detector`]: it holds the state, if any
+//! ([`detector::keeps_state`]), and implements the callbacks that it needs. It reports with [`detector::DetectCx::saw`], which takes a
 //! [`observation::FindingKey`] that identifies the finding, an event as evidence, and a
 //! [`observation::FindingDraft`] that is only built for a new finding. It can
 //! [`finding_store::FindingStore::amend`] the draft when it learns more. Escape names that others chose in
@@ -92,7 +92,7 @@ macro_rules! detectors {
         impl<C: SharedState> Encode<C> for Detectors {
             fn encode<W: Write>(&self, to: &mut Encoder<W>, context: &mut C) -> Encoded<W> {
                 to.map([$($name),*].len() as u64)?;
-                $(self.$module.encode(to.str($name)?, context)?;)*
+                $(self.$module.put_state(to.str($name)?, context)?;)*
                 Ok(())
             }
         }
@@ -103,7 +103,7 @@ macro_rules! detectors {
                 let len = from.map()?.ok_or_else(|| invalid("a map without a length"))?;
                 for _ in 0..len {
                     match from.str()? {
-                        $($name => all.$module = Decode::decode(from, context)?,)*
+                        $($name => all.$module.take_state(from, context)?,)*
                         _ => from.skip()?,
                     }
                 }

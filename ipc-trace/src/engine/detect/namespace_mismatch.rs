@@ -17,7 +17,7 @@ use ipc_trace_common::{
 use minicbor::{Decode, Encode};
 
 use super::{
-    detector::{DetectCx, Detector},
+    detector::{DetectCx, Detector, keeps_state},
     observation::{
         CallObservation, EvidenceEvent, FindingActor, FindingDraft, FindingKey, FindingTarget,
         NamespaceMove, ObservedCalls, comm_of,
@@ -180,6 +180,8 @@ enum MismatchEvidence {
 }
 
 impl Detector for NamespaceMismatch {
+    keeps_state!();
+
     #[inline]
     fn waits(&self) -> bool {
         self.waiting > 0

@@ -8,7 +8,6 @@ use ipc_trace_common::{
     op::{ObjectKind, Op},
     record::flag,
 };
-use minicbor::{Decode, Encode};
 
 use super::{
     detector::{DetectCx, Detector},
@@ -44,7 +43,7 @@ enum EinvalCause {
 }
 
 /// The detector.
-#[derive(Debug, Default, Encode, Decode)]
+#[derive(Debug, Default)]
 pub(super) struct ProbeId;
 
 impl Detector for ProbeId {

@@ -4,7 +4,6 @@
 //! others mean that it does.
 
 use ipc_trace_common::op::{ObjectKind, Op};
-use minicbor::{Decode, Encode};
 
 use super::{
     detector::{DetectCx, Detector},
@@ -21,7 +20,7 @@ use crate::{
 const SMALL: u32 = 1 << 16;
 
 /// The detector.
-#[derive(Debug, Default, Encode, Decode)]
+#[derive(Debug, Default)]
 pub(super) struct ProbeKey;
 
 impl Detector for ProbeKey {

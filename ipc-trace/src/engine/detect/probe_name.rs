@@ -1,7 +1,6 @@
 //! `probe-name`: a lookup of a queue's name failed that exists in another namespace.
 
 use ipc_trace_common::op::Op;
-use minicbor::{Decode, Encode};
 
 use super::{
     detector::{DetectCx, Detector},
@@ -19,7 +18,7 @@ use crate::{
 const O_ACCMODE: u64 = 3;
 
 /// The detector.
-#[derive(Debug, Default, Encode, Decode)]
+#[derive(Debug, Default)]
 pub(super) struct ProbeName;
 
 impl Detector for ProbeName {

@@ -4,7 +4,6 @@
 //! namespace.
 
 use ipc_trace_common::record::NsRef;
-use minicbor::{Decode, Encode};
 
 use super::{
     cross_container_denied::name,
@@ -32,7 +31,7 @@ const BENIGN: &str = "a program that has no common group to give its object to, 
 const OTHERS_WRITE: u32 = 0o002;
 
 /// The detector.
-#[derive(Debug, Default, Encode, Decode)]
+#[derive(Debug, Default)]
 pub(super) struct WeakMode;
 
 impl Detector for WeakMode {
