@@ -8,7 +8,7 @@ use crate::{
     input::{Begin, Input},
     recording::{
         chunk::Chunk,
-        reader::{NextPart, ReadStart, RecordingPart, RecordingReader},
+        reader::{NextPart, OpenRecordings, ReadStart, RecordingPart, RecordingReader},
     },
 };
 
@@ -25,8 +25,10 @@ impl EmitEvent for EventTexts {
 /// The metadata and the inputs of a stored recording.
 fn recording(name: &str) -> (Begin, Vec<Chunk>) {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../xtask/tests/live/fixtures");
-    let mut reader =
-        RecordingReader::open(&[fixtures.join(name)], false, ReadStart::Begin).unwrap();
+    let mut reader = RecordingReader::start(
+        OpenRecordings::open(&[fixtures.join(name)], false, ReadStart::Begin).unwrap(),
+    )
+    .unwrap();
     let (mut begin, mut chunks) = (Begin::default(), Vec::new());
     loop {
         match reader.next_within(Duration::from_secs(60)).unwrap() {

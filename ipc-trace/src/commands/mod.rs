@@ -14,6 +14,7 @@ mod recording;
 mod replay;
 mod run;
 mod schema;
+mod seal;
 
 use std::{io::Write as _, process::ExitCode};
 

@@ -2,7 +2,6 @@
 //! decodes the first one, this process gives up the right to open files and sockets.
 
 use std::{
-    collections::BTreeMap,
     io::{self, IsTerminal as _},
     path::PathBuf,
     process::ExitCode,
@@ -14,11 +13,11 @@ use ipc_trace_common::{
     op::{self, Abi, Op},
     state::HOST_INUM,
 };
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
 use super::{
     error::{RunError, system},
     run::{exit_status, terminal},
+    seal,
 };
 use crate::{
     cli::{Filters, FindingArgs, NamespaceName, RangeArgs, RecordedTime, ReplayArgs, ReportArgs},
@@ -32,8 +31,8 @@ use crate::{
     recording::{
         head::{Head, RecordedPolicy},
         reader::{
-            self, FileDamage, MissingInputs, NextPart, ReadStart, RecordedState, RecordingPart,
-            RecordingReader,
+            self, FileDamage, MissingInputs, NextPart, OpenRecordings, ReadStart, RecordedState,
+            RecordingPart, RecordingReader,
         },
     },
     signals::Signals,
@@ -149,20 +148,23 @@ struct ReplayedRun {
 
 impl ReplayedRun {
     /// Begins with the state of the engine that was recorded, as inputs before it are missing.
-    fn begin_at(&mut self, state: &RecordedState) {
+    ///
+    /// # Errors
+    /// It is no state that this version knows.
+    fn begin_at(&mut self, state: &RecordedState) -> Result<(), minicbor::decode::Error> {
         let counts = match (state.is_whole, self.is_fed) {
             (true, _) => RestoredCounts::Recorded,
             (false, false) => RestoredCounts::Fresh,
             (false, true) => RestoredCounts::Kept,
         };
-        if let Err(error) = self.engine.restore(&state.bytes, counts) {
-            log::warn!("a recorded state can't be used: {error}");
-        } else if counts == RestoredCounts::Fresh {
+        self.engine.restore(&state.bytes, counts)?;
+        if counts == RestoredCounts::Fresh {
             // The recorded counters are those of the whole run.
             self.is_part = true;
             self.calls_before = *self.engine.calls();
         }
         self.now = self.engine.now();
+        Ok(())
     }
 
     /// Counts calls of the range.
@@ -279,13 +281,20 @@ impl Replay<'_> {
         let filter = call_filter(self.filters)?;
         let range = self.range()?;
         let (palette, width) = terminal();
-        let mut reader = RecordingReader::open(self.files, self.follow, self.from(range, &filter))?;
-        seal().map_err(system("can't give up the right to open files and sockets"))?;
+        let from = self.from(range, &filter);
+        let open = |from| OpenRecordings::open(self.files, self.follow, from);
+        let recordings = open(from)?;
+        // Another version may not know what the last state holds.
+        let mut from_begin =
+            (from == ReadStart::LastCheckpoint).then(|| open(ReadStart::Begin)).transpose()?;
+        seal::seal().map_err(system("can't give up the right to open files and sockets"))?;
+        let mut many_hosts = recordings.has_many_hosts();
+        let mut reader = RecordingReader::start(recordings)?;
         let bar = self.progress_bar(&reader);
         let mut out: Option<RangeSink> = None;
         let mut run: Option<ReplayedRun> = None;
         let mut worst = None;
-        let mut many_hosts = reader.has_many_hosts();
+        let mut any_ended = false;
         loop {
             match reader.next_within(WAIT)? {
                 NextPart::End => break,
@@ -310,6 +319,7 @@ impl Replay<'_> {
                         worst = worst.max(run.engine.max_severity());
                         self.end(run, out);
                         many_hosts |= run.host != head.begin.host;
+                        any_ended = true;
                     }
                     if many_hosts {
                         out.sink.set_host(Some(head.begin.host.as_str().into()));
@@ -317,8 +327,14 @@ impl Replay<'_> {
                     run = Some(self.begin(*head, policy.as_ref(), &filter, range, out)?);
                 }
                 NextPart::Part(RecordingPart::State(state)) => {
-                    if let Some(run) = &mut run {
-                        run.begin_at(&state);
+                    if let Some(known) = &mut run
+                        && let Err(error) = known.begin_at(&state)
+                    {
+                        log::warn!("a recorded state can't be used: {error}");
+                        if let Some(recordings) = from_begin.take().filter(|_| !any_ended) {
+                            reader = RecordingReader::start(recordings)?;
+                            run = None;
+                        }
                     }
                 }
                 NextPart::Part(RecordingPart::Inputs(chunk, skipped)) => {
@@ -554,31 +570,4 @@ fn describe(missing: &MissingInputs, run: &ReplayedRun) -> String {
         ),
         None => format!("{inputs} {times}: not recorded, or in another file"),
     }
-}
-
-/// Gives up the right to open anything: an attempt fails. The C library's allocator makes one (`check_may_shrink_heap`,
-/// malloc/arena.c, glibc 2.36), and does without.
-fn seal() -> io::Result<()> {
-    let calls = [
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_open,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_creat,
-        libc::SYS_openat,
-        libc::SYS_openat2,
-        libc::SYS_open_by_handle_at,
-        libc::SYS_socket,
-        libc::SYS_socketpair,
-        libc::SYS_connect,
-        libc::SYS_execve,
-        libc::SYS_execveat,
-        libc::SYS_ptrace,
-        libc::SYS_bpf,
-    ];
-    let rules: BTreeMap<_, _> = calls.into_iter().map(|call| (call, Vec::new())).collect();
-    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(io::Error::other)?;
-    let (others, these) = (SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32));
-    let filter = SeccompFilter::new(rules, others, these, arch).map_err(io::Error::other)?;
-    let program: BpfProgram = filter.try_into().map_err(io::Error::other)?;
-    seccompiler::apply_filter_all_threads(&program).map_err(io::Error::other)
 }

@@ -208,6 +208,34 @@ pub(crate) fn end(paths: &[PathBuf]) -> Result<Option<i128>, ReadError> {
     Ok(last)
 }
 
+/// Recordings that are open, and not read yet.
+#[derive(Debug)]
+pub(crate) struct OpenRecordings {
+    files: Vec<PlacedFile>,
+    follow: bool,
+    from: ReadStart,
+}
+
+impl OpenRecordings {
+    /// Opens the files. `follow`: the last one is still written.
+    ///
+    /// # Errors
+    /// One can't be opened.
+    pub(crate) fn open(
+        paths: &[PathBuf],
+        follow: bool,
+        from: ReadStart,
+    ) -> Result<Self, ReadError> {
+        Ok(Self { files: open_all(paths, from)?, follow, from })
+    }
+
+    /// Whether the files are known to be of several hosts.
+    pub(crate) fn has_many_hosts(&self) -> bool {
+        let hosts: BTreeSet<_> = self.files.iter().filter_map(|file| file.host.as_ref()).collect();
+        hosts.len() > 1
+    }
+}
+
 /// Inputs of recordings, as a thread decodes them.
 #[derive(Debug)]
 pub(crate) struct RecordingReader {
@@ -217,24 +245,16 @@ pub(crate) struct RecordingReader {
     bytes: Option<u64>,
     /// Bytes of them that have been read
     read: Arc<AtomicU64>,
-    /// Whether the files are of several hosts
-    many_hosts: bool,
 }
 
 impl RecordingReader {
-    /// Opens the files, and starts the thread. `follow`: the last one is still written.
+    /// Starts the thread.
     ///
     /// # Errors
-    /// One can't be opened, or the thread can't be started.
-    pub(crate) fn open(
-        paths: &[PathBuf],
-        follow: bool,
-        from: ReadStart,
-    ) -> Result<Self, ReadError> {
-        let files = open_all(paths, from)?;
+    /// It can't be started.
+    pub(crate) fn start(recordings: OpenRecordings) -> Result<Self, ReadError> {
+        let OpenRecordings { files, follow, from } = recordings;
         let bytes = files.iter().map(|file| file.file.len()).sum();
-        let hosts: BTreeSet<_> = files.iter().filter_map(|file| file.host.as_ref()).collect();
-        let many_hosts = hosts.len() > 1;
         let read = Arc::new(AtomicU64::new(0));
         let so_far = Arc::clone(&read);
         let (sender, parts) = mpsc::sync_channel(MAX_WAITING);
@@ -271,17 +291,12 @@ impl RecordingReader {
         };
         let thread = thread::Builder::new().name("ipc-trace-read".to_owned()).spawn(decode);
         thread.map_err(|_| ReadError::Thread)?;
-        Ok(Self { parts, free, bytes, read, many_hosts })
+        Ok(Self { parts, free, bytes, read })
     }
 
     /// Bytes that have been read, and bytes of all files, if that is known.
     pub(crate) fn progress(&self) -> (u64, Option<u64>) {
         (self.read.load(Relaxed), self.bytes)
-    }
-
-    /// Whether the files are known to be of several hosts.
-    pub(crate) const fn has_many_hosts(&self) -> bool {
-        self.many_hosts
     }
 
     /// The next part, if there is one within this time.

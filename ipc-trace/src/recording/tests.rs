@@ -24,7 +24,10 @@ use super::{
     RecordingTarget,
     head::Head,
     inspect,
-    reader::{MissingInputs, NextPart, ReadError, ReadStart, RecordingPart, RecordingReader},
+    reader::{
+        MissingInputs, NextPart, OpenRecordings, ReadError, ReadStart, RecordingPart,
+        RecordingReader,
+    },
     writer::Recorder,
 };
 use crate::{
@@ -206,7 +209,7 @@ fn read(files: &[PathBuf]) -> Result<Read, ReadError> {
 }
 
 fn read_from(files: &[PathBuf], from: ReadStart) -> Result<Read, ReadError> {
-    let mut reader = RecordingReader::open(files, false, from)?;
+    let mut reader = RecordingReader::start(OpenRecordings::open(files, false, from)?)?;
     let mut all = Read::default();
     loop {
         match reader.next_within(Duration::from_secs(60))? {
