@@ -18,6 +18,9 @@ use super::{
 const CHECKPOINT_BYTES: u64 = 16 << 20;
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(300);
 
+/// How long to wait before a file that can't be created is tried again.
+const RETRY: Duration = Duration::from_secs(60);
+
 /// One file, or several.
 #[derive(Debug)]
 pub(super) struct RecordingFiles {
@@ -33,8 +36,10 @@ pub(super) struct RecordingFiles {
     last_bytes: u64,
     /// When the state was last written, and how many bytes the file had then
     last_checkpoint: (Instant, u64),
-    /// Whether the next file can't be created, so that this one goes on
-    stuck: bool,
+    /// Whether the next state begins a new file
+    rotates: bool,
+    /// Since when the next file can't be created, so that this one goes on
+    stuck: Option<Instant>,
 }
 
 /// Begins a file with two heads: without one, nothing can be read.
@@ -74,7 +79,8 @@ impl RecordingFiles {
             before: 0,
             last_bytes: 0,
             last_checkpoint: (now, 0),
-            stuck: false,
+            rotates: false,
+            stuck: None,
         };
         files.remove_old();
         Ok(files)
@@ -82,6 +88,9 @@ impl RecordingFiles {
 
     fn wants_new_file(&self) -> bool {
         let Some((_, Rotation { size, every, .. })) = self.rotation else { return false };
+        if self.stuck.is_some_and(|since| since.elapsed() < RETRY) {
+            return false;
+        }
         let bytes = self.blocks.bytes();
         // By the next time it would be larger.
         let next = bytes + bytes.saturating_sub(self.last_bytes);
@@ -99,7 +108,10 @@ impl RecordingFiles {
         next.sync()?;
         let mut old = std::mem::replace(&mut self.blocks, next);
         (self.began, self.last_bytes) = (Instant::now(), 0);
-        self.before += old.close(header.position.get())?;
+        if let Err(error) = old.close(header.position.get()) {
+            log::warn!("a recording that is finished has no index: {error}");
+        }
+        self.before += old.bytes();
         self.remove_old();
         Ok(())
     }
@@ -166,7 +178,8 @@ impl Destination for RecordingFiles {
 
     fn wants_checkpoint(&mut self) -> bool {
         let (last, bytes) = self.last_checkpoint;
-        let wants = self.wants_new_file()
+        self.rotates |= self.wants_new_file();
+        let wants = self.rotates
             || last.elapsed() >= CHECKPOINT_INTERVAL
             || self.blocks.bytes().saturating_sub(bytes) >= CHECKPOINT_BYTES;
         self.last_bytes = self.blocks.bytes();
@@ -175,16 +188,16 @@ impl Destination for RecordingFiles {
 
     fn checkpoint(&mut self, header: BlockHeader, state: &[u8]) -> io::Result<()> {
         self.blocks.write(header, state)?;
-        if self.wants_new_file() {
+        if std::mem::take(&mut self.rotates) || self.wants_new_file() {
             let rotated = self.rotate(header, state);
             if let Err(error) = &rotated
-                && !self.stuck
+                && self.stuck.is_none()
             {
                 log::error!(
                     "the recording goes on in the same file, as there can't be a new one: {error}"
                 );
             }
-            self.stuck = rotated.is_err();
+            self.stuck = rotated.is_err().then(Instant::now);
         }
         self.last_checkpoint = (Instant::now(), self.blocks.bytes());
         Ok(())

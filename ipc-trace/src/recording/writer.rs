@@ -122,15 +122,17 @@ impl Recorder {
     }
 
     fn pass_on(&mut self, flush: bool, then: Then) {
-        let bytes = self.chunk.bytes();
-        let (position, inputs) = (self.position, self.chunk.inputs());
+        let inputs = self.chunk.inputs();
         self.position += inputs;
         if self.shared.waiting.load(Relaxed) > MAX_WAITING {
             self.shared.lost.fetch_add(inputs, Relaxed);
             self.chunk.clear();
-            return;
+            if matches!(then, Then::Nothing) {
+                return;
+            }
         }
-        self.shared.waiting.fetch_add(bytes, Relaxed);
+        self.shared.waiting.fetch_add(self.chunk.bytes(), Relaxed);
+        let position = self.position - self.chunk.inputs();
         let empty = self.free.try_recv().unwrap_or_default();
         let inputs = std::mem::replace(&mut self.chunk, empty);
         // The thread ends only after this sender.

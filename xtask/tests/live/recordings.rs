@@ -383,7 +383,7 @@ macro_rules! fixtures {
 }
 
 /// Each stays readable by all later versions; what they print may gain fields.
-const FIXTURES: &[OldRecording] = fixtures! { "1-calls" "1-counts" };
+const FIXTURES: &[OldRecording] = fixtures! { "1-calls" "1-counts" "1-file" };
 
 #[test]
 fn recordings_of_earlier_versions_print_what_they_did() {
