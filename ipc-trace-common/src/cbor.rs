@@ -297,26 +297,25 @@ impl Cbor for Op {
     }
 }
 
-impl Cbor for Abi {
-    fn put<W: Write>(&self, to: &mut Encoder<W>) -> Encoded<W> {
-        (*self as u8).put(to)
-    }
+/// As their places in the lists of all.
+macro_rules! numbered {
+    ($($type:ty: $unknown:literal)*) => {
+        $(impl Cbor for $type {
+            fn put<W: Write>(&self, to: &mut Encoder<W>) -> Encoded<W> {
+                (*self as u8).put(to)
+            }
 
-    fn take(from: &mut Decoder<'_>) -> Result<Self, Error> {
-        let number = usize::from(u8::take(from)?);
-        Self::ALL.get(number).copied().ok_or_else(|| invalid("no such ABI"))
-    }
+            fn take(from: &mut Decoder<'_>) -> Result<Self, Error> {
+                let number = usize::from(u8::take(from)?);
+                Self::ALL.get(number).copied().ok_or_else(|| invalid($unknown))
+            }
+        })*
+    };
 }
 
-impl Cbor for ObjectKind {
-    fn put<W: Write>(&self, to: &mut Encoder<W>) -> Encoded<W> {
-        (*self as u8).put(to)
-    }
-
-    fn take(from: &mut Decoder<'_>) -> Result<Self, Error> {
-        let number = usize::from(u8::take(from)?);
-        Self::ALL.get(number).copied().ok_or_else(|| invalid("no such kind of object"))
-    }
+numbered! {
+    Abi: "no such ABI"
+    ObjectKind: "no such kind of object"
 }
 
 /// The flags, the code and the ABI: the record says its kind.

@@ -167,11 +167,15 @@ impl ReplayedRun {
         Ok(())
     }
 
-    /// Counts calls of the range.
+    /// Keeps the recorded counters, and counts calls of the range.
     fn tally(&mut self, input: &Input<'_>) {
+        if let Input::Counted(counted) = input {
+            self.counted = Counted { drops: None, ..(*counted).clone() };
+        }
         let (since, until) = self.times;
+        let Some(in_range) = &mut self.in_range else { return };
         let mut count = |op: Op, calls| {
-            if let Some(counted) = self.in_range.as_mut().and_then(|all| all.get_mut(op as usize)) {
+            if let Some(counted) = in_range.get_mut(op as usize) {
                 *counted += calls;
             }
         };
@@ -182,15 +186,12 @@ impl ReplayedRun {
             {
                 count(call.op, 1);
             }
-            Input::Batch(batch) if self.is_part && (since..=until).contains(&batch.boot_ns()) => {
+            Input::Batch(batch) if (since..=until).contains(&batch.boot_ns()) => {
                 batch.count(|group| {
                     if let Ok((op, calls)) = group {
                         count(op, calls);
                     }
                 });
-            }
-            Input::Counted(counted) => {
-                self.counted = Counted { drops: None, ..(*counted).clone() };
             }
             _ => {}
         }
@@ -206,9 +207,9 @@ impl ReplayedRun {
         };
         let row = |op: Op| {
             let whole = counted.counts.ops.get(&op).filter(|_| !self.is_part);
-            let CallCounters { filtered, dropped, .. } = whole.copied().unwrap_or_default();
-            let (emitted, seen) = (calls(op), calls(op) + filtered + dropped);
-            CallCounters { seen, emitted, ..whole.copied().unwrap_or_default() }
+            let whole = whole.copied().unwrap_or_default();
+            let emitted = calls(op);
+            CallCounters { seen: emitted + whole.filtered + whole.dropped, emitted, ..whole }
         };
         let rows = Op::ALL.into_iter().map(|op| (op, row(op)));
         counted.counts.ops = rows.filter(|(_, row)| row.seen > 0 || row.not_made > 0).collect();

@@ -24,7 +24,7 @@ pub(super) struct ReportedAccesses(#[n(0)] OrderedMap<CoalescedKey, LastReport>)
 struct LastReport {
     #[cbor(n(0), with = "ipc_trace_common::cbor")]
     record: Box<AccessRecord>,
-    #[cbor(n(1), with = "crate::event::shared::optional_rc")]
+    #[cbor(n(1), with = "crate::event::shared::optional")]
     task_info: Option<Rc<TaskInfo>>,
 }
 

@@ -40,7 +40,7 @@ struct DeferredCall {
     tid: u32,
     #[n(3)]
     context: u64,
-    #[cbor(n(4), with = "crate::event::shared::rc")]
+    #[cbor(n(4), with = "crate::event::shared::value")]
     task_info: Rc<TaskInfo>,
 }
 

@@ -1,6 +1,6 @@
 //! Values that others share, in CBOR: encoded once; afterwards a number stands for them.
 
-use std::{any::Any, collections::HashMap, rc::Rc, sync::Arc};
+use std::{any::Any, collections::HashMap, ops::Deref, sync::Arc};
 
 use ipc_trace_common::cbor::{Encoded, invalid};
 use minicbor::{Decode, Decoder, Encode, Encoder, data::Type, decode::Error, encode::Write};
@@ -44,42 +44,6 @@ impl<S> Default for SharedValues<S> {
     }
 }
 
-/// Encodes a shared value: itself in an array or, if it was encoded before, its number. `S`: what shares it.
-fn encode_shared<S: 'static, T: Encode<C>, C: SharedState, W: Write>(
-    value: &T,
-    to: &mut Encoder<W>,
-    context: &mut C,
-) -> Encoded<W> {
-    let address = std::ptr::from_ref(value).addr();
-    if let Some(number) = context.table::<SharedValues<S>>().numbers.get(&address) {
-        to.u64(*number)?;
-        return Ok(());
-    }
-    value.encode(to.array(1)?, context)?;
-    let numbers = &mut context.table::<SharedValues<S>>().numbers;
-    numbers.insert(address, numbers.len() as u64);
-    Ok(())
-}
-
-/// Decodes it.
-fn decode_shared<'b, S: From<T> + Clone + 'static, T: Decode<'b, C>, C: SharedState>(
-    from: &mut Decoder<'b>,
-    context: &mut C,
-) -> Result<S, Error> {
-    if from.datatype()? != Type::Array {
-        let number = usize::try_from(from.u64()?).ok();
-        let values = &context.table::<SharedValues<S>>().values;
-        let known = number.and_then(|number| values.get(number));
-        return known.cloned().ok_or_else(|| invalid("no such shared value"));
-    }
-    if from.array()? != Some(1) {
-        return Err(invalid("a shared value of another length"));
-    }
-    let value = S::from(T::decode(from, context)?);
-    context.table::<SharedValues<S>>().values.push(value.clone());
-    Ok(value)
-}
-
 /// Encodes `None` as null.
 fn encode_optional<C, T, W: Write>(
     value: Option<&T>,
@@ -105,63 +69,76 @@ fn decode_optional<'b, C, T>(
     decode(from, context).map(Some)
 }
 
-/// For `#[cbor(with = …)]`: a value shared within a thread.
-pub(crate) mod rc {
+/// For `#[cbor(with = …)]`: a shared value: itself in an array or, if it was encoded before, its number. `S`: an `Rc` or an
+/// `Arc`.
+pub(crate) mod value {
     use super::*;
 
-    pub(crate) fn encode<T: Encode<C> + 'static, C: SharedState, W: Write>(
-        value: &Rc<T>,
+    pub(crate) fn encode<S, C: SharedState, W: Write>(
+        value: &S,
         to: &mut Encoder<W>,
         context: &mut C,
-    ) -> Encoded<W> {
-        encode_shared::<Rc<T>, T, C, W>(value, to, context)
+    ) -> Encoded<W>
+    where
+        S: Deref<Target: Encode<C> + Sized> + 'static,
+    {
+        let value = &**value;
+        let address = std::ptr::from_ref(value).addr();
+        if let Some(number) = context.table::<SharedValues<S>>().numbers.get(&address) {
+            to.u64(*number)?;
+            return Ok(());
+        }
+        value.encode(to.array(1)?, context)?;
+        let numbers = &mut context.table::<SharedValues<S>>().numbers;
+        numbers.insert(address, numbers.len() as u64);
+        Ok(())
     }
 
-    pub(crate) fn decode<'b, T: Decode<'b, C> + 'static, C: SharedState>(
+    pub(crate) fn decode<'b, S, C: SharedState>(
         from: &mut Decoder<'b>,
         context: &mut C,
-    ) -> Result<Rc<T>, Error> {
-        decode_shared::<_, T, _>(from, context)
+    ) -> Result<S, Error>
+    where
+        S: Deref<Target: Decode<'b, C> + Sized> + From<S::Target> + Clone + 'static,
+    {
+        if from.datatype()? != Type::Array {
+            let number = usize::try_from(from.u64()?).ok();
+            let values = &context.table::<SharedValues<S>>().values;
+            let known = number.and_then(|number| values.get(number));
+            return known.cloned().ok_or_else(|| invalid("no such shared value"));
+        }
+        if from.array()? != Some(1) {
+            return Err(invalid("a shared value of another length"));
+        }
+        let value = S::from(S::Target::decode(from, context)?);
+        context.table::<SharedValues<S>>().values.push(value.clone());
+        Ok(value)
     }
 }
 
 /// For `#[cbor(with = …)]`: the same, or nothing.
-pub(crate) mod optional_rc {
+pub(crate) mod optional {
     use super::*;
 
-    pub(crate) fn encode<T: Encode<C> + 'static, C: SharedState, W: Write>(
-        value: &Option<Rc<T>>,
+    pub(crate) fn encode<S, C: SharedState, W: Write>(
+        value: &Option<S>,
         to: &mut Encoder<W>,
         context: &mut C,
-    ) -> Encoded<W> {
-        encode_optional(value.as_ref(), to, context, rc::encode)
+    ) -> Encoded<W>
+    where
+        S: Deref<Target: Encode<C> + Sized> + 'static,
+    {
+        encode_optional(value.as_ref(), to, context, value::encode)
     }
 
-    pub(crate) fn decode<'b, T: Decode<'b, C> + 'static, C: SharedState>(
+    pub(crate) fn decode<'b, S, C: SharedState>(
         from: &mut Decoder<'b>,
         context: &mut C,
-    ) -> Result<Option<Rc<T>>, Error> {
-        decode_optional(from, context, rc::decode)
-    }
-}
-
-/// For `#[cbor(with = …)]`: a value shared between threads.
-pub(crate) mod arc {
-    use super::*;
-
-    pub(crate) fn encode<T: Encode<C> + 'static, C: SharedState, W: Write>(
-        value: &Arc<T>,
-        to: &mut Encoder<W>,
-        context: &mut C,
-    ) -> Encoded<W> {
-        encode_shared::<Arc<T>, T, C, W>(value, to, context)
-    }
-
-    pub(crate) fn decode<'b, T: Decode<'b, C> + 'static, C: SharedState>(
-        from: &mut Decoder<'b>,
-        context: &mut C,
-    ) -> Result<Arc<T>, Error> {
-        decode_shared::<_, T, _>(from, context)
+    ) -> Result<Option<S>, Error>
+    where
+        S: Deref<Target: Decode<'b, C> + Sized> + From<S::Target> + Clone + 'static,
+    {
+        decode_optional(from, context, value::decode)
     }
 }
 
@@ -177,7 +154,7 @@ pub(crate) mod optional_arcs {
         context: &mut C,
     ) -> Encoded<W> {
         to.array(all.len() as u64)?;
-        all.iter().try_for_each(|one| arc::encode(one, to, context))
+        all.iter().try_for_each(|one| value::encode(one, to, context))
     }
 
     fn decode_all<'b, T: Decode<'b, C> + 'static, C: SharedState>(
@@ -185,7 +162,7 @@ pub(crate) mod optional_arcs {
         context: &mut C,
     ) -> Result<Arcs<T>, Error> {
         let len = from.array()?.ok_or_else(|| invalid("an array without a length"))?;
-        (0..len).map(|_| arc::decode(from, context)).collect()
+        (0..len).map(|_| value::decode(from, context)).collect()
     }
 
     pub(crate) fn encode<T: Encode<C> + 'static, C: SharedState, W: Write>(

@@ -69,6 +69,17 @@ impl BlockWriter {
         Ok(Self { target, packer, block, index, offset: 0 })
     }
 
+    /// Begins with two heads: without one, nothing can be read.
+    ///
+    /// # Errors
+    /// They can't be written.
+    pub(super) fn begin(&mut self, head: &[u8]) -> io::Result<()> {
+        for _ in 0..2 {
+            self.write(BlockHeader::new(BlockKind::Head, 0), head)?;
+        }
+        Ok(())
+    }
+
     /// Bytes written so far.
     pub(super) fn bytes(&self) -> u64 {
         self.offset

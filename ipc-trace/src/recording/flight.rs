@@ -87,9 +87,7 @@ impl FlightRecorder {
     fn write_file(&self, position: u64) -> io::Result<DumpedFile> {
         let (path, mut file) = create_timed(&self.path)?;
         let written = (|| {
-            for _ in 0..2 {
-                file.write(BlockHeader::new(BlockKind::Head, 0), &self.head)?;
-            }
+            file.begin(&self.head)?;
             for (header, block) in self.parts.iter().flat_map(|part| &part.blocks) {
                 file.write_packed(header, block)?;
             }

@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::{
-    Keep, RecordingTarget, Rotation,
-    block::{BlockHeader, BlockKind},
+    Keep, Rotation,
+    block::BlockHeader,
     block_writer::BlockWriter,
     destination::{Destination, DumpedFile, create_timed, is_time},
 };
@@ -42,30 +42,17 @@ pub(super) struct RecordingFiles {
     stuck: Option<Instant>,
 }
 
-/// Begins a file with two heads: without one, nothing can be read.
-fn begin(blocks: &mut BlockWriter, head: &[u8]) -> io::Result<()> {
-    for _ in 0..2 {
-        blocks.write(BlockHeader::new(BlockKind::Head, 0), head)?;
-    }
-    Ok(())
-}
-
 impl RecordingFiles {
-    /// Creates the first file.
+    /// Begins the first file. `rotation`: the name of all files, and when the next one begins.
     ///
     /// # Errors
-    /// It exists, or can't be created.
-    pub(super) fn create(target: &RecordingTarget, head: Vec<u8>) -> io::Result<Self> {
-        let (rotation, mut blocks) = match target {
-            RecordingTarget::File(path) | RecordingTarget::Flight(path, _) => {
-                (None, BlockWriter::create(path)?)
-            }
-            RecordingTarget::Stdout => (None, BlockWriter::stdout()?),
-            RecordingTarget::Rotating(path, rotation) => {
-                (Some((path.clone(), *rotation)), create_timed(path)?.1)
-            }
-        };
-        match begin(&mut blocks, &head) {
+    /// It can't be written.
+    pub(super) fn begin(
+        mut blocks: BlockWriter,
+        rotation: Option<(PathBuf, Rotation)>,
+        head: Vec<u8>,
+    ) -> io::Result<Self> {
+        match blocks.begin(&head) {
             // The next block shows it, too.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             begun => begun?,
@@ -102,7 +89,7 @@ impl RecordingFiles {
     fn rotate(&mut self, header: BlockHeader, state: &[u8]) -> io::Result<()> {
         let Some((path, _)) = &self.rotation else { return Ok(()) };
         let (_, mut next) = create_timed(path)?;
-        begin(&mut next, &self.head)?;
+        next.begin(&self.head)?;
         next.write(header, state)?;
         // What follows in the old file would otherwise be nowhere if the machine went off now.
         next.sync()?;

@@ -6,7 +6,7 @@
 use std::{
     io,
     sync::{
-        Arc, PoisonError,
+        Arc,
         atomic::Ordering::Relaxed,
         mpsc::{self, Receiver, Sender},
     },
@@ -118,7 +118,7 @@ impl Recorder {
 
     /// The files that a flight recorder wrote since the last call.
     pub(crate) fn take_dumped(&self) -> Vec<DumpedFile> {
-        std::mem::take(&mut *self.shared.dumped.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.shared.dumped())
     }
 
     fn pass_on(&mut self, flush: bool, then: Then) {

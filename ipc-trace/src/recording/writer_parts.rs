@@ -1,7 +1,7 @@
 //! What the thread that feeds the engine and the one that writes a recording share.
 
 use std::sync::{
-    Mutex,
+    Mutex, MutexGuard, PoisonError,
     atomic::{AtomicBool, AtomicU64, AtomicUsize},
 };
 
@@ -45,7 +45,7 @@ pub(super) struct Shared {
     /// Whether the engine's state is needed
     pub wants_checkpoint: AtomicBool,
     /// Files that a flight recorder wrote
-    pub dumped: Mutex<Vec<DumpedFile>>,
+    dumped: Mutex<Vec<DumpedFile>>,
 }
 
 impl Shared {
@@ -60,6 +60,11 @@ impl Shared {
             wants_checkpoint: AtomicBool::new(false),
             dumped: Mutex::new(Vec::new()),
         }
+    }
+
+    /// Files that a flight recorder wrote, and that nobody has taken yet.
+    pub(super) fn dumped(&self) -> MutexGuard<'_, Vec<DumpedFile>> {
+        self.dumped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,16 +2,17 @@
 
 use std::{
     io,
-    sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
 use super::{
     RecordingTarget,
     block::{BlockHeader, BlockKind, MAX_PAYLOAD},
+    block_writer::BlockWriter,
     chunk::Chunk,
     column_writer::ColumnWriter,
-    destination::Destination,
+    destination::{Destination, create_timed},
     flight::FlightRecorder,
     head::Head,
     rotation::RecordingFiles,
@@ -53,9 +54,15 @@ impl RecordingWriter {
         shared: Arc<Shared>,
     ) -> io::Result<Self> {
         let head = minicbor::to_vec(head).map_err(io::Error::other)?;
-        let blocks: Box<dyn Destination> = match target {
-            RecordingTarget::File(_) | RecordingTarget::Stdout | RecordingTarget::Rotating(..) => {
-                Box::new(RecordingFiles::create(target, head)?)
+        let files = |blocks, rotation, head| -> io::Result<Box<dyn Destination>> {
+            Ok(Box::new(RecordingFiles::begin(blocks, rotation, head)?))
+        };
+        let blocks = match target {
+            RecordingTarget::File(path) => files(BlockWriter::create(path)?, None, head)?,
+            RecordingTarget::Stdout => files(BlockWriter::stdout()?, None, head)?,
+            RecordingTarget::Rotating(path, rotation) => {
+                let (_, blocks) = create_timed(path)?;
+                files(blocks, Some((path.clone(), *rotation)), head)?
             }
             RecordingTarget::Flight(path, limits) => {
                 Box::new(FlightRecorder::new(path.clone(), *limits, head)?)
@@ -136,10 +143,7 @@ impl RecordingWriter {
 
     fn dump(&mut self) {
         match self.blocks.dump(self.position) {
-            Ok(file) => {
-                let mut dumped = self.shared.dumped.lock().unwrap_or_else(PoisonError::into_inner);
-                dumped.extend(file);
-            }
+            Ok(file) => self.shared.dumped().extend(file),
             Err(error) => log::error!("can't write a file to {}: {error}", self.name),
         }
     }
@@ -214,8 +218,7 @@ impl RecordingWriter {
             self.failing.map(|(since, lost)| (since.checked_sub(RETRY).unwrap_or(since), lost));
         self.seal();
         self.dump();
-        self.summary.dumped =
-            std::mem::take(&mut *self.shared.dumped.lock().unwrap_or_else(PoisonError::into_inner));
+        self.summary.dumped = std::mem::take(&mut *self.shared.dumped());
         self.blocks.close(self.position)?;
         self.summary.bytes = self.blocks.bytes();
         self.summary.lost = self.shared.lost.load(Relaxed);

@@ -69,7 +69,7 @@ struct HeldSegment {
     #[n(2)]
     id: i32,
     /// The task when it attached the segment.
-    #[cbor(n(3), with = "crate::event::shared::optional_rc")]
+    #[cbor(n(3), with = "crate::event::shared::optional")]
     task_info: Option<Rc<TaskInfo>>,
 }
 
@@ -96,7 +96,7 @@ struct PendingMove {
     /// The mappings at the switch; `None`: all mappings found at the inspection count.
     #[n(4)]
     mapped: Option<Vec<Mapped>>,
-    #[cbor(n(5), with = "crate::event::shared::optional_rc")]
+    #[cbor(n(5), with = "crate::event::shared::optional")]
     task_info: Option<Rc<TaskInfo>>,
     #[n(6)]
     tid: u32,

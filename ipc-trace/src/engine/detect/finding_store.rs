@@ -134,8 +134,8 @@ pub(crate) struct FindingStore {
     entries: OrderedMap<FindingKey, FindingEntry>,
     #[n(1)]
     per_class: BTreeMap<Class, usize>,
-    #[cbor(skip)]
     /// `None`: there is none
+    #[cbor(skip)]
     policy: Option<Box<dyn FindingPolicy>>,
     /// Whether findings are reported on lines as they occur, so that stale ones may be evicted.
     #[cbor(skip)]

@@ -17,9 +17,9 @@
 //!
 //! **To add a class**: add a row in [`crate::event::classes`] and the file that it names, with a type of the
 //! variant's name that implements [`detector::Detector`]: it holds the state, if any
-//! ([`detector::keeps_state`]), and implements the callbacks that it needs. It reports with [`detector::DetectCx::saw`], which takes a
-//! [`observation::FindingKey`] that identifies the finding, an event as evidence, and a
-//! [`observation::FindingDraft`] that is only built for a new finding. It can
+//! ([`detector::keeps_state`]), and implements the callbacks that it needs. It reports with
+//! [`detector::DetectCx::saw`], which takes a [`observation::FindingKey`] that identifies the finding, an event
+//! as evidence, and a [`observation::FindingDraft`] that is only built for a new finding. It can
 //! [`finding_store::FindingStore::amend`] the draft when it learns more. Escape names that others chose in
 //! titles. Bound the state. An ordinary call on an object of the caller's own namespace must cost no more
 //! than a few branches: see [`Detect::call`].

@@ -85,7 +85,7 @@ struct EnteredThread {
     /// Whether `mnt` was observed before the switch rather than inferred afterwards.
     #[n(6)]
     sure: bool,
-    #[cbor(n(7), with = "crate::event::shared::optional_rc")]
+    #[cbor(n(7), with = "crate::event::shared::optional")]
     task_info: Option<Rc<TaskInfo>>,
     #[n(8)]
     state: MoveState,

@@ -225,7 +225,7 @@ pub(crate) struct KnownTask {
     /// The context
     #[n(0)]
     pub context: u64,
-    #[cbor(n(1), with = "crate::event::shared::rc")]
+    #[cbor(n(1), with = "crate::event::shared::value")]
     /// The task
     pub task_info: Rc<TaskInfo>,
 }

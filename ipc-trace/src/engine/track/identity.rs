@@ -82,7 +82,7 @@ type AncestorKey = (u32, u64, [u8; 16]);
 /// An ancestor, shared with the tasks of its descendants.
 #[derive(Debug, Encode, Decode)]
 #[cbor(context_bound = "SharedState")]
-struct KnownAncestor(#[cbor(n(0), with = "crate::event::shared::arc")] Arc<Ancestor>);
+struct KnownAncestor(#[cbor(n(0), with = "crate::event::shared::value")] Arc<Ancestor>);
 
 /// The ancestors of all known processes, shared between descendants.
 #[derive(Debug, Encode, Decode)]

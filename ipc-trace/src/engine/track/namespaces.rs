@@ -27,7 +27,7 @@ pub(crate) struct NamespaceCreation {
     #[n(1)]
     pub tid: u32,
     /// The task of that thread.
-    #[cbor(n(2), with = "crate::event::shared::optional_rc")]
+    #[cbor(n(2), with = "crate::event::shared::optional")]
     pub by: Option<Rc<TaskInfo>>,
 }
 

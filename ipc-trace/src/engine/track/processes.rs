@@ -18,7 +18,7 @@ const MAX_PROCESSES: usize = 512;
 #[derive(Clone, Debug, Encode, Decode)]
 #[cbor(context_bound = "SharedState")]
 struct ProcessEntry {
-    #[cbor(n(0), with = "crate::event::shared::optional_rc")]
+    #[cbor(n(0), with = "crate::event::shared::optional")]
     task_info: Option<Rc<TaskInfo>>,
     #[cbor(n(1), with = "ipc_trace_common::cbor")]
     comm: [u8; 16],

@@ -132,7 +132,7 @@ pub(crate) struct CallerSnapshot {
     #[cbor(n(4), with = "ipc_trace_common::cbor")]
     pub comm: [u8; 16],
     /// The task, if known.
-    #[cbor(n(5), with = "crate::event::shared::optional_rc")]
+    #[cbor(n(5), with = "crate::event::shared::optional")]
     pub task_info: Option<Rc<TaskInfo>>,
 }
 

@@ -102,7 +102,7 @@ pub(crate) struct ObjectActor {
     #[cbor(n(3), with = "ipc_trace_common::cbor")]
     pub comm: Option<Box<[u8; 16]>>,
     /// The task, if known.
-    #[cbor(n(4), with = "crate::event::shared::optional_rc")]
+    #[cbor(n(4), with = "crate::event::shared::optional")]
     pub task_info: Option<Rc<TaskInfo>>,
 }
 
@@ -128,7 +128,7 @@ pub(super) enum Last {
         /// As [`ObjectActor::comm`]
         #[cbor(n(3), with = "ipc_trace_common::cbor")]
         comm: Option<Box<[u8; 16]>>,
-        #[cbor(n(4), with = "crate::event::shared::optional_rc")]
+        #[cbor(n(4), with = "crate::event::shared::optional")]
         task_info: Option<Rc<TaskInfo>>,
     },
     /// Found by a snapshot.
