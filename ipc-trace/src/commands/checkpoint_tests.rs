@@ -8,7 +8,9 @@ use crate::{
     input::{Begin, Input},
     recording::{
         chunk::Chunk,
-        reader::{NextPart, OpenRecordings, ReadStart, RecordingPart, RecordingReader},
+        reader::{
+            NextPart, OrderedRecordings, ReadStart, RecordingPart, RecordingReader, open_files,
+        },
     },
 };
 
@@ -26,7 +28,12 @@ impl EmitEvent for EventTexts {
 fn recording(name: &str) -> (Begin, Vec<Chunk>) {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../xtask/tests/live/fixtures");
     let mut reader = RecordingReader::start(
-        OpenRecordings::open(&[fixtures.join(name)], false, ReadStart::Begin).unwrap(),
+        OrderedRecordings::new(
+            &open_files(&[fixtures.join(name)]).unwrap(),
+            false,
+            ReadStart::Begin,
+        )
+        .unwrap(),
     )
     .unwrap();
     let (mut begin, mut chunks) = (Begin::default(), Vec::new());

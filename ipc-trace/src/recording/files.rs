@@ -2,8 +2,9 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Seek as _, SeekFrom},
+    io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::scanner::{ByteSource, Scanner};
@@ -46,24 +47,24 @@ impl ReadError {
 pub(crate) const STDIN: &str = "-";
 
 /// A recording that is open.
-#[derive(Debug)]
-pub(super) struct OpenFile {
-    pub path: PathBuf,
+#[derive(Clone, Debug)]
+pub(crate) struct OpenFile {
+    pub(super) path: PathBuf,
     /// `None`: standard input
-    pub file: Option<File>,
+    pub(super) file: Option<Arc<File>>,
 }
 
 impl OpenFile {
     /// # Errors
     /// It can't be opened.
-    pub(super) fn open(path: &Path) -> Result<Self, ReadError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, ReadError> {
         let failed = |source| ReadError::File { file: path.to_owned(), source };
         let file = match path == Path::new(STDIN) {
             true => None,
             false if fs::metadata(path).map_err(failed)?.is_dir() => {
                 return Err(failed(io::ErrorKind::IsADirectory.into()));
             }
-            false => Some(File::open(path).map_err(failed)?),
+            false => Some(Arc::new(File::open(path).map_err(failed)?)),
         };
         Ok(Self { path: path.to_owned(), file })
     }
@@ -75,12 +76,9 @@ impl OpenFile {
     /// A scanner from `offset` on.
     pub(super) fn scanner(&self, offset: u64, follow: bool) -> Result<Scanner, ReadError> {
         let bytes = match &self.file {
-            Some(file) => {
-                let mut file = file.try_clone().map_err(|error| self.failed(error))?;
-                // A FIFO has no offset; it is read once.
-                let _ = file.seek(SeekFrom::Start(offset));
-                ByteSource::File(file)
-            }
+            Some(file) if self.is_regular() => ByteSource::File(Arc::clone(file)),
+            // It has no offset; it is read once.
+            Some(fifo) => ByteSource::Fifo(Arc::clone(fifo)),
             None => ByteSource::Stream(io::stdin()),
         };
         Scanner::new(bytes, offset, follow).map_err(|error| self.failed(error))
@@ -93,7 +91,7 @@ impl OpenFile {
     }
 
     /// Whether it can be read twice.
-    pub(super) fn is_regular(&self) -> bool {
+    pub(crate) fn is_regular(&self) -> bool {
         let metadata = self.file.as_ref().and_then(|file| file.metadata().ok());
         metadata.is_some_and(|metadata| metadata.is_file())
     }

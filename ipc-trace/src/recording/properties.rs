@@ -1,6 +1,6 @@
 //! What holds for any bytes, for fuzzing and the tests of its corpus.
 
-use std::{fs::File, io::Write as _, os::fd::FromRawFd as _};
+use std::{fs::File, io::Write as _, os::fd::FromRawFd as _, sync::Arc};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
@@ -75,7 +75,8 @@ pub(crate) fn blocks(data: &[u8]) {
     let mut file = unsafe { File::from_raw_fd(std::os::fd::IntoRawFd::into_raw_fd(memory)) };
     file.write_all(&bytes).expect("there is memory");
     nix::unistd::lseek(&file, 0, nix::unistd::Whence::SeekSet).expect("a file can be rewound");
-    let mut scanner = Scanner::new(ByteSource::File(file), 0, false).expect("there is memory");
+    let mut scanner =
+        Scanner::new(ByteSource::File(Arc::new(file)), 0, false).expect("there is memory");
     let mut payload = Vec::new();
     let (mut found, mut damaged) = (Vec::new(), 0);
     // A version that is not known ends it.

@@ -13,13 +13,12 @@ use std::{
     time::Duration,
 };
 
-pub(crate) use super::files::ReadError;
+pub(crate) use super::files::{OpenFile, ReadError};
 use super::{
     Damage,
     block::{BlockHeader, BlockKind},
     chunk::Chunk,
     column_reader::ColumnReader,
-    files::OpenFile,
     head::{Head, IndexEntry},
     index,
     scanner::Found,
@@ -151,19 +150,24 @@ impl PlacedFile {
     }
 }
 
-/// Opens recordings and puts them in order.
+/// Opens recordings.
 ///
 /// # Errors
 /// One can't be opened.
-fn open_all(paths: &[PathBuf], from: ReadStart) -> Result<Vec<PlacedFile>, ReadError> {
-    let mut all = paths
+pub(crate) fn open_files(paths: &[PathBuf]) -> Result<Vec<OpenFile>, ReadError> {
+    paths.iter().map(|path| OpenFile::open(path)).collect()
+}
+
+/// Puts recordings in order.
+///
+/// # Errors
+/// One can't be read.
+fn in_order(files: &[OpenFile], from: ReadStart) -> Result<Vec<PlacedFile>, ReadError> {
+    let mut all = files
         .iter()
-        .map(|path| {
-            let file = OpenFile::open(path)?;
-            match file.is_regular() && (paths.len() > 1 || from != ReadStart::Begin) {
-                true => PlacedFile::new(file, from),
-                false => Ok(PlacedFile::stream(file)),
-            }
+        .map(|file| match file.is_regular() && (files.len() > 1 || from != ReadStart::Begin) {
+            true => PlacedFile::new(file.clone(), from),
+            false => Ok(PlacedFile::stream(file.clone())),
         })
         .collect::<Result<Vec<_>, ReadError>>()?;
     all.sort_by(|a, b| a.place.cmp(&b.place));
@@ -196,37 +200,46 @@ fn begin_where_whole(files: &mut [PlacedFile]) {
 /// The time of the last input of recordings: nanoseconds since 1970. `None`: it is unknown.
 ///
 /// # Errors
-/// One can't be opened or read.
-pub(crate) fn end(paths: &[PathBuf]) -> Result<Option<i128>, ReadError> {
+/// One can't be read.
+pub(crate) fn end(files: &[OpenFile]) -> Result<Option<i128>, ReadError> {
     let mut last = None;
-    for path in paths {
-        let file = OpenFile::open(path)?;
+    for file in files {
         if file.is_regular() {
-            last = last.max(index::end(&file)?);
+            last = last.max(index::end(file)?);
         }
     }
     Ok(last)
 }
 
-/// Recordings that are open, and not read yet.
+/// Recordings in their order, not read yet.
 #[derive(Debug)]
-pub(crate) struct OpenRecordings {
+pub(crate) struct OrderedRecordings {
     files: Vec<PlacedFile>,
     follow: bool,
     from: ReadStart,
 }
 
-impl OpenRecordings {
-    /// Opens the files. `follow`: the last one is still written.
+impl OrderedRecordings {
+    /// `follow`: the last one is still written.
     ///
     /// # Errors
-    /// One can't be opened.
-    pub(crate) fn open(
-        paths: &[PathBuf],
+    /// One can't be read.
+    pub(crate) fn new(
+        files: &[OpenFile],
         follow: bool,
         from: ReadStart,
     ) -> Result<Self, ReadError> {
-        Ok(Self { files: open_all(paths, from)?, follow, from })
+        Ok(Self { files: in_order(files, from)?, follow, from })
+    }
+
+    /// Whether there is one file.
+    pub(crate) const fn is_single(&self) -> bool {
+        self.files.len() == 1
+    }
+
+    /// Bytes of all files; `None`: unknown.
+    pub(crate) fn len(&self) -> Option<u64> {
+        self.files.iter().map(|file| file.file.len()).sum()
     }
 
     /// Whether the files are known to be of several hosts.
@@ -241,9 +254,7 @@ impl OpenRecordings {
 pub(crate) struct RecordingReader {
     parts: Receiver<Result<RecordingPart, ReadError>>,
     free: SyncSender<Chunk>,
-    /// Bytes of all files; `None`: unknown
-    bytes: Option<u64>,
-    /// Bytes of them that have been read
+    /// Bytes of the files that have been read
     read: Arc<AtomicU64>,
 }
 
@@ -252,9 +263,8 @@ impl RecordingReader {
     ///
     /// # Errors
     /// It can't be started.
-    pub(crate) fn start(recordings: OpenRecordings) -> Result<Self, ReadError> {
-        let OpenRecordings { files, follow, from } = recordings;
-        let bytes = files.iter().map(|file| file.file.len()).sum();
+    pub(crate) fn start(recordings: OrderedRecordings) -> Result<Self, ReadError> {
+        let OrderedRecordings { files, follow, from } = recordings;
         let read = Arc::new(AtomicU64::new(0));
         let so_far = Arc::clone(&read);
         let (sender, parts) = mpsc::sync_channel(MAX_WAITING);
@@ -291,12 +301,12 @@ impl RecordingReader {
         };
         let thread = thread::Builder::new().name("ipc-trace-read".to_owned()).spawn(decode);
         thread.map_err(|_| ReadError::Thread)?;
-        Ok(Self { parts, free, bytes, read })
+        Ok(Self { parts, free, read })
     }
 
-    /// Bytes that have been read, and bytes of all files, if that is known.
-    pub(crate) fn progress(&self) -> (u64, Option<u64>) {
-        (self.read.load(Relaxed), self.bytes)
+    /// Bytes of the files that have been read.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.read.load(Relaxed)
     }
 
     /// The next part, if there is one within this time.

@@ -3,8 +3,10 @@
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io::{self, Read as _},
     ops::Range,
+    os::unix::fs::FileExt as _,
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,17 +26,21 @@ const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
 /// Where the bytes come from.
 #[derive(Debug)]
 pub(super) enum ByteSource {
-    /// A file
-    File(File),
+    /// A file, which others may read at the same time
+    File(Arc<File>),
+    /// A FIFO
+    Fifo(Arc<File>),
     /// Standard input
     Stream(io::Stdin),
 }
 
 impl ByteSource {
-    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+    /// Reads what comes next, which a file has at `offset`.
+    fn read(&mut self, to: &mut [u8], offset: u64) -> io::Result<usize> {
         loop {
             let read = match self {
-                Self::File(file) => file.read(to),
+                Self::File(file) => file.read_at(to, offset),
+                Self::Fifo(fifo) => (&**fifo).read(to),
                 Self::Stream(stream) => stream.read(to),
             };
             match read {
@@ -83,6 +89,11 @@ impl Scanner {
         self.offset
     }
 
+    /// Where in the file the bytes begin that have not been read.
+    fn read_offset(&self) -> u64 {
+        self.offset + (self.buffer.len() - self.at) as u64
+    }
+
     /// Reads until there are `len` bytes; fewer: the end.
     fn want(&mut self, len: usize) -> io::Result<&[u8]> {
         if self.buffer.len() - self.at < len {
@@ -90,10 +101,10 @@ impl Scanner {
             self.at = 0;
         }
         while self.buffer.len() - self.at < len {
-            let before = self.buffer.len();
+            let (before, here) = (self.buffer.len(), self.read_offset());
             self.buffer.resize(before + READ_BYTES, 0);
             let place = self.buffer.get_mut(before..).unwrap_or_default();
-            let read = self.bytes.read(place);
+            let read = self.bytes.read(place, here);
             self.buffer.truncate(before + *read.as_ref().unwrap_or(&0));
             if read? == 0 {
                 if !self.follow {
@@ -190,8 +201,7 @@ impl Scanner {
     /// Goes to where a file next has data, if what comes next is a hole.
     fn skip_hole(&mut self) -> io::Result<()> {
         let ByteSource::File(file) = &self.bytes else { return Ok(()) };
-        let here = self.offset + (self.buffer.len() - self.at) as u64;
-        let Ok(from) = i64::try_from(here) else { return Ok(()) };
+        let Ok(from) = i64::try_from(self.read_offset()) else { return Ok(()) };
         let data = match lseek(file, from, Whence::SeekData) {
             Ok(data) => data,
             // No more data (lseek(2)): all that is left is a hole.

@@ -25,8 +25,8 @@ use super::{
     head::Head,
     inspect,
     reader::{
-        MissingInputs, NextPart, OpenRecordings, ReadError, ReadStart, RecordingPart,
-        RecordingReader,
+        MissingInputs, NextPart, OrderedRecordings, ReadError, ReadStart, RecordingPart,
+        RecordingReader, open_files,
     },
     writer::Recorder,
 };
@@ -209,7 +209,8 @@ fn read(files: &[PathBuf]) -> Result<Read, ReadError> {
 }
 
 fn read_from(files: &[PathBuf], from: ReadStart) -> Result<Read, ReadError> {
-    let mut reader = RecordingReader::start(OpenRecordings::open(files, false, from)?)?;
+    let mut reader =
+        RecordingReader::start(OrderedRecordings::new(&open_files(files)?, false, from)?)?;
     let mut all = Read::default();
     loop {
         match reader.next_within(Duration::from_secs(60))? {
