@@ -9,6 +9,8 @@ mod event;
 mod fuzzing;
 mod input;
 mod recording;
+#[cfg(any(feature = "sqlite", feature = "parquet"))]
+mod rows;
 mod signals;
 mod sinks;
 mod sources;
