@@ -8,6 +8,8 @@ mod event;
 #[cfg(test)]
 mod fuzzing;
 mod input;
+#[cfg(feature = "sqlite")]
+mod query;
 mod recording;
 #[cfg(any(feature = "sqlite", feature = "parquet"))]
 mod rows;

@@ -22,6 +22,8 @@ use crate::{
     sources::runtimes::{self, Socket},
 };
 
+#[cfg(feature = "sqlite")]
+pub(crate) use recordings::QueryArgs;
 pub(crate) use recordings::{
     RangeArgs, RecordArgs, RecordedTime, RecordingCommand, RecordingOptions, ReplayArgs,
 };
@@ -67,6 +69,9 @@ pub(crate) enum CliCommand {
         #[command(subcommand)]
         what: RecordingCommand,
     },
+    /// Ask recordings by SQL
+    #[cfg(feature = "sqlite")]
+    Query(QueryArgs),
     /// Check a policy, which allows or hides findings
     Policy {
         /// What to do with it

@@ -252,6 +252,37 @@ pub(crate) enum RecordingCommand {
     },
 }
 
+/// Options of `query`.
+#[cfg(feature = "sqlite")]
+#[derive(Debug, Args)]
+#[command(override_usage = "ipc-trace query [OPTIONS] SQL FILE...\n       \
+    ipc-trace query [OPTIONS] --named NAME [--param K=V]... FILE...\n       ipc-trace query --list")]
+pub(crate) struct QueryArgs {
+    /// The statement, a SELECT; and the recordings
+    #[arg(value_name = "SQL|FILE", required_unless_present = "list")]
+    pub words: Vec<OsString>,
+    /// Ask a question that comes with the program
+    #[arg(long, value_name = "NAME", conflicts_with = "list")]
+    pub named: Option<String>,
+    /// The value of a parameter, which the statement calls :K
+    #[arg(long = "param", value_name = "K=V", value_parser = param)]
+    pub params: Vec<(String, String)>,
+    /// List the questions, with their parameters, and the tables with their columns
+    #[arg(long)]
+    pub list: bool,
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: crate::query::print::RowFormat,
+}
+
+#[cfg(feature = "sqlite")]
+fn param(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("try NAME=VALUE".to_owned()),
+    }
+}
+
 /// A time in a recording.
 fn time(text: &str) -> Result<RecordedTime, String> {
     if let Some(before) = text.strip_prefix('-') {

@@ -54,6 +54,14 @@ pub(super) enum RunError {
     /// A recording can't be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// A query failed.
+    #[cfg(feature = "sqlite")]
+    #[error(transparent)]
+    Query(#[from] crate::query::QueryError),
+    /// Options that don't go together, with what was given.
+    #[cfg(feature = "sqlite")]
+    #[error("{0}")]
+    Given(String),
     /// A file or directory can't be written.
     #[error("can't write {}: {source}", path.display())]
     File {
@@ -71,6 +79,10 @@ impl RunError {
         match self {
             Self::Begin { status, .. } => ExitCode::from(*status),
             Self::Policy(_) | Self::Usage(_) => ExitCode::from(2),
+            #[cfg(feature = "sqlite")]
+            Self::Given(_) | Self::Query(crate::query::QueryError::Sql { .. }) => ExitCode::from(2),
+            #[cfg(feature = "sqlite")]
+            Self::Query(_) => ExitCode::FAILURE,
             Self::Output(OutputError::Closed) => ExitCode::SUCCESS,
             Self::Session(_)
             | Self::Snapshot(_)

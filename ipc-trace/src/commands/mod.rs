@@ -10,6 +10,8 @@ mod json_reference;
 mod ls;
 mod man;
 mod policy;
+#[cfg(feature = "sqlite")]
+mod query;
 mod recording;
 mod replay;
 mod run;
@@ -55,6 +57,8 @@ pub fn main() -> ExitCode {
         }
         CliCommand::Ls(args) => ls::run(args),
         CliCommand::Replay(args) => replay::run(args),
+        #[cfg(feature = "sqlite")]
+        CliCommand::Query(args) => query::run(args),
         CliCommand::Doctor(args) => doctor::run(args),
         CliCommand::Policy { what: PolicyCommand::Check { file } } => policy::check(file),
         CliCommand::Completions { shell } => completions::print(*shell),

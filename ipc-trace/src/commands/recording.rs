@@ -56,6 +56,35 @@ pub(super) fn repair(file: &Path, write: &Path) -> Result<ExitCode, RunError> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The rows of a file.
+#[cfg(any(feature = "sqlite", feature = "parquet"))]
+pub(super) fn rows(file: &Path, info: &RecordingInfo) -> Vec<crate::rows::files::FileRow> {
+    let row = |run: &RecordedRun| {
+        let begin = &run.head.begin;
+        let ns = |boot_ns| i64::try_from(i128::from(boot_ns) + begin.at.offset_ns).unwrap_or(0);
+        crate::rows::files::FileRow {
+            file: file.display().to_string(),
+            bytes: info.bytes,
+            host: begin.host.clone(),
+            boot_id: begin.boot_id.clone(),
+            run_id: begin.run_id.clone(),
+            kernel: begin.kernel.clone(),
+            arch: begin.arch.clone(),
+            version: begin.version.clone(),
+            counts: run.head.counts,
+            times: run.times.map(|(first, last)| (ns(first), ns(last))),
+            blocks: run.blocks,
+            inputs: run.inputs,
+            calls: run.calls,
+            checkpoints: run.checkpoints,
+            missing: run.missing,
+            closed: info.closed,
+            damaged: info.damage.len(),
+        }
+    };
+    info.runs.iter().map(row).collect()
+}
+
 fn time(run: &RecordedRun, boot_ns: u64) -> Timestamp {
     let since = i128::from(boot_ns) + run.head.begin.at.offset_ns;
     Timestamp(UNIX_EPOCH + Duration::from_nanos(u64::try_from(since).unwrap_or(0)))

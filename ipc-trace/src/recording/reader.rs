@@ -106,12 +106,24 @@ struct PlacedFile {
     positions: Option<(u64, u64)>,
     /// The host of its first run; `None`: unknown
     host: Option<String>,
+    /// Whether all of it is known to be of one run
+    is_one_run: bool,
+    /// The time of its first input, nanoseconds since 1970; `None`: unknown
+    begins_ns: Option<i128>,
 }
 
 impl PlacedFile {
     /// A file that can be read once.
     fn stream(file: OpenFile) -> Self {
-        Self { file, place: (0, None, 0), offset: 0, positions: None, host: None }
+        Self {
+            file,
+            place: (0, None, 0),
+            offset: 0,
+            positions: None,
+            host: None,
+            is_one_run: false,
+            begins_ns: None,
+        }
     }
 
     /// Finds its place, and where to begin reading.
@@ -141,7 +153,16 @@ impl PlacedFile {
         });
         let positions = end.filter(|_| is_one).map(|end| (first, end));
         let place = (i128::from(begin.at.boot_ns) + offset_ns, begin.run_id, first);
-        Ok(Self { file, place, offset, positions, host: Some(begin.host) })
+        let times = of_kind(BlockKind::Inputs).map(|block| block.first_ns).find(|first| *first > 0);
+        Ok(Self {
+            file,
+            place,
+            offset,
+            positions,
+            host: Some(begin.host),
+            is_one_run: is_one,
+            begins_ns: times.map(|first| i128::from(first) + offset_ns),
+        })
     }
 
     /// The run, if it is known.
@@ -232,9 +253,25 @@ impl OrderedRecordings {
         Ok(Self { files: in_order(files, from)?, follow, from })
     }
 
-    /// Whether there is one file.
-    pub(crate) const fn is_single(&self) -> bool {
-        self.files.len() == 1
+    /// Whether they are of one run, as far as that is known.
+    pub(crate) fn is_one_run(&self) -> bool {
+        let is_of_first = |file: &PlacedFile| {
+            file.is_one_run
+                && file.run().is_some()
+                && file.run() == self.files.first().and_then(PlacedFile::run)
+        };
+        self.files.len() == 1 || self.files.iter().all(is_of_first)
+    }
+
+    /// Leaves out files that are of another host, or begin after a time, nanoseconds since 1970. `None`: there is no
+    /// such condition.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn only(&mut self, host: Option<&str>, until: Option<i128>) {
+        self.files.retain(|file| {
+            let is_other = host.is_some() && file.host.as_deref() != host;
+            let is_later = file.begins_ns > until.or(Some(i128::MAX));
+            !file.is_one_run || !is_other && !is_later
+        });
     }
 
     /// Bytes of all files; `None`: unknown.

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `cell` | values of columns |
 //! | [`calls`] | a row for each call |
+//! | [`counts`] | a row for each second, namespace, container, operation and error |
 //! | [`losses`] | a row for each kind of lost events |
 //! | [`state`] | namespaces, processes, containers, objects and findings, as a report has them |
 //! | [`files`] | a row for each run in a file |
@@ -14,6 +15,7 @@
 
 pub(crate) mod calls;
 mod cell;
+pub(crate) mod counts;
 pub(crate) mod files;
 pub(crate) mod losses;
 pub(crate) mod state;
@@ -73,9 +75,10 @@ pub(crate) trait Row {
     fn cell(&self, column: usize) -> Cell<'_>;
 }
 
-/// The tables, but for those that only SQL has.
-pub(crate) static TABLES: [&Table; 8] = [
+/// All tables.
+pub(crate) static TABLES: [&Table; 9] = [
     &calls::CALLS,
+    &counts::COUNTS,
     &state::FINDINGS,
     &state::OBJECTS,
     &state::NAMESPACES,

@@ -163,7 +163,7 @@ impl Replay<'_> {
             min_confidence: self.findings.min_confidence,
             lines: self.lines,
             with_ancestry: self.with_ancestry,
-            numbers_all: false,
+            ..Replayer::default()
         };
         let from = self.from(&replayer);
         let in_order = |from| OrderedRecordings::new(&files, self.follow, from);

@@ -7,7 +7,7 @@ use ipc_trace_common::op::{self, Op};
 use super::super::{error::RunError, policy};
 use crate::{
     engine::{Engine, checkpoint::RestoredCounts, policy::engine::PolicyEngine},
-    event::{EmitEvent, Event, finding::Severity, value::Timestamp},
+    event::{EmitEvent, Event, counts::SecondCounts, finding::Severity, value::Timestamp},
     input::{
         Input,
         call_filter::CallFilter,
@@ -38,6 +38,9 @@ pub(in crate::commands) trait ReplayOutput: EmitEvent {
     /// All that is known up to a time has been emitted.
     fn settle(&mut self) {}
 
+    /// How often calls were made, if the replayer counts them by second.
+    fn counted(&mut self, _counts: Vec<SecondCounts>) {}
+
     /// Whether more is wanted. `read`: bytes of the recordings that have been read.
     ///
     /// # Errors
@@ -56,6 +59,10 @@ impl EmitEvent for RangeOutput<'_> {
         if self.shows || matches!(event, Event::Start(_) | Event::End(_) | Event::Report(_)) {
             self.to.emit(event);
         }
+    }
+
+    fn wants_calls(&self) -> bool {
+        self.shows && self.to.wants_calls()
     }
 }
 
@@ -245,6 +252,8 @@ pub(in crate::commands) struct Replayer {
     pub with_ancestry: bool,
     /// Whether lines have the numbers that they have without a range
     pub numbers_all: bool,
+    /// Whether calls are counted by second
+    pub counts_by_second: bool,
 }
 
 impl Replayer {
@@ -259,7 +268,7 @@ impl Replayer {
         mut from_begin: Option<OrderedRecordings>,
         to: &mut dyn ReplayOutput,
     ) -> Result<Option<Severity>, RunError> {
-        let is_single = recordings.is_single();
+        let is_one_run = recordings.is_one_run();
         let mut reader = RecordingReader::start(recordings)?;
         let mut out = RangeOutput { to, shows: true };
         let mut run: Option<ReplayedRun> = None;
@@ -304,7 +313,7 @@ impl Replayer {
                     }
                 }
             }
-            let is_over = is_single && self.is_over(run.as_ref());
+            let is_over = is_one_run && self.is_over(run.as_ref());
             if !out.to.goes_on(reader.bytes_read())? || is_over {
                 break;
             }
@@ -316,7 +325,7 @@ impl Replayer {
         Ok(worst)
     }
 
-    /// Whether no more of the range comes; if there is one file, as several may be of several runs.
+    /// Whether no more of the range comes, of this run.
     fn is_over(&self, run: Option<&ReplayedRun>) -> bool {
         self.range.until.is_some() && run.is_some_and(|run| run.finished && run.now > run.times.1)
     }
