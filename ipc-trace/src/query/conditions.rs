@@ -4,10 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use rusqlite::vtab::IndexConstraintOp;
 
-use crate::{
-    event::{Ipc, value::OsBytes},
-    rows::Cell,
-};
+use crate::event::{Ipc, value::OsBytes};
 
 /// Conditions on rows. All must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -173,19 +170,6 @@ fn range_of(text: &str) -> Option<(i64, i64)> {
         i64::try_from(since.as_nanos()).ok()
     };
     Some((filled(FIRST)?, filled(LAST)?))
-}
-
-impl Value {
-    /// The value of a cell.
-    #[cfg(test)]
-    pub(super) fn of(cell: &Cell<'_>) -> Option<Self> {
-        match cell {
-            Cell::Null => None,
-            Cell::Integer(number) | Cell::Time(number) => Some(Self::Integer(*number)),
-            Cell::Boolean(value) => Some(Self::Integer((*value).into())),
-            Cell::Text(text) => Some(Self::Text(text.to_string())),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -314,7 +314,7 @@ impl Database {
         let places = vec!["?"; table.columns.len()].join(",");
         let sql = format!("INSERT INTO {} VALUES ({places})", table.name);
         let insert = || {
-            self.connection.execute_batch("BEGIN")?;
+            self.connection.execute_batch(&format!("BEGIN; DELETE FROM {}", table.name))?;
             let mut statement = self.connection.prepare(&sql)?;
             for row in rows {
                 for at in 0..table.columns.len() {

@@ -150,7 +150,7 @@ fn a_query_changes_and_opens_nothing() {
         "DROP TABLE files",
         "PRAGMA hard_heap_limit = 0",
         "PRAGMA temp_store_directory = '/'",
-        "SELECT * FROM pragma_hard_heap_limit(0)",
+        "SELECT * FROM pragma_hard_heap_limit",
         "SELECT load_extension('x.so')",
         "SELECT fts3_tokenizer('x', x'00')",
         "VACUUM INTO 'x.db'",
@@ -199,13 +199,13 @@ fn functions_that_sqlite_lacks() {
 #[test]
 fn hostile_statements_are_bounded() {
     let large = error(
-        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT group_concat(printf('%.*c', 100000, 'x')) FROM n",
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) SELECT group_concat(printf('%.*c', 100000, 'x')) FROM n",
     );
     assert!(large.contains("too big") || large.contains("memory"), "{large}");
     let many = error(
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT percentile(i, 50) FROM n",
     );
-    assert!(many.contains("32 million"), "{many}");
+    assert!(many.contains("values at a time"), "{many}");
 }
 
 #[test]

@@ -26,6 +26,9 @@ use crate::{
 /// How long to wait for inputs before it is checked whether to go on.
 const WAIT: Duration = Duration::from_millis(100);
 
+/// How many counts by second the engine collects.
+const MAX_COUNTS: usize = 1 << 14;
+
 /// Receives the events of recordings. By reference: with a type of its own for each receiver, the engine would be
 /// compiled as often.
 pub(in crate::commands) trait ReplayOutput: EmitEvent {
@@ -213,6 +216,9 @@ impl ReplayedRun {
         while self.engine.take_request().is_some() {}
         drop(self.engine.take_filter_decisions());
         if matches!(input, Input::Read { .. } | Input::Opened(..)) {
+            if self.engine.waiting_counts() > MAX_COUNTS {
+                out.to.counted(self.engine.take_counts());
+            }
             out.to.settle();
         }
     }
@@ -352,6 +358,9 @@ impl Replayer {
         let mut filter = self.filter.clone();
         filter.times = (is_part && !self.numbers_all).then_some(times);
         engine.filter_calls(filter);
+        if self.counts_by_second {
+            engine.count_by_second();
+        }
         engine.start(out);
         out.shows = now >= times.0;
         Ok(ReplayedRun {
@@ -371,6 +380,7 @@ impl Replayer {
     /// Ends a run whose end may be missing.
     fn end(&self, run: &mut ReplayedRun, out: &mut RangeOutput<'_>) {
         if run.finished {
+            self.counted(run, out);
             return;
         }
         log::warn!(
@@ -379,6 +389,14 @@ impl Replayer {
         );
         if !self.lines {
             run.finish(out);
+        }
+        self.counted(run, out);
+    }
+
+    /// Passes the rest of the counts by second on.
+    fn counted(&self, run: &mut ReplayedRun, out: &mut RangeOutput<'_>) {
+        if self.counts_by_second {
+            out.to.counted(run.engine.take_counts());
         }
     }
 }
