@@ -3,7 +3,7 @@
 //! A value that several others share is encoded once; afterwards its number stands for it. So a task, an ancestor or a
 //! container is shared as before, and takes no more memory.
 //!
-//! Not in it: what the run's metadata says, and the policy.
+//! Not in it: what the run's metadata says, the policy, and counts by second.
 
 use ipc_trace_common::cbor::invalid;
 use minicbor::{Encode, decode::Error};
@@ -51,6 +51,7 @@ impl Engine {
         let before = std::mem::replace(self, state);
         self.begin = before.begin;
         self.call_filter = before.call_filter;
+        self.counts_by_second = before.counts_by_second;
         match counts {
             RestoredCounts::Recorded if before.stats.is_some() => {}
             RestoredCounts::Recorded => self.stats = None,

@@ -61,10 +61,13 @@ impl Engine {
     /// Emits a returned call. Returns the number of its event.
     #[inline]
     pub(super) fn emit_call(&mut self, call: &Call<'_>, out: &mut impl EmitEvent) -> Option<u64> {
-        if let Some(stats) = &mut self.stats
-            && call.made() != Some(false)
-        {
-            stats.call(call, &self.tracker);
+        if call.made() != Some(false) {
+            if let Some(stats) = &mut self.stats {
+                stats.call(call, &self.tracker);
+            }
+            if let Some(counts) = &mut self.counts_by_second {
+                counts.call(call, &self.tracker);
+            }
         }
         if !self.has_lines() {
             return None;

@@ -37,7 +37,7 @@ use ipc_trace_common::{op, record::NsRef};
 use minicbor::{Decode, Encode};
 
 use crate::{
-    event::{EmitEvent, finding::Severity, shared::SharedState},
+    event::{EmitEvent, counts::SecondCounts, finding::Severity, shared::SharedState},
     input::{
         Begin, EngineRequest, Input, Moment,
         call_filter::CallFilter,
@@ -53,6 +53,7 @@ use resync::Resync;
 use track::{
     Tracker,
     clock::Clock,
+    counts_by_second::CountsBySecond,
     losses::{Losses, NewLosses},
     namespaces::Death,
     objects::snapshots::Holders,
@@ -78,6 +79,9 @@ pub(crate) struct Engine {
     /// The counts of a report; `None`: there will be none.
     #[n(16)]
     stats: Option<Box<Stats>>,
+    /// Counts by second; `None`: nobody asked for them. No state depends on them.
+    #[cbor(skip)]
+    counts_by_second: Option<Box<CountsBySecond>>,
     #[n(2)]
     reported_accesses: coalesced::ReportedAccesses,
     #[n(3)]
@@ -150,6 +154,7 @@ impl Engine {
             tracker,
             detect,
             stats: (!begin.lines).then(Box::default),
+            counts_by_second: None,
             reported_accesses: coalesced::ReportedAccesses::default(),
             deferred: DeferredCalls::default(),
             call_filter: None,
@@ -176,6 +181,22 @@ impl Engine {
     /// Counts for a report, too: a checkpoint then has it.
     pub(crate) fn keep_counts(&mut self) {
         self.stats.get_or_insert_default();
+    }
+
+    /// Counts calls by second from now on. Events are the same.
+    pub(crate) fn count_by_second(&mut self) {
+        self.counts_by_second.get_or_insert_default();
+    }
+
+    /// Removes and returns the counts by second since the last call, if there are any.
+    pub(crate) fn take_counts(&mut self) -> Vec<SecondCounts> {
+        self.counts_by_second.as_mut().map_or_else(Vec::new, |counts| counts.take())
+    }
+
+    /// How many [`Self::take_counts`] would return.
+    #[must_use]
+    pub(crate) fn waiting_counts(&self) -> usize {
+        self.counts_by_second.as_ref().map_or(0, |counts| counts.rows())
     }
 
     /// How many calls were made, by the operation's number.
@@ -400,6 +421,9 @@ impl Engine {
         }
         if let Some(stats) = &mut self.stats {
             losses.by.iter().for_each(|loss| stats.lost(loss));
+        }
+        if let Some(counts) = &mut self.counts_by_second {
+            losses.by.iter().for_each(|loss| counts.lost(loss, self.now, &self.tracker));
         }
         self.emit_loss(losses, out);
     }

@@ -15,7 +15,11 @@ use crate::{
         },
     },
     event::{EmitEvent, NamespaceEventKind},
-    input::{Call, batch::CallBatch, process::MoveContext},
+    input::{
+        Call,
+        batch::{BatchGroup, CallBatch},
+        process::MoveContext,
+    },
 };
 
 impl Engine {
@@ -61,16 +65,34 @@ impl Engine {
         for group in batch.groups().flatten() {
             self.count_calls(group.op, group.count);
             self.tracker.apply_group(batch.head, &group);
-            match (&mut self.stats, &self.call_filter) {
-                (Some(_), Some(filter)) if !filter.wants_time(batch.boot_ns()) => {}
-                (Some(_), Some(filter)) if !filter.wants_group(batch, &group) => {
-                    self.count_unwanted(group.op, group.count);
-                }
-                (Some(stats), _) => stats.group(batch.head, &group, &self.tracker),
-                (None, _) => {}
-            }
+            self.count_group(batch, &group);
             let new_users = self.tracker.objects.take_new_users();
             self.detect.group(batch.head, &group, &new_users, &self.tracker);
+        }
+    }
+
+    /// Counts a group of batched calls, unless a filter excludes it.
+    #[inline]
+    fn count_group(&mut self, batch: &CallBatch<'_>, group: &BatchGroup<'_>) {
+        if self.stats.is_none() && self.counts_by_second.is_none() {
+            return;
+        }
+        if let Some(filter) = &self.call_filter {
+            if !filter.wants_time(batch.boot_ns()) {
+                return;
+            }
+            if !filter.wants_group(batch, group) {
+                if self.stats.is_some() {
+                    self.count_unwanted(group.op, group.count);
+                }
+                return;
+            }
+        }
+        if let Some(stats) = &mut self.stats {
+            stats.group(batch.head, group, &self.tracker);
+        }
+        if let Some(counts) = &mut self.counts_by_second {
+            counts.group(batch.head, group, &self.tracker);
         }
     }
 

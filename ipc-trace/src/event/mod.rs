@@ -12,6 +12,7 @@
 //! | [`classes`] | the classes of findings, a row each |
 //! | [`finding`] | findings, with their evidence |
 //! | [`report`] | the object that `report -o json` prints |
+//! | [`counts`], [`histogram`] | counts of calls by second, and of durations, for recordings and summaries |
 //! | [`ls`] | the object that `ls -o json` prints |
 //! | `standing` | status and end, which sinks complete with their own counts |
 //! | [`doctor`] | the object that `doctor -o json` prints |
@@ -23,9 +24,11 @@ pub(crate) mod accounting;
 pub(crate) mod args;
 mod callers;
 pub(crate) mod classes;
+pub(crate) mod counts;
 pub(crate) mod doctor;
 pub(crate) mod escape;
 pub(crate) mod finding;
+pub(crate) mod histogram;
 pub(crate) mod identity;
 pub(crate) mod ls;
 pub(crate) mod objects;
@@ -382,15 +385,19 @@ pub(crate) struct ContainerUpdate {
 }
 
 /// An IPC namespace: one generation of an inode number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema, Encode, Decode)]
 pub(crate) struct IpcNs {
     /// What `/proc/PID/ns/ipc` shows
+    #[n(0)]
     pub inum: u32,
     /// The generation of that number within this run, from 1
+    #[n(1)]
     pub r#gen: u32,
     /// The kernel's own number of it, which is never reused; `null` before Linux 6.18
+    #[n(2)]
     pub ns_id: Option<u64>,
     /// Whether it is the host's: the initial one
+    #[n(3)]
     pub host: bool,
 }
 

@@ -34,8 +34,20 @@ impl Clock {
     /// The time of day at a boot time in nanoseconds.
     #[must_use]
     pub(crate) fn time(&self, boot_ns: u64) -> Timestamp {
-        let ns = u64::try_from(self.offset_ns + i128::from(boot_ns)).unwrap_or(0);
-        Timestamp(SystemTime::UNIX_EPOCH + Duration::from_nanos(ns))
+        Timestamp(SystemTime::UNIX_EPOCH + Duration::from_nanos(self.since_1970(boot_ns)))
+    }
+
+    /// The same in whole seconds since 1970.
+    #[inline]
+    #[must_use]
+    pub(crate) fn second(&self, boot_ns: u64) -> u64 {
+        self.since_1970(boot_ns) / 1_000_000_000
+    }
+
+    /// The same in nanoseconds since 1970; 0 if it was before.
+    #[inline]
+    fn since_1970(&self, boot_ns: u64) -> u64 {
+        u64::try_from(self.offset_ns + i128::from(boot_ns)).unwrap_or(0)
     }
 }
 
@@ -47,5 +59,8 @@ mod tests {
     fn boot_time_converts_to_time_of_day() {
         let clock = Clock::with_offset(1_700_000_000_000_000_000);
         assert_eq!(clock.time(5).to_string(), "2023-11-14T22:13:20.000000005Z");
+        assert_eq!(clock.second(999_999_999), 1_700_000_000);
+        assert_eq!(clock.second(1_000_000_000), 1_700_000_001);
+        assert_eq!(Clock::with_offset(-5).second(4), 0);
     }
 }

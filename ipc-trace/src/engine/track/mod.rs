@@ -11,7 +11,7 @@
 //! | [`objects`] | objects, from creation to destruction |
 //! | [`losses`] | losses since the last update |
 //! | [`stats`] | counts by namespace, for the report |
-//! | [`histogram`] | durations of an operation's calls |
+//! | [`counts_by_second`] | counts by second, for recordings |
 //! | [`last_hit`] | a map that caches the index of its last hit |
 //! | `ordered_map` | a hash map with an order that a checkpoint can keep |
 //! | [`processes`] | the processes in one namespace |
@@ -21,7 +21,7 @@
 pub(crate) mod clock;
 pub(crate) mod containers;
 pub(crate) mod contexts;
-mod histogram;
+pub(crate) mod counts_by_second;
 pub(crate) mod identity;
 pub(crate) mod last_hit;
 pub(crate) mod losses;

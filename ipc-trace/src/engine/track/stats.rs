@@ -13,7 +13,6 @@ use minicbor::{Decode, Encode};
 
 use super::{
     ObjectLocation, Tracker,
-    histogram::DurationHistogram,
     last_hit::LastHitMap,
     namespaces::is_host,
     objects::snapshots::Holders,
@@ -25,6 +24,7 @@ use crate::{
     engine::track::containers::sharing,
     event::{
         LossBy,
+        histogram::DurationHistogram,
         objects::ObjectReport,
         report::{
             CallTotals, Created, Destroyed, Durations, EvictedCounts, NamespaceReport, OpReport,
@@ -316,7 +316,7 @@ fn add(calls: &mut CallTotals, error: Option<CallError>, count: u64) {
 /// Bytes of messages that successful calls sent or received; `size`: the sum of their third arguments, `ret`:
 /// the sum of their results.
 #[expect(clippy::wildcard_enum_match_arm, reason = "no other operation carries a message")]
-fn message_bytes(op: Op, size: u64, ret: i64) -> u64 {
+pub(super) fn message_bytes(op: Op, size: u64, ret: i64) -> u64 {
     match op {
         Op::Msgsnd | Op::MqSend => size,
         Op::Msgrcv | Op::MqReceive => u64::try_from(ret).unwrap_or(0),

@@ -162,7 +162,14 @@ impl Containers {
     /// A container as it is shown now.
     #[must_use]
     pub(crate) fn container(&self, handle: &ContainerHandle) -> Arc<Container> {
-        Arc::clone(&self.state(handle).container)
+        Arc::clone(self.borrowed(handle))
+    }
+
+    /// The same, borrowed: for each call, and for its address.
+    #[inline]
+    #[must_use]
+    pub(crate) fn borrowed(&self, handle: &ContainerHandle) -> &Arc<Container> {
+        &self.state(handle).container
     }
 
     /// As [`Self::container`], for a line: later metadata is then reported.
