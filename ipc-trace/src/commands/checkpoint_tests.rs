@@ -14,7 +14,7 @@ use crate::{
 
 /// Events as text.
 #[derive(Debug, Default)]
-struct EventTexts(Vec<String>);
+pub(super) struct EventTexts(pub Vec<String>);
 
 impl EmitEvent for EventTexts {
     fn emit(&mut self, event: &Event<'_>) {
@@ -23,7 +23,7 @@ impl EmitEvent for EventTexts {
 }
 
 /// The metadata and the inputs of a stored recording.
-fn recording(name: &str) -> (Begin, Vec<Chunk>) {
+pub(super) fn recording(name: &str) -> (Begin, Vec<Chunk>) {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../xtask/tests/live/fixtures");
     let mut reader = RecordingReader::start(
         OpenRecordings::open(&[fixtures.join(name)], false, ReadStart::Begin).unwrap(),
@@ -40,7 +40,7 @@ fn recording(name: &str) -> (Begin, Vec<Chunk>) {
     }
 }
 
-fn for_each(chunks: &[Chunk], mut each: impl FnMut(usize, &Input<'_>)) {
+pub(super) fn for_each(chunks: &[Chunk], mut each: impl FnMut(usize, &Input<'_>)) {
     let mut number = 0;
     for chunk in chunks {
         let numbered = |input: &Input<'_>| {
@@ -51,7 +51,7 @@ fn for_each(chunks: &[Chunk], mut each: impl FnMut(usize, &Input<'_>)) {
     }
 }
 
-fn engine(begin: &Begin, lines: bool) -> Engine {
+pub(super) fn engine(begin: &Begin, lines: bool) -> Engine {
     Engine::new(Begin { lines, ..begin.clone() }, PolicyEngine::default())
 }
 
