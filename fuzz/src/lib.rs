@@ -49,4 +49,4 @@ macro_rules! targets {
     };
 }
 
-targets! { blocks btf cgroups columns escape lines policy records sysvipc }
+targets! { blocks btf cgroups columns counts escape lines policy records sysvipc }

@@ -136,6 +136,11 @@ pub(crate) fn columns(data: &[u8]) {
     properties::columns(data);
 }
 
+/// The payload of a recording's block of counts.
+pub(crate) fn counts(data: &[u8]) {
+    properties::counts(data);
+}
+
 /// A recording with damage.
 pub(crate) fn blocks(data: &[u8]) {
     properties::blocks(data);
@@ -455,11 +460,12 @@ mod tests {
     /// A fuzz target and its property.
     type Target = (&'static str, fn(&[u8]));
 
-    const TARGETS: [Target; 9] = [
+    const TARGETS: [Target; 10] = [
         ("blocks", super::blocks),
         ("btf", super::btf),
         ("cgroups", super::cgroups),
         ("columns", super::columns),
+        ("counts", super::counts),
         ("escape", super::escape),
         ("lines", super::lines),
         ("policy", super::policy),

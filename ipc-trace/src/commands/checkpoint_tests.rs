@@ -16,7 +16,7 @@ use crate::{
 
 /// Events as text.
 #[derive(Debug, Default)]
-struct EventTexts(Vec<String>);
+pub(super) struct EventTexts(pub Vec<String>);
 
 impl EmitEvent for EventTexts {
     fn emit(&mut self, event: &Event<'_>) {
@@ -25,7 +25,7 @@ impl EmitEvent for EventTexts {
 }
 
 /// The metadata and the inputs of a stored recording.
-fn recording(name: &str) -> (Begin, Vec<Chunk>) {
+pub(super) fn recording(name: &str) -> (Begin, Vec<Chunk>) {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../xtask/tests/live/fixtures");
     let mut reader = RecordingReader::start(
         OrderedRecordings::new(
@@ -47,7 +47,7 @@ fn recording(name: &str) -> (Begin, Vec<Chunk>) {
     }
 }
 
-fn for_each(chunks: &[Chunk], mut each: impl FnMut(usize, &Input<'_>)) {
+pub(super) fn for_each(chunks: &[Chunk], mut each: impl FnMut(usize, &Input<'_>)) {
     let mut number = 0;
     for chunk in chunks {
         let numbered = |input: &Input<'_>| {
@@ -58,7 +58,7 @@ fn for_each(chunks: &[Chunk], mut each: impl FnMut(usize, &Input<'_>)) {
     }
 }
 
-fn engine(begin: &Begin, lines: bool) -> Engine {
+pub(super) fn engine(begin: &Begin, lines: bool) -> Engine {
     Engine::new(Begin { lines, ..begin.clone() }, PolicyEngine::default())
 }
 

@@ -28,7 +28,7 @@ use crate::{
         print::{PrintError, RowPrinter},
     },
     recording::{
-        counts,
+        counts::RecordedCounts,
         head::Head,
         inspect,
         reader::{self, OpenFile, OrderedRecordings, ReadStart},
@@ -244,19 +244,11 @@ impl StreamOutput {
     /// Sends all rows.
     fn read(mut self, files: &[OpenFile]) -> Result<(), RunError> {
         if self.table == StreamTable::Counts
-            && let Some(runs) = counts::read(files)?
+            && let Some(recorded) = RecordedCounts::new(files)?
+            // Counts of which a part is damaged are of no use.
+            && recorded.for_each(|_, _| true, |_, _| ())?
         {
-            for (head, counts) in runs {
-                self.begin(&head)?;
-                for one in counts {
-                    self.count(one);
-                    if self.is_closed {
-                        return Ok(());
-                    }
-                }
-            }
-            self.send();
-            return Ok(());
+            return self.recorded(&recorded);
         }
         let range = Range {
             since: self.conditions.since_ns.map(i128::from),
@@ -277,6 +269,37 @@ impl StreamOutput {
         replayer.replay(recordings, None, &mut self)?;
         self.send();
         Ok(())
+    }
+
+    /// Sends the rows of counts that are recorded.
+    fn recorded(mut self, recorded: &RecordedCounts) -> Result<(), RunError> {
+        /// How far a second begins before the inputs in it, and more.
+        const SLACK_NS: i128 = 2_000_000_000;
+        let heads: Vec<_> = recorded.heads().cloned().collect();
+        let (since, until) = (self.conditions.since_ns, self.conditions.until_ns);
+        let is_wanted = |first: i128, last: i128| {
+            since.is_none_or(|since| last + SLACK_NS >= i128::from(since))
+                && until.is_none_or(|until| first - SLACK_NS <= i128::from(until))
+        };
+        let mut current = None;
+        recorded.for_each(is_wanted, |number, counts| {
+            if current != Some(number) {
+                current = Some(number);
+                self.run = heads.get(number).and_then(|head| self.run_of(head));
+            }
+            if !self.is_closed && !self.signals.end() {
+                self.count(counts);
+            }
+        })?;
+        self.send();
+        Ok(())
+    }
+
+    /// The run, if its rows are wanted.
+    fn run_of(&self, head: &Head) -> Option<Arc<RowRun>> {
+        let begin = &head.begin;
+        let is_wanted = self.conditions.wants_host(&begin.host);
+        is_wanted.then(|| RowRun::new(&begin.host, begin.run_id.as_deref()))
     }
 
     fn count(&mut self, counts: SecondCounts) {
@@ -333,9 +356,7 @@ impl EmitEvent for StreamOutput {
 
 impl ReplayOutput for StreamOutput {
     fn begin(&mut self, head: &Head) -> Result<(), RunError> {
-        let begin = &head.begin;
-        let is_wanted = self.conditions.wants_host(&begin.host);
-        self.run = is_wanted.then(|| RowRun::new(&begin.host, begin.run_id.as_deref()));
+        self.run = self.run_of(head);
         self.calls = match self.table {
             StreamTable::Calls => self.run.clone().map(CallRows::new),
             StreamTable::Losses | StreamTable::Counts => None,

@@ -125,9 +125,9 @@ fn run_text(run: &RecordedRun, text: &mut String) {
         }
         None => "none".to_owned(),
     };
-    let RecordedRun { blocks, inputs, calls, checkpoints, missing, .. } = run;
-    let [blocks, inputs, calls, checkpoints] =
-        [blocks, inputs, calls, checkpoints].map(|number| GroupedCount(*number));
+    let RecordedRun { blocks, inputs, calls, checkpoints, count_blocks, missing, .. } = run;
+    let [blocks, inputs, calls, checkpoints, count_blocks] =
+        [blocks, inputs, calls, checkpoints, count_blocks].map(|number| GroupedCount(*number));
     let kinds: Vec<_> =
         run.kinds.iter().map(|(kind, count)| format!("{kind} {}", GroupedCount(*count))).collect();
     let calls = match run.head.counts {
@@ -144,7 +144,10 @@ fn run_text(run: &RecordedRun, text: &mut String) {
         ("times", times),
         (
             "content",
-            format!("{calls}, {inputs} inputs in {blocks} blocks, {checkpoints} checkpoints"),
+            format!(
+                "{calls}, {inputs} inputs in {blocks} blocks, {checkpoints} checkpoints, \
+                 {count_blocks} blocks of counts"
+            ),
         ),
         ("inputs", kinds.join(", ")),
     ];
@@ -188,6 +191,7 @@ fn json(file: &Path, info: &RecordingInfo) -> serde_json::Value {
                 "inputs": run.inputs,
                 "calls": run.calls,
                 "checkpoints": run.checkpoints,
+                "count_blocks": run.count_blocks,
                 "missing": run.missing,
                 "by_kind": run.kinds,
             })

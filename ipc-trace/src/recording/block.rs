@@ -34,12 +34,14 @@ pub(super) enum BlockKind {
     Index = 3,
     /// The engine's state after the inputs before
     Checkpoint = 4,
+    /// How often calls were made in the inputs before, by second
+    Counts = 5,
 }
 
 impl BlockKind {
     /// The kind of a number; `None`: a later version's.
     pub(super) fn from_number(number: u8) -> Option<Self> {
-        [Self::Head, Self::Inputs, Self::Index, Self::Checkpoint]
+        [Self::Head, Self::Inputs, Self::Index, Self::Checkpoint, Self::Counts]
             .into_iter()
             .find(|kind| *kind as u8 == number)
     }

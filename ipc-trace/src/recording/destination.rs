@@ -12,7 +12,7 @@ use super::{block::BlockHeader, block_writer::BlockWriter};
 
 /// Where the blocks of a recording go. The engine's state is written from time to time, so that reading can begin there.
 pub(super) trait Destination: Debug + Send {
-    /// Writes a block of inputs. After an error all is as it was before.
+    /// Writes a block of inputs, or of their counts. After an error all is as it was before.
     ///
     /// # Errors
     /// It can't be written.

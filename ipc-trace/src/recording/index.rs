@@ -3,7 +3,7 @@
 use std::{fs::File, io, os::unix::fs::FileExt as _};
 
 use super::{
-    block::{BlockHeader, BlockKind, HEADER_LEN},
+    block::{BlockHeader, BlockKind, HEADER_LEN, Unpacker},
     files::{OpenFile, ReadError},
     head::{Head, IndexEntry, TRAILER_LEN, Trailer},
 };
@@ -62,6 +62,38 @@ fn walk(file: &OpenFile, seekable: &File, len: u64) -> Result<Vec<IndexEntry>, R
         }
     }
     Ok(all)
+}
+
+/// Reads the block that begins at `offset` into `payload`; `None`: none that is whole does.
+///
+/// # Errors
+/// The file can't be read, or has no offsets.
+pub(super) fn block_at(
+    file: &OpenFile,
+    offset: u64,
+    payload: &mut Vec<u8>,
+) -> Result<Option<BlockHeader>, ReadError> {
+    let (Some(seekable), Some(len)) = (&file.file, file.len()) else {
+        return Err(file.failed(io::ErrorKind::NotSeekable.into()));
+    };
+    let read = |bytes: &mut [u8], offset| match seekable.read_exact_at(bytes, offset) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        read => read.map(|()| true).map_err(|error| file.failed(error)),
+    };
+    let mut bytes = [0; HEADER_LEN];
+    if !read(&mut bytes, offset)? {
+        return Ok(None);
+    }
+    let Ok(header) = BlockHeader::parse(&bytes) else { return Ok(None) };
+    // Memory is allocated only for bytes that exist.
+    if offset.checked_add(header.len()).is_none_or(|end| end > len) {
+        return Ok(None);
+    }
+    let mut stored = vec![0; header.stored.get() as usize];
+    let is_there = read(&mut stored, offset + HEADER_LEN as u64)?;
+    let mut unpacker = Unpacker::new().map_err(|error| file.failed(error))?;
+    let is_whole = is_there && unpacker.unpack(&header, &stored, payload).is_ok();
+    Ok(is_whole.then_some(header))
 }
 
 /// The first metadata of a file; `None`: it has none that is whole.

@@ -40,6 +40,8 @@ pub(crate) struct RecordedRun {
     pub calls: u64,
     /// Checkpoints
     pub checkpoints: u64,
+    /// Blocks of counts
+    pub count_blocks: u64,
     /// Inputs that are missing between its blocks
     pub missing: u64,
     /// The first and the last boot time, nanoseconds; `None`: no input has one
@@ -58,6 +60,7 @@ impl RecordedRun {
             inputs: 0,
             calls: 0,
             checkpoints: 0,
+            count_blocks: 0,
             missing: 0,
             times: None,
             kinds: BTreeMap::new(),
@@ -141,6 +144,11 @@ fn each_block(
             Some(BlockKind::Checkpoint) => {
                 if let Some(run) = info.runs.last_mut() {
                     run.checkpoints += 1;
+                }
+            }
+            Some(BlockKind::Counts) => {
+                if let Some(run) = info.runs.last_mut() {
+                    run.count_blocks += 1;
                 }
             }
             None => info.unknown_blocks += 1,

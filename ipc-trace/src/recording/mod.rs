@@ -20,10 +20,12 @@
 //! | [`inspect`] | what is in a recording, and a copy of what is whole |
 //! | `scanner` | finds the undamaged blocks of a file or a stream |
 //! | [`reader`] | reads recordings: inputs in their order |
+//! | [`counts`] | reads how often calls were made, by second, without the inputs |
 //!
 //! Invariant: any bytes give inputs or damage; never a panic, and no more memory than `block::MAX_PAYLOAD` allows.
 
 pub(crate) mod chunk;
+pub(crate) mod counts;
 pub(crate) mod head;
 pub(crate) mod inspect;
 pub(crate) mod reader;

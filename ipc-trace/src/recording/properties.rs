@@ -9,9 +9,10 @@ use super::{
     chunk::Chunk,
     column_reader::{ColumnReader, count_kinds},
     column_writer::ColumnWriter,
+    counts,
     scanner::{ByteSource, Scanner},
 };
-use crate::input::Input;
+use crate::{event::histogram::SparseHistogram, input::Input};
 
 /// How many bytes of inputs are decoded at a time.
 const CHUNK_BYTES: usize = 1 << 16;
@@ -60,6 +61,22 @@ pub(crate) fn columns(data: &[u8]) {
         // Only the largest blocks are cut short.
         assert!(inputs(&first).len() > 16, "inputs differ after encoding");
     }
+}
+
+/// The payload of a block of counts: those that can be decoded are the same after encoding and decoding.
+pub(crate) fn counts(data: &[u8]) {
+    let mut first = Vec::new();
+    // Up to the first one that is malformed.
+    let _ = counts::decode(data, |one| first.push(one));
+    assert!(first.len() <= data.len(), "more counts than bytes");
+    let mut again = Vec::new();
+    let decoded = counts::decode(&counts::encode(&first), |one| again.push(one));
+    assert!(decoded.is_ok() && again == first, "counts differ after encoding");
+    // What is added up can be anything.
+    let mut sum = SparseHistogram::default();
+    first.iter().filter_map(|one| one.durations.as_ref()).for_each(|one| sum.add(one));
+    assert!(sum.quantile(0.5) <= sum.quantile(1.0) && sum.quantile(1.0) <= sum.max());
+    assert_eq!(sum.is_empty(), sum.count() == 0);
 }
 
 /// A file with damage: the blocks before it and behind it are found.

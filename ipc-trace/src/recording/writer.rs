@@ -19,10 +19,10 @@ use super::{
     RecordingTarget,
     chunk::Chunk,
     head::Head,
-    writer_parts::{NO_FREE, Part, Shared, Then},
+    writer_parts::{InputCounts, NO_FREE, Part, Shared, Then},
     writer_thread::RecordingWriter,
 };
-use crate::input::Input;
+use crate::{event::counts::SecondCounts, input::Input};
 
 /// How many bytes are collected before they are passed on.
 const CHUNK_BYTES: usize = 1 << 17;
@@ -30,6 +30,8 @@ const CHUNK_BYTES: usize = 1 << 17;
 const MAX_WAITING: usize = 256 << 20;
 /// How many empty chunks are kept.
 const MAX_FREE: usize = 16;
+/// How many inputs a block of counts is about, at most about: a header has 32 bits for them.
+const MAX_COUNTED: u64 = 1 << 30;
 
 /// How far a recording is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +49,8 @@ pub(crate) struct RecordingProgress {
 pub(crate) struct Recorder {
     chunk: Chunk,
     position: u64,
+    /// Up to which position counts were passed on
+    counted: u64,
     parts: Sender<Part>,
     free: Receiver<Chunk>,
     shared: Arc<Shared>,
@@ -78,7 +82,8 @@ impl Recorder {
             writer.finish()
         };
         let thread = thread::Builder::new().name("ipc-trace-rec".to_owned()).spawn(run)?;
-        Ok(Self { chunk: Chunk::default(), position: 0, parts, free, shared, thread })
+        let (chunk, position, counted) = (Chunk::default(), 0, 0);
+        Ok(Self { chunk, position, counted, parts, free, shared, thread })
     }
 
     /// Records an input.
@@ -109,6 +114,26 @@ impl Recorder {
     pub(crate) fn checkpoint(&mut self, state: Vec<u8>, boot_ns: u64) {
         self.shared.wants_checkpoint.store(false, Relaxed);
         self.pass_on(true, Then::Checkpoint(state, boot_ns));
+    }
+
+    /// Whether counts are needed, as there are many inputs since they were last recorded.
+    pub(crate) fn wants_counts(&self) -> bool {
+        self.uncounted() >= MAX_COUNTED
+    }
+
+    /// How many inputs there are since counts were last recorded.
+    fn uncounted(&self) -> u64 {
+        self.position + self.chunk.inputs() - self.counted
+    }
+
+    /// Records how often calls were made, by second, in all inputs since the last time.
+    pub(crate) fn record_counts(&mut self, counts: Vec<SecondCounts>) {
+        let (position, inputs) = (self.counted, self.uncounted());
+        self.counted += inputs;
+        // Of more inputs than a header can say, they would be none of the block's.
+        if let Ok(inputs @ 1..) = u32::try_from(inputs) {
+            self.pass_on(false, Then::Counts(InputCounts { position, inputs, counts }));
+        }
     }
 
     /// Has a flight recorder write what it has to a file.

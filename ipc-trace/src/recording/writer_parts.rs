@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use super::{chunk::Chunk, destination::DumpedFile};
+use crate::event::counts::SecondCounts;
 
 /// Inputs for the thread.
 #[derive(Debug)]
@@ -25,8 +26,20 @@ pub(super) enum Then {
     Nothing,
     /// Write the engine's state, as of a boot time
     Checkpoint(Vec<u8>, u64),
+    /// Write how often calls were made in inputs
+    Counts(InputCounts),
     /// Write what a flight recorder has to a file
     Dump,
+}
+
+/// How often calls were made in inputs, by second.
+#[derive(Debug)]
+pub(super) struct InputCounts {
+    /// How many inputs the run had before the first of them
+    pub position: u64,
+    /// How many inputs
+    pub inputs: u32,
+    pub counts: Vec<SecondCounts>,
 }
 
 /// What the threads share.

@@ -12,11 +12,12 @@ use super::{
     block_writer::BlockWriter,
     chunk::Chunk,
     column_writer::ColumnWriter,
+    counts,
     destination::{Destination, create_timed},
     flight::FlightRecorder,
     head::Head,
     rotation::RecordingFiles,
-    writer_parts::{NO_FREE, RecordingSummary, Shared, Then},
+    writer_parts::{InputCounts, NO_FREE, RecordingSummary, Shared, Then},
 };
 
 /// How many bytes of columns make a block, before compression.
@@ -37,6 +38,8 @@ pub(super) struct RecordingWriter {
     failing: Option<(Instant, u64)>,
     /// Whether inputs were lost since the engine's state was written, so that a reader needs it
     is_torn: bool,
+    /// The first and the last time of inputs since counts were written
+    uncounted_times: Option<(u64, u64)>,
     /// Whether the engine's state is too large
     gave_up: bool,
     summary: RecordingSummary,
@@ -76,6 +79,7 @@ impl RecordingWriter {
             payload: Vec::new(),
             failing: None,
             is_torn: false,
+            uncounted_times: None,
             gave_up: false,
             summary: RecordingSummary::default(),
             shared,
@@ -110,6 +114,7 @@ impl RecordingWriter {
         match then {
             Then::Nothing => {}
             Then::Checkpoint(state, boot_ns) => self.checkpoint(&state, boot_ns),
+            Then::Counts(counts) => self.counts(&counts),
             Then::Dump => self.dump(),
         }
     }
@@ -141,6 +146,30 @@ impl RecordingWriter {
         self.shared.written.store(self.blocks.bytes(), Relaxed);
     }
 
+    fn counts(&mut self, counted: &InputCounts) {
+        // They are about what is in the columns, too, so they come after it.
+        self.seal();
+        let InputCounts { position, inputs, counts } = counted;
+        let mut header = BlockHeader::new(BlockKind::Counts, *position);
+        let (first, last) = self.uncounted_times.take().unwrap_or_default();
+        (header.first_ns, header.last_ns) = (first.into(), last.into());
+        let calls = counts.iter().fold(0_u64, |sum, one| sum.saturating_add(one.calls));
+        (header.inputs, header.calls) = ((*inputs).into(), calls.into());
+        // Without these counts, a reader counts the inputs again.
+        if self.failing.is_some() {
+            return;
+        }
+        let payload = counts::encode(counts);
+        if payload.len() > MAX_PAYLOAD as usize {
+            log::warn!("counts of {} bytes are too large for a recording", payload.len());
+            return;
+        }
+        if let Err(error) = self.blocks.write(header, &payload) {
+            self.fail(&error, 0);
+        }
+        self.shared.written.store(self.blocks.bytes(), Relaxed);
+    }
+
     fn dump(&mut self) {
         match self.blocks.dump(self.position) {
             Ok(file) => self.shared.dumped().extend(file),
@@ -157,6 +186,10 @@ impl RecordingWriter {
         let mut header = BlockHeader::new(BlockKind::Inputs, self.position);
         let (first, last) = self.columns.times.unwrap_or_default();
         (header.first_ns, header.last_ns) = (first.into(), last.into());
+        if let Some((first, last)) = self.columns.times {
+            let (begin, end) = self.uncounted_times.unwrap_or((first, last));
+            self.uncounted_times = Some((begin.min(first), end.max(last)));
+        }
         (header.inputs, header.calls) = ((inputs as u32).into(), calls.into());
         self.position += inputs;
         self.payload.clear();

@@ -15,6 +15,9 @@ use crate::{
     },
 };
 
+/// How many counts by second may wait until they are recorded: a few MiB.
+const MAX_WAITING_COUNTS: usize = 1 << 14;
+
 /// The engine and its sink.
 #[derive(Debug)]
 pub(super) struct EngineFeed {
@@ -36,13 +39,37 @@ impl EngineFeed {
         self.engine.feed(input, &mut self.sink);
     }
 
-    /// Records the engine's state.
+    /// Records how often calls were made since the last time.
+    pub(super) fn record_counts(&mut self) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.record_counts(self.engine.take_counts());
+        }
+    }
+
+    /// Records the counts if there are many, as they wait in memory. Called at each pass.
+    pub(super) fn record_many_counts(&mut self) {
+        let wants = self.recorder.as_ref().is_some_and(Recorder::wants_counts);
+        if wants || self.engine.waiting_counts() > MAX_WAITING_COUNTS {
+            self.record_counts();
+        }
+    }
+
+    /// Records the engine's state, and the counts of what was before: a new file may begin here.
     pub(super) fn checkpoint(&mut self) {
+        self.record_counts();
         if let Some(recorder) = &mut self.recorder {
             let began = Instant::now();
             let state = self.engine.checkpoint();
             log::debug!("a checkpoint of {} bytes took {:?}", state.len(), began.elapsed());
             recorder.checkpoint(state, self.engine.now());
+        }
+    }
+
+    /// Has a flight recorder write a file, with the counts of what is in it.
+    pub(super) fn dump(&mut self) {
+        self.record_counts();
+        if let Some(recorder) = &mut self.recorder {
+            recorder.dump();
         }
     }
 
@@ -76,6 +103,7 @@ impl EngineFeed {
     pub(super) fn finish(&mut self) -> Result<(), OutputError> {
         self.flush();
         let written = self.sink.as_mut().map_or(Ok(()), |sink| sink.writer().finish());
+        self.record_counts();
         if let Some(recorder) = self.recorder.take() {
             let summary = recorder.finish().map_err(OutputError::Recorder)?;
             self.recorded = Some(summary);
@@ -135,3 +163,6 @@ impl Feed for EngineFeed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

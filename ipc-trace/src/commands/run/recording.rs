@@ -107,10 +107,9 @@ impl Run {
         if self.fed.recorder.as_ref().is_some_and(Recorder::wants_checkpoint) {
             self.fed.checkpoint();
         }
-        if let Some(recorder) = &mut self.fed.recorder
-            && (by_finding || by_signal)
-        {
-            recorder.dump();
+        self.fed.record_many_counts();
+        if by_finding || by_signal {
+            self.fed.dump();
         }
     }
 

@@ -105,6 +105,7 @@ impl Run {
             EngineFeed { recorder, recorded: None, sink, engine: Engine::new(begin, policy) };
         if fed.recorder.is_some() {
             fed.engine.keep_counts();
+            fed.engine.count_by_second();
         }
         fed.engine.start(&mut fed.sink);
         let hierarchy = setup.hierarchy.take();
