@@ -5,7 +5,6 @@ mod cli;
 mod commands;
 mod engine;
 mod event;
-#[cfg_attr(not(test), expect(dead_code, reason = "no command writes a timeline yet"))]
 mod export;
 #[cfg(test)]
 mod fuzzing;

@@ -170,6 +170,11 @@ impl<W: io::Write> TraceWriter<W> {
         }
     }
 
+    /// Whether a write has failed: the rest is in vain.
+    pub(crate) const fn has_failed(&self) -> bool {
+        self.error.is_some()
+    }
+
     /// Ends the file.
     ///
     /// # Errors

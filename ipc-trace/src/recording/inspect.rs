@@ -71,9 +71,16 @@ impl RecordedRun {
 /// # Errors
 /// The file can't be read, or is no recording.
 pub(crate) fn inspect(path: &Path) -> Result<RecordingInfo, ReadError> {
-    let file = OpenFile::open(path)?;
+    inspect_open(&OpenFile::open(path)?)
+}
+
+/// The same, of a file that is open.
+///
+/// # Errors
+/// The file can't be read, or is no recording.
+pub(crate) fn inspect_open(file: &OpenFile) -> Result<RecordingInfo, ReadError> {
     let mut info = RecordingInfo::default();
-    each_block(&file, &mut info, |_, _, _| Ok(()))?;
+    each_block(file, &mut info, |_, _, _| Ok(()))?;
     Ok(info)
 }
 
