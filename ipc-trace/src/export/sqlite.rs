@@ -185,3 +185,74 @@ fn bind(to: &mut Statement<'_>, at: usize, cell: &Cell<'_>) -> rusqlite::Result<
 fn failed(error: rusqlite::Error) -> io::Error {
     io::Error::other(error)
 }
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::types::Value;
+
+    use super::*;
+    use crate::rows::{
+        TABLES,
+        files::{FILES, FileRow},
+    };
+
+    fn row() -> FileRow {
+        let file = "a'b\"\0c".to_owned();
+        FileRow {
+            file,
+            times: Some((1, 1_700_000_000_000_000_001)),
+            closed: true,
+            ..FileRow::default()
+        }
+    }
+
+    #[test]
+    fn database_has_what_rows_have() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.db");
+        let mut file = SqliteFile::create(&path, &TABLES, || false).unwrap();
+        file.write(&FILES, &vec![row(), row()]).unwrap();
+        let summary = Box::new(file).finish().unwrap();
+        assert_eq!((summary.rows["files"], summary.rows["calls"]), (2, 0));
+        // Nothing else is left.
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        let db = Connection::open(&path).unwrap();
+        let text = "SELECT file, first, last_ns, is_closed, is_counts, run_id FROM files LIMIT 1";
+        let found = db.query_row(text, [], |row| {
+            (0..6).map(|at| row.get(at)).collect::<Result<Vec<Value>, _>>()
+        });
+        let text = |text: &str| Value::Text(text.to_owned());
+        let expected = [
+            text("a'b\"\0c"),
+            text("1970-01-01T00:00:00.000000001Z"),
+            Value::Integer(1_700_000_000_000_000_001),
+            Value::Integer(1),
+            Value::Integer(0),
+            Value::Null,
+        ];
+        assert_eq!(found.unwrap(), expected);
+        let made = |kind: &str| -> i64 {
+            let count = "SELECT count(*) FROM sqlite_schema WHERE type = ?";
+            db.query_row(count, [kind], |row| row.get(0)).unwrap()
+        };
+        assert_eq!((made("table"), made("index")), (TABLES.len() as i64, INDEXES.len() as i64));
+        let checked: String = db.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        assert_eq!(checked, "ok");
+    }
+
+    #[test]
+    fn unfinished_database_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.db");
+        let mut file = SqliteFile::create(&path, &TABLES, || true).unwrap();
+        // A signal has come.
+        let rows: Vec<_> = (0..20_000).map(|_| row()).collect();
+        drop(file.write(&FILES, &rows));
+        drop(file);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        std::fs::write(&path, "mine").unwrap();
+        let error = SqliteFile::create(&path, &TABLES, || false).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+    }
+}
