@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod engine;
 mod event;
+mod export;
 #[cfg(test)]
 mod fuzzing;
 mod input;

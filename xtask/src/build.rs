@@ -21,7 +21,12 @@ const OBJECTS: [(Option<&str>, &str, &str); 2] =
     [(None, "plain.o", "IPC_TRACE_EBPF_PLAIN"), (Some("probe"), "probe.o", "IPC_TRACE_EBPF_PROBE")];
 /// The crates of the host's compiler, as cargo's options: always all of them, so that what they depend on has the same
 /// features in each step of the tests, and is built once.
-pub(crate) const TESTED_CRATES: [&str; 3] = ["--workspace", "--exclude", "ipc-trace-ebpf"];
+pub(crate) const TESTED_CRATES: [&str; 4] =
+    ["--workspace", "--exclude", "ipc-trace-ebpf", "--all-features"];
+/// The same crates as a plain `cargo build` has them.
+pub(crate) const LEAN_CRATES: [&str; 3] = ["--workspace", "--exclude", "ipc-trace-ebpf"];
+/// What the program that is built for use has beside the rest.
+const FEATURES: &str = "sqlite,parquet";
 const BPF_TARGET: &str = "bpfel-unknown-none";
 /// Where the eBPF programs are built, in the workspace.
 const EBPF: &str = "target/ebpf";
@@ -83,12 +88,24 @@ pub(crate) fn main(args: &BuildArgs) -> anyhow::Result<()> {
 
 /// Makes the toolchain available and builds both sides. `quiet` leaves out cargo's progress.
 pub(crate) fn everything(root: &Path, quiet: bool) -> anyhow::Result<Built> {
+    with_features(root, quiet, Some(FEATURES))
+}
+
+/// The same, but what only SQL and exports need is left out, which takes longest to compile.
+pub(crate) fn lean(root: &Path, quiet: bool) -> anyhow::Result<Built> {
+    with_features(root, quiet, None)
+}
+
+fn with_features(root: &Path, quiet: bool, features: Option<&str>) -> anyhow::Result<Built> {
     let toolchain = toolchain::ensure(root)?;
     kernel_side(root, &toolchain, quiet)?;
     let target = root.join("target");
     let built = Built { root: root.to_owned(), program: target.join("release/ipc-trace") };
     let mut command = built.cargo();
     command.args(["build", "--release", "--package", "ipc-trace"]).arg("--target-dir").arg(target);
+    if let Some(features) = features {
+        command.args(["--features", features]);
+    }
     run_cargo(command, quiet, "ipc-trace")?;
     Ok(built)
 }

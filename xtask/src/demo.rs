@@ -25,7 +25,7 @@ pub(crate) fn main(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let root = build::workspace_root()?;
     // The first build takes minutes: then its progress is worth seeing.
     let quiet = root.join("target/release/ipc-trace").exists();
-    let built = build::everything(&root, quiet)?;
+    let built = build::lean(&root, quiet)?;
     let xtask = env::current_exe().context("cannot find this program's own file")?;
     let mut words = vec!["report"];
     if args.json {

@@ -35,13 +35,17 @@ const COMMON: [&str; 2] = ["postgresql-common", "/etc/postgresql-common/createcl
 /// What applies the patches of the tests of extensions, and its package.
 const GIT: (&str, &str) = ("git", "git");
 
-/// Installs what the tests of extensions need.
+/// What makes the environment of the SQL engines, and the package that has all of it.
+const PYTHON: (&str, &str) = ("python3", "python3-venv");
+
+/// Installs what the tests of extensions and of SQL engines need.
 ///
 /// # Errors
 ///
 /// When that can't be done from here; the error says how to.
-pub(crate) fn ensure_git() -> anyhow::Result<()> {
-    apt::program(GIT.0, GIT.1).map(drop)
+pub(crate) fn ensure_git_and_python() -> anyhow::Result<()> {
+    apt::program(GIT.0, GIT.1)?;
+    apt::program(PYTHON.0, PYTHON.1).map(drop)
 }
 
 /// Installs what is missing for the live tests.

@@ -66,7 +66,7 @@ pub(crate) fn main(args: &TestArgs) -> anyhow::Result<ExitCode> {
         Ok(built) => {
             println!("    {:.1} s", begin.elapsed().as_secs_f64());
             let needed = [
-                (!args.live_only).then(programs::ensure_git),
+                (!args.live_only).then(programs::ensure_git_and_python),
                 (!args.no_live).then(programs::ensure),
             ];
             for error in needed.into_iter().flatten().filter_map(Result::err) {
@@ -192,11 +192,15 @@ fn steps(args: &TestArgs, built: &Built) -> anyhow::Result<Vec<TestStep>> {
         // `--all-targets` leaves them out, being no part of a plain `cargo test`.
         let mut clippy_more = cargo(&["clippy"]);
         clippy_more.args(build::TESTED_CRATES);
-        clippy_more.args(["--test", "live", "--test", "extend", "--", "-D", "warnings"]);
+        clippy_more.args(["--test", "live", "--test", "extend", "--test", "engines"]);
+        clippy_more.args(["--", "-D", "warnings"]);
+        let mut clippy_lean = cargo(&["clippy"]);
+        clippy_lean.args(build::LEAN_CRATES).args(["--all-targets", "--", "-D", "warnings"]);
         let mut doc = cargo(&["doc", "--no-deps", "--document-private-items"]);
         doc.args(build::TESTED_CRATES).env("RUSTDOCFLAGS", "-D warnings");
         steps.push(check("fmt", Some(("rustfmt", "fmt")), vec![fmt]));
-        steps.push(check("clippy", Some(("clippy", "clippy")), vec![clippy, clippy_more]));
+        let clippy = vec![clippy, clippy_more, clippy_lean];
+        steps.push(check("clippy", Some(("clippy", "clippy")), clippy));
         steps.push(check("rustdoc", None, vec![doc]));
     }
     let filter = args.filter.as_slice();
@@ -207,6 +211,9 @@ fn steps(args: &TestArgs, built: &Built) -> anyhow::Result<Vec<TestStep>> {
         let mut extend = cargo(&["test"]);
         extend.args(build::TESTED_CRATES).args(["--test", "extend", "--"]).args(filter);
         steps.push(TestStep { name: "extensions", kind: StepKind::Tests, commands: vec![extend] });
+        let mut engines = cargo(&["test"]);
+        engines.args(build::TESTED_CRATES).args(["--test", "engines", "--"]).args(filter);
+        steps.push(TestStep { name: "engines", kind: StepKind::Tests, commands: vec![engines] });
     }
     if !args.no_live {
         let mut live = cargo(&["test"]);

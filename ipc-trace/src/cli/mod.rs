@@ -25,7 +25,16 @@ use crate::{
 #[cfg(feature = "sqlite")]
 pub(crate) use recordings::QueryArgs;
 pub(crate) use recordings::{
-    RangeArgs, RecordArgs, RecordedTime, RecordingCommand, RecordingOptions, ReplayArgs,
+    ExportArgs, ExportFormat, RangeArgs, RecordArgs, RecordedTime, RecordingCommand,
+    RecordingOptions, ReplayArgs,
+};
+
+/// The version, and what this build was given besides the rest.
+const LONG_VERSION: &str = match (cfg!(feature = "sqlite"), cfg!(feature = "parquet")) {
+    (true, true) => concat!(env!("CARGO_PKG_VERSION"), " (features: sqlite, parquet)"),
+    (true, false) => concat!(env!("CARGO_PKG_VERSION"), " (features: sqlite)"),
+    (false, true) => concat!(env!("CARGO_PKG_VERSION"), " (features: parquet)"),
+    (false, false) => concat!(env!("CARGO_PKG_VERSION"), " (features: none)"),
 };
 
 /// Traces System V and POSIX-queue IPC on this host, by IPC namespace.
@@ -35,7 +44,7 @@ pub(crate) use recordings::{
 /// reach, objects of another namespace, with evidence. Tracing needs root, or CAP_BPF and CAP_PERFMON, and Linux 5.10
 /// or newer.
 #[derive(Debug, Parser)]
-#[command(name = "ipc-trace", version, about, max_term_width = 100)]
+#[command(name = "ipc-trace", version, long_version = LONG_VERSION, about, max_term_width = 100)]
 pub(crate) struct Cli {
     /// What to do
     #[command(subcommand)]
@@ -63,6 +72,8 @@ pub(crate) enum CliCommand {
     Record(RecordArgs),
     /// Show the calls of a recording, as live would have
     Replay(ReplayArgs),
+    /// Convert recordings for other programs: SQL engines, Perfetto
+    Export(ExportArgs),
     /// Say what is in a recording, or save what is whole of a damaged one
     Recording {
         /// What to do with it

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytesize::ByteSize;
-use clap::{Args, Subcommand, ValueHint};
+use clap::{Args, Subcommand, ValueEnum, ValueHint};
 
 use super::{Filters, FindingArgs, HowArgs, OutputFormat, TraceArgs, duration};
 use crate::{
@@ -227,6 +227,44 @@ pub(crate) struct ReplayArgs {
     /// What to do with findings
     #[command(flatten)]
     pub findings: FindingArgs,
+}
+
+/// Options of `export`.
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// The recordings; `-` is standard input, for ndjson and trace
+    #[arg(required = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub files: Vec<PathBuf>,
+    /// The format
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    pub to: ExportFormat,
+    /// The new file, or folder of files for parquet; `-` is standard output, for ndjson and trace
+    #[arg(short, long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub write: PathBuf,
+    /// Which part of the recordings
+    #[command(flatten)]
+    pub range: RangeArgs,
+    /// Which calls to export
+    #[command(flatten)]
+    pub filters: Filters,
+    /// What to do with findings
+    #[command(flatten)]
+    pub findings: FindingArgs,
+}
+
+/// What recordings can become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportFormat {
+    /// Tables in Parquet files, in folders by table, host and day
+    #[cfg(feature = "parquet")]
+    Parquet,
+    /// Tables in a SQLite database
+    #[cfg(feature = "sqlite")]
+    Sqlite,
+    /// The lines of replay -o json
+    Ndjson,
+    /// A timeline for ui.perfetto.dev and chrome://tracing
+    Trace,
 }
 
 /// What can be done with a recording.

@@ -40,6 +40,9 @@ pub(super) enum RunError {
         /// The system's error
         source: io::Error,
     },
+    /// A signal ended an export early.
+    #[error("a signal came before everything was exported, so nothing is kept")]
+    Interrupted,
     /// Options that don't go together.
     #[error("{0}")]
     Usage(&'static str),
@@ -88,6 +91,7 @@ impl RunError {
             | Self::Snapshot(_)
             | Self::Output(_)
             | Self::System { .. }
+            | Self::Interrupted
             | Self::Recording { .. }
             | Self::Read(_)
             | Self::File { .. } => ExitCode::FAILURE,

@@ -5,6 +5,7 @@ mod checkpoint_tests;
 mod completions;
 pub(crate) mod doctor;
 mod error;
+mod export;
 #[cfg(test)]
 mod json_reference;
 mod ls;
@@ -59,6 +60,7 @@ pub fn main() -> ExitCode {
         CliCommand::Replay(args) => replay::run(args),
         #[cfg(feature = "sqlite")]
         CliCommand::Query(args) => query::run(args),
+        CliCommand::Export(args) => export::run(args),
         CliCommand::Doctor(args) => doctor::run(args),
         CliCommand::Policy { what: PolicyCommand::Check { file } } => policy::check(file),
         CliCommand::Completions { shell } => completions::print(*shell),

@@ -49,7 +49,8 @@ pub(crate) const STDIN: &str = "-";
 /// A recording that is open.
 #[derive(Clone, Debug)]
 pub(crate) struct OpenFile {
-    pub(super) path: PathBuf,
+    /// The file, as it was named
+    pub path: PathBuf,
     /// `None`: standard input
     pub(super) file: Option<Arc<File>>,
 }

@@ -63,7 +63,6 @@ pub(crate) struct Table {
 
 impl Table {
     /// The place of a column.
-    #[cfg(test)]
     pub(crate) fn place(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|column| column.name == name)
     }

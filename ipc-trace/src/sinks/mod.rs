@@ -7,7 +7,7 @@
 //! | [`bar`] | the status line of a terminal |
 //! | [`queue`] | output that waits to be written: bounded, calls are dropped first |
 //! | [`writer`] | the thread that writes |
-//! | [`output`] | standard output, which may be slow, stalled, full or closed |
+//! | [`output`] | standard output, which may be slow, stalled, full or closed; or a file |
 //!
 //! **To add a sink**: a file with a type that is a [`Format`], and a row of [`SinkKind`].
 //!

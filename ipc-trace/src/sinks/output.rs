@@ -1,11 +1,13 @@
-//! Standard output, which may be slow, stalled, full or closed.
+//! Standard output, which may be slow, stalled, full or closed; or a file.
 //!
 //! It is written in chunks that a pipe accepts at once when it is writable (`PIPE_BUF`), after waiting until it is
 //! writable. So a reader that has stopped reading does not keep the program from handling signals.
 
 use std::{
-    io,
+    fs::File,
+    io::{self, Write as _},
     os::fd::{AsFd as _, BorrowedFd},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -43,12 +45,25 @@ pub(crate) enum OutputError {
     /// Another error, such as a full disk.
     #[error("can't write to standard output: {0}")]
     Failed(#[from] io::Error),
+    /// A file can't be written, such as on a full disk.
+    #[error("can't write the output: {0}")]
+    File(io::Error),
 }
 
-/// Standard output.
+/// Where output goes.
+#[derive(Clone, Debug)]
+pub(crate) enum OutputTarget {
+    /// Standard output
+    Stdout,
+    /// A regular file, which is always as fast
+    File(Arc<File>),
+}
+
+/// Standard output, or a file.
 #[derive(Debug)]
 pub(crate) struct Output {
     stdout: io::Stdout,
+    file: Option<Arc<File>>,
     signals: Signals,
     /// Since when the reader has taken nothing
     stalled_since: Option<Instant>,
@@ -60,7 +75,17 @@ impl Output {
     /// Standard output of a program that handles these signals.
     #[must_use]
     pub(crate) fn new(signals: Signals) -> Self {
-        Self { stdout: io::stdout(), signals, stalled_since: None, second_signal_at: None }
+        Self::to(OutputTarget::Stdout, signals)
+    }
+
+    /// Output of such a program to a target.
+    #[must_use]
+    pub(crate) fn to(target: OutputTarget, signals: Signals) -> Self {
+        let file = match target {
+            OutputTarget::Stdout => None,
+            OutputTarget::File(file) => Some(file),
+        };
+        Self { stdout: io::stdout(), file, signals, stalled_since: None, second_signal_at: None }
     }
 
     /// Writes everything, as slowly as the reader takes it.
@@ -68,6 +93,9 @@ impl Output {
     /// # Errors
     /// The reader has closed it, or stalls after a signal, or is too slow after a second signal, or writing failed.
     pub(crate) fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), OutputError> {
+        if let Some(file) = &self.file {
+            return (&**file).write_all(bytes).map_err(OutputError::File);
+        }
         while !bytes.is_empty() {
             if self.signals.end_now()
                 && self.second_signal_at.get_or_insert_with(Instant::now).elapsed() > ABORT_LIMIT
@@ -100,6 +128,9 @@ impl Output {
     /// # Errors
     /// The reader has closed it.
     pub(crate) fn check(&self) -> Result<(), OutputError> {
+        if self.file.is_some() {
+            return Ok(());
+        }
         // poll(2) always reports errors: a pipe without readers, or a terminal that hung up.
         let mut fds = [PollFd::new(self.stdout.as_fd(), PollFlags::empty())];
         match poll(&mut fds, PollTimeout::ZERO) {

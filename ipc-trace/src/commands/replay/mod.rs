@@ -2,6 +2,7 @@
 //! right to open files and sockets.
 
 mod replayer;
+mod sink_output;
 
 use std::{
     io::{self, IsTerminal as _},
@@ -10,31 +11,23 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
-use ipc_trace_common::{op::Abi, state::HOST_INUM};
+use ipc_trace_common::state::HOST_INUM;
 
 use super::{
     error::{RunError, system},
-    run::{exit_status, terminal},
+    run::exit_status,
     seal,
 };
 use crate::{
     cli::{Filters, FindingArgs, NamespaceName, RangeArgs, RecordedTime, ReplayArgs, ReportArgs},
-    event::{EmitEvent, Event},
     input::call_filter::CallFilter,
-    recording::{
-        head::Head,
-        reader::{self, OpenFile, OrderedRecordings, ReadStart},
-    },
+    recording::reader::{self, OpenFile, OrderedRecordings, ReadStart},
     signals::Signals,
-    sinks::{
-        Screen, Sink, SinkKind,
-        output::Output,
-        text::{call::LineStyle, style::Palette},
-        writer::SinkWriter,
-    },
+    sinks::{SinkKind, output::OutputTarget},
 };
 
 pub(super) use replayer::{Range, ReplayOutput, Replayer};
+pub(super) use sink_output::SinkOutput;
 
 /// Runs `replay`.
 ///
@@ -86,69 +79,6 @@ struct Replay<'a> {
     with_ancestry: bool,
 }
 
-/// Lines or a report, as `live` and `report` would have printed them.
-struct SinkOutput<'a> {
-    replay: &'a Replay<'a>,
-    signals: Signals,
-    palette: Palette,
-    width: usize,
-    many_hosts: bool,
-    /// The host of the last run
-    host: Option<String>,
-    /// `None`: no run has begun
-    sink: Option<Sink>,
-    bar: Option<ProgressBar>,
-}
-
-impl EmitEvent for SinkOutput<'_> {
-    fn emit(&mut self, event: &Event<'_>) {
-        self.sink.emit(event);
-    }
-}
-
-impl ReplayOutput for SinkOutput<'_> {
-    fn begin(&mut self, head: &Head) -> Result<(), RunError> {
-        let begin = &head.begin;
-        let min_confidence = self.replay.findings.min_confidence.unwrap_or(begin.min_confidence);
-        let style = LineStyle { palette: self.palette, native: native(&begin.arch) };
-        let screen = Screen { style, width: self.width, min_confidence };
-        let kind = self.replay.output;
-        let sink = match &mut self.sink {
-            Some(sink) => sink,
-            none => {
-                let output = Output::new(self.signals.clone());
-                let writer = SinkWriter::start(kind, screen, output, None)
-                    .map_err(system("can't start a thread"))?;
-                none.insert(Sink::new(kind, screen, writer))
-            }
-        };
-        let before = self.host.replace(begin.host.clone());
-        self.many_hosts |= before.is_some_and(|before| before != begin.host);
-        if self.many_hosts {
-            sink.set_host(Some(begin.host.as_str().into()));
-        }
-        Ok(())
-    }
-
-    fn settle(&mut self) {
-        if let Some(sink) = &mut self.sink {
-            sink.flush();
-            // Nothing is lost here: the writer is waited for.
-            sink.writer().wait();
-        }
-    }
-
-    fn goes_on(&mut self, read: u64) -> Result<bool, RunError> {
-        if let Some(sink) = &mut self.sink {
-            sink.writer().check()?;
-        }
-        if let Some(bar) = &self.bar {
-            bar.set_position(read);
-        }
-        Ok(!self.signals.end())
-    }
-}
-
 impl Replay<'_> {
     fn run(&self) -> Result<ExitCode, RunError> {
         let signals = Signals::handle().map_err(system("can't handle signals"))?;
@@ -165,49 +95,21 @@ impl Replay<'_> {
             with_ancestry: self.with_ancestry,
             ..Replayer::default()
         };
-        let from = self.from(&replayer);
+        let from = replayer.read_start();
         let in_order = |from| OrderedRecordings::new(&files, self.follow, from);
         let recordings = in_order(from)?;
         // Another version may not know what the last state holds.
         let from_begin =
             (from == ReadStart::LastCheckpoint).then(|| in_order(ReadStart::Begin)).transpose()?;
         seal::seal().map_err(system("can't give up the right to open files and sockets"))?;
-        let (palette, width) = terminal();
-        let mut out = SinkOutput {
-            replay: self,
-            signals,
-            palette,
-            width,
-            many_hosts: recordings.has_many_hosts(),
-            host: None,
-            sink: None,
-            bar: self.progress_bar(recordings.len()),
-        };
+        let mut out = SinkOutput::new(self.output, OutputTarget::Stdout, signals);
+        out.min_confidence = self.findings.min_confidence;
+        out.many_hosts = recordings.has_many_hosts();
+        out.bar = self.progress_bar(recordings.len());
         let worst = replayer.replay(recordings, from_begin, &mut out)?;
-        if let Some(bar) = &out.bar {
-            bar.finish_and_clear();
-        }
-        if let Some(sink) = &mut out.sink {
-            sink.flush();
-            sink.writer().finish()?;
-        }
+        out.finish()?;
         let fails = self.findings.fail_on.is_some_and(|least| worst >= Some(least));
         Ok(ExitCode::from(exit_status(fails, None)))
-    }
-
-    /// Where to begin reading. A report without conditions is in the last checkpoint.
-    fn from(&self, replayer: &Replayer) -> ReadStart {
-        let Range { since, until } = replayer.range;
-        let is_conditional = until.is_some()
-            || replayer.policy.is_some()
-            || !replayer.filter.is_empty()
-            || !replayer.containers.is_empty()
-            || self.lines;
-        match since {
-            Some(since) => ReadStart::Time(since),
-            None if is_conditional => ReadStart::Begin,
-            None => ReadStart::LastCheckpoint,
-        }
     }
 
     /// A bar on a terminal, unless lines go there too. `bytes`: of the recordings, if known.
@@ -255,10 +157,6 @@ pub(super) fn range(args: &RangeArgs, files: &[OpenFile]) -> Result<Range, RunEr
     Ok(Range { since: time(since)?, until: time(until)? })
 }
 
-fn native(arch: &str) -> Abi {
-    if arch == "aarch64" { Abi::Aarch64 } else { Abi::X86_64 }
-}
-
 /// A time of day on the day of another time, in the local time zone.
 fn time_of_day(on_day_of: i128, seconds: u32) -> Option<i128> {
     let day = libc::time_t::try_from(on_day_of / 1_000_000_000).ok()?;
@@ -279,7 +177,10 @@ fn time_of_day(on_day_of: i128, seconds: u32) -> Option<i128> {
 }
 
 /// The options' conditions on calls.
-fn call_filter(filters: &Filters) -> Result<CallFilter, RunError> {
+///
+/// # Errors
+/// A namespace is named by what only the running host knows.
+pub(super) fn call_filter(filters: &Filters) -> Result<CallFilter, RunError> {
     let namespaces = filters.ipc_ns.iter().map(|name| match name {
         NamespaceName::Inum(inum) => Ok(*inum),
         NamespaceName::Host => Ok(HOST_INUM),

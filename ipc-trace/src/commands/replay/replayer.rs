@@ -17,8 +17,8 @@ use crate::{
     recording::{
         head::{Head, RecordedPolicy},
         reader::{
-            FileDamage, MissingInputs, NextPart, OrderedRecordings, RecordedState, RecordingPart,
-            RecordingReader,
+            FileDamage, MissingInputs, NextPart, OrderedRecordings, ReadStart, RecordedState,
+            RecordingPart, RecordingReader,
         },
     },
 };
@@ -260,9 +260,26 @@ pub(in crate::commands) struct Replayer {
     pub numbers_all: bool,
     /// Whether calls are counted by second
     pub counts_by_second: bool,
+    /// Whether the same was replayed before, so that what is missing has been said
+    pub is_repeat: bool,
 }
 
 impl Replayer {
+    /// Where to begin reading. A report without conditions is in the last checkpoint.
+    pub(in crate::commands) fn read_start(&self) -> ReadStart {
+        let Range { since, until } = self.range;
+        let is_conditional = until.is_some()
+            || self.policy.is_some()
+            || !self.filter.is_empty()
+            || !self.containers.is_empty()
+            || self.lines;
+        match since {
+            Some(since) => ReadStart::Time(since),
+            None if is_conditional => ReadStart::Begin,
+            None => ReadStart::LastCheckpoint,
+        }
+    }
+
     /// Replays recordings. `from_begin`: the same from their beginning, for the case that another version wrote what
     /// the last checkpoint has. Returns the severity of the worst finding.
     ///
@@ -314,7 +331,7 @@ impl Replayer {
                     reader.give_back(chunk);
                 }
                 NextPart::Part(RecordingPart::Missing(missing)) => {
-                    if let Some(run) = &run {
+                    if let Some(run) = run.as_ref().filter(|_| !self.is_repeat) {
                         log::warn!("{}", describe(&missing, run));
                     }
                 }
@@ -383,10 +400,12 @@ impl Replayer {
             self.counted(run, out);
             return;
         }
-        log::warn!(
-            "the recording has no end: ipc-trace was killed, or is still running; it goes up to {}",
-            run.time(run.now)
-        );
+        if !self.is_repeat {
+            log::warn!(
+                "the recording has no end: ipc-trace was killed, or is still running; it goes up to {}",
+                run.time(run.now)
+            );
+        }
         if !self.lines {
             run.finish(out);
         }

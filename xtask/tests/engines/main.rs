@@ -1,0 +1,227 @@
+//! Exports, asked by the programs that they are for: SQLite, DuckDB and ClickHouse give the same answers.
+//!
+//! The engines come from PyPI, into an environment below `target/`, at the first run: about 1 GB. `questions.sql` has
+//! what is asked.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Once,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The packages, and the versions that are known to work.
+const PACKAGES: [&str; 2] = ["duckdb==2.0.1", "chdb==4.4.0"];
+/// Stored recordings of one host, and what the host of a second copy is called: as long as the first one's name.
+const RECORDINGS: [&str; 2] = ["1-calls.rec", "1-file.rec"];
+const HOST: &[u8; 6] = b"(none)";
+const OTHER_HOST: &[u8; 6] = b"db %/=";
+
+/// The format's blocks: docs/RECORDING.md.
+const HEADER: usize = 64;
+const HEAD_BLOCK: u8 = 1;
+const INDEX_BLOCK: u8 = 3;
+
+fn here() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/engines"))
+}
+
+fn program() -> PathBuf {
+    xtask::tracer::given().expect("IPC_TRACE_BIN names the program: run `cargo xtask test engines`")
+}
+
+/// A Python with the engines.
+fn python() -> PathBuf {
+    static MADE: Once = Once::new();
+    let environment = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/engines");
+    let python = environment.join("bin/python");
+    MADE.call_once(|| {
+        let mark = environment.join("packages");
+        let wanted = PACKAGES.join("\n");
+        if fs::read_to_string(&mark).is_ok_and(|made| made == wanted) {
+            return;
+        }
+        run(Command::new("python3").args(["-m", "venv"]).arg(&environment));
+        let mut pip = Command::new(&python);
+        run(pip.args(["-m", "pip", "install", "--quiet", "--only-binary", ":all:"]).args(PACKAGES));
+        fs::write(mark, wanted).unwrap();
+    });
+    python
+}
+
+/// Runs a command that must succeed: its standard output.
+fn run(command: &mut Command) -> Vec<u8> {
+    let output = command.output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?} ends with {}:\n{stderr}", output.status);
+    output.stdout
+}
+
+/// CRC-32C, bit by bit.
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 }
+        })
+    })
+}
+
+/// The same recording as another host would have made it, in a run of its own.
+fn of_other_host(recording: &[u8]) -> Vec<u8> {
+    let (mut bytes, mut at, mut changed) = (recording.to_vec(), 0, 0);
+    while let Some(header) =
+        bytes.get(at..at + HEADER).filter(|header| header.starts_with(b"IPCTRACE"))
+    {
+        let kind = header[8];
+        let stored = u32::from_le_bytes(header[12..16].try_into().unwrap()) as usize;
+        let (from, to) = (at + HEADER, at + HEADER + stored);
+        if kind == HEAD_BLOCK {
+            assert_eq!(header[10], 0, "a head is stored as it is");
+            let payload = &mut bytes[from..to];
+            changed += replace(payload, HOST, OTHER_HOST);
+            // The ids of the boot and of the run, in text: 36 characters each.
+            for id in 0..payload.len().saturating_sub(36) {
+                if payload[id..].starts_with(b"\x78\x24") {
+                    payload[id + 2] = if payload[id + 2] == b'0' { b'1' } else { b'0' };
+                }
+            }
+            let crc = crc32c(&bytes[from..to]).to_le_bytes();
+            bytes[at + 20..at + 24].copy_from_slice(&crc);
+            let crc = crc32c(&bytes[at..at + HEADER - 4]).to_le_bytes();
+            bytes[at + HEADER - 4..at + HEADER].copy_from_slice(&crc);
+        }
+        at = to;
+        if kind == INDEX_BLOCK {
+            break;
+        }
+    }
+    assert!(changed >= 1, "the host's name isn't there");
+    bytes
+}
+
+fn replace(bytes: &mut [u8], old: &[u8], new: &[u8]) -> usize {
+    let places: Vec<_> = bytes.windows(old.len()).enumerate();
+    let places: Vec<usize> =
+        places.filter(|(_, part)| *part == old).map(|(place, _)| place).collect();
+    for place in &places {
+        bytes[*place..place + new.len()].copy_from_slice(new);
+    }
+    places.len()
+}
+
+/// Recordings of two hosts.
+fn recordings(folder: &TempDir) -> Vec<PathBuf> {
+    let fixtures = here().join("../live/fixtures");
+    let mut files = Vec::new();
+    for name in RECORDINGS {
+        let recording = fs::read(fixtures.join(name)).unwrap();
+        let other = of_other_host(&recording);
+        for (host, bytes) in [("a", recording), ("b", other)] {
+            let file = folder.path().join(format!("{host}-{name}"));
+            fs::write(&file, bytes).unwrap();
+            files.push(file);
+        }
+    }
+    files
+}
+
+fn export(files: &[PathBuf], to: &str, folder: &TempDir) -> PathBuf {
+    let path = folder.path().join(to);
+    run(Command::new(program()).arg("export").args(files).args(["--to", to, "-w"]).arg(&path));
+    path
+}
+
+fn ask(engine: &str, export: &Path) -> Vec<Value> {
+    let answers = run(Command::new(python())
+        .arg(here().join("ask.py"))
+        .arg(engine)
+        .arg(export)
+        .arg(here().join("questions.sql")));
+    serde_json::from_slice(&answers).unwrap()
+}
+
+#[test]
+fn engines_agree() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = recordings(&folder);
+    let (sqlite, parquet) = (export(&files, "sqlite", &folder), export(&files, "parquet", &folder));
+    let questions = fs::read_to_string(here().join("questions.sql")).unwrap();
+    let questions: Vec<_> = questions.lines().filter(|line| line.starts_with("SELECT")).collect();
+    let expected = ask("sqlite", &sqlite);
+    assert_eq!(expected.len(), questions.len());
+    let hosts: Vec<_> = expected[0].as_array().unwrap().iter().map(|row| row[0].clone()).collect();
+    for host in [HOST, OTHER_HOST] {
+        let host = String::from_utf8_lossy(host).into_owned();
+        assert!(hosts.contains(&Value::String(host)), "{hosts:?}");
+    }
+    for engine in ["duckdb", "chdb"] {
+        let found = ask(engine, &parquet);
+        for (question, (found, expected)) in questions.iter().zip(found.iter().zip(&expected)) {
+            assert_eq!(rows(found), rows(expected), "{engine}: {question}");
+        }
+        assert_eq!(found.len(), expected.len());
+    }
+}
+
+/// A line for each row, which shows a difference better.
+fn rows(answer: &Value) -> Vec<String> {
+    answer.as_array().unwrap().iter().map(Value::to_string).collect()
+}
+
+/// The lines of `replay -o json`, byte by byte, to a file and to standard output, from files and from a pipe.
+#[test]
+fn json_lines_are_those_of_replay() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = recordings(&folder);
+    let replay =
+        |files: &[PathBuf]| run(Command::new(program()).args(["replay", "-o", "json"]).args(files));
+    assert_eq!(fs::read(export(&files, "ndjson", &folder)).unwrap(), replay(&files));
+    let mut piped = Command::new(program());
+    piped.args(["export", "-", "--to", "ndjson", "-w", "-"]);
+    piped.stdin(fs::File::open(&files[0]).unwrap());
+    assert_eq!(run(&mut piped), replay(&files[..1]));
+}
+
+#[test]
+fn timelines_are_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = export(&recordings(&folder), "trace", &folder);
+    let trace: Value = serde_json::from_slice(&fs::read(trace).unwrap()).unwrap();
+    assert!(trace["traceEvents"].as_array().is_some_and(|events| events.len() > 50));
+}
+
+/// What exists stays as it is, and what fails leaves nothing.
+#[test]
+fn nothing_is_overwritten_or_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = recordings(&folder);
+    let out = folder.path().join("out");
+    let failed = |words: &[&str], input: &Path| {
+        let mut command = Command::new(program());
+        command.arg("export").arg(input).args(words).arg("-w").arg(&out);
+        let output = command.stdin(fs::File::open(&files[0]).unwrap()).output().unwrap();
+        assert!(!output.status.success(), "{command:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let garbage = folder.path().join("garbage");
+    fs::write(&garbage, "no recording").unwrap();
+    for to in ["sqlite", "parquet", "ndjson", "trace"] {
+        let said = failed(&["--to", to], &garbage);
+        assert!(said.contains("no recording"), "{said}");
+        assert!(!out.exists(), "{to}");
+        fs::write(&out, "mine").unwrap();
+        let said = failed(&["--to", to], &files[0]);
+        assert!(said.contains("it exists"), "{said}");
+        assert_eq!(fs::read(&out).unwrap(), b"mine");
+        fs::remove_file(&out).unwrap();
+    }
+    for to in ["sqlite", "parquet"] {
+        let said = failed(&["--to", to], Path::new("-"));
+        assert!(said.contains("several passes"), "{said}");
+    }
+    let left = fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!(left, files.len() + 1);
+}
