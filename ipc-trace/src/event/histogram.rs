@@ -80,7 +80,7 @@ impl SparseHistogram {
     }
 
     /// Adds the values of another one.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn add(&mut self, other: &Self) {
         other.counts.iter().for_each(|(bucket, count)| self.add_to(*bucket, *count));
         self.max = self.max.max(other.max);
@@ -92,19 +92,19 @@ impl SparseHistogram {
     }
 
     /// How many values it has.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn count(&self) -> u64 {
         self.counts.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
     }
 
     /// The largest value; 0, if there is none.
-    #[cfg(any(feature = "sqlite", test))]
+    #[cfg(any(feature = "sqlite", feature = "parquet", test, fuzzing))]
     pub(crate) const fn max(&self) -> u64 {
         self.max
     }
 
     /// As [`DurationHistogram::quantile`].
-    #[cfg(any(feature = "sqlite", test))]
+    #[cfg(any(feature = "sqlite", feature = "parquet", test, fuzzing))]
     pub(crate) fn quantile(&self, part: f64) -> u64 {
         let counts = self.counts.iter().map(|(bucket, count)| (usize::from(*bucket), *count));
         quantile(counts, self.max, part)

@@ -193,9 +193,8 @@ impl RecordedCounts {
         for (number, run) in self.runs.iter().enumerate() {
             let offset_ns = run.head.begin.at.offset_ns;
             let time = |boot_ns: u64| i128::from(boot_ns) + offset_ns;
-            let wanted = |block: &&CountsBlock| {
-                wants(time(block.entry.first_ns), time(block.entry.last_ns))
-            };
+            let wanted =
+                |block: &&CountsBlock| wants(time(block.entry.first_ns), time(block.entry.last_ns));
             for CountsBlock { entry, file } in run.blocks.iter().filter(wanted) {
                 let Some(file) = self.files.get(*file) else { return Ok(false) };
                 let read = index::block_at(file, entry.offset, &mut payload)?;

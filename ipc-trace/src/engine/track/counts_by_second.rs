@@ -11,7 +11,7 @@ use ipc_trace_common::{
     record::{BatchHead, NO_DURATION, NsRef},
 };
 
-use super::{Tracker, last_hit::LastHitMap, stats::message_bytes};
+use super::{OrderedMap, Tracker, stats::message_bytes};
 use crate::{
     event::{
         Container, IpcNs, LossBy,
@@ -22,6 +22,9 @@ use crate::{
     input::{Call, batch::BatchGroup},
 };
 
+/// How many rows are found without hashing: calls of several threads, and of several operations, come mixed.
+const RECENT: usize = 64;
+
 /// What calls have in common that are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct SecondKey {
@@ -31,6 +34,21 @@ struct SecondKey {
     container: usize,
     op: Op,
     error: Option<CallError>,
+}
+
+impl SecondKey {
+    /// Where the row is among the recent ones. It is the same in each second, so that a new one takes the place.
+    #[inline]
+    fn slot(&self) -> usize {
+        let error = self.error.map_or(0, |error| usize::from(error.0));
+        let ns = self.ns.map_or(0, |ns| ns.inum as usize);
+        let sum = (self.op as usize)
+            .wrapping_add(error.wrapping_mul(17))
+            .wrapping_add(ns.wrapping_mul(29))
+            // Addresses are multiples of 8.
+            .wrapping_add(self.container >> 3);
+        sum % RECENT
+    }
 }
 
 /// The counts of such calls.
@@ -46,6 +64,18 @@ struct SecondRow {
 }
 
 impl SecondRow {
+    fn new(ipc_ns: Option<IpcNs>, container: Option<&Arc<Container>>) -> Self {
+        Self {
+            ipc_ns,
+            container: container.cloned(),
+            calls: 0,
+            bytes: 0,
+            foreign: 0,
+            lost: 0,
+            durations: SparseHistogram::default(),
+        }
+    }
+
     /// Lengths come from callers, and the sum of those in a recording can be anything.
     #[inline]
     fn add_bytes(&mut self, bytes: u64) {
@@ -54,9 +84,17 @@ impl SecondRow {
 }
 
 /// Counts since they were last taken.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct CountsBySecond {
-    rows: LastHitMap<SecondKey, SecondRow>,
+    rows: OrderedMap<SecondKey, SecondRow>,
+    /// The indices of recent rows, by their slots. Each may be another row's by now.
+    recent: [usize; RECENT],
+}
+
+impl Default for CountsBySecond {
+    fn default() -> Self {
+        Self { rows: OrderedMap::default(), recent: [0; RECENT] }
+    }
 }
 
 impl CountsBySecond {
@@ -68,7 +106,7 @@ impl CountsBySecond {
 
     /// Removes and returns all counts.
     pub(crate) fn take(&mut self) -> Vec<SecondCounts> {
-        let all = std::mem::take(&mut self.rows).into_entries();
+        let all = std::mem::take(&mut self.rows).into_iter();
         all.map(|(key, row)| SecondCounts {
             second: key.second,
             ipc_ns: row.ipc_ns,
@@ -104,15 +142,23 @@ impl CountsBySecond {
             op,
             error,
         };
-        self.rows.get_or_insert(key, |_| SecondRow {
-            ipc_ns: ns.map(|ns| tracker.namespaces.show(ns)),
-            container: container.cloned(),
-            calls: 0,
-            bytes: 0,
-            foreign: 0,
-            lost: 0,
-            durations: SparseHistogram::default(),
-        })
+        let slot = key.slot();
+        let mut at = self.recent.get(slot).copied().unwrap_or_default();
+        if self.rows.get_index(at).is_none_or(|(known, _)| *known != key) {
+            let make = || SecondRow::new(ns.map(|ns| tracker.namespaces.show(ns)), container);
+            at = self.find_or_insert(key, make);
+            if let Some(recent) = self.recent.get_mut(slot) {
+                *recent = at;
+            }
+        }
+        #[expect(clippy::indexing_slicing, reason = "it was found there, or put there")]
+        &mut self.rows[at]
+    }
+
+    #[cold]
+    fn find_or_insert(&mut self, key: SecondKey, make: impl FnOnce() -> SecondRow) -> usize {
+        let known = self.rows.get_index_of(&key);
+        known.unwrap_or_else(|| self.rows.insert_full(key, make()).0)
     }
 
     /// Counts a delivered call.

@@ -100,11 +100,6 @@ impl<K: Hash + Eq, V> LastHitMap<K, V> {
         self.map.keys()
     }
 
-    /// All entries.
-    pub(super) fn into_entries(self) -> impl Iterator<Item = (K, V)> {
-        self.map.into_iter()
-    }
-
     /// Keeps only these entries.
     #[cfg(test)]
     pub(super) fn retain(&mut self, mut keep: impl FnMut(&K) -> bool) {

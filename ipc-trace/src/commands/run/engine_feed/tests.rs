@@ -42,7 +42,9 @@ use crate::{
         counts::RecordedCounts,
         head::Head,
         inspect,
-        reader::{NextPart, OrderedRecordings, ReadStart, RecordingPart, RecordingReader, open_files},
+        reader::{
+            NextPart, OrderedRecordings, ReadStart, RecordingPart, RecordingReader, open_files,
+        },
         writer::Recorder,
     },
 };
