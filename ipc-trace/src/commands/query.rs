@@ -28,10 +28,10 @@ use crate::{
         print::{PrintError, RowPrinter},
     },
     recording::{
-        counts::RecordedCounts,
         head::Head,
         inspect,
         reader::{self, OpenFile, OrderedRecordings, ReadStart},
+        recorded_counts::RecordedCounts,
     },
     rows::{
         self, RowRun, calls::CallRows, counts::CountRow, files::FileRow, losses, state::StateRows,
@@ -265,7 +265,7 @@ impl StreamOutput {
         };
         let from = replayer.range.since.map_or(ReadStart::Begin, ReadStart::Time);
         let mut recordings = OrderedRecordings::new(files, false, from)?;
-        recordings.only(self.conditions.host.as_deref(), replayer.range.until);
+        recordings.only(self.conditions.host.as_deref(), replayer.range.until)?;
         replayer.replay(recordings, None, &mut self)?;
         self.send();
         Ok(())

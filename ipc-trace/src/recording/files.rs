@@ -71,6 +71,7 @@ impl OpenFile {
     }
 
     /// Its path, as it was given.
+    #[cfg(any(feature = "sqlite", feature = "parquet"))]
     pub(crate) fn name(&self) -> &Path {
         &self.path
     }

@@ -68,6 +68,7 @@ fn walk(file: &OpenFile, seekable: &File, len: u64) -> Result<Vec<IndexEntry>, R
 ///
 /// # Errors
 /// The file can't be read, or has no offsets.
+#[cfg(any(feature = "sqlite", feature = "parquet", test))]
 pub(super) fn block_at(
     file: &OpenFile,
     offset: u64,
@@ -111,6 +112,19 @@ pub(super) fn head(file: &OpenFile) -> Result<Option<Head>, ReadError> {
             return Ok(Some(head));
         }
     }
+}
+
+/// The time of the first input of a file: nanoseconds since 1970. `None`: it has none.
+///
+/// # Errors
+/// The file can't be read, or has no offsets.
+#[cfg(feature = "sqlite")]
+pub(super) fn begin(file: &OpenFile) -> Result<Option<i128>, ReadError> {
+    let Some(Head { begin, .. }) = head(file)? else { return Ok(None) };
+    let all = blocks(file)?;
+    let mut times = all.iter().filter(|block| block.kind == BlockKind::Inputs as u8);
+    let first = times.find(|block| block.first_ns > 0);
+    Ok(first.map(|block| i128::from(block.first_ns) + begin.at.offset_ns))
 }
 
 /// The time of the last input of a file: nanoseconds since 1970. `None`: it has none.

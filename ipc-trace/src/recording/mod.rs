@@ -20,15 +20,17 @@
 //! | [`inspect`] | what is in a recording, and a copy of what is whole |
 //! | `scanner` | finds the undamaged blocks of a file or a stream |
 //! | [`reader`] | reads recordings: inputs in their order |
-//! | [`counts`] | reads how often calls were made, by second, without the inputs |
+//! | `counts` | payloads of counts by second |
+//! | `recorded_counts` | reads them, without the inputs |
 //!
 //! Invariant: any bytes give inputs or damage; never a panic, and no more memory than `block::MAX_PAYLOAD` allows.
 
 pub(crate) mod chunk;
-pub(crate) mod counts;
 pub(crate) mod head;
 pub(crate) mod inspect;
 pub(crate) mod reader;
+#[cfg(any(feature = "sqlite", feature = "parquet", test))]
+pub(crate) mod recorded_counts;
 pub(crate) mod writer;
 
 mod block;
@@ -36,6 +38,7 @@ mod block_writer;
 mod column_reader;
 mod column_writer;
 mod columns;
+mod counts;
 mod destination;
 mod entries;
 mod files;

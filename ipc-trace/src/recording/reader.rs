@@ -108,8 +108,6 @@ struct PlacedFile {
     host: Option<String>,
     /// Whether all of it is known to be of one run
     is_one_run: bool,
-    /// The time of its first input, nanoseconds since 1970; `None`: unknown
-    begins_ns: Option<i128>,
 }
 
 impl PlacedFile {
@@ -122,7 +120,6 @@ impl PlacedFile {
             positions: None,
             host: None,
             is_one_run: false,
-            begins_ns: None,
         }
     }
 
@@ -153,16 +150,7 @@ impl PlacedFile {
         });
         let positions = end.filter(|_| is_one).map(|end| (first, end));
         let place = (i128::from(begin.at.boot_ns) + offset_ns, begin.run_id, first);
-        let times = of_kind(BlockKind::Inputs).map(|block| block.first_ns).find(|first| *first > 0);
-        Ok(Self {
-            file,
-            place,
-            offset,
-            positions,
-            host: Some(begin.host),
-            is_one_run: is_one,
-            begins_ns: times.map(|first| i128::from(first) + offset_ns),
-        })
+        Ok(Self { file, place, offset, positions, host: Some(begin.host), is_one_run: is_one })
     }
 
     /// The run, if it is known.
@@ -265,13 +253,28 @@ impl OrderedRecordings {
 
     /// Leaves out files that are of another host, or begin after a time, nanoseconds since 1970. `None`: there is no
     /// such condition.
+    ///
+    /// # Errors
+    /// One can't be read.
     #[cfg(feature = "sqlite")]
-    pub(crate) fn only(&mut self, host: Option<&str>, until: Option<i128>) {
-        self.files.retain(|file| {
+    pub(crate) fn only(
+        &mut self,
+        host: Option<&str>,
+        until: Option<i128>,
+    ) -> Result<(), ReadError> {
+        let mut all = Vec::new();
+        for file in std::mem::take(&mut self.files) {
             let is_other = host.is_some() && file.host.as_deref() != host;
-            let is_later = file.begins_ns > until.or(Some(i128::MAX));
-            !file.is_one_run || !is_other && !is_later
-        });
+            let is_later = match until {
+                Some(until) if file.is_one_run => index::begin(&file.file)? > Some(until),
+                _ => false,
+            };
+            if !file.is_one_run || !is_other && !is_later {
+                all.push(file);
+            }
+        }
+        self.files = all;
+        Ok(())
     }
 
     /// Bytes of all files; `None`: unknown.

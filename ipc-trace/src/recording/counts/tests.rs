@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use ipc_trace_common::op::Op;
 
-use super::{decode, encode, joined};
+use super::{decode, encode};
 use crate::{
     event::{
         Container, IpcNs,
@@ -92,11 +92,4 @@ fn changed_payloads_do_no_harm() {
     for bytes in [&b"\x81\x9b\xff\xff\xff\xff\xff\xff\xff\xff"[..], b"\x80", b"\x9f\xff", b"\xf6"] {
         assert!(decode(bytes, |_| ()).is_err());
     }
-}
-
-#[test]
-fn ranges_that_touch_are_joined() {
-    assert_eq!(joined(&[(0, 3), (3, 5), (4, 5), (6, 7)]), [(0, 5), (6, 7)]);
-    assert_eq!(joined(&[(0, 9), (1, 2)]), [(0, 9)]);
-    assert_eq!(joined(&[]), []);
 }

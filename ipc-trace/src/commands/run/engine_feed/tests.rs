@@ -39,12 +39,12 @@ use crate::{
     recording::{
         FlightLimits, RecordingTarget, Rotation,
         chunk::Chunk,
-        counts::RecordedCounts,
         head::Head,
         inspect,
         reader::{
             NextPart, OrderedRecordings, ReadStart, RecordingPart, RecordingReader, open_files,
         },
+        recorded_counts::RecordedCounts,
         writer::Recorder,
     },
 };
