@@ -18,7 +18,7 @@ use crate::rows::{Cell, ColumnType, Table};
 const ROWS: u64 = 100_000;
 /// How many bytes of the database SQLite keeps in memory, in KiB: of indexes that are made, too.
 const CACHE_KIB: i64 = 64 << 10;
-/// How many of SQLite's steps are between two looks at whether to go on.
+/// How many of SQLite's steps are between two checks whether to go on.
 const STEPS: i32 = 10_000;
 
 /// What is looked up often: the table, the index, and its columns.

@@ -170,7 +170,7 @@ impl<W: io::Write> TraceWriter<W> {
         }
     }
 
-    /// Whether a write has failed: the rest is in vain.
+    /// Whether a write has failed, so that nothing more is written.
     pub(crate) const fn has_failed(&self) -> bool {
         self.error.is_some()
     }

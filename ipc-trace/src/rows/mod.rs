@@ -41,7 +41,7 @@ pub(crate) enum ColumnType {
 
 /// A column of a table.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Column {
+pub(crate) struct TableColumn {
     /// Its name
     pub name: &'static str,
     /// Its type
@@ -58,7 +58,7 @@ pub(crate) struct Table {
     /// What a row is
     pub doc: &'static str,
     /// Its columns
-    pub columns: &'static [Column],
+    pub columns: &'static [TableColumn],
 }
 
 impl Table {
@@ -114,7 +114,7 @@ macro_rules! table {
         pub(crate) static $name: $crate::rows::Table = $crate::rows::Table {
             name: $text,
             doc: concat!($($doc),+),
-            columns: &[$($crate::rows::Column {
+            columns: &[$($crate::rows::TableColumn {
                 name: stringify!($column),
                 kind: $crate::rows::ColumnType::$kind,
                 doc: concat!($($column_doc),+),

@@ -50,7 +50,9 @@ def chdb(folder):
         files = f"{folder}/{table}/**/*.parquet"
         date = ", date::String AS date" if has_date(folder, table) else ""
         session.query(
-            f"CREATE VIEW {table} AS SELECT * EXCEPT (host{', date' if date else ''}), host::String AS host{date} "
+            f"CREATE VIEW {table} AS SELECT * EXCEPT (host{', date' if date else ''}), "
+            # It leaves names of folders as they are.
+            f"decodeURLComponent(host::String) AS host{date} "
             f"FROM file('{files}', Parquet) SETTINGS use_hive_partitioning = 1"
         )
 

@@ -69,45 +69,57 @@ fn crc32c(bytes: &[u8]) -> u32 {
     })
 }
 
-/// The same recording as another host would have made it, in a run of its own.
+/// The same recording as another host would have made it, in a run of its own. It isn't closed.
 fn of_other_host(recording: &[u8]) -> Vec<u8> {
-    let (mut bytes, mut at, mut changed) = (recording.to_vec(), 0, 0);
-    while let Some(header) =
-        bytes.get(at..at + HEADER).filter(|header| header.starts_with(b"IPCTRACE"))
-    {
-        let kind = header[8];
+    let (mut made, mut rest, mut changed) = (Vec::new(), recording, 0);
+    while rest.starts_with(b"IPCTRACE") {
+        let (header, after) = rest.split_at(HEADER);
         let stored = u32::from_le_bytes(header[12..16].try_into().unwrap()) as usize;
-        let (from, to) = (at + HEADER, at + HEADER + stored);
-        if kind == HEAD_BLOCK {
-            assert_eq!(header[10], 0, "a head is stored as it is");
-            let payload = &mut bytes[from..to];
-            changed += replace(payload, HOST, OTHER_HOST);
-            // The ids of the boot and of the run, in text: 36 characters each.
-            for id in 0..payload.len().saturating_sub(36) {
-                if payload[id..].starts_with(b"\x78\x24") {
-                    payload[id + 2] = if payload[id + 2] == b'0' { b'1' } else { b'0' };
+        let (payload, after) = after.split_at(stored);
+        rest = after;
+        match header[8] {
+            // It has the offsets of all blocks.
+            INDEX_BLOCK => {}
+            HEAD_BLOCK => {
+                let mut payload = match header[10] {
+                    0 => payload.to_vec(),
+                    _ => zstd::decode_all(payload).unwrap(),
+                };
+                changed += replace(&mut payload, HOST, OTHER_HOST);
+                // The ids of the boot and of the run: texts of 36 characters.
+                for id in 2..payload.len() {
+                    if payload[id - 2..id] == *b"\x78\x24" {
+                        payload[id] = if payload[id] == b'0' { b'1' } else { b'0' };
+                    }
                 }
+                made.extend(block(header, &payload));
             }
-            let crc = crc32c(&bytes[from..to]).to_le_bytes();
-            bytes[at + 20..at + 24].copy_from_slice(&crc);
-            let crc = crc32c(&bytes[at..at + HEADER - 4]).to_le_bytes();
-            bytes[at + HEADER - 4..at + HEADER].copy_from_slice(&crc);
-        }
-        at = to;
-        if kind == INDEX_BLOCK {
-            break;
+            _ => made.extend([header, payload].concat()),
         }
     }
-    assert!(changed >= 1, "the host's name isn't there");
-    bytes
+    assert!(changed > 0, "the host's name isn't there");
+    made
+}
+
+/// A block with another payload, which is stored as it is.
+fn block(header: &[u8], payload: &[u8]) -> Vec<u8> {
+    let mut block = header.to_vec();
+    let length = u32::try_from(payload.len()).unwrap().to_le_bytes();
+    block[10] = 0;
+    block[12..16].copy_from_slice(&length);
+    block[16..20].copy_from_slice(&length);
+    block[20..24].copy_from_slice(&crc32c(payload).to_le_bytes());
+    let crc = crc32c(&block[..HEADER - 4]).to_le_bytes();
+    block[HEADER - 4..].copy_from_slice(&crc);
+    block.extend(payload);
+    block
 }
 
 fn replace(bytes: &mut [u8], old: &[u8], new: &[u8]) -> usize {
-    let places: Vec<_> = bytes.windows(old.len()).enumerate();
-    let places: Vec<usize> =
-        places.filter(|(_, part)| *part == old).map(|(place, _)| place).collect();
-    for place in &places {
-        bytes[*place..place + new.len()].copy_from_slice(new);
+    let parts = bytes.windows(old.len()).enumerate();
+    let places: Vec<usize> = parts.filter(|(_, part)| *part == old).map(|(at, _)| at).collect();
+    for at in &places {
+        bytes[*at..at + new.len()].copy_from_slice(new);
     }
     places.len()
 }

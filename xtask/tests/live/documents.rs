@@ -22,6 +22,7 @@ const DOCUMENTS: &[(&str, &str)] = &[
     ("docs/BENCHMARKS.md", include_str!("../../../docs/BENCHMARKS.md")),
     ("docs/COMPARISON.md", include_str!("../../../docs/COMPARISON.md")),
     ("docs/DETECTION.md", include_str!("../../../docs/DETECTION.md")),
+    ("docs/EXPORT.md", include_str!("../../../docs/EXPORT.md")),
     ("docs/FAQ.md", include_str!("../../../docs/FAQ.md")),
     ("docs/POLICY.md", include_str!("../../../docs/POLICY.md")),
     ("docs/RECORDING.md", include_str!("../../../docs/RECORDING.md")),

@@ -16,7 +16,7 @@ use parquet::{
 };
 
 use super::partition::{DayOf, Partition};
-use crate::rows::{Cell, Column, ColumnType, Row, Table};
+use crate::rows::{Cell, ColumnType, Row, Table, TableColumn};
 
 /// The columns that are folders.
 const HOST: &str = "host";
@@ -130,7 +130,7 @@ impl TableLayout {
     }
 }
 
-fn field(column: &Column) -> Result<Type, ParquetError> {
+fn field(column: &TableColumn) -> Result<Type, ParquetError> {
     let (physical, logical) = match column.kind {
         ColumnType::Integer => (Physical::INT64, None),
         ColumnType::Boolean => (Physical::BOOLEAN, None),

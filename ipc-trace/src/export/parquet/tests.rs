@@ -14,10 +14,10 @@ use parquet::{
 use proptest::prelude::*;
 
 use super::{partition::escape, *};
-use crate::rows::{Cell, Column, ColumnType, Row};
+use crate::rows::{Cell, ColumnType, Row, TableColumn};
 
-const fn column(name: &'static str, kind: ColumnType) -> Column {
-    Column { name, kind, doc: " A column" }
+const fn column(name: &'static str, kind: ColumnType) -> TableColumn {
+    TableColumn { name, kind, doc: " A column" }
 }
 
 /// A column of each type, and those that are folders.
