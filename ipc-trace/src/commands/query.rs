@@ -29,7 +29,6 @@ use crate::{
     },
     recording::{
         head::Head,
-        inspect,
         reader::{self, OpenFile, OrderedRecordings, ReadStart},
         recorded_counts::RecordedCounts,
     },
@@ -59,7 +58,7 @@ pub(super) fn run(args: &QueryArgs) -> Result<ExitCode, RunError> {
     if let Some(stream) = files.iter().find(|file| !file.is_regular()) {
         return Err(RunError::Given(format!(
             "{}: a query reads its files more than once; save this one to a file first",
-            stream.name().display()
+            stream.path.display()
         )));
     }
     // Where SQLite sorts what has no room in memory. It creates files in it and removes them at once.
@@ -171,12 +170,7 @@ impl RowSource for RecordedRows {
     }
 
     fn files(&self) -> Result<Vec<FileRow>, String> {
-        let mut all = Vec::new();
-        for file in self.files.iter() {
-            let info = inspect::inspect_open(file).map_err(|error| error.to_string())?;
-            all.extend(recording::rows(file.name(), &info));
-        }
-        Ok(all)
+        recording::rows(&self.files).map_err(|error| error.to_string())
     }
 
     fn ends(&self) -> bool {

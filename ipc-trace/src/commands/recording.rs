@@ -19,6 +19,11 @@ use crate::{
         text::units::{self, Bytes, GroupedCount},
     },
 };
+#[cfg(any(feature = "sqlite", feature = "parquet"))]
+use crate::{
+    recording::reader::{OpenFile, ReadError},
+    rows::files::FileRow,
+};
 
 /// Runs `recording info`. The exit status is 1 if a recording is damaged.
 ///
@@ -56,33 +61,45 @@ pub(super) fn repair(file: &Path, write: &Path) -> Result<ExitCode, RunError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The rows of a file.
+/// A row for each run in each file.
+///
+/// # Errors
+/// A file can't be read, or is no recording.
 #[cfg(any(feature = "sqlite", feature = "parquet"))]
-pub(super) fn rows(file: &Path, info: &RecordingInfo) -> Vec<crate::rows::files::FileRow> {
-    let row = |run: &RecordedRun| {
-        let begin = &run.head.begin;
-        let ns = |boot_ns| i64::try_from(i128::from(boot_ns) + begin.at.offset_ns).unwrap_or(0);
-        crate::rows::files::FileRow {
-            file: file.display().to_string(),
-            bytes: info.bytes,
-            host: begin.host.clone(),
-            boot_id: begin.boot_id.clone(),
-            run_id: begin.run_id.clone(),
-            kernel: begin.kernel.clone(),
-            arch: begin.arch.clone(),
-            version: begin.version.clone(),
-            counts: run.head.counts,
-            times: run.times.map(|(first, last)| (ns(first), ns(last))),
-            blocks: run.blocks,
-            inputs: run.inputs,
-            calls: run.calls,
-            checkpoints: run.checkpoints,
-            missing: run.missing,
-            closed: info.closed,
-            damaged: info.damage.len(),
-        }
+pub(super) fn rows(files: &[OpenFile]) -> Result<Vec<FileRow>, ReadError> {
+    let mut rows = Vec::new();
+    for file in files {
+        let info = inspect::inspect_open(file)?;
+        rows.extend(info.runs.iter().map(|run| row(&file.path, &info, run)));
+    }
+    Ok(rows)
+}
+
+#[cfg(any(feature = "sqlite", feature = "parquet"))]
+fn row(file: &Path, info: &RecordingInfo, run: &RecordedRun) -> FileRow {
+    let begin = &run.head.begin;
+    let at = |boot_ns| {
+        i64::try_from((i128::from(boot_ns) + begin.at.offset_ns).max(0)).unwrap_or(i64::MAX)
     };
-    info.runs.iter().map(row).collect()
+    FileRow {
+        file: file.display().to_string(),
+        bytes: info.bytes,
+        host: begin.host.clone(),
+        boot_id: begin.boot_id.clone(),
+        run_id: begin.run_id.clone(),
+        kernel: begin.kernel.clone(),
+        arch: begin.arch.clone(),
+        version: begin.version.clone(),
+        counts: run.head.counts,
+        times: run.times.map(|(first, last)| (at(first), at(last))),
+        blocks: run.blocks,
+        inputs: run.inputs,
+        calls: run.calls,
+        checkpoints: run.checkpoints,
+        missing: run.missing,
+        closed: info.closed,
+        damaged: info.damage.len(),
+    }
 }
 
 fn time(run: &RecordedRun, boot_ns: u64) -> Timestamp {

@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 use rusqlite::types::ValueRef;
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 use unicode_width::UnicodeWidthStr as _;
 
 use super::{QueryError, TakeRows};
@@ -182,9 +182,12 @@ impl TakeRows for RowPrinter {
     fn row(&mut self, row: &[ValueRef<'_>]) -> Result<(), PrintError> {
         match self.format {
             RowFormat::Json => {
-                let names = self.names.iter().cloned();
-                let object: Map<_, _> = names.zip(row.iter().map(|value| json(*value))).collect();
-                self.line(&Json::Object(object).to_string());
+                // In the order of the columns.
+                let members = self.names.iter().zip(row);
+                let members: Vec<_> = members
+                    .map(|(name, value)| format!("{}:{}", Json::from(name.as_str()), json(*value)))
+                    .collect();
+                self.line(&format!("{{{}}}", members.join(",")));
             }
             RowFormat::Csv => {
                 let cells: Vec<_> = row

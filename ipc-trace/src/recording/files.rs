@@ -70,12 +70,6 @@ impl OpenFile {
         Ok(Self { path: path.to_owned(), file })
     }
 
-    /// Its path, as it was given.
-    #[cfg(any(feature = "sqlite", feature = "parquet"))]
-    pub(crate) fn name(&self) -> &Path {
-        &self.path
-    }
-
     pub(super) fn failed(&self, source: io::Error) -> ReadError {
         ReadError::File { file: self.path.clone(), source }
     }

@@ -3,7 +3,7 @@
 use std::{fs::File, io, os::unix::fs::FileExt as _};
 
 use super::{
-    block::{BlockHeader, BlockKind, HEADER_LEN, Unpacker},
+    block::{BlockHeader, BlockKind, HEADER_LEN},
     files::{OpenFile, ReadError},
     head::{Head, IndexEntry, TRAILER_LEN, Trailer},
 };
@@ -92,7 +92,7 @@ pub(super) fn block_at(
     }
     let mut stored = vec![0; header.stored.get() as usize];
     let is_there = read(&mut stored, offset + HEADER_LEN as u64)?;
-    let mut unpacker = Unpacker::new().map_err(|error| file.failed(error))?;
+    let mut unpacker = super::block::Unpacker::new().map_err(|error| file.failed(error))?;
     let is_whole = is_there && unpacker.unpack(&header, &stored, payload).is_ok();
     Ok(is_whole.then_some(header))
 }

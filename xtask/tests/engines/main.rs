@@ -4,12 +4,16 @@
 //! what is asked.
 
 use std::{
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
     process::Command,
     sync::Once,
 };
 
+use serde::{
+    Deserializer as _,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -169,6 +173,13 @@ fn engines_agree() {
         let host = String::from_utf8_lossy(host).into_owned();
         assert!(hosts.contains(&Value::String(host)), "{hosts:?}");
     }
+    // The program's own answers, from the recordings.
+    for (question, expected) in questions.iter().zip(&expected) {
+        let mut query = Command::new(program());
+        let found = run(query.args(["query", "-o", "json", question]).args(&files));
+        let found: Vec<_> = String::from_utf8(found).unwrap().lines().map(values).collect();
+        assert_eq!(found, rows(expected), "query: {question}");
+    }
     for engine in ["duckdb", "chdb"] {
         let found = ask(engine, &parquet);
         for (question, (found, expected)) in questions.iter().zip(found.iter().zip(&expected)) {
@@ -176,6 +187,30 @@ fn engines_agree() {
         }
         assert_eq!(found.len(), expected.len());
     }
+}
+
+/// The values of an object, in its order, as the line of a row.
+fn values(object: &str) -> String {
+    struct Members;
+
+    impl<'de> Visitor<'de> for Members {
+        type Value = Vec<Value>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Vec<Value>, A::Error> {
+            let mut values = Vec::new();
+            while let Some((_, value)) = members.next_entry::<IgnoredAny, Value>()? {
+                values.push(value);
+            }
+            Ok(values)
+        }
+    }
+
+    let mut members = serde_json::Deserializer::from_str(object);
+    Value::Array(members.deserialize_map(Members).unwrap()).to_string()
 }
 
 /// A line for each row, which shows a difference better.

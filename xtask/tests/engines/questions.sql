@@ -11,3 +11,4 @@ SELECT namespaces.host, namespaces.ipc_ns, namespaces.calls, namespaces.failed, 
 SELECT host, kernel, arch, version, is_counts, first_ns, last_ns, blocks, inputs, calls, is_closed, damaged FROM files ORDER BY host, first_ns NULLS LAST
 SELECT what, ipc_ns, op, error, sum(count) AS lost FROM losses GROUP BY what, ipc_ns, op, error ORDER BY what, ipc_ns NULLS LAST, op NULLS LAST, error NULLS LAST
 SELECT count(*) AS containers FROM containers
+SELECT host, time_ns, ipc_ns, op, error, sum(calls) AS calls, sum(bytes) AS bytes FROM counts GROUP BY host, time_ns, ipc_ns, op, error ORDER BY host, time_ns, ipc_ns, op, error NULLS LAST

@@ -25,6 +25,7 @@ const DOCUMENTS: &[(&str, &str)] = &[
     ("docs/EXPORT.md", include_str!("../../../docs/EXPORT.md")),
     ("docs/FAQ.md", include_str!("../../../docs/FAQ.md")),
     ("docs/POLICY.md", include_str!("../../../docs/POLICY.md")),
+    ("docs/QUERY.md", include_str!("../../../docs/QUERY.md")),
     ("docs/RECORDING.md", include_str!("../../../docs/RECORDING.md")),
 ];
 

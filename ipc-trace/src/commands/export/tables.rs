@@ -1,4 +1,4 @@
-//! Exports of tables: rows of calls and losses as they come; then a report, which has the state at the end; then what is
+//! Exports of tables: rows of calls, counts and losses as they come; then a report, which has the state at the end; then what is
 //! in the files.
 
 use std::{io, mem, sync::Arc};
@@ -8,6 +8,7 @@ use indicatif::ProgressBar;
 use super::{
     super::{
         error::{RunError, system},
+        recording,
         replay::{ReplayOutput, progress_bar},
         seal,
     },
@@ -15,17 +16,17 @@ use super::{
 };
 use crate::{
     cli::ExportFormat,
-    event::{EmitEvent, Event},
+    event::{EmitEvent, Event, counts::SecondCounts},
     export::table_thread::{TableThread, TableWriter},
     recording::{
         head::Head,
-        inspect,
-        reader::{OpenFile, OrderedRecordings, ReadError, ReadStart},
+        reader::{OrderedRecordings, ReadStart},
     },
     rows::{
         RowRun, TABLES, Table,
         calls::{CALLS, CallRow, CallRows},
-        files::{FILES, FileRow},
+        counts::{COUNTS, CountRow},
+        files::FILES,
         losses::{self, LOSSES, LossRow},
         state::{CONTAINERS, FINDINGS, NAMESPACES, OBJECTS, PROCESSES, StateRows},
     },
@@ -69,17 +70,18 @@ pub(super) fn run(mut export: Export<'_>) -> Result<Worst, RunError> {
     let progress = TableProgress { bar: bar.clone(), before: 0, signals: export.signals.clone() };
     let to = TableThread::start(writer).map_err(system("can't start a thread"))?;
     let mut out = LineRows::new(to, progress);
-    export.replayer.lines = true;
+    (export.replayer.lines, export.replayer.counts_by_second) = (true, true);
     export.replayer.replay(lines, None, &mut out)?;
     let mut to = out.end().map_err(|error| export.failed(error))?;
     export.check()?;
 
-    (export.replayer.lines, export.replayer.is_repeat) = (false, true);
+    (export.replayer.lines, export.replayer.counts_by_second) = (false, false);
+    export.replayer.is_repeat = true;
     let progress = TableProgress { bar, before: bytes, signals: export.signals.clone() };
     let mut out = ReportRows { rows: StateRows::default(), progress };
     let worst = export.replayer.replay(state, from_begin, &mut out)?;
     export.check()?;
-    let files = file_rows(&export.files)?;
+    let files = recording::rows(&export.files)?;
     let ReportRows { rows, progress } = out;
     let StateRows { findings, objects, namespaces, processes, containers } = rows;
     let write = || {
@@ -213,6 +215,15 @@ impl ReplayOutput for LineRows {
         Ok(())
     }
 
+    fn counted(&mut self, counts: Vec<SecondCounts>) {
+        let Some((run, _)) = &self.run else { return };
+        let rows: Vec<_> =
+            counts.into_iter().map(|counts| CountRow::new(Arc::clone(run), counts)).collect();
+        if self.error.is_none() && !rows.is_empty() {
+            self.error = self.to.write(&COUNTS, rows).err();
+        }
+    }
+
     fn goes_on(&mut self, read: u64) -> Result<bool, RunError> {
         Ok(self.progress.goes_on(read) && self.error.is_none())
     }
@@ -244,36 +255,4 @@ impl ReplayOutput for ReportRows {
     fn goes_on(&mut self, read: u64) -> Result<bool, RunError> {
         Ok(self.progress.goes_on(read))
     }
-}
-
-/// A row for each run in each file.
-fn file_rows(files: &[OpenFile]) -> Result<Vec<FileRow>, ReadError> {
-    let mut rows = Vec::new();
-    for file in files {
-        let info = inspect::inspect_open(file)?;
-        rows.extend(info.runs.iter().map(|run| FileRow {
-            file: file.path.display().to_string(),
-            bytes: info.bytes,
-            host: run.head.begin.host.clone(),
-            boot_id: run.head.begin.boot_id.clone(),
-            run_id: run.head.begin.run_id.clone(),
-            kernel: run.head.begin.kernel.clone(),
-            arch: run.head.begin.arch.clone(),
-            version: run.head.begin.version.clone(),
-            counts: run.head.counts,
-            times: run.times.map(|(first, last)| {
-                let at = |boot_ns: u64| i128::from(boot_ns) + run.head.begin.at.offset_ns;
-                let at = |boot_ns| i64::try_from(at(boot_ns).max(0)).unwrap_or(i64::MAX);
-                (at(first), at(last))
-            }),
-            blocks: run.blocks,
-            inputs: run.inputs,
-            calls: run.calls,
-            checkpoints: run.checkpoints,
-            missing: run.missing,
-            closed: info.closed,
-            damaged: info.damage.len(),
-        }));
-    }
-    Ok(rows)
 }
