@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     fmt::Write as _,
+    fs, io,
     path::PathBuf,
     process::ExitCode,
     sync::{
@@ -61,13 +62,9 @@ pub(super) fn run(args: &QueryArgs) -> Result<ExitCode, RunError> {
             stream.path.display()
         )));
     }
-    // Where SQLite sorts what has no room in memory. It creates files in it and removes them at once.
-    let folder = tempfile::Builder::new().prefix("ipc-trace-").tempdir();
-    let folder = folder.map_err(system("can't create a temporary folder"))?;
-    // SAFETY: no other thread runs yet.
-    unsafe { std::env::set_var("SQLITE_TMPDIR", folder.path()) };
+    let scratch = ScratchFolder::new().map_err(system("can't create a temporary folder"))?;
     let source = RecordedRows { files: files.into(), signals: signals.clone() };
-    let database = Database::new(Arc::new(source))?;
+    let database = Database::new(Arc::new(source), Some(&scratch.0))?;
     seal::seal_but_new_files()
         .map_err(system("can't give up the right to open files and sockets"))?;
     let mut printer = RowPrinter::new(args.output, Output::new(signals));
@@ -76,6 +73,24 @@ pub(super) fn run(args: &QueryArgs) -> Result<ExitCode, RunError> {
         PrintError::Output(error) => RunError::Output(error),
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where SQLite sorts what has no room in memory. It makes files in it, and removes them at once.
+struct ScratchFolder(PathBuf);
+
+impl ScratchFolder {
+    fn new() -> io::Result<Self> {
+        tempfile::Builder::new().prefix("ipc-trace-").tempdir().map(|folder| Self(folder.keep()))
+    }
+}
+
+impl Drop for ScratchFolder {
+    fn drop(&mut self) {
+        // It can't be listed any more, as nothing can be opened; it is empty.
+        if let Err(error) = fs::remove_dir(&self.0) {
+            log::warn!("{} can't be removed: {error}", self.0.display());
+        }
+    }
 }
 
 /// The statement, its parameters, and the files.

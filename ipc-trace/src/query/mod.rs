@@ -22,6 +22,7 @@ mod tests;
 use std::{
     collections::BTreeSet,
     fmt,
+    path::Path,
     sync::{Arc, Mutex, PoisonError, mpsc::Receiver},
 };
 
@@ -217,13 +218,19 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    /// A database with the rows of a source.
+    /// A database with the rows of a source. `scratch`: the folder for what has no room in memory.
     ///
     /// # Errors
     /// SQLite can't begin.
-    pub(crate) fn new(source: Arc<dyn RowSource>) -> Result<Self, QueryError> {
+    pub(crate) fn new(
+        source: Arc<dyn RowSource>,
+        scratch: Option<&Path>,
+    ) -> Result<Self, QueryError> {
         let failed = |error| QueryError::of(error, "");
         let mut connection = Connection::open_in_memory().map_err(failed)?;
+        if let Some(scratch) = scratch.and_then(Path::to_str) {
+            connection.pragma_update(None, "temp_store_directory", scratch).map_err(failed)?;
+        }
         let reads = Arc::<Mutex<Reads>>::default();
         Self::prepare(&mut connection, &source, &reads).map_err(failed)?;
         Ok(Self { connection, source, reads })

@@ -134,9 +134,18 @@ fn shown(value: ValueRef<'_>) -> Shown {
     match value {
         ValueRef::Null => (NULL.to_owned(), false),
         ValueRef::Integer(number) => (number.to_string(), true),
-        ValueRef::Real(number) => (number.to_string(), true),
+        ValueRef::Real(number) => (real(number), true),
         ValueRef::Text(text) => (safe(text), false),
         ValueRef::Blob(bytes) => (hex(bytes), false),
+    }
+}
+
+/// A number with three decimals at most: more say nothing about a percentile.
+fn real(number: f64) -> String {
+    let text = format!("{number:.3}");
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
     }
 }
 

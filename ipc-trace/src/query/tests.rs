@@ -52,7 +52,7 @@ impl RowSource for FixedRows {
 }
 
 fn database(times: usize) -> Database {
-    Database::new(Arc::new(FixedRows { times, ends: Arc::default() })).unwrap()
+    Database::new(Arc::new(FixedRows { times, ends: Arc::default() }), None).unwrap()
 }
 
 /// Collects rows as text.
@@ -212,7 +212,7 @@ fn hostile_statements_are_bounded() {
 fn a_signal_ends_any_statement() {
     let ends = Arc::<AtomicBool>::default();
     let database =
-        Database::new(Arc::new(FixedRows { times: 1, ends: Arc::clone(&ends) })).unwrap();
+        Database::new(Arc::new(FixedRows { times: 1, ends: Arc::clone(&ends) }), None).unwrap();
     let signal = std::thread::spawn(move || {
         std::thread::sleep(std::time::Duration::from_millis(100));
         ends.store(true, Relaxed);
@@ -226,7 +226,7 @@ fn a_signal_ends_any_statement() {
 
 #[test]
 fn named_questions_are_complete() {
-    let database = Database::new(Arc::new(FixedRows { times: 1, ends: Arc::default() })).unwrap();
+    let database = database(1);
     for query in named::ALL {
         assert!(query.when().ends_with(['?', '.']), "{}: {}", query.name, query.when());
         let value = |param: &named::Param| param.default.unwrap_or("1").to_owned();

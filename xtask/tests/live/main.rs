@@ -50,6 +50,7 @@ mod objects;
 mod policy;
 mod preemption;
 mod processes;
+mod queries;
 mod recording_files;
 mod recordings;
 mod scenarios;
