@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rusqlite::{Connection, OpenFlags, Statement, config::DbConfig};
+use rusqlite::{Connection, OpenFlags, Statement};
 
 use super::{
     new_path::{NewFile, NewFolder},
@@ -93,7 +93,7 @@ impl SqliteFile {
             let has_all = |of: &&Table| {
                 of.name == *table && columns.iter().all(|one| of.place(one).is_some())
             };
-            if self.tables.iter().any(|of| has_all(&of)) {
+            if self.tables.iter().any(has_all) {
                 let (table, columns) = (quoted(table), columns.join(", "));
                 self.db.execute_batch(&format!("CREATE INDEX {index} ON {table} ({columns})"))?;
             }
@@ -131,7 +131,6 @@ fn open(path: &Path, scratch: &Path, tables: &[&'static Table]) -> rusqlite::Res
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     let db = Connection::open_with_flags(path, flags)?;
-    db.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     // The file is new, and is removed on a failure: it needs no journal.
     for (name, value) in [("journal_mode", "OFF"), ("locking_mode", "EXCLUSIVE")] {
         db.pragma_update_and_check(None, name, value, |_| Ok(()))?;
@@ -245,6 +244,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out.db");
         let mut file = SqliteFile::create(&path, &TABLES, || true).unwrap();
+        file.write(&FILES, &vec![row()]).unwrap();
+        // It needs no journal.
+        let journals = std::fs::read_dir(folder.path()).unwrap();
+        assert_eq!(journals.count(), 2);
         // A signal has come.
         let rows: Vec<_> = (0..20_000).map(|_| row()).collect();
         drop(file.write(&FILES, &rows));

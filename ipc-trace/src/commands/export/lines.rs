@@ -32,11 +32,12 @@ struct CountedLines {
 
 impl EmitEvent for CountedLines {
     fn emit(&mut self, event: &Event<'_>) {
-        match event {
-            Event::Ipc(_) => self.calls += 1,
-            // The sink shows one a minute.
-            Event::Status(status) if !status.minute => {}
-            _ => self.others += 1,
+        // The sink shows one status a minute.
+        let is_shown = !matches!(event, Event::Status(status) if !status.minute);
+        if matches!(event, Event::Ipc(_)) {
+            self.calls += 1;
+        } else if is_shown {
+            self.others += 1;
         }
         self.to.emit(event);
     }
@@ -137,10 +138,10 @@ pub(super) fn trace(export: &Export<'_>) -> Result<Worst, RunError> {
     if let Some(bar) = &out.bar {
         bar.finish_and_clear();
     }
-    let summary = out.writer.finish().map_err(|error| match error.kind() {
-        io::ErrorKind::BrokenPipe if export.is_stdout() => OutputError::Closed.into(),
-        _ if export.is_stdout() => OutputError::Failed(error).into(),
-        _ => export.failed(error),
+    let summary = out.writer.finish().map_err(|error| match export.is_stdout() {
+        true if error.kind() == io::ErrorKind::BrokenPipe => OutputError::Closed.into(),
+        true => OutputError::Failed(error).into(),
+        false => export.failed(error),
     })?;
     let bytes = export.keep(file)?;
     let counts = [

@@ -95,11 +95,9 @@ impl Export<'_> {
 
     /// Why the new file can't be written.
     fn failed(&self, source: io::Error) -> RunError {
-        let source = match source.kind() {
-            io::ErrorKind::AlreadyExists => {
-                io::Error::other("it exists; name a new one, or remove it")
-            }
-            _ => source,
+        let source = match source.kind() == io::ErrorKind::AlreadyExists {
+            true => io::Error::other("it exists; name a new one, or remove it"),
+            false => source,
         };
         RunError::File { path: self.path().to_owned(), source }
     }

@@ -72,7 +72,9 @@ pub(super) fn run(mut export: Export<'_>) -> Result<Worst, RunError> {
     let mut out = LineRows::new(to, progress);
     (export.replayer.lines, export.replayer.counts_by_second) = (true, true);
     export.replayer.replay(lines, None, &mut out)?;
-    let mut to = out.end().map_err(|error| export.failed(error))?;
+    // SQLite stops at a signal, too.
+    let failed = |error| export.check().err().unwrap_or_else(|| export.failed(error));
+    let mut to = out.end().map_err(failed)?;
     export.check()?;
 
     (export.replayer.lines, export.replayer.counts_by_second) = (false, false);
@@ -93,11 +95,8 @@ pub(super) fn run(mut export: Export<'_>) -> Result<Worst, RunError> {
         to.write(&FILES, files)?;
         to.finish()
     };
-    let summary = write().map_err(|error| match export.check() {
-        // Its indexes are not made then.
-        Err(interrupted) => interrupted,
-        Ok(()) => export.failed(error),
-    })?;
+    let failed = |error| export.check().err().unwrap_or_else(|| export.failed(error));
+    let summary = write().map_err(failed)?;
     if let Some(bar) = &progress.bar {
         bar.finish_and_clear();
     }

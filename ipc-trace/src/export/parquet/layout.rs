@@ -115,10 +115,9 @@ impl TableLayout {
 
     /// Whether a row is of this host and day. It is asked for each row, and making the text of a date takes long.
     pub(super) fn is_in(&self, row: &dyn Row, host: &str, day: DayOf) -> bool {
-        let is_of_host = self.host.is_some_and(|place| match row.cell(place) {
-            Cell::Text(text) => text == host,
-            _ => false,
-        });
+        let is_of_host = self
+            .host
+            .is_some_and(|place| matches!(row.cell(place), Cell::Text(text) if text == host));
         is_of_host && (self.date.is_none() || day.is_some() && self.day(row) == day)
     }
 

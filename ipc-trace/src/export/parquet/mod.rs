@@ -232,17 +232,9 @@ fn no_table() -> io::Error {
 
 /// The system's error, if there is one.
 fn failed(error: ParquetError) -> io::Error {
-    match error {
-        ParquetError::External(cause) => match cause.downcast::<io::Error>() {
-            Ok(error) => *error,
-            Err(cause) => io::Error::other(cause),
-        },
-        error @ (ParquetError::General(_)
-        | ParquetError::NYI(_)
-        | ParquetError::EOF(_)
-        | ParquetError::IndexOutOfBound(..)
-        | ParquetError::NeedMoreData(_)
-        | ParquetError::NeedMoreDataRange(_)
-        | _) => io::Error::other(error),
+    let ParquetError::External(cause) = error else { return io::Error::other(error) };
+    match cause.downcast::<io::Error>() {
+        Ok(error) => *error,
+        Err(cause) => io::Error::other(cause),
     }
 }

@@ -167,9 +167,9 @@ proptest! {
         let found = written(&rows, if is_small { SMALL } else { LIMITS });
         let mut expected: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for row in &rows {
-            let text = |place: usize| match row.cell(place) {
-                Cell::Text(text) => text.into_owned(),
-                other => panic!("{other:?}"),
+            let text = |place: usize| {
+                let Cell::Text(text) = row.cell(place) else { panic!("no text") };
+                text.into_owned()
             };
             let stored = ROWS.columns.iter().enumerate();
             let stored = stored.filter(|(_, column)| !["host", "date"].contains(&column.name));
