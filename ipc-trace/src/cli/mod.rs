@@ -72,6 +72,9 @@ pub(crate) enum CliCommand {
     Record(RecordArgs),
     /// Show the calls of a recording, as live would have
     Replay(ReplayArgs),
+    /// Ask recordings by SQL
+    #[cfg(feature = "sqlite")]
+    Query(QueryArgs),
     /// Convert recordings for other programs: SQL engines, Perfetto
     Export(ExportArgs),
     /// Say what is in a recording, or save what is whole of a damaged one
@@ -80,9 +83,6 @@ pub(crate) enum CliCommand {
         #[command(subcommand)]
         what: RecordingCommand,
     },
-    /// Ask recordings by SQL
-    #[cfg(feature = "sqlite")]
-    Query(QueryArgs),
     /// Check a policy, which allows or hides findings
     Policy {
         /// What to do with it

@@ -165,6 +165,7 @@ impl fmt::Display for QueryError {
 impl std::error::Error for QueryError {}
 
 impl QueryError {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "others say for themselves what they are")]
     fn of(error: Error, sql: &str) -> Self {
         match error {
             Error::SqlInputError { msg, offset, .. } => {
@@ -274,19 +275,21 @@ impl Database {
     ) -> Result<(), E> {
         let failed = |error| E::from(QueryError::of(error, sql));
         *of(&self.reads) = Reads { is_users: true, tables: BTreeSet::new() };
-        let prepared = self.connection.prepare(sql);
+        let mut statement = self.connection.prepare(sql).map_err(failed)?;
+        if statement.column_count() == 0 {
+            return Err(E::from(QueryError::Run("there is no SELECT".to_owned())));
+        }
+        bind(&mut statement, params, sql)?;
         let tables = {
             let mut reads = of(&self.reads);
             reads.is_users = false;
             std::mem::take(&mut reads.tables)
         };
-        let mut statement = prepared.map_err(failed)?;
-        if statement.column_count() == 0 {
-            return Err(E::from(QueryError::Run("there is no SELECT".to_owned())));
-        }
-        bind(&mut statement, params, sql)?;
-        self.fill(&tables).map_err(E::from)?;
-        let names: Vec<String> = statement.column_names().into_iter().map(Into::into).collect();
+        let filled = self.fill(&tables);
+        // Some tables of SQLite run a PRAGMA when they are read.
+        of(&self.reads).is_users = true;
+        filled.map_err(E::from)?;
+        let names: Vec<String> = statement.column_names().map(Into::into).collect();
         out.begin(&names)?;
         let mut rows = statement.raw_query();
         loop {

@@ -201,9 +201,9 @@ impl TakeRows for RowPrinter {
             RowFormat::Csv => {
                 let cells: Vec<_> = row
                     .iter()
-                    .map(|value| match value {
-                        ValueRef::Null => String::new(),
-                        value => field(&shown(*value).0),
+                    .map(|value| match *value == ValueRef::Null {
+                        true => String::new(),
+                        false => field(&shown(*value).0),
                     })
                     .collect();
                 self.line(&cells.join(","));
