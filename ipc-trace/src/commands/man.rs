@@ -194,6 +194,7 @@ mod tests {
                 "ipc-trace-doctor.1",
                 "ipc-trace-record.1",
                 "ipc-trace-replay.1",
+                "ipc-trace-export.1",
                 "ipc-trace-recording.1",
                 "ipc-trace-recording-info.1",
                 "ipc-trace-recording-repair.1",
