@@ -245,6 +245,12 @@ impl Messages {
         }
     }
 
+    /// How many sends and receives are kept.
+    #[cfg(test)]
+    pub(super) fn pending(&self) -> (usize, usize) {
+        (self.sends.calls.len(), self.receives.calls.len())
+    }
+
     /// Forgets all calls.
     pub(super) fn restart(&mut self) {
         let new = Self::new(self.sends.most, self.receives.most);
