@@ -259,6 +259,10 @@ impl Checked {
         assert_eq!(summary.instants, self.calls.len() as u64 - with_duration);
         assert_eq!((summary.marks, summary.others), (self.marks, self.others));
         assert_eq!(summary.flows, of_phase(&events, "s").count() as u64);
+        let TraceSummary { slices, instants, flows, marks, others, .. } = summary;
+        let all = slices + instants + 2 * flows + marks + others;
+        let metadata = of_phase(&events, "M").count() as u64;
+        assert_eq!(events.len() as u64, all + metadata);
         (events, summary)
     }
 }
@@ -301,8 +305,17 @@ fn recordings_become_timelines_with_each_call_once() {
     assert!(processes.count() > 1);
     let marks = events.iter().filter(|event| event["cat"] == "finding");
     assert_eq!(marks.filter(|mark| mark["name"] == "foreign-object").count(), 4);
-    // Each receive that succeeded.
+    // Each receive that succeeded has an arrow, from the send of as many bytes.
     assert_eq!(summary.flows, 5);
+    let slices = slices(&events);
+    let around = |end: &Value| {
+        let mut all = slices[&track(end)].iter();
+        let time = ns(end, "ts");
+        all.find(|(start, end, _)| (*start..=*end).contains(&time)).unwrap().2["args"].clone()
+    };
+    for (from, to) in of_phase(&events, "s").zip(of_phase(&events, "f")) {
+        assert_eq!(around(from)["arguments"]["msg_len"], around(to)["ret"]);
+    }
     let (_, summary) = timeline("1-file.rec");
     // All that can block failed.
     assert_eq!((summary.slices, summary.instants, summary.flows), (11, 29, 0));

@@ -18,13 +18,15 @@ struct QueueCalls {
     file: SharedFile,
     writer: TraceWriter<SharedFile>,
     calls: u32,
+    /// How long their messages are
+    bytes: u64,
 }
 
 impl QueueCalls {
     fn new() -> Self {
         let file = SharedFile::default();
         let writer = TraceWriter::new(file.clone());
-        Self { file, writer, calls: 0 }
+        Self { file, writer, calls: 0, bytes: 8 }
     }
 
     /// A call from one time to another. Returns the number of its thread.
@@ -47,7 +49,7 @@ impl QueueCalls {
         ipc.time.0 += Duration::from_micros(to);
         ipc.duration_ns = Some((to - from) * 1000);
         ipc.error = error.map(CallError);
-        ipc.ret = Some(error.map_or(8, |error| -i64::from(error)));
+        ipc.ret = Some(error.map_or(self.bytes as i64, |error| -i64::from(error)));
         ipc.object.ipc_ns = Some(IpcNsRef { inum: ipc.ipc_ns.inum, r#gen: ipc.ipc_ns.r#gen });
         if op.object_kind() == ObjectKind::Mq {
             ipc.object.name = Some(queue.into());
@@ -56,11 +58,13 @@ impl QueueCalls {
         }
         #[expect(clippy::wildcard_enum_match_arm, reason = "others pass no messages")]
         match &mut ipc.args {
-            Args::Msgsnd { mtype, .. } => *mtype = class,
+            Args::Msgsnd { mtype, msgsz, .. } => (*mtype, *msgsz) = (class, self.bytes),
             Args::Msgrcv { mtype, msgtyp, msgflg, .. } => {
                 (*mtype, *msgtyp, msgflg.bits) = (class, Some(0), 0);
             }
-            Args::MqSend { msg_prio, .. } => *msg_prio = class.unwrap() as u32,
+            Args::MqSend { msg_prio, msg_len, .. } => {
+                (*msg_prio, *msg_len) = (class.unwrap() as u32, self.bytes);
+            }
             Args::MqReceive { msg_prio, .. } => *msg_prio = class.map(|class| class as u32),
             args => panic!("{args:?}"),
         }
@@ -231,6 +235,9 @@ fn calls_without_an_entry_have_no_arrow() {
     let mut calls = QueueCalls::new();
     let mut ipc = every_operation().into_iter().find(|one| one.op == OpName(Op::MqSend)).unwrap();
     (ipc.ret, ipc.error, ipc.duration_ns) = (Some(0), None, None);
+    if let Args::MqSend { msg_len, .. } = &mut ipc.args {
+        *msg_len = calls.bytes;
+    }
     ipc.object.name = Some("jobs".into());
     ipc.object.ipc_ns = Some(IpcNsRef { inum: ipc.ipc_ns.inum, r#gen: ipc.ipc_ns.r#gen });
     calls.writer.event(&Event::Ipc(ipc));
@@ -238,6 +245,39 @@ fn calls_without_an_entry_have_no_arrow() {
     // The first one has its message nonetheless.
     let receives = [5, 7].map(|at| calls.call(Op::MqReceive, (at, at + 1), Some(5)));
     assert_eq!(calls.arrows(), [(send, receives[1])]);
+}
+
+#[test]
+fn message_is_as_long_as_it_was_sent() {
+    let mut calls = QueueCalls::new();
+    calls.call(Op::Msgsnd, (1, 2), Some(1));
+    let other = calls.call(Op::Msgsnd, (3, 4), Some(2));
+    calls.bytes = 9;
+    let send = calls.call(Op::Msgsnd, (5, 6), Some(1));
+    // A message of before, and the one whose receive is known.
+    calls.bytes = 7;
+    calls.call(Op::Msgrcv, (7, 8), Some(1));
+    calls.bytes = 9;
+    let receive = calls.call(Op::Msgrcv, (9, 10), Some(1));
+    // The first one was received before: messages of a type are in order.
+    calls.bytes = 8;
+    calls.call(Op::Msgrcv, (11, 12), Some(1));
+    let last = calls.call(Op::Msgrcv, (13, 14), None);
+    assert_eq!(calls.arrows(), [(send, receive), (other, last)]);
+}
+
+#[test]
+fn order_of_sends_at_the_same_time_is_not_known() {
+    let mut calls = QueueCalls::new();
+    let sends = [8, 9].map(|bytes| {
+        calls.bytes = bytes;
+        calls.call(Op::Msgsnd, (1, bytes), Some(1))
+    });
+    let receives = [9, 8].map(|bytes| {
+        calls.bytes = bytes;
+        calls.call(Op::Msgrcv, (30 - bytes, 40 - bytes), Some(1))
+    });
+    assert_eq!(calls.arrows(), [(sends[1], receives[0]), (sends[0], receives[1])]);
 }
 
 /// Whatever the order of calls, no more of them are kept than the bounds say.
