@@ -61,7 +61,7 @@ pub(crate) use folder::NewFolder;
 #[cfg(any(feature = "sqlite", feature = "parquet"))]
 mod folder {
     use std::{
-        fs::{self, DirBuilder, File, OpenOptions},
+        fs::{self, DirBuilder, OpenOptions},
         io,
         os::{
             fd::OwnedFd,
@@ -105,7 +105,7 @@ mod folder {
         /// # Errors
         /// It exists, or can't be made.
         #[cfg(feature = "parquet")]
-        pub(crate) fn create_file(&mut self, within: &Path) -> io::Result<File> {
+        pub(crate) fn create_file(&mut self, within: &Path) -> io::Result<fs::File> {
             use nix::{
                 errno::Errno,
                 fcntl::{OFlag, openat},

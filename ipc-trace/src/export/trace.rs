@@ -266,7 +266,7 @@ impl<W: io::Write> TraceWriter<W> {
             arguments: &ipc.args,
         };
         end_with(out, &args);
-        if let Some(matched) = self.messages.call(ipc, MessageCall { track, start, end: time }) {
+        if let Some(matched) = self.messages.call(ipc, MessageCall::new(track, start, time)) {
             self.flow(&matched);
         }
     }

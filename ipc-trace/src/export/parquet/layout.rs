@@ -9,6 +9,7 @@ use parquet::{
     },
     errors::ParquetError,
     file::{
+        metadata::KeyValue,
         properties::{EnabledStatistics, WriterProperties},
         writer::SerializedFileWriter,
     },
@@ -59,7 +60,8 @@ impl TableLayout {
         let mut properties = WriterProperties::builder()
             .set_created_by(concat!("ipc-trace version ", env!("CARGO_PKG_VERSION")).to_owned())
             .set_compression(Compression::ZSTD(ZstdLevel::try_new(LEVEL)?))
-            .set_statistics_enabled(EnabledStatistics::Page);
+            .set_statistics_enabled(EnabledStatistics::Page)
+            .set_key_value_metadata(Some(docs(table)));
         for (_, column) in stored() {
             let path = ColumnPath::from(column.name);
             if matches!(column.kind, ColumnType::Integer | ColumnType::Time) {
@@ -127,6 +129,14 @@ impl TableLayout {
             _ => None,
         }
     }
+}
+
+/// What a row is, and what its columns have: a file says it.
+fn docs(table: &Table) -> Vec<KeyValue> {
+    let doc = |name: String, doc: &str| KeyValue::new(name, doc.trim().to_owned());
+    let columns = table.columns.iter();
+    let columns = columns.map(|column| doc(format!("{}.{}", table.name, column.name), column.doc));
+    [doc(table.name.to_owned(), table.doc)].into_iter().chain(columns).collect()
 }
 
 fn field(column: &TableColumn) -> Result<Type, ParquetError> {

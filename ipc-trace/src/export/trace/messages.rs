@@ -1,8 +1,8 @@
 //! Which receive took which message: sends and receives that are not matched yet.
 //!
 //! The kernel says what a receive took only by its type (System V) or its priority (POSIX). The rest follows from the
-//! order: within a type or a priority, the oldest message goes first. A match that the times rule out is never made. What
-//! can't be known is a message of before the start, or one that was lost: such messages are counted for each queue
+//! order: within a type or a priority, the oldest message goes first. A match that the times or the lengths rule out is
+//! never made. What can't be known is a message of before the start, or one that was lost: such messages are counted for each queue
 //! (`unknown`), and go before those that are known.
 
 use std::{
@@ -31,6 +31,10 @@ const ENOMSG: CallError = CallError(42);
 const ETIMEDOUT: CallError = CallError(110);
 /// The flag of a receive that leaves the message in its queue (include/uapi/linux/msg.h).
 const MSG_COPY: u64 = 0o40000;
+/// The flag of a receive that cuts a message that is too long.
+const MSG_NOERROR: u64 = 0o10000;
+/// How many sends are compared with a receive. Others are skipped only after a loss that wasn't noticed.
+const MOST_COMPARED: usize = 32;
 
 /// A queue, within one run.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -77,6 +81,20 @@ pub(super) struct MessageCall {
     pub start: Option<i64>,
     /// When it returned
     pub end: i64,
+    /// How long its message is
+    bytes: u64,
+    /// Whether the message may have been longer
+    is_cut: bool,
+}
+
+impl MessageCall {
+    pub(super) const fn new(track: TrackRef, start: Option<i64>, end: i64) -> Self {
+        Self { track, start, end, bytes: 0, is_cut: false }
+    }
+
+    const fn with_bytes(self, bytes: u64, is_cut: bool) -> Self {
+        Self { bytes, is_cut, ..self }
+    }
 }
 
 /// A send, and the receive that took its message.
@@ -123,24 +141,29 @@ impl QueueBacklog {
         self.order.first().map(|(number, _)| *number)
     }
 
-    /// The oldest one of a class.
-    fn oldest_of(&self, class: MessageClass) -> Option<u64> {
-        let (_, number) = self.classes.range((class, 0)..=(class, u64::MAX)).next()?;
-        Some(*number)
+    fn of_class(&self, class: MessageClass) -> impl Iterator<Item = u64> {
+        let numbers = self.classes.range((class, 0)..=(class, u64::MAX));
+        numbers.map(|(_, number)| *number)
     }
 
-    /// The oldest one that can be of a class.
-    fn oldest_like(&self, class: MessageClass) -> Option<u64> {
-        match class {
-            None => self.oldest(),
-            Some(_) => self.oldest_of(class).into_iter().chain(self.oldest_of(None)).min(),
-        }
-    }
-
-    /// The oldest one of the highest class.
-    fn highest(&self) -> Option<u64> {
-        let (class, _) = self.classes.last()?;
-        self.oldest_of(*class)
+    /// Those that can be of a class, the oldest first; if it isn't known and there are priorities, those of the highest.
+    fn candidates(&self, class: MessageClass, priorities: bool) -> impl Iterator<Item = u64> {
+        let (any, first, second) = match (class, priorities) {
+            (Some(_), _) => (None, Some(self.of_class(class)), Some(self.of_class(None))),
+            (None, true) => {
+                let highest = self.classes.last().map(|(class, _)| self.of_class(*class));
+                (None, highest, None)
+            }
+            (None, false) => (Some(self.order.iter().map(|(number, _)| *number)), None, None),
+        };
+        let mut first = first.into_iter().flatten().peekable();
+        let mut second = second.into_iter().flatten().peekable();
+        let merged = std::iter::from_fn(move || match (first.peek(), second.peek()) {
+            (Some(one), Some(other)) if one > other => second.next(),
+            (None, _) => second.next(),
+            (Some(_), _) => first.next(),
+        });
+        any.into_iter().flatten().chain(merged)
     }
 }
 
@@ -203,21 +226,44 @@ impl Backlog {
         self.calls.get(&number).map(|(_, _, call)| call)
     }
 
-    /// Takes the call that a query of its queue finds, if it meets a condition.
-    fn take_if(
-        &mut self,
+    /// Finds the first candidate that meets a condition.
+    fn find(
+        &self,
         queue: &MessageQueue,
-        find: impl FnOnce(&QueueBacklog) -> Option<u64>,
-        condition: impl FnOnce(&MessageCall) -> bool,
-    ) -> Option<MessageCall> {
-        let number = self.queues.get(queue).and_then(find)?;
-        self.get(number).is_some_and(condition).then(|| self.take(number))?
+        (class, priorities): (MessageClass, bool),
+        condition: impl Fn(&MessageCall) -> bool,
+    ) -> Option<(u64, MessageCall)> {
+        let candidates = self.queues.get(queue)?.candidates(class, priorities);
+        let mut calls =
+            candidates.take(MOST_COMPARED).filter_map(|number| Some((number, *self.get(number)?)));
+        calls.find(|(_, call)| condition(call))
+    }
+
+    /// Takes a call, and those of its class that had returned when it entered: these go before it. Of calls at the same
+    /// time, the order isn't known.
+    fn take_in_order(&mut self, number: u64) {
+        let Some((queue, class, call)) = self.calls.get(&number) else { return };
+        let of_class = self.queues.get(queue).into_iter().flat_map(|all| all.of_class(*class));
+        let is_before = |older: &u64| {
+            self.get(*older).is_some_and(|older| call.start.is_some_and(|start| older.end <= start))
+        };
+        let older: Vec<u64> =
+            of_class.take_while(|older| *older < number).filter(is_before).collect();
+        for number in older.into_iter().chain([number]) {
+            self.take(number);
+        }
     }
 }
 
-/// Whether a message that is sent by one call can be taken by the other.
-fn is_possible(send: &MessageCall, receive: &MessageCall) -> bool {
+/// Whether a send began before a receive ended.
+fn is_in_time(send: &MessageCall, receive: &MessageCall) -> bool {
     send.start.is_none_or(|start| start < receive.end)
+}
+
+/// Whether the message of a send can be the one that a receive took.
+fn is_possible(send: &MessageCall, receive: &MessageCall) -> bool {
+    let fits = send.bytes == receive.bytes || receive.is_cut && send.bytes > receive.bytes;
+    fits && is_in_time(send, receive)
 }
 
 /// All sends and receives that are not matched yet.
@@ -245,6 +291,12 @@ impl Messages {
         }
     }
 
+    /// How many sends and receives are kept.
+    #[cfg(test)]
+    pub(super) fn pending(&self) -> (usize, usize) {
+        (self.sends.calls.len(), self.receives.calls.len())
+    }
+
     /// Forgets all calls.
     pub(super) fn restart(&mut self) {
         let new = Self::new(self.sends.most, self.receives.most);
@@ -257,21 +309,25 @@ impl Messages {
             return None;
         }
         let succeeded = ipc.error.is_none() && ipc.ret.is_some();
+        let received = ipc.ret.and_then(|ret| u64::try_from(ret).ok()).unwrap_or(0);
         let priorities = ipc.op.0 == Op::MqReceive;
         #[expect(clippy::wildcard_enum_match_arm, reason = "others pass no messages")]
         match ipc.args {
-            Args::Msgsnd { mtype, .. } if succeeded => {
-                self.send(MessageQueue::of_call(ipc)?, mtype, call)
+            Args::Msgsnd { mtype, msgsz, .. } if succeeded => {
+                self.send(MessageQueue::of_call(ipc)?, mtype, call.with_bytes(msgsz, false))
             }
-            Args::MqSend { msg_prio, .. } if succeeded => {
-                self.send(MessageQueue::of_call(ipc)?, Some(i64::from(msg_prio)), call)
+            Args::MqSend { msg_prio, msg_len, .. } if succeeded => {
+                let class = Some(i64::from(msg_prio));
+                self.send(MessageQueue::of_call(ipc)?, class, call.with_bytes(msg_len, false))
             }
             Args::Msgrcv { msgflg, .. } if msgflg.bits & MSG_COPY != 0 => None,
-            Args::Msgrcv { mtype, .. } if succeeded => {
+            Args::Msgrcv { mtype, msgsz, msgflg, .. } if succeeded => {
+                let is_cut = msgflg.bits & MSG_NOERROR != 0 && received == msgsz;
+                let call = call.with_bytes(received, is_cut);
                 self.receive(MessageQueue::of_call(ipc)?, mtype, priorities, call)
             }
             Args::MqReceive { msg_prio, .. } if succeeded => {
-                let class = msg_prio.map(i64::from);
+                let (class, call) = (msg_prio.map(i64::from), call.with_bytes(received, false));
                 self.receive(MessageQueue::of_call(ipc)?, class, priorities, call)
             }
             Args::Msgrcv { msgtyp: Some(0), .. } if ipc.error == Some(ENOMSG) => {
@@ -293,14 +349,11 @@ impl Messages {
         send: MessageCall,
     ) -> Option<MessageMatch> {
         // Receives that returned before took messages that are unknown.
-        let earlier = self.receives.take_while(&queue, |receive| !is_possible(&send, receive));
+        let earlier = self.receives.take_while(&queue, |receive| !is_in_time(&send, receive));
         self.take_unknown(&queue, earlier);
-        let receive = self.receives.take_if(
-            &queue,
-            |backlog| backlog.oldest_like(class),
-            |receive| is_possible(&send, receive),
-        );
-        if let Some(receive) = receive {
+        let receive = self.receives.find(&queue, (class, false), |one| is_possible(&send, one));
+        if let Some((number, receive)) = receive {
+            self.receives.take(number);
             return Some(MessageMatch { send, receive });
         }
         if let Some(queue) = self.sends.push(queue, class, send) {
@@ -319,24 +372,20 @@ impl Messages {
     ) -> Option<MessageMatch> {
         self.apply_empty(&queue, &receive);
         let unknown = self.unknown.get(&queue).copied().unwrap_or(0);
-        let find = |backlog: &QueueBacklog| match class {
-            None if priorities => backlog.highest(),
-            _ => backlog.oldest_like(class),
-        };
-        let mut is_other = false;
-        let send = self.sends.take_if(&queue, find, |send| {
-            // A receive that the send woke found no older message.
-            let woken = receive.start.is_some_and(|start| start < send.end);
-            is_other = is_possible(send, &receive) && unknown > 0 && !woken;
-            is_possible(send, &receive) && !is_other
-        });
-        if let Some(send) = send {
-            return Some(MessageMatch { send, receive });
-        }
-        if is_other {
-            self.take_unknown(&queue, 1);
-        } else if let Some(queue) = self.receives.push(queue, class, receive) {
-            self.take_unknown(&queue, 1);
+        let send = self.sends.find(&queue, (class, priorities), |one| is_possible(one, &receive));
+        // A receive that the send woke found no older message.
+        let is_woken = |send: &MessageCall| receive.start.is_some_and(|start| start < send.end);
+        match send {
+            Some((number, send)) if unknown == 0 || is_woken(&send) => {
+                self.sends.take_in_order(number);
+                return Some(MessageMatch { send, receive });
+            }
+            Some(_) => self.take_unknown(&queue, 1),
+            None => {
+                if let Some(queue) = self.receives.push(queue, class, receive) {
+                    self.take_unknown(&queue, 1);
+                }
+            }
         }
         None
     }
