@@ -24,7 +24,9 @@ use crate::{
         value::{OpName, OsBytes, Timestamp},
     },
     input::Begin,
-    recording::reader::{NextPart, OpenRecordings, ReadStart, RecordingPart, RecordingReader},
+    recording::reader::{
+        NextPart, OrderedRecordings, ReadStart, RecordingPart, RecordingReader, open_files,
+    },
     sinks::text::fixtures::every_operation,
 };
 
@@ -270,7 +272,8 @@ impl Checked {
 /// The timeline of a stored recording.
 fn timeline(name: &str) -> (Vec<Value>, TraceSummary) {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../xtask/tests/live/fixtures");
-    let opened = OpenRecordings::open(&[fixtures.join(name)], false, ReadStart::Begin).unwrap();
+    let files = open_files(&[fixtures.join(name)]).unwrap();
+    let opened = OrderedRecordings::new(&files, false, ReadStart::Begin).unwrap();
     let mut reader = RecordingReader::start(opened).unwrap();
     let mut out = Checked::new("host");
     let mut engine = None;
