@@ -101,7 +101,7 @@ fn asked(args: &QueryArgs) -> Result<Asked, RunError> {
     let mut words = args.words.iter();
     let sql = match &args.named {
         Some(name) => {
-            let known = NamedQuery::of(name).ok_or_else(|| {
+            let known = NamedQuery::find(name).ok_or_else(|| {
                 RunError::Given(format!("--named {name}: there is no such question; see --list"))
             })?;
             for param in known.params() {

@@ -38,7 +38,7 @@ pub(crate) enum Value {
 
 /// How a column is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Comparison {
+pub(crate) enum ColumnComparison {
     /// `=`
     Equal,
     /// `>` and `>=`
@@ -47,7 +47,7 @@ pub(crate) enum Comparison {
     UpTo,
 }
 
-impl Comparison {
+impl ColumnComparison {
     /// Its sign in the index string.
     pub(super) const fn sign(self) -> char {
         match self {
@@ -83,7 +83,7 @@ impl Comparison {
 
 impl Conditions {
     /// Adds a condition. One that isn't understood adds nothing.
-    pub(super) fn add(&mut self, column: &str, comparison: Comparison, value: Value) {
+    pub(super) fn add(&mut self, column: &str, comparison: ColumnComparison, value: Value) {
         match (column, value) {
             ("time_ns", Value::Integer(ns)) => self.add_time(comparison, (ns, ns)),
             ("time" | "date", Value::Text(text)) => {
@@ -103,11 +103,11 @@ impl Conditions {
     }
 
     /// `first`, `last`: the times for which the value may stand.
-    fn add_time(&mut self, comparison: Comparison, (first, last): (i64, i64)) {
-        if comparison != Comparison::UpTo {
+    fn add_time(&mut self, comparison: ColumnComparison, (first, last): (i64, i64)) {
+        if comparison != ColumnComparison::UpTo {
             self.since_ns = Some(self.since_ns.map_or(first, |since| since.max(first)));
         }
-        if comparison != Comparison::From {
+        if comparison != ColumnComparison::From {
             self.until_ns = Some(self.until_ns.map_or(last, |until| until.min(last)));
         }
         self.is_none |= matches!((self.since_ns, self.until_ns), (Some(a), Some(b)) if a > b);
@@ -201,19 +201,19 @@ mod tests {
     #[test]
     fn conditions_narrow_and_can_contradict() {
         let mut all = Conditions::default();
-        all.add("time_ns", Comparison::From, Value::Integer(10));
-        all.add("time_ns", Comparison::From, Value::Integer(5));
-        all.add("time_ns", Comparison::UpTo, Value::Integer(20));
+        all.add("time_ns", ColumnComparison::From, Value::Integer(10));
+        all.add("time_ns", ColumnComparison::From, Value::Integer(5));
+        all.add("time_ns", ColumnComparison::UpTo, Value::Integer(20));
         assert_eq!((all.since_ns, all.until_ns, all.is_none), (Some(10), Some(20), false));
         assert!(
             all.wants_time(10) && all.wants_time(20) && !all.wants_time(9) && !all.wants_time(21)
         );
-        all.add("pid", Comparison::Equal, Value::Text("no number".to_owned()));
+        all.add("pid", ColumnComparison::Equal, Value::Text("no number".to_owned()));
         assert_eq!(all.pid, None);
-        all.add("op", Comparison::Equal, Value::Text("semop".to_owned()));
-        all.add("op", Comparison::Equal, Value::Text("semop".to_owned()));
+        all.add("op", ColumnComparison::Equal, Value::Text("semop".to_owned()));
+        all.add("op", ColumnComparison::Equal, Value::Text("semop".to_owned()));
         assert!(!all.is_none);
-        all.add("op", Comparison::Equal, Value::Text("msgsnd".to_owned()));
+        all.add("op", ColumnComparison::Equal, Value::Text("msgsnd".to_owned()));
         assert!(all.is_none);
     }
 }

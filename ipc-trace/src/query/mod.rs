@@ -48,7 +48,7 @@ const MAX_HEAP: i64 = 400 << 20;
 const SORT_KIB: i64 = 64 << 10;
 /// The longest value, in bytes.
 const MAX_VALUE: i32 = 64 << 20;
-/// How many of SQLite's steps are between two looks at whether to go on.
+/// How many of SQLite's steps are between two checks whether to go on.
 const STEPS: i32 = 10_000;
 
 /// The view of who touched whose objects.
@@ -166,7 +166,7 @@ impl std::error::Error for QueryError {}
 
 impl QueryError {
     #[expect(clippy::wildcard_enum_match_arm, reason = "others say for themselves what they are")]
-    fn of(error: Error, sql: &str) -> Self {
+    fn from_sqlite(error: Error, sql: &str) -> Self {
         match error {
             Error::SqlInputError { msg, offset, .. } => {
                 Self::Sql { message: msg, sql: sql.to_owned(), at: usize::try_from(offset).ok() }
@@ -207,7 +207,7 @@ struct Reads {
     tables: BTreeSet<String>,
 }
 
-fn of<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -227,7 +227,7 @@ impl Database {
         source: Arc<dyn RowSource>,
         scratch: Option<&Path>,
     ) -> Result<Self, QueryError> {
-        let failed = |error| QueryError::of(error, "");
+        let failed = |error| QueryError::from_sqlite(error, "");
         let mut connection = Connection::open_in_memory().map_err(failed)?;
         if let Some(scratch) = scratch.and_then(Path::to_str) {
             connection.pragma_update(None, "temp_store_directory", scratch).map_err(failed)?;
@@ -273,21 +273,21 @@ impl Database {
         params: &[(String, String)],
         out: &mut impl TakeRows<Error = E>,
     ) -> Result<(), E> {
-        let failed = |error| E::from(QueryError::of(error, sql));
-        *of(&self.reads) = Reads { is_users: true, tables: BTreeSet::new() };
+        let failed = |error| E::from(QueryError::from_sqlite(error, sql));
+        *locked(&self.reads) = Reads { is_users: true, tables: BTreeSet::new() };
         let mut statement = self.connection.prepare(sql).map_err(failed)?;
         if statement.column_count() == 0 {
             return Err(E::from(QueryError::Run("there is no SELECT".to_owned())));
         }
         bind(&mut statement, params, sql)?;
         let tables = {
-            let mut reads = of(&self.reads);
+            let mut reads = locked(&self.reads);
             reads.is_users = false;
             std::mem::take(&mut reads.tables)
         };
         let filled = self.fill(&tables);
         // Some tables of SQLite run a PRAGMA when they are read.
-        of(&self.reads).is_users = true;
+        locked(&self.reads).is_users = true;
         filled.map_err(E::from)?;
         let names: Vec<String> = statement.column_names().map(Into::into).collect();
         out.begin(&names)?;
@@ -334,7 +334,7 @@ impl Database {
             }
             self.connection.execute_batch("COMMIT")
         };
-        insert().map_err(|error| QueryError::of(error, &sql))
+        insert().map_err(|error| QueryError::from_sqlite(error, &sql))
     }
 }
 
@@ -345,7 +345,7 @@ fn bind<E: From<QueryError>>(
     sql: &str,
 ) -> Result<(), E> {
     let run = |message: String| E::from(QueryError::Run(message));
-    let failed = |error| E::from(QueryError::of(error, sql));
+    let failed = |error| E::from(QueryError::from_sqlite(error, sql));
     for (name, value) in params {
         let place = statement.parameter_index(&format!(":{name}")).map_err(failed)?;
         let Some(place) = place else {
@@ -393,7 +393,7 @@ pub(crate) trait TakeRows {
 
 /// What a statement of the user may do: read.
 fn authorize(reads: &Mutex<Reads>, context: &AuthContext<'_>) -> Authorization {
-    let mut reads = of(reads);
+    let mut reads = locked(reads);
     if !reads.is_users {
         return Authorization::Allow;
     }

@@ -55,7 +55,7 @@ impl NamedQuery {
     }
 
     /// The question of a name.
-    pub(crate) fn of(name: &str) -> Option<&'static Self> {
+    pub(crate) fn find(name: &str) -> Option<&'static Self> {
         ALL.iter().find(|one| one.name == name)
     }
 }

@@ -15,7 +15,7 @@ use rusqlite::{
 
 use super::{
     RowSource, RowStream, StreamRow, StreamTable,
-    conditions::{Comparison, Conditions, Value},
+    conditions::{ColumnComparison, Conditions, Value},
     schema,
 };
 use crate::rows::{Cell, Row as _};
@@ -96,7 +96,7 @@ unsafe impl<'vtab> VTab<'vtab> for StreamVTab {
             if !constraint.is_usable() {
                 continue;
             }
-            if let Some(comparison) = Comparison::used(column.name, constraint.operator()) {
+            if let Some(comparison) = ColumnComparison::used(column.name, constraint.operator()) {
                 plan.extend([column.name, ","]);
                 plan.insert(plan.len() - 1, comparison.sign());
                 used.push(at);
@@ -156,7 +156,7 @@ impl StreamCursor {
                 }
                 ValueRef::Real(_) | ValueRef::Blob(_) => continue,
             };
-            if let Some(comparison) = Comparison::of_sign(sign) {
+            if let Some(comparison) = ColumnComparison::of_sign(sign) {
                 conditions.add(column, comparison, value);
             }
         }

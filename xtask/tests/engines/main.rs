@@ -191,9 +191,9 @@ fn engines_agree() {
 
 /// The values of an object, in its order, as the line of a row.
 fn values(object: &str) -> String {
-    struct Members;
+    struct ObjectValues;
 
-    impl<'de> Visitor<'de> for Members {
+    impl<'de> Visitor<'de> for ObjectValues {
         type Value = Vec<Value>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -210,7 +210,7 @@ fn values(object: &str) -> String {
     }
 
     let mut members = serde_json::Deserializer::from_str(object);
-    Value::Array(members.deserialize_map(Members).unwrap()).to_string()
+    Value::Array(members.deserialize_map(ObjectValues).unwrap()).to_string()
 }
 
 /// A line for each row, which shows a difference better.

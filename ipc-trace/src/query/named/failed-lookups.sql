@@ -1,4 +1,4 @@
--- A program can't find its object, or somebody guesses: which keys and names were looked up in vain, and by whom?
+-- A program can't find its object, or somebody guesses: which lookups of keys and names failed, and by whom?
 SELECT
   host, ipc_ns, container, comm, pid, op, coalesce(object_key, object_name) AS key_or_name, error,
   count(*) AS lookups, min(time) AS first, max(time) AS last

@@ -596,6 +596,5 @@ fn many_counts_are_recorded_early() {
     }
     fed.finish().unwrap();
     assert_eq!(count_blocks(&file), 3);
-    let file = [file];
-    assert_eq!(recorded(&file), Some(replayed(&file)));
+    assert_eq!(recorded(std::slice::from_ref(&file)), Some(replayed(&[file])));
 }
