@@ -262,6 +262,9 @@ impl OrderedRecordings {
         host: Option<&str>,
         until: Option<i128>,
     ) -> Result<(), ReadError> {
+        /// A call is recorded when it is read from the ring, and that may be long after it returned.
+        const SLACK_NS: i128 = 60_000_000_000;
+        let until = until.map(|until| until + SLACK_NS);
         let mut all = Vec::new();
         for file in std::mem::take(&mut self.files) {
             let is_other = host.is_some() && file.host.as_deref() != host;
