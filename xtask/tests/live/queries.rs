@@ -110,6 +110,19 @@ fn rows_are_the_lines_and_counts_add_up() {
     for (row, expected) in part.iter().zip(&within) {
         assert_eq!(&row, expected);
     }
+    // As replay shows that part, with numbers of its own.
+    let [since, until] =
+        [found.len() / 3, found.len() / 2].map(|at| found[at]["time"].as_str().unwrap());
+    let mut replay = program();
+    replay.args(["replay", "-o", "json", "--since", since, "--until", until]).args(&files);
+    let replayed = parse_lines(&replay.output().unwrap().stdout);
+    let times =
+        |lines: &[&Value]| lines.iter().map(|line| line["time"].clone()).collect::<Vec<_>>();
+    let (mut shown, mut expected) = (times(&of_type(&replayed, "ipc")), times(&within));
+    shown.sort_by_key(ToString::to_string);
+    expected.sort_by_key(ToString::to_string);
+    assert_eq!(shown.len(), expected.len());
+    assert!(shown == expected);
     let semops = within.iter().filter(|row| row["op"] == "semop").count();
     let sql = format!(
         "SELECT count(*) AS n FROM calls WHERE op = 'semop' AND time_ns >= {from} AND time_ns <= {to}"

@@ -88,6 +88,22 @@ impl Range {
     }
 }
 
+/// The order of calls in a recording is that in which they were read from the ring. One that returned this long before
+/// another one does not come after it: batches are sent once a second.
+const DISORDER_NS: u64 = 3_000_000_000;
+/// The longest that a call waits to be read, if no other one comes.
+const IDLE_NS: u64 = 60_000_000_000;
+
+/// Whether an input is of calls that returned up to a time.
+fn is_until(input: &Input<'_>, until: u64) -> bool {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "others are no calls")]
+    match input {
+        Input::Call(call) | Input::Change(call) => call.record.boot_ns <= until,
+        Input::Batch(batch) => batch.boot_ns() <= until,
+        _ => false,
+    }
+}
+
 /// A run that is replayed.
 struct ReplayedRun {
     engine: Engine,
@@ -100,6 +116,10 @@ struct ReplayedRun {
     is_fed: bool,
     /// Whether its last input was fed
     finished: bool,
+    /// Whether the range is over, but for calls that are still to come: the watermark is that of the control ring
+    is_late: bool,
+    /// As in [`Replayer`]
+    numbers_all: bool,
     /// Whether not all of the run is shown: the recorded counters are those of the whole run
     is_part: bool,
     /// The calls in the range of time, if there is one, by the operation's number
@@ -188,28 +208,41 @@ impl ReplayedRun {
     fn feed(&mut self, input: &Input<'_>, out: &mut RangeOutput<'_>) {
         self.is_fed = true;
         let (since, until) = self.times;
+        let is_late_in = |boot_ns: u64| self.is_late && boot_ns > until.saturating_add(DISORDER_NS);
         #[expect(clippy::wildcard_enum_match_arm, reason = "others don't end a range")]
         match input {
             _ if self.finished => return,
             Input::Read { now, watermark } => {
-                self.now = *now;
-                if *watermark > until {
-                    self.finish(out);
-                    return;
+                let was_late = self.is_late;
+                self.is_late |= *watermark > until;
+                if self.is_late && *now > until.saturating_add(IDLE_NS) {
+                    return self.finish(out);
                 }
-                out.shows = *now >= since;
+                out.shows = *now >= since && !self.is_late;
+                if !was_late || self.numbers_all {
+                    self.now = *now;
+                }
             }
+            Input::Call(call) | Input::Change(call) if is_late_in(call.record.boot_ns) => {
+                return self.finish(out);
+            }
+            Input::Batch(batch) if is_late_in(batch.boot_ns()) => return self.finish(out),
             Input::Call(call) | Input::Change(call) => {
                 out.shows = (since..=until).contains(&call.record.boot_ns);
                 self.tally(input);
             }
+            Input::Finish(_) if self.is_late => return self.finish(out),
             Input::Finish(_) => {
                 if self.is_part {
                     self.count_calls(out);
                 }
                 self.finished = true;
             }
+            _ if self.is_late => {}
             _ => self.tally(input),
+        }
+        if self.is_late && !self.numbers_all && !is_until(input, until) {
+            return;
         }
         self.engine.feed(input, out);
         // The recorded inputs contain the results of its requests.
@@ -223,7 +256,7 @@ impl ReplayedRun {
         }
     }
 
-    /// Ends it early.
+    /// Ends it, at the end of the range.
     fn finish(&mut self, out: &mut RangeOutput<'_>) {
         if !std::mem::replace(&mut self.finished, true) {
             self.engine.feed(&Input::Ending(self.now), out);
@@ -387,6 +420,8 @@ impl Replayer {
             now,
             is_fed: false,
             finished: false,
+            is_late: false,
+            numbers_all: self.numbers_all,
             is_part,
             in_range: is_part.then_some([0; op::COUNT + 1]),
             calls_before: [0; op::COUNT + 1],
@@ -396,6 +431,9 @@ impl Replayer {
 
     /// Ends a run whose end may be missing.
     fn end(&self, run: &mut ReplayedRun, out: &mut RangeOutput<'_>) {
+        if run.is_late {
+            run.finish(out);
+        }
         if run.finished {
             self.counted(run, out);
             return;
