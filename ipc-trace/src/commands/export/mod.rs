@@ -38,10 +38,11 @@ use crate::{
 pub(crate) fn run(args: &ExportArgs) -> Result<ExitCode, RunError> {
     let signals = Signals::handle().map_err(system("can't handle signals"))?;
     let policy = args.findings.policy.as_deref().map(policy::read).transpose()?;
+    let filter = replay::call_filter(&args.filters)?;
     let files = reader::open_files(&args.files)?;
     let replayer = Replayer {
         range: replay::range(&args.range, &files)?,
-        filter: replay::call_filter(&args.filters)?,
+        filter,
         containers: args.filters.containers(),
         policy: policy.map(|(_, recorded)| recorded),
         min_confidence: args.findings.min_confidence,

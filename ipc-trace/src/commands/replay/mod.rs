@@ -84,10 +84,11 @@ impl Replay<'_> {
         let signals = Signals::handle().map_err(system("can't handle signals"))?;
         let policy = self.findings.policy.as_deref().map(super::policy::read);
         let policy = policy.transpose()?.map(|(_, recorded)| recorded);
+        let filter = call_filter(self.filters)?;
         let files = reader::open_files(self.files)?;
         let replayer = Replayer {
             range: range(self.range, &files)?,
-            filter: call_filter(self.filters)?,
+            filter,
             containers: self.filters.containers(),
             policy,
             min_confidence: self.findings.min_confidence,
