@@ -7,7 +7,7 @@
 //! | `stream_table` | the virtual tables |
 //! | `functions` | percentile, regexp, ns |
 //! | [`named`] | the questions that come with the program |
-//! | [`print`] | rows as a table, JSON or CSV |
+//! | [`mod@print`] | rows as a table, JSON or CSV |
 //!
 //! Invariant: a query reads, and can do nothing else; its memory is bounded.
 
