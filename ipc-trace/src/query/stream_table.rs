@@ -93,7 +93,8 @@ unsafe impl<'vtab> VTab<'vtab> for StreamVTab {
         for (at, constraint) in info.constraints().enumerate() {
             let column = usize::try_from(constraint.column()).ok();
             let Some(column) = column.and_then(|column| columns.get(column)) else { continue };
-            if !constraint.is_usable() {
+            // For IN (…), all would be read once for each value.
+            if !constraint.is_usable() || info.is_in_constraint(at)? {
                 continue;
             }
             if let Some(comparison) = ColumnComparison::used(column.name, constraint.operator()) {

@@ -132,6 +132,10 @@ fn conditions_give_the_rows_that_sqlite_would_choose() {
             }
         }
     }
+    let both = "op IN ('semop', 'msgsnd')";
+    let [all, unknown] = [both, &both.replace("op", "(op || '')")]
+        .map(|condition| rows(&database, &format!("SELECT count(*) FROM calls WHERE {condition}")));
+    assert_eq!(all.unwrap(), unknown.unwrap());
     assert_eq!(
         rows(&database, "SELECT count(*) FROM calls WHERE pid = 1 AND pid = 2").unwrap(),
         [["0"]]

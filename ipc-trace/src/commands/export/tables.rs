@@ -9,7 +9,7 @@ use super::{
     super::{
         error::{RunError, system},
         recording,
-        replay::{ReplayOutput, progress_bar},
+        replay::{Range, ReplayOutput, progress_bar},
         seal,
     },
     Export, Worst,
@@ -69,7 +69,7 @@ pub(super) fn run(mut export: Export<'_>) -> Result<Worst, RunError> {
     let bar = progress_bar(Some(bytes * 2));
     let progress = TableProgress { bar: bar.clone(), before: 0, signals: export.signals.clone() };
     let to = TableThread::start(writer).map_err(system("can't start a thread"))?;
-    let mut out = LineRows::new(to, progress);
+    let mut out = LineRows::new(to, export.replayer.range, progress);
     (export.replayer.lines, export.replayer.counts_by_second) = (true, true);
     export.replayer.replay(lines, None, &mut out)?;
     // SQLite stops at a signal, too.
@@ -151,12 +151,13 @@ struct LineRows {
     to: TableThread,
     /// Why rows can't be written
     error: Option<io::Error>,
+    range: Range,
     progress: TableProgress,
 }
 
 impl LineRows {
-    const fn new(to: TableThread, progress: TableProgress) -> Self {
-        Self { run: None, calls: Vec::new(), losses: Vec::new(), to, error: None, progress }
+    const fn new(to: TableThread, range: Range, progress: TableProgress) -> Self {
+        Self { run: None, calls: Vec::new(), losses: Vec::new(), to, error: None, range, progress }
     }
 
     fn flush(&mut self) {
@@ -216,8 +217,14 @@ impl ReplayOutput for LineRows {
 
     fn counted(&mut self, counts: Vec<SecondCounts>) {
         let Some((run, _)) = &self.run else { return };
-        let rows: Vec<_> =
-            counts.into_iter().map(|counts| CountRow::new(Arc::clone(run), counts)).collect();
+        // The first and the last second of a range are whole.
+        let is_in_range = |row: &CountRow| {
+            let begin = i128::from(row.time_ns());
+            self.range.since.is_none_or(|since| begin + 1_000_000_000 > since)
+                && self.range.until.is_none_or(|until| begin <= until)
+        };
+        let rows = counts.into_iter().map(|counts| CountRow::new(Arc::clone(run), counts));
+        let rows: Vec<_> = rows.filter(is_in_range).collect();
         if self.error.is_none() && !rows.is_empty() {
             self.error = self.to.write(&COUNTS, rows).err();
         }
