@@ -187,6 +187,7 @@ impl QueryError {
                 )),
                 _ => Self::Run(message.unwrap_or_else(|| error.to_string())),
             },
+            Error::Empty => Self::Run("there is no SELECT".to_owned()),
             Error::MultipleStatement => Self::Sql {
                 message: "more than one statement".to_owned(),
                 sql: sql.to_owned(),
