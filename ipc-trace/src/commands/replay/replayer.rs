@@ -330,6 +330,7 @@ impl Replayer {
         let mut run: Option<ReplayedRun> = None;
         let mut worst = None;
         let mut any_ended = false;
+        let mut is_stopped = false;
         loop {
             match reader.next_within(WAIT)? {
                 NextPart::End => break,
@@ -337,7 +338,7 @@ impl Replayer {
                 NextPart::Part(RecordingPart::Begin(head)) => {
                     if let Some(run) = &mut run {
                         worst = worst.max(run.engine.max_severity());
-                        self.end(run, &mut out);
+                        self.end(run, false, &mut out);
                         any_ended = true;
                     }
                     out.to.begin(&head)?;
@@ -370,12 +371,13 @@ impl Replayer {
                 }
             }
             let is_over = is_one_run && self.is_over(run.as_ref());
-            if !out.to.goes_on(reader.bytes_read())? || is_over {
+            is_stopped = !out.to.goes_on(reader.bytes_read())?;
+            if is_stopped || is_over {
                 break;
             }
         }
         if let Some(run) = &mut run {
-            self.end(run, &mut out);
+            self.end(run, is_stopped, &mut out);
             worst = worst.max(run.engine.max_severity());
         }
         Ok(worst)
@@ -429,8 +431,8 @@ impl Replayer {
         })
     }
 
-    /// Ends a run whose end may be missing.
-    fn end(&self, run: &mut ReplayedRun, out: &mut RangeOutput<'_>) {
+    /// Ends a run whose end may be missing. `is_stopped`: no more of it is wanted.
+    fn end(&self, run: &mut ReplayedRun, is_stopped: bool, out: &mut RangeOutput<'_>) {
         if run.is_late {
             run.finish(out);
         }
@@ -438,7 +440,7 @@ impl Replayer {
             self.counted(run, out);
             return;
         }
-        if !self.is_repeat {
+        if !self.is_repeat && !is_stopped {
             log::warn!(
                 "the recording has no end: ipc-trace was killed, or is still running; it goes up to {}",
                 run.time(run.now)
