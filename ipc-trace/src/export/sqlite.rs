@@ -6,13 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rusqlite::{Connection, OpenFlags, Statement};
+use rusqlite::{Connection, OpenFlags};
 
 use super::{
     new_path::{NewFile, NewFolder},
     table_thread::{RowList, TableSummary, TableWriter},
 };
-use crate::rows::{Cell, ColumnType, Table};
+use crate::rows::{Table, sql};
 
 /// How many rows are written in a transaction.
 const ROWS: u64 = 100_000;
@@ -69,16 +69,8 @@ impl SqliteFile {
     }
 
     fn insert(&mut self, table: &'static Table, rows: &dyn RowList) -> rusqlite::Result<()> {
-        let places = vec!["?"; table.columns.len()].join(", ");
-        let insert = format!("INSERT INTO {} VALUES ({places})", quoted(table.name));
-        let mut insert = self.db.prepare(&insert)?;
-        for row in (0..rows.len()).filter_map(|at| rows.row(at)) {
-            for at in 0..table.columns.len() {
-                bind(&mut insert, at + 1, &row.cell(at))?;
-            }
-            insert.raw_execute()?;
-        }
-        drop(insert);
+        let all = (0..rows.len()).filter_map(|at| rows.row(at));
+        sql::insert(&self.db, table, all)?;
         self.pending += rows.len() as u64;
         if self.pending >= ROWS {
             self.pending = 0;
@@ -154,10 +146,7 @@ fn open(path: &Path, scratch: &Path, tables: &[&'static Table]) -> rusqlite::Res
 fn create_table(table: &Table) -> String {
     let mut sql = format!("CREATE TABLE {} ( --{}\n", quoted(table.name), table.doc);
     for (at, column) in table.columns.iter().enumerate() {
-        let kind = match column.kind {
-            ColumnType::Integer | ColumnType::Boolean => "INTEGER",
-            ColumnType::Time | ColumnType::Text | ColumnType::Json => "TEXT",
-        };
+        let kind = column.kind.sql();
         let comma = if at + 1 < table.columns.len() { "," } else { "" };
         // Writing to memory doesn't fail.
         let _ = writeln!(sql, "  {} {kind}{comma} --{}", quoted(column.name), column.doc);
@@ -169,16 +158,6 @@ fn create_table(table: &Table) -> String {
 /// A name of ours, which has no quotes.
 fn quoted(name: &str) -> String {
     format!("\"{name}\"")
-}
-
-fn bind(to: &mut Statement<'_>, at: usize, cell: &Cell<'_>) -> rusqlite::Result<()> {
-    match cell {
-        Cell::Null => to.raw_bind_parameter(at, rusqlite::types::Null),
-        Cell::Integer(number) => to.raw_bind_parameter(at, number),
-        Cell::Boolean(value) => to.raw_bind_parameter(at, value),
-        Cell::Time(ns) => to.raw_bind_parameter(at, Cell::time_text(*ns)),
-        Cell::Text(text) => to.raw_bind_parameter(at, &**text),
-    }
 }
 
 fn failed(error: rusqlite::Error) -> io::Error {

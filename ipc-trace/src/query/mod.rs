@@ -34,11 +34,12 @@ use rusqlite::{
 };
 
 use crate::rows::{
-    Cell, ColumnType, Row, Table,
+    Cell, Row, Table,
     calls::{CALLS, CallRow},
     counts::{COUNTS, CountRow},
     files::{FILES, FileRow},
     losses::{LOSSES, LossRow},
+    sql,
     state::{CONTAINERS, FINDINGS, NAMESPACES, OBJECTS, PROCESSES, StateRows},
 };
 use conditions::Conditions;
@@ -322,20 +323,12 @@ impl Database {
     }
 
     fn insert(&self, table: &Table, rows: &[impl Row]) -> Result<(), QueryError> {
-        let places = vec!["?"; table.columns.len()].join(",");
-        let sql = format!("INSERT INTO {} VALUES ({places})", table.name);
         let insert = || {
             self.connection.execute_batch(&format!("BEGIN; DELETE FROM {}", table.name))?;
-            let mut statement = self.connection.prepare(&sql)?;
-            for row in rows {
-                for at in 0..table.columns.len() {
-                    statement.raw_bind_parameter(at + 1, stream_table::SqlCell(row.cell(at)))?;
-                }
-                statement.raw_execute()?;
-            }
+            sql::insert(&self.connection, table, rows.iter().map(|row| row as &dyn Row))?;
             self.connection.execute_batch("COMMIT")
         };
-        insert().map_err(|error| QueryError::from_sqlite(error, &sql))
+        insert().map_err(|error| QueryError::from_sqlite(error, ""))
     }
 }
 
@@ -420,13 +413,7 @@ fn schema(table: &Table, name: &str) -> String {
     let columns: Vec<_> = table
         .columns
         .iter()
-        .map(|column| {
-            let kind = match column.kind {
-                ColumnType::Integer | ColumnType::Boolean => "INTEGER",
-                ColumnType::Time | ColumnType::Text | ColumnType::Json => "TEXT",
-            };
-            format!("{} {kind}", column.name)
-        })
+        .map(|column| format!("{} {}", column.name, column.kind.sql()))
         .collect();
     format!("{name}({})", columns.join(", "))
 }

@@ -8,8 +8,8 @@ use std::{
 };
 
 use rusqlite::{
-    Connection, Error, ToSql, ffi,
-    types::{ToSqlOutput, Value as SqlValue, ValueRef},
+    Connection, Error, ffi,
+    types::ValueRef,
     vtab::{Context, Filters, IndexInfo, Module, VTab, VTabConfig, VTabConnection, VTabCursor},
 };
 
@@ -18,26 +18,11 @@ use super::{
     conditions::{ColumnComparison, Conditions, Value},
     schema,
 };
-use crate::rows::{Cell, Row as _};
+use crate::rows::{Cell, Row as _, sql::SqlCell};
 
 /// What reading all costs, so that no plan reads the recordings once for each row of another table.
 const COST: f64 = 1e12;
 const ROWS: i64 = 10_000_000;
-
-/// A cell as SQLite takes it.
-pub(super) struct SqlCell<'a>(pub Cell<'a>);
-
-impl ToSql for SqlCell<'_> {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(match &self.0 {
-            Cell::Null => ToSqlOutput::Owned(SqlValue::Null),
-            Cell::Integer(number) => ToSqlOutput::Owned(SqlValue::Integer(*number)),
-            Cell::Boolean(value) => ToSqlOutput::Owned(SqlValue::Integer((*value).into())),
-            Cell::Time(ns) => ToSqlOutput::Owned(SqlValue::Text(Cell::time_text(*ns))),
-            Cell::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
-        })
-    }
-}
 
 /// Adds a table to a database.
 pub(super) fn add(

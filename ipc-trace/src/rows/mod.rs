@@ -6,6 +6,7 @@
 //! | [`calls`] | a row for each call |
 //! | [`counts`] | a row for each second, namespace, container, operation and error |
 //! | [`losses`] | a row for each kind of lost events |
+//! | `sql` | rows as SQLite has them |
 //! | [`state`] | namespaces, processes, containers, objects and findings, as a report has them |
 //! | [`files`] | a row for each run in a file |
 //!
@@ -18,6 +19,8 @@ mod cell;
 pub(crate) mod counts;
 pub(crate) mod files;
 pub(crate) mod losses;
+#[cfg(feature = "sqlite")]
+pub(crate) mod sql;
 pub(crate) mod state;
 
 use std::sync::Arc;
